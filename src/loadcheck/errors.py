@@ -1,0 +1,58 @@
+"""The errors that a user can cause or meet, each with its exit code.
+
+LoadcheckError
+├── BadInput        2   a file, key, flag or value is wrong; lists every problem of the input at once
+└── MachineCannot   3   the input is right, but this machine cannot do it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+EXIT_PASS = 0
+EXIT_FAIL = 1
+EXIT_BAD_INPUT = 2
+EXIT_MACHINE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: where, in which key, what, and how to mend it."""
+
+    where: str
+    what: str
+    remedy: str
+    key: str | None = None
+
+    def __str__(self) -> str:
+        place = self.where if self.key is None else f"{self.where}: {self.key}"
+        return f"{place}: {self.what}; {self.remedy}"
+
+
+class LoadcheckError(Exception):
+    """An error to show without a traceback; `problems` holds one line each."""
+
+    exit_code = EXIT_BAD_INPUT
+
+    def __init__(self, problems: Problem | Iterable[Problem]) -> None:
+        self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class BadInput(LoadcheckError):
+    """A file, key, flag or value is wrong."""
+
+
+class MachineCannot(LoadcheckError):
+    """This machine lacks what the input asks for: a GPU, a newer driver, memory."""
+
+    exit_code = EXIT_MACHINE
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """`did you mean X?` where something known is close to `word`, else the list of what is known."""
+    choices = sorted(known)
+    close = get_close_matches(word, choices, n=1)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(choices)}"

@@ -1,0 +1,208 @@
+"""The figures of a load: one frozen type for predicted, measured and expected values.
+
+`None` means "not said", never 0. Memory is held as a whole number of bytes and leaves as GiB with the number of decimals
+that the load log prints, under the name that ends in `_gib`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from typing import Any
+
+from loadcheck.units import from_gib, to_gib
+
+Value = str | int | float
+
+
+class Kind(Enum):
+    """What a figure measures, which decides how it is held, printed and compared."""
+
+    TEXT = "text"
+    COUNT = "count"
+    MEMORY = "GiB"
+    PERCENT = "%"
+    RATIO = "x"
+    SECONDS = "s"
+
+
+@dataclass(frozen=True, slots=True)
+class FigureSpec:
+    """What is known of a figure besides its value.
+
+    Attributes:
+        attribute: its name in `Figures` (memory ends in `_bytes`).
+        name: its name in JSON, TOML and on screen (memory ends in `_gib`).
+        decimals: how many the log prints; None where the value is no decimal number.
+    """
+
+    attribute: str
+    name: str
+    kind: Kind
+    decimals: int | None
+
+    def to_edge(self, value: Value, decimals: int | None = None) -> Value:
+        """The value as it is written outside: GiB for memory, rounded as the log prints it (or to `decimals`)."""
+        places = self.decimals if decimals is None else decimals
+        if self.kind is Kind.TEXT or isinstance(value, str) or places is None:
+            return value
+        number = to_gib(value) if self.kind is Kind.MEMORY else value
+        return round(number, places) if places else round(number)
+
+    def from_edge(self, value: Value) -> Value:
+        """The inverse of `to_edge`: GiB become bytes, everything else stays."""
+        return from_gib(float(value)) if self.kind is Kind.MEMORY else value
+
+    def show(self, value: Value | None, decimals: int | None = None) -> str:
+        """The value for a person, with as many decimals as the log prints, without the unit."""
+        if value is None:
+            return "not in log"
+        edge = self.to_edge(value, decimals)
+        places = self.decimals if decimals is None else decimals
+        if self.kind is Kind.COUNT and isinstance(edge, int):
+            return f"{edge:,}"
+        return f"{edge:.{places}f}" if places and not isinstance(edge, str) else str(edge)
+
+
+def _figure(kind: Kind, decimals: int | None = None) -> Any:
+    return dataclasses.field(default=None, metadata={"kind": kind, "decimals": decimals})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Every figure that a load log says, in the order in which it says them."""
+
+    # the machine and the stack: unsloth's banner
+    gpu_name: str | None = _figure(Kind.TEXT)
+    gpu_total_bytes: int | None = _figure(Kind.MEMORY, 3)
+    compute_capability: str | None = _figure(Kind.TEXT)
+    unsloth: str | None = _figure(Kind.TEXT)
+    vllm: str | None = _figure(Kind.TEXT)
+    torch: str | None = _figure(Kind.TEXT)
+    cuda: str | None = _figure(Kind.TEXT)
+    triton: str | None = _figure(Kind.TEXT)
+    transformers: str | None = _figure(Kind.TEXT)
+    xformers: str | None = _figure(Kind.TEXT)
+    # what is loaded, and unsloth's plan for it
+    model: str | None = _figure(Kind.TEXT)
+    dtype: str | None = _figure(Kind.TEXT)
+    quantization: str | None = _figure(Kind.TEXT)
+    max_model_len: int | None = _figure(Kind.COUNT)
+    gpu_memory_utilization_pct: float | None = _figure(Kind.PERCENT, 2)
+    chunked_prefill_tokens: int | None = _figure(Kind.COUNT)
+    max_num_seqs: int | None = _figure(Kind.COUNT)
+    kv_estimate_bytes: int | None = _figure(Kind.MEMORY, 2)
+    swap_bytes: int | None = _figure(Kind.MEMORY, 0)
+    # vLLM's load and memory profile
+    weights_bytes: int | None = _figure(Kind.MEMORY, 4)
+    budget_bytes: int | None = _figure(Kind.MEMORY, 2)
+    non_torch_bytes: int | None = _figure(Kind.MEMORY, 2)
+    activation_peak_bytes: int | None = _figure(Kind.MEMORY, 2)
+    kv_cache_bytes: int | None = _figure(Kind.MEMORY, 2)
+    num_gpu_blocks: int | None = _figure(Kind.COUNT)
+    num_cpu_blocks: int | None = _figure(Kind.COUNT)
+    max_concurrency: float | None = _figure(Kind.RATIO, 2)
+    num_cuda_graphs: int | None = _figure(Kind.COUNT)
+    cuda_graph_bytes: int | None = _figure(Kind.MEMORY, 2)
+    weights_load_s: float | None = _figure(Kind.SECONDS, 2)
+    profile_s: float | None = _figure(Kind.SECONDS, 2)
+    graph_capture_s: int | None = _figure(Kind.SECONDS, 0)
+    engine_init_s: float | None = _figure(Kind.SECONDS, 2)
+    # the adapters
+    patched_layers: int | None = _figure(Kind.COUNT)
+    patched_qkv: int | None = _figure(Kind.COUNT)
+    patched_o: int | None = _figure(Kind.COUNT)
+    patched_mlp: int | None = _figure(Kind.COUNT)
+    trainable_params: int | None = _figure(Kind.COUNT)
+    total_params: int | None = _figure(Kind.COUNT)
+    adapter_bytes: int | None = _figure(Kind.MEMORY, 4)
+    lora_slots_bytes: int | None = _figure(Kind.MEMORY, 4)
+    peak_device_bytes: int | None = _figure(Kind.MEMORY, 2)
+
+    def items(self) -> Iterator[tuple[FigureSpec, Value | None]]:
+        for spec in figure_specs().values():
+            yield spec, getattr(self, spec.attribute)
+
+    def known(self) -> dict[str, Value]:
+        """The figures that are said, by attribute."""
+        return {spec.attribute: value for spec, value in self.items() if value is not None}
+
+    def merged(self, other: Mapping[str, Value]) -> Figures:
+        """These figures with `other` (by attribute) laid over them."""
+        return dataclasses.replace(self, **other)
+
+    def to_json(self) -> dict[str, Value | None]:
+        """By JSON name, rounded as the log prints them; null where not said."""
+        return {spec.name: None if value is None else spec.to_edge(value) for spec, value in self.items()}
+
+    def bytes_json(self) -> dict[str, int]:
+        """The memory figures that are said, to the byte, by attribute."""
+        return {
+            spec.attribute: int(value)
+            for spec, value in self.items()
+            if spec.kind is Kind.MEMORY and value is not None
+        }
+
+
+@cache
+def figure_specs() -> dict[str, FigureSpec]:
+    """Every figure's spec by attribute, in the order of `Figures`."""
+    specs = {}
+    for field in dataclasses.fields(Figures):
+        kind: Kind = field.metadata["kind"]
+        name = field.name.removesuffix("_bytes") + "_gib" if kind is Kind.MEMORY else field.name
+        specs[field.name] = FigureSpec(field.name, name, kind, field.metadata["decimals"])
+    return specs
+
+
+@cache
+def specs_by_name() -> dict[str, FigureSpec]:
+    """Every figure's spec by its JSON name."""
+    return {spec.name: spec for spec in figure_specs().values()}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One place where a log says a figure.
+
+    Attributes:
+        attribute: which figure, by its name in `Figures`.
+        value: what it says, in the figure's own unit (bytes for memory).
+        decimals: how many decimals were printed; None for exact values, such as counts and our own byte counts.
+        line: number of the line, from 1.
+    """
+
+    attribute: str
+    value: Value
+    decimals: int | None
+    line: int
+
+    @property
+    def spec(self) -> FigureSpec:
+        return figure_specs()[self.attribute]
+
+    @property
+    def tolerance(self) -> float:
+        """Half a unit of the last printed digit, in the figure's own unit: the true value lies within ± this."""
+        if self.decimals is None:
+            return 0.0
+        half = 0.5 * 10.0**-self.decimals
+        return from_gib(half) if self.spec.kind is Kind.MEMORY else half
+
+    def agrees(self, value: Value) -> bool:
+        """Whether `value`, printed with this reading's decimals, reads the same (a last digit may fall either way on a tie)."""
+        if isinstance(self.value, str) or isinstance(value, str):
+            return self.value == value
+        slack = 1 if self.spec.kind is Kind.MEMORY else 1e-9
+        return abs(self.value - value) <= self.tolerance + slack
+
+    def show(self) -> str:
+        return self.spec.show(self.value, self.decimals)
+
+
+def best(readings: Iterable[Reading]) -> Reading | None:
+    """The most precise reading; the first of several alike; None of none."""
+    return min(readings, key=lambda reading: reading.tolerance, default=None)

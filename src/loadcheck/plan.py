@@ -1,0 +1,48 @@
+"""From a profile to a plan: everything decided, nothing left to look up, before any process starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loadcheck.errors import BadInput, Problem
+from loadcheck.specs.model import Checkpoint, ModelConfig, Quantization, find_model, resolve_model
+from loadcheck.specs.profile import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """A load with every question answered.
+
+    Attributes:
+        model_name: the name to show, and the folder of its weights.
+        config: its shape, quantization included.
+        checkpoint: where its weights are on the hub; None for weights that come from elsewhere.
+    """
+
+    profile: Profile
+    model_name: str
+    config: ModelConfig
+    checkpoint: Checkpoint | None
+
+    @property
+    def quantization(self) -> Quantization:
+        return self.config.quantization
+
+
+def make_plan(profile: Profile) -> LoadPlan:
+    """Resolve a profile's model; BadInput where the profile asks for weights that are not to be had."""
+    model_name, config = resolve_model(profile.model, profile.load_in_4bit)
+    checkpoint = None
+    if profile.weights == "hub":
+        model = find_model(profile.model)
+        checkpoint = model.checkpoints.get(config.quantization) if model else None
+        if checkpoint is None:
+            raise BadInput(
+                Problem(
+                    f"profile {profile.name}",
+                    f"no pinned {config.quantization} checkpoint of {profile.model} is known",
+                    "add it to env/models, or use weights = 'local' or 'synthetic'",
+                    "weights",
+                )
+            )
+    return LoadPlan(profile, model_name, config, checkpoint)

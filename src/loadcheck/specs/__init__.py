@@ -1,0 +1,1 @@
+"""The facts of env/*.toml as checked, frozen objects."""

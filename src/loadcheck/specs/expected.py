@@ -1,0 +1,62 @@
+"""Golden ranges: what a profile's figures were on one GPU, with the runs that they come from (env/expected)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from loadcheck.figures import Value, specs_by_name
+from loadcheck.specs.files import Spec, env_dir, load
+
+
+class Basis(Spec):
+    """A run that a range comes from."""
+
+    id: str
+    date: str
+    gpu: str
+    versions: str
+    source: str
+    commit: str | None = None
+
+
+class Range(Spec):
+    """What a figure may be, at the log's own precision: exactly one value, or low to high, both included."""
+
+    exactly: str | int | float | None = None
+    low: float | None = None
+    high: float | None = None
+    why: Annotated[str, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Range:
+        if (self.exactly is None) == (self.low is None and self.high is None):
+            raise ValueError("needs either `exactly`, or `low` and `high`; give one of the two")
+        if self.exactly is None and (self.low is None or self.high is None or self.low > self.high):
+            raise ValueError("`low` and `high` are both needed, low first; give both")
+        return self
+
+
+class Expected(Spec):
+    """The golden ranges of one profile on one GPU, by figure name."""
+
+    profile: str
+    gpu: str
+    basis: Annotated[tuple[Basis, ...], Field(min_length=1)]
+    settings: dict[str, Value]
+    """The profile's own values that the ranges hold for, by dotted key; other settings are not judged by them."""
+    figures: dict[str, Range]
+
+    @model_validator(mode="after")
+    def _known_figures(self) -> Expected:
+        unknown = [name for name in self.figures if name not in specs_by_name()]
+        if unknown:
+            raise ValueError(f"no such figure: {', '.join(unknown)}; the names are those of `parse --json`")
+        return self
+
+
+def load_expected(profile: str, gpu: str) -> Expected | None:
+    """The ranges for this profile on this GPU (a key of env/gpus.toml, or `cpu`); None where there are none."""
+    path = env_dir() / "expected" / f"{profile}@{gpu.lower()}.toml"
+    return load(Expected, path) if path.exists() else None

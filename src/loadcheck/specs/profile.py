@@ -1,0 +1,103 @@
+"""A profile: which model to load, how, with which adapters, and what to do once it is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from loadcheck.errors import BadInput, Problem, suggestion
+from loadcheck.specs.files import Spec, env_dir, read_toml, validate
+
+# vllm/config.py:2119-2127 at 0.7.2
+VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256)
+LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class Adapters(Spec):
+    """The LoRA adapters that `get_peft_model` attaches."""
+
+    r: Annotated[int, Field(ge=1, le=1024)] = 32
+    lora_alpha: Annotated[int, Field(ge=1)] = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    bias: Literal["none"] = "none"
+    target_modules: Annotated[tuple[Target, ...], Field(min_length=1)] = LINEAR_MODULES
+    use_gradient_checkpointing: bool | Literal["unsloth"] = "unsloth"
+    random_state: Annotated[int, Field(ge=0)] = 3407
+
+
+class Generation(Spec):
+    """The one answer that proves that the loaded model works."""
+
+    prompt: Annotated[str, Field(min_length=1)] = "What is the capital of France?"
+    max_new_tokens: Annotated[int, Field(ge=1)] = 32
+    expect: str | None = None
+    """A word that the answer must hold; only for real weights."""
+
+
+class Training(Spec):
+    """Training steps on the adapters after the load; none by default."""
+
+    steps: Annotated[int, Field(ge=0)] = 0
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+
+
+class Profile(Spec):
+    """One load, as data. Lengths are in tokens; utilization is a fraction of the memory that is free at the start."""
+
+    name: str
+    description: str
+    engine: Literal["gpu", "cpu"]
+    model: Annotated[str, Field(min_length=1)]
+    weights: Literal["hub", "package", "synthetic", "local"]
+    max_seq_length: Annotated[int, Field(ge=1)]
+    load_in_4bit: bool
+    fast_inference: bool
+    max_lora_rank: int
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]
+    conservativeness: Annotated[float, Field(gt=0, le=1)] = 1.0
+    adapters: Adapters | None = Adapters()
+    generation: Generation = Generation()
+    training: Training = Training()
+
+    @model_validator(mode="after")
+    def _ranks_fit(self) -> Profile:
+        if self.fast_inference and self.max_lora_rank not in VLLM_LORA_RANKS:
+            raise ValueError(
+                f"max_lora_rank ({self.max_lora_rank}) must be one of {list(VLLM_LORA_RANKS)}; vLLM takes no other"
+            )
+        if self.adapters is not None and self.adapters.r > self.max_lora_rank:
+            raise ValueError(
+                f"LoRA rank {self.adapters.r} is greater than max_lora_rank {self.max_lora_rank}; "
+                "raise max_lora_rank or lower adapters.r"
+            )
+        return self
+
+
+def profile_names() -> list[str]:
+    return sorted(path.stem for path in (env_dir() / "profiles").glob("*.toml"))
+
+
+def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
+    """The profile called `name` (or in the file `name`), with dotted keys of `overrides` laid over it.
+
+    BadInput for an unknown name (with a suggestion), and for every wrong key or value at once.
+    """
+    path = Path(name) if name.endswith(".toml") else env_dir() / "profiles" / f"{name}.toml"
+    if not path.exists() and not name.endswith(".toml"):
+        raise BadInput(Problem("profile", f"there is no profile {name!r}", suggestion(name, profile_names())))
+    data = read_toml(path)
+    data.setdefault("name", path.stem)
+    for key, value in (overrides or {}).items():
+        _set(data, key, value)
+    return validate(Profile, data, str(path) + (" with the flags given" if overrides else ""))
+
+
+def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
+    *tables, key = dotted.split(".")
+    for table in tables:
+        data = data.setdefault(table, {})
+    data[key] = value
