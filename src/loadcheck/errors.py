@@ -41,11 +41,11 @@ class LoadcheckError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-class BadInput(LoadcheckError):
+class BadInput(LoadcheckError):  # noqa: N818: it names what happened
     """A file, key, flag or value is wrong."""
 
 
-class MachineCannot(LoadcheckError):
+class MachineCannot(LoadcheckError):  # noqa: N818
     """This machine lacks what the input asks for: a GPU, a newer driver, memory."""
 
     exit_code = EXIT_MACHINE

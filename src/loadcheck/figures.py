@@ -7,7 +7,7 @@ that the load log prints, under the name that ends in `_gib`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -130,10 +130,6 @@ class Figures:
         """The figures that are said, by attribute."""
         return {spec.attribute: value for spec, value in self.items() if value is not None}
 
-    def merged(self, other: Mapping[str, Value]) -> Figures:
-        """These figures with `other` (by attribute) laid over them."""
-        return dataclasses.replace(self, **other)
-
     def to_json(self) -> dict[str, Value | None]:
         """By JSON name, rounded as the log prints them; null where not said."""
         return {spec.name: None if value is None else spec.to_edge(value) for spec, value in self.items()}
@@ -141,9 +137,7 @@ class Figures:
     def bytes_json(self) -> dict[str, int]:
         """The memory figures that are said, to the byte, by attribute."""
         return {
-            spec.attribute: int(value)
-            for spec, value in self.items()
-            if spec.kind is Kind.MEMORY and value is not None
+            spec.attribute: int(value) for spec, value in self.items() if spec.kind is Kind.MEMORY and value is not None
         }
 
 
@@ -158,6 +152,19 @@ def figure_specs() -> dict[str, FigureSpec]:
     return specs
 
 
+# What a log says beside the figures; used only to check them against each other.
+SIDE_SPECS = {
+    spec.attribute: spec
+    for spec in (
+        FigureSpec("family", "family", Kind.TEXT, None),
+        FigureSpec("engine", "engine", Kind.TEXT, None),
+        FigureSpec("conservativeness", "conservativeness", Kind.RATIO, 2),
+        FigureSpec("largest_graph", "largest_graph", Kind.COUNT, None),
+        FigureSpec("cut_length", "cut_length", Kind.COUNT, None),
+    )
+}
+
+
 @cache
 def specs_by_name() -> dict[str, FigureSpec]:
     """Every figure's spec by its JSON name."""
@@ -169,7 +176,7 @@ class Reading:
     """One place where a log says a figure.
 
     Attributes:
-        attribute: which figure, by its name in `Figures`.
+        attribute: which figure, by its name in `Figures` or `SIDE_SPECS`.
         value: what it says, in the figure's own unit (bytes for memory).
         decimals: how many decimals were printed; None for exact values, such as counts and our own byte counts.
         line: number of the line, from 1.
@@ -182,7 +189,7 @@ class Reading:
 
     @property
     def spec(self) -> FigureSpec:
-        return figure_specs()[self.attribute]
+        return figure_specs().get(self.attribute) or SIDE_SPECS[self.attribute]
 
     @property
     def tolerance(self) -> float:
@@ -205,4 +212,5 @@ class Reading:
 
 def best(readings: Iterable[Reading]) -> Reading | None:
     """The most precise reading; the first of several alike; None of none."""
-    return min(readings, key=lambda reading: reading.tolerance, default=None)
+    ordered = sorted(readings, key=lambda reading: reading.tolerance)
+    return ordered[0] if ordered else None

@@ -1,0 +1,235 @@
+"""Every line format that a load log says a figure in, as data.
+
+Sources are the pinned packages: `zoo` is unsloth_zoo/vllm_utils.py at 2025.2.4, `llama.py` is unsloth/models/llama.py at
+2025.2.5, everything else is vllm 0.7.2; dialects of other versions name the version. A format is searched for anywhere in a
+line, as progress bars, prefixes and one-line pastes put anything before and after it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from loadcheck.figures import Value
+from loadcheck.units import GIB
+
+
+class Stage(IntEnum):
+    """How far a load has come, in the order of its log. A line of an earlier stage begins a new attempt."""
+
+    BANNER = 1
+    PLAN = 2
+    ENGINE = 3
+    LOADING = 4
+    WEIGHTS = 5
+    PROFILE = 6
+    PROFILED = 7
+    BLOCKS = 8
+    CAPTURE = 9
+    READY = 10
+    ADAPTERS = 11
+
+
+# Printed once for the whole run, so it belongs to every attempt of it.
+RUN_STAGES = frozenset({Stage.BANNER, Stage.PLAN, Stage.ADAPTERS})
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """What one group of a format's pattern says: which figure, how to read it, and with which precision.
+
+    Attributes:
+        decimals: count the printed decimals (the value stands for an interval); False where the value is exact.
+        shift: added to the count of decimals, where the log prints the figure in another unit.
+    """
+
+    attribute: str
+    convert: Callable[[str], Value]
+    decimals: bool = False
+    shift: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LineFormat:
+    """One line format.
+
+    Attributes:
+        anchor: a literal that every such line holds; lines without any anchor are not looked at.
+        stage: where in a load it stands.
+        opens: whether it begins a new attempt when the present one is already past its stage.
+        repeats: a progress bar, which is printed many times; otherwise a second time in one attempt is a finding.
+        captures: one per group of the pattern, in order.
+    """
+
+    name: str
+    source: str
+    stage: Stage
+    anchor: str
+    pattern: re.Pattern[str]
+    captures: tuple[Capture, ...]
+    opens: bool = True
+    repeats: bool = False
+
+
+def _gib(text: str) -> Value:
+    return round(float(text) * GIB)
+
+
+def _count(text: str) -> Value:
+    return int(text.replace(",", ""))
+
+
+def _dtype(text: str) -> Value:
+    return text.removeprefix("torch.")
+
+
+def _quantization(text: str) -> Value:
+    return "nf4" if text == "bitsandbytes" else "16bit" if text == "None" else text
+
+
+def _percent(text: str) -> Value:
+    return 100 * float(text)
+
+
+def _length(text: str) -> Value:
+    """How many sizes a list of CUDA graph sizes names."""
+    return text.count(",") + 1
+
+
+def _memory(attribute: str) -> Capture:
+    return Capture(attribute, _gib, decimals=True)
+
+
+def _number(attribute: str) -> Capture:
+    return Capture(attribute, float, decimals=True)
+
+
+def _exact(attribute: str) -> Capture:
+    return Capture(attribute, _count)
+
+
+def _text(attribute: str) -> Capture:
+    return Capture(attribute, str)
+
+
+def _line(name: str, source: str, stage: Stage, anchor: str, pattern: str, *captures: Capture) -> LineFormat:
+    return LineFormat(name, source, stage, anchor, re.compile(pattern), captures)
+
+
+def _part(name: str, source: str, stage: Stage, anchor: str, pattern: str, *captures: Capture) -> LineFormat:
+    """A further line of a stage that another line has begun."""
+    return LineFormat(name, source, stage, anchor, re.compile(pattern), captures, opens=False)
+
+
+_N = r"(-?\d+(?:\.\d+)?)"  # as Python's round() or %.2f prints it
+_INT = r"(\d[\d,]*)"
+_END = r"\.(?=\s|$)"  # a version's last full stop
+
+FORMATS: tuple[LineFormat, ...] = (
+    _line("banner", "llama.py:1661", Stage.BANNER, " patching",
+          r"Unsloth (\d[\w.]*): Fast (\w+) patching", _text("unsloth"), _text("family")),
+    _part("banner transformers", "llama.py:1661", Stage.BANNER, " patching",
+          rf"patching\. Transformers(?:: | = )([\w.]+?){_END}", _text("transformers")),
+    _part("banner vllm", "unsloth 2025.3.8", Stage.BANNER, " patching",
+          rf"patching\. Transformers: [\w.]+\. vLLM: ([\w.]+?){_END}", _text("vllm")),
+    _part("banner gpu", "llama.py:1662; without `GPU:` from 2025.3.8", Stage.BANNER, "Max memory",
+          rf"/\|\s+(?:GPU: )?([^|\\]{{1,200}}?)\. (?:Num GPUs = \d+\. )?Max memory: {_N} GB\.",
+          _text("gpu_name"), _memory("gpu_total_bytes")),
+    _part("banner torch", "llama.py:1663", Stage.BANNER, "CUDA Toolkit",
+          rf"(?:Torch|Pytorch): ([\w.+]+)\. CUDA(?:: | = )(\d+\.\d+)\. CUDA Toolkit(?:: | = )([\w.]+?){_END}",
+          _text("torch"), _text("compute_capability"), _text("cuda")),
+    _part("banner triton", "llama.py:1663", Stage.BANNER, "Triton: ", r"Triton: ([\w.]+)", _text("triton")),
+    _part("banner xformers", "llama.py:1664", Stage.BANNER, "FA [Xformers", r"FA \[Xformers = ([\w.+]+)\. ",
+          _text("xformers")),
+    _line("plan utilization", "zoo:942", Stage.PLAN, "actual GPU utilization",
+          rf"vLLM loading (\S+) with actual GPU utilization = {_N}%",
+          _text("model"), _number("gpu_memory_utilization_pct")),
+    _part("plan capability", "zoo:943", Stage.PLAN, "with VRAM = ",
+          rf"compute capability (\d+\.\d+) with VRAM = {_N} GB",
+          _text("compute_capability"), _memory("gpu_total_bytes")),
+    _part("plan sequences", "zoo:944-945", Stage.PLAN, "conservativeness = ",
+          rf"conservativeness = {_N}\. Chunked prefill tokens = {_INT}\. Num Sequences = {_INT}",
+          _number("conservativeness"), _exact("chunked_prefill_tokens"), _exact("max_num_seqs")),
+    _part("plan kv", "zoo:946-947", Stage.PLAN, "KV Cache can use up to",
+          rf"KV Cache can use up to {_N} GB\. Also swap space = {_N} GB",
+          _memory("kv_estimate_bytes"), _memory("swap_bytes")),
+    _part("cut length", "zoo:847-850", Stage.PLAN, "cannot handle sequence lengths of",
+          rf"cannot handle sequence lengths of {_INT} due to limited GPU memory", _exact("cut_length")),
+    _line("engine", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
+          r"Initializing a (V\d) LLM engine \(v([^)\s]{1,100})\)", _text("engine"), _text("vllm")),
+    _part("engine model", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
+          r"with config: model='([^']{0,4096})'", _text("model")),
+    _part("engine dtype", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
+          r" dtype=(torch\.\w+), max_seq_len=(\d+)", Capture("dtype", _dtype), _exact("max_model_len")),
+    _part("engine quantization", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
+          r" quantization=(\w+),", Capture("quantization", _quantization)),
+    _part("engine graph sizes", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
+          r'"cudagraph_capture_sizes":\[([\d,]+)\]', Capture("num_cuda_graphs", _length)),
+    _part("engine largest graph", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
+          r'"cudagraph_capture_sizes":\[(\d+)[\d,]*\],"max_capture_size":(\d+)',
+          _exact("largest_graph"), _exact("largest_graph")),
+    _line("loading", "model_runner.py:1110", Stage.LOADING, "Starting to load model",
+          r"Starting to load model (\S+?)\.\.\.", _text("model")),
+    _line("weights", "model_runner.py:1115", Stage.WEIGHTS, "Loading model weights took",
+          rf"Loading model weights took {_N} GB", _memory("weights_bytes")),
+    _line("weights 0.8", "vllm 0.8.2 model_runner.py:1146", Stage.WEIGHTS, "Model loading took",
+          rf"Model loading took {_N} Gi?B(?: memory)? and {_N} seconds",
+          _memory("weights_bytes"), _number("weights_load_s")),
+    _line("profile time", "worker.py:251", Stage.PROFILE, "Memory profiling takes",
+          rf"Memory profiling takes {_N} seconds", _number("profile_s")),
+    _line("profile budget", "worker.py:252-257", Stage.PROFILE, "gpu_memory_utilization (",
+          rf"total_gpu_memory \({_N}GiB\) x gpu_memory_utilization \({_N}\) = {_N}GiB",
+          _memory("gpu_total_bytes"), Capture("gpu_memory_utilization_pct", _percent, decimals=True, shift=-2),
+          _memory("budget_bytes")),
+    _line("profile weights", "worker.py:258-267", Stage.PROFILE, "model weights take",
+          rf"model weights take {_N}GiB", _memory("weights_bytes")),
+    _part("profile non_torch", "worker.py:258-267", Stage.PROFILE, "non_torch_memory takes",
+          rf"non_torch_memory takes {_N}GiB", _memory("non_torch_bytes")),
+    _part("profile activation", "worker.py:258-267", Stage.PROFILE, "activation peak memory takes",
+          rf"activation peak memory takes {_N}GiB", _memory("activation_peak_bytes")),
+    _line("profile kv", "worker.py:258-267", Stage.PROFILED, "reserved for KV Cache is",
+          rf"reserved for KV Cache is {_N}GiB", _memory("kv_cache_bytes")),
+    _line("blocks", "executor_base.py:110-112; `GPU` in 0.6, `cuda` from 0.7.3", Stage.BLOCKS, "# CPU blocks",
+          rf"# (?:CUDA|cuda|GPU) blocks: {_INT}, # CPU blocks: {_INT}",
+          _exact("num_gpu_blocks"), _exact("num_cpu_blocks")),
+    _line("concurrency", "executor_base.py:115-116", Stage.BLOCKS, "Maximum concurrency",
+          rf"Maximum concurrency for {_INT} tokens per request: {_N}x",
+          _exact("max_model_len"), _number("max_concurrency")),
+    LineFormat("capture progress", "model_runner.py:1484", Stage.CAPTURE, "graph shapes",
+               re.compile(r"graph shapes:\s{1,9}\d+%[^\r\n]{0,200}?\| \d+/(\d+)"),
+               (_exact("num_cuda_graphs"),), opens=False, repeats=True),
+    _line("captured", "model_runner.py:1562", Stage.CAPTURE, "Graph capturing finished",
+          rf"Graph capturing finished in {_INT} secs, took {_N} GiB",
+          _exact("graph_capture_s"), _memory("cuda_graph_bytes")),
+    _line("ready", "llm_engine.py:431", Stage.READY, "init engine (profile",
+          rf"init engine \(profile, create kv cache, warmup model\) took {_N} seconds", _number("engine_init_s")),
+    _line("patched", "llama.py:2600-2603", Stage.ADAPTERS, "QKV layers",
+          rf"Unsloth (\d[\w.]*) patched {_INT} layers with {_INT} QKV layers, {_INT} O layers and {_INT} MLP layers",
+          _text("unsloth"), _exact("patched_layers"), _exact("patched_qkv"), _exact("patched_o"),
+          _exact("patched_mlp")),
+    _part("trainable", "peft 0.14.0 peft_model.py:784", Stage.ADAPTERS, "trainable params: ",
+          rf"trainable params: {_INT} \|\| all params: {_INT}", _exact("trainable_params"), _exact("total_params")),
+    _line("retry", "zoo:1010-1013", Stage.PLAN, "Retrying vLLM",
+          rf"Retrying vLLM to process {_INT} sequences and {_INT} tokens in tandem",
+          _exact("max_num_seqs"), _exact("chunked_prefill_tokens")),
+)  # fmt: skip
+
+RETRY = "retry"
+
+# Words that end a load. Each is the engine's own; the text after the pattern is kept as the error.
+ERRORS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (anchor, re.compile(pattern))
+    for anchor, pattern in (
+        ("CUDA out of memory", r"(?:torch\.(?:cuda\.)?OutOfMemoryError: )?CUDA out of memory\..*"),
+        ("No available memory", r"No available memory\b.*"),
+        ("max seq len", r"The model's max seq len \(\d+\) is larger than the maximum number of tokens.*"),
+        ("max_num_batched_tokens (", r"max_num_batched_tokens \(\d+\) must be greater than or equal to max_num_seqs.*"),
+        ("Error in memory profiling", r"Error in memory profiling\..*"),
+        ("Too large swap space", r"Too large swap space.*"),
+        ("is greater than max_lora_rank", r"LoRA rank \d+ is greater than max_lora_rank.*"),
+        ("Error", r"^(?:\[rank\d+\]: )?[A-Za-z_][\w.]*(?:Error|Exception|Interrupt): .*"),
+        ("Traceback (most", r"(?<!ignored in )Traceback \(most recent call last\).*"),
+    )
+)

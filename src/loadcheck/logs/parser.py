@@ -1,0 +1,270 @@
+"""A raw log, of one load or several, as attempts with their figures and where each was read."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from loadcheck.errors import BadInput, Problem
+from loadcheck.figures import Figures, Reading, best, figure_specs
+from loadcheck.logs.events import PREFIX, parse_event
+from loadcheck.logs.formats import ERRORS, FORMATS, RETRY, RUN_STAGES, LineFormat, Stage
+from loadcheck.logs.text import clean_line, read_blocks
+
+EVENT_ANCHOR = PREFIX + "{"
+MAX_KEPT = 10_000
+"""Readings, errors or events kept of one attempt: far over what any load prints, so that hostile input cannot fill memory."""
+
+
+class Outcome(Enum):
+    """How far an attempt came, by its log alone."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    PARTIAL = "partial"
+
+
+@dataclass(frozen=True, slots=True)
+class LogError:
+    """A line that ends a load."""
+
+    line: int
+    text: str
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at a load: what it said, where, and how it ended.
+
+    Attributes:
+        readings: every figure as it was read, in order; a figure that several lines say has several.
+        formats: how often each line format was seen.
+        events: what our own engine said, in order.
+    """
+
+    readings: list[Reading] = field(default_factory=list)
+    formats: Counter[str] = field(default_factory=Counter)
+    first_lines: dict[str, int] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[LogError] = field(default_factory=list)
+    stage: Stage = Stage.BANNER
+    ready_line: int | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.errors and (self.ready_line is None or self.errors[-1].line > self.ready_line):
+            return Outcome.FAILED
+        return Outcome.PARTIAL if self.ready_line is None else Outcome.COMPLETED
+
+    @property
+    def error(self) -> LogError | None:
+        """The most telling error: the last one that is more than the head of a traceback; None where there is none."""
+        telling = [error for error in self.errors if not error.text.startswith("Traceback")]
+        return next(reversed(telling or self.errors), None)
+
+    @property
+    def figures(self) -> Figures:
+        """Each figure by its most precise reading."""
+        known: dict[str, Any] = {}
+        for attribute in figure_specs():
+            if (reading := self.reading(attribute)) is not None:
+                known[attribute] = reading.value
+        return Figures(**known)
+
+    def reading(self, attribute: str) -> Reading | None:
+        return best(reading for reading in self.readings if reading.attribute == attribute)
+
+    def event(self, name: str) -> dict[str, Any] | None:
+        """The last event of this name; None where there is none."""
+        return next((event for event in reversed(self.events) if event["event"] == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedLog:
+    """A log as attempts; the last one counts."""
+
+    path: Path
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def last(self) -> Attempt:
+        return self.attempts[-1]
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.last.outcome
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "outcome": self.outcome.value,
+            "attempts": [
+                {
+                    "figures": attempt.figures.to_json(),
+                    "outcome": attempt.outcome.value,
+                    "errors": [{"line": error.line, "text": error.text} for error in attempt.errors],
+                }
+                for attempt in self.attempts
+            ],
+            "figures": self.last.figures.to_json(),
+        }
+
+
+def parse_log(path: Path) -> ParsedLog:
+    """Read a log; BadInput where the file is none, or holds no line that a load prints."""
+    builder = _Builder()
+    for line, text in _lines_with_anchors(path):
+        builder.feed(line, text)
+    attempts = builder.finish()
+    if not attempts:
+        raise BadInput(
+            Problem(str(path), "no line of a load log in it", "give the output of a load, stdout and stderr")
+        )
+    return ParsedLog(path, tuple(attempts))
+
+
+_ANCHORS = tuple({*(format.anchor for format in FORMATS), *(anchor for anchor, _ in ERRORS), EVENT_ANCHOR})
+
+
+def _lines_with_anchors(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number, clean text) of the lines that hold any anchor; whole blocks without one are passed over."""
+    for first_line, block in read_blocks(path):
+        present = [anchor for anchor in _ANCHORS if anchor in block]
+        if not present:
+            continue
+        for offset, line in enumerate(block.split("\n")):
+            if any(anchor in line for anchor in present):
+                yield first_line + offset, clean_line(line)
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    position: int
+    format: LineFormat
+    readings: tuple[Reading, ...]
+
+
+def _matches(line: int, text: str) -> list[_Match]:
+    """Every format found in a line, in the order in which they stand there."""
+    found = []
+    for format in FORMATS:
+        if format.anchor in text:
+            for match in format.pattern.finditer(text):
+                found.append(_Match(match.start(), format, tuple(_readings(format, match, line))))
+                if len(found) > MAX_KEPT:
+                    return found
+    return sorted(found, key=lambda match: match.position)
+
+
+def _readings(format: LineFormat, match: re.Match[str], line: int) -> Iterator[Reading]:
+    for capture, text in zip(format.captures, match.groups(), strict=True):
+        if len(text) > 4096:
+            continue
+        decimals = len(text.partition(".")[2]) + capture.shift if capture.decimals else None
+        try:
+            yield Reading(capture.attribute, capture.convert(text), decimals, line)
+        except (ValueError, OverflowError):  # a number too long to be one
+            continue
+
+
+class _Builder:
+    """Sorts matches into attempts as they come."""
+
+    def __init__(self) -> None:
+        self._attempts: list[Attempt] = []
+        self._retrying = False
+        """Between "Retrying vLLM" and the new engine's first line, unsloth prints the error of the try before."""
+
+    def feed(self, line: int, text: str) -> None:
+        if EVENT_ANCHOR in text:
+            self._feed_event(line, text)
+            return
+        for match in _matches(line, text):
+            self._feed_match(line, match)
+        self._feed_errors(line, text)
+
+    def finish(self) -> list[Attempt]:
+        """The attempts, each with what was printed once for the whole run."""
+        for before, attempt in zip(self._attempts, self._attempts[1:], strict=False):
+            _inherit(attempt, before)
+        for after, attempt in zip(self._attempts[::-1], self._attempts[-2::-1], strict=False):
+            _inherit(attempt, after)
+        return self._attempts
+
+    def _feed_match(self, line: int, match: _Match) -> None:
+        format = match.format
+        attempt = self._attempt_for(format)
+        if format.repeats and attempt.formats[format.name] and _said(match.readings) <= _said(attempt.readings):
+            return
+        attempt.formats[format.name] += 1
+        attempt.first_lines.setdefault(format.name, line)
+        attempt.stage = max(attempt.stage, format.stage)
+        if format.stage is Stage.READY:
+            attempt.ready_line = line
+        if format.stage > Stage.PLAN:
+            self._retrying = False
+        if len(attempt.readings) < MAX_KEPT:
+            attempt.readings.extend(match.readings)
+
+    def _attempt_for(self, format: LineFormat) -> Attempt:
+        """The present attempt, or a new one where this line begins a load anew."""
+        if not self._attempts:
+            return self._begin()
+        attempt = self._attempts[-1]
+        if format.name == RETRY:
+            self._retrying = True
+            return self._begin()
+        return self._begin() if format.opens and format.stage < attempt.stage else attempt
+
+    def _begin(self) -> Attempt:
+        self._attempts.append(Attempt())
+        return self._attempts[-1]
+
+    def _feed_errors(self, line: int, text: str) -> None:
+        for anchor, pattern in ERRORS:
+            if anchor in text and (match := pattern.search(text)):
+                attempts = self._attempts or [self._begin()]
+                attempt = attempts[-2] if self._retrying and len(attempts) > 1 else attempts[-1]
+                if len(attempt.errors) < MAX_KEPT:
+                    attempt.errors.append(LogError(line, match.group()[:500]))
+                return
+
+    def _feed_event(self, line: int, text: str) -> None:
+        event = parse_event(text.partition(PREFIX)[2])
+        if event is None:
+            return
+        begins = event["event"] == "started" and any(attempt.event("started") for attempt in self._attempts[-1:])
+        attempt = self._begin() if begins or not self._attempts else self._attempts[-1]
+        if len(attempt.events) >= MAX_KEPT:
+            return
+        attempt.events.append(event)
+        if event["event"] == "done" and attempt.ready_line is None:
+            attempt.ready_line = line
+        for attribute, spec in figure_specs().items():
+            if (value := event.get(attribute)) is not None and isinstance(value, str | int | float):
+                attempt.readings.append(Reading(spec.attribute, value, None, line))
+
+
+def _said(readings: Iterable[Reading]) -> set[tuple[str, Any]]:
+    return {(reading.attribute, reading.value) for reading in readings}
+
+
+def _inherit(attempt: Attempt, other: Attempt) -> None:
+    """Give `attempt` what `other` said once for the whole run and it did not say itself."""
+    own = {reading.attribute for reading in attempt.readings}
+    run_formats = [format for format in FORMATS if format.stage in RUN_STAGES and other.formats[format.name]]
+    for format in run_formats:
+        if attempt.formats[format.name] or format.name == RETRY:
+            continue
+        attempt.formats[format.name] = other.formats[format.name]
+        attempt.first_lines[format.name] = other.first_lines[format.name]
+        said = {capture.attribute for capture in format.captures}
+        attempt.readings.extend(_of_run(other.readings, said - own))
+
+
+def _of_run(readings: Iterable[Reading], attributes: set[str]) -> list[Reading]:
+    return [reading for reading in readings if reading.attribute in attributes]

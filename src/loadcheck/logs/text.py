@@ -1,0 +1,65 @@
+"""From a file of any size to clean, numbered lines, in flat memory."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from loadcheck.errors import BadInput, Problem
+
+BLOCK_BYTES = 1024 * 1024
+MAX_LINE_CHARS = 1024 * 1024
+"""A longer line is cut into pieces; a figure on the cut is lost, and so is found missing."""
+
+_ANSI = re.compile(r"\x1b(?:\[[0-9;:?]*[A-Za-z]|\][^\x07\x1b]{0,4096}(?:\x07|\x1b\\))")
+_BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+def read_blocks(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (number of its first line, text) for blocks of whole lines of about a megabyte.
+
+    BadInput where the file is missing, unreadable, empty, or holds NUL bytes, as no log does.
+    """
+    line, rest, any_bytes = 1, "", False
+    for piece in _decoded(path):
+        any_bytes = True
+        text = rest + piece
+        end = text.rfind("\n") + 1
+        if end == 0 and len(text) < MAX_LINE_CHARS:
+            rest = text
+            continue
+        block, rest = (text[:end], text[end:]) if end else (text, "")
+        yield line, block
+        line += block.count("\n")
+    if rest:
+        yield line, rest
+    if not any_bytes:
+        raise BadInput(Problem(str(path), "the file is empty", "give the log of a load"))
+
+
+def clean_line(line: str) -> str:
+    """The line without terminal codes; a carriage return, which a progress bar moves back with, becomes a line break."""
+    if "\x1b" in line:
+        line = _ANSI.sub("", line)
+    return line.replace("\r", "\n")
+
+
+def _decoded(path: Path) -> Iterator[str]:
+    try:
+        with path.open("rb") as file:
+            block = file.read(BLOCK_BYTES)
+            encoding = next((name for bom, name in _BOMS if block.startswith(bom)), "utf-8")
+            if encoding != "utf-16" and b"\0" in block:
+                raise BadInput(Problem(str(path), "a binary file, not a log", "give the text that the load printed"))
+            decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+            while block:
+                yield decoder.decode(block)
+                block = file.read(BLOCK_BYTES)
+            if tail := decoder.decode(b"", final=True):
+                yield tail
+    except IsADirectoryError:
+        raise BadInput(Problem(str(path), "a folder, not a log", "give a log, or a run folder with run.json")) from None
+    except OSError as error:
+        raise BadInput(Problem(str(path), f"cannot be read ({error.strerror})", "check the path")) from None
