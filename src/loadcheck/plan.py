@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from loadcheck.errors import BadInput, Problem
 from loadcheck.specs.model import Checkpoint, ModelConfig, Quantization, find_model, resolve_model
@@ -46,3 +47,24 @@ def make_plan(profile: Profile) -> LoadPlan:
                 )
             )
     return LoadPlan(profile, model_name, config, checkpoint)
+
+
+def plan_to_json(plan: LoadPlan) -> dict[str, Any]:
+    """The plan as the engine's process gets it."""
+    return {
+        "profile": plan.profile.model_dump(mode="json"),
+        "model_name": plan.model_name,
+        "config": plan.config.model_dump(mode="json"),
+        "checkpoint": plan.checkpoint.model_dump(mode="json") if plan.checkpoint else None,
+    }
+
+
+def plan_from_json(data: dict[str, Any]) -> LoadPlan:
+    """The inverse of `plan_to_json`."""
+    checkpoint = data["checkpoint"]
+    return LoadPlan(
+        profile=Profile.model_validate(data["profile"]),
+        model_name=data["model_name"],
+        config=ModelConfig.model_validate(data["config"]),
+        checkpoint=Checkpoint.model_validate(checkpoint) if checkpoint else None,
+    )

@@ -41,6 +41,8 @@ class Gpu(Spec):
 
 
 class Gpus(Spec):
+    """env/gpus.toml, by our own short name of each card."""
+
     gpus: dict[str, Gpu]
 
 
@@ -57,9 +59,7 @@ def load_gpus() -> dict[str, Gpu]:
 def find_gpu(device_name: str) -> str | None:
     """The key in env/gpus.toml of the card that CUDA calls `device_name`; None for a card that is not there."""
     wanted = device_name.lower()
-    matches = [
-        (len(name), key) for key, gpu in load_gpus().items() for name in gpu.names if name.lower() in wanted
-    ]
+    matches = [(len(name), key) for key, gpu in load_gpus().items() for name in gpu.names if name.lower() in wanted]
     return max(matches)[1] if matches else None
 
 

@@ -45,7 +45,8 @@ class ModelConfig(Spec):
     vocab_size: Size
     max_position_embeddings: Size
     tie_word_embeddings: bool
-    rope_type: str = "default"
+    rope_cache_tokens: Size
+    """Positions that vLLM keeps rotary factors for; the same as max_position_embeddings unless rope scaling stretches it."""
     quantization: Quantization = "16bit"
 
     @model_validator(mode="after")
@@ -64,11 +65,6 @@ class ModelConfig(Spec):
     @property
     def kv_size(self) -> int:
         return self.num_key_value_heads * self.head_dim
-
-    @property
-    def family(self) -> str:
-        """The word in unsloth's banner, "Fast Llama patching" (unsloth/models/llama.py:1661 at 2025.2.5)."""
-        return self.model_type.capitalize()
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -109,10 +105,21 @@ def config_from_hf(hf: Mapping[str, Any], where: str) -> ModelConfig:
     data["num_key_value_heads"] = hf.get("num_key_value_heads") or _DEFAULT_KV_HEADS.get(str(model_type), heads)
     data["head_dim"] = hf.get("head_dim") or (_whole(hf["hidden_size"], heads))
     data["tie_word_embeddings"] = bool(hf.get("tie_word_embeddings", _TIED_BY_DEFAULT))
-    scaling = hf.get("rope_scaling") or {}
-    data["rope_type"] = scaling.get("rope_type") or scaling.get("type") or "default"
+    data["rope_cache_tokens"] = _rope_cache_tokens(hf)
     data["quantization"] = "nf4" if hf.get("quantization_config") else "16bit"
     return validate(ModelConfig, data, where)
+
+
+def _rope_cache_tokens(hf: Mapping[str, Any]) -> Any:
+    """Rows of vLLM's rotary cache (vllm/model_executor/layers/rotary_embedding.py:988-1100 at 0.7.2)."""
+    scaling = hf.get("rope_scaling") or {}
+    kind = scaling.get("rope_type") or scaling.get("type")
+    positions, factor = hf["max_position_embeddings"], scaling.get("factor")
+    if kind in ("linear", "dynamic") and factor:
+        return int(positions * factor)
+    if kind == "yarn" and factor:
+        return int(scaling.get("original_max_position_embeddings", positions) * factor)
+    return positions
 
 
 def _whole(hidden_size: Any, heads: Any) -> Any:
@@ -168,8 +175,26 @@ class Model(Spec):
     refused: str | None = None
     """Why its figures are not predicted; None where they are."""
 
+    @property
+    def family(self) -> str:
+        """The word in unsloth's banner, "Fast Llama patching" (unsloth/models/llama.py:1661 at 2025.2.5)."""
+        return str(self.config["model_type"]).capitalize()
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.config["num_hidden_layers"])
+
+    @property
+    def kv_size(self) -> int:
+        """Elements of one token's keys in one layer; known for refused models too, to tell them from others."""
+        heads = int(self.config["num_attention_heads"])
+        head_dim = self.config.get("head_dim") or self.config["hidden_size"] // heads
+        return int(self.config.get("num_key_value_heads") or heads) * int(head_dim)
+
     def config_for(self, quantization: Quantization) -> ModelConfig:
         """Its shape; BadInput where the model is one that is not predicted."""
+        if self.refused is not None:
+            raise BadInput(Problem(f"env/models/{self.name}.toml", self.refused, "take another model", "refused"))
         return config_from_hf(self.config, f"env/models/{self.name}.toml").model_copy(
             update={"quantization": quantization}
         )

@@ -10,11 +10,11 @@ from pydantic import Field, model_validator
 from loadcheck.errors import BadInput, Problem, suggestion
 from loadcheck.specs.files import Spec, env_dir, read_toml, validate
 
+Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
 # vllm/config.py:2119-2127 at 0.7.2
 VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256)
-LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LINEAR_MODULES: tuple[Target, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class Adapters(Spec):
