@@ -1,0 +1,50 @@
+"""The LoRA adapters that `get_peft_model` attaches: how many parameters, how many bytes, and what unsloth patches."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from loadcheck.predict.terms import Term, total
+from loadcheck.specs.model import ModelConfig
+
+ADAPTER_DTYPE_BYTES = 4
+"""fp32, whatever the base is: peft/mapping.py:151 (autocast_adapter_dtype), and unsloth insists (_utils.py:500-536)."""
+
+
+def adapter_params(config: ModelConfig, r: int, targets: Collection[str]) -> int:
+    """Trainable parameters: A [r, in] and B [out, r] for every targeted linear of every layer."""
+    per_layer = sum(r * sum(shape) for name, shape in config.linears.items() if name in targets)
+    return per_layer * config.num_hidden_layers
+
+
+def adapter_memory(config: ModelConfig, r: int, targets: Collection[str]) -> Term:
+    parts = [
+        Term(name, ADAPTER_DTYPE_BYTES * adapter_params(config, r, [name]), "peft/tuners/lora/layer.py:116-118")
+        for name in config.linears
+        if name in targets
+    ]
+    return total("adapter", parts, "peft 0.14.0; fp32")
+
+
+def base_params(config: ModelConfig) -> int:
+    """Parameters as peft counts them: a 4-bit weight at its real size (peft/peft_model.py:715-736), tied ones once."""
+    linears = sum(num_in * num_out for num_in, num_out in config.linears.values())
+    bias = config.q_size + 2 * config.kv_size if config.model_type == "qwen2" else 0
+    layers = config.num_hidden_layers * (linears + bias + 2 * config.hidden_size)
+    embeddings = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
+    return layers + embeddings + config.hidden_size
+
+
+def patched(config: ModelConfig, targets: Collection[str], lora_dropout: float) -> dict[str, int]:
+    """unsloth's "patched 32 layers with …" (unsloth/models/llama.py:2529-2603): none of a group that lacks a target.
+
+    Dropout other than 0 skips the whole block.
+    """
+    layers = config.num_hidden_layers
+    groups = {
+        "patched_qkv": {"q_proj", "k_proj", "v_proj"},
+        "patched_o": {"o_proj"},
+        "patched_mlp": {"gate_proj", "up_proj", "down_proj"},
+    }
+    counts = {name: layers if group <= set(targets) and lora_dropout == 0 else 0 for name, group in groups.items()}
+    return {"patched_layers": layers, **counts}

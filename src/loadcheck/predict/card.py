@@ -1,0 +1,141 @@
+"""A card for a prediction: from the table, or as the machine's own driver reports it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from loadcheck.device import read_gpu
+from loadcheck.errors import BadInput, MachineCannot, Problem
+from loadcheck.specs.gpu import Gpu, find_gpu, gpu_named, known_bytes, load_gpus
+from loadcheck.units import MIB
+
+# vllm/config.py and unsloth_zoo/vllm_utils.py:821 need 7.0; the torch 2.5.1 wheels for CUDA 12.4 hold code up to sm_90.
+MIN_CAPABILITY = 7.0
+MAX_CAPABILITY = 9.0
+
+# Where a card has no non_torch of its own: between the T4's 48 MiB and the H100's 0.16 GiB (env/gpus.toml).
+NON_TORCH_DEFAULT_BYTES = 100 * MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """A GPU with nothing on it but a CUDA context.
+
+    Attributes:
+        free_bytes: of cudaMemGetInfo, right before the load.
+        non_torch_bytes: what vLLM's profile will call non_torch; None where it is not known for this card.
+        graph_layer_bytes: per layer and CUDA graph; None likewise.
+    """
+
+    name: str
+    compute_capability: float
+    total_bytes: int
+    free_bytes: int
+    non_torch_bytes: int | None = None
+    graph_layer_bytes: int | None = None
+
+    @property
+    def refused(self) -> str | None:
+        """Why this stack cannot run on the card; None where it can."""
+        if self.compute_capability < MIN_CAPABILITY:
+            return f"compute capability {self.compute_capability} is below 7.0, which vLLM and unsloth need"
+        if self.compute_capability > MAX_CAPABILITY:
+            return f"compute capability {self.compute_capability} is above 9.0, the newest that the CUDA 12.4 wheels of torch 2.5.1 hold code for"
+        return None
+
+
+def card_from_table(name: str) -> Card:
+    """The card of env/gpus.toml; BadInput for an unknown name, or where a needed number is unknown."""
+    key, gpu = gpu_named(name)
+    total, used = known_bytes(gpu.total_bytes), known_bytes(gpu.used_before_bytes)
+    if total is None or used is None:
+        raise BadInput(
+            Problem(
+                f"env/gpus.toml: {key}",
+                gpu.refused or "its memory is not known",
+                "give --gpu-total-bytes, --gpu-free-bytes and --compute-capability instead",
+            )
+        )
+    return _card(key, gpu, total, total - used)
+
+
+def card_from_device(name: str, compute_capability: str, total_bytes: int, free_bytes: int) -> Card:
+    """A card that is present: its own memory, and the table's constants where it is a kind that the table knows."""
+    key = find_gpu(name)
+    if key is None:
+        return Card(
+            name=name, compute_capability=float(compute_capability), total_bytes=total_bytes, free_bytes=free_bytes
+        )
+    gpu = load_gpus()[key].model_copy(update={"compute_capability": compute_capability})
+    return _card(name, gpu, total_bytes, free_bytes)
+
+
+def _card(name: str, gpu: Gpu, total_bytes: int, free_bytes: int) -> Card:
+    return Card(
+        name=name,
+        compute_capability=float(gpu.compute_capability),
+        total_bytes=total_bytes,
+        free_bytes=free_bytes,
+        non_torch_bytes=known_bytes(gpu.non_torch_bytes),
+        graph_layer_bytes=known_bytes(gpu.graph_layer_bytes),
+    )
+
+
+def described_card(
+    gpu: str | None,
+    total_bytes: int | None,
+    free_bytes: int | None,
+    compute_capability: str | None,
+    non_torch_bytes: int | None = None,
+) -> Card:
+    """A card as the user describes it: a name of the table, numbers, or a name with some numbers of one's own.
+
+    BadInput with everything that is missing or impossible, at once.
+    """
+    entry = gpu_named(gpu)[1] if gpu is not None else None
+    known_total = known_bytes(entry.total_bytes) if entry else None
+    known_used = known_bytes(entry.used_before_bytes) if entry else None
+    total = known_total if total_bytes is None else total_bytes
+    if free_bytes is None and total is not None and known_used is not None:
+        free_bytes = total - known_used
+    capability = compute_capability or (entry.compute_capability if entry else None)
+    if entry is not None and entry.refused and (total is None or free_bytes is None):
+        raise BadInput(Problem(f"env/gpus.toml: {gpu}", entry.refused, "take a card of compute capability 7.0 to 9.0"))
+    problems = _described_problems(total, free_bytes, capability)
+    if problems:
+        raise BadInput(problems)
+    assert total is not None and free_bytes is not None and capability is not None
+    card = card_from_device(gpu or "a card", capability, total, free_bytes)
+    if entry is not None:
+        card = _card(gpu or "", entry.model_copy(update={"compute_capability": capability}), total, free_bytes)
+    return card if non_torch_bytes is None else replace(card, non_torch_bytes=non_torch_bytes)
+
+
+def _described_problems(total: int | None, free: int | None, capability: str | None) -> list[Problem]:
+    problems = []
+    for flag, value in (("--gpu-total-bytes", total), ("--gpu-free-bytes", free), ("--compute-capability", capability)):
+        if value is None:
+            problems.append(Problem(flag, "not known for this card", "give it (torch.cuda.mem_get_info, nvidia-smi)"))
+    if total is not None and free is not None and not 0 < free <= total:
+        problems.append(
+            Problem("--gpu-free-bytes", f"{free} is not between 0 and the card's {total}", "give bytes, not GiB")
+        )
+    if capability is not None and not re.fullmatch(r"\d{1,2}\.\d", capability):
+        problems.append(Problem("--compute-capability", f"{capability!r} is none", "give it as 8.9"))
+    return problems
+
+
+def present_card(non_torch_bytes: int | None = None) -> Card:
+    """This machine's own GPU with its own free memory; MachineCannot where there is none."""
+    gpu = read_gpu()
+    if gpu is None:
+        raise MachineCannot(
+            Problem(
+                "gpu",
+                "none is visible on this machine",
+                "name one with --gpu, such as --gpu T4, or describe one with --gpu-total-bytes",
+            )
+        )
+    card = card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
+    return card if non_torch_bytes is None else replace(card, non_torch_bytes=non_torch_bytes)

@@ -1,0 +1,26 @@
+"""vLLM's KV cache: how large a block is, and how many fit."""
+
+from __future__ import annotations
+
+from loadcheck.predict.allocator import rounded
+from loadcheck.predict.terms import Term
+from loadcheck.specs.model import ModelConfig
+
+BLOCK_TOKENS = 16
+"""Tokens in a block on CUDA (vllm/platforms/cuda.py:142-144 at 0.7.2)."""
+KV_DTYPE_BYTES = 2
+
+
+def block_bytes(num_layers: int, kv_size: int) -> int:
+    """Bytes of one block: keys and values of 16 tokens in every layer (vllm/worker/cache_engine.py:140-167 at 0.7.2)."""
+    return 2 * KV_DTYPE_BYTES * num_layers * BLOCK_TOKENS * kv_size
+
+
+def config_block_bytes(config: ModelConfig) -> int:
+    return block_bytes(config.num_hidden_layers, config.kv_size)
+
+
+def kv_cache_memory(config: ModelConfig, num_blocks: int) -> Term:
+    """What the cache really takes: one tensor a layer, each rounded up (vllm/worker/cache_engine.py:99-115 at 0.7.2)."""
+    layer = num_blocks * config_block_bytes(config) // config.num_hidden_layers
+    return Term("kv_cache", config.num_hidden_layers * rounded(layer), "vllm/worker/cache_engine.py:99-115")

@@ -1,0 +1,237 @@
+"""Putting the parts together: one load's figures, its terms, and whether it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from loadcheck.figures import Figures
+from loadcheck.predict.activation import activation_peak
+from loadcheck.predict.adapters import adapter_memory, adapter_params, base_params, patched
+from loadcheck.predict.card import NON_TORCH_DEFAULT_BYTES, Card
+from loadcheck.predict.graphs import capture_sizes, graph_memory
+from loadcheck.predict.kv import BLOCK_TOKENS, config_block_bytes, kv_cache_memory
+from loadcheck.predict.slots import lora_slots
+from loadcheck.predict.terms import Term, total
+from loadcheck.predict.weights import weights
+from loadcheck.predict.zoo import ZooPlan, zoo_plan
+from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.profile import Profile
+from loadcheck.units import show_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a load will fail: in our words, in the engine's own, and what would help."""
+
+    what: str
+    engine_says: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Every figure of a load, before it happens.
+
+    Attributes:
+        terms: the device memory at its peak as a tree that sums.
+        obstacles: what will keep the load from succeeding; empty where it fits.
+        notes: what a reader should know about how sure the figures are.
+    """
+
+    figures: Figures
+    terms: Term
+    obstacles: tuple[Obstacle, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        return not self.obstacles
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "fits": self.fits,
+            "figures": self.figures.to_json(),
+            "bytes": self.figures.bytes_json(),
+            "obstacles": [
+                {"what": each.what, "engine_says": each.engine_says, "remedy": each.remedy} for each in self.obstacles
+            ],
+            "notes": list(self.notes),
+            "terms": self.terms.to_json(),
+        }
+
+
+def predict(config: ModelConfig, profile: Profile, card: Card, ram_available_bytes: int) -> Prediction:
+    """The load of `config` with `profile`'s settings on `card`."""
+    plan = zoo_plan(
+        config,
+        total_bytes=card.total_bytes,
+        free_bytes=card.free_bytes,
+        max_seq_length=profile.max_seq_length,
+        max_lora_rank=profile.max_lora_rank,
+        gpu_memory_utilization=profile.gpu_memory_utilization,
+        conservativeness=profile.conservativeness,
+        ram_available_bytes=ram_available_bytes,
+    )
+    return predict_from_plan(config, profile, card, plan)
+
+
+def predict_from_plan(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan) -> Prediction:
+    """What follows once unsloth's plan is known: from a formula, or from a log that says it."""
+    parts = _Parts.of(config, profile, card, plan)
+    figures = _figures(config, profile, card, plan, parts)
+    return Prediction(figures, _tree(parts), tuple(obstacles(card, plan, parts)), tuple(_notes(card)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The amounts that figures and terms are both made of, in bytes."""
+
+    weights: Term
+    activation: Term
+    non_torch_bytes: int
+    budget_bytes: int
+    kv_available_bytes: int
+    num_gpu_blocks: int
+    kv_cache: Term
+    slots: Term
+    graphs: Term
+    adapter: Term | None
+    context_bytes: int
+
+    @classmethod
+    def of(cls, config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan) -> _Parts:
+        model = weights(config)
+        activation = activation_peak(config, plan.max_model_len, plan.max_num_seqs, card.compute_capability)
+        non_torch = NON_TORCH_DEFAULT_BYTES if card.non_torch_bytes is None else card.non_torch_bytes
+        # vllm/worker/worker.py:226-249: floats until the last step
+        budget = card.total_bytes * plan.utilization
+        available = budget - (model.num_bytes + activation.num_bytes + non_torch)
+        blocks = max(int(available // config_block_bytes(config)), 0)
+        adapters = profile.adapters
+        return cls(
+            weights=model,
+            activation=activation,
+            non_torch_bytes=non_torch,
+            budget_bytes=int(budget),
+            kv_available_bytes=int(available),
+            num_gpu_blocks=blocks,
+            kv_cache=kv_cache_memory(config, blocks),
+            slots=lora_slots(config, profile.max_lora_rank),
+            graphs=graph_memory(config, plan.max_num_seqs, card.compute_capability, card.graph_layer_bytes),
+            adapter=adapter_memory(config, adapters.r, adapters.target_modules) if adapters else None,
+            context_bytes=card.total_bytes - card.free_bytes,
+        )
+
+
+def _figures(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, parts: _Parts) -> Figures:
+    block = config_block_bytes(config)
+    adapters = profile.adapters
+    attached: dict[str, Any] = {}
+    if adapters is not None and parts.adapter is not None:
+        params = adapter_params(config, adapters.r, adapters.target_modules)
+        attached = {
+            **patched(config, adapters.target_modules, adapters.lora_dropout),
+            "trainable_params": params,
+            "total_params": base_params(config) + params,
+            "adapter_bytes": parts.adapter.num_bytes,
+        }
+    return Figures(
+        gpu_name=card.name,
+        gpu_total_bytes=card.total_bytes,
+        compute_capability=str(card.compute_capability),
+        dtype="bfloat16" if card.compute_capability >= 8 else "float16",
+        quantization=config.quantization,
+        max_model_len=plan.max_model_len,
+        gpu_memory_utilization_pct=100 * plan.utilization,
+        chunked_prefill_tokens=plan.max_model_len,
+        max_num_seqs=plan.max_num_seqs,
+        kv_estimate_bytes=int(plan.kv_estimate_bytes),
+        swap_bytes=plan.swap_bytes,
+        weights_bytes=parts.weights.num_bytes,
+        budget_bytes=parts.budget_bytes,
+        non_torch_bytes=card.non_torch_bytes,
+        activation_peak_bytes=parts.activation.num_bytes,
+        kv_cache_bytes=parts.kv_available_bytes,
+        num_gpu_blocks=parts.num_gpu_blocks,
+        num_cpu_blocks=plan.swap_bytes // block,
+        max_concurrency=parts.num_gpu_blocks * BLOCK_TOKENS / plan.max_model_len,
+        num_cuda_graphs=len(capture_sizes(plan.max_num_seqs)),
+        cuda_graph_bytes=parts.graphs.num_bytes,
+        lora_slots_bytes=parts.slots.num_bytes,
+        peak_device_bytes=_tree(parts).num_bytes,
+        **attached,
+    )
+
+
+def _tree(parts: _Parts) -> Term:
+    """What the card holds at the peak of the load: more than vLLM's budget, as slots and graphs lie outside it."""
+    terms = [
+        Term("context", parts.context_bytes, "used before the load: CUDA's own, and other processes"),
+        Term("non_torch", parts.non_torch_bytes, "vllm/worker/worker.py:205-271; env/gpus.toml"),
+        parts.weights,
+        parts.slots,
+        parts.kv_cache,
+        parts.graphs,
+        *([parts.adapter] if parts.adapter else []),
+        parts.activation,
+    ]
+    return total("peak_device", terms)
+
+
+def obstacles(card: Card, plan: ZooPlan, parts: _Parts) -> Iterator[Obstacle]:
+    """What will keep the load from succeeding, in the order in which the engine would meet it."""
+    if card.refused is not None:
+        yield Obstacle(f"{card.name} cannot run this stack: {card.refused}", "Unsloth: Your GPU is too old!"
+                       if card.compute_capability < 7 else "no kernel image is available for execution on the device",
+                       "take a card of compute capability 7.0 to 9.0")  # fmt: skip
+    if plan.cut_from is not None:
+        yield Obstacle(
+            f"unsloth will cut max_seq_length from {plan.cut_from} to {plan.max_model_len}: its estimate leaves no room",
+            f"Unsloth: Your GPU cannot handle sequence lengths of {plan.cut_from} due to limited GPU memory.",
+            "raise gpu_memory_utilization, or lower max_seq_length or max_lora_rank",
+        )
+    if plan.max_model_len < plan.max_num_seqs:
+        yield Obstacle(
+            f"max_seq_length {plan.max_model_len} is below the number of sequences {plan.max_num_seqs}",
+            f"max_num_batched_tokens ({plan.max_model_len}) must be greater than or equal to max_num_seqs ({plan.max_num_seqs}).",
+            f"raise max_seq_length to {plan.max_num_seqs}, or lower conservativeness",
+        )
+    yield from _kv_obstacles(plan, parts)
+    peak = _tree(parts).num_bytes
+    if peak > card.total_bytes:
+        yield Obstacle(
+            f"the load peaks at {show_bytes(peak)}, and the card has {show_bytes(card.total_bytes)}",
+            "CUDA out of memory.",
+            "lower gpu_memory_utilization: LoRA slots, CUDA graphs and adapters lie outside vLLM's budget",
+        )
+
+
+def _kv_obstacles(plan: ZooPlan, parts: _Parts) -> Iterator[Obstacle]:
+    """vllm/worker/worker.py:532-549."""
+    tokens = parts.num_gpu_blocks * BLOCK_TOKENS
+    remedy = "raise gpu_memory_utilization, or lower max_seq_length or the number of sequences (conservativeness)"
+    if parts.num_gpu_blocks <= 0:
+        yield Obstacle(
+            f"no room for the KV cache: {show_bytes(parts.kv_available_bytes)} are left of the budget of {show_bytes(parts.budget_bytes)}",
+            "No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine.",
+            remedy,
+        )
+    elif tokens < plan.max_model_len:
+        yield Obstacle(
+            f"the KV cache holds {tokens} tokens, fewer than one request of {plan.max_model_len}",
+            f"The model's max seq len ({plan.max_model_len}) is larger than the maximum number of tokens that can be stored in "
+            f"KV cache ({tokens}). Try increasing `gpu_memory_utilization` or decreasing `max_model_len` when initializing the engine.",
+            remedy,
+        )
+
+
+def _notes(card: Card) -> Iterator[str]:
+    if card.non_torch_bytes is None:
+        yield (
+            f"non_torch is not known for {card.name}; {show_bytes(NON_TORCH_DEFAULT_BYTES)} are assumed, "
+            "so kv_cache and num_gpu_blocks may be off by 0.06 GiB"
+        )
+    if card.graph_layer_bytes is None:
+        yield f"CUDA graph memory was never measured on {card.name}; cuda_graph is an estimate from other cards"

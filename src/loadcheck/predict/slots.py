@@ -1,0 +1,37 @@
+"""vLLM's LoRA slots: the buffers that hold one adapter of the largest rank. They lie outside its budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loadcheck.predict.allocator import rounded
+from loadcheck.predict.terms import Term, total
+from loadcheck.predict.weights import DTYPE_BYTES, LORA_EXTRA_VOCAB, padded_vocab
+from loadcheck.specs.model import ModelConfig
+from loadcheck.units import round_up
+
+
+def lora_slots(config: ModelConfig, max_lora_rank: int) -> Term:
+    """The slots of all layers, embeddings and logits, for one adapter (max_loras = 1)."""
+    parts = [*_linears(config, max_lora_rank), *_vocabulary(config, max_lora_rank)]
+    return total("lora_slots", parts, "vllm/lora/layers.py:319-336, 588-605")
+
+
+def _linears(config: ModelConfig, rank: int) -> Iterator[Term]:
+    for name, (num_in, num_out) in config.linears.items():
+        one = rounded(DTYPE_BYTES * rank * num_in) + rounded(DTYPE_BYTES * rank * num_out)
+        yield Term(f"{name} A and B", config.num_hidden_layers * one, "vllm/lora/layers.py:319-336, 588-605")
+
+
+def _vocabulary(config: ModelConfig, rank: int) -> Iterator[Term]:
+    """Embedding and logits; qwen2 has adapters on neither (vllm/model_executor/models/qwen2.py:434-442)."""
+    if config.model_type == "qwen2":
+        return
+    hidden = config.hidden_size
+    extra = rounded(DTYPE_BYTES * LORA_EXTRA_VOCAB * hidden)
+    a_rows = config.vocab_size + LORA_EXTRA_VOCAB
+    embedding = (extra, rounded(DTYPE_BYTES * a_rows * rank), rounded(DTYPE_BYTES * hidden * rank))
+    yield Term("embed_tokens slots", sum(embedding), "vllm/lora/layers.py:170-198")
+    logit_rows = round_up(padded_vocab(config), LORA_EXTRA_VOCAB)
+    logits = (extra, rounded(DTYPE_BYTES * rank * hidden), rounded(DTYPE_BYTES * logit_rows * rank))
+    yield Term("logits slots", sum(logits), "vllm/lora/layers.py:972-1000")

@@ -1,0 +1,105 @@
+""" "Loading model weights took X GB": every tensor of the model as vLLM holds it, counted as the allocator does.
+
+vllm 0.7.2: worker/model_runner.py:1109-1116 measures torch's allocated bytes around get_model. LoRA buffers come later and are
+not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loadcheck.predict.allocator import rounded
+from loadcheck.predict.terms import Term, total
+from loadcheck.specs.model import ModelConfig
+from loadcheck.units import round_up
+
+DTYPE_BYTES = 2
+VOCAB_PADDING = 64
+LORA_EXTRA_VOCAB = 256
+"""vllm/config.py lora_extra_vocab_size, which unsloth leaves at its default."""
+
+# vLLM's linears of a layer, each with the Hugging Face ones that it holds.
+MERGED_LINEARS = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "o_proj": ("o_proj",),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+    "down_proj": ("down_proj",),
+}
+
+# bitsandbytes/functional.py quantize_4bit: one absmax for 64 weights; those in turn quantized in blocks of 256.
+NF4_BLOCK = 64
+NF4_NESTED_BLOCK = 256
+
+
+def extended_vocab(config: ModelConfig) -> int:
+    """Rows of the embedding and of the logits: llama and mistral make room for LoRA's own tokens, qwen2 does not.
+
+    vllm/model_executor/models/llama.py:309-320, 494-509 against models/qwen2.py:434-442.
+    """
+    return config.vocab_size + (0 if config.model_type == "qwen2" else LORA_EXTRA_VOCAB)
+
+
+def padded_vocab(config: ModelConfig) -> int:
+    """Rows of the embedding table (vllm/model_executor/layers/vocab_parallel_embedding.py:213-219)."""
+    padded = round_up(config.vocab_size, VOCAB_PADDING)
+    return padded if config.model_type == "qwen2" else round_up(padded + LORA_EXTRA_VOCAB, VOCAB_PADDING)
+
+
+def weights(config: ModelConfig) -> Term:
+    """The weights figure as a tree."""
+    return total("weights", [_layers(config), *_outside(config)], "vllm/worker/model_runner.py:1109-1116")
+
+
+def _layers(config: ModelConfig) -> Term:
+    parts = [*_linears(config), *_small(config)]
+    return total(f"{config.num_hidden_layers} layers", parts)
+
+
+def _linears(config: ModelConfig) -> Iterator[Term]:
+    num_layers = config.num_hidden_layers
+    for merged, names in MERGED_LINEARS.items():
+        elements = {name: config.linears[name][0] * config.linears[name][1] for name in names}
+        if config.quantization == "nf4":
+            yield Term(f"{merged} packed", num_layers * rounded(sum(elements.values()) // 2),
+                       "vllm/model_executor/layers/quantization/bitsandbytes.py:190-210")  # fmt: skip
+            yield total(
+                f"{merged} quantization state", [_quant_state(name, n, num_layers) for name, n in elements.items()]
+            )
+        else:
+            yield Term(f"{merged} weight", num_layers * rounded(DTYPE_BYTES * sum(elements.values())),
+                       "vllm/model_executor/layers/linear.py:124-139")  # fmt: skip
+
+
+def _quant_state(name: str, elements: int, num_layers: int) -> Term:
+    """What NF4 with double quantization keeps beside the packed weights of one Hugging Face linear."""
+    absmax = -(-elements // NF4_BLOCK)
+    sizes = {
+        "absmax": absmax,
+        "nested absmax": 4 * -(-absmax // NF4_NESTED_BLOCK),
+        "code": 4 * 16,
+        "nested code": 4 * 256,
+        "offset": 4,  # made on the GPU by unsloth_zoo/vllm_utils.py:262-272
+    }
+    source = "vllm/model_executor/model_loader/loader.py:862-951"
+    return total(name, [Term(f"{name} {part}", num_layers * rounded(size), source) for part, size in sizes.items()])
+
+
+def _small(config: ModelConfig) -> Iterator[Term]:
+    num_layers = config.num_hidden_layers
+    if config.model_type == "qwen2":
+        bias = DTYPE_BYTES * (config.q_size + 2 * config.kv_size)
+        yield Term("qkv bias", num_layers * rounded(bias), "vllm/model_executor/models/qwen2.py:140-148")
+    norm = rounded(DTYPE_BYTES * config.hidden_size)
+    yield Term("norms", num_layers * 2 * norm, "vllm/model_executor/layers/layernorm.py")
+    # _k_scale, _v_scale, k_range, v_range: fp32 scalars
+    yield Term("attention scalars", num_layers * 4 * rounded(4), "vllm/attention/layer.py:80-81, 148-149")
+
+
+def _outside(config: ModelConfig) -> Iterator[Term]:
+    embedding = rounded(DTYPE_BYTES * padded_vocab(config) * config.hidden_size)
+    yield Term("embed_tokens", embedding, "vllm/model_executor/layers/vocab_parallel_embedding.py:213-219")
+    if not config.tie_word_embeddings:
+        yield Term("lm_head", embedding, "vllm/model_executor/models/llama.py:494-509")
+    yield Term("final norm", rounded(DTYPE_BYTES * config.hidden_size), "vllm/model_executor/layers/layernorm.py")
+    rope = DTYPE_BYTES * config.rope_cache_tokens * config.head_dim
+    yield Term("rope cache", rounded(rope), "vllm/model_executor/layers/rotary_embedding.py:98-101, 988-1017")

@@ -1,0 +1,113 @@
+"""unsloth_zoo's plan for vLLM: how much memory it asks for, and how many sequences it lets run at once.
+
+`zoo` is unsloth_zoo/vllm_utils.py at 2025.2.4. Its estimates are rough by design, but they decide vLLM's settings, so they are
+followed to the bit.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+from loadcheck.specs.model import ModelConfig
+from loadcheck.units import GIB
+
+# zoo:895-905: up to so many GiB of estimated KV cache, so many sequences. 226 is upstream's own number (its comment says +16).
+SEQUENCES_LADDER = ((2, 128), (4, 160), (8, 192), (12, 224), (16, 256), (24, 288), (40, 320), (48, 226), (80, 368))
+SEQUENCES_BEYOND = 400
+# zoo:931-940: up to so many GiB of available RAM, so many GiB of swap space.
+SWAP_LADDER = ((4, 0), (8, 1), (12, 2), (16, 3), (24, 4), (48, 5))
+SWAP_BEYOND = 6
+
+
+def step(ladder: tuple[tuple[int, int], ...], beyond: int, value: float) -> int:
+    """The step of a ladder that `value` falls on: the first whose bound is at least `value`."""
+    index = bisect_left([bound for bound, _ in ladder], value)
+    return ladder[index][1] if index < len(ladder) else beyond
+
+
+def num_sequences(kv_estimate_gib: float, conservativeness: float = 1.0) -> int:
+    """vLLM's max_num_seqs (zoo:895-905, 928)."""
+    return int(step(SEQUENCES_LADDER, SEQUENCES_BEYOND, kv_estimate_gib) * conservativeness)
+
+
+def swap_gib(ram_available_gib: float) -> int:
+    """vLLM's swap_space in GiB (zoo:931-940)."""
+    return step(SWAP_LADDER, SWAP_BEYOND, ram_available_gib)
+
+
+@dataclass(frozen=True, slots=True)
+class ZooPlan:
+    """What unsloth decides before vLLM starts.
+
+    Attributes:
+        utilization: of the whole card, which vLLM gets as gpu_memory_utilization.
+        kv_estimate_bytes: unsloth's guess at the room for the KV cache; only its ladder uses it.
+        max_model_len: the length asked for, or what unsloth cuts it to.
+        cut_from: the length asked for, where it is cut; None otherwise.
+    """
+
+    utilization: float
+    kv_estimate_bytes: float
+    max_model_len: int
+    max_num_seqs: int
+    swap_bytes: int
+    cut_from: int | None
+
+
+def zoo_plan(
+    config: ModelConfig,
+    *,
+    total_bytes: int,
+    free_bytes: int,
+    max_seq_length: int,
+    max_lora_rank: int,
+    gpu_memory_utilization: float,
+    conservativeness: float,
+    ram_available_bytes: int,
+) -> ZooPlan:
+    """approximate_vllm_memory_usage and load_vllm (zoo:698-940), in their own order of floating-point operations."""
+    wanted: float = gpu_memory_utilization * free_bytes
+    activation = _training_activation(config, max_seq_length)
+    if total_bytes - wanted < activation:
+        wanted = total_bytes - activation
+    left = max(wanted - _model_estimate(config, max_lora_rank), 0)
+    num_tokens = int(0.95 * (left / (_kv_size(config) * 2 * config.num_hidden_layers * 2))) // 256 * 256
+    length, cut = max_seq_length, False
+    if num_tokens <= 0:
+        length = num_tokens = 256
+    if num_tokens <= length:
+        length, cut = num_tokens, True
+    return ZooPlan(
+        utilization=wanted / total_bytes,
+        kv_estimate_bytes=left,
+        max_model_len=length,
+        max_num_seqs=num_sequences(left / 1024 / 1024 / 1024, conservativeness),
+        swap_bytes=swap_gib(ram_available_bytes / 1024 / 1024 / 1024) * GIB,
+        cut_from=max_seq_length if cut else None,
+    )
+
+
+def _kv_size(config: ModelConfig) -> int:
+    """unsloth takes hidden_size / heads for the head's size, whatever head_dim says (zoo:722)."""
+    return config.hidden_size // config.num_attention_heads * config.num_key_value_heads
+
+
+def _training_activation(config: ModelConfig, max_seq_length: int) -> float:
+    """zoo:750-759, for a batch of 2."""
+    tokens = max_seq_length * 2
+    qkv = tokens * (config.hidden_size + _kv_size(config) + _kv_size(config))
+    mlp = tokens * (config.intermediate_size + config.intermediate_size)
+    return ((qkv + tokens * 2 + mlp + config.intermediate_size * config.hidden_size) * 1.25) * 2
+
+
+def _model_estimate(config: ModelConfig, max_lora_rank: int) -> float:
+    """zoo:722-741, 766-770: 5 bits a weight where quantized, and the adapters of every linear."""
+    hidden, inner, kv, rank = config.hidden_size, config.intermediate_size, _kv_size(config), max_lora_rank
+    layers = config.num_hidden_layers
+    linears = ((hidden + kv + kv + hidden) * hidden + hidden * inner * 3) * layers * 2
+    outside = (2 * hidden + config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)) * 2
+    lora = hidden * rank * 4 + rank * (hidden + kv + kv + hidden)
+    lora += hidden * rank * 2 + inner * rank + rank * (inner + inner) + rank * hidden
+    factor = 16 / 5 if config.quantization == "nf4" else 1
+    return linears / factor + outside + lora * layers * 2
