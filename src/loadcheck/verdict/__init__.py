@@ -1,0 +1,21 @@
+"""Judging a load: shape, stack, identities, prediction, golden ranges, in this order."""
+
+from __future__ import annotations
+
+from loadcheck.verdict.evidence import Evidence
+from loadcheck.verdict.finding import Check, Finding, Status, Verdict
+from loadcheck.verdict.golden import check_golden
+from loadcheck.verdict.identities import check_identities
+from loadcheck.verdict.model import check_model
+from loadcheck.verdict.run import check_run
+from loadcheck.verdict.shape import check_shape
+from loadcheck.verdict.stack import check_stack
+
+__all__ = ["Check", "Evidence", "Finding", "Status", "Verdict", "judge"]
+
+STEPS = (check_shape, check_stack, check_identities, check_model, check_golden, check_run)
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Take every step; a log is passed only if none of them fails or refuses."""
+    return Verdict(tuple(finding for step in STEPS for finding in step(evidence)))

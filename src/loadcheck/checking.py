@@ -1,0 +1,228 @@
+"""From a log or a run folder to the evidence that a judgement needs: which model, which card, which prediction."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from loadcheck.errors import BadInput
+from loadcheck.logs import Attempt, parse_log
+from loadcheck.predict.bands import bands
+from loadcheck.predict.card import Card, card_from_device, card_from_table
+from loadcheck.predict.prediction import Prediction, predict, predict_from_plan
+from loadcheck.predict.zoo import SWAP_LADDER, ZooPlan
+from loadcheck.runs.folder import RunFolder
+from loadcheck.specs.expected import Expected, load_expected
+from loadcheck.specs.files import validate
+from loadcheck.specs.gpu import find_gpu, gpu_named
+from loadcheck.specs.model import Model, ModelConfig, find_model
+from loadcheck.specs.profile import Profile, load_profile, profile_names
+from loadcheck.units import GIB
+from loadcheck.verdict import Evidence
+
+MODELLED_VLLM = ("0.7.1", "0.7.2")
+"""Releases whose memory figures the formulas hold for; from 0.8 on, the LoRA slots are counted as weights."""
+
+# Predicted from what a bare log says itself, so equal by construction and no check.
+_GIVEN_BY_LOG = (
+    "gpu_memory_utilization_pct",
+    "kv_estimate_bytes",
+    "max_num_seqs",
+    "swap_bytes",
+    "chunked_prefill_tokens",
+    "max_model_len",
+)
+
+
+def gather(target: Path, profile_name: str | None = None, gpu: str | None = None) -> Evidence:
+    """Everything known about a run folder or a log; BadInput where it is neither, or a name is unknown."""
+    is_run = target.is_dir()
+    log = parse_log(RunFolder(target).log_path if is_run else target)
+    attempt = log.last
+    model = find_model(str(reading.value)) if (reading := attempt.reading("model")) else None
+    profile = _profile(target if is_run else None, profile_name, attempt, model)
+    key = gpu_named(gpu)[0] if gpu else _gpu_key(attempt, profile)
+    config, note = _config(model, attempt)
+    evidence = Evidence(
+        log=log,
+        profile=profile,
+        model=model,
+        config=config,
+        prediction_note=note,
+        expected=_expected(profile, key),
+        gpu=key,
+        strict_stack=is_run or profile_name is not None,
+    )
+    return _with_prediction(evidence)
+
+
+def _profile(run: Path | None, name: str | None, attempt: Attempt, model: Model | None) -> Profile | None:
+    """The profile named, else the run's own, else the one of the same engine, model and length."""
+    if name is not None:
+        return load_profile(name)
+    if run is not None:
+        record = RunFolder(run).read_record()
+        return validate(Profile, record.profile, f"{run}/run.json: profile")
+    if model is None:
+        return None
+    engine = "cpu" if attempt.event("started") else "gpu"
+    length = attempt.reading("max_model_len")
+    for profile in map(load_profile, profile_names()):
+        same = profile.engine == engine and find_model(profile.model) == model
+        if same and (length is None or length.value == profile.max_seq_length):
+            return profile
+    return None
+
+
+def _gpu_key(attempt: Attempt, profile: Profile | None) -> str | None:
+    if profile is not None and profile.engine == "cpu":
+        return "cpu"
+    reading = attempt.reading("gpu_name")
+    return find_gpu(str(reading.value)) if reading else None
+
+
+def _config(model: Model | None, attempt: Attempt) -> tuple[ModelConfig | None, str]:
+    """The shape to predict from; or None and why there is none."""
+    if model is None:
+        return None, "the log's model is not in env/models, so its figures are not predicted"
+    engine = attempt.reading("vllm")
+    if engine is not None and engine.value not in MODELLED_VLLM:
+        return None, f"vLLM {engine.value} counts memory in its own way, so its figures are not predicted"
+    quantization = attempt.reading("quantization")
+    if quantization is None or quantization.value not in ("nf4", "16bit"):
+        return None, "the log does not say how the model is quantized, so its figures are not predicted"
+    try:
+        return model.config_for("nf4" if quantization.value == "nf4" else "16bit"), ""
+    except BadInput as error:
+        return None, f"not predicted: {error.problems[0].what}"
+
+
+def _expected(profile: Profile | None, gpu: str | None) -> Expected | None:
+    """The golden ranges, where they are for this profile's very settings."""
+    if profile is None or gpu is None or (expected := load_expected(profile.name, gpu)) is None:
+        return None
+    settings = profile.model_dump()
+    same = all(_at(settings, key) == value for key, value in expected.settings.items())
+    return expected if same else None
+
+
+def _at(table: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        table = table.get(key) if isinstance(table, dict) else None
+    return table
+
+
+def _with_prediction(evidence: Evidence) -> Evidence:
+    """The evidence with what its own free memory and settings predict."""
+    profile, config = evidence.profile, evidence.config
+    if config is None or (profile is not None and profile.engine == "cpu"):
+        return evidence
+    card = _card(evidence)
+    if card is None:
+        return dataclasses.replace(
+            evidence, prediction_note="the log does not say the card's memory, so nothing is predicted"
+        )
+    if profile is not None and find_model(profile.model) != evidence.model:
+        profile = None  # another model: that is a finding of its own, and its figures follow from the log's model
+    plan = _plan_from_log(evidence.attempt)
+    if profile is not None:
+        ram = _device(evidence.attempt).get("ram_available_bytes") or _ram_of_swap(evidence.attempt)
+        prediction = predict(config, profile, card, ram)
+        figures = prediction.figures
+    elif plan is not None:
+        prediction = predict_from_plan(config, _ANY_PROFILE, card, plan)
+        figures = dataclasses.replace(prediction.figures, **dict.fromkeys(_GIVEN_BY_LOG + _OF_ADAPTERS))
+    else:
+        return dataclasses.replace(
+            evidence, prediction_note="the log does not say unsloth's plan, so nothing is predicted"
+        )
+    return dataclasses.replace(evidence, predicted=figures, bands=_bands(prediction, evidence))
+
+
+# For a log of no known profile: its rank and its targets are not said, and what depends on them is not compared.
+_ANY_PROFILE = Profile(
+    name="any", description="", engine="gpu", model="any", weights="hub", max_seq_length=1, load_in_4bit=True,
+    fast_inference=True, max_lora_rank=32, gpu_memory_utilization=0.5,
+)  # fmt: skip
+_OF_ADAPTERS = (
+    "patched_layers", "patched_qkv", "patched_o", "patched_mlp", "trainable_params", "total_params", "adapter_bytes",
+    "lora_slots_bytes", "peak_device_bytes",
+)  # fmt: skip
+
+
+def _bands(prediction: Prediction, evidence: Evidence) -> dict[str, Any]:
+    card = _card_before_non_torch(evidence)
+    assert card is not None
+    return bands(prediction, card)
+
+
+def _device(attempt: Attempt) -> dict[str, Any]:
+    """What our engine read from the device before the load; empty for a log from elsewhere."""
+    return attempt.event("device") or {}
+
+
+def _card(evidence: Evidence) -> Card | None:
+    """The card of this very run, with the non_torch that it measured: the figures after it follow from it."""
+    card = _card_before_non_torch(evidence)
+    reading = evidence.attempt.reading("non_torch_bytes")
+    if card is None or reading is None:
+        return card
+    measured = int(reading.value)
+    known = card.non_torch_bytes
+    if known is not None and reading.agrees(known):
+        return card  # the table is more precise than two decimals
+    return dataclasses.replace(card, non_torch_bytes=measured)
+
+
+def _card_before_non_torch(evidence: Evidence) -> Card | None:
+    attempt = evidence.attempt
+    device = _device(attempt)
+    name, capability = attempt.reading("gpu_name"), attempt.reading("compute_capability")
+    if name is None or capability is None:
+        return None
+    if device.get("device_total_bytes") and device.get("device_free_bytes"):
+        return card_from_device(
+            str(name.value), str(capability.value), device["device_total_bytes"], device["device_free_bytes"]
+        )
+    return _card_from_log(evidence, str(name.value), str(capability.value))
+
+
+def _card_from_log(evidence: Evidence, name: str, capability: str) -> Card | None:
+    """A log from elsewhere: the table's memory where its utilization fits that, else as much as the utilization implies."""
+    attempt = evidence.attempt
+    total, utilization = attempt.reading("gpu_total_bytes"), attempt.reading("gpu_memory_utilization_pct")
+    if total is None or utilization is None:
+        return None
+    share = evidence.profile.gpu_memory_utilization if evidence.profile else _ANY_PROFILE.gpu_memory_utilization
+    total_bytes = int(total.value)
+    if evidence.gpu and evidence.gpu != "cpu":
+        try:
+            card = card_from_table(evidence.gpu)
+        except BadInput:
+            pass
+        else:
+            if total.agrees(card.total_bytes):
+                if utilization.agrees(100 * share * card.free_bytes / card.total_bytes):
+                    return dataclasses.replace(card, name=name)
+                total_bytes = card.total_bytes
+    free_bytes = round(float(utilization.value) / 100 * total_bytes / share)
+    return card_from_device(name, capability, total_bytes, free_bytes)
+
+
+def _plan_from_log(attempt: Attempt) -> ZooPlan | None:
+    """unsloth's plan as the log says it."""
+    names = ("gpu_memory_utilization_pct", "max_model_len", "max_num_seqs", "swap_bytes")
+    readings = [attempt.reading(name) for name in names]
+    if any(reading is None for reading in readings):
+        return None
+    utilization, length, sequences, swap = (float(reading.value) for reading in readings if reading is not None)
+    return ZooPlan(utilization / 100, 0.0, int(length), int(sequences), int(swap), None)
+
+
+def _ram_of_swap(attempt: Attempt) -> int:
+    """Some available RAM that gives the swap space that the log says."""
+    reading = attempt.reading("swap_bytes")
+    swap = int(reading.value) // GIB if reading is not None else 0
+    bound = next((bound for bound, step in SWAP_LADDER if step == swap), SWAP_LADDER[-1][0] + 1)
+    return bound * GIB

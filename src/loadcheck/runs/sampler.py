@@ -1,0 +1,71 @@
+"""Device and host memory beside the load, ten times a second."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from loadcheck.device import device_used_reader, ram_available_bytes
+
+INTERVAL_S = 0.1
+
+
+class Sampler:
+    """Appends {"t_s", "device_used_bytes", "child_rss_bytes", "ram_available_bytes"} lines until stopped.
+
+    Keeps the peaks of each, which survive a disk that fills up.
+    """
+
+    def __init__(self, path: Path, pid: int) -> None:
+        self.peak_device_bytes: int | None = None
+        self.peak_child_bytes: int | None = None
+        self._path = path
+        self._pid = pid
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
+
+    def __enter__(self) -> Sampler:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        device_used = device_used_reader()
+        start_s = time.monotonic()
+        try:
+            with self._path.open("a", encoding="ascii") as file:
+                while not self._stop.wait(INTERVAL_S):
+                    sample = self._sample(device_used())
+                    file.write(json.dumps({"t_s": round(time.monotonic() - start_s, 2), **sample}) + "\n")
+                    file.flush()
+        except OSError:
+            while not self._stop.wait(INTERVAL_S):  # a full disk: keep the peaks, at least
+                self._sample(device_used())
+
+    def _sample(self, device_used_bytes: int | None) -> dict[str, int | None]:
+        child_rss_bytes = _rss_bytes(self._pid)
+        self.peak_device_bytes = _larger(self.peak_device_bytes, device_used_bytes)
+        self.peak_child_bytes = _larger(self.peak_child_bytes, child_rss_bytes)
+        return {
+            "device_used_bytes": device_used_bytes,
+            "child_rss_bytes": child_rss_bytes,
+            "ram_available_bytes": ram_available_bytes(),
+        }
+
+
+def _rss_bytes(pid: int) -> int | None:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return None
+
+
+def _larger(first: int | None, second: int | None) -> int | None:
+    return max((value for value in (first, second) if value is not None), default=None)

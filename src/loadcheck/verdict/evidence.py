@@ -1,0 +1,58 @@
+"""What is judged: one attempt of a log, and what is known about it from elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loadcheck.figures import Figures, Kind, Reading
+from loadcheck.logs import Attempt, ParsedLog
+from loadcheck.predict.bands import Band
+from loadcheck.specs.expected import Expected
+from loadcheck.specs.model import Model, ModelConfig
+from loadcheck.specs.profile import Profile
+from loadcheck.verdict.finding import Check, Finding, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Everything that a judgement looks at. What is None is not known, and the checks that need it are skipped.
+
+    Attributes:
+        model: the model that the log names, where it is one of env/models.
+        config: its shape, where its figures are predicted.
+        predicted: the figures predicted from this run's own free memory and settings.
+        bands: of those predicted figures that are not equal to the digit.
+        prediction_note: why there is no prediction.
+        strict_stack: a version other than the pinned one fails; otherwise the log is refused as of another stack.
+    """
+
+    log: ParsedLog
+    profile: Profile | None = None
+    model: Model | None = None
+    config: ModelConfig | None = None
+    predicted: Figures | None = None
+    prediction_note: str = ""
+    bands: dict[str, Band] | None = None
+    expected: Expected | None = None
+    gpu: str | None = None
+    strict_stack: bool = False
+
+    @property
+    def attempt(self) -> Attempt:
+        return self.log.last
+
+    def where(self, line: int | None) -> str:
+        return f"{self.log.path.name}:{line}" if line else self.log.path.name
+
+    def finding(self, reading: Reading, check: Check, ok: bool, **fields: object) -> Finding:
+        """A finding about what one reading says."""
+        spec = reading.spec
+        return Finding(
+            figure=spec.name,
+            check=check,
+            status=Status.OK if ok else Status.FAIL,
+            measured=spec.to_edge(reading.value, reading.decimals),
+            unit="" if spec.kind in (Kind.TEXT, Kind.COUNT) else spec.kind.value,
+            where=self.where(reading.line),
+            **fields,  # type: ignore[arg-type]
+        )

@@ -1,0 +1,234 @@
+"""The second step: what must hold between the figures of any log, whatever the model, the GPU and the settings.
+
+Each identity is checked on the printed numbers as intervals, so it fails exactly when no true values could have been printed
+that way. They catch a wrong model name and an edited log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import combinations
+
+from loadcheck.figures import Kind, Reading
+from loadcheck.predict.graphs import capture_sizes
+from loadcheck.predict.kv import BLOCK_TOKENS, block_bytes
+from loadcheck.predict.zoo import num_sequences
+from loadcheck.specs.versions import load_versions
+from loadcheck.units import GIB, from_gib, to_gib
+from loadcheck.verdict.evidence import Evidence
+from loadcheck.verdict.finding import Check, Finding, Status
+from loadcheck.verdict.interval import Interval
+
+# The four parts and the budget are each printed to two decimals, so their sum may be off by a little more than one hundredth.
+KV_SLACK_BYTES = from_gib(0.02)
+
+
+def check_identities(evidence: Evidence) -> Iterator[Finding]:
+    """Every identity whose figures are all in the log."""
+    yield from _agreement(evidence)
+    for identity in (
+        _budget,
+        _kv_cache,
+        _gpu_blocks,
+        _cpu_blocks,
+        _concurrency,
+        _room,
+        _graphs,
+        _sequences,
+        _lengths,
+        _dtype,
+        _model,
+    ):
+        yield from identity(evidence)
+
+
+def _agreement(evidence: Evidence) -> Iterator[Finding]:
+    """A figure that several lines say is the same in all of them, as far as each prints it."""
+    by_attribute: dict[str, list[Reading]] = {}
+    for reading in evidence.attempt.readings:
+        by_attribute.setdefault(reading.attribute, []).append(reading)
+    for readings in by_attribute.values():
+        clash = next((pair for pair in combinations(readings, 2) if not _same(*pair)), None)
+        if clash:
+            first, second = clash
+            why = f"line {first.line} says {first.show()}, line {second.line} says {second.show()}"
+            yield evidence.finding(second, Check.IDENTITY, False, why=why, remedy=EDITED)
+        elif len(readings) > 1:
+            yield evidence.finding(readings[0], Check.IDENTITY, True, why=f"{len(readings)} lines say the same")
+
+
+EDITED = "the log was edited, or is of two loads; give the raw output of one"
+
+
+def _same(first: Reading, second: Reading) -> bool:
+    if first.spec.kind is Kind.TEXT:
+        return _base(str(first.value)) == _base(str(second.value))
+    return Interval.of(first).meets(Interval.of(second))
+
+
+def _base(text: str) -> str:
+    """A model may be named with or without its owner, and in any case."""
+    return text.rstrip("/").rsplit("/", 1)[-1].lower()
+
+
+def _compare(
+    evidence: Evidence, attribute: str, computed: Interval, formula: str, remedy: str = EDITED
+) -> Iterator[Finding]:
+    """Whether the reading of `attribute` meets the interval that an identity gives for it."""
+    reading = evidence.attempt.reading(attribute)
+    if reading is None:
+        return
+    to_edge = to_gib if reading.spec.kind is Kind.MEMORY else float
+    yield evidence.finding(
+        reading,
+        Check.IDENTITY,
+        Interval.of(reading).meets(computed),
+        low=round(to_edge(computed.low), 4),
+        high=round(to_edge(computed.high), 4),
+        why=formula,
+        remedy=remedy,
+    )
+
+
+def _intervals(evidence: Evidence, *attributes: str) -> list[Interval] | None:
+    """The readings of all these figures as intervals; None where the log does not say one of them."""
+    readings = [evidence.attempt.reading(attribute) for attribute in attributes]
+    found = [Interval.of(reading) for reading in readings if reading is not None]
+    return found if len(found) == len(attributes) else None
+
+
+def _budget(evidence: Evidence) -> Iterator[Finding]:
+    if intervals := _intervals(evidence, "gpu_total_bytes", "gpu_memory_utilization_pct"):
+        total, utilization = intervals
+        yield from _compare(evidence, "budget_bytes", total * utilization.scaled(0.01), "budget = total × utilization")
+
+
+def _kv_cache(evidence: Evidence) -> Iterator[Finding]:
+    parts = ("budget_bytes", "weights_bytes", "non_torch_bytes", "activation_peak_bytes")
+    if intervals := _intervals(evidence, *parts):
+        budget, *taken = (Interval((i.low + i.high) / 2, (i.low + i.high) / 2) for i in intervals)
+        for part in taken:
+            budget = budget - part
+        formula = "kv_cache = budget − weights − non_torch − activation_peak, ± 0.02 GiB"
+        yield from _compare(evidence, "kv_cache_bytes", budget.widened(KV_SLACK_BYTES), formula)
+
+
+def _block_bytes(evidence: Evidence) -> tuple[float, str] | None:
+    """Bytes of one KV block: of the named model where it is known, else what the log's own swap space implies."""
+    if (model := evidence.model) is not None:
+        return block_bytes(model.num_layers, model.kv_size), f"of {model.name}"
+    swap, blocks = evidence.attempt.reading("swap_bytes"), evidence.attempt.reading("num_cpu_blocks")
+    if swap is None or blocks is None or not swap.value or not blocks.value:
+        return None
+    assert not isinstance(swap.value, str) and not isinstance(blocks.value, str)
+    return swap.value / blocks.value, "from swap / CPU blocks"
+
+
+def _gpu_blocks(evidence: Evidence) -> Iterator[Finding]:
+    size = _block_bytes(evidence)
+    if size and (intervals := _intervals(evidence, "kv_cache_bytes")):
+        kv = intervals[0].scaled(1 / size[0])
+        # vllm/worker/worker.py:245-249 at 0.7.2: int(kv // block bytes), not below 0
+        blocks = Interval(max(kv.low // 1, 0), max(kv.high // 1, 0))
+        formula = f"num_gpu_blocks = ⌊kv_cache / block⌋, block {size[0] / 1024:.1f} KiB {size[1]}"
+        yield from _compare(evidence, "num_gpu_blocks", blocks, formula, WRONG_MODEL)
+
+
+WRONG_MODEL = "the log names another model than it loaded, or was edited; give the raw output of one load"
+
+
+def _cpu_blocks(evidence: Evidence) -> Iterator[Finding]:
+    size = _block_bytes(evidence)
+    if size and (intervals := _intervals(evidence, "swap_bytes")):
+        middle = (intervals[0].low + intervals[0].high) / 2  # a whole number of GiB, not a rounded one
+        blocks = (middle + 0.5) // size[0]
+        formula = f"num_cpu_blocks = ⌊swap / block⌋, block {size[0] / 1024:.1f} KiB {size[1]}"
+        yield from _compare(evidence, "num_cpu_blocks", Interval(blocks, blocks), formula, WRONG_MODEL)
+
+
+def _concurrency(evidence: Evidence) -> Iterator[Finding]:
+    if intervals := _intervals(evidence, "num_gpu_blocks", "max_model_len"):
+        blocks, length = intervals
+        ratio = blocks.scaled(BLOCK_TOKENS / length.low)
+        formula = f"max_concurrency = num_gpu_blocks × {BLOCK_TOKENS} / max_model_len"
+        yield from _compare(evidence, "max_concurrency", ratio, formula)
+
+
+def _room(evidence: Evidence) -> Iterator[Finding]:
+    """The cache holds at least one request of full length (vllm/worker/worker.py:532-549 at 0.7.2)."""
+    blocks, length = evidence.attempt.reading("num_gpu_blocks"), evidence.attempt.reading("max_model_len")
+    if blocks is None or length is None:
+        return
+    needed = -(-int(length.value) // BLOCK_TOKENS)
+    yield evidence.finding(
+        blocks,
+        Check.IDENTITY,
+        int(blocks.value) >= needed,
+        low=needed,
+        why=f"the KV cache must hold one request of {length.show()} tokens",
+        remedy="raise gpu_memory_utilization, or lower max_seq_length, max_lora_rank or the number of sequences",
+    )
+
+
+def _graphs(evidence: Evidence) -> Iterator[Finding]:
+    reading = evidence.attempt.reading("max_num_seqs")
+    if reading is None:
+        return
+    sizes = capture_sizes(int(reading.value))
+    for attribute, value in (("num_cuda_graphs", len(sizes)), ("largest_graph", sizes[-1])):
+        yield from _compare(
+            evidence, attribute, Interval(value, value), f"vLLM's graph sizes up to {reading.show()} sequences"
+        )
+
+
+def _pinned_zoo(evidence: Evidence) -> bool:
+    """Whether the log is of the unsloth month whose plan we know; its ladder and lengths changed later."""
+    reading = evidence.attempt.reading("unsloth")
+    return reading is not None and str(reading.value).startswith(load_versions().version("unsloth").rsplit(".", 1)[0])
+
+
+def _sequences(evidence: Evidence) -> Iterator[Finding]:
+    """unsloth's ladder from the KV estimate to the sequences; a retry has its own number."""
+    estimate, share = evidence.attempt.reading("kv_estimate_bytes"), evidence.attempt.reading("conservativeness")
+    if estimate is None or share is None or evidence.attempt.formats["retry"] or not _pinned_zoo(evidence):
+        return
+    gib = Interval.of(estimate).scaled(1 / GIB)
+    counts = {num_sequences(max(at, 0.0), float(share.value)) for at in (gib.low, gib.high)}
+    yield from _compare(evidence, "max_num_seqs", Interval(min(counts), max(counts)),
+                        "unsloth's ladder of sequences at this KV estimate and conservativeness")  # fmt: skip
+
+
+def _lengths(evidence: Evidence) -> Iterator[Finding]:
+    if _pinned_zoo(evidence) and (intervals := _intervals(evidence, "max_model_len")):
+        yield from _compare(evidence, "chunked_prefill_tokens", intervals[0], "chunked_prefill_tokens = max_model_len")
+
+
+def _dtype(evidence: Evidence) -> Iterator[Finding]:
+    """unsloth takes bfloat16 from compute capability 8.0 on, float16 below (unsloth_zoo/vllm_utils.py:855-865)."""
+    reading, capability = evidence.attempt.reading("dtype"), evidence.attempt.reading("compute_capability")
+    if reading is None or capability is None:
+        return
+    wanted = "bfloat16" if float(capability.value) >= 8 else "float16"
+    yield evidence.finding(reading, Check.IDENTITY, reading.value == wanted, predicted=wanted,
+                           why=f"compute capability {capability.value} computes in {wanted}", remedy=EDITED)  # fmt: skip
+
+
+def _model(evidence: Evidence) -> Iterator[Finding]:
+    """The named model's own family and number of layers; the patched layers cannot be more than there are."""
+    model = evidence.model
+    if model is None:
+        return
+    expectations: list[tuple[str, str | int, Callable[[Reading], bool]]] = [
+        ("family", model.family, lambda reading: str(reading.value).lower() == model.family.lower()),
+        ("patched_layers", model.num_layers, lambda reading: reading.value == model.num_layers),
+    ]
+    for attribute, wanted, holds in expectations:
+        reading = evidence.attempt.reading(attribute)
+        if reading is not None:
+            yield evidence.finding(reading, Check.IDENTITY, holds(reading), predicted=wanted,
+                                   why=f"{model.name} has {wanted}", remedy=WRONG_MODEL)  # fmt: skip
+
+
+def skipped(check: Check, why: str) -> Finding:
+    """A step that could not be taken."""
+    return Finding(figure=check.value, check=check, status=Status.SKIPPED, why=why)

@@ -1,0 +1,46 @@
+"""What only a run of ours can show: the model answered, the adapters trained, and the process ended by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from loadcheck.verdict.evidence import Evidence
+from loadcheck.verdict.finding import Check, Finding, Status
+
+
+def check_run(evidence: Evidence) -> Iterator[Finding]:
+    """The answer and the training steps, where the log holds our own engine's events."""
+    if not evidence.attempt.events:
+        return
+    if (answer := evidence.attempt.event("answer")) is not None:
+        yield _answer(answer)
+    if (trained := evidence.attempt.event("trained")) is not None:
+        yield from _training(trained)
+
+
+def _answer(event: dict[str, Any]) -> Finding:
+    """At least one token, and the expected word where the weights are real."""
+    num_tokens, expected = event.get("num_new_tokens") or 0, event.get("expected")
+    ok = num_tokens > 0 and (expected is None or bool(event.get("found")))
+    why = f"the answer to {event.get('prompt')!r}" + (f" must name {expected}" if expected else " must have a token")
+    return Finding(figure="answer", check=Check.RUN, status=Status.OK if ok else Status.FAIL, predicted=expected,
+                   measured=str(event.get("text", "")).strip(), why=why,
+                   remedy="" if ok else "the weights or the quantization are broken; check them with a second load")  # fmt: skip
+
+
+def _training(event: dict[str, Any]) -> Iterator[Finding]:
+    """The loss falls, the adapters change and the base weights do not."""
+    first, last = event.get("first_loss"), event.get("last_loss")
+    falls = isinstance(first, float) and isinstance(last, float) and last < first
+    yield _flag("loss", falls, f"the loss goes from {first} to {last}", "lower the learning rate")
+    yield _flag("base weights", event.get("base_unchanged") is True, "training leaves the base weights as they are",
+                "the base weights were trained or damaged; load them anew")  # fmt: skip
+    yield _flag("adapter weights", event.get("adapter_changed") is True, "training changes the adapters",
+                "the adapters got no gradient; check target_modules")  # fmt: skip
+
+
+def _flag(figure: str, ok: bool, why: str, remedy: str) -> Finding:
+    return Finding(
+        figure=figure, check=Check.RUN, status=Status.OK if ok else Status.FAIL, why=why, remedy="" if ok else remedy
+    )

@@ -1,0 +1,123 @@
+"""The first step: every required line exactly once, one attempt, and a load that was finished."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loadcheck.figures import figure_specs
+from loadcheck.logs import Outcome
+from loadcheck.logs.formats import FORMATS, RUN_STAGES
+from loadcheck.verdict.evidence import Evidence
+from loadcheck.verdict.finding import Check, Finding, Status
+
+# What a load with vLLM prints in this stack, by the names of logs/formats.py.
+REQUIRED = (
+    "banner", "banner transformers", "banner gpu", "banner torch", "banner triton", "banner xformers",
+    "plan utilization", "plan capability", "plan sequences", "plan kv",
+    "engine", "engine model", "engine dtype", "engine quantization",
+    "weights", "profile time", "profile budget", "profile weights", "profile non_torch", "profile activation", "profile kv",
+    "blocks", "concurrency", "captured", "ready",
+)  # fmt: skip
+# Later dialects of a required line.
+ALTERNATIVES = {"weights": ("weights", "weights 0.8")}
+CPU_EVENTS = ("started", "weights", "adapters", "answer", "peak", "done")
+
+_FORMATS_BY_NAME = {format.name: format for format in FORMATS}
+
+
+def check_shape(evidence: Evidence) -> Iterator[Finding]:
+    """One attempt, no error, finished, and no required line missing or doubled."""
+    yield from _attempts(evidence)
+    yield from _outcome(evidence)
+    yield from _doubled(evidence)
+    if evidence.profile is not None and evidence.profile.engine == "cpu":
+        yield from _missing_events(evidence)
+    else:
+        yield from _missing_lines(evidence)
+
+
+def _attempts(evidence: Evidence) -> Iterator[Finding]:
+    attempts = evidence.log.attempts
+    if len(attempts) > 1:
+        errors = [attempt.error.text for attempt in attempts[:-1] if attempt.error is not None]
+        yield _fail(
+            "attempts",
+            f"this log holds {len(attempts)} attempts at a load"
+            + (f"; the one before failed: {errors[-1]}" if errors else ""),
+            "give the log of one load; after a retry, lower the settings so that the first try fits",
+            evidence.where(min(attempts[-1].first_lines.values(), default=None)),
+        )
+    if (cut := evidence.attempt.reading("cut_length")) is not None:
+        yield _fail(
+            "max_model_len",
+            f"unsloth cut max_seq_length, as it expects no room for {cut.show()} tokens (the number it prints is the old one)",
+            "raise gpu_memory_utilization, or lower max_seq_length or max_lora_rank",
+            evidence.where(cut.line),
+        )
+
+
+def _outcome(evidence: Evidence) -> Iterator[Finding]:
+    attempt = evidence.attempt
+    if attempt.outcome is Outcome.FAILED and (error := attempt.error) is not None:
+        yield _fail(
+            "error",
+            f"the load ended with an error: {error.text}",
+            "see the log around that line",
+            evidence.where(error.line),
+        )
+    elif attempt.outcome is Outcome.PARTIAL:
+        yield _fail(
+            "outcome",
+            f"the load was not finished: its last known stage is {attempt.stage.name.lower()}, and figures alone are no pass",
+            "let the load run to `init engine … took`",
+            evidence.where(None),
+        )  # fmt: skip
+
+
+def _doubled(evidence: Evidence) -> Iterator[Finding]:
+    for name, times in evidence.attempt.formats.items():
+        if times > 1:
+            yield _fail(
+                name,
+                f"the line `{name}` is in the log {times} times in one attempt",
+                "give the log of one load by one process",
+                evidence.where(evidence.attempt.first_lines[name]),
+            )
+
+
+def _missing_lines(evidence: Evidence) -> Iterator[Finding]:
+    attempt = evidence.attempt
+    required = list(REQUIRED)
+    if evidence.profile is not None and evidence.profile.adapters is not None:
+        required.append("patched")
+    missing = [name for name in required if not any(attempt.formats[each] for each in ALTERNATIVES.get(name, (name,)))]
+    for name in missing:
+        format = _FORMATS_BY_NAME[name]
+        figures = [spec.name for capture in format.captures if (spec := figure_specs().get(capture.attribute))]
+        scope = "the log" if format.stage in RUN_STAGES else "the last attempt"
+        yield _fail(
+            figures[0] if figures else name,
+            f"the line `{name}` ({format.source}) is not in {scope}, so it does not say {', '.join(figures)}",
+            "keep the whole output of the load, stdout and stderr",
+            evidence.where(None),
+        )
+    if not missing:
+        yield Finding(figure="lines", check=Check.SHAPE, status=Status.OK, measured=len(required),
+                      why="every required line is there exactly once")  # fmt: skip
+
+
+def _missing_events(evidence: Evidence) -> Iterator[Finding]:
+    assert evidence.profile is not None
+    needed = [name for name in CPU_EVENTS if name != "adapters" or evidence.profile.adapters is not None]
+    missing = [name for name in needed if evidence.attempt.event(name) is None]
+    for name in missing:
+        yield _fail(
+            name, f"the engine's event `{name}` is not in the log", "let the load run to its end", evidence.where(None)
+        )
+    if not missing:
+        yield Finding(figure="lines", check=Check.SHAPE, status=Status.OK, measured=len(needed),
+                      why="every event of the engine is there")  # fmt: skip
+
+
+def _fail(figure: str, why: str, remedy: str, where: str) -> Finding:
+    return Finding(figure=figure, check=Check.SHAPE, status=Status.FAIL, why=why, remedy=remedy, where=where)

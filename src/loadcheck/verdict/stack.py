@@ -1,0 +1,83 @@
+"""Whether the log is of the pinned stack and of the profile's own settings: unlike runs are not compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loadcheck.figures import Reading, Value
+from loadcheck.specs.model import find_model
+from loadcheck.specs.profile import Profile
+from loadcheck.specs.versions import load_versions
+from loadcheck.verdict.evidence import Evidence
+from loadcheck.verdict.finding import Check, Finding, Status
+
+ASSERTED = ("unsloth", "vllm", "torch", "cuda", "triton", "transformers", "xformers")
+
+
+def check_stack(evidence: Evidence) -> Iterator[Finding]:
+    """The versions that the log says against the pins, and its settings against the profile's."""
+    for package in ASSERTED:
+        if (reading := evidence.attempt.reading(package)) is not None:
+            yield _version(evidence, package, reading)
+    yield from _installed(evidence)
+    if evidence.profile is not None:
+        yield from _settings(evidence, evidence.profile)
+
+
+def _version(evidence: Evidence, package: str, reading: Reading) -> Finding:
+    pinned = load_versions().version(package)
+    same = str(reading.value).partition("+")[0] == pinned
+    finding = evidence.finding(
+        reading,
+        Check.STACK,
+        same,
+        predicted=pinned,
+        why="the pinned version"
+        if same
+        else f"the pin is {pinned}; figures of another stack are not judged by this one's",
+        remedy="" if same else "install env/requirements.lock, or judge this log with the loadcheck of its own stack",
+    )
+    return finding if same else _refuse(finding, evidence.strict_stack)
+
+
+def _refuse(finding: Finding, strict: bool) -> Finding:
+    """In a run of ours drift is a failure; a log from elsewhere is only not comparable."""
+    if strict:
+        return finding
+    return Finding(**{name: getattr(finding, name) for name in Finding.__slots__} | {"status": Status.REFUSED})
+
+
+def _installed(evidence: Evidence) -> Iterator[Finding]:
+    """What our own engine says is installed, package by package."""
+    event = evidence.attempt.event("imported") or evidence.attempt.event("started")
+    versions = (event or {}).get("versions")
+    if not isinstance(versions, dict):
+        return
+    pins = load_versions().pins
+    for package, version in versions.items():
+        if package in pins and package not in ASSERTED:
+            same = str(version).partition("+")[0] == pins[package].version
+            yield Finding(figure=package, check=Check.STACK, status=Status.OK if same else Status.FAIL,
+                          predicted=pins[package].version, measured=str(version), why=pins[package].source,
+                          remedy="" if same else "install from the lock again: make clean load")  # fmt: skip
+
+
+def _settings(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
+    """The model, the length and the quantization that the profile asks for."""
+    wanted: dict[str, Value] = {
+        "max_model_len": profile.max_seq_length,
+        "quantization": "nf4" if profile.load_in_4bit else "16bit",
+    }
+    for attribute, value in wanted.items():
+        reading = evidence.attempt.reading(attribute)
+        if reading is not None:
+            yield evidence.finding(reading, Check.STACK, reading.value == value, predicted=value,
+                                   why=f"profile {profile.name} asks for {value}",
+                                   remedy="load with this profile's settings, or check with the profile of this load")  # fmt: skip
+    reading = evidence.attempt.reading("model")
+    asked = find_model(profile.model)
+    if reading is not None and asked is not None:
+        loaded = find_model(str(reading.value))
+        yield evidence.finding(reading, Check.STACK, loaded == asked, predicted=asked.name,
+                               why=f"profile {profile.name} asks for {asked.name}",
+                               remedy="load this profile's model, or check with the profile of this load")  # fmt: skip
