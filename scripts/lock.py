@@ -40,7 +40,16 @@ def main() -> int:
 
 def compile_lock(uv: str, name: str, arguments: tuple[str, ...]) -> None:
     """Run `uv pip compile` for one lock; uv keeps the versions of the present lock where they still satisfy the .in file."""
-    command = [uv, "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-emit-index-url", "--no-header"]
+    command = [
+        uv,
+        "pip",
+        "compile",
+        "--quiet",
+        "--universal",
+        "--generate-hashes",
+        "--no-emit-index-url",
+        "--no-header",
+    ]
     if name != "tools":
         command += ["--python-version", "3.10", "--exclude-newer", EXCLUDE_NEWER]
         for package, day in EXCEPTIONS.items():

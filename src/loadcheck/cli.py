@@ -1,0 +1,320 @@
+"""The command line. Every command: what it needs from the layers below, what it prints, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from loadcheck import __version__
+from loadcheck.errors import EXIT_BAD_INPUT, EXIT_FAIL, EXIT_PASS, BadInput, LoadcheckError, Problem
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from loadcheck.predict import Card
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else there."
+)
+GPU_HELP = "A card of env/gpus.toml, such as T4 or H100."
+
+# Flag -> dotted key of the profile that it overrides.
+OVERRIDES = {
+    "model": "model",
+    "weights": "weights",
+    "max_seq_length": "max_seq_length",
+    "load_in_4bit": "load_in_4bit",
+    "fast_inference": "fast_inference",
+    "max_lora_rank": "max_lora_rank",
+    "gpu_memory_utilization": "gpu_memory_utilization",
+    "conservativeness": "conservativeness",
+    "lora_r": "adapters.r",
+    "lora_alpha": "adapters.lora_alpha",
+    "lora_dropout": "adapters.lora_dropout",
+    "target_modules": "adapters.target_modules",
+    "use_gradient_checkpointing": "adapters.use_gradient_checkpointing",
+    "random_state": "adapters.random_state",
+    "prompt": "generation.prompt",
+    "max_new_tokens": "generation.max_new_tokens",
+    "train_steps": "training.steps",
+    "learning_rate": "training.learning_rate",
+}
+
+
+def profile_options(command: Command) -> Command:
+    """The flags that override a key of the profile, for every command that takes a profile."""
+    options = (
+        click.option("--model", help="A name in env/models, a local directory, or a config.json."),
+        click.option("--max-seq-length", type=int, help="Tokens of a request, prompt and answer."),
+        click.option("--load-in-4bit/--load-in-16bit", default=None, help="Quantization of a model of env/models."),
+        click.option("--max-lora-rank", type=int, help="The largest rank that vLLM's LoRA slots hold."),
+        click.option("--gpu-memory-utilization", type=float, help="Share of the free memory that vLLM may take."),
+        click.option("--conservativeness", type=float, help="Scales unsloth's number of sequences; 0.1 means few."),
+        click.option("--lora-r", type=int, help="Rank of the adapters."),
+        click.option("--lora-alpha", type=int, help="Scale of the adapters."),
+        click.option(
+            "--lora-dropout", type=float, help="Dropout of the adapters; other than 0, unsloth patches nothing."
+        ),
+        click.option("--target-modules", help="Comma-separated, such as q_proj,v_proj."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+class Group(click.Group):
+    """A group that names the nearest command for a misspelt one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from loadcheck.errors import suggestion
+
+            raise click.UsageError(f"{error.message} {suggestion(args[0], self.commands)}", ctx) from None
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="loadcheck %(version)s")
+@click.option("--debug", is_flag=True, help="Show a traceback for every error.")
+def cli(debug: bool) -> None:
+    """Predict, measure and judge every memory figure of a 4-bit load with Unsloth and vLLM.
+
+    Exit codes: 0 in range, 1 out of range or would not fit, 2 bad input, 3 this machine cannot.
+    """
+
+
+@cli.command()
+@click.argument("log", type=click.Path(path_type=Path))
+@json_option
+def parse(log: Path, as_json: bool) -> int:
+    """Read every figure of a load LOG."""
+    from loadcheck.logs import parse_log
+
+    parsed = parse_log(log)
+    if as_json:
+        _print_json(parsed.to_json())
+        return EXIT_PASS
+    out = _console()
+    for number, attempt in enumerate(parsed.attempts, 1):
+        out.print(f"attempt {number} of {len(parsed.attempts)}: {attempt.outcome.value}")
+        for spec, _ in attempt.figures.items():
+            reading = attempt.reading(spec.attribute)
+            if reading is not None:
+                out.print(f"  {spec.name:<28} {reading.show():>24}  line {reading.line}", markup=False)
+        if attempt.error is not None:
+            out.print(f"  error, line {attempt.error.line}: {attempt.error.text}", markup=False)
+    return EXIT_PASS
+
+
+@cli.command()
+@click.argument("target", metavar="RUN|LOG", type=click.Path(path_type=Path))
+@click.option("--profile", help="Judge as a load of this profile; a version other than the pinned one then fails.")
+@click.option("--gpu", help=GPU_HELP)
+@json_option
+def check(target: Path, profile: str | None, gpu: str | None, as_json: bool) -> int:
+    """Judge a run folder or a LOG: shape, identities, prediction, golden ranges."""
+    from loadcheck.checking import gather
+    from loadcheck.report import show_verdict
+    from loadcheck.verdict import judge
+
+    evidence = gather(target, profile, gpu)
+    verdict = judge(evidence)
+    if as_json:
+        _print_json(verdict.to_json())
+    show_verdict(_console(stderr=as_json), evidence, verdict)
+    return EXIT_PASS if verdict.passed else EXIT_FAIL
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@json_option
+def report(run: Path, as_json: bool) -> int:
+    """Show a RUN folder again: its figures, its verdict, how it ended."""
+    from loadcheck.loading import judge_folder
+    from loadcheck.report import show_end, show_verdict
+
+    loaded = judge_folder(run)
+    if as_json:
+        _print_json(loaded.to_json())
+    out = _console(stderr=as_json)
+    if loaded.evidence is not None:
+        show_verdict(out, loaded.evidence, loaded.verdict)
+    show_end(out, loaded.record, loaded.folder.path)
+    return EXIT_PASS if loaded.verdict.passed else EXIT_FAIL
+
+
+@cli.command()
+@click.option(
+    "--profile",
+    default="llama31-8b-instruct-4bit",
+    show_default=True,
+    help="A profile of env/profiles, or a .toml file.",
+)
+@profile_options
+@click.option("--gpu", help=GPU_HELP + " Without it: the GPU of this machine.")
+@click.option("--gpu-total-bytes", type=int, help="The card's memory as CUDA reports it.")
+@click.option("--gpu-free-bytes", type=int, help="What of it is free right before the load.")
+@click.option("--compute-capability", help="Such as 8.9.")
+@click.option("--non-torch-bytes", type=int, help="What vLLM will count as non_torch, where you know it.")
+@click.option(
+    "--ram-available-bytes", type=int, help="Available RAM, which decides the swap space; default: this machine's."
+)
+@click.option("--tree", is_flag=True, help="Show every term of the device's memory with its source.")
+@json_option
+def predict(as_json: bool, tree: bool, profile: str, ram_available_bytes: int | None, **flags: Any) -> int:
+    """Say every figure of the load log, and whether it fits, before anything is loaded."""
+    from loadcheck.device import ram_available_bytes as read_ram
+    from loadcheck.predict import predict as predict_load
+    from loadcheck.specs.model import resolve_model
+    from loadcheck.specs.profile import load_profile
+
+    chosen = load_profile(profile, overrides(flags))
+    card = _card(**{name: flags[name] for name in CARD_FLAGS})
+    _, config = resolve_model(chosen.model, chosen.load_in_4bit)
+    prediction = predict_load(config, chosen, card, read_ram() if ram_available_bytes is None else ram_available_bytes)
+    if as_json:
+        _print_json(prediction.to_json())
+    else:
+        from loadcheck.report import show_prediction
+
+        show_prediction(_console(), prediction, tree)
+    return EXIT_PASS if prediction.fits else EXIT_FAIL
+
+
+CARD_FLAGS = ("gpu", "gpu_total_bytes", "gpu_free_bytes", "compute_capability", "non_torch_bytes")
+
+
+def _card(
+    gpu: str | None,
+    gpu_total_bytes: int | None,
+    gpu_free_bytes: int | None,
+    compute_capability: str | None,
+    non_torch_bytes: int | None,
+) -> Card:
+    """The card that the flags describe, else this machine's; BadInput names every flag that is missing or absurd."""
+    from loadcheck.predict.card import described_card, present_card
+
+    described = (gpu_total_bytes, gpu_free_bytes, compute_capability)
+    if gpu is None and not any(described):
+        return present_card(non_torch_bytes)
+    return described_card(gpu, gpu_total_bytes, gpu_free_bytes, compute_capability, non_torch_bytes)
+
+
+@cli.command()
+@click.argument("profile", required=False)
+@profile_options
+@click.option(
+    "--weights", type=click.Choice(["hub", "package", "synthetic", "local"]), help="Where the weights come from."
+)
+@click.option("--fast-inference/--no-fast-inference", default=None, help="Load with vLLM.")
+@click.option("--use-gradient-checkpointing", help="unsloth, true or false.")
+@click.option("--random-state", type=int, help="Seed of the adapters' first weights.")
+@click.option("--no-adapters", is_flag=True, help="Load only; attach no LoRA adapters.")
+@click.option("--prompt", help="What the loaded model is asked.")
+@click.option("--max-new-tokens", type=int, help="Length of the answer.")
+@click.option("--train-steps", type=int, help="Training steps after the load.")
+@click.option("--learning-rate", type=float, help="Of the training steps.")
+@click.option(
+    "--run-dir", type=click.Path(path_type=Path), help="The folder of this run; default: runs/<time>-<profile>."
+)
+@click.option("--force", is_flag=True, help="Start even a load that is predicted to fail.")
+@json_option
+def load(profile: str | None, as_json: bool, no_adapters: bool, run_dir: Path | None, force: bool, **flags: Any) -> int:
+    """Load the model of PROFILE, attach adapters, answer once, and check every memory figure.
+
+    Without PROFILE: the reference where there is a GPU, the small model on the CPU where there is none.
+    """
+    from loadcheck.device import read_gpu
+    from loadcheck.loading import default_profile, prepare
+    from loadcheck.loading import load as run_load
+    from loadcheck.progress import Progress
+    from loadcheck.report import show_end, show_prediction, show_verdict
+    from loadcheck.specs.profile import load_profile
+
+    out = _console(stderr=as_json)
+    gpu = read_gpu()
+    if profile is None:
+        profile, why = default_profile(gpu)
+        out.print(f"Profile {profile}: {why}", markup=False)
+    changed = overrides(flags) | ({"adapters": None} if no_adapters else {})
+    prepared = prepare(load_profile(profile, changed), gpu)
+    if prepared.prediction is not None and not prepared.prediction.fits and not force:
+        show_prediction(out, prepared.prediction, tree=False)
+        out.print("Nothing was loaded. --force loads anyway.")
+        return EXIT_FAIL
+    with Progress(out) as progress:
+        loaded = run_load(prepared, run_dir, progress.feed)
+    if as_json:
+        _print_json(loaded.to_json())
+    if loaded.evidence is not None:
+        show_verdict(out, loaded.evidence, loaded.verdict)
+    show_end(out, loaded.record, loaded.folder.path)
+    return loaded.exit_code
+
+
+def overrides(flags: dict[str, Any]) -> dict[str, Any]:
+    """The profile's keys that flags override, by dotted key."""
+    changed = {OVERRIDES[name]: value for name, value in flags.items() if name in OVERRIDES and value is not None}
+    targets = "adapters.target_modules"
+    if targets in changed:
+        changed[targets] = [name.strip() for name in changed[targets].split(",") if name.strip()]
+    checkpointing = "adapters.use_gradient_checkpointing"
+    if changed.get(checkpointing) in ("true", "false"):
+        changed[checkpointing] = changed[checkpointing] == "true"
+    return changed
+
+
+def _console(stderr: bool = False) -> Console:
+    from loadcheck.report import console
+
+    return console(stderr)
+
+
+def _print_json(data: Any) -> None:
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """Entry point: errors as `Error: FILE: KEY: what is wrong; how to mend it` on stderr, and the exit code that they mean."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code."""
+    debug = "--debug" in arguments
+    try:
+        code = cli.main(arguments, prog_name="loadcheck", standalone_mode=False)
+        return code if isinstance(code, int) else EXIT_PASS
+    except LoadcheckError as error:
+        if debug:
+            raise
+        for problem in error.problems:
+            click.echo(f"Error: {problem}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return EXIT_BAD_INPUT
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Error: interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return EXIT_PASS
+    except OSError as error:
+        if debug:
+            raise
+        click.echo(
+            f"Error: {Problem(str(error.filename or 'system'), str(error.strerror), 'free the disk or mend the path')}",
+            err=True,
+        )
+        return BadInput.exit_code

@@ -1,0 +1,261 @@
+"""`loadcheck load`: from a profile to a judged run folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from loadcheck import __version__
+from loadcheck.checking import gather
+from loadcheck.device import GpuDevice, ram_available_bytes
+from loadcheck.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_FAIL,
+    EXIT_MACHINE,
+    EXIT_PASS,
+    LoadcheckError,
+    MachineCannot,
+    Problem,
+)
+from loadcheck.figures import Figures
+from loadcheck.plan import LoadPlan, make_plan, plan_to_json
+from loadcheck.predict import Prediction, card_from_device, predict
+from loadcheck.runs.child import ChildEnd, run_child
+from loadcheck.runs.folder import RunFolder, RunRecord, create_run_folder, new_run_id, write_json
+from loadcheck.runs.sampler import Sampler
+from loadcheck.runs.sink import LogSink
+from loadcheck.specs.profile import Profile
+from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict, judge
+
+GPU_PROFILE = "llama31-8b-instruct-4bit"
+CPU_PROFILE = "smollm2-135m-cpu"
+
+# What an engine cannot do without, by the package that is looked for.
+_NEEDED = {"gpu": ("unsloth", "vllm", "torch"), "cpu": ("torch", "transformers", "peft", "bitsandbytes")}
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A load that is about to start."""
+
+    plan: LoadPlan
+    gpu: GpuDevice | None
+    ram_bytes: int
+    prediction: Prediction | None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A load that has ended, well or not. `evidence` is None where the log says nothing at all."""
+
+    folder: RunFolder
+    record: RunRecord
+    evidence: Evidence | None
+    verdict: Verdict
+
+    @property
+    def exit_code(self) -> int:
+        """The child's own 2 and 3 (bad input, this machine cannot) as they are; else by the verdict."""
+        if self.record.exit_code in (EXIT_BAD_INPUT, EXIT_MACHINE):
+            return self.record.exit_code
+        return EXIT_PASS if self.verdict.passed else EXIT_FAIL
+
+    def to_json(self) -> dict[str, Any]:
+        figures = self.evidence.attempt.figures if self.evidence else Figures()
+        return {
+            "run": str(self.folder.path),
+            "outcome": self.record.outcome,
+            "reason": self.record.reason,
+            "figures": figures.to_json(),
+            "predicted": self.record.predicted,
+            **self.verdict.to_json(),
+        }
+
+
+def judge_folder(path: Path) -> Loaded:
+    """Judge a run folder again, as `loadcheck report` does."""
+    folder = RunFolder(path)
+    record = folder.read_record()
+    evidence, verdict = _judge(folder, record, folder.log_path)
+    return Loaded(folder, record, evidence, verdict)
+
+
+def default_profile(gpu: GpuDevice | None) -> tuple[str, str]:
+    """The profile for this machine, and why."""
+    if gpu is None:
+        return CPU_PROFILE, "this machine has no usable NVIDIA GPU, so the small model runs on the CPU"
+    return GPU_PROFILE, f"this machine has a GPU: {gpu.name}"
+
+
+def prepare(profile: Profile, gpu: GpuDevice | None) -> Prepared:
+    """Decide everything and predict, before anything starts; MachineCannot where this machine lacks what it needs."""
+    plan = make_plan(profile)
+    if profile.engine == "gpu" and gpu is None:
+        raise MachineCannot(
+            Problem(
+                f"profile {profile.name}",
+                "needs an NVIDIA GPU, and none is visible here (no driver, or no device)",
+                f"run it where nvidia-smi lists one, in a container with --gpus all; without one: loadcheck load {CPU_PROFILE}",
+            )
+        )
+    _require_packages(profile)
+    ram = ram_available_bytes()
+    prediction = None
+    if profile.engine == "gpu" and gpu is not None:
+        card = card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
+        prediction = predict(plan.config, profile, card, ram)
+    return Prepared(plan, gpu, ram, prediction)
+
+
+def _require_packages(profile: Profile) -> None:
+    missing = [name for name in _NEEDED[profile.engine] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MachineCannot(
+            Problem(
+                sys.prefix,
+                f"this environment lacks {', '.join(missing)}, which profile {profile.name} needs",
+                "use `make load`, which installs them from the lock",
+            )
+        )
+
+
+def load(prepared: Prepared, run_dir: Path | None, on_output: Callable[[bytes], None]) -> Loaded:
+    """Run the load in child processes, keep all of it in a run folder, and judge it."""
+    profile = prepared.plan.profile
+    now = datetime.now(timezone.utc)
+    folder = create_run_folder(run_dir, new_run_id(profile.name, now))
+    record = _new_record(folder, prepared, now)
+    folder.write_record(record)
+    write_json(folder.plan_path, plan_to_json(prepared.plan))
+    start_s = time.monotonic()
+    end, log_path = _run_children(folder, record, on_output)
+    record.outcome, record.reason, record.exit_code = end.outcome, end.reason, end.exit_code
+    record.ended_at = datetime.now(timezone.utc).isoformat()
+    record.duration_s = round(time.monotonic() - start_s, 2)
+    _keep(folder, record)
+    evidence, verdict = _judge(folder, record, log_path)
+    _keep(folder, record, verdict)
+    return Loaded(folder, record, evidence, verdict)
+
+
+def _new_record(folder: RunFolder, prepared: Prepared, now: datetime) -> RunRecord:
+    prediction = prepared.prediction
+    return RunRecord(
+        id=folder.path.name,
+        loadcheck=__version__,
+        commit=_commit(),
+        profile=prepared.plan.profile.model_dump(mode="json"),
+        machine={
+            "gpu": asdict(prepared.gpu) if prepared.gpu else None,
+            "ram_available_bytes": prepared.ram_bytes,
+            "python": sys.version.split()[0],
+        },
+        predicted=prediction.figures.to_json() if prediction else None,
+        started_at=now.isoformat(),
+    )
+
+
+def _commit() -> str | None:
+    """The commit of this checkout, so that a figure names it; None outside a checkout."""
+    try:
+        here = Path(__file__).parent
+        result = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return os.environ.get("LOADCHECK_COMMIT")
+    return result.stdout.strip() or os.environ.get("LOADCHECK_COMMIT")
+
+
+def _run_children(folder: RunFolder, record: RunRecord, on_output: Callable[[bytes], None]) -> tuple[ChildEnd, Path]:
+    """The weights first, then the load: two processes, so that making one leaves no trace in the other's figures."""
+    env = dict(os.environ, PYTHONUNBUFFERED="1")
+    secrets = tuple(env[name] for name in _SECRETS if env.get(name))
+    sink = LogSink(folder.log_path, secrets)
+    try:
+        end = ChildEnd(0, False)
+        for step in ("prepare", "load"):
+            if step == "load":  # the weights are local by now
+                for name in _SECRETS:
+                    env.pop(name, None)
+            end = _run_step(step, folder, record, sink, on_output, env)
+            if end.outcome != "completed":
+                break
+    finally:
+        log_path = sink.close()
+    if sink.note:
+        record.notes.append(sink.note)
+    return end, log_path
+
+
+def _run_step(
+    step: str,
+    folder: RunFolder,
+    record: RunRecord,
+    sink: LogSink,
+    on_output: Callable[[bytes], None],
+    env: dict[str, str],
+) -> ChildEnd:
+    samplers: list[Sampler] = []
+
+    def start_sampler(pid: int) -> None:
+        samplers.append(Sampler(folder.memory_path, pid))
+        samplers[0].__enter__()
+
+    command = [sys.executable, "-m", "loadcheck.engines.child", step, str(folder.path)]
+    try:
+        return run_child(command, sink, start_sampler, on_output, env)
+    finally:
+        for sampler in samplers:
+            sampler.__exit__()
+            if step == "load":
+                record.peak_device_bytes = sampler.peak_device_bytes
+                record.peak_host_bytes = sampler.peak_child_bytes
+
+
+def _judge(folder: RunFolder, record: RunRecord, log_path: Path) -> tuple[Evidence | None, Verdict]:
+    """The verdict on the run; a child that did not end by itself is a finding, whatever its log says."""
+    try:
+        evidence: Evidence | None = gather(folder.path) if log_path == folder.log_path else gather(log_path)
+        assert evidence is not None
+        findings = judge(evidence).findings
+    except (LoadcheckError, OSError) as error:
+        evidence = None
+        findings = (Finding(figure="log", check=Check.SHAPE, status=Status.FAIL, why=str(error)),)
+    return evidence, Verdict((*_process_findings(record), *findings))
+
+
+def _process_findings(record: RunRecord) -> tuple[Finding, ...]:
+    if record.outcome == "completed":
+        return ()
+    return (
+        Finding(
+            figure="process",
+            check=Check.RUN,
+            status=Status.FAIL,
+            measured=record.outcome,
+            why=record.reason,
+            remedy="see the end of load.log in the run folder",
+        ),
+    )
+
+
+def _keep(folder: RunFolder, record: RunRecord, verdict: Verdict | None = None) -> None:
+    """Write what is known by now; a disk that is full loses this, but not the log and not the report."""
+    try:
+        if verdict is not None:
+            write_json(folder.verdict_path, verdict.to_json())
+        folder.write_record(record)
+    except OSError as error:
+        note = f"{folder.path}: run.json could not be written ({error.strerror})"
+        if note not in record.notes:
+            record.notes.append(note)

@@ -1,0 +1,183 @@
+"""Rendering for people: a prediction, a run and its verdict. Everything shown is data made elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from loadcheck.figures import Figures, FigureSpec, Kind, Value, figure_specs
+from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict
+
+if TYPE_CHECKING:
+    from loadcheck.predict import Prediction
+    from loadcheck.runs.folder import RunRecord
+
+_STYLES = {"ok": "green", "pass": "green", "fail": "bold red", "refused": "yellow", "skipped": "yellow"}
+
+
+def console(stderr: bool = False) -> Console:
+    """A console whose output reads the same without colour, and whose lines keep to the terminal's width."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+
+
+def show_verdict(out: Console, evidence: Evidence, verdict: Verdict) -> None:
+    """The table of figures, what failed and what to do, and the verdict on a line of its own."""
+    out.print(_figures_table(evidence, verdict))
+    _show_failures(out, verdict)
+    _show_run(out, verdict)
+    notes = [finding.why for finding in verdict.findings if finding.status is Status.SKIPPED]
+    for note in notes:
+        out.print(f"Note: {escape(note)}")
+    out.print(f"\n[{_STYLES[verdict.status]}]{verdict.status.upper()}[/]  {_summary(verdict)}")
+
+
+def _summary(verdict: Verdict) -> str:
+    counts = {status: sum(f.status is status for f in verdict.findings) for status in Status}
+    return ", ".join(f"{count} {status.value}" for status, count in counts.items() if count)
+
+
+def _figures_table(evidence: Evidence, verdict: Verdict) -> Table:
+    """predicted | measured | expected, a row for each figure that any of the three says."""
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    table.add_column("figure", no_wrap=True)
+    for column in ("predicted", "measured", "expected"):
+        table.add_column(column, justify="right", overflow="fold")
+    table.add_column("")
+    predicted = evidence.predicted or Figures()
+    for attribute, spec in figure_specs().items():
+        reading = evidence.attempt.reading(attribute)
+        findings = [finding for finding in verdict.findings if finding.figure == spec.name]
+        guess = getattr(predicted, attribute)
+        if reading is None and guess is None and not findings:
+            continue
+        table.add_row(
+            _label(spec),
+            "" if guess is None else escape(spec.show(guess)),
+            "not in log" if reading is None else escape(reading.show()),
+            _expected(findings),
+            _status(findings),
+        )
+    return table
+
+
+def _label(spec: FigureSpec) -> str:
+    unit = spec.kind.value if spec.kind in (Kind.PERCENT, Kind.RATIO) and not spec.name.endswith("_pct") else ""
+    return f"{spec.name} {unit}".strip()
+
+
+def _expected(findings: Iterable[Finding]) -> str:
+    """The golden value or range, where there is one."""
+    for finding in findings:
+        if finding.check is Check.GOLDEN:
+            if finding.low is None or finding.low == finding.high:
+                return escape(_plain(finding.predicted if finding.predicted is not None else finding.low))
+            return f"{_plain(finding.low)} to {_plain(finding.high)}"
+    return ""
+
+
+def _plain(value: Value | None) -> str:
+    return (
+        ""
+        if value is None
+        else f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else value
+    )
+
+
+def _status(findings: list[Finding]) -> str:
+    """The worst of a figure's findings, in a word; nothing where nothing was checked."""
+    for status in (Status.FAIL, Status.REFUSED, Status.OK):
+        if any(finding.status is status for finding in findings):
+            return f"[{_STYLES[status.value]}]{status.value if status is Status.OK else status.value.upper()}[/]"
+    return ""
+
+
+def _show_failures(out: Console, verdict: Verdict) -> None:
+    failures = verdict.failures()
+    missing = [f for f in failures if f.check is Check.SHAPE and "is not in" in f.why]
+    others = [f for f in failures if f not in missing]
+    if failures:
+        out.print()
+    for finding in others:
+        out.print(f"[{_STYLES[finding.status.value]}]{finding.status.value.upper()}[/] {escape(explain(finding))}")
+    if len(missing) > 3:
+        names = ", ".join(dict.fromkeys(finding.figure for finding in missing))
+        out.print(f"[{_STYLES['fail']}]FAIL[/] {len(missing)} required lines are not in the log: {escape(names)}")
+        out.print(f"     {escape(missing[0].remedy)}")
+    else:
+        for finding in missing:
+            out.print(f"[{_STYLES['fail']}]FAIL[/] {escape(explain(finding))}")
+
+
+def explain(finding: Finding) -> str:
+    """One finding in a sentence: what, against what, why, what to do, where."""
+    said = f"{finding.figure}"
+    if finding.measured is not None:
+        said += f" is {_plain(finding.measured)}{_unit(finding)}"
+        wanted = _wanted(finding)
+        said += f", not {wanted}" if wanted and finding.status is not Status.OK else ""
+    parts = [f"{said}: {finding.why}" if finding.why else said]
+    if finding.remedy:
+        parts.append(finding.remedy)
+    if finding.where:
+        parts.append(f"at {finding.where}")
+    return "; ".join(parts)
+
+
+def _wanted(finding: Finding) -> str:
+    if finding.low is not None and finding.high is not None and finding.low != finding.high:
+        return f"{_plain(finding.low)} to {_plain(finding.high)}"
+    if finding.low is not None and finding.high is None:
+        return f"at least {_plain(finding.low)}"
+    return _plain(finding.predicted if finding.predicted is not None else finding.low)
+
+
+def _unit(finding: Finding) -> str:
+    return f" {finding.unit}" if finding.unit else ""
+
+
+def _show_run(out: Console, verdict: Verdict) -> None:
+    for finding in verdict.findings:
+        if finding.check is Check.RUN and finding.status is Status.OK:
+            answer = f" [bold]{escape(str(finding.measured))}[/]" if finding.measured is not None else ""
+            out.print(f"{escape(finding.figure)}: {escape(finding.why)}{':' if answer else ''}{answer}")
+
+
+def show_end(out: Console, record: RunRecord, folder: Path) -> None:
+    """How the run ended and where it is kept."""
+    if record.reason:
+        out.print(f"[bold red]{escape(record.outcome.upper())}[/] {escape(record.reason)}")
+    for note in record.notes:
+        out.print(f"Note: {escape(note)}")
+    took = "" if record.duration_s is None else f" after {record.duration_s:.1f} s"
+    out.print(f"{record.outcome}{took}; kept in {folder}", markup=False)
+
+
+def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
+    """Every figure of the load log before there is one, and whether it fits."""
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    table.add_column("figure", no_wrap=True)
+    table.add_column("predicted", justify="right", overflow="fold")
+    for spec, value in prediction.figures.items():
+        if value is not None:
+            table.add_row(_label(spec), escape(spec.show(value)))
+    out.print(table)
+    if tree:
+        out.print()
+        for depth, term in prediction.terms.walk():
+            source = f"  [dim]{escape(term.source)}[/]" if term.source else ""
+            out.print(f"{'  ' * depth}{term.num_bytes:>{16}} {escape(term.name)}{source}")
+    for note in prediction.notes:
+        out.print(f"Note: {escape(note)}")
+    for obstacle in prediction.obstacles:
+        out.print(f"[bold red]NO[/] {escape(obstacle.what)}; {escape(obstacle.remedy)}")
+        out.print(f"   the engine would say: {escape(obstacle.engine_says)}")
+    out.print("\n[green]FITS[/]" if prediction.fits else "\n[bold red]DOES NOT FIT[/]")
