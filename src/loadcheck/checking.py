@@ -17,7 +17,7 @@ from loadcheck.specs.expected import Expected, load_expected
 from loadcheck.specs.files import validate
 from loadcheck.specs.gpu import find_gpu, gpu_named
 from loadcheck.specs.model import Model, ModelConfig, find_model
-from loadcheck.specs.profile import Profile, load_profile, profile_names
+from loadcheck.specs.profile import Profile, load_profile, load_profiles
 from loadcheck.units import GIB
 from loadcheck.verdict import Evidence
 
@@ -68,7 +68,7 @@ def _profile(run: Path | None, name: str | None, attempt: Attempt, model: Model 
         return None
     engine = "cpu" if attempt.event("started") else "gpu"
     length = attempt.reading("max_model_len")
-    for profile in map(load_profile, profile_names()):
+    for profile in load_profiles():
         same = profile.engine == engine and find_model(profile.model) == model
         if same and (length is None or length.value == profile.max_seq_length):
             return profile

@@ -7,11 +7,12 @@ that the load log prints, under the name that ends in `_gib`.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 from loadcheck.units import from_gib, to_gib
 
@@ -43,6 +44,14 @@ class FigureSpec:
     name: str
     kind: Kind
     decimals: int | None
+
+    def holds(self, value: object) -> TypeGuard[Value]:
+        """Whether `value` is of the type that this figure is held as."""
+        if self.kind is Kind.TEXT:
+            return isinstance(value, str)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return isinstance(value, int) or (math.isfinite(value) and self.kind not in (Kind.COUNT, Kind.MEMORY))
 
     def to_edge(self, value: Value, decimals: int | None = None) -> Value:
         """The value as it is written outside: GiB for memory, rounded as the log prints it (or to `decimals`)."""
@@ -159,6 +168,7 @@ SIDE_SPECS = {
         FigureSpec("family", "family", Kind.TEXT, None),
         FigureSpec("engine", "engine", Kind.TEXT, None),
         FigureSpec("conservativeness", "conservativeness", Kind.RATIO, 2),
+        FigureSpec("graph_sizes", "graph_sizes", Kind.TEXT, None),
         FigureSpec("largest_graph", "largest_graph", Kind.COUNT, None),
         FigureSpec("cut_length", "cut_length", Kind.COUNT, None),
     )

@@ -245,7 +245,7 @@ class _Builder:
         if event["event"] == "done" and attempt.ready_line is None:
             attempt.ready_line = line
         for attribute, spec in figure_specs().items():
-            if (value := event.get(attribute)) is not None and isinstance(value, str | int | float):
+            if spec.holds(value := event.get(attribute)):
                 attempt.readings.append(Reading(spec.attribute, value, None, line))
 
 

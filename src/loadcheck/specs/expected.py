@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -56,6 +57,7 @@ class Expected(Spec):
         return self
 
 
+@cache
 def load_expected(profile: str, gpu: str) -> Expected | None:
     """The ranges for this profile on this GPU (a key of env/gpus.toml, or `cpu`); None where there are none."""
     path = env_dir() / "expected" / f"{profile}@{gpu.lower()}.toml"

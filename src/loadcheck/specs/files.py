@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -66,18 +66,20 @@ def _problem(spec: type[BaseModel], detail: Any, where: str) -> Problem:
         return Problem(where, "unknown key", suggestion(location[-1], _keys_beside(spec, location)), key)
     if detail["type"] == "missing":
         return Problem(where, "missing", "add it", key)
-    message = detail["msg"].removeprefix("Value error, ")
+    ours = detail["msg"].startswith("Value error, ")  # raised by a spec itself, already in our words
+    message = detail["msg"].removeprefix("Value error, ") if ours else detail["msg"][:1].lower() + detail["msg"][1:]
     what, _, remedy = message.partition("; ")
     got = f" (got {detail['input']!r})" if isinstance(detail["input"], str | int | float | bool) else ""
-    return Problem(where, what[:1].lower() + what[1:] + got, remedy or "correct the value", key)
+    return Problem(where, what + got, remedy or "correct the value", key)
 
 
 def _keys_beside(spec: type[BaseModel], location: list[str]) -> list[str]:
     """The keys that the table holding `location` may have."""
     for part in location[:-1]:
         field = spec.model_fields.get(part)
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        choices = (field.annotation, *get_args(field.annotation)) if field else ()  # a table may be optional
+        inner = [choice for choice in choices if isinstance(choice, type) and issubclass(choice, BaseModel)]
+        if not inner:
             return []
-        spec = inner
+        spec = inner[0]
     return list(spec.model_fields)

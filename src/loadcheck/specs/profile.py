@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -79,6 +80,12 @@ class Profile(Spec):
 
 def profile_names() -> list[str]:
     return sorted(path.stem for path in (env_dir() / "profiles").glob("*.toml"))
+
+
+@cache
+def load_profiles() -> tuple[Profile, ...]:
+    """Every profile of env/profiles, as it is there."""
+    return tuple(load_profile(name) for name in profile_names())
 
 
 def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:

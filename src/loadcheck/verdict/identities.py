@@ -175,6 +175,11 @@ def _graphs(evidence: Evidence) -> Iterator[Finding]:
     if reading is None:
         return
     sizes = capture_sizes(int(reading.value))
+    listed = evidence.attempt.reading("graph_sizes")
+    if listed is not None:
+        wanted = ",".join(str(size) for size in reversed(sizes))
+        why = f"vLLM's graph sizes up to {reading.show()} sequences"
+        yield evidence.finding(listed, Check.IDENTITY, listed.value == wanted, predicted=wanted, why=why, remedy=EDITED)
     for attribute, value in (("num_cuda_graphs", len(sizes)), ("largest_graph", sizes[-1])):
         yield from _compare(
             evidence, attribute, Interval(value, value), f"vLLM's graph sizes up to {reading.show()} sequences"

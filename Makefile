@@ -1,0 +1,80 @@
+# loadcheck: predict, measure and judge every memory figure of a 4-bit load. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# What a load runs in: the whole stack where there is an NVIDIA GPU, the subset for the CPU where there is none.
+ENGINE ?= $(shell scripts/engine)
+PROFILE ?=
+ARGS ?=
+LOG ?=
+RUN ?= $(shell ls -td runs/*/ 2>/dev/null | head -1)
+GPU ?= T4
+
+DEV := .venv/dev/bin
+LOADCHECK := .venv/$(ENGINE)/bin/loadcheck
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: load
+load: .venv/$(ENGINE)/.complete ## load the model, attach adapters, answer once, check every figure (PROFILE=, ARGS=)
+	@$(LOADCHECK) load $(PROFILE) $(ARGS)
+
+.PHONY: peft
+peft: .venv/$(ENGINE)/.complete ## as load, and train the adapters for a few steps (PROFILE=, ARGS=)
+	@$(LOADCHECK) load $(PROFILE) --train-steps 5 $(ARGS)
+
+.PHONY: predict
+predict: .venv/dev/.complete ## say every figure of the load log before there is one (GPU=T4, ARGS=)
+	@$(DEV)/loadcheck predict --gpu $(GPU) $(ARGS)
+
+.PHONY: check
+check: .venv/dev/.complete ## judge the newest run, or RUN=folder, or LOG=file
+	@$(DEV)/loadcheck check $(or $(LOG),$(RUN)) $(ARGS)
+
+.PHONY: parse
+parse: .venv/dev/.complete ## every figure of LOG=file
+	@$(DEV)/loadcheck parse $(LOG) $(ARGS)
+
+.PHONY: test
+test: .venv/dev/.complete .venv/$(ENGINE)/.complete ## unit tests, then a real load end to end on what this machine has
+	@$(DEV)/pytest $(ARGS)
+
+.PHONY: unit
+unit: .venv/dev/.complete ## the unit tests alone: seconds, no GPU, no network
+	@$(DEV)/pytest tests --ignore tests/integration --ignore tests/gpu $(ARGS)
+
+.PHONY: lint
+lint: .venv/dev/.complete ## style, types, layers, and that the locks belong to their .in files
+	@$(DEV)/ruff format --check --quiet src tests scripts
+	@$(DEV)/ruff check --quiet src tests scripts
+	@$(DEV)/mypy
+	@$(DEV)/lint-imports
+
+.PHONY: fmt
+fmt: .venv/dev/.complete ## format the code
+	@$(DEV)/ruff check --quiet --fix-only src tests scripts
+	@$(DEV)/ruff format --quiet src tests scripts
+
+.PHONY: lock
+lock: .venv/tools/.complete ## resolve the locks again, and say what moved
+	@python3 scripts/lock.py .venv/tools/bin/uv
+
+.PHONY: clean
+clean: ## remove the environments and what tools left; runs and weights stay
+	@rm -rf .venv build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+.venv/tools/.complete: env/tools.lock
+	@scripts/venv tools env/tools.lock
+
+.venv/dev/.complete: env/dev.lock pyproject.toml | .venv/tools/.complete
+	@scripts/venv dev env/dev.lock
+
+.venv/cpu/.complete: env/cpu.lock env/smollm2.lock pyproject.toml | .venv/tools/.complete
+	@scripts/venv cpu env/cpu.lock env/smollm2.lock
+
+.venv/gpu/.complete: env/requirements.lock pyproject.toml | .venv/tools/.complete
+	@scripts/venv gpu env/requirements.lock

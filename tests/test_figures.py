@@ -1,0 +1,64 @@
+"""One frozen type for predicted, measured and expected figures."""
+
+import json
+
+import pytest
+
+from loadcheck.figures import Figures, Reading, best, figure_specs, specs_by_name
+from loadcheck.units import GIB, from_gib
+
+CONTRACT = """
+gpu_name gpu_total_gib compute_capability unsloth vllm torch cuda triton transformers xformers model dtype quantization
+max_model_len gpu_memory_utilization_pct chunked_prefill_tokens max_num_seqs kv_estimate_gib swap_gib
+weights_gib budget_gib non_torch_gib activation_peak_gib kv_cache_gib num_gpu_blocks num_cpu_blocks max_concurrency
+num_cuda_graphs cuda_graph_gib weights_load_s profile_s graph_capture_s engine_init_s
+patched_layers patched_qkv patched_o patched_mlp trainable_params total_params adapter_gib lora_slots_gib peak_device_gib
+""".split()
+
+
+def test_json_names_are_the_contract():
+    """The JSON document of figures has exactly the names of the contract, in its order."""
+    assert list(Figures().to_json()) == CONTRACT
+
+
+def test_what_is_not_said_is_null():
+    """A figure that is not said is null in JSON, and "not in log" on screen; never 0."""
+    assert json.loads(json.dumps(Figures().to_json()))["kv_cache_gib"] is None
+    assert figure_specs()["kv_cache_bytes"].show(None) == "not in log"
+
+
+def test_memory_leaves_as_gib_with_the_decimals_of_the_log():
+    """Weights have four decimals, the swap space none, everything else of the profile two."""
+    figures = Figures(weights_bytes=5_748_957_184, swap_bytes=2 * GIB, kv_cache_bytes=2_837_493_579)
+    said = figures.to_json()
+    assert (said["weights_gib"], said["swap_gib"], said["kv_cache_gib"]) == (5.3541, 2, 2.64)
+    assert figures.bytes_json() == {"weights_bytes": 5_748_957_184, "swap_bytes": 2 * GIB, "kv_cache_bytes": 2_837_493_579}
+
+
+@pytest.mark.parametrize("name", ["weights_gib", "swap_gib", "kv_cache_gib"])
+def test_edges_are_inverse(name: str):
+    """What to_edge writes, from_edge reads back, to the printed digit."""
+    spec = specs_by_name()[name]
+    assert spec.to_edge(spec.from_edge(3)) == 3
+
+
+def test_a_reading_agrees_with_all_values_that_print_alike():
+    """A printed "5.3541" agrees with every byte count that prints so, and with no other."""
+    reading = Reading("weights_bytes", from_gib(5.3541), 4, 1)
+    assert reading.agrees(5_748_957_184)
+    assert reading.agrees(5_748_867_500)
+    assert not reading.agrees(5_748_860_000)
+    assert not reading.agrees(5_748_980_000)
+
+
+def test_an_exact_reading_agrees_with_itself_alone():
+    """Counts have no tolerance."""
+    assert Reading("num_gpu_blocks", 1353, None, 1).agrees(1353)
+    assert not Reading("num_gpu_blocks", 1353, None, 1).agrees(1354)
+
+
+def test_best_takes_the_most_precise_reading():
+    """5.3541 tells more than 5.35; of none there is none."""
+    coarse, fine = Reading("weights_bytes", from_gib(5.35), 2, 9), Reading("weights_bytes", from_gib(5.3541), 4, 5)
+    assert best([coarse, fine]) is fine
+    assert best([]) is None

@@ -1,0 +1,220 @@
+"""Reading load logs in every dialect that is known."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from loadcheck.errors import BadInput
+from loadcheck.logs import Outcome, parse_log
+from loadcheck.logs.events import format_event, parse_event
+
+T4_FIGURES = {
+    "gpu_name": "Tesla T4", "gpu_total_gib": 14.741, "compute_capability": "7.5",
+    "unsloth": "2025.2.5", "vllm": "0.7.2", "torch": "2.5.1+cu124", "cuda": "12.4", "triton": "3.1.0",
+    "transformers": "4.48.2", "xformers": "0.0.28.post3",
+    "model": "unsloth/meta-llama-3.1-8b-instruct-bnb-4bit", "dtype": "float16", "quantization": "nf4",
+    "max_model_len": 512, "gpu_memory_utilization_pct": 59.59, "chunked_prefill_tokens": 512, "max_num_seqs": 160,
+    "kv_estimate_gib": 2.61, "swap_gib": 2,
+    "weights_gib": 5.3541, "budget_gib": 8.78, "non_torch_gib": 0.05, "activation_peak_gib": 0.74, "kv_cache_gib": 2.64,
+    "num_gpu_blocks": 1353, "num_cpu_blocks": 1024, "max_concurrency": 42.28,
+    "num_cuda_graphs": 23, "cuda_graph_gib": 0.58, "profile_s": 11.34, "graph_capture_s": 41, "engine_init_s": 54.71,
+    "patched_layers": 32, "patched_qkv": 32, "patched_o": 32, "patched_mlp": 32,
+}  # fmt: skip
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_every_figure_of_the_reference(t4_log: Path):
+    """The T4 reference says exactly these figures, and nothing of the others."""
+    parsed = parse_log(t4_log)
+    assert {name: value for name, value in parsed.last.figures.to_json().items() if value is not None} == T4_FIGURES
+    assert (parsed.outcome, len(parsed.attempts)) == (Outcome.COMPLETED, 1)
+
+
+def test_readings_carry_their_line(t4_log: Path):
+    """A figure names the line that it was read in."""
+    reading = parse_log(t4_log).last.reading("weights_bytes")
+    assert reading is not None
+    assert "took 5.3541 GB" in t4_log.read_text().splitlines()[reading.line - 1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: " ".join(text.split("\n")),
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: "".join(f"(VllmWorkerProcess pid=7) {line}\n" for line in text.split("\n")),
+        lambda text: "".join(f"\x1b[32m[rank0]:\x1b[0m {line}\n" for line in text.split("\n")),
+        lambda text: "".join(f"    # {line}\n" for line in text.split("\n")),
+        lambda text: text.replace("# CUDA blocks", "# cuda blocks"),
+        lambda text: text.replace("config.py:542](http://config.py:542/)]", "config.py:542]"),
+    ],
+    ids=["one line", "crlf", "worker prefix", "colour", "comment", "cuda blocks", "no markdown"],
+)
+def test_dialects_say_the_same(change, t4_log: Path, tmp_path: Path):
+    """However a log was pasted or prefixed, it says the same figures."""
+    log = _write(tmp_path / "log", change(t4_log.read_text()))
+    figures = parse_log(log).last.figures.to_json()
+    assert {name: value for name, value in figures.items() if value is not None} == T4_FIGURES
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_other_encodings(encoding: str, t4_log: Path, tmp_path: Path):
+    """A log written by PowerShell (UTF-16 or UTF-8, with a byte order mark) is read as well."""
+    log = tmp_path / "log"
+    log.write_text(t4_log.read_text(), encoding=encoding)
+    assert parse_log(log).last.figures.num_gpu_blocks == 1353
+
+
+def test_a_progress_bar_rewritten_in_place_is_one_line(tmp_path: Path, t4_log: Path):
+    """A bar that a carriage return moves back says its total once, however often it is drawn."""
+    bar = "".join(f"\rCapturing CUDA graph shapes: {n}%|█| {n}/23 [00:40<00:00]" for n in range(24))
+    text = t4_log.read_text().replace("Capturing CUDA graph shapes: 100%|██████████| 23/23", bar)
+    attempt = parse_log(_write(tmp_path / "log", text)).last
+    assert (attempt.figures.num_cuda_graphs, attempt.formats["capture progress"]) == (23, 1)
+
+
+def test_negative_figures(shared_logs: Path):
+    """The KV cache and non_torch may be negative, and lines may be wrapped anywhere."""
+    log = shared_logs / "web_2025_RTX3050-6GB_qwen2.5-7b-bnb_negativeKV_vllm0.7.3.txt"
+    figures = parse_log(log).last.figures.to_json()
+    assert (figures["kv_cache_gib"], figures["non_torch_gib"], figures["num_gpu_blocks"]) == (-0.94, -0.51, 0)
+
+
+def test_later_dialects(shared_logs: Path):
+    """vLLM 0.8 and 0.9 name the weights and the blocks in other words; one of these logs is a single line."""
+    one_line = parse_log(shared_logs / "web_2025-08-29_4090D_qwen2.5-0.5b_oneline_unsloth2025.8.6.txt").last.figures
+    assert (one_line.num_gpu_blocks, one_line.to_json()["weights_gib"], one_line.max_num_seqs) == (87853, 0.5153, 288)
+    vision = parse_log(shared_logs / "nb_2025-09-15_Qwen2_5_7B_VL_GRPO_c2b8.txt").last.figures.to_json()
+    assert (vision["weights_gib"], vision["weights_load_s"], vision["activation_peak_gib"]) == (7.1459, 137.27, 2.71)
+
+
+def test_a_second_load_is_a_second_attempt(t4_log: Path, tmp_path: Path):
+    """Two loads in one log are two attempts, and the last one counts."""
+    second = t4_log.read_text().replace("took 5.3541 GB", "took 5.3229 GB")
+    parsed = parse_log(_write(tmp_path / "log", t4_log.read_text() + second))
+    assert [attempt.figures.to_json()["weights_gib"] for attempt in parsed.attempts] == [5.3541, 5.3229]
+
+
+RETRIED = """Unsloth: vLLM loading m-bnb-4bit with actual GPU utilization = 59.59%
+Unsloth: Using conservativeness = 1.0. Chunked prefill tokens = 512. Num Sequences = 160.
+INFO 02-13 15:56:09 model_runner.py:1115] Loading model weights took 5.3541 GB
+Unsloth: Retrying vLLM to process 120 sequences and 512 tokens in tandem.
+Error:
+No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine.
+INFO 02-13 15:56:09 model_runner.py:1115] Loading model weights took 5.3229 GB
+INFO 02-13 15:57:03 llm_engine.py:431] init engine (profile, create kv cache, warmup model) took 54.71 seconds
+Unsloth 2025.2.5 patched 32 layers with 32 QKV layers, 32 O layers and 32 MLP layers.
+"""
+
+
+def test_a_retry_is_an_attempt_with_its_own_sequences(tmp_path: Path):
+    """The retry has its own number of sequences; the plan and the adapters, said once, belong to both; the error to the first."""
+    first, second = parse_log(_write(tmp_path / "log", RETRIED)).attempts
+    assert (first.figures.max_num_seqs, second.figures.max_num_seqs) == (160, 120)
+    assert first.figures.gpu_memory_utilization_pct == second.figures.gpu_memory_utilization_pct == 59.59
+    assert first.figures.patched_layers == second.figures.patched_layers == 32
+    assert (first.outcome, second.outcome) == (Outcome.FAILED, Outcome.COMPLETED)
+
+
+@pytest.mark.parametrize(
+    ("file", "outcome"),
+    [
+        ("gh_unsloth-2298_L4_phi3.5_util0.3_partial.txt", Outcome.PARTIAL),
+        ("gh_vllm-13061_4090TP2_qwen14b_kvfail.txt", Outcome.FAILED),
+        ("web_2025-03-25_A10G-22_llama3.1-8b-bf16_kvfail_vllm0.7.1.txt", Outcome.FAILED),
+        ("web_2026_JetsonOrin_JP6_qwen2.5-vl-7b-awq_cotenant.txt", Outcome.FAILED),
+        ("nb_2025-05-13_HuggingFace_Course_Mistral_v0_3_7B_GRPO_d225.txt", Outcome.COMPLETED),
+    ],
+)
+def test_outcomes(file: str, outcome: Outcome, shared_logs: Path):
+    """A load that reached `init engine … took` is completed, one with an error failed, any other partial."""
+    assert parse_log(shared_logs / file).outcome is outcome
+
+
+def test_an_error_after_the_load_fails_it(t4_log: Path, tmp_path: Path):
+    """Figures that are all there do not make up for an error after them."""
+    text = t4_log.read_text() + "\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n"
+    attempt = parse_log(_write(tmp_path / "log", text)).last
+    assert attempt.outcome is Outcome.FAILED
+    assert attempt.error is not None and attempt.error.text.startswith("torch.OutOfMemoryError: CUDA out of memory")
+
+
+def test_a_traceback_while_an_object_is_deleted_is_no_failure(t4_log: Path, tmp_path: Path):
+    """Python's "Exception ignored in" at the end of a process says nothing about the load."""
+    text = t4_log.read_text() + "\nException ignored in: <function x>\nsome words\n"
+    assert parse_log(_write(tmp_path / "log", text)).outcome is Outcome.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "empty"), (b"\x7fELF\x02\x01\0\0\0", "binary"), (b"hello\nworld\n", "no line of a load log")],
+)
+def test_what_is_no_log_is_refused(content: bytes, words: str, tmp_path: Path):
+    """An empty file, a binary one and a text of something else are each named as what they are."""
+    log = tmp_path / "log"
+    log.write_bytes(content)
+    with pytest.raises(BadInput, match=words) as caught:
+        parse_log(log)
+    assert str(log) in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path):
+    """A path that cannot be read says why."""
+    with pytest.raises(BadInput, match="No such file"):
+        parse_log(tmp_path / "nothing")
+    with pytest.raises(BadInput, match="a folder"):
+        parse_log(tmp_path)
+
+
+def test_a_truncated_log_is_partial(t4_log: Path, tmp_path: Path):
+    """A log that breaks off anywhere before the engine was ready is partial, and what it said is kept."""
+    text = t4_log.read_text()
+    attempt = parse_log(_write(tmp_path / "log", text[: text.index("Capturing cudagraphs")])).last
+    assert (attempt.outcome, attempt.figures.num_gpu_blocks, attempt.figures.cuda_graph_bytes) == (
+        Outcome.PARTIAL, 1353, None,
+    )  # fmt: skip
+
+
+def test_a_log_of_many_megabytes_is_read_in_seconds(t4_log: Path, tmp_path: Path):
+    """20 MB of noise around the reference are read at more than 10 MB a second, and change nothing."""
+    noise = "INFO 02-13 15:56:09 something.py:1] nothing to see here, move along please, 12345 of 67890\n" * 110_000
+    log = _write(tmp_path / "log", noise + t4_log.read_text() + noise)
+    start_s = time.process_time()
+    figures = parse_log(log).last.figures
+    assert figures.num_gpu_blocks == 1353
+    assert time.process_time() - start_s < log.stat().st_size / 10e6
+
+
+def test_a_line_without_end_is_cut(tmp_path: Path, t4_log: Path):
+    """A line of many megabytes does not grow in memory; what follows it is still read."""
+    log = _write(tmp_path / "log", "x" * 5_000_000 + "\n" + t4_log.read_text())
+    assert parse_log(log).last.figures.num_gpu_blocks == 1353
+
+
+def test_an_event_is_one_ascii_line():
+    """No value of an event can break its line or colour the terminal, and it reads back as it was."""
+    line = format_event("answer", {"text": "a\nloadcheck: {\x1b[31m", "num_new_tokens": 2})
+    assert line.isascii() and line.isprintable()
+    event = parse_event(line.removeprefix("loadcheck: "))
+    assert event == {"event": "answer", "text": "a\nloadcheck: {\x1b[31m", "num_new_tokens": 2}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"no": "event"}', '{"event": 1}', "[" * 100_000])
+def test_what_is_no_event_is_none(text: str):
+    """Broken JSON, another type, or an event without a name is no event, however deep."""
+    assert parse_event(text) is None
+
+
+def test_events_say_figures_to_the_byte(tmp_path: Path):
+    """A figure in an event is exact, and is preferred over a rounded one."""
+    log = _write(
+        tmp_path / "log",
+        "INFO x] Loading model weights took 5.3541 GB\n"
+        + format_event("weights", {"weights_bytes": 5_748_957_184}) + "\n",
+    )  # fmt: skip
+    assert parse_log(log).last.figures.weights_bytes == 5_748_957_184

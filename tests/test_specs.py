@@ -1,0 +1,248 @@
+"""The facts of env/*.toml: what is there is valid, and what is wrong is said whole and with a remedy."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadcheck.errors import BadInput
+from loadcheck.specs.expected import Expected, Range, load_expected
+from loadcheck.specs.files import env_dir, load, validate
+from loadcheck.specs.gpu import find_gpu, gpu_named, known_bytes, load_gpus
+from loadcheck.specs.model import config_from_hf, find_model, load_models, resolve_model
+from loadcheck.specs.profile import Profile, load_profile, load_profiles
+from loadcheck.specs.versions import load_versions
+from tests.conftest import ROOT
+
+LLAMA = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072,
+}  # fmt: skip
+NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+
+
+def _problems(error: pytest.ExceptionInfo[BadInput]) -> list[str]:
+    return [str(problem) for problem in error.value.problems]
+
+
+def test_every_shipped_file_is_valid():
+    """All profiles, models, cards, pins and expected ranges can be loaded."""
+    assert {profile.name for profile in load_profiles()} >= {"llama31-8b-instruct-4bit", "smollm2-135m-cpu"}
+    assert len(load_models()) > 8
+    assert len(load_gpus()) > 10
+    assert load_versions().version("torch") == "2.5.1"
+    for path in (env_dir() / "expected").glob("*.toml"):
+        expected = load(Expected, path)
+        assert path.stem == f"{expected.profile}@{expected.gpu}"
+
+
+def test_the_pins_are_those_of_the_locks():
+    """What a run asserts is what the locks install."""
+    for name in ("requirements", "cpu"):
+        text = (ROOT / "env" / f"{name}.lock").read_text()
+        for package, pin in load_versions().pins.items():
+            line = next((line for line in text.splitlines() if line.startswith(f"{package.replace('_', '-')}==")), None)
+            assert line is None or line.split()[0].endswith(f"=={pin.version}"), package
+
+
+def test_the_locks_hold_hashes_and_no_address():
+    """Every package of a lock has a hash, and no lock names an index."""
+    for path in (ROOT / "env").glob("*.lock"):
+        text = path.read_text()
+        assert "://" not in text, path.name
+        if path.name != "weights.lock":
+            assert text.count("--hash=sha256:") >= text.count("=="), path.name
+
+
+def test_the_reference_profile_is_the_reference():
+    """The profile holds the settings of the T4 run."""
+    profile = load_profile("llama31-8b-instruct-4bit")
+    assert (profile.max_seq_length, profile.max_lora_rank, profile.gpu_memory_utilization) == (512, 32, 0.6)
+    assert profile.adapters is not None
+    assert (profile.adapters.r, profile.adapters.lora_alpha, profile.adapters.random_state) == (32, 32, 3407)
+    assert profile.adapters.use_gradient_checkpointing == "unsloth"
+
+
+def test_overrides_reach_nested_keys():
+    """A dotted key replaces one value of the adapters and leaves the others."""
+    profile = load_profile("llama31-8b-instruct-4bit", {"adapters.r": 8, "max_seq_length": 1024})
+    assert profile.adapters is not None
+    assert (profile.adapters.r, profile.adapters.lora_alpha, profile.max_seq_length) == (8, 32, 1024)
+
+
+def test_an_unknown_profile_is_suggested():
+    """A misspelt profile names the nearest one."""
+    with pytest.raises(BadInput, match=r"did you mean smollm2-135m-cpu\?"):
+        load_profile("smollm2-135m-cpuu")
+
+
+def test_every_problem_of_a_profile_is_said_at_once(tmp_path: Path):
+    """A misspelt key, its twin in a table, and a value out of range come in one error, each with its key and remedy."""
+    path = tmp_path / "mine.toml"
+    text = (env_dir() / "profiles" / "llama31-8b-instruct-4bit.toml").read_text()
+    text = text.replace("max_seq_length", "max_seq_lenght").replace("= 0.6", "= 1.6").replace("lora_alpha", "lora_alhpa")
+    path.write_text(text)
+    with pytest.raises(BadInput) as error:
+        load_profile(str(path))
+    said = "\n".join(_problems(error))
+    assert "max_seq_lenght: unknown key; did you mean max_seq_length?" in said
+    assert "adapters.lora_alhpa: unknown key; did you mean lora_alpha?" in said
+    assert "gpu_memory_utilization: " in said and "1.6" in said
+    assert all(str(path) in problem for problem in _problems(error))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ({"adapters.r": 64}, "LoRA rank 64 is greater than max_lora_rank 32"),
+        ({"max_lora_rank": 48}, "must be one of"),
+        ({"gpu_memory_utilization": 0}, "gpu_memory_utilization"),
+        ({"gpu_memory_utilization": 1.01}, "gpu_memory_utilization"),
+        ({"adapters.target_modules": ["q_proj", "x_proj"]}, "x_proj"),
+        ({"max_seq_length": "long"}, "max_seq_length"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(override: dict[str, Any], words: str):
+    """What unsloth or vLLM would refuse minutes later is refused at once, by name."""
+    with pytest.raises(BadInput, match=words):
+        load_profile("llama31-8b-instruct-4bit", override)
+
+
+def test_a_file_that_is_no_toml(tmp_path: Path):
+    """A TOML error names the file and the place."""
+    path = tmp_path / "broken.toml"
+    path.write_text("a = = 1")
+    with pytest.raises(BadInput, match="not valid TOML"):
+        load(Profile, path)
+
+
+def test_all_missing_keys_of_a_config_are_named_at_once():
+    """A config without needed keys names all of them."""
+    with pytest.raises(BadInput) as error:
+        config_from_hf({"model_type": "llama", "hidden_size": 8}, "config.json")
+    said = "\n".join(_problems(error))
+    for key in ("intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings"):
+        assert f"config.json: {key}: missing" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "gemma3"}, "'gemma3' is not modelled"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantization 'awq' is not modelled"),
+        ({"quantization_config": NF4 | {"bnb_4bit_quant_type": "fp4"}}, "'fp4' is not modelled"),
+        ({"quantization_config": NF4 | {"bnb_4bit_use_double_quant": False}}, "False is not modelled"),
+        ({"quantization_config": NF4 | {"llm_int8_skip_modules": ["lm_head", "model.layers.1.mlp"]}}, "dynamic quant"),
+        ({"hidden_size": -1}, "hidden_size"),
+        ({"num_hidden_layers": "many"}, "num_hidden_layers"),
+        ({"num_key_value_heads": 5}, "no multiple"),
+        ({"vocab_size": 10**12}, "vocab_size"),
+    ],
+)
+def test_configs_that_are_not_modelled_are_refused_by_name(change: dict[str, Any], words: str):
+    """Another architecture, another quantization, a dynamic quant or an absurd size is refused, not guessed."""
+    with pytest.raises(BadInput, match=words):
+        config_from_hf(LLAMA | change, "config.json")
+
+
+def test_what_a_config_leaves_out_is_what_transformers_assumes():
+    """head_dim is hidden/heads, kv heads are the heads, embeddings are not tied, no quantization is 16 bits."""
+    config = config_from_hf({key: value for key, value in LLAMA.items() if key != "num_key_value_heads"}, "config.json")
+    assert (config.head_dim, config.num_key_value_heads, config.tie_word_embeddings) == (128, 32, False)
+    assert config.quantization == "16bit"
+    assert config_from_hf(LLAMA | {"quantization_config": NF4}, "config.json").quantization == "nf4"
+
+
+@pytest.mark.parametrize(
+    ("scaling", "tokens"),
+    [
+        (None, 131072),
+        ({"rope_type": "llama3", "factor": 8.0}, 131072),
+        ({"type": "linear", "factor": 2.0}, 262144),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 131072),
+    ],
+)
+def test_rope_scaling_stretches_the_cache(scaling: dict[str, Any] | None, tokens: int):
+    """Linear and yarn scaling give the rotary cache more rows than the config has positions."""
+    assert config_from_hf(LLAMA | {"rope_scaling": scaling}, "config.json").rope_cache_tokens == tokens
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["meta-llama/meta-Llama-3.1-8B-Instruct", "unsloth/meta-llama-3.1-8b-instruct-bnb-4bit", "llama-3.1-8b-instruct",
+     "/models/meta-llama-3.1-8b-instruct-bnb-4bit"],
+)  # fmt: skip
+def test_a_model_goes_by_many_names(name: str):
+    """A hub name in any case, a folder named as the repository, and our own name are one model."""
+    model = find_model(name)
+    assert model is not None and model.name == "llama-3.1-8b-instruct"
+
+
+def test_a_dynamic_quant_is_another_model():
+    """The name of unsloth's dynamic quant is not taken for the plain one."""
+    assert find_model("unsloth/meta-llama-3.1-8b-instruct-unsloth-bnb-4bit") is None
+
+
+def test_a_local_config_decides_its_own_quantization(tmp_path: Path):
+    """A directory or a config.json is what it says it is, whatever was asked for."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    for name in (tmp_path, tmp_path / "config.json"):
+        assert resolve_model(str(name), load_in_4bit=True)[1].quantization == "16bit"
+
+
+@pytest.mark.parametrize(("content", "words"), [("{", "not valid JSON"), ("[]", "no JSON object")])
+def test_a_broken_config_is_named(content: str, words: str, tmp_path: Path):
+    """A config.json that is none says so, with its path."""
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(BadInput, match=words):
+        resolve_model(str(tmp_path), load_in_4bit=True)
+
+
+def test_an_unknown_model_is_suggested():
+    """A misspelt model names the nearest that is predicted."""
+    with pytest.raises(BadInput, match=r"did you mean llama-3.1-8b-instruct\?"):
+        resolve_model("llama-3.1-8b-instrct", load_in_4bit=True)
+
+
+@pytest.mark.parametrize(
+    ("device", "key"),
+    [("Tesla T4", "T4"), ("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA L40S", "L40S"), ("NVIDIA L4", "L4"),
+     ("NVIDIA A100-SXM4-80GB", "A100-80GB"), ("NVIDIA GeForce RTX 4090", "RTX4090"), ("Radeon", None)],
+)  # fmt: skip
+def test_device_names_find_their_card(device: str, key: str | None):
+    """The longest name that is in the device's name decides; a card that is not there is not guessed."""
+    assert find_gpu(device) == key
+
+
+def test_cards_out_of_reach_say_why():
+    """P100, RTX 5090 and B200 are refused with their compute capability."""
+    for name in ("P100", "RTX5090", "B200"):
+        gpu = gpu_named(name)[1]
+        assert gpu.refused is not None and gpu.compute_capability in gpu.refused
+
+
+def test_unknown_facts_stay_unknown():
+    """A number that was never measured is None, not 0."""
+    assert known_bytes(gpu_named("B200")[1].total_bytes) is None
+
+
+@pytest.mark.parametrize("data", [{"why": "x"}, {"exactly": 1, "low": 0.0, "high": 1.0, "why": "x"}, {"low": 2.0, "high": 1.0, "why": "x"}, {"low": 1.0, "why": "x"}])  # fmt: skip
+def test_a_range_has_one_form(data: dict[str, Any]):
+    """Exactly one value or a low and a high, the low first; nothing else is a range."""
+    with pytest.raises(BadInput):
+        validate(Range, data, "expected")
+
+
+def test_expected_ranges_name_real_figures(tmp_path: Path):
+    """A figure that no log says is an error of the file."""
+    text = (env_dir() / "expected" / "llama31-8b-instruct-4bit@t4.toml").read_text().replace("weights_gib", "weight_gib")
+    path = tmp_path / "expected.toml"
+    path.write_text(text)
+    with pytest.raises(BadInput, match="no such figure: weight_gib"):
+        load(Expected, path)
+
+
+def test_no_expected_ranges_is_none():
+    """A profile that was never run on a card has no ranges, which is no error."""
+    assert load_expected("llama31-8b-instruct-4bit", "P100") is None

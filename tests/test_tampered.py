@@ -1,0 +1,65 @@
+"""One changed digit of a memory figure or a count in the reference log, and the check fails and names the figure."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from loadcheck.checking import gather
+from loadcheck.figures import SIDE_SPECS, Kind, figure_specs
+from loadcheck.logs.formats import FORMATS
+from loadcheck.verdict import Status, judge
+from tests.conftest import RUNS
+
+T4_TEXT = (RUNS / "t4_llama31-8b_reference.txt").read_text()
+CHECKED_KINDS = {Kind.COUNT, Kind.MEMORY, Kind.PERCENT, Kind.RATIO}
+
+
+def _digits() -> dict[int, set[str]]:
+    """Position in the log -> figures that it is a digit of: every digit of every memory figure and count."""
+    specs = figure_specs() | SIDE_SPECS
+    found: dict[int, set[str]] = {}
+    for format in FORMATS:
+        for match in format.pattern.finditer(T4_TEXT):
+            for group, capture in enumerate(format.captures, 1):
+                spec = specs[capture.attribute]
+                if spec.name == "conservativeness" or not (spec.kind in CHECKED_KINDS or spec.name == "graph_sizes"):
+                    continue
+                for at in re.finditer(r"\d", match.group(group)):
+                    found.setdefault(match.start(group) + at.start(), set()).add(spec.name)
+    return found
+
+
+DIGITS = _digits()
+
+
+def test_the_reference_log_holds_every_figure_to_tamper_with():
+    """The digits that are changed below are those of all memory figures and counts of the log."""
+    assert set().union(*DIGITS.values()) >= {
+        "gpu_total_gib", "gpu_memory_utilization_pct", "max_num_seqs", "chunked_prefill_tokens", "kv_estimate_gib",
+        "swap_gib", "max_model_len", "weights_gib", "budget_gib", "non_torch_gib", "activation_peak_gib", "kv_cache_gib",
+        "num_gpu_blocks", "num_cpu_blocks", "max_concurrency", "num_cuda_graphs", "cuda_graph_gib",
+        "patched_layers", "patched_qkv", "patched_o", "patched_mlp",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("position", DIGITS, ids=[f"{min(names)}@{at}" for at, names in DIGITS.items()])
+def test_a_changed_digit_fails_and_is_named(position: int, tmp_path: Path):
+    """Whatever the digit is changed to, the verdict is fail, and a failing finding is of that figure."""
+    log = tmp_path / "tampered.log"
+    for digit in "0123456789":
+        if digit == T4_TEXT[position]:
+            continue
+        log.write_text(T4_TEXT[:position] + digit + T4_TEXT[position + 1 :])
+        verdict = judge(gather(log))
+        assert verdict.status == "fail", f"{T4_TEXT[position]} -> {digit} passed"
+        named = {finding.figure for finding in verdict.findings if finding.status is Status.FAIL}
+        assert named & DIGITS[position], f"{T4_TEXT[position]} -> {digit} blamed {named}"
+
+
+def test_a_swapped_model_name_fails_by_the_size_of_its_blocks(tmp_path: Path):
+    """A log that names another known model fails on its KV blocks, not on the name alone."""
+    log = tmp_path / "renamed.log"
+    log.write_text(T4_TEXT.replace("meta-llama-3.1-8b-instruct", "llama-3.2-3b-instruct"))
+    named = {f.figure for f in judge(gather(log)).failures()}
+    assert {"num_gpu_blocks", "num_cpu_blocks", "patched_layers"} <= named
