@@ -1,0 +1,395 @@
+"""Checkpoints with random weights for a real architecture, made on the spot.
+
+They are byte for byte of the size and layout of a Hugging Face checkpoint, so that every memory figure of a load is that of
+the real model (none depends on a value), and their values are such that logits stay finite and a few training steps lower the
+loss. Standard library only: one block of noise is made once and read again and again, so the disk is what takes the time.
+The same seed gives the same file on every machine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import struct
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from loadcheck.errors import BadInput, MachineCannot, Problem
+from loadcheck.plan import LoadPlan
+from loadcheck.specs.model import ModelConfig, find_model
+from loadcheck.units import GIB, show_bytes
+
+SEED = 35
+"""Nothing depends on it, but the text of `nested_offset`, a number of 16 to 21 digits in each of the 224 quantization states of
+Llama 3.1 8B: with this seed they are together as long as in the real file, and the two files are equal to the byte."""
+
+# bitsandbytes/functional.py:1028-1046 at 0.46.1: the 16 levels of NF4
+NF4_LEVELS = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+    -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+NF4_BLOCK_SIZE = 64  # elements that share one absmax
+NESTED_BLOCK_SIZE = 256  # absmax values that share one nested_absmax
+# An absmax lies between 0.03 and 0.05, which gives weights of a standard deviation of about 0.02, as trained ones have.
+NESTED_ABSMAX = 0.01
+NESTED_OFFSETS = (0.039, 0.041)
+
+NOISE_BYTES = 1_048_573
+"""Length of the block of noise: a prime, so that no row of a matrix begins where another did."""
+
+DTYPE_BYTES = {"F32": 4, "BF16": 2, "U8": 1}
+"""The safetensors dtypes that a checkpoint has, in the order in which the safetensors library writes them."""
+
+# The tokens of the tokenizer below: one for each byte, then these.
+BOS, EOS, PAD = "<|begin|>", "<|end|>", "<|pad|>"
+SPECIAL_TOKENS = (BOS, EOS, PAD)
+NUM_TOKENS = 256 + len(SPECIAL_TOKENS)
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+
+
+def prepare(plan: LoadPlan, cache: Path) -> Path:
+    """The directory of the plan's synthetic checkpoint under `cache`: made if it is not there yet, else as it is.
+
+    BadInput for a vocabulary that the tokenizer does not fit in; MachineCannot where the disk is too small.
+    """
+    config = plan.config
+    if config.vocab_size < NUM_TOKENS:
+        what = f"{config.vocab_size} is less than the {NUM_TOKENS} tokens of the synthetic tokenizer"
+        raise BadInput(Problem(plan.model_name, what, "use a model with a larger vocabulary", "vocab_size"))
+    directory = cache / "synthetic" / directory_name(plan.model_name, config)
+    files = {name: json.dumps(data, indent=2) + "\n" for name, data in small_files(_hf_config(plan), config).items()}
+    tensors = checkpoint_tensors(config)
+    manifest = _manifest(files, tensors)
+    if not _is_complete(directory, manifest):
+        _check_disk(directory.parent, file_bytes(tensors))
+        _make(directory, {**files, "manifest.json": manifest}, tensors)
+    return directory
+
+
+def directory_name(model_name: str, config: ModelConfig) -> str:
+    """The checkpoint's folder; unsloth_zoo loads in 4-bit if, and only if, it ends in -bnb-4bit (vllm_utils.py:869)."""
+    base = model_name.lower().removesuffix("-bnb-4bit").removesuffix("-unsloth")
+    return f"{base}-bnb-4bit" if config.quantization == "nf4" else base
+
+
+# ---------------------------------------------------------------------------------------------------------------- tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a safetensors file.
+
+    Attributes:
+        pattern: what its bytes are, again and again.
+        start: where in the pattern they begin.
+        filled_bytes: how many of its bytes come from the pattern, zeros following; None for all.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    pattern: bytes = field(repr=False)
+    start: int = 0
+    filled_bytes: int | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+
+    def chunks(self) -> Iterator[memoryview]:
+        """Its bytes, in pieces of at most one pattern."""
+        filled = self.num_bytes if self.filled_bytes is None else self.filled_bytes
+        yield from _cycle(self.pattern, self.start, filled)
+        yield from _cycle(bytes(NOISE_BYTES), 0, self.num_bytes - filled)
+
+
+def _cycle(pattern: bytes, start: int, num_bytes: int) -> Iterator[memoryview]:
+    view = memoryview(pattern)
+    while num_bytes > 0:
+        chunk = view[start : start + num_bytes]
+        yield chunk
+        num_bytes -= len(chunk)
+        start = 0
+
+
+def checkpoint_tensors(config: ModelConfig) -> list[Tensor]:
+    """Every tensor of the checkpoint, in the safetensors library's own order: widest dtype first, then by name."""
+    tensors = [_embedding(config, "model.embed_tokens.weight"), _ones("model.norm.weight", config.hidden_size)]
+    if not config.tie_word_embeddings:
+        tensors.append(_embedding(config, "lm_head.weight"))
+    for layer in range(config.num_hidden_layers):
+        tensors += _layer(config, f"model.layers.{layer}")
+    dtypes = list(DTYPE_BYTES)
+    return sorted(tensors, key=lambda tensor: (dtypes.index(tensor.dtype), tensor.name))
+
+
+def _layer(config: ModelConfig, layer: str) -> Iterator[Tensor]:
+    yield _ones(f"{layer}.input_layernorm.weight", config.hidden_size)
+    yield _ones(f"{layer}.post_attention_layernorm.weight", config.hidden_size)
+    for name, (num_in, num_out) in config.linears.items():
+        block = "mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn"
+        prefix = f"{layer}.{block}.{name}"
+        if config.quantization == "nf4":
+            yield from _nf4_linear(f"{prefix}.weight", num_out, num_in)
+        else:
+            yield _noise(f"{prefix}.weight", "BF16", (num_out, num_in))
+        # transformers/models/qwen2/modeling_qwen2.py:141-144 at 4.48.2: of the three, only qwen2 has biases, and only here
+        if config.model_type == "qwen2" and name in ("q_proj", "k_proj", "v_proj"):
+            yield _noise(f"{prefix}.bias", "BF16", (num_out,))
+
+
+def _nf4_linear(weight: str, num_out: int, num_in: int) -> Iterator[Tensor]:
+    """A linear in NF4 with double quantization, as bitsandbytes saves it (functional.py, QuantState.as_dict at 0.46.1)."""
+    num_elements = num_out * num_in
+    num_blocks = -(-num_elements // NF4_BLOCK_SIZE)
+    num_nested = -(-num_blocks // NESTED_BLOCK_SIZE)
+    state = json.dumps(
+        {
+            "quant_type": "nf4",
+            "blocksize": NF4_BLOCK_SIZE,
+            "dtype": "bfloat16",
+            "shape": [num_out, num_in],
+            "nested_blocksize": NESTED_BLOCK_SIZE,
+            "nested_dtype": "float32",
+            "nested_offset": _nested_offset(weight),
+        }
+    ).encode()
+    yield _noise(weight, "U8", (-(-num_elements // 2), 1))
+    yield _noise(f"{weight}.absmax", "U8", (num_blocks,))
+    yield Tensor(f"{weight}.nested_absmax", "F32", (num_nested,), _float32s(NESTED_ABSMAX))
+    yield Tensor(f"{weight}.nested_quant_map", "F32", (256,), _float32s(*(level / 127.5 - 1 for level in range(256))))
+    yield Tensor(f"{weight}.quant_map", "F32", (16,), _float32s(*NF4_LEVELS))
+    yield Tensor(f"{weight}.quant_state.bitsandbytes__nf4", "U8", (len(state),), state)
+
+
+def _nested_offset(weight: str) -> float:
+    """The mean absmax of a linear: a float32, so that its text has the digits of one."""
+    (offset,) = struct.unpack("<f", struct.pack("<f", random.Random(f"{SEED} {weight}").uniform(*NESTED_OFFSETS)))
+    return float(offset)
+
+
+def _embedding(config: ModelConfig, name: str) -> Tensor:
+    """Noise for the tokens that the tokenizer has; zeros for the others, whose logits of 0 no greedy answer picks."""
+    shape = (config.vocab_size, config.hidden_size)
+    return _noise(name, "BF16", shape, filled_bytes=NUM_TOKENS * config.hidden_size * DTYPE_BYTES["BF16"])
+
+
+def _noise(name: str, dtype: str, shape: tuple[int, ...], filled_bytes: int | None = None) -> Tensor:
+    pattern = bfloat16_noise() if dtype == "BF16" else nf4_noise()
+    start = zlib.crc32(name.encode()) % NOISE_BYTES * DTYPE_BYTES[dtype]
+    return Tensor(name, dtype, shape, pattern, start, filled_bytes)
+
+
+def _ones(name: str, length: int) -> Tensor:
+    return Tensor(name, "BF16", (length,), b"\x80\x3f" * 1024)
+
+
+def _float32s(*values: float) -> bytes:
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+@cache
+def nf4_noise() -> bytes:
+    """Random bytes, each a pair of NF4 codes whose mean is about 0.
+
+    All 16 levels have a mean of 0.024, and a matrix with a mean drives every activation to the same vector, layer after layer.
+    Without level 11 (0.338), which becomes level 7 (0), it is 0.002.
+    """
+    codes = [7 if code == 11 else code for code in range(16)]
+    pairs = bytes(codes[byte >> 4] << 4 | codes[byte & 15] for byte in range(256))
+    return random.Random(SEED).randbytes(NOISE_BYTES).translate(pairs)
+
+
+@cache
+def bfloat16_noise() -> bytes:
+    """Random bfloat16 numbers of either sign, with a magnitude from 2**-7 up to 2**-5: a standard deviation of 0.019."""
+    signs = bytes(
+        byte & 0x80 | 0x3C for byte in range(256)
+    )  # the sign, and an exponent whose last bit is in the low byte
+    noise = bytearray(2 * NOISE_BYTES)
+    noise[0::2] = random.Random(SEED + 1).randbytes(NOISE_BYTES)
+    noise[1::2] = random.Random(SEED + 2).randbytes(NOISE_BYTES).translate(signs)
+    return bytes(noise)
+
+
+# ------------------------------------------------------------------------------------------------------------ safetensors
+
+
+def header(tensors: list[Tensor]) -> bytes:
+    """What precedes the tensors' bytes in a safetensors file: the length of the JSON (8 bytes), and the JSON itself.
+
+    Padded to 8 bytes with spaces, as the safetensors library does. The library writes whole files from memory only, which a
+    machine that fits the model on its GPU may not have; hence a writer of our own.
+    """
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    begin = 0
+    for tensor in tensors:
+        end = begin + tensor.num_bytes
+        entries[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": (begin, end)}
+        begin = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def file_bytes(tensors: list[Tensor]) -> int:
+    """Size of the safetensors file.
+
+    Of Llama 3.1 8B in NF4, 5,702,746,371 bytes: 5,702,577,939 of 1,411 tensors, 168,424 of JSON, and 8.
+    """
+    return len(header(tensors)) + sum(tensor.num_bytes for tensor in tensors)
+
+
+def write_safetensors(path: Path, tensors: list[Tensor]) -> None:
+    """Write the file, tensor by tensor; says each GiB on stderr."""
+    total, written = file_bytes(tensors), 0
+    with path.open("wb") as file:
+        file.write(header(tensors))
+        for tensor in tensors:
+            for chunk in tensor.chunks():
+                file.write(chunk)
+                before, written = written, written + len(chunk)
+                if before // GIB != written // GIB:
+                    print(
+                        f"synthetic weights: {show_bytes(written)} of {show_bytes(total)}", file=sys.stderr, flush=True
+                    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- folder
+
+
+def small_files(hf: dict[str, Any], config: ModelConfig) -> dict[str, dict[str, Any]]:
+    """Every other file of the checkpoint by name, as JSON data: the config, and a tokenizer of one token a byte."""
+    tokens = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
+    ids = {f"{role}_id": 256 + SPECIAL_TOKENS.index(token) for role, token in tokens.items()}
+    quantized = {"quantization_config": QUANTIZATION_CONFIG} if config.quantization == "nf4" else {}
+    return {
+        "config.json": {**hf, **ids, "torch_dtype": "bfloat16", **quantized},
+        "generation_config.json": {"_from_model_config": True, **ids},
+        "tokenizer.json": _tokenizer(),
+        "tokenizer_config.json": {
+            **tokens,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": config.max_position_embeddings,
+            "clean_up_tokenization_spaces": False,
+            "chat_template": CHAT_TEMPLATE,
+        },
+        "special_tokens_map.json": tokens,
+    }
+
+
+# What unsloth prints of the real checkpoint's config ("vLLM Bitsandbytes config using kwargs") but for the skipped modules, which
+# are vLLM's default there; unsloth_zoo/vllm_utils.py:553-557 indexes the four bnb_4bit keys.
+QUANTIZATION_CONFIG = {
+    "bnb_4bit_compute_dtype": "bfloat16",
+    "bnb_4bit_quant_storage": "uint8",
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+    "llm_int8_enable_fp32_cpu_offload": False,
+    "llm_int8_has_fp16_weight": False,
+    "llm_int8_skip_modules": ["lm_head", "multi_modal_projector", "merger", "modality_projection"],
+    "llm_int8_threshold": 6.0,
+    "load_in_4bit": True,
+    "load_in_8bit": False,
+    "quant_method": "bitsandbytes",
+}
+
+
+def _tokenizer() -> dict[str, Any]:
+    """A byte-level BPE tokenizer without merges, in the format of tokenizers 0.21."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": 256 + n, "content": token, **flags} for n, token in enumerate(SPECIAL_TOKENS)],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": {letter: byte for byte, letter in enumerate(byte_alphabet())},
+            "merges": [],
+        },
+    }
+
+
+def byte_alphabet() -> list[str]:
+    """The letter that byte-level BPE writes for each byte: GPT-2's, itself where printable, else the next from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
+def _hf_config(plan: LoadPlan) -> dict[str, Any]:
+    """The raw Hugging Face config, without a quantization: of the file that the profile names, else of env/models."""
+    path = Path(plan.profile.model)
+    if path.is_dir() or path.name == "config.json":
+        file = path / "config.json" if path.is_dir() else path
+        hf: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    else:
+        model = find_model(plan.profile.model)
+        assert model is not None  # make_plan has found it
+        hf = dict(model.config)
+    hf.pop("quantization_config", None)
+    return hf
+
+
+def _manifest(files: dict[str, str], tensors: list[Tensor]) -> str:
+    """What the folder must say of itself to be used again: of the same small files and seed, and whole."""
+    digest = sha256("".join(files.values()).encode()).hexdigest()
+    return json.dumps({"seed": SEED, "safetensors_bytes": file_bytes(tensors), "small_files_sha256": digest}) + "\n"
+
+
+def _is_complete(directory: Path, manifest: str) -> bool:
+    try:
+        same = (directory / "manifest.json").read_text(encoding="utf-8") == manifest
+        size = (directory / "model.safetensors").stat().st_size
+    except OSError:
+        return False
+    return same and size == json.loads(manifest)["safetensors_bytes"]
+
+
+def _check_disk(cache: Path, needed: int) -> None:
+    cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache).free
+    if free < needed:
+        what = f"{show_bytes(free)} of disk are free, the synthetic weights take {show_bytes(needed)}"
+        raise MachineCannot(Problem(str(cache), what, "free some space, or choose another cache folder"))
+
+
+def _make(directory: Path, files: dict[str, str], tensors: list[Tensor]) -> None:
+    """Write everything beside `directory`, then give it its name: whoever sees that name sees a whole checkpoint."""
+    beside = directory.with_name(f".{directory.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        for name, text in files.items():
+            (beside / name).write_text(text, encoding="utf-8")
+        write_safetensors(beside / "model.safetensors", tensors)
+        shutil.rmtree(directory, ignore_errors=True)
+        beside.rename(directory)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

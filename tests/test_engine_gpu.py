@@ -1,0 +1,105 @@
+"""The GPU engine, as far as it goes without a GPU."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from loadcheck.engines import gpu
+from loadcheck.errors import BadInput, MachineCannot
+from loadcheck.specs.profile import Profile, load_profile
+
+
+def profile(**overrides) -> Profile:
+    return load_profile("llama31-8b-instruct-4bit", overrides)
+
+
+@pytest.mark.parametrize("visible", ["1", "0,1", "GPU-8a1b", ""])
+def test_other_devices_than_the_first_are_refused(monkeypatch: pytest.MonkeyPatch, visible: str):
+    """What unsloth_zoo 2025.2.4 breaks on is refused before anything is imported, with what to do instead."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(MachineCannot, match="CUDA_VISIBLE_DEVICES: unsloth_zoo 2025.2.4 breaks with .*; unset it"):
+        gpu.check_settings(profile())
+
+
+@pytest.mark.parametrize("visible", [None, "0"])
+def test_first_device_is_accepted(monkeypatch: pytest.MonkeyPatch, visible: str | None):
+    """Unset and "0" are the two that work."""
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    gpu.check_settings(profile())
+
+
+def test_training_without_adapters_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """Steps that could change nothing are a mistake in the profile."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(BadInput, match=r"training\.steps"):
+        gpu.check_settings(profile(adapters=None, **{"training.steps": 3}))
+
+
+def test_environment_keeps_the_load_off_the_network(monkeypatch: pytest.MonkeyPatch):
+    """Statistics and downloads are off, and what would hide the log or change the engine is unset."""
+    monkeypatch.setattr(os, "environ", {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_USE_V1": "1", "HF_HUB_OFFLINE": "0"})
+    gpu.set_environment()
+    assert os.environ == gpu.ENVIRONMENT
+    assert os.environ["HF_HUB_OFFLINE"] == os.environ["UNSLOTH_DISABLE_STATISTICS"] == "1"
+
+
+def test_load_gets_an_absolute_directory_under_its_exact_name():
+    """A relative path would be taken for a name on the hub."""
+    arguments = gpu.load_arguments(profile(), Path("weights/some-bnb-4bit"))
+    assert arguments["model_name"] == str(Path.cwd() / "weights/some-bnb-4bit")
+    assert arguments["use_exact_model_name"] is True
+    assert (arguments["max_seq_length"], arguments["max_lora_rank"]) == (512, 32)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "passed"),
+    [
+        ({}, False),
+        ({"conservativeness": 0.5}, True),
+        ({"conservativeness": 0.5, "fast_inference": False}, False),
+    ],
+)
+def test_conservativeness_is_passed_only_where_vllm_takes_it(overrides: dict, passed: bool):
+    """Without vLLM it would reach transformers, which knows no such argument."""
+    assert ("conservativeness" in gpu.load_arguments(profile(**overrides), Path("x"))) is passed
+
+
+class Module:
+    """A module of vLLM's: children, and plain attributes."""
+
+    def __init__(self, *children: "Module", **attributes) -> None:
+        self._children = children
+        vars(self).update(attributes)
+
+    def modules(self):
+        yield self
+        for child in self._children:
+            yield from child.modules()
+
+
+def tensor(nbytes: int) -> SimpleNamespace:
+    return SimpleNamespace(nbytes=nbytes)
+
+
+def test_lora_slots_are_every_stacked_buffer_once():
+    """Tuples count one by one, a layer reached twice counts once, and weights and views do not count."""
+    qkv = Module(lora_a_stacked=(tensor(1), tensor(2)), lora_b_stacked=(tensor(4),), weight=tensor(1000))
+    embedding = Module(embeddings_tensors=tensor(8), lora_a_stacked=tensor(16), lora_a_stacked_2d=tensor(1000))
+    assert gpu.lora_slots_bytes(Module(qkv, embedding, Module(qkv), lora_b_stacked=None)) == 31
+
+
+def test_random_weights_are_asked_for_no_word():
+    """The profile's word is expected of real weights only."""
+    assert gpu.expected_word(profile()) == "Paris"
+    assert gpu.expected_word(profile(weights="synthetic")) is None
+
+
+@pytest.mark.parametrize(("number", "result"), [(1.5, 1.5), (float("nan"), None), (float("inf"), None)])
+def test_loss_that_is_no_number_is_not_said(number: float, result: float | None):
+    """JSON has no word for NaN, and an event must not be lost for it."""
+    assert gpu.finite(number) == result

@@ -1,0 +1,308 @@
+"""Checkpoints with random weights: the layout of real ones, to the byte."""
+
+import json
+import math
+import shutil
+import statistics
+import struct
+from pathlib import Path
+
+import pytest
+
+from loadcheck.errors import BadInput, MachineCannot
+from loadcheck.plan import LoadPlan, make_plan
+from loadcheck.specs.model import ModelConfig, config_from_hf
+from loadcheck.specs.profile import Profile, load_profile
+from loadcheck.weights import synthetic
+
+NF4 = {
+    "quant_method": "bitsandbytes",
+    "load_in_4bit": True,
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+}
+TINY = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "vocab_size": 300,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+}
+
+
+def tiny(**changes) -> ModelConfig:
+    return config_from_hf({**TINY, "quantization_config": NF4, **changes}, "tiny")
+
+
+def plan_of(folder: Path, **changes) -> LoadPlan:
+    """A plan for a model that is nothing but a config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({**TINY, "quantization_config": NF4, **changes}))
+    return make_plan(load_profile("smollm2-135m-cpu", {"model": str(folder), "weights": "synthetic"}))
+
+
+def shapes(config: ModelConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {tensor.name: (tensor.dtype, tensor.shape) for tensor in synthetic.checkpoint_tensors(config)}
+
+
+def read_safetensors(path: Path) -> dict[str, tuple[str, list[int], bytes]]:
+    """The file as its documented format says: each tensor's dtype, shape and bytes."""
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    entries = json.loads(data[8 : 8 + length])
+    assert entries.pop("__metadata__") == {"format": "pt"}
+    body = data[8 + length :]
+    return {
+        name: (entry["dtype"], entry["shape"], body[slice(*entry["data_offsets"])]) for name, entry in entries.items()
+    }
+
+
+def test_llama_31_8b_has_the_size_of_the_real_file():
+    """The NF4 checkpoint of Llama 3.1 8B is as long as the real model.safetensors, to the byte."""
+    config = make_plan(load_profile("llama31-8b-instruct-4bit", {"weights": "synthetic"})).config
+    tensors = synthetic.checkpoint_tensors(config)
+    assert len(tensors) == 1_411
+    assert sum(tensor.num_bytes for tensor in tensors) == 5_702_577_939
+    assert synthetic.file_bytes(tensors) == 5_702_746_371
+
+
+def test_nf4_linear_has_the_six_tensors_of_bitsandbytes():
+    """A linear whose elements fill no whole block has its last blocks all the same."""
+    linear = {name: shape for name, shape in shapes(tiny()).items() if name.startswith("model.layers.1.mlp.down_proj.")}
+    prefix = "model.layers.1.mlp.down_proj.weight"
+    state_bytes = linear.pop(f"{prefix}.quant_state.bitsandbytes__nf4")[1][0]
+    assert 150 < state_bytes < 190
+    assert linear == {
+        prefix: ("U8", (24 * 40 // 2, 1)),
+        f"{prefix}.absmax": ("U8", (15,)),
+        f"{prefix}.nested_absmax": ("F32", (1,)),
+        f"{prefix}.nested_quant_map": ("F32", (256,)),
+        f"{prefix}.quant_map": ("F32", (16,)),
+    }
+
+
+def test_head_dim_need_not_be_hidden_over_heads():
+    """The attention's linears follow head_dim, not hidden_size."""
+    found = shapes(tiny(quantization_config=None))
+    assert found["model.layers.0.self_attn.q_proj.weight"] == ("BF16", (48, 24))
+    assert found["model.layers.0.self_attn.v_proj.weight"] == ("BF16", (16, 24))
+    assert found["model.layers.0.self_attn.o_proj.weight"] == ("BF16", (24, 48))
+
+
+def test_tied_model_has_no_lm_head():
+    """Where the embeddings are tied, the file holds them once."""
+    assert "lm_head.weight" in shapes(tiny())
+    assert "lm_head.weight" not in shapes(tiny(tie_word_embeddings=True))
+
+
+def test_only_qwen2_has_biases_on_q_k_and_v():
+    """Qwen2 has a bias on each of q, k and v; llama and mistral have none."""
+    biases = {name.split(".")[-2] for name in shapes(tiny(model_type="qwen2")) if name.endswith(".bias")}
+    assert biases == {"q_proj", "k_proj", "v_proj"}
+    assert not [name for name in shapes(tiny(model_type="mistral")) if name.endswith(".bias")]
+
+
+@pytest.mark.parametrize("quantization_config", [NF4, None])
+def test_written_file_is_the_documented_format(tmp_path: Path, quantization_config: dict | None):
+    """Every tensor lies where the header says, in its own length, and nothing follows the last."""
+    tensors = synthetic.checkpoint_tensors(tiny(quantization_config=quantization_config))
+    path = tmp_path / "model.safetensors"
+    synthetic.write_safetensors(path, tensors)
+    found = read_safetensors(path)
+    assert path.stat().st_size == synthetic.file_bytes(tensors)
+    assert len(synthetic.header(tensors)) % 8 == 0
+    assert [*found] == [tensor.name for tensor in tensors]
+    for tensor in tensors:
+        dtype, shape, data = found[tensor.name]
+        assert (dtype, tuple(shape), len(data)) == (tensor.dtype, tensor.shape, tensor.num_bytes)
+
+
+def test_rows_beyond_the_tokenizer_are_zero(tmp_path: Path):
+    """A greedy answer stays inside the tokenizer: no other token has a logit but 0."""
+    path = tmp_path / "model.safetensors"
+    synthetic.write_safetensors(path, synthetic.checkpoint_tensors(tiny()))
+    _, (vocab, hidden), data = read_safetensors(path)["lm_head.weight"]
+    rows = [data[2 * hidden * row : 2 * hidden * (row + 1)] for row in range(vocab)]
+    assert all(any(row) for row in rows[: synthetic.NUM_TOKENS])
+    assert not any(any(row) for row in rows[synthetic.NUM_TOKENS :])
+
+
+def test_quantization_state_is_what_bitsandbytes_reads(tmp_path: Path):
+    """The packed state names the linear's shape, and an offset that keeps every absmax positive."""
+    path = tmp_path / "model.safetensors"
+    synthetic.write_safetensors(path, synthetic.checkpoint_tensors(tiny()))
+    state = json.loads(
+        read_safetensors(path)["model.layers.0.self_attn.k_proj.weight.quant_state.bitsandbytes__nf4"][2]
+    )
+    offset = state.pop("nested_offset")
+    assert offset > synthetic.NESTED_ABSMAX
+    assert state == {
+        "quant_type": "nf4",
+        "blocksize": 64,
+        "dtype": "bfloat16",
+        "shape": [16, 24],
+        "nested_blocksize": 256,
+        "nested_dtype": "float32",
+    }
+
+
+def test_weights_have_the_spread_of_trained_ones():
+    """Dequantized weights have a mean near 0 and a standard deviation near 0.02, in NF4 and in bfloat16."""
+    noise = synthetic.nf4_noise()
+    counts = {byte: noise.count(byte) for byte in range(256)}
+    absmax = statistics.mean(synthetic.NESTED_OFFSETS)
+    pairs = [(synthetic.NF4_LEVELS[byte >> 4] * absmax, count) for byte, count in counts.items()]
+    mean = sum(value * count for value, count in pairs) / len(noise)
+    spread = math.sqrt(sum(value**2 * count for value, count in pairs) / len(noise))
+    assert abs(mean) < 0.0002
+    assert 0.018 < spread < 0.022
+
+    words = struct.unpack("<4096H", synthetic.bfloat16_noise()[:8192])
+    floats = [struct.unpack("<f", struct.pack("<I", word << 16))[0] for word in words]
+    assert {value < 0 for value in floats} == {True, False}
+    assert 2**-7 <= min(map(abs, floats)) <= max(map(abs, floats)) < 2**-5
+    assert 0.018 < statistics.pstdev(floats) < 0.022
+
+
+@pytest.mark.parametrize(
+    ("model_name", "quantization", "name"),
+    [
+        ("llama-3.1-8b-instruct", NF4, "llama-3.1-8b-instruct-bnb-4bit"),
+        ("Some-Model-unsloth-bnb-4bit", NF4, "some-model-bnb-4bit"),
+        ("llama-3.1-8b-instruct", None, "llama-3.1-8b-instruct"),
+        ("Some-Model-bnb-4bit", None, "some-model"),
+    ],
+)
+def test_directory_name_says_whether_it_is_4_bit(model_name: str, quantization: dict | None, name: str):
+    """The folder's name ends in -bnb-4bit where the weights are NF4, and does not where they are not."""
+    assert synthetic.directory_name(model_name, tiny(quantization_config=quantization)) == name
+
+
+def test_tokenizer_ids_agree_with_the_config():
+    """bos, eos and pad have the ids in the config that they have in the tokenizer, whatever the model's own are."""
+    config = tiny()
+    files = synthetic.small_files({**TINY, "bos_token_id": 99_999}, config)
+    added = {token["content"]: token["id"] for token in files["tokenizer.json"]["added_tokens"]}
+    for role in ("bos", "eos", "pad"):
+        token = files["tokenizer_config.json"][f"{role}_token"]
+        assert files["config.json"][f"{role}_token_id"] == added[token] < config.vocab_size
+        assert files["generation_config.json"][f"{role}_token_id"] == added[token]
+
+
+def test_tokenizer_has_one_token_for_each_byte():
+    """The alphabet is GPT-2's: 256 letters, printable bytes as themselves, a space as G with a dot."""
+    alphabet = synthetic.byte_alphabet()
+    assert len(set(alphabet)) == 256
+    assert [alphabet[byte] for byte in b"A "] == ["A", "\u0120"]
+    assert alphabet[0] == "\u0100"
+
+
+def test_16_bit_config_has_no_quantization():
+    """A 16-bit checkpoint of a quantized config says nothing of a quantization."""
+    config = tiny(quantization_config=None)
+    assert "quantization_config" not in synthetic.small_files(dict(TINY), config)["config.json"]
+
+
+def test_checkpoint_is_made_once_and_used_again(tmp_path: Path):
+    """A complete checkpoint stays as it is; its folder holds what unsloth and vLLM look for, and no adapter config."""
+    plan = plan_of(tmp_path / "tiny-bnb-4bit")
+    directory = synthetic.prepare(plan, tmp_path / "cache")
+    assert {path.name for path in directory.iterdir()} == {
+        "config.json", "generation_config.json", "manifest.json", "model.safetensors",
+        "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    inode = (directory / "model.safetensors").stat().st_ino
+    assert synthetic.prepare(plan, tmp_path / "cache") == directory
+    assert (directory / "model.safetensors").stat().st_ino == inode
+
+
+def test_same_plan_makes_the_same_bytes(tmp_path: Path):
+    """Two checkpoints of one plan are equal, so that two machines load the same weights."""
+    plan = plan_of(tmp_path / "tiny-bnb-4bit")
+    first, second = (synthetic.prepare(plan, tmp_path / name) for name in ("a", "b"))
+    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+
+
+def test_damaged_checkpoint_is_made_anew(tmp_path: Path):
+    """A file that is too short is not used."""
+    plan = plan_of(tmp_path / "tiny-bnb-4bit")
+    file = synthetic.prepare(plan, tmp_path / "cache") / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    synthetic.prepare(plan, tmp_path / "cache")
+    assert file.read_bytes() == whole
+
+
+def test_checkpoint_of_another_config_is_made_anew(tmp_path: Path):
+    """The same name with another shape is another checkpoint."""
+    directory = synthetic.prepare(plan_of(tmp_path / "tiny-bnb-4bit"), tmp_path / "cache")
+    size = (directory / "model.safetensors").stat().st_size
+    assert synthetic.prepare(plan_of(tmp_path / "tiny-bnb-4bit", num_hidden_layers=3), tmp_path / "cache") == directory
+    assert (directory / "model.safetensors").stat().st_size > size
+
+
+def test_broken_off_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whoever sees the folder sees a whole checkpoint: a write that fails leaves neither it nor a part."""
+
+    def full_disk(path: Path, tensors: list) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(synthetic, "write_safetensors", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        synthetic.prepare(plan_of(tmp_path / "tiny-bnb-4bit"), tmp_path / "cache")
+    assert list((tmp_path / "cache" / "synthetic").iterdir()) == []
+
+
+def test_small_vocabulary_is_refused(tmp_path: Path):
+    """A vocabulary without room for the 256 bytes and three special tokens is refused by name."""
+    with pytest.raises(BadInput, match="vocab_size: 258 is less than the 259 tokens"):
+        synthetic.prepare(plan_of(tmp_path / "tiny-bnb-4bit", vocab_size=258), tmp_path / "cache")
+
+
+def test_full_disk_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where the disk is too small, the error says how much is free and how much is needed."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=512))
+    with pytest.raises(MachineCannot, match="512 B of disk are free, the synthetic weights take"):
+        synthetic.prepare(plan_of(tmp_path / "tiny-bnb-4bit"), tmp_path / "cache")
+
+
+def test_model_known_by_name_has_its_config(tmp_path: Path):
+    """A known model's config.json is that of env/models, with the quantization of the real checkpoint."""
+    profile: Profile = load_profile("smollm2-135m-cpu", {"weights": "synthetic"})
+    files = synthetic.small_files(synthetic._hf_config(make_plan(profile)), make_plan(profile).config)
+    assert files["config.json"]["rope_theta"] == 100000.0
+    assert files["config.json"]["quantization_config"]["bnb_4bit_quant_storage"] == "uint8"
+    assert files["config.json"]["torch_dtype"] == "bfloat16"
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("quantization_config", [NF4, None])
+@pytest.mark.filterwarnings("default")
+def test_safetensors_and_transformers_read_it(tmp_path: Path, quantization_config: dict | None):
+    """The libraries themselves read the file and the tokenizer, and the chat template honours add_generation_prompt."""
+    safetensors = pytest.importorskip("safetensors")
+    transformers = pytest.importorskip("transformers")
+    config = tiny(quantization_config=quantization_config)
+    directory = synthetic.prepare(
+        plan_of(tmp_path / "tiny", quantization_config=quantization_config), tmp_path / "cache"
+    )
+    with safetensors.safe_open(directory / "model.safetensors", framework="pt") as file:
+        assert {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()} == {  # noqa: SIM118
+            name: shape for name, (_, shape) in shapes(config).items()
+        }
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    messages = [{"role": "user", "content": "Où est la gare?"}]
+    asked = tokenizer.apply_chat_template(messages, tokenize=False)
+    text = "<|begin|>user: Où est la gare?<|end|>"
+    assert asked == text
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+    assert tokenizer.decode(ids) == text + "assistant: "
+    assert max(ids) < config.vocab_size
