@@ -217,7 +217,7 @@ def _plan_from_log(attempt: Attempt) -> ZooPlan | None:
     if any(reading is None for reading in readings):
         return None
     utilization, length, sequences, swap = (float(reading.value) for reading in readings if reading is not None)
-    return ZooPlan(utilization / 100, 0.0, int(length), int(sequences), int(swap), None)
+    return ZooPlan(utilization / 100, 0.0, int(length), int(sequences), int(swap))
 
 
 def _ram_of_swap(attempt: Attempt) -> int:

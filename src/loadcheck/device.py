@@ -14,8 +14,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import psutil
-
 
 @dataclass(frozen=True, slots=True)
 class GpuDevice:
@@ -47,6 +45,8 @@ def read_gpu() -> GpuDevice | None:
 
 def ram_available_bytes() -> int:
     """Memory that programs may still take, as unsloth reads it for its swap space (unsloth_zoo/vllm_utils.py:931)."""
+    import psutil
+
     return int(psutil.virtual_memory().available)
 
 

@@ -1,72 +1,175 @@
-"""The activation peak of vLLM's memory profile: the larger of two moments, the sampler's sort and the widest layer.
+"""The activation peak of vLLM's memory profile: the largest of several moments, most often the sampler's sort.
 
 The profile runs N = max_num_seqs prompts that share T = max_num_batched_tokens tokens (vllm/worker/model_runner.py:1231-1352
-at 0.7.2). H is hidden_size, I intermediate_size, V the rows of the logits.
+at 0.7.2). What lives at each moment was traced with vLLM's own classes under FakeTensorMode, for llama, mistral and qwen2, in
+4-bit and 16-bit, for 400 to 32768 tokens and 16 to 288 sequences: the formulas give the same bytes. What kernels take inside
+themselves (torch.sort, cuBLAS) is from their sources.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from loadcheck.predict.allocator import rounded
 from loadcheck.predict.terms import Term, total
-from loadcheck.predict.weights import DTYPE_BYTES, extended_vocab
+from loadcheck.predict.weights import DTYPE_BYTES, extended_vocab, head_rows
 from loadcheck.specs.model import ModelConfig
+from loadcheck.units import round_up
 
 # cuBLAS takes its workspace at its first use and keeps it: torch 2.5.1, aten/src/ATen/cuda/CublasHandlePool.cpp
 CUBLAS_WORKSPACE_BYTES = 8_519_680
 CUBLAS_WORKSPACE_HOPPER_BYTES = 33_554_432
 SEGMENTED_SORT_ROWS = 128
 """From so many rows on torch sorts by segments, with less scratch: aten/src/ATen/native/cuda/SortStable.cu."""
+CUB_ALIGNMENT = 256
+# Elements in a tile of CUB's radix sort, by the major compute capability: DispatchRadixSort's onesweep policies.
+_SORT_TILE = {7: 2816}
+_SORT_TILE_BEYOND = 3840
+DUMMY_LORA_RANK = 8
+"""Of the adapters that the profile runs with (vllm/worker/model_runner.py:67)."""
 
 
 def activation_peak(config: ModelConfig, num_tokens: int, num_seqs: int, compute_capability: float) -> Term:
-    """The larger of the sampler's peak and the forward's."""
-    sampler = sampler_peak(config, num_tokens, num_seqs, compute_capability)
-    forward = forward_peak(config, num_tokens, compute_capability)
-    return max(sampler, forward, key=lambda term: term.num_bytes)
+    """Peak of torch's allocated bytes over the profile, above what was allocated before it."""
+    moments = [
+        sampler_peak(config, num_tokens, num_seqs, compute_capability),
+        forward_peak(config, num_tokens, compute_capability),
+    ]
+    largest = max(moments, key=lambda term: term.num_bytes)
+    parts = [*largest.parts, cublas_workspace(compute_capability), lora_pointers(config), _inputs(num_tokens, num_seqs)]
+    return total(f"activation_peak ({largest.name})", parts, largest.source)
 
 
 def cublas_workspace(compute_capability: float) -> Term:
-    hopper = compute_capability == 9.0
-    return Term("cuBLAS workspace", CUBLAS_WORKSPACE_HOPPER_BYTES if hopper else CUBLAS_WORKSPACE_BYTES,
-                "torch 2.5.1 aten/src/ATen/cuda/CublasHandlePool.cpp")  # fmt: skip
+    """Kept from the first matrix product on; a second load in one process does not pay it again."""
+    size = CUBLAS_WORKSPACE_HOPPER_BYTES if int(compute_capability) == 9 else CUBLAS_WORKSPACE_BYTES
+    return Term("cuBLAS workspace", size, "torch 2.5.1 aten/src/ATen/cuda/CublasHandlePool.cpp")
+
+
+def lora_pointers(config: ModelConfig) -> Term:
+    """Small tensors of pointers to the slots, made at the first forward and kept; more where q, k and v differ in size."""
+    strides = 2048 if config.q_size != config.kv_size else 0
+    each = 512 + 1024 + strides + 512 + 1024
+    return Term("LoRA pointers", each * config.num_hidden_layers, "vllm/lora/ops/triton_ops/utils.py:56-190")
+
+
+def _inputs(num_tokens: int, num_seqs: int) -> Term:
+    """Token ids, positions and sampling tensors: tens of kilobytes, the one part that is not traced to the byte."""
+    size = 3 * rounded(8 * num_tokens) + 6 * rounded(4 * num_seqs)
+    return Term("inputs", size, "vllm/worker/model_runner.py:1231-1352")
 
 
 def sampler_peak(config: ModelConfig, num_tokens: int, num_seqs: int, compute_capability: float) -> Term:
-    """What lives while the logits of all sequences are sorted for top-k and top-p (vllm/model_executor/layers/sampler.py:271, 393)."""
+    """What lives while the logits of all sequences are sorted for top-k and top-p.
+
+    The 16-bit logits are as wide as the padded head, and a view of them keeps all of it alive.
+    """
     n = num_seqs * extended_vocab(config)
     source = "vllm/model_executor/layers/sampler.py:271, 393"
     tensors = {
         "hidden states": DTYPE_BYTES * num_tokens * config.hidden_size,
-        "logits, 16-bit": 2 * n,
+        "logits, 16-bit": DTYPE_BYTES * num_seqs * head_rows(config),
         "logits, fp32": 4 * n,
         "sorted logits": 4 * n,
         "sorted indices": 8 * n,
-        **_sort_scratch(n, num_seqs),
     }
     parts = [Term(name, rounded(size), source) for name, size in tensors.items()]
-    return total("activation_peak: sampler", [cublas_workspace(compute_capability), *parts], source)
+    return total("sampler", [*parts, *_sort_scratch(n, num_seqs, compute_capability)], source)
 
 
-def _sort_scratch(n: int, rows: int) -> dict[str, int]:
-    """torch.sort's own buffers for n elements in `rows` rows (aten/src/ATen/native/cuda/SortStable.cu, cub.cuh:124-158)."""
+def _sort_scratch(n: int, rows: int, compute_capability: float) -> Iterator[Term]:
+    """torch.sort's own buffers for n fp32 keys in `rows` rows: torch 2.5.1 aten/src/ATen/native/cuda/SortStable.cu."""
+    source = "torch 2.5.1 aten/src/ATen/native/cuda/SortStable.cu"
     if rows >= SEGMENTED_SORT_ROWS:
-        return {"sort: reverse indices": 8 * n, "sort: scratch": 12 * n + 255}
-    return {"sort: pairs in": 8 * n, "sort: pairs out": 8 * n, "sort: keys out": 4 * n, "sort: scratch": 12 * n + 255}
+        yield Term("sort: reverse indices", rounded(8 * n), source)
+        scratch = round_up(4 * n, CUB_ALIGNMENT) + round_up(8 * n, CUB_ALIGNMENT) + CUB_ALIGNMENT - 1
+        yield Term("sort: scratch", rounded(scratch), "torch 2.5.1 aten/src/ATen/cuda/cub.cuh:124-158")
+        return
+    yield Term("sort: indices", rounded(8 * n), source)
+    if rows > 1:
+        yield Term("sort: segments and keys", rounded(8 * n) + rounded(4 * n), source)
+    yield Term("sort: scratch", rounded(_onesweep_scratch(n, compute_capability)), "CUB DispatchRadixSort, onesweep")
+
+
+def _onesweep_scratch(n: int, compute_capability: float) -> int:
+    """CUB's radix sort of n 4-byte keys with 8-byte values in 4 passes: both once more, histograms and look-back."""
+    tile = _SORT_TILE.get(int(compute_capability), _SORT_TILE_BEYOND)
+    passes, digits = 4, 256
+    portion = ((1 << 28) - 1) // tile * tile
+    num_portions = -(-n // portion)
+    blocks = -(-min(n, portion) // tile)
+    sizes = (num_portions * passes * digits * 4, blocks * digits * 4, 4 * n, 8 * n, num_portions * passes * 4)
+    return sum(round_up(size, CUB_ALIGNMENT) for size in sizes) + CUB_ALIGNMENT - 1
 
 
 def forward_peak(config: ModelConfig, num_tokens: int, compute_capability: float) -> Term:
-    """What lives in the widest moment of a layer's MLP, when its gate_up product is made or used."""
-    hidden = DTYPE_BYTES * num_tokens * config.hidden_size
-    inner = DTYPE_BYTES * num_tokens * config.intermediate_size
-    quantized = config.quantization == "nf4"
-    # qwen2 keeps gate_up alive through down_proj (vllm/model_executor/models/qwen2.py:94-98)
-    num_hidden = (5 if quantized else 4) if config.model_type == "qwen2" else 3
-    parts = [
-        cublas_workspace(compute_capability),
-        Term(f"{num_hidden} hidden states", num_hidden * rounded(hidden), "vllm/model_executor/models/llama.py:82-88"),
-        Term("gate and up", rounded(2 * inner) + rounded(inner), "vllm/model_executor/models/llama.py:82-88"),
-    ]
-    if quantized:
-        dequantized = rounded(DTYPE_BYTES * config.intermediate_size * config.hidden_size)
-        parts.append(Term("dequantized weight", dequantized, "bitsandbytes/functional.py dequantize_4bit"))
-    return total("activation_peak: forward", parts)
+    """The widest moment of a layer: the largest of its four linears, its attention and its activation function.
+
+    `hidden` tensors of the residual stream live on beside each: the model's frame, the residual and the attention's output.
+    """
+    sizes = _Layer(config, num_tokens)
+    moments = {
+        "qkv_proj": 2 * sizes.hidden + sizes.linear("qkv_proj"),
+        "attention": 2 * sizes.hidden + sizes.qkv + sizes.attention(compute_capability),
+        "o_proj": 2 * sizes.hidden + sizes.qkv + sizes.q + sizes.linear("o_proj"),
+        "gate_up_proj": 3 * sizes.hidden + sizes.linear("gate_up_proj"),
+        "activation function": 3 * sizes.hidden + sizes.gate_up + sizes.inner,
+        "down_proj": 3 * sizes.hidden + sizes.inner + sizes.kept_gate_up + sizes.linear("down_proj"),
+    }
+    widest = max(moments, key=lambda name: moments[name])
+    source = f"vllm/model_executor/models/{'qwen2' if config.model_type == 'qwen2' else 'llama'}.py"
+    return total(f"forward: {widest}", [Term(f"layer at {widest}", moments[widest], source)], source)
+
+
+class _Layer:
+    """Rounded sizes of a layer's tensors for `num_tokens` tokens, in bytes."""
+
+    def __init__(self, config: ModelConfig, num_tokens: int) -> None:
+        self._config = config
+        self._num_tokens = num_tokens
+        self.hidden = self._tensor(config.hidden_size)
+        self.q = self._tensor(config.q_size)
+        self.qkv = self._tensor(config.q_size + 2 * config.kv_size)
+        self.inner = self._tensor(config.intermediate_size)
+        self.gate_up = self._tensor(2 * config.intermediate_size)
+        # qwen2 keeps gate_up alive through down_proj (vllm/model_executor/models/qwen2.py:94-98)
+        self.kept_gate_up = self.gate_up if config.model_type == "qwen2" else 0
+
+    def _tensor(self, width: int) -> int:
+        return rounded(DTYPE_BYTES * self._num_tokens * width)
+
+    def linear(self, name: str) -> int:
+        """A linear's output, and beside it the largest of what it needs on the way.
+
+        In 4-bit each shard is dequantized to 16 bits, then multiplied; its absmax in fp32 is there before the product is
+        (unsloth_zoo/vllm_utils.py:81-132, bitsandbytes/functional.py:1351-1358). LoRA adds in fp32 buffers
+        (vllm/lora/punica_wrapper/punica_gpu.py).
+        """
+        num_in, shards = self._shards(name)
+        output = self._tensor(sum(shards))
+        lora = rounded(4 * len(shards) * self._num_tokens * DUMMY_LORA_RANK)
+        quantized = [self._dequantized(num_in, shard) for shard in shards] if self._config.quantization == "nf4" else []
+        return output + max([lora, *quantized])
+
+    def _dequantized(self, num_in: int, num_out: int) -> int:
+        absmax = rounded(4 * -(-num_in * num_out // 64))
+        return rounded(DTYPE_BYTES * num_in * num_out) + max(self._tensor(num_out), absmax)
+
+    def _shards(self, name: str) -> tuple[int, list[int]]:
+        config = self._config
+        return {
+            "qkv_proj": (config.hidden_size, [config.q_size, config.kv_size, config.kv_size]),
+            "o_proj": (config.q_size, [config.hidden_size]),
+            "gate_up_proj": (config.hidden_size, [config.intermediate_size] * 2),
+            "down_proj": (config.intermediate_size, [config.hidden_size]),
+        }[name]
+
+    def attention(self, compute_capability: float) -> int:
+        """flash-attn's output and log-sum-exp; below 8.0 xformers' output, a part for each group of heads, and their stack."""
+        config = self._config
+        if compute_capability >= 8:
+            return self.q + rounded(4 * config.num_attention_heads * self._num_tokens)
+        groups = config.num_key_value_heads
+        if groups == config.num_attention_heads:
+            return 2 * self.q
+        return self.q + groups * self._tensor(config.q_size // groups) + self.q

@@ -41,7 +41,7 @@ def bands(prediction: Prediction, card: Card) -> dict[str, Band]:
         "peak_device_bytes": _within(figures.peak_device_bytes, PEAK_SLACK, "torch's cache keeps some slack"),
         "non_torch_bytes": _non_torch(card),
     }
-    if card.graph_layer_bytes is not None and figures.cuda_graph_bytes is not None:
+    if card.graph_node_bytes is not None and figures.cuda_graph_bytes is not None:
         found["cuda_graph_bytes"] = _within(
             figures.cuda_graph_bytes, GRAPH_SLACK, "the driver's own memory for a graph is fitted"
         )

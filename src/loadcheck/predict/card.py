@@ -25,7 +25,7 @@ class Card:
     Attributes:
         free_bytes: of cudaMemGetInfo, right before the load.
         non_torch_bytes: what vLLM's profile will call non_torch; None where it is not known for this card.
-        graph_layer_bytes: per layer and CUDA graph; None likewise.
+        graph_node_bytes: the driver's for a node of a CUDA graph; None likewise.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Card:
     total_bytes: int
     free_bytes: int
     non_torch_bytes: int | None = None
-    graph_layer_bytes: int | None = None
+    graph_node_bytes: int | None = None
 
     @property
     def refused(self) -> str | None:
@@ -78,7 +78,7 @@ def _card(name: str, gpu: Gpu, total_bytes: int, free_bytes: int) -> Card:
         total_bytes=total_bytes,
         free_bytes=free_bytes,
         non_torch_bytes=known_bytes(gpu.non_torch_bytes),
-        graph_layer_bytes=known_bytes(gpu.graph_layer_bytes),
+        graph_node_bytes=known_bytes(gpu.graph_node_bytes),
     )
 
 

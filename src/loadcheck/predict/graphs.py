@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from loadcheck.predict.activation import forward_peak
+from loadcheck.predict.activation import cublas_workspace, forward_peak
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.model import ModelConfig
 from loadcheck.units import KIB, round_up
 
-# Where a card was never measured: the middle of what was seen, 0.25 MiB (Hopper) to 0.62 MiB (T4) per layer and graph.
-DEFAULT_LAYER_BYTES = 430 * KIB
+# The driver's memory for one node of a graph, where a card was never measured: fitted over the public logs of T4 and
+# RTX 4090 D (9.4 to 11.0 KiB), and on the H100 (5.4 KiB).
+NODE_BYTES = 10 * KIB + 205
+NODE_BYTES_HOPPER = 5 * KIB + 410
+
+# Kernels that one layer launches in a decode step, counted in the sources: norms, rope, cache and attention; each 4-bit linear
+# dequantizes its absmax, adds the offset, dequantizes, multiplies and copies; LoRA fills 4 buffers, shrinks and expands 7 slices.
+_NODES_BASE = 6.5
+_NODES_LINEARS = {"nf4": 35, "16bit": 4}
+_NODES_LORA = 18
 
 
 def capture_sizes(max_num_seqs: int) -> list[int]:
@@ -20,14 +28,28 @@ def capture_sizes(max_num_seqs: int) -> list[int]:
     return [size for size in (1, 2, 4, *range(8, largest + 1, 8)) if size <= largest]
 
 
-def graph_memory(config: ModelConfig, max_num_seqs: int, compute_capability: float, layer_bytes: int | None) -> Term:
-    """ "Graph capturing finished …, took X GiB": the pool, which holds the forward peak of the largest size, and the graphs.
+def graph_nodes(config: ModelConfig, max_num_seqs: int) -> int:
+    """Kernel launches recorded in all graphs."""
+    bias = 1 if config.quantization == "nf4" and config.qkv_bias else 0
+    per_layer = _NODES_BASE + _NODES_LINEARS[config.quantization] + bias + _NODES_LORA
+    return int(per_layer * config.num_hidden_layers * len(capture_sizes(max_num_seqs)))
 
-    The pool is derived; the bytes per layer and graph are fitted for each card (env/gpus.toml), as they are the driver's own.
-    vllm/worker/model_runner.py:1419-1563 at 0.7.2.
+
+def graph_memory(config: ModelConfig, max_num_seqs: int, compute_capability: float, node_bytes: int | None) -> Term:
+    """What "Graph capturing finished …, took X GiB" says: the pool, a workspace, and the driver's memory for the nodes.
+
+    The pool holds the forward peak of the largest size; the second cuBLAS workspace is that of the capture's stream
+    (vllm/worker/model_runner.py:1419-1563 at 0.7.2). Bytes of a node are the driver's own and fitted (env/gpus.toml).
     """
-    sizes = capture_sizes(max_num_seqs)
-    pool = forward_peak(config, sizes[-1], compute_capability)
-    each = DEFAULT_LAYER_BYTES if layer_bytes is None else layer_bytes
-    nodes = Term("graphs", len(sizes) * config.num_hidden_layers * each, "env/gpus.toml: graph_layer_bytes")
-    return total("cuda_graph", [Term("pool", pool.num_bytes, "as the forward peak"), nodes])
+    largest = capture_sizes(max_num_seqs)[-1]
+    hopper = int(compute_capability) == 9
+    each = node_bytes if node_bytes is not None else NODE_BYTES_HOPPER if hopper else NODE_BYTES
+    nodes = graph_nodes(config, max_num_seqs)
+    return total(
+        "cuda_graph",
+        [
+            Term("pool", forward_peak(config, largest, compute_capability).num_bytes, "as the forward peak"),
+            cublas_workspace(compute_capability),
+            Term(f"{nodes} nodes", nodes * each, "env/gpus.toml: graph_node_bytes"),
+        ],
+    )

@@ -9,16 +9,20 @@ from typing import Any
 from loadcheck.figures import Figures
 from loadcheck.predict.activation import activation_peak
 from loadcheck.predict.adapters import adapter_memory, adapter_params, base_params, patched
-from loadcheck.predict.card import NON_TORCH_DEFAULT_BYTES, Card
+from loadcheck.predict.card import MIN_CAPABILITY, NON_TORCH_DEFAULT_BYTES, Card
 from loadcheck.predict.graphs import capture_sizes, graph_memory
 from loadcheck.predict.kv import BLOCK_TOKENS, config_block_bytes, kv_cache_memory
-from loadcheck.predict.slots import lora_slots
+from loadcheck.predict.resident import adapter_extras, engine_extras, training_memory
+from loadcheck.predict.slots import lora_slots, slots_only
 from loadcheck.predict.terms import Term, total
 from loadcheck.predict.weights import weights
 from loadcheck.predict.zoo import ZooPlan, zoo_plan
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
 from loadcheck.units import show_bytes
+
+TRAINING_TOKENS = 1024
+"""Tokens of the batch that training headroom is stated for: up to so many, unsloth keeps the logits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +85,12 @@ def predict_from_plan(config: ModelConfig, profile: Profile, card: Card, plan: Z
     """What follows once unsloth's plan is known: from a formula, or from a log that says it."""
     parts = _Parts.of(config, profile, card, plan)
     figures = _figures(config, profile, card, plan, parts)
-    return Prediction(figures, _tree(parts), tuple(obstacles(card, plan, parts)), tuple(_notes(card)))
+    return Prediction(figures, parts.peak, tuple(obstacles(config, profile, card, plan, parts)), tuple(_notes(card)))
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """The amounts that figures and terms are both made of, in bytes."""
+    """The amounts that figures and terms are both made of."""
 
     weights: Term
     activation: Term
@@ -94,49 +98,46 @@ class _Parts:
     budget_bytes: int
     kv_available_bytes: int
     num_gpu_blocks: int
-    kv_cache: Term
-    slots: Term
-    graphs: Term
-    adapter: Term | None
-    context_bytes: int
+    peak: Term
 
     @classmethod
     def of(cls, config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan) -> _Parts:
         model = weights(config)
-        activation = activation_peak(config, plan.max_model_len, plan.max_num_seqs, card.compute_capability)
+        activation = activation_peak(config, plan.max_model_len, max(plan.max_num_seqs, 1), card.compute_capability)
         non_torch = NON_TORCH_DEFAULT_BYTES if card.non_torch_bytes is None else card.non_torch_bytes
         # vllm/worker/worker.py:226-249: floats until the last step
         budget = card.total_bytes * plan.utilization
         available = budget - (model.num_bytes + activation.num_bytes + non_torch)
         blocks = max(int(available // config_block_bytes(config)), 0)
-        adapters = profile.adapters
-        return cls(
-            weights=model,
-            activation=activation,
-            non_torch_bytes=non_torch,
-            budget_bytes=int(budget),
-            kv_available_bytes=int(available),
-            num_gpu_blocks=blocks,
-            kv_cache=kv_cache_memory(config, blocks),
-            slots=lora_slots(config, profile.max_lora_rank),
-            graphs=graph_memory(config, plan.max_num_seqs, card.compute_capability, card.graph_layer_bytes),
-            adapter=adapter_memory(config, adapters.r, adapters.target_modules) if adapters else None,
-            context_bytes=card.total_bytes - card.free_bytes,
-        )
+        peak = _peak(config, profile, card, plan, model, kv_cache_memory(config, blocks), non_torch)
+        return cls(model, activation, non_torch, int(budget), int(available), blocks, peak)
+
+
+def _peak(
+    config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, model: Term, cache: Term, non_torch_bytes: int
+) -> Term:
+    """What the card holds once everything is there: more than vLLM's budget, as slots, graphs and adapters lie outside it."""
+    num_seqs = max(plan.max_num_seqs, 1)
+    capability, adapters = card.compute_capability, profile.adapters
+    terms = [
+        Term("context", card.total_bytes - card.free_bytes, "used before the load: CUDA's own, and other processes"),
+        Term("non_torch", non_torch_bytes, "vllm/worker/worker.py:205-271; env/gpus.toml"),
+        model,
+        lora_slots(config, profile.max_lora_rank, plan.max_model_len, num_seqs),
+        cache,
+        graph_memory(config, num_seqs, capability, card.graph_node_bytes),
+        engine_extras(config, plan.max_model_len, num_seqs, capability),
+    ]
+    if adapters is not None:
+        terms.append(adapter_memory(config, adapters.r, adapters.target_modules))
+        terms.append(adapter_extras(config, profile.max_seq_length))
+    if profile.training.steps:
+        terms.append(training_memory(config, profile, TRAINING_TOKENS, capability))
+    return total("peak_device", terms)
 
 
 def _figures(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, parts: _Parts) -> Figures:
-    block = config_block_bytes(config)
-    adapters = profile.adapters
-    attached: dict[str, Any] = {}
-    if adapters is not None and parts.adapter is not None:
-        params = adapter_params(config, adapters.r, adapters.target_modules)
-        attached = {
-            **patched(config, adapters.target_modules, adapters.lora_dropout),
-            "trainable_params": params,
-            "total_params": base_params(config) + params,
-            "adapter_bytes": parts.adapter.num_bytes,
-        }
+    num_seqs = max(plan.max_num_seqs, 1)
     return Figures(
         gpu_name=card.name,
         gpu_total_bytes=card.total_bytes,
@@ -155,56 +156,81 @@ def _figures(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, p
         activation_peak_bytes=parts.activation.num_bytes,
         kv_cache_bytes=parts.kv_available_bytes,
         num_gpu_blocks=parts.num_gpu_blocks,
-        num_cpu_blocks=plan.swap_bytes // block,
+        num_cpu_blocks=plan.swap_bytes // config_block_bytes(config),
         max_concurrency=parts.num_gpu_blocks * BLOCK_TOKENS / plan.max_model_len,
-        num_cuda_graphs=len(capture_sizes(plan.max_num_seqs)),
-        cuda_graph_bytes=parts.graphs.num_bytes,
-        lora_slots_bytes=parts.slots.num_bytes,
-        peak_device_bytes=_tree(parts).num_bytes,
-        **attached,
+        num_cuda_graphs=len(capture_sizes(num_seqs)),
+        cuda_graph_bytes=graph_memory(config, num_seqs, card.compute_capability, card.graph_node_bytes).num_bytes,
+        lora_slots_bytes=slots_only(config, profile.max_lora_rank),
+        peak_device_bytes=parts.peak.num_bytes,
+        **_adapter_figures(config, profile),
     )
 
 
-def _tree(parts: _Parts) -> Term:
-    """What the card holds at the peak of the load: more than vLLM's budget, as slots and graphs lie outside it."""
-    terms = [
-        Term("context", parts.context_bytes, "used before the load: CUDA's own, and other processes"),
-        Term("non_torch", parts.non_torch_bytes, "vllm/worker/worker.py:205-271; env/gpus.toml"),
-        parts.weights,
-        parts.slots,
-        parts.kv_cache,
-        parts.graphs,
-        *([parts.adapter] if parts.adapter else []),
-        parts.activation,
-    ]
-    return total("peak_device", terms)
+def _adapter_figures(config: ModelConfig, profile: Profile) -> dict[str, Any]:
+    adapters = profile.adapters
+    if adapters is None:
+        return {}
+    params = adapter_params(config, adapters.r, adapters.target_modules)
+    return {
+        **patched(config, adapters.target_modules, adapters.lora_dropout),
+        "trainable_params": params,
+        "total_params": base_params(config) + params,
+        "adapter_bytes": adapter_memory(config, adapters.r, adapters.target_modules).num_bytes,
+    }
 
 
-def obstacles(card: Card, plan: ZooPlan, parts: _Parts) -> Iterator[Obstacle]:
+def obstacles(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, parts: _Parts) -> Iterator[Obstacle]:
     """What will keep the load from succeeding, in the order in which the engine would meet it."""
     if card.refused is not None:
-        yield Obstacle(f"{card.name} cannot run this stack: {card.refused}", "Unsloth: Your GPU is too old!"
-                       if card.compute_capability < 7 else "no kernel image is available for execution on the device",
-                       "take a card of compute capability 7.0 to 9.0")  # fmt: skip
+        says = (
+            "Unsloth: Your GPU is too old!"
+            if card.compute_capability < MIN_CAPABILITY
+            else "no kernel image is available"
+        )
+        yield Obstacle(
+            f"{card.name} cannot run this stack: {card.refused}", says, "take a card of compute capability 7.0 to 9.0"
+        )
+    yield from _settings_obstacles(config, profile, plan)
+    yield from _kv_obstacles(plan, parts)
+    if parts.peak.num_bytes > card.total_bytes:
+        yield Obstacle(
+            f"the load peaks at {show_bytes(parts.peak.num_bytes)}, and the card has {show_bytes(card.total_bytes)}",
+            "CUDA out of memory.",
+            "lower gpu_memory_utilization: LoRA slots, CUDA graphs and adapters lie outside vLLM's budget",
+        )
+
+
+def _settings_obstacles(config: ModelConfig, profile: Profile, plan: ZooPlan) -> Iterator[Obstacle]:
+    """What unsloth and vLLM refuse, whatever the memory."""
+    if profile.max_seq_length > config.max_position_embeddings:
+        yield Obstacle(  # unsloth/models/llama.py:1755
+            f"max_seq_length {profile.max_seq_length} is above the model's {config.max_position_embeddings} positions",
+            "Unsloth: Fast inference does not yet work with RoPE Scaling.",
+            f"lower max_seq_length to {config.max_position_embeddings}",
+        )
+    if config.sliding_window:
+        yield Obstacle(  # vllm/config.py:1128-1135
+            "the model's attention has a sliding window, and unsloth always asks for prefix caching",
+            "Prefix caching is not supported with sliding window. Run with --disable-sliding-window to use prefix caching.",
+            "take a model without a window, such as mistral 7B v0.3",
+        )
     if plan.cut_from is not None:
         yield Obstacle(
-            f"unsloth will cut max_seq_length from {plan.cut_from} to {plan.max_model_len}: its estimate leaves no room",
-            f"Unsloth: Your GPU cannot handle sequence lengths of {plan.cut_from} due to limited GPU memory.",
+            f"unsloth will cut max_seq_length from {plan.cut_from} to {plan.max_model_len}: its estimate leaves no more room",
+            f"Unsloth: Your GPU cannot handle sequence lengths of {plan.cut_printed} due to limited GPU memory.",
             "raise gpu_memory_utilization, or lower max_seq_length or max_lora_rank",
         )
     if plan.max_model_len < plan.max_num_seqs:
-        yield Obstacle(
+        yield Obstacle(  # vllm/config.py:1574-1578
             f"max_seq_length {plan.max_model_len} is below the number of sequences {plan.max_num_seqs}",
             f"max_num_batched_tokens ({plan.max_model_len}) must be greater than or equal to max_num_seqs ({plan.max_num_seqs}).",
             f"raise max_seq_length to {plan.max_num_seqs}, or lower conservativeness",
         )
-    yield from _kv_obstacles(plan, parts)
-    peak = _tree(parts).num_bytes
-    if peak > card.total_bytes:
+    if plan.max_num_seqs < 1:
         yield Obstacle(
-            f"the load peaks at {show_bytes(peak)}, and the card has {show_bytes(card.total_bytes)}",
-            "CUDA out of memory.",
-            "lower gpu_memory_utilization: LoRA slots, CUDA graphs and adapters lie outside vLLM's budget",
+            f"conservativeness {profile.conservativeness} leaves no sequence at all",
+            "max_num_seqs must be positive",
+            "raise conservativeness",
         )
 
 
@@ -214,15 +240,17 @@ def _kv_obstacles(plan: ZooPlan, parts: _Parts) -> Iterator[Obstacle]:
     remedy = "raise gpu_memory_utilization, or lower max_seq_length or the number of sequences (conservativeness)"
     if parts.num_gpu_blocks <= 0:
         yield Obstacle(
-            f"no room for the KV cache: {show_bytes(parts.kv_available_bytes)} are left of the budget of {show_bytes(parts.budget_bytes)}",
+            f"no room for the KV cache: {show_bytes(parts.kv_available_bytes)} are left of the budget of "
+            f"{show_bytes(parts.budget_bytes)}",
             "No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine.",
             remedy,
         )
     elif tokens < plan.max_model_len:
         yield Obstacle(
             f"the KV cache holds {tokens} tokens, fewer than one request of {plan.max_model_len}",
-            f"The model's max seq len ({plan.max_model_len}) is larger than the maximum number of tokens that can be stored in "
-            f"KV cache ({tokens}). Try increasing `gpu_memory_utilization` or decreasing `max_model_len` when initializing the engine.",
+            f"The model's max seq len ({plan.max_model_len}) is larger than the maximum number of tokens that can be stored "
+            f"in KV cache ({tokens}). Try increasing `gpu_memory_utilization` or decreasing `max_model_len` when "
+            "initializing the engine.",
             remedy,
         )
 
@@ -230,8 +258,8 @@ def _kv_obstacles(plan: ZooPlan, parts: _Parts) -> Iterator[Obstacle]:
 def _notes(card: Card) -> Iterator[str]:
     if card.non_torch_bytes is None:
         yield (
-            f"non_torch is not known for {card.name}; {show_bytes(NON_TORCH_DEFAULT_BYTES)} are assumed, "
-            "so kv_cache and num_gpu_blocks may be off by 0.06 GiB"
+            f"non_torch was never measured on {card.name}; {show_bytes(NON_TORCH_DEFAULT_BYTES)} are assumed, "
+            "so kv_cache_gib may be off by 0.06 GiB"
         )
-    if card.graph_layer_bytes is None:
-        yield f"CUDA graph memory was never measured on {card.name}; cuda_graph is an estimate from other cards"
+    if card.graph_node_bytes is None:
+        yield f"CUDA graphs were never measured on {card.name}; cuda_graph_gib is an estimate from other cards"

@@ -6,15 +6,35 @@ from collections.abc import Iterator
 
 from loadcheck.predict.allocator import rounded
 from loadcheck.predict.terms import Term, total
-from loadcheck.predict.weights import DTYPE_BYTES, LORA_EXTRA_VOCAB, padded_vocab
+from loadcheck.predict.weights import DTYPE_BYTES, LORA_EXTRA_VOCAB, LORA_VOCAB_PADDING
 from loadcheck.specs.model import ModelConfig
 from loadcheck.units import round_up
 
 
-def lora_slots(config: ModelConfig, max_lora_rank: int) -> Term:
-    """The slots of all layers, embeddings and logits, for one adapter (max_loras = 1)."""
-    parts = [*_linears(config, max_lora_rank), *_vocabulary(config, max_lora_rank)]
+def lora_slots(config: ModelConfig, max_lora_rank: int, num_tokens: int, num_seqs: int) -> Term:
+    """The slots of all layers, embeddings and logits, for one adapter (max_loras = 1), and the index buffers beside them.
+
+    `num_tokens` is max_num_batched_tokens. Equal to the byte to a trace of vLLM's own classes for 13 models.
+    """
+    parts = [*_linears(config, max_lora_rank), *_vocabulary(config, max_lora_rank), _indices(num_tokens, num_seqs)]
     return total("lora_slots", parts, "vllm/lora/layers.py:319-336, 588-605")
+
+
+def slots_only(config: ModelConfig, max_lora_rank: int) -> int:
+    """Bytes of the slots' own tensors, without index buffers and rounding: what a sum over the model's buffers gives."""
+    linears = sum(num_in + num_out for num_in, num_out in config.linears.values()) * config.num_hidden_layers
+    elements = linears * max_lora_rank
+    if config.model_type != "qwen2":
+        a_rows = config.vocab_size + LORA_EXTRA_VOCAB
+        rows = a_rows + round_up(a_rows, LORA_VOCAB_PADDING) + 2 * config.hidden_size
+        elements += rows * max_lora_rank + 2 * LORA_EXTRA_VOCAB * config.hidden_size
+    return DTYPE_BYTES * elements
+
+
+def _indices(num_tokens: int, num_seqs: int) -> Term:
+    """int64 index buffers: four of num_tokens, one of twice that, three of num_seqs."""
+    sizes = [*[8 * num_tokens] * 4, 16 * num_tokens, *[8 * num_seqs] * 3]
+    return Term("indices", sum(rounded(size) for size in sizes), "vllm/lora/punica_wrapper/punica_base.py:129-160")
 
 
 def _linears(config: ModelConfig, rank: int) -> Iterator[Term]:
@@ -32,6 +52,6 @@ def _vocabulary(config: ModelConfig, rank: int) -> Iterator[Term]:
     a_rows = config.vocab_size + LORA_EXTRA_VOCAB
     embedding = (extra, rounded(DTYPE_BYTES * a_rows * rank), rounded(DTYPE_BYTES * hidden * rank))
     yield Term("embed_tokens slots", sum(embedding), "vllm/lora/layers.py:170-198")
-    logit_rows = round_up(padded_vocab(config), LORA_EXTRA_VOCAB)
+    logit_rows = round_up(a_rows, LORA_VOCAB_PADDING)
     logits = (extra, rounded(DTYPE_BYTES * rank * hidden), rounded(DTYPE_BYTES * logit_rows * rank))
     yield Term("logits slots", sum(logits), "vllm/lora/layers.py:972-1000")

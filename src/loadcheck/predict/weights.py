@@ -15,6 +15,7 @@ from loadcheck.units import round_up
 
 DTYPE_BYTES = 2
 VOCAB_PADDING = 64
+LORA_VOCAB_PADDING = 256
 LORA_EXTRA_VOCAB = 256
 """vllm/config.py lora_extra_vocab_size, which unsloth leaves at its default."""
 
@@ -39,10 +40,20 @@ def extended_vocab(config: ModelConfig) -> int:
     return config.vocab_size + (0 if config.model_type == "qwen2" else LORA_EXTRA_VOCAB)
 
 
-def padded_vocab(config: ModelConfig) -> int:
-    """Rows of the embedding table (vllm/model_executor/layers/vocab_parallel_embedding.py:213-219)."""
+def embedding_rows(config: ModelConfig) -> int:
+    """Rows of the embedding table (vllm/model_executor/layers/vocab_parallel_embedding.py:195-240)."""
     padded = round_up(config.vocab_size, VOCAB_PADDING)
     return padded if config.model_type == "qwen2" else round_up(padded + LORA_EXTRA_VOCAB, VOCAB_PADDING)
+
+
+def head_rows(config: ModelConfig) -> int:
+    """Rows of the head, which is the embedding where the two are tied (vllm/model_executor/models/llama.py:494-509).
+
+    llama and mistral pad it for LoRA's kernels, to 256.
+    """
+    if config.tie_word_embeddings or config.model_type == "qwen2":
+        return embedding_rows(config)
+    return round_up(round_up(config.vocab_size, LORA_VOCAB_PADDING) + LORA_EXTRA_VOCAB, LORA_VOCAB_PADDING)
 
 
 def weights(config: ModelConfig) -> Term:
@@ -86,9 +97,14 @@ def _quant_state(name: str, elements: int, num_layers: int) -> Term:
 
 def _small(config: ModelConfig) -> Iterator[Term]:
     num_layers = config.num_hidden_layers
-    if config.model_type == "qwen2":
-        bias = DTYPE_BYTES * (config.q_size + 2 * config.kv_size)
-        yield Term("qkv bias", num_layers * rounded(bias), "vllm/model_executor/models/qwen2.py:140-148")
+    biases = {
+        "qkv bias": config.qkv_bias * (config.q_size + 2 * config.kv_size),
+        "o bias": config.o_bias * config.hidden_size,
+        "gate_up bias": config.mlp_bias * 2 * config.intermediate_size,
+        "down bias": config.mlp_bias * config.hidden_size,
+    }
+    for name, elements in biases.items():
+        yield Term(name, num_layers * rounded(DTYPE_BYTES * elements), "vllm/model_executor/models/llama.py:128-160")
     norm = rounded(DTYPE_BYTES * config.hidden_size)
     yield Term("norms", num_layers * 2 * norm, "vllm/model_executor/layers/layernorm.py")
     # _k_scale, _v_scale, k_range, v_range: fp32 scalars
@@ -96,10 +112,11 @@ def _small(config: ModelConfig) -> Iterator[Term]:
 
 
 def _outside(config: ModelConfig) -> Iterator[Term]:
-    embedding = rounded(DTYPE_BYTES * padded_vocab(config) * config.hidden_size)
-    yield Term("embed_tokens", embedding, "vllm/model_executor/layers/vocab_parallel_embedding.py:213-219")
+    row = DTYPE_BYTES * config.hidden_size
+    yield Term("embed_tokens", rounded(row * embedding_rows(config)),
+               "vllm/model_executor/layers/vocab_parallel_embedding.py:195-240")  # fmt: skip
     if not config.tie_word_embeddings:
-        yield Term("lm_head", embedding, "vllm/model_executor/models/llama.py:494-509")
+        yield Term("lm_head", rounded(row * head_rows(config)), "vllm/model_executor/models/llama.py:494-509")
     yield Term("final norm", rounded(DTYPE_BYTES * config.hidden_size), "vllm/model_executor/layers/layernorm.py")
     rope = DTYPE_BYTES * config.rope_cache_tokens * config.head_dim
     yield Term("rope cache", rounded(rope), "vllm/model_executor/layers/rotary_embedding.py:98-101, 988-1017")

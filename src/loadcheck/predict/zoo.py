@@ -45,6 +45,7 @@ class ZooPlan:
         kv_estimate_bytes: unsloth's guess at the room for the KV cache; only its ladder uses it.
         max_model_len: the length asked for, or what unsloth cuts it to.
         cut_from: the length asked for, where it is cut; None otherwise.
+        cut_printed: the length that unsloth then names, which is 256 where its estimate leaves nothing at all.
     """
 
     utilization: float
@@ -52,7 +53,8 @@ class ZooPlan:
     max_model_len: int
     max_num_seqs: int
     swap_bytes: int
-    cut_from: int | None
+    cut_from: int | None = None
+    cut_printed: int | None = None
 
 
 def zoo_plan(
@@ -73,18 +75,19 @@ def zoo_plan(
         wanted = total_bytes - activation
     left = max(wanted - _model_estimate(config, max_lora_rank), 0)
     num_tokens = int(0.95 * (left / (_kv_size(config) * 2 * config.num_hidden_layers * 2))) // 256 * 256
-    length, cut = max_seq_length, False
+    length = max_seq_length
     if num_tokens <= 0:
         length = num_tokens = 256
-    if num_tokens <= length:
-        length, cut = num_tokens, True
+    printed = length if num_tokens <= length else None
+    length = min(length, num_tokens)
     return ZooPlan(
         utilization=wanted / total_bytes,
         kv_estimate_bytes=left,
         max_model_len=length,
         max_num_seqs=num_sequences(left / 1024 / 1024 / 1024, conservativeness),
         swap_bytes=swap_gib(ram_available_bytes / 1024 / 1024 / 1024) * GIB,
-        cut_from=max_seq_length if cut else None,
+        cut_from=None if printed is None else max_seq_length,
+        cut_printed=printed,
     )
 
 

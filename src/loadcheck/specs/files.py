@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from loadcheck.errors import BadInput, Problem, suggestion
+
+# Looking for plugins reads the metadata of every installed package: 30 ms of each start, for none.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,7 +26,7 @@ SpecT = TypeVar("SpecT", bound="Spec")
 class Spec(BaseModel):
     """A frozen record from a TOML file; a key that it does not know is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 @cache

@@ -27,7 +27,7 @@ class Gpu(Spec):
         total_bytes: the total of `cudaMemGetInfo`.
         used_before_bytes: total - free once a CUDA context exists and nothing else does.
         non_torch_bytes: what vLLM's profile counts as non_torch memory in a fresh process.
-        graph_layer_bytes: CUDA graph memory per layer and graph, beside the pool.
+        graph_node_bytes: the driver's memory for one node of a CUDA graph.
         refused: why this stack cannot use the card; None where it can.
     """
 
@@ -36,7 +36,7 @@ class Gpu(Spec):
     total_bytes: Fact | Unknown = "unknown"
     used_before_bytes: Fact | Unknown = "unknown"
     non_torch_bytes: Fact | Unknown = "unknown"
-    graph_layer_bytes: Fact | Unknown = "unknown"
+    graph_node_bytes: Fact | Unknown = "unknown"
     refused: str | None = None
 
 

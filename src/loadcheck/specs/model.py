@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -28,8 +29,8 @@ NEEDED_KEYS = (
     "max_position_embeddings",
 )
 # What transformers 4.48.2 assumes where a config does not say: models/{llama,mistral,qwen2}/configuration_*.py
-_TIED_BY_DEFAULT = False
 _DEFAULT_KV_HEADS = {"mistral": 8, "qwen2": 32}  # llama: as many as attention heads
+_MISTRAL_WINDOW = 4096
 
 
 class ModelConfig(Spec):
@@ -47,6 +48,11 @@ class ModelConfig(Spec):
     tie_word_embeddings: bool
     rope_cache_tokens: Size
     """Positions that vLLM keeps rotary factors for; the same as max_position_embeddings unless rope scaling stretches it."""
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    sliding_window: bool = False
+    """Whether attention is windowed, which vLLM refuses beside the prefix caching that unsloth always asks for."""
     quantization: Quantization = "16bit"
 
     @model_validator(mode="after")
@@ -103,9 +109,11 @@ def config_from_hf(hf: Mapping[str, Any], where: str) -> ModelConfig:
     heads = hf["num_attention_heads"]
     data = {key: hf[key] for key in NEEDED_KEYS}
     data["num_key_value_heads"] = hf.get("num_key_value_heads") or _DEFAULT_KV_HEADS.get(str(model_type), heads)
-    data["head_dim"] = hf.get("head_dim") or (_whole(hf["hidden_size"], heads))
-    data["tie_word_embeddings"] = bool(hf.get("tie_word_embeddings", _TIED_BY_DEFAULT))
+    stated_head_dim = None if model_type == "qwen2" else hf.get("head_dim")  # qwen2 does not read it
+    data["head_dim"] = stated_head_dim or _whole(hf["hidden_size"], heads)
+    data["tie_word_embeddings"] = bool(hf.get("tie_word_embeddings", False))
     data["rope_cache_tokens"] = _rope_cache_tokens(hf)
+    data |= _biases(hf) | {"sliding_window": _has_window(hf)}
     data["quantization"] = "nf4" if hf.get("quantization_config") else "16bit"
     return validate(ModelConfig, data, where)
 
@@ -116,10 +124,25 @@ def _rope_cache_tokens(hf: Mapping[str, Any]) -> Any:
     kind = scaling.get("rope_type") or scaling.get("type")
     positions, factor = hf["max_position_embeddings"], scaling.get("factor")
     if kind in ("linear", "dynamic") and factor:
-        return int(positions * factor)
+        return math.ceil(positions * factor)
     if kind == "yarn" and factor:
-        return int(scaling.get("original_max_position_embeddings", positions) * factor)
+        return math.ceil(scaling.get("original_max_position_embeddings", positions) * factor)
     return positions
+
+
+def _biases(hf: Mapping[str, Any]) -> dict[str, bool]:
+    """Which linears have a bias (vllm/model_executor/models/llama.py:128-160, qwen2.py:128-160 at 0.7.2)."""
+    if hf["model_type"] == "qwen2":
+        return {"qkv_bias": True, "o_bias": False, "mlp_bias": False}
+    attention = bool(hf.get("attention_bias") or hf.get("bias"))
+    return {"qkv_bias": bool(hf.get("qkv_bias", attention)), "o_bias": attention, "mlp_bias": bool(hf.get("mlp_bias"))}
+
+
+def _has_window(hf: Mapping[str, Any]) -> bool:
+    """A mistral config that does not say has a window of 4096; qwen2 has one only where it says that it uses it."""
+    if hf["model_type"] == "mistral":
+        return hf.get("sliding_window", _MISTRAL_WINDOW) is not None
+    return hf["model_type"] == "qwen2" and bool(hf.get("use_sliding_window"))
 
 
 def _whole(hidden_size: Any, heads: Any) -> Any:
@@ -174,6 +197,16 @@ class Model(Spec):
     checkpoints: dict[Quantization, Checkpoint] = {}
     refused: str | None = None
     """Why its figures are not predicted; None where they are."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_nulls(cls, data: Any) -> Any:
+        """`nulls` names the keys that are null in the config.json, which TOML has no word for."""
+        if isinstance(data, dict) and "nulls" in data:
+            nulls = dict.fromkeys(data["nulls"])
+            data = {key: value for key, value in data.items() if key != "nulls"}
+            data["config"] = {**data.get("config", {}), **nulls}
+        return data
 
     @property
     def family(self) -> str:

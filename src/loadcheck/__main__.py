@@ -1,0 +1,5 @@
+"""`python -m loadcheck` is `loadcheck`."""
+
+from loadcheck.cli import main
+
+main()

@@ -1,0 +1,75 @@
+"""What the card holds beside vLLM's budget: what unsloth's Hugging Face side keeps, and what training adds.
+
+Checked to the byte against torch's allocated bytes after the load, after get_peft_model and after three training steps of
+tests/runs/h100_llama31-8b_synthetic.txt (its lines beginning MEM).
+"""
+
+from __future__ import annotations
+
+from loadcheck.predict.activation import cublas_workspace, lora_pointers
+from loadcheck.predict.adapters import adapter_memory
+from loadcheck.predict.allocator import rounded
+from loadcheck.predict.graphs import capture_sizes
+from loadcheck.predict.kv import BLOCK_TOKENS
+from loadcheck.predict.terms import Term, total
+from loadcheck.predict.weights import DTYPE_BYTES
+from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.profile import Profile
+
+HF_ROPE_TOKENS = 32_768
+"""Positions that unsloth's own rotary tables begin with (unsloth/models/llama.py:1225-1244 at 2025.2.5)."""
+RNG_STATE_BYTES = 1024
+"""Seed and offset of the graphs' random numbers (torch 2.5.1 aten/src/ATen/cuda/CUDAGraph.cpp)."""
+RETURN_LOGITS_TOKENS = 1024
+"""Up to so many tokens unsloth keeps the logits of a training batch (unsloth/models/llama.py:1070)."""
+
+
+def engine_extras(config: ModelConfig, max_model_len: int, max_num_seqs: int, compute_capability: float) -> Term:
+    """What the engine keeps beside weights, slots, cache and graphs once it is ready."""
+    largest = capture_sizes(max_num_seqs)[-1]
+    blocks_per_seq = -(-min(8192, max_model_len) // BLOCK_TOKENS)
+    inputs = 3 * rounded(8 * largest) + rounded(4 * largest) + rounded(4 * largest * blocks_per_seq)
+    sampling = 6 * rounded(2 * max_num_seqs) + rounded(4 * max_num_seqs)
+    parts = [
+        cublas_workspace(compute_capability),
+        lora_pointers(config),
+        Term("graph inputs", inputs + RNG_STATE_BYTES, "vllm/worker/model_runner.py:1419-1563"),
+        Term("sampling tensors", sampling, "vllm/model_executor/sampling_metadata.py"),
+        Term("Hugging Face rope tables", _hf_rope(config, HF_ROPE_TOKENS), "unsloth/models/llama.py:1225-1244"),
+    ]
+    return total("engine extras", parts)
+
+
+def _hf_rope(config: ModelConfig, tokens: int) -> int:
+    """cos and sin tables of at most so many positions."""
+    return 2 * rounded(DTYPE_BYTES * min(tokens, config.max_position_embeddings) * config.head_dim)
+
+
+def adapter_extras(config: ModelConfig, max_seq_length: int) -> Term:
+    """extra_ignored_labels, int64, of the longest length that the model takes (unsloth/models/llama.py:2609)."""
+    return Term("ignored labels", rounded(8 * max(max_seq_length, config.max_position_embeddings)),
+                "unsloth/models/llama.py:2609")  # fmt: skip
+
+
+def training_memory(config: ModelConfig, profile: Profile, num_tokens: int, compute_capability: float) -> Term:
+    """What training steps on `num_tokens` tokens add at their peak, which for short batches is the optimizer's step."""
+    if profile.adapters is None:
+        return total("training", [])
+    adapter = adapter_memory(config, profile.adapters.r, profile.adapters.target_modules).num_bytes
+    largest = max(config.intermediate_size * config.hidden_size, config.q_size * config.hidden_size)
+    quantized = config.quantization == "nf4"
+    kept_logits = num_tokens if num_tokens <= RETURN_LOGITS_TOKENS else 0
+    grown_rope = _hf_rope(config, config.max_position_embeddings) - _hf_rope(config, HF_ROPE_TOKENS)
+    parts = [
+        Term("Adam states, fp32", 2 * adapter, "torch.optim.AdamW"),
+        Term("gradients", adapter, "fp32, as the adapters"),
+        Term("optimizer's temporaries", adapter, "torch.optim.AdamW, foreach: one square root of every state"),
+        Term("dequantized weight", quantized * rounded(DTYPE_BYTES * largest), "unsloth/kernels/utils.py:126-168"),
+        Term("dequantized absmax", quantized * rounded(4 * -(-largest // 64)), "unsloth/kernels/utils.py:126-168"),
+        cublas_workspace(compute_capability),
+        Term("Hugging Face rope tables, grown", grown_rope, "unsloth/models/llama.py:811-817"),
+        Term("logits", rounded(DTYPE_BYTES * kept_logits * config.vocab_size), "unsloth/models/llama.py:1070"),
+        Term("input embeddings and their gradient", 2 * rounded(DTYPE_BYTES * num_tokens * config.hidden_size),
+             "unsloth's gradient checkpointing"),
+    ]  # fmt: skip
+    return total("training", parts)
