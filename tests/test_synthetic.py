@@ -101,11 +101,18 @@ def test_tied_model_has_no_lm_head():
     assert "lm_head.weight" not in shapes(tiny(tie_word_embeddings=True))
 
 
-def test_only_qwen2_has_biases_on_q_k_and_v():
-    """Qwen2 has a bias on each of q, k and v; llama and mistral have none."""
-    biases = {name.split(".")[-2] for name in shapes(tiny(model_type="qwen2")) if name.endswith(".bias")}
-    assert biases == {"q_proj", "k_proj", "v_proj"}
-    assert not [name for name in shapes(tiny(model_type="mistral")) if name.endswith(".bias")]
+@pytest.mark.parametrize(
+    ("changes", "biased"),
+    [
+        ({"model_type": "qwen2"}, {"q_proj", "k_proj", "v_proj"}),
+        ({"model_type": "mistral"}, set()),
+        ({"attention_bias": True}, {"q_proj", "k_proj", "v_proj", "o_proj"}),
+        ({"mlp_bias": True}, {"gate_proj", "up_proj", "down_proj"}),
+    ],
+)
+def test_linears_have_the_biases_of_the_config(changes: dict, biased: set[str]):
+    """Qwen2 has a bias on each of q, k and v; llama has those that its config asks for; mistral has none."""
+    assert {name.split(".")[-2] for name in shapes(tiny(**changes)) if name.endswith(".bias")} == biased
 
 
 @pytest.mark.parametrize("quantization_config", [NF4, None])

@@ -148,9 +148,14 @@ def _layer(config: ModelConfig, layer: str) -> Iterator[Tensor]:
             yield from _nf4_linear(f"{prefix}.weight", num_out, num_in)
         else:
             yield _noise(f"{prefix}.weight", "BF16", (num_out, num_in))
-        # transformers/models/qwen2/modeling_qwen2.py:141-144 at 4.48.2: of the three, only qwen2 has biases, and only here
-        if config.model_type == "qwen2" and name in ("q_proj", "k_proj", "v_proj"):
+        if _has_bias(config, name):
             yield _noise(f"{prefix}.bias", "BF16", (num_out,))
+
+
+def _has_bias(config: ModelConfig, linear: str) -> bool:
+    if linear in ("q_proj", "k_proj", "v_proj"):
+        return config.qkv_bias
+    return config.o_bias if linear == "o_proj" else config.mlp_bias
 
 
 def _nf4_linear(weight: str, num_out: int, num_in: int) -> Iterator[Tensor]:
