@@ -173,7 +173,7 @@ def _record_peak(recorder: Recorder) -> None:
 
 
 def load_arguments(profile: Profile, directory: Path) -> dict[str, Any]:
-    """The arguments of `FastLanguageModel.from_pretrained` (unsloth/models/loader.py:63-84).
+    """The arguments of `FastLanguageModel.from_pretrained` (unsloth/models/loader.py:62-84).
 
     An absolute directory under its exact name: any other makes unsloth fetch, and execute, its newest list of names.
     """
@@ -393,8 +393,8 @@ def _base_weight(model: Any) -> Any:
 def _lora_request(model: Any, adapter_id: int) -> Any:
     """A request that makes vLLM use the adapters, saved and read back, under a number that must be new and above 0.
 
-    Not unsloth's `model.load_lora`: its first request has the number 0 (unsloth_zoo/vllm_utils.py:1185-1206), which vLLM takes
-    for none (vllm/worker/model_runner.py:634). Nor by path: unsloth_zoo/vllm_lora_worker_manager.py:117 calls len(None) then.
+    Not unsloth's `model.load_lora`: its first request has the number 0 (unsloth_zoo/vllm_utils.py:342, 1208), which vLLM takes
+    for none (vllm/worker/model_runner.py:634). Nor by path: unsloth_zoo/vllm_lora_worker_manager.py:119 calls len(None) then.
     """
     from safetensors.torch import load_file
     from vllm.lora.request import LoRARequest

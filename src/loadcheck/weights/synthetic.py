@@ -1,6 +1,6 @@
 """Checkpoints with random weights for a real architecture, made on the spot.
 
-They are byte for byte of the size and layout of a Hugging Face checkpoint, so that every memory figure of a load is that of
+They have the layout of a Hugging Face checkpoint, and its size to the byte, so that every memory figure of a load is that of
 the real model (none depends on a value), and their values are such that logits stay finite and a few training steps lower the
 loss. Standard library only: one block of noise is made once and read again and again, so the disk is what takes the time.
 The same seed gives the same file on every machine.
@@ -30,9 +30,9 @@ from loadcheck.units import GIB, show_bytes
 
 SEED = 35
 """Nothing depends on it, but the text of `nested_offset`, a number of 16 to 21 digits in each of the 224 quantization states of
-Llama 3.1 8B: with this seed they are together as long as in the real file, and the two files are equal to the byte."""
+Llama 3.1 8B: with this seed they are together as long as in the real file, so that the two files have the same length."""
 
-# bitsandbytes/functional.py:1028-1046 at 0.46.1: the 16 levels of NF4
+# bitsandbytes/functional.py:885-902 at 0.46.1: the 16 levels of NF4
 NF4_LEVELS = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
     -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
