@@ -197,6 +197,11 @@ def _run_children(folder: RunFolder, record: RunRecord, on_output: Callable[[byt
     return end, log_path
 
 
+def child_command(step: str, folder: RunFolder) -> list[str]:
+    """The engine's process for one step, "prepare" or "load"."""
+    return [sys.executable, "-m", "loadcheck.engines.child", step, str(folder.path)]
+
+
 def _run_step(
     step: str,
     folder: RunFolder,
@@ -211,9 +216,8 @@ def _run_step(
         samplers.append(Sampler(folder.memory_path, pid))
         samplers[0].__enter__()
 
-    command = [sys.executable, "-m", "loadcheck.engines.child", step, str(folder.path)]
     try:
-        return run_child(command, sink, start_sampler, on_output, env)
+        return run_child(child_command(step, folder), sink, start_sampler, on_output, env)
     finally:
         for sampler in samplers:
             sampler.__exit__()

@@ -240,13 +240,16 @@ def load_models() -> tuple[Model, ...]:
 
 def find_model(name: str) -> Model | None:
     """The known model of this name (its own or a hub name, without case or a path before it); None if there is none."""
-    wanted = name.lower().rstrip("/")
-    base = wanted.rsplit("/", 1)[-1]
+    wanted = _base_name(name)
     for model in load_models():
-        known = {model.name, *(known.lower() for known in model.names)}
-        if wanted in known or base in known or base in {known.rsplit("/", 1)[-1] for known in known}:
+        if wanted in {_base_name(known) for known in (model.name, *model.names)}:
             return model
     return None
+
+
+def _base_name(name: str) -> str:
+    """A hub name or a path without its owner or folder, in lower case, without the mark of a plain 4-bit checkpoint."""
+    return name.lower().rstrip("/").rsplit("/", 1)[-1].removesuffix("-bnb-4bit")
 
 
 def resolve_model(name: str, load_in_4bit: bool) -> tuple[str, ModelConfig]:
