@@ -69,6 +69,25 @@ def profile_options(command: Command) -> Command:
     return command
 
 
+def card_options(command: Command) -> Command:
+    """The flags that describe a card and its machine, for the commands that predict."""
+    options = (
+        click.option("--gpu", help=GPU_HELP + " Without it: the GPU of this machine."),
+        click.option("--gpu-total-bytes", type=int, help="The card's memory as CUDA reports it."),
+        click.option("--gpu-free-bytes", type=int, help="What of it is free right before the load."),
+        click.option("--compute-capability", help="Such as 8.9."),
+        click.option("--non-torch-bytes", type=int, help="What vLLM will count as non_torch, where you know it."),
+        click.option(
+            "--ram-available-bytes",
+            type=int,
+            help="Available RAM, which decides the swap space; default: this machine's.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 class Group(click.Group):
     """A group that names the nearest command for a misspelt one."""
 
@@ -161,14 +180,7 @@ def report(run: Path, as_json: bool) -> int:
     help="A profile of env/profiles, or a .toml file.",
 )
 @profile_options
-@click.option("--gpu", help=GPU_HELP + " Without it: the GPU of this machine.")
-@click.option("--gpu-total-bytes", type=int, help="The card's memory as CUDA reports it.")
-@click.option("--gpu-free-bytes", type=int, help="What of it is free right before the load.")
-@click.option("--compute-capability", help="Such as 8.9.")
-@click.option("--non-torch-bytes", type=int, help="What vLLM will count as non_torch, where you know it.")
-@click.option(
-    "--ram-available-bytes", type=int, help="Available RAM, which decides the swap space; default: this machine's."
-)
+@card_options
 @click.option("--tree", is_flag=True, help="Show every term of the device's memory with its source.")
 @json_option
 def predict(as_json: bool, tree: bool, profile: str, ram_available_bytes: int | None, **flags: Any) -> int:
@@ -189,6 +201,40 @@ def predict(as_json: bool, tree: bool, profile: str, ram_available_bytes: int | 
 
         show_prediction(_console(), prediction, tree)
     return EXIT_PASS if prediction.fits else EXIT_FAIL
+
+
+@cli.command()
+@click.option(
+    "--profile",
+    default="llama31-8b-instruct-4bit",
+    show_default=True,
+    help="Where the search starts: rank, targets, length.",
+)
+@click.option(
+    "--for", "goal", type=click.Choice(["length", "concurrency", "training"]), default="length", show_default=True,
+    help="What to have most of: the longest requests (a length that does not fit stops the load, fewer sequences only slow it), "
+    "the most requests at once, or the most memory left for training.",
+)  # fmt: skip
+@profile_options
+@card_options
+@json_option
+def fit(as_json: bool, goal: Any, profile: str, ram_available_bytes: int | None, **flags: Any) -> int:
+    """Say which settings fit this model on this GPU, best first, and what each of them moves."""
+    from loadcheck.device import ram_available_bytes as read_ram
+    from loadcheck.predict.fit import fit as find_fit
+    from loadcheck.report import show_fit
+    from loadcheck.specs.model import resolve_model
+    from loadcheck.specs.profile import load_profile
+
+    base = load_profile(profile, overrides(flags))
+    card = _card(**{name: flags[name] for name in CARD_FLAGS})
+    _, config = resolve_model(base.model, base.load_in_4bit)
+    found = find_fit(config, base, card, read_ram() if ram_available_bytes is None else ram_available_bytes, goal)
+    if as_json:
+        _print_json(found.to_json(base))
+    else:
+        show_fit(_console(), found, base)
+    return EXIT_PASS if found.proposals else EXIT_FAIL
 
 
 CARD_FLAGS = ("gpu", "gpu_total_bytes", "gpu_free_bytes", "compute_capability", "non_torch_bytes")

@@ -11,11 +11,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from loadcheck.figures import Figures, FigureSpec, Kind, Value, figure_specs
+from loadcheck.units import to_gib
 from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict
 
 if TYPE_CHECKING:
     from loadcheck.predict import Prediction
+    from loadcheck.predict.fit import Fit
     from loadcheck.runs.folder import RunRecord
+    from loadcheck.specs.profile import Profile
 
 _STYLES = {"ok": "green", "pass": "green", "fail": "bold red", "refused": "yellow", "skipped": "yellow"}
 
@@ -175,9 +178,53 @@ def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
         for depth, term in prediction.terms.walk():
             source = f"  [dim]{escape(term.source)}[/]" if term.source else ""
             out.print(f"{'  ' * depth}{term.num_bytes:>{16}} {escape(term.name)}{source}")
-    for note in prediction.notes:
+    for note in (*prediction.notes, *prediction.edges):
         out.print(f"Note: {escape(note)}")
     for obstacle in prediction.obstacles:
         out.print(f"[bold red]NO[/] {escape(obstacle.what)}; {escape(obstacle.remedy)}")
         out.print(f"   the engine would say: {escape(obstacle.engine_says)}")
     out.print("\n[green]FITS[/]" if prediction.fits else "\n[bold red]DOES NOT FIT[/]")
+
+
+def show_fit(out: Console, fit: Fit, base: Profile) -> None:
+    """The settings that fit, best first; what each knob moves; what stands on an edge; or what would fit."""
+    if fit.proposals:
+        out.print(_proposals_table(fit))
+        out.print("\nThe best of them as flags of `loadcheck load`:", markup=False)
+        out.print(f"  {fit.proposals[0].flags(base) or '(the profile as it is)'}", markup=False)
+        out.print("\nWhat one step of each setting moves, in GiB, from the best:", markup=False)
+        out.print(_knobs_table(fit))
+    else:
+        out.print("[bold red]NOTHING FITS[/] as asked. What would:")
+        for way in fit.would_fit or ("no smaller rank, no other targets and no card of the table",):
+            out.print(f"  {way}", markup=False)
+    for edge in fit.edges:
+        out.print(f"Edge: {escape(edge)}")
+
+
+def _proposals_table(fit: Fit) -> Table:
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for column in ("max_seq_length", "utilization", "sequences", "concurrency", "KV GiB", "peak GiB", "left GiB"):
+        table.add_column(column, justify="right", overflow="fold")
+    for proposal in fit.proposals:
+        figures, profile = proposal.prediction.figures, proposal.profile
+        table.add_row(
+            f"{profile.max_seq_length:,}",
+            f"{profile.gpu_memory_utilization:.2f}",
+            f"{figures.max_num_seqs}",
+            f"{figures.max_concurrency:.2f}x",
+            f"{to_gib(figures.kv_cache_bytes or 0):.2f}",
+            f"{to_gib(figures.peak_device_bytes or 0):.2f}",
+            f"{to_gib(proposal.headroom_bytes):.2f}",
+        )
+    return table
+
+
+def _knobs_table(fit: Fit) -> Table:
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    table.add_column("setting", no_wrap=True)
+    for column in ("peak", "KV cache"):
+        table.add_column(column, justify="right")
+    for knob in fit.knobs:
+        table.add_row(knob.change, f"{to_gib(knob.peak_bytes):+.2f}", f"{to_gib(knob.kv_cache_bytes):+.2f}")
+    return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from loadcheck.figures import Figures
@@ -16,13 +17,17 @@ from loadcheck.predict.resident import adapter_extras, engine_extras, training_m
 from loadcheck.predict.slots import lora_slots, slots_only
 from loadcheck.predict.terms import Term, total
 from loadcheck.predict.weights import weights
-from loadcheck.predict.zoo import ZooPlan, zoo_plan
+from loadcheck.predict.zoo import SEQUENCES_BEYOND, SEQUENCES_LADDER, ZooPlan, zoo_plan
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
-from loadcheck.units import show_bytes
+from loadcheck.units import show_bytes, to_gib
 
 TRAINING_TOKENS = 1024
 """Tokens of the batch that training headroom is stated for: up to so many, unsloth keeps the logits."""
+
+
+EDGE_SHARE = 0.05
+"""A KV estimate this near to a bound of unsloth's ladder is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +47,14 @@ class Prediction:
         terms: the device memory at its peak as a tree that sums.
         obstacles: what will keep the load from succeeding; empty where it fits.
         notes: what a reader should know about how sure the figures are.
+        edges: steps of unsloth's ladder of sequences that its estimate stands near to.
     """
 
     figures: Figures
     terms: Term
     obstacles: tuple[Obstacle, ...]
     notes: tuple[str, ...]
+    edges: tuple[str, ...]
 
     @property
     def fits(self) -> bool:
@@ -61,7 +68,7 @@ class Prediction:
             "obstacles": [
                 {"what": each.what, "engine_says": each.engine_says, "remedy": each.remedy} for each in self.obstacles
             ],
-            "notes": list(self.notes),
+            "notes": [*self.notes, *self.edges],
             "terms": self.terms.to_json(),
         }
 
@@ -85,7 +92,13 @@ def predict_from_plan(config: ModelConfig, profile: Profile, card: Card, plan: Z
     """What follows once unsloth's plan is known: from a formula, or from a log that says it."""
     parts = _Parts.of(config, profile, card, plan)
     figures = _figures(config, profile, card, plan, parts)
-    return Prediction(figures, parts.peak, tuple(obstacles(config, profile, card, plan, parts)), tuple(_notes(card)))
+    return Prediction(
+        figures,
+        parts.peak,
+        tuple(obstacles(config, profile, card, plan, parts)),
+        tuple(_notes(card)),
+        tuple(edges(plan)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,3 +276,14 @@ def _notes(card: Card) -> Iterator[str]:
         )
     if card.graph_node_bytes is None:
         yield f"CUDA graphs were never measured on {card.name}; cuda_graph_gib is an estimate from other cards"
+
+
+def edges(plan: ZooPlan) -> Iterator[str]:
+    """The bound of unsloth's ladder that its KV estimate is near to: a little more or less free memory is another load."""
+    estimate_gib = to_gib(plan.kv_estimate_bytes)
+    for (bound, below), (_, above) in pairwise((*SEQUENCES_LADDER, (0, SEQUENCES_BEYOND))):
+        if abs(estimate_gib - bound) <= EDGE_SHARE * bound:
+            yield (
+                f"unsloth's KV estimate is {estimate_gib:.2f} GiB: up to {bound} GiB it runs {below} sequences, above it {above}; "
+                "a little more or less free memory is another load"
+            )

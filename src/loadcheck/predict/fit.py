@@ -1,0 +1,279 @@
+"""The settings that fit a model on a card, best first; and when none do, what would.
+
+A card has room for what vLLM takes (its budget) and for what lies outside it (LoRA slots, CUDA graphs, adapters, training). The
+largest utilization that leaves room for the second, and as much to spare as the predicted peak may be off, is found by bisection;
+so is the longest length that the first still holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from loadcheck.predict.bands import PEAK_SLACK
+from loadcheck.predict.card import Card, card_from_table
+from loadcheck.predict.prediction import Prediction, predict
+from loadcheck.specs.gpu import Fact, load_gpus
+from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.profile import VLLM_LORA_RANKS, Adapters, Profile
+from loadcheck.units import to_gib
+
+Goal = Literal["length", "concurrency", "training"]
+GOALS: tuple[Goal, ...] = ("length", "concurrency", "training")
+
+UTILIZATION_STEPS = 100
+"""Utilization is proposed in hundredths; the load log prints no more of it."""
+LENGTH_STEP = 256
+"""unsloth rounds its own token count by it (unsloth_zoo/vllm_utils.py:773-782)."""
+CONSERVATIVENESS = (1.0, 0.5, 0.25, 0.1)
+MLP_ONLY = ("gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Settings that fit, and what the load would be with them."""
+
+    profile: Profile
+    prediction: Prediction
+    headroom_bytes: int
+
+    def flags(self, base: Profile) -> str:
+        """The flags of `loadcheck load` that turn `base` into these settings."""
+        parts = [
+            f"--{name.replace('_', '-')} {getattr(self.profile, name)}"
+            for name in ("max_seq_length", "gpu_memory_utilization", "conservativeness", "max_lora_rank")
+            if getattr(self.profile, name) != getattr(base, name)
+        ]
+        mine, theirs = self.profile.adapters, base.adapters
+        if mine is not None and theirs is not None and mine.r != theirs.r:
+            parts.append(f"--lora-r {mine.r}")
+        if mine is not None and theirs is not None and mine.target_modules != theirs.target_modules:
+            parts.append(f"--target-modules {','.join(mine.target_modules)}")
+        return " ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """What turning one setting moves, in bytes: the card's peak, and the KV cache within it."""
+
+    change: str
+    peak_bytes: int
+    kv_cache_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The answer to "what fits": proposals best first, what each knob moves, and which edges are near.
+
+    Attributes:
+        would_fit: where nothing fits as asked, what would, nearest to what was asked first.
+    """
+
+    goal: Goal
+    proposals: tuple[Proposal, ...]
+    knobs: tuple[Knob, ...]
+    edges: tuple[str, ...]
+    would_fit: tuple[str, ...]
+
+    def to_json(self, base: Profile) -> dict[str, Any]:
+        return {
+            "goal": self.goal,
+            "proposals": [_proposal_json(proposal, base) for proposal in self.proposals],
+            "knobs": [
+                {
+                    "change": knob.change,
+                    "peak_device_gib": round(to_gib(knob.peak_bytes), 3),
+                    "kv_cache_gib": round(to_gib(knob.kv_cache_bytes), 3),
+                }
+                for knob in self.knobs
+            ],
+            "edges": list(self.edges),
+            "would_fit": list(self.would_fit),
+        }
+
+
+def _proposal_json(proposal: Proposal, base: Profile) -> dict[str, Any]:
+    profile = proposal.profile
+    return {
+        "settings": {
+            "max_seq_length": profile.max_seq_length,
+            "gpu_memory_utilization": profile.gpu_memory_utilization,
+            "conservativeness": profile.conservativeness,
+            "max_lora_rank": profile.max_lora_rank,
+        },
+        "flags": proposal.flags(base),
+        "headroom_gib": round(to_gib(proposal.headroom_bytes), 2),
+        "figures": proposal.prediction.figures.to_json(),
+    }
+
+
+class Search:
+    """Predictions of one model on one card, for many settings."""
+
+    def __init__(self, config: ModelConfig, card: Card, ram_available_bytes: int) -> None:
+        self.config, self.card, self._ram = config, card, ram_available_bytes
+
+    def predict(self, profile: Profile) -> Prediction:
+        return predict(self.config, profile, self.card, self._ram)
+
+    def propose(self, profile: Profile) -> Proposal | None:
+        """`profile` as it is, where it fits."""
+        prediction = self.predict(profile)
+        if not prediction.fits:
+            return None
+        peak = prediction.figures.peak_device_bytes
+        assert peak is not None
+        return Proposal(profile, prediction, self.card.total_bytes - peak)
+
+    def fullest(self, profile: Profile) -> Proposal | None:
+        """The highest utilization whose peak the card holds with some room to spare, in hundredths."""
+        most = (1 - PEAK_SLACK) * self.card.total_bytes
+
+        def holds(hundredths: int) -> bool:
+            peak = self.predict(_at(profile, hundredths)).figures.peak_device_bytes
+            return peak is not None and peak <= most
+
+        best = last_true(holds, 1, UTILIZATION_STEPS - 1)
+        return None if best is None else self.propose(_at(profile, best))
+
+    def leanest(self, profile: Profile) -> Proposal | None:
+        """The lowest utilization that still holds one request of full length, in hundredths: the rest is for training."""
+        for hundredths in range(1, UTILIZATION_STEPS):
+            if (proposal := self.propose(_at(profile, hundredths))) is not None:
+                return proposal
+        return None
+
+    def longest(self, profile: Profile) -> Proposal | None:
+        """The longest max_seq_length that fits at its fullest utilization, in steps of 256 tokens."""
+
+        def fits(steps: int) -> bool:
+            return self.fullest(_long(profile, steps * LENGTH_STEP)) is not None
+
+        most = last_true(fits, 1, self.config.max_position_embeddings // LENGTH_STEP)
+        return None if most is None else self.fullest(_long(profile, most * LENGTH_STEP))
+
+
+def fit(config: ModelConfig, profile: Profile, card: Card, ram_available_bytes: int, goal: Goal = "length") -> Fit:
+    """What fits `config` on `card`, starting from `profile`'s rank, targets and length."""
+    search = Search(config, card, ram_available_bytes)
+    proposals = sorted(_proposals(search, profile, goal), key=lambda each: _merit(each, goal), reverse=True)
+    predictions = [search.predict(profile), *(proposal.prediction for proposal in proposals)]
+    return Fit(
+        goal=goal,
+        proposals=tuple(_distinct(proposals)),
+        knobs=tuple(_knobs(search, proposals[0].profile)) if proposals else (),
+        edges=tuple(dict.fromkeys(edge for each in predictions for edge in each.edges)),
+        would_fit=() if proposals else tuple(_would_fit(search, profile, ram_available_bytes)),
+    )
+
+
+def last_true(holds: Callable[[int], bool], low: int, high: int) -> int | None:
+    """The largest number from low to high that `holds`, which holds up to some number and not beyond; None if not at low."""
+    if not holds(low):
+        return None
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low
+
+
+def _proposals(search: Search, profile: Profile, goal: Goal) -> Iterator[Proposal]:
+    """One proposal for each number of sequences that unsloth can be asked for."""
+    for share in CONSERVATIVENESS:
+        scaled = profile.model_copy(update={"conservativeness": share})
+        if goal == "length":
+            found = search.longest(scaled)
+        elif goal == "concurrency":
+            found = search.fullest(scaled)
+        else:
+            found = search.leanest(scaled)
+        if found is not None:
+            yield found
+
+
+def _merit(proposal: Proposal, goal: Goal) -> tuple[float, ...]:
+    figures = proposal.prediction.figures
+    concurrency = figures.max_concurrency or 0.0
+    if goal == "length":
+        return (proposal.profile.max_seq_length, concurrency)
+    if goal == "concurrency":
+        return (min(concurrency, figures.max_num_seqs or 0), concurrency)
+    return (proposal.headroom_bytes, concurrency)
+
+
+def _distinct(proposals: list[Proposal]) -> Iterator[Proposal]:
+    seen = set()
+    for proposal in proposals:
+        key = (proposal.profile.max_seq_length, proposal.prediction.figures.max_num_seqs)
+        if key not in seen:
+            seen.add(key)
+            yield proposal
+
+
+def _knobs(search: Search, profile: Profile) -> Iterator[Knob]:
+    """What each setting moves, turned one step from `profile`."""
+    before = search.predict(profile).figures
+    for change, turned in _turns(profile):
+        after = search.predict(turned).figures
+        assert before.peak_device_bytes is not None and after.peak_device_bytes is not None
+        assert before.kv_cache_bytes is not None and after.kv_cache_bytes is not None
+        yield Knob(
+            change, after.peak_device_bytes - before.peak_device_bytes, after.kv_cache_bytes - before.kv_cache_bytes
+        )
+
+
+def _turns(profile: Profile) -> Iterator[tuple[str, Profile]]:
+    hundredths = round(profile.gpu_memory_utilization * UTILIZATION_STEPS)
+    if hundredths > 5:
+        yield "gpu_memory_utilization − 0.05", _at(profile, hundredths - 5)
+    yield "conservativeness halved", profile.model_copy(update={"conservativeness": profile.conservativeness / 2})
+    if profile.max_seq_length >= 2 * LENGTH_STEP:
+        yield "max_seq_length halved", _long(profile, profile.max_seq_length // 2)
+    if (smaller := _smaller_rank(profile)) is not None:
+        yield f"rank {profile.max_lora_rank} → {smaller.max_lora_rank}", smaller
+    if profile.adapters is not None and set(profile.adapters.target_modules) > set(MLP_ONLY):
+        yield "no q, k, v, o adapters", _mlp_only(profile, profile.adapters)
+
+
+def _would_fit(search: Search, profile: Profile, ram_available_bytes: int) -> Iterator[str]:
+    """What would fit where nothing does: fewer of the user's wishes, then a bigger card."""
+    smaller = profile
+    while (smaller_rank := _smaller_rank(smaller)) is not None:
+        smaller = smaller_rank
+        if search.longest(smaller) is not None:
+            yield f"rank {smaller.max_lora_rank}: --max-lora-rank {smaller.max_lora_rank} --lora-r {smaller.max_lora_rank}"
+            break
+    if profile.adapters is not None and search.longest(_mlp_only(profile, profile.adapters)) is not None:
+        yield f"no q, k, v, o adapters: --target-modules {','.join(MLP_ONLY)}"
+    for key, gpu in load_gpus().items():
+        known = isinstance(gpu.total_bytes, Fact) and isinstance(gpu.used_before_bytes, Fact)
+        if (
+            known
+            and gpu.refused is None
+            and Search(search.config, card_from_table(key), ram_available_bytes).fullest(profile)
+        ):
+            yield f"a bigger card: {key}"
+
+
+def _at(profile: Profile, hundredths: int) -> Profile:
+    return profile.model_copy(update={"gpu_memory_utilization": hundredths / UTILIZATION_STEPS})
+
+
+def _long(profile: Profile, length: int) -> Profile:
+    return profile.model_copy(update={"max_seq_length": length})
+
+
+def _smaller_rank(profile: Profile) -> Profile | None:
+    """The next smaller rank that vLLM takes, for slots and adapters."""
+    ranks = [rank for rank in VLLM_LORA_RANKS if rank < profile.max_lora_rank]
+    if not ranks:
+        return None
+    adapters = profile.adapters
+    if adapters is not None:
+        adapters = adapters.model_copy(update={"r": min(adapters.r, ranks[-1])})
+    return profile.model_copy(update={"max_lora_rank": ranks[-1], "adapters": adapters})
+
+
+def _mlp_only(profile: Profile, adapters: Adapters) -> Profile:
+    return profile.model_copy(update={"adapters": adapters.model_copy(update={"target_modules": MLP_ONLY})})

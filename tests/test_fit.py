@@ -1,0 +1,108 @@
+"""The settings that fit, best first."""
+
+from typing import Any
+
+import pytest
+
+from loadcheck import cli
+from loadcheck.predict import card_from_table
+from loadcheck.predict.bands import PEAK_SLACK
+from loadcheck.predict.fit import GOALS, Fit, Goal, Search, fit, last_true
+from loadcheck.specs.model import find_model
+from loadcheck.specs.profile import load_profile
+from loadcheck.units import GIB
+
+PROFILE = load_profile("llama31-8b-instruct-4bit")
+RAM = 11 * GIB
+
+
+def _config(name: str = "llama-3.1-8b-instruct", quantization: Any = "nf4") -> Any:
+    model = find_model(name)
+    assert model is not None
+    return model.config_for(quantization)
+
+
+def _fit(goal: Goal, gpu: str = "T4") -> Fit:
+    return fit(_config(), PROFILE, card_from_table(gpu), RAM, goal)
+
+
+@pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.parametrize("gpu", ["T4", "H100"])
+def test_every_proposal_fits(goal: Goal, gpu: str):
+    """What is proposed is predicted to load, and leaves memory on the card."""
+    found = _fit(goal, gpu)
+    assert found.proposals
+    for proposal in found.proposals:
+        assert proposal.prediction.fits
+        assert proposal.headroom_bytes > 0
+
+
+def test_the_longest_length_is_the_longest():
+    """256 tokens more than the best proposal fit at no utilization."""
+    best = _fit("length").proposals[0].profile
+    search = Search(_config(), card_from_table("T4"), RAM)
+    longer = best.model_copy(update={"max_seq_length": best.max_seq_length + 256})
+    assert search.fullest(best) is not None
+    assert search.fullest(longer) is None
+
+
+def test_goals_order_the_proposals():
+    """Length, requests at once, or memory left: the first proposal has the most of what was asked for."""
+    length, concurrency, training = (_fit(goal).proposals for goal in GOALS)
+    assert length[0].profile.max_seq_length == max(each.profile.max_seq_length for each in length)
+    assert concurrency[0].prediction.figures.max_num_seqs == max(
+        each.prediction.figures.max_num_seqs or 0 for each in concurrency
+    )
+    assert training[0].headroom_bytes == max(each.headroom_bytes for each in training)
+    assert training[0].headroom_bytes > length[0].headroom_bytes
+
+
+def test_a_full_card_keeps_what_the_prediction_may_be_off():
+    """The fullest utilization leaves as much as the peak's own band, so that the proposal does load."""
+    card = card_from_table("T4")
+    proposal = Search(_config(), card, RAM).fullest(PROFILE)
+    assert proposal is not None
+    assert proposal.headroom_bytes >= PEAK_SLACK * card.total_bytes
+
+
+def test_knobs_say_what_they_move():
+    """A smaller rank and fewer targets lower the peak; a smaller utilization takes it from the KV cache."""
+    knobs = {knob.change: knob for knob in _fit("concurrency").knobs}
+    assert knobs["rank 32 → 16"].peak_bytes < 0
+    assert knobs["no q, k, v, o adapters"].peak_bytes < 0
+    assert knobs["gpu_memory_utilization − 0.05"].kv_cache_bytes < 0
+
+
+def test_an_edge_of_the_ladder_is_named():
+    """A card whose KV estimate is near to 40 GiB is told that it flips between 320 and 226 sequences."""
+    edges = "\n".join(_fit("length", "H100").edges)
+    assert "up to 40 GiB it runs 320 sequences, above it 226" in edges
+
+
+def test_when_nothing_fits_it_says_what_would():
+    """16 bits do not fit a T4 at all; a bigger card does."""
+    found = fit(_config(quantization="16bit"), PROFILE, card_from_table("T4"), RAM)
+    assert not found.proposals
+    assert any("a bigger card: H100" in way for way in found.would_fit)
+
+
+@pytest.mark.parametrize(("bound", "answer"), [(0, None), (1, 1), (7, 7), (10, 10), (99, 10)])
+def test_bisection(bound: int, answer: int | None):
+    """The largest number up to the end for which something holds; none if it holds for none."""
+    assert last_true(lambda n: n <= bound, 1, 10) == answer
+
+
+def test_the_flags_of_a_proposal_make_it(capsys: pytest.CaptureFixture[str]):
+    """What `fit` prints as flags, `predict` takes, and says that it fits."""
+    best = _fit("length").proposals[0]
+    code = cli.run(["predict", "--gpu", "T4", "--ram-available-bytes", str(RAM), *best.flags(PROFILE).split()])
+    assert code == 0
+    assert "FITS" in capsys.readouterr().out
+
+
+def test_fit_exit_codes(capsys: pytest.CaptureFixture[str]):
+    """0 with a proposal, 1 where nothing fits."""
+    assert cli.run(["fit", "--gpu", "T4"]) == 0
+    assert "as flags of `loadcheck load`" in capsys.readouterr().out
+    assert cli.run(["fit", "--gpu", "T4", "--load-in-16bit"]) == 1
+    assert "NOTHING FITS" in capsys.readouterr().out
