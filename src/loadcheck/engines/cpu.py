@@ -1,0 +1,391 @@
+"""The load on a CPU: transformers, bitsandbytes and peft, stage by stage, each ending in an event that says what it measured.
+
+The figures are exact and the same on every machine, but for the times and the peak: `held_bytes` has their formula.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from loadcheck.engines.gpu import TRAINING_TEXT, expected_word, finite
+from loadcheck.engines.protocol import Recorder
+from loadcheck.errors import BadInput, Problem
+from loadcheck.plan import LoadPlan
+from loadcheck.specs.profile import Adapters, Profile
+from loadcheck.units import KIB
+from loadcheck.weights.nf4 import allow_cpu, nf4_config, quieten, wait_passively
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "numpy")
+
+ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "",  # the CPU, even where there is a GPU
+    "HF_HUB_OFFLINE": "1",  # the weights are local by now
+    "TRANSFORMERS_OFFLINE": "1",
+}
+
+DTYPE = "float16"
+"""Of the weights that are not quantized, and of what goes from layer to layer: what unsloth takes on a T4. (In bfloat16,
+SmolLM2 answers nonsense on a CPU; see `weights.nf4.COMPUTE_DTYPE`.)"""
+
+
+def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
+    """Run the plan with the checkpoint in `directory`; BadInput for a profile that contradicts itself."""
+    profile = plan.profile
+    check_settings(profile)
+    os.environ.update(ENVIRONMENT)
+    wait_passively()
+    quieten()
+    _record_start(plan, recorder)
+    model, tokenizer = _load(plan, directory, recorder)
+    if profile.adapters is not None:
+        model = _attach(model, profile.adapters, recorder)
+    _answer(model, tokenizer, profile, recorder)
+    if profile.training.steps:
+        _train(model, tokenizer, profile, recorder)
+    recorder.event("peak", peak_device_bytes=peak_rss_bytes(), rss_now_bytes=psutil.Process().memory_info().rss)
+    recorder.event("done")
+
+
+# ---------------------------------------------------------------------------------------------------------- before the load
+
+
+def check_settings(profile: Profile) -> None:
+    """Refuse what would fail minutes later."""
+    if profile.training.steps and profile.adapters is None:
+        what = "training changes the adapters, and the profile has none"
+        raise BadInput(Problem(f"profile {profile.name}", what, "add [adapters], or set steps = 0", "training.steps"))
+
+
+def _record_start(plan: LoadPlan, recorder: Recorder) -> None:
+    import torch
+    import transformers
+
+    recorder.event(
+        "started",
+        model=plan.model_name,
+        dtype=DTYPE,
+        quantization=plan.quantization,
+        max_model_len=plan.profile.max_seq_length,
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        versions={package: version(package) for package in PACKAGES},
+        python=platform.python_version(),
+        cpu_threads=torch.get_num_threads(),
+        ram_available_bytes=psutil.virtual_memory().available,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------------- load
+
+
+def _load(plan: LoadPlan, directory: Path, recorder: Recorder) -> tuple[Any, Any]:
+    import bitsandbytes  # noqa: F401  # seconds of import that are no load
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(directory)
+    arguments: dict[str, Any] = {"torch_dtype": DTYPE, "device_map": {"": "cpu"}}
+    if plan.quantization == "nf4":
+        allow_cpu()
+        speed_up_dequantize()
+        # A checkpoint that is quantized says so itself; one in 16 bits is quantized as it is read.
+        if getattr(config, "quantization_config", None) is None:
+            arguments["quantization_config"] = nf4_config()
+    start_s = time.monotonic()
+    model = AutoModelForCausalLM.from_pretrained(directory, **arguments)
+    weights_load_s = _since(start_s)
+    by_kind = held_bytes(model)
+    recorder.event(
+        "weights",
+        weights_bytes=sum(by_kind.values()),
+        weights_load_s=weights_load_s,
+        num_parameters=model.num_parameters(),
+        by_kind=by_kind,
+    )
+    compute_in_float32(model)
+    return model, AutoTokenizer.from_pretrained(directory)
+
+
+def compute_in_float32(model: Any) -> None:
+    """Have the linears that are not quantized compute as the quantized ones do: held in float16, multiplied in float32.
+
+    Where a CPU has no 16-bit instructions, the output layer alone takes 8 of the 11 s of a training step in float16 (measured).
+    """
+    from torch import nn
+
+    def use_float32(linear: Any) -> None:
+        def forward(hidden: Any) -> Any:
+            bias = None if linear.bias is None else linear.bias.float()
+            return nn.functional.linear(hidden.float(), linear.weight.float(), bias).to(hidden.dtype)
+
+        linear.forward = forward
+
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            use_float32(module)
+
+
+def speed_up_dequantize() -> None:
+    """Give bitsandbytes an NF4 kernel for the CPU that makes the same bits in a tenth of the time.
+
+    Its own (backends/cpu/ops.py:126-161 at 0.46.1) looks up one weight at a time by 64-bit indices that take five passes to make;
+    this one looks up both weights of a packed byte at once: 1.0 ms for a linear of 1536 × 576, not 10.8 (one core, measured), and
+    an answer of 32 tokens in 16 s, not 24. All of bitsandbytes calls the kernel by this attribute (functional.py:1130,
+    backends/cpu/ops.py:176); torch 2.5.1 lets no second one be registered.
+    """
+    import torch
+    from bitsandbytes.backends.cpu.ops import _NF4_QUANT_TABLE as LEVELS
+
+    # The upper half of a byte is the first weight. Two float32 travel as one int64, which index_select copies fastest.
+    pairs = torch.stack((LEVELS.repeat_interleave(16), LEVELS.repeat(16)), dim=1).view(torch.int64).flatten()
+
+    def dequantize(packed: Any, absmax: Any, blocksize: int, _quant_type: str, shape: Any, dtype: Any) -> Any:
+        weights = pairs.index_select(0, packed.reshape(-1).int()).view(torch.float32)
+        return weights.view(-1, blocksize).mul_(absmax[:, None]).view(shape).to(dtype)
+
+    torch.ops.bitsandbytes.dequantize_4bit.default = dequantize
+
+
+def held_bytes(model: Any) -> dict[str, int]:
+    """Bytes of all tensors that the model holds, by kind.
+
+    Exact, and the same in every load. With L layers, a hidden size h, a vocabulary V, a head dimension d, T = 1 for tied
+    embeddings and 2 else, and n = in × out for each of a layer's 7 linears (all n are multiples of 64 here):
+
+        packed         L Σ n/2                             two 4-bit weights a byte
+        absmax         L Σ n/64                            one byte for each block of 64 weights
+        nested_absmax  L Σ (4 ⌈n/64/256⌉ + 4)              one float32 for each 256 absmax, and the offset
+        codes          L · 7 · (16 + 256) · 4              every linear has tables of its own, though all are equal
+        embeddings     T · V · h · 2
+        norms          (2 L + 1) · h · 2
+        buffers        d/2 · 4                             the rotary frequencies, once for all layers
+
+    In 16 bits the first four are one: linears, L Σ 2n.
+    """
+    sizes: Counter[str] = Counter()
+    for kind, tensor in held_tensors(model):
+        sizes[kind] += tensor.nbytes
+    return dict(sizes)
+
+
+def held_tensors(model: Any) -> Iterator[tuple[str, Any]]:
+    """Every tensor that the model holds, with its kind; one that is held in several places (tied embeddings) once."""
+    seen = set()
+    for kind, tensor in _named_tensors(model):
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            yield kind, tensor
+
+
+def _named_tensors(model: Any) -> Iterator[tuple[str, Any]]:
+    for name, parameter in model.named_parameters():
+        state = getattr(parameter, "quant_state", None)
+        if state is None:
+            yield kind_of(name), parameter
+            continue
+        yield "packed", parameter
+        yield "absmax", state.absmax
+        yield "nested_absmax", state.state2.absmax
+        yield "nested_absmax", state.offset
+        yield "codes", state.code
+        yield "codes", state.state2.code
+    for _, buffer in model.named_buffers():
+        yield "buffers", buffer
+
+
+def kind_of(name: str) -> str:
+    """What an unquantized parameter is, by its Hugging Face name."""
+    if name.endswith(("embed_tokens.weight", "lm_head.weight")):
+        return "embeddings"
+    return "norms" if name.endswith("norm.weight") else "linears"
+
+
+# ----------------------------------------------------------------------------------------------------------------- adapters
+
+
+def _attach(model: Any, adapters: Adapters, recorder: Recorder) -> Any:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    start_s = time.monotonic()
+    torch.manual_seed(adapters.random_state)
+    config = LoraConfig(
+        r=adapters.r,
+        lora_alpha=adapters.lora_alpha,
+        lora_dropout=adapters.lora_dropout,
+        bias=adapters.bias,
+        target_modules=list(adapters.target_modules),
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(model, config)
+    attach_s = _since(start_s)
+    trainable_params, total_params = model.get_nb_trainable_parameters()
+    weights = _trainable(model)
+    recorder.event(
+        "adapters",
+        trainable_params=trainable_params,
+        total_params=total_params,
+        adapter_bytes=sum(weight.nbytes for weight in weights),
+        **patched_counts(model.base_model.model.model.layers, model.config.model_type, adapters.lora_dropout),
+        adapter_sha256=_digest(weights),
+        attach_s=attach_s,
+    )
+    return model
+
+
+def patched_counts(layers: Any, model_type: str, lora_dropout: float) -> dict[str, int]:
+    """The layers that unsloth would say it patched: its condition at 2025.2.5 (unsloth/models/llama.py:2530-2603)."""
+    counted = layers if lora_dropout == 0 else ()
+    is_qwen2 = model_type == "qwen2"  # its QKV count as patched, whatever they have
+    return {
+        "patched_layers": len(layers),
+        "patched_qkv": sum(is_qwen2 or _is_patched(x.self_attn, "q_proj", "k_proj", "v_proj") for x in counted),
+        "patched_o": sum(_is_patched(x.self_attn, "o_proj") for x in counted),
+        "patched_mlp": sum(_is_patched(x.mlp, "gate_proj", "up_proj", "down_proj") for x in counted),
+    }
+
+
+def _is_patched(block: Any, *names: str) -> bool:
+    """Whether all these linears have an adapter, and no bias."""
+    linears = [getattr(block, name) for name in names]
+    return all(hasattr(linear, "lora_A") and linear.base_layer.bias is None for linear in linears)
+
+
+def _trainable(model: Any) -> list[Any]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _digest(tensors: Iterable[Any]) -> str:
+    """SHA-256 of the tensors' bytes, one after another."""
+    import torch
+
+    digest = sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------- answer and training
+
+
+def _answer(model: Any, tokenizer: Any, profile: Profile, recorder: Recorder) -> None:
+    """Generate one greedy answer, with the adapters attached."""
+    import torch
+
+    prompt = profile.generation.prompt
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt"
+    )
+    num_prompt_tokens = ids.shape[1]
+    _check_length(num_prompt_tokens + profile.generation.max_new_tokens, profile)
+    model.eval()
+    start_s = time.monotonic()
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=profile.generation.max_new_tokens,
+        do_sample=False,
+    )
+    generate_s = _since(start_s)
+    new_ids = output[0, num_prompt_tokens:]
+    text = tokenizer.decode(new_ids, skip_special_tokens=True)
+    expected = expected_word(profile)
+    recorder.event(
+        "answer",
+        prompt=prompt,
+        text=text,
+        num_prompt_tokens=num_prompt_tokens,
+        num_new_tokens=len(new_ids),
+        generate_s=generate_s,
+        expected=expected,
+        found=None if expected is None else expected.lower() in text.lower(),
+    )
+
+
+def _check_length(num_tokens: int, profile: Profile) -> None:
+    if num_tokens > profile.max_seq_length:
+        what = f"prompt and answer need {num_tokens} tokens, more than max_seq_length {profile.max_seq_length}"
+        remedy = "shorten the prompt, lower generation.max_new_tokens or raise max_seq_length"
+        raise BadInput(Problem(f"profile {profile.name}", what, remedy, "generation"))
+
+
+def _train(model: Any, tokenizer: Any, profile: Profile, recorder: Recorder) -> None:
+    """Steps on one fixed text: the loss must fall, the adapters change, and the base stay as it is."""
+    assert profile.adapters is not None  # check_settings
+    model.train()
+    if profile.adapters.use_gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    adapter_before, base_before = _digest(_trainable(model)), _digest(_frozen(model))
+    start_s = time.monotonic()
+    losses = _steps(model, tokenizer, profile, recorder)
+    recorder.event(
+        "trained",
+        steps=len(losses),
+        train_s=_since(start_s),
+        first_loss=losses[0],
+        last_loss=losses[-1],
+        base_unchanged=_digest(_frozen(model)) == base_before,
+        adapter_changed=_digest(_trainable(model)) != adapter_before,
+    )
+
+
+def _steps(model: Any, tokenizer: Any, profile: Profile, recorder: Recorder) -> list[float | None]:
+    """The loss of each step; None where it is no number."""
+    import torch
+
+    encoded = tokenizer(TRAINING_TEXT, return_tensors="pt", truncation=True, max_length=profile.max_seq_length)
+    ids = encoded["input_ids"]
+    optimizer = torch.optim.AdamW(_trainable(model), lr=profile.training.learning_rate)
+    losses = []
+    for step in range(profile.training.steps):
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(finite(loss.item()))
+        recorder.event("step", step=step, loss=losses[-1])
+    return losses
+
+
+def _frozen(model: Any) -> list[Any]:
+    """All base weights: packed bytes where the model is in 4-bit."""
+    return [parameter for parameter in model.parameters() if not parameter.requires_grad]
+
+
+# --------------------------------------------------------------------------------------------------------------------- peak
+
+
+def peak_rss_bytes() -> int:
+    """The largest resident set of this process so far.
+
+    Not from getrusage where there is a /proc: on Linux its ru_maxrss begins with that of the process that started this one.
+    """
+    try:
+        return peak_of_status(Path("/proc/self/status").read_text(encoding="ascii"))
+    except FileNotFoundError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * KIB
+
+
+def peak_of_status(status: str) -> int:
+    """The bytes of the line `VmHWM:  123 kB` of /proc/PID/status (there kB are KiB)."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None  # every process that is no kernel thread has one
+    return int(found[1]) * KIB
+
+
+def _since(start_s: float) -> float:
+    return round(time.monotonic() - start_s, 3)

@@ -1,0 +1,75 @@
+"""Which files the weights are, and their hashes (env/weights.lock)."""
+
+from __future__ import annotations
+
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+from loadcheck.specs.files import Spec, env_dir, load
+
+Unknown = Literal["unknown"]
+CHUNK_BYTES = 1 << 20
+
+
+class LockedFile(Spec):
+    """One file of a model, by its path in the package or the repository; "unknown" is never compared."""
+
+    path: str
+    size_bytes: int | Unknown
+    sha256: str
+
+    @property
+    def is_known(self) -> bool:
+        return self.size_bytes != "unknown" and self.sha256 != "unknown"
+
+    def difference(self, found: LockedFile) -> str | None:
+        """What of `found`, a file as it is on disk, is not as locked; None where nothing is."""
+        if self.size_bytes not in ("unknown", found.size_bytes):
+            return f"has {found.size_bytes} bytes, not {self.size_bytes}"
+        if self.sha256 not in ("unknown", found.sha256):
+            return f"has the SHA-256 {found.sha256}, not {self.sha256}"
+        return None
+
+
+class LockedModel(Spec):
+    """A model's files: inside a package of the index, or in a repository on the hub."""
+
+    licence: str
+    source: str
+    package: str | None = None
+    version: str | None = None
+    repo: str | None = None
+    revision: str | None = None
+    files: tuple[LockedFile, ...]
+
+
+class WeightsLock(Spec):
+    """Every model whose weights are locked, by its name in env/models."""
+
+    models: dict[str, LockedModel]
+
+
+@cache
+def load_weights_lock() -> WeightsLock:
+    return load(WeightsLock, env_dir() / "weights.lock")
+
+
+def hash_file(root: Path, path: Path) -> LockedFile:
+    """The file as it is on disk. Hashing takes about 1 s per GB (measured with SHA instructions; some 3 s without)."""
+    digest = sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return LockedFile(path=str(path.relative_to(root)), size_bytes=path.stat().st_size, sha256=digest.hexdigest())
+
+
+def hash_files(root: Path) -> tuple[LockedFile, ...]:
+    """Every file below `root` as it is on disk, by path; hidden ones (a downloader's notes) are none of the weights."""
+    files = (path for path in sorted(root.rglob("*")) if path.is_file())
+    return tuple(
+        hash_file(root, path)
+        for path in files
+        if not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )

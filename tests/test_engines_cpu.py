@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from loadcheck.engines import child, cpu
+from loadcheck.errors import BadInput
+from loadcheck.plan import make_plan, plan_to_json
+from loadcheck.specs.profile import load_profile
+
+
+class Tensor:
+    """As much of a tensor as counting needs."""
+
+    def __init__(self, address, nbytes, quant_state=None):
+        self.address, self.nbytes, self.quant_state = address, nbytes, quant_state
+
+    def data_ptr(self):
+        return self.address
+
+
+def model(parameters, buffers=()):
+    return SimpleNamespace(named_parameters=lambda: parameters.items(), named_buffers=lambda: buffers)
+
+
+def test_every_tensor_is_counted_once_by_kind():
+    """Packed weights bring their quantization state, and a tied output layer adds nothing."""
+    nested = SimpleNamespace(absmax=Tensor(3, 4), code=Tensor(4, 1024))
+    state = SimpleNamespace(absmax=Tensor(2, 8), code=Tensor(5, 64), offset=Tensor(6, 4), state2=nested)
+    parameters = {
+        "model.embed_tokens.weight": Tensor(10, 1000),
+        "lm_head.weight": Tensor(10, 1000),
+        "model.layers.0.self_attn.q_proj.weight": Tensor(1, 256, state),
+        "model.norm.weight": Tensor(11, 20),
+    }
+    held = cpu.held_bytes(model(parameters, [("model.rotary_emb.inv_freq", Tensor(12, 128))]))
+    assert held == {
+        "embeddings": 1000, "packed": 256, "absmax": 8, "nested_absmax": 8, "codes": 1088, "norms": 20, "buffers": 128,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("model.layers.0.input_layernorm.weight", "norms"),
+        ("model.layers.0.mlp.up_proj.weight", "linears"),
+        ("model.layers.0.self_attn.q_proj.bias", "linears"),
+        ("lm_head.weight", "embeddings"),
+    ],
+)
+def test_unquantized_parameters_have_a_kind(name, kind):
+    """Norms, linears and embeddings are told apart by their names."""
+    assert cpu.kind_of(name) == kind
+
+
+def layer(adapted, bias=None):
+    def linear(name):
+        own = SimpleNamespace(base_layer=SimpleNamespace(bias=bias))
+        if name in adapted:
+            own.lora_A = {}
+        return own
+
+    attention = SimpleNamespace(**{name: linear(name) for name in ("q_proj", "k_proj", "v_proj", "o_proj")})
+    mlp = SimpleNamespace(**{name: linear(name) for name in ("gate_proj", "up_proj", "down_proj")})
+    return SimpleNamespace(self_attn=attention, mlp=mlp)
+
+
+ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@pytest.mark.parametrize(
+    ("layers", "model_type", "dropout", "counts"),
+    [
+        ([layer(ALL)] * 2, "llama", 0.0, (2, 2, 2, 2)),
+        ([layer(ALL)] * 2, "llama", 0.1, (2, 0, 0, 0)),
+        ([layer(("q_proj", "v_proj"))], "llama", 0.0, (1, 0, 0, 0)),
+        ([layer(("o_proj",))], "llama", 0.0, (1, 0, 1, 0)),
+        ([layer(ALL, bias=1)], "llama", 0.0, (1, 0, 0, 0)),
+        ([layer(())], "qwen2", 0.0, (1, 1, 0, 0)),
+    ],
+)
+def test_layers_count_as_patched_where_unsloth_would_patch_them(layers, model_type, dropout, counts):
+    """All linears of a block need an adapter and no bias, and any dropout patches nothing."""
+    assert tuple(cpu.patched_counts(layers, model_type, dropout).values()) == counts
+
+
+def test_the_peak_is_read_in_bytes():
+    """The kernel's kB are 1024 bytes."""
+    assert cpu.peak_of_status("VmPeak:\t  999 kB\nVmHWM:\t    2 kB\nVmRSS:\t 1 kB\n") == 2048
+
+
+def test_training_without_adapters_is_refused():
+    """There is nothing to train in a profile without adapters."""
+    profile = load_profile("smollm2-135m-cpu", {"adapters": None, "training.steps": 1})
+    with pytest.raises(BadInput, match="training.steps"):
+        cpu.check_settings(profile)
+
+
+def write_plan(run_dir, model_dir):
+    profile = load_profile("smollm2-135m-cpu")
+    plan = make_plan(profile.model_copy(update={"weights": "local"}))
+    data = plan_to_json(plan)
+    data["profile"]["model"] = str(model_dir)
+    (run_dir / "plan.json").write_text(json.dumps(data))
+
+
+def test_prepare_leaves_the_directory_for_load(tmp_path, capsys, monkeypatch):
+    """The first step writes where the weights are and says it in an event."""
+    monkeypatch.setattr(child, "die_with_parent", lambda: None)
+    weights = tmp_path / "w"
+    weights.mkdir()
+    (weights / "config.json").write_text("{}")
+    write_plan(tmp_path, weights)
+    assert child.main(["prepare", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "weights.json").read_text()) == {"directory": str(weights)}
+    event = json.loads(capsys.readouterr().out.strip().removeprefix("loadcheck: "))
+    assert (event["event"], event["directory"], event["disk_bytes"]) == ("weights_ready", "w", 2)
+
+
+def test_an_error_in_words_has_its_exit_code_and_no_traceback(tmp_path, capsys, monkeypatch):
+    """A LoadcheckError ends the child with its lines and its code."""
+    monkeypatch.setattr(child, "die_with_parent", lambda: None)
+    write_plan(tmp_path, tmp_path / "nothing")
+    assert child.main(["prepare", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("Error: profile: model: ")
+    assert child.main(["load", str(tmp_path)]) == 2
+    assert "run the step `prepare` first" in capsys.readouterr().err
+
+
+def test_an_unforeseen_error_keeps_its_traceback(tmp_path, monkeypatch):
+    """An error that is none of ours is not caught."""
+    monkeypatch.setattr(child, "die_with_parent", lambda: None)
+    with pytest.raises(FileNotFoundError):
+        child.main(["prepare", str(tmp_path)])
