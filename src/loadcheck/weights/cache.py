@@ -120,5 +120,7 @@ def _explained(folder: Path, error: OSError) -> Exception:
     if error.errno in _FULL:
         return MachineCannot(Problem(str(folder), "the disk is full", f"free some, or {REMEDY}", "LOADCHECK_CACHE"))
     if error.errno in _UNUSABLE:
-        return BadInput(Problem(str(folder), f"cannot be used as the cache ({error})", REMEDY, "LOADCHECK_CACHE"))
+        return BadInput(
+            Problem(str(folder), f"cannot be used as the cache ({error.strerror})", REMEDY, "LOADCHECK_CACHE")
+        )
     return error

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
@@ -39,7 +43,8 @@ def prepare(plan: LoadPlan) -> Path:
     name = directory_name(plan.model_name, plan.quantization, _digest(plan))
 
     def build(directory: Path) -> None:
-        convert(gguf, directory, plan.model_name, plan.quantization)
+        with _disk_errors():
+            convert(gguf, directory, plan.model_name, plan.quantization)
 
     return build_once(weights_dir() / name, build, NEEDED_BYTES)
 
@@ -82,6 +87,19 @@ def find_gguf(model_name: str) -> Path:
     return path
 
 
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """A full disk as Python says it; safetensors 0.5.2 has an error of its own for it, with Rust's name inside."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        if re.search("StorageFull|QuotaExceeded", str(error)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
+
+
 def convert(gguf: Path, directory: Path, model_name: str, quantization: Quantization) -> None:
     """Write the GGUF's model and tokenizer into `directory`. 269 MB in 16 bits, 112 MB in NF4."""
     # Quantized on the CPU everywhere, so that the same files come out.
@@ -91,9 +109,9 @@ def convert(gguf: Path, directory: Path, model_name: str, quantization: Quantiza
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, torch_dtype=DTYPE)
-    model.config._name_or_path = model_name  # or it holds the path of this machine
     if quantization == "nf4":
         model = _quantized(model, directory)
+    model.config._name_or_path = model_name  # or it holds a path of this machine
     model.save_pretrained(directory)
     tokenizer_of(gguf).save_pretrained(directory)
 
