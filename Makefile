@@ -15,17 +15,21 @@ GPU ?= T4
 DEV := .venv/dev/bin
 LOADCHECK := .venv/$(ENGINE)/bin/loadcheck
 
+# Where a load runs: in the image, where Docker can hand a GPU on, else in the local environment; RUNTIME=image or local overrides.
+RUNTIME ?= $(shell scripts/image/runtime)
+RUNTIME_NEEDS = $(if $(filter image,$(RUNTIME)),,.venv/$(ENGINE)/.complete)
+
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: load
-load: .venv/$(ENGINE)/.complete ## load the model, attach adapters, answer once, check every figure (PROFILE=, ARGS=)
-	@$(LOADCHECK) load $(PROFILE) $(ARGS)
+load: $(RUNTIME_NEEDS) ## load the model, attach adapters, answer once, check every figure (PROFILE=, ARGS=, RUNTIME=)
+	@scripts/image/load $(RUNTIME) $(ENGINE) load $(PROFILE) $(ARGS)
 
 .PHONY: peft
-peft: .venv/$(ENGINE)/.complete ## as load, and train the adapters for a few steps (PROFILE=, ARGS=)
-	@$(LOADCHECK) load $(PROFILE) --train-steps 5 $(ARGS)
+peft: $(RUNTIME_NEEDS) ## as load, and train the adapters for a few steps (PROFILE=, ARGS=, RUNTIME=)
+	@scripts/image/load $(RUNTIME) $(ENGINE) load $(PROFILE) --train-steps 5 $(ARGS)
 
 .PHONY: predict
 predict: .venv/dev/.complete ## say every figure of the load log before there is one (GPU=T4, ARGS=)
@@ -62,6 +66,52 @@ fmt: .venv/dev/.complete ## format the code
 .PHONY: lock
 lock: .venv/tools/.complete ## resolve the locks again, and say what moved
 	@python3 scripts/lock.py .venv/tools/bin/uv
+
+# The image. Options of every build: BASE=, CA= (your proxy's certificates), APT_SOURCES= (see docs/image.md).
+export BASE CA APT_SOURCES REGISTRY IMAGE TAG DIGEST TLS_VERIFY CHUNK_MB
+
+.PHONY: build
+build: ## build the image into Docker, with buildx
+	@scripts/image/build
+
+.PHONY: shell
+shell: ## a shell in the image, with the GPU where there is one
+	@scripts/image/run $(if $(filter gpu,$(ENGINE)),shell,cpu-shell)
+
+.PHONY: test-image
+test-image: ## the image's own tests, in it: read-only root, ordinary user, no network
+	@scripts/image/test
+
+.PHONY: lint-image
+lint-image: .venv/tools/.complete ## lint the Dockerfile, the compose file and the shell scripts
+	@scripts/image/lint
+
+.PHONY: reproducible
+reproducible: ## build the image twice from nothing and compare the digests
+	@scripts/image/reproducible
+
+.PHONY: image-size
+image-size: .venv/dev/.complete build/image/oci/index.json ## the size of each layer, and the gate of env/image.toml
+	@$(DEV)/python scripts/image/layout.py size build/image/oci
+
+.PHONY: sbom
+sbom: .venv/dev/.complete build/image/oci/index.json ## the bill of materials (CycloneDX) and the licences
+	@scripts/image/sbom
+
+.PHONY: push
+push: build/image/oci/index.json ## push the image, digest unchanged (REGISTRY=)
+	@scripts/image/push
+
+.PHONY: pull
+pull: ## pull the image into Docker (REGISTRY=, DIGEST=)
+	@scripts/image/pull
+
+.PHONY: bundle
+bundle: build/image/oci/index.json ## the image as checksummed chunks for machines with no registry or no Docker (CHUNK_MB=)
+	@scripts/image/bundle
+
+build/image/oci/index.json:
+	@scripts/image/oci
 
 .PHONY: clean
 clean: ## remove the environments and what tools left; runs and weights stay

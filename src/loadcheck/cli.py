@@ -308,6 +308,27 @@ def load(profile: str | None, as_json: bool, no_adapters: bool, run_dir: Path | 
     return loaded.exit_code
 
 
+@cli.command()
+@click.option("--files", is_flag=True, help="Hash every file too, and compare with its wheel: half a minute.")
+@json_option
+def manifest(files: bool, as_json: bool) -> int:
+    """Say what is really installed here, and what of it is not as locked."""
+    from loadcheck.manifest import read_manifest
+
+    found = read_manifest(files)
+    if as_json:
+        _print_json(found.to_json())
+        return EXIT_FAIL if found.problems else EXIT_PASS
+    for package in found.packages:
+        click.echo(f"{package.name:<34} {package.version:<16} {package.licence}")
+    for file in found.files:
+        click.echo(f"{file.path}: {file.difference}: {file.why or 'no reason is known'}")
+    for problem in found.problems:
+        click.echo(f"Error: {problem}; install from the lock again", err=True)
+    click.echo(f"{len(found.packages)} packages, {len(found.problems)} problems")
+    return EXIT_FAIL if found.problems else EXIT_PASS
+
+
 def overrides(flags: dict[str, Any]) -> dict[str, Any]:
     """The profile's keys that flags override, by dotted key."""
     changed = {OVERRIDES[name]: value for name, value in flags.items() if name in OVERRIDES and value is not None}

@@ -1,0 +1,165 @@
+"""What is really installed in this environment, compared with the lock and, file by file, with the wheels.
+
+A file may differ from its wheel in three ways that env/image.toml names: patched, stripped or left out. Anything else is a
+finding: an edited package, a damaged disk, an image that was tampered with.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from functools import cache
+from hashlib import sha256
+from importlib.metadata import Distribution, PackagePath, distributions
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from loadcheck.specs.files import env_dir, read_toml
+
+Difference = Literal["missing", "changed"]
+OURS = "loadcheck"
+LOCKS = ("requirements.lock", "smollm2.lock")
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One installed distribution. `locked` is None where the lock does not have it."""
+
+    name: str
+    version: str
+    locked: str | None
+    licence: str
+
+    @property
+    def is_as_locked(self) -> bool:
+        return self.locked == self.version or self.name == OURS
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedFile:
+    """A file that is not as in its wheel; `why` is None where env/image.toml does not explain it."""
+
+    path: str
+    difference: Difference
+    why: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Every installed package, and the files that differ from their wheels (empty where they were not read)."""
+
+    packages: tuple[Package, ...]
+    files: tuple[ChangedFile, ...] = field(default=())
+
+    @property
+    def problems(self) -> list[str]:
+        odd = [package for package in self.packages if not package.is_as_locked]
+        return [
+            *(
+                f"{package.name} {package.version}: the lock has {package.locked or 'no such package'}"
+                for package in odd
+            ),
+            *(
+                f"{file.path}: {file.difference}, and env/image.toml does not say why"
+                for file in self.files
+                if not file.why
+            ),
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "packages": [
+                {"name": package.name, "version": package.version, "locked": package.locked, "licence": package.licence}
+                for package in self.packages
+            ],
+            "files": [{"path": file.path, "difference": file.difference, "why": file.why} for file in self.files],
+            "problems": self.problems,
+        }
+
+
+def read_manifest(check_files: bool = False) -> Manifest:
+    """Look at every installed distribution; with `check_files`, hash each of its files too (half a minute in the image)."""
+    locked = locked_versions()
+    found = sorted(distributions(), key=lambda distribution: normalized(distribution.name))
+    packages = tuple(
+        Package(normalized(one.name), one.version, locked.get(normalized(one.name)), licence_of(one.metadata))
+        for one in found
+    )
+    return Manifest(packages, tuple(changed_files(found)) if check_files else ())
+
+
+def normalized(name: str) -> str:
+    """A package's name as the index spells it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def locked_versions() -> dict[str, str]:
+    """The version of each package in the locks that the image is made of."""
+    text = "\n".join((env_dir() / lock).read_text(encoding="utf-8") for lock in LOCKS)
+    return {normalized(name): version for name, version in re.findall(r"^([\w.-]+)==([^\s;\\]+)", text, re.MULTILINE)}
+
+
+class Metadata(Protocol):
+    """What a package's METADATA gives, as importlib.metadata or the email package read it."""
+
+    def get_all(self, name: str, /) -> list[Any] | None: ...
+
+
+def licence_of(metadata: Metadata) -> str:
+    """The licence that a package's metadata names, by its shortest form; "not stated" where it names none."""
+    expression = (metadata.get_all("License-Expression") or [""])[0]
+    lines = metadata.get_all("Classifier") or ()
+    classifiers = ", ".join(line.rsplit(" :: ", 1)[-1] for line in lines if line.startswith("License ::"))
+    stated = (metadata.get_all("License") or [""])[0].strip().split("\n")[0][:80]
+    return str(expression or classifiers or stated or "not stated")
+
+
+def changed_files(found: list[Distribution]) -> list[ChangedFile]:
+    """The files of RECORD that are missing, or whose hash is another one."""
+    changed = []
+    for distribution in found:
+        for path in distribution.files or ():
+            difference = _difference(path)
+            if difference is not None:
+                changed.append(ChangedFile(str(path), difference, explanation(str(path))))
+    return changed
+
+
+def _difference(path: PackagePath) -> Difference | None:
+    # A script's first line is the interpreter's path, and bytecode is compiled here: neither is the wheel's.
+    if path.hash is None or path.suffix == ".pyc" or ("bin" in path.parts[:-1] and path.parts[0] == ".."):
+        return None
+    file = Path(str(path.locate()))
+    if not file.exists():
+        return "missing"
+    return None if _hash(file) == path.hash.value else "changed"
+
+
+def _hash(path: Path) -> str:
+    """As RECORD writes it: URL-safe base 64, without padding."""
+    digest = sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()
+
+
+def explanation(path: str) -> str | None:
+    """Why env/image.toml has this file patched, stripped or left out; None where it does not."""
+    for pattern, why in _explanations():
+        if fnmatch(path, pattern) or fnmatch(path, pattern + "/*"):
+            return why
+    return None
+
+
+@cache
+def _explanations() -> tuple[tuple[str, str], ...]:
+    facts = read_toml(env_dir() / "image.toml")
+    return (
+        *((entry["path"], "patched at build") for entry in facts["patch"]),
+        *((entry["path"], f"stripped: {entry['reason']}") for entry in facts["strip"]),
+        *((pattern, f"left out: {entry['reason']}") for entry in facts["prune"] for pattern in entry["paths"]),
+    )
