@@ -1,0 +1,248 @@
+"""The image's scripts where there is no Docker, no image and no GPU: what they refuse, and how."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from loadcheck.specs.files import read_toml
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "scripts" / "image"
+TOOLS = (
+    "bash",
+    "dirname",
+    "awk",
+    "grep",
+    "df",
+    "tail",
+    "head",
+    "cat",
+    "mktemp",
+    "rm",
+    "git",
+    "id",
+    "mkdir",
+    "realpath",
+)
+
+needs_zstd = pytest.mark.skipif(shutil.which("zstd") is None, reason="zstd is not installed")
+
+
+def run(command, path=None, **environment):
+    env = {**os.environ, **environment}
+    if path is not None:
+        env["PATH"] = str(path)
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, env=env, check=False)
+
+
+@pytest.fixture
+def bin_dir(tmp_path):
+    """A PATH of the tools that the scripts need, and no docker."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for tool in TOOLS:
+        found = shutil.which(tool)
+        assert found is not None, tool
+        (folder / tool).symlink_to(found)
+    return folder
+
+
+def add_program(folder, name, script):
+    path = folder / name
+    path.write_text(f"#!/bin/bash\n{script}\n")
+    path.chmod(0o755)
+
+
+def add_docker(folder, runtimes='{"runc":{}}', root="/"):
+    add_program(
+        folder,
+        "docker",
+        f"""case "$*" in
+*Runtimes*) echo '{runtimes}' ;;
+*DockerRootDir*) echo {root} ;;
+*"image inspect"*) exit 1 ;;
+esac""",
+    )
+
+
+def dockerfile_settings():
+    text = (ROOT / "Dockerfile").read_text()
+    block = re.search(r"^ENV (PATH=.*?)\n(?!    )", text, flags=re.MULTILINE | re.DOTALL)
+    assert block is not None
+    return dict(line.strip(" \\").split("=", 1) for line in block.group(1).split("\n"))
+
+
+def test_a_lost_shell_gets_the_settings_of_the_dockerfile():
+    """The wrapper and the Dockerfile name the same variables with the same values."""
+    text = (SCRIPTS / "inside" / "settings").read_text()
+    wrapper = dict(re.findall(r"^set_default (\w+) (.+)$", text, flags=re.MULTILINE))
+    settings = dockerfile_settings()
+    assert settings.pop("PATH").startswith("/opt/venv/bin:")
+    assert wrapper == settings
+
+
+def test_statistics_are_off_and_the_token_is_a_file():
+    """No library phones home, and no variable of the image holds a secret."""
+    settings = dockerfile_settings()
+    assert settings["UNSLOTH_DISABLE_STATISTICS"] == settings["VLLM_NO_USAGE_STATS"] == settings["DO_NOT_TRACK"] == "1"
+    assert "HF_TOKEN" not in settings
+
+
+def test_every_removal_has_its_size_reason_and_exercise():
+    """Nothing is left out without a word."""
+    facts = read_toml(ROOT / "env" / "image.toml")
+    assert all(entry["bytes"] > 0 and entry["reason"] and entry["exercise"] for entry in facts["prune"])
+
+
+def test_without_docker_the_remedy_is_named(bin_dir):
+    """Exit 3: this machine cannot."""
+    result = run([SCRIPTS / "run", "load"], bin_dir)
+    assert (result.returncode, "Error: docker: not found on this machine; install Docker" in result.stderr) == (3, True)
+
+
+def test_a_docker_whose_engine_is_down_is_told_from_none(bin_dir):
+    """The engine's own words are in the error."""
+    add_program(bin_dir, "docker", "echo 'Cannot connect to the Docker daemon' >&2; exit 1")
+    result = run([SCRIPTS / "run", "load"], bin_dir)
+    assert result.returncode == 3
+    assert "does not answer (Cannot connect to the Docker daemon)" in result.stderr
+
+
+def test_docker_without_a_gpu_runtime_is_refused_for_a_gpu_service_alone(bin_dir):
+    """`load` names the toolkit that is missing; `cpu` goes on, to the image that is not there."""
+    add_docker(bin_dir)
+    assert "nvidia-container-toolkit" in run([SCRIPTS / "run", "load"], bin_dir).stderr
+    result = run([SCRIPTS / "run", "cpu"], bin_dir)
+    assert (result.returncode, "no such image here; make build" in result.stderr) == (2, True)
+
+
+def test_the_runtime_is_local_without_a_gpu(bin_dir):
+    """Docker alone does not make a load go into the image."""
+    add_docker(bin_dir, '{"nvidia":{}}')
+    assert run([SCRIPTS / "runtime"], bin_dir).stdout == "local\n"
+
+
+def test_the_runtime_is_the_image_where_docker_can_hand_on_a_gpu(bin_dir):
+    """Both the driver and Docker's runtime for it are there."""
+    add_docker(bin_dir, '{"nvidia":{}}')
+    add_program(bin_dir, "nvidia-smi", "echo 'GPU 0: Tesla T4'")
+    assert run([SCRIPTS / "runtime"], bin_dir).stdout == "image\n"
+
+
+def test_an_unknown_runtime_is_bad_usage(bin_dir):
+    """Exit 2, and the known ones are listed."""
+    result = run([SCRIPTS / "load", "podman", "cpu", "load"], bin_dir)
+    assert (result.returncode, "image and local are known" in result.stderr) == (2, True)
+
+
+def test_a_build_does_not_start_on_a_full_disk(bin_dir):
+    """What is free and what is needed are said before anything is fetched."""
+    add_docker(bin_dir)
+    (bin_dir / "df").unlink()
+    add_program(bin_dir, "df", "echo Avail; echo 3000000000")
+    result = run([SCRIPTS / "build"], bin_dir)
+    assert (result.returncode, "3 GB are free, and 25 GB are needed" in result.stderr) == (3, True)
+
+
+def write_blob(layout, data):
+    digest = hashlib.sha256(data).hexdigest()
+    (layout / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+    (layout / "blobs" / "sha256" / digest).write_bytes(data)
+    return {"digest": f"sha256:{digest}", "size": len(data)}
+
+
+def tar_of(files):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text)
+            entry.mode = 0o755
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def out(tmp_path):
+    """OUT with a layout of two layers: the second replaces one file and removes another."""
+    layout = tmp_path / "oci"
+    first = write_blob(layout, tar_of({"etc/kept": "kept", "etc/old": "old", "etc/gone": "gone"}))
+    second = write_blob(
+        layout, tar_of({"etc/old": "new", "etc/.wh.gone": "", "usr/local/bin/loadcheck": "#!/bin/sh\n"})
+    )
+    settings = {"Env": ["A=b c"], "Labels": {}, "User": "1", "WorkingDir": "/w", "Entrypoint": ["x"], "Cmd": ["y"]}
+    config = write_blob(layout, json.dumps({"config": settings, "history": [{}, {"created_by": "code"}]}).encode())
+    manifest = write_blob(layout, json.dumps({"config": config, "layers": [first, second]}).encode())
+    (layout / "index.json").write_text(json.dumps({"manifests": [manifest]}))
+    return tmp_path
+
+
+def layout_command(command, out):
+    return run(["python3", SCRIPTS / "layout.py", command, out / "oci"])
+
+
+def test_the_root_is_what_the_layers_leave(out):
+    """A later layer's file wins, and a whiteout removes."""
+    data = subprocess.run(
+        ["python3", SCRIPTS / "layout.py", "root", out / "oci"], capture_output=True, check=True
+    ).stdout
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        found = {entry.name: tar.extractfile(entry).read() for entry in tar}
+    assert found == {"etc/kept": b"kept", "etc/old": b"new", "usr/local/bin/loadcheck": b"#!/bin/sh\n"}
+
+
+def test_a_folder_that_holds_no_image_is_named(tmp_path):
+    """Exit 2, no traceback."""
+    result = layout_command("digest", tmp_path)
+    assert (result.returncode, result.stderr.startswith("Error: "), "Traceback" in result.stderr) == (2, True, False)
+
+
+@pytest.fixture
+def bundle(out):
+    result = run([SCRIPTS / "bundle"], OUT=str(out), CHUNK_MB="1")
+    assert result.returncode == 0, result.stderr
+    return out / "bundle"
+
+
+@needs_zstd
+def test_a_whole_bundle_verifies_and_unpacks(bundle, tmp_path):
+    """The root that comes out is the image's."""
+    assert run([bundle / "run", "verify"]).returncode == 0
+    assert run([bundle / "run", "unpack", tmp_path / "root"]).returncode == 0
+    assert (tmp_path / "root/etc/old").read_text() == "new"
+
+
+@needs_zstd
+def test_a_missing_chunk_is_named_and_nothing_is_unpacked(bundle, tmp_path):
+    """An interrupted transfer is found before it does harm."""
+    (bundle / "root.tar.zst.0000").unlink()
+    result = run([bundle / "run", "unpack", tmp_path / "root"])
+    assert (result.returncode, "root.tar.zst.0000: missing; copy it again" in result.stderr) == (2, True)
+    assert not list(tmp_path.glob("root*"))
+
+
+@needs_zstd
+def test_a_damaged_chunk_is_named(bundle):
+    """One byte is enough."""
+    chunk = bundle / "root.tar.zst.0000"
+    data = bytearray(chunk.read_bytes())
+    data[10] ^= 1
+    chunk.write_bytes(data)
+    result = run([bundle / "run", "verify"])
+    assert (result.returncode, "root.tar.zst.0000: damaged" in result.stderr) == (2, True)
+
+
+@needs_zstd
+def test_a_folder_that_is_there_is_not_unpacked_over(bundle, tmp_path):
+    """Nothing is mixed with what was there before."""
+    (tmp_path / "root").mkdir()
+    result = run([bundle / "run", "unpack", tmp_path / "root"])
+    assert (result.returncode, "is there already" in result.stderr) == (2, True)
