@@ -49,7 +49,19 @@ def test_check_json_puts_the_report_on_stderr(capsys: pytest.CaptureFixture[str]
     data = json.loads(out)
     assert (code, data["verdict"]) == (1, "fail")
     failing = [finding for finding in data["findings"] if finding["status"] == "fail"]
-    assert {"figure", "check", "status", "predicted", "measured", "low", "high", "unit", "why", "remedy", "where"} == set(failing[0])
+    assert {
+        "figure",
+        "check",
+        "status",
+        "predicted",
+        "measured",
+        "low",
+        "high",
+        "unit",
+        "why",
+        "remedy",
+        "where",
+    } == set(failing[0])
     assert "FAIL num_gpu_blocks is 1,354" in err.replace("\n", " ")
 
 

@@ -32,7 +32,11 @@ def test_memory_leaves_as_gib_with_the_decimals_of_the_log():
     figures = Figures(weights_bytes=5_748_957_184, swap_bytes=2 * GIB, kv_cache_bytes=2_837_493_579)
     said = figures.to_json()
     assert (said["weights_gib"], said["swap_gib"], said["kv_cache_gib"]) == (5.3541, 2, 2.64)
-    assert figures.bytes_json() == {"weights_bytes": 5_748_957_184, "swap_bytes": 2 * GIB, "kv_cache_bytes": 2_837_493_579}
+    assert figures.bytes_json() == {
+        "weights_bytes": 5_748_957_184,
+        "swap_bytes": 2 * GIB,
+        "kv_cache_bytes": 2_837_493_579,
+    }
 
 
 @pytest.mark.parametrize("name", ["weights_gib", "swap_gib", "kv_cache_gib"])

@@ -249,7 +249,9 @@ def test_a_sliding_window_is_refused():
     assert "Prefix caching is not supported with sliding window." in _obstacles(card_from_table("H100"), windowed)
 
 
-@pytest.mark.parametrize(("capability", "words"), [(6.0, "too old"), (10.0, "no kernel image"), (12.0, "no kernel image")])
+@pytest.mark.parametrize(
+    ("capability", "words"), [(6.0, "too old"), (10.0, "no kernel image"), (12.0, "no kernel image")]
+)
 def test_cards_out_of_reach(capability: float, words: str):
     """Below 7.0 and above 9.0 this stack cannot run."""
     card = dataclasses.replace(card_from_table("H100"), compute_capability=capability)

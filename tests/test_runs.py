@@ -134,7 +134,9 @@ def test_a_disk_that_stays_full_moves_the_log(tmp_path: Path, monkeypatch: pytes
     assert str(path) in sink.note
 
 
-@pytest.mark.parametrize("pieces", [[b"x hf_secret y"], [b"x hf_", b"secret y"], [bytes([b]) for b in b"x hf_secret y"]])
+@pytest.mark.parametrize(
+    "pieces", [[b"x hf_secret y"], [b"x hf_", b"secret y"], [bytes([b]) for b in b"x hf_secret y"]]
+)
 def test_secrets_never_reach_the_log(pieces: list[bytes], tmp_path: Path):
     """A token is blotted out, also where it comes in pieces."""
     sink = LogSink(tmp_path / "load.log", secrets=("hf_secret",))

@@ -19,7 +19,12 @@ LLAMA = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
     "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072,
 }  # fmt: skip
-NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+NF4 = {
+    "quant_method": "bitsandbytes",
+    "load_in_4bit": True,
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+}
 
 
 def _problems(error: pytest.ExceptionInfo[BadInput]) -> list[str]:
@@ -81,7 +86,9 @@ def test_every_problem_of_a_profile_is_said_at_once(tmp_path: Path):
     """A misspelt key, its twin in a table, and a value out of range come in one error, each with its key and remedy."""
     path = tmp_path / "mine.toml"
     text = (env_dir() / "profiles" / "llama31-8b-instruct-4bit.toml").read_text()
-    text = text.replace("max_seq_length", "max_seq_lenght").replace("= 0.6", "= 1.6").replace("lora_alpha", "lora_alhpa")
+    text = (
+        text.replace("max_seq_length", "max_seq_lenght").replace("= 0.6", "= 1.6").replace("lora_alpha", "lora_alhpa")
+    )
     path.write_text(text)
     with pytest.raises(BadInput) as error:
         load_profile(str(path))
@@ -122,7 +129,13 @@ def test_all_missing_keys_of_a_config_are_named_at_once():
     with pytest.raises(BadInput) as error:
         config_from_hf({"model_type": "llama", "hidden_size": 8}, "config.json")
     said = "\n".join(_problems(error))
-    for key in ("intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings"):
+    for key in (
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "vocab_size",
+        "max_position_embeddings",
+    ):
         assert f"config.json: {key}: missing" in said
 
 
@@ -236,7 +249,9 @@ def test_a_range_has_one_form(data: dict[str, Any]):
 
 def test_expected_ranges_name_real_figures(tmp_path: Path):
     """A figure that no log says is an error of the file."""
-    text = (env_dir() / "expected" / "llama31-8b-instruct-4bit@t4.toml").read_text().replace("weights_gib", "weight_gib")
+    text = (
+        (env_dir() / "expected" / "llama31-8b-instruct-4bit@t4.toml").read_text().replace("weights_gib", "weight_gib")
+    )
     path = tmp_path / "expected.toml"
     path.write_text(text)
     with pytest.raises(BadInput, match="no such figure: weight_gib"):

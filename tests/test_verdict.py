@@ -54,13 +54,25 @@ def test_our_h100_run_passes(h100_log: Path):
         ("gh_vllm-13061_4090TP2_qwen14b_kvfail.txt", "error", "max seq len (131072) is larger than"),
         ("gh_vllm-13882_RTX4060-8G_qwen2.5-7b_negKV.txt", "num_gpu_blocks", "must hold one request"),
         ("gh_vllm-17122_L40S_llama3.1-8b_V1.txt", "outcome", "not finished"),
-        ("nb_2025-03-18_HuggingFace_Course_Gemma3_1B_GRPO_2f83.txt", "num_gpu_blocks", "block 416.0 KiB of gemma-3-1b-it"),
+        (
+            "nb_2025-03-18_HuggingFace_Course_Gemma3_1B_GRPO_2f83.txt",
+            "num_gpu_blocks",
+            "block 416.0 KiB of gemma-3-1b-it",
+        ),
         ("nb_2025-03-18_HuggingFace_Course_Gemma3_1B_GRPO_2f83.txt", "family", "gemma-3-1b-it has Gemma3"),
         ("nb_2025-04-29_Meta_Synthetic_Data_Llama3.1_8B__0388.txt", "concurrency", "9 times in one attempt"),
-        ("neg_fabricated_A100-40_qwen2.5-3b_handwritten.txt", "weights_gib", "`weights` (model_runner.py:1115) is not in"),
+        (
+            "neg_fabricated_A100-40_qwen2.5-3b_handwritten.txt",
+            "weights_gib",
+            "`weights` (model_runner.py:1115) is not in",
+        ),
         ("neg_fabricated_A100-40_qwen2.5-3b_handwritten.txt", "outcome", "figures alone are no pass"),
         ("web_2025-03-01_A10-22_qwen1.5b-class_vllm0.7.2.txt", "outcome", "its last known stage is blocks"),
-        ("web_2025-03-25_A10G-22_llama3.1-8b-bf16_kvfail_vllm0.7.1.txt", "error", "max seq len (131072) is larger than"),
+        (
+            "web_2025-03-25_A10G-22_llama3.1-8b-bf16_kvfail_vllm0.7.1.txt",
+            "error",
+            "max seq len (131072) is larger than",
+        ),
         ("web_2025_RTX3050-6GB_qwen2.5-7b-bnb_negativeKV_vllm0.7.3.txt", "num_gpu_blocks", "must hold one request"),
         ("web_2026_JetsonOrin_JP6_qwen2.5-vl-7b-awq_cotenant.txt", "error", "No available memory"),
         ("web_V100-16_opt6.7b_offload_notes.txt", "attempts", "2 attempts"),
@@ -153,7 +165,12 @@ def test_findings_point_into_the_log(t4_log: Path, tmp_path: Path):
     verdict = _edited(t4_log, tmp_path, ("took 5.3541 GB", "took 5.3542 GB"))
     finding = next(f for f in verdict.failures() if f.check is Check.GOLDEN)
     line = 1 + t4_log.read_text()[: t4_log.read_text().index("took 5.3541 GB")].count("\n")
-    assert (finding.figure, finding.measured, finding.low, finding.where) == ("weights_gib", 5.3542, 5.3541, f"edited.log:{line}")
+    assert (finding.figure, finding.measured, finding.low, finding.where) == (
+        "weights_gib",
+        5.3542,
+        5.3541,
+        f"edited.log:{line}",
+    )
     assert finding.remedy
 
 
@@ -170,7 +187,9 @@ def _cpu_failures(tmp_path: Path, text: str) -> dict[str, str]:
     path = tmp_path / "load.log"
     path.write_text(text)
     failed = _failed(judge(gather(path)))
-    return {figure: why for figure, why in failed.items() if "(runs: " not in why and "expected (" not in why}  # without the golden ranges
+    return {
+        figure: why for figure, why in failed.items() if "(runs: " not in why and "expected (" not in why
+    }  # without the golden ranges
 
 
 def test_a_cpu_log_is_judged_by_its_events(tmp_path: Path):
@@ -192,7 +211,12 @@ TRAINED = {"first_loss": 2.0, "last_loss": 1.0, "base_unchanged": True, "adapter
 
 @pytest.mark.parametrize(
     ("change", "figure"),
-    [({}, None), ({"last_loss": 2.5}, "loss"), ({"base_unchanged": False}, "base weights"), ({"adapter_changed": False}, "adapter weights")],
+    [
+        ({}, None),
+        ({"last_loss": 2.5}, "loss"),
+        ({"base_unchanged": False}, "base weights"),
+        ({"adapter_changed": False}, "adapter weights"),
+    ],
 )
 def test_training_is_judged(change: dict[str, object], figure: str | None, tmp_path: Path):
     """The loss falls, the base stays, the adapters change; each is its own finding."""

@@ -10,6 +10,7 @@ from loadcheck.errors import BadInput
 from loadcheck.logs import Attempt, parse_log
 from loadcheck.predict.bands import bands
 from loadcheck.predict.card import Card, card_from_device, card_from_table
+from loadcheck.predict.cpu import predict_cpu
 from loadcheck.predict.prediction import Prediction, predict, predict_from_plan
 from loadcheck.predict.zoo import SWAP_LADDER, ZooPlan
 from loadcheck.runs.folder import RunFolder
@@ -52,9 +53,15 @@ def gather(target: Path, profile_name: str | None = None, gpu: str | None = None
         prediction_note=note,
         expected=_expected(profile, key),
         gpu=key,
+        process=_process(target) if is_run else None,
         strict_stack=is_run or profile_name is not None,
     )
     return _with_prediction(evidence)
+
+
+def _process(run: Path) -> tuple[str, str]:
+    record = RunFolder(run).read_record()
+    return record.outcome, record.reason
 
 
 def _profile(run: Path | None, name: str | None, attempt: Attempt, model: Model | None) -> Profile | None:
@@ -116,8 +123,11 @@ def _at(table: Any, dotted: str) -> Any:
 def _with_prediction(evidence: Evidence) -> Evidence:
     """The evidence with what its own free memory and settings predict."""
     profile, config = evidence.profile, evidence.config
-    if config is None or (profile is not None and profile.engine == "cpu"):
+    if config is None:
         return evidence
+    if profile is not None and profile.engine == "cpu":
+        same_model = find_model(profile.model) == evidence.model
+        return dataclasses.replace(evidence, predicted=predict_cpu(config, profile)) if same_model else evidence
     card = _card(evidence)
     if card is None:
         return dataclasses.replace(

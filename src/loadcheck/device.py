@@ -91,7 +91,8 @@ def device_used_reader() -> Callable[[], int | None]:
         if nvml is None:
             return None
         try:
-            return int(nvml.nvmlDeviceGetMemoryInfo(handle).used)
+            # version 2 counts the driver's own reserve (480 MiB on an H100) apart, as CUDA does
+            return int(nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2).used)
         except nvml.NVMLError:
             return None
 

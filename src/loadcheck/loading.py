@@ -28,12 +28,14 @@ from loadcheck.errors import (
 from loadcheck.figures import Figures
 from loadcheck.plan import LoadPlan, make_plan, plan_to_json
 from loadcheck.predict import Prediction, card_from_device, predict
+from loadcheck.predict.cpu import predict_cpu
 from loadcheck.runs.child import ChildEnd, run_child
 from loadcheck.runs.folder import RunFolder, RunRecord, create_run_folder, new_run_id, write_json
 from loadcheck.runs.sampler import Sampler
 from loadcheck.runs.sink import LogSink
 from loadcheck.specs.profile import Profile
 from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict, judge
+from loadcheck.verdict.run import process_finding
 
 GPU_PROFILE = "llama31-8b-instruct-4bit"
 CPU_PROFILE = "smollm2-135m-cpu"
@@ -51,6 +53,8 @@ class Prepared:
     gpu: GpuDevice | None
     ram_bytes: int
     prediction: Prediction | None
+    figures: Figures
+    """The predicted figures; of a load on the CPU there is no more to a prediction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +113,11 @@ def prepare(profile: Profile, gpu: GpuDevice | None) -> Prepared:
         )
     _require_packages(profile)
     ram = ram_available_bytes()
-    prediction = None
-    if profile.engine == "gpu" and gpu is not None:
-        card = card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
-        prediction = predict(plan.config, profile, card, ram)
-    return Prepared(plan, gpu, ram, prediction)
+    if profile.engine == "cpu" or gpu is None:
+        return Prepared(plan, gpu, ram, None, predict_cpu(plan.config, profile))
+    card = card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
+    prediction = predict(plan.config, profile, card, ram)
+    return Prepared(plan, gpu, ram, prediction, prediction.figures)
 
 
 def _require_packages(profile: Profile) -> None:
@@ -148,7 +152,6 @@ def load(prepared: Prepared, run_dir: Path | None, on_output: Callable[[bytes], 
 
 
 def _new_record(folder: RunFolder, prepared: Prepared, now: datetime) -> RunRecord:
-    prediction = prepared.prediction
     return RunRecord(
         id=folder.path.name,
         loadcheck=__version__,
@@ -159,7 +162,7 @@ def _new_record(folder: RunFolder, prepared: Prepared, now: datetime) -> RunReco
             "ram_available_bytes": prepared.ram_bytes,
             "python": sys.version.split()[0],
         },
-        predicted=prediction.figures.to_json() if prediction else None,
+        predicted=prepared.figures.to_json(),
         started_at=now.isoformat(),
     )
 
@@ -173,7 +176,7 @@ def _commit() -> str | None:
         )
     except OSError:
         return os.environ.get("LOADCHECK_COMMIT")
-    return result.stdout.strip() or os.environ.get("LOADCHECK_COMMIT")
+    return result.stdout.strip() if result.returncode == 0 else os.environ.get("LOADCHECK_COMMIT")
 
 
 def _run_children(folder: RunFolder, record: RunRecord, on_output: Callable[[bytes], None]) -> tuple[ChildEnd, Path]:
@@ -227,30 +230,13 @@ def _run_step(
 
 
 def _judge(folder: RunFolder, record: RunRecord, log_path: Path) -> tuple[Evidence | None, Verdict]:
-    """The verdict on the run; a child that did not end by itself is a finding, whatever its log says."""
+    """The verdict on the run; a run whose log says nothing is judged by how its process ended."""
     try:
-        evidence: Evidence | None = gather(folder.path) if log_path == folder.log_path else gather(log_path)
-        assert evidence is not None
-        findings = judge(evidence).findings
+        evidence = gather(folder.path) if log_path == folder.log_path else gather(log_path)
     except (LoadcheckError, OSError) as error:
-        evidence = None
-        findings = (Finding(figure="log", check=Check.SHAPE, status=Status.FAIL, why=str(error)),)
-    return evidence, Verdict((*_process_findings(record), *findings))
-
-
-def _process_findings(record: RunRecord) -> tuple[Finding, ...]:
-    if record.outcome == "completed":
-        return ()
-    return (
-        Finding(
-            figure="process",
-            check=Check.RUN,
-            status=Status.FAIL,
-            measured=record.outcome,
-            why=record.reason,
-            remedy="see the end of load.log in the run folder",
-        ),
-    )
+        no_log = Finding(figure="log", check=Check.SHAPE, status=Status.FAIL, why=str(error))
+        return None, Verdict((no_log, process_finding(record.outcome, record.reason)))
+    return evidence, judge(evidence)
 
 
 def _keep(folder: RunFolder, record: RunRecord, verdict: Verdict | None = None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from loadcheck.figures import Figures, FigureSpec, Kind, Value, figure_specs
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from loadcheck.specs.profile import Profile
 
 _STYLES = {"ok": "green", "pass": "green", "fail": "bold red", "refused": "yellow", "skipped": "yellow"}
+
+
+def escape(text: str) -> str:
+    """Text from a log or a model, for the terminal: no markup, and no control character that would move or colour it."""
+    return escape_markup("".join(char if char.isprintable() else "\N{MIDDLE DOT}" for char in text))
 
 
 def console(stderr: bool = False) -> Console:

@@ -1,0 +1,1 @@
+"""The engines: what runs in the child process of a load."""

@@ -142,7 +142,11 @@ def _peak(
         engine_extras(config, plan.max_model_len, num_seqs, capability),
     ]
     if adapters is not None:
-        terms.append(adapter_memory(config, adapters.r, adapters.target_modules))
+        adapter = adapter_memory(config, adapters.r, adapters.target_modules)
+        terms += [
+            adapter,
+            Term("adapter, 16-bit copy for vLLM", adapter.num_bytes // 2, "LoRARequest of engines/gpu.py"),
+        ]
         terms.append(adapter_extras(config, profile.max_seq_length))
     if profile.training.steps:
         terms.append(training_memory(config, profile, TRAINING_TOKENS, capability))

@@ -23,6 +23,7 @@ class Evidence:
         predicted: the figures predicted from this run's own free memory and settings.
         bands: of those predicted figures that are not equal to the digit.
         prediction_note: why there is no prediction.
+        process: how the loading process ended, and the reason in words; None for a log from elsewhere.
         strict_stack: a version other than the pinned one fails; otherwise the log is refused as of another stack.
     """
 
@@ -35,6 +36,7 @@ class Evidence:
     bands: dict[str, Band] | None = None
     expected: Expected | None = None
     gpu: str | None = None
+    process: tuple[str, str] | None = None
     strict_stack: bool = False
 
     @property

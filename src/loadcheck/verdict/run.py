@@ -10,13 +10,23 @@ from loadcheck.verdict.finding import Check, Finding, Status
 
 
 def check_run(evidence: Evidence) -> Iterator[Finding]:
-    """The answer and the training steps, where the log holds our own engine's events."""
+    """The end of the process, the answer and the training steps, where the run is ours."""
+    if evidence.process is not None:
+        yield process_finding(*evidence.process)
     if not evidence.attempt.events:
         return
     if (answer := evidence.attempt.event("answer")) is not None:
         yield _answer(answer)
     if (trained := evidence.attempt.event("trained")) is not None:
         yield from _training(trained)
+
+
+def process_finding(outcome: str, reason: str) -> Finding:
+    """A process that did not end by itself, or not well, fails the run, whatever its log says."""
+    ok = outcome == "completed"
+    why = "the process ended by itself" if ok else reason or f"the run is {outcome}: its parent did not see the end"
+    return Finding(figure="process", check=Check.RUN, status=Status.OK if ok else Status.FAIL, measured=outcome, why=why,
+                   remedy="" if ok else "see the end of load.log in the run folder")  # fmt: skip
 
 
 def _answer(event: dict[str, Any]) -> Finding:

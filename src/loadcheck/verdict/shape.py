@@ -90,6 +90,8 @@ def _missing_lines(evidence: Evidence) -> Iterator[Finding]:
     required = list(REQUIRED)
     if evidence.profile is not None and evidence.profile.adapters is not None:
         required.append("patched")
+    if attempt.outcome is not Outcome.COMPLETED:  # what comes after the end is no further finding
+        required = [name for name in required if _FORMATS_BY_NAME[name].stage <= attempt.stage]
     missing = [name for name in required if not any(attempt.formats[each] for each in ALTERNATIVES.get(name, (name,)))]
     for name in missing:
         format = _FORMATS_BY_NAME[name]

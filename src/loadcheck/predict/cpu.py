@@ -1,0 +1,77 @@
+"""The load on a CPU with transformers, bitsandbytes and peft: its figures to the byte.
+
+The weights are the tensors that the model holds, as `loadcheck.engines.cpu.held_bytes` counts them; no allocator rounds them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loadcheck.figures import Figures
+from loadcheck.predict.adapters import adapter_memory, adapter_params, base_params, patched
+from loadcheck.predict.terms import Term, total
+from loadcheck.predict.weights import DTYPE_BYTES, NF4_BLOCK, NF4_NESTED_BLOCK
+from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.profile import Profile
+
+CODE_BYTES = 4 * (16 + 256)
+"""NF4's and the nested 8-bit code: each linear has its own, though all are equal (bitsandbytes 0.46.1 functional.py)."""
+
+
+def cpu_weights(config: ModelConfig) -> Term:
+    """Every tensor of the loaded model, by kind."""
+    layers, hidden = config.num_hidden_layers, config.hidden_size
+    elements = [num_in * num_out for num_in, num_out in config.linears.values()]
+    tables = 1 if config.tie_word_embeddings else 2
+    parts = [
+        *(_quantized(layers, elements) if config.quantization == "nf4" else [_plain(layers, elements)]),
+        Term("biases", DTYPE_BYTES * layers * _bias_elements(config), "transformers 4.48.2 models/qwen2"),
+        Term("embeddings", DTYPE_BYTES * tables * config.vocab_size * hidden, "tied ones are one tensor"),
+        Term("norms", DTYPE_BYTES * (2 * layers + 1) * hidden, "transformers 4.48.2 models/llama"),
+        Term("rotary frequencies", 4 * config.head_dim // 2, "fp32, once for all layers"),
+    ]
+    return total("weights", parts)
+
+
+def _quantized(layers: int, elements: list[int]) -> list[Term]:
+    blocks = [-(-n // NF4_BLOCK) for n in elements]
+    nested = [4 * -(-n // NF4_NESTED_BLOCK) + 4 for n in blocks]  # and the offset
+    source = "bitsandbytes 0.46.1 functional.py quantize_4bit"
+    return [
+        Term("packed", layers * sum(n // 2 for n in elements), source),
+        Term("absmax", layers * sum(blocks), source),
+        Term("nested absmax", layers * sum(nested), source),
+        Term("codes", layers * len(elements) * CODE_BYTES, source),
+    ]
+
+
+def _plain(layers: int, elements: list[int]) -> Term:
+    return Term("linears", DTYPE_BYTES * layers * sum(elements), "16-bit")
+
+
+def _bias_elements(config: ModelConfig) -> int:
+    qkv = config.qkv_bias * (config.q_size + 2 * config.kv_size)
+    return (
+        qkv + config.o_bias * config.hidden_size + config.mlp_bias * (2 * config.intermediate_size + config.hidden_size)
+    )
+
+
+def predict_cpu(config: ModelConfig, profile: Profile) -> Figures:
+    """The figures of a load on the CPU that follow from the model and the profile."""
+    adapters = profile.adapters
+    common: dict[str, Any] = {
+        "quantization": config.quantization,
+        "max_model_len": profile.max_seq_length,
+        "weights_bytes": cpu_weights(config).num_bytes,
+    }
+    if adapters is None:
+        return Figures(**common)
+    params = adapter_params(config, adapters.r, adapters.target_modules)
+    counts: dict[str, Any] = patched(config, adapters.target_modules, adapters.lora_dropout)
+    return Figures(
+        **common,
+        **counts,
+        trainable_params=params,
+        total_params=base_params(config) + params,
+        adapter_bytes=adapter_memory(config, adapters.r, adapters.target_modules).num_bytes,
+    )
