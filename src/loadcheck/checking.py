@@ -36,15 +36,20 @@ _GIVEN_BY_LOG = (
 )
 
 
-def gather(target: Path, profile_name: str | None = None, gpu: str | None = None) -> Evidence:
-    """Everything known about a run folder or a log; BadInput where it is neither, or a name is unknown."""
+def gather(
+    target: Path, profile_name: str | None = None, gpu: str | None = None, any_vllm: bool = False
+) -> Evidence:
+    """Everything known about a run folder or a log; BadInput where it is neither, or a name is unknown.
+
+    `any_vllm` predicts the figures of logs of other vLLM releases too, which count some of them in another way.
+    """
     is_run = target.is_dir()
     log = parse_log(RunFolder(target).log_path if is_run else target)
     attempt = log.last
     model = find_model(str(reading.value)) if (reading := attempt.reading("model")) else None
     profile = _profile(target if is_run else None, profile_name, attempt, model)
     key = gpu_named(gpu)[0] if gpu else _gpu_key(attempt, profile)
-    config, note = _config(model, attempt)
+    config, note = _config(model, attempt, any_vllm)
     evidence = Evidence(
         log=log,
         profile=profile,
@@ -89,12 +94,12 @@ def _gpu_key(attempt: Attempt, profile: Profile | None) -> str | None:
     return find_gpu(str(reading.value)) if reading else None
 
 
-def _config(model: Model | None, attempt: Attempt) -> tuple[ModelConfig | None, str]:
+def _config(model: Model | None, attempt: Attempt, any_vllm: bool) -> tuple[ModelConfig | None, str]:
     """The shape to predict from; or None and why there is none."""
     if model is None:
         return None, "the log's model is not in env/models, so its figures are not predicted"
     engine = attempt.reading("vllm")
-    if engine is not None and engine.value not in MODELLED_VLLM:
+    if not any_vllm and engine is not None and engine.value not in MODELLED_VLLM:
         return None, f"vLLM {engine.value} counts memory in its own way, so its figures are not predicted"
     quantization = attempt.reading("quantization")
     if quantization is None or quantization.value not in ("nf4", "16bit"):

@@ -43,11 +43,15 @@ def _training(event: dict[str, Any]) -> Iterator[Finding]:
     """The loss falls, the adapters change and the base weights do not."""
     first, last = event.get("first_loss"), event.get("last_loss")
     falls = isinstance(first, float) and isinstance(last, float) and last < first
-    yield _flag("loss", falls, f"the loss goes from {first} to {last}", "lower the learning rate")
+    yield _flag("loss", falls, f"the loss goes from {_short(first)} to {_short(last)}", "lower the learning rate")
     yield _flag("base weights", event.get("base_unchanged") is True, "training leaves the base weights as they are",
                 "the base weights were trained or damaged; load them anew")  # fmt: skip
     yield _flag("adapter weights", event.get("adapter_changed") is True, "training changes the adapters",
                 "the adapters got no gradient; check target_modules")  # fmt: skip
+
+
+def _short(loss: object) -> str:
+    return f"{loss:.3f}" if isinstance(loss, float) else "no number"
 
 
 def _flag(figure: str, ok: bool, why: str, remedy: str) -> Finding:
