@@ -22,7 +22,9 @@ FIGURES = (
     "weights_bytes", "activation_peak_bytes", "kv_cache_bytes", "num_gpu_blocks", "num_cpu_blocks", "num_cuda_graphs",
     "cuda_graph_bytes",
 )  # fmt: skip
-SLOTS_COUNTED = "vLLM from 0.8 on counts the LoRA slots as weights, so the weights are larger and the cache smaller by them"
+SLOTS_COUNTED = (
+    "vLLM from 0.8 on counts the LoRA slots as weights, so the weights are larger and the cache smaller by them"
+)
 PUBLIC_LOGS = {
     "nb_2025-02-06_Kaggle_Llama3.1_8B_GRPO_1390.txt": "",
     "nb_2025-02-06_Kaggle_Phi_4_GRPO_9046.txt": "",
@@ -60,7 +62,9 @@ def document() -> str:
         "- Our own runs: graph memory is the one figure that is fitted (within 5 % on the H100, from these runs); the cache and the "
         "blocks follow from non_torch, a constant of card and driver.\n"
     )
-    return HEAD + "\n".join([*own_rows(), *public_rows()]) + "\n\n" + own_note + "\n".join(notes) + "\n\n" + NOT_PREDICTED
+    return (
+        HEAD + "\n".join([*own_rows(), *public_rows()]) + "\n\n" + own_note + "\n".join(notes) + "\n\n" + NOT_PREDICTED
+    )
 
 
 def own_rows() -> Iterator[str]:

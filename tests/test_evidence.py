@@ -9,7 +9,9 @@ from tests.conftest import ROOT
 def test_the_evidence_table_is_up_to_date():
     """docs/evidence.md is what scripts/evidence.py writes today."""
     command = [sys.executable, "scripts/evidence.py", "--check"]
-    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0, "run: .venv/dev/bin/python scripts/evidence.py"
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0, (
+        "run: .venv/dev/bin/python scripts/evidence.py"
+    )
 
 
 def test_misses_are_explained():

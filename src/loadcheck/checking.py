@@ -36,9 +36,7 @@ _GIVEN_BY_LOG = (
 )
 
 
-def gather(
-    target: Path, profile_name: str | None = None, gpu: str | None = None, any_vllm: bool = False
-) -> Evidence:
+def gather(target: Path, profile_name: str | None = None, gpu: str | None = None, any_vllm: bool = False) -> Evidence:
     """Everything known about a run folder or a log; BadInput where it is neither, or a name is unknown.
 
     `any_vllm` predicts the figures of logs of other vLLM releases too, which count some of them in another way.
