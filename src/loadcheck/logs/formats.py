@@ -227,6 +227,14 @@ ERRORS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("Error in memory profiling", r"Error in memory profiling\..*"),
         ("Too large swap space", r"Too large swap space.*"),
         ("is greater than max_lora_rank", r"LoRA rank \d+ is greater than max_lora_rank.*"),
+        # before there is a load: Docker, the linker, the system, and our own engine that refuses
+        ("unsatisfied condition", r"requirement error: unsatisfied condition:.*"),
+        ("could not select device driver", r"could not select device driver.*"),
+        ("cannot find -lcuda", r"cannot find -lcuda.*"),
+        ("fatal error: Python.h", r"fatal error: Python\.h.*"),
+        ("CUDA Setup failed", r"CUDA Setup failed.*"),
+        ("Bus error", r"Bus error\b.*"),
+        ("Error: ", r"^Error: .*"),
         ("Error", r"^(?:\[rank\d+\]: )?[A-Za-z_][\w.]*(?:Error|Exception|Interrupt): .*"),
         ("Traceback (most", r"(?<!ignored in )Traceback \(most recent call last\).*"),
     )

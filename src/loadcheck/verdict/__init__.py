@@ -1,7 +1,8 @@
-"""Judging a load: shape, stack, identities, prediction, golden ranges, in this order."""
+"""Judging a load: shape and diagnosis, stack, identities, prediction, golden ranges, in this order."""
 
 from __future__ import annotations
 
+from loadcheck.verdict.diagnosis import check_diagnosis
 from loadcheck.verdict.evidence import Evidence
 from loadcheck.verdict.finding import Check, Finding, Status, Verdict
 from loadcheck.verdict.golden import check_golden
@@ -13,7 +14,7 @@ from loadcheck.verdict.stack import check_stack
 
 __all__ = ["Check", "Evidence", "Finding", "Status", "Verdict", "judge"]
 
-STEPS = (check_shape, check_stack, check_identities, check_model, check_golden, check_run)
+STEPS = (check_shape, check_diagnosis, check_stack, check_identities, check_model, check_golden, check_run)
 
 
 def judge(evidence: Evidence) -> Verdict:

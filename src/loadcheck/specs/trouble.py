@@ -1,0 +1,85 @@
+"""The known troubles of this stack (env/troubles.toml): the engine's own words, what they mean, and what mends it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from loadcheck.specs.files import Spec, env_dir, load
+
+Handling = Literal["prevented", "refused early", "diagnosed", "recovered", "out of reach"]
+StageName = Literal[
+    "banner", "plan", "engine", "loading", "weights", "profile", "profiled", "blocks", "capture", "ready", "adapters"
+]
+"""How far a load had come, in the words of logs.formats.Stage."""
+
+MIN_ANCHOR_CHARS = 6
+_LITERAL = re.compile(r"[\w '\"`:,/=<>#-]*")
+_QUANTIFIERS = ("?", "*", "+", "{")
+
+
+class Trouble(Spec):
+    """One trouble, from its words in a log to its mend.
+
+    Attributes:
+        says: patterns of the words; each begins with literal text, which is looked for first. Empty where no log shows it.
+        stages: the same words mean this trouble only where the load had come so far; empty for anywhere.
+        references: the issues, or the lines of the pinned packages, that it is known from.
+        handling: what becomes of it here at best; `we_do` says how.
+        tests: the tests that show it, beside the one of its excerpt, as FILE::NAME below tests/.
+    """
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+    title: str
+    says: tuple[str, ...] = ()
+    stages: tuple[StageName, ...] = ()
+    cause: str
+    remedy: str
+    references: Annotated[tuple[str, ...], Field(min_length=1)]
+    handling: Handling
+    we_do: str
+    tests: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _patterns_can_be_searched_for(self) -> Trouble:
+        for phrase in self.says:
+            re.compile(phrase)
+            if len(anchor_of(phrase)) < MIN_ANCHOR_CHARS:
+                raise ValueError(
+                    f"{phrase!r} does not begin with literal text; begin it with {MIN_ANCHOR_CHARS} letters"
+                )
+        return self
+
+    def phrases(self) -> Iterator[tuple[str, re.Pattern[str]]]:
+        """Each pattern with the literal that it begins with."""
+        for phrase in self.says:
+            yield anchor_of(phrase), re.compile(phrase)
+
+
+class Troubles(Spec):
+    """env/troubles.toml."""
+
+    troubles: tuple[Trouble, ...]
+
+    @model_validator(mode="after")
+    def _ids_differ(self) -> Troubles:
+        ids = [trouble.id for trouble in self.troubles]
+        if twice := sorted({each for each in ids if ids.count(each) > 1}):
+            raise ValueError(f"{', '.join(twice)} is there twice; give each trouble an id of its own")
+        return self
+
+
+def anchor_of(phrase: str) -> str:
+    """The literal text that a pattern begins with."""
+    match = _LITERAL.match(phrase)
+    literal = match.group() if match else ""
+    return literal[:-1] if phrase[len(literal) :].startswith(_QUANTIFIERS) else literal
+
+
+@cache
+def load_troubles() -> tuple[Trouble, ...]:
+    return load(Troubles, env_dir() / "troubles.toml").troubles

@@ -1,0 +1,92 @@
+"""What a failed load suffers from: the engine's own words, looked up among the known troubles (env/troubles.toml)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from loadcheck.logs import Outcome, ParsedLog
+from loadcheck.logs.parser import EVENT_ANCHOR
+from loadcheck.logs.text import read_blocks
+from loadcheck.specs.trouble import Trouble, load_troubles
+from loadcheck.verdict.evidence import Evidence
+from loadcheck.verdict.finding import Check, Finding, Status
+
+MAX_MATCHES = 100
+"""Looked at of one phrase in one block of the log: hostile input cannot take long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A trouble and the first line that shows it."""
+
+    trouble: Trouble
+    line: int
+
+
+def check_diagnosis(evidence: Evidence) -> Iterator[Finding]:
+    """A finding for each known trouble of a load that went wrong; for an unknown one, its error and how far it came."""
+    if not _went_wrong(evidence.log):
+        return
+    found = sightings(evidence.log)
+    for sighting in found:
+        trouble = sighting.trouble
+        yield _finding(
+            evidence,
+            f"{trouble.title}: {trouble.cause} (see {', '.join(trouble.references)})",
+            trouble.remedy,
+            sighting.line,
+            trouble.id,
+        )
+    error = evidence.attempt.error
+    if not found and error is not None:
+        yield _finding(
+            evidence,
+            f"no known trouble; the load had come to its stage {evidence.attempt.stage.name.lower()}, and its last error is: "
+            f"{error.text}",
+            "look for these words in the issues of unsloth and vLLM; loadcheck doctor looks at the machine",
+            error.line,
+        )
+
+
+def _went_wrong(log: ParsedLog) -> bool:
+    """A retry and a cut length are troubles too, though the load goes on."""
+    whole = all(attempt.outcome is Outcome.COMPLETED for attempt in log.attempts)
+    return not whole or len(log.attempts) > 1 or log.last.reading("cut_length") is not None
+
+
+def _finding(evidence: Evidence, why: str, remedy: str, line: int, trouble_id: str | None = None) -> Finding:
+    return Finding(figure="error", check=Check.SHAPE, status=Status.FAIL, measured=trouble_id, why=why, remedy=remedy,
+                   where=evidence.where(line))  # fmt: skip
+
+
+def sightings(log: ParsedLog) -> tuple[Sighting, ...]:
+    """Every known trouble that the log shows, in the order of its lines."""
+    found: dict[str, Sighting] = {}
+    for first_line, block in read_blocks(log.path):
+        for trouble in load_troubles():
+            if trouble.id not in found and (line := _first_line(trouble, block, first_line, log)) is not None:
+                found[trouble.id] = Sighting(trouble, line)
+    return tuple(sorted(found.values(), key=lambda sighting: sighting.line))
+
+
+def _first_line(trouble: Trouble, block: str, first_line: int, log: ParsedLog) -> int | None:
+    """Where in a block of the log a trouble shows; None where it does not."""
+    for anchor, pattern in trouble.phrases():
+        if anchor not in block:
+            continue
+        for match in islice(pattern.finditer(block), MAX_MATCHES):
+            line_start = block.rfind("\n", 0, match.start()) + 1
+            if EVENT_ANCHOR in block[line_start : match.start()]:
+                continue  # an event of our own, which may quote anything
+            line = first_line + block.count("\n", 0, match.start())
+            if not trouble.stages or _stage_at(log, line) in trouble.stages:
+                return line
+    return None
+
+
+def _stage_at(log: ParsedLog, line: int) -> str:
+    """How far the attempt had come that ended with the error on this line."""
+    attempt = next((each for each in log.attempts if any(error.line == line for error in each.errors)), log.last)
+    return attempt.stage.name.lower()

@@ -1,0 +1,181 @@
+"""Diagnosis of a failed load from its log alone: every known trouble by its own words, and none in a log that passes."""
+
+from pathlib import Path
+
+import pytest
+
+from loadcheck.checking import gather
+from loadcheck.errors import BadInput
+from loadcheck.logs import parse_log
+from loadcheck.logs.formats import Stage
+from loadcheck.specs.files import validate
+from loadcheck.specs.trouble import Trouble, Troubles, anchor_of, load_troubles
+from loadcheck.verdict import Check, Finding, Status, judge
+from loadcheck.verdict.diagnosis import sightings
+from tests.conftest import ROOT, RUNS
+
+EXCERPTS = sorted((ROOT / "tests" / "troubles").glob("*.txt"))
+OOM = (
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1002.00 MiB. GPU 0 has a total capacity of 14.74 GiB of which "
+    "120.12 MiB is free. Process 4242 has 14.62 GiB memory in use."
+)
+# The words that the load had printed last when memory ran out: the same error means something else each time.
+OOM_AFTER = {
+    "oom-weights": "Starting to load model",
+    "oom-profile": "Loading model weights took",
+    "oom-after-profile": "Maximum concurrency",
+    "oom-graphs": "Capturing CUDA graph shapes",
+    "oom-after-load": "QKV layers",
+}
+BY_ID = {trouble.id: trouble for trouble in load_troubles()}
+NOT_FINISHED_BUT_FINE = {  # excerpts of loads whose end was not kept
+    "gh_vllm-17122_L40S_llama3.1-8b_V1.txt",
+    "nb_2025-04-29_Meta_Synthetic_Data_Llama3.1_8B__0388.txt",
+    "web_2025-03-01_A10-22_qwen1.5b-class_vllm0.7.2.txt",
+    "web_V100-16_opt6.7b_offload_notes.txt",
+}
+
+
+def _diagnoses(log: Path) -> dict[str, Finding]:
+    """Trouble id -> its finding."""
+    findings = judge(gather(log)).findings
+    return {str(finding.measured): finding for finding in findings if finding.figure == "error" and finding.measured}
+
+
+@pytest.mark.parametrize("excerpt", EXCERPTS, ids=lambda path: path.stem)
+def test_each_trouble_is_named_by_its_excerpt(excerpt: Path):
+    """The words of a trouble give a failing finding with its cause, its mend, its references and its line."""
+    trouble = BY_ID[excerpt.stem.partition(".")[0]]
+    finding = _diagnoses(excerpt)[trouble.id]
+    assert (finding.check, finding.status, finding.remedy) == (Check.SHAPE, Status.FAIL, trouble.remedy)
+    assert trouble.cause in finding.why and all(reference in finding.why for reference in trouble.references)
+    line = int(finding.where.rpartition(":")[2])
+    said = "\n".join(excerpt.read_text().split("\n")[line - 1 :])
+    assert any(pattern.search(said.split("\n")[0]) for _, pattern in trouble.phrases())
+
+
+@pytest.mark.parametrize(("trouble_id", "last_words"), OOM_AFTER.items())
+def test_out_of_memory_means_what_the_load_had_reached(trouble_id: str, last_words: str, t4_log: Path, tmp_path: Path):
+    """The same CUDA error is another trouble at each stage of the load, and only one of them."""
+    lines = t4_log.read_text().split("\n")
+    last = max(number for number, line in enumerate(lines) if last_words in line)
+    log = tmp_path / "load.log"
+    log.write_text("\n".join([*lines[: last + 1], OOM]) + "\n")
+    found = _diagnoses(log)
+    assert list(found) == [trouble_id]
+    assert found[trouble_id].where == f"load.log:{last + 2}"
+
+
+def test_every_trouble_that_a_log_shows_has_an_excerpt():
+    """No entry of env/troubles.toml with words is without a test of them."""
+    shown = {path.stem.partition(".")[0] for path in EXCERPTS} | set(OOM_AFTER)
+    assert {trouble.id for trouble in load_troubles() if trouble.says} == shown
+
+
+def test_no_excerpt_shows_a_trouble_that_its_words_do_not_name():
+    """Excerpts are told apart: only a retry's own error, a card in use and its empty cache come together."""
+    together = {
+        excerpt.stem: set(_diagnoses(excerpt)) - {excerpt.stem.partition(".")[0]}
+        for excerpt in EXCERPTS
+        if len(_diagnoses(excerpt)) > 1
+    }
+    assert together == {"retry": {"kv-too-small"}, "gpu-in-use.negative": {"kv-too-small"}}
+
+
+@pytest.mark.parametrize("log", sorted(RUNS.rglob("*.txt")), ids=lambda path: path.stem)
+def test_no_trouble_in_our_passing_runs(log: Path):
+    """The words of no trouble are in a log that passes."""
+    if judge(gather(log)).passed:
+        assert sightings(parse_log(log)) == ()
+
+
+def test_no_trouble_in_the_public_logs_that_completed(shared_logs: Path):
+    """Nor in any public log of a load that went well, whatever its stack."""
+    for log in shared_logs.glob("*.txt"):
+        parsed = parse_log(log)
+        if parsed.outcome.value == "completed" or log.name in NOT_FINISHED_BUT_FINE:
+            assert sightings(parsed) == (), log.name
+
+
+def test_an_unknown_failure_says_its_error_and_how_far_it_came(t4_log: Path, tmp_path: Path):
+    """What no entry knows still names the last error, its line and the stage that the load had reached."""
+    log = tmp_path / "load.log"
+    head = t4_log.read_text().split("Memory profiling takes")[0]
+    log.write_text(head + "\nOverflowError: something never seen\n")
+    unknown = [finding for finding in judge(gather(log)).findings if "no known trouble" in finding.why]
+    assert len(unknown) == 1
+    assert "OverflowError: something never seen" in unknown[0].why and "its stage weights" in unknown[0].why
+    assert unknown[0].where == f"load.log:{head.count(chr(10)) + 2}"
+
+
+def test_what_a_model_says_is_no_trouble(tmp_path: Path):
+    """An event of our own engine may quote anything."""
+    log = tmp_path / "load.log"
+    log.write_text('loadcheck: {"event": "answer", "text": "No space left on device"}\nOverflowError: another\n')
+    assert sightings(parse_log(log)) == ()
+
+
+def test_a_secret_in_an_error_is_not_said_again(tmp_path: Path):
+    """A diagnosis says what is known of the trouble, not the line, which may quote a token."""
+    log = tmp_path / "load.log"
+    log.write_text("httpx.LocalProtocolError: Illegal header value b'Bearer hf_canary'\n")
+    assert "canary" not in _diagnoses(log)["hub-token"].why
+
+
+def test_hostile_repetition_is_cheap(tmp_path: Path):
+    """A million lines of the same error are looked at a few times only."""
+    log = tmp_path / "load.log"
+    log.write_text("CUDA out of memory.\n" * 200_000)
+    assert [sighting.line for sighting in sightings(parse_log(log))] == [1]
+
+
+def test_stages_are_those_of_the_parser():
+    """A trouble's stages are spelled as the parser spells them."""
+    known = {stage.name.lower() for stage in Stage}
+    assert all(set(trouble.stages) <= known for trouble in load_troubles())
+
+
+def test_every_named_test_exists():
+    """The tests that an entry names are there."""
+    for trouble in load_troubles():
+        for test in trouble.tests:
+            file, _, name = test.partition("::")
+            assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{trouble.id}: {test}"
+
+
+def test_every_trouble_is_shown_by_a_test_or_out_of_reach():
+    """An entry without words needs a test of its own, or says that it is out of reach."""
+    assert [
+        each.id for each in load_troubles() if not (each.says or each.tests or each.handling == "out of reach")
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "anchor"),
+    [("CUDA out of memory", "CUDA out of memory"), (r"libcuda\.so", "libcuda"), ("LoRA rank \\d+", "LoRA rank "),
+     ("abcd?e", "abc"), (r"\d+", "")],
+)  # fmt: skip
+def test_the_anchor_is_the_literal_beginning(pattern: str, anchor: str):
+    """What is looked for first ends before the first character that means something else in a pattern."""
+    assert anchor_of(pattern) == anchor
+
+
+def _entry(**changes: object) -> dict[str, object]:
+    entry = {
+        "id": "x",
+        "title": "t",
+        "cause": "c",
+        "remedy": "r",
+        "references": ["z #1"],
+        "handling": "diagnosed",
+        "we_do": "w",
+    }
+    return entry | changes
+
+
+def test_entries_that_cannot_be_searched_for_are_refused():
+    """A pattern without a literal beginning, and an id that is there twice, are problems of the file."""
+    with pytest.raises(BadInput, match="does not begin with literal text"):
+        validate(Trouble, _entry(says=[r".*memory"]), "here")
+    with pytest.raises(BadInput, match="x is there twice"):
+        validate(Troubles, {"troubles": [_entry(), _entry()]}, "here")
