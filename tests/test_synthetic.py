@@ -288,28 +288,3 @@ def test_model_known_by_name_has_its_config(tmp_path: Path):
     assert files["config.json"]["rope_theta"] == 100000.0
     assert files["config.json"]["quantization_config"]["bnb_4bit_quant_storage"] == "uint8"
     assert files["config.json"]["torch_dtype"] == "bfloat16"
-
-
-@pytest.mark.cpu
-@pytest.mark.parametrize("quantization_config", [NF4, None])
-@pytest.mark.filterwarnings("default")
-def test_safetensors_and_transformers_read_it(tmp_path: Path, quantization_config: dict | None):
-    """The libraries themselves read the file and the tokenizer, and the chat template honours add_generation_prompt."""
-    safetensors = pytest.importorskip("safetensors")
-    transformers = pytest.importorskip("transformers")
-    config = tiny(quantization_config=quantization_config)
-    directory = synthetic.prepare(
-        plan_of(tmp_path / "tiny", quantization_config=quantization_config), tmp_path / "cache"
-    )
-    with safetensors.safe_open(directory / "model.safetensors", framework="pt") as file:
-        assert {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()} == {  # noqa: SIM118
-            name: shape for name, (_, shape) in shapes(config).items()
-        }
-    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-    messages = [{"role": "user", "content": "Où est la gare?"}]
-    asked = tokenizer.apply_chat_template(messages, tokenize=False)
-    text = "<|begin|>user: Où est la gare?<|end|>"
-    assert asked == text
-    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-    assert tokenizer.decode(ids) == text + "assistant: "
-    assert max(ids) < config.vocab_size

@@ -124,3 +124,15 @@ def test_a_killed_parent_takes_the_child_with_it(running: tuple[subprocess.Popen
     child.wait(timeout=10)
     assert json.loads((folder / "run.json").read_text())["outcome"] == "running"
     assert subprocess.run([LOADCHECK, "check", folder], capture_output=True, check=False).returncode == 1
+
+
+@pytest.mark.parametrize("flag", ["--load-in-4bit", "--load-in-16bit"])
+def test_a_synthetic_checkpoint_loads_like_a_real_one(flag: str, tmp_path: Path):
+    """The libraries read our own safetensors file, tokenizer and chat template, and every figure is as predicted."""
+    process = _start(tmp_path / "run", "--weights", "synthetic", flag, "--max-new-tokens", "2", "--json")
+    out, err = process.communicate(timeout=1200)
+    data = json.loads(out)
+    compared = [finding for finding in data["findings"] if finding["check"] == "model"]
+    assert data["outcome"] == "completed", err
+    assert {finding["status"] for finding in compared} == {"ok"}
+    assert {"weights_gib", "adapter_gib", "total_params"} <= {finding["figure"] for finding in compared}

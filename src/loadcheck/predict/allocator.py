@@ -19,7 +19,9 @@ def rounded(num_bytes: int) -> int:
     """Bytes that the allocator counts for a tensor of `num_bytes`; 0 for an empty one."""
     if num_bytes == 0:
         return 0
-    divisions = next(divisions for begin, divisions in _DIVISIONS if num_bytes >= begin)
+    for begin, divisions in _DIVISIONS:
+        if num_bytes >= begin:
+            break
     if divisions and num_bytes > MIN_BLOCK_BYTES * divisions:
         return round_up(num_bytes, (1 << (num_bytes.bit_length() - 1)) // divisions)
     return round_up(num_bytes, MIN_BLOCK_BYTES)

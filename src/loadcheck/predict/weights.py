@@ -7,6 +7,7 @@ not in it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from loadcheck.predict.allocator import rounded
 from loadcheck.predict.terms import Term, total
@@ -56,8 +57,9 @@ def head_rows(config: ModelConfig) -> int:
     return round_up(round_up(config.vocab_size, LORA_VOCAB_PADDING) + LORA_EXTRA_VOCAB, LORA_VOCAB_PADDING)
 
 
+@lru_cache(maxsize=64)
 def weights(config: ModelConfig) -> Term:
-    """The weights figure as a tree."""
+    """The weights figure as a tree; kept, as a search for settings asks for it hundreds of times."""
     return total("weights", [_layers(config), *_outside(config)], "vllm/worker/model_runner.py:1109-1116")
 
 
