@@ -19,9 +19,14 @@ def rounded(num_bytes: int) -> int:
     """Bytes that the allocator counts for a tensor of `num_bytes`; 0 for an empty one."""
     if num_bytes == 0:
         return 0
-    for begin, divisions in _DIVISIONS:
-        if num_bytes >= begin:
-            break
+    divisions = _divisions(num_bytes)
     if divisions and num_bytes > MIN_BLOCK_BYTES * divisions:
         return round_up(num_bytes, (1 << (num_bytes.bit_length() - 1)) // divisions)
     return round_up(num_bytes, MIN_BLOCK_BYTES)
+
+
+def _divisions(num_bytes: int) -> int:
+    for begin, divisions in _DIVISIONS:
+        if num_bytes >= begin:
+            return divisions
+    return 0
