@@ -83,6 +83,15 @@ def test_predict_takes_a_card_by_numbers(capsys: pytest.CaptureFixture[str]):
     assert (code, json.loads(out)["figures"]["num_gpu_blocks"]) == (0, 1353)
 
 
+def test_predict_takes_a_largest_rank_alone(capsys: pytest.CaptureFixture[str]):
+    """--max-lora-rank asks about adapters of that rank, smaller or larger than the profile's; --lora-r says otherwise."""
+    for rank, params in ((16, 41_943_040), (64, 167_772_160)):
+        code, out, _ = _run(capsys, "predict", "--json", "--gpu", "H100", "--max-lora-rank", str(rank))
+        assert (code, json.loads(out)["figures"]["trainable_params"]) == (0, params)
+    _, out, _ = _run(capsys, "predict", "--json", "--gpu", "H100", "--max-lora-rank", "64", "--lora-r", "16")
+    assert json.loads(out)["figures"]["trainable_params"] == 41_943_040
+
+
 def test_predict_takes_a_config(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     """--model takes a config.json, whose own quantization counts."""
     config = {

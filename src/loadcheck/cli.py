@@ -190,7 +190,7 @@ def predict(as_json: bool, tree: bool, profile: str, ram_available_bytes: int | 
     from loadcheck.specs.model import resolve_model
     from loadcheck.specs.profile import load_profile
 
-    chosen = load_profile(profile, overrides(flags))
+    chosen = load_profile(profile, _one_rank(overrides(flags)))
     card = _card(**{name: flags[name] for name in CARD_FLAGS})
     _, config = resolve_model(chosen.model, chosen.load_in_4bit)
     prediction = predict_load(config, chosen, card, read_ram() if ram_available_bytes is None else ram_available_bytes)
@@ -226,7 +226,7 @@ def fit(as_json: bool, goal: Any, profile: str, ram_available_bytes: int | None,
     from loadcheck.specs.model import resolve_model
     from loadcheck.specs.profile import load_profile
 
-    base = load_profile(profile, overrides(flags))
+    base = load_profile(profile, _one_rank(overrides(flags)))
     card = _card(**{name: flags[name] for name in CARD_FLAGS})
     _, config = resolve_model(base.model, base.load_in_4bit)
     found = find_fit(config, base, card, read_ram() if ram_available_bytes is None else ram_available_bytes, goal)
@@ -235,6 +235,13 @@ def fit(as_json: bool, goal: Any, profile: str, ram_available_bytes: int | None,
     else:
         show_fit(_console(), found, base)
     return EXIT_PASS if found.proposals else EXIT_FAIL
+
+
+def _one_rank(changed: dict[str, Any]) -> dict[str, Any]:
+    """Asked about a largest rank alone, adapters of that rank are meant."""
+    if "max_lora_rank" in changed:
+        changed.setdefault("adapters.r", changed["max_lora_rank"])
+    return changed
 
 
 CARD_FLAGS = ("gpu", "gpu_total_bytes", "gpu_free_bytes", "compute_capability", "non_torch_bytes")
@@ -306,6 +313,34 @@ def load(profile: str | None, as_json: bool, no_adapters: bool, run_dir: Path | 
         show_verdict(out, loaded.evidence, loaded.verdict)
     show_end(out, loaded.record, loaded.folder.path)
     return loaded.exit_code
+
+
+@cli.command()
+@click.option("--profile", help="What is to be loaded; default: what `loadcheck load` would take here.")
+@profile_options
+@click.option(
+    "--weights", type=click.Choice(["hub", "package", "synthetic", "local"]), help="Where the weights come from."
+)
+@json_option
+def doctor(as_json: bool, profile: str | None, **flags: Any) -> int:
+    """Say what is wrong with this machine for this stack, before anything is downloaded.
+
+    Exit code 0: the load can start (there may be warnings), 1: problems to mend, 3: this machine cannot.
+    """
+    from loadcheck.device import read_gpu
+    from loadcheck.doctor import examine, read_machine
+    from loadcheck.doctor.show import show_report
+    from loadcheck.loading import default_profile
+    from loadcheck.plan import make_plan
+    from loadcheck.specs.profile import load_profile
+
+    gpu = read_gpu()
+    plan = make_plan(load_profile(profile or default_profile(gpu)[0], overrides(flags)))
+    report = examine(read_machine(plan, gpu), plan)
+    if as_json:
+        _print_json(report.to_json())
+    show_report(_console(stderr=as_json), report)
+    return report.exit_code
 
 
 @cli.command()

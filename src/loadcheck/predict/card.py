@@ -14,8 +14,10 @@ from loadcheck.units import MIB
 MIN_CAPABILITY = 7.0
 MAX_CAPABILITY = 9.0
 
-# Where a card has no non_torch of its own: between the T4's 48 MiB and the H100's 0.16 GiB (env/gpus.toml).
-NON_TORCH_DEFAULT_BYTES = 100 * MIB
+# non_torch where a card has none of its own, by the architecture: T4 48 MiB, A100 0.09 to 0.12 GiB, A10G 0.05 and RTX 4090 D 0.07 GiB,
+# H100 and H200 160 MiB (env/gpus.toml, public logs).
+_NON_TORCH_BYTES = {7: 48 * MIB, 8: 105 * MIB, 9: 160 * MIB}
+_NON_TORCH_ADA_BYTES = 60 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,15 @@ class Card:
     free_bytes: int
     non_torch_bytes: int | None = None
     graph_node_bytes: int | None = None
+
+    @property
+    def assumed_non_torch_bytes(self) -> int:
+        """This card's non_torch, or what other cards of its architecture have."""
+        if self.non_torch_bytes is not None:
+            return self.non_torch_bytes
+        if self.compute_capability in (8.6, 8.9):
+            return _NON_TORCH_ADA_BYTES
+        return _NON_TORCH_BYTES.get(int(self.compute_capability), _NON_TORCH_BYTES[8])
 
     @property
     def refused(self) -> str | None:

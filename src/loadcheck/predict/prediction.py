@@ -10,7 +10,7 @@ from typing import Any
 from loadcheck.figures import Figures
 from loadcheck.predict.activation import activation_peak
 from loadcheck.predict.adapters import adapter_memory, adapter_params, base_params, patched
-from loadcheck.predict.card import MIN_CAPABILITY, NON_TORCH_DEFAULT_BYTES, Card
+from loadcheck.predict.card import MIN_CAPABILITY, Card
 from loadcheck.predict.graphs import capture_sizes, graph_memory
 from loadcheck.predict.kv import BLOCK_TOKENS, config_block_bytes, kv_cache_memory
 from loadcheck.predict.resident import adapter_extras, engine_extras, training_memory
@@ -117,7 +117,7 @@ class _Parts:
     def of(cls, config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan) -> _Parts:
         model = weights(config)
         activation = activation_peak(config, plan.max_model_len, max(plan.max_num_seqs, 1), card.compute_capability)
-        non_torch = NON_TORCH_DEFAULT_BYTES if card.non_torch_bytes is None else card.non_torch_bytes
+        non_torch = card.assumed_non_torch_bytes
         # vllm/worker/worker.py:226-249: floats until the last step
         budget = card.total_bytes * plan.utilization
         available = budget - (model.num_bytes + activation.num_bytes + non_torch)
@@ -275,8 +275,8 @@ def _kv_obstacles(plan: ZooPlan, parts: _Parts) -> Iterator[Obstacle]:
 def _notes(card: Card) -> Iterator[str]:
     if card.non_torch_bytes is None:
         yield (
-            f"non_torch was never measured on {card.name}; {show_bytes(NON_TORCH_DEFAULT_BYTES)} are assumed, "
-            "so kv_cache_gib may be off by 0.06 GiB"
+            f"non_torch was never measured on {card.name}; {show_bytes(card.assumed_non_torch_bytes)} are assumed, "
+            "as on others of its architecture, so kv_cache_gib may be off by 0.05 GiB"
         )
     if card.graph_node_bytes is None:
         yield f"CUDA graphs were never measured on {card.name}; cuda_graph_gib is an estimate from other cards"

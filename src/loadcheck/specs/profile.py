@@ -68,7 +68,7 @@ class Profile(Spec):
     def _ranks_fit(self) -> Profile:
         if self.fast_inference and self.max_lora_rank not in VLLM_LORA_RANKS:
             raise ValueError(
-                f"max_lora_rank ({self.max_lora_rank}) must be one of {list(VLLM_LORA_RANKS)}; vLLM takes no other"
+                f"max_lora_rank ({self.max_lora_rank}) must be one of {VLLM_LORA_RANKS}; vLLM takes no other"
             )
         if self.adapters is not None and self.adapters.r > self.max_lora_rank:
             raise ValueError(
