@@ -106,8 +106,9 @@ def show_size(layout: Path) -> int:
                     continue
                 files += 1
                 unpacked_bytes += entry.size
-                twice_bytes += min(entry.size, seen.get(entry.name, 0))
-                seen[entry.name] = entry.size
+                name = str(PurePosixPath(entry.name))
+                twice_bytes += min(entry.size, seen.get(name, 0))
+                seen[name] = entry.size
         compressed_bytes += layer.compressed_bytes
         print(f"{layer.compressed_bytes / 1e6:13.3f}  {unpacked_bytes / 1e6:11.3f} {files:7}  {layer.made_by[:70]}")
     print(

@@ -11,7 +11,7 @@ import re
 import sys
 from email.parser import HeaderParser
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from layout import LayoutError, final_names, image_digest, layers
@@ -49,12 +49,13 @@ def read_packages(layout: Path) -> tuple[list[str], str]:
     for layer, names in zip(layers(layout), final_names(layout), strict=True):
         with layer.open() as tar:
             for entry in tar:
-                if entry.name not in names or not (METADATA.search(entry.name) or entry.name == DPKG_STATUS):
+                name = str(PurePosixPath(entry.name))
+                if name not in names or not (METADATA.search(name) or name == DPKG_STATUS):
                     continue
                 file = tar.extractfile(entry)
                 assert file is not None
                 text = file.read().decode(errors="replace")
-                if entry.name == DPKG_STATUS:
+                if name == DPKG_STATUS:
                     debian = text
                 else:
                     python.append(text)
