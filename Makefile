@@ -31,6 +31,10 @@ load: $(RUNTIME_NEEDS) ## load the model, attach adapters, answer once, check ev
 peft: $(RUNTIME_NEEDS) ## as load, and train the adapters for a few steps (PROFILE=, ARGS=, RUNTIME=)
 	@scripts/image/load $(RUNTIME) $(ENGINE) load $(PROFILE) --train-steps 5 $(ARGS)
 
+.PHONY: doctor
+doctor: $(RUNTIME_NEEDS) ## what is wrong with this machine for this stack, before anything is downloaded (PROFILE=, ARGS=, RUNTIME=)
+	@scripts/image/load $(RUNTIME) $(ENGINE) doctor $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
+
 .PHONY: predict
 predict: .venv/dev/.complete ## say every figure of the load log before there is one (GPU=T4, ARGS=)
 	@$(DEV)/loadcheck predict --gpu $(GPU) $(ARGS)

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
+"""Of the host's kernel, so it is there in a container that was given no GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,30 @@ class GpuDevice:
     total_bytes: int
     free_bytes: int
     driver_cuda: str
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process that has memory on the first GPU. `name` is None for one outside of this container."""
+
+    pid: int
+    name: str | None
+    used_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """The NVIDIA driver of this machine.
+
+    Attributes:
+        version: such as "550.54.15"; None where only its library is there.
+        has_library: whether libcuda.so.1 can be opened here.
+        processes: those that use the first GPU; None where NVML cannot be asked.
+    """
+
+    version: str | None
+    has_library: bool
+    processes: tuple[GpuProcess, ...] | None
 
 
 def read_gpu() -> GpuDevice | None:
@@ -97,6 +126,49 @@ def device_used_reader() -> Callable[[], int | None]:
             return None
 
     return read
+
+
+def read_driver() -> Driver | None:
+    """The driver by NVML, or by the kernel's own file; None where there is none."""
+    nvml, handle = _nvml()
+    version = _kernel_driver_version() if nvml is None else str(nvml.nvmlSystemGetDriverVersion())
+    has_library = _has_library()
+    if version is None and not has_library:
+        return None
+    return Driver(version, has_library, None if nvml is None else _processes(nvml, handle))
+
+
+def _kernel_driver_version() -> str | None:
+    try:
+        match = re.search(r"\b\d{3}\.\d+(?:\.\d+)?\b", KERNEL_DRIVER.read_text(encoding="ascii", errors="replace"))
+    except OSError:
+        return None
+    return match.group() if match else None
+
+
+def _has_library() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...] | None:
+    try:
+        found = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except nvml.NVMLError:
+        return None
+    return tuple(GpuProcess(each.pid, _process_name(each.pid), each.usedGpuMemory) for each in found)
+
+
+def _process_name(pid: int) -> str | None:
+    import psutil
+
+    try:
+        return str(psutil.Process(pid).name())
+    except psutil.Error:
+        return None
 
 
 def _nvml() -> tuple[Any, Any]:

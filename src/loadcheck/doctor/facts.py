@@ -1,0 +1,249 @@
+"""Reading the facts of this machine: files, variables, installed packages; no network, and no library that takes seconds."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, PackagePath, distributions, version
+from pathlib import Path
+
+import psutil
+
+from loadcheck.device import GpuDevice, read_driver
+from loadcheck.doctor.host import SHM
+from loadcheck.doctor.machine import Machine, Symbols, Token
+from loadcheck.doctor.settings import VARIABLES, token_form
+from loadcheck.manifest import OURS, ChangedFile, explanation
+from loadcheck.plan import LoadPlan
+from loadcheck.specs.files import env_dir, read_toml
+from loadcheck.specs.versions import load_versions
+from loadcheck.weights import hub, package, synthetic
+from loadcheck.weights.cache import weights_dir
+from loadcheck.weights.lock import hash_file
+
+NOT_PACKAGES = ("python", "cuda")
+XFORMERS_FILE = "xformers/ops/fmha/cutlass.py"
+HASHED_BYTES = 1 << 20
+"""Files up to this size are hashed, larger ones are compared by size alone: 2 s for the whole stack instead of 30 s.
+`loadcheck manifest --files` hashes them all."""
+
+
+def read_machine(plan: LoadPlan, gpu: GpuDevice | None) -> Machine:
+    """Everything that a check looks at; some seconds, of which the installed files take the most."""
+    memory = psutil.virtual_memory()
+    dirs = _libcuda_dirs()
+    needed, found = _glibcxx(plan.profile.engine)
+    return Machine(
+        gpu=gpu,
+        driver=read_driver(),
+        in_container=_in_container(),
+        platform=platform.machine(),
+        python=sys.version_info[:2],
+        ram_total_bytes=memory.total,
+        ram_available_bytes=memory.available,
+        cache_dir=str(weights_dir()),
+        disk_free_bytes=_disk_free_bytes(weights_dir()),
+        has_weights=_has_weights(plan),
+        shm_bytes=_shm_bytes(),
+        libcuda_dirs=dirs,
+        has_libcuda_link=_has_libcuda_link(dirs),
+        compiler=_compiler(),
+        has_python_header=Path(sysconfig.get_paths()["include"], "Python.h").exists(),
+        glibcxx_needed=needed,
+        glibcxx_found=found,
+        installed=_installed(),
+        changed_files=_changed_files(),
+        has_edited_xformers=_has_edited_xformers(),
+        variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
+        tokens=tuple(_tokens()),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------------- system
+
+
+def _in_container() -> bool:
+    return (
+        Path("/.dockerenv").exists() or Path("/run/.containerenv").exists() or "KUBERNETES_SERVICE_HOST" in os.environ
+    )
+
+
+def _disk_free_bytes(folder: Path) -> int:
+    """Of the disk that a folder is on, or will be on."""
+    return shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
+
+
+def _shm_bytes() -> int | None:
+    try:
+        return shutil.disk_usage(SHM).total
+    except OSError:
+        return None
+
+
+def _libcuda_dirs() -> tuple[str, ...]:
+    """Where Triton looks for libcuda.so.1 (triton/backends/nvidia/driver.py:19-40 at 3.1.0)."""
+    if own := os.environ.get("TRITON_LIBCUDA_PATH"):
+        return (own,)
+    try:
+        listed = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        listed = ""
+    paths = [Path(line.split()[-1]) for line in listed.splitlines() if "libcuda.so.1" in line]
+    searched = [Path(each, "libcuda.so.1") for each in os.environ.get("LD_LIBRARY_PATH", "").split(":") if each]
+    return tuple(dict.fromkeys(str(path.parent) for path in paths or searched if path.exists()))
+
+
+def _has_libcuda_link(dirs: tuple[str, ...]) -> bool:
+    """gcc looks for -lcuda in Triton's directories, in LIBRARY_PATH, and in its own."""
+    own = os.environ.get("LIBRARY_PATH", "").split(":")
+    system = ("/usr/lib/x86_64-linux-gnu", "/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
+    return any(Path(each, "libcuda.so").exists() for each in (*dirs, *own, *system) if each)
+
+
+def _compiler() -> str | None:
+    """The C compiler that Triton takes (triton/runtime/build.py:24-32 at 3.1.0)."""
+    return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+
+
+# ---------------------------------------------------------------------------------------------------------------- libstdc++
+
+
+def _glibcxx(engine: str) -> tuple[Symbols | None, Symbols | None]:
+    """The newest GLIBCXX symbols that bitsandbytes' library names, and that libstdc++ has."""
+    spec = importlib.util.find_spec("bitsandbytes")
+    library = "libbitsandbytes_cuda124.so" if engine == "gpu" else "libbitsandbytes_cpu.so"
+    needed = Path(spec.origin).parent / library if spec and spec.origin else None
+    return _newest_symbol(needed), _newest_symbol(_libstdcxx())
+
+
+def _libstdcxx() -> Path | None:
+    """The libstdc++ that this process gets, by the system's own search."""
+    try:
+        ctypes.CDLL("libstdc++.so.6")
+        mapped = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    match = re.search(r"(/\S*/libstdc\+\+\.so\.6\S*)", mapped)
+    return Path(match.group(1)) if match else None
+
+
+def _newest_symbol(library: Path | None) -> Symbols | None:
+    try:
+        data = library.read_bytes() if library else b""
+    except OSError:
+        return None
+    found = {tuple(map(int, each.split(b"."))) for each in re.findall(rb"GLIBCXX_(\d+(?:\.\d+)+)\0", data)}
+    return max(found, default=None)
+
+
+# ---------------------------------------------------------------------------------------------------------------- installed
+
+
+def _installed() -> dict[str, str]:
+    """The version of each pinned package that is installed."""
+    found = {}
+    for name in load_versions().pins:
+        if name not in NOT_PACKAGES:
+            try:
+                found[name] = version(name)
+            except PackageNotFoundError:
+                continue
+    return found
+
+
+def _changed_files() -> tuple[ChangedFile, ...]:
+    """Files that are missing, of another size than RECORD says, or (small ones) of another hash."""
+    files = [path for each in distributions() if each.name != OURS for path in each.files or () if _is_compared(path)]
+    with ThreadPoolExecutor() as pool:  # hashing and reading let go of the interpreter
+        return tuple(found for found in pool.map(_compare, files, chunksize=64) if found)
+
+
+def _is_compared(path: PackagePath) -> bool:
+    # A script's first line is the interpreter's path, and bytecode is compiled here: neither is the wheel's.
+    return path.hash is not None and path.suffix != ".pyc" and not (path.parts[0] == ".." and "bin" in path.parts[:-1])
+
+
+def _compare(path: PackagePath) -> ChangedFile | None:
+    file = Path(str(path.locate()))
+    try:
+        size = file.stat().st_size
+        same = path.size in (None, size) and (
+            size > HASHED_BYTES or _record_hash(file) == (path.hash and path.hash.value)
+        )
+    except OSError:
+        return ChangedFile(str(path), "missing", explanation(str(path)))
+    return None if same else ChangedFile(str(path), "changed", _why(path))
+
+
+def _record_hash(file: Path) -> str:
+    """As RECORD writes it: URL-safe base 64, without padding."""
+    return urlsafe_b64encode(sha256(file.read_bytes()).digest()).rstrip(b"=").decode()
+
+
+def _why(path: PackagePath) -> str | None:
+    """Why a file differs; of xformers only unsloth's very edit is explained, and no other."""
+    if str(path) == XFORMERS_FILE:
+        return "unsloth's own edit" if _has_edited_xformers() else None
+    return explanation(str(path))
+
+
+def _has_edited_xformers() -> bool | None:
+    """Whether xformers' file is as unsloth leaves it (unsloth/__init__.py:98-117); None without xformers."""
+    spec = importlib.util.find_spec("xformers")
+    if spec is None or spec.origin is None:
+        return None
+    file = Path(spec.origin).parents[1] / XFORMERS_FILE
+    after = next(
+        patch["sha256_after"]
+        for patch in read_toml(env_dir() / "image.toml")["patch"]
+        if patch["path"] == XFORMERS_FILE
+    )
+    return file.exists() and hash_file(file.parent, file).sha256 == after
+
+
+# ------------------------------------------------------------------------------------------------------------------ weights
+
+
+def _has_weights(plan: LoadPlan) -> bool:
+    """Whether the cache has the plan's folder under its final name; what is in it is checked before a load."""
+    source, cache = plan.profile.weights, weights_dir()
+    if source == "local":
+        return True
+    if source == "package":
+        return any(cache.glob(package.directory_name(plan.model_name, plan.quantization, "*")))
+    if source == "synthetic":
+        return (cache / "synthetic" / synthetic.directory_name(plan.model_name, plan.config)).is_dir()
+    checkpoint = plan.checkpoint
+    if checkpoint is None or checkpoint.revision is None:
+        return False
+    return (cache / checkpoint.revision[:12] / hub.directory_name(checkpoint, plan.quantization)).is_dir()
+
+
+# -------------------------------------------------------------------------------------------------------------------- token
+
+
+def _tokens() -> Iterator[Token]:
+    """Where the hub's client looks for a token, in its order (huggingface_hub/utils/_auth.py:41)."""
+    now_s = time.time()
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if name in os.environ:
+            yield Token(name, token_form(os.environ[name], now_s))
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    yield Token(str(file), token_form(text, now_s))

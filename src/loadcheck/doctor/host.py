@@ -1,0 +1,130 @@
+"""Checks of the host: memory, disk, and what Triton and bitsandbytes need of the system."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loadcheck.doctor.finding import Finding, ok, problem, warning
+from loadcheck.doctor.machine import Machine, Symbols
+from loadcheck.plan import LoadPlan
+from loadcheck.predict.cpu import predict_cpu
+from loadcheck.predict.zoo import swap_gib
+from loadcheck.units import GIB, show_bytes, to_gib
+from loadcheck.weights.package import NEEDED_BYTES
+from loadcheck.weights.synthetic import checkpoint_tensors, file_bytes
+
+SHM = "/dev/shm"  # noqa: S108: its size is what is looked at
+SHM_BYTES = GIB
+CPU_BASE_BYTES = GIB
+"""Python with torch and transformers, and what a conversion holds: the loads of the small model peaked at 0.9 GB in all."""
+
+SMALL_FILES_BYTES = 20_000_000
+"""A checkpoint's tokenizer and configs: 17.2 MB of tokenizer.json for Llama 3."""
+
+
+def check_platform(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
+    """The processor and the Python that the locks hold for."""
+    known = ("x86_64",) if plan.profile.engine == "gpu" else ("x86_64", "aarch64")
+    python = ".".join(map(str, machine.python))
+    if machine.platform not in known:
+        remedy = f"take a machine with {' or '.join(known)}"
+        yield problem("platform", f"the processor is {machine.platform}", "moved-dependency",
+                      "the lock's wheels are for others", remedy, cannot=True)  # fmt: skip
+    elif not (3, 10) <= machine.python <= (3, 12):
+        yield problem("platform", f"this is Python {python}", "moved-dependency", "the locks hold for 3.10 to 3.12",
+                      "make clean load, which takes the right Python")  # fmt: skip
+    else:
+        yield ok("platform", f"Python {python} on {machine.platform}")
+
+
+def check_ram(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
+    """The host's memory: of a load on the CPU all of it, of one on a GPU vLLM's swap space."""
+    if plan.profile.engine == "cpu":
+        needed = CPU_BASE_BYTES + (predict_cpu(plan.config, plan.profile).weights_bytes or 0)
+    else:
+        needed = _swap_bytes(machine)
+        if needed > 0.7 * machine.ram_total_bytes:
+            what = f"vLLM's swap space of {show_bytes(needed)} is over 70 % of {show_bytes(machine.ram_total_bytes)}"
+            yield problem("ram", what, "swap-too-large", cannot=True)
+            return
+    if machine.ram_available_bytes < needed:
+        what = f"{show_bytes(machine.ram_available_bytes)} are available, and the load takes about {show_bytes(needed)}"
+        yield warning("ram", what, "host-memory")
+    else:
+        yield ok("ram", f"{show_bytes(machine.ram_available_bytes)} are available")
+
+
+def _swap_bytes(machine: Machine) -> int:
+    return swap_gib(to_gib(machine.ram_available_bytes)) * GIB
+
+
+def check_disk(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
+    """The disk of the cache against what the profile fetches or makes."""
+    needed = needed_disk_bytes(plan)
+    if machine.has_weights or needed == 0:
+        yield ok("disk", f"the weights are here already; {show_bytes(machine.disk_free_bytes)} are free")
+    elif machine.disk_free_bytes < needed:
+        what = f"{machine.cache_dir}: {show_bytes(machine.disk_free_bytes)} are free, the weights take {show_bytes(needed)}"
+        yield problem("disk", what, "disk-full", cannot=True)
+    else:
+        yield ok("disk", f"{show_bytes(machine.disk_free_bytes)} are free, the weights take {show_bytes(needed)}")
+
+
+def needed_disk_bytes(plan: LoadPlan) -> int:
+    """What the plan's weights take on the disk. A checkpoint of the hub has the size of a synthetic one, to some kilobytes."""
+    if plan.profile.weights == "local":
+        return 0
+    if plan.profile.weights == "package":
+        return NEEDED_BYTES
+    return file_bytes(checkpoint_tensors(plan.config)) + SMALL_FILES_BYTES
+
+
+def check_shm(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
+    """The size of /dev/shm: one load on one GPU does without, data loaders and several GPUs do not."""
+    if machine.shm_bytes is not None and machine.shm_bytes >= SHM_BYTES:
+        yield ok("shm", f"{SHM} has {show_bytes(machine.shm_bytes)}")
+        return
+    size = "is not there" if machine.shm_bytes is None else f"has {show_bytes(machine.shm_bytes)}"
+    yield warning("shm", f"{SHM} {size}", "shared-memory")
+
+
+def check_libcuda(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
+    """Where Triton finds the driver's library, and whether the linker can link to it."""
+    if machine.driver is None or not machine.driver.has_library:
+        return  # what is wrong is said of the GPU
+    if not machine.libcuda_dirs:
+        yield problem("libcuda", "Triton will not find libcuda.so.1", "libcuda-link")
+    elif not machine.has_libcuda_link:
+        yield problem("libcuda", f"there is no libcuda.so in {', '.join(machine.libcuda_dirs)}", "libcuda-link")
+    else:
+        yield ok("libcuda", f"libcuda.so can be linked to in {machine.libcuda_dirs[0]}")
+
+
+def check_compiler(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
+    """A C compiler and Python's headers, which Triton compiles its launchers with."""
+    if machine.compiler is None:
+        yield problem("compiler", "there is no C compiler (CC, gcc or clang)", "no-compiler")
+    else:
+        yield ok("compiler", machine.compiler)
+    if not machine.has_python_header:
+        yield problem("python-header", "Python.h is not there", "no-compiler")
+
+
+def check_libstdcxx(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
+    """libstdc++ against what bitsandbytes' library needs."""
+    needed, found = machine.glibcxx_needed, machine.glibcxx_found
+    if needed is None or found is None:
+        return
+    if found < needed:
+        what = f"libstdc++ has up to {_symbol(found)}, and bitsandbytes needs {_symbol(needed)}"
+        yield problem("libstdc++", what, "bitsandbytes-library")
+    else:
+        yield ok("libstdc++", f"has up to {_symbol(found)}; bitsandbytes needs {_symbol(needed)}")
+
+
+def _symbol(version: Symbols) -> str:
+    return "GLIBCXX_" + ".".join(map(str, version))
+
+
+CHECKS = (check_platform, check_ram, check_disk, check_libstdcxx)
+GPU_CHECKS = (check_shm, check_libcuda, check_compiler)

@@ -1,0 +1,67 @@
+"""What is known of a machine, as one record: the checks are functions of it, and doctor/facts.py reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from loadcheck.device import Driver, GpuDevice
+from loadcheck.manifest import ChangedFile
+
+TokenForm = Literal["empty", "malformed", "of a retired form", "expired", "well-formed"]
+Symbols = tuple[int, ...]
+"""A version such as GLIBCXX_3.4.22, as (3, 4, 22)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token of the hub, without the token: where it is set, and what it looks like."""
+
+    source: str
+    form: TokenForm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The facts of one machine, and of the environment that loadcheck runs in.
+
+    Attributes:
+        gpu: the first visible GPU, as CUDA reports it.
+        driver: None where there is none.
+        cache_dir, disk_free_bytes: where weights are kept, and the room on that disk.
+        has_weights: whether the profile's weights are in the cache already.
+        shm_bytes: the size of /dev/shm; None where there is none.
+        libcuda_dirs: where Triton will look for the driver's library to link to.
+        has_libcuda_link: whether the linker will find libcuda.so there.
+        compiler: the C compiler that Triton will use.
+        glibcxx_needed, glibcxx_found: the newest symbols that bitsandbytes' library needs, and that this system's libstdc++ has.
+        installed: version by package (as env/versions.toml spells them), of those that are installed.
+        changed_files: files that are not as in their wheels.
+        has_edited_xformers: whether unsloth's edit of xformers is in place; None where xformers is not installed.
+        variables: those that change a load, as they are set.
+        tokens: the hub's tokens that are set, the one that counts first.
+    """
+
+    gpu: GpuDevice | None = None
+    driver: Driver | None = None
+    in_container: bool = False
+    platform: str = "x86_64"
+    python: tuple[int, int] = (3, 11)
+    ram_total_bytes: int = 0
+    ram_available_bytes: int = 0
+    cache_dir: str = ""
+    disk_free_bytes: int = 0
+    has_weights: bool = False
+    shm_bytes: int | None = None
+    libcuda_dirs: tuple[str, ...] = ()
+    has_libcuda_link: bool = False
+    compiler: str | None = None
+    has_python_header: bool = False
+    glibcxx_needed: Symbols | None = None
+    glibcxx_found: Symbols | None = None
+    installed: Mapping[str, str] = field(default_factory=dict)
+    changed_files: tuple[ChangedFile, ...] = ()
+    has_edited_xformers: bool | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    tokens: tuple[Token, ...] = ()

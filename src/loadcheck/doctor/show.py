@@ -1,0 +1,34 @@
+"""The report for a person: what is wrong, why, and how to mend it."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+
+from loadcheck.doctor.finding import Finding, Level, Report
+
+_STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
+_ENDS = {
+    "fine": "[green]FINE[/]  this machine is ready for profile {}",
+    "warnings": "[green]FINE[/]  this machine is ready for profile {}, with warnings",
+    "problems": "[bold red]PROBLEMS[/]  profile {} will not load before they are mended",
+    "cannot": "[bold red]CANNOT[/]  this machine cannot load profile {}",
+}
+
+
+def show_report(out: Console, report: Report) -> None:
+    """A line for each finding, with what follows from it below; what it comes to on a line of its own."""
+    for finding in report.findings:
+        _show_finding(out, finding)
+    out.print("\n" + _ENDS[report.outcome].format(escape(report.profile)))
+
+
+def _show_finding(out: Console, finding: Finding) -> None:
+    style, level = _STYLES[finding.level], finding.level.value
+    out.print(f"[{style}]{level:<8}[/] {finding.check:<16} {escape(finding.what)}")
+    if finding.why:
+        out.print(f"{'':<9}why: {escape(finding.why)}")
+    if finding.remedy:
+        out.print(f"{'':<9}mend: {escape(finding.remedy)}")
+    if finding.references:
+        out.print(f"{'':<9}see: {escape(', '.join(finding.references))}")

@@ -1,0 +1,79 @@
+"""Checks of what is installed: versions against the pins, files against their wheels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loadcheck.doctor.finding import Finding, Level, ok, problem
+from loadcheck.doctor.machine import Machine
+from loadcheck.plan import LoadPlan
+from loadcheck.specs.versions import load_versions
+
+NEEDED = {
+    "gpu": ("torch", "triton", "vllm", "unsloth", "unsloth_zoo", "xformers", "transformers", "peft", "trl", "accelerate",
+            "bitsandbytes", "protobuf", "numpy", "setuptools"),
+    "cpu": ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "numpy"),
+}  # fmt: skip
+INSTALL = "install from the lock again: make clean load"
+NAMED_FILES = 5
+
+# A pin with a trouble of its own where it is another.
+_TROUBLE = {
+    "xformers": "xformers-of-another-torch",
+    "protobuf": "protobuf",
+    "numpy": "numpy",
+    "setuptools": "setuptools",
+}
+
+
+def check_versions(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
+    """What the profile's engine imports, against env/versions.toml."""
+    needed = NEEDED[plan.profile.engine]
+    if "torch" not in machine.installed:
+        yield Finding(check="versions", level=Level.WARNING, what="the stack is not installed in this environment",
+                      why="its versions and files cannot be looked at", remedy="make load installs it from the lock; "
+                      "run doctor with the loadcheck of that environment")  # fmt: skip
+        return
+    drift = [name for name in needed if not _as_pinned(name, machine.installed.get(name))]
+    for name in drift:
+        pin, found = load_versions().pins[name], machine.installed.get(name)
+        what = f"{name} {pin.version} is pinned, and {found or 'none'} is installed"
+        yield problem("versions", what, _TROUBLE.get(name, "moved-dependency"), pin.source, INSTALL)
+    if not drift:
+        yield ok("versions", f"{len(needed)} packages are as pinned")
+
+
+def _as_pinned(name: str, version: str | None) -> bool:
+    pin = load_versions().pins[name]
+    return version is not None and version.partition("+")[0] in (pin.version, *pin.also)
+
+
+def check_files(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
+    """Every installed file against its wheel's RECORD; edits that are known are named too."""
+    if "torch" not in machine.installed:
+        return
+    odd = [file for file in machine.changed_files if file.why is None]
+    if odd:
+        names = ", ".join(f"{file.path} ({file.difference})" for file in odd[:NAMED_FILES])
+        more = f" and {len(odd) - NAMED_FILES} more" if len(odd) > NAMED_FILES else ""
+        yield problem("files", f"not as in their wheels: {names}{more}", "moved-dependency",
+                      "an edited package is another package under the same version", INSTALL)  # fmt: skip
+    explained = [file for file in machine.changed_files if file.why is not None]
+    named = ", ".join(f"{file.path} ({file.why})" for file in explained[:NAMED_FILES])
+    if not odd:
+        rest = f"; {len(explained)} differ as expected: {named}" if explained else ""
+        yield ok("files", "every file is as in its wheel" + rest)
+
+
+def check_xformers_edit(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
+    """Unsloth's own edit of xformers: made at its first import where it may write there."""
+    if machine.has_edited_xformers is True:
+        yield ok("xformers-edit", "xformers/ops/fmha/cutlass.py holds unsloth's edit (num_splits_key=None)",
+                 "unsloth/__init__.py:98-117 makes it at import")  # fmt: skip
+    elif machine.has_edited_xformers is False:
+        yield ok("xformers-edit", "xformers/ops/fmha/cutlass.py is as in its wheel; unsloth will edit it at its first import",
+                 "unsloth/__init__.py:98-117, silently not where it may not write; it moves no memory figure")  # fmt: skip
+
+
+CHECKS = (check_versions, check_files)
+GPU_CHECKS = (check_xformers_edit,)
