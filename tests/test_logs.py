@@ -190,6 +190,13 @@ def test_a_log_of_many_megabytes_is_read_in_seconds(t4_log: Path, tmp_path: Path
     assert time.process_time() - start_s < log.stat().st_size / 10e6
 
 
+def test_a_file_of_endless_loads_is_refused(tmp_path: Path):
+    """Hostile input that begins load after load is refused, not kept in memory."""
+    line = "vLLM loading x with actual GPU utilization = 1% # CUDA blocks: 1, # CPU blocks: 1\n"
+    with pytest.raises(BadInput, match="more than 1000 loads begin"):
+        parse_log(_write(tmp_path / "log", line * 2_000))
+
+
 def test_a_line_without_end_is_cut(tmp_path: Path, t4_log: Path):
     """A line of many megabytes does not grow in memory; what follows it is still read."""
     log = _write(tmp_path / "log", "x" * 5_000_000 + "\n" + t4_log.read_text())

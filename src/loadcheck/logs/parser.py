@@ -17,6 +17,8 @@ from loadcheck.logs.formats import ERRORS, FORMATS, RETRY, RUN_STAGES, LineForma
 from loadcheck.logs.text import clean_line, read_blocks
 
 EVENT_ANCHOR = PREFIX + "{"
+MAX_ATTEMPTS = 1_000
+"""A file that begins more loads than any log holds is refused, rather than kept in memory."""
 MAX_KEPT = 10_000
 """Readings, errors or events kept of one attempt: far over what any load prints, so that hostile input cannot fill memory."""
 
@@ -116,7 +118,7 @@ class ParsedLog:
 
 def parse_log(path: Path) -> ParsedLog:
     """Read a log; BadInput where the file is none, or holds no line that a load prints."""
-    builder = _Builder()
+    builder = _Builder(path)
     for line, text in _lines_with_anchors(path):
         builder.feed(line, text)
     attempts = builder.finish()
@@ -174,7 +176,8 @@ def _readings(format: LineFormat, match: re.Match[str], line: int) -> Iterator[R
 class _Builder:
     """Sorts matches into attempts as they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._attempts: list[Attempt] = []
         self._retrying = False
         """Between "Retrying vLLM" and the new engine's first line, unsloth prints the error of the try before."""
@@ -221,6 +224,9 @@ class _Builder:
         return self._begin() if format.opens and format.stage < attempt.stage else attempt
 
     def _begin(self) -> Attempt:
+        if len(self._attempts) == MAX_ATTEMPTS:
+            what = f"more than {MAX_ATTEMPTS} loads begin in this file"
+            raise BadInput(Problem(str(self._path), what, "give the log of one load"))
         self._attempts.append(Attempt())
         return self._attempts[-1]
 
