@@ -1,5 +1,7 @@
 """Diagnosis of a failed load from its log alone: every known trouble by its own words, and none in a log that passes."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,7 +56,7 @@ def test_each_trouble_is_named_by_its_excerpt(excerpt: Path):
     assert any(pattern.search(said.split("\n")[0]) for _, pattern in trouble.phrases())
 
 
-@pytest.mark.parametrize(("trouble_id", "last_words"), OOM_AFTER.items())
+@pytest.mark.parametrize(("trouble_id", "last_words"), OOM_AFTER.items(), ids=OOM_AFTER)
 def test_out_of_memory_means_what_the_load_had_reached(trouble_id: str, last_words: str, t4_log: Path, tmp_path: Path):
     """The same CUDA error is another trouble at each stage of the load, and only one of them."""
     lines = t4_log.read_text().split("\n")
@@ -179,3 +181,9 @@ def test_entries_that_cannot_be_searched_for_are_refused():
         validate(Trouble, _entry(says=[r".*memory"]), "here")
     with pytest.raises(BadInput, match="x is there twice"):
         validate(Troubles, {"troubles": [_entry(), _entry()]}, "here")
+
+
+def test_the_table_of_troubles_is_up_to_date():
+    """docs/troubles.md is what scripts/troubles.py makes of env/troubles.toml."""
+    script = [sys.executable, str(ROOT / "scripts" / "troubles.py"), "--check"]
+    assert subprocess.run(script, check=False).returncode == 0, "run scripts/troubles.py"

@@ -1,5 +1,6 @@
 """The GPU engine, as far as it goes without a GPU."""
 
+import builtins
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,6 +47,23 @@ def test_environment_keeps_the_load_off_the_network(monkeypatch: pytest.MonkeyPa
     gpu.set_environment()
     assert os.environ == gpu.ENVIRONMENT
     assert os.environ["HF_HUB_OFFLINE"] == os.environ["UNSLOTH_DISABLE_STATISTICS"] == "1"
+
+
+def test_unsloth_is_imported_before_what_it_patches(monkeypatch: pytest.MonkeyPatch):
+    """The first of the stack to be imported is unsloth, which patches the others as they come."""
+    order = []
+
+    def imported(name: str, *arguments: object) -> object:
+        if name.partition(".")[0] not in gpu.PACKAGES:
+            return real(name, *arguments)
+        order.append(name)
+        return SimpleNamespace(version=SimpleNamespace(cuda="12.4"))
+
+    real = builtins.__import__
+    monkeypatch.setattr(gpu, "version", lambda package: "1.0")
+    monkeypatch.setattr(builtins, "__import__", imported)
+    gpu._import_stack(SimpleNamespace(event=lambda *_, **__: None))
+    assert order == ["unsloth", "torch"]
 
 
 def test_load_gets_an_absolute_directory_under_its_exact_name():

@@ -108,6 +108,8 @@ def test_every_problem_of_a_profile_is_said_at_once(tmp_path: Path):
         ({"gpu_memory_utilization": 1.01}, "gpu_memory_utilization"),
         ({"adapters.target_modules": ["q_proj", "x_proj"]}, "x_proj"),
         ({"max_seq_length": "long"}, "max_seq_length"),
+        ({"adapters.bias": "all"}, "adapters.bias"),
+        ({"adapters.modules_to_save": ["lm_head"]}, "adapters.modules_to_save"),
     ],
 )
 def test_values_that_cannot_be_are_refused(override: dict[str, Any], words: str):
