@@ -469,7 +469,17 @@ def test_triton_looks_where_its_variable_says(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("TRITON_LIBCUDA_PATH", str(tmp_path))
     assert facts._libcuda_dirs() == (str(tmp_path),)
     (tmp_path / "libcuda.so").touch()
-    assert facts._has_libcuda_link((str(tmp_path),))
+    assert facts._has_libcuda_link((str(tmp_path),), None)
+
+
+@pytest.mark.parametrize(("answer", "found"), [("libcuda.so", False), ("/usr/lib/libcuda.so", True)])
+def test_the_compiler_is_asked_for_the_link(answer: str, found: bool, tmp_path: Path):
+    """Where Triton's directories have no link, the compiler says whether it finds one; the bare name means none."""
+    compiler = tmp_path / "cc"
+    compiler.write_text(f"#!/bin/sh\necho {answer}\n")
+    compiler.chmod(0o755)
+    assert facts._has_libcuda_link((str(tmp_path),), str(compiler)) is found
+    assert not facts._has_libcuda_link((), str(tmp_path / "no-compiler"))
 
 
 def test_the_newest_symbol_is_the_newest_number(tmp_path: Path):

@@ -97,7 +97,7 @@ def check_libcuda(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
     elif not machine.has_libcuda_link:
         yield problem("libcuda", f"there is no libcuda.so in {', '.join(machine.libcuda_dirs)}", "libcuda-link")
     else:
-        yield ok("libcuda", f"libcuda.so can be linked to in {machine.libcuda_dirs[0]}")
+        yield ok("libcuda", f"the driver's library is in {machine.libcuda_dirs[0]}, and can be linked to")
 
 
 def check_compiler(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
