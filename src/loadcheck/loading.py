@@ -241,11 +241,15 @@ def _judge(folder: RunFolder, record: RunRecord, log_path: Path) -> tuple[Eviden
 
 def _keep(folder: RunFolder, record: RunRecord, verdict: Verdict | None = None) -> None:
     """Write what is known by now; a disk that is full loses this, but not the log and not the report."""
+    if verdict is not None:
+        _try_write(record, folder.verdict_path, verdict.to_json())
+    _try_write(record, folder.record_path, asdict(record))
+
+
+def _try_write(record: RunRecord, path: Path, data: dict[str, Any]) -> None:
     try:
-        if verdict is not None:
-            write_json(folder.verdict_path, verdict.to_json())
-        folder.write_record(record)
+        write_json(path, data)
     except OSError as error:
-        note = f"{folder.path}: run.json could not be written ({error.strerror})"
+        note = f"{path}: could not be written ({error.strerror})"
         if note not in record.notes:
             record.notes.append(note)
