@@ -288,6 +288,8 @@ def load(profile: str | None, as_json: bool, no_adapters: bool, run_dir: Path | 
     Without PROFILE: the reference where there is a GPU, the small model on the CPU where there is none.
     """
     from loadcheck.device import read_gpu
+    from loadcheck.doctor import examine, read_machine
+    from loadcheck.doctor.show import show_troubles
     from loadcheck.loading import default_profile, prepare
     from loadcheck.loading import load as run_load
     from loadcheck.progress import Progress
@@ -302,9 +304,18 @@ def load(profile: str | None, as_json: bool, no_adapters: bool, run_dir: Path | 
     changed = overrides(flags) | ({"adapters": None} if no_adapters else {})
     prepared = prepare(load_profile(profile, changed), gpu)
     if prepared.prediction is not None and not prepared.prediction.fits and not force:
+        if as_json:
+            _print_json({"run": None, "outcome": "refused", **prepared.prediction.to_json()})
         show_prediction(out, prepared.prediction, tree=False)
         out.print("Nothing was loaded. --force loads anyway.")
         return EXIT_FAIL
+    report = examine(read_machine(prepared.plan, gpu, files=False), prepared.plan)
+    show_troubles(out, report)
+    if report.problems and not force:
+        if as_json:
+            _print_json({"run": None, **report.to_json(), "outcome": "refused"})
+        out.print("Nothing was loaded. --force loads anyway; `loadcheck doctor` says more.")
+        return report.exit_code
     with Progress(out) as progress:
         loaded = run_load(prepared, run_dir, progress.feed)
     if as_json:

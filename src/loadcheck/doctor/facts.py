@@ -39,8 +39,8 @@ HASHED_BYTES = 1 << 20
 `loadcheck manifest --files` hashes them all."""
 
 
-def read_machine(plan: LoadPlan, gpu: GpuDevice | None) -> Machine:
-    """Everything that a check looks at; some seconds, of which the installed files take the most."""
+def read_machine(plan: LoadPlan, gpu: GpuDevice | None, files: bool = True) -> Machine:
+    """Everything that a check looks at; some seconds, of which the installed files take the most (none without `files`)."""
     memory = psutil.virtual_memory()
     dirs, compiler = _libcuda_dirs(), _compiler()
     needed, found = _glibcxx(plan.profile.engine)
@@ -63,7 +63,7 @@ def read_machine(plan: LoadPlan, gpu: GpuDevice | None) -> Machine:
         glibcxx_needed=needed,
         glibcxx_found=found,
         installed=_installed(),
-        changed_files=_changed_files(),
+        changed_files=_changed_files() if files else (),
         has_edited_xformers=_has_edited_xformers(),
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
         tokens=tuple(_tokens()),

@@ -16,6 +16,13 @@ _ENDS = {
 }
 
 
+def show_troubles(out: Console, report: Report) -> None:
+    """The warnings and problems alone, as they stand before a load."""
+    for finding in report.findings:
+        if finding.level is not Level.OK:
+            _show_finding(out, finding)
+
+
 def show_report(out: Console, report: Report) -> None:
     """A line for each finding, with what follows from it below; what it comes to on a line of its own."""
     for finding in report.findings:
