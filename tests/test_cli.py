@@ -8,6 +8,7 @@ import pytest
 
 from loadcheck import cli
 from loadcheck.loading import CPU_PROFILE, default_profile
+from loadcheck.specs.files import to_data
 from loadcheck.specs.profile import load_profile
 from tests.conftest import ROOT
 
@@ -167,7 +168,7 @@ def test_without_a_gpu_the_small_model_is_the_default():
 def test_every_profile_key_has_a_flag():
     """Whatever a profile says, a flag of `load` overrides."""
     flags = {parameter.name for parameter in cli.cli.commands["load"].params}
-    profile = load_profile("llama31-8b-instruct-4bit").model_dump()
+    profile = to_data(load_profile("llama31-8b-instruct-4bit"))
     keys = {key for key, value in profile.items() if not isinstance(value, dict)} | {
         f"{table}.{key}" for table in ("adapters", "generation", "training") for key in profile[table]
     }

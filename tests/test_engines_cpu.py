@@ -8,6 +8,7 @@ import pytest
 from loadcheck.engines import child, cpu
 from loadcheck.errors import BadInput
 from loadcheck.plan import make_plan, plan_to_json
+from loadcheck.specs.files import replaced
 from loadcheck.specs.profile import load_profile
 
 
@@ -100,7 +101,7 @@ def test_training_without_adapters_is_refused():
 
 def write_plan(run_dir, model_dir):
     profile = load_profile("smollm2-135m-cpu")
-    plan = make_plan(profile.model_copy(update={"weights": "local"}))
+    plan = make_plan(replaced(profile, weights="local"))
     data = plan_to_json(plan)
     data["profile"]["model"] = str(model_dir)
     (run_dir / "plan.json").write_text(json.dumps(data))

@@ -8,6 +8,7 @@ from loadcheck import cli
 from loadcheck.predict import card_from_table
 from loadcheck.predict.bands import PEAK_SLACK
 from loadcheck.predict.fit import GOALS, Fit, Goal, Search, fit, last_true
+from loadcheck.specs.files import replaced
 from loadcheck.specs.model import find_model
 from loadcheck.specs.profile import load_profile
 from loadcheck.units import GIB
@@ -41,7 +42,7 @@ def test_the_longest_length_is_the_longest():
     """256 tokens more than the best proposal fit at no utilization."""
     best = _fit("length").proposals[0].profile
     search = Search(_config(), card_from_table("T4"), RAM)
-    longer = best.model_copy(update={"max_seq_length": best.max_seq_length + 256})
+    longer = replaced(best, max_seq_length=best.max_seq_length + 256)
     assert search.fullest(best) is not None
     assert search.fullest(longer) is None
 

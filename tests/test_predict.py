@@ -21,6 +21,7 @@ from loadcheck.predict.slots import lora_slots, slots_only
 from loadcheck.predict.terms import Term
 from loadcheck.predict.weights import weights
 from loadcheck.predict.zoo import num_sequences, swap_gib, zoo_plan
+from loadcheck.specs.files import replaced
 from loadcheck.specs.model import ModelConfig, load_models
 from loadcheck.specs.profile import LINEAR_MODULES, Profile, load_profile
 from loadcheck.units import GIB, MIB
@@ -37,7 +38,7 @@ COLAB_RAM = 11 * GIB  # what gives the T4 log's swap space
 
 
 def _profile(**changes: Any) -> Profile:
-    return PROFILE.model_copy(update=changes)
+    return replaced(PROFILE, **changes)
 
 
 def _figures(gpu: str, ram: int, **changes: Any) -> dict[str, Any]:
@@ -245,7 +246,7 @@ def test_failures_are_predicted_in_the_engines_own_words(changes: dict[str, Any]
 
 def test_a_sliding_window_is_refused():
     """unsloth always asks for prefix caching, which vLLM refuses beside a window."""
-    windowed = CONFIGS["mistral-7b-instruct-v0.3", "nf4"].model_copy(update={"sliding_window": True})
+    windowed = replaced(CONFIGS["mistral-7b-instruct-v0.3", "nf4"], sliding_window=True)
     assert "Prefix caching is not supported with sliding window." in _obstacles(card_from_table("H100"), windowed)
 
 
@@ -284,9 +285,14 @@ def test_terms_always_sum(
 ):
     """In every tree each term is the sum of its parts, and the tree is the peak."""
     card = Card(name="X", compute_capability=capability, total_bytes=free + used, free_bytes=free)
-    prediction = predict(
-        config, _profile(max_seq_length=length, max_lora_rank=rank, gpu_memory_utilization=utilization), card, COLAB_RAM
+    assert PROFILE.adapters is not None
+    profile = _profile(
+        max_seq_length=length,
+        max_lora_rank=rank,
+        gpu_memory_utilization=utilization,
+        adapters=replaced(PROFILE.adapters, r=rank),
     )
+    prediction = predict(config, profile, card, COLAB_RAM)
     for _, term in prediction.terms.walk():
         assert not term.parts or term.num_bytes == sum(part.num_bytes for part in term.parts)
     assert prediction.figures.peak_device_bytes == prediction.terms.num_bytes
@@ -296,7 +302,7 @@ def test_terms_always_sum(
 @settings(max_examples=60, deadline=None)
 def test_more_layers_never_leave_more_blocks(config: ModelConfig, more: int, free: int):
     """More weights never mean more KV memory, at the same number of sequences."""
-    larger = config.model_copy(update={"num_hidden_layers": config.num_hidden_layers + more})
+    larger = replaced(config, num_hidden_layers=config.num_hidden_layers + more)
     card = Card(name="X", compute_capability=8.0, total_bytes=free + GIB, free_bytes=free)
     small, large = (predict(each, PROFILE, card, COLAB_RAM).figures for each in (config, larger))
     assert weights(larger).num_bytes > weights(config).num_bytes

@@ -15,7 +15,7 @@ from loadcheck.predict.prediction import Prediction, predict, predict_from_plan
 from loadcheck.predict.zoo import SWAP_LADDER, ZooPlan
 from loadcheck.runs.folder import RunFolder
 from loadcheck.specs.expected import Expected, load_expected
-from loadcheck.specs.files import validate
+from loadcheck.specs.files import to_data, validate
 from loadcheck.specs.gpu import find_gpu, gpu_named
 from loadcheck.specs.model import Model, ModelConfig, find_model
 from loadcheck.specs.profile import Profile, load_profile, load_profiles
@@ -112,7 +112,7 @@ def _expected(profile: Profile | None, gpu: str | None) -> Expected | None:
     """The golden ranges, where they are for this profile's very settings."""
     if profile is None or gpu is None or (expected := load_expected(profile.name, gpu)) is None:
         return None
-    settings = profile.model_dump()
+    settings = to_data(profile)
     same = all(_at(settings, key) == value for key, value in expected.settings.items())
     return expected if same else None
 

@@ -33,6 +33,7 @@ from loadcheck.runs.child import ChildEnd, run_child
 from loadcheck.runs.folder import RunFolder, RunRecord, create_run_folder, new_run_id, write_json
 from loadcheck.runs.sampler import Sampler
 from loadcheck.runs.sink import LogSink
+from loadcheck.specs.files import to_data
 from loadcheck.specs.profile import Profile
 from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict, judge
 from loadcheck.verdict.run import process_finding
@@ -156,7 +157,7 @@ def _new_record(folder: RunFolder, prepared: Prepared, now: datetime) -> RunReco
         id=folder.path.name,
         loadcheck=__version__,
         commit=_commit(),
-        profile=prepared.plan.profile.model_dump(mode="json"),
+        profile=to_data(prepared.plan.profile),
         machine={
             "gpu": asdict(prepared.gpu) if prepared.gpu else None,
             "ram_available_bytes": prepared.ram_bytes,

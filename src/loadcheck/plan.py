@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadcheck.errors import BadInput, Problem
+from loadcheck.specs.files import to_data, validate
 from loadcheck.specs.model import Checkpoint, ModelConfig, Quantization, find_model, resolve_model
 from loadcheck.specs.profile import Profile
 
@@ -52,10 +53,10 @@ def make_plan(profile: Profile) -> LoadPlan:
 def plan_to_json(plan: LoadPlan) -> dict[str, Any]:
     """The plan as the engine's process gets it."""
     return {
-        "profile": plan.profile.model_dump(mode="json"),
+        "profile": to_data(plan.profile),
         "model_name": plan.model_name,
-        "config": plan.config.model_dump(mode="json"),
-        "checkpoint": plan.checkpoint.model_dump(mode="json") if plan.checkpoint else None,
+        "config": to_data(plan.config),
+        "checkpoint": to_data(plan.checkpoint) if plan.checkpoint else None,
     }
 
 
@@ -63,8 +64,8 @@ def plan_from_json(data: dict[str, Any]) -> LoadPlan:
     """The inverse of `plan_to_json`."""
     checkpoint = data["checkpoint"]
     return LoadPlan(
-        profile=Profile.model_validate(data["profile"]),
+        profile=validate(Profile, data["profile"], "plan.json"),
         model_name=data["model_name"],
-        config=ModelConfig.model_validate(data["config"]),
-        checkpoint=Checkpoint.model_validate(checkpoint) if checkpoint else None,
+        config=validate(ModelConfig, data["config"], "plan.json"),
+        checkpoint=validate(Checkpoint, checkpoint, "plan.json") if checkpoint else None,
     )

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from loadcheck.predict.bands import PEAK_SLACK
 from loadcheck.predict.card import Card, card_from_table
 from loadcheck.predict.prediction import Prediction, predict
+from loadcheck.specs.files import replaced
 from loadcheck.specs.gpu import Fact, load_gpus
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import VLLM_LORA_RANKS, Adapters, Profile
@@ -181,7 +182,7 @@ def last_true(holds: Callable[[int], bool], low: int, high: int) -> int | None:
 def _proposals(search: Search, profile: Profile, goal: Goal) -> Iterator[Proposal]:
     """One proposal for each number of sequences that unsloth can be asked for."""
     for share in CONSERVATIVENESS:
-        scaled = profile.model_copy(update={"conservativeness": share})
+        scaled = replaced(profile, conservativeness=share)
         if goal == "length":
             found = search.longest(scaled)
         elif goal == "concurrency":
@@ -227,7 +228,7 @@ def _turns(profile: Profile) -> Iterator[tuple[str, Profile]]:
     hundredths = round(profile.gpu_memory_utilization * UTILIZATION_STEPS)
     if hundredths > 5:
         yield "gpu_memory_utilization − 0.05", _at(profile, hundredths - 5)
-    yield "conservativeness halved", profile.model_copy(update={"conservativeness": profile.conservativeness / 2})
+    yield "conservativeness halved", replaced(profile, conservativeness=profile.conservativeness / 2)
     if profile.max_seq_length >= 2 * LENGTH_STEP:
         yield "max_seq_length halved", _long(profile, profile.max_seq_length // 2)
     if (smaller := _smaller_rank(profile)) is not None:
@@ -257,11 +258,11 @@ def _would_fit(search: Search, profile: Profile, ram_available_bytes: int) -> It
 
 
 def _at(profile: Profile, hundredths: int) -> Profile:
-    return profile.model_copy(update={"gpu_memory_utilization": hundredths / UTILIZATION_STEPS})
+    return replaced(profile, gpu_memory_utilization=hundredths / UTILIZATION_STEPS)
 
 
 def _long(profile: Profile, length: int) -> Profile:
-    return profile.model_copy(update={"max_seq_length": length})
+    return replaced(profile, max_seq_length=length)
 
 
 def _smaller_rank(profile: Profile) -> Profile | None:
@@ -271,9 +272,9 @@ def _smaller_rank(profile: Profile) -> Profile | None:
         return None
     adapters = profile.adapters
     if adapters is not None:
-        adapters = adapters.model_copy(update={"r": min(adapters.r, ranks[-1])})
-    return profile.model_copy(update={"max_lora_rank": ranks[-1], "adapters": adapters})
+        adapters = replaced(adapters, r=min(adapters.r, ranks[-1]))
+    return replaced(profile, max_lora_rank=ranks[-1], adapters=adapters)
 
 
 def _mlp_only(profile: Profile, adapters: Adapters) -> Profile:
-    return profile.model_copy(update={"adapters": adapters.model_copy(update={"target_modules": MLP_ONLY})})
+    return replaced(profile, adapters=replaced(adapters, target_modules=MLP_ONLY))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import cache
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from msgspec import Meta
 
 from loadcheck.figures import Value, specs_by_name
 from loadcheck.specs.files import Spec, env_dir, load
 
 
-class Basis(Spec):
+class Basis(Spec, frozen=True, kw_only=True):
     """A run that a range comes from."""
 
     id: str
@@ -22,39 +22,35 @@ class Basis(Spec):
     commit: str | None = None
 
 
-class Range(Spec):
+class Range(Spec, frozen=True, kw_only=True):
     """What a figure may be, at the log's own precision: exactly one value, or low to high, both included."""
 
     exactly: str | int | float | None = None
     low: float | None = None
     high: float | None = None
-    why: Annotated[str, Field(min_length=1)]
+    why: Annotated[str, Meta(min_length=1)]
 
-    @model_validator(mode="after")
-    def _one_form(self) -> Range:
+    def __post_init__(self) -> None:
         if (self.exactly is None) == (self.low is None and self.high is None):
             raise ValueError("needs either `exactly`, or `low` and `high`; give one of the two")
         if self.exactly is None and (self.low is None or self.high is None or self.low > self.high):
             raise ValueError("`low` and `high` are both needed, low first; give both")
-        return self
 
 
-class Expected(Spec):
+class Expected(Spec, frozen=True, kw_only=True):
     """The golden ranges of one profile on one GPU, by figure name."""
 
     profile: str
     gpu: str
-    basis: Annotated[tuple[Basis, ...], Field(min_length=1)]
-    settings: dict[str, Value]
+    basis: Annotated[tuple[Basis, ...], Meta(min_length=1)]
+    settings: dict[str, Value | bool]
     """The profile's own values that the ranges hold for, by dotted key; other settings are not judged by them."""
     figures: dict[str, Range]
 
-    @model_validator(mode="after")
-    def _known_figures(self) -> Expected:
+    def __post_init__(self) -> None:
         unknown = [name for name in self.figures if name not in specs_by_name()]
         if unknown:
             raise ValueError(f"no such figure: {', '.join(unknown)}; the names are those of `parse --json`")
-        return self
 
 
 @cache

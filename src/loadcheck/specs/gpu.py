@@ -9,7 +9,7 @@ from loadcheck.errors import BadInput, Problem, suggestion
 from loadcheck.specs.files import Spec, env_dir, load
 
 
-class Fact(Spec):
+class Fact(Spec, frozen=True, kw_only=True):
     """A number and where it was seen."""
 
     value: int
@@ -19,7 +19,7 @@ class Fact(Spec):
 Unknown = Literal["unknown"]
 
 
-class Gpu(Spec):
+class Gpu(Spec, frozen=True, kw_only=True):
     """One kind of card, as CUDA reports it.
 
     Attributes:
@@ -40,7 +40,7 @@ class Gpu(Spec):
     refused: str | None = None
 
 
-class Gpus(Spec):
+class Gpus(Spec, frozen=True, kw_only=True):
     """env/gpus.toml, by our own short name of each card."""
 
     gpus: dict[str, Gpu]

@@ -9,16 +9,17 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+import msgspec
+from msgspec import Meta
 
 from loadcheck.errors import BadInput, Problem, suggestion
-from loadcheck.specs.files import Spec, env_dir, load, validate
+from loadcheck.specs.files import Spec, env_dir, load, replaced, validate
 
 Architecture = Literal["llama", "mistral", "qwen2"]
 Quantization = Literal["nf4", "16bit"]
 ARCHITECTURES: tuple[Architecture, ...] = ("llama", "mistral", "qwen2")
 
-Size = Annotated[int, Field(ge=1, le=10_000_000)]
+Size = Annotated[int, Meta(ge=1, le=10_000_000)]
 NEEDED_KEYS = (
     "model_type",
     "hidden_size",
@@ -33,16 +34,16 @@ _DEFAULT_KV_HEADS = {"mistral": 8, "qwen2": 32}  # llama: as many as attention h
 _MISTRAL_WINDOW = 4096
 
 
-class ModelConfig(Spec):
+class ModelConfig(Spec, frozen=True, kw_only=True):
     """The shape of a llama, mistral or qwen2 model. Sizes are element counts; lengths are tokens."""
 
     model_type: Architecture
     hidden_size: Size
     intermediate_size: Size
-    num_hidden_layers: Annotated[int, Field(ge=1, le=1000)]
-    num_attention_heads: Annotated[int, Field(ge=1, le=1024)]
-    num_key_value_heads: Annotated[int, Field(ge=1, le=1024)]
-    head_dim: Annotated[int, Field(ge=1, le=1024)]
+    num_hidden_layers: Annotated[int, Meta(ge=1, le=1000)]
+    num_attention_heads: Annotated[int, Meta(ge=1, le=1024)]
+    num_key_value_heads: Annotated[int, Meta(ge=1, le=1024)]
+    head_dim: Annotated[int, Meta(ge=1, le=1024)]
     vocab_size: Size
     max_position_embeddings: Size
     tie_word_embeddings: bool
@@ -55,14 +56,12 @@ class ModelConfig(Spec):
     """Whether attention is windowed, which vLLM refuses beside the prefix caching that unsloth always asks for."""
     quantization: Quantization = "16bit"
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> ModelConfig:
+    def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_attention_heads ({self.num_attention_heads}) is no multiple of num_key_value_heads "
                 f"({self.num_key_value_heads}); correct the two"
             )
-        return self
 
     @property
     def q_size(self) -> int:
@@ -177,7 +176,7 @@ def _quantization_problems(hf: Mapping[str, Any], where: str) -> list[Problem]:
     return problems
 
 
-class Checkpoint(Spec):
+class Checkpoint(Spec, frozen=True, kw_only=True):
     """Where a model's weights are, pinned: a repository on the Hugging Face hub at one revision."""
 
     repo: str
@@ -185,7 +184,7 @@ class Checkpoint(Spec):
     """A commit; None where it is not known to us, which `loadcheck load` refuses."""
 
 
-class Model(Spec):
+class Model(Spec, frozen=True, kw_only=True):
     """A model that loadcheck knows by name (env/models)."""
 
     name: str
@@ -198,15 +197,11 @@ class Model(Spec):
     refused: str | None = None
     """Why its figures are not predicted; None where they are."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_nulls(cls, data: Any) -> Any:
-        """`nulls` names the keys that are null in the config.json, which TOML has no word for."""
-        if isinstance(data, dict) and "nulls" in data:
-            nulls = dict.fromkeys(data["nulls"])
-            data = {key: value for key, value in data.items() if key != "nulls"}
-            data["config"] = {**data.get("config", {}), **nulls}
-        return data
+    nulls: tuple[str, ...] = ()
+    """The keys that are null in the config.json, which TOML has no word for; `config` has them as None."""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "config", {**self.config, **dict.fromkeys(self.nulls)})
 
     @property
     def family(self) -> str:
@@ -228,9 +223,8 @@ class Model(Spec):
         """Its shape; BadInput where the model is one that is not predicted."""
         if self.refused is not None:
             raise BadInput(Problem(f"env/models/{self.name}.toml", self.refused, "take another model", "refused"))
-        return config_from_hf(self.config, f"env/models/{self.name}.toml").model_copy(
-            update={"quantization": quantization}
-        )
+        config = config_from_hf(self.config, f"env/models/{self.name}.toml")
+        return replaced(config, quantization=quantization)
 
 
 @cache

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from msgspec import Meta
 
 from loadcheck.errors import BadInput, Problem, suggestion
 from loadcheck.specs.files import Spec, env_dir, read_toml, validate
@@ -18,54 +18,53 @@ VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256)
 LINEAR_MODULES: tuple[Target, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-class Adapters(Spec):
+class Adapters(Spec, frozen=True, kw_only=True):
     """The LoRA adapters that `get_peft_model` attaches."""
 
-    r: Annotated[int, Field(ge=1, le=1024)] = 32
-    lora_alpha: Annotated[int, Field(ge=1)] = 32
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    r: Annotated[int, Meta(ge=1, le=1024)] = 32
+    lora_alpha: Annotated[int, Meta(ge=1)] = 32
+    lora_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     bias: Literal["none"] = "none"
-    target_modules: Annotated[tuple[Target, ...], Field(min_length=1)] = LINEAR_MODULES
+    target_modules: Annotated[tuple[Target, ...], Meta(min_length=1)] = LINEAR_MODULES
     use_gradient_checkpointing: bool | Literal["unsloth"] = "unsloth"
-    random_state: Annotated[int, Field(ge=0)] = 3407
+    random_state: Annotated[int, Meta(ge=0)] = 3407
 
 
-class Generation(Spec):
+class Generation(Spec, frozen=True, kw_only=True):
     """The one answer that proves that the loaded model works."""
 
-    prompt: Annotated[str, Field(min_length=1)] = "What is the capital of France?"
-    max_new_tokens: Annotated[int, Field(ge=1)] = 32
+    prompt: Annotated[str, Meta(min_length=1)] = "What is the capital of France?"
+    max_new_tokens: Annotated[int, Meta(ge=1)] = 32
     expect: str | None = None
     """A word that the answer must hold; only for real weights."""
 
 
-class Training(Spec):
+class Training(Spec, frozen=True, kw_only=True):
     """Training steps on the adapters after the load; none by default."""
 
-    steps: Annotated[int, Field(ge=0)] = 0
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    steps: Annotated[int, Meta(ge=0)] = 0
+    learning_rate: Annotated[float, Meta(gt=0)] = 2e-4
 
 
-class Profile(Spec):
+class Profile(Spec, frozen=True, kw_only=True):
     """One load, as data. Lengths are in tokens; utilization is a fraction of the memory that is free at the start."""
 
     name: str
     description: str
     engine: Literal["gpu", "cpu"]
-    model: Annotated[str, Field(min_length=1)]
+    model: Annotated[str, Meta(min_length=1)]
     weights: Literal["hub", "package", "synthetic", "local"]
-    max_seq_length: Annotated[int, Field(ge=1)]
+    max_seq_length: Annotated[int, Meta(ge=1)]
     load_in_4bit: bool
     fast_inference: bool
     max_lora_rank: int
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]
-    conservativeness: Annotated[float, Field(gt=0, le=1)] = 1.0
+    gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)]
+    conservativeness: Annotated[float, Meta(gt=0, le=1)] = 1.0
     adapters: Adapters | None = Adapters()
     generation: Generation = Generation()
     training: Training = Training()
 
-    @model_validator(mode="after")
-    def _ranks_fit(self) -> Profile:
+    def __post_init__(self) -> None:
         if self.fast_inference and self.max_lora_rank not in VLLM_LORA_RANKS:
             raise ValueError(
                 f"max_lora_rank ({self.max_lora_rank}) must be one of {VLLM_LORA_RANKS}; vLLM takes no other"
@@ -75,7 +74,6 @@ class Profile(Spec):
                 f"LoRA rank {self.adapters.r} is greater than max_lora_rank {self.max_lora_rank}; "
                 "raise max_lora_rank or lower adapters.r"
             )
-        return self
 
 
 def profile_names() -> list[str]:

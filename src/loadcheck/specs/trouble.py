@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from msgspec import Meta
 
 from loadcheck.specs.files import Spec, env_dir, load
 
@@ -22,7 +22,7 @@ _LITERAL = re.compile(r"[\w '\"`:,/=<>#-]*")
 _QUANTIFIERS = ("?", "*", "+", "{")
 
 
-class Trouble(Spec):
+class Trouble(Spec, frozen=True, kw_only=True):
     """One trouble, from its words in a log to its mend.
 
     Attributes:
@@ -33,26 +33,24 @@ class Trouble(Spec):
         tests: the tests that show it, beside the one of its excerpt, as FILE::NAME below tests/.
     """
 
-    id: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+    id: Annotated[str, Meta(pattern=r"^[a-z0-9-]+$")]
     title: str
     says: tuple[str, ...] = ()
     stages: tuple[StageName, ...] = ()
     cause: str
     remedy: str
-    references: Annotated[tuple[str, ...], Field(min_length=1)]
+    references: Annotated[tuple[str, ...], Meta(min_length=1)]
     handling: Handling
     we_do: str
     tests: tuple[str, ...] = ()
 
-    @model_validator(mode="after")
-    def _patterns_can_be_searched_for(self) -> Trouble:
+    def __post_init__(self) -> None:
         for phrase in self.says:
             re.compile(phrase)
             if len(anchor_of(phrase)) < MIN_ANCHOR_CHARS:
                 raise ValueError(
                     f"{phrase!r} does not begin with literal text; begin it with {MIN_ANCHOR_CHARS} letters"
                 )
-        return self
 
     def phrases(self) -> Iterator[tuple[str, re.Pattern[str]]]:
         """Each pattern with the literal that it begins with."""
@@ -60,17 +58,15 @@ class Trouble(Spec):
             yield anchor_of(phrase), re.compile(phrase)
 
 
-class Troubles(Spec):
+class Troubles(Spec, frozen=True, kw_only=True):
     """env/troubles.toml."""
 
     troubles: tuple[Trouble, ...]
 
-    @model_validator(mode="after")
-    def _ids_differ(self) -> Troubles:
+    def __post_init__(self) -> None:
         ids = [trouble.id for trouble in self.troubles]
         if twice := sorted({each for each in ids if ids.count(each) > 1}):
             raise ValueError(f"{', '.join(twice)} is there twice; give each trouble an id of its own")
-        return self
 
 
 def anchor_of(phrase: str) -> str:

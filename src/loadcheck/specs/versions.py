@@ -7,7 +7,7 @@ from functools import cache
 from loadcheck.specs.files import Spec, env_dir, load
 
 
-class Pin(Spec):
+class Pin(Spec, frozen=True, kw_only=True):
     """One package's pinned version, and why that one."""
 
     version: str
@@ -16,7 +16,7 @@ class Pin(Spec):
     """Further versions that load the same bytes, each seen to; named in `source`."""
 
 
-class Versions(Spec):
+class Versions(Spec, frozen=True, kw_only=True):
     """Every pin by package name; `cuda` is the toolkit that torch is built for."""
 
     pins: dict[str, Pin]

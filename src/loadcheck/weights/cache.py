@@ -11,18 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+import msgspec
 
 from loadcheck.errors import BadInput, MachineCannot, Problem
 from loadcheck.units import show_bytes
-from loadcheck.weights.lock import LockedFile, hash_file, hash_files
+from loadcheck.weights.lock import LockedFile, hash_file, hash_files, to_json
 
 MANIFEST = "manifest.json"
 REMEDY = "set LOADCHECK_CACHE to a folder that can be written to and has space"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
-_files = TypeAdapter(tuple[LockedFile, ...])
 
 
 def weights_dir() -> Path:
@@ -62,9 +61,9 @@ def build_once(directory: Path, build: Callable[[Path], None], needed_bytes: int
 def is_whole(directory: Path) -> bool:
     """Whether every file of the manifest is there with its size and hash."""
     try:
-        manifest = _files.validate_json((directory / MANIFEST).read_bytes())
+        manifest = msgspec.json.decode((directory / MANIFEST).read_bytes(), type=tuple[LockedFile, ...])
         return all(hash_file(directory, directory / file.path) == file for file in manifest)
-    except (OSError, ValidationError):
+    except (OSError, msgspec.DecodeError):
         return False
 
 
@@ -76,7 +75,7 @@ def _build(directory: Path, build: Callable[[Path], None], keep_partial: bool) -
     beside.mkdir(exist_ok=True)
     try:
         build(beside)
-        (beside / MANIFEST).write_bytes(_files.dump_json(hash_files(beside), indent=2))
+        (beside / MANIFEST).write_bytes(to_json(hash_files(beside)))
         for path in beside.rglob("*"):
             _sync(path)
         shutil.rmtree(directory, ignore_errors=True)  # not whole, or we would not be here

@@ -8,18 +8,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import TypeAdapter
+import msgspec
 
 from loadcheck.errors import BadInput, LoadcheckError, MachineCannot, Problem
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.model import Checkpoint, Quantization
 from loadcheck.weights.cache import build_once, weights_dir
-from loadcheck.weights.lock import LockedFile, hash_files, load_weights_lock
+from loadcheck.weights.lock import LockedFile, hash_files, load_weights_lock, to_json
 
 PATTERNS = ("*.json", "*.safetensors", "tokenizer*")
 
 Snapshot = Callable[[Checkpoint, Path], None]
-_files = TypeAdapter(tuple[LockedFile, ...])
 
 
 def prepare(plan: LoadPlan, snapshot: Snapshot | None = None) -> Path:
@@ -68,7 +67,7 @@ def check(directory: Path, checkpoint: Checkpoint, record: Path) -> None:
     A file that differs is removed, so that the next try fetches it again. BadInput with every problem at once.
     """
     found = {file.path: file for file in hash_files(directory)}
-    recorded = _files.validate_json(record.read_bytes()) if record.exists() else ()
+    recorded = msgspec.json.decode(record.read_bytes(), type=tuple[LockedFile, ...]) if record.exists() else ()
     expected = {file.path: file for file in recorded} | {
         file.path: file for file in locked_files(checkpoint) if file.is_known
     }
@@ -86,7 +85,7 @@ def check(directory: Path, checkpoint: Checkpoint, record: Path) -> None:
 def _record(new: dict[str, LockedFile], recorded: tuple[LockedFile, ...], record: Path) -> None:
     """Add the hashes of the files that were seen for the first time, and say so."""
     if new:
-        record.write_bytes(_files.dump_json((*recorded, *new.values()), indent=2))
+        record.write_bytes(to_json((*recorded, *new.values())))
         print(
             f"{len(new)} files were not in env/weights.lock yet: their sizes and hashes are now in {record}, "
             "are checked from now on, and may be committed to the lock",

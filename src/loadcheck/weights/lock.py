@@ -7,13 +7,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from loadcheck.specs.files import Spec, env_dir, load
 
 Unknown = Literal["unknown"]
 CHUNK_BYTES = 1 << 20
 
 
-class LockedFile(Spec):
+class LockedFile(Spec, frozen=True, kw_only=True):
     """One file of a model, by its path in the package or the repository; "unknown" is never compared."""
 
     path: str
@@ -33,7 +35,7 @@ class LockedFile(Spec):
         return None
 
 
-class LockedModel(Spec):
+class LockedModel(Spec, frozen=True, kw_only=True):
     """A model's files: inside a package of the index, or in a repository on the hub."""
 
     licence: str
@@ -45,7 +47,7 @@ class LockedModel(Spec):
     files: tuple[LockedFile, ...]
 
 
-class WeightsLock(Spec):
+class WeightsLock(Spec, frozen=True, kw_only=True):
     """Every model whose weights are locked, by its name in env/models."""
 
     models: dict[str, LockedModel]
@@ -73,3 +75,8 @@ def hash_files(root: Path) -> tuple[LockedFile, ...]:
         for path in files
         if not any(part.startswith(".") for part in path.relative_to(root).parts)
     )
+
+
+def to_json(files: tuple[LockedFile, ...]) -> bytes:
+    """A list of files as they are kept beside the weights."""
+    return msgspec.json.format(msgspec.json.encode(files), indent=2)
