@@ -53,7 +53,7 @@ test: .venv/dev/.complete .venv/$(ENGINE)/.complete ## unit tests, then a real l
 
 .PHONY: unit
 unit: .venv/dev/.complete ## the unit tests alone: seconds, no GPU, no network
-	@$(DEV)/pytest tests --ignore tests/integration --ignore tests/gpu $(ARGS)
+	@$(DEV)/pytest tests --ignore tests/integration --ignore tests/image --ignore tests/gpu $(ARGS)
 
 .PHONY: lint
 lint: .venv/dev/.complete ## style, types, layers, and that the locks belong to their .in files

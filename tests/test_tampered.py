@@ -43,11 +43,9 @@ def test_the_reference_log_holds_every_figure_to_tamper_with():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("position", DIGITS, ids=[f"{min(names)}@{at}" for at, names in DIGITS.items()])
-def test_a_changed_digit_fails_and_is_named(position: int, tmp_path: Path):
-    """Whatever the digit is changed to, the verdict is fail, and a failing finding is of that figure."""
-    log = tmp_path / "tampered.log"
-    for digit in "0123456789":
+def check_position(position: int, digits: str, log: Path) -> None:
+    """Whatever of `digits` the digit there is changed to, the verdict is fail, and a failing finding is of its figure."""
+    for digit in digits:
         if digit == T4_TEXT[position]:
             continue
         log.write_text(T4_TEXT[:position] + digit + T4_TEXT[position + 1 :])
@@ -55,6 +53,13 @@ def test_a_changed_digit_fails_and_is_named(position: int, tmp_path: Path):
         assert verdict.status == "fail", f"{T4_TEXT[position]} -> {digit} passed"
         named = {finding.figure for finding in verdict.findings if finding.status is Status.FAIL}
         assert named & DIGITS[position], f"{T4_TEXT[position]} -> {digit} blamed {named}"
+
+
+@pytest.mark.parametrize("position", DIGITS, ids=[f"{min(names)}@{at}" for at, names in DIGITS.items()])
+def test_a_changed_digit_fails_and_is_named(position: int, tmp_path: Path):
+    """A digit one up or one down: the verdict is fail, and a failing finding is of that figure."""
+    digit = int(T4_TEXT[position])
+    check_position(position, f"{(digit + 1) % 10}{(digit - 1) % 10}", tmp_path / "tampered.log")
 
 
 def test_a_swapped_model_name_fails_by_the_size_of_its_blocks(tmp_path: Path):
