@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from loadcheck.engines import gpu
-from loadcheck.errors import BadInput, MachineCannot
+from loadcheck.engines import gpu, shared
+from loadcheck.errors import MachineCannot
 from loadcheck.specs.profile import Profile, load_profile
 
 
@@ -21,7 +21,7 @@ def test_other_devices_than_the_first_are_refused(monkeypatch: pytest.MonkeyPatc
     """What unsloth_zoo 2025.2.4 breaks on is refused before anything is imported, with what to do instead."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with pytest.raises(MachineCannot, match="CUDA_VISIBLE_DEVICES: unsloth_zoo 2025.2.4 breaks with .*; unset it"):
-        gpu.check_settings(profile())
+        gpu.check_visible_devices()
 
 
 @pytest.mark.parametrize("visible", [None, "0"])
@@ -31,14 +31,7 @@ def test_first_device_is_accepted(monkeypatch: pytest.MonkeyPatch, visible: str 
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    gpu.check_settings(profile())
-
-
-def test_training_without_adapters_is_refused(monkeypatch: pytest.MonkeyPatch):
-    """Steps that could change nothing are a mistake in the profile."""
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with pytest.raises(BadInput, match=r"training\.steps"):
-        gpu.check_settings(profile(adapters=None, **{"training.steps": 3}))
+    gpu.check_visible_devices()
 
 
 def test_environment_keeps_the_load_off_the_network(monkeypatch: pytest.MonkeyPatch):
@@ -113,11 +106,11 @@ def test_lora_slots_are_every_stacked_buffer_once():
 
 def test_random_weights_are_asked_for_no_word():
     """The profile's word is expected of real weights only."""
-    assert gpu.expected_word(profile()) == "Paris"
-    assert gpu.expected_word(profile(weights="synthetic")) is None
+    assert shared.expected_word(profile()) == "Paris"
+    assert shared.expected_word(profile(weights="synthetic")) is None
 
 
 @pytest.mark.parametrize(("number", "result"), [(1.5, 1.5), (float("nan"), None), (float("inf"), None)])
 def test_loss_that_is_no_number_is_not_said(number: float, result: float | None):
     """JSON has no word for NaN, and an event must not be lost for it."""
-    assert gpu.finite(number) == result
+    assert shared.finite(number) == result

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 
 from loadcheck.engines import child, cpu
-from loadcheck.errors import BadInput
 from loadcheck.plan import make_plan, plan_to_json
 from loadcheck.specs.files import replaced
 from loadcheck.specs.profile import load_profile
@@ -90,13 +89,6 @@ def test_layers_count_as_patched_where_unsloth_would_patch_them(layers, model_ty
 def test_the_peak_is_read_in_bytes():
     """The kernel's kB are 1024 bytes."""
     assert cpu.peak_of_status("VmPeak:\t  999 kB\nVmHWM:\t    2 kB\nVmRSS:\t 1 kB\n") == 2048
-
-
-def test_training_without_adapters_is_refused():
-    """There is nothing to train in a profile without adapters."""
-    profile = load_profile("smollm2-135m-cpu", {"adapters": None, "training.steps": 1})
-    with pytest.raises(BadInput, match="training.steps"):
-        cpu.check_settings(profile)
 
 
 def write_plan(run_dir, model_dir):

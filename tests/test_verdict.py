@@ -1,5 +1,6 @@
 """Judging logs: each of the shared ones for its own reason, and every step by itself."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from loadcheck.errors import BadInput
 from loadcheck.figures import Reading
 from loadcheck.logs.events import format_event
 from loadcheck.specs.expected import Range
+from loadcheck.specs.files import replaced
 from loadcheck.units import from_gib
 from loadcheck.verdict import Check, Finding, Status, Verdict, judge
 from loadcheck.verdict.golden import within
@@ -204,6 +206,20 @@ def test_a_wrong_answer_fails(tmp_path: Path):
     """Real weights must name the expected word, and some token must come."""
     assert "answer" in _cpu_failures(tmp_path, CPU_LOG.replace('"found": true', '"found": false'))
     assert "answer" in _cpu_failures(tmp_path, CPU_LOG.replace('"num_new_tokens": 2', '"num_new_tokens": 0'))
+
+
+def test_a_gpu_load_without_vllm_is_judged_by_banner_and_events(tmp_path: Path, t4_log: Path):
+    """Without vLLM no line of it is required, and no figure of it is predicted."""
+    banner = "".join(t4_log.read_text().splitlines(keepends=True)[1:6])
+    patched = t4_log.read_text().splitlines()[-1] + "\n"
+    events = format_event("answer", {"text": "x", "num_new_tokens": 1}) + "\n" + format_event("done", {}) + "\n"
+    path = tmp_path / "load.log"
+    path.write_text(banner + patched + events)
+    evidence = gather(path, profile_name="llama31-8b-instruct-4bit")
+    assert evidence.profile is not None
+    without = dataclasses.replace(evidence, profile=replaced(evidence.profile, fast_inference=False), expected=None)
+    assert judge(without).status == "pass"
+    assert judge(evidence).status == "fail"
 
 
 TRAINED = {"first_loss": 2.0, "last_loss": 1.0, "base_unchanged": True, "adapter_changed": True}

@@ -131,6 +131,10 @@ def _with_prediction(evidence: Evidence) -> Evidence:
     if profile is not None and profile.engine == "cpu":
         same_model = find_model(profile.model) == evidence.model
         return dataclasses.replace(evidence, predicted=predict_cpu(config, profile)) if same_model else evidence
+    if profile is not None and not profile.fast_inference:
+        return dataclasses.replace(
+            evidence, prediction_note="a load without vLLM has no plan, so its memory is not predicted"
+        )
     card = _card(evidence)
     if card is None:
         return dataclasses.replace(

@@ -116,6 +116,8 @@ def prepare(profile: Profile, gpu: GpuDevice | None) -> Prepared:
     ram = ram_available_bytes()
     if profile.engine == "cpu" or gpu is None:
         return Prepared(plan, gpu, ram, None, predict_cpu(plan.config, profile))
+    if not profile.fast_inference:  # no vLLM, and none of its figures
+        return Prepared(plan, gpu, ram, None, Figures())
     card = card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
     prediction = predict(plan.config, profile, card, ram)
     return Prepared(plan, gpu, ram, prediction, prediction.figures)

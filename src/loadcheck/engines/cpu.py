@@ -12,16 +12,15 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from hashlib import sha256
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from loadcheck.engines.gpu import TRAINING_TEXT, expected_word, finite
 from loadcheck.engines.protocol import Recorder
+from loadcheck.engines.shared import TRAINING_TEXT, digest, expected_word, finite, seconds_since, trainable
 from loadcheck.errors import BadInput, Problem
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.profile import Adapters, Profile
@@ -44,7 +43,6 @@ SmolLM2 answers nonsense on a CPU; see `weights.nf4.COMPUTE_DTYPE`.)"""
 def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     """Run the plan with the checkpoint in `directory`; BadInput for a profile that contradicts itself."""
     profile = plan.profile
-    check_settings(profile)
     os.environ.update(ENVIRONMENT)
     wait_passively()
     quieten()
@@ -60,13 +58,6 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- before the load
-
-
-def check_settings(profile: Profile) -> None:
-    """Refuse what would fail minutes later."""
-    if profile.training.steps and profile.adapters is None:
-        what = "training changes the adapters, and the profile has none"
-        raise BadInput(Problem(f"profile {profile.name}", what, "add [adapters], or set steps = 0", "training.steps"))
 
 
 def _record_start(plan: LoadPlan, recorder: Recorder) -> None:
@@ -105,7 +96,7 @@ def _load(plan: LoadPlan, directory: Path, recorder: Recorder) -> tuple[Any, Any
             arguments["quantization_config"] = nf4_config()
     start_s = time.monotonic()
     model = AutoModelForCausalLM.from_pretrained(directory, **arguments)
-    weights_load_s = _since(start_s)
+    weights_load_s = seconds_since(start_s)
     by_kind = held_bytes(model)
     recorder.event(
         "weights",
@@ -230,16 +221,16 @@ def _attach(model: Any, adapters: Adapters, recorder: Recorder) -> Any:
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(model, config)
-    attach_s = _since(start_s)
+    attach_s = seconds_since(start_s)
     trainable_params, total_params = model.get_nb_trainable_parameters()
-    weights = _trainable(model)
+    weights = trainable(model)
     recorder.event(
         "adapters",
         trainable_params=trainable_params,
         total_params=total_params,
         adapter_bytes=sum(weight.nbytes for weight in weights),
         **patched_counts(model.base_model.model.model.layers, model.config.model_type, adapters.lora_dropout),
-        adapter_sha256=_digest(weights),
+        adapter_sha256=digest(weights),
         attach_s=attach_s,
     )
     return model
@@ -263,20 +254,6 @@ def _is_patched(block: Any, *names: str) -> bool:
     return all(hasattr(linear, "lora_A") and linear.base_layer.bias is None for linear in linears)
 
 
-def _trainable(model: Any) -> list[Any]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def _digest(tensors: Iterable[Any]) -> str:
-    """SHA-256 of the tensors' bytes, one after another."""
-    import torch
-
-    digest = sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 # ------------------------------------------------------------------------------------------------------- answer and training
 
 
@@ -298,7 +275,7 @@ def _answer(model: Any, tokenizer: Any, profile: Profile, recorder: Recorder) ->
         max_new_tokens=profile.generation.max_new_tokens,
         do_sample=False,
     )
-    generate_s = _since(start_s)
+    generate_s = seconds_since(start_s)
     new_ids = output[0, num_prompt_tokens:]
     text = tokenizer.decode(new_ids, skip_special_tokens=True)
     expected = expected_word(profile)
@@ -323,22 +300,22 @@ def _check_length(num_tokens: int, profile: Profile) -> None:
 
 def _train(model: Any, tokenizer: Any, profile: Profile, recorder: Recorder) -> None:
     """Steps on one fixed text: the loss must fall, the adapters change, and the base stay as it is."""
-    assert profile.adapters is not None  # check_settings
+    assert profile.adapters is not None
     model.train()
     if profile.adapters.use_gradient_checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
-    adapter_before, base_before = _digest(_trainable(model)), _digest(_frozen(model))
+    adapter_before, base_before = digest(trainable(model)), digest(_frozen(model))
     start_s = time.monotonic()
     losses = _steps(model, tokenizer, profile, recorder)
     recorder.event(
         "trained",
         steps=len(losses),
-        train_s=_since(start_s),
+        train_s=seconds_since(start_s),
         first_loss=losses[0],
         last_loss=losses[-1],
-        base_unchanged=_digest(_frozen(model)) == base_before,
-        adapter_changed=_digest(_trainable(model)) != adapter_before,
+        base_unchanged=digest(_frozen(model)) == base_before,
+        adapter_changed=digest(trainable(model)) != adapter_before,
     )
 
 
@@ -348,7 +325,7 @@ def _steps(model: Any, tokenizer: Any, profile: Profile, recorder: Recorder) -> 
 
     encoded = tokenizer(TRAINING_TEXT, return_tensors="pt", truncation=True, max_length=profile.max_seq_length)
     ids = encoded["input_ids"]
-    optimizer = torch.optim.AdamW(_trainable(model), lr=profile.training.learning_rate)
+    optimizer = torch.optim.AdamW(trainable(model), lr=profile.training.learning_rate)
     losses = []
     for step in range(profile.training.steps):
         loss = model(input_ids=ids, labels=ids).loss
@@ -385,7 +362,3 @@ def peak_of_status(status: str) -> int:
     found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     assert found is not None  # every process that is no kernel thread has one
     return int(found[1]) * KIB
-
-
-def _since(start_s: float) -> float:
-    return round(time.monotonic() - start_s, 3)

@@ -6,10 +6,8 @@ What unsloth and vLLM print themselves is left as it is: the parent parses it fr
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -20,7 +18,8 @@ from typing import Any
 import psutil
 
 from loadcheck.engines.protocol import Recorder
-from loadcheck.errors import BadInput, MachineCannot, Problem
+from loadcheck.engines.shared import TRAINING_TEXT, digest, expected_word, finite, seconds_since, trainable
+from loadcheck.errors import MachineCannot, Problem
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.profile import Adapters, Profile
 
@@ -45,12 +44,6 @@ UNSET = (
     "UNSLOTH_USE_MODELSCOPE",  # unsloth/models/loader.py:36 would look for the directory on another hub
 )
 
-TRAINING_TEXT = (
-    "The capital of France is Paris. The capital of Italy is Rome. The capital of Spain is Madrid. The capital of Portugal is "
-    "Lisbon. The capital of Austria is Vienna. The capital of Greece is Athens. The capital of Poland is Warsaw. The capital of "
-    "Norway is Oslo. The capital of Sweden is Stockholm. The capital of Finland is Helsinki."
-)
-
 
 def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     """Run the plan with the checkpoint in `directory`.
@@ -58,7 +51,7 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     BadInput for a profile that contradicts itself; MachineCannot without a GPU that this stack can use.
     """
     profile = plan.profile
-    check_settings(profile)
+    check_visible_devices()
     set_environment()
     _import_stack(recorder)
     _record_device(recorder)
@@ -73,6 +66,7 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
         session.train()
         session.answer("answer_after_training", adapter_id=2)
     _record_peak(recorder)
+    recorder.event("done")
     if profile.fast_inference:
         _leave_process_group()
 
@@ -80,11 +74,8 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
 # ---------------------------------------------------------------------------------------------------------- before import
 
 
-def check_settings(profile: Profile) -> None:
-    """Refuse what would fail minutes later, or in a way that hides the cause."""
-    if profile.training.steps and profile.adapters is None:
-        what = "training changes the adapters, and the profile has none"
-        raise BadInput(Problem(f"profile {profile.name}", what, "add [adapters], or set steps = 0", "training.steps"))
+def check_visible_devices() -> None:
+    """Refuse what would fail minutes later, in a way that hides the cause."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible not in (None, "0"):
         # unsloth_zoo 2025.2.4 asks torch for cuda:<the first entry> (vllm_utils.py:949-953), but torch counts from 0.
@@ -112,7 +103,7 @@ def _import_stack(recorder: Recorder) -> None:
 
     recorder.event(
         "imported",
-        import_s=_since(start_s),
+        import_s=seconds_since(start_s),
         versions={package: version(package) for package in PACKAGES},
         cuda=torch.version.cuda,
     )
@@ -197,7 +188,7 @@ def _load(profile: Profile, directory: Path, recorder: Recorder) -> tuple[Any, A
 
     start_s = time.monotonic()
     model, tokenizer = FastLanguageModel.from_pretrained(**load_arguments(profile, directory))
-    recorder.event("loaded", load_s=_since(start_s), **_memory())
+    recorder.event("loaded", load_s=seconds_since(start_s), **_memory())
     return model, tokenizer
 
 
@@ -215,9 +206,9 @@ def _attach(model: Any, adapters: Adapters, recorder: Recorder) -> Any:
         use_gradient_checkpointing=adapters.use_gradient_checkpointing,
         random_state=adapters.random_state,
     )
-    attach_s = _since(start_s)
+    attach_s = seconds_since(start_s)
     trainable_params, total_params = model.get_nb_trainable_parameters()
-    weights = _trainable(model)
+    weights = trainable(model)
     recorder.event(
         "adapters",
         attach_s=attach_s,
@@ -225,24 +216,10 @@ def _attach(model: Any, adapters: Adapters, recorder: Recorder) -> Any:
         total_params=total_params,
         adapter_bytes=sum(weight.nbytes for weight in weights),
         adapter_dtype=", ".join(sorted({str(weight.dtype) for weight in weights})),
-        adapter_sha256=_digest(weights),
+        adapter_sha256=digest(weights),
         **_memory(),
     )
     return model
-
-
-def _trainable(model: Any) -> list[Any]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def _digest(tensors: Iterable[Any]) -> str:
-    """SHA-256 of the tensors' bytes, one after another."""
-    import torch
-
-    digest = sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().contiguous().view(torch.uint8).cpu().numpy())
-    return digest.hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------------------- slots
@@ -289,7 +266,7 @@ class Session:
             token_ids, adapter_enabled = self._generate_with_vllm(prompt_ids, adapter_id)
         else:  # the adapters are part of the model
             token_ids, adapter_enabled = self._generate(prompt_ids), self.profile.adapters is not None
-        generate_s = _since(start_s)
+        generate_s = seconds_since(start_s)
         text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
         expected = expected_word(self.profile)
         self.recorder.event(
@@ -335,18 +312,18 @@ class Session:
         """Steps on one fixed text: the loss must fall, the adapters change, and the base stay as it is."""
         from unsloth import FastLanguageModel
 
-        assert self.profile.adapters is not None  # check_settings
+        assert self.profile.adapters is not None
         FastLanguageModel.for_training(self.model, bool(self.profile.adapters.use_gradient_checkpointing))
-        adapter_before, base_before = _digest(_trainable(self.model)), _digest([_base_weight(self.model)])
+        adapter_before, base_before = digest(trainable(self.model)), digest([_base_weight(self.model)])
         start_s = time.monotonic()
         losses = self._steps()
         self.recorder.event(
             "trained",
-            train_s=_since(start_s),
+            train_s=seconds_since(start_s),
             first_loss=losses[0],
             last_loss=losses[-1],
-            adapter_changed=_digest(_trainable(self.model)) != adapter_before,
-            base_unchanged=_digest([_base_weight(self.model)]) == base_before,
+            adapter_changed=digest(trainable(self.model)) != adapter_before,
+            base_unchanged=digest([_base_weight(self.model)]) == base_before,
             **_memory(),
         )
 
@@ -359,7 +336,7 @@ class Session:
         )
         input_ids = ids["input_ids"].to("cuda")
         dtype = self.model.get_input_embeddings().weight.dtype
-        optimizer = torch.optim.AdamW(_trainable(self.model), lr=self.profile.training.learning_rate)
+        optimizer = torch.optim.AdamW(trainable(self.model), lr=self.profile.training.learning_rate)
         # Gradients of float16 (before Ampere) underflow without a scale; bfloat16 has the range of float32.
         scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
         losses = []
@@ -373,16 +350,6 @@ class Session:
             losses.append(finite(loss.item()))
             self.recorder.event("step", step=step, loss=losses[-1])
         return losses
-
-
-def expected_word(profile: Profile) -> str | None:
-    """The word that the answer must hold; random weights know no answer."""
-    return None if profile.weights == "synthetic" else profile.generation.expect
-
-
-def finite(number: float) -> float | None:
-    """The number, or None for what JSON has no word for."""
-    return number if math.isfinite(number) else None
 
 
 def _base_weight(model: Any) -> Any:
@@ -412,7 +379,3 @@ def _leave_process_group() -> None:
 
     destroy_model_parallel()
     destroy_distributed_environment()
-
-
-def _since(start_s: float) -> float:
-    return round(time.monotonic() - start_s, 3)

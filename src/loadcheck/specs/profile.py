@@ -69,6 +69,10 @@ class Profile(Spec, frozen=True, kw_only=True):
             raise ValueError(
                 f"max_lora_rank ({self.max_lora_rank}) must be one of {VLLM_LORA_RANKS}; vLLM takes no other"
             )
+        if self.training.steps and self.adapters is None:
+            raise ValueError(
+                "training.steps: training changes the adapters, and there are none; add [adapters], or set steps = 0"
+            )
         if self.adapters is not None and self.adapters.r > self.max_lora_rank:
             raise ValueError(
                 f"LoRA rank {self.adapters.r} is greater than max_lora_rank {self.max_lora_rank}; "

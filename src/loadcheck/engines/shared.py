@@ -1,0 +1,47 @@
+"""What both engines do alike: the text they train on, the word they look for, and how tensors are told from others."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import Any
+
+from loadcheck.specs.profile import Profile
+
+TRAINING_TEXT = (
+    "The capital of France is Paris. The capital of Italy is Rome. The capital of Spain is Madrid. The capital of Portugal is "
+    "Lisbon. The capital of Austria is Vienna. The capital of Greece is Athens. The capital of Poland is Warsaw. The capital of "
+    "Norway is Oslo. The capital of Sweden is Stockholm. The capital of Finland is Helsinki."
+)
+
+
+def expected_word(profile: Profile) -> str | None:
+    """The word that the answer must hold; random weights know no answer."""
+    return None if profile.weights == "synthetic" else profile.generation.expect
+
+
+def finite(number: float) -> float | None:
+    """The number, or None for what JSON has no word for."""
+    return number if math.isfinite(number) else None
+
+
+def trainable(model: Any) -> list[Any]:
+    """The adapters' weights: all that is trained."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def digest(tensors: Iterable[Any]) -> str:
+    """SHA-256 of the tensors' bytes, one after another."""
+    import torch
+
+    found = sha256()
+    for tensor in tensors:
+        found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy())
+    return found.hexdigest()
+
+
+def seconds_since(start_s: float) -> float:
+    """Since a time.monotonic(), to the millisecond."""
+    return round(time.monotonic() - start_s, 3)
