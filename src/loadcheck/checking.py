@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck.errors import BadInput
+from loadcheck.figures import MAX_NUMBER
 from loadcheck.logs import Attempt, parse_log
 from loadcheck.predict.bands import bands
 from loadcheck.predict.card import Card, card_from_device, card_from_table
@@ -175,8 +176,11 @@ def _bands(prediction: Prediction, evidence: Evidence) -> dict[str, Any]:
 
 
 def _device(attempt: Attempt) -> dict[str, Any]:
-    """What our engine read from the device before the load; empty for a log from elsewhere."""
-    return attempt.event("device") or {}
+    """What our engine read from the device before the load; empty for a log from elsewhere, or with numbers that are none."""
+    event = attempt.event("device") or {}
+    names = ("device_total_bytes", "device_free_bytes", "ram_available_bytes")
+    sane = all(isinstance(event.get(name), int) and 0 < event[name] < MAX_NUMBER for name in names)
+    return event if sane else {}
 
 
 def _card(evidence: Evidence) -> Card | None:

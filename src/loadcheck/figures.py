@@ -17,6 +17,8 @@ from typing import Any, TypeGuard
 from loadcheck.units import from_gib, to_gib
 
 Value = str | int | float
+MAX_NUMBER = 2**63
+"""No figure is as large, in any unit."""
 
 
 class Kind(Enum):
@@ -51,7 +53,9 @@ class FigureSpec:
             return isinstance(value, str)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        return isinstance(value, int) or (math.isfinite(value) and self.kind not in (Kind.COUNT, Kind.MEMORY))
+        if isinstance(value, int):
+            return abs(value) < MAX_NUMBER
+        return math.isfinite(value) and self.kind not in (Kind.COUNT, Kind.MEMORY)
 
     def to_edge(self, value: Value, decimals: int | None = None) -> Value:
         """The value as it is written outside: GiB for memory, rounded as the log prints it (or to `decimals`)."""
@@ -73,7 +77,8 @@ class FigureSpec:
         places = self.decimals if decimals is None else decimals
         if self.kind is Kind.COUNT and isinstance(edge, int):
             return f"{edge:,}"
-        return f"{edge:.{places}f}" if places and not isinstance(edge, str) else str(edge)
+        # a utilization printed as "0.6" is one of whole tens of percent: fewer than no decimals
+        return f"{edge:.{places}f}" if places and places > 0 and not isinstance(edge, str) else str(edge)
 
 
 def _figure(kind: Kind, decimals: int | None = None) -> Any:

@@ -19,6 +19,9 @@ from loadcheck.logs.text import clean_line, read_blocks
 EVENT_ANCHOR = PREFIX + "{"
 MAX_ATTEMPTS = 1_000
 """A file that begins more loads than any log holds is refused, rather than kept in memory."""
+MAX_TEXT_CHARS = 4_096
+MAX_NUMBER_CHARS = 20
+"""No log prints longer ones; a longer one is not taken for a figure."""
 MAX_KEPT = 10_000
 """Readings, errors or events kept of one attempt: far over what any load prints, so that hostile input cannot fill memory."""
 
@@ -164,7 +167,10 @@ def _matches(line: int, text: str) -> list[_Match]:
 
 def _readings(format: LineFormat, match: re.Match[str], line: int) -> Iterator[Reading]:
     for capture, text in zip(format.captures, match.groups(), strict=True):
-        if len(text) > 4096:
+        if (
+            len(text) > (MAX_TEXT_CHARS if capture.convert is str else MAX_NUMBER_CHARS)
+            and capture.attribute != "graph_sizes"
+        ):
             continue
         decimals = len(text.partition(".")[2]) + capture.shift if capture.decimals else None
         try:
@@ -262,15 +268,11 @@ def _said(readings: Iterable[Reading]) -> set[tuple[str, Any]]:
 def _inherit(attempt: Attempt, other: Attempt) -> None:
     """Give `attempt` what `other` said once for the whole run and it did not say itself."""
     own = {reading.attribute for reading in attempt.readings}
-    run_formats = [format for format in FORMATS if format.stage in RUN_STAGES and other.formats[format.name]]
-    for format in run_formats:
-        if attempt.formats[format.name] or format.name == RETRY:
-            continue
-        attempt.formats[format.name] = other.formats[format.name]
-        attempt.first_lines[format.name] = other.first_lines[format.name]
-        said = {capture.attribute for capture in format.captures}
-        attempt.readings.extend(_of_run(other.readings, said - own))
-
-
-def _of_run(readings: Iterable[Reading], attributes: set[str]) -> list[Reading]:
-    return [reading for reading in readings if reading.attribute in attributes]
+    said: set[str] = set()
+    for format in FORMATS:
+        inherited = format.stage in RUN_STAGES and format.name != RETRY
+        if inherited and other.formats[format.name] and not attempt.formats[format.name]:
+            attempt.formats[format.name] = other.formats[format.name]
+            attempt.first_lines[format.name] = other.first_lines[format.name]
+            said |= {capture.attribute for capture in format.captures}
+    attempt.readings.extend(reading for reading in other.readings if reading.attribute in said - own)

@@ -7,6 +7,8 @@ from loadcheck.predict.terms import Term, total
 from loadcheck.specs.model import ModelConfig
 from loadcheck.units import MIB, round_up
 
+LARGEST_GRAPH = 8192
+
 # Fitted together over ten runs on an H100 (driver 580.159, 2026-11-24, tests/runs/h100; largest residual 4.6 %): what the capture
 # takes at once besides a second cuBLAS workspace, how much more than its peak the pool reserves, and the driver's memory for a node.
 BASE_BYTES = 76 * MIB
@@ -25,9 +27,10 @@ _NODES_LORA = 18
 def capture_sizes(max_num_seqs: int) -> list[int]:
     """The batch sizes captured, ascending: 1, 2, 4 and every multiple of 8 up to the smallest that holds all sequences.
 
-    vllm/config.py:3286-3348 and 2981-3026 at 0.7.2.
+    vllm/config.py:3286-3348 and 2981-3026 at 0.7.2, which go up to 8192.
     """
-    largest = next((size for size in (1, 2, 4) if size >= max_num_seqs), round_up(max_num_seqs, 8))
+    smallest = next((size for size in (1, 2, 4) if size >= max_num_seqs), round_up(max_num_seqs, 8))
+    largest = min(smallest, LARGEST_GRAPH)
     return [size for size in (1, 2, 4, *range(8, largest + 1, 8)) if size <= largest]
 
 

@@ -7,7 +7,6 @@ that way. They catch a wrong model name and an edited log.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import combinations
 
 from loadcheck.figures import Kind, Reading
 from loadcheck.predict.graphs import capture_sizes
@@ -48,13 +47,28 @@ def _agreement(evidence: Evidence) -> Iterator[Finding]:
     for reading in evidence.attempt.readings:
         by_attribute.setdefault(reading.attribute, []).append(reading)
     for readings in by_attribute.values():
-        clash = next((pair for pair in combinations(readings, 2) if not _same(*pair)), None)
+        clash = _clash(readings)
         if clash:
             first, second = clash
             why = f"line {first.line} says {first.show()}, line {second.line} says {second.show()}"
             yield evidence.finding(second, Check.IDENTITY, False, why=why, remedy=EDITED)
         elif len(readings) > 1:
             yield evidence.finding(readings[0], Check.IDENTITY, True, why=f"{len(readings)} lines say the same")
+
+
+def _clash(readings: list[Reading]) -> tuple[Reading, Reading] | None:
+    """Two readings that cannot both be true, the earlier line first; None where all can.
+
+    Intervals meet two by two just where the highest of their low ends is not above the lowest of their high ends.
+    """
+    if readings[0].spec.kind is Kind.TEXT:
+        other = next((reading for reading in readings if not _same(readings[0], reading)), None)
+        return None if other is None else (readings[0], other)
+    highest = max(readings, key=lambda reading: Interval.of(reading).low)
+    lowest = min(readings, key=lambda reading: Interval.of(reading).high)
+    if _same(highest, lowest):
+        return None
+    return (highest, lowest) if highest.line <= lowest.line else (lowest, highest)
 
 
 EDITED = "the log was edited, or is of two loads; give the raw output of one"
