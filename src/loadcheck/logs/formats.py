@@ -42,6 +42,7 @@ class Capture:
 
     Attributes:
         decimals: count the printed decimals (the value stands for an interval); False where the value is exact.
+        longest: characters that a group may have to be taken for the figure; no log prints a number of more than 20.
         shift: added to the count of decimals, where the log prints the figure in another unit.
     """
 
@@ -49,6 +50,7 @@ class Capture:
     convert: Callable[[str], Value]
     decimals: bool = False
     shift: int = 0
+    longest: int = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def _exact(attribute: str) -> Capture:
 
 
 def _text(attribute: str) -> Capture:
-    return Capture(attribute, str)
+    return Capture(attribute, str, longest=4096)
 
 
 def _line(name: str, source: str, stage: Stage, anchor: str, pattern: str, *captures: Capture) -> LineFormat:
@@ -167,7 +169,7 @@ FORMATS: tuple[LineFormat, ...] = (
           r" quantization=(\w+),", Capture("quantization", _quantization)),
     _part("engine graph sizes", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
           r'"cudagraph_capture_sizes":\[(([\d,]+))\],"max_capture_size":(\d+)',
-          Capture("num_cuda_graphs", _length), _text("graph_sizes"), _exact("largest_graph")),
+          Capture("num_cuda_graphs", _length, longest=4096), _text("graph_sizes"), _exact("largest_graph")),
     _line("loading", "model_runner.py:1110", Stage.LOADING, "Starting to load model",
           r"Starting to load model (\S+?)\.\.\.", _text("model")),
     _line("weights", "model_runner.py:1115", Stage.WEIGHTS, "Loading model weights took",

@@ -19,9 +19,6 @@ from loadcheck.logs.text import clean_line, read_blocks
 EVENT_ANCHOR = PREFIX + "{"
 MAX_ATTEMPTS = 1_000
 """A file that begins more loads than any log holds is refused, rather than kept in memory."""
-MAX_TEXT_CHARS = 4_096
-MAX_NUMBER_CHARS = 20
-"""No log prints longer ones; a longer one is not taken for a figure."""
 MAX_KEPT = 10_000
 """Readings, errors or events kept of one attempt: far over what any load prints, so that hostile input cannot fill memory."""
 
@@ -167,10 +164,7 @@ def _matches(line: int, text: str) -> list[_Match]:
 
 def _readings(format: LineFormat, match: re.Match[str], line: int) -> Iterator[Reading]:
     for capture, text in zip(format.captures, match.groups(), strict=True):
-        if (
-            len(text) > (MAX_TEXT_CHARS if capture.convert is str else MAX_NUMBER_CHARS)
-            and capture.attribute != "graph_sizes"
-        ):
+        if len(text) > capture.longest:
             continue
         decimals = len(text.partition(".")[2]) + capture.shift if capture.decimals else None
         try:
