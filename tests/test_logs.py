@@ -203,6 +203,13 @@ def test_a_line_without_end_is_cut(tmp_path: Path, t4_log: Path):
     assert parse_log(log).last.figures.num_gpu_blocks == 1353
 
 
+def test_an_overlong_number_is_no_line(t4_log: Path, tmp_path: Path):
+    """A line whose figure is too long to be one is missing, so no coarser reading can stand in for it unnoticed."""
+    log = _write(tmp_path / "log", t4_log.read_text().replace("59.59%", "59." + "9" * 400 + "%"))
+    assert parse_log(t4_log).last.formats["plan utilization"] == 1
+    assert parse_log(log).last.formats["plan utilization"] == 0
+
+
 def test_an_event_is_one_ascii_line():
     """No value of an event can break its line or colour the terminal, and it reads back as it was."""
     line = format_event("answer", {"text": "a\nloadcheck: {\x1b[31m", "num_new_tokens": 2})

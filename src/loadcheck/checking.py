@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def _card_before_non_torch(evidence: Evidence) -> Card | None:
     attempt = evidence.attempt
     device = _device(attempt)
     name, capability = attempt.reading("gpu_name"), attempt.reading("compute_capability")
-    if name is None or capability is None:
+    if name is None or capability is None or not re.fullmatch(r"\d{1,2}\.\d", str(capability.value)):
         return None
     if device.get("device_total_bytes") and device.get("device_free_bytes"):
         return card_from_device(
@@ -238,6 +239,8 @@ def _plan_from_log(attempt: Attempt) -> ZooPlan | None:
     if any(reading is None for reading in readings):
         return None
     utilization, length, sequences, swap = (float(reading.value) for reading in readings if reading is not None)
+    if length < 1 or sequences < 1:
+        return None
     return ZooPlan(utilization / 100, 0.0, int(length), int(sequences), int(swap))
 
 

@@ -156,7 +156,10 @@ def _matches(line: int, text: str) -> list[_Match]:
     for format in FORMATS:
         if format.anchor in text:
             for match in format.pattern.finditer(text):
-                found.append(_Match(match.start(), format, tuple(_readings(format, match, line))))
+                readings = tuple(_readings(format, match, line))
+                # A line with a figure that is no figure is not that line: it counts as missing, not as seen.
+                if len(readings) == len(format.captures):
+                    found.append(_Match(match.start(), format, readings))
                 if len(found) > MAX_KEPT:
                     return found
     return sorted(found, key=lambda match: match.position)

@@ -163,6 +163,8 @@ def _cpu_blocks(evidence: Evidence) -> Iterator[Finding]:
 def _concurrency(evidence: Evidence) -> Iterator[Finding]:
     if intervals := _intervals(evidence, "num_gpu_blocks", "max_model_len"):
         blocks, length = intervals
+        if length.low <= 0:
+            return  # no length at all, which other checks name
         ratio = blocks.scaled(BLOCK_TOKENS / length.low)
         formula = f"max_concurrency = num_gpu_blocks × {BLOCK_TOKENS} / max_model_len"
         yield from _compare(evidence, "max_concurrency", ratio, formula)
