@@ -55,6 +55,10 @@ test: .venv/dev/.complete .venv/$(ENGINE)/.complete ## unit tests, then a real l
 unit: .venv/dev/.complete ## the unit tests alone: seconds, no GPU, no network
 	@$(DEV)/pytest tests --ignore tests/integration --ignore tests/image --ignore tests/gpu $(ARGS)
 
+.PHONY: fuzz
+fuzz: .venv/dev/.complete ## throw damaged logs at the parser and the judgement (ARGS='-n 100000 --seed 1')
+	@$(DEV)/python scripts/fuzz.py $(ARGS)
+
 .PHONY: lint
 lint: .venv/dev/.complete ## style, types, layers, and that the locks belong to their .in files
 	@$(DEV)/ruff format --check --quiet src tests scripts
