@@ -1,7 +1,7 @@
 """Throw damaged logs at the parser and the judgement (`make fuzz`): no crash, no hang, no wrong PASS.
 
 Each input is a real log, damaged at random in one to six ways. A PASS is wrong where the log is the T4 reference, whose every memory
-figure and count has one value, and one of them reads otherwise than it did.
+figure and count has one value, and one of them reads otherwise than it did. What goes wrong is kept in build/fuzz.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from loadcheck.verdict import judge
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "tests" / "runs" / "t4_llama31-8b_reference.txt"
-CORPUS = ROOT / "tests" / "fuzz"
+FOUND = ROOT / "build" / "fuzz"
 ANCHORS = (
     [format.anchor for format in FORMATS] + [anchor for anchor, _ in ERRORS] + ['loadcheck: {"event": "', "\x1b[31m"]
 )
@@ -94,7 +94,6 @@ def seeds() -> list[tuple[str, bool]]:
     logs = [
         *(ROOT / "tests" / "runs").glob("*.txt"),
         *(ROOT / "tests" / "runs").glob("h100/*/load.log"),
-        *CORPUS.glob("*.txt"),
     ]
     return [(log.read_text(encoding="utf-8", errors="replace"), log == REFERENCE) for log in sorted(logs)]
 
@@ -127,8 +126,8 @@ def work(job: tuple[int, int]) -> list[str]:
             text, is_reference = rng.choice(logs) if n % 2 else (REFERENCE.read_text(), True)
             path.write_text(damaged(rng, text), encoding="utf-8", errors="replace")
             if (what := tried(path, reference if is_reference else None)) is not None:
-                keep = CORPUS / f"found-{seed}-{n}.txt"
-                keep.parent.mkdir(exist_ok=True)
+                keep = FOUND / f"{seed}-{n}.txt"
+                keep.parent.mkdir(parents=True, exist_ok=True)
                 keep.write_bytes(path.read_bytes())
                 wrong.append(f"{keep}: {what}")
     return wrong

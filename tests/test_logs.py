@@ -224,6 +224,16 @@ def test_what_is_no_event_is_none(text: str):
     assert parse_event(text) is None
 
 
+def test_a_capability_that_is_none_is_not_read(tmp_path: Path, t4_log: Path):
+    """An event's compute capability counts only where it looks like one."""
+    said = {text: format_event("device", {"compute_capability": text}) for text in ("9.0", "9.08.post3", "٩.٠")}
+    read = {text: parse_log(_write(tmp_path / "log", f"{t4_log.read_text()}\n{line}\n")) for text, line in said.items()}
+    values = {
+        text: [r.value for r in log.last.readings if r.attribute == "compute_capability"] for text, log in read.items()
+    }
+    assert {text for text, found in values.items() if text in found} == {"9.0"}
+
+
 def test_events_say_figures_to_the_byte(tmp_path: Path):
     """A figure in an event is exact, and is preferred over a rounded one."""
     log = _write(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -40,17 +41,21 @@ class FigureSpec:
         attribute: its name in `Figures` (memory ends in `_bytes`).
         name: its name in JSON, TOML and on screen (memory ends in `_gib`).
         decimals: how many the log prints; None where the value is no decimal number.
+        pattern: what the whole of a text must look like; None where any text will do.
     """
 
     attribute: str
     name: str
     kind: Kind
     decimals: int | None
+    pattern: str | None = None
 
     def holds(self, value: object) -> TypeGuard[Value]:
-        """Whether `value` is of the type that this figure is held as."""
+        """Whether `value` is of the type, and of the form, that this figure is held as."""
         if self.kind is Kind.TEXT:
-            return isinstance(value, str)
+            return isinstance(value, str) and (
+                self.pattern is None or re.fullmatch(self.pattern, value, re.ASCII) is not None
+            )
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         if isinstance(value, int):
@@ -81,8 +86,8 @@ class FigureSpec:
         return f"{edge:.{places}f}" if places and places > 0 and not isinstance(edge, str) else str(edge)
 
 
-def _figure(kind: Kind, decimals: int | None = None) -> Any:
-    return dataclasses.field(default=None, metadata={"kind": kind, "decimals": decimals})
+def _figure(kind: Kind, decimals: int | None = None, pattern: str | None = None) -> Any:
+    return dataclasses.field(default=None, metadata={"kind": kind, "decimals": decimals, "pattern": pattern})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +97,7 @@ class Figures:
     # the machine and the stack: unsloth's banner
     gpu_name: str | None = _figure(Kind.TEXT)
     gpu_total_bytes: int | None = _figure(Kind.MEMORY, 3)
-    compute_capability: str | None = _figure(Kind.TEXT)
+    compute_capability: str | None = _figure(Kind.TEXT, pattern=r"\d{1,2}\.\d")
     unsloth: str | None = _figure(Kind.TEXT)
     vllm: str | None = _figure(Kind.TEXT)
     torch: str | None = _figure(Kind.TEXT)
@@ -162,7 +167,7 @@ def figure_specs() -> dict[str, FigureSpec]:
     for field in dataclasses.fields(Figures):
         kind: Kind = field.metadata["kind"]
         name = field.name.removesuffix("_bytes") + "_gib" if kind is Kind.MEMORY else field.name
-        specs[field.name] = FigureSpec(field.name, name, kind, field.metadata["decimals"])
+        specs[field.name] = FigureSpec(field.name, name, kind, field.metadata["decimals"], field.metadata["pattern"])
     return specs
 
 
