@@ -62,6 +62,28 @@ def test_a_changed_digit_fails_and_is_named(position: int, tmp_path: Path):
     check_position(position, f"{(digit + 1) % 10}{(digit - 1) % 10}", tmp_path / "tampered.log")
 
 
+NAMES = sorted(set().union(*DIGITS.values()) - {"graph_sizes"})
+
+
+@pytest.mark.parametrize("number", ["0", "0.00", "-1", "99999999"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_figure_that_is_absurd_in_every_line_fails(name: str, number: str, tmp_path: Path):
+    """The same absurd number wherever the log says the figure: it agrees with itself, and the verdict is still fail."""
+    positions = {at for at, names in DIGITS.items() if name in names}
+    spans = {re.compile(r"[\d.]*\d").search(T4_TEXT, _start(at)).span() for at in positions}  # type: ignore[union-attr]
+    text = T4_TEXT
+    for start, end in sorted(spans, reverse=True):
+        text = text[:start] + number + text[end:]
+    log = tmp_path / "absurd.log"
+    log.write_text(text)
+    assert judge(gather(log)).status == "fail"
+
+
+def _start(position: int) -> int:
+    """Where the number begins that has a digit at `position`."""
+    return position - len(re.search(r"[\d.]*$", T4_TEXT[:position]).group())  # type: ignore[union-attr]
+
+
 def test_a_swapped_model_name_fails_by_the_size_of_its_blocks(tmp_path: Path):
     """A log that names another known model fails on its KV blocks, not on the name alone."""
     log = tmp_path / "renamed.log"

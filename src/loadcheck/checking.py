@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +200,7 @@ def _card_before_non_torch(evidence: Evidence) -> Card | None:
     attempt = evidence.attempt
     device = _device(attempt)
     name, capability = attempt.reading("gpu_name"), attempt.reading("compute_capability")
-    if name is None or capability is None or not re.fullmatch(r"\d{1,2}\.\d", str(capability.value)):
+    if name is None or capability is None:
         return None
     if device.get("device_total_bytes") and device.get("device_free_bytes"):
         return card_from_device(
@@ -214,7 +213,7 @@ def _card_from_log(evidence: Evidence, name: str, capability: str) -> Card | Non
     """A log from elsewhere: the table's memory where its utilization fits that, else as much as the utilization implies."""
     attempt = evidence.attempt
     total, utilization = attempt.reading("gpu_total_bytes"), attempt.reading("gpu_memory_utilization_pct")
-    if total is None or utilization is None:
+    if total is None or utilization is None or int(total.value) <= 0:
         return None
     share = evidence.profile.gpu_memory_utilization if evidence.profile else _ANY_PROFILE.gpu_memory_utilization
     total_bytes = int(total.value)

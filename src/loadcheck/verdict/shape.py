@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from loadcheck.figures import figure_specs
 from loadcheck.logs import Outcome
 from loadcheck.logs.formats import FORMATS, RUN_STAGES
+from loadcheck.specs.versions import load_versions
 from loadcheck.verdict.evidence import Evidence
 from loadcheck.verdict.finding import Check, Finding, Status
 
@@ -18,6 +19,8 @@ REQUIRED = (
     "weights", "profile time", "profile budget", "profile weights", "profile non_torch", "profile activation", "profile kv",
     "blocks", "concurrency", "captured", "ready",
 )  # fmt: skip
+# What the pinned vLLM always prints and others need not.
+REQUIRED_OF_THE_PIN = "engine graph sizes"
 # Later dialects of a required line.
 ALTERNATIVES = {"weights": ("weights", "weights 0.8")}
 CPU_EVENTS = ("started", "weights", "adapters", "answer", "peak", "done")
@@ -89,7 +92,10 @@ def _missing_lines(evidence: Evidence) -> Iterator[Finding]:
     attempt = evidence.attempt
     profile = evidence.profile
     # without vLLM there is unsloth's banner alone, and our own events
-    required = [name for name in REQUIRED if profile is None or profile.fast_inference or name.startswith("banner")]
+    vllm = attempt.reading("vllm")
+    pinned = vllm is not None and vllm.value == load_versions().version("vllm")
+    lines = (*REQUIRED, REQUIRED_OF_THE_PIN) if pinned else REQUIRED
+    required = [name for name in lines if profile is None or profile.fast_inference or name.startswith("banner")]
     if profile is not None and profile.adapters is not None:
         required.append("patched")
     if attempt.outcome is not Outcome.COMPLETED:  # what comes after the end is no further finding
