@@ -2,10 +2,10 @@
 # Stages: os (Debian and what Triton compiles with), stack (the lock, installed, patched and pruned), code (loadcheck), image.
 # It is written for the oldest builders in use: BuildKit of Docker 20.10, and buildah 1.28. docs/image.md says how it is built.
 ARG BASE=debian:bookworm-20250203-slim@sha256:40b107342c492725bc7aacbe93a49945445191ae364184a6d24fedb28172f6f7
+# The day of the lock: the time of every file, and what bytecode is compared with.
+ARG SOURCE_DATE_EPOCH=1739491200
 
 FROM ${BASE} AS os
-# The day of the lock. Python writes bytecode that holds a hash of its source, not a time, where this is set.
-ARG SOURCE_DATE_EPOCH=1739491200
 # Mounted on folders that Debian has, so that no empty one is left behind; single files, so that no other file starts this again.
 RUN --mount=type=bind,source=scripts/image/inside,target=/mnt \
     --mount=type=bind,source=env/image.toml,target=/srv/image.toml \
@@ -13,6 +13,7 @@ RUN --mount=type=bind,source=scripts/image/inside,target=/mnt \
     /mnt/install-debian /srv/image.toml
 
 FROM os AS stack
+ARG SOURCE_DATE_EPOCH
 # The installer of the installer; neither is in the image.
 RUN --mount=type=bind,source=scripts/image/inside,target=/mnt \
     --mount=type=secret,id=apt_sources \
@@ -27,6 +28,7 @@ RUN --mount=type=bind,source=scripts/image/inside,target=/mnt \
     /mnt/install-stack /srv
 
 FROM stack AS code
+ARG SOURCE_DATE_EPOCH
 RUN --mount=type=bind,source=.,target=/mnt \
     /mnt/scripts/image/inside/install-code /mnt
 
