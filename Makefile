@@ -59,6 +59,10 @@ unit: .venv/dev/.complete ## the unit tests alone: seconds, no GPU, no network
 fuzz: .venv/dev/.complete ## throw damaged logs at the parser and the judgement (ARGS='-n 100000 --seed 1')
 	@$(DEV)/python scripts/fuzz.py $(ARGS)
 
+.PHONY: bench
+bench: .venv/gpu/.complete ## time from start to first token: unsloth's plain script against ours (ARGS='--rounds 3 --cold')
+	@.venv/gpu/bin/python scripts/bench $(ARGS)
+
 .PHONY: lint
 lint: .venv/dev/.complete ## style, types, layers, and that the locks belong to their .in files
 	@$(DEV)/ruff format --check --quiet src tests scripts

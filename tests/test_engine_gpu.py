@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from loadcheck.engines import gpu, shared
+from loadcheck.engines import gpu, shared, startup
 from loadcheck.errors import MachineCannot
 from loadcheck.specs.profile import Profile, load_profile
 
@@ -55,6 +55,7 @@ def test_unsloth_is_imported_before_what_it_patches(monkeypatch: pytest.MonkeyPa
     real = builtins.__import__
     monkeypatch.setattr(gpu, "version", lambda package: "1.0")
     monkeypatch.setattr(builtins, "__import__", imported)
+    monkeypatch.setenv(startup.VARIABLE, "collector")
     gpu._import_stack(SimpleNamespace(event=lambda *_, **__: None))
     assert order == ["unsloth", "torch"]
 

@@ -240,6 +240,13 @@ def test_training_is_judged(change: dict[str, object], figure: str | None, tmp_p
     assert set(_cpu_failures(tmp_path, text)) == ({figure} if figure else set())
 
 
+def test_saved_adapters_must_answer_as_those_in_memory(tmp_path: Path):
+    """An adapter that answers otherwise once it was saved and read back fails the run."""
+    same, other = (CPU_LOG + format_event("saved_adapter", {"same_answer": each}) + "\n" for each in (True, False))
+    assert set(_cpu_failures(tmp_path, same)) == set()
+    assert set(_cpu_failures(tmp_path, other)) == {"saved adapter"}
+
+
 def _finding(status: Status) -> Finding:
     return Finding(figure="x", check=Check.SHAPE, status=status)
 

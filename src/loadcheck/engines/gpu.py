@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from loadcheck.engines import startup
 from loadcheck.engines.protocol import Recorder
 from loadcheck.engines.shared import TRAINING_TEXT, digest, expected_word, finite, seconds_since, trainable
 from loadcheck.errors import MachineCannot, Problem
@@ -36,6 +37,9 @@ ENVIRONMENT = {
     "HF_HUB_ENABLE_HF_TRANSFER": "0",  # unsloth/__init__.py:58 sets 1 where it is not set
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
+    # What unsloth itself sets at its import (unsloth/__init__.py:29-45): the driver is started before that.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    "CUDA_VISIBLE_DEVICES": "0",
 }
 UNSET = (
     "VLLM_USE_V1",  # unsloth_zoo/vllm_utils.py:387 reaches into the V0 engine
@@ -53,6 +57,10 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     profile = plan.profile
     check_visible_devices()
     set_environment()
+    if startup.taken("context"):
+        startup.in_background(startup.make_context)
+    if startup.taken("read_ahead"):
+        startup.in_background(lambda: startup.read_ahead(directory))
     _import_stack(recorder)
     _record_device(recorder)
     model, tokenizer = _load(profile, directory, recorder)
@@ -64,7 +72,9 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     session.answer("answer", adapter_id=1)
     if profile.training.steps:
         session.train()
-        session.answer("answer_after_training", adapter_id=2)
+        saved = session.answer("answer_after_training", adapter_id=2)
+        if profile.fast_inference:
+            session.compare_saved(saved, adapter_id=3)
     _record_peak(recorder)
     recorder.event("done")
     if profile.fast_inference:
@@ -94,11 +104,12 @@ def set_environment() -> None:
 def _import_stack(recorder: Recorder) -> None:
     """Import unsloth, before anything that it patches (torch, transformers, peft)."""
     start_s = time.monotonic()
-    try:
-        import unsloth  # noqa: F401
-    except NotImplementedError as error:  # unsloth/__init__.py:90-91
-        remedy = "see that nvidia-smi lists one; in a container, start it with --gpus all; or use the cpu profile"
-        raise MachineCannot(Problem("GPU", f"torch sees none ({error})", remedy)) from None
+    with startup.paused_collector():
+        try:
+            import unsloth  # noqa: F401
+        except NotImplementedError as error:  # unsloth/__init__.py:90-91
+            remedy = "see that nvidia-smi lists one; in a container, start it with --gpus all; or use the cpu profile"
+            raise MachineCannot(Problem("GPU", f"torch sees none ({error})", remedy)) from None
     import torch
 
     recorder.event(
@@ -187,8 +198,11 @@ def _load(profile: Profile, directory: Path, recorder: Recorder) -> tuple[Any, A
     from unsloth import FastLanguageModel
 
     start_s = time.monotonic()
+    if profile.fast_inference:
+        startup.quicken_vllm()
     model, tokenizer = FastLanguageModel.from_pretrained(**load_arguments(profile, directory))
     recorder.event("loaded", load_s=seconds_since(start_s), **_memory())
+    startup.settle()
     return model, tokenizer
 
 
@@ -248,6 +262,19 @@ def lora_slots_bytes(vllm_model: Any) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Generated:
+    """An answer. `first_token_unix_s` is the time of its first token, None where it is not told."""
+
+    token_ids: list[int]
+    adapter_enabled: bool
+    first_token_unix_s: float | None
+
+    @property
+    def sha256(self) -> str:
+        return sha256(json.dumps(self.token_ids).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """A loaded model, and what the profile asks of it."""
 
@@ -256,42 +283,53 @@ class Session:
     tokenizer: Any
     recorder: Recorder
 
-    def answer(self, event: str, adapter_id: int) -> None:
-        """Generate one greedy answer with the adapters as they are now."""
-        prompt = self.profile.generation.prompt
-        messages = [{"role": "user", "content": prompt}]
-        prompt_ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+    def answer(self, event: str, adapter_id: int) -> Generated:
+        """Generate one greedy answer with the adapters as they are now, saved and read back."""
+        prompt, prompt_ids = self.profile.generation.prompt, self._prompt_ids()
         start_s = time.monotonic()
         if self.profile.fast_inference:
-            token_ids, adapter_enabled = self._generate_with_vllm(prompt_ids, adapter_id)
+            request = None if self.profile.adapters is None else _lora_request(self.model, adapter_id)
+            generated = self._generate_with_vllm(prompt_ids, request)
         else:  # the adapters are part of the model
-            token_ids, adapter_enabled = self._generate(prompt_ids), self.profile.adapters is not None
+            generated = Generated(self._generate(prompt_ids), self.profile.adapters is not None, None)
         generate_s = seconds_since(start_s)
-        text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        text = self.tokenizer.decode(generated.token_ids, skip_special_tokens=True)
         expected = expected_word(self.profile)
         self.recorder.event(
             event,
             prompt=prompt,
             text=text,
             num_prompt_tokens=len(prompt_ids),
-            num_new_tokens=len(token_ids),
-            token_ids_sha256=sha256(json.dumps(token_ids).encode()).hexdigest(),
+            num_new_tokens=len(generated.token_ids),
+            token_ids_sha256=generated.sha256,
             generate_s=generate_s,
-            adapter_enabled=adapter_enabled,
+            first_token_unix_s=generated.first_token_unix_s,
+            adapter_enabled=generated.adapter_enabled,
             expected=expected,
             found=None if expected is None else expected.lower() in text.lower(),
             **_memory(),
         )
+        return generated
 
-    def _generate_with_vllm(self, prompt_ids: list[int], adapter_id: int) -> tuple[list[int], bool]:
+    def compare_saved(self, saved: Generated, adapter_id: int) -> None:
+        """Answer once more, with the adapters as they are in memory: those that were saved must have said the same."""
+        in_memory = self._generate_with_vllm(self._prompt_ids(), _lora_request_from_memory(self.model, adapter_id))
+        self.recorder.event("saved_adapter", same_answer=in_memory.token_ids == saved.token_ids)
+
+    def _prompt_ids(self) -> list[int]:
+        messages = [{"role": "user", "content": self.profile.generation.prompt}]
+        ids: list[int] = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        return ids
+
+    def _generate_with_vllm(self, prompt_ids: list[int], request: Any) -> Generated:
         from vllm import SamplingParams
 
         sampling = SamplingParams(temperature=0, max_tokens=self.profile.generation.max_new_tokens)
-        request = None if self.profile.adapters is None else _lora_request(self.model, adapter_id)
         prompts = [{"prompt_token_ids": prompt_ids}]
         outputs = self.model.fast_generate(prompts, sampling, use_tqdm=False, lora_request=request)
-        adapter_enabled = request is not None and adapter_id in self.model.vllm_engine.llm_engine.list_loras()
-        return list(outputs[0].outputs[0].token_ids), adapter_enabled
+        loaded = self.model.vllm_engine.llm_engine.list_loras() if request is not None else ()
+        adapter_enabled = request is not None and request.lora_int_id in loaded
+        return Generated(list(outputs[0].outputs[0].token_ids), adapter_enabled, outputs[0].metrics.first_token_time)
 
     def _generate(self, prompt_ids: list[int]) -> list[int]:
         import torch
@@ -370,6 +408,21 @@ def _lora_request(model: Any, adapter_id: int) -> Any:
         model.save_lora(folder)
         tensors = load_file(Path(folder, "adapter_model.safetensors"))
         config = json.loads(Path(folder, "adapter_config.json").read_text(encoding="utf-8"))
+    return LoRARequest(f"loadcheck-{adapter_id}", adapter_id, lora_tensors=tensors, lora_config=config)
+
+
+def _lora_request_from_memory(model: Any, adapter_id: int) -> Any:
+    """The same without a file: the weights as unsloth_zoo/vllm_utils.py:1094-1102, 1217-1222 names and casts them."""
+    from vllm.lora.request import LoRARequest
+
+    dtype = model.get_input_embeddings().weight.dtype
+    tensors = {
+        name.replace(".default", ""): weight.to(dtype).cpu()
+        for name, weight in model.state_dict().items()
+        if ".lora_A." in name or ".lora_B." in name
+    }
+    config = model.peft_config["default"].to_dict()
+    config["target_modules"] = sorted(config["target_modules"])
     return LoRARequest(f"loadcheck-{adapter_id}", adapter_id, lora_tensors=tensors, lora_config=config)
 
 

@@ -19,6 +19,9 @@ def check_run(evidence: Evidence) -> Iterator[Finding]:
         yield _answer(answer)
     if (trained := evidence.attempt.event("trained")) is not None:
         yield from _training(trained)
+    if (saved := evidence.attempt.event("saved_adapter")) is not None:
+        yield _flag("saved adapter", saved.get("same_answer") is True, "the saved adapters answer as those in memory do",
+                    "what was written is not what was trained; look for a full disk")  # fmt: skip
 
 
 def process_finding(outcome: str, reason: str) -> Finding:

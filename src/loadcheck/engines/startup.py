@@ -1,0 +1,170 @@
+"""A start in less than half the time, at the same figures: what the plain order of things waits for, and how that is avoided.
+
+Each measure has a name, and LOADCHECK_START_WITHOUT leaves it out: a comma-separated list, or "all". docs/startup.md has the
+times with and without each, and the run they come from; what did not help is in LOG.md. None of them moves a figure: `make bench`
+compares every figure of the two ways.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MEASURES = ("collector", "context", "inspection", "loopback", "read_ahead", "swap", "warm_up")
+VARIABLE = "LOADCHECK_START_WITHOUT"
+
+ALLOCATOR = "expandable_segments:True,roundup_power2_divisions:[32:256,64:128,256:64,>:32]"
+"""What unsloth has torch's allocator do (unsloth/__init__.py:47-50)."""
+
+_READ_BYTES = 16 * 2**20
+
+
+def taken(measure: str) -> bool:
+    """Whether a measure is to be taken: all are, but for those that LOADCHECK_START_WITHOUT names."""
+    assert measure in MEASURES
+    left_out = os.environ.get(VARIABLE, "").split(",")
+    return not {measure, "all"} & set(left_out)
+
+
+# ------------------------------------------------------------------------------------------------------------- while importing
+
+
+@contextmanager
+def paused_collector() -> Iterator[None]:
+    """Import without the garbage collector, and have it never look again at what was imported.
+
+    The imports make 640,000 objects that stay. vLLM and unsloth then collect in full about 80 times before the first token (twice
+    for each CUDA graph: torch/cuda/graphs.py:174 and vllm/worker/model_runner.py:1941; twelve times in get_peft_model), 0.4 to
+    0.6 s each. Only what is made later can hold memory of the device, and that is collected as before.
+    """
+    if not taken("collector"):
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        settle()
+
+
+def settle() -> None:
+    """Take all objects of now out of the collector's sight; for what stays to the end."""
+    if taken("collector"):
+        gc.collect()
+        gc.freeze()
+
+
+def in_background(work: Callable[[], None]) -> threading.Thread:
+    """Start `work` in a thread that ends with the process; what it fails at, the load does itself later."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def make_context() -> None:
+    """Start the driver and make the device's context, which waits for the device and not for Python.
+
+    torch later takes this same context (cudaSetDevice takes the primary one), so the device holds no byte more.
+    """
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    if cuda.cuInit(0) == 0 and cuda.cuDeviceGet(ctypes.byref(device), 0) == 0:
+        cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
+
+
+def read_ahead(directory: Path) -> None:
+    """Read the weights into the page cache, so that the load finds them in memory however slow the disk is."""
+    buffer = bytearray(_READ_BYTES)
+    for path in sorted(directory.glob("*.safetensors")):
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
+# ---------------------------------------------------------------------------------------------------------- before the engine
+
+
+def inspect_in_process() -> None:
+    """Have vLLM look at the model's class here, not in a process of its own that imports all of vLLM again.
+
+    vLLM does it apart so as not to initialize CUDA (vllm/model_executor/models/registry.py:273-276); here it is, and the class
+    is imported for the load in any case.
+    """
+    from vllm.model_executor.models import registry
+
+    def run_here(work: Callable[[], Any]) -> Any:
+        return work()
+
+    registry._run_in_subprocess = run_here
+
+
+def stay_on_this_machine() -> None:
+    """Tell vLLM and torch the address of a group of one process, so that none is looked up.
+
+    vLLM asks for a route to the internet (vllm/utils.py:466-500), and gloo for the host's own name: seconds where it is in no
+    /etc/hosts and the name server does not answer (15 s seen, in a chroot).
+    """
+    os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+
+
+def pin_in_parallel() -> None:
+    """Have the pages of vLLM's swap space found and cleared by several threads; one alone takes 4 s for the 6 GiB.
+
+    The settings are unsloth's (`ALLOCATOR`), and torch's own for pinned memory (c10/cuda/CUDAAllocatorConfig.cpp). Pinned at the
+    same place and in the same sizes as without, since what is pinned takes pages of the device, too: 8 MiB, seen.
+    """
+    import torch
+
+    threads = min(16, len(os.sched_getaffinity(0)))
+    torch.cuda.memory._set_allocator_settings(
+        f"{ALLOCATOR},pinned_use_cuda_host_register:True,pinned_num_register_threads:{1 << (threads.bit_length() - 1)}"
+    )
+
+
+def capture_lightly() -> None:
+    """Before CUDA graphs are captured, put what is there out of the collector's sight; run the model once before each, not twice.
+
+    The second run is for torch.compile, which LoRA switches off (vllm/worker/model_runner.py:1905-1911, vllm/config.py:2114-2119).
+    Where the capture fails, all is put back: unsloth tries again, and the first engine's memory must be collected by then.
+    """
+    from vllm.worker import model_runner
+
+    if taken("warm_up"):
+        model_runner._NUM_WARMUP_ITERS = 1
+    capture_model = model_runner.GPUModelRunnerBase.capture_model
+
+    def capture(self: Any, *arguments: Any) -> None:
+        settle()
+        try:
+            capture_model(self, *arguments)
+        except BaseException:
+            gc.unfreeze()
+            raise
+
+    model_runner.GPUModelRunnerBase.capture_model = capture
+
+
+def quicken_vllm() -> None:
+    """Take the measures that change what vLLM does, once unsloth is imported."""
+    from unsloth_zoo.vllm_utils import patch_vllm
+
+    # Unsloth replaces classes in modules of vLLM that others copy them from: it has to be first (unsloth/models/loader.py:243).
+    patch_vllm()
+    if taken("inspection"):
+        inspect_in_process()
+    if taken("loopback"):
+        stay_on_this_machine()
+    if taken("swap"):
+        pin_in_parallel()
+    capture_lightly()

@@ -1,0 +1,173 @@
+"""Loads on a real GPU, as a user starts them, with synthetic weights: `make test` runs these where there is a GPU. 20 to 60 s each."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from loadcheck.device import read_gpu
+from loadcheck.engines import startup
+from loadcheck.logs import parse_log
+from loadcheck.units import GIB
+from tests.conftest import ROOT
+
+VENV = ROOT / ".venv" / "gpu" / "bin" / "python"
+PYTHON = str(VENV) if VENV.exists() else sys.executable  # in the image there is one Python
+PROFILE = "llama31-8b-instruct-4bit"
+TIMES = {"weights_load_s", "profile_s", "graph_capture_s", "engine_init_s"}
+
+
+@cache
+def has_gpu() -> bool:
+    return read_gpu() is not None
+
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif("not has_gpu()", reason="this machine has no usable NVIDIA GPU")]
+
+
+@dataclass(frozen=True)
+class Load:
+    """A load that has ended: what `loadcheck load --json` said, and its run folder."""
+
+    exit_code: int
+    said: dict[str, Any]
+    folder: Path
+
+    def events(self) -> dict[str, dict[str, Any]]:
+        """The last event of each name."""
+        return {event["event"]: event for event in parse_log(self.folder / "load.log").attempts[-1].events}
+
+    def figures(self) -> dict[str, Any]:
+        """All figures but the times."""
+        known = parse_log(self.folder / "load.log").attempts[-1].figures.known()
+        return {name: value for name, value in known.items() if name not in TIMES}
+
+    def failures(self) -> list[str]:
+        return [f"{each['figure']}: {each['why']}" for each in self.said["findings"] if each["status"] != "ok"]
+
+
+def start(folder: Path, *flags: str, **environment: str) -> subprocess.Popen[str]:
+    command = [PYTHON, "-m", "loadcheck", "load", PROFILE, "--weights", "synthetic", "--run-dir", str(folder), "--json"]
+    env = {**os.environ, **environment}
+    return subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+Loader = Callable[..., Load]
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Loader:
+    """Load with these flags."""
+
+    def run(*flags: str, **environment: str) -> Load:
+        folder = tmp_path_factory.mktemp("gpu") / "run"
+        process = start(folder, *flags, **environment)
+        out, err = process.communicate(timeout=600)
+        assert out, err
+        return Load(process.returncode, json.loads(out), folder)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(load: Loader) -> Load:
+    """The reference settings, and three training steps."""
+    return load("--train-steps", "3")
+
+
+def test_the_reference_passes(trained: Load):
+    """Every figure is in range, and exit code 0 says so."""
+    assert (trained.exit_code, trained.said["verdict"]) == (0, "pass"), trained.failures()
+
+
+def test_adapters_are_used_trained_saved_and_read_back(trained: Load):
+    """The answers use the adapters; training changes them and not the base; what was saved answers as what is in memory."""
+    events = trained.events()
+    assert events["answer"]["adapter_enabled"] is True
+    assert events["trained"]["last_loss"] < events["trained"]["first_loss"]
+    assert events["trained"]["adapter_changed"] is True and events["trained"]["base_unchanged"] is True
+    assert events["answer_after_training"]["token_ids_sha256"] != events["answer"]["token_ids_sha256"]
+    assert events["saved_adapter"]["same_answer"] is True
+
+
+def test_plain_start_has_the_same_figures_adapters_and_tokens(load: Loader, trained: Load):
+    """Without the measures that make a start fast, another run gives the same figures, first adapter weights and greedy tokens."""
+    plain = load("--train-steps", "3", **{startup.VARIABLE: "all"})
+    assert plain.figures() == trained.figures()
+    for event, key in (("adapters", "adapter_sha256"), ("answer", "token_ids_sha256")):
+        assert plain.events()[event][key] == trained.events()[event][key]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--conservativeness", "0.071"),
+        ("--model", "qwen2.5-1.5b-instruct", "--load-in-16bit", "--max-seq-length", "1024"),
+        ("--model", "smollm2-135m-instruct", "--lora-r", "8", "--max-lora-rank", "8"),
+    ],
+    ids=["16-sequences", "qwen2-16bit", "tied-rank-8"],
+)
+def test_other_settings_pass(load: Loader, flags: tuple[str, ...]):
+    """Few sequences, a 16-bit model and a tied one are predicted as well as the reference."""
+    found = load(*flags)
+    assert (found.exit_code, found.said["verdict"]) == (0, "pass"), found.failures()
+
+
+def test_a_kv_cache_that_does_not_fit_is_named(load: Loader):
+    """A budget of 6 GiB holds the weights and no cache: refused before the load, and diagnosed when it is forced."""
+    device = read_gpu()
+    assert device is not None
+    flags = ("--gpu-memory-utilization", f"{6 * GIB / device.free_bytes:.4f}")
+    refused = load(*flags)
+    assert (refused.exit_code, refused.said["outcome"]) == (1, "refused")
+    forced = load(*flags, "--force")
+    assert (forced.exit_code, forced.said["outcome"]) == (1, "failed")
+    assert "kv-too-small" in {finding["figure"] for finding in forced.said["findings"]}
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A load that has its weights and is about to profile."""
+    process, folder = start(tmp_path / "run"), tmp_path / "run"
+    deadline_s = time.monotonic() + 300
+    log = folder / "load.log"
+    while not (log.exists() and "model weights took" in log.read_text(errors="replace")):
+        assert process.poll() is None and time.monotonic() < deadline_s
+        time.sleep(0.05)
+    yield process, folder
+    process.kill()
+    process.communicate()
+
+
+def test_a_killed_load_keeps_what_it_had_measured(running: tuple[subprocess.Popen[str], Path]):
+    """The child is killed: the run folder says so and has the weights, and the GPU's memory is given back."""
+    process, folder = running
+    children = psutil.Process(process.pid).children(recursive=True)
+    for child in children:
+        if "loadcheck.engines.child" in child.cmdline():
+            child.send_signal(signal.SIGKILL)
+    out, _ = process.communicate(timeout=60)
+    said = json.loads(out)
+    assert (process.returncode, said["outcome"]) == (1, "killed")
+    assert said["figures"]["weights_gib"] == pytest.approx(5.3541)
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_allocator_settings_are_unsloths_own():
+    """What is set before torch starts is what unsloth sets at its import, to the letter."""
+    source = Path(find_spec("unsloth").origin).read_text() if find_spec("unsloth") else None
+    if source is None:
+        pytest.skip("unsloth is not in this environment")
+    words = startup.ALLOCATOR.partition(",")
+    assert f'"{words[0]},"' in source and f'"{words[2]}"' in source
