@@ -35,6 +35,7 @@ OVERRIDES = {
     "max_lora_rank": "max_lora_rank",
     "gpu_memory_utilization": "gpu_memory_utilization",
     "conservativeness": "conservativeness",
+    "enforce_eager": "enforce_eager",
     "lora_r": "adapters.r",
     "lora_alpha": "adapters.lora_alpha",
     "lora_dropout": "adapters.lora_dropout",
@@ -57,6 +58,7 @@ def profile_options(command: Command) -> Command:
         click.option("--max-lora-rank", type=int, help="The largest rank that vLLM's LoRA slots hold."),
         click.option("--gpu-memory-utilization", type=float, help="Share of the free memory that vLLM may take."),
         click.option("--conservativeness", type=float, help="Scales unsloth's number of sequences; 0.1 means few."),
+        click.option("--enforce-eager/--cuda-graphs", default=None, help="Without CUDA graphs: less memory, slower."),
         click.option("--lora-r", type=int, help="Rank of the adapters."),
         click.option("--lora-alpha", type=int, help="Scale of the adapters."),
         click.option(

@@ -11,7 +11,7 @@ from loadcheck.figures import Figures
 from loadcheck.predict.activation import activation_peak
 from loadcheck.predict.adapters import adapter_memory, adapter_params, base_params, patched
 from loadcheck.predict.card import MIN_CAPABILITY, Card
-from loadcheck.predict.graphs import capture_sizes, graph_memory
+from loadcheck.predict.graphs import NO_GRAPHS, capture_sizes, graph_memory
 from loadcheck.predict.kv import BLOCK_TOKENS, config_block_bytes, kv_cache_memory
 from loadcheck.predict.resident import adapter_extras, engine_extras, training_memory
 from loadcheck.predict.slots import lora_slots, slots_only
@@ -138,8 +138,8 @@ def _peak(
         model,
         lora_slots(config, profile.max_lora_rank, plan.max_model_len, num_seqs),
         cache,
-        graph_memory(config, num_seqs, capability, card.graph_node_bytes),
-        engine_extras(config, plan.max_model_len, num_seqs, capability),
+        _graphs(config, profile, card, num_seqs),
+        engine_extras(config, plan.max_model_len, num_seqs, capability, profile.enforce_eager),
     ]
     if adapters is not None:
         adapter = adapter_memory(config, adapters.r, adapters.target_modules)
@@ -151,6 +151,12 @@ def _peak(
     if profile.training.steps:
         terms.append(training_memory(config, profile, TRAINING_TOKENS, capability))
     return total("peak_device", terms)
+
+
+def _graphs(config: ModelConfig, profile: Profile, card: Card, num_seqs: int) -> Term:
+    if profile.enforce_eager:
+        return NO_GRAPHS
+    return graph_memory(config, num_seqs, card.compute_capability, card.graph_node_bytes)
 
 
 def _figures(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, parts: _Parts) -> Figures:
@@ -175,8 +181,8 @@ def _figures(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, p
         num_gpu_blocks=parts.num_gpu_blocks,
         num_cpu_blocks=plan.swap_bytes // config_block_bytes(config),
         max_concurrency=parts.num_gpu_blocks * BLOCK_TOKENS / plan.max_model_len,
-        num_cuda_graphs=len(capture_sizes(num_seqs)),
-        cuda_graph_bytes=graph_memory(config, num_seqs, card.compute_capability, card.graph_node_bytes).num_bytes,
+        num_cuda_graphs=0 if profile.enforce_eager else len(capture_sizes(num_seqs)),
+        cuda_graph_bytes=_graphs(config, profile, card, num_seqs).num_bytes,
         lora_slots_bytes=slots_only(config, profile.max_lora_rank),
         peak_device_bytes=parts.peak.num_bytes,
         **_adapter_figures(config, profile),

@@ -60,6 +60,8 @@ class Profile(Spec, frozen=True, kw_only=True):
     max_lora_rank: int
     gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)]
     conservativeness: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    enforce_eager: bool = False
+    """Capture no CUDA graphs: less memory, slower answers. Only vLLM takes it."""
     adapters: Adapters | None = Adapters()
     generation: Generation = Generation()
     training: Training = Training()
