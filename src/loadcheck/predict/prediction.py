@@ -20,6 +20,7 @@ from loadcheck.predict.weights import weights
 from loadcheck.predict.zoo import SEQUENCES_BEYOND, SEQUENCES_LADDER, ZooPlan, zoo_plan
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.trouble import Shortage
 from loadcheck.units import show_bytes, to_gib
 
 TRAINING_TOKENS = 1024
@@ -32,11 +33,16 @@ EDGE_SHARE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """Why a load will fail: in our words, in the engine's own, and what would help."""
+    """Why a load will fail: in our words, in the engine's own, and what would help.
+
+    Attributes:
+        short: what there is too little of, where other settings need less of it; None where no memory would help.
+    """
 
     what: str
     engine_says: str
     remedy: str
+    short: Shortage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +226,7 @@ def obstacles(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, 
             f"the load peaks at {show_bytes(parts.peak.num_bytes)}, and the card has {show_bytes(card.total_bytes)}",
             "CUDA out of memory.",
             "lower gpu_memory_utilization: LoRA slots, CUDA graphs and adapters lie outside vLLM's budget",
+            "peak",
         )
 
 
@@ -242,12 +249,14 @@ def _settings_obstacles(config: ModelConfig, profile: Profile, plan: ZooPlan) ->
             f"unsloth will cut max_seq_length from {plan.cut_from} to {plan.max_model_len}: its estimate leaves no more room",
             f"Unsloth: Your GPU cannot handle sequence lengths of {plan.cut_printed} due to limited GPU memory.",
             "raise gpu_memory_utilization, or lower max_seq_length or max_lora_rank",
+            "kv_estimate",
         )
     if plan.max_model_len < plan.max_num_seqs:
         yield Obstacle(  # vllm/config.py:1574-1578
             f"max_seq_length {plan.max_model_len} is below the number of sequences {plan.max_num_seqs}",
             f"max_num_batched_tokens ({plan.max_model_len}) must be greater than or equal to max_num_seqs ({plan.max_num_seqs}).",
             f"raise max_seq_length to {plan.max_num_seqs}, or lower conservativeness",
+            "batch",
         )
     if plan.max_num_seqs < 1:
         yield Obstacle(
@@ -267,6 +276,7 @@ def _kv_obstacles(plan: ZooPlan, parts: _Parts) -> Iterator[Obstacle]:
             f"{show_bytes(parts.budget_bytes)}",
             "No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine.",
             remedy,
+            "kv_cache",
         )
     elif tokens < plan.max_model_len:
         yield Obstacle(
@@ -275,6 +285,7 @@ def _kv_obstacles(plan: ZooPlan, parts: _Parts) -> Iterator[Obstacle]:
             f"in KV cache ({tokens}). Try increasing `gpu_memory_utilization` or decreasing `max_model_len` when "
             "initializing the engine.",
             remedy,
+            "kv_cache",
         )
 
 
