@@ -27,7 +27,7 @@ from loadcheck.errors import (
 )
 from loadcheck.figures import Figures
 from loadcheck.plan import LoadPlan, make_plan, plan_to_json
-from loadcheck.predict import Prediction, card_from_device, predict
+from loadcheck.predict import Card, Prediction, card_from_device, predict
 from loadcheck.predict.cpu import predict_cpu
 from loadcheck.runs.child import ChildEnd, run_child
 from loadcheck.runs.folder import RunFolder, RunRecord, create_run_folder, new_run_id, write_json
@@ -56,6 +56,14 @@ class Prepared:
     prediction: Prediction | None
     figures: Figures
     """The predicted figures; of a load on the CPU there is no more to a prediction."""
+
+    @property
+    def card(self) -> Card | None:
+        """The GPU with what is free on it; None without one."""
+        gpu = self.gpu
+        if gpu is None:
+            return None
+        return card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
 
 
 @dataclass(frozen=True, slots=True)
