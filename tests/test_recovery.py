@@ -1,5 +1,6 @@
 """`load --recover` from end to end, on paper: the T4 of env/gpus.toml, and an engine that prints what the formulas say."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -11,7 +12,7 @@ import pytest
 from loadcheck import cli
 from loadcheck.device import GpuDevice
 from loadcheck.doctor import Finding, Level, Report
-from loadcheck.loading import judge_folder
+from loadcheck.loading import judge_folder, settled_gpu
 from loadcheck.logs import parse_log
 from loadcheck.predict import card_from_table
 from loadcheck.recovery import short_of
@@ -33,6 +34,7 @@ def t4(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     gpu = GpuDevice("Tesla T4", "7.5", T4.total_bytes, T4.free_bytes, "12.4")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: gpu)
+    monkeypatch.setattr("loadcheck.loading.read_gpu", lambda: gpu)
     monkeypatch.setattr("loadcheck.loading.ram_available_bytes", lambda: fake_engine.RAM_BYTES)
     monkeypatch.setattr("loadcheck.loading._require_packages", lambda profile: None)
     monkeypatch.setattr("loadcheck.doctor.examine", lambda machine, plan: Report(plan.profile.name, ()))
@@ -167,7 +169,7 @@ def test_a_batch_that_is_too_short_runs_fewer_sequences(capsys: pytest.CaptureFi
         40,
         None,
     )
-    assert "1 fewer sequences: +40 tokens of a batch; fits; attempt 1" in " ".join(shown.split())
+    assert "1 fewer sequences: +40 tokens in a batch; fits; attempt 1" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize(("trouble_id", "last_words"), OOM_AFTER.items(), ids=OOM_AFTER)
@@ -221,6 +223,26 @@ def test_what_is_no_matter_of_memory_ends_the_walk(
     code, said, shown = _load(capsys, "--recover")
     assert (code, len(said["recovery"]["attempts"]), said["recovery"]["steps"]) == (1, 1, [])
     assert "NOT RECOVERED attempt 1 failed for something that other settings would not mend" in " ".join(shown.split())
+
+
+def test_what_is_not_predicted_has_no_ladder(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """A load without vLLM is run once, as it was asked for, whatever it fails of."""
+    monkeypatch.setenv("FAKE_WORDS", "torch.OutOfMemoryError: CUDA out of memory. x")
+    code, said, _ = _load(capsys, "--no-fast-inference", "--recover")
+    assert (code, len(said["recovery"]["attempts"]), said["recovery"]["steps"]) == (1, 1, [])
+
+
+def test_a_gpu_is_read_again_until_the_last_load_is_gone(monkeypatch: pytest.MonkeyPatch):
+    """Memory that the driver frees late is waited for, and what somebody else has taken is not."""
+    before = GpuDevice("Tesla T4", "7.5", T4.total_bytes, T4.free_bytes, "12.4")
+    full = dataclasses.replace(before, free_bytes=GIB)
+    seen = iter([full, full, before])
+    monkeypatch.setattr("loadcheck.loading.SETTLE_POLL_S", 0.0)
+    monkeypatch.setattr("loadcheck.loading.read_gpu", lambda: next(seen))
+    assert settled_gpu(before) == before
+    monkeypatch.setattr("loadcheck.loading.SETTLE_S", -1.0)
+    monkeypatch.setattr("loadcheck.loading.read_gpu", lambda: full)
+    assert settled_gpu(before) == full
 
 
 @pytest.mark.parametrize("exit_code", [2, 3])
@@ -293,10 +315,10 @@ def test_a_recovery_reads_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str
     assert "\x1b" not in out
     assert max(map(len, out.splitlines())) <= 60
     flat = " ".join(out.split())
-    assert "1 fewer sequences: +0.00 GiB of unsloth's estimate of the KV cache;" in flat
-    assert "2 another utilization: +0.12 GiB of unsloth's estimate of the KV cache; fits; attempt 2" in flat
+    assert "1 fewer sequences: +0.00 GiB of KV cache by unsloth's estimate; lacks 0.12 GiB; skipped" in flat
+    assert "2 another utilization: +0.12 GiB of KV cache by unsloth's estimate; fits; attempt 2" in flat
     assert "gpu_memory_utilization 0.4 → 0.43" in flat
-    assert "attempt 1 failed, short of unsloth's estimate of the KV cache; kept in run" in flat
+    assert "attempt 1 failed, short of KV cache by unsloth's estimate; kept in run" in flat
     assert "flags: --gpu-memory-utilization 0.43 profile: run-attempt2/recovered.toml" in flat
     assert "not in log" in flat
 

@@ -354,9 +354,8 @@ def _refused(out: Console, report: Report, as_json: bool, force: bool) -> bool:
 
 def _recover(out: Console, prepared: Prepared, as_json: bool, run_dir: Path | None, force: bool) -> int:
     """`load --recover`: as load, but where memory is short the ladder is walked; JSON has a further key `recovery`."""
-    from loadcheck.device import read_gpu
     from loadcheck.doctor import examine, read_machine
-    from loadcheck.loading import Loaded, prepare
+    from loadcheck.loading import Loaded, prepare, settled_gpu
     from loadcheck.loading import load as run_load
     from loadcheck.progress import Progress
     from loadcheck.recovery import Hands, recover
@@ -373,7 +372,9 @@ def _recover(out: Console, prepared: Prepared, as_json: bool, run_dir: Path | No
         with Progress(out) as progress:
             return run_load(attempt, folder, progress.feed)
 
-    hands = Hands(lambda profile: prepare(profile, read_gpu()), run, lambda text: out.print(text, markup=False))
+    hands = Hands(
+        lambda profile: prepare(profile, settled_gpu(prepared.gpu)), run, lambda text: out.print(text, markup=False)
+    )
     found = recover(prepared, hands, run_dir or default_folder(prepared.plan.profile.name), force)
     loaded = found.attempts[-1].loaded if found.attempts else None
     if as_json:

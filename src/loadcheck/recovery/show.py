@@ -16,11 +16,11 @@ from loadcheck.specs.trouble import Shortage
 from loadcheck.units import to_gib
 
 SHORT: dict[Shortage, str] = {
-    "kv_estimate": "unsloth's estimate of the KV cache",
-    "batch": "tokens of a batch",
-    "profile": "memory in vLLM's profile run",
+    "kv_estimate": "KV cache by unsloth's estimate",
+    "batch": "tokens in a batch",
+    "profile": "room in the profile run",
     "kv_cache": "KV cache",
-    "peak": "memory at the peak",
+    "peak": "room at the peak",
 }
 
 
@@ -49,7 +49,9 @@ def _show_steps(out: Console, recovery: Recovery) -> None:
     number = 0
     for after, walked in groupby(recovery.walked, lambda each: each.after):
         if after:
-            out.print(f"after attempt {after}, which was short of {_what(recovery.attempts[after - 1].short)}:")
+            out.print(
+                f"after attempt {after}, which was short of {_what(recovery.attempts[after - 1].short)}:", markup=False
+            )
         for each in walked:
             number += 1
             out.print(f"{number:>2} {_step(each)}", markup=False)
@@ -60,7 +62,7 @@ def _show_steps(out: Console, recovery: Recovery) -> None:
 def _step(walked: Walked) -> str:
     step = walked.step
     done = "skipped" if walked.attempt is None else f"attempt {walked.attempt}"
-    return f"{step.rung.name}: {show_gain(step)}; {'fits' if step.fits else _lack(step)}; {done}"
+    return f"{step.rung.name}: {show_gain(step)}; {'fits' if step.fits else _lacks(step)}; {done}"
 
 
 def show_gain(step: Step) -> str:
@@ -69,12 +71,14 @@ def show_gain(step: Step) -> str:
     return f"{amount} {SHORT[step.at]}"
 
 
-def _lack(step: Step) -> str:
+def _lacks(step: Step) -> str:
+    """What is still missing, named where it is something else than what the gain is of."""
     short = step.state.short
     lack = None if short is None else step.state.lacks.get(short)
     if short is None or lack is None:
         return "does not fit"
-    return f"{lack if short == 'batch' else f'{to_gib(lack):.2f} GiB of'} {SHORT[short]} are missing"
+    amount = f"{lack}" if short == "batch" else f"{to_gib(lack):.2f} GiB"
+    return f"lacks {amount}" if short == step.at else f"lacks {amount} of {SHORT[short]}"
 
 
 def _what(short: Shortage | None) -> str:

@@ -117,6 +117,9 @@ def recover(base: Prepared, hands: Hands, folder: Path, force: bool = False) -> 
     needs: Amounts | None = None
     if base.prediction is None or base.prediction.fits or force:
         needs = _attempt(recovery, base, hands, folder, needs)
+    else:
+        for obstacle in base.prediction.obstacles:
+            hands.say(f"not loaded as asked for: {obstacle.what}")
     while not recovery.end:
         prepared = _next(recovery, hands, needs)
         if prepared is not None:
