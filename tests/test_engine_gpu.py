@@ -81,6 +81,15 @@ def test_conservativeness_is_passed_only_where_vllm_takes_it(overrides: dict, pa
     assert ("conservativeness" in gpu.load_arguments(profile(**overrides), Path("x"))) is passed
 
 
+@pytest.mark.parametrize(
+    ("overrides", "passed"),
+    [({}, False), ({"enforce_eager": True}, True), ({"enforce_eager": True, "fast_inference": False}, False)],
+)
+def test_enforce_eager_is_passed_only_where_vllm_takes_it(overrides: dict, passed: bool):
+    """As conservativeness, it is an argument of unsloth_zoo's load_vllm alone."""
+    assert gpu.load_arguments(profile(**overrides), Path("x")).get("enforce_eager", False) is passed
+
+
 class Module:
     """A module of vLLM's: children, and plain attributes."""
 

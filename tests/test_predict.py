@@ -148,6 +148,19 @@ def test_the_ladder_of_sequences(gib: float, sequences: int):
     assert num_sequences(gib) == sequences
 
 
+def test_without_graphs_the_peak_is_lower_by_them():
+    """enforce_eager: no graph, none of their bytes and of their input buffers; everything else as it was."""
+    card = card_from_table("T4")
+    with_graphs, without = (
+        predict(LLAMA, replaced(PROFILE, enforce_eager=eager), card, COLAB_RAM).figures for eager in (False, True)
+    )
+    assert (without.num_cuda_graphs, without.cuda_graph_bytes) == (0, 0)
+    moved = {name for name, value in without.known().items() if value != getattr(with_graphs, name)}
+    assert moved == {"num_cuda_graphs", "cuda_graph_bytes", "peak_device_bytes"}
+    saved = (with_graphs.peak_device_bytes or 0) - (without.peak_device_bytes or 0)
+    assert 0 <= saved - (with_graphs.cuda_graph_bytes or 0) < MIB
+
+
 def test_conservativeness_scales_the_sequences():
     """It is cut to a whole number, as upstream does."""
     assert num_sequences(3, 0.1) == 16
@@ -183,7 +196,7 @@ def test_the_h100s_memory_to_the_byte():
         weights(LLAMA).num_bytes
         + lora_slots(LLAMA, 32, 512, 226).num_bytes
         + cache
-        + engine_extras(LLAMA, 512, 226, card.compute_capability).num_bytes
+        + engine_extras(LLAMA, 512, 226, card.compute_capability, enforce_eager=False).num_bytes
         + workspace
     )
     assert loaded == 50_045_434_880

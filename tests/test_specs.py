@@ -11,7 +11,7 @@ from loadcheck.specs.expected import Expected, Range, load_expected
 from loadcheck.specs.files import env_dir, load, validate
 from loadcheck.specs.gpu import find_gpu, gpu_named, known_bytes, load_gpus
 from loadcheck.specs.model import config_from_hf, find_model, load_models, resolve_model
-from loadcheck.specs.profile import Profile, load_profile, load_profiles
+from loadcheck.specs.profile import Profile, load_profile, load_profiles, save_profile
 from loadcheck.specs.versions import load_versions
 from tests.conftest import ROOT
 
@@ -263,3 +263,30 @@ def test_expected_ranges_name_real_figures(tmp_path: Path):
 def test_no_expected_ranges_is_none():
     """A profile that was never run on a card has no ranges, which is no error."""
     assert load_expected("llama31-8b-instruct-4bit", "P100") is None
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"adapters": None, "enforce_eager": True},
+        {
+            "generation.prompt": 'a "b" \\ \n\t\x7f\x00 é \U0001f600',
+            "training.steps": 3,
+            "training.learning_rate": 1e-05,
+        },
+        {"generation.expect": None, "adapters.use_gradient_checkpointing": False},
+    ],
+)
+def test_a_profile_that_was_written_reads_back(overrides: dict[str, Any], tmp_path: Path):
+    """A saved profile is the same once it is loaded again, adapters or none, whatever its prompt holds."""
+    profile = load_profile("llama31-8b-instruct-4bit", overrides)
+    save_profile(profile, tmp_path / "kept.toml", "a comment")
+    assert load_profile(str(tmp_path / "kept.toml")) == profile
+
+
+def test_a_flag_brings_back_adapters_that_a_profile_has_not(tmp_path: Path):
+    """`adapters = false` is none at all; asked for a rank, there are some again."""
+    save_profile(load_profile("llama31-8b-instruct-4bit", {"adapters": None}), tmp_path / "kept.toml", "none")
+    found = load_profile(str(tmp_path / "kept.toml"), {"adapters.r": 8}).adapters
+    assert found is not None and found.r == 8

@@ -1,6 +1,7 @@
 """Judging logs: each of the shared ones for its own reason, and every step by itself."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from loadcheck.units import from_gib
 from loadcheck.verdict import Check, Finding, Status, Verdict, judge
 from loadcheck.verdict.golden import within
 from loadcheck.verdict.interval import Interval
+from tests.conftest import ROOT
 
 
 def _failed(verdict: Verdict) -> dict[str, str]:
@@ -148,6 +150,47 @@ def test_an_empty_cache_fails(t4_log: Path, tmp_path: Path):
     """No block for a whole request is no load, even where the engine went on."""
     verdict = _edited(t4_log, tmp_path, ("# CUDA blocks: 1353", "# CUDA blocks: 0"), ("42.28x", "0.00x"))
     assert "must hold one request" in _failed(verdict)["num_gpu_blocks"] or "num_gpu_blocks" in _failed(verdict)
+
+
+def _eager(text: str) -> str:
+    """The log as enforce_eager makes it (vllm/config.py:3318-3350, worker/worker.py:336): no sizes and no capture."""
+    text = text.replace("enforce_eager=False", "enforce_eager=True")
+    text = re.sub(r'"cudagraph_capture_sizes":\[[\d,]+\],"max_capture_size":\d+', _NO_SIZES, text)
+    return "".join(
+        line for line in text.splitlines(keepends=True) if not re.search(r"(?i)captur\w* ?cuda|graph cap", line)
+    )
+
+
+_NO_SIZES = '"cudagraph_capture_sizes":[],"max_capture_size":0'
+
+
+def test_a_load_without_graphs_is_judged_without_them(t4_log: Path, tmp_path: Path):
+    """With enforce_eager no line of graphs is missed, and the profile must have asked for it."""
+    log, wanted = tmp_path / "load.log", tmp_path / "eager.toml"
+    log.write_text(_eager(t4_log.read_text()))
+    reference = (ROOT / "env/profiles/llama31-8b-instruct-4bit.toml").read_text()
+    wanted.write_text(reference.replace("\n[adapters]", "enforce_eager = true\n\n[adapters]", 1))
+    assert judge(gather(log, profile_name=str(wanted))).status == "pass"
+    assert "profile llama31-8b-instruct-4bit asks for False" in _failed(judge(gather(log)))["enforce_eager"]
+
+
+def test_a_load_with_graphs_must_list_them(t4_log: Path, tmp_path: Path):
+    """An empty list of sizes without enforce_eager is no log of a load with graphs."""
+    text = re.sub(r'"cudagraph_capture_sizes":\[[\d,]+\],"max_capture_size":\d+', _NO_SIZES, t4_log.read_text())
+    log = tmp_path / "load.log"
+    log.write_text(text)
+    assert "num_cuda_graphs" in _failed(judge(gather(log)))
+
+
+def test_a_cut_length_is_never_silent(t4_log: Path, tmp_path: Path):
+    """A load that went through only because unsloth cut max_seq_length does not pass, and both the cut and the length say so."""
+    cut = "Unsloth: Your GPU cannot handle sequence lengths of 512 due to limited GPU memory.\n"
+    text = t4_log.read_text().replace("Unsloth: vLLM loading", cut + "Unsloth: vLLM loading", 1)
+    log = tmp_path / "cut.log"
+    log.write_text(text.replace("max_seq_len=512", "max_seq_len=256").replace("for 512 tokens", "for 256 tokens"))
+    verdict = judge(gather(log, profile_name="llama31-8b-instruct-4bit"))
+    assert "unsloth cut max_seq_length" in _failed(verdict)["max_model_len"]
+    assert "asks for 512" in _failed(verdict)["max_model_len"]
 
 
 def test_a_retry_is_never_silent(t4_log: Path, tmp_path: Path):

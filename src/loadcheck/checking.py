@@ -16,7 +16,7 @@ from loadcheck.predict.prediction import Prediction, predict, predict_from_plan
 from loadcheck.predict.zoo import SWAP_LADDER, ZooPlan
 from loadcheck.runs.folder import RunFolder
 from loadcheck.specs.expected import Expected, load_expected
-from loadcheck.specs.files import to_data, validate
+from loadcheck.specs.files import replaced, to_data, validate
 from loadcheck.specs.gpu import find_gpu, gpu_named
 from loadcheck.specs.model import Model, ModelConfig, find_model
 from loadcheck.specs.profile import Profile, load_profile, load_profiles
@@ -149,7 +149,7 @@ def _with_prediction(evidence: Evidence) -> Evidence:
         prediction = predict(config, profile, card, ram)
         figures = prediction.figures
     elif plan is not None:
-        prediction = predict_from_plan(config, _ANY_PROFILE, card, plan)
+        prediction = predict_from_plan(config, _any_profile(evidence.attempt), card, plan)
         figures = dataclasses.replace(prediction.figures, **dict.fromkeys(_GIVEN_BY_LOG + _OF_ADAPTERS))
     else:
         return dataclasses.replace(
@@ -163,6 +163,14 @@ _ANY_PROFILE = Profile(
     name="any", description="", engine="gpu", model="any", weights="hub", max_seq_length=1, load_in_4bit=True,
     fast_inference=True, max_lora_rank=32, gpu_memory_utilization=0.5,
 )  # fmt: skip
+
+
+def _any_profile(attempt: Attempt) -> Profile:
+    """The same, with or without CUDA graphs as the log says."""
+    eager = attempt.reading("enforce_eager")
+    return replaced(_ANY_PROFILE, enforce_eager=eager is not None and eager.value == "True")
+
+
 _OF_ADAPTERS = (
     "patched_layers", "patched_qkv", "patched_o", "patched_mlp", "trainable_params", "total_params", "adapter_bytes",
     "lora_slots_bytes", "peak_device_bytes",

@@ -16,6 +16,8 @@ from loadcheck.errors import EXIT_BAD_INPUT, EXIT_FAIL, EXIT_PASS, BadInput, Loa
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from loadcheck.doctor import Report
+    from loadcheck.loading import Prepared
     from loadcheck.predict import Card
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -35,6 +37,7 @@ OVERRIDES = {
     "max_lora_rank": "max_lora_rank",
     "gpu_memory_utilization": "gpu_memory_utilization",
     "conservativeness": "conservativeness",
+    "enforce_eager": "enforce_eager",
     "lora_r": "adapters.r",
     "lora_alpha": "adapters.lora_alpha",
     "lora_dropout": "adapters.lora_dropout",
@@ -57,6 +60,7 @@ def profile_options(command: Command) -> Command:
         click.option("--max-lora-rank", type=int, help="The largest rank that vLLM's LoRA slots hold."),
         click.option("--gpu-memory-utilization", type=float, help="Share of the free memory that vLLM may take."),
         click.option("--conservativeness", type=float, help="Scales unsloth's number of sequences; 0.1 means few."),
+        click.option("--enforce-eager/--cuda-graphs", default=None, help="Without CUDA graphs: less memory, slower."),
         click.option("--lora-r", type=int, help="Rank of the adapters."),
         click.option("--lora-alpha", type=int, help="Scale of the adapters."),
         click.option(
@@ -281,15 +285,26 @@ def _card(
     "--run-dir", type=click.Path(path_type=Path), help="The folder of this run; default: runs/<time>-<profile>."
 )
 @click.option("--force", is_flag=True, help="Start even a load that is predicted to fail.")
+@click.option(
+    "--recover", is_flag=True,
+    help="Where it does not fit, by the prediction or by the load itself, change settings, cheapest first, until a load passes.",
+)  # fmt: skip
 @json_option
-def load(profile: str | None, as_json: bool, no_adapters: bool, run_dir: Path | None, force: bool, **flags: Any) -> int:
+def load(
+    profile: str | None,
+    as_json: bool,
+    no_adapters: bool,
+    run_dir: Path | None,
+    force: bool,
+    recover: bool,
+    **flags: Any,
+) -> int:
     """Load the model of PROFILE, attach adapters, answer once, and check every memory figure.
 
     Without PROFILE: the reference where there is a GPU, the small model on the CPU where there is none.
     """
     from loadcheck.device import read_gpu
     from loadcheck.doctor import examine, read_machine
-    from loadcheck.doctor.show import show_troubles
     from loadcheck.loading import default_profile, prepare
     from loadcheck.loading import load as run_load
     from loadcheck.progress import Progress
@@ -303,6 +318,8 @@ def load(profile: str | None, as_json: bool, no_adapters: bool, run_dir: Path | 
         out.print(f"Profile {profile}: {why}", markup=False)
     changed = overrides(flags) | ({"adapters": None} if no_adapters else {})
     prepared = prepare(load_profile(profile, changed), gpu)
+    if recover:
+        return _recover(out, prepared, as_json, run_dir, force)
     if prepared.prediction is not None and not prepared.prediction.fits and not force:
         if as_json:
             _print_json({"run": None, "outcome": "refused", **prepared.prediction.to_json()})
@@ -310,11 +327,7 @@ def load(profile: str | None, as_json: bool, no_adapters: bool, run_dir: Path | 
         out.print("Nothing was loaded. --force loads anyway.")
         return EXIT_FAIL
     report = examine(read_machine(prepared.plan, gpu, files=False), prepared.plan)
-    show_troubles(out, report)
-    if report.problems and not force:
-        if as_json:
-            _print_json({"run": None, **report.to_json(), "outcome": "refused"})
-        out.print("Nothing was loaded. --force loads anyway; `loadcheck doctor` says more.")
+    if _refused(out, report, as_json, force):
         return report.exit_code
     with Progress(out) as progress:
         loaded = run_load(prepared, run_dir, progress.feed)
@@ -324,6 +337,59 @@ def load(profile: str | None, as_json: bool, no_adapters: bool, run_dir: Path | 
         show_verdict(out, loaded.evidence, loaded.verdict)
     show_end(out, loaded.record, loaded.folder.path)
     return loaded.exit_code
+
+
+def _refused(out: Console, report: Report, as_json: bool, force: bool) -> bool:
+    """Show what is wrong with the machine, and whether that keeps the load from starting."""
+    from loadcheck.doctor.show import show_troubles
+
+    show_troubles(out, report)
+    refused = bool(report.problems) and not force
+    if refused:
+        if as_json:
+            _print_json({"run": None, **report.to_json(), "outcome": "refused"})
+        out.print("Nothing was loaded. --force loads anyway; `loadcheck doctor` says more.")
+    return refused
+
+
+def _recover(out: Console, prepared: Prepared, as_json: bool, run_dir: Path | None, force: bool) -> int:
+    """`load --recover`: as load, but where memory is short the ladder is walked; JSON has a further key `recovery`."""
+    from loadcheck.doctor import examine, read_machine
+    from loadcheck.loading import Loaded, prepare, settled_gpu
+    from loadcheck.loading import load as run_load
+    from loadcheck.progress import Progress
+    from loadcheck.recovery import Hands, recover
+    from loadcheck.recovery.show import show_recovery
+    from loadcheck.report import show_end, show_verdict
+    from loadcheck.runs.folder import default_folder
+
+    machine = read_machine(prepared.plan, prepared.gpu, files=False)
+    report = examine(machine, prepared.plan).without("memory")  # which is what is going to be mended
+    if _refused(out, report, as_json, force):
+        return report.exit_code
+
+    def run(attempt: Prepared, folder: Path) -> Loaded:
+        with Progress(out) as progress:
+            return run_load(attempt, folder, progress.feed)
+
+    hands = Hands(
+        lambda profile: prepare(profile, settled_gpu(prepared.gpu)), run, lambda text: out.print(text, markup=False)
+    )
+    found = recover(prepared, hands, run_dir or default_folder(prepared.plan.profile.name), force)
+    loaded = found.attempts[-1].loaded if found.attempts else None
+    if as_json:
+        said = loaded.to_json() if loaded else {"run": None, "outcome": "refused", **_prediction_json(prepared)}
+        _print_json({**said, "recovery": found.to_json()})
+    if loaded is not None:
+        if loaded.evidence is not None:
+            show_verdict(out, loaded.evidence, loaded.verdict)
+        show_end(out, loaded.record, loaded.folder.path)
+    show_recovery(out, found)
+    return found.exit_code
+
+
+def _prediction_json(prepared: Prepared) -> dict[str, Any]:
+    return prepared.prediction.to_json() if prepared.prediction is not None else {}
 
 
 @cli.command()

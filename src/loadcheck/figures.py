@@ -178,6 +178,7 @@ SIDE_SPECS = {
         FigureSpec("family", "family", Kind.TEXT, None),
         FigureSpec("engine", "engine", Kind.TEXT, None),
         FigureSpec("conservativeness", "conservativeness", Kind.RATIO, 2),
+        FigureSpec("enforce_eager", "enforce_eager", Kind.TEXT, None),
         FigureSpec("graph_sizes", "graph_sizes", Kind.TEXT, None),
         FigureSpec("largest_graph", "largest_graph", Kind.COUNT, None),
         FigureSpec("cut_length", "cut_length", Kind.COUNT, None),

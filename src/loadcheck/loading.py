@@ -15,7 +15,7 @@ from typing import Any
 
 from loadcheck import __version__
 from loadcheck.checking import gather
-from loadcheck.device import GpuDevice, ram_available_bytes
+from loadcheck.device import GpuDevice, ram_available_bytes, read_gpu
 from loadcheck.errors import (
     EXIT_BAD_INPUT,
     EXIT_FAIL,
@@ -27,7 +27,7 @@ from loadcheck.errors import (
 )
 from loadcheck.figures import Figures
 from loadcheck.plan import LoadPlan, make_plan, plan_to_json
-from loadcheck.predict import Prediction, card_from_device, predict
+from loadcheck.predict import Card, Prediction, card_from_device, predict
 from loadcheck.predict.cpu import predict_cpu
 from loadcheck.runs.child import ChildEnd, run_child
 from loadcheck.runs.folder import RunFolder, RunRecord, create_run_folder, new_run_id, write_json
@@ -40,6 +40,8 @@ from loadcheck.verdict.run import process_finding
 
 GPU_PROFILE = "llama31-8b-instruct-4bit"
 CPU_PROFILE = "smollm2-135m-cpu"
+
+SETTLE_S, SETTLE_POLL_S = 10.0, 0.5
 
 # What an engine cannot do without, by the package that is looked for.
 _NEEDED = {"gpu": ("unsloth", "vllm", "torch"), "cpu": ("torch", "transformers", "peft", "bitsandbytes")}
@@ -56,6 +58,14 @@ class Prepared:
     prediction: Prediction | None
     figures: Figures
     """The predicted figures; of a load on the CPU there is no more to a prediction."""
+
+    @property
+    def card(self) -> Card | None:
+        """The GPU with what is free on it; None without one."""
+        gpu = self.gpu
+        if gpu is None:
+            return None
+        return card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +131,16 @@ def prepare(profile: Profile, gpu: GpuDevice | None) -> Prepared:
     card = card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
     prediction = predict(plan.config, profile, card, ram)
     return Prepared(plan, gpu, ram, prediction, prediction.figures)
+
+
+def settled_gpu(before: GpuDevice | None) -> GpuDevice | None:
+    """The GPU once it has as much free memory as before a load, or as it is after SETTLE_S: a driver may free it a little late."""
+    deadline_s = time.monotonic() + SETTLE_S
+    while True:
+        gpu = read_gpu()
+        if gpu is None or before is None or gpu.free_bytes >= before.free_bytes or time.monotonic() > deadline_s:
+            return gpu
+        time.sleep(SETTLE_POLL_S)
 
 
 def _require_packages(profile: Profile) -> None:

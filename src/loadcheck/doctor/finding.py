@@ -50,6 +50,10 @@ class Report:
     profile: str
     findings: tuple[Finding, ...]
 
+    def without(self, check: str) -> Report:
+        """The same, but for what one check has found."""
+        return Report(self.profile, tuple(finding for finding in self.findings if finding.check != check))
+
     @property
     def problems(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.level is Level.PROBLEM)

@@ -191,6 +191,8 @@ def load_arguments(profile: Profile, directory: Path) -> dict[str, Any]:
     # Passed on to unsloth_zoo's load_vllm, if it is there (unsloth/models/llama.py:1792-1795), else to transformers.
     if profile.fast_inference and profile.conservativeness != 1.0:
         arguments["conservativeness"] = profile.conservativeness
+    if profile.fast_inference and profile.enforce_eager:  # unsloth_zoo/vllm_utils.py:794-814, 979
+        arguments["enforce_eager"] = True
     return arguments
 
 

@@ -100,6 +100,11 @@ def _length(text: str) -> Value:
     return text.count(",") + 1
 
 
+def _none(_text: str) -> Value:
+    """An empty list of CUDA graph sizes."""
+    return 0
+
+
 def _memory(attribute: str) -> Capture:
     return Capture(attribute, _gib, decimals=True)
 
@@ -167,6 +172,11 @@ FORMATS: tuple[LineFormat, ...] = (
           r" dtype=(torch\.\w+), max_seq_len=(\d+)", Capture("dtype", _dtype), _exact("max_model_len")),
     _part("engine quantization", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
           r" quantization=(\w+),", Capture("quantization", _quantization)),
+    _part("engine eager", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
+          r" enforce_eager=(True|False), ", _text("enforce_eager")),
+    _part("engine no graphs", "llm_engine.py:234, config.py:3318-3350", Stage.ENGINE, "LLM engine (v",
+          r'"cudagraph_capture_sizes":(\[\]),"max_capture_size":(0)\b',
+          Capture("num_cuda_graphs", _none), _exact("largest_graph")),
     _part("engine graph sizes", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
           r'"cudagraph_capture_sizes":\[(([\d,]+))\],"max_capture_size":(\d+)',
           Capture("num_cuda_graphs", _length, longest=4096), _text("graph_sizes"), _exact("largest_graph")),

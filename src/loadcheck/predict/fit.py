@@ -41,17 +41,7 @@ class Proposal:
 
     def flags(self, base: Profile) -> str:
         """The flags of `loadcheck load` that turn `base` into these settings."""
-        parts = [
-            f"--{name.replace('_', '-')} {getattr(self.profile, name)}"
-            for name in ("max_seq_length", "gpu_memory_utilization", "conservativeness", "max_lora_rank")
-            if getattr(self.profile, name) != getattr(base, name)
-        ]
-        mine, theirs = self.profile.adapters, base.adapters
-        if mine is not None and theirs is not None and mine.r != theirs.r:
-            parts.append(f"--lora-r {mine.r}")
-        if mine is not None and theirs is not None and mine.target_modules != theirs.target_modules:
-            parts.append(f"--target-modules {','.join(mine.target_modules)}")
-        return " ".join(parts)
+        return flags(self.profile, base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +122,16 @@ class Search:
         most = (1 - PEAK_SLACK) * self.card.total_bytes
 
         def holds(hundredths: int) -> bool:
-            peak = self.predict(_at(profile, hundredths)).figures.peak_device_bytes
+            peak = self.predict(at_utilization(profile, hundredths)).figures.peak_device_bytes
             return peak is not None and peak <= most
 
         best = last_true(holds, 1, UTILIZATION_STEPS - 1)
-        return None if best is None else self.propose(_at(profile, best))
+        return None if best is None else self.propose(at_utilization(profile, best))
 
     def leanest(self, profile: Profile) -> Proposal | None:
         """The lowest utilization that still holds one request of full length, in hundredths: the rest is for training."""
         for hundredths in range(1, UTILIZATION_STEPS):
-            if (proposal := self.propose(_at(profile, hundredths))) is not None:
+            if (proposal := self.propose(at_utilization(profile, hundredths))) is not None:
                 return proposal
         return None
 
@@ -149,10 +139,27 @@ class Search:
         """The longest max_seq_length that fits at its fullest utilization, in steps of 256 tokens."""
 
         def fits(steps: int) -> bool:
-            return self.fullest(_long(profile, steps * LENGTH_STEP)) is not None
+            return self.fullest(of_length(profile, steps * LENGTH_STEP)) is not None
 
         most = last_true(fits, 1, self.config.max_position_embeddings // LENGTH_STEP)
-        return None if most is None else self.fullest(_long(profile, most * LENGTH_STEP))
+        return None if most is None else self.fullest(of_length(profile, most * LENGTH_STEP))
+
+
+def flags(profile: Profile, base: Profile) -> str:
+    """The flags of `loadcheck load` that turn `base` into `profile`, of the settings that move memory."""
+    parts = [
+        f"--{name.replace('_', '-')} {getattr(profile, name)}"
+        for name in ("max_seq_length", "gpu_memory_utilization", "conservativeness", "max_lora_rank")
+        if getattr(profile, name) != getattr(base, name)
+    ]
+    mine, theirs = profile.adapters, base.adapters
+    if mine is not None and theirs is not None and mine.r != theirs.r:
+        parts.append(f"--lora-r {mine.r}")
+    if mine is not None and theirs is not None and mine.target_modules != theirs.target_modules:
+        parts.append(f"--target-modules {','.join(mine.target_modules)}")
+    if profile.enforce_eager != base.enforce_eager:
+        parts.append("--enforce-eager" if profile.enforce_eager else "--cuda-graphs")
+    return " ".join(parts)
 
 
 def fit(config: ModelConfig, profile: Profile, card: Card, ram_available_bytes: int, goal: Goal = "length") -> Fit:
@@ -227,25 +234,27 @@ def _knobs(search: Search, profile: Profile) -> Iterator[Knob]:
 def _turns(profile: Profile) -> Iterator[tuple[str, Profile]]:
     hundredths = round(profile.gpu_memory_utilization * UTILIZATION_STEPS)
     if hundredths > 5:
-        yield "gpu_memory_utilization − 0.05", _at(profile, hundredths - 5)
+        yield "gpu_memory_utilization − 0.05", at_utilization(profile, hundredths - 5)
     yield "conservativeness halved", replaced(profile, conservativeness=profile.conservativeness / 2)
     if profile.max_seq_length >= 2 * LENGTH_STEP:
-        yield "max_seq_length halved", _long(profile, profile.max_seq_length // 2)
-    if (smaller := _smaller_rank(profile)) is not None:
+        yield "max_seq_length halved", of_length(profile, profile.max_seq_length // 2)
+    if (smaller := smaller_rank(profile)) is not None:
         yield f"rank {profile.max_lora_rank} → {smaller.max_lora_rank}", smaller
     if profile.adapters is not None and set(profile.adapters.target_modules) > set(MLP_ONLY):
-        yield "no q, k, v, o adapters", _mlp_only(profile, profile.adapters)
+        yield "no q, k, v, o adapters", mlp_only(profile, profile.adapters)
+    if not profile.enforce_eager:
+        yield "no CUDA graphs", replaced(profile, enforce_eager=True)
 
 
 def _would_fit(search: Search, profile: Profile, ram_available_bytes: int) -> Iterator[str]:
     """What would fit where nothing does: fewer of the user's wishes, then a bigger card."""
     smaller = profile
-    while (smaller_rank := _smaller_rank(smaller)) is not None:
-        smaller = smaller_rank
+    while (next_smaller := smaller_rank(smaller)) is not None:
+        smaller = next_smaller
         if search.longest(smaller) is not None:
             yield f"rank {smaller.max_lora_rank}: --max-lora-rank {smaller.max_lora_rank} --lora-r {smaller.max_lora_rank}"
             break
-    if profile.adapters is not None and search.longest(_mlp_only(profile, profile.adapters)) is not None:
+    if profile.adapters is not None and search.longest(mlp_only(profile, profile.adapters)) is not None:
         yield f"no q, k, v, o adapters: --target-modules {','.join(MLP_ONLY)}"
     for key, gpu in load_gpus().items():
         known = isinstance(gpu.total_bytes, Fact) and isinstance(gpu.used_before_bytes, Fact)
@@ -257,15 +266,17 @@ def _would_fit(search: Search, profile: Profile, ram_available_bytes: int) -> It
             yield f"a bigger card: {key}"
 
 
-def _at(profile: Profile, hundredths: int) -> Profile:
+def at_utilization(profile: Profile, hundredths: int) -> Profile:
+    """The same at another utilization, in hundredths."""
     return replaced(profile, gpu_memory_utilization=hundredths / UTILIZATION_STEPS)
 
 
-def _long(profile: Profile, length: int) -> Profile:
+def of_length(profile: Profile, length: int) -> Profile:
+    """The same for requests of another length, in tokens."""
     return replaced(profile, max_seq_length=length)
 
 
-def _smaller_rank(profile: Profile) -> Profile | None:
+def smaller_rank(profile: Profile) -> Profile | None:
     """The next smaller rank that vLLM takes, for slots and adapters."""
     ranks = [rank for rank in VLLM_LORA_RANKS if rank < profile.max_lora_rank]
     if not ranks:
@@ -276,5 +287,6 @@ def _smaller_rank(profile: Profile) -> Profile | None:
     return replaced(profile, max_lora_rank=ranks[-1], adapters=adapters)
 
 
-def _mlp_only(profile: Profile, adapters: Adapters) -> Profile:
+def mlp_only(profile: Profile, adapters: Adapters) -> Profile:
+    """The same without adapters on q, k, v and o."""
     return replaced(profile, adapters=replaced(adapters, target_modules=MLP_ONLY))

@@ -41,6 +41,9 @@ def graph_nodes(config: ModelConfig, max_num_seqs: int) -> int:
     return int(per_layer * config.num_hidden_layers * len(capture_sizes(max_num_seqs)))
 
 
+NO_GRAPHS = Term("cuda_graph", 0, "enforce_eager: none are captured (vllm/worker/worker.py:336)")
+
+
 def graph_memory(config: ModelConfig, max_num_seqs: int, compute_capability: float, node_bytes: int | None) -> Term:
     """What "Graph capturing finished …, took X GiB" says: the pool, a workspace, and the driver's memory for the nodes.
 

@@ -11,7 +11,7 @@ from loadcheck.figures import Figures
 from loadcheck.predict.activation import activation_peak
 from loadcheck.predict.adapters import adapter_memory, adapter_params, base_params, patched
 from loadcheck.predict.card import MIN_CAPABILITY, Card
-from loadcheck.predict.graphs import capture_sizes, graph_memory
+from loadcheck.predict.graphs import NO_GRAPHS, capture_sizes, graph_memory
 from loadcheck.predict.kv import BLOCK_TOKENS, config_block_bytes, kv_cache_memory
 from loadcheck.predict.resident import adapter_extras, engine_extras, training_memory
 from loadcheck.predict.slots import lora_slots, slots_only
@@ -20,6 +20,7 @@ from loadcheck.predict.weights import weights
 from loadcheck.predict.zoo import SEQUENCES_BEYOND, SEQUENCES_LADDER, ZooPlan, zoo_plan
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.trouble import Shortage
 from loadcheck.units import show_bytes, to_gib
 
 TRAINING_TOKENS = 1024
@@ -32,11 +33,16 @@ EDGE_SHARE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """Why a load will fail: in our words, in the engine's own, and what would help."""
+    """Why a load will fail: in our words, in the engine's own, and what would help.
+
+    Attributes:
+        short: what there is too little of, where other settings need less of it; None where no memory would help.
+    """
 
     what: str
     engine_says: str
     remedy: str
+    short: Shortage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +144,8 @@ def _peak(
         model,
         lora_slots(config, profile.max_lora_rank, plan.max_model_len, num_seqs),
         cache,
-        graph_memory(config, num_seqs, capability, card.graph_node_bytes),
-        engine_extras(config, plan.max_model_len, num_seqs, capability),
+        _graphs(config, profile, card, num_seqs),
+        engine_extras(config, plan.max_model_len, num_seqs, capability, profile.enforce_eager),
     ]
     if adapters is not None:
         adapter = adapter_memory(config, adapters.r, adapters.target_modules)
@@ -151,6 +157,12 @@ def _peak(
     if profile.training.steps:
         terms.append(training_memory(config, profile, TRAINING_TOKENS, capability))
     return total("peak_device", terms)
+
+
+def _graphs(config: ModelConfig, profile: Profile, card: Card, num_seqs: int) -> Term:
+    if profile.enforce_eager:
+        return NO_GRAPHS
+    return graph_memory(config, num_seqs, card.compute_capability, card.graph_node_bytes)
 
 
 def _figures(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, parts: _Parts) -> Figures:
@@ -175,8 +187,8 @@ def _figures(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, p
         num_gpu_blocks=parts.num_gpu_blocks,
         num_cpu_blocks=plan.swap_bytes // config_block_bytes(config),
         max_concurrency=parts.num_gpu_blocks * BLOCK_TOKENS / plan.max_model_len,
-        num_cuda_graphs=len(capture_sizes(num_seqs)),
-        cuda_graph_bytes=graph_memory(config, num_seqs, card.compute_capability, card.graph_node_bytes).num_bytes,
+        num_cuda_graphs=0 if profile.enforce_eager else len(capture_sizes(num_seqs)),
+        cuda_graph_bytes=_graphs(config, profile, card, num_seqs).num_bytes,
         lora_slots_bytes=slots_only(config, profile.max_lora_rank),
         peak_device_bytes=parts.peak.num_bytes,
         **_adapter_figures(config, profile),
@@ -214,6 +226,7 @@ def obstacles(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, 
             f"the load peaks at {show_bytes(parts.peak.num_bytes)}, and the card has {show_bytes(card.total_bytes)}",
             "CUDA out of memory.",
             "lower gpu_memory_utilization: LoRA slots, CUDA graphs and adapters lie outside vLLM's budget",
+            "peak",
         )
 
 
@@ -236,12 +249,14 @@ def _settings_obstacles(config: ModelConfig, profile: Profile, plan: ZooPlan) ->
             f"unsloth will cut max_seq_length from {plan.cut_from} to {plan.max_model_len}: its estimate leaves no more room",
             f"Unsloth: Your GPU cannot handle sequence lengths of {plan.cut_printed} due to limited GPU memory.",
             "raise gpu_memory_utilization, or lower max_seq_length or max_lora_rank",
+            "kv_estimate",
         )
     if plan.max_model_len < plan.max_num_seqs:
         yield Obstacle(  # vllm/config.py:1574-1578
             f"max_seq_length {plan.max_model_len} is below the number of sequences {plan.max_num_seqs}",
             f"max_num_batched_tokens ({plan.max_model_len}) must be greater than or equal to max_num_seqs ({plan.max_num_seqs}).",
             f"raise max_seq_length to {plan.max_num_seqs}, or lower conservativeness",
+            "batch",
         )
     if plan.max_num_seqs < 1:
         yield Obstacle(
@@ -261,6 +276,7 @@ def _kv_obstacles(plan: ZooPlan, parts: _Parts) -> Iterator[Obstacle]:
             f"{show_bytes(parts.budget_bytes)}",
             "No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine.",
             remedy,
+            "kv_cache",
         )
     elif tokens < plan.max_model_len:
         yield Obstacle(
@@ -269,6 +285,7 @@ def _kv_obstacles(plan: ZooPlan, parts: _Parts) -> Iterator[Obstacle]:
             f"in KV cache ({tokens}). Try increasing `gpu_memory_utilization` or decreasing `max_model_len` when "
             "initializing the engine.",
             remedy,
+            "kv_cache",
         )
 
 

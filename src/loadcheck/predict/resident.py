@@ -24,20 +24,28 @@ RETURN_LOGITS_TOKENS = 1024
 """Up to so many tokens unsloth keeps the logits of a training batch (unsloth/models/llama.py:1070)."""
 
 
-def engine_extras(config: ModelConfig, max_model_len: int, max_num_seqs: int, compute_capability: float) -> Term:
+def engine_extras(
+    config: ModelConfig, max_model_len: int, max_num_seqs: int, compute_capability: float, enforce_eager: bool
+) -> Term:
     """What the engine keeps beside weights, slots, cache and graphs once it is ready."""
-    largest = capture_sizes(max_num_seqs)[-1]
-    blocks_per_seq = -(-min(8192, max_model_len) // BLOCK_TOKENS)
-    inputs = 3 * rounded(8 * largest) + rounded(4 * largest) + rounded(4 * largest * blocks_per_seq)
     sampling = 6 * rounded(2 * max_num_seqs) + rounded(4 * max_num_seqs)
     parts = [
         cublas_workspace(compute_capability),
         lora_pointers(config),
-        Term("graph inputs", inputs + RNG_STATE_BYTES, "vllm/worker/model_runner.py:1419-1563"),
+        Term("graph inputs", 0 if enforce_eager else _graph_inputs(max_model_len, max_num_seqs),
+             "vllm/worker/model_runner.py:1419-1563"),
         Term("sampling tensors", sampling, "vllm/model_executor/sampling_metadata.py"),
         Term("Hugging Face rope tables", _hf_rope(config, HF_ROPE_TOKENS), "unsloth/models/llama.py:1225-1244"),
-    ]
+    ]  # fmt: skip
     return total("engine extras", parts)
+
+
+def _graph_inputs(max_model_len: int, max_num_seqs: int) -> int:
+    """The buffers that every graph reads its batch from, and the state of the graphs' random numbers."""
+    largest = capture_sizes(max_num_seqs)[-1]
+    blocks_per_seq = -(-min(8192, max_model_len) // BLOCK_TOKENS)
+    inputs = 3 * rounded(8 * largest) + rounded(4 * largest) + rounded(4 * largest * blocks_per_seq)
+    return inputs + RNG_STATE_BYTES
 
 
 def _hf_rope(config: ModelConfig, tokens: int) -> int:

@@ -6,6 +6,7 @@ followed to the bit.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from dataclasses import dataclass
 
@@ -89,6 +90,12 @@ def zoo_plan(
         cut_from=None if printed is None else max_seq_length,
         cut_printed=printed,
     )
+
+
+def kv_estimate_needed(config: ModelConfig, max_seq_length: int) -> int:
+    """Bytes that unsloth's estimate must leave so that it does not cut `max_seq_length`: more tokens than that, in steps of 256."""
+    num_tokens = 256 * (max_seq_length // 256 + 1)
+    return math.ceil(num_tokens * _kv_size(config) * 2 * config.num_hidden_layers * 2 / 0.95)
 
 
 def _kv_size(config: ModelConfig) -> int:

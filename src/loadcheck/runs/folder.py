@@ -92,6 +92,11 @@ def new_run_id(profile: str, now: datetime) -> str:
     return f"{now.astimezone(timezone.utc):%Y%m%dT%H%M%SZ}-{profile}"
 
 
+def default_folder(profile: str) -> Path:
+    """Where a run goes that names no folder: runs/<time>-<profile>."""
+    return RUNS / new_run_id(profile, datetime.now(timezone.utc))
+
+
 def create_run_folder(path: Path | None, run_id: str) -> RunFolder:
     """Make the folder of a new run: `path`, or runs/<id>.
 

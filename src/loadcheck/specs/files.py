@@ -6,6 +6,7 @@ error, so a file is looked over key by key before it is converted.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -76,6 +77,21 @@ def to_data(spec: Spec) -> dict[str, Any]:
     """The record as plain dicts, lists and scalars; `validate` reads it back."""
     data: dict[str, Any] = msgspec.to_builtins(spec)
     return data
+
+
+def to_toml(data: dict[str, Any]) -> str:
+    """`to_data` as TOML text: plain keys first, then one table each; what is None is left out, as TOML has no word for it."""
+    plain = {key: value for key, value in data.items() if not isinstance(value, dict)}
+    lines = [f"{key} = {_toml_value(value)}" for key, value in plain.items() if value is not None]
+    for key, value in data.items():
+        if isinstance(value, dict):
+            lines += ["", f"[{key}]", to_toml(value).rstrip("\n")]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    """A scalar or a list of them. JSON's form is TOML's too, but for the one character that TOML wants escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", r"\u007f")
 
 
 def _problems(kind: Any, data: object, where: str, key: Path_) -> Iterator[Problem]:

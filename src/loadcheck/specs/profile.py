@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from loadcheck.errors import BadInput, Problem, suggestion
-from loadcheck.specs.files import Spec, env_dir, read_toml, validate
+from loadcheck.specs.files import Spec, env_dir, read_toml, to_data, to_toml, validate
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -60,6 +60,8 @@ class Profile(Spec, frozen=True, kw_only=True):
     max_lora_rank: int
     gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)]
     conservativeness: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    enforce_eager: bool = False
+    """Capture no CUDA graphs: less memory, slower answers. Only vLLM takes it."""
     adapters: Adapters | None = Adapters()
     generation: Generation = Generation()
     training: Training = Training()
@@ -93,20 +95,32 @@ def load_profiles() -> tuple[Profile, ...]:
 def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     """The profile called `name` (or in the file `name`), with dotted keys of `overrides` laid over it.
 
-    BadInput for an unknown name (with a suggestion), and for every wrong key or value at once.
+    BadInput for an unknown name (with a suggestion), and for every wrong key or value at once. `adapters = false` means none.
     """
     path = Path(name) if name.endswith(".toml") else env_dir() / "profiles" / f"{name}.toml"
     if not path.exists() and not name.endswith(".toml"):
         raise BadInput(Problem("profile", f"there is no profile {name!r}", suggestion(name, profile_names())))
     data = read_toml(path)
     data.setdefault("name", path.stem)
+    if data.get("adapters") is False:
+        data["adapters"] = None
     for key, value in (overrides or {}).items():
         _set(data, key, value)
     return validate(Profile, data, str(path) + (" with the flags given" if overrides else ""))
 
 
+def save_profile(profile: Profile, path: Path, comment: str) -> None:
+    """Write a profile that `load_profile` reads back; OSError where it cannot be written."""
+    data = to_data(profile)
+    if profile.adapters is None:
+        data["adapters"] = False
+    path.write_text(f"# {comment}\n{to_toml(data)}", encoding="utf-8")
+
+
 def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
     *tables, key = dotted.split(".")
     for table in tables:
-        data = data.setdefault(table, {})
+        if data.get(table) is None:
+            data[table] = {}
+        data = data[table]
     data[key] = value

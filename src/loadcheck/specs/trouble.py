@@ -17,6 +17,10 @@ StageName = Literal[
 ]
 """How far a load had come, in the words of logs.formats.Stage."""
 
+Shortage = Literal["kv_estimate", "batch", "profile", "kv_cache", "peak"]
+"""What a load has too little of, in the order in which it shows: unsloth's estimate of the KV cache, tokens of a batch for one of each
+sequence, memory in vLLM's profile run, memory for the KV cache, and memory at the peak, outside vLLM's budget."""
+
 MIN_ANCHOR_CHARS = 6
 _LITERAL = re.compile(r"[\w '\"`:,/=<>#-]*")
 _QUANTIFIERS = ("?", "*", "+", "{")
@@ -28,6 +32,7 @@ class Trouble(Spec, frozen=True, kw_only=True):
     Attributes:
         says: patterns of the words; each begins with literal text, which is looked for first. Empty where no log shows it.
         stages: the same words mean this trouble only where the load had come so far; empty for anywhere.
+        short: what the load had too little of, where other settings need less of it (predict/ladder.py).
         references: the issues, or the lines of the pinned packages, that it is known from.
         handling: what becomes of it here at best; `we_do` says how.
         tests: the tests that show it, beside the one of its excerpt, as FILE::NAME below tests/.
@@ -37,6 +42,7 @@ class Trouble(Spec, frozen=True, kw_only=True):
     title: str
     says: tuple[str, ...] = ()
     stages: tuple[StageName, ...] = ()
+    short: Shortage | None = None
     cause: str
     remedy: str
     references: Annotated[tuple[str, ...], Meta(min_length=1)]

@@ -190,16 +190,15 @@ def _graphs(evidence: Evidence) -> Iterator[Finding]:
     reading = evidence.attempt.reading("max_num_seqs")
     if reading is None:
         return
-    sizes = capture_sizes(int(reading.value))
+    eager = evidence.attempt.reading("enforce_eager")
+    sizes = [] if eager is not None and eager.value == "True" else capture_sizes(int(reading.value))
+    why = f"vLLM's graph sizes up to {reading.show()} sequences" if sizes else "enforce_eager captures no graph"
     listed = evidence.attempt.reading("graph_sizes")
     if listed is not None:
         wanted = ",".join(str(size) for size in reversed(sizes))
-        why = f"vLLM's graph sizes up to {reading.show()} sequences"
         yield evidence.finding(listed, Check.IDENTITY, listed.value == wanted, predicted=wanted, why=why, remedy=EDITED)
-    for attribute, value in (("num_cuda_graphs", len(sizes)), ("largest_graph", sizes[-1])):
-        yield from _compare(
-            evidence, attribute, Interval(value, value), f"vLLM's graph sizes up to {reading.show()} sequences"
-        )
+    for attribute, value in (("num_cuda_graphs", len(sizes)), ("largest_graph", max(sizes, default=0))):
+        yield from _compare(evidence, attribute, Interval(value, value), why)
 
 
 def _pinned_zoo(evidence: Evidence) -> bool:

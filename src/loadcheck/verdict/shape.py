@@ -21,6 +21,8 @@ REQUIRED = (
 )  # fmt: skip
 # What the pinned vLLM always prints and others need not.
 REQUIRED_OF_THE_PIN = "engine graph sizes"
+# What a load without CUDA graphs (enforce_eager) does not print; it says instead that it lists no sizes.
+OF_GRAPHS = {"captured", REQUIRED_OF_THE_PIN}
 # Later dialects of a required line.
 ALTERNATIVES = {"weights": ("weights", "weights 0.8")}
 CPU_EVENTS = ("started", "weights", "adapters", "answer", "peak", "done")
@@ -94,7 +96,10 @@ def _missing_lines(evidence: Evidence) -> Iterator[Finding]:
     # without vLLM there is unsloth's banner alone, and our own events
     vllm = attempt.reading("vllm")
     pinned = vllm is not None and vllm.value == load_versions().version("vllm")
-    lines = (*REQUIRED, REQUIRED_OF_THE_PIN) if pinned else REQUIRED
+    lines: tuple[str, ...] = (*REQUIRED, REQUIRED_OF_THE_PIN) if pinned else REQUIRED
+    eager = attempt.reading("enforce_eager")
+    if eager is not None and eager.value == "True":
+        lines = tuple(name for name in lines if name not in OF_GRAPHS)
     required = [name for name in lines if profile is None or profile.fast_inference or name.startswith("banner")]
     if profile is not None and profile.adapters is not None:
         required.append("patched")

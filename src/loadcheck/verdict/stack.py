@@ -63,10 +63,11 @@ def _installed(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _settings(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
-    """The model, the length and the quantization that the profile asks for."""
+    """The model, the length, the quantization and the graphs that the profile asks for."""
     wanted: dict[str, Value] = {
         "max_model_len": profile.max_seq_length,
         "quantization": "nf4" if profile.load_in_4bit else "16bit",
+        "enforce_eager": str(profile.enforce_eager),
     }
     for attribute, value in wanted.items():
         reading = evidence.attempt.reading(attribute)

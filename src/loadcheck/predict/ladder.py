@@ -1,0 +1,348 @@
+"""The ladder of settings for a load that is short of memory: every rung with what it gains, cheapest first.
+
+Cheapest is what a user loses least by, and the order is fixed:
+
+1. fewer sequences (conservativeness): fewer answers at once; each of them as good and as long as before;
+2. another gpu_memory_utilization: lower where LoRA slots, CUDA graphs, adapters or training need the room, at the cost of KV cache;
+   higher where the KV cache is short, at the cost of that room;
+3. a shorter max_seq_length: long requests are refused;
+4. a smaller rank: the adapters learn less;
+5. no adapters on q, k, v and o: they learn less still;
+6. no CUDA graphs: every answer is slower, and it is no longer the load whose log is the reference.
+
+A rung is turned no further than it must be, and is tried alone before it is tried on top of the rungs below it; where several are
+needed, those that turn out not to be are given back. A step fits if as much is left as the prediction may be off, as in `fit`, or
+more where a load has shown that the prediction is off by more (`need_after`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from loadcheck.predict.bands import KV_SLACK_BYTES, NON_TORCH_SLACK_BYTES, PEAK_SLACK
+from loadcheck.predict.card import Card
+from loadcheck.predict.fit import (
+    LENGTH_STEP,
+    MLP_ONLY,
+    UTILIZATION_STEPS,
+    Search,
+    at_utilization,
+    last_true,
+    mlp_only,
+    of_length,
+    smaller_rank,
+)
+from loadcheck.predict.kv import BLOCK_TOKENS, config_block_bytes
+from loadcheck.predict.prediction import Prediction
+from loadcheck.predict.zoo import kv_estimate_needed
+from loadcheck.specs.files import replaced, to_data, validate
+from loadcheck.specs.profile import Profile
+from loadcheck.specs.trouble import Shortage
+from loadcheck.units import round_up, to_gib
+
+SHARES = (0.9, 0.75, 0.5, 0.25, 0.1)
+"""What conservativeness is lowered to. At 0.75 unsloth's own retry stands (unsloth_zoo/vllm_utils.py:1007)."""
+LENGTHS = 64
+"""How many shorter lengths are looked at, at most."""
+GROWING: tuple[Shortage, ...] = ("kv_estimate", "kv_cache")
+"""What a higher utilization gives more of; of the peak it leaves less."""
+
+Amounts = Mapping[Shortage, int]
+"""Bytes, but for "batch", which is in tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One kind of change.
+
+    Attributes:
+        keys: the profile's keys that it changes.
+        degrees: the profile turned further and further, given what is short.
+        with_utilization: whether the utilization, which is cheaper, may follow it.
+    """
+
+    name: str
+    loses: str
+    keys: tuple[str, ...]
+    degrees: Callable[[Profile, Shortage | None], Iterator[Profile]]
+    with_utilization: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Some settings, and how they stand.
+
+    Attributes:
+        left: what is left of everything that can be short; negative where it is.
+        lacks: what is missing of what a load must have left, in the order in which the engine comes to it.
+    """
+
+    profile: Profile
+    prediction: Prediction
+    left: Amounts
+    lacks: Amounts
+
+    @property
+    def fits(self) -> bool:
+        return self.prediction.fits and not self.lacks
+
+    @property
+    def short(self) -> Shortage | None:
+        """What the engine will be short of first; None where it fits, or where memory is not what is wrong."""
+        obstacles = (obstacle.short for obstacle in self.prediction.obstacles if obstacle.short is not None)
+        return next(iter(self.lacks), next(obstacles, None))
+
+    @property
+    def deficit(self) -> tuple[int, int]:
+        """Bytes and tokens that are missing: the fewer, the nearer to a load."""
+        return sum(lack for short, lack in self.lacks.items() if short != "batch"), self.lacks.get("batch", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A rung, turned as far as it had to be, or could be.
+
+    Attributes:
+        state: the settings after it, and after the rungs below where one alone does not suffice.
+        changes: from the settings that were asked for, such as "conservativeness 1.0 → 0.5".
+        at: what the settings asked for are short of.
+        gain: how much more of that is left than with the settings asked for: bytes, or tokens of a batch.
+    """
+
+    rung: Rung
+    state: State
+    changes: tuple[str, ...]
+    at: Shortage
+    gain: int
+
+    @property
+    def fits(self) -> bool:
+        return self.state.fits
+
+    def to_json(self) -> dict[str, Any]:
+        short = self.state.short
+        return {
+            "step": self.rung.name,
+            "loses": self.rung.loses,
+            "changes": list(self.changes),
+            "short": self.at,
+            "gain_gib": None if self.at == "batch" else round(to_gib(self.gain), 3),
+            "gain_tokens": self.gain if self.at == "batch" else None,
+            "fits": self.fits,
+            "still_short": short,
+            "lack_gib": None if short is None or short == "batch" else round(to_gib(self.state.lacks.get(short, 0)), 3),
+            "figures": self.state.prediction.figures.to_json(),
+        }
+
+
+class Ladder:
+    """The ladder from one profile on one card. `needs` is what a load must have left; default: `slack` of the card."""
+
+    def __init__(self, search: Search, base: Profile, needs: Amounts | None = None) -> None:
+        self._search = search
+        self._needs = slack(search.card) if needs is None else needs
+        self.base = self.state(base)
+
+    def state(self, profile: Profile) -> State:
+        prediction = self._search.predict(profile)
+        left = amounts_left(self._search, profile, prediction)
+        lacks = {short: self._needs[short] - amount for short, amount in left.items() if amount < self._needs[short]}
+        return State(profile, prediction, left, lacks)
+
+    def climb(self) -> Iterator[Step]:
+        """Every rung up to the first that fits, none where memory is not what is wrong."""
+        at = self.base.short
+        if at is None or any(obstacle.short is None for obstacle in self.base.prediction.obstacles):
+            return
+        held = self.base
+        for number, rung in enumerate(RUNGS):
+            after = self._turn(rung, self.base)
+            if held is not self.base and not (after is not None and after.fits):
+                after = self._on_top(held, RUNGS[: number + 1])
+            if after is None:
+                continue
+            if after.fits:
+                after = self._give_back(after, RUNGS[:number])
+            gain = after.left[at] - self.base.left[at]
+            yield Step(rung, after, changes(self.base.profile, after.profile), at, gain)
+            if after.fits:
+                return
+            if after.deficit < held.deficit:
+                held = after
+
+    def _turn(self, rung: Rung, state: State) -> State | None:
+        """The mildest degree that fits, else the one that lacks least; None where there is nothing to turn."""
+        best = None
+        for profile in rung.degrees(state.profile, state.short):
+            after = self.state(profile)
+            if not after.fits and rung.with_utilization:
+                after = self._at_its_utilization(after)
+            if after.fits:
+                return after
+            if best is None or after.deficit < best.deficit:
+                best = after
+        return best
+
+    def _at_its_utilization(self, state: State) -> State:
+        """The same at the utilization nearest to its own that fits, if the highest that the peak leaves room for does."""
+
+        def holds(hundredths: int) -> bool:
+            return "peak" not in self.state(at_utilization(state.profile, hundredths)).lacks
+
+        most = last_true(holds, 1, UTILIZATION_STEPS - 1)
+        if most is None or not self.state(at_utilization(state.profile, most)).fits:
+            return state
+        own = state.profile.gpu_memory_utilization * UTILIZATION_STEPS
+        between = range(most, int(own), -1) if own < most else range(most, most + 1)
+        fitting = (self.state(at_utilization(state.profile, hundredths)) for hundredths in reversed(between))
+        return next(other for other in fitting if other.fits)
+
+    def _on_top(self, held: State, rungs: tuple[Rung, ...]) -> State | None:
+        """The last of the rungs on top of the others, and these turned further where that now helps."""
+        state = self._turn(rungs[-1], held)
+        nearer = state is not None
+        while state is not None and nearer and not state.fits:
+            nearer = False
+            for rung in rungs:
+                further = self._turn(rung, state)
+                if further is not None and (further.fits or further.deficit < state.deficit):
+                    state, nearer = further, True
+        return state
+
+    def _give_back(self, state: State, rungs: tuple[Rung, ...]) -> State:
+        """The same without the rungs that are not needed after all, the dearest given back first."""
+        for rung in reversed(rungs):
+            without = self.state(_with_keys(state.profile, self.base.profile, rung.keys))
+            if without.fits:
+                state = without
+        return state
+
+
+def slack(card: Card) -> dict[Shortage, int]:
+    """What a load must have left, as the prediction may be off by so much (predict/bands.py)."""
+    of_card = int(PEAK_SLACK * card.total_bytes)
+    non_torch = 0 if card.non_torch_bytes is not None else NON_TORCH_SLACK_BYTES
+    return {
+        "kv_estimate": KV_SLACK_BYTES,
+        "batch": 0,
+        "profile": of_card,
+        "kv_cache": KV_SLACK_BYTES + non_torch,
+        "peak": of_card,
+    }
+
+
+def need_after(
+    needs: Amounts, card: Card, short: Shortage, left: int, measured_left: int | None
+) -> dict[Shortage, int]:
+    """What a load must be predicted to have left, after one that failed for want of it with `left` predicted.
+
+    The prediction was off by at least `left`; by more, where the log says how much was missing (`measured_left` below 0).
+    """
+    missing = 0 if measured_left is None else max(-measured_left, 0)
+    need = max(slack(card)[short], 1) + max(left + missing, 0)
+    return {**needs, short: max(needs[short], need)}
+
+
+def amounts_left(search: Search, profile: Profile, prediction: Prediction) -> dict[Shortage, int]:
+    """What is left of everything that a load can be short of, in the order in which the engine comes to it."""
+    config, card, figures = search.config, search.card, prediction.figures
+    length, sequences = figures.max_model_len, figures.max_num_seqs
+    assert length is not None and sequences is not None and figures.kv_estimate_bytes is not None
+    assert figures.weights_bytes is not None and figures.activation_peak_bytes is not None
+    assert figures.kv_cache_bytes is not None and figures.peak_device_bytes is not None
+    parts = {term.name: term.num_bytes for term in prediction.terms.parts}
+    beside = sum(parts.get(name, 0) for name in ("context", "non_torch", "lora_slots"))  # a part of 0 is not among them
+    return {
+        "kv_estimate": figures.kv_estimate_bytes - kv_estimate_needed(config, profile.max_seq_length),
+        "batch": length - sequences,
+        "profile": card.total_bytes - beside - figures.weights_bytes - figures.activation_peak_bytes,
+        "kv_cache": figures.kv_cache_bytes - request_bytes(search, length),
+        "peak": card.total_bytes - figures.peak_device_bytes,
+    }
+
+
+def request_bytes(search: Search, length: int) -> int:
+    """KV cache of one request of `length` tokens."""
+    return -(-length // BLOCK_TOKENS) * config_block_bytes(search.config)
+
+
+def changes(base: Profile, profile: Profile) -> tuple[str, ...]:
+    """What the ladder has changed, key by key."""
+    before, after = to_data(base), to_data(profile)
+    keys = [key for rung in RUNGS for key in rung.keys if _get(before, key) != _get(after, key)]
+    return tuple(f"{key} {_show(_get(before, key))} → {_show(_get(after, key))}" for key in keys)
+
+
+def _show(value: Any) -> str:
+    return ",".join(value) if isinstance(value, list | tuple) else str(value)
+
+
+def _get(data: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
+
+
+def _with_keys(profile: Profile, source: Profile, keys: tuple[str, ...]) -> Profile:
+    """`profile` with these keys as they are in `source`."""
+    data, given = to_data(profile), to_data(source)
+    for dotted in keys:
+        *tables, key = dotted.split(".")
+        table = data
+        for name in tables:
+            table = table.get(name) or {}
+        table[key] = _get(given, dotted)
+    return validate(Profile, data, f"profile {profile.name}")
+
+
+# ------------------------------------------------------------------------------------------------------------------- rungs
+
+
+def _fewer_sequences(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
+    for share in SHARES:
+        if share < profile.conservativeness:
+            yield replaced(profile, conservativeness=share)
+
+
+def _other_utilization(profile: Profile, short: Shortage | None) -> Iterator[Profile]:
+    """Up or down in hundredths, nearest first."""
+    now = profile.gpu_memory_utilization * UTILIZATION_STEPS
+    steps = range(1, UTILIZATION_STEPS) if short in GROWING else range(UTILIZATION_STEPS - 1, 0, -1)
+    for hundredths in steps:
+        if (hundredths > now) if short in GROWING else (hundredths < now):
+            yield at_utilization(profile, hundredths)
+
+
+def _shorter(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
+    """In whole 256s, and of a long one by a 64th each time: it is a search, and each step of it a hundred predictions."""
+    length = profile.max_seq_length
+    by = max(round_up(length // LENGTHS, LENGTH_STEP), LENGTH_STEP)
+    yield from (of_length(profile, shorter) for shorter in range((length - 1) // by * by, 0, -by))
+
+
+def _smaller_ranks(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
+    while (smaller := smaller_rank(profile)) is not None:
+        profile = smaller
+        yield profile
+
+
+def _fewer_targets(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
+    if profile.adapters is not None and set(profile.adapters.target_modules) > set(MLP_ONLY):
+        yield mlp_only(profile, profile.adapters)
+
+
+def _no_graphs(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
+    if not profile.enforce_eager:
+        yield replaced(profile, enforce_eager=True)
+
+
+RUNGS = (
+    Rung("fewer sequences", "answers at once", ("conservativeness",), _fewer_sequences, False),
+    Rung("another utilization", "KV cache, or room beside it", ("gpu_memory_utilization",), _other_utilization, False),
+    Rung("shorter requests", "long requests", ("max_seq_length",), _shorter),
+    Rung("smaller rank", "what adapters can learn", ("max_lora_rank", "adapters.r"), _smaller_ranks),
+    Rung("no q, k, v, o adapters", "what adapters can learn", ("adapters.target_modules",), _fewer_targets),
+    Rung("no CUDA graphs", "speed of every answer", ("enforce_eager",), _no_graphs),
+)

@@ -1,0 +1,8 @@
+"""`loadcheck load --recover`: when the prediction or the load says that it does not fit, walk the ladder until a load passes."""
+
+from __future__ import annotations
+
+from loadcheck.recovery.attempt import Attempt, Gain, short_of
+from loadcheck.recovery.walk import Hands, Recovery, Walked, recover
+
+__all__ = ["Attempt", "Gain", "Hands", "Recovery", "Walked", "recover", "short_of"]

@@ -1,0 +1,110 @@
+"""A recovery for people: each step with its gain, the loads, what they measured, and the settings to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+
+from rich.console import Console
+from rich.table import Table
+
+from loadcheck.predict.ladder import Step
+from loadcheck.recovery.attempt import Attempt, Gain
+from loadcheck.recovery.walk import Recovery, Walked
+from loadcheck.report import escape
+from loadcheck.specs.trouble import Shortage
+from loadcheck.units import to_gib
+
+SHORT: dict[Shortage, str] = {
+    "kv_estimate": "KV cache by unsloth's estimate",
+    "batch": "tokens in a batch",
+    "profile": "room in the profile run",
+    "kv_cache": "KV cache",
+    "peak": "room at the peak",
+}
+
+
+def show_recovery(out: Console, recovery: Recovery) -> None:
+    """Steps, attempts, gains, and how it ended; nothing but the end where nothing had to be mended."""
+    if not recovery.needed:
+        _show_end(out, recovery, "Nothing to recover:")
+        return
+    out.print("\nRecovery, cheapest step first; gains are predicted, from the settings asked for:", markup=False)
+    _show_steps(out, recovery)
+    for attempt in recovery.attempts:
+        out.print(f"attempt {attempt.number} {_ended(attempt)}; kept in {attempt.loaded.folder.path}", markup=False)
+    _show_gains(out, recovery.gains())
+    _show_end(out, recovery, "[green]RECOVERED[/]")
+    if recovery.flags:
+        out.print(f"flags: {recovery.flags}", markup=False)
+    if recovery.kept is not None:
+        out.print(f"profile: {recovery.kept}, which `loadcheck load` takes", markup=False)
+
+
+def _show_end(out: Console, recovery: Recovery, passed: str) -> None:
+    out.print(f"{passed if recovery.passed else '[bold red]NOT RECOVERED[/]'} {escape(recovery.end)}")
+
+
+def _show_steps(out: Console, recovery: Recovery) -> None:
+    number = 0
+    for after, walked in groupby(recovery.walked, lambda each: each.after):
+        if after:
+            out.print(
+                f"after attempt {after}, which was short of {_what(recovery.attempts[after - 1].short)}:", markup=False
+            )
+        for each in walked:
+            number += 1
+            out.print(f"{number:>2} {_step(each)}", markup=False)
+            for change in each.step.changes:
+                out.print(f"     {change}", markup=False)
+
+
+def _step(walked: Walked) -> str:
+    step = walked.step
+    done = "skipped" if walked.attempt is None else f"attempt {walked.attempt}"
+    return f"{step.rung.name}: {show_gain(step)}; {'fits' if step.fits else _lacks(step)}; {done}"
+
+
+def show_gain(step: Step) -> str:
+    """What a step gains of what is short, with its unit."""
+    amount = f"{step.gain:+d}" if step.at == "batch" else f"{to_gib(step.gain):+.2f} GiB of"
+    return f"{amount} {SHORT[step.at]}"
+
+
+def _lacks(step: Step) -> str:
+    """What is still missing, named where it is something else than what the gain is of."""
+    short = step.state.short
+    lack = None if short is None else step.state.lacks.get(short)
+    if short is None or lack is None:
+        return "does not fit"
+    amount = f"{lack}" if short == "batch" else f"{to_gib(lack):.2f} GiB"
+    return f"lacks {amount}" if short == step.at else f"lacks {amount} of {SHORT[short]}"
+
+
+def _what(short: Shortage | None) -> str:
+    return "nothing known" if short is None else SHORT[short]
+
+
+def _ended(attempt: Attempt) -> str:
+    if attempt.passed:
+        return "passed"
+    if attempt.short is not None:
+        return f"failed, short of {SHORT[attempt.short]}"
+    return attempt.loaded.record.outcome if attempt.loaded.record.outcome != "completed" else "did not pass"
+
+
+def _show_gains(out: Console, gains: Iterable[Gain]) -> None:
+    """predicted | measured, a table for each load, or refusal, that the passing one is compared with."""
+    for before, group in groupby(gains, lambda gain: gain.before):
+        what = "the settings asked for, as predicted" if before is None else f"attempt {before}"
+        out.print(f"\nChange in GiB from {what}, to the load that passed:", markup=False)
+        table = Table(box=None, pad_edge=False, show_edge=False)
+        table.add_column("figure", no_wrap=True)
+        table.add_column("predicted", justify="right")
+        table.add_column("measured", justify="right")
+        table.add_column("")
+        for gain in group:
+            measured = "not in log" if gain.measured_bytes is None else f"{to_gib(gain.measured_bytes):+.2f}"
+            word = {None: "", True: "ok", False: "DIFFERS"}[gain.agrees]
+            table.add_row(gain.name, f"{to_gib(gain.predicted_bytes):+.2f}", measured, word)
+        out.print(table)

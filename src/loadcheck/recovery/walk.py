@@ -1,0 +1,193 @@
+"""The walk: settings that are predicted not to fit are skipped, the others are loaded, each in processes and a folder of its own.
+
+A load that fails for want of memory although it was predicted to fit tells by how much the prediction is off; the next step must
+leave that much more. Any other failure ends the walk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from loadcheck.errors import EXIT_FAIL
+from loadcheck.loading import Loaded, Prepared
+from loadcheck.predict.fit import flags
+from loadcheck.predict.ladder import Amounts, Ladder, Step, changes, need_after, slack
+from loadcheck.recovery.attempt import Attempt, Gain, gains, measured_left, predicted_left, search_of, short_of
+from loadcheck.runs.folder import RunFolder
+from loadcheck.specs.files import replaced
+from loadcheck.specs.profile import Profile, save_profile
+
+MAX_ATTEMPTS = 4
+"""Real loads of one recovery; each takes minutes."""
+KEPT = "recovered.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """What the walk does to the world.
+
+    Attributes:
+        prepare: predict a profile from what is free right now; may raise what `loading.prepare` raises.
+        load: run it, into a folder of its own.
+        say: tell the user, a line at a time.
+    """
+
+    prepare: Callable[[Profile], Prepared]
+    load: Callable[[Prepared, Path], Loaded]
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """A step that was looked at after so many attempts, and the one that it became; None where it was skipped."""
+
+    step: Step
+    after: int
+    attempt: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.step.to_json(), "after_attempt": self.after or None, "attempt": self.attempt}
+
+
+@dataclass(slots=True)
+class Recovery:
+    """What a walk came to.
+
+    Attributes:
+        base: the load as it was asked for.
+        end: why it ended, in words; empty while it goes on.
+        kept: the profile that passed, where it is another than the one asked for.
+    """
+
+    base: Prepared
+    walked: list[Walked] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    end: str = ""
+    kept: Path | None = None
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.attempts) and self.attempts[-1].passed
+
+    @property
+    def needed(self) -> bool:
+        """Whether anything had to be mended: nothing does where the first load was the one asked for, and memory was not short."""
+        return bool(self.walked) or not self.attempts
+
+    @property
+    def exit_code(self) -> int:
+        """That of the last load; 1 where there was none."""
+        return self.attempts[-1].loaded.exit_code if self.attempts else EXIT_FAIL
+
+    @property
+    def flags(self) -> str:
+        """The flags that turn the load asked for into the one that passed; empty where it needed none, or where none passed."""
+        return flags(self.attempts[-1].profile, self.base.plan.profile) if self.passed else ""
+
+    def gains(self) -> tuple[Gain, ...]:
+        """From every load that failed, or from the settings that were refused, to the load that passed."""
+        if not self.passed or not self.needed:
+            return ()
+        befores: tuple[Attempt | Prepared, ...] = tuple(self.attempts[:-1]) or (self.base,)
+        return tuple(gain for before in befores for gain in gains(before, self.attempts[-1]))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "needed": self.needed,
+            "passed": self.passed,
+            "end": self.end,
+            "steps": [walked.to_json() for walked in self.walked],
+            "attempts": [attempt.to_json() for attempt in self.attempts],
+            "gains": [gain.to_json() for gain in self.gains()],
+            "flags": self.flags,
+            "profile": None if self.kept is None else str(self.kept),
+        }
+
+
+def recover(base: Prepared, hands: Hands, folder: Path, force: bool = False) -> Recovery:
+    """Load `base` where it is predicted to fit (or with `force` in any case); where it does not, walk the ladder.
+
+    `folder` is that of the first attempt; the others stand beside it. What `hands.prepare` and `hands.load` raise goes through.
+    """
+    recovery = Recovery(base)
+    needs: Amounts | None = None
+    if base.prediction is None or base.prediction.fits or force:
+        needs = _attempt(recovery, base, hands, folder, needs)
+    else:
+        for obstacle in base.prediction.obstacles:
+            hands.say(f"not loaded as asked for: {obstacle.what}")
+    while not recovery.end:
+        prepared = _next(recovery, hands, needs)
+        if prepared is not None:
+            needs = _attempt(recovery, prepared, hands, folder, needs)
+    _keep(recovery, hands)
+    return recovery
+
+
+def _attempt(
+    recovery: Recovery, prepared: Prepared, hands: Hands, folder: Path, needs: Amounts | None
+) -> Amounts | None:
+    """One real load; what the next one must be predicted to have left, where this one was short of memory."""
+    number = len(recovery.attempts) + 1
+    what = flags(prepared.plan.profile, recovery.base.plan.profile) or "as asked for"
+    hands.say(f"attempt {number}: {what}")
+    loaded = hands.load(prepared, _folder(folder, number))
+    attempt = Attempt(number, prepared, loaded, None if prepared.prediction is None else short_of(loaded))
+    recovery.attempts.append(attempt)
+    if attempt.passed:
+        recovery.end = "the load passed"
+    elif attempt.short is None:
+        recovery.end = f"attempt {number} failed for something that other settings would not mend"
+    elif number == MAX_ATTEMPTS:
+        recovery.end = f"{number} loads have failed for want of memory"
+    else:
+        assert prepared.card is not None
+        left = predicted_left(prepared)[attempt.short]
+        measured = measured_left(attempt, attempt.short)
+        return need_after(needs or slack(prepared.card), prepared.card, attempt.short, left, measured)
+    return needs
+
+
+def _next(recovery: Recovery, hands: Hands, needs: Amounts | None) -> Prepared | None:
+    """The first step that is predicted to fit what is free now; None, and the end, where there is none."""
+    now = hands.prepare(recovery.base.plan.profile)
+    ladder = Ladder(search_of(now), now.plan.profile, needs)
+    steps = list(ladder.climb())
+    tried = len(recovery.attempts)
+    recovery.walked += [Walked(step, tried) for step in steps]
+    if steps and steps[-1].fits:
+        recovery.walked[-1] = replace(recovery.walked[-1], attempt=tried + 1)
+        return hands.prepare(steps[-1].state.profile)
+    others = [obstacle.what for obstacle in ladder.base.prediction.obstacles if obstacle.short is None]
+    recovery.end = (
+        f"memory is not what is wrong: {others[0]}" if others else "no step of the ladder is predicted to fit"
+    )
+    return None
+
+
+def _folder(first: Path, number: int) -> Path:
+    """The folder of an attempt: the first one's, or the next free name beside it. No run is written over."""
+    if number == 1:
+        return first
+    names = (first.with_name(f"{first.name}-attempt{suffix}") for suffix in count(number))
+    return next(path for path in names if not RunFolder(path).record_path.exists())
+
+
+def _keep(recovery: Recovery, hands: Hands) -> None:
+    """Write the settings that passed, where they are others than those asked for."""
+    base = recovery.base.plan.profile
+    if not recovery.passed or recovery.attempts[-1].profile == base:
+        return
+    attempt = recovery.attempts[-1]
+    path = attempt.loaded.folder.path / KEPT
+    found = replaced(attempt.profile, description=f"{base.description}; recovered: {recovery.flags}")
+    try:
+        save_profile(found, path, f"written by loadcheck load --recover: {'; '.join(changes(base, attempt.profile))}")
+    except OSError as error:
+        hands.say(f"{path}: could not be written ({error.strerror}); the flags above say the same")
+        return
+    recovery.kept = path

@@ -1,0 +1,160 @@
+"""An engine that prints what unsloth and vLLM would print on a T4, as the formulas say: python fake_engine.py STEP RUN_DIR.
+
+What it should do otherwise than predicted is in the environment: FAKE_NON_TORCH_BYTES more of non_torch, FAKE_SPIKE_BYTES of memory
+that are needed during the capture and are not predicted, FAKE_MOST_SEQUENCES that it has the memory to capture graphs for, FAKE_WORDS
+that end the load.
+"""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from loadcheck.logs.events import format_event
+from loadcheck.plan import plan_from_json
+from loadcheck.predict import Card, card_from_table
+from loadcheck.predict.graphs import capture_sizes
+from loadcheck.predict.prediction import Prediction, predict_from_plan
+from loadcheck.predict.zoo import ZooPlan, zoo_plan
+from loadcheck.specs.profile import Profile
+from loadcheck.units import GIB, to_gib
+
+RAM_BYTES = 11 * GIB
+BANNER = """\
+==((====))==  Unsloth 2025.2.5: Fast {family} patching. Transformers: 4.48.2.
+   \\\\   /|    GPU: Tesla T4. Max memory: 14.741 GB. Platform: Linux.
+O^O/ \\_/ \\    Torch: 2.5.1+cu124. CUDA: 7.5. CUDA Toolkit: 12.4. Triton: 3.1.0
+\\        /    Bfloat16 = FALSE. FA [Xformers = 0.0.28.post3. FA2 = False]
+"""
+CUT = """\
+Unsloth: Your GPU cannot handle sequence lengths of {cut} due to limited GPU memory.
+Unsloth: Your GPU can only handle approximately the maximum sequence length of {cut}.
+"""
+PLAN = """\
+Unsloth: vLLM loading {model} with actual GPU utilization = {utilization}%
+Unsloth: Your GPU has CUDA compute capability 7.5 with VRAM = 14.74 GB.
+Unsloth: Using conservativeness = {conservativeness}. Chunked prefill tokens = {length}. Num Sequences = {sequences}.
+Unsloth: vLLM's KV Cache can use up to {estimate} GB. Also swap space = 2 GB.
+"""
+ENGINE = """\
+INFO llm_engine.py:234] Initializing a V0 LLM engine (v0.7.2) with config: model='{model}', dtype=torch.float16, max_seq_len={length}, \
+download_dir=None, quantization=bitsandbytes, enforce_eager={eager}, kv_cache_dtype=auto, compilation_config={{"level":0,\
+"cudagraph_capture_sizes":{sizes},"max_capture_size":{largest}}}, use_cached_outputs=False,
+INFO model_runner.py:1110] Starting to load model {model}...
+INFO model_runner.py:1115] Loading model weights took {weights:.4f} GB
+INFO worker.py:267] Memory profiling takes 11.34 seconds
+INFO worker.py:267] the current vLLM instance can use total_gpu_memory (14.74GiB) x gpu_memory_utilization ({share:.2f}) = {budget:.2f}GiB
+INFO worker.py:267] model weights take {weights:.2f}GiB; non_torch_memory takes {non_torch:.2f}GiB; PyTorch activation peak memory \
+takes {activation:.2f}GiB; the rest of the memory reserved for KV Cache is {kv:.2f}GiB.
+INFO executor_base.py:110] # CUDA blocks: {blocks}, # CPU blocks: {cpu_blocks}
+INFO executor_base.py:115] Maximum concurrency for {length} tokens per request: {concurrency:.2f}x
+"""
+CAPTURE = "INFO model_runner.py:1434] Capturing cudagraphs for decoding. Capturing CUDA graph shapes: 100%|██| {graphs}/{graphs}\n"
+CAPTURED = "INFO model_runner.py:1562] Graph capturing finished in 41 secs, took {graph_gib:.2f} GiB\n"
+READY = "INFO llm_engine.py:431] init engine (profile, create kv cache, warmup model) took 54.71 seconds\n"
+PATCHED = "Unsloth 2025.2.5 patched {layers} layers with {qkv} QKV layers, {o} O layers and {mlp} MLP layers.\n"
+
+
+def main(step: str, run_dir: Path) -> int:
+    if step == "prepare":
+        _event("weights_ready")
+        return 0
+    plan = plan_from_json(json.loads((run_dir / "plan.json").read_text()))
+    profile, config = plan.profile, plan.config
+    known = card_from_table("T4")
+    assert known.non_torch_bytes is not None
+    card = replace(known, non_torch_bytes=known.non_torch_bytes + int(os.environ.get("FAKE_NON_TORCH_BYTES", "0")))
+    _event("device", gpu_name="Tesla T4", compute_capability="7.5", device_total_bytes=card.total_bytes,
+           device_free_bytes=card.free_bytes, ram_available_bytes=RAM_BYTES)  # fmt: skip
+    _say(BANNER, family="Qwen2" if "qwen" in plan.model_name else "Llama")
+    if "FAKE_WORDS" in os.environ:
+        _say("{words}\n", words=os.environ["FAKE_WORDS"])
+        return 1
+    decided = zoo_plan(
+        config, total_bytes=card.total_bytes, free_bytes=card.free_bytes, max_seq_length=profile.max_seq_length,
+        max_lora_rank=profile.max_lora_rank, gpu_memory_utilization=profile.gpu_memory_utilization,
+        conservativeness=profile.conservativeness, ram_available_bytes=RAM_BYTES,
+    )  # fmt: skip
+    model = f"unsloth/{plan.model_name}-bnb-4bit"
+    if decided.cut_printed is not None:
+        _say(CUT, cut=decided.cut_printed)
+    _say(PLAN, model=model, utilization=round(100 * decided.utilization, 2), conservativeness=profile.conservativeness,
+         length=decided.max_model_len, sequences=decided.max_num_seqs, estimate=round(to_gib(decided.kv_estimate_bytes), 2))  # fmt: skip
+    prediction = predict_from_plan(config, profile, card, decided)
+    error = _engine(model, profile, card, decided, prediction)
+    if error is not None and "memory" in error:  # unsloth_zoo/vllm_utils.py:984-1016
+        fewer = replace(decided, max_num_seqs=int(0.75 * decided.max_num_seqs))
+        _say("Unsloth: Retrying vLLM to process {n} sequences and {length} tokens in tandem.\nError:\n{error}\n",
+             n=fewer.max_num_seqs, length=fewer.max_model_len, error=error)  # fmt: skip
+        prediction = predict_from_plan(config, profile, card, fewer)
+        error = _engine(model, profile, card, fewer, prediction)
+    if error is not None:
+        _say("Traceback (most recent call last):\nRuntimeError: {error}\n", error=error)
+        return 1
+    _finish(profile, prediction)
+    return 0
+
+
+def _engine(model: str, profile: Profile, card: Card, plan: ZooPlan, prediction: Prediction) -> str | None:
+    """One try of vLLM; the words that end it, or None."""
+    figures = prediction.figures
+    says: Any = {obstacle.short: obstacle.engine_says for obstacle in prediction.obstacles}
+    if "batch" in says:
+        return str(says["batch"])
+    sizes = [] if profile.enforce_eager else capture_sizes(plan.max_num_seqs)[::-1]
+    _say(ENGINE, model=model, length=plan.max_model_len, eager=profile.enforce_eager, sizes=str(sizes).replace(" ", ""),
+         largest=max(sizes, default=0), weights=_gib(figures.weights_bytes), share=plan.utilization,
+         budget=_gib(figures.budget_bytes), non_torch=_gib(figures.non_torch_bytes),
+         activation=_gib(figures.activation_peak_bytes), kv=_gib(figures.kv_cache_bytes), blocks=figures.num_gpu_blocks,
+         cpu_blocks=figures.num_cpu_blocks, concurrency=figures.max_concurrency)  # fmt: skip
+    if "kv_cache" in says:
+        return str(says["kv_cache"])
+    if sizes:
+        _say(CAPTURE, graphs=len(sizes))
+    assert figures.peak_device_bytes is not None
+    spiked = figures.peak_device_bytes + int(os.environ.get("FAKE_SPIKE_BYTES", "0")) > card.total_bytes
+    if spiked or plan.max_num_seqs > int(os.environ.get("FAKE_MOST_SEQUENCES", "1000")):
+        return "CUDA out of memory. Tried to allocate 112.00 MiB. GPU 0 has a total capacity of 14.74 GiB."
+    if sizes:
+        _say(CAPTURED, graph_gib=_gib(figures.cuda_graph_bytes))
+    _say(READY)
+    return None
+
+
+def _finish(profile: Profile, prediction: Prediction) -> None:
+    figures = prediction.figures
+    if profile.adapters is not None:
+        _say(
+            PATCHED,
+            layers=figures.patched_layers,
+            qkv=figures.patched_qkv,
+            o=figures.patched_o,
+            mlp=figures.patched_mlp,
+        )
+        _event("adapters", trainable_params=figures.trainable_params, total_params=figures.total_params,
+               adapter_bytes=figures.adapter_bytes)  # fmt: skip
+    _event("slots", lora_slots_bytes=figures.lora_slots_bytes)
+    _event("answer", prompt=profile.generation.prompt, text="Paris.", num_new_tokens=2, expected="Paris", found=True)
+    if profile.training.steps:
+        _event("trained", first_loss=2.0, last_loss=1.0, adapter_changed=True, base_unchanged=True)
+    _event("peak", peak_device_bytes=figures.peak_device_bytes)
+    _event("done")
+
+
+def _gib(num_bytes: int | None) -> float:
+    assert num_bytes is not None
+    return to_gib(num_bytes)
+
+
+def _say(text: str, **values: Any) -> None:
+    sys.stdout.write(text.format(**values))
+
+
+def _event(name: str, **values: Any) -> None:
+    print(format_event(name, values))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2])))

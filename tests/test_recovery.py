@@ -1,0 +1,342 @@
+"""`load --recover` from end to end, on paper: the T4 of env/gpus.toml, and an engine that prints what the formulas say."""
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadcheck import cli
+from loadcheck.device import GpuDevice
+from loadcheck.doctor import Finding, Level, Report
+from loadcheck.loading import judge_folder, settled_gpu
+from loadcheck.logs import parse_log
+from loadcheck.predict import card_from_table
+from loadcheck.recovery import short_of
+from loadcheck.runs.folder import RunFolder
+from loadcheck.specs.profile import load_profile
+from loadcheck.specs.trouble import load_troubles
+from loadcheck.units import GIB
+from tests import fake_engine
+from tests.conftest import RUNS
+from tests.test_diagnosis import OOM, OOM_AFTER
+
+PROFILE = "llama31-8b-instruct-4bit"
+T4 = card_from_table("T4")
+
+
+@pytest.fixture(autouse=True)
+def t4(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine with a T4, the whole stack, nothing wrong with it, and the fake engine."""
+    gpu = GpuDevice("Tesla T4", "7.5", T4.total_bytes, T4.free_bytes, "12.4")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("loadcheck.device.read_gpu", lambda: gpu)
+    monkeypatch.setattr("loadcheck.loading.read_gpu", lambda: gpu)
+    monkeypatch.setattr("loadcheck.loading.ram_available_bytes", lambda: fake_engine.RAM_BYTES)
+    monkeypatch.setattr("loadcheck.loading._require_packages", lambda profile: None)
+    monkeypatch.setattr("loadcheck.doctor.examine", lambda machine, plan: Report(plan.profile.name, ()))
+    monkeypatch.setattr("loadcheck.loading.child_command", _command)
+
+
+def _command(step: str, folder: RunFolder) -> list[str]:
+    return [sys.executable, str(Path(fake_engine.__file__).resolve()), step, str(folder.path.resolve())]
+
+
+def _load(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code, the JSON document, and what is shown to a person."""
+    code = cli.run(["load", PROFILE, "--json", "--run-dir", "run", *arguments])
+    captured = capsys.readouterr()
+    return code, json.loads(captured.out), captured.err
+
+
+def test_from_a_refusal_to_a_passing_load(capsys: pytest.CaptureFixture[str]):
+    """What does not fit a T4 is not loaded; the first step that does is, and gains what was predicted."""
+    code, said, _ = _load(capsys, "--max-seq-length", "32768", "--recover")
+    found = said["recovery"]
+    assert (code, said["verdict"], found["passed"], len(found["attempts"])) == (0, "pass", True, 1)
+    assert [step["fits"] for step in found["steps"]] == [False, False, True]
+    assert [step["attempt"] for step in found["steps"]] == [None, None, 1]
+    gains = {gain["figure"]: gain for gain in found["gains"]}
+    assert gains["kv_cache_gib"]["before"] == "predicted"
+    assert {gain["agrees"] for gain in found["gains"]} == {True}
+
+
+def test_the_settings_that_passed_are_a_profile(capsys: pytest.CaptureFixture[str]):
+    """recovered.toml beside the passing run holds the very settings, and loads at once; the flags say the same."""
+    _, said, _ = _load(capsys, "--max-seq-length", "32768", "--recover")
+    kept = Path(said["recovery"]["profile"])
+    assert kept == Path("run/recovered.toml")
+    ran = judge_folder(Path("run")).record.profile
+    profile = load_profile(str(kept))
+    assert (profile.max_seq_length, profile.gpu_memory_utilization) == (23040, ran["gpu_memory_utilization"])
+    assert (
+        said["recovery"]["flags"] == f"--max-seq-length 23040 --gpu-memory-utilization {ran['gpu_memory_utilization']}"
+    )
+    assert cli.run(["load", str(kept), "--run-dir", "again"]) == 0
+
+
+def test_a_load_that_fits_needs_no_recovery(capsys: pytest.CaptureFixture[str]):
+    """The reference runs as ever, says that there is nothing to recover, and leaves no profile."""
+    code, said, shown = _load(capsys, "--recover")
+    assert (code, said["verdict"], said["recovery"]["needed"], said["recovery"]["profile"]) == (0, "pass", False, None)
+    assert "Nothing to recover" in shown
+    assert not Path("run/recovered.toml").exists()
+
+
+def test_without_recover_a_refusal_stays_one(capsys: pytest.CaptureFixture[str]):
+    """Nothing is changed that was not asked for."""
+    code, said, _ = _load(capsys, "--max-seq-length", "32768")
+    assert (code, said["outcome"], "recovery" in said) == (1, "refused", False)
+
+
+def test_forced_the_failed_load_is_measured_too(capsys: pytest.CaptureFixture[str]):
+    """With --force the load is tried as asked; its log says the KV cache, and the measured gain is the predicted one."""
+    code, said, _ = _load(capsys, "--gpu-memory-utilization", "0.4", "--recover", "--force")
+    found = said["recovery"]
+    assert code == 0
+    assert [(each["run"], each["verdict"], each["short"]) for each in found["attempts"]] == [
+        ("run", "fail", "kv_estimate"),
+        ("run-attempt2", "pass", None),
+    ]
+    gains = {gain["figure"]: gain for gain in found["gains"]}
+    assert gains["kv_cache_gib"]["before"] == "attempt 1"
+    assert gains["kv_cache_gib"]["measured_gain_gib"] == pytest.approx(
+        gains["kv_cache_gib"]["predicted_gain_gib"], abs=0.011
+    )
+    assert gains["kv_cache_gib"]["agrees"] is True
+    peak = gains["peak_device_gib"]
+    assert (peak["measured_gain_gib"], peak["agrees"]) == (None, None)
+
+
+def test_a_load_that_fails_against_its_prediction_is_learned_from(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Out of memory though it should fit: the next step leaves more room at the peak than was predicted to be enough."""
+    monkeypatch.setenv("FAKE_SPIKE_BYTES", str(int(1.2 * GIB)))
+    code, said, _ = _load(capsys, "--gpu-memory-utilization", "0.9", "--recover")
+    found = said["recovery"]
+    assert (code, found["attempts"][0]["short"], found["passed"]) == (0, "peak", True)
+    assert found["steps"][-1]["step"] == "another utilization"
+    assert found["steps"][-1]["short"] == "peak"
+    assert load_profile(found["profile"]).gpu_memory_utilization < 0.9
+
+
+def test_a_kv_cache_that_is_smaller_than_predicted_is_learned_from(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """The log says how much was missing; the next step gains that, too."""
+    monkeypatch.setenv("FAKE_NON_TORCH_BYTES", _more_non_torch(0.09))
+    code, said, _ = _load(capsys, *TIGHT_KV, "--recover")
+    found = said["recovery"]
+    assert (code, found["attempts"][0]["short"], found["passed"]) == (0, "kv_cache", True)
+    gain = next(each for each in found["gains"] if each["figure"] == "kv_cache_gib")
+    assert gain["agrees"] is True
+
+
+# Few weights and a long request: here it is vLLM's own KV cache that is tight, by 9 MiB, and not unsloth's estimate.
+TIGHT_KV = (
+    "--model", "qwen2.5-3b-instruct", "--weights", "synthetic", "--max-seq-length", "8192", "--gpu-memory-utilization", "0.205",
+)  # fmt: skip
+
+
+def _more_non_torch(gib: float) -> str:
+    """So many bytes more than the T4's that vLLM prints just `gib`."""
+    assert T4.non_torch_bytes is not None
+    return str(int(gib * GIB) - T4.non_torch_bytes)
+
+
+def test_a_retry_that_went_through_is_no_pass(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """unsloth fails, runs fewer sequences than asked for, and loads: a finding, and the ladder finds settings that need no retry."""
+    monkeypatch.setenv("FAKE_MOST_SEQUENCES", "150")
+    code, said, _ = _load(capsys, "--recover")
+    first = judge_folder(Path("run"))
+    assert (first.record.outcome, len(parse_log(Path("run/load.log")).attempts)) == ("completed", 2)
+    assert any("2 attempts at a load" in finding.why for finding in first.verdict.failures())
+    assert (code, said["recovery"]["attempts"][0]["short"]) == (0, "peak")
+    assert len(parse_log(Path(said["run"]) / "load.log").attempts) == 1
+
+
+def test_a_batch_that_is_too_short_runs_fewer_sequences(capsys: pytest.CaptureFixture[str]):
+    """A request shorter than the sequences are many: fewer of them, and the gain is in tokens."""
+    code, said, shown = _load(capsys, "--max-seq-length", "128", "--recover")
+    step = said["recovery"]["steps"][0]
+    assert (code, step["changes"], step["gain_tokens"], step["gain_gib"]) == (
+        0,
+        ["conservativeness 1.0 → 0.75"],
+        40,
+        None,
+    )
+    assert "1 fewer sequences: +40 tokens in a batch; fits; attempt 1" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(("trouble_id", "last_words"), OOM_AFTER.items(), ids=OOM_AFTER)
+def test_out_of_memory_is_mended_at_every_stage(trouble_id: str, last_words: str, t4_log: Path):
+    """What the load had too little of follows from how far it came; no setting makes the weights smaller."""
+    shutil.copytree(RUNS / "h100" / "reference-train3", "oom")
+    lines = t4_log.read_text().split("\n")
+    last = max(number for number, line in enumerate(lines) if last_words in line)
+    Path("oom/load.log").write_text("\n".join([*lines[: last + 1], OOM]) + "\n")
+    record = json.loads(Path("oom/run.json").read_text()) | {"outcome": "failed", "exit_code": 1}
+    Path("oom/run.json").write_text(json.dumps(record))
+    wanted = {"oom-weights": None, "oom-profile": "profile"}.get(trouble_id, "peak")
+    assert short_of(judge_folder(Path("oom"))) == wanted
+
+
+@pytest.mark.parametrize("outcome", ["interrupted", "killed"])
+def test_an_end_from_outside_is_not_mended(outcome: str, t4_log: Path):
+    """The user's Ctrl-C and a kill by the system end the walk, though the log had named a trouble of memory before."""
+    shutil.copytree(RUNS / "h100" / "reference-train3", "ended")
+    text = t4_log.read_text()
+    Path("ended/load.log").write_text(text[: text.index("# CUDA blocks")] + "\n" + OOM + "\n")
+    record = json.loads(Path("ended/run.json").read_text())
+    for each, short in ((outcome, None), ("failed", "peak")):
+        Path("ended/run.json").write_text(json.dumps(record | {"outcome": each, "exit_code": 1}))
+        assert short_of(judge_folder(Path("ended"))) == short
+
+
+def test_attempts_are_bounded(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """A card that never does what is predicted ends the walk after four loads, or before."""
+    monkeypatch.setenv("FAKE_SPIKE_BYTES", str(20 * GIB))
+    code, said, shown = _load(capsys, "--recover")
+    assert (code, said["verdict"], said["recovery"]["passed"]) == (1, "fail", False)
+    assert len(said["recovery"]["attempts"]) == 4
+    assert "NOT RECOVERED" in shown
+    assert not list(Path().glob("*/recovered.toml"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "OSError: No space left on device",
+        "safetensors_rust.SafetensorError: Error while deserializing header: MetadataIncompleteBuffer",
+        "OverflowError: never seen",
+        "No available memory for the cache blocks.\nOSError: No space left on device",  # memory, but not that alone
+    ],
+)
+def test_what_is_no_matter_of_memory_ends_the_walk(
+    words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """A full disk, broken weights and what nobody knows are not mended by settings: one load, and its own exit code."""
+    monkeypatch.setenv("FAKE_WORDS", words)
+    code, said, shown = _load(capsys, "--recover")
+    assert (code, len(said["recovery"]["attempts"]), said["recovery"]["steps"]) == (1, 1, [])
+    assert "NOT RECOVERED attempt 1 failed for something that other settings would not mend" in " ".join(shown.split())
+
+
+def test_what_is_not_predicted_has_no_ladder(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """A load without vLLM is run once, as it was asked for, whatever it fails of."""
+    monkeypatch.setenv("FAKE_WORDS", "torch.OutOfMemoryError: CUDA out of memory. x")
+    code, said, _ = _load(capsys, "--no-fast-inference", "--recover")
+    assert (code, len(said["recovery"]["attempts"]), said["recovery"]["steps"]) == (1, 1, [])
+
+
+def test_a_gpu_is_read_again_until_the_last_load_is_gone(monkeypatch: pytest.MonkeyPatch):
+    """Memory that the driver frees late is waited for, and what somebody else has taken is not."""
+    before = GpuDevice("Tesla T4", "7.5", T4.total_bytes, T4.free_bytes, "12.4")
+    full = dataclasses.replace(before, free_bytes=GIB)
+    seen = iter([full, full, before])
+    monkeypatch.setattr("loadcheck.loading.SETTLE_POLL_S", 0.0)
+    monkeypatch.setattr("loadcheck.loading.read_gpu", lambda: next(seen))
+    assert settled_gpu(before) == before
+    monkeypatch.setattr("loadcheck.loading.SETTLE_S", -1.0)
+    monkeypatch.setattr("loadcheck.loading.read_gpu", lambda: full)
+    assert settled_gpu(before) == full
+
+
+@pytest.mark.parametrize("exit_code", [2, 3])
+def test_a_child_that_refuses_keeps_its_exit_code(
+    exit_code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Bad input and a machine that cannot are the child's own to say, whatever else its log holds."""
+    code = f"import sys; print('CUDA out of memory. x'); sys.exit({exit_code})"
+    monkeypatch.setattr("loadcheck.loading.child_command", lambda step, folder: [sys.executable, "-c", code])
+    found, said, _ = _load(capsys, "--recover")
+    assert (found, len(said["recovery"]["attempts"])) == (exit_code, 1)
+
+
+def test_where_nothing_fits_nothing_is_loaded(capsys: pytest.CaptureFixture[str]):
+    """The 16-bit model is too large for a T4: every step is said, none is tried, exit 1."""
+    code, said, shown = _load(capsys, "--load-in-16bit", "--weights", "synthetic", "--recover")
+    assert (code, said["run"], said["outcome"], said["fits"]) == (1, None, "refused", False)
+    assert len(said["recovery"]["steps"]) == 6
+    assert not Path("run").exists()
+    assert "no step of the ladder is predicted to fit" in " ".join(shown.split())
+
+
+def test_a_request_beyond_the_model_has_no_ladder(capsys: pytest.CaptureFixture[str]):
+    """What no memory would help is said, and nothing is tried."""
+    code, said, _ = _load(capsys, "--max-seq-length", "200000", "--recover")
+    assert (code, said["recovery"]["steps"], said["recovery"]["attempts"]) == (1, [], [])
+    assert "memory is not what is wrong: max_seq_length 200000" in said["recovery"]["end"]
+
+
+def test_no_run_is_written_over(capsys: pytest.CaptureFixture[str]):
+    """A later attempt finds a folder of its own beside those that are there; an earlier run is refused as ever."""
+    write = ("--gpu-memory-utilization", "0.4", "--recover", "--force")
+    _load(capsys, *write)
+    assert cli.run(["load", PROFILE, "--run-dir", "run", *write]) == 2
+    Path("run").rename("old")
+    capsys.readouterr()
+    _, said, _ = _load(capsys, *write)
+    assert [each["run"] for each in said["recovery"]["attempts"]] == ["run", "run-attempt3"]
+
+
+def test_a_machine_that_cannot_is_refused_before_any_step(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """The doctor's problems refuse as in load, but for those of memory, which are about to be mended."""
+
+    def examine(check: str) -> Any:
+        finding = Finding(check=check, level=Level.PROBLEM, what="x", why="y", remedy="z", cannot=check != "memory")
+        return lambda machine, plan: Report(plan.profile.name, (finding,))
+
+    monkeypatch.setattr("loadcheck.doctor.examine", examine("driver"))
+    assert _load(capsys, "--recover")[0] == 3
+    monkeypatch.setattr("loadcheck.doctor.examine", examine("memory"))
+    assert _load(capsys, "--recover")[0] == 0
+
+
+def test_bad_input_is_what_it_is_without_recover(capsys: pytest.CaptureFixture[str]):
+    """An unknown profile and a wrong value exit 2 and load nothing."""
+    assert cli.run(["load", "no-such-profile", "--recover"]) == 2
+    assert cli.run(["load", PROFILE, "--max-lora-rank", "7", "--recover"]) == 2
+    assert "there is no profile 'no-such-profile'" in capsys.readouterr().err
+
+
+def test_a_recovery_reads_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """At 60 columns: each step with its gain and what became of it, the loads, the flags and the profile; no colour codes."""
+    monkeypatch.setenv("COLUMNS", "60")
+    assert (
+        cli.run(["load", PROFILE, "--run-dir", "run", "--gpu-memory-utilization", "0.4", "--recover", "--force"]) == 0
+    )
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert max(map(len, out.splitlines())) <= 60
+    flat = " ".join(out.split())
+    assert "1 fewer sequences: +0.00 GiB of KV cache by unsloth's estimate; lacks 0.12 GiB; skipped" in flat
+    assert "2 another utilization: +0.12 GiB of KV cache by unsloth's estimate; fits; attempt 2" in flat
+    assert "gpu_memory_utilization 0.4 → 0.43" in flat
+    assert "attempt 1 failed, short of KV cache by unsloth's estimate; kept in run" in flat
+    assert "flags: --gpu-memory-utilization 0.43 profile: run-attempt2/recovered.toml" in flat
+    assert "not in log" in flat
+
+
+def test_a_load_that_went_through_by_a_cut_is_no_pass(capsys: pytest.CaptureFixture[str]):
+    """unsloth cuts 2048 to 256 and loads: a finding, and the ladder gives the whole length."""
+    code, said, _ = _load(
+        capsys, "--gpu-memory-utilization", "0.42", "--max-seq-length", "2048", "--recover", "--force"
+    )
+    first = judge_folder(Path("run"))
+    assert first.record.outcome == "completed"
+    assert any("unsloth cut max_seq_length" in finding.why for finding in first.verdict.failures())
+    assert (code, said["recovery"]["attempts"][0]["short"]) == (0, "kv_estimate")
+    assert said["figures"]["max_model_len"] == 2048
+
+
+def test_recovered_troubles_are_those_with_something_to_gain():
+    """env/troubles.toml calls recovered what says what is short, and unsloth's own retry, whose cause is named beside it."""
+    recovered = {trouble.id for trouble in load_troubles() if trouble.handling == "recovered"}
+    assert recovered == {trouble.id for trouble in load_troubles() if trouble.short is not None} | {"retry"}
