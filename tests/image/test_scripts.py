@@ -102,6 +102,13 @@ def test_every_removal_has_its_size_reason_and_exercise():
     assert all(entry["bytes"] > 0 and entry["reason"] and entry["exercise"] for entry in facts["prune"])
 
 
+def test_every_script_can_be_run():
+    """What the Makefile calls by its name starts with a shebang and may be executed; what is sourced or given to Python has neither."""
+    scripts = [path for path in (ROOT / "scripts").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    run = {path for path in scripts if path.read_bytes().startswith(b"#!")}
+    assert run == {path for path in scripts if os.access(path, os.X_OK)}
+
+
 def test_without_docker_the_remedy_is_named(bin_dir):
     """Exit 3: this machine cannot."""
     result = run([SCRIPTS / "run", "load"], bin_dir)
