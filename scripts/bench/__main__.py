@@ -64,19 +64,18 @@ def main() -> int:
         print("Error: this machine: no usable NVIDIA GPU; run the bench where nvidia-smi lists one", file=sys.stderr)
         return 3
     options.out.mkdir(parents=True, exist_ok=True)
-    weights = prepare(options)
-    rounds = []
+    weights = options.weights or prepare(options)
+    rounds: list[list[Timed]] = []
     for number in range(1, options.rounds + 1):
         rounds.append(run_round(options, number, weights))
         print(f"round {number}: " + ", ".join(f"{run.way} {run.first_token_s:.1f} s" for run in rounds[-1]), flush=True)
-    differing = differences(rounds)
-    report = summary(options, gpu.name, rounds, differing)
-    (options.out / "bench.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (options.out / "table.md").write_text(table(report), encoding="utf-8")
+        report = summary(options, gpu.name, rounds)  # of the rounds so far: a bench that is cut short keeps them
+        (options.out / "bench.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        (options.out / "table.md").write_text(table(report), encoding="utf-8")
     print(table(report))
-    for text in differing:
+    for text in report["differing_figures"]:
         print(f"Error: {text}", file=sys.stderr)
-    return 1 if differing else 0
+    return 1 if report["differing_figures"] else 0
 
 
 def read_options() -> argparse.Namespace:
@@ -86,6 +85,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument(
         "--cold", action="store_true", help="forget files that were read, and compiled kernels, before each run"
     )
+    parser.add_argument("--weights", type=Path, help="the weights, where an earlier bench has made them")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of both")
     parser.add_argument(
         "--also", action="append", default=[], metavar="KEY=VALUE", help="ours once more, with this setting"
@@ -216,7 +216,7 @@ def differences(rounds: list[list[Timed]]) -> list[str]:
     return found
 
 
-def summary(options: argparse.Namespace, gpu: str, rounds: list[list[Timed]], differing: list[str]) -> dict[str, Any]:
+def summary(options: argparse.Namespace, gpu: str, rounds: list[list[Timed]]) -> dict[str, Any]:
     ways = list(zip(*rounds, strict=True))
     first_token_s = [median(run.first_token_s for run in way) for way in ways]
     return {
@@ -229,7 +229,7 @@ def summary(options: argparse.Namespace, gpu: str, rounds: list[list[Timed]], di
         "first_token_s": [round(value, 2) for value in first_token_s],
         "ratio": [round(value / first_token_s[0], 3) for value in first_token_s],
         "stages_s": {stage: [round(median(run.stages_s[stage] for run in way), 2) for way in ways] for stage in STAGES},
-        "differing_figures": differing,
+        "differing_figures": differences(rounds),
         "rounds": [
             [{"way": run.way, "first_token_s": run.first_token_s, "stages_s": run.stages_s} for run in each]
             for each in rounds
@@ -238,8 +238,10 @@ def summary(options: argparse.Namespace, gpu: str, rounds: list[list[Timed]], di
 
 
 def commit() -> str:
-    result = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return result.stdout.strip() or os.environ.get("LOADCHECK_COMMIT", "unknown")
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "rev-parse", "--short", "HEAD"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout if shutil.which("git") else ""
+    return found.strip() or os.environ.get("LOADCHECK_COMMIT", "unknown")
 
 
 def table(report: dict[str, Any]) -> str:

@@ -116,7 +116,7 @@ def test_plain_start_has_the_same_figures_adapters_and_tokens(load: Loader, trai
         ("--model", "qwen2.5-1.5b-instruct", "--load-in-16bit", "--max-seq-length", "1024"),
         ("--model", "smollm2-135m-instruct", "--lora-r", "8", "--max-lora-rank", "8"),
     ],
-    ids=["16-sequences", "qwen2-16bit", "tied-rank-8"],
+    ids=["few-sequences", "qwen2-16bit", "tied-rank-8"],
 )
 def test_other_settings_pass(load: Loader, flags: tuple[str, ...]):
     """Few sequences, a 16-bit model and a tied one are predicted as well as the reference."""
