@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,9 @@ from loadcheck.errors import BadInput, Problem, suggestion
 from loadcheck.specs.files import Spec, env_dir, read_toml, validate
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,99}"
+"""Of a profile: the names of run folders and of expected ranges are made from it, so it can lead nowhere else."""
 
 # vllm/config.py:2119-2127 at 0.7.2
 VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256)
@@ -65,6 +69,8 @@ class Profile(Spec, frozen=True, kw_only=True):
     training: Training = Training()
 
     def __post_init__(self) -> None:
+        if re.fullmatch(NAME, self.name) is None:
+            raise ValueError("name: it becomes the name of a folder; take up to 100 letters, digits, spaces and ._+-")
         if self.fast_inference and self.max_lora_rank not in VLLM_LORA_RANKS:
             raise ValueError(
                 f"max_lora_rank ({self.max_lora_rank}) must be one of {VLLM_LORA_RANKS}; vLLM takes no other"
@@ -96,7 +102,7 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     BadInput for an unknown name (with a suggestion), and for every wrong key or value at once.
     """
     path = Path(name) if name.endswith(".toml") else env_dir() / "profiles" / f"{name}.toml"
-    if not path.exists() and not name.endswith(".toml"):
+    if not name.endswith(".toml") and name not in profile_names():
         raise BadInput(Problem("profile", f"there is no profile {name!r}", suggestion(name, profile_names())))
     data = read_toml(path)
     data.setdefault("name", path.stem)
@@ -109,4 +115,6 @@ def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
     *tables, key = dotted.split(".")
     for table in tables:
         data = data.setdefault(table, {})
+        if not isinstance(data, dict):
+            return  # no table: that is found out when the profile is checked
     data[key] = value
