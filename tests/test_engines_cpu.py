@@ -99,9 +99,8 @@ def write_plan(run_dir, model_dir):
     (run_dir / "plan.json").write_text(json.dumps(data))
 
 
-def test_prepare_leaves_the_directory_for_load(tmp_path, capsys, monkeypatch):
+def test_prepare_leaves_the_directory_for_load(tmp_path, capsys):
     """The first step writes where the weights are and says it in an event."""
-    monkeypatch.setattr(child, "die_with_parent", lambda: None)
     weights = tmp_path / "w"
     weights.mkdir()
     (weights / "config.json").write_text("{}")
@@ -112,9 +111,8 @@ def test_prepare_leaves_the_directory_for_load(tmp_path, capsys, monkeypatch):
     assert (event["event"], event["directory"], event["disk_bytes"]) == ("weights_ready", "w", 2)
 
 
-def test_an_error_in_words_has_its_exit_code_and_no_traceback(tmp_path, capsys, monkeypatch):
+def test_an_error_in_words_has_its_exit_code_and_no_traceback(tmp_path, capsys):
     """A LoadcheckError ends the child with its lines and its code."""
-    monkeypatch.setattr(child, "die_with_parent", lambda: None)
     write_plan(tmp_path, tmp_path / "nothing")
     assert child.main(["prepare", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("Error: profile: model: ")
@@ -122,8 +120,7 @@ def test_an_error_in_words_has_its_exit_code_and_no_traceback(tmp_path, capsys, 
     assert "run the step `prepare` first" in capsys.readouterr().err
 
 
-def test_an_unforeseen_error_keeps_its_traceback(tmp_path, monkeypatch):
+def test_an_unforeseen_error_keeps_its_traceback(tmp_path):
     """An error that is none of ours is not caught."""
-    monkeypatch.setattr(child, "die_with_parent", lambda: None)
     with pytest.raises(FileNotFoundError):
         child.main(["prepare", str(tmp_path)])
