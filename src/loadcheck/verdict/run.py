@@ -13,12 +13,27 @@ def check_run(evidence: Evidence) -> Iterator[Finding]:
     """The end of the process, the answer and the training steps, where the run is ours."""
     if evidence.process is not None:
         yield process_finding(*evidence.process)
+        yield from _unsaid(evidence)
     if not evidence.attempt.events:
         return
     if (answer := evidence.attempt.event("answer")) is not None:
         yield _answer(answer)
     if (trained := evidence.attempt.event("trained")) is not None:
         yield from _training(trained)
+
+
+def _unsaid(evidence: Evidence) -> Iterator[Finding]:
+    """A library that ends the process with exit code 0 has it end well, whatever was still to be done."""
+    assert evidence.process is not None
+    outcome, _ = evidence.process
+    profile = evidence.profile
+    if outcome != "completed" or profile is None:
+        return
+    for event in ("answer", "trained") if profile.training.steps else ("answer",):
+        if evidence.attempt.event(event) is None:
+            why = f"the process ended by itself, but the engine's event `{event}` is not in the log"
+            yield Finding(figure=event, check=Check.RUN, status=Status.FAIL, why=why,
+                          remedy="see the end of load.log for what ended it", where=evidence.where(None))  # fmt: skip
 
 
 def process_finding(outcome: str, reason: str) -> Finding:
