@@ -59,6 +59,10 @@ unit: .venv/dev/.complete ## the unit tests alone: seconds, no GPU, no network
 fuzz: .venv/dev/.complete ## throw damaged logs at the parser and the judgement (ARGS='-n 100000 --seed 1')
 	@$(DEV)/python scripts/fuzz.py $(ARGS)
 
+.PHONY: fuzz-atheris
+fuzz-atheris: .venv/fuzz/.complete ## coverage-guided: logs, run folders and profiles, a minute each (ARGS=-max_total_time=600)
+	@for target in log run profile; do .venv/fuzz/bin/python scripts/fuzz_atheris.py $$target $(ARGS); done
+
 .PHONY: lint
 lint: .venv/dev/.complete ## style, types, layers, and that the locks belong to their .in files
 	@$(DEV)/ruff format --check --quiet src tests scripts
@@ -130,6 +134,9 @@ clean: ## remove the environments and what tools left; runs and weights stay
 
 .venv/dev/.complete: env/dev.lock pyproject.toml | .venv/tools/.complete
 	@scripts/venv dev env/dev.lock
+
+.venv/fuzz/.complete: env/fuzz.lock pyproject.toml | .venv/tools/.complete
+	@scripts/venv fuzz env/fuzz.lock
 
 .venv/cpu/.complete: env/cpu.lock env/smollm2.lock pyproject.toml | .venv/tools/.complete
 	@scripts/venv cpu env/cpu.lock env/smollm2.lock
