@@ -53,7 +53,7 @@ test: .venv/dev/.complete .venv/$(ENGINE)/.complete ## unit tests, then a real l
 
 .PHONY: unit
 unit: .venv/dev/.complete ## the unit tests alone: seconds, no GPU, no network
-	@$(DEV)/pytest tests --ignore tests/integration --ignore tests/image --ignore tests/gpu $(ARGS)
+	@$(DEV)/pytest tests --ignore tests/integration --ignore tests/image --ignore tests/gpu --ignore tests/faults $(ARGS)
 
 .PHONY: fuzz
 fuzz: .venv/dev/.complete ## throw damaged logs at the parser and the judgement (ARGS='-n 100000 --seed 1')
@@ -62,6 +62,11 @@ fuzz: .venv/dev/.complete ## throw damaged logs at the parser and the judgement 
 .PHONY: fuzz-atheris
 fuzz-atheris: .venv/fuzz/.complete ## coverage-guided: logs, run folders and profiles, a minute each (ARGS=-max_total_time=600)
 	@for target in log run profile; do .venv/fuzz/bin/python scripts/fuzz_atheris.py $$target $(ARGS); done
+
+.PHONY: faults
+faults: .venv/dev/.complete .venv/cpu/.complete ## inject every fault at every moment of a load, some minutes, and write docs/faults.md
+	@$(DEV)/pytest tests/faults -m faults $(ARGS)
+	@$(DEV)/python scripts/faults.py
 
 .PHONY: lint
 lint: .venv/dev/.complete ## style, types, layers, and that the locks belong to their .in files
