@@ -258,8 +258,8 @@ def test_run_ids_sort_by_time():
 def test_a_talkative_orphan_does_not_keep_a_run_open(tmp_path: Path):
     """A process that was left behind prints on for ever, in a group of its own: the run ends with its child, and so does that."""
     code = (
-        "import subprocess, sys; talker = subprocess.Popen([sys.executable, '-c', "
-        "'while True: print(1, flush=True)'], process_group=0); print(f'pid {talker.pid}', flush=True)"
+        "import os, subprocess, sys; talker = subprocess.Popen([sys.executable, '-c', "
+        "'while True: print(1, flush=True)'], preexec_fn=os.setpgrp); print(f'pid {talker.pid}', flush=True)"
     )
     end, log = _run(code, tmp_path)
     assert end.outcome == "completed"

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from contextlib import redirect_stderr, redirect_stdout, suppress
@@ -167,7 +166,3 @@ def _end_all(scene: Scene) -> None:
         for orphan in _ours(scene):
             with suppress(psutil.Error):
                 orphan.kill()
-
-
-if sys.platform != "linux":
-    raise RuntimeError("faults are injected on Linux alone: they need /proc, control groups and mounts")

@@ -205,7 +205,7 @@ def leave_a_talker(scratch: Path) -> None:
 
 
 def _leave(scratch: Path, code: str) -> None:
-    child = subprocess.Popen([sys.executable, "-c", code], process_group=0)
+    child = subprocess.Popen([sys.executable, "-c", code], preexec_fn=os.setpgrp)  # noqa: PLW1509: no threads here
     (scratch / "left").write_text(str(child.pid))
 
 

@@ -3,6 +3,7 @@
 Each kind once here; `make faults` injects each at every moment of the load, with real loads on the CPU, and writes docs/faults.md.
 """
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from tests.faults.harness import run_fault
 from tests.faults.injectors import Unavailable
 from tests.faults.matrix import FAULTS, Fault
 from tests.faults.real import LOADCHECK, REAL_FAULTS, WeightsFault, run_cpu, run_real
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="faults need Linux: /proc, control groups, mounts")
 
 MIDDLE = [
     pytest.param(fault, fault.moments[len(fault.moments) // 2], id=fault.name) for fault in FAULTS if not fault.slow
