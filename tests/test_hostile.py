@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from loadcheck import cli
+from loadcheck import cli, loading
 from loadcheck.errors import BadInput
 from loadcheck.loading import judge_folder
 from loadcheck.plan import make_plan, plan_from_json, plan_to_json
@@ -308,3 +308,12 @@ def test_a_run_that_ends_well_too_early_fails(run: Path):
     (run / "load.log").write_text(log[: log.index('loadcheck: {"event": "answer"')])
     loaded = judge_folder(run)
     assert {finding.figure for finding in loaded.verdict.failures()} >= {"answer", "trained"}
+
+
+def test_a_moved_log_is_judged_with_its_run(run: Path, tmp_path: Path):
+    """A full disk moved the log, and the process was killed after its last line: the log alone would pass."""
+    moved = Path(shutil.copy(run / "load.log", tmp_path / "moved.log"))
+    record = RunFolder(run).read_record()
+    record.outcome, record.reason = "killed", "by SIGKILL"
+    _, verdict = loading._judge(RunFolder(run), record, moved)
+    assert [finding.figure for finding in verdict.failures()] == ["process"]
