@@ -42,8 +42,10 @@ H100 and then does what the fault asks for, at each of the moments named. The la
 """
 
 TAIL = """
-What this cannot show: a loading process that starts a session of its own leaves our reach (nothing in the pinned stack does); a
+What this cannot show: a process that the engine starts in a session of its own leaves our reach; a
 machine that loses its power loses what its disk had not written; a process that hangs inside the kernel cannot be killed by anyone.
+A checkpoint of the same shape that is put into the cache with hashes of its own, and answers as well, looks like the one it replaces.
+A log that a full disk moved lies in the temporary folder that run.json names: `report` and `check` of the folder judge what stayed.
 """
 
 

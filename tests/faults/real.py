@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from loadcheck.plan import make_plan
 from loadcheck.specs.profile import load_profile
 from loadcheck.weights import synthetic
@@ -125,7 +127,14 @@ def run_real(fault: WeightsFault, warm: Path, base: Path) -> Seen:
     assert (code, record["outcome"]) == (fault.exit_code, fault.outcome), said
     assert fault.says in said, said
     assert {run_cpu(cache, command, str(run))[0] for command in ("report", "check")} == {fault.exit_code}
+    assert not _running(run)
     return Seen(fault.name, "before the load", code, record["outcome"], record["reason"], 0)
+
+
+def _running(run: Path) -> list[int]:
+    """The processes that name a run folder: the loading process, and what was forked from it."""
+    found = psutil.process_iter(["cmdline"])
+    return [process.pid for process in found if str(run) in (process.info["cmdline"] or [])]
 
 
 def run_cpu(cache: Path, *arguments: str) -> tuple[int, str]:

@@ -4,9 +4,11 @@ Each kind once here; `make faults` injects each at every moment of the load, wit
 """
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from scripts.faults import DOCUMENT, read_rows
 
 from tests.faults.conftest import Results
 from tests.faults.harness import run_fault
@@ -59,3 +61,19 @@ def warm_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_damaged_weights_are_never_a_pass(fault: WeightsFault, warm_weights: Path, tmp_path: Path, results: Results):
     """The real engine on damaged weights: they are made anew, or the load fails in words."""
     results.seen.append(run_real(fault, warm_weights, tmp_path))
+
+
+# --------------------------------------------------------------------------------------------------------- docs/faults.md
+
+
+def test_the_document_has_every_kind():
+    """docs/faults.md was written after the last kind was added, with a run of each at every moment."""
+    planned = Counter({fault.name: len(fault.moments) for fault in FAULTS} | {fault.name: 1 for fault in REAL_FAULTS})
+    assert {row.fault: row.runs for row in read_rows(DOCUMENT.read_text())} == planned
+
+
+def test_the_document_keeps_what_was_promised():
+    """At least 12 kinds and 100 runs."""
+    rows = read_rows(DOCUMENT.read_text())
+    assert len(rows) >= 12
+    assert sum(row.runs for row in rows) >= 100
