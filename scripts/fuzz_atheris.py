@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +28,9 @@ FOUND = ROOT / "build" / "fuzz"
 RUNS = ROOT / "tests" / "runs"
 H100 = RUNS / "h100" / "reference-train3"
 LIMITS = ("-max_total_time=60", "-timeout=10", "-rss_limit_mb=1024", "-max_len=65536")
-SCRATCH = Path(tempfile.mkdtemp(prefix="loadcheck-fuzz-"))
+SCRATCH = (
+    FOUND / f"scratch-{sys.argv[1] if len(sys.argv) > 1 else ''}"
+)  # libFuzzer ends the process without a last word, so this is cleared at the next start
 
 
 def log(data: bytes) -> None:
@@ -76,11 +78,11 @@ def main() -> None:
     target = sys.argv[1] if len(sys.argv) > 1 else ""
     if target not in TARGETS:
         sys.exit(f"give a target: {', '.join(TARGETS)}")
+    shutil.rmtree(SCRATCH, ignore_errors=True)
     corpus = SCRATCH / "corpus"
-    corpus.mkdir()
+    corpus.mkdir(parents=True)
     for number, seed in enumerate(seeds(target)):
         (corpus / str(number)).write_bytes(seed)
-    FOUND.mkdir(parents=True, exist_ok=True)
     os.chdir(ROOT)
     atheris.Setup(
         [sys.argv[0], *LIMITS, f"-artifact_prefix={FOUND}/{target}-", *sys.argv[2:], str(corpus)], TARGETS[target]
