@@ -53,7 +53,7 @@ test: .venv/dev/.complete .venv/$(ENGINE)/.complete ## unit tests, then a real l
 
 .PHONY: unit
 unit: .venv/dev/.complete ## the unit tests alone: seconds, no GPU, no network
-	@$(DEV)/pytest tests --ignore tests/integration --ignore tests/image --ignore tests/gpu $(ARGS)
+	@$(DEV)/pytest tests --ignore tests/integration --ignore tests/image --ignore tests/gpu --ignore tests/faults $(ARGS)
 
 .PHONY: fuzz
 fuzz: .venv/dev/.complete ## throw damaged logs at the parser and the judgement (ARGS='-n 100000 --seed 1')
@@ -62,6 +62,15 @@ fuzz: .venv/dev/.complete ## throw damaged logs at the parser and the judgement 
 .PHONY: bench
 bench: .venv/gpu/.complete ## time from start to first token: unsloth's plain script against ours (ARGS='--rounds 3 --cold')
 	@.venv/gpu/bin/python scripts/bench $(ARGS)
+
+.PHONY: fuzz-atheris
+fuzz-atheris: .venv/fuzz/.complete ## coverage-guided: logs, run folders and profiles, a minute each (ARGS=-max_total_time=600)
+	@for target in log run profile; do .venv/fuzz/bin/python scripts/fuzz_atheris.py $$target $(ARGS); done
+
+.PHONY: faults
+faults: .venv/dev/.complete .venv/cpu/.complete ## inject every fault at every moment of a load, some minutes, and write docs/faults.md
+	@$(DEV)/pytest tests/faults -m faults $(ARGS)
+	@$(DEV)/python scripts/faults.py
 
 .PHONY: lint
 lint: .venv/dev/.complete ## style, types, layers, and that the locks belong to their .in files
@@ -134,6 +143,9 @@ clean: ## remove the environments and what tools left; runs and weights stay
 
 .venv/dev/.complete: env/dev.lock pyproject.toml | .venv/tools/.complete
 	@scripts/venv dev env/dev.lock
+
+.venv/fuzz/.complete: env/fuzz.lock pyproject.toml | .venv/tools/.complete
+	@scripts/venv fuzz env/fuzz.lock
 
 .venv/cpu/.complete: env/cpu.lock env/smollm2.lock pyproject.toml | .venv/tools/.complete
 	@scripts/venv cpu env/cpu.lock env/smollm2.lock

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -99,9 +102,8 @@ def write_plan(run_dir, model_dir):
     (run_dir / "plan.json").write_text(json.dumps(data))
 
 
-def test_prepare_leaves_the_directory_for_load(tmp_path, capsys, monkeypatch):
+def test_prepare_leaves_the_directory_for_load(tmp_path, capsys):
     """The first step writes where the weights are and says it in an event."""
-    monkeypatch.setattr(child, "die_with_parent", lambda: None)
     weights = tmp_path / "w"
     weights.mkdir()
     (weights / "config.json").write_text("{}")
@@ -112,9 +114,8 @@ def test_prepare_leaves_the_directory_for_load(tmp_path, capsys, monkeypatch):
     assert (event["event"], event["directory"], event["disk_bytes"]) == ("weights_ready", "w", 2)
 
 
-def test_an_error_in_words_has_its_exit_code_and_no_traceback(tmp_path, capsys, monkeypatch):
+def test_an_error_in_words_has_its_exit_code_and_no_traceback(tmp_path, capsys):
     """A LoadcheckError ends the child with its lines and its code."""
-    monkeypatch.setattr(child, "die_with_parent", lambda: None)
     write_plan(tmp_path, tmp_path / "nothing")
     assert child.main(["prepare", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("Error: profile: model: ")
@@ -122,8 +123,29 @@ def test_an_error_in_words_has_its_exit_code_and_no_traceback(tmp_path, capsys, 
     assert "run the step `prepare` first" in capsys.readouterr().err
 
 
-def test_an_unforeseen_error_keeps_its_traceback(tmp_path, monkeypatch):
+def test_an_unforeseen_error_keeps_its_traceback(tmp_path):
     """An error that is none of ours is not caught."""
-    monkeypatch.setattr(child, "die_with_parent", lambda: None)
     with pytest.raises(FileNotFoundError):
         child.main(["prepare", str(tmp_path)])
+
+
+def test_the_clock_may_jump_while_weights_are_made(tmp_path, capsys, monkeypatch):
+    """What is measured comes from a clock that only goes forward, and a folder that was there is cached whatever the time."""
+    directory = tmp_path / "w"
+    directory.mkdir()
+    (directory / "config.json").write_text("{}")
+    write_plan(tmp_path, directory)
+    times = iter([1e9, 1.0, 1.0])
+    monkeypatch.setattr(time, "time", lambda: next(times))
+    assert child.main(["prepare", str(tmp_path)]) == 0
+    event = json.loads(capsys.readouterr().out.strip().removeprefix("loadcheck: "))
+    assert 0 <= event["prepare_s"] < 60
+    assert event["cached"] is True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+def test_a_child_whose_parent_is_gone_already_ends():
+    """loadcheck was killed before its child could ask to die with it."""
+    code = "from loadcheck.engines.child import die_with_parent; die_with_parent(2**22 + 1); print('lives on')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, start_new_session=True)
+    assert (ended.returncode, ended.stdout) == (-9, b"")

@@ -2,13 +2,16 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -78,60 +81,107 @@ def test_nothing_of_the_child_is_left(tmp_path: Path):
     end, log = _run(code, tmp_path)
     assert end.outcome == "completed"
     assert time.monotonic() - start_s < 20
-    orphan = int(log)
+    _assert_ends(int(log))
+
+
+def _assert_ends(pid: int) -> None:
+    """A process that was killed is gone in a moment, or a zombie whose parent has not looked yet."""
     deadline = time.monotonic() + 5
-    while psutil.pid_exists(orphan) and time.monotonic() < deadline:
-        if psutil.Process(orphan).status() == psutil.STATUS_ZOMBIE:
-            break
-        time.sleep(0.05)
-    assert not psutil.pid_exists(orphan) or psutil.Process(orphan).status() == psutil.STATUS_ZOMBIE
+    while psutil.pid_exists(pid):
+        with suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return
+        assert time.monotonic() < deadline, f"{pid} goes on"
+        time.sleep(0.02)
 
 
 class _FullDisk:
     """A file on a disk that takes `room` bytes and no more."""
 
     def __init__(self, file: Any, room: int) -> None:
-        self._file, self._room = file, room
+        self._file, self.room = file, room
 
     def write(self, data: memoryview) -> int:
-        if self._room == 0:
+        if self.room == 0:
             raise OSError(28, "No space left on device")
-        taken = self._file.write(data[: self._room])
-        self._room -= taken
+        taken = self._file.write(data[: self.room])
+        self.room -= taken
         return int(taken)
 
-    def close(self) -> None:
-        self._file.close()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _on_a_full_disk(path: Path, room: int) -> tuple[LogSink, _FullDisk]:
+    sink = LogSink(path)
+    disk = _FullDisk(sink._file, room)
+    sink._file = disk  # type: ignore[assignment]
+    return sink, disk
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path):
     """What did not fit is written once there is room again; the note says what happened."""
-    sink = LogSink(tmp_path / "load.log")
-    sink._file = _FullDisk(sink._file, room=5)  # type: ignore[assignment]
+    sink, disk = _on_a_full_disk(tmp_path / "load.log", room=5)
     for piece in (b"abc", b"defg", b"hi"):
         sink.write(piece)
+    disk.room = 100
     assert sink.close().read_bytes() == b"abcdefghi"
     assert "No space left on device" in sink.note
 
 
-def test_a_disk_that_stays_full_moves_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Without room to the end, the whole log is in a temporary file that the note names."""
-    sink = LogSink(tmp_path / "load.log")
-    sink._file = _FullDisk(sink._file, room=3)  # type: ignore[assignment]
-    sink.write(b"abcdef")
-    real_open = Path.open
-
-    def full(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        if self == tmp_path / "load.log" and "a" in mode:
-            raise OSError(28, "No space left on device")
-        return real_open(self, mode, *args, **kwargs)
-
-    monkeypatch.setattr(Path, "open", full)
+@pytest.mark.parametrize("more_room", [0, 2])
+def test_a_disk_that_stays_full_moves_the_log(more_room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without room to the end, the whole log is in a temporary file that the note names, and no byte is in it twice."""
+    sink, disk = _on_a_full_disk(tmp_path / "load.log", room=3)
+    sink.write(b"abcdefgh")
+    disk.room = more_room
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     path = sink.close()
     assert path != tmp_path / "load.log"
-    assert path.read_bytes() == b"abcdef"
+    assert path.read_bytes() == b"abcdefgh"
     assert str(path) in sink.note
+
+
+def test_two_full_disks_lose_the_end_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where the temporary folder cannot be written either, what fitted is kept, and the note counts what is lost."""
+    sink, _ = _on_a_full_disk(tmp_path / "load.log", room=3)
+    sink.write(b"abcdefgh")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nothing"))
+    assert sink.close().read_bytes() == b"abc"
+    assert "its last 5 bytes are lost" in sink.note
+
+
+def test_what_memory_cannot_hold_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A flood onto a full disk keeps its beginning and its end, and the note counts what is lost between."""
+    monkeypatch.setattr("loadcheck.runs.sink.MAX_SPOOL_BYTES", 4)
+    sink, disk = _on_a_full_disk(tmp_path / "load.log", room=3)
+    for piece in (b"abcdef", b"ghij"):
+        sink.write(piece)
+    disk.room = 100
+    assert sink.close().read_bytes() == b"abcghij"
+    assert "3 bytes in its middle are lost" in sink.note
+
+
+def test_a_log_whose_folder_is_removed_is_written_anew(tmp_path: Path):
+    """Someone cleans up runs/ while a load runs: what it printed is there all the same, and the note says why."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    sink = LogSink(folder / "load.log")
+    sink.write(b"abc")
+    (folder / "load.log").unlink()
+    folder.rmdir()
+    sink.write(b"def")
+    assert sink.close() == folder / "load.log"
+    assert (folder / "load.log").read_bytes() == b"abcdef"
+    assert "was removed" in sink.note
+
+
+def test_a_log_is_new(tmp_path: Path):
+    """A link that lies where the log is to be written is not followed."""
+    (tmp_path / "elsewhere").write_text("")
+    (tmp_path / "load.log").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileExistsError):
+        LogSink(tmp_path / "load.log")
 
 
 @pytest.mark.parametrize(
@@ -203,3 +253,92 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path):
 def test_run_ids_sort_by_time():
     """An id begins with the time in UTC, and names the profile."""
     assert new_run_id("p", datetime(2026, 11, 24, 3, 4, 5, tzinfo=timezone.utc)) == "20261124T030405Z-p"
+
+
+def test_a_talkative_orphan_does_not_keep_a_run_open(tmp_path: Path):
+    """A process that was left behind prints on for ever, in a group of its own: the run ends with its child, and so does that."""
+    code = (
+        "import os, subprocess, sys; talker = subprocess.Popen([sys.executable, '-c', "
+        "'while True: print(1, flush=True)'], preexec_fn=os.setpgrp); print(f'pid {talker.pid}', flush=True)"
+    )
+    end, log = _run(code, tmp_path)
+    assert end.outcome == "completed"
+    _assert_ends(int(log.partition(b"pid ")[2].split()[0]))
+
+
+def test_what_was_printed_by_the_interrupt_is_kept(tmp_path: Path):
+    """The last words of a child that is interrupted are in the log, more than a pipe holds."""
+    code = (
+        "import os, signal, sys, time\n"
+        "def last(*_):\n    print('x' * 300_000 + 'end'); sys.exit(0)\n"
+        "signal.signal(signal.SIGINT, last); print('up', flush=True); time.sleep(60)"
+    )
+    end, log = _run(code, tmp_path, lambda pid: threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGHUP)).start())
+    assert end.outcome == "interrupted"
+    assert log.endswith(b"xend\n")
+
+
+@pytest.mark.parametrize("at", ["start", "output"])
+def test_an_error_of_ours_ends_the_child(at: str, tmp_path: Path):
+    """What fails right after the start (no thread to be had), or at its first output, neither hangs nor leaves the child."""
+    pids: list[int] = []
+
+    def start(pid: int) -> None:
+        pids.append(pid)
+        if at == "start":
+            raise RuntimeError("ours")
+
+    def output(_: bytes) -> None:
+        raise RuntimeError("ours")
+
+    sink = LogSink(tmp_path / "load.log")
+    command = [sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"]
+    with pytest.raises(RuntimeError, match="ours"):
+        run_child(command, sink, start, output, {})
+    sink.close()
+    assert not psutil.pid_exists(pids[0])
+
+
+def test_a_disk_without_room_is_found_out_before_a_load(tmp_path: Path):
+    """A run keeps room for its end on its disk; where there is none, nothing is loaded and nothing is left."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(BadInput, match="cannot be written"):
+            create_run_folder(tmp_path / "run", "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_record_is_kept_in_a_folder_that_became_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """No new file can be made there, so the one that is there is written over."""
+    write_json(tmp_path / "run.json", {"long": "x" * 100})
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    write_json(tmp_path / "run.json", {"a": 1})
+    assert json.loads((tmp_path / "run.json").read_text()) == {"a": 1}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Function Not Found"), OSError("driver is gone")])
+def test_a_gpu_that_disappears_costs_its_samples_alone(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever NVML raises, the sampler goes on with null for the device, and keeps the peak."""
+    calls = iter(range(1_000))
+
+    def info(_handle: object, version: int) -> SimpleNamespace:
+        if next(calls) >= 2:
+            raise error
+        return SimpleNamespace(used=7)
+
+    nvml = SimpleNamespace(nvmlDeviceGetMemoryInfo=info, nvmlMemory_v2=2, NVMLError=type("NVMLError", (Exception,), {}))
+    monkeypatch.setattr("loadcheck.device._nvml", lambda: (nvml, None))
+    with Sampler(tmp_path / "memory.jsonl", os.getpid()) as sampler:
+        time.sleep(0.6)
+    samples = [json.loads(line)["device_used_bytes"] for line in (tmp_path / "memory.jsonl").read_text().splitlines()]
+    assert sampler.peak_device_bytes == 7
+    assert samples[:3] == [7, 7, None]

@@ -246,6 +246,17 @@ def test_damaged_checkpoint_is_made_anew(tmp_path: Path):
     assert file.read_bytes() == whole
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_damaged_file_is_made_anew(name: str, tmp_path: Path):
+    """A file of the same length with another byte in it: what a small file says, and what the weights' header says, counts."""
+    plan = plan_of(tmp_path / "tiny-bnb-4bit")
+    file = synthetic.prepare(plan, tmp_path / "cache") / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[:20] + bytes([whole[20] ^ 1]) + whole[21:])
+    synthetic.prepare(plan, tmp_path / "cache")
+    assert file.read_bytes() == whole
+
+
 def test_checkpoint_of_another_config_is_made_anew(tmp_path: Path):
     """The same name with another shape is another checkpoint."""
     directory = synthetic.prepare(plan_of(tmp_path / "tiny-bnb-4bit"), tmp_path / "cache")

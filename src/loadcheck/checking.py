@@ -8,13 +8,13 @@ from typing import Any
 
 from loadcheck.errors import BadInput
 from loadcheck.figures import MAX_NUMBER
-from loadcheck.logs import Attempt, parse_log
+from loadcheck.logs import Attempt, ParsedLog, parse_log
 from loadcheck.predict.bands import bands
 from loadcheck.predict.card import Card, card_from_device, card_from_table
 from loadcheck.predict.cpu import predict_cpu
 from loadcheck.predict.prediction import Prediction, predict, predict_from_plan
 from loadcheck.predict.zoo import SWAP_LADDER, ZooPlan
-from loadcheck.runs.folder import RunFolder
+from loadcheck.runs.folder import RunFolder, RunRecord, own_file
 from loadcheck.specs.expected import Expected, load_expected
 from loadcheck.specs.files import replaced, to_data, validate
 from loadcheck.specs.gpu import find_gpu, gpu_named
@@ -37,16 +37,32 @@ _GIVEN_BY_LOG = (
 )
 
 
-def gather(target: Path, profile_name: str | None = None, gpu: str | None = None, any_vllm: bool = False) -> Evidence:
+def run_log(path: Path) -> ParsedLog:
+    """The log of a run folder; BadInput where it says nothing, or is a link."""
+    return parse_log(own_file(path))
+
+
+def gather(
+    target: Path,
+    profile_name: str | None = None,
+    gpu: str | None = None,
+    any_vllm: bool = False,
+    log: ParsedLog | None = None,
+    record: RunRecord | None = None,
+) -> Evidence:
     """Everything known about a run folder or a log; BadInput where it is neither, or a name is unknown.
 
-    `any_vllm` predicts the figures of logs of other vLLM releases too, which count some of them in another way.
+    Args:
+        any_vllm: predict the figures of logs of other vLLM releases too, which count some of them in another way.
+        log, record: of a run, where they are at hand; a disk that was full may have kept them out of its folder.
     """
-    is_run = target.is_dir()
-    log = parse_log(RunFolder(target).log_path if is_run else target)
+    if record is None and target.is_dir():
+        record = RunFolder(target).read_record()
+    if log is None:
+        log = parse_log(target) if record is None else run_log(RunFolder(target).log_path)
     attempt = log.last
     model = find_model(str(reading.value)) if (reading := attempt.reading("model")) else None
-    profile = _profile(target if is_run else None, profile_name, attempt, model)
+    profile = _profile(record, profile_name, attempt, model)
     key = gpu_named(gpu)[0] if gpu else _gpu_key(attempt, profile)
     config, note = _config(model, attempt, any_vllm)
     evidence = Evidence(
@@ -57,24 +73,18 @@ def gather(target: Path, profile_name: str | None = None, gpu: str | None = None
         prediction_note=note,
         expected=_expected(profile, key),
         gpu=key,
-        process=_process(target) if is_run else None,
-        strict_stack=is_run or profile_name is not None,
+        process=None if record is None else (record.outcome, record.reason),
+        strict_stack=record is not None or profile_name is not None,
     )
     return _with_prediction(evidence)
 
 
-def _process(run: Path) -> tuple[str, str]:
-    record = RunFolder(run).read_record()
-    return record.outcome, record.reason
-
-
-def _profile(run: Path | None, name: str | None, attempt: Attempt, model: Model | None) -> Profile | None:
+def _profile(record: RunRecord | None, name: str | None, attempt: Attempt, model: Model | None) -> Profile | None:
     """The profile named, else the run's own, else the one of the same engine, model and length."""
     if name is not None:
         return load_profile(name)
-    if run is not None:
-        record = RunFolder(run).read_record()
-        return validate(Profile, record.profile, f"{run}/run.json: profile")
+    if record is not None:
+        return validate(Profile, record.profile, f"run.json of {record.id}: profile")
     if model is None:
         return None
     engine = "cpu" if attempt.event("started") else "gpu"

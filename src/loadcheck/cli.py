@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from loadcheck import __version__
-from loadcheck.errors import EXIT_BAD_INPUT, EXIT_FAIL, EXIT_PASS, BadInput, LoadcheckError, Problem
+from loadcheck.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_FAIL,
+    EXIT_PASS,
+    BadInput,
+    LoadcheckError,
+    Problem,
+    printable,
+    printable_lines,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +35,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else there."
 )
+EXIT_BROKEN_PIPE = 141
+"""Nobody read what was found, so it is no pass: 128 + SIGPIPE, as a shell says it."""
 GPU_HELP = "A card of env/gpus.toml, such as T4 or H100."
 
 # Flag -> dotted key of the profile that it overrides.
@@ -133,9 +145,10 @@ def parse(log: Path, as_json: bool) -> int:
         for spec, _ in attempt.figures.items():
             reading = attempt.reading(spec.attribute)
             if reading is not None:
-                out.print(f"  {spec.name:<28} {reading.show():>24}  line {reading.line}", markup=False)
+                shown = printable(reading.show())
+                out.print(f"  {spec.name:<28} {shown:>24}  line {reading.line}", markup=False)
         if attempt.error is not None:
-            out.print(f"  error, line {attempt.error.line}: {attempt.error.text}", markup=False)
+            out.print(f"  error, line {attempt.error.line}: {printable(attempt.error.text)}", markup=False)
     return EXIT_PASS
 
 
@@ -147,11 +160,16 @@ def parse(log: Path, as_json: bool) -> int:
 def check(target: Path, profile: str | None, gpu: str | None, as_json: bool) -> int:
     """Judge a run folder or a LOG: shape, identities, prediction, golden ranges."""
     from loadcheck.checking import gather
+    from loadcheck.loading import judge_folder
     from loadcheck.report import show_verdict
     from loadcheck.verdict import judge
 
-    evidence = gather(target, profile, gpu)
-    verdict = judge(evidence)
+    if target.is_dir():
+        loaded = judge_folder(target, profile, gpu)
+        evidence, verdict = loaded.evidence, loaded.verdict
+    else:
+        evidence = gather(target, profile, gpu)
+        verdict = judge(evidence)
     if as_json:
         _print_json(verdict.to_json())
     show_verdict(_console(stderr=as_json), evidence, verdict)
@@ -170,8 +188,7 @@ def report(run: Path, as_json: bool) -> int:
     if as_json:
         _print_json(loaded.to_json())
     out = _console(stderr=as_json)
-    if loaded.evidence is not None:
-        show_verdict(out, loaded.evidence, loaded.verdict)
+    show_verdict(out, loaded.evidence, loaded.verdict)
     show_end(out, loaded.record, loaded.folder.path)
     return EXIT_PASS if loaded.verdict.passed else EXIT_FAIL
 
@@ -315,7 +332,7 @@ def load(
     gpu = read_gpu()
     if profile is None:
         profile, why = default_profile(gpu)
-        out.print(f"Profile {profile}: {why}", markup=False)
+        out.print(f"Profile {profile}: {printable(why)}", markup=False)
     changed = overrides(flags) | ({"adapters": None} if no_adapters else {})
     prepared = prepare(load_profile(profile, changed), gpu)
     if recover:
@@ -333,8 +350,7 @@ def load(
         loaded = run_load(prepared, run_dir, progress.feed)
     if as_json:
         _print_json(loaded.to_json())
-    if loaded.evidence is not None:
-        show_verdict(out, loaded.evidence, loaded.verdict)
+    show_verdict(out, loaded.evidence, loaded.verdict)
     show_end(out, loaded.record, loaded.folder.path)
     return loaded.exit_code
 
@@ -460,7 +476,7 @@ def _console(stderr: bool = False) -> Console:
 
 
 def _print_json(data: Any) -> None:
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(data, indent=2))  # in ASCII: nothing in it moves a terminal
 
 
 def main() -> None:
@@ -475,12 +491,10 @@ def run(arguments: list[str]) -> int:
         code = cli.main(arguments, prog_name="loadcheck", standalone_mode=False)
         return code if isinstance(code, int) else EXIT_PASS
     except LoadcheckError as error:
-        if debug:
-            raise
-        for problem in error.problems:
-            click.echo(f"Error: {problem}", err=True)
+        _show_errors(error.problems, debug)
         return error.exit_code
     except click.ClickException as error:
+        error.message = printable_lines(error.message)
         error.show()
         return EXIT_BAD_INPUT
     except (click.Abort, KeyboardInterrupt):
@@ -488,12 +502,15 @@ def run(arguments: list[str]) -> int:
         return 130
     except BrokenPipeError:
         sys.stderr.close()
-        return EXIT_PASS
+        return EXIT_BROKEN_PIPE
     except OSError as error:
-        if debug:
-            raise
-        click.echo(
-            f"Error: {Problem(str(error.filename or 'system'), str(error.strerror), 'free the disk or mend the path')}",
-            err=True,
-        )
+        problem = Problem(str(error.filename or "system"), str(error.strerror), "free the disk or mend the path")
+        _show_errors((problem,), debug)
         return BadInput.exit_code
+
+
+def _show_errors(problems: tuple[Problem, ...], debug: bool) -> None:
+    if debug:
+        click.echo(printable_lines(traceback.format_exc()), err=True)
+    for problem in problems:
+        click.echo(f"Error: {printable(str(problem))}", err=True)

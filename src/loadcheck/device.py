@@ -122,7 +122,7 @@ def device_used_reader() -> Callable[[], int | None]:
         try:
             # version 2 counts the driver's own reserve (480 MiB on an H100) apart, as CUDA does
             return int(nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2).used)
-        except nvml.NVMLError:
+        except Exception:  # a device that is gone, or a driver that is, can fail in any way
             return None
 
     return read
@@ -131,11 +131,18 @@ def device_used_reader() -> Callable[[], int | None]:
 def read_driver() -> Driver | None:
     """The driver by NVML, or by the kernel's own file; None where there is none."""
     nvml, handle = _nvml()
-    version = _kernel_driver_version() if nvml is None else str(nvml.nvmlSystemGetDriverVersion())
+    version = _nvml_driver_version(nvml) or _kernel_driver_version()
     has_library = _has_library()
     if version is None and not has_library:
         return None
     return Driver(version, has_library, None if nvml is None else _processes(nvml, handle))
+
+
+def _nvml_driver_version(nvml: Any) -> str | None:
+    try:
+        return None if nvml is None else str(nvml.nvmlSystemGetDriverVersion())
+    except nvml.NVMLError:
+        return None
 
 
 def _kernel_driver_version() -> str | None:

@@ -51,6 +51,19 @@ class MachineCannot(LoadcheckError):  # noqa: N818
     exit_code = EXIT_MACHINE
 
 
+def printable(text: str) -> str:
+    """Text from a log, a file or its name, for the terminal: a character that would move, colour or reverse it is a dot.
+
+    Line breaks are among them; see `printable_lines`.
+    """
+    return "".join(char if char.isprintable() else "\N{MIDDLE DOT}" for char in text)
+
+
+def printable_lines(text: str) -> str:
+    """As `printable`, with the line breaks kept: a traceback."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`did you mean X?` where something known is close to `word`, else the list of what is known."""
     choices = sorted(known)

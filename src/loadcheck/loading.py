@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck import __version__
-from loadcheck.checking import gather
+from loadcheck.checking import gather, run_log
 from loadcheck.device import GpuDevice, ram_available_bytes, read_gpu
 from loadcheck.errors import (
     EXIT_BAD_INPUT,
     EXIT_FAIL,
     EXIT_MACHINE,
     EXIT_PASS,
-    LoadcheckError,
+    BadInput,
     MachineCannot,
     Problem,
 )
@@ -29,9 +29,10 @@ from loadcheck.figures import Figures
 from loadcheck.plan import LoadPlan, make_plan, plan_to_json
 from loadcheck.predict import Card, Prediction, card_from_device, predict
 from loadcheck.predict.cpu import predict_cpu
-from loadcheck.runs.child import ChildEnd, run_child
+from loadcheck.runs.child import ChildEnd, deaf, ends_as_interrupts, run_child
 from loadcheck.runs.folder import RunFolder, RunRecord, create_run_folder, new_run_id, write_json
 from loadcheck.runs.sampler import Sampler
+from loadcheck.runs.secrets import TOKEN_VARIABLES, secrets
 from loadcheck.runs.sink import LogSink
 from loadcheck.specs.files import to_data
 from loadcheck.specs.profile import Profile
@@ -45,7 +46,7 @@ SETTLE_S, SETTLE_POLL_S = 10.0, 0.5
 
 # What an engine cannot do without, by the package that is looked for.
 _NEEDED = {"gpu": ("unsloth", "vllm", "torch"), "cpu": ("torch", "transformers", "peft", "bitsandbytes")}
-_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_ENCODING = "utf-8:backslashreplace"  # of the log, whatever this machine is set to
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +97,11 @@ class Loaded:
         }
 
 
-def judge_folder(path: Path) -> Loaded:
-    """Judge a run folder again, as `loadcheck report` does."""
+def judge_folder(path: Path, profile: str | None = None, gpu: str | None = None) -> Loaded:
+    """Judge a run folder again, as `loadcheck report` does; as a load of another profile or card where they are named."""
     folder = RunFolder(path)
     record = folder.read_record()
-    evidence, verdict = _judge(folder, record, folder.log_path)
+    evidence, verdict = _judge(folder, record, folder.log_path, profile, gpu)
     return Loaded(folder, record, evidence, verdict)
 
 
@@ -162,13 +163,18 @@ def load(prepared: Prepared, run_dir: Path | None, on_output: Callable[[bytes], 
     folder = create_run_folder(run_dir, new_run_id(profile.name, now))
     record = _new_record(folder, prepared, now)
     folder.write_record(record)
-    write_json(folder.plan_path, plan_to_json(prepared.plan))
     start_s = time.monotonic()
-    end, log_path = _run_children(folder, record, on_output)
-    record.outcome, record.reason, record.exit_code = end.outcome, end.reason, end.exit_code
-    record.ended_at = datetime.now(timezone.utc).isoformat()
-    record.duration_s = round(time.monotonic() - start_s, 2)
-    _keep(folder, record)
+    try:
+        log_path = _run(folder, record, prepared, on_output)
+    except BaseException as error:
+        record.outcome, record.reason = "failed", f"loadcheck itself failed: {type(error).__name__}: {error}"
+        raise
+    finally:
+        with deaf():
+            record.ended_at = datetime.now(timezone.utc).isoformat()
+            record.duration_s = round(time.monotonic() - start_s, 2)
+            folder.release_reserve()
+            _keep(folder, record)
     evidence, verdict = _judge(folder, record, log_path)
     _keep(folder, record, verdict)
     return Loaded(folder, record, evidence, verdict)
@@ -202,30 +208,37 @@ def _commit() -> str | None:
     return result.stdout.strip() if result.returncode == 0 else os.environ.get("LOADCHECK_COMMIT")
 
 
-def _run_children(folder: RunFolder, record: RunRecord, on_output: Callable[[bytes], None]) -> tuple[ChildEnd, Path]:
-    """The weights first, then the load: two processes, so that making one leaves no trace in the other's figures."""
-    env = dict(os.environ, PYTHONUNBUFFERED="1")
-    secrets = tuple(env[name] for name in _SECRETS if env.get(name))
-    sink = LogSink(folder.log_path, secrets)
+def _run(folder: RunFolder, record: RunRecord, prepared: Prepared, on_output: Callable[[bytes], None]) -> Path:
+    """Run the load, and have the record say how it ended, whatever happens; returns the file that holds the log."""
+    sink = LogSink(folder.log_path, secrets(os.environ))
     try:
-        end = ChildEnd(0, False)
-        for step in ("prepare", "load"):
-            if step == "load":  # the weights are local by now
-                for name in _SECRETS:
-                    env.pop(name, None)
-            end = _run_step(step, folder, record, sink, on_output, env)
-            if end.outcome != "completed":
-                break
+        with ends_as_interrupts():
+            write_json(folder.plan_path, plan_to_json(prepared.plan))
+            end = _run_children(folder, record, sink, on_output)
+    except KeyboardInterrupt:  # between two children
+        end = ChildEnd(0, interrupted=True)
     finally:
         log_path = sink.close()
-    if sink.note:
-        record.notes.append(sink.note)
-    return end, log_path
+        if sink.note:
+            record.notes.append(sink.note)
+    record.outcome, record.reason, record.exit_code = end.outcome, end.reason, end.exit_code
+    return log_path
+
+
+def _run_children(folder: RunFolder, record: RunRecord, sink: LogSink, on_output: Callable[[bytes], None]) -> ChildEnd:
+    """The weights first, then the load: two processes, so that making one leaves no trace in the other's figures."""
+    env = dict(os.environ, PYTHONUNBUFFERED="1", PYTHONIOENCODING=_ENCODING)
+    end = _run_step("prepare", folder, record, sink, on_output, env)
+    if end.outcome != "completed":
+        return end
+    for name in TOKEN_VARIABLES:  # the weights are local by now
+        env.pop(name, None)
+    return _run_step("load", folder, record, sink, on_output, env)
 
 
 def child_command(step: str, folder: RunFolder) -> list[str]:
-    """The engine's process for one step, "prepare" or "load"."""
-    return [sys.executable, "-m", "loadcheck.engines.child", step, str(folder.path)]
+    """The engine's process for one step, "prepare" or "load"; it ends when this one does."""
+    return [sys.executable, "-m", "loadcheck.engines.child", step, str(folder.path), str(os.getpid())]
 
 
 def _run_step(
@@ -252,13 +265,16 @@ def _run_step(
                 record.peak_host_bytes = sampler.peak_child_bytes
 
 
-def _judge(folder: RunFolder, record: RunRecord, log_path: Path) -> tuple[Evidence | None, Verdict]:
+def _judge(
+    folder: RunFolder, record: RunRecord, log_path: Path, profile: str | None = None, gpu: str | None = None
+) -> tuple[Evidence | None, Verdict]:
     """The verdict on the run; a run whose log says nothing is judged by how its process ended."""
     try:
-        evidence = gather(folder.path) if log_path == folder.log_path else gather(log_path)
-    except (LoadcheckError, OSError) as error:
+        log = run_log(log_path)
+    except BadInput as error:
         no_log = Finding(figure="log", check=Check.SHAPE, status=Status.FAIL, why=str(error))
         return None, Verdict((no_log, process_finding(record.outcome, record.reason)))
+    evidence = gather(folder.path, profile, gpu, log=log, record=record)
     return evidence, judge(evidence)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadcheck.errors import BadInput, Problem
-from loadcheck.specs.files import to_data, validate
+from loadcheck.specs.files import Spec, to_data, validate
 from loadcheck.specs.model import Checkpoint, ModelConfig, Quantization, find_model, resolve_model
 from loadcheck.specs.profile import Profile
 
@@ -60,12 +60,18 @@ def plan_to_json(plan: LoadPlan) -> dict[str, Any]:
     }
 
 
-def plan_from_json(data: dict[str, Any]) -> LoadPlan:
-    """The inverse of `plan_to_json`."""
-    checkpoint = data["checkpoint"]
-    return LoadPlan(
-        profile=validate(Profile, data["profile"], "plan.json"),
-        model_name=data["model_name"],
-        config=validate(ModelConfig, data["config"], "plan.json"),
-        checkpoint=validate(Checkpoint, checkpoint, "plan.json") if checkpoint else None,
-    )
+def plan_from_json(data: object) -> LoadPlan:
+    """The inverse of `plan_to_json`; BadInput for anything else."""
+    return validate(_PlanFile, data, "plan.json").plan()
+
+
+class _PlanFile(Spec, frozen=True, kw_only=True):
+    """plan.json."""
+
+    profile: Profile
+    model_name: str
+    config: ModelConfig
+    checkpoint: Checkpoint | None
+
+    def plan(self) -> LoadPlan:
+        return LoadPlan(self.profile, self.model_name, self.config, self.checkpoint)

@@ -37,6 +37,9 @@ _AFTER_EVENT = {
 }
 
 
+_ANCHORS = (PREFIX, *{format.anchor for format in FORMATS if format.opens})
+
+
 class Progress:
     """Follows the child's output. On a terminal a line that changes; elsewhere one line a stage, so that a CI log has them."""
 
@@ -59,9 +62,12 @@ class Progress:
 
     def feed(self, data: bytes) -> None:
         """Take a piece of the child's output."""
-        *lines, self._rest = (self._rest + data.decode(errors="replace")).split("\n")
-        self._rest = self._rest[-65536:]
-        for line in lines:
+        text = self._rest + data.decode(errors="replace")
+        end = text.rfind("\n") + 1
+        self._rest = text[end:][-65536:]
+        if not any(anchor in text for anchor in _ANCHORS):
+            return  # a flood of other lines must not hold up the load
+        for line in text[:end].split("\n"):
             doing = _doing(clean_line(line))
             if doing is not None:
                 self._show(doing)
@@ -71,10 +77,13 @@ class Progress:
             return
         self._stage = doing
         at_s = time.monotonic() - self._start_s
-        if self._status:
-            self._status.update(f"{escape(doing)} [dim](from {at_s:.0f} s)[/]")
-        else:
-            self._out.print(f"{at_s:6.1f} s  {doing}", markup=False)
+        try:
+            if self._status:
+                self._status.update(f"{escape(doing)} [dim](from {at_s:.0f} s)[/]")
+            else:
+                self._out.print(f"{at_s:6.1f} s  {doing}", markup=False)
+        except (OSError, SystemExit):  # rich exits where nobody reads any more; the load goes on, and its folder tells
+            self._out.quiet = True
 
 
 def _doing(line: str) -> str | None:

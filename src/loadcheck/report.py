@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape as escape_markup
 from rich.table import Table
 
+from loadcheck.errors import printable
 from loadcheck.figures import Figures, FigureSpec, Kind, Value, figure_specs
 from loadcheck.units import to_gib
 from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict
@@ -24,8 +25,8 @@ _STYLES = {"ok": "green", "pass": "green", "fail": "bold red", "refused": "yello
 
 
 def escape(text: str) -> str:
-    """Text from a log or a model, for the terminal: no markup, and no control character that would move or colour it."""
-    return escape_markup("".join(char if char.isprintable() else "\N{MIDDLE DOT}" for char in text))
+    """Text from a log or a model, for the terminal: no markup, and no control character."""
+    return escape_markup(printable(text))
 
 
 def console(stderr: bool = False) -> Console:
@@ -33,9 +34,10 @@ def console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=False)
 
 
-def show_verdict(out: Console, evidence: Evidence, verdict: Verdict) -> None:
-    """The table of figures, what failed and what to do, and the verdict on a line of its own."""
-    out.print(_figures_table(evidence, verdict))
+def show_verdict(out: Console, evidence: Evidence | None, verdict: Verdict) -> None:
+    """The table of figures (none where the log says nothing), what failed and what to do, and the verdict on a line of its own."""
+    if evidence is not None:
+        out.print(_figures_table(evidence, verdict))
     _show_failures(out, verdict)
     _show_run(out, verdict)
     notes = [finding.why for finding in verdict.findings if finding.status is Status.SKIPPED]
@@ -166,7 +168,7 @@ def show_end(out: Console, record: RunRecord, folder: Path) -> None:
     for note in record.notes:
         out.print(f"Note: {escape(note)}")
     took = "" if record.duration_s is None else f" after {record.duration_s:.1f} s"
-    out.print(f"{record.outcome}{took}; kept in {folder}", markup=False)
+    out.print(f"{escape(record.outcome)}{took}; kept in {escape(str(folder))}")
 
 
 def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
@@ -196,7 +198,7 @@ def show_fit(out: Console, fit: Fit, base: Profile) -> None:
     if fit.proposals:
         out.print(_proposals_table(fit))
         out.print("\nThe best of them as flags of `loadcheck load`:", markup=False)
-        out.print(f"  {fit.proposals[0].flags(base) or '(the profile as it is)'}", markup=False)
+        out.print(f"  {printable(fit.proposals[0].flags(base)) or '(the profile as it is)'}", markup=False)
         out.print("\nWhat one step of each setting moves, in GiB, from the best:", markup=False)
         out.print(_knobs_table(fit))
     else:

@@ -87,18 +87,17 @@ def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     process.communicate()
 
 
-def _child(folder: Path) -> psutil.Process:
-    return next(
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if str(folder) in (process.info["cmdline"] or []) and "loadcheck.engines.child" in process.info["cmdline"]
-    )
+def _child(parent: subprocess.Popen[str]) -> psutil.Process:
+    """The loading process; the guard that it has forked has the same command line."""
+    (child,) = psutil.Process(parent.pid).children()
+    assert "loadcheck.engines.child" in child.cmdline()
+    return child
 
 
 def test_a_killed_child_leaves_a_run_that_says_so(running: tuple[subprocess.Popen[str], Path]):
     """kill -9 of the loading process: exit 1, and run.json names the signal."""
     process, folder = running
-    _child(folder).kill()
+    _child(process).kill()
     process.communicate(timeout=60)
     record = json.loads((folder / "run.json").read_text())
     assert (process.returncode, record["outcome"]) == (1, "killed")
@@ -108,7 +107,7 @@ def test_a_killed_child_leaves_a_run_that_says_so(running: tuple[subprocess.Pope
 def test_an_interrupt_ends_everything(running: tuple[subprocess.Popen[str], Path]):
     """Ctrl-C ends the child and leaves a run folder marked so."""
     process, folder = running
-    child = _child(folder)
+    child = _child(process)
     process.send_signal(2)
     process.communicate(timeout=60)
     assert json.loads((folder / "run.json").read_text())["outcome"] == "interrupted"
@@ -116,12 +115,14 @@ def test_an_interrupt_ends_everything(running: tuple[subprocess.Popen[str], Path
 
 
 def test_a_killed_parent_takes_the_child_with_it(running: tuple[subprocess.Popen[str], Path]):
-    """kill -9 of loadcheck itself: no orphan goes on loading; the folder stays at "running", which is no pass."""
+    """kill -9 of loadcheck itself: no orphan goes on loading, and no guard; the folder stays at "running", which is no pass."""
     process, folder = running
-    child = _child(folder)
+    child = _child(process)
+    guard = min(child.children(), key=psutil.Process.create_time)
     process.kill()
     process.wait()
     child.wait(timeout=10)
+    guard.wait(timeout=10)
     assert json.loads((folder / "run.json").read_text())["outcome"] == "running"
     assert subprocess.run([LOADCHECK, "check", folder], capture_output=True, check=False).returncode == 1
 

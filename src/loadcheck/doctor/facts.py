@@ -26,6 +26,7 @@ from loadcheck.doctor.machine import Machine, Symbols, Token
 from loadcheck.doctor.settings import VARIABLES, token_form
 from loadcheck.manifest import OURS, ChangedFile, explanation
 from loadcheck.plan import LoadPlan
+from loadcheck.runs.secrets import hub_tokens
 from loadcheck.specs.files import env_dir, read_toml
 from loadcheck.specs.versions import load_versions
 from loadcheck.weights import hub, package, synthetic
@@ -238,15 +239,6 @@ def _has_weights(plan: LoadPlan) -> bool:
 
 
 def _tokens() -> Iterator[Token]:
-    """Where the hub's client looks for a token, in its order (huggingface_hub/utils/_auth.py:41)."""
     now_s = time.time()
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        if name in os.environ:
-            yield Token(name, token_form(os.environ[name], now_s))
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
-    try:
-        text = file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return
-    yield Token(str(file), token_form(text, now_s))
+    for source, token in hub_tokens(os.environ):
+        yield Token(source, token_form(token, now_s))

@@ -1,4 +1,4 @@
-"""What runs in the child processes of a load: python -m loadcheck.engines.child prepare|load RUN_DIR.
+"""What runs in the child processes of a load: python -m loadcheck.engines.child prepare|load RUN_DIR [PARENT_PID].
 
 `prepare` makes or fetches the weights, `load` runs the engine on them. Two processes, so that making the weights leaves no trace
 in the figures of the load. What they print is the raw log.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import signal
 import sys
 import time
@@ -17,6 +18,8 @@ from loadcheck import weights
 from loadcheck.engines.protocol import Recorder
 from loadcheck.errors import BadInput, LoadcheckError, Problem
 from loadcheck.plan import LoadPlan, plan_from_json
+from loadcheck.runs.child import kill_session
+from loadcheck.weights.cache import weights_dir
 
 PLAN = "plan.json"
 DIRECTORY = "weights.json"
@@ -28,7 +31,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def main(arguments: list[str]) -> int:
     """Run one step and return the exit code; an error that is no LoadcheckError keeps its traceback."""
     step, run_dir = arguments[0], Path(arguments[1])
-    die_with_parent()
+    if len(arguments) > 2:
+        die_with_parent(int(arguments[2]))
     try:
         plan = plan_from_json(json.loads((run_dir / PLAN).read_text(encoding="utf-8")))
         if step == "prepare":
@@ -44,7 +48,8 @@ def main(arguments: list[str]) -> int:
 
 def prepare(plan: LoadPlan, run_dir: Path, recorder: Recorder) -> None:
     """Have the weights in a local directory, and leave its path in the run folder."""
-    started_s = time.time()
+    start_s = time.monotonic()
+    before = _folders(weights_dir())
     directory = weights.prepare(plan)
     files = [path.stat() for path in directory.iterdir() if path.is_file()]
     (run_dir / DIRECTORY).write_text(json.dumps({"directory": str(directory)}) + "\n", encoding="utf-8")
@@ -53,9 +58,14 @@ def prepare(plan: LoadPlan, run_dir: Path, recorder: Recorder) -> None:
         source=plan.profile.weights,
         directory=directory.name,
         disk_bytes=sum(file.st_size for file in files),
-        prepare_s=round(time.time() - started_s, 3),
-        cached=all(file.st_mtime < started_s for file in files),
+        prepare_s=round(time.monotonic() - start_s, 3),
+        cached=directory.stat().st_ino in before or weights_dir() not in directory.parents,
     )
+
+
+def _folders(cache: Path) -> set[int]:
+    """The folders of the cache by inode: one that is made anew is another, whatever the clock says."""
+    return {path.stat().st_ino for path in cache.rglob("*") if path.is_dir()}
 
 
 def load(plan: LoadPlan, run_dir: Path, recorder: Recorder) -> None:
@@ -74,10 +84,40 @@ def load(plan: LoadPlan, run_dir: Path, recorder: Recorder) -> None:
         gpu.run(plan, directory, recorder)
 
 
-def die_with_parent() -> None:
-    """Have the system kill this process when the thread that started it ends: a load must not go on, and hold a GPU, alone."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent(parent: int) -> None:
+    """Have the system kill this process when the thread that started it ends: a load must not go on, and hold a GPU, alone.
+
+    A guard, which is forked here, then kills what this process started and left: nobody else would be there to do it.
+    """
+    if sys.platform != "linux":
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, (_LEFT_ALONE,))
+    own = os.getpid()
+    if os.fork() == 0:
+        _guard(own)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (_LEFT_ALONE,))
+    _signal_when_left_by(parent, signal.SIGKILL)
+
+
+_LEFT_ALONE = signal.SIGUSR2
+
+
+def _guard(engine: int) -> None:
+    """Wait for the engine's end, however it comes, and kill the rest of its session."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # an interrupt of the group is not for us
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):  # or the parent would wait for the end of our output
+        os.dup2(nothing, descriptor)
+    _signal_when_left_by(engine, _LEFT_ALONE)
+    signal.sigwait((_LEFT_ALONE,))
+    kill_session(os.getsid(0))
+    os._exit(0)
+
+
+def _signal_when_left_by(parent: int, number: signal.Signals) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:  # it ended before we asked
+        os.kill(os.getpid(), number)
 
 
 if __name__ == "__main__":

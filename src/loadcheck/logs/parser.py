@@ -19,6 +19,8 @@ from loadcheck.logs.text import clean_line, read_blocks
 EVENT_ANCHOR = PREFIX + "{"
 MAX_ATTEMPTS = 1_000
 """A file that begins more loads than any log holds is refused, rather than kept in memory."""
+MAX_BINARY_BLOCKS = 1_000
+"""About a gigabyte of binary data without a line of a load is refused: a device has no end."""
 MAX_KEPT = 10_000
 """Readings, errors or events kept of one attempt: far over what any load prints, so that hostile input cannot fill memory."""
 
@@ -133,14 +135,24 @@ _ANCHORS = tuple({*(format.anchor for format in FORMATS), *(anchor for anchor, _
 
 
 def _lines_with_anchors(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number, clean text) of the lines that hold any anchor; whole blocks without one are passed over."""
+    """Yield (line number, clean text) of the lines that hold any anchor; whole blocks without one are passed over.
+
+    BadInput for a binary file. A load may print anything among its lines, so NUL bytes alone make none.
+    """
+    num_binary, any_line = 0, False
     for first_line, block in read_blocks(path):
         present = [anchor for anchor in _ANCHORS if anchor in block]
         if not present:
+            num_binary += "\0" in block
+            if num_binary > MAX_BINARY_BLOCKS and not any_line:
+                break
             continue
+        any_line = True
         for offset, line in enumerate(block.split("\n")):
             if any(anchor in line for anchor in present):
                 yield first_line + offset, clean_line(line)
+    if num_binary and not any_line:
+        raise BadInput(Problem(str(path), "a binary file, not a log", "give the text that the load printed"))
 
 
 @dataclass(frozen=True, slots=True)

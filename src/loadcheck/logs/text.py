@@ -20,7 +20,7 @@ _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codec
 def read_blocks(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (number of its first line, text) for blocks of whole lines of about a megabyte.
 
-    BadInput where the file is missing, unreadable, empty, or holds NUL bytes, as no log does.
+    BadInput where the file is missing, unreadable or empty.
     """
     line, rest, any_bytes = 1, "", False
     for piece in _decoded(path):
@@ -46,13 +46,17 @@ def clean_line(line: str) -> str:
     return line.replace("\r", "\n")
 
 
+def _encoding(block: bytes) -> str:
+    """By the mark at the beginning; that of UTF-16 counts in a text of Latin letters alone, as binary output has it too."""
+    name = next((name for bom, name in _BOMS if block.startswith(bom)), "utf-8")
+    return "utf-8" if name == "utf-16" and block.count(0) * 4 < len(block) else name
+
+
 def _decoded(path: Path) -> Iterator[str]:
     try:
         with path.open("rb") as file:
             block = file.read(BLOCK_BYTES)
-            encoding = next((name for bom, name in _BOMS if block.startswith(bom)), "utf-8")
-            if encoding != "utf-16" and b"\0" in block:
-                raise BadInput(Problem(str(path), "a binary file, not a log", "give the text that the load printed"))
+            encoding = _encoding(block)
             decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
             while block:
                 yield decoder.decode(block)

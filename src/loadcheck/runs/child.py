@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
+
+import psutil
 
 from loadcheck.runs.sink import LogSink
 
 POLL_S = 0.2
 GRACE_S = 5.0
 """How long the child may take to end after it was asked to, before it is killed."""
+DRAIN_S = 2.0
+"""How long what is left in the pipe is read once all writers that we know of are dead."""
+
+Take = Callable[[bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +70,12 @@ def run_child(
     command: Sequence[str],
     sink: LogSink,
     on_start: Callable[[int], None],
-    on_output: Callable[[bytes], None],
+    on_output: Take,
     env: dict[str, str],
 ) -> ChildEnd:
     """Run `command` in a session of its own, with stdout and stderr as one stream, to its end or ours.
 
-    Nothing of it outlives this call: what it leaves behind in its session is killed.
+    Whatever it printed is in `sink`, however it ended. Nothing of its session outlives this call.
     """
     child = subprocess.Popen(
         command,
@@ -77,71 +85,105 @@ def run_child(
         env=env,
         start_new_session=True,
     )
-    on_start(child.pid)
+
+    def take(data: bytes) -> None:
+        sink.write(data)
+        on_output(data)
+
     interrupted = False
-    with _terminate_as_interrupt():
+    with ends_as_interrupts():
         try:
-            for data in _output(child):
-                sink.write(data)
-                on_output(data)
+            on_start(child.pid)
+            _follow(child, take)
         except KeyboardInterrupt:
             interrupted = True
-            _end(child)
+            _end(child, take)
         finally:
-            exit_code = _reap(child)
+            with deaf():
+                exit_code = _reap(child, take)
     return ChildEnd(exit_code, interrupted)
 
 
-def _output(child: subprocess.Popen[bytes]) -> Iterator[bytes]:
-    """The child's output until it ends; a grandchild that keeps the pipe open does not hold us up."""
+def _follow(child: subprocess.Popen[bytes], take: Take, limit_s: float = math.inf) -> None:
+    """Pass on the child's output until it has ended, or for `limit_s`.
+
+    What counts is the child's own end: a process that it left behind may hold the pipe, or print into it for ever.
+    """
     assert child.stdout is not None
     descriptor = child.stdout.fileno()
-    while True:
-        ready, _, _ = select.select([descriptor], [], [], POLL_S)
-        if ready:
-            data = os.read(descriptor, 65536)
-            if not data:
-                return
-            yield data
-        elif child.poll() is not None:
-            return
+    deadline_s = time.monotonic() + limit_s
+    while child.poll() is None and time.monotonic() < deadline_s:
+        if not select.select([descriptor], [], [], POLL_S)[0]:
+            continue
+        if data := os.read(descriptor, 65536):
+            take(data)
+        else:  # it closed its output, and may go on
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(POLL_S)
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Ask the child to end, then make it."""
-    _signal(child, signal.SIGINT)
-    try:
-        child.wait(GRACE_S)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        _signal(child, signal.SIGKILL)
+def _end(child: subprocess.Popen[bytes], take: Take) -> None:
+    """Ask the child to end, and hear it out; asked twice, it is killed at once."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGINT)
+    with suppress(KeyboardInterrupt):
+        _follow(child, take, GRACE_S)
 
 
-def _reap(child: subprocess.Popen[bytes]) -> int:
-    exit_code = child.wait()
-    _signal(child, signal.SIGKILL)  # whatever it started and left
+def _reap(child: subprocess.Popen[bytes], take: Take) -> int:
+    """The child's exit code; it and what it left behind are dead, and what they printed is taken."""
     assert child.stdout is not None
+    kill_session(child.pid)
+    exit_code = child.wait()
+    kill_session(child.pid)  # what was started while the others were killed
+    descriptor = child.stdout.fileno()
+    os.set_blocking(descriptor, False)
+    deadline_s = time.monotonic() + DRAIN_S  # a process in another session may still print
+    with suppress(BlockingIOError):
+        while time.monotonic() < deadline_s and (data := os.read(descriptor, 65536)):
+            take(data)
     child.stdout.close()
     return exit_code
 
 
-def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, number)
+def kill_session(session: int) -> None:
+    """Kill every process of a session but the one that asks, whichever process group it is in."""
+    for pid in psutil.pids():
+        with suppress(ProcessLookupError, PermissionError):
+            if pid != os.getpid() and os.getsid(pid) == session:
+                os.kill(pid, signal.SIGKILL)
+
+
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Take SIGTERM (a CI job that is cancelled, a container that is stopped) as Ctrl-C is taken."""
+def ends_as_interrupts() -> Iterator[None]:
+    """Take SIGTERM (a CI job that is cancelled, a container that is stopped) and SIGHUP (a lost terminal) as Ctrl-C is taken."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    with _handling(interrupt, *_ENDS):
+        yield
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Let no signal cut short the second in which the end is found out and written down."""
+    with _handling(signal.SIG_IGN, signal.SIGINT, *_ENDS):
+        yield
+
+
+@contextmanager
+def _handling(handler: signal._HANDLER, *numbers: signal.Signals) -> Iterator[None]:
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
+        before = [signal.signal(number, handler) for number in numbers]
     except ValueError:  # not in the main thread: nobody sends us signals there
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, old in zip(numbers, before, strict=True):
+            signal.signal(number, old)

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
-import tempfile
+import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from itertools import count
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from loadcheck.errors import BadInput, Problem
 
 SCHEMA = 1
 RUNS = Path("runs")
+MAX_RECORD_BYTES = 4 * 1024 * 1024
+"""Far over what any run.json holds, so that a hostile one cannot fill memory."""
+
+RESERVE = ".reserve"
+RESERVE_BYTES = 65536
+FILES = ("run.json", "plan.json", "weights.json", "load.log", "memory.jsonl", "verdict.json")
+PARTIAL = ".partial"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,16 +87,27 @@ class RunFolder:
     def read_record(self) -> RunRecord:
         """BadInput where run.json is missing or no run.json of ours."""
         try:
-            data = json.loads(self.record_path.read_text(encoding="utf-8"))
-            return RunRecord(**data)
+            with own_file(self.record_path).open("rb") as file:
+                text = file.read(MAX_RECORD_BYTES + 1)
+            if len(text) > MAX_RECORD_BYTES:
+                raise ValueError(f"it is larger than {MAX_RECORD_BYTES} bytes")
+            record = msgspec.convert(json.loads(text), RunRecord)
+            if record.schema != SCHEMA:
+                raise ValueError(f"its schema is {record.schema}, and this is loadcheck of schema {SCHEMA}")
         except FileNotFoundError:
             raise BadInput(
                 Problem(str(self.path), "no run folder: run.json is missing", "give a folder under runs/")
             ) from None
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
             raise BadInput(
                 Problem(str(self.record_path), f"no run record ({error})", "give the folder of another run")
             ) from None
+        return record
+
+    def release_reserve(self) -> None:
+        """Make room for what is written at the end, on a disk that the log has filled."""
+        with suppress(OSError):
+            (self.path / RESERVE).unlink()
 
 
 def new_run_id(profile: str, now: datetime) -> str:
@@ -98,31 +120,83 @@ def default_folder(profile: str) -> Path:
 
 
 def create_run_folder(path: Path | None, run_id: str) -> RunFolder:
-    """Make the folder of a new run: `path`, or runs/<id>.
+    """Make the folder of a new run: `path`, or runs/<id>, or runs/<id>-2 where another run began in the same second.
 
-    BadInput where it holds a run already, or cannot be written: found out before anything is loaded.
+    BadInput where `path` holds a run already, or cannot be written: found out before anything is loaded.
     """
-    folder = path or RUNS / run_id
-    if (folder / "run.json").exists():
-        raise BadInput(Problem(str(folder), "holds a run already", "give another --run-dir; no run is written over"))
+    if path is not None:
+        return _claim(path)
+    for number in count(1):
+        folder = RUNS / (run_id if number == 1 else f"{run_id}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+        return _claim(folder)
+    raise AssertionError("there is always a next number")
+
+
+def _claim(folder: Path) -> RunFolder:
+    """Take the folder for one run, by a file that only one process can make; it keeps room for the end of the run, too."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"\0" * 65536)
-    except OSError as error:
-        raise BadInput(
-            Problem(str(folder), f"cannot be written ({error.strerror})", "give a --run-dir on a disk with room")
+        reserve = (folder / RESERVE).open("xb")
+    except FileExistsError as error:
+        raise (
+            _taken(folder, "another load has begun in it") if folder.is_dir() else _unwritable(folder, error)
         ) from None
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    try:
+        with reserve:
+            reserve.write(b"\0" * RESERVE_BYTES)
+    except OSError as error:
+        RunFolder(folder).release_reserve()
+        raise _unwritable(folder, error) from None
+    held = [name for each in FILES for name in (each, each + PARTIAL) if os.path.lexists(folder / name)]
+    if held:
+        RunFolder(folder).release_reserve()
+        raise _taken(folder, "holds a run already" if "run.json" in held else f"holds {', '.join(held)} already")
     return RunFolder(folder)
 
 
+def _taken(folder: Path, what: str) -> BadInput:
+    return BadInput(Problem(str(folder), what, "give another --run-dir; no run is written over"))
+
+
+def _unwritable(folder: Path, error: OSError) -> BadInput:
+    return BadInput(
+        Problem(str(folder), f"cannot be written ({error.strerror})", "give a --run-dir on a disk with room")
+    )
+
+
+def own_file(path: Path) -> Path:
+    """`path`, a file of a run folder; BadInput where it is a link, which may lead anywhere, or a pipe, which may never end."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        what = "is no file of this run, but a link, a folder or a device"
+        raise BadInput(Problem(str(path), what, "give a run folder as `loadcheck load` made it"))
+    return path
+
+
 def write_json(path: Path, data: Any) -> None:
-    """Write a JSON file so that a reader sees the old one or the new one, whole."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    """Write a JSON file so that a reader sees the old one or the new one, whole.
+
+    In ASCII: a name that is no UTF-8 can be written so, and nothing in it moves a terminal. In a folder that has become
+    read-only, a file that is there already is written over in its place.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)  # someone may have cleaned up meanwhile
+    partial = path.with_suffix(path.suffix + PARTIAL)
+    text = json.dumps(data, indent=2) + "\n"
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="ascii")
         partial.replace(path)
+    except PermissionError:
+        with path.open("r+b") as file:
+            file.write(text.encode("ascii"))
+            file.truncate()
     except OSError:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 MAX_SPOOL_BYTES = 64 * 1024 * 1024
 
@@ -12,14 +15,19 @@ class LogSink:
     """Keeps every byte of the child's output, whatever happens to the disk.
 
     Once a write fails, what follows is held in memory (the newest 64 MiB) and written at the end: to the file if there is
-    room again, else beside it in the system's temporary folder. Secrets are blotted out before anything is written.
+    room again, else the whole log goes to the system's temporary folder. Secrets are blotted out before anything is written.
+
+    Attributes:
+        path: the file that holds the log. It must be new: no link is followed, nothing is written over.
+        note: what went wrong with it; empty where nothing did.
     """
 
     def __init__(self, path: Path, secrets: tuple[str, ...] = ()) -> None:
         self.path = path
         self.note = ""
-        self._file = path.open("ab", buffering=0)
+        self._file = path.open("x+b", buffering=0)
         self._spool = bytearray()
+        self._num_dropped = 0
         self._secrets = [secret.encode() for secret in secrets if secret]
         self._held = b""
 
@@ -29,14 +37,16 @@ class LogSink:
     def close(self) -> Path:
         """Write out what is held and close; returns the file that holds the log."""
         self._put(self._blot(b"", final=True))
-        self._file.close()
-        if self._spool:
+        if self._spool or not self.path.exists():
             self._rescue()
+        with suppress(OSError):
+            self._file.close()
         return self.path
 
     def _put(self, data: bytes) -> None:
         if self._spool:
             self._spool += data
+            self._num_dropped += max(0, len(self._spool) - MAX_SPOOL_BYTES)
             del self._spool[:-MAX_SPOOL_BYTES]
             return
         view = memoryview(data)
@@ -49,17 +59,39 @@ class LogSink:
                 return
 
     def _rescue(self) -> None:
-        """Try the file once more, then a temporary one that holds the whole log."""
+        """Bring what is held into the file; else the whole log into a new one; else as much of it as there is room for."""
+        if self._num_dropped:
+            self.note += f"; {self._num_dropped} bytes in its middle are lost"
         try:
-            with self.path.open("ab") as file:
-                file.write(self._spool)
-            self.note += "; the rest was written at the end"
-            return
+            if self.path.exists():
+                self._finish()
+                self.note += "; the rest was written at the end"
+            else:
+                self.note = f"{self.path}: was removed while the log was written; it was written anew at the end"
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("xb") as file:
+                    self._copy(file)
         except OSError:
-            written = self.path.read_bytes()
-        # delete=False: this file is all that is left of the log
-        with tempfile.NamedTemporaryFile(prefix="loadcheck-", suffix=".log", delete=False) as rescue:
-            rescue.write(written + self._spool)
+            self._move()
+
+    def _finish(self) -> None:
+        while self._spool:
+            del self._spool[: self._file.write(self._spool)]
+
+    def _copy(self, file: IO[bytes]) -> None:
+        self._file.seek(0)
+        shutil.copyfileobj(self._file, file)
+        file.write(self._spool)
+
+    def _move(self) -> None:
+        try:
+            # delete=False: this file is all that is left of the log
+            with tempfile.NamedTemporaryFile(prefix="loadcheck-", suffix=".log", delete=False) as rescue:
+                self._copy(rescue.file)
+        except OSError as error:
+            lost = f"its last {len(self._spool)} bytes are lost" if self._spool else "it is lost"
+            self.note += f"; {lost}, as the temporary folder cannot be written either ({error.strerror})"
+            return
         self.path = Path(rescue.name)
         self.note += f"; the whole log is in {self.path}"
 

@@ -26,6 +26,9 @@ else:
 SpecT = TypeVar("SpecT", bound="Spec")
 Path_ = tuple[str, ...]
 
+MAX_FILE_BYTES = 4 * 1024 * 1024
+"""Far over what any file of facts holds, so that a hostile one cannot fill memory."""
+
 
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A frozen record from a TOML file; a key that it does not know is an error.
@@ -45,12 +48,16 @@ def env_dir() -> Path:
 def read_toml(path: Path) -> dict[str, Any]:
     """Parse a TOML file; BadInput where it is missing, unreadable or no TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
+            raise BadInput(Problem(str(path), f"is larger than {MAX_FILE_BYTES} bytes", "give a file of settings"))
+        return tomllib.loads(text.decode("utf-8"))
     except FileNotFoundError:
         raise BadInput(Problem(str(path), "no such file", "check the name and the folder")) from None
     except OSError as error:
         raise BadInput(Problem(str(path), f"cannot be read ({error.strerror})", "check its permissions")) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(Problem(str(path), f"not valid TOML ({error})", "mend that line")) from None
 
 

@@ -252,7 +252,7 @@ def resolve_model(name: str, load_in_4bit: bool) -> tuple[str, ModelConfig]:
     A local config says itself whether it is quantized; a known name follows `load_in_4bit`.
     """
     path = Path(name)
-    if path.name == "config.json" or path.is_dir():
+    if path.name == "config.json" or _is_dir(path):
         file = path / "config.json" if path.is_dir() else path
         return str(file.parent.resolve().name), config_from_hf(_read_json(file), str(file))
     if (model := find_model(name)) is not None:
@@ -263,12 +263,19 @@ def resolve_model(name: str, load_in_4bit: bool) -> tuple[str, ModelConfig]:
     )
 
 
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long for one
+        return False
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(Problem(str(path), f"cannot be read ({error.strerror})", "check the path")) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(Problem(str(path), f"not valid JSON ({error})", "mend the file")) from None
     if not isinstance(data, dict):
         raise BadInput(Problem(str(path), "holds no JSON object", "give a Hugging Face config.json"))

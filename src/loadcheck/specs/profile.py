@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,12 @@ from loadcheck.specs.files import Spec, env_dir, read_toml, to_data, to_toml, va
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,99}"
+"""Of a profile: the names of run folders and of expected ranges are made from it, so it can lead nowhere else."""
+
+MAX_COUNT = 2**31 - 1
+"""No length, step or seed is larger; a number without end would only be found out by what it does."""
+
 # vllm/config.py:2119-2127 at 0.7.2
 VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256)
 LINEAR_MODULES: tuple[Target, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -22,19 +29,19 @@ class Adapters(Spec, frozen=True, kw_only=True):
     """The LoRA adapters that `get_peft_model` attaches."""
 
     r: Annotated[int, Meta(ge=1, le=1024)] = 32
-    lora_alpha: Annotated[int, Meta(ge=1)] = 32
+    lora_alpha: Annotated[int, Meta(ge=1, le=MAX_COUNT)] = 32
     lora_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     bias: Literal["none"] = "none"
     target_modules: Annotated[tuple[Target, ...], Meta(min_length=1)] = LINEAR_MODULES
     use_gradient_checkpointing: bool | Literal["unsloth"] = "unsloth"
-    random_state: Annotated[int, Meta(ge=0)] = 3407
+    random_state: Annotated[int, Meta(ge=0, le=MAX_COUNT)] = 3407
 
 
 class Generation(Spec, frozen=True, kw_only=True):
     """The one answer that proves that the loaded model works."""
 
     prompt: Annotated[str, Meta(min_length=1)] = "What is the capital of France?"
-    max_new_tokens: Annotated[int, Meta(ge=1)] = 32
+    max_new_tokens: Annotated[int, Meta(ge=1, le=MAX_COUNT)] = 32
     expect: str | None = None
     """A word that the answer must hold; only for real weights."""
 
@@ -42,8 +49,8 @@ class Generation(Spec, frozen=True, kw_only=True):
 class Training(Spec, frozen=True, kw_only=True):
     """Training steps on the adapters after the load; none by default."""
 
-    steps: Annotated[int, Meta(ge=0)] = 0
-    learning_rate: Annotated[float, Meta(gt=0)] = 2e-4
+    steps: Annotated[int, Meta(ge=0, le=MAX_COUNT)] = 0
+    learning_rate: Annotated[float, Meta(gt=0, le=1)] = 2e-4
 
 
 class Profile(Spec, frozen=True, kw_only=True):
@@ -54,10 +61,10 @@ class Profile(Spec, frozen=True, kw_only=True):
     engine: Literal["gpu", "cpu"]
     model: Annotated[str, Meta(min_length=1)]
     weights: Literal["hub", "package", "synthetic", "local"]
-    max_seq_length: Annotated[int, Meta(ge=1)]
+    max_seq_length: Annotated[int, Meta(ge=1, le=MAX_COUNT)]
     load_in_4bit: bool
     fast_inference: bool
-    max_lora_rank: int
+    max_lora_rank: Annotated[int, Meta(ge=1, le=MAX_COUNT)]
     gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)]
     conservativeness: Annotated[float, Meta(gt=0, le=1)] = 1.0
     enforce_eager: bool = False
@@ -67,6 +74,8 @@ class Profile(Spec, frozen=True, kw_only=True):
     training: Training = Training()
 
     def __post_init__(self) -> None:
+        if re.fullmatch(NAME, self.name) is None:
+            raise ValueError("name: it becomes the name of a folder; take up to 100 letters, digits, spaces and ._+-")
         if self.fast_inference and self.max_lora_rank not in VLLM_LORA_RANKS:
             raise ValueError(
                 f"max_lora_rank ({self.max_lora_rank}) must be one of {VLLM_LORA_RANKS}; vLLM takes no other"
@@ -98,7 +107,7 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     BadInput for an unknown name (with a suggestion), and for every wrong key or value at once. `adapters = false` means none.
     """
     path = Path(name) if name.endswith(".toml") else env_dir() / "profiles" / f"{name}.toml"
-    if not path.exists() and not name.endswith(".toml"):
+    if not name.endswith(".toml") and name not in profile_names():
         raise BadInput(Problem("profile", f"there is no profile {name!r}", suggestion(name, profile_names())))
     data = read_toml(path)
     data.setdefault("name", path.stem)
@@ -123,4 +132,6 @@ def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
         if data.get(table) is None:
             data[table] = {}
         data = data[table]
+        if not isinstance(data, dict):
+            return  # no table: that is found out when the profile is checked
     data[key] = value

@@ -13,6 +13,7 @@ def check_run(evidence: Evidence) -> Iterator[Finding]:
     """The end of the process, the answer and the training steps, where the run is ours."""
     if evidence.process is not None:
         yield process_finding(*evidence.process)
+        yield from _unsaid(evidence)
     if not evidence.attempt.events:
         return
     if (answer := evidence.attempt.event("answer")) is not None:
@@ -22,6 +23,20 @@ def check_run(evidence: Evidence) -> Iterator[Finding]:
     if (saved := evidence.attempt.event("saved_adapter")) is not None:
         yield _flag("saved adapter", saved.get("same_answer") is True, "the saved adapters answer as those in memory do",
                     "what was written is not what was trained; look for a full disk")  # fmt: skip
+
+
+def _unsaid(evidence: Evidence) -> Iterator[Finding]:
+    """A library that ends the process with exit code 0 has it end well, whatever was still to be done."""
+    assert evidence.process is not None
+    outcome, _ = evidence.process
+    profile = evidence.profile
+    if outcome != "completed" or profile is None:
+        return
+    for event in ("answer", "trained") if profile.training.steps else ("answer",):
+        if evidence.attempt.event(event) is None:
+            why = f"the process ended by itself, but the engine's event `{event}` is not in the log"
+            yield Finding(figure=event, check=Check.RUN, status=Status.FAIL, why=why,
+                          remedy="see the end of load.log for what ended it", where=evidence.where(None))  # fmt: skip
 
 
 def process_finding(outcome: str, reason: str) -> Finding:

@@ -1,0 +1,53 @@
+"""loadcheck itself as a process of its own, with the stand-in for its engine and an H100 that is not there.
+
+python -m tests.faults.driver ARGUMENTS of loadcheck. CLOCK_JUMP_S makes the wall clock jump back and forth once the stand-in has
+come to its moment; what takes seconds and has nothing to do with a fault (looking the machine over) is left out.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from loadcheck import cli, device, doctor, loading
+from loadcheck.doctor.machine import Machine
+from loadcheck.runs import child
+from loadcheck.runs.folder import RunFolder
+
+H100 = device.GpuDevice("NVIDIA H100 80GB HBM3", "9.0", 85017493504, 84465090560, "13.0")
+GRACE_S = 1.0
+
+
+def child_command(step: str, folder: RunFolder) -> list[str]:
+    return [sys.executable, "-m", "tests.faults.stand_in", step, str(folder.path), str(os.getpid())]
+
+
+def jumping(jump_s: float, scratch: Path) -> type[datetime.datetime]:
+    """A wall clock that stands `jump_s` off from the fault's moment on; time.monotonic goes on."""
+    real = time.time
+
+    def now_s() -> float:
+        return real() + (jump_s if (scratch / "here").exists() else 0.0)
+
+    class Jumping(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Jumping:
+            return cls.fromtimestamp(now_s(), tz)
+
+    time.time = now_s
+    return Jumping
+
+
+if __name__ == "__main__":
+    if jump := os.environ.get("CLOCK_JUMP_S"):
+        loading.datetime = jumping(float(jump), Path(json.loads(os.environ["LOADCHECK_STAND_IN"])["scratch"]))  # type: ignore[misc]
+    child.GRACE_S = GRACE_S
+    device.read_gpu = lambda: H100
+    doctor.read_machine = lambda *_, **__: Machine()
+    loading.child_command = child_command
+    loading._require_packages = lambda profile: None
+    sys.exit(cli.run(sys.argv[1:]))

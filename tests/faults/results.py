@@ -1,0 +1,22 @@
+"""What the runs of `make faults` leave for docs/faults.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one run left behind.
+
+    Attributes:
+        outcome, reason: of its run.json.
+        figures: printed before the fault; each was read from the run's log afterwards.
+    """
+
+    fault: str
+    moment: str
+    exit_code: int
+    outcome: str
+    reason: str
+    figures: int

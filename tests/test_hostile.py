@@ -1,0 +1,319 @@
+"""What a stranger's files may hold: terminal codes, paths that lead elsewhere, values that are none."""
+
+import json
+import os
+import re
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadcheck import cli, loading
+from loadcheck.errors import BadInput
+from loadcheck.loading import judge_folder
+from loadcheck.plan import make_plan, plan_from_json, plan_to_json
+from loadcheck.runs.folder import MAX_RECORD_BYTES, RunFolder, create_run_folder, write_json
+from loadcheck.specs.files import MAX_FILE_BYTES
+from loadcheck.specs.profile import load_profile
+from tests.conftest import RUNS
+
+H100 = RUNS / "h100" / "reference-train3"
+RESET, BELL, C1, RIGHT_TO_LEFT = "\x1b[2J", "\x07", "\x9b31m", "\u202e"
+LINK = "\x1b]8;;http://evil.example\x1b\\click\x1b]8;;\x1b\\"
+TITLE, DEVICE = "\x1b]0;title\x9c", "\x1bP+q544e\x1b\\"
+MARKUP = "[red]red[/red] [link=http://evil.example]here[/link]"
+HOSTILE = RESET + LINK + TITLE + DEVICE + C1 + RIGHT_TO_LEFT + BELL + MARKUP
+
+# Beyond what a colour needs: any other escape, C1 controls, what turns the direction of text.
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+MOVES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder that passes."""
+    return Path(shutil.copytree(H100, tmp_path / "run"))
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output as to a terminal, with colours."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def _shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    code = cli.run(list(arguments))
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+def _assert_tame(text: str) -> None:
+    plain = COLOUR.sub("", text)
+    assert MOVES.search(plain) is None, repr(plain[max(0, MOVES.search(plain).start() - 40) :][:100])  # type: ignore[union-attr]
+
+
+# ---------------------------------------------------------------------------------------------------------------- terminal
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize(
+    "arguments", [["parse"], ["check"], ["parse", "--json"], ["check", "--json"], ["--debug", "check"]]
+)
+def test_nothing_in_a_log_reaches_the_terminal(
+    arguments: list[str], t4_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Terminal codes, links, reversed text and markup in an error, a model's name and a card's are shown as dots or as they are."""
+    log = tmp_path / "log"
+    text = t4_log.read_text().replace("GPU: Tesla T4.", f"GPU: Tesla {HOSTILE}T4.")
+    log.write_text(f"{text}\nRuntimeError: {HOSTILE}\nValueError: {HOSTILE} end\n")
+    code, shown = _shown(capsys, *arguments, str(log))
+    assert code == (0 if "parse" in arguments else 1)
+    _assert_tame(shown)
+    assert "[red]red[/red]" in shown
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize("command", ["report", "check"])
+def test_nothing_in_a_run_reaches_the_terminal(command: str, run: Path, capsys: pytest.CaptureFixture[str]):
+    """Nor what stands in run.json, or in the answer."""
+    data = json.loads((run / "run.json").read_text())
+    data |= {"outcome": HOSTILE, "reason": HOSTILE, "notes": [HOSTILE]}
+    (run / "run.json").write_text(json.dumps(data))
+    log = (run / "load.log").read_text()
+    (run / "load.log").write_text(
+        re.sub(r'("event": "answer".*?"text": )"[^"]*"', r"\1" + json.dumps(HOSTILE).replace("\\", r"\\"), log)
+    )
+    code, shown = _shown(capsys, command, str(run))
+    assert code == 1
+    _assert_tame(shown)
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+def test_nothing_in_a_name_reaches_the_terminal(debug: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """An error names files, keys and values of strangers: in one line each, with and without a traceback."""
+    profile = tmp_path / f"x{RESET}{RIGHT_TO_LEFT}.toml"
+    profile.write_text('"key\\u001b[2J" = 1\nname = "a\\u009b"\nengine = "\\u001b[2J"\n')
+    for arguments in (["predict", "--gpu", "T4", "--profile", str(profile)], ["parse", str(tmp_path / HOSTILE.replace("/", ""))],
+                      ["predict", "--gpu", HOSTILE], [f"par{RESET}se"]):  # fmt: skip
+        code, shown = _shown(capsys, *debug, *arguments)
+        assert code == 2
+        _assert_tame(shown)
+
+
+def test_a_name_that_is_no_utf_8_can_be_written_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A folder's name of stray bytes: its record is written and read, and its error is shown."""
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/run\xff"))
+    write_json(RunFolder(folder).record_path, {"id": folder.name})
+    assert json.loads((folder / "run.json").read_text())["id"] == folder.name
+    code, shown = _shown(capsys, "report", str(folder))
+    assert code == 2
+    assert "no run record" in shown
+
+
+# ------------------------------------------------------------------------------------------------------------------- paths
+
+
+@pytest.mark.parametrize("name", ["run.json", "load.log"])
+def test_a_link_in_a_run_folder_is_not_followed(
+    name: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """A run folder whose log or record is a link to another file is never judged by that file."""
+    (tmp_path / "elsewhere").write_bytes((run / name).read_bytes())
+    (run / name).unlink()
+    (run / name).symlink_to(tmp_path / "elsewhere")
+    for command in ("report", "check"):
+        code, shown = _shown(capsys, command, str(run))
+        assert code == (2 if name == "run.json" else 1)
+        assert "is no file of this run" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("name", ["run.json", "load.log"])
+@pytest.mark.parametrize("kind", ["pipe", "socket", "folder"])
+def test_what_is_no_file_does_not_hang(name: str, kind: str, run: Path, monkeypatch: pytest.MonkeyPatch):
+    """A pipe, which would be waited for, a socket and a folder are refused."""
+    (run / name).unlink()
+    monkeypatch.chdir(run)  # the name of a socket must be short
+    if kind == "pipe":
+        os.mkfifo(name)
+    elif kind == "folder":
+        Path(name).mkdir()
+    else:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(name)
+    if name == "run.json":
+        with pytest.raises(BadInput, match="is no file of this run"):
+            judge_folder(run)
+    else:
+        assert judge_folder(run).verdict.status == "fail"
+
+
+@pytest.mark.parametrize(
+    "name", ["load.log", "memory.jsonl", "plan.json", "weights.json", "verdict.json", "run.json.partial"]
+)
+def test_a_folder_with_planted_links_is_refused(name: str, tmp_path: Path):
+    """A load never writes through a link that waits in its folder, even one that leads nowhere."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / name).symlink_to(tmp_path / "target")
+    with pytest.raises(BadInput, match=f"holds {name} already"):
+        create_run_folder(folder, "x")
+    assert [path.name for path in folder.iterdir()] == [name]
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_link_to_a_folder_may_be_named(tmp_path: Path):
+    """--run-dir is the user's own word: a link to a folder is that folder, one to nothing or a file is refused."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert create_run_folder(tmp_path / "link", "x").path == tmp_path / "link"
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "nowhere", tmp_path / "file"):
+        with pytest.raises(BadInput, match="cannot be written"):
+            create_run_folder(path, "x")
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../tmp/evil", "/etc/evil", ".", "..", "a\nb", "a\0b", "x" * 101, "", "\u202ea"]
+)
+def test_a_profiles_name_leads_nowhere(name: str, tmp_path: Path):
+    """Run folders and expected ranges are named after it."""
+    file = tmp_path / "p.toml"
+    text = (Path(cli.__file__).parents[2] / "env" / "profiles" / "smollm2-135m-cpu.toml").read_text()
+    file.write_text(f"name = {json.dumps(name)}\n" + re.sub(r"(?m)^name = .*\n", "", text))
+    with pytest.raises(BadInput, match="name of a folder"):
+        load_profile(str(file))
+
+
+def test_runs_of_one_second_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without --run-dir, a load never meets the folder of another."""
+    monkeypatch.chdir(tmp_path)
+    assert [create_run_folder(None, "id").path.name for _ in range(3)] == ["id", "id-2", "id-3"]
+
+
+# ------------------------------------------------------------------------------------------------------------------ values
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"outcome": ["completed"]}, {"notes": 5}, {"reason": None}, {"duration_s": "long"}, {"schema": 2}, {"exit_code": "0"},
+     {"profile": []}, {"machine": None}],
+)  # fmt: skip
+def test_a_record_of_other_types_is_none(changed: dict[str, Any], run: Path):
+    """A run.json with a value of another type is named as such, whatever would come of it later."""
+    data = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(data | changed))
+    with pytest.raises(BadInput, match="no run record"):
+        judge_folder(run)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"schema": ' + "9" * 5000 + "}", " " * (MAX_RECORD_BYTES + 1), "\x00", '"\udc00"']
+)
+def test_a_record_that_is_none_is_refused(text: str, run: Path):
+    """Endless nesting, endless numbers, endless files."""
+    (run / "run.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(BadInput, match="no run record"):
+        judge_folder(run)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a = " + "[" * 100_000, "not valid TOML"),
+        ("a = " + "9" * 5000, "not valid TOML"),
+        ("#" * (MAX_FILE_BYTES + 1), "is larger than"),
+        ("a = '\x00'", "not valid TOML"),
+    ],
+)
+def test_a_profile_that_is_none_is_refused(text: str, words: str, tmp_path: Path):
+    """Endless nesting, endless numbers, endless files."""
+    (tmp_path / "p.toml").write_text(text)
+    with pytest.raises(BadInput, match=words):
+        load_profile(str(tmp_path / "p.toml"))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "x" * 5000 + ".toml", "a\0.toml"])
+def test_a_name_that_is_none_is_bad_input(name: str):
+    """A name that no file can have is no crash, as a profile and as a model."""
+    with pytest.raises(BadInput):
+        load_profile(name)
+    with pytest.raises(BadInput):
+        make_plan(load_profile("smollm2-135m-cpu", {"model": name}))
+
+
+def test_flags_over_a_table_that_is_none(tmp_path: Path):
+    """`adapters = 5` and --lora-r: the file is at fault, and that is said."""
+    (tmp_path / "p.toml").write_text("adapters = 5")
+    with pytest.raises(BadInput, match="adapters"):
+        load_profile(str(tmp_path / "p.toml"), {"adapters.r": 8})
+
+
+@pytest.mark.parametrize(
+    "change", [lambda data: [], lambda data: {}, lambda data: data | {"model_name": 1}, lambda data: None]
+)
+def test_a_plan_that_is_none_is_bad_input(change: Any):
+    """plan.json is read by the engine's process, which says what is wrong in words."""
+    with pytest.raises(BadInput, match="plan.json"):
+        plan_from_json(change(plan_to_json(make_plan(load_profile("smollm2-135m-cpu")))))
+
+
+def test_a_run_that_printed_nothing_is_judged(run: Path, capsys: pytest.CaptureFixture[str]):
+    """A child that was killed before its first line: report and check both say so, and both exit 1."""
+    (run / "load.log").write_text("")
+    for command in ("report", "check"):
+        code, shown = _shown(capsys, command, str(run))
+        assert code == 1
+        assert "the file is empty" in " ".join(shown.split())
+
+
+def test_a_pipe_that_nobody_reads_is_no_pass(monkeypatch: pytest.MonkeyPatch, t4_log: Path):
+    """`loadcheck check --json LOG | true` does not exit 0 when nobody has read the verdict."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("click.echo", broken)
+    monkeypatch.setattr("sys.stderr", open(os.devnull, "w"))  # noqa: SIM115, PTH123: it is closed there
+    assert cli.run(["check", "--json", str(t4_log)]) == 141
+
+
+# -------------------------------------------------------------------------------------------------------------------- logs
+
+
+@pytest.mark.parametrize(
+    "noise", [b"\0", bytes(range(256)) * 10_000 + b"\n", b"\xff\xfe\0\n", b"\xff\xfeab\n", b"\xc3\n"]
+)
+def test_noise_in_a_log_costs_no_figure(noise: bytes, t4_log: Path, tmp_path: Path):
+    """A library that prints binary data, at the beginning or in the middle, hides no line of the load."""
+    from loadcheck.logs import parse_log
+
+    log = tmp_path / "log"
+    whole = parse_log(t4_log).last.figures
+    text = t4_log.read_bytes()
+    middle = text.index(b"\n", len(text) // 2) + 1
+    for at in (0, middle):
+        log.write_bytes(text[:at] + noise + text[at:])
+        assert parse_log(log).last.figures == whole
+
+
+def test_a_run_that_ends_well_too_early_fails(run: Path):
+    """A library that ends the process with exit code 0 after the adapters: no answer, no pass."""
+    log = (run / "load.log").read_text()
+    (run / "load.log").write_text(log[: log.index('loadcheck: {"event": "answer"')])
+    loaded = judge_folder(run)
+    assert {finding.figure for finding in loaded.verdict.failures()} >= {"answer", "trained"}
+
+
+def test_a_moved_log_is_judged_with_its_run(run: Path, tmp_path: Path):
+    """A full disk moved the log, and the process was killed after its last line: the log alone would pass."""
+    moved = Path(shutil.copy(run / "load.log", tmp_path / "moved.log"))
+    record = RunFolder(run).read_record()
+    record.outcome, record.reason = "killed", "by SIGKILL"
+    _, verdict = loading._judge(RunFolder(run), record, moved)
+    assert [finding.figure for finding in verdict.failures()] == ["process"]
