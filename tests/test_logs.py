@@ -103,7 +103,7 @@ def test_a_second_load_is_a_second_attempt(t4_log: Path, tmp_path: Path):
 RETRIED = """Unsloth: vLLM loading m-bnb-4bit with actual GPU utilization = 59.59%
 Unsloth: Using conservativeness = 1.0. Chunked prefill tokens = 512. Num Sequences = 160.
 INFO 02-13 15:56:09 model_runner.py:1115] Loading model weights took 5.3541 GB
-Unsloth: Retrying vLLM to process 120 sequences and 512 tokens in tandem.
+Unsloth: Retrying vLLM to process 120 sequences and 2816 tokens in tandem.
 Error:
 No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine.
 INFO 02-13 15:56:09 model_runner.py:1115] Loading model weights took 5.3229 GB
@@ -116,6 +116,7 @@ def test_a_retry_is_an_attempt_with_its_own_sequences(tmp_path: Path):
     """The retry has its own number of sequences; the plan and the adapters, said once, belong to both; the error to the first."""
     first, second = parse_log(_write(tmp_path / "log", RETRIED)).attempts
     assert (first.figures.max_num_seqs, second.figures.max_num_seqs) == (160, 120)
+    assert first.figures.chunked_prefill_tokens == second.figures.chunked_prefill_tokens == 512
     assert first.figures.gpu_memory_utilization_pct == second.figures.gpu_memory_utilization_pct == 59.59
     assert first.figures.patched_layers == second.figures.patched_layers == 32
     assert (first.outcome, second.outcome) == (Outcome.FAILED, Outcome.COMPLETED)

@@ -14,6 +14,7 @@ from loadcheck.predict import Card, card_from_table, predict
 from loadcheck.predict.activation import SEGMENTED_SORT_ROWS, activation_peak, forward_peak, sampler_peak
 from loadcheck.predict.adapters import adapter_memory, adapter_params, base_params, patched
 from loadcheck.predict.allocator import rounded
+from loadcheck.predict.bands import bands
 from loadcheck.predict.graphs import capture_sizes
 from loadcheck.predict.kv import config_block_bytes, kv_cache_memory
 from loadcheck.predict.resident import adapter_extras, engine_extras, training_memory
@@ -385,3 +386,22 @@ def test_the_plan_of_a_smaller_share_of_free_memory():
     assert plan.utilization == 0.25
     assert plan.swap_bytes == 0
     assert config_block_bytes(LLAMA) == 2_097_152
+
+
+def test_a_card_never_measured_has_a_wide_band_of_graphs():
+    """Where the driver's memory for a graph's node is unknown, both constants that are known lie within the band; never an exact figure."""
+    measured = card_from_table("H100")
+    unknown = dataclasses.replace(measured, graph_node_bytes=None)
+    prediction = predict(LLAMA, PROFILE, unknown, 128 * GIB)
+    band = bands(prediction, unknown)["cuda_graph_bytes"]
+    as_on_a_t4 = predict(LLAMA, PROFILE, dataclasses.replace(measured, graph_node_bytes=8_200), 128 * GIB)
+    assert prediction.figures.cuda_graph_bytes is not None and as_on_a_t4.figures.cuda_graph_bytes is not None
+    assert band.low < prediction.figures.cuda_graph_bytes < as_on_a_t4.figures.cuda_graph_bytes < band.high
+    narrow = bands(predict(LLAMA, PROFILE, measured, 128 * GIB), measured)["cuda_graph_bytes"]
+    assert narrow.high - narrow.low < (band.high - band.low) / 3
+
+
+def test_no_graphs_have_no_band():
+    """Without graphs their memory is 0 to the byte."""
+    card = card_from_table("H100")
+    assert "cuda_graph_bytes" not in bands(predict(LLAMA, _profile(enforce_eager=True), card, 128 * GIB), card)

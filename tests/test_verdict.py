@@ -283,11 +283,14 @@ def test_training_is_judged(change: dict[str, object], figure: str | None, tmp_p
     assert set(_cpu_failures(tmp_path, text)) == ({figure} if figure else set())
 
 
-def test_saved_adapters_must_answer_as_those_in_memory(tmp_path: Path):
-    """An adapter that answers otherwise once it was saved and read back fails the run."""
-    same, other = (CPU_LOG + format_event("saved_adapter", {"same_answer": each}) + "\n" for each in (True, False))
-    assert set(_cpu_failures(tmp_path, same)) == set()
-    assert set(_cpu_failures(tmp_path, other)) == {"saved adapter"}
+@pytest.mark.parametrize(
+    ("change", "figure"),
+    [({}, None), ({"same_weights": False}, "saved adapter"), ({"num_same_tokens": 0}, "saved adapter")],
+)
+def test_saved_adapters_are_those_in_memory(change: dict[str, object], figure: str | None, tmp_path: Path):
+    """Adapters that are not what was saved, or do not begin to answer as it does, fail the run."""
+    event = format_event("saved_adapter", {"same_weights": True, "num_same_tokens": 9, "num_new_tokens": 32} | change)
+    assert set(_cpu_failures(tmp_path, CPU_LOG + event + "\n")) == ({figure} if figure else set())
 
 
 def _finding(status: Status) -> Finding:

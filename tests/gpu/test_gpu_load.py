@@ -92,13 +92,13 @@ def test_the_reference_passes(trained: Load):
 
 
 def test_adapters_are_used_trained_saved_and_read_back(trained: Load):
-    """The answers use the adapters; training changes them and not the base; what was saved answers as what is in memory."""
+    """The answers use the adapters; training changes them and not the base; what was saved is what is in memory."""
     events = trained.events()
     assert events["answer"]["adapter_enabled"] is True
     assert events["trained"]["last_loss"] < events["trained"]["first_loss"]
     assert events["trained"]["adapter_changed"] is True and events["trained"]["base_unchanged"] is True
     assert events["answer_after_training"]["token_ids_sha256"] != events["answer"]["token_ids_sha256"]
-    assert events["saved_adapter"]["same_answer"] is True
+    assert events["saved_adapter"]["same_weights"] is True
 
 
 def test_plain_start_has_the_same_figures_adapters_and_tokens(load: Loader, trained: Load):
@@ -125,10 +125,10 @@ def test_other_settings_pass(load: Loader, flags: tuple[str, ...]):
 
 
 def test_a_kv_cache_that_does_not_fit_is_named(load: Loader):
-    """A budget of 6 GiB holds the weights and no cache: refused before the load, and diagnosed when it is forced."""
+    """A budget of 5 GiB does not hold the weights: refused before the load, and diagnosed when it is forced."""
     device = read_gpu()
     assert device is not None
-    flags = ("--gpu-memory-utilization", f"{6 * GIB / device.free_bytes:.4f}")
+    flags = ("--gpu-memory-utilization", f"{5 * GIB / device.free_bytes:.4f}")
     refused = load(*flags)
     assert (refused.exit_code, refused.said["outcome"]) == (1, "refused")
     forced = load(*flags, "--force")

@@ -314,9 +314,20 @@ class Session:
         return generated
 
     def compare_saved(self, saved: Generated, adapter_id: int) -> None:
-        """Answer once more, with the adapters as they are in memory: those that were saved must have said the same."""
-        in_memory = self._generate_with_vllm(self._prompt_ids(), _lora_request_from_memory(self.model, adapter_id))
-        self.recorder.event("saved_adapter", same_answer=in_memory.token_ids == saved.token_ids)
+        """Whether what was saved and read back is what is in memory, to the byte, and how far the two answer alike.
+
+        Not to the last token: vLLM's LoRA kernel adds up its parts in any order (vllm/lora/ops/triton_ops/sgmv_shrink.py: SPLIT_K),
+        and on random weights, where all words are about as likely, an answer soon goes another way (after 10 tokens, seen).
+        """
+        tensors, config = _adapters_in_memory(self.model)
+        request = _request(tensors, config, adapter_id)
+        in_memory = self._generate_with_vllm(self._prompt_ids(), request)
+        self.recorder.event(
+            "saved_adapter",
+            same_weights=_same(tensors, _adapters_on_disk(self.model)[0]),
+            num_same_tokens=len(os.path.commonprefix([in_memory.token_ids, saved.token_ids])),
+            num_new_tokens=len(in_memory.token_ids),
+        )
 
     def _prompt_ids(self) -> list[int]:
         messages = [{"role": "user", "content": self.profile.generation.prompt}]
@@ -403,20 +414,28 @@ def _lora_request(model: Any, adapter_id: int) -> Any:
     Not unsloth's `model.load_lora`: its first request has the number 0 (unsloth_zoo/vllm_utils.py:342, 1208), which vLLM takes
     for none (vllm/worker/model_runner.py:634). Nor by path: unsloth_zoo/vllm_lora_worker_manager.py:119 calls len(None) then.
     """
-    from safetensors.torch import load_file
+    return _request(*_adapters_on_disk(model), adapter_id)
+
+
+def _request(tensors: dict[str, Any], config: dict[str, Any], adapter_id: int) -> Any:
     from vllm.lora.request import LoRARequest
+
+    return LoRARequest(f"loadcheck-{adapter_id}", adapter_id, lora_tensors=tensors, lora_config=config)
+
+
+def _adapters_on_disk(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The adapters' weights and settings, saved and read back."""
+    from safetensors.torch import load_file
 
     with TemporaryDirectory(prefix="loadcheck-adapter-") as folder:
         model.save_lora(folder)
         tensors = load_file(Path(folder, "adapter_model.safetensors"))
         config = json.loads(Path(folder, "adapter_config.json").read_text(encoding="utf-8"))
-    return LoRARequest(f"loadcheck-{adapter_id}", adapter_id, lora_tensors=tensors, lora_config=config)
+    return tensors, config
 
 
-def _lora_request_from_memory(model: Any, adapter_id: int) -> Any:
+def _adapters_in_memory(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same without a file: the weights as unsloth_zoo/vllm_utils.py:1094-1102, 1217-1222 names and casts them."""
-    from vllm.lora.request import LoRARequest
-
     dtype = model.get_input_embeddings().weight.dtype
     tensors = {
         name.replace(".default", ""): weight.to(dtype).cpu()
@@ -424,8 +443,12 @@ def _lora_request_from_memory(model: Any, adapter_id: int) -> Any:
         if ".lora_A." in name or ".lora_B." in name
     }
     config = model.peft_config["default"].to_dict()
-    config["target_modules"] = sorted(config["target_modules"])
-    return LoRARequest(f"loadcheck-{adapter_id}", adapter_id, lora_tensors=tensors, lora_config=config)
+    return tensors, config | {"target_modules": sorted(config["target_modules"])}
+
+
+def _same(some: dict[str, Any], others: dict[str, Any]) -> bool:
+    """Whether two sets of tensors have the same names and the same values."""
+    return some.keys() == others.keys() and all(tensor.equal(others[name]) for name, tensor in some.items())
 
 
 def _leave_process_group() -> None:

@@ -1,8 +1,8 @@
 """A start in less than half the time, at the same figures: what the plain order of things waits for, and how that is avoided.
 
-Each measure has a name, and LOADCHECK_START_WITHOUT leaves it out: a comma-separated list, or "all". docs/startup.md has the
-times with and without each, and the run they come from; what did not help is in LOG.md. None of them moves a figure: `make bench`
-compares every figure of the two ways.
+Each measure has a name, and LOADCHECK_START_WITHOUT leaves it out: a comma-separated list, or "all". docs/startup.md has what each
+saves, and the run that says so; what did not help is in LOG.md. None of them moves a figure: `make bench` compares every figure of the
+two ways.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ def check_run(evidence: Evidence) -> Iterator[Finding]:
         yield _answer(answer)
     if (trained := evidence.attempt.event("trained")) is not None:
         yield from _training(trained)
-    if (saved := evidence.attempt.event("saved_adapter")) is not None:
-        yield _flag("saved adapter", saved.get("same_answer") is True, "the saved adapters answer as those in memory do",
+    if (saved := evidence.attempt.event("saved_adapter")) is not None and "same_weights" in saved:
+        yield _flag("saved adapter", _is_same(saved), "the saved adapters are those in memory, and begin to answer alike",
                     "what was written is not what was trained; look for a full disk")  # fmt: skip
 
 
@@ -66,6 +66,11 @@ def _training(event: dict[str, Any]) -> Iterator[Finding]:
                 "the base weights were trained or damaged; load them anew")  # fmt: skip
     yield _flag("adapter weights", event.get("adapter_changed") is True, "training changes the adapters",
                 "the adapters got no gradient; check target_modules")  # fmt: skip
+
+
+def _is_same(event: dict[str, Any]) -> bool:
+    """To the byte; of the answers the first token, as their ends may differ by the order of a sum (engines/gpu.py)."""
+    return event.get("same_weights") is True and (event.get("num_same_tokens") or 0) > 0
 
 
 def _short(loss: object) -> str:

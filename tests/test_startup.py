@@ -1,0 +1,157 @@
+"""What makes a start fast, as far as it goes without a GPU: vLLM and unsloth are stand-ins."""
+
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from loadcheck.engines import startup
+
+
+@pytest.fixture(autouse=True)
+def thawed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """All measures are taken at first, and no object stays frozen."""
+    monkeypatch.delenv(startup.VARIABLE, raising=False)
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+@pytest.mark.parametrize(
+    ("left_out", "taken"), [("", True), ("swap", False), ("warm_up,swap", False), ("all", False), ("warm_up", True)]
+)
+def test_measures_are_left_out_by_name(monkeypatch: pytest.MonkeyPatch, left_out: str, taken: bool):
+    """All are taken but those that the variable names."""
+    monkeypatch.setenv(startup.VARIABLE, left_out)
+    assert startup.taken("swap") is taken
+
+
+def test_imports_run_without_the_collector_and_are_frozen():
+    """While importing, nothing is collected; afterwards it is on again, and has nothing of before to look at."""
+    with startup.paused_collector():
+        assert not gc.isenabled()
+    assert gc.isenabled() and gc.get_freeze_count() > 0
+
+
+def test_an_import_that_fails_leaves_the_collector_on():
+    """Whatever ends the imports."""
+    with pytest.raises(ImportError), startup.paused_collector():
+        raise ImportError
+    assert gc.isenabled()
+
+
+def test_the_collector_is_left_alone_where_that_is_asked(monkeypatch: pytest.MonkeyPatch):
+    """Without the measure nothing is paused and nothing frozen."""
+    monkeypatch.setenv(startup.VARIABLE, "collector")
+    with startup.paused_collector():
+        assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+
+
+@pytest.fixture
+def stack(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Stand-ins of the modules that are changed; `order` says what was imported or called when."""
+    order: list[str] = []
+    runner_module, registry, zoo = ModuleType("model_runner"), ModuleType("registry"), ModuleType("vllm_utils")
+
+    class Runner:
+        def capture_model(self, outcome: str) -> None:
+            order.append(f"captured with {gc.get_freeze_count() > 0}")
+            if outcome == "fails":
+                raise MemoryError
+
+    vars(runner_module).update(GPUModelRunnerBase=Runner, _NUM_WARMUP_ITERS=2)
+    vars(registry).update(_run_in_subprocess=lambda work: order.append("subprocess"))
+    vars(zoo).update(patch_vllm=lambda: order.append(f"patched with {sys.modules.get('vllm.worker') is None}"))
+    settings: list[str] = []
+    torch = ModuleType("torch")
+    vars(torch).update(cuda=SimpleNamespace(memory=SimpleNamespace(_set_allocator_settings=settings.append)))
+
+    def give(name: str, module: ModuleType) -> None:
+        monkeypatch.setitem(sys.modules, name, module)
+
+    give("unsloth_zoo", ModuleType("unsloth_zoo"))
+    give("unsloth_zoo.vllm_utils", zoo)
+    for package in ("vllm", "vllm.worker", "vllm.model_executor", "vllm.model_executor.models"):
+        give(package, ModuleType(package))
+    vars(sys.modules["vllm.worker"]).update(model_runner=runner_module)
+    vars(sys.modules["vllm.model_executor.models"]).update(registry=registry)
+    give("torch", torch)
+    for name in ("VLLM_HOST_IP", "GLOO_SOCKET_IFNAME"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(os, "environ", os.environ.copy())
+    return SimpleNamespace(order=order, runner=runner_module, registry=registry, settings=settings)
+
+
+def test_vllm_is_quickened_after_unsloth_has_patched_it(stack: SimpleNamespace):
+    """Unsloth's patches come first: what is imported before them keeps the unpatched classes."""
+    startup.quicken_vllm()
+    assert stack.order[0].startswith("patched")
+    assert stack.registry._run_in_subprocess(lambda: "looked at here") == "looked at here"
+    assert stack.runner._NUM_WARMUP_ITERS == 1
+    assert (os.environ["VLLM_HOST_IP"], os.environ["GLOO_SOCKET_IFNAME"]) == ("127.0.0.1", "lo")
+    assert stack.settings[0].startswith(startup.ALLOCATOR + ",pinned_use_cuda_host_register:True,")
+
+
+def test_an_address_that_the_user_has_set_stays(stack: SimpleNamespace):
+    """What vLLM was told to use is used."""
+    os.environ["VLLM_HOST_IP"] = "10.0.0.7"
+    startup.quicken_vllm()
+    assert os.environ["VLLM_HOST_IP"] == "10.0.0.7"
+
+
+def test_without_measures_vllm_is_as_it_was(stack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
+    """Nothing is set and nothing is changed."""
+    monkeypatch.setitem(os.environ, startup.VARIABLE, "all")
+    startup.quicken_vllm()
+    stack.registry._run_in_subprocess(lambda: None)
+    assert stack.order[-1] == "subprocess"
+    assert stack.runner._NUM_WARMUP_ITERS == 2 and stack.settings == [] and "VLLM_HOST_IP" not in os.environ
+
+
+def test_a_capture_that_fails_gives_all_back_to_the_collector(stack: SimpleNamespace):
+    """Unsloth tries once more: the first engine must be collected by then. A capture that goes well leaves it frozen."""
+    startup.quicken_vllm()
+    stack.runner.GPUModelRunnerBase().capture_model("goes well")
+    assert stack.order[-1] == "captured with True" and gc.get_freeze_count() > 0
+    with pytest.raises(MemoryError):
+        stack.runner.GPUModelRunnerBase().capture_model("fails")
+    assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (6, 4), (16, 16), (200, 16)])
+def test_pages_are_pinned_by_a_power_of_two_of_threads(
+    stack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, cores: int, threads: int
+):
+    """torch takes no other number of them."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    startup.pin_in_parallel()
+    assert stack.settings[0].endswith(f"pinned_num_register_threads:{threads}")
+
+
+def test_weights_are_read_ahead_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every file of weights, to its end, and no other file."""
+    monkeypatch.setattr(startup, "_READ_BYTES", 4)
+    (tmp_path / "model.safetensors").write_bytes(b"123456789")
+    (tmp_path / "config.json").write_text("{}")
+    opened = []
+    real = Path.open
+
+    def spy(path: Path, *arguments: object, **keywords: object) -> object:
+        opened.append(path.name)
+        return real(path, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, "open", spy)
+    startup.read_ahead(tmp_path)
+    assert opened == ["model.safetensors"]
+
+
+def test_without_a_driver_no_context_is_made():
+    """A machine without a GPU says so later, in words; this is silent."""
+    code = "from loadcheck.engines.startup import make_context; make_context()"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
