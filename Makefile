@@ -103,6 +103,10 @@ shell: ## a shell in the image, with the GPU where there is one
 test-image: ## the image's own tests, in it: read-only root, ordinary user, no network
 	@scripts/image/test
 
+.PHONY: ci-image
+ci-image: ## build, test, run, weigh, push and pull the image for real; Docker is installed where there is none (as root, Debian)
+	@scripts/image/ci
+
 .PHONY: lint-image
 lint-image: .venv/tools/.complete ## lint the Dockerfile, the compose file and the shell scripts
 	@scripts/image/lint

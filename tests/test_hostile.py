@@ -92,6 +92,29 @@ def test_nothing_in_a_run_reaches_the_terminal(command: str, run: Path, capsys: 
     _assert_tame(shown)
 
 
+def test_nothing_in_a_run_is_markup_of_the_page(run: Path, tmp_path: Path):
+    """What a log and run.json hold is text on the page: no tag, no terminal code, no address, nothing that is filled in."""
+    hostile = HOSTILE + "<script>alert(1)</script>{code}"
+    record = json.loads((run / "run.json").read_text()) | {"id": hostile, "outcome": "failed", "reason": hostile}
+    (run / "run.json").write_text(json.dumps(record))
+    (run / "load.log").write_text((run / "load.log").read_text() + f"RuntimeError: {hostile}\n")
+    page = tmp_path / "page.html"
+    assert cli.run(["report", str(run), "--html", str(page)]) == 1
+    text = page.read_text()
+    _assert_tame(text)
+    assert "<script" not in text and "href" not in text
+    assert text.count("alert(1)&lt;/script&gt;") >= 3  # the title, the reason, the error
+    assert text.count("figure ") == 1
+
+
+def test_a_page_that_cannot_be_written_is_bad_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The file, the reason and what to do; what a person reads was shown already."""
+    code, shown = _shown(capsys, "report", str(run), "--html", str(tmp_path / "none" / "page.html"))
+    assert code == 2
+    assert "page.html: No such file or directory; name a file that can be written" in shown.replace("\n", " ")
+    assert "PASS" in shown
+
+
 @pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("debug", [[], ["--debug"]])
 def test_nothing_in_a_name_reaches_the_terminal(debug: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):

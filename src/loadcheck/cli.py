@@ -178,18 +178,29 @@ def check(target: Path, profile: str | None, gpu: str | None, as_json: bool) -> 
 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the same as a page, too.")
 @json_option
-def report(run: Path, as_json: bool) -> int:
+def report(run: Path, as_json: bool, html: Path | None) -> int:
     """Show a RUN folder again: its figures, its verdict, how it ended."""
     from loadcheck.loading import judge_folder
-    from loadcheck.report import show_end, show_verdict
+    from loadcheck.report import show_end, show_verdict, to_html
 
     loaded = judge_folder(run)
     if as_json:
         _print_json(loaded.to_json())
-    out = _console(stderr=as_json)
-    show_verdict(out, loaded.evidence, loaded.verdict)
-    show_end(out, loaded.record, loaded.folder.path)
+
+    def show(out: Console) -> None:
+        show_verdict(out, loaded.evidence, loaded.verdict)
+        show_end(out, loaded.record, loaded.folder.path)
+
+    show(_console(stderr=as_json))
+    if html is not None:
+        try:
+            html.write_text(to_html(f"loadcheck: {loaded.record.id}", show), encoding="utf-8")
+        except OSError as error:
+            raise BadInput(
+                Problem(str(html), error.strerror or str(error), "name a file that can be written")
+            ) from None
     return EXIT_PASS if loaded.verdict.passed else EXIT_FAIL
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from html import escape as escape_html
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,27 @@ def escape(text: str) -> str:
 def console(stderr: bool = False) -> Console:
     """A console whose output reads the same without colour, and whose lines keep to the terminal's width."""
     return Console(stderr=stderr, highlight=False, soft_wrap=False)
+
+
+_HTML = """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>TITLE</title>
+<style>body {{ color: {foreground}; background: {background} }} pre {{ font: 14px/1.4 monospace; overflow-x: auto }} {stylesheet}</style>
+</head>
+<body><pre>{code}</pre></body>
+</html>
+"""
+HTML_WIDTH = 120
+
+
+def to_html(title: str, show: Callable[[Console], None]) -> str:
+    """What `show` prints, as a page that needs nothing else: no script, no font, no address."""
+    page = Console(
+        record=True, file=StringIO(), width=HTML_WIDTH, highlight=False, force_terminal=True, color_system="standard"
+    )
+    show(page)
+    named = escape_html(printable(title)).replace("{", "&#123;").replace("}", "&#125;")  # rich fills what is in braces
+    return page.export_html(code_format=_HTML.replace("TITLE", named))
 
 
 def show_verdict(out: Console, evidence: Evidence | None, verdict: Verdict) -> None:
