@@ -6,6 +6,7 @@ ARG BASE=debian:bookworm-20250203-slim@sha256:40b107342c492725bc7aacbe93a4994544
 ARG SOURCE_DATE_EPOCH=1739491200
 
 FROM ${BASE} AS os
+ARG SOURCE_DATE_EPOCH
 # Mounted on folders that Debian has, so that no empty one is left behind; single files, so that no other file starts this again.
 RUN --mount=type=bind,source=scripts/image/inside,target=/mnt \
     --mount=type=bind,source=env/image.toml,target=/srv/image.toml \

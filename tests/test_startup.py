@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from loadcheck.engines import startup
+from loadcheck.errors import BadInput
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +30,18 @@ def test_measures_are_left_out_by_name(monkeypatch: pytest.MonkeyPatch, left_out
     """All are taken but those that the variable names."""
     monkeypatch.setenv(startup.VARIABLE, left_out)
     assert startup.taken("swap") is taken
+
+
+def test_a_measure_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """A misspelt name would leave out nothing: all of them are said at once, each with what may be meant."""
+    monkeypatch.setenv(startup.VARIABLE, "colector,swap,xyz")
+    with pytest.raises(BadInput) as refused:
+        startup.check_left_out()
+    said = [str(problem) for problem in refused.value.problems]
+    assert len(said) == 2
+    assert "LOADCHECK_START_WITHOUT: 'colector' is no measure; did you mean collector?" in said[0]
+    monkeypatch.setenv(startup.VARIABLE, "collector, swap,")
+    startup.check_left_out()
 
 
 def test_imports_run_without_the_collector_and_are_frozen():

@@ -56,6 +56,7 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     """
     profile = plan.profile
     check_visible_devices()
+    startup.check_left_out()
     set_environment()
     if startup.taken("context"):
         startup.in_background(startup.make_context)

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from loadcheck.errors import BadInput, Problem, suggestion
+
 MEASURES = ("collector", "context", "inspection", "loopback", "read_ahead", "swap", "warm_up")
 VARIABLE = "LOADCHECK_START_WITHOUT"
 
@@ -28,8 +30,20 @@ _READ_BYTES = 16 * 2**20
 def taken(measure: str) -> bool:
     """Whether a measure is to be taken: all are, but for those that LOADCHECK_START_WITHOUT names."""
     assert measure in MEASURES
-    left_out = os.environ.get(VARIABLE, "").split(",")
-    return not {measure, "all"} & set(left_out)
+    return not {measure, "all"} & _left_out()
+
+
+def check_left_out() -> None:
+    """BadInput where LOADCHECK_START_WITHOUT names what is no measure: it would leave out nothing."""
+    known = (*MEASURES, "all")
+    if unknown := sorted(_left_out() - {*known, ""}):
+        raise BadInput(
+            Problem("environment", f"{name!r} is no measure", suggestion(name, known), VARIABLE) for name in unknown
+        )
+
+
+def _left_out() -> set[str]:
+    return {name.strip() for name in os.environ.get(VARIABLE, "").split(",")}
 
 
 # ------------------------------------------------------------------------------------------------------------- while importing
