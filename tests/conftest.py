@@ -1,8 +1,15 @@
 """What several test modules need."""
 
+import signal
 from pathlib import Path
 
 import pytest
+
+# What runs in the background of a shell script has interrupts ignored, and hands that on to what it starts; loads here are interrupted.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "tests" / "runs"

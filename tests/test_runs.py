@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from loadcheck.errors import BadInput
-from loadcheck.runs.child import ChildEnd, run_child
+from loadcheck.runs.child import ChildEnd, ends_as_interrupts, run_child
 from loadcheck.runs.folder import RunFolder, RunRecord, create_run_folder, new_run_id, write_json
 from loadcheck.runs.sampler import Sampler
 from loadcheck.runs.sink import LogSink
@@ -342,3 +342,14 @@ def test_a_gpu_that_disappears_costs_its_samples_alone(
     samples = [json.loads(line)["device_used_bytes"] for line in (tmp_path / "memory.jsonl").read_text().splitlines()]
     assert sampler.peak_device_bytes == 7
     assert samples[:3] == [7, 7, None]
+
+
+def test_what_nohup_ignores_stays_ignored():
+    """A load under nohup goes on without its terminal; being asked to end is heard as ever."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ends_as_interrupts():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert callable(signal.getsignal(signal.SIGTERM))
+    finally:
+        signal.signal(signal.SIGHUP, before)

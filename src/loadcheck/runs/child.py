@@ -159,12 +159,15 @@ _ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def ends_as_interrupts() -> Iterator[None]:
-    """Take SIGTERM (a CI job that is cancelled, a container that is stopped) and SIGHUP (a lost terminal) as Ctrl-C is taken."""
+    """Take SIGTERM (a CI job that is cancelled, a container that is stopped) and SIGHUP (a lost terminal) as Ctrl-C is taken.
+
+    One that is ignored stays so: under nohup a load goes on without its terminal.
+    """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    with _handling(interrupt, *_ENDS):
+    with _handling(interrupt, *(number for number in _ENDS if signal.getsignal(number) != signal.SIG_IGN)):
         yield
 
 
