@@ -25,7 +25,7 @@ from typing import Any
 
 from loadcheck.device import read_gpu
 from loadcheck.engines.startup import VARIABLE
-from loadcheck.figures import Figures
+from loadcheck.figures import Figures, Kind, figure_specs
 from loadcheck.logs import parse_log
 
 PROFILE = "llama31-8b-instruct-4bit"
@@ -44,7 +44,7 @@ STAGES = {
     "Hugging Face side, adapters": r"patched \d+ layers with",
     "first token": r"first token at ([\d.]+)|\"first_token_unix_s\": ([\d.]+)",
 }
-TIMES = {"weights_load_s", "profile_s", "graph_capture_s", "engine_init_s"}
+TIMES = {spec.attribute for spec in figure_specs().values() if spec.kind is Kind.SECONDS}
 
 
 @dataclass

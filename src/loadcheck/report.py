@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from loadcheck.errors import printable
 from loadcheck.figures import Figures, FigureSpec, Kind, Value, figure_specs
+from loadcheck.terminal import escape
 from loadcheck.units import to_gib
 from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict
 
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
     from loadcheck.specs.profile import Profile
 
 _STYLES = {"ok": "green", "pass": "green", "fail": "bold red", "refused": "yellow", "skipped": "yellow"}
-
-
-def escape(text: str) -> str:
-    """Text from a log or a model, for the terminal: no markup, and no control character."""
-    return escape_markup(printable(text))
 
 
 def console(stderr: bool = False) -> Console:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 
 from loadcheck.device import read_gpu
 from loadcheck.engines import startup
+from loadcheck.figures import Kind, figure_specs
 from loadcheck.logs import parse_log
 from loadcheck.units import GIB
 from tests.conftest import ROOT
@@ -25,7 +25,7 @@ from tests.conftest import ROOT
 VENV = ROOT / ".venv" / "gpu" / "bin" / "python"
 PYTHON = str(VENV) if VENV.exists() else sys.executable  # in the image there is one Python
 PROFILE = "llama31-8b-instruct-4bit"
-TIMES = {"weights_load_s", "profile_s", "graph_capture_s", "engine_init_s"}
+TIMES = {spec.attribute for spec in figure_specs().values() if spec.kind is Kind.SECONDS}
 
 
 @cache
@@ -162,12 +162,3 @@ def test_a_killed_load_keeps_what_it_had_measured(running: tuple[subprocess.Pope
     assert (process.returncode, said["outcome"]) == (1, "killed")
     assert said["figures"]["weights_gib"] == pytest.approx(5.3541)
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
-
-
-def test_allocator_settings_are_unsloths_own():
-    """What is set before torch starts is what unsloth sets at its import, to the letter."""
-    source = Path(find_spec("unsloth").origin).read_text() if find_spec("unsloth") else None
-    if source is None:
-        pytest.skip("unsloth is not in this environment")
-    words = startup.ALLOCATOR.partition(",")
-    assert f'"{words[0]},"' in source and f'"{words[2]}"' in source

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.markup import escape as escape_markup
 
 from loadcheck.doctor.finding import Finding, Level, Report
-from loadcheck.errors import printable
+from loadcheck.terminal import escape
 
 _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
 _ENDS = {
@@ -15,11 +14,6 @@ _ENDS = {
     "problems": "[bold red]PROBLEMS[/]  profile {} will not load before they are mended",
     "cannot": "[bold red]CANNOT[/]  this machine cannot load profile {}",
 }
-
-
-def escape(text: str) -> str:
-    """What a variable or a path holds, for the terminal: no markup, and no control character."""
-    return escape_markup(printable(text))
 
 
 def show_troubles(out: Console, report: Report) -> None:

@@ -25,6 +25,7 @@ ALLOCATOR = "expandable_segments:True,roundup_power2_divisions:[32:256,64:128,25
 """What unsloth has torch's allocator do (unsloth/__init__.py:47-50)."""
 
 _READ_BYTES = 16 * 2**20
+_PIN_THREADS = 16  # as many as the cards that this was measured on had cores; torch takes powers of two
 
 
 def taken(measure: str) -> bool:
@@ -54,8 +55,8 @@ def paused_collector() -> Iterator[None]:
     """Import without the garbage collector, and have it never look again at what was imported.
 
     The imports make 640,000 objects that stay. vLLM and unsloth then collect in full about 80 times before the first token (twice
-    for each CUDA graph: torch/cuda/graphs.py:174 and vllm/worker/model_runner.py:1941; twelve times in get_peft_model), 0.4 to
-    0.6 s each. Only what is made later can hold memory of the device, and that is collected as before.
+    for each CUDA graph: torch/cuda/graphs.py:174 and vllm/worker/model_runner.py:1941; twelve times in get_peft_model:
+    unsloth/models/llama.py:2352, 2363, 2420, 2632), 0.6 s each (2 cores, imports alone, 2026-11-24). Only what is made later can hold memory of the device, and that is collected as before.
     """
     if not taken("collector"):
         yield
@@ -125,22 +126,23 @@ def inspect_in_process() -> None:
 def stay_on_this_machine() -> None:
     """Tell vLLM and torch the address of a group of one process, so that none is looked up.
 
-    vLLM asks for a route to the internet (vllm/utils.py:466-500), and gloo for the host's own name: seconds where it is in no
-    /etc/hosts and the name server does not answer (15 s seen, in a chroot).
+    vLLM asks for a route to the internet (vllm/utils.py:446-482), and gloo for the host's own name: seconds where it is in no
+    /etc/hosts and the name server does not answer (15 s on an H100, in a chroot, 2026-11-24; since then the chroot has the host's file
+    too, so the two were not told apart).
     """
     os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
 def pin_in_parallel() -> None:
-    """Have the pages of vLLM's swap space found and cleared by several threads; one alone takes 4 s for the 6 GiB.
+    """Have the pages of vLLM's swap space found and cleared by several threads; one alone takes 3.5 s for 6 GiB (H200).
 
     The settings are unsloth's (`ALLOCATOR`), and torch's own for pinned memory (c10/cuda/CUDAAllocatorConfig.cpp). Pinned at the
-    same place and in the same sizes as without, since what is pinned takes pages of the device, too: 8 MiB, seen.
+    same place and in the same sizes as without, since what is pinned takes pages of the device, too: on an H100, pinned before vLLM looks, it cost the cache 4 of 20797 blocks, 8 MiB (2026-11-24).
     """
     import torch
 
-    threads = min(16, len(os.sched_getaffinity(0)))
+    threads = min(_PIN_THREADS, len(os.sched_getaffinity(0)))
     torch.cuda.memory._set_allocator_settings(
         f"{ALLOCATOR},pinned_use_cuda_host_register:True,pinned_num_register_threads:{1 << (threads.bit_length() - 1)}"
     )
@@ -149,7 +151,7 @@ def pin_in_parallel() -> None:
 def capture_lightly() -> None:
     """Before CUDA graphs are captured, put what is there out of the collector's sight; run the model once before each, not twice.
 
-    The second run is for torch.compile, which LoRA switches off (vllm/worker/model_runner.py:1905-1911, vllm/config.py:2114-2119).
+    The second run is for torch.compile, which LoRA switches off (vllm/worker/model_runner.py:1898-1910, vllm/config.py:3265-3269).
     Where the capture fails, all is put back: unsloth tries again, and the first engine's memory must be collected by then.
     """
     from vllm.worker import model_runner
@@ -173,7 +175,7 @@ def quicken_vllm() -> None:
     """Take the measures that change what vLLM does, once unsloth is imported."""
     from unsloth_zoo.vllm_utils import patch_vllm
 
-    # Unsloth replaces classes in modules of vLLM that others copy them from: it has to be first (unsloth/models/loader.py:243).
+    # Unsloth replaces classes in modules of vLLM that others copy them from: it has to be first (unsloth/models/loader.py:279).
     patch_vllm()
     if taken("inspection"):
         inspect_in_process()

@@ -23,7 +23,8 @@ BLOCKS_SLACK = 0.001
 GRAPH_SLACK = 0.15
 GRAPH_UNKNOWN = (0.55, 1.60)
 """Shares of the prediction where the driver's memory for a graph's node is not known of the card: it is 8.2 kB on a T4 and 3.6 kB on
-Hopper, and with the one instead of the other the prediction moves to 0.65, or to 1.54 (32 graphs of Llama 3.1 8B)."""
+Hopper, and with the one instead of the other the prediction moves to 0.65, or to 1.55 (32 graphs of Llama 3.1 8B on an H100, by
+predict/graphs.py)."""
 PEAK_SLACK = 0.03
 NON_TORCH_SLACK_BYTES = from_gib(0.05)
 NON_TORCH_SEEN_BYTES = (from_gib(-0.05), from_gib(0.25))

@@ -11,8 +11,8 @@ from rich.table import Table
 from loadcheck.predict.ladder import Step
 from loadcheck.recovery.attempt import Attempt, Gain
 from loadcheck.recovery.walk import Recovery, Walked
-from loadcheck.report import escape
 from loadcheck.specs.trouble import Shortage
+from loadcheck.terminal import escape
 from loadcheck.units import to_gib
 
 SHORT: dict[Shortage, str] = {

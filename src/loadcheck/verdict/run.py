@@ -20,6 +20,7 @@ def check_run(evidence: Evidence) -> Iterator[Finding]:
         yield _answer(answer)
     if (trained := evidence.attempt.event("trained")) is not None:
         yield from _training(trained)
+    # The first logs that have this event (tests/runs/h200) compare no weights: what they do not say is not judged.
     if (saved := evidence.attempt.event("saved_adapter")) is not None and "same_weights" in saved:
         yield _flag("saved adapter", _is_same(saved), "the saved adapters are those in memory, and begin to answer alike",
                     "what was written is not what was trained; look for a full disk")  # fmt: skip

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import tomllib
 
+from loadcheck.engines import startup
+
 SITE = Path("/opt/venv/lib/python3.11/site-packages")
 FACTS = tomllib.loads(Path("/env/image.toml").read_text())
 # What cannot be imported where there is no GPU, or no host of that kind, and says so.
@@ -137,6 +139,13 @@ def test_the_edit_of_xformers_is_in_place():
     """unsloth's own edit was made at build, and is the one that was reviewed."""
     for entry in FACTS["patch"]:
         assert hashlib.sha256((SITE / entry["path"]).read_bytes()).hexdigest() == entry["sha256_after"]
+
+
+def test_the_allocators_settings_are_unsloths_own():
+    """What a start sets again, with its own beside it, is what unsloth sets at its import, to the letter."""
+    first, _, rest = startup.ALLOCATOR.partition(",")
+    source = (SITE / "unsloth" / "__init__.py").read_text()
+    assert f'"{first},"' in source and f'"{rest}"' in source
 
 
 def test_bytecode_is_there_and_is_used():
