@@ -13,9 +13,11 @@ import argparse
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -49,9 +51,10 @@ TIMES = {spec.attribute for spec in figure_specs().values() if spec.kind is Kind
 
 @dataclass
 class Timed:
-    """One run: seconds of each stage, in order, and to the first token."""
+    """One run: seconds of each stage, in order, and to the first token; and what came from the disk, which says how cold it was."""
 
     way: str
+    disk_read_bytes: int
     stages_s: dict[str, float] = field(default_factory=dict)
     first_token_s: float = 0.0
     figures: Figures = field(default_factory=Figures)
@@ -151,6 +154,7 @@ def timed(way: str, command: list[Any], log: Path, output: Any, options: argpars
         if options.cold:
             forget_files()
             environment["TRITON_CACHE_DIR"] = kernels
+        read_bytes = disk_read_bytes()
         start_unix_s = time.time()
         process = subprocess.Popen(
             [str(word) for word in command], stdout=output, stderr=subprocess.STDOUT, env=environment
@@ -158,7 +162,7 @@ def timed(way: str, command: list[Any], log: Path, output: Any, options: argpars
         appeared = watch(process, log)
     if process.returncode:
         print(f"Error: {way}: exit code {process.returncode}; see {log}", file=sys.stderr)
-    run = Timed(way, figures=parse_log(log).attempts[-1].figures)
+    run = Timed(way, disk_read_bytes() - read_bytes, figures=parse_log(log).attempts[-1].figures)
     set_stages(run, log.read_text(encoding="utf-8", errors="replace"), appeared, start_unix_s)
     return run
 
@@ -191,15 +195,21 @@ def set_stages(run: Timed, text: str, appeared: list[tuple[int, float]], start_u
 
 
 def forget_files() -> None:
-    """Drop what was read of this Python's packages and of the weights from the page cache."""
+    """Drop what was read of this Python, its packages and the weights from the page cache."""
     from loadcheck.weights.cache import weights_dir
 
-    for folder in (Path(sys.prefix), weights_dir()):
+    os.sync()  # what is not yet on the disk stays in memory
+    for folder in (Path(sysconfig.get_path("stdlib")), Path(sys.prefix), weights_dir()):
         for path in folder.rglob("*"):
             if path.is_file():
                 descriptor = os.open(path, os.O_RDONLY)
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
                 os.close(descriptor)
+
+
+def disk_read_bytes() -> int:
+    """What all children that have ended had to read from a disk (getrusage counts blocks of 512 bytes)."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock * 512
 
 
 # ------------------------------------------------------------------------------------------------------------------ comparing
@@ -231,7 +241,15 @@ def summary(options: argparse.Namespace, gpu: str, rounds: list[list[Timed]]) ->
         "stages_s": {stage: [round(median(run.stages_s[stage] for run in way), 2) for way in ways] for stage in STAGES},
         "differing_figures": differences(rounds),
         "rounds": [
-            [{"way": run.way, "first_token_s": run.first_token_s, "stages_s": run.stages_s} for run in each]
+            [
+                {
+                    "way": run.way,
+                    "first_token_s": run.first_token_s,
+                    "disk_read_gb": round(run.disk_read_bytes / 1e9, 2),
+                    "stages_s": run.stages_s,
+                }
+                for run in each
+            ]
             for each in rounds
         ],
     }

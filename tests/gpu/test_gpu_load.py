@@ -63,6 +63,12 @@ def start(folder: Path, *flags: str, **environment: str) -> subprocess.Popen[str
     return subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
+def free_bytes() -> int:
+    device = read_gpu()
+    assert device is not None
+    return device.free_bytes
+
+
 Loader = Callable[..., Load]
 
 
@@ -126,9 +132,7 @@ def test_other_settings_pass(load: Loader, flags: tuple[str, ...]):
 
 def test_a_kv_cache_that_does_not_fit_is_named(load: Loader):
     """A budget of 5 GiB does not hold the weights: refused before the load, and diagnosed when it is forced."""
-    device = read_gpu()
-    assert device is not None
-    flags = ("--gpu-memory-utilization", f"{5 * GIB / device.free_bytes:.4f}")
+    flags = ("--gpu-memory-utilization", f"{5 * GIB / free_bytes():.4f}")
     refused = load(*flags)
     assert (refused.exit_code, refused.said["outcome"]) == (1, "refused")
     forced = load(*flags, "--force")
@@ -136,29 +140,66 @@ def test_a_kv_cache_that_does_not_fit_is_named(load: Loader):
     assert "kv-too-small" in {finding["figure"] for finding in forced.said["findings"]}
 
 
+@dataclass(frozen=True)
+class Running:
+    """A load that has its weights on the GPU and is about to profile."""
+
+    process: subprocess.Popen[str]
+    folder: Path
+    free_before_bytes: int
+
+    def started(self) -> list[psutil.Process]:
+        """The processes that loadcheck started, and theirs."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def assert_gone(self, started: list[psutil.Process]) -> None:
+        """None of them is left after a few seconds, and the GPU has its memory back."""
+        _, left = psutil.wait_procs(started, timeout=20)
+        assert not [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
+        assert free_bytes() > self.free_before_bytes - GIB // 8
+
+
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A load that has its weights and is about to profile."""
+def running(tmp_path: Path) -> Iterator[Running]:
+    free_before_bytes = free_bytes()
     process, folder = start(tmp_path / "run"), tmp_path / "run"
     deadline_s = time.monotonic() + 300
     log = folder / "load.log"
     while not (log.exists() and "model weights took" in log.read_text(errors="replace")):
         assert process.poll() is None and time.monotonic() < deadline_s
         time.sleep(0.05)
-    yield process, folder
+    yield Running(process, folder, free_before_bytes)
     process.kill()
     process.communicate()
 
 
-def test_a_killed_load_keeps_what_it_had_measured(running: tuple[subprocess.Popen[str], Path]):
-    """The child is killed: the run folder says so and has the weights, and the GPU's memory is given back."""
-    process, folder = running
-    children = psutil.Process(process.pid).children(recursive=True)
-    for child in children:
-        if "loadcheck.engines.child" in child.cmdline():
-            child.send_signal(signal.SIGKILL)
-    out, _ = process.communicate(timeout=60)
+def test_a_killed_load_keeps_what_it_had_measured(running: Running):
+    """The loading process is killed: the run folder says so and has the weights, and nothing is left on the GPU."""
+    started = running.started()
+    for process in started:
+        if "loadcheck.engines.child" in process.cmdline():
+            process.send_signal(signal.SIGKILL)
+    out, _ = running.process.communicate(timeout=60)
     said = json.loads(out)
-    assert (process.returncode, said["outcome"]) == (1, "killed")
+    assert (running.process.returncode, said["outcome"]) == (1, "killed")
     assert said["figures"]["weights_gib"] == pytest.approx(5.3541)
-    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    running.assert_gone(started)
+
+
+def test_an_interrupted_load_ends_in_order(running: Running):
+    """Ctrl-C: the run folder says that the user ended it and has the weights, and nothing is left on the GPU."""
+    started = running.started()
+    running.process.send_signal(signal.SIGINT)
+    out, _ = running.process.communicate(timeout=60)
+    said = json.loads(out)
+    assert (running.process.returncode, said["outcome"]) == (1, "interrupted")
+    assert said["figures"]["weights_gib"] == pytest.approx(5.3541)
+    running.assert_gone(started)
+
+
+def test_a_load_does_not_outlive_loadcheck(running: Running):
+    """loadcheck itself is killed: the loading process ends with it, and nothing is left on the GPU."""
+    started = running.started()
+    assert any("loadcheck.engines.child" in process.cmdline() for process in started)
+    running.process.kill()
+    running.assert_gone(started)
