@@ -110,7 +110,10 @@ def test_adapters_are_used_trained_saved_and_read_back(trained: Load):
 def test_plain_start_has_the_same_figures_adapters_and_tokens(load: Loader, trained: Load):
     """Without the measures that make a start fast, another run gives the same figures, first adapter weights and greedy tokens."""
     plain = load("--train-steps", "3", **{startup.VARIABLE: "all"})
-    assert plain.figures() == trained.figures()
+    mine, theirs = trained.figures(), plain.figures()
+    # The peak counts the driver's own memory, which differed by 2 MiB of 50 GiB (H100, 2026-11-24).
+    assert theirs.pop("peak_device_bytes") == pytest.approx(mine.pop("peak_device_bytes"), abs=8 * 2**20)
+    assert theirs == mine
     for event, key in (("adapters", "adapter_sha256"), ("answer", "token_ids_sha256")):
         assert plain.events()[event][key] == trained.events()[event][key]
 
@@ -137,7 +140,7 @@ def test_a_kv_cache_that_does_not_fit_is_named(load: Loader):
     assert (refused.exit_code, refused.said["outcome"]) == (1, "refused")
     forced = load(*flags, "--force")
     assert (forced.exit_code, forced.said["outcome"]) == (1, "failed")
-    assert "kv-too-small" in {finding["figure"] for finding in forced.said["findings"]}
+    assert "kv-too-small" in {finding["measured"] for finding in forced.said["findings"]}
 
 
 @dataclass(frozen=True)
@@ -162,15 +165,17 @@ class Running:
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
     free_before_bytes = free_bytes()
-    process, folder = start(tmp_path / "run"), tmp_path / "run"
-    deadline_s = time.monotonic() + 300
+    folder = tmp_path / "run"
     log = folder / "load.log"
-    while not (log.exists() and "model weights took" in log.read_text(errors="replace")):
-        assert process.poll() is None and time.monotonic() < deadline_s
-        time.sleep(0.05)
-    yield Running(process, folder, free_before_bytes)
-    process.kill()
-    process.communicate()
+    with start(folder) as process:
+        try:
+            deadline_s = time.monotonic() + 300
+            while not (log.exists() and "model weights took" in log.read_text(errors="replace")):
+                assert process.poll() is None and time.monotonic() < deadline_s
+                time.sleep(0.05)
+            yield Running(process, folder, free_before_bytes)
+        finally:
+            process.kill()
 
 
 def test_a_killed_load_keeps_what_it_had_measured(running: Running):
