@@ -145,10 +145,31 @@ def test_an_error_after_the_load_fails_it(t4_log: Path, tmp_path: Path):
     assert attempt.error is not None and attempt.error.text.startswith("torch.OutOfMemoryError: CUDA out of memory")
 
 
-def test_a_traceback_while_an_object_is_deleted_is_no_failure(t4_log: Path, tmp_path: Path):
-    """Python's "Exception ignored in" at the end of a process says nothing about the load."""
-    text = t4_log.read_text() + "\nException ignored in: <function x>\nsome words\n"
-    assert parse_log(_write(tmp_path / "log", text)).outcome is Outcome.COMPLETED
+IGNORED = """\
+Exception ignored in: <function Engine.__del__ at 0x7f0000000000>
+Traceback (most recent call last):
+  File "engine.py", line 3, in __del__
+TypeError: 'NoneType' object is not callable
+"""
+LOGGING = """\
+--- Logging error ---
+Traceback (most recent call last):
+  File "/usr/lib/python3.11/logging/__init__.py", line 1113, in emit
+ValueError: I/O operation on closed file.
+Call stack:
+"""
+
+
+@pytest.mark.parametrize("printed", [IGNORED, LOGGING, IGNORED + IGNORED])
+def test_an_exception_that_python_ignores_is_no_failure(printed: str, t4_log: Path, tmp_path: Path):
+    """What CPython 3.11 prints of an exception in `__del__` or in a log handler says nothing about the load."""
+    assert parse_log(_write(tmp_path / "log", t4_log.read_text() + printed)).outcome is Outcome.COMPLETED
+
+
+@pytest.mark.parametrize("after", [IGNORED.partition("\n")[2], "torch.OutOfMemoryError: CUDA out of memory. Tried\n"])
+def test_an_error_after_an_ignored_one_counts(after: str, t4_log: Path, tmp_path: Path):
+    """Only the one exception is ignored, not what follows it."""
+    assert parse_log(_write(tmp_path / "log", t4_log.read_text() + IGNORED + after)).outcome is Outcome.FAILED
 
 
 @pytest.mark.parametrize(

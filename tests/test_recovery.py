@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -282,6 +283,16 @@ def test_no_run_is_written_over(capsys: pytest.CaptureFixture[str]):
     capsys.readouterr()
     _, said, _ = _load(capsys, *write)
     assert [each["run"] for each in said["recovery"]["attempts"]] == ["run", "run-attempt3"]
+
+
+def test_a_folder_without_a_name_has_its_later_attempts_beside_it(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """`--run-dir .` is a folder like any other."""
+    here = tmp_path / "here"
+    here.mkdir()
+    os.chdir(here)
+    write = ("--gpu-memory-utilization", "0.4", "--recover", "--force", "--run-dir", ".")
+    _, said, _ = _load(capsys, *write)
+    assert [each["run"] for each in said["recovery"]["attempts"]] == [".", str(tmp_path / "here-attempt2")]
 
 
 def test_a_machine_that_cannot_is_refused_before_any_step(

@@ -273,6 +273,7 @@ TRAINED = {"first_loss": 2.0, "last_loss": 1.0, "base_unchanged": True, "adapter
     [
         ({}, None),
         ({"last_loss": 2.5}, "loss"),
+        ({"last_loss": 2.0}, "loss"),
         ({"base_unchanged": False}, "base weights"),
         ({"adapter_changed": False}, "adapter weights"),
     ],
@@ -281,6 +282,14 @@ def test_training_is_judged(change: dict[str, object], figure: str | None, tmp_p
     """The loss falls, the base stays, the adapters change; each is its own finding."""
     text = CPU_LOG + format_event("trained", TRAINED | change) + "\n"
     assert set(_cpu_failures(tmp_path, text)) == ({figure} if figure else set())
+
+
+@pytest.mark.parametrize(("num_steps", "failing"), [(1, set()), (2, {"loss"})])
+def test_one_step_has_one_loss(num_steps: int, failing: set[str], tmp_path: Path):
+    """After one step the first loss is the last, and cannot have fallen; after two it must have."""
+    steps = "".join(format_event("step", {"step": step, "loss": 2.0}) + "\n" for step in range(num_steps))
+    text = CPU_LOG + steps + format_event("trained", TRAINED | {"last_loss": 2.0}) + "\n"
+    assert set(_cpu_failures(tmp_path, text)) == failing
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from typing import Any
 from loadcheck.errors import BadInput
 from loadcheck.figures import MAX_NUMBER
 from loadcheck.logs import Attempt, ParsedLog, parse_log
-from loadcheck.predict.bands import bands
+from loadcheck.predict.bands import Rounding, bands
 from loadcheck.predict.card import Card, card_from_device, card_from_table
 from loadcheck.predict.cpu import predict_cpu
+from loadcheck.predict.kv import config_block_bytes
 from loadcheck.predict.prediction import Prediction, predict, predict_from_plan
 from loadcheck.predict.zoo import SWAP_LADDER, ZooPlan
 from loadcheck.runs.folder import RunFolder, RunRecord, own_file
@@ -190,7 +191,20 @@ _OF_ADAPTERS = (
 def _bands(prediction: Prediction, evidence: Evidence) -> dict[str, Any]:
     card = _card_before_non_torch(evidence)
     assert card is not None
-    return bands(prediction, card)
+    return bands(prediction, card, _rounding(evidence))
+
+
+def _rounding(evidence: Evidence) -> Rounding:
+    """What this log's rounding leaves open: of non_torch always, and of free memory where no engine of ours read it."""
+    attempt, card = evidence.attempt, _card(evidence)
+    assert card is not None and evidence.config is not None
+    budget_bytes = non_torch_bytes = 0.0
+    if (printed := attempt.reading("non_torch_bytes")) is not None:
+        non_torch_bytes = abs(float(printed.value) - card.assumed_non_torch_bytes) + printed.tolerance
+    share, total = attempt.reading("gpu_memory_utilization_pct"), attempt.reading("gpu_total_bytes")
+    if not _device(attempt) and share is not None and total is not None:
+        budget_bytes = (share.tolerance * card.total_bytes + total.tolerance * float(share.value)) / 100
+    return Rounding(budget_bytes, non_torch_bytes, config_block_bytes(evidence.config))
 
 
 def _device(attempt: Attempt) -> dict[str, Any]:

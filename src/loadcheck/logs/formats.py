@@ -248,6 +248,10 @@ ERRORS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("Bus error", r"Bus error\b.*"),
         ("Error: ", r"^Error: .*"),
         ("Error", r"^(?:\[rank\d+\]: )?[A-Za-z_][\w.]*(?:Error|Exception|Interrupt): .*"),
-        ("Traceback (most", r"(?<!ignored in )Traceback \(most recent call last\).*"),
+        ("Traceback (most", r"Traceback \(most recent call last\).*"),
     )
 )
+PYTHON_ERRORS = ("Error", "Traceback (most")
+"""The anchors of what Python prints of any exception."""
+IGNORED = ("Exception ignored in", "--- Logging error ---")
+"""Python's heads of an exception that goes no further (a raising __del__, a log handler): its traceback ends nothing."""

@@ -13,7 +13,7 @@ from typing import Any
 from loadcheck.errors import BadInput, Problem
 from loadcheck.figures import Figures, Reading, best, figure_specs
 from loadcheck.logs.events import PREFIX, parse_event
-from loadcheck.logs.formats import ERRORS, FORMATS, RETRY, RUN_STAGES, LineFormat, Stage
+from loadcheck.logs.formats import ERRORS, FORMATS, IGNORED, PYTHON_ERRORS, RETRY, RUN_STAGES, LineFormat, Stage
 from loadcheck.logs.text import clean_line, read_blocks
 
 EVENT_ANCHOR = PREFIX + "{"
@@ -131,7 +131,7 @@ def parse_log(path: Path) -> ParsedLog:
     return ParsedLog(path, tuple(attempts))
 
 
-_ANCHORS = tuple({*(format.anchor for format in FORMATS), *(anchor for anchor, _ in ERRORS), EVENT_ANCHOR})
+_ANCHORS = tuple({*(format.anchor for format in FORMATS), *(anchor for anchor, _ in ERRORS), *IGNORED, EVENT_ANCHOR})
 
 
 def _lines_with_anchors(path: Path) -> Iterator[tuple[int, str]]:
@@ -196,6 +196,8 @@ class _Builder:
         self._attempts: list[Attempt] = []
         self._retrying = False
         """Between "Retrying vLLM" and the new engine's first line, unsloth prints the error of the try before."""
+        self._ignored: set[str] = set()
+        """What Python will still print of an exception that it ignores: the head of its traceback, and its last line."""
 
     def feed(self, line: int, text: str) -> None:
         if EVENT_ANCHOR in text:
@@ -246,8 +248,14 @@ class _Builder:
         return self._attempts[-1]
 
     def _feed_errors(self, line: int, text: str) -> None:
+        if any(head in text for head in IGNORED):
+            self._ignored = set(PYTHON_ERRORS)
+            return
         for anchor, pattern in ERRORS:
             if anchor in text and (match := pattern.search(text)):
+                if anchor in self._ignored:
+                    self._ignored.discard(anchor)
+                    return
                 attempts = self._attempts or [self._begin()]
                 attempt = attempts[-2] if self._retrying and len(attempts) > 1 else attempts[-1]
                 if len(attempt.errors) < MAX_KEPT:

@@ -31,23 +31,62 @@ NON_TORCH_SEEN_BYTES = (from_gib(-0.05), from_gib(0.25))
 """Over all logs of fresh and warm processes: -0.01 to 0.16 GiB (shared T4, A10G, A100, H100, H200 logs)."""
 
 
-def bands(prediction: Prediction, card: Card) -> dict[str, Band]:
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """What the rounding of a log leaves open of what a prediction started from, in bytes; nothing where it was read to the byte.
+
+    Attributes:
+        budget_bytes: of the budget. The utilization is printed to 0.01 %: 8 MiB of a card of 80 GiB.
+        non_torch_bytes: of non_torch, which is printed to 0.01 GiB.
+        block_bytes: a block of the KV cache, which has what the two leave.
+    """
+
+    budget_bytes: float = 0.0
+    non_torch_bytes: float = 0.0
+    block_bytes: int = 1
+
+    @property
+    def blocks(self) -> float:
+        return (self.budget_bytes + self.non_torch_bytes) / self.block_bytes
+
+
+EXACT = Rounding()
+
+
+def bands(prediction: Prediction, card: Card, rounding: Rounding = EXACT) -> dict[str, Band]:
     """The band of each figure that has one, by attribute; a wide one where its constant was never measured on this card."""
     figures = prediction.figures
     assert figures.kv_cache_bytes is not None and figures.num_gpu_blocks is not None
     assert figures.max_concurrency is not None and figures.peak_device_bytes is not None
     found = {
         "kv_cache_bytes": _around(
-            figures.kv_cache_bytes, KV_SLACK_BYTES, "what the budget leaves; non_torch is printed to 0.01 GiB"
+            figures.kv_cache_bytes,
+            KV_SLACK_BYTES + rounding.budget_bytes,
+            "what the budget leaves; non_torch is printed to 0.01 GiB",
         ),
-        "num_gpu_blocks": _within(figures.num_gpu_blocks, BLOCKS_SLACK, "non_torch moves by a few blocks"),
-        "max_concurrency": _within(figures.max_concurrency, BLOCKS_SLACK, "as num_gpu_blocks"),
+        **_blocks(figures.num_gpu_blocks, figures.max_concurrency, rounding),
         "peak_device_bytes": _within(figures.peak_device_bytes, PEAK_SLACK, "torch's cache keeps some slack"),
         "non_torch_bytes": _non_torch(card),
     }
     if figures.cuda_graph_bytes:  # without graphs it is 0 to the byte
         found["cuda_graph_bytes"] = _graphs(figures.cuda_graph_bytes, card)
+    if rounding.budget_bytes:  # else they are equal to the printed digit
+        for attribute in ("budget_bytes", "kv_estimate_bytes"):
+            value = getattr(figures, attribute)
+            assert value is not None
+            found[attribute] = _around(
+                value, rounding.budget_bytes, "free memory is known from the printed utilization"
+            )
     return found
+
+
+def _blocks(num_blocks: int, concurrency: float, rounding: Rounding) -> dict[str, Band]:
+    """A few blocks more or less, and as many as the rounding leaves open; so many requests, in proportion."""
+    share = max(BLOCKS_SLACK, rounding.blocks / max(num_blocks, 1))
+    return {
+        "num_gpu_blocks": _within(num_blocks, share, "non_torch moves by a few blocks"),
+        "max_concurrency": _within(concurrency, share, "as num_gpu_blocks"),
+    }
 
 
 def _graphs(predicted_bytes: int, card: Card) -> Band:

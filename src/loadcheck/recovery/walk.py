@@ -173,6 +173,8 @@ def _folder(first: Path, number: int) -> Path:
     """The folder of an attempt: the first one's, or the next free name beside it. No run is written over."""
     if number == 1:
         return first
+    if not first.name:  # "." and "/" have none
+        first = first.resolve()
     names = (first.with_name(f"{first.name}-attempt{suffix}") for suffix in count(number))
     return next(path for path in names if not RunFolder(path).record_path.exists())
 

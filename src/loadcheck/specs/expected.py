@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -23,11 +23,16 @@ class Basis(Spec, frozen=True, kw_only=True):
 
 
 class Range(Spec, frozen=True, kw_only=True):
-    """What a figure may be, at the log's own precision: exactly one value, or low to high, both included."""
+    """What a figure may be, at the log's own precision: exactly one value, or low to high, both included.
+
+    Attributes:
+        host: the fact of the basis's host that the figure follows from too, such as "ram"; None where any host has the same.
+    """
 
     exactly: str | int | float | None = None
     low: float | None = None
     high: float | None = None
+    host: Literal["memory", "ram", "sequences"] | None = None
     why: Annotated[str, Meta(min_length=1)]
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ def check_run(evidence: Evidence) -> Iterator[Finding]:
     if (answer := evidence.attempt.event("answer")) is not None:
         yield _answer(answer)
     if (trained := evidence.attempt.event("trained")) is not None:
-        yield from _training(trained)
+        yield from _training(trained, num_steps=sum(event["event"] == "step" for event in evidence.attempt.events))
     # The first logs that have this event (tests/runs/h200) compare no weights: what they do not say is not judged.
     if (saved := evidence.attempt.event("saved_adapter")) is not None and "same_weights" in saved:
         yield _flag("saved adapter", _is_same(saved), "the saved adapters are those in memory, and begin to answer alike",
@@ -58,10 +58,10 @@ def _answer(event: dict[str, Any]) -> Finding:
                    remedy="" if ok else "the weights or the quantization are broken; check them with a second load")  # fmt: skip
 
 
-def _training(event: dict[str, Any]) -> Iterator[Finding]:
-    """The loss falls, the adapters change and the base weights do not."""
+def _training(event: dict[str, Any], num_steps: int) -> Iterator[Finding]:
+    """The loss falls (after one step alone there is but one loss, a number), the adapters change and the base weights do not."""
     first, last = event.get("first_loss"), event.get("last_loss")
-    falls = isinstance(first, float) and isinstance(last, float) and last < first
+    falls = isinstance(first, float) and isinstance(last, float) and (last < first or num_steps == 1)
     yield _flag("loss", falls, f"the loss goes from {_short(first)} to {_short(last)}", "lower the learning rate")
     yield _flag("base weights", event.get("base_unchanged") is True, "training leaves the base weights as they are",
                 "the base weights were trained or damaged; load them anew")  # fmt: skip
