@@ -9,6 +9,7 @@ from typing import Any
 from loadcheck.errors import BadInput
 from loadcheck.figures import MAX_NUMBER
 from loadcheck.logs import Attempt, ParsedLog, parse_log
+from loadcheck.predict.adapters import adapter_params
 from loadcheck.predict.bands import Rounding, bands
 from loadcheck.predict.card import Card, card_from_device, card_from_table
 from loadcheck.predict.cpu import predict_cpu
@@ -81,7 +82,7 @@ def gather(
 
 
 def _profile(record: RunRecord | None, name: str | None, attempt: Attempt, model: Model | None) -> Profile | None:
-    """The profile named, else the run's own, else the one of the same engine, model and length."""
+    """The profile named, else the run's own, else the one of the same engine, model and length, and of whatever else the log says."""
     if name is not None:
         return load_profile(name)
     if record is not None:
@@ -92,9 +93,44 @@ def _profile(record: RunRecord | None, name: str | None, attempt: Attempt, model
     length = attempt.reading("max_model_len")
     for profile in load_profiles():
         same = profile.engine == engine and find_model(profile.model) == model
-        if same and (length is None or length.value == profile.max_seq_length):
+        same = same and (length is None or length.value == profile.max_seq_length)
+        if same and (engine == "cpu" or _has_settings(attempt, profile, model)):
             return profile
     return None
+
+
+_MOST_USED = 0.1
+"""Of a card's memory, before a load: with more than that in use, or less of it asked for, a log is not taken for a profile's."""
+
+
+def _has_settings(attempt: Attempt, profile: Profile, model: Model) -> bool:
+    """Whether the settings that a log prints are the profile's; those that it does not print are taken to be.
+
+    The quantization is not asked after: a load that silently was not quantized is found by comparing it with what is wanted.
+    """
+    printed: dict[str, str | float | None] = {
+        "conservativeness": profile.conservativeness,
+        "enforce_eager": str(profile.enforce_eager),
+        "trainable_params": _trainable_params(profile, model),
+    }
+    for attribute, value in printed.items():
+        reading = attempt.reading(attribute)
+        if reading is not None and value is not None and not reading.agrees(value):
+            return False
+    # The utilization is a share of what was free, printed as a share of the whole card.
+    share, asked = attempt.reading("gpu_memory_utilization_pct"), 100 * profile.gpu_memory_utilization
+    return share is None or (1 - _MOST_USED) * asked <= float(share.value) <= asked
+
+
+def _trainable_params(profile: Profile, model: Model) -> int | None:
+    """None where the profile attaches no adapters, or the model's shape is not known."""
+    if profile.adapters is None:
+        return None
+    try:
+        config = model.config_for("nf4" if profile.load_in_4bit else "16bit")
+    except BadInput:
+        return None
+    return adapter_params(config, profile.adapters.r, profile.adapters.target_modules)
 
 
 def _gpu_key(attempt: Attempt, profile: Profile | None) -> str | None:
