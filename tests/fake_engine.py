@@ -1,4 +1,4 @@
-"""An engine that prints what unsloth and vLLM would print on a T4, as the formulas say: python fake_engine.py STEP RUN_DIR.
+"""An engine that prints what unsloth and vLLM would print, as the formulas say: python fake_engine.py STEP RUN_DIR, on a T4.
 
 What it should do otherwise than predicted is in the environment: FAKE_NON_TORCH_BYTES more of non_torch, FAKE_SPIKE_BYTES of memory
 that are needed during the capture and are not predicted, FAKE_MOST_SEQUENCES that it has the memory to capture graphs for, FAKE_WORDS
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck.logs.events import format_event
-from loadcheck.plan import plan_from_json
+from loadcheck.plan import LoadPlan, plan_from_json
 from loadcheck.predict import Card, card_from_table
 from loadcheck.predict.graphs import capture_sizes
 from loadcheck.predict.prediction import Prediction, predict_from_plan
@@ -24,9 +24,9 @@ from loadcheck.units import GIB, to_gib
 RAM_BYTES = 11 * GIB
 BANNER = """\
 ==((====))==  Unsloth 2025.2.5: Fast {family} patching. Transformers: 4.48.2.
-   \\\\   /|    GPU: Tesla T4. Max memory: 14.741 GB. Platform: Linux.
-O^O/ \\_/ \\    Torch: 2.5.1+cu124. CUDA: 7.5. CUDA Toolkit: 12.4. Triton: 3.1.0
-\\        /    Bfloat16 = FALSE. FA [Xformers = 0.0.28.post3. FA2 = False]
+   \\\\   /|    GPU: {gpu}. Max memory: {total:.3f} GB. Platform: Linux.
+O^O/ \\_/ \\    Torch: 2.5.1+cu124. CUDA: {capability}. CUDA Toolkit: 12.4. Triton: 3.1.0
+\\        /    Bfloat16 = {bfloat16}. FA [Xformers = 0.0.28.post3. FA2 = False]
 """
 CUT = """\
 Unsloth: Your GPU cannot handle sequence lengths of {cut} due to limited GPU memory.
@@ -34,18 +34,18 @@ Unsloth: Your GPU can only handle approximately the maximum sequence length of {
 """
 PLAN = """\
 Unsloth: vLLM loading {model} with actual GPU utilization = {utilization}%
-Unsloth: Your GPU has CUDA compute capability 7.5 with VRAM = 14.74 GB.
+Unsloth: Your GPU has CUDA compute capability {capability} with VRAM = {total:.2f} GB.
 Unsloth: Using conservativeness = {conservativeness}. Chunked prefill tokens = {length}. Num Sequences = {sequences}.
-Unsloth: vLLM's KV Cache can use up to {estimate} GB. Also swap space = 2 GB.
+Unsloth: vLLM's KV Cache can use up to {estimate} GB. Also swap space = {swap} GB.
 """
 ENGINE = """\
-INFO llm_engine.py:234] Initializing a V0 LLM engine (v0.7.2) with config: model='{model}', dtype=torch.float16, max_seq_len={length}, \
-download_dir=None, quantization=bitsandbytes, enforce_eager={eager}, kv_cache_dtype=auto, compilation_config={{"level":0,\
+INFO llm_engine.py:234] Initializing a V0 LLM engine (v0.7.2) with config: model='{model}', dtype=torch.{dtype}, max_seq_len={length}, \
+download_dir=None, quantization={quantization}, enforce_eager={eager}, kv_cache_dtype=auto, compilation_config={{"level":0,\
 "cudagraph_capture_sizes":{sizes},"max_capture_size":{largest}}}, use_cached_outputs=False,
 INFO model_runner.py:1110] Starting to load model {model}...
 INFO model_runner.py:1115] Loading model weights took {weights:.4f} GB
 INFO worker.py:267] Memory profiling takes 11.34 seconds
-INFO worker.py:267] the current vLLM instance can use total_gpu_memory (14.74GiB) x gpu_memory_utilization ({share:.2f}) = {budget:.2f}GiB
+INFO worker.py:267] the current vLLM instance can use total_gpu_memory ({total:.2f}GiB) x gpu_memory_utilization ({share:.2f}) = {budget:.2f}GiB
 INFO worker.py:267] model weights take {weights:.2f}GiB; non_torch_memory takes {non_torch:.2f}GiB; PyTorch activation peak memory \
 takes {activation:.2f}GiB; the rest of the memory reserved for KV Cache is {kv:.2f}GiB.
 INFO executor_base.py:110] # CUDA blocks: {blocks}, # CPU blocks: {cpu_blocks}
@@ -61,27 +61,34 @@ def main(step: str, run_dir: Path) -> int:
     if step == "prepare":
         _event("weights_ready")
         return 0
-    plan = plan_from_json(json.loads((run_dir / "plan.json").read_text()))
-    profile, config = plan.profile, plan.config
-    known = card_from_table("T4")
+    known = replace(card_from_table("T4"), name="Tesla T4")
     assert known.non_torch_bytes is not None
     card = replace(known, non_torch_bytes=known.non_torch_bytes + int(os.environ.get("FAKE_NON_TORCH_BYTES", "0")))
-    _event("device", gpu_name="Tesla T4", compute_capability="7.5", device_total_bytes=card.total_bytes,
-           device_free_bytes=card.free_bytes, ram_available_bytes=RAM_BYTES)  # fmt: skip
-    _say(BANNER, family="Qwen2" if "qwen" in plan.model_name else "Llama")
+    return load(plan_from_json(json.loads((run_dir / "plan.json").read_text())), card, RAM_BYTES)
+
+
+def load(plan: LoadPlan, card: Card, ram_bytes: int) -> int:
+    """Print a load on this card, and return its exit code."""
+    profile, config = plan.profile, plan.config
+    _event("device", gpu_name=card.name, compute_capability=str(card.compute_capability), device_total_bytes=card.total_bytes,
+           device_free_bytes=card.free_bytes, ram_available_bytes=ram_bytes)  # fmt: skip
+    _say(BANNER, family="Qwen2" if "qwen" in plan.model_name else "Mistral" if "mistral" in plan.model_name else "Llama",
+         gpu=card.name, total=to_gib(card.total_bytes), capability=card.compute_capability,
+         bfloat16=str(card.compute_capability >= 8).upper())  # fmt: skip
     if "FAKE_WORDS" in os.environ:
         _say("{words}\n", words=os.environ["FAKE_WORDS"])
         return 1
     decided = zoo_plan(
         config, total_bytes=card.total_bytes, free_bytes=card.free_bytes, max_seq_length=profile.max_seq_length,
         max_lora_rank=profile.max_lora_rank, gpu_memory_utilization=profile.gpu_memory_utilization,
-        conservativeness=profile.conservativeness, ram_available_bytes=RAM_BYTES,
+        conservativeness=profile.conservativeness, ram_available_bytes=ram_bytes,
     )  # fmt: skip
-    model = f"unsloth/{plan.model_name}-bnb-4bit"
+    model = f"unsloth/{plan.model_name}" + ("-bnb-4bit" if profile.load_in_4bit else "")
     if decided.cut_printed is not None:
         _say(CUT, cut=decided.cut_printed)
     _say(PLAN, model=model, utilization=round(100 * decided.utilization, 2), conservativeness=profile.conservativeness,
-         length=decided.max_model_len, sequences=decided.max_num_seqs, estimate=round(to_gib(decided.kv_estimate_bytes), 2))  # fmt: skip
+         length=decided.max_model_len, sequences=decided.max_num_seqs, estimate=round(to_gib(decided.kv_estimate_bytes), 2),
+         capability=card.compute_capability, total=to_gib(card.total_bytes), swap=decided.swap_bytes // GIB)  # fmt: skip
     prediction = predict_from_plan(config, profile, card, decided)
     error = _engine(model, profile, card, decided, prediction)
     if error is not None and "memory" in error:  # unsloth_zoo/vllm_utils.py:984-1016
@@ -104,7 +111,8 @@ def _engine(model: str, profile: Profile, card: Card, plan: ZooPlan, prediction:
     if "batch" in says:
         return str(says["batch"])
     sizes = [] if profile.enforce_eager else capture_sizes(plan.max_num_seqs)[::-1]
-    _say(ENGINE, model=model, length=plan.max_model_len, eager=profile.enforce_eager, sizes=str(sizes).replace(" ", ""),
+    _say(ENGINE, model=model, total=to_gib(card.total_bytes), quantization="bitsandbytes" if profile.load_in_4bit else "None",
+         dtype="bfloat16" if card.compute_capability >= 8 else "float16", length=plan.max_model_len, eager=profile.enforce_eager, sizes=str(sizes).replace(" ", ""),
          largest=max(sizes, default=0), weights=_gib(figures.weights_bytes), share=plan.utilization,
          budget=_gib(figures.budget_bytes), non_torch=_gib(figures.non_torch_bytes),
          activation=_gib(figures.activation_peak_bytes), kv=_gib(figures.kv_cache_bytes), blocks=figures.num_gpu_blocks,
@@ -116,7 +124,7 @@ def _engine(model: str, profile: Profile, card: Card, plan: ZooPlan, prediction:
     assert figures.peak_device_bytes is not None
     spiked = figures.peak_device_bytes + int(os.environ.get("FAKE_SPIKE_BYTES", "0")) > card.total_bytes
     if spiked or plan.max_num_seqs > int(os.environ.get("FAKE_MOST_SEQUENCES", "1000")):
-        return "CUDA out of memory. Tried to allocate 112.00 MiB. GPU 0 has a total capacity of 14.74 GiB."
+        return f"CUDA out of memory. Tried to allocate 112.00 MiB. GPU 0 has a total capacity of {to_gib(card.total_bytes):.2f} GiB."
     if sizes:
         _say(CAPTURED, graph_gib=_gib(figures.cuda_graph_bytes))
     _say(READY)

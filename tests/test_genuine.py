@@ -1,0 +1,98 @@
+"""No genuine log fails: what an engine prints by the formulas, of any card, settings and model, rounded as it rounds."""
+
+import io
+from contextlib import redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from loadcheck.checking import gather
+from loadcheck.logs.events import PREFIX
+from loadcheck.plan import make_plan
+from loadcheck.predict import Card, card_from_table, predict
+from loadcheck.specs.profile import load_profile
+from loadcheck.units import GIB, MIB
+from loadcheck.verdict import judge
+from tests import fake_engine
+
+PROFILE = "llama31-8b-instruct-4bit"
+DEVICES = {
+    "L4": "NVIDIA L4",
+    "A10G": "NVIDIA A10G",
+    "RTX3090": "NVIDIA GeForce RTX 3090",
+    "RTX4090": "NVIDIA GeForce RTX 4090",
+    "A100-40GB": "NVIDIA A100-SXM4-40GB",
+    "A100-80GB": "NVIDIA A100-SXM4-80GB",
+    "H100": "NVIDIA H100 80GB HBM3",
+}
+
+
+def _card(key: str, more_used_bytes: int = 0, more_non_torch_bytes: int = 0) -> Card:
+    """The card of the table with another driver: more in use before the load, another non_torch."""
+    card = card_from_table(key)
+    return replace(
+        card,
+        name=DEVICES.get(key, "Tesla T4"),
+        free_bytes=card.free_bytes - more_used_bytes,
+        non_torch_bytes=card.assumed_non_torch_bytes + more_non_torch_bytes,
+    )
+
+
+def _log(card: Card, ram_bytes: int, changes: dict[str, Any]) -> str | None:
+    """What a load prints, without what only our own engine says; None for settings that do not fit."""
+    plan = make_plan(load_profile(PROFILE, changes | {"weights": "synthetic"}))
+    if not predict(plan.config, plan.profile, card, ram_bytes).fits:
+        return None
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        assert fake_engine.load(plan, card, ram_bytes) == 0
+    return "".join(line for line in printed.getvalue().splitlines(keepends=True) if PREFIX not in line)
+
+
+def _failures(log: Path, text: str | None) -> list[str]:
+    assert text is not None
+    log.write_text(text)
+    return [f"{finding.figure}: {finding.why}" for finding in judge(gather(log)).failures()]
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("genuine") / "load.log"
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    key=st.sampled_from(sorted(DEVICES)),
+    more_used=st.integers(-20, 400),
+    more_non_torch=st.integers(-15, 15),
+    changes=st.fixed_dictionaries(
+        {
+            "model": st.sampled_from(
+                ["llama-3.1-8b-instruct", "llama-3.2-3b-instruct", "mistral-7b-instruct-v0.3", "qwen2.5-7b-instruct"]
+            ),
+            "max_seq_length": st.sampled_from([512, 1024, 4096]),
+            "gpu_memory_utilization": st.sampled_from([0.4, 0.5, 0.6, 0.9]),
+            "conservativeness": st.sampled_from([1.0, 0.5]),
+        }
+    ),
+)
+def test_a_genuine_log_passes(key: str, more_used: int, more_non_torch: int, changes: dict[str, Any], log: Path):
+    """On every card, whatever its driver holds and whatever was asked for, its printed digits are reason enough for themselves."""
+    text = _log(_card(key, more_used * MIB, more_non_torch * MIB), 28 * GIB, changes)
+    assume(text is not None)
+    assert _failures(log, text) == []
+
+
+@pytest.mark.parametrize("ram_gib", [5, 11, 28, 60])
+def test_a_t4_may_have_any_ram(ram_gib: int, log: Path):
+    """Swap space follows from the host's RAM, and is no part of what a T4 is."""
+    assert _failures(log, _log(_card("T4"), ram_gib * GIB, {})) == []
+
+
+def test_a_t4_in_use_is_no_other_load(log: Path):
+    """With 200 MiB more in use, budget, cache and blocks are others, and follow from the printed utilization."""
+    assert _failures(log, _log(_card("T4", more_used_bytes=200 * MIB), 11 * GIB, {})) == []
