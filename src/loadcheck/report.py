@@ -205,6 +205,8 @@ def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
             out.print(f"{'  ' * depth}{term.num_bytes:>{16}} {escape(term.name)}{source}")
     for note in (*prediction.notes, *prediction.edges):
         out.print(f"Note: {escape(note)}")
+    for warning in prediction.warnings:
+        out.print(f"[yellow]WARNING[/] {escape(warning)}")
     for obstacle in prediction.obstacles:
         out.print(f"[bold red]NO[/] {escape(obstacle.what)}; {escape(obstacle.remedy)}")
         out.print(f"   the engine would say: {escape(obstacle.engine_says)}")
