@@ -11,7 +11,7 @@ from loadcheck.predict.fit import GOALS, Fit, Goal, Search, fit, last_true
 from loadcheck.specs.files import replaced
 from loadcheck.specs.model import find_model
 from loadcheck.specs.profile import load_profile
-from loadcheck.units import GIB
+from loadcheck.units import GIB, MIB
 
 PROFILE = load_profile("llama31-8b-instruct-4bit")
 RAM = 11 * GIB
@@ -64,6 +64,22 @@ def test_a_full_card_keeps_what_the_prediction_may_be_off():
     proposal = Search(_config(), card, RAM).fullest(PROFILE)
     assert proposal is not None
     assert proposal.headroom_bytes >= PEAK_SLACK * card.total_bytes
+
+
+@pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.parametrize("gpu", ["T4", "H100"])
+def test_every_proposal_leaves_room_for_a_full_batch(goal: Goal, gpu: str):
+    """When all sequences are busy the engine takes its whole activation peak; the card holds it, with the peak's own band to spare."""
+    card = card_from_table(gpu)
+    for proposal in _fit(goal, gpu).proposals:
+        figures = proposal.prediction.figures
+        assert figures.peak_device_bytes is not None and figures.activation_peak_bytes is not None
+        resident = (
+            figures.peak_device_bytes - 64 * MIB
+        )  # less what the activation peak counts too, such as cuBLAS's workspace
+        assert resident + figures.activation_peak_bytes <= (1 - PEAK_SLACK) * card.total_bytes
+        assert proposal.headroom_bytes == card.total_bytes - proposal.prediction.busy_peak_bytes
+        assert not proposal.prediction.warnings
 
 
 def test_knobs_say_what_they_move():

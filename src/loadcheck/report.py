@@ -217,6 +217,9 @@ def show_fit(out: Console, fit: Fit, base: Profile) -> None:
     """The settings that fit, best first; what each knob moves; what stands on an edge; or what would fit."""
     if fit.proposals:
         out.print(_proposals_table(fit))
+        out.print(
+            "peak: of a load, which answers once; busy: with a full batch; left: of the card when busy.", markup=False
+        )
         out.print("\nThe best of them as flags of `loadcheck load`:", markup=False)
         out.print(f"  {printable(fit.proposals[0].flags(base)) or '(the profile as it is)'}", markup=False)
         out.print("\nWhat one step of each setting moves, in GiB, from the best:", markup=False)
@@ -231,7 +234,17 @@ def show_fit(out: Console, fit: Fit, base: Profile) -> None:
 
 def _proposals_table(fit: Fit) -> Table:
     table = Table(box=None, pad_edge=False, show_edge=False)
-    for column in ("max_seq_length", "utilization", "sequences", "concurrency", "KV GiB", "peak GiB", "left GiB"):
+    columns = (
+        "max_seq_length",
+        "utilization",
+        "sequences",
+        "concurrency",
+        "KV GiB",
+        "peak GiB",
+        "busy GiB",
+        "left GiB",
+    )
+    for column in columns:
         table.add_column(column, justify="right", overflow="fold")
     for proposal in fit.proposals:
         figures, profile = proposal.prediction.figures, proposal.profile
@@ -242,6 +255,7 @@ def _proposals_table(fit: Fit) -> Table:
             f"{figures.max_concurrency:.2f}x",
             f"{to_gib(figures.kv_cache_bytes or 0):.2f}",
             f"{to_gib(figures.peak_device_bytes or 0):.2f}",
+            f"{to_gib(proposal.prediction.busy_peak_bytes):.2f}",
             f"{to_gib(proposal.headroom_bytes):.2f}",
         )
     return table

@@ -2,7 +2,8 @@
 
 A card has room for what vLLM takes (its budget) and for what lies outside it (LoRA slots, CUDA graphs, adapters, training). The
 largest utilization that leaves room for the second, and as much to spare as the predicted peak may be off, is found by bisection;
-so is the longest length that the first still holds.
+so is the longest length that the first still holds. Settings are for work, so what must fit is the peak of a full batch, not only
+that of the load with its one short answer (`Prediction.busy_peak_bytes`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ MLP_ONLY = ("gate_proj", "up_proj", "down_proj")
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Settings that fit, and what the load would be with them."""
+    """Settings that fit, and what the load would be with them.
+
+    Attributes:
+        headroom_bytes: what is left of the card at the peak, of the load or of a full batch after it, whichever is larger.
+    """
 
     profile: Profile
     prediction: Prediction
@@ -94,6 +99,7 @@ def _proposal_json(proposal: Proposal, base: Profile) -> dict[str, Any]:
             "max_lora_rank": profile.max_lora_rank,
         },
         "flags": proposal.flags(base),
+        "busy_peak_gib": round(to_gib(proposal.prediction.busy_peak_bytes), 2),
         "headroom_gib": round(to_gib(proposal.headroom_bytes), 2),
         "figures": proposal.prediction.figures.to_json(),
     }
@@ -109,21 +115,21 @@ class Search:
         return predict(self.config, profile, self.card, self._ram)
 
     def propose(self, profile: Profile) -> Proposal | None:
-        """`profile` as it is, where it fits."""
+        """`profile` as it is, where it fits with some room to spare."""
         prediction = self.predict(profile)
-        if not prediction.fits:
+        if not (prediction.fits and self._holds(prediction)):
             return None
-        peak = prediction.figures.peak_device_bytes
-        assert peak is not None
-        return Proposal(profile, prediction, self.card.total_bytes - peak)
+        return Proposal(profile, prediction, self.card.total_bytes - prediction.busy_peak_bytes)
+
+    def _holds(self, prediction: Prediction) -> bool:
+        """Whether the card holds a full batch even if the prediction is off by as much as it may be."""
+        return prediction.busy_peak_bytes <= (1 - PEAK_SLACK) * self.card.total_bytes
 
     def fullest(self, profile: Profile) -> Proposal | None:
         """The highest utilization whose peak the card holds with some room to spare, in hundredths."""
-        most = (1 - PEAK_SLACK) * self.card.total_bytes
 
         def holds(hundredths: int) -> bool:
-            peak = self.predict(at_utilization(profile, hundredths)).figures.peak_device_bytes
-            return peak is not None and peak <= most
+            return self._holds(self.predict(at_utilization(profile, hundredths)))
 
         best = last_true(holds, 1, UTILIZATION_STEPS - 1)
         return None if best is None else self.propose(at_utilization(profile, best))
