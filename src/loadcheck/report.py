@@ -20,6 +20,7 @@ from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict
 if TYPE_CHECKING:
     from loadcheck.predict import Prediction
     from loadcheck.predict.fit import Fit
+    from loadcheck.predict.question import Question
     from loadcheck.runs.folder import RunRecord
     from loadcheck.specs.profile import Profile
 
@@ -189,15 +190,31 @@ def show_end(out: Console, record: RunRecord, folder: Path) -> None:
     out.print(f"{escape(record.outcome)}{took}; kept in {escape(str(folder))}")
 
 
-def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
-    """Every figure of the load log before there is one, and whether it fits."""
+def show_question(out: Console, question: Question) -> None:
+    """What is asked, in a line."""
+    out.print(printable(str(question)), markup=False)
+
+
+def show_without_vllm(out: Console, figures: Figures) -> None:
+    """What is predicted of a load without vLLM, and that it is not more."""
+    out.print(_predicted_table(figures))
+    known = "weights, adapters and parameters" if figures.weights_bytes is not None else "adapters and parameters"
+    out.print(f"\nLoads without vLLM: only {known} are predicted, not whether it fits.", markup=False)
+
+
+def _predicted_table(figures: Figures) -> Table:
     table = Table(box=None, pad_edge=False, show_edge=False)
     table.add_column("figure", no_wrap=True)
     table.add_column("predicted", justify="right", overflow="fold")
-    for spec, value in prediction.figures.items():
+    for spec, value in figures.items():
         if value is not None:
             table.add_row(_label(spec), escape(spec.show(value)))
-    out.print(table)
+    return table
+
+
+def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
+    """Every figure of the load log before there is one, and whether it fits."""
+    out.print(_predicted_table(prediction.figures))
     if tree:
         out.print()
         for depth, term in prediction.terms.walk():

@@ -168,6 +168,13 @@ def flags(profile: Profile, base: Profile) -> str:
     return " ".join(parts)
 
 
+def searched(goal: Goal) -> frozenset[str]:
+    """The keys of a profile that `fit` looks for."""
+    return frozenset(
+        {"gpu_memory_utilization", "conservativeness"} | ({"max_seq_length"} if goal == "length" else set())
+    )
+
+
 def fit(config: ModelConfig, profile: Profile, card: Card, ram_available_bytes: int, goal: Goal = "length") -> Fit:
     """What fits `config` on `card`, starting from `profile`'s rank, targets and length."""
     search = Search(config, card, ram_available_bytes)
