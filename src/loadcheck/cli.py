@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -295,27 +296,40 @@ def fit(
 ) -> int:
     """Say which settings fit this model on this GPU, best first, and what each of them moves.
 
-    The search starts from PROFILE: its model, rank, targets and length.
+    The search starts from PROFILE: its model, rank, targets and length. What a flag says is kept; the others are looked for:
+    --gpu-memory-utilization, --conservativeness and, for the longest requests, --max-seq-length.
     """
     from loadcheck.device import ram_available_bytes as read_ram
     from loadcheck.predict.fit import fit as find_fit
-    from loadcheck.predict.fit import searched
+    from loadcheck.predict.fit import load_command, searched
     from loadcheck.report import show_fit, show_question
     from loadcheck.specs.profile import load_profile
 
-    base = load_profile(_one_profile(profile, named), _one_rank(overrides(flags)))
-    question = replace(_question(base, flags), searched=searched(goal))
+    name, changed = _one_profile(profile, named), _one_rank(overrides(flags))
+    base = _with_local_weights(load_profile(name, changed))
+    given = frozenset(changed)
+    question = replace(_question(base, flags), searched=searched(goal, given))
     if question.card is None:
         raise BadInput(_nothing_to_fit(base))
     ram = read_ram() if ram_available_bytes is None else ram_available_bytes
-    found = find_fit(question.config, base, question.card, ram, goal)
+    found = find_fit(question.config, base, question.card, ram, goal, given)
+    command = partial(load_command, base=load_profile(name), name=name)
     if as_json:
-        _print_json({**question.to_json(), **found.to_json(base)})
+        _print_json({**question.to_json(), **found.to_json(base, command)})
     else:
         out = _console()
         show_question(out, question)
-        show_fit(out, found, base)
+        show_fit(out, found, command)
     return EXIT_PASS if found.proposals else EXIT_FAIL
+
+
+def _with_local_weights(profile: Profile) -> Profile:
+    """A model that is no name of env/models is a folder here, and so are its weights."""
+    from loadcheck.specs.files import replaced
+    from loadcheck.specs.model import find_model
+
+    known = profile.weights not in ("hub", "package") or find_model(profile.model) is not None
+    return profile if known else replaced(profile, weights="local")
 
 
 def _nothing_to_fit(profile: Profile) -> Problem:

@@ -230,37 +230,31 @@ def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
     out.print("\n[green]FITS[/]" if prediction.fits else "\n[bold red]DOES NOT FIT[/]")
 
 
-def show_fit(out: Console, fit: Fit, base: Profile) -> None:
-    """The settings that fit, best first; what each knob moves; what stands on an edge; or what would fit."""
+def show_fit(out: Console, fit: Fit, command: Callable[[Profile], str]) -> None:
+    """The settings that fit, best first; the `command` that loads the best; what each knob moves; what stands on an edge; or what
+    would fit.
+    """
     if fit.proposals:
         out.print(_proposals_table(fit))
         out.print(
-            "peak: of a load, which answers once; busy: with a full batch; left: of the card when busy.", markup=False
+            "In GiB: peak of a load, which answers once; busy, with a full batch; left of the card when busy.",
+            markup=False,
         )
-        out.print("\nThe best of them as flags of `loadcheck load`:", markup=False)
-        out.print(f"  {printable(fit.proposals[0].flags(base)) or '(the profile as it is)'}", markup=False)
+        out.print("\nThe best of them:", markup=False)
+        out.print(f"  {printable(command(fit.proposals[0].profile))}", markup=False, soft_wrap=True)  # to be pasted
         out.print("\nWhat one step of each setting moves, in GiB, from the best:", markup=False)
         out.print(_knobs_table(fit))
     else:
-        out.print("[bold red]NOTHING FITS[/] as asked. What would:")
-        for way in fit.would_fit or ("no smaller rank, no other targets and no card of the table",):
-            out.print(f"  {way}", markup=False)
+        out.print("[bold red]NOTHING FITS[/] as asked. What would, with its flags after those given:")
+        for way in fit.would_fit or ("nothing: no smaller rank, no other targets and no larger card of the table",):
+            out.print(f"  {printable(way)}", markup=False, soft_wrap=True)
     for edge in fit.edges:
         out.print(f"Edge: {escape(edge)}")
 
 
 def _proposals_table(fit: Fit) -> Table:
     table = Table(box=None, pad_edge=False, show_edge=False)
-    columns = (
-        "max_seq_length",
-        "utilization",
-        "sequences",
-        "concurrency",
-        "KV GiB",
-        "peak GiB",
-        "busy GiB",
-        "left GiB",
-    )
+    columns = ("length", "utilization", "sequences", "concurrency", "KV GiB", "peak", "busy", "left")
     for column in columns:
         table.add_column(column, justify="right", overflow="fold")
     for proposal in fit.proposals:
