@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from loadcheck.predict import Prediction
     from loadcheck.predict.fit import Fit
     from loadcheck.predict.question import Question
+    from loadcheck.predict.terms import Term
     from loadcheck.runs.folder import RunRecord
     from loadcheck.specs.profile import Profile
 
@@ -218,8 +219,9 @@ def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
     if tree:
         out.print()
         for depth, term in prediction.terms.walk():
-            source = f"  [dim]{escape(term.source)}[/]" if term.source else ""
-            out.print(f"{'  ' * depth}{term.num_bytes:>{16}} {escape(term.name)}{source}")
+            _show_term(out, depth, term)
+        _show_term(out, 0, prediction.busy)  # the same parts without training, and one more
+        _show_term(out, 1, prediction.busy.parts[-1])
     for note in (*prediction.notes, *prediction.edges):
         out.print(f"Note: {escape(note)}")
     for warning in prediction.warnings:
@@ -228,6 +230,11 @@ def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
         out.print(f"[bold red]NO[/] {escape(obstacle.what)}; {escape(obstacle.remedy)}")
         out.print(f"   the engine would say: {escape(obstacle.engine_says)}")
     out.print("\n[green]FITS[/]" if prediction.fits else "\n[bold red]DOES NOT FIT[/]")
+
+
+def _show_term(out: Console, depth: int, term: Term) -> None:
+    source = f"  [dim]{escape(term.source)}[/]" if term.source else ""
+    out.print(f"{'  ' * depth}{term.num_bytes:>{16}} {escape(term.name)}{source}")
 
 
 def show_fit(out: Console, fit: Fit, command: Callable[[Profile], str]) -> None:
