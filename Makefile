@@ -36,8 +36,8 @@ doctor: $(RUNTIME_NEEDS) ## what is wrong with this machine for this stack, befo
 	@scripts/image/load $(RUNTIME) $(ENGINE) doctor $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
 .PHONY: predict
-predict: .venv/dev/.complete ## say every figure of the load log before there is one (GPU=T4, ARGS=)
-	@$(DEV)/loadcheck predict --gpu $(GPU) $(ARGS)
+predict: .venv/dev/.complete ## say every figure of the load log before there is one (GPU=T4, PROFILE=, ARGS=)
+	@$(DEV)/loadcheck predict --gpu "$(GPU)" $(if $(PROFILE),--profile "$(PROFILE)") $(ARGS)
 
 .PHONY: check
 check: .venv/dev/.complete ## judge the newest run, or RUN=folder, or LOG=file

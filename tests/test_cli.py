@@ -1,15 +1,17 @@
 """The command line: what goes where, and the exit codes."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loadcheck import cli
+from loadcheck.device import GpuDevice
 from loadcheck.loading import CPU_PROFILE, default_profile
-from loadcheck.specs.files import to_data
-from loadcheck.specs.profile import load_profile
+from loadcheck.specs.files import replaced, to_data
+from loadcheck.specs.profile import load_profile, save_profile
 from tests.conftest import ROOT
 
 
@@ -73,6 +75,109 @@ def test_predict_json(capsys: pytest.CaptureFixture[str]):
     assert (code, data["fits"], data["figures"]["weights_gib"], data["figures"]["swap_gib"]) == (0, True, 5.3541, 2)
     code, out, _ = _run(capsys, "predict", "--gpu", "T4", "--gpu-memory-utilization", "0.2", "--json")
     assert (code, json.loads(out)["fits"]) == (1, False)
+
+
+def test_the_tree_says_what_a_full_batch_adds(capsys: pytest.CaptureFixture[str]):
+    """--tree: every term of the peak, then the peak of a busy engine with what it has on top."""
+    _, out, _ = _run(capsys, "predict", "--gpu", "T4", "--tree")
+    data = json.loads(_run(capsys, "predict", "--gpu", "T4", "--json")[1])
+    assert "peak_device" in out and f"{data['terms']['bytes']}" in out
+    busy = next(int(line.split()[0]) for line in out.splitlines() if line.split()[1:2] == ["busy_device"])
+    batch = next(int(line.split()[0]) for line in out.splitlines() if line.split()[1:3] == ["full", "batch"])
+    assert busy == data["terms"]["bytes"] + batch
+    assert data["busy_peak_gib"] == round(busy / 2**30, 2)
+
+
+def test_predict_says_what_it_was_asked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Model, profile, settings and card with its free memory: in the first line, and in four objects of the JSON."""
+    monkeypatch.setenv("COLUMNS", "200")
+    arguments = ["--gpu", "T4", "--train-steps", "5", "--max-lora-rank", "64", "--lora-r", "16", "--enforce-eager"]
+    _, out, _ = _run(capsys, "predict", *arguments)
+    assert out.splitlines()[0] == (
+        "llama31-8b-instruct-4bit: llama-3.1-8b-instruct nf4, r 16, length 512, 5 training steps, slots of rank 64, "
+        "utilization 0.6, no CUDA graphs, on T4 with 14.64 GiB free"
+    )
+    data = json.loads(_run(capsys, "predict", "--json", *arguments)[1])
+    assert data["model"] == {"name": "llama-3.1-8b-instruct", "quantization": "nf4"}
+    assert data["profile"]["name"] == "llama31-8b-instruct-4bit"
+    assert (data["settings"]["max_lora_rank"], data["settings"]["training"]["steps"]) == (64, 5)
+    assert (data["gpu"]["name"], data["gpu"]["free_bytes"]) == ("T4", 15_721_365_504)
+
+
+def test_fit_says_what_it_was_asked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """The same, without the settings that it is going to find."""
+    monkeypatch.setenv("COLUMNS", "200")
+    head = _run(capsys, "fit", "--gpu", "T4")[1].splitlines()[0]
+    assert head == "llama31-8b-instruct-4bit: llama-3.1-8b-instruct nf4, r 32, on T4 with 14.64 GiB free"
+    data = json.loads(_run(capsys, "fit", "--json", "--gpu", "T4", "--for", "concurrency")[1])
+    assert data["settings"]["max_seq_length"] == 512 and "gpu_memory_utilization" not in data["settings"]
+    assert (data["model"]["name"], data["gpu"]["name"]) == ("llama-3.1-8b-instruct", "T4")
+
+
+@pytest.mark.parametrize("command", ["predict", "fit"])
+def test_a_profile_is_named_as_for_load(command: str, capsys: pytest.CaptureFixture[str]):
+    """PROFILE and --profile are the same; two different ones are bad input."""
+    name = "llama31-8b-instruct-4bit"
+    asked = (command, "--json", "--gpu", "T4", "--ram-available-bytes", "11000000000")
+    said = [_run(capsys, *asked, *way) for way in ([name], ["--profile", name], [])]
+    assert said[0] == said[1] == said[2] and said[0][0] == 0
+    code, _, err = _run(capsys, command, name, "--profile", "smollm2-135m-cpu", "--gpu", "T4")
+    assert code == 2 and "are two; name one of them" in err
+
+
+def test_training_steps_move_the_predicted_peak(capsys: pytest.CaptureFixture[str]):
+    """--train-steps is that of `load`: what `make peft` will take can be predicted."""
+    peaks = [
+        json.loads(_run(capsys, "predict", "--json", "--gpu", "T4", *flags)[1])["figures"]["peak_device_gib"]
+        for flags in ([], ["--train-steps", "5"])
+    ]
+    assert peaks[1] > peaks[0] + 1
+
+
+def test_without_vllm_only_what_is_known_is_predicted(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """A load on the CPU needs no card and has no figures of vLLM; one on a GPU without vLLM not even weights; neither has a verdict."""
+    code, out, _ = _run(capsys, "predict", "smollm2-135m-cpu")
+    assert code == 0 and "Loads without vLLM: only weights, adapters and parameters are predicted" in out.replace(
+        "\n", " "
+    )
+    assert "FITS" not in out and "utilization" not in out and "on the CPU" in out
+    data = json.loads(_run(capsys, "predict", "smollm2-135m-cpu", "--json")[1])
+    assert (data["fits"], data["gpu"], data["figures"]["weights_gib"], data["figures"]["num_gpu_blocks"]) == (
+        None, None, 0.104, None
+    )  # fmt: skip
+    without = tmp_path / "without.toml"
+    save_profile(replaced(load_profile("llama31-8b-instruct-4bit"), fast_inference=False), without, "")
+    figures = json.loads(_run(capsys, "predict", str(without), "--json")[1])["figures"]
+    assert (figures["weights_gib"], figures["trainable_params"]) == (None, 83_886_080)
+
+
+def test_fit_has_nothing_to_find_without_vllm(capsys: pytest.CaptureFixture[str]):
+    """The settings that it looks for are vLLM's: bad input, and what to ask instead."""
+    code, out, err = _run(capsys, "fit", "smollm2-135m-cpu")
+    assert (code, out) == (2, "")
+    assert "loads without vLLM" in err and "loadcheck predict smollm2-135m-cpu" in err
+
+
+def test_the_ram_that_swap_space_is_predicted_from_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """For a card that is named, this machine's RAM is a guess, and said; not where it was given, nor where the card is this machine's."""
+
+    def notes(*arguments: str) -> str:
+        return " ".join(json.loads(_run(capsys, "predict", "--json", *arguments)[1])["notes"])
+
+    assert "this machine's RAM" in notes("--gpu", "T4") and "--ram-available-bytes" in notes("--gpu", "T4")
+    assert "RAM" not in notes("--gpu", "T4", "--ram-available-bytes", "11000000000")
+    t4 = GpuDevice("Tesla T4", "7.5", 15_828_320_256, 15_721_365_504, "12.4")
+    monkeypatch.setattr("loadcheck.predict.card.read_gpu", lambda: t4)
+    assert "RAM" not in notes()
+
+
+def test_make_predict_hands_on_gpu_and_profile():
+    """GPU may be of several words, and PROFILE is not lost."""
+    command = ["make", "-n", "predict", "GPU=RTX 4090", "PROFILE=smollm2-135m-cpu"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert 'predict --gpu "RTX 4090" --profile "smollm2-135m-cpu"' in said
 
 
 def test_predict_takes_a_card_by_numbers(capsys: pytest.CaptureFixture[str]):

@@ -1,5 +1,9 @@
 """The settings that fit, best first."""
 
+import dataclasses
+import json
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +15,7 @@ from loadcheck.predict.fit import GOALS, Fit, Goal, Search, fit, last_true
 from loadcheck.specs.files import replaced
 from loadcheck.specs.model import find_model
 from loadcheck.specs.profile import load_profile
-from loadcheck.units import GIB
+from loadcheck.units import GIB, MIB
 
 PROFILE = load_profile("llama31-8b-instruct-4bit")
 RAM = 11 * GIB
@@ -66,6 +70,22 @@ def test_a_full_card_keeps_what_the_prediction_may_be_off():
     assert proposal.headroom_bytes >= PEAK_SLACK * card.total_bytes
 
 
+@pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.parametrize("gpu", ["T4", "H100"])
+def test_every_proposal_leaves_room_for_a_full_batch(goal: Goal, gpu: str):
+    """When all sequences are busy the engine takes its whole activation peak; the card holds it, with the peak's own band to spare."""
+    card = card_from_table(gpu)
+    for proposal in _fit(goal, gpu).proposals:
+        figures = proposal.prediction.figures
+        assert figures.peak_device_bytes is not None and figures.activation_peak_bytes is not None
+        resident = (
+            figures.peak_device_bytes - 64 * MIB
+        )  # less what the activation peak counts too, such as cuBLAS's workspace
+        assert resident + figures.activation_peak_bytes <= (1 - PEAK_SLACK) * card.total_bytes
+        assert proposal.headroom_bytes == card.total_bytes - proposal.prediction.busy_peak_bytes
+        assert not proposal.prediction.warnings
+
+
 def test_knobs_say_what_they_move():
     """A smaller rank and fewer targets lower the peak; a smaller utilization takes it from the KV cache."""
     knobs = {knob.change: knob for knob in _fit("concurrency").knobs}
@@ -101,9 +121,104 @@ def test_the_flags_of_a_proposal_make_it(capsys: pytest.CaptureFixture[str]):
     assert "FITS" in capsys.readouterr().out
 
 
+GIVEN = [
+    ["--gpu", "H100", "--model", "phi-4", "--load-in-16bit", "--enforce-eager", "--train-steps", "5", "--lora-dropout", "0.1"],
+    ["--gpu", "T4", "--max-lora-rank", "16", "--lora-alpha", "8", "--target-modules", "q_proj,v_proj"],
+    ["--gpu", "T4", "--for", "concurrency", "--max-seq-length", "4096"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", GIVEN)
+def test_the_command_that_is_printed_is_whole(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    """Pasted, it is the load that was proposed: what was given is in it too."""
+    ram = ["--ram-available-bytes", str(RAM)]
+    assert cli.run(["fit", "--json", *arguments, *ram]) == 0
+    best = json.loads(capsys.readouterr().out)["proposals"][0]
+    program, command, *pasted = shlex.split(best["command"])
+    assert (program, command, pasted[0]) == ("loadcheck", "load", "llama31-8b-instruct-4bit")
+    assert cli.run(["predict", "--json", *pasted, *arguments[:2], *ram]) == 0
+    assert json.loads(capsys.readouterr().out)["figures"] == best["figures"]
+
+
+def test_the_command_is_quoted_for_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A model in a folder with a blank in its name stays one word, and its weights are those of the folder."""
+    folder = tmp_path / "my model"
+    folder.mkdir()
+    model = find_model("llama-3.2-1b-instruct")
+    assert model is not None
+    (folder / "config.json").write_text(json.dumps(model.config))
+    assert cli.run(["fit", "--gpu", "T4", "--model", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert f"loadcheck load llama31-8b-instruct-4bit --model '{folder}' --weights local --max-seq-length" in out
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_what_is_given_is_kept(goal: Goal):
+    """A length, a utilization or a share of sequences that was given is no longer looked for, whatever the goal."""
+    for key, value in (("max_seq_length", 1024), ("gpu_memory_utilization", 0.7), ("conservativeness", 0.3)):
+        asked = replaced(PROFILE, **{key: value})
+        found = fit(_config(), asked, card_from_table("T4"), RAM, goal, frozenset({key}))
+        assert found.proposals
+        assert {getattr(each.profile, key) for each in found.proposals} == {value}
+
+
+def test_of_a_length_that_is_given_most_requests_come_first():
+    """Asked for the longest requests, of one length: the proposals are ordered by how many run at once."""
+    asked = replaced(PROFILE, max_seq_length=4096)
+    found = fit(_config(), asked, card_from_table("H100"), RAM, "length", frozenset({"max_seq_length"}))
+    sequences = [each.prediction.figures.max_num_seqs or 0 for each in found.proposals]
+    served = [
+        min(each.prediction.figures.max_concurrency or 0, n) for each, n in zip(found.proposals, sequences, strict=True)
+    ]
+    assert served == sorted(served, reverse=True) and len(set(served)) > 1
+
+
+def _would_fit(**changes: Any) -> str:
+    card = changes.pop("card", card_from_table("T4"))
+    config, goal = changes.pop("config", _config()), changes.pop("goal", "length")
+    found = fit(config, replaced(PROFILE, **changes), card, RAM, goal, frozenset(changes))
+    assert not found.proposals
+    return "\n".join(found.would_fit)
+
+
+def test_where_16_bits_do_not_fit_4_are_proposed():
+    """The nearest that fits is the same model in 4-bit, with all its flags."""
+    said = _would_fit(config=_config(quantization="16bit"), load_in_4bit=False)
+    assert said.startswith("in 4-bit: --max-seq-length") and said.splitlines()[0].endswith("--load-in-4bit")
+
+
+def test_where_a_length_does_not_fit_the_longest_is_proposed():
+    """As many requests as can be, of a length that does not fit: the longest that does is named, with its flags."""
+    said = _would_fit(goal="concurrency", max_seq_length=60_000)
+    longest = _fit("length").proposals[0].profile.max_seq_length
+    assert f"requests no longer than fit: --max-seq-length {longest} " in said
+
+
+def test_where_given_settings_do_not_fit_others_are_proposed():
+    """A utilization that was given and cannot work: what would in its place."""
+    assert _would_fit(gpu_memory_utilization=0.2).startswith("other settings than those given: --max-seq-length")
+
+
+def test_no_bigger_card_is_the_same_or_a_smaller_one():
+    """A T4 in use is told of an empty T4, never of a bigger card called T4; an H100 is not told of a T4."""
+    t4, h100 = card_from_table("T4"), card_from_table("H100")
+    said = _would_fit(card=dataclasses.replace(t4, name="Tesla T4", free_bytes=5_000_000_000)).splitlines()
+    assert "T4 with nothing else on it" in said and "a bigger card: T4" not in said
+    said = _would_fit(card=dataclasses.replace(h100, name="H100", free_bytes=5_000_000_000)).splitlines()
+    assert said == ["H100 with nothing else on it", "a bigger card: H200"]
+
+
+def test_the_table_keeps_to_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """At 80 columns the heads of the table are whole words on one line."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.run(["fit", "--gpu", "H200", "--for", "concurrency"]) == 0
+    heads = ["length", "utilization", "sequences", "concurrency", "KV", "GiB", "peak", "busy", "left"]
+    assert heads in [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
 def test_fit_exit_codes(capsys: pytest.CaptureFixture[str]):
     """0 with a proposal, 1 where nothing fits."""
     assert cli.run(["fit", "--gpu", "T4"]) == 0
-    assert "as flags of `loadcheck load`" in capsys.readouterr().out
+    assert "  loadcheck load llama31-8b-instruct-4bit --max-seq-length" in capsys.readouterr().out
     assert cli.run(["fit", "--gpu", "T4", "--load-in-16bit"]) == 1
     assert "NOTHING FITS" in capsys.readouterr().out

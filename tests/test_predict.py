@@ -258,6 +258,97 @@ def test_failures_are_predicted_in_the_engines_own_words(changes: dict[str, Any]
     assert words in _obstacles(card_from_table("T4"), **changes)
 
 
+def _no(card: Card, config: ModelConfig = LLAMA, **changes: Any) -> list[tuple[str, str, str]]:
+    """Every obstacle: what, the mend, the engine's words."""
+    found = predict(config, _profile(**changes), card, COLAB_RAM).obstacles
+    return [(each.what, each.remedy, each.engine_says) for each in found]
+
+
+def test_weights_that_do_not_fit_are_the_one_cause():
+    """Where the weights outweigh what is free, that alone is said, with the one mend that helps: room, 4-bit, or another model."""
+    t4 = card_from_table("T4")
+    in_use = _no(dataclasses.replace(t4, free_bytes=5_000_000_000))
+    assert in_use == [
+        ("the weights alone take 5.35 GiB, and 4.66 GiB of the card are free", "free the card: 10.08 GiB of it are in use",
+         "CUDA out of memory.")
+    ]  # fmt: skip
+    (sixteen,) = _no(t4, CONFIGS["llama-3.1-8b-instruct", "16bit"])
+    assert sixteen[1] == "load in 4-bit, which takes 5.35 GiB"
+    (small,) = _no(dataclasses.replace(t4, total_bytes=5 * GIB, free_bytes=5 * GIB))
+    assert small[1] == "take a smaller model, or a card with more memory"
+
+
+def test_a_batch_that_does_not_fit_beside_the_weights_is_the_one_cause():
+    """Weights that fit, with a profile run that does not: CUDA runs out of memory in it, at every utilization."""
+    ((what, remedy, says),) = _no(dataclasses.replace(card_from_table("T4"), free_bytes=6_200_000_000))
+    assert "weights, LoRA slots and a full batch take 6.1" in what
+    assert remedy.startswith("lower conservativeness") and says == "CUDA out of memory."
+
+
+def test_a_length_whose_training_takes_the_card_is_the_one_cause():
+    """unsloth keeps room to train on a whole request; where that leaves nothing, a shorter one is the mend, not a utilization."""
+    positions, kept = _no(card_from_table("T4"), max_seq_length=200_000)
+    assert positions[1] == "lower max_seq_length to 131072 or less"
+    assert "nothing is left for vLLM" in kept[0] and kept[1].startswith("lower max_seq_length")
+    assert kept[2].startswith("No available memory for the cache blocks.")
+
+
+@given(
+    free=st.integers(2 * GIB, 14 * GIB), length=st.integers(200, 140_000), share=st.floats(0.05, 1.0),
+    rank=st.sampled_from([8, 64, 256]), quantization=st.sampled_from(["nf4", "16bit"]),
+)  # fmt: skip
+@settings(max_examples=200, deadline=None)
+def test_no_remedy_contradicts_another(free: int, length: int, share: float, rank: int, quantization: str):
+    """No two obstacles ask for a higher and a lower utilization, and none names a negative amount."""
+    card = dataclasses.replace(card_from_table("T4"), free_bytes=free)
+    config = CONFIGS["llama-3.1-8b-instruct", quantization]
+    found = _no(card, config, max_seq_length=length, gpu_memory_utilization=share, max_lora_rank=rank)
+    remedies = " ".join(remedy for _, remedy, _ in found)
+    assert not ("raise gpu_memory" in remedies and "lower gpu_memory" in remedies)
+    assert not any(" -" in what for what, _, _ in found)
+
+
+def test_a_budget_below_the_weights_asks_for_a_higher_utilization_alone():
+    """Neither fewer sequences nor shorter requests make room for the weights."""
+    remedies = [remedy for _, remedy, _ in _no(card_from_table("T4"), gpu_memory_utilization=0.3)]
+    assert remedies == [
+        "raise gpu_memory_utilization",
+        "raise gpu_memory_utilization: the budget does not even hold the weights",
+    ]
+
+
+def test_a_busy_engine_needs_the_activation_peak_on_top():
+    """A full batch takes vLLM's whole activation peak beside all that stays; what both count, the card holds once."""
+    prediction = predict(LLAMA, PROFILE, card_from_table("T4"), COLAB_RAM)
+    activation = activation_peak(LLAMA, 512, 160, 7.5).num_bytes
+    once = 8_519_680 + 5_120 * 32  # cuBLAS's workspace, LoRA's pointers
+    assert prediction.busy.num_bytes == prediction.terms.num_bytes + activation - once
+    assert prediction.busy_peak_bytes == prediction.busy.num_bytes
+    assert prediction.figures.peak_device_bytes == prediction.terms.num_bytes
+
+
+def test_training_and_a_full_batch_do_not_add_up():
+    """The engine idles while training runs: the busy peak is that of the one or of the other, whichever is larger."""
+    trained = replaced(PROFILE.training, steps=5)
+    with_steps, without = (
+        predict(LLAMA, _profile(training=each), card_from_table("T4"), COLAB_RAM)
+        for each in (trained, PROFILE.training)
+    )
+    assert with_steps.busy == without.busy
+    assert with_steps.busy_peak_bytes == max(with_steps.terms.num_bytes, without.busy.num_bytes)
+
+
+def test_a_load_that_fits_but_not_when_busy_is_warned_of():
+    """The load itself fits, and is loaded; that a full batch would not is said beside it."""
+    card = card_from_table("T4")
+    tight = predict(LLAMA, _profile(gpu_memory_utilization=0.94), card, COLAB_RAM)
+    assert tight.fits and tight.terms.num_bytes <= card.total_bytes < tight.busy_peak_bytes
+    assert "192 requests at once" in tight.warnings[0]
+    assert predict(LLAMA, PROFILE, card, COLAB_RAM).warnings == ()
+    full = predict(LLAMA, _profile(gpu_memory_utilization=1.0), card, COLAB_RAM)
+    assert not full.fits and full.warnings == ()
+
+
 def test_a_sliding_window_is_refused():
     """unsloth always asks for prefix caching, which vLLM refuses beside a window."""
     windowed = replaced(CONFIGS["mistral-7b-instruct-v0.3", "nf4"], sliding_window=True)

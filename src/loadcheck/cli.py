@@ -6,6 +6,8 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from loadcheck.doctor import Report
     from loadcheck.loading import Prepared
     from loadcheck.predict import Card
+    from loadcheck.predict.question import Question
+    from loadcheck.specs.profile import Profile
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -37,6 +41,8 @@ json_option = click.option(
 )
 EXIT_BROKEN_PIPE = 141
 """Nobody read what was found, so it is no pass: 128 + SIGPIPE, as a shell says it."""
+PREDICTED_PROFILE = "llama31-8b-instruct-4bit"
+"""What `predict` and `fit` are about where no profile is named: the reference, whatever this machine has."""
 GPU_HELP = "A card of env/gpus.toml, such as T4 or H100."
 
 # Flag -> dotted key of the profile that it overrides.
@@ -83,6 +89,18 @@ def profile_options(command: Command) -> Command:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+train_steps_option = click.option("--train-steps", type=int, help="Training steps after the load.")
+
+
+def predicted_profile(command: Command) -> Command:
+    """PROFILE, as `load` takes it, or --profile, for the commands that predict."""
+    option = click.option(
+        "--profile", "named", metavar="PROFILE",
+        help=f"The same as PROFILE: one of env/profiles, or a .toml file.  [default: {PREDICTED_PROFILE}]",
+    )  # fmt: skip
+    return click.argument("profile", required=False)(option(command))
 
 
 def card_options(command: Command) -> Command:
@@ -205,68 +223,139 @@ def report(run: Path, as_json: bool, html: Path | None) -> int:
 
 
 @cli.command()
-@click.option(
-    "--profile",
-    default="llama31-8b-instruct-4bit",
-    show_default=True,
-    help="A profile of env/profiles, or a .toml file.",
-)
+@predicted_profile
 @profile_options
+@train_steps_option
 @card_options
 @click.option("--tree", is_flag=True, help="Show every term of the device's memory with its source.")
 @json_option
-def predict(as_json: bool, tree: bool, profile: str, ram_available_bytes: int | None, **flags: Any) -> int:
-    """Say every figure of the load log, and whether it fits, before anything is loaded."""
+def predict(
+    as_json: bool, tree: bool, profile: str | None, named: str | None, ram_available_bytes: int | None, **flags: Any
+) -> int:
+    """Say every figure of the load log of PROFILE, and whether it fits, before anything is loaded.
+
+    Of a load without vLLM, as on a CPU, weights, adapters and parameters are all that is predicted; it needs no --gpu.
+    """
     from loadcheck.device import ram_available_bytes as read_ram
     from loadcheck.predict import predict as predict_load
-    from loadcheck.specs.model import resolve_model
+    from loadcheck.report import show_prediction, show_question
     from loadcheck.specs.profile import load_profile
 
-    chosen = load_profile(profile, _one_rank(overrides(flags)))
-    card = _card(**{name: flags[name] for name in CARD_FLAGS})
-    _, config = resolve_model(chosen.model, chosen.load_in_4bit)
-    prediction = predict_load(config, chosen, card, read_ram() if ram_available_bytes is None else ram_available_bytes)
+    chosen = load_profile(_one_profile(profile, named), _one_rank(overrides(flags)))
+    question = _question(chosen, flags)
+    if question.card is None:
+        return _predict_without_vllm(question, as_json)
+    ram = read_ram() if ram_available_bytes is None else ram_available_bytes
+    prediction = predict_load(question.config, chosen, question.card, ram)
+    if ram_available_bytes is None and _names_card(flags):
+        prediction = replace(prediction, notes=(*prediction.notes, _ram_note(ram)))
     if as_json:
-        _print_json(prediction.to_json())
+        _print_json({**question.to_json(), **prediction.to_json()})
     else:
-        from loadcheck.report import show_prediction
-
-        show_prediction(_console(), prediction, tree)
+        out = _console()
+        show_question(out, question)
+        show_prediction(out, prediction, tree)
     return EXIT_PASS if prediction.fits else EXIT_FAIL
 
 
+def _predict_without_vllm(question: Question, as_json: bool) -> int:
+    """`predict` of a load of which no more is known than weights, adapters and parameters; whether it fits is not."""
+    from loadcheck.predict.cpu import predict_without_vllm
+    from loadcheck.report import show_question, show_without_vllm
+
+    figures = predict_without_vllm(question.config, question.profile)
+    if as_json:
+        said = {"fits": None, "figures": figures.to_json(), "bytes": figures.bytes_json()}
+        _print_json({**question.to_json(), **said})
+    else:
+        out = _console()
+        show_question(out, question)
+        show_without_vllm(out, figures)
+    return EXIT_PASS
+
+
+def _ram_note(ram_bytes: int) -> str:
+    from loadcheck.units import show_bytes
+
+    return f"num_cpu_blocks and swap_gib assume this machine's RAM, {show_bytes(ram_bytes)} available; --ram-available-bytes says another's"
+
+
 @cli.command()
-@click.option(
-    "--profile",
-    default="llama31-8b-instruct-4bit",
-    show_default=True,
-    help="Where the search starts: rank, targets, length.",
-)
+@predicted_profile
 @click.option(
     "--for", "goal", type=click.Choice(["length", "concurrency", "training"]), default="length", show_default=True,
     help="What to have most of: the longest requests (a length that does not fit stops the load, fewer sequences only slow it), "
     "the most requests at once, or the most memory left for training.",
 )  # fmt: skip
 @profile_options
+@train_steps_option
 @card_options
 @json_option
-def fit(as_json: bool, goal: Any, profile: str, ram_available_bytes: int | None, **flags: Any) -> int:
-    """Say which settings fit this model on this GPU, best first, and what each of them moves."""
+def fit(
+    as_json: bool, goal: Any, profile: str | None, named: str | None, ram_available_bytes: int | None, **flags: Any
+) -> int:
+    """Say which settings fit this model on this GPU, best first, and what each of them moves.
+
+    The search starts from PROFILE: its model, rank, targets and length. What a flag says is kept; the others are looked for:
+    --gpu-memory-utilization, --conservativeness and, for the longest requests, --max-seq-length.
+    """
     from loadcheck.device import ram_available_bytes as read_ram
     from loadcheck.predict.fit import fit as find_fit
-    from loadcheck.report import show_fit
-    from loadcheck.specs.model import resolve_model
+    from loadcheck.predict.fit import load_command, searched
+    from loadcheck.report import show_fit, show_question
     from loadcheck.specs.profile import load_profile
 
-    base = load_profile(profile, _one_rank(overrides(flags)))
-    card = _card(**{name: flags[name] for name in CARD_FLAGS})
-    _, config = resolve_model(base.model, base.load_in_4bit)
-    found = find_fit(config, base, card, read_ram() if ram_available_bytes is None else ram_available_bytes, goal)
+    name, changed = _one_profile(profile, named), _one_rank(overrides(flags))
+    base = _with_local_weights(load_profile(name, changed))
+    given = frozenset(changed)
+    question = replace(_question(base, flags), searched=searched(goal, given))
+    if question.card is None:
+        raise BadInput(_nothing_to_fit(base))
+    ram = read_ram() if ram_available_bytes is None else ram_available_bytes
+    found = find_fit(question.config, base, question.card, ram, goal, given)
+    command = partial(load_command, base=load_profile(name), name=name)
     if as_json:
-        _print_json(found.to_json(base))
+        _print_json({**question.to_json(), **found.to_json(base, command)})
     else:
-        show_fit(_console(), found, base)
+        out = _console()
+        show_question(out, question)
+        show_fit(out, found, command)
     return EXIT_PASS if found.proposals else EXIT_FAIL
+
+
+def _with_local_weights(profile: Profile) -> Profile:
+    """A model that is no name of env/models is a folder here, and so are its weights."""
+    from loadcheck.specs.files import replaced
+    from loadcheck.specs.model import find_model
+
+    known = profile.weights not in ("hub", "package") or find_model(profile.model) is not None
+    return profile if known else replaced(profile, weights="local")
+
+
+def _nothing_to_fit(profile: Profile) -> Problem:
+    return Problem(
+        f"profile {profile.name}",
+        "loads without vLLM, and what fit looks for are vLLM's settings",
+        f"see `loadcheck predict {profile.name}`, or take a profile with engine = 'gpu' and fast_inference = true",
+        "engine" if profile.engine == "cpu" else "fast_inference",
+    )
+
+
+def _one_profile(profile: str | None, named: str | None) -> str:
+    """PROFILE or --profile, or the default; BadInput where the two name different ones."""
+    if profile and named and profile != named:
+        raise BadInput(Problem("profile", f"{profile!r} and --profile {named!r} are two", "name one of them"))
+    return profile or named or PREDICTED_PROFILE
+
+
+def _question(profile: Profile, flags: dict[str, Any]) -> Question:
+    """The model, and the card where the load uses vLLM; BadInput or MachineCannot where one of them is not to be had."""
+    from loadcheck.predict.question import Question
+    from loadcheck.specs.model import resolve_model
+
+    name, config = resolve_model(profile.model, profile.load_in_4bit)
+    card = _card(**{name: flags[name] for name in CARD_FLAGS}) if profile.uses_vllm else None
+    return Question(name, config, profile, card)
 
 
 def _one_rank(changed: dict[str, Any]) -> dict[str, Any]:
@@ -289,10 +378,15 @@ def _card(
     """The card that the flags describe, else this machine's; BadInput names every flag that is missing or absurd."""
     from loadcheck.predict.card import described_card, present_card
 
-    described = (gpu_total_bytes, gpu_free_bytes, compute_capability)
-    if gpu is None and not any(described):
+    described = {"gpu_total_bytes": gpu_total_bytes, "gpu_free_bytes": gpu_free_bytes}
+    if not _names_card({"gpu": gpu, "compute_capability": compute_capability, **described}):
         return present_card(non_torch_bytes)
     return described_card(gpu, gpu_total_bytes, gpu_free_bytes, compute_capability, non_torch_bytes)
+
+
+def _names_card(flags: dict[str, Any]) -> bool:
+    """Whether the flags name or describe a card, which then is not taken for this machine's."""
+    return any(flags[name] for name in ("gpu", "gpu_total_bytes", "gpu_free_bytes", "compute_capability"))
 
 
 @cli.command()
@@ -307,7 +401,7 @@ def _card(
 @click.option("--no-adapters", is_flag=True, help="Load only; attach no LoRA adapters.")
 @click.option("--prompt", help="What the loaded model is asked.")
 @click.option("--max-new-tokens", type=int, help="Length of the answer.")
-@click.option("--train-steps", type=int, help="Training steps after the load.")
+@train_steps_option
 @click.option("--learning-rate", type=float, help="Of the training steps.")
 @click.option(
     "--run-dir", type=click.Path(path_type=Path), help="The folder of this run; default: runs/<time>-<profile>."

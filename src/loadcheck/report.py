@@ -20,6 +20,8 @@ from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict
 if TYPE_CHECKING:
     from loadcheck.predict import Prediction
     from loadcheck.predict.fit import Fit
+    from loadcheck.predict.question import Question
+    from loadcheck.predict.terms import Term
     from loadcheck.runs.folder import RunRecord
     from loadcheck.specs.profile import Profile
 
@@ -189,47 +191,78 @@ def show_end(out: Console, record: RunRecord, folder: Path) -> None:
     out.print(f"{escape(record.outcome)}{took}; kept in {escape(str(folder))}")
 
 
-def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
-    """Every figure of the load log before there is one, and whether it fits."""
+def show_question(out: Console, question: Question) -> None:
+    """What is asked, in a line."""
+    out.print(printable(str(question)), markup=False)
+
+
+def show_without_vllm(out: Console, figures: Figures) -> None:
+    """What is predicted of a load without vLLM, and that it is not more."""
+    out.print(_predicted_table(figures))
+    known = "weights, adapters and parameters" if figures.weights_bytes is not None else "adapters and parameters"
+    out.print(f"\nLoads without vLLM: only {known} are predicted, not whether it fits.", markup=False)
+
+
+def _predicted_table(figures: Figures) -> Table:
     table = Table(box=None, pad_edge=False, show_edge=False)
     table.add_column("figure", no_wrap=True)
     table.add_column("predicted", justify="right", overflow="fold")
-    for spec, value in prediction.figures.items():
+    for spec, value in figures.items():
         if value is not None:
             table.add_row(_label(spec), escape(spec.show(value)))
-    out.print(table)
+    return table
+
+
+def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
+    """Every figure of the load log before there is one, and whether it fits."""
+    out.print(_predicted_table(prediction.figures))
     if tree:
         out.print()
         for depth, term in prediction.terms.walk():
-            source = f"  [dim]{escape(term.source)}[/]" if term.source else ""
-            out.print(f"{'  ' * depth}{term.num_bytes:>{16}} {escape(term.name)}{source}")
+            _show_term(out, depth, term)
+        _show_term(out, 0, prediction.busy)  # the same parts without training, and one more
+        _show_term(out, 1, prediction.busy.parts[-1])
     for note in (*prediction.notes, *prediction.edges):
         out.print(f"Note: {escape(note)}")
+    for warning in prediction.warnings:
+        out.print(f"[yellow]WARNING[/] {escape(warning)}")
     for obstacle in prediction.obstacles:
         out.print(f"[bold red]NO[/] {escape(obstacle.what)}; {escape(obstacle.remedy)}")
         out.print(f"   the engine would say: {escape(obstacle.engine_says)}")
     out.print("\n[green]FITS[/]" if prediction.fits else "\n[bold red]DOES NOT FIT[/]")
 
 
-def show_fit(out: Console, fit: Fit, base: Profile) -> None:
-    """The settings that fit, best first; what each knob moves; what stands on an edge; or what would fit."""
+def _show_term(out: Console, depth: int, term: Term) -> None:
+    source = f"  [dim]{escape(term.source)}[/]" if term.source else ""
+    out.print(f"{'  ' * depth}{term.num_bytes:>{16}} {escape(term.name)}{source}")
+
+
+def show_fit(out: Console, fit: Fit, command: Callable[[Profile], str]) -> None:
+    """The settings that fit, best first; the `command` that loads the best; what each knob moves; what stands on an edge; or what
+    would fit.
+    """
     if fit.proposals:
         out.print(_proposals_table(fit))
-        out.print("\nThe best of them as flags of `loadcheck load`:", markup=False)
-        out.print(f"  {printable(fit.proposals[0].flags(base)) or '(the profile as it is)'}", markup=False)
+        out.print(
+            "In GiB: peak of a load, which answers once; busy, with a full batch; left of the card when busy.",
+            markup=False,
+        )
+        out.print("\nThe best of them:", markup=False)
+        out.print(f"  {printable(command(fit.proposals[0].profile))}", markup=False, soft_wrap=True)  # to be pasted
         out.print("\nWhat one step of each setting moves, in GiB, from the best:", markup=False)
         out.print(_knobs_table(fit))
     else:
-        out.print("[bold red]NOTHING FITS[/] as asked. What would:")
-        for way in fit.would_fit or ("no smaller rank, no other targets and no card of the table",):
-            out.print(f"  {way}", markup=False)
+        out.print("[bold red]NOTHING FITS[/] as asked. What would, with its flags after those given:")
+        for way in fit.would_fit or ("nothing: no smaller rank, no other targets and no larger card of the table",):
+            out.print(f"  {printable(way)}", markup=False, soft_wrap=True)
     for edge in fit.edges:
         out.print(f"Edge: {escape(edge)}")
 
 
 def _proposals_table(fit: Fit) -> Table:
     table = Table(box=None, pad_edge=False, show_edge=False)
-    for column in ("max_seq_length", "utilization", "sequences", "concurrency", "KV GiB", "peak GiB", "left GiB"):
+    columns = ("length", "utilization", "sequences", "concurrency", "KV GiB", "peak", "busy", "left")
+    for column in columns:
         table.add_column(column, justify="right", overflow="fold")
     for proposal in fit.proposals:
         figures, profile = proposal.prediction.figures, proposal.profile
@@ -240,6 +273,7 @@ def _proposals_table(fit: Fit) -> Table:
             f"{figures.max_concurrency:.2f}x",
             f"{to_gib(figures.kv_cache_bytes or 0):.2f}",
             f"{to_gib(figures.peak_device_bytes or 0):.2f}",
+            f"{to_gib(proposal.prediction.busy_peak_bytes):.2f}",
             f"{to_gib(proposal.headroom_bytes):.2f}",
         )
     return table

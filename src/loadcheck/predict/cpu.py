@@ -5,6 +5,7 @@ The weights are the tensors that the model holds, as `loadcheck.engines.cpu.held
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from loadcheck.figures import Figures
@@ -54,6 +55,12 @@ def _bias_elements(config: ModelConfig) -> int:
     return (
         qkv + config.o_bias * config.hidden_size + config.mlp_bias * (2 * config.intermediate_size + config.hidden_size)
     )
+
+
+def predict_without_vllm(config: ModelConfig, profile: Profile) -> Figures:
+    """What is known of a load without vLLM: on a CPU `predict_cpu`, on a GPU the same but the weights, which are not measured there."""
+    figures = predict_cpu(config, profile)
+    return figures if profile.engine == "cpu" else replace(figures, weights_bytes=None)
 
 
 def predict_cpu(config: ModelConfig, profile: Profile) -> Figures:

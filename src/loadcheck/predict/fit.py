@@ -2,11 +2,13 @@
 
 A card has room for what vLLM takes (its budget) and for what lies outside it (LoRA slots, CUDA graphs, adapters, training). The
 largest utilization that leaves room for the second, and as much to spare as the predicted peak may be off, is found by bisection;
-so is the longest length that the first still holds.
+so is the longest length that the first still holds. Settings are for work, so what must fit is the peak of a full batch, not only
+that of the load with its one short answer (`Prediction.busy_peak_bytes`).
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +17,7 @@ from loadcheck.predict.bands import PEAK_SLACK
 from loadcheck.predict.card import Card, card_from_table
 from loadcheck.predict.prediction import Prediction, predict
 from loadcheck.specs.files import replaced
-from loadcheck.specs.gpu import Fact, load_gpus
+from loadcheck.specs.gpu import Fact, gpu_key, load_gpus
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import VLLM_LORA_RANKS, Adapters, Profile
 from loadcheck.units import to_gib
@@ -28,12 +30,19 @@ UTILIZATION_STEPS = 100
 LENGTH_STEP = 256
 """unsloth rounds its own token count by it (unsloth_zoo/vllm_utils.py:773-782)."""
 CONSERVATIVENESS = (1.0, 0.5, 0.25, 0.1)
+SEARCHED = ("gpu_memory_utilization", "conservativeness")
+"""What `fit` looks for whatever the goal."""
+NOTHING: frozenset[str] = frozenset()
 MLP_ONLY = ("gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Settings that fit, and what the load would be with them."""
+    """Settings that fit, and what the load would be with them.
+
+    Attributes:
+        headroom_bytes: what is left of the card at the peak, of the load or of a full batch after it, whichever is larger.
+    """
 
     profile: Profile
     prediction: Prediction
@@ -67,10 +76,13 @@ class Fit:
     edges: tuple[str, ...]
     would_fit: tuple[str, ...]
 
-    def to_json(self, base: Profile) -> dict[str, Any]:
+    def to_json(self, base: Profile, command: Callable[[Profile], str]) -> dict[str, Any]:
+        """`flags` turn `base` into a proposal; `command` says the whole command that loads a profile."""
         return {
             "goal": self.goal,
-            "proposals": [_proposal_json(proposal, base) for proposal in self.proposals],
+            "proposals": [
+                {**_proposal_json(proposal, base), "command": command(proposal.profile)} for proposal in self.proposals
+            ],
             "knobs": [
                 {
                     "change": knob.change,
@@ -94,42 +106,55 @@ def _proposal_json(proposal: Proposal, base: Profile) -> dict[str, Any]:
             "max_lora_rank": profile.max_lora_rank,
         },
         "flags": proposal.flags(base),
+        "busy_peak_gib": round(to_gib(proposal.prediction.busy_peak_bytes), 2),
         "headroom_gib": round(to_gib(proposal.headroom_bytes), 2),
         "figures": proposal.prediction.figures.to_json(),
     }
 
 
 class Search:
-    """Predictions of one model on one card, for many settings."""
+    """Predictions of one model on one card, for many settings. `given` are the profile's keys that are kept as they are."""
 
-    def __init__(self, config: ModelConfig, card: Card, ram_available_bytes: int) -> None:
-        self.config, self.card, self._ram = config, card, ram_available_bytes
+    def __init__(
+        self, config: ModelConfig, card: Card, ram_available_bytes: int, given: frozenset[str] = NOTHING
+    ) -> None:
+        self.config, self.card, self._ram, self.given = config, card, ram_available_bytes, given
+
+    def other(
+        self, config: ModelConfig | None = None, card: Card | None = None, given: frozenset[str] | None = None
+    ) -> Search:
+        """The same search of another model, on another card, or with other keys kept."""
+        return Search(config or self.config, card or self.card, self._ram, self.given if given is None else given)
 
     def predict(self, profile: Profile) -> Prediction:
         return predict(self.config, profile, self.card, self._ram)
 
     def propose(self, profile: Profile) -> Proposal | None:
-        """`profile` as it is, where it fits."""
+        """`profile` as it is, where it fits with some room to spare."""
         prediction = self.predict(profile)
-        if not prediction.fits:
+        if not (prediction.fits and self._holds(prediction)):
             return None
-        peak = prediction.figures.peak_device_bytes
-        assert peak is not None
-        return Proposal(profile, prediction, self.card.total_bytes - peak)
+        return Proposal(profile, prediction, self.card.total_bytes - prediction.busy_peak_bytes)
+
+    def _holds(self, prediction: Prediction) -> bool:
+        """Whether the card holds a full batch even if the prediction is off by as much as it may be."""
+        return prediction.busy_peak_bytes <= (1 - PEAK_SLACK) * self.card.total_bytes
 
     def fullest(self, profile: Profile) -> Proposal | None:
-        """The highest utilization whose peak the card holds with some room to spare, in hundredths."""
-        most = (1 - PEAK_SLACK) * self.card.total_bytes
+        """The highest utilization whose peak the card holds with some room to spare, in hundredths; or the one given."""
+        if "gpu_memory_utilization" in self.given:
+            return self.propose(profile)
 
         def holds(hundredths: int) -> bool:
-            peak = self.predict(at_utilization(profile, hundredths)).figures.peak_device_bytes
-            return peak is not None and peak <= most
+            return self._holds(self.predict(at_utilization(profile, hundredths)))
 
         best = last_true(holds, 1, UTILIZATION_STEPS - 1)
         return None if best is None else self.propose(at_utilization(profile, best))
 
     def leanest(self, profile: Profile) -> Proposal | None:
-        """The lowest utilization that still holds one request of full length, in hundredths: the rest is for training."""
+        """The lowest utilization that still holds one request of full length, in hundredths; or the one given."""
+        if "gpu_memory_utilization" in self.given:
+            return self.propose(profile)
         for hundredths in range(1, UTILIZATION_STEPS):
             if (proposal := self.propose(at_utilization(profile, hundredths))) is not None:
                 return proposal
@@ -141,38 +166,74 @@ class Search:
         def fits(steps: int) -> bool:
             return self.fullest(of_length(profile, steps * LENGTH_STEP)) is not None
 
-        most = last_true(fits, 1, self.config.max_position_embeddings // LENGTH_STEP)
+        least = 1 if fits(1) else 2  # a batch of 256 tokens is too short for more sequences than that
+        most = last_true(fits, least, self.config.max_position_embeddings // LENGTH_STEP)
         return None if most is None else self.fullest(of_length(profile, most * LENGTH_STEP))
 
 
+# Keys with a flag of `loadcheck load` that move memory, or say whose it is.
+_VALUES = ("model", "weights", "max_seq_length", "gpu_memory_utilization", "conservativeness", "max_lora_rank")
+_SWITCHES = {
+    "load_in_4bit": ("--load-in-4bit", "--load-in-16bit"),
+    "enforce_eager": ("--enforce-eager", "--cuda-graphs"),
+}
+_OF_ADAPTERS = {"r": "--lora-r", "lora_alpha": "--lora-alpha", "lora_dropout": "--lora-dropout"}
+
+
 def flags(profile: Profile, base: Profile) -> str:
-    """The flags of `loadcheck load` that turn `base` into `profile`, of the settings that move memory."""
+    """The flags of `loadcheck load` that turn `base` into `profile`, of the settings that move memory, quoted for a shell."""
     parts = [
-        f"--{name.replace('_', '-')} {getattr(profile, name)}"
-        for name in ("max_seq_length", "gpu_memory_utilization", "conservativeness", "max_lora_rank")
+        f"--{name.replace('_', '-')} {shlex.quote(str(getattr(profile, name)))}"
+        for name in _VALUES
         if getattr(profile, name) != getattr(base, name)
     ]
     mine, theirs = profile.adapters, base.adapters
-    if mine is not None and theirs is not None and mine.r != theirs.r:
-        parts.append(f"--lora-r {mine.r}")
-    if mine is not None and theirs is not None and mine.target_modules != theirs.target_modules:
-        parts.append(f"--target-modules {','.join(mine.target_modules)}")
-    if profile.enforce_eager != base.enforce_eager:
-        parts.append("--enforce-eager" if profile.enforce_eager else "--cuda-graphs")
+    if mine is not None and theirs is not None:
+        parts += [
+            f"{flag} {getattr(mine, name)}"
+            for name, flag in _OF_ADAPTERS.items()
+            if getattr(mine, name) != getattr(theirs, name)
+        ]
+        if mine.target_modules != theirs.target_modules:
+            parts.append(f"--target-modules {','.join(mine.target_modules)}")
+    for name, (on, off) in _SWITCHES.items():
+        if getattr(profile, name) != getattr(base, name):
+            parts.append(on if getattr(profile, name) else off)
+    if profile.training.steps != base.training.steps:
+        parts.append(f"--train-steps {profile.training.steps}")
     return " ".join(parts)
 
 
-def fit(config: ModelConfig, profile: Profile, card: Card, ram_available_bytes: int, goal: Goal = "length") -> Fit:
-    """What fits `config` on `card`, starting from `profile`'s rank, targets and length."""
-    search = Search(config, card, ram_available_bytes)
-    proposals = sorted(_proposals(search, profile, goal), key=lambda each: _merit(each, goal), reverse=True)
+def load_command(profile: Profile, base: Profile, name: str) -> str:
+    """The whole command that loads `profile`, where `name` is what `base` is loaded by: env/profiles' name or a file."""
+    return f"loadcheck load {shlex.quote(name)} {flags(profile, base)}".rstrip()
+
+
+def searched(goal: Goal, given: frozenset[str] = NOTHING) -> frozenset[str]:
+    """The keys of a profile that `fit` looks for: those of the goal, but what was given is kept."""
+    return frozenset({*SEARCHED, *(["max_seq_length"] if goal == "length" else [])} - given)
+
+
+def fit(
+    config: ModelConfig,
+    profile: Profile,
+    card: Card,
+    ram_available_bytes: int,
+    goal: Goal = "length",
+    given: frozenset[str] = NOTHING,
+) -> Fit:
+    """What fits `config` on `card`, starting from `profile`'s rank, targets and length; its keys that were `given` are kept."""
+    search = Search(config, card, ram_available_bytes, given)
+    # of requests whose length is given, the most at once
+    aim: Goal = "concurrency" if goal == "length" and "max_seq_length" in given else goal
+    proposals = sorted(_proposals(search, profile, aim), key=lambda each: _merit(each, aim), reverse=True)
     predictions = [search.predict(profile), *(proposal.prediction for proposal in proposals)]
     return Fit(
         goal=goal,
         proposals=tuple(_distinct(proposals)),
         knobs=tuple(_knobs(search, proposals[0].profile)) if proposals else (),
         edges=tuple(dict.fromkeys(edge for each in predictions for edge in each.edges)),
-        would_fit=() if proposals else tuple(_would_fit(search, profile, ram_available_bytes)),
+        would_fit=() if proposals else tuple(_would_fit(search, profile, aim)),
     )
 
 
@@ -187,15 +248,16 @@ def last_true(holds: Callable[[int], bool], low: int, high: int) -> int | None:
 
 
 def _proposals(search: Search, profile: Profile, goal: Goal) -> Iterator[Proposal]:
-    """One proposal for each number of sequences that unsloth can be asked for."""
-    for share in CONSERVATIVENESS:
+    """One proposal for each number of sequences that unsloth can be asked for, or for the one given."""
+    kept = "conservativeness" in search.given
+    for share in (profile.conservativeness,) if kept else CONSERVATIVENESS:
         scaled = replaced(profile, conservativeness=share)
         if goal == "length":
             found = search.longest(scaled)
-        elif goal == "concurrency":
-            found = search.fullest(scaled)
-        else:
+        elif goal == "training":
             found = search.leanest(scaled)
+        else:
+            found = search.fullest(scaled)
         if found is not None:
             yield found
 
@@ -246,24 +308,61 @@ def _turns(profile: Profile) -> Iterator[tuple[str, Profile]]:
         yield "no CUDA graphs", replaced(profile, enforce_eager=True)
 
 
-def _would_fit(search: Search, profile: Profile, ram_available_bytes: int) -> Iterator[str]:
-    """What would fit where nothing does: fewer of the user's wishes, then a bigger card."""
+def _would_fit(search: Search, profile: Profile, goal: Goal) -> Iterator[str]:
+    """What would fit where nothing does: fewer of the user's wishes, each with its flags, then another card."""
+    wishes = (*_freed(search, profile, goal), *_fewer_wishes(search, profile, goal))
+    for what, others, settings, wanted in wishes:
+        if (found := _best(others, settings, wanted)) is not None:
+            yield f"{what}: {flags(found.profile, profile)}"
+    yield from _cards(search, profile)
+
+
+Wish = tuple[str, Search, Profile, Goal]
+"""What is given up, in words, and the search that is left."""
+
+
+def _freed(search: Search, profile: Profile, goal: Goal) -> Iterator[Wish]:
+    """The settings that were to be kept, or are no part of the goal, looked for after all."""
+    if search.given.intersection(SEARCHED):
+        yield "other settings than those given", search.other(given=search.given.difference(SEARCHED)), profile, goal
+    if goal != "length":
+        freed = search.other(given=search.given - {"max_seq_length"})
+        yield "requests no longer than fit", freed, profile, "length"
+
+
+def _fewer_wishes(search: Search, profile: Profile, goal: Goal) -> Iterator[Wish]:
+    if search.config.quantization == "16bit":
+        quantized = search.other(replaced(search.config, quantization="nf4"))
+        what = "a 4-bit checkpoint of the model" if profile.load_in_4bit else "in 4-bit"
+        yield what, quantized, replaced(profile, load_in_4bit=True), goal
     smaller = profile
     while (next_smaller := smaller_rank(smaller)) is not None:
         smaller = next_smaller
-        if search.longest(smaller) is not None:
-            yield f"rank {smaller.max_lora_rank}: --max-lora-rank {smaller.max_lora_rank} --lora-r {smaller.max_lora_rank}"
+        if _best(search, smaller, goal) is not None:
+            yield f"rank {smaller.max_lora_rank}", search, smaller, goal
             break
-    if profile.adapters is not None and search.longest(mlp_only(profile, profile.adapters)) is not None:
-        yield f"no q, k, v, o adapters: --target-modules {','.join(MLP_ONLY)}"
+    if profile.adapters is not None and set(profile.adapters.target_modules) > set(MLP_ONLY):
+        yield "no q, k, v, o adapters", search, mlp_only(profile, profile.adapters), goal
+    if not profile.enforce_eager:
+        yield "no CUDA graphs", search, replaced(profile, enforce_eager=True), goal
+
+
+def _best(search: Search, profile: Profile, goal: Goal) -> Proposal | None:
+    proposals = list(_proposals(search, profile, goal))
+    return max(proposals, key=lambda each: _merit(each, goal)) if proposals else None
+
+
+def _cards(search: Search, profile: Profile) -> Iterator[str]:
+    """The same kind of card with nothing else on it, and larger ones."""
+    own = gpu_key(search.card.name)
     for key, gpu in load_gpus().items():
         known = isinstance(gpu.total_bytes, Fact) and isinstance(gpu.used_before_bytes, Fact)
-        if (
-            known
-            and gpu.refused is None
-            and Search(search.config, card_from_table(key), ram_available_bytes).fullest(profile)
-        ):
-            yield f"a bigger card: {key}"
+        if not known or gpu.refused is not None:
+            continue
+        card = card_from_table(key)
+        more = card.free_bytes > search.card.free_bytes if key == own else card.total_bytes > search.card.total_bytes
+        if more and search.other(card=card).fullest(profile) is not None:
+            yield f"{key} with nothing else on it" if key == own else f"a bigger card: {key}"
 
 
 def at_utilization(profile: Profile, hundredths: int) -> Profile:

@@ -11,8 +11,11 @@ Cheapest is what a user loses least by, and the order is fixed:
 6. no CUDA graphs: every answer is slower, and it is no longer the load whose log is the reference.
 
 A rung is turned no further than it must be, and is tried alone before it is tried on top of the rungs below it; where several are
-needed, those that turn out not to be are given back. A step fits if as much is left as the prediction may be off, as in `fit`, or
-more where a load has shown that the prediction is off by more (`need_after`).
+needed, those that turn out not to be are given back. A step fits if as much is left as the prediction may be off, or more where a load
+has shown that the prediction is off by more (`need_after`).
+
+The peak here is that of a load, which answers once: that is what `--recover` mends and measures, with as little change as will do. `fit`,
+which proposes settings to work with, leaves room for a full batch too; where a load has none, its prediction warns.
 """
 
 from __future__ import annotations

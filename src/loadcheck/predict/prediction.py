@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from loadcheck.figures import Figures
-from loadcheck.predict.activation import activation_peak
+from loadcheck.predict.activation import activation_peak, cublas_workspace, forward_peak, lora_pointers, sampler_peak
 from loadcheck.predict.adapters import adapter_memory, adapter_params, base_params, patched
 from loadcheck.predict.card import MIN_CAPABILITY, Card
 from loadcheck.predict.graphs import NO_GRAPHS, capture_sizes, graph_memory
@@ -17,7 +17,8 @@ from loadcheck.predict.resident import adapter_extras, engine_extras, training_m
 from loadcheck.predict.slots import lora_slots, slots_only
 from loadcheck.predict.terms import Term, total
 from loadcheck.predict.weights import weights
-from loadcheck.predict.zoo import SEQUENCES_BEYOND, SEQUENCES_LADDER, ZooPlan, zoo_plan
+from loadcheck.predict.zoo import SEQUENCES_BEYOND, SEQUENCES_LADDER, ZooPlan, largest_budget_bytes, zoo_plan
+from loadcheck.specs.files import replaced
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.trouble import Shortage
@@ -50,21 +51,31 @@ class Prediction:
     """Every figure of a load, before it happens.
 
     Attributes:
-        terms: the device memory at its peak as a tree that sums.
+        terms: the device memory at the peak of the load, which answers one short prompt, as a tree that sums.
+        busy: the same while vLLM works on a full batch.
         obstacles: what will keep the load from succeeding; empty where it fits.
         notes: what a reader should know about how sure the figures are.
         edges: steps of unsloth's ladder of sequences that its estimate stands near to.
+        warnings: what will go wrong after a load that fits.
     """
 
     figures: Figures
     terms: Term
+    busy: Term
     obstacles: tuple[Obstacle, ...]
     notes: tuple[str, ...]
     edges: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     @property
     def fits(self) -> bool:
+        """Whether the load goes through, one short answer and training steps included; `warnings` may say that use will not."""
         return not self.obstacles
+
+    @property
+    def busy_peak_bytes(self) -> int:
+        """The most that the card holds, of the load and of a full batch after it: what settings to work with must leave room for."""
+        return max(self.terms.num_bytes, self.busy.num_bytes)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -75,6 +86,8 @@ class Prediction:
                 {"what": each.what, "engine_says": each.engine_says, "remedy": each.remedy} for each in self.obstacles
             ],
             "notes": [*self.notes, *self.edges],
+            "warnings": list(self.warnings),
+            "busy_peak_gib": round(to_gib(self.busy_peak_bytes), 2),
             "terms": self.terms.to_json(),
         }
 
@@ -97,13 +110,16 @@ def predict(config: ModelConfig, profile: Profile, card: Card, ram_available_byt
 def predict_from_plan(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan) -> Prediction:
     """What follows once unsloth's plan is known: from a formula, or from a log that says it."""
     parts = _Parts.of(config, profile, card, plan)
-    figures = _figures(config, profile, card, plan, parts)
+    found = tuple(obstacles(config, profile, card, plan, parts))
+    busy = _busy(config, card, parts)
     return Prediction(
-        figures,
-        parts.peak,
-        tuple(obstacles(config, profile, card, plan, parts)),
-        tuple(_notes(card)),
-        tuple(edges(plan)),
+        figures=_figures(config, profile, card, plan, parts),
+        terms=parts.peak,
+        busy=busy,
+        obstacles=found,
+        notes=tuple(_notes(card)),
+        edges=tuple(edges(plan)),
+        warnings=() if found else tuple(_warnings(card, plan, busy)),
     )
 
 
@@ -118,6 +134,15 @@ class _Parts:
     kv_available_bytes: int
     num_gpu_blocks: int
     peak: Term
+
+    @property
+    def in_budget_bytes(self) -> int:
+        """What vLLM's budget must hold before any KV cache."""
+        return self.weights.num_bytes + self.activation.num_bytes + self.non_torch_bytes
+
+    def peak_part_bytes(self, name: str) -> int:
+        """A part of the peak; a part of 0 is not among them."""
+        return next((part.num_bytes for part in self.peak.parts if part.name == name), 0)
 
     @classmethod
     def of(cls, config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan) -> _Parts:
@@ -157,6 +182,22 @@ def _peak(
     if profile.training.steps:
         terms.append(training_memory(config, profile, TRAINING_TOKENS, capability))
     return total("peak_device", terms)
+
+
+def _busy(config: ModelConfig, card: Card, parts: _Parts) -> Term:
+    """What the card holds while vLLM works on a full batch: all that stays after the load, and the whole activation peak.
+
+    vLLM's profile run is such a batch (max_num_seqs prompts that share max_num_batched_tokens), and its budget keeps that peak free
+    for when there is one (vllm/worker/worker.py:205-271). Slots, graphs, adapters and what unsloth keeps lie on top of the budget. The
+    load's one short answer takes next to nothing of it, so `peak` has none. Two amounts both sides count, and the card holds once:
+    cuBLAS's workspace and LoRA's pointers stay from the profile run on. Training is left out: the engine idles while it runs.
+    """
+    once = cublas_workspace(card.compute_capability).num_bytes + lora_pointers(config).num_bytes
+    stays = [part for part in parts.peak.parts if part.name != "training"]
+    batch = Term(
+        "full batch", parts.activation.num_bytes - once, f"vllm/worker/worker.py:205-271; {parts.activation.name}"
+    )
+    return total("busy_device", [*stays, batch])
 
 
 def _graphs(config: ModelConfig, profile: Profile, card: Card, num_seqs: int) -> Term:
@@ -219,24 +260,29 @@ def obstacles(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, 
         yield Obstacle(
             f"{card.name} cannot run this stack: {card.refused}", says, "take a card of compute capability 7.0 to 9.0"
         )
-    yield from _settings_obstacles(config, profile, plan)
-    yield from _kv_obstacles(plan, parts)
-    if parts.peak.num_bytes > card.total_bytes:
-        yield Obstacle(
-            f"the load peaks at {show_bytes(parts.peak.num_bytes)}, and the card has {show_bytes(card.total_bytes)}",
-            "CUDA out of memory.",
-            "lower gpu_memory_utilization: LoRA slots, CUDA graphs and adapters lie outside vLLM's budget",
-            "peak",
-        )
+    yield from _refused_settings(config, profile)
+    cause = _too_large(config, profile, card, plan, parts)
+    too_full = parts.peak.num_bytes > card.total_bytes
+    if plan.cut_from is not None and cause is None:
+        yield _cut(plan, too_full)
+    yield from _sequences_obstacles(profile, plan)
+    if cause is not None:  # what else is short is short for that
+        yield cause
+        return
+    no_cache = _no_cache(plan, parts, too_full)
+    if no_cache is not None:
+        yield no_cache
+    if too_full:
+        yield _peak_obstacle(card, parts, kv_is_short=no_cache is not None or plan.cut_from is not None)
 
 
-def _settings_obstacles(config: ModelConfig, profile: Profile, plan: ZooPlan) -> Iterator[Obstacle]:
+def _refused_settings(config: ModelConfig, profile: Profile) -> Iterator[Obstacle]:
     """What unsloth and vLLM refuse, whatever the memory."""
     if profile.max_seq_length > config.max_position_embeddings:
         yield Obstacle(  # unsloth/models/llama.py:1755
             f"max_seq_length {profile.max_seq_length} is above the model's {config.max_position_embeddings} positions",
             "Unsloth: Fast inference does not yet work with RoPE Scaling.",
-            f"lower max_seq_length to {config.max_position_embeddings}",
+            f"lower max_seq_length to {config.max_position_embeddings} or less",
         )
     if config.sliding_window:
         yield Obstacle(  # vllm/config.py:1128-1135
@@ -244,13 +290,10 @@ def _settings_obstacles(config: ModelConfig, profile: Profile, plan: ZooPlan) ->
             "Prefix caching is not supported with sliding window. Run with --disable-sliding-window to use prefix caching.",
             "take a model without a window, such as mistral 7B v0.3",
         )
-    if plan.cut_from is not None:
-        yield Obstacle(
-            f"unsloth will cut max_seq_length from {plan.cut_from} to {plan.max_model_len}: its estimate leaves no more room",
-            f"Unsloth: Your GPU cannot handle sequence lengths of {plan.cut_printed} due to limited GPU memory.",
-            "raise gpu_memory_utilization, or lower max_seq_length or max_lora_rank",
-            "kv_estimate",
-        )
+
+
+def _sequences_obstacles(profile: Profile, plan: ZooPlan) -> Iterator[Obstacle]:
+    """Too many sequences for the batch, or none."""
     if plan.max_model_len < plan.max_num_seqs:
         yield Obstacle(  # vllm/config.py:1574-1578
             f"max_seq_length {plan.max_model_len} is below the number of sequences {plan.max_num_seqs}",
@@ -266,26 +309,130 @@ def _settings_obstacles(config: ModelConfig, profile: Profile, plan: ZooPlan) ->
         )
 
 
-def _kv_obstacles(plan: ZooPlan, parts: _Parts) -> Iterator[Obstacle]:
+# --------------------------------------------------------------------------------------- more than any utilization can give
+
+
+def _too_large(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, parts: _Parts) -> Obstacle | None:
+    """The one cause where no gpu_memory_utilization helps: the weights, the profile run, or what unsloth keeps for training."""
+    model, free = parts.weights.num_bytes, card.free_bytes
+    if model + parts.non_torch_bytes > free:
+        return Obstacle(
+            f"the weights alone take {show_bytes(model)}, and {show_bytes(free)} of the card are free",
+            "CUDA out of memory.",
+            _mend_weights(config, card, parts),
+            "profile",
+        )
+    slots = parts.peak_part_bytes("lora_slots")
+    if parts.in_budget_bytes + slots > free:
+        return Obstacle(
+            f"weights, LoRA slots and a full batch take {show_bytes(parts.in_budget_bytes + slots)}, and {show_bytes(free)} of the "
+            "card are free",
+            "CUDA out of memory.",
+            _mend_batch(config, card, plan),
+            "profile",
+        )
+    most = largest_budget_bytes(config, card.total_bytes, free, profile.max_seq_length)
+    if parts.num_gpu_blocks <= 0 and most < parts.in_budget_bytes:
+        kept, left = show_bytes(card.total_bytes - most), show_bytes(most) if most else "nothing"
+        if not most:
+            kept = f"all {kept}"
+        return Obstacle(
+            f"unsloth keeps {kept} of the card for training on max_seq_length {profile.max_seq_length}: {left} is left for vLLM, "
+            f"whose weights and full batch take {show_bytes(parts.in_budget_bytes)}",
+            _NO_BLOCKS,
+            "lower max_seq_length; `loadcheck fit` finds the longest that fits",
+            "kv_cache",
+        )
+    return None
+
+
+_NO_BLOCKS = (
+    "No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine."
+)
+
+
+def _mend_weights(config: ModelConfig, card: Card, parts: _Parts) -> str:
+    """The nearest that would hold the weights; KV cache and the rest come on top."""
+    if config.quantization == "16bit":
+        quantized = weights(replaced(config, quantization="nf4")).num_bytes
+        if quantized + parts.non_torch_bytes < card.free_bytes:
+            return f"load in 4-bit, which takes {show_bytes(quantized)}"
+    used = card.total_bytes - card.free_bytes
+    if parts.in_budget_bytes < card.total_bytes:
+        return f"free the card: {show_bytes(used)} of it are in use"
+    return "take a smaller model, or a card with more memory"
+
+
+def _mend_batch(config: ModelConfig, card: Card, plan: ZooPlan) -> str:
+    """What makes the profile run smaller: fewer sequences where the sampler is its peak, else fewer tokens."""
+    sampler = sampler_peak(config, plan.max_model_len, max(plan.max_num_seqs, 1), card.compute_capability)
+    forward = forward_peak(config, plan.max_model_len, card.compute_capability)
+    lower = "conservativeness" if sampler.num_bytes > forward.num_bytes else "max_seq_length"
+    return f"lower {lower} or max_lora_rank, or free the card: {show_bytes(card.total_bytes - card.free_bytes)} of it are in use"
+
+
+# ------------------------------------------------------------------------------------ where settings can give and take room
+
+_LESS = "lower max_seq_length, conservativeness or max_lora_rank: no gpu_memory_utilization is right for both KV cache and peak"
+
+
+def _cut(plan: ZooPlan, too_full: bool) -> Obstacle:
+    remedy = "raise gpu_memory_utilization, or lower max_seq_length or max_lora_rank"
+    if not plan.kv_estimate_bytes:  # by its estimate not even the model has room
+        remedy = "raise gpu_memory_utilization"
+    return Obstacle(
+        f"unsloth will cut max_seq_length from {plan.cut_from} to {plan.max_model_len}: its estimate leaves no more room",
+        f"Unsloth: Your GPU cannot handle sequence lengths of {plan.cut_printed} due to limited GPU memory.",
+        _LESS if too_full else remedy,
+        "kv_estimate",
+    )
+
+
+def _no_cache(plan: ZooPlan, parts: _Parts, too_full: bool) -> Obstacle | None:
     """vllm/worker/worker.py:532-549."""
     tokens = parts.num_gpu_blocks * BLOCK_TOKENS
     remedy = "raise gpu_memory_utilization, or lower max_seq_length or the number of sequences (conservativeness)"
+    if parts.weights.num_bytes > parts.budget_bytes:
+        remedy = "raise gpu_memory_utilization: the budget does not even hold the weights"
+    if too_full:
+        remedy = _LESS
     if parts.num_gpu_blocks <= 0:
-        yield Obstacle(
-            f"no room for the KV cache: {show_bytes(parts.kv_available_bytes)} are left of the budget of "
-            f"{show_bytes(parts.budget_bytes)}",
-            "No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine.",
+        return Obstacle(
+            f"no room for the KV cache: weights, a full batch and non_torch take {show_bytes(parts.in_budget_bytes)}, and the "
+            f"budget is {show_bytes(parts.budget_bytes)}",
+            _NO_BLOCKS,
             remedy,
             "kv_cache",
         )
-    elif tokens < plan.max_model_len:
-        yield Obstacle(
+    if tokens < plan.max_model_len:
+        return Obstacle(
             f"the KV cache holds {tokens} tokens, fewer than one request of {plan.max_model_len}",
             f"The model's max seq len ({plan.max_model_len}) is larger than the maximum number of tokens that can be stored "
             f"in KV cache ({tokens}). Try increasing `gpu_memory_utilization` or decreasing `max_model_len` when "
             "initializing the engine.",
             remedy,
             "kv_cache",
+        )
+    return None
+
+
+def _peak_obstacle(card: Card, parts: _Parts, kv_is_short: bool) -> Obstacle:
+    remedy = "lower gpu_memory_utilization: LoRA slots, CUDA graphs and adapters lie outside vLLM's budget"
+    return Obstacle(
+        f"the load peaks at {show_bytes(parts.peak.num_bytes)}, and the card has {show_bytes(card.total_bytes)}",
+        "CUDA out of memory.",
+        _LESS if kv_is_short else remedy,
+        "peak",
+    )
+
+
+def _warnings(card: Card, plan: ZooPlan, busy: Term) -> Iterator[str]:
+    """A load that fits answers once; the same settings may not hold the batch that they allow."""
+    if busy.num_bytes > card.total_bytes:
+        yield (
+            f"the load fits, but {plan.max_num_seqs} requests at once would take up to {show_bytes(busy.num_bytes)} of the card's "
+            f"{show_bytes(card.total_bytes)} and run out of memory; lower gpu_memory_utilization or conservativeness, or see "
+            "`loadcheck fit`"
         )
 
 

@@ -92,6 +92,11 @@ def zoo_plan(
     )
 
 
+def largest_budget_bytes(config: ModelConfig, total_bytes: int, free_bytes: int, max_seq_length: int) -> int:
+    """vLLM's budget at utilization 1: all that is free, or what training on requests of this length leaves of the card; 0 for less."""
+    return max(int(min(free_bytes, total_bytes - _training_activation(config, max_seq_length))), 0)
+
+
 def kv_estimate_needed(config: ModelConfig, max_seq_length: int) -> int:
     """Bytes that unsloth's estimate must leave so that it does not cut `max_seq_length`: more tokens than that, in steps of 256."""
     num_tokens = 256 * (max_seq_length // 256 + 1)

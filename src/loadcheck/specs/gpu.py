@@ -63,11 +63,16 @@ def find_gpu(device_name: str) -> str | None:
     return max(matches)[1] if matches else None
 
 
+def gpu_key(name: str) -> str | None:
+    """The key in env/gpus.toml of a card called by that key, in any case, or by its device name; None for an unknown one."""
+    by_key = {key.lower(): key for key in load_gpus()}
+    return by_key.get(name.lower()) or find_gpu(name)
+
+
 def gpu_named(name: str) -> tuple[str, Gpu]:
     """The entry for a key of the table or a device name; BadInput for an unknown one."""
     table = load_gpus()
-    by_key = {key.lower(): key for key in table}
-    key = by_key.get(name.lower()) or find_gpu(name)
+    key = gpu_key(name)
     if key is None:
         raise BadInput(Problem("gpu", f"there is no GPU {name!r} in env/gpus.toml", suggestion(name, table)))
     return key, table[key]

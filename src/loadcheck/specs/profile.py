@@ -73,6 +73,11 @@ class Profile(Spec, frozen=True, kw_only=True):
     generation: Generation = Generation()
     training: Training = Training()
 
+    @property
+    def uses_vllm(self) -> bool:
+        """Whether vLLM is part of the load; without it there is no plan, no budget and no KV cache to predict."""
+        return self.engine == "gpu" and self.fast_inference
+
     def __post_init__(self) -> None:
         if re.fullmatch(NAME, self.name) is None:
             raise ValueError("name: it becomes the name of a folder; take up to 100 letters, digits, spaces and ._+-")
