@@ -111,6 +111,40 @@ def test_every_problem_of_a_described_card_is_said(capsys: pytest.CaptureFixture
     code, out, err = _run(capsys, "predict", "--gpu-total-bytes", "10", "--compute-capability", "eight")
     assert (code, out) == (2, "")
     assert "Error: --gpu-free-bytes: not known" in err and "Error: --compute-capability: 'eight' is none" in err
+    assert "Error: --gpu-total-bytes: 10 bytes are less than any card has; give bytes, or 24GiB" in err
+
+
+def test_a_card_takes_units(capsys: pytest.CaptureFixture[str]):
+    """24GiB, 24 GB and the bytes are the same card."""
+    shown = set()
+    for total in ("24GiB", "24 GB", str(24 * 1024**3)):
+        code, out, _ = _run(
+            capsys, "predict", "--json", "--gpu-total-bytes", total, "--gpu-free-bytes", "23.5GiB",
+            "--compute-capability", "8.9", "--non-torch-bytes", "60MiB", "--ram-available-bytes", "10g",
+        )  # fmt: skip
+        assert (code, json.loads(out)["figures"]["gpu_total_gib"]) == (0, 24.0)
+        shown.add(out)
+    assert len(shown) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--gpu-total-bytes", "24"], "--gpu-total-bytes: 24 bytes are less than any card has; give bytes, or 24GiB"),
+        (["--gpu-total-bytes", "0"], "--gpu-total-bytes: 0 bytes are less than any card has"),
+        (["--gpu", "T4", "--gpu-free-bytes", "14"], "--gpu-free-bytes: 14 bytes are less than any card has"),
+        (["--gpu", "T4", "--gpu-free-bytes", "20GiB"], "is more than the card's 15828320256"),
+        (["--gpu", "T4", "--non-torch-bytes", "-5"], "'-5' is no number of bytes"),
+        (["--gpu", "T4", "--ram-available-bytes", "much"], "'much' is no number of bytes"),
+        (["--gpu-total-bytes", "24GiB", "--compute-capability", "8.9"], "on the cards of env/gpus.toml it is 102.0 MiB to 526.8 MiB below the total"),
+        (["--gpu-total-bytes", "24GiB"], "--compute-capability: not known for this card; ask nvidia-smi --query-gpu=compute_cap --format=csv"),
+    ],
+)  # fmt: skip
+def test_implausible_numbers_of_a_card_exit_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]):
+    """A unit forgotten, a negative number or a number missing: exit 2, the flag, and where the number is to be had."""
+    code, out, err = _run(capsys, "predict", *arguments)
+    assert (code, out) == (2, "")
+    assert words in err
 
 
 @pytest.mark.parametrize(

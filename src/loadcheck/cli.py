@@ -63,6 +63,20 @@ OVERRIDES = {
 }
 
 
+class Bytes(click.ParamType):
+    """A number of bytes, or of KiB, MiB or GiB with its unit."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from loadcheck.units import parse_bytes
+
+        try:
+            return parse_bytes(str(value))
+        except ValueError as error:
+            self.fail(f"{error}; give bytes, or 24GiB", param, ctx)
+
+
 def profile_options(command: Command) -> Command:
     """The flags that override a key of the profile, for every command that takes a profile."""
     options = (
@@ -89,13 +103,15 @@ def card_options(command: Command) -> Command:
     """The flags that describe a card and its machine, for the commands that predict."""
     options = (
         click.option("--gpu", help=GPU_HELP + " Without it: the GPU of this machine."),
-        click.option("--gpu-total-bytes", type=int, help="The card's memory as CUDA reports it."),
-        click.option("--gpu-free-bytes", type=int, help="What of it is free right before the load."),
+        click.option(
+            "--gpu-total-bytes", type=Bytes(), help="The card's memory as CUDA reports it: bytes, or 23.6GiB."
+        ),
+        click.option("--gpu-free-bytes", type=Bytes(), help="What of it is free right before the load."),
         click.option("--compute-capability", help="Such as 8.9."),
-        click.option("--non-torch-bytes", type=int, help="What vLLM will count as non_torch, where you know it."),
+        click.option("--non-torch-bytes", type=Bytes(), help="What vLLM will count as non_torch, where you know it."),
         click.option(
             "--ram-available-bytes",
-            type=int,
+            type=Bytes(),
             help="Available RAM, which decides the swap space; default: this machine's.",
         ),
     )
@@ -290,7 +306,7 @@ def _card(
     from loadcheck.predict.card import described_card, present_card
 
     described = (gpu_total_bytes, gpu_free_bytes, compute_capability)
-    if gpu is None and not any(described):
+    if gpu is None and all(value is None for value in described):
         return present_card(non_torch_bytes)
     return described_card(gpu, gpu_total_bytes, gpu_free_bytes, compute_capability, non_torch_bytes)
 
