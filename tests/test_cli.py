@@ -10,7 +10,7 @@ from loadcheck import cli
 from loadcheck.loading import CPU_PROFILE, default_profile
 from loadcheck.specs.files import to_data
 from loadcheck.specs.profile import load_profile
-from tests.conftest import ROOT
+from tests.conftest import ROOT, RUNS
 
 
 def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -33,6 +33,31 @@ def test_parse_for_people_names_lines(capsys: pytest.CaptureFixture[str], t4_log
     assert code == 0
     line = 1 + t4_log.read_text().split("took 5.3541 GB")[0].count("\n")
     assert any(each.split() == ["weights_gib", "5.3541", "line", str(line)] for each in out.splitlines())
+
+
+def test_parse_takes_a_run_folder(capsys: pytest.CaptureFixture[str]):
+    """A run folder is parsed as the log in it."""
+    folder = RUNS / "h100" / "15-sequences"
+    by_folder = _run(capsys, "parse", "--json", str(folder))
+    assert by_folder == _run(capsys, "parse", "--json", str(folder / "load.log"))
+    assert by_folder[0] == 0
+
+
+def test_parse_predict_and_check_have_one_name_for_a_figure(capsys: pytest.CaptureFixture[str], t4_log: Path):
+    """max_concurrency is called so in every table."""
+    for arguments in (["parse", str(t4_log)], ["check", str(t4_log)], ["predict", "--gpu", "T4"]):
+        _, out, _ = _run(capsys, *arguments)
+        (words,) = [line.split() for line in out.splitlines() if "max_concurrency" in line]
+        assert words[0] == "max_concurrency" and words[1].replace(".", "").isdigit()
+
+
+def test_one_remedy_is_said_once(capsys: pytest.CaptureFixture[str], t4_log: Path, tmp_path: Path):
+    """Two packages of another stack are two lines of REFUSED, with what to do about them once."""
+    log = tmp_path / "log"
+    log.write_text(t4_log.read_text().replace("0.7.2", "0.7.3").replace("2025.2.5", "2025.2.6"))
+    code, out, _ = _run(capsys, "check", str(log))
+    assert (code, out.count("\nREFUSED ") - 1) == (1, 2)
+    assert " ".join(out.split()).count("install env/requirements.lock") == 1
 
 
 def test_check_passes_the_reference(capsys: pytest.CaptureFixture[str], t4_log: Path):
@@ -94,16 +119,17 @@ def test_predict_takes_a_largest_rank_alone(capsys: pytest.CaptureFixture[str]):
 
 
 def test_predict_takes_a_config(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """--model takes a config.json, whose own quantization counts."""
+    """--model takes a config.json, or one of another name, whose own quantization counts."""
     config = {
         "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
         "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936, "max_position_embeddings": 32768,
         "tie_word_embeddings": True,
     }  # fmt: skip
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    code, out, _ = _run(capsys, "predict", "--json", "--gpu", "T4", "--model", str(tmp_path / "config.json"))
-    assert code == 0
-    assert (json.loads(out)["figures"]["weights_gib"], json.loads(out)["figures"]["quantization"]) == (2.8861, "16bit")
+    for name in ("config.json", "qwen.json"):
+        (tmp_path / name).write_text(json.dumps(config))
+        code, out, _ = _run(capsys, "predict", "--json", "--gpu", "T4", "--model", str(tmp_path / name))
+        figures = json.loads(out)["figures"]
+        assert (code, figures["weights_gib"], figures["quantization"]) == (0, 2.8861, "16bit")
 
 
 def test_every_problem_of_a_described_card_is_said(capsys: pytest.CaptureFixture[str]):
@@ -157,7 +183,20 @@ def test_implausible_numbers_of_a_card_exit_2(arguments: list[str], words: str, 
         (["load", "smollm2-135m-cpu", "--lora-r", "64"], "LoRA rank 64 is greater than max_lora_rank 32"),
         (["predict", "--gpu", "T5"], "there is no GPU 'T5'"),
         (["predict", "--gpu", "P100"], "below 7.0"),
-        (["predict", "--gpu", "T4", "--gpu-memory-utilization", "1.5"], "gpu_memory_utilization"),
+        (
+            ["predict", "--gpu", "T4", "--gpu-memory-utilization", "1.5"],
+            "Error: --gpu-memory-utilization: must be at most 1.0 (got 1.5)",
+        ),
+        (["load", "smollm2-135m-cpu", "--train-steps", "-1"], "Error: --train-steps: must be at least 0 (got -1)"),
+        (["load", "smollm2-135m-cpu", "--use-gradient-checkpointing", "maybe"], "one of true, false, unsloth"),
+        (["report", str(RUNS / "t4_llama31-8b_reference.txt")], "a log, not a run folder; use: loadcheck check"),
+        (["parse", str(RUNS)], "no run folder: run.json is missing"),
+        (["predict", "--profile", str(ROOT / "README.md")], "README.md: a profile's file ends in .toml"),
+        (["predict", "--gpu", "T4", "--model", "no-such.json"], "no-such.json: cannot be read"),
+        (
+            ["predict", "--gpu", "T4", "--model", "unsloth/Qwen2.5-7B-Instruct-unsloth-bnb-4bit"],
+            "is a dynamic quant, which is not modelled; take unsloth/Qwen2.5-7B-Instruct-bnb-4bit",
+        ),
         (["prdict"], "did you mean predict?"),
         (["predict", "--no-such-flag"], "No such option"),
     ],

@@ -220,6 +220,25 @@ def test_an_unknown_model_is_suggested():
         resolve_model("llama-3.1-8b-instrct", load_in_4bit=True)
 
 
+def test_other_numbers_are_no_misspelling():
+    """Llama 3.3 70B is not meant to be Llama 3.2 3B: the known models are named, and none is suggested."""
+    with pytest.raises(BadInput) as caught:
+        resolve_model("Llama-3.3-70B-Instruct", load_in_4bit=True)
+    assert caught.value.problems[0].remedy.startswith("known: llama-3.1-8b-instruct")
+
+
+def test_a_missing_key_says_what_it_may_be(tmp_path: Path):
+    """A profile without engine and load_in_4bit is told the values of each."""
+    file = tmp_path / "mine.toml"
+    file.write_text("")
+    with pytest.raises(BadInput) as caught:
+        load_profile(str(file))
+    remedies = {problem.key: problem.remedy for problem in caught.value.problems}
+    assert remedies["engine"] == "add it, one of gpu, cpu"
+    assert remedies["load_in_4bit"] == "add it, one of true, false"
+    assert remedies["max_seq_length"] == "add it"
+
+
 @pytest.mark.parametrize(
     ("device", "key"),
     [("Tesla T4", "T4"), ("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA L40S", "L40S"), ("NVIDIA L4", "L4"),

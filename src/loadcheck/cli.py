@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from loadcheck.doctor import Report
     from loadcheck.loading import Prepared
     from loadcheck.predict import Card
+    from loadcheck.specs.profile import Profile
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -80,7 +81,7 @@ class Bytes(click.ParamType):
 def profile_options(command: Command) -> Command:
     """The flags that override a key of the profile, for every command that takes a profile."""
     options = (
-        click.option("--model", help="A name in env/models, a local directory, or a config.json."),
+        click.option("--model", help="A name in env/models, a local directory, or a JSON file with its config."),
         click.option("--max-seq-length", type=int, help="Tokens of a request, prompt and answer."),
         click.option("--load-in-4bit/--load-in-16bit", default=None, help="Quantization of a model of env/models."),
         click.option("--max-lora-rank", type=int, help="The largest rank that vLLM's LoRA slots hold."),
@@ -145,13 +146,13 @@ def cli(debug: bool) -> None:
 
 
 @cli.command()
-@click.argument("log", type=click.Path(path_type=Path))
+@click.argument("target", metavar="RUN|LOG", type=click.Path(path_type=Path))
 @json_option
-def parse(log: Path, as_json: bool) -> int:
-    """Read every figure of a load LOG."""
-    from loadcheck.logs import parse_log
+def parse(target: Path, as_json: bool) -> int:
+    """Read every figure of a load LOG, or of a RUN folder's."""
+    from loadcheck.checking import read_log
 
-    parsed = parse_log(log)
+    parsed = read_log(target)
     if as_json:
         _print_json(parsed.to_json())
         return EXIT_PASS
@@ -201,6 +202,8 @@ def report(run: Path, as_json: bool, html: Path | None) -> int:
     from loadcheck.loading import judge_folder
     from loadcheck.report import show_end, show_verdict, to_html
 
+    if run.is_file():
+        raise BadInput(Problem(str(run), "a log, not a run folder", f"use: loadcheck check {run}"))
     loaded = judge_folder(run)
     if as_json:
         _print_json(loaded.to_json())
@@ -236,9 +239,8 @@ def predict(as_json: bool, tree: bool, profile: str, ram_available_bytes: int | 
     from loadcheck.device import ram_available_bytes as read_ram
     from loadcheck.predict import predict as predict_load
     from loadcheck.specs.model import resolve_model
-    from loadcheck.specs.profile import load_profile
 
-    chosen = load_profile(profile, _one_rank(overrides(flags)))
+    chosen = _profile(profile, _one_rank(overrides(flags)))
     card = _card(**{name: flags[name] for name in CARD_FLAGS})
     _, config = resolve_model(chosen.model, chosen.load_in_4bit)
     prediction = predict_load(config, chosen, card, read_ram() if ram_available_bytes is None else ram_available_bytes)
@@ -272,9 +274,8 @@ def fit(as_json: bool, goal: Any, profile: str, ram_available_bytes: int | None,
     from loadcheck.predict.fit import fit as find_fit
     from loadcheck.report import show_fit
     from loadcheck.specs.model import resolve_model
-    from loadcheck.specs.profile import load_profile
 
-    base = load_profile(profile, _one_rank(overrides(flags)))
+    base = _profile(profile, _one_rank(overrides(flags)))
     card = _card(**{name: flags[name] for name in CARD_FLAGS})
     _, config = resolve_model(base.model, base.load_in_4bit)
     found = find_fit(config, base, card, read_ram() if ram_available_bytes is None else ram_available_bytes, goal)
@@ -283,6 +284,20 @@ def fit(as_json: bool, goal: Any, profile: str, ram_available_bytes: int | None,
     else:
         show_fit(_console(), found, base)
     return EXIT_PASS if found.proposals else EXIT_FAIL
+
+
+def _profile(name: str, changed: dict[str, Any]) -> Profile:
+    """The profile with the flags laid over it; BadInput names the flag where the wrong value came from one."""
+    from loadcheck.specs.profile import load_profile
+
+    try:
+        return load_profile(name, changed)
+    except BadInput as error:
+        flags = {key: "--" + flag.replace("_", "-") for flag, key in OVERRIDES.items() if key in changed}
+        raise BadInput(
+            Problem(flags[problem.key], problem.what, problem.remedy) if problem.key in flags else problem
+            for problem in error.problems
+        ) from None
 
 
 def _one_rank(changed: dict[str, Any]) -> dict[str, Any]:
@@ -353,7 +368,6 @@ def load(
     from loadcheck.loading import load as run_load
     from loadcheck.progress import Progress
     from loadcheck.report import show_end, show_prediction, show_verdict
-    from loadcheck.specs.profile import load_profile
 
     out = _console(stderr=as_json)
     gpu = read_gpu()
@@ -361,7 +375,7 @@ def load(
         profile, why = default_profile(gpu)
         out.print(f"Profile {profile}: {printable(why)}", markup=False)
     changed = overrides(flags) | ({"adapters": None} if no_adapters else {})
-    prepared = prepare(load_profile(profile, changed), gpu)
+    prepared = prepare(_profile(profile, changed), gpu)
     if recover:
         return _recover(out, prepared, as_json, run_dir, force)
     if prepared.prediction is not None and not prepared.prediction.fits and not force:
@@ -452,10 +466,9 @@ def doctor(as_json: bool, profile: str | None, **flags: Any) -> int:
     from loadcheck.doctor.show import show_report
     from loadcheck.loading import default_profile
     from loadcheck.plan import make_plan
-    from loadcheck.specs.profile import load_profile
 
     gpu = read_gpu()
-    plan = make_plan(load_profile(profile or default_profile(gpu)[0], overrides(flags)))
+    plan = make_plan(_profile(profile or default_profile(gpu)[0], overrides(flags)))
     report = examine(read_machine(plan, gpu), plan)
     if as_json:
         _print_json(report.to_json())
