@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from loadcheck import cli
+from loadcheck.listing import LISTS
 from loadcheck.loading import CPU_PROFILE, default_profile
 from loadcheck.specs.files import to_data
 from loadcheck.specs.profile import load_profile
@@ -261,6 +262,44 @@ def test_every_profile_key_has_a_flag():
 def test_flags_become_profile_values(flags: dict[str, Any], changed: dict[str, Any]):
     """A flag that was not given changes nothing."""
     assert cli.overrides(flags) == changed
+
+
+@pytest.mark.parametrize("kind", ["cards", "models", "profiles"])
+def test_list_fits_a_narrow_terminal(kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """At 50 columns each list is a table with every name whole and no longer line."""
+    monkeypatch.setenv("COLUMNS", "50")
+    code, out, err = _run(capsys, "list", kind)
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 50
+    first_words = {line.split()[0] for line in out.splitlines() if line.strip()}
+    assert {entry["name"] for entry in LISTS[kind]()} <= first_words
+
+
+def test_list_says_what_is_known_of_a_card(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """A measured card, one with estimates, one without a free memory and one that the stack refuses are told apart."""
+    monkeypatch.setenv("COLUMNS", "100")
+    _, out, _ = _run(capsys, "list", "cards")
+    lines = {line.split()[0]: line.split(maxsplit=1)[1].strip() for line in out.splitlines()}
+    assert lines["T4"] == "14.74   7.5  measured"
+    assert lines["L4"].endswith("not measured: non_torch, graphs")
+    assert lines["V100-16GB"].endswith("not measured: free memory, non_torch, graphs")
+    assert lines["P100"].startswith("6.0  refused: compute capability 6.0 is below 7.0")
+
+
+def test_list_json_is_one_document(capsys: pytest.CaptureFixture[str]):
+    """Without a word all three lists are there; what is not known is null, and a refused model has its reason."""
+    code, out, _ = _run(capsys, "list", "--json")
+    data = json.loads(out)
+    assert (code, list(data)) == (0, ["cards", "models", "profiles"])
+    by_name = {kind: {entry["name"]: entry for entry in entries} for kind, entries in data.items()}
+    card = by_name["cards"]["B200"]
+    assert card["total_gib"] is None and "total_bytes" in card["unknown"] and "10.0" in card["refused"]
+    assert by_name["cards"]["T4"]["unknown"] == []
+    llama = by_name["models"]["llama-3.1-8b-instruct"]
+    assert (llama["parameters"], llama["weights_4bit_gib"]) == (8_030_261_248, 5.3541)
+    gemma = by_name["models"]["gemma-3-1b-it"]
+    assert gemma["parameters"] is None and "not modelled" in gemma["refused"]
+    assert by_name["profiles"]["smollm2-135m-cpu"]["description"]
 
 
 def test_every_command_has_help_and_is_in_the_readme():

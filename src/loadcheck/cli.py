@@ -497,6 +497,29 @@ def manifest(files: bool, as_json: bool) -> int:
     return EXIT_FAIL if found.problems else EXIT_PASS
 
 
+@cli.command("list")
+@click.argument("kind", required=False, type=click.Choice(["cards", "models", "profiles"]))
+@json_option
+def list_(kind: str | None, as_json: bool) -> int:
+    """List the cards, models and profiles that are known by name; without a word, all three.
+
+    CC is the compute capability. What is not measured of a card is an estimate in its predictions; without its free memory there
+    is none by name.
+    """
+    from loadcheck.listing import LISTS, show_list
+
+    kinds = [kind] if kind else list(LISTS)
+    if as_json:
+        _print_json({each: LISTS[each]() for each in kinds})
+        return EXIT_PASS
+    out = _console()
+    for number, each in enumerate(kinds):
+        if number:
+            out.print()
+        show_list(out, each)
+    return EXIT_PASS
+
+
 def overrides(flags: dict[str, Any]) -> dict[str, Any]:
     """The profile's keys that flags override, by dotted key."""
     changed = {OVERRIDES[name]: value for name, value in flags.items() if name in OVERRIDES and value is not None}
