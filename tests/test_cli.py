@@ -9,10 +9,11 @@ import pytest
 
 from loadcheck import cli
 from loadcheck.device import GpuDevice
+from loadcheck.listing import LISTS
 from loadcheck.loading import CPU_PROFILE, default_profile
 from loadcheck.specs.files import replaced, to_data
 from loadcheck.specs.profile import load_profile, save_profile
-from tests.conftest import ROOT
+from tests.conftest import ROOT, RUNS
 
 
 def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -35,6 +36,31 @@ def test_parse_for_people_names_lines(capsys: pytest.CaptureFixture[str], t4_log
     assert code == 0
     line = 1 + t4_log.read_text().split("took 5.3541 GB")[0].count("\n")
     assert any(each.split() == ["weights_gib", "5.3541", "line", str(line)] for each in out.splitlines())
+
+
+def test_parse_takes_a_run_folder(capsys: pytest.CaptureFixture[str]):
+    """A run folder is parsed as the log in it."""
+    folder = RUNS / "h100" / "15-sequences"
+    by_folder = _run(capsys, "parse", "--json", str(folder))
+    assert by_folder == _run(capsys, "parse", "--json", str(folder / "load.log"))
+    assert by_folder[0] == 0
+
+
+def test_parse_predict_and_check_have_one_name_for_a_figure(capsys: pytest.CaptureFixture[str], t4_log: Path):
+    """max_concurrency is called so in every table."""
+    for arguments in (["parse", str(t4_log)], ["check", str(t4_log)], ["predict", "--gpu", "T4"]):
+        _, out, _ = _run(capsys, *arguments)
+        (words,) = [line.split() for line in out.splitlines() if "max_concurrency" in line]
+        assert words[0] == "max_concurrency" and words[1].replace(".", "").isdigit()
+
+
+def test_one_remedy_is_said_once(capsys: pytest.CaptureFixture[str], t4_log: Path, tmp_path: Path):
+    """Two packages of another stack are two lines of REFUSED, with what to do about them once."""
+    log = tmp_path / "log"
+    log.write_text(t4_log.read_text().replace("0.7.2", "0.7.3").replace("2025.2.5", "2025.2.6"))
+    code, out, _ = _run(capsys, "check", str(log))
+    assert (code, out.count("\nREFUSED ") - 1) == (1, 2)
+    assert " ".join(out.split()).count("install env/requirements.lock") == 1
 
 
 def test_check_passes_the_reference(capsys: pytest.CaptureFixture[str], t4_log: Path):
@@ -199,16 +225,17 @@ def test_predict_takes_a_largest_rank_alone(capsys: pytest.CaptureFixture[str]):
 
 
 def test_predict_takes_a_config(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """--model takes a config.json, whose own quantization counts."""
+    """--model takes a config.json, or one of another name, whose own quantization counts."""
     config = {
         "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
         "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936, "max_position_embeddings": 32768,
         "tie_word_embeddings": True,
     }  # fmt: skip
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    code, out, _ = _run(capsys, "predict", "--json", "--gpu", "T4", "--model", str(tmp_path / "config.json"))
-    assert code == 0
-    assert (json.loads(out)["figures"]["weights_gib"], json.loads(out)["figures"]["quantization"]) == (2.8861, "16bit")
+    for name in ("config.json", "qwen.json"):
+        (tmp_path / name).write_text(json.dumps(config))
+        code, out, _ = _run(capsys, "predict", "--json", "--gpu", "T4", "--model", str(tmp_path / name))
+        figures = json.loads(out)["figures"]
+        assert (code, figures["weights_gib"], figures["quantization"]) == (0, 2.8861, "16bit")
 
 
 def test_every_problem_of_a_described_card_is_said(capsys: pytest.CaptureFixture[str]):
@@ -216,6 +243,40 @@ def test_every_problem_of_a_described_card_is_said(capsys: pytest.CaptureFixture
     code, out, err = _run(capsys, "predict", "--gpu-total-bytes", "10", "--compute-capability", "eight")
     assert (code, out) == (2, "")
     assert "Error: --gpu-free-bytes: not known" in err and "Error: --compute-capability: 'eight' is none" in err
+    assert "Error: --gpu-total-bytes: 10 bytes are less than any card has; give bytes, or 24GiB" in err
+
+
+def test_a_card_takes_units(capsys: pytest.CaptureFixture[str]):
+    """24GiB, 24 GB and the bytes are the same card."""
+    shown = set()
+    for total in ("24GiB", "24 GB", str(24 * 1024**3)):
+        code, out, _ = _run(
+            capsys, "predict", "--json", "--gpu-total-bytes", total, "--gpu-free-bytes", "23.5GiB",
+            "--compute-capability", "8.9", "--non-torch-bytes", "60MiB", "--ram-available-bytes", "10g",
+        )  # fmt: skip
+        assert (code, json.loads(out)["figures"]["gpu_total_gib"]) == (0, 24.0)
+        shown.add(out)
+    assert len(shown) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--gpu-total-bytes", "24"], "--gpu-total-bytes: 24 bytes are less than any card has; give bytes, or 24GiB"),
+        (["--gpu-total-bytes", "0"], "--gpu-total-bytes: 0 bytes are less than any card has"),
+        (["--gpu", "T4", "--gpu-free-bytes", "14"], "--gpu-free-bytes: 14 bytes are less than any card has"),
+        (["--gpu", "T4", "--gpu-free-bytes", "20GiB"], "is more than the card's 15828320256"),
+        (["--gpu", "T4", "--non-torch-bytes", "-5"], "'-5' is no number of bytes"),
+        (["--gpu", "T4", "--ram-available-bytes", "much"], "'much' is no number of bytes"),
+        (["--gpu-total-bytes", "24GiB", "--compute-capability", "8.9"], "on the cards of env/gpus.toml it is 102.0 MiB to 526.8 MiB below the total"),
+        (["--gpu-total-bytes", "24GiB"], "--compute-capability: not known for this card; ask nvidia-smi --query-gpu=compute_cap --format=csv"),
+    ],
+)  # fmt: skip
+def test_implausible_numbers_of_a_card_exit_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]):
+    """A unit forgotten, a negative number or a number missing: exit 2, the flag, and where the number is to be had."""
+    code, out, err = _run(capsys, "predict", *arguments)
+    assert (code, out) == (2, "")
+    assert words in err
 
 
 @pytest.mark.parametrize(
@@ -228,7 +289,20 @@ def test_every_problem_of_a_described_card_is_said(capsys: pytest.CaptureFixture
         (["load", "smollm2-135m-cpu", "--lora-r", "64"], "LoRA rank 64 is greater than max_lora_rank 32"),
         (["predict", "--gpu", "T5"], "there is no GPU 'T5'"),
         (["predict", "--gpu", "P100"], "below 7.0"),
-        (["predict", "--gpu", "T4", "--gpu-memory-utilization", "1.5"], "gpu_memory_utilization"),
+        (
+            ["predict", "--gpu", "T4", "--gpu-memory-utilization", "1.5"],
+            "Error: --gpu-memory-utilization: must be at most 1.0 (got 1.5)",
+        ),
+        (["load", "smollm2-135m-cpu", "--train-steps", "-1"], "Error: --train-steps: must be at least 0 (got -1)"),
+        (["load", "smollm2-135m-cpu", "--use-gradient-checkpointing", "maybe"], "one of true, false, unsloth"),
+        (["report", str(RUNS / "t4_llama31-8b_reference.txt")], "a log, not a run folder; use: loadcheck check"),
+        (["parse", str(RUNS)], "no run folder: run.json is missing"),
+        (["predict", "--profile", str(ROOT / "README.md")], "README.md: a profile's file ends in .toml"),
+        (["predict", "--gpu", "T4", "--model", "no-such.json"], "no-such.json: cannot be read"),
+        (
+            ["predict", "--gpu", "T4", "--model", "unsloth/Qwen2.5-7B-Instruct-unsloth-bnb-4bit"],
+            "is a dynamic quant, which is not modelled; take unsloth/Qwen2.5-7B-Instruct-bnb-4bit",
+        ),
         (["prdict"], "did you mean predict?"),
         (["predict", "--no-such-flag"], "No such option"),
     ],
@@ -293,6 +367,44 @@ def test_every_profile_key_has_a_flag():
 def test_flags_become_profile_values(flags: dict[str, Any], changed: dict[str, Any]):
     """A flag that was not given changes nothing."""
     assert cli.overrides(flags) == changed
+
+
+@pytest.mark.parametrize("kind", ["cards", "models", "profiles"])
+def test_list_fits_a_narrow_terminal(kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """At 50 columns each list is a table with every name whole and no longer line."""
+    monkeypatch.setenv("COLUMNS", "50")
+    code, out, err = _run(capsys, "list", kind)
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 50
+    first_words = {line.split()[0] for line in out.splitlines() if line.strip()}
+    assert {entry["name"] for entry in LISTS[kind]()} <= first_words
+
+
+def test_list_says_what_is_known_of_a_card(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """A measured card, one with estimates, one without a free memory and one that the stack refuses are told apart."""
+    monkeypatch.setenv("COLUMNS", "100")
+    _, out, _ = _run(capsys, "list", "cards")
+    lines = {line.split()[0]: line.split(maxsplit=1)[1].strip() for line in out.splitlines()}
+    assert lines["T4"] == "14.74   7.5  measured"
+    assert lines["L4"].endswith("not measured: non_torch, graphs")
+    assert lines["V100-16GB"].endswith("not measured: free memory, non_torch, graphs")
+    assert lines["P100"].startswith("6.0  refused: compute capability 6.0 is below 7.0")
+
+
+def test_list_json_is_one_document(capsys: pytest.CaptureFixture[str]):
+    """Without a word all three lists are there; what is not known is null, and a refused model has its reason."""
+    code, out, _ = _run(capsys, "list", "--json")
+    data = json.loads(out)
+    assert (code, list(data)) == (0, ["cards", "models", "profiles"])
+    by_name = {kind: {entry["name"]: entry for entry in entries} for kind, entries in data.items()}
+    card = by_name["cards"]["B200"]
+    assert card["total_gib"] is None and "total_bytes" in card["unknown"] and "10.0" in card["refused"]
+    assert by_name["cards"]["T4"]["unknown"] == []
+    llama = by_name["models"]["llama-3.1-8b-instruct"]
+    assert (llama["parameters"], llama["weights_4bit_gib"]) == (8_030_261_248, 5.3541)
+    gemma = by_name["models"]["gemma-3-1b-it"]
+    assert gemma["parameters"] is None and "not modelled" in gemma["refused"]
+    assert by_name["profiles"]["smollm2-135m-cpu"]["description"]
 
 
 def test_every_command_has_help_and_is_in_the_readme():

@@ -220,14 +220,74 @@ def test_an_unknown_model_is_suggested():
         resolve_model("llama-3.1-8b-instrct", load_in_4bit=True)
 
 
+def test_other_numbers_are_no_misspelling():
+    """Llama 3.3 70B is not meant to be Llama 3.2 3B: the known models are named, and none is suggested."""
+    with pytest.raises(BadInput) as caught:
+        resolve_model("Llama-3.3-70B-Instruct", load_in_4bit=True)
+    assert caught.value.problems[0].remedy.startswith("known: llama-3.1-8b-instruct")
+
+
+def test_a_missing_key_says_what_it_may_be(tmp_path: Path):
+    """A profile without engine and load_in_4bit is told the values of each."""
+    file = tmp_path / "mine.toml"
+    file.write_text("")
+    with pytest.raises(BadInput) as caught:
+        load_profile(str(file))
+    remedies = {problem.key: problem.remedy for problem in caught.value.problems}
+    assert remedies["engine"] == "add it, one of gpu, cpu"
+    assert remedies["load_in_4bit"] == "add it, one of true, false"
+    assert remedies["max_seq_length"] == "add it"
+
+
 @pytest.mark.parametrize(
     ("device", "key"),
     [("Tesla T4", "T4"), ("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA L40S", "L40S"), ("NVIDIA L4", "L4"),
-     ("NVIDIA A100-SXM4-80GB", "A100-80GB"), ("NVIDIA GeForce RTX 4090", "RTX4090"), ("Radeon", None)],
+     ("NVIDIA A100-SXM4-80GB", "A100-80GB"), ("NVIDIA A100 80GB PCIe", "A100-80GB"), ("A100-SXM4-40GB", "A100-40GB"),
+     ("NVIDIA GeForce RTX 4090", "RTX4090"), ("GeForce RTX 3090", "RTX3090"), ("NVIDIA A10G", "A10G"),
+     ("NVIDIA H200", "H200"), ("Tesla V100-SXM2-16GB", "V100-16GB"), ("Tesla P100-PCIE-16GB", "P100")],
 )  # fmt: skip
-def test_device_names_find_their_card(device: str, key: str | None):
-    """The longest name that is in the device's name decides; a card that is not there is not guessed."""
+def test_device_names_find_their_card(device: str, key: str):
+    """A name as a driver reports it, with or without the brand that older drivers leave out, is its card."""
     assert find_gpu(device) == key
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["NVIDIA L40", "Tesla T40", "Tesla T4G", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 4090 D",
+     "NVIDIA GeForce RTX 3090 Ti", "NVIDIA A10", "NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA H200 NVL",
+     "NVIDIA A100-SXM4-80GB MIG 3g.40gb", "Radeon", "NVIDIA", ""],
+)  # fmt: skip
+def test_a_card_with_another_name_is_another_card(device: str):
+    """A part of a device's name is no match: those cards have other memory."""
+    assert find_gpu(device) is None
+
+
+@pytest.mark.parametrize("name", ["rtx4090", "RTX 4090", "rtx-4090", "NVIDIA RTX 4090", "NVIDIA GeForce RTX 4090"])
+def test_a_card_is_named_as_people_type_it(name: str):
+    """Case, spaces, hyphens and the brand do not matter in a card's short name."""
+    assert gpu_named(name)[0] == "RTX4090"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("A100", "its family there: A100-40GB, A100-80GB"), ("V100", "its family there: V100-16GB"), ("H100 80GB", "its family there: H100"),
+     ("NVIDIA H100 PCIe", "its family there: H100"), ("RTX4900", "did you mean RTX4090?")],
+)  # fmt: skip
+def test_a_family_names_its_cards(name: str, words: str):
+    """A family's name gives the entries of that family, two characters swapped the card that is meant, and no other card."""
+    with pytest.raises(BadInput) as caught:
+        gpu_named(name)
+    assert caught.value.problems[0].remedy == words
+
+
+@pytest.mark.parametrize("name", ["RTX 3060", "L40", "A10", "T40", "RTX 4090 D", "K80"])
+def test_an_unknown_card_is_told_the_known_and_how_to_describe_it(name: str):
+    """One other character is another card: none is suggested; all are named, and the flags for any other."""
+    with pytest.raises(BadInput) as caught:
+        gpu_named(name)
+    (problem,) = caught.value.problems
+    assert "did you mean" not in problem.remedy and "known: T4, P100" in problem.remedy
+    assert "--gpu-total-bytes, --gpu-free-bytes, --compute-capability" in problem.remedy
 
 
 def test_cards_out_of_reach_say_why():

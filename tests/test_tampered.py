@@ -8,7 +8,7 @@ import pytest
 from loadcheck.checking import gather
 from loadcheck.figures import SIDE_SPECS, Kind, figure_specs
 from loadcheck.logs.formats import FORMATS
-from loadcheck.verdict import Status, judge
+from loadcheck.verdict import Check, Status, judge
 from tests.conftest import RUNS
 
 T4_TEXT = (RUNS / "t4_llama31-8b_reference.txt").read_text()
@@ -82,6 +82,19 @@ def test_a_figure_that_is_absurd_in_every_line_fails(name: str, number: str, tmp
 def _start(position: int) -> int:
     """Where the number begins that has a digit at `position`."""
     return position - len(re.search(r"[\d.]*$", T4_TEXT[:position]).group())  # type: ignore[union-attr]
+
+
+def test_a_changed_card_name_is_judged_as_an_unknown_card(tmp_path: Path):
+    """A T4's log that says T40: no range and no constant of the T4 is used, and a note says so."""
+    log = tmp_path / "renamed.log"
+    log.write_text(T4_TEXT.replace("Tesla T4", "Tesla T40"))
+    evidence = gather(log)
+    assert (evidence.gpu, evidence.expected) == (None, None)
+    findings = judge(evidence).findings
+    notes = [finding.why for finding in findings if finding.status is Status.SKIPPED]
+    assert any(why.startswith("Tesla T40 is no card of env/gpus.toml") for why in notes)
+    (graphs,) = [each for each in findings if each.figure == "cuda_graph_gib" and each.check is Check.MODEL]
+    assert "never measured on this card" in graphs.why
 
 
 def test_a_swapped_model_name_fails_by_the_size_of_its_blocks(tmp_path: Path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadcheck.units import GIB, from_gib, round_up, show_bytes, to_gib
+from loadcheck.units import GIB, from_gib, parse_bytes, round_up, show_bytes, to_gib
 
 
 def test_gib_round_trip():
@@ -10,6 +10,23 @@ def test_gib_round_trip():
     for hundredths in range(0, 10_000, 37):
         gib = 5 + hundredths / 10_000
         assert round(to_gib(from_gib(gib)), 4) == round(gib, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"),
+    [("0", 0), ("15828320256", 15_828_320_256), ("24GiB", 24 * GIB), ("24 GB", 24 * GIB), ("1.5g", 3 * GIB // 2),
+     ("60 MiB", 62_914_560), ("7 B", 7)],
+)  # fmt: skip
+def test_bytes_are_read_as_people_write_them(text: str, num_bytes: int):
+    """Bytes alone, or a number with KiB, MiB or GiB, which may be called GB."""
+    assert parse_bytes(text) == num_bytes
+
+
+@pytest.mark.parametrize("text", ["", "-1", "24.5", "GiB", "1e9", "24TiB", "nan", "9" * 5000])
+def test_what_is_no_number_of_bytes_is_refused(text: str):
+    """A sign, a fraction of a byte, another unit or no number is a ValueError."""
+    with pytest.raises(ValueError, match="is no number of bytes"):
+        parse_bytes(text)
 
 
 @pytest.mark.parametrize(("value", "multiple", "result"), [(0, 8, 0), (1, 8, 8), (8, 8, 8), (226, 8, 232)])

@@ -44,6 +44,15 @@ def run_log(path: Path) -> ParsedLog:
     return parse_log(own_file(path))
 
 
+def read_log(target: Path) -> ParsedLog:
+    """A log, or that of a run folder; BadInput where it is neither, or says nothing."""
+    if not target.is_dir():
+        return parse_log(target)
+    folder = RunFolder(target)
+    folder.read_record()
+    return run_log(folder.log_path)
+
+
 def gather(
     target: Path,
     profile_name: str | None = None,

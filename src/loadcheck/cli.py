@@ -69,10 +69,24 @@ OVERRIDES = {
 }
 
 
+class Bytes(click.ParamType):
+    """A number of bytes, or of KiB, MiB or GiB with its unit."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from loadcheck.units import parse_bytes
+
+        try:
+            return parse_bytes(str(value))
+        except ValueError as error:
+            self.fail(f"{error}; give bytes, or 24GiB", param, ctx)
+
+
 def profile_options(command: Command) -> Command:
     """The flags that override a key of the profile, for every command that takes a profile."""
     options = (
-        click.option("--model", help="A name in env/models, a local directory, or a config.json."),
+        click.option("--model", help="A name in env/models, a local directory, or a JSON file with its config."),
         click.option("--max-seq-length", type=int, help="Tokens of a request, prompt and answer."),
         click.option("--load-in-4bit/--load-in-16bit", default=None, help="Quantization of a model of env/models."),
         click.option("--max-lora-rank", type=int, help="The largest rank that vLLM's LoRA slots hold."),
@@ -107,13 +121,15 @@ def card_options(command: Command) -> Command:
     """The flags that describe a card and its machine, for the commands that predict."""
     options = (
         click.option("--gpu", help=GPU_HELP + " Without it: the GPU of this machine."),
-        click.option("--gpu-total-bytes", type=int, help="The card's memory as CUDA reports it."),
-        click.option("--gpu-free-bytes", type=int, help="What of it is free right before the load."),
+        click.option(
+            "--gpu-total-bytes", type=Bytes(), help="The card's memory as CUDA reports it: bytes, or 23.6GiB."
+        ),
+        click.option("--gpu-free-bytes", type=Bytes(), help="What of it is free right before the load."),
         click.option("--compute-capability", help="Such as 8.9."),
-        click.option("--non-torch-bytes", type=int, help="What vLLM will count as non_torch, where you know it."),
+        click.option("--non-torch-bytes", type=Bytes(), help="What vLLM will count as non_torch, where you know it."),
         click.option(
             "--ram-available-bytes",
-            type=int,
+            type=Bytes(),
             help="Available RAM, which decides the swap space; default: this machine's.",
         ),
     )
@@ -147,13 +163,13 @@ def cli(debug: bool) -> None:
 
 
 @cli.command()
-@click.argument("log", type=click.Path(path_type=Path))
+@click.argument("target", metavar="RUN|LOG", type=click.Path(path_type=Path))
 @json_option
-def parse(log: Path, as_json: bool) -> int:
-    """Read every figure of a load LOG."""
-    from loadcheck.logs import parse_log
+def parse(target: Path, as_json: bool) -> int:
+    """Read every figure of a load LOG, or of a RUN folder's."""
+    from loadcheck.checking import read_log
 
-    parsed = parse_log(log)
+    parsed = read_log(target)
     if as_json:
         _print_json(parsed.to_json())
         return EXIT_PASS
@@ -203,6 +219,8 @@ def report(run: Path, as_json: bool, html: Path | None) -> int:
     from loadcheck.loading import judge_folder
     from loadcheck.report import show_end, show_verdict, to_html
 
+    if run.is_file():
+        raise BadInput(Problem(str(run), "a log, not a run folder", f"use: loadcheck check {run}"))
     loaded = judge_folder(run)
     if as_json:
         _print_json(loaded.to_json())
@@ -239,9 +257,8 @@ def predict(
     from loadcheck.device import ram_available_bytes as read_ram
     from loadcheck.predict import predict as predict_load
     from loadcheck.report import show_prediction, show_question
-    from loadcheck.specs.profile import load_profile
 
-    chosen = load_profile(_one_profile(profile, named), _one_rank(overrides(flags)))
+    chosen = _profile(_one_profile(profile, named), _one_rank(overrides(flags)))
     question = _question(chosen, flags)
     if question.card is None:
         return _predict_without_vllm(question, as_json)
@@ -306,7 +323,7 @@ def fit(
     from loadcheck.specs.profile import load_profile
 
     name, changed = _one_profile(profile, named), _one_rank(overrides(flags))
-    base = _with_local_weights(load_profile(name, changed))
+    base = _with_local_weights(_profile(name, changed))
     given = frozenset(changed)
     question = replace(_question(base, flags), searched=searched(goal, given))
     if question.card is None:
@@ -358,6 +375,20 @@ def _question(profile: Profile, flags: dict[str, Any]) -> Question:
     return Question(name, config, profile, card)
 
 
+def _profile(name: str, changed: dict[str, Any]) -> Profile:
+    """The profile with the flags laid over it; BadInput names the flag where the wrong value came from one."""
+    from loadcheck.specs.profile import load_profile
+
+    try:
+        return load_profile(name, changed)
+    except BadInput as error:
+        flags = {key: "--" + flag.replace("_", "-") for flag, key in OVERRIDES.items() if key in changed}
+        raise BadInput(
+            Problem(flags[problem.key], problem.what, problem.remedy) if problem.key in flags else problem
+            for problem in error.problems
+        ) from None
+
+
 def _one_rank(changed: dict[str, Any]) -> dict[str, Any]:
     """Asked about a largest rank alone, adapters of that rank are meant."""
     if "max_lora_rank" in changed:
@@ -386,7 +417,8 @@ def _card(
 
 def _names_card(flags: dict[str, Any]) -> bool:
     """Whether the flags name or describe a card, which then is not taken for this machine's."""
-    return any(flags[name] for name in ("gpu", "gpu_total_bytes", "gpu_free_bytes", "compute_capability"))
+    names = ("gpu", "gpu_total_bytes", "gpu_free_bytes", "compute_capability")
+    return any(flags[name] is not None for name in names)
 
 
 @cli.command()
@@ -431,7 +463,6 @@ def load(
     from loadcheck.loading import load as run_load
     from loadcheck.progress import Progress
     from loadcheck.report import show_end, show_prediction, show_verdict
-    from loadcheck.specs.profile import load_profile
 
     out = _console(stderr=as_json)
     gpu = read_gpu()
@@ -439,7 +470,7 @@ def load(
         profile, why = default_profile(gpu)
         out.print(f"Profile {profile}: {printable(why)}", markup=False)
     changed = overrides(flags) | ({"adapters": None} if no_adapters else {})
-    prepared = prepare(load_profile(profile, changed), gpu)
+    prepared = prepare(_profile(profile, changed), gpu)
     if recover:
         return _recover(out, prepared, as_json, run_dir, force)
     if prepared.prediction is not None and not prepared.prediction.fits and not force:
@@ -530,10 +561,9 @@ def doctor(as_json: bool, profile: str | None, **flags: Any) -> int:
     from loadcheck.doctor.show import show_report
     from loadcheck.loading import default_profile
     from loadcheck.plan import make_plan
-    from loadcheck.specs.profile import load_profile
 
     gpu = read_gpu()
-    plan = make_plan(load_profile(profile or default_profile(gpu)[0], overrides(flags)))
+    plan = make_plan(_profile(profile or default_profile(gpu)[0], overrides(flags)))
     report = examine(read_machine(plan, gpu), plan)
     if as_json:
         _print_json(report.to_json())
@@ -560,6 +590,29 @@ def manifest(files: bool, as_json: bool) -> int:
         click.echo(f"Error: {problem}; install from the lock again", err=True)
     click.echo(f"{len(found.packages)} packages, {len(found.problems)} problems")
     return EXIT_FAIL if found.problems else EXIT_PASS
+
+
+@cli.command("list")
+@click.argument("kind", required=False, type=click.Choice(["cards", "models", "profiles"]))
+@json_option
+def list_(kind: str | None, as_json: bool) -> int:
+    """List the cards, models and profiles that are known by name; without a word, all three.
+
+    CC is the compute capability. What is not measured of a card is an estimate in its predictions; without its free memory there
+    is none by name.
+    """
+    from loadcheck.listing import LISTS, show_list
+
+    kinds = [kind] if kind else list(LISTS)
+    if as_json:
+        _print_json({each: LISTS[each]() for each in kinds})
+        return EXIT_PASS
+    out = _console()
+    for number, each in enumerate(kinds):
+        if number:
+            out.print()
+        show_list(out, each)
+    return EXIT_PASS
 
 
 def overrides(flags: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ LoadcheckError
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -65,7 +66,15 @@ def printable_lines(text: str) -> str:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """`did you mean X?` where something known is close to `word`, else the list of what is known."""
+    """`did you mean X?` where something known is close to `word`, else the list of what is known.
+
+    Other numbers in a name are no misspelling: llama-3.3-70b is not meant to be llama-3.2-3b.
+    """
     choices = sorted(known)
-    close = get_close_matches(word, choices, n=1)
+    same_numbers = [choice for choice in choices if _numbers(choice) == _numbers(word)]
+    close = get_close_matches(word, same_numbers, n=1)
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(choices)}"
+
+
+def _numbers(word: str) -> list[str]:
+    return re.findall(r"\d+", word)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from html import escape as escape_html
 from io import StringIO
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadcheck.errors import printable
-from loadcheck.figures import Figures, FigureSpec, Kind, Value, figure_specs
+from loadcheck.figures import Figures, Value, figure_specs
 from loadcheck.terminal import escape
 from loadcheck.units import to_gib
 from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict
@@ -86,18 +87,13 @@ def _figures_table(evidence: Evidence, verdict: Verdict) -> Table:
         if reading is None and guess is None and not findings:
             continue
         table.add_row(
-            _label(spec),
+            spec.name,
             "" if guess is None else escape(spec.show(guess)),
             "not in log" if reading is None else escape(reading.show()),
             _expected(findings),
             _status(findings),
         )
     return table
-
-
-def _label(spec: FigureSpec) -> str:
-    unit = spec.kind.value if spec.kind in (Kind.PERCENT, Kind.RATIO) and not spec.name.endswith("_pct") else ""
-    return f"{spec.name} {unit}".strip()
 
 
 def _expected(findings: Iterable[Finding]) -> str:
@@ -136,8 +132,11 @@ def _show_failures(out: Console, verdict: Verdict) -> None:
     others = [f for f in failures if f not in missing]
     if failures:
         out.print()
+    remedies: set[str] = set()
     for finding in others:
-        out.print(f"[{_STYLES[finding.status.value]}]{finding.status.value.upper()}[/] {escape(explain(finding))}")
+        told = replace(finding, remedy="") if finding.remedy in remedies else finding  # seven packages have one remedy
+        remedies.add(finding.remedy)
+        out.print(f"[{_STYLES[finding.status.value]}]{finding.status.value.upper()}[/] {escape(explain(told))}")
     if len(missing) > 3:
         names = ", ".join(dict.fromkeys(finding.figure for finding in missing))
         out.print(f"[{_STYLES['fail']}]FAIL[/] {len(missing)} required lines are not in the log: {escape(names)}")
@@ -209,7 +208,7 @@ def _predicted_table(figures: Figures) -> Table:
     table.add_column("predicted", justify="right", overflow="fold")
     for spec, value in figures.items():
         if value is not None:
-            table.add_row(_label(spec), escape(spec.show(value)))
+            table.add_row(spec.name, escape(spec.show(value)))
     return table
 
 

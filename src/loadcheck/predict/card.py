@@ -9,11 +9,15 @@ from loadcheck.device import read_gpu
 from loadcheck.errors import BadInput, MachineCannot, Problem
 from loadcheck.specs.files import replaced
 from loadcheck.specs.gpu import Gpu, find_gpu, gpu_named, known_bytes, load_gpus
-from loadcheck.units import MIB
+from loadcheck.units import GIB, MIB, show_bytes
 
 # vllm/config.py and unsloth_zoo/vllm_utils.py:821 need 7.0; the torch 2.5.1 wheels for CUDA 12.4 hold code up to sm_90.
 MIN_CAPABILITY = 7.0
 MAX_CAPABILITY = 9.0
+
+MIN_TOTAL_BYTES = GIB
+MIN_FREE_BYTES = MIB
+"""Less is a number of GiB without its unit."""
 
 # non_torch where a card has none of its own, by the architecture: T4 48 MiB, A100 0.09 to 0.12 GiB, A10G 0.05 and RTX 4090 D 0.07 GiB,
 # H100 and H200 160 MiB (env/gpus.toml, public logs).
@@ -125,17 +129,34 @@ def described_card(
 
 
 def _described_problems(total: int | None, free: int | None, capability: str | None) -> list[Problem]:
-    problems = []
-    for flag, value in (("--gpu-total-bytes", total), ("--gpu-free-bytes", free), ("--compute-capability", capability)):
-        if value is None:
-            problems.append(Problem(flag, "not known for this card", "give it (torch.cuda.mem_get_info, nvidia-smi)"))
-    if total is not None and free is not None and not 0 < free <= total:
+    given = {"--gpu-total-bytes": total, "--gpu-free-bytes": free, "--compute-capability": capability}
+    problems = [Problem(flag, "not known for this card", _how_to_know(flag)) for flag in given if given[flag] is None]
+    for flag, value, least in (
+        ("--gpu-total-bytes", total, MIN_TOTAL_BYTES),
+        ("--gpu-free-bytes", free, MIN_FREE_BYTES),
+    ):
+        if value is not None and value < least:
+            problems.append(Problem(flag, f"{value} bytes are less than any card has", "give bytes, or 24GiB"))
+    if total is not None and free is not None and total < free:
         problems.append(
-            Problem("--gpu-free-bytes", f"{free} is not between 0 and the card's {total}", "give bytes, not GiB")
+            Problem("--gpu-free-bytes", f"{free} is more than the card's {total}", "give what is free of that")
         )
     if capability is not None and not re.fullmatch(r"\d{1,2}\.\d", capability):
         problems.append(Problem("--compute-capability", f"{capability!r} is none", "give it as 8.9"))
     return problems
+
+
+def _how_to_know(flag: str) -> str:
+    """Where each number of a card is to be read. How much a context takes differs too much from card to card to be assumed."""
+    if flag == "--compute-capability":
+        return "ask nvidia-smi --query-gpu=compute_cap --format=csv"
+    if flag == "--gpu-total-bytes":
+        return "give the second number of torch.cuda.mem_get_info() there"
+    used = sorted(used for gpu in load_gpus().values() if (used := known_bytes(gpu.used_before_bytes)) is not None)
+    return (
+        "give the first number of torch.cuda.mem_get_info() there; on the cards of env/gpus.toml it is "
+        f"{show_bytes(used[0])} to {show_bytes(used[-1])} below the total"
+    )
 
 
 def present_card(non_torch_bytes: int | None = None) -> Card:

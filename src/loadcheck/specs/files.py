@@ -7,6 +7,7 @@ error, so a file is looked over key by key before it is converted.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -25,6 +26,9 @@ else:
 
 SpecT = TypeVar("SpecT", bound="Spec")
 Path_ = tuple[str, ...]
+
+_BOUND = re.compile(r"^Expected `(?:int|float)` (>=|<=|>|<) (\S+)$")
+_BOUND_WORDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 """Far over what any file of facts holds, so that a hostile one cannot fill memory."""
@@ -59,6 +63,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise BadInput(Problem(str(path), f"cannot be read ({error.strerror})", "check its permissions")) from None
     except (ValueError, RecursionError) as error:
         raise BadInput(Problem(str(path), f"not valid TOML ({error})", "mend that line")) from None
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is one; what is too long or odd for a file's name is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def load(spec: type[SpecT], path: Path) -> SpecT:
@@ -125,7 +137,7 @@ def _record_problems(record: type[Spec], data: dict[str, Any], where: str, key: 
         if name in data:
             yield from _problems(field.type, data[name], where, (*key, name))
         elif field.required:
-            yield Problem(where, "missing", "add it", ".".join((*key, name)))
+            yield Problem(where, "missing", _add(_choices(field.type)), ".".join((*key, name)))
 
 
 def _value_problems(kind: Any, data: object, where: str, key: Path_) -> Iterator[Problem]:
@@ -135,9 +147,14 @@ def _value_problems(kind: Any, data: object, where: str, key: Path_) -> Iterator
         yield _as_problem(str(error), where, key, data, _choices(kind))
 
 
+def _add(choices: tuple[str, ...]) -> str:
+    return f"add it, one of {', '.join(choices)}" if choices else "add it"
+
+
 def _as_problem(message: str, where: str, key: Path_, value: object = None, choices: tuple[str, ...] = ()) -> Problem:
     """An error of msgspec, or of a `__post_init__`, as one of ours."""
     what, _, remedy = message.partition(" - at `")[0].partition("; ")
+    what = _BOUND.sub(lambda bound: f"must be {_BOUND_WORDS[bound[1]]} {bound[2]}", what)
     shown = f" (got {value!r})" if isinstance(value, str | int | float) else ""
     if choices and not remedy:
         remedy = f"one of {', '.join(choices)}"
@@ -159,7 +176,9 @@ def _is_table_of_records(kind: Any) -> bool:
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
-    """The words that a value may be, where it is one of some words."""
+    """The words that a value may be, where it is one of some words, or true or false."""
+    if kind is bool:
+        return ("true", "false")
     if get_origin(kind) is Literal:
         return tuple(str(choice) for choice in get_args(kind))
     return tuple(choice for part in get_args(kind) for choice in _choices(part))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Literal
 
-from loadcheck.errors import BadInput, Problem, suggestion
+from loadcheck.errors import BadInput, Problem
 from loadcheck.specs.files import Spec, env_dir, load
 
 
@@ -18,12 +19,15 @@ class Fact(Spec, frozen=True, kw_only=True):
 
 Unknown = Literal["unknown"]
 
+_BRANDS = ("nvidia", "geforce", "tesla")
+"""Words before a card's name: one driver says "Tesla V100-SXM2-16GB", another "NVIDIA Tesla …", and a person neither."""
+
 
 class Gpu(Spec, frozen=True, kw_only=True):
     """One kind of card, as CUDA reports it.
 
     Attributes:
-        names: substrings of the device name that CUDA reports, the most telling first.
+        names: the whole device names that drivers report for it.
         total_bytes: the total of `cudaMemGetInfo`.
         used_before_bytes: total - free once a CUDA context exists and nothing else does.
         non_torch_bytes: what vLLM's profile counts as non_torch memory in a fresh process.
@@ -57,16 +61,19 @@ def load_gpus() -> dict[str, Gpu]:
 
 
 def find_gpu(device_name: str) -> str | None:
-    """The key in env/gpus.toml of the card that CUDA calls `device_name`; None for a card that is not there."""
-    wanted = device_name.lower()
-    matches = [(len(name), key) for key, gpu in load_gpus().items() for name in gpu.names if name.lower() in wanted]
-    return max(matches)[1] if matches else None
+    """The key in env/gpus.toml of the card that CUDA calls `device_name`; None for a card that is not there.
+
+    The whole name decides: an L40 is no L4, and a laptop's RTX 4090 has 16 GB.
+    """
+    wanted = _without_brand(device_name)
+    known = {_without_brand(name): key for key, gpu in load_gpus().items() for name in gpu.names}
+    return known.get(wanted)
 
 
 def gpu_key(name: str) -> str | None:
-    """The key in env/gpus.toml of a card called by that key, in any case, or by its device name; None for an unknown one."""
-    by_key = {key.lower(): key for key in load_gpus()}
-    return by_key.get(name.lower()) or find_gpu(name)
+    """The key in env/gpus.toml of a card called by that key, however it is typed, or by its device name; None for an unknown one."""
+    by_key = {_compact(key): key for key in load_gpus()}
+    return by_key.get(_compact(_without_brand(name))) or find_gpu(name)
 
 
 def gpu_named(name: str) -> tuple[str, Gpu]:
@@ -74,5 +81,30 @@ def gpu_named(name: str) -> tuple[str, Gpu]:
     table = load_gpus()
     key = gpu_key(name)
     if key is None:
-        raise BadInput(Problem("gpu", f"there is no GPU {name!r} in env/gpus.toml", suggestion(name, table)))
+        raise BadInput(Problem("--gpu", f"there is no GPU {name!r} in env/gpus.toml", _advice(name, table)))
     return key, table[key]
+
+
+def _without_brand(name: str) -> str:
+    words = name.lower().split()
+    while len(words) > 1 and words[0] in _BRANDS:
+        del words[0]
+    return " ".join(words)
+
+
+def _compact(name: str) -> str:
+    """A key as it may be typed: "RTX 4090", "rtx-4090" and "RTX4090" are one."""
+    return re.sub(r"[\s_-]+", "", name.lower())
+
+
+def _advice(name: str, table: dict[str, Gpu]) -> str:
+    """The cards of a family (A100), a slip of the fingers (RTX4900), else all: one other character is another card."""
+    words = set(re.split(r"[\s_-]+", name.lower()))
+    family = [key for key in table if key.lower().partition("-")[0] in words]
+    swapped = [key for key in table if sorted(_compact(key)) == sorted(_compact(name))]
+    if family:
+        return f"its family there: {', '.join(family)}"
+    if swapped:
+        return f"did you mean {swapped[0]}?"
+    described = "--gpu-total-bytes, --gpu-free-bytes, --compute-capability"
+    return f"known: {', '.join(table)}; or describe it (predict, fit): {described}"

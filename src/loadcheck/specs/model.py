@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -247,20 +248,27 @@ def _base_name(name: str) -> str:
 
 
 def resolve_model(name: str, load_in_4bit: bool) -> tuple[str, ModelConfig]:
-    """A name in env/models, a local directory or a config.json: (the name to show, its shape).
+    """A name in env/models, a local directory or a JSON file with a config: (the name to show, its shape).
 
     A local config says itself whether it is quantized; a known name follows `load_in_4bit`.
     """
     path = Path(name)
-    if path.name == "config.json" or _is_dir(path):
+    if path.suffix == ".json" or _is_dir(path):
         file = path / "config.json" if path.is_dir() else path
-        return str(file.parent.resolve().name), config_from_hf(_read_json(file), str(file))
+        shown = file.parent.resolve().name if file.name == "config.json" else file.stem
+        return shown, config_from_hf(_read_json(file), str(file))
     if (model := find_model(name)) is not None:
         return model.name, model.config_for("nf4" if load_in_4bit else "16bit")
+    raise BadInput(_unknown_model(name))
+
+
+def _unknown_model(name: str) -> Problem:
+    plain = re.sub(r"-unsloth(?=-bnb-4bit/?$)", "", name, flags=re.IGNORECASE)
+    if plain != name:
+        return Problem("model", f"{name!r} is a dynamic quant, which is not modelled", f"take {plain}")
     known = [model.name for model in load_models() if model.refused is None]
-    raise BadInput(
-        Problem("model", f"{name!r} is no known model, directory or config.json", suggestion(name.lower(), known))
-    )
+    what = f"{name!r} is no known model, directory or config.json"
+    return Problem("model", what, suggestion(_base_name(name), known))
 
 
 def _is_dir(path: Path) -> bool:

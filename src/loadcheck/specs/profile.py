@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from loadcheck.errors import BadInput, Problem, suggestion
-from loadcheck.specs.files import Spec, env_dir, read_toml, to_data, to_toml, validate
+from loadcheck.specs.files import Spec, env_dir, is_file, read_toml, to_data, to_toml, validate
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -113,6 +113,8 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     """
     path = Path(name) if name.endswith(".toml") else env_dir() / "profiles" / f"{name}.toml"
     if not name.endswith(".toml") and name not in profile_names():
+        if is_file(Path(name)):
+            raise BadInput(Problem(name, "a profile's file ends in .toml", "rename it, or give a profile's name"))
         raise BadInput(Problem("profile", f"there is no profile {name!r}", suggestion(name, profile_names())))
     data = read_toml(path)
     data.setdefault("name", path.stem)

@@ -12,6 +12,7 @@ from loadcheck.verdict.finding import Check, Finding, Status
 
 def check_golden(evidence: Evidence) -> Iterator[Finding]:
     """Every figure of env/expected for this profile and GPU; a figure that the log does not say fails."""
+    yield from _unknown_card(evidence)
     expected = evidence.expected
     if expected is None:
         return
@@ -57,6 +58,16 @@ def _mostly_off(evidence: Evidence, expected: Expected, fact: str) -> bool:
     read = ((evidence.attempt.reading(specs_by_name()[name].attribute), allowed) for name, allowed in follow)
     agree = [within(reading, allowed) for reading, allowed in read if reading is not None]
     return 2 * sum(agree) < len(agree)
+
+
+def _unknown_card(evidence: Evidence) -> Iterator[Finding]:
+    """A note where the log's card is none of env/gpus.toml: there are no ranges for it, and wider bands hold."""
+    reading = evidence.attempt.reading("gpu_name")
+    if reading is not None and evidence.gpu is None:
+        yield Finding(
+            figure="gpu_name", check=Check.GOLDEN, status=Status.SKIPPED, where=evidence.where(reading.line),
+            why=f"{reading.value} is no card of env/gpus.toml: there are no expected ranges for it, and what its driver takes is an estimate",
+        )  # fmt: skip
 
 
 def within(reading: Reading, allowed: Range) -> bool:

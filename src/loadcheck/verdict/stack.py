@@ -32,10 +32,11 @@ def _version(evidence: Evidence, package: str, reading: Reading) -> Finding:
         Check.STACK,
         same,
         predicted=pinned,
-        why="the pinned version"
+        why="the pinned version" if same else f"the pin is {pinned}",
+        remedy=""
         if same
-        else f"the pin is {pinned}; figures of another stack are not judged by this one's",
-        remedy="" if same else "install env/requirements.lock, or judge this log with the loadcheck of its own stack",
+        else "figures of another stack are not judged by this one's: install env/requirements.lock, or judge this log with the "
+        "loadcheck of its own stack",
     )
     return finding if same else _refuse(finding, evidence.strict_stack)
 
