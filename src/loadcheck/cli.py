@@ -134,6 +134,8 @@ def cli(debug: bool) -> None:
 def parse(log: Path, as_json: bool) -> int:
     """Read every figure of a load LOG."""
     from loadcheck.logs import parse_log
+    from loadcheck.report import reading_rows
+    from loadcheck.terminal import print_table
 
     parsed = parse_log(log)
     if as_json:
@@ -142,11 +144,7 @@ def parse(log: Path, as_json: bool) -> int:
     out = _console()
     for number, attempt in enumerate(parsed.attempts, 1):
         out.print(f"attempt {number} of {len(parsed.attempts)}: {attempt.outcome.value}")
-        for spec, _ in attempt.figures.items():
-            reading = attempt.reading(spec.attribute)
-            if reading is not None:
-                shown = printable(reading.show())
-                out.print(f"  {spec.name:<28} {shown:>24}  line {reading.line}", markup=False)
+        print_table(out, ("", "", ""), "lrl", reading_rows(attempt))
         if attempt.error is not None:
             out.print(f"  error, line {attempt.error.line}: {printable(attempt.error.text)}", markup=False)
     return EXIT_PASS
@@ -481,7 +479,7 @@ def overrides(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _console(stderr: bool = False) -> Console:
-    from loadcheck.report import console
+    from loadcheck.terminal import console
 
     return console(stderr)
 

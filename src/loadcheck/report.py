@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from html import escape as escape_html
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from loadcheck.errors import printable
 from loadcheck.figures import Figures, FigureSpec, Kind, Value, figure_specs
-from loadcheck.terminal import escape
+from loadcheck.logs import Attempt
+from loadcheck.terminal import Name, escape, print_item, print_table, print_whole, print_words
 from loadcheck.units import to_gib
 from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict
 
 if TYPE_CHECKING:
     from loadcheck.predict import Prediction
-    from loadcheck.predict.fit import Fit
+    from loadcheck.predict.fit import Fit, Proposal
     from loadcheck.runs.folder import RunRecord
     from loadcheck.specs.profile import Profile
 
 _STYLES = {"ok": "green", "pass": "green", "fail": "bold red", "refused": "yellow", "skipped": "yellow"}
-
-
-def console(stderr: bool = False) -> Console:
-    """A console whose output reads the same without colour, and whose lines keep to the terminal's width."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+_WORDS = {"ok": _STYLES["ok"], "FAIL": _STYLES["fail"], "REFUSED": _STYLES["refused"]}
 
 
 _HTML = """<!DOCTYPE html>
@@ -55,7 +52,7 @@ def to_html(title: str, show: Callable[[Console], None]) -> str:
 def show_verdict(out: Console, evidence: Evidence | None, verdict: Verdict) -> None:
     """The table of figures (none where the log says nothing), what failed and what to do, and the verdict on a line of its own."""
     if evidence is not None:
-        out.print(_figures_table(evidence, verdict))
+        print_table(out, COLUMNS, "lrrrl", figure_rows(evidence, verdict), _WORDS)
     _show_failures(out, verdict)
     _show_run(out, verdict)
     notes = [finding.why for finding in verdict.findings if finding.status is Status.SKIPPED]
@@ -69,13 +66,11 @@ def _summary(verdict: Verdict) -> str:
     return ", ".join(f"{count} {status.value}" for status, count in counts.items() if count)
 
 
-def _figures_table(evidence: Evidence, verdict: Verdict) -> Table:
-    """predicted | measured | expected, a row for each figure that any of the three says."""
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    table.add_column("figure", no_wrap=True)
-    for column in ("predicted", "measured", "expected"):
-        table.add_column(column, justify="right", overflow="fold")
-    table.add_column("")
+COLUMNS = ("figure", "predicted", "measured", "expected", "")
+
+
+def figure_rows(evidence: Evidence, verdict: Verdict) -> Iterator[tuple[str, str, str, str, str]]:
+    """A row of COLUMNS for each figure that the prediction, the log or the ranges say."""
     predicted = evidence.predicted or Figures()
     for attribute, spec in figure_specs().items():
         reading = evidence.attempt.reading(attribute)
@@ -83,17 +78,27 @@ def _figures_table(evidence: Evidence, verdict: Verdict) -> Table:
         guess = getattr(predicted, attribute)
         if reading is None and guess is None and not findings:
             continue
-        table.add_row(
-            _label(spec),
-            "" if guess is None else escape(spec.show(guess)),
-            "not in log" if reading is None else escape(reading.show()),
-            _expected(findings),
+        cell = Name if spec.kind is Kind.TEXT else str
+        yield (
+            label(spec),
+            cell("" if guess is None else spec.show(guess)),
+            cell("not in log" if reading is None else reading.show()),
+            cell(_expected(findings)),
             _status(findings),
         )
-    return table
 
 
-def _label(spec: FigureSpec) -> str:
+def reading_rows(attempt: Attempt) -> Iterator[tuple[str, str, str]]:
+    """Each figure that a log says: its name, its value, its line."""
+    for attribute, spec in figure_specs().items():
+        reading = attempt.reading(attribute)
+        if reading is not None:
+            cell = Name if spec.kind is Kind.TEXT else str
+            yield f"  {spec.name}", cell(reading.show()), f"line {reading.line}"
+
+
+def label(spec: FigureSpec) -> str:
+    """A figure's name for a person, with its unit where the name does not say it."""
     unit = spec.kind.value if spec.kind in (Kind.PERCENT, Kind.RATIO) and not spec.name.endswith("_pct") else ""
     return f"{spec.name} {unit}".strip()
 
@@ -103,7 +108,7 @@ def _expected(findings: Iterable[Finding]) -> str:
     for finding in findings:
         if finding.check is Check.GOLDEN:
             if finding.low is None or finding.low == finding.high:
-                return escape(_plain(finding.predicted if finding.predicted is not None else finding.low))
+                return _plain(finding.predicted if finding.predicted is not None else finding.low)
             return f"{_plain(finding.low)} to {_plain(finding.high)}"
     return ""
 
@@ -124,7 +129,8 @@ def _status(findings: list[Finding]) -> str:
     """The worst of a figure's findings, in a word; nothing where nothing was checked."""
     for status in (Status.FAIL, Status.REFUSED, Status.OK):
         if any(finding.status is status for finding in findings):
-            return f"[{_STYLES[status.value]}]{status.value if status is Status.OK else status.value.upper()}[/]"
+            word = str(status.value)
+            return word if status is Status.OK else word.upper()
     return ""
 
 
@@ -186,23 +192,19 @@ def show_end(out: Console, record: RunRecord, folder: Path) -> None:
     for note in record.notes:
         out.print(f"Note: {escape(note)}")
     took = "" if record.duration_s is None else f" after {record.duration_s:.1f} s"
-    out.print(f"{escape(record.outcome)}{took}; kept in {escape(str(folder))}")
+    print_words(out, f"{record.outcome}{took}; kept in {folder}")
 
 
 def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
     """Every figure of the load log before there is one, and whether it fits."""
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    table.add_column("figure", no_wrap=True)
-    table.add_column("predicted", justify="right", overflow="fold")
-    for spec, value in prediction.figures.items():
-        if value is not None:
-            table.add_row(_label(spec), escape(spec.show(value)))
-    out.print(table)
+    known = ((spec, value) for spec, value in prediction.figures.items() if value is not None)
+    rows = ((label(spec), (Name if spec.kind is Kind.TEXT else str)(spec.show(value))) for spec, value in known)
+    print_table(out, ("figure", "predicted"), "lr", rows)
     if tree:
         out.print()
         for depth, term in prediction.terms.walk():
-            source = f"  [dim]{escape(term.source)}[/]" if term.source else ""
-            out.print(f"{'  ' * depth}{term.num_bytes:>{16}} {escape(term.name)}{source}")
+            source = (f"  {term.source}", "dim") if term.source else ""
+            print_item(out, Text(f"{'  ' * depth}{term.num_bytes:>16}"), Text.assemble(term.name, source))
     for note in (*prediction.notes, *prediction.edges):
         out.print(f"Note: {escape(note)}")
     for obstacle in prediction.obstacles:
@@ -214,11 +216,15 @@ def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
 def show_fit(out: Console, fit: Fit, base: Profile) -> None:
     """The settings that fit, best first; what each knob moves; what stands on an edge; or what would fit."""
     if fit.proposals:
-        out.print(_proposals_table(fit))
+        print_table(out, PROPOSAL, "r" * len(PROPOSAL), map(_proposal_row, fit.proposals))
         out.print("\nThe best of them as flags of `loadcheck load`:", markup=False)
-        out.print(f"  {printable(fit.proposals[0].flags(base)) or '(the profile as it is)'}", markup=False)
+        print_whole(out, f"  {fit.proposals[0].flags(base) or '(the profile as it is)'}")
         out.print("\nWhat one step of each setting moves, in GiB, from the best:", markup=False)
-        out.print(_knobs_table(fit))
+        knobs = (
+            (knob.change, f"{to_gib(knob.peak_bytes):+.2f}", f"{to_gib(knob.kv_cache_bytes):+.2f}")
+            for knob in fit.knobs
+        )
+        print_table(out, ("setting", "peak", "KV cache"), "lrr", knobs)
     else:
         out.print("[bold red]NOTHING FITS[/] as asked. What would:")
         for way in fit.would_fit or ("no smaller rank, no other targets and no card of the table",):
@@ -227,29 +233,17 @@ def show_fit(out: Console, fit: Fit, base: Profile) -> None:
         out.print(f"Edge: {escape(edge)}")
 
 
-def _proposals_table(fit: Fit) -> Table:
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    for column in ("max_seq_length", "utilization", "sequences", "concurrency", "KV GiB", "peak GiB", "left GiB"):
-        table.add_column(column, justify="right", overflow="fold")
-    for proposal in fit.proposals:
-        figures, profile = proposal.prediction.figures, proposal.profile
-        table.add_row(
-            f"{profile.max_seq_length:,}",
-            f"{profile.gpu_memory_utilization:.2f}",
-            f"{figures.max_num_seqs}",
-            f"{figures.max_concurrency:.2f}x",
-            f"{to_gib(figures.kv_cache_bytes or 0):.2f}",
-            f"{to_gib(figures.peak_device_bytes or 0):.2f}",
-            f"{to_gib(proposal.headroom_bytes):.2f}",
-        )
-    return table
+PROPOSAL = ("max_seq_length", "utilization", "sequences", "concurrency", "KV GiB", "peak GiB", "left GiB")
 
 
-def _knobs_table(fit: Fit) -> Table:
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    table.add_column("setting", no_wrap=True)
-    for column in ("peak", "KV cache"):
-        table.add_column(column, justify="right")
-    for knob in fit.knobs:
-        table.add_row(knob.change, f"{to_gib(knob.peak_bytes):+.2f}", f"{to_gib(knob.kv_cache_bytes):+.2f}")
-    return table
+def _proposal_row(proposal: Proposal) -> tuple[str, ...]:
+    figures, profile = proposal.prediction.figures, proposal.profile
+    return (
+        f"{profile.max_seq_length:,}",
+        f"{profile.gpu_memory_utilization:.2f}",
+        f"{figures.max_num_seqs}",
+        f"{figures.max_concurrency:.2f}x",
+        f"{to_gib(figures.kv_cache_bytes or 0):.2f}",
+        f"{to_gib(figures.peak_device_bytes or 0):.2f}",
+        f"{to_gib(proposal.headroom_bytes):.2f}",
+    )
