@@ -1,6 +1,10 @@
 """How output looks: nothing is wrapped where nobody watches, and no figure is broken on a narrow terminal."""
 
+import codecs
+import os
 import re
+import subprocess
+import sys
 from io import StringIO
 from pathlib import Path
 
@@ -10,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from loadcheck import cli
+from loadcheck.encoding import stand_in
 from loadcheck.terminal import Name, print_item, print_table, shortened
 from tests.conftest import RUNS
 
@@ -131,3 +136,22 @@ def test_what_is_read_is_named_by_its_path(capsys: pytest.CaptureFixture[str], t
     log = tmp_path / ("a" * 100 + ".txt")
     log.write_text(Path(T4).read_text().replace("# CUDA blocks: 1353", "# CUDA blocks: 1354"))
     assert re.search(rf"{log.name}:\d+", _shown(capsys, "check", str(log)))
+
+
+@pytest.mark.parametrize(("command", "code"), [("fit", 0), ("predict", 0), ("check", 0), ("no-such-→", 2)])
+def test_a_terminal_in_ascii_ends_no_command(command: str, code: int):
+    """What ASCII lacks is printed in other characters, and the exit code is the command's own."""
+    arguments = COMMANDS.get(command, [command])
+    done = subprocess.run(
+        [sys.executable, "-m", "loadcheck", *arguments], capture_output=True, check=False,
+        env=dict(os.environ, PYTHONIOENCODING="ascii", COLUMNS="60"),
+    )  # fmt: skip
+    assert (done.returncode, b"Traceback" in done.stderr) == (code, False), done.stderr
+    assert command != "fit" or b"rank 32 -> 16" in done.stdout
+    assert done.stdout.isascii()
+
+
+def test_what_has_no_stand_in_is_escaped():
+    """Any other character is the escape that says which; where the encoding has it, it is itself."""
+    codecs.register_error("stand-in", stand_in)
+    assert "2 → 1 … 模 é".encode("latin-1", "stand-in") == b"2 -> 1 .. \\u6a21 \xe9"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from loadcheck import __version__
+from loadcheck.encoding import print_in_any_encoding
 from loadcheck.errors import (
     EXIT_BAD_INPUT,
     EXIT_FAIL,
@@ -490,6 +491,7 @@ def _print_json(data: Any) -> None:
 
 def main() -> None:
     """Entry point: errors as `Error: FILE: KEY: what is wrong; how to mend it` on stderr, and the exit code that they mean."""
+    print_in_any_encoding()
     sys.exit(run(sys.argv[1:]))
 
 
