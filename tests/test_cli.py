@@ -10,7 +10,7 @@ from loadcheck import cli
 from loadcheck.loading import CPU_PROFILE, default_profile
 from loadcheck.specs.files import to_data
 from loadcheck.specs.profile import load_profile
-from tests.conftest import ROOT
+from tests.conftest import ROOT, RUNS
 
 
 def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -42,8 +42,8 @@ def test_check_passes_the_reference(capsys: pytest.CaptureFixture[str], t4_log: 
     assert out.rstrip().splitlines()[-1].startswith("PASS")
 
 
-def test_check_json_puts_the_report_on_stderr(capsys: pytest.CaptureFixture[str], t4_log: Path, tmp_path: Path):
-    """With --json stdout is the document alone; the table for people goes to stderr; a failure exits 1."""
+def test_check_json_is_one_document(capsys: pytest.CaptureFixture[str], t4_log: Path, tmp_path: Path):
+    """With --json stdout is the document alone, and no table goes to stderr; a failure exits 1."""
     log = tmp_path / "log"
     log.write_text(t4_log.read_text().replace("# CUDA blocks: 1353", "# CUDA blocks: 1354"))
     code, out, err = _run(capsys, "check", "--json", str(log))
@@ -63,7 +63,27 @@ def test_check_json_puts_the_report_on_stderr(capsys: pytest.CaptureFixture[str]
         "remedy",
         "where",
     } == set(failing[0])
-    assert "FAIL num_gpu_blocks is 1,354" in err.replace("\n", " ")
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["parse", str(RUNS / "t4_llama31-8b_reference.txt")],
+        ["check", str(RUNS / "h100" / "reference-train3")],
+        ["report", str(RUNS / "h100" / "reference-train3")],
+        ["report", str(RUNS / "h100" / "killed")],
+        ["predict", "--gpu", "T4"],
+        ["predict", "--gpu", "T4", "--gpu-memory-utilization", "0.2"],
+        ["fit", "--gpu", "T4"],
+        ["doctor", "--profile", "smollm2-135m-cpu"],
+    ],
+)
+def test_json_is_all_that_is_said(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    """With --json, whatever the exit code: one document on stdout, and nothing for people on stderr."""
+    code, out, err = _run(capsys, *arguments, "--json")
+    assert code in (0, 1)
+    assert isinstance(json.loads(out), dict) and err == ""
 
 
 def test_predict_json(capsys: pytest.CaptureFixture[str]):

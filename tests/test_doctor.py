@@ -521,7 +521,7 @@ def test_weights_in_the_cache_are_found(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_command(
     machine: Machine, outcome: str, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    """--json puts one document on stdout and the report on stderr; the exit code says what it comes to."""
+    """--json puts one document on stdout and nothing on stderr; the exit code says what it comes to."""
     monkeypatch.setattr("loadcheck.doctor.read_machine", lambda plan, gpu: machine)
     assert cli.run(["doctor", "--profile", "llama31-8b-instruct-4bit", "--json"]) == code
     captured = capsys.readouterr()
@@ -530,7 +530,7 @@ def test_the_command(
     assert all(
         {"check", "level", "what", "why", "remedy", "references", "cannot"} == set(each) for each in data["findings"]
     )
-    assert captured.err.rstrip().splitlines()[-1].startswith(("FINE", "PROBLEMS", "CANNOT"))
+    assert captured.err == ""
 
 
 def test_what_is_shown_cannot_style_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else there."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON document on stdout, and no table anywhere; progress, warnings and errors go to stderr.",
 )
 EXIT_BROKEN_PIPE = 141
 """Nobody read what was found, so it is no pass: 128 + SIGPIPE, as a shell says it."""
@@ -171,7 +174,8 @@ def check(target: Path, profile: str | None, gpu: str | None, as_json: bool) -> 
         verdict = judge(evidence)
     if as_json:
         _print_json(verdict.to_json())
-    show_verdict(_console(stderr=as_json), evidence, verdict)
+    else:
+        show_verdict(_console(), evidence, verdict)
     return EXIT_PASS if verdict.passed else EXIT_FAIL
 
 
@@ -185,14 +189,15 @@ def report(run: Path, as_json: bool, html: Path | None) -> int:
     from loadcheck.report import show_end, show_verdict, to_html
 
     loaded = judge_folder(run)
-    if as_json:
-        _print_json(loaded.to_json())
 
     def show(out: Console) -> None:
         show_verdict(out, loaded.evidence, loaded.verdict)
         show_end(out, loaded.record, loaded.folder.path)
 
-    show(_console(stderr=as_json))
+    if as_json:
+        _print_json(loaded.to_json())
+    else:
+        show(_console())
     if html is not None:
         try:
             html.write_text(to_html(f"loadcheck: {loaded.record.id}", show), encoding="utf-8")
@@ -350,7 +355,8 @@ def load(
     if prepared.prediction is not None and not prepared.prediction.fits and not force:
         if as_json:
             _print_json({"run": None, "outcome": "refused", **prepared.prediction.to_json()})
-        show_prediction(out, prepared.prediction, tree=False)
+        else:
+            show_prediction(out, prepared.prediction, tree=False)
         out.print("Nothing was loaded. --force loads anyway.")
         return EXIT_FAIL
     report = examine(read_machine(prepared.plan, gpu, files=False), prepared.plan)
@@ -360,8 +366,9 @@ def load(
         loaded = run_load(prepared, run_dir, progress.feed)
     if as_json:
         _print_json(loaded.to_json())
-    show_verdict(out, loaded.evidence, loaded.verdict)
-    show_end(out, loaded.record, loaded.folder.path)
+    else:
+        show_verdict(out, loaded.evidence, loaded.verdict)
+        show_end(out, loaded.record, loaded.folder.path)
     return loaded.exit_code
 
 
@@ -406,6 +413,7 @@ def _recover(out: Console, prepared: Prepared, as_json: bool, run_dir: Path | No
     if as_json:
         said = loaded.to_json() if loaded else {"run": None, "outcome": "refused", **_prediction_json(prepared)}
         _print_json({**said, "recovery": found.to_json()})
+        return found.exit_code
     if loaded is not None:
         if loaded.evidence is not None:
             show_verdict(out, loaded.evidence, loaded.verdict)
@@ -442,7 +450,8 @@ def doctor(as_json: bool, profile: str | None, **flags: Any) -> int:
     report = examine(read_machine(plan, gpu), plan)
     if as_json:
         _print_json(report.to_json())
-    show_report(_console(stderr=as_json), report)
+    else:
+        show_report(_console(), report)
     return report.exit_code
 
 
@@ -452,18 +461,13 @@ def doctor(as_json: bool, profile: str | None, **flags: Any) -> int:
 def manifest(files: bool, as_json: bool) -> int:
     """Say what is really installed here, and what of it is not as locked."""
     from loadcheck.manifest import read_manifest
+    from loadcheck.report import show_manifest
 
     found = read_manifest(files)
     if as_json:
         _print_json(found.to_json())
-        return EXIT_FAIL if found.problems else EXIT_PASS
-    for package in found.packages:
-        click.echo(f"{package.name:<34} {package.version:<16} {package.licence}")
-    for file in found.files:
-        click.echo(f"{file.path}: {file.difference}: {file.why or 'no reason is known'}")
-    for problem in found.problems:
-        click.echo(f"Error: {problem}; install from the lock again", err=True)
-    click.echo(f"{len(found.packages)} packages, {len(found.problems)} problems")
+    else:
+        show_manifest(_console(), _console(stderr=True), found)
     return EXIT_FAIL if found.problems else EXIT_PASS
 
 

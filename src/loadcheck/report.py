@@ -19,6 +19,7 @@ from loadcheck.units import to_gib
 from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict
 
 if TYPE_CHECKING:
+    from loadcheck.manifest import Manifest
     from loadcheck.predict import Prediction
     from loadcheck.predict.fit import Fit, Proposal
     from loadcheck.runs.folder import RunRecord
@@ -247,3 +248,14 @@ def _proposal_row(proposal: Proposal) -> tuple[str, ...]:
         f"{to_gib(figures.peak_device_bytes or 0):.2f}",
         f"{to_gib(proposal.headroom_bytes):.2f}",
     )
+
+
+def show_manifest(out: Console, errors: Console, manifest: Manifest) -> None:
+    """Every package with its version and licence, every file that differs, and on `errors` what is not as locked."""
+    rows = ((Name(each.name), each.version, Name(each.licence)) for each in manifest.packages)
+    print_table(out, ("package", "version", "licence"), "lll", rows)
+    for file in manifest.files:
+        print_words(out, f"{file.path}: {file.difference}: {file.why or 'no reason is known'}")
+    for problem in manifest.problems:
+        print_words(errors, f"Error: {problem}; install from the lock again")
+    out.print(f"{len(manifest.packages)} packages, {len(manifest.problems)} problems")
