@@ -88,6 +88,12 @@ def test_a_good_machine_is_fine():
     }  # fmt: skip
 
 
+def test_what_versions_are_counted_is_said():
+    """The doctor looks at the main packages alone, and names the command that looks at all."""
+    said = next(finding.what for finding in _examine().findings if finding.check == "versions")
+    assert said == "14 of the stack's main packages are as pinned; `loadcheck manifest` looks at all"
+
+
 def test_a_machine_without_a_gpu_is_fine_for_the_cpu():
     """The CPU profile asks for no GPU, driver, compiler or shared memory."""
     bare = {"gpu": None, "driver": None, "compiler": None, "libcuda_dirs": (), "shm_bytes": None, "platform": "aarch64"}
