@@ -1,6 +1,7 @@
 """The command line: what goes where, and the exit codes."""
 
 import json
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +237,34 @@ def test_markup_in_a_log_is_text(capsys: pytest.CaptureFixture[str], t4_log: Pat
     code, out, _ = _run(capsys, "check", str(log))
     assert code == 1
     assert "[bold red]boo[/]" in out and "[/nonsense]" in out
+
+
+def _from_stdin(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(said)))
+
+
+def test_a_log_from_stdin_is_judged_as_from_a_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, t4_log: Path
+):
+    """check - and parse -: the same document and exit code, with lines of "stdin", and the diagnosis of what went wrong, too."""
+    monkeypatch.chdir(tmp_path)
+    wrong = (
+        t4_log.read_bytes().replace(b"# CUDA blocks: 1353", b"# CUDA blocks: 1354")
+        + b"torch.OutOfMemoryError: CUDA out of memory\n"
+    )
+    for log, code in ((t4_log.read_bytes(), 0), (wrong, 1)):
+        (Path(t4_log.name)).write_bytes(log)
+        for command, expected in (("parse", 0), ("check", code)):
+            _from_stdin(monkeypatch, log)
+            piped = _run(capsys, command, "-", "--json")
+            named = _run(capsys, command, t4_log.name, "--json")
+            assert piped[0] == named[0] == expected
+            assert piped[1] == named[1].replace(f"{t4_log.name}:", "stdin:")
+
+
+def test_an_empty_stdin_is_bad_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Nothing was piped: an error, exit 2."""
+    _from_stdin(monkeypatch, b"")
+    code, out, err = _run(capsys, "check", "-")
+    assert (code, out) == (2, "")
+    assert "stdin: the file is empty" in err

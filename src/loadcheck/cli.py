@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -132,16 +135,30 @@ def cli(debug: bool) -> None:
     """
 
 
+@contextmanager
+def log_file(target: Path) -> Iterator[Path]:
+    """`target` itself; for "-" a file with what stdin says, as a log is read more than once."""
+    if str(target) != "-":
+        yield target
+        return
+    with TemporaryDirectory(prefix="loadcheck-") as folder:
+        file = Path(folder) / "stdin"
+        with file.open("wb") as copy:
+            copyfileobj(sys.stdin.buffer, copy)
+        yield file
+
+
 @cli.command()
 @click.argument("log", type=click.Path(path_type=Path))
 @json_option
 def parse(log: Path, as_json: bool) -> int:
-    """Read every figure of a load LOG."""
+    """Read every figure of a load LOG; - reads it from stdin."""
     from loadcheck.logs import parse_log
     from loadcheck.report import reading_rows
     from loadcheck.terminal import print_table
 
-    parsed = parse_log(log)
+    with log_file(log) as file:
+        parsed = parse_log(file)
     if as_json:
         _print_json(parsed.to_json())
         return EXIT_PASS
@@ -160,7 +177,7 @@ def parse(log: Path, as_json: bool) -> int:
 @click.option("--gpu", help=GPU_HELP)
 @json_option
 def check(target: Path, profile: str | None, gpu: str | None, as_json: bool) -> int:
-    """Judge a run folder or a LOG: shape, identities, prediction, golden ranges."""
+    """Judge a run folder or a LOG: shape, identities, prediction, golden ranges. - reads a log from stdin."""
     from loadcheck.checking import gather
     from loadcheck.loading import judge_folder
     from loadcheck.report import show_verdict
@@ -170,8 +187,9 @@ def check(target: Path, profile: str | None, gpu: str | None, as_json: bool) -> 
         loaded = judge_folder(target, profile, gpu)
         evidence, verdict = loaded.evidence, loaded.verdict
     else:
-        evidence = gather(target, profile, gpu)
-        verdict = judge(evidence)
+        with log_file(target) as file:
+            evidence = gather(file, profile, gpu)
+            verdict = judge(evidence)
     if as_json:
         _print_json(verdict.to_json())
     else:
