@@ -39,9 +39,21 @@ doctor: $(RUNTIME_NEEDS) ## what is wrong with this machine for this stack, befo
 predict: .venv/dev/.complete ## say every figure of the load log before there is one (GPU=T4, PROFILE=, ARGS=)
 	@$(DEV)/loadcheck predict --gpu "$(GPU)" $(if $(PROFILE),--profile "$(PROFILE)") $(ARGS)
 
+.PHONY: fit
+fit: .venv/dev/.complete ## the settings that fit, best first (GPU=T4, ARGS=)
+	@$(DEV)/loadcheck fit --gpu $(GPU) $(ARGS)
+
 .PHONY: check
 check: .venv/dev/.complete ## judge the newest run, or RUN=folder, or LOG=file
 	@$(DEV)/loadcheck check $(or $(LOG),$(RUN)) $(ARGS)
+
+.PHONY: report
+report: .venv/dev/.complete ## show the newest run again, or RUN=folder (ARGS='--html page.html')
+	@$(DEV)/loadcheck report $(RUN) $(ARGS)
+
+.PHONY: manifest
+manifest: $(RUNTIME_NEEDS) ## what is really installed, and what of it is not as locked (ARGS=--files, RUNTIME=)
+	@scripts/image/load $(RUNTIME) $(ENGINE) manifest $(ARGS)
 
 .PHONY: parse
 parse: .venv/dev/.complete ## every figure of LOG=file

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from loadcheck import __version__
+from loadcheck.encoding import print_in_any_encoding
 from loadcheck.errors import (
     EXIT_BAD_INPUT,
     EXIT_FAIL,
@@ -37,7 +41,10 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else there."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON document on stdout, and no table anywhere; progress, warnings and errors go to stderr.",
 )
 EXIT_BROKEN_PIPE = 141
 """Nobody read what was found, so it is no pass: 128 + SIGPIPE, as a shell says it."""
@@ -162,25 +169,37 @@ def cli(debug: bool) -> None:
     """
 
 
+@contextmanager
+def log_file(target: Path) -> Iterator[Path]:
+    """`target` itself; for "-" a file with what stdin says, as a log is read more than once."""
+    if str(target) != "-":
+        yield target
+        return
+    with TemporaryDirectory(prefix="loadcheck-") as folder:
+        file = Path(folder) / "stdin"
+        with file.open("wb") as copy:
+            copyfileobj(sys.stdin.buffer, copy)
+        yield file
+
+
 @cli.command()
 @click.argument("target", metavar="RUN|LOG", type=click.Path(path_type=Path))
 @json_option
 def parse(target: Path, as_json: bool) -> int:
-    """Read every figure of a load LOG, or of a RUN folder's."""
+    """Read every figure of a load LOG, or of a RUN folder's; - reads a log from stdin."""
     from loadcheck.checking import read_log
+    from loadcheck.report import reading_rows
+    from loadcheck.terminal import print_table
 
-    parsed = read_log(target)
+    with log_file(target) as file:
+        parsed = read_log(file)
     if as_json:
         _print_json(parsed.to_json())
         return EXIT_PASS
     out = _console()
     for number, attempt in enumerate(parsed.attempts, 1):
         out.print(f"attempt {number} of {len(parsed.attempts)}: {attempt.outcome.value}")
-        for spec, _ in attempt.figures.items():
-            reading = attempt.reading(spec.attribute)
-            if reading is not None:
-                shown = printable(reading.show())
-                out.print(f"  {spec.name:<28} {shown:>24}  line {reading.line}", markup=False)
+        print_table(out, ("", "", ""), "lrl", reading_rows(attempt))
         if attempt.error is not None:
             out.print(f"  error, line {attempt.error.line}: {printable(attempt.error.text)}", markup=False)
     return EXIT_PASS
@@ -192,7 +211,7 @@ def parse(target: Path, as_json: bool) -> int:
 @click.option("--gpu", help=GPU_HELP)
 @json_option
 def check(target: Path, profile: str | None, gpu: str | None, as_json: bool) -> int:
-    """Judge a run folder or a LOG: shape, identities, prediction, golden ranges."""
+    """Judge a run folder or a LOG: shape, identities, prediction, golden ranges. - reads a log from stdin."""
     from loadcheck.checking import gather
     from loadcheck.loading import judge_folder
     from loadcheck.report import show_verdict
@@ -202,11 +221,13 @@ def check(target: Path, profile: str | None, gpu: str | None, as_json: bool) -> 
         loaded = judge_folder(target, profile, gpu)
         evidence, verdict = loaded.evidence, loaded.verdict
     else:
-        evidence = gather(target, profile, gpu)
-        verdict = judge(evidence)
+        with log_file(target) as file:
+            evidence = gather(file, profile, gpu)
+            verdict = judge(evidence)
     if as_json:
         _print_json(verdict.to_json())
-    show_verdict(_console(stderr=as_json), evidence, verdict)
+    else:
+        show_verdict(_console(), evidence, verdict)
     return EXIT_PASS if verdict.passed else EXIT_FAIL
 
 
@@ -222,14 +243,15 @@ def report(run: Path, as_json: bool, html: Path | None) -> int:
     if run.is_file():
         raise BadInput(Problem(str(run), "a log, not a run folder", f"use: loadcheck check {run}"))
     loaded = judge_folder(run)
-    if as_json:
-        _print_json(loaded.to_json())
 
     def show(out: Console) -> None:
         show_verdict(out, loaded.evidence, loaded.verdict)
         show_end(out, loaded.record, loaded.folder.path)
 
-    show(_console(stderr=as_json))
+    if as_json:
+        _print_json(loaded.to_json())
+    else:
+        show(_console())
     if html is not None:
         try:
             html.write_text(to_html(f"loadcheck: {loaded.record.id}", show), encoding="utf-8")
@@ -476,7 +498,8 @@ def load(
     if prepared.prediction is not None and not prepared.prediction.fits and not force:
         if as_json:
             _print_json({"run": None, "outcome": "refused", **prepared.prediction.to_json()})
-        show_prediction(out, prepared.prediction, tree=False)
+        else:
+            show_prediction(out, prepared.prediction, tree=False)
         out.print("Nothing was loaded. --force loads anyway.")
         return EXIT_FAIL
     report = examine(read_machine(prepared.plan, gpu, files=False), prepared.plan)
@@ -486,8 +509,9 @@ def load(
         loaded = run_load(prepared, run_dir, progress.feed)
     if as_json:
         _print_json(loaded.to_json())
-    show_verdict(out, loaded.evidence, loaded.verdict)
-    show_end(out, loaded.record, loaded.folder.path)
+    else:
+        show_verdict(out, loaded.evidence, loaded.verdict)
+        show_end(out, loaded.record, loaded.folder.path)
     return loaded.exit_code
 
 
@@ -532,6 +556,7 @@ def _recover(out: Console, prepared: Prepared, as_json: bool, run_dir: Path | No
     if as_json:
         said = loaded.to_json() if loaded else {"run": None, "outcome": "refused", **_prediction_json(prepared)}
         _print_json({**said, "recovery": found.to_json()})
+        return found.exit_code
     if loaded is not None:
         if loaded.evidence is not None:
             show_verdict(out, loaded.evidence, loaded.verdict)
@@ -567,7 +592,8 @@ def doctor(as_json: bool, profile: str | None, **flags: Any) -> int:
     report = examine(read_machine(plan, gpu), plan)
     if as_json:
         _print_json(report.to_json())
-    show_report(_console(stderr=as_json), report)
+    else:
+        show_report(_console(), report)
     return report.exit_code
 
 
@@ -577,18 +603,13 @@ def doctor(as_json: bool, profile: str | None, **flags: Any) -> int:
 def manifest(files: bool, as_json: bool) -> int:
     """Say what is really installed here, and what of it is not as locked."""
     from loadcheck.manifest import read_manifest
+    from loadcheck.report import show_manifest
 
     found = read_manifest(files)
     if as_json:
         _print_json(found.to_json())
-        return EXIT_FAIL if found.problems else EXIT_PASS
-    for package in found.packages:
-        click.echo(f"{package.name:<34} {package.version:<16} {package.licence}")
-    for file in found.files:
-        click.echo(f"{file.path}: {file.difference}: {file.why or 'no reason is known'}")
-    for problem in found.problems:
-        click.echo(f"Error: {problem}; install from the lock again", err=True)
-    click.echo(f"{len(found.packages)} packages, {len(found.problems)} problems")
+    else:
+        show_manifest(_console(), _console(stderr=True), found)
     return EXIT_FAIL if found.problems else EXIT_PASS
 
 
@@ -628,7 +649,7 @@ def overrides(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _console(stderr: bool = False) -> Console:
-    from loadcheck.report import console
+    from loadcheck.terminal import console
 
     return console(stderr)
 
@@ -639,6 +660,7 @@ def _print_json(data: Any) -> None:
 
 def main() -> None:
     """Entry point: errors as `Error: FILE: KEY: what is wrong; how to mend it` on stderr, and the exit code that they mean."""
+    print_in_any_encoding()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -7,6 +7,7 @@ finding: an edited package, a damaged disk, an image that was tampered with.
 from __future__ import annotations
 
 import re
+import sys
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -16,10 +17,13 @@ from importlib.metadata import Distribution, PackagePath, distributions
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from loadcheck.errors import MachineCannot, Problem
 from loadcheck.specs.files import env_dir, read_toml
 
 Difference = Literal["missing", "changed"]
 OURS = "loadcheck"
+MARK = "torch"
+"""What every environment of the stack has, and no other."""
 LOCKS = ("requirements.lock", "smollm2.lock")
 CHUNK_BYTES = 1 << 20
 
@@ -81,9 +85,20 @@ class Manifest:
 
 
 def read_manifest(check_files: bool = False) -> Manifest:
-    """Look at every installed distribution; with `check_files`, hash each of its files too (half a minute in the image)."""
+    """Look at every installed distribution; with `check_files`, hash each of its files too (half a minute in the image).
+
+    MachineCannot in an environment that is none of the stack's: the lock says nothing about it.
+    """
     locked = locked_versions()
     found = sorted(distributions(), key=lambda distribution: normalized(distribution.name))
+    if MARK not in {normalized(one.name) for one in found}:
+        raise MachineCannot(
+            Problem(
+                sys.prefix,
+                f"this environment is none of the stack's, which all have {MARK}",
+                "ask one that is: make manifest, or .venv/gpu/bin/loadcheck manifest (.venv/cpu without a GPU)",
+            )
+        )
     packages = tuple(
         Package(normalized(one.name), one.version, locked.get(normalized(one.name)), licence_of(one.metadata))
         for one in found

@@ -48,7 +48,10 @@ class Progress:
         self._start_s = time.monotonic()
         self._rest = ""
         self._stage = ""
-        self._status: Status | None = Status("preparing the weights", console=out) if out.is_terminal else None
+        spinner = "line" if out.options.ascii_only else "dots"
+        self._status: Status | None = (
+            Status("preparing the weights", console=out, spinner=spinner) if out.is_terminal else None
+        )
 
     def __enter__(self) -> Progress:
         if self._status:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from html import escape as escape_html
 from io import StringIO
@@ -10,28 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from loadcheck.errors import printable
-from loadcheck.figures import Figures, Value, figure_specs
-from loadcheck.terminal import escape
+from loadcheck.figures import Figures, Kind, Value, figure_specs
+from loadcheck.logs import Attempt
+from loadcheck.terminal import Name, escape, print_item, print_table, print_whole, print_words
 from loadcheck.units import to_gib
 from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict
 
 if TYPE_CHECKING:
+    from loadcheck.manifest import Manifest
     from loadcheck.predict import Prediction
-    from loadcheck.predict.fit import Fit
+    from loadcheck.predict.fit import Fit, Proposal
     from loadcheck.predict.question import Question
     from loadcheck.predict.terms import Term
     from loadcheck.runs.folder import RunRecord
     from loadcheck.specs.profile import Profile
 
 _STYLES = {"ok": "green", "pass": "green", "fail": "bold red", "refused": "yellow", "skipped": "yellow"}
-
-
-def console(stderr: bool = False) -> Console:
-    """A console whose output reads the same without colour, and whose lines keep to the terminal's width."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+_WORDS = {"ok": _STYLES["ok"], "FAIL": _STYLES["fail"], "REFUSED": _STYLES["refused"]}
 
 
 _HTML = """<!DOCTYPE html>
@@ -58,7 +56,7 @@ def to_html(title: str, show: Callable[[Console], None]) -> str:
 def show_verdict(out: Console, evidence: Evidence | None, verdict: Verdict) -> None:
     """The table of figures (none where the log says nothing), what failed and what to do, and the verdict on a line of its own."""
     if evidence is not None:
-        out.print(_figures_table(evidence, verdict))
+        print_table(out, COLUMNS, "lrrrl", figure_rows(evidence, verdict), _WORDS)
     _show_failures(out, verdict)
     _show_run(out, verdict)
     notes = [finding.why for finding in verdict.findings if finding.status is Status.SKIPPED]
@@ -72,13 +70,11 @@ def _summary(verdict: Verdict) -> str:
     return ", ".join(f"{count} {status.value}" for status, count in counts.items() if count)
 
 
-def _figures_table(evidence: Evidence, verdict: Verdict) -> Table:
-    """predicted | measured | expected, a row for each figure that any of the three says."""
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    table.add_column("figure", no_wrap=True)
-    for column in ("predicted", "measured", "expected"):
-        table.add_column(column, justify="right", overflow="fold")
-    table.add_column("")
+COLUMNS = ("figure", "predicted", "measured", "expected", "")
+
+
+def figure_rows(evidence: Evidence, verdict: Verdict) -> Iterator[tuple[str, str, str, str, str]]:
+    """A row of COLUMNS for each figure that the prediction, the log or the ranges say."""
     predicted = evidence.predicted or Figures()
     for attribute, spec in figure_specs().items():
         reading = evidence.attempt.reading(attribute)
@@ -86,14 +82,23 @@ def _figures_table(evidence: Evidence, verdict: Verdict) -> Table:
         guess = getattr(predicted, attribute)
         if reading is None and guess is None and not findings:
             continue
-        table.add_row(
+        cell = Name if spec.kind is Kind.TEXT else str
+        yield (
             spec.name,
-            "" if guess is None else escape(spec.show(guess)),
-            "not in log" if reading is None else escape(reading.show()),
-            _expected(findings),
+            cell("" if guess is None else spec.show(guess)),
+            cell("not in log" if reading is None else reading.show()),
+            cell(_expected(findings)),
             _status(findings),
         )
-    return table
+
+
+def reading_rows(attempt: Attempt) -> Iterator[tuple[str, str, str]]:
+    """Each figure that a log says: its name, its value, its line."""
+    for attribute, spec in figure_specs().items():
+        reading = attempt.reading(attribute)
+        if reading is not None:
+            cell = Name if spec.kind is Kind.TEXT else str
+            yield f"  {spec.name}", cell(reading.show()), f"line {reading.line}"
 
 
 def _expected(findings: Iterable[Finding]) -> str:
@@ -101,7 +106,7 @@ def _expected(findings: Iterable[Finding]) -> str:
     for finding in findings:
         if finding.check is Check.GOLDEN:
             if finding.low is None or finding.low == finding.high:
-                return escape(_plain(finding.predicted if finding.predicted is not None else finding.low))
+                return _plain(finding.predicted if finding.predicted is not None else finding.low)
             return f"{_plain(finding.low)} to {_plain(finding.high)}"
     return ""
 
@@ -122,7 +127,8 @@ def _status(findings: list[Finding]) -> str:
     """The worst of a figure's findings, in a word; nothing where nothing was checked."""
     for status in (Status.FAIL, Status.REFUSED, Status.OK):
         if any(finding.status is status for finding in findings):
-            return f"[{_STYLES[status.value]}]{status.value if status is Status.OK else status.value.upper()}[/]"
+            word = str(status.value)
+            return word if status is Status.OK else word.upper()
     return ""
 
 
@@ -187,34 +193,30 @@ def show_end(out: Console, record: RunRecord, folder: Path) -> None:
     for note in record.notes:
         out.print(f"Note: {escape(note)}")
     took = "" if record.duration_s is None else f" after {record.duration_s:.1f} s"
-    out.print(f"{escape(record.outcome)}{took}; kept in {escape(str(folder))}")
+    print_words(out, f"{record.outcome}{took}; kept in {folder}")
 
 
 def show_question(out: Console, question: Question) -> None:
     """What is asked, in a line."""
-    out.print(printable(str(question)), markup=False)
+    print_words(out, str(question))
 
 
 def show_without_vllm(out: Console, figures: Figures) -> None:
     """What is predicted of a load without vLLM, and that it is not more."""
-    out.print(_predicted_table(figures))
+    _show_figures(out, figures)
     known = "weights, adapters and parameters" if figures.weights_bytes is not None else "adapters and parameters"
-    out.print(f"\nLoads without vLLM: only {known} are predicted, not whether it fits.", markup=False)
+    print_words(out, f"\nLoads without vLLM: only {known} are predicted, not whether it fits.")
 
 
-def _predicted_table(figures: Figures) -> Table:
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    table.add_column("figure", no_wrap=True)
-    table.add_column("predicted", justify="right", overflow="fold")
-    for spec, value in figures.items():
-        if value is not None:
-            table.add_row(spec.name, escape(spec.show(value)))
-    return table
+def _show_figures(out: Console, figures: Figures) -> None:
+    known = ((spec, value) for spec, value in figures.items() if value is not None)
+    rows = ((spec.name, (Name if spec.kind is Kind.TEXT else str)(spec.show(value))) for spec, value in known)
+    print_table(out, ("figure", "predicted"), "lr", rows)
 
 
 def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
     """Every figure of the load log before there is one, and whether it fits."""
-    out.print(_predicted_table(prediction.figures))
+    _show_figures(out, prediction.figures)
     if tree:
         out.print()
         for depth, term in prediction.terms.walk():
@@ -232,8 +234,8 @@ def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
 
 
 def _show_term(out: Console, depth: int, term: Term) -> None:
-    source = f"  [dim]{escape(term.source)}[/]" if term.source else ""
-    out.print(f"{'  ' * depth}{term.num_bytes:>{16}} {escape(term.name)}{source}")
+    source = (f"  {term.source}", "dim") if term.source else ""
+    print_item(out, Text(f"{'  ' * depth}{term.num_bytes:>16}"), Text.assemble(term.name, source))
 
 
 def show_fit(out: Console, fit: Fit, command: Callable[[Profile], str]) -> None:
@@ -241,48 +243,49 @@ def show_fit(out: Console, fit: Fit, command: Callable[[Profile], str]) -> None:
     would fit.
     """
     if fit.proposals:
-        out.print(_proposals_table(fit))
-        out.print(
-            "In GiB: peak of a load, which answers once; busy, with a full batch; left of the card when busy.",
-            markup=False,
+        print_table(out, PROPOSAL, "r" * len(PROPOSAL), map(_proposal_row, fit.proposals))
+        print_words(
+            out, "In GiB: peak of a load, which answers once; busy, with a full batch; left of the card when busy."
         )
         out.print("\nThe best of them:", markup=False)
-        out.print(f"  {printable(command(fit.proposals[0].profile))}", markup=False, soft_wrap=True)  # to be pasted
+        print_whole(out, f"  {command(fit.proposals[0].profile)}")
         out.print("\nWhat one step of each setting moves, in GiB, from the best:", markup=False)
-        out.print(_knobs_table(fit))
+        knobs = (
+            (knob.change, f"{to_gib(knob.peak_bytes):+.2f}", f"{to_gib(knob.kv_cache_bytes):+.2f}")
+            for knob in fit.knobs
+        )
+        print_table(out, ("setting", "peak", "KV cache"), "lrr", knobs)
     else:
         out.print("[bold red]NOTHING FITS[/] as asked. What would, with its flags after those given:")
         for way in fit.would_fit or ("nothing: no smaller rank, no other targets and no larger card of the table",):
-            out.print(f"  {printable(way)}", markup=False, soft_wrap=True)
+            print_whole(out, f"  {way}")
     for edge in fit.edges:
         out.print(f"Edge: {escape(edge)}")
 
 
-def _proposals_table(fit: Fit) -> Table:
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    columns = ("length", "utilization", "sequences", "concurrency", "KV GiB", "peak", "busy", "left")
-    for column in columns:
-        table.add_column(column, justify="right", overflow="fold")
-    for proposal in fit.proposals:
-        figures, profile = proposal.prediction.figures, proposal.profile
-        table.add_row(
-            f"{profile.max_seq_length:,}",
-            f"{profile.gpu_memory_utilization:.2f}",
-            f"{figures.max_num_seqs}",
-            f"{figures.max_concurrency:.2f}x",
-            f"{to_gib(figures.kv_cache_bytes or 0):.2f}",
-            f"{to_gib(figures.peak_device_bytes or 0):.2f}",
-            f"{to_gib(proposal.prediction.busy_peak_bytes):.2f}",
-            f"{to_gib(proposal.headroom_bytes):.2f}",
-        )
-    return table
+PROPOSAL = ("length", "utilization", "sequences", "concurrency", "KV GiB", "peak", "busy", "left")
 
 
-def _knobs_table(fit: Fit) -> Table:
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    table.add_column("setting", no_wrap=True)
-    for column in ("peak", "KV cache"):
-        table.add_column(column, justify="right")
-    for knob in fit.knobs:
-        table.add_row(knob.change, f"{to_gib(knob.peak_bytes):+.2f}", f"{to_gib(knob.kv_cache_bytes):+.2f}")
-    return table
+def _proposal_row(proposal: Proposal) -> tuple[str, ...]:
+    figures, profile = proposal.prediction.figures, proposal.profile
+    return (
+        f"{profile.max_seq_length:,}",
+        f"{profile.gpu_memory_utilization:.2f}",
+        f"{figures.max_num_seqs}",
+        f"{figures.max_concurrency:.2f}x",
+        f"{to_gib(figures.kv_cache_bytes or 0):.2f}",
+        f"{to_gib(figures.peak_device_bytes or 0):.2f}",
+        f"{to_gib(proposal.prediction.busy_peak_bytes):.2f}",
+        f"{to_gib(proposal.headroom_bytes):.2f}",
+    )
+
+
+def show_manifest(out: Console, errors: Console, manifest: Manifest) -> None:
+    """Every package with its version and licence, every file that differs, and on `errors` what is not as locked."""
+    rows = ((Name(each.name), each.version, Name(each.licence)) for each in manifest.packages)
+    print_table(out, ("package", "version", "licence"), "lll", rows)
+    for file in manifest.files:
+        print_words(out, f"{file.path}: {file.difference}: {file.why or 'no reason is known'}")
+    for problem in manifest.problems:
+        print_words(errors, f"Error: {problem}; install from the lock again")
+    out.print(f"{len(manifest.packages)} packages, {len(manifest.problems)} problems")

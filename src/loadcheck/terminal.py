@@ -1,12 +1,162 @@
-"""Text from elsewhere on a terminal."""
+"""Text on a terminal: from elsewhere made harmless, and tables that fit any width with every figure whole."""
 
 from __future__ import annotations
 
-from rich.markup import escape as escape_markup
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from textwrap import fill
 
-from loadcheck.errors import printable
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.markup import escape as escape_markup
+from rich.text import Text
+
+from loadcheck.errors import printable, printable_lines
+
+UNLIMITED = 1_000_000
+"""Columns of what is no terminal: nothing is wrapped there, so that a sentence is a line to grep."""
+GAP = 2
+LEAST_NAME = 12
+"""A shortened name keeps so many columns, by which it is still known."""
+LEAST_TEXT = 24
+"""Text that has less room beside what it belongs to goes below it."""
+
+
+class Name(str):
+    """A cell that may be shortened in its middle; every other cell of a table is a figure or a word, and stays whole."""
+
+    __slots__ = ()
 
 
 def escape(text: str) -> str:
     """Text from a log, a model, a variable or a path, for the terminal: no markup, and no control character."""
     return escape_markup(printable(text))
+
+
+def console(stderr: bool = False) -> Console:
+    """A console whose output reads the same without colour: as wide as COLUMNS says, else as the terminal is, else without end."""
+    stream, columns = sys.stderr if stderr else sys.stdout, os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdecimal() else 0
+    if not width and not (stream is not None and stream.isatty()):
+        width = UNLIMITED
+    return Console(stderr=stderr, highlight=False, width=width or None)
+
+
+def print_whole(out: Console, text: str) -> None:
+    """A line that people copy, such as flags: as it is, never broken by us."""
+    out.print(printable_lines(text), markup=False, soft_wrap=True)
+
+
+def print_words(out: Console, text: str) -> None:
+    """A sentence with a path in it: wrapped between its words alone, so that the path is whole."""
+    print_whole(out, fill(printable(text), out.width, break_long_words=False, break_on_hyphens=False))
+
+
+def print_item(out: Console, lead: Text, text: str | Text) -> None:
+    """`text` after `lead`, its further lines below its first; on a narrow terminal below `lead`."""
+    lead, indent = lead + " ", lead.cell_len + 1
+    if out.width - indent < LEAST_TEXT:
+        lead.rstrip()
+        out.print(lead, soft_wrap=True)
+        lead, indent = Text(GAP * " "), GAP
+    body = text if isinstance(text, Text) else Text(printable(text))
+    for number, line in enumerate(body.wrap(out, max(out.width - indent, 1))):
+        line.rstrip()
+        out.print((lead if number == 0 else Text(" " * indent)) + line, soft_wrap=True)
+
+
+def print_table(
+    out: Console,
+    header: Sequence[str],
+    justify: str,
+    rows: Iterable[Sequence[str]],
+    styles: Mapping[str, str] | None = None,
+) -> None:
+    """Columns, with names shortened where room is short; where even so it is too short, some lines for each row.
+
+    Args:
+        justify: "l" or "r" for each column.
+        styles: the style of a last cell, by its text.
+    """
+    cells = [[type(cell)(printable(cell)) for cell in row] for row in rows]
+    widths = _widths([header, *cells], out.width)
+    if widths is None:
+        for row in cells:
+            _print_stacked(out, header, justify, row, styles or {})
+        return
+    for row in [list(header), *cells] if any(header) else cells:
+        out.print(_line(row, justify, widths, styles or {}), soft_wrap=True)
+
+
+def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int] | None:
+    """Of each column; None where the figures alone are too wide."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(cell_len(cell) for cell in column) for column in columns]
+    least = [max(_least(cell) for cell in column) for column in columns]
+    spare = room - GAP * (len(columns) - 1) - sum(least)
+    if spare < 0:
+        return None
+    for column, width in enumerate(widths):
+        widths[column] = min(width, least[column] + spare)
+        spare -= widths[column] - least[column]
+    return widths
+
+
+def _least(cell: str) -> int:
+    return min(cell_len(cell), LEAST_NAME) if isinstance(cell, Name) else cell_len(cell)
+
+
+def _line(row: Sequence[str], justify: str, widths: Sequence[int], styles: Mapping[str, str]) -> Text:
+    line = Text()
+    for cell, side, width in zip(row, justify, widths, strict=True):
+        shown = shortened(cell, width)
+        padding = " " * (width - cell_len(shown))
+        line.append(padding + shown if side == "r" else shown + padding)
+        line.append(" " * GAP)
+    line.rstrip()
+    if row[-1] in styles:
+        line.stylize(styles[row[-1]], len(line) - len(row[-1]))
+    return line
+
+
+def _print_stacked(
+    out: Console, header: Sequence[str], justify: str, row: Sequence[str], styles: Mapping[str, str]
+) -> None:
+    """One line where all of a row fits on it; else its first and its unlabelled last cell, and the others below."""
+    first = row[0] if justify[0] == "l" else f"{header[0]} {row[0]}"
+    last = "" if header[-1] else row[-1]
+    labels = header[1:] if header[-1] else header[1:-1]
+    pairs = [(f"{label} " if label else "", cell) for label, cell in zip(labels, row[1:], strict=False) if cell]
+    whole = (GAP * " ").join(filter(None, (first, ", ".join(label + cell for label, cell in pairs), last)))
+    if cell_len(whole) <= out.width:
+        lines = [whole]
+    else:
+        lines = [f"{first}{GAP * ' '}{last}".rstrip(), *_packed(pairs, out.width - GAP)]
+    for number, line in enumerate(lines):
+        text = Text(line if number == 0 else GAP * " " + line)
+        if number == 0 and last in styles:
+            text.stylize(styles[last], len(line) - len(last))
+        out.print(text, soft_wrap=True)
+
+
+def _packed(pairs: Iterable[tuple[str, str]], room: int) -> list[str]:
+    """Labels with their cells, as many a line as fit; a cell is never broken, and only a name is shortened."""
+    lines: list[str] = []
+    for label, cell in pairs:
+        name_room = max(room - cell_len(label) - 1, LEAST_NAME)
+        said = label + (shortened(cell, name_room) if isinstance(cell, Name) else cell)
+        if lines and cell_len(f"{lines[-1]}, {said},") <= room:
+            lines[-1] += f", {said}"
+        else:
+            lines = [*lines[:-1], lines[-1] + ",", said] if lines else [said]
+    return lines
+
+
+def shortened(text: str, width: int) -> str:
+    """The text with its middle left out, so that it takes no more than `width` columns."""
+    if cell_len(text) <= width:
+        return text
+    tail = (width - 1) // 2
+    end = set_cell_size(text[::-1], tail)[::-1] if tail else ""
+    return f"{set_cell_size(text, width - 1 - tail)}…{end}"

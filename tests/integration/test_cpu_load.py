@@ -27,7 +27,7 @@ def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any], Path, str]:
-    """One load with three training steps: its exit code, its JSON, its run folder, what a person saw."""
+    """One load with three training steps: its exit code, its JSON, its run folder, its progress."""
     folder = tmp_path_factory.mktemp("cpu") / "run"
     process = _start(folder, "--train-steps", "3", "--json")
     out, err = process.communicate(timeout=1200)
@@ -35,10 +35,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, An
 
 
 def test_the_load_passes(trained: tuple[int, dict[str, Any], Path, str]):
-    """Exit 0, verdict pass, a table for people that ends in PASS."""
-    code, data, _, seen = trained
-    assert (code, data["verdict"], data["outcome"]) == (0, "pass", "completed"), seen
-    assert "PASS" in seen
+    """Exit 0, verdict pass, and the stages on stderr; the run folder's table for people ends in PASS."""
+    code, data, folder, progress = trained
+    assert (code, data["verdict"], data["outcome"]) == (0, "pass", "completed"), progress
+    assert "loading the weights" in progress
+    table = subprocess.run([str(LOADCHECK), "report", str(folder)], capture_output=True, text=True, check=True).stdout
+    assert "PASS" in table
 
 
 def test_the_answer_is_sensible(trained: tuple[int, dict[str, Any], Path, str]):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.text import Text
 
 from loadcheck.doctor.finding import Finding, Level, Report
-from loadcheck.terminal import escape
+from loadcheck.terminal import escape, print_item
 
 _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
 _ENDS = {
@@ -31,11 +32,9 @@ def show_report(out: Console, report: Report) -> None:
 
 
 def _show_finding(out: Console, finding: Finding) -> None:
-    style, level = _STYLES[finding.level], finding.level.value
-    out.print(f"[{style}]{level:<8}[/] {finding.check:<16} {escape(finding.what)}")
-    if finding.why:
-        out.print(f"{'':<9}why: {escape(finding.why)}")
-    if finding.remedy:
-        out.print(f"{'':<9}mend: {escape(finding.remedy)}")
-    if finding.references:
-        out.print(f"{'':<9}see: {escape(', '.join(finding.references))}")
+    level = f"{finding.level.value:<8}"
+    lead = Text.assemble((level, _STYLES[finding.level]), f" {finding.check:<16}")
+    print_item(out, lead, finding.what)
+    for word, text in (("why:", finding.why), ("mend:", finding.remedy), ("see:", ", ".join(finding.references))):
+        if text:
+            print_item(out, Text(f"{'':<9}{word}"), text)

@@ -40,7 +40,9 @@ def check_versions(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
         what = f"{name} {pin.version} is pinned, and {found or 'none'} is installed"
         yield problem("versions", what, _TROUBLE.get(name, "moved-dependency"), pin.source, INSTALL)
     if not drift:
-        yield ok("versions", f"{len(needed)} packages are as pinned")
+        yield ok(
+            "versions", f"{len(needed)} of the stack's main packages are as pinned; `loadcheck manifest` looks at all"
+        )
 
 
 def _as_pinned(name: str, version: str | None) -> bool:

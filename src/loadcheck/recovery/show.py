@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from itertools import groupby
 
 from rich.console import Console
-from rich.table import Table
 
 from loadcheck.predict.ladder import Step
 from loadcheck.recovery.attempt import Attempt, Gain
 from loadcheck.recovery.walk import Recovery, Walked
 from loadcheck.specs.trouble import Shortage
-from loadcheck.terminal import escape
+from loadcheck.terminal import escape, print_table, print_whole, print_words
 from loadcheck.units import to_gib
 
 SHORT: dict[Shortage, str] = {
@@ -32,13 +31,13 @@ def show_recovery(out: Console, recovery: Recovery) -> None:
     out.print("\nRecovery, cheapest step first; gains are predicted, from the settings asked for:", markup=False)
     _show_steps(out, recovery)
     for attempt in recovery.attempts:
-        out.print(f"attempt {attempt.number} {_ended(attempt)}; kept in {attempt.loaded.folder.path}", markup=False)
+        print_words(out, f"attempt {attempt.number} {_ended(attempt)}; kept in {attempt.loaded.folder.path}")
     _show_gains(out, recovery.gains())
     _show_end(out, recovery, "[green]RECOVERED[/]")
     if recovery.flags:
-        out.print(f"flags: {recovery.flags}", markup=False)
+        print_whole(out, f"flags: {recovery.flags}")
     if recovery.kept is not None:
-        out.print(f"profile: {recovery.kept}, which `loadcheck load` takes", markup=False)
+        print_words(out, f"profile: {recovery.kept}, which `loadcheck load` takes")
 
 
 def _show_end(out: Console, recovery: Recovery, passed: str) -> None:
@@ -98,13 +97,10 @@ def _show_gains(out: Console, gains: Iterable[Gain]) -> None:
     for before, group in groupby(gains, lambda gain: gain.before):
         what = "the settings asked for, as predicted" if before is None else f"attempt {before}"
         out.print(f"\nChange in GiB from {what}, to the load that passed:", markup=False)
-        table = Table(box=None, pad_edge=False, show_edge=False)
-        table.add_column("figure", no_wrap=True)
-        table.add_column("predicted", justify="right")
-        table.add_column("measured", justify="right")
-        table.add_column("")
-        for gain in group:
-            measured = "not in log" if gain.measured_bytes is None else f"{to_gib(gain.measured_bytes):+.2f}"
-            word = {None: "", True: "ok", False: "DIFFERS"}[gain.agrees]
-            table.add_row(gain.name, f"{to_gib(gain.predicted_bytes):+.2f}", measured, word)
-        out.print(table)
+        print_table(out, ("figure", "predicted", "measured", ""), "lrrl", map(_gain_row, group))
+
+
+def _gain_row(gain: Gain) -> tuple[str, ...]:
+    measured = "not in log" if gain.measured_bytes is None else f"{to_gib(gain.measured_bytes):+.2f}"
+    word = {None: "", True: "ok", False: "DIFFERS"}[gain.agrees]
+    return gain.name, f"{to_gib(gain.predicted_bytes):+.2f}", measured, word
