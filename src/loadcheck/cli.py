@@ -240,7 +240,7 @@ def predict(as_json: bool, tree: bool, profile: str, ram_available_bytes: int | 
     from loadcheck.predict import predict as predict_load
     from loadcheck.specs.model import resolve_model
 
-    chosen = _profile(profile, _one_rank(overrides(flags)))
+    chosen = _profile(profile, overrides(flags), one_rank=True)
     card = _card(**{name: flags[name] for name in CARD_FLAGS})
     _, config = resolve_model(chosen.model, chosen.load_in_4bit)
     prediction = predict_load(config, chosen, card, read_ram() if ram_available_bytes is None else ram_available_bytes)
@@ -275,7 +275,7 @@ def fit(as_json: bool, goal: Any, profile: str, ram_available_bytes: int | None,
     from loadcheck.report import show_fit
     from loadcheck.specs.model import resolve_model
 
-    base = _profile(profile, _one_rank(overrides(flags)))
+    base = _profile(profile, overrides(flags), one_rank=True)
     card = _card(**{name: flags[name] for name in CARD_FLAGS})
     _, config = resolve_model(base.model, base.load_in_4bit)
     found = find_fit(config, base, card, read_ram() if ram_available_bytes is None else ram_available_bytes, goal)
@@ -286,14 +286,14 @@ def fit(as_json: bool, goal: Any, profile: str, ram_available_bytes: int | None,
     return EXIT_PASS if found.proposals else EXIT_FAIL
 
 
-def _profile(name: str, changed: dict[str, Any]) -> Profile:
-    """The profile with the flags laid over it; BadInput names the flag where the wrong value came from one."""
+def _profile(name: str, given: dict[str, Any], one_rank: bool = False) -> Profile:
+    """The profile with the flags given laid over it; BadInput names the flag where the wrong value came from one."""
     from loadcheck.specs.profile import load_profile
 
     try:
-        return load_profile(name, changed)
+        return load_profile(name, _one_rank(given) if one_rank else given)
     except BadInput as error:
-        flags = {key: "--" + flag.replace("_", "-") for flag, key in OVERRIDES.items() if key in changed}
+        flags = {key: "--" + flag.replace("_", "-") for flag, key in OVERRIDES.items() if key in given}
         raise BadInput(
             Problem(flags[problem.key], problem.what, problem.remedy) if problem.key in flags else problem
             for problem in error.problems
@@ -302,9 +302,8 @@ def _profile(name: str, changed: dict[str, Any]) -> Profile:
 
 def _one_rank(changed: dict[str, Any]) -> dict[str, Any]:
     """Asked about a largest rank alone, adapters of that rank are meant."""
-    if "max_lora_rank" in changed:
-        changed.setdefault("adapters.r", changed["max_lora_rank"])
-    return changed
+    rank = {"adapters.r": changed["max_lora_rank"]} if "max_lora_rank" in changed else {}
+    return rank | changed
 
 
 CARD_FLAGS = ("gpu", "gpu_total_bytes", "gpu_free_bytes", "compute_capability", "non_torch_bytes")
