@@ -280,7 +280,7 @@ def predict(
     from loadcheck.predict import predict as predict_load
     from loadcheck.report import show_prediction, show_question
 
-    chosen = _profile(_one_profile(profile, named), _one_rank(overrides(flags)))
+    chosen = _profile(_one_profile(profile, named), overrides(flags), one_rank=True)
     question = _question(chosen, flags)
     if question.card is None:
         return _predict_without_vllm(question, as_json)
@@ -344,9 +344,9 @@ def fit(
     from loadcheck.report import show_fit, show_question
     from loadcheck.specs.profile import load_profile
 
-    name, changed = _one_profile(profile, named), _one_rank(overrides(flags))
-    base = _with_local_weights(_profile(name, changed))
-    given = frozenset(changed)
+    name, changed = _one_profile(profile, named), overrides(flags)
+    base = _with_local_weights(_profile(name, changed, one_rank=True))
+    given = frozenset(_one_rank(changed))
     question = replace(_question(base, flags), searched=searched(goal, given))
     if question.card is None:
         raise BadInput(_nothing_to_fit(base))
@@ -397,14 +397,15 @@ def _question(profile: Profile, flags: dict[str, Any]) -> Question:
     return Question(name, config, profile, card)
 
 
-def _profile(name: str, changed: dict[str, Any]) -> Profile:
-    """The profile with the flags laid over it; BadInput names the flag where the wrong value came from one."""
+def _profile(name: str, given: dict[str, Any], one_rank: bool = False) -> Profile:
+    """The profile with the flags given laid over it; BadInput names the flag where the wrong value came from one."""
     from loadcheck.specs.profile import load_profile
 
     try:
-        return load_profile(name, changed)
+        has_adapters = load_profile(name).adapters is not None
+        return load_profile(name, _one_rank(given) if one_rank and has_adapters else given)
     except BadInput as error:
-        flags = {key: "--" + flag.replace("_", "-") for flag, key in OVERRIDES.items() if key in changed}
+        flags = {key: "--" + flag.replace("_", "-") for flag, key in OVERRIDES.items() if key in given}
         raise BadInput(
             Problem(flags[problem.key], problem.what, problem.remedy) if problem.key in flags else problem
             for problem in error.problems
@@ -413,9 +414,8 @@ def _profile(name: str, changed: dict[str, Any]) -> Profile:
 
 def _one_rank(changed: dict[str, Any]) -> dict[str, Any]:
     """Asked about a largest rank alone, adapters of that rank are meant."""
-    if "max_lora_rank" in changed:
-        changed.setdefault("adapters.r", changed["max_lora_rank"])
-    return changed
+    rank = {"adapters.r": changed["max_lora_rank"]} if "max_lora_rank" in changed else {}
+    return rank | changed
 
 
 CARD_FLAGS = ("gpu", "gpu_total_bytes", "gpu_free_bytes", "compute_capability", "non_torch_bytes")
