@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -76,11 +77,13 @@ def test_memory_is_drawn_over_time(run: Path):
     points = [tuple(map(float, each.split(","))) for each in drawing[0].attrib["points"].split()]
     assert "<h2>Memory of the device, GiB</h2>" in page
     assert [x for x, _ in points] == sorted(x for x, _ in points) and len(points) == 5
-    assert points[0] == (60.0, pytest.approx(280 - 260 / 52.5, abs=0.1)) and points[-1][0] == 760
+    assert points[0] == (60.0, pytest.approx(280 - 260 / 52.5, abs=0.1)) and points[-1][0] == 720
     said = ["".join(each.itertext()) for each in drawing]
     assert {"0.00", "52.50", "0.0 s", "135.0 s", "weights made", "model loaded", "answered"} <= set(said)
     loaded = next(each for each in drawing if each.text == "model loaded").attrib["transform"]
-    assert loaded.startswith(f"translate({60 + (10 + 108.687) * 700 / 135:.1f} ")
+    labels = [float(each.attrib["transform"][10:].split()[0]) for each in drawing if "transform" in each.attrib]
+    assert all(after - before >= 12.9 for before, after in pairwise(labels))
+    assert loaded.startswith(f"translate({60 + (10 + 108.687) * 660 / 135:.1f} ")
 
 
 def test_without_a_device_the_process_is_drawn(run: Path):

@@ -24,8 +24,9 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .2rem 0; padding: 
 td, dd, pre { font-variant-numeric: tabular-nums } svg { width: 100%; height: auto } svg text { fill: currentColor; font-size: 12px }
 .ok, .pass { color: #18794e } .fail { color: #d13415; font-weight: bold } .refused, .skipped { color: #ad6800 }
 """
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 760, 320, 60, 20, 40
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 320, 60, 40, 20, 40
 """Of the drawing and its margins, in its own units."""
+LABEL_HEIGHT = 13
 MAX_POINTS = 700
 MAX_LINE_CHARS = 400
 STAGES = {
@@ -180,18 +181,18 @@ def _marks(starts_s: Sequence[float], evidence: Evidence | None) -> Iterator[tup
 def _drawing(points: Sequence[tuple[float, float]], marks: Iterable[tuple[float, str]]) -> str:
     """An SVG with a line through the points, both axes with their units, and a dashed line at each mark."""
     end_s, top_gib = points[-1][0], max(gib for _, gib in points) * 1.05 or 1.0
-    x_scale, y_scale, floor = (WIDTH - LEFT) / end_s, (HEIGHT - TOP - BOTTOM) / top_gib, HEIGHT - BOTTOM
+    x_scale, y_scale, floor = (WIDTH - LEFT - RIGHT) / end_s, (HEIGHT - TOP - BOTTOM) / top_gib, HEIGHT - BOTTOM
     line = " ".join(f"{LEFT + t_s * x_scale:.1f},{floor - gib * y_scale:.1f}" for t_s, gib in points)
     parts = [f'<polyline points="{line}" fill="none" stroke="#0b68cb" stroke-width="1.5"/>']
-    parts.append(f'<path d="M{LEFT} {TOP}V{floor}H{WIDTH}" fill="none" stroke="currentColor"/>')
+    parts.append(f'<path d="M{LEFT} {TOP}V{floor}H{WIDTH - RIGHT}" fill="none" stroke="currentColor"/>')
     for quarter in range(5):
         gib, t_s = top_gib * quarter / 4, end_s * quarter / 4
         parts.append(f'<text x="{LEFT - 6}" y="{floor - gib * y_scale + 4:.1f}" text-anchor="end">{gib:.2f}</text>')
         anchor = "end" if quarter == 4 else "middle"
         parts.append(f'<text x="{LEFT + t_s * x_scale:.1f}" y="{floor + 18}" text-anchor="{anchor}">{t_s:.1f} s</text>')
-    for t_s, name in marks:
-        if t_s <= end_s:
-            x = f"{LEFT + t_s * x_scale:.1f}"
-            parts.append(f'<path d="M{x} {TOP}V{floor}" stroke="currentColor" stroke-dasharray="3" opacity=".5"/>')
-            parts.append(f'<text transform="translate({x} {TOP}) rotate(90)" y="-3">{name}</text>')
+    label_x = 0.0
+    for x, name in sorted((LEFT + t_s * x_scale, name) for t_s, name in marks if t_s <= end_s):
+        label_x = max(x, label_x + LABEL_HEIGHT)  # beside the one before, where two stages follow each other closely
+        parts.append(f'<path d="M{x:.1f} {TOP}V{floor}" stroke="currentColor" stroke-dasharray="3" opacity=".5"/>')
+        parts.append(f'<text transform="translate({label_x:.1f} {TOP}) rotate(90)" y="-3">{name}</text>')
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Memory over time">{"".join(parts)}</svg>'
