@@ -95,16 +95,24 @@ def test_nothing_in_a_run_reaches_the_terminal(command: str, run: Path, capsys: 
 def test_nothing_in_a_run_is_markup_of_the_page(run: Path, tmp_path: Path):
     """What a log and run.json hold is text on the page: no tag, no terminal code, no address, nothing that is filled in."""
     hostile = HOSTILE + "<script>alert(1)</script>{code}"
-    record = json.loads((run / "run.json").read_text()) | {"id": hostile, "outcome": "failed", "reason": hostile}
+    record = json.loads((run / "run.json").read_text()) | {
+        "id": hostile, "outcome": "failed", "reason": hostile, "commit": hostile, "notes": [hostile], "started_at": hostile,
+        "loadcheck": hostile,
+    }  # fmt: skip
+    record["profile"]["generation"]["prompt"] = hostile
     (run / "run.json").write_text(json.dumps(record))
-    (run / "load.log").write_text((run / "load.log").read_text() + f"RuntimeError: {hostile}\n")
+    log = (run / "load.log").read_text().replace("GPU: NVIDIA", f"GPU: {hostile} NVIDIA")
+    (run / "load.log").write_text(f"{log}RuntimeError: {hostile}\n")
+    (run / "memory.jsonl").write_text(
+        f'{hostile}\n{{"t_s": "{hostile}", "device_used_bytes": 1, "child_rss_bytes": 1}}\n'
+    )
     page = tmp_path / "page.html"
     assert cli.run(["report", str(run), "--html", str(page)]) == 1
     text = page.read_text()
     _assert_tame(text)
     assert "<script" not in text and "href" not in text
-    assert text.count("alert(1)&lt;/script&gt;") >= 3  # the title, the reason, the error
-    assert text.count("figure ") == 1
+    assert text.count("alert(1)&lt;/script&gt;") >= 10  # wherever the run says it, and in the line of the log
+    assert text.count("<th>figure</th>") == 1
 
 
 def test_a_page_that_cannot_be_written_is_bad_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

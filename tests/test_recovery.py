@@ -332,15 +332,18 @@ def test_a_recovery_is_told_to_people(flags: list[str], code: int, words: str, c
     assert words in capsys.readouterr().out
 
 
-def test_a_recovery_reads_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """At 60 columns: each step with its gain and what became of it, the loads, the flags and the profile; no colour codes."""
-    monkeypatch.setenv("COLUMNS", "60")
+@pytest.mark.parametrize("width", [60, 40])
+def test_a_recovery_reads_on_a_narrow_terminal(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """At 60 and 40 columns: each step with its gain and what became of it, the loads, the flags and the profile; no colour codes."""
+    monkeypatch.setenv("COLUMNS", str(width))
     assert (
         cli.run(["load", PROFILE, "--run-dir", "run", "--gpu-memory-utilization", "0.4", "--recover", "--force"]) == 0
     )
     out = capsys.readouterr().out
     assert "\x1b" not in out
-    assert max(map(len, out.splitlines())) <= 60
+    assert max(map(len, out.splitlines())) <= width
     flat = " ".join(out.split())
     assert "1 fewer sequences: +0.00 GiB of KV cache by unsloth's estimate; lacks 0.12 GiB; skipped" in flat
     assert "2 another utilization: +0.12 GiB of KV cache by unsloth's estimate; fits; attempt 2" in flat

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from loadcheck.doctor import Report
-    from loadcheck.loading import Prepared
+    from loadcheck.loading import Loaded, Prepared
     from loadcheck.predict import Card
     from loadcheck.predict.question import Question
     from loadcheck.specs.profile import Profile
@@ -233,33 +233,37 @@ def check(target: Path, profile: str | None, gpu: str | None, as_json: bool) -> 
 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the same as a page, too.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write it as a page, too: one file.")
 @json_option
 def report(run: Path, as_json: bool, html: Path | None) -> int:
     """Show a RUN folder again: its figures, its verdict, how it ended."""
     from loadcheck.loading import judge_folder
-    from loadcheck.report import show_end, show_verdict, to_html
+    from loadcheck.report import show_end, show_verdict
 
     if run.is_file():
         raise BadInput(Problem(str(run), "a log, not a run folder", f"use: loadcheck check {run}"))
     loaded = judge_folder(run)
-
-    def show(out: Console) -> None:
-        show_verdict(out, loaded.evidence, loaded.verdict)
-        show_end(out, loaded.record, loaded.folder.path)
-
     if as_json:
         _print_json(loaded.to_json())
     else:
-        show(_console())
+        out = _console()
+        show_verdict(out, loaded.evidence, loaded.verdict)
+        show_end(out, loaded.record, loaded.folder.path)
     if html is not None:
-        try:
-            html.write_text(to_html(f"loadcheck: {loaded.record.id}", show), encoding="utf-8")
-        except OSError as error:
-            raise BadInput(
-                Problem(str(html), error.strerror or str(error), "name a file that can be written")
-            ) from None
+        _write_page(html, loaded)
     return EXIT_PASS if loaded.verdict.passed else EXIT_FAIL
+
+
+def _write_page(path: Path, loaded: Loaded) -> None:
+    """BadInput where `path` cannot be written."""
+    from loadcheck.page import run_page
+    from loadcheck.runs.sampler import read_samples
+
+    page = run_page(loaded.record, loaded.evidence, loaded.verdict, read_samples(loaded.folder.memory_path))
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(Problem(str(path), error.strerror or str(error), "name a file that can be written")) from None
 
 
 @cli.command()
@@ -531,8 +535,8 @@ def _refused(out: Console, report: Report, as_json: bool, force: bool) -> bool:
 def _recover(out: Console, prepared: Prepared, as_json: bool, run_dir: Path | None, force: bool) -> int:
     """`load --recover`: as load, but where memory is short the ladder is walked; JSON has a further key `recovery`."""
     from loadcheck.doctor import examine, read_machine
-    from loadcheck.loading import Loaded, prepare, settled_gpu
     from loadcheck.loading import load as run_load
+    from loadcheck.loading import prepare, settled_gpu
     from loadcheck.progress import Progress
     from loadcheck.recovery import Hands, recover
     from loadcheck.recovery.show import show_recovery

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from html import escape as escape_html
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
-from loadcheck.errors import printable
 from loadcheck.figures import Figures, Kind, Value, figure_specs
 from loadcheck.logs import Attempt
 from loadcheck.terminal import Name, escape, print_item, print_table, print_whole, print_words
@@ -32,27 +29,6 @@ _STYLES = {"ok": "green", "pass": "green", "fail": "bold red", "refused": "yello
 _WORDS = {"ok": _STYLES["ok"], "FAIL": _STYLES["fail"], "REFUSED": _STYLES["refused"]}
 
 
-_HTML = """<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>TITLE</title>
-<style>body {{ color: {foreground}; background: {background} }} pre {{ font: 14px/1.4 monospace; overflow-x: auto }} {stylesheet}</style>
-</head>
-<body><pre>{code}</pre></body>
-</html>
-"""
-HTML_WIDTH = 120
-
-
-def to_html(title: str, show: Callable[[Console], None]) -> str:
-    """What `show` prints, as a page that needs nothing else: no script, no font, no address."""
-    page = Console(
-        record=True, file=StringIO(), width=HTML_WIDTH, highlight=False, force_terminal=True, color_system="standard"
-    )
-    show(page)
-    named = escape_html(printable(title)).replace("{", "&#123;").replace("}", "&#125;")  # rich fills what is in braces
-    return page.export_html(code_format=_HTML.replace("TITLE", named))
-
-
 def show_verdict(out: Console, evidence: Evidence | None, verdict: Verdict) -> None:
     """The table of figures (none where the log says nothing), what failed and what to do, and the verdict on a line of its own."""
     if evidence is not None:
@@ -62,10 +38,11 @@ def show_verdict(out: Console, evidence: Evidence | None, verdict: Verdict) -> N
     notes = [finding.why for finding in verdict.findings if finding.status is Status.SKIPPED]
     for note in notes:
         out.print(f"Note: {escape(note)}")
-    out.print(f"\n[{_STYLES[verdict.status]}]{verdict.status.upper()}[/]  {_summary(verdict)}")
+    out.print(f"\n[{_STYLES[verdict.status]}]{verdict.status.upper()}[/]  {summary(verdict)}")
 
 
-def _summary(verdict: Verdict) -> str:
+def summary(verdict: Verdict) -> str:
+    """How many checks ended how."""
     counts = {status: sum(f.status is status for f in verdict.findings) for status in Status}
     return ", ".join(f"{count} {status.value}" for status, count in counts.items() if count)
 

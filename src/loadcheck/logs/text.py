@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from loadcheck.errors import BadInput, Problem
@@ -37,6 +37,16 @@ def read_blocks(path: Path) -> Iterator[tuple[int, str]]:
         yield line, rest
     if not any_bytes:
         raise BadInput(Problem(str(path), "the file is empty", "give the log of a load"))
+
+
+def read_lines(path: Path, numbers: Collection[int]) -> dict[int, str]:
+    """The clean text of some lines of a log, by number; without those that it has not. BadInput as in `read_blocks`."""
+    found: dict[int, str] = {}
+    for first, block in read_blocks(path):
+        if any(first <= number <= first + block.count("\n") for number in numbers):
+            lines = block.split("\n")
+            found |= {n: clean_line(lines[n - first]) for n in numbers if 0 <= n - first < len(lines)}
+    return found
 
 
 def clean_line(line: str) -> str:

@@ -5,13 +5,57 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import psutil
 
 from loadcheck.device import device_used_reader, ram_available_bytes
+from loadcheck.runs.folder import own_file
 
 INTERVAL_S = 0.1
+MAX_SECONDS = 10_000_000.0
+MAX_BYTES = 2**63
+MAX_FILE_BYTES = 64 * 1024 * 1024
+"""Days of samples, so that a hostile file cannot fill memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One reading, `t_s` seconds after its process began; None is what could not be read."""
+
+    t_s: float
+    device_used_bytes: int | None
+    child_rss_bytes: int | None
+
+
+def read_samples(path: Path) -> list[list[Sample]]:
+    """The samples of memory.jsonl, a list for each process that they are of: none without the file, and no line that is no sample.
+
+    BadInput where `path` is no file of the run.
+    """
+    try:
+        with own_file(path).open("rb") as file:
+            lines = file.read(MAX_FILE_BYTES).splitlines()
+    except OSError:
+        return []
+    processes: list[list[Sample]] = []
+    for sample in filter(None, map(_parsed, lines)):
+        if not processes or sample.t_s < processes[-1][-1].t_s:
+            processes.append([])
+        processes[-1].append(sample)
+    return processes
+
+
+def _parsed(line: bytes) -> Sample | None:
+    try:
+        data = msgspec.json.decode(line, type=Sample)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    used = (data.device_used_bytes, data.child_rss_bytes)
+    sane = 0 <= data.t_s < MAX_SECONDS and all(each is None or 0 <= each < MAX_BYTES for each in used)
+    return data if sane else None
 
 
 class Sampler:
