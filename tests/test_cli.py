@@ -10,7 +10,7 @@ from loadcheck import cli
 from loadcheck.loading import CPU_PROFILE, default_profile
 from loadcheck.specs.files import to_data
 from loadcheck.specs.profile import load_profile
-from tests.conftest import ROOT
+from tests.conftest import ROOT, RUNS
 
 
 def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -135,6 +135,35 @@ def test_bad_input_exits_2(arguments: list[str], words: str, capsys: pytest.Capt
     assert "Error: " in err and words in err and "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["check", "no-such-file"], {"where": "no-such-file", "key": None}),
+        (["predict", "--gpu", "A1000"], {"where": "gpu", "key": None}),
+        (["load", "smollm2-135m-cpu", "--lora-r", "64"], {"key": None}),
+        (["predict", "--no-such-flag"], {"where": "command line", "key": None}),
+        (["report", str(RUNS / "h100" / "killed"), "--html", "/dev/null/x"], {"where": "/dev/null/x"}),
+    ],
+)
+def test_an_error_is_one_document_too(
+    arguments: list[str], problem: dict[str, Any], capsys: pytest.CaptureFixture[str]
+):
+    """With --json an error is the only document on stdout, with the exit code; its text is on stderr as ever."""
+    code, out, err = _run(capsys, *arguments, "--json")
+    data = json.loads(out)
+    assert (code, data["exit_code"]) == (2, 2)
+    assert all(set(each) == {"where", "key", "what", "remedy"} for each in data["error"])
+    assert problem.items() <= data["error"][0].items() and all(data["error"][0][key] for key in ("what", "remedy"))
+    assert "Error: " in err
+
+
+def test_a_page_that_was_written_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """report --html says which file it wrote."""
+    page = tmp_path / "page.html"
+    _, out, _ = _run(capsys, "report", str(RUNS / "h100" / "reference-train3"), "--html", str(page))
+    assert page.exists() and f"wrote {page}" in out.replace("\n", "")
+
+
 def test_the_gpu_profile_without_a_gpu_exits_3(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """A machine without a GPU is not bad input: exit 3, and what to do instead."""
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
@@ -172,7 +201,7 @@ def test_every_profile_key_has_a_flag():
     keys = {key for key, value in profile.items() if not isinstance(value, dict)} | {
         f"{table}.{key}" for table in ("adapters", "generation", "training") for key in profile[table]
     }
-    described = {"name", "description", "engine", "adapters.bias", "generation.expect"}
+    described = {"name", "description", "engine", "adapters.bias"}
     assert keys - described == set(cli.OVERRIDES.values())
     assert set(cli.OVERRIDES) <= flags
 
@@ -183,6 +212,9 @@ def test_every_profile_key_has_a_flag():
         ({"target_modules": "q_proj, v_proj"}, {"adapters.target_modules": ["q_proj", "v_proj"]}),
         ({"use_gradient_checkpointing": "false"}, {"adapters.use_gradient_checkpointing": False}),
         ({"max_seq_length": 8, "lora_r": None}, {"max_seq_length": 8}),
+        ({"prompt": "2 + 2?"}, {"generation.prompt": "2 + 2?", "generation.expect": None}),
+        ({"prompt": "2 + 2?", "expect": "4"}, {"generation.prompt": "2 + 2?", "generation.expect": "4"}),
+        ({"expect": "4"}, {"generation.expect": "4"}),
     ],
 )
 def test_flags_become_profile_values(flags: dict[str, Any], changed: dict[str, Any]):

@@ -6,6 +6,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,6 +38,8 @@ json_option = click.option(
 )
 EXIT_BROKEN_PIPE = 141
 """Nobody read what was found, so it is no pass: 128 + SIGPIPE, as a shell says it."""
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, likewise."""
 GPU_HELP = "A card of env/gpus.toml, such as T4 or H100."
 
 # Flag -> dotted key of the profile that it overrides.
@@ -58,6 +61,7 @@ OVERRIDES = {
     "random_state": "adapters.random_state",
     "prompt": "generation.prompt",
     "max_new_tokens": "generation.max_new_tokens",
+    "expect": "generation.expect",
     "train_steps": "training.steps",
     "learning_rate": "training.learning_rate",
 }
@@ -69,7 +73,12 @@ def profile_options(command: Command) -> Command:
         click.option("--model", help="A name in env/models, a local directory, or a config.json."),
         click.option("--max-seq-length", type=int, help="Tokens of a request, prompt and answer."),
         click.option("--load-in-4bit/--load-in-16bit", default=None, help="Quantization of a model of env/models."),
-        click.option("--max-lora-rank", type=int, help="The largest rank that vLLM's LoRA slots hold."),
+        click.option(
+            "--max-lora-rank",
+            type=int,
+            help="The largest rank that vLLM's LoRA slots hold; predict and fit take it for the adapters' rank, too, "
+            "where no --lora-r is given.",
+        ),
         click.option("--gpu-memory-utilization", type=float, help="Share of the free memory that vLLM may take."),
         click.option("--conservativeness", type=float, help="Scales unsloth's number of sequences; 0.1 means few."),
         click.option("--enforce-eager/--cuda-graphs", default=None, help="Without CUDA graphs: less memory, slower."),
@@ -186,14 +195,13 @@ def report(run: Path, as_json: bool, html: Path | None) -> int:
     from loadcheck.report import show_end, show_verdict, to_html
 
     loaded = judge_folder(run)
-    if as_json:
-        _print_json(loaded.to_json())
 
     def show(out: Console) -> None:
         show_verdict(out, loaded.evidence, loaded.verdict)
         show_end(out, loaded.record, loaded.folder.path)
 
-    show(_console(stderr=as_json))
+    out = _console(stderr=as_json)
+    show(out)
     if html is not None:
         try:
             html.write_text(to_html(f"loadcheck: {loaded.record.id}", show), encoding="utf-8")
@@ -201,6 +209,9 @@ def report(run: Path, as_json: bool, html: Path | None) -> int:
             raise BadInput(
                 Problem(str(html), error.strerror or str(error), "name a file that can be written")
             ) from None
+        out.print(f"wrote {printable(str(html))}", markup=False)
+    if as_json:  # last, as an error would be the one document
+        _print_json(loaded.to_json())
     return EXIT_PASS if loaded.verdict.passed else EXIT_FAIL
 
 
@@ -305,7 +316,8 @@ def _card(
 @click.option("--use-gradient-checkpointing", help="unsloth, true or false.")
 @click.option("--random-state", type=int, help="Seed of the adapters' first weights.")
 @click.option("--no-adapters", is_flag=True, help="Load only; attach no LoRA adapters.")
-@click.option("--prompt", help="What the loaded model is asked.")
+@click.option("--prompt", help="What the loaded model is asked; without --expect, any answer will do.")
+@click.option("--expect", help="A word that the answer must hold; not looked for with synthetic weights.")
 @click.option("--max-new-tokens", type=int, help="Length of the answer.")
 @click.option("--train-steps", type=int, help="Training steps after the load.")
 @click.option("--learning-rate", type=float, help="Of the training steps.")
@@ -471,6 +483,8 @@ def manifest(files: bool, as_json: bool) -> int:
 def overrides(flags: dict[str, Any]) -> dict[str, Any]:
     """The profile's keys that flags override, by dotted key."""
     changed = {OVERRIDES[name]: value for name, value in flags.items() if name in OVERRIDES and value is not None}
+    if "generation.prompt" in changed:  # the word that the profile expects answers its own question
+        changed.setdefault("generation.expect", None)
     targets = "adapters.target_modules"
     if targets in changed:
         changed[targets] = [name.strip() for name in changed[targets].split(",") if name.strip()]
@@ -497,27 +511,38 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
-    debug = "--debug" in arguments
+    debug, as_json = "--debug" in arguments, "--json" in arguments
     try:
         code = cli.main(arguments, prog_name="loadcheck", standalone_mode=False)
         return code if isinstance(code, int) else EXIT_PASS
     except LoadcheckError as error:
         _show_errors(error.problems, debug)
-        return error.exit_code
+        return _said(error.problems, error.exit_code, as_json)
     except click.ClickException as error:
         error.message = printable_lines(error.message)
         error.show()
-        return EXIT_BAD_INPUT
+        usage = Problem("command line", error.format_message(), "see loadcheck --help")
+        return _said((usage,), EXIT_BAD_INPUT, as_json)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Error: interrupted", err=True)
-        return 130
+        return _said((Problem("loadcheck", "interrupted", "run it again"),), EXIT_INTERRUPTED, as_json)
     except BrokenPipeError:
         sys.stderr.close()
         return EXIT_BROKEN_PIPE
     except OSError as error:
         problem = Problem(str(error.filename or "system"), str(error.strerror), "free the disk or mend the path")
         _show_errors((problem,), debug)
-        return BadInput.exit_code
+        return _said((problem,), BadInput.exit_code, as_json)
+
+
+def _said(problems: tuple[Problem, ...], exit_code: int, as_json: bool) -> int:
+    """The exit code; with --json the problems are the one document on stdout, too."""
+    if as_json:
+        keys = ("where", "key", "what", "remedy")
+        said = [{key: getattr(each, key) for key in keys} for each in problems]
+        with suppress(OSError):  # stdout itself may be what is full or gone
+            _print_json({"error": said, "exit_code": exit_code})
+    return exit_code
 
 
 def _show_errors(problems: tuple[Problem, ...], debug: bool) -> None:

@@ -48,6 +48,12 @@ def process_finding(outcome: str, reason: str) -> Finding:
                    remedy="" if ok else "see the end of load.log in the run folder")  # fmt: skip
 
 
+_ANSWER_REMEDY = (
+    "the weights or the quantization are broken (check them with a second load), or the prompt has another answer "
+    "(say which with --expect, generation.expect)"
+)
+
+
 def _answer(event: dict[str, Any]) -> Finding:
     """At least one token, and the expected word where the weights are real."""
     num_tokens, expected = event.get("num_new_tokens") or 0, event.get("expected")
@@ -55,7 +61,7 @@ def _answer(event: dict[str, Any]) -> Finding:
     why = f"the answer to {event.get('prompt')!r}" + (f" must name {expected}" if expected else " must have a token")
     return Finding(figure="answer", check=Check.RUN, status=Status.OK if ok else Status.FAIL, predicted=expected,
                    measured=str(event.get("text", "")).strip(), why=why,
-                   remedy="" if ok else "the weights or the quantization are broken; check them with a second load")  # fmt: skip
+                   remedy="" if ok else _ANSWER_REMEDY)  # fmt: skip
 
 
 def _training(event: dict[str, Any]) -> Iterator[Finding]:
