@@ -345,19 +345,24 @@ def load(
     """
     from loadcheck.device import read_gpu
     from loadcheck.doctor import examine, read_machine
-    from loadcheck.loading import default_profile, prepare
+    from loadcheck.loading import default_profile, prepare, refuse_unheard
     from loadcheck.loading import load as run_load
     from loadcheck.progress import Progress
     from loadcheck.report import show_end, show_prediction, show_verdict
+    from loadcheck.runs.folder import refuse_taken
     from loadcheck.specs.profile import load_profile
 
     out = _console(stderr=as_json)
+    if run_dir is not None:
+        refuse_taken(run_dir)
     gpu = read_gpu()
     if profile is None:
         profile, why = default_profile(gpu)
         out.print(f"Profile {profile}: {printable(why)}", markup=False)
     changed = overrides(flags) | ({"adapters": None} if no_adapters else {})
-    prepared = prepare(load_profile(profile, changed), gpu)
+    chosen = load_profile(profile, changed)
+    refuse_unheard(chosen, changed)
+    prepared = prepare(chosen, gpu)
     if recover:
         return _recover(out, prepared, as_json, run_dir, force)
     if prepared.prediction is not None and not prepared.prediction.fits and not force:
@@ -441,17 +446,20 @@ def _prediction_json(prepared: Prepared) -> dict[str, Any]:
 def doctor(as_json: bool, profile: str | None, **flags: Any) -> int:
     """Say what is wrong with this machine for this stack, before anything is downloaded.
 
-    Exit code 0: the load can start (there may be warnings), 1: problems to mend, 3: this machine cannot.
+    Exit code 0: the load can start (there may be warnings), 1: problems to mend, 2: bad input, as load says it, 3: this
+    machine cannot.
     """
     from loadcheck.device import read_gpu
     from loadcheck.doctor import examine, read_machine
     from loadcheck.doctor.show import show_report
-    from loadcheck.loading import default_profile
+    from loadcheck.loading import default_profile, refuse_bad_input, refuse_unheard
     from loadcheck.plan import make_plan
     from loadcheck.specs.profile import load_profile
 
-    gpu = read_gpu()
-    plan = make_plan(load_profile(profile or default_profile(gpu)[0], overrides(flags)))
+    gpu, changed = read_gpu(), overrides(flags)
+    plan = make_plan(load_profile(profile or default_profile(gpu)[0], changed))
+    refuse_unheard(plan.profile, changed)
+    refuse_bad_input(plan)
     report = examine(read_machine(plan, gpu), plan)
     if as_json:
         _print_json(report.to_json())
