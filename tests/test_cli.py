@@ -64,6 +64,7 @@ def test_check_json_puts_the_report_on_stderr(capsys: pytest.CaptureFixture[str]
         "why",
         "remedy",
         "where",
+        "missing",
     } == set(failing[0])
     assert "FAIL num_gpu_blocks is 1,354" in err.replace("\n", " ")
 

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from loadcheck.errors import printable
-from loadcheck.figures import Figures, FigureSpec, Kind, Value, figure_specs
+from loadcheck.figures import Figures, FigureSpec, Kind, Value, figure_specs, specs_by_name
 from loadcheck.terminal import escape
 from loadcheck.units import to_gib
-from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict
+from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict, causes
+from loadcheck.verdict.cause import ENDS
 
 if TYPE_CHECKING:
     from loadcheck.predict import Prediction
@@ -53,7 +54,10 @@ def to_html(title: str, show: Callable[[Console], None]) -> str:
 
 
 def show_verdict(out: Console, evidence: Evidence | None, verdict: Verdict) -> None:
-    """The table of figures (none where the log says nothing), what failed and what to do, and the verdict on a line of its own."""
+    """The table of figures (none where the log says nothing), what failed and what to do, and the verdict on a line of its own.
+
+    Of a load that did not finish the cause is said once more at the end, where people look.
+    """
     if evidence is not None:
         out.print(_figures_table(evidence, verdict))
     _show_failures(out, verdict)
@@ -62,6 +66,8 @@ def show_verdict(out: Console, evidence: Evidence | None, verdict: Verdict) -> N
     for note in notes:
         out.print(f"Note: {escape(note)}")
     out.print(f"\n[{_STYLES[verdict.status]}]{verdict.status.upper()}[/]  {_summary(verdict)}")
+    for cause in causes(verdict)[:1]:
+        out.print(f"Cause: {escape(cause.why)}\nMend: {escape(cause.remedy)}")
 
 
 def _summary(verdict: Verdict) -> str:
@@ -129,20 +135,39 @@ def _status(findings: list[Finding]) -> str:
 
 
 def _show_failures(out: Console, verdict: Verdict) -> None:
-    failures = verdict.failures()
-    missing = [f for f in failures if f.check is Check.SHAPE and "is not in" in f.why]
-    others = [f for f in failures if f not in missing]
+    failures, ends = verdict.failures(), causes(verdict)
     if failures:
         out.print()
-    for finding in others:
-        out.print(f"[{_STYLES[finding.status.value]}]{finding.status.value.upper()}[/] {escape(explain(finding))}")
+    if ends:
+        _show_unfinished(out, failures, ends)
+        return
+    missing = [f for f in failures if f.missing and f.check is Check.SHAPE]
+    for finding in failures:
+        if finding not in missing:
+            _show_failure(out, finding)
     if len(missing) > 3:
         names = ", ".join(dict.fromkeys(finding.figure for finding in missing))
         out.print(f"[{_STYLES['fail']}]FAIL[/] {len(missing)} required lines are not in the log: {escape(names)}")
         out.print(f"     {escape(missing[0].remedy)}")
     else:
         for finding in missing:
-            out.print(f"[{_STYLES['fail']}]FAIL[/] {escape(explain(finding))}")
+            _show_failure(out, finding)
+
+
+def _show_unfinished(out: Console, failures: Iterable[Finding], ends: tuple[Finding, ...]) -> None:
+    """Why a load did not finish, what else was wrong by then, and of what it did not reach the count alone."""
+    for finding in ends:
+        _show_failure(out, finding)
+    for finding in failures:
+        if finding.figure not in ENDS and not finding.missing:
+            _show_failure(out, finding)
+    unreached = {finding.figure for finding in failures if finding.missing} & set(specs_by_name())
+    if unreached:
+        out.print("1 figure was not reached" if len(unreached) == 1 else f"{len(unreached)} figures were not reached")
+
+
+def _show_failure(out: Console, finding: Finding) -> None:
+    out.print(f"[{_STYLES[finding.status.value]}]{finding.status.value.upper()}[/] {escape(explain(finding))}")
 
 
 def explain(finding: Finding) -> str:
@@ -181,12 +206,11 @@ def _show_run(out: Console, verdict: Verdict) -> None:
 
 def show_end(out: Console, record: RunRecord, folder: Path) -> None:
     """How the run ended and where it is kept."""
-    if record.reason:
-        out.print(f"[bold red]{escape(record.outcome.upper())}[/] {escape(record.reason)}")
     for note in record.notes:
         out.print(f"Note: {escape(note)}")
     took = "" if record.duration_s is None else f" after {record.duration_s:.1f} s"
-    out.print(f"{escape(record.outcome)}{took}; kept in {escape(str(folder))}")
+    reason = f" ({escape(record.reason)})" if record.reason else ""
+    out.print(f"{escape(record.outcome)}{reason}{took}; kept in {escape(str(folder))}")
 
 
 def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:

@@ -21,7 +21,7 @@ def check_golden(evidence: Evidence) -> Iterator[Finding]:
         if reading is None:
             yield Finding(figure=name, check=Check.GOLDEN, status=Status.FAIL, low=allowed.low, high=allowed.high,
                           predicted=allowed.exactly, why=f"expected ({allowed.why}), but not in the log",
-                          remedy="keep the whole output of the load", where=evidence.where(None))  # fmt: skip
+                          remedy="keep the whole output of the load", where=evidence.where(None), missing=True)  # fmt: skip
             continue
         ok = within(reading, allowed)
         yield evidence.finding(
