@@ -41,7 +41,7 @@ predict: .venv/dev/.complete ## say every figure of the load log before there is
 
 .PHONY: check
 check: .venv/dev/.complete ## judge the newest run, or RUN=folder, or LOG=file
-	@$(DEV)/loadcheck check $(or $(LOG),$(RUN)) $(ARGS)
+	@$(if $(or $(LOG),$(RUN)),$(DEV)/loadcheck check $(or $(LOG),$(RUN)) $(ARGS),echo 'no run yet: make load' >&2; exit 2)
 
 .PHONY: parse
 parse: .venv/dev/.complete ## every figure of LOG=file

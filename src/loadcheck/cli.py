@@ -165,23 +165,33 @@ def parse(log: Path, as_json: bool) -> int:
 @click.argument("target", metavar="RUN|LOG", type=click.Path(path_type=Path))
 @click.option("--profile", help="Judge as a load of this profile; a version other than the pinned one then fails.")
 @click.option("--gpu", help=GPU_HELP)
+@profile_options
 @json_option
-def check(target: Path, profile: str | None, gpu: str | None, as_json: bool) -> int:
-    """Judge a run folder or a LOG: shape, identities, prediction, golden ranges."""
+def check(target: Path, profile: str | None, gpu: str | None, as_json: bool, **flags: Any) -> int:
+    """Judge a run folder or a LOG: shape, identities, prediction, golden ranges.
+
+    A run folder says its settings itself. A log does not say them all: without --profile it is judged as the profile that fits its
+    model and length, and the flags say which settings were others.
+    """
     from loadcheck.checking import gather
     from loadcheck.loading import judge_folder
-    from loadcheck.report import show_verdict
+    from loadcheck.report import judged_as, show_verdict
     from loadcheck.verdict import judge
 
+    changed = overrides(flags)
     if target.is_dir():
-        loaded = judge_folder(target, profile, gpu)
+        loaded = judge_folder(target, profile, gpu, changed)
         evidence, verdict = loaded.evidence, loaded.verdict
     else:
-        evidence = gather(target, profile, gpu)
+        evidence = gather(target, profile, gpu, overrides=changed)
         verdict = judge(evidence)
+    out = _console(stderr=as_json)
+    if evidence is not None:
+        out.print(f"{printable(str(target))}: {printable(judged_as(evidence))}", markup=False)
     if as_json:
-        _print_json(verdict.to_json())
-    show_verdict(_console(stderr=as_json), evidence, verdict)
+        named = evidence.profile.name if evidence is not None and evidence.profile is not None else None
+        _print_json({"profile": named, **verdict.to_json()})
+    show_verdict(out, evidence, verdict)
     return EXIT_PASS if verdict.passed else EXIT_FAIL
 
 

@@ -100,11 +100,13 @@ class Loaded:
         }
 
 
-def judge_folder(path: Path, profile: str | None = None, gpu: str | None = None) -> Loaded:
-    """Judge a run folder again, as `loadcheck report` does; as a load of another profile or card where they are named."""
+def judge_folder(
+    path: Path, profile: str | None = None, gpu: str | None = None, overrides: dict[str, Any] | None = None
+) -> Loaded:
+    """Judge a run folder again, as `loadcheck report` does; BadInput where a profile, card or setting is named that it is not of."""
     folder = RunFolder(path)
     record = folder.read_record()
-    evidence, verdict = _judge(folder, record, folder.log_path, profile, gpu)
+    evidence, verdict = _judge(folder, record, folder.log_path, profile, gpu, overrides)
     return Loaded(folder, record, evidence, verdict)
 
 
@@ -302,7 +304,12 @@ def _run_step(
 
 
 def _judge(
-    folder: RunFolder, record: RunRecord, log_path: Path, profile: str | None = None, gpu: str | None = None
+    folder: RunFolder,
+    record: RunRecord,
+    log_path: Path,
+    profile: str | None = None,
+    gpu: str | None = None,
+    overrides: dict[str, Any] | None = None,
 ) -> tuple[Evidence | None, Verdict]:
     """The verdict on the run; a run whose log says nothing is judged by how its process ended."""
     try:
@@ -310,7 +317,7 @@ def _judge(
     except BadInput as error:
         no_log = Finding(figure="log", check=Check.SHAPE, status=Status.FAIL, why=str(error))
         return None, Verdict((no_log, process_finding(record.outcome, record.reason)))
-    evidence = gather(folder.path, profile, gpu, log=log, record=record)
+    evidence = gather(folder.path, profile, gpu, log=log, record=record, overrides=overrides)
     return evidence, judge(evidence)
 
 

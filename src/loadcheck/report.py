@@ -17,6 +17,7 @@ from loadcheck.terminal import escape
 from loadcheck.units import to_gib
 from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict, causes
 from loadcheck.verdict.cause import ENDS
+from loadcheck.verdict.stack import SETTINGS
 
 if TYPE_CHECKING:
     from loadcheck.predict import Prediction
@@ -60,7 +61,7 @@ def show_verdict(out: Console, evidence: Evidence | None, verdict: Verdict) -> N
     """
     if evidence is not None:
         out.print(_figures_table(evidence, verdict))
-    _show_failures(out, verdict)
+    _show_failures(out, verdict, evidence is not None and evidence.assumed)
     _show_run(out, verdict)
     notes = [finding.why for finding in verdict.findings if finding.status is Status.SKIPPED]
     for note in notes:
@@ -134,17 +135,33 @@ def _status(findings: list[Finding]) -> str:
     return ""
 
 
-def _show_failures(out: Console, verdict: Verdict) -> None:
+def judged_as(evidence: Evidence) -> str:
+    """By which settings a load is judged, and where they come from."""
+    profile = evidence.profile
+    if profile is None:
+        return "judged as a load of no known profile, by what its log says"
+    share = f" (utilization {profile.gpu_memory_utilization:g})" if profile.fast_inference else ""
+    fits = ", which fits its model and length; for other settings see check --help" if evidence.assumed else ""
+    return f"judged as profile {profile.name}{share}{fits}"
+
+
+def _show_failures(out: Console, verdict: Verdict, assumed: bool) -> None:
+    """What failed; where the settings were only assumed, and are not the load's, not what follows from that."""
     failures, ends = verdict.failures(), causes(verdict)
     if failures:
         out.print()
     if ends:
         _show_unfinished(out, failures, ends)
         return
+    wrong_settings = assumed and any(f.check is Check.STACK and f.figure in SETTINGS for f in failures)
+    follow = [f for f in failures if wrong_settings and f.check in (Check.MODEL, Check.GOLDEN)]
     missing = [f for f in failures if f.missing and f.check is Check.SHAPE]
     for finding in failures:
-        if finding not in missing:
+        if finding not in (*missing, *follow):
             _show_failure(out, finding)
+    if follow:
+        names = ", ".join(dict.fromkeys(finding.figure for finding in follow))
+        out.print(f"Judged by settings that are not this load's, these are off, too: {escape(names)}")
     if len(missing) > 3:
         names = ", ".join(dict.fromkeys(finding.figure for finding in missing))
         out.print(f"[{_STYLES['fail']}]FAIL[/] {len(missing)} required lines are not in the log: {escape(names)}")
