@@ -74,17 +74,17 @@ def test_another_length_is_judged_by_its_flag(capsys: pytest.CaptureFixture[str]
     ("arguments", "words"),
     [
         (["--gpu", "T4"], "is of a load on H100, not on T4; leave --gpu out"),
-        (["--profile", "smollm2-135m-cpu"], "engine: the run was made with gpu, not cpu; leave --profile"),
-        (["--profile", PROFILE], "training.steps: the run was made with 3, not 0; leave --profile"),
-        (["--max-seq-length", "1024"], "max_seq_length: the run was made with 512, not 1024"),
+        (["--profile", "smollm2-135m-cpu"], "the run was made with engine gpu, not cpu, model"),
+        (["--profile", PROFILE], "training.steps 3, not 0; leave --profile"),
+        (["--max-seq-length", "1024"], "the run was made with max_seq_length 512, not 1024"),
     ],
 )
 def test_what_a_run_says_itself_is_not_told_otherwise(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ):
-    """Another card, profile or setting than a run folder's own is bad input."""
+    """Another card, profile or setting than a run folder's own is bad input, in one line."""
     code, said = _check(capsys, str(RUNS / "h100" / "reference-train3"), *arguments)
-    assert (code, words in said) == (2, True)
+    assert (code, words in said, said.count("Error: ")) == (2, True, 1)
 
 
 def test_what_a_run_says_itself_may_be_said_too(capsys: pytest.CaptureFixture[str]):

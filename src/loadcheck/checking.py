@@ -26,6 +26,9 @@ from loadcheck.verdict import Evidence
 MODELLED_VLLM = ("0.7.1", "0.7.2")
 """Releases whose memory figures the formulas hold for; from 0.8 on, the LoRA slots are counted as weights."""
 
+NAMED_SETTINGS = 3
+"""Of those that contradict a run folder."""
+
 # Predicted from what a bare log says itself, so equal by construction and no check.
 _GIVEN_BY_LOG = (
     "gpu_memory_utilization_pct",
@@ -109,16 +112,19 @@ def _profile(
 
 
 def _refuse_other_settings(record: RunRecord, own: Profile, asked: Profile) -> None:
-    """BadInput for each setting that a run folder says itself, and otherwise than it is asked to be judged by."""
+    """BadInput where a run is to be judged by other settings than it says itself; in one line, however many they are."""
     mine, other = _flat(to_data(own)), _flat(to_data(asked))
-    remedy = "leave --profile and the settings out: a run folder says them itself"
-    problems = [
-        Problem(f"run.json of {record.id}", f"the run was made with {mine.get(key)}, not {other.get(key)}", remedy, key)
+    differ = [
+        f"{key} {mine.get(key)}, not {other.get(key)}"
         for key in dict.fromkeys((*mine, *other))
         if key not in ("name", "description") and mine.get(key) != other.get(key)
     ]
-    if problems:
-        raise BadInput(problems)
+    if differ:
+        more = f" (and {len(differ) - NAMED_SETTINGS} more)" if len(differ) > NAMED_SETTINGS else ""
+        what = f"the run was made with {', '.join(differ[:NAMED_SETTINGS])}{more}"
+        raise BadInput(
+            Problem(f"run.json of {record.id}", what, "leave --profile and the settings out: it says them itself")
+        )
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
