@@ -1,5 +1,6 @@
 """What `check` judges a run or a log as, where that comes from, and what it refuses to be told otherwise."""
 
+import dataclasses
 import json
 import subprocess
 from pathlib import Path
@@ -141,3 +142,15 @@ def test_make_check_without_a_run_says_what_to_do(tmp_path: Path):
     ]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (result.returncode, "no run yet: make load" in result.stderr) == (2, True)
+
+
+def test_a_run_of_other_settings_is_mended_by_a_load(t4_log: Path, tmp_path: Path):
+    """A run folder takes no flags, so none is named; a bare log names the one that fits it."""
+    log = tmp_path / "load.log"
+    log.write_text(t4_log.read_text().replace("quantization=bitsandbytes", "quantization=None"))
+    evidence = gather(log)
+    remedies = []
+    for each in (evidence, dataclasses.replace(evidence, process=("completed", ""))):
+        remedies += [finding.remedy for finding in judge(each).failures() if finding.figure == "quantization"][:1]
+    assert remedies[0].endswith("or check with --load-in-16bit")
+    assert "check with" not in remedies[1]

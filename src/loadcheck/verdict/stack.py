@@ -77,7 +77,7 @@ def _settings(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
         if reading is not None:
             yield evidence.finding(reading, Check.STACK, reading.value == value, predicted=value,
                                    why=f"profile {profile.name} asks for {value}",
-                                   remedy=f"load with this profile's settings, or check with {_flag(reading)}")  # fmt: skip
+                                   remedy=_settings_remedy(evidence, _flag(reading)))  # fmt: skip
     if evidence.assumed:
         yield from _utilization(evidence, profile)
     reading = evidence.attempt.reading("model")
@@ -86,7 +86,13 @@ def _settings(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
         loaded = find_model(str(reading.value))
         yield evidence.finding(reading, Check.STACK, loaded == asked, predicted=asked.name,
                                why=f"profile {profile.name} asks for {asked.name}",
-                               remedy="load this profile's model, or check with the profile of this load")  # fmt: skip
+                               remedy=_settings_remedy(evidence, "the profile of this load"))  # fmt: skip
+
+
+def _settings_remedy(evidence: Evidence, other: str) -> str:
+    """A run of ours is judged by its own settings alone; a log from elsewhere may be of others."""
+    remedy = "load with this profile's model and settings"
+    return remedy if evidence.process is not None else f"{remedy}, or check with {other}"
 
 
 def _flag(reading: Reading) -> str:
