@@ -45,7 +45,7 @@ fit: .venv/dev/.complete ## the settings that fit, best first (GPU=T4, ARGS=)
 
 .PHONY: check
 check: .venv/dev/.complete ## judge the newest run, or RUN=folder, or LOG=file
-	@$(DEV)/loadcheck check $(or $(LOG),$(RUN)) $(ARGS)
+	@$(if $(or $(LOG),$(RUN)),$(DEV)/loadcheck check $(or $(LOG),$(RUN)) $(ARGS),echo 'no run yet: make load' >&2; exit 2)
 
 .PHONY: report
 report: .venv/dev/.complete ## show the newest run again, or RUN=folder (ARGS='--html page.html')

@@ -10,8 +10,10 @@ import pytest
 
 from loadcheck import cli
 from loadcheck.device import GpuDevice
+from loadcheck.errors import BadInput
 from loadcheck.listing import LISTS
-from loadcheck.loading import CPU_PROFILE, default_profile
+from loadcheck.loading import CPU_PROFILE, default_profile, refuse_bad_input
+from loadcheck.plan import make_plan
 from loadcheck.specs.files import replaced, to_data
 from loadcheck.specs.profile import load_profile, save_profile
 from tests.conftest import ROOT, RUNS
@@ -91,6 +93,7 @@ def test_check_json_is_one_document(capsys: pytest.CaptureFixture[str], t4_log: 
         "why",
         "remedy",
         "where",
+        "missing",
     } == set(failing[0])
     assert err == ""
 
@@ -336,6 +339,92 @@ def test_bad_input_exits_2(arguments: list[str], words: str, capsys: pytest.Capt
     assert "Error: " in err and words in err and "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["check", "no-such-file"], {"where": "no-such-file", "key": None}),
+        (["predict", "--gpu", "A1000"], {"where": "--gpu", "key": None}),
+        (["load", "smollm2-135m-cpu", "--lora-r", "64"], {"key": None}),
+        (["predict", "--no-such-flag"], {"where": "command line", "key": None}),
+        (["report", str(RUNS / "h100" / "killed"), "--html", "/dev/null/x"], {"where": "/dev/null/x"}),
+    ],
+)
+def test_an_error_is_one_document_too(
+    arguments: list[str], problem: dict[str, Any], capsys: pytest.CaptureFixture[str]
+):
+    """With --json an error is the only document on stdout, with the exit code; its text is on stderr as ever."""
+    code, out, err = _run(capsys, *arguments, "--json")
+    data = json.loads(out)
+    assert (code, data["exit_code"]) == (2, 2)
+    assert all(set(each) == {"where", "key", "what", "remedy"} for each in data["error"])
+    assert problem.items() <= data["error"][0].items() and all(data["error"][0][key] for key in ("what", "remedy"))
+    assert "Error: " in err
+
+
+def test_a_page_that_was_written_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """report --html says which file it wrote."""
+    page = tmp_path / "page.html"
+    _, out, _ = _run(capsys, "report", str(RUNS / "h100" / "reference-train3"), "--html", str(page))
+    assert page.exists() and f"wrote {page}" in out.replace("\n", "")
+
+
+@pytest.mark.parametrize("command", [["load", "smollm2-135m-cpu"], ["doctor", "--profile", "smollm2-135m-cpu"]])
+@pytest.mark.parametrize(
+    ("flags", "cache", "words"),
+    [
+        (["--model", "phi-4"], "", "no package that is locked holds weights of phi-4; give --weights hub"),
+        (["--weights", "local"], "", "'smollm2-135m-instruct' is no directory with a config.json; give the directory"),
+        (["--max-seq-length", "5"], "", "5 tokens hold no prompt and an answer of 12; raise it"),
+        (
+            ["--max-seq-length", "9000"],
+            "",
+            "9000 is above the 8192 positions of smollm2-135m-instruct; lower it to 8192",
+        ),
+        (["--gpu-memory-utilization", "0.5"], "", "gpu_memory_utilization: only vLLM takes it"),
+        (["--conservativeness", "0.5"], "", "conservativeness: only vLLM takes it"),
+        (["--enforce-eager"], "", "enforce_eager: only vLLM takes it"),
+        ([], "/dev/null/x", "LOADCHECK_CACHE: cannot be created (Not a directory); set LOADCHECK_CACHE"),
+        ([], "/proc/zzz", "LOADCHECK_CACHE: cannot be created (No such file or directory)"),
+    ],
+)
+def test_bad_input_is_refused_before_a_run(
+    command: list[str], flags: list[str], cache: str, words: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+):  # fmt: skip
+    """What the engine would refuse once it runs is one line, exit 2 and no run folder; doctor says the same."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOADCHECK_CACHE", cache or str(tmp_path / "cache"))
+    code, out, err = _run(capsys, *command, *flags)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert words in err
+    assert not Path("runs").exists()
+
+
+def test_a_cache_that_is_whole_may_be_read_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Where nothing has to be written, nothing must be writable."""
+    monkeypatch.setenv("LOADCHECK_CACHE", str(tmp_path))
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    plan = make_plan(load_profile(CPU_PROFILE))
+    with pytest.raises(BadInput, match="cannot be written to"):
+        refuse_bad_input(plan)
+    (tmp_path / "weights" / "smollm2-135m-instruct-0123456789ab-bnb-4bit").mkdir(parents=True)
+    refuse_bad_input(plan)
+
+
+def test_vllm_is_not_for_the_cpu(capsys: pytest.CaptureFixture[str]):
+    """--fast-inference cannot be honoured without a GPU, so it is refused."""
+    code, _, err = _run(capsys, "load", "smollm2-135m-cpu", "--fast-inference")
+    assert (code, "fast_inference: vLLM needs a GPU" in err) == (2, True)
+
+
+def test_a_file_is_no_run_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """A --run-dir that is a file is found out before anything is prepared."""
+    (tmp_path / "README.md").touch()
+    code, out, err = _run(capsys, "load", "smollm2-135m-cpu", "--run-dir", str(tmp_path / "README.md"))
+    assert (code, out) == (2, "")
+    assert "README.md: is a file; give a --run-dir" in err
+
+
 def test_the_gpu_profile_without_a_gpu_exits_3(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """A machine without a GPU is not bad input: exit 3, and what to do instead."""
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
@@ -373,7 +462,7 @@ def test_every_profile_key_has_a_flag():
     keys = {key for key, value in profile.items() if not isinstance(value, dict)} | {
         f"{table}.{key}" for table in ("adapters", "generation", "training") for key in profile[table]
     }
-    described = {"name", "description", "engine", "adapters.bias", "generation.expect"}
+    described = {"name", "description", "engine", "adapters.bias"}
     assert keys - described == set(cli.OVERRIDES.values())
     assert set(cli.OVERRIDES) <= flags
 
@@ -384,6 +473,9 @@ def test_every_profile_key_has_a_flag():
         ({"target_modules": "q_proj, v_proj"}, {"adapters.target_modules": ["q_proj", "v_proj"]}),
         ({"use_gradient_checkpointing": "false"}, {"adapters.use_gradient_checkpointing": False}),
         ({"max_seq_length": 8, "lora_r": None}, {"max_seq_length": 8}),
+        ({"prompt": "2 + 2?"}, {"generation.prompt": "2 + 2?", "generation.expect": None}),
+        ({"prompt": "2 + 2?", "expect": "4"}, {"generation.prompt": "2 + 2?", "generation.expect": "4"}),
+        ({"expect": "4"}, {"generation.expect": "4"}),
     ],
 )
 def test_flags_become_profile_values(flags: dict[str, Any], changed: dict[str, Any]):

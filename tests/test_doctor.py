@@ -23,6 +23,7 @@ from loadcheck.plan import LoadPlan, make_plan
 from loadcheck.specs.profile import load_profile
 from loadcheck.specs.versions import load_versions
 from loadcheck.units import GIB, MIB
+from loadcheck.weights import in_cache
 
 NOW_S = 1_800_000_000.0
 GPU_PLAN = make_plan(load_profile("llama31-8b-instruct-4bit"))
@@ -511,9 +512,9 @@ def test_weights_in_the_cache_are_found(tmp_path: Path, monkeypatch: pytest.Monk
         "synthetic/llama-3.1-8b-instruct-bnb-4bit": synthetic,
     }
     for folder, plan in folders.items():
-        assert not facts._has_weights(plan)
+        assert not in_cache(plan)
         (tmp_path / "weights" / folder).mkdir(parents=True)
-        assert facts._has_weights(plan)
+        assert in_cache(plan)
 
 
 # ------------------------------------------------------------------------------------------------------------------ command

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from loadcheck.errors import BadInput
+from loadcheck.errors import BadInput, Problem
 from loadcheck.figures import MAX_NUMBER
 from loadcheck.logs import Attempt, ParsedLog, parse_log
 from loadcheck.predict.adapters import adapter_params
@@ -21,12 +21,15 @@ from loadcheck.specs.expected import Expected, load_expected
 from loadcheck.specs.files import replaced, to_data, validate
 from loadcheck.specs.gpu import find_gpu, gpu_named
 from loadcheck.specs.model import Model, ModelConfig, find_model
-from loadcheck.specs.profile import Profile, load_profile, load_profiles
+from loadcheck.specs.profile import Profile, changed_profile, load_profile, load_profiles
 from loadcheck.units import GIB
 from loadcheck.verdict import Evidence
 
 MODELLED_VLLM = ("0.7.1", "0.7.2")
 """Releases whose memory figures the formulas hold for; from 0.8 on, the LoRA slots are counted as weights."""
+
+NAMED_SETTINGS = 3
+"""Of those that contradict a run folder."""
 
 # Predicted from what a bare log says itself, so equal by construction and no check.
 _GIVEN_BY_LOG = (
@@ -60,10 +63,14 @@ def gather(
     any_vllm: bool = False,
     log: ParsedLog | None = None,
     record: RunRecord | None = None,
+    overrides: dict[str, Any] | None = None,
 ) -> Evidence:
-    """Everything known about a run folder or a log; BadInput where it is neither, or a name is unknown.
+    """Everything known about a run folder or a log.
+
+    BadInput where it is neither, where a name is unknown, and where what is named is not what the run or its log says itself.
 
     Args:
+        overrides: settings of the load by dotted key of a profile, which a log from elsewhere does not say.
         any_vllm: predict the figures of logs of other vLLM releases too, which count some of them in another way.
         log, record: of a run, where they are at hand; a disk that was full may have kept them out of its folder.
     """
@@ -73,8 +80,8 @@ def gather(
         log = parse_log(target) if record is None else run_log(RunFolder(target).log_path)
     attempt = log.last
     model = find_model(str(reading.value)) if (reading := attempt.reading("model")) else None
-    profile = _profile(record, profile_name, attempt, model)
-    key = gpu_named(gpu)[0] if gpu else _gpu_key(attempt, profile)
+    profile = _profile(record, profile_name, overrides or {}, attempt, model)
+    key = _gpu(gpu, _gpu_key(attempt, profile), target)
     config, note = _config(model, attempt, any_vllm)
     evidence = Evidence(
         log=log,
@@ -85,26 +92,38 @@ def gather(
         expected=_expected(profile, key),
         gpu=key,
         process=None if record is None else (record.outcome, record.reason),
+        assumed=record is None and profile_name is None and profile is not None,
         strict_stack=record is not None or profile_name is not None,
     )
     return _with_prediction(evidence)
 
 
-def _profile(record: RunRecord | None, name: str | None, attempt: Attempt, model: Model | None) -> Profile | None:
-    """The profile named, else the run's own, else the one of the same engine, model and length, and of whatever else the log says."""
-    if name is not None:
-        return load_profile(name)
+def _profile(
+    record: RunRecord | None, name: str | None, overrides: dict[str, Any], attempt: Attempt, model: Model | None
+) -> Profile | None:
+    """The run's own profile, else the one named, else the one of the same engine, model and length; with `overrides`.
+
+    Without overrides, also of whatever else the log says.
+    """
     if record is not None:
-        return validate(Profile, record.profile, f"run.json of {record.id}: profile")
-    if model is None:
-        return None
+        own = validate(Profile, record.profile, f"run.json of {record.id}: profile")
+        asked = changed_profile(own, overrides) if name is None else load_profile(name, overrides)
+        _refuse_other_settings(record, own, asked)
+        return own
+    if name is not None:
+        return load_profile(name, overrides)
     engine = "cpu" if attempt.event("started") else "gpu"
     length = attempt.reading("max_model_len")
-    for profile in load_profiles():
-        same = profile.engine == engine and find_model(profile.model) == model
-        same = same and (length is None or length.value == profile.max_seq_length)
-        if same and (engine == "cpu" or _has_settings(attempt, profile, model)):
-            return profile
+    for profile in load_profiles() if model is not None else ():
+        assert model is not None
+        if profile.engine == engine and find_model(profile.model) == model:
+            changed = changed_profile(profile, overrides)
+            same = length is None or length.value == changed.max_seq_length
+            if same and (overrides or engine == "cpu" or _has_settings(attempt, changed, model)):
+                return changed
+    if overrides:
+        what = "no profile is of this log's model and length, so there are no settings to change"
+        raise BadInput(Problem("command line", what, "name one with --profile, and --model and --max-seq-length"))
     return None
 
 
@@ -142,6 +161,40 @@ def _trainable_params(profile: Profile, model: Model) -> int | None:
     return adapter_params(config, profile.adapters.r, profile.adapters.target_modules)
 
 
+def _refuse_other_settings(record: RunRecord, own: Profile, asked: Profile) -> None:
+    """BadInput where a run is to be judged by other settings than it says itself; in one line, however many they are."""
+    mine, other = _flat(to_data(own)), _flat(to_data(asked))
+    differ = [
+        f"{key} {mine.get(key)}, not {other.get(key)}"
+        for key in dict.fromkeys((*mine, *other))
+        if key not in ("name", "description") and mine.get(key) != other.get(key)
+    ]
+    if differ:
+        more = f" (and {len(differ) - NAMED_SETTINGS} more)" if len(differ) > NAMED_SETTINGS else ""
+        what = f"the run was made with {', '.join(differ[:NAMED_SETTINGS])}{more}"
+        raise BadInput(
+            Problem(f"run.json of {record.id}", what, "leave --profile and the settings out: it says them itself")
+        )
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """By dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _gpu(asked: str | None, known: str | None, target: Path) -> str | None:
+    """The key of the card; BadInput where another one is named than the log says."""
+    if asked is None:
+        return known
+    key = gpu_named(asked)[0]
+    if known is not None and known != key:
+        raise BadInput(Problem(str(target), f"is of a load on {known}, not on {key}", "leave --gpu out", "--gpu"))
+    return key
+
+
 def _gpu_key(attempt: Attempt, profile: Profile | None) -> str | None:
     if profile is not None and profile.engine == "cpu":
         return "cpu"
@@ -149,10 +202,19 @@ def _gpu_key(attempt: Attempt, profile: Profile | None) -> str | None:
     return find_gpu(str(reading.value)) if reading else None
 
 
+def _why_no_model(attempt: Attempt) -> str:
+    reading = attempt.reading("model")
+    if reading is None:
+        return "the log names no model"
+    if str(reading.value).lower().endswith("-unsloth-bnb-4bit"):
+        return "the log's model is an unsloth dynamic quant, which keeps some layers in 16 bits, and none is modelled"
+    return "the log's model is not in env/models"
+
+
 def _config(model: Model | None, attempt: Attempt, any_vllm: bool) -> tuple[ModelConfig | None, str]:
     """The shape to predict from; or None and why there is none."""
     if model is None:
-        return None, "the log's model is not in env/models, so its figures are not predicted"
+        return None, f"{_why_no_model(attempt)}, so its figures are not predicted"
     engine = attempt.reading("vllm")
     if not any_vllm and engine is not None and engine.value not in MODELLED_VLLM:
         return None, f"vLLM {engine.value} counts memory in its own way, so its figures are not predicted"

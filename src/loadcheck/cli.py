@@ -6,7 +6,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -50,6 +50,8 @@ EXIT_BROKEN_PIPE = 141
 """Nobody read what was found, so it is no pass: 128 + SIGPIPE, as a shell says it."""
 PREDICTED_PROFILE = "llama31-8b-instruct-4bit"
 """What `predict` and `fit` are about where no profile is named: the reference, whatever this machine has."""
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, likewise."""
 GPU_HELP = "A card of env/gpus.toml, such as T4 or H100."
 
 # Flag -> dotted key of the profile that it overrides.
@@ -71,6 +73,7 @@ OVERRIDES = {
     "random_state": "adapters.random_state",
     "prompt": "generation.prompt",
     "max_new_tokens": "generation.max_new_tokens",
+    "expect": "generation.expect",
     "train_steps": "training.steps",
     "learning_rate": "training.learning_rate",
 }
@@ -96,7 +99,12 @@ def profile_options(command: Command) -> Command:
         click.option("--model", help="A name in env/models, a local directory, or a JSON file with its config."),
         click.option("--max-seq-length", type=int, help="Tokens of a request, prompt and answer."),
         click.option("--load-in-4bit/--load-in-16bit", default=None, help="Quantization of a model of env/models."),
-        click.option("--max-lora-rank", type=int, help="The largest rank that vLLM's LoRA slots hold."),
+        click.option(
+            "--max-lora-rank",
+            type=int,
+            help="The largest rank that vLLM's LoRA slots hold; predict and fit take it for the adapters' rank, too, "
+            "where no --lora-r is given.",
+        ),
         click.option("--gpu-memory-utilization", type=float, help="Share of the free memory that vLLM may take."),
         click.option("--conservativeness", type=float, help="Scales unsloth's number of sequences; 0.1 means few."),
         click.option("--enforce-eager/--cuda-graphs", default=None, help="Without CUDA graphs: less memory, slower."),
@@ -209,25 +217,36 @@ def parse(target: Path, as_json: bool) -> int:
 @click.argument("target", metavar="RUN|LOG", type=click.Path(path_type=Path))
 @click.option("--profile", help="Judge as a load of this profile; a version other than the pinned one then fails.")
 @click.option("--gpu", help=GPU_HELP)
+@profile_options
 @json_option
-def check(target: Path, profile: str | None, gpu: str | None, as_json: bool) -> int:
-    """Judge a run folder or a LOG: shape, identities, prediction, golden ranges. - reads a log from stdin."""
+def check(target: Path, profile: str | None, gpu: str | None, as_json: bool, **flags: Any) -> int:
+    """Judge a run folder or a LOG: shape, identities, prediction, golden ranges. - reads a log from stdin.
+
+    A run folder says its settings itself. A log does not say them all: without --profile it is judged as the profile whose settings it
+    prints, or as one of no known profile; the flags say which settings were others.
+    """
     from loadcheck.checking import gather
     from loadcheck.loading import judge_folder
-    from loadcheck.report import show_verdict
+    from loadcheck.report import judged_as, show_verdict
+    from loadcheck.terminal import print_words
     from loadcheck.verdict import judge
 
+    changed = overrides(flags)
     if target.is_dir():
-        loaded = judge_folder(target, profile, gpu)
+        loaded = judge_folder(target, profile, gpu, changed)
         evidence, verdict = loaded.evidence, loaded.verdict
     else:
         with log_file(target) as file:
-            evidence = gather(file, profile, gpu)
+            evidence = gather(file, profile, gpu, overrides=changed)
             verdict = judge(evidence)
     if as_json:
-        _print_json(verdict.to_json())
-    else:
-        show_verdict(_console(), evidence, verdict)
+        named = evidence.profile.name if evidence is not None and evidence.profile is not None else None
+        _print_json({"profile": named, **verdict.to_json()})
+        return EXIT_PASS if verdict.passed else EXIT_FAIL
+    out = _console()
+    if evidence is not None:
+        print_words(out, f"{target}: {judged_as(evidence)}")
+    show_verdict(out, evidence, verdict)
     return EXIT_PASS if verdict.passed else EXIT_FAIL
 
 
@@ -239,18 +258,20 @@ def report(run: Path, as_json: bool, html: Path | None) -> int:
     """Show a RUN folder again: its figures, its verdict, how it ended."""
     from loadcheck.loading import judge_folder
     from loadcheck.report import show_end, show_verdict
+    from loadcheck.terminal import print_words
 
     if run.is_file():
         raise BadInput(Problem(str(run), "a log, not a run folder", f"use: loadcheck check {run}"))
     loaded = judge_folder(run)
-    if as_json:
-        _print_json(loaded.to_json())
-    else:
-        out = _console()
-        show_verdict(out, loaded.evidence, loaded.verdict)
-        show_end(out, loaded.record, loaded.folder.path)
+    if not as_json:
+        show_verdict(_console(), loaded.evidence, loaded.verdict)
+        show_end(_console(), loaded.record, loaded.folder.path)
     if html is not None:
         _write_page(html, loaded)
+        if not as_json:
+            print_words(_console(), f"wrote {html}")
+    if as_json:  # last, as an error would be the one document
+        _print_json(loaded.to_json())
     return EXIT_PASS if loaded.verdict.passed else EXIT_FAIL
 
 
@@ -457,7 +478,8 @@ def _names_card(flags: dict[str, Any]) -> bool:
 @click.option("--use-gradient-checkpointing", help="unsloth, true or false.")
 @click.option("--random-state", type=int, help="Seed of the adapters' first weights.")
 @click.option("--no-adapters", is_flag=True, help="Load only; attach no LoRA adapters.")
-@click.option("--prompt", help="What the loaded model is asked.")
+@click.option("--prompt", help="What the loaded model is asked; without --expect, any answer will do.")
+@click.option("--expect", help="A word that the answer must hold; not looked for with synthetic weights.")
 @click.option("--max-new-tokens", type=int, help="Length of the answer.")
 @train_steps_option
 @click.option("--learning-rate", type=float, help="Of the training steps.")
@@ -485,18 +507,23 @@ def load(
     """
     from loadcheck.device import read_gpu
     from loadcheck.doctor import examine, read_machine
-    from loadcheck.loading import default_profile, prepare
+    from loadcheck.loading import default_profile, prepare, refuse_unheard
     from loadcheck.loading import load as run_load
     from loadcheck.progress import Progress
     from loadcheck.report import show_end, show_prediction, show_verdict
+    from loadcheck.runs.folder import refuse_taken
 
     out = _console(stderr=as_json)
+    if run_dir is not None:
+        refuse_taken(run_dir)
     gpu = read_gpu()
     if profile is None:
         profile, why = default_profile(gpu)
         out.print(f"Profile {profile}: {printable(why)}", markup=False)
     changed = overrides(flags) | ({"adapters": None} if no_adapters else {})
-    prepared = prepare(_profile(profile, changed), gpu)
+    chosen = _profile(profile, changed)
+    refuse_unheard(chosen, changed)
+    prepared = prepare(chosen, gpu)
     if recover:
         return _recover(out, prepared, as_json, run_dir, force)
     if prepared.prediction is not None and not prepared.prediction.fits and not force:
@@ -583,16 +610,19 @@ def _prediction_json(prepared: Prepared) -> dict[str, Any]:
 def doctor(as_json: bool, profile: str | None, **flags: Any) -> int:
     """Say what is wrong with this machine for this stack, before anything is downloaded.
 
-    Exit code 0: the load can start (there may be warnings), 1: problems to mend, 3: this machine cannot.
+    Exit code 0: the load can start (there may be warnings), 1: problems to mend, 2: bad input, as load says it, 3: this
+    machine cannot.
     """
     from loadcheck.device import read_gpu
     from loadcheck.doctor import examine, read_machine
     from loadcheck.doctor.show import show_report
-    from loadcheck.loading import default_profile
+    from loadcheck.loading import default_profile, refuse_bad_input, refuse_unheard
     from loadcheck.plan import make_plan
 
-    gpu = read_gpu()
-    plan = make_plan(_profile(profile or default_profile(gpu)[0], overrides(flags)))
+    gpu, changed = read_gpu(), overrides(flags)
+    plan = make_plan(_profile(profile or default_profile(gpu)[0], changed))
+    refuse_unheard(plan.profile, changed)
+    refuse_bad_input(plan)
     report = examine(read_machine(plan, gpu), plan)
     if as_json:
         _print_json(report.to_json())
@@ -643,6 +673,8 @@ def list_(kind: str | None, as_json: bool) -> int:
 def overrides(flags: dict[str, Any]) -> dict[str, Any]:
     """The profile's keys that flags override, by dotted key."""
     changed = {OVERRIDES[name]: value for name, value in flags.items() if name in OVERRIDES and value is not None}
+    if "generation.prompt" in changed:  # the word that the profile expects answers its own question
+        changed.setdefault("generation.expect", None)
     targets = "adapters.target_modules"
     if targets in changed:
         changed[targets] = [name.strip() for name in changed[targets].split(",") if name.strip()]
@@ -670,27 +702,38 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
-    debug = "--debug" in arguments
+    debug, as_json = "--debug" in arguments, "--json" in arguments
     try:
         code = cli.main(arguments, prog_name="loadcheck", standalone_mode=False)
         return code if isinstance(code, int) else EXIT_PASS
     except LoadcheckError as error:
         _show_errors(error.problems, debug)
-        return error.exit_code
+        return _said(error.problems, error.exit_code, as_json)
     except click.ClickException as error:
         error.message = printable_lines(error.message)
         error.show()
-        return EXIT_BAD_INPUT
+        usage = Problem("command line", error.format_message(), "see loadcheck --help")
+        return _said((usage,), EXIT_BAD_INPUT, as_json)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Error: interrupted", err=True)
-        return 130
+        return _said((Problem("loadcheck", "interrupted", "run it again"),), EXIT_INTERRUPTED, as_json)
     except BrokenPipeError:
         sys.stderr.close()
         return EXIT_BROKEN_PIPE
     except OSError as error:
         problem = Problem(str(error.filename or "system"), str(error.strerror), "free the disk or mend the path")
         _show_errors((problem,), debug)
-        return BadInput.exit_code
+        return _said((problem,), BadInput.exit_code, as_json)
+
+
+def _said(problems: tuple[Problem, ...], exit_code: int, as_json: bool) -> int:
+    """The exit code; with --json the problems are the one document on stdout, too."""
+    if as_json:
+        keys = ("where", "key", "what", "remedy")
+        said = [{key: getattr(each, key) for key in keys} for each in problems]
+        with suppress(OSError):  # stdout itself may be what is full or gone
+            _print_json({"error": said, "exit_code": exit_code})
+    return exit_code
 
 
 def _show_errors(problems: tuple[Problem, ...], debug: bool) -> None:

@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from loadcheck import __version__
+from loadcheck import __version__, weights
 from loadcheck.checking import gather, run_log
 from loadcheck.device import GpuDevice, ram_available_bytes, read_gpu
 from loadcheck.errors import (
@@ -41,6 +41,9 @@ from loadcheck.verdict.run import process_finding
 
 GPU_PROFILE = "llama31-8b-instruct-4bit"
 CPU_PROFILE = "smollm2-135m-cpu"
+
+OF_VLLM = ("gpu_memory_utilization", "conservativeness", "enforce_eager")
+"""The keys of a profile that vLLM alone takes."""
 
 SETTLE_S, SETTLE_POLL_S = 10.0, 0.5
 
@@ -97,11 +100,13 @@ class Loaded:
         }
 
 
-def judge_folder(path: Path, profile: str | None = None, gpu: str | None = None) -> Loaded:
-    """Judge a run folder again, as `loadcheck report` does; as a load of another profile or card where they are named."""
+def judge_folder(
+    path: Path, profile: str | None = None, gpu: str | None = None, overrides: dict[str, Any] | None = None
+) -> Loaded:
+    """Judge a run folder again, as `loadcheck report` does; BadInput where a profile, card or setting is named that it is not of."""
     folder = RunFolder(path)
     record = folder.read_record()
-    evidence, verdict = _judge(folder, record, folder.log_path, profile, gpu)
+    evidence, verdict = _judge(folder, record, folder.log_path, profile, gpu, overrides)
     return Loaded(folder, record, evidence, verdict)
 
 
@@ -113,8 +118,12 @@ def default_profile(gpu: GpuDevice | None) -> tuple[str, str]:
 
 
 def prepare(profile: Profile, gpu: GpuDevice | None) -> Prepared:
-    """Decide everything and predict, before anything starts; MachineCannot where this machine lacks what it needs."""
+    """Decide everything and predict, before anything starts.
+
+    BadInput where the engine would refuse the profile, MachineCannot where this machine lacks what it needs.
+    """
     plan = make_plan(profile)
+    refuse_bad_input(plan)
     if profile.engine == "gpu" and gpu is None:
         raise MachineCannot(
             Problem(
@@ -132,6 +141,35 @@ def prepare(profile: Profile, gpu: GpuDevice | None) -> Prepared:
     card = card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
     prediction = predict(plan.config, profile, card, ram)
     return Prepared(plan, gpu, ram, prediction, prediction.figures)
+
+
+def refuse_bad_input(plan: LoadPlan) -> None:
+    """BadInput for what the load itself would refuse, but only once its process runs; every problem of the profile at once."""
+    problems = tuple(_setting_problems(plan))
+    if problems:
+        raise BadInput(problems)
+    weights.check(plan)
+
+
+def _setting_problems(plan: LoadPlan) -> Iterator[Problem]:
+    profile, positions = plan.profile, plan.config.max_position_embeddings
+    where = f"profile {profile.name}"
+    if profile.engine == "cpu" and profile.fast_inference:
+        yield Problem(where, "vLLM needs a GPU, and this profile runs on the CPU", "set it to false", "fast_inference")
+    if profile.engine == "cpu" and profile.max_seq_length > positions:  # on a GPU it is a matter of the prediction
+        what = f"{profile.max_seq_length} is above the {positions} positions of {plan.model_name}"
+        yield Problem(where, what, f"lower it to {positions}", "max_seq_length")
+    if profile.generation.max_new_tokens >= profile.max_seq_length:
+        what = f"{profile.max_seq_length} tokens hold no prompt and an answer of {profile.generation.max_new_tokens}"
+        yield Problem(where, what, "raise it, or lower generation.max_new_tokens", "max_seq_length")
+
+
+def refuse_unheard(profile: Profile, changed: Iterable[str]) -> None:
+    """BadInput where a flag changed a key (dotted, of `changed`) that a load without vLLM takes no notice of."""
+    unheard = [key for key in OF_VLLM if key in changed and not profile.fast_inference]
+    what, remedy = f"only vLLM takes it, and profile {profile.name} loads without", "leave the flag out"
+    if unheard:
+        raise BadInput(Problem("command line", what, remedy, key) for key in unheard)
 
 
 def settled_gpu(before: GpuDevice | None) -> GpuDevice | None:
@@ -266,7 +304,12 @@ def _run_step(
 
 
 def _judge(
-    folder: RunFolder, record: RunRecord, log_path: Path, profile: str | None = None, gpu: str | None = None
+    folder: RunFolder,
+    record: RunRecord,
+    log_path: Path,
+    profile: str | None = None,
+    gpu: str | None = None,
+    overrides: dict[str, Any] | None = None,
 ) -> tuple[Evidence | None, Verdict]:
     """The verdict on the run; a run whose log says nothing is judged by how its process ended."""
     try:
@@ -274,7 +317,7 @@ def _judge(
     except BadInput as error:
         no_log = Finding(figure="log", check=Check.SHAPE, status=Status.FAIL, why=str(error))
         return None, Verdict((no_log, process_finding(record.outcome, record.reason)))
-    evidence = gather(folder.path, profile, gpu, log=log, record=record)
+    evidence = gather(folder.path, profile, gpu, log=log, record=record, overrides=overrides)
     return evidence, judge(evidence)
 
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from loadcheck.figures import Figures, Kind, Value, figure_specs
+from loadcheck.figures import Figures, Kind, Value, figure_specs, specs_by_name
 from loadcheck.logs import Attempt
 from loadcheck.terminal import Name, escape, print_item, print_table, print_whole, print_words
 from loadcheck.units import to_gib
-from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict
+from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict, causes
+from loadcheck.verdict.cause import ENDS
+from loadcheck.verdict.stack import SETTINGS
 
 if TYPE_CHECKING:
     from loadcheck.manifest import Manifest
@@ -30,15 +32,21 @@ _WORDS = {"ok": _STYLES["ok"], "FAIL": _STYLES["fail"], "REFUSED": _STYLES["refu
 
 
 def show_verdict(out: Console, evidence: Evidence | None, verdict: Verdict) -> None:
-    """The table of figures (none where the log says nothing), what failed and what to do, and the verdict on a line of its own."""
+    """The table of figures (none where the log says nothing), what failed and what to do, and the verdict on a line of its own.
+
+    Of a load that did not finish the cause is said once more at the end, where people look.
+    """
     if evidence is not None:
         print_table(out, COLUMNS, "lrrrl", figure_rows(evidence, verdict), _WORDS)
-    _show_failures(out, verdict)
+    _show_failures(out, verdict, evidence is not None and evidence.assumed)
     _show_run(out, verdict)
     notes = [finding.why for finding in verdict.findings if finding.status is Status.SKIPPED]
     for note in notes:
         out.print(f"Note: {escape(note)}")
     out.print(f"\n[{_STYLES[verdict.status]}]{verdict.status.upper()}[/]  {summary(verdict)}")
+    for cause in causes(verdict)[:1]:
+        print_words(out, f"Cause: {cause.why}")
+        print_words(out, f"Mend: {cause.remedy}")
 
 
 def summary(verdict: Verdict) -> str:
@@ -109,24 +117,54 @@ def _status(findings: list[Finding]) -> str:
     return ""
 
 
-def _show_failures(out: Console, verdict: Verdict) -> None:
-    failures = verdict.failures()
-    missing = [f for f in failures if f.check is Check.SHAPE and "is not in" in f.why]
-    others = [f for f in failures if f not in missing]
+def judged_as(evidence: Evidence) -> str:
+    """By which settings a load is judged, and where they come from."""
+    profile = evidence.profile
+    if profile is None:
+        return "judged as a load of no known profile, by what its log says"
+    share = f" (utilization {profile.gpu_memory_utilization:g})" if profile.fast_inference else ""
+    fits = ", which fits its model and length; for other settings see check --help" if evidence.assumed else ""
+    return f"judged as profile {profile.name}{share}{fits}"
+
+
+def _show_failures(out: Console, verdict: Verdict, assumed: bool) -> None:
+    """What failed; where the settings were only assumed, and are not the load's, not what follows from that."""
+    failures, ends = verdict.failures(), causes(verdict)
     if failures:
         out.print()
-    remedies: set[str] = set()
-    for finding in others:
-        told = replace(finding, remedy="") if finding.remedy in remedies else finding  # seven packages have one remedy
-        remedies.add(finding.remedy)
-        out.print(f"[{_STYLES[finding.status.value]}]{finding.status.value.upper()}[/] {escape(explain(told))}")
+    if ends:
+        _show_unfinished(out, failures, ends)
+        return
+    wrong_settings = assumed and any(f.check is Check.STACK and f.figure in SETTINGS for f in failures)
+    follow = [f for f in failures if wrong_settings and f.check in (Check.MODEL, Check.GOLDEN)]
+    missing = [f for f in failures if f.missing and f.check is Check.SHAPE]
+    _show_each(out, (finding for finding in failures if finding not in (*missing, *follow)))
+    if follow:
+        names = ", ".join(dict.fromkeys(finding.figure for finding in follow))
+        out.print(f"Judged by settings that are not this load's, these are off, too: {escape(names)}")
     if len(missing) > 3:
         names = ", ".join(dict.fromkeys(finding.figure for finding in missing))
         out.print(f"[{_STYLES['fail']}]FAIL[/] {len(missing)} required lines are not in the log: {escape(names)}")
         out.print(f"     {escape(missing[0].remedy)}")
     else:
-        for finding in missing:
-            out.print(f"[{_STYLES['fail']}]FAIL[/] {escape(explain(finding))}")
+        _show_each(out, missing)
+
+
+def _show_unfinished(out: Console, failures: Iterable[Finding], ends: tuple[Finding, ...]) -> None:
+    """Why a load did not finish, what else was wrong by then, and of what it did not reach the count alone."""
+    _show_each(out, (*ends, *(each for each in failures if each.figure not in ENDS and not each.missing)))
+    unreached = {finding.figure for finding in failures if finding.missing} & set(specs_by_name())
+    if unreached:
+        out.print("1 figure was not reached" if len(unreached) == 1 else f"{len(unreached)} figures were not reached")
+
+
+def _show_each(out: Console, findings: Iterable[Finding]) -> None:
+    """Each in a sentence; a remedy that several have, such as of seven packages, is said once."""
+    remedies: set[str] = set()
+    for finding in findings:
+        told = replace(finding, remedy="") if finding.remedy in remedies else finding
+        remedies.add(finding.remedy)
+        out.print(f"[{_STYLES[finding.status.value]}]{finding.status.value.upper()}[/] {escape(explain(told))}")
 
 
 def explain(finding: Finding) -> str:
@@ -165,12 +203,11 @@ def _show_run(out: Console, verdict: Verdict) -> None:
 
 def show_end(out: Console, record: RunRecord, folder: Path) -> None:
     """How the run ended and where it is kept."""
-    if record.reason:
-        out.print(f"[bold red]{escape(record.outcome.upper())}[/] {escape(record.reason)}")
     for note in record.notes:
         out.print(f"Note: {escape(note)}")
     took = "" if record.duration_s is None else f" after {record.duration_s:.1f} s"
-    print_words(out, f"{record.outcome}{took}; kept in {folder}")
+    reason = f" ({record.reason})" if record.reason else ""
+    print_words(out, f"{record.outcome}{reason}{took}; kept in {folder}")
 
 
 def show_question(out: Console, question: Question) -> None:

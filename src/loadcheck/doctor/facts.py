@@ -29,7 +29,7 @@ from loadcheck.plan import LoadPlan
 from loadcheck.runs.secrets import hub_tokens
 from loadcheck.specs.files import env_dir, read_toml
 from loadcheck.specs.versions import load_versions
-from loadcheck.weights import hub, package, synthetic
+from loadcheck.weights import in_cache
 from loadcheck.weights.cache import weights_dir
 from loadcheck.weights.lock import hash_file
 
@@ -55,7 +55,7 @@ def read_machine(plan: LoadPlan, gpu: GpuDevice | None, files: bool = True) -> M
         ram_available_bytes=memory.available,
         cache_dir=str(weights_dir()),
         disk_free_bytes=_disk_free_bytes(weights_dir()),
-        has_weights=_has_weights(plan),
+        has_weights=in_cache(plan),
         shm_bytes=_shm_bytes(),
         libcuda_dirs=dirs,
         has_libcuda_link=_has_libcuda_link(dirs, compiler),
@@ -215,24 +215,6 @@ def _has_edited_xformers() -> bool | None:
         if patch["path"] == XFORMERS_FILE
     )
     return file.exists() and hash_file(file.parent, file).sha256 == after
-
-
-# ------------------------------------------------------------------------------------------------------------------ weights
-
-
-def _has_weights(plan: LoadPlan) -> bool:
-    """Whether the cache has the plan's folder under its final name; what is in it is checked before a load."""
-    source, cache = plan.profile.weights, weights_dir()
-    if source == "local":
-        return True
-    if source == "package":
-        return any(cache.glob(package.directory_name(plan.model_name, plan.quantization, "*")))
-    if source == "synthetic":
-        return (cache / "synthetic" / synthetic.directory_name(plan.model_name, plan.config)).is_dir()
-    checkpoint = plan.checkpoint
-    if checkpoint is None or checkpoint.revision is None:
-        return False
-    return (cache / checkpoint.revision[:12] / hub.directory_name(checkpoint, plan.quantization)).is_dir()
 
 
 # -------------------------------------------------------------------------------------------------------------------- token

@@ -47,10 +47,12 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     wait_passively()
     quieten()
     _record_start(plan, recorder)
-    model, tokenizer = _load(plan, directory, recorder)
+    tokenizer = _tokenizer(directory)
+    prompt_ids = _prompt_ids(tokenizer, profile)  # one that is too long is found out before the model is loaded
+    model = _load(plan, directory, recorder)
     if profile.adapters is not None:
         model = _attach(model, profile.adapters, recorder)
-    _answer(model, tokenizer, profile, recorder)
+    _answer(model, tokenizer, prompt_ids, profile, recorder)
     if profile.training.steps:
         _train(model, tokenizer, profile, recorder)
     recorder.event("peak", peak_device_bytes=peak_rss_bytes(), rss_now_bytes=psutil.Process().memory_info().rss)
@@ -82,9 +84,15 @@ def _record_start(plan: LoadPlan, recorder: Recorder) -> None:
 # --------------------------------------------------------------------------------------------------------------------- load
 
 
-def _load(plan: LoadPlan, directory: Path, recorder: Recorder) -> tuple[Any, Any]:
+def _tokenizer(directory: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory)
+
+
+def _load(plan: LoadPlan, directory: Path, recorder: Recorder) -> Any:
     import bitsandbytes  # noqa: F401  # seconds of import that are no load
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(directory)
     arguments: dict[str, Any] = {"torch_dtype": DTYPE, "device_map": {"": "cpu"}}
@@ -106,7 +114,7 @@ def _load(plan: LoadPlan, directory: Path, recorder: Recorder) -> tuple[Any, Any
         by_kind=by_kind,
     )
     compute_in_float32(model)
-    return model, AutoTokenizer.from_pretrained(directory)
+    return model
 
 
 def compute_in_float32(model: Any) -> None:
@@ -257,16 +265,20 @@ def _is_patched(block: Any, *names: str) -> bool:
 # ------------------------------------------------------------------------------------------------------- answer and training
 
 
-def _answer(model: Any, tokenizer: Any, profile: Profile, recorder: Recorder) -> None:
-    """Generate one greedy answer, with the adapters attached."""
+def _prompt_ids(tokenizer: Any, profile: Profile) -> Any:
+    """The prompt in tokens; BadInput where there is no room left for the answer."""
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": profile.generation.prompt}], add_generation_prompt=True, return_tensors="pt"
+    )
+    _check_length(ids.shape[1] + profile.generation.max_new_tokens, profile)
+    return ids
+
+
+def _answer(model: Any, tokenizer: Any, ids: Any, profile: Profile, recorder: Recorder) -> None:
+    """Generate one greedy answer to the prompt's tokens, with the adapters attached."""
     import torch
 
-    prompt = profile.generation.prompt
-    ids = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt"
-    )
     num_prompt_tokens = ids.shape[1]
-    _check_length(num_prompt_tokens + profile.generation.max_new_tokens, profile)
     model.eval()
     start_s = time.monotonic()
     output = model.generate(
@@ -281,7 +293,7 @@ def _answer(model: Any, tokenizer: Any, profile: Profile, recorder: Recorder) ->
     expected = expected_word(profile)
     recorder.event(
         "answer",
-        prompt=prompt,
+        prompt=profile.generation.prompt,
         text=text,
         num_prompt_tokens=num_prompt_tokens,
         num_new_tokens=len(new_ids),

@@ -138,6 +138,14 @@ def create_run_folder(path: Path | None, run_id: str) -> RunFolder:
     raise AssertionError("there is always a next number")
 
 
+def refuse_taken(path: Path) -> None:
+    """BadInput where `path` can be no folder of a new run: a file, or the folder of an earlier one."""
+    if path.exists() and not path.is_dir():
+        raise BadInput(Problem(str(path), "is a file", "give a --run-dir that is a folder, or not there yet"))
+    if (path / "run.json").exists():
+        raise _taken(path, "holds a run already")
+
+
 def _claim(folder: Path) -> RunFolder:
     """Take the folder for one run, by a file that only one process can make; it keeps room for the end of the run, too."""
     try:

@@ -125,6 +125,14 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     return validate(Profile, data, str(path) + (" with the flags given" if overrides else ""))
 
 
+def changed_profile(profile: Profile, overrides: dict[str, Any]) -> Profile:
+    """The profile with dotted keys laid over it; BadInput for every wrong key or value at once."""
+    data = to_data(profile)
+    for key, value in overrides.items():
+        _set(data, key, value)
+    return validate(Profile, data, f"profile {profile.name} with the flags given")
+
+
 def save_profile(profile: Profile, path: Path, comment: str) -> None:
     """Write a profile that `load_profile` reads back; OSError where it cannot be written."""
     data = to_data(profile)

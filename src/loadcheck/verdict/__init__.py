@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loadcheck.verdict.cause import causes
 from loadcheck.verdict.diagnosis import check_diagnosis
 from loadcheck.verdict.evidence import Evidence
 from loadcheck.verdict.finding import Check, Finding, Status, Verdict
@@ -12,7 +13,7 @@ from loadcheck.verdict.run import check_run
 from loadcheck.verdict.shape import check_shape
 from loadcheck.verdict.stack import check_stack
 
-__all__ = ["Check", "Evidence", "Finding", "Status", "Verdict", "judge"]
+__all__ = ["Check", "Evidence", "Finding", "Status", "Verdict", "causes", "judge"]
 
 STEPS = (check_shape, check_diagnosis, check_stack, check_identities, check_model, check_golden, check_run)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +17,11 @@ from loadcheck.verdict.finding import Check, Finding, Status
 MAX_MATCHES = 100
 """Looked at of one phrase in one block of the log: hostile input cannot take long."""
 
+UNKNOWN, REFUSED = "unknown", "refused"
+"""Of an error that is no known trouble: whose it is, theirs or ours."""
+OUTSIDE = ("interrupted", "killed")
+_OWN = re.compile(r"Error: (?P<what>.+?: .+?); (?P<remedy>.+)")  # as engines/child.py prints a Problem
+
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
@@ -26,7 +32,8 @@ class Sighting:
 
 
 def check_diagnosis(evidence: Evidence) -> Iterator[Finding]:
-    """A finding for each known trouble of a load that went wrong; for an unknown one, its error and how far it came."""
+    """A finding for each known trouble of a load that went wrong, or each refusal of our own engine; for an unknown trouble, its
+    error and how far the load came. What ended from outside has no trouble to look for."""
     if not _went_wrong(evidence.log):
         return
     found = sightings(evidence.log)
@@ -39,15 +46,25 @@ def check_diagnosis(evidence: Evidence) -> Iterator[Finding]:
             sighting.line,
             trouble.id,
         )
-    error = evidence.attempt.error
-    if not found and error is not None:
+    own = () if found else tuple(_refusals(evidence))
+    yield from own
+    error, from_outside = evidence.attempt.error, evidence.process is not None and evidence.process[0] in OUTSIDE
+    if not found and not own and error is not None and not from_outside:
         yield _finding(
             evidence,
             f"no known trouble; the load had come to its stage {evidence.attempt.stage.name.lower()}, and its last error is: "
             f"{error.text}",
             "look for these words in the issues of unsloth and vLLM; loadcheck doctor looks at the machine",
             error.line,
+            UNKNOWN,
         )
+
+
+def _refusals(evidence: Evidence) -> Iterator[Finding]:
+    """What our own engine refused, each with its mend."""
+    for error in evidence.attempt.errors:
+        if (said := _OWN.fullmatch(error.text)) is not None:
+            yield _finding(evidence, said["what"], said["remedy"], error.line, REFUSED)
 
 
 def _went_wrong(log: ParsedLog) -> bool:
@@ -56,7 +73,7 @@ def _went_wrong(log: ParsedLog) -> bool:
     return not whole or len(log.attempts) > 1 or log.last.reading("cut_length") is not None
 
 
-def _finding(evidence: Evidence, why: str, remedy: str, line: int, trouble_id: str | None = None) -> Finding:
+def _finding(evidence: Evidence, why: str, remedy: str, line: int, trouble_id: str) -> Finding:
     return Finding(figure="error", check=Check.SHAPE, status=Status.FAIL, measured=trouble_id, why=why, remedy=remedy,
                    where=evidence.where(line))  # fmt: skip
 

@@ -24,6 +24,7 @@ class Evidence:
         bands: of those predicted figures that are not equal to the digit.
         prediction_note: why there is no prediction.
         process: how the loading process ended, and the reason in words; None for a log from elsewhere.
+        assumed: whether the profile is the one of env/profiles that fits the log, and nobody named it.
         strict_stack: a version other than the pinned one fails; otherwise the log is refused as of another stack.
     """
 
@@ -37,6 +38,7 @@ class Evidence:
     expected: Expected | None = None
     gpu: str | None = None
     process: tuple[str, str] | None = None
+    assumed: bool = False
     strict_stack: bool = False
 
     @property

@@ -38,6 +38,7 @@ class Finding:
         figure: the figure's JSON name, or what else was looked at ("attempts", "error").
         low, high: the range that `measured` had to lie in, both included.
         where: file:line of what was measured.
+        missing: whether the log does not say it at all; of a load that did not finish that is no trouble of its own.
     """
 
     figure: str
@@ -51,6 +52,7 @@ class Finding:
     why: str = ""
     remedy: str = ""
     where: str = ""
+    missing: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"check": self.check.value, "status": self.status.value}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loadcheck.figures import Reading, specs_by_name
+from loadcheck.logs import Outcome
 from loadcheck.specs.expected import Expected, Range
 from loadcheck.verdict.evidence import Evidence
 from loadcheck.verdict.finding import Check, Finding, Status
@@ -15,6 +16,10 @@ def check_golden(evidence: Evidence) -> Iterator[Finding]:
     yield from _unknown_card(evidence)
     expected = evidence.expected
     if expected is None:
+        if evidence.attempt.outcome is Outcome.COMPLETED:
+            by = "shape and identities" if evidence.predicted is None else "shape, identities and prediction"
+            yield Finding(figure="ranges", check=Check.GOLDEN, status=Status.SKIPPED,
+                          why=f"no reference ranges for these settings on this card: judged by {by}")  # fmt: skip
         return
     basis = ", ".join(run.id for run in expected.basis)
     elsewhere = _facts_of_another_host(evidence, expected)
@@ -25,7 +30,7 @@ def check_golden(evidence: Evidence) -> Iterator[Finding]:
         if reading is None:
             yield Finding(figure=name, check=Check.GOLDEN, status=Status.FAIL, low=allowed.low, high=allowed.high,
                           predicted=allowed.exactly, why=f"expected ({allowed.why}), but not in the log",
-                          remedy="keep the whole output of the load", where=evidence.where(None))  # fmt: skip
+                          remedy="keep the whole output of the load", where=evidence.where(None), missing=True)  # fmt: skip
             continue
         ok = within(reading, allowed)
         yield evidence.finding(

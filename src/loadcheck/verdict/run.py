@@ -37,7 +37,10 @@ def _unsaid(evidence: Evidence) -> Iterator[Finding]:
         if evidence.attempt.event(event) is None:
             why = f"the process ended by itself, but the engine's event `{event}` is not in the log"
             yield Finding(figure=event, check=Check.RUN, status=Status.FAIL, why=why,
-                          remedy="see the end of load.log for what ended it", where=evidence.where(None))  # fmt: skip
+                          remedy="see the end of load.log for what ended it", where=evidence.where(None), missing=True)  # fmt: skip
+
+
+_PROCESS_REMEDY = {"interrupted": "load it again"}
 
 
 def process_finding(outcome: str, reason: str) -> Finding:
@@ -45,7 +48,13 @@ def process_finding(outcome: str, reason: str) -> Finding:
     ok = outcome == "completed"
     why = "the process ended by itself" if ok else reason or f"the run is {outcome}: its parent did not see the end"
     return Finding(figure="process", check=Check.RUN, status=Status.OK if ok else Status.FAIL, measured=outcome, why=why,
-                   remedy="" if ok else "see the end of load.log in the run folder")  # fmt: skip
+                   remedy="" if ok else _PROCESS_REMEDY.get(outcome, "see the end of load.log in the run folder"))  # fmt: skip
+
+
+_ANSWER_REMEDY = (
+    "the weights or the quantization are broken (check them with a second load), or the prompt has another answer "
+    "(say which with --expect, generation.expect)"
+)
 
 
 def _answer(event: dict[str, Any]) -> Finding:
@@ -55,7 +64,7 @@ def _answer(event: dict[str, Any]) -> Finding:
     why = f"the answer to {event.get('prompt')!r}" + (f" must name {expected}" if expected else " must have a token")
     return Finding(figure="answer", check=Check.RUN, status=Status.OK if ok else Status.FAIL, predicted=expected,
                    measured=str(event.get("text", "")).strip(), why=why,
-                   remedy="" if ok else "the weights or the quantization are broken; check them with a second load")  # fmt: skip
+                   remedy="" if ok else _ANSWER_REMEDY)  # fmt: skip
 
 
 def _training(event: dict[str, Any], num_steps: int) -> Iterator[Finding]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loadcheck.figures import figure_specs
-from loadcheck.logs import Outcome
-from loadcheck.logs.formats import FORMATS, RUN_STAGES
+from loadcheck.logs import Attempt, Outcome
+from loadcheck.logs.formats import FORMATS, RUN_STAGES, LineFormat
 from loadcheck.specs.versions import load_versions
 from loadcheck.verdict.evidence import Evidence
 from loadcheck.verdict.finding import Check, Finding, Status
@@ -73,10 +73,15 @@ def _outcome(evidence: Evidence) -> Iterator[Finding]:
     elif attempt.outcome is Outcome.PARTIAL:
         yield _fail(
             "outcome",
-            f"the load was not finished: its last known stage is {attempt.stage.name.lower()}, and figures alone are no pass",
-            "let the load run to `init engine … took`",
+            f"the load was not finished: its last known stage is {_last_stage(attempt)}, and figures alone are no pass",
+            "let the load run to its end",
             evidence.where(None),
         )  # fmt: skip
+
+
+def _last_stage(attempt: Attempt) -> str:
+    """The stage of the log's last line of a load, or the last event where our own engine alone says how far it came."""
+    return str(attempt.events[-1]["event"]) if attempt.event("started") else attempt.stage.name.lower()
 
 
 def _doubled(evidence: Evidence) -> Iterator[Finding]:
@@ -106,19 +111,30 @@ def _missing_lines(evidence: Evidence) -> Iterator[Finding]:
     if attempt.outcome is not Outcome.COMPLETED:  # what comes after the end is no further finding
         required = [name for name in required if _FORMATS_BY_NAME[name].stage <= attempt.stage]
     missing = [name for name in required if not any(attempt.formats[each] for each in ALTERNATIVES.get(name, (name,)))]
+    named: set[str] = set()
     for name in missing:
         format = _FORMATS_BY_NAME[name]
-        figures = [spec.name for capture in format.captures if (spec := figure_specs().get(capture.attribute))]
+        unsaid = _unsaid(attempt, format)
+        figure = next((each for each in unsaid if each not in named), name)
+        named.add(figure)
         scope = "the log" if format.stage in RUN_STAGES else "the last attempt"
         yield _fail(
-            figures[0] if figures else name,
-            f"the line `{name}` ({format.source}) is not in {scope}, so it does not say {', '.join(figures)}",
+            figure,
+            f"the line `{name}` ({format.source}) is not in {scope}"
+            + (f", so it does not say {', '.join(unsaid)}" if unsaid else ""),
             "keep the whole output of the load, stdout and stderr",
             evidence.where(None),
+            missing=True,
         )
     if not missing:
         yield Finding(figure="lines", check=Check.SHAPE, status=Status.OK, measured=len(required),
                       why="every required line is there exactly once")  # fmt: skip
+
+
+def _unsaid(attempt: Attempt, format: LineFormat) -> list[str]:
+    """The figures of a line that no other line says."""
+    specs = (figure_specs().get(capture.attribute) for capture in format.captures)
+    return [spec.name for spec in specs if spec is not None and attempt.reading(spec.attribute) is None]
 
 
 def _missing_events(evidence: Evidence) -> Iterator[Finding]:
@@ -127,12 +143,17 @@ def _missing_events(evidence: Evidence) -> Iterator[Finding]:
     missing = [name for name in needed if evidence.attempt.event(name) is None]
     for name in missing:
         yield _fail(
-            name, f"the engine's event `{name}` is not in the log", "let the load run to its end", evidence.where(None)
+            name,
+            f"the engine's event `{name}` is not in the log",
+            "let the load run to its end",
+            evidence.where(None),
+            missing=True,
         )
     if not missing:
         yield Finding(figure="lines", check=Check.SHAPE, status=Status.OK, measured=len(needed),
                       why="every event of the engine is there")  # fmt: skip
 
 
-def _fail(figure: str, why: str, remedy: str, where: str) -> Finding:
-    return Finding(figure=figure, check=Check.SHAPE, status=Status.FAIL, why=why, remedy=remedy, where=where)
+def _fail(figure: str, why: str, remedy: str, where: str, missing: bool = False) -> Finding:
+    return Finding(figure=figure, check=Check.SHAPE, status=Status.FAIL, why=why, remedy=remedy, where=where,
+                   missing=missing)  # fmt: skip

@@ -11,6 +11,8 @@ from loadcheck.specs.versions import load_versions
 from loadcheck.verdict.evidence import Evidence
 from loadcheck.verdict.finding import Check, Finding, Status
 
+SETTINGS = ("model", "max_model_len", "quantization", "enforce_eager", "conservativeness", "gpu_memory_utilization_pct")
+"""The figures that are settings, or follow from one alone."""
 ASSERTED = ("unsloth", "vllm", "torch", "cuda", "triton", "transformers", "xformers")
 
 
@@ -64,22 +66,57 @@ def _installed(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _settings(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
-    """The model, the length, the quantization and the graphs that the profile asks for."""
+    """The model, the length, the quantization, the graphs and the memory that the profile asks for."""
     wanted: dict[str, Value] = {
         "max_model_len": profile.max_seq_length,
         "quantization": "nf4" if profile.load_in_4bit else "16bit",
         "enforce_eager": str(profile.enforce_eager),
+        "conservativeness": profile.conservativeness,
     }
     for attribute, value in wanted.items():
         reading = evidence.attempt.reading(attribute)
         if reading is not None:
             yield evidence.finding(reading, Check.STACK, reading.value == value, predicted=value,
                                    why=f"profile {profile.name} asks for {value}",
-                                   remedy="load with this profile's settings, or check with the profile of this load")  # fmt: skip
+                                   remedy=_settings_remedy(evidence, _flag(reading)))  # fmt: skip
+    if evidence.assumed:
+        yield from _utilization(evidence, profile)
     reading = evidence.attempt.reading("model")
     asked = find_model(profile.model)
     if reading is not None and asked is not None:
         loaded = find_model(str(reading.value))
         yield evidence.finding(reading, Check.STACK, loaded == asked, predicted=asked.name,
                                why=f"profile {profile.name} asks for {asked.name}",
-                               remedy="load this profile's model, or check with the profile of this load")  # fmt: skip
+                               remedy=_settings_remedy(evidence, "the profile of this load"))  # fmt: skip
+
+
+def _settings_remedy(evidence: Evidence, other: str) -> str:
+    """A run of ours is judged by its own settings alone; a log from elsewhere may be of others."""
+    remedy = "load with this profile's model and settings"
+    return remedy if evidence.process is not None else f"{remedy}, or check with {other}"
+
+
+def _flag(reading: Reading) -> str:
+    """The flag that has `check` judge by what the log says."""
+    value = reading.value
+    flags = {
+        "max_model_len": f"--max-seq-length {value}",
+        "quantization": "--load-in-4bit" if value == "nf4" else "--load-in-16bit",
+        "enforce_eager": "--enforce-eager" if value == "True" else "--cuda-graphs",
+        "conservativeness": f"--conservativeness {value}",
+    }
+    return flags[reading.attribute]
+
+
+def _utilization(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
+    """A share of the card that the profile's share of the free memory does not give: the load was made with another one."""
+    reading = evidence.attempt.reading("gpu_memory_utilization_pct")
+    predicted = None if evidence.predicted is None else evidence.predicted.gpu_memory_utilization_pct
+    if reading is None or not predicted or reading.agrees(predicted):
+        return
+    share = round(profile.gpu_memory_utilization * float(reading.value) / predicted, 2)
+    if share != profile.gpu_memory_utilization:
+        yield evidence.finding(reading, Check.STACK, False, predicted=round(predicted, 2),
+                               why=f"profile {profile.name} asks for {profile.gpu_memory_utilization} of the free memory, and this "
+                               f"load was made with about {share}",
+                               remedy=f"check with --gpu-memory-utilization {share}, or --profile FILE of this load's settings")  # fmt: skip

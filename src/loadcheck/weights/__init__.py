@@ -7,7 +7,35 @@ from pathlib import Path
 from loadcheck.errors import BadInput, Problem
 from loadcheck.plan import LoadPlan
 from loadcheck.weights import hub, package, synthetic
-from loadcheck.weights.cache import weights_dir
+from loadcheck.weights.cache import check_usable, weights_dir
+
+
+def check(plan: LoadPlan) -> None:
+    """BadInput where the plan's weights cannot be had, as far as that shows without a download: their source, and the cache."""
+    source = plan.profile.weights
+    if source == "local":
+        local(plan.profile.model)
+    elif source == "package":
+        package.locked(plan.model_name)
+    elif source == "hub":
+        hub.pinned(plan)
+    if not in_cache(plan):
+        check_usable()
+
+
+def in_cache(plan: LoadPlan) -> bool:
+    """Whether the cache has the plan's folder under its final name; what is in it is checked before a load."""
+    source, cache = plan.profile.weights, weights_dir()
+    if source == "local":
+        return True
+    if source == "package":
+        return any(cache.glob(package.directory_name(plan.model_name, plan.quantization, "*")))
+    if source == "synthetic":
+        return (cache / "synthetic" / synthetic.directory_name(plan.model_name, plan.config)).is_dir()
+    checkpoint = plan.checkpoint
+    if checkpoint is None or checkpoint.revision is None:
+        return False
+    return (cache / checkpoint.revision[:12] / hub.directory_name(checkpoint, plan.quantization)).is_dir()
 
 
 def prepare(plan: LoadPlan) -> Path:
@@ -30,5 +58,6 @@ def local(model: str) -> Path:
     directory = Path(model).expanduser()
     if not (directory / "config.json").is_file():
         what = f"{model!r} is no directory with a config.json"
-        raise BadInput(Problem("profile", what, "give the directory of a Hugging Face checkpoint", "model"))
+        remedy = "give the directory of a Hugging Face checkpoint, or other weights than local"
+        raise BadInput(Problem("profile", what, remedy, "model"))
     return directory.resolve()

@@ -32,6 +32,20 @@ def weights_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "loadcheck" / "weights"
 
 
+def check_usable() -> None:
+    """Make the cache's folder; BadInput where that cannot be done or nothing can be written there, MachineCannot for a full disk."""
+    folder = weights_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _explained(folder, error) from None
+        what = f"cannot be created ({error.strerror})"
+        raise BadInput(Problem(str(folder), what, REMEDY, "LOADCHECK_CACHE")) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BadInput(Problem(str(folder), "cannot be written to", REMEDY, "LOADCHECK_CACHE"))
+
+
 def build_once(directory: Path, build: Callable[[Path], None], needed_bytes: int, keep_partial: bool = False) -> Path:
     """`directory`, whole: as it is where its files are those of its manifest, else made by `build` in a folder beside it.
 

@@ -26,12 +26,9 @@ def prepare(plan: LoadPlan, snapshot: Snapshot | None = None) -> Path:
 
     BadInput for a file that is not as locked or recorded, MachineCannot where the hub cannot be reached or refuses.
     """
-    checkpoint = plan.checkpoint
-    if checkpoint is None or checkpoint.revision is None:
-        what = f"no pinned revision of {plan.model_name} is known"
-        raise BadInput(Problem("env/models", what, "add it, or use weights = 'local' or 'synthetic'", "checkpoints"))
+    checkpoint, revision = pinned(plan)
     # The revision above it, so that another one is another folder; the name itself is what unsloth goes by.
-    folder = weights_dir() / checkpoint.revision[:12]
+    folder = weights_dir() / revision[:12]
 
     def build(directory: Path) -> None:
         (snapshot or download)(checkpoint, directory)
@@ -41,6 +38,15 @@ def prepare(plan: LoadPlan, snapshot: Snapshot | None = None) -> Path:
     return build_once(
         folder / directory_name(checkpoint, plan.quantization), build, _known_bytes(checkpoint), keep_partial=True
     )
+
+
+def pinned(plan: LoadPlan) -> tuple[Checkpoint, str]:
+    """The plan's checkpoint and its revision; BadInput where none is known."""
+    checkpoint = plan.checkpoint
+    if checkpoint is None or checkpoint.revision is None:
+        what = f"no pinned revision of {plan.model_name} is known"
+        raise BadInput(Problem("env/models", what, "add it, or use weights = 'local' or 'synthetic'", "checkpoints"))
+    return checkpoint, checkpoint.revision
 
 
 def directory_name(checkpoint: Checkpoint, quantization: Quantization) -> str:

@@ -56,27 +56,29 @@ def directory_name(model_name: str, quantization: Quantization, digest: str) -> 
 
 def _digest(plan: LoadPlan) -> str:
     """Stands for everything that the converted files depend on."""
-    source = _locked(plan.model_name).files[0].sha256
+    source = locked(plan.model_name).files[0].sha256
     versions = [f"{package} {version(package)}" for package in CONVERTER_PACKAGES]
     return sha256("\n".join([source, str(CONVERTER_VERSION), *versions]).encode()).hexdigest()[:12]
 
 
-def _locked(model_name: str) -> LockedModel:
-    locked = load_weights_lock().models.get(model_name)
-    if locked is None or locked.package is None:
+def locked(model_name: str) -> LockedModel:
+    """What env/weights.lock says of a model's package; BadInput for a model that no package holds."""
+    found = load_weights_lock().models.get(model_name)
+    if found is None or found.package is None:
         held = [name for name, model in load_weights_lock().models.items() if model.package]
         what = f"no package that is locked holds weights of {model_name}"
-        raise BadInput(Problem("env/weights.lock", what, f"weights = 'package' is for {', '.join(held)}", "weights"))
-    return locked
+        remedy = f"give --weights hub, local or synthetic; weights = 'package' is for {', '.join(held)}"
+        raise BadInput(Problem("env/weights.lock", what, remedy, "weights"))
+    return found
 
 
 def find_gguf(model_name: str) -> Path:
     """The locked file inside the installed package, which is not imported; BadInput where it is not there or differs."""
-    locked = _locked(model_name)
-    file = locked.files[0]
-    where, remedy = f"package {locked.package}", f"install {locked.package}=={locked.version} from env/smollm2.lock"
+    held = locked(model_name)
+    file = held.files[0]
+    where, remedy = f"package {held.package}", f"install {held.package}=={held.version} from env/smollm2.lock"
     try:
-        path = Path(str(distribution(str(locked.package)).locate_file(file.path)))
+        path = Path(str(distribution(str(held.package)).locate_file(file.path)))
         found = hash_file(path.parent, path)
     except PackageNotFoundError:
         raise BadInput(Problem(where, "is not installed", remedy)) from None

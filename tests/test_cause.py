@@ -1,0 +1,143 @@
+"""How a load that did not finish is told: one cause, one mend, and of what it did not reach a count alone."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from loadcheck import cli
+from loadcheck.checking import gather
+from loadcheck.logs.events import format_event
+from loadcheck.verdict import Finding, Verdict, causes, judge
+from tests.conftest import RUNS
+
+STARTED = format_event(
+    "started",
+    {"model": "smollm2-135m-instruct", "max_model_len": 512, "quantization": "nf4", "torch": "2.5.1+cu124"},
+)
+WEIGHTS = format_event("weights", {"weights_bytes": 111_692_024})
+INTERRUPT = "Traceback (most recent call last):\nKeyboardInterrupt: \n"
+REFUSAL = "Error: profile p: generation: prompt and answer need 49 tokens; shorten the prompt"
+
+
+def _run(tmp_path: Path, log: str, outcome: str, reason: str, exit_code: int) -> Path:
+    """The folder of a load of the small model on the CPU that printed `log`."""
+    run = tmp_path / "run"
+    shutil.copytree(RUNS / "h100" / "killed", run)
+    record = json.loads((run / "run.json").read_text())
+    profile = {
+        "name": "smollm2-135m-cpu", "description": "", "engine": "cpu", "model": "smollm2-135m-instruct", "weights": "package",
+        "max_seq_length": 512, "load_in_4bit": True, "fast_inference": False, "max_lora_rank": 32, "gpu_memory_utilization": 0.6,
+    }  # fmt: skip
+    record |= {"profile": profile, "machine": {}, "outcome": outcome, "reason": reason, "exit_code": exit_code}
+    (run / "run.json").write_text(json.dumps(record))
+    (run / "load.log").write_text(log)
+    return run
+
+
+def _shown(run: Path, capsys: pytest.CaptureFixture[str], command: str = "report") -> str:
+    """What a person reads below the table, in one line."""
+    assert cli.run([command, str(run)]) != 0
+    out = capsys.readouterr().out
+    return " ".join(out[out.index("\n\n") :].split())
+
+
+def _verdict(run: Path) -> Verdict:
+    return judge(gather(run))
+
+
+def test_an_interruption_is_only_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """After Ctrl-C: no traceback, no unknown trouble, no line for each figure; a cause, a mend and a count; the cause at the end."""
+    run = _run(tmp_path, f"{STARTED}\n{WEIGHTS}\n{INTERRUPT}", "interrupted", "the user ended it", -2)
+    shown = _shown(run, capsys)
+    assert shown.count("FAIL ") == 2  # the cause, and the verdict
+    assert "FAIL process is interrupted: the user ended it; load it again" in shown
+    assert "9 figures were not reached" in shown
+    assert shown.index("Cause: the user ended it Mend: load it again") > shown.index(" ok, ")
+    assert not any(words in shown for words in ("Traceback", "no known trouble", "expected (", "see the log"))
+
+
+def test_all_of_it_stays_in_the_document(tmp_path: Path):
+    """What is not told line by line is a finding all the same, and says that it is missing."""
+    run = _run(tmp_path, f"{STARTED}\n{WEIGHTS}\n{INTERRUPT}", "interrupted", "the user ended it", -2)
+    found = [finding for finding in _verdict(run).to_json()["findings"] if finding["status"] == "fail"]
+    assert {"peak_device_gib", "trainable_params", "answer", "done"} <= {
+        finding["figure"] for finding in found if finding["missing"]
+    }
+    assert any(finding["figure"] == "error" for finding in found)
+
+
+def test_our_own_refusal_is_no_trouble_of_theirs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """An error of loadcheck in the child is the cause with its own mend; nobody is sent to the issues of unsloth and vLLM."""
+    run = _run(tmp_path, f"{STARTED}\n{REFUSAL}\n", "failed", "the loading process ended with exit code 2", 2)
+    (cause,) = causes(_verdict(run))
+    assert (cause.measured, cause.why) == ("refused", "profile p: generation: prompt and answer need 49 tokens")
+    assert (cause.remedy, cause.where) == ("shorten the prompt", "load.log:2")
+    shown = _shown(run, capsys)
+    assert "issues of unsloth" not in shown and "see the log around" not in shown
+    assert shown.count("FAIL ") == 2
+
+
+def test_a_bare_log_of_a_refusal_says_the_same(tmp_path: Path):
+    """The log alone tells whose error it is."""
+    log = tmp_path / "load.log"
+    log.write_text(REFUSAL + "\n")
+    assert [cause.measured for cause in causes(judge(gather(log)))] == ["refused"]
+
+
+def test_an_unknown_trouble_is_the_cause_where_none_is_named(t4_log: Path, tmp_path: Path):
+    """The generic error is not told beside it."""
+    log = tmp_path / "load.log"
+    log.write_text(t4_log.read_text().split("Memory profiling takes")[0] + "\nOverflowError: never seen\n")
+    (cause,) = causes(judge(gather(log)))
+    assert (cause.measured, "OverflowError: never seen" in cause.why) == ("unknown", True)
+
+
+def test_what_was_wrong_before_the_end_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A version that drifted is a finding of its own, whatever ended the load."""
+    log = f"{STARTED.replace('2.5.1', '2.6.0')}\n{INTERRUPT}"
+    shown = _shown(_run(tmp_path, log, "interrupted", "the user ended it", -2), capsys)
+    assert "FAIL torch is 2.6.0+cu124, not 2.5.1" in shown
+
+
+def test_a_killed_load_has_no_trouble_to_look_for(tmp_path: Path):
+    """Who was killed from outside has its end as the cause, not the last error that it printed."""
+    run = _run(tmp_path, f"{STARTED}\nValueError: retried\n", "killed", "ended by SIGKILL", -9)
+    assert [cause.figure for cause in causes(_verdict(run))] == ["process"]
+
+
+def test_a_load_that_finished_has_no_cause(t4_log: Path, tmp_path: Path):
+    """Neither one that passes, nor one whose figures are off, nor one that went through by a retry."""
+    retry = "Unsloth: Retrying vLLM to process 120 sequences and 512 tokens in tandem.\nError:\nCUDA out of memory. x\n"
+    text = t4_log.read_text()
+    cut = text.index("INFO 02-13 15:54:32 model_runner.py:1110] Starting")
+    for changed in (text, text.replace("took 5.3541 GB", "took 5.3542 GB"), text[:cut] + retry + text[cut:]):
+        log = tmp_path / "load.log"
+        log.write_text(changed)
+        assert causes(judge(gather(log))) == ()
+
+
+def _missing(log: Path, profile: str | None = None) -> list[Finding]:
+    return [each for each in judge(gather(log, profile)).failures() if each.missing and "the line" in each.why]
+
+
+def test_every_missing_line_has_a_name_of_its_own(t4_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """As many are listed as are counted, and no figure is named twice."""
+    log = tmp_path / "load.log"
+    kept = ("Unsloth: vLLM loading", "init engine", "QKV layers")
+    log.write_text("".join(line for line in t4_log.read_text().splitlines(True) if any(each in line for each in kept)))
+    missing = _missing(log)
+    assert max(Counter(finding.figure for finding in missing).values()) == 1
+    cli.run(["check", str(log)])
+    count, _, rest = " ".join(capsys.readouterr().out.split()).rpartition(" required lines are not in the log: ")
+    assert int(count.split()[-1]) == len(missing) == rest.partition(" keep ")[0].count(",") + 1
+
+
+def test_what_another_line_says_is_not_missing(tmp_path: Path):
+    """Our engine's events say the versions and the model: a line that is missing is named, but not for those."""
+    log = tmp_path / "load.log"
+    log.write_text(f"{STARTED}\n{WEIGHTS}\n{format_event('done', {})}\n")
+    missing = _missing(log, "llama31-8b-instruct-4bit")
+    assert missing and not {"torch", "model", "weights_gib"} & {finding.figure for finding in missing}

@@ -1,0 +1,162 @@
+"""What `check` judges a run or a log as, where that comes from, and what it refuses to be told otherwise."""
+
+import dataclasses
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from loadcheck import cli
+from loadcheck.checking import gather
+from loadcheck.logs.events import format_event
+from loadcheck.verdict import Status, judge
+from tests.conftest import ROOT, RUNS
+
+OTHER_SETTINGS = RUNS / "h200" / "short-of-estimate-recovered"
+PROFILE = "llama31-8b-instruct-4bit"
+
+
+def _check(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """The exit code, and what a person reads, in one line."""
+    code = cli.run(["check", *arguments])
+    captured = capsys.readouterr()
+    return code, " ".join((captured.out + captured.err).split())
+
+
+def test_the_first_line_says_what_is_judged_and_as_what(capsys: pytest.CaptureFixture[str], t4_log: Path):
+    """The file or run folder, the profile and its utilization; and that nobody named them."""
+    _, said = _check(capsys, str(t4_log))
+    assert said.startswith(f"{t4_log}: judged as profile {PROFILE} (utilization 0.6), which fits its model and length")
+    _, said = _check(capsys, str(RUNS / "h100" / "reference-train3"))
+    assert f"reference-train3: judged as profile {PROFILE} (utilization 0.6) figure" in said
+
+
+def test_the_document_names_the_profile(capsys: pytest.CaptureFixture[str], t4_log: Path):
+    """check --json says the profile, too."""
+    cli.run(["check", str(t4_log), "--json"])
+    assert json.loads(capsys.readouterr().out)["profile"] == PROFILE
+
+
+def test_a_log_of_other_settings_is_judged_by_what_it_says(capsys: pytest.CaptureFixture[str]):
+    """A log of a profile's model and length at another utilization is no load of that profile, and none that is wrong."""
+    code, said = _check(capsys, str(OTHER_SETTINGS / "load.log"))
+    assert code == 0 and "judged as a load of no known profile" in said
+
+
+def test_settings_that_are_not_the_load_s_are_the_cause(capsys: pytest.CaptureFixture[str]):
+    """One FAIL with the flag that mends it, which then passes; what follows from it is one line."""
+    log = str(OTHER_SETTINGS / "load.log")
+    code, said = _check(capsys, log, "--gpu-memory-utilization", "0.6")
+    assert (code, said.count("FAIL gpu_memory_utilization_pct")) == (1, 1)
+    assert "this load was made with about 0.05; check with --gpu-memory-utilization 0.05" in said
+    assert "these are off, too: gpu_memory_utilization_pct, max_num_seqs" in said
+    assert "FAIL max_num_seqs" not in said
+    assert _check(capsys, log, "--gpu-memory-utilization", "0.05")[0] == 0
+
+
+def test_a_printed_setting_is_compared(capsys: pytest.CaptureFixture[str], t4_log: Path, tmp_path: Path):
+    """unsloth prints its conservativeness: another one than is asked for is named with its flag."""
+    log = tmp_path / "load.log"
+    log.write_text(t4_log.read_text().replace("conservativeness = 1.0", "conservativeness = 0.5"))
+    code, said = _check(capsys, str(log), "--profile", PROFILE)
+    assert code == 1
+    assert "FAIL conservativeness is 0.5" in said and f"profile {PROFILE} asks for 1.0" in said
+    assert "check with --conservativeness 0.5" in said
+
+
+def test_another_length_is_judged_by_its_flag(capsys: pytest.CaptureFixture[str], t4_log: Path, tmp_path: Path):
+    """A length that no profile has can be said; a setting without any profile is refused."""
+    log = tmp_path / "load.log"
+    log.write_text(
+        t4_log.read_text().replace("max_seq_len=512", "max_seq_len=640").replace("for 512 tokens", "for 640 tokens")
+    )
+    assert "judged as a load of no known profile" in _check(capsys, str(log))[1]
+    assert f"judged as profile {PROFILE}" in _check(capsys, str(log), "--max-seq-length", "640")[1]
+    code, said = _check(capsys, str(log), "--conservativeness", "0.5")
+    assert (code, "no profile is of this log's model and length" in said) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--gpu", "T4"], "is of a load on H100, not on T4; leave --gpu out"),
+        (["--profile", "smollm2-135m-cpu"], "the run was made with engine gpu, not cpu, model"),
+        (["--profile", PROFILE], "training.steps 3, not 0; leave --profile"),
+        (["--max-seq-length", "1024"], "the run was made with max_seq_length 512, not 1024"),
+    ],
+)
+def test_what_a_run_says_itself_is_not_told_otherwise(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+):
+    """Another card, profile or setting than a run folder's own is bad input, in one line."""
+    code, said = _check(capsys, str(RUNS / "h100" / "reference-train3"), *arguments)
+    assert (code, words in said, said.count("Error: ")) == (2, True, 1)
+
+
+def test_what_a_run_says_itself_may_be_said_too(capsys: pytest.CaptureFixture[str]):
+    """The same card and the same settings change nothing."""
+    run = str(RUNS / "h100" / "reference-train3")
+    assert _check(capsys, run, "--gpu", "H100", "--max-seq-length", "512")[0] == 0
+
+
+def test_a_load_on_the_cpu_has_no_card(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """A log of the small model is of no GPU, whatever is said."""
+    log = tmp_path / "load.log"
+    fields = {"model": "smollm2-135m-instruct", "max_model_len": 512, "quantization": "nf4"}
+    log.write_text(format_event("started", fields) + "\n")
+    code, said = _check(capsys, str(log), "--gpu", "T4")
+    assert (code, "is of a load on cpu, not on T4" in said) == (2, True)
+
+
+def test_ranges_that_are_not_for_these_settings_are_missed_aloud(capsys: pytest.CaptureFixture[str], t4_log: Path):
+    """Where the ranges of the reference do not apply, a note says what is judged instead; where they do, there is none."""
+    note = "no reference ranges for these settings on this card: judged by shape, identities and prediction"
+    assert note in _check(capsys, str(OTHER_SETTINGS))[1]
+    assert "no reference ranges" not in _check(capsys, str(t4_log))[1]
+
+
+@pytest.mark.parametrize(
+    ("model", "note"),
+    [
+        (None, "the log names no model, so its figures are not predicted"),
+        ("unsloth/Llama-3.1-8B-Instruct-unsloth-bnb-4bit", "the log's model is an unsloth dynamic quant"),
+        ("someone/else-9b", "the log's model is not in env/models"),
+    ],
+)
+def test_why_nothing_is_predicted(model: str | None, note: str, tmp_path: Path):
+    """A log without a model, one of a dynamic quant and one of an unknown model are told apart."""
+    log = tmp_path / "load.log"
+    said = "" if model is None else f"INFO model_runner.py:1110] Starting to load model {model}...\n"
+    log.write_text(said + "INFO model_runner.py:1115] Loading model weights took 5.3541 GB\n")
+    notes = [finding.why for finding in judge(gather(log)).findings if finding.status is Status.SKIPPED]
+    assert any(each.startswith(note) for each in notes)
+
+
+def test_make_check_without_a_run_says_what_to_do(tmp_path: Path):
+    """No usage error, but the target that makes a run."""
+    command = [
+        "make",
+        "-f",
+        str(ROOT / "Makefile"),
+        "-o",
+        ".venv/dev/.complete",
+        "check",
+        "RUN=",
+        "ENGINE=cpu",
+        "RUNTIME=local",
+    ]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, "no run yet: make load" in result.stderr) == (2, True)
+
+
+def test_a_run_of_other_settings_is_mended_by_a_load(t4_log: Path, tmp_path: Path):
+    """A run folder takes no flags, so none is named; a bare log names the one that fits it."""
+    log = tmp_path / "load.log"
+    log.write_text(t4_log.read_text().replace("quantization=bitsandbytes", "quantization=None"))
+    evidence = gather(log)
+    remedies = []
+    for each in (evidence, dataclasses.replace(evidence, process=("completed", ""))):
+        remedies += [finding.remedy for finding in judge(each).failures() if finding.figure == "quantization"][:1]
+    assert remedies[0].endswith("or check with --load-in-16bit")
+    assert "check with" not in remedies[1]
