@@ -141,3 +141,13 @@ def test_what_another_line_says_is_not_missing(tmp_path: Path):
     log.write_text(f"{STARTED}\n{WEIGHTS}\n{format_event('done', {})}\n")
     missing = _missing(log, "llama31-8b-instruct-4bit")
     assert missing and not {"torch", "model", "weights_gib"} & {finding.figure for finding in missing}
+
+
+def test_what_ended_the_load_comes_before_what_it_went_on_after(t4_log: Path, tmp_path: Path):
+    """unsloth cuts a length, and tries again with fewer sequences, and goes on; what ended it is the cause."""
+    log = tmp_path / "load.log"
+    cut = "Unsloth: Your GPU cannot handle sequence lengths of 256 due to limited GPU memory.\n"
+    retry = "Unsloth: Retrying vLLM to process 96 sequences and 256 tokens in tandem.\n"
+    error = "RuntimeError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`.\n"
+    log.write_text(cut + t4_log.read_text().split("Memory profiling takes")[0] + "\n" + retry + error)
+    assert [cause.measured for cause in causes(judge(gather(log)))] == ["kv-too-small", "length-cut", "retry"]

@@ -170,7 +170,9 @@ def _show_each(out: Console, findings: Iterable[Finding]) -> None:
 def explain(finding: Finding) -> str:
     """One finding in a sentence: what, against what, why, what to do, where."""
     said = f"{finding.figure}"
-    if finding.measured is not None:
+    if finding.figure == "error" and finding.measured is not None:  # a trouble has a name (env/troubles.toml)
+        said = str(finding.measured)
+    elif finding.measured is not None:
         said += f" is {_plain(finding.measured)}{_unit(finding)}"
         wanted = _wanted(finding)
         said += f", not {wanted}" if wanted and finding.status is not Status.OK else ""

@@ -6,13 +6,14 @@ from loadcheck.verdict.finding import Finding, Verdict
 
 ENDS = ("process", "error", "outcome", "log")
 """The figures of the findings that say that, or why, a load did not finish."""
+GOES_ON = ("length-cut", "retry")
+"""Troubles of env/troubles.toml after which unsloth goes on: they end no load, and what did is named beside them."""
 
 
 def causes(verdict: Verdict) -> tuple[Finding, ...]:
     """Why the load did not finish, the most telling finding first; empty for a load that finished.
 
-    An interruption is only that. Else it is what the diagnosis names (a retry of unsloth's own last, as its trouble is named beside
-    it); else how the process ended; else how far the log goes.
+    An interruption is only that. Else it is what the diagnosis names; else how the process ended; else how far the log goes.
     """
     ends = [finding for finding in verdict.failures() if finding.figure in ENDS]
     process = [finding for finding in ends if finding.figure == "process"]
@@ -21,4 +22,4 @@ def causes(verdict: Verdict) -> tuple[Finding, ...]:
     named = [finding for finding in ends if finding.figure == "error" and finding.measured is not None]
     if len(named) == len(ends):  # troubles that the load got over
         return ()
-    return tuple(sorted(named, key=lambda finding: finding.measured == "retry") or process or ends[:1])
+    return tuple(sorted(named, key=lambda finding: finding.measured in GOES_ON) or process or ends[:1])
