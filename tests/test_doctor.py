@@ -178,6 +178,23 @@ def test_memory_is_compared_with_the_prediction():
     assert report.exit_code == EXIT_FAIL
 
 
+def test_a_full_batch_that_would_not_fit_is_a_warning():
+    """The load fits, and what it is for would not: said before it starts, and no reason to refuse it."""
+    report = _examine(make_plan(load_profile("llama31-8b-instruct-4bit", {"gpu_memory_utilization": 0.97})))
+    finding = next(each for each in _bad(report) if "requests at once" in each.what)
+    assert (finding.check, finding.level, report.exit_code) == ("memory", Level.WARNING, EXIT_PASS)
+
+
+@pytest.mark.parametrize("changes", [{"max_seq_length": 128}, {"gpu_memory_utilization": 0.2}])
+def test_a_load_without_vllm_is_not_refused_for_vllms_reasons(changes: dict[str, Any]):
+    """What vLLM would lack is no matter where there is no vLLM."""
+    name = "llama31-8b-instruct-4bit"
+    with_vllm = make_plan(load_profile(name, changes))
+    assert any(finding.check == "memory" for finding in _bad(_examine(with_vllm)))
+    without = make_plan(load_profile(name, changes | {"fast_inference": False}))
+    assert not _bad(_examine(without))
+
+
 def test_an_edge_of_the_ladder_is_a_warning():
     """A card whose free memory stands on a step of unsloth's ladder gives two figures on two days."""
     h100 = GpuDevice("NVIDIA H100 80GB HBM3", "9.0", 85_017_493_504, 84_465_090_560, "13.0")

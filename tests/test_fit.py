@@ -10,7 +10,7 @@ import pytest
 
 from loadcheck import cli
 from loadcheck.predict import card_from_table
-from loadcheck.predict.bands import PEAK_SLACK
+from loadcheck.predict.bands import KV_SLACK_BYTES, NON_TORCH_SLACK_BYTES, PEAK_SLACK
 from loadcheck.predict.fit import GOALS, Fit, Goal, Search, fit, last_true
 from loadcheck.specs.files import replaced
 from loadcheck.specs.model import find_model
@@ -40,6 +40,19 @@ def test_every_proposal_fits(goal: Goal, gpu: str):
     for proposal in found.proposals:
         assert proposal.prediction.fits
         assert proposal.headroom_bytes > 0
+
+
+@pytest.mark.parametrize("gpu", ["T4", "L4", "RTX3090"])
+@pytest.mark.parametrize("model", ["llama-3.1-8b-instruct", "llama-3.2-3b-instruct"])
+def test_a_proposal_leaves_what_the_prediction_may_be_off(gpu: str, model: str):
+    """With non_torch higher by as much as it may be, what is proposed still holds a whole request."""
+    card, config = card_from_table(gpu), _config(model)
+    off = KV_SLACK_BYTES if card.non_torch_bytes is not None else NON_TORCH_SLACK_BYTES
+    worse = dataclasses.replace(card, non_torch_bytes=card.assumed_non_torch_bytes + off)
+    found = fit(config, replaced(PROFILE, model=model, weights="synthetic"), card, RAM, "length")
+    assert found.proposals
+    for proposal in found.proposals:
+        assert Search(config, worse, RAM).predict(proposal.profile).fits
 
 
 def test_the_longest_length_is_the_longest():

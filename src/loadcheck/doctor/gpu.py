@@ -105,7 +105,9 @@ def _show(process: GpuProcess) -> str:
 
 
 def check_memory(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
-    """The card's free memory against the prediction for the profile."""
+    """The card's free memory against the prediction for the profile; of a load without vLLM there is none."""
+    if not plan.profile.uses_vllm:
+        return
     if machine.gpu is None or (card := _card(machine)).refused is not None:
         return
     prediction = predict(plan.config, plan.profile, card, machine.ram_available_bytes)
@@ -117,6 +119,9 @@ def check_memory(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
         yield ok(
             "memory", f"{show_bytes(card.free_bytes)} are free; the load will peak at {show_bytes(peak)} of the card"
         )
+    for what in prediction.warnings:
+        why, remedy = "the load itself fits, and answers once", "loadcheck fit finds settings for work"
+        yield Finding(check="memory", level=Level.WARNING, what=what, why=why, remedy=remedy)
     for edge in prediction.edges:
         remedy = "have the same free memory each time, or choose settings off the edge: loadcheck fit"
         yield Finding(

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from loadcheck.predict.bands import PEAK_SLACK
 from loadcheck.predict.card import Card, card_from_table
+from loadcheck.predict.margin import amounts_left, slack
 from loadcheck.predict.prediction import Prediction, predict
 from loadcheck.specs.files import replaced
 from loadcheck.specs.gpu import Fact, gpu_key, load_gpus
@@ -130,9 +131,12 @@ class Search:
         return predict(self.config, profile, self.card, self._ram)
 
     def propose(self, profile: Profile) -> Proposal | None:
-        """`profile` as it is, where it fits with some room to spare."""
+        """`profile` as it is, where it fits even if the prediction is off by as much as it may be."""
         prediction = self.predict(profile)
         if not (prediction.fits and self._holds(prediction)):
+            return None
+        left = amounts_left(self.config, self.card, profile, prediction)
+        if any(left[short] < need for short, need in slack(self.card).items()):
             return None
         return Proposal(profile, prediction, self.card.total_bytes - prediction.busy_peak_bytes)
 

@@ -20,11 +20,10 @@ which proposes settings to work with, leaves room for a full batch too; where a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from loadcheck.predict.bands import KV_SLACK_BYTES, NON_TORCH_SLACK_BYTES, PEAK_SLACK
 from loadcheck.predict.card import Card
 from loadcheck.predict.fit import (
     LENGTH_STEP,
@@ -37,9 +36,8 @@ from loadcheck.predict.fit import (
     of_length,
     smaller_rank,
 )
-from loadcheck.predict.kv import BLOCK_TOKENS, config_block_bytes
+from loadcheck.predict.margin import Amounts, amounts_left, slack
 from loadcheck.predict.prediction import Prediction
-from loadcheck.predict.zoo import kv_estimate_needed
 from loadcheck.specs.files import replaced, to_data, validate
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.trouble import Shortage
@@ -51,9 +49,6 @@ LENGTHS = 64
 """How many shorter lengths are looked at, at most."""
 GROWING: tuple[Shortage, ...] = ("kv_estimate", "kv_cache")
 """What a higher utilization gives more of; of the peak it leaves less."""
-
-Amounts = Mapping[Shortage, int]
-"""Bytes, but for "batch", which is in tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +145,7 @@ class Ladder:
 
     def state(self, profile: Profile) -> State:
         prediction = self._search.predict(profile)
-        left = amounts_left(self._search, profile, prediction)
+        left = amounts_left(self._search.config, self._search.card, profile, prediction)
         lacks = {short: self._needs[short] - amount for short, amount in left.items() if amount < self._needs[short]}
         return State(profile, prediction, left, lacks)
 
@@ -223,19 +218,6 @@ class Ladder:
         return state
 
 
-def slack(card: Card) -> dict[Shortage, int]:
-    """What a load must have left, as the prediction may be off by so much (predict/bands.py)."""
-    of_card = int(PEAK_SLACK * card.total_bytes)
-    non_torch = 0 if card.non_torch_bytes is not None else NON_TORCH_SLACK_BYTES
-    return {
-        "kv_estimate": KV_SLACK_BYTES,
-        "batch": 0,
-        "profile": of_card,
-        "kv_cache": KV_SLACK_BYTES + non_torch,
-        "peak": of_card,
-    }
-
-
 def need_after(
     needs: Amounts, card: Card, short: Shortage, left: int, measured_left: int | None
 ) -> dict[Shortage, int]:
@@ -246,29 +228,6 @@ def need_after(
     missing = 0 if measured_left is None else max(-measured_left, 0)
     need = max(slack(card)[short], 1) + max(left + missing, 0)
     return {**needs, short: max(needs[short], need)}
-
-
-def amounts_left(search: Search, profile: Profile, prediction: Prediction) -> dict[Shortage, int]:
-    """What is left of everything that a load can be short of, in the order in which the engine comes to it."""
-    config, card, figures = search.config, search.card, prediction.figures
-    length, sequences = figures.max_model_len, figures.max_num_seqs
-    assert length is not None and sequences is not None and figures.kv_estimate_bytes is not None
-    assert figures.weights_bytes is not None and figures.activation_peak_bytes is not None
-    assert figures.kv_cache_bytes is not None and figures.peak_device_bytes is not None
-    parts = {term.name: term.num_bytes for term in prediction.terms.parts}
-    beside = sum(parts.get(name, 0) for name in ("context", "non_torch", "lora_slots"))  # a part of 0 is not among them
-    return {
-        "kv_estimate": figures.kv_estimate_bytes - kv_estimate_needed(config, profile.max_seq_length),
-        "batch": length - sequences,
-        "profile": card.total_bytes - beside - figures.weights_bytes - figures.activation_peak_bytes,
-        "kv_cache": figures.kv_cache_bytes - request_bytes(search, length),
-        "peak": card.total_bytes - figures.peak_device_bytes,
-    }
-
-
-def request_bytes(search: Search, length: int) -> int:
-    """KV cache of one request of `length` tokens."""
-    return -(-length // BLOCK_TOKENS) * config_block_bytes(search.config)
 
 
 def changes(base: Profile, profile: Profile) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from loadcheck.errors import EXIT_FAIL
 from loadcheck.figures import Reading, figure_specs
 from loadcheck.loading import Loaded, Prepared
 from loadcheck.predict.fit import Search
-from loadcheck.predict.ladder import Amounts, amounts_left, request_bytes
+from loadcheck.predict.margin import Amounts, amounts_left, request_bytes
 from loadcheck.predict.zoo import kv_estimate_needed
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.trouble import Shortage
@@ -121,14 +121,15 @@ def search_of(prepared: Prepared) -> Search:
 def predicted_left(prepared: Prepared) -> Amounts:
     """What was predicted to be left."""
     assert prepared.prediction is not None
-    return amounts_left(search_of(prepared), prepared.plan.profile, prepared.prediction)
+    search = search_of(prepared)
+    return amounts_left(search.config, search.card, prepared.plan.profile, prepared.prediction)
 
 
 def measured_left(attempt: Attempt, short: Shortage) -> int | None:
     """What was left of it, in bytes, by the attempt's own log; None where the log does not say."""
     search, profile = search_of(attempt.prepared), attempt.profile
     if short == "kv_cache" and (reading := attempt.reading("kv_cache_bytes")) is not None:
-        return int(reading.value) - request_bytes(search, profile.max_seq_length)
+        return int(reading.value) - request_bytes(search.config, profile.max_seq_length)
     if short == "kv_estimate" and (reading := attempt.reading("kv_estimate_bytes")) is not None:
         return int(reading.value) - kv_estimate_needed(search.config, profile.max_seq_length)
     return None

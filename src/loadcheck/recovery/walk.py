@@ -15,7 +15,8 @@ from typing import Any
 from loadcheck.errors import EXIT_FAIL
 from loadcheck.loading import Loaded, Prepared
 from loadcheck.predict.fit import flags
-from loadcheck.predict.ladder import Amounts, Ladder, Step, changes, need_after, slack
+from loadcheck.predict.ladder import Ladder, Step, changes, need_after
+from loadcheck.predict.margin import Amounts, slack
 from loadcheck.recovery.attempt import Attempt, Gain, gains, measured_left, predicted_left, search_of, short_of
 from loadcheck.runs.folder import RunFolder
 from loadcheck.specs.files import replaced
