@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +314,17 @@ def test_a_pipe_that_nobody_reads_is_no_pass(monkeypatch: pytest.MonkeyPatch, t4
     monkeypatch.setattr("click.echo", broken)
     monkeypatch.setattr("sys.stderr", open(os.devnull, "w"))  # noqa: SIM115, PTH123: it is closed there
     assert cli.run(["check", "--json", str(t4_log)]) == 141
+
+
+@pytest.mark.parametrize("json_flag", [[], ["--json"]])
+def test_a_closed_pipe_has_its_own_exit_code(json_flag: list[str], t4_log: Path):
+    """The table and the document alike: 141, and no traceback."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "loadcheck", "check", str(t4_log), *json_flag]
+    result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (result.returncode, result.stderr) == (141, "")
 
 
 # -------------------------------------------------------------------------------------------------------------------- logs

@@ -24,8 +24,8 @@ COMMANDS = {
     "check": ["check", T4],
     "parse": ["parse", T4],
     "report": ["report", RUN],
-    "predict": ["predict", "--gpu", "T4", "--tree"],
-    "fit": ["fit", "--gpu", "T4"],
+    "predict": ["predict", "--gpu", "T4", "--tree", "--ram-available-bytes", "12GiB"],
+    "fit": ["fit", "--gpu", "T4", "--ram-available-bytes", "12GiB"],
 }
 WIDTHS = (80, 50, 40)
 NUMBER = re.compile(r"(?<![\w.,/-])[-+]?\d+(?:,\d{3})*(?:\.\d+)?x?(?![\w/-])")

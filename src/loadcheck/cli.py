@@ -691,7 +691,10 @@ def _console(stderr: bool = False) -> Console:
 
 
 def _print_json(data: Any) -> None:
-    click.echo(json.dumps(data, indent=2))  # in ASCII: nothing in it moves a terminal
+    try:
+        click.echo(json.dumps(data, indent=2))  # in ASCII: nothing in it moves a terminal
+    except BrokenPipeError:
+        raise BrokenPipeError from None  # without its number, by which click would know it, and exit with 1 itself
 
 
 def main() -> None:

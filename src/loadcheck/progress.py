@@ -85,7 +85,7 @@ class Progress:
                 self._status.update(f"{escape(doing)} [dim](from {at_s:.0f} s)[/]")
             else:
                 self._out.print(f"{at_s:6.1f} s  {doing}", markup=False)
-        except (OSError, SystemExit):  # rich exits where nobody reads any more; the load goes on, and its folder tells
+        except OSError:  # nobody reads any more; the load goes on, and its folder tells
             self._out.quiet = True
 
 

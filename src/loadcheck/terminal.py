@@ -40,7 +40,14 @@ def console(stderr: bool = False) -> Console:
     width = int(columns) if columns.isdecimal() else 0
     if not width and not (stream is not None and stream.isatty()):
         width = UNLIMITED
-    return Console(stderr=stderr, highlight=False, width=width or None)
+    return _Console(stderr=stderr, highlight=False, width=width or None)
+
+
+class _Console(Console):
+    """A console whose broken pipe is an error like that of print, not the end of the program with exit code 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def print_whole(out: Console, text: str) -> None:
