@@ -718,8 +718,11 @@ def run(arguments: list[str]) -> int:
         usage = Problem("command line", error.format_message(), "see loadcheck --help")
         return _said((usage,), EXIT_BAD_INPUT, as_json)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Error: interrupted", err=True)
-        return _said((Problem("loadcheck", "interrupted", "run it again"),), EXIT_INTERRUPTED, as_json)
+        from loadcheck.runs.child import deaf
+
+        with deaf():  # asked for once more while it is said, it is said all the same
+            click.echo("Error: interrupted", err=True)
+            return _said((Problem("loadcheck", "interrupted", "run it again"),), EXIT_INTERRUPTED, as_json)
     except BrokenPipeError:
         sys.stderr.close()
         return EXIT_BROKEN_PIPE
