@@ -10,6 +10,7 @@ PROFILE ?=
 ARGS ?=
 LOG ?=
 RUN ?= $(shell ls -td runs/*/ 2>/dev/null | head -1)
+NO_RUN := echo 'no run yet: make load' >&2; exit 2
 GPU ?= T4
 
 DEV := .venv/dev/bin
@@ -40,16 +41,16 @@ predict: .venv/dev/.complete ## say every figure of the load log before there is
 	@$(DEV)/loadcheck predict --gpu "$(GPU)" $(if $(PROFILE),--profile "$(PROFILE)") $(ARGS)
 
 .PHONY: fit
-fit: .venv/dev/.complete ## the settings that fit, best first (GPU=T4, ARGS=)
-	@$(DEV)/loadcheck fit --gpu $(GPU) $(ARGS)
+fit: .venv/dev/.complete ## the settings that fit, best first (GPU=T4, PROFILE=, ARGS=)
+	@$(DEV)/loadcheck fit --gpu "$(GPU)" $(if $(PROFILE),--profile "$(PROFILE)") $(ARGS)
 
 .PHONY: check
 check: .venv/dev/.complete ## judge the newest run, or RUN=folder, or LOG=file
-	@$(if $(or $(LOG),$(RUN)),$(DEV)/loadcheck check $(or $(LOG),$(RUN)) $(ARGS),echo 'no run yet: make load' >&2; exit 2)
+	@$(if $(or $(LOG),$(RUN)),$(DEV)/loadcheck check $(or $(LOG),$(RUN)) $(ARGS),$(NO_RUN))
 
 .PHONY: report
 report: .venv/dev/.complete ## show the newest run again, or RUN=folder (ARGS='--html page.html')
-	@$(DEV)/loadcheck report $(RUN) $(ARGS)
+	@$(if $(RUN),$(DEV)/loadcheck report $(RUN) $(ARGS),$(NO_RUN))
 
 .PHONY: manifest
 manifest: $(RUNTIME_NEEDS) ## what is really installed, and what of it is not as locked (ARGS=--files, RUNTIME=)

@@ -427,8 +427,8 @@ def _profile(name: str, given: dict[str, Any], one_rank: bool = False) -> Profil
     from loadcheck.specs.profile import load_profile
 
     try:
-        has_adapters = load_profile(name).adapters is not None
-        return load_profile(name, _one_rank(given) if one_rank and has_adapters else given)
+        follows = one_rank and load_profile(name).adapters is not None
+        return load_profile(name, _one_rank(given) if follows else given)
     except BadInput as error:
         flags = {key: "--" + flag.replace("_", "-") for flag, key in OVERRIDES.items() if key in given}
         raise BadInput(

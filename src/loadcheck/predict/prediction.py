@@ -191,6 +191,7 @@ def _busy(config: ModelConfig, card: Card, parts: _Parts) -> Term:
     for when there is one (vllm/worker/worker.py:205-271). Slots, graphs, adapters and what unsloth keeps lie on top of the budget. The
     load's one short answer takes next to nothing of it, so `peak` has none. Two amounts both sides count, and the card holds once:
     cuBLAS's workspace and LoRA's pointers stay from the profile run on. Training is left out: the engine idles while it runs.
+    Derived from there; no run of ours has filled a batch yet.
     """
     once = cublas_workspace(card.compute_capability).num_bytes + lora_pointers(config).num_bytes
     stays = [part for part in parts.peak.parts if part.name != "training"]
