@@ -1,0 +1,135 @@
+"""loadcheck as a library: predict a load, find settings that fit, read a log, judge a log or a run folder.
+
+Everything here works without a GPU, a network or the stack; nothing imports torch. Errors are those of `loadcheck.errors`: BadInput
+for a file, key or name that is wrong, with one problem for each.
+
+    from loadcheck.api import fit, judge, parse_log, predict
+
+    prediction = predict(gpu="T4", settings={"max_seq_length": 2048})
+    prediction.fits, prediction.figures.weights_bytes
+
+    verdict = judge("load.log")
+    verdict.status, [finding.why for finding in verdict.failures()]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from loadcheck.checking import gather
+from loadcheck.device import ram_available_bytes as present_ram_bytes
+from loadcheck.errors import BadInput, LoadcheckError, Problem
+from loadcheck.figures import Figures
+from loadcheck.logs import ParsedLog
+from loadcheck.logs import parse_log as _parse_log
+from loadcheck.predict import Card, Prediction
+from loadcheck.predict import predict as _predict
+from loadcheck.predict.card import card_from_table
+from loadcheck.predict.fit import Fit, Goal
+from loadcheck.predict.fit import fit as _fit
+from loadcheck.specs.model import ModelConfig, resolve_model
+from loadcheck.specs.profile import Profile, load_profile
+from loadcheck.verdict import Verdict
+from loadcheck.verdict import judge as _judge
+
+__all__ = [
+    "REFERENCE", "BadInput", "Card", "Figures", "Fit", "LoadcheckError", "ParsedLog", "Prediction", "Problem", "Verdict",
+    "fit", "judge", "parse_log", "predict",
+]  # fmt: skip
+
+REFERENCE = "llama31-8b-instruct-4bit"
+"""The profile that is meant where none is named: Llama 3.1 8B Instruct in 4-bit with vLLM."""
+
+Settings = Mapping[str, Any]
+"""Keys of a profile that differ from it, nested ones with a dot: {"max_seq_length": 2048, "adapters.r": 16}."""
+
+
+def predict(
+    profile: str = REFERENCE,
+    *,
+    gpu: str | Card,
+    settings: Settings | None = None,
+    ram_available_bytes: int | None = None,
+) -> Prediction:
+    """Every figure that the log of this load will print, whether it fits, and what prevents it where it does not.
+
+    Args:
+        profile: a name of env/profiles, or a path that ends in .toml.
+        gpu: a name of env/gpus.toml such as "T4", or a Card with its own bytes.
+        settings: keys of the profile to change; see Settings.
+        ram_available_bytes: of the host, which decides the swap space; None takes this machine's.
+
+    Returns:
+        The prediction; `figures` are in bytes, `to_json()` is what `loadcheck predict --json` prints of it.
+
+    Raises:
+        BadInput: an unknown name, a setting that is wrong, or a profile that loads without vLLM, whose memory depends on no card.
+    """
+    chosen, config = _load_settings(profile, settings)
+    return _predict(config, chosen, _card(gpu), _ram(ram_available_bytes))
+
+
+def fit(
+    profile: str = REFERENCE,
+    *,
+    gpu: str | Card,
+    goal: Goal = "length",
+    settings: Settings | None = None,
+    ram_available_bytes: int | None = None,
+) -> Fit:
+    """The settings with which this model fits this card, best first.
+
+    Args:
+        goal: what to have most of: "length" (tokens of a request), "concurrency" (requests) or "training" (free memory).
+        settings: keys of the profile to change; they are kept, the others are searched. The rest as for `predict`.
+
+    Raises:
+        BadInput: as `predict`.
+    """
+    chosen, config = _load_settings(profile, settings)
+    return _fit(config, chosen, _card(gpu), _ram(ram_available_bytes), goal, frozenset(settings or {}))
+
+
+def parse_log(path: str | PathLike[str]) -> ParsedLog:
+    """Every figure of a load log, attempt by attempt, with the line that states it.
+
+    Raises:
+        BadInput: the file cannot be read, or holds no line that a load prints.
+    """
+    return _parse_log(Path(path))
+
+
+def judge(
+    target: str | PathLike[str], *, profile: str | None = None, gpu: str | None = None, settings: Settings | None = None
+) -> Verdict:
+    """The verdict on a log or a run folder: "pass", "fail", "refused" or "skipped", with every finding.
+
+    Args:
+        target: a log, or a run folder, which states its settings itself.
+        profile, gpu, settings: what a log does not state: its profile, its card, the settings that differ from the profile.
+
+    Raises:
+        BadInput: the target is neither, or contradicts what is named.
+    """
+    return _judge(gather(Path(target), profile, gpu, overrides=dict(settings or {})))
+
+
+def _load_settings(name: str, settings: Settings | None) -> tuple[Profile, ModelConfig]:
+    profile = load_profile(name, dict(settings or {}))
+    if not profile.uses_vllm:
+        what = "loads without vLLM, so its memory depends on no card"
+        raise BadInput(
+            Problem(f"profile {profile.name}", what, "take a profile with engine = 'gpu' and fast_inference = true")
+        )
+    return profile, resolve_model(profile.model, profile.load_in_4bit)[1]
+
+
+def _card(gpu: str | Card) -> Card:
+    return gpu if isinstance(gpu, Card) else card_from_table(gpu)
+
+
+def _ram(ram_bytes: int | None) -> int:
+    return present_ram_bytes() if ram_bytes is None else ram_bytes

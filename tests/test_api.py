@@ -1,0 +1,60 @@
+"""loadcheck as a library."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loadcheck import api, cli
+
+
+def test_predict_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]):
+    """The same figures, to the byte, as `loadcheck predict --json` with the same settings."""
+    cli.run(["predict", "--gpu", "T4", "--max-seq-length", "1024", "--ram-available-bytes", "12GiB", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    prediction = api.predict(gpu="T4", settings={"max_seq_length": 1024}, ram_available_bytes=12 * 1024**3)
+    assert prediction.to_json()["bytes"] == printed["bytes"]
+    assert prediction.fits is printed["fits"] is True
+
+
+def test_a_card_may_be_described_by_its_bytes():
+    """A Card of one's own is predicted as the table's card with the same numbers is."""
+    free = 14 * 1024**3
+    card = api.Card(name="mine", compute_capability=7.5, total_bytes=15 * 1024**3, free_bytes=free)
+    budget = api.predict(gpu=card, ram_available_bytes=12 * 1024**3).figures.budget_bytes
+    assert budget is not None and 0 < budget < free
+
+
+def test_fit_keeps_what_is_given():
+    """A setting that is given is no part of the search."""
+    found = api.fit(gpu="T4", settings={"max_seq_length": 768}, ram_available_bytes=12 * 1024**3)
+    assert found.proposals and {each.profile.max_seq_length for each in found.proposals} == {768}
+
+
+def test_judge_and_parse_take_a_path_or_a_string(t4_log: Path):
+    """The reference log passes, and states its weights."""
+    assert api.judge(str(t4_log)).status == "pass"
+    assert api.parse_log(t4_log).last.figures.weights_bytes == round(5.3541 * 1024**3)
+
+
+@pytest.mark.parametrize(
+    ("profile", "gpu", "settings", "named"),
+    [
+        ("no-such-profile", "T4", {}, "no-such-profile"),
+        (api.REFERENCE, "no-such-card", {}, "no-such-card"),
+        (api.REFERENCE, "T4", {"max_seq_length": -1}, "max_seq_length"),
+        (api.REFERENCE, "T4", {"no_such_key": 1}, "no_such_key"),
+        ("smollm2-135m-cpu", "T4", {}, "without vLLM"),
+    ],
+)
+def test_bad_input_is_named(profile: str, gpu: str, settings: dict[str, object], named: str):
+    """BadInput says which name or key is wrong."""
+    with pytest.raises(api.BadInput, match=named):
+        api.predict(profile, gpu=gpu, settings=settings)
+
+
+def test_all_is_whole():
+    """Every name of __all__ is there and documented."""
+    for name in api.__all__:
+        assert getattr(api, name) is not None
+        assert name == "REFERENCE" or getattr(api, name).__doc__
