@@ -1,0 +1,78 @@
+"""What the documents promise: links lead somewhere, commands exist, the code of the library page runs, translations keep step."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from loadcheck import cli
+from tests.conftest import ROOT
+
+DOCUMENTS = sorted(path for pattern in ("*.md", "docs/*.md", "examples/*.md") for path in ROOT.glob(pattern))
+TRANSLATIONS = sorted(ROOT.glob("README.*.md"))
+_FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
+
+
+def _blocks(path: Path) -> list[str]:
+    return _FENCE.findall(path.read_text(encoding="utf-8"))
+
+
+def _shape(path: Path) -> list[str]:
+    """What a translation must share: the level of each heading, rows of tables, items of lists, code, and where links lead."""
+    text = path.read_text(encoding="utf-8")
+    prose = _FENCE.sub("", text)
+    marks = [match.group() for match in re.finditer(r"^(#+ |\| |- )", prose, re.MULTILINE)]
+    links = [link for link in _LINK.findall(prose) if not link.startswith("README")]
+    return marks + sorted(links) + _blocks(path)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path):
+    """Every relative link of a document is a file of the repository."""
+    targets = _LINK.findall(document.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("translation", TRANSLATIONS, ids=lambda path: path.name)
+def test_translations_keep_step(translation: Path):
+    """A translated README has the same headings, rows, code and links, and the same numbers, as the English one."""
+    english = ROOT / "README.md"
+    assert _shape(translation) == _shape(english)
+    numbers = re.compile(r"\d[\d.,]*\d|\d")
+    found = [sorted(numbers.findall(path.read_text(encoding="utf-8"))) for path in (english, translation)]
+    assert found[0] == found[1]
+
+
+def test_readme_is_short():
+    """README is read in a minute: at most 80 lines."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 80
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_exist(document: Path):
+    """Every `make TARGET` and `loadcheck COMMAND` in a block of code is one."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    for block in _blocks(document):
+        assert set(re.findall(r"^make ([a-z][a-z-]*)", block, re.MULTILINE)) <= targets
+        commands = re.findall(r"^(?:\$ )?(?:\S*/)?loadcheck ([a-z]+)", block, re.MULTILINE)
+        assert set(commands) <= set(cli.cli.commands)
+
+
+def test_the_library_page_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The code of docs/library.md runs as it stands, from the repository's folder."""
+    monkeypatch.chdir(ROOT)
+    script = tmp_path / "library.py"
+    script.write_text(_blocks(ROOT / "docs" / "library.md")[0], encoding="utf-8")
+    runpy.run_path(str(script))
+    assert capsys.readouterr().out.splitlines()[-2:] == ["pass []", "5748921100"]
+
+
+def test_the_card_example_tells_what_fits(capsys: pytest.CaptureFixture[str]):
+    """examples/choose_card.py says of each card and length whether it fits; a T4 does not hold 16384 tokens."""
+    runpy.run_path(str(ROOT / "examples" / "choose_card.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 15
+    assert "does not fit" in lines[2] and not [line for line in lines[3:] if "does not fit" in line]
