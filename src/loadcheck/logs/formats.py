@@ -30,6 +30,7 @@ class Stage(IntEnum):
     CAPTURE = 9
     READY = 10
     ADAPTERS = 11
+    TRAINING = 12
 
 
 # Printed once for the whole run, so it belongs to every attempt of it.
@@ -122,16 +123,17 @@ def _text(attribute: str) -> Capture:
 
 
 def _line(name: str, source: str, stage: Stage, anchor: str, pattern: str, *captures: Capture) -> LineFormat:
-    return LineFormat(name, source, stage, anchor, re.compile(pattern), captures)
+    return LineFormat(name, source, stage, anchor, re.compile(pattern, re.ASCII), captures)
 
 
 def _part(name: str, source: str, stage: Stage, anchor: str, pattern: str, *captures: Capture) -> LineFormat:
     """A further line of a stage that another line has begun."""
-    return LineFormat(name, source, stage, anchor, re.compile(pattern), captures, opens=False)
+    return LineFormat(name, source, stage, anchor, re.compile(pattern, re.ASCII), captures, opens=False)
 
 
-_N = r"(-?\d+(?:\.\d+)?)"  # as Python's round() or %.2f prints it
-_INT = r"(\d[\d,]*)"
+_WHOLE = r"(?![\d.,]*\d|[eE][+-]?\d)"  # a number that goes on is another number
+_N = rf"(-?\d{{1,20}}(?:\.\d{{1,20}})?){_WHOLE}"  # as Python's round() or %.2f prints it
+_INT = rf"(\d{{1,3}}(?:,\d{{3}}){{1,6}}|\d{{1,20}}){_WHOLE}"  # with separators, where they are printed, at every third digit
 _END = r"\.(?=\s|$)"  # a version's last full stop
 
 FORMATS: tuple[LineFormat, ...] = (
@@ -207,6 +209,9 @@ FORMATS: tuple[LineFormat, ...] = (
     _line("concurrency", "executor_base.py:115-116", Stage.BLOCKS, "Maximum concurrency",
           rf"Maximum concurrency for {_INT} tokens per request: {_N}x",
           _exact("max_model_len"), _number("max_concurrency")),
+    LineFormat("capturing", "model_runner.py:1437; 0.7.2 of other dialects: `Capturing the model for CUDA graphs`", Stage.CAPTURE,
+               "Capturing ", re.compile(r"Capturing (?:the model for CUDA graphs|cudagraphs for decoding)"), (), opens=False,
+               repeats=True),
     LineFormat("capture progress", "model_runner.py:1484", Stage.CAPTURE, "graph shapes",
                re.compile(r"graph shapes:\s{1,9}\d+%[^\r\n]{0,200}?\| \d+/(\d+)"),
                (_exact("num_cuda_graphs"),), opens=False, repeats=True),
@@ -221,6 +226,8 @@ FORMATS: tuple[LineFormat, ...] = (
           _exact("patched_mlp")),
     _part("trainable", "peft 0.14.0 peft_model.py:784", Stage.ADAPTERS, "trainable params: ",
           rf"trainable params: {_INT} \|\| all params: {_INT}", _exact("trainable_params"), _exact("total_params")),
+    LineFormat("trainer", "unsloth/models/llama.py and its trainer's banner: `Num GPUs = 1 | Num examples = 7,473`", Stage.TRAINING,
+               "Num examples = ", re.compile(r"Num examples = [\d,]+ \| Num Epochs = "), (), opens=False, repeats=True),
     # The tokens that it names are those of its estimate of the KV cache; vLLM gets as many as before (zoo:1007-1009).
     _line("retry", "zoo:1010-1013", Stage.PLAN, "Retrying vLLM",
           rf"Retrying vLLM to process {_INT} sequences and \d+ tokens in tandem", _exact("max_num_seqs")),
@@ -228,11 +235,14 @@ FORMATS: tuple[LineFormat, ...] = (
 
 RETRY = "retry"
 
-# Words that end a load. Each is the engine's own; the text after the pattern is kept as the error.
+# Words that end a load, beside Python's exceptions (logs/endings.py). Each is the engine's own; the text after the pattern is kept as the error.
 ERRORS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (anchor, re.compile(pattern))
     for anchor, pattern in (
-        ("CUDA out of memory", r"(?:torch\.(?:cuda\.)?OutOfMemoryError: )?CUDA out of memory\..*"),
+        ("out of memory", r"(?:torch\.(?:cuda\.)?\w+Error: )?CUDA (?:driver )?(?:error: )?out of memory.*"),
+        ("out of memory", r"Cuda failure \d+ 'out of memory'.*"),
+        ("cudaErrorMemoryAllocation", r"cudaErrorMemoryAllocation.*"),
+        ("CUBLAS_STATUS_ALLOC_FAILED", r"CUBLAS_STATUS_ALLOC_FAILED.*"),
         ("No available memory", r"No available memory\b.*"),
         ("max seq len", r"The model's max seq len \(\d+\) is larger than the maximum number of tokens.*"),
         ("max_num_batched_tokens (", r"max_num_batched_tokens \(\d+\) must be greater than or equal to max_num_seqs.*"),
@@ -247,11 +257,5 @@ ERRORS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("CUDA Setup failed", r"CUDA Setup failed.*"),
         ("Bus error", r"Bus error\b.*"),
         ("Error: ", r"^Error: .*"),
-        ("Error", r"^(?:\[rank\d+\]: )?[A-Za-z_][\w.]*(?:Error|Exception|Interrupt): .*"),
-        ("Traceback (most", r"Traceback \(most recent call last\).*"),
     )
 )
-PYTHON_ERRORS = ("Error", "Traceback (most")
-"""The anchors of what Python prints of any exception."""
-IGNORED = ("Exception ignored in", "--- Logging error ---")
-"""Python's heads of an exception that goes no further (a raising __del__, a log handler): its traceback ends nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -12,8 +12,11 @@ from typing import Any
 
 from loadcheck.errors import BadInput, Problem
 from loadcheck.figures import Figures, Reading, best, figure_specs
-from loadcheck.logs.events import PREFIX, parse_event
-from loadcheck.logs.formats import ERRORS, FORMATS, IGNORED, PYTHON_ERRORS, RETRY, RUN_STAGES, LineFormat, Stage
+from loadcheck.logs.endings import ANCHORS as ENDING_ANCHORS
+from loadcheck.logs.endings import MAX_TEXT, EndingReader, Kind, LogError, cause_of
+from loadcheck.logs.events import PREFIX, split_event
+from loadcheck.logs.formats import FORMATS, RETRY, RUN_STAGES, LineFormat, Stage
+from loadcheck.logs.prefixes import strip_prefixes, unwrap
 from loadcheck.logs.text import clean_line, read_blocks
 
 EVENT_ANCHOR = PREFIX + "{"
@@ -21,6 +24,22 @@ MAX_ATTEMPTS = 1_000
 """A file that begins more loads than any log holds is refused, rather than kept in memory."""
 MAX_BINARY_BLOCKS = 1_000
 """About a gigabyte of binary data without a line of a load is refused: a device has no end."""
+MATCHES_OF_A_LOG = 3
+"""Known lines in one line, as of a log that was pasted without its line breaks, or in one attempt behind prefixes that nobody knows."""
+LEADS = (
+    "Unsloth",
+    "the current vLLM instance",
+    "O^O",
+    "Initializing a V",
+    "Capturing",
+    "Memory profiling results",
+    "Free memory on device",
+)
+"""What stands before a figure at the beginning of a load's own lines."""
+MAX_WORDS_CHARS = 110
+"""A report of a death alone, without a line of a load; a sentence of prose is longer, or wrapped later."""
+_IS_LEAD = re.compile(r"\W{0,4}(?:[\w./:-]{1,255}: )?(?:[A-Z][\w ]{0,40}: )?")
+"""What may stand before a failure's words at the beginning of a line: the exception's name, a file, or a program's (docker, ld)."""
 MAX_KEPT = 10_000
 """Readings, errors or events kept of one attempt: far over what any load prints, so that hostile input cannot fill memory."""
 
@@ -31,14 +50,6 @@ class Outcome(Enum):
     COMPLETED = "completed"
     FAILED = "failed"
     PARTIAL = "partial"
-
-
-@dataclass(frozen=True, slots=True)
-class LogError:
-    """A line that ends a load."""
-
-    line: int
-    text: str
 
 
 @dataclass(slots=True)
@@ -61,15 +72,19 @@ class Attempt:
 
     @property
     def outcome(self) -> Outcome:
-        if self.errors and (self.ready_line is None or self.errors[-1].line > self.ready_line):
+        if self.errors:
             return Outcome.FAILED
         return Outcome.PARTIAL if self.ready_line is None else Outcome.COMPLETED
 
     @property
     def error(self) -> LogError | None:
-        """The most telling error: the last one that is more than the head of a traceback; None where there is none."""
-        telling = [error for error in self.errors if not error.text.startswith("Traceback")]
-        return next(reversed(telling or self.errors), None)
+        """What to blame: see endings.cause_of; None where there is no error."""
+        return cause_of(self.errors)
+
+    @property
+    def death(self) -> LogError | None:
+        """How the process died, the last word on it; None where the log does not say that it did."""
+        return next((error for error in reversed(self.errors) if error.kind is Kind.DEATH), None)
 
     @property
     def figures(self) -> Figures:
@@ -111,6 +126,9 @@ class ParsedLog:
                     "figures": attempt.figures.to_json(),
                     "outcome": attempt.outcome.value,
                     "errors": [{"line": error.line, "text": error.text} for error in attempt.errors],
+                    "ended_by": None
+                    if attempt.death is None
+                    else {"line": attempt.death.line, "signal": attempt.death.signal},
                 }
                 for attempt in self.attempts
             ],
@@ -118,39 +136,45 @@ class ParsedLog:
         }
 
 
-def parse_log(path: Path) -> ParsedLog:
-    """Read a log; BadInput where the file is none, or holds no line that a load prints."""
-    builder = _Builder(path)
-    for line, text in _lines_with_anchors(path):
-        builder.feed(line, text)
+def parse_log(path: Path, words: Sequence[tuple[str, re.Pattern[str]]] = ()) -> ParsedLog:
+    """Read a log; BadInput where the file is none: prose that quotes a log's words within its sentences is none.
+
+    Args:
+        words: (literal, pattern) of what an engine says of a failure; a line that begins so is worth a diagnosis, figures or not.
+    """
+    builder = _Builder(path, words)
+    _feed_lines(path, builder)
     attempts = builder.finish()
     if not attempts:
         raise BadInput(
-            Problem(str(path), "no line of a load log in it", "give the output of a load, stdout and stderr")
+            Problem(
+                str(path), "not a load log: no line of a load log in it", "give the output of a load, stdout and stderr"
+            )
         )
     return ParsedLog(path, tuple(attempts))
 
 
-_ANCHORS = tuple({*(format.anchor for format in FORMATS), *(anchor for anchor, _ in ERRORS), *IGNORED, EVENT_ANCHOR})
+_ANCHORS = tuple({*(format.anchor for format in FORMATS), *ENDING_ANCHORS, EVENT_ANCHOR})
 
 
-def _lines_with_anchors(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number, clean text) of the lines that hold any anchor; whole blocks without one are passed over.
+def _feed_lines(path: Path, builder: _Builder) -> None:
+    """Feed the lines that hold any anchor, and those that the builder waits for; whole blocks without either are passed over.
 
     BadInput for a binary file. A load may print anything among its lines, so NUL bytes alone make none.
     """
     num_binary, any_line = 0, False
+    anchors = (*_ANCHORS, *(literal for literal, _ in builder.words))
     for first_line, block in read_blocks(path):
-        present = [anchor for anchor in _ANCHORS if anchor in block]
-        if not present:
+        present = [anchor for anchor in anchors if anchor in block]
+        if not present and not builder.wants_all:
             num_binary += "\0" in block
             if num_binary > MAX_BINARY_BLOCKS and not any_line:
                 break
             continue
-        any_line = True
+        any_line = any_line or bool(present)
         for offset, line in enumerate(block.split("\n")):
-            if any(anchor in line for anchor in present):
-                yield first_line + offset, clean_line(line)
+            if builder.wants_all or any(anchor in line for anchor in present):
+                builder.feed(first_line + offset, clean_line(line))
     if num_binary and not any_line:
         raise BadInput(Problem(str(path), "a binary file, not a log", "give the text that the load printed"))
 
@@ -191,24 +215,46 @@ def _readings(format: LineFormat, match: re.Match[str], line: int) -> Iterator[R
 class _Builder:
     """Sorts matches into attempts as they come."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, words: Sequence[tuple[str, re.Pattern[str]]] = ()) -> None:
+        self.words = words
         self._path = path
         self._attempts: list[Attempt] = []
+        self._is_log = False
+        """Whether a line began as a load's or a failure's does; prose has their words within its sentences alone."""
         self._retrying = False
         """Between "Retrying vLLM" and the new engine's first line, unsloth prints the error of the try before."""
-        self._ignored: set[str] = set()
-        """What Python will still print of an exception that it ignores: the head of its traceback, and its last line."""
+        self._endings = EndingReader()
+
+    @property
+    def wants_all(self) -> bool:
+        return self._endings.wants_all
 
     def feed(self, line: int, text: str) -> None:
+        text = unwrap(text)
         if EVENT_ANCHOR in text:
-            self._feed_event(line, text)
-            return
-        for match in _matches(line, text):
+            before, event, after = split_event(text)
+            if event is not None:
+                self._feed_text(line, before)
+                self._feed_event(line, event)
+                self._feed_text(line, after)
+                return
+            text = before + "\n" + after  # no event of ours: what it says is the log's own
+        self._feed_text(line, text)
+
+    def _feed_text(self, line: int, text: str) -> None:
+        matches = _matches(line, text)
+        for match in matches:
             self._feed_match(line, match)
-        self._feed_errors(line, text)
+        for piece in text.split("\n"):
+            bare = strip_prefixes(piece)
+            self._is_log |= len(matches) >= MATCHES_OF_A_LOG or _begins_as_a_load(bare)
+            self._feed_error(line, bare)
 
     def finish(self) -> list[Attempt]:
-        """The attempts, each with what was printed once for the whole run."""
+        """The attempts, each with what was printed once for the whole run; none where this is no log."""
+        known = max((len(attempt.formats) for attempt in self._attempts), default=0)
+        if not self._is_log and known < MATCHES_OF_A_LOG:
+            return []
         for before, attempt in zip(self._attempts, self._attempts[1:], strict=False):
             _inherit(attempt, before)
         for after, attempt in zip(self._attempts[::-1], self._attempts[-2::-1], strict=False):
@@ -247,25 +293,32 @@ class _Builder:
         self._attempts.append(Attempt())
         return self._attempts[-1]
 
-    def _feed_errors(self, line: int, text: str) -> None:
-        if any(head in text for head in IGNORED):
-            self._ignored = set(PYTHON_ERRORS)
+    def _feed_error(self, line: int, text: str) -> None:
+        stage = self._attempts[-1].stage if self._attempts and self._attempts[-1].formats else None
+        error = self._endings.feed(line, text, stage)
+        if error is None:
+            self._feed_words(line, text)
             return
-        for anchor, pattern in ERRORS:
-            if anchor in text and (match := pattern.search(text)):
-                if anchor in self._ignored:
-                    self._ignored.discard(anchor)
-                    return
-                attempts = self._attempts or [self._begin()]
-                attempt = attempts[-2] if self._retrying and len(attempts) > 1 else attempts[-1]
+        self._is_log |= error.kind in (Kind.EXCEPTION, Kind.HEAD) or _is_report(text, error)
+        attempts = self._attempts or [self._begin()]
+        attempt = attempts[-2] if self._retrying and len(attempts) > 1 else attempts[-1]
+        if len(attempt.errors) < MAX_KEPT:
+            attempt.errors.append(error)
+
+    def _feed_words(self, line: int, text: str) -> None:
+        """A failure's words that begin a line, where there is no load yet: enough to look for its cause."""
+        if any(attempt.formats for attempt in self._attempts):
+            return
+        for literal, pattern in self.words:
+            if literal in text and (match := pattern.search(text)) and _IS_LEAD.fullmatch(text[: match.start()]):
+                self._is_log = True
+                attempt = self._attempts[-1] if self._attempts else self._begin()
                 if len(attempt.errors) < MAX_KEPT:
-                    attempt.errors.append(LogError(line, match.group()[:500]))
+                    attempt.errors.append(LogError(line, text.strip()[:MAX_TEXT]))
                 return
 
-    def _feed_event(self, line: int, text: str) -> None:
-        event = parse_event(text.partition(PREFIX)[2])
-        if event is None:
-            return
+    def _feed_event(self, line: int, event: dict[str, Any]) -> None:
+        self._is_log = True
         begins = event["event"] == "started" and any(attempt.event("started") for attempt in self._attempts[-1:])
         attempt = self._begin() if begins or not self._attempts else self._attempts[-1]
         if len(attempt.events) >= MAX_KEPT:
@@ -276,6 +329,23 @@ class _Builder:
         for attribute, spec in figure_specs().items():
             if spec.holds(value := event.get(attribute)):
                 attempt.readings.append(Reading(spec.attribute, value, None, line))
+
+
+def _is_report(text: str, error: LogError) -> bool:
+    """Whether a line below its prefixes is a report of this failure, and no sentence about it."""
+    if error.kind is Kind.DEATH:
+        return len(text) <= MAX_WORDS_CHARS
+    return _IS_LEAD.fullmatch(text.partition(error.text)[0]) is not None
+
+
+def _begins_as_a_load(text: str) -> bool:
+    """Whether a line below its prefixes begins as a load's lines do, after no more than a banner's drawing."""
+    for format in FORMATS:
+        if format.anchor in text and (match := format.pattern.search(text)):
+            lead = text[: match.start()]
+            if not any(char.isalnum() for char in lead) or lead.lstrip().startswith(LEADS):
+                return True
+    return False
 
 
 def _said(readings: Iterable[Reading]) -> set[tuple[str, Any]]:

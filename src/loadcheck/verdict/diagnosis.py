@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from loadcheck.logs import Outcome, ParsedLog
+from loadcheck.logs import Kind, Outcome, ParsedLog
 from loadcheck.logs.parser import EVENT_ANCHOR
 from loadcheck.logs.text import read_blocks
 from loadcheck.specs.trouble import Trouble, load_troubles
@@ -49,7 +49,8 @@ def check_diagnosis(evidence: Evidence) -> Iterator[Finding]:
     own = () if found else tuple(_refusals(evidence))
     yield from own
     error, from_outside = evidence.attempt.error, evidence.process is not None and evidence.process[0] in OUTSIDE
-    if not found and not own and error is not None and not from_outside:
+    died = error is not None and error.kind is Kind.DEATH  # which the step of the shape names
+    if not found and not own and error is not None and not from_outside and not died:
         yield _finding(
             evidence,
             f"no known trouble; the load had come to its stage {evidence.attempt.stage.name.lower()}, and its last error is: "

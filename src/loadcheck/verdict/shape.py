@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loadcheck.figures import figure_specs
-from loadcheck.logs import Attempt, Outcome
+from loadcheck.logs import Attempt, Kind, LogError, Outcome
 from loadcheck.logs.formats import FORMATS, RUN_STAGES, LineFormat
 from loadcheck.specs.versions import load_versions
 from loadcheck.verdict.evidence import Evidence
@@ -64,12 +64,7 @@ def _attempts(evidence: Evidence) -> Iterator[Finding]:
 def _outcome(evidence: Evidence) -> Iterator[Finding]:
     attempt = evidence.attempt
     if attempt.outcome is Outcome.FAILED and (error := attempt.error) is not None:
-        yield _fail(
-            "error",
-            f"the load ended with an error: {error.text}",
-            "see the log around that line",
-            evidence.where(error.line),
-        )
+        yield _fail("error", _ended(attempt, error), _ending_fix(attempt), evidence.where(error.line))
     elif attempt.outcome is Outcome.PARTIAL:
         yield _fail(
             "outcome",
@@ -77,6 +72,33 @@ def _outcome(evidence: Evidence) -> Iterator[Finding]:
             "let the load run to its end",
             evidence.where(None),
         )  # fmt: skip
+
+
+def _ended(attempt: Attempt, error: LogError) -> str:
+    """What ended a load: its cause, and how that surfaced where the log says that last."""
+    last = attempt.errors[-1]
+    death = attempt.death
+    if error.kind is Kind.DEATH:
+        return f"the process died: {error.text}" + (f" ({_signal_words(error.signal)})" if error.signal else "")
+    if death is not None and death.signal is not None:
+        return f"the load ended with an error: {error.text}; then the process was {_signal_words(death.signal)}"
+    surfaced = f"; it surfaced as: {last.text}" if last.kind is not Kind.HEAD and last.text != error.text else ""
+    return f"the load ended with an error: {error.text}{surfaced}"
+
+
+_NATIVE_SIGNALS = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE")
+
+
+def _signal_words(name: str) -> str:
+    if name == "SIGKILL":
+        return "ended by SIGKILL, most likely the kernel for want of host memory"
+    return f"ended by {name}" + (": native code crashed" if name in _NATIVE_SIGNALS else "")
+
+
+def _ending_fix(attempt: Attempt) -> str:
+    if attempt.death is not None and attempt.death.signal == "SIGKILL":
+        return "give the container or the job more memory, and look into dmesg for `Out of memory`"
+    return "see the log around that line"
 
 
 def _last_stage(attempt: Attempt) -> str:

@@ -1,0 +1,86 @@
+"""What wrapped a line: the stamps and names that containers, schedulers and loggers put before it.
+
+Figures are searched for anywhere in a line. How a log ends is not: an exception or a signal counts only where it begins a line, and that
+is the beginning of what the program itself printed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+_TIME = r"\d\d:\d\d:\d\d(?:[.,]\d{1,9})?"
+_PREFIXES = re.compile(
+    "|".join(
+        (
+            # docker logs -t, kubectl --timestamps, GitHub Actions; with the stream and tag of a CRI log
+            rf"\d{{4}}-\d\d-\d\dT{_TIME}(?:Z|[+-]\d\d:?\d\d)? ?(?:std(?:out|err) [FP] )?",
+            # Python's logging, uvicorn, Ray: 2025-02-13 15:54:28,123
+            rf"\d{{4}}-\d\d-\d\d {_TIME}(?: ?(?:Z|UTC|[+-]\d{{4}}))?\s*(?:[-|]\s*)?",
+            rf"[A-Z][a-z]{{2}} [ \d]\d {_TIME} \S{{1,255}} [\w./@-]{{1,255}}(?:\[\d+\])?: ",  # journald, syslog
+            rf"\[{_TIME}\] ?|{_TIME}Z?\s+(?=[A-Z\[])",
+            r"\[pod/[^\]\s]{1,255}\] ",  # kubectl logs --prefix
+            r"[\w.-]{1,128} +\| (?! )|[\w.-]{1,128}\s{0,64}\| ",  # docker compose
+            r"\d{1,5}: ",  # srun --label
+            r"\((?:[\w.:/-]{1,128} )?pid=\d+[^)\n]{0,128}\) ?",  # Ray, (VllmWorkerProcess pid=9), (EngineCore pid=1)
+            r"\[(?:rank|default)? ?\d+\]: ?",  # torch, torchrun
+            r"vLLM STD(?:OUT|ERR): ",  # unsloth's synthetic data kit
+            # vLLM's own logger, 0.7 (file.py:12]) and later ([file.py:12])
+            rf"(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) {{1,4}}(?:\d\d-\d\d {_TIME} )?\[?[\w./-]{{1,128}}:\d+\] ",
+            r"\[(?:debug|info|warning|error|critical)\] +",  # structlog
+            r"(?:DEBUG|INFO|WARNING|ERROR|CRITICAL):[\w.-]{0,128}:\s?",  # logging.basicConfig
+            r"(?:ERROR|CRITICAL|FATAL)\s*[:|-]\s+",
+            r"> ",  # quoted in an issue
+        )
+    ),
+    re.ASCII,
+)
+_REPEATED = re.compile(r" ?\[repeated \d+x across (?:all nodes|cluster)\].*$")
+_MESSAGE_KEYS = ("textPayload", "message", "log", "msg", "MESSAGE")
+MAX_PREFIXES = 8
+"""Wrapped more often than that, a line is not looked at further."""
+_RANK = re.compile(
+    r"\((?:Vllm)?Worker(?:Process|Proc)?(?:_TP(?P<tp>\d+))?[^)]* pid=(?P<pid>\d+)[^)]*\)|^\[rank(?P<rank>\d+)\]"
+)
+
+
+def unwrap(line: str) -> str:
+    """The message of a line that is one JSON object of a log collector (Google Cloud, Docker's json-file); else the line itself."""
+    text = line.strip()
+    if not (text.startswith("{") and text.endswith("}") and any(f'"{key}"' in text for key in _MESSAGE_KEYS)):
+        return line
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return line
+    message = _message(record)
+    return line if message is None else message.rstrip("\n")
+
+
+def _message(record: Any) -> str | None:
+    if not isinstance(record, dict):
+        return None
+    for key in _MESSAGE_KEYS:
+        if isinstance(record.get(key), str):
+            return str(record[key])
+    return _message(record.get("jsonPayload"))
+
+
+def strip_prefixes(text: str) -> str:
+    """The line as the program printed it, without what wrapped it; indentation is kept, as a traceback's frames have it."""
+    for _ in range(MAX_PREFIXES):
+        match = _PREFIXES.match(text)
+        if match is None or match.end() == 0:
+            break
+        text = text[match.end() :]
+    return _REPEATED.sub("", text)
+
+
+def rank_of(text: str) -> str | None:
+    """Which process of a tensor-parallel load printed a line; None for the first one, or where nothing says so."""
+    match = _RANK.search(text)
+    if match is None:
+        return None
+    number = match["tp"] or match["rank"]
+    return None if number == "0" else number or match["pid"]

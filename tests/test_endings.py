@@ -1,0 +1,249 @@
+"""How a log ends: exceptions and their chains, what Python ignores, processes that died, and who wrapped the lines."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loadcheck import cli
+from loadcheck.logs import Outcome, parse_log
+from loadcheck.logs.endings import signal_name
+from loadcheck.logs.prefixes import strip_prefixes, unwrap
+from tests.conftest import ROOT
+
+DEATHS = [
+    ("Killed", "SIGKILL"),
+    ("run.sh: line 3:  1234 Killed                  python load.py", "SIGKILL"),
+    ("[1]    1234 killed     python load.py", "SIGKILL"),
+    ("zsh: killed     python load.py", "SIGKILL"),
+    ("make: *** [Makefile:25: load] Killed", "SIGKILL"),
+    ("make: *** [Makefile:25: load] Error 137", "SIGKILL"),
+    ("command terminated with exit code 137", "SIGKILL"),
+    ("load-1 exited with code 139", "SIGSEGV"),
+    ("Process finished with exit code 137 (interrupted by signal 9: SIGKILL)", "SIGKILL"),
+    ("Error: Process completed with exit code 143.", "SIGTERM"),
+    ("exitcode : -9 (pid: 77)", "SIGKILL"),
+    ("    Exit Code:    137", "SIGKILL"),
+    ("    Reason:       OOMKilled", "SIGKILL"),
+    (
+        "slurmstepd: error: Detected 1 oom_kill event in StepId=9.0. Some of the step tasks have been OOM Killed.",
+        "SIGKILL",
+    ),
+    ("slurmstepd: error: Detected 1 oom-kill event(s) in StepId=9.batch.", "SIGKILL"),
+    ("Out of memory: Killed process 1234 (python) total-vm:91234kB", "SIGKILL"),
+    ("Job 1, 'python load.py' terminated by signal SIGKILL (Forced quit)", "SIGKILL"),
+    ("loader.service: Main process exited, code=killed, status=9/KILL", "SIGKILL"),
+    ("Segmentation fault (core dumped)", "SIGSEGV"),
+    ("Segmentation fault", "SIGSEGV"),
+    ("Fatal Python error: Segmentation fault", "SIGSEGV"),
+    ("!!!!!!! Segfault encountered !!!!!!!", "SIGSEGV"),
+    ("Aborted (core dumped)", "SIGABRT"),
+    ("Fatal Python error: Aborted", "SIGABRT"),
+    ("terminate called after throwing an instance of 'c10::Error'", "SIGABRT"),
+    ("double free or corruption (!prev)", "SIGABRT"),
+    ("free(): invalid pointer", "SIGABRT"),
+    ("Bus error (core dumped)", "SIGBUS"),
+    ("Illegal instruction (core dumped)", "SIGILL"),
+    ("Floating point exception (core dumped)", "SIGFPE"),
+    ("Terminated", "SIGTERM"),
+    ("*** SIGSEGV received at time=1739462069 on cpu 3 ***", "SIGSEGV"),
+    ("Signal 9 (SIGKILL) received by PID 77", "SIGKILL"),
+    ("load-1 exited with code 1", None),
+    ("EngineCore failed to start.", None),
+    ("Engine core proc EngineCore_0 died unexpectedly, shutting down client.", None),
+    ("Worker proc VllmWorker-1 died unexpectedly, shutting down executor.", None),
+    ("RuntimeError('Engine process (pid 123) died.')", None),
+    ("Engine process failed to start.", None),
+    ("KeyboardInterrupt", None),
+    ("torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", None),
+]
+BENIGN = [
+    "load-1 exited with code 0",
+    "Process finished with exit code 0",
+    "SystemExit: 0",
+    "WARNING 02-13 15:57:05 config.py:9] the process may be killed where host memory is short; see `dmesg`",
+    "INFO 02-13 15:57:05 multiproc.py:9] Terminating local vLLM worker processes",
+    "- a load that was Killed, with exit code 137, is a failure",
+    "nanobind: leaked 3 instances!",
+]
+PREFIXES = [
+    "load-1  | ",
+    "2026-11-24T04:47:07.123456789Z ",
+    "2026-11-24T04:47:07.123456789Z stderr F ",
+    "[pod/load-x7/main] ",
+    "Nov 24 04:47:07 node-3 load[812]: ",
+    "0: ",
+    "(VllmWorkerProcess pid=9) ",
+    "(EngineCore_0 pid=41) ",
+    "(EngineCore pid=1) ERROR 01-01 00:00:00 [core.py:1] ",
+    "ERROR 02-13 15:57:05 engine.py:389] ",
+    "(load pid=77, ip=10.0.0.3) ",
+    "vLLM STDERR: ",
+    "[rank0]: ",
+    "load-1  | 2026-11-24T04:47:07Z (EngineCore pid=1) ERROR 01-01 00:00:00 [core.py:1] ",
+    "2026-11-24 04:47:07,123 ",
+    "> ",
+]
+CHAIN = """\
+Traceback (most recent call last):
+  File "a.py", line 3, in load
+    raise ValueError("first")
+ValueError: first
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "a.py", line 5, in load
+RuntimeError: second
+"""
+IGNORED = "Exception ignored in: <function Engine.__del__ at 0x7f>\n"
+
+
+@pytest.fixture
+def log(t4_log: Path, tmp_path: Path):
+    """Writes the reference log with something after it."""
+
+    def write(after: str) -> Path:
+        path = tmp_path / "log"
+        path.write_text(t4_log.read_text(encoding="utf-8").rstrip("\n") + "\n" + after, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(("words", "signal"), DEATHS)
+def test_a_process_that_died_fails_the_load(words: str, signal: str | None, log):
+    """Whatever was printed before: the load is a failure, and the signal has its name."""
+    parsed = parse_log(log(words + "\n"))
+    assert parsed.outcome is Outcome.FAILED
+    death = parsed.last.death
+    assert (None if death is None else death.signal) == signal
+
+
+@pytest.mark.parametrize("words", [DEATHS[0][0], DEATHS[6][0], DEATHS[18][0], DEATHS[24][0], DEATHS[-1][0]])
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_it_does_so_behind_every_prefix(prefix: str, words: str, log):
+    """Who wrapped the line changes nothing."""
+    assert parse_log(log(prefix + words + "\n")).outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize("prefix", ["", *PREFIXES])
+def test_prefixes_leave_the_figures_alone(prefix: str, t4_log: Path, tmp_path: Path):
+    """The reference log, wrapped line by line, has the same figures and the same end."""
+    path = tmp_path / "log"
+    path.write_text(
+        "".join(prefix + line + "\n" for line in t4_log.read_text(encoding="utf-8").splitlines()), encoding="utf-8"
+    )
+    wrapped, plain = parse_log(path), parse_log(t4_log)
+    assert (wrapped.last.figures, wrapped.outcome) == (plain.last.figures, Outcome.COMPLETED)
+
+
+@pytest.mark.parametrize("key", ["textPayload", "message", "log"])
+def test_a_line_in_json_is_its_message(key: str, t4_log: Path, tmp_path: Path):
+    """A log collector's objects, one a line, are read as what they hold; also one level down."""
+    lines = t4_log.read_text(encoding="utf-8").splitlines()
+    path = tmp_path / "log"
+    path.write_text(
+        "".join(json.dumps({key: line + "\n", "severity": "INFO"}) + "\n" for line in lines), encoding="utf-8"
+    )
+    assert parse_log(path).last.figures == parse_log(t4_log).last.figures
+    assert unwrap(json.dumps({"jsonPayload": {"message": "Killed"}})) == "Killed"
+
+
+@pytest.mark.parametrize("words", BENIGN)
+def test_what_only_speaks_of_an_end_is_none(words: str, log):
+    """Exit code 0, a warning, a sentence: the load is completed."""
+    assert parse_log(log(words + "\n")).outcome is Outcome.COMPLETED
+
+
+def test_the_first_of_a_chain_is_the_cause(log):
+    """An exception that was raised while another was handled is not what to look for."""
+    attempt = parse_log(log(CHAIN)).last
+    assert attempt.error is not None and attempt.error.text == "ValueError: first"
+    assert [error.text for error in attempt.errors if error.follows and error.text[:9] != "Traceback"] == [
+        "RuntimeError: second"
+    ]
+    assert attempt.error.frames[-1] == 'raise ValueError("first")'
+
+
+def test_a_pointer_to_the_cause_is_none(log):
+    """`See stack trace for the root cause` is never the cause."""
+    words = "ERROR 01-01 00:00:00 engine.py:1] KeyError: 'x'\nRuntimeError: Engine process failed to start. See stack trace for the root cause.\n"
+    error = parse_log(log(words)).last.error
+    assert error is not None and error.text == "KeyError: 'x'"
+
+
+@pytest.mark.parametrize(
+    "ignored",
+    [
+        IGNORED + CHAIN,
+        IGNORED + "SystemExit: 1\n",
+        "--- Logging error ---\n"
+        + CHAIN
+        + "Call stack:\n  File \"a.py\", line 1\nMessage: 'Killed %s'\nArguments: (1,)\n",
+    ],
+)
+def test_what_python_ignores_covers_its_own_traceback_alone(ignored: str, log):
+    """A chain in a __del__ or a log handler is no failure; an exception after it is."""
+    assert parse_log(log(ignored)).outcome is Outcome.COMPLETED
+    after = "step done\n" * 3 + 'Traceback (most recent call last):\n  File "t.py", line 9\nRuntimeError: CUDA error\n'
+    assert parse_log(log(ignored + after)).outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Killed",
+        "torch.OutOfMemoryError: CUDA out of memory.",
+        "ValueError: LoRA rank 64 is greater than max_lora_rank 32.",
+    ],
+)
+def test_an_error_before_a_good_end_counts(words: str, t4_log: Path, tmp_path: Path):
+    """In the one attempt, on a line of its own or at the end of another's: later lines that look well do not undo it."""
+    lines = t4_log.read_text(encoding="utf-8").splitlines()
+    ready = next(number for number, line in enumerate(lines) if "init engine" in line)
+    path = tmp_path / "log"
+    for changed in (
+        [*lines[:ready], words, *lines[ready:]],
+        [*lines[:ready], lines[ready] + words, *lines[ready + 1 :]],
+    ):
+        path.write_text("\n".join(changed), encoding="utf-8")
+        failed = parse_log(path).outcome is Outcome.FAILED
+        assert failed or words.startswith("ValueError")
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "CHANGELOG.md", "docs/troubles.md", "docs/recovery.md", "env/troubles.toml", "SECURITY.md"]
+)
+def test_prose_is_no_log(name: str, capsys: pytest.CaptureFixture[str]):
+    """A text that quotes an engine's words within its sentences is refused, exit code 2."""
+    assert cli.run(["check", str(ROOT / name)]) == 2
+    assert "not a load log" in capsys.readouterr().err
+
+
+def test_signals_have_names():
+    """Of a number, an exit code, a negative one; a code that is no signal has none."""
+    assert [signal_name(code) for code in (9, 137, -9, 143, 255)] == ["SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM", None]
+
+
+def test_indentation_is_kept_below_a_prefix():
+    """A traceback's frames stay indented, so that they are known as such."""
+    assert strip_prefixes('ERROR 02-13 15:57:05 engine.py:389]   File "a.py", line 1') == '  File "a.py", line 1'
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("Killed", "ended by SIGKILL, most likely the kernel for want of host memory"),
+        ("Segmentation fault", "ended by SIGSEGV: native code crashed"),
+        (CHAIN, "ValueError: first; it surfaced as: RuntimeError: second"),
+        ("RuntimeError: lost\nAborted (core dumped)", "RuntimeError: lost; then the process was ended by SIGABRT"),
+    ],
+)
+def test_the_finding_tells_the_cause_and_how_it_surfaced(
+    words: str, said: str, log, capsys: pytest.CaptureFixture[str]
+):
+    """The signal with what it most likely means; of a chain both ends."""
+    assert cli.run(["check", str(log(words + "\n")), "--json"]) == 1
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert said in next(each["why"] for each in findings if each["figure"] == "error" and each["measured"] is None)
