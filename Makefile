@@ -4,21 +4,29 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
+# What the user gives is text, such as a run folder's name: make must not expand it, nor a shell run it. Here each variable is fixed as
+# it was written; recipes name it as "$$RUN", which the shell takes from the environment and never evaluates.
+GIVEN := ENGINE RUNTIME PROFILE GPU RUN LOG ARGS BASE CA APT_SOURCES REGISTRY IMAGE TAG DIGEST TLS_VERIFY CHUNK_MB
+GIVEN += $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+$(foreach name,$(sort $(GIVEN)),$(if $(filter-out undefined,$(origin $(name))),$(eval override $(name) := $$(value $(name)))))
+
 # What a load runs in: the whole stack where there is an NVIDIA GPU, the subset for the CPU where there is none.
-ENGINE ?= $(shell scripts/engine)
-PROFILE ?=
-ARGS ?=
-LOG ?=
-RUN ?= $(shell ls -td runs/*/ 2>/dev/null | head -1)
-NO_RUN := echo 'no run yet: make load' >&2; exit 2
+ifeq ($(ENGINE),)
+override ENGINE := $(shell scripts/engine)
+endif
 GPU ?= T4
+export $(sort $(GIVEN))
 
 DEV := .venv/dev/bin
-LOADCHECK := .venv/$(ENGINE)/bin/loadcheck
+PROFILE_FLAG := $${PROFILE:+--profile "$$PROFILE"}
 
 # Where a load runs: in the image, where Docker can hand a GPU on, else in the local environment; RUNTIME=image or local overrides.
-RUNTIME ?= $(shell scripts/image/runtime)
-RUNTIME_NEEDS = $(if $(filter image,$(RUNTIME)),,.venv/$(ENGINE)/.complete)
+ifeq ($(RUNTIME),)
+override RUNTIME := $(shell scripts/image/runtime)
+endif
+one_of = $(if $(findstring <$($1)>,$2),,$(error $1: '$($1)' is not one of $2))
+$(call one_of,ENGINE,<gpu> <cpu>)$(call one_of,RUNTIME,<image> <local>)
+RUNTIME_NEEDS := $(if $(filter image,$(RUNTIME)),,.venv/$(ENGINE)/.complete)
 
 .PHONY: help
 help: ## list the targets
@@ -26,63 +34,63 @@ help: ## list the targets
 
 .PHONY: load
 load: $(RUNTIME_NEEDS) ## load the model, attach adapters, answer once, check every figure (PROFILE=, ARGS=, RUNTIME=)
-	@scripts/image/load $(RUNTIME) $(ENGINE) load $(PROFILE) $(ARGS)
+	@scripts/with-args scripts/image/load $(RUNTIME) $(ENGINE) load $${PROFILE:+"$$PROFILE"}
 
 .PHONY: peft
 peft: $(RUNTIME_NEEDS) ## as load, and train the adapters for a few steps (PROFILE=, ARGS=, RUNTIME=)
-	@scripts/image/load $(RUNTIME) $(ENGINE) load $(PROFILE) --train-steps 5 $(ARGS)
+	@scripts/with-args scripts/image/load $(RUNTIME) $(ENGINE) load $${PROFILE:+"$$PROFILE"} --train-steps 5
 
 .PHONY: doctor
 doctor: $(RUNTIME_NEEDS) ## what is wrong with this machine for this stack, before anything is downloaded (PROFILE=, ARGS=, RUNTIME=)
-	@scripts/image/load $(RUNTIME) $(ENGINE) doctor $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
+	@scripts/with-args scripts/image/load $(RUNTIME) $(ENGINE) doctor $(PROFILE_FLAG)
 
 .PHONY: predict
 predict: .venv/dev/.complete ## say every figure of the load log before there is one (GPU=T4, PROFILE=, ARGS=)
-	@$(DEV)/loadcheck predict --gpu "$(GPU)" $(if $(PROFILE),--profile "$(PROFILE)") $(ARGS)
+	@scripts/with-args $(DEV)/loadcheck predict --gpu "$$GPU" $(PROFILE_FLAG)
 
 .PHONY: fit
 fit: .venv/dev/.complete ## the settings that fit, best first (GPU=T4, PROFILE=, ARGS=)
-	@$(DEV)/loadcheck fit --gpu "$(GPU)" $(if $(PROFILE),--profile "$(PROFILE)") $(ARGS)
+	@scripts/with-args $(DEV)/loadcheck fit --gpu "$$GPU" $(PROFILE_FLAG)
 
 .PHONY: check
 check: .venv/dev/.complete ## judge the newest run, or RUN=folder, or LOG=file
-	@$(if $(or $(LOG),$(RUN)),$(DEV)/loadcheck check $(or $(LOG),$(RUN)) $(ARGS),$(NO_RUN))
+	@judged=$${LOG:-$${RUN:-$$(scripts/newest-run)}}; scripts/with-args $(DEV)/loadcheck check "$$judged"
 
 .PHONY: report
 report: .venv/dev/.complete ## show the newest run again, or RUN=folder (ARGS='--html page.html')
-	@$(if $(RUN),$(DEV)/loadcheck report $(RUN) $(ARGS),$(NO_RUN))
+	@shown=$${RUN:-$$(scripts/newest-run)}; scripts/with-args $(DEV)/loadcheck report "$$shown"
 
 .PHONY: manifest
 manifest: $(RUNTIME_NEEDS) ## what is really installed, and what of it is not as locked (ARGS=--files, RUNTIME=)
-	@scripts/image/load $(RUNTIME) $(ENGINE) manifest $(ARGS)
+	@scripts/with-args scripts/image/load $(RUNTIME) $(ENGINE) manifest
 
 .PHONY: parse
 parse: .venv/dev/.complete ## every figure of LOG=file
-	@$(DEV)/loadcheck parse $(LOG) $(ARGS)
+	@scripts/with-args $(DEV)/loadcheck parse $${LOG:+"$$LOG"}
 
 .PHONY: test
 test: .venv/dev/.complete .venv/$(ENGINE)/.complete ## unit tests, then a real load end to end on what this machine has
-	@$(DEV)/pytest $(ARGS)
+	@scripts/with-args $(DEV)/pytest
 
 .PHONY: unit
 unit: .venv/dev/.complete ## the unit tests alone: seconds, no GPU, no network
-	@$(DEV)/pytest tests --ignore tests/integration --ignore tests/image --ignore tests/gpu --ignore tests/faults $(ARGS)
+	@scripts/with-args $(DEV)/pytest tests --ignore tests/integration --ignore tests/image --ignore tests/gpu --ignore tests/faults
 
 .PHONY: fuzz
 fuzz: .venv/dev/.complete ## throw damaged logs at the parser and the judgement (ARGS='-n 100000 --seed 1')
-	@$(DEV)/python scripts/fuzz.py $(ARGS)
+	@scripts/with-args $(DEV)/python scripts/fuzz.py
 
 .PHONY: bench
 bench: .venv/gpu/.complete ## time from start to first token: unsloth's plain script against ours (ARGS='--rounds 3 --cold')
-	@.venv/gpu/bin/python scripts/bench $(ARGS)
+	@scripts/with-args .venv/gpu/bin/python scripts/bench
 
 .PHONY: fuzz-atheris
 fuzz-atheris: .venv/fuzz/.complete ## coverage-guided: logs, run folders and profiles, a minute each (ARGS=-max_total_time=600)
-	@for target in log run profile; do .venv/fuzz/bin/python scripts/fuzz_atheris.py $$target $(ARGS); done
+	@for target in log run profile; do scripts/with-args .venv/fuzz/bin/python scripts/fuzz_atheris.py $$target; done
 
 .PHONY: faults
 faults: .venv/dev/.complete .venv/cpu/.complete ## inject every fault at every moment of a load, some minutes, and write docs/faults.md
-	@$(DEV)/pytest tests/faults -m faults $(ARGS)
+	@scripts/with-args $(DEV)/pytest tests/faults -m faults
 	@$(DEV)/python scripts/faults.py
 
 .PHONY: lint
@@ -102,7 +110,6 @@ lock: .venv/tools/.complete ## resolve the locks again, and say what moved
 	@python3 scripts/lock.py .venv/tools/bin/uv
 
 # The image. Options of every build: BASE=, CA= (your proxy's certificates), APT_SOURCES= (see docs/image.md).
-export BASE CA APT_SOURCES REGISTRY IMAGE TAG DIGEST TLS_VERIFY CHUNK_MB
 
 .PHONY: build
 build: ## build the image into Docker, with buildx

@@ -1,0 +1,105 @@
+"""What is given to make is text: neither make nor a shell evaluates it."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ("with-args", "newest-run", "engine", "image/runtime", "image/load", "image/common")
+EVIL = "a'b\"c $(touch o1) `touch o2`; touch o3 & touch o4 | touch o5\n\ttouch o6\n$(shell touch o7) ${HOME} $(info x) %s \\ *"
+QUOTED = "\"$(touch o1) `touch o2` $(shell touch o3)\" ; touch o4 '' 'a b' $HOME * \\| --json"
+WORDS = ["$(touch o1) `touch o2` $(shell touch o3)", ";", "touch", "o4", "", "a b", "$HOME", "*", "|", "--json"]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The Makefile, its scripts, and programs that only write down what they were given."""
+    for name in ("Makefile", *(f"scripts/{script}" for script in SCRIPTS)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in ("env/tools.lock", "env/dev.lock", "env/cpu.lock", "env/smollm2.lock", "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ("tools", "dev", "cpu"):
+        program = tmp_path / ".venv" / name / "bin" / "loadcheck"
+        program.parent.mkdir(parents=True)
+        program.write_text("#!/bin/bash\nprintf '%s\\0' \"$@\" >>given\n")
+        program.chmod(0o755)
+        (tmp_path / ".venv" / name / ".complete").touch()
+    return tmp_path
+
+
+def make(checkout: Path, *arguments: str, **environment: str) -> tuple[int, list[str], str]:
+    """The exit code, what loadcheck was given, and what was said."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    said = subprocess.run(["make", "ENGINE=cpu", "RUNTIME=local", *arguments], cwd=checkout, env={**clean, **environment},
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    given = checkout / "given"
+    words = given.read_text().split("\0")[:-1] if given.exists() else []
+    assert not list(checkout.glob("o[0-9]")), "something that was given was run"
+    return said.returncode, words, said.stderr
+
+
+@pytest.mark.parametrize("where", ["command line", "environment"])
+@pytest.mark.parametrize(
+    ("target", "names", "expected"),
+    [
+        ("check", ["RUN"], ["check", EVIL]),
+        ("check", ["LOG"], ["check", EVIL]),
+        ("report", ["RUN"], ["report", EVIL]),
+        ("parse", ["LOG"], ["parse", EVIL]),
+        ("fit", ["GPU", "PROFILE"], ["fit", "--gpu", EVIL, "--profile", EVIL]),
+        ("predict", ["GPU", "PROFILE"], ["predict", "--gpu", EVIL, "--profile", EVIL]),
+        ("load", ["PROFILE"], ["load", EVIL]),
+        ("peft", ["PROFILE", "TAG", "REGISTRY"], ["load", EVIL, "--train-steps", "5"]),
+        ("doctor", ["PROFILE", "IMAGE", "OTHER"], ["doctor", "--profile", EVIL]),
+    ],
+)
+def test_what_is_given_reaches_the_program_as_it_is(
+    target: str, names: list[str], expected: list[str], where: str, checkout: Path
+):
+    """Quotes, spaces, newlines, `$(…)`, back quotes, `;` and make's own functions are nothing but characters."""
+    values = dict.fromkeys(names, EVIL)
+    if where == "environment":
+        code, words, said = make(checkout, target, **values)
+    else:
+        code, words, said = make(checkout, target, *(f"{name}={value}" for name, value in values.items()))
+    assert (code, words) == (0, expected), said
+
+
+@pytest.mark.parametrize(
+    ("target", "own"), [("predict", ["predict", "--gpu", "T4"]), ("load", ["load"]), ("manifest", ["manifest"])]
+)
+def test_the_words_of_args_are_split_and_not_evaluated(target: str, own: list[str], checkout: Path):
+    """Quotes hold words together, an empty word stays, and no character starts a command or names a file."""
+    assert make(checkout, target, f"ARGS={QUOTED}")[:2] == (0, [*own, *WORDS])
+
+
+def test_an_open_quote_in_args_is_bad_usage(checkout: Path):
+    """Nothing is run with half of the words."""
+    code, words, said = make(checkout, "predict", "ARGS=--model 'a b")
+    assert (code, words, "Error: ARGS: " in said) == (2, [], True)
+
+
+def test_the_newest_run_is_taken_whatever_its_name(checkout: Path):
+    """Its name is neither evaluated nor split."""
+    for age, name in enumerate(("$(touch o1)\n;touch o2 'x", "older one", "oldest")):
+        (checkout / "runs" / name).mkdir(parents=True)
+        os.utime(checkout / "runs" / name, (1e9 - age, 1e9 - age))
+    assert make(checkout, "report")[:2] == (0, ["report", "runs/$(touch o1)\n;touch o2 'x/"])
+
+
+def test_without_a_run_nothing_is_shown(checkout: Path):
+    """Exit 2, and what makes one."""
+    code, words, said = make(checkout, "check")
+    assert (code, words, "no run yet; make load" in said) == (2, [], True)
+
+
+@pytest.mark.parametrize("name", ["ENGINE", "RUNTIME"])
+def test_an_unknown_engine_or_runtime_is_no_recipe(name: str, checkout: Path):
+    """Names of targets are made of them: only the known ones pass."""
+    code, words, said = make(checkout, "load", f"{name}=cpu; touch o1")
+    assert (code, words, f"{name}: " in said) == (2, [], True)
