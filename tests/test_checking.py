@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from loadcheck import cli
 from loadcheck.checking import gather
 from loadcheck.logs.events import format_event
 from loadcheck.verdict import Status, judge
-from tests.conftest import ROOT, RUNS
+from tests.conftest import RUNS
 
 OTHER_SETTINGS = RUNS / "h200" / "short-of-estimate-recovered"
 PROFILE = "llama31-8b-instruct-4bit"
@@ -131,23 +130,6 @@ def test_why_nothing_is_predicted(model: str | None, note: str, tmp_path: Path):
     log.write_text(said + "INFO model_runner.py:1115] Loading model weights took 5.3541 GB\n")
     notes = [finding.why for finding in judge(gather(log)).findings if finding.status is Status.SKIPPED]
     assert any(each.startswith(note) for each in notes)
-
-
-def test_make_check_without_a_run_says_what_to_do(tmp_path: Path):
-    """No usage error, but the target that makes a run."""
-    command = [
-        "make",
-        "-f",
-        str(ROOT / "Makefile"),
-        "-o",
-        ".venv/dev/.complete",
-        "check",
-        "RUN=",
-        "ENGINE=cpu",
-        "RUNTIME=local",
-    ]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (result.returncode, "no run yet: make load" in result.stderr) == (2, True)
 
 
 def test_a_run_of_other_settings_is_mended_by_a_load(t4_log: Path, tmp_path: Path):

@@ -1,7 +1,6 @@
 """The command line: what goes where, and the exit codes."""
 
 import json
-import subprocess
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -221,13 +220,6 @@ def test_the_ram_that_swap_space_is_predicted_from_is_said(
     t4 = GpuDevice("Tesla T4", "7.5", 15_828_320_256, 15_721_365_504, "12.4")
     monkeypatch.setattr("loadcheck.predict.card.read_gpu", lambda: t4)
     assert "RAM" not in notes()
-
-
-def test_make_predict_hands_on_gpu_and_profile():
-    """GPU may be of several words, and PROFILE is not lost."""
-    command = ["make", "-n", "predict", "GPU=RTX 4090", "PROFILE=smollm2-135m-cpu"]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert 'predict --gpu "RTX 4090" --profile "smollm2-135m-cpu"' in said
 
 
 def test_predict_takes_a_card_by_numbers(capsys: pytest.CaptureFixture[str]):
