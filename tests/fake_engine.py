@@ -146,7 +146,10 @@ def _finish(profile: Profile, prediction: Prediction) -> None:
     _event("slots", lora_slots_bytes=figures.lora_slots_bytes)
     _event("answer", prompt=profile.generation.prompt, text="Paris.", num_new_tokens=2, expected="Paris", found=True)
     if profile.training.steps:
-        _event("trained", first_loss=2.0, last_loss=1.0, adapter_changed=True, base_unchanged=True)
+        losses = [2.0 - step / profile.training.steps for step in range(profile.training.steps)]
+        for step, loss in enumerate(losses):
+            _event("step", step=step, loss=loss)
+        _event("trained", first_loss=losses[0], last_loss=losses[-1], adapter_changed=True, base_unchanged=True)
     _event("peak", peak_device_bytes=figures.peak_device_bytes)
     _event("done")
 

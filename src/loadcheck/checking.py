@@ -9,7 +9,7 @@ from typing import Any
 from loadcheck.errors import BadInput, Problem
 from loadcheck.figures import MAX_NUMBER
 from loadcheck.logs import Attempt, ParsedLog, parse_log
-from loadcheck.predict.adapters import adapter_params
+from loadcheck.predict.adapters import adapter_params, possible_ranks
 from loadcheck.predict.bands import Rounding, bands
 from loadcheck.predict.card import Card, card_from_device, card_from_table
 from loadcheck.predict.cpu import predict_cpu
@@ -22,8 +22,10 @@ from loadcheck.specs.files import replaced, to_data, validate
 from loadcheck.specs.gpu import find_gpu, gpu_named
 from loadcheck.specs.model import Model, ModelConfig, find_model
 from loadcheck.specs.profile import Profile, changed_profile, load_profile, load_profiles
+from loadcheck.specs.versions import release_of
 from loadcheck.units import GIB
 from loadcheck.verdict import Evidence
+from loadcheck.verdict.identities import fitting_ranks, pinned_zoo
 
 MODELLED_VLLM = ("0.7.1", "0.7.2")
 """Releases whose memory figures the formulas hold for; from 0.8 on, the LoRA slots are counted as weights."""
@@ -91,11 +93,18 @@ def gather(
         prediction_note=note,
         expected=_expected(profile, key),
         gpu=key,
-        process=None if record is None else (record.outcome, record.reason),
+        process=None if record is None else _process(record),
         assumed=record is None and profile_name is None and profile is not None,
         strict_stack=record is not None or profile_name is not None,
     )
     return _with_prediction(evidence)
+
+
+def _process(record: RunRecord) -> tuple[str, str]:
+    """How the run ended; one that says to be completed with another exit code than 0 contradicts itself."""
+    if record.outcome == "completed" and record.exit_code != 0:
+        return "failed", f"run.json says that the run completed, and that its exit code was {record.exit_code}"
+    return record.outcome, record.reason
 
 
 def _profile(
@@ -117,6 +126,8 @@ def _profile(
     for profile in load_profiles():
         if model is not None and profile.engine == engine and find_model(profile.model) == model:
             changed = changed_profile(profile, overrides)
+            if not overrides:
+                changed = _of_its_rank(changed, attempt, model)
             same = length is None or length.value == changed.max_seq_length
             if same and (overrides or engine == "cpu" or _has_settings(attempt, changed, model)):
                 return changed
@@ -148,6 +159,46 @@ def _has_settings(attempt: Attempt, profile: Profile, model: Model) -> bool:
     # The utilization is a share of what was free, printed as a share of the whole card.
     share, asked = attempt.reading("gpu_memory_utilization_pct"), 100 * profile.gpu_memory_utilization
     return share is None or (1 - _MOST_USED) * asked <= float(share.value) <= asked
+
+
+def _of_its_rank(profile: Profile, attempt: Attempt, model: Model) -> Profile:
+    """The profile with the rank that the log's KV estimate is of, where that is another one that vLLM takes.
+
+    Of the reference ranges' own card an estimate that differs from theirs in one digit is taken for a changed digit.
+    """
+    if not profile.uses_vllm or profile.adapters is None or not pinned_zoo(attempt):
+        return profile
+    try:
+        config = model.config_for("nf4" if profile.load_in_4bit else "16bit")
+    except BadInput:
+        return profile
+    ranks = fitting_ranks(attempt, config)
+    if not ranks or profile.max_lora_rank in ranks or _is_slip(profile, attempt):
+        return profile
+    trainable = attempt.reading("trainable_params")
+    said = () if trainable is None else possible_ranks(config, int(trainable.value))
+    r = next(
+        (
+            r
+            for r in said
+            if adapter_params(config, r, profile.adapters.target_modules) == getattr(trainable, "value", None)
+        ),
+        ranks[0],
+    )
+    if r > ranks[0]:
+        return profile
+    return changed_profile(profile, {"max_lora_rank": ranks[0], "adapters.r": r})
+
+
+def _is_slip(profile: Profile, attempt: Attempt) -> bool:
+    """Whether the printed KV estimate is one digit off the reference's."""
+    reading = attempt.reading("kv_estimate_bytes")
+    expected = _expected(profile, _gpu_key(attempt, profile))
+    allowed = None if expected is None else expected.figures.get("kv_estimate_gib")
+    if reading is None or allowed is None or allowed.exactly is None:
+        return False
+    wanted, printed = reading.spec.show(reading.spec.from_edge(allowed.exactly)), reading.spec.show(reading.value)
+    return len(wanted) == len(printed) and sum(a != b for a, b in zip(wanted, printed, strict=True)) == 1
 
 
 def _trainable_params(profile: Profile, model: Model) -> int | None:
@@ -216,7 +267,7 @@ def _config(model: Model | None, attempt: Attempt, any_vllm: bool) -> tuple[Mode
     if model is None:
         return None, f"{_why_no_model(attempt)}, so its figures are not predicted"
     engine = attempt.reading("vllm")
-    if not any_vllm and engine is not None and engine.value not in MODELLED_VLLM:
+    if not any_vllm and engine is not None and release_of(str(engine.value)) not in MODELLED_VLLM:
         return None, f"vLLM {engine.value} counts memory in its own way, so its figures are not predicted"
     quantization = attempt.reading("quantization")
     if quantization is None or quantization.value not in ("nf4", "16bit"):

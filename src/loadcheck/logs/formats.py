@@ -164,6 +164,11 @@ FORMATS: tuple[LineFormat, ...] = (
     _part("plan kv", "zoo:946-947", Stage.PLAN, "KV Cache can use up to",
           rf"KV Cache can use up to {_N} GB\. Also swap space = {_N} GB",
           _memory("kv_estimate_bytes"), _memory("swap_bytes")),
+    *(LineFormat(f"plan {key}", "zoo:157-169, printed whenever vLLM makes its bitsandbytes settings", Stage.PLAN,
+                 "Bitsandbytes config using kwargs", re.compile(rf"config using kwargs = \{{.{{0,400}}?'{key}': '?(\w+)'?[,}}]"),
+                 (_text(attribute),), opens=False, repeats=True)
+      for key, attribute in (("load_in_8bit", "load_in_8bit"), ("load_in_4bit", "load_in_4bit"),
+                             ("bnb_4bit_quant_type", "quant_type"), ("bnb_4bit_use_double_quant", "double_quant"))),
     _part("cut length", "zoo:847-850", Stage.PLAN, "cannot handle sequence lengths of",
           rf"cannot handle sequence lengths of {_INT} due to limited GPU memory", _exact("cut_length")),
     _line("engine", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
@@ -174,6 +179,9 @@ FORMATS: tuple[LineFormat, ...] = (
           r" dtype=(torch\.\w+), max_seq_len=(\d+)", Capture("dtype", _dtype), _exact("max_model_len")),
     _part("engine quantization", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
           r" quantization=(\w+),", Capture("quantization", _quantization)),
+    # printed as LoadFormat.AUTO by Python 3.11, as auto by 3.10
+    _part("engine load format", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
+          r" load_format=(?:LoadFormat\.)?(\w+), ", Capture("load_format", str.lower)),
     _part("engine eager", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
           r" enforce_eager=(True|False), ", _text("enforce_eager")),
     _part("engine no graphs", "llm_engine.py:234, config.py:3318-3350", Stage.ENGINE, "LLM engine (v",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import combinations
 
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.model import ModelConfig
@@ -10,11 +11,22 @@ from loadcheck.specs.model import ModelConfig
 ADAPTER_DTYPE_BYTES = 4
 """fp32, whatever the base is: peft/mapping.py:151 (autocast_adapter_dtype), and unsloth insists (_utils.py:500-536)."""
 
+MAX_RANK = 1024
+"""The highest rank that a profile takes (specs/profile.py: Adapters.r)."""
+
 
 def adapter_params(config: ModelConfig, r: int, targets: Collection[str]) -> int:
     """Trainable parameters: A [r, in] and B [out, r] for every targeted linear of every layer."""
     per_layer = sum(r * sum(shape) for name, shape in config.linears.items() if name in targets)
     return per_layer * config.num_hidden_layers
+
+
+def possible_ranks(config: ModelConfig, num_params: int) -> tuple[int, ...]:
+    """The ranks with which adapters on some of the linears have so many trainable parameters; empty where none has."""
+    sizes = [sum(shape) * config.num_hidden_layers for shape in config.linears.values()]
+    per_rank = {sum(chosen) for count in range(1, len(sizes) + 1) for chosen in combinations(sizes, count)}
+    ranks = {num_params // size for size in per_rank if num_params % size == 0}
+    return tuple(sorted(rank for rank in ranks if 1 <= rank <= MAX_RANK))
 
 
 def adapter_memory(config: ModelConfig, r: int, targets: Collection[str]) -> Term:

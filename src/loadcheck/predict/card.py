@@ -54,11 +54,16 @@ class Card:
     @property
     def refused(self) -> str | None:
         """Why this stack cannot run on the card; None where it can."""
-        if self.compute_capability < MIN_CAPABILITY:
-            return f"compute capability {self.compute_capability} is below 7.0, which vLLM and unsloth need"
-        if self.compute_capability > MAX_CAPABILITY:
-            return f"compute capability {self.compute_capability} is above 9.0, the newest that the CUDA 12.4 wheels of torch 2.5.1 hold code for"
-        return None
+        return why_refused(self.compute_capability)
+
+
+def why_refused(compute_capability: float) -> str | None:
+    """Why this stack cannot run on a card of this compute capability; None where it can."""
+    if compute_capability < MIN_CAPABILITY:
+        return f"compute capability {compute_capability} is below 7.0, which vLLM and unsloth need"
+    if compute_capability > MAX_CAPABILITY:
+        return f"compute capability {compute_capability} is above 9.0, the newest that the CUDA 12.4 wheels of torch 2.5.1 hold code for"
+    return None
 
 
 def card_from_table(name: str) -> Card:

@@ -74,7 +74,7 @@ def zoo_plan(
     activation = _training_activation(config, max_seq_length)
     if total_bytes - wanted < activation:
         wanted = total_bytes - activation
-    left = max(wanted - _model_estimate(config, max_lora_rank), 0)
+    left = kv_estimate(config, wanted, max_lora_rank)
     num_tokens = int(0.95 * (left / (_kv_size(config) * 2 * config.num_hidden_layers * 2))) // 256 * 256
     length = max_seq_length
     if num_tokens <= 0:
@@ -90,6 +90,11 @@ def zoo_plan(
         cut_from=None if printed is None else max_seq_length,
         cut_printed=printed,
     )
+
+
+def kv_estimate(config: ModelConfig, budget_bytes: float, max_lora_rank: int) -> float:
+    """unsloth's guess in bytes at what a budget leaves for the KV cache (zoo:766-775); never below 0."""
+    return max(budget_bytes - _model_estimate(config, max_lora_rank), 0)
 
 
 def largest_budget_bytes(config: ModelConfig, total_bytes: int, free_bytes: int, max_seq_length: int) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
 from loadcheck.errors import BadInput, Problem
 from loadcheck.specs.files import Spec, env_dir, load
+from loadcheck.units import to_gib
 
 
 class Fact(Spec, frozen=True, kw_only=True):
@@ -29,6 +31,7 @@ class Gpu(Spec, frozen=True, kw_only=True):
     Attributes:
         names: the whole device names that drivers report for it.
         total_bytes: the total of `cudaMemGetInfo`.
+        other_totals: totals of cards that report the same name with other memory chips.
         used_before_bytes: total - free once a CUDA context exists and nothing else does.
         non_torch_bytes: what vLLM's profile counts as non_torch memory in a fresh process.
         graph_node_bytes: the driver's memory for one node of a CUDA graph.
@@ -38,10 +41,16 @@ class Gpu(Spec, frozen=True, kw_only=True):
     names: tuple[str, ...]
     compute_capability: str
     total_bytes: Fact | Unknown = "unknown"
+    other_totals: tuple[Fact, ...] = ()
     used_before_bytes: Fact | Unknown = "unknown"
     non_torch_bytes: Fact | Unknown = "unknown"
     graph_node_bytes: Fact | Unknown = "unknown"
     refused: str | None = None
+
+
+TOTAL_SLACK = 0.02
+"""Share by which the total of one kind of card differs with driver and system: 14.56 to 14.75 GiB on a T4, 23.55 to 23.99 on an RTX 4090
+(public logs; the highest is WSL2's). The nearest two kinds of one compute capability, L4 and RTX 4090, are 6.6 % apart."""
 
 
 class Gpus(Spec, frozen=True, kw_only=True):
@@ -68,6 +77,43 @@ def find_gpu(device_name: str) -> str | None:
     wanted = _without_brand(device_name)
     known = {_without_brand(name): key for key, gpu in load_gpus().items() for name in gpu.names}
     return known.get(wanted)
+
+
+_SLICE = re.compile(r"(?P<card>.+?) MIG (?P<slices>\d)g\.(?P<gb>\d{1,3})gb\b.*", re.IGNORECASE)
+SLICE_SHARE = (0.8, 1.02)
+"""GiB that a MIG slice has, as a share of the GB in its name: 4.75 of 5, 19.5 of 20, 16.0 of 18 (NVIDIA's MIG user guide, supported
+profiles; a slice of an H200 has least)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedCard:
+    """What a device name alone says of a card.
+
+    Attributes:
+        key: in env/gpus.toml.
+        gib: the lowest and highest totals that it can have; empty where they are not known.
+        is_slice: whether the name is of a part of the card (MIG).
+    """
+
+    key: str
+    gpu: Gpu
+    gib: tuple[tuple[float, float], ...]
+    is_slice: bool = False
+
+
+def named_card(device_name: str) -> NamedCard | None:
+    """The facts that belong to a device name; None for a card that is not in env/gpus.toml, as a whole or as a MIG slice."""
+    part = _SLICE.fullmatch(device_name)
+    key = find_gpu(part["card"] if part else device_name)
+    if key is None:
+        return None
+    gpu = load_gpus()[key]
+    if part:
+        low, high = (share * int(part["gb"]) for share in SLICE_SHARE)
+        return NamedCard(key, gpu, ((low, high),), is_slice=True)
+    totals = [fact.value for fact in (gpu.total_bytes, *gpu.other_totals) if isinstance(fact, Fact)]
+    around = tuple((to_gib(total) * (1 - TOTAL_SLACK), to_gib(total) * (1 + TOTAL_SLACK)) for total in totals)
+    return NamedCard(key, gpu, around)
 
 
 def gpu_key(name: str) -> str | None:

@@ -242,6 +242,16 @@ def find_model(name: str) -> Model | None:
     return None
 
 
+UNSLOTH = "unsloth"
+"""Its repositories of a model are the checkpoints that unsloth/models/mapper.py sends every other name to."""
+
+
+def known_owners(model: Model) -> frozenset[str]:
+    """Those whose repositories of this model are known, in lower case."""
+    owners = (name.partition("/")[0].lower() for name in model.names if "/" in name)
+    return frozenset({UNSLOTH, *owners})
+
+
 def _base_name(name: str) -> str:
     """A hub name or a path without its owner or folder, in lower case, without the mark of a plain 4-bit checkpoint."""
     return name.lower().rstrip("/").rsplit("/", 1)[-1].removesuffix("-bnb-4bit")

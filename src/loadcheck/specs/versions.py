@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 from loadcheck.specs.files import Spec, env_dir, load
@@ -28,3 +29,18 @@ class Versions(Spec, frozen=True, kw_only=True):
 @cache
 def load_versions() -> Versions:
     return load(Versions, env_dir() / "versions.toml")
+
+
+_RELEASE = re.compile(r"(\d+(?:\.\d+)*)(.*)")
+
+
+def release_of(version: str) -> str:
+    """The release that a version is a build of: 0.7.2 of 0.7.2+cu118, 0.7.2.dev5 and 0.7.2.post1; a version that is none is itself."""
+    match = _RELEASE.match(version)
+    return match[1] if match else version
+
+
+def is_release(version: str, pinned: str) -> bool:
+    """Whether `version` is the pinned release, as it is or built for the pinned CUDA (PEP 440: a local version after a plus)."""
+    base, _, build = version.partition("+")
+    return base == pinned and build in ("", "cu" + load_versions().version("cuda").replace(".", ""))

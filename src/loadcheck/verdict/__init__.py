@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from loadcheck.verdict.asked import check_asked
+from loadcheck.verdict.card import check_card
 from loadcheck.verdict.cause import causes
 from loadcheck.verdict.diagnosis import check_diagnosis
 from loadcheck.verdict.evidence import Evidence
@@ -15,7 +17,17 @@ from loadcheck.verdict.stack import check_stack
 
 __all__ = ["Check", "Evidence", "Finding", "Status", "Verdict", "causes", "judge"]
 
-STEPS = (check_shape, check_diagnosis, check_stack, check_identities, check_model, check_golden, check_run)
+STEPS = (
+    check_shape,
+    check_diagnosis,
+    check_stack,
+    check_card,
+    check_asked,
+    check_identities,
+    check_model,
+    check_golden,
+    check_run,
+)
 
 
 def judge(evidence: Evidence) -> Verdict:

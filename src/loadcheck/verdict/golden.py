@@ -47,22 +47,26 @@ def check_golden(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
+_FOLLOW = 2
+"""Figures that follow from the same fact of the host must be off before the fact is. 1 MiB more in use on a T4 moves its utilization, its
+blocks and its concurrency; the other three are printed too coarsely to move before 16 MiB (106 to 122 MiB in use, by the formulas)."""
+
+
 def _facts_of_another_host(evidence: Evidence, expected: Expected) -> set[str]:
-    """The facts in which this run's host is not the basis's: most figures that follow from the fact are off.
+    """The facts in which this run's host is not the basis's: several figures that follow from the fact are off.
 
     One alone that is off was changed. A run of ours has the fact itself, and is predicted from it to the byte.
     """
     facts = {allowed.host for allowed in expected.figures.values() if allowed.host is not None}
     if evidence.attempt.event("device") is not None:
         return set(facts)
-    return {fact for fact in facts if _mostly_off(evidence, expected, fact)}
+    return {fact for fact in facts if _num_off(evidence, expected, fact) >= _FOLLOW}
 
 
-def _mostly_off(evidence: Evidence, expected: Expected, fact: str) -> bool:
+def _num_off(evidence: Evidence, expected: Expected, fact: str) -> int:
     follow = ((name, allowed) for name, allowed in expected.figures.items() if allowed.host == fact)
     read = ((evidence.attempt.reading(specs_by_name()[name].attribute), allowed) for name, allowed in follow)
-    agree = [within(reading, allowed) for reading, allowed in read if reading is not None]
-    return 2 * sum(agree) < len(agree)
+    return sum(reading is not None and not within(reading, allowed) for reading, allowed in read)
 
 
 def _unknown_card(evidence: Evidence) -> Iterator[Finding]:

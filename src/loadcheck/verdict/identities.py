@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from loadcheck.figures import Kind, Reading
+from loadcheck.logs import Attempt
+from loadcheck.predict.adapters import possible_ranks
 from loadcheck.predict.graphs import capture_sizes
 from loadcheck.predict.kv import BLOCK_TOKENS, block_bytes
-from loadcheck.predict.zoo import num_sequences
+from loadcheck.predict.zoo import kv_estimate, num_sequences
+from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.profile import VLLM_LORA_RANKS
 from loadcheck.specs.versions import load_versions
 from loadcheck.units import GIB, from_gib, to_gib
 from loadcheck.verdict.evidence import Evidence
@@ -37,6 +41,9 @@ def check_identities(evidence: Evidence) -> Iterator[Finding]:
         _lengths,
         _dtype,
         _model,
+        _patched,
+        _estimate,
+        _trainable,
     ):
         yield from identity(evidence)
 
@@ -199,18 +206,20 @@ def _graphs(evidence: Evidence) -> Iterator[Finding]:
         yield evidence.finding(listed, Check.IDENTITY, listed.value == wanted, predicted=wanted, why=why, remedy=EDITED)
     for attribute, value in (("num_cuda_graphs", len(sizes)), ("largest_graph", max(sizes, default=0))):
         yield from _compare(evidence, attribute, Interval(value, value), why)
+    if not sizes:
+        yield from _compare(evidence, "cuda_graph_bytes", Interval(0, 0), why)
 
 
-def _pinned_zoo(evidence: Evidence) -> bool:
+def pinned_zoo(attempt: Attempt) -> bool:
     """Whether the log is of the unsloth month whose plan we know; its ladder and lengths changed later."""
-    reading = evidence.attempt.reading("unsloth")
+    reading = attempt.reading("unsloth")
     return reading is not None and str(reading.value).startswith(load_versions().version("unsloth").rsplit(".", 1)[0])
 
 
 def _sequences(evidence: Evidence) -> Iterator[Finding]:
     """unsloth's ladder from the KV estimate to the sequences; a retry has its own number."""
     estimate, share = evidence.attempt.reading("kv_estimate_bytes"), evidence.attempt.reading("conservativeness")
-    if estimate is None or share is None or evidence.attempt.formats["retry"] or not _pinned_zoo(evidence):
+    if estimate is None or share is None or evidence.attempt.formats["retry"] or not pinned_zoo(evidence.attempt):
         return
     gib = Interval.of(estimate).scaled(1 / GIB)
     counts = {num_sequences(max(at, 0.0), float(share.value)) for at in (gib.low, gib.high)}
@@ -219,7 +228,7 @@ def _sequences(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _lengths(evidence: Evidence) -> Iterator[Finding]:
-    if _pinned_zoo(evidence) and (intervals := _intervals(evidence, "max_model_len")):
+    if pinned_zoo(evidence.attempt) and (intervals := _intervals(evidence, "max_model_len")):
         yield from _compare(evidence, "chunked_prefill_tokens", intervals[0], "chunked_prefill_tokens = max_model_len")
 
 
@@ -234,7 +243,7 @@ def _dtype(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _model(evidence: Evidence) -> Iterator[Finding]:
-    """The named model's own family and number of layers; the patched layers cannot be more than there are."""
+    """The named model's own family and number of layers."""
     model = evidence.model
     if model is None:
         return
@@ -247,6 +256,66 @@ def _model(evidence: Evidence) -> Iterator[Finding]:
         if reading is not None:
             yield evidence.finding(reading, Check.IDENTITY, holds(reading), predicted=wanted,
                                    why=f"{model.name} has {wanted}", remedy=WRONG_MODEL)  # fmt: skip
+
+
+def _patched(evidence: Evidence) -> Iterator[Finding]:
+    """unsloth patches a group of linears in every layer or in none (unsloth/models/llama.py:2529-2603 at 2025.2.5)."""
+    layers = evidence.attempt.reading("patched_layers")
+    if layers is None:
+        return
+    num_layers = evidence.model.num_layers if evidence.model is not None else int(layers.value)
+    for attribute in ("patched_qkv", "patched_o", "patched_mlp"):
+        reading = evidence.attempt.reading(attribute)
+        if reading is not None:
+            yield evidence.finding(reading, Check.IDENTITY, reading.value in (0, num_layers), predicted=num_layers,
+                                   why=f"all {num_layers} layers are patched, or none", remedy=EDITED)  # fmt: skip
+
+
+def _estimate(evidence: Evidence) -> Iterator[Finding]:
+    """unsloth's KV estimate, where no profile says the rank: of one of the ranks that vLLM takes, at the printed utilization."""
+    reading = evidence.attempt.reading("kv_estimate_bytes")
+    if reading is None or evidence.config is None or evidence.profile is not None or not pinned_zoo(evidence.attempt):
+        return
+    ranks = fitting_ranks(evidence.attempt, evidence.config)
+    if ranks is None:
+        return
+    fits = " or ".join(str(rank) for rank in ranks)
+    yield evidence.finding(reading, Check.IDENTITY, bool(ranks),
+                           why=f"unsloth's estimate at this utilization with max_lora_rank {fits}" if ranks else
+                           f"unsloth's estimate at this utilization is another one, whatever max_lora_rank is ({_RANKS})",
+                           remedy="" if ranks else EDITED)  # fmt: skip
+
+
+_RANKS = ", ".join(str(rank) for rank in VLLM_LORA_RANKS)
+
+
+def fitting_ranks(attempt: Attempt, config: ModelConfig) -> list[int] | None:
+    """The max_lora_rank that the printed KV estimate can be of; None where the log says too little.
+
+    The estimate is what the budget leaves beside unsloth's guess of the model's size, adapters included (zoo:722-770).
+    """
+    estimate, share = attempt.reading("kv_estimate_bytes"), attempt.reading("gpu_memory_utilization_pct")
+    total = attempt.reading("gpu_total_bytes")
+    if estimate is None or share is None or total is None:
+        return None
+    budget = Interval.of(total) * Interval.of(share).scaled(0.01)
+    return [
+        rank
+        for rank in VLLM_LORA_RANKS
+        if Interval.of(estimate).meets(
+            Interval(*(kv_estimate(config, wanted_bytes, rank) for wanted_bytes in (budget.low, budget.high)))
+        )
+    ]
+
+
+def _trainable(evidence: Evidence) -> Iterator[Finding]:
+    """Where no profile says rank and targets: of some rank, for some of the linears of every layer."""
+    reading, config = evidence.attempt.reading("trainable_params"), evidence.config
+    if reading is None or config is None or evidence.profile is not None:
+        return
+    yield evidence.finding(reading, Check.IDENTITY, bool(possible_ranks(config, int(reading.value))),
+                           why=f"adapters of some rank on some linears of all {config.num_hidden_layers} layers",
+                           remedy=WRONG_MODEL)  # fmt: skip
 
 
 def skipped(check: Check, why: str) -> Finding:

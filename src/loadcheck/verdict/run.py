@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from loadcheck.figures import MAX_NUMBER
+from loadcheck.logs.parser import MAX_KEPT
+from loadcheck.verdict.events import check_events
 from loadcheck.verdict.evidence import Evidence
 from loadcheck.verdict.finding import Check, Finding, Status
 
@@ -16,10 +19,14 @@ def check_run(evidence: Evidence) -> Iterator[Finding]:
         yield from _unsaid(evidence)
     if not evidence.attempt.events:
         return
-    if (answer := evidence.attempt.event("answer")) is not None:
-        yield _answer(answer)
+    yield from check_events(evidence)
+    for name in ("answer", "answer_after_training"):
+        if (answer := evidence.attempt.event(name)) is not None:
+            yield _answer(evidence, answer)
+            yield from _adapters_used(evidence, answer)
     if (trained := evidence.attempt.event("trained")) is not None:
-        yield from _training(trained, num_steps=sum(event["event"] == "step" for event in evidence.attempt.events))
+        yield from _training(trained, _steps(evidence))
+    yield from _steps_taken(evidence)
     # The first logs that have this event (tests/runs/h200) compare no weights: what they do not say is not judged.
     if (saved := evidence.attempt.event("saved_adapter")) is not None and "same_weights" in saved:
         yield _flag("saved adapter", _is_same(saved), "the saved adapters are those in memory, and begin to answer alike",
@@ -57,20 +64,77 @@ _ANSWER_REMEDY = (
 )
 
 
-def _answer(event: dict[str, Any]) -> Finding:
-    """At least one token, and the expected word where the weights are real."""
-    num_tokens, expected = event.get("num_new_tokens") or 0, event.get("expected")
-    ok = num_tokens > 0 and (expected is None or bool(event.get("found")))
+def _answer(evidence: Evidence, event: dict[str, Any]) -> Finding:
+    """At least one token, and the expected word where the weights are real; after training the model may say something else."""
+    expected = event.get("expected") if event["event"] == "answer" else None
+    if expected is None and event["event"] == "answer":
+        expected = _word_asked_for(evidence)
+    text = str(event.get("text", ""))
+    found = expected is None or (event.get("found") is True and str(expected).lower() in text.lower())
+    ok = _count(event.get("num_new_tokens")) > 0 and found
     why = f"the answer to {event.get('prompt')!r}" + (f" must name {expected}" if expected else " must have a token")
-    return Finding(figure="answer", check=Check.RUN, status=Status.OK if ok else Status.FAIL, predicted=expected,
-                   measured=str(event.get("text", "")).strip(), why=why,
+    return Finding(figure=event["event"], check=Check.RUN, status=Status.OK if ok else Status.FAIL,
+                   predicted=None if expected is None else str(expected), measured=text.strip(), why=why,
                    remedy="" if ok else _ANSWER_REMEDY)  # fmt: skip
 
 
-def _training(event: dict[str, Any], num_steps: int) -> Iterator[Finding]:
+def _word_asked_for(evidence: Evidence) -> str | None:
+    """What the answer of a run of ours must hold (engines/shared.py:expected_word): nothing where the weights are random."""
+    profile = evidence.profile
+    return (
+        None
+        if evidence.process is None or profile is None or profile.weights == "synthetic"
+        else profile.generation.expect
+    )
+
+
+def _adapters_used(evidence: Evidence, event: dict[str, Any]) -> Iterator[Finding]:
+    """vLLM answers without adapters as readily as with them, and says which it did (engines/gpu.py: list_loras)."""
+    profile = evidence.profile
+    if profile is None or "adapter_enabled" not in event:
+        return
+    wanted, used = profile.adapters is not None, event["adapter_enabled"]
+    why = f"adapters were {'' if wanted else 'not '}asked for, and the engine says that they were {'' if used is True else 'not '}used"
+    yield _flag(
+        f"{event['event']} adapters",
+        used is wanted,
+        why,
+        "the engine answered by another model than the run asked for; load it again",
+    )
+
+
+def _steps(evidence: Evidence) -> list[dict[str, Any]]:
+    return [event for event in evidence.attempt.events if event["event"] == "step"]
+
+
+def _steps_taken(evidence: Evidence) -> Iterator[Finding]:
+    """As many training steps as the run asked for, each once, and the losses that the summary names."""
+    if evidence.process is None or evidence.profile is None or evidence.process[0] != "completed":
+        return
+    asked, steps = evidence.profile.training.steps, _steps(evidence)
+    if len(evidence.attempt.events) >= MAX_KEPT:
+        return  # more steps than are kept of a log
+    numbers = [_count(step.get("step"), none=-1) for step in steps]
+    if asked or steps:
+        yield _flag("training steps", numbers == list(range(asked)), f"{asked} training steps were asked for, and the log has {len(steps)}",
+                    "the training ended early, or lines are missing from the log; load it again")  # fmt: skip
+    trained = evidence.attempt.event("trained")
+    if trained is not None and steps:
+        losses = (steps[0].get("loss"), steps[-1].get("loss"))
+        named = (trained.get("first_loss"), trained.get("last_loss"))
+        yield _flag("losses", losses == named, "the summary of the training names the first and the last step's loss",
+                    "the log was damaged or edited; load it again")  # fmt: skip
+
+
+def _count(value: object, none: int = 0) -> int:
+    """A number of tokens or of a step; what is no such number counts as `none`."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < MAX_NUMBER else none
+
+
+def _training(event: dict[str, Any], steps: list[dict[str, Any]]) -> Iterator[Finding]:
     """The loss falls (after one step alone there is but one loss, a number), the adapters change and the base weights do not."""
     first, last = event.get("first_loss"), event.get("last_loss")
-    falls = isinstance(first, float) and isinstance(last, float) and (last < first or num_steps == 1)
+    falls = isinstance(first, float) and isinstance(last, float) and (last < first or len(steps) == 1)
     yield _flag("loss", falls, f"the loss goes from {_short(first)} to {_short(last)}", "lower the learning rate")
     yield _flag("base weights", event.get("base_unchanged") is True, "training leaves the base weights as they are",
                 "the base weights were trained or damaged; load them anew")  # fmt: skip
@@ -80,7 +144,7 @@ def _training(event: dict[str, Any], num_steps: int) -> Iterator[Finding]:
 
 def _is_same(event: dict[str, Any]) -> bool:
     """To the byte; of the answers the first token, as their ends may differ by the order of a sum (engines/gpu.py)."""
-    return event.get("same_weights") is True and (event.get("num_same_tokens") or 0) > 0
+    return event.get("same_weights") is True and _count(event.get("num_same_tokens")) > 0
 
 
 def _short(loss: object) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from loadcheck.figures import figure_specs
 from loadcheck.logs import Attempt, Kind, LogError, Outcome
 from loadcheck.logs.formats import FORMATS, RUN_STAGES, LineFormat
-from loadcheck.specs.versions import load_versions
+from loadcheck.specs.versions import load_versions, release_of
 from loadcheck.verdict.evidence import Evidence
 from loadcheck.verdict.finding import Check, Finding, Status
 
@@ -122,7 +122,7 @@ def _missing_lines(evidence: Evidence) -> Iterator[Finding]:
     profile = evidence.profile
     # without vLLM there is unsloth's banner alone, and our own events
     vllm = attempt.reading("vllm")
-    pinned = vllm is not None and vllm.value == load_versions().version("vllm")
+    pinned = vllm is not None and release_of(str(vllm.value)) == load_versions().version("vllm")
     lines: tuple[str, ...] = (*REQUIRED, REQUIRED_OF_THE_PIN) if pinned else REQUIRED
     eager = attempt.reading("enforce_eager")
     if eager is not None and eager.value == "True":

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from loadcheck.figures import Reading, Value
 from loadcheck.specs.model import find_model
-from loadcheck.specs.profile import Profile
-from loadcheck.specs.versions import load_versions
+from loadcheck.specs.profile import Profile, load_profile, profile_names
+from loadcheck.specs.versions import is_release, load_versions, release_of
 from loadcheck.verdict.evidence import Evidence
 from loadcheck.verdict.finding import Check, Finding, Status
+from loadcheck.verdict.identities import fitting_ranks, pinned_zoo
 
 SETTINGS = ("model", "max_model_len", "quantization", "enforce_eager", "conservativeness", "gpu_memory_utilization_pct")
 """The figures that are settings, or follow from one alone."""
@@ -28,19 +30,22 @@ def check_stack(evidence: Evidence) -> Iterator[Finding]:
 
 def _version(evidence: Evidence, package: str, reading: Reading) -> Finding:
     pinned = load_versions().version(package)
-    same = str(reading.value).partition("+")[0] == pinned
-    finding = evidence.finding(
-        reading,
-        Check.STACK,
-        same,
-        predicted=pinned,
-        why="the pinned version" if same else f"the pin is {pinned}",
-        remedy=""
-        if same
-        else "figures of another stack are not judged by this one's: install env/requirements.lock, or judge this log with the "
-        "loadcheck of its own stack",
-    )
-    return finding if same else _refuse(finding, evidence.strict_stack)
+    value = str(reading.value)
+    if is_release(value, pinned):
+        return evidence.finding(reading, Check.STACK, True, predicted=pinned, why="the pinned version")
+    built, is_gpu = f"the pin is {pinned}", evidence.profile is None or evidence.profile.engine == "gpu"
+    if release_of(value) == release_of(pinned) and value != release_of(value):
+        built = f"a build of its own, and the pin is {pinned} for CUDA {load_versions().version('cuda')}"
+    finding = evidence.finding(reading, Check.STACK, False, predicted=pinned, why=built, remedy=_OTHER_STACK)
+    # a build that cannot have used an NVIDIA GPU is no other stack, but no such load
+    return finding if is_gpu and _NO_CUDA.search(value) else _refuse(finding, evidence.strict_stack)
+
+
+_NO_CUDA = re.compile(r"\+(?:cpu|rocm|xpu|hip)", re.IGNORECASE)
+_OTHER_STACK = (
+    "figures of another stack are not judged by this one's: install env/requirements.lock, or judge this log with the loadcheck of its "
+    "own stack"
+)
 
 
 def _refuse(finding: Finding, strict: bool) -> Finding:
@@ -59,7 +64,7 @@ def _installed(evidence: Evidence) -> Iterator[Finding]:
     pins = load_versions().pins
     for package, version in versions.items():
         if package in pins and package not in ASSERTED:
-            same = str(version).partition("+")[0] == pins[package].version
+            same = is_release(str(version), pins[package].version)
             yield Finding(figure=package, check=Check.STACK, status=Status.OK if same else Status.FAIL,
                           predicted=pins[package].version, measured=str(version), why=pins[package].source,
                           remedy="" if same else "install from the lock again: make clean load")  # fmt: skip
@@ -81,6 +86,8 @@ def _settings(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
                                    remedy=_settings_remedy(evidence, _flag(reading)))  # fmt: skip
     if evidence.assumed:
         yield from _utilization(evidence, profile)
+    if evidence.process is None:
+        yield from _rank(evidence, profile)
     reading = evidence.attempt.reading("model")
     asked = find_model(profile.model)
     if reading is not None and asked is not None:
@@ -120,3 +127,23 @@ def _utilization(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
                                why=f"profile {profile.name} asks for {profile.gpu_memory_utilization} of the free memory, and this "
                                f"load was made with about {share}",
                                remedy=f"check with --gpu-memory-utilization {share}, or --profile FILE of this load's settings")  # fmt: skip
+
+
+def _rank(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
+    """A KV estimate of another max_lora_rank than the profile's: with the flags that have `check` judge by it."""
+    reading, config = evidence.attempt.reading("kv_estimate_bytes"), evidence.config
+    if reading is None or config is None or not profile.uses_vllm or not pinned_zoo(evidence.attempt):
+        return
+    ranks = fitting_ranks(evidence.attempt, config) or [profile.max_lora_rank]
+    if profile.max_lora_rank not in ranks:
+        yield evidence.finding(reading, Check.STACK, False, why=f"profile {profile.name} asks for max_lora_rank {profile.max_lora_rank}, "
+                               f"and unsloth's estimate is that of {ranks[0]}",
+                               remedy=f"check with --max-lora-rank {ranks[0]} --lora-r {ranks[0]}")  # fmt: skip
+    elif (
+        evidence.assumed
+        and profile.name in profile_names()
+        and profile.max_lora_rank != load_profile(profile.name).max_lora_rank
+    ):
+        yield Finding(figure="max_lora_rank", check=Check.STACK, status=Status.SKIPPED,
+                      why=f"unsloth's estimate of the KV cache is that of max_lora_rank {profile.max_lora_rank}: judged as with "
+                      f"--max-lora-rank {profile.max_lora_rank}")  # fmt: skip

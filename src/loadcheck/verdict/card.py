@@ -1,0 +1,85 @@
+"""Whether the card that a log names is the card that its numbers are of, and one that this stack runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loadcheck.figures import Reading
+from loadcheck.predict.card import why_refused
+from loadcheck.specs.gpu import NamedCard, named_card
+from loadcheck.specs.versions import load_versions
+from loadcheck.units import from_gib, to_gib
+from loadcheck.verdict.evidence import Evidence
+from loadcheck.verdict.finding import Check, Finding, Status
+from loadcheck.verdict.interval import Interval
+
+OTHER_CARD = (
+    "the log is of another card than it names, or was edited; give the raw output of one load, or, for a card that really is so, add its "
+    "facts to env/gpus.toml"
+)
+
+
+def check_card(evidence: Evidence) -> Iterator[Finding]:
+    """Name, compute capability and total memory against env/gpus.toml and against what the pinned torch is built for."""
+    name = evidence.attempt.reading("gpu_name")
+    if name is not None and (known := named_card(str(name.value))) is not None:
+        yield from _capability(evidence, name, known)
+        yield from _total(evidence, name, known)
+    yield from _refused(evidence)
+    yield from _device(evidence)
+
+
+def _capability(evidence: Evidence, name: Reading, known: NamedCard) -> Iterator[Finding]:
+    reading = evidence.attempt.reading("compute_capability")
+    wanted = known.gpu.compute_capability
+    if reading is not None:
+        yield evidence.finding(reading, Check.STACK, reading.value == wanted, predicted=wanted,
+                               why=f"{name.value} has compute capability {wanted} (env/gpus.toml)", remedy=OTHER_CARD)  # fmt: skip
+
+
+def _total(evidence: Evidence, name: Reading, known: NamedCard) -> Iterator[Finding]:
+    reading = evidence.attempt.reading("gpu_total_bytes")
+    if reading is None or not known.gib:
+        return
+    printed = Interval.of(reading)
+    fits = [gib for gib in known.gib if printed.meets(Interval(from_gib(gib[0]), from_gib(gib[1])))]
+    low, high = fits[0] if fits else known.gib[0]
+    why = f"{name.value} has {low:.1f} to {high:.1f} GiB (env/gpus.toml)"
+    yield evidence.finding(reading, Check.STACK, bool(fits), low=round(low, 3), high=round(high, 3), why=why,
+                           remedy="" if fits else OTHER_CARD)  # fmt: skip
+    if known.is_slice or (fits and fits[0] != known.gib[0]):
+        described = f"a slice of a {known.key}" if known.is_slice else f"a {known.key} with other memory than most"
+        yield Finding(figure="gpu_name", check=Check.STACK, status=Status.SKIPPED, where=evidence.where(name.line),
+                      why=f"{name.value} with {to_gib(int(reading.value)):.2f} GiB is {described}: it is judged by its own numbers")  # fmt: skip
+
+
+def _refused(evidence: Evidence) -> Iterator[Finding]:
+    """With the pinned torch nothing loads on a card that it has no code for; other builds of it are no concern of this check."""
+    name, torch = evidence.attempt.reading("gpu_name"), evidence.attempt.reading("torch")
+    capability = evidence.attempt.reading("compute_capability")
+    if name is None or torch is None or str(torch.value).partition("+")[0] != load_versions().version("torch"):
+        return
+    known = named_card(str(name.value))
+    why = known.gpu.refused if known is not None else None
+    if why is None and capability is not None:
+        why = why_refused(float(capability.value))
+    if why is not None:
+        yield evidence.finding(
+            name, Check.STACK, False, why=f"this stack cannot have loaded on it: {why}", remedy=OTHER_CARD
+        )
+
+
+def _device(evidence: Evidence) -> Iterator[Finding]:
+    """What our own engine read from the device is of the card that unsloth's banner names, and no more is free than there is."""
+    event, reading = evidence.attempt.event("device"), evidence.attempt.reading("gpu_total_bytes")
+    if event is None:
+        return
+    total, free = event.get("device_total_bytes"), event.get("device_free_bytes")
+    if not isinstance(total, int) or not isinstance(free, int):
+        return  # no numbers: verdict/events.py says so
+    same = reading is None or abs(float(reading.value) - total) <= 0.01 * total + reading.tolerance
+    ok = same and 0 < free <= total
+    said = "nothing" if reading is None else f"{reading.show()} GiB"
+    yield Finding(figure="device", check=Check.STACK, status=Status.OK if ok else Status.FAIL, measured=round(to_gib(total), 3), unit="GiB",
+                  why=f"the engine read {to_gib(total):.3f} GiB of which {to_gib(free):.3f} are free, and the banner says {said}",
+                  remedy="" if ok else "the log is of two cards, or was edited; give the raw output of one load")  # fmt: skip
