@@ -219,7 +219,7 @@ def test_visible_devices(value: str, says: str):
     """Every form of CUDA_VISIBLE_DEVICES but none and 0 is a problem, each with its own reason."""
     finding = _only(_examine(variables={"CUDA_VISIBLE_DEVICES": value}))
     assert (finding.check, finding.level) == ("visible-devices", Level.PROBLEM)
-    assert says in finding.what and "--gpus device=N" in finding.remedy
+    assert says in finding.what and "--gpus" in finding.remedy
 
 
 def test_the_first_device_is_no_problem():
@@ -275,6 +275,18 @@ def test_what_triton_compiles_with(changes: dict[str, Any], check: str, says: st
     finding = _only(report)
     assert finding.check == check and says in finding.what and finding.remedy
     assert report.exit_code == EXIT_FAIL
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [("/usr/local/cuda/lib64/stubs", "LD_LIBRARY_PATH"), ("/usr/local/cuda-12.4/compat", "update the host's driver")],
+)
+def test_another_libcuda_than_the_drivers_is_named(found: str, says: str):
+    """A stub, or the toolkit's compatibility library, that is found before the driver's own is a problem; after it, it is none."""
+    own = "/usr/lib/x86_64-linux-gnu"
+    finding = _only(_examine(libcuda_dirs=(found, own)))
+    assert finding.check == "libcuda" and found in finding.what and says in finding.remedy
+    assert _examine(libcuda_dirs=(own, found)).outcome == "fine"
 
 
 def test_libstdcxx_must_be_new_enough():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from loadcheck.doctor.finding import Finding, ok, problem, warning
 from loadcheck.doctor.machine import Machine, Symbols
@@ -15,6 +16,8 @@ from loadcheck.weights.synthetic import checkpoint_tensors, file_bytes
 
 SHM = "/dev/shm"  # noqa: S108: its size is what is looked at
 SHM_BYTES = GIB
+NOT_THE_DRIVERS = {"stubs": "stub-libcuda", "compat": "forward-compatibility"}
+"""Directories of the CUDA toolkit that hold another libcuda.so.1 than the driver's, and the trouble that it makes."""
 CPU_BASE_BYTES = GIB
 """Python with torch and transformers, and what a conversion holds: the loads of the small model peaked at 0.9 GB in all."""
 
@@ -92,7 +95,10 @@ def check_libcuda(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
     """Where Triton finds the driver's library, and whether the linker can link to it."""
     if machine.driver is None or not machine.driver.has_library:
         return  # what is wrong is said of the GPU
-    if not machine.libcuda_dirs:
+    first = next(iter(machine.libcuda_dirs), "")
+    if foreign := next((each for each in NOT_THE_DRIVERS if each in Path(first).parts), None):
+        yield problem("libcuda", f"libcuda.so.1 is found in {first} first", NOT_THE_DRIVERS[foreign])
+    elif not machine.libcuda_dirs:
         yield problem("libcuda", "Triton will not find libcuda.so.1", "libcuda-link")
     elif not machine.has_libcuda_link:
         yield problem("libcuda", f"there is no libcuda.so in {', '.join(machine.libcuda_dirs)}", "libcuda-link")

@@ -20,6 +20,7 @@ CHANGING = {
     "BNB_CUDA_VERSION": "bitsandbytes-library",
 }
 VARIABLES = (*CHANGING, "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "PYTORCH_CUDA_ALLOC_CONF")
+UUIDS = ("GPU-", "MIG-")
 SUFFIX = "-bnb-4bit"
 _TRUE = ("1", "ON", "YES", "TRUE")  # huggingface_hub/constants.py:10
 
@@ -31,13 +32,14 @@ def check_visible_devices(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
         yield ok("visible-devices", "CUDA_VISIBLE_DEVICES is " + ("not set" if value is None else "0"))
     else:
         assert value is not None
-        yield problem("visible-devices", f"CUDA_VISIBLE_DEVICES={value!r}: {_why_it_breaks(value)}", "visible-devices")
+        trouble_id = "visible-devices-uuid" if value.startswith(UUIDS) else "visible-devices"
+        yield problem("visible-devices", f"CUDA_VISIBLE_DEVICES={value!r}: {_why_it_breaks(value)}", trouble_id)
 
 
 def _why_it_breaks(value: str) -> str:
     if not value.strip() or value.startswith("-"):
         return "no GPU is visible"
-    if value.startswith(("GPU-", "MIG-")):
+    if value.startswith(UUIDS):
         return f"torch knows no device cuda:{value.partition(',')[0]}"
     if value.startswith("0,"):
         return "unsloth takes the first and warns of the others; this engine refuses it"

@@ -122,7 +122,7 @@ def described_card(
         free_bytes = total - known_used
     capability = compute_capability or (entry.compute_capability if entry else None)
     if entry is not None and entry.refused and (total is None or free_bytes is None):
-        raise BadInput(Problem(f"env/gpus.toml: {gpu}", entry.refused, "take a card of compute capability 7.0 to 9.0"))
+        raise BadInput(Problem(f"env/gpus.toml: {gpu}", entry.refused, "take a card of compute capability 7.5 to 9.0"))
     problems = _described_problems(total, free_bytes, capability)
     if problems:
         raise BadInput(problems)

@@ -259,7 +259,7 @@ def obstacles(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, 
             else "no kernel image is available"
         )
         yield Obstacle(
-            f"{card.name} cannot run this stack: {card.refused}", says, "take a card of compute capability 7.0 to 9.0"
+            f"{card.name} cannot run this stack: {card.refused}", says, "take a card of compute capability 7.5 to 9.0"
         )
     yield from _refused_settings(config, profile)
     cause = _too_large(config, profile, card, plan, parts)

@@ -33,6 +33,10 @@ class Trouble(Spec, frozen=True, kw_only=True):
         says: patterns of the words; each begins with literal text, which is looked for first. Empty where no log shows it.
         stages: the same words mean this trouble only where the load had come so far; empty for anywhere.
         short: what the load had too little of, where other settings need less of it (predict/ladder.py).
+        advice: what to do by the figures of the words themselves, said before the remedy: a template of the named groups of `says`
+            and of what verdict/advice.py computes from them.
+        hides: ids of less specific troubles, which are not named beside this one.
+        whole_load: whether it is named of a load that went well too, as what came after it is not what was asked for.
         references: the issues, or the lines of the pinned packages, that it is known from.
         handling: what becomes of it here at best; `we_do` says how.
         tests: the tests that show it, beside the one of its excerpt, as FILE::NAME below tests/.
@@ -43,6 +47,9 @@ class Trouble(Spec, frozen=True, kw_only=True):
     says: tuple[str, ...] = ()
     stages: tuple[StageName, ...] = ()
     short: Shortage | None = None
+    advice: str = ""
+    hides: tuple[str, ...] = ()
+    whole_load: bool = False
     cause: str
     remedy: str
     references: Annotated[tuple[str, ...], Meta(min_length=1)]
@@ -73,6 +80,8 @@ class Troubles(Spec, frozen=True, kw_only=True):
         ids = [trouble.id for trouble in self.troubles]
         if twice := sorted({each for each in ids if ids.count(each) > 1}):
             raise ValueError(f"{', '.join(twice)} is there twice; give each trouble an id of its own")
+        if unknown := sorted({each for trouble in self.troubles for each in trouble.hides} - set(ids)):
+            raise ValueError(f"hides {', '.join(unknown)}, which is no trouble; name the id of one")
 
 
 def anchor_of(phrase: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -11,6 +11,7 @@ from loadcheck.logs import Kind, Outcome, ParsedLog
 from loadcheck.logs.parser import EVENT_ANCHOR
 from loadcheck.logs.text import read_blocks
 from loadcheck.specs.trouble import Trouble, load_troubles
+from loadcheck.verdict.advice import figures_of, remedy_for
 from loadcheck.verdict.evidence import Evidence
 from loadcheck.verdict.finding import Check, Finding, Status
 
@@ -25,27 +26,29 @@ _OWN = re.compile(r"Error: (?P<what>.+?: .+?); (?P<remedy>.+)")  # as engines/ch
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A trouble and the first line that shows it."""
+    """A trouble, the first line that shows it, and the figures that its words hold (verdict/advice.py)."""
 
     trouble: Trouble
     line: int
+    figures: Mapping[str, str]
 
 
 def check_diagnosis(evidence: Evidence) -> Iterator[Finding]:
     """A finding for each known trouble of a load that went wrong, or each refusal of our own engine; for an unknown trouble, its
     error and how far the load came. What ended from outside has no trouble to look for."""
-    if not _went_wrong(evidence.log):
-        return
-    found = sightings(evidence.log)
+    went_wrong = _went_wrong(evidence.log)
+    found = tuple(each for each in sightings(evidence.log) if went_wrong or each.trouble.whole_load)
     for sighting in found:
         trouble = sighting.trouble
         yield _finding(
             evidence,
             f"{trouble.title}: {trouble.cause} (see {', '.join(trouble.references)})",
-            trouble.remedy,
+            remedy_for(trouble, sighting.figures),
             sighting.line,
             trouble.id,
         )
+    if not went_wrong:
+        return
     own = () if found else tuple(_refusals(evidence))
     yield from own
     error, from_outside = evidence.attempt.error, evidence.process is not None and evidence.process[0] in OUTSIDE
@@ -80,16 +83,18 @@ def _finding(evidence: Evidence, why: str, remedy: str, line: int, trouble_id: s
 
 
 def sightings(log: ParsedLog) -> tuple[Sighting, ...]:
-    """Every known trouble that the log shows, in the order of its lines."""
+    """Every known trouble that the log shows, in the order of its lines, but those that a more specific one hides."""
     found: dict[str, Sighting] = {}
     for first_line, block in read_blocks(log.path):
         for trouble in load_troubles():
-            if trouble.id not in found and (line := _first_line(trouble, block, first_line, log)) is not None:
-                found[trouble.id] = Sighting(trouble, line)
-    return tuple(sorted(found.values(), key=lambda sighting: sighting.line))
+            if trouble.id not in found and (sighting := _first(trouble, block, first_line, log)) is not None:
+                found[trouble.id] = sighting
+    hidden = {trouble_id for sighting in found.values() for trouble_id in sighting.trouble.hides}
+    shown = [sighting for sighting in found.values() if sighting.trouble.id not in hidden]
+    return tuple(sorted(shown, key=lambda sighting: sighting.line))
 
 
-def _first_line(trouble: Trouble, block: str, first_line: int, log: ParsedLog) -> int | None:
+def _first(trouble: Trouble, block: str, first_line: int, log: ParsedLog) -> Sighting | None:
     """Where in a block of the log a trouble shows; None where it does not."""
     for anchor, pattern in trouble.phrases():
         if anchor not in block:
@@ -99,8 +104,9 @@ def _first_line(trouble: Trouble, block: str, first_line: int, log: ParsedLog) -
             if EVENT_ANCHOR in block[line_start : match.start()]:
                 continue  # an event of our own, which may quote anything
             line = first_line + block.count("\n", 0, match.start())
-            if not trouble.stages or _stage_at(log, line) in trouble.stages:
-                return line
+            figures = figures_of(trouble, {name: text for name, text in match.groupdict().items() if text is not None})
+            if figures is not None and (not trouble.stages or _stage_at(log, line) in trouble.stages):
+                return Sighting(trouble, line, figures)
     return None
 
 

@@ -1,0 +1,203 @@
+"""Troubles of the field: what a finding says by the figures of the engine's own words, and which of two troubles is the one."""
+
+from pathlib import Path
+from string import Formatter
+
+import pytest
+
+from loadcheck.checking import gather
+from loadcheck.errors import BadInput
+from loadcheck.logs import parse_log
+from loadcheck.specs.files import validate
+from loadcheck.specs.trouble import Troubles, load_troubles
+from loadcheck.verdict import Finding, judge
+from loadcheck.verdict.advice import figures_of, remedy_for
+from loadcheck.verdict.diagnosis import sightings
+from tests.conftest import ROOT
+
+BY_ID = {trouble.id: trouble for trouble in load_troubles()}
+
+
+def _named(log: Path) -> dict[str, Finding]:
+    """Trouble id -> its finding, in a judgement of the log."""
+    findings = judge(gather(log)).findings
+    return {str(each.measured): each for each in findings if each.figure == "error" and each.measured}
+
+
+def _after_weights(t4_log: Path, tmp_path: Path, lines: str) -> Path:
+    """A load that came as far as its weights, and then said these lines."""
+    log = tmp_path / "load.log"
+    log.write_text(t4_log.read_text().split("Memory profiling takes")[0] + "\n" + lines + "\n")
+    return log
+
+
+FREE = "ValueError: Free memory on device{device} ({free}/{total} GiB) on startup is less than desired GPU memory utilization (0.9, 21.6 GiB)."
+
+
+@pytest.mark.parametrize(
+    ("device", "free", "total", "at_most"),
+    [
+        (" cuda:0", "10.00", "24.00", "0.41"),
+        (" cuda:1", "77.5", "79.1", "0.97"),
+        ("", "3.22", "4.0", "0.80"),
+        (" cuda:0", "12", "24", "0.50"),
+        (" cuda:0", "0.1", "79.1", "0.00"),
+    ],
+)
+def test_the_largest_utilization_is_what_is_free(
+    device: str, free: str, total: str, at_most: str, t4_log: Path, tmp_path: Path
+):
+    """A utilization above what is free names the largest one: free / total, rounded down, as up would not fit."""
+    log = _after_weights(t4_log, tmp_path, FREE.format(device=device, free=free, total=total))
+    assert f"at most {at_most} here" in _named(log)["utilization-above-free"].remedy
+
+
+@pytest.mark.parametrize(
+    ("line", "trouble_id", "says"),
+    [
+        ("Error in memory profiling. Initial free memory 8.00 GiB, current free memory 12.00 GiB", "memory-freed-meanwhile", "4.00 GiB"),
+        ("Error in memory profiling. Initial free memory 8589934592, current free memory 12884901888.", "memory-freed-meanwhile", "4.00 GiB"),
+        ("Error in memory profiling. Initial used memory 12884901888, currently used memory 8589934592.", "memory-freed-meanwhile", "4.00 GiB"),
+        ("To serve at least one request with the models's max seq len (131072), (16.00 GiB KV cache is needed, which is larger than "
+         "the available KV cache memory (0.71 GiB). Based on the available memory, the estimated maximum model length is 5632. Try",
+         "kv-too-small", "5632 tokens fit"),
+        ("To serve at least one request with the model's max seq len (4096), 2.0 GiB KV cache is needed", "kv-too-small", "raise"),
+        ("The model's max seq len (131072) is larger than the maximum number of tokens that can be stored in KV cache (81536). Try",
+         "kv-too-small", "81536 tokens fit"),
+        ("ValueError: invalid literal for int() with base 10: 'MIG-1234'", "visible-devices-uuid", "a MIG UUID"),
+        ("ValueError: invalid literal for int() with base 10: 'GPU-1234'", "visible-devices-uuid", "a GPU UUID"),
+        ("Memory profiling results: total_gpu_memory=79.10GiB initial_memory_usage=68.20GiB peak_torch_memory=3.10GiB",
+         "gpu-in-use", "68.20 of the card's 79.10 GiB were in use"),
+        ("User-specified max_model_len (9000) is greater than the derived max_model_len (max_position_embeddings=8192 or",
+         "length-above-positions", "8192 positions"),
+        ("RuntimeError: unable to mmap 4976698672 bytes: Cannot allocate memory (12)", "host-memory", "limit"),
+        ("/usr/bin/ld: cannot find -l:libcuda.so.1", "libcuda-link", "libcuda.so"),
+        ("Error 804: forward compatibility was attempted on non supported HW", "forward-compatibility", "driver"),
+    ],
+)  # fmt: skip
+def test_a_remedy_has_the_figures_of_the_words(line: str, trouble_id: str, says: str, t4_log: Path, tmp_path: Path):
+    """What the line's own numbers allow comes before the general remedy."""
+    found = _named(_after_weights(t4_log, tmp_path, "RuntimeError: " + line))
+    assert list(found) == [trouble_id]
+    assert says in found[trouble_id].remedy and found[trouble_id].remedy.endswith(BY_ID[trouble_id].remedy)
+
+
+@pytest.mark.parametrize("prefix", ["(EngineCore pid=1) ERROR 01-01 00:00:00 [core.py:1] ", "vllm-1  | ", "[rank0]: ",
+                                    "2025-02-13T10:00:00.000000000Z stderr F "])  # fmt: skip
+def test_words_are_found_below_any_prefix(prefix: str, t4_log: Path, tmp_path: Path):
+    """Whoever wrapped the line, its words and its figures are read."""
+    log = _after_weights(t4_log, tmp_path, prefix + FREE.format(device=" cuda:0", free="10.00", total="24.00"))
+    assert "at most 0.41 here" in _named(log)["utilization-above-free"].remedy
+
+
+def test_a_context_alone_is_no_use_by_another_process(t4_log: Path, tmp_path: Path):
+    """A few hundred MiB before the load are the load's own context, and no cause of a failure."""
+    profile = (
+        "Memory profiling results: total_gpu_memory=79.10GiB initial_memory_usage=0.60GiB peak_torch_memory=3.10GiB"
+    )
+    assert "gpu-in-use" not in _named(_after_weights(t4_log, tmp_path, profile + "\nOverflowError: another"))
+
+
+def test_nothing_freed_is_not_said_to_be_freed():
+    """Where both measurements are the same, the remedy has no figure."""
+    trouble = BY_ID["memory-freed-meanwhile"]
+    figures = figures_of(trouble, {"used_before": "1073741824", "used_after": "1073741824"})
+    assert figures is not None and remedy_for(trouble, figures) == trouble.remedy
+
+
+def test_a_prompt_that_was_dropped_is_no_pass(t4_log: Path, tmp_path: Path):
+    """A whole load whose prompts were too long fails, with the lengths and what to do; as it is, it passes."""
+    log = tmp_path / t4_log.name
+    said = "WARNING 02-13 18:00:00 scheduler.py:949] Input prompt (2611 tokens) is too long and exceeds limit of 512"
+    log.write_text(t4_log.read_text() + "\n" + said + "\n")
+    verdict = judge(gather(log))
+    assert verdict.status == "fail" and judge(gather(t4_log)).status == "pass"
+    finding = _named(log)["prompt-too-long"]
+    assert "2611 tokens came, and 512 are the limit" in finding.remedy and "truncate" in finding.remedy
+
+
+def test_a_budget_below_the_weights_is_not_a_matter_of_length():
+    """Where nothing is left for the KV cache, the advice is not to lower max_seq_length."""
+    found = _named(ROOT / "tests" / "troubles" / "budget-below-weights.txt")
+    assert list(found) == ["budget-below-weights"]
+    assert "raise gpu_memory_utilization" in found["budget-below-weights"].remedy
+    assert "lower max_seq_length" not in found["budget-below-weights"].remedy
+
+
+@pytest.mark.parametrize(
+    ("lines", "only"),
+    [
+        ("UserWarning: Error 804: forward compatibility was attempted on non supported HW\n"
+         "NotImplementedError: Unsloth: No NVIDIA GPU found?", "forward-compatibility"),
+        ("OSError: [Errno 28] No space left on device: '/dev/shm/psm_1'", "shared-memory"),
+        ("NCCL WARN Error while creating shared memory segment /dev/shm/nccl-x (size 9637888)\nRuntimeError: NCCL error: unhandled system "
+         "error", "shared-memory"),
+        ("OSError: [Errno 28] No space left on device: '/root/.cache/x'", "disk-full"),
+        ("ValueError: invalid literal for int() with base 10: 'MIG-1'\nValueError: Model architectures ['X'] failed to be inspected.",
+         "visible-devices-uuid"),
+    ],
+)  # fmt: skip
+def test_the_specific_trouble_wins(lines: str, only: str, t4_log: Path, tmp_path: Path):
+    """Words that mean a trouble of their own hide the general one that comes with them."""
+    assert list(_named(_after_weights(t4_log, tmp_path, lines))) == [only]
+
+
+def test_out_of_memory_of_the_gpu_is_not_that_of_the_machine(t4_log: Path, tmp_path: Path):
+    """Python's MemoryError is the machine's; torch's OutOfMemoryError has its name in it, and is not."""
+    log = _after_weights(
+        t4_log, tmp_path, "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 1002.00 MiB."
+    )
+    assert "host-memory" not in _named(log)
+
+
+@pytest.mark.parametrize("trouble_id", [trouble.id for trouble in BY_ID.values() if trouble.advice])
+def test_an_advice_asks_for_what_its_words_have(trouble_id: str):
+    """Each field of an advice is said by an excerpt's words, or follows from them."""
+    trouble = BY_ID[trouble_id]
+    fields = {name for _, name, _, _ in Formatter().parse(trouble.advice) if name}
+    excerpts = (ROOT / "tests" / "troubles").glob(f"{trouble_id}*.txt")
+    said = [
+        sighting.figures
+        for excerpt in excerpts
+        for sighting in sightings(parse_log(excerpt))
+        if sighting.trouble == trouble
+    ]
+    assert any(fields <= figures.keys() for figures in said)
+
+
+def test_no_remedy_recommends_volta():
+    """Compute capability 7.0 loads, and then fails at the first cached prompt: no remedy sends anybody there."""
+    assert [each.id for each in BY_ID.values() if "7.0 to" in each.remedy] == []
+
+
+BENIGN = """
+INFO 02-13 18:00:00 __init__.py:190] Automatically detected platform cuda.
+WARNING 02-13 18:00:00 arg_utils.py:1145] Chunked prefill is enabled by default for models with max_model_len > 32K.
+INFO 02-13 18:00:00 model_runner.py:1434] If out-of-memory error occurs during cudagraph capture, consider decreasing `gpu_memory_utilization`.
+Unsloth: Fast downloading is enabled - ignore downloading bars which are red colored!
+Special tokens have been added in the vocabulary, make sure the associated word embeddings are fine-tuned or trained.
+Setting `pad_token_id` to `eos_token_id`:128001 for open-end generation.
+NCCL version 2.21.5+cuda12.4
+Loading safetensors checkpoint shards: 100% Completed | 2/2 [00:09<00:00,  4.71s/it]
+"""
+
+
+def test_what_a_good_load_says_is_no_trouble(t4_log: Path, tmp_path: Path):
+    """Warnings that every load prints name nothing, not even where the load failed of something unknown."""
+    log = _after_weights(t4_log, tmp_path, BENIGN + "OverflowError: never seen")
+    assert sightings(parse_log(log)) == ()
+
+
+def test_what_is_hidden_must_be_a_trouble():
+    """An entry that hides an id that is none is a problem of the file."""
+    entry = {
+        "id": "x",
+        "title": "t",
+        "cause": "c",
+        "remedy": "r",
+        "references": ["z #1"],
+        "handling": "diagnosed",
+        "we_do": "w",
+    }
+    with pytest.raises(BadInput, match="hides y, which is no trouble"):
+        validate(Troubles, {"troubles": [entry | {"hides": ["y"]}]}, "here")
