@@ -124,6 +124,7 @@ def prepare(profile: Profile, gpu: GpuDevice | None) -> Prepared:
     """
     plan = make_plan(profile)
     refuse_bad_input(plan)
+    weights.refuse_unsafe(plan)
     if profile.engine == "gpu" and gpu is None:
         raise MachineCannot(
             Problem(

@@ -29,7 +29,7 @@ from loadcheck.plan import LoadPlan
 from loadcheck.runs.secrets import hub_tokens
 from loadcheck.specs.files import env_dir, read_toml
 from loadcheck.specs.versions import load_versions
-from loadcheck.weights import in_cache
+from loadcheck.weights import in_cache, unsafe_local
 from loadcheck.weights.cache import weights_dir
 from loadcheck.weights.lock import hash_file
 
@@ -56,6 +56,7 @@ def read_machine(plan: LoadPlan, gpu: GpuDevice | None, files: bool = True) -> M
         cache_dir=str(weights_dir()),
         disk_free_bytes=_disk_free_bytes(weights_dir()),
         has_weights=in_cache(plan),
+        unsafe_weights=unsafe_local(plan),
         shm_bytes=_shm_bytes(),
         libcuda_dirs=dirs,
         has_libcuda_link=_has_libcuda_link(dirs, compiler),

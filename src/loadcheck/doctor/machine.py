@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from loadcheck.device import Driver, GpuDevice
+from loadcheck.errors import Problem
 from loadcheck.manifest import ChangedFile
 
 TokenForm = Literal["empty", "malformed", "of a retired form", "expired", "well-formed"]
@@ -31,6 +32,7 @@ class Machine:
         driver: None where there is none.
         cache_dir, disk_free_bytes: where weights are kept, and the room on that disk.
         has_weights: whether the profile's weights are in the cache already.
+        unsafe_weights: what is no data of that which the engine would open in a local directory of weights.
         shm_bytes: the size of /dev/shm; None where there is none.
         libcuda_dirs: where Triton will look for the driver's library to link to.
         has_libcuda_link: whether the linker will find libcuda.so there.
@@ -53,6 +55,7 @@ class Machine:
     cache_dir: str = ""
     disk_free_bytes: int = 0
     has_weights: bool = False
+    unsafe_weights: tuple[Problem, ...] = ()
     shm_bytes: int | None = None
     libcuda_dirs: tuple[str, ...] = ()
     has_libcuda_link: bool = False

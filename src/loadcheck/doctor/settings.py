@@ -143,5 +143,15 @@ def check_model_name(_: Machine, plan: LoadPlan) -> Iterator[Finding]:
         yield ok("model-name", f"{name} will load in {plan.quantization}, as its name says")
 
 
-CHECKS = (check_offline, check_token)
+def check_local_weights(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
+    """Whether all that is opened of a local directory is data: a load refuses it otherwise (weights/opened.py)."""
+    for each in machine.unsafe_weights:
+        yield Finding(check="local-weights", level=Level.PROBLEM, what=f"{each.where}: {each.what}",
+                      why="a pickle runs code when it is opened, and weights from elsewhere are not trusted",
+                      remedy=each.remedy, references=("CVE-2025-32434",))  # fmt: skip
+    if plan.profile.weights == "local" and not machine.unsafe_weights:
+        yield ok("local-weights", "the weights are safetensors, and no pickle is opened")
+
+
+CHECKS = (check_offline, check_token, check_local_weights)
 GPU_CHECKS = (check_visible_devices, check_variables, check_model_name)

@@ -8,6 +8,7 @@ from loadcheck.errors import BadInput, Problem
 from loadcheck.plan import LoadPlan
 from loadcheck.weights import hub, package, synthetic
 from loadcheck.weights.cache import check_usable, weights_dir
+from loadcheck.weights.opened import unsafe
 
 
 def check(plan: LoadPlan) -> None:
@@ -50,7 +51,26 @@ def prepare(plan: LoadPlan) -> Path:
         return hub.prepare(plan)
     if source == "synthetic":
         return synthetic.prepare(plan, weights_dir())
+    refuse_unsafe(plan)  # again: it may have changed since the load was prepared
     return local(plan.profile.model)
+
+
+def unsafe_local(plan: LoadPlan) -> tuple[Problem, ...]:
+    """What is no data of that which the engine would open in a local directory: pickles, code, what only has the name of weights."""
+    if plan.profile.weights != "local":
+        return ()
+    directory = local(plan.profile.model)
+    try:
+        return unsafe(directory, by_vllm=plan.profile.engine == "gpu" and plan.profile.fast_inference)
+    except OSError as error:
+        return (Problem(str(directory), f"cannot be read ({error.strerror})", "check its permissions", "model"),)
+
+
+def refuse_unsafe(plan: LoadPlan) -> None:
+    """BadInput where the engine would open a pickle; nothing has opened it by then."""
+    problems = unsafe_local(plan)
+    if problems:
+        raise BadInput(problems)
 
 
 def local(model: str) -> Path:

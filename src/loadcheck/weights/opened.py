@@ -1,0 +1,158 @@
+"""What of a local directory the engine would open, and whether that is data alone: a pickle runs code as it is read.
+
+torch 2.5.1 runs it with `weights_only=True` too (CVE-2025-32434), so no pickle is opened at all; one that lies beside
+safetensors, and is never opened, is let be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import IO, Any
+
+from loadcheck.errors import Problem, printable
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+CONVERT = "convert it to safetensors on a machine that may run what is in it, or take a checkpoint that has them"
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+MAX_HEADER_BYTES = 100_000_000
+"""The limit of the format (safetensors/src/tensor.rs, MAX_HEADER_SIZE)."""
+MAX_JSON_BYTES = 64 * 1024 * 1024
+
+
+def unsafe(directory: Path, by_vllm: bool) -> tuple[Problem, ...]:
+    """What the engine would open in `directory` that is no data, one problem each; nothing is opened as more than bytes.
+
+    Args:
+        by_vllm: whether vLLM reads the weights: every *.safetensors, and only without any *.bin and *.pt
+            (vllm/model_executor/model_loader/loader.py:278). Else transformers does: model.safetensors, or what its index
+            names, else pytorch_model.bin (transformers/modeling_utils.py:3674-3706).
+    """
+    problems = (*_weights(directory, by_vllm), *_adapters(directory), *_code(directory))
+    return tuple(dict.fromkeys(problems))
+
+
+def _weights(directory: Path, by_vllm: bool) -> Iterator[Problem]:
+    found = sorted(path for path in directory.iterdir() if path.suffix == ".safetensors")
+    pickles = sorted(path.name for path in directory.iterdir() if _is_pickle(path.name))
+    if not found:
+        named = f"holds no safetensors, only {_listed(pickles)}" if pickles else "holds no weights: no safetensors"
+        yield Problem(str(directory), f"{named}{_why(pickles)}", CONVERT, "model")
+        return
+    has_whole, has_index = (directory / WHOLE).is_file(), (directory / INDEX).is_file()
+    bins = [name for name in pickles if name.startswith("pytorch_model") and name.endswith(".bin")]
+    if bins and not (by_vllm or has_whole or has_index):
+        what = f"has neither {WHOLE} nor {INDEX}, so {_listed(bins)} would be opened{_why(bins)}"
+        yield Problem(str(directory), what, CONVERT, "model")
+    shards: list[str] = []
+    if has_index and (by_vllm or not has_whole):
+        shards, problem = _shards(directory / INDEX)
+        if problem:
+            yield problem
+    for path in dict.fromkeys((*found, *(directory / name for name in shards))):
+        why = not_safetensors(path)
+        if why:
+            yield Problem(str(path), f"is no safetensors file: {why}", "fetch or convert it again")
+
+
+def _adapters(directory: Path) -> Iterator[Problem]:
+    """Adapters are attached by PEFT, which takes adapter_model.bin where there is no safetensors (peft/utils/save_and_load.py)."""
+    if not os.path.lexists(directory / "adapter_config.json"):
+        return
+    safe, pickle = directory / "adapter_model.safetensors", "adapter_model.bin"
+    if safe.is_file():
+        why = not_safetensors(safe)
+        if why:
+            yield Problem(str(safe), f"is no safetensors file: {why}", "fetch or convert it again")
+    elif os.path.lexists(directory / pickle):
+        yield Problem(str(directory), f"its adapters are only in {pickle}{_why([pickle])}", CONVERT, "model")
+
+
+def _code(directory: Path) -> Iterator[Problem]:
+    """A model that brings its own Python names it in auto_map; this stack runs none (trust_remote_code is never set)."""
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json", "processor_config.json"):
+        path = directory / name
+        data = _read_json(path) if path.is_file() else None
+        if isinstance(data, dict) and data.get("auto_map"):
+            what = "the model brings code of its own, which is not run here (trust_remote_code)"
+            yield Problem(
+                str(path), what, "take a model whose code is transformers' own, or remove auto_map", "auto_map"
+            )
+
+
+def not_safetensors(path: Path) -> str:
+    """Why `path` is no safetensors file by its header; empty where it is one. A link is followed: what it leads to counts."""
+    try:
+        # What is no plain file is not read, and a pipe that nobody writes to does not hold us up.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            return _wrong_header(file, status.st_size) if stat.S_ISREG(status.st_mode) else "it is no plain file"
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+
+
+def _wrong_header(file: IO[bytes], num_bytes: int) -> str:
+    """The format: the header's length as 8 bytes, little end first, and the header, a JSON object."""
+    length = file.read(8)
+    num_header_bytes = int.from_bytes(length, "little")
+    if length == b"version ":
+        return "it is a pointer of Git LFS; git lfs pull"
+    if len(length) < 8 or num_header_bytes > min(MAX_HEADER_BYTES, num_bytes - 8):
+        return "it does not begin with the length of a header" + _looks_like(length)
+    try:
+        return "" if isinstance(json.loads(file.read(num_header_bytes)), dict) else "its header is no JSON object"
+    except (ValueError, RecursionError):
+        return "its header is no JSON"
+
+
+def _looks_like(first: bytes) -> str:
+    """PyTorch's own files are zip archives, or bare pickles of protocol 2 and later."""
+    if first.startswith(b"PK\x03\x04"):
+        return " (it is a zip archive, as torch.save writes a pickle)"
+    return " (it is a pickle)" if first[:1] == b"\x80" and first[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") else ""
+
+
+def _shards(index: Path) -> tuple[list[str], Problem | None]:
+    """The safetensors that the index names, and what is wrong with it: another kind of file, or one of elsewhere."""
+    data = _read_json(index)
+    weight_map = data.get("weight_map") if isinstance(data, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        what = "is no index: it has no weight_map of names of files"
+        return [], Problem(str(index), what, "fetch it again", "weight_map")
+    names = sorted(set(weight_map.values()))
+    wrong = [name for name in names if not name.endswith(".safetensors") or PurePath(name).name != name]
+    if not wrong:
+        return names, None
+    what = f"names {_listed(wrong)}, no safetensors of this directory{_why(wrong)}"
+    return [name for name in names if name not in wrong], Problem(str(index), what, CONVERT, "weight_map")
+
+
+def _read_json(path: Path) -> Any:
+    """What is in it; None where it is no JSON, or far too large for what it should be."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_JSON_BYTES + 1)
+        return json.loads(text) if len(text) <= MAX_JSON_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _is_pickle(name: str) -> bool:
+    return PurePath(name).suffix.lower() in PICKLES or (
+        name.startswith("consolidated.") and not name.endswith((".json", ".safetensors"))
+    )
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return printable(", ".join(names[:3])) + more
+
+
+def _why(names: list[str]) -> str:
+    if not any(map(_is_pickle, names)):
+        return ""
+    return ": a pickle, which runs code as it is opened (CVE-2025-32434, torch 2.5.1)"

@@ -1,0 +1,142 @@
+"""A local directory of weights: what the engine would open of it is data, or nothing opens it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from loadcheck import cli, weights
+from loadcheck.doctor import settings
+from loadcheck.doctor.machine import Machine
+from loadcheck.errors import BadInput
+from loadcheck.loading import prepare
+from loadcheck.plan import LoadPlan, make_plan
+from loadcheck.specs.profile import load_profile
+from loadcheck.weights.opened import unsafe
+
+CONFIG = {
+    "model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 1024, "max_position_embeddings": 2048,
+}  # fmt: skip
+PICKLE = b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00}."
+SAFE = (2).to_bytes(8, "little") + b"{}"
+INDEX = "model.safetensors.index.json"
+PICKLED = "pickle, which runs code as it is opened"
+
+
+def directory(folder: Path, files: dict[str, bytes | str | dict[str, object]]) -> Path:
+    """A model's folder; a text is where a link leads to."""
+    folder.mkdir(exist_ok=True)
+    for name, content in {"config.json": CONFIG, **files}.items():
+        if isinstance(content, str):
+            (folder / name).symlink_to(content)
+        else:
+            (folder / name).write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return folder
+
+
+def index(*names: str) -> dict[str, object]:
+    return {"weight_map": {str(number): name for number, name in enumerate(names)}}
+
+
+SAFE_DIRECTORIES = {
+    "one file": {"model.safetensors": SAFE},
+    "shards": {INDEX: index("a.safetensors", "b.safetensors"), "a.safetensors": SAFE, "b.safetensors": SAFE},
+    "both forms": {"model.safetensors": SAFE, "pytorch_model.bin": PICKLE, "pytorch_model.bin.index.json": index("x.bin")},
+    "what a trainer left": {"model.safetensors": SAFE, "optimizer.pt": PICKLE, "training_args.bin": PICKLE},
+    "a link, as the hub's cache has": {"0123abcd": SAFE, "model.safetensors": "0123abcd"},
+    "safe adapters": {
+        "model.safetensors": SAFE, "adapter_config.json": {}, "adapter_model.safetensors": SAFE, "adapter_model.bin": PICKLE,
+    },
+    "an empty auto_map": {"model.safetensors": SAFE, "config.json": {**CONFIG, "auto_map": {}}},
+}  # fmt: skip
+UNSAFE_DIRECTORIES = {
+    **{
+        f"only {name}": ({name: PICKLE}, name)
+        for name in ("pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "model.pt", "weights.pth", "last.ckpt",
+                     "consolidated.00.pth", "consolidated.00", "model.PKL", "adapter_model.bin")
+    },
+    "no weights": ({}, "no safetensors"),
+    "an index of bin files": ({"a.safetensors": SAFE, "b.bin": PICKLE, INDEX: index("a.safetensors", "b.bin")}, "b.bin"),
+    "an index that leaves": ({"a.safetensors": SAFE, INDEX: index("../a.safetensors")}, "../a.safetensors"),
+    "an index that is none": ({"a.safetensors": SAFE, INDEX: b"\x80"}, "weight_map"),
+    "an index of numbers": ({"a.safetensors": SAFE, INDEX: {"weight_map": {"a": 1}}}, "weight_map"),
+    "a shard that is not there": ({"a.safetensors": SAFE, INDEX: index("a.safetensors", "b.safetensors")}, "b.safetensors"),
+    "a renamed pickle": ({"model.safetensors": PICKLE * 9}, "pickle"),
+    "a renamed zip": ({"model.safetensors": b"PK\x03\x04" + bytes(99)}, "zip"),
+    "a link to a pickle": ({"pytorch_model.bin": PICKLE, "model.safetensors": "pytorch_model.bin"}, "model.safetensors"),
+    "a link to nowhere": ({"model.safetensors": "nowhere"}, "model.safetensors"),
+    "a link to a device": ({"model.safetensors": "/dev/zero"}, "no plain file"),
+    "an empty file": ({"model.safetensors": b""}, "length of a header"),
+    "a header of no JSON": ({"model.safetensors": (3).to_bytes(8, "little") + b"abc"}, "JSON"),
+    "a header that is a list": ({"model.safetensors": (2).to_bytes(8, "little") + b"[]"}, "JSON object"),
+    "a pointer of LFS": ({"model.safetensors": b"version https://git-lfs.github.com/spec/v1\n" + bytes(99)}, "git lfs pull"),
+    "adapters as a pickle": (
+        {"model.safetensors": SAFE, "adapter_config.json": {}, "adapter_model.bin": PICKLE}, "adapter_model.bin",
+    ),
+    "code in the config": ({"model.safetensors": SAFE, "config.json": {**CONFIG, "auto_map": {"AutoModel": "m.M"}}}, "code"),
+    "code in the tokenizer": ({"model.safetensors": SAFE, "tokenizer_config.json": {"auto_map": {"A": ["t.T"]}}}, "code"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("by_vllm", [True, False], ids=["vLLM", "transformers"])
+@pytest.mark.parametrize("files", SAFE_DIRECTORIES.values(), ids=SAFE_DIRECTORIES)
+def test_safetensors_are_taken_whatever_lies_beside_them(files, by_vllm: bool, tmp_path: Path):
+    """A pickle that is never opened does no harm."""
+    assert unsafe(directory(tmp_path, files), by_vllm) == ()
+
+
+@pytest.mark.parametrize("by_vllm", [True, False], ids=["vLLM", "transformers"])
+@pytest.mark.parametrize(("files", "says"), UNSAFE_DIRECTORIES.values(), ids=UNSAFE_DIRECTORIES)
+def test_what_is_no_data_is_named(files, says: str, by_vllm: bool, tmp_path: Path):
+    """The file is named, in a line."""
+    problems = unsafe(directory(tmp_path / "model", files), by_vllm)
+    assert len(problems) == 1
+    assert says in str(problems[0])
+    assert "\n" not in str(problems[0])
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    """Nobody writes to it."""
+    directory(tmp_path, {})
+    os.mkfifo(tmp_path / "model.safetensors")
+    assert "no plain file" in str(unsafe(tmp_path, by_vllm=True)[0])
+
+
+@pytest.mark.parametrize(("by_vllm", "refused"), [(True, False), (False, True)])
+def test_each_engine_by_what_it_opens(by_vllm: bool, refused: bool, tmp_path: Path):
+    """Safetensors under other names are enough for vLLM; transformers would take the pickle beside them."""
+    folder = directory(tmp_path, {"consolidated.safetensors": SAFE, "pytorch_model.bin": PICKLE})
+    assert bool(unsafe(folder, by_vllm)) is refused
+
+
+def plan_of(folder: Path) -> LoadPlan:
+    return make_plan(load_profile("smollm2-135m-cpu", {"model": str(folder), "weights": "local"}))
+
+
+def test_a_load_refuses_it_before_and_in_the_engine(tmp_path: Path):
+    """Exit 2, before anything is imported; and again where the directory has changed meanwhile."""
+    folder = directory(tmp_path / "model", {"pytorch_model.bin": PICKLE})
+    for refuse in (lambda: prepare(plan_of(folder).profile, None), lambda: weights.prepare(plan_of(folder))):
+        with pytest.raises(BadInput, match=PICKLED):
+            refuse()
+
+
+@pytest.mark.parametrize("profile", ["llama31-8b-instruct-4bit", "smollm2-135m-cpu"])
+def test_doctor_names_the_pickle(profile: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    """As a finding, beside all others."""
+    monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
+    folder = directory(tmp_path / "a-bnb-4bit", {"pytorch_model.bin": PICKLE})
+    code = cli.run(["doctor", "--profile", profile, "--weights", "local", "--model", str(folder), "--json"])
+    findings = [each for each in json.loads(capsys.readouterr().out)["findings"] if each["check"] == "local-weights"]
+    assert code in (1, 3)
+    assert [each["level"] for each in findings] == ["problem"]
+    assert "pytorch_model.bin" in findings[0]["what"]
+
+
+def test_doctor_says_so_where_all_is_well(tmp_path: Path):
+    """Only of a local directory."""
+    folder = directory(tmp_path, {"model.safetensors": SAFE})
+    assert [each.level.value for each in settings.check_local_weights(Machine(), plan_of(folder))] == ["ok"]
+    assert list(settings.check_local_weights(Machine(), make_plan(load_profile("smollm2-135m-cpu")))) == []
