@@ -24,6 +24,10 @@ class Tensor:
         return self.address
 
 
+NO_TENSORS = (2).to_bytes(8, "little") + b"{}"
+"""A safetensors file of nothing."""
+
+
 def model(parameters, buffers=()):
     return SimpleNamespace(named_parameters=lambda: parameters.items(), named_buffers=lambda: buffers)
 
@@ -107,11 +111,12 @@ def test_prepare_leaves_the_directory_for_load(tmp_path, capsys):
     weights = tmp_path / "w"
     weights.mkdir()
     (weights / "config.json").write_text("{}")
+    (weights / "model.safetensors").write_bytes(NO_TENSORS)
     write_plan(tmp_path, weights)
     assert child.main(["prepare", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "weights.json").read_text()) == {"directory": str(weights)}
     event = json.loads(capsys.readouterr().out.strip().removeprefix("loadcheck: "))
-    assert (event["event"], event["directory"], event["disk_bytes"]) == ("weights_ready", "w", 2)
+    assert (event["event"], event["directory"], event["disk_bytes"]) == ("weights_ready", "w", 2 + len(NO_TENSORS))
 
 
 def test_an_error_in_words_has_its_exit_code_and_no_traceback(tmp_path, capsys):
@@ -134,6 +139,7 @@ def test_the_clock_may_jump_while_weights_are_made(tmp_path, capsys, monkeypatch
     directory = tmp_path / "w"
     directory.mkdir()
     (directory / "config.json").write_text("{}")
+    (directory / "model.safetensors").write_bytes(NO_TENSORS)
     write_plan(tmp_path, directory)
     times = iter([1e9, 1.0, 1.0])
     monkeypatch.setattr(time, "time", lambda: next(times))

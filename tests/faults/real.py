@@ -60,8 +60,11 @@ def truncate(directory: Path) -> None:
 
 
 def break_header(directory: Path) -> None:
+    """Still JSON, so that it is found by who opens it; what is no safetensors file at all is refused before a load."""
     with (directory / WEIGHTS).open("r+b") as file:
-        file.write(b"\xff" * 64)
+        header = file.read(int.from_bytes(file.read(8), "little"))
+        file.seek(8)
+        file.write(header.replace(b'"data_offsets"', b'"data_0ffsets"', 1))
 
 
 def overwrite(directory: Path) -> None:
