@@ -39,7 +39,10 @@ COLAB_RAM = 11 * GIB  # what gives the T4 log's swap space
 
 
 def _profile(**changes: Any) -> Profile:
-    return replaced(PROFILE, **changes)
+    """The profile with these changes; its adapters have no higher rank than its slots."""
+    assert PROFILE.adapters is not None
+    rank = min(PROFILE.adapters.r, changes.get("max_lora_rank", PROFILE.max_lora_rank))
+    return replaced(PROFILE, **{"adapters": replaced(PROFILE.adapters, r=rank), **changes})
 
 
 def _figures(gpu: str, ram: int, **changes: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from loadcheck.doctor.finding import Finding, Level, ok, problem, warning
 from loadcheck.doctor.machine import Machine
 from loadcheck.plan import LoadPlan
 from loadcheck.predict import Card, card_from_device, predict
+from loadcheck.predict.refusals import known_warnings
 from loadcheck.units import show_bytes
 
 # https://docs.nvidia.com/deploy/cuda-compatibility: the drivers of CUDA 12.0 and of CUDA 12.4 on Linux
@@ -82,6 +83,10 @@ def check_capability(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
         return
     dtype = "bfloat16" if card.compute_capability >= 8 else "float16, as it has no bfloat16"
     yield ok("capability", f"compute capability {card.compute_capability}: the load computes in {dtype}")
+    for what in known_warnings(card):
+        why, remedy = "the load itself may pass, and the engine die at a later prompt", "take a card of 7.5 or newer"
+        yield Finding(check="capability", level=Level.WARNING, what=what, why=why, remedy=remedy,
+                      references=("vllm/attention/ops/prefix_prefill.py",))  # fmt: skip
 
 
 def check_processes(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
@@ -119,7 +124,8 @@ def check_memory(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
         yield ok(
             "memory", f"{show_bytes(card.free_bytes)} are free; the load will peak at {show_bytes(peak)} of the card"
         )
-    for what in prediction.warnings:
+    known = tuple(known_warnings(card))
+    for what in (each for each in prediction.warnings if each not in known):
         why, remedy = "the load itself fits, and answers once", "loadcheck fit finds settings for work"
         yield Finding(check="memory", level=Level.WARNING, what=what, why=why, remedy=remedy)
     for edge in prediction.edges:

@@ -17,6 +17,7 @@ from loadcheck.predict.bands import PEAK_SLACK
 from loadcheck.predict.card import Card, card_from_table
 from loadcheck.predict.margin import amounts_left, slack
 from loadcheck.predict.prediction import Prediction, predict
+from loadcheck.predict.refusals import model_refusals
 from loadcheck.specs.files import replaced
 from loadcheck.specs.gpu import Fact, gpu_key, load_gpus
 from loadcheck.specs.model import ModelConfig
@@ -313,8 +314,13 @@ def _turns(profile: Profile) -> Iterator[tuple[str, Profile]]:
 
 
 def _would_fit(search: Search, profile: Profile, goal: Goal) -> Iterator[str]:
-    """What would fit where nothing does: fewer of the user's wishes, each with its flags, then another card."""
-    wishes = (*_freed(search, profile, goal), *_fewer_wishes(search, profile, goal))
+    """What would fit where nothing does: fewer of the user's wishes, each with its flags, then another card.
+
+    Where the engine refuses the model whatever the settings, that is said instead of wishes; another card may still take it.
+    """
+    refused = tuple(model_refusals(search.config, profile, search.card))
+    yield from (f"no settings: {each.what}; {each.remedy}" for each in refused)
+    wishes = () if refused else (*_freed(search, profile, goal), *_fewer_wishes(search, profile, goal))
     for what, others, settings, wanted in wishes:
         if (found := _best(others, settings, wanted)) is not None:
             yield f"{what}: {flags(found.profile, profile)}"

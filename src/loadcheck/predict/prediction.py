@@ -13,6 +13,7 @@ from loadcheck.predict.adapters import adapter_memory, adapter_params, base_para
 from loadcheck.predict.card import MIN_CAPABILITY, Card
 from loadcheck.predict.graphs import NO_GRAPHS, capture_sizes, graph_memory
 from loadcheck.predict.kv import BLOCK_TOKENS, config_block_bytes, kv_cache_memory
+from loadcheck.predict.refusals import Obstacle, known_warnings, refusals
 from loadcheck.predict.resident import adapter_extras, engine_extras, training_memory
 from loadcheck.predict.slots import lora_slots, slots_only
 from loadcheck.predict.terms import Term, total
@@ -21,7 +22,6 @@ from loadcheck.predict.zoo import SEQUENCES_BEYOND, SEQUENCES_LADDER, ZooPlan, l
 from loadcheck.specs.files import replaced
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
-from loadcheck.specs.trouble import Shortage
 from loadcheck.units import show_bytes, to_gib
 
 TRAINING_TOKENS = 1024
@@ -30,20 +30,6 @@ TRAINING_TOKENS = 1024
 
 EDGE_SHARE = 0.05
 """A KV estimate this near to a bound of unsloth's ladder is named."""
-
-
-@dataclass(frozen=True, slots=True)
-class Obstacle:
-    """Why a load will fail: in our words, in the engine's own, and what would help.
-
-    Attributes:
-        short: what there is too little of, where other settings need less of it; None where no memory would help.
-    """
-
-    what: str
-    engine_says: str
-    remedy: str
-    short: Shortage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +247,7 @@ def obstacles(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, 
         yield Obstacle(
             f"{card.name} cannot run this stack: {card.refused}", says, "take a card of compute capability 7.5 to 9.0"
         )
-    yield from _refused_settings(config, profile)
+    yield from refusals(config, profile, card)
     cause = _too_large(config, profile, card, plan, parts)
     too_full = parts.peak.num_bytes > card.total_bytes
     if plan.cut_from is not None and cause is None:
@@ -275,22 +261,6 @@ def obstacles(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, 
         yield no_cache
     if too_full:
         yield _peak_obstacle(card, parts, kv_is_short=no_cache is not None or plan.cut_from is not None)
-
-
-def _refused_settings(config: ModelConfig, profile: Profile) -> Iterator[Obstacle]:
-    """What unsloth and vLLM refuse, whatever the memory."""
-    if profile.max_seq_length > config.max_position_embeddings:
-        yield Obstacle(  # unsloth/models/llama.py:1755
-            f"max_seq_length {profile.max_seq_length} is above the model's {config.max_position_embeddings} positions",
-            "Unsloth: Fast inference does not yet work with RoPE Scaling.",
-            f"lower max_seq_length to {config.max_position_embeddings} or less",
-        )
-    if config.sliding_window:
-        yield Obstacle(  # vllm/config.py:1128-1135
-            "the model's attention has a sliding window, and unsloth always asks for prefix caching",
-            "Prefix caching is not supported with sliding window. Run with --disable-sliding-window to use prefix caching.",
-            "take a model without a window, such as mistral 7B v0.3",
-        )
 
 
 def _sequences_obstacles(profile: Profile, plan: ZooPlan) -> Iterator[Obstacle]:
@@ -428,7 +398,8 @@ def _peak_obstacle(card: Card, parts: _Parts, kv_is_short: bool) -> Obstacle:
 
 
 def _warnings(card: Card, plan: ZooPlan, busy: Term) -> Iterator[str]:
-    """A load that fits answers once; the same settings may not hold the batch that they allow."""
+    """A load that fits answers once; the same settings may not hold the batch that they allow, or the card not all that comes."""
+    yield from known_warnings(card)
     if busy.num_bytes > card.total_bytes:
         yield (
             f"the load fits, but {plan.max_num_seqs} requests at once would take up to {show_bytes(busy.num_bytes)} of the card's "

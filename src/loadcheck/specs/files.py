@@ -33,6 +33,9 @@ _BOUND_WORDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
 MAX_FILE_BYTES = 4 * 1024 * 1024
 """Far over what any file of facts holds, so that a hostile one cannot fill memory."""
 
+MAX_SHOWN_CHARS = 80
+"""Of a value in a message; the rest is cut."""
+
 
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A frozen record from a TOML file; a key that it does not know is an error.
@@ -88,8 +91,18 @@ def validate(spec: type[SpecT], data: object, where: str) -> SpecT:
 
 
 def replaced(spec: SpecT, **changes: Any) -> SpecT:
-    """A copy with some values changed."""
-    return msgspec.structs.replace(spec, **changes)
+    """A copy with some values changed, as well checked as one that was read; BadInput where the values do not go together."""
+    name = getattr(spec, "name", None)
+    where = type(spec).__name__.lower() + (f" {name}" if isinstance(name, str) else "")
+    return validate(type(spec), to_data(msgspec.structs.replace(spec, **changes)), where)
+
+
+def shown(value: object, quote: str = "'") -> str:
+    """A value of a file for one line of a message: escaped, and no longer than `MAX_SHOWN_CHARS`."""
+    text = repr(value)
+    if isinstance(value, str):
+        text = quote + text[1:-1] + quote
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}…"
 
 
 def to_data(spec: Spec) -> dict[str, Any]:
@@ -116,12 +129,12 @@ def _toml_value(value: Any) -> str:
 def _problems(kind: Any, data: object, where: str, key: Path_) -> Iterator[Problem]:
     """Everything that is wrong with `data` as a `kind`, key by key."""
     inner = _record_in(kind)
-    if inner is None or not isinstance(data, dict | list):
+    if inner is None or not isinstance(data, dict | list) or isinstance(data, list) is not _holds(kind, tuple):
         yield from _value_problems(kind, data, where, key)
     elif isinstance(data, list):
         for index, item in enumerate(data):
             yield from _problems(inner, item, where, (*key, str(index)))
-    elif _is_table_of_records(kind):
+    elif _holds(kind, dict):
         for name, item in data.items():
             yield from _problems(inner, item, where, (*key, name))
     else:
@@ -155,10 +168,10 @@ def _as_problem(message: str, where: str, key: Path_, value: object = None, choi
     """An error of msgspec, or of a `__post_init__`, as one of ours."""
     what, _, remedy = message.partition(" - at `")[0].partition("; ")
     what = _BOUND.sub(lambda bound: f"must be {_BOUND_WORDS[bound[1]]} {bound[2]}", what)
-    shown = f" (got {value!r})" if isinstance(value, str | int | float) else ""
+    got = f" (got {shown(value)})" if isinstance(value, str | int | float) else ""
     if choices and not remedy:
         remedy = f"one of {', '.join(choices)}"
-    return Problem(where, what + shown, remedy or "correct the value", ".".join(key) or None)
+    return Problem(where, what + got, remedy or "correct the value", ".".join(key) or None)
 
 
 def _record_in(kind: Any) -> type[Spec] | None:
@@ -168,11 +181,12 @@ def _record_in(kind: Any) -> type[Spec] | None:
     return next((found for part in get_args(kind) if (found := _record_in(part)) is not None), None)
 
 
-def _is_table_of_records(kind: Any) -> bool:
+def _holds(kind: Any, container: type) -> bool:
+    """Whether `kind`, or an option of it, is a table (dict) or a list (tuple) of records."""
     origin = get_origin(kind)
     if origin in (Union, UnionType, Annotated):
-        return any(_is_table_of_records(part) for part in get_args(kind))
-    return origin is dict
+        return any(_holds(part, container) for part in get_args(kind))
+    return origin is container
 
 
 def _choices(kind: Any) -> tuple[str, ...]:

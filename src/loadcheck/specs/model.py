@@ -14,13 +14,15 @@ import msgspec
 from msgspec import Meta
 
 from loadcheck.errors import BadInput, Problem, suggestion
-from loadcheck.specs.files import Spec, env_dir, load, replaced, validate
+from loadcheck.specs.files import MAX_FILE_BYTES, Spec, env_dir, load, replaced, shown, validate
 
 Architecture = Literal["llama", "mistral", "qwen2"]
 Quantization = Literal["nf4", "16bit"]
 ARCHITECTURES: tuple[Architecture, ...] = ("llama", "mistral", "qwen2")
 
-Size = Annotated[int, Meta(ge=1, le=10_000_000)]
+MAX_SIZE = 10_000_000
+"""Far over any size of a model, so that no product of sizes is without end."""
+Size = Annotated[int, Meta(ge=1, le=MAX_SIZE)]
 NEEDED_KEYS = (
     "model_type",
     "hidden_size",
@@ -44,7 +46,7 @@ class ModelConfig(Spec, frozen=True, kw_only=True):
     num_hidden_layers: Annotated[int, Meta(ge=1, le=1000)]
     num_attention_heads: Annotated[int, Meta(ge=1, le=1024)]
     num_key_value_heads: Annotated[int, Meta(ge=1, le=1024)]
-    head_dim: Annotated[int, Meta(ge=1, le=1024)]
+    head_dim: Size
     vocab_size: Size
     max_position_embeddings: Size
     tie_word_embeddings: bool
@@ -56,6 +58,11 @@ class ModelConfig(Spec, frozen=True, kw_only=True):
     sliding_window: bool = False
     """Whether attention is windowed, which vLLM refuses beside the prefix caching that unsloth always asks for."""
     quantization: Quantization = "16bit"
+    hidden_act: str = "silu"
+    derived_max_model_len: Annotated[int, Meta(ge=1)] | None = None
+    """The longest max_model_len that vLLM takes, where rope scaling makes it another than max_position_embeddings."""
+    rope_refusal: str | None = None
+    """What vLLM says where it refuses the rope scaling; None where it takes it."""
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -87,89 +94,194 @@ class ModelConfig(Spec, frozen=True, kw_only=True):
         }
 
 
+class _RopeScaling(Spec, frozen=True, kw_only=True):
+    """`rope_scaling` of a config.json, as far as it is read."""
+
+    rope_type: str | None = None
+    type: str | None = None
+    factor: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
+    low_freq_factor: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
+    high_freq_factor: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
+    original_max_position_embeddings: Size | None = None
+
+
+class _QuantizationConfig(Spec, frozen=True, kw_only=True):
+    """`quantization_config` of a config.json, as far as it is read."""
+
+    quant_method: str | None = None
+    load_in_4bit: bool | None = None
+    bnb_4bit_quant_type: str | None = None
+    bnb_4bit_use_double_quant: bool | None = None
+    llm_int8_skip_modules: tuple[str, ...] | None = None
+
+
+class _HfConfig(Spec, frozen=True, kw_only=True):
+    """A config.json, as far as it is read. The defaults are those of transformers 4.48.2 models/*/configuration_*.py."""
+
+    model_type: str
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Annotated[int, Meta(ge=1, le=1000)]
+    num_attention_heads: Annotated[int, Meta(ge=1, le=1024)]
+    vocab_size: Size
+    max_position_embeddings: Size
+    num_key_value_heads: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    head_dim: Size | None = None
+    hidden_act: str | None = "silu"
+    tie_word_embeddings: bool | None = False
+    attention_bias: bool | None = None
+    bias: bool | None = None
+    qkv_bias: bool | None = None
+    mlp_bias: bool | None = None
+    sliding_window: Size | None = _MISTRAL_WINDOW
+    use_sliding_window: bool | None = None
+    rope_scaling: _RopeScaling | None = None
+    quantization_config: _QuantizationConfig | None = None
+
+
+_ROPE_KEYS = {
+    "default": (),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor", "original_max_position_embeddings"),
+}
+"""The rope types that are modelled, with the keys that vLLM needs (vllm/model_executor/layers/rotary_embedding.py:1023-1068)."""
+_ROPE_NOT_MODELLED = ("longrope", "su", "deepseek_yarn", "mrope")
+"""Those that vLLM takes beside them (the same file, :1069-1110; vllm/transformers_utils/config.py:142-148)."""
+
+
 def config_from_hf(hf: Mapping[str, Any], where: str) -> ModelConfig:
     """A Hugging Face config.json as a ModelConfig.
 
-    BadInput names every missing key at once, and by name an architecture or quantization that is not modelled.
+    BadInput names every missing key and every value of a wrong type at once, and by name an architecture, a quantization or a rope
+    scaling that is not modelled. Keys that no figure depends on are not looked at.
     """
     problems = [Problem(where, "missing", "add it", key) for key in NEEDED_KEYS if hf.get(key) is None]
     model_type = hf.get("model_type")
-    if model_type is not None and model_type not in ARCHITECTURES:
+    if isinstance(model_type, str) and model_type not in ARCHITECTURES:
         problems.append(
             Problem(
                 where,
-                f"the architecture {model_type!r} is not modelled",
+                f"the architecture {shown(model_type)} is not modelled",
                 f"its figures would be a guess; modelled: {', '.join(ARCHITECTURES)}",
                 "model_type",
             )
         )
-    problems += _quantization_problems(hf, where)
+    try:
+        config = validate(_HfConfig, _read_keys(hf), where)
+    except BadInput as error:
+        named = {problem.key for problem in problems}
+        raise BadInput([*problems, *(each for each in error.problems if each.key not in named)]) from None
+    if config.hidden_size < config.num_attention_heads:
+        what = f"{config.hidden_size} is below num_attention_heads ({config.num_attention_heads})"
+        problems.append(Problem(where, what, "correct the two", "hidden_size"))
+    problems += [*_quantization_problems(config.quantization_config, where), *_rope_problems(config, where)]
     if problems:
         raise BadInput(problems)
-    heads = hf["num_attention_heads"]
-    data = {key: hf[key] for key in NEEDED_KEYS}
-    data["num_key_value_heads"] = hf.get("num_key_value_heads") or _DEFAULT_KV_HEADS.get(str(model_type), heads)
-    stated_head_dim = None if model_type == "qwen2" else hf.get("head_dim")  # qwen2 does not read it
-    data["head_dim"] = stated_head_dim or _whole(hf["hidden_size"], heads)
-    data["tie_word_embeddings"] = bool(hf.get("tie_word_embeddings", False))
-    data["rope_cache_tokens"] = _rope_cache_tokens(hf)
-    data |= _biases(hf) | {"sliding_window": _has_window(hf)}
-    data["quantization"] = "nf4" if hf.get("quantization_config") else "16bit"
-    return validate(ModelConfig, data, where)
+    return validate(ModelConfig, _model_data(config), where)
 
 
-def _rope_cache_tokens(hf: Mapping[str, Any]) -> Any:
-    """Rows of vLLM's rotary cache (vllm/model_executor/layers/rotary_embedding.py:988-1100 at 0.7.2)."""
-    scaling = hf.get("rope_scaling") or {}
-    kind = scaling.get("rope_type") or scaling.get("type")
-    positions, factor = hf["max_position_embeddings"], scaling.get("factor")
-    if kind in ("linear", "dynamic") and factor:
-        return math.ceil(positions * factor)
-    if kind == "yarn" and factor:
-        return math.ceil(scaling.get("original_max_position_embeddings", positions) * factor)
-    return positions
+def _read_keys(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that are read, here and in the two tables; {} is no quantization, as for upstream."""
+    data = {key: hf[key] for key in _HfConfig.__struct_fields__ if key in hf}
+    for key, table in (("rope_scaling", _RopeScaling), ("quantization_config", _QuantizationConfig)):
+        if isinstance(inner := data.get(key), dict):
+            data[key] = {name: inner[name] for name in table.__struct_fields__ if name in inner}
+    if hf.get("quantization_config") == {}:
+        data["quantization_config"] = None
+    return data
 
 
-def _biases(hf: Mapping[str, Any]) -> dict[str, bool]:
+def _model_data(config: _HfConfig) -> dict[str, Any]:
+    heads, kind = config.num_attention_heads, config.model_type
+    data = {key: getattr(config, key) for key in NEEDED_KEYS}
+    data["num_key_value_heads"] = config.num_key_value_heads or _DEFAULT_KV_HEADS.get(kind, heads)
+    stated_head_dim = None if kind == "qwen2" else config.head_dim  # qwen2 does not read it
+    data["head_dim"] = stated_head_dim or config.hidden_size // heads
+    data["tie_word_embeddings"] = bool(config.tie_word_embeddings)
+    data["hidden_act"] = config.hidden_act or "null"
+    data |= _biases(config) | _rope(config) | {"sliding_window": _has_window(config)}
+    data["quantization"] = "nf4" if config.quantization_config is not None else "16bit"
+    return data
+
+
+def _rope(config: _HfConfig) -> dict[str, Any]:
+    """What follows from rope scaling: the rows of vLLM's rotary cache, and the longest max_model_len that it takes.
+
+    vllm/model_executor/layers/rotary_embedding.py:988-1110 and vllm/config.py:2456-2486 at 0.7.2.
+    """
+    scaling, positions = config.rope_scaling, config.max_position_embeddings
+    if scaling is None:
+        return {"rope_cache_tokens": positions}
+    rope = {"rope_cache_tokens": positions, "rope_refusal": _rope_refusal(scaling)}
+    kind, factor = scaling.rope_type or scaling.type, scaling.factor
+    if kind in ("linear", "dynamic", "yarn") and factor:
+        base = (scaling.original_max_position_embeddings if kind == "yarn" else None) or positions
+        rope |= {"rope_cache_tokens": math.ceil(base * factor), "derived_max_model_len": max(int(base * factor), 1)}
+    return rope
+
+
+def _rope_refusal(scaling: _RopeScaling) -> str | None:
+    """What vLLM says where it refuses it (vllm/transformers_utils/config.py:125-140, rotary_embedding.py:1023-1113)."""
+    kind = scaling.rope_type or scaling.type
+    if kind is None:
+        return "rope_scaling should have a 'rope_type' key"
+    if scaling.rope_type and scaling.type and scaling.rope_type != scaling.type:
+        return f"Found conflicts between 'rope_type={shown(scaling.rope_type, '')}' (modern field) and 'type={shown(scaling.type, '')}'"
+    if kind not in _ROPE_KEYS:
+        return f"Unknown RoPE scaling type {shown(kind, '')}"
+    missing = [key for key in _ROPE_KEYS[kind] if getattr(scaling, key) is None]
+    return f"KeyError: '{missing[0]}'" if missing else None
+
+
+def _rope_problems(config: _HfConfig, where: str) -> list[Problem]:
+    scaling = config.rope_scaling
+    kind = None if scaling is None else scaling.rope_type or scaling.type
+    if kind in _ROPE_NOT_MODELLED:
+        modelled = f"its figures would be a guess; modelled: {', '.join(_ROPE_KEYS)}"
+        return [Problem(where, f"the rope type {kind!r} is not modelled", modelled, "rope_scaling.rope_type")]
+    if (rows := _rope(config)["rope_cache_tokens"]) > MAX_SIZE:
+        what = f"stretches max_position_embeddings to {rows} tokens, above {MAX_SIZE}"
+        return [Problem(where, what, "correct the value", "rope_scaling.factor")]
+    return []
+
+
+def _biases(config: _HfConfig) -> dict[str, bool]:
     """Which linears have a bias (vllm/model_executor/models/llama.py:128-160, qwen2.py:128-160 at 0.7.2)."""
-    if hf["model_type"] == "qwen2":
+    if config.model_type == "qwen2":
         return {"qkv_bias": True, "o_bias": False, "mlp_bias": False}
-    attention = bool(hf.get("attention_bias") or hf.get("bias"))
-    return {"qkv_bias": bool(hf.get("qkv_bias", attention)), "o_bias": attention, "mlp_bias": bool(hf.get("mlp_bias"))}
+    attention = bool(config.attention_bias or config.bias)
+    qkv_bias = attention if config.qkv_bias is None else config.qkv_bias
+    return {"qkv_bias": qkv_bias, "o_bias": attention, "mlp_bias": bool(config.mlp_bias)}
 
 
-def _has_window(hf: Mapping[str, Any]) -> bool:
+def _has_window(config: _HfConfig) -> bool:
     """A mistral config that does not say has a window of 4096; qwen2 has one only where it says that it uses it."""
-    if hf["model_type"] == "mistral":
-        return hf.get("sliding_window", _MISTRAL_WINDOW) is not None
-    return hf["model_type"] == "qwen2" and bool(hf.get("use_sliding_window"))
+    if config.model_type == "mistral":
+        return config.sliding_window is not None
+    return config.model_type == "qwen2" and bool(config.use_sliding_window)
 
 
-def _whole(hidden_size: Any, heads: Any) -> Any:
-    """hidden_size / heads; left for validation to refuse where the two are no sensible numbers."""
-    return hidden_size // heads if isinstance(hidden_size, int) and isinstance(heads, int) and heads > 0 else 0
-
-
-def _quantization_problems(hf: Mapping[str, Any], where: str) -> list[Problem]:
+def _quantization_problems(quantization: _QuantizationConfig | None, where: str) -> list[Problem]:
     """What is not the plain NF4 with double quantization that the weights formula holds for."""
-    quantization = hf.get("quantization_config")
-    if not quantization:
+    if quantization is None:
         return []
-    method = quantization.get("quant_method")
-    if method != "bitsandbytes" or not quantization.get("load_in_4bit"):
-        return [Problem(where, f"quantization {method!r} is not modelled", "modelled: bitsandbytes 4-bit, and 16-bit",
+    method = quantization.quant_method
+    if method != "bitsandbytes" or not quantization.load_in_4bit:
+        return [Problem(where, f"quantization {shown(method)} is not modelled", "modelled: bitsandbytes 4-bit, and 16-bit",
                         "quantization_config.quant_method")]  # fmt: skip
     problems = []
     for key, wanted in (("bnb_4bit_quant_type", "nf4"), ("bnb_4bit_use_double_quant", True)):
-        if quantization.get(key) != wanted:
-            problems.append(Problem(where, f"{quantization.get(key)!r} is not modelled", f"modelled: {wanted!r}",
+        if (value := getattr(quantization, key)) != wanted:
+            problems.append(Problem(where, f"{shown(value)} is not modelled", f"modelled: {wanted!r}",
                                     f"quantization_config.{key}"))  # fmt: skip
-    skipped = [name for name in quantization.get("llm_int8_skip_modules") or () if "layers." in name]
+    skipped = [name for name in quantization.llm_int8_skip_modules or () if "layers." in name]
     if skipped:
         problems.append(
             Problem(
                 where,
-                f"an unsloth dynamic quant, which keeps {len(skipped)} modules in 16 bits ({skipped[0]}, …)",
+                f"an unsloth dynamic quant, which keeps {len(skipped)} modules in 16 bits ({shown(skipped[0], '')}, …)",
                 "use the checkpoint whose name ends in -bnb-4bit without -unsloth",
                 "quantization_config.llm_int8_skip_modules",
             )
@@ -265,8 +377,8 @@ def resolve_model(name: str, load_in_4bit: bool) -> tuple[str, ModelConfig]:
     path = Path(name)
     if path.suffix == ".json" or _is_dir(path):
         file = path / "config.json" if path.is_dir() else path
-        shown = file.parent.resolve().name if file.name == "config.json" else file.stem
-        return shown, config_from_hf(_read_json(file), str(file))
+        title = file.parent.resolve().name if file.name == "config.json" else file.stem
+        return title, config_from_hf(_read_json(file), str(file))
     if (model := find_model(name)) is not None:
         return model.name, model.config_for("nf4" if load_in_4bit else "16bit")
     raise BadInput(_unknown_model(name))
@@ -290,11 +402,17 @@ def _is_dir(path: Path) -> bool:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
+            raise BadInput(
+                Problem(str(path), f"is larger than {MAX_FILE_BYTES} bytes", "give a Hugging Face config.json")
+            )
+        data = json.loads(text.decode("utf-8"))
     except OSError as error:
         raise BadInput(Problem(str(path), f"cannot be read ({error.strerror})", "check the path")) from None
     except (ValueError, RecursionError) as error:
-        raise BadInput(Problem(str(path), f"not valid JSON ({error})", "mend the file")) from None
+        raise BadInput(Problem(str(path), f"not valid JSON ({error})", "fix the file")) from None
     if not isinstance(data, dict):
         raise BadInput(Problem(str(path), "holds no JSON object", "give a Hugging Face config.json"))
     return data

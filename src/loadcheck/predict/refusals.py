@@ -1,0 +1,191 @@
+"""What the pinned unsloth and vLLM refuse whatever the memory: each rule as a record, with the lines that raise.
+
+The lines are those of vLLM 0.7.2 and unsloth 2025.2.5. All hold for a load with vLLM, which unsloth always starts with LoRA, with
+prefix caching, and with bfloat16 from compute capability 8.0 on, else float16 (unsloth_zoo/vllm_utils.py:803-857).
+
+What was read and has no rule, as no setting of ours comes there: swap space above 70 % of the RAM (vllm/config.py:1132-1146: unsloth asks
+for at most a quarter of what is available), max_num_batched_tokens below max_model_len (config.py:1564: unsloth makes them equal),
+bitsandbytes below 7.0 (quantization/bitsandbytes.py:66: the card itself is refused there), and the shapes of LoRA's Triton kernels, which
+mask what is no multiple of their blocks (vllm/lora/ops/triton_ops/utils.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from loadcheck.predict.card import Card
+from loadcheck.specs.files import shown
+from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.profile import Profile
+from loadcheck.specs.trouble import Shortage
+
+FLASH_CAPABILITY = 8.0
+"""Below it, vLLM takes xFormers instead of FlashAttention (vllm/platforms/cuda.py:176-182)."""
+FLASH_HEAD_SIZES = (32, 64, 96, 128, 160, 192, 224, 256)
+"""vllm/attention/backends/flash_attn.py:43-44; of another size, vLLM takes xFormers (vllm/platforms/cuda.py:203-217)."""
+PAGED_HEAD_SIZES = (32, 64, 80, 96, 112, 120, 128, 192, 256)
+"""vllm/attention/ops/paged_attn.py:38-39, which the xFormers backend decodes with (backends/xformers.py:412-416)."""
+
+LORA_EXTRA_VOCAB = 256
+"""Rows that LoRA adds to the vocabulary of llama and mistral (vllm/config.py:2095, models/llama.py:494-517)."""
+LORA_MAX_VOCAB = 257_024
+"""vllm/lora/layers.py:969, `32000 < vocab_size > 257024`: only the upper bound has an effect."""
+LORA_LM_HEAD = ("llama", "mistral")
+"""Whose lm_head takes LoRA, and so has that limit (models/llama.py:452-455); qwen2's does not (models/qwen2.py:434-439)."""
+
+TURING = 7.5
+"""Cards below are Volta."""
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a load will fail: in our words, in the engine's own, and what would help.
+
+    Attributes:
+        short: what there is too little of, where other settings need less of it; None where no memory would help.
+    """
+
+    what: str
+    engine_says: str
+    remedy: str
+    short: Shortage | None = None
+
+
+Rule = Callable[[ModelConfig, Profile, Card], Obstacle | None]
+
+
+def refusals(config: ModelConfig, profile: Profile, card: Card) -> Iterator[Obstacle]:
+    """Every obstacle that no memory would remove, in the order in which the engine comes to it."""
+    yield from _met(RULES, config, profile, card)
+
+
+def model_refusals(config: ModelConfig, profile: Profile, card: Card) -> Iterator[Obstacle]:
+    """Those that no setting would remove either: only another model, or another card."""
+    yield from _met(MODEL_RULES, config, profile, card)
+
+
+def _met(rules: tuple[Rule, ...], config: ModelConfig, profile: Profile, card: Card) -> Iterator[Obstacle]:
+    return (obstacle for rule in rules if (obstacle := rule(config, profile, card)) is not None)
+
+
+def head_sizes(compute_capability: float) -> tuple[int, ...]:
+    """The head sizes that an attention backend of such a card has, in ascending order."""
+    flash = FLASH_HEAD_SIZES if compute_capability >= FLASH_CAPABILITY else ()
+    return tuple(sorted({*flash, *PAGED_HEAD_SIZES}))
+
+
+def _too_long(config: ModelConfig, profile: Profile, _: Card) -> Obstacle | None:
+    """unsloth/models/llama.py:1713-1718."""
+    if profile.max_seq_length <= config.max_position_embeddings:
+        return None
+    return Obstacle(
+        f"max_seq_length {profile.max_seq_length} is above the model's {config.max_position_embeddings} positions",
+        "Unsloth: Fast inference does not yet work with RoPE Scaling.",
+        f"lower max_seq_length to {config.max_position_embeddings} or less",
+    )
+
+
+def _above_derived_length(config: ModelConfig, profile: Profile, _: Card) -> Obstacle | None:
+    """vllm/config.py:2458-2518: rope scaling may make the length that vLLM derives shorter than max_position_embeddings."""
+    derived = config.derived_max_model_len
+    if derived is None or profile.max_seq_length <= derived or profile.max_seq_length > config.max_position_embeddings:
+        return None
+    return Obstacle(
+        f"max_seq_length {profile.max_seq_length} is above the {derived} tokens that the model's rope_scaling allows",
+        f"User-specified max_model_len ({profile.max_seq_length}) is greater than the derived max_model_len",
+        f"lower max_seq_length to {derived} or less",
+    )
+
+
+def _rope(config: ModelConfig, _: Profile, __: Card) -> Obstacle | None:
+    """vllm/transformers_utils/config.py:125-140, vllm/model_executor/layers/rotary_embedding.py:1023-1113."""
+    if config.rope_refusal is None:
+        return None
+    return Obstacle(
+        "vLLM cannot use the model's rope_scaling", config.rope_refusal, "correct rope_scaling in config.json"
+    )
+
+
+def _window(config: ModelConfig, _: Profile, __: Card) -> Obstacle | None:
+    """vllm/config.py:1123-1130."""
+    if not config.sliding_window:
+        return None
+    return Obstacle(
+        "the model's attention has a sliding window, and unsloth always asks for prefix caching",
+        "Prefix caching is not supported with sliding window. Run with --disable-sliding-window to use prefix caching.",
+        "take a model without a window, such as mistral 7B v0.3",
+    )
+
+
+def _activation(config: ModelConfig, _: Profile, __: Card) -> Obstacle | None:
+    """vllm/model_executor/models/llama.py:84-86, qwen2.py:89-91."""
+    if config.hidden_act == "silu":
+        return None
+    activation = shown(config.hidden_act, "")
+    return Obstacle(
+        f"the model's activation function is {activation}",
+        f"Unsupported activation: {activation}. Only silu is supported for now.",
+        "take a model with silu, as llama, mistral and qwen2 are",
+    )
+
+
+def _head_size(config: ModelConfig, _: Profile, card: Card) -> Obstacle | None:
+    """vllm/platforms/cuda.py:176-217, vllm/attention/backends/xformers.py:412-416."""
+    taken = head_sizes(card.compute_capability)
+    if config.head_dim in taken:
+        return None
+    remedy = f"take a model whose head size is one of {', '.join(map(str, taken))}"
+    if config.head_dim in FLASH_HEAD_SIZES:
+        remedy = "take a card of compute capability 8.0 or newer, whose FlashAttention has it"
+    return Obstacle(
+        f"no attention backend for compute capability {card.compute_capability} has head size {config.head_dim}",
+        f"Head size {config.head_dim} is not supported by PagedAttention. Supported head sizes are: {list(PAGED_HEAD_SIZES)}.",
+        remedy,
+    )
+
+
+def _vocabulary(config: ModelConfig, _: Profile, __: Card) -> Obstacle | None:
+    """vllm/lora/layers.py:969; LoRA is on without adapters too, as unsloth starts vLLM with it."""
+    most = LORA_MAX_VOCAB - LORA_EXTRA_VOCAB
+    if config.model_type not in LORA_LM_HEAD or config.vocab_size <= most:
+        return None
+    return Obstacle(
+        f"the vocabulary of {config.vocab_size} is above the {most} that vLLM's LoRA takes",
+        "When using LoRA, vocab size must be 32000 >= vocab_size <= 257024",
+        f"take a model with a vocabulary of {most} or less",
+    )
+
+
+def _packed_weights(config: ModelConfig, _: Profile, __: Card) -> Obstacle | None:
+    """vllm/model_executor/layers/quantization/bitsandbytes.py:193-197: two 4-bit elements a byte, of each of vLLM's linears."""
+    if config.quantization != "nf4":
+        return None
+    hidden, inner = config.hidden_size, config.intermediate_size
+    sizes = (hidden * (config.q_size + 2 * config.kv_size), config.q_size * hidden, hidden * 2 * inner, inner * hidden)
+    if all(size % 2 == 0 for size in sizes):
+        return None
+    return Obstacle(
+        "a linear has an odd number of elements, which 4-bit packing cannot halve",
+        "The input size is not aligned with the quantized weight shape.",
+        "load in 16 bits, or take a model of even sizes",
+    )
+
+
+LENGTH_RULES: tuple[Rule, ...] = (_too_long, _above_derived_length)
+MODEL_RULES: tuple[Rule, ...] = (_rope, _window, _head_size, _activation, _packed_weights, _vocabulary)
+"""Those that no setting changes."""
+RULES = (*LENGTH_RULES, *MODEL_RULES)
+
+
+def known_warnings(card: Card) -> Iterator[str]:
+    """What is known to fail after a load that fits, on cards of one architecture."""
+    if card.compute_capability < TURING:
+        yield VOLTA_PREFIX
+
+
+VOLTA_PREFIX = (
+    "Volta (compute capability 7.0): unsloth always asks for prefix caching, and in public reports Triton 3.1 aborts the process there "
+    "(mma -> mma layout conversion is only supported on Ampere) as soon as two prompts share a beginning; take a card of 7.5 or newer"
+)
+"""vllm/attention/ops/prefix_prefill.py, which xFormers' backend calls for a cached prefix. Of no run of ours."""

@@ -1,0 +1,204 @@
+"""What the pinned unsloth and vLLM refuse whatever the memory, a prediction refuses too, in the engine's own words."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadcheck import cli
+from loadcheck.predict import card_from_table, predict
+from loadcheck.predict.fit import GOALS, Goal, Search, fit
+from loadcheck.predict.ladder import Ladder
+from loadcheck.predict.refusals import RULES, VOLTA_PREFIX, head_sizes
+from loadcheck.specs.model import ModelConfig, config_from_hf, load_models
+from loadcheck.specs.profile import changed_profile, load_profile
+from loadcheck.units import GIB
+
+PROFILE = load_profile("llama31-8b-instruct-4bit")
+RAM = 16 * GIB
+H100, T4 = card_from_table("H100"), card_from_table("T4")
+SMALL = {
+    "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072,
+}  # fmt: skip
+QUANTIZED = {
+    "quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True,
+}  # fmt: skip
+
+
+def _config(**changes: Any) -> ModelConfig:
+    return config_from_hf({**SMALL, **changes}, "config.json")
+
+
+def _says(config: ModelConfig, gpu: str = "H100", **changes: Any) -> str:
+    profile = changed_profile(PROFILE, changes)
+    return "\n".join(each.engine_says for each in predict(config, profile, card_from_table(gpu), RAM).obstacles)
+
+
+def _head(size: int) -> ModelConfig:
+    return _config(head_dim=size, num_attention_heads=8)
+
+
+@pytest.mark.parametrize("size", [32, 64, 80, 96, 112, 120, 128, 160, 192, 224, 256])
+def test_a_head_size_of_flash_or_paged_attention_is_taken(size: int):
+    """From 8.0 on either backend will do."""
+    assert _says(_head(size)) == ""
+
+
+@pytest.mark.parametrize("size", [16, 48, 72, 100, 104, 144, 176, 240, 288, 320, 512])
+def test_a_head_size_of_neither_is_refused(size: int):
+    """vLLM falls back to xFormers, which raises."""
+    assert f"Head size {size} is not supported by PagedAttention" in _says(_head(size))
+
+
+@pytest.mark.parametrize(
+    ("size", "taken"), [(80, True), (112, True), (120, True), (256, True), (160, False), (224, False)]
+)
+def test_below_8_0_there_is_no_flash_attention(size: int, taken: bool):
+    """On a T4 the sizes that only FlashAttention has are refused, and a newer card is the remedy."""
+    found = predict(_head(size), PROFILE, T4, RAM).obstacles
+    assert (found == ()) is taken
+    assert taken or "8.0 or newer" in found[0].remedy
+
+
+def test_head_sizes_of_each_architecture():
+    """As the pinned sources list them."""
+    assert head_sizes(7.0) == head_sizes(7.5) == (32, 64, 80, 96, 112, 120, 128, 192, 256)
+    assert head_sizes(8.0) == head_sizes(9.0) == (32, 64, 80, 96, 112, 120, 128, 160, 192, 224, 256)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+@pytest.mark.parametrize(
+    ("vocab", "taken"), [(512, True), (32_000, True), (256_768, True), (256_769, False), (262_144, False)]
+)
+def test_a_vocabulary_beyond_that_of_lora(kind: str, vocab: int, taken: bool):
+    """LoRA's 256 extra rows count; there is no lower bound, whatever the message says."""
+    says = _says(_config(model_type=kind, vocab_size=vocab, sliding_window=None))
+    assert ("When using LoRA, vocab size must be" in says) is not taken
+    assert taken or says
+
+
+def test_the_vocabulary_of_qwen2_has_no_limit():
+    """Its lm_head takes no LoRA, so nothing looks at it."""
+    assert _says(_config(model_type="qwen2", vocab_size=300_000)) == ""
+
+
+def test_lora_is_on_without_adapters():
+    """unsloth starts vLLM with LoRA whether adapters are attached or not."""
+    assert "When using LoRA" in _says(_config(vocab_size=262_144), adapters=None)
+
+
+@pytest.mark.parametrize("name", ["gelu", "relu", "gelu_new", None])
+def test_another_activation_function_is_refused(name: str | None):
+    """vLLM's llama and qwen2 have silu alone."""
+    assert "Only silu is supported for now." in _says(_config(hidden_act=name))
+
+
+ROPE = {
+    "no type": ({"factor": 2.0}, "rope_scaling should have a 'rope_type' key"),
+    "empty": ({}, "rope_scaling should have a 'rope_type' key"),
+    "unknown": ({"rope_type": "ntk", "factor": 2.0}, "Unknown RoPE scaling type ntk"),
+    "two": ({"rope_type": "linear", "type": "dynamic", "factor": 2.0}, "Found conflicts between"),
+    "linear": ({"type": "linear"}, "KeyError: 'factor'"),
+    "yarn": ({"rope_type": "yarn", "factor": 2.0}, "KeyError: 'original_max_position_embeddings'"),
+    "llama3": ({"rope_type": "llama3", "factor": 8.0}, "KeyError: 'low_freq_factor'"),
+}
+
+
+@pytest.mark.parametrize("case", ROPE)
+def test_a_rope_scaling_that_vllm_refuses(case: str):
+    """Its words, where the type is missing, unknown or said twice, or a key of it is missing."""
+    scaling, words = ROPE[case]
+    assert words in _says(_config(rope_scaling=scaling))
+
+
+@pytest.mark.parametrize("kind", ["default", "linear", "dynamic", "yarn", "llama3"])
+def test_a_whole_rope_scaling_is_taken(kind: str):
+    """Every type that is modelled, with its keys, under the old name too."""
+    scaling = {
+        "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32768,
+    }  # fmt: skip
+    assert _says(_config(rope_scaling={"rope_type": kind, **scaling})) == ""
+    assert _says(_config(rope_scaling={"type": kind, **scaling})) == ""
+
+
+def test_a_length_beyond_what_yarn_gives():
+    """vLLM derives it from the original length, not from max_position_embeddings."""
+    scaling = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 1024}
+    assert _says(_config(rope_scaling=scaling), max_seq_length=2048) == ""
+    assert "greater than the derived max_model_len" in _says(_config(rope_scaling=scaling), max_seq_length=4096)
+
+
+def test_a_length_beyond_the_positions_is_said_once():
+    """unsloth refuses it before vLLM would."""
+    says = _says(_config(max_position_embeddings=2048), max_seq_length=4096)
+    assert says == "Unsloth: Fast inference does not yet work with RoPE Scaling."
+
+
+def test_an_odd_linear_has_no_4_bit_form():
+    """Two elements make a byte; in 16 bits it is taken."""
+    odd = {"hidden_size": 32 * 64, "intermediate_size": 8191, "head_dim": 64, "num_key_value_heads": 8}
+    assert _says(_config(**odd, quantization_config=QUANTIZED)) == ""  # 2048 is even, so every product is
+    odder = {"hidden_size": 2047, "intermediate_size": 8191, "head_dim": 64, "num_key_value_heads": 8}
+    assert "not aligned with the quantized weight shape" in _says(_config(**odder, quantization_config=QUANTIZED))
+    assert _says(_config(**odder)) == ""
+
+
+@pytest.mark.parametrize("name", sorted(model.name for model in load_models() if model.refused is None))
+@pytest.mark.parametrize("quantization", ["nf4", "16bit"])
+def test_no_known_model_is_refused(name: str, quantization: Any):
+    """Each of env/models loads; no rule may say otherwise, on any architecture of card."""
+    config = next(model for model in load_models() if model.name == name).config_for(quantization)
+    assert not [rule.__name__ for rule in RULES for card in (H100, T4) if rule(config, PROFILE, card) is not None]
+
+
+REFUSED = {
+    "head": {"head_dim": 100, "hidden_size": 3200},
+    "vocabulary": {"vocab_size": 262_144},
+    "act": {"hidden_act": "gelu"},
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("goal", GOALS)
+def test_fit_proposes_nothing_that_is_refused(case: str, goal: Goal):
+    """No settings help, and the reason is what is said."""
+    found = fit(_config(**REFUSED[case]), PROFILE, H100, RAM, goal)
+    assert found.proposals == ()
+    assert found.would_fit and found.would_fit[0].startswith("no settings: ")
+
+
+def test_fit_names_a_card_that_has_the_head_size():
+    """160 is FlashAttention's alone: nothing fits a T4, and a newer card is named."""
+    found = fit(_head(160), PROFILE, T4, RAM)
+    assert found.proposals == ()
+    assert any("H100" in way for way in found.would_fit)
+
+
+def test_the_ladder_does_not_climb_for_it():
+    """No setting is turned where memory is not what is wrong."""
+    search = Search(_config(vocab_size=262_144), T4, RAM)
+    assert list(Ladder(search, PROFILE).climb()) == []
+
+
+@pytest.mark.parametrize(("capability", "warned"), [(7.0, True), (7.2, True), (7.5, False), (8.0, False), (9.0, False)])
+def test_volta_is_warned_of(capability: float, warned: bool):
+    """Prefix caching is known to abort there, so a load that fits is no promise."""
+    card = dataclasses.replace(H100, compute_capability=capability)
+    prediction = predict(_config(), PROFILE, card, RAM)
+    assert prediction.fits
+    assert (VOLTA_PREFIX in prediction.warnings) is warned
+
+
+@pytest.mark.parametrize("changes", REFUSED.values(), ids=REFUSED)
+def test_predict_exits_1_with_the_engines_words(
+    changes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """On the command line, as for every other obstacle."""
+    file = tmp_path / "model.json"
+    file.write_text(json.dumps({**SMALL, **changes}))
+    assert cli.run(["predict", "--gpu", "H100", "--model", str(file)]) == 1
+    out = capsys.readouterr().out
+    assert "NO " in out and "the engine would say: " in out
