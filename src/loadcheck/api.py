@@ -32,6 +32,7 @@ from loadcheck.predict.fit import Fit, Goal
 from loadcheck.predict.fit import fit as _fit
 from loadcheck.specs.model import ModelConfig, resolve_model
 from loadcheck.specs.profile import Profile, load_profile
+from loadcheck.specs.trouble import failure_words
 from loadcheck.verdict import Verdict
 from loadcheck.verdict import judge as _judge
 
@@ -99,7 +100,7 @@ def parse_log(path: str | PathLike[str]) -> ParsedLog:
     Raises:
         BadInput: the file cannot be read, or holds no line that a load prints.
     """
-    return _parse_log(Path(path))
+    return _parse_log(Path(path), failure_words())
 
 
 def judge(

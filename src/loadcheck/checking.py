@@ -22,6 +22,7 @@ from loadcheck.specs.files import replaced, to_data, validate
 from loadcheck.specs.gpu import find_gpu, gpu_named
 from loadcheck.specs.model import Model, ModelConfig, find_model
 from loadcheck.specs.profile import Profile, changed_profile, load_profile, load_profiles
+from loadcheck.specs.trouble import failure_words
 from loadcheck.specs.versions import release_of
 from loadcheck.units import GIB
 from loadcheck.verdict import Evidence
@@ -46,13 +47,13 @@ _GIVEN_BY_LOG = (
 
 def run_log(path: Path) -> ParsedLog:
     """The log of a run folder; BadInput where it says nothing, or is a link."""
-    return parse_log(own_file(path))
+    return parse_log(own_file(path), failure_words())
 
 
 def read_log(target: Path) -> ParsedLog:
     """A log, or that of a run folder; BadInput where it is neither, or says nothing."""
     if not target.is_dir():
-        return parse_log(target)
+        return parse_log(target, failure_words())
     folder = RunFolder(target)
     folder.read_record()
     return run_log(folder.log_path)
@@ -79,7 +80,7 @@ def gather(
     if record is None and target.is_dir():
         record = RunFolder(target).read_record()
     if log is None:
-        log = parse_log(target) if record is None else run_log(RunFolder(target).log_path)
+        log = parse_log(target, failure_words()) if record is None else run_log(RunFolder(target).log_path)
     attempt = log.last
     model = find_model(str(reading.value)) if (reading := attempt.reading("model")) else None
     profile = _profile(record, profile_name, overrides or {}, attempt, model)

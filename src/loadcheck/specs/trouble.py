@@ -94,3 +94,9 @@ def anchor_of(phrase: str) -> str:
 @cache
 def load_troubles() -> tuple[Trouble, ...]:
     return load(Troubles, env_dir() / "troubles.toml").troubles
+
+
+@cache
+def failure_words() -> tuple[tuple[str, re.Pattern[str]], ...]:
+    """The words of every trouble, as `logs.parse_log` takes them: a line that begins so is worth a diagnosis, figures or not."""
+    return tuple(phrase for trouble in load_troubles() for phrase in trouble.phrases())
