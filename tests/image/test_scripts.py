@@ -247,6 +247,129 @@ def test_a_damaged_chunk_is_named(bundle):
     assert (result.returncode, "root.tar.zst.0000: damaged" in result.stderr) == (2, True)
 
 
+def sums_of(bundle):
+    return (bundle / "SHA256SUMS").read_text().splitlines()
+
+
+def cut(bundle):
+    return sums_of(bundle)[:1]
+
+
+def without_chunks(bundle):
+    return [line for line in sums_of(bundle) if "root.tar" not in line]
+
+
+def with_a_gap(bundle):
+    shutil.copy(bundle / "root.tar.zst.0000", bundle / "root.tar.zst.0002")
+    return [*sums_of(bundle), sums_of(bundle)[0].replace(".0000", ".0002")]
+
+
+def with_another(line):
+    return lambda bundle: [*sums_of(bundle), line.replace("SUM", "0" * 64)]
+
+
+@needs_zstd
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (cut, "config: not named"),
+        (without_chunks, "root.tar.zst.0000: not named"),
+        (with_a_gap, "root.tar.zst.0001: not named"),
+        (lambda bundle: [*sums_of(bundle), sums_of(bundle)[0]], "named twice"),
+        (lambda bundle: [], "config: not named"),
+        (with_another("SUM  ../../etc/passwd"), "no hash and name"),
+        (with_another("SUM  /etc/passwd"), "no hash and name"),
+        (with_another("SUM  other"), "no hash and name"),
+        (with_another("SUM  root.tar.zst.0000/../x"), "no hash and name"),
+        (with_another("root.tar.zst.0001"), "no hash and name"),
+        (with_another(""), "no hash and name"),
+    ],
+)
+def test_sums_that_are_not_whole_are_refused(lines, says, bundle, tmp_path):
+    """Cut off, with a gap, twice, or of files elsewhere: nothing is unpacked."""
+    (bundle / "SHA256SUMS").write_text("".join(f"{line}\n" for line in lines(bundle)))
+    result = run([bundle / "run", "unpack", tmp_path / "root"])
+    assert (result.returncode, says in result.stderr) == (2, True), result.stderr
+    assert not list(tmp_path.glob("root*"))
+
+
+@needs_zstd
+def test_a_chunk_that_is_not_named_is_refused(bundle):
+    """It would have been unpacked with the others, and nobody knows whose it is."""
+    (bundle / "root.tar.zst.0001").write_bytes(b"x")
+    result = run([bundle / "run", "verify"])
+    assert (result.returncode, "root.tar.zst.0001: not named by SHA256SUMS" in result.stderr) == (2, True)
+
+
+@needs_zstd
+def test_a_chunk_that_is_a_link_is_refused(bundle):
+    """Its content may be another one when it is read again."""
+    chunk = bundle / "root.tar.zst.0000"
+    chunk.rename(bundle / "elsewhere")
+    chunk.symlink_to("elsewhere")
+    result = run([bundle / "run", "verify"])
+    assert (result.returncode, "root.tar.zst.0000: a link" in result.stderr) == (2, True)
+
+
+def rebundle(bundle, entries):
+    """The bundle with another root: (name, mode, what a link leads to)."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, mode, link in entries:
+            entry = tarfile.TarInfo(name)
+            entry.mode = mode
+            if link is not None:
+                entry.type, entry.linkname = tarfile.SYMTYPE, link
+            tar.addfile(entry)
+    (bundle / "root.tar.zst.0000").write_bytes(
+        subprocess.run(["zstd", "-qc"], input=buffer.getvalue(), capture_output=True, check=True).stdout
+    )
+    names = ("config", "digest", "root.tar.zst.0000", "run")
+    lines = (f"{hashlib.sha256((bundle / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
+    (bundle / "SHA256SUMS").write_text("".join(lines))
+
+
+@needs_zstd
+def test_what_is_unpacked_has_no_rights_here(bundle, tmp_path):
+    """setuid and setgid bits are gone, devices are left out, and owners are not taken over."""
+    rebundle(bundle, [("usr/bin/su", 0o6755, None), ("dev/null", 0o666, None), ("tmp/x", 0o644, None)])
+    assert run([bundle / "run", "unpack", tmp_path / "root"]).returncode == 0
+    assert (tmp_path / "root/usr/bin/su").stat().st_mode & 0o7777 == 0o755
+    assert not (tmp_path / "root/dev/null").exists()
+    assert (tmp_path / "root/usr/bin/su").stat().st_uid == os.getuid()
+
+
+@needs_zstd
+@pytest.mark.parametrize("name", ["../evil", "link/evil"])
+def test_nothing_is_unpacked_outside(name, bundle, tmp_path):
+    """Neither by .. nor through a link."""
+    rebundle(bundle, [("link", 0o777, str(tmp_path)), (name, 0o644, None)])
+    run([bundle / "run", "unpack", tmp_path / "root"])
+    assert not (tmp_path / "evil").exists()
+
+
+def unpacked(root, links):
+    (root / "usr/local/bin").mkdir(parents=True)
+    add_program(root / "usr/local/bin", "loadcheck", "true")
+    for name, target in links.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).symlink_to(target)
+    return root
+
+
+@pytest.mark.parametrize(
+    "name", ["dev", "run", "etc", "etc/hosts", "home", "home/loadcheck/runs", "opt", "opt/loadcheck"]
+)
+def test_no_link_of_the_root_is_mounted_on(name, tmp_path):
+    """A link there leads into this machine's own files; it is found before anything is mounted or written."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    root = unpacked(tmp_path / "root", {name: str(elsewhere)})
+    result = run([SCRIPTS / "bundle-run", "inside", root, "--version"], RUNS=tmp_path / "runs")
+    assert (result.returncode, f"{root / name}: is a link" in result.stderr) == (2, True)
+    assert not list(elsewhere.iterdir())
+
+
 @needs_zstd
 def test_a_folder_that_is_there_is_not_unpacked_over(bundle, tmp_path):
     """Nothing is mixed with what was there before."""
