@@ -117,6 +117,78 @@ def test_nothing_in_a_run_is_markup_of_the_page(run: Path, tmp_path: Path):
     assert text.count("<th>figure</th>") == 1
 
 
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "load.log", "memory.jsonl", "verdict.json", "plan.json.partial", ".reserve", "own.txt"]
+)
+def test_a_page_is_written_over_no_file_of_the_run(
+    name: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Nor over a name that a run has, whichever way it is spelled."""
+    (run / "own.txt").write_text("mine")
+    before = _contents(run)
+    alias = tmp_path / "alias"
+    alias.symlink_to(run, target_is_directory=True)
+    for page in (run / name, run / ".." / run.name / name, alias / name):
+        assert cli.run(["report", str(run), "--html", str(page)]) == 2
+        assert "--html: is a file of the run itself; name another file" in capsys.readouterr().err
+    assert _contents(run) == before
+
+
+def test_a_page_is_written_through_no_link(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Neither a symbolic one, to a file or to nowhere, nor a second name of a file of the run."""
+    target, page = tmp_path / "target", tmp_path / "page.html"
+    for content in ("mine", None):
+        target.unlink(missing_ok=True)
+        if content is not None:
+            target.write_text(content)
+        page.unlink(missing_ok=True)
+        page.symlink_to(target)
+        assert cli.run(["report", str(run), "--html", str(page)]) == 2
+        assert "--html: is a link" in capsys.readouterr().err
+        assert page.is_symlink() and (target.read_text() if target.exists() else None) == content
+    page.unlink()
+    page.hardlink_to(run / "load.log")
+    before = _contents(run)
+    assert cli.run(["report", str(run), "--html", str(page)]) == 2
+    assert "under another name" in capsys.readouterr().err
+    assert _contents(run) == before
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_a_page_is_written_over_no_folder_or_pipe(
+    kind: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """A pipe that nobody reads would be waited for."""
+    page = tmp_path / "page.html"
+    page.mkdir() if kind == "folder" else os.mkfifo(page)
+    assert cli.run(["report", str(run), "--html", str(page)]) == 2
+    assert "is a folder or a device" in capsys.readouterr().err
+
+
+def test_a_page_is_written_whole_or_not_at_all(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An older page is there until the new one is; it may be in the run's folder, and nothing else is left behind."""
+    page = run / "page.html"
+    page.write_text("old")
+    page.chmod(0o640)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fchmod", full)
+        assert cli.run(["report", str(run), "--html", str(page)]) == 2
+    assert page.read_text() == "old"
+    names = {path.name for path in run.iterdir()}
+    assert cli.run(["report", str(run), "--html", str(page)]) == 0
+    assert page.read_text().startswith("<!")
+    assert {path.name for path in run.iterdir()} == names
+    assert page.stat().st_mode & 0o777 == 0o640
+
+
 def test_a_page_that_cannot_be_written_is_bad_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """The file, the reason and what to do; what a person reads was shown already."""
     code, shown = _shown(capsys, "report", str(run), "--html", str(tmp_path / "none" / "page.html"))

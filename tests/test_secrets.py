@@ -1,11 +1,17 @@
 """A canary for a token: wherever it is set and whoever prints it, it is in no file of a run and on no terminal."""
 
+import base64
+import json
 import os
+import stat
+import urllib.parse
 from pathlib import Path
 
 import pytest
 
 from loadcheck import cli
+from loadcheck.runs.folder import create_run_folder, write_json
+from loadcheck.runs.redact import Redactor
 from loadcheck.runs.secrets import hub_tokens, secrets
 from loadcheck.runs.sink import LogSink
 
@@ -77,3 +83,158 @@ def test_no_command_shows_it(
     assert captured.out + captured.err != ""
     assert CANARY not in captured.out + captured.err
     assert [path for path in work.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()] == []
+
+
+# ---------------------------------------------------------------------------------------------------------------- encodings
+
+ODD = "p/ss+w\u00f6rd&1234567890"
+BASIC = {
+    name: base64.b64encode(f"{name}:{CANARY}".encode()).decode() for name in ("u", "us", "use", "user@example.com")
+}
+HIDDEN = {
+    **{f"Basic {name}": f"Authorization: Basic {form}" for name, form in BASIC.items()},
+    **{f"bare base64 {name}": f"x={form};" for name, form in BASIC.items()},
+    "base64 in words": base64.b64encode(f"the token is {CANARY}, keep it".encode()).decode(),
+    "in a URL": f"https://user:{CANARY}@example.com/x?t={CANARY}",
+    "hex": CANARY.encode().hex(),
+    "wrapped": f"a line\n    {CANARY[:9]}\n    {CANARY[9:20]}\r\n\t{CANARY[20:]} end",
+    "coloured": "".join(f"\x1b[3{number % 8}m{char}\x1b[0m" for number, char in enumerate(CANARY)),
+    "wrapped and coloured": f"\x1b[31m{CANARY[:5]}\x1b[0m\n  \x1b[31m{CANARY[5:]}\x1b[0m",
+    "wrapped base64": BASIC["user@example.com"][:30] + "\n" + BASIC["user@example.com"][30:],
+}
+UNKNOWN = {
+    "hub": "hf_" + "AbCdEfGh12" * 3 + "XyZw",
+    "openai": "sk-proj-" + "AbCd1234_-" * 4,
+    "github": "ghp_" + "AbCd12" * 6,
+    "github fine": "github_pat_" + "11AAAA_" * 8,
+    "aws": "AKIA" + "ABCD1234EFGH5678",
+    "bearer": "Authorization: Bearer eyJhbGciOi.eyJzdWIi.SflKxwRJ",
+    "basic": "authorization: basic dXNlcjpwYXNz",
+    "bearer alone": "sent Bearer abcdefghijklmnopqrstuvwxyz012345",
+    "coloured": "hf_\x1b[1m" + "AbCdEfGh12\x1b[0m" * 3 + "XyZw",
+}
+
+
+def left_over(shown: bytes, secret: str) -> bool:
+    """Whether 12 characters in a row of it, in any of its encodings, can still be read."""
+    plain = Redactor().known(shown)
+    for gap in (b"\n", b"\r", b" ", b"\t"):
+        plain = plain.replace(gap, b"")
+    while b"\x1b[" in plain:
+        start = plain.index(b"\x1b[")
+        plain = plain[:start] + plain[plain.index(b"m", start) + 1 :]
+    forms = [secret.encode(), secret.encode().hex().encode()]
+    forms += [base64.b64encode(b"x" * n + secret.encode())[4:-8] for n in range(3)]
+    return any(form[n : n + 12] in plain for form in forms for n in range(len(form) - 11))
+
+
+@pytest.mark.parametrize("num_bytes", [1, 7, 64, 100_000])
+@pytest.mark.parametrize("hidden", HIDDEN.values(), ids=HIDDEN)
+def test_a_known_token_is_found_however_it_is_written(hidden: str, num_bytes: int, tmp_path: Path):
+    """Encoded, wrapped or coloured, and in whatever pieces it comes."""
+    sink = LogSink(tmp_path / "log", (CANARY,))
+    data = f"before {hidden} after\n".encode()
+    assert left_over(data, CANARY)
+    for start in range(0, len(data), num_bytes):
+        sink.write(data[start : start + num_bytes])
+    shown = sink.close().read_bytes()
+    assert not left_over(shown, CANARY), shown
+    assert shown.startswith(b"before ") and shown.endswith(b" after\n") and b"[secret]" in shown
+
+
+@pytest.mark.parametrize("num_bytes", [1, 7, 100_000])
+@pytest.mark.parametrize("token", UNKNOWN.values(), ids=UNKNOWN)
+def test_a_token_that_nobody_set_is_known_by_its_form(token: str, num_bytes: int, tmp_path: Path):
+    """Of the hub, OpenAI, GitHub, AWS, and the credential of a header."""
+    sink = LogSink(tmp_path / "log")
+    data = f"before\n<{token}>\nafter\n".encode()
+    for start in range(0, len(data), num_bytes):
+        sink.write(data[start : start + num_bytes])
+    shown = sink.close().read_text()
+    assert shown.startswith("before\n<") and shown.endswith("\nafter\n") and "[secret]" in shown
+    assert token.split()[-1][-8:] not in shown
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "INFO 02-14 10:00:00 worker.py:267] the current vLLM instance can use total_gpu_memory (14.74GiB)",
+        "task-force desk-aaaaaaaaaaaaaaaaaaaaaaaaaa shelf_half_" + "x" * 30,
+        "Basic configuration and Bearer of news, hf_transfer, hf_hub_download, sk-learn",
+        "sha256:" + "0123456789abcdef" * 4,
+    ],
+)
+def test_what_is_no_token_stays(line: str):
+    """A log is not damaged by what only begins like one."""
+    assert Redactor((CANARY,)).text(line) == line
+
+
+def test_a_password_is_found_in_a_url_and_in_json():
+    """Characters that are written otherwise there."""
+    shown = Redactor((ODD,)).text(f"{urllib.parse.quote(ODD, safe='')} {json.dumps(ODD)} {ODD}")
+    assert shown == '[secret] "[secret]" [secret]'
+
+
+@pytest.mark.parametrize(
+    "name", ["WANDB_API_KEY", "GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "OPENAI_API_KEY"]
+)
+def test_other_secrets_of_the_environment_are_known(name: str, tmp_path: Path):
+    """By the names of their variables; a path or a word is none."""
+    environ = {
+        "HF_HOME": str(tmp_path),
+        name: "0123456789abcdefXYZ",
+        "A_TOKEN": "/run/secrets/token",
+        "B_TOKEN": "none",
+    }
+    assert secrets(environ) == ("0123456789abcdefXYZ",)
+
+
+def test_no_file_of_a_run_folder_holds_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """run.json, plan.json and verdict.json are written by this; keys and lists included."""
+    monkeypatch.setenv("HF_TOKEN", CANARY)
+    write_json(tmp_path / "x.json", {"prompt": f"say {CANARY}", CANARY: [BASIC["use"], {"a": (CANARY, 1, None)}]})
+    text = (tmp_path / "x.json").read_text()
+    assert not left_over(text.encode(), CANARY)
+    assert json.loads(text)["[secret]"][1] == {"a": ["[secret]", 1, None]}
+
+
+@pytest.mark.parametrize("flags", [["parse"], ["parse", "--json"], ["check"], ["--debug", "check"]])
+def test_no_token_of_a_log_is_shown(
+    flags: list[str], t4_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """A log of elsewhere may hold one."""
+    monkeypatch.setenv("HF_TOKEN", CANARY)
+    log = tmp_path / "log"
+    log.write_text(f"{t4_log.read_text()}\nRuntimeError: no {CANARY} {BASIC['us']} {UNKNOWN['hub']} here\n")
+    cli.run([*flags, str(log)])
+    captured = capsys.readouterr()
+    shown = captured.out + captured.err
+    assert "[secret]" in shown
+    assert not left_over(shown.encode(), CANARY)
+    assert UNKNOWN["hub"] not in shown
+
+
+# ------------------------------------------------------------------------------------------------------------------- modes
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o277])
+def test_a_run_folder_is_its_owners_alone(umask: int, tmp_path: Path):
+    """Whatever the umask: a log may hold what nobody thought of."""
+    before = os.umask(umask)
+    try:
+        folder = create_run_folder(tmp_path / "run", "id")
+        sink = LogSink(folder.log_path)
+        sink.close()
+        write_json(folder.plan_path, {})
+        write_json(folder.plan_path, {})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.path.iterdir()} == {0o600}
+    assert len(list(folder.path.iterdir())) == 3
+
+
+def test_a_folder_that_was_there_keeps_its_mode(tmp_path: Path):
+    """It is the user's own; the files in it are as ever."""
+    (tmp_path / "run").mkdir(mode=0o755)
+    assert stat.S_IMODE(create_run_folder(tmp_path / "run", "id").path.stat().st_mode) == 0o755

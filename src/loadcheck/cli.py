@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -275,14 +276,37 @@ def report(run: Path, as_json: bool, html: Path | None) -> int:
     return EXIT_PASS if loaded.verdict.passed else EXIT_FAIL
 
 
+def _refuse_target(path: Path, run: Path) -> None:
+    """BadInput where writing `path` would go through a link, or over a folder, a device or a file of the run."""
+    from loadcheck.runs.folder import FILES, PARTIAL, RESERVE
+
+    own = {name + end for name in (*FILES, RESERVE) for end in ("", PARTIAL)}
+    in_run = path.parent.resolve() == run.resolve()
+    if path.is_symlink():
+        what = "is a link, and what it leads to would be written over"
+    elif path.exists() and not path.is_file():
+        what = "is a folder or a device"
+    elif in_run and (path.name in own or (path.exists() and path.suffix.lower() not in (".html", ".htm"))):
+        what = "is a file of the run itself"
+    elif path.exists() and any(path.samefile(each) for each in run.iterdir() if each.is_file() and each != path):
+        what = "is a file of the run under another name"
+    else:
+        return
+    raise BadInput(Problem(str(path), what, "name another file, such as page.html", "--html"))
+
+
 def _write_page(path: Path, loaded: Loaded) -> None:
     """BadInput where `path` cannot be written."""
     from loadcheck.page import run_page
+    from loadcheck.runs.private import write_whole
+    from loadcheck.runs.redact import Redactor
     from loadcheck.runs.sampler import read_samples
+    from loadcheck.runs.secrets import secrets
 
     page = run_page(loaded.record, loaded.evidence, loaded.verdict, read_samples(loaded.folder.memory_path))
+    _refuse_target(path, loaded.folder.path)
     try:
-        path.write_text(page, encoding="utf-8")
+        write_whole(path, Redactor(secrets(os.environ)).text(page))
     except OSError as error:
         raise BadInput(Problem(str(path), error.strerror or str(error), "name a file that can be written")) from None
 
@@ -705,6 +729,14 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
+    from loadcheck.runs.redact import redacted_output
+    from loadcheck.runs.secrets import secrets
+
+    with redacted_output(secrets(os.environ)):
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     debug, as_json = "--debug" in arguments, "--json" in arguments
     try:
         code = cli.main(arguments, prog_name="loadcheck", standalone_mode=False)

@@ -19,6 +19,7 @@ from loadcheck.engines.protocol import Recorder
 from loadcheck.errors import BadInput, LoadcheckError, Problem
 from loadcheck.plan import LoadPlan, plan_from_json
 from loadcheck.runs.child import kill_session
+from loadcheck.runs.private import open_private
 from loadcheck.weights.cache import weights_dir
 
 PLAN = "plan.json"
@@ -52,7 +53,8 @@ def prepare(plan: LoadPlan, run_dir: Path, recorder: Recorder) -> None:
     before = _folders(weights_dir())
     directory = weights.prepare(plan)
     files = [path.stat() for path in directory.iterdir() if path.is_file()]
-    (run_dir / DIRECTORY).write_text(json.dumps({"directory": str(directory)}) + "\n", encoding="utf-8")
+    with open_private(run_dir / DIRECTORY, "w", encoding="utf-8") as file:
+        file.write(json.dumps({"directory": str(directory)}) + "\n")
     recorder.event(
         "weights_ready",
         source=plan.profile.weights,

@@ -14,6 +14,9 @@ from typing import Any
 import msgspec
 
 from loadcheck.errors import BadInput, Problem
+from loadcheck.runs.private import make_private, open_private
+from loadcheck.runs.redact import Redactor
+from loadcheck.runs.secrets import secrets
 
 SCHEMA = 1
 RUNS = Path("runs")
@@ -129,7 +132,7 @@ def create_run_folder(path: Path | None, run_id: str) -> RunFolder:
     for number in count(1):
         folder = RUNS / (run_id if number == 1 else f"{run_id}-{number}")
         try:
-            folder.mkdir(parents=True)
+            make_private(folder)
         except FileExistsError:
             continue
         except OSError as error:
@@ -149,8 +152,8 @@ def refuse_taken(path: Path) -> None:
 def _claim(folder: Path) -> RunFolder:
     """Take the folder for one run, by a file that only one process can make; it keeps room for the end of the run, too."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        reserve = (folder / RESERVE).open("xb")
+        make_private(folder, exist_ok=True)
+        reserve = open_private(folder / RESERVE, "xb")
     except FileExistsError as error:
         raise (
             _taken(folder, "another load has begun in it") if folder.is_dir() else _unwritable(folder, error)
@@ -191,14 +194,15 @@ def own_file(path: Path) -> Path:
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file so that a reader sees the old one or the new one, whole.
 
-    In ASCII: a name that is no UTF-8 can be written so, and nothing in it moves a terminal. In a folder that has become
+    Without tokens, and for its owner alone. In ASCII: a name that is no UTF-8 can be written so, and nothing in it moves a terminal. In a folder that has become
     read-only, a file that is there already is written over in its place.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)  # someone may have cleaned up meanwhile
+    make_private(path.parent, exist_ok=True)  # someone may have cleaned up meanwhile
     partial = path.with_suffix(path.suffix + PARTIAL)
-    text = json.dumps(data, indent=2) + "\n"
+    text = json.dumps(Redactor(secrets(os.environ)).data(data), indent=2) + "\n"
     try:
-        partial.write_text(text, encoding="ascii")
+        with open_private(partial, "w", encoding="ascii") as new:
+            new.write(text)
         partial.replace(path)
     except PermissionError:
         with path.open("r+b") as file:

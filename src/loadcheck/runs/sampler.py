@@ -13,6 +13,7 @@ import psutil
 
 from loadcheck.device import device_used_reader, ram_available_bytes
 from loadcheck.runs.folder import own_file
+from loadcheck.runs.private import open_private
 
 INTERVAL_S = 0.1
 MAX_SECONDS = 10_000_000.0
@@ -84,7 +85,7 @@ class Sampler:
         device_used = device_used_reader()
         start_s = time.monotonic()
         try:
-            with self._path.open("a", encoding="ascii") as file:
+            with open_private(self._path, "a", encoding="ascii") as file:
                 while not self._stop.wait(INTERVAL_S):
                     sample = self._sample(device_used())
                     file.write(json.dumps({"t_s": round(time.monotonic() - start_s, 2), **sample}) + "\n")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_OTHERS = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY(?:_ID)?|SECRET_KEY)$", re.IGNORECASE)
 MIN_CHARS = 8
 """What is shorter is no token, and blotting it out would damage the log."""
 
@@ -27,6 +29,12 @@ def hub_tokens(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def secrets(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Every token to blot out, longest first: one may begin another."""
+    """Every token to redact, longest first: one may begin another. The hub's, and what other variables are named for."""
     found = {token for _, token in hub_tokens(environ) if len(token) >= MIN_CHARS}
+    found |= {value for name, value in environ.items() if _OTHERS.search(name) and _is_token(value)}
     return tuple(sorted(found, key=len, reverse=True))
+
+
+def _is_token(value: str) -> bool:
+    """Whether a variable that is named for a secret holds one: no word, no sentence, and no file that holds it."""
+    return len(value) >= 2 * MIN_CHARS and not re.search(r"\s", value) and not value.startswith(("/", "~", "."))

@@ -8,6 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from loadcheck.runs.private import open_private
+from loadcheck.runs.redact import Redactor
+
 MAX_SPOOL_BYTES = 64 * 1024 * 1024
 
 
@@ -25,10 +28,10 @@ class LogSink:
     def __init__(self, path: Path, secrets: tuple[str, ...] = ()) -> None:
         self.path = path
         self.note = ""
-        self._file = path.open("x+b", buffering=0)
+        self._file = open_private(path, "x+b", buffering=0)
         self._spool = bytearray()
         self._num_dropped = 0
-        self._secrets = [secret.encode() for secret in secrets if secret]
+        self._redactor = Redactor(secrets)
         self._held = b""
 
     def write(self, data: bytes) -> None:
@@ -69,7 +72,7 @@ class LogSink:
             else:
                 self.note = f"{self.path}: was removed while the log was written; it was written anew at the end"
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                with self.path.open("xb") as file:
+                with open_private(self.path, "xb") as file:
                     self._copy(file)
         except OSError:
             self._move()
@@ -96,17 +99,8 @@ class LogSink:
         self.note += f"; the whole log is in {self.path}"
 
     def _blot(self, data: bytes, final: bool = False) -> bytes:
-        """`data` without secrets; the end that may be the beginning of one is held back until more comes."""
-        if not self._secrets:
-            return data
-        data = self._held + data
-        for secret in self._secrets:
-            data = data.replace(secret, b"[secret]")
-        keep = 0 if final else max(_overlap(data, secret) for secret in self._secrets)
+        """`data` without tokens; the end that may be the beginning of one is held back until more comes."""
+        data = self._redactor.known(self._held + data)
+        keep = 0 if final else self._redactor.num_held(data)
         self._held = data[len(data) - keep :]
-        return data[: len(data) - keep]
-
-
-def _overlap(data: bytes, secret: bytes) -> int:
-    """Length of the longest end of `data` that begins `secret`."""
-    return next((n for n in range(min(len(secret) - 1, len(data)), 0, -1) if data.endswith(secret[:n])), 0)
+        return self._redactor.looks(data[: len(data) - keep])
