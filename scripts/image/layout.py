@@ -11,6 +11,7 @@ Standard library only; layers are read through the zstd program.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -44,6 +45,8 @@ class Layer:
         """The layer's tar, as a stream."""
         tool = {b"\x28\xb5": "zstd", b"\x1f\x8b": "gzip"}.get(self._magic(), "cat")
         command = [tool, "-dc", str(self.path)] if tool != "cat" else ["cat", str(self.path)]
+        if shutil.which(tool) is None:
+            raise LayoutError(f"{self.path}: {tool} is not on this machine; install {tool}")
         process = subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=1 << 20)
         assert process.stdout is not None
         with process, tarfile.open(fileobj=process.stdout, mode="r|", bufsize=1 << 20) as tar:

@@ -144,6 +144,79 @@ def test_the_runtime_is_the_image_where_docker_can_hand_on_a_gpu(bin_dir):
     assert run([SCRIPTS / "runtime"], bin_dir).stdout == "image\n"
 
 
+@pytest.mark.parametrize(
+    ("script", "engine", "says"),
+    [
+        ("echo 'GPU 0: Tesla T4 (UUID: GPU-1)'", "gpu", ""),
+        ("echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18", "cpu", "version mismatch"),
+        ("echo 'No devices were found'", "cpu", "No devices were found"),
+        ("exit 9", "cpu", "it says nothing"),
+    ],
+)
+def test_a_driver_that_fails_is_no_gpu_and_is_said(script, engine, says, bin_dir):
+    """nvidia-smi prints its errors where its devices would stand."""
+    add_program(bin_dir, "nvidia-smi", script)
+    result = run([ROOT / "scripts" / "engine"], bin_dir)
+    assert (result.stdout, says in result.stderr) == (f"{engine}\n", True)
+
+
+def common(bin_dir, command):
+    return run([bin_dir / "bash", "-c", f"source {SCRIPTS}/common; {command}"], bin_dir).returncode
+
+
+@pytest.mark.parametrize("missing", ["first", "second", "third"])
+def test_each_tool_is_looked_for(missing, bin_dir):
+    """One that is there does not stand for those that are not."""
+    for name in {"first", "second", "third"} - {missing}:
+        add_program(bin_dir, name, "")
+    assert common(bin_dir, "has_all first second third") == 1
+    add_program(bin_dir, missing, "")
+    assert common(bin_dir, "has_all first second third") == 0
+
+
+def test_no_script_asks_for_several_commands_at_once():
+    """`command -v a b` succeeds where any one of them is there."""
+    files = [
+        *(path for path in (ROOT / "scripts").rglob("*") if path.is_file()),
+        ROOT / ".ci" / "run",
+        ROOT / "Makefile",
+    ]
+    asked = re.compile(r"^[^#]*command -v +(?!>)\S+ +(?![>|&;)\]])[^>]", re.MULTILINE)
+    assert [path.name for path in files if path.suffix != ".pyc" and asked.search(path.read_text())] == []
+
+
+@pytest.fixture
+def ci(tmp_path, bin_dir):
+    """.ci/run with an image's CI and a make that only say how they end."""
+    for name in (".ci/run", "scripts/image/common"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (bin_dir / "timeout").symlink_to(str(shutil.which("timeout")))
+    add_program(bin_dir, "make", "exit 0")
+    add_program(tmp_path / "scripts" / "image", "ci", "exit $CI_EXIT")
+    return tmp_path / ".ci" / "run"
+
+
+@pytest.mark.parametrize(
+    ("image", "user", "has_apt", "expected", "says"),
+    [
+        (0, 0, True, 0, "built, tested"),
+        (3, 0, True, 1, "this machine (root, Debian) can build it"),
+        (3, 0, False, 0, "skipped"),
+        (3, 1000, True, 0, "skipped"),
+        (1, 1000, False, 1, "failed with exit code 1"),
+    ],
+)
+def test_a_skip_passes_only_where_nothing_can_be_installed(image, user, has_apt, expected, says, ci, bin_dir):
+    """Root on a Debian could have had the tools."""
+    (bin_dir / "id").unlink()
+    add_program(bin_dir, "id", f"echo {user}")
+    for name in ("apt-get", "dpkg-deb") if has_apt else ():
+        add_program(bin_dir, name, "")
+    result = run([ci], bin_dir, CI_EXIT=str(image))
+    assert (result.returncode, says in result.stdout) == (expected, True), result.stdout + result.stderr
+
+
 def test_an_unknown_runtime_is_bad_usage(bin_dir):
     """Exit 2, and the known ones are listed."""
     result = run([SCRIPTS / "load", "podman", "cpu", "load"], bin_dir)

@@ -6,6 +6,7 @@ leave that much more. Any other failure ends the walk.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -19,8 +20,11 @@ from loadcheck.predict.ladder import Ladder, Step, changes, need_after
 from loadcheck.predict.margin import Amounts, slack
 from loadcheck.recovery.attempt import Attempt, Gain, gains, measured_left, predicted_left, search_of, short_of
 from loadcheck.runs.folder import RunFolder
+from loadcheck.runs.private import open_private
+from loadcheck.runs.redact import Redactor
+from loadcheck.runs.secrets import secrets
 from loadcheck.specs.files import replaced
-from loadcheck.specs.profile import Profile, save_profile
+from loadcheck.specs.profile import Profile, profile_toml
 
 MAX_ATTEMPTS = 4
 """Real loads of one recovery; each takes minutes."""
@@ -189,7 +193,9 @@ def _keep(recovery: Recovery, hands: Hands) -> None:
     path = attempt.loaded.folder.path / KEPT
     found = replaced(attempt.profile, description=f"{base.description}; recovered: {recovery.flags}")
     try:
-        save_profile(found, path, f"written by loadcheck load --recover: {'; '.join(changes(base, attempt.profile))}")
+        comment = f"written by loadcheck load --recover: {'; '.join(changes(base, attempt.profile))}"
+        with open_private(path, "w", encoding="utf-8") as file:
+            file.write(Redactor(secrets(os.environ)).text(profile_toml(found, comment)))
     except OSError as error:
         hands.say(f"{path}: could not be written ({error.strerror}); the flags above say the same")
         return

@@ -135,10 +135,15 @@ def changed_profile(profile: Profile, overrides: dict[str, Any]) -> Profile:
 
 def save_profile(profile: Profile, path: Path, comment: str) -> None:
     """Write a profile that `load_profile` reads back; OSError where it cannot be written."""
+    path.write_text(profile_toml(profile, comment), encoding="utf-8")
+
+
+def profile_toml(profile: Profile, comment: str) -> str:
+    """The text of a profile that `load_profile` reads back."""
     data = to_data(profile)
     if profile.adapters is None:
         data["adapters"] = False
-    path.write_text(f"# {comment}\n{to_toml(data)}", encoding="utf-8")
+    return f"# {comment}\n{to_toml(data)}"
 
 
 def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
