@@ -176,6 +176,8 @@ WARNING 02-13 18:00:00 arg_utils.py:1145] Chunked prefill is enabled by default 
 INFO 02-13 18:00:00 model_runner.py:1434] If out-of-memory error occurs during cudagraph capture, consider decreasing `gpu_memory_utilization`.
 Unsloth: Fast downloading is enabled - ignore downloading bars which are red colored!
 Special tokens have been added in the vocabulary, make sure the associated word embeddings are fine-tuned or trained.
+Error while downloading: HTTPSConnectionPool(host='cdn', port=443): Read timed out. Trying to resume download...
+requests.exceptions.ConnectionError: HTTPSConnectionPool(host='stats.vllm.ai', port=443): Max retries exceeded with url: /
 Setting `pad_token_id` to `eos_token_id`:128001 for open-end generation.
 NCCL version 2.21.5+cuda12.4
 Loading safetensors checkpoint shards: 100% Completed | 2/2 [00:09<00:00,  4.71s/it]

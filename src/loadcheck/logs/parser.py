@@ -163,8 +163,9 @@ def _feed_lines(path: Path, builder: _Builder) -> None:
     BadInput for a binary file. A load may print anything among its lines, so NUL bytes alone make none.
     """
     num_binary, any_line = 0, False
-    anchors = (*_ANCHORS, *(literal for literal, _ in builder.words))
+    literals = {literal for literal, _ in builder.words}
     for first_line, block in read_blocks(path):
+        anchors = _ANCHORS if builder.has_figures else (*_ANCHORS, *literals)
         present = [anchor for anchor in anchors if anchor in block]
         if not present and not builder.wants_all:
             num_binary += "\0" in block
@@ -224,6 +225,11 @@ class _Builder:
         self._retrying = False
         """Between "Retrying vLLM" and the new engine's first line, unsloth prints the error of the try before."""
         self._endings = EndingReader()
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether a line of a load was read: a failure's words alone are no longer needed to know a log by."""
+        return any(attempt.formats for attempt in self._attempts)
 
     @property
     def wants_all(self) -> bool:
@@ -307,7 +313,7 @@ class _Builder:
 
     def _feed_words(self, line: int, text: str) -> None:
         """A failure's words that begin a line, where there is no load yet: enough to look for its cause."""
-        if any(attempt.formats for attempt in self._attempts):
+        if self.has_figures:
             return
         for literal, pattern in self.words:
             if literal in text and (match := pattern.search(text)) and _IS_LEAD.fullmatch(text[: match.start()]):

@@ -6,7 +6,7 @@ from loadcheck.verdict.finding import Finding, Verdict
 
 ENDS = ("process", "error", "outcome", "log")
 """The figures of the findings that say that, or why, a load did not finish."""
-GOES_ON = ("length-cut", "retry")
+GOES_ON = ("length-cut", "budget-below-weights", "retry", "prompt-too-long")
 """Troubles of env/troubles.toml after which unsloth goes on: they end no load, and what did is named beside them."""
 
 

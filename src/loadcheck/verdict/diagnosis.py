@@ -37,7 +37,7 @@ def check_diagnosis(evidence: Evidence) -> Iterator[Finding]:
     """A finding for each known trouble of a load that went wrong, or each refusal of our own engine; for an unknown trouble, its
     error and how far the load came. What ended from outside has no trouble to look for."""
     went_wrong = _went_wrong(evidence.log)
-    found = tuple(each for each in sightings(evidence.log) if went_wrong or each.trouble.whole_load)
+    found = sightings(evidence.log, whole_load=not went_wrong)
     for sighting in found:
         trouble = sighting.trouble
         yield _finding(
@@ -82,11 +82,16 @@ def _finding(evidence: Evidence, why: str, remedy: str, line: int, trouble_id: s
                    where=evidence.where(line))  # fmt: skip
 
 
-def sightings(log: ParsedLog) -> tuple[Sighting, ...]:
-    """Every known trouble that the log shows, in the order of its lines, but those that a more specific one hides."""
+def sightings(log: ParsedLog, whole_load: bool = False) -> tuple[Sighting, ...]:
+    """Every known trouble that the log shows, in the order of its lines, but those that a more specific one hides.
+
+    Args:
+        whole_load: look only for those that a load which went well may have.
+    """
+    looked_for = [trouble for trouble in load_troubles() if trouble.whole_load or not whole_load]
     found: dict[str, Sighting] = {}
     for first_line, block in read_blocks(log.path):
-        for trouble in load_troubles():
+        for trouble in looked_for:
             if trouble.id not in found and (sighting := _first(trouble, block, first_line, log)) is not None:
                 found[trouble.id] = sighting
     hidden = {trouble_id for sighting in found.values() for trouble_id in sighting.trouble.hides}
