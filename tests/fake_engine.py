@@ -70,6 +70,7 @@ def main(step: str, run_dir: Path) -> int:
 def load(plan: LoadPlan, card: Card, ram_bytes: int) -> int:
     """Print a load on this card, and return its exit code."""
     profile, config = plan.profile, plan.config
+    _event("imported", import_s=1.0)
     _event("device", gpu_name=card.name, compute_capability=str(card.compute_capability), device_total_bytes=card.total_bytes,
            device_free_bytes=card.free_bytes, ram_available_bytes=ram_bytes)  # fmt: skip
     _say(BANNER, family="Qwen2" if "qwen" in plan.model_name else "Mistral" if "mistral" in plan.model_name else "Llama",
@@ -133,6 +134,7 @@ def _engine(model: str, profile: Profile, card: Card, plan: ZooPlan, prediction:
 
 def _finish(profile: Profile, prediction: Prediction) -> None:
     figures = prediction.figures
+    _event("loaded", load_s=1.0)
     if profile.adapters is not None:
         _say(
             PATCHED,
@@ -150,6 +152,7 @@ def _finish(profile: Profile, prediction: Prediction) -> None:
         for step, loss in enumerate(losses):
             _event("step", step=step, loss=loss)
         _event("trained", first_loss=losses[0], last_loss=losses[-1], adapter_changed=True, base_unchanged=True)
+        _event("answer_after_training", prompt=profile.generation.prompt, text="Paris.", num_new_tokens=2)
     _event("peak", peak_device_bytes=figures.peak_device_bytes)
     _event("done")
 

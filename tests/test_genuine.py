@@ -1,6 +1,9 @@
 """No genuine log fails: what an engine prints by the formulas, of any card, settings and model, rounded as it rounds."""
 
 import io
+import os
+import random
+import re
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,10 @@ from loadcheck.checking import gather
 from loadcheck.logs.events import PREFIX
 from loadcheck.plan import make_plan
 from loadcheck.predict import Card, card_from_table, predict
-from loadcheck.specs.profile import load_profile
+from loadcheck.predict.card import card_from_device
+from loadcheck.specs.gpu import known_bytes, load_gpus
+from loadcheck.specs.model import load_models
+from loadcheck.specs.profile import VLLM_LORA_RANKS, load_profile
 from loadcheck.units import GIB, MIB
 from loadcheck.verdict import judge
 from tests import fake_engine
@@ -96,3 +102,76 @@ def test_a_t4_may_have_any_ram(ram_gib: int, log: Path):
 def test_a_t4_in_use_is_no_other_load(log: Path):
     """With 200 MiB more in use, budget, cache and blocks are others, and follow from the printed utilization."""
     assert _failures(log, _log(_card("T4", more_used_bytes=200 * MIB), 11 * GIB, {})) == []
+
+
+# ---------------------------------------------------------------------------------- any card, model, rank, driver and settings
+
+SAMPLE = int(os.environ.get("LOADCHECK_GENUINE", "50"))
+"""How many of them: LOADCHECK_GENUINE=1000 for a whole evening's worth of loads, 40 s."""
+CARDS = [key for key, gpu in load_gpus().items() if gpu.refused is None]
+MODELS = [model.name for model in load_models() if model.refused is None]
+LARGEST_LENGTH = 8192
+
+
+def _any_card(dice: random.Random) -> Card:
+    """A card of the table with 0.2 to 2 % of it in use, and a non_torch and a memory for graphs as other drivers have them."""
+    gpu = load_gpus()[dice.choice(CARDS)]
+    total = dice.choice([known_bytes(fact) for fact in (gpu.total_bytes, *gpu.other_totals)])
+    assert total is not None
+    card = card_from_device(
+        dice.choice(gpu.names), gpu.compute_capability, total, round(total * (1 - dice.uniform(0.002, 0.02)))
+    )
+    graph_node = card.graph_node_bytes or dice.randint(3560, 8200)
+    non_torch = card.assumed_non_torch_bytes + dice.randint(-15, 15) * MIB
+    return replace(card, non_torch_bytes=non_torch, graph_node_bytes=graph_node)
+
+
+def _any_settings(dice: random.Random) -> dict[str, Any]:
+    rank = dice.choice(VLLM_LORA_RANKS)
+    positions = {model.name: int(model.config["max_position_embeddings"]) for model in load_models()}
+    model = dice.choice(MODELS)
+    return {
+        "model": model,
+        "load_in_4bit": dice.random() < 0.8,
+        "max_lora_rank": rank,
+        "adapters.r": rank,
+        "max_seq_length": min(dice.choice([512, 1024, 2000, 4096, LARGEST_LENGTH]), positions[model]),
+        "gpu_memory_utilization": dice.choice([0.3, 0.5, 0.57, 0.6, 0.8, 0.9, 0.95]),
+        "conservativeness": dice.choice([1.0, 1.0, 0.5]),
+        "enforce_eager": dice.random() < 0.1,
+    }
+
+
+def _any_log(dice: random.Random) -> str:
+    """A log of the first settings that fit their card; every second one is of the profile's own model, length and share."""
+    while True:
+        changes = _any_settings(dice)
+        if dice.random() < 0.5:
+            changes |= {
+                "model": "llama-3.1-8b-instruct",
+                "load_in_4bit": True,
+                "max_seq_length": 512,
+                "gpu_memory_utilization": 0.6,
+            }
+        text = _log(_any_card(dice), dice.choice([5, 11, 28, 60, 120]) * GIB, changes)
+        if text is not None:
+            return text
+
+
+@pytest.mark.parametrize("seed", range(SAMPLE))
+def test_no_genuine_log_fails(seed: int, log: Path):
+    """On any card, of any model, rank, length and share, whatever the driver takes: it passes, or the finding has the flags to pass with."""
+    log.write_text(_any_log(random.Random(seed)))
+    failures = judge(gather(log)).failures()
+    overrides = {key: value for finding in failures for key, value in _overrides(finding.remedy).items()}
+    if overrides:
+        failures = judge(gather(log, overrides=overrides)).failures()
+    assert [f"{finding.figure}: {finding.why}" for finding in failures] == []
+
+
+def _overrides(remedy: str) -> dict[str, Any]:
+    """The settings that a finding's remedy would have `check` judge by."""
+    if "check with --load-in-16bit" in remedy:
+        return {"load_in_4bit": False}
+    flags = re.search(r"check with --max-lora-rank (\d+) --lora-r (\d+)", remedy)
+    return {} if flags is None else {"max_lora_rank": int(flags[1]), "adapters.r": int(flags[2])}

@@ -95,6 +95,7 @@ def gather(
         expected=_expected(profile, key),
         gpu=key,
         process=None if record is None else _process(record),
+        machine={} if record is None else record.machine,
         assumed=record is None and profile_name is None and profile is not None,
         strict_stack=record is not None or profile_name is not None,
     )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from loadcheck.errors import BadInput, Problem
 from loadcheck.runs.private import make_private, open_private
@@ -29,6 +31,10 @@ FILES = ("run.json", "plan.json", "weights.json", "load.log", "memory.jsonl", "v
 PARTIAL = ".partial"
 
 
+NumBytes = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+
+
 @dataclass(slots=True, kw_only=True)
 class RunRecord:
     """run.json. `outcome` is "running" until the parent has seen the end, so a parent that was killed leaves it so.
@@ -41,7 +47,7 @@ class RunRecord:
     """
 
     schema: int = SCHEMA
-    id: str
+    id: Annotated[str, Meta(min_length=1)]
     loadcheck: str
     commit: str | None
     profile: dict[str, Any]
@@ -49,12 +55,12 @@ class RunRecord:
     predicted: dict[str, Any] | None
     started_at: str
     ended_at: str | None = None
-    duration_s: float | None = None
+    duration_s: Seconds | None = None
     outcome: str = "running"
     exit_code: int | None = None
     reason: str = ""
-    peak_device_bytes: int | None = None
-    peak_host_bytes: int | None = None
+    peak_device_bytes: NumBytes | None = None
+    peak_host_bytes: NumBytes | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -94,7 +100,8 @@ class RunFolder:
                 text = file.read(MAX_RECORD_BYTES + 1)
             if len(text) > MAX_RECORD_BYTES:
                 raise ValueError(f"it is larger than {MAX_RECORD_BYTES} bytes")
-            record = msgspec.convert(json.loads(text), RunRecord)
+            record = msgspec.convert(json.loads(text, parse_constant=_no_number, parse_float=_finite), RunRecord)
+            msgspec.convert(record.machine, _Machine)
             if record.schema != SCHEMA:
                 raise ValueError(f"its schema is {record.schema}, and this is loadcheck of schema {SCHEMA}")
         except FileNotFoundError:
@@ -111,6 +118,36 @@ class RunFolder:
         """Make room for what is written at the end, on a disk that the log has filled."""
         with suppress(OSError):
             (self.path / RESERVE).unlink()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _MachineGpu:
+    """`machine.gpu` of run.json (device.py: GpuDevice)."""
+
+    name: str
+    compute_capability: str
+    total_bytes: NumBytes
+    free_bytes: NumBytes
+    driver_cuda: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Machine:
+    """`machine` of run.json; what else stands there is not read."""
+
+    gpu: _MachineGpu | None = None
+    ram_available_bytes: NumBytes | None = None
+    python: str | None = None
+
+
+def _no_number(constant: str) -> float:
+    """JSON has no NaN and no Infinity, though Python reads them."""
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
 
 
 def new_run_id(profile: str, now: datetime) -> str:

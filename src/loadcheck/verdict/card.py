@@ -27,6 +27,7 @@ def check_card(evidence: Evidence) -> Iterator[Finding]:
         yield from _total(evidence, name, known)
     yield from _refused(evidence)
     yield from _device(evidence)
+    yield from _machine(evidence)
 
 
 def _capability(evidence: Evidence, name: Reading, known: NamedCard) -> Iterator[Finding]:
@@ -83,3 +84,12 @@ def _device(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(figure="device", check=Check.STACK, status=Status.OK if ok else Status.FAIL, measured=round(to_gib(total), 3), unit="GiB",
                   why=f"the engine read {to_gib(total):.3f} GiB of which {to_gib(free):.3f} are free, and the banner says {said}",
                   remedy="" if ok else "the log is of two cards, or was edited; give the raw output of one load")  # fmt: skip
+
+
+def _machine(evidence: Evidence) -> Iterator[Finding]:
+    """The card that the parent saw before the load (run.json) is the one of the log."""
+    gpu, name = evidence.machine.get("gpu"), evidence.attempt.reading("gpu_name")
+    if not isinstance(gpu, dict) or name is None:
+        return
+    yield evidence.finding(name, Check.STACK, gpu.get("name") == name.value, predicted=str(gpu.get("name")),
+                           why="the card that run.json names", remedy="the log is of another machine than its run.json; load it again")  # fmt: skip

@@ -42,7 +42,7 @@ def _flag(value: Any) -> bool:
 
 
 def _versions(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
+    return isinstance(value, dict) and bool(value) and all(isinstance(each, str) for each in value.values())
 
 
 def _or_null(holds: Holds) -> Holds:

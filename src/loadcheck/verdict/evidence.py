@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from loadcheck.figures import Figures, Kind, Reading
 from loadcheck.logs import Attempt, ParsedLog
@@ -24,6 +26,7 @@ class Evidence:
         bands: of those predicted figures that are not equal to the digit.
         prediction_note: why there is no prediction.
         process: how the loading process ended, and the reason in words; None for a log from elsewhere.
+        machine: what run.json says of the machine before the load; empty for a log from elsewhere.
         assumed: whether the profile is the one of env/profiles that fits the log, and nobody named it.
         strict_stack: a version other than the pinned one fails; otherwise the log is refused as of another stack.
     """
@@ -38,6 +41,7 @@ class Evidence:
     expected: Expected | None = None
     gpu: str | None = None
     process: tuple[str, str] | None = None
+    machine: Mapping[str, Any] = field(default_factory=dict)
     assumed: bool = False
     strict_stack: bool = False
 

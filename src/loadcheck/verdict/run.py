@@ -7,6 +7,7 @@ from typing import Any
 
 from loadcheck.figures import MAX_NUMBER
 from loadcheck.logs.parser import MAX_KEPT
+from loadcheck.specs.profile import Profile
 from loadcheck.verdict.events import check_events
 from loadcheck.verdict.evidence import Evidence
 from loadcheck.verdict.finding import Check, Finding, Status
@@ -40,11 +41,30 @@ def _unsaid(evidence: Evidence) -> Iterator[Finding]:
     profile = evidence.profile
     if outcome != "completed" or profile is None:
         return
-    for event in ("answer", "trained") if profile.training.steps else ("answer",):
+    for event in _events_of(profile):
         if evidence.attempt.event(event) is None:
             why = f"the process ended by itself, but the engine's event `{event}` is not in the log"
             yield Finding(figure=event, check=Check.RUN, status=Status.FAIL, why=why,
                           remedy="see the end of load.log for what ended it", where=evidence.where(None), missing=True)  # fmt: skip
+    if not profile.uses_vllm and (reading := evidence.attempt.reading("engine")) is not None:
+        yield evidence.finding(reading, Check.RUN, False, why="the run asked for a load without vLLM (fast_inference = false)",
+                               remedy="another load than the run asked for: load it again")  # fmt: skip
+
+
+def _events_of(profile: Profile) -> Iterator[str]:
+    """What a load of this profile says in any case (engines/gpu.py, engines/cpu.py: run)."""
+    trains = profile.training.steps > 0
+    if profile.engine == "gpu":  # of the CPU's, verdict/shape.py asks for the others
+        yield from ("weights_ready", "imported", "device", "loaded", "peak")
+        if profile.adapters is not None:
+            yield "adapters"
+        if profile.uses_vllm:
+            yield "slots"
+        if trains:
+            yield "answer_after_training"
+    yield "answer"
+    if trains:
+        yield "trained"
 
 
 _PROCESS_REMEDY = {"interrupted": "load it again"}
@@ -71,8 +91,15 @@ def _answer(evidence: Evidence, event: dict[str, Any]) -> Finding:
         expected = _word_asked_for(evidence)
     text = str(event.get("text", ""))
     found = expected is None or (event.get("found") is True and str(expected).lower() in text.lower())
-    ok = _count(event.get("num_new_tokens")) > 0 and found
+    asked = (
+        evidence.process is None
+        or evidence.profile is None
+        or event.get("prompt") == evidence.profile.generation.prompt
+    )
+    ok = _count(event.get("num_new_tokens")) > 0 and found and asked
     why = f"the answer to {event.get('prompt')!r}" + (f" must name {expected}" if expected else " must have a token")
+    if not asked:
+        why += ", and the run asked another question"
     return Finding(figure=event["event"], check=Check.RUN, status=Status.OK if ok else Status.FAIL,
                    predicted=None if expected is None else str(expected), measured=text.strip(), why=why,
                    remedy="" if ok else _ANSWER_REMEDY)  # fmt: skip
@@ -122,7 +149,8 @@ def _steps_taken(evidence: Evidence) -> Iterator[Finding]:
     if trained is not None and steps:
         losses = (steps[0].get("loss"), steps[-1].get("loss"))
         named = (trained.get("first_loss"), trained.get("last_loss"))
-        yield _flag("losses", losses == named, "the summary of the training names the first and the last step's loss",
+        has_losses = all(isinstance(step.get("loss"), float) for step in steps)
+        yield _flag("losses", has_losses and losses == named, "every step has a loss, and the summary of the training names the first and the last step's loss",
                     "the log was damaged or edited; load it again")  # fmt: skip
 
 
