@@ -149,7 +149,7 @@ FORMATS: tuple[LineFormat, ...] = (
     _part("banner torch", "llama.py:1663", Stage.BANNER, "CUDA Toolkit",
           rf"(?:Torch|Pytorch): ([\w.+]+)\. CUDA(?:: | = )(\d{{1,2}}\.\d)\. CUDA Toolkit(?:: | = )([\w.]+?){_END}",
           _text("torch"), _text("compute_capability"), _text("cuda")),
-    _part("banner triton", "llama.py:1663", Stage.BANNER, "Triton: ", r"Triton: ([\w.]+)", _text("triton")),
+    _part("banner triton", "llama.py:1663", Stage.BANNER, "Triton: ", r"Triton: ([\w.+]+)", _text("triton")),
     _part("banner xformers", "llama.py:1664", Stage.BANNER, "FA [Xformers", r"FA \[Xformers = ([\w.+]+)\. ",
           _text("xformers")),
     _line("plan utilization", "zoo:942", Stage.PLAN, "actual GPU utilization",
@@ -182,6 +182,10 @@ FORMATS: tuple[LineFormat, ...] = (
     # printed as LoadFormat.AUTO by Python 3.11, as auto by 3.10
     _part("engine load format", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
           r" load_format=(?:LoadFormat\.)?(\w+), ", Capture("load_format", str.lower)),
+    _part("engine KV dtype", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
+          r" kv_cache_dtype=(\w+), ", _text("kv_cache_dtype")),
+    _part("engine device", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
+          r" device_config=(\w+)(?::\d+)?, ", _text("device")),
     _part("engine eager", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
           r" enforce_eager=(True|False), ", _text("enforce_eager")),
     _part("engine no graphs", "llm_engine.py:234, config.py:3318-3350", Stage.ENGINE, "LLM engine (v",
@@ -228,6 +232,13 @@ FORMATS: tuple[LineFormat, ...] = (
           _exact("graph_capture_s"), _memory("cuda_graph_bytes")),
     _line("ready", "llm_engine.py:431", Stage.READY, "init engine (profile",
           rf"init engine \(profile, create kv cache, warmup model\) took {_N} seconds", _number("engine_init_s")),
+    # why a group of linears is patched in no layer
+    *(LineFormat(f"unpatched {group}", "llama.py:2541-2597", Stage.ADAPTERS, "Unsloth cannot patch",
+                 re.compile(rf"Unsloth cannot patch ({words})"), (_text(f"unpatched_{group}"),), opens=False, repeats=True)
+      for group, words in (("qkv", "Attention"), ("o", "O projection"), ("mlp", "MLP"))),
+    LineFormat("not patched at all", "llama.py:2154-2161", Stage.ADAPTERS, "is supported for fast patching",
+               re.compile(r"(Dropout = 0|bias = `none`) is supported for fast patching"), (_text("unpatched_all"),), opens=False,
+               repeats=True),
     _line("patched", "llama.py:2600-2603", Stage.ADAPTERS, "QKV layers",
           rf"Unsloth (\d[\w.]*) patched {_INT} layers with {_INT} QKV layers, {_INT} O layers and {_INT} MLP layers",
           _text("unsloth"), _exact("patched_layers"), _exact("patched_qkv"), _exact("patched_o"),

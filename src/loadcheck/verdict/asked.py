@@ -26,6 +26,7 @@ def check_asked(evidence: Evidence) -> Iterator[Finding]:
     yield from _engine(evidence)
     yield from _nf4(evidence)
     yield from _loader(evidence)
+    yield from _settings(evidence)
     yield from _suffix(evidence)
     yield from _owner(evidence)
     if evidence.profile is not None and evidence.process is not None:
@@ -64,6 +65,16 @@ def _loader(evidence: Evidence) -> Iterator[Finding]:
         yield evidence.finding(reading, Check.STACK, reading.value in wanted, predicted=wanted[0],
                                why=f"quantization {quantization.value if quantization else None} is read by the loader {wanted[0]}",
                                remedy="load with unsloth's own load_format, or give the raw output of one load")  # fmt: skip
+
+
+def _settings(evidence: Evidence) -> Iterator[Finding]:
+    """What unsloth leaves as it is, and every figure rests on (unsloth_zoo/vllm_utils.py at 2025.2.4, load_vllm)."""
+    for attribute, wanted in (("kv_cache_dtype", "auto"), ("device", "cuda")):
+        reading = evidence.attempt.reading(attribute)
+        if reading is not None:
+            yield evidence.finding(reading, Check.STACK, reading.value == wanted, predicted=wanted,
+                                   why=f"unsloth loads with {reading.spec.name} {wanted}",
+                                   remedy="load with unsloth's own settings, or give the raw output of one load")  # fmt: skip
 
 
 def _suffix(evidence: Evidence) -> Iterator[Finding]:

@@ -18,6 +18,9 @@ OTHER_CARD = (
     "facts to env/gpus.toml"
 )
 
+SAME_TOTAL = 0.01
+"""Share by which two interfaces of one driver may differ about one card."""
+
 
 def check_card(evidence: Evidence) -> Iterator[Finding]:
     """Name, compute capability and total memory against env/gpus.toml and against what the pinned torch is built for."""
@@ -78,7 +81,7 @@ def _device(evidence: Evidence) -> Iterator[Finding]:
     total, free = event.get("device_total_bytes"), event.get("device_free_bytes")
     if not isinstance(total, int) or not isinstance(free, int):
         return  # no numbers: verdict/events.py says so
-    same = reading is None or abs(float(reading.value) - total) <= 0.01 * total + reading.tolerance
+    same = reading is None or abs(float(reading.value) - total) <= SAME_TOTAL * total + reading.tolerance
     ok = same and 0 < free <= total
     said = "nothing" if reading is None else f"{reading.show()} GiB"
     yield Finding(figure="device", check=Check.STACK, status=Status.OK if ok else Status.FAIL, measured=round(to_gib(total), 3), unit="GiB",
@@ -91,5 +94,15 @@ def _machine(evidence: Evidence) -> Iterator[Finding]:
     gpu, name = evidence.machine.get("gpu"), evidence.attempt.reading("gpu_name")
     if not isinstance(gpu, dict) or name is None:
         return
+    remedy = "the log is of another machine than its run.json; load it again"
     yield evidence.finding(name, Check.STACK, gpu.get("name") == name.value, predicted=str(gpu.get("name")),
-                           why="the card that run.json names", remedy="the log is of another machine than its run.json; load it again")  # fmt: skip
+                           why="the card that run.json names", remedy=remedy)  # fmt: skip
+    capability, total = evidence.attempt.reading("compute_capability"), evidence.attempt.reading("gpu_total_bytes")
+    if capability is not None:
+        said = str(gpu.get("compute_capability"))
+        yield evidence.finding(capability, Check.STACK, said == capability.value, predicted=said,
+                               why="the compute capability that run.json names", remedy=remedy)  # fmt: skip
+    if total is not None:
+        same = abs(float(total.value) - gpu["total_bytes"]) <= SAME_TOTAL * gpu["total_bytes"] + total.tolerance
+        yield evidence.finding(total, Check.STACK, same and gpu["free_bytes"] <= gpu["total_bytes"], predicted=round(to_gib(gpu["total_bytes"]), 3),
+                               why="the memory that run.json names", remedy=remedy)  # fmt: skip

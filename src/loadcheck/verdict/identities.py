@@ -259,16 +259,22 @@ def _model(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _patched(evidence: Evidence) -> Iterator[Finding]:
-    """unsloth patches a group of linears in every layer or in none (unsloth/models/llama.py:2529-2603 at 2025.2.5)."""
-    layers = evidence.attempt.reading("patched_layers")
+    """unsloth patches a group of linears in every layer, or in none and says why (unsloth/models/llama.py:2529-2603 at 2025.2.5)."""
+    attempt = evidence.attempt
+    layers = attempt.reading("patched_layers")
     if layers is None:
         return
     num_layers = evidence.model.num_layers if evidence.model is not None else int(layers.value)
-    for attribute in ("patched_qkv", "patched_o", "patched_mlp"):
-        reading = evidence.attempt.reading(attribute)
-        if reading is not None:
-            yield evidence.finding(reading, Check.IDENTITY, reading.value in (0, num_layers), predicted=num_layers,
-                                   why=f"all {num_layers} layers are patched, or none", remedy=EDITED)  # fmt: skip
+    for group in ("qkv", "o", "mlp"):
+        reading = attempt.reading(f"patched_{group}")
+        if reading is None:
+            continue
+        none = any(attempt.reading(name) is not None for name in (f"unpatched_{group}", "unpatched_all"))
+        wanted = 0 if none or (evidence.profile is not None and reading.value == 0) else num_layers
+        why = f"all {num_layers} layers are patched" if wanted else "no layer is patched, with unsloth's reason for it"
+        yield evidence.finding(
+            reading, Check.IDENTITY, reading.value == wanted, predicted=wanted, why=why, remedy=EDITED
+        )
 
 
 def _estimate(evidence: Evidence) -> Iterator[Finding]:

@@ -1,0 +1,280 @@
+"""What a log says was loaded, on which card, against what was asked for: one changed word at a time."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadcheck.checking import gather
+from loadcheck.errors import BadInput
+from loadcheck.logs.events import PREFIX
+from loadcheck.specs.gpu import load_gpus, named_card
+from loadcheck.verdict import Status, Verdict, judge
+from tests.conftest import RUNS
+
+REPORTED = Path(__file__).parent / "reported"
+T4 = (RUNS / "t4_llama31-8b_reference.txt").read_text()
+NO_PROFILE = (REPORTED / "09-31-of-32-qkv-no-profile.log").read_text().replace("31 QKV", "32 QKV")
+
+
+def _verdict(text: str, folder: Path) -> Verdict:
+    log = folder / "load.log"
+    log.write_text(text)
+    return judge(gather(log))
+
+
+def _figures(verdict: Verdict) -> set[str]:
+    return {finding.figure for finding in verdict.failures()}
+
+
+@pytest.mark.parametrize("text", [T4, NO_PROFILE], ids=["profile", "no profile"])
+def test_the_logs_that_are_changed_below_pass(text: str, tmp_path: Path):
+    """What fails below fails by its change alone."""
+    assert _verdict(text, tmp_path).status == "pass"
+
+
+@pytest.mark.parametrize("text", [T4, NO_PROFILE], ids=["profile", "no profile"])
+@pytest.mark.parametrize(
+    ("old", "new", "status", "figure"),
+    [
+        ("Torch: 2.5.1+cu124", "Torch: 2.5.1+rocm6.2", "fail", "torch"),
+        ("Torch: 2.5.1+cu124", "Torch: 2.5.1+cu121", "refused", "torch"),
+        ("(v0.7.2)", "(v0.7.2+cu118)", "refused", "vllm"),
+        ("(v0.7.2)", "(v0.7.2.dev5+g1234567)", "refused", "vllm"),
+        ("(v0.7.2)", "(v0.7.2+cpu)", "fail", "vllm"),
+        ("0.0.28.post3", "0.0.28.post3+cu118", "refused", "xformers"),
+        ("Triton: 3.1.0", "Triton: 3.1.0+git1", "refused", "triton"),
+        ("LoadFormat.BITSANDBYTES", "LoadFormat.DUMMY", "fail", "load_format"),
+        ("LoadFormat.BITSANDBYTES", "gguf", "fail", "load_format"),
+        ("enforce_eager=False", "enforce_eager=True", "fail", "cuda_graph_gib"),
+        ("quantization=bitsandbytes", "quantization=fp8", "fail", "quantization"),
+        ("a V0 LLM", "a V1 LLM", "fail", "engine"),
+        ("kv_cache_dtype=auto", "kv_cache_dtype=fp8", "fail", "kv_cache_dtype"),
+        ("device_config=cuda", "device_config=cpu", "fail", "device_config"),
+        ("32 O layers", "31 O layers", "fail", "patched_o"),
+        ("32 MLP layers", "0 MLP layers", "fail", "patched_mlp"),
+    ],
+)
+def test_another_word_is_a_finding(text: str, old: str, new: str, status: str, figure: str, tmp_path: Path):
+    """Whether a profile is known or not, and the prediction is there all the same."""
+    assert old in text
+    verdict = _verdict(text.replace(old, new), tmp_path)
+    assert (verdict.status, figure in _figures(verdict)) == (status, True)
+    if figure != "quantization":
+        assert any(finding.figure == "weights_gib" and finding.predicted == 5.3541 for finding in verdict.findings)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "figure"),
+    [
+        ("'load_in_8bit': False", "'load_in_8bit': True", "load_in_8bit"),
+        ("'load_in_4bit': True", "'load_in_4bit': False", "load_in_4bit"),
+        ("quant_type': 'nf4'", "quant_type': 'fp4'", "bnb_4bit_quant_type"),
+        ("double_quant': True", "double_quant': False", "bnb_4bit_use_double_quant"),
+    ],
+)
+def test_another_kind_of_4_bits_is_a_finding(old: str, new: str, figure: str, tmp_path: Path):
+    """fp4 takes as many bytes as nf4: only the settings that vLLM is given tell them apart."""
+    assert _figures(_verdict(T4.replace(old, new), tmp_path)) == {figure}
+
+
+def test_builds_for_the_pinned_cuda_are_the_pinned_ones(tmp_path: Path):
+    """torch without its suffix, and vLLM built from source for CUDA 12.4."""
+    text = T4.replace("2.5.1+cu124", "2.5.1").replace("(v0.7.2)", "(v0.7.2+cu124)")
+    assert _verdict(text, tmp_path).status == "pass"
+
+
+def test_layers_that_are_not_patched_for_a_reason_pass(tmp_path: Path):
+    """Adapters on the attention alone: unsloth says why it patches no MLP; with the reason, a count that is not 0 is the odd one."""
+    reason = (
+        "Not an error, but Unsloth cannot patch MLP layers with our manual autograd engine since either LoRA adapters\n"
+    )
+    explained = NO_PROFILE.replace("Unsloth 2025.2.5 patched", f"{reason}Unsloth 2025.2.5 patched")
+    assert _verdict(explained.replace("32 MLP layers", "0 MLP layers"), tmp_path).status == "pass"
+    assert _figures(_verdict(explained, tmp_path)) == {"patched_mlp"}
+
+
+@pytest.mark.parametrize(
+    ("owner", "noted"), [("unsloth", 0), ("meta-llama", 0), ("evil", 1), ("/models", 0), ("./weights", 0)]
+)
+def test_another_owner_is_noted(owner: str, noted: int, tmp_path: Path):
+    """A repository of somebody else has the same shape; a local directory has no owner."""
+    verdict = _verdict(T4.replace("unsloth/meta-llama", f"{owner}/meta-llama"), tmp_path)
+    notes = [finding for finding in verdict.findings if "of another owner" in finding.why]
+    assert (verdict.status, len(notes)) == ("pass", noted)
+
+
+# ------------------------------------------------------------------------------------------------------------------ the card
+
+
+@pytest.mark.parametrize("name", sorted({name for gpu in load_gpus().values() for name in gpu.names} - {"Tesla T4"}))
+def test_a_t4_s_numbers_are_no_other_card_s(name: str, tmp_path: Path):
+    """Under the name of every other card of env/gpus.toml."""
+    verdict = _verdict(T4.replace("Tesla T4", name), tmp_path)
+    assert "compute_capability" in _figures(verdict)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "gib"),
+    [
+        ("NVIDIA A100-SXM4-80GB MIG 3g.40gb", "A100-80GB", 39.25),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "H100", 9.75),
+        ("NVIDIA H200 MIG 1g.18gb", "H200", 16.0),
+        ("NVIDIA GeForce RTX 4090", "RTX4090", 23.988),
+        ("NVIDIA GeForce RTX 4090", "RTX4090", 47.5),
+        ("Tesla T4", "T4", 14.56),
+    ],
+)
+def test_the_memory_of_a_card_is_known(name: str, key: str, gib: float):
+    """A MIG slice by the size in its name, a card by its own totals, on any system."""
+    known = named_card(name)
+    assert known is not None and known.key == key
+    assert any(low <= gib <= high for low, high in known.gib)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GH200 480GB", "NVIDIA GeForce RTX 2080 Ti", "NVIDIA A100-SXM-64GB"],
+)
+def test_a_card_that_is_not_in_the_table_has_no_facts(name: str):
+    """Like enough to another one, and judged by its own numbers."""
+    assert named_card(name) is None
+
+
+@pytest.mark.parametrize(("name", "status"), [("NVIDIA RTX 6000", "fail"), ("NVIDIA RTX 8000", "pass")])
+def test_an_unknown_card_that_the_stack_refuses_cannot_have_loaded(name: str, status: str, tmp_path: Path):
+    """By its compute capability; a Turing card like the T4 can have."""
+    text = T4.replace("Tesla T4", name)
+    assert _verdict(text.replace("7.5", "12.0") if status == "fail" else text, tmp_path).status == status
+
+
+# ------------------------------------------------------------------------------------------------------------ a run's fields
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(REPORTED / "20-run-control", tmp_path / "run"))
+
+
+def _change_record(run: Path, dotted: str, value: Any) -> None:
+    data = json.loads((run / "run.json").read_text())
+    *tables, key = dotted.split(".")
+    at = data
+    for table in tables:
+        at = at[table]
+    at[key] = value
+    (run / "run.json").write_text(json.dumps(data))
+
+
+def _change_event(run: Path, name: str, field: str, value: Any) -> None:
+    lines = (run / "load.log").read_text().splitlines()
+    for at, line in enumerate(lines):
+        if PREFIX + "{" in line and (event := json.loads(line.partition(PREFIX)[2]))["event"] == name:
+            lines[at] = PREFIX + json.dumps(event | {field: value})
+    (run / "load.log").write_text("\n".join(lines))
+
+
+NASTY = ["x", None, True, [], -1, 10**30]
+
+
+@pytest.mark.parametrize("value", NASTY, ids=repr)
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("answer", "num_new_tokens"), ("answer", "event"), ("device", "device_free_bytes"),
+     ("imported", "versions"), ("adapters", "adapter_bytes"), ("trained", "first_loss"), ("step", "step"), ("peak", "peak_device_bytes"),
+     ("loaded", "event"), ("slots", "lora_slots_bytes"), ("answer_after_training", "num_new_tokens")],
+)  # fmt: skip
+def test_a_field_of_an_event_that_is_none_fails(name: str, field: str, value: Any, run: Path):
+    """Words, nothing, flags, tables, negative and endless numbers: no pass, and no traceback."""
+    _change_event(run, name, field, value)
+    assert judge(gather(run)).status == "fail"
+
+
+@pytest.mark.parametrize("value", [*NASTY, 137], ids=repr)
+@pytest.mark.parametrize(
+    "dotted",
+    ["exit_code", "outcome", "duration_s", "peak_host_bytes", "machine.gpu.total_bytes", "machine.gpu.name", "profile.training.steps",
+     "profile.model", "machine.gpu.compute_capability", "profile.max_lora_rank"],
+)  # fmt: skip
+def test_a_field_of_the_record_that_is_none_is_no_pass(dotted: str, value: Any, run: Path):
+    """A failure, or bad input in a line; what may be null, or any number, may."""
+    _change_record(run, dotted, value)
+    may = {"duration_s": (None, 137), "peak_host_bytes": (None, 137)}
+    try:
+        status = judge(gather(run)).status
+    except BadInput as error:
+        status = f"bad input: {error.problems[0].what}"
+    allowed = may.get(dotted, ())
+    assert (status == "pass") == any(type(value) is type(each) and value == each for each in allowed)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_a_number_that_json_has_not_is_no_record(number: str, run: Path):
+    """Python reads NaN and Infinity, and would write them again."""
+    text = (run / "run.json").read_text()
+    (run / "run.json").write_text(text.replace('"duration_s": 134.27', f'"duration_s": {number}'))
+    with pytest.raises(BadInput, match="no number of JSON"):
+        gather(run)
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value", "figure"),
+    [
+        ("profile.fast_inference", False, "engine"),
+        ("profile.generation.prompt", "Who is there?", "answer"),
+        ("profile.training.steps", 4, "training steps"),
+        ("profile.training.steps", 0, "training steps"),
+        ("profile.weights", "local", "weights source"),
+        ("profile.model", "unsloth/Llama-3.2-3B-Instruct", "model"),
+        ("machine.gpu.name", "NVIDIA H200", "gpu_name"),
+        ("machine.gpu.compute_capability", "8.0", "compute_capability"),
+        ("machine.gpu.total_bytes", 150109880320, "gpu_total_gib"),
+        ("machine.gpu.free_bytes", 150109880320, "gpu_total_gib"),
+    ],
+)
+def test_a_run_that_is_not_what_was_asked_for_fails(dotted: str, value: Any, figure: str, run: Path):
+    """run.json asks for one thing, and the log is of another."""
+    _change_record(run, dotted, value)
+    verdict = judge(gather(run))
+    assert figure in {finding.figure for finding in verdict.findings if finding.status is Status.FAIL}
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "figure"),
+    [
+        ("answer_after_training", "adapter_enabled", False, "answer_after_training adapters"),
+        ("answer", "expected", "Paris", "answer"),
+        ("trained", "last_loss", 9.0, "losses"),
+        ("step", "loss", None, "losses"),
+        ("imported", "versions", {"torch": "2.5.1+cpu"}, "torch"),
+        ("imported", "versions", {}, "imported"),
+        ("device", "device_total_bytes", 47676284469, "device"),
+        ("device", "device_free_bytes", 85017493505, "device"),
+    ],
+)
+def test_an_event_that_contradicts_the_rest_fails(name: str, field: str, value: Any, figure: str, run: Path):
+    """A value of the right type that cannot be true."""
+    _change_event(run, name, field, value)
+    assert figure in _figures(judge(gather(run)))
+
+
+# ------------------------------------------------------------------------------------------------------------------ the rank
+
+
+@pytest.mark.parametrize(("estimate", "rank"), [("2.45", 64), ("2.14", 128)])
+def test_another_rank_is_recognised_by_the_estimate(estimate: str, rank: int, tmp_path: Path):
+    """On the reference's own card, too: a T4's estimate that is another rank's to the digit."""
+    evidence_path = tmp_path / "load.log"
+    evidence_path.write_text(T4.replace("2.61 GB", f"{estimate} GB"))
+    evidence = gather(evidence_path)
+    assert evidence.profile is not None and evidence.profile.max_lora_rank == rank
+    assert judge(evidence).status == "pass"
+
+
+def test_an_estimate_one_digit_off_the_reference_is_a_changed_digit(tmp_path: Path):
+    """2.69 GiB is also what rank 16 would have: it fails, and the finding has the flags."""
+    verdict = _verdict(T4.replace("2.61 GB", "2.69 GB"), tmp_path)
+    assert _figures(verdict) == {"kv_estimate_gib"}
+    assert any("check with --max-lora-rank 16 --lora-r 16" in finding.remedy for finding in verdict.failures())
