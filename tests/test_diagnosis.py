@@ -14,6 +14,7 @@ from loadcheck.specs.files import validate
 from loadcheck.specs.trouble import Trouble, Troubles, anchor_of, load_troubles
 from loadcheck.verdict import Check, Finding, Status, judge
 from loadcheck.verdict.diagnosis import sightings
+from loadcheck.verdict.stage import FRAMES
 from tests.conftest import ROOT, RUNS
 
 EXCERPTS = sorted((ROOT / "tests" / "troubles").glob("*.txt"))
@@ -69,9 +70,52 @@ def test_out_of_memory_means_what_the_load_had_reached(trouble_id: str, last_wor
     assert found[trouble_id].where == f"load.log:{last + 2}"
 
 
+TRAINER = "==((====))==  Unsloth - 2x faster free finetuning | Num GPUs = 1\n   \\\\   /|    Num examples = 7,473 | Num Epochs = 1\n"
+OOM_BELOW = {
+    'File "/x/unsloth_compiled_cache/UnslothGRPOTrainer.py", line 9, in _get_per_token_logps': "oom-grpo",
+    'File "/x/transformers/trainer.py", line 9, in training_step': "oom-training",
+    'File "/x/vllm/worker/model_runner.py", line 1437, in capture_model': "oom-graphs",
+    'File "/x/vllm/worker/worker.py", line 229, in determine_num_available_blocks': "oom-profile",
+    'File "/x/unsloth_zoo/gradient_checkpointing.py", line 9, in forward\n    saved = hidden.to("cpu", non_blocking = True)': "oom-pinned",
+    'File "/x/vllm/worker/model_runner.py", line 1112, in load_model': "oom-weights",
+}
+WORDS_OF_OOM = (
+    OOM,
+    "RuntimeError: CUDA error: out of memory",
+    "torch.AcceleratorError: CUDA error: out of memory",
+    "RuntimeError: CUDA driver error: out of memory",
+    "torch.distributed.DistBackendError: NCCL error: Cuda failure 2 'out of memory'",
+)
+
+
+@pytest.mark.parametrize("words", WORDS_OF_OOM)
+@pytest.mark.parametrize("frames", OOM_BELOW)
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_frames_of_a_traceback_tell_the_stage(whole: bool, frames: str, words: str, t4_log: Path, tmp_path: Path):
+    """Whatever the error is called, after a whole load or alone: the innermost work that a frame names is the stage."""
+    log = tmp_path / "load.log"
+    before = t4_log.read_text() + "\n" + TRAINER if whole else ""
+    log.write_text(f"{before}Traceback (most recent call last):\n  {frames}\n{words}\n")
+    assert list(_diagnoses(log)) == [OOM_BELOW[frames]]
+
+
+@pytest.mark.parametrize("words", WORDS_OF_OOM)
+def test_without_frames_it_is_what_was_reached_or_unknown(words: str, t4_log: Path, tmp_path: Path):
+    """After a trainer's banner it is training; where capture has begun without a bar, the graphs; alone it is unknown."""
+    log = tmp_path / "load.log"
+    text = t4_log.read_text()
+    captured = (
+        text[: text.index("Capturing CUDA graph shapes")]
+        + "INFO 02-13 model_runner.py:1437] Capturing cudagraphs for decoding.\n"
+    )
+    for before, expected in ((text + "\n" + TRAINER, "oom-training"), (captured, "oom-graphs"), ("", "oom-unknown")):
+        log.write_text(before + words + "\n")
+        assert list(_diagnoses(log)) == [expected]
+
+
 def test_every_trouble_that_a_log_shows_has_an_excerpt():
     """No entry of env/troubles.toml with words is without a test of them."""
-    shown = {path.stem.partition(".")[0] for path in EXCERPTS} | set(OOM_AFTER)
+    shown = {path.stem.partition(".")[0] for path in EXCERPTS} | set(OOM_AFTER) | set(OOM_BELOW.values())
     assert {trouble.id for trouble in load_troubles() if trouble.says} == shown
 
 
@@ -133,8 +177,8 @@ def test_hostile_repetition_is_cheap(tmp_path: Path):
 
 
 def test_stages_are_those_of_the_parser():
-    """A trouble's stages are spelled as the parser spells them."""
-    known = {stage.name.lower() for stage in Stage}
+    """A trouble's stages are spelled as the parser, and what tells them from a traceback, spell them."""
+    known = {stage.name.lower() for stage in Stage} | {stage for stage, _ in FRAMES} | {"unknown"}
     assert all(set(trouble.stages) <= known for trouble in load_troubles())
 
 

@@ -300,16 +300,22 @@ class _Builder:
         return self._attempts[-1]
 
     def _feed_error(self, line: int, text: str) -> None:
-        stage = self._attempts[-1].stage if self._attempts and self._attempts[-1].formats else None
+        attempt = self._failing_attempt()
+        stage = attempt.stage if attempt is not None and attempt.formats else None
         error = self._endings.feed(line, text, stage)
         if error is None:
             self._feed_words(line, text)
             return
         self._is_log |= error.kind in (Kind.EXCEPTION, Kind.HEAD) or _is_report(text, error)
-        attempts = self._attempts or [self._begin()]
-        attempt = attempts[-2] if self._retrying and len(attempts) > 1 else attempts[-1]
+        attempt = attempt or self._begin()
         if len(attempt.errors) < MAX_KEPT:
             attempt.errors.append(error)
+
+    def _failing_attempt(self) -> Attempt | None:
+        """The attempt that an error on this line is of: until the retry's engine speaks, the one before it."""
+        if self._retrying and len(self._attempts) > 1:
+            return self._attempts[-2]
+        return self._attempts[-1] if self._attempts else None
 
     def _feed_words(self, line: int, text: str) -> None:
         """A failure's words that begin a line, where there is no load yet: enough to look for its cause."""

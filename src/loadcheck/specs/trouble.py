@@ -13,9 +13,10 @@ from loadcheck.specs.files import Spec, env_dir, load
 
 Handling = Literal["prevented", "refused early", "diagnosed", "recovered", "out of reach"]
 StageName = Literal[
-    "banner", "plan", "engine", "loading", "weights", "profile", "profiled", "blocks", "capture", "ready", "adapters"
-]
-"""How far a load had come, in the words of logs.formats.Stage."""
+    "banner", "plan", "engine", "loading", "weights", "profile", "profiled", "blocks", "capture", "ready", "adapters", "training",
+    "sampler", "grpo", "pinned", "unknown"
+]  # fmt: skip
+"""How far a load had come, in the words of logs.formats.Stage; the last four as verdict/stage.py tells them from a traceback."""
 
 Shortage = Literal["kv_estimate", "batch", "profile", "kv_cache", "peak"]
 """What a load has too little of, in the order in which it shows: unsloth's estimate of the KV cache, tokens of a batch for one of each

@@ -14,6 +14,7 @@ from loadcheck.specs.trouble import Trouble, load_troubles
 from loadcheck.verdict.advice import figures_of, remedy_for
 from loadcheck.verdict.evidence import Evidence
 from loadcheck.verdict.finding import Check, Finding, Status
+from loadcheck.verdict.stage import stage_at
 
 MAX_MATCHES = 100
 """Looked at of one phrase in one block of the log: hostile input cannot take long."""
@@ -110,12 +111,6 @@ def _first(trouble: Trouble, block: str, first_line: int, log: ParsedLog) -> Sig
                 continue  # an event of our own, which may quote anything
             line = first_line + block.count("\n", 0, match.start())
             figures = figures_of(trouble, {name: text for name, text in match.groupdict().items() if text is not None})
-            if figures is not None and (not trouble.stages or _stage_at(log, line) in trouble.stages):
+            if figures is not None and (not trouble.stages or stage_at(log, line) in trouble.stages):
                 return Sighting(trouble, line, figures)
     return None
-
-
-def _stage_at(log: ParsedLog, line: int) -> str:
-    """How far the attempt had come that ended with the error on this line."""
-    attempt = next((each for each in log.attempts if any(error.line == line for error in each.errors)), log.last)
-    return attempt.stage.name.lower()

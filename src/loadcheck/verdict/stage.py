@@ -1,0 +1,60 @@
+"""Where a load ran out of memory: by the frames of its traceback, else by how far its log had come."""
+
+from __future__ import annotations
+
+import re
+
+from loadcheck.logs import LogError, ParsedLog
+
+UNKNOWN = "unknown"
+"""Nothing of a load, and no frame that tells, stands before the error."""
+_SAMPLER = re.compile(r"warming up (?:the )?sampler")  # vllm 0.8 on, v1/worker/gpu_model_runner.py
+# The innermost work that a frame names, most specific first. Files and functions of unsloth 2025.2.5, unsloth_zoo 2025.2.4, trl 0.14,
+# transformers 4.48.2, vllm 0.7.2 and, for V1, vllm 0.8 to 0.13.
+FRAMES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (stage, re.compile(pattern))
+    for stage, pattern in (
+        # unsloth_zoo/gradient_checkpointing.py: activations go to pinned host memory, which WSL2 has little of
+        ("pinned", r"\.to\(\s*[\"']cpu[\"'],\s*non_blocking|\.pin_memory\(|pin_memory\s*=\s*True|cudaHostAlloc"),
+        (
+            "grpo",
+            r"UnslothGRPOTrainer|grpo_trainer\.py|_get_per_token_logps|grpo_accumulated_loss|_prepare_inputs.*completion",
+        ),
+        (
+            "training",
+            r"\bin (?:training_step|_inner_training_loop|compute_loss|_fast_train|backward)\b|(?:sft_)?trainer\.py\"",
+        ),
+        ("capture", r"\bin (?:capture_model|_capture_cudagraphs|capture_graph)\b|\bin graph_capture\b"),
+        ("sampler", r"\bin _dummy_sampler_run\b"),
+        ("profile", r"\bin (?:determine_num_available_blocks|determine_available_memory|profile_run|_dummy_run)\b"),
+        (
+            "blocks",
+            r"\bin (?:_allocate_kv_cache|initialize_cache|initialize_kv_cache|_init_cache_engine|_initialize_kv_caches)\b",
+        ),
+        (
+            "loading",
+            r"\bin (?:load_model|load_weights|_load_weights|create_weights|_initialize_model|_load_state_dict_into_meta_model)\b",
+        ),
+        ("adapters", r"\bin (?:get_peft_model|_create_and_replace|inject_adapter)\b"),
+        ("ready", r"\bin (?:fast_generate|unsloth_fast_generate|_generate|generate|execute_model)\b"),
+    )
+)
+
+
+def stage_of(error: LogError) -> str:
+    """The stage of an error, in the words of specs.trouble.StageName."""
+    if _SAMPLER.search(error.text):
+        return "sampler"
+    for stage, pattern in FRAMES:
+        if any(pattern.search(frame) for frame in error.frames):
+            return stage
+    return UNKNOWN if error.stage is None else error.stage.name.lower()
+
+
+def stage_at(log: ParsedLog, line: int) -> str:
+    """The stage of the error on a line; of words that are no error of their own, how far the log had come at its end."""
+    for attempt in log.attempts:
+        for error in attempt.errors:
+            if error.line == line:
+                return stage_of(error)
+    return log.last.stage.name.lower() if log.last.formats else UNKNOWN
