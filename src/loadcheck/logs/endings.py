@@ -23,7 +23,7 @@ TRACEBACK = "Traceback (most recent call last)"
 _IGNORED = re.compile(r"Exception ignored (?:in|on)\b|--- Logging error ---")
 _CHAIN = re.compile(
     r"(?:During handling of the above exception, another exception occurred|"
-    r"The above exception was the direct cause of the following exception):"
+    r"The above exception was the direct cause of the following exception):?"
 )
 _NAME = r"[A-Za-z_][\w.]*"
 _EXCEPTION = re.compile(
@@ -165,6 +165,8 @@ DEATH_ANCHORS = (
 )  # fmt: skip
 ANCHORS = (
     TRACEBACK,
+    "During handling",
+    "direct cause of",
     "Exception",
     "Error",
     "Interrupt",

@@ -44,6 +44,7 @@ class Capture:
     Attributes:
         decimals: count the printed decimals (the value stands for an interval); False where the value is exact.
         longest: characters that a group may have to be taken for the figure; no log prints a number of more than 20.
+        least: decimals at least, where the engine rounds to so many and prints no trailing zeros (vLLM's V1: round(x, 2)).
         shift: added to the count of decimals, where the log prints the figure in another unit.
     """
 
@@ -51,6 +52,7 @@ class Capture:
     convert: Callable[[str], Value]
     decimals: bool = False
     shift: int = 0
+    least: int = 0
     longest: int = 20
 
 
@@ -108,6 +110,11 @@ def _none(_text: str) -> Value:
 
 def _memory(attribute: str) -> Capture:
     return Capture(attribute, _gib, decimals=True)
+
+
+def _rounded(attribute: str) -> Capture:
+    """GiB of vLLM's V1 engine (utils/mem_utils.py:30 at 0.33: round(x, 2)), so 5.6 is 5.60 ± 0.005."""
+    return Capture(attribute, _gib, decimals=True, least=2)
 
 
 def _number(attribute: str) -> Capture:
@@ -216,8 +223,33 @@ FORMATS: tuple[LineFormat, ...] = (
     _line("profile kv", "worker.py:258-267", Stage.PROFILED, "reserved for KV Cache is",
           rf"reserved for KV Cache is {_N}GiB", _memory("kv_cache_bytes")),
     _line("blocks", "executor_base.py:110-112; `GPU` in 0.6, `cuda` from 0.7.3", Stage.BLOCKS, "# CPU blocks",
-          rf"# (?:CUDA|cuda|GPU) blocks: {_INT}, # CPU blocks: {_INT}",
+          rf"(?:# ?)?(?:CUDA|cuda|GPU) blocks: {_INT}, # CPU blocks: {_INT}",
           _exact("num_gpu_blocks"), _exact("num_cpu_blocks")),
+    # vLLM's V1 engine, 0.8 to 0.33 (v1/worker/gpu_worker.py, v1/core/kv_cache_utils.py)
+    _line("v1 kv cache", "0.33 gpu_worker.py:772", Stage.PROFILED, "Available KV cache memory",
+          rf"Available KV cache memory: {_N} GiB", _rounded("kv_cache_bytes")),
+    _part("v1 tokens", "0.33 kv_cache_utils.py:1147", Stage.BLOCKS, "GPU KV cache size",
+          rf"GPU KV cache size: {_INT} tokens", _exact("kv_cache_tokens")),
+    _part("v1 summary", "0.33 gpu_worker.py:1042-1066; 0.11 to 0.20 without `consumed`", Stage.CAPTURE, "Free memory on device (",
+          rf"Free memory on device \(\d+(?:\.\d+)?/{_N} GiB\) on startup\. Desired GPU memory utilization is \({_N}, {_N} GiB\)\.",
+          _rounded("gpu_total_bytes"), Capture("gpu_memory_utilization_pct", _percent, decimals=True, shift=-2, least=2),
+          _rounded("budget_bytes")),
+    _part("v1 summary parts", "0.11 to 0.20 gpu_worker.py", Stage.CAPTURE, "Actual usage is",
+          rf"Actual usage is {_N} GiB for weight, {_N} GiB for peak activation, {_N} GiB for non-torch memory",
+          _rounded("weights_bytes"), _rounded("activation_peak_bytes"), _rounded("non_torch_bytes")),
+    _part("v1 summary graphs", "0.11 gpu_worker.py", Stage.CAPTURE, "GiB for CUDAGraph memory",
+          rf"and {_N} GiB for CUDAGraph memory", _rounded("cuda_graph_bytes")),
+    # vLLM 0.6.4 and its development builds (worker.py): one line, or one figure a line
+    _line("profile 0.6.4", "vllm 0.6.4 worker.py", Stage.PROFILE, "total_gpu_memory=",
+          rf"total_gpu_memory={_N}GiB", _memory("gpu_total_bytes")),
+    _part("profile 0.6.4 activation", "vllm 0.6.4 worker.py", Stage.PROFILE, "peak_torch_memory=",
+          rf"peak_torch_memory={_N}GiB", _memory("peak_torch_bytes")),
+    _part("profile 0.6.4 non_torch", "vllm 0.6.4 worker.py", Stage.PROFILE, "non_torch_memory=",
+          rf"non_torch_memory={_N}GiB", _memory("non_torch_bytes")),
+    _part("profile 0.6.4 kv", "vllm 0.6.4 worker.py", Stage.PROFILED, "kv_cache_size=",
+          rf"kv_cache_size={_N}GiB", _memory("kv_cache_bytes")),
+    _part("profile 0.6.4 utilization", "vllm 0.6.4 worker.py", Stage.PROFILE, "gpu_memory_utilization=",
+          rf"gpu_memory_utilization={_N}", Capture("gpu_memory_utilization_pct", _percent, decimals=True, shift=-2)),
     _line("concurrency", "executor_base.py:115-116", Stage.BLOCKS, "Maximum concurrency",
           rf"Maximum concurrency for {_INT} tokens per request: {_N}x",
           _exact("max_model_len"), _number("max_concurrency")),

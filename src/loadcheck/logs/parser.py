@@ -206,7 +206,8 @@ def _readings(format: LineFormat, match: re.Match[str], line: int) -> Iterator[R
     for capture, text in zip(format.captures, match.groups(), strict=True):
         if len(text) > capture.longest:
             continue
-        decimals = len(text.partition(".")[2]) + capture.shift if capture.decimals else None
+        printed = max(len(text.partition(".")[2]), capture.least)
+        decimals = printed + capture.shift if capture.decimals else None
         try:
             yield Reading(capture.attribute, capture.convert(text), decimals, line)
         except (ValueError, OverflowError):  # a number too long to be one

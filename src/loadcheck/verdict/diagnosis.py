@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from loadcheck.logs import Kind, Outcome, ParsedLog
+from loadcheck.logs import Attempt, Kind, LogError, Outcome, ParsedLog
 from loadcheck.logs.parser import EVENT_ANCHOR
 from loadcheck.logs.text import read_blocks
 from loadcheck.specs.trouble import Trouble, load_troubles
 from loadcheck.verdict.advice import figures_of, remedy_for
 from loadcheck.verdict.evidence import Evidence
 from loadcheck.verdict.finding import Check, Finding, Status
-from loadcheck.verdict.stage import stage_at
+from loadcheck.verdict.stage import stage_at, stage_of
 
 MAX_MATCHES = 100
 """Looked at of one phrase in one block of the log: hostile input cannot take long."""
@@ -57,12 +57,18 @@ def check_diagnosis(evidence: Evidence) -> Iterator[Finding]:
     if not found and not own and error is not None and not from_outside and not died:
         yield _finding(
             evidence,
-            f"no known trouble; the load had come to its stage {evidence.attempt.stage.name.lower()}, and its last error is: "
-            f"{error.text}",
+            f"no known trouble; the load had come to its stage {stage_of(error)}, and its error is: {error.text}"
+            + _surfaced(evidence.attempt, error),
             "look for these words in the issues of unsloth and vLLM; loadcheck doctor looks at the machine",
             error.line,
             UNKNOWN,
         )
+
+
+def _surfaced(attempt: Attempt, error: LogError) -> str:
+    """How the cause showed in the end, where another exception was raised from it."""
+    last = attempt.errors[-1]
+    return f"; it surfaced as: {last.text}" if last.kind is Kind.EXCEPTION and last.text != error.text else ""
 
 
 def _refusals(evidence: Evidence) -> Iterator[Finding]:

@@ -49,6 +49,16 @@ class Evidence:
     def attempt(self) -> Attempt:
         return self.log.last
 
+    @property
+    def is_v1(self) -> bool:
+        """Whether the log is of vLLM's V1 engine, by its name or by lines that it alone prints."""
+        engine = self.attempt.reading("engine")
+        return (
+            str(engine.value) == "V1"
+            if engine is not None
+            else any(name.startswith("v1 ") for name in self.attempt.formats)
+        )
+
     def where(self, line: int | None) -> str:
         return f"{self.log.path.name}:{line}" if line else self.log.path.name
 

@@ -35,6 +35,7 @@ def check_identities(evidence: Evidence) -> Iterator[Finding]:
         _gpu_blocks,
         _cpu_blocks,
         _concurrency,
+        _tokens,
         _room,
         _graphs,
         _sequences,
@@ -48,12 +49,18 @@ def check_identities(evidence: Evidence) -> Iterator[Finding]:
         yield from identity(evidence)
 
 
+TRIED_TWICE = ("cuda_graph_bytes", "graph_capture_s")
+"""V1 captures once for trial, and prints both (0.33 gpu/model_runner.py:1163)."""
+
+
 def _agreement(evidence: Evidence) -> Iterator[Finding]:
     """A figure that several lines say is the same in all of them, as far as each prints it."""
     by_attribute: dict[str, list[Reading]] = {}
     for reading in evidence.attempt.readings:
         by_attribute.setdefault(reading.attribute, []).append(reading)
-    for readings in by_attribute.values():
+    for attribute, readings in by_attribute.items():
+        if evidence.is_v1 and attribute in TRIED_TWICE:
+            continue
         clash = _clash(readings)
         if clash:
             first, second = clash
@@ -131,7 +138,16 @@ def _kv_cache(evidence: Evidence) -> Iterator[Finding]:
         for part in taken:
             budget = budget - part
         formula = "kv_cache = budget − weights − non_torch − activation_peak, ± 0.02 GiB"
-        yield from _compare(evidence, "kv_cache_bytes", budget.widened(KV_SLACK_BYTES), formula)
+        graphs = evidence.attempt.reading("cuda_graph_bytes")
+        room = budget.widened(KV_SLACK_BYTES)
+        if (
+            evidence.is_v1 and graphs is not None
+        ):  # counted against the cache from 0.21 on (current-stack: gpu_worker.py:753-757)
+            room, formula = (
+                Interval(room.low - float(graphs.value), room.high),
+                f"{formula}, − cuda_graph from vLLM 0.21 on",
+            )
+        yield from _compare(evidence, "kv_cache_bytes", room, formula)
 
 
 def _block_bytes(evidence: Evidence) -> tuple[float, str] | None:
@@ -175,6 +191,14 @@ def _concurrency(evidence: Evidence) -> Iterator[Finding]:
         ratio = blocks.scaled(BLOCK_TOKENS / length.low)
         formula = f"max_concurrency = num_gpu_blocks × {BLOCK_TOKENS} / max_model_len"
         yield from _compare(evidence, "max_concurrency", ratio, formula)
+
+
+def _tokens(evidence: Evidence) -> Iterator[Finding]:
+    """V1's size of the cache: concurrency × length, as its concurrency is printed to two decimals (kv_cache_utils.py:1147 at 0.33)."""
+    if intervals := _intervals(evidence, "max_concurrency", "max_model_len"):
+        concurrency, length = intervals
+        tokens = concurrency.scaled(length.low).widened(BLOCK_TOKENS)
+        yield from _compare(evidence, "kv_cache_tokens", tokens, "kv_cache_tokens = max_concurrency × max_model_len")
 
 
 def _room(evidence: Evidence) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from loadcheck.figures import Reading, Value
 from loadcheck.specs.model import find_model
@@ -38,10 +39,15 @@ def _version(evidence: Evidence, package: str, reading: Reading) -> Finding:
         built = f"a build of its own, and the pin is {pinned} for CUDA {load_versions().version('cuda')}"
     finding = evidence.finding(reading, Check.STACK, False, predicted=pinned, why=built, remedy=_OTHER_STACK)
     # a build that cannot have used an NVIDIA GPU is no other stack, but no such load
-    return finding if is_gpu and _NO_CUDA.search(value) else _refuse(finding, evidence.strict_stack)
+    if is_gpu and _NO_CUDA.search(value):
+        return finding
+    if evidence.is_v1 and not evidence.strict_stack:
+        return replace(finding, status=Status.SKIPPED, remedy="", why=_V1_NOTE)
+    return _refuse(finding, evidence.strict_stack)
 
 
 _NO_CUDA = re.compile(r"\+(?:cpu|rocm|xpu|hip)", re.IGNORECASE)
+_V1_NOTE = "vLLM's V1 engine: judged by what its lines state of each other, and not predicted"
 _OTHER_STACK = (
     "figures of another stack are not judged by this one's: install env/requirements.lock, or judge this log with the loadcheck of its "
     "own stack"
