@@ -32,9 +32,13 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
+OF_AN_OUTER_MAKE = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "ARGS", "RUN", "LOG", "GPU", "PROFILE")
+"""What `make unit ARGS=…` hands on to the tests, and is none of theirs."""
+
+
 def make(checkout: Path, *arguments: str, **environment: str) -> tuple[int, list[str], str]:
     """The exit code, what loadcheck was given, and what was said."""
-    clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    clean = {name: value for name, value in os.environ.items() if name not in OF_AN_OUTER_MAKE}
     said = subprocess.run(["make", "ENGINE=cpu", "RUNTIME=local", *arguments], cwd=checkout, env={**clean, **environment},
                           capture_output=True, text=True, check=False)  # fmt: skip
     given = checkout / "given"
