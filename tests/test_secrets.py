@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import urllib.parse
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,17 @@ def test_no_token_of_a_log_is_shown(
     assert "[secret]" in shown
     assert not left_over(shown.encode(), CANARY)
     assert UNKNOWN["hub"] not in shown
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_no_token_is_shown_in_any_encoding_of_the_terminal(encoding: str, monkeypatch: pytest.MonkeyPatch):
+    """Where it is ASCII, click would write into the stream below."""
+    out, said = BytesIO(), BytesIO()
+    monkeypatch.setattr("sys.stdout", TextIOWrapper(out, encoding=encoding, write_through=True))
+    monkeypatch.setattr("sys.stderr", TextIOWrapper(said, encoding=encoding, write_through=True))
+    assert cli.run(["parse", UNKNOWN["hub"], "--json"]) == 2
+    for shown in (out.getvalue(), said.getvalue()):
+        assert b"[secret]" in shown and UNKNOWN["hub"].encode() not in shown
 
 
 # ------------------------------------------------------------------------------------------------------------------- modes

@@ -118,6 +118,8 @@ class _Redacted:
         self.write("".join(lines))
 
     def __getattr__(self, name: str) -> Any:
+        if name in ("buffer", "detach"):  # click would write there itself where the encoding is ASCII
+            raise AttributeError(name)
         return getattr(self._stream, name)
 
 
