@@ -157,6 +157,14 @@ def test_compute_capabilities(capability: str, level: Level, says: str):
     assert report.exit_code == (EXIT_MACHINE if level is Level.PROBLEM else EXIT_PASS)
 
 
+@pytest.mark.parametrize(("capability", "times"), [("7.0", 1), ("7.5", 0), ("8.0", 0)])
+def test_volta_is_warned_of_once(capability: str, times: int):
+    """Prefix caching aborts there: a warning of the capability, and not of the memory as well."""
+    report = _examine(gpu=dataclasses.replace(T4, name="A card", compute_capability=capability))
+    found = [each for each in report.findings if "Volta" in each.what]
+    assert [(each.check, each.level) for each in found] == [("capability", Level.WARNING)] * times
+
+
 def test_processes_on_the_gpu_are_named():
     """Who uses the GPU is a warning with names; memory in use by nobody that is visible is one too."""
     processes = (GpuProcess(4242, "python3", 3 * GIB), GpuProcess(7, None, None))

@@ -235,3 +235,31 @@ def test_fit_exit_codes(capsys: pytest.CaptureFixture[str]):
     assert "  loadcheck load llama31-8b-instruct-4bit --max-seq-length" in capsys.readouterr().out
     assert cli.run(["fit", "--gpu", "T4", "--load-in-16bit"]) == 1
     assert "NOTHING FITS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.parametrize("gpu", ["T4", "L4", "H100"])
+def test_no_lower_utilization_gives_the_same_load(goal: Goal, gpu: str):
+    """Above its cap unsloth takes no more than below it: the lowest utilization of the same figures is proposed."""
+    search = Search(_config(), card_from_table(gpu), RAM)
+    for proposal in _fit(goal, gpu).proposals:
+        hundredths = round(proposal.profile.gpu_memory_utilization * 100)
+        for fewer in range(1, min(hundredths, 4)):
+            lower = replaced(proposal.profile, gpu_memory_utilization=(hundredths - fewer) / 100)
+            assert search.predict(lower).figures != proposal.prediction.figures
+
+
+def test_the_cap_is_no_reason_for_0_99():
+    """The longest length on an H100 is held at 0.74 as at 0.99: what unsloth keeps for training caps both."""
+    best = _fit("length", "H100").proposals[0]
+    assert best.profile.gpu_memory_utilization < 0.8
+    highest = replaced(best.profile, gpu_memory_utilization=0.99)
+    assert Search(_config(), card_from_table("H100"), RAM).predict(highest).figures == best.prediction.figures
+
+
+def test_a_utilization_that_is_given_is_not_lowered():
+    """It was asked for."""
+    asked = replaced(PROFILE, gpu_memory_utilization=0.99)
+    search = Search(_config(), card_from_table("H100"), RAM, frozenset({"gpu_memory_utilization"}))
+    proposal = search.propose(replaced(asked, max_seq_length=131_072))
+    assert proposal is not None and search.lowest(proposal) is proposal

@@ -202,3 +202,19 @@ def test_predict_exits_1_with_the_engines_words(
     assert cli.run(["predict", "--gpu", "H100", "--model", str(file)]) == 1
     out = capsys.readouterr().out
     assert "NO " in out and "the engine would say: " in out
+
+
+def test_a_load_without_vllm_says_why_it_has_no_peak(capsys: pytest.CaptureFixture[str]):
+    """In plain lines, with no stray sign before them."""
+    assert cli.run(["predict", "--profile", "smollm2-135m-cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "peak_device_gib is not predicted: without vLLM there is no budget" in out
+    assert "\N{MIDDLE DOT}" not in out
+
+
+def test_the_list_says_the_weights_of_either_load(capsys: pytest.CaptureFixture[str]):
+    """On the CPU as the load measures it, on a GPU as vLLM prints it."""
+    assert cli.run(["list", "models", "--json"]) == 0
+    listed = {each["name"]: each for each in json.loads(capsys.readouterr().out)["models"]}
+    smollm2 = listed["smollm2-135m-instruct"]
+    assert (smollm2["weights_4bit_gib"], smollm2["weights_4bit_cpu_gib"]) == (0.1057, 0.1040)

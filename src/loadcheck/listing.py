@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadcheck.predict.adapters import base_params
+from loadcheck.predict.cpu import cpu_weights
 from loadcheck.predict.weights import weights
 from loadcheck.specs.gpu import Gpu, known_bytes, load_gpus
 from loadcheck.specs.model import Model, load_models
@@ -40,7 +41,11 @@ def _card(key: str, gpu: Gpu) -> dict[str, Any]:
 
 
 def models() -> Rows:
-    """Each model of env/models. Of a refused one neither the parameters nor the 4-bit weights in GiB are said."""
+    """Each model of env/models. Of a refused one neither the parameters nor the 4-bit weights in GiB are said.
+
+    `weights_4bit_gib` is what vLLM's "model weights take" says on a GPU, rounded by torch's allocator; `weights_4bit_cpu_gib` what a load
+    on the CPU holds, where each linear has its own codes and no allocator rounds.
+    """
     return [_model(model) for model in load_models()]
 
 
@@ -51,6 +56,7 @@ def _model(model: Model) -> dict[str, Any]:
         "hub_names": list(model.names),
         "parameters": None if config is None else base_params(config),
         "weights_4bit_gib": None if config is None else round(to_gib(weights(config).num_bytes), 4),
+        "weights_4bit_cpu_gib": None if config is None else round(to_gib(cpu_weights(config).num_bytes), 4),
         "refused": model.refused,
     }
 
@@ -94,6 +100,8 @@ def _model_row(model: dict[str, Any]) -> tuple[str, ...]:
         return f"{model['name']} (refused: {model['refused']})", "", ""
     millions = model["parameters"] / 1e6
     parameters = f"{millions:.0f} M" if millions < 1000 else f"{millions / 1000:.2f} B"
+    if model["name"] in {profile.model for profile in load_profiles() if profile.engine == "cpu"}:
+        return f"{model['name']} (on the CPU)", parameters, f"{model['weights_4bit_cpu_gib']:.4f}"
     return model["name"], parameters, f"{model['weights_4bit_gib']:.4f}"
 
 

@@ -217,11 +217,19 @@ def show_question(out: Console, question: Question) -> None:
     print_words(out, str(question))
 
 
+_NO_PEAK = (
+    "without vLLM there is no budget to predict it from; on a CPU it is the resident set of the whole process, most of it libraries, "
+    "and training adds what its optimizer and allocator keep, so it is measured and shown"
+)
+
+
 def show_without_vllm(out: Console, figures: Figures) -> None:
     """What is predicted of a load without vLLM, and that it is not more."""
     _show_figures(out, figures)
     known = "weights, adapters and parameters" if figures.weights_bytes is not None else "adapters and parameters"
-    print_words(out, f"\nLoads without vLLM: only {known} are predicted, not whether it fits.")
+    out.print()
+    print_words(out, f"Loads without vLLM: only {known} are predicted, not whether it fits.")
+    print_words(out, f"peak_device_gib is not predicted: {_NO_PEAK}.")
 
 
 def _show_figures(out: Console, figures: Figures) -> None:

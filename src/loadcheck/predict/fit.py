@@ -156,6 +156,23 @@ class Search:
         best = last_true(holds, 1, UTILIZATION_STEPS - 1)
         return None if best is None else self.propose(at_utilization(profile, best))
 
+    def lowest(self, proposal: Proposal) -> Proposal:
+        """The same load at the lowest utilization, in hundredths, that gives all its figures; or the one given.
+
+        Above some utilization unsloth caps the budget by what it keeps for training (unsloth_zoo/vllm_utils.py:759-763), so that a
+        higher one asks for more and gets the same.
+        """
+        if "gpu_memory_utilization" in self.given:
+            return proposal
+        profile, figures = proposal.profile, proposal.prediction.figures
+        highest = round(profile.gpu_memory_utilization * UTILIZATION_STEPS)
+
+        def is_same(fewer: int) -> bool:
+            return self.predict(at_utilization(profile, highest - fewer)).figures == figures
+
+        fewer = last_true(is_same, 0, highest - 1)
+        return (self.propose(at_utilization(profile, highest - fewer)) if fewer else None) or proposal
+
     def leanest(self, profile: Profile) -> Proposal | None:
         """The lowest utilization that still holds one request of full length, in hundredths; or the one given."""
         if "gpu_memory_utilization" in self.given:
@@ -264,7 +281,7 @@ def _proposals(search: Search, profile: Profile, goal: Goal) -> Iterator[Proposa
         else:
             found = search.fullest(scaled)
         if found is not None:
-            yield found
+            yield search.lowest(found)
 
 
 def _merit(proposal: Proposal, goal: Goal) -> tuple[float, ...]:
