@@ -41,8 +41,8 @@ peft: $(RUNTIME_NEEDS) ## as load, and train the adapters for a few steps (PROFI
 	@scripts/with-args scripts/image/load $(RUNTIME) $(ENGINE) load $${PROFILE:+"$$PROFILE"} --train-steps 5
 
 .PHONY: doctor
-doctor: $(RUNTIME_NEEDS) ## what is wrong with this machine for this stack, before anything is downloaded (PROFILE=, ARGS=, RUNTIME=)
-	@scripts/with-args scripts/image/load $(RUNTIME) $(ENGINE) doctor $(PROFILE_FLAG)
+doctor: .venv/dev/.complete ## what is wrong with this machine for this stack, before anything is downloaded (PROFILE=, ARGS=, RUNTIME=)
+	@scripts/with-args scripts/doctor $(RUNTIME) $(ENGINE) doctor $(PROFILE_FLAG)
 
 .PHONY: predict
 predict: .venv/dev/.complete ## say every figure of the load log before there is one (GPU=T4, PROFILE=, ARGS=)
@@ -162,17 +162,22 @@ build/image/oci/index.json:
 clean: ## remove the environments and what tools left; runs and weights stay
 	@rm -rf .venv build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
-.venv/tools/.complete: env/tools.lock
+# scripts/venv decides by content whether an environment is current, in a few milliseconds: so it is always asked.
+.PHONY: FORCE
+FORCE:
+
+.venv/tools/.complete: FORCE
 	@scripts/venv tools env/tools.lock
 
-.venv/dev/.complete: env/dev.lock pyproject.toml | .venv/tools/.complete
+.venv/dev/.complete: FORCE
 	@scripts/venv dev env/dev.lock
 
-.venv/fuzz/.complete: env/fuzz.lock pyproject.toml | .venv/tools/.complete
+.venv/fuzz/.complete: FORCE
 	@scripts/venv fuzz env/fuzz.lock
 
-.venv/cpu/.complete: env/cpu.lock env/smollm2.lock pyproject.toml | .venv/tools/.complete
+# What doctor says before the stack is fetched comes from the light environment.
+.venv/cpu/.complete: FORCE | .venv/dev/.complete
 	@scripts/venv cpu env/cpu.lock env/smollm2.lock
 
-.venv/gpu/.complete: env/requirements.lock pyproject.toml | .venv/tools/.complete
+.venv/gpu/.complete: FORCE | .venv/dev/.complete
 	@scripts/venv gpu env/requirements.lock

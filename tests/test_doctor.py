@@ -312,9 +312,54 @@ def test_drift_is_named():
     assert _examine(installed=GOOD.installed | {"torch": "2.5.1+cu124"}).outcome == "fine"
 
 
-def test_an_environment_without_the_stack_is_a_warning():
-    """Before `make load` there is nothing to compare; that is said, and is no problem."""
-    assert _only(_examine(installed={})).check == "versions"
+def test_an_environment_without_the_stack_is_fine():
+    """Before `make load` there is nothing to compare; that is said, and is neither problem nor warning."""
+    report = _examine(installed={})
+    assert report.outcome == "fine"
+    assert [each.what for each in report.findings if each.check == "versions"] == [
+        "the stack is not installed here yet; its versions and files are checked once `make load` has installed it"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("plan", "installed", "free_bytes", "weights_free_bytes", "outcome"),
+    [
+        (GPU_PLAN, {}, 7 * GIB, 50 * GIB, "cannot"),
+        (GPU_PLAN, {}, 8 * GIB, 50 * GIB, "fine"),
+        (GPU_PLAN, {}, 12 * GIB, 12 * GIB, "cannot"),  # one disk: the weights take 5.3 GiB of it too
+        (GPU_PLAN, {}, 13 * GIB, 13 * GIB, "fine"),
+        (CPU_PLAN, {}, 5 * GIB, 50 * GIB, "cannot"),
+        (GPU_PLAN, GOOD.installed, 0, 50 * GIB, "fine"),
+        (GPU_PLAN, {}, None, 50 * GIB, "fine"),
+    ],
+)
+def test_the_disk_of_the_stack(
+    plan: LoadPlan, installed: dict[str, str], free_bytes: int | None, weights_free_bytes: int, outcome: str
+):
+    """Before it is installed it must have a place, with the weights where they share a disk; afterwards it has one."""
+    report = _examine(plan, installed=installed, environment_free_bytes=free_bytes, disk_free_bytes=weights_free_bytes)
+    assert report.outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("made", "is_named"),
+    [("torch/__init__.py", True), ("numpy.py", True), ("google/protobuf/a.py", True), ("torchx/__init__.py", False)],
+)
+def test_python_path_that_shadows_a_pin(made: str, is_named: bool, tmp_path: Path):
+    """A folder or a module under a pinned package's name is named, and is a warning; anything else in PYTHONPATH is none."""
+    (tmp_path / made).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / made).touch()
+    found = facts._shadowed(os.pathsep.join(("/nowhere", str(tmp_path))))
+    assert bool(found) is is_named
+    assert [each.check for each in _bad(_examine(shadowed=found))] == ["python-path"] * is_named
+
+
+def test_no_python_path_shadows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """None is not this folder; an empty entry is."""
+    (tmp_path / "torch").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert facts._shadowed("") == ()
+    assert facts._shadowed("/nowhere" + os.pathsep) == ("torch",)
 
 
 def test_edited_files_are_named():

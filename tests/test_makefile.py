@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ("with-args", "newest-run", "engine", "image/runtime", "image/load", "image/common")
+SCRIPTS = ("with-args", "newest-run", "engine", "doctor", "image/runtime", "image/load", "image/common")
 EVIL = "a'b\"c $(touch o1) `touch o2`; touch o3 & touch o4 | touch o5\n\ttouch o6\n$(shell touch o7) ${HOME} $(info x) %s \\ *"
 QUOTED = "\"$(touch o1) `touch o2` $(shell touch o3)\" ; touch o4 '' 'a b' $HOME * \\| --json"
 WORDS = ["$(touch o1) `touch o2` $(shell touch o3)", ";", "touch", "o4", "", "a b", "$HOME", "*", "|", "--json"]
@@ -20,15 +20,14 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("Makefile", *(f"scripts/{script}" for script in SCRIPTS)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    for name in ("env/tools.lock", "env/dev.lock", "env/cpu.lock", "env/smollm2.lock", "pyproject.toml"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+    installs_nothing = tmp_path / "scripts" / "venv"
+    installs_nothing.write_text("#!/bin/sh\n")
+    installs_nothing.chmod(0o755)
     for name in ("tools", "dev", "cpu"):
         program = tmp_path / ".venv" / name / "bin" / "loadcheck"
         program.parent.mkdir(parents=True)
         program.write_text("#!/bin/bash\nprintf '%s\\0' \"$@\" >>given\n")
         program.chmod(0o755)
-        (tmp_path / ".venv" / name / ".complete").touch()
     return tmp_path
 
 

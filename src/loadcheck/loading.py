@@ -264,9 +264,14 @@ def _run(folder: RunFolder, record: RunRecord, prepared: Prepared, on_output: Ca
     return log_path
 
 
+REDIRECTS = ("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONSTARTUP")
+"""Variables that put other packages before the pinned ones: the load does without them, and doctor names what they shadow."""
+
+
 def _run_children(folder: RunFolder, record: RunRecord, sink: LogSink, on_output: Callable[[bytes], None]) -> ChildEnd:
     """The weights first, then the load: two processes, so that making one leaves no trace in the other's figures."""
-    env = dict(os.environ, PYTHONUNBUFFERED="1", PYTHONIOENCODING=_ENCODING)
+    env = {name: value for name, value in os.environ.items() if name not in REDIRECTS}
+    env |= {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": _ENCODING, "PYTHONNOUSERSITE": "1"}
     end = _run_step("prepare", folder, record, sink, on_output, env)
     if end.outcome != "completed":
         return end

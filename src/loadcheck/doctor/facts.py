@@ -35,6 +35,10 @@ from loadcheck.weights.lock import hash_file
 
 NOT_PACKAGES = ("python", "cuda")
 XFORMERS_FILE = "xformers/ops/fmha/cutlass.py"
+ENVIRONMENTS = Path(sys.prefix).parent
+"""Beside the environment that this runs in: .venv of a checkout."""
+MODULES = {"protobuf": "google/protobuf"}
+"""Packages that are imported under another name than their own."""
 HASHED_BYTES = 1 << 20
 """Files up to this size are hashed, larger ones are compared by size alone: 3 s for the whole stack (30,313 files) instead of 30.
 `loadcheck manifest --files` hashes them all."""
@@ -57,6 +61,9 @@ def read_machine(plan: LoadPlan, gpu: GpuDevice | None, files: bool = True) -> M
         disk_free_bytes=_disk_free_bytes(weights_dir()),
         has_weights=in_cache(plan),
         unsafe_weights=unsafe_local(plan),
+        environment_dir=str(ENVIRONMENTS),
+        environment_free_bytes=_disk_free_bytes(ENVIRONMENTS) if ENVIRONMENTS.exists() else None,
+        shadowed=_shadowed(os.environ.get("PYTHONPATH", "")),
         shm_bytes=_shm_bytes(),
         libcuda_dirs=dirs,
         has_libcuda_link=_has_libcuda_link(dirs, compiler),
@@ -167,6 +174,14 @@ def _installed() -> dict[str, str]:
             except PackageNotFoundError:
                 continue
     return found
+
+
+def _shadowed(python_path: str) -> tuple[str, ...]:
+    """Packages and modules in the folders of PYTHONPATH that are imported instead of a pinned one; an empty entry is this folder."""
+    folders = [Path(entry or ".") for entry in python_path.split(os.pathsep)] if python_path else []
+    names = [MODULES.get(name, name.replace("-", "_")) for name in load_versions().pins if name not in NOT_PACKAGES]
+    found = [folder / name for folder in folders for name in names]
+    return tuple(str(each) for each in found if each.is_dir() or each.with_name(each.name + ".py").is_file())
 
 
 def _changed_files() -> tuple[ChangedFile, ...]:

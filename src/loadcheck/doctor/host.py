@@ -10,6 +10,7 @@ from loadcheck.doctor.machine import Machine, Symbols
 from loadcheck.plan import LoadPlan
 from loadcheck.predict.cpu import predict_cpu
 from loadcheck.predict.zoo import swap_gib
+from loadcheck.specs.files import env_dir, read_toml
 from loadcheck.units import GIB, show_bytes, to_gib
 from loadcheck.weights.package import NEEDED_BYTES
 from loadcheck.weights.synthetic import checkpoint_tensors, file_bytes
@@ -73,6 +74,31 @@ def check_disk(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
         yield ok("disk", f"{show_bytes(machine.disk_free_bytes)} are free, the weights take {show_bytes(needed)}")
 
 
+def check_environment_disk(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
+    """The disk of the checkout against what the stack takes there; nothing once it is installed."""
+    if "torch" in machine.installed or machine.environment_free_bytes is None:
+        return
+    needed, free = environment_bytes(plan.profile.engine), machine.environment_free_bytes
+    shared = machine.cache_dir and not machine.has_weights and _on_one_disk(machine)
+    weights = needed_disk_bytes(plan) if shared else 0
+    beside = f", and the weights {show_bytes(weights)} on the same disk" if weights else ""
+    what = f"{show_bytes(free)} are free, the stack takes {show_bytes(needed)}{beside}"
+    if free < needed + weights:
+        yield problem("disk", f"{machine.environment_dir}: {what}", "disk-full", cannot=True)
+    else:
+        yield ok("disk", what)
+
+
+def _on_one_disk(machine: Machine) -> bool:
+    """Whether weights and environment share a disk: then the same bytes are free on both, to what others write meanwhile."""
+    return abs(machine.disk_free_bytes - (machine.environment_free_bytes or 0)) < GIB // 16
+
+
+def environment_bytes(engine: str) -> int:
+    """What the environment of an engine takes on the disk (env/sizes.toml)."""
+    return int(read_toml(env_dir() / "sizes.toml")[engine]["disk_bytes"])
+
+
 def needed_disk_bytes(plan: LoadPlan) -> int:
     """What the plan's weights take on the disk. A checkpoint of the hub has the size of a synthetic one, to some kilobytes."""
     if plan.profile.weights == "local":
@@ -132,5 +158,5 @@ def _symbol(version: Symbols) -> str:
     return "GLIBCXX_" + ".".join(map(str, version))
 
 
-CHECKS = (check_platform, check_ram, check_disk, check_libstdcxx)
+CHECKS = (check_platform, check_ram, check_disk, check_environment_disk, check_libstdcxx)
 GPU_CHECKS = (check_shm, check_libcuda, check_compiler)

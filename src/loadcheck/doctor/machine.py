@@ -33,6 +33,8 @@ class Machine:
         cache_dir, disk_free_bytes: where weights are kept, and the room on that disk.
         has_weights: whether the profile's weights are in the cache already.
         unsafe_weights: what is no data of that which the engine would open in a local directory of weights.
+        environment_dir, environment_free_bytes: where make installs the stack, and the room on that disk; None in no checkout.
+        shadowed: what stands in PYTHONPATH under the name of a pinned package.
         shm_bytes: the size of /dev/shm; None where there is none.
         libcuda_dirs: where Triton will look for the driver's library to link to.
         has_libcuda_link: whether the linker will find libcuda.so there.
@@ -56,6 +58,9 @@ class Machine:
     disk_free_bytes: int = 0
     has_weights: bool = False
     unsafe_weights: tuple[Problem, ...] = ()
+    environment_dir: str = ""
+    environment_free_bytes: int | None = None
+    shadowed: tuple[str, ...] = ()
     shm_bytes: int | None = None
     libcuda_dirs: tuple[str, ...] = ()
     has_libcuda_link: bool = False

@@ -30,9 +30,10 @@ def check_versions(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
     """What the profile's engine imports, against env/versions.toml."""
     needed = NEEDED[plan.profile.engine]
     if "torch" not in machine.installed:
-        yield Finding(check="versions", level=Level.WARNING, what="the stack is not installed in this environment",
-                      why="its versions and files cannot be looked at", remedy="make load installs it from the lock; "
-                      "run doctor with the loadcheck of that environment")  # fmt: skip
+        yield ok(
+            "versions",
+            "the stack is not installed here yet; its versions and files are checked once `make load` has installed it",
+        )
         return
     drift = [name for name in needed if not _as_pinned(name, machine.installed.get(name))]
     for name in drift:
@@ -77,5 +78,14 @@ def check_xformers_edit(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
                  "unsloth/__init__.py:98-117, silently not where it may not write; it moves no memory figure")  # fmt: skip
 
 
-CHECKS = (check_versions, check_files)
+def check_python_path(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
+    """PYTHONPATH, which comes before everything that is installed."""
+    if machine.shadowed:
+        more = f" and {len(machine.shadowed) - NAMED_FILES} more" if len(machine.shadowed) > NAMED_FILES else ""
+        what = f"PYTHONPATH has another copy of what is pinned: {', '.join(machine.shadowed[:NAMED_FILES])}{more}"
+        yield Finding(check="python-path", level=Level.WARNING, what=what, remedy="unset PYTHONPATH",
+                      why="a load of ours does without it; a script of yours would import that copy")  # fmt: skip
+
+
+CHECKS = (check_versions, check_files, check_python_path)
 GPU_CHECKS = (check_xformers_edit,)

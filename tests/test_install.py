@@ -1,0 +1,184 @@
+"""Environments are as their locks say, belong to this checkout, and are made without touching anything else."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# Stand-ins write down what they were given, and what of the variables they see.
+UV = """#!/bin/bash
+echo "uv $*" >>given
+env | grep -E '^(UV|PIP|PYTHON|VIRTUAL_ENV|CONDA|__PYVENV)' | sort >seen
+if [ "$1" = venv ]; then for last; do :; done; mkdir -p "$last/bin"; touch "$last/bin/python"; chmod +x "$last/bin/python"; fi
+if [ "$1 $2" = "pip install" ] && [ -e says ]; then cat says >&2; exit 2; fi
+"""
+REDIRECTS = {
+    "UV_SYSTEM_PYTHON": "1", "UV_PYTHON": "3.12", "UV_CONSTRAINT": "c", "UV_EXCLUDE_NEWER": "2020-01-01", "UV_TARGET": "/x",
+    "UV_PROJECT_ENVIRONMENT": "p", "PIP_USER": "1", "PIP_TARGET": "/x", "PIP_PREFIX": "/x", "PIP_REQUIREMENT": "r",
+    "VIRTUAL_ENV": "/v", "CONDA_PREFIX": "/c",
+    "PYTHONPATH": "/p", "PYTHONUSERBASE": "/u", "PYTHONHOME": "/h",
+}  # fmt: skip
+OWN = {"UV_DEFAULT_INDEX": "https://index.example/simple", "UV_INDEX_COMPANY_PASSWORD": "p", "PIP_CERT": "/c.pem"}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The scripts and a lock, with uv's stand-in as already installed, in a folder with a space and an umlaut in its name."""
+    folder = tmp_path / "a checkout ü"
+    (folder / "env").mkdir(parents=True)
+    (folder / "scripts").mkdir()
+    for name in ("scripts/venv", "scripts/progress", "scripts/before-install", "env/sizes.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    for name in ("env/tools.lock", "env/dev.lock", "pyproject.toml"):
+        (folder / name).write_text(name)
+    put_tools(folder)
+    return folder
+
+
+def put_tools(folder: Path) -> None:
+    uv = folder / ".venv/tools/bin/uv"
+    uv.parent.mkdir(parents=True, exist_ok=True)
+    uv.write_text(UV)
+    uv.chmod(0o755)
+    uv.with_name("python").symlink_to(sys.executable)
+    stamp = subprocess.run(
+        "pwd -P; sha256sum env/tools.lock pyproject.toml", shell=True, cwd=folder, capture_output=True, check=False
+    )
+    (folder / ".venv/tools/.complete").write_bytes(stamp.stdout)
+
+
+def install(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    """The exit code of scripts/venv, and what it said."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "PIP_", "PYTHON"))}
+    done = subprocess.run([folder / "scripts/venv", *(arguments or ("dev", "env/dev.lock"))], cwd=folder,
+                          env=clean | environment, capture_output=True, text=True, check=False)  # fmt: skip
+    return done.returncode, done.stderr
+
+
+def installs(folder: Path) -> int:
+    """How many times a set of packages was installed."""
+    given = folder / "given"
+    return given.read_text().count("--require-hashes") if given.exists() else 0
+
+
+def test_variables_that_redirect_are_unset(checkout: Path):
+    """uv gets the environment's Python by path and sees the user's index and certificates, and nothing that leads elsewhere."""
+    assert install(checkout, **REDIRECTS, **OWN)[0] == 0
+    assert "uv pip install --python .venv/dev/bin/python --compile-bytecode" in (checkout / "given").read_text()
+    seen = dict(line.partition("=")[::2] for line in (checkout / "seen").read_text().splitlines())
+    assert OWN.items() <= seen.items()
+    assert not set(REDIRECTS) & set(seen)
+
+
+def test_contents_decide_and_not_times(checkout: Path):
+    """Another time makes nothing anew; another content of a lock or of pyproject.toml does."""
+    assert install(checkout) == install(checkout, "dev", "env/dev.lock") or installs(checkout) == 1
+    os.utime(checkout / "env/dev.lock")
+    install(checkout)
+    assert installs(checkout) == 1
+    for number, name in enumerate(("env/dev.lock", "pyproject.toml"), start=2):
+        (checkout / name).write_text("changed")
+        os.utime(checkout / name, (1, 1))
+        if name == "pyproject.toml":
+            shutil.rmtree(checkout / ".venv/tools")
+            put_tools(checkout)
+        assert (install(checkout)[0], installs(checkout)) == (0, number)
+
+
+@pytest.mark.parametrize("how", [shutil.copytree, shutil.move])
+def test_a_checkout_that_was_copied_or_moved_installs_anew(how, checkout: Path, tmp_path: Path):
+    """Its environment would run the other checkout's code."""
+    install(checkout)
+    other = tmp_path / "other"
+    how(checkout, other)
+    shutil.rmtree(other / ".venv/tools")
+    put_tools(other)
+    assert (install(other)[0], installs(other)) == (0, 2)
+    assert (install(other)[0], installs(other)) == (0, 2)
+
+
+def test_half_an_environment_is_made_anew(checkout: Path):
+    """One whose installation was killed has no stamp."""
+    install(checkout)
+    (checkout / ".venv/dev/.complete").unlink()
+    (checkout / ".venv/dev/half").touch()
+    assert (install(checkout)[0], installs(checkout)) == (0, 2)
+    assert not (checkout / ".venv/dev/half").exists()
+
+
+def test_the_second_of_two_waits(checkout: Path):
+    """It says so, and installs once the first is done."""
+    with (checkout / ".venv/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second = subprocess.Popen([checkout / "scripts/venv", "dev", "env/dev.lock"], stderr=subprocess.PIPE, text=True)
+        assert second.stderr is not None
+        assert second.stderr.readline() == "Waiting for another make, which installs in this checkout\n"
+        time.sleep(0.1)
+        assert installs(checkout) == 0
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        second.communicate(timeout=20)
+    assert (second.returncode, installs(checkout)) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("says", "cause"),
+    [
+        ("error: failed to write: No space left on device (os error 28)", "the disk is full"),
+        ("error: Failed to fetch: `https://x/`\n  Caused by: dns error", "the package index cannot be reached"),
+        ("error: Hash mismatch for `click==8`", "a package is not the one of the lock"),
+        ("error: something new", "the packages could not be installed"),
+    ],
+)
+def test_what_fails_says_its_cause_last(says: str, cause: str, checkout: Path):
+    """uv's own words come first; nothing half-made is left."""
+    (checkout / "says").write_text(says + "\n")
+    code, said = install(checkout)
+    assert code == 3 and says in said
+    assert said.splitlines()[-1].startswith(f"Error: .venv/dev: {cause}; ")
+    assert not (checkout / ".venv/dev").exists()
+
+
+def test_a_machine_without_python(checkout: Path):
+    """It is named, with what to install."""
+    shutil.rmtree(checkout / ".venv")
+    code, said = install(checkout, PYTHON="python-of-nowhere")
+    assert code == 3
+    assert said.splitlines()[-1].startswith("Error: python-of-nowhere: not found on this machine; install Python 3.10")
+
+
+def test_a_checkout_that_cannot_be_written(checkout: Path):
+    """A .venv that cannot be made is named, with the system's reason."""
+    shutil.rmtree(checkout / ".venv")
+    (checkout / ".venv").write_text("a file, which root cannot make a folder of either")
+    code, said = install(checkout)
+    assert code == 3
+    assert said.splitlines()[-1] == (
+        f"Error: {checkout.resolve()}/.venv: cannot be written (File exists); use a checkout on a disk that you may write to"
+    )
+
+
+def test_a_home_that_cannot_be_written(checkout: Path):
+    """uv's cache is then the checkout's own."""
+    assert install(checkout, HOME="/dev/null", XDG_CACHE_HOME="/dev/null/cache")[0] == 0
+    assert f"UV_CACHE_DIR={checkout.resolve()}/.venv/cache" in (checkout / "seen").read_text()
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "exit_code"),
+    [(0, "", 0), (1, "", 3), (1, "--recover", 0), (3, "--recover", 3), (3, "--force", 0), (2, "", 2)],
+)
+def test_doctor_is_asked_before_the_stack_is_fetched(code: int, arguments: str, exit_code: int, checkout: Path):
+    """What this machine lacks stops; what ARGS may change does not; a profile that is none is bad input."""
+    install(checkout)
+    doctor = checkout / ".venv/dev/bin/loadcheck"
+    doctor.write_text(f"#!/bin/sh\necho what is wrong\nexit {code}\n")
+    doctor.chmod(0o755)
+    found, said = install(checkout, "cpu", "env/dev.lock", ARGS=arguments)
+    assert (found, installs(checkout)) == (exit_code, 1 + (exit_code == 0))
+    assert ("what is wrong" in said) is (exit_code != 0 or arguments == "--force")
