@@ -33,7 +33,7 @@ def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "a checkout ü"
     (folder / "env").mkdir(parents=True)
     (folder / "scripts").mkdir()
-    for name in ("scripts/venv", "scripts/progress", "scripts/before-install", "env/sizes.toml"):
+    for name in ("scripts/venv", "scripts/progress", "scripts/before-install", "scripts/cache", "env/sizes.toml"):
         shutil.copy(ROOT / name, folder / name)
     for name in ("env/tools.lock", "env/dev.lock", "pyproject.toml"):
         (folder / name).write_text(name)
@@ -167,6 +167,19 @@ def test_a_home_that_cannot_be_written(checkout: Path):
     """uv's cache is then the checkout's own."""
     assert install(checkout, HOME="/dev/null", XDG_CACHE_HOME="/dev/null/cache")[0] == 0
     assert f"UV_CACHE_DIR={checkout.resolve()}/.venv/cache" in (checkout / "seen").read_text()
+
+
+@pytest.mark.parametrize(("home", "own"), [("/dev/null", True), ("home", False)])
+def test_weights_where_home_cannot_be_written(home: str, own: bool, checkout: Path, tmp_path: Path):
+    """They are kept in the checkout then, and only then; a folder that the user names holds."""
+    script = 'source scripts/cache; echo "${LOADCHECK_CACHE:-none}"'
+    environment = {"PATH": os.environ["PATH"], "HOME": home if own else str(tmp_path / home)}
+    found = subprocess.check_output(["bash", "-c", script], cwd=checkout, env=environment, text=True).strip()
+    assert found == (f"{checkout}/.venv/cache/loadcheck" if own else "none")
+    named = subprocess.check_output(
+        ["bash", "-c", script], cwd=checkout, env=environment | {"LOADCHECK_CACHE": "/n"}, text=True
+    )
+    assert named.strip() == "/n"
 
 
 @pytest.mark.parametrize(

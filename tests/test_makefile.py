@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ("with-args", "newest-run", "engine", "doctor", "image/runtime", "image/load", "image/common")
+SCRIPTS = ("cache", "with-args", "newest-run", "engine", "doctor", "image/runtime", "image/load", "image/common")
 EVIL = "a'b\"c $(touch o1) `touch o2`; touch o3 & touch o4 | touch o5\n\ttouch o6\n$(shell touch o7) ${HOME} $(info x) %s \\ *"
 QUOTED = "\"$(touch o1) `touch o2` $(shell touch o3)\" ; touch o4 '' 'a b' $HOME * \\| --json"
 WORDS = ["$(touch o1) `touch o2` $(shell touch o3)", ";", "touch", "o4", "", "a b", "$HOME", "*", "|", "--json"]

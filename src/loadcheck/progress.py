@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from rich.console import Console
@@ -37,6 +38,9 @@ _AFTER_EVENT = {
 }
 
 
+SILENCE_S = 2.5
+"""The longest that nothing is shown where there is no terminal: a CI job that hangs looks like one that works otherwise."""
+
 _ANCHORS = (PREFIX, *{format.anchor for format in FORMATS if format.opens})
 
 
@@ -48,6 +52,9 @@ class Progress:
         self._start_s = time.monotonic()
         self._rest = ""
         self._stage = ""
+        self._ended = threading.Event()
+        self._dots = 0
+        self._lock = threading.Lock()
         spinner = "line" if out.options.ascii_only else "dots"
         self._status: Status | None = (
             Status("preparing the weights", console=out, spinner=spinner) if out.is_terminal else None
@@ -57,11 +64,36 @@ class Progress:
         if self._status:
             self._status.start()
         self._show("preparing the weights")
+        if not self._status:
+            threading.Thread(target=self._break_silence, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
         if self._status:
             self._status.stop()
+        with self._lock:
+            self._end_dots()
+
+    def _break_silence(self) -> None:
+        """A dot every few seconds of a stage, all on one line."""
+        while not self._ended.wait(SILENCE_S):
+            with self._lock:
+                if not self._ended.is_set():
+                    self._dots += 1
+                    self._print(".", end="")
+
+    def _end_dots(self) -> None:
+        if self._dots:
+            self._print("")
+        self._dots = 0
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        try:
+            self._out.print(text, markup=False, end=end)
+            self._out.file.flush()
+        except OSError:  # nobody reads any more; the load goes on, and its folder tells
+            self._out.quiet = True
 
     def feed(self, data: bytes) -> None:
         """Take a piece of the child's output."""
@@ -80,13 +112,15 @@ class Progress:
             return
         self._stage = doing
         at_s = time.monotonic() - self._start_s
-        try:
-            if self._status:
+        if self._status:
+            try:
                 self._status.update(f"{escape(doing)} [dim](from {at_s:.0f} s)[/]")
-            else:
-                self._out.print(f"{at_s:6.1f} s  {doing}", markup=False)
-        except OSError:  # nobody reads any more; the load goes on, and its folder tells
-            self._out.quiet = True
+            except OSError:
+                self._out.quiet = True
+            return
+        with self._lock:
+            self._end_dots()
+            self._print(f"{at_s:6.1f} s  {doing}")
 
 
 def _doing(line: str) -> str | None:
