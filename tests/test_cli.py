@@ -501,8 +501,10 @@ def test_list_json_is_one_document(capsys: pytest.CaptureFixture[str]):
     """Without a word all three lists are there; what is not known is null, and a refused model has its reason."""
     code, out, _ = _run(capsys, "list", "--json")
     data = json.loads(out)
-    assert (code, list(data)) == (0, ["cards", "models", "profiles"])
-    by_name = {kind: {entry["name"]: entry for entry in entries} for kind, entries in data.items()}
+    assert (code, list(data)) == (0, ["schema", "profile", "run", "cards", "models", "profiles"])
+    by_name = {
+        kind: {entry["name"]: entry for entry in entries} for kind, entries in data.items() if isinstance(entries, list)
+    }
     card = by_name["cards"]["B200"]
     assert card["total_gib"] is None and "total_bytes" in card["unknown"] and "10.0" in card["refused"]
     assert by_name["cards"]["T4"]["unknown"] == []

@@ -25,6 +25,7 @@ from loadcheck.errors import BadInput, LoadcheckError, Problem
 from loadcheck.figures import Figures
 from loadcheck.logs import ParsedLog
 from loadcheck.logs import parse_log as _parse_log
+from loadcheck.logs.text import rereadable
 from loadcheck.predict import Card, Prediction
 from loadcheck.predict import predict as _predict
 from loadcheck.predict.card import card_from_table
@@ -100,7 +101,8 @@ def parse_log(path: str | PathLike[str]) -> ParsedLog:
     Raises:
         BadInput: the file cannot be read, or holds no line that a load prints.
     """
-    return _parse_log(Path(path), failure_words())
+    with rereadable(Path(path)) as file:
+        return _parse_log(file, failure_words())
 
 
 def judge(
@@ -115,7 +117,8 @@ def judge(
     Raises:
         BadInput: the target is neither, or contradicts what is named.
     """
-    return _judge(gather(Path(target), profile, gpu, overrides=dict(settings or {})))
+    with rereadable(Path(target)) as file:
+        return _judge(gather(file, profile, gpu, overrides=dict(settings or {})))
 
 
 def _load_settings(name: str, settings: Settings | None) -> tuple[Profile, ModelConfig]:

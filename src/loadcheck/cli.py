@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -11,14 +10,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from shutil import copyfileobj
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from loadcheck import __version__
-from loadcheck.encoding import print_in_any_encoding
+from loadcheck.encoding import json_text, print_in_any_encoding
 from loadcheck.errors import (
     EXIT_BAD_INPUT,
     EXIT_FAIL,
@@ -51,6 +48,8 @@ EXIT_BROKEN_PIPE = 141
 """Nobody read what was found, so it is no pass: 128 + SIGPIPE, as a shell says it."""
 PREDICTED_PROFILE = "llama31-8b-instruct-4bit"
 """What `predict` and `fit` are about where no profile is named: the reference, whatever this machine has."""
+SCHEMA = 1
+"""Of every document of --json: a key may be added under the same number, and none changes its meaning."""
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, likewise."""
 GPU_HELP = "A card of env/gpus.toml, such as T4 or H100."
@@ -180,14 +179,10 @@ def cli(debug: bool) -> None:
 
 @contextmanager
 def log_file(target: Path) -> Iterator[Path]:
-    """`target` itself; for "-" a file with what stdin says, as a log is read more than once."""
-    if str(target) != "-":
-        yield target
-        return
-    with TemporaryDirectory(prefix="loadcheck-") as folder:
-        file = Path(folder) / "stdin"
-        with file.open("wb") as copy:
-            copyfileobj(sys.stdin.buffer, copy)
+    """`target` itself; for "-" and a pipe a file with what they say, as a log is read more than once."""
+    from loadcheck.logs.text import rereadable
+
+    with rereadable(target, sys.stdin.buffer if str(target) == "-" else None) as file:
         yield file
 
 
@@ -714,9 +709,9 @@ def _console(stderr: bool = False) -> Console:
     return console(stderr)
 
 
-def _print_json(data: Any) -> None:
+def _print_json(data: dict[str, Any]) -> None:
     try:
-        click.echo(json.dumps(data, indent=2))  # in ASCII: nothing in it moves a terminal
+        click.echo(json_text({"schema": SCHEMA, "profile": None, "run": None, **data}))
     except BrokenPipeError:
         raise BrokenPipeError from None  # without its number, by which click would know it, and exit with 1 itself
 

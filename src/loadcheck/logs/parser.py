@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -366,13 +367,27 @@ def _said(readings: Iterable[Reading]) -> set[tuple[str, Any]]:
 
 
 def _inherit(attempt: Attempt, other: Attempt) -> None:
-    """Give `attempt` what `other` said once for the whole run and it did not say itself."""
-    own = {reading.attribute for reading in attempt.readings}
+    """Give `attempt` what `other` said once for the whole run, and it did not say itself, or less precisely."""
+    own = {
+        attribute: reading.tolerance for attribute in _attributes(attempt) if (reading := attempt.reading(attribute))
+    }
     said: set[str] = set()
+    lines: set[int] = set()
     for format in FORMATS:
         inherited = format.stage in RUN_STAGES and format.name != RETRY
         if inherited and other.formats[format.name] and not attempt.formats[format.name]:
             attempt.formats[format.name] = other.formats[format.name]
             attempt.first_lines[format.name] = other.first_lines[format.name]
             said |= {capture.attribute for capture in format.captures}
-    attempt.readings.extend(reading for reading in other.readings if reading.attribute in said - own)
+            lines.add(other.first_lines[format.name])
+    attempt.readings.extend(
+        reading
+        for reading in other.readings
+        if reading.attribute in said
+        and reading.line in lines
+        and reading.tolerance < own.get(reading.attribute, math.inf)
+    )
+
+
+def _attributes(attempt: Attempt) -> set[str]:
+    return {reading.attribute for reading in attempt.readings}

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
+import stat
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
 from loadcheck.errors import BadInput, Problem
 
@@ -15,6 +22,48 @@ MAX_LINE_CHARS = 1024 * 1024
 
 _ANSI = re.compile(r"\x1b(?:\[[0-9;:?]*[A-Za-z]|\][^\x07\x1b]{0,4096}(?:\x07|\x1b\\))")
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+@contextmanager
+def rereadable(path: Path, stream: BinaryIO | None = None) -> Iterator[Path]:
+    """`path` itself, or a copy of what a pipe, a socket, a terminal or `stream` says, which can be read once alone.
+
+    The copy is made in flat memory, has the name of `path` (that of `stream`: stdin), and is gone afterwards; errors name `path`.
+    """
+    if stream is None and not _readable_once(path):
+        yield path
+        return
+    with TemporaryDirectory(prefix="loadcheck-") as folder:
+        copy = Path(folder) / ("stdin" if stream is not None else path.name)
+        try:
+            with copy.open("wb") as file:
+                if stream is not None:
+                    copyfileobj(stream, file)
+                else:
+                    with path.open("rb") as source:
+                        copyfileobj(source, file)
+            yield copy
+        except BadInput as error:
+            given = "stdin" if stream is not None else str(path)
+            raise BadInput(
+                [replace(each, where=each.where.replace(str(copy), given)) for each in error.problems]
+            ) from None
+
+
+def _readable_once(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or (stat.S_ISCHR(mode) and _is_terminal(path))
+    except OSError:
+        return False  # which reading it says better
+
+
+def _is_terminal(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        return os.isatty(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_blocks(path: Path) -> Iterator[tuple[int, str]]:

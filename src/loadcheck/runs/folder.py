@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from loadcheck.encoding import json_text
 from loadcheck.errors import BadInput, Problem
 from loadcheck.runs.private import make_private, open_private
 from loadcheck.runs.redact import Redactor
@@ -236,7 +237,7 @@ def write_json(path: Path, data: Any) -> None:
     """
     make_private(path.parent, exist_ok=True)  # someone may have cleaned up meanwhile
     partial = path.with_suffix(path.suffix + PARTIAL)
-    text = json.dumps(Redactor(secrets(os.environ)).data(data), indent=2) + "\n"
+    text = json_text(Redactor(secrets(os.environ)).data(data)) + "\n"
     try:
         with open_private(partial, "w", encoding="ascii") as new:
             new.write(text)

@@ -40,6 +40,7 @@ def check_identities(evidence: Evidence) -> Iterator[Finding]:
         _graphs,
         _sequences,
         _lengths,
+        _times,
         _dtype,
         _model,
         _patched,
@@ -254,6 +255,20 @@ def _sequences(evidence: Evidence) -> Iterator[Finding]:
 def _lengths(evidence: Evidence) -> Iterator[Finding]:
     if pinned_zoo(evidence.attempt) and (intervals := _intervals(evidence, "max_model_len")):
         yield from _compare(evidence, "chunked_prefill_tokens", intervals[0], "chunked_prefill_tokens = max_model_len")
+
+
+def _times(evidence: Evidence) -> Iterator[Finding]:
+    """No time is negative, and the engine's start lasts as long as what it consists of (vllm/engine/llm_engine.py:409-432 at 0.7.2)."""
+    for attribute in ("weights_load_s", "profile_s", "graph_capture_s", "engine_init_s"):
+        reading = evidence.attempt.reading(attribute)
+        if reading is not None and float(reading.value) < 0:
+            yield evidence.finding(reading, Check.IDENTITY, False, low=0.0, why="no time is negative", remedy=EDITED)
+    parts = [_intervals(evidence, part) for part in ("profile_s", "graph_capture_s")]
+    inside = sum((each[0].low for each in parts if each), 0.0)
+    start = evidence.attempt.reading("engine_init_s")
+    if start is not None and inside > 0:
+        yield evidence.finding(start, Check.IDENTITY, Interval.of(start).high >= inside, low=round(inside, 2), remedy=EDITED,
+                               why="the engine's start takes no less than the memory profile and the graph capture in it")  # fmt: skip
 
 
 def _dtype(evidence: Evidence) -> Iterator[Finding]:
