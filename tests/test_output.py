@@ -90,7 +90,7 @@ def test_no_line_is_longer_than_the_terminal(
 def test_flags_are_one_line(width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """What fit proposes can be copied from a narrow terminal."""
     monkeypatch.setenv("COLUMNS", str(width))
-    command = "  loadcheck load llama31-8b-instruct-4bit --max-seq-length 23296 --gpu-memory-utilization 0.99"
+    command = "  loadcheck load llama31-8b-instruct-4bit --max-seq-length 23296 --gpu-memory-utilization 0.74"
     assert command in _shown(capsys, "fit", "--gpu", "T4").splitlines()
 
 
