@@ -247,3 +247,34 @@ def test_the_finding_tells_the_cause_and_how_it_surfaced(
     assert cli.run(["check", str(log(words + "\n")), "--json"]) == 1
     findings = json.loads(capsys.readouterr().out)["findings"]
     assert said in next(each["why"] for each in findings if each["figure"] == "error" and each["measured"] is None)
+
+
+RANK_LINE = "INFO 02-13 15:56:20 worker.py:267] model weights take 5.35GiB; non_torch_memory takes 0.05GiB; PyTorch activation peak memory takes 0.74GiB; the rest of the memory reserved for KV Cache is 2.64GiB."
+
+
+@pytest.mark.parametrize(
+    "prefix", ["(VllmWorkerProcess pid=9) ", "(VllmWorker rank=1 pid=9) ", "(Worker_TP1 pid=9) ", "[rank1]: "]
+)
+def test_another_rank_is_no_second_load(prefix: str, t4_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The lines of a tensor-parallel load's ranks are one load: one rank is judged, and a note tells that this is not modelled."""
+    lines = t4_log.read_text(encoding="utf-8").splitlines()
+    profiled = next(number for number, line in enumerate(lines) if "model weights take" in line)
+    path = tmp_path / "log"
+    path.write_text(
+        "\n".join([*lines[: profiled + 1], prefix + RANK_LINE.replace("0.74", "0.72"), *lines[profiled + 1 :]]),
+        encoding="utf-8",
+    )
+    parsed = parse_log(path)
+    assert len(parsed.attempts) == 1 and parsed.last.other_ranks and max(parsed.last.formats.values()) == 1
+    assert cli.run(["check", str(path)]) == 0
+    assert "tensor parallel is not modelled" in capsys.readouterr().out
+
+
+def test_an_engine_over_two_cards_is_not_predicted(t4_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """What its first line states is enough for it."""
+    path = tmp_path / "log"
+    path.write_text(
+        t4_log.read_text(encoding="utf-8").replace("tensor_parallel_size=1", "tensor_parallel_size=2"), encoding="utf-8"
+    )
+    cli.run(["check", str(path)])
+    assert "tensor parallel is not modelled" in capsys.readouterr().out

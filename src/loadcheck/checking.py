@@ -26,6 +26,7 @@ from loadcheck.specs.trouble import failure_words
 from loadcheck.specs.versions import release_of
 from loadcheck.units import GIB
 from loadcheck.verdict import Evidence
+from loadcheck.verdict.evidence import is_parallel
 from loadcheck.verdict.identities import fitting_ranks, pinned_zoo
 
 MODELLED_VLLM = ("0.7.1", "0.7.2")
@@ -149,6 +150,8 @@ def _has_settings(attempt: Attempt, profile: Profile, model: Model) -> bool:
 
     The quantization is not asked after: a load that silently was not quantized is found by comparing it with what is wanted.
     """
+    if is_parallel(attempt):
+        return False
     printed: dict[str, str | float | None] = {
         "conservativeness": profile.conservativeness,
         "enforce_eager": str(profile.enforce_eager),
@@ -268,6 +271,8 @@ def _config(model: Model | None, attempt: Attempt, any_vllm: bool) -> tuple[Mode
     """The shape to predict from; or None and why there is none."""
     if model is None:
         return None, f"{_why_no_model(attempt)}, so its figures are not predicted"
+    if is_parallel(attempt):
+        return None, "tensor parallel is not modelled, so its figures are not predicted"
     engine = attempt.reading("vllm")
     if not any_vllm and engine is not None and release_of(str(engine.value)) not in MODELLED_VLLM:
         return None, f"vLLM {engine.value} counts memory in its own way, so its figures are not predicted"

@@ -17,7 +17,7 @@ from loadcheck.logs.endings import ANCHORS as ENDING_ANCHORS
 from loadcheck.logs.endings import MAX_TEXT, EndingReader, Kind, LogError, cause_of
 from loadcheck.logs.events import PREFIX, split_event
 from loadcheck.logs.formats import FORMATS, RETRY, RUN_STAGES, LineFormat, Stage
-from loadcheck.logs.prefixes import strip_prefixes, unwrap
+from loadcheck.logs.prefixes import rank_of, strip_prefixes, unwrap
 from loadcheck.logs.text import clean_line, read_blocks
 
 EVENT_ANCHOR = PREFIX + "{"
@@ -70,6 +70,8 @@ class Attempt:
     errors: list[LogError] = field(default_factory=list)
     stage: Stage = Stage.BANNER
     ready_line: int | None = None
+    other_ranks: set[str] = field(default_factory=set)
+    """Of a tensor-parallel load: the processes beside the one whose lines are read."""
 
     @property
     def outcome(self) -> Outcome:
@@ -227,6 +229,8 @@ class _Builder:
         self._retrying = False
         """Between "Retrying vLLM" and the new engine's first line, unsloth prints the error of the try before."""
         self._endings = EndingReader()
+        self._rank: str | None = None
+        self._rank_is_known = False
 
     @property
     def has_figures(self) -> bool:
@@ -250,13 +254,26 @@ class _Builder:
         self._feed_text(line, text)
 
     def _feed_text(self, line: int, text: str) -> None:
-        matches = _matches(line, text)
+        matches = self._of_one_rank(text, _matches(line, text))
         for match in matches:
             self._feed_match(line, match)
         for piece in text.split("\n"):
             bare = strip_prefixes(piece)
             self._is_log |= len(matches) >= MATCHES_OF_A_LOG or _begins_as_a_load(bare)
             self._feed_error(line, bare)
+
+    def _of_one_rank(self, text: str, matches: list[_Match]) -> list[_Match]:
+        """Those of the rank that spoke first; the others print the same lines, and are no second load."""
+        if not matches:
+            return matches
+        rank = rank_of(text)
+        if not self._rank_is_known:
+            self._rank, self._rank_is_known = rank, True
+        if rank is None or rank == self._rank:
+            return matches
+        if self._attempts:
+            self._attempts[-1].other_ranks.add(rank)
+        return []
 
     def finish(self) -> list[Attempt]:
         """The attempts, each with what was printed once for the whole run; none where this is no log."""

@@ -41,6 +41,7 @@ _MESSAGE_KEYS = ("textPayload", "message", "log", "msg", "MESSAGE")
 MAX_PREFIXES = 8
 """Wrapped more often than that, a line is not looked at further."""
 _RANK = re.compile(
+    r"\(VllmWorker rank=(?P<number>\d+)[^)]*\)|"
     r"\((?:Vllm)?Worker(?:Process|Proc)?(?:_TP(?P<tp>\d+))?[^)]* pid=(?P<pid>\d+)[^)]*\)|^\[rank(?P<rank>\d+)\]"
 )
 
@@ -82,5 +83,5 @@ def rank_of(text: str) -> str | None:
     match = _RANK.search(text)
     if match is None:
         return None
-    number = match["tp"] or match["rank"]
+    number = match["tp"] or match["rank"] or match["number"]
     return None if number == "0" else number or match["pid"]

@@ -15,6 +15,12 @@ from loadcheck.specs.profile import Profile
 from loadcheck.verdict.finding import Check, Finding, Status
 
 
+def is_parallel(attempt: Attempt) -> bool:
+    """Whether a load was spread over several cards: by its engine's line, or by lines of several ranks."""
+    size = attempt.reading("tensor_parallel_size")
+    return bool(attempt.other_ranks) or (size is not None and int(size.value) > 1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """Everything that a judgement looks at. What is None is not known, and the checks that need it are skipped.
@@ -58,6 +64,11 @@ class Evidence:
             if engine is not None
             else any(name.startswith("v1 ") for name in self.attempt.formats)
         )
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether the load was spread over several cards."""
+        return is_parallel(self.attempt)
 
     def where(self, line: int | None) -> str:
         return f"{self.log.path.name}:{line}" if line else self.log.path.name

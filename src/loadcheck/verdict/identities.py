@@ -164,7 +164,7 @@ def _block_bytes(evidence: Evidence) -> tuple[float, str] | None:
 
 def _gpu_blocks(evidence: Evidence) -> Iterator[Finding]:
     size = _block_bytes(evidence)
-    if size and (intervals := _intervals(evidence, "kv_cache_bytes")):
+    if size and not evidence.is_parallel and (intervals := _intervals(evidence, "kv_cache_bytes")):
         kv = intervals[0].scaled(1 / size[0])
         # vllm/worker/worker.py:245-249 at 0.7.2: int(kv // block bytes), not below 0
         blocks = Interval(max(kv.low // 1, 0), max(kv.high // 1, 0))
@@ -177,7 +177,7 @@ WRONG_MODEL = "the log names another model than it loaded, or was edited; give t
 
 def _cpu_blocks(evidence: Evidence) -> Iterator[Finding]:
     size = _block_bytes(evidence)
-    if size and (intervals := _intervals(evidence, "swap_bytes")):
+    if size and not evidence.is_parallel and (intervals := _intervals(evidence, "swap_bytes")):
         middle = (intervals[0].low + intervals[0].high) / 2  # a whole number of GiB, not a rounded one
         blocks = (middle + 0.5) // size[0]
         formula = f"num_cpu_blocks = ⌊swap / block⌋, block {size[0] / 1024:.1f} KiB {size[1]}"

@@ -41,6 +41,9 @@ def check_shape(evidence: Evidence) -> Iterator[Finding]:
     yield from _attempts(evidence)
     yield from _outcome(evidence)
     yield from _doubled(evidence)
+    if evidence.is_parallel:
+        yield Finding(figure="tensor_parallel", check=Check.SHAPE, status=Status.SKIPPED,
+                      why="tensor parallel is not modelled: the lines of one rank are judged by what they state of each other")  # fmt: skip
     if evidence.profile is not None and evidence.profile.engine == "cpu":
         yield from _missing_events(evidence)
     else:
