@@ -192,7 +192,7 @@ SIDE_SPECS = {
         FigureSpec("enforce_eager", "enforce_eager", Kind.TEXT, None),
         FigureSpec("graph_sizes", "graph_sizes", Kind.TEXT, None),
         FigureSpec("largest_graph", "largest_graph", Kind.COUNT, None),
-        FigureSpec("tensor_parallel_size", "tensor_parallel_size", Kind.COUNT, None),
+        FigureSpec("tensor_parallel_size", "tensor_parallel_size", Kind.TEXT, None),
         FigureSpec("kv_cache_tokens", "kv_cache_tokens", Kind.COUNT, None),
         FigureSpec("peak_torch_bytes", "peak_torch_gib", Kind.MEMORY, 2),
         FigureSpec("cut_length", "cut_length", Kind.COUNT, None),

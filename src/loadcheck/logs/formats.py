@@ -194,7 +194,7 @@ FORMATS: tuple[LineFormat, ...] = (
     _part("engine device", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
           r" device_config=(\w+)(?::\d+)?, ", _text("device")),
     _part("engine parallel", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
-          r" tensor_parallel_size=(\d+),", _exact("tensor_parallel_size")),
+          r" tensor_parallel_size=([^,\s]{1,40}),", _text("tensor_parallel_size")),
     _part("engine eager", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
           r" enforce_eager=(True|False), ", _text("enforce_eager")),
     _part("engine no graphs", "llm_engine.py:234, config.py:3318-3350", Stage.ENGINE, "LLM engine (v",

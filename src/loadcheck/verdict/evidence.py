@@ -18,7 +18,7 @@ from loadcheck.verdict.finding import Check, Finding, Status
 def is_parallel(attempt: Attempt) -> bool:
     """Whether a load was spread over several cards: by its engine's line, or by lines of several ranks."""
     size = attempt.reading("tensor_parallel_size")
-    return bool(attempt.other_ranks) or (size is not None and int(size.value) > 1)
+    return bool(attempt.other_ranks) or (size is not None and str(size.value) != "1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,7 @@ def check_shape(evidence: Evidence) -> Iterator[Finding]:
     yield from _attempts(evidence)
     yield from _outcome(evidence)
     yield from _doubled(evidence)
+    yield from _one_card(evidence)
     if evidence.is_parallel:
         yield Finding(figure="tensor_parallel", check=Check.SHAPE, status=Status.SKIPPED,
                       why="tensor parallel is not modelled: the lines of one rank are judged by what they state of each other")  # fmt: skip
@@ -48,6 +49,14 @@ def check_shape(evidence: Evidence) -> Iterator[Finding]:
         yield from _missing_events(evidence)
     else:
         yield from _missing_lines(evidence)
+
+
+def _one_card(evidence: Evidence) -> Iterator[Finding]:
+    """unsloth loads on one card: it hands vLLM no tensor_parallel_size (zoo:955-1005), whose default is 1."""
+    size = evidence.attempt.reading("tensor_parallel_size")
+    if size is not None and str(size.value) != "1" and evidence.attempt.reading("unsloth") is not None:
+        yield _fail("tensor_parallel_size", f"unsloth loads on one card, and this engine is spread over {size.show()}",
+                    "give the raw output of one load", evidence.where(size.line))  # fmt: skip
 
 
 def _attempts(evidence: Evidence) -> Iterator[Finding]:
