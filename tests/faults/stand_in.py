@@ -185,7 +185,9 @@ def speak(_: Path) -> None:
 
 def token(_: Path) -> None:
     secret = os.environ["CANARY"]
-    say(f"WARNING:huggingface_hub: trying again after error 401 for https://user:{secret}@huggingface.co/api (token {secret})\n".encode())
+    say(
+        f"WARNING:huggingface_hub: trying again after error 401 for https://user:{secret}@huggingface.co/api (token {secret})\n".encode()
+    )
 
 
 def token_in_pieces(_: Path) -> None:
