@@ -82,3 +82,9 @@ def test_the_older_breakdown_is_read(tmp_path: Path):
         read = parse_log(log).last.figures
         assert (read.gpu_total_bytes, read.non_torch_bytes) == (round(79.1 * GIB), round(1.9 * GIB))
         assert (read.kv_cache_bytes, read.num_gpu_blocks, read.num_cpu_blocks) == (round(0.2 * GIB), 1952, 2048)
+
+
+def test_the_newest_end_is_read(tmp_path: Path):
+    """0.33 prints the start's time as `s`, with the compilation's behind it (v1/engine/core.py:396-415)."""
+    text = V1.replace("took 30.12 seconds", "took 30.12 s (compilation: 9.10 s)")
+    assert text != V1 and _judged(tmp_path, text).status == "pass"
