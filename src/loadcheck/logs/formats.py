@@ -265,7 +265,7 @@ FORMATS: tuple[LineFormat, ...] = (
           rf"Graph capturing finished in {_INT} secs, took {_N} GiB",
           _exact("graph_capture_s"), _memory("cuda_graph_bytes")),
     _line("ready", "llm_engine.py:431", Stage.READY, "init engine (profile",
-          rf"init engine \(profile, create kv cache, warmup model\) took {_N} s(?:econds)?\b", _number("engine_init_s")),
+          rf"init engine \(profile, create kv cache, warmup model\) took {_N} s(?:econds)?", _number("engine_init_s")),
     # why a group of linears is patched in no layer
     *(LineFormat(f"unpatched {group}", "llama.py:2541-2597", Stage.ADAPTERS, "Unsloth cannot patch",
                  re.compile(rf"Unsloth cannot patch ({words})"), (_text(f"unpatched_{group}"),), opens=False, repeats=True)
