@@ -528,7 +528,8 @@ def test_reports_read_without_colour_and_on_a_narrow_terminal(
 ):
     """At 60 columns no line is longer, no terminal code is printed, and every status is a word."""
     monkeypatch.setenv("COLUMNS", "60")
-    _, out, _ = _run(capsys, "check", str(t4_log))
+    monkeypatch.chdir(t4_log.parent)  # a path is never broken, and the checkout's may be long
+    _, out, _ = _run(capsys, "check", t4_log.name)
     assert "\x1b" not in out
     assert max(map(len, out.splitlines())) <= 60
     assert "ok" in out
