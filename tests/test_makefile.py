@@ -1,6 +1,7 @@
 """What is given to make is text: neither make nor a shell evaluates it."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -35,10 +36,13 @@ OF_AN_OUTER_MAKE = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "ARGS",
 """What `make unit ARGS=…` hands on to the tests, and is none of theirs."""
 
 
+def clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in OF_AN_OUTER_MAKE}
+
+
 def make(checkout: Path, *arguments: str, **environment: str) -> tuple[int, list[str], str]:
     """The exit code, what loadcheck was given, and what was said."""
-    clean = {name: value for name, value in os.environ.items() if name not in OF_AN_OUTER_MAKE}
-    said = subprocess.run(["make", "ENGINE=cpu", "RUNTIME=local", *arguments], cwd=checkout, env={**clean, **environment},
+    said = subprocess.run(["make", "ENGINE=cpu", "RUNTIME=local", *arguments], cwd=checkout, env={**clean_environment(), **environment},
                           capture_output=True, text=True, check=False)  # fmt: skip
     given = checkout / "given"
     words = given.read_text().split("\0")[:-1] if given.exists() else []
@@ -106,3 +110,20 @@ def test_an_unknown_engine_or_runtime_is_no_recipe(name: str, checkout: Path):
     """Names of targets are made of them: only the known ones pass."""
     code, words, said = make(checkout, "load", f"{name}=cpu; touch o1")
     assert (code, words, f"{name}: " in said) == (2, [], True)
+
+
+USERS_TARGETS = ["load", "predict", "fit", "doctor", "peft", "check", "report", "parse", "test"]
+
+
+@pytest.mark.parametrize("columns", ["20", "200"])
+def test_help_lists_every_target_in_three_groups(columns: str):
+    """The nine for users come first; each target that is described has one line of at most 80 columns on any terminal."""
+    done = subprocess.run(["make", "ENGINE=cpu", "RUNTIME=local"], cwd=ROOT, env=clean_environment() | {"COLUMNS": columns},
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    groups = [group.splitlines() for group in done.stdout.split("\n\n")]
+    assert [group[0].split()[-1] for group in groups][1:] == ["developers", "image"] and len(groups) == 3
+    assert [line.split()[0] for line in groups[0][1:]] == USERS_TARGETS
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    listed = {line.split()[0] for group in groups for line in group[1:]}
+    phony = set(re.findall(r"^\.PHONY: (\S+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert listed == phony - {"FORCE", "help"}
