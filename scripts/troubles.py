@@ -20,11 +20,11 @@ HEAD = """# Known troubles
 Made from `env/troubles.toml` by `scripts/troubles.py`; edit that file.
 
 `loadcheck doctor` looks for these before anything is downloaded. `loadcheck check LOG` names them from the log of a load that went
-wrong, by the engine's own words: a finding with the cause, the mend and the line. What it does not know, it says with the last error
+wrong, by the engine's own words: a finding with the cause, the fix and the line. What it does not know, it says with the last error
 and the stage that the load had reached. Tests are below `tests/`; the excerpts are in `tests/troubles`.
 
 **prevented**: it cannot happen in a load of ours. **refused early**: said before a download or a load. **diagnosed**: named from the log.
-**recovered**: mended without you. **out of reach**: and why.
+**recovered**: fixed without you. **out of reach**: and why.
 """
 
 

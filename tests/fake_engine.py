@@ -17,7 +17,7 @@ from loadcheck.plan import LoadPlan, plan_from_json
 from loadcheck.predict import Card, card_from_table
 from loadcheck.predict.graphs import capture_sizes
 from loadcheck.predict.prediction import Prediction, predict_from_plan
-from loadcheck.predict.zoo import ZooPlan, zoo_plan
+from loadcheck.predict.unsloth_plan import UnslothPlan, unsloth_plan
 from loadcheck.specs.profile import Profile
 from loadcheck.units import GIB, to_gib
 
@@ -79,7 +79,7 @@ def load(plan: LoadPlan, card: Card, ram_bytes: int) -> int:
     if "FAKE_WORDS" in os.environ:
         _say("{words}\n", words=os.environ["FAKE_WORDS"])
         return 1
-    decided = zoo_plan(
+    decided = unsloth_plan(
         config, total_bytes=card.total_bytes, free_bytes=card.free_bytes, max_seq_length=profile.max_seq_length,
         max_lora_rank=profile.max_lora_rank, gpu_memory_utilization=profile.gpu_memory_utilization,
         conservativeness=profile.conservativeness, ram_available_bytes=ram_bytes,
@@ -105,7 +105,7 @@ def load(plan: LoadPlan, card: Card, ram_bytes: int) -> int:
     return 0
 
 
-def _engine(model: str, profile: Profile, card: Card, plan: ZooPlan, prediction: Prediction) -> str | None:
+def _engine(model: str, profile: Profile, card: Card, plan: UnslothPlan, prediction: Prediction) -> str | None:
     """One try of vLLM; the words that end it, or None."""
     figures = prediction.figures
     says: Any = {obstacle.short: obstacle.engine_says for obstacle in prediction.obstacles}

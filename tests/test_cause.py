@@ -1,4 +1,4 @@
-"""How a load that did not finish is told: one cause, one mend, and of what it did not reach a count alone."""
+"""How a load that did not finish is told: one cause, one fix, and of what it did not reach a count alone."""
 
 import json
 import shutil
@@ -49,13 +49,13 @@ def _verdict(run: Path) -> Verdict:
 
 
 def test_an_interruption_is_only_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """After Ctrl-C: no traceback, no unknown trouble, no line for each figure; a cause, a mend and a count; the cause at the end."""
+    """After Ctrl-C: no traceback, no unknown trouble, no line for each figure; a cause, a fix and a count; the cause at the end."""
     run = _run(tmp_path, f"{STARTED}\n{WEIGHTS}\n{INTERRUPT}", "interrupted", "the user ended it", -2)
     shown = _shown(run, capsys)
     assert shown.count("FAIL ") == 2  # the cause, and the verdict
     assert "FAIL process is interrupted: the user ended it; load it again" in shown
     assert "9 figures were not reached" in shown
-    assert shown.index("Cause: the user ended it Mend: load it again") > shown.index(" ok, ")
+    assert shown.index("Cause: the user ended it Fix: load it again") > shown.index(" ok, ")
     assert not any(words in shown for words in ("Traceback", "no known trouble", "expected (", "see the log"))
 
 
@@ -70,7 +70,7 @@ def test_all_of_it_stays_in_the_document(tmp_path: Path):
 
 
 def test_our_own_refusal_is_no_trouble_of_theirs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """An error of loadcheck in the child is the cause with its own mend; nobody is sent to the issues of unsloth and vLLM."""
+    """An error of loadcheck in the child is the cause with its own fix; nobody is sent to the issues of unsloth and vLLM."""
     run = _run(tmp_path, f"{STARTED}\n{REFUSAL}\n", "failed", "the loading process ended with exit code 2", 2)
     (cause,) = causes(_verdict(run))
     assert (cause.measured, cause.why) == ("refused", "profile p: generation: prompt and answer need 49 tokens")

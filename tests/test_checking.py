@@ -44,7 +44,7 @@ def test_a_log_of_other_settings_is_judged_by_what_it_says(capsys: pytest.Captur
 
 
 def test_settings_that_are_not_the_load_s_are_the_cause(capsys: pytest.CaptureFixture[str]):
-    """One FAIL with the flag that mends it, which then passes; what follows from it is one line."""
+    """One FAIL with the flag that fixes it, which then passes; what follows from it is one line."""
     log = str(OTHER_SETTINGS / "load.log")
     code, said = _check(capsys, log, "--gpu-memory-utilization", "0.6")
     assert (code, said.count("FAIL gpu_memory_utilization_pct")) == (1, 1)
@@ -132,7 +132,7 @@ def test_why_nothing_is_predicted(model: str | None, note: str, tmp_path: Path):
     assert any(each.startswith(note) for each in notes)
 
 
-def test_a_run_of_other_settings_is_mended_by_a_load(t4_log: Path, tmp_path: Path):
+def test_a_run_of_other_settings_is_fixed_by_a_load(t4_log: Path, tmp_path: Path):
     """A run folder takes no flags, so none is named; a bare log names the one that fits it."""
     log = tmp_path / "load.log"
     log.write_text(t4_log.read_text().replace("quantization=bitsandbytes", "quantization=None"))

@@ -127,14 +127,14 @@ def test_predict_json(capsys: pytest.CaptureFixture[str]):
 
 
 def test_the_tree_says_what_a_full_batch_adds(capsys: pytest.CaptureFixture[str]):
-    """--tree: every term of the peak, then the peak of a busy engine with what it has on top."""
+    """--tree: every term of the peak, then the peak with a full batch with what it has on top."""
     _, out, _ = _run(capsys, "predict", "--gpu", "T4", "--tree")
     data = json.loads(_run(capsys, "predict", "--gpu", "T4", "--json")[1])
     assert "peak_device" in out and f"{data['terms']['bytes']}" in out
-    busy = next(int(line.split()[0]) for line in out.splitlines() if line.split()[1:2] == ["busy_device"])
+    full_batch = next(int(line.split()[0]) for line in out.splitlines() if line.split()[1:2] == ["full_batch_device"])
     batch = next(int(line.split()[0]) for line in out.splitlines() if line.split()[1:3] == ["full", "batch"])
-    assert busy == data["terms"]["bytes"] + batch
-    assert data["busy_peak_gib"] == round(busy / 2**30, 2)
+    assert full_batch == data["terms"]["bytes"] + batch
+    assert data["busy_peak_gib"] == round(full_batch / 2**30, 2)
 
 
 def test_predict_says_what_it_was_asked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

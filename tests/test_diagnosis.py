@@ -47,7 +47,7 @@ def _diagnoses(log: Path) -> dict[str, Finding]:
 
 @pytest.mark.parametrize("excerpt", EXCERPTS, ids=lambda path: path.stem)
 def test_each_trouble_is_named_by_its_excerpt(excerpt: Path):
-    """The words of a trouble give a failing finding with its cause, its mend, its references and its line."""
+    """The words of a trouble give a failing finding with its cause, its fix, its references and its line."""
     trouble = BY_ID[excerpt.stem.partition(".")[0]]
     finding = _diagnoses(excerpt)[trouble.id]
     assert (finding.check, finding.status) == (Check.SHAPE, Status.FAIL)

@@ -79,7 +79,7 @@ def _local(folder: Path, quantized: bool, **overrides: Any) -> LoadPlan:
 
 
 def test_a_good_machine_is_fine():
-    """Nothing to mend, on a GPU and on the CPU: every check says so, and the exit code is 0."""
+    """Nothing to fix, on a GPU and on the CPU: every check says so, and the exit code is 0."""
     for plan in (GPU_PLAN, CPU_PLAN):
         report = _examine(plan)
         assert (report.outcome, report.exit_code, _bad(report)) == ("fine", EXIT_PASS, [])
@@ -442,11 +442,11 @@ def test_names_of_local_directories(name: str, quantized: bool, overrides: Any, 
 
 
 def test_a_machine_that_cannot_outweighs_other_problems():
-    """Exit code 3 where the machine lacks something, whatever else there is to mend."""
+    """Exit code 3 where the machine lacks something, whatever else there is to fix."""
     assert _examine(gpu=None, compiler=None).exit_code == EXIT_MACHINE
 
 
-def test_every_finding_that_is_not_ok_says_why_and_how_to_mend_it():
+def test_every_finding_that_is_not_ok_says_why_and_how_to_fix_it():
     """On the worst of machines each finding has a reason and a remedy."""
     worst = Machine(
         platform="riscv64", variables={"CUDA_VISIBLE_DEVICES": "1"}, tokens=(Token("HF_TOKEN", "malformed"),)

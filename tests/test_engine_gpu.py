@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from loadcheck.engines import gpu, shared, startup
-from loadcheck.errors import MachineCannot
+from loadcheck.errors import UnsupportedMachine
 from loadcheck.specs.profile import Profile, load_profile
 
 
@@ -20,7 +20,7 @@ def profile(**overrides) -> Profile:
 def test_other_devices_than_the_first_are_refused(monkeypatch: pytest.MonkeyPatch, visible: str):
     """What unsloth_zoo 2025.2.4 breaks on is refused before anything is imported, with what to do instead."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    with pytest.raises(MachineCannot, match="CUDA_VISIBLE_DEVICES: unsloth_zoo 2025.2.4 breaks with .*; unset it"):
+    with pytest.raises(UnsupportedMachine, match="CUDA_VISIBLE_DEVICES: unsloth_zoo 2025.2.4 breaks with .*; unset it"):
         gpu.check_visible_devices()
 
 

@@ -86,7 +86,7 @@ def test_a_full_card_keeps_what_the_prediction_may_be_off():
 @pytest.mark.parametrize("goal", GOALS)
 @pytest.mark.parametrize("gpu", ["T4", "H100"])
 def test_every_proposal_leaves_room_for_a_full_batch(goal: Goal, gpu: str):
-    """When all sequences are busy the engine takes its whole activation peak; the card holds it, with the peak's own band to spare."""
+    """With a full batch the engine takes its whole activation peak; the card holds it, with the peak's own band to spare."""
     card = card_from_table(gpu)
     for proposal in _fit(goal, gpu).proposals:
         figures = proposal.prediction.figures
@@ -95,7 +95,7 @@ def test_every_proposal_leaves_room_for_a_full_batch(goal: Goal, gpu: str):
             figures.peak_device_bytes - 64 * MIB
         )  # less what the activation peak counts too, such as cuBLAS's workspace
         assert resident + figures.activation_peak_bytes <= (1 - PEAK_SLACK) * card.total_bytes
-        assert proposal.headroom_bytes == card.total_bytes - proposal.prediction.busy_peak_bytes
+        assert proposal.headroom_bytes == card.total_bytes - proposal.prediction.full_batch_peak_bytes
         assert not proposal.prediction.warnings
 
 
@@ -225,7 +225,7 @@ def test_the_table_keeps_to_a_narrow_terminal(capsys: pytest.CaptureFixture[str]
     """At 80 columns the heads of the table are whole words on one line."""
     monkeypatch.setenv("COLUMNS", "80")
     assert cli.run(["fit", "--gpu", "H200", "--for", "concurrency"]) == 0
-    heads = ["length", "utilization", "sequences", "concurrency", "KV", "GiB", "peak", "busy", "left"]
+    heads = ["length", "utilization", "sequences", "concurrency", "KV", "GiB", "peak", "full", "batch", "left"]
     assert heads in [line.split() for line in capsys.readouterr().out.splitlines()]
 
 

@@ -1,4 +1,4 @@
-"""The ladder: what mends a load that is short of memory, cheapest first, and what each rung of it gains."""
+"""The ladder: what fixes a load that is short of memory, cheapest first, and what each rung of it gains."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from loadcheck.predict import Card, card_from_table
 from loadcheck.predict.bands import KV_SLACK_BYTES
 from loadcheck.predict.fit import MLP_ONLY, Search, at_utilization
 from loadcheck.predict.ladder import RUNGS, Ladder, Step, need_after, slack
-from loadcheck.predict.zoo import kv_estimate_needed, zoo_plan
+from loadcheck.predict.unsloth_plan import kv_estimate_needed, unsloth_plan
 from loadcheck.specs.files import replaced
 from loadcheck.specs.model import find_model
 from loadcheck.specs.profile import Profile, load_profile
@@ -173,7 +173,7 @@ TRIED = st.fixed_dictionaries({
 
 @given(card=st.sampled_from(["T4", "RTX3090", "H100"]), tried=TRIED)
 @settings(max_examples=25, deadline=None)
-def test_the_ladder_misses_nothing_that_its_harshest_steps_would_mend(card: str, tried: dict[str, Any]):
+def test_the_ladder_misses_nothing_that_its_harshest_steps_would_fix(card: str, tried: dict[str, Any]):
     """Where the furthest turn of every rung fits at some utilization, the ladder ends in a step that fits."""
     ladder = _ladder(_profile(**tried), card_from_table(card))
     if ladder.base.short is None:
@@ -190,7 +190,7 @@ def test_the_ladder_misses_nothing_that_its_harshest_steps_would_mend(card: str,
 @settings(max_examples=100, deadline=None)
 def test_what_the_estimate_must_leave_is_what_keeps_the_length(length: int, free: int):
     """unsloth cuts the length just where its estimate leaves less than we say it must."""
-    plan = zoo_plan(
+    plan = unsloth_plan(
         CONFIG, total_bytes=40 * GIB, free_bytes=free, max_seq_length=length, max_lora_rank=32,
         gpu_memory_utilization=1.0, conservativeness=1.0, ram_available_bytes=RAM,
     )  # fmt: skip

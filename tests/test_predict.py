@@ -17,11 +17,11 @@ from loadcheck.predict.allocator import rounded
 from loadcheck.predict.bands import bands
 from loadcheck.predict.graphs import capture_sizes
 from loadcheck.predict.kv import config_block_bytes, kv_cache_memory
-from loadcheck.predict.resident import adapter_extras, engine_extras, training_memory
+from loadcheck.predict.outside_budget import adapter_extras, engine_extras, training_memory
 from loadcheck.predict.slots import lora_slots, slots_only
 from loadcheck.predict.terms import Term
+from loadcheck.predict.unsloth_plan import num_sequences, swap_gib, unsloth_plan
 from loadcheck.predict.weights import weights
-from loadcheck.predict.zoo import num_sequences, swap_gib, zoo_plan
 from loadcheck.specs.files import replaced
 from loadcheck.specs.model import ModelConfig, load_models
 from loadcheck.specs.profile import LINEAR_MODULES, Profile, load_profile
@@ -262,13 +262,13 @@ def test_failures_are_predicted_in_the_engines_own_words(changes: dict[str, Any]
 
 
 def _no(card: Card, config: ModelConfig = LLAMA, **changes: Any) -> list[tuple[str, str, str]]:
-    """Every obstacle: what, the mend, the engine's words."""
+    """Every obstacle: what, the fix, the engine's words."""
     found = predict(config, _profile(**changes), card, COLAB_RAM).obstacles
     return [(each.what, each.remedy, each.engine_says) for each in found]
 
 
 def test_weights_that_do_not_fit_are_the_one_cause():
-    """Where the weights outweigh what is free, that alone is said, with the one mend that helps: room, 4-bit, or another model."""
+    """Where the weights outweigh what is free, that alone is said, with the one fix that helps: room, 4-bit, or another model."""
     t4 = card_from_table("T4")
     in_use = _no(dataclasses.replace(t4, free_bytes=5_000_000_000))
     assert in_use == [
@@ -289,7 +289,7 @@ def test_a_batch_that_does_not_fit_beside_the_weights_is_the_one_cause():
 
 
 def test_a_length_whose_training_takes_the_card_is_the_one_cause():
-    """unsloth keeps room to train on a whole request; where that leaves nothing, a shorter one is the mend, not a utilization."""
+    """unsloth keeps room to train on a whole request; where that leaves nothing, a shorter one is the fix, not a utilization."""
     positions, kept = _no(card_from_table("T4"), max_seq_length=200_000)
     assert positions[1] == "lower max_seq_length to 131072 or less"
     assert "nothing is left for vLLM" in kept[0] and kept[1].startswith("lower max_seq_length")
@@ -320,32 +320,32 @@ def test_a_budget_below_the_weights_asks_for_a_higher_utilization_alone():
     ]
 
 
-def test_a_busy_engine_needs_the_activation_peak_on_top():
+def test_a_full_batch_needs_the_activation_peak_on_top():
     """A full batch takes vLLM's whole activation peak beside all that stays; what both count, the card holds once."""
     prediction = predict(LLAMA, PROFILE, card_from_table("T4"), COLAB_RAM)
     activation = activation_peak(LLAMA, 512, 160, 7.5).num_bytes
     once = 8_519_680 + 5_120 * 32  # cuBLAS's workspace, LoRA's pointers
-    assert prediction.busy.num_bytes == prediction.terms.num_bytes + activation - once
-    assert prediction.busy_peak_bytes == prediction.busy.num_bytes
+    assert prediction.full_batch.num_bytes == prediction.terms.num_bytes + activation - once
+    assert prediction.full_batch_peak_bytes == prediction.full_batch.num_bytes
     assert prediction.figures.peak_device_bytes == prediction.terms.num_bytes
 
 
 def test_training_and_a_full_batch_do_not_add_up():
-    """The engine idles while training runs: the busy peak is that of the one or of the other, whichever is larger."""
+    """The engine idles while training runs: the peak with a full batch is that of the one or of the other, whichever is larger."""
     trained = replaced(PROFILE.training, steps=5)
     with_steps, without = (
         predict(LLAMA, _profile(training=each), card_from_table("T4"), COLAB_RAM)
         for each in (trained, PROFILE.training)
     )
-    assert with_steps.busy == without.busy
-    assert with_steps.busy_peak_bytes == max(with_steps.terms.num_bytes, without.busy.num_bytes)
+    assert with_steps.full_batch == without.full_batch
+    assert with_steps.full_batch_peak_bytes == max(with_steps.terms.num_bytes, without.full_batch.num_bytes)
 
 
-def test_a_load_that_fits_but_not_when_busy_is_warned_of():
+def test_a_load_that_fits_but_not_with_a_full_batch_is_warned_of():
     """The load itself fits, and is loaded; that a full batch would not is said beside it."""
     card = card_from_table("T4")
     tight = predict(LLAMA, _profile(gpu_memory_utilization=0.94), card, COLAB_RAM)
-    assert tight.fits and tight.terms.num_bytes <= card.total_bytes < tight.busy_peak_bytes
+    assert tight.fits and tight.terms.num_bytes <= card.total_bytes < tight.full_batch_peak_bytes
     assert "192 requests at once" in tight.warnings[0]
     assert predict(LLAMA, PROFILE, card, COLAB_RAM).warnings == ()
     full = predict(LLAMA, _profile(gpu_memory_utilization=1.0), card, COLAB_RAM)
@@ -473,7 +473,7 @@ def test_a_term_knows_its_depth():
 
 def test_the_plan_of_a_smaller_share_of_free_memory():
     """Utilization is the share of free memory, stated of the whole card."""
-    plan = zoo_plan(
+    plan = unsloth_plan(
         LLAMA, total_bytes=100 * GIB, free_bytes=50 * GIB, max_seq_length=512, max_lora_rank=32,
         gpu_memory_utilization=0.5, conservativeness=1.0, ram_available_bytes=0,
     )  # fmt: skip

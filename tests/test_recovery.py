@@ -175,7 +175,7 @@ def test_a_batch_that_is_too_short_runs_fewer_sequences(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(("trouble_id", "last_words"), OOM_AFTER.items(), ids=OOM_AFTER)
-def test_out_of_memory_is_mended_at_every_stage(trouble_id: str, last_words: str, t4_log: Path):
+def test_out_of_memory_is_fixed_at_every_stage(trouble_id: str, last_words: str, t4_log: Path):
     """What the load had too little of follows from how far it came; no setting makes the weights smaller."""
     shutil.copytree(RUNS / "h100" / "reference-train3", "oom")
     lines = t4_log.read_text().split("\n")
@@ -188,7 +188,7 @@ def test_out_of_memory_is_mended_at_every_stage(trouble_id: str, last_words: str
 
 
 @pytest.mark.parametrize("outcome", ["interrupted", "killed"])
-def test_an_end_from_outside_is_not_mended(outcome: str, t4_log: Path):
+def test_an_end_from_outside_is_not_fixed(outcome: str, t4_log: Path):
     """The user's Ctrl-C and a kill by the system end the walk, though the log had named a trouble of memory before."""
     shutil.copytree(RUNS / "h100" / "reference-train3", "ended")
     text = t4_log.read_text()
@@ -221,11 +221,11 @@ def test_attempts_are_bounded(capsys: pytest.CaptureFixture[str], monkeypatch: p
 def test_what_is_no_matter_of_memory_ends_the_walk(
     words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    """A full disk, broken weights and what nobody knows are not mended by settings: one load, and its own exit code."""
+    """A full disk, broken weights and what nobody knows are not fixed by settings: one load, and its own exit code."""
     monkeypatch.setenv("FAKE_WORDS", words)
     code, said, _ = _load(capsys, "--recover")
     assert (code, len(said["recovery"]["attempts"]), said["recovery"]["steps"]) == (1, 1, [])
-    assert "attempt 1 failed for something that other settings would not mend" in said["recovery"]["end"]
+    assert "attempt 1 failed for something that other settings would not fix" in said["recovery"]["end"]
 
 
 def test_what_is_not_predicted_has_no_ladder(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
@@ -299,7 +299,7 @@ def test_a_folder_without_a_name_has_its_later_attempts_beside_it(capsys: pytest
 def test_a_machine_that_cannot_is_refused_before_any_step(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    """The doctor's problems refuse as in load, but for those of memory, which are about to be mended."""
+    """The doctor's problems refuse as in load, but for those of memory, which are about to be fixed."""
 
     def examine(check: str) -> Any:
         finding = Finding(check=check, level=Level.PROBLEM, what="x", why="y", remedy="z", cannot=check != "memory")
@@ -327,7 +327,7 @@ def test_bad_input_is_what_it_is_without_recover(capsys: pytest.CaptureFixture[s
     ],
 )
 def test_a_recovery_is_told_to_people(flags: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]):
-    """Without --json: whether there was anything to mend, the steps, and how it ended."""
+    """Without --json: whether there was anything to fix, the steps, and how it ended."""
     assert cli.run(["load", PROFILE, "--run-dir", "run", "--recover", *flags]) == code
     assert words in capsys.readouterr().out
 

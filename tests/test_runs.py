@@ -188,7 +188,7 @@ def test_a_log_is_new(tmp_path: Path):
     "pieces", [[b"x hf_secret y"], [b"x hf_", b"secret y"], [bytes([b]) for b in b"x hf_secret y"]]
 )
 def test_secrets_never_reach_the_log(pieces: list[bytes], tmp_path: Path):
-    """A token is blotted out, also where it comes in pieces."""
+    """A token is redacted, also where it comes in pieces."""
     sink = LogSink(tmp_path / "load.log", secrets=("hf_secret",))
     for piece in pieces:
         sink.write(piece)

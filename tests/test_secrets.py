@@ -38,7 +38,7 @@ def test_every_place_of_a_token_is_known(set_token: str):
     assert secrets(os.environ) == (CANARY,)
 
 
-def test_of_two_tokens_the_longer_is_blotted_out_whole(tmp_path: Path):
+def test_of_two_tokens_the_longer_is_redacted_whole(tmp_path: Path):
     """Where one token begins another, nothing of the longer one is left."""
     both = {"HF_TOKEN": CANARY, "HUGGING_FACE_HUB_TOKEN": CANARY + "5678", "HF_HOME": str(tmp_path)}
     sink = LogSink(tmp_path / "log", secrets(both))
@@ -48,7 +48,7 @@ def test_of_two_tokens_the_longer_is_blotted_out_whole(tmp_path: Path):
 
 @pytest.mark.parametrize("token", ["", "x", "None", "5.3541"])
 def test_a_word_is_no_token(token: str, tmp_path: Path):
-    """HF_TOKEN=1 must not blot out every 1 of the log."""
+    """HF_TOKEN=1 must not redact every 1 of the log."""
     assert secrets({"HF_TOKEN": token, "HF_HOME": str(tmp_path)}) == ()
     assert list(hub_tokens({"HF_TOKEN": token, "HF_HOME": str(tmp_path)})) == [("HF_TOKEN", token)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loadcheck.errors import BadInput, MachineCannot
+from loadcheck.errors import BadInput, UnsupportedMachine
 from loadcheck.plan import LoadPlan, make_plan
 from loadcheck.specs.model import ModelConfig, config_from_hf
 from loadcheck.specs.profile import Profile, load_profile
@@ -288,7 +288,7 @@ def test_full_disk_is_refused_before_anything_is_written(tmp_path: Path, monkeyp
     """Where the disk is too small, the error says how much is free and how much is needed."""
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=512))
-    with pytest.raises(MachineCannot, match="512 B of disk are free, the synthetic weights take"):
+    with pytest.raises(UnsupportedMachine, match="512 B of disk are free, the synthetic weights take"):
         synthetic.prepare(plan_of(tmp_path / "tiny-bnb-4bit"), tmp_path / "cache")
 
 

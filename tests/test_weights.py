@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loadcheck import weights
-from loadcheck.errors import BadInput, MachineCannot
+from loadcheck.errors import BadInput, UnsupportedMachine
 from loadcheck.plan import LoadPlan, make_plan
 from loadcheck.specs.files import replaced
 from loadcheck.specs.profile import load_profile
@@ -121,7 +121,7 @@ def test_the_second_of_two_waits_and_builds_nothing(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    ("number", "kind"), [(errno.ENOSPC, MachineCannot), (errno.EROFS, BadInput), (errno.EACCES, BadInput)]
+    ("number", "kind"), [(errno.ENOSPC, UnsupportedMachine), (errno.EROFS, BadInput), (errno.EACCES, BadInput)]
 )
 def test_a_cache_that_cannot_be_used_names_the_path_and_the_variable(tmp_path, number, kind):
     """A full or read-only disk is an error in words, with the folder and LOADCHECK_CACHE in it."""
@@ -147,7 +147,7 @@ def test_an_error_of_a_library_keeps_its_own_words(tmp_path):
 
 def test_too_small_a_disk_is_refused_before_the_build(tmp_path):
     """Less free disk than the build needs is an error before anything is written."""
-    with pytest.raises(MachineCannot, match="of disk are free"):
+    with pytest.raises(UnsupportedMachine, match="of disk are free"):
         cache.build_once(tmp_path / "w", write, 1 << 60)
 
 

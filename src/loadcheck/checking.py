@@ -15,7 +15,7 @@ from loadcheck.predict.card import Card, card_from_device, card_from_table
 from loadcheck.predict.cpu import predict_cpu
 from loadcheck.predict.kv import config_block_bytes
 from loadcheck.predict.prediction import Prediction, predict, predict_from_plan
-from loadcheck.predict.zoo import SWAP_LADDER, ZooPlan
+from loadcheck.predict.unsloth_plan import SWAP_LADDER, UnslothPlan
 from loadcheck.runs.folder import RunFolder, RunRecord, own_file
 from loadcheck.specs.expected import Expected, load_expected
 from loadcheck.specs.files import replaced, to_data, validate
@@ -27,7 +27,7 @@ from loadcheck.specs.versions import release_of
 from loadcheck.units import GIB
 from loadcheck.verdict import Evidence
 from loadcheck.verdict.evidence import is_parallel
-from loadcheck.verdict.identities import fitting_ranks, pinned_zoo
+from loadcheck.verdict.identities import fitting_ranks, pinned_unsloth_zoo
 
 MODELLED_VLLM = ("0.7.1", "0.7.2")
 """Releases whose memory figures the formulas hold for; from 0.8 on, the LoRA slots are counted as weights."""
@@ -171,7 +171,7 @@ def _of_its_rank(profile: Profile, attempt: Attempt, model: Model) -> Profile:
 
     Of the reference ranges' own card an estimate that differs from theirs in one digit is taken for a changed digit.
     """
-    if not profile.uses_vllm or profile.adapters is None or not pinned_zoo(attempt):
+    if not profile.uses_vllm or profile.adapters is None or not pinned_unsloth_zoo(attempt):
         return profile
     try:
         config = model.config_for("nf4" if profile.load_in_4bit else "16bit")
@@ -428,7 +428,7 @@ def _card_from_log(evidence: Evidence, name: str, capability: str) -> Card | Non
     return card_from_device(name, capability, total_bytes, free_bytes)
 
 
-def _plan_from_log(attempt: Attempt) -> ZooPlan | None:
+def _plan_from_log(attempt: Attempt) -> UnslothPlan | None:
     """unsloth's plan as the log says it."""
     names = ("gpu_memory_utilization_pct", "max_model_len", "max_num_seqs", "swap_bytes")
     readings = [attempt.reading(name) for name in names]
@@ -437,7 +437,7 @@ def _plan_from_log(attempt: Attempt) -> ZooPlan | None:
     utilization, length, sequences, swap = (float(reading.value) for reading in readings if reading is not None)
     if length < 1 or sequences < 1:
         return None
-    return ZooPlan(utilization / 100, 0.0, int(length), int(sequences), int(swap))
+    return UnslothPlan(utilization / 100, 0.0, int(length), int(sequences), int(swap))
 
 
 def _ram_of_swap(attempt: Attempt) -> int:

@@ -432,7 +432,7 @@ def _one_profile(profile: str | None, named: str | None) -> str:
 
 
 def _question(profile: Profile, flags: dict[str, Any]) -> Question:
-    """The model, and the card where the load uses vLLM; BadInput or MachineCannot where one of them is not to be had."""
+    """The model, and the card where the load uses vLLM; BadInput or UnsupportedMachine where one of them is not to be had."""
     from loadcheck.predict.question import Question
     from loadcheck.specs.model import resolve_model
 
@@ -526,7 +526,7 @@ def load(
     """
     from loadcheck.device import read_gpu
     from loadcheck.doctor import examine, read_machine
-    from loadcheck.loading import default_profile, prepare, refuse_unheard
+    from loadcheck.loading import default_profile, prepare, reject_ignored_flags
     from loadcheck.loading import load as run_load
     from loadcheck.progress import Progress
     from loadcheck.report import show_end, show_prediction, show_verdict
@@ -541,7 +541,7 @@ def load(
         out.print(f"Profile {profile}: {printable(why)}", markup=False)
     changed = overrides(flags) | ({"adapters": None} if no_adapters else {})
     chosen = _profile(profile, changed)
-    refuse_unheard(chosen, changed)
+    reject_ignored_flags(chosen, changed)
     prepared = prepare(chosen, gpu)
     if recover:
         return _recover(out, prepared, as_json, run_dir, force)
@@ -584,13 +584,13 @@ def _recover(out: Console, prepared: Prepared, as_json: bool, run_dir: Path | No
     from loadcheck.loading import load as run_load
     from loadcheck.loading import prepare, settled_gpu
     from loadcheck.progress import Progress
-    from loadcheck.recovery import Hands, recover
+    from loadcheck.recovery import Effects, recover
     from loadcheck.recovery.show import show_recovery
     from loadcheck.report import show_end, show_verdict
     from loadcheck.runs.folder import default_folder
 
     machine = read_machine(prepared.plan, prepared.gpu, files=False)
-    report = examine(machine, prepared.plan).without("memory")  # which is what is going to be mended
+    report = examine(machine, prepared.plan).without("memory")  # which is what is going to be fixed
     if _refused(out, report, as_json, force):
         return report.exit_code
 
@@ -598,10 +598,10 @@ def _recover(out: Console, prepared: Prepared, as_json: bool, run_dir: Path | No
         with Progress(out) as progress:
             return run_load(attempt, folder, progress.feed)
 
-    hands = Hands(
+    effects = Effects(
         lambda profile: prepare(profile, settled_gpu(prepared.gpu)), run, lambda text: out.print(text, markup=False)
     )
-    found = recover(prepared, hands, run_dir or default_folder(prepared.plan.profile.name), force)
+    found = recover(prepared, effects, run_dir or default_folder(prepared.plan.profile.name), force)
     loaded = found.attempts[-1].loaded if found.attempts else None
     if as_json:
         said = loaded.to_json() if loaded else {"run": None, "outcome": "refused", **_prediction_json(prepared)}
@@ -629,18 +629,18 @@ def _prediction_json(prepared: Prepared) -> dict[str, Any]:
 def doctor(as_json: bool, profile: str | None, **flags: Any) -> int:
     """Say what is wrong with this machine for this stack, before anything is downloaded.
 
-    Exit code 0: the load can start (there may be warnings), 1: problems to mend, 2: bad input, as load says it, 3: this
+    Exit code 0: the load can start (there may be warnings), 1: problems to fix, 2: bad input, as load says it, 3: this
     machine cannot.
     """
     from loadcheck.device import read_gpu
     from loadcheck.doctor import examine, read_machine
     from loadcheck.doctor.show import show_report
-    from loadcheck.loading import default_profile, refuse_bad_input, refuse_unheard
+    from loadcheck.loading import default_profile, refuse_bad_input, reject_ignored_flags
     from loadcheck.plan import make_plan
 
     gpu, changed = read_gpu(), overrides(flags)
     plan = make_plan(_profile(profile or default_profile(gpu)[0], changed))
-    refuse_unheard(plan.profile, changed)
+    reject_ignored_flags(plan.profile, changed)
     refuse_bad_input(plan)
     report = examine(read_machine(plan, gpu), plan)
     if as_json:
@@ -717,7 +717,7 @@ def _print_json(data: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Entry point: errors as `Error: FILE: KEY: what is wrong; how to mend it` on stderr, and the exit code that they mean."""
+    """Entry point: errors as `Error: FILE: KEY: what is wrong; how to fix it` on stderr, and the exit code that they mean."""
     print_in_any_encoding()
     sys.exit(run(sys.argv[1:]))
 
@@ -738,28 +738,28 @@ def _run(arguments: list[str]) -> int:
         return code if isinstance(code, int) else EXIT_PASS
     except LoadcheckError as error:
         _show_errors(error.problems, debug)
-        return _said(error.problems, error.exit_code, as_json)
+        return emit_json_error(error.problems, error.exit_code, as_json)
     except click.ClickException as error:
         error.message = printable_lines(error.message)
         error.show()
         usage = Problem("command line", error.format_message(), "see loadcheck --help")
-        return _said((usage,), EXIT_BAD_INPUT, as_json)
+        return emit_json_error((usage,), EXIT_BAD_INPUT, as_json)
     except (click.Abort, KeyboardInterrupt):
-        from loadcheck.runs.child import deaf
+        from loadcheck.runs.child import ignore_signals
 
-        with deaf():  # asked for once more while it is said, it is said all the same
+        with ignore_signals():  # asked for once more while it is said, it is reported all the same
             click.echo("Error: interrupted", err=True)
-            return _said((Problem("loadcheck", "interrupted", "run it again"),), EXIT_INTERRUPTED, as_json)
+            return emit_json_error((Problem("loadcheck", "interrupted", "run it again"),), EXIT_INTERRUPTED, as_json)
     except BrokenPipeError:
         sys.stderr.close()
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        problem = Problem(str(error.filename or "system"), str(error.strerror), "free the disk or mend the path")
+        problem = Problem(str(error.filename or "system"), str(error.strerror), "free the disk or fix the path")
         _show_errors((problem,), debug)
-        return _said((problem,), BadInput.exit_code, as_json)
+        return emit_json_error((problem,), BadInput.exit_code, as_json)
 
 
-def _said(problems: tuple[Problem, ...], exit_code: int, as_json: bool) -> int:
+def emit_json_error(problems: tuple[Problem, ...], exit_code: int, as_json: bool) -> int:
     """The exit code; with --json the problems are the one document on stdout, too."""
     if as_json:
         keys = ("where", "key", "what", "remedy")

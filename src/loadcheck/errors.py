@@ -2,7 +2,7 @@
 
 LoadcheckError
 ├── BadInput        2   a file, key, flag or value is wrong; lists every problem of the input at once
-└── MachineCannot   3   the input is right, but this machine cannot do it
+└── UnsupportedMachine   3   the input is right, but this machine cannot do it
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EXIT_MACHINE = 3
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: where, in which key, what, and how to mend it."""
+    """One thing that is wrong: where, in which key, what, and how to fix it."""
 
     where: str
     what: str
@@ -46,7 +46,7 @@ class BadInput(LoadcheckError):  # noqa: N818: it names what happened
     """A file, key, flag or value is wrong."""
 
 
-class MachineCannot(LoadcheckError):  # noqa: N818
+class UnsupportedMachine(LoadcheckError):  # noqa: N818
     """This machine lacks what the input asks for: a GPU, a newer driver, memory."""
 
     exit_code = EXIT_MACHINE

@@ -146,7 +146,7 @@ class Figures:
             yield spec, getattr(self, spec.attribute)
 
     def known(self) -> dict[str, Value]:
-        """The figures that are said, by attribute."""
+        """The figures that are known, by attribute."""
         return {spec.attribute: value for spec, value in self.items() if value is not None}
 
     def to_json(self) -> dict[str, Value | None]:
@@ -154,7 +154,7 @@ class Figures:
         return {spec.name: None if value is None else spec.to_edge(value) for spec, value in self.items()}
 
     def bytes_json(self) -> dict[str, int]:
-        """The memory figures that are said, to the byte, by attribute."""
+        """The memory figures that are known, to the byte, by attribute."""
         return {
             spec.attribute: int(value) for spec, value in self.items() if spec.kind is Kind.MEMORY and value is not None
         }

@@ -22,14 +22,14 @@ from loadcheck.errors import (
     EXIT_MACHINE,
     EXIT_PASS,
     BadInput,
-    MachineCannot,
     Problem,
+    UnsupportedMachine,
 )
 from loadcheck.figures import Figures
 from loadcheck.plan import LoadPlan, make_plan, plan_to_json
 from loadcheck.predict import Card, Prediction, card_from_device, predict
 from loadcheck.predict.cpu import predict_cpu
-from loadcheck.runs.child import ChildEnd, deaf, ends_as_interrupts, run_child
+from loadcheck.runs.child import ChildEnd, ends_as_interrupts, ignore_signals, run_child
 from loadcheck.runs.folder import RunFolder, RunRecord, create_run_folder, new_run_id, write_json
 from loadcheck.runs.sampler import Sampler
 from loadcheck.runs.secrets import TOKEN_VARIABLES, secrets
@@ -120,13 +120,13 @@ def default_profile(gpu: GpuDevice | None) -> tuple[str, str]:
 def prepare(profile: Profile, gpu: GpuDevice | None) -> Prepared:
     """Decide everything and predict, before anything starts.
 
-    BadInput where the engine would refuse the profile, MachineCannot where this machine lacks what it needs.
+    BadInput where the engine would refuse the profile, UnsupportedMachine where this machine lacks what it needs.
     """
     plan = make_plan(profile)
     refuse_bad_input(plan)
     weights.refuse_unsafe(plan)
     if profile.engine == "gpu" and gpu is None:
-        raise MachineCannot(
+        raise UnsupportedMachine(
             Problem(
                 f"profile {profile.name}",
                 "needs an NVIDIA GPU, and none is visible here (no driver, or no device)",
@@ -165,12 +165,12 @@ def _setting_problems(plan: LoadPlan) -> Iterator[Problem]:
         yield Problem(where, what, "raise it, or lower generation.max_new_tokens", "max_seq_length")
 
 
-def refuse_unheard(profile: Profile, changed: Iterable[str]) -> None:
+def reject_ignored_flags(profile: Profile, changed: Iterable[str]) -> None:
     """BadInput where a flag changed a key (dotted, of `changed`) that a load without vLLM takes no notice of."""
-    unheard = [key for key in OF_VLLM if key in changed and not profile.fast_inference]
+    ignored = [key for key in OF_VLLM if key in changed and not profile.fast_inference]
     what, remedy = f"only vLLM takes it, and profile {profile.name} loads without", "leave the flag out"
-    if unheard:
-        raise BadInput(Problem("command line", what, remedy, key) for key in unheard)
+    if ignored:
+        raise BadInput(Problem("command line", what, remedy, key) for key in ignored)
 
 
 def settled_gpu(before: GpuDevice | None) -> GpuDevice | None:
@@ -186,7 +186,7 @@ def settled_gpu(before: GpuDevice | None) -> GpuDevice | None:
 def _require_packages(profile: Profile) -> None:
     missing = [name for name in _NEEDED[profile.engine] if importlib.util.find_spec(name) is None]
     if missing:
-        raise MachineCannot(
+        raise UnsupportedMachine(
             Problem(
                 sys.prefix,
                 f"this environment lacks {', '.join(missing)}, which profile {profile.name} needs",
@@ -209,7 +209,7 @@ def load(prepared: Prepared, run_dir: Path | None, on_output: Callable[[bytes], 
         record.outcome, record.reason = "failed", f"loadcheck itself failed: {type(error).__name__}: {error}"
         raise
     finally:
-        with deaf():
+        with ignore_signals():
             record.ended_at = datetime.now(timezone.utc).isoformat()
             record.duration_s = round(time.monotonic() - start_s, 2)
             folder.release_reserve()

@@ -17,7 +17,7 @@ from importlib.metadata import Distribution, PackagePath, distributions
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from loadcheck.errors import MachineCannot, Problem
+from loadcheck.errors import Problem, UnsupportedMachine
 from loadcheck.specs.files import env_dir, read_toml
 
 Difference = Literal["missing", "changed"]
@@ -87,12 +87,12 @@ class Manifest:
 def read_manifest(check_files: bool = False) -> Manifest:
     """Look at every installed distribution; with `check_files`, hash each of its files too (half a minute in the image).
 
-    MachineCannot in an environment that is none of the stack's: the lock says nothing about it.
+    UnsupportedMachine in an environment that is none of the stack's: the lock says nothing about it.
     """
     locked = locked_versions()
     found = sorted(distributions(), key=lambda distribution: normalized(distribution.name))
     if MARK not in {normalized(one.name) for one in found}:
-        raise MachineCannot(
+        raise UnsupportedMachine(
             Problem(
                 sys.prefix,
                 f"this environment is none of the stack's, which all have {MARK}",

@@ -46,7 +46,7 @@ def show_verdict(out: Console, evidence: Evidence | None, verdict: Verdict) -> N
     out.print(f"\n[{_STYLES[verdict.status]}]{verdict.status.upper()}[/]  {summary(verdict)}")
     for cause in causes(verdict)[:1]:
         print_words(out, f"Cause: {cause.why}")
-        print_words(out, f"Mend: {cause.remedy}")
+        print_words(out, f"Fix: {cause.remedy}")
 
 
 def summary(verdict: Verdict) -> str:
@@ -245,8 +245,8 @@ def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
         out.print()
         for depth, term in prediction.terms.walk():
             _show_term(out, depth, term)
-        _show_term(out, 0, prediction.busy)  # the same parts without training, and one more
-        _show_term(out, 1, prediction.busy.parts[-1])
+        _show_term(out, 0, prediction.full_batch)  # the same parts without training, and one more
+        _show_term(out, 1, prediction.full_batch.parts[-1])
     for note in (*prediction.notes, *prediction.edges):
         out.print(f"Note: {escape(note)}")
     for warning in prediction.warnings:
@@ -269,7 +269,8 @@ def show_fit(out: Console, fit: Fit, command: Callable[[Profile], str]) -> None:
     if fit.proposals:
         print_table(out, PROPOSAL, "r" * len(PROPOSAL), map(_proposal_row, fit.proposals))
         print_words(
-            out, "In GiB: peak of a load, which answers once; busy, with a full batch; left of the card when busy."
+            out,
+            "In GiB: peak of a load, which answers once; full batch: the peak when all sequences run at once; left: what the card has free then.",
         )
         out.print("\nThe best of them:", markup=False)
         print_whole(out, f"  {command(fit.proposals[0].profile)}")
@@ -287,7 +288,7 @@ def show_fit(out: Console, fit: Fit, command: Callable[[Profile], str]) -> None:
         out.print(f"Edge: {escape(edge)}")
 
 
-PROPOSAL = ("length", "utilization", "sequences", "concurrency", "KV GiB", "peak", "busy", "left")
+PROPOSAL = ("length", "utilization", "sequences", "concurrency", "KV GiB", "peak", "full batch", "left")
 
 
 def _proposal_row(proposal: Proposal) -> tuple[str, ...]:
@@ -299,7 +300,7 @@ def _proposal_row(proposal: Proposal) -> tuple[str, ...]:
         f"{figures.max_concurrency:.2f}x",
         f"{to_gib(figures.kv_cache_bytes or 0):.2f}",
         f"{to_gib(figures.peak_device_bytes or 0):.2f}",
-        f"{to_gib(proposal.prediction.busy_peak_bytes):.2f}",
+        f"{to_gib(proposal.prediction.full_batch_peak_bytes):.2f}",
         f"{to_gib(proposal.headroom_bytes):.2f}",
     )
 

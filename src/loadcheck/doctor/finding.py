@@ -26,7 +26,7 @@ class Finding:
     Attributes:
         what: what was seen.
         why: why it matters.
-        remedy: how to mend it; empty where nothing is wrong.
+        remedy: how to fix it; empty where nothing is wrong.
         references: the issues, or the lines of the pinned packages, that it is known from.
         cannot: whether it is the machine itself that lacks something, and no setting.
     """
@@ -84,12 +84,12 @@ def ok(check: str, what: str, why: str = "") -> Finding:
 
 
 def warning(check: str, what: str, trouble_id: str, why: str = "", remedy: str = "") -> Finding:
-    """A warning of a known trouble; its cause and its mend are the trouble's own where none are given."""
+    """A warning of a known trouble; its cause and its fix are the trouble's own where none are given."""
     return _known(Level.WARNING, check, what, trouble_id, why, remedy, cannot=False)
 
 
 def problem(check: str, what: str, trouble_id: str, why: str = "", remedy: str = "", cannot: bool = False) -> Finding:
-    """A problem that is a known trouble; its cause and its mend are the trouble's own where none are given."""
+    """A problem that is a known trouble; its cause and its fix are the trouble's own where none are given."""
     return _known(Level.PROBLEM, check, what, trouble_id, why, remedy, cannot)
 
 

@@ -9,7 +9,7 @@ from loadcheck.doctor.finding import Finding, ok, problem, warning
 from loadcheck.doctor.machine import Machine, Symbols
 from loadcheck.plan import LoadPlan
 from loadcheck.predict.cpu import predict_cpu
-from loadcheck.predict.zoo import swap_gib
+from loadcheck.predict.unsloth_plan import swap_gib
 from loadcheck.specs.files import env_dir, read_toml
 from loadcheck.units import GIB, show_bytes, to_gib
 from loadcheck.weights.package import NEEDED_BYTES

@@ -120,7 +120,7 @@ def _expires_s(jwt: str) -> float | None:
 
 
 def check_model_name(_: Machine, plan: LoadPlan) -> Iterator[Finding]:
-    """Whether unsloth will quantize what it loads: under vLLM it goes by the end of the name alone (zoo:869)."""
+    """Whether unsloth will quantize what it loads: under vLLM it goes by the end of the name alone (vllm_utils.py:869)."""
     profile = plan.profile
     if not profile.fast_inference:
         return

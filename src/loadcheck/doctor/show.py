@@ -1,4 +1,4 @@
-"""The report for a person: what is wrong, why, and how to mend it."""
+"""The report for a person: what is wrong, why, and how to fix it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"
 _ENDS = {
     "fine": "[green]FINE[/]  this machine is ready for profile {}",
     "warnings": "[green]FINE[/]  this machine is ready for profile {}, with warnings",
-    "problems": "[bold red]PROBLEMS[/]  profile {} will not load before they are mended",
+    "problems": "[bold red]PROBLEMS[/]  profile {} will not load before they are fixed",
     "cannot": "[bold red]CANNOT[/]  this machine cannot load profile {}",
 }
 
@@ -35,6 +35,6 @@ def _show_finding(out: Console, finding: Finding) -> None:
     level = f"{finding.level.value:<8}"
     lead = Text.assemble((level, _STYLES[finding.level]), f" {finding.check:<16}")
     print_item(out, lead, finding.what)
-    for word, text in (("why:", finding.why), ("mend:", finding.remedy), ("see:", ", ".join(finding.references))):
+    for word, text in (("why:", finding.why), ("fix:", finding.remedy), ("see:", ", ".join(finding.references))):
         if text:
             print_item(out, Text(f"{'':<9}{word}"), text)

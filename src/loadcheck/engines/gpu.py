@@ -20,7 +20,7 @@ import psutil
 from loadcheck.engines import startup
 from loadcheck.engines.protocol import Recorder
 from loadcheck.engines.shared import TRAINING_TEXT, digest, expected_word, finite, seconds_since, trainable
-from loadcheck.errors import MachineCannot, Problem
+from loadcheck.errors import Problem, UnsupportedMachine
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.profile import Adapters, Profile
 
@@ -52,7 +52,7 @@ UNSET = (
 def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     """Run the plan with the checkpoint in `directory`.
 
-    BadInput for a profile that contradicts itself; MachineCannot without a GPU that this stack can use.
+    BadInput for a profile that contradicts itself; UnsupportedMachine without a GPU that this stack can use.
     """
     profile = plan.profile
     check_visible_devices()
@@ -92,7 +92,7 @@ def check_visible_devices() -> None:
         # unsloth_zoo 2025.2.4 asks torch for cuda:<the first entry> (vllm_utils.py:949-953), but torch counts from 0.
         what = f"unsloth_zoo 2025.2.4 breaks with {visible!r}"
         remedy = "unset it, or set it to 0; in a container, choose the GPU with --gpus device=N"
-        raise MachineCannot(Problem("environment", what, remedy, "CUDA_VISIBLE_DEVICES"))
+        raise UnsupportedMachine(Problem("environment", what, remedy, "CUDA_VISIBLE_DEVICES"))
 
 
 def set_environment() -> None:
@@ -110,7 +110,7 @@ def _import_stack(recorder: Recorder) -> None:
             import unsloth  # noqa: F401
         except NotImplementedError as error:  # unsloth/__init__.py:90-91
             remedy = "see that nvidia-smi lists one; in a container, start it with --gpus all; or use the cpu profile"
-            raise MachineCannot(Problem("GPU", f"torch sees none ({error})", remedy)) from None
+            raise UnsupportedMachine(Problem("GPU", f"torch sees none ({error})", remedy)) from None
     import torch
 
     recorder.event(

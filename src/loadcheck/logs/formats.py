@@ -1,6 +1,6 @@
 """Every line format that a load log says a figure in, as data.
 
-Sources are the pinned packages: `zoo` is unsloth_zoo/vllm_utils.py at 2025.2.4, `llama.py` is unsloth/models/llama.py at
+Sources are the pinned packages: `vllm_utils.py` is that of unsloth_zoo 2025.2.4, `llama.py` is unsloth/models/llama.py at
 2025.2.5, everything else is vllm 0.7.2; dialects of other versions name the version. A format is searched for anywhere in a
 line, as progress bars, prefixes and one-line pastes put anything before and after it.
 """
@@ -159,24 +159,24 @@ FORMATS: tuple[LineFormat, ...] = (
     _part("banner triton", "llama.py:1663", Stage.BANNER, "Triton: ", r"Triton: ([\w.+]+)", _text("triton")),
     _part("banner xformers", "llama.py:1664", Stage.BANNER, "FA [Xformers", r"FA \[Xformers = ([\w.+]+)\. ",
           _text("xformers")),
-    _line("plan utilization", "zoo:942", Stage.PLAN, "actual GPU utilization",
+    _line("plan utilization", "vllm_utils.py:942", Stage.PLAN, "actual GPU utilization",
           rf"vLLM loading (\S+) with actual GPU utilization = {_N}%",
           _text("model"), _number("gpu_memory_utilization_pct")),
-    _part("plan capability", "zoo:943", Stage.PLAN, "with VRAM = ",
+    _part("plan capability", "vllm_utils.py:943", Stage.PLAN, "with VRAM = ",
           rf"compute capability (\d{{1,2}}\.\d) with VRAM = {_N} GB",
           _text("compute_capability"), _memory("gpu_total_bytes")),
-    _part("plan sequences", "zoo:944-945", Stage.PLAN, "conservativeness = ",
+    _part("plan sequences", "vllm_utils.py:944-945", Stage.PLAN, "conservativeness = ",
           rf"conservativeness = {_N}\. Chunked prefill tokens = {_INT}\. Num Sequences = {_INT}",
           _number("conservativeness"), _exact("chunked_prefill_tokens"), _exact("max_num_seqs")),
-    _part("plan kv", "zoo:946-947", Stage.PLAN, "KV Cache can use up to",
+    _part("plan kv", "vllm_utils.py:946-947", Stage.PLAN, "KV Cache can use up to",
           rf"KV Cache can use up to {_N} GB\. Also swap space = {_N} GB",
           _memory("kv_estimate_bytes"), _memory("swap_bytes")),
-    *(LineFormat(f"plan {key}", "zoo:157-169, printed whenever vLLM makes its bitsandbytes settings", Stage.PLAN,
+    *(LineFormat(f"plan {key}", "vllm_utils.py:157-169, printed whenever vLLM makes its bitsandbytes settings", Stage.PLAN,
                  "Bitsandbytes config using kwargs", re.compile(rf"config using kwargs = \{{.{{0,400}}?'{key}': '?(\w+)'?[,}}]"),
                  (_text(attribute),), opens=False, repeats=True)
       for key, attribute in (("load_in_8bit", "load_in_8bit"), ("load_in_4bit", "load_in_4bit"),
                              ("bnb_4bit_quant_type", "quant_type"), ("bnb_4bit_use_double_quant", "double_quant"))),
-    _part("cut length", "zoo:847-850", Stage.PLAN, "cannot handle sequence lengths of",
+    _part("cut length", "vllm_utils.py:847-850", Stage.PLAN, "cannot handle sequence lengths of",
           rf"cannot handle sequence lengths of {_INT} due to limited GPU memory", _exact("cut_length")),
     _line("engine", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
           r"Initializing a (V\d) LLM engine \(v([^)\s]{1,100})\)", _text("engine"), _text("vllm")),
@@ -281,8 +281,8 @@ FORMATS: tuple[LineFormat, ...] = (
           rf"trainable params: {_INT} \|\| all params: {_INT}", _exact("trainable_params"), _exact("total_params")),
     LineFormat("trainer", "unsloth/models/llama.py and its trainer's banner: `Num GPUs = 1 | Num examples = 7,473`", Stage.TRAINING,
                "Num examples = ", re.compile(r"Num examples = [\d,]+ \| Num Epochs = "), (), opens=False, repeats=True),
-    # The tokens that it names are those of its estimate of the KV cache; vLLM gets as many as before (zoo:1007-1009).
-    _line("retry", "zoo:1010-1013", Stage.PLAN, "Retrying vLLM",
+    # The tokens that it names are those of its estimate of the KV cache; vLLM gets as many as before (vllm_utils.py:1007-1009).
+    _line("retry", "vllm_utils.py:1010-1013", Stage.PLAN, "Retrying vLLM",
           rf"Retrying vLLM to process {_INT} sequences and \d+ tokens in tandem", _exact("max_num_seqs")),
 )  # fmt: skip
 

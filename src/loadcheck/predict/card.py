@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 
 from loadcheck.device import read_gpu
-from loadcheck.errors import BadInput, MachineCannot, Problem
+from loadcheck.errors import BadInput, Problem, UnsupportedMachine
 from loadcheck.specs.files import replaced
 from loadcheck.specs.gpu import Gpu, find_gpu, gpu_named, known_bytes, load_gpus
 from loadcheck.units import GIB, MIB, show_bytes
@@ -165,10 +165,10 @@ def _how_to_know(flag: str) -> str:
 
 
 def present_card(non_torch_bytes: int | None = None) -> Card:
-    """This machine's own GPU with its own free memory; MachineCannot where there is none."""
+    """This machine's own GPU with its own free memory; UnsupportedMachine where there is none."""
     gpu = read_gpu()
     if gpu is None:
-        raise MachineCannot(
+        raise UnsupportedMachine(
             Problem(
                 "gpu",
                 "none is visible on this machine",

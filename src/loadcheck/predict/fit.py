@@ -3,7 +3,7 @@
 A card has room for what vLLM takes (its budget) and for what lies outside it (LoRA slots, CUDA graphs, adapters, training). The
 largest utilization that leaves room for the second, and as much to spare as the predicted peak may be off, is found by bisection;
 so is the longest length that the first still holds. Settings are for work, so what must fit is the peak of a full batch, not only
-that of the load with its one short answer (`Prediction.busy_peak_bytes`).
+that of the load with its one short answer (`Prediction.full_batch_peak_bytes`).
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _proposal_json(proposal: Proposal, base: Profile) -> dict[str, Any]:
             "max_lora_rank": profile.max_lora_rank,
         },
         "flags": proposal.flags(base),
-        "busy_peak_gib": round(to_gib(proposal.prediction.busy_peak_bytes), 2),
+        "busy_peak_gib": round(to_gib(proposal.prediction.full_batch_peak_bytes), 2),
         "headroom_gib": round(to_gib(proposal.headroom_bytes), 2),
         "figures": proposal.prediction.figures.to_json(),
     }
@@ -139,11 +139,11 @@ class Search:
         left = amounts_left(self.config, self.card, profile, prediction)
         if any(left[short] < need for short, need in slack(self.card).items()):
             return None
-        return Proposal(profile, prediction, self.card.total_bytes - prediction.busy_peak_bytes)
+        return Proposal(profile, prediction, self.card.total_bytes - prediction.full_batch_peak_bytes)
 
     def _holds(self, prediction: Prediction) -> bool:
         """Whether the card holds a full batch even if the prediction is off by as much as it may be."""
-        return prediction.busy_peak_bytes <= (1 - PEAK_SLACK) * self.card.total_bytes
+        return prediction.full_batch_peak_bytes <= (1 - PEAK_SLACK) * self.card.total_bytes
 
     def fullest(self, profile: Profile) -> Proposal | None:
         """The highest utilization whose peak the card holds with some room to spare, in hundredths; or the one given."""

@@ -14,7 +14,7 @@ A rung is turned no further than it must be, and is tried alone before it is tri
 needed, those that turn out not to be are given back. A step fits if as much is left as the prediction may be off, or more where a load
 has shown that the prediction is off by more (`need_after`).
 
-The peak here is that of a load, which answers once: that is what `--recover` mends and measures, with as little change as will do. `fit`,
+The peak here is that of a load, which answers once: that is what `--recover` fixes and measures, with as little change as will do. `fit`,
 which proposes settings to work with, leaves room for a full batch too; where a load has none, its prediction warns.
 """
 

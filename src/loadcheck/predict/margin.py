@@ -8,7 +8,7 @@ from loadcheck.predict.bands import KV_SLACK_BYTES, NON_TORCH_SLACK_BYTES, PEAK_
 from loadcheck.predict.card import Card
 from loadcheck.predict.kv import BLOCK_TOKENS, config_block_bytes
 from loadcheck.predict.prediction import Prediction
-from loadcheck.predict.zoo import kv_estimate_needed
+from loadcheck.predict.unsloth_plan import kv_estimate_needed
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.trouble import Shortage

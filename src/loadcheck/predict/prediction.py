@@ -13,12 +13,18 @@ from loadcheck.predict.adapters import adapter_memory, adapter_params, base_para
 from loadcheck.predict.card import MIN_CAPABILITY, Card
 from loadcheck.predict.graphs import NO_GRAPHS, capture_sizes, graph_memory
 from loadcheck.predict.kv import BLOCK_TOKENS, config_block_bytes, kv_cache_memory
+from loadcheck.predict.outside_budget import adapter_extras, engine_extras, training_memory
 from loadcheck.predict.refusals import Obstacle, known_warnings, refusals
-from loadcheck.predict.resident import adapter_extras, engine_extras, training_memory
 from loadcheck.predict.slots import lora_slots, slots_only
 from loadcheck.predict.terms import Term, total
+from loadcheck.predict.unsloth_plan import (
+    SEQUENCES_BEYOND,
+    SEQUENCES_LADDER,
+    UnslothPlan,
+    largest_budget_bytes,
+    unsloth_plan,
+)
 from loadcheck.predict.weights import weights
-from loadcheck.predict.zoo import SEQUENCES_BEYOND, SEQUENCES_LADDER, ZooPlan, largest_budget_bytes, zoo_plan
 from loadcheck.specs.files import replaced
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
@@ -38,7 +44,7 @@ class Prediction:
 
     Attributes:
         terms: the device memory at the peak of the load, which answers one short prompt, as a tree that sums.
-        busy: the same while vLLM works on a full batch.
+        full_batch: the same while vLLM works on a full batch.
         obstacles: what will keep the load from succeeding; empty where it fits.
         notes: what a reader should know about how sure the figures are.
         edges: steps of unsloth's ladder of sequences that its estimate stands near to.
@@ -47,7 +53,7 @@ class Prediction:
 
     figures: Figures
     terms: Term
-    busy: Term
+    full_batch: Term
     obstacles: tuple[Obstacle, ...]
     notes: tuple[str, ...]
     edges: tuple[str, ...]
@@ -59,9 +65,9 @@ class Prediction:
         return not self.obstacles
 
     @property
-    def busy_peak_bytes(self) -> int:
+    def full_batch_peak_bytes(self) -> int:
         """The most that the card holds, of the load and of a full batch after it: what settings to work with must leave room for."""
-        return max(self.terms.num_bytes, self.busy.num_bytes)
+        return max(self.terms.num_bytes, self.full_batch.num_bytes)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -73,14 +79,14 @@ class Prediction:
             ],
             "notes": [*self.notes, *self.edges],
             "warnings": list(self.warnings),
-            "busy_peak_gib": round(to_gib(self.busy_peak_bytes), 2),
+            "busy_peak_gib": round(to_gib(self.full_batch_peak_bytes), 2),
             "terms": self.terms.to_json(),
         }
 
 
 def predict(config: ModelConfig, profile: Profile, card: Card, ram_available_bytes: int) -> Prediction:
     """The load of `config` with `profile`'s settings on `card`."""
-    plan = zoo_plan(
+    plan = unsloth_plan(
         config,
         total_bytes=card.total_bytes,
         free_bytes=card.free_bytes,
@@ -93,19 +99,19 @@ def predict(config: ModelConfig, profile: Profile, card: Card, ram_available_byt
     return predict_from_plan(config, profile, card, plan)
 
 
-def predict_from_plan(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan) -> Prediction:
+def predict_from_plan(config: ModelConfig, profile: Profile, card: Card, plan: UnslothPlan) -> Prediction:
     """What follows once unsloth's plan is known: from a formula, or from a log that says it."""
     parts = _Parts.of(config, profile, card, plan)
     found = tuple(obstacles(config, profile, card, plan, parts))
-    busy = _busy(config, card, parts)
+    full_batch = _full_batch(config, card, parts)
     return Prediction(
         figures=_figures(config, profile, card, plan, parts),
         terms=parts.peak,
-        busy=busy,
+        full_batch=full_batch,
         obstacles=found,
         notes=tuple(_notes(card)),
         edges=tuple(edges(plan)),
-        warnings=() if found else tuple(_warnings(card, plan, busy)),
+        warnings=() if found else tuple(_warnings(card, plan, full_batch)),
     )
 
 
@@ -131,7 +137,7 @@ class _Parts:
         return next((part.num_bytes for part in self.peak.parts if part.name == name), 0)
 
     @classmethod
-    def of(cls, config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan) -> _Parts:
+    def of(cls, config: ModelConfig, profile: Profile, card: Card, plan: UnslothPlan) -> _Parts:
         model = weights(config)
         activation = activation_peak(config, plan.max_model_len, max(plan.max_num_seqs, 1), card.compute_capability)
         non_torch = card.assumed_non_torch_bytes
@@ -144,7 +150,7 @@ class _Parts:
 
 
 def _peak(
-    config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, model: Term, cache: Term, non_torch_bytes: int
+    config: ModelConfig, profile: Profile, card: Card, plan: UnslothPlan, model: Term, cache: Term, non_torch_bytes: int
 ) -> Term:
     """What the card holds once everything is there: more than vLLM's budget, as slots, graphs and adapters lie outside it."""
     num_seqs = max(plan.max_num_seqs, 1)
@@ -170,7 +176,7 @@ def _peak(
     return total("peak_device", terms)
 
 
-def _busy(config: ModelConfig, card: Card, parts: _Parts) -> Term:
+def _full_batch(config: ModelConfig, card: Card, parts: _Parts) -> Term:
     """What the card holds while vLLM works on a full batch: all that stays after the load, and the whole activation peak.
 
     vLLM's profile run is such a batch (max_num_seqs prompts that share max_num_batched_tokens), and its budget keeps that peak free
@@ -184,7 +190,7 @@ def _busy(config: ModelConfig, card: Card, parts: _Parts) -> Term:
     batch = Term(
         "full batch", parts.activation.num_bytes - once, f"vllm/worker/worker.py:205-271; {parts.activation.name}"
     )
-    return total("busy_device", [*stays, batch])
+    return total("full_batch_device", [*stays, batch])
 
 
 def _graphs(config: ModelConfig, profile: Profile, card: Card, num_seqs: int) -> Term:
@@ -193,7 +199,7 @@ def _graphs(config: ModelConfig, profile: Profile, card: Card, num_seqs: int) ->
     return graph_memory(config, num_seqs, card.compute_capability, card.graph_node_bytes)
 
 
-def _figures(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, parts: _Parts) -> Figures:
+def _figures(config: ModelConfig, profile: Profile, card: Card, plan: UnslothPlan, parts: _Parts) -> Figures:
     num_seqs = max(plan.max_num_seqs, 1)
     return Figures(
         gpu_name=card.name,
@@ -236,7 +242,9 @@ def _adapter_figures(config: ModelConfig, profile: Profile) -> dict[str, Any]:
     }
 
 
-def obstacles(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, parts: _Parts) -> Iterator[Obstacle]:
+def obstacles(
+    config: ModelConfig, profile: Profile, card: Card, plan: UnslothPlan, parts: _Parts
+) -> Iterator[Obstacle]:
     """What will keep the load from succeeding, in the order in which the engine would meet it."""
     if card.refused is not None:
         says = (
@@ -263,7 +271,7 @@ def obstacles(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, 
         yield _peak_obstacle(card, parts, kv_is_short=no_cache is not None or plan.cut_from is not None)
 
 
-def _sequences_obstacles(profile: Profile, plan: ZooPlan) -> Iterator[Obstacle]:
+def _sequences_obstacles(profile: Profile, plan: UnslothPlan) -> Iterator[Obstacle]:
     """Too many sequences for the batch, or none."""
     if plan.max_model_len < plan.max_num_seqs:
         yield Obstacle(  # vllm/config.py:1574-1578
@@ -283,14 +291,14 @@ def _sequences_obstacles(profile: Profile, plan: ZooPlan) -> Iterator[Obstacle]:
 # --------------------------------------------------------------------------------------- more than any utilization can give
 
 
-def _too_large(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan, parts: _Parts) -> Obstacle | None:
+def _too_large(config: ModelConfig, profile: Profile, card: Card, plan: UnslothPlan, parts: _Parts) -> Obstacle | None:
     """The one cause where no gpu_memory_utilization helps: the weights, the profile run, or what unsloth keeps for training."""
     model, free = parts.weights.num_bytes, card.free_bytes
     if model + parts.non_torch_bytes > free:
         return Obstacle(
             f"the weights alone take {show_bytes(model)}, and {show_bytes(free)} of the card are free",
             "CUDA out of memory.",
-            _mend_weights(config, card, parts),
+            _fix_weights(config, card, parts),
             "profile",
         )
     slots = parts.peak_part_bytes("lora_slots")
@@ -299,7 +307,7 @@ def _too_large(config: ModelConfig, profile: Profile, card: Card, plan: ZooPlan,
             f"weights, LoRA slots and a full batch take {show_bytes(parts.in_budget_bytes + slots)}, and {show_bytes(free)} of the "
             "card are free",
             "CUDA out of memory.",
-            _mend_batch(config, card, plan),
+            _fix_batch(config, card, plan),
             "profile",
         )
     most = largest_budget_bytes(config, card.total_bytes, free, profile.max_seq_length)
@@ -322,7 +330,7 @@ _NO_BLOCKS = (
 )
 
 
-def _mend_weights(config: ModelConfig, card: Card, parts: _Parts) -> str:
+def _fix_weights(config: ModelConfig, card: Card, parts: _Parts) -> str:
     """The nearest that would hold the weights; KV cache and the rest come on top."""
     if config.quantization == "16bit":
         quantized = weights(replaced(config, quantization="nf4")).num_bytes
@@ -334,7 +342,7 @@ def _mend_weights(config: ModelConfig, card: Card, parts: _Parts) -> str:
     return "take a smaller model, or a card with more memory"
 
 
-def _mend_batch(config: ModelConfig, card: Card, plan: ZooPlan) -> str:
+def _fix_batch(config: ModelConfig, card: Card, plan: UnslothPlan) -> str:
     """What makes the profile run smaller: fewer sequences where the sampler is its peak, else fewer tokens."""
     sampler = sampler_peak(config, plan.max_model_len, max(plan.max_num_seqs, 1), card.compute_capability)
     forward = forward_peak(config, plan.max_model_len, card.compute_capability)
@@ -347,7 +355,7 @@ def _mend_batch(config: ModelConfig, card: Card, plan: ZooPlan) -> str:
 _LESS = "lower max_seq_length, conservativeness or max_lora_rank: no gpu_memory_utilization is right for both KV cache and peak"
 
 
-def _cut(plan: ZooPlan, too_full: bool) -> Obstacle:
+def _cut(plan: UnslothPlan, too_full: bool) -> Obstacle:
     remedy = "raise gpu_memory_utilization, or lower max_seq_length or max_lora_rank"
     if not plan.kv_estimate_bytes:  # by its estimate not even the model has room
         remedy = "raise gpu_memory_utilization"
@@ -359,7 +367,7 @@ def _cut(plan: ZooPlan, too_full: bool) -> Obstacle:
     )
 
 
-def _no_cache(plan: ZooPlan, parts: _Parts, too_full: bool) -> Obstacle | None:
+def _no_cache(plan: UnslothPlan, parts: _Parts, too_full: bool) -> Obstacle | None:
     """vllm/worker/worker.py:532-549."""
     tokens = parts.num_gpu_blocks * BLOCK_TOKENS
     remedy = "raise gpu_memory_utilization, or lower max_seq_length or the number of sequences (conservativeness)"
@@ -397,12 +405,12 @@ def _peak_obstacle(card: Card, parts: _Parts, kv_is_short: bool) -> Obstacle:
     )
 
 
-def _warnings(card: Card, plan: ZooPlan, busy: Term) -> Iterator[str]:
+def _warnings(card: Card, plan: UnslothPlan, full_batch: Term) -> Iterator[str]:
     """A load that fits answers once; the same settings may not hold the batch that they allow, or the card not all that comes."""
     yield from known_warnings(card)
-    if busy.num_bytes > card.total_bytes:
+    if full_batch.num_bytes > card.total_bytes:
         yield (
-            f"the load fits, but {plan.max_num_seqs} requests at once would take up to {show_bytes(busy.num_bytes)} of the card's "
+            f"the load fits, but {plan.max_num_seqs} requests at once would take up to {show_bytes(full_batch.num_bytes)} of the card's "
             f"{show_bytes(card.total_bytes)} and run out of memory; lower gpu_memory_utilization or conservativeness, or see "
             "`loadcheck fit`"
         )
@@ -418,7 +426,7 @@ def _notes(card: Card) -> Iterator[str]:
         yield f"CUDA graphs were never measured on {card.name}; cuda_graph_gib is an estimate from other cards"
 
 
-def edges(plan: ZooPlan) -> Iterator[str]:
+def edges(plan: UnslothPlan) -> Iterator[str]:
     """The bound of unsloth's ladder that its KV estimate is near to: a little more or less free memory is another load."""
     estimate_gib = to_gib(plan.kv_estimate_bytes)
     for (bound, below), (_, above) in pairwise((*SEQUENCES_LADDER, (0, SEQUENCES_BEYOND))):

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from loadcheck.recovery.attempt import Attempt, Gain, short_of
-from loadcheck.recovery.walk import Hands, Recovery, Walked, recover
+from loadcheck.recovery.walk import Effects, Recovery, Walked, recover
 
-__all__ = ["Attempt", "Gain", "Hands", "Recovery", "Walked", "recover", "short_of"]
+__all__ = ["Attempt", "Effects", "Gain", "Recovery", "Walked", "recover", "short_of"]

@@ -11,7 +11,7 @@ from loadcheck.figures import Reading, figure_specs
 from loadcheck.loading import Loaded, Prepared
 from loadcheck.predict.fit import Search
 from loadcheck.predict.margin import Amounts, amounts_left, request_bytes
-from loadcheck.predict.zoo import kv_estimate_needed
+from loadcheck.predict.unsloth_plan import kv_estimate_needed
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.trouble import Shortage
 from loadcheck.units import to_gib
@@ -98,7 +98,7 @@ class Gain:
 
 
 def short_of(loaded: Loaded) -> Shortage | None:
-    """What a load that did not pass had too little of; None where it passed, or where other settings would not mend it.
+    """What a load that did not pass had too little of; None where it passed, or where other settings would not fix it.
 
     Only a failure whose every known trouble is one of memory counts: not one of the machine or of the files, not one that nobody
     knows, and not an end that the user or the system brought about.

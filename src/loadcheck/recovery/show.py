@@ -24,7 +24,7 @@ SHORT: dict[Shortage, str] = {
 
 
 def show_recovery(out: Console, recovery: Recovery) -> None:
-    """Steps, attempts, gains, and how it ended; nothing but the end where nothing had to be mended."""
+    """Steps, attempts, gains, and how it ended; nothing but the end where nothing had to be fixed."""
     if not recovery.needed:
         _show_end(out, recovery, "Nothing to recover:")
         return

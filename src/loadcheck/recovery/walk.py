@@ -32,7 +32,7 @@ KEPT = "recovered.toml"
 
 
 @dataclass(frozen=True, slots=True)
-class Hands:
+class Effects:
     """What the walk does to the world.
 
     Attributes:
@@ -80,7 +80,7 @@ class Recovery:
 
     @property
     def needed(self) -> bool:
-        """Whether anything had to be mended: nothing does where the first load was the one asked for, and memory was not short."""
+        """Whether anything had to be fixed: nothing does where the first load was the one asked for, and memory was not short."""
         return bool(self.walked) or not self.attempts
 
     @property
@@ -113,40 +113,40 @@ class Recovery:
         }
 
 
-def recover(base: Prepared, hands: Hands, folder: Path, force: bool = False) -> Recovery:
+def recover(base: Prepared, effects: Effects, folder: Path, force: bool = False) -> Recovery:
     """Load `base` where it is predicted to fit (or with `force` in any case); where it does not, walk the ladder.
 
-    `folder` is that of the first attempt; the others stand beside it. What `hands.prepare` and `hands.load` raise goes through.
+    `folder` is that of the first attempt; the others stand beside it. What `effects.prepare` and `effects.load` raise goes through.
     """
     recovery = Recovery(base)
     needs: Amounts | None = None
     if base.prediction is None or base.prediction.fits or force:
-        needs = _attempt(recovery, base, hands, folder, needs)
+        needs = _attempt(recovery, base, effects, folder, needs)
     else:
         for obstacle in base.prediction.obstacles:
-            hands.say(f"not loaded as asked for: {obstacle.what}")
+            effects.say(f"not loaded as asked for: {obstacle.what}")
     while not recovery.end:
-        prepared = _next(recovery, hands, needs)
+        prepared = _next(recovery, effects, needs)
         if prepared is not None:
-            needs = _attempt(recovery, prepared, hands, folder, needs)
-    _keep(recovery, hands)
+            needs = _attempt(recovery, prepared, effects, folder, needs)
+    _keep(recovery, effects)
     return recovery
 
 
 def _attempt(
-    recovery: Recovery, prepared: Prepared, hands: Hands, folder: Path, needs: Amounts | None
+    recovery: Recovery, prepared: Prepared, effects: Effects, folder: Path, needs: Amounts | None
 ) -> Amounts | None:
     """One real load; what the next one must be predicted to have left, where this one was short of memory."""
     number = len(recovery.attempts) + 1
     what = flags(prepared.plan.profile, recovery.base.plan.profile) or "as asked for"
-    hands.say(f"attempt {number}: {what}")
-    loaded = hands.load(prepared, _folder(folder, number))
+    effects.say(f"attempt {number}: {what}")
+    loaded = effects.load(prepared, _folder(folder, number))
     attempt = Attempt(number, prepared, loaded, None if prepared.prediction is None else short_of(loaded))
     recovery.attempts.append(attempt)
     if attempt.passed:
         recovery.end = "the load passed"
     elif attempt.short is None:
-        recovery.end = f"attempt {number} failed for something that other settings would not mend"
+        recovery.end = f"attempt {number} failed for something that other settings would not fix"
     elif number == MAX_ATTEMPTS:
         recovery.end = f"{number} loads have failed for want of memory"
     else:
@@ -157,16 +157,16 @@ def _attempt(
     return needs
 
 
-def _next(recovery: Recovery, hands: Hands, needs: Amounts | None) -> Prepared | None:
+def _next(recovery: Recovery, effects: Effects, needs: Amounts | None) -> Prepared | None:
     """The first step that is predicted to fit what is free now; None, and the end, where there is none."""
-    now = hands.prepare(recovery.base.plan.profile)
+    now = effects.prepare(recovery.base.plan.profile)
     ladder = Ladder(search_of(now), now.plan.profile, needs)
     steps = list(ladder.climb())
     tried = len(recovery.attempts)
     recovery.walked += [Walked(step, tried) for step in steps]
     if steps and steps[-1].fits:
         recovery.walked[-1] = replace(recovery.walked[-1], attempt=tried + 1)
-        return hands.prepare(steps[-1].state.profile)
+        return effects.prepare(steps[-1].state.profile)
     others = [obstacle.what for obstacle in ladder.base.prediction.obstacles if obstacle.short is None]
     recovery.end = (
         f"memory is not what is wrong: {others[0]}" if others else "no step of the ladder is predicted to fit"
@@ -184,7 +184,7 @@ def _folder(first: Path, number: int) -> Path:
     return next(path for path in names if not RunFolder(path).record_path.exists())
 
 
-def _keep(recovery: Recovery, hands: Hands) -> None:
+def _keep(recovery: Recovery, effects: Effects) -> None:
     """Write the settings that passed, where they are others than those asked for."""
     base = recovery.base.plan.profile
     if not recovery.passed or recovery.attempts[-1].profile == base:
@@ -197,6 +197,6 @@ def _keep(recovery: Recovery, hands: Hands) -> None:
         with open_private(path, "w", encoding="utf-8") as file:
             file.write(Redactor(secrets(os.environ)).text(profile_toml(found, comment)))
     except OSError as error:
-        hands.say(f"{path}: could not be written ({error.strerror}); the flags above say the same")
+        effects.say(f"{path}: could not be written ({error.strerror}); the flags above say the same")
         return
     recovery.kept = path

@@ -99,7 +99,7 @@ def run_child(
             interrupted = True
             _end(child, take)
         finally:
-            with deaf():
+            with ignore_signals():
                 exit_code = _reap(child, take)
     return ChildEnd(exit_code, interrupted)
 
@@ -172,7 +172,7 @@ def ends_as_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def deaf() -> Iterator[None]:
+def ignore_signals() -> Iterator[None]:
     """Let no signal cut short the second in which the end is found out and written down."""
     with _handling(signal.SIG_IGN, signal.SIGINT, *_ENDS):
         yield

@@ -9,7 +9,7 @@ from pathlib import Path
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _OTHERS = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY(?:_ID)?|SECRET_KEY)$", re.IGNORECASE)
 MIN_CHARS = 8
-"""What is shorter is no token, and blotting it out would damage the log."""
+"""What is shorter is no token, and redactting it would damage the log."""
 
 
 def hub_tokens(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:

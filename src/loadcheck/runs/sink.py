@@ -18,7 +18,7 @@ class LogSink:
     """Keeps every byte of the child's output, whatever happens to the disk.
 
     Once a write fails, what follows is held in memory (the newest 64 MiB) and written at the end: to the file if there is
-    room again, else the whole log goes to the system's temporary folder. Secrets are blotted out before anything is written.
+    room again, else the whole log goes to the system's temporary folder. Secrets are redacted before anything is written.
 
     Attributes:
         path: the file that holds the log. It must be new: no link is followed, nothing is written over.
@@ -35,11 +35,11 @@ class LogSink:
         self._held = b""
 
     def write(self, data: bytes) -> None:
-        self._put(self._blot(data))
+        self._put(self._redact(data))
 
     def close(self) -> Path:
         """Write out what is held and close; returns the file that holds the log."""
-        self._put(self._blot(b"", final=True))
+        self._put(self._redact(b"", final=True))
         if self._spool or not self.path.exists():
             self._rescue()
         with suppress(OSError):
@@ -98,7 +98,7 @@ class LogSink:
         self.path = Path(rescue.name)
         self.note += f"; the whole log is in {self.path}"
 
-    def _blot(self, data: bytes, final: bool = False) -> bytes:
+    def _redact(self, data: bytes, final: bool = False) -> bytes:
         """`data` without tokens; the end that may be the beginning of one is held back until more comes."""
         data = self._redactor.known(self._held + data)
         keep = 0 if final else self._redactor.num_held(data)

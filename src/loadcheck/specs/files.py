@@ -40,7 +40,7 @@ MAX_SHOWN_CHARS = 80
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A frozen record from a TOML file; a key that it does not know is an error.
 
-    `__post_init__` raises a ValueError "what; how to mend it" for values that do not go together.
+    `__post_init__` raises a ValueError "what; how to fix it" for values that do not go together.
     """
 
 
@@ -65,7 +65,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BadInput(Problem(str(path), f"cannot be read ({error.strerror})", "check its permissions")) from None
     except (ValueError, RecursionError) as error:
-        raise BadInput(Problem(str(path), f"not valid TOML ({error})", "mend that line")) from None
+        raise BadInput(Problem(str(path), f"not valid TOML ({error})", "fix that line")) from None
 
 
 def is_file(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The known troubles of this stack (env/troubles.toml): the engine's own words, what they mean, and what mends it."""
+"""The known troubles of this stack (env/troubles.toml): the engine's own words, what they mean, and what fixes it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _QUANTIFIERS = ("?", "*", "+", "{")
 
 
 class Trouble(Spec, frozen=True, kw_only=True):
-    """One trouble, from its words in a log to its mend.
+    """One trouble, from its words in a log to its fix.
 
     Attributes:
         says: patterns of the words; each begins with literal text, which is looked for first. Empty where no log shows it.

@@ -11,7 +11,7 @@ from loadcheck.specs.profile import Profile
 from loadcheck.specs.versions import is_release, load_versions
 from loadcheck.verdict.evidence import Evidence
 from loadcheck.verdict.finding import Check, Finding, Status
-from loadcheck.verdict.identities import pinned_zoo
+from loadcheck.verdict.identities import pinned_unsloth_zoo
 
 SUFFIX = "-bnb-4bit"
 """unsloth_zoo/vllm_utils.py at 2025.2.4 loads in 4 bits where the name ends so, whatever else is asked for."""
@@ -26,7 +26,7 @@ def check_asked(evidence: Evidence) -> Iterator[Finding]:
     """Every line that says what the engine loaded, against the quantization and the model that were asked for."""
     yield from _engine(evidence)
     yield from _owner(evidence)
-    if evidence.strict_stack or pinned_zoo(evidence.attempt):  # another month's unsloth asks for other things
+    if evidence.strict_stack or pinned_unsloth_zoo(evidence.attempt):  # another month's unsloth asks for other things
         yield from _nf4(evidence)
         yield from _loader(evidence)
         yield from _settings(evidence)

@@ -72,7 +72,7 @@ def _surfaced(attempt: Attempt, error: LogError) -> str:
 
 
 def _refusals(evidence: Evidence) -> Iterator[Finding]:
-    """What our own engine refused, each with its mend."""
+    """What our own engine refused, each with its fix."""
     for error in evidence.attempt.errors:
         if (said := _OWN.fullmatch(error.text)) is not None:
             yield _finding(evidence, said["what"], said["remedy"], error.line, REFUSED)

@@ -13,7 +13,7 @@ from loadcheck.logs import Attempt
 from loadcheck.predict.adapters import possible_ranks
 from loadcheck.predict.graphs import capture_sizes
 from loadcheck.predict.kv import BLOCK_TOKENS, block_bytes
-from loadcheck.predict.zoo import kv_estimate, num_sequences
+from loadcheck.predict.unsloth_plan import kv_estimate, num_sequences
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import VLLM_LORA_RANKS
 from loadcheck.specs.versions import load_versions
@@ -235,7 +235,7 @@ def _graphs(evidence: Evidence) -> Iterator[Finding]:
         yield from _compare(evidence, "cuda_graph_bytes", Interval(0, 0), why)
 
 
-def pinned_zoo(attempt: Attempt) -> bool:
+def pinned_unsloth_zoo(attempt: Attempt) -> bool:
     """Whether the log is of the unsloth month whose plan we know; its ladder and lengths changed later."""
     reading = attempt.reading("unsloth")
     return reading is not None and str(reading.value).startswith(load_versions().version("unsloth").rsplit(".", 1)[0])
@@ -244,7 +244,12 @@ def pinned_zoo(attempt: Attempt) -> bool:
 def _sequences(evidence: Evidence) -> Iterator[Finding]:
     """unsloth's ladder from the KV estimate to the sequences; a retry has its own number."""
     estimate, share = evidence.attempt.reading("kv_estimate_bytes"), evidence.attempt.reading("conservativeness")
-    if estimate is None or share is None or evidence.attempt.formats["retry"] or not pinned_zoo(evidence.attempt):
+    if (
+        estimate is None
+        or share is None
+        or evidence.attempt.formats["retry"]
+        or not pinned_unsloth_zoo(evidence.attempt)
+    ):
         return
     gib = Interval.of(estimate).scaled(1 / GIB)
     counts = {num_sequences(max(at, 0.0), float(share.value)) for at in (gib.low, gib.high)}
@@ -253,7 +258,7 @@ def _sequences(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _lengths(evidence: Evidence) -> Iterator[Finding]:
-    if pinned_zoo(evidence.attempt) and (intervals := _intervals(evidence, "max_model_len")):
+    if pinned_unsloth_zoo(evidence.attempt) and (intervals := _intervals(evidence, "max_model_len")):
         yield from _compare(evidence, "chunked_prefill_tokens", intervals[0], "chunked_prefill_tokens = max_model_len")
 
 
@@ -319,7 +324,12 @@ def _patched(evidence: Evidence) -> Iterator[Finding]:
 def _estimate(evidence: Evidence) -> Iterator[Finding]:
     """unsloth's KV estimate, where no profile says the rank: of one of the ranks that vLLM takes, at the printed utilization."""
     reading = evidence.attempt.reading("kv_estimate_bytes")
-    if reading is None or evidence.config is None or evidence.profile is not None or not pinned_zoo(evidence.attempt):
+    if (
+        reading is None
+        or evidence.config is None
+        or evidence.profile is not None
+        or not pinned_unsloth_zoo(evidence.attempt)
+    ):
         return
     ranks = fitting_ranks(evidence.attempt, evidence.config)
     if ranks is None:
@@ -337,7 +347,7 @@ _RANKS = ", ".join(str(rank) for rank in VLLM_LORA_RANKS)
 def fitting_ranks(attempt: Attempt, config: ModelConfig) -> list[int] | None:
     """The max_lora_rank that the printed KV estimate can be of; None where the log says too little.
 
-    The estimate is what the budget leaves beside unsloth's guess of the model's size, adapters included (zoo:722-770).
+    The estimate is what the budget leaves beside unsloth's guess of the model's size, adapters included (vllm_utils.py:722-770).
     """
     estimate, share = attempt.reading("kv_estimate_bytes"), attempt.reading("gpu_memory_utilization_pct")
     total = attempt.reading("gpu_total_bytes")

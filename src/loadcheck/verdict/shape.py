@@ -52,7 +52,7 @@ def check_shape(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _one_card(evidence: Evidence) -> Iterator[Finding]:
-    """unsloth loads on one card: it hands vLLM no tensor_parallel_size (zoo:955-1005), whose default is 1."""
+    """unsloth loads on one card: it hands vLLM no tensor_parallel_size (vllm_utils.py:955-1005), whose default is 1."""
     size = evidence.attempt.reading("tensor_parallel_size")
     if size is not None and str(size.value) != "1" and evidence.attempt.reading("unsloth") is not None:
         yield _fail("tensor_parallel_size", f"unsloth loads on one card, and this engine is spread over {size.show()}",

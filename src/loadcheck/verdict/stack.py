@@ -12,7 +12,7 @@ from loadcheck.specs.profile import Profile, load_profile, profile_names
 from loadcheck.specs.versions import is_release, load_versions, release_of
 from loadcheck.verdict.evidence import Evidence
 from loadcheck.verdict.finding import Check, Finding, Status
-from loadcheck.verdict.identities import fitting_ranks, pinned_zoo
+from loadcheck.verdict.identities import fitting_ranks, pinned_unsloth_zoo
 
 SETTINGS = ("model", "max_model_len", "quantization", "enforce_eager", "conservativeness", "gpu_memory_utilization_pct")
 """The figures that are settings, or follow from one alone."""
@@ -142,7 +142,7 @@ def _utilization(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
 def _rank(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
     """A KV estimate of another max_lora_rank than the profile's: with the flags that have `check` judge by it."""
     reading, config = evidence.attempt.reading("kv_estimate_bytes"), evidence.config
-    if reading is None or config is None or not profile.uses_vllm or not pinned_zoo(evidence.attempt):
+    if reading is None or config is None or not profile.uses_vllm or not pinned_unsloth_zoo(evidence.attempt):
         return
     ranks = fitting_ranks(evidence.attempt, config) or [profile.max_lora_rank]
     if profile.max_lora_rank not in ranks:

@@ -42,7 +42,7 @@ def in_cache(plan: LoadPlan) -> bool:
 def prepare(plan: LoadPlan) -> Path:
     """The directory that holds the plan's weights, made or fetched where it is not there yet.
 
-    BadInput or MachineCannot, in words, where it cannot be had.
+    BadInput or UnsupportedMachine, in words, where it cannot be had.
     """
     source = plan.profile.weights
     if source == "package":

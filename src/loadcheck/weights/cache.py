@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from loadcheck.errors import BadInput, MachineCannot, Problem
+from loadcheck.errors import BadInput, Problem, UnsupportedMachine
 from loadcheck.units import show_bytes
 from loadcheck.weights.lock import LockedFile, hash_file, hash_files, to_json
 
@@ -33,7 +33,7 @@ def weights_dir() -> Path:
 
 
 def check_usable() -> None:
-    """Make the cache's folder; BadInput where that cannot be done or nothing can be written there, MachineCannot for a full disk."""
+    """Make the cache's folder; BadInput where that cannot be done or nothing can be written there, UnsupportedMachine for a full disk."""
     folder = weights_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def build_once(directory: Path, build: Callable[[Path], None], needed_bytes: int
 
     Raises:
         BadInput: the cache cannot be written to.
-        MachineCannot: its disk is full, or too small.
+        UnsupportedMachine: its disk is full, or too small.
     """
     if is_whole(directory):
         return directory
@@ -125,13 +125,15 @@ def _check_space(folder: Path, needed_bytes: int) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
         what = f"{show_bytes(free_bytes)} of disk are free, and making the weights takes {show_bytes(needed_bytes)}"
-        raise MachineCannot(Problem(str(folder), what, f"free some, or {REMEDY}", "LOADCHECK_CACHE"))
+        raise UnsupportedMachine(Problem(str(folder), what, f"free some, or {REMEDY}", "LOADCHECK_CACHE"))
 
 
 def _explained(folder: Path, error: OSError) -> Exception:
     """An error of the disk in words; any other (a library's own OSError) as it is."""
     if error.errno in _FULL:
-        return MachineCannot(Problem(str(folder), "the disk is full", f"free some, or {REMEDY}", "LOADCHECK_CACHE"))
+        return UnsupportedMachine(
+            Problem(str(folder), "the disk is full", f"free some, or {REMEDY}", "LOADCHECK_CACHE")
+        )
     if error.errno in _UNUSABLE:
         return BadInput(
             Problem(str(folder), f"cannot be used as the cache ({error.strerror})", REMEDY, "LOADCHECK_CACHE")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from loadcheck.errors import BadInput, LoadcheckError, MachineCannot, Problem
+from loadcheck.errors import BadInput, LoadcheckError, Problem, UnsupportedMachine
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.model import Checkpoint, Quantization
 from loadcheck.weights.cache import build_once, weights_dir
@@ -24,7 +24,7 @@ Snapshot = Callable[[Checkpoint, Path], None]
 def prepare(plan: LoadPlan, snapshot: Snapshot | None = None) -> Path:
     """The directory of the plan's checkpoint, downloaded if it has not been; a broken download goes on where it was.
 
-    BadInput for a file that is not as locked or recorded, MachineCannot where the hub cannot be reached or refuses.
+    BadInput for a file that is not as locked or recorded, UnsupportedMachine where the hub cannot be reached or refuses.
     """
     checkpoint, revision = pinned(plan)
     # The revision above it, so that another one is another folder; the name itself is what unsloth goes by.
@@ -135,4 +135,4 @@ def explained(checkpoint: Checkpoint, error: Exception) -> Exception:
 
 
 def _refused(where: str, what: str, remedy: str) -> LoadcheckError:
-    return MachineCannot(Problem(where, what, remedy, "weights"))
+    return UnsupportedMachine(Problem(where, what, remedy, "weights"))

@@ -23,7 +23,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from loadcheck.errors import BadInput, MachineCannot, Problem
+from loadcheck.errors import BadInput, Problem, UnsupportedMachine
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.model import ModelConfig, find_model
 from loadcheck.units import GIB, show_bytes
@@ -65,7 +65,7 @@ CHAT_TEMPLATE = (
 def prepare(plan: LoadPlan, cache: Path) -> Path:
     """The directory of the plan's synthetic checkpoint under `cache`: made if it is not there yet, else as it is.
 
-    BadInput for a vocabulary that the tokenizer does not fit in; MachineCannot where the disk is too small.
+    BadInput for a vocabulary that the tokenizer does not fit in; UnsupportedMachine where the disk is too small.
     """
     config = plan.config
     if config.vocab_size < NUM_TOKENS:
@@ -388,7 +388,7 @@ def _check_disk(cache: Path, needed: int) -> None:
     free = shutil.disk_usage(cache).free
     if free < needed:
         what = f"{show_bytes(free)} of disk are free, the synthetic weights take {show_bytes(needed)}"
-        raise MachineCannot(Problem(str(cache), what, "free some space, or choose another cache folder"))
+        raise UnsupportedMachine(Problem(str(cache), what, "free some space, or choose another cache folder"))
 
 
 def _make(directory: Path, files: dict[str, str], tensors: list[Tensor]) -> None:

@@ -1,6 +1,6 @@
 """unsloth_zoo's plan for vLLM: how much memory it asks for, and how many sequences it lets run at once.
 
-`zoo` is unsloth_zoo/vllm_utils.py at 2025.2.4. Its estimates are rough by design, but they decide vLLM's settings, so they are
+`vllm_utils.py` is that of unsloth_zoo 2025.2.4. Its estimates are rough by design, but they decide vLLM's settings, so they are
 followed to the bit.
 """
 
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from loadcheck.specs.model import ModelConfig
 from loadcheck.units import GIB
 
-# zoo:895-905: up to so many GiB of estimated KV cache, so many sequences. 226 is upstream's own number (its comment says +16).
+# vllm_utils.py:895-905: up to so many GiB of estimated KV cache, so many sequences. 226 is upstream's own number (its comment says +16).
 SEQUENCES_LADDER = ((2, 128), (4, 160), (8, 192), (12, 224), (16, 256), (24, 288), (40, 320), (48, 226), (80, 368))
 SEQUENCES_BEYOND = 400
-# zoo:931-940: up to so many GiB of available RAM, so many GiB of swap space.
+# vllm_utils.py:931-940: up to so many GiB of available RAM, so many GiB of swap space.
 SWAP_LADDER = ((4, 0), (8, 1), (12, 2), (16, 3), (24, 4), (48, 5))
 SWAP_BEYOND = 6
 
@@ -28,17 +28,17 @@ def step(ladder: tuple[tuple[int, int], ...], beyond: int, value: float) -> int:
 
 
 def num_sequences(kv_estimate_gib: float, conservativeness: float = 1.0) -> int:
-    """vLLM's max_num_seqs (zoo:895-905, 928)."""
+    """vLLM's max_num_seqs (vllm_utils.py:895-905, 928)."""
     return int(step(SEQUENCES_LADDER, SEQUENCES_BEYOND, kv_estimate_gib) * conservativeness)
 
 
 def swap_gib(ram_available_gib: float) -> int:
-    """vLLM's swap_space in GiB (zoo:931-940)."""
+    """vLLM's swap_space in GiB (vllm_utils.py:931-940)."""
     return step(SWAP_LADDER, SWAP_BEYOND, ram_available_gib)
 
 
 @dataclass(frozen=True, slots=True)
-class ZooPlan:
+class UnslothPlan:
     """What unsloth decides before vLLM starts.
 
     Attributes:
@@ -58,7 +58,7 @@ class ZooPlan:
     cut_printed: int | None = None
 
 
-def zoo_plan(
+def unsloth_plan(
     config: ModelConfig,
     *,
     total_bytes: int,
@@ -68,8 +68,8 @@ def zoo_plan(
     gpu_memory_utilization: float,
     conservativeness: float,
     ram_available_bytes: int,
-) -> ZooPlan:
-    """approximate_vllm_memory_usage and load_vllm (zoo:698-940), in their own order of floating-point operations."""
+) -> UnslothPlan:
+    """approximate_vllm_memory_usage and load_vllm (vllm_utils.py:698-940), in their own order of floating-point operations."""
     wanted: float = gpu_memory_utilization * free_bytes
     activation = _training_activation(config, max_seq_length)
     if total_bytes - wanted < activation:
@@ -81,7 +81,7 @@ def zoo_plan(
         length = num_tokens = 256
     printed = length if num_tokens <= length else None
     length = min(length, num_tokens)
-    return ZooPlan(
+    return UnslothPlan(
         utilization=wanted / total_bytes,
         kv_estimate_bytes=left,
         max_model_len=length,
@@ -93,7 +93,7 @@ def zoo_plan(
 
 
 def kv_estimate(config: ModelConfig, budget_bytes: float, max_lora_rank: int) -> float:
-    """unsloth's guess in bytes at what a budget leaves for the KV cache (zoo:766-775); never below 0."""
+    """unsloth's guess in bytes at what a budget leaves for the KV cache (vllm_utils.py:766-775); never below 0."""
     return max(budget_bytes - _model_estimate(config, max_lora_rank), 0)
 
 
@@ -109,12 +109,12 @@ def kv_estimate_needed(config: ModelConfig, max_seq_length: int) -> int:
 
 
 def _kv_size(config: ModelConfig) -> int:
-    """unsloth takes hidden_size / heads for the head's size, whatever head_dim says (zoo:722)."""
+    """unsloth takes hidden_size / heads for the head's size, whatever head_dim says (vllm_utils.py:722)."""
     return config.hidden_size // config.num_attention_heads * config.num_key_value_heads
 
 
 def _training_activation(config: ModelConfig, max_seq_length: int) -> float:
-    """zoo:750-759, for a batch of 2."""
+    """vllm_utils.py:750-759, for a batch of 2."""
     tokens = max_seq_length * 2
     qkv = tokens * (config.hidden_size + _kv_size(config) + _kv_size(config))
     mlp = tokens * (config.intermediate_size + config.intermediate_size)
@@ -122,7 +122,7 @@ def _training_activation(config: ModelConfig, max_seq_length: int) -> float:
 
 
 def _model_estimate(config: ModelConfig, max_lora_rank: int) -> float:
-    """zoo:722-741, 766-770: 5 bits a weight where quantized, and the adapters of every linear."""
+    """vllm_utils.py:722-741, 766-770: 5 bits a weight where quantized, and the adapters of every linear."""
     hidden, inner, kv, rank = config.hidden_size, config.intermediate_size, _kv_size(config), max_lora_rank
     layers = config.num_hidden_layers
     linears = ((hidden + kv + kv + hidden) * hidden + hidden * inner * 3) * layers * 2
