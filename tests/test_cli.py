@@ -13,7 +13,7 @@ from loadcheck.errors import BadInput
 from loadcheck.listing import LISTS
 from loadcheck.loading import CPU_PROFILE, default_profile, refuse_bad_input
 from loadcheck.plan import make_plan
-from loadcheck.specs.files import replaced, to_data
+from loadcheck.specs.files import changed, to_data
 from loadcheck.specs.profile import load_profile, save_profile
 from tests.conftest import ROOT, RUNS
 
@@ -195,7 +195,7 @@ def test_without_vllm_only_what_is_known_is_predicted(capsys: pytest.CaptureFixt
         None, None, 0.104, None
     )  # fmt: skip
     without = tmp_path / "without.toml"
-    save_profile(replaced(load_profile("llama31-8b-instruct-4bit"), fast_inference=False), without, "")
+    save_profile(changed(load_profile("llama31-8b-instruct-4bit"), {"fast_inference": False}), without, "")
     figures = json.loads(_run(capsys, "predict", str(without), "--json")[1])["figures"]
     assert (figures["weights_gib"], figures["trainable_params"]) == (None, 83_886_080)
 

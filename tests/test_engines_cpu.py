@@ -10,7 +10,7 @@ import pytest
 
 from loadcheck.engines import child, cpu
 from loadcheck.plan import make_plan, plan_to_json
-from loadcheck.specs.files import replaced
+from loadcheck.specs.files import changed
 from loadcheck.specs.profile import load_profile
 
 
@@ -100,7 +100,7 @@ def test_the_peak_is_read_in_bytes():
 
 def write_plan(run_dir, model_dir):
     profile = load_profile("smollm2-135m-cpu")
-    plan = make_plan(replaced(profile, weights="local"))
+    plan = make_plan(changed(profile, {"weights": "local"}))
     data = plan_to_json(plan)
     data["profile"]["model"] = str(model_dir)
     (run_dir / "plan.json").write_text(json.dumps(data))

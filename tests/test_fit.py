@@ -12,7 +12,7 @@ from loadcheck import cli
 from loadcheck.predict import card_from_table
 from loadcheck.predict.bands import KV_SLACK_BYTES, NON_TORCH_SLACK_BYTES, PEAK_SLACK
 from loadcheck.predict.fit import GOALS, Fit, Goal, Search, fit, last_true
-from loadcheck.specs.files import replaced
+from loadcheck.specs.files import changed
 from loadcheck.specs.model import find_model
 from loadcheck.specs.profile import load_profile
 from loadcheck.units import GIB, MIB
@@ -49,7 +49,7 @@ def test_a_proposal_leaves_what_the_prediction_may_be_off(gpu: str, model: str):
     card, config = card_from_table(gpu), _config(model)
     off = KV_SLACK_BYTES if card.non_torch_bytes is not None else NON_TORCH_SLACK_BYTES
     worse = dataclasses.replace(card, non_torch_bytes=card.assumed_non_torch_bytes + off)
-    found = fit(config, replaced(PROFILE, model=model, weights="synthetic"), card, RAM, "length")
+    found = fit(config, changed(PROFILE, {"model": model, "weights": "synthetic"}), card, RAM, "length")
     assert found.proposals
     for proposal in found.proposals:
         assert Search(config, worse, RAM).predict(proposal.profile).fits
@@ -59,7 +59,7 @@ def test_the_longest_length_is_the_longest():
     """256 tokens more than the best proposal fit at no utilization."""
     best = _fit("length").proposals[0].profile
     search = Search(_config(), card_from_table("T4"), RAM)
-    longer = replaced(best, max_seq_length=best.max_seq_length + 256)
+    longer = changed(best, {"max_seq_length": best.max_seq_length + 256})
     assert search.fullest(best) is not None
     assert search.fullest(longer) is None
 
@@ -169,7 +169,7 @@ def test_the_command_is_quoted_for_the_shell(tmp_path: Path, capsys: pytest.Capt
 def test_what_is_given_is_kept(goal: Goal):
     """A length, a utilization or a share of sequences that was given is no longer looked for, whatever the goal."""
     for key, value in (("max_seq_length", 1024), ("gpu_memory_utilization", 0.7), ("conservativeness", 0.3)):
-        asked = replaced(PROFILE, **{key: value})
+        asked = changed(PROFILE, {key: value})
         found = fit(_config(), asked, card_from_table("T4"), RAM, goal, frozenset({key}))
         assert found.proposals
         assert {getattr(each.profile, key) for each in found.proposals} == {value}
@@ -177,7 +177,7 @@ def test_what_is_given_is_kept(goal: Goal):
 
 def test_of_a_length_that_is_given_most_requests_come_first():
     """Asked for the longest requests, of one length: the proposals are ordered by how many run at once."""
-    asked = replaced(PROFILE, max_seq_length=4096)
+    asked = changed(PROFILE, {"max_seq_length": 4096})
     found = fit(_config(), asked, card_from_table("H100"), RAM, "length", frozenset({"max_seq_length"}))
     sequences = [each.prediction.figures.max_num_seqs or 0 for each in found.proposals]
     served = [
@@ -189,7 +189,7 @@ def test_of_a_length_that_is_given_most_requests_come_first():
 def _would_fit(**changes: Any) -> str:
     card = changes.pop("card", card_from_table("T4"))
     config, goal = changes.pop("config", _config()), changes.pop("goal", "length")
-    found = fit(config, replaced(PROFILE, **changes), card, RAM, goal, frozenset(changes))
+    found = fit(config, changed(PROFILE, changes), card, RAM, goal, frozenset(changes))
     assert not found.proposals
     return "\n".join(found.would_fit)
 
@@ -245,7 +245,7 @@ def test_no_lower_utilization_gives_the_same_load(goal: Goal, gpu: str):
     for proposal in _fit(goal, gpu).proposals:
         hundredths = round(proposal.profile.gpu_memory_utilization * 100)
         for fewer in range(1, min(hundredths, 4)):
-            lower = replaced(proposal.profile, gpu_memory_utilization=(hundredths - fewer) / 100)
+            lower = changed(proposal.profile, {"gpu_memory_utilization": (hundredths - fewer) / 100})
             assert search.predict(lower).figures != proposal.prediction.figures
 
 
@@ -253,13 +253,13 @@ def test_the_cap_is_no_reason_for_0_99():
     """The longest length on an H100 is held at 0.74 as at 0.99: what unsloth keeps for training caps both."""
     best = _fit("length", "H100").proposals[0]
     assert best.profile.gpu_memory_utilization < 0.8
-    highest = replaced(best.profile, gpu_memory_utilization=0.99)
+    highest = changed(best.profile, {"gpu_memory_utilization": 0.99})
     assert Search(_config(), card_from_table("H100"), RAM).predict(highest).figures == best.prediction.figures
 
 
 def test_a_utilization_that_is_given_is_not_lowered():
     """It was asked for."""
-    asked = replaced(PROFILE, gpu_memory_utilization=0.99)
+    asked = changed(PROFILE, {"gpu_memory_utilization": 0.99})
     search = Search(_config(), card_from_table("H100"), RAM, frozenset({"gpu_memory_utilization"}))
-    proposal = search.propose(replaced(asked, max_seq_length=131_072))
+    proposal = search.propose(changed(asked, {"max_seq_length": 131_072}))
     assert proposal is not None and search.lowest(proposal) is proposal

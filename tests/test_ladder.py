@@ -11,7 +11,7 @@ from loadcheck.predict.bands import KV_SLACK_BYTES
 from loadcheck.predict.fit import MLP_ONLY, Search, at_utilization
 from loadcheck.predict.ladder import RUNGS, Ladder, Step, need_after, slack
 from loadcheck.predict.unsloth_plan import kv_estimate_needed, unsloth_plan
-from loadcheck.specs.files import replaced
+from loadcheck.specs.files import changed
 from loadcheck.specs.model import find_model
 from loadcheck.specs.profile import Profile, load_profile
 from loadcheck.units import GIB, MIB
@@ -97,11 +97,11 @@ def test_where_one_rung_does_not_suffice_several_do():
     """Rungs add up, and what of them is not needed is given back."""
     ladder, steps = _climb(**TIGHT[-1][0])
     found, base = steps[-1].state.profile, ladder.base.profile
-    changed = [change.split()[0] for change in steps[-1].changes]
-    assert changed == ["max_seq_length", "max_lora_rank", "adapters.r"]
+    keys = [change.split()[0] for change in steps[-1].changes]
+    assert keys == ["max_seq_length", "max_lora_rank", "adapters.r"]
     assert found.adapters is not None and base.adapters is not None
-    assert not ladder.state(replaced(found, max_seq_length=base.max_seq_length)).fits
-    assert not ladder.state(replaced(found, max_lora_rank=128, adapters=base.adapters)).fits
+    assert not ladder.state(changed(found, {"max_seq_length": base.max_seq_length})).fits
+    assert not ladder.state(changed(found, {"max_lora_rank": 128, "adapters": base.adapters})).fits
 
 
 def test_no_graphs_is_the_last_resort():
@@ -179,9 +179,8 @@ def test_the_ladder_misses_nothing_that_its_harshest_steps_would_fix(card: str, 
     if ladder.base.short is None:
         return
     assert ladder.base.profile.adapters is not None
-    adapters = replaced(ladder.base.profile.adapters, r=8, target_modules=MLP_ONLY)
-    harshest = replaced(ladder.base.profile, conservativeness=0.1, max_seq_length=min(256, tried["max_seq_length"]),
-                        max_lora_rank=8, adapters=adapters, enforce_eager=True)  # fmt: skip
+    adapters = changed(ladder.base.profile.adapters, {"r": 8, "target_modules": MLP_ONLY})
+    harshest = changed(ladder.base.profile, {"conservativeness": 0.1, "max_seq_length": min(256, tried["max_seq_length"]), "max_lora_rank": 8, "adapters": adapters, "enforce_eager": True})  # fmt: skip
     if any(ladder.state(at_utilization(harshest, hundredths)).fits for hundredths in range(1, 100)):
         assert list(ladder.climb())[-1].fits
 

@@ -9,7 +9,7 @@ import pytest
 
 from loadcheck import cli
 from loadcheck.errors import BadInput
-from loadcheck.specs.files import MAX_FILE_BYTES, replaced
+from loadcheck.specs.files import MAX_FILE_BYTES, changed
 from loadcheck.specs.model import config_from_hf
 from loadcheck.specs.profile import load_profile
 
@@ -144,9 +144,9 @@ def test_a_changed_record_is_checked():
     """Slots of rank 8 do not hold adapters of rank 32; a record that is changed is as sound as one that was read."""
     profile = load_profile("llama31-8b-instruct-4bit")
     with pytest.raises(BadInput, match="LoRA rank 32 is greater than max_lora_rank 8"):
-        replaced(profile, max_lora_rank=8)
+        changed(profile, {"max_lora_rank": 8})
     with pytest.raises(BadInput, match="gpu_memory_utilization"):
-        replaced(profile, gpu_memory_utilization=1.5)
+        changed(profile, {"gpu_memory_utilization": 1.5})
 
 
 PROFILE_ODD = {

@@ -22,7 +22,7 @@ from loadcheck.predict.slots import lora_slots, slots_only
 from loadcheck.predict.terms import Term
 from loadcheck.predict.unsloth_plan import num_sequences, swap_gib, unsloth_plan
 from loadcheck.predict.weights import weights
-from loadcheck.specs.files import replaced
+from loadcheck.specs.files import changed
 from loadcheck.specs.model import ModelConfig, load_models
 from loadcheck.specs.profile import LINEAR_MODULES, Profile, load_profile
 from loadcheck.units import GIB, MIB
@@ -42,7 +42,7 @@ def _profile(**changes: Any) -> Profile:
     """The profile with these changes; its adapters have no higher rank than its slots."""
     assert PROFILE.adapters is not None
     rank = min(PROFILE.adapters.r, changes.get("max_lora_rank", PROFILE.max_lora_rank))
-    return replaced(PROFILE, **{"adapters": replaced(PROFILE.adapters, r=rank), **changes})
+    return changed(PROFILE, {"adapters": changed(PROFILE.adapters, {"r": rank}), **changes})
 
 
 def _figures(gpu: str, ram: int, **changes: Any) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def test_without_graphs_the_peak_is_lower_by_them():
     """enforce_eager: no graph, none of their bytes and of their input buffers; everything else as it was."""
     card = card_from_table("T4")
     with_graphs, without = (
-        predict(LLAMA, replaced(PROFILE, enforce_eager=eager), card, COLAB_RAM).figures for eager in (False, True)
+        predict(LLAMA, changed(PROFILE, {"enforce_eager": eager}), card, COLAB_RAM).figures for eager in (False, True)
     )
     assert (without.num_cuda_graphs, without.cuda_graph_bytes) == (0, 0)
     moved = {name for name, value in without.known().items() if value != getattr(with_graphs, name)}
@@ -332,7 +332,7 @@ def test_a_full_batch_needs_the_activation_peak_on_top():
 
 def test_training_and_a_full_batch_do_not_add_up():
     """The engine idles while training runs: the peak with a full batch is that of the one or of the other, whichever is larger."""
-    trained = replaced(PROFILE.training, steps=5)
+    trained = changed(PROFILE.training, {"steps": 5})
     with_steps, without = (
         predict(LLAMA, _profile(training=each), card_from_table("T4"), COLAB_RAM)
         for each in (trained, PROFILE.training)
@@ -354,7 +354,7 @@ def test_a_load_that_fits_but_not_with_a_full_batch_is_warned_of():
 
 def test_a_sliding_window_is_refused():
     """unsloth always asks for prefix caching, which vLLM refuses beside a window."""
-    windowed = replaced(CONFIGS["mistral-7b-instruct-v0.3", "nf4"], sliding_window=True)
+    windowed = changed(CONFIGS["mistral-7b-instruct-v0.3", "nf4"], {"sliding_window": True})
     assert "Prefix caching is not supported with sliding window." in _obstacles(card_from_table("H100"), windowed)
 
 
@@ -398,7 +398,7 @@ def test_terms_always_sum(
         max_seq_length=length,
         max_lora_rank=rank,
         gpu_memory_utilization=utilization,
-        adapters=replaced(PROFILE.adapters, r=rank),
+        adapters=changed(PROFILE.adapters, {"r": rank}),
     )
     prediction = predict(config, profile, card, COLAB_RAM)
     for _, term in prediction.terms.walk():
@@ -410,7 +410,7 @@ def test_terms_always_sum(
 @settings(max_examples=60, deadline=None)
 def test_more_layers_never_leave_more_blocks(config: ModelConfig, more: int, free: int):
     """More weights never mean more KV memory, at the same number of sequences."""
-    larger = replaced(config, num_hidden_layers=config.num_hidden_layers + more)
+    larger = changed(config, {"num_hidden_layers": config.num_hidden_layers + more})
     card = Card(name="X", compute_capability=8.0, total_bytes=free + GIB, free_bytes=free)
     small, large = (predict(each, PROFILE, card, COLAB_RAM).figures for each in (config, larger))
     assert weights(larger).num_bytes > weights(config).num_bytes

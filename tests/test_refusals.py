@@ -13,7 +13,7 @@ from loadcheck.predict.fit import GOALS, Goal, Search, fit
 from loadcheck.predict.ladder import Ladder
 from loadcheck.predict.refusals import RULES, VOLTA_PREFIX, head_sizes
 from loadcheck.specs.model import ModelConfig, config_from_hf, load_models
-from loadcheck.specs.profile import changed_profile, load_profile
+from loadcheck.specs.profile import load_profile, with_flags
 from loadcheck.units import GIB
 
 PROFILE = load_profile("llama31-8b-instruct-4bit")
@@ -33,7 +33,7 @@ def _config(**changes: Any) -> ModelConfig:
 
 
 def _says(config: ModelConfig, gpu: str = "H100", **changes: Any) -> str:
-    profile = changed_profile(PROFILE, changes)
+    profile = with_flags(PROFILE, changes)
     return "\n".join(each.engine_says for each in predict(config, profile, card_from_table(gpu), RAM).obstacles)
 
 

@@ -11,7 +11,7 @@ from loadcheck.errors import BadInput
 from loadcheck.figures import Reading
 from loadcheck.logs.events import format_event
 from loadcheck.specs.expected import Range
-from loadcheck.specs.files import replaced
+from loadcheck.specs.files import changed
 from loadcheck.units import from_gib
 from loadcheck.verdict import Check, Finding, Status, Verdict, judge
 from loadcheck.verdict.golden import within
@@ -262,7 +262,7 @@ def test_a_gpu_load_without_vllm_is_judged_by_banner_and_events(tmp_path: Path, 
     path.write_text(banner + patched + events)
     evidence = gather(path, profile_name="llama31-8b-instruct-4bit")
     assert evidence.profile is not None
-    without = dataclasses.replace(evidence, profile=replaced(evidence.profile, fast_inference=False), expected=None)
+    without = dataclasses.replace(evidence, profile=changed(evidence.profile, {"fast_inference": False}), expected=None)
     assert judge(without).status == "pass"
     assert judge(evidence).status == "fail"
 

@@ -10,7 +10,7 @@ import pytest
 from loadcheck import weights
 from loadcheck.errors import BadInput, UnsupportedMachine
 from loadcheck.plan import LoadPlan, make_plan
-from loadcheck.specs.files import replaced
+from loadcheck.specs.files import changed
 from loadcheck.specs.profile import load_profile
 from loadcheck.weights import cache, hub, package
 from loadcheck.weights.lock import LockedFile, LockedModel, WeightsLock, load_weights_lock
@@ -281,7 +281,7 @@ def test_a_download_that_differs_from_the_lock_is_refused(monkeypatch):
 
 def test_a_hub_folder_is_named_as_unsloth_wants_it():
     """A 4-bit checkpoint whose repository does not end in -bnb-4bit gets that ending."""
-    checkpoint = replaced(hub_plan().checkpoint, repo="me/Model")
+    checkpoint = changed(hub_plan().checkpoint, {"repo": "me/Model"})
     assert hub.directory_name(checkpoint, "nf4") == "model-bnb-4bit"
     assert hub.directory_name(checkpoint, "16bit") == "model"
 

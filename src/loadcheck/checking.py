@@ -18,10 +18,10 @@ from loadcheck.predict.prediction import Prediction, predict, predict_from_plan
 from loadcheck.predict.unsloth_plan import SWAP_LADDER, UnslothPlan
 from loadcheck.runs.folder import RunFolder, RunRecord, own_file
 from loadcheck.specs.expected import Expected, load_expected
-from loadcheck.specs.files import replaced, to_data, validate
+from loadcheck.specs.files import changed, flat, validate, value_at
 from loadcheck.specs.gpu import find_gpu, gpu_named
 from loadcheck.specs.model import Model, ModelConfig, find_model
-from loadcheck.specs.profile import Profile, changed_profile, load_profile, load_profiles
+from loadcheck.specs.profile import Profile, load_profile, load_profiles, with_flags
 from loadcheck.specs.trouble import failure_words
 from loadcheck.specs.versions import release_of
 from loadcheck.units import GIB
@@ -119,7 +119,7 @@ def _profile(
     """
     if record is not None:
         own = validate(Profile, record.profile, f"run.json of {record.id}: profile")
-        asked = changed_profile(own, overrides) if name is None else load_profile(name, overrides)
+        asked = with_flags(own, overrides) if name is None else load_profile(name, overrides)
         _refuse_other_settings(record, own, asked)
         return own
     if name is not None:
@@ -128,12 +128,12 @@ def _profile(
     length = attempt.reading("max_model_len")
     for profile in load_profiles():
         if model is not None and profile.engine == engine and find_model(profile.model) == model:
-            changed = changed_profile(profile, overrides)
+            other = with_flags(profile, overrides)
             if not overrides:
-                changed = _of_its_rank(changed, attempt, model)
-            same = length is None or length.value == changed.max_seq_length
-            if same and (overrides or engine == "cpu" or _has_settings(attempt, changed, model)):
-                return changed
+                other = _of_its_rank(other, attempt, model)
+            same = length is None or length.value == other.max_seq_length
+            if same and (overrides or engine == "cpu" or _has_settings(attempt, other, model)):
+                return other
     if overrides:
         what = "no profile is of this log's model and length, so there are no settings to change"
         raise BadInput(Problem("command line", what, "name one with --profile, and --model and --max-seq-length"))
@@ -192,7 +192,7 @@ def _of_its_rank(profile: Profile, attempt: Attempt, model: Model) -> Profile:
     )
     if r > ranks[0]:
         return profile
-    return changed_profile(profile, {"max_lora_rank": ranks[0], "adapters.r": r})
+    return changed(profile, {"max_lora_rank": ranks[0], "adapters.r": r})
 
 
 def _is_slip(profile: Profile, attempt: Attempt) -> bool:
@@ -219,7 +219,7 @@ def _trainable_params(profile: Profile, model: Model) -> int | None:
 
 def _refuse_other_settings(record: RunRecord, own: Profile, asked: Profile) -> None:
     """BadInput where a run is to be judged by other settings than it says itself; in one line, however many they are."""
-    mine, other = _flat(to_data(own)), _flat(to_data(asked))
+    mine, other = flat(own), flat(asked)
     differ = [
         f"{key} {mine.get(key)}, not {other.get(key)}"
         for key in dict.fromkeys((*mine, *other))
@@ -231,14 +231,6 @@ def _refuse_other_settings(record: RunRecord, own: Profile, asked: Profile) -> N
         raise BadInput(
             Problem(f"run.json of {record.id}", what, "leave --profile and the settings out: it says them itself")
         )
-
-
-def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """By dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _gpu(asked: str | None, known: str | None, target: Path) -> str | None:
@@ -289,15 +281,8 @@ def _expected(profile: Profile | None, gpu: str | None) -> Expected | None:
     """The golden ranges, where they are for this profile's very settings."""
     if profile is None or gpu is None or (expected := load_expected(profile.name, gpu)) is None:
         return None
-    settings = to_data(profile)
-    same = all(_at(settings, key) == value for key, value in expected.settings.items())
+    same = all(value_at(profile, key) == value for key, value in expected.settings.items())
     return expected if same else None
-
-
-def _at(table: Any, dotted: str) -> Any:
-    for key in dotted.split("."):
-        table = table.get(key) if isinstance(table, dict) else None
-    return table
 
 
 def _with_prediction(evidence: Evidence) -> Evidence:
@@ -344,7 +329,7 @@ _ANY_PROFILE = Profile(
 def _any_profile(attempt: Attempt) -> Profile:
     """The same, with or without CUDA graphs as the log says."""
     eager = attempt.reading("enforce_eager")
-    return replaced(_ANY_PROFILE, enforce_eager=eager is not None and eager.value == "True")
+    return changed(_ANY_PROFILE, {"enforce_eager": eager is not None and eager.value == "True"})
 
 
 _OF_ADAPTERS = (

@@ -408,11 +408,11 @@ def fit(
 
 def _with_local_weights(profile: Profile) -> Profile:
     """A model that is no name of env/models is a folder here, and so are its weights."""
-    from loadcheck.specs.files import replaced
+    from loadcheck.specs.files import changed
     from loadcheck.specs.model import find_model
 
     known = profile.weights not in ("hub", "package") or find_model(profile.model) is not None
-    return profile if known else replaced(profile, weights="local")
+    return profile if known else changed(profile, {"weights": "local"})
 
 
 def _nothing_to_fit(profile: Profile) -> Problem:

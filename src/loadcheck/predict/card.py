@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from loadcheck.device import read_gpu
 from loadcheck.errors import BadInput, Problem, UnsupportedMachine
-from loadcheck.specs.files import replaced
+from loadcheck.specs.files import changed
 from loadcheck.specs.gpu import Gpu, find_gpu, gpu_named, known_bytes, load_gpus
 from loadcheck.units import GIB, MIB, show_bytes
 
@@ -88,7 +88,7 @@ def card_from_device(name: str, compute_capability: str, total_bytes: int, free_
         return Card(
             name=name, compute_capability=float(compute_capability), total_bytes=total_bytes, free_bytes=free_bytes
         )
-    gpu = replaced(load_gpus()[key], compute_capability=compute_capability)
+    gpu = changed(load_gpus()[key], {"compute_capability": compute_capability})
     return _card(name, gpu, total_bytes, free_bytes)
 
 
@@ -129,7 +129,7 @@ def described_card(
     assert total is not None and free_bytes is not None and capability is not None
     card = card_from_device(gpu or "a card", capability, total, free_bytes)
     if entry is not None:
-        card = _card(gpu or "", replaced(entry, compute_capability=capability), total, free_bytes)
+        card = _card(gpu or "", changed(entry, {"compute_capability": capability}), total, free_bytes)
     return card if non_torch_bytes is None else replace(card, non_torch_bytes=non_torch_bytes)
 
 

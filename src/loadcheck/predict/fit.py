@@ -18,7 +18,7 @@ from loadcheck.predict.card import Card, card_from_table
 from loadcheck.predict.margin import amounts_left, slack
 from loadcheck.predict.prediction import Prediction, predict
 from loadcheck.predict.refusals import model_refusals
-from loadcheck.specs.files import replaced
+from loadcheck.specs.files import changed
 from loadcheck.specs.gpu import Fact, gpu_key, load_gpus
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import VLLM_LORA_RANKS, Adapters, Profile
@@ -273,7 +273,7 @@ def _proposals(search: Search, profile: Profile, goal: Goal) -> Iterator[Proposa
     """One proposal for each number of sequences that unsloth can be asked for, or for the one given."""
     kept = "conservativeness" in search.given
     for share in (profile.conservativeness,) if kept else CONSERVATIVENESS:
-        scaled = replaced(profile, conservativeness=share)
+        scaled = changed(profile, {"conservativeness": share})
         if goal == "length":
             found = search.longest(scaled)
         elif goal == "training":
@@ -319,7 +319,7 @@ def _turns(profile: Profile) -> Iterator[tuple[str, Profile]]:
     hundredths = round(profile.gpu_memory_utilization * UTILIZATION_STEPS)
     if hundredths > 5:
         yield "gpu_memory_utilization − 0.05", at_utilization(profile, hundredths - 5)
-    yield "conservativeness halved", replaced(profile, conservativeness=profile.conservativeness / 2)
+    yield "conservativeness halved", changed(profile, {"conservativeness": profile.conservativeness / 2})
     if profile.max_seq_length >= 2 * LENGTH_STEP:
         yield "max_seq_length halved", of_length(profile, profile.max_seq_length // 2)
     if (smaller := smaller_rank(profile)) is not None:
@@ -327,7 +327,7 @@ def _turns(profile: Profile) -> Iterator[tuple[str, Profile]]:
     if profile.adapters is not None and set(profile.adapters.target_modules) > set(MLP_ONLY):
         yield "no q, k, v, o adapters", mlp_only(profile, profile.adapters)
     if not profile.enforce_eager:
-        yield "no CUDA graphs", replaced(profile, enforce_eager=True)
+        yield "no CUDA graphs", changed(profile, {"enforce_eager": True})
 
 
 def _would_fit(search: Search, profile: Profile, goal: Goal) -> Iterator[str]:
@@ -359,9 +359,9 @@ def _freed(search: Search, profile: Profile, goal: Goal) -> Iterator[Wish]:
 
 def _fewer_wishes(search: Search, profile: Profile, goal: Goal) -> Iterator[Wish]:
     if search.config.quantization == "16bit":
-        quantized = search.other(replaced(search.config, quantization="nf4"))
+        quantized = search.other(changed(search.config, {"quantization": "nf4"}))
         what = "a 4-bit checkpoint of the model" if profile.load_in_4bit else "in 4-bit"
-        yield what, quantized, replaced(profile, load_in_4bit=True), goal
+        yield what, quantized, changed(profile, {"load_in_4bit": True}), goal
     smaller = profile
     while (next_smaller := smaller_rank(smaller)) is not None:
         smaller = next_smaller
@@ -371,7 +371,7 @@ def _fewer_wishes(search: Search, profile: Profile, goal: Goal) -> Iterator[Wish
     if profile.adapters is not None and set(profile.adapters.target_modules) > set(MLP_ONLY):
         yield "no q, k, v, o adapters", search, mlp_only(profile, profile.adapters), goal
     if not profile.enforce_eager:
-        yield "no CUDA graphs", search, replaced(profile, enforce_eager=True), goal
+        yield "no CUDA graphs", search, changed(profile, {"enforce_eager": True}), goal
 
 
 def _best(search: Search, profile: Profile, goal: Goal) -> Proposal | None:
@@ -394,12 +394,12 @@ def _cards(search: Search, profile: Profile) -> Iterator[str]:
 
 def at_utilization(profile: Profile, hundredths: int) -> Profile:
     """The same at another utilization, in hundredths."""
-    return replaced(profile, gpu_memory_utilization=hundredths / UTILIZATION_STEPS)
+    return changed(profile, {"gpu_memory_utilization": hundredths / UTILIZATION_STEPS})
 
 
 def of_length(profile: Profile, length: int) -> Profile:
     """The same for requests of another length, in tokens."""
-    return replaced(profile, max_seq_length=length)
+    return changed(profile, {"max_seq_length": length})
 
 
 def smaller_rank(profile: Profile) -> Profile | None:
@@ -409,10 +409,10 @@ def smaller_rank(profile: Profile) -> Profile | None:
         return None
     adapters = profile.adapters
     if adapters is not None:
-        adapters = replaced(adapters, r=min(adapters.r, ranks[-1]))
-    return replaced(profile, max_lora_rank=ranks[-1], adapters=adapters)
+        adapters = changed(adapters, {"r": min(adapters.r, ranks[-1])})
+    return changed(profile, {"max_lora_rank": ranks[-1], "adapters": adapters})
 
 
 def mlp_only(profile: Profile, adapters: Adapters) -> Profile:
     """The same without adapters on q, k, v and o."""
-    return replaced(profile, adapters=replaced(adapters, target_modules=MLP_ONLY))
+    return changed(profile, {"adapters": changed(adapters, {"target_modules": MLP_ONLY})})

@@ -38,7 +38,7 @@ from loadcheck.predict.fit import (
 )
 from loadcheck.predict.margin import Amounts, amounts_left, slack
 from loadcheck.predict.prediction import Prediction
-from loadcheck.specs.files import replaced, to_data, validate
+from loadcheck.specs.files import changed, flat
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.trouble import Shortage
 from loadcheck.units import round_up, to_gib
@@ -232,31 +232,19 @@ def need_after(
 
 def changes(base: Profile, profile: Profile) -> tuple[str, ...]:
     """What the ladder has changed, key by key."""
-    before, after = to_data(base), to_data(profile)
-    keys = [key for rung in RUNGS for key in rung.keys if _get(before, key) != _get(after, key)]
-    return tuple(f"{key} {_show(_get(before, key))} → {_show(_get(after, key))}" for key in keys)
+    before, after = flat(base), flat(profile)
+    keys = [key for rung in RUNGS for key in rung.keys if before.get(key) != after.get(key)]
+    return tuple(f"{key} {_show(before.get(key))} → {_show(after.get(key))}" for key in keys)
 
 
 def _show(value: Any) -> str:
     return ",".join(value) if isinstance(value, list | tuple) else str(value)
 
 
-def _get(data: Any, dotted: str) -> Any:
-    for key in dotted.split("."):
-        data = data.get(key) if isinstance(data, dict) else None
-    return data
-
-
 def _with_keys(profile: Profile, source: Profile, keys: tuple[str, ...]) -> Profile:
     """`profile` with these keys as they are in `source`."""
-    data, given = to_data(profile), to_data(source)
-    for dotted in keys:
-        *tables, key = dotted.split(".")
-        table = data
-        for name in tables:
-            table = table.get(name) or {}
-        table[key] = _get(given, dotted)
-    return validate(Profile, data, f"profile {profile.name}")
+    mine, other = flat(profile), flat(source)
+    return changed(profile, {key: other.get(key) for key in keys if mine.get(key) != other.get(key)})
 
 
 # ------------------------------------------------------------------------------------------------------------------- rungs
@@ -265,7 +253,7 @@ def _with_keys(profile: Profile, source: Profile, keys: tuple[str, ...]) -> Prof
 def _fewer_sequences(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
     for share in SHARES:
         if share < profile.conservativeness:
-            yield replaced(profile, conservativeness=share)
+            yield changed(profile, {"conservativeness": share})
 
 
 def _other_utilization(profile: Profile, short: Shortage | None) -> Iterator[Profile]:
@@ -297,7 +285,7 @@ def _fewer_targets(profile: Profile, _short: Shortage | None) -> Iterator[Profil
 
 def _no_graphs(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
     if not profile.enforce_eager:
-        yield replaced(profile, enforce_eager=True)
+        yield changed(profile, {"enforce_eager": True})
 
 
 RUNGS = (

@@ -25,7 +25,7 @@ from loadcheck.predict.unsloth_plan import (
     unsloth_plan,
 )
 from loadcheck.predict.weights import weights
-from loadcheck.specs.files import replaced
+from loadcheck.specs.files import changed
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
 from loadcheck.units import show_bytes, to_gib
@@ -168,7 +168,11 @@ def _peak(
         adapter = adapter_memory(config, adapters.r, adapters.target_modules)
         terms += [
             adapter,
-            Term("adapter, 16-bit copy for vLLM", adapter.num_bytes // 2, "LoRARequest of engines/gpu.py"),
+            Term(
+                "adapter, 16-bit copy for vLLM",
+                adapter.num_bytes // 2,
+                "vllm/lora/request.py: the adapters as tensors, in 16 bit",
+            ),
         ]
         terms.append(adapter_extras(config, profile.max_seq_length))
     if profile.training.steps:
@@ -333,7 +337,7 @@ _NO_BLOCKS = (
 def _fix_weights(config: ModelConfig, card: Card, parts: _Parts) -> str:
     """The nearest that would hold the weights; KV cache and the rest come on top."""
     if config.quantization == "16bit":
-        quantized = weights(replaced(config, quantization="nf4")).num_bytes
+        quantized = weights(changed(config, {"quantization": "nf4"})).num_bytes
         if quantized + parts.non_torch_bytes < card.free_bytes:
             return f"load in 4-bit, which takes {show_bytes(quantized)}"
     used = card.total_bytes - card.free_bytes

@@ -23,7 +23,7 @@ from loadcheck.runs.folder import RunFolder
 from loadcheck.runs.private import open_private
 from loadcheck.runs.redact import Redactor
 from loadcheck.runs.secrets import secrets
-from loadcheck.specs.files import replaced
+from loadcheck.specs.files import changed
 from loadcheck.specs.profile import Profile, profile_toml
 
 MAX_ATTEMPTS = 4
@@ -191,7 +191,7 @@ def _keep(recovery: Recovery, effects: Effects) -> None:
         return
     attempt = recovery.attempts[-1]
     path = attempt.loaded.folder.path / KEPT
-    found = replaced(attempt.profile, description=f"{base.description}; recovered: {recovery.flags}")
+    found = changed(attempt.profile, {"description": f"{base.description}; recovered: {recovery.flags}"})
     try:
         comment = f"written by loadcheck load --recover: {'; '.join(changes(base, attempt.profile))}"
         with open_private(path, "w", encoding="utf-8") as file:

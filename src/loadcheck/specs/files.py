@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -90,11 +90,52 @@ def validate(spec: type[SpecT], data: object, where: str) -> SpecT:
         raise BadInput(found) from None
 
 
-def replaced(spec: SpecT, **changes: Any) -> SpecT:
-    """A copy with some values changed, as well checked as one that was read; BadInput where the values do not go together."""
+def changed(spec: SpecT, changes: Mapping[str, Any], where: str | None = None) -> SpecT:
+    """A copy with the values at some dotted keys changed, such as `changed(profile, {"adapters.r": 16})`.
+
+    It is as well checked as one that was read: BadInput, of `where`, for every unknown key, wrong value, and values that do not go
+    together, at once. A table that is None is made.
+    """
+    data = to_data(spec)
+    for key, value in changes.items():
+        set_at(data, key, value)
     name = getattr(spec, "name", None)
-    where = type(spec).__name__.lower() + (f" {name}" if isinstance(name, str) else "")
-    return validate(type(spec), to_data(msgspec.structs.replace(spec, **changes)), where)
+    return validate(
+        type(spec), data, where or type(spec).__name__.lower() + (f" {name}" if isinstance(name, str) else "")
+    )
+
+
+def set_at(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value at a dotted key of nested tables, which are made where they are missing or None."""
+    *tables, last = key.split(".")
+    for table in tables:
+        if data.get(table) is None:
+            data[table] = {}
+        data = data[table]
+        if not isinstance(data, dict):
+            return  # no table: that is found out when the record is checked
+    data[last] = msgspec.to_builtins(value)
+
+
+def value_at(spec: Spec, key: str) -> Any:
+    """The value at a dotted key, as plain data; None where there is none."""
+    value: Any = to_data(spec)
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def flat(spec: Spec) -> dict[str, Any]:
+    """Every value of the record as plain data, by dotted key; a table that is None is one."""
+    return dict(_flat(to_data(spec), ""))
+
+
+def _flat(data: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def shown(value: object, quote: str = "'") -> str:

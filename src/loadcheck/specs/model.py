@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from loadcheck.errors import BadInput, Problem, suggestion
-from loadcheck.specs.files import MAX_FILE_BYTES, Spec, env_dir, load, replaced, shown, validate
+from loadcheck.specs.files import MAX_FILE_BYTES, Spec, changed, env_dir, load, shown, validate
 
 Architecture = Literal["llama", "mistral", "qwen2"]
 Quantization = Literal["nf4", "16bit"]
@@ -337,7 +337,7 @@ class Model(Spec, frozen=True, kw_only=True):
         if self.refused is not None:
             raise BadInput(Problem(f"env/models/{self.name}.toml", self.refused, "take another model", "refused"))
         config = config_from_hf(self.config, f"env/models/{self.name}.toml")
-        return replaced(config, quantization=quantization)
+        return changed(config, {"quantization": quantization})
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from loadcheck.errors import BadInput, Problem, suggestion
-from loadcheck.specs.files import Spec, env_dir, is_file, read_toml, to_data, to_toml, validate
+from loadcheck.specs.files import Spec, changed, env_dir, is_file, read_toml, set_at, to_data, to_toml, validate
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -121,16 +121,13 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     if data.get("adapters") is False:
         data["adapters"] = None
     for key, value in (overrides or {}).items():
-        _set(data, key, value)
+        set_at(data, key, value)
     return validate(Profile, data, str(path) + (" with the flags given" if overrides else ""))
 
 
-def changed_profile(profile: Profile, overrides: dict[str, Any]) -> Profile:
-    """The profile with dotted keys laid over it; BadInput for every wrong key or value at once."""
-    data = to_data(profile)
-    for key, value in overrides.items():
-        _set(data, key, value)
-    return validate(Profile, data, f"profile {profile.name} with the flags given")
+def with_flags(profile: Profile, overrides: dict[str, Any]) -> Profile:
+    """The profile with dotted keys of flags laid over it; BadInput for every wrong key or value at once."""
+    return changed(profile, overrides, f"profile {profile.name} with the flags given")
 
 
 def save_profile(profile: Profile, path: Path, comment: str) -> None:
@@ -144,14 +141,3 @@ def profile_toml(profile: Profile, comment: str) -> str:
     if profile.adapters is None:
         data["adapters"] = False
     return f"# {comment}\n{to_toml(data)}"
-
-
-def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
-    *tables, key = dotted.split(".")
-    for table in tables:
-        if data.get(table) is None:
-            data[table] = {}
-        data = data[table]
-        if not isinstance(data, dict):
-            return  # no table: that is found out when the profile is checked
-    data[key] = value
