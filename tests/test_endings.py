@@ -8,7 +8,8 @@ import pytest
 from loadcheck import cli
 from loadcheck.logs import Outcome, parse_log
 from loadcheck.logs.endings import signal_name
-from loadcheck.logs.prefixes import strip_prefixes, unwrap
+from loadcheck.logs.payloads import unwrap
+from loadcheck.logs.prefixes import strip_prefixes
 from tests.conftest import ROOT
 
 DEATHS = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -17,8 +17,10 @@ from loadcheck.logs.endings import ANCHORS as ENDING_ANCHORS
 from loadcheck.logs.endings import MAX_TEXT, EndingReader, Kind, LogError, cause_of
 from loadcheck.logs.events import PREFIX, split_event
 from loadcheck.logs.formats import FORMATS, RETRY, RUN_STAGES, LineFormat, Stage
-from loadcheck.logs.prefixes import rank_of, strip_prefixes, unwrap
+from loadcheck.logs.matches import Match, find_matches
+from loadcheck.logs.prefixes import rank_of, strip_prefixes
 from loadcheck.logs.text import clean_line, read_blocks
+from loadcheck.logs.wrapped import LEADS, Crossing, read_across, with_crossing
 
 EVENT_ANCHOR = PREFIX + "{"
 MAX_ATTEMPTS = 1_000
@@ -27,16 +29,6 @@ MAX_BINARY_BLOCKS = 1_000
 """About a gigabyte of binary data without a line of a load is refused: a device has no end."""
 MATCHES_OF_A_LOG = 3
 """Known lines in one line, as of a log that was pasted without its line breaks, or in one attempt behind prefixes that nobody knows."""
-LEADS = (
-    "Unsloth",
-    "the current vLLM instance",
-    "O^O",
-    "Initializing a V",
-    "Capturing",
-    "Memory profiling results",
-    "Free memory on device",
-)
-"""What stands before a figure at the beginning of a load's own lines."""
 MAX_WORDS_CHARS = 110
 """A report of a death alone, without a line of a load; a sentence of prose is longer, or wrapped later."""
 _IS_LEAD = re.compile(r"\W{0,4}(?:[\w./:-]{1,255}: )?(?:[A-Z][\w ]{0,40}: )?")
@@ -176,45 +168,17 @@ def _feed_lines(path: Path, builder: _Builder) -> None:
                 break
             continue
         any_line = any_line or bool(present)
-        for offset, line in enumerate(block.split("\n")):
-            if builder.wants_all or any(anchor in line for anchor in present):
-                builder.feed(first_line + offset, clean_line(line))
+        _feed_block(first_line, [clean_line(line) for line in block.split("\n")], present, builder)
     if num_binary and not any_line:
         raise BadInput(Problem(str(path), "a binary file, not a log", "give the text that the load printed"))
 
 
-@dataclass(frozen=True, slots=True)
-class _Match:
-    position: int
-    format: LineFormat
-    readings: tuple[Reading, ...]
-
-
-def _matches(line: int, text: str) -> list[_Match]:
-    """Every format found in a line, in the order in which they stand there."""
-    found = []
-    for format in FORMATS:
-        if format.anchor in text:
-            for match in format.pattern.finditer(text):
-                readings = tuple(_readings(format, match, line))
-                # A line with a figure that is no figure is not that line: it counts as missing, not as seen.
-                if len(readings) == len(format.captures):
-                    found.append(_Match(match.start(), format, readings))
-                if len(found) > MAX_KEPT:
-                    return found
-    return sorted(found, key=lambda match: match.position)
-
-
-def _readings(format: LineFormat, match: re.Match[str], line: int) -> Iterator[Reading]:
-    for capture, text in zip(format.captures, match.groups(), strict=True):
-        if len(text) > capture.longest:
-            continue
-        printed = max(len(text.partition(".")[2]), capture.least)
-        decimals = printed + capture.shift if capture.decimals else None
-        try:
-            yield Reading(capture.attribute, capture.convert(text), decimals, line)
-        except (ValueError, OverflowError):  # a number too long to be one
-            continue
+def _feed_block(first_line: int, lines: list[str], present: list[str], builder: _Builder) -> None:
+    """Feed the lines of a block that hold an anchor, with what a page's breaks divided between them and the next ones."""
+    across = read_across(first_line, lines)
+    for offset, line in enumerate(lines):
+        if builder.wants_all or offset in across or any(anchor in line for anchor in present):
+            builder.feed(first_line + offset, line, across.get(offset))
 
 
 class _Builder:
@@ -241,8 +205,12 @@ class _Builder:
     def wants_all(self) -> bool:
         return self._endings.wants_all
 
-    def feed(self, line: int, text: str) -> None:
-        text = unwrap(text)
+    def feed(self, line: int, text: str, across: Crossing | None = None) -> None:
+        """Read one line.
+
+        Args:
+            across: what it says together with the lines that a page broke off it.
+        """
         if EVENT_ANCHOR in text:
             before, event, after = split_event(text)
             if event is not None:
@@ -251,10 +219,10 @@ class _Builder:
                 self._feed_text(line, after)
                 return
             text = before + "\n" + after  # no event of ours: what it says is the log's own
-        self._feed_text(line, text)
+        self._feed_text(line, text, across)
 
-    def _feed_text(self, line: int, text: str) -> None:
-        matches = self._of_one_rank(text, _matches(line, text))
+    def _feed_text(self, line: int, text: str, across: Crossing | None = None) -> None:
+        matches = self._of_one_rank(text, with_crossing(find_matches(line, text), across))
         for match in matches:
             self._feed_match(line, match)
         for piece in text.split("\n"):
@@ -262,7 +230,7 @@ class _Builder:
             self._is_log |= len(matches) >= MATCHES_OF_A_LOG or _begins_as_a_load(bare)
             self._feed_error(line, bare)
 
-    def _of_one_rank(self, text: str, matches: list[_Match]) -> list[_Match]:
+    def _of_one_rank(self, text: str, matches: list[Match]) -> list[Match]:
         """Those of the rank that spoke first; the others print the same lines, and are no second load."""
         if not matches:
             return matches
@@ -286,7 +254,7 @@ class _Builder:
             _inherit(attempt, after)
         return self._attempts
 
-    def _feed_match(self, line: int, match: _Match) -> None:
+    def _feed_match(self, line: int, match: Match) -> None:
         format = match.format
         attempt = self._attempt_for(format)
         if format.repeats and attempt.formats[format.name] and _said(match.readings) <= _said(attempt.readings):

@@ -6,9 +6,7 @@ is the beginning of what the program itself printed.
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any
 
 _TIME = r"\d\d:\d\d:\d\d(?:[.,]\d{1,9})?"
 _PREFIXES = re.compile(
@@ -37,35 +35,12 @@ _PREFIXES = re.compile(
     re.ASCII,
 )
 _REPEATED = re.compile(r" ?\[repeated \d+x across (?:all nodes|cluster)\].*$")
-_MESSAGE_KEYS = ("textPayload", "message", "log", "msg", "MESSAGE")
 MAX_PREFIXES = 8
 """Wrapped more often than that, a line is not looked at further."""
 _RANK = re.compile(
     r"\(VllmWorker rank=(?P<number>\d+)[^)]*\)|"
     r"\((?:Vllm)?Worker(?:Process|Proc)?(?:_TP(?P<tp>\d+))?[^)]* pid=(?P<pid>\d+)[^)]*\)|^\[rank(?P<rank>\d+)\]"
 )
-
-
-def unwrap(line: str) -> str:
-    """The message of a line that is one JSON object of a log collector (Google Cloud, Docker's json-file); else the line itself."""
-    text = line.strip()
-    if not (text.startswith("{") and text.endswith("}") and any(f'"{key}"' in text for key in _MESSAGE_KEYS)):
-        return line
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError):
-        return line
-    message = _message(record)
-    return line if message is None else message.rstrip("\n")
-
-
-def _message(record: Any) -> str | None:
-    if not isinstance(record, dict):
-        return None
-    for key in _MESSAGE_KEYS:
-        if isinstance(record.get(key), str):
-            return str(record[key])
-    return _message(record.get("jsonPayload"))
 
 
 def strip_prefixes(text: str) -> str:

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from loadcheck.errors import BadInput, Problem
+from loadcheck.logs.payloads import unwrap_block
 
 BLOCK_BYTES = 1024 * 1024
 MAX_LINE_CHARS = 1024 * 1024
@@ -67,7 +68,7 @@ def _is_terminal(path: Path) -> bool:
 
 
 def read_blocks(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number of its first line, text) for blocks of whole lines of about a megabyte.
+    """Yield (number of its first line, text) for blocks of whole lines of about a megabyte, out of a collector's JSON (logs/payloads.py).
 
     BadInput where the file is missing, unreadable or empty.
     """
@@ -80,10 +81,10 @@ def read_blocks(path: Path) -> Iterator[tuple[int, str]]:
             rest = text
             continue
         block, rest = (text[:end], text[end:]) if end else (text, "")
-        yield line, block
+        yield line, unwrap_block(block)
         line += block.count("\n")
     if rest:
-        yield line, rest
+        yield line, unwrap_block(rest)
     if not any_bytes:
         raise BadInput(Problem(str(path), "the file is empty", "give the log of a load"))
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 
 from loadcheck.logs import Attempt, Kind, LogError, Outcome, ParsedLog
 from loadcheck.logs.parser import EVENT_ANCHOR
-from loadcheck.logs.text import read_blocks
+from loadcheck.logs.text import clean_line, read_blocks
+from loadcheck.logs.wrapped import is_head
 from loadcheck.specs.trouble import Trouble, load_troubles
 from loadcheck.verdict.advice import figures_of, remedy_for
 from loadcheck.verdict.evidence import Evidence
@@ -18,6 +19,9 @@ from loadcheck.verdict.stage import stage_at, stage_of
 
 MAX_MATCHES = 100
 """Looked at of one phrase in one block of the log: hostile input cannot take long."""
+
+MAX_PIECES = 6
+"""Of an error's line that a page broke."""
 
 UNKNOWN, REFUSED = "unknown", "refused"
 """Of an error that is no known trouble: whose it is, theirs or ours."""
@@ -101,9 +105,27 @@ def sightings(log: ParsedLog, whole_load: bool = False) -> tuple[Sighting, ...]:
         for trouble in looked_for:
             if trouble.id not in found and (sighting := _first(trouble, block, first_line, log)) is not None:
                 found[trouble.id] = sighting
+    if not found and not whole_load:
+        for line, text in _joined_errors(log):
+            for trouble in looked_for:
+                if trouble.id not in found and (sighting := _first(trouble, text, line, log)) is not None:
+                    found[trouble.id] = sighting
     hidden = {trouble_id for sighting in found.values() for trouble_id in sighting.trouble.hides}
     shown = [sighting for sighting in found.values() if sighting.trouble.id not in hidden]
     return tuple(sorted(shown, key=lambda sighting: sighting.line))
+
+
+def _joined_errors(log: ParsedLog) -> Iterator[tuple[int, str]]:
+    """(line, text) of each error with the lines that a page may have broken off it, joined at the column and at blanks."""
+    errors = [error.line for attempt in log.attempts for error in attempt.errors][:MAX_MATCHES]
+    for first_line, block in read_blocks(log.path) if errors else ():
+        lines = [clean_line(line) for line in block.split("\n")]
+        for at in (number - first_line for number in errors):
+            if 0 <= at < len(lines):
+                rest = takewhile(lambda line: line.strip() and not is_head(line), lines[at + 1 : at + MAX_PIECES])
+                pieces = [lines[at], *rest]
+                yield first_line + at, "".join(pieces)
+                yield first_line + at, " ".join(map(str.strip, pieces))
 
 
 def _first(trouble: Trouble, block: str, first_line: int, log: ParsedLog) -> Sighting | None:

@@ -1,0 +1,144 @@
+"""Logs that a page broke at its width, and logs within a collector's JSON: read as the program printed them."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loadcheck.api import judge
+from loadcheck.checking import gather
+from loadcheck.logs import parse_log
+from loadcheck.logs.payloads import unwrap
+from loadcheck.verdict.diagnosis import sightings
+from tests.conftest import RUNS
+from tests.test_tampered import DIGITS, T4_TEXT
+
+LOGS = [RUNS / "t4_llama31-8b_reference.txt", RUNS / "h100_llama31-8b_synthetic.txt"]
+WIDTHS = range(60, 121)
+
+
+def _at_the_column(line: str, width: int) -> list[str]:
+    return [line[at : at + width] for at in range(0, len(line), width)] or [""]
+
+
+def _and_stripped(line: str, width: int) -> list[str]:
+    return [piece.rstrip() for piece in _at_the_column(line, width)]
+
+
+def _at_blanks(line: str, width: int) -> list[str]:
+    return textwrap.wrap(line, width) or [""]
+
+
+Breaks = Callable[[str, int], list[str]]
+WAYS: list[Breaks] = [_at_the_column, _and_stripped, _at_blanks]
+
+
+def _broken(text: str, width: int, breaks: Breaks) -> str:
+    return "\n".join(piece for line in text.split("\n") for piece in breaks(line, width))
+
+
+@pytest.mark.parametrize("breaks", WAYS)
+@pytest.mark.parametrize("source", LOGS, ids=["t4", "h100"])
+def test_a_broken_log_has_the_same_attempts(source: Path, breaks: Breaks, tmp_path: Path):
+    """At every width of a page, at the column or at blanks: the same attempts, figures and lines."""
+    wanted, text, log = parse_log(source), source.read_text(), tmp_path / "log"
+    for width in WIDTHS:
+        log.write_text(_broken(text, width, breaks))
+        read = parse_log(log)
+        for one, other in zip(read.attempts, wanted.attempts, strict=True):
+            assert (width, one.figures, one.outcome) == (width, other.figures, other.outcome)
+            assert set(one.formats) == set(other.formats)
+
+
+@pytest.mark.parametrize("breaks", WAYS)
+@pytest.mark.parametrize("width", [60, 80, 101, 120])
+@pytest.mark.parametrize("source", LOGS, ids=["t4", "h100"])
+def test_a_broken_log_has_the_same_verdict(source: Path, width: int, breaks: Breaks, tmp_path: Path):
+    """It passes as the whole one does."""
+    log = tmp_path / "log"
+    log.write_text(_broken(source.read_text(), width, breaks))
+    assert judge(log).status == judge(source).status == "pass"
+
+
+@pytest.mark.parametrize("breaks", [_at_the_column, _at_blanks])
+def test_a_changed_digit_in_a_broken_log_fails(breaks: Breaks, tmp_path: Path):
+    """Any digit of a figure, at some width: the verdict is fail and names it."""
+    log = tmp_path / "log"
+    for number, (at, names) in enumerate(list(DIGITS.items())[::3]):
+        text = T4_TEXT[:at] + str((int(T4_TEXT[at]) + 1) % 10) + T4_TEXT[at + 1 :]
+        log.write_text(_broken(text, 60 + number % 61, breaks))
+        assert {finding.figure for finding in judge(log).failures()} & names
+
+
+def test_a_number_that_goes_on_in_the_next_piece_is_one(tmp_path: Path):
+    """`1024` that is broken after `10` is 1024, and not read as 10."""
+    line = next(line for line in T4_TEXT.split("\n") if "# CPU blocks" in line)
+    width = line.index("1024") + 2
+    log = tmp_path / "log"
+    log.write_text(_broken(T4_TEXT, width, _at_the_column))
+    assert parse_log(log).last.figures.num_cpu_blocks == 1024
+
+
+def test_words_of_a_failure_are_found_across_a_break(tmp_path: Path):
+    """What an engine says of a failure is known by its words, wherever a page broke them."""
+    said = "ValueError: Free memory on device cuda:0 (10.00/24.00 GiB) on startup is less than desired GPU memory utilization (0.9, 21.60 GiB)."
+    log = tmp_path / "log"
+    for breaks in (_at_the_column, _at_blanks):
+        log.write_text("\n".join(breaks(said, 60)) + "\n")
+        assert [each.trouble.id for each in sightings(gather(log).log)] == ["utilization-above-free"]
+
+
+def _records(key: str, lines: list[str]) -> list[dict[str, str]]:
+    return [{"insertId": str(n), key: line + "\n", "severity": "INFO"} for n, line in enumerate(lines)]
+
+
+@pytest.mark.parametrize("key", ["textPayload", "message", "log", "MESSAGE"])
+@pytest.mark.parametrize("layout", ["a line each", "an indented array", "one line", "within", "stamped"])
+def test_a_collectors_json_is_what_it_holds(key: str, layout: str, tmp_path: Path):
+    """Whoever collected the lines, and however its records are laid out: the same figures, formats and verdict."""
+    records = _records(key, T4_TEXT.split("\n"))
+    texts = {
+        "a line each": "\n".join(map(json.dumps, records)),
+        "an indented array": json.dumps(records, indent=2),
+        "one line": json.dumps(records),
+        "within": json.dumps([{"jsonPayload": record} for record in records], indent=4, ensure_ascii=False),
+        "stamped": "\n".join(
+            f"2025-02-13T15:54:28+00:00 kube.var.log.pod_x\t{json.dumps(record)}" for record in records
+        ),
+    }
+    log = tmp_path / "log"
+    log.write_text(texts[layout])
+    assert parse_log(log).last.formats == parse_log(LOGS[0]).last.formats
+    assert judge(log).status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('    "textPayload": "model=\'x\', {\\"level\\":0}",', "model='x', {\"level\":0}"),
+        ('{"log":"{\\"message\\":\\"Killed\\"}\\n","stream":"stderr"}', "Killed"),
+        ('{"MESSAGE":[75,105,108,108,101,100],"PRIORITY":"6"}', "Killed"),
+        ('{"events":[{"timestamp":1,"message":"a\\nb"},{"message":"c"}]}', "a\rb\rc"),
+        ('app-1  | {"levelname": "INFO", "message": "Killed"}', "Killed"),
+        ('loadcheck: {"event": "answer", "message": "Killed"}', 'loadcheck: {"event": "answer", "message": "Killed"}'),
+        ('RuntimeError: {"message": "out of memory"}', 'RuntimeError: {"message": "out of memory"}'),
+        ('{"choices": [{"text": "a"}]}', '{"choices": [{"text": "a"}]}'),
+        ('"message": not JSON', '"message": not JSON'),
+    ],
+)
+def test_a_records_line(line: str, message: str):
+    """Each layout of a record is its message; our own events, an exception's text and other JSON stay as they are."""
+    assert unwrap(line) == message
+
+
+def test_words_within_json_escapes_are_found(tmp_path: Path):
+    """A trouble's words are those that the program printed, with their quotes and line breaks."""
+    said = "Traceback (most recent call last):\n  File \"x.py\", line 1, in f\nValueError: invalid literal for int() with base 10: 'MIG-1'\tx"
+    log = tmp_path / "log"
+    for record in (json.dumps([{"textPayload": said}], indent=2), json.dumps({"message": said.replace("'", "\u0027")})):
+        log.write_text(record + "\n")
+        assert "visible-devices-uuid" in [each.trouble.id for each in sightings(gather(log).log)]
