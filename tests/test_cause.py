@@ -55,7 +55,7 @@ def test_an_interruption_is_only_that(tmp_path: Path, capsys: pytest.CaptureFixt
     assert shown.count("FAIL ") == 2  # the cause, and the verdict
     assert "FAIL process is interrupted: the user ended it; load it again" in shown
     assert "9 figures were not reached" in shown
-    assert shown.index("Cause: the user ended it Fix: load it again") > shown.index(" ok, ")
+    assert shown.index("Cause: the user ended it Fix: load it again") > shown.index(" ok (")
     assert not any(words in shown for words in ("Traceback", "no known trouble", "expected (", "see the log"))
 
 

@@ -1,6 +1,7 @@
 """The command line: what goes where, and the exit codes."""
 
 import json
+import re
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -521,6 +522,19 @@ def test_every_command_has_help_and_is_documented():
     for name, command in cli.cli.commands.items():
         assert command.help, name
         assert f"loadcheck {name}" in readme, name
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "300"])
+def test_help_is_in_whole_lines(columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """No sentence of a command's help is cut, and no line is longer than 80 columns, however wide the terminal is."""
+    monkeypatch.setenv("COLUMNS", columns)
+    code, out, _ = _run(capsys, "--help")
+    rows = " ".join(out.partition("Commands:")[2].split())
+    for name, command in cli.cli.commands.items():
+        assert command.short_help and command.short_help.endswith(".") and f"{name} {command.short_help}" in rows
+        out += _run(capsys, name, "--help")[1]
+    assert code == 0 and max(map(len, out.splitlines())) <= 80
+    assert not re.search(r"\w,?\.\.\.", out)  # a usage ends in [ARGS]...
 
 
 def test_reports_read_without_colour_and_on_a_narrow_terminal(

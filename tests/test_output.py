@@ -15,7 +15,10 @@ from rich.text import Text
 
 from loadcheck import cli
 from loadcheck.encoding import stand_in
+from loadcheck.report import summary
 from loadcheck.terminal import Name, print_item, print_table, shortened
+from loadcheck.verdict import Check, Finding, Status
+from loadcheck.verdict.finding import verdict_of
 from tests.conftest import RUNS
 
 T4 = str(RUNS / "t4_llama31-8b_reference.txt")
@@ -156,3 +159,28 @@ def test_what_has_no_stand_in_is_escaped():
     """Any other character is the escape that says which; where the encoding has it, it is itself."""
     codecs.register_error("stand-in", stand_in)
     assert "2 → 1 … 模 é".encode("latin-1", "stand-in") == b"2 -> 1 .. \\u6a21 \xe9"
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ("weights_gib ok, weights_gib ok, budget_gib ok, peft ok", "4 checks ok (3 on 2 figures, 1 on versions, settings and the run)"),
+        ("weights_gib ok, weights_gib fail", "1 check failed, 1 ok (2 on 1 figure)"),
+        ("peft refused, peft fail, peft fail", "2 checks failed, 1 refused (3 on versions, settings and the run)"),
+        ("weights_gib ok, ranges skipped", "1 check ok (1 on 1 figure), 1 skipped: ranges, as noted"),
+        ("ranges skipped", "1 skipped: ranges, as noted"),
+    ],
+)  # fmt: skip
+def test_the_verdict_says_what_it_counts(ends: str, said: str):
+    """Checks are more than the rows of figures: how many are of figures, how many of what else, and what was skipped."""
+    pairs = [each.split() for each in ends.split(", ")]
+    assert (
+        summary(verdict_of(Finding(figure=name, check=Check.MODEL, status=Status(end)) for name, end in pairs)) == said
+    )
+
+
+def test_a_note_names_what_was_skipped(capsys: pytest.CaptureFixture[str]):
+    """What the count calls skipped has a note of that name with the reason."""
+    out = _shown(capsys, "check", str(RUNS / "h100" / "15-sequences"))
+    skipped = re.search(r"(\d) skipped: (\w+), as noted", out)
+    assert skipped is not None and f"\nNote, {skipped[2]}: " in out

@@ -167,7 +167,7 @@ class Group(click.Group):
             raise click.UsageError(f"{error.message} {suggestion(args[0], self.commands)}", ctx) from None
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="loadcheck %(version)s")
 @click.option("--debug", is_flag=True, help="Show a traceback for every error.")
 def cli(debug: bool) -> None:
@@ -186,7 +186,7 @@ def log_file(target: Path) -> Iterator[Path]:
         yield file
 
 
-@cli.command()
+@cli.command(short_help="Print every figure of a log, with its line.")
 @click.argument("target", metavar="RUN|LOG", type=click.Path(path_type=Path))
 @json_option
 def parse(target: Path, as_json: bool) -> int:
@@ -209,7 +209,7 @@ def parse(target: Path, as_json: bool) -> int:
     return EXIT_PASS
 
 
-@cli.command()
+@cli.command(short_help="Judge a run or a log: pass, or what is wrong and the fix.")
 @click.argument("target", metavar="RUN|LOG", type=click.Path(path_type=Path))
 @click.option("--profile", help="Judge as a load of this profile; a version other than the pinned one then fails.")
 @click.option("--gpu", help=GPU_HELP)
@@ -246,7 +246,7 @@ def check(target: Path, profile: str | None, gpu: str | None, as_json: bool, **f
     return EXIT_PASS if verdict.passed else EXIT_FAIL
 
 
-@cli.command()
+@cli.command(short_help="Show a run again: its figures, its verdict, how it ended.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write it as a page, too: one file.")
 @json_option
@@ -306,7 +306,7 @@ def _write_page(path: Path, loaded: Loaded) -> None:
         raise BadInput(Problem(str(path), error.strerror or str(error), "name a file that can be written")) from None
 
 
-@cli.command()
+@cli.command(short_help="Print every figure of a load before it, and whether it fits.")
 @predicted_profile
 @profile_options
 @train_steps_option
@@ -363,7 +363,7 @@ def _ram_note(ram_bytes: int) -> str:
     return f"num_cpu_blocks and swap_gib assume this machine's RAM, {show_bytes(ram_bytes)} available; --ram-available-bytes says another's"
 
 
-@cli.command()
+@cli.command(short_help="Print the settings that fit a model on a card, best first.")
 @predicted_profile
 @click.option(
     "--for", "goal", type=click.Choice(["length", "concurrency", "training"]), default="length", show_default=True,
@@ -487,7 +487,7 @@ def _names_card(flags: dict[str, Any]) -> bool:
     return any(flags[name] is not None for name in names)
 
 
-@cli.command()
+@cli.command(short_help="Load a model, attach adapters, answer once, check each figure.")
 @click.argument("profile", required=False)
 @profile_options
 @click.option(
@@ -619,7 +619,7 @@ def _prediction_json(prepared: Prepared) -> dict[str, Any]:
     return prepared.prediction.to_json() if prepared.prediction is not None else {}
 
 
-@cli.command()
+@cli.command(short_help="Say what keeps this machine from a load, before it is fetched.")
 @click.option("--profile", help="What is to be loaded; default: what `loadcheck load` would take here.")
 @profile_options
 @click.option(
@@ -650,7 +650,7 @@ def doctor(as_json: bool, profile: str | None, **flags: Any) -> int:
     return report.exit_code
 
 
-@cli.command()
+@cli.command(short_help="Say what is installed, and what of it is not as locked.")
 @click.option("--files", is_flag=True, help="Hash every file too, and compare with its wheel: half a minute.")
 @json_option
 def manifest(files: bool, as_json: bool) -> int:
@@ -666,7 +666,7 @@ def manifest(files: bool, as_json: bool) -> int:
     return EXIT_FAIL if found.problems else EXIT_PASS
 
 
-@cli.command("list")
+@cli.command("list", short_help="List the cards, models and profiles that are known by name.")
 @click.argument("kind", required=False, type=click.Choice(["cards", "models", "profiles"]))
 @json_option
 def list_(kind: str | None, as_json: bool) -> int:

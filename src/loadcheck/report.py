@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,19 +41,40 @@ def show_verdict(out: Console, evidence: Evidence | None, verdict: Verdict) -> N
         print_table(out, COLUMNS, "lrrrl", figure_rows(evidence, verdict), _WORDS)
     _show_failures(out, verdict, evidence is not None and evidence.assumed)
     _show_run(out, verdict)
-    notes = [finding.why for finding in verdict.findings if finding.status is Status.SKIPPED]
-    for note in notes:
-        out.print(f"Note: {escape(note)}")
-    out.print(f"\n[{_STYLES[verdict.status]}]{verdict.status.upper()}[/]  {summary(verdict)}")
+    for finding in verdict.findings:
+        if finding.status is Status.SKIPPED:
+            out.print(f"Note, {escape(finding.figure)}: {escape(finding.why)}")
+    out.print(f"\n[{_STYLES[verdict.status]}]{verdict.status.upper()}[/]  {escape(summary(verdict))}")
     for cause in causes(verdict)[:1]:
         print_words(out, f"Cause: {cause.why}")
         print_words(out, f"Fix: {cause.remedy}")
 
 
+_ENDED = {Status.FAIL: "failed", Status.REFUSED: "refused", Status.OK: "ok"}
+
+
 def summary(verdict: Verdict) -> str:
-    """How many checks ended how."""
-    counts = {status: sum(f.status is status for f in verdict.findings) for status in Status}
-    return ", ".join(f"{count} {status.value}" for status, count in counts.items() if count)
+    """How many checks ended how, of how many figures and of what else, and what was skipped; a note says why it was."""
+    looked_at = [finding for finding in verdict.findings if finding.status in _ENDED]
+    counts = Counter(finding.status for finding in looked_at)
+    ended = [f"{counts[status]} {word}" for status, word in _ENDED.items() if counts[status]]
+    if ended:
+        noun = "check" if ended[0].startswith("1 ") else "checks"
+        ended[0] = ended[0].replace(" ", f" {noun} ", 1)
+        ended[-1] += f" ({_points(looked_at)})"
+    skipped = [finding.figure for finding in verdict.findings if finding.status is Status.SKIPPED]
+    if skipped:
+        ended.append(f"{len(skipped)} skipped: {', '.join(dict.fromkeys(skipped))}, as noted")
+    return ", ".join(ended)
+
+
+def _points(looked_at: Sequence[Finding]) -> str:
+    """What the checks are of: a figure of the table often has several, and some are of no figure."""
+    of_figures = [finding.figure for finding in looked_at if finding.figure in specs_by_name()]
+    num_figures, num_others = len(set(of_figures)), len(looked_at) - len(of_figures)
+    figures = f"{len(of_figures)} on {num_figures} figure{'' if num_figures == 1 else 's'}"
+    others = f"{num_others} on versions, settings and the run"
+    return ", ".join(text for text, shown in ((figures, of_figures), (others, num_others)) if shown)
 
 
 COLUMNS = ("figure", "predicted", "measured", "expected", "")
