@@ -19,6 +19,7 @@ GPU ?= T4
 export $(sort $(GIVEN))
 
 DEV := .venv/dev/bin
+UNIT := tests --ignore tests/integration --ignore tests/image --ignore tests/gpu --ignore tests/faults
 PROFILE_FLAG := $${PROFILE:+--profile "$$PROFILE"}
 
 # Where a load runs: in the image, where Docker can hand a GPU on, else in the local environment; RUNTIME=image or local overrides.
@@ -76,19 +77,24 @@ test: .venv/dev/.complete .venv/$(ENGINE)/.complete ## the unit tests, then a re
 
 .PHONY: unit
 unit: .venv/dev/.complete ## the unit tests alone: no GPU, no network
-	@scripts/with-args $(DEV)/pytest tests --ignore tests/integration --ignore tests/image --ignore tests/gpu --ignore tests/faults
+	@scripts/with-args $(DEV)/pytest $(UNIT)
+
+.PHONY: unit-newest
+unit-newest: ## the same with the newest packages that pyproject.toml allows
+	@rm -f .venv/newest/.complete && scripts/venv newest pyproject.toml env/newest.in
+	@scripts/with-args .venv/newest/bin/pytest $(UNIT)
 
 .PHONY: lint
 lint: .venv/dev/.complete ## style, types, and which module may import which
-	@$(DEV)/ruff format --check --quiet src tests scripts
-	@$(DEV)/ruff check --quiet src tests scripts
+	@$(DEV)/ruff format --check --quiet src tests scripts examples
+	@$(DEV)/ruff check --quiet src tests scripts examples
 	@$(DEV)/mypy
 	@$(DEV)/lint-imports
 
 .PHONY: fmt
 fmt: .venv/dev/.complete ## format the code
-	@$(DEV)/ruff check --quiet --fix-only src tests scripts
-	@$(DEV)/ruff format --quiet src tests scripts
+	@$(DEV)/ruff check --quiet --fix-only src tests scripts examples
+	@$(DEV)/ruff format --quiet src tests scripts examples
 
 .PHONY: lock
 lock: .venv/tools/.complete ## resolve the locked packages again, and say what moved

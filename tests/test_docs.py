@@ -61,6 +61,15 @@ def test_commands_exist(document: Path):
         assert set(commands) <= set(cli.cli.commands)
 
 
+def test_workflows_call_what_there_is():
+    """Each command of a workflow of ours is a target of make or a script of the repository."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for workflow in (ROOT / ".github" / "workflows").iterdir():
+        for command in re.findall(r"- run: (.*)", workflow.read_text(encoding="utf-8")):
+            program, argument = command.split()
+            assert argument in targets if program == "make" else (ROOT / argument).is_file()
+
+
 def test_the_library_page_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """The code of docs/library.md runs as it stands, from the repository's folder."""
     monkeypatch.chdir(ROOT)

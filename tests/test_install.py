@@ -91,6 +91,14 @@ def test_contents_decide_and_not_times(checkout: Path):
         assert (install(checkout)[0], installs(checkout)) == (0, number)
 
 
+def test_the_newest_environment_has_no_lock(checkout: Path):
+    """It takes the newest that its files allow; every other one takes its lock's, hashes required."""
+    (checkout / "env/newest.in").write_text("pytest")
+    assert install(checkout, "newest", "pyproject.toml", "env/newest.in")[0] == 0
+    (line,) = [line for line in (checkout / "given").read_text().splitlines() if "--compile-bytecode" in line]
+    assert line.endswith("--upgrade --refresh --requirements pyproject.toml --requirements env/newest.in")
+
+
 @pytest.mark.parametrize("how", [shutil.copytree, shutil.move])
 def test_a_checkout_that_was_copied_or_moved_installs_anew(how, checkout: Path, tmp_path: Path):
     """Its environment would run the other checkout's code."""
