@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 # What the user gives is text, such as a run folder's name: make must not expand it, nor a shell run it. Here each variable is fixed as
 # it was written; recipes name it as "$$RUN", which the shell takes from the environment and never evaluates.
-GIVEN := ENGINE RUNTIME PROFILE GPU RUN LOG ARGS BASE CA APT_SOURCES REGISTRY IMAGE TAG DIGEST TLS_VERIFY CHUNK_MB
+GIVEN := ENGINE RUNTIME PROFILE GPU RUN LOG ARGS BASE CA APT_SOURCES REGISTRY IMAGE TAG DIGEST TLS_VERIFY CHUNK_MB RELEASE
 GIVEN += $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 $(foreach name,$(sort $(GIVEN)),$(if $(filter-out undefined,$(origin $(name))),$(eval override $(name) := $$(value $(name)))))
 
@@ -99,6 +99,10 @@ fmt: .venv/dev/.complete ## format the code
 .PHONY: lock
 lock: .venv/tools/.complete ## resolve the locked packages again, and say what moved
 	@python3 scripts/lock.py .venv/tools/bin/uv
+
+.PHONY: release
+release: .venv/dev/.complete ## check, build and tag a release (RELEASE=check: all but the tag)
+	@$(DEV)/python scripts/release.py $${RELEASE:+"$$RELEASE"}
 
 .PHONY: manifest
 manifest: $(RUNTIME_NEEDS) ## what is installed, and what is not as locked (ARGS=--files)

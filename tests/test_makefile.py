@@ -24,9 +24,9 @@ def checkout(tmp_path: Path) -> Path:
     installs_nothing = tmp_path / "scripts" / "venv"
     installs_nothing.write_text("#!/bin/sh\n")
     installs_nothing.chmod(0o755)
-    for name in ("tools", "dev", "cpu"):
-        program = tmp_path / ".venv" / name / "bin" / "loadcheck"
-        program.parent.mkdir(parents=True)
+    for name in ("tools/bin/loadcheck", "dev/bin/loadcheck", "cpu/bin/loadcheck", "dev/bin/python"):
+        program = tmp_path / ".venv" / name
+        program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text("#!/bin/bash\nprintf '%s\\0' \"$@\" >>given\n")
         program.chmod(0o755)
     return tmp_path
@@ -63,6 +63,7 @@ def make(checkout: Path, *arguments: str, **environment: str) -> tuple[int, list
         ("load", ["PROFILE"], ["load", EVIL]),
         ("peft", ["PROFILE", "TAG", "REGISTRY"], ["load", EVIL, "--train-steps", "5"]),
         ("doctor", ["PROFILE", "IMAGE", "OTHER"], ["doctor", "--profile", EVIL]),
+        ("release", ["RELEASE"], ["scripts/release.py", EVIL]),
     ],
 )
 def test_what_is_given_reaches_the_program_as_it_is(
