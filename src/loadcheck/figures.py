@@ -195,6 +195,8 @@ SIDE_SPECS = {
         FigureSpec("tensor_parallel_size", "tensor_parallel_size", Kind.TEXT, None),
         FigureSpec("kv_cache_tokens", "kv_cache_tokens", Kind.COUNT, None),
         FigureSpec("peak_torch_bytes", "peak_torch_gib", Kind.MEMORY, 2),
+        FigureSpec("consumed_bytes", "consumed_gib", Kind.MEMORY, 2),
+        FigureSpec("graph_estimate_bytes", "graph_estimate_gib", Kind.MEMORY, 2),
         FigureSpec("cut_length", "cut_length", Kind.COUNT, None),
     )
 }

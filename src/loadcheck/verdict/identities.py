@@ -17,13 +17,12 @@ from loadcheck.predict.unsloth_plan import kv_estimate, num_sequences
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import VLLM_LORA_RANKS
 from loadcheck.specs.versions import load_versions
-from loadcheck.units import GIB, from_gib, to_gib
+from loadcheck.units import GIB
+from loadcheck.verdict.equation import EDITED, KV_SLACK_BYTES, compare, intervals_of, left_over
 from loadcheck.verdict.evidence import Evidence
 from loadcheck.verdict.finding import Check, Finding, Status
 from loadcheck.verdict.interval import Interval
-
-# The four parts and the budget are each printed to two decimals, so their sum may be off by a little more than one hundredth.
-KV_SLACK_BYTES = from_gib(0.02)
+from loadcheck.verdict.v1 import v1_kv_cache, v1_tokens_of_memory
 
 
 def check_identities(evidence: Evidence) -> Iterator[Finding]:
@@ -32,6 +31,9 @@ def check_identities(evidence: Evidence) -> Iterator[Finding]:
     for identity in (
         _budget,
         _kv_cache,
+        _kv_cache_of_0_6_4,
+        v1_kv_cache,
+        v1_tokens_of_memory,
         _gpu_blocks,
         _cpu_blocks,
         _concurrency,
@@ -86,9 +88,6 @@ def _clash(readings: list[Reading]) -> tuple[Reading, Reading] | None:
     return (highest, lowest) if highest.line <= lowest.line else (lowest, highest)
 
 
-EDITED = "the log was edited, or is of two loads; give the raw output of one"
-
-
 def _same(first: Reading, second: Reading) -> bool:
     if first.spec.kind is Kind.TEXT:
         return _base(str(first.value)) == _base(str(second.value))
@@ -100,55 +99,28 @@ def _base(text: str) -> str:
     return text.rstrip("/").rsplit("/", 1)[-1].lower()
 
 
-def _compare(
-    evidence: Evidence, attribute: str, computed: Interval, formula: str, remedy: str = EDITED
-) -> Iterator[Finding]:
-    """Whether the reading of `attribute` meets the interval that an identity gives for it."""
-    reading = evidence.attempt.reading(attribute)
-    if reading is None:
-        return
-    to_edge = to_gib if reading.spec.kind is Kind.MEMORY else float
-    yield evidence.finding(
-        reading,
-        Check.IDENTITY,
-        Interval.of(reading).meets(computed),
-        low=round(to_edge(computed.low), 4),
-        high=round(to_edge(computed.high), 4),
-        why=formula,
-        remedy=remedy,
-    )
-
-
-def _intervals(evidence: Evidence, *attributes: str) -> list[Interval] | None:
-    """The readings of all these figures as intervals; None where the log does not say one of them."""
-    readings = [evidence.attempt.reading(attribute) for attribute in attributes]
-    found = [Interval.of(reading) for reading in readings if reading is not None]
-    return found if len(found) == len(attributes) else None
-
-
 def _budget(evidence: Evidence) -> Iterator[Finding]:
-    if intervals := _intervals(evidence, "gpu_total_bytes", "gpu_memory_utilization_pct"):
+    if intervals := intervals_of(evidence, "gpu_total_bytes", "gpu_memory_utilization_pct"):
         total, utilization = intervals
-        yield from _compare(evidence, "budget_bytes", total * utilization.scaled(0.01), "budget = total × utilization")
+        yield from compare(evidence, "budget_bytes", total * utilization.scaled(0.01), "budget = total × utilization")
 
 
 def _kv_cache(evidence: Evidence) -> Iterator[Finding]:
+    """What the budget leaves; of V1 by its own account (verdict/v1.py)."""
     parts = ("budget_bytes", "weights_bytes", "non_torch_bytes", "activation_peak_bytes")
-    if intervals := _intervals(evidence, *parts):
-        budget, *taken = (Interval((i.low + i.high) / 2, (i.low + i.high) / 2) for i in intervals)
-        for part in taken:
-            budget = budget - part
+    if not evidence.is_v1 and (intervals := intervals_of(evidence, *parts)):
         formula = "kv_cache = budget − weights − non_torch − activation_peak, ± 0.02 GiB"
-        graphs = evidence.attempt.reading("cuda_graph_bytes")
-        room = budget.widened(KV_SLACK_BYTES)
-        if (
-            evidence.is_v1 and graphs is not None
-        ):  # counted against the cache from 0.21 on (current-stack: gpu_worker.py:753-757)
-            room, formula = (
-                Interval(room.low - float(graphs.value), room.high),
-                f"{formula}, − cuda_graph from vLLM 0.21 on",
-            )
-        yield from _compare(evidence, "kv_cache_bytes", room, formula)
+        yield from compare(evidence, "kv_cache_bytes", left_over(*intervals), formula)
+
+
+def _kv_cache_of_0_6_4(evidence: Evidence) -> Iterator[Finding]:
+    """Its line has no budget, and the weights are within torch's peak (vllm/worker/worker.py at 0.6.4)."""
+    parts = ("gpu_total_bytes", "gpu_memory_utilization_pct", "peak_torch_bytes", "non_torch_bytes")
+    if intervals := intervals_of(evidence, *parts):
+        total, share, peak, non_torch = intervals
+        left = total * share.scaled(0.01) - peak - non_torch
+        formula = "kv_cache = total × utilization − peak_torch − non_torch"
+        yield from compare(evidence, "kv_cache_bytes", left.widened(KV_SLACK_BYTES), formula)
 
 
 def _block_bytes(evidence: Evidence) -> tuple[float, str] | None:
@@ -164,12 +136,12 @@ def _block_bytes(evidence: Evidence) -> tuple[float, str] | None:
 
 def _gpu_blocks(evidence: Evidence) -> Iterator[Finding]:
     size = _block_bytes(evidence)
-    if size and not evidence.is_parallel and (intervals := _intervals(evidence, "kv_cache_bytes")):
+    if size and not evidence.is_parallel and (intervals := intervals_of(evidence, "kv_cache_bytes")):
         kv = intervals[0].scaled(1 / size[0])
         # vllm/worker/worker.py:245-249 at 0.7.2: int(kv // block bytes), not below 0
         blocks = Interval(max(kv.low // 1, 0), max(kv.high // 1, 0))
         formula = f"num_gpu_blocks = ⌊kv_cache / block⌋, block {size[0] / 1024:.1f} KiB {size[1]}"
-        yield from _compare(evidence, "num_gpu_blocks", blocks, formula, WRONG_MODEL)
+        yield from compare(evidence, "num_gpu_blocks", blocks, formula, WRONG_MODEL)
 
 
 WRONG_MODEL = "the log names another model than it loaded, or was edited; give the raw output of one load"
@@ -177,29 +149,29 @@ WRONG_MODEL = "the log names another model than it loaded, or was edited; give t
 
 def _cpu_blocks(evidence: Evidence) -> Iterator[Finding]:
     size = _block_bytes(evidence)
-    if size and not evidence.is_parallel and (intervals := _intervals(evidence, "swap_bytes")):
+    if size and not evidence.is_parallel and (intervals := intervals_of(evidence, "swap_bytes")):
         middle = (intervals[0].low + intervals[0].high) / 2  # a whole number of GiB, not a rounded one
         blocks = (middle + 0.5) // size[0]
         formula = f"num_cpu_blocks = ⌊swap / block⌋, block {size[0] / 1024:.1f} KiB {size[1]}"
-        yield from _compare(evidence, "num_cpu_blocks", Interval(blocks, blocks), formula, WRONG_MODEL)
+        yield from compare(evidence, "num_cpu_blocks", Interval(blocks, blocks), formula, WRONG_MODEL)
 
 
 def _concurrency(evidence: Evidence) -> Iterator[Finding]:
-    if intervals := _intervals(evidence, "num_gpu_blocks", "max_model_len"):
+    if intervals := intervals_of(evidence, "num_gpu_blocks", "max_model_len"):
         blocks, length = intervals
         if length.low <= 0:
             return  # no length at all, which other checks name
         ratio = blocks.scaled(BLOCK_TOKENS / length.low)
         formula = f"max_concurrency = num_gpu_blocks × {BLOCK_TOKENS} / max_model_len"
-        yield from _compare(evidence, "max_concurrency", ratio, formula)
+        yield from compare(evidence, "max_concurrency", ratio, formula)
 
 
 def _tokens(evidence: Evidence) -> Iterator[Finding]:
     """V1's size of the cache: concurrency × length, as its concurrency is printed to two decimals (kv_cache_utils.py:1147 at 0.33)."""
-    if intervals := _intervals(evidence, "max_concurrency", "max_model_len"):
+    if intervals := intervals_of(evidence, "max_concurrency", "max_model_len"):
         concurrency, length = intervals
         tokens = concurrency.scaled(length.low).widened(BLOCK_TOKENS)
-        yield from _compare(evidence, "kv_cache_tokens", tokens, "kv_cache_tokens = max_concurrency × max_model_len")
+        yield from compare(evidence, "kv_cache_tokens", tokens, "kv_cache_tokens = max_concurrency × max_model_len")
 
 
 def _room(evidence: Evidence) -> Iterator[Finding]:
@@ -230,9 +202,9 @@ def _graphs(evidence: Evidence) -> Iterator[Finding]:
         wanted = ",".join(str(size) for size in reversed(sizes))
         yield evidence.finding(listed, Check.IDENTITY, listed.value == wanted, predicted=wanted, why=why, remedy=EDITED)
     for attribute, value in (("num_cuda_graphs", len(sizes)), ("largest_graph", max(sizes, default=0))):
-        yield from _compare(evidence, attribute, Interval(value, value), why)
+        yield from compare(evidence, attribute, Interval(value, value), why)
     if not sizes:
-        yield from _compare(evidence, "cuda_graph_bytes", Interval(0, 0), why)
+        yield from compare(evidence, "cuda_graph_bytes", Interval(0, 0), why)
 
 
 def pinned_unsloth_zoo(attempt: Attempt) -> bool:
@@ -253,13 +225,13 @@ def _sequences(evidence: Evidence) -> Iterator[Finding]:
         return
     gib = Interval.of(estimate).scaled(1 / GIB)
     counts = {num_sequences(max(at, 0.0), float(share.value)) for at in (gib.low, gib.high)}
-    yield from _compare(evidence, "max_num_seqs", Interval(min(counts), max(counts)),
+    yield from compare(evidence, "max_num_seqs", Interval(min(counts), max(counts)),
                         "unsloth's ladder of sequences at this KV estimate and conservativeness")  # fmt: skip
 
 
 def _lengths(evidence: Evidence) -> Iterator[Finding]:
-    if pinned_unsloth_zoo(evidence.attempt) and (intervals := _intervals(evidence, "max_model_len")):
-        yield from _compare(evidence, "chunked_prefill_tokens", intervals[0], "chunked_prefill_tokens = max_model_len")
+    if pinned_unsloth_zoo(evidence.attempt) and (intervals := intervals_of(evidence, "max_model_len")):
+        yield from compare(evidence, "chunked_prefill_tokens", intervals[0], "chunked_prefill_tokens = max_model_len")
 
 
 def _times(evidence: Evidence) -> Iterator[Finding]:
@@ -268,7 +240,7 @@ def _times(evidence: Evidence) -> Iterator[Finding]:
         reading = evidence.attempt.reading(attribute)
         if reading is not None and float(reading.value) < 0:
             yield evidence.finding(reading, Check.IDENTITY, False, low=0.0, why="no time is negative", remedy=EDITED)
-    parts = [_intervals(evidence, part) for part in ("profile_s", "graph_capture_s")]
+    parts = [intervals_of(evidence, part) for part in ("profile_s", "graph_capture_s")]
     inside = sum((each[0].low for each in parts if each), 0.0)
     start = evidence.attempt.reading("engine_init_s")
     if start is not None and inside > 0:

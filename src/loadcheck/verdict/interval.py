@@ -20,6 +20,10 @@ class Interval:
         assert not isinstance(reading.value, str)
         return cls(reading.value - reading.tolerance, reading.value + reading.tolerance)
 
+    @property
+    def middle(self) -> float:
+        return (self.low + self.high) / 2
+
     def __add__(self, other: Interval) -> Interval:
         return Interval(self.low + other.low, self.high + other.high)
 

@@ -23,8 +23,16 @@ REQUIRED = (
 REQUIRED_OF_THE_PIN = "engine graph sizes"
 # What a load without CUDA graphs (enforce_eager) does not print; it says instead that it lists no sizes.
 OF_GRAPHS = {"captured", REQUIRED_OF_THE_PIN}
-# Later dialects of a required line.
-ALTERNATIVES = {"weights": ("weights", "weights 0.8")}
+# Other dialects of a required line. 0.6.4 prints neither the time nor the budget nor the weights of its profile.
+ALTERNATIVES = {
+    "weights": ("weights", "weights 0.8"),
+    "profile time": ("profile time", "table time", "profile 0.6.4"),
+    "profile budget": ("profile budget", "table budget", "profile 0.6.4"),
+    "profile weights": ("profile weights", "profile 0.6.4"),
+    "profile non_torch": ("profile non_torch", "profile 0.6.4 non_torch"),
+    "profile activation": ("profile activation", "profile 0.6.4 activation"),
+    "profile kv": ("profile kv", "table kv", "profile 0.6.4 kv"),
+}
 CPU_EVENTS = ("started", "weights", "adapters", "answer", "peak", "done")
 
 _FORMATS_BY_NAME = {format.name: format for format in FORMATS}
