@@ -628,3 +628,22 @@ def test_what_is_shown_cannot_style_the_terminal(capsys: pytest.CaptureFixture[s
     monkeypatch.setattr("loadcheck.doctor.read_machine", lambda plan, gpu: odd)
     cli.run(["doctor", "--profile", "llama31-8b-instruct-4bit"])
     assert "[bold]gcc[/bold]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("checkpointing", "warns"), [("unsloth", True), (True, False), (False, False)])
+def test_wsl2_has_little_pinned_memory(checkpointing: str | bool, warns: bool):
+    """On WSL2 a profile whose training moves activations to pinned memory is warned of, with the remedy; elsewhere it is not."""
+    plan = make_plan(load_profile("llama31-8b-instruct-4bit", {"adapters.use_gradient_checkpointing": checkpointing}))
+    found = _bad(_examine(plan, is_wsl=True))
+    assert [finding.check for finding in found] == ["pinned-memory"] * warns
+    assert all("use_gradient_checkpointing=True" in finding.remedy for finding in found)
+    assert not _bad(_examine(plan))
+
+
+@pytest.mark.parametrize(
+    ("release", "wsl"),
+    [("5.15.167.4-microsoft-standard-WSL2", True), ("4.4.0-19041-Microsoft", True), ("6.8.0-45-generic", False)],
+)
+def test_wsl_is_known_by_its_kernel(release: str, wsl: bool):
+    """The kernel's release names it."""
+    assert facts.is_wsl(release) is wsl

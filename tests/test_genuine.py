@@ -18,7 +18,7 @@ from loadcheck.logs.events import PREFIX
 from loadcheck.plan import make_plan
 from loadcheck.predict import Card, card_from_table, predict
 from loadcheck.predict.card import card_from_device
-from loadcheck.specs.gpu import known_bytes, load_gpus
+from loadcheck.specs.gpu import WITHOUT_ECC, known_bytes, load_gpus
 from loadcheck.specs.model import load_models
 from loadcheck.specs.profile import VLLM_LORA_RANKS, load_profile
 from loadcheck.units import GIB, MIB
@@ -28,6 +28,7 @@ from tests import fake_engine
 PROFILE = "llama31-8b-instruct-4bit"
 DEVICES = {
     "L4": "NVIDIA L4",
+    "L40S": "NVIDIA L40S",
     "A10G": "NVIDIA A10G",
     "RTX3090": "NVIDIA GeForce RTX 3090",
     "RTX4090": "NVIDIA GeForce RTX 4090",
@@ -104,6 +105,27 @@ def test_a_t4_in_use_is_no_other_load(log: Path):
     assert _failures(log, _log(_card("T4", more_used_bytes=200 * MIB), 11 * GIB, {})) == []
 
 
+@pytest.mark.parametrize("key", ["T4", "A10G", "L4", "L40S"])
+def test_a_card_without_ecc_is_that_card(key: str, log: Path):
+    """With error correction switched off it has a fifteenth more memory: judged by its own numbers, with a note."""
+    card = _card(key)
+    more = round(card.total_bytes * (WITHOUT_ECC - 1))
+    card = replace(card, total_bytes=card.total_bytes + more, free_bytes=card.free_bytes + more)
+    text = _log(card, 28 * GIB, {})
+    assert _failures(log, text) == []
+    assert any("(ECC) switched off" in finding.why for finding in judge(gather(log)).findings)
+
+
+@pytest.mark.parametrize(("name", "capability", "gib"), [("NVIDIA A10", "8.6", 23.7), ("NVIDIA RTX A6000", "8.6", 47.4),
+                                                         ("NVIDIA RTX A6000", "8.6", 44.4), ("NVIDIA RTX 6000 Ada Generation", "8.9", 47.5)])  # fmt: skip
+def test_a_card_that_nobody_knows_is_judged_by_its_own_numbers(name: str, capability: str, gib: float, log: Path):
+    """With ECC or without it, whatever it is called."""
+    total = round(gib * GIB)
+    card = card_from_device(name, capability, total, total - 300 * MIB)
+    card = replace(card, non_torch_bytes=card.assumed_non_torch_bytes, graph_node_bytes=5000)
+    assert _failures(log, _log(card, 28 * GIB, {})) == []
+
+
 # ---------------------------------------------------------------------------------- any card, model, rank, driver and settings
 
 SAMPLE = int(os.environ.get("LOADCHECK_GENUINE", "50"))
@@ -118,6 +140,8 @@ def _any_card(dice: random.Random) -> Card:
     gpu = load_gpus()[dice.choice(CARDS)]
     total = dice.choice([known_bytes(fact) for fact in (gpu.total_bytes, *gpu.other_totals)])
     assert total is not None
+    if gpu.inline_ecc and dice.random() < 0.2:
+        total = round(total * WITHOUT_ECC)
     card = card_from_device(
         dice.choice(gpu.names), gpu.compute_capability, total, round(total * (1 - dice.uniform(0.002, 0.02)))
     )

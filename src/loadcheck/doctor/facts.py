@@ -53,6 +53,7 @@ def read_machine(plan: LoadPlan, gpu: GpuDevice | None, files: bool = True) -> M
         gpu=gpu,
         driver=read_driver(),
         in_container=_in_container(),
+        is_wsl=is_wsl(platform.release()),
         platform=platform.machine(),
         python=sys.version_info[:2],
         ram_total_bytes=memory.total,
@@ -86,6 +87,11 @@ def _in_container() -> bool:
     return (
         Path("/.dockerenv").exists() or Path("/run/.containerenv").exists() or "KUBERNETES_SERVICE_HOST" in os.environ
     )
+
+
+def is_wsl(kernel_release: str) -> bool:
+    """Whether a kernel is WSL2's own, by its name: 5.15.167.4-microsoft-standard-WSL2; one built by hand may have lost the last part."""
+    return "microsoft" in kernel_release.lower()
 
 
 def _disk_free_bytes(folder: Path) -> int:

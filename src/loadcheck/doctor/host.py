@@ -117,6 +117,14 @@ def check_shm(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
     yield warning("shm", f"{SHM} {size}", "shared-memory")
 
 
+def check_pinned_memory(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
+    """unsloth's own checkpointing moves activations to pinned host memory, of which WSL2 gives little (unsloth_zoo/gradient_checkpointing.py)."""
+    adapters = plan.profile.adapters
+    if machine.is_wsl and adapters is not None and adapters.use_gradient_checkpointing == "unsloth":
+        what = 'this is WSL2, and the profile has use_gradient_checkpointing = "unsloth"'
+        yield warning("pinned-memory", what, "oom-pinned")
+
+
 def check_libcuda(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
     """Where Triton finds the driver's library, and whether the linker can link to it."""
     if machine.driver is None or not machine.driver.has_library:
@@ -159,4 +167,4 @@ def _symbol(version: Symbols) -> str:
 
 
 CHECKS = (check_platform, check_ram, check_disk, check_environment_disk, check_libstdcxx)
-GPU_CHECKS = (check_shm, check_libcuda, check_compiler)
+GPU_CHECKS = (check_shm, check_pinned_memory, check_libcuda, check_compiler)

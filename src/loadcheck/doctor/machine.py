@@ -30,6 +30,7 @@ class Machine:
     Attributes:
         gpu: the first visible GPU, as CUDA reports it.
         driver: None where there is none.
+        is_wsl: whether this Linux runs in Windows (WSL2).
         cache_dir, disk_free_bytes: where weights are kept, and the room on that disk.
         has_weights: whether the profile's weights are in the cache already.
         unsafe_weights: what is no data of that which the engine would open in a local directory of weights.
@@ -50,6 +51,7 @@ class Machine:
     gpu: GpuDevice | None = None
     driver: Driver | None = None
     in_container: bool = False
+    is_wsl: bool = False
     platform: str = "x86_64"
     python: tuple[int, int] = (3, 11)
     ram_total_bytes: int = 0

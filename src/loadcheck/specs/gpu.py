@@ -35,6 +35,7 @@ class Gpu(Spec, frozen=True, kw_only=True):
         used_before_bytes: total - free once a CUDA context exists and nothing else does.
         non_torch_bytes: what vLLM's profile counts as non_torch memory in a fresh process.
         graph_node_bytes: the driver's memory for one node of a CUDA graph.
+        inline_ecc: whether its total is with error correction on, which takes a sixteenth of the memory (GDDR6; HBM has chips of its own).
         refused: why this stack cannot use the card; None where it can.
     """
 
@@ -45,12 +46,17 @@ class Gpu(Spec, frozen=True, kw_only=True):
     used_before_bytes: Fact | Unknown = "unknown"
     non_torch_bytes: Fact | Unknown = "unknown"
     graph_node_bytes: Fact | Unknown = "unknown"
+    inline_ecc: bool = False
     refused: str | None = None
 
 
 TOTAL_SLACK = 0.02
 """Share by which the total of one kind of card differs with driver and system: 14.56 to 14.75 GiB on a T4, 23.55 to 23.99 on an RTX 4090
 (public logs; the highest is WSL2's). The nearest two kinds of one compute capability, L4 and RTX 4090, are 6.6 % apart."""
+
+
+WITHOUT_ECC = 16 / 15
+"""The total of a card with `inline_ecc` once that is switched off (nvidia-smi -e 0), as a share of its total with it."""
 
 
 class Gpus(Spec, frozen=True, kw_only=True):
@@ -92,6 +98,7 @@ class NamedCard:
     Attributes:
         key: in env/gpus.toml.
         gib: the lowest and highest totals that it can have; empty where they are not known.
+        gib_without_ecc: the same with its error correction switched off; None where that changes nothing.
         is_slice: whether the name is of a part of the card (MIG).
     """
 
@@ -99,6 +106,7 @@ class NamedCard:
     gpu: Gpu
     gib: tuple[tuple[float, float], ...]
     is_slice: bool = False
+    gib_without_ecc: tuple[float, float] | None = None
 
 
 def named_card(device_name: str) -> NamedCard | None:
@@ -112,8 +120,13 @@ def named_card(device_name: str) -> NamedCard | None:
         low, high = (share * int(part["gb"]) for share in SLICE_SHARE)
         return NamedCard(key, gpu, ((low, high),), is_slice=True)
     totals = [fact.value for fact in (gpu.total_bytes, *gpu.other_totals) if isinstance(fact, Fact)]
-    around = tuple((to_gib(total) * (1 - TOTAL_SLACK), to_gib(total) * (1 + TOTAL_SLACK)) for total in totals)
-    return NamedCard(key, gpu, around)
+    around = tuple(_around(total) for total in totals)
+    return NamedCard(key, gpu, around, gib_without_ecc=_around(totals[0] * WITHOUT_ECC) if gpu.inline_ecc else None)
+
+
+def _around(total_bytes: float) -> tuple[float, float]:
+    """In GiB."""
+    return to_gib(total_bytes) * (1 - TOTAL_SLACK), to_gib(total_bytes) * (1 + TOTAL_SLACK)
 
 
 def gpu_key(name: str) -> str | None:

@@ -45,16 +45,39 @@ def _total(evidence: Evidence, name: Reading, known: NamedCard) -> Iterator[Find
     reading = evidence.attempt.reading("gpu_total_bytes")
     if reading is None or not known.gib:
         return
-    printed = Interval.of(reading)
-    fits = [gib for gib in known.gib if printed.meets(Interval(from_gib(gib[0]), from_gib(gib[1])))]
+    fits = [gib for gib in _totals(known) if _meets(reading, gib)]
     low, high = fits[0] if fits else known.gib[0]
     why = f"{name.value} has {low:.1f} to {high:.1f} GiB (env/gpus.toml)"
     yield evidence.finding(reading, Check.STACK, bool(fits), low=round(low, 3), high=round(high, 3), why=why,
                            remedy="" if fits else OTHER_CARD)  # fmt: skip
     if known.is_slice or (fits and fits[0] != known.gib[0]):
-        described = f"a slice of a {known.key}" if known.is_slice else f"a {known.key} with other memory than most"
         yield Finding(figure="gpu_name", check=Check.STACK, status=Status.SKIPPED, where=evidence.where(name.line),
-                      why=f"{name.value} with {to_gib(int(reading.value)):.2f} GiB is {described}: it is judged by its own numbers")  # fmt: skip
+                      why=f"{name.value} with {to_gib(int(reading.value)):.2f} GiB is {_described(known, low)}: it is judged by its own numbers")  # fmt: skip
+
+
+def _totals(known: NamedCard) -> list[tuple[float, float]]:
+    return [*known.gib, *([known.gib_without_ecc] if known.gib_without_ecc is not None else [])]
+
+
+def _meets(total: Reading, gib: tuple[float, float]) -> bool:
+    return Interval.of(total).meets(Interval(from_gib(gib[0]), from_gib(gib[1])))
+
+
+def _described(known: NamedCard, low_gib: float) -> str:
+    if known.is_slice:
+        return f"a slice of a {known.key}"
+    if known.gib_without_ecc is not None and low_gib == known.gib_without_ecc[0]:
+        return f"a {known.key} as with its error correction (ECC) switched off"
+    return f"a {known.key} with other memory than most"
+
+
+def is_described_otherwise(evidence: Evidence) -> bool:
+    """Whether the card has one of the totals of its kind that are not the usual one, so that the usual one's ranges are not its own."""
+    name, total = evidence.attempt.reading("gpu_name"), evidence.attempt.reading("gpu_total_bytes")
+    known = named_card(str(name.value)) if name is not None else None
+    if known is None or total is None or not known.gib or _meets(total, known.gib[0]):
+        return False
+    return any(_meets(total, gib) for gib in _totals(known))
 
 
 def _refused(evidence: Evidence) -> Iterator[Finding]:

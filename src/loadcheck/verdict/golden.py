@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from loadcheck.figures import Reading, specs_by_name
 from loadcheck.logs import Outcome
 from loadcheck.specs.expected import Expected, Range
+from loadcheck.verdict.card import is_described_otherwise
 from loadcheck.verdict.evidence import Evidence
 from loadcheck.verdict.finding import Check, Finding, Status
 
@@ -14,7 +15,7 @@ from loadcheck.verdict.finding import Check, Finding, Status
 def check_golden(evidence: Evidence) -> Iterator[Finding]:
     """Every figure of env/expected for this profile and GPU; a figure that the log does not say fails."""
     yield from _unknown_card(evidence)
-    expected = evidence.expected
+    expected = None if is_described_otherwise(evidence) else evidence.expected
     if expected is None:
         if evidence.attempt.outcome is Outcome.COMPLETED:
             by = "shape and identities" if evidence.predicted is None else "shape, identities and prediction"
