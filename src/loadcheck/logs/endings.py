@@ -27,7 +27,8 @@ _CHAIN = re.compile(
 )
 _NAME = r"[A-Za-z_][\w.]*"
 _EXCEPTION = re.compile(
-    rf"(?P<name>{_NAME}(?:Error|Exception|Interrupt|ExceptionGroup|Exit|Died|NotFound|Unavailable)\w*)(?::\s.*|:?$|\(['\"].*)",
+    rf"(?P<name>{_NAME}(?:Error|Exception|Interrupt|ExceptionGroup|Exit|Died|NotFound|Unavailable)\w*|Stop(?:Async)?Iteration|"
+    r"(?:\w+\.){1,9}[A-Z]\w*(?:Pool|Timeout|Failed|Failure|Refused|Killed|Crashed|Cancelled|Aborted))(?::\s.*|:?$|\(['\"].*)",
     re.ASCII,
 )
 _RAISED = re.compile(rf"{_NAME}(?:: .*|:?$)", re.ASCII)
@@ -46,32 +47,36 @@ _SIGNAL_WORDS = {  # what shells print of a signal: strsignal(3)
 _WORDS = "|".join(map(re.escape, _SIGNAL_WORDS))
 # bash: `Killed`, `run.sh: line 3:  1234 Killed   python load.py`; zsh: `[1]  1234 killed  python load.py`; make: `*** [Makefile:3: load] Killed`
 _SHELL = re.compile(
-    rf"(?:\S{{1,255}}: line \d+: +\d+ |\[\d+\] {{2,}}\+? *\d+ |zsh: |make(?:\[\d+\])?: \*\*\* \[[^\]]+\] )?"
-    rf"(?P<word>{_WORDS})(?: +\(core dumped\))?(?: {{2,}}.*|\s*)$"
+    rf"(?:\S{{1,255}}: line \d+: +\d+ |\[\d+\] {{2,}}\+? *\d+ |zsh: |make(?:\[\d+\])?: \*\*\* \[[^\]]+\] |"
+    rf"srun: error: \S{{1,255}}: tasks? [\d,-]{{1,99}}: )?(?P<word>{_WORDS})(?:: \d{{1,2}})?(?: +\(core dumped\))?(?: {{2,}}.*|\s*)$"
 )
 # The same, printed on a line that a progress bar or a line without its end had begun.
 _GLUED = re.compile(rf"(?:it/s?\]|s/it\]|\bseconds|\bGi?B|\blayers\.|%)\s?(?P<word>{_WORDS})(?: +\(core dumped\))?\s*$")
 _EXIT_CODE = re.compile(
-    r"\b(?:exit(?:ed)?(?: with)? (?:exit )?(?:code|status)|exit_?code|non-zero exit status|"
+    r"\b(?:exit(?:ed)?(?: with)? (?:exit )?(?:code|status)|exit_?code|non-zero (?:exit )?status|exited with(?= -\d| 1[2-5]\d\b)|npm \S+ errno|"
     r"(?:failed|died|terminated|finished) with (?:exit )?(?:code|status)|returncode|return code)[\"']?\s*(?:[:=(]\s*|\s)[\"']?"
     r"(?P<code>-?\d{1,4})(?=[)\]}.,;:\"'\s]|$)",
     re.IGNORECASE | re.ASCII,
 )
 _MAKE_ERROR = re.compile(r"make(?:\[\d+\])?: \*\*\* \[[^\]]+\] Error (?P<code>\d+)")
 _SIGNALLED = re.compile(
-    r"\b(?:[Kk]illed|[Tt]erminated|[Ee]nded|[Dd]ied|[Ee]xited|[Ii]nterrupted|[Ss]topped|[Cc]aught|[Rr]eceived|code=killed)\b[^\n]{0,60}?"
-    r"\b(?P<signal>SIG[A-Z]{2,6}\b|[Ss]ignal[ :=]+\d{1,2}\b|9/KILL\b)|^Signal (?P<number>\d{1,2}) \(SIG[A-Z]+\) received"
+    r"\b(?:[Kk]illed|[Tt]erminated|[Ee]nded|[Dd]ied|[Ee]xited|[Ii]nterrupted|[Ss]topped|[Cc]aught|[Rr]eceived|[Uu]ncaught target|[Ss]ending|"
+    r"code=killed)\b[^\n]{0,60}?"
+    r"\b(?P<signal>SIG[A-Z]{2,6}\b|[Ss]ignal[ :=]+(?:\d{1,2}|TERM|KILL|INT|HUP)\b|9/KILL\b)|^Signal (?P<number>\d{1,2}) \(SIG[A-Z]+\) received|"
+    r"^Signal: [A-Z][\w ]{2,30} \((?P<mpi>\d{1,2})\)"
 )
 _CAUGHT = re.compile(r"\*\*\* (?P<signal>SIG[A-Z]{2,6}) received\b.*")  # absl's failure handler, of Ray
 _HOST_MEMORY = re.compile(
-    r"OOMKilled|\boom[-_ ]?kill|Out of memory: Kill|[Mm]emory cgroup out of memory|\boom_reaper|Detected \d+ oom[-_ ]?kill",
+    r"due to (?:memory pressure|out of memory)|low on resource: memory|[Ee]xceeded (?:job|step|job step) memory limit|job killed: mem|TERM_MEMLIMIT|"
+    r"using all available RAM|tasks? \d[\d,-]{0,99}: Out Of Memory|OOMKilled|\boom[-_ ]?kill|Out of memory: Kill|[Mm]emory cgroup out of memory|\boom_reaper|Detected \d+ oom[-_ ]?kill",
     re.IGNORECASE,
 )
 _NATIVE = re.compile(
-    r"Fatal Python error: .*|terminate called .*|libc\+\+abi: terminating.*|\*\*\* stack smashing detected.*|"
+    r"Fatal Python error: .*|terminate called .*|libc\+\+abi: terminating.*|\*\*\* stack smashing detected.*|\*\*\* Process received signal \*\*\*.*|"
     r"double free or corruption.*|(?:free|malloc|realloc)\(\): \S.*|corrupted (?:size|double).*|munmap_chunk\(\): .*|"
-    r"!+ Segfault encountered !+.*|\S{1,255}: \S{1,255}:\d+: .{1,400}: Assertion .{1,400} failed\.?"
+    r"\s*what\(\):  .*|\w[\w.-]{0,63}\[\d+\]: segfault at [0-9a-f]+ ip .*|!+ Segfault encountered !+.*|\S{1,255}: \S{1,255}:\d+: .{1,400}: Assertion .{1,400} failed\.?"
 )
+_IS_SEGFAULT = re.compile(r"egmentation|[Ss]egfault")
 _ENGINE = re.compile(
     r"EngineCore (?:failed to start|encountered (?:a fatal error|an issue)|.{0,60}died)|EngineDeadError|"
     r"Engine core (?:proc|initialization|process)\b.{0,80}(?:died|failed)|Engine process (?:\(pid \d+\) )?(?:died|failed to start)|"
@@ -79,6 +84,16 @@ _ENGINE = re.compile(
     r"(?:A|The) worker died|[Ww]orker (?:process )?(?:has )?(?:crashed|died)|actor (?:has )?died|DataLoader worker .{0,80}(?:killed|exited unexpectedly)|"
     r"(?:Background loop|MQLLMEngine) (?:has errored|is (?:already )?dead|terminated)"
 )
+
+
+# Who watched a process, and says that it is gone: schedulers, mpirun, timeout, Jupyter.
+_GONE = re.compile(
+    r"\*\*\* (?:JOB|STEP) \S+ ON \S+ (?:CANCELLED|FAILED)|PBS: job killed|dumped core|"
+    r"[Kk]ernel (?:crashed while executing|died\b|for \S+ appears to have died|appears to have died|\S+ restarted$)|"
+    r"restarting kernel \(|Canceled future for execute_request|session crashed|^Evicted\b|\bpod \S+ evicted"
+)
+_PROSE = re.compile(r"\b(?:you|your|if|when|use|means?|would|could|should|may|an? process)\b", re.IGNORECASE)
+"""Words of a sentence about signals and exit codes, such as a model's answer; no report of one has them."""
 
 
 class Kind(Enum):
@@ -130,7 +145,7 @@ def find_death(text: str) -> tuple[str, str | None] | None:
     if (match := _SHELL.match(text)) or (match := _GLUED.search(text)):
         return match.group().strip(), _SIGNAL_WORDS[match["word"]].name
     if match := _NATIVE.match(text):
-        return match.group(), "SIGSEGV" if "egmentation" in match.group() or "Segfault" in match.group() else "SIGABRT"
+        return match.group(), "SIGSEGV" if _IS_SEGFAULT.search(match.group()) else "SIGABRT"
     if match := _CAUGHT.match(text):
         return match.group(), match["signal"]
     if len(text) > MAX_REPORT_CHARS or "`" in text or text[:1] in PROSE:
@@ -143,14 +158,18 @@ def _reported_death(text: str) -> tuple[str, str | None] | None:
     words = text.strip()
     if (match := _HOST_MEMORY.search(text)) and _is_near(text, match):
         return words, signal.SIGKILL.name
+    if _PROSE.search(text):
+        return (
+            (words, None) if (match := (_ENGINE.search(text) or _GONE.search(text))) and _is_near(text, match) else None
+        )
     if (match := _SIGNALLED.search(text)) and _is_near(text, match):
-        word = match["signal"] or match["number"]
+        word = match["signal"] or match["number"] or match["mpi"]
         digits = re.search(r"\d+", word)
-        return words, signal_name(int(digits.group())) if digits else word
+        return words, signal_name(int(digits.group())) if digits else f"SIG{word.removeprefix('SIG').split()[-1]}"
     if ((match := _EXIT_CODE.search(text)) and _is_near(text, match)) or (match := _MAKE_ERROR.match(text)):
         code = int(match["code"])
         return (words, signal_name(code) if code < 0 or code > 128 else None) if code else None
-    return (words, None) if (match := _ENGINE.search(text)) and _is_near(text, match) else None
+    return (words, None) if (match := (_ENGINE.search(text) or _GONE.search(text))) and _is_near(text, match) else None
 
 
 def _is_near(text: str, match: re.Match[str]) -> bool:
@@ -160,6 +179,9 @@ def _is_near(text: str, match: re.Match[str]) -> bool:
 
 DEATH_ANCHORS = (
     *_SIGNAL_WORDS, "oom", "OOM", "ut of memory", "Fatal Python", "terminate called", "libc++abi", "*** s", "*** S", "corrupt", "(): ",
+    "segfault at", "what():", "memory pressure", "low on resource", "memory limit", "TERM_MEMLIMIT", "job killed", "available RAM", "Out Of Memory",
+    "*** J", "*** P", "dumped core", "ernel ", "Canceled future", "session crashed", "victed", "errno", "Signal", "Sending", "sending",
+    "Iteration", "Pool", "Timeout", "Failed", "Failure", "Refused", "Crashed", "Cancelled", "non-zero",
     "Segfault", "Assertion", "SIG", "signal", "exit", "Exit", "EXIT", "returncode", "return code", "died", "dead", "failed to start",
     "encountered a", "crashed", "initialization failed", "status=9", "with code", "with status", "loop is not", "has errored", "make",
 )  # fmt: skip

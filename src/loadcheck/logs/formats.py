@@ -252,13 +252,13 @@ FORMATS: tuple[LineFormat, ...] = (
     _part("table time", "vllm 0.6.5 development builds, worker.py:243", Stage.PROFILE, "duration",
           rf"(?:\] |^)duration\s+{_N} seconds", _number("profile_s")),
     _part("table total", "vllm 0.6.5 development builds, worker.py:243", Stage.PROFILE, "total_gpu_memory",
-          rf"total_gpu_memory\s+{_N}GiB", _memory("gpu_total_bytes")),
+          rf"(?:\] |^)total_gpu_memory\s+{_N}GiB", _memory("gpu_total_bytes")),
     _part("table utilization", "vllm 0.6.5 development builds, worker.py:243", Stage.PROFILE, "gpu_memory_utilization",
-          rf"gpu_memory_utilization\s+{_N}(?=\s|$)", Capture("gpu_memory_utilization_pct", _percent, decimals=True, shift=-2)),
+          rf"(?:\] |^)gpu_memory_utilization\s+{_N}\s*$", Capture("gpu_memory_utilization_pct", _percent, decimals=True, shift=-2)),
     _part("table budget", "vllm 0.6.5 development builds, worker.py:243", Stage.PROFILE, "vLLM instance can use",
           rf"the current vLLM instance can use\s+{_N}GiB", _memory("budget_bytes")),
     _part("table kv", "vllm 0.6.5 development builds, worker.py:243", Stage.PROFILED, "available_kv_cache_memory",
-          rf"available_kv_cache_memory\s+{_N}GiB", _memory("kv_cache_bytes")),
+          rf"(?:\] |^)available_kv_cache_memory\s+{_N}GiB", _memory("kv_cache_bytes")),
     # vLLM 0.6.4 (worker.py): one line
     _line("profile 0.6.4", "vllm 0.6.4 worker.py", Stage.PROFILE, "total_gpu_memory=",
           rf"total_gpu_memory={_N}GiB", _memory("gpu_total_bytes")),
@@ -327,6 +327,9 @@ ERRORS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("fatal error: Python.h", r"fatal error: Python\.h.*"),
         ("CUDA Setup failed", r"CUDA Setup failed.*"),
         ("Bus error", r"Bus error\b.*"),
+        ("fallen off the bus", r"GPU has fallen off the bus.*"),
+        ("GPU is lost", r"GPU is lost.*"),
+        ("uncorrectable ECC", r"uncorrectable ECC error encountered.*"),
         ("Error: ", r"^Error: .*"),
     )
 )

@@ -29,6 +29,11 @@ _PREFIXES = re.compile(
             r"\[(?:debug|info|warning|error|critical)\] +",  # structlog
             r"(?:DEBUG|INFO|WARNING|ERROR|CRITICAL):[\w.-]{0,128}:\s?",  # logging.basicConfig
             r"(?:ERROR|CRITICAL|FATAL)\s*[:|-]\s+",
+            r"##\[(?:error|warning|debug)\]",  # GitHub Actions, Azure pipelines
+            r"\[[\w.-]{1,64}:\d{1,10}\] ",  # Open MPI
+            r"\(raylet\) ",
+            rf"\[\d{{4}}-\d\d-\d\d {_TIME} [A-Z] \d+ \d+\] ",  # Ray's own processes
+            r"=>> ",  # PBS
             r"> ",  # quoted in an issue
         )
     ),

@@ -21,22 +21,34 @@ FRAMES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             r"UnslothGRPOTrainer|grpo_trainer\.py|_get_per_token_logps|grpo_accumulated_loss|_prepare_inputs.*completion",
         ),
         (
+            "unknown",
+            r"unsloth/save\.py|\bin (?:_merge_lora|merge_and_unload)\b",
+        ),  # merging and saving, which no stage is for
+        (
             "training",
-            r"\bin (?:training_step|_inner_training_loop|compute_loss|_fast_train|backward)\b|(?:sft_)?trainer\.py\"",
+            r"\bin (?:training_step|_inner_training_loop|compute_loss|_fast_train|backward|_engine_run_backward|_init_group|init_state)\b|"
+            r"(?:sft_)?trainer\.py\"|torch/optim/|bitsandbytes/optim/|cross_entropy",
         ),
-        ("capture", r"\bin (?:capture_model|_capture_cudagraphs|capture_graph)\b|\bin graph_capture\b"),
         ("sampler", r"\bin _dummy_sampler_run\b"),
+        (
+            "capture",
+            r"\bin (?:capture_model|_capture_cudagraphs|capture_graph|graph_capture|compile_or_warm_up_model)\b|compilation/cuda_graph\.py",
+        ),
         ("profile", r"\bin (?:determine_num_available_blocks|determine_available_memory|profile_run|_dummy_run)\b"),
         (
             "blocks",
             r"\bin (?:_allocate_kv_cache|initialize_cache|initialize_kv_cache|_init_cache_engine|_initialize_kv_caches)\b",
         ),
+        ("adapters", r"\bin (?:get_peft_model|_create_and_replace|inject_adapter)\b|peft/tuners/"),
         (
             "loading",
-            r"\bin (?:load_model|load_weights|_load_weights|create_weights|_initialize_model|_load_state_dict_into_meta_model)\b",
+            r"\bin (?:load_model|load_weights|_load_weights|create_weights|_initialize_model|_load_state_dict_into_meta_model|"
+            r"set_module_tensor_to_device|create_quantized_param|_quantize)\b|transformers/modeling_utils\.py\"[^\n]{0,20} in from_pretrained",
         ),
-        ("adapters", r"\bin (?:get_peft_model|_create_and_replace|inject_adapter)\b"),
-        ("ready", r"\bin (?:fast_generate|unsloth_fast_generate|_generate|generate|execute_model)\b"),
+        (
+            "ready",
+            r"\bin (?:fast_generate|unsloth_fast_generate|_generate|generate|execute_model)\b|transformers/generation/",
+        ),
     )
 )
 
