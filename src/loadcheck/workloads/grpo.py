@@ -1,0 +1,158 @@
+"""A step of GRPO: trl's GRPOTrainer on unsloth's model, which generates with the engine beside it (trl 0.14.0 grpo_trainer.py)."""
+
+from __future__ import annotations
+
+from loadcheck.workloads.autograd import FULL, HALF, INDEX, Gradients, Tape, Tensor
+from loadcheck.workloads.ledger import Label
+from loadcheck.workloads.loss import SCALAR, divided, lm_head, to_fp32
+from loadcheck.workloads.model import Trainee
+from loadcheck.workloads.settings import TrainSettings
+
+PROMPTS = Label("token ids and masks", "trl/trainer/grpo_trainer.py:376-383", "batch")
+IDS = Label("token ids and masks", "trl/trainer/grpo_trainer.py:411-415", "batch")
+KEPT_HIDDEN = Label("last hidden states of the completions", "unsloth/models/llama.py:1066")
+LOG_PROBS = Label("log-probabilities of the vocabulary", "trl/trainer/grpo_trainer.py:437", "logits")
+TOKEN_LOG_PROBS = Label("log-probability of each token", "trl/trainer/grpo_trainer.py:438-440")
+SMALL = Label("advantages, masks and losses of each token", "trl/trainer/grpo_trainer.py:449-515")
+D_LOG_PROBS = Label(
+    "gradient of log-probabilities", "torch/csrc/autograd: GatherBackward0, LogSoftmaxBackward0", "logits"
+)
+D_STACKED = Label("gradient of the logits in fp32", "torch/csrc/autograd: UnbindBackward0, SliceBackward0", "logits")
+
+
+def forward(trainee: Trainee, settings: TrainSettings) -> Tensor:
+    """GRPOTrainer.compute_loss (grpo_trainer.py:370-533), from the completions on."""
+    tape = trainee.tape
+    rows, prompt, completion = settings.rows, settings.max_prompt_length, settings.max_completion_length
+    prompts = [tape.tensor(settings.per_device_train_batch_size * prompt, PROMPTS, INDEX) for _ in range(2)]
+    completions = tape.tensor(rows * completion, IDS, INDEX)
+    repeated = tape.tensor(rows * prompt, IDS, INDEX)
+    ids = tape.tensor(rows * (prompt + completion), IDS, INDEX)
+    del completions
+    tape.ledger.start_phase("policy's forward pass")
+    log_probs = _log_probs(trainee, settings)
+    tape.ledger.start_phase("reference's forward pass")
+    reference = _reference(trainee, settings)
+    tape.ledger.start_phase("loss")
+    loss = _loss(tape, log_probs, reference, rows, completion)
+    del prompts, repeated, ids
+    return loss
+
+
+def _reference(trainee: Trainee, settings: TrainSettings) -> Tensor:
+    """The same model without its adapters, in inference mode (grpo_trainer.py:445-452)."""
+    tape = trainee.tape
+    taken = [(linear, linear.lora) for layer in trainee.layers for linear in layer.linears.values()]
+    for linear, _ in taken:
+        linear.lora = None
+    tape.recording = False
+    log_probs = _log_probs(trainee, settings)
+    tape.recording = True
+    for linear, lora in taken:
+        linear.lora = lora
+    return log_probs
+
+
+def _log_probs(trainee: Trainee, settings: TrainSettings) -> Tensor:
+    """get_per_token_logps (grpo_trainer.py:430-441): row by row, but each row's log-probabilities are kept for the gradient."""
+    tape, rows, completion = trainee.tape, settings.rows, settings.max_completion_length
+    vocab = trainee.config.vocab_size
+    logits = _logits(trainee, settings)
+    kept = _rows(tape, logits, rows, completion, vocab)
+    per_token = []
+    for row in kept:
+        log_probs = _log_softmax(tape, row, completion, vocab)
+        per_token.append(_gathered(tape, log_probs, completion, vocab))
+    del row, kept, log_probs
+    return _stacked(tape, per_token)
+
+
+def _logits(trainee: Trainee, settings: TrainSettings) -> Tensor:
+    """The model under autocast, with the logits of one more token than there are completed, and all of it in fp32 then."""
+    tape = trainee.tape
+    tape.casts = {}
+    logits = _half_logits(trainee, settings)
+    tape.casts = None
+    return to_fp32(tape, logits)
+
+
+def _half_logits(trainee: Trainee, settings: TrainSettings) -> Tensor:
+    """The head on the last tokens of every row (unsloth/models/llama.py:1065-1066), whose states are copied where rows are several."""
+    tape, rows = trainee.tape, settings.rows
+    hidden = trainee.hidden_states(rows, settings.row_tokens)
+    n = rows * (settings.max_completion_length + 1)
+    hidden_size = trainee.config.hidden_size
+    last = hidden
+    if rows > 1 and tape.recording:
+        last = tape.tensor(n * hidden_size, KEPT_HIDDEN)
+
+    def run(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
+        return [tape.tensor(rows * settings.row_tokens * hidden_size, KEPT_HIDDEN)]
+
+    last = Tensor(last.storage, n * hidden_size, HALF, tape.record([hidden], run))
+    return lm_head(tape, last, n, trainee.config.vocab_size)
+
+
+def _rows(tape: Tape, logits: Tensor, rows: int, completion: int, vocab: int) -> list[Tensor]:
+    """logits[:, :-1, :], then row by row: views, whose gradients are stacked and put among zeros."""
+
+    def sliced(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
+        return [tape.tensor(rows * (completion + 1) * vocab, D_STACKED, FULL)]
+
+    def unbound(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
+        return [tape.tensor(rows * completion * vocab, D_STACKED, FULL)]
+
+    view = Tensor(logits.storage, rows * completion * vocab, FULL, tape.record([logits], sliced))
+    node = tape.record([view], unbound, num_outputs=rows)
+    return [Tensor(logits.storage, completion * vocab, FULL, node, number) for number in range(rows)]
+
+
+def _log_softmax(tape: Tape, row: Tensor, completion: int, vocab: int) -> Tensor:
+    out = tape.tensor(completion * vocab, LOG_PROBS, FULL)
+
+    def run(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
+        return [tape.tensor(completion * vocab, D_LOG_PROBS, FULL)]
+
+    out.node = tape.record([row], run, [out])
+    return out
+
+
+def _gathered(tape: Tape, log_probs: Tensor, completion: int, vocab: int) -> Tensor:
+    out = tape.tensor(completion, TOKEN_LOG_PROBS, FULL)
+
+    def run(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
+        return [tape.tensor(completion * vocab, D_LOG_PROBS, FULL)]
+
+    out.node = tape.record([log_probs], run)
+    return out
+
+
+def _stacked(tape: Tape, rows: list[Tensor]) -> Tensor:
+    out = tape.tensor(len(rows) * rows[0].num_elements, TOKEN_LOG_PROBS, FULL)
+
+    def run(_tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
+        return [gradients[0]] * num_rows
+
+    num_rows = len(rows)
+    out.node = tape.record(rows, run)
+    return out
+
+
+def _loss(tape: Tape, log_probs: Tensor, reference: Tensor, rows: int, completion: int) -> Tensor:
+    """From log-probabilities to a loss: a few tensors of one number a token (grpo_trainer.py:454-515)."""
+    kept = [tape.tensor(rows * completion, SMALL, FULL) for _ in range(8)]
+    loss = tape.tensor(1, SCALAR, FULL)
+
+    def run(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
+        return [tape.tensor(rows * completion, SMALL, FULL)]
+
+    loss.node = tape.record([log_probs], run, [*kept, log_probs, reference])
+    return loss
+
+
+def backward(trainee: Trainee, loss: Tensor) -> None:
+    """The trainer divides the loss by the accumulation steps, and accelerate does once more (transformers/trainer.py:3675)."""
+    tape = trainee.tape
+    tape.ledger.start_phase("backward pass")
+    loss = divided(tape, divided(tape, loss))
+    tape.backward(loss, tape.tensor(1, SCALAR, FULL))

@@ -1,0 +1,98 @@
+"""What torch's CUDA allocator holds, event by event, and what was alive at the largest moment."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+from typing import Literal, NamedTuple
+
+from loadcheck.predict.allocator import rounded
+from loadcheck.predict.terms import Term, total
+
+_rounded = lru_cache(maxsize=4096)(rounded)
+
+
+Kind = Literal["weights", "adapters", "logits", "activations", "gradients", "optimizer", "dequantized weights", "batch"]
+"""What memory is for. The largest but the weights is what limits a training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a tensor is called in the terms, the upstream line (file:line at the pinned version) that makes it, and what it is for."""
+
+    name: str
+    source: str
+    kind: Kind = "activations"
+
+
+class Event(NamedTuple):
+    """A block taken (bytes above 0) or freed (below); `number` is the block's."""
+
+    number: int
+    num_bytes: int
+    label: Label
+
+
+class Storage:
+    """A block of device memory, held from its making until nothing refers to it any more.
+
+    CPython frees an object with its last reference, as torch does a tensor; so the functions here, which have the upstream
+    functions' own local variables, free their tensors at the same lines.
+    """
+
+    __slots__ = ("_label", "_ledger", "_number", "num_bytes")
+
+    def __init__(self, ledger: Ledger, number: int, num_bytes: int, label: Label) -> None:
+        self.num_bytes = _rounded(num_bytes)
+        self._ledger, self._number, self._label = ledger, number, label
+        ledger.count(Event(number, self.num_bytes, label))
+
+    def __del__(self) -> None:
+        self._ledger.count(Event(self._number, -self.num_bytes, self._label))
+
+
+class Ledger:
+    """Bytes that are held now, and at the largest moment since the last `start_phase(..., anew=True)`."""
+
+    def __init__(self) -> None:
+        self.held_bytes = 0
+        self.peak_bytes = 0
+        self._phase = self._peak_phase = ""
+        self.events: list[Event] = []
+        self._peak_at = 0
+        self._numbers = count()
+
+    def take(self, num_bytes: int, label: Label) -> Storage:
+        return Storage(self, next(self._numbers), num_bytes, label)
+
+    def count(self, event: Event) -> None:
+        self.held_bytes += event.num_bytes
+        self.events.append(event)
+        if self.held_bytes > self.peak_bytes:
+            self.peak_bytes, self._peak_at, self._peak_phase = self.held_bytes, len(self.events), self._phase
+
+    def start_phase(self, phase: str, anew: bool = False) -> None:
+        """Name what comes next; `anew` forgets the peak so far."""
+        self._phase = phase
+        if anew:
+            self.peak_bytes = 0
+
+    def peak(self) -> Term:
+        """What was alive at the peak: by kind, then by name, the largest first; called by the phase that it fell in."""
+        return self._alive(self._peak_at, self._peak_phase)
+
+    def now(self) -> Term:
+        """The same of what is alive now."""
+        return self._alive(len(self.events), self._phase)
+
+    def _alive(self, num_events: int, name: str) -> Term:
+        alive: Counter[Label] = Counter()
+        for event in self.events[:num_events]:
+            alive[event.label] += event.num_bytes
+        kinds: dict[Kind, list[Term]] = defaultdict(list)
+        for label, num_bytes in alive.most_common():
+            kinds[label.kind].append(Term(label.name, num_bytes, label.source))
+        parts = sorted((total(kind, terms) for kind, terms in kinds.items()), key=lambda term: -term.num_bytes)
+        return total(name, parts)

@@ -1,0 +1,292 @@
+"""A linear layer as unsloth, peft and bitsandbytes multiply by it: dequantized where it is in 4-bit, with its LoRA beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loadcheck.predict.weights import NF4_BLOCK
+from loadcheck.workloads.autograd import FULL, HALF, Gradients, Tape, Tensor
+from loadcheck.workloads.ledger import Label
+
+WEIGHT_BUFFER = Label("dequantized weight, kept", "unsloth/kernels/utils.py:161 (WEIGHT_BUFFER)", "dequantized weights")
+ABSMAX_BUFFER = Label("dequantized absmax, kept", "unsloth/kernels/utils.py:162 (ABSMAX_BUFFER)", "dequantized weights")
+WEIGHT = Label("dequantized weight", "unsloth/kernels/utils.py:171", "dequantized weights")
+ABSMAX = Label("dequantized absmax", "unsloth/kernels/utils.py:175", "dequantized weights")
+BNB_WEIGHT = Label("dequantized weight", "bitsandbytes/functional.py: dequantize_4bit", "dequantized weights")
+BNB_ABSMAX = Label("dequantized absmax", "bitsandbytes/functional.py: dequantize_4bit", "dequantized weights")
+PRODUCT = Label("product with a weight", "unsloth/kernels/utils.py:458")
+LORA_PRODUCT = Label("product with LoRA's B", "unsloth/kernels/utils.py:464")
+LORA_HIDDEN = Label("product with LoRA's A", "unsloth/kernels/utils.py:464")
+LORA_CAST = Label("LoRA weight in 16 bits", "unsloth/kernels/utils.py:464")
+GRADIENT = Label("gradient of a linear's input", "torch/csrc/autograd: MmBackward0")
+LORA_GRADIENT = Label("gradient of a LoRA weight, 16-bit", "unsloth/kernels/fast_lora.py:116-132, 271-289", "gradients")
+
+
+@dataclass(slots=True, eq=False)
+class Lora:
+    """LoRA's A [r, in] and B [out, r] of one linear, in fp32."""
+
+    r: int
+    a: Tensor
+    b: Tensor
+    dropout: bool
+
+
+@dataclass(slots=True, eq=False)
+class Linear:
+    """One linear of the model. Its own weight is part of what was loaded."""
+
+    num_in: int
+    num_out: int
+    quantized: bool
+    lora: Lora | None = None
+
+    @property
+    def num_elements(self) -> int:
+        return self.num_in * self.num_out
+
+
+@dataclass(slots=True)
+class WeightBuffer:
+    """unsloth's buffers for a dequantized weight, which grow to the largest and stay (unsloth/kernels/utils.py:152-168)."""
+
+    weight: Tensor | None = None
+    absmax: Tensor | None = None
+
+    def hold(self, tape: Tape, linear: Linear) -> None:
+        """Make room for the linear's weight; a larger block is taken before the smaller one is let go (Tensor.resize_)."""
+        if self.weight is None or linear.num_elements > self.weight.num_elements:
+            self.weight = tape.tensor(linear.num_elements, WEIGHT_BUFFER)
+        num_absmax = -(-linear.num_elements // NF4_BLOCK)
+        if self.absmax is None or num_absmax > self.absmax.num_elements:
+            self.absmax = tape.tensor(num_absmax, ABSMAX_BUFFER, FULL)
+
+
+def fast_dequantize(tape: Tape, linear: Linear) -> Tensor | None:
+    """The weight in 16 bits, anew; None where it is in 16 bits anyway (unsloth/kernels/utils.py:129-195)."""
+    if not linear.quantized:
+        return None
+    out = tape.tensor(linear.num_elements, WEIGHT)
+    tape.tensor(-(-linear.num_elements // NF4_BLOCK), ABSMAX, FULL)
+    return out
+
+
+def bnb_dequantize(tape: Tape, linear: Linear) -> Tensor | None:
+    """The same by bitsandbytes, whose absmax comes first (bitsandbytes/functional.py: dequantize_4bit)."""
+    if not linear.quantized:
+        return None
+    absmax = tape.tensor(-(-linear.num_elements // NF4_BLOCK), BNB_ABSMAX, FULL)
+    out = tape.tensor(linear.num_elements, BNB_WEIGHT)
+    del absmax
+    return out
+
+
+def matmul_lora(
+    tape: Tape, buffer: WeightBuffer, linear: Linear, num_tokens: int, label: Label = PRODUCT, *, back: bool = False
+) -> Tensor:
+    """X W + X A B for `num_tokens` rows (unsloth/kernels/utils.py:446-468); `back` multiplies by the transposed weights.
+
+    The caller holds X.
+    """
+    num_in, num_out = (linear.num_out, linear.num_in) if back else (linear.num_in, linear.num_out)
+    if linear.quantized:
+        buffer.hold(tape, linear)
+    out = tape.tensor(num_tokens * num_out, label)
+    if linear.lora is not None:
+        lora_product(tape, linear.lora.r, num_tokens, num_in, num_out)
+    return out
+
+
+def lora_product(tape: Tape, r: int, num_tokens: int, num_in: int, num_out: int) -> None:
+    """(X @ A.to(dtype)) @ (s * B.to(dtype)), added into what is there (unsloth/kernels/utils.py:464)."""
+    cast = tape.tensor(r * num_in, LORA_CAST)
+    hidden = tape.tensor(num_tokens * r, LORA_HIDDEN)
+    del cast
+    cast = tape.tensor(r * num_out, LORA_CAST)
+    cast = tape.tensor(r * num_out, LORA_CAST)  # s *
+    product = tape.tensor(num_tokens * num_out, LORA_PRODUCT)
+    del cast, hidden, product
+
+
+def lora_gradients(tape: Tape, r: int, num_tokens: int, num_in: int, num_out: int) -> tuple[Tensor, Tensor]:
+    """The gradients of A and B, from X and the gradient of the output (unsloth/kernels/fast_lora.py:116-119).
+
+    d_A = X.t() @ (dY @ B.t()); d_B = (A.t() @ X.t()) @ dY, where autocast copies A and B to 16 bits. Both are handed on transposed.
+    """
+    cast = tape.tensor(r * num_out, LORA_CAST)
+    hidden = tape.tensor(num_tokens * r, LORA_HIDDEN)
+    del cast
+    d_a = tape.tensor(r * num_in, LORA_GRADIENT)
+    del hidden
+    cast = tape.tensor(r * num_in, LORA_CAST)
+    hidden = tape.tensor(num_tokens * r, LORA_HIDDEN)
+    del cast
+    d_b = tape.tensor(r * num_out, LORA_GRADIENT)
+    del hidden
+    d_a.transposed = d_b.transposed = True
+    return d_a, d_b
+
+
+# ---------------------------------------------------------------------------------------------------------- without unsloth's
+
+
+def peft_linear(tape: Tape, linear: Linear, x: Tensor, num_tokens: int) -> Tensor:
+    """A linear that unsloth has not patched, by peft (peft/tuners/lora/bnb.py:483-541, layer.py:596-640).
+
+    torch.nn.Module holds the arguments of a call until it returns, so `x` stays, whatever becomes of it.
+    """
+    if linear.lora is None:
+        return base_linear(tape, linear, x, num_tokens)
+    result = base_linear(tape, linear, x, num_tokens)
+    if linear.quantized:
+        result = _clone(tape, result)
+    lora_input = x if linear.quantized else _to_fp32(tape, x)
+    dropped = _dropout(tape, linear, lora_input)
+    hidden = _lora_a(tape, linear, dropped, num_tokens)
+    del dropped
+    output = _lora_b(tape, linear, hidden, num_tokens)
+    del hidden
+    output = _scaled(tape, output)
+    return _add(tape, result, output)
+
+
+BASE_OUTPUT = Label("output of a linear", "bitsandbytes/autograd/_functions.py:322")
+CLONE = Label("output of a linear, cloned", "peft/tuners/lora/bnb.py:502")
+CAST_INPUT = Label("input of LoRA in fp32", "peft/tuners/lora/layer.py: _cast_input_dtype")
+DROPOUT = Label("input of LoRA after dropout", "peft/tuners/lora/bnb.py:518")
+DROPOUT_MASK = Label("mask of dropout", "torch: native_dropout")
+PEFT_HIDDEN = Label("output of lora_A", "peft/tuners/lora/bnb.py:518")
+PEFT_OUTPUT = Label("output of lora_B", "peft/tuners/lora/bnb.py:518")
+PEFT_SCALED = Label("output of lora_B, scaled", "peft/tuners/lora/bnb.py:518")
+PEFT_SUM = Label("output of a linear with LoRA", "peft/tuners/lora/bnb.py:541")
+AUTOCAST = Label("LoRA weights in 16 bits, kept by autocast", "torch: at::autocast::cached_cast")
+SUM = Label("gradient", "torch/csrc/autograd")
+
+
+def base_linear(tape: Tape, linear: Linear, x: Tensor, num_tokens: int) -> Tensor:
+    """The frozen weight alone, which keeps nothing but the weight (bitsandbytes/autograd/_functions.py:305-355)."""
+    weight = bnb_dequantize(tape, linear)
+    out = tape.tensor(num_tokens * linear.num_out, BASE_OUTPUT)
+    del weight
+
+    def run(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
+        weight = bnb_dequantize(tape, linear)
+        d_x = tape.tensor(num_tokens * linear.num_in, GRADIENT)
+        del weight
+        return [d_x]
+
+    out.node = tape.record([x], run)
+    return out
+
+
+def _clone(tape: Tape, x: Tensor) -> Tensor:
+    out = tape.tensor(x.num_elements, CLONE, x.item_bytes)
+    out.node = tape.record([x], _hand_on)
+    return out
+
+
+def _hand_on(_tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
+    """A function whose gradient is the gradient of its output."""
+    return [gradients[0]]
+
+
+def _to_fp32(tape: Tape, x: Tensor) -> Tensor:
+    out = tape.tensor(x.num_elements, CAST_INPUT, FULL)
+    out.node = tape.record([x], _to_half)
+    return out
+
+
+def _to_half(tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
+    gradient = gradients[0]
+    assert gradient is not None
+    return [tape.tensor(gradient.num_elements, SUM, HALF)]
+
+
+def _dropout(tape: Tape, linear: Linear, x: Tensor) -> Tensor:
+    """native_dropout: the output and one byte an element for the mask, which is kept."""
+    assert linear.lora is not None
+    if not linear.lora.dropout:
+        return x
+    out = tape.tensor(x.num_elements, DROPOUT, x.item_bytes)
+    mask = tape.tensor(x.num_elements, DROPOUT_MASK, 1)
+
+    def run(tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
+        gradient = gradients[0]
+        assert gradient is not None
+        return [tape.tensor(gradient.num_elements, SUM, gradient.item_bytes)]
+
+    out.node = tape.record([x], run, [mask])
+    return out
+
+
+def _lora_a(tape: Tape, linear: Linear, x: Tensor, num_tokens: int) -> Tensor:
+    assert linear.lora is not None
+    return _trained(tape, x, linear.lora.a, num_tokens, linear.num_in, linear.lora.r, PEFT_HIDDEN)
+
+
+def _lora_b(tape: Tape, linear: Linear, x: Tensor, num_tokens: int) -> Tensor:
+    assert linear.lora is not None
+    return _trained(tape, x, linear.lora.b, num_tokens, linear.lora.r, linear.num_out, PEFT_OUTPUT)
+
+
+def _trained(tape: Tape, x: Tensor, weight: Tensor, num_tokens: int, num_in: int, num_out: int, label: Label) -> Tensor:
+    """A product with a trained weight under autocast, which keeps its input for the weight's gradient."""
+    half = _autocast(tape, x)
+    cast = _cast_weight(tape, weight)
+    out = tape.tensor(num_tokens * num_out, label)
+
+    def run(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
+        # MmBackward0: grad_self first, then grad_mat2, only where it is needed
+        d_x = tape.tensor(num_tokens * num_in, GRADIENT) if x_needs else None
+        return [d_x, tape.tensor(num_in * num_out, LORA_GRADIENT)]
+
+    x_needs = half.node is not None
+    out.node = tape.record([half, cast], run, [half, cast] if x_needs else [half])
+    return out
+
+
+def _autocast(tape: Tape, x: Tensor) -> Tensor:
+    """An activation in fp32 is copied to 16 bits for a product."""
+    if x.item_bytes == HALF:
+        return x
+    out = tape.tensor(x.num_elements, SUM, HALF)
+    out.node = tape.record([x], _to_full)
+    return out
+
+
+def _to_full(tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
+    gradient = gradients[0]
+    assert gradient is not None
+    return [tape.tensor(gradient.num_elements, SUM, FULL)]
+
+
+def _cast_weight(tape: Tape, weight: Tensor) -> Tensor:
+    """autocast's copy of a trained weight, made once until autocast ends (aten/src/ATen/autocast_mode.cpp: cached_cast)."""
+    assert tape.casts is not None
+    if id(weight) not in tape.casts:
+        cast = tape.tensor(weight.num_elements, AUTOCAST)
+        cast.node = tape.record([weight], _to_full)
+        tape.casts[id(weight)] = cast
+    return tape.casts[id(weight)]
+
+
+def _scaled(tape: Tape, x: Tensor) -> Tensor:
+    out = tape.tensor(x.num_elements, PEFT_SCALED, x.item_bytes)
+
+    def run(tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
+        gradient = gradients[0]
+        assert gradient is not None
+        return [tape.tensor(gradient.num_elements, SUM, gradient.item_bytes)]
+
+    out.node = tape.record([x], run)
+    return out
+
+
+def _add(tape: Tape, x: Tensor, y: Tensor, label: Label = PEFT_SUM) -> Tensor:
+    out = tape.tensor(x.num_elements, label, x.item_bytes)
+    out.node = tape.record([x, y], _to_both)
+    return out
+
+
+def _to_both(_tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
+    return [gradients[0], gradients[0]]

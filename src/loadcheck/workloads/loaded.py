@@ -1,0 +1,104 @@
+"""What torch holds once a model is loaded and its adapters are attached, before a trainer is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from loadcheck.predict.activation import cublas_workspace
+from loadcheck.predict.allocator import rounded
+from loadcheck.predict.kv import kv_cache_memory
+from loadcheck.predict.outside_budget import HF_ROPE_TOKENS, engine_extras
+from loadcheck.predict.prediction import Prediction
+from loadcheck.predict.slots import lora_slots
+from loadcheck.predict.terms import Term, total
+from loadcheck.predict.weights import DTYPE_BYTES, NF4_BLOCK, NF4_NESTED_BLOCK, weights
+from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.profile import Profile
+
+SAMPLING = "sampling tensors"
+ROPE = "Hugging Face rope tables"
+
+
+def loaded_model(config: ModelConfig, profile: Profile, engine: Prediction | None, compute_capability: float) -> Term:
+    """All but adapters, rotary tables and vLLM's sampling tensors, which change in a training and are the step's own.
+
+    `engine` is the prediction of the load where vLLM is in it, None where the model is loaded by transformers alone. Equal to the byte
+    to torch's allocated bytes before the trainer of both (5,900,935,168 and 50,382,027,776 in tests/test_train_truth.py).
+    """
+    parts = [*_by_transformers(config)] if engine is None else [*_by_vllm(config, profile, engine, compute_capability)]
+    labels = rounded(8 * positions(config, profile))
+    parts.append(Term("ignored labels", labels, "unsloth/models/llama.py:2609"))
+    return total("loaded model", parts)
+
+
+def positions(config: ModelConfig, profile: Profile) -> int:
+    """max_position_embeddings as unsloth sets it (unsloth/models/llama.py:1755)."""
+    return max(profile.max_seq_length, config.max_position_embeddings)
+
+
+def rope_tables(config: ModelConfig, tokens: int) -> tuple[int, int]:
+    """Bytes of the cos and sin tables for so many positions (unsloth/models/llama.py:1231-1245)."""
+    return (DTYPE_BYTES * tokens * config.head_dim,) * 2
+
+
+def first_rope_tokens(config: ModelConfig, profile: Profile) -> int:
+    """Positions of the tables before the first forward pass makes them as long as the model's own."""
+    return min(HF_ROPE_TOKENS, positions(config, profile))
+
+
+def _by_vllm(config: ModelConfig, profile: Profile, engine: Prediction, compute_capability: float) -> Iterator[Term]:
+    """vLLM's tensors, which the model to train shares (unsloth_zoo/vllm_utils.py:381-487, 543-694)."""
+    figures = engine.figures
+    length, num_seqs, blocks = figures.max_model_len, figures.max_num_seqs, figures.num_gpu_blocks
+    assert length is not None and num_seqs is not None and blocks is not None
+    yield weights(config)
+    yield lora_slots(config, profile.max_lora_rank, length, num_seqs)
+    yield kv_cache_memory(config, blocks)
+    extras = engine_extras(config, length, num_seqs, compute_capability, profile.enforce_eager)
+    yield total(extras.name, [part for part in extras.parts if part.name not in (SAMPLING, ROPE)])
+    if not profile.enforce_eager:  # the stream that graphs are captured on has a workspace of its own
+        yield replace(cublas_workspace(compute_capability), name="cuBLAS workspace of the graphs")
+
+
+def sampling_tensors(num_seqs: int) -> list[int]:
+    """Bytes of what vLLM's sampler keeps of its last batch (vllm/model_executor/sampling_metadata.py)."""
+    return [2 * num_seqs] * 6 + [4 * num_seqs]
+
+
+def _by_transformers(config: ModelConfig) -> Iterator[Term]:
+    """Every tensor of the model as transformers holds it (transformers/modeling_utils.py; bitsandbytes QuantState.from_dict)."""
+    num_layers = config.num_hidden_layers
+    for name, (num_in, num_out) in config.linears.items():
+        if config.quantization == "nf4":
+            sizes = _nf4_sizes(num_in * num_out)
+        else:
+            sizes = {"weight": DTYPE_BYTES * num_in * num_out}
+        parts = [Term(f"{name} {part}", num_layers * rounded(size), _NF4) for part, size in sizes.items()]
+        yield total(name, parts)
+    biases = {"q_proj": config.qkv_bias, "k_proj": config.qkv_bias, "v_proj": config.qkv_bias, "o_proj": config.o_bias}
+    biases |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), config.mlp_bias)
+    for name, has_bias in biases.items():
+        size = num_layers * rounded(DTYPE_BYTES * config.linears[name][1])
+        yield Term(f"{name} bias", has_bias * size, "transformers/models/*/modeling_*.py")
+    norms = (2 * num_layers + 1) * rounded(DTYPE_BYTES * config.hidden_size)
+    yield Term("norms", norms, "transformers/models/llama/modeling_llama.py:312-313, 500")
+    table = rounded(DTYPE_BYTES * config.vocab_size * config.hidden_size)
+    yield Term("embed_tokens", table, "transformers/models/llama/modeling_llama.py:496")
+    yield Term("lm_head", (not config.tie_word_embeddings) * table, "transformers/models/llama/modeling_llama.py:753")
+
+
+_NF4 = "bitsandbytes/functional.py: QuantState"
+
+
+def _nf4_sizes(elements: int) -> dict[str, int]:
+    """What 4-bit with double quantization keeps of one linear."""
+    absmax = -(-elements // NF4_BLOCK)
+    return {
+        "packed": elements // 2,
+        "absmax": absmax,
+        "nested absmax": 4 * -(-absmax // NF4_NESTED_BLOCK),
+        "code": 4 * 16,
+        "nested code": 4 * 256,
+        "offset": 4,
+    }

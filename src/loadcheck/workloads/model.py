@@ -1,0 +1,114 @@
+"""The model that is trained: its layers with LoRA, and a forward pass through them as unsloth makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from loadcheck.predict.adapters import patched
+from loadcheck.specs.model import ModelConfig
+from loadcheck.workloads.attention import Heads
+from loadcheck.workloads.autograd import FULL, INDEX, Leaf, Tape, Tensor
+from loadcheck.workloads.layer import Checkpointing, Layer, checkpointed, decoder_layer, rms_norm
+from loadcheck.workloads.ledger import Label, Storage
+from loadcheck.workloads.linear import Linear, Lora, WeightBuffer
+
+ADAPTERS = Label("adapters", "peft/tuners/lora/layer.py:116-118: fp32", "adapters")
+ROPE = Label("rotary tables", "unsloth/models/llama.py:1243-1244", "weights")
+EMBEDDED = Label("input embeddings", "unsloth/models/llama.py:639; kept as a leaf, unsloth/models/_utils.py:556-563")
+D_EMBEDDED = Label("gradient of the input embeddings", "unsloth/models/_utils.py:556-563 (make_inputs_require_grad)")
+
+
+@dataclass(slots=True)
+class Trainee:
+    """A loaded model with adapters, on a tape.
+
+    Attributes:
+        leaves: the trained tensors, with their gradients.
+        rope: the rotary tables, which the first forward pass makes anew in `rope_bytes` (unsloth/models/llama.py:811-817).
+    """
+
+    config: ModelConfig
+    tape: Tape
+    layers: list[Layer]
+    checkpointing: Checkpointing
+    num_sms: int
+    leaves: list[Leaf]
+    rope: list[Storage]
+    rope_bytes: tuple[int, int]
+    buffer: WeightBuffer = field(default_factory=WeightBuffer)
+
+    def hidden_states(self, batch: int, length: int) -> Tensor:
+        """LlamaModel_fast_forward (unsloth/models/llama.py:575-908): what the head gets."""
+        tape, config = self.tape, self.config
+        self._grow_rope()
+        heads = Heads(
+            batch, length, config.num_attention_heads, config.num_key_value_heads, config.head_dim, self.num_sms
+        )
+        embedded = tape.tensor(batch * length * config.hidden_size, EMBEDDED)
+        if tape.recording:
+            tape.leaf(embedded, D_EMBEDDED)
+        states = embedded
+        for layer in self.layers:
+            states = checkpointed(tape, self._forward(heads, layer), states, self.checkpointing)
+        return rms_norm(tape, heads.num_tokens, states)
+
+    def _grow_rope(self) -> None:
+        for number, num_bytes in enumerate(self.rope_bytes):
+            if num_bytes > self.rope[number].num_bytes:
+                self.rope[number] = self.tape.ledger.take(num_bytes, ROPE)
+
+    def _forward(self, heads: Heads, layer: Layer) -> Callable[[Tensor], Tensor]:
+        return lambda states: decoder_layer(self.tape, self.buffer, heads, layer, states)
+
+
+def build(
+    config: ModelConfig,
+    tape: Tape,
+    *,
+    first_rope_bytes: tuple[int, int],
+    rope_bytes: tuple[int, int],
+    r: int,
+    targets: Collection[str],
+    dropout: float,
+    checkpointing: Checkpointing,
+    num_sms: int,
+) -> Trainee:
+    """The layers with LoRA on their `targets`, and what unsloth has patched of them."""
+    counts = patched(config, targets, dropout)
+    leaves: list[Leaf] = []
+    layers = []
+    for _ in range(config.num_hidden_layers):
+        linears = {name: _linear(config, tape, name, r, name in targets, dropout, leaves) for name in config.linears}
+        fused = {
+            group: _is_fused(config, group, bool(counts[group]))
+            for group in ("patched_qkv", "patched_o", "patched_mlp")
+        }
+        layers.append(
+            Layer(config.hidden_size, linears, fused["patched_qkv"], fused["patched_o"], fused["patched_mlp"])
+        )
+    rope = [tape.ledger.take(num_bytes, ROPE) for num_bytes in first_rope_bytes]
+    return Trainee(config, tape, layers, checkpointing, num_sms, leaves, rope, rope_bytes)
+
+
+def _is_fused(config: ModelConfig, group: str, counted: bool) -> bool:
+    """A base bias keeps a group from being patched, though qwen2's is counted (unsloth/models/llama.py:2529-2600)."""
+    biases = {"patched_qkv": config.qkv_bias, "patched_o": config.o_bias, "patched_mlp": config.mlp_bias}
+    return counted and not biases[group]
+
+
+def _linear(
+    config: ModelConfig, tape: Tape, name: str, r: int, targeted: bool, dropout: float, leaves: list[Leaf]
+) -> Linear:
+    num_in, num_out = config.linears[name]
+    linear = Linear(num_in, num_out, config.quantization == "nf4")
+    if targeted:
+        a, b = tape.tensor(r * num_in, ADAPTERS, FULL), tape.tensor(num_out * r, ADAPTERS, FULL)
+        leaves += [tape.leaf(a), tape.leaf(b)]
+        linear.lora = Lora(r, a, b, dropout > 0)
+    return linear
+
+
+def ids(tape: Tape, num_elements: int, label: Label) -> Tensor:
+    """Token ids, masks or labels: int64."""
+    return tape.tensor(num_elements, label, INDEX)

@@ -1,0 +1,111 @@
+"""The memory peak of a training, before it is run: of torch's allocator to the byte, of the card and of the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from loadcheck.predict.card import Card
+from loadcheck.predict.prediction import Prediction
+from loadcheck.predict.terms import Term, total
+from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.profile import Profile
+from loadcheck.workloads.attention import num_sms
+from loadcheck.workloads.autograd import INDEX, Tape
+from loadcheck.workloads.ledger import Label, Ledger
+from loadcheck.workloads.loaded import first_rope_tokens, loaded_model, positions, rope_tables
+from loadcheck.workloads.model import Trainee, build
+from loadcheck.workloads.settings import TrainSettings
+from loadcheck.workloads.steps import Steps
+
+SYNTHETIC_TOKENS = 259
+"""Rows of a synthetic embedding that are not zero (loadcheck/weights/synthetic.py: NUM_TOKENS)."""
+UNTRAINED = Label(
+    "lm_head's rows of untrained tokens", "unsloth_zoo/tokenizer_utils.py:225-233, called by SFTTrainer.train"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainMemory:
+    """What torch's allocator holds in a training, each a tree of terms that sums.
+
+    Attributes:
+        before: right before the trainer is made.
+        check: while unsloth looks for untrained tokens, before the first step; nothing where it looks for none.
+        first_step: the largest moment of the first optimizer step.
+        later_step: of every later one, which has the optimizer's states from its start.
+        paged_bytes: optimizer states in CUDA's managed memory, which are not torch's.
+        ledger: every event, for what depends on their order.
+    """
+
+    before: Term
+    check: Term
+    first_step: Term
+    later_step: Term
+    paged_bytes: int
+    ledger: Ledger
+
+    @property
+    def peak(self) -> Term:
+        """The largest moment of the whole training."""
+        return max(self.check, self.first_step, self.later_step, key=lambda term: term.num_bytes)
+
+
+def train_memory(
+    config: ModelConfig, profile: Profile, settings: TrainSettings, card: Card, engine: Prediction | None
+) -> TrainMemory:
+    """Train the adapters of `profile` as `settings` say, on `card`; `engine` is the load's prediction where vLLM is in it."""
+    loaded = loaded_model(config, profile, engine, card.compute_capability)
+    ledger = Ledger()
+    trainee = _trainee(config, profile, Tape(ledger), card)
+    num_seqs = None if engine is None else engine.figures.max_num_seqs
+    steps = Steps(trainee, settings, card.compute_capability, num_seqs)
+    ledger.start_phase("before training", anew=True)
+    before = check = ledger.now()
+    if settings.method == "sft" and profile.weights == "synthetic":
+        check = _untrained_check(ledger, config)
+    first = steps.step()
+    later = steps.step()
+    before, check, first, later = (_with_model(loaded, each) for each in (before, check, first, later))
+    return TrainMemory(before, check, first, later, steps.paged_bytes, ledger)
+
+
+def _with_model(loaded: Term, moment: Term) -> Term:
+    """A moment of the training with the loaded model below it."""
+    kinds = {part.name: part for part in moment.parts}
+    own = kinds.pop("weights", None)
+    model = total("weights", [*loaded.parts, *(own.parts if own else ())])
+    parts = sorted([model, *kinds.values()], key=lambda term: -term.num_bytes)
+    return total(moment.name, parts)
+
+
+def _trainee(config: ModelConfig, profile: Profile, tape: Tape, card: Card) -> Trainee:
+    adapters = profile.adapters
+    assert adapters is not None
+    return build(
+        config,
+        tape,
+        first_rope_bytes=rope_tables(config, first_rope_tokens(config, profile)),
+        rope_bytes=rope_tables(config, positions(config, profile)),
+        r=adapters.r,
+        targets=adapters.target_modules,
+        dropout=adapters.lora_dropout,
+        checkpointing=adapters.use_gradient_checkpointing,
+        num_sms=num_sms(card.name),
+    )
+
+
+def _untrained_check(ledger: Ledger, config: ModelConfig) -> Term:
+    """fix_untrained_tokens, which copies lm_head's rows of all tokens whose embedding is zero (tokenizer_utils.py:225-233)."""
+    ledger.start_phase("check for untrained tokens", anew=True)
+    untrained = max(config.vocab_size - SYNTHETIC_TOKENS, 0)
+    sizes = (config.vocab_size, config.vocab_size, INDEX * untrained, 2 * untrained * config.hidden_size)
+    held = [ledger.take(size, UNTRAINED) for size in sizes]
+    check = ledger.peak()
+    del held
+    return check
+
+
+def limits(memory: TrainMemory) -> Iterator[Term]:
+    """What takes most at the peak, besides the model itself, the largest first."""
+    yield from (part for part in memory.peak.parts if part.name != "weights")
