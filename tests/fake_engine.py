@@ -14,11 +14,11 @@ from typing import Any
 
 from loadcheck.logs.events import format_event
 from loadcheck.plan import LoadPlan, plan_from_json
-from loadcheck.predict import Card, card_from_table
-from loadcheck.predict.graphs import capture_sizes
-from loadcheck.predict.prediction import Prediction, predict_from_plan
-from loadcheck.predict.unsloth_plan import UnslothPlan, unsloth_plan
+from loadcheck.predict import Card, Case, Prediction, card_from_table
 from loadcheck.specs.profile import Profile
+from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes
+from loadcheck.stacks.unsloth_vllm.plan import UnslothPlan
+from loadcheck.stacks.unsloth_vllm.prediction import plan_of, predict_from_plan
 from loadcheck.units import GIB, to_gib
 
 RAM_BYTES = 11 * GIB
@@ -79,24 +79,21 @@ def load(plan: LoadPlan, card: Card, ram_bytes: int) -> int:
     if "FAKE_WORDS" in os.environ:
         _say("{words}\n", words=os.environ["FAKE_WORDS"])
         return 1
-    decided = unsloth_plan(
-        config, total_bytes=card.total_bytes, free_bytes=card.free_bytes, max_seq_length=profile.max_seq_length,
-        max_lora_rank=profile.max_lora_rank, gpu_memory_utilization=profile.gpu_memory_utilization,
-        conservativeness=profile.conservativeness, ram_available_bytes=ram_bytes,
-    )  # fmt: skip
+    case = Case(config=config, profile=profile, card=card, ram_available_bytes=ram_bytes)
+    decided = plan_of(case)
     model = f"unsloth/{plan.model_name}" + ("-bnb-4bit" if profile.load_in_4bit else "")
     if decided.cut_printed is not None:
         _say(CUT, cut=decided.cut_printed)
     _say(PLAN, model=model, utilization=round(100 * decided.utilization, 2), conservativeness=profile.conservativeness,
          length=decided.max_model_len, sequences=decided.max_num_seqs, estimate=round(to_gib(decided.kv_estimate_bytes), 2),
          capability=card.compute_capability, total=to_gib(card.total_bytes), swap=decided.swap_bytes // GIB)  # fmt: skip
-    prediction = predict_from_plan(config, profile, card, decided)
+    prediction = predict_from_plan(case, decided)
     error = _engine(model, profile, card, decided, prediction)
     if error is not None and "memory" in error:  # unsloth_zoo/vllm_utils.py:984-1016
         fewer = replace(decided, max_num_seqs=int(0.75 * decided.max_num_seqs))
         _say("Unsloth: Retrying vLLM to process {n} sequences and {length} tokens in tandem.\nError:\n{error}\n",
              n=fewer.max_num_seqs, length=fewer.max_model_len, error=error)  # fmt: skip
-        prediction = predict_from_plan(config, profile, card, fewer)
+        prediction = predict_from_plan(case, fewer)
         error = _engine(model, profile, card, fewer, prediction)
     if error is not None:
         _say("Traceback (most recent call last):\nRuntimeError: {error}\n", error=error)

@@ -15,7 +15,8 @@ from loadcheck.listing import LISTS
 from loadcheck.loading import CPU_PROFILE, default_profile, refuse_bad_input
 from loadcheck.plan import make_plan
 from loadcheck.specs.files import changed, to_data
-from loadcheck.specs.profile import load_profile, save_profile
+from loadcheck.specs.profile import Profile, load_profile, save_profile
+from loadcheck.specs.settings import settings_of
 from tests.conftest import ROOT, RUNS
 
 
@@ -456,8 +457,8 @@ def test_every_profile_key_has_a_flag():
         f"{table}.{key}" for table in ("adapters", "generation", "training") for key in profile[table]
     }
     described = {"name", "description", "engine", "adapters.bias"}
-    assert keys - described == set(cli.OVERRIDES.values())
-    assert set(cli.OVERRIDES) <= flags
+    assert keys - described == {flag.key for flag in settings_of(Profile)}
+    assert {flag.parameter for flag in settings_of(Profile)} <= flags
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from loadcheck.engines import gpu, shared, startup
 from loadcheck.errors import UnsupportedMachine
 from loadcheck.specs.profile import Profile, load_profile
+from loadcheck.stacks import engine_common as shared
+from loadcheck.stacks.unsloth_vllm import engine as gpu
+from loadcheck.stacks.unsloth_vllm import startup
 
 
 def profile(**overrides) -> Profile:

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from loadcheck.engines import child, cpu
+from loadcheck.engines import child
 from loadcheck.plan import make_plan, plan_to_json
 from loadcheck.specs.files import changed
 from loadcheck.specs.profile import load_profile
+from loadcheck.stacks.transformers_cpu import engine as cpu
 
 
 class Tensor:

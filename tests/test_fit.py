@@ -10,12 +10,16 @@ import pytest
 
 from loadcheck import cli
 from loadcheck.predict import card_from_table
-from loadcheck.predict.bands import KV_SLACK_BYTES, NON_TORCH_SLACK_BYTES, PEAK_SLACK
-from loadcheck.predict.fit import GOALS, Fit, Goal, Search, fit, last_true
+from loadcheck.predict.fit import GOALS, Fit, Goal
+from loadcheck.predict.search import last_true
 from loadcheck.specs.files import changed
 from loadcheck.specs.model import find_model
 from loadcheck.specs.profile import load_profile
+from loadcheck.specs.settings import flags
+from loadcheck.stacks.unsloth_vllm.bands import KV_SLACK_BYTES, NON_TORCH_SLACK_BYTES, PEAK_SLACK
 from loadcheck.units import GIB, MIB
+from tests.cases import fit
+from tests.cases import search as search_of
 
 PROFILE = load_profile("llama31-8b-instruct-4bit")
 RAM = 11 * GIB
@@ -52,13 +56,13 @@ def test_a_proposal_leaves_what_the_prediction_may_be_off(gpu: str, model: str):
     found = fit(config, changed(PROFILE, {"model": model, "weights": "synthetic"}), card, RAM, "length")
     assert found.proposals
     for proposal in found.proposals:
-        assert Search(config, worse, RAM).predict(proposal.profile).fits
+        assert search_of(config, worse, RAM, PROFILE).predict(proposal.profile).fits
 
 
 def test_the_longest_length_is_the_longest():
     """256 tokens more than the best proposal fit at no utilization."""
     best = _fit("length").proposals[0].profile
-    search = Search(_config(), card_from_table("T4"), RAM)
+    search = search_of(_config(), card_from_table("T4"), RAM, PROFILE)
     longer = changed(best, {"max_seq_length": best.max_seq_length + 256})
     assert search.fullest(best) is not None
     assert search.fullest(longer) is None
@@ -78,7 +82,7 @@ def test_goals_order_the_proposals():
 def test_a_full_card_keeps_what_the_prediction_may_be_off():
     """The fullest utilization leaves as much as the peak's own band, so that the proposal does load."""
     card = card_from_table("T4")
-    proposal = Search(_config(), card, RAM).fullest(PROFILE)
+    proposal = search_of(_config(), card, RAM, PROFILE).fullest(PROFILE)
     assert proposal is not None
     assert proposal.headroom_bytes >= PEAK_SLACK * card.total_bytes
 
@@ -95,7 +99,7 @@ def test_every_proposal_leaves_room_for_a_full_batch(goal: Goal, gpu: str):
             figures.peak_device_bytes - 64 * MIB
         )  # less what the activation peak counts too, such as cuBLAS's workspace
         assert resident + figures.activation_peak_bytes <= (1 - PEAK_SLACK) * card.total_bytes
-        assert proposal.headroom_bytes == card.total_bytes - proposal.prediction.full_batch_peak_bytes
+        assert proposal.headroom_bytes == card.total_bytes - proposal.prediction.memory.largest_bytes
         assert not proposal.prediction.warnings
 
 
@@ -129,7 +133,7 @@ def test_bisection(bound: int, answer: int | None):
 def test_the_flags_of_a_proposal_make_it(capsys: pytest.CaptureFixture[str]):
     """What `fit` prints as flags, `predict` takes, and says that it fits."""
     best = _fit("length").proposals[0]
-    code = cli.run(["predict", "--gpu", "T4", "--ram-available-bytes", str(RAM), *best.flags(PROFILE).split()])
+    code = cli.run(["predict", "--gpu", "T4", "--ram-available-bytes", str(RAM), *flags(best.profile, PROFILE).split()])
     assert code == 0
     assert "FITS" in capsys.readouterr().out
 
@@ -241,7 +245,7 @@ def test_fit_exit_codes(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize("gpu", ["T4", "L4", "H100"])
 def test_no_lower_utilization_gives_the_same_load(goal: Goal, gpu: str):
     """Above its cap unsloth takes no more than below it: the lowest utilization of the same figures is proposed."""
-    search = Search(_config(), card_from_table(gpu), RAM)
+    search = search_of(_config(), card_from_table(gpu), RAM, PROFILE)
     for proposal in _fit(goal, gpu).proposals:
         hundredths = round(proposal.profile.gpu_memory_utilization * 100)
         for fewer in range(1, min(hundredths, 4)):
@@ -254,12 +258,14 @@ def test_the_cap_is_no_reason_for_0_99():
     best = _fit("length", "H100").proposals[0]
     assert best.profile.gpu_memory_utilization < 0.8
     highest = changed(best.profile, {"gpu_memory_utilization": 0.99})
-    assert Search(_config(), card_from_table("H100"), RAM).predict(highest).figures == best.prediction.figures
+    assert (
+        search_of(_config(), card_from_table("H100"), RAM, PROFILE).predict(highest).figures == best.prediction.figures
+    )
 
 
 def test_a_utilization_that_is_given_is_not_lowered():
     """It was asked for."""
     asked = changed(PROFILE, {"gpu_memory_utilization": 0.99})
-    search = Search(_config(), card_from_table("H100"), RAM, frozenset({"gpu_memory_utilization"}))
+    search = search_of(_config(), card_from_table("H100"), RAM, PROFILE, frozenset({"gpu_memory_utilization"}))
     proposal = search.propose(changed(asked, {"max_seq_length": 131_072}))
     assert proposal is not None and search.lowest(proposal) is proposal

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from loadcheck.checking import gather
 from loadcheck.logs.events import PREFIX
 from loadcheck.plan import make_plan
-from loadcheck.predict import Card, card_from_table, predict
+from loadcheck.predict import Card, card_from_table
 from loadcheck.predict.card import card_from_device
 from loadcheck.specs.gpu import WITHOUT_ECC, known_bytes, load_gpus
 from loadcheck.specs.model import load_models
@@ -24,6 +24,7 @@ from loadcheck.specs.profile import VLLM_LORA_RANKS, load_profile
 from loadcheck.units import GIB, MIB
 from loadcheck.verdict import judge
 from tests import fake_engine
+from tests.cases import predict
 
 PROFILE = "llama31-8b-instruct-4bit"
 DEVICES = {

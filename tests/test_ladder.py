@@ -7,14 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadcheck.predict import Card, card_from_table
-from loadcheck.predict.bands import KV_SLACK_BYTES
-from loadcheck.predict.fit import MLP_ONLY, Search, at_utilization
-from loadcheck.predict.ladder import RUNGS, Ladder, Step, need_after, slack
-from loadcheck.predict.unsloth_plan import kv_estimate_needed, unsloth_plan
+from loadcheck.predict.ladder import Ladder, Step, need_after
+from loadcheck.predict.search import at_utilization
 from loadcheck.specs.files import changed
 from loadcheck.specs.model import find_model
 from loadcheck.specs.profile import Profile, load_profile
+from loadcheck.stacks.unsloth_vllm.bands import KV_SLACK_BYTES
+from loadcheck.stacks.unsloth_vllm.margin import slack
+from loadcheck.stacks.unsloth_vllm.plan import kv_estimate_needed, unsloth_plan
+from loadcheck.stacks.unsloth_vllm.rungs import MLP_ONLY, RUNGS
 from loadcheck.units import GIB, MIB
+from tests.cases import search as search_of
 
 MODEL = find_model("llama-3.1-8b-instruct")
 assert MODEL is not None
@@ -28,7 +31,7 @@ def _profile(**overrides: Any) -> Profile:
 
 
 def _ladder(profile: Profile, card: Card = T4, config: Any = CONFIG) -> Ladder:
-    return Ladder(Search(config, card, RAM), profile)
+    return Ladder(search_of(config, card, RAM, profile), profile)
 
 
 def _climb(card: Card = T4, **overrides: Any) -> tuple[Ladder, list[Step]]:
@@ -147,19 +150,19 @@ def test_a_model_too_large_for_the_card_climbs_to_the_top():
 def test_a_failed_load_asks_for_more_than_was_predicted():
     """What failed with so much predicted to be left needs that much more and the slack; what the log says missed, too."""
     needs = slack(T4)
-    assert need_after(needs, T4, "kv_cache", 100 * MIB, None)["kv_cache"] == 100 * MIB + KV_SLACK_BYTES
-    assert need_after(needs, T4, "kv_cache", 100 * MIB, -50 * MIB)["kv_cache"] == 150 * MIB + KV_SLACK_BYTES
-    assert need_after(needs, T4, "kv_cache", -80 * MIB, -80 * MIB)["kv_cache"] == KV_SLACK_BYTES
-    assert need_after(needs, T4, "batch", 0, None)["batch"] == 1
-    assert need_after(needs, T4, "peak", GIB, None) == {**needs, "peak": GIB + needs["peak"]}
+    assert need_after(needs, slack(T4), "kv_cache", 100 * MIB, None)["kv_cache"] == 100 * MIB + KV_SLACK_BYTES
+    assert need_after(needs, slack(T4), "kv_cache", 100 * MIB, -50 * MIB)["kv_cache"] == 150 * MIB + KV_SLACK_BYTES
+    assert need_after(needs, slack(T4), "kv_cache", -80 * MIB, -80 * MIB)["kv_cache"] == KV_SLACK_BYTES
+    assert need_after(needs, slack(T4), "batch", 0, None)["batch"] == 1
+    assert need_after(needs, slack(T4), "peak", GIB, None) == {**needs, "peak": GIB + needs["peak"]}
 
 
 def test_the_ladder_finds_more_than_failed():
     """Settings that are predicted to fit but did not: the next step leaves more of what was short than they did."""
     profile = _profile(gpu_memory_utilization=0.9)
-    search = Search(CONFIG, T4, RAM)
+    search = search_of(CONFIG, T4, RAM, profile)
     left = Ladder(search, profile).base.left["peak"]
-    steps = list(Ladder(search, profile, need_after(slack(T4), T4, "peak", left, None)).climb())
+    steps = list(Ladder(search, profile, need_after(slack(T4), slack(T4), "peak", left, None)).climb())
     assert steps[-1].fits
     assert steps[-1].gain >= slack(T4)["peak"]
 

@@ -10,22 +10,23 @@ from hypothesis import strategies as st
 
 from loadcheck.figures import figure_specs
 from loadcheck.logs import parse_log
-from loadcheck.predict import Card, card_from_table, predict
-from loadcheck.predict.activation import SEGMENTED_SORT_ROWS, activation_peak, forward_peak, sampler_peak
-from loadcheck.predict.adapters import adapter_memory, adapter_params, base_params, patched
-from loadcheck.predict.allocator import rounded
-from loadcheck.predict.bands import bands
-from loadcheck.predict.graphs import capture_sizes
-from loadcheck.predict.kv import config_block_bytes, kv_cache_memory
-from loadcheck.predict.outside_budget import adapter_extras, engine_extras, training_memory
-from loadcheck.predict.slots import lora_slots, slots_only
+from loadcheck.predict import Card, card_from_table
 from loadcheck.predict.terms import Term
-from loadcheck.predict.unsloth_plan import num_sequences, swap_gib, unsloth_plan
-from loadcheck.predict.weights import weights
 from loadcheck.specs.files import changed
 from loadcheck.specs.model import ModelConfig, load_models
 from loadcheck.specs.profile import LINEAR_MODULES, Profile, load_profile
+from loadcheck.stacks.unsloth_vllm.activation import SEGMENTED_SORT_ROWS, activation_peak, forward_peak, sampler_peak
+from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, adapter_params, base_params, patched
+from loadcheck.stacks.unsloth_vllm.allocator import rounded
+from loadcheck.stacks.unsloth_vllm.bands import bands
+from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes
+from loadcheck.stacks.unsloth_vllm.kv import config_block_bytes, kv_cache_memory
+from loadcheck.stacks.unsloth_vllm.outside_budget import adapter_extras, engine_extras, training_memory
+from loadcheck.stacks.unsloth_vllm.plan import num_sequences, swap_gib, unsloth_plan
+from loadcheck.stacks.unsloth_vllm.slots import lora_slots, slots_only
+from loadcheck.stacks.unsloth_vllm.weights import weights
 from loadcheck.units import GIB, MIB
+from tests.cases import predict
 
 CONFIGS = {
     (model.name, quantization): model.config_for(quantization)
@@ -325,9 +326,9 @@ def test_a_full_batch_needs_the_activation_peak_on_top():
     prediction = predict(LLAMA, PROFILE, card_from_table("T4"), COLAB_RAM)
     activation = activation_peak(LLAMA, 512, 160, 7.5).num_bytes
     once = 8_519_680 + 5_120 * 32  # cuBLAS's workspace, LoRA's pointers
-    assert prediction.full_batch.num_bytes == prediction.terms.num_bytes + activation - once
-    assert prediction.full_batch_peak_bytes == prediction.full_batch.num_bytes
-    assert prediction.figures.peak_device_bytes == prediction.terms.num_bytes
+    assert prediction.memory.full_batch.num_bytes == prediction.memory.peak.num_bytes + activation - once
+    assert prediction.memory.largest_bytes == prediction.memory.full_batch.num_bytes
+    assert prediction.figures.peak_device_bytes == prediction.memory.peak.num_bytes
 
 
 def test_training_and_a_full_batch_do_not_add_up():
@@ -337,15 +338,15 @@ def test_training_and_a_full_batch_do_not_add_up():
         predict(LLAMA, _profile(training=each), card_from_table("T4"), COLAB_RAM)
         for each in (trained, PROFILE.training)
     )
-    assert with_steps.full_batch == without.full_batch
-    assert with_steps.full_batch_peak_bytes == max(with_steps.terms.num_bytes, without.full_batch.num_bytes)
+    assert with_steps.memory.full_batch == without.memory.full_batch
+    assert with_steps.memory.largest_bytes == max(with_steps.memory.peak.num_bytes, without.memory.full_batch.num_bytes)
 
 
 def test_a_load_that_fits_but_not_with_a_full_batch_is_warned_of():
     """The load itself fits, and is loaded; that a full batch would not is said beside it."""
     card = card_from_table("T4")
     tight = predict(LLAMA, _profile(gpu_memory_utilization=0.94), card, COLAB_RAM)
-    assert tight.fits and tight.terms.num_bytes <= card.total_bytes < tight.full_batch_peak_bytes
+    assert tight.fits and tight.memory.peak.num_bytes <= card.total_bytes < tight.memory.largest_bytes
     assert "192 requests at once" in tight.warnings[0]
     assert predict(LLAMA, PROFILE, card, COLAB_RAM).warnings == ()
     full = predict(LLAMA, _profile(gpu_memory_utilization=1.0), card, COLAB_RAM)
@@ -401,9 +402,9 @@ def test_terms_always_sum(
         adapters=changed(PROFILE.adapters, {"r": rank}),
     )
     prediction = predict(config, profile, card, COLAB_RAM)
-    for _, term in prediction.terms.walk():
+    for _, term in prediction.memory.peak.walk():
         assert not term.parts or term.num_bytes == sum(part.num_bytes for part in term.parts)
-    assert prediction.figures.peak_device_bytes == prediction.terms.num_bytes
+    assert prediction.figures.peak_device_bytes == prediction.memory.peak.num_bytes
 
 
 @given(config=SHAPES, more=st.integers(1, 40), free=st.integers(8 * GIB, 140 * GIB))
@@ -487,15 +488,15 @@ def test_a_card_never_measured_has_a_wide_band_of_graphs():
     measured = card_from_table("H100")
     unknown = dataclasses.replace(measured, graph_node_bytes=None)
     prediction = predict(LLAMA, PROFILE, unknown, 128 * GIB)
-    band = bands(prediction, unknown)["cuda_graph_bytes"]
+    band = bands(prediction.figures, unknown)["cuda_graph_bytes"]
     as_on_a_t4 = predict(LLAMA, PROFILE, dataclasses.replace(measured, graph_node_bytes=8_200), 128 * GIB)
     assert prediction.figures.cuda_graph_bytes is not None and as_on_a_t4.figures.cuda_graph_bytes is not None
     assert band.low < prediction.figures.cuda_graph_bytes < as_on_a_t4.figures.cuda_graph_bytes < band.high
-    narrow = bands(predict(LLAMA, PROFILE, measured, 128 * GIB), measured)["cuda_graph_bytes"]
+    narrow = bands(predict(LLAMA, PROFILE, measured, 128 * GIB).figures, measured)["cuda_graph_bytes"]
     assert narrow.high - narrow.low < (band.high - band.low) / 3
 
 
 def test_no_graphs_have_no_band():
     """Without graphs their memory is 0 to the byte."""
     card = card_from_table("H100")
-    assert "cuda_graph_bytes" not in bands(predict(LLAMA, _profile(enforce_eager=True), card, 128 * GIB), card)
+    assert "cuda_graph_bytes" not in bands(predict(LLAMA, _profile(enforce_eager=True), card, 128 * GIB).figures, card)

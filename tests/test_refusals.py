@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 from loadcheck import cli
-from loadcheck.predict import card_from_table, predict
-from loadcheck.predict.fit import GOALS, Goal, Search, fit
+from loadcheck.predict import card_from_table
+from loadcheck.predict.fit import GOALS, Goal
 from loadcheck.predict.ladder import Ladder
-from loadcheck.predict.refusals import RULES, VOLTA_PREFIX, head_sizes
 from loadcheck.specs.model import ModelConfig, config_from_hf, load_models
 from loadcheck.specs.profile import load_profile, with_flags
+from loadcheck.stacks.unsloth_vllm.refusals import RULES, VOLTA_PREFIX, head_sizes
 from loadcheck.units import GIB
+from tests.cases import case_of, fit, predict
+from tests.cases import search as search_of
 
 PROFILE = load_profile("llama31-8b-instruct-4bit")
 RAM = 16 * GIB
@@ -151,7 +153,9 @@ def test_an_odd_linear_has_no_4_bit_form():
 def test_no_known_model_is_refused(name: str, quantization: Any):
     """Each of env/models loads; no rule may say otherwise, on any architecture of card."""
     config = next(model for model in load_models() if model.name == name).config_for(quantization)
-    assert not [rule.__name__ for rule in RULES for card in (H100, T4) if rule(config, PROFILE, card) is not None]
+    assert not [
+        rule.__name__ for rule in RULES for card in (H100, T4) if rule(case_of(config, PROFILE, card, RAM)) is not None
+    ]
 
 
 REFUSED = {
@@ -179,7 +183,7 @@ def test_fit_names_a_card_that_has_the_head_size():
 
 def test_the_ladder_does_not_climb_for_it():
     """No setting is turned where memory is not what is wrong."""
-    search = Search(_config(vocab_size=262_144), T4, RAM)
+    search = search_of(_config(vocab_size=262_144), T4, RAM, PROFILE)
     assert list(Ladder(search, PROFILE).climb()) == []
 
 

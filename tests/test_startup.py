@@ -10,8 +10,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from loadcheck.engines import startup
 from loadcheck.errors import BadInput
+from loadcheck.stacks.unsloth_vllm import startup
 
 
 @pytest.fixture(autouse=True)
@@ -166,5 +166,5 @@ def test_weights_are_read_ahead_whole(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_without_a_driver_no_context_is_made():
     """A machine without a GPU says so later, in words; this is silent."""
-    code = "from loadcheck.engines.startup import make_context; make_context()"
+    code = "from loadcheck.stacks.unsloth_vllm.startup import make_context; make_context()"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

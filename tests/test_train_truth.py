@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from loadcheck.predict import predict
+from loadcheck.predict import Prediction
 from loadcheck.predict.card import described_card
-from loadcheck.predict.prediction import Prediction
 from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import load_profile
 from loadcheck.workloads.prediction import TrainMemory, train_memory
 from loadcheck.workloads.settings import TrainSettings
+from tests.cases import predict
 
 RAM_BYTES = 133_427_548_160  # of the machine that was measured on
 

@@ -26,9 +26,9 @@ from statistics import median
 from typing import Any
 
 from loadcheck.device import read_gpu
-from loadcheck.engines.startup import VARIABLE
 from loadcheck.figures import Figures, Kind, figure_specs
 from loadcheck.logs import parse_log
+from loadcheck.stacks.unsloth_vllm.startup import VARIABLE
 
 PROFILE = "llama31-8b-instruct-4bit"
 POLL_S = 0.01

@@ -26,14 +26,15 @@ from loadcheck.figures import Figures
 from loadcheck.logs import ParsedLog
 from loadcheck.logs import parse_log as _parse_log
 from loadcheck.logs.text import rereadable
-from loadcheck.predict import Card, Prediction
-from loadcheck.predict import predict as _predict
+from loadcheck.predict import Card, Case, Prediction
 from loadcheck.predict.card import card_from_table
 from loadcheck.predict.fit import Fit, Goal
 from loadcheck.predict.fit import fit as _fit
-from loadcheck.specs.model import ModelConfig, resolve_model
-from loadcheck.specs.profile import Profile, load_profile
+from loadcheck.specs.model import resolve_model
+from loadcheck.specs.profile import load_profile
 from loadcheck.specs.trouble import failure_words
+from loadcheck.stacks import predict as _predict
+from loadcheck.stacks import stack_of
 from loadcheck.verdict import Verdict
 from loadcheck.verdict import judge as _judge
 
@@ -70,8 +71,7 @@ def predict(
     Raises:
         BadInput: an unknown name, a setting that is wrong, or a profile that loads without vLLM, whose memory depends on no card.
     """
-    chosen, config = _load_settings(profile, settings)
-    return _predict(config, chosen, _card(gpu), _ram(ram_available_bytes))
+    return _predict(_case(profile, settings, gpu, ram_available_bytes))
 
 
 def fit(
@@ -91,8 +91,8 @@ def fit(
     Raises:
         BadInput: as `predict`.
     """
-    chosen, config = _load_settings(profile, settings)
-    return _fit(config, chosen, _card(gpu), _ram(ram_available_bytes), goal, frozenset(settings or {}))
+    case = _case(profile, settings, gpu, ram_available_bytes)
+    return _fit(stack_of(case.profile), case, goal, frozenset(settings or {}))
 
 
 def parse_log(path: str | PathLike[str]) -> ParsedLog:
@@ -121,19 +121,18 @@ def judge(
         return _judge(gather(file, profile, gpu, overrides=dict(settings or {})))
 
 
-def _load_settings(name: str, settings: Settings | None) -> tuple[Profile, ModelConfig]:
+def _case(name: str, settings: Settings | None, gpu: str | Card, ram_available_bytes: int | None) -> Case:
     profile = load_profile(name, dict(settings or {}))
     if not profile.uses_vllm:
         what = "loads without vLLM, so its memory depends on no card"
         raise BadInput(
             Problem(f"profile {profile.name}", what, "take a profile with engine = 'gpu' and fast_inference = true")
         )
-    return profile, resolve_model(profile.model, profile.load_in_4bit)[1]
-
-
-def _card(gpu: str | Card) -> Card:
-    return gpu if isinstance(gpu, Card) else card_from_table(gpu)
-
-
-def _ram(ram_bytes: int | None) -> int:
-    return present_ram_bytes() if ram_bytes is None else ram_bytes
+    model_name, config = resolve_model(profile.model, profile.load_in_4bit)
+    return Case(
+        model_name=model_name,
+        config=config,
+        profile=profile,
+        card=gpu if isinstance(gpu, Card) else card_from_table(gpu),
+        ram_available_bytes=present_ram_bytes() if ram_available_bytes is None else ram_available_bytes,
+    )

@@ -7,15 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck.errors import BadInput, Problem
-from loadcheck.figures import MAX_NUMBER
 from loadcheck.logs import Attempt, ParsedLog, parse_log
-from loadcheck.predict.adapters import adapter_params, possible_ranks
-from loadcheck.predict.bands import Rounding, bands
-from loadcheck.predict.card import Card, card_from_device, card_from_table
-from loadcheck.predict.cpu import predict_cpu
-from loadcheck.predict.kv import config_block_bytes
-from loadcheck.predict.prediction import Prediction, predict, predict_from_plan
-from loadcheck.predict.unsloth_plan import SWAP_LADDER, UnslothPlan
 from loadcheck.runs.folder import RunFolder, RunRecord, own_file
 from loadcheck.specs.expected import Expected, load_expected
 from loadcheck.specs.files import changed, flat, validate, value_at
@@ -24,7 +16,8 @@ from loadcheck.specs.model import Model, ModelConfig, find_model
 from loadcheck.specs.profile import Profile, load_profile, load_profiles, with_flags
 from loadcheck.specs.trouble import failure_words
 from loadcheck.specs.versions import release_of
-from loadcheck.units import GIB
+from loadcheck.stacks import stack_of, stack_of_log
+from loadcheck.stacks.unsloth_vllm.adapters import adapter_params, possible_ranks
 from loadcheck.verdict import Evidence
 from loadcheck.verdict.evidence import is_parallel
 from loadcheck.verdict.identities import fitting_ranks, pinned_unsloth_zoo
@@ -34,16 +27,6 @@ MODELLED_VLLM = ("0.7.1", "0.7.2")
 
 NAMED_SETTINGS = 3
 """Of those that contradict a run folder."""
-
-# Predicted from what a bare log says itself, so equal by construction and no check.
-_GIVEN_BY_LOG = (
-    "gpu_memory_utilization_pct",
-    "kv_estimate_bytes",
-    "max_num_seqs",
-    "swap_bytes",
-    "chunked_prefill_tokens",
-    "max_model_len",
-)
 
 
 def run_log(path: Path) -> ParsedLog:
@@ -290,144 +273,10 @@ def _with_prediction(evidence: Evidence) -> Evidence:
     profile, config = evidence.profile, evidence.config
     if config is None:
         return evidence
-    if profile is not None and profile.engine == "cpu":
-        same_model = find_model(profile.model) == evidence.model
-        return dataclasses.replace(evidence, predicted=predict_cpu(config, profile)) if same_model else evidence
-    if profile is not None and not profile.fast_inference:
-        return dataclasses.replace(
-            evidence, prediction_note="a load without vLLM has no plan, so its memory is not predicted"
-        )
-    card = _card(evidence)
-    if card is None:
-        return dataclasses.replace(
-            evidence, prediction_note="the log does not say the card's memory, so nothing is predicted"
-        )
+    stack = stack_of_log(evidence.attempt) if profile is None else stack_of(profile)
     if profile is not None and find_model(profile.model) != evidence.model:
         profile = None  # another model: that is a finding of its own, and its figures follow from the log's model
-    plan = _plan_from_log(evidence.attempt)
-    if profile is not None:
-        ram = _device(evidence.attempt).get("ram_available_bytes") or _ram_of_swap(evidence.attempt)
-        prediction = predict(config, profile, card, ram)
-        figures = prediction.figures
-    elif plan is not None:
-        prediction = predict_from_plan(config, _any_profile(evidence.attempt), card, plan)
-        figures = dataclasses.replace(prediction.figures, **dict.fromkeys(_GIVEN_BY_LOG + _OF_ADAPTERS))
-    else:
-        return dataclasses.replace(
-            evidence, prediction_note="the log does not say unsloth's plan, so nothing is predicted"
-        )
-    return dataclasses.replace(evidence, predicted=figures, bands=_bands(prediction, evidence))
-
-
-# For a log of no known profile: its rank and its targets are not said, and what depends on them is not compared.
-_ANY_PROFILE = Profile(
-    name="any", description="", engine="gpu", model="any", weights="hub", max_seq_length=1, load_in_4bit=True,
-    fast_inference=True, max_lora_rank=32, gpu_memory_utilization=0.5,
-)  # fmt: skip
-
-
-def _any_profile(attempt: Attempt) -> Profile:
-    """The same, with or without CUDA graphs as the log says."""
-    eager = attempt.reading("enforce_eager")
-    return changed(_ANY_PROFILE, {"enforce_eager": eager is not None and eager.value == "True"})
-
-
-_OF_ADAPTERS = (
-    "patched_layers", "patched_qkv", "patched_o", "patched_mlp", "trainable_params", "total_params", "adapter_bytes",
-    "lora_slots_bytes", "peak_device_bytes",
-)  # fmt: skip
-
-
-def _bands(prediction: Prediction, evidence: Evidence) -> dict[str, Any]:
-    card = _card_before_non_torch(evidence)
-    assert card is not None
-    return bands(prediction, card, _rounding(evidence))
-
-
-def _rounding(evidence: Evidence) -> Rounding:
-    """What this log's rounding leaves open: of non_torch always, and of free memory where no engine of ours read it."""
-    attempt, card = evidence.attempt, _card(evidence)
-    assert card is not None and evidence.config is not None
-    budget_bytes = non_torch_bytes = 0.0
-    if (printed := attempt.reading("non_torch_bytes")) is not None:
-        non_torch_bytes = abs(float(printed.value) - card.assumed_non_torch_bytes) + printed.tolerance
-    share, total = attempt.reading("gpu_memory_utilization_pct"), attempt.reading("gpu_total_bytes")
-    if not _device(attempt) and share is not None and total is not None:
-        budget_bytes = (share.tolerance * card.total_bytes + total.tolerance * float(share.value)) / 100
-    return Rounding(budget_bytes, non_torch_bytes, config_block_bytes(evidence.config))
-
-
-def _device(attempt: Attempt) -> dict[str, Any]:
-    """What our engine read from the device before the load; empty for a log from elsewhere, or with numbers that are none."""
-    event = attempt.event("device") or {}
-    names = ("device_total_bytes", "device_free_bytes", "ram_available_bytes")
-    sane = all(isinstance(event.get(name), int) and 0 < event[name] < MAX_NUMBER for name in names)
-    return event if sane else {}
-
-
-def _card(evidence: Evidence) -> Card | None:
-    """The card of this very run, with the non_torch that it measured: the figures after it follow from it."""
-    card = _card_before_non_torch(evidence)
-    reading = evidence.attempt.reading("non_torch_bytes")
-    if card is None or reading is None:
-        return card
-    measured = int(reading.value)
-    known = card.non_torch_bytes
-    if known is not None and reading.agrees(known):
-        return card  # the table is more precise than two decimals
-    return dataclasses.replace(card, non_torch_bytes=measured)
-
-
-def _card_before_non_torch(evidence: Evidence) -> Card | None:
-    attempt = evidence.attempt
-    device = _device(attempt)
-    name, capability = attempt.reading("gpu_name"), attempt.reading("compute_capability")
-    if name is None or capability is None:
-        return None
-    if device.get("device_total_bytes") and device.get("device_free_bytes"):
-        return card_from_device(
-            str(name.value), str(capability.value), device["device_total_bytes"], device["device_free_bytes"]
-        )
-    return _card_from_log(evidence, str(name.value), str(capability.value))
-
-
-def _card_from_log(evidence: Evidence, name: str, capability: str) -> Card | None:
-    """A log from elsewhere: the table's memory where its utilization fits that, else as much as the utilization implies."""
-    attempt = evidence.attempt
-    total, utilization = attempt.reading("gpu_total_bytes"), attempt.reading("gpu_memory_utilization_pct")
-    if total is None or utilization is None or int(total.value) <= 0:
-        return None
-    share = evidence.profile.gpu_memory_utilization if evidence.profile else _ANY_PROFILE.gpu_memory_utilization
-    total_bytes = int(total.value)
-    if evidence.gpu and evidence.gpu != "cpu":
-        try:
-            card = card_from_table(evidence.gpu)
-        except BadInput:
-            pass
-        else:
-            if total.agrees(card.total_bytes):
-                if utilization.agrees(100 * share * card.free_bytes / card.total_bytes):
-                    return dataclasses.replace(card, name=name)
-                total_bytes = card.total_bytes
-    free_bytes = round(float(utilization.value) / 100 * total_bytes / share)
-    return card_from_device(name, capability, total_bytes, free_bytes)
-
-
-def _plan_from_log(attempt: Attempt) -> UnslothPlan | None:
-    """unsloth's plan as the log says it."""
-    names = ("gpu_memory_utilization_pct", "max_model_len", "max_num_seqs", "swap_bytes")
-    readings = [attempt.reading(name) for name in names]
-    if any(reading is None for reading in readings):
-        return None
-    utilization, length, sequences, swap = (float(reading.value) for reading in readings if reading is not None)
-    if length < 1 or sequences < 1:
-        return None
-    return UnslothPlan(utilization / 100, 0.0, int(length), int(sequences), int(swap))
-
-
-def _ram_of_swap(attempt: Attempt) -> int:
-    """Some available RAM that gives the swap space that the log says."""
-    reading = attempt.reading("swap_bytes")
-    swap = int(reading.value) // GIB if reading is not None else 0
-    bound = next((bound for bound, step in SWAP_LADDER if step == swap), SWAP_LADDER[-1][0] + 1)
-    return bound * GIB
+    found = stack.predict_from_log(evidence.attempt, config, profile, evidence.gpu)
+    return dataclasses.replace(
+        evidence, predicted=found.figures, bands=found.bands, prediction_note=found.note or evidence.prediction_note
+    )

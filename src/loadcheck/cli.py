@@ -26,15 +26,15 @@ from loadcheck.errors import (
     printable,
     printable_lines,
 )
+from loadcheck.specs.profile import Profile
+from loadcheck.specs.settings import Flag, settings_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from loadcheck.doctor import Report
     from loadcheck.loading import Loaded, Prepared
-    from loadcheck.predict import Card
-    from loadcheck.predict.question import Question
-    from loadcheck.specs.profile import Profile
+    from loadcheck.predict import Card, Case
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -52,31 +52,8 @@ SCHEMA = 1
 """Of every document of --json: a key may be added under the same number, and none changes its meaning."""
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, likewise."""
+STEPS = "training.steps"
 GPU_HELP = "A card of env/gpus.toml, such as T4 or H100."
-
-# Flag -> dotted key of the profile that it overrides.
-OVERRIDES = {
-    "model": "model",
-    "weights": "weights",
-    "max_seq_length": "max_seq_length",
-    "load_in_4bit": "load_in_4bit",
-    "fast_inference": "fast_inference",
-    "max_lora_rank": "max_lora_rank",
-    "gpu_memory_utilization": "gpu_memory_utilization",
-    "conservativeness": "conservativeness",
-    "enforce_eager": "enforce_eager",
-    "lora_r": "adapters.r",
-    "lora_alpha": "adapters.lora_alpha",
-    "lora_dropout": "adapters.lora_dropout",
-    "target_modules": "adapters.target_modules",
-    "use_gradient_checkpointing": "adapters.use_gradient_checkpointing",
-    "random_state": "adapters.random_state",
-    "prompt": "generation.prompt",
-    "max_new_tokens": "generation.max_new_tokens",
-    "expect": "generation.expect",
-    "train_steps": "training.steps",
-    "learning_rate": "training.learning_rate",
-}
 
 
 class Bytes(click.ParamType):
@@ -93,34 +70,28 @@ class Bytes(click.ParamType):
             self.fail(f"{error}; give bytes, or 24GiB", param, ctx)
 
 
-def profile_options(command: Command) -> Command:
-    """The flags that override a key of the profile, for every command that takes a profile."""
-    options = (
-        click.option("--model", help="A name in env/models, a local directory, or a JSON file with its config."),
-        click.option("--max-seq-length", type=int, help="Tokens of a request, prompt and answer."),
-        click.option("--load-in-4bit/--load-in-16bit", default=None, help="Quantization of a model of env/models."),
-        click.option(
-            "--max-lora-rank",
-            type=int,
-            help="The largest rank that vLLM's LoRA slots hold; predict and fit take it for the adapters' rank, too, "
-            "where no --lora-r is given.",
-        ),
-        click.option("--gpu-memory-utilization", type=float, help="Share of the free memory that vLLM may take."),
-        click.option("--conservativeness", type=float, help="Scales unsloth's number of sequences; 0.1 means few."),
-        click.option("--enforce-eager/--cuda-graphs", default=None, help="Without CUDA graphs: less memory, slower."),
-        click.option("--lora-r", type=int, help="Rank of the adapters."),
-        click.option("--lora-alpha", type=int, help="Scale of the adapters."),
-        click.option(
-            "--lora-dropout", type=float, help="Dropout of the adapters; other than 0, unsloth patches nothing."
-        ),
-        click.option("--target-modules", help="Comma-separated, such as q_proj,v_proj."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+def setting_option(flag: Flag) -> Callable[[Command], Command]:
+    """The option of one setting of a profile; without it, the profile's own value stays."""
+    if flag.off is not None:
+        return click.option(f"{flag.name}/{flag.off}", flag.parameter, default=None, help=flag.setting.help)
+    kind = click.Choice(flag.choices) if flag.choices else {int: int, float: float}.get(flag.kind, str)
+    return click.option(flag.name, type=kind, help=flag.setting.help)
 
 
-train_steps_option = click.option("--train-steps", type=int, help="Training steps after the load.")
+def setting_options(wanted: Callable[[Flag], bool]) -> Callable[[Command], Command]:
+    """The options of some settings, in the order of the profile's fields."""
+
+    def decorate(command: Command) -> Command:
+        for flag in reversed([flag for flag in settings_of(Profile) if wanted(flag)]):
+            command = setting_option(flag)(command)
+        return command
+
+    return decorate
+
+
+profile_options = setting_options(lambda flag: not flag.setting.only_load and flag.key != STEPS)
+"""For every command that takes a profile: the flags of what a prediction depends on."""
+train_steps_option = setting_options(lambda flag: flag.key == STEPS)
 
 
 def predicted_profile(command: Command) -> Command:
@@ -320,41 +291,24 @@ def predict(
 
     Of a load without vLLM, as on a CPU, weights, adapters and parameters are all that is predicted; it needs no --gpu.
     """
-    from loadcheck.device import ram_available_bytes as read_ram
-    from loadcheck.predict import predict as predict_load
-    from loadcheck.report import show_prediction, show_question
+    from loadcheck.report import show_case, show_prediction, show_without_vllm
+    from loadcheck.show.case import case_json
+    from loadcheck.stacks import predict as predict_load
 
-    chosen = _profile(_one_profile(profile, named), overrides(flags), one_rank=True)
-    question = _question(chosen, flags)
-    if question.card is None:
-        return _predict_without_vllm(question, as_json)
-    ram = read_ram() if ram_available_bytes is None else ram_available_bytes
-    prediction = predict_load(question.config, chosen, question.card, ram)
-    if ram_available_bytes is None and _names_card(flags):
-        prediction = replace(prediction, notes=(*prediction.notes, _ram_note(ram)))
+    case = _case(_profile(_one_profile(profile, named), overrides(flags), one_rank=True), flags, ram_available_bytes)
+    prediction = predict_load(case)
+    if prediction.account is not None and ram_available_bytes is None and _names_card(flags):
+        prediction = replace(prediction, notes=(*prediction.notes, _ram_note(case.ram_available_bytes or 0)))
     if as_json:
-        _print_json({**question.to_json(), **prediction.to_json()})
+        _print_json({**case_json(case), **prediction.to_json()})
     else:
         out = _console()
-        show_question(out, question)
-        show_prediction(out, prediction, tree)
+        show_case(out, case)
+        if prediction.account is None:
+            show_without_vllm(out, prediction.figures)
+        else:
+            show_prediction(out, prediction, tree)
     return EXIT_PASS if prediction.fits else EXIT_FAIL
-
-
-def _predict_without_vllm(question: Question, as_json: bool) -> int:
-    """`predict` of a load of which no more is known than weights, adapters and parameters; whether it fits is not."""
-    from loadcheck.predict.cpu import predict_without_vllm
-    from loadcheck.report import show_question, show_without_vllm
-
-    figures = predict_without_vllm(question.config, question.profile)
-    if as_json:
-        said = {"fits": None, "figures": figures.to_json(), "bytes": figures.bytes_json()}
-        _print_json({**question.to_json(), **said})
-    else:
-        out = _console()
-        show_question(out, question)
-        show_without_vllm(out, figures)
-    return EXIT_PASS
 
 
 def _ram_note(ram_bytes: int) -> str:
@@ -382,26 +336,27 @@ def fit(
     The search starts from PROFILE: its model, rank, targets and length. What a flag says is kept; the others are looked for:
     --gpu-memory-utilization, --conservativeness and, for the longest requests, --max-seq-length.
     """
-    from loadcheck.device import ram_available_bytes as read_ram
     from loadcheck.predict.fit import fit as find_fit
-    from loadcheck.predict.fit import load_command, searched
-    from loadcheck.report import show_fit, show_question
+    from loadcheck.predict.fit import searched
+    from loadcheck.report import show_case, show_fit
+    from loadcheck.show.case import case_json
     from loadcheck.specs.profile import load_profile
+    from loadcheck.specs.settings import load_command
+    from loadcheck.stacks import stack_of
 
     name, changed = _one_profile(profile, named), overrides(flags)
     base = _with_local_weights(_profile(name, changed, one_rank=True))
     given = frozenset(_one_rank(changed))
-    question = replace(_question(base, flags), searched=searched(goal, given))
-    if question.card is None:
+    case = _case(base, flags, ram_available_bytes)
+    if case.card is None:
         raise BadInput(_nothing_to_fit(base))
-    ram = read_ram() if ram_available_bytes is None else ram_available_bytes
-    found = find_fit(question.config, base, question.card, ram, goal, given)
+    found = find_fit(stack_of(base), case, goal, given)
     command = partial(load_command, base=load_profile(name), name=name)
     if as_json:
-        _print_json({**question.to_json(), **found.to_json(base, command)})
+        _print_json({**case_json(case, searched(goal, given)), **found.to_json(base, command)})
     else:
         out = _console()
-        show_question(out, question)
+        show_case(out, case, searched(goal, given))
         show_fit(out, found, command)
     return EXIT_PASS if found.proposals else EXIT_FAIL
 
@@ -431,14 +386,16 @@ def _one_profile(profile: str | None, named: str | None) -> str:
     return profile or named or PREDICTED_PROFILE
 
 
-def _question(profile: Profile, flags: dict[str, Any]) -> Question:
-    """The model, and the card where the load uses vLLM; BadInput or UnsupportedMachine where one of them is not to be had."""
-    from loadcheck.predict.question import Question
+def _case(profile: Profile, flags: dict[str, Any], ram_available_bytes: int | None) -> Case:
+    """The load that is asked about; BadInput or UnsupportedMachine where its model or its card is not to be had."""
+    from loadcheck.device import ram_available_bytes as read_ram
+    from loadcheck.predict import Case
     from loadcheck.specs.model import resolve_model
 
     name, config = resolve_model(profile.model, profile.load_in_4bit)
     card = _card(**{name: flags[name] for name in CARD_FLAGS}) if profile.uses_vllm else None
-    return Question(name, config, profile, card)
+    ram = read_ram() if ram_available_bytes is None else ram_available_bytes
+    return Case(model_name=name, config=config, profile=profile, card=card, ram_available_bytes=ram)
 
 
 def _profile(name: str, given: dict[str, Any], one_rank: bool = False) -> Profile:
@@ -449,7 +406,7 @@ def _profile(name: str, given: dict[str, Any], one_rank: bool = False) -> Profil
         follows = one_rank and load_profile(name).adapters is not None
         return load_profile(name, _one_rank(given) if follows else given)
     except BadInput as error:
-        flags = {key: "--" + flag.replace("_", "-") for flag, key in OVERRIDES.items() if key in given}
+        flags = {flag.key: flag.name for flag in settings_of(Profile) if flag.key in given}
         raise BadInput(
             Problem(flags[problem.key], problem.what, problem.remedy) if problem.key in flags else problem
             for problem in error.problems
@@ -489,19 +446,8 @@ def _names_card(flags: dict[str, Any]) -> bool:
 
 @cli.command(short_help="Load a model, attach adapters, answer once, check each figure.")
 @click.argument("profile", required=False)
-@profile_options
-@click.option(
-    "--weights", type=click.Choice(["hub", "package", "synthetic", "local"]), help="Where the weights come from."
-)
-@click.option("--fast-inference/--no-fast-inference", default=None, help="Load with vLLM.")
-@click.option("--use-gradient-checkpointing", help="unsloth, true or false.")
-@click.option("--random-state", type=int, help="Seed of the adapters' first weights.")
+@setting_options(lambda _: True)
 @click.option("--no-adapters", is_flag=True, help="Load only; attach no LoRA adapters.")
-@click.option("--prompt", help="What the loaded model is asked; without --expect, any answer will do.")
-@click.option("--expect", help="A word that the answer must hold; not looked for with synthetic weights.")
-@click.option("--max-new-tokens", type=int, help="Length of the answer.")
-@train_steps_option
-@click.option("--learning-rate", type=float, help="Of the training steps.")
 @click.option(
     "--run-dir", type=click.Path(path_type=Path), help="The folder of this run; default: runs/<time>-<profile>."
 )
@@ -545,7 +491,7 @@ def load(
     prepared = prepare(chosen, gpu)
     if recover:
         return _recover(out, prepared, as_json, run_dir, force)
-    if prepared.prediction is not None and not prepared.prediction.fits and not force:
+    if not prepared.prediction.fits and not force:
         if as_json:
             _print_json({"run": None, "outcome": "refused", **prepared.prediction.to_json()})
         else:
@@ -604,7 +550,7 @@ def _recover(out: Console, prepared: Prepared, as_json: bool, run_dir: Path | No
     found = recover(prepared, effects, run_dir or default_folder(prepared.plan.profile.name), force)
     loaded = found.attempts[-1].loaded if found.attempts else None
     if as_json:
-        said = loaded.to_json() if loaded else {"run": None, "outcome": "refused", **_prediction_json(prepared)}
+        said = loaded.to_json() if loaded else {"run": None, "outcome": "refused", **prepared.prediction.to_json()}
         _print_json({**said, "recovery": found.to_json()})
         return found.exit_code
     if loaded is not None:
@@ -615,16 +561,10 @@ def _recover(out: Console, prepared: Prepared, as_json: bool, run_dir: Path | No
     return found.exit_code
 
 
-def _prediction_json(prepared: Prepared) -> dict[str, Any]:
-    return prepared.prediction.to_json() if prepared.prediction is not None else {}
-
-
 @cli.command(short_help="Say what keeps this machine from a load, before it is fetched.")
 @click.option("--profile", help="What is to be loaded; default: what `loadcheck load` would take here.")
 @profile_options
-@click.option(
-    "--weights", type=click.Choice(["hub", "package", "synthetic", "local"]), help="Where the weights come from."
-)
+@setting_options(lambda flag: flag.key == "weights")
 @json_option
 def doctor(as_json: bool, profile: str | None, **flags: Any) -> int:
     """Say what is wrong with this machine for this stack, before anything is downloaded.
@@ -691,7 +631,8 @@ def list_(kind: str | None, as_json: bool) -> int:
 
 def overrides(flags: dict[str, Any]) -> dict[str, Any]:
     """The profile's keys that flags override, by dotted key."""
-    changed = {OVERRIDES[name]: value for name, value in flags.items() if name in OVERRIDES and value is not None}
+    keys = {flag.parameter: flag.key for flag in settings_of(Profile)}
+    changed = {keys[name]: value for name, value in flags.items() if name in keys and value is not None}
     if "generation.prompt" in changed:  # the word that the profile expects answers its own question
         changed.setdefault("generation.expect", None)
     targets = "adapters.target_modules"

@@ -8,12 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from loadcheck.predict.adapters import base_params
-from loadcheck.predict.cpu import cpu_weights
-from loadcheck.predict.weights import weights
 from loadcheck.specs.gpu import Gpu, known_bytes, load_gpus
 from loadcheck.specs.model import Model, load_models
 from loadcheck.specs.profile import load_profiles
+from loadcheck.stacks.transformers_cpu.prediction import cpu_weights
+from loadcheck.stacks.unsloth_vllm.adapters import base_params
+from loadcheck.stacks.unsloth_vllm.weights import weights
 from loadcheck.terminal import escape
 from loadcheck.units import to_gib
 

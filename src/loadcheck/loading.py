@@ -27,8 +27,7 @@ from loadcheck.errors import (
 )
 from loadcheck.figures import Figures
 from loadcheck.plan import LoadPlan, make_plan, plan_to_json
-from loadcheck.predict import Card, Prediction, card_from_device, predict
-from loadcheck.predict.cpu import predict_cpu
+from loadcheck.predict import Case, Prediction, card_from_device
 from loadcheck.runs.child import ChildEnd, ends_as_interrupts, ignore_signals, run_child
 from loadcheck.runs.folder import RunFolder, RunRecord, create_run_folder, new_run_id, write_json
 from loadcheck.runs.sampler import Sampler
@@ -36,6 +35,7 @@ from loadcheck.runs.secrets import TOKEN_VARIABLES, secrets
 from loadcheck.runs.sink import LogSink
 from loadcheck.specs.files import to_data
 from loadcheck.specs.profile import Profile
+from loadcheck.stacks import predict
 from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict, judge
 from loadcheck.verdict.run import process_finding
 
@@ -58,18 +58,8 @@ class Prepared:
 
     plan: LoadPlan
     gpu: GpuDevice | None
-    ram_bytes: int
-    prediction: Prediction | None
-    figures: Figures
-    """The predicted figures; of a load on the CPU there is no more to a prediction."""
-
-    @property
-    def card(self) -> Card | None:
-        """The GPU with what is free on it; None without one."""
-        gpu = self.gpu
-        if gpu is None:
-            return None
-        return card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
+    case: Case
+    prediction: Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +124,18 @@ def prepare(profile: Profile, gpu: GpuDevice | None) -> Prepared:
             )
         )
     _require_packages(profile)
-    ram = ram_available_bytes()
-    if profile.engine == "cpu" or gpu is None:
-        return Prepared(plan, gpu, ram, None, predict_cpu(plan.config, profile))
-    if not profile.fast_inference:  # no vLLM, and none of its figures
-        return Prepared(plan, gpu, ram, None, Figures())
-    card = card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
-    prediction = predict(plan.config, profile, card, ram)
-    return Prepared(plan, gpu, ram, prediction, prediction.figures)
+    case = case_of(plan, gpu, ram_available_bytes())
+    return Prepared(plan, gpu, case, predict(case))
+
+
+def case_of(plan: LoadPlan, gpu: GpuDevice | None, ram_bytes: int) -> Case:
+    """The planned load on this machine's card, with what is free on it."""
+    card = None
+    if gpu is not None and plan.profile.engine == "gpu":
+        card = card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
+    return Case(
+        model_name=plan.model_name, config=plan.config, profile=plan.profile, card=card, ram_available_bytes=ram_bytes
+    )
 
 
 def refuse_bad_input(plan: LoadPlan) -> None:
@@ -227,10 +221,10 @@ def _new_record(folder: RunFolder, prepared: Prepared, now: datetime) -> RunReco
         profile=to_data(prepared.plan.profile),
         machine={
             "gpu": asdict(prepared.gpu) if prepared.gpu else None,
-            "ram_available_bytes": prepared.ram_bytes,
+            "ram_available_bytes": prepared.case.ram_available_bytes,
             "python": sys.version.split()[0],
         },
-        predicted=prepared.figures.to_json(),
+        predicted=prepared.prediction.figures.to_json(),
         started_at=now.isoformat(),
     )
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from loadcheck.figures import Figures, Kind, Value, figure_specs, specs_by_name
 from loadcheck.logs import Attempt
+from loadcheck.show.case import NOTHING, describe
 from loadcheck.terminal import Name, escape, print_item, print_table, print_whole, print_words
 from loadcheck.units import to_gib
 from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict, causes
@@ -21,9 +22,9 @@ from loadcheck.verdict.stack import SETTINGS
 
 if TYPE_CHECKING:
     from loadcheck.manifest import Manifest
-    from loadcheck.predict import Prediction
-    from loadcheck.predict.fit import Fit, Proposal
-    from loadcheck.predict.question import Question
+    from loadcheck.predict import Case, Prediction
+    from loadcheck.predict.fit import Fit
+    from loadcheck.predict.search import Proposal
     from loadcheck.predict.terms import Term
     from loadcheck.runs.folder import RunRecord
     from loadcheck.specs.profile import Profile
@@ -234,9 +235,9 @@ def show_end(out: Console, record: RunRecord, folder: Path) -> None:
     print_words(out, f"{record.outcome}{reason}{took}; kept in {folder}")
 
 
-def show_question(out: Console, question: Question) -> None:
-    """What is asked, in a line."""
-    print_words(out, str(question))
+def show_case(out: Console, case: Case, searched: frozenset[str] = NOTHING) -> None:
+    """What is predicted, in a line."""
+    print_words(out, describe(case, searched))
 
 
 _NO_PEAK = (
@@ -265,10 +266,10 @@ def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
     _show_figures(out, prediction.figures)
     if tree:
         out.print()
-        for depth, term in prediction.terms.walk():
+        for depth, term in prediction.memory.peak.walk():
             _show_term(out, depth, term)
-        _show_term(out, 0, prediction.full_batch)  # the same parts without training, and one more
-        _show_term(out, 1, prediction.full_batch.parts[-1])
+        _show_term(out, 0, prediction.memory.full_batch)  # the same parts without training, and one more
+        _show_term(out, 1, prediction.memory.full_batch.parts[-1])
     for note in (*prediction.notes, *prediction.edges):
         out.print(f"Note: {escape(note)}")
     for warning in prediction.warnings:
@@ -322,7 +323,7 @@ def _proposal_row(proposal: Proposal) -> tuple[str, ...]:
         f"{figures.max_concurrency:.2f}x",
         f"{to_gib(figures.kv_cache_bytes or 0):.2f}",
         f"{to_gib(figures.peak_device_bytes or 0):.2f}",
-        f"{to_gib(proposal.prediction.full_batch_peak_bytes):.2f}",
+        f"{to_gib(proposal.prediction.memory.largest_bytes):.2f}",
         f"{to_gib(proposal.headroom_bytes):.2f}",
     )
 

@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from loadcheck.device import read_gpu
-from loadcheck.engines import startup
 from loadcheck.figures import Kind, figure_specs
 from loadcheck.logs import parse_log
+from loadcheck.stacks.unsloth_vllm import startup
 from loadcheck.units import GIB
 from tests.conftest import ROOT
 

@@ -8,8 +8,9 @@ from loadcheck.device import GpuProcess
 from loadcheck.doctor.finding import Finding, Level, ok, problem, warning
 from loadcheck.doctor.machine import Machine
 from loadcheck.plan import LoadPlan
-from loadcheck.predict import Card, card_from_device, predict
-from loadcheck.predict.refusals import known_warnings
+from loadcheck.predict import Card, Case, card_from_device
+from loadcheck.stacks import predict
+from loadcheck.stacks.unsloth_vllm.refusals import known_warnings
 from loadcheck.units import show_bytes
 
 # https://docs.nvidia.com/deploy/cuda-compatibility: the drivers of CUDA 12.0 and of CUDA 12.4 on Linux
@@ -115,7 +116,8 @@ def check_memory(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
         return
     if machine.gpu is None or (card := _card(machine)).refused is not None:
         return
-    prediction = predict(plan.config, plan.profile, card, machine.ram_available_bytes)
+    case = Case(config=plan.config, profile=plan.profile, card=card, ram_available_bytes=machine.ram_available_bytes)
+    prediction = predict(case)
     for obstacle in prediction.obstacles:
         why = f"the engine would say: {obstacle.engine_says}"
         yield Finding(check="memory", level=Level.PROBLEM, what=obstacle.what, why=why, remedy=obstacle.remedy)

@@ -8,9 +8,9 @@ from pathlib import Path
 from loadcheck.doctor.finding import Finding, ok, problem, warning
 from loadcheck.doctor.machine import Machine, Symbols
 from loadcheck.plan import LoadPlan
-from loadcheck.predict.cpu import predict_cpu
-from loadcheck.predict.unsloth_plan import swap_gib
 from loadcheck.specs.files import env_dir, read_toml
+from loadcheck.stacks.transformers_cpu.prediction import cpu_weights
+from loadcheck.stacks.unsloth_vllm.plan import swap_gib
 from loadcheck.units import GIB, show_bytes, to_gib
 from loadcheck.weights.package import NEEDED_BYTES
 from loadcheck.weights.synthetic import checkpoint_tensors, file_bytes
@@ -44,7 +44,7 @@ def check_platform(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
 def check_ram(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
     """The host's memory: of a load on the CPU all of it, of one on a GPU vLLM's swap space."""
     if plan.profile.engine == "cpu":
-        needed = CPU_BASE_BYTES + (predict_cpu(plan.config, plan.profile).weights_bytes or 0)
+        needed = CPU_BASE_BYTES + cpu_weights(plan.config).num_bytes
     else:
         needed = _swap_bytes(machine)
         if needed > 0.7 * machine.ram_total_bytes:

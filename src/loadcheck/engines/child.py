@@ -12,14 +12,16 @@ import os
 import signal
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 from loadcheck import weights
-from loadcheck.engines.protocol import Recorder
 from loadcheck.errors import BadInput, LoadcheckError, Problem
 from loadcheck.plan import LoadPlan, plan_from_json
 from loadcheck.runs.child import kill_session
 from loadcheck.runs.private import open_private
+from loadcheck.stacks import stack_of
+from loadcheck.stacks.recorder import Recorder
 from loadcheck.weights.cache import weights_dir
 
 PLAN = "plan.json"
@@ -71,19 +73,12 @@ def _folders(cache: Path) -> set[int]:
 
 
 def load(plan: LoadPlan, run_dir: Path, recorder: Recorder) -> None:
-    """Run the plan's engine on the weights that `prepare` left."""
+    """Run the engine of the plan's stack on the weights that `prepare` left."""
     try:
         directory = Path(json.loads((run_dir / DIRECTORY).read_text(encoding="utf-8"))["directory"])
     except FileNotFoundError:
         raise BadInput(Problem(str(run_dir / DIRECTORY), "no such file", "run the step `prepare` first")) from None
-    if plan.profile.engine == "cpu":
-        from loadcheck.engines import cpu
-
-        cpu.run(plan, directory, recorder)
-    else:
-        from loadcheck.engines import gpu
-
-        gpu.run(plan, directory, recorder)
+    import_module(stack_of(plan.profile).engine).run(plan, directory, recorder)
 
 
 def die_with_parent(parent: int) -> None:

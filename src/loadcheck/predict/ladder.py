@@ -1,14 +1,6 @@
 """The ladder of settings for a load that is short of memory: every rung with what it gains, cheapest first.
 
-Cheapest is what a user loses least by, and the order is fixed:
-
-1. fewer sequences (conservativeness): fewer answers at once; each of them as good and as long as before;
-2. another gpu_memory_utilization: lower where LoRA slots, CUDA graphs, adapters or training need the room, at the cost of KV cache;
-   higher where the KV cache is short, at the cost of that room;
-3. a shorter max_seq_length: long requests are refused;
-4. a smaller rank: the adapters learn less;
-5. no adapters on q, k, v and o: they learn less still;
-6. no CUDA graphs: every answer is slower, and it is no longer the load whose log is the reference.
+Which rungs there are, and in which order, the stack says (`Stack.rungs`).
 
 A rung is turned no further than it must be, and is tried alone before it is tried on top of the rungs below it; where several are
 needed, those that turn out not to be are given back. A step fits if as much is left as the prediction may be off, or more where a load
@@ -20,52 +12,17 @@ which proposes settings to work with, leaves room for a full batch too; where a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from loadcheck.predict.card import Card
-from loadcheck.predict.fit import (
-    LENGTH_STEP,
-    MLP_ONLY,
-    UTILIZATION_STEPS,
-    Search,
-    at_utilization,
-    last_true,
-    mlp_only,
-    of_length,
-    smaller_rank,
-)
-from loadcheck.predict.margin import Amounts, amounts_left, slack
-from loadcheck.predict.prediction import Prediction
+from loadcheck.predict.account import Prediction
+from loadcheck.predict.search import UTILIZATION_STEPS, Search, at_utilization, last_true
+from loadcheck.predict.stack import Amounts, Rung
 from loadcheck.specs.files import changed, flat
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.trouble import Shortage
-from loadcheck.units import round_up, to_gib
-
-SHARES = (0.9, 0.75, 0.5, 0.25, 0.1)
-"""What conservativeness is lowered to. At 0.75 unsloth's own retry stands (unsloth_zoo/vllm_utils.py:1007)."""
-LENGTHS = 64
-"""How many shorter lengths are looked at, at most."""
-GROWING: tuple[Shortage, ...] = ("kv_estimate", "kv_cache")
-"""What a higher utilization gives more of; of the peak it leaves less."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """One kind of change.
-
-    Attributes:
-        keys: the profile's keys that it changes.
-        degrees: the profile turned further and further, given what is short.
-        with_utilization: whether the utilization, which is cheaper, may follow it.
-    """
-
-    name: str
-    loses: str
-    keys: tuple[str, ...]
-    degrees: Callable[[Profile, Shortage | None], Iterator[Profile]]
-    with_utilization: bool = True
+from loadcheck.units import to_gib
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +93,17 @@ class Step:
 
 
 class Ladder:
-    """The ladder from one profile on one card. `needs` is what a load must have left; default: `slack` of the card."""
+    """The ladder from one profile on one card. `needs` is what a load must have left; default: the stack's slack on the card."""
 
     def __init__(self, search: Search, base: Profile, needs: Amounts | None = None) -> None:
         self._search = search
-        self._needs = slack(search.card) if needs is None else needs
+        self._needs = search.stack.slack(search.card) if needs is None else needs
+        self._rungs = search.stack.rungs
         self.base = self.state(base)
 
     def state(self, profile: Profile) -> State:
         prediction = self._search.predict(profile)
-        left = amounts_left(self._search.config, self._search.card, profile, prediction)
+        left = self._search.left(profile, prediction)
         lacks = {short: self._needs[short] - amount for short, amount in left.items() if amount < self._needs[short]}
         return State(profile, prediction, left, lacks)
 
@@ -155,16 +113,16 @@ class Ladder:
         if at is None or any(obstacle.short is None for obstacle in self.base.prediction.obstacles):
             return
         held = self.base
-        for number, rung in enumerate(RUNGS):
+        for number, rung in enumerate(self._rungs):
             after = self._turn(rung, self.base)
             if held is not self.base and not (after is not None and after.fits):
-                after = self._on_top(held, RUNGS[: number + 1])
+                after = self._on_top(held, self._rungs[: number + 1])
             if after is None:
                 continue
             if after.fits:
-                after = self._give_back(after, RUNGS[:number])
+                after = self._give_back(after, self._rungs[:number])
             gain = after.left[at] - self.base.left[at]
-            yield Step(rung, after, changes(self.base.profile, after.profile), at, gain)
+            yield Step(rung, after, changes(self._rungs, self.base.profile, after.profile), at, gain)
             if after.fits:
                 return
             if after.deficit < held.deficit:
@@ -219,21 +177,22 @@ class Ladder:
 
 
 def need_after(
-    needs: Amounts, card: Card, short: Shortage, left: int, measured_left: int | None
+    needs: Amounts, slack: Amounts, short: Shortage, left: int, measured_left: int | None
 ) -> dict[Shortage, int]:
     """What a load must be predicted to have left, after one that failed for want of it with `left` predicted.
 
+    `slack` is the stack's on this card.
     The prediction was off by at least `left`; by more, where the log says how much was missing (`measured_left` below 0).
     """
     missing = 0 if measured_left is None else max(-measured_left, 0)
-    need = max(slack(card)[short], 1) + max(left + missing, 0)
+    need = max(slack[short], 1) + max(left + missing, 0)
     return {**needs, short: max(needs[short], need)}
 
 
-def changes(base: Profile, profile: Profile) -> tuple[str, ...]:
-    """What the ladder has changed, key by key."""
+def changes(rungs: tuple[Rung, ...], base: Profile, profile: Profile) -> tuple[str, ...]:
+    """What the ladder has changed, key by key, in the order of its rungs."""
     before, after = flat(base), flat(profile)
-    keys = [key for rung in RUNGS for key in rung.keys if before.get(key) != after.get(key)]
+    keys = [key for rung in rungs for key in rung.keys if before.get(key) != after.get(key)]
     return tuple(f"{key} {_show(before.get(key))} → {_show(after.get(key))}" for key in keys)
 
 
@@ -245,54 +204,3 @@ def _with_keys(profile: Profile, source: Profile, keys: tuple[str, ...]) -> Prof
     """`profile` with these keys as they are in `source`."""
     mine, other = flat(profile), flat(source)
     return changed(profile, {key: other.get(key) for key in keys if mine.get(key) != other.get(key)})
-
-
-# ------------------------------------------------------------------------------------------------------------------- rungs
-
-
-def _fewer_sequences(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
-    for share in SHARES:
-        if share < profile.conservativeness:
-            yield changed(profile, {"conservativeness": share})
-
-
-def _other_utilization(profile: Profile, short: Shortage | None) -> Iterator[Profile]:
-    """Up or down in hundredths, nearest first."""
-    now = profile.gpu_memory_utilization * UTILIZATION_STEPS
-    steps = range(1, UTILIZATION_STEPS) if short in GROWING else range(UTILIZATION_STEPS - 1, 0, -1)
-    for hundredths in steps:
-        if (hundredths > now) if short in GROWING else (hundredths < now):
-            yield at_utilization(profile, hundredths)
-
-
-def _shorter(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
-    """In whole 256s, and of a long one by a 64th each time: it is a search, and each step of it a hundred predictions."""
-    length = profile.max_seq_length
-    by = max(round_up(length // LENGTHS, LENGTH_STEP), LENGTH_STEP)
-    yield from (of_length(profile, shorter) for shorter in range((length - 1) // by * by, 0, -by))
-
-
-def _smaller_ranks(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
-    while (smaller := smaller_rank(profile)) is not None:
-        profile = smaller
-        yield profile
-
-
-def _fewer_targets(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
-    if profile.adapters is not None and set(profile.adapters.target_modules) > set(MLP_ONLY):
-        yield mlp_only(profile, profile.adapters)
-
-
-def _no_graphs(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
-    if not profile.enforce_eager:
-        yield changed(profile, {"enforce_eager": True})
-
-
-RUNGS = (
-    Rung("fewer sequences", "answers at once", ("conservativeness",), _fewer_sequences, False),
-    Rung("another utilization", "KV cache, or room beside it", ("gpu_memory_utilization",), _other_utilization, False),
-    Rung("shorter requests", "long requests", ("max_seq_length",), _shorter),
-    Rung("smaller rank", "what adapters can learn", ("max_lora_rank", "adapters.r"), _smaller_ranks),
-    Rung("no q, k, v, o adapters", "what adapters can learn", ("adapters.target_modules",), _fewer_targets),
-    Rung("no CUDA graphs", "speed of every answer", ("enforce_eager",), _no_graphs),
-)

@@ -9,11 +9,11 @@ from typing import Any
 from loadcheck.errors import EXIT_FAIL
 from loadcheck.figures import Reading, figure_specs
 from loadcheck.loading import Loaded, Prepared
-from loadcheck.predict.fit import Search
-from loadcheck.predict.margin import Amounts, amounts_left, request_bytes
-from loadcheck.predict.unsloth_plan import kv_estimate_needed
+from loadcheck.predict.search import Search
+from loadcheck.predict.stack import Amounts
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.trouble import Shortage
+from loadcheck.stacks import stack_of
 from loadcheck.units import to_gib
 from loadcheck.verdict.diagnosis import sightings
 
@@ -49,7 +49,7 @@ class Attempt:
         return None if evidence is None else evidence.log.attempts[0].reading(attribute)
 
     def band(self, attribute: str) -> float:
-        """By how much the figure may be off its prediction (predict/bands.py), in bytes; 0 where it is predicted to the digit."""
+        """By how much the figure may be off its prediction (stacks/unsloth_vllm/bands.py), in bytes; 0 where it is predicted to the digit."""
         bands = self.loaded.evidence.bands if self.loaded.evidence is not None else None
         band = (bands or {}).get(attribute)
         return 0.0 if band is None else (band.high - band.low) / 2
@@ -114,32 +114,29 @@ def short_of(loaded: Loaded) -> Shortage | None:
 
 def search_of(prepared: Prepared) -> Search:
     """Predictions of this load's model on this load's card."""
-    assert prepared.card is not None
-    return Search(prepared.plan.config, prepared.card, prepared.ram_bytes)
+    return Search(stack_of(prepared.plan.profile), prepared.case)
 
 
 def predicted_left(prepared: Prepared) -> Amounts:
     """What was predicted to be left."""
-    assert prepared.prediction is not None
-    search = search_of(prepared)
-    return amounts_left(search.config, search.card, prepared.plan.profile, prepared.prediction)
+    return search_of(prepared).left(prepared.plan.profile, prepared.prediction)
 
 
 def measured_left(attempt: Attempt, short: Shortage) -> int | None:
     """What was left of it, in bytes, by the attempt's own log; None where the log does not say."""
-    search, profile = search_of(attempt.prepared), attempt.profile
-    if short == "kv_cache" and (reading := attempt.reading("kv_cache_bytes")) is not None:
-        return int(reading.value) - request_bytes(search.config, profile.max_seq_length)
-    if short == "kv_estimate" and (reading := attempt.reading("kv_estimate_bytes")) is not None:
-        return int(reading.value) - kv_estimate_needed(search.config, profile.max_seq_length)
-    return None
+    search = search_of(attempt.prepared)
+    need, reading = search.stack.needs(search.case).get(short), attempt.reading(f"{short}_bytes")
+    return None if need is None or reading is None else int(reading.value) - need
 
 
 def gains(before: Attempt | Prepared, after: Attempt) -> Iterator[Gain]:
     """Every figure that is predicted to change between two settings, and how it did; the first may have been refused."""
     prepared = before.prepared if isinstance(before, Attempt) else before
     for attribute in COMPARED:
-        was, became = getattr(prepared.figures, attribute), getattr(after.prepared.figures, attribute)
+        was, became = (
+            getattr(prepared.prediction.figures, attribute),
+            getattr(after.prepared.prediction.figures, attribute),
+        )
         if was is not None and became is not None and was != became:
             yield _gain(attribute, before, was, after, became)
 

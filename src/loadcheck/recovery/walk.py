@@ -15,9 +15,8 @@ from typing import Any
 
 from loadcheck.errors import EXIT_FAIL
 from loadcheck.loading import Loaded, Prepared
-from loadcheck.predict.fit import flags
 from loadcheck.predict.ladder import Ladder, Step, changes, need_after
-from loadcheck.predict.margin import Amounts, slack
+from loadcheck.predict.stack import Amounts
 from loadcheck.recovery.attempt import Attempt, Gain, gains, measured_left, predicted_left, search_of, short_of
 from loadcheck.runs.folder import RunFolder
 from loadcheck.runs.private import open_private
@@ -25,6 +24,7 @@ from loadcheck.runs.redact import Redactor
 from loadcheck.runs.secrets import secrets
 from loadcheck.specs.files import changed
 from loadcheck.specs.profile import Profile, profile_toml
+from loadcheck.specs.settings import flags
 
 MAX_ATTEMPTS = 4
 """Real loads of one recovery; each takes minutes."""
@@ -120,7 +120,7 @@ def recover(base: Prepared, effects: Effects, folder: Path, force: bool = False)
     """
     recovery = Recovery(base)
     needs: Amounts | None = None
-    if base.prediction is None or base.prediction.fits or force:
+    if base.prediction.fits or force:
         needs = _attempt(recovery, base, effects, folder, needs)
     else:
         for obstacle in base.prediction.obstacles:
@@ -141,7 +141,7 @@ def _attempt(
     what = flags(prepared.plan.profile, recovery.base.plan.profile) or "as asked for"
     effects.say(f"attempt {number}: {what}")
     loaded = effects.load(prepared, _folder(folder, number))
-    attempt = Attempt(number, prepared, loaded, None if prepared.prediction is None else short_of(loaded))
+    attempt = Attempt(number, prepared, loaded, None if prepared.prediction.account is None else short_of(loaded))
     recovery.attempts.append(attempt)
     if attempt.passed:
         recovery.end = "the load passed"
@@ -150,10 +150,10 @@ def _attempt(
     elif number == MAX_ATTEMPTS:
         recovery.end = f"{number} loads have failed for want of memory"
     else:
-        assert prepared.card is not None
         left = predicted_left(prepared)[attempt.short]
         measured = measured_left(attempt, attempt.short)
-        return need_after(needs or slack(prepared.card), prepared.card, attempt.short, left, measured)
+        slack = search_of(prepared).stack.slack(prepared.case.gpu)
+        return need_after(needs or slack, slack, attempt.short, left, measured)
     return needs
 
 
@@ -193,7 +193,8 @@ def _keep(recovery: Recovery, effects: Effects) -> None:
     path = attempt.loaded.folder.path / KEPT
     found = changed(attempt.profile, {"description": f"{base.description}; recovered: {recovery.flags}"})
     try:
-        comment = f"written by loadcheck load --recover: {'; '.join(changes(base, attempt.profile))}"
+        steps = changes(search_of(attempt.prepared).stack.rungs, base, attempt.profile)
+        comment = f"written by loadcheck load --recover: {'; '.join(steps)}"
         with open_private(path, "w", encoding="utf-8") as file:
             file.write(Redactor(secrets(os.environ)).text(profile_toml(found, comment)))
     except OSError as error:

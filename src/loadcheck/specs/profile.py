@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from loadcheck.errors import BadInput, Problem, suggestion
 from loadcheck.specs.files import Spec, changed, env_dir, is_file, read_toml, set_at, to_data, to_toml, validate
+from loadcheck.specs.settings import Setting
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -28,29 +29,47 @@ LINEAR_MODULES: tuple[Target, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "g
 class Adapters(Spec, frozen=True, kw_only=True):
     """The LoRA adapters that `get_peft_model` attaches."""
 
-    r: Annotated[int, Meta(ge=1, le=1024)] = 32
-    lora_alpha: Annotated[int, Meta(ge=1, le=MAX_COUNT)] = 32
-    lora_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    r: Annotated[int, Meta(ge=1, le=1024), Setting("Rank of the adapters.", "--lora-r", moves_memory=True)] = 32
+    lora_alpha: Annotated[int, Meta(ge=1, le=MAX_COUNT), Setting("Scale of the adapters.", moves_memory=True)] = 32
+    lora_dropout: Annotated[
+        float,
+        Meta(ge=0, lt=1),
+        Setting("Dropout of the adapters; other than 0, unsloth patches nothing.", moves_memory=True),
+    ] = 0.0
     bias: Literal["none"] = "none"
-    target_modules: Annotated[tuple[Target, ...], Meta(min_length=1)] = LINEAR_MODULES
-    use_gradient_checkpointing: bool | Literal["unsloth"] = "unsloth"
-    random_state: Annotated[int, Meta(ge=0, le=MAX_COUNT)] = 3407
+    target_modules: Annotated[
+        tuple[Target, ...], Meta(min_length=1), Setting("Comma-separated, such as q_proj,v_proj.", moves_memory=True)
+    ] = LINEAR_MODULES
+    use_gradient_checkpointing: Annotated[
+        bool | Literal["unsloth"], Setting("unsloth, true or false.", only_load=True)
+    ] = "unsloth"
+    random_state: Annotated[
+        int, Meta(ge=0, le=MAX_COUNT), Setting("Seed of the adapters' first weights.", only_load=True)
+    ] = 3407
 
 
 class Generation(Spec, frozen=True, kw_only=True):
     """The one answer that proves that the loaded model works."""
 
-    prompt: Annotated[str, Meta(min_length=1)] = "What is the capital of France?"
-    max_new_tokens: Annotated[int, Meta(ge=1, le=MAX_COUNT)] = 32
-    expect: str | None = None
+    prompt: Annotated[
+        str,
+        Meta(min_length=1),
+        Setting("What the loaded model is asked; without --expect, any answer will do.", only_load=True),
+    ] = "What is the capital of France?"
+    max_new_tokens: Annotated[int, Meta(ge=1, le=MAX_COUNT), Setting("Length of the answer.", only_load=True)] = 32
+    expect: Annotated[
+        str | None, Setting("A word that the answer must hold; not looked for with synthetic weights.", only_load=True)
+    ] = None
     """A word that the answer must hold; only for real weights."""
 
 
 class Training(Spec, frozen=True, kw_only=True):
     """Training steps on the adapters after the load; none by default."""
 
-    steps: Annotated[int, Meta(ge=0, le=MAX_COUNT)] = 0
-    learning_rate: Annotated[float, Meta(gt=0, le=1)] = 2e-4
+    steps: Annotated[
+        int, Meta(ge=0, le=MAX_COUNT), Setting("Training steps after the load.", "--train-steps", moves_memory=True)
+    ] = 0
+    learning_rate: Annotated[float, Meta(gt=0, le=1), Setting("Of the training steps.", only_load=True)] = 2e-4
 
 
 class Profile(Spec, frozen=True, kw_only=True):
@@ -59,15 +78,44 @@ class Profile(Spec, frozen=True, kw_only=True):
     name: str
     description: str
     engine: Literal["gpu", "cpu"]
-    model: Annotated[str, Meta(min_length=1)]
-    weights: Literal["hub", "package", "synthetic", "local"]
-    max_seq_length: Annotated[int, Meta(ge=1, le=MAX_COUNT)]
-    load_in_4bit: bool
-    fast_inference: bool
-    max_lora_rank: Annotated[int, Meta(ge=1, le=MAX_COUNT)]
-    gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)]
-    conservativeness: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    enforce_eager: bool = False
+    model: Annotated[
+        str,
+        Meta(min_length=1),
+        Setting("A name in env/models, a local directory, or a JSON file with its config.", moves_memory=True),
+    ]
+    weights: Annotated[
+        Literal["hub", "package", "synthetic", "local"],
+        Setting("Where the weights come from: hub, package, synthetic or local.", moves_memory=True, only_load=True),
+    ]
+    max_seq_length: Annotated[
+        int, Meta(ge=1, le=MAX_COUNT), Setting("Tokens of a request, prompt and answer.", moves_memory=True)
+    ]
+    load_in_4bit: Annotated[
+        bool,
+        Setting("Quantization of a model of env/models.", "--load-in-4bit/--load-in-16bit", moves_memory=True),
+    ]
+    fast_inference: Annotated[bool, Setting("Load with vLLM.", "--fast-inference/--no-fast-inference", only_load=True)]
+    max_lora_rank: Annotated[
+        int,
+        Meta(ge=1, le=MAX_COUNT),
+        Setting(
+            "The largest rank that vLLM's LoRA slots hold; predict and fit take it for the adapters' rank, too, where no "
+            "--lora-r is given.",
+            moves_memory=True,
+        ),
+    ]
+    gpu_memory_utilization: Annotated[
+        float, Meta(gt=0, le=1), Setting("Share of the free memory that vLLM may take.", moves_memory=True)
+    ]
+    conservativeness: Annotated[
+        float,
+        Meta(gt=0, le=1),
+        Setting("Scales unsloth's number of sequences; 0.1 means few.", moves_memory=True),
+    ] = 1.0
+    enforce_eager: Annotated[
+        bool,
+        Setting("Without CUDA graphs: less memory, slower.", "--enforce-eager/--cuda-graphs", moves_memory=True),
+    ] = False
     """Capture no CUDA graphs: less memory, slower answers. Only vLLM takes it."""
     adapters: Adapters | None = Adapters()
     generation: Generation = Generation()

@@ -8,7 +8,7 @@ from typing import Any
 
 from loadcheck.figures import Figures, Kind, Reading
 from loadcheck.logs import Attempt, ParsedLog
-from loadcheck.predict.bands import Band
+from loadcheck.predict.band import Band
 from loadcheck.specs.expected import Expected
 from loadcheck.specs.model import Model, ModelConfig
 from loadcheck.specs.profile import Profile

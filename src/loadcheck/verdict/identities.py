@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 
 from loadcheck.figures import Kind, Reading
 from loadcheck.logs import Attempt
-from loadcheck.predict.adapters import possible_ranks
-from loadcheck.predict.graphs import capture_sizes
-from loadcheck.predict.kv import BLOCK_TOKENS, block_bytes
-from loadcheck.predict.unsloth_plan import kv_estimate, num_sequences
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import VLLM_LORA_RANKS
 from loadcheck.specs.versions import load_versions
+from loadcheck.stacks.unsloth_vllm.adapters import possible_ranks
+from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes
+from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS, block_bytes
+from loadcheck.stacks.unsloth_vllm.plan import kv_estimate, num_sequences
 from loadcheck.units import GIB
 from loadcheck.verdict.equation import EDITED, KV_SLACK_BYTES, compare, intervals_of, left_over
 from loadcheck.verdict.evidence import Evidence

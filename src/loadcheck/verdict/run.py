@@ -52,7 +52,7 @@ def _unsaid(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _events_of(profile: Profile) -> Iterator[str]:
-    """What a load of this profile says in any case (engines/gpu.py, engines/cpu.py: run)."""
+    """What a load of this profile says in any case (stacks/unsloth_vllm/engine.py, stacks/transformers_cpu/engine.py: run)."""
     trains = profile.training.steps > 0
     if profile.engine == "gpu":  # of the CPU's, verdict/shape.py asks for the others
         yield from ("weights_ready", "imported", "device", "loaded", "peak")
@@ -106,7 +106,7 @@ def _answer(evidence: Evidence, event: dict[str, Any]) -> Finding:
 
 
 def _word_asked_for(evidence: Evidence) -> str | None:
-    """What the answer of a run of ours must hold (engines/shared.py:expected_word): nothing where the weights are random."""
+    """What the answer of a run of ours must hold (stacks/engine_common.py:expected_word): nothing where the weights are random."""
     profile = evidence.profile
     return (
         None
@@ -116,7 +116,7 @@ def _word_asked_for(evidence: Evidence) -> str | None:
 
 
 def _adapters_used(evidence: Evidence, event: dict[str, Any]) -> Iterator[Finding]:
-    """vLLM answers without adapters as readily as with them, and says which it did (engines/gpu.py: list_loras)."""
+    """vLLM answers without adapters as readily as with them, and says which it did (stacks/unsloth_vllm/engine.py: list_loras)."""
     profile = evidence.profile
     if profile is None or "adapter_enabled" not in event:
         return
@@ -171,7 +171,7 @@ def _training(event: dict[str, Any], steps: list[dict[str, Any]]) -> Iterator[Fi
 
 
 def _is_same(event: dict[str, Any]) -> bool:
-    """To the byte; of the answers the first token, as their ends may differ by the order of a sum (engines/gpu.py)."""
+    """To the byte; of the answers the first token, as their ends may differ by the order of a sum (stacks/unsloth_vllm/engine.py)."""
     return event.get("same_weights") is True and _count(event.get("num_same_tokens")) > 0
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from loadcheck.figures import Reading
-from loadcheck.predict.kv import BLOCK_TOKENS, KV_DTYPE_BYTES, block_bytes
+from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS, KV_DTYPE_BYTES, block_bytes
 from loadcheck.verdict.equation import compare, intervals_of, left_over
 from loadcheck.verdict.evidence import Evidence
 from loadcheck.verdict.finding import Finding

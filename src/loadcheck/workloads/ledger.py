@@ -8,8 +8,8 @@ from functools import lru_cache
 from itertools import count
 from typing import Literal, NamedTuple
 
-from loadcheck.predict.allocator import rounded
 from loadcheck.predict.terms import Term, total
+from loadcheck.stacks.unsloth_vllm.allocator import rounded
 
 _rounded = lru_cache(maxsize=4096)(rounded)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loadcheck.predict.weights import NF4_BLOCK
+from loadcheck.stacks.unsloth_vllm.weights import NF4_BLOCK
 from loadcheck.workloads.autograd import FULL, HALF, Gradients, Tape, Tensor
 from loadcheck.workloads.ledger import Label
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from loadcheck.predict.activation import cublas_workspace
-from loadcheck.predict.allocator import rounded
-from loadcheck.predict.kv import kv_cache_memory
-from loadcheck.predict.outside_budget import HF_ROPE_TOKENS, engine_extras
-from loadcheck.predict.prediction import Prediction
-from loadcheck.predict.slots import lora_slots
+from loadcheck.predict import Prediction
 from loadcheck.predict.terms import Term, total
-from loadcheck.predict.weights import DTYPE_BYTES, NF4_BLOCK, NF4_NESTED_BLOCK, weights
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
+from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace
+from loadcheck.stacks.unsloth_vllm.allocator import rounded
+from loadcheck.stacks.unsloth_vllm.kv import kv_cache_memory
+from loadcheck.stacks.unsloth_vllm.outside_budget import HF_ROPE_TOKENS, engine_extras
+from loadcheck.stacks.unsloth_vllm.slots import lora_slots
+from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, NF4_BLOCK, NF4_NESTED_BLOCK, weights
 
 SAMPLING = "sampling tensors"
 ROPE = "Hugging Face rope tables"

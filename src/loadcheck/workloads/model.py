@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from loadcheck.predict.adapters import patched
 from loadcheck.specs.model import ModelConfig
+from loadcheck.stacks.unsloth_vllm.adapters import patched
 from loadcheck.workloads.attention import Heads
 from loadcheck.workloads.autograd import FULL, INDEX, Leaf, Tape, Tensor
 from loadcheck.workloads.layer import Checkpointing, Layer, checkpointed, decoder_layer, rms_norm

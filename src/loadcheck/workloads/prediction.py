@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from loadcheck.predict import Prediction
 from loadcheck.predict.card import Card
-from loadcheck.predict.prediction import Prediction
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from loadcheck.predict.activation import cublas_workspace
 from loadcheck.predict.terms import Term
+from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace
 from loadcheck.workloads import grpo, sft
 from loadcheck.workloads.autograd import FULL, Tensor
 from loadcheck.workloads.ledger import Label, Storage

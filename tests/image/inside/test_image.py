@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tomllib
 
-from loadcheck.engines import startup
+from loadcheck.stacks.unsloth_vllm import startup
 
 SITE = Path("/opt/venv/lib/python3.11/site-packages")
 FACTS = tomllib.loads(Path("/env/image.toml").read_text())
@@ -79,7 +79,7 @@ print("\\nFAILED=" + json.dumps(failed))
         "trl.trainer.sft_trainer",
         "xformers.ops.fmha",
         "torch._inductor.compile_fx",
-        "loadcheck.engines.gpu",
+        "loadcheck.stacks.unsloth_vllm.engine",
     ],
 )
 def test_what_a_load_imports(module):

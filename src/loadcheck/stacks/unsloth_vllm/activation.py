@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loadcheck.predict.allocator import rounded
 from loadcheck.predict.terms import Term, total
-from loadcheck.predict.weights import DTYPE_BYTES, extended_vocab, head_rows
 from loadcheck.specs.model import ModelConfig
+from loadcheck.stacks.unsloth_vllm.allocator import rounded
+from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, extended_vocab, head_rows
 from loadcheck.units import round_up
 
 # cuBLAS takes its workspace at its first use and keeps it: torch 2.5.1, aten/src/ATen/cuda/CublasHandlePool.cpp

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from loadcheck.figures import Figures
-from loadcheck.predict.activation import activation_peak, cublas_workspace, forward_peak, lora_pointers, sampler_peak
-from loadcheck.predict.adapters import adapter_memory, adapter_params, base_params, patched
+from loadcheck.predict.account import MemoryAccount, Obstacle, Prediction
 from loadcheck.predict.card import MIN_CAPABILITY, Card
-from loadcheck.predict.graphs import NO_GRAPHS, capture_sizes, graph_memory
-from loadcheck.predict.kv import BLOCK_TOKENS, config_block_bytes, kv_cache_memory
-from loadcheck.predict.outside_budget import adapter_extras, engine_extras, training_memory
-from loadcheck.predict.refusals import Obstacle, known_warnings, refusals
-from loadcheck.predict.slots import lora_slots, slots_only
+from loadcheck.predict.case import Case
 from loadcheck.predict.terms import Term, total
-from loadcheck.predict.unsloth_plan import (
+from loadcheck.specs.files import changed
+from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.profile import Profile
+from loadcheck.stacks.unsloth_vllm.activation import (
+    activation_peak,
+    cublas_workspace,
+    forward_peak,
+    lora_pointers,
+    sampler_peak,
+)
+from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, adapter_params, base_params, patched
+from loadcheck.stacks.unsloth_vllm.graphs import NO_GRAPHS, capture_sizes, graph_memory
+from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS, config_block_bytes, kv_cache_memory
+from loadcheck.stacks.unsloth_vllm.outside_budget import adapter_extras, engine_extras, training_memory
+from loadcheck.stacks.unsloth_vllm.plan import (
     SEQUENCES_BEYOND,
     SEQUENCES_LADDER,
     UnslothPlan,
     largest_budget_bytes,
     unsloth_plan,
 )
-from loadcheck.predict.weights import weights
-from loadcheck.specs.files import changed
-from loadcheck.specs.model import ModelConfig
-from loadcheck.specs.profile import Profile
+from loadcheck.stacks.unsloth_vllm.refusals import known_warnings, refusals
+from loadcheck.stacks.unsloth_vllm.slots import lora_slots, slots_only
+from loadcheck.stacks.unsloth_vllm.weights import weights
 from loadcheck.units import show_bytes, to_gib
 
 TRAINING_TOKENS = 1024
@@ -38,130 +46,83 @@ EDGE_SHARE = 0.05
 """A KV estimate this near to a bound of unsloth's ladder is named."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """Every figure of a load, before it happens.
-
-    Attributes:
-        terms: the device memory at the peak of the load, which answers one short prompt, as a tree that sums.
-        full_batch: the same while vLLM works on a full batch.
-        obstacles: what will keep the load from succeeding; empty where it fits.
-        notes: what a reader should know about how sure the figures are.
-        edges: steps of unsloth's ladder of sequences that its estimate stands near to.
-        warnings: what will go wrong after a load that fits.
-    """
-
-    figures: Figures
-    terms: Term
-    full_batch: Term
-    obstacles: tuple[Obstacle, ...]
-    notes: tuple[str, ...]
-    edges: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-    @property
-    def fits(self) -> bool:
-        """Whether the load goes through, one short answer and training steps included; `warnings` may say that use will not."""
-        return not self.obstacles
-
-    @property
-    def full_batch_peak_bytes(self) -> int:
-        """The most that the card holds, of the load and of a full batch after it: what settings to work with must leave room for."""
-        return max(self.terms.num_bytes, self.full_batch.num_bytes)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "fits": self.fits,
-            "figures": self.figures.to_json(),
-            "bytes": self.figures.bytes_json(),
-            "obstacles": [
-                {"what": each.what, "engine_says": each.engine_says, "remedy": each.remedy} for each in self.obstacles
-            ],
-            "notes": [*self.notes, *self.edges],
-            "warnings": list(self.warnings),
-            "busy_peak_gib": round(to_gib(self.full_batch_peak_bytes), 2),
-            "terms": self.terms.to_json(),
-        }
+def predict(case: Case) -> Prediction:
+    """The load of `case` as this stack does it, from unsloth's own plan on."""
+    return predict_from_plan(case, plan_of(case))
 
 
-def predict(config: ModelConfig, profile: Profile, card: Card, ram_available_bytes: int) -> Prediction:
-    """The load of `config` with `profile`'s settings on `card`."""
-    plan = unsloth_plan(
-        config,
+def plan_of(case: Case) -> UnslothPlan:
+    """What unsloth will decide before vLLM starts."""
+    card, profile = case.gpu, case.profile
+    assert case.ram_available_bytes is not None, "the swap space depends on the host's RAM"
+    return unsloth_plan(
+        case.config,
         total_bytes=card.total_bytes,
         free_bytes=card.free_bytes,
         max_seq_length=profile.max_seq_length,
         max_lora_rank=profile.max_lora_rank,
         gpu_memory_utilization=profile.gpu_memory_utilization,
         conservativeness=profile.conservativeness,
-        ram_available_bytes=ram_available_bytes,
+        ram_available_bytes=case.ram_available_bytes,
     )
-    return predict_from_plan(config, profile, card, plan)
 
 
-def predict_from_plan(config: ModelConfig, profile: Profile, card: Card, plan: UnslothPlan) -> Prediction:
-    """What follows once unsloth's plan is known: from a formula, or from a log that says it."""
-    parts = _Parts.of(config, profile, card, plan)
-    found = tuple(obstacles(config, profile, card, plan, parts))
-    full_batch = _full_batch(config, card, parts)
+def predict_from_plan(case: Case, plan: UnslothPlan) -> Prediction:
+    """What follows once unsloth's plan is known: from its formula, or from a log that prints it."""
+    budget = _Budget.of(case.config, case.gpu, plan)
+    peak = _peak(case, plan, budget)
+    account = MemoryAccount(peak, _full_batch(case, peak, budget))
+    found = tuple(obstacles(case, plan, budget, account))
+    figures = _engine_figures(case.config, case.gpu, plan, case.profile.enforce_eager, budget)
     return Prediction(
-        figures=_figures(config, profile, card, plan, parts),
-        terms=parts.peak,
-        full_batch=full_batch,
+        figures=replace(figures, **_outside_figures(case, peak)),
+        account=account,
         obstacles=found,
-        notes=tuple(_notes(card)),
+        notes=tuple(_notes(case.gpu)),
         edges=tuple(edges(plan)),
-        warnings=() if found else tuple(_warnings(card, plan, full_batch)),
+        warnings=() if found else tuple(_warnings(case.gpu, plan, account.full_batch)),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
-    """The amounts that figures and terms are both made of."""
+class _Budget:
+    """vLLM's budget, and what it must hold (vllm/worker/worker.py:226-249)."""
 
     weights: Term
     activation: Term
     non_torch_bytes: int
-    budget_bytes: int
+    total_bytes: int
     kv_available_bytes: int
     num_gpu_blocks: int
-    peak: Term
 
     @property
-    def in_budget_bytes(self) -> int:
-        """What vLLM's budget must hold before any KV cache."""
+    def fixed_bytes(self) -> int:
+        """What the budget must hold before any KV cache."""
         return self.weights.num_bytes + self.activation.num_bytes + self.non_torch_bytes
 
-    def peak_part_bytes(self, name: str) -> int:
-        """A part of the peak; a part of 0 is not among them."""
-        return next((part.num_bytes for part in self.peak.parts if part.name == name), 0)
-
     @classmethod
-    def of(cls, config: ModelConfig, profile: Profile, card: Card, plan: UnslothPlan) -> _Parts:
+    def of(cls, config: ModelConfig, card: Card, plan: UnslothPlan) -> _Budget:
         model = weights(config)
         activation = activation_peak(config, plan.max_model_len, max(plan.max_num_seqs, 1), card.compute_capability)
         non_torch = card.assumed_non_torch_bytes
-        # vllm/worker/worker.py:226-249: floats until the last step
-        budget = card.total_bytes * plan.utilization
+        budget = card.total_bytes * plan.utilization  # floats until the last step, as upstream
         available = budget - (model.num_bytes + activation.num_bytes + non_torch)
         blocks = max(int(available // config_block_bytes(config)), 0)
-        peak = _peak(config, profile, card, plan, model, kv_cache_memory(config, blocks), non_torch)
-        return cls(model, activation, non_torch, int(budget), int(available), blocks, peak)
+        return cls(model, activation, non_torch, int(budget), int(available), blocks)
 
 
-def _peak(
-    config: ModelConfig, profile: Profile, card: Card, plan: UnslothPlan, model: Term, cache: Term, non_torch_bytes: int
-) -> Term:
+def _peak(case: Case, plan: UnslothPlan, budget: _Budget) -> Term:
     """What the card holds once everything is there: more than vLLM's budget, as slots, graphs and adapters lie outside it."""
+    config, profile, card = case.config, case.profile, case.gpu
     num_seqs = max(plan.max_num_seqs, 1)
     capability, adapters = card.compute_capability, profile.adapters
     terms = [
         Term("context", card.total_bytes - card.free_bytes, "used before the load: CUDA's own, and other processes"),
-        Term("non_torch", non_torch_bytes, "vllm/worker/worker.py:205-271; env/gpus.toml"),
-        model,
+        Term("non_torch", budget.non_torch_bytes, "vllm/worker/worker.py:205-271; env/gpus.toml"),
+        budget.weights,
         lora_slots(config, profile.max_lora_rank, plan.max_model_len, num_seqs),
-        cache,
-        _graphs(config, profile, card, num_seqs),
+        kv_cache_memory(config, budget.num_gpu_blocks),
+        _graphs(config, card, num_seqs, profile.enforce_eager),
         engine_extras(config, plan.max_model_len, num_seqs, capability, profile.enforce_eager),
     ]
     if adapters is not None:
@@ -180,7 +141,7 @@ def _peak(
     return total("peak_device", terms)
 
 
-def _full_batch(config: ModelConfig, card: Card, parts: _Parts) -> Term:
+def _full_batch(case: Case, peak: Term, budget: _Budget) -> Term:
     """What the card holds while vLLM works on a full batch: all that stays after the load, and the whole activation peak.
 
     vLLM's profile run is such a batch (max_num_seqs prompts that share max_num_batched_tokens), and its budget keeps that peak free
@@ -189,21 +150,28 @@ def _full_batch(config: ModelConfig, card: Card, parts: _Parts) -> Term:
     cuBLAS's workspace and LoRA's pointers stay from the profile run on. Training is left out: the engine idles while it runs.
     Derived from there; no run of ours has filled a batch yet.
     """
-    once = cublas_workspace(card.compute_capability).num_bytes + lora_pointers(config).num_bytes
-    stays = [part for part in parts.peak.parts if part.name != "training"]
+    once = cublas_workspace(case.gpu.compute_capability).num_bytes + lora_pointers(case.config).num_bytes
+    stays = [part for part in peak.parts if part.name != "training"]
     batch = Term(
-        "full batch", parts.activation.num_bytes - once, f"vllm/worker/worker.py:205-271; {parts.activation.name}"
+        "full batch", budget.activation.num_bytes - once, f"vllm/worker/worker.py:205-271; {budget.activation.name}"
     )
     return total("full_batch_device", [*stays, batch])
 
 
-def _graphs(config: ModelConfig, profile: Profile, card: Card, num_seqs: int) -> Term:
-    if profile.enforce_eager:
+def _graphs(config: ModelConfig, card: Card, num_seqs: int, enforce_eager: bool) -> Term:
+    if enforce_eager:
         return NO_GRAPHS
     return graph_memory(config, num_seqs, card.compute_capability, card.graph_node_bytes)
 
 
-def _figures(config: ModelConfig, profile: Profile, card: Card, plan: UnslothPlan, parts: _Parts) -> Figures:
+def engine_figures(config: ModelConfig, card: Card, plan: UnslothPlan, enforce_eager: bool) -> Figures:
+    """The figures that follow from the model, the card and unsloth's plan alone, whatever adapters there are."""
+    return _engine_figures(config, card, plan, enforce_eager, _Budget.of(config, card, plan))
+
+
+def _engine_figures(
+    config: ModelConfig, card: Card, plan: UnslothPlan, enforce_eager: bool, budget: _Budget
+) -> Figures:
     num_seqs = max(plan.max_num_seqs, 1)
     return Figures(
         gpu_name=card.name,
@@ -217,28 +185,31 @@ def _figures(config: ModelConfig, profile: Profile, card: Card, plan: UnslothPla
         max_num_seqs=plan.max_num_seqs,
         kv_estimate_bytes=int(plan.kv_estimate_bytes),
         swap_bytes=plan.swap_bytes,
-        weights_bytes=parts.weights.num_bytes,
-        budget_bytes=parts.budget_bytes,
+        weights_bytes=budget.weights.num_bytes,
+        budget_bytes=budget.total_bytes,
         non_torch_bytes=card.non_torch_bytes,
-        activation_peak_bytes=parts.activation.num_bytes,
-        kv_cache_bytes=parts.kv_available_bytes,
-        num_gpu_blocks=parts.num_gpu_blocks,
+        activation_peak_bytes=budget.activation.num_bytes,
+        kv_cache_bytes=budget.kv_available_bytes,
+        num_gpu_blocks=budget.num_gpu_blocks,
         num_cpu_blocks=plan.swap_bytes // config_block_bytes(config),
-        max_concurrency=parts.num_gpu_blocks * BLOCK_TOKENS / plan.max_model_len,
-        num_cuda_graphs=0 if profile.enforce_eager else len(capture_sizes(num_seqs)),
-        cuda_graph_bytes=_graphs(config, profile, card, num_seqs).num_bytes,
-        lora_slots_bytes=slots_only(config, profile.max_lora_rank),
-        peak_device_bytes=parts.peak.num_bytes,
-        **_adapter_figures(config, profile),
+        max_concurrency=budget.num_gpu_blocks * BLOCK_TOKENS / plan.max_model_len,
+        num_cuda_graphs=0 if enforce_eager else len(capture_sizes(num_seqs)),
+        cuda_graph_bytes=_graphs(config, card, num_seqs, enforce_eager).num_bytes,
     )
 
 
-def _adapter_figures(config: ModelConfig, profile: Profile) -> dict[str, Any]:
-    adapters = profile.adapters
+def _outside_figures(case: Case, peak: Term) -> dict[str, Any]:
+    """Of slots, peak and adapters, which no line of the engine's states."""
+    config, adapters = case.config, case.profile.adapters
+    outside = {
+        "lora_slots_bytes": slots_only(config, case.profile.max_lora_rank),
+        "peak_device_bytes": peak.num_bytes,
+    }
     if adapters is None:
-        return {}
+        return outside
     params = adapter_params(config, adapters.r, adapters.target_modules)
     return {
+        **outside,
         **patched(config, adapters.target_modules, adapters.lora_dropout),
         "trainable_params": params,
         "total_params": base_params(config) + params,
@@ -246,10 +217,9 @@ def _adapter_figures(config: ModelConfig, profile: Profile) -> dict[str, Any]:
     }
 
 
-def obstacles(
-    config: ModelConfig, profile: Profile, card: Card, plan: UnslothPlan, parts: _Parts
-) -> Iterator[Obstacle]:
+def obstacles(case: Case, plan: UnslothPlan, budget: _Budget, account: MemoryAccount) -> Iterator[Obstacle]:
     """What will keep the load from succeeding, in the order in which the engine would meet it."""
+    card, profile = case.gpu, case.profile
     if card.refused is not None:
         says = (
             "Unsloth: Your GPU is too old!"
@@ -259,20 +229,20 @@ def obstacles(
         yield Obstacle(
             f"{card.name} cannot run this stack: {card.refused}", says, "take a card of compute capability 7.5 to 9.0"
         )
-    yield from refusals(config, profile, card)
-    cause = _too_large(config, profile, card, plan, parts)
-    too_full = parts.peak.num_bytes > card.total_bytes
+    yield from refusals(case)
+    cause = _too_large(case, plan, budget, account)
+    too_full = account.peak.num_bytes > card.total_bytes
     if plan.cut_from is not None and cause is None:
         yield _cut(plan, too_full)
     yield from _sequences_obstacles(profile, plan)
     if cause is not None:  # what else is short is short for that
         yield cause
         return
-    no_cache = _no_cache(plan, parts, too_full)
+    no_cache = _no_cache(plan, budget, too_full)
     if no_cache is not None:
         yield no_cache
     if too_full:
-        yield _peak_obstacle(card, parts, kv_is_short=no_cache is not None or plan.cut_from is not None)
+        yield _peak_obstacle(card, account.peak, kv_is_short=no_cache is not None or plan.cut_from is not None)
 
 
 def _sequences_obstacles(profile: Profile, plan: UnslothPlan) -> Iterator[Obstacle]:
@@ -295,33 +265,34 @@ def _sequences_obstacles(profile: Profile, plan: UnslothPlan) -> Iterator[Obstac
 # --------------------------------------------------------------------------------------- more than any utilization can give
 
 
-def _too_large(config: ModelConfig, profile: Profile, card: Card, plan: UnslothPlan, parts: _Parts) -> Obstacle | None:
+def _too_large(case: Case, plan: UnslothPlan, budget: _Budget, account: MemoryAccount) -> Obstacle | None:
     """The one cause where no gpu_memory_utilization helps: the weights, the profile run, or what unsloth keeps for training."""
-    model, free = parts.weights.num_bytes, card.free_bytes
-    if model + parts.non_torch_bytes > free:
+    config, profile, card = case.config, case.profile, case.gpu
+    model, free = budget.weights.num_bytes, card.free_bytes
+    if model + budget.non_torch_bytes > free:
         return Obstacle(
             f"the weights alone take {show_bytes(model)}, and {show_bytes(free)} of the card are free",
             "CUDA out of memory.",
-            _fix_weights(config, card, parts),
+            _fix_weights(config, card, budget),
             "profile",
         )
-    slots = parts.peak_part_bytes("lora_slots")
-    if parts.in_budget_bytes + slots > free:
+    slots = account.sum_bytes(("lora_slots",))
+    if budget.fixed_bytes + slots > free:
         return Obstacle(
-            f"weights, LoRA slots and a full batch take {show_bytes(parts.in_budget_bytes + slots)}, and {show_bytes(free)} of the "
+            f"weights, LoRA slots and a full batch take {show_bytes(budget.fixed_bytes + slots)}, and {show_bytes(free)} of the "
             "card are free",
             "CUDA out of memory.",
             _fix_batch(config, card, plan),
             "profile",
         )
     most = largest_budget_bytes(config, card.total_bytes, free, profile.max_seq_length)
-    if parts.num_gpu_blocks <= 0 and most < parts.in_budget_bytes:
+    if budget.num_gpu_blocks <= 0 and most < budget.fixed_bytes:
         kept, left = show_bytes(card.total_bytes - most), show_bytes(most) if most else "nothing"
         if not most:
             kept = f"all {kept}"
         return Obstacle(
             f"unsloth keeps {kept} of the card for training on max_seq_length {profile.max_seq_length}: {left} is left for vLLM, "
-            f"whose weights and full batch take {show_bytes(parts.in_budget_bytes)}",
+            f"whose weights and full batch take {show_bytes(budget.fixed_bytes)}",
             _NO_BLOCKS,
             "lower max_seq_length; `loadcheck fit` finds the longest that fits",
             "kv_cache",
@@ -334,14 +305,14 @@ _NO_BLOCKS = (
 )
 
 
-def _fix_weights(config: ModelConfig, card: Card, parts: _Parts) -> str:
+def _fix_weights(config: ModelConfig, card: Card, budget: _Budget) -> str:
     """The nearest that would hold the weights; KV cache and the rest come on top."""
     if config.quantization == "16bit":
         quantized = weights(changed(config, {"quantization": "nf4"})).num_bytes
-        if quantized + parts.non_torch_bytes < card.free_bytes:
+        if quantized + budget.non_torch_bytes < card.free_bytes:
             return f"load in 4-bit, which takes {show_bytes(quantized)}"
     used = card.total_bytes - card.free_bytes
-    if parts.in_budget_bytes < card.total_bytes:
+    if budget.fixed_bytes < card.total_bytes:
         return f"free the card: {show_bytes(used)} of it are in use"
     return "take a smaller model, or a card with more memory"
 
@@ -371,18 +342,18 @@ def _cut(plan: UnslothPlan, too_full: bool) -> Obstacle:
     )
 
 
-def _no_cache(plan: UnslothPlan, parts: _Parts, too_full: bool) -> Obstacle | None:
+def _no_cache(plan: UnslothPlan, budget: _Budget, too_full: bool) -> Obstacle | None:
     """vllm/worker/worker.py:532-549."""
-    tokens = parts.num_gpu_blocks * BLOCK_TOKENS
+    tokens = budget.num_gpu_blocks * BLOCK_TOKENS
     remedy = "raise gpu_memory_utilization, or lower max_seq_length or the number of sequences (conservativeness)"
-    if parts.weights.num_bytes > parts.budget_bytes:
+    if budget.weights.num_bytes > budget.total_bytes:
         remedy = "raise gpu_memory_utilization: the budget does not even hold the weights"
     if too_full:
         remedy = _LESS
-    if parts.num_gpu_blocks <= 0:
+    if budget.num_gpu_blocks <= 0:
         return Obstacle(
-            f"no room for the KV cache: weights, a full batch and non_torch take {show_bytes(parts.in_budget_bytes)}, and the "
-            f"budget is {show_bytes(parts.budget_bytes)}",
+            f"no room for the KV cache: weights, a full batch and non_torch take {show_bytes(budget.fixed_bytes)}, and the "
+            f"budget is {show_bytes(budget.total_bytes)}",
             _NO_BLOCKS,
             remedy,
             "kv_cache",
@@ -399,10 +370,10 @@ def _no_cache(plan: UnslothPlan, parts: _Parts, too_full: bool) -> Obstacle | No
     return None
 
 
-def _peak_obstacle(card: Card, parts: _Parts, kv_is_short: bool) -> Obstacle:
+def _peak_obstacle(card: Card, peak: Term, kv_is_short: bool) -> Obstacle:
     remedy = "lower gpu_memory_utilization: LoRA slots, CUDA graphs and adapters lie outside vLLM's budget"
     return Obstacle(
-        f"the load peaks at {show_bytes(parts.peak.num_bytes)}, and the card has {show_bytes(card.total_bytes)}",
+        f"the load peaks at {show_bytes(peak.num_bytes)}, and the card has {show_bytes(card.total_bytes)}",
         "CUDA out of memory.",
         _LESS if kv_is_short else remedy,
         "peak",

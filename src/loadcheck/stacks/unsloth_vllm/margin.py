@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from loadcheck.predict.bands import KV_SLACK_BYTES, NON_TORCH_SLACK_BYTES, PEAK_SLACK
+from loadcheck.predict.account import Prediction
 from loadcheck.predict.card import Card
-from loadcheck.predict.kv import BLOCK_TOKENS, config_block_bytes
-from loadcheck.predict.prediction import Prediction
-from loadcheck.predict.unsloth_plan import kv_estimate_needed
+from loadcheck.predict.case import Case
 from loadcheck.specs.model import ModelConfig
-from loadcheck.specs.profile import Profile
 from loadcheck.specs.trouble import Shortage
-
-Amounts = Mapping[Shortage, int]
-"""Bytes, but for "batch", which is in tokens."""
+from loadcheck.stacks.unsloth_vllm.bands import KV_SLACK_BYTES, NON_TORCH_SLACK_BYTES, PEAK_SLACK
+from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS, config_block_bytes
+from loadcheck.stacks.unsloth_vllm.plan import kv_estimate_needed
 
 
 def slack(card: Card) -> dict[Shortage, int]:
-    """What a load must have left, as the prediction may be off by so much (predict/bands.py)."""
+    """What a load must have left, as the prediction may be off by so much (stacks/unsloth_vllm/bands.py)."""
     of_card = int(PEAK_SLACK * card.total_bytes)
     non_torch = 0 if card.non_torch_bytes is not None else NON_TORCH_SLACK_BYTES
     return {
@@ -30,21 +25,29 @@ def slack(card: Card) -> dict[Shortage, int]:
     }
 
 
-def amounts_left(config: ModelConfig, card: Card, profile: Profile, prediction: Prediction) -> dict[Shortage, int]:
+def amounts_left(case: Case, prediction: Prediction) -> dict[Shortage, int]:
     """What is left of everything that a load can be short of, in the order in which the engine comes to it."""
-    figures = prediction.figures
+    config, card, figures = case.config, case.gpu, prediction.figures
     length, sequences = figures.max_model_len, figures.max_num_seqs
     assert length is not None and sequences is not None and figures.kv_estimate_bytes is not None
     assert figures.weights_bytes is not None and figures.activation_peak_bytes is not None
     assert figures.kv_cache_bytes is not None and figures.peak_device_bytes is not None
-    parts = {term.name: term.num_bytes for term in prediction.terms.parts}
-    beside = sum(parts.get(name, 0) for name in ("context", "non_torch", "lora_slots"))  # a part of 0 is not among them
+    beside = prediction.memory.sum_bytes(("context", "non_torch", "lora_slots"))
     return {
-        "kv_estimate": figures.kv_estimate_bytes - kv_estimate_needed(config, profile.max_seq_length),
+        "kv_estimate": figures.kv_estimate_bytes - kv_estimate_needed(config, case.profile.max_seq_length),
         "batch": length - sequences,
         "profile": card.total_bytes - beside - figures.weights_bytes - figures.activation_peak_bytes,
         "kv_cache": figures.kv_cache_bytes - request_bytes(config, length),
         "peak": card.total_bytes - figures.peak_device_bytes,
+    }
+
+
+def needs(case: Case) -> dict[Shortage, int]:
+    """What one request of full length needs of the KV cache, and of unsloth's estimate of it."""
+    length = case.profile.max_seq_length
+    return {
+        "kv_estimate": kv_estimate_needed(case.config, length),
+        "kv_cache": request_bytes(case.config, length),
     }
 
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import psutil
 
-from loadcheck.engines.protocol import Recorder
-from loadcheck.engines.shared import TRAINING_TEXT, digest, expected_word, finite, seconds_since, trainable
 from loadcheck.errors import BadInput, Problem
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.profile import Adapters, Profile
+from loadcheck.stacks.engine_common import TRAINING_TEXT, digest, expected_word, finite, seconds_since, trainable
+from loadcheck.stacks.recorder import Recorder
 from loadcheck.units import KIB
 from loadcheck.weights.nf4 import allow_cpu, nf4_config, quieten, wait_passively
 

@@ -1,6 +1,6 @@
 """The load on a CPU with transformers, bitsandbytes and peft: its figures to the byte.
 
-The weights are the tensors that the model holds, as `loadcheck.engines.cpu.held_bytes` counts them; no allocator rounds them.
+The weights are the tensors that the model holds, as `transformers_cpu.engine.held_bytes` counts them; no allocator rounds them.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 from loadcheck.figures import Figures
-from loadcheck.predict.adapters import adapter_memory, adapter_params, base_params, patched
+from loadcheck.predict.account import Prediction
+from loadcheck.predict.case import Case
 from loadcheck.predict.terms import Term, total
-from loadcheck.predict.weights import DTYPE_BYTES, NF4_BLOCK, NF4_NESTED_BLOCK
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
+from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, adapter_params, base_params, patched
+from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, NF4_BLOCK, NF4_NESTED_BLOCK
 
 CODE_BYTES = 4 * (16 + 256)
 """NF4's and the nested 8-bit code: each linear has its own, though all are equal (bitsandbytes 0.46.1 functional.py)."""
@@ -57,14 +59,13 @@ def _bias_elements(config: ModelConfig) -> int:
     )
 
 
-def predict_without_vllm(config: ModelConfig, profile: Profile) -> Figures:
-    """What is known of a load without vLLM: on a CPU `predict_cpu`, on a GPU the same but the weights, which are not measured there."""
-    figures = predict_cpu(config, profile)
-    return figures if profile.engine == "cpu" else replace(figures, weights_bytes=None)
+def predict(case: Case) -> Prediction:
+    """The figures of a load without vLLM that follow from the model and the profile: on a GPU all but the weights, which no line says."""
+    figures = _figures(case.config, case.profile)
+    return Prediction(figures if case.profile.engine == "cpu" else replace(figures, weights_bytes=None))
 
 
-def predict_cpu(config: ModelConfig, profile: Profile) -> Figures:
-    """The figures of a load on the CPU that follow from the model and the profile."""
+def _figures(config: ModelConfig, profile: Profile) -> Figures:
     adapters = profile.adapters
     common: dict[str, Any] = {
         "quantization": config.quantization,

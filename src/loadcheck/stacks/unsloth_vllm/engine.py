@@ -17,12 +17,12 @@ from typing import Any
 
 import psutil
 
-from loadcheck.engines import startup
-from loadcheck.engines.protocol import Recorder
-from loadcheck.engines.shared import TRAINING_TEXT, digest, expected_word, finite, seconds_since, trainable
 from loadcheck.errors import Problem, UnsupportedMachine
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.profile import Adapters, Profile
+from loadcheck.stacks.engine_common import TRAINING_TEXT, digest, expected_word, finite, seconds_since, trainable
+from loadcheck.stacks.recorder import Recorder
+from loadcheck.stacks.unsloth_vllm import startup
 
 PACKAGES = (
     "torch", "triton", "vllm", "unsloth", "unsloth_zoo", "xformers", "transformers",

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from loadcheck.figures import Figures
+from loadcheck.predict.band import Band
 from loadcheck.predict.card import Card
-from loadcheck.predict.prediction import Prediction
 from loadcheck.units import from_gib
-
-
-@dataclass(frozen=True, slots=True)
-class Band:
-    """What a figure may be, in its own unit (bytes for memory), and why physics gives it a band at all."""
-
-    low: float
-    high: float
-    why: str
-
 
 KV_SLACK_BYTES = from_gib(0.02)
 BLOCKS_SLACK = 0.001
@@ -24,7 +15,7 @@ GRAPH_SLACK = 0.15
 GRAPH_UNKNOWN = (0.50, 1.60)
 """Shares of the prediction where the driver's memory for a graph's node is not known of the card: it is 8.2 kB on a T4 and 3.6 kB on
 Hopper, and with the one instead of the other the prediction moves to 0.65, or to 1.55 (32 graphs of Llama 3.1 8B on an H100, by
-predict/graphs.py); to 0.53 where the nodes are nearly all (SmolLM2-135M on an A100, likewise)."""
+stacks/unsloth_vllm/graphs.py); to 0.53 where the nodes are nearly all (SmolLM2-135M on an A100, likewise)."""
 PEAK_SLACK = 0.03
 NON_TORCH_SLACK_BYTES = from_gib(0.05)
 NON_TORCH_SEEN_BYTES = (from_gib(-0.05), from_gib(0.25))
@@ -53,11 +44,10 @@ class Rounding:
 EXACT = Rounding()
 
 
-def bands(prediction: Prediction, card: Card, rounding: Rounding = EXACT) -> dict[str, Band]:
-    """The band of each figure that has one, by attribute; a wide one where its constant was never measured on this card."""
-    figures = prediction.figures
+def bands(figures: Figures, card: Card, rounding: Rounding = EXACT) -> dict[str, Band]:
+    """The band of each predicted figure that has one, by attribute; a wide one where its constant was never measured on this card."""
     assert figures.kv_cache_bytes is not None and figures.num_gpu_blocks is not None
-    assert figures.max_concurrency is not None and figures.peak_device_bytes is not None
+    assert figures.max_concurrency is not None
     found = {
         "kv_cache_bytes": _around(
             figures.kv_cache_bytes,
@@ -65,9 +55,10 @@ def bands(prediction: Prediction, card: Card, rounding: Rounding = EXACT) -> dic
             "what the budget leaves; non_torch is printed to 0.01 GiB",
         ),
         **_blocks(figures.num_gpu_blocks, figures.max_concurrency, rounding),
-        "peak_device_bytes": _within(figures.peak_device_bytes, PEAK_SLACK, "torch's cache keeps some slack"),
         "non_torch_bytes": _non_torch(card),
     }
+    if figures.peak_device_bytes is not None:
+        found["peak_device_bytes"] = _within(figures.peak_device_bytes, PEAK_SLACK, "torch's cache keeps some slack")
     if figures.cuda_graph_bytes:  # without graphs it is 0 to the byte
         found["cuda_graph_bytes"] = _graphs(figures.cuda_graph_bytes, card)
     if rounding.budget_bytes:  # else they are equal to the printed digit

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loadcheck.predict.allocator import rounded
 from loadcheck.predict.terms import Term, total
-from loadcheck.predict.weights import DTYPE_BYTES, LORA_EXTRA_VOCAB, LORA_VOCAB_PADDING
 from loadcheck.specs.model import ModelConfig
+from loadcheck.stacks.unsloth_vllm.allocator import rounded
+from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, LORA_EXTRA_VOCAB, LORA_VOCAB_PADDING
 from loadcheck.units import round_up
 
 

@@ -12,13 +12,11 @@ mask what is no multiple of their blocks (vllm/lora/ops/triton_ops/utils.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from loadcheck.predict.account import Obstacle
 from loadcheck.predict.card import Card
+from loadcheck.predict.case import Case
 from loadcheck.specs.files import shown
-from loadcheck.specs.model import ModelConfig
-from loadcheck.specs.profile import Profile
-from loadcheck.specs.trouble import Shortage
 
 FLASH_CAPABILITY = 8.0
 """Below it, vLLM takes xFormers instead of FlashAttention (vllm/platforms/cuda.py:176-182)."""
@@ -38,35 +36,21 @@ TURING = 7.5
 """Cards below are Volta."""
 
 
-@dataclass(frozen=True, slots=True)
-class Obstacle:
-    """Why a load will fail: in our words, in the engine's own, and what would help.
-
-    Attributes:
-        short: what there is too little of, where other settings need less of it; None where no memory would help.
-    """
-
-    what: str
-    engine_says: str
-    remedy: str
-    short: Shortage | None = None
+Rule = Callable[[Case], Obstacle | None]
 
 
-Rule = Callable[[ModelConfig, Profile, Card], Obstacle | None]
-
-
-def refusals(config: ModelConfig, profile: Profile, card: Card) -> Iterator[Obstacle]:
+def refusals(case: Case) -> Iterator[Obstacle]:
     """Every obstacle that no memory would remove, in the order in which the engine comes to it."""
-    yield from _met(RULES, config, profile, card)
+    yield from _met(RULES, case)
 
 
-def model_refusals(config: ModelConfig, profile: Profile, card: Card) -> Iterator[Obstacle]:
+def model_refusals(case: Case) -> Iterator[Obstacle]:
     """Those that no setting would remove either: only another model, or another card."""
-    yield from _met(MODEL_RULES, config, profile, card)
+    yield from _met(MODEL_RULES, case)
 
 
-def _met(rules: tuple[Rule, ...], config: ModelConfig, profile: Profile, card: Card) -> Iterator[Obstacle]:
-    return (obstacle for rule in rules if (obstacle := rule(config, profile, card)) is not None)
+def _met(rules: tuple[Rule, ...], case: Case) -> Iterator[Obstacle]:
+    return (obstacle for rule in rules if (obstacle := rule(case)) is not None)
 
 
 def head_sizes(compute_capability: float) -> tuple[int, ...]:
@@ -75,8 +59,9 @@ def head_sizes(compute_capability: float) -> tuple[int, ...]:
     return tuple(sorted({*flash, *PAGED_HEAD_SIZES}))
 
 
-def _too_long(config: ModelConfig, profile: Profile, _: Card) -> Obstacle | None:
+def _too_long(case: Case) -> Obstacle | None:
     """unsloth/models/llama.py:1713-1718."""
+    config, profile = case.config, case.profile
     if profile.max_seq_length <= config.max_position_embeddings:
         return None
     return Obstacle(
@@ -86,8 +71,9 @@ def _too_long(config: ModelConfig, profile: Profile, _: Card) -> Obstacle | None
     )
 
 
-def _above_derived_length(config: ModelConfig, profile: Profile, _: Card) -> Obstacle | None:
+def _above_derived_length(case: Case) -> Obstacle | None:
     """vllm/config.py:2458-2518: rope scaling may make the length that vLLM derives shorter than max_position_embeddings."""
+    config, profile = case.config, case.profile
     derived = config.derived_max_model_len
     if derived is None or profile.max_seq_length <= derived or profile.max_seq_length > config.max_position_embeddings:
         return None
@@ -98,8 +84,9 @@ def _above_derived_length(config: ModelConfig, profile: Profile, _: Card) -> Obs
     )
 
 
-def _rope(config: ModelConfig, _: Profile, __: Card) -> Obstacle | None:
+def _rope(case: Case) -> Obstacle | None:
     """vllm/transformers_utils/config.py:125-140, vllm/model_executor/layers/rotary_embedding.py:1023-1113."""
+    config = case.config
     if config.rope_refusal is None:
         return None
     return Obstacle(
@@ -107,8 +94,9 @@ def _rope(config: ModelConfig, _: Profile, __: Card) -> Obstacle | None:
     )
 
 
-def _window(config: ModelConfig, _: Profile, __: Card) -> Obstacle | None:
+def _window(case: Case) -> Obstacle | None:
     """vllm/config.py:1123-1130."""
+    config = case.config
     if not config.sliding_window:
         return None
     return Obstacle(
@@ -118,8 +106,9 @@ def _window(config: ModelConfig, _: Profile, __: Card) -> Obstacle | None:
     )
 
 
-def _activation(config: ModelConfig, _: Profile, __: Card) -> Obstacle | None:
+def _activation(case: Case) -> Obstacle | None:
     """vllm/model_executor/models/llama.py:84-86, qwen2.py:89-91."""
+    config = case.config
     if config.hidden_act == "silu":
         return None
     activation = shown(config.hidden_act, "")
@@ -130,8 +119,9 @@ def _activation(config: ModelConfig, _: Profile, __: Card) -> Obstacle | None:
     )
 
 
-def _head_size(config: ModelConfig, _: Profile, card: Card) -> Obstacle | None:
+def _head_size(case: Case) -> Obstacle | None:
     """vllm/platforms/cuda.py:176-217, vllm/attention/backends/xformers.py:412-416."""
+    config, card = case.config, case.gpu
     taken = head_sizes(card.compute_capability)
     if config.head_dim in taken:
         return None
@@ -145,8 +135,9 @@ def _head_size(config: ModelConfig, _: Profile, card: Card) -> Obstacle | None:
     )
 
 
-def _vocabulary(config: ModelConfig, _: Profile, __: Card) -> Obstacle | None:
+def _vocabulary(case: Case) -> Obstacle | None:
     """vllm/lora/layers.py:969; LoRA is on without adapters too, as unsloth starts vLLM with it."""
+    config = case.config
     most = LORA_MAX_VOCAB - LORA_EXTRA_VOCAB
     if config.model_type not in LORA_LM_HEAD or config.vocab_size <= most:
         return None
@@ -157,8 +148,9 @@ def _vocabulary(config: ModelConfig, _: Profile, __: Card) -> Obstacle | None:
     )
 
 
-def _packed_weights(config: ModelConfig, _: Profile, __: Card) -> Obstacle | None:
+def _packed_weights(case: Case) -> Obstacle | None:
     """vllm/model_executor/layers/quantization/bitsandbytes.py:193-197: two 4-bit elements a byte, of each of vLLM's linears."""
+    config = case.config
     if config.quantization != "nf4":
         return None
     hidden, inner = config.hidden_size, config.intermediate_size

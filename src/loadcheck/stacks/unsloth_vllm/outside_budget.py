@@ -6,15 +6,15 @@ tests/runs/h100_llama31-8b_synthetic.txt (its lines beginning MEM).
 
 from __future__ import annotations
 
-from loadcheck.predict.activation import cublas_workspace, lora_pointers
-from loadcheck.predict.adapters import adapter_memory
-from loadcheck.predict.allocator import rounded
-from loadcheck.predict.graphs import capture_sizes
-from loadcheck.predict.kv import BLOCK_TOKENS
 from loadcheck.predict.terms import Term, total
-from loadcheck.predict.weights import DTYPE_BYTES
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
+from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace, lora_pointers
+from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory
+from loadcheck.stacks.unsloth_vllm.allocator import rounded
+from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes
+from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS
+from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES
 
 HF_ROPE_TOKENS = 32_768
 """Positions that unsloth's own rotary tables begin with (unsloth/models/llama.py:1225-1244 at 2025.2.5)."""

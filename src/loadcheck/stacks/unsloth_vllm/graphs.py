@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from loadcheck.predict.activation import cublas_workspace, forward_peak
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.model import ModelConfig
+from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace, forward_peak
 from loadcheck.units import MIB, round_up
 
 LARGEST_GRAPH = 8192

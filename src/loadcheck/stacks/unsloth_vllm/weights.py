@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from loadcheck.predict.allocator import rounded
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.model import ModelConfig
+from loadcheck.stacks.unsloth_vllm.allocator import rounded
 from loadcheck.units import round_up
 
 DTYPE_BYTES = 2

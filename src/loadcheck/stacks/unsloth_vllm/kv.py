@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from loadcheck.predict.allocator import rounded
 from loadcheck.predict.terms import Term
 from loadcheck.specs.model import ModelConfig
+from loadcheck.stacks.unsloth_vllm.allocator import rounded
 
 BLOCK_TOKENS = 16
 """Tokens in a block on CUDA (vllm/platforms/cuda.py:142-144 at 0.7.2)."""

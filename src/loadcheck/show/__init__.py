@@ -1,0 +1,1 @@
+"""Everything that people look at, one file for each thing shown."""

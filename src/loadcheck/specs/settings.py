@@ -1,0 +1,110 @@
+"""What a setting of a profile is called on the command line, and what it does: written once, beside the setting itself.
+
+A field of a record carries its `Setting` in its annotation; options, flags and remedies are derived from it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from loadcheck.specs.files import Spec, flat
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How one key of a record is set by a flag.
+
+    Attributes:
+        help: of the flag.
+        flag: such as "--lora-r"; empty for the key's own name. A switch has two: "--on/--off".
+        moves_memory: whether the memory of a load depends on it, so that it is among the flags that make one load of another.
+        only_load: whether it is a flag of `load` alone, and not of the commands that predict.
+    """
+
+    help: str
+    flag: str = ""
+    moves_memory: bool = False
+    only_load: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A setting with its place in the record.
+
+    Attributes:
+        key: dotted, of the record.
+        name: the flag itself, without the other one of a switch.
+        off: the other one of a switch; None for a flag that takes a value.
+        kind: the type of the value: bool, int, float, str or tuple.
+        choices: the words that it may be; empty where it is no choice of words.
+    """
+
+    key: str
+    name: str
+    off: str | None
+    kind: type
+    choices: tuple[str, ...]
+    setting: Setting
+
+    @property
+    def parameter(self) -> str:
+        """The flag as a name of Python."""
+        return self.name.removeprefix("--").replace("-", "_")
+
+    def set_to(self, value: Any) -> str:
+        """The flag that gives the setting this value, quoted for a shell."""
+        if self.off is not None:
+            return self.name if value else self.off
+        text = ",".join(value) if isinstance(value, list | tuple) else str(value)
+        return f"{self.name} {shlex.quote(text)}"
+
+
+@cache
+def settings_of(record: type[Any]) -> tuple[Flag, ...]:
+    """Every setting of a record and of its tables, in the order of their fields."""
+    return tuple(_settings(record, ""))
+
+
+def _settings(record: type[Any], prefix: str) -> Iterator[Flag]:
+    for name, kind in get_type_hints(record, include_extras=True).items():
+        table = next(
+            (part for part in (kind, *get_args(kind)) if isinstance(part, type) and issubclass(part, Spec)), None
+        )
+        if table is not None:
+            yield from _settings(table, f"{prefix}{name}.")
+        for setting in getattr(kind, "__metadata__", ()):
+            if isinstance(setting, Setting):
+                on, _, off = (setting.flag or "--" + name.replace("_", "-")).partition("/")
+                yield Flag(prefix + name, on, off or None, *_plain(kind), setting)
+
+
+def _plain(kind: Any) -> tuple[type, tuple[str, ...]]:
+    """The type of the values that a flag may have (text where there are several), and its words where it is a choice of them."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    origin = get_origin(kind) or kind
+    return (origin if origin in (bool, int, float, tuple) else str), (get_args(kind) if origin is Literal else ())
+
+
+def flags(record: Spec, base: Spec) -> str:
+    """The flags that turn `base` into `record`, of the settings that move memory, quoted for a shell; switches last."""
+    before, after = flat(base), flat(record)
+    kind: Any = type(record)
+    differ = [
+        flag
+        for flag in settings_of(kind)
+        if flag.setting.moves_memory
+        and flag.key in before
+        and flag.key in after
+        and before[flag.key] != after[flag.key]
+    ]
+    return " ".join(flag.set_to(after[flag.key]) for flag in sorted(differ, key=lambda flag: flag.off is not None))
+
+
+def load_command(record: Spec, base: Spec, name: str) -> str:
+    """The whole command that loads `record`, where `name` is what `base` is loaded by: env/profiles' name or a file."""
+    return f"loadcheck load {shlex.quote(name)} {flags(record, base)}".rstrip()

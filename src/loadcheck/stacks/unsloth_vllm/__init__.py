@@ -1,0 +1,64 @@
+"""unsloth 2025.2.5 with vLLM 0.7.2 on a GPU: the pinned stack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loadcheck.logs import Attempt
+from loadcheck.predict.account import Obstacle, Prediction
+from loadcheck.predict.card import Card
+from loadcheck.predict.case import Case
+from loadcheck.predict.stack import FromLog, Stack, Wish
+from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.profile import Profile
+from loadcheck.specs.trouble import Shortage
+from loadcheck.stacks.unsloth_vllm import rungs
+from loadcheck.stacks.unsloth_vllm.bands import PEAK_SLACK
+from loadcheck.stacks.unsloth_vllm.from_log import predict_from_log
+from loadcheck.stacks.unsloth_vllm.margin import amounts_left, needs, slack
+from loadcheck.stacks.unsloth_vllm.prediction import predict
+from loadcheck.stacks.unsloth_vllm.refusals import model_refusals
+
+
+class UnslothVllm(Stack):
+    """See `predict.stack.Stack`."""
+
+    name = "unsloth_vllm"
+    engine = "loadcheck.stacks.unsloth_vllm.engine"
+    rungs = rungs.RUNGS
+    peak_slack = PEAK_SLACK
+
+    def loads(self, profile: Profile) -> bool:
+        return profile.engine == "gpu" and profile.fast_inference
+
+    def recognises(self, attempt: Attempt) -> bool:
+        return attempt.event("started") is None
+
+    def predict(self, case: Case) -> Prediction:
+        return predict(case)
+
+    def predict_from_log(
+        self, attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None
+    ) -> FromLog:
+        return predict_from_log(attempt, config, profile, gpu)
+
+    def needs(self, case: Case) -> dict[Shortage, int]:
+        return needs(case)
+
+    def left(self, case: Case, prediction: Prediction) -> dict[Shortage, int]:
+        return amounts_left(case, prediction)
+
+    def slack(self, card: Card) -> dict[Shortage, int]:
+        return slack(card)
+
+    def knobs(self, profile: Profile) -> Iterator[tuple[str, Profile]]:
+        return rungs.knobs(profile)
+
+    def wishes(self, case: Case) -> Iterator[Wish]:
+        return rungs.wishes(case)
+
+    def model_refusals(self, case: Case) -> Iterator[Obstacle]:
+        return model_refusals(case)
+
+
+STACK = UnslothVllm()

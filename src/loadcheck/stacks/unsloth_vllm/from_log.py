@@ -1,0 +1,161 @@
+"""The prediction that a log is judged by: from its own card, free memory and settings, or from the plan of unsloth that it prints."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from loadcheck.errors import BadInput
+from loadcheck.figures import MAX_NUMBER, Figures, Reading
+from loadcheck.logs import Attempt
+from loadcheck.predict.band import Band
+from loadcheck.predict.card import Card, card_from_device, card_from_table
+from loadcheck.predict.case import Case
+from loadcheck.predict.stack import FromLog
+from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.profile import Profile
+from loadcheck.stacks.unsloth_vllm.bands import EXACT, Rounding, bands
+from loadcheck.stacks.unsloth_vllm.kv import config_block_bytes
+from loadcheck.stacks.unsloth_vllm.plan import SWAP_BEYOND, SWAP_LADDER, UnslothPlan
+from loadcheck.stacks.unsloth_vllm.prediction import engine_figures, plan_of, predict_from_plan
+from loadcheck.units import GIB
+
+# Predicted from what a bare log says itself, so equal by construction and no check.
+_GIVEN_BY_LOG = (
+    "gpu_memory_utilization_pct",
+    "kv_estimate_bytes",
+    "max_num_seqs",
+    "swap_bytes",
+    "chunked_prefill_tokens",
+    "max_model_len",
+)
+
+
+def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None) -> FromLog:
+    """What should have been printed; without a profile, only what follows from the plan that the log prints.
+
+    Rank and targets of a log of no known profile are not known, and what depends on them is not predicted.
+
+    Args:
+        gpu: the card's key in env/gpus.toml; None for a card that is not there.
+    """
+    log = _Log(attempt, config, profile, gpu)
+    card = log.card()
+    if card is None:
+        return FromLog(note="the log does not say the card's memory, so nothing is predicted")
+    if profile is not None:
+        case = Case(
+            config=config, profile=profile, card=card, ram_available_bytes=log.device().get("ram_available_bytes", 0)
+        )
+        plan = plan_of(case)
+        if not case.ram_available_bytes:
+            plan = dataclasses.replace(plan, swap_bytes=log.swap_bytes())
+        return FromLog(figures := predict_from_plan(case, plan).figures, log.bands(figures))
+    printed = log.plan()
+    if printed is None:
+        return FromLog(note="the log does not say unsloth's plan, so nothing is predicted")
+    figures = engine_figures(config, card, printed, log.enforce_eager())
+    return FromLog(dataclasses.replace(figures, **dict.fromkeys(_GIVEN_BY_LOG)), log.bands(figures))
+
+
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """What one attempt prints of card, free memory and plan."""
+
+    attempt: Attempt
+    config: ModelConfig
+    profile: Profile | None
+    gpu: str | None
+
+    def device(self) -> dict[str, Any]:
+        """What our engine read from the device before the load; empty for a log from elsewhere, or with numbers that are none."""
+        event = self.attempt.event("device") or {}
+        names = ("device_total_bytes", "device_free_bytes", "ram_available_bytes")
+        sane = all(isinstance(event.get(name), int) and 0 < event[name] < MAX_NUMBER for name in names)
+        return event if sane else {}
+
+    def enforce_eager(self) -> bool:
+        eager = self.attempt.reading("enforce_eager")
+        return eager is not None and eager.value == "True"
+
+    def swap_bytes(self) -> int:
+        """The swap space that the log prints, where unsloth asks for as much on some machine; else the most that it asks for."""
+        reading = self.attempt.reading("swap_bytes")
+        printed = int(reading.value) // GIB if reading is not None else 0
+        return GIB * (printed if printed in [step for _, step in SWAP_LADDER] else SWAP_BEYOND)
+
+    def plan(self) -> UnslothPlan | None:
+        """unsloth's plan as the log prints it; None where a part of it is missing or no number of anything."""
+        names = ("gpu_memory_utilization_pct", "max_model_len", "max_num_seqs", "swap_bytes")
+        readings = [self.attempt.reading(name) for name in names]
+        if any(reading is None for reading in readings):
+            return None
+        utilization, length, sequences, swap = (float(reading.value) for reading in readings if reading is not None)
+        if length < 1 or sequences < 1:
+            return None
+        return UnslothPlan(utilization / 100, 0.0, int(length), int(sequences), int(swap))
+
+    def card(self) -> Card | None:
+        """The card of this very load, with the non_torch that it measured: the figures after it follow from it."""
+        card = self.card_before_non_torch()
+        reading = self.attempt.reading("non_torch_bytes")
+        if card is None or reading is None:
+            return card
+        if card.non_torch_bytes is not None and reading.agrees(card.non_torch_bytes):
+            return card  # the table is more precise than two decimals
+        return dataclasses.replace(card, non_torch_bytes=int(reading.value))
+
+    def card_before_non_torch(self) -> Card | None:
+        """The card as env/gpus.toml knows it, with the memory that the log says; None where it does not."""
+        name, capability = self.attempt.reading("gpu_name"), self.attempt.reading("compute_capability")
+        if name is None or capability is None:
+            return None
+        device = self.device()
+        if device:
+            total, free = device["device_total_bytes"], device["device_free_bytes"]
+            return card_from_device(str(name.value), str(capability.value), total, free)
+        total_read, utilization = (
+            self.attempt.reading("gpu_total_bytes"),
+            self.attempt.reading("gpu_memory_utilization_pct"),
+        )
+        if total_read is None or utilization is None or int(total_read.value) <= 0:
+            return None
+        return self._card_from_elsewhere(str(name.value), str(capability.value), total_read, utilization)
+
+    def _card_from_elsewhere(self, name: str, capability: str, total: Reading, utilization: Reading) -> Card:
+        """The table's memory where the utilization fits that; else as much is free as the utilization implies."""
+        share = None if self.profile is None else self.profile.gpu_memory_utilization
+        total_bytes = int(total.value)
+        known = self._known_card()
+        if known is not None and total.agrees(known.total_bytes):
+            if share is not None and utilization.agrees(100 * share * known.free_bytes / known.total_bytes):
+                return dataclasses.replace(known, name=name)
+            total_bytes = known.total_bytes
+        # nothing is predicted from what is free where the share of it is not known
+        free_bytes = total_bytes if share is None else round(float(utilization.value) / 100 * total_bytes / share)
+        return card_from_device(name, capability, total_bytes, free_bytes)
+
+    def _known_card(self) -> Card | None:
+        try:
+            return card_from_table(self.gpu) if self.gpu else None
+        except BadInput:
+            return None
+
+    def bands(self, figures: Figures) -> dict[str, Band]:
+        """The bands of these figures on this card, widened by what the log's rounding leaves open."""
+        card = self.card_before_non_torch()
+        return bands(figures, card, self._rounding()) if card is not None else {}
+
+    def _rounding(self) -> Rounding:
+        """What this log's rounding leaves open: of non_torch always, and of free memory where no engine of ours read it."""
+        card = self.card()
+        if card is None:
+            return EXACT
+        budget_bytes = non_torch_bytes = 0.0
+        if (printed := self.attempt.reading("non_torch_bytes")) is not None:
+            non_torch_bytes = abs(float(printed.value) - card.assumed_non_torch_bytes) + printed.tolerance
+        share, total = self.attempt.reading("gpu_memory_utilization_pct"), self.attempt.reading("gpu_total_bytes")
+        if not self.device() and share is not None and total is not None:
+            budget_bytes = (share.tolerance * card.total_bytes + total.tolerance * float(share.value)) / 100
+        return Rounding(budget_bytes, non_torch_bytes, config_block_bytes(self.config))

@@ -1,0 +1,132 @@
+"""The settings that move this stack's memory: how each is turned, by how much, and in which order where memory is short.
+
+Cheapest is what a user loses least by, and the order is fixed:
+
+1. fewer sequences (conservativeness): fewer answers at once; each of them as good and as long as before;
+2. another gpu_memory_utilization: lower where LoRA slots, CUDA graphs, adapters or training need the room, at the cost of KV cache;
+   higher where the KV cache is short, at the cost of that room;
+3. a shorter max_seq_length: long requests are refused;
+4. a smaller rank: the adapters learn less;
+5. no adapters on q, k, v and o: they learn less still;
+6. no CUDA graphs: every answer is slower, and it is no longer the load whose log is the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from loadcheck.predict.case import Case
+from loadcheck.predict.search import LENGTH_STEP, UTILIZATION_STEPS, at_utilization, of_length
+from loadcheck.predict.stack import Rung, Wish
+from loadcheck.specs.files import changed
+from loadcheck.specs.profile import VLLM_LORA_RANKS, Profile
+from loadcheck.specs.trouble import Shortage
+from loadcheck.units import round_up
+
+SHARES = (0.9, 0.75, 0.5, 0.25, 0.1)
+"""What conservativeness is lowered to. At 0.75 unsloth's own retry stands (unsloth_zoo/vllm_utils.py:1007)."""
+LENGTHS = 64
+"""How many shorter lengths are looked at, at most."""
+GROWING: tuple[Shortage, ...] = ("kv_estimate", "kv_cache")
+"""What a higher utilization gives more of; of the peak it leaves less."""
+MLP_ONLY = ("gate_proj", "up_proj", "down_proj")
+
+
+def smaller_rank(profile: Profile) -> Profile | None:
+    """The next smaller rank that vLLM takes, for slots and adapters; None where there is none."""
+    ranks = [rank for rank in VLLM_LORA_RANKS if rank < profile.max_lora_rank]
+    if not ranks:
+        return None
+    of_adapters = {} if profile.adapters is None else {"adapters.r": min(profile.adapters.r, ranks[-1])}
+    return changed(profile, {"max_lora_rank": ranks[-1], **of_adapters})
+
+
+def mlp_only(profile: Profile) -> Profile | None:
+    """The same without adapters on q, k, v and o; None where there are none."""
+    adapters = profile.adapters
+    if adapters is None or not set(adapters.target_modules) > set(MLP_ONLY):
+        return None
+    return changed(profile, {"adapters.target_modules": MLP_ONLY})
+
+
+def without_graphs(profile: Profile) -> Profile | None:
+    """The same without CUDA graphs; None where it has none."""
+    return None if profile.enforce_eager else changed(profile, {"enforce_eager": True})
+
+
+def knobs(profile: Profile) -> Iterator[tuple[str, Profile]]:
+    """Each setting turned one step from `profile`, and the step in words."""
+    hundredths = round(profile.gpu_memory_utilization * UTILIZATION_STEPS)
+    if hundredths > 5:
+        yield "gpu_memory_utilization − 0.05", at_utilization(profile, hundredths - 5)
+    yield "conservativeness halved", changed(profile, {"conservativeness": profile.conservativeness / 2})
+    if profile.max_seq_length >= 2 * LENGTH_STEP:
+        yield "max_seq_length halved", of_length(profile, profile.max_seq_length // 2)
+    if (smaller := smaller_rank(profile)) is not None:
+        yield f"rank {profile.max_lora_rank} → {smaller.max_lora_rank}", smaller
+    if (fewer := mlp_only(profile)) is not None:
+        yield "no q, k, v, o adapters", fewer
+    if (eager := without_graphs(profile)) is not None:
+        yield "no CUDA graphs", eager
+
+
+def wishes(case: Case) -> Iterator[Wish]:
+    """What a user could give up where nothing fits."""
+    profile = case.profile
+    if case.config.quantization == "16bit":
+        quantized = replace(case, config=changed(case.config, {"quantization": "nf4"})).changed({"load_in_4bit": True})
+        yield ((("a 4-bit checkpoint of the model" if profile.load_in_4bit else "in 4-bit"), quantized),)
+    yield tuple((f"rank {smaller.max_lora_rank}", case.of(smaller)) for smaller in _smaller_ranks(profile, None))
+    if (fewer := mlp_only(profile)) is not None:
+        yield (("no q, k, v, o adapters", case.of(fewer)),)
+    if (eager := without_graphs(profile)) is not None:
+        yield (("no CUDA graphs", case.of(eager)),)
+
+
+def _fewer_sequences(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
+    for share in SHARES:
+        if share < profile.conservativeness:
+            yield changed(profile, {"conservativeness": share})
+
+
+def _other_utilization(profile: Profile, short: Shortage | None) -> Iterator[Profile]:
+    """Up or down in hundredths, nearest first."""
+    now = profile.gpu_memory_utilization * UTILIZATION_STEPS
+    steps = range(1, UTILIZATION_STEPS) if short in GROWING else range(UTILIZATION_STEPS - 1, 0, -1)
+    for hundredths in steps:
+        if (hundredths > now) if short in GROWING else (hundredths < now):
+            yield at_utilization(profile, hundredths)
+
+
+def _shorter(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
+    """In whole 256s, and of a long one by a 64th each time: it is a search, and each step of it a hundred predictions."""
+    length = profile.max_seq_length
+    by = max(round_up(length // LENGTHS, LENGTH_STEP), LENGTH_STEP)
+    yield from (of_length(profile, shorter) for shorter in range((length - 1) // by * by, 0, -by))
+
+
+def _smaller_ranks(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
+    while (smaller := smaller_rank(profile)) is not None:
+        profile = smaller
+        yield profile
+
+
+def _fewer_targets(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
+    if (fewer := mlp_only(profile)) is not None:
+        yield fewer
+
+
+def _no_graphs(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
+    if (eager := without_graphs(profile)) is not None:
+        yield eager
+
+
+RUNGS = (
+    Rung("fewer sequences", "answers at once", ("conservativeness",), _fewer_sequences, False),
+    Rung("another utilization", "KV cache, or room beside it", ("gpu_memory_utilization",), _other_utilization, False),
+    Rung("shorter requests", "long requests", ("max_seq_length",), _shorter),
+    Rung("smaller rank", "what adapters can learn", ("max_lora_rank", "adapters.r"), _smaller_ranks),
+    Rung("no q, k, v, o adapters", "what adapters can learn", ("adapters.target_modules",), _fewer_targets),
+    Rung("no CUDA graphs", "speed of every answer", ("enforce_eager",), _no_graphs),
+)

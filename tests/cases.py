@@ -1,0 +1,34 @@
+"""Cases of the pinned stack from their parts, as many tests make them."""
+
+from loadcheck.predict import Card, Case, Prediction
+from loadcheck.predict.fit import Fit, Goal
+from loadcheck.predict.fit import fit as fit_case
+from loadcheck.predict.search import NOTHING, Search
+from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.profile import Profile
+from loadcheck.stacks import UNSLOTH_VLLM
+
+
+def case_of(config: ModelConfig, profile: Profile, card: Card, ram_bytes: int) -> Case:
+    return Case(config=config, profile=profile, card=card, ram_available_bytes=ram_bytes)
+
+
+def predict(config: ModelConfig, profile: Profile, card: Card, ram_bytes: int) -> Prediction:
+    return UNSLOTH_VLLM.predict(case_of(config, profile, card, ram_bytes))
+
+
+def fit(
+    config: ModelConfig,
+    profile: Profile,
+    card: Card,
+    ram_bytes: int,
+    goal: Goal = "length",
+    given: frozenset[str] = NOTHING,
+) -> Fit:
+    return fit_case(UNSLOTH_VLLM, case_of(config, profile, card, ram_bytes), goal, given)
+
+
+def search(
+    config: ModelConfig, card: Card, ram_bytes: int, profile: Profile, given: frozenset[str] = NOTHING
+) -> Search:
+    return Search(UNSLOTH_VLLM, case_of(config, profile, card, ram_bytes), given)
