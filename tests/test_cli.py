@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from loadcheck import cli
+from loadcheck.cli.app import COMMANDS
+from loadcheck.cli.chosen import overrides
 from loadcheck.device import GpuDevice
 from loadcheck.errors import BadInput
 from loadcheck.listing import LISTS
@@ -451,7 +453,7 @@ def test_without_a_gpu_the_small_model_is_the_default():
 
 def test_every_profile_key_has_a_flag():
     """Whatever a profile says, a flag of `load` overrides."""
-    flags = {parameter.name for parameter in cli.cli.commands["load"].params}
+    flags = {parameter.name for parameter in cli.cli.get_command(None, "load").params}
     profile = to_data(load_profile("llama31-8b-instruct-4bit"))
     keys = {key for key, value in profile.items() if not isinstance(value, dict)} | {
         f"{table}.{key}" for table in ("adapters", "generation", "training") for key in profile[table]
@@ -474,7 +476,7 @@ def test_every_profile_key_has_a_flag():
 )
 def test_flags_become_profile_values(flags: dict[str, Any], changed: dict[str, Any]):
     """A flag that was not given changes nothing."""
-    assert cli.overrides(flags) == changed
+    assert overrides(flags) == changed
 
 
 @pytest.mark.parametrize("kind", ["cards", "models", "profiles"])
@@ -520,7 +522,7 @@ def test_list_json_is_one_document(capsys: pytest.CaptureFixture[str]):
 def test_every_command_has_help_and_is_documented():
     """No command lacks its help, or its row in docs/commands.md."""
     readme = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-    for name, command in cli.cli.commands.items():
+    for name, command in ((name, cli.cli.get_command(None, name)) for name in COMMANDS):
         assert command.help, name
         assert f"loadcheck {name}" in readme, name
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loadcheck import cli
+from loadcheck.cli.app import COMMANDS
 from tests.conftest import ROOT
 
 DOCUMENTS = sorted(path for pattern in ("*.md", "docs/*.md", "examples/*.md") for path in ROOT.glob(pattern))
@@ -58,7 +58,7 @@ def test_commands_exist(document: Path):
     for block in _blocks(document):
         assert set(re.findall(r"^make ([a-z][a-z-]*)", block, re.MULTILINE)) <= targets
         commands = re.findall(r"^(?:\$ )?(?:\S*/)?loadcheck ([a-z]+)", block, re.MULTILINE)
-        assert set(commands) <= set(cli.cli.commands)
+        assert set(commands) <= set(COMMANDS)
 
 
 def test_workflows_call_what_there_is():

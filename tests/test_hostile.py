@@ -289,7 +289,7 @@ def test_a_link_to_a_folder_may_be_named(tmp_path: Path):
 def test_a_profiles_name_leads_nowhere(name: str, tmp_path: Path):
     """Run folders and expected ranges are named after it."""
     file = tmp_path / "p.toml"
-    text = (Path(cli.__file__).parents[2] / "env" / "profiles" / "smollm2-135m-cpu.toml").read_text()
+    text = (Path(cli.__file__).parents[3] / "env" / "profiles" / "smollm2-135m-cpu.toml").read_text()
     file.write_text(f"name = {json.dumps(name)}\n" + re.sub(r"(?m)^name = .*\n", "", text))
     with pytest.raises(BadInput, match="name of a folder"):
         load_profile(str(file))

@@ -1,0 +1,123 @@
+"""The command line as a whole: its commands, loaded when they are called, and how an error ends one."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from contextlib import suppress
+from importlib import import_module
+
+import click
+
+from loadcheck import __version__
+from loadcheck.cli.output import print_json
+from loadcheck.encoding import print_in_any_encoding
+from loadcheck.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_PASS,
+    BadInput,
+    LoadcheckError,
+    Problem,
+    printable,
+    printable_lines,
+    suggestion,
+)
+from loadcheck.runs.child import ignore_signals
+from loadcheck.runs.redact import redacted_output
+from loadcheck.runs.secrets import secrets
+
+EXIT_BROKEN_PIPE = 141
+"""Nobody read what was found, so it is no pass: 128 + SIGPIPE, as a shell says it."""
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, likewise."""
+
+
+COMMANDS = ("parse", "check", "report", "predict", "fit", "load", "doctor", "manifest", "list")
+
+
+class Commands(click.Group):
+    """The commands, each imported when it is called; a misspelt one is answered with the nearest."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+        if name not in COMMANDS:
+            return None
+        module = import_module(f"loadcheck.cli.{'list_' if name == 'list' else name}")
+        found: click.Command = module.command
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            raise click.UsageError(f"{error.message} {suggestion(args[0], COMMANDS)}", ctx) from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="loadcheck %(version)s")
+@click.option("--debug", is_flag=True, help="Show a traceback for every error.")
+def cli(debug: bool) -> None:
+    """Predict, measure and judge every memory figure of a 4-bit load with Unsloth and vLLM.
+
+    Exit codes: 0 in range, 1 out of range or would not fit, 2 bad input, 3 this machine cannot.
+    """
+
+
+def main() -> None:
+    """Entry point: errors as `Error: FILE: KEY: what is wrong; how to fix it` on stderr, and the exit code that they mean."""
+    print_in_any_encoding()
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code."""
+    with redacted_output(secrets(os.environ)):
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
+    debug, as_json = "--debug" in arguments, "--json" in arguments
+    try:
+        code = cli.main(arguments, prog_name="loadcheck", standalone_mode=False)
+        return code if isinstance(code, int) else EXIT_PASS
+    except LoadcheckError as error:
+        _show_errors(error.problems, debug)
+        return emit_json_error(error.problems, error.exit_code, as_json)
+    except click.ClickException as error:
+        error.message = printable_lines(error.message)
+        error.show()
+        usage = Problem("command line", error.format_message(), "see loadcheck --help")
+        return emit_json_error((usage,), EXIT_BAD_INPUT, as_json)
+    except (click.Abort, KeyboardInterrupt):
+        with ignore_signals():  # asked for once more while it is said, it is reported all the same
+            click.echo("Error: interrupted", err=True)
+            return emit_json_error((Problem("loadcheck", "interrupted", "run it again"),), EXIT_INTERRUPTED, as_json)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return EXIT_BROKEN_PIPE
+    except OSError as error:
+        problem = Problem(str(error.filename or "system"), str(error.strerror), "free the disk or fix the path")
+        _show_errors((problem,), debug)
+        return emit_json_error((problem,), BadInput.exit_code, as_json)
+
+
+def emit_json_error(problems: tuple[Problem, ...], exit_code: int, as_json: bool) -> int:
+    """The exit code; with --json the problems are the one document on stdout, too."""
+    if as_json:
+        keys = ("where", "key", "what", "remedy")
+        said = [{key: getattr(each, key) for key in keys} for each in problems]
+        with suppress(OSError):  # stdout itself may be what is full or gone
+            print_json({"error": said, "exit_code": exit_code})
+    return exit_code
+
+
+def _show_errors(problems: tuple[Problem, ...], debug: bool) -> None:
+    if debug:
+        click.echo(printable_lines(traceback.format_exc()), err=True)
+    for problem in problems:
+        click.echo(f"Error: {printable(str(problem))}", err=True)

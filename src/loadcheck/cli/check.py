@@ -1,0 +1,49 @@
+"""`loadcheck check`: the verdict on a log or a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loadcheck.checking import gather
+from loadcheck.cli.chosen import log_file, overrides
+from loadcheck.cli.options import GPU_HELP, json_option, profile_options
+from loadcheck.cli.output import print_json
+from loadcheck.errors import EXIT_FAIL, EXIT_PASS
+from loadcheck.loading import judge_folder
+from loadcheck.report import judged_as, show_verdict
+from loadcheck.terminal import console, print_words
+from loadcheck.verdict import judge
+
+
+@click.command("check", short_help="Judge a run or a log: pass, or what is wrong and the fix.")
+@click.argument("target", metavar="RUN|LOG", type=click.Path(path_type=Path))
+@click.option("--profile", help="Judge as a load of this profile; a version other than the pinned one then fails.")
+@click.option("--gpu", help=GPU_HELP)
+@profile_options
+@json_option
+def command(target: Path, profile: str | None, gpu: str | None, as_json: bool, **flags: Any) -> int:
+    """Judge a run folder or a LOG: shape, identities, prediction, golden ranges. - reads a log from stdin.
+
+    A run folder says its settings itself. A log does not say them all: without --profile it is judged as the profile whose settings it
+    prints, or as one of no known profile; the flags say which settings were others.
+    """
+    changed = overrides(flags)
+    if target.is_dir():
+        loaded = judge_folder(target, profile, gpu, changed)
+        evidence, verdict = loaded.evidence, loaded.verdict
+    else:
+        with log_file(target) as file:
+            evidence = gather(file, profile, gpu, overrides=changed)
+            verdict = judge(evidence)
+    if as_json:
+        named = evidence.profile.name if evidence is not None and evidence.profile is not None else None
+        print_json({"profile": named, **verdict.to_json()})
+        return EXIT_PASS if verdict.passed else EXIT_FAIL
+    out = console()
+    if evidence is not None:
+        print_words(out, f"{target}: {judged_as(evidence)}")
+    show_verdict(out, evidence, verdict)
+    return EXIT_PASS if verdict.passed else EXIT_FAIL

@@ -1,0 +1,105 @@
+"""What the flags of a command mean: the profile, the card, the log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from loadcheck.cli.options import PREDICTED_PROFILE
+from loadcheck.device import ram_available_bytes as read_ram
+from loadcheck.errors import BadInput, Problem
+from loadcheck.logs.text import rereadable
+from loadcheck.predict import Card, Case
+from loadcheck.predict.card import described_card, present_card
+from loadcheck.specs.files import changed
+from loadcheck.specs.model import find_model, resolve_model
+from loadcheck.specs.profile import Profile, load_profile
+from loadcheck.specs.settings import settings_of
+
+
+def with_local_weights(profile: Profile) -> Profile:
+    """A model that is no name of env/models is a folder here, and so are its weights."""
+    known = profile.weights not in ("hub", "package") or find_model(profile.model) is not None
+    return profile if known else changed(profile, {"weights": "local"})
+
+
+def one_profile(profile: str | None, named: str | None) -> str:
+    """PROFILE or --profile, or the default; BadInput where the two name different ones."""
+    if profile and named and profile != named:
+        raise BadInput(Problem("profile", f"{profile!r} and --profile {named!r} are two", "name one of them"))
+    return profile or named or PREDICTED_PROFILE
+
+
+def chosen_case(profile: Profile, flags: dict[str, Any], ram_available_bytes: int | None) -> Case:
+    """The load that is asked about; BadInput or UnsupportedMachine where its model or its card is not to be had."""
+    name, config = resolve_model(profile.model, profile.load_in_4bit)
+    card = _card(**{name: flags[name] for name in CARD_FLAGS}) if profile.uses_vllm else None
+    ram = read_ram() if ram_available_bytes is None else ram_available_bytes
+    return Case(model_name=name, config=config, profile=profile, card=card, ram_available_bytes=ram)
+
+
+def chosen_profile(name: str, given: dict[str, Any], follows_rank: bool = False) -> Profile:
+    """The profile with the flags given laid over it; BadInput names the flag where the wrong value came from one."""
+    try:
+        follows = follows_rank and load_profile(name).adapters is not None
+        return load_profile(name, one_rank(given) if follows else given)
+    except BadInput as error:
+        flags = {flag.key: flag.name for flag in settings_of(Profile) if flag.key in given}
+        raise BadInput(
+            Problem(flags[problem.key], problem.what, problem.remedy) if problem.key in flags else problem
+            for problem in error.problems
+        ) from None
+
+
+def one_rank(changed: dict[str, Any]) -> dict[str, Any]:
+    """Asked about a largest rank alone, adapters of that rank are meant."""
+    rank = {"adapters.r": changed["max_lora_rank"]} if "max_lora_rank" in changed else {}
+    return rank | changed
+
+
+CARD_FLAGS = ("gpu", "gpu_total_bytes", "gpu_free_bytes", "compute_capability", "non_torch_bytes")
+
+
+def _card(
+    gpu: str | None,
+    gpu_total_bytes: int | None,
+    gpu_free_bytes: int | None,
+    compute_capability: str | None,
+    non_torch_bytes: int | None,
+) -> Card:
+    """The card that the flags describe, else this machine's; BadInput names every flag that is missing or absurd."""
+    described = {"gpu_total_bytes": gpu_total_bytes, "gpu_free_bytes": gpu_free_bytes}
+    if not names_card({"gpu": gpu, "compute_capability": compute_capability, **described}):
+        return present_card(non_torch_bytes)
+    return described_card(gpu, gpu_total_bytes, gpu_free_bytes, compute_capability, non_torch_bytes)
+
+
+def names_card(flags: dict[str, Any]) -> bool:
+    """Whether the flags name or describe a card, which then is not taken for this machine's."""
+    names = ("gpu", "gpu_total_bytes", "gpu_free_bytes", "compute_capability")
+    return any(flags[name] is not None for name in names)
+
+
+def overrides(flags: dict[str, Any]) -> dict[str, Any]:
+    """The profile's keys that flags override, by dotted key."""
+    keys = {flag.parameter: flag.key for flag in settings_of(Profile)}
+    changed = {keys[name]: value for name, value in flags.items() if name in keys and value is not None}
+    if "generation.prompt" in changed:  # the word that the profile expects answers its own question
+        changed.setdefault("generation.expect", None)
+    targets = "adapters.target_modules"
+    if targets in changed:
+        changed[targets] = [name.strip() for name in changed[targets].split(",") if name.strip()]
+    checkpointing = "adapters.use_gradient_checkpointing"
+    if changed.get(checkpointing) in ("true", "false"):
+        changed[checkpointing] = changed[checkpointing] == "true"
+    return changed
+
+
+@contextmanager
+def log_file(target: Path) -> Iterator[Path]:
+    """`target` itself; for "-" and a pipe a file with what they say, as a log is read more than once."""
+    with rereadable(target, sys.stdin.buffer if str(target) == "-" else None) as file:
+        yield file

@@ -1,0 +1,39 @@
+"""`loadcheck doctor`: what is wrong with this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from loadcheck import device, doctor
+from loadcheck.cli.chosen import chosen_profile, overrides
+from loadcheck.cli.options import json_option, profile_options, setting_options
+from loadcheck.cli.output import print_json
+from loadcheck.doctor.show import show_report
+from loadcheck.loading import default_profile, refuse_bad_input, reject_ignored_flags
+from loadcheck.plan import make_plan
+from loadcheck.terminal import console
+
+
+@click.command("doctor", short_help="Say what keeps this machine from a load, before it is fetched.")
+@click.option("--profile", help="What is to be loaded; default: what `loadcheck load` would take here.")
+@profile_options
+@setting_options(lambda flag: flag.key == "weights")
+@json_option
+def command(as_json: bool, profile: str | None, **flags: Any) -> int:
+    """Say what is wrong with this machine for this stack, before anything is downloaded.
+
+    Exit code 0: the load can start (there may be warnings), 1: problems to fix, 2: bad input, as load says it, 3: this
+    machine cannot.
+    """
+    gpu, changed = device.read_gpu(), overrides(flags)
+    plan = make_plan(chosen_profile(profile or default_profile(gpu)[0], changed))
+    reject_ignored_flags(plan.profile, changed)
+    refuse_bad_input(plan)
+    report = doctor.examine(doctor.read_machine(plan, gpu), plan)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        show_report(console(), report)
+    return report.exit_code

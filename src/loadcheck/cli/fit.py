@@ -1,0 +1,66 @@
+"""`loadcheck fit`: the settings that fit."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import click
+
+from loadcheck.cli.chosen import chosen_case, chosen_profile, one_profile, one_rank, overrides, with_local_weights
+from loadcheck.cli.options import card_options, json_option, predicted_profile, profile_options, train_steps_option
+from loadcheck.cli.output import print_json
+from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
+from loadcheck.predict.fit import fit as find_fit
+from loadcheck.predict.fit import searched
+from loadcheck.report import show_case, show_fit
+from loadcheck.show.case import case_json
+from loadcheck.specs.profile import Profile, load_profile
+from loadcheck.specs.settings import load_command
+from loadcheck.stacks import stack_of
+from loadcheck.terminal import console
+
+
+@click.command("fit", short_help="Print the settings that fit a model on a card, best first.")
+@predicted_profile
+@click.option(
+    "--for", "goal", type=click.Choice(["length", "concurrency", "training"]), default="length", show_default=True,
+    help="What to have most of: the longest requests (a length that does not fit stops the load, fewer sequences only slow it), "
+    "the most requests at once, or the most memory left for training.",
+)  # fmt: skip
+@profile_options
+@train_steps_option
+@card_options
+@json_option
+def command(
+    as_json: bool, goal: Any, profile: str | None, named: str | None, ram_available_bytes: int | None, **flags: Any
+) -> int:
+    """Say which settings fit this model on this GPU, best first, and what each of them moves.
+
+    The search starts from PROFILE: its model, rank, targets and length. What a flag says is kept; the others are looked for:
+    --gpu-memory-utilization, --conservativeness and, for the longest requests, --max-seq-length.
+    """
+    name, changed = one_profile(profile, named), overrides(flags)
+    base = with_local_weights(chosen_profile(name, changed, follows_rank=True))
+    given = frozenset(one_rank(changed))
+    case = chosen_case(base, flags, ram_available_bytes)
+    if case.card is None:
+        raise BadInput(_nothing_to_fit(base))
+    found = find_fit(stack_of(base), case, goal, given)
+    load_by = partial(load_command, base=load_profile(name), name=name)
+    if as_json:
+        print_json({**case_json(case, searched(goal, given)), **found.to_json(base, load_by)})
+    else:
+        out = console()
+        show_case(out, case, searched(goal, given))
+        show_fit(out, found, load_by)
+    return EXIT_PASS if found.proposals else EXIT_FAIL
+
+
+def _nothing_to_fit(profile: Profile) -> Problem:
+    return Problem(
+        f"profile {profile.name}",
+        "loads without vLLM, and what fit looks for are vLLM's settings",
+        f"see `loadcheck predict {profile.name}`, or take a profile with engine = 'gpu' and fast_inference = true",
+        "engine" if profile.engine == "cpu" else "fast_inference",
+    )

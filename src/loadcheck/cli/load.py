@@ -1,0 +1,123 @@
+"""`loadcheck load`: one load, judged; with --recover until one passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from loadcheck import device, doctor
+from loadcheck.cli.chosen import chosen_profile, overrides
+from loadcheck.cli.options import json_option, setting_options
+from loadcheck.cli.output import print_json
+from loadcheck.doctor import Report
+from loadcheck.doctor.show import show_troubles
+from loadcheck.errors import EXIT_FAIL, printable
+from loadcheck.loading import Loaded, Prepared, default_profile, prepare, reject_ignored_flags, settled_gpu
+from loadcheck.loading import load as run_load
+from loadcheck.progress import Progress
+from loadcheck.recovery import Effects, recover
+from loadcheck.recovery.show import show_recovery
+from loadcheck.report import show_end, show_prediction, show_verdict
+from loadcheck.runs.folder import default_folder, refuse_taken
+from loadcheck.terminal import console
+
+
+@click.command("load", short_help="Load a model, attach adapters, answer once, check each figure.")
+@click.argument("profile", required=False)
+@setting_options(lambda _: True)
+@click.option("--no-adapters", is_flag=True, help="Load only; attach no LoRA adapters.")
+@click.option(
+    "--run-dir", type=click.Path(path_type=Path), help="The folder of this run; default: runs/<time>-<profile>."
+)
+@click.option("--force", is_flag=True, help="Start even a load that is predicted to fail.")
+@click.option(
+    "--recover", is_flag=True,
+    help="Where it does not fit, by the prediction or by the load itself, change settings, cheapest first, until a load passes.",
+)  # fmt: skip
+@json_option
+def command(
+    profile: str | None,
+    as_json: bool,
+    no_adapters: bool,
+    run_dir: Path | None,
+    force: bool,
+    recover: bool,
+    **flags: Any,
+) -> int:
+    """Load the model of PROFILE, attach adapters, answer once, and check every memory figure.
+
+    Without PROFILE: the reference where there is a GPU, the small model on the CPU where there is none.
+    """
+    out = console(stderr=as_json)
+    if run_dir is not None:
+        refuse_taken(run_dir)
+    gpu = device.read_gpu()
+    if profile is None:
+        profile, why = default_profile(gpu)
+        out.print(f"Profile {profile}: {printable(why)}", markup=False)
+    changed = overrides(flags) | ({"adapters": None} if no_adapters else {})
+    chosen = chosen_profile(profile, changed)
+    reject_ignored_flags(chosen, changed)
+    prepared = prepare(chosen, gpu)
+    if recover:
+        return _recover(out, prepared, as_json, run_dir, force)
+    if not prepared.prediction.fits and not force:
+        if as_json:
+            print_json({"run": None, "outcome": "refused", **prepared.prediction.to_json()})
+        else:
+            show_prediction(out, prepared.prediction, tree=False)
+        out.print("Nothing was loaded. --force loads anyway.")
+        return EXIT_FAIL
+    report = doctor.examine(doctor.read_machine(prepared.plan, gpu, files=False), prepared.plan)
+    if _refused(out, report, as_json, force):
+        return report.exit_code
+    with Progress(out) as progress:
+        loaded = run_load(prepared, run_dir, progress.feed)
+    if as_json:
+        print_json(loaded.to_json())
+    else:
+        show_verdict(out, loaded.evidence, loaded.verdict)
+        show_end(out, loaded.record, loaded.folder.path)
+    return loaded.exit_code
+
+
+def _refused(out: Console, report: Report, as_json: bool, force: bool) -> bool:
+    """Show what is wrong with the machine, and whether that keeps the load from starting."""
+    show_troubles(out, report)
+    refused = bool(report.problems) and not force
+    if refused:
+        if as_json:
+            print_json({"run": None, **report.to_json(), "outcome": "refused"})
+        out.print("Nothing was loaded. --force loads anyway; `loadcheck doctor` says more.")
+    return refused
+
+
+def _recover(out: Console, prepared: Prepared, as_json: bool, run_dir: Path | None, force: bool) -> int:
+    """`load --recover`: as load, but where memory is short the ladder is walked; JSON has a further key `recovery`."""
+    machine = doctor.read_machine(prepared.plan, prepared.gpu, files=False)
+    report = doctor.examine(machine, prepared.plan).without("memory")  # which is what is going to be fixed
+    if _refused(out, report, as_json, force):
+        return report.exit_code
+
+    def run(attempt: Prepared, folder: Path) -> Loaded:
+        with Progress(out) as progress:
+            return run_load(attempt, folder, progress.feed)
+
+    effects = Effects(
+        lambda profile: prepare(profile, settled_gpu(prepared.gpu)), run, lambda text: out.print(text, markup=False)
+    )
+    found = recover(prepared, effects, run_dir or default_folder(prepared.plan.profile.name), force)
+    loaded = found.attempts[-1].loaded if found.attempts else None
+    if as_json:
+        said = loaded.to_json() if loaded else {"run": None, "outcome": "refused", **prepared.prediction.to_json()}
+        print_json({**said, "recovery": found.to_json()})
+        return found.exit_code
+    if loaded is not None:
+        if loaded.evidence is not None:
+            show_verdict(out, loaded.evidence, loaded.verdict)
+        show_end(out, loaded.record, loaded.folder.path)
+    show_recovery(out, found)
+    return found.exit_code

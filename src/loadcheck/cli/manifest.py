@@ -1,0 +1,25 @@
+"""`loadcheck manifest`: what is installed."""
+
+from __future__ import annotations
+
+import click
+
+from loadcheck.cli.options import json_option
+from loadcheck.cli.output import print_json
+from loadcheck.errors import EXIT_FAIL, EXIT_PASS
+from loadcheck.manifest import read_manifest
+from loadcheck.report import show_manifest
+from loadcheck.terminal import console
+
+
+@click.command("manifest", short_help="Say what is installed, and what of it is not as locked.")
+@click.option("--files", is_flag=True, help="Hash every file too, and compare with its wheel: half a minute.")
+@json_option
+def command(files: bool, as_json: bool) -> int:
+    """Say what is really installed here, and what of it is not as locked."""
+    found = read_manifest(files)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        show_manifest(console(), console(stderr=True), found)
+    return EXIT_FAIL if found.problems else EXIT_PASS

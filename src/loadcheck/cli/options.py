@@ -1,0 +1,91 @@
+"""Options that several commands share. Those of a profile's settings are derived from the settings themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from loadcheck.specs.profile import Profile
+from loadcheck.specs.settings import Flag, settings_of
+from loadcheck.units import parse_bytes
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON document on stdout, and no table anywhere; progress, warnings and errors go to stderr.",
+)
+PREDICTED_PROFILE = "llama31-8b-instruct-4bit"
+"""What `predict` and `fit` are about where no profile is named: the reference, whatever this machine has."""
+STEPS = "training.steps"
+GPU_HELP = "A card of env/gpus.toml, such as T4 or H100."
+
+
+class Bytes(click.ParamType):
+    """A number of bytes, or of KiB, MiB or GiB with its unit."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return parse_bytes(str(value))
+        except ValueError as error:
+            self.fail(f"{error}; give bytes, or 24GiB", param, ctx)
+
+
+def setting_option(flag: Flag) -> Callable[[Command], Command]:
+    """The option of one setting of a profile; without it, the profile's own value stays."""
+    if flag.off is not None:
+        return click.option(f"{flag.name}/{flag.off}", flag.parameter, default=None, help=flag.setting.help)
+    kind = click.Choice(flag.choices) if flag.choices else {int: int, float: float}.get(flag.kind, str)
+    return click.option(flag.name, type=kind, help=flag.setting.help)
+
+
+def setting_options(wanted: Callable[[Flag], bool]) -> Callable[[Command], Command]:
+    """The options of some settings, in the order of the profile's fields."""
+
+    def decorate(command: Command) -> Command:
+        for flag in reversed([flag for flag in settings_of(Profile) if wanted(flag)]):
+            command = setting_option(flag)(command)
+        return command
+
+    return decorate
+
+
+profile_options = setting_options(lambda flag: not flag.setting.only_load and flag.key != STEPS)
+"""For every command that takes a profile: the flags of what a prediction depends on."""
+train_steps_option = setting_options(lambda flag: flag.key == STEPS)
+
+
+def predicted_profile(command: Command) -> Command:
+    """PROFILE, as `load` takes it, or --profile, for the commands that predict."""
+    option = click.option(
+        "--profile", "named", metavar="PROFILE",
+        help=f"The same as PROFILE: one of env/profiles, or a .toml file.  [default: {PREDICTED_PROFILE}]",
+    )  # fmt: skip
+    return click.argument("profile", required=False)(option(command))
+
+
+def card_options(command: Command) -> Command:
+    """The flags that describe a card and its machine, for the commands that predict."""
+    options = (
+        click.option("--gpu", help=GPU_HELP + " Without it: the GPU of this machine."),
+        click.option(
+            "--gpu-total-bytes", type=Bytes(), help="The card's memory as CUDA reports it: bytes, or 23.6GiB."
+        ),
+        click.option("--gpu-free-bytes", type=Bytes(), help="What of it is free right before the load."),
+        click.option("--compute-capability", help="Such as 8.9."),
+        click.option("--non-torch-bytes", type=Bytes(), help="What vLLM will count as non_torch, where you know it."),
+        click.option(
+            "--ram-available-bytes",
+            type=Bytes(),
+            help="Available RAM, which decides the swap space; default: this machine's.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -1,0 +1,54 @@
+"""`loadcheck predict`: every figure of a load before there is one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from loadcheck.cli.chosen import chosen_case, chosen_profile, names_card, one_profile, overrides
+from loadcheck.cli.options import card_options, json_option, predicted_profile, profile_options, train_steps_option
+from loadcheck.cli.output import print_json
+from loadcheck.errors import EXIT_FAIL, EXIT_PASS
+from loadcheck.report import show_case, show_prediction, show_without_vllm
+from loadcheck.show.case import case_json
+from loadcheck.stacks import predict as predict_load
+from loadcheck.terminal import console
+from loadcheck.units import show_bytes
+
+
+@click.command("predict", short_help="Print every figure of a load before it, and whether it fits.")
+@predicted_profile
+@profile_options
+@train_steps_option
+@card_options
+@click.option("--tree", is_flag=True, help="Show every term of the device's memory with its source.")
+@json_option
+def command(
+    as_json: bool, tree: bool, profile: str | None, named: str | None, ram_available_bytes: int | None, **flags: Any
+) -> int:
+    """Say every figure of the load log of PROFILE, and whether it fits, before anything is loaded.
+
+    Of a load without vLLM, as on a CPU, weights, adapters and parameters are all that is predicted; it needs no --gpu.
+    """
+    case = chosen_case(
+        chosen_profile(one_profile(profile, named), overrides(flags), follows_rank=True), flags, ram_available_bytes
+    )
+    prediction = predict_load(case)
+    if prediction.account is not None and ram_available_bytes is None and names_card(flags):
+        prediction = replace(prediction, notes=(*prediction.notes, _ram_note(case.ram_available_bytes or 0)))
+    if as_json:
+        print_json({**case_json(case), **prediction.to_json()})
+    else:
+        out = console()
+        show_case(out, case)
+        if prediction.account is None:
+            show_without_vllm(out, prediction.figures)
+        else:
+            show_prediction(out, prediction, tree)
+    return EXIT_PASS if prediction.fits else EXIT_FAIL
+
+
+def _ram_note(ram_bytes: int) -> str:
+    return f"num_cpu_blocks and swap_gib assume this machine's RAM, {show_bytes(ram_bytes)} available; --ram-available-bytes says another's"
