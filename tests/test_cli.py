@@ -13,9 +13,9 @@ from loadcheck.cli.app import COMMANDS
 from loadcheck.cli.chosen import overrides
 from loadcheck.device import GpuDevice
 from loadcheck.errors import BadInput
-from loadcheck.listing import LISTS
 from loadcheck.loading import CPU_PROFILE, default_profile, refuse_bad_input
 from loadcheck.plan import make_plan
+from loadcheck.show.lists import LISTS
 from loadcheck.specs.files import changed, to_data
 from loadcheck.specs.profile import Profile, load_profile, save_profile
 from loadcheck.specs.settings import settings_of

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from loadcheck import cli
 from loadcheck.encoding import stand_in
-from loadcheck.report import summary
+from loadcheck.show.verdict import summary
 from loadcheck.terminal import Name, print_item, print_table, shortened
 from loadcheck.verdict import Check, Finding, Status
 from loadcheck.verdict.finding import verdict_of

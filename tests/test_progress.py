@@ -6,8 +6,8 @@ import time
 import pytest
 from rich.console import Console
 
-from loadcheck import progress
-from loadcheck.progress import Progress
+from loadcheck.show import progress
+from loadcheck.show.progress import Progress
 
 
 def test_no_silence_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch):

@@ -13,7 +13,7 @@ from loadcheck.cli.options import GPU_HELP, json_option, profile_options
 from loadcheck.cli.output import print_json
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS
 from loadcheck.loading import judge_folder
-from loadcheck.report import judged_as, show_verdict
+from loadcheck.show.verdict import judged_as, show_verdict
 from loadcheck.terminal import console, print_words
 from loadcheck.verdict import judge
 

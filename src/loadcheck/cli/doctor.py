@@ -10,9 +10,9 @@ from loadcheck import device, doctor
 from loadcheck.cli.chosen import chosen_profile, overrides
 from loadcheck.cli.options import json_option, profile_options, setting_options
 from loadcheck.cli.output import print_json
-from loadcheck.doctor.show import show_report
 from loadcheck.loading import default_profile, refuse_bad_input, reject_ignored_flags
 from loadcheck.plan import make_plan
+from loadcheck.show.doctor import show_report
 from loadcheck.terminal import console
 
 

@@ -13,8 +13,8 @@ from loadcheck.cli.output import print_json
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
 from loadcheck.predict.fit import fit as find_fit
 from loadcheck.predict.fit import searched
-from loadcheck.report import show_case, show_fit
-from loadcheck.show.case import case_json
+from loadcheck.show.case import case_json, show_case
+from loadcheck.show.fit import show_fit
 from loadcheck.specs.profile import Profile, load_profile
 from loadcheck.specs.settings import load_command
 from loadcheck.stacks import stack_of

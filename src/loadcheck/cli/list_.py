@@ -7,7 +7,7 @@ import click
 from loadcheck.cli.options import json_option
 from loadcheck.cli.output import print_json
 from loadcheck.errors import EXIT_PASS
-from loadcheck.listing import LISTS, show_list
+from loadcheck.show.lists import LISTS, show_list
 from loadcheck.terminal import console
 
 

@@ -13,15 +13,16 @@ from loadcheck.cli.chosen import chosen_profile, overrides
 from loadcheck.cli.options import json_option, setting_options
 from loadcheck.cli.output import print_json
 from loadcheck.doctor import Report
-from loadcheck.doctor.show import show_troubles
 from loadcheck.errors import EXIT_FAIL, printable
 from loadcheck.loading import Loaded, Prepared, default_profile, prepare, reject_ignored_flags, settled_gpu
 from loadcheck.loading import load as run_load
-from loadcheck.progress import Progress
 from loadcheck.recovery import Effects, recover
-from loadcheck.recovery.show import show_recovery
-from loadcheck.report import show_end, show_prediction, show_verdict
 from loadcheck.runs.folder import default_folder, refuse_taken
+from loadcheck.show.doctor import show_troubles
+from loadcheck.show.prediction import show_prediction
+from loadcheck.show.progress import Progress
+from loadcheck.show.recovery import show_recovery
+from loadcheck.show.verdict import show_end, show_verdict
 from loadcheck.terminal import console
 
 

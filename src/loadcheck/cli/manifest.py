@@ -8,7 +8,7 @@ from loadcheck.cli.options import json_option
 from loadcheck.cli.output import print_json
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS
 from loadcheck.manifest import read_manifest
-from loadcheck.report import show_manifest
+from loadcheck.show.manifest import show_manifest
 from loadcheck.terminal import console
 
 

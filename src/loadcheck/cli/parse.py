@@ -11,7 +11,7 @@ from loadcheck.cli.chosen import log_file
 from loadcheck.cli.options import json_option
 from loadcheck.cli.output import print_json
 from loadcheck.errors import EXIT_PASS, printable
-from loadcheck.report import reading_rows
+from loadcheck.show.verdict import reading_rows
 from loadcheck.terminal import console, print_table
 
 

@@ -11,8 +11,8 @@ from loadcheck.cli.chosen import chosen_case, chosen_profile, names_card, one_pr
 from loadcheck.cli.options import card_options, json_option, predicted_profile, profile_options, train_steps_option
 from loadcheck.cli.output import print_json
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS
-from loadcheck.report import show_case, show_prediction, show_without_vllm
-from loadcheck.show.case import case_json
+from loadcheck.show.case import case_json, show_case
+from loadcheck.show.prediction import show_prediction, show_without_vllm
 from loadcheck.stacks import predict as predict_load
 from loadcheck.terminal import console
 from loadcheck.units import show_bytes

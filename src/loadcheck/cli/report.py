@@ -11,13 +11,13 @@ from loadcheck.cli.options import json_option
 from loadcheck.cli.output import print_json
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
 from loadcheck.loading import Loaded, judge_folder
-from loadcheck.page import run_page
-from loadcheck.report import show_end, show_verdict
 from loadcheck.runs.folder import FILES, PARTIAL, RESERVE
 from loadcheck.runs.private import write_whole
 from loadcheck.runs.redact import Redactor
 from loadcheck.runs.sampler import read_samples
 from loadcheck.runs.secrets import secrets
+from loadcheck.show.page import run_page
+from loadcheck.show.verdict import show_end, show_verdict
 from loadcheck.terminal import console, print_words
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from rich.console import Console
+
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
 from loadcheck.specs.files import to_data
 from loadcheck.specs.profile import LINEAR_MODULES
+from loadcheck.terminal import print_words
 from loadcheck.units import show_bytes, to_gib
 
 NOTHING: frozenset[str] = frozenset()
@@ -21,6 +24,11 @@ def describe(case: Case, searched: frozenset[str] = NOTHING) -> str:
     """
     model = f"{case.model_name} {case.config.quantization}"
     return f"{case.profile.name}: {', '.join([model, *_settings(case, searched), _where(case)])}"
+
+
+def show_case(out: Console, case: Case, searched: frozenset[str] = NOTHING) -> None:
+    """What is predicted, in a line."""
+    print_words(out, describe(case, searched))
 
 
 def _settings(case: Case, searched: frozenset[str]) -> Iterator[str]:

@@ -1,33 +1,24 @@
-"""Rendering for people: a prediction, a run and its verdict. Everything shown is data made elsewhere."""
+"""A verdict, for people: the table of figures, what failed and what to do, how the run ended."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.text import Text
 
 from loadcheck.figures import Figures, Kind, Value, figure_specs, specs_by_name
 from loadcheck.logs import Attempt
-from loadcheck.show.case import NOTHING, describe
-from loadcheck.terminal import Name, escape, print_item, print_table, print_whole, print_words
-from loadcheck.units import to_gib
+from loadcheck.terminal import Name, escape, print_table, print_words
 from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict, causes
 from loadcheck.verdict.cause import ENDS
 from loadcheck.verdict.stack import SETTINGS
 
 if TYPE_CHECKING:
-    from loadcheck.manifest import Manifest
-    from loadcheck.predict import Case, Prediction
-    from loadcheck.predict.fit import Fit
-    from loadcheck.predict.search import Proposal
-    from loadcheck.predict.terms import Term
     from loadcheck.runs.folder import RunRecord
-    from loadcheck.specs.profile import Profile
 
 _STYLES = {"ok": "green", "pass": "green", "fail": "bold red", "refused": "yellow", "skipped": "yellow"}
 _WORDS = {"ok": _STYLES["ok"], "FAIL": _STYLES["fail"], "REFUSED": _STYLES["refused"]}
@@ -233,107 +224,3 @@ def show_end(out: Console, record: RunRecord, folder: Path) -> None:
     took = "" if record.duration_s is None else f" after {record.duration_s:.1f} s"
     reason = f" ({record.reason})" if record.reason else ""
     print_words(out, f"{record.outcome}{reason}{took}; kept in {folder}")
-
-
-def show_case(out: Console, case: Case, searched: frozenset[str] = NOTHING) -> None:
-    """What is predicted, in a line."""
-    print_words(out, describe(case, searched))
-
-
-_NO_PEAK = (
-    "without vLLM there is no budget to predict it from; on a CPU it is the resident set of the whole process, most of it libraries, "
-    "and training adds what its optimizer and allocator keep, so it is measured and shown"
-)
-
-
-def show_without_vllm(out: Console, figures: Figures) -> None:
-    """What is predicted of a load without vLLM, and that it is not more."""
-    _show_figures(out, figures)
-    known = "weights, adapters and parameters" if figures.weights_bytes is not None else "adapters and parameters"
-    out.print()
-    print_words(out, f"Loads without vLLM: only {known} are predicted, not whether it fits.")
-    print_words(out, f"peak_device_gib is not predicted: {_NO_PEAK}.")
-
-
-def _show_figures(out: Console, figures: Figures) -> None:
-    known = ((spec, value) for spec, value in figures.items() if value is not None)
-    rows = ((spec.name, (Name if spec.kind is Kind.TEXT else str)(spec.show(value))) for spec, value in known)
-    print_table(out, ("figure", "predicted"), "lr", rows)
-
-
-def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
-    """Every figure of the load log before there is one, and whether it fits."""
-    _show_figures(out, prediction.figures)
-    if tree:
-        out.print()
-        for depth, term in prediction.memory.peak.walk():
-            _show_term(out, depth, term)
-        _show_term(out, 0, prediction.memory.full_batch)  # the same parts without training, and one more
-        _show_term(out, 1, prediction.memory.full_batch.parts[-1])
-    for note in (*prediction.notes, *prediction.edges):
-        out.print(f"Note: {escape(note)}")
-    for warning in prediction.warnings:
-        out.print(f"[yellow]WARNING[/] {escape(warning)}")
-    for obstacle in prediction.obstacles:
-        out.print(f"[bold red]NO[/] {escape(obstacle.what)}; {escape(obstacle.remedy)}")
-        out.print(f"   the engine would say: {escape(obstacle.engine_says)}")
-    out.print("\n[green]FITS[/]" if prediction.fits else "\n[bold red]DOES NOT FIT[/]")
-
-
-def _show_term(out: Console, depth: int, term: Term) -> None:
-    source = (f"  {term.source}", "dim") if term.source else ""
-    print_item(out, Text(f"{'  ' * depth}{term.num_bytes:>16}"), Text.assemble(term.name, source))
-
-
-def show_fit(out: Console, fit: Fit, command: Callable[[Profile], str]) -> None:
-    """The settings that fit, best first; the `command` that loads the best; what each knob moves; what stands on an edge; or what
-    would fit.
-    """
-    if fit.proposals:
-        print_table(out, PROPOSAL, "r" * len(PROPOSAL), map(_proposal_row, fit.proposals))
-        print_words(
-            out,
-            "In GiB: peak of a load, which answers once; full batch: the peak when all sequences run at once; left: what the card has free then.",
-        )
-        out.print("\nThe best of them:", markup=False)
-        print_whole(out, f"  {command(fit.proposals[0].profile)}")
-        out.print("\nWhat one step of each setting moves, in GiB, from the best:", markup=False)
-        knobs = (
-            (knob.change, f"{to_gib(knob.peak_bytes):+.2f}", f"{to_gib(knob.kv_cache_bytes):+.2f}")
-            for knob in fit.knobs
-        )
-        print_table(out, ("setting", "peak", "KV cache"), "lrr", knobs)
-    else:
-        out.print("[bold red]NOTHING FITS[/] as asked. What would, with its flags after those given:")
-        for way in fit.would_fit or ("nothing: no smaller rank, no other targets and no larger card of the table",):
-            print_whole(out, f"  {way}")
-    for edge in fit.edges:
-        out.print(f"Edge: {escape(edge)}")
-
-
-PROPOSAL = ("length", "utilization", "sequences", "concurrency", "KV GiB", "peak", "full batch", "left")
-
-
-def _proposal_row(proposal: Proposal) -> tuple[str, ...]:
-    figures, profile = proposal.prediction.figures, proposal.profile
-    return (
-        f"{profile.max_seq_length:,}",
-        f"{profile.gpu_memory_utilization:.2f}",
-        f"{figures.max_num_seqs}",
-        f"{figures.max_concurrency:.2f}x",
-        f"{to_gib(figures.kv_cache_bytes or 0):.2f}",
-        f"{to_gib(figures.peak_device_bytes or 0):.2f}",
-        f"{to_gib(proposal.prediction.memory.largest_bytes):.2f}",
-        f"{to_gib(proposal.headroom_bytes):.2f}",
-    )
-
-
-def show_manifest(out: Console, errors: Console, manifest: Manifest) -> None:
-    """Every package with its version and licence, every file that differs, and on `errors` what is not as locked."""
-    rows = ((Name(each.name), each.version, Name(each.licence)) for each in manifest.packages)
-    print_table(out, ("package", "version", "licence"), "lll", rows)
-    for file in manifest.files:
-        print_words(out, f"{file.path}: {file.difference}: {file.why or 'no reason is known'}")
-    for problem in manifest.problems:
-        print_words(errors, f"Error: {problem}; install from the lock again")
-    out.print(f"{len(manifest.packages)} packages, {len(manifest.problems)} problems")

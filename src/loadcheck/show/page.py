@@ -8,9 +8,9 @@ from typing import Any
 
 from loadcheck.errors import printable
 from loadcheck.logs.text import read_lines
-from loadcheck.report import COLUMNS, explain, figure_rows, summary
 from loadcheck.runs.folder import RunRecord
 from loadcheck.runs.sampler import MAX_SECONDS, Sample
+from loadcheck.show.verdict import COLUMNS, explain, figure_rows, summary
 from loadcheck.units import to_gib
 from loadcheck.verdict import Evidence, Finding, Verdict
 

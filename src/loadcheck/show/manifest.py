@@ -1,0 +1,19 @@
+"""What is installed, for people."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from loadcheck.manifest import Manifest
+from loadcheck.terminal import Name, print_table, print_words
+
+
+def show_manifest(out: Console, errors: Console, manifest: Manifest) -> None:
+    """Every package with its version and licence, every file that differs, and on `errors` what is not as locked."""
+    rows = ((Name(each.name), each.version, Name(each.licence)) for each in manifest.packages)
+    print_table(out, ("package", "version", "licence"), "lll", rows)
+    for file in manifest.files:
+        print_words(out, f"{file.path}: {file.difference}: {file.why or 'no reason is known'}")
+    for problem in manifest.problems:
+        print_words(errors, f"Error: {problem}; install from the lock again")
+    out.print(f"{len(manifest.packages)} packages, {len(manifest.problems)} problems")

@@ -1,0 +1,55 @@
+"""A prediction, for people: every figure, whether it fits, and where the bytes go."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from loadcheck.figures import Figures, Kind
+from loadcheck.predict import Prediction
+from loadcheck.predict.terms import Term
+from loadcheck.terminal import Name, escape, print_item, print_table, print_words
+
+_NO_PEAK = (
+    "without vLLM there is no budget to predict it from; on a CPU it is the resident set of the whole process, most of it libraries, "
+    "and training adds what its optimizer and allocator keep, so it is measured and shown"
+)
+
+
+def show_without_vllm(out: Console, figures: Figures) -> None:
+    """What is predicted of a load without vLLM, and that it is not more."""
+    _show_figures(out, figures)
+    known = "weights, adapters and parameters" if figures.weights_bytes is not None else "adapters and parameters"
+    out.print()
+    print_words(out, f"Loads without vLLM: only {known} are predicted, not whether it fits.")
+    print_words(out, f"peak_device_gib is not predicted: {_NO_PEAK}.")
+
+
+def _show_figures(out: Console, figures: Figures) -> None:
+    known = ((spec, value) for spec, value in figures.items() if value is not None)
+    rows = ((spec.name, (Name if spec.kind is Kind.TEXT else str)(spec.show(value))) for spec, value in known)
+    print_table(out, ("figure", "predicted"), "lr", rows)
+
+
+def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
+    """Every figure of the load log before there is one, and whether it fits."""
+    _show_figures(out, prediction.figures)
+    if tree:
+        out.print()
+        for depth, term in prediction.memory.peak.walk():
+            _show_term(out, depth, term)
+        _show_term(out, 0, prediction.memory.full_batch)  # the same parts without training, and one more
+        _show_term(out, 1, prediction.memory.full_batch.parts[-1])
+    for note in (*prediction.notes, *prediction.edges):
+        out.print(f"Note: {escape(note)}")
+    for warning in prediction.warnings:
+        out.print(f"[yellow]WARNING[/] {escape(warning)}")
+    for obstacle in prediction.obstacles:
+        out.print(f"[bold red]NO[/] {escape(obstacle.what)}; {escape(obstacle.remedy)}")
+        out.print(f"   the engine would say: {escape(obstacle.engine_says)}")
+    out.print("\n[green]FITS[/]" if prediction.fits else "\n[bold red]DOES NOT FIT[/]")
+
+
+def _show_term(out: Console, depth: int, term: Term) -> None:
+    source = (f"  {term.source}", "dim") if term.source else ""
+    print_item(out, Text(f"{'  ' * depth}{term.num_bytes:>16}"), Text.assemble(term.name, source))
