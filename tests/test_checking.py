@@ -119,12 +119,11 @@ def test_ranges_that_are_not_for_these_settings_are_missed_aloud(capsys: pytest.
     ("model", "note"),
     [
         (None, "the log names no model, so its figures are not predicted"),
-        ("unsloth/Llama-3.1-8B-Instruct-unsloth-bnb-4bit", "the log's model is an unsloth dynamic quant"),
         ("someone/else-9b", "the log's model is not in env/models"),
     ],
 )
 def test_why_nothing_is_predicted(model: str | None, note: str, tmp_path: Path):
-    """A log without a model, one of a dynamic quant and one of an unknown model are told apart."""
+    """A log without a model and one of an unknown model are told apart."""
     log = tmp_path / "load.log"
     said = "" if model is None else f"INFO model_runner.py:1110] Starting to load model {model}...\n"
     log.write_text(said + "INFO model_runner.py:1115] Loading model weights took 5.3541 GB\n")

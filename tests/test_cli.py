@@ -322,7 +322,7 @@ def test_implausible_numbers_of_a_card_exit_2(arguments: list[str], words: str, 
         (["predict", "--gpu", "T4", "--model", "no-such.json"], "no-such.json: cannot be read"),
         (
             ["predict", "--gpu", "T4", "--model", "unsloth/Qwen2.5-7B-Instruct-unsloth-bnb-4bit"],
-            "is a dynamic quant, which is not modelled; take unsloth/Qwen2.5-7B-Instruct-bnb-4bit",
+            "which layers unsloth/Qwen2.5-7B-Instruct-unsloth-bnb-4bit keeps in 16 bits is not known; give its config.json",
         ),
         (["prdict"], "did you mean predict?"),
         (["predict", "--no-such-flag"], "No such option"),

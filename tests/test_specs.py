@@ -10,7 +10,7 @@ from loadcheck.errors import BadInput
 from loadcheck.specs.expected import Expected, Range, load_expected
 from loadcheck.specs.files import env_dir, load, validate
 from loadcheck.specs.gpu import find_gpu, gpu_named, known_bytes, load_gpus
-from loadcheck.specs.model import config_from_hf, find_model, load_models, resolve_model
+from loadcheck.specs.model import config_from_hf, find_model, is_dynamic, load_models, resolve_model
 from loadcheck.specs.profile import Profile, load_profile, load_profiles, save_profile
 from loadcheck.specs.versions import load_versions
 from tests.conftest import ROOT
@@ -148,7 +148,10 @@ def test_all_missing_keys_of_a_config_are_named_at_once():
         ({"quantization_config": {"quant_method": "awq"}}, "quantization 'awq' is not modelled"),
         ({"quantization_config": NF4 | {"bnb_4bit_quant_type": "fp4"}}, "'fp4' is not modelled"),
         ({"quantization_config": NF4 | {"bnb_4bit_use_double_quant": False}}, "False is not modelled"),
-        ({"quantization_config": NF4 | {"llm_int8_skip_modules": ["lm_head", "model.layers.1.mlp"]}}, "dynamic quant"),
+        (
+            {"quantization_config": NF4 | {"llm_int8_skip_modules": ["lm_head", "model.layers.1.mlp.up_proj"]}},
+            "no module whose weights",
+        ),
         ({"hidden_size": -1}, "hidden_size"),
         ({"num_hidden_layers": "many"}, "num_hidden_layers"),
         ({"num_key_value_heads": 5}, "no multiple"),
@@ -156,7 +159,7 @@ def test_all_missing_keys_of_a_config_are_named_at_once():
     ],
 )
 def test_configs_that_are_not_modelled_are_refused_by_name(change: dict[str, Any], words: str):
-    """Another architecture, another quantization, a dynamic quant or an absurd size is refused, not guessed."""
+    """Another architecture, another quantization, a part of a merged linear or an absurd size is refused, not guessed."""
     with pytest.raises(BadInput, match=words):
         config_from_hf(LLAMA | change, "config.json")
 
@@ -194,9 +197,12 @@ def test_a_model_goes_by_many_names(name: str):
     assert model is not None and model.name == "llama-3.1-8b-instruct"
 
 
-def test_a_dynamic_quant_is_another_model():
-    """The name of unsloth's dynamic quant is not taken for the plain one."""
-    assert find_model("unsloth/meta-llama-3.1-8b-instruct-unsloth-bnb-4bit") is None
+def test_a_dynamic_quant_is_known_by_its_name():
+    """unsloth's dynamic quant has the model's shape, and other weights."""
+    name = "unsloth/meta-llama-3.1-8b-instruct-unsloth-bnb-4bit"
+    model = find_model(name)
+    assert model is not None and model.name == "llama-3.1-8b-instruct"
+    assert is_dynamic(name) and not is_dynamic("unsloth/meta-llama-3.1-8b-instruct-bnb-4bit")
 
 
 def test_a_local_config_decides_its_own_quantization(tmp_path: Path):

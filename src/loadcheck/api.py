@@ -30,7 +30,6 @@ from loadcheck.predict import Card, Case, Prediction
 from loadcheck.predict.card import card_from_table
 from loadcheck.predict.fit import Fit, Goal
 from loadcheck.predict.fit import fit as _fit
-from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import load_profile
 from loadcheck.specs.trouble import failure_words
 from loadcheck.stacks import predict as _predict
@@ -128,10 +127,11 @@ def _case(name: str, settings: Settings | None, gpu: str | Card, ram_available_b
         raise BadInput(
             Problem(f"profile {profile.name}", what, "take a profile with engine = 'gpu' and fast_inference = true")
         )
-    model_name, config = resolve_model(profile.model, profile.load_in_4bit)
+    model = stack_of(profile).resolve(profile)
     return Case(
-        model_name=model_name,
-        config=config,
+        model_name=model.name,
+        config=model.config,
+        notes=model.notes,
         profile=profile,
         card=gpu if isinstance(gpu, Card) else card_from_table(gpu),
         ram_available_bytes=present_ram_bytes() if ram_available_bytes is None else ram_available_bytes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from loadcheck.runs.folder import RunFolder, RunRecord, own_file
 from loadcheck.specs.expected import Expected, load_expected
 from loadcheck.specs.files import changed, flat, validate, value_at
 from loadcheck.specs.gpu import find_gpu, gpu_named
-from loadcheck.specs.model import Model, ModelConfig, find_model
+from loadcheck.specs.model import Model, ModelConfig, find_model, is_dynamic, kept_modules
 from loadcheck.specs.profile import Profile, load_profile, load_profiles, with_flags
 from loadcheck.specs.trouble import failure_words
 from loadcheck.specs.versions import release_of
@@ -133,7 +134,7 @@ def _has_settings(attempt: Attempt, profile: Profile, model: Model) -> bool:
 
     The quantization is not asked after: a load that silently was not quantized is found by comparing it with what is wanted.
     """
-    if is_parallel(attempt):
+    if is_parallel(attempt) or kept_in_log(attempt):
         return False
     printed: dict[str, str | float | None] = {
         "conservativeness": profile.conservativeness,
@@ -234,12 +235,7 @@ def _gpu_key(attempt: Attempt, profile: Profile | None) -> str | None:
 
 
 def _why_no_model(attempt: Attempt) -> str:
-    reading = attempt.reading("model")
-    if reading is None:
-        return "the log names no model"
-    if str(reading.value).lower().endswith("-unsloth-bnb-4bit"):
-        return "the log's model is an unsloth dynamic quant, which keeps some layers in 16 bits, and none is modelled"
-    return "the log's model is not in env/models"
+    return "the log names no model" if attempt.reading("model") is None else "the log's model is not in env/models"
 
 
 def _config(model: Model | None, attempt: Attempt, any_vllm: bool) -> tuple[ModelConfig | None, str]:
@@ -255,9 +251,32 @@ def _config(model: Model | None, attempt: Attempt, any_vllm: bool) -> tuple[Mode
     if quantization is None or quantization.value not in ("nf4", "16bit"):
         return None, "the log does not say how the model is quantized, so its figures are not predicted"
     try:
-        return model.config_for("nf4" if quantization.value == "nf4" else "16bit"), ""
+        config = model.config_for("nf4" if quantization.value == "nf4" else "16bit")
     except BadInput as error:
         return None, f"not predicted: {error.problems[0].what}"
+    return _with_kept_modules(config, model, attempt)
+
+
+def _with_kept_modules(config: ModelConfig, model: Model, attempt: Attempt) -> tuple[ModelConfig | None, str]:
+    """The same with the modules that a dynamic quant keeps in 16 bits: as the log prints them, else as the model's are known."""
+    if config.quantization != "nf4":
+        return config, ""
+    kept, name = kept_in_log(attempt), attempt.reading("model")
+    if kept is None and name is not None and is_dynamic(str(name.value)):
+        if model.dynamic is None:
+            what = "the log does not say which layers of its dynamic quant are in 16 bits"
+            return None, f"{what}, so its figures are not predicted"
+        kept = model.dynamic
+    try:
+        return changed(config, {"kept_modules": kept or ()}), ""
+    except BadInput as error:
+        return None, f"not predicted: {error.problems[0].what}"
+
+
+def kept_in_log(attempt: Attempt) -> tuple[str, ...] | None:
+    """The modules that the log says are kept in 16 bits; None where it does not say."""
+    reading = attempt.reading("skip_modules")
+    return None if reading is None else kept_modules(re.findall(r"'([^']+)'", str(reading.value)))
 
 
 def _expected(profile: Profile | None, gpu: str | None) -> Expected | None:

@@ -189,6 +189,7 @@ SIDE_SPECS = {
         FigureSpec("load_in_4bit", "load_in_4bit", Kind.TEXT, None),
         FigureSpec("quant_type", "bnb_4bit_quant_type", Kind.TEXT, None),
         FigureSpec("double_quant", "bnb_4bit_use_double_quant", Kind.TEXT, None),
+        FigureSpec("skip_modules", "llm_int8_skip_modules", Kind.TEXT, None),
         FigureSpec("enforce_eager", "enforce_eager", Kind.TEXT, None),
         FigureSpec("graph_sizes", "graph_sizes", Kind.TEXT, None),
         FigureSpec("largest_graph", "largest_graph", Kind.COUNT, None),

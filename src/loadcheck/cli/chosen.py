@@ -15,9 +15,10 @@ from loadcheck.logs.text import rereadable
 from loadcheck.predict import Card, Case
 from loadcheck.predict.card import described_card, present_card
 from loadcheck.specs.files import changed
-from loadcheck.specs.model import find_model, resolve_model
+from loadcheck.specs.model import find_model
 from loadcheck.specs.profile import Profile, load_profile
 from loadcheck.specs.settings import settings_of
+from loadcheck.stacks import stack_of
 
 
 def with_local_weights(profile: Profile) -> Profile:
@@ -35,10 +36,17 @@ def one_profile(profile: str | None, named: str | None) -> str:
 
 def chosen_case(profile: Profile, flags: dict[str, Any], ram_available_bytes: int | None) -> Case:
     """The load that is asked about; BadInput or UnsupportedMachine where its model or its card is not to be had."""
-    name, config = resolve_model(profile.model, profile.load_in_4bit)
+    model = stack_of(profile).resolve(profile)
     card = _card(**{name: flags[name] for name in CARD_FLAGS}) if profile.uses_vllm else None
     ram = read_ram() if ram_available_bytes is None else ram_available_bytes
-    return Case(model_name=name, config=config, profile=profile, card=card, ram_available_bytes=ram)
+    return Case(
+        model_name=model.name,
+        config=model.config,
+        profile=profile,
+        card=card,
+        ram_available_bytes=ram,
+        notes=model.notes,
+    )
 
 
 def chosen_profile(name: str, given: dict[str, Any], follows_rank: bool = False) -> Profile:

@@ -11,6 +11,9 @@ from pathlib import Path
 from loadcheck.doctor.finding import Finding, Level, ok, problem, warning
 from loadcheck.doctor.machine import Machine, TokenForm
 from loadcheck.plan import LoadPlan
+from loadcheck.specs.model import is_dynamic
+from loadcheck.specs.profile import Profile
+from loadcheck.stacks.unsloth_vllm.names import loaded_for
 
 # Each with the trouble that it belongs to, and what becomes of it in a load of ours.
 CHANGING = {
@@ -125,6 +128,7 @@ def check_model_name(_: Machine, plan: LoadPlan) -> Iterator[Finding]:
     if not profile.fast_inference:
         return
     if profile.weights != "local":
+        yield from _other_checkpoint(profile)
         yield ok("model-name", f"{plan.model_name} in {plan.quantization}, from a directory that is named accordingly",
                  f"this unsloth quantizes only what is named …{SUFFIX}, whatever load_in_4bit says")  # fmt: skip
         return
@@ -141,6 +145,17 @@ def check_model_name(_: Machine, plan: LoadPlan) -> Iterator[Finding]:
         yield problem("model-name", f"{name} will load in 16 bits, load_in_4bit or not", "silent-16bit")
     else:
         yield ok("model-name", f"{name} will load in {plan.quantization}, as its name says")
+
+
+def _other_checkpoint(profile: Profile) -> Iterator[Finding]:
+    """A script that gives unsloth this name loads a dynamic quant; a load of ours takes the plain checkpoint from a folder."""
+    loaded = loaded_for(profile.model, profile.load_in_4bit)
+    if "/" in profile.model and is_dynamic(loaded) and not is_dynamic(profile.model):
+        yield Finding(check="model-name", level=Level.WARNING,
+                      what=f"for {profile.model} unsloth itself loads {loaded}",
+                      why="its own table of names sends it there (unsloth/models/mapper.py), so a script's figures may be others",
+                      remedy="use_exact_model_name=True in a script; `loadcheck load` takes the plain one, from a folder",
+                      references=("unsloth/models/loader_utils.py:23-120",))  # fmt: skip
 
 
 def check_local_weights(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:

@@ -176,6 +176,9 @@ FORMATS: tuple[LineFormat, ...] = (
                  (_text(attribute),), opens=False, repeats=True)
       for key, attribute in (("load_in_8bit", "load_in_8bit"), ("load_in_4bit", "load_in_4bit"),
                              ("bnb_4bit_quant_type", "quant_type"), ("bnb_4bit_use_double_quant", "double_quant"))),
+    LineFormat("plan skip_modules", "vllm_utils.py:167", Stage.PLAN, "Bitsandbytes config using kwargs",
+               re.compile(r"config using kwargs = \{.{0,600}?'llm_int8_skip_modules': \[([^\]]{0,65536})\]"),
+               (Capture("skip_modules", str, longest=65536),), opens=False, repeats=True),
     _part("cut length", "vllm_utils.py:847-850", Stage.PLAN, "cannot handle sequence lengths of",
           rf"cannot handle sequence lengths of {_INT} due to limited GPU memory", _exact("cut_length")),
     _line("engine", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",

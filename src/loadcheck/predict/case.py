@@ -22,6 +22,7 @@ class Case:
         card: with what is free on it right before the load; None for a load whose memory depends on no card.
         ram_available_bytes: of the host; None where nothing depends on it.
         model_name: as env/models or its directory calls the model.
+        notes: what is to be said of the model, such as that another checkpoint is loaded than the one named.
     """
 
     config: ModelConfig
@@ -29,6 +30,7 @@ class Case:
     card: Card | None = None
     ram_available_bytes: int | None = None
     model_name: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def gpu(self) -> Card:

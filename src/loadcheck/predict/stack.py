@@ -12,7 +12,7 @@ from loadcheck.predict.account import Obstacle, Prediction
 from loadcheck.predict.band import Band
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
-from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.model import ModelConfig, resolve_model
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.trouble import Shortage
 
@@ -57,6 +57,20 @@ class FromLog:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A model by the name that a user gives: what is really loaded for it.
+
+    Attributes:
+        name: to show.
+        notes: what is to be said of it, such as that it is another checkpoint than the one named.
+    """
+
+    name: str
+    config: ModelConfig
+    notes: tuple[str, ...] = ()
+
+
 class Stack(Protocol):
     """One set of packages that loads models, as far as its memory goes. What a stack does not say of itself is nothing.
 
@@ -78,6 +92,10 @@ class Stack(Protocol):
 
     def recognises(self, attempt: Attempt) -> bool:
         """Whether a log of which no profile is known is of this stack."""
+
+    def resolve(self, profile: Profile) -> Resolved:
+        """The model that this stack loads for the profile's name; BadInput for a name that is not known."""
+        return Resolved(*resolve_model(profile.model, profile.load_in_4bit))
 
     def predict(self, case: Case) -> Prediction:
         """Every figure of the load, and what keeps it from succeeding."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +23,7 @@ ARCHITECTURES: tuple[Architecture, ...] = ("llama", "mistral", "qwen2")
 MAX_SIZE = 10_000_000
 """Far over any size of a model, so that no product of sizes is without end."""
 Size = Annotated[int, Meta(ge=1, le=MAX_SIZE)]
+MLP_LINEARS = ("gate_proj", "up_proj", "down_proj")
 NEEDED_KEYS = (
     "model_type",
     "hidden_size",
@@ -58,6 +59,8 @@ class ModelConfig(Spec, frozen=True, kw_only=True):
     sliding_window: bool = False
     """Whether attention is windowed, which vLLM refuses beside the prefix caching that unsloth always asks for."""
     quantization: Quantization = "16bit"
+    kept_modules: tuple[str, ...] = ()
+    """Modules that a 4-bit checkpoint keeps in 16 bits, such as `layers.1.mlp`: unsloth's dynamic quants."""
     hidden_act: str = "silu"
     derived_max_model_len: Annotated[int, Meta(ge=1)] | None = None
     """The longest max_model_len that vLLM takes, where rope scaling makes it another than max_position_embeddings."""
@@ -92,6 +95,12 @@ class ModelConfig(Spec, frozen=True, kw_only=True):
             "up_proj": (hidden, inner),
             "down_proj": (inner, hidden),
         }
+
+    def is_in_4bit(self, layer: int, linear: str) -> bool:
+        """Whether a linear, by its Hugging Face name, is quantized in this layer."""
+        block = "mlp" if linear in MLP_LINEARS else "self_attn"
+        prefixes = {f"layers.{layer}", f"layers.{layer}.{block}", f"layers.{layer}.{block}.{linear}"}
+        return self.quantization == "nf4" and not prefixes.intersection(self.kept_modules)
 
 
 class _RopeScaling(Spec, frozen=True, kw_only=True):
@@ -202,8 +211,15 @@ def _model_data(config: _HfConfig) -> dict[str, Any]:
     data["tie_word_embeddings"] = bool(config.tie_word_embeddings)
     data["hidden_act"] = config.hidden_act or "null"
     data |= _biases(config) | _rope(config) | {"sliding_window": _has_window(config)}
-    data["quantization"] = "nf4" if config.quantization_config is not None else "16bit"
+    quantization = config.quantization_config
+    data["quantization"] = "nf4" if quantization is not None else "16bit"
+    data["kept_modules"] = kept_modules(quantization.llm_int8_skip_modules or ()) if quantization is not None else ()
     return data
+
+
+def kept_modules(skip_modules: Iterable[str]) -> tuple[str, ...]:
+    """Of `llm_int8_skip_modules`, those within the layers, below `model.`, in order; the others are in 16 bits in every checkpoint."""
+    return tuple(sorted({name.removeprefix("model.") for name in skip_modules if ".layers." in f".{name}."}))
 
 
 def _rope(config: _HfConfig) -> dict[str, Any]:
@@ -263,6 +279,11 @@ def _has_window(config: _HfConfig) -> bool:
     return config.model_type == "qwen2" and bool(config.use_sliding_window)
 
 
+_KEPT = re.compile(r"layers\.\d{1,4}(\.mlp(\.down_proj)?|\.self_attn(\.o_proj)?)?")
+"""What vLLM can leave unquantized: one of its own linears or a block of them. It merges q, k, v and gate, up, whole or not at all
+(unsloth_zoo/vllm_utils.py:58-74, vllm/model_executor/model_loader/loader.py:862-951)."""
+
+
 def _quantization_problems(quantization: _QuantizationConfig | None, where: str) -> list[Problem]:
     """What is not the plain NF4 with double quantization that the weights formula holds for."""
     if quantization is None:
@@ -276,16 +297,16 @@ def _quantization_problems(quantization: _QuantizationConfig | None, where: str)
         if (value := getattr(quantization, key)) != wanted:
             problems.append(Problem(where, f"{shown(value)} is not modelled", f"modelled: {wanted!r}",
                                     f"quantization_config.{key}"))  # fmt: skip
-    skipped = [name for name in quantization.llm_int8_skip_modules or () if "layers." in name]
-    if skipped:
-        problems.append(
-            Problem(
-                where,
-                f"an unsloth dynamic quant, which keeps {len(skipped)} modules in 16 bits ({shown(skipped[0], '')}, …)",
-                "use the checkpoint whose name ends in -bnb-4bit without -unsloth",
-                "quantization_config.llm_int8_skip_modules",
-            )
+    problems += [
+        Problem(
+            where,
+            f"{shown(name)} is no module whose weights vLLM can keep in 16 bits",
+            "modelled: model.layers.N.mlp, .self_attn, .mlp.down_proj and .self_attn.o_proj",
+            "quantization_config.llm_int8_skip_modules",
         )
+        for name in kept_modules(quantization.llm_int8_skip_modules or ())
+        if _KEPT.fullmatch(name) is None
+    ]
     return problems
 
 
@@ -307,6 +328,9 @@ class Model(Spec, frozen=True, kw_only=True):
     config: dict[str, Any]
     """Its Hugging Face config, without the quantization."""
     checkpoints: dict[Quantization, Checkpoint] = {}
+    dynamic: tuple[str, ...] | None = None
+    """Modules that its dynamic quant (-unsloth-bnb-4bit) keeps in 16 bits, such as `layers.1.mlp`; none where vLLM cannot load it, so that
+    unsloth takes the plain checkpoint; None where they are not known."""
     refused: str | None = None
     """Why its figures are not predicted; None where they are."""
 
@@ -354,6 +378,7 @@ def find_model(name: str) -> Model | None:
     return None
 
 
+DYNAMIC_SUFFIX = "-unsloth-bnb-4bit"
 UNSLOTH = "unsloth"
 """Its repositories of a model are the checkpoints that unsloth/models/mapper.py sends every other name to."""
 
@@ -365,8 +390,13 @@ def known_owners(model: Model) -> frozenset[str]:
 
 
 def _base_name(name: str) -> str:
-    """A hub name or a path without its owner or folder, in lower case, without the mark of a plain 4-bit checkpoint."""
-    return name.lower().rstrip("/").rsplit("/", 1)[-1].removesuffix("-bnb-4bit")
+    """A hub name or a path without its owner or folder, in lower case, without the mark of a 4-bit checkpoint."""
+    return name.lower().rstrip("/").rsplit("/", 1)[-1].removesuffix("-bnb-4bit").removesuffix("-unsloth")
+
+
+def is_dynamic(name: str) -> bool:
+    """Whether a checkpoint's name is that of a dynamic quant, some of whose layers are in 16 bits."""
+    return name.lower().rstrip("/").endswith(DYNAMIC_SUFFIX)
 
 
 def resolve_model(name: str, load_in_4bit: bool) -> tuple[str, ModelConfig]:
@@ -375,19 +405,28 @@ def resolve_model(name: str, load_in_4bit: bool) -> tuple[str, ModelConfig]:
     A local config says itself whether it is quantized; a known name follows `load_in_4bit`.
     """
     path = Path(name)
-    if path.suffix == ".json" or _is_dir(path):
+    if is_local(name):
         file = path / "config.json" if path.is_dir() else path
         title = file.parent.resolve().name if file.name == "config.json" else file.stem
         return title, config_from_hf(_read_json(file), str(file))
-    if (model := find_model(name)) is not None:
-        return model.name, model.config_for("nf4" if load_in_4bit else "16bit")
-    raise BadInput(_unknown_model(name))
+    if (model := find_model(name)) is None:
+        raise BadInput(unknown_model(name))
+    config = model.config_for("nf4" if load_in_4bit else "16bit")
+    if not is_dynamic(name):
+        return model.name, config
+    if model.dynamic is None:
+        what = f"which layers {name} keeps in 16 bits is not known"
+        raise BadInput(Problem("model", what, f"give its config.json, or take {model.name} without dynamic layers"))
+    return f"{model.name}{DYNAMIC_SUFFIX}", changed(config, {"kept_modules": model.dynamic})
 
 
-def _unknown_model(name: str) -> Problem:
-    plain = re.sub(r"-unsloth(?=-bnb-4bit/?$)", "", name, flags=re.IGNORECASE)
-    if plain != name:
-        return Problem("model", f"{name!r} is a dynamic quant, which is not modelled", f"take {plain}")
+def is_local(name: str) -> bool:
+    """Whether the name is that of a directory or of a JSON file, and not of a model."""
+    return name.endswith(".json") or _is_dir(Path(name))
+
+
+def unknown_model(name: str) -> Problem:
+    """What to say of a name that is no known model, and no directory or config.json either."""
     known = [model.name for model in load_models() if model.refused is None]
     what = f"{name!r} is no known model, directory or config.json"
     return Problem("model", what, suggestion(_base_name(name), known))

@@ -5,6 +5,8 @@ A stack is a folder with an object `STACK` (predict/stack.py says what it must k
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from loadcheck.logs import Attempt
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
@@ -28,4 +30,5 @@ def stack_of_log(attempt: Attempt) -> Stack:
 
 def predict(case: Case) -> Prediction:
     """Every figure of a load, and what keeps it from succeeding, by the stack that loads it."""
-    return stack_of(case.profile).predict(case)
+    found = stack_of(case.profile).predict(case)
+    return replace(found, notes=(*case.notes, *found.notes))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from loadcheck.figures import Reading, Value
-from loadcheck.specs.model import find_model
+from loadcheck.specs.model import find_model, is_dynamic
 from loadcheck.specs.profile import Profile, load_profile, profile_names
 from loadcheck.specs.versions import is_release, load_versions, release_of
 from loadcheck.verdict.evidence import Evidence
@@ -101,9 +101,12 @@ def _settings(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
     reading = evidence.attempt.reading("model")
     asked = find_model(profile.model)
     if reading is not None and asked is not None:
-        loaded = find_model(str(reading.value))
-        yield evidence.finding(reading, Check.STACK, loaded == asked, predicted=asked.name,
-                               why=f"profile {profile.name} asks for {asked.name}",
+        kept = evidence.config is not None and bool(evidence.config.kept_modules)
+        dynamic, loaded = kept or is_dynamic(str(reading.value)), find_model(str(reading.value))
+        same = loaded == asked and dynamic == is_dynamic(profile.model)
+        asked_for = f"{asked.name}, " + ("a dynamic quant" if is_dynamic(profile.model) else "all of it in 4 bits")
+        yield evidence.finding(reading, Check.STACK, same, predicted=asked.name,
+                               why=f"profile {profile.name} asks for {asked_for if dynamic else asked.name}",
                                remedy=_settings_remedy(evidence, "the profile of this load"))  # fmt: skip
 
 

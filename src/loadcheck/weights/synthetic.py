@@ -25,7 +25,7 @@ from typing import Any
 
 from loadcheck.errors import BadInput, Problem, UnsupportedMachine
 from loadcheck.plan import LoadPlan
-from loadcheck.specs.model import ModelConfig, find_model
+from loadcheck.specs.model import MLP_LINEARS, ModelConfig, find_model
 from loadcheck.units import GIB, show_bytes
 
 SEED = 35
@@ -85,7 +85,8 @@ def prepare(plan: LoadPlan, cache: Path) -> Path:
 def directory_name(model_name: str, config: ModelConfig) -> str:
     """The checkpoint's folder; unsloth_zoo loads in 4-bit if, and only if, it ends in -bnb-4bit (vllm_utils.py:869)."""
     base = model_name.lower().removesuffix("-bnb-4bit").removesuffix("-unsloth")
-    return f"{base}-bnb-4bit" if config.quantization == "nf4" else base
+    dynamic = "-unsloth" if config.kept_modules else ""
+    return f"{base}{dynamic}-bnb-4bit" if config.quantization == "nf4" else base
 
 
 # ---------------------------------------------------------------------------------------------------------------- tensors
@@ -134,18 +135,19 @@ def checkpoint_tensors(config: ModelConfig) -> list[Tensor]:
     if not config.tie_word_embeddings:
         tensors.append(_embedding(config, "lm_head.weight"))
     for layer in range(config.num_hidden_layers):
-        tensors += _layer(config, f"model.layers.{layer}")
+        tensors += _layer(config, layer)
     dtypes = list(DTYPE_BYTES)
     return sorted(tensors, key=lambda tensor: (dtypes.index(tensor.dtype), tensor.name))
 
 
-def _layer(config: ModelConfig, layer: str) -> Iterator[Tensor]:
+def _layer(config: ModelConfig, number: int) -> Iterator[Tensor]:
+    layer = f"model.layers.{number}"
     yield _ones(f"{layer}.input_layernorm.weight", config.hidden_size)
     yield _ones(f"{layer}.post_attention_layernorm.weight", config.hidden_size)
     for name, (num_in, num_out) in config.linears.items():
-        block = "mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn"
+        block = "mlp" if name in MLP_LINEARS else "self_attn"
         prefix = f"{layer}.{block}.{name}"
-        if config.quantization == "nf4":
+        if config.is_in_4bit(number, name):
             yield from _nf4_linear(f"{prefix}.weight", num_out, num_in)
         else:
             yield _noise(f"{prefix}.weight", "BF16", (num_out, num_in))
@@ -283,9 +285,8 @@ def small_files(hf: dict[str, Any], config: ModelConfig) -> dict[str, dict[str, 
     """Every other file of the checkpoint by name, as JSON data: the config, and a tokenizer of one token a byte."""
     tokens = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
     ids = {f"{role}_id": 256 + SPECIAL_TOKENS.index(token) for role, token in tokens.items()}
-    quantized = {"quantization_config": QUANTIZATION_CONFIG} if config.quantization == "nf4" else {}
     return {
-        "config.json": {**hf, **ids, "torch_dtype": "bfloat16", **quantized},
+        "config.json": {**hf, **ids, "torch_dtype": "bfloat16", **_quantization(config)},
         "generation_config.json": {"_from_model_config": True, **ids},
         "tokenizer.json": _tokenizer(),
         "tokenizer_config.json": {
@@ -301,7 +302,7 @@ def small_files(hf: dict[str, Any], config: ModelConfig) -> dict[str, dict[str, 
 
 # What unsloth prints of the real checkpoint's config ("vLLM Bitsandbytes config using kwargs") but for the skipped modules, which
 # are vLLM's default there; unsloth_zoo/vllm_utils.py:553-557 indexes the four bnb_4bit keys.
-QUANTIZATION_CONFIG = {
+QUANTIZATION_CONFIG: dict[str, Any] = {
     "bnb_4bit_compute_dtype": "bfloat16",
     "bnb_4bit_quant_storage": "uint8",
     "bnb_4bit_quant_type": "nf4",
@@ -314,6 +315,15 @@ QUANTIZATION_CONFIG = {
     "load_in_8bit": False,
     "quant_method": "bitsandbytes",
 }
+
+
+def _quantization(config: ModelConfig) -> dict[str, Any]:
+    """The key of config.json that says how it is quantized; nothing in 16 bits."""
+    if config.quantization != "nf4":
+        return {}
+    kept = [f"model.{name}" for name in config.kept_modules]
+    skipped = [*QUANTIZATION_CONFIG["llm_int8_skip_modules"], *kept]
+    return {"quantization_config": {**QUANTIZATION_CONFIG, "llm_int8_skip_modules": skipped}}
 
 
 def _tokenizer() -> dict[str, Any]:

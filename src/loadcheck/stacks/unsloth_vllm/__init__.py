@@ -8,7 +8,7 @@ from loadcheck.logs import Attempt
 from loadcheck.predict.account import Obstacle, Prediction
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
-from loadcheck.predict.stack import FromLog, Stack, Wish
+from loadcheck.predict.stack import FromLog, Resolved, Stack, Wish
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.trouble import Shortage
@@ -16,6 +16,7 @@ from loadcheck.stacks.unsloth_vllm import rungs
 from loadcheck.stacks.unsloth_vllm.bands import PEAK_SLACK
 from loadcheck.stacks.unsloth_vllm.from_log import predict_from_log
 from loadcheck.stacks.unsloth_vllm.margin import amounts_left, needs, slack
+from loadcheck.stacks.unsloth_vllm.names import resolve
 from loadcheck.stacks.unsloth_vllm.prediction import predict
 from loadcheck.stacks.unsloth_vllm.refusals import model_refusals
 
@@ -33,6 +34,9 @@ class UnslothVllm(Stack):
 
     def recognises(self, attempt: Attempt) -> bool:
         return attempt.event("started") is None
+
+    def resolve(self, profile: Profile) -> Resolved:
+        return resolve(profile)
 
     def predict(self, case: Case) -> Prediction:
         return predict(case)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.model import ModelConfig
 from loadcheck.stacks.unsloth_vllm.allocator import rounded
+from loadcheck.stacks.unsloth_vllm.quantization import kinds_of_layers
 from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, extended_vocab, head_rows
 from loadcheck.units import round_up
 
@@ -106,10 +107,21 @@ def _onesweep_scratch(n: int, compute_capability: float) -> int:
 def forward_peak(config: ModelConfig, num_tokens: int, compute_capability: float) -> Term:
     """The widest moment of a layer: the largest of its four linears, its attention and its activation function.
 
-    `hidden` tensors of the residual stream live on beside each: the model's frame, the residual and the attention's output.
+    `hidden` tensors of the residual stream live on beside each: the model's frame, the residual and the attention's output. Of a
+    dynamic quant it is the widest of all kinds of layers; one in 16 bits dequantizes nothing.
     """
-    sizes = _Layer(config, num_tokens)
-    moments = {
+    moments: dict[str, int] = {}
+    for quantized in kinds_of_layers(config):
+        for name, size in _moments(_Layer(config, num_tokens, quantized), compute_capability).items():
+            moments[name] = max(size, moments.get(name, 0))
+    widest = max(moments, key=lambda name: moments[name])
+    source = f"vllm/model_executor/models/{'qwen2' if config.model_type == 'qwen2' else 'llama'}.py"
+    return total(f"forward: {widest}", [Term(f"layer at {widest}", moments[widest], source)], source)
+
+
+def _moments(sizes: _Layer, compute_capability: float) -> dict[str, int]:
+    """What a layer holds at each of its steps, in bytes."""
+    return {
         "qkv_proj": 2 * sizes.hidden + sizes.linear("qkv_proj"),
         "attention": 2 * sizes.hidden + sizes.qkv + sizes.attention(compute_capability),
         "o_proj": 2 * sizes.hidden + sizes.qkv + sizes.q + sizes.linear("o_proj"),
@@ -117,16 +129,13 @@ def forward_peak(config: ModelConfig, num_tokens: int, compute_capability: float
         "activation function": 3 * sizes.hidden + sizes.gate_up + sizes.inner,
         "down_proj": 3 * sizes.hidden + sizes.inner + sizes.kept_gate_up + sizes.linear("down_proj"),
     }
-    widest = max(moments, key=lambda name: moments[name])
-    source = f"vllm/model_executor/models/{'qwen2' if config.model_type == 'qwen2' else 'llama'}.py"
-    return total(f"forward: {widest}", [Term(f"layer at {widest}", moments[widest], source)], source)
 
 
 class _Layer:
-    """Rounded sizes of a layer's tensors for `num_tokens` tokens, in bytes."""
+    """Rounded sizes of a layer's tensors for `num_tokens` tokens, in bytes. `quantized` are its linears in 4 bits."""
 
-    def __init__(self, config: ModelConfig, num_tokens: int) -> None:
-        self._config = config
+    def __init__(self, config: ModelConfig, num_tokens: int, quantized: frozenset[str]) -> None:
+        self._config, self._quantized = config, quantized
         self._num_tokens = num_tokens
         self.hidden = self._tensor(config.hidden_size)
         self.q = self._tensor(config.q_size)
@@ -149,7 +158,7 @@ class _Layer:
         num_in, shards = self._shards(name)
         output = self._tensor(sum(shards))
         lora = rounded(4 * len(shards) * self._num_tokens * DUMMY_LORA_RANK)
-        quantized = [self._dequantized(num_in, shard) for shard in shards] if self._config.quantization == "nf4" else []
+        quantized = [self._dequantized(num_in, shard) for shard in shards] if name in self._quantized else []
         return output + max([lora, *quantized])
 
     def _dequantized(self, num_in: int, num_out: int) -> int:

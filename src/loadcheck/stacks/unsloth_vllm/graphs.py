@@ -5,6 +5,7 @@ from __future__ import annotations
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.model import ModelConfig
 from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace, forward_peak
+from loadcheck.stacks.unsloth_vllm.quantization import MERGED_LINEARS, kinds_of_layers
 from loadcheck.units import MIB, round_up
 
 LARGEST_GRAPH = 8192
@@ -35,10 +36,20 @@ def capture_sizes(max_num_seqs: int) -> list[int]:
 
 
 def graph_nodes(config: ModelConfig, max_num_seqs: int) -> int:
-    """Kernel launches recorded in all graphs."""
-    bias = 1 if config.quantization == "nf4" and config.qkv_bias else 0
-    per_layer = _NODES_BASE + _NODES_LINEARS[config.quantization] + bias + _NODES_LORA
-    return int(per_layer * config.num_hidden_layers * len(capture_sizes(max_num_seqs)))
+    """Kernel launches recorded in all graphs.
+
+    The four linears of a layer launch about as many each, so a dynamic quant's layer has those of its linears in 4 bits and in 16 in
+    proportion. Not measured on a load of one.
+    """
+    launches = sum(_layer_nodes(config, quantized) * count for quantized, count in kinds_of_layers(config).items())
+    return int(launches * len(capture_sizes(max_num_seqs)))
+
+
+def _layer_nodes(config: ModelConfig, quantized: frozenset[str]) -> float:
+    bias = 1 if "qkv_proj" in quantized and config.qkv_bias else 0
+    share = len(quantized) / len(MERGED_LINEARS)
+    linears = share * _NODES_LINEARS["nf4"] + (1 - share) * _NODES_LINEARS["16bit"]
+    return _NODES_BASE + linears + bias + _NODES_LORA
 
 
 NO_GRAPHS = Term("cuda_graph", 0, "enforce_eager: none are captured (vllm/worker/worker.py:336)")

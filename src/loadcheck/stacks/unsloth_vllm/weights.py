@@ -12,6 +12,7 @@ from functools import lru_cache
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.model import ModelConfig
 from loadcheck.stacks.unsloth_vllm.allocator import rounded
+from loadcheck.stacks.unsloth_vllm.quantization import MERGED_LINEARS, num_quantized
 from loadcheck.units import round_up
 
 DTYPE_BYTES = 2
@@ -19,14 +20,6 @@ VOCAB_PADDING = 64
 LORA_VOCAB_PADDING = 256
 LORA_EXTRA_VOCAB = 256
 """vllm/config.py lora_extra_vocab_size, which unsloth leaves at its default."""
-
-# vLLM's linears of a layer, each with the Hugging Face ones that it holds.
-MERGED_LINEARS = {
-    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
-    "o_proj": ("o_proj",),
-    "gate_up_proj": ("gate_proj", "up_proj"),
-    "down_proj": ("down_proj",),
-}
 
 # bitsandbytes/functional.py quantize_4bit: one absmax for 64 weights; those in turn quantized in blocks of 256.
 NF4_BLOCK = 64
@@ -69,18 +62,16 @@ def _layers(config: ModelConfig) -> Term:
 
 
 def _linears(config: ModelConfig) -> Iterator[Term]:
-    num_layers = config.num_hidden_layers
+    """Of each of vLLM's linears what its layers in 4 bits hold, and what those in 16 bits do."""
     for merged, names in MERGED_LINEARS.items():
         elements = {name: config.linears[name][0] * config.linears[name][1] for name in names}
-        if config.quantization == "nf4":
-            yield Term(f"{merged} packed", num_layers * rounded(sum(elements.values()) // 2),
-                       "vllm/model_executor/layers/quantization/bitsandbytes.py:190-210")  # fmt: skip
-            yield total(
-                f"{merged} quantization state", [_quant_state(name, n, num_layers) for name, n in elements.items()]
-            )
-        else:
-            yield Term(f"{merged} weight", num_layers * rounded(DTYPE_BYTES * sum(elements.values())),
-                       "vllm/model_executor/layers/linear.py:124-139")  # fmt: skip
+        in_4bit = num_quantized(config, merged)
+        yield Term(f"{merged} packed", in_4bit * rounded(sum(elements.values()) // 2),
+                   "vllm/model_executor/layers/quantization/bitsandbytes.py:190-210")  # fmt: skip
+        yield total(f"{merged} quantization state", [_quant_state(name, n, in_4bit) for name, n in elements.items()])
+        in_16bit = config.num_hidden_layers - in_4bit
+        yield Term(f"{merged} weight", in_16bit * rounded(DTYPE_BYTES * sum(elements.values())),
+                   "vllm/model_executor/layers/linear.py:124-139")  # fmt: skip
 
 
 def _quant_state(name: str, elements: int, num_layers: int) -> Term:
