@@ -14,11 +14,12 @@ import msgspec
 from msgspec import Meta
 
 from loadcheck.errors import BadInput, Problem, suggestion
+from loadcheck.specs.architecture import ARCHITECTURES, Architecture
 from loadcheck.specs.files import MAX_FILE_BYTES, Spec, changed, env_dir, load, shown, validate
 
-Architecture = Literal["llama", "mistral", "qwen2"]
 Quantization = Literal["nf4", "16bit"]
-ARCHITECTURES: tuple[Architecture, ...] = ("llama", "mistral", "qwen2")
+ModelType = Literal["llama", "mistral", "qwen2"]
+"""The keys of `specs.architecture.ARCHITECTURES`."""
 
 MAX_SIZE = 10_000_000
 """Far over any size of a model, so that no product of sizes is without end."""
@@ -33,15 +34,13 @@ NEEDED_KEYS = (
     "vocab_size",
     "max_position_embeddings",
 )
-# What transformers 4.48.2 assumes where a config does not say: models/{llama,mistral,qwen2}/configuration_*.py
-_DEFAULT_KV_HEADS = {"mistral": 8, "qwen2": 32}  # llama: as many as attention heads
 _MISTRAL_WINDOW = 4096
 
 
 class ModelConfig(Spec, frozen=True, kw_only=True):
-    """The shape of a llama, mistral or qwen2 model. Sizes are element counts; lengths are tokens."""
+    """The shape of a model of one of `ARCHITECTURES`. Sizes are element counts; lengths are tokens."""
 
-    model_type: Architecture
+    model_type: ModelType
     hidden_size: Size
     intermediate_size: Size
     num_hidden_layers: Annotated[int, Meta(ge=1, le=1000)]
@@ -73,6 +72,11 @@ class ModelConfig(Spec, frozen=True, kw_only=True):
                 f"num_attention_heads ({self.num_attention_heads}) is no multiple of num_key_value_heads "
                 f"({self.num_key_value_heads}); correct the two"
             )
+
+    @property
+    def architecture(self) -> Architecture:
+        """What its `model_type` stands for."""
+        return ARCHITECTURES[self.model_type]
 
     @property
     def q_size(self) -> int:
@@ -203,10 +207,10 @@ def _read_keys(hf: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model_data(config: _HfConfig) -> dict[str, Any]:
-    heads, kind = config.num_attention_heads, config.model_type
+    heads, architecture = config.num_attention_heads, ARCHITECTURES[config.model_type]
     data = {key: getattr(config, key) for key in NEEDED_KEYS}
-    data["num_key_value_heads"] = config.num_key_value_heads or _DEFAULT_KV_HEADS.get(kind, heads)
-    stated_head_dim = None if kind == "qwen2" else config.head_dim  # qwen2 does not read it
+    data["num_key_value_heads"] = config.num_key_value_heads or architecture.default_kv_heads or heads
+    stated_head_dim = config.head_dim if architecture.reads_head_dim else None
     data["head_dim"] = stated_head_dim or config.hidden_size // heads
     data["tie_word_embeddings"] = bool(config.tie_word_embeddings)
     data["hidden_act"] = config.hidden_act or "null"
@@ -265,7 +269,7 @@ def _rope_problems(config: _HfConfig, where: str) -> list[Problem]:
 
 def _biases(config: _HfConfig) -> dict[str, bool]:
     """Which linears have a bias (vllm/model_executor/models/llama.py:128-160, qwen2.py:128-160 at 0.7.2)."""
-    if config.model_type == "qwen2":
+    if ARCHITECTURES[config.model_type].always_qkv_bias:
         return {"qkv_bias": True, "o_bias": False, "mlp_bias": False}
     attention = bool(config.attention_bias or config.bias)
     qkv_bias = attention if config.qkv_bias is None else config.qkv_bias
@@ -274,9 +278,10 @@ def _biases(config: _HfConfig) -> dict[str, bool]:
 
 def _has_window(config: _HfConfig) -> bool:
     """A mistral config that does not say has a window of 4096; qwen2 has one only where it says that it uses it."""
-    if config.model_type == "mistral":
+    window = ARCHITECTURES[config.model_type].window
+    if window == "unless null":
         return config.sliding_window is not None
-    return config.model_type == "qwen2" and bool(config.use_sliding_window)
+    return window == "if used" and bool(config.use_sliding_window)
 
 
 _KEPT = re.compile(r"layers\.\d{1,4}(\.mlp(\.down_proj)?|\.self_attn(\.o_proj)?)?")

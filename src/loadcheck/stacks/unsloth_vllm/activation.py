@@ -115,7 +115,7 @@ def forward_peak(config: ModelConfig, num_tokens: int, compute_capability: float
         for name, size in _moments(_Layer(config, num_tokens, quantized), compute_capability).items():
             moments[name] = max(size, moments.get(name, 0))
     widest = max(moments, key=lambda name: moments[name])
-    source = f"vllm/model_executor/models/{'qwen2' if config.model_type == 'qwen2' else 'llama'}.py"
+    source = config.architecture.source
     return total(f"forward: {widest}", [Term(f"layer at {widest}", moments[widest], source)], source)
 
 
@@ -142,8 +142,7 @@ class _Layer:
         self.qkv = self._tensor(config.q_size + 2 * config.kv_size)
         self.inner = self._tensor(config.intermediate_size)
         self.gate_up = self._tensor(2 * config.intermediate_size)
-        # qwen2 keeps gate_up alive through down_proj (vllm/model_executor/models/qwen2.py:94-98)
-        self.kept_gate_up = self.gate_up if config.model_type == "qwen2" else 0
+        self.kept_gate_up = self.gate_up if config.architecture.keeps_gate_up else 0
 
     def _tensor(self, width: int) -> int:
         return rounded(DTYPE_BYTES * self._num_tokens * width)

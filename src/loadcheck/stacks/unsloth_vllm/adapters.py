@@ -41,7 +41,7 @@ def adapter_memory(config: ModelConfig, r: int, targets: Collection[str]) -> Ter
 def base_params(config: ModelConfig) -> int:
     """Parameters as peft counts them: a 4-bit weight at its real size (peft/peft_model.py:715-736), tied ones once."""
     linears = sum(num_in * num_out for num_in, num_out in config.linears.values())
-    bias = config.q_size + 2 * config.kv_size if config.model_type == "qwen2" else 0
+    bias = config.q_size + 2 * config.kv_size if config.architecture.always_qkv_bias else 0
     layers = config.num_hidden_layers * (linears + bias + 2 * config.hidden_size)
     embeddings = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
     return layers + embeddings + config.hidden_size

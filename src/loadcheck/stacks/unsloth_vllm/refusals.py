@@ -29,8 +29,6 @@ LORA_EXTRA_VOCAB = 256
 """Rows that LoRA adds to the vocabulary of llama and mistral (vllm/config.py:2095, models/llama.py:494-517)."""
 LORA_MAX_VOCAB = 257_024
 """vllm/lora/layers.py:969, `32000 < vocab_size > 257024`: only the upper bound has an effect."""
-LORA_LM_HEAD = ("llama", "mistral")
-"""Whose lm_head takes LoRA, and so has that limit (models/llama.py:452-455); qwen2's does not (models/qwen2.py:434-439)."""
 
 TURING = 7.5
 """Cards below are Volta."""
@@ -139,7 +137,7 @@ def _vocabulary(case: Case) -> Obstacle | None:
     """vllm/lora/layers.py:969; LoRA is on without adapters too, as unsloth starts vLLM with it."""
     config = case.config
     most = LORA_MAX_VOCAB - LORA_EXTRA_VOCAB
-    if config.model_type not in LORA_LM_HEAD or config.vocab_size <= most:
+    if not config.architecture.lora_vocabulary or config.vocab_size <= most:
         return None
     return Obstacle(
         f"the vocabulary of {config.vocab_size} is above the {most} that vLLM's LoRA takes",

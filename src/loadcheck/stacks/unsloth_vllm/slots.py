@@ -24,7 +24,7 @@ def slots_only(config: ModelConfig, max_lora_rank: int) -> int:
     """Bytes of the slots' own tensors, without index buffers and rounding: what a sum over the model's buffers gives."""
     linears = sum(num_in + num_out for num_in, num_out in config.linears.values()) * config.num_hidden_layers
     elements = linears * max_lora_rank
-    if config.model_type != "qwen2":
+    if config.architecture.lora_vocabulary:
         a_rows = config.vocab_size + LORA_EXTRA_VOCAB
         rows = a_rows + round_up(a_rows, LORA_VOCAB_PADDING) + 2 * config.hidden_size
         elements += rows * max_lora_rank + 2 * LORA_EXTRA_VOCAB * config.hidden_size
@@ -45,7 +45,7 @@ def _linears(config: ModelConfig, rank: int) -> Iterator[Term]:
 
 def _vocabulary(config: ModelConfig, rank: int) -> Iterator[Term]:
     """Embedding and logits; qwen2 has adapters on neither (vllm/model_executor/models/qwen2.py:434-442)."""
-    if config.model_type == "qwen2":
+    if not config.architecture.lora_vocabulary:
         return
     hidden = config.hidden_size
     extra = rounded(DTYPE_BYTES * LORA_EXTRA_VOCAB * hidden)

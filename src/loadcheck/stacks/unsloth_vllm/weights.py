@@ -31,13 +31,13 @@ def extended_vocab(config: ModelConfig) -> int:
 
     vllm/model_executor/models/llama.py:309-320, 494-509 against models/qwen2.py:434-442.
     """
-    return config.vocab_size + (0 if config.model_type == "qwen2" else LORA_EXTRA_VOCAB)
+    return config.vocab_size + (LORA_EXTRA_VOCAB if config.architecture.lora_vocabulary else 0)
 
 
 def embedding_rows(config: ModelConfig) -> int:
     """Rows of the embedding table (vllm/model_executor/layers/vocab_parallel_embedding.py:195-240)."""
     padded = round_up(config.vocab_size, VOCAB_PADDING)
-    return padded if config.model_type == "qwen2" else round_up(padded + LORA_EXTRA_VOCAB, VOCAB_PADDING)
+    return round_up(padded + LORA_EXTRA_VOCAB, VOCAB_PADDING) if config.architecture.lora_vocabulary else padded
 
 
 def head_rows(config: ModelConfig) -> int:
@@ -45,7 +45,7 @@ def head_rows(config: ModelConfig) -> int:
 
     llama and mistral pad it for LoRA's kernels, to 256.
     """
-    if config.tie_word_embeddings or config.model_type == "qwen2":
+    if config.tie_word_embeddings or not config.architecture.lora_vocabulary:
         return embedding_rows(config)
     return round_up(round_up(config.vocab_size, LORA_VOCAB_PADDING) + LORA_EXTRA_VOCAB, LORA_VOCAB_PADDING)
 
