@@ -15,10 +15,10 @@ from rich.text import Text
 
 from loadcheck import cli
 from loadcheck.encoding import stand_in
+from loadcheck.findings.finding import verdict_of
 from loadcheck.show.verdict import summary
 from loadcheck.terminal import Name, print_item, print_table, shortened
 from loadcheck.verdict import Check, Finding, Status
-from loadcheck.verdict.finding import verdict_of
 from tests.conftest import RUNS
 
 T4 = str(RUNS / "t4_llama31-8b_reference.txt")

@@ -9,13 +9,13 @@ import pytest
 from loadcheck.checking import gather
 from loadcheck.errors import BadInput
 from loadcheck.figures import Reading
+from loadcheck.findings.interval import Interval
 from loadcheck.logs.events import format_event
 from loadcheck.specs.expected import Range
 from loadcheck.specs.files import changed
 from loadcheck.units import from_gib
 from loadcheck.verdict import Check, Finding, Status, Verdict, judge
 from loadcheck.verdict.golden import within
-from loadcheck.verdict.interval import Interval
 from tests.conftest import ROOT
 
 

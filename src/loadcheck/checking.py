@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck.errors import BadInput, Problem
+from loadcheck.findings.evidence import is_parallel
 from loadcheck.logs import Attempt, ParsedLog, parse_log
 from loadcheck.runs.folder import RunFolder, RunRecord, own_file
 from loadcheck.specs.expected import Expected, load_expected
@@ -19,9 +20,8 @@ from loadcheck.specs.trouble import failure_words
 from loadcheck.specs.versions import release_of
 from loadcheck.stacks import stack_of, stack_of_log
 from loadcheck.stacks.unsloth_vllm.adapters import adapter_params, possible_ranks
+from loadcheck.stacks.unsloth_vllm.identities import fitting_ranks, pinned_unsloth_zoo
 from loadcheck.verdict import Evidence
-from loadcheck.verdict.evidence import is_parallel
-from loadcheck.verdict.identities import fitting_ranks, pinned_unsloth_zoo
 
 MODELLED_VLLM = ("0.7.1", "0.7.2")
 """Releases whose memory figures the formulas hold for; from 0.8 on, the LoRA slots are counted as weights."""
@@ -73,6 +73,7 @@ def gather(
     config, note = _config(model, attempt, any_vllm)
     evidence = Evidence(
         log=log,
+        stack=stack_of_log(attempt, profile),
         profile=profile,
         model=model,
         config=config,
@@ -228,7 +229,7 @@ def _gpu(asked: str | None, known: str | None, target: Path) -> str | None:
 
 
 def _gpu_key(attempt: Attempt, profile: Profile | None) -> str | None:
-    if profile is not None and profile.engine == "cpu":
+    if profile is not None and profile.on_cpu:
         return "cpu"
     reading = attempt.reading("gpu_name")
     return find_gpu(str(reading.value)) if reading else None

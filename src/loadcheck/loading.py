@@ -115,7 +115,7 @@ def prepare(profile: Profile, gpu: GpuDevice | None) -> Prepared:
     plan = make_plan(profile)
     refuse_bad_input(plan)
     weights.refuse_unsafe(plan)
-    if profile.engine == "gpu" and gpu is None:
+    if not profile.on_cpu and gpu is None:
         raise UnsupportedMachine(
             Problem(
                 f"profile {profile.name}",
@@ -131,7 +131,7 @@ def prepare(profile: Profile, gpu: GpuDevice | None) -> Prepared:
 def case_of(plan: LoadPlan, gpu: GpuDevice | None, ram_bytes: int) -> Case:
     """The planned load on this machine's card, with what is free on it."""
     card = None
-    if gpu is not None and plan.profile.engine == "gpu":
+    if gpu is not None and not plan.profile.on_cpu:
         card = card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
     return Case(
         model_name=plan.model_name, config=plan.config, profile=plan.profile, card=card, ram_available_bytes=ram_bytes
@@ -149,9 +149,9 @@ def refuse_bad_input(plan: LoadPlan) -> None:
 def _setting_problems(plan: LoadPlan) -> Iterator[Problem]:
     profile, positions = plan.profile, plan.config.max_position_embeddings
     where = f"profile {profile.name}"
-    if profile.engine == "cpu" and profile.fast_inference:
+    if profile.on_cpu and profile.fast_inference:
         yield Problem(where, "vLLM needs a GPU, and this profile runs on the CPU", "set it to false", "fast_inference")
-    if profile.engine == "cpu" and profile.max_seq_length > positions:  # on a GPU it is a matter of the prediction
+    if profile.on_cpu and profile.max_seq_length > positions:  # on a GPU it is a matter of the prediction
         what = f"{profile.max_seq_length} is above the {positions} positions of {plan.model_name}"
         yield Problem(where, what, f"lower it to {positions}", "max_seq_length")
     if profile.generation.max_new_tokens >= profile.max_seq_length:

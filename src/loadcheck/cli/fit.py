@@ -62,5 +62,5 @@ def _nothing_to_fit(profile: Profile) -> Problem:
         f"profile {profile.name}",
         "loads without vLLM, and what fit looks for are vLLM's settings",
         f"see `loadcheck predict {profile.name}`, or take a profile with engine = 'gpu' and fast_inference = true",
-        "engine" if profile.engine == "cpu" else "fast_inference",
+        "engine" if profile.on_cpu else "fast_inference",
     )

@@ -21,5 +21,5 @@ GPU_CHECKS = (
 
 def examine(machine: Machine, plan: LoadPlan) -> Report:
     """Every check that the plan's engine calls for."""
-    checks = GPU_CHECKS if plan.profile.engine == "gpu" else CPU_CHECKS
+    checks = CPU_CHECKS if plan.profile.on_cpu else GPU_CHECKS
     return Report(plan.profile.name, tuple(finding for check in checks for finding in check(machine, plan)))

@@ -28,7 +28,7 @@ SMALL_FILES_BYTES = 20_000_000
 
 def check_platform(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
     """The processor and the Python that the locks hold for."""
-    known = ("x86_64",) if plan.profile.engine == "gpu" else ("x86_64", "aarch64")
+    known = ("x86_64", "aarch64") if plan.profile.on_cpu else ("x86_64",)
     python = ".".join(map(str, machine.python))
     if machine.platform not in known:
         remedy = f"take a machine with {' or '.join(known)}"
@@ -43,7 +43,7 @@ def check_platform(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
 
 def check_ram(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
     """The host's memory: of a load on the CPU all of it, of one on a GPU vLLM's swap space."""
-    if plan.profile.engine == "cpu":
+    if plan.profile.on_cpu:
         needed = CPU_BASE_BYTES + cpu_weights(plan.config).num_bytes
     else:
         needed = _swap_bytes(machine)

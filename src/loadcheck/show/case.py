@@ -56,7 +56,7 @@ def _settings(case: Case, searched: frozenset[str]) -> Iterator[str]:
 def _where(case: Case) -> str:
     if case.card is not None:
         return f"on {case.card.name} with {show_bytes(case.card.free_bytes)} free"
-    return "on the CPU" if case.profile.engine == "cpu" else "without vLLM"
+    return "on the CPU" if case.profile.on_cpu else "without vLLM"
 
 
 def case_json(case: Case, searched: frozenset[str] = NOTHING) -> dict[str, Any]:

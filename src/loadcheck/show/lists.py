@@ -100,7 +100,7 @@ def _model_row(model: dict[str, Any]) -> tuple[str, ...]:
         return f"{model['name']} (refused: {model['refused']})", "", ""
     millions = model["parameters"] / 1e6
     parameters = f"{millions:.0f} M" if millions < 1000 else f"{millions / 1000:.2f} B"
-    if model["name"] in {profile.model for profile in load_profiles() if profile.engine == "cpu"}:
+    if model["name"] in {profile.model for profile in load_profiles() if profile.on_cpu}:
         return f"{model['name']} (on the CPU)", parameters, f"{model['weights_4bit_cpu_gib']:.4f}"
     return model["name"], parameters, f"{model['weights_4bit_gib']:.4f}"
 

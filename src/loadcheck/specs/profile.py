@@ -124,7 +124,12 @@ class Profile(Spec, frozen=True, kw_only=True):
     @property
     def uses_vllm(self) -> bool:
         """Whether vLLM is part of the load; without it there is no plan, no budget and no KV cache to predict."""
-        return self.engine == "gpu" and self.fast_inference
+        return not self.on_cpu and self.fast_inference
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the load runs on a CPU, whatever cards there are."""
+        return self.engine == "cpu"
 
     def __post_init__(self) -> None:
         if re.fullmatch(NAME, self.name) is None:

@@ -7,25 +7,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from loadcheck.findings.stack import JudgedStack
 from loadcheck.logs import Attempt
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
-from loadcheck.predict.stack import Stack
 from loadcheck.specs.profile import Profile
 from loadcheck.stacks.transformers_cpu import STACK as TRANSFORMERS_CPU
 from loadcheck.stacks.unsloth_vllm import STACK as UNSLOTH_VLLM
+from loadcheck.stacks.vllm_v1 import STACK as VLLM_V1
 
-STACKS: tuple[Stack, ...] = (UNSLOTH_VLLM, TRANSFORMERS_CPU)
+STACKS: tuple[JudgedStack, ...] = (VLLM_V1, UNSLOTH_VLLM, TRANSFORMERS_CPU)
+"""A log is of the first that recognises it."""
 
 
-def stack_of(profile: Profile) -> Stack:
+def stack_of(profile: Profile) -> JudgedStack:
     """The stack that loads this profile."""
     return next(stack for stack in STACKS if stack.loads(profile))
 
 
-def stack_of_log(attempt: Attempt) -> Stack:
-    """The stack that a log of which no profile is known is of."""
-    return next(stack for stack in STACKS if stack.recognises(attempt))
+def stack_of_log(attempt: Attempt, profile: Profile | None = None) -> JudgedStack:
+    """The stack that a log is of: by what it prints where that is another engine, else that of its profile where it is known."""
+    found = next(stack for stack in STACKS if stack.recognises(attempt))
+    return found if profile is None or found is VLLM_V1 else stack_of(profile)
 
 
 def predict(case: Case) -> Prediction:

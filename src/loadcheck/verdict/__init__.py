@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from loadcheck.findings.evidence import Evidence
+from loadcheck.findings.finding import Check, Finding, Status, Verdict
 from loadcheck.verdict.asked import check_asked
 from loadcheck.verdict.card import check_card
 from loadcheck.verdict.cause import causes
 from loadcheck.verdict.diagnosis import check_diagnosis
-from loadcheck.verdict.evidence import Evidence
-from loadcheck.verdict.finding import Check, Finding, Status, Verdict
 from loadcheck.verdict.golden import check_golden
 from loadcheck.verdict.identities import check_identities
 from loadcheck.verdict.model import check_model

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from loadcheck.figures import Reading
+from loadcheck.findings.evidence import Evidence
+from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.specs.model import find_model, known_owners
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.versions import is_release, load_versions
-from loadcheck.verdict.evidence import Evidence
-from loadcheck.verdict.finding import Check, Finding, Status
-from loadcheck.verdict.identities import pinned_unsloth_zoo
+from loadcheck.stacks.unsloth_vllm.identities import pinned_unsloth_zoo
 
 SUFFIX = "-bnb-4bit"
 """unsloth_zoo/vllm_utils.py at 2025.2.4 loads in 4 bits where the name ends so, whatever else is asked for."""

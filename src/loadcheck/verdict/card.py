@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loadcheck.figures import Reading
+from loadcheck.findings.evidence import Evidence
+from loadcheck.findings.finding import Check, Finding, Status
+from loadcheck.findings.interval import Interval
 from loadcheck.predict.card import why_refused
 from loadcheck.specs.gpu import NamedCard, named_card
 from loadcheck.specs.versions import load_versions
 from loadcheck.units import from_gib, to_gib
-from loadcheck.verdict.evidence import Evidence
-from loadcheck.verdict.finding import Check, Finding, Status
-from loadcheck.verdict.interval import Interval
 
 OTHER_CARD = (
     "the log is of another card than it names, or was edited; give the raw output of one load, or, for a card that really is so, add its "

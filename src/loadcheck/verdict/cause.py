@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loadcheck.verdict.finding import Finding, Verdict
+from loadcheck.findings.finding import Finding, Verdict
 
 ENDS = ("process", "error", "outcome", "log")
 """The figures of the findings that say that, or why, a load did not finish."""

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice, takewhile
 
+from loadcheck.findings.evidence import Evidence
+from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.logs import Attempt, Kind, LogError, Outcome, ParsedLog
 from loadcheck.logs.parser import EVENT_ANCHOR
 from loadcheck.logs.text import clean_line, read_blocks
 from loadcheck.logs.wrapped import is_head
 from loadcheck.specs.trouble import Trouble, load_troubles
 from loadcheck.verdict.advice import figures_of, remedy_for
-from loadcheck.verdict.evidence import Evidence
-from loadcheck.verdict.finding import Check, Finding, Status
 from loadcheck.verdict.stage import stage_at, stage_of
 
 MAX_MATCHES = 100

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from loadcheck.figures import MAX_NUMBER, figure_specs
-from loadcheck.verdict.evidence import Evidence
-from loadcheck.verdict.finding import Check, Finding, Status
+from loadcheck.findings.evidence import Evidence
+from loadcheck.findings.finding import Check, Finding, Status
 
 Holds = Callable[[Any], bool]
 

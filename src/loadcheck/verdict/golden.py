@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loadcheck.figures import Reading, specs_by_name
+from loadcheck.findings.evidence import Evidence
+from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.logs import Outcome
 from loadcheck.specs.expected import Expected, Range
 from loadcheck.verdict.card import is_described_otherwise
-from loadcheck.verdict.evidence import Evidence
-from loadcheck.verdict.finding import Check, Finding, Status
 
 
 def check_golden(evidence: Evidence) -> Iterator[Finding]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loadcheck.figures import figure_specs
-from loadcheck.verdict.evidence import Evidence
-from loadcheck.verdict.finding import Check, Finding, Status
+from loadcheck.findings.evidence import Evidence
+from loadcheck.findings.finding import Check, Finding, Status
 
 # Not predicted from anything: what the load is of, and how long it took.
 _NOT_COMPARED = {"model", "gpu_name"}

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from loadcheck.figures import MAX_NUMBER
+from loadcheck.findings.evidence import Evidence
+from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.logs.parser import MAX_KEPT
 from loadcheck.specs.profile import Profile
 from loadcheck.verdict.events import check_events
-from loadcheck.verdict.evidence import Evidence
-from loadcheck.verdict.finding import Check, Finding, Status
 
 
 def check_run(evidence: Evidence) -> Iterator[Finding]:
@@ -54,7 +54,7 @@ def _unsaid(evidence: Evidence) -> Iterator[Finding]:
 def _events_of(profile: Profile) -> Iterator[str]:
     """What a load of this profile says in any case (stacks/unsloth_vllm/engine.py, stacks/transformers_cpu/engine.py: run)."""
     trains = profile.training.steps > 0
-    if profile.engine == "gpu":  # of the CPU's, verdict/shape.py asks for the others
+    if not profile.on_cpu:  # of the CPU's, verdict/shape.py asks for the others
         yield from ("weights_ready", "imported", "device", "loaded", "peak")
         if profile.adapters is not None:
             yield "adapters"

@@ -5,43 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loadcheck.figures import figure_specs
+from loadcheck.findings.evidence import Evidence
+from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.logs import Attempt, Kind, LogError, Outcome
 from loadcheck.logs.formats import FORMATS, RUN_STAGES, LineFormat
-from loadcheck.specs.versions import load_versions, release_of
-from loadcheck.verdict.evidence import Evidence
-from loadcheck.verdict.finding import Check, Finding, Status
-
-# What a load with vLLM prints in this stack, by the names of logs/formats.py.
-REQUIRED = (
-    "banner", "banner transformers", "banner gpu", "banner torch", "banner triton", "banner xformers",
-    "plan utilization", "plan capability", "plan sequences", "plan kv",
-    "engine", "engine model", "engine dtype", "engine quantization",
-    "weights", "profile time", "profile budget", "profile weights", "profile non_torch", "profile activation", "profile kv",
-    "blocks", "concurrency", "captured", "ready",
-)  # fmt: skip
-# What the pinned vLLM always prints and others need not.
-REQUIRED_OF_THE_PIN = "engine graph sizes"
-# What a load without CUDA graphs (enforce_eager) does not print; it says instead that it lists no sizes.
-OF_GRAPHS = {"captured", REQUIRED_OF_THE_PIN}
-# Other dialects of a required line. 0.6.4 prints neither the time nor the budget nor the weights of its profile.
-ALTERNATIVES = {
-    "weights": ("weights", "weights 0.8"),
-    "profile time": ("profile time", "table time", "profile 0.6.4"),
-    "profile budget": ("profile budget", "table budget", "profile 0.6.4"),
-    "profile weights": ("profile weights", "profile 0.6.4"),
-    "profile non_torch": ("profile non_torch", "profile 0.6.4 non_torch"),
-    "profile activation": ("profile activation", "profile 0.6.4 activation"),
-    "profile kv": ("profile kv", "table kv", "profile 0.6.4 kv"),
-}
-CPU_EVENTS = ("started", "weights", "adapters", "answer", "peak", "done")
 
 _FORMATS_BY_NAME = {format.name: format for format in FORMATS}
-
-
-V1_REQUIRED = ("engine", "weights", "v1 kv cache", "v1 tokens", "concurrency", "captured", "ready")
-"""What vLLM's V1 engine prints of a start in 0.8 to 0.33, beside what is not judged."""
-V1_REPEATS = ("captured", "v1 kv cache")
-"""A trial capture before the real one (0.33 gpu/model_runner.py:1163)."""
 
 
 def check_shape(evidence: Evidence) -> Iterator[Finding]:
@@ -53,10 +22,8 @@ def check_shape(evidence: Evidence) -> Iterator[Finding]:
     if evidence.is_parallel:
         yield Finding(figure="tensor_parallel", check=Check.SHAPE, status=Status.SKIPPED,
                       why="tensor parallel is not modelled: the lines of one rank are judged by what they state of each other")  # fmt: skip
-    if evidence.profile is not None and evidence.profile.engine == "cpu":
-        yield from _missing_events(evidence)
-    else:
-        yield from _missing_lines(evidence)
+    events = evidence.stack.required_events(evidence.profile)
+    yield from _missing_events(evidence, events) if events else _missing_lines(evidence)
 
 
 def _one_card(evidence: Evidence) -> Iterator[Finding]:
@@ -134,7 +101,7 @@ def _last_stage(attempt: Attempt) -> str:
 
 def _doubled(evidence: Evidence) -> Iterator[Finding]:
     for name, times in evidence.attempt.formats.items():
-        if times > 1 and not (evidence.is_v1 and name in V1_REPEATS):
+        if times > 1 and name not in evidence.stack.repeated_lines:
             yield _fail(
                 name,
                 f"the line `{name}` is in the log {times} times in one attempt",
@@ -144,23 +111,17 @@ def _doubled(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _missing_lines(evidence: Evidence) -> Iterator[Finding]:
-    attempt = evidence.attempt
-    profile = evidence.profile
-    # without vLLM there is unsloth's banner alone, and our own events
-    vllm = attempt.reading("vllm")
-    pinned = vllm is not None and release_of(str(vllm.value)) == load_versions().version("vllm")
-    lines: tuple[str, ...] = (*REQUIRED, REQUIRED_OF_THE_PIN) if pinned else REQUIRED
-    eager = attempt.reading("enforce_eager")
-    if eager is not None and eager.value == "True":
-        lines = tuple(name for name in lines if name not in OF_GRAPHS)
-    if evidence.is_v1:
-        lines = tuple(name for name in V1_REQUIRED if name in lines or name not in OF_GRAPHS)
-    required = [name for name in lines if profile is None or profile.fast_inference or name.startswith("banner")]
+    attempt, profile = evidence.attempt, evidence.profile
+    required = [*evidence.stack.required_lines(attempt, profile)]
     if profile is not None and profile.adapters is not None:
         required.append("patched")
     if attempt.outcome is not Outcome.COMPLETED:  # what comes after the end is no further finding
         required = [name for name in required if _FORMATS_BY_NAME[name].stage <= attempt.stage]
-    missing = [name for name in required if not any(attempt.formats[each] for each in ALTERNATIVES.get(name, (name,)))]
+    missing = [
+        name
+        for name in required
+        if not any(attempt.formats[each] for each in evidence.stack.alternatives.get(name, (name,)))
+    ]
     named: set[str] = set()
     for name in missing:
         format = _FORMATS_BY_NAME[name]
@@ -187,9 +148,7 @@ def _unsaid(attempt: Attempt, format: LineFormat) -> list[str]:
     return [spec.name for spec in specs if spec is not None and attempt.reading(spec.attribute) is None]
 
 
-def _missing_events(evidence: Evidence) -> Iterator[Finding]:
-    assert evidence.profile is not None
-    needed = [name for name in CPU_EVENTS if name != "adapters" or evidence.profile.adapters is not None]
+def _missing_events(evidence: Evidence, needed: tuple[str, ...]) -> Iterator[Finding]:
     missing = [name for name in needed if evidence.attempt.event(name) is None]
     for name in missing:
         yield _fail(

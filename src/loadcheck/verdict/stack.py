@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from loadcheck.figures import Reading, Value
+from loadcheck.findings.evidence import Evidence
+from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.specs.model import find_model, is_dynamic
 from loadcheck.specs.profile import Profile, load_profile, profile_names
 from loadcheck.specs.versions import is_release, load_versions, release_of
-from loadcheck.verdict.evidence import Evidence
-from loadcheck.verdict.finding import Check, Finding, Status
-from loadcheck.verdict.identities import fitting_ranks, pinned_unsloth_zoo
+from loadcheck.stacks.unsloth_vllm.identities import fitting_ranks, pinned_unsloth_zoo
 
 SETTINGS = ("model", "max_model_len", "quantization", "enforce_eager", "conservativeness", "gpu_memory_utilization_pct")
 """The figures that are settings, or follow from one alone."""
@@ -34,20 +34,19 @@ def _version(evidence: Evidence, package: str, reading: Reading) -> Finding:
     value = str(reading.value)
     if is_release(value, pinned):
         return evidence.finding(reading, Check.STACK, True, predicted=pinned, why="the pinned version")
-    built, is_gpu = f"the pin is {pinned}", evidence.profile is None or evidence.profile.engine == "gpu"
+    built, is_gpu = f"the pin is {pinned}", evidence.profile is None or not evidence.profile.on_cpu
     if release_of(value) == release_of(pinned) and value != release_of(value):
         built = f"a build of its own, and the pin is {pinned} for CUDA {load_versions().version('cuda')}"
     finding = evidence.finding(reading, Check.STACK, False, predicted=pinned, why=built, remedy=_OTHER_STACK)
     # a build that cannot have used an NVIDIA GPU is no other stack, but no such load
     if is_gpu and _NO_CUDA.search(value):
         return finding
-    if evidence.is_v1 and not evidence.strict_stack:
-        return replace(finding, status=Status.SKIPPED, remedy="", why=_V1_NOTE)
+    if evidence.stack.note and not evidence.strict_stack:
+        return replace(finding, status=Status.SKIPPED, remedy="", why=evidence.stack.note)
     return _refuse(finding, evidence.strict_stack)
 
 
 _NO_CUDA = re.compile(r"\+(?:cpu|rocm|xpu|hip)", re.IGNORECASE)
-_V1_NOTE = "vLLM's V1 engine: judged by what its lines state of each other, and not predicted"
 _OTHER_STACK = (
     "figures of another stack are not judged by this one's: install env/requirements.lock, or judge this log with the loadcheck of its "
     "own stack"
@@ -68,7 +67,7 @@ def _installed(evidence: Evidence) -> Iterator[Finding]:
     if not isinstance(versions, dict):
         return
     pins = load_versions().pins
-    on_cpu = evidence.profile is not None and evidence.profile.engine == "cpu"
+    on_cpu = evidence.profile is not None and evidence.profile.on_cpu
     for package, version in versions.items():
         if package not in pins:
             continue

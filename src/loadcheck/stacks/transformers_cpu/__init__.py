@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+from loadcheck.findings.stack import JudgedStack
 from loadcheck.logs import Attempt
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
-from loadcheck.predict.stack import FromLog, Stack
+from loadcheck.predict.stack import FromLog
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
 from loadcheck.stacks.transformers_cpu.prediction import predict
+from loadcheck.stacks.unsloth_vllm.identities import check_model, check_patched, check_times, check_trainable
+from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, required_lines
+
+EVENTS = ("started", "weights", "adapters", "answer", "peak", "done")
+"""What its engine prints of a load on a CPU."""
 
 
-class TransformersCpu(Stack):
+class TransformersCpu(JudgedStack):
     """See `predict.stack.Stack`. No settings of it are known that would make a load fit."""
 
     name = "transformers_cpu"
     engine = "loadcheck.stacks.transformers_cpu.engine"
+    identities = (check_times, check_model, check_patched, check_trainable)
+    alternatives = ALTERNATIVES
 
     def loads(self, profile: Profile) -> bool:
-        return profile.engine == "cpu" or not profile.fast_inference
+        return profile.on_cpu or not profile.fast_inference
 
     def recognises(self, attempt: Attempt) -> bool:
         return attempt.event("started") is not None
+
+    def required_lines(self, attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
+        return required_lines(attempt, profile)
+
+    def required_events(self, profile: Profile | None) -> tuple[str, ...]:
+        if profile is None or not profile.on_cpu:
+            return ()
+        return tuple(name for name in EVENTS if name != "adapters" or profile.adapters is not None)
 
     def predict(self, case: Case) -> Prediction:
         return predict(case)
@@ -31,7 +47,7 @@ class TransformersCpu(Stack):
     ) -> FromLog:
         if profile is None:  # another model than the profile's is a finding of its own
             return FromLog()
-        if profile.engine == "gpu":
+        if not profile.on_cpu:
             return FromLog(note="a load without vLLM has no plan, so its memory is not predicted")
         return FromLog(predict(Case(config=config, profile=profile)).figures)
 

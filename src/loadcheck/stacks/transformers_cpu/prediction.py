@@ -62,7 +62,7 @@ def _bias_elements(config: ModelConfig) -> int:
 def predict(case: Case) -> Prediction:
     """The figures of a load without vLLM that follow from the model and the profile: on a GPU all but the weights, which no line says."""
     figures = _figures(case.config, case.profile)
-    return Prediction(figures if case.profile.engine == "cpu" else replace(figures, weights_bytes=None))
+    return Prediction(figures if case.profile.on_cpu else replace(figures, weights_bytes=None))
 
 
 def _figures(config: ModelConfig, profile: Profile) -> Figures:

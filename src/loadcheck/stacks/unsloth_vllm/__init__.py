@@ -4,36 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from loadcheck.findings.stack import JudgedStack
 from loadcheck.logs import Attempt
 from loadcheck.predict.account import Obstacle, Prediction
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
-from loadcheck.predict.stack import FromLog, Resolved, Stack, Wish
+from loadcheck.predict.stack import FromLog, Resolved, Wish
 from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.trouble import Shortage
 from loadcheck.stacks.unsloth_vllm import rungs
 from loadcheck.stacks.unsloth_vllm.bands import PEAK_SLACK
 from loadcheck.stacks.unsloth_vllm.from_log import predict_from_log
+from loadcheck.stacks.unsloth_vllm.identities import IDENTITIES
+from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, required_lines
 from loadcheck.stacks.unsloth_vllm.margin import amounts_left, needs, slack
 from loadcheck.stacks.unsloth_vllm.names import resolve
 from loadcheck.stacks.unsloth_vllm.prediction import predict
 from loadcheck.stacks.unsloth_vllm.refusals import model_refusals
 
 
-class UnslothVllm(Stack):
+class UnslothVllm(JudgedStack):
     """See `predict.stack.Stack`."""
 
     name = "unsloth_vllm"
     engine = "loadcheck.stacks.unsloth_vllm.engine"
     rungs = rungs.RUNGS
     peak_slack = PEAK_SLACK
+    identities = IDENTITIES
+    alternatives = ALTERNATIVES
 
     def loads(self, profile: Profile) -> bool:
-        return profile.engine == "gpu" and profile.fast_inference
+        return not profile.on_cpu and profile.fast_inference
 
     def recognises(self, attempt: Attempt) -> bool:
         return attempt.event("started") is None
+
+    def required_lines(self, attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
+        return required_lines(attempt, profile)
 
     def resolve(self, profile: Profile) -> Resolved:
         return resolve(profile)

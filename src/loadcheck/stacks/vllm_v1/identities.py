@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 
 from loadcheck.figures import Reading
+from loadcheck.findings.equation import compare, intervals_of, left_over
+from loadcheck.findings.evidence import Evidence
+from loadcheck.findings.finding import Finding
+from loadcheck.findings.interval import Interval
 from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS, KV_DTYPE_BYTES, block_bytes
-from loadcheck.verdict.equation import compare, intervals_of, left_over
-from loadcheck.verdict.evidence import Evidence
-from loadcheck.verdict.finding import Finding
-from loadcheck.verdict.interval import Interval
 
 _GRAPHS_FIRST_COUNTED, _GRAPHS_ALWAYS_COUNTED = (0, 18), (0, 21)
 """Releases from which graph memory can be, and is, taken from the cache (gpu_worker.py:753-757 at 0.33)."""
@@ -21,10 +21,10 @@ _MOST_BLOCK_TOKENS = 128
 """Tokens of the largest block that is in use (--block-size); CUDA's own is 16."""
 
 
-def v1_kv_cache(evidence: Evidence) -> Iterator[Finding]:
+def check_kv_cache(evidence: Evidence) -> Iterator[Finding]:
     """The cache is what the budget leaves, with the graphs or without them: two amounts, and none between."""
     for parts in _PARTS:
-        if evidence.is_v1 and (intervals := intervals_of(evidence, "budget_bytes", *parts)):
+        if intervals := intervals_of(evidence, "budget_bytes", *parts):
             rooms = [left_over(*intervals) - graphs for graphs in _graphs(evidence)]
             reading = evidence.attempt.reading("kv_cache_bytes")
             meeting = [room for room in rooms if reading is not None and Interval.of(reading).meets(room)]
@@ -58,12 +58,12 @@ def _release(reading: Reading | None) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-def v1_tokens_of_memory(evidence: Evidence) -> Iterator[Finding]:
+def check_tokens_of_memory(evidence: Evidence) -> Iterator[Finding]:
     """The cache's tokens are as many as its memory holds in whole blocks, of a model whose shape is known."""
     dtype = evidence.attempt.reading("kv_cache_dtype")
     size = _KV_DTYPE_BYTES.get("auto" if dtype is None else str(dtype.value))
     model = evidence.model
-    if model is None or size is None or not evidence.is_v1 or evidence.is_parallel:
+    if model is None or size is None or evidence.is_parallel:
         return
     if intervals := intervals_of(evidence, "kv_cache_bytes"):
         token_bytes = block_bytes(model.num_layers, model.kv_size) * size / KV_DTYPE_BYTES / BLOCK_TOKENS

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loadcheck.figures import Kind
+from loadcheck.findings.evidence import Evidence
+from loadcheck.findings.finding import Check, Finding
+from loadcheck.findings.interval import Interval
 from loadcheck.units import from_gib, to_gib
-from loadcheck.verdict.evidence import Evidence
-from loadcheck.verdict.finding import Check, Finding
-from loadcheck.verdict.interval import Interval
 
 # The four parts and the budget are each printed to two decimals, so their sum may be off by a little more than one hundredth.
 KV_SLACK_BYTES = from_gib(0.02)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loadcheck.figures import Figures, Kind, Reading
+from loadcheck.findings.finding import Check, Finding, Status
+from loadcheck.findings.stack import JudgedStack
 from loadcheck.logs import Attempt, ParsedLog
 from loadcheck.predict.band import Band
 from loadcheck.specs.expected import Expected
 from loadcheck.specs.model import Model, ModelConfig
 from loadcheck.specs.profile import Profile
-from loadcheck.verdict.finding import Check, Finding, Status
 
 
 def is_parallel(attempt: Attempt) -> bool:
@@ -26,6 +27,7 @@ class Evidence:
     """Everything that a judgement looks at. What is None is not known, and the checks that need it are skipped.
 
     Attributes:
+        stack: the one that the log is of.
         model: the model that the log names, where it is one of env/models.
         config: its shape, where its figures are predicted.
         predicted: the figures predicted from this run's own free memory and settings.
@@ -38,6 +40,7 @@ class Evidence:
     """
 
     log: ParsedLog
+    stack: JudgedStack
     profile: Profile | None = None
     model: Model | None = None
     config: ModelConfig | None = None
@@ -54,16 +57,6 @@ class Evidence:
     @property
     def attempt(self) -> Attempt:
         return self.log.last
-
-    @property
-    def is_v1(self) -> bool:
-        """Whether the log is of vLLM's V1 engine, by its name or by lines that it alone prints."""
-        engine = self.attempt.reading("engine")
-        return (
-            str(engine.value) == "V1"
-            if engine is not None
-            else any(name.startswith("v1 ") for name in self.attempt.formats)
-        )
 
     @property
     def is_parallel(self) -> bool:

@@ -1,0 +1,43 @@
+"""What a stack must know for its logs to be judged, beside what predict/stack.py asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from loadcheck.findings.finding import Finding
+from loadcheck.logs import Attempt
+from loadcheck.predict.stack import Stack
+from loadcheck.specs.profile import Profile
+
+if TYPE_CHECKING:
+    from loadcheck.findings.evidence import Evidence
+
+Identity = Callable[["Evidence"], Iterator[Finding]]
+"""What must hold between the figures of a log; nothing where the log does not say them all."""
+
+
+class JudgedStack(Stack, Protocol):
+    """A stack whose logs are read and judged.
+
+    Attributes:
+        identities: in the order in which they are judged.
+        repeated_lines: formats that one attempt may print twice.
+        printed_twice: figures that may differ between two lines of one attempt.
+        alternatives: by a required line's format, those that other releases print instead.
+        note: why versions other than the pinned are no reason to refuse a log; empty where they are.
+    """
+
+    identities: tuple[Identity, ...] = ()
+    repeated_lines: frozenset[str] = frozenset()
+    printed_twice: frozenset[str] = frozenset()
+    alternatives: dict[str, tuple[str, ...]] = {}
+    note: str = ""
+
+    def required_lines(self, attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
+        """The formats of which a whole load prints each once, in order."""
+        return ()
+
+    def required_events(self, profile: Profile | None) -> tuple[str, ...]:
+        """The events that our own engine prints in a whole load, in order."""
+        return ()

@@ -1,0 +1,40 @@
+"""Which lines a whole load of unsloth with vLLM's V0 engine prints, by the names of logs/formats.py."""
+
+from __future__ import annotations
+
+from loadcheck.logs import Attempt
+from loadcheck.specs.profile import Profile
+from loadcheck.specs.versions import load_versions, release_of
+
+REQUIRED = (
+    "banner", "banner transformers", "banner gpu", "banner torch", "banner triton", "banner xformers",
+    "plan utilization", "plan capability", "plan sequences", "plan kv",
+    "engine", "engine model", "engine dtype", "engine quantization",
+    "weights", "profile time", "profile budget", "profile weights", "profile non_torch", "profile activation", "profile kv",
+    "blocks", "concurrency", "captured", "ready",
+)  # fmt: skip
+# What the pinned vLLM always prints and others need not.
+REQUIRED_OF_THE_PIN = "engine graph sizes"
+# What a load without CUDA graphs (enforce_eager) does not print; it says instead that it lists no sizes.
+OF_GRAPHS = {"captured", REQUIRED_OF_THE_PIN}
+# Other dialects of a required line. 0.6.4 prints neither the time nor the budget nor the weights of its profile.
+ALTERNATIVES = {
+    "weights": ("weights", "weights 0.8"),
+    "profile time": ("profile time", "table time", "profile 0.6.4"),
+    "profile budget": ("profile budget", "table budget", "profile 0.6.4"),
+    "profile weights": ("profile weights", "profile 0.6.4"),
+    "profile non_torch": ("profile non_torch", "profile 0.6.4 non_torch"),
+    "profile activation": ("profile activation", "profile 0.6.4 activation"),
+    "profile kv": ("profile kv", "table kv", "profile 0.6.4 kv"),
+}
+
+
+def required_lines(attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
+    """All of them; of a load without vLLM unsloth's banner alone, as the rest are events of our own."""
+    vllm, eager = attempt.reading("vllm"), attempt.reading("enforce_eager")
+    pinned = vllm is not None and release_of(str(vllm.value)) == load_versions().version("vllm")
+    lines: tuple[str, ...] = (*REQUIRED, REQUIRED_OF_THE_PIN) if pinned else REQUIRED
+    if eager is not None and eager.value == "True":
+        lines = tuple(name for name in lines if name not in OF_GRAPHS)
+    without_vllm = profile is not None and not profile.fast_inference
+    return tuple(name for name in lines if not without_vllm or name.startswith("banner"))

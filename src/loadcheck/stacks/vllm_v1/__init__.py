@@ -1,0 +1,61 @@
+"""vLLM's V1 engine, 0.8 to 0.33: its logs are read and judged by what their lines state of each other. It is not predicted."""
+
+from __future__ import annotations
+
+from loadcheck.findings.stack import JudgedStack
+from loadcheck.logs import Attempt
+from loadcheck.predict.account import Prediction
+from loadcheck.predict.case import Case
+from loadcheck.predict.stack import FromLog
+from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.profile import Profile
+from loadcheck.stacks.unsloth_vllm import identities as v0
+from loadcheck.stacks.unsloth_vllm.from_log import predict_from_log
+from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, OF_GRAPHS
+from loadcheck.stacks.vllm_v1.identities import check_kv_cache, check_tokens_of_memory
+
+REQUIRED = ("engine", "weights", "v1 kv cache", "v1 tokens", "concurrency", "captured", "ready")
+"""What every release prints of a start, beside what is not judged."""
+
+
+class VllmV1(JudgedStack):
+    """See `findings.stack.JudgedStack`."""
+
+    name = "vllm_v1"
+    identities = (
+        v0.check_budget, check_kv_cache, check_tokens_of_memory, v0.check_gpu_blocks, v0.check_cpu_blocks, v0.check_concurrency,
+        v0.check_tokens, v0.check_room, v0.check_graphs, v0.check_sequences, v0.check_lengths, v0.check_times, v0.check_dtype,
+        v0.check_model, v0.check_patched, v0.check_estimate, v0.check_trainable,
+    )  # fmt: skip
+    # a trial capture before the real one, and both print what they took (0.33 gpu/model_runner.py:1163)
+    repeated_lines = frozenset({"captured", "v1 kv cache"})
+    printed_twice = frozenset({"cuda_graph_bytes", "graph_capture_s"})
+    alternatives = ALTERNATIVES
+    note = "vLLM's V1 engine: judged by what its lines state of each other, and not predicted"
+
+    def loads(self, profile: Profile) -> bool:
+        return False
+
+    def recognises(self, attempt: Attempt) -> bool:
+        engine = attempt.reading("engine")
+        return (
+            str(engine.value) == "V1" if engine is not None else any(name.startswith("v1 ") for name in attempt.formats)
+        )
+
+    def required_lines(self, attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
+        eager = attempt.reading("enforce_eager")
+        without_graphs = eager is not None and eager.value == "True"
+        without_vllm = profile is not None and not profile.fast_inference
+        return tuple(name for name in REQUIRED if not (without_vllm or (without_graphs and name in OF_GRAPHS)))
+
+    def predict(self, case: Case) -> Prediction:
+        raise NotImplementedError(self.note)
+
+    def predict_from_log(
+        self, attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None
+    ) -> FromLog:
+        """Asked only of a release whose V0 engine is modelled: what it prints of memory is told by that."""
+        return predict_from_log(attempt, config, profile, gpu)
+
+
+STACK = VllmV1()

@@ -1,0 +1,146 @@
+"""The house: a stack is a folder behind one protocol, and nothing above it names one more than it must."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from loadcheck.figures import Figures
+from loadcheck.findings.stack import JudgedStack
+from loadcheck.logs import Attempt, parse_log
+from loadcheck.predict import Case, MemoryAccount, Prediction, card_from_table
+from loadcheck.predict.fit import fit
+from loadcheck.predict.search import Search
+from loadcheck.predict.stack import FromLog
+from loadcheck.predict.terms import Term
+from loadcheck.specs.files import changed
+from loadcheck.specs.model import ModelConfig, resolve_model
+from loadcheck.specs.profile import Profile, load_profile, load_profiles
+from loadcheck.specs.settings import flags, settings_of
+from loadcheck.stacks import STACKS, stack_of, stack_of_log
+from loadcheck.units import GIB
+from tests.conftest import ROOT
+
+PROFILE = load_profile("llama31-8b-instruct-4bit")
+
+
+class Toy(JudgedStack):
+    """A stack of which a load takes one GiB for each 1,024 tokens, and nothing else."""
+
+    name = "toy"
+
+    def loads(self, profile: Profile) -> bool:
+        return profile.engine == "gpu"
+
+    def recognises(self, attempt: Attempt) -> bool:
+        return False
+
+    def predict(self, case: Case) -> Prediction:
+        peak = Term("peak_device", case.profile.max_seq_length * GIB // 1024)
+        figures = Figures(max_model_len=case.profile.max_seq_length, kv_cache_bytes=0, peak_device_bytes=peak.num_bytes)
+        return Prediction(figures, MemoryAccount(peak, peak))
+
+    def predict_from_log(
+        self, attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None
+    ) -> FromLog:
+        return FromLog()
+
+
+def _case() -> Case:
+    name, config = resolve_model(PROFILE.model, True)
+    return Case(
+        model_name=name, config=config, profile=PROFILE, card=card_from_table("T4"), ram_available_bytes=8 * GIB
+    )
+
+
+def test_a_stack_of_a_few_lines_is_searched_like_any_other():
+    """Search and fit ask a stack by the protocol alone: the toy's longest length is what its card holds."""
+    longest = Search(Toy(), _case()).longest(PROFILE)
+    assert longest is not None
+    assert longest.profile.max_seq_length == card_from_table("T4").total_bytes * 1024 // GIB // 256 * 256
+    assert fit(Toy(), _case(), "length").proposals[0].profile.max_seq_length == longest.profile.max_seq_length
+
+
+@pytest.mark.parametrize("profile", load_profiles(), ids=lambda profile: profile.name)
+def test_every_profile_has_one_stack(profile: Profile):
+    """The registry answers for each, and the stack's engine is a module."""
+    assert [stack.name for stack in STACKS if stack.loads(profile)] == [stack_of(profile).name]
+    assert (ROOT / "src" / Path(*stack_of(profile).engine.split("."))).with_suffix(".py").is_file()
+
+
+def test_a_log_is_of_one_stack(t4_log: Path, tmp_path: Path):
+    """By the lines that it prints."""
+    assert stack_of_log(parse_log(t4_log).last).name == "unsloth_vllm"
+    log = tmp_path / "v1.log"
+    log.write_text("INFO 01-01 00:00:00 [core.py:1] Available KV cache memory: 5.6 GiB\n", encoding="utf-8")
+    assert stack_of_log(parse_log(log).last).name == "vllm_v1"
+
+
+@pytest.mark.parametrize("flag", settings_of(Profile), ids=lambda flag: flag.key)
+def test_what_moves_memory_is_a_flag_of_a_proposal(flag):
+    """A setting that differs is among the flags where it moves memory, and only there."""
+    others = {
+        bool: lambda value: not value,
+        int: lambda value: value + 1,
+        float: lambda value: value / 2,
+        tuple: lambda value: value[:1],
+    }
+    data = {
+        "adapters.r": 8,
+        "max_lora_rank": 64,
+        "weights": "synthetic",
+        "adapters.use_gradient_checkpointing": True,
+        "adapters.lora_dropout": 0.1,
+    }
+    value = data.get(flag.key) or others.get(flag.kind, lambda _: "other")(_value(flag.key))
+    assert bool(flags(changed(PROFILE, {flag.key: value}), PROFILE)) == flag.setting.moves_memory
+
+
+def _value(key: str):
+    value = PROFILE
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+NAMES = re.compile(r"\b(?:vllm|unsloth|unsloth_zoo|qwen2)\b|engine ==")
+ABOVE = (
+    "api.py",
+    "cli",
+    "recovery",
+    "show",
+    "predict",
+    "findings",
+    "runs",
+    "terminal.py",
+    "units.py",
+    "errors.py",
+    "encoding.py",
+    "plan.py",
+)
+
+
+def test_the_layers_beside_the_stacks_name_no_package():
+    """In code, not in words for people: comments, docstrings and texts may say what they are about."""
+    found = []
+    for path in sorted((ROOT / "src" / "loadcheck").rglob("*.py")):
+        inside = path.relative_to(ROOT / "src" / "loadcheck")
+        if inside.parts[0] in ABOVE:
+            found += [f"{inside}: {line.strip()}" for line in _code(path) if NAMES.search(line)]
+    assert found == []
+
+
+def _code(path: Path) -> list[str]:
+    """The lines without strings and comments."""
+    text = re.sub(r'(?s)""".*?"""', '""', path.read_text(encoding="utf-8"))
+    text = re.sub(r'"(?:[^"\\\n]|\\.)*"', '""', text)
+    return [line.partition("#")[0] for line in text.splitlines()]
+
+
+def test_documents_of_the_same_commit_are_the_same():
+    """The comparison that holds a move knows its inputs: every command that it runs has a file name of its own."""
+    script = ROOT / "scripts" / "documents.py"
+    code = f"import runpy; m = runpy.run_path({str(script)!r}); names = [m['_file_name'](c) for c in m['commands']()]; " \
+           "assert len(names) == len(set(names)) > 1000"  # fmt: skip
+    subprocess.run(["python3", "-c", code], check=True, cwd=ROOT)
