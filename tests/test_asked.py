@@ -278,3 +278,54 @@ def test_an_estimate_one_digit_off_the_reference_is_a_changed_digit(tmp_path: Pa
     verdict = _verdict(T4.replace("2.61 GB", "2.69 GB"), tmp_path)
     assert _figures(verdict) == {"kv_estimate_gib"}
     assert any("check with --max-lora-rank 16 --lora-r 16" in finding.remedy for finding in verdict.failures())
+
+
+@pytest.mark.parametrize(
+    ("name", "figure"),
+    [
+        ("Tesla V100-SXM2-32GB", "compute_capability"),
+        ("NVIDIA H100 PCIe", "compute_capability"),
+        ("NVIDIA L40", "compute_capability"),
+        ("NVIDIA GH200 480GB", "compute_capability"),
+        ("NVIDIA A40", "compute_capability"),
+        ("NVIDIA RTX A6000", "compute_capability"),
+        ("NVIDIA RTX 6000 Ada Generation", "compute_capability"),
+        ("NVIDIA GeForce RTX 4060 Laptop GPU", "compute_capability"),
+        ("Tesla P40", "compute_capability"),
+        ("NVIDIA GB200", "compute_capability"),
+        ("NVIDIA A30 MIG 1g.6gb", "compute_capability"),
+        ("Quadro RTX 5000 24GB", "gpu_total_gib"),
+        ("AMD Instinct MI300X", "gpu_name"),
+        ("Intel(R) Data Center GPU Max 1100", "gpu_name"),
+    ],
+)
+def test_a_card_that_nobody_measured_has_its_family(name: str, figure: str, tmp_path: Path):
+    """A T4's numbers are none of theirs: by the family's compute capability, by the memory in the name, or by the maker."""
+    assert figure in _figures(_verdict(T4.replace("Tesla T4", name), tmp_path))
+
+
+@pytest.mark.parametrize("name", ["NVIDIA GeForce RTX 2080 Ti", "Quadro RTX 5000", "NVIDIA T4G", "NVIDIA Wonder 1"])
+def test_a_card_of_the_same_family_passes(name: str, tmp_path: Path):
+    """Or of one that nobody knows: it is judged by its own numbers."""
+    assert _verdict(T4.replace("Tesla T4", name), tmp_path).status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "figure"),
+    [
+        ("pipeline_parallel_size=1", "pipeline_parallel_size=2", "pipeline_parallel_size"),
+        ("speculative_config=None", "speculative_config=SpeculativeConfig(draft_model='x')", "speculative_config"),
+        ("enable_prefix_caching=True", "enable_prefix_caching=False", "enable_prefix_caching"),
+        ("compute_dtype': 'float16'", "compute_dtype': 'float32'", "bnb_4bit_compute_dtype"),
+        ("quant_storage': 'uint8'", "quant_storage': 'bfloat16'", "bnb_4bit_quant_storage"),
+    ],
+)
+def test_what_unsloth_never_asks_for_is_named(was: str, now: str, figure: str, tmp_path: Path):
+    """A setting of the engine that no load of unsloth's has."""
+    assert was in T4 and _figures(_verdict(T4.replace(was, now), tmp_path)) == {figure}
+
+
+def test_a_local_build_of_unsloth_is_still_read(tmp_path: Path):
+    """Its suffix is part of its version, and every line is there."""
+    verdict = _verdict(T4.replace("Unsloth 2025.2.5", "Unsloth 2025.2.5+local"), tmp_path)
+    assert (verdict.status, _figures(verdict)) == ("refused", {"unsloth"})

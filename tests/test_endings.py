@@ -122,6 +122,16 @@ PREFIXES = [
     "load-1  | 2026-11-24T04:47:07Z (EngineCore pid=1) ERROR 01-01 00:00:00 [core.py:1] ",
     "2026-11-24 04:47:07,123 ",
     "> ",
+    # of nobody known: learned from the lines whose own beginning is
+    "[2026-11-24 04:47:07,123][INFO] ",
+    "2026/11/24 04:47:07 ",
+    "[1,0]<stdout>:",
+    "node1: ",
+    "pod/load-1 main › ",
+    "I1124 04:47:07.123456 12 x.cc:1] ",
+    "# ",
+    "    ",
+    "[Tue Nov 24 04:47:07 2026] ",
 ]
 CHAIN = """\
 Traceback (most recent call last):
@@ -161,9 +171,12 @@ def test_a_process_that_died_fails_the_load(words: str, signal: str | None, log)
 
 @pytest.mark.parametrize("words", [DEATHS[0][0], DEATHS[6][0], DEATHS[18][0], DEATHS[24][0], DEATHS[-1][0]])
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_it_does_so_behind_every_prefix(prefix: str, words: str, log):
-    """Who wrapped the line changes nothing."""
-    assert parse_log(log(prefix + words + "\n")).outcome is Outcome.FAILED
+def test_it_does_so_behind_every_prefix(prefix: str, words: str, t4_log: Path, tmp_path: Path):
+    """Who wrapped the lines changes nothing; a prefix of its own is known by the lines before."""
+    path = tmp_path / "log"
+    lines = [*t4_log.read_text(encoding="utf-8").splitlines(), words]
+    path.write_text("".join(prefix + line + "\n" for line in lines), encoding="utf-8")
+    assert parse_log(path).outcome is Outcome.FAILED
 
 
 @pytest.mark.parametrize("prefix", ["", *PREFIXES])

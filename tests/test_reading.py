@@ -92,3 +92,28 @@ def test_times_are_looked_at(t4_log: Path, tmp_path: Path, was: str, now: str, f
     assert was in t4_log.read_text()
     assert figure in _failures(_write(tmp_path / "log", t4_log.read_text().replace(was, now)))
     assert _failures(t4_log) == set()
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "figure"),
+    [
+        ("1353,", "1,353,", "num_gpu_blocks"),
+        ("Sequences = 160.", "Sequences = 160,000.", "max_num_seqs"),
+        ("in 41 secs", "in 4,100 secs", "graph_capture_s"),
+    ],
+)
+def test_separators_stand_only_where_upstream_prints_them(
+    was: str, now: str, figure: str, t4_log: Path, tmp_path: Path
+):
+    """A count that vLLM 0.7.2 prints without them was edited."""
+    assert was in t4_log.read_text()
+    assert figure in _failures(_write(tmp_path / "log", t4_log.read_text().replace(was, now)))
+
+
+@pytest.mark.parametrize(
+    "said", ['{"event": 1} Killed', "{broken} Segmentation fault (core dumped)", '{"event": "x"} Killed']
+)
+def test_what_stands_behind_an_event_is_read(said: str, t4_log: Path, tmp_path: Path):
+    """Whether it is an event of ours or only looks like one."""
+    log = _write(tmp_path / "log", f"{t4_log.read_text()}\nloadcheck: {said}\n")
+    assert "error" in _failures(log)

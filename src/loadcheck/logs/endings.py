@@ -28,7 +28,8 @@ _CHAIN = re.compile(
 _NAME = r"[A-Za-z_][\w.]*"
 _EXCEPTION = re.compile(
     rf"(?P<name>{_NAME}(?:Error|Exception|Interrupt|ExceptionGroup|Exit|Died|NotFound|Unavailable)\w*|Stop(?:Async)?Iteration|"
-    r"(?:\w+\.){1,9}[A-Z]\w*(?:Pool|Timeout|Failed|Failure|Refused|Killed|Crashed|Cancelled|Aborted))(?::\s.*|:?$|\(['\"].*)",
+    r"(?:\w+\.){1,9}[A-Z]\w*(?:Pool|Timeout|Failed|Failure|Refused|Killed|Crashed|Cancelled|Aborted)|"
+    r"(?:\w+\.){0,9}(?:exc|errors?|exceptions?|_exceptions?|_errors?)\.[A-Z]\w*(?:\(\w+\))?)(?::\s.*|:?$|\(['\"].*)",
     re.ASCII,
 )
 _RAISED = re.compile(rf"{_NAME}(?:: .*|:?$)", re.ASCII)
@@ -181,7 +182,7 @@ DEATH_ANCHORS = (
     *_SIGNAL_WORDS, "oom", "OOM", "ut of memory", "Fatal Python", "terminate called", "libc++abi", "*** s", "*** S", "corrupt", "(): ",
     "segfault at", "what():", "memory pressure", "low on resource", "memory limit", "TERM_MEMLIMIT", "job killed", "available RAM", "Out Of Memory",
     "*** J", "*** P", "dumped core", "ernel ", "Canceled future", "session crashed", "victed", "errno", "Signal", "Sending", "sending",
-    "Iteration", "Pool", "Timeout", "Failed", "Failure", "Refused", "Crashed", "Cancelled", "non-zero",
+    "Iteration", "Pool", "exc.", "error.", "errors.", "exception.", "exceptions.", "Timeout", "Failed", "Failure", "Refused", "Crashed", "Cancelled", "non-zero",
     "Segfault", "Assertion", "SIG", "signal", "exit", "Exit", "EXIT", "returncode", "return code", "died", "dead", "failed to start",
     "encountered a", "crashed", "initialization failed", "status=9", "with code", "with status", "loop is not", "has errored", "make",
 )  # fmt: skip

@@ -141,11 +141,12 @@ def _part(name: str, source: str, stage: Stage, anchor: str, pattern: str, *capt
 _WHOLE = r"(?![\d.,]*\d|[eE][+-]?\d)"  # a number that goes on is another number
 _N = rf"(-?\d{{1,20}}(?:\.\d{{1,20}})?){_WHOLE}"  # as Python's round() or %.2f prints it
 _INT = rf"(\d{{1,3}}(?:,\d{{3}}){{1,6}}|\d{{1,20}}){_WHOLE}"  # with separators, where they are printed, at every third digit
+_DIGITS = rf"(\d{{1,20}}){_WHOLE}"  # without separators
 _END = r"\.(?=\s|$)"  # a version's last full stop
 
 FORMATS: tuple[LineFormat, ...] = (
     _line("banner", "llama.py:1661", Stage.BANNER, " patching",
-          r"Unsloth (\d[\w.]*): Fast (\w+) patching", _text("unsloth"), _text("family")),
+          r"Unsloth (\d[\w.+]*): Fast (\w+) patching", _text("unsloth"), _text("family")),
     _part("banner transformers", "llama.py:1661", Stage.BANNER, " patching",
           rf"patching\. Transformers(?:: | = )([\w.]+?){_END}", _text("transformers")),
     _part("banner vllm", "unsloth 2025.3.8", Stage.BANNER, " patching",
@@ -166,7 +167,7 @@ FORMATS: tuple[LineFormat, ...] = (
           rf"compute capability (\d{{1,2}}\.\d) with VRAM = {_N} GB",
           _text("compute_capability"), _memory("gpu_total_bytes")),
     _part("plan sequences", "vllm_utils.py:944-945", Stage.PLAN, "conservativeness = ",
-          rf"conservativeness = {_N}\. Chunked prefill tokens = {_INT}\. Num Sequences = {_INT}",
+          rf"conservativeness = {_N}\. Chunked prefill tokens = {_DIGITS}\. Num Sequences = {_DIGITS}",
           _number("conservativeness"), _exact("chunked_prefill_tokens"), _exact("max_num_seqs")),
     _part("plan kv", "vllm_utils.py:946-947", Stage.PLAN, "KV Cache can use up to",
           rf"KV Cache can use up to {_N} GB\. Also swap space = {_N} GB",
@@ -175,12 +176,13 @@ FORMATS: tuple[LineFormat, ...] = (
                  "Bitsandbytes config using kwargs", re.compile(rf"config using kwargs = \{{.{{0,400}}?'{key}': '?(\w+)'?[,}}]"),
                  (_text(attribute),), opens=False, repeats=True)
       for key, attribute in (("load_in_8bit", "load_in_8bit"), ("load_in_4bit", "load_in_4bit"),
+                             ("bnb_4bit_compute_dtype", "compute_dtype"), ("bnb_4bit_quant_storage", "quant_storage"),
                              ("bnb_4bit_quant_type", "quant_type"), ("bnb_4bit_use_double_quant", "double_quant"))),
     LineFormat("plan skip_modules", "vllm_utils.py:167", Stage.PLAN, "Bitsandbytes config using kwargs",
                re.compile(r"config using kwargs = \{.{0,600}?'llm_int8_skip_modules': \[([^\]]{0,65536})\]"),
                (Capture("skip_modules", str, longest=65536),), opens=False, repeats=True),
     _part("cut length", "vllm_utils.py:847-850", Stage.PLAN, "cannot handle sequence lengths of",
-          rf"cannot handle sequence lengths of {_INT} due to limited GPU memory", _exact("cut_length")),
+          rf"cannot handle sequence lengths of {_DIGITS} due to limited GPU memory", _exact("cut_length")),
     _line("engine", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
           r"Initializing a (V\d) LLM engine \(v([^)\s]{1,100})\)", _text("engine"), _text("vllm")),
     _part("engine model", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
@@ -198,6 +200,12 @@ FORMATS: tuple[LineFormat, ...] = (
           r" device_config=(\w+)(?::\d+)?, ", _text("device")),
     _part("engine parallel", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
           r" tensor_parallel_size=([^,\s]{1,40}),", _text("tensor_parallel_size")),
+    _part("engine pipeline", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
+          r" pipeline_parallel_size=([^,\s]{1,40}),", _text("pipeline_parallel_size")),
+    _part("engine speculative", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
+          r" speculative_config=(\w{1,40})", _text("speculative_config")),
+    _part("engine prefix caching", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
+          r" enable_prefix_caching=(\w{1,40}),", _text("prefix_caching")),
     _part("engine eager", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
           r" enforce_eager=(True|False), ", _text("enforce_eager")),
     _part("engine no graphs", "llm_engine.py:234, config.py:3318-3350", Stage.ENGINE, "LLM engine (v",
@@ -228,7 +236,7 @@ FORMATS: tuple[LineFormat, ...] = (
     _line("profile kv", "worker.py:258-267", Stage.PROFILED, "reserved for KV Cache is",
           rf"reserved for KV Cache is {_N}GiB", _memory("kv_cache_bytes")),
     _line("blocks", "executor_base.py:110-112; `GPU` in 0.6, `cuda` from 0.7.3", Stage.BLOCKS, "# CPU blocks",
-          rf"(?:# ?)?(?:CUDA|cuda|GPU) blocks: {_INT}, # CPU blocks: {_INT}",
+          rf"(?:# ?)?(?:CUDA|cuda|GPU) blocks: {_DIGITS}, # CPU blocks: {_DIGITS}",
           _exact("num_gpu_blocks"), _exact("num_cpu_blocks")),
     # vLLM's V1 engine, 0.8 to 0.33 (v1/worker/gpu_worker.py, v1/core/kv_cache_utils.py)
     _line("v1 kv cache", "0.33 gpu_worker.py:772", Stage.PROFILED, "Available KV cache memory",
@@ -283,7 +291,7 @@ FORMATS: tuple[LineFormat, ...] = (
                re.compile(r"graph shapes:\s{1,9}\d+%[^\r\n]{0,200}?\| \d+/(\d+)"),
                (_exact("num_cuda_graphs"),), opens=False, repeats=True),
     _line("captured", "model_runner.py:1562", Stage.CAPTURE, "Graph capturing finished",
-          rf"Graph capturing finished in {_INT} secs, took {_N} GiB",
+          rf"Graph capturing finished in {_DIGITS} secs, took {_N} GiB",
           _exact("graph_capture_s"), _memory("cuda_graph_bytes")),
     _line("ready", "llm_engine.py:431", Stage.READY, "init engine (profile",
           rf"init engine \(profile, create kv cache, warmup model\) took {_N} s(?:econds)?", _number("engine_init_s")),
@@ -295,7 +303,7 @@ FORMATS: tuple[LineFormat, ...] = (
                re.compile(r"(Dropout = 0|bias = `none`) is supported for fast patching"), (_text("unpatched_all"),), opens=False,
                repeats=True),
     _line("patched", "llama.py:2600-2603", Stage.ADAPTERS, "QKV layers",
-          rf"Unsloth (\d[\w.]*) patched {_INT} layers with {_INT} QKV layers, {_INT} O layers and {_INT} MLP layers",
+          rf"Unsloth (\d[\w.+]*) patched {_DIGITS} layers with {_DIGITS} QKV layers, {_DIGITS} O layers and {_DIGITS} MLP layers",
           _text("unsloth"), _exact("patched_layers"), _exact("patched_qkv"), _exact("patched_o"),
           _exact("patched_mlp")),
     _part("trainable", "peft 0.14.0 peft_model.py:784", Stage.ADAPTERS, "trainable params: ",
@@ -304,7 +312,7 @@ FORMATS: tuple[LineFormat, ...] = (
                "Num examples = ", re.compile(r"Num examples = [\d,]+ \| Num Epochs = "), (), opens=False, repeats=True),
     # The tokens that it names are those of its estimate of the KV cache; vLLM gets as many as before (vllm_utils.py:1007-1009).
     _line("retry", "vllm_utils.py:1010-1013", Stage.PLAN, "Retrying vLLM",
-          rf"Retrying vLLM to process {_INT} sequences and \d+ tokens in tandem", _exact("max_num_seqs")),
+          rf"Retrying vLLM to process {_DIGITS} sequences and \d+ tokens in tandem", _exact("max_num_seqs")),
 )  # fmt: skip
 
 RETRY = "retry"

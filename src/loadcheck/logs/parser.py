@@ -18,7 +18,7 @@ from loadcheck.logs.endings import MAX_TEXT, EndingReader, Kind, LogError, cause
 from loadcheck.logs.events import PREFIX, split_event
 from loadcheck.logs.formats import FORMATS, RETRY, RUN_STAGES, LineFormat, Stage
 from loadcheck.logs.matches import Match, find_matches
-from loadcheck.logs.prefixes import rank_of, strip_prefixes
+from loadcheck.logs.prefixes import Stamp, rank_of, strip_prefixes
 from loadcheck.logs.text import clean_line, read_blocks
 from loadcheck.logs.wrapped import LEADS, Crossing, read_across, with_crossing
 
@@ -193,6 +193,7 @@ class _Builder:
         self._retrying = False
         """Between "Retrying vLLM" and the new engine's first line, unsloth prints the error of the try before."""
         self._endings = EndingReader()
+        self._stamp = Stamp()
         self._rank: str | None = None
         self._rank_is_known = False
 
@@ -200,6 +201,10 @@ class _Builder:
     def has_figures(self) -> bool:
         """Whether a line of a load was read: a failure's words alone are no longer needed to know a log by."""
         return any(attempt.formats for attempt in self._attempts)
+
+    @property
+    def _num_errors(self) -> int:
+        return sum(len(attempt.errors) for attempt in self._attempts)
 
     @property
     def wants_all(self) -> bool:
@@ -216,9 +221,14 @@ class _Builder:
             if event is not None:
                 self._feed_text(line, before)
                 self._feed_event(line, event)
-                self._feed_text(line, after)
+                self._feed_text(line, after.lstrip(" "))
                 return
             text = before + "\n" + after  # no event of ours: what it says is the log's own
+            num_errors = self._num_errors
+            self._feed_text(line, text, across)
+            if self._num_errors == num_errors:  # and so is what stands behind its last brace
+                self._feed_error(line, after.rpartition("}")[2].strip())
+            return
         self._feed_text(line, text, across)
 
     def _feed_text(self, line: int, text: str, across: Crossing | None = None) -> None:
@@ -226,7 +236,7 @@ class _Builder:
         for match in matches:
             self._feed_match(line, match)
         for piece in text.split("\n"):
-            bare = strip_prefixes(piece)
+            bare = strip_prefixes(self._stamp.strip(piece))
             self._is_log |= len(matches) >= MATCHES_OF_A_LOG or _begins_as_a_load(bare)
             self._feed_error(line, bare)
 

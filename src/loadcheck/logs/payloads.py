@@ -17,25 +17,28 @@ _WITHIN = ("jsonPayload", "_source", "fields", "kubernetes", "data", "attributes
 _NAMED = "|".join(KEYS)
 _FIELD = re.compile(rf'"(?:{_NAMED})"\s{{0,9}}:\s{{0,9}}("(?:[^"\\]|\\.)*")')
 _ALONE = re.compile(rf'\s*"(?:{_NAMED})"\s{{0,9}}:\s{{0,9}}("(?:[^"\\]|\\.)*")\s*,?\s*$')
+_LOGFMT = re.compile(r'(?:time|ts|level|t|lvl)=\S.{0,300}? (?:msg|message)=("(?:[^"\\]|\\.)*")')
+"""One record of logfmt, as Go programs write it."""
 _STAMPED = re.compile(r'[^"{}]{0,300}?(?=\{\s{0,9}")')
 """What fluentd and `docker compose` put before a record: a time and a tag."""
 _ERROR = re.compile(r"loadcheck: $|Error|Exception|payload|config")
 MAX_DEPTH = 3
 """Of a record whose message is a record, as when one collector reads another's output."""
+_LOGFMT_KEYS = (' msg="', ' message="')
 _PLAIN = tuple(f'"{key}"' for key in KEYS)
 
 
 def unwrap_block(block: str) -> str:
     """The block with each record's line replaced by what the program printed; a line break within it becomes a carriage return,
     so that no line changes its number."""
-    if not any(key in block for key in _PLAIN):
+    if not any(key in block for key in (*_PLAIN, *_LOGFMT_KEYS)):
         return block
     return "\n".join(map(unwrap, block.split("\n")))
 
 
 def unwrap(line: str, depth: int = MAX_DEPTH) -> str:
     """What the program printed, of a line that is a record, a value of one, or a list of them; else the line itself."""
-    if not depth or not any(key in line for key in _PLAIN):
+    if not depth or not any(key in line for key in (*_PLAIN, *_LOGFMT_KEYS)):
         return line
     messages = _messages(line)
     return line if messages is None else "\r".join(unwrap(_one_line(each), depth - 1) for each in messages)
@@ -47,7 +50,7 @@ def _one_line(message: str) -> str:
 
 def _messages(line: str) -> list[str] | None:
     text = line.strip()
-    if match := _ALONE.match(text):
+    if match := _ALONE.match(text) or _LOGFMT.match(text):
         return _strings([match[1]])
     if text.startswith("["):
         return _strings(_FIELD.findall(text)) or None

@@ -7,6 +7,7 @@ is the beginning of what the program itself printed.
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 _TIME = r"\d\d:\d\d:\d\d(?:[.,]\d{1,9})?"
 _PREFIXES = re.compile(
@@ -65,3 +66,34 @@ def rank_of(text: str) -> str | None:
         return None
     number = match["tp"] or match["rank"] or match["number"]
     return None if number == "0" else number or match["pid"]
+
+
+_HEAD = re.compile(r"(?:DEBUG|INFO|WARNING|ERROR) \d\d-\d\d \d\d:\d\d:\d\d ", re.ASCII)
+"""How vLLM's logger begins a line, and no prose does: what stands before it was put there by somebody else."""
+LEARNED_FROM, MOST_CHARS = 3, 200
+
+
+class Stamp:
+    """What one log's lines all begin with, learned from those lines whose own beginning is known.
+
+    Every collector has a form of its own; numbers in it, such as a time, change from line to line, and the rest stays.
+    """
+
+    def __init__(self) -> None:
+        self._seen: Counter[str] = Counter()
+        self._pattern: re.Pattern[str] | None = None
+
+    def strip(self, text: str) -> str:
+        """The line without its stamp, where it has the one that most known lines have."""
+        self._learn(text)
+        match = self._pattern.match(text) if self._pattern is not None else None
+        return text if match is None else text[match.end() :]
+
+    def _learn(self, text: str) -> None:
+        head = _HEAD.search(text, 0, MOST_CHARS)
+        if head is None:
+            return
+        shape = re.sub(r"\d+", r"\\d+", re.escape(text[: head.start()]))
+        self._seen[shape] += 1
+        if shape and self._seen[shape] == LEARNED_FROM and self._seen[shape] > self._seen[""]:
+            self._pattern = re.compile(shape)

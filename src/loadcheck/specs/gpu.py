@@ -63,6 +63,8 @@ class Gpus(Spec, frozen=True, kw_only=True):
     """env/gpus.toml, by our own short name of each card."""
 
     gpus: dict[str, Gpu]
+    capabilities: dict[str, str]
+    """Compute capability by a pattern of whole device names, the brand left out, of cards that nobody measured; the first that fits."""
 
 
 def known_bytes(fact: Fact | Unknown) -> int | None:
@@ -71,8 +73,45 @@ def known_bytes(fact: Fact | Unknown) -> int | None:
 
 
 @cache
+def _load() -> Gpus:
+    return load(Gpus, env_dir() / "gpus.toml")
+
+
 def load_gpus() -> dict[str, Gpu]:
-    return load(Gpus, env_dir() / "gpus.toml").gpus
+    return _load().gpus
+
+
+def capability_of(device_name: str) -> str | None:
+    """The compute capability of a card that is not in the table as a whole, by the family of its name; None for an unknown family."""
+    part = _SLICE.fullmatch(device_name)
+    name = _without_brand(part["card"] if part else device_name)
+    families = _load().capabilities.items()
+    return next((found for pattern, found in families if re.fullmatch(pattern, name, re.IGNORECASE)), None)
+
+
+_OTHER_MAKER = re.compile(
+    r"\b(?:AMD|Radeon|Instinct|MI\d{3}X?|Intel|Arc|Gaudi|Ascend|Apple|MLU\d*|Moore Threads)\b", re.IGNORECASE
+)
+
+
+def is_of_another_maker(device_name: str) -> bool:
+    """Whether a device is none of NVIDIA's, by its name."""
+    return _OTHER_MAKER.search(device_name) is not None and "nvidia" not in device_name.lower()
+
+
+_GB_IN_NAME = re.compile(r"(?<![\d.])(\d{1,3})GB\b(?! of)")
+_OF_ALL_MEMORY = re.compile(r"\bG[HB]\d{3}\b")
+"""Grace Hopper and Grace Blackwell: the number in the name is the processor's memory."""
+GB_IN_NAME_SHARE = (0.85, 1.02)
+"""GiB that CUDA reports, as a share of the GB in a name: 15.77 of 16 (V100), 39.4 of 40, 79.2 of 80; 14.75 of 16 where ECC takes its part."""
+
+
+def gib_in_name(device_name: str) -> tuple[float, float] | None:
+    """The lowest and highest totals that a name allows which ends in its memory; None for others."""
+    match = _GB_IN_NAME.search(device_name)
+    if match is None or _OF_ALL_MEMORY.search(device_name) or _SLICE.fullmatch(device_name):
+        return None
+    return GB_IN_NAME_SHARE[0] * int(match[1]), GB_IN_NAME_SHARE[1] * int(match[1])
 
 
 def find_gpu(device_name: str) -> str | None:

@@ -17,7 +17,9 @@ SUFFIX = "-bnb-4bit"
 """unsloth_zoo/vllm_utils.py at 2025.2.4 loads in 4 bits where the name ends so, whatever else is asked for."""
 
 # The keyword arguments of vLLM's BitsAndBytesConfig that say what is loaded, by attribute: what nf4 needs.
-_NF4 = {"load_in_8bit": ("False",), "load_in_4bit": ("True",), "quant_type": ("nf4",), "double_quant": ("True",)}
+_NF4 = {
+    "load_in_8bit": ("False",), "load_in_4bit": ("True",), "quant_type": ("nf4",), "double_quant": ("True",), "quant_storage": ("uint8",),
+}  # fmt: skip
 # unsloth_zoo/vllm_utils.py at 2025.2.4, load_vllm: by quantization
 _LOADERS = {"nf4": ("bitsandbytes",), "16bit": ("auto", "safetensors")}
 
@@ -73,7 +75,16 @@ def _loader(evidence: Evidence) -> Iterator[Finding]:
 
 def _settings(evidence: Evidence) -> Iterator[Finding]:
     """What unsloth leaves as it is, and every figure rests on (unsloth_zoo/vllm_utils.py at 2025.2.4, load_vllm)."""
-    for attribute, wanted in (("kv_cache_dtype", "auto"), ("device", "cuda")):
+    wanted_of = {
+        "kv_cache_dtype": "auto",
+        "device": "cuda",
+        "pipeline_parallel_size": "1",
+        "speculative_config": "None",
+        "prefix_caching": "True",
+    }
+    if (dtype := evidence.attempt.reading("dtype")) is not None:
+        wanted_of["compute_dtype"] = str(dtype.value)
+    for attribute, wanted in wanted_of.items():
         reading = evidence.attempt.reading(attribute)
         if reading is not None:
             yield evidence.finding(reading, Check.STACK, reading.value == wanted, predicted=wanted,

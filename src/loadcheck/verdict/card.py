@@ -9,7 +9,7 @@ from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.findings.interval import Interval
 from loadcheck.predict.card import why_refused
-from loadcheck.specs.gpu import NamedCard, named_card
+from loadcheck.specs.gpu import NamedCard, capability_of, gib_in_name, is_of_another_maker, named_card
 from loadcheck.specs.versions import load_versions
 from loadcheck.units import from_gib, to_gib
 
@@ -28,6 +28,8 @@ def check_card(evidence: Evidence) -> Iterator[Finding]:
     if name is not None and (known := named_card(str(name.value))) is not None:
         yield from _capability(evidence, name, known)
         yield from _total(evidence, name, known)
+    elif name is not None:
+        yield from _family(evidence, name)
     yield from _refused(evidence)
     yield from _device(evidence)
     yield from _machine(evidence)
@@ -53,6 +55,18 @@ def _total(evidence: Evidence, name: Reading, known: NamedCard) -> Iterator[Find
     if known.is_slice or (fits and fits[0] != known.gib[0]):
         yield Finding(figure="gpu_name", check=Check.STACK, status=Status.SKIPPED, where=evidence.where(name.line),
                       why=f"{name.value} with {to_gib(int(reading.value)):.2f} GiB is {_described(known, low)}: it is judged by its own numbers")  # fmt: skip
+
+
+def _family(evidence: Evidence, name: Reading) -> Iterator[Finding]:
+    """Of a card that nobody measured: what its name says of its family and its memory."""
+    capability, wanted = evidence.attempt.reading("compute_capability"), capability_of(str(name.value))
+    if capability is not None and wanted is not None:
+        yield evidence.finding(capability, Check.STACK, capability.value == wanted, predicted=wanted,
+                               why=f"{name.value} has compute capability {wanted} by its family (env/gpus.toml)", remedy=OTHER_CARD)  # fmt: skip
+    total, gib = evidence.attempt.reading("gpu_total_bytes"), gib_in_name(str(name.value))
+    if total is not None and gib is not None:
+        yield evidence.finding(total, Check.STACK, _meets(total, gib), low=round(gib[0], 3), high=round(gib[1], 3),
+                               why=f"{name.value} has {gib[0]:.1f} to {gib[1]:.1f} GiB by its name", remedy=OTHER_CARD)  # fmt: skip
 
 
 def _totals(known: NamedCard) -> list[tuple[float, float]]:
@@ -88,6 +102,8 @@ def _refused(evidence: Evidence) -> Iterator[Finding]:
         return
     known = named_card(str(name.value))
     why = known.gpu.refused if known is not None else None
+    if is_of_another_maker(str(name.value)):
+        why = "wheels for CUDA run on NVIDIA's cards alone"
     if why is None and capability is not None:
         why = why_refused(float(capability.value))
     if why is not None:
