@@ -104,6 +104,8 @@ BENIGN = [
     "The exit code of a process killed by signal 9 is 137.",
     "Job 123 COMPLETED ExitCode 0:0",
     "Timeout: 30",
+    "Q: What does exit code 137 mean?",
+    "A: The container was killed by SIGKILL (128 + 9), most likely for want of memory.",
 ]
 PREFIXES = [
     "load-1  | ",

@@ -123,16 +123,32 @@ def test_a_collectors_json_is_what_it_holds(key: str, layout: str, tmp_path: Pat
         ('{"log":"{\\"message\\":\\"Killed\\"}\\n","stream":"stderr"}', "Killed"),
         ('{"MESSAGE":[75,105,108,108,101,100],"PRIORITY":"6"}', "Killed"),
         ('{"events":[{"timestamp":1,"message":"a\\nb"},{"message":"c"}]}', "a\rb\rc"),
+        ('{"body": {"stringValue": "Killed"}, "severityText": "INFO"}', "Killed"),
+        ('time=2025-02-13T15:54:28Z level=info source=a msg="say \\"x\\""', 'say "x"'),
+        ('{"text": "Killed\\n", "record": {"message": "Killed"}}', "Killed"),
         ('app-1  | {"levelname": "INFO", "message": "Killed"}', "Killed"),
         ('loadcheck: {"event": "answer", "message": "Killed"}', 'loadcheck: {"event": "answer", "message": "Killed"}'),
         ('RuntimeError: {"message": "out of memory"}', 'RuntimeError: {"message": "out of memory"}'),
-        ('{"choices": [{"text": "a"}]}', '{"choices": [{"text": "a"}]}'),
+        ('{"choices": [{"index": "a"}]}', '{"choices": [{"index": "a"}]}'),
         ('"message": not JSON', '"message": not JSON'),
     ],
 )
 def test_a_records_line(line: str, message: str):
     """Each layout of a record is its message; our own events, an exception's text and other JSON stay as they are."""
     assert unwrap(line) == message
+
+
+def test_a_notebook_is_its_output(tmp_path: Path):
+    """A saved notebook (.ipynb) holds the log as strings of lines."""
+    lines = [line + "\n" for line in T4_TEXT.split("\n")]
+    cell = {
+        "cell_type": "code",
+        "outputs": [{"name": "stdout", "output_type": "stream", "text": lines}],
+        "source": ["load()\n"],
+    }
+    log = tmp_path / "load.ipynb"
+    log.write_text(json.dumps({"cells": [cell], "nbformat": 4}, indent=1, ensure_ascii=False))
+    assert judge(log).status == "pass"
 
 
 def test_words_within_json_escapes_are_found(tmp_path: Path):

@@ -93,7 +93,9 @@ _GONE = re.compile(
     r"[Kk]ernel (?:crashed while executing|died\b|for \S+ appears to have died|appears to have died|\S+ restarted$)|"
     r"restarting kernel \(|Canceled future for execute_request|session crashed|^Evicted\b|\bpod \S+ evicted"
 )
-_PROSE = re.compile(r"\b(?:you|your|if|when|use|means?|would|could|should|may|an? process)\b", re.IGNORECASE)
+_PROSE = re.compile(
+    r"\b(?:you|your|if|when|use|means?|would|could|should|may|likely|does|why|how|what|an? process)\b", re.IGNORECASE
+)
 """Words of a sentence about signals and exit codes, such as a model's answer; no report of one has them."""
 
 

@@ -31,7 +31,7 @@ MATCHES_OF_A_LOG = 3
 """Known lines in one line, as of a log that was pasted without its line breaks, or in one attempt behind prefixes that nobody knows."""
 MAX_WORDS_CHARS = 110
 """A report of a death alone, without a line of a load; a sentence of prose is longer, or wrapped later."""
-_IS_LEAD = re.compile(r"\W{0,4}(?:[\w./:-]{1,255}: )?(?:[A-Z][\w ]{0,40}: )?")
+_IS_LEAD = re.compile(r"(?![-*+] )\W{0,4}(?:[\w./:-]{1,255}: )?(?:[A-Z][\w ]{0,40}: )?")
 """What may stand before a failure's words at the beginning of a line: the exception's name, a file, or a program's (docker, ld)."""
 MAX_KEPT = 10_000
 """Readings, errors or events kept of one attempt: far over what any load prints, so that hostile input cannot fill memory."""

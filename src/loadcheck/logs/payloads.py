@@ -10,13 +10,29 @@ import json
 import re
 from typing import Any
 
-KEYS = ("textPayload", "message", "log", "msg", "MESSAGE", "@message", "line", "Message")
-"""Of the string that the program printed: Google Cloud; JSON loggers, CloudWatch and Elastic; Docker and fluentd; zap; journald; Logs Insights; Loki."""
-_WITHIN = ("jsonPayload", "_source", "fields", "kubernetes", "data", "attributes")
+KEYS = (
+    "textPayload",
+    "message",
+    "log",
+    "msg",
+    "MESSAGE",
+    "@message",
+    "line",
+    "Message",
+    "LogEntry",
+    "body",
+    "stringValue",
+    "text",
+    "content",
+)
+"""Of the string that the program printed: Google Cloud; JSON loggers, CloudWatch and Elastic; Docker and fluentd; zap; journald; Logs Insights; Loki; Azure; OpenTelemetry."""
+_WITHIN = ("jsonPayload", "_source", "fields", "kubernetes", "data", "attributes", "body", "record")
 """Of the object that holds it, in a record that has it not at the top."""
 _NAMED = "|".join(KEYS)
 _FIELD = re.compile(rf'"(?:{_NAMED})"\s{{0,9}}:\s{{0,9}}("(?:[^"\\]|\\.)*")')
 _ALONE = re.compile(rf'\s*"(?:{_NAMED})"\s{{0,9}}:\s{{0,9}}("(?:[^"\\]|\\.)*")\s*,?\s*$')
+_CELL = re.compile(r'\s*("(?:[^"\\]|\\.)*\\n")\s*,?\s*$')
+"""One line of a notebook's saved output (.ipynb): a string alone that ends in an escaped line break."""
 _LOGFMT = re.compile(r'(?:time|ts|level|t|lvl)=\S.{0,300}? (?:msg|message)=("(?:[^"\\]|\\.)*")')
 """One record of logfmt, as Go programs write it."""
 _STAMPED = re.compile(r'[^"{}]{0,300}?(?=\{\s{0,9}")')
@@ -24,21 +40,21 @@ _STAMPED = re.compile(r'[^"{}]{0,300}?(?=\{\s{0,9}")')
 _ERROR = re.compile(r"loadcheck: $|Error|Exception|payload|config")
 MAX_DEPTH = 3
 """Of a record whose message is a record, as when one collector reads another's output."""
-_LOGFMT_KEYS = (' msg="', ' message="')
-_PLAIN = tuple(f'"{key}"' for key in KEYS)
+_SIGNS = (*(f'"{key}"' for key in KEYS), ' msg="', ' message="', '\\n"')
+"""What a line must hold to be looked at."""
 
 
 def unwrap_block(block: str) -> str:
     """The block with each record's line replaced by what the program printed; a line break within it becomes a carriage return,
     so that no line changes its number."""
-    if not any(key in block for key in (*_PLAIN, *_LOGFMT_KEYS)):
+    if not any(key in block for key in _SIGNS):
         return block
     return "\n".join(map(unwrap, block.split("\n")))
 
 
 def unwrap(line: str, depth: int = MAX_DEPTH) -> str:
     """What the program printed, of a line that is a record, a value of one, or a list of them; else the line itself."""
-    if not depth or not any(key in line for key in (*_PLAIN, *_LOGFMT_KEYS)):
+    if not depth or not any(key in line for key in _SIGNS):
         return line
     messages = _messages(line)
     return line if messages is None else "\r".join(unwrap(_one_line(each), depth - 1) for each in messages)
@@ -50,7 +66,7 @@ def _one_line(message: str) -> str:
 
 def _messages(line: str) -> list[str] | None:
     text = line.strip()
-    if match := _ALONE.match(text) or _LOGFMT.match(text):
+    if match := _ALONE.match(text) or _LOGFMT.match(text) or _CELL.match(text):
         return _strings([match[1]])
     if text.startswith("["):
         return _strings(_FIELD.findall(text)) or None
