@@ -329,3 +329,9 @@ def test_a_local_build_of_unsloth_is_still_read(tmp_path: Path):
     """Its suffix is part of its version, and every line is there."""
     verdict = _verdict(T4.replace("Unsloth 2025.2.5", "Unsloth 2025.2.5+local"), tmp_path)
     assert (verdict.status, _figures(verdict)) == ("refused", {"unsloth"})
+
+
+def test_an_endless_number_of_an_event_is_a_finding(tmp_path: Path):
+    """And no traceback: it is larger than any memory."""
+    event = f'loadcheck: {{"event": "device", "device_total_bytes": {"9" * 400}, "device_free_bytes": 1}}'
+    assert _verdict(f"{T4}\n{event}\n", tmp_path).status == "fail"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loadcheck.figures import Reading
+from loadcheck.figures import MAX_NUMBER, Reading
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.findings.interval import Interval
@@ -118,8 +118,8 @@ def _device(evidence: Evidence) -> Iterator[Finding]:
     if event is None:
         return
     total, free = event.get("device_total_bytes"), event.get("device_free_bytes")
-    if not isinstance(total, int) or not isinstance(free, int):
-        return  # no numbers: verdict/events.py says so
+    if not isinstance(total, int) or not isinstance(free, int) or max(total, free) >= MAX_NUMBER:
+        return  # no numbers of a card: verdict/events.py says so
     same = reading is None or abs(float(reading.value) - total) <= SAME_TOTAL * total + reading.tolerance
     ok = same and 0 < free <= total
     said = "nothing" if reading is None else f"{reading.show()} GiB"
