@@ -19,7 +19,9 @@ GPU ?= T4
 export $(sort $(GIVEN))
 
 DEV := .venv/dev/bin
-UNIT := tests --ignore tests/integration --ignore tests/image --ignore tests/gpu --ignore tests/faults
+UNIT := tests $(foreach more,faults gpu image integration sweeps,--ignore tests/$(more))
+# On all cores (ARGS='-n 0': one process); -X utf8 so that files and paths are read alike in every locale.
+PYTEST := python -X utf8 -m pytest -n auto --dist loadgroup
 PROFILE_FLAG := $${PROFILE:+--profile "$$PROFILE"}
 
 # Where a load runs: in the image, where Docker can hand a GPU on, else in the local environment; RUNTIME=image or local overrides.
@@ -71,18 +73,18 @@ parse: .venv/dev/.complete ## print every figure of a log (LOG=file)
 
 .PHONY: test
 test: .venv/dev/.complete .venv/$(ENGINE)/.complete ## the unit tests, then a real load on what this machine has
-	@scripts/with-args $(DEV)/pytest
+	@scripts/with-args $(DEV)/$(PYTEST) --hypothesis-profile many
 
 ##@ For developers
 
 .PHONY: unit
 unit: .venv/dev/.complete ## the unit tests alone: no GPU, no network
-	@scripts/with-args $(DEV)/pytest $(UNIT)
+	@scripts/with-args $(DEV)/$(PYTEST) $(UNIT)
 
 .PHONY: unit-newest
 unit-newest: ## the same with the newest packages that pyproject.toml allows
 	@rm -f .venv/newest/.complete && scripts/venv newest pyproject.toml env/newest.in
-	@scripts/with-args .venv/newest/bin/pytest $(UNIT)
+	@scripts/with-args .venv/newest/bin/$(PYTEST) $(UNIT)
 
 .PHONY: lint
 lint: .venv/dev/.complete ## style, types, and which module may import which

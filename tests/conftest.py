@@ -1,9 +1,53 @@
-"""What several test modules need."""
+"""What every test may rely on: an environment of its own, and the files that several modules need."""
 
+import gc
+import locale
+import os
+import shutil
 import signal
+import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# What a user, a terminal, an outer make or a CI may have set and loadcheck, or a program that it starts, would heed. What leads to
+# certificates, proxies and GPUs stays.
+CLEARED = (
+    "ARGS", "COLUMNS", "FORCE_COLOR", "GPU", "LANG", "LANGUAGE", "LINES", "LOG", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS",
+    "NO_COLOR", "PROFILE", "RUN", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "TZ",
+)  # fmt: skip
+CLEARED_PREFIXES = ("CLICOLOR", "GIT_", "HF_", "HUGGING_FACE_", "JUPYTER_", "LC_", "LOADCHECK_", "PYTHON", "XDG_")
+
+
+def _own_environment() -> None:
+    """Clear what only tests must not see, and give this session a HOME: no cache and no token of a user is read or written."""
+    for name in list(os.environ):
+        if name in CLEARED or name.startswith(CLEARED_PREFIXES):
+            del os.environ[name]
+    os.environ["LC_ALL"] = "C.UTF-8"
+    with suppress(locale.Error):
+        locale.setlocale(locale.LC_CTYPE, "C.UTF-8")  # what open() decodes by, where nothing is said
+    os.environ["HOME"] = tempfile.mkdtemp(prefix="loadcheck-home-")
+    os.umask(0o022)
+    sys.dont_write_bytecode = False  # dozens of processes are started; each would compile loadcheck anew
+
+
+# The same examples each time: a few in `make unit`, more in `make test`, and any number with --hypothesis-profile of one's own.
+settings.register_profile(
+    "few", max_examples=40, derandomize=True, deadline=None, database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+settings.register_profile("many", settings.get_profile("few"), max_examples=100)
+settings.load_profile("few")
+
+LONGEST_ID = 60
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+"""Of several processes the first has made the environment, and the others have inherited it."""
+if not IS_WORKER:
+    _own_environment()
 
 # What runs in the background of a shell script has interrupts ignored, and hands that on to what it starts; loads here are interrupted.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -14,6 +58,31 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "tests" / "runs"
 SHARED_LOGS = ROOT.parent / "shared" / "logs"
+"""Public logs that are not ours to commit: where they are, tests read them beside our own (tests/kinds.py)."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: a process for each core that this one may use, and no more than 4, as most of the time goes into starting them."""
+    return min(len(os.sched_getaffinity(0)), 4)
+
+
+def pytest_collection_finish() -> None:
+    """What was collected lives to the end: the garbage collector looks through it a tenth as often."""
+    gc.set_threshold(10_000, 10, 10)
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Long texts are cut, as a test's name is printed, and handed from process to process."""
+    if isinstance(val, str | bytes) and len(val) > LONGEST_ID:
+        return ascii(val[:LONGEST_ID])[:LONGEST_ID]
+    return None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    if not IS_WORKER:
+        shutil.rmtree(os.environ["HOME"], ignore_errors=True)
 
 
 @pytest.fixture
@@ -26,11 +95,3 @@ def t4_log() -> Path:
 def h100_log() -> Path:
     """The same settings with synthetic weights on an H100, 2026-11-24."""
     return RUNS / "h100_llama31-8b_synthetic.txt"
-
-
-@pytest.fixture
-def shared_logs() -> Path:
-    """Public logs that are not ours to commit."""
-    if not SHARED_LOGS.is_dir():
-        pytest.skip(f"the public logs are not on this machine ({SHARED_LOGS})")
-    return SHARED_LOGS

@@ -1,4 +1,4 @@
-"""An engine that prints what unsloth and vLLM would print, as the formulas say: python fake_engine.py STEP RUN_DIR, on a T4.
+"""An engine that prints what unsloth and vLLM would print on a T4, as the formulas say.
 
 What it should do otherwise than predicted is in the environment: FAKE_NON_TORCH_BYTES more of non_torch, FAKE_SPIKE_BYTES of memory
 that are needed during the capture and are not predicted, FAKE_MOST_SEQUENCES that it has the memory to capture graphs for, FAKE_WORDS
@@ -8,7 +8,9 @@ that end the load.
 import json
 import os
 import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,14 @@ READY = "INFO llm_engine.py:431] init engine (profile, create kv cache, warmup m
 PATCHED = "Unsloth 2025.2.5 patched {layers} layers with {qkv} QKV layers, {o} O layers and {mlp} MLP layers.\n"
 
 
-def main(step: str, run_dir: Path) -> int:
+def command(step: str, run_dir: Path) -> list[str]:
+    """A process that prints what this step prints and ends as it does. What it prints is made here: another Python takes a while to start."""
+    with redirect_stdout(StringIO()) as printed:
+        exit_code = _run(step, run_dir)
+    return ["/bin/sh", "-c", 'printf %s "$1"; exit "$2"', "engine", printed.getvalue(), str(exit_code)]
+
+
+def _run(step: str, run_dir: Path) -> int:
     if step == "prepare":
         _event("weights_ready")
         return 0
@@ -165,7 +174,3 @@ def _say(text: str, **values: Any) -> None:
 
 def _event(name: str, **values: Any) -> None:
     print(format_event(name, values))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2])))

@@ -1,10 +1,7 @@
 """No genuine log fails: what an engine prints by the formulas, of any card, settings and model, rounded as it rounds."""
 
-import io
-import os
 import random
 import re
-from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +11,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from loadcheck.checking import gather
-from loadcheck.logs.events import PREFIX
-from loadcheck.plan import make_plan
 from loadcheck.predict import Card, card_from_table
 from loadcheck.predict.card import card_from_device
 from loadcheck.specs.gpu import WITHOUT_ECC, known_bytes, load_gpus
 from loadcheck.specs.model import load_models
-from loadcheck.specs.profile import VLLM_LORA_RANKS, load_profile
+from loadcheck.specs.profile import VLLM_LORA_RANKS
 from loadcheck.units import GIB, MIB
 from loadcheck.verdict import judge
-from tests import fake_engine
-from tests.cases import predict
+from tests.kinds import printed
 
 PROFILE = "llama31-8b-instruct-4bit"
 DEVICES = {
@@ -50,17 +44,6 @@ def _card(key: str, more_used_bytes: int = 0, more_non_torch_bytes: int = 0) -> 
     )
 
 
-def _log(card: Card, ram_bytes: int, changes: dict[str, Any]) -> str | None:
-    """What a load prints, without what only our own engine says; None for settings that do not fit."""
-    plan = make_plan(load_profile(PROFILE, changes | {"weights": "synthetic"}))
-    if not predict(plan.config, plan.profile, card, ram_bytes).fits:
-        return None
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        assert fake_engine.load(plan, card, ram_bytes) == 0
-    return "".join(line for line in printed.getvalue().splitlines(keepends=True) if PREFIX not in line)
-
-
 def _failures(log: Path, text: str | None) -> list[str]:
     assert text is not None
     log.write_text(text)
@@ -72,7 +55,6 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("genuine") / "load.log"
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     key=st.sampled_from(sorted(DEVICES)),
     more_used=st.integers(-20, 400),
@@ -90,7 +72,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_a_genuine_log_passes(key: str, more_used: int, more_non_torch: int, changes: dict[str, Any], log: Path):
     """On every card, whatever its driver holds and whatever was asked for, its printed digits are reason enough for themselves."""
-    text = _log(_card(key, more_used * MIB, more_non_torch * MIB), 28 * GIB, changes)
+    text = printed(_card(key, more_used * MIB, more_non_torch * MIB), 28 * GIB, changes)
     assume(text is not None)
     assert _failures(log, text) == []
 
@@ -98,12 +80,12 @@ def test_a_genuine_log_passes(key: str, more_used: int, more_non_torch: int, cha
 @pytest.mark.parametrize("ram_gib", [5, 11, 28, 60])
 def test_a_t4_may_have_any_ram(ram_gib: int, log: Path):
     """Swap space follows from the host's RAM, and is no part of what a T4 is."""
-    assert _failures(log, _log(_card("T4"), ram_gib * GIB, {})) == []
+    assert _failures(log, printed(_card("T4"), ram_gib * GIB, {})) == []
 
 
 def test_a_t4_in_use_is_no_other_load(log: Path):
     """With 200 MiB more in use, budget, cache and blocks are others, and follow from the printed utilization."""
-    assert _failures(log, _log(_card("T4", more_used_bytes=200 * MIB), 11 * GIB, {})) == []
+    assert _failures(log, printed(_card("T4", more_used_bytes=200 * MIB), 11 * GIB, {})) == []
 
 
 @pytest.mark.parametrize("key", ["T4", "A10G", "L4", "L40S"])
@@ -112,7 +94,7 @@ def test_a_card_without_ecc_is_that_card(key: str, log: Path):
     card = _card(key)
     more = round(card.total_bytes * (WITHOUT_ECC - 1))
     card = replace(card, total_bytes=card.total_bytes + more, free_bytes=card.free_bytes + more)
-    text = _log(card, 28 * GIB, {})
+    text = printed(card, 28 * GIB, {})
     assert _failures(log, text) == []
     assert any("(ECC) switched off" in finding.why for finding in judge(gather(log)).findings)
 
@@ -124,13 +106,12 @@ def test_a_card_that_nobody_knows_is_judged_by_its_own_numbers(name: str, capabi
     total = round(gib * GIB)
     card = card_from_device(name, capability, total, total - 300 * MIB)
     card = replace(card, non_torch_bytes=card.assumed_non_torch_bytes, graph_node_bytes=5000)
-    assert _failures(log, _log(card, 28 * GIB, {})) == []
+    assert _failures(log, printed(card, 28 * GIB, {})) == []
 
 
 # ---------------------------------------------------------------------------------- any card, model, rank, driver and settings
 
-SAMPLE = int(os.environ.get("LOADCHECK_GENUINE", "50"))
-"""How many of them: LOADCHECK_GENUINE=1000 for a whole evening's worth of loads, 40 s."""
+SAMPLE = settings.default.max_examples
 CARDS = [key for key, gpu in load_gpus().items() if gpu.refused is None]
 MODELS = [model.name for model in load_models() if model.refused is None]
 LARGEST_LENGTH = 8192
@@ -178,7 +159,7 @@ def _any_log(dice: random.Random) -> str:
                 "max_seq_length": 512,
                 "gpu_memory_utilization": 0.6,
             }
-        text = _log(_any_card(dice), dice.choice([5, 11, 28, 60, 120]) * GIB, changes)
+        text = printed(_any_card(dice), dice.choice([5, 11, 28, 60, 120]) * GIB, changes)
         if text is not None:
             return text
 

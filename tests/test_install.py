@@ -16,6 +16,8 @@ UV = """#!/bin/bash
 echo "uv $*" >>given
 env | grep -E '^(UV|PIP|PYTHON|VIRTUAL_ENV|CONDA|__PYVENV)' | sort >seen
 if [ "$1" = venv ]; then for last; do :; done; mkdir -p "$last/bin"; touch "$last/bin/python"; chmod +x "$last/bin/python"; fi
+for last; do :; done
+if [ "$last" = . ]; then mkdir -p .venv/dev/lib/python3.11/site-packages; pwd >.venv/dev/lib/python3.11/site-packages/__editable__.loadcheck-0.pth; fi
 if [ "$1 $2" = "pip install" ] && [ -e says ]; then cat says >&2; exit 2; fi
 """
 REDIRECTS = {
@@ -74,6 +76,14 @@ def test_variables_that_redirect_are_unset(checkout: Path):
     seen = dict(line.partition("=")[::2] for line in (checkout / "seen").read_text().splitlines())
     assert OWN.items() <= seen.items()
     assert not set(REDIRECTS) & set(seen)
+
+
+def test_the_checkout_s_path_is_in_no_file_that_python_decodes(checkout: Path):
+    """A .pth file is read in the locale's encoding, which may have no umlaut: its path is relative, and leads to src."""
+    install(checkout)
+    (link,) = checkout.glob(".venv/dev/lib/python3.*/site-packages/*.pth")
+    assert (link.parent / link.read_text().strip()).resolve() == (checkout / "src").resolve()
+    assert link.read_text().isascii() and not link.read_text().startswith("/")
 
 
 def test_contents_decide_and_not_times(checkout: Path):

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loadcheck.predict import Card, card_from_table
@@ -175,7 +175,6 @@ TRIED = st.fixed_dictionaries({
 
 
 @given(card=st.sampled_from(["T4", "RTX3090", "H100"]), tried=TRIED)
-@settings(max_examples=25, deadline=None)
 def test_the_ladder_misses_nothing_that_its_harshest_steps_would_fix(card: str, tried: dict[str, Any]):
     """Where the furthest turn of every rung fits at some utilization, the ladder ends in a step that fits."""
     ladder = _ladder(_profile(**tried), card_from_table(card))
@@ -189,7 +188,6 @@ def test_the_ladder_misses_nothing_that_its_harshest_steps_would_fix(card: str, 
 
 
 @given(length=st.integers(1, 40_000), free=st.integers(6 * GIB, 14 * GIB))
-@settings(max_examples=100, deadline=None)
 def test_what_the_estimate_must_leave_is_what_keeps_the_length(length: int, free: int):
     """unsloth cuts the length just where its estimate leaves less than we say it must."""
     plan = unsloth_plan(

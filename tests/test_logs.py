@@ -8,6 +8,7 @@ import pytest
 from loadcheck.errors import BadInput
 from loadcheck.logs import Outcome, parse_log
 from loadcheck.logs.events import format_event, parse_event
+from tests.kinds import log_of, with_public
 
 T4_FIGURES = {
     "gpu_name": "Tesla T4", "gpu_total_gib": 14.741, "compute_capability": "7.5",
@@ -78,19 +79,38 @@ def test_a_progress_bar_rewritten_in_place_is_one_line(tmp_path: Path, t4_log: P
     assert (attempt.figures.num_cuda_graphs, attempt.formats["capture progress"]) == (23, 1)
 
 
-def test_negative_figures(shared_logs: Path):
+@pytest.mark.parametrize(
+    ("log", "cache_gib"),
+    with_public(
+        [("negative non_torch", -0.6)], [("web_2025_RTX3050-6GB_qwen2.5-7b-bnb_negativeKV_vllm0.7.3.txt", -0.94)]
+    ),
+)
+def test_negative_figures(log: str, cache_gib: float, tmp_path: Path):
     """The KV cache and non_torch may be negative, and lines may be wrapped anywhere."""
-    log = shared_logs / "web_2025_RTX3050-6GB_qwen2.5-7b-bnb_negativeKV_vllm0.7.3.txt"
-    figures = parse_log(log).last.figures.to_json()
-    assert (figures["kv_cache_gib"], figures["non_torch_gib"], figures["num_gpu_blocks"]) == (-0.94, -0.51, 0)
+    figures = parse_log(log_of(log, tmp_path)).last.figures.to_json()
+    assert (figures["kv_cache_gib"], figures["non_torch_gib"], figures["num_gpu_blocks"]) == (cache_gib, -0.51, 0)
 
 
-def test_later_dialects(shared_logs: Path):
+LATER = ("num_gpu_blocks", "weights_gib", "weights_load_s", "activation_peak_gib", "max_num_seqs")
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    with_public(
+        [
+            ("one line", (26624, 1.0755, 61.2, 1.4, 256)),
+            ("vision", (8028, 5.2133, 61.2, 1.06, 192)),
+        ],
+        [
+            ("web_2025-08-29_4090D_qwen2.5-0.5b_oneline_unsloth2025.8.6.txt", (87853, 0.5153, 6.2, 1.61, 288)),
+            ("nb_2025-09-15_Qwen2_5_7B_VL_GRPO_c2b8.txt", (1706, 7.1459, 137.27, 2.71, 1)),
+        ],
+    ),
+)
+def test_later_dialects(log: str, said: tuple[float, ...], tmp_path: Path):
     """vLLM 0.8 and 0.9 name the weights and the blocks in other words; one of these logs is a single line."""
-    one_line = parse_log(shared_logs / "web_2025-08-29_4090D_qwen2.5-0.5b_oneline_unsloth2025.8.6.txt").last.figures
-    assert (one_line.num_gpu_blocks, one_line.to_json()["weights_gib"], one_line.max_num_seqs) == (87853, 0.5153, 288)
-    vision = parse_log(shared_logs / "nb_2025-09-15_Qwen2_5_7B_VL_GRPO_c2b8.txt").last.figures.to_json()
-    assert (vision["weights_gib"], vision["weights_load_s"], vision["activation_peak_gib"]) == (7.1459, 137.27, 2.71)
+    figures = parse_log(log_of(log, tmp_path)).last.figures.to_json()
+    assert tuple(figures[name] for name in LATER) == said
 
 
 def test_a_second_load_is_a_second_attempt(t4_log: Path, tmp_path: Path):
@@ -122,19 +142,26 @@ def test_a_retry_is_an_attempt_with_its_own_sequences(tmp_path: Path):
     assert (first.outcome, second.outcome) == (Outcome.FAILED, Outcome.COMPLETED)
 
 
-@pytest.mark.parametrize(
-    ("file", "outcome"),
-    [
-        ("gh_unsloth-2298_L4_phi3.5_util0.3_partial.txt", Outcome.PARTIAL),
-        ("gh_vllm-13061_4090TP2_qwen14b_kvfail.txt", Outcome.FAILED),
-        ("web_2025-03-25_A10G-22_llama3.1-8b-bf16_kvfail_vllm0.7.1.txt", Outcome.FAILED),
-        ("web_2026_JetsonOrin_JP6_qwen2.5-vl-7b-awq_cotenant.txt", Outcome.FAILED),
-        ("nb_2025-05-13_HuggingFace_Course_Mistral_v0_3_7B_GRPO_d225.txt", Outcome.COMPLETED),
-    ],
-)
-def test_outcomes(file: str, outcome: Outcome, shared_logs: Path):
+OUTCOMES = [
+    ("cut", Outcome.PARTIAL),
+    ("two workers", Outcome.FAILED),
+    ("full length", Outcome.FAILED),
+    ("beside others", Outcome.FAILED),
+    ("april mistral", Outcome.COMPLETED),
+]
+OUTCOMES_PUBLIC = [
+    ("gh_unsloth-2298_L4_phi3.5_util0.3_partial.txt", Outcome.PARTIAL),
+    ("gh_vllm-13061_4090TP2_qwen14b_kvfail.txt", Outcome.FAILED),
+    ("web_2025-03-25_A10G-22_llama3.1-8b-bf16_kvfail_vllm0.7.1.txt", Outcome.FAILED),
+    ("web_2026_JetsonOrin_JP6_qwen2.5-vl-7b-awq_cotenant.txt", Outcome.FAILED),
+    ("nb_2025-05-13_HuggingFace_Course_Mistral_v0_3_7B_GRPO_d225.txt", Outcome.COMPLETED),
+]
+
+
+@pytest.mark.parametrize(("log", "outcome"), with_public(OUTCOMES, OUTCOMES_PUBLIC))
+def test_outcomes(log: str, outcome: Outcome, tmp_path: Path):
     """A load that reached `init engine … took` is completed, one with an error failed, any other partial."""
-    assert parse_log(shared_logs / file).outcome is outcome
+    assert parse_log(log_of(log, tmp_path)).outcome is outcome
 
 
 def test_an_error_after_the_load_fails_it(t4_log: Path, tmp_path: Path):
@@ -203,8 +230,8 @@ def test_a_truncated_log_is_partial(t4_log: Path, tmp_path: Path):
 
 
 def test_a_log_of_many_megabytes_is_read_in_seconds(t4_log: Path, tmp_path: Path):
-    """20 MB of noise around the reference are read at more than 10 MB a second, and change nothing."""
-    noise = "INFO 02-13 15:56:09 something.py:1] nothing to see here, move along please, 12345 of 67890\n" * 110_000
+    """10 MB of noise around the reference are read at more than 10 MB a second, and change nothing."""
+    noise = "INFO 02-13 15:56:09 something.py:1] nothing to see here, move along please, 12345 of 67890\n" * 55_000
     log = _write(tmp_path / "log", noise + t4_log.read_text() + noise)
     start_s = time.process_time()
     figures = parse_log(log).last.figures

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loadcheck.figures import figure_specs
@@ -301,7 +301,6 @@ def test_a_length_whose_training_takes_the_card_is_the_one_cause():
     free=st.integers(2 * GIB, 14 * GIB), length=st.integers(200, 140_000), share=st.floats(0.05, 1.0),
     rank=st.sampled_from([8, 64, 256]), quantization=st.sampled_from(["nf4", "16bit"]),
 )  # fmt: skip
-@settings(max_examples=200, deadline=None)
 def test_no_remedy_contradicts_another(free: int, length: int, share: float, rank: int, quantization: str):
     """No two obstacles ask for a higher and a lower utilization, and none names a negative amount."""
     card = dataclasses.replace(card_from_table("T4"), free_bytes=free)
@@ -388,7 +387,6 @@ SHAPES = st.sampled_from(sorted(CONFIGS)).map(CONFIGS.__getitem__)
     rank=st.sampled_from([8, 16, 32, 64, 128, 256]),
     utilization=st.floats(0.05, 1.0),
 )
-@settings(max_examples=150, deadline=None)
 def test_terms_always_sum(
     config: ModelConfig, free: int, used: int, capability: float, length: int, rank: int, utilization: float
 ):
@@ -408,7 +406,6 @@ def test_terms_always_sum(
 
 
 @given(config=SHAPES, more=st.integers(1, 40), free=st.integers(8 * GIB, 140 * GIB))
-@settings(max_examples=60, deadline=None)
 def test_more_layers_never_leave_more_blocks(config: ModelConfig, more: int, free: int):
     """More weights never mean more KV memory, at the same number of sequences."""
     larger = changed(config, {"num_hidden_layers": config.num_hidden_layers + more})
@@ -420,7 +417,6 @@ def test_more_layers_never_leave_more_blocks(config: ModelConfig, more: int, fre
 
 
 @given(config=SHAPES, length=st.integers(1, 20_000), sequences=st.integers(2, 400))
-@settings(max_examples=150, deadline=None)
 def test_more_sequences_never_peak_lower_within_one_sort(config: ModelConfig, length: int, sequences: int):
     """Within one way of sorting, a sequence more never makes the activation peak smaller."""
     if sequences + 1 == SEGMENTED_SORT_ROWS:
@@ -453,7 +449,6 @@ Unsloth 2025.2.5 patched {patched_layers} layers with {patched_qkv} QKV layers, 
 
 
 @given(gpu=st.sampled_from(["T4", "H100"]), ram=st.integers(0, 200 * GIB), length=st.integers(600, 8_192))
-@settings(max_examples=40, deadline=None)
 def test_a_rendered_prediction_reads_back_the_same(gpu: str, ram: int, length: int, tmp_path_factory: Any):
     """parse(render(predicted log)) says the predicted figures, digit for digit."""
     said = _figures(gpu, ram, max_seq_length=length)

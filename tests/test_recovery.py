@@ -17,7 +17,6 @@ from loadcheck.loading import judge_folder, settled_gpu
 from loadcheck.logs import parse_log
 from loadcheck.predict import card_from_table
 from loadcheck.recovery import short_of
-from loadcheck.runs.folder import RunFolder
 from loadcheck.specs.profile import load_profile
 from loadcheck.specs.trouble import load_troubles
 from loadcheck.units import GIB
@@ -39,11 +38,7 @@ def t4(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("loadcheck.loading.ram_available_bytes", lambda: fake_engine.RAM_BYTES)
     monkeypatch.setattr("loadcheck.loading._require_packages", lambda profile: None)
     monkeypatch.setattr("loadcheck.doctor.examine", lambda machine, plan: Report(plan.profile.name, ()))
-    monkeypatch.setattr("loadcheck.loading.child_command", _command)
-
-
-def _command(step: str, folder: RunFolder) -> list[str]:
-    return [sys.executable, str(Path(fake_engine.__file__).resolve()), step, str(folder.path.resolve())]
+    monkeypatch.setattr("loadcheck.loading.child_command", lambda step, folder: fake_engine.command(step, folder.path))
 
 
 def _load(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any], str]:

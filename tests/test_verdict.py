@@ -1,4 +1,4 @@
-"""Judging logs: each of the shared ones for its own reason, and every step by itself."""
+"""Judging logs: each kind for its own reason, and every step by itself."""
 
 import dataclasses
 import re
@@ -17,6 +17,7 @@ from loadcheck.units import from_gib
 from loadcheck.verdict import Check, Finding, Status, Verdict, judge
 from loadcheck.verdict.golden import within
 from tests.conftest import ROOT
+from tests.kinds import log_of, with_public
 
 
 def _failed(verdict: Verdict) -> dict[str, str]:
@@ -51,67 +52,84 @@ def test_our_h100_run_passes(h100_log: Path):
     assert {"weights_gib", "activation_peak_gib", "num_gpu_blocks", "kv_estimate_gib", "cuda_graph_gib"} <= compared
 
 
-@pytest.mark.parametrize(
-    ("file", "figure", "reason"),
-    [
-        ("gh_unsloth-2298_L4_phi3.5_util0.3_partial.txt", "max_model_len", "unsloth cut max_seq_length"),
-        ("gh_vllm-13061_4090TP2_qwen14b_kvfail.txt", "error", "max seq len (131072) is larger than"),
-        ("gh_vllm-13882_RTX4060-8G_qwen2.5-7b_negKV.txt", "num_gpu_blocks", "must hold one request"),
-        ("gh_vllm-17122_L40S_llama3.1-8b_V1.txt", "outcome", "not finished"),
-        (
-            "nb_2025-03-18_HuggingFace_Course_Gemma3_1B_GRPO_2f83.txt",
-            "num_gpu_blocks",
-            "block 416.0 KiB of gemma-3-1b-it",
-        ),
-        ("nb_2025-03-18_HuggingFace_Course_Gemma3_1B_GRPO_2f83.txt", "family", "gemma-3-1b-it has Gemma3"),
-        ("nb_2025-04-29_Meta_Synthetic_Data_Llama3.1_8B__0388.txt", "concurrency", "9 times in one attempt"),
-        (
-            "neg_fabricated_A100-40_qwen2.5-3b_handwritten.txt",
-            "weights_gib",
-            "`weights` (model_runner.py:1115) is not in",
-        ),
-        ("neg_fabricated_A100-40_qwen2.5-3b_handwritten.txt", "outcome", "figures alone are no pass"),
-        ("web_2025-03-01_A10-22_qwen1.5b-class_vllm0.7.2.txt", "outcome", "its last known stage is blocks"),
-        (
-            "web_2025-03-25_A10G-22_llama3.1-8b-bf16_kvfail_vllm0.7.1.txt",
-            "error",
-            "max seq len (131072) is larger than",
-        ),
-        ("web_2025_RTX3050-6GB_qwen2.5-7b-bnb_negativeKV_vllm0.7.3.txt", "num_gpu_blocks", "must hold one request"),
-        ("web_2026_JetsonOrin_JP6_qwen2.5-vl-7b-awq_cotenant.txt", "error", "No available memory"),
-        ("web_V100-16_opt6.7b_offload_notes.txt", "attempts", "2 attempts"),
-    ],
-)
-def test_bad_logs_fail_for_the_right_reason(file: str, figure: str, reason: str, shared_logs: Path):
+OF_OUR_KINDS = [
+    ("cut", "max_model_len", "unsloth cut max_seq_length"),
+    ("two workers", "error", "max seq len (131072) is larger than"),
+    ("negative cache", "num_gpu_blocks", "must hold one request"),
+    ("v1", "outcome", "not finished"),
+    ("renamed", "num_gpu_blocks", "block 416.0 KiB of gemma-3-1b-it"),
+    ("renamed", "family", "gemma-3-1b-it has Gemma3"),
+    ("repeated", "concurrency", "9 times in one attempt"),
+    ("handwritten", "weights_gib", "`weights` (model_runner.py:1115) is not in"),
+    ("handwritten", "outcome", "figures alone are no pass"),
+    ("up to its blocks", "outcome", "its last known stage is blocks"),
+    ("full length", "error", "max seq len (131072) is larger than"),
+    ("negative non_torch", "num_gpu_blocks", "must hold one request"),
+    ("beside others", "error", "No available memory"),
+    ("notes", "attempts", "2 attempts"),
+]
+OF_PUBLIC_LOGS = [
+    ("gh_unsloth-2298_L4_phi3.5_util0.3_partial.txt", "max_model_len", "unsloth cut max_seq_length"),
+    ("gh_vllm-13061_4090TP2_qwen14b_kvfail.txt", "error", "max seq len (131072) is larger than"),
+    ("gh_vllm-13882_RTX4060-8G_qwen2.5-7b_negKV.txt", "num_gpu_blocks", "must hold one request"),
+    ("gh_vllm-17122_L40S_llama3.1-8b_V1.txt", "outcome", "not finished"),
+    (
+        "nb_2025-03-18_HuggingFace_Course_Gemma3_1B_GRPO_2f83.txt",
+        "num_gpu_blocks",
+        "block 416.0 KiB of gemma-3-1b-it",
+    ),
+    ("nb_2025-03-18_HuggingFace_Course_Gemma3_1B_GRPO_2f83.txt", "family", "gemma-3-1b-it has Gemma3"),
+    ("nb_2025-04-29_Meta_Synthetic_Data_Llama3.1_8B__0388.txt", "concurrency", "9 times in one attempt"),
+    (
+        "neg_fabricated_A100-40_qwen2.5-3b_handwritten.txt",
+        "weights_gib",
+        "`weights` (model_runner.py:1115) is not in",
+    ),
+    ("neg_fabricated_A100-40_qwen2.5-3b_handwritten.txt", "outcome", "figures alone are no pass"),
+    ("web_2025-03-01_A10-22_qwen1.5b-class_vllm0.7.2.txt", "outcome", "its last known stage is blocks"),
+    (
+        "web_2025-03-25_A10G-22_llama3.1-8b-bf16_kvfail_vllm0.7.1.txt",
+        "error",
+        "max seq len (131072) is larger than",
+    ),
+    ("web_2025_RTX3050-6GB_qwen2.5-7b-bnb_negativeKV_vllm0.7.3.txt", "num_gpu_blocks", "must hold one request"),
+    ("web_2026_JetsonOrin_JP6_qwen2.5-vl-7b-awq_cotenant.txt", "error", "No available memory"),
+    ("web_V100-16_opt6.7b_offload_notes.txt", "attempts", "2 attempts"),
+]
+
+
+@pytest.mark.parametrize(("log", "figure", "reason"), with_public(OF_OUR_KINDS, OF_PUBLIC_LOGS))
+def test_bad_logs_fail_for_the_right_reason(log: str, figure: str, reason: str, tmp_path: Path):
     """A tampered, fabricated, failed or partial log fails, and a finding says why."""
-    verdict = judge(gather(shared_logs / file))
+    verdict = judge(gather(log_of(log, tmp_path)))
     assert verdict.status == "fail"
     assert reason in _failed(verdict)[figure]
 
 
-@pytest.mark.parametrize(
-    "file",
-    [
-        "nb_2025-02-06_Kaggle_Llama3.1_8B_GRPO_1390.txt",
-        "nb_2025-02-06_Kaggle_Phi_4_GRPO_9046.txt",
-        "nb_2025-02-06_Kaggle_Qwen2.5_3B_GRPO_e1fe.txt",
-        "nb_2025-03-07_Llama3.1_8B_GRPO_6f48.txt",
-        "nb_2025-05-13_HuggingFace_Course_Mistral_v0_3_7B_GRPO_d225.txt",
-        "nb_2025-05-16_Advanced_Llama3_2_3B_GRPO_LoRA_8347.txt",
-        "web_2025-08-29_4090D_qwen2.5-0.5b_oneline_unsloth2025.8.6.txt",
-    ],
-)
-def test_genuine_logs_of_other_stacks_are_refused_not_failed(file: str, shared_logs: Path):
-    """A real log of other versions holds every identity, and is refused for its versions alone."""
-    verdict = judge(gather(shared_logs / file))
+GENUINE = ["february llama", "february phi-4", "february qwen", "april llama", "april mistral", "vision", "one line"]
+GENUINE_PUBLIC = [
+    "nb_2025-02-06_Kaggle_Llama3.1_8B_GRPO_1390.txt",
+    "nb_2025-02-06_Kaggle_Phi_4_GRPO_9046.txt",
+    "nb_2025-02-06_Kaggle_Qwen2.5_3B_GRPO_e1fe.txt",
+    "nb_2025-03-07_Llama3.1_8B_GRPO_6f48.txt",
+    "nb_2025-05-13_HuggingFace_Course_Mistral_v0_3_7B_GRPO_d225.txt",
+    "nb_2025-05-16_Advanced_Llama3_2_3B_GRPO_LoRA_8347.txt",
+    "web_2025-08-29_4090D_qwen2.5-0.5b_oneline_unsloth2025.8.6.txt",
+]
+
+
+@pytest.mark.parametrize("log", with_public(GENUINE, GENUINE_PUBLIC))
+def test_genuine_logs_of_other_stacks_are_refused_not_failed(log: str, tmp_path: Path):
+    """A log of other versions holds every identity, and is refused for its versions alone."""
+    verdict = judge(gather(log_of(log, tmp_path)))
     assert verdict.status == "refused"
     assert all(finding.check is Check.STACK for finding in verdict.failures())
 
 
-def test_another_version_fails_where_the_profile_is_named(shared_logs: Path):
+@pytest.mark.parametrize("log", with_public(["february llama"], ["nb_2025-02-06_Kaggle_Llama3.1_8B_GRPO_1390.txt"]))
+def test_another_version_fails_where_the_profile_is_named(log: str, tmp_path: Path):
     """Asked to be a load of the profile, a log of another version is drift, which fails."""
-    log = shared_logs / "nb_2025-02-06_Kaggle_Llama3.1_8B_GRPO_1390.txt"
-    verdict = judge(gather(log, profile_name="llama31-8b-instruct-4bit"))
+    verdict = judge(gather(log_of(log, tmp_path), profile_name="llama31-8b-instruct-4bit"))
     assert verdict.status == "fail"
     assert {"unsloth", "vllm"} == set(_failed(verdict))
 

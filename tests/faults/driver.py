@@ -50,4 +50,4 @@ if __name__ == "__main__":
     doctor.read_machine = lambda *_, **__: Machine()
     loading.child_command = child_command
     loading._require_packages = lambda profile: None
-    sys.exit(cli.run(sys.argv[1:]))
+    cli.main()

@@ -33,7 +33,11 @@ def has_gpu() -> bool:
     return read_gpu() is not None
 
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif("not has_gpu()", reason="this machine has no usable NVIDIA GPU")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.xdist_group("real loads"),
+    pytest.mark.skipif("not has_gpu()", reason="this machine has no usable NVIDIA GPU"),
+]
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class Load:
 
 def start(folder: Path, *flags: str, **environment: str) -> subprocess.Popen[str]:
     command = [PYTHON, "-m", "loadcheck", "load", PROFILE, "--weights", "synthetic", "--run-dir", str(folder), "--json"]
-    env = {**os.environ, **environment}
+    # Gigabytes of weights are made once for all sessions, on the checkout's disk: /tmp may be memory.
+    env = {**os.environ, "LOADCHECK_CACHE": str(ROOT / "build" / "test-weights"), **environment}
     return subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 

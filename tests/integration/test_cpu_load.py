@@ -16,6 +16,7 @@ LOADCHECK = ROOT / ".venv" / "cpu" / "bin" / "loadcheck"
 
 pytestmark = [
     pytest.mark.cpu,
+    pytest.mark.xdist_group("real loads"),
     pytest.mark.skipif(not LOADCHECK.exists(), reason=".venv/cpu is not installed; `make test` installs it"),
 ]
 

@@ -71,7 +71,12 @@ def cli(debug: bool) -> None:
 def main() -> None:
     """Entry point: errors as `Error: FILE: KEY: what is wrong; how to fix it` on stderr, and the exit code that they mean."""
     print_in_any_encoding()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # what nobody read; Python would try it once more as it ends, and exit with 120
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:

@@ -183,7 +183,7 @@ def _problems(kind: Any, data: object, where: str, key: Path_) -> Iterator[Probl
 
 
 def _record_problems(record: type[Spec], data: dict[str, Any], where: str, key: Path_) -> Iterator[Problem]:
-    fields = {field.name: field for field in msgspec.structs.fields(record)}
+    fields = _fields(record)  # type: ignore[arg-type]  # mypy takes __hash__ of a class's instances
     for name in data:
         if name not in fields:
             yield Problem(where, "unknown key", suggestion(name, fields), ".".join((*key, name)))
@@ -192,6 +192,12 @@ def _record_problems(record: type[Spec], data: dict[str, Any], where: str, key: 
             yield from _problems(field.type, data[name], where, (*key, name))
         elif field.required:
             yield Problem(where, "missing", _add(_choices(field.type)), ".".join((*key, name)))
+
+
+@cache
+def _fields(record: type[Spec]) -> dict[str, msgspec.structs.FieldInfo]:
+    """The fields of a record type by name; kept, as msgspec reads the annotations anew each time."""
+    return {field.name: field for field in msgspec.structs.fields(record)}
 
 
 def _value_problems(kind: Any, data: object, where: str, key: Path_) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ themselves (torch.sort, cuBLAS) is from their sources.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.model import ModelConfig
@@ -31,8 +32,9 @@ DUMMY_LORA_RANK = 8
 """Of the adapters that the profile runs with (vllm/worker/model_runner.py:67)."""
 
 
+@lru_cache(maxsize=1024)
 def activation_peak(config: ModelConfig, num_tokens: int, num_seqs: int, compute_capability: float) -> Term:
-    """Peak of torch's allocated bytes over the profile, above what was allocated before it."""
+    """Peak of torch's allocated bytes over the profile, above what was allocated before it; kept, as `weights` is."""
     moments = [
         sampler_peak(config, num_tokens, num_seqs, compute_capability),
         forward_peak(config, num_tokens, compute_capability),
@@ -104,6 +106,7 @@ def _onesweep_scratch(n: int, compute_capability: float) -> int:
     return sum(round_up(size, CUB_ALIGNMENT) for size in sizes) + CUB_ALIGNMENT - 1
 
 
+@lru_cache(maxsize=1024)
 def forward_peak(config: ModelConfig, num_tokens: int, compute_capability: float) -> Term:
     """The widest moment of a layer: the largest of its four linears, its attention and its activation function.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 from itertools import combinations
 
 from loadcheck.predict.terms import Term, total
@@ -29,7 +30,8 @@ def possible_ranks(config: ModelConfig, num_params: int) -> tuple[int, ...]:
     return tuple(sorted(rank for rank in ranks if 1 <= rank <= MAX_RANK))
 
 
-def adapter_memory(config: ModelConfig, r: int, targets: Collection[str]) -> Term:
+@lru_cache(maxsize=1024)
+def adapter_memory(config: ModelConfig, r: int, targets: tuple[str, ...]) -> Term:
     parts = [
         Term(name, ADAPTER_DTYPE_BYTES * adapter_params(config, r, [name]), "peft/tuners/lora/layer.py:116-118")
         for name in config.linears

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.model import ModelConfig
 from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace, forward_peak
@@ -55,6 +57,7 @@ def _layer_nodes(config: ModelConfig, quantized: frozenset[str]) -> float:
 NO_GRAPHS = Term("cuda_graph", 0, "enforce_eager: none are captured (vllm/worker/worker.py:336)")
 
 
+@lru_cache(maxsize=1024)
 def graph_memory(config: ModelConfig, max_num_seqs: int, compute_capability: float, node_bytes: int | None) -> Term:
     """What "Graph capturing finished …, took X GiB" says: the pool, a workspace, and the driver's memory for the nodes.
 

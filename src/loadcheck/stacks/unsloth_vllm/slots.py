@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.model import ModelConfig
@@ -11,6 +12,7 @@ from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, LORA_EXTRA_VOCAB,
 from loadcheck.units import round_up
 
 
+@lru_cache(maxsize=1024)
 def lora_slots(config: ModelConfig, max_lora_rank: int, num_tokens: int, num_seqs: int) -> Term:
     """The slots of all layers, embeddings and logits, for one adapter (max_loras = 1), and the index buffers beside them.
 
