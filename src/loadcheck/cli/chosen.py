@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ def chosen_case(profile: Profile, flags: dict[str, Any], ram_available_bytes: in
         ram_available_bytes=ram,
         notes=model.notes,
     )
+
+
+def with_card(case: Case, flags: dict[str, Any]) -> Case:
+    """The same load on the card of the flags, for what depends on one though the load does not."""
+    return case if case.card is not None else replace(case, card=_card(**{name: flags[name] for name in CARD_FLAGS}))
 
 
 def chosen_profile(name: str, given: dict[str, Any], follows_rank: bool = False) -> Profile:

@@ -10,6 +10,7 @@ import click
 from loadcheck.cli.chosen import chosen_case, chosen_profile, names_card, one_profile, overrides
 from loadcheck.cli.options import card_options, json_option, predicted_profile, profile_options, train_steps_option
 from loadcheck.cli.output import print_json
+from loadcheck.cli.training import predicted, train_options
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS
 from loadcheck.show.case import case_json, show_case
 from loadcheck.show.prediction import show_prediction, show_without_vllm
@@ -22,6 +23,7 @@ from loadcheck.units import show_bytes
 @predicted_profile
 @profile_options
 @train_steps_option
+@train_options
 @card_options
 @click.option("--tree", is_flag=True, help="Show every term of the device's memory with its source.")
 @json_option
@@ -35,6 +37,8 @@ def command(
     case = chosen_case(
         chosen_profile(one_profile(profile, named), overrides(flags), follows_rank=True), flags, ram_available_bytes
     )
+    if flags["method"] is not None:
+        return predicted(case, flags, as_json, tree)
     prediction = predict_load(case)
     if prediction.account is not None and ram_available_bytes is None and names_card(flags):
         prediction = replace(prediction, notes=(*prediction.notes, _ram_note(case.ram_available_bytes or 0)))

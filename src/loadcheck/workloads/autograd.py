@@ -16,6 +16,9 @@ from loadcheck.workloads.ledger import Label, Ledger, Storage
 HALF, FULL, INDEX = 2, 4, 8
 """Bytes of an element: bfloat16 or float16, float32, int64."""
 
+WORKSPACE = Label(
+    "cuBLAS workspaces", "torch 2.5.1 aten/src/ATen/cuda/CublasHandlePool.cpp: one for each thread", "weights"
+)
 ROOT_GRADIENT = Label("gradient of the loss", "torch/autograd/__init__.py:87-104", "gradients")
 GRADIENTS = Label(
     "gradients of the adapters", "torch/csrc/autograd/functions/accumulate_grad.h: fp32, as the adapters", "gradients"
@@ -84,16 +87,28 @@ class Tape:
     Attributes:
         recording: whether a backward pass will follow (torch.is_grad_enabled).
         casts: autocast's copies of weights by the weight's id; None outside of autocast.
+        workspace_bytes: what cuBLAS takes at the first product of a thread.
+        workspaces: by the thread: the main one, and the one that backward passes run on.
     """
 
     ledger: Ledger
+    workspace_bytes: int = 0
+    workspaces: dict[str, Storage | None] = field(default_factory=dict)
     recording: bool = True
     casts: dict[int, Tensor] | None = None
+    _thread: str = "main"
     _orders: count[int] = field(default_factory=count)
 
     def tensor(self, num_elements: int, label: Label, item_bytes: int = HALF) -> Tensor:
         """A new tensor of so many elements."""
         return Tensor(self.ledger.take(num_elements * item_bytes, label), num_elements, item_bytes)
+
+    def product(self, num_elements: int, label: Label) -> Tensor:
+        """The output of a matrix product by cuBLAS, which has a workspace for each thread (CublasHandlePool.cpp)."""
+        out = self.tensor(num_elements, label)
+        if self._thread not in self.workspaces:
+            self.workspaces[self._thread] = self.ledger.take(self.workspace_bytes, WORKSPACE)
+        return out
 
     def record(
         self, inputs: Sequence[Tensor], run: Run, saved: Sequence[Tensor] = (), num_outputs: int = 1
@@ -114,9 +129,10 @@ class Tape:
     def backward(self, root: Tensor, gradient: Tensor) -> None:
         """Run every node that `root` comes from, the newest first (torch::autograd::Engine::execute)."""
         assert root.node is not None
-        recording, self.recording = self.recording, False
+        before = self.recording, self._thread
+        self.recording, self._thread = False, "autograd"
         _Engine(self, root.node, gradient).run()
-        self.recording = recording
+        self.recording, self._thread = before
 
 
 def detached(tensor: Tensor) -> Tensor:

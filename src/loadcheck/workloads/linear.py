@@ -91,7 +91,7 @@ def matmul_lora(
     num_in, num_out = (linear.num_out, linear.num_in) if back else (linear.num_in, linear.num_out)
     if linear.quantized:
         buffer.hold(tape, linear)
-    out = tape.tensor(num_tokens * num_out, label)
+    out = tape.product(num_tokens * num_out, label)
     if linear.lora is not None:
         lora_product(tape, linear.lora.r, num_tokens, num_in, num_out)
     return out
@@ -100,11 +100,11 @@ def matmul_lora(
 def lora_product(tape: Tape, r: int, num_tokens: int, num_in: int, num_out: int) -> None:
     """(X @ A.to(dtype)) @ (s * B.to(dtype)), added into what is there (unsloth/kernels/utils.py:464)."""
     cast = tape.tensor(r * num_in, LORA_CAST)
-    hidden = tape.tensor(num_tokens * r, LORA_HIDDEN)
+    hidden = tape.product(num_tokens * r, LORA_HIDDEN)
     del cast
     cast = tape.tensor(r * num_out, LORA_CAST)
     cast = tape.tensor(r * num_out, LORA_CAST)  # s *
-    product = tape.tensor(num_tokens * num_out, LORA_PRODUCT)
+    product = tape.product(num_tokens * num_out, LORA_PRODUCT)
     del cast, hidden, product
 
 
@@ -114,14 +114,14 @@ def lora_gradients(tape: Tape, r: int, num_tokens: int, num_in: int, num_out: in
     d_A = X.t() @ (dY @ B.t()); d_B = (A.t() @ X.t()) @ dY, where autocast copies A and B to 16 bits. Both are handed on transposed.
     """
     cast = tape.tensor(r * num_out, LORA_CAST)
-    hidden = tape.tensor(num_tokens * r, LORA_HIDDEN)
+    hidden = tape.product(num_tokens * r, LORA_HIDDEN)
     del cast
-    d_a = tape.tensor(r * num_in, LORA_GRADIENT)
+    d_a = tape.product(r * num_in, LORA_GRADIENT)
     del hidden
     cast = tape.tensor(r * num_in, LORA_CAST)
-    hidden = tape.tensor(num_tokens * r, LORA_HIDDEN)
+    hidden = tape.product(num_tokens * r, LORA_HIDDEN)
     del cast
-    d_b = tape.tensor(r * num_out, LORA_GRADIENT)
+    d_b = tape.product(r * num_out, LORA_GRADIENT)
     del hidden
     d_a.transposed = d_b.transposed = True
     return d_a, d_b
@@ -166,12 +166,12 @@ SUM = Label("gradient", "torch/csrc/autograd")
 def base_linear(tape: Tape, linear: Linear, x: Tensor, num_tokens: int) -> Tensor:
     """The frozen weight alone, which keeps nothing but the weight (bitsandbytes/autograd/_functions.py:305-355)."""
     weight = bnb_dequantize(tape, linear)
-    out = tape.tensor(num_tokens * linear.num_out, BASE_OUTPUT)
+    out = tape.product(num_tokens * linear.num_out, BASE_OUTPUT)
     del weight
 
     def run(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
         weight = bnb_dequantize(tape, linear)
-        d_x = tape.tensor(num_tokens * linear.num_in, GRADIENT)
+        d_x = tape.product(num_tokens * linear.num_in, GRADIENT)
         del weight
         return [d_x]
 
@@ -233,12 +233,12 @@ def _trained(tape: Tape, x: Tensor, weight: Tensor, num_tokens: int, num_in: int
     """A product with a trained weight under autocast, which keeps its input for the weight's gradient."""
     half = _autocast(tape, x)
     cast = _cast_weight(tape, weight)
-    out = tape.tensor(num_tokens * num_out, label)
+    out = tape.product(num_tokens * num_out, label)
 
     def run(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
         # MmBackward0: grad_self first, then grad_mat2, only where it is needed
-        d_x = tape.tensor(num_tokens * num_in, GRADIENT) if x_needs else None
-        return [d_x, tape.tensor(num_in * num_out, LORA_GRADIENT)]
+        d_x = tape.product(num_tokens * num_in, GRADIENT) if x_needs else None
+        return [d_x, tape.product(num_in * num_out, LORA_GRADIENT)]
 
     x_needs = half.node is not None
     out.node = tape.record([half, cast], run, [half, cast] if x_needs else [half])

@@ -70,12 +70,11 @@ def _by_transformers(config: ModelConfig) -> Iterator[Term]:
     """Every tensor of the model as transformers holds it (transformers/modeling_utils.py; bitsandbytes QuantState.from_dict)."""
     num_layers = config.num_hidden_layers
     for name, (num_in, num_out) in config.linears.items():
-        if config.quantization == "nf4":
-            sizes = _nf4_sizes(num_in * num_out)
-        else:
-            sizes = {"weight": DTYPE_BYTES * num_in * num_out}
-        parts = [Term(f"{name} {part}", num_layers * rounded(size), _NF4) for part, size in sizes.items()]
-        yield total(name, parts)
+        quantized = sum(config.is_in_4bit(layer, name) for layer in range(num_layers))
+        sizes = _nf4_sizes(num_in * num_out)
+        parts = [Term(f"{name} {part}", quantized * rounded(size), _NF4) for part, size in sizes.items()]
+        whole = (num_layers - quantized) * rounded(DTYPE_BYTES * num_in * num_out)
+        yield total(name, [*parts, Term(f"{name} weight", whole, "transformers/modeling_utils.py")])
     biases = {"q_proj": config.qkv_bias, "k_proj": config.qkv_bias, "v_proj": config.qkv_bias, "o_proj": config.o_bias}
     biases |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), config.mlp_bias)
     for name, has_bias in biases.items():

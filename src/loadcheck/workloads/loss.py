@@ -32,7 +32,7 @@ def causal_lm_loss(
 ) -> tuple[Tensor, Tensor | None]:
     """The loss and the logits that the model returns (CausalLM_fast_forward, unsloth/models/llama.py:1014-1152).
 
-    `fused`: whether this model takes the loss without logits for long batches; mistral never does (unsloth/models/mistral.py:257-272).
+    `fused`: whether this model takes the loss of long batches without logits.
     """
     if fused and batch * length > RETURN_LOGITS_TOKENS:
         return _cut_cross_entropy(tape, hidden, batch, length, vocab), None
@@ -57,11 +57,11 @@ def _to_half(tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gr
 
 def lm_head(tape: Tape, hidden: Tensor, n: int, vocab: int) -> Tensor:
     """The product with the frozen head, which keeps nothing."""
-    logits = tape.tensor(n * vocab, LOGITS)
+    logits = tape.product(n * vocab, LOGITS)
     num_elements = n * (hidden.num_elements // n)
 
     def run(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
-        return [tape.tensor(num_elements, D_HIDDEN)]
+        return [tape.product(num_elements, D_HIDDEN)]
 
     logits.node = tape.record([hidden], run)
     return logits

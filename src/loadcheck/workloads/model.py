@@ -25,6 +25,8 @@ class Trainee:
 
     Attributes:
         leaves: the trained tensors, with their gradients.
+        fused_loss: whether a long batch has its loss without logits: not for mistral (unsloth/models/mistral.py:257-272), nor below 7.5
+            (unsloth_zoo/loss_utils.py:25-34).
         rope: the rotary tables, which the first forward pass makes anew in `rope_bytes` (unsloth/models/llama.py:811-817).
     """
 
@@ -33,6 +35,7 @@ class Trainee:
     layers: list[Layer]
     checkpointing: Checkpointing
     num_sms: int
+    fused_loss: bool
     leaves: list[Leaf]
     rope: list[Storage]
     rope_bytes: tuple[int, int]
@@ -41,13 +44,13 @@ class Trainee:
     def hidden_states(self, batch: int, length: int) -> Tensor:
         """LlamaModel_fast_forward (unsloth/models/llama.py:575-908): what the head gets."""
         tape, config = self.tape, self.config
-        self._grow_rope()
         heads = Heads(
             batch, length, config.num_attention_heads, config.num_key_value_heads, config.head_dim, self.num_sms
         )
         embedded = tape.tensor(batch * length * config.hidden_size, EMBEDDED)
         if tape.recording:
             tape.leaf(embedded, D_EMBEDDED)
+        self._grow_rope()
         states = embedded
         for layer in self.layers:
             states = checkpointed(tape, self._forward(heads, layer), states, self.checkpointing)
@@ -73,13 +76,16 @@ def build(
     dropout: float,
     checkpointing: Checkpointing,
     num_sms: int,
+    compute_capability: float,
 ) -> Trainee:
     """The layers with LoRA on their `targets`, and what unsloth has patched of them."""
     counts = patched(config, targets, dropout)
     leaves: list[Leaf] = []
     layers = []
-    for _ in range(config.num_hidden_layers):
-        linears = {name: _linear(config, tape, name, r, name in targets, dropout, leaves) for name in config.linears}
+    for number in range(config.num_hidden_layers):
+        linears = {
+            name: _linear(config, tape, number, name, r, name in targets, dropout, leaves) for name in config.linears
+        }
         fused = {
             group: _is_fused(config, group, bool(counts[group]))
             for group in ("patched_qkv", "patched_o", "patched_mlp")
@@ -88,7 +94,8 @@ def build(
             Layer(config.hidden_size, linears, fused["patched_qkv"], fused["patched_o"], fused["patched_mlp"])
         )
     rope = [tape.ledger.take(num_bytes, ROPE) for num_bytes in first_rope_bytes]
-    return Trainee(config, tape, layers, checkpointing, num_sms, leaves, rope, rope_bytes)
+    fused_loss = config.model_type != "mistral" and compute_capability >= 7.5
+    return Trainee(config, tape, layers, checkpointing, num_sms, fused_loss, leaves, rope, rope_bytes)
 
 
 def _is_fused(config: ModelConfig, group: str, counted: bool) -> bool:
@@ -98,10 +105,10 @@ def _is_fused(config: ModelConfig, group: str, counted: bool) -> bool:
 
 
 def _linear(
-    config: ModelConfig, tape: Tape, name: str, r: int, targeted: bool, dropout: float, leaves: list[Leaf]
+    config: ModelConfig, tape: Tape, layer: int, name: str, r: int, targeted: bool, dropout: float, leaves: list[Leaf]
 ) -> Linear:
     num_in, num_out = config.linears[name]
-    linear = Linear(num_in, num_out, config.quantization == "nf4")
+    linear = Linear(num_in, num_out, config.is_in_4bit(layer, name))
     if targeted:
         a, b = tape.tensor(r * num_in, ADAPTERS, FULL), tape.tensor(num_out * r, ADAPTERS, FULL)
         leaves += [tape.leaf(a), tape.leaf(b)]

@@ -27,11 +27,6 @@ NORM = Label("losses", "transformers/trainer.py:2540-2560 (grad_norm)")
 FOREACH_CHUNK = 65_536
 """Elements that one block of a foreach kernel takes (torch 2.5.1 aten/src/ATen/native/cuda/MultiTensorApply.cuh)."""
 
-OPTIMIZERS = (
-    "adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit",
-)  # fmt: skip
-"""transformers' names (training_args.py:150-185) of those that are modelled; paged_adamw is paged_adamw_32bit."""
-
 
 class Optimizer:
     """An optimizer for trained tensors of `sizes` elements; its states are made at its first step.

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from loadcheck.predict import Prediction
-from loadcheck.predict.card import Card
+from loadcheck.predict import Case, Prediction
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.model import ModelConfig
-from loadcheck.specs.profile import Profile
 from loadcheck.workloads.attention import num_sms
 from loadcheck.workloads.autograd import INDEX, Tape
 from loadcheck.workloads.ledger import Label, Ledger
@@ -30,20 +28,24 @@ class TrainMemory:
     """What torch's allocator holds in a training, each a tree of terms that sums.
 
     Attributes:
+        loaded: the model, and the engine where there is one: what stays as it is.
         before: right before the trainer is made.
         check: while unsloth looks for untrained tokens, before the first step; nothing where it looks for none.
         first_step: the largest moment of the first optimizer step.
         later_step: of every later one, which has the optimizer's states from its start.
         paged_bytes: optimizer states in CUDA's managed memory, which are not torch's.
         ledger: every event, for what depends on their order.
+        started_at: the number of the event before which the first step begins.
     """
 
+    loaded: Term
     before: Term
     check: Term
     first_step: Term
     later_step: Term
     paged_bytes: int
     ledger: Ledger
+    started_at: int
 
     @property
     def peak(self) -> Term:
@@ -51,23 +53,23 @@ class TrainMemory:
         return max(self.check, self.first_step, self.later_step, key=lambda term: term.num_bytes)
 
 
-def train_memory(
-    config: ModelConfig, profile: Profile, settings: TrainSettings, card: Card, engine: Prediction | None
-) -> TrainMemory:
-    """Train the adapters of `profile` as `settings` say, on `card`; `engine` is the load's prediction where vLLM is in it."""
-    loaded = loaded_model(config, profile, engine, card.compute_capability)
+def train_memory(case: Case, settings: TrainSettings, engine: Prediction | None) -> TrainMemory:
+    """Train the adapters of a case as `settings` say; `engine` is the load's prediction where vLLM is in the card."""
+    capability = case.gpu.compute_capability
+    loaded = loaded_model(case.config, case.profile, engine, capability)
     ledger = Ledger()
-    trainee = _trainee(config, profile, Tape(ledger), card)
+    trainee = _trainee(case, Tape(ledger))
     num_seqs = None if engine is None else engine.figures.max_num_seqs
-    steps = Steps(trainee, settings, card.compute_capability, num_seqs)
+    steps = Steps(trainee, settings, capability, num_seqs)
     ledger.start_phase("before training", anew=True)
     before = check = ledger.now()
-    if settings.method == "sft" and profile.weights == "synthetic":
-        check = _untrained_check(ledger, config)
+    if settings.method == "sft" and case.profile.weights == "synthetic":
+        check = _untrained_check(ledger, case.config)
+    started_at = len(ledger.events)
     first = steps.step()
     later = steps.step()
     before, check, first, later = (_with_model(loaded, each) for each in (before, check, first, later))
-    return TrainMemory(before, check, first, later, steps.paged_bytes, ledger)
+    return TrainMemory(loaded, before, check, first, later, steps.paged_bytes, ledger, started_at)
 
 
 def _with_model(loaded: Term, moment: Term) -> Term:
@@ -79,7 +81,8 @@ def _with_model(loaded: Term, moment: Term) -> Term:
     return total(moment.name, parts)
 
 
-def _trainee(config: ModelConfig, profile: Profile, tape: Tape, card: Card) -> Trainee:
+def _trainee(case: Case, tape: Tape) -> Trainee:
+    config, profile, card = case.config, case.profile, case.gpu
     adapters = profile.adapters
     assert adapters is not None
     return build(
@@ -92,6 +95,7 @@ def _trainee(config: ModelConfig, profile: Profile, tape: Tape, card: Card) -> T
         dropout=adapters.lora_dropout,
         checkpointing=adapters.use_gradient_checkpointing,
         num_sms=num_sms(card.name),
+        compute_capability=card.compute_capability,
     )
 
 

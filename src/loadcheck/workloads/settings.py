@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from loadcheck.specs.files import Spec
 from loadcheck.specs.profile import MAX_COUNT
-from loadcheck.workloads.optimizer import OPTIMIZERS
+from loadcheck.workloads.names import OPTIMIZERS
 
 Method = Literal["sft", "grpo"]
 Count = Annotated[int, Meta(ge=1, le=MAX_COUNT)]

@@ -43,7 +43,7 @@ def _model(trainee: Trainee, settings: TrainSettings) -> tuple[Tensor, Tensor | 
         batch=settings.rows,
         length=settings.row_tokens,
         vocab=config.vocab_size,
-        fused=config.model_type != "mistral",
+        fused=trainee.fused_loss,
     )
 
 

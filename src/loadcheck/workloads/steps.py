@@ -13,9 +13,6 @@ from loadcheck.workloads.model import Trainee
 from loadcheck.workloads.optimizer import Optimizer
 from loadcheck.workloads.settings import TrainSettings
 
-WORKSPACE = Label(
-    "cuBLAS workspaces", "torch 2.5.1 aten/src/ATen/cuda/CublasHandlePool.cpp: one for each thread", "weights"
-)
 SAMPLING = Label("sampling tensors of the engine", "vllm/model_executor/sampling_metadata.py", "weights")
 
 
@@ -29,9 +26,10 @@ class Steps:
         self, trainee: Trainee, settings: TrainSettings, compute_capability: float, engine_num_seqs: int | None
     ) -> None:
         self._trainee, self._settings, self._tape = trainee, settings, trainee.tape
-        self._workspace_bytes = cublas_workspace(compute_capability).num_bytes
-        self._workspaces: list[Storage] = []
+        self._tape.workspace_bytes = cublas_workspace(compute_capability).num_bytes
         self._engine = engine_num_seqs is not None
+        if self._engine:  # which has made the main thread's
+            self._tape.workspaces["main"] = None
         self._sampling = [] if engine_num_seqs is None else self._sampled(engine_num_seqs)
         sizes = [leaf.tensor.num_elements for leaf in trainee.leaves]
         self._optimizer = Optimizer(self._tape, settings.optim, sizes)
@@ -65,20 +63,10 @@ class Steps:
         return self._tape.ledger.peak()
 
     def _training_step(self) -> Tensor:
-        """training_step (transformers/trainer.py:3620-3690).
-
-        The forward pass takes the main thread's cuBLAS workspace, which the engine may have taken already; the backward pass runs on a
-        thread of autograd's own, and takes a second.
-        """
+        """training_step (transformers/trainer.py:3620-3690)."""
         workload = grpo if self._settings.method == "grpo" else sft
         if self._engine and self._settings.method == "grpo":
             self._sampling = self._sampled(self._settings.rows)
-        self._take_workspaces(0 if self._engine else 1)
         loss = workload.forward(self._trainee, self._settings)
-        self._take_workspaces(1 if self._engine else 2)
         workload.backward(self._trainee, loss)
         return Tensor(loss.storage, 1, FULL)
-
-    def _take_workspaces(self, wanted: int) -> None:
-        while len(self._workspaces) < wanted:
-            self._workspaces.append(self._tape.ledger.take(self._workspace_bytes, WORKSPACE))

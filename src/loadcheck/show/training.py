@@ -1,0 +1,56 @@
+"""A training before it is run, for people: its peaks, what limits it, and the most of each setting that fits."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from loadcheck.predict.terms import Term
+from loadcheck.terminal import print_item, print_table, print_words
+from loadcheck.units import show_bytes, to_gib
+from loadcheck.workloads.prediction import limits
+from loadcheck.workloads.training import STEP, Largest, TrainPrediction
+
+
+def show_training(out: Console, training: TrainPrediction, tree: bool) -> None:
+    """The peaks, what limits, and with `tree` every term with its source."""
+    memory = training.memory
+    rows = [
+        ("torch's allocator, before the trainer", memory.before.num_bytes),
+        ("torch's allocator, first step", memory.first_step.num_bytes),
+        ("torch's allocator, later steps", memory.later_step.num_bytes),
+        ("the card", training.device.num_bytes),
+        ("the host's pinned memory", training.host.num_bytes),
+    ]
+    print_table(out, (f"{training.settings.method}: peak of", "GiB", "bytes"), "lrr",
+                [(name, f"{to_gib(value):.2f}", f"{value}") for name, value in rows])  # fmt: skip
+    parts = [f"{term.name} {show_bytes(term.num_bytes)}" for term in limits(memory)][:3]
+    print_words(out, f"What limits, in the {memory.peak.name}: {', '.join(parts)}")
+    if tree:
+        _show_tree(out, (memory.peak, training.device, training.host))
+    left = show_bytes(abs(training.left_bytes))
+    print_words(out, f"The card has {left} {'left' if training.left_bytes >= 0 else 'too little'}.")
+
+
+def _show_tree(out: Console, terms: tuple[Term, ...]) -> None:
+    for term in terms:
+        out.print()
+        for depth, each in term.walk():
+            source = (f"  {each.source}", "dim") if each.source else ""
+            print_item(out, Text(f"{'  ' * depth}{each.num_bytes:>16}"), Text.assemble(each.name, source))
+
+
+def show_fit_training(out: Console, found: list[Largest]) -> None:
+    """The most of each setting, what the card has left then, and what one step more of it moves."""
+    rows = []
+    for each in found:
+        flag = "--" + each.setting.replace("_", "-")
+        if each.training is None or each.value is None or each.one_more_bytes is None:
+            rows.append((flag, "none fits", "", "", ""))
+            continue
+        device = to_gib(each.training.device.num_bytes)
+        left = to_gib(each.training.left_bytes)
+        step = f"{STEP[each.setting]} more: {show_bytes(each.one_more_bytes)}"
+        rows.append((flag, f"{each.value}", f"{device:.2f}", f"{left:.2f}", step))
+    print_table(out, ("the most of", "value", "peak GiB", "left", "one step"), "lrrrl", rows)
+    print_words(out, "Each with the other settings as they are. The prediction of the card's peak may be 1 to 2 % off.")

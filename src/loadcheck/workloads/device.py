@@ -1,0 +1,77 @@
+"""What a training takes of the card and of the host, beside what torch's allocator hands out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loadcheck.predict import Case, Prediction
+from loadcheck.predict.card import Card
+from loadcheck.predict.terms import Term, total
+from loadcheck.units import MIB
+from loadcheck.workloads.prediction import TrainMemory
+from loadcheck.workloads.reserve import reserved_peak
+from loadcheck.workloads.settings import TrainSettings
+
+# On an H100 (driver 580.159.04) two trainings without vLLM, alone in their process, ended with 236,978,176 bytes beside context and
+# reserve, where vLLM's profile counts 167,813,120 as non_torch. What kernels take goes by the card, so other cards have the same share.
+MODULES_SHARE = 236_978_176 / 167_813_120
+# Where vLLM has loaded the most part already: 64 and 66 MiB more after training steps (tests/runs/h100, h200: reference-train3), and
+# 168 MiB after GRPO (first row of tests/training/truth.tsv, without the optimizer's paged states).
+MODULES_BESIDE_ENGINE_BYTES = {"sft": 64 * MIB, "grpo": 168 * MIB}
+
+
+def device_peak(case: Case, settings: TrainSettings, engine: Prediction | None, memory: TrainMemory) -> Term:
+    """The most that the card has in use: what nvidia-smi shows, other processes included.
+
+    The allocator's reserve is for expandable segments. Where the driver has none (some virtual machines; torch warns), it is larger.
+    """
+    card = case.gpu
+    blocks = [term.num_bytes for term in _leaves(memory.loaded)]
+    reserved = reserved_peak(blocks, memory.ledger.events, memory.started_at)
+    gaps = reserved - memory.peak.num_bytes
+    parts = [
+        Term("context", card.total_bytes - card.free_bytes, "used before the load: CUDA's own, and other processes"),
+        *_beside_torch(settings, card, engine),
+        Term("torch's allocator, at its peak", memory.peak.num_bytes, f"workloads/prediction.py: {memory.peak.name}"),
+        Term("torch's allocator, gaps", gaps, "c10/cuda/CUDACachingAllocator.cpp with expandable segments"),
+        Term("paged optimizer states", memory.paged_bytes, "bitsandbytes/functional.py: get_paged"),
+    ]
+    return total("train_peak_device", parts)
+
+
+def _leaves(term: Term) -> Iterator[Term]:
+    return (each for _, each in term.walk() if not each.parts)
+
+
+def _beside_torch(settings: TrainSettings, card: Card, engine: Prediction | None) -> Iterator[Term]:
+    """Modules of kernels, and what the graphs take of the driver and of their own pool."""
+    source = "measured on an H100 (driver 580.159.04); by the card's non_torch elsewhere"
+    if engine is None:
+        yield Term("modules", int(MODULES_SHARE * card.assumed_non_torch_bytes), source)
+        return
+    yield Term("non_torch", card.assumed_non_torch_bytes, "vllm/worker/worker.py:205-271; env/gpus.toml")
+    yield Term("modules for training", MODULES_BESIDE_ENGINE_BYTES[settings.method], source)
+    graphs = next((part for part in engine.memory.peak.parts if part.name == "cuda_graph"), None)
+    if graphs is not None:  # their cuBLAS workspace is torch's
+        yield total(graphs.name, [part for part in graphs.parts if part.name != "cuBLAS workspace"])
+
+
+def host_peak(case: Case, settings: TrainSettings, engine: Prediction | None) -> Term:
+    """Pinned host memory: what checkpointing moves there, and vLLM's swap space. Python, its libraries and the data come on top."""
+    config, adapters = case.config, case.profile.adapters
+    parts = []
+    if adapters is not None and adapters.use_gradient_checkpointing == "unsloth":
+        one = _pinned(2 * settings.rows * settings.row_tokens * config.hidden_size)
+        # The reference's pass of GRPO has one more on its way while the policy's are kept.
+        blocks = config.num_hidden_layers + (settings.method == "grpo")
+        parts.append(
+            Term("offloaded hidden states", blocks * one, "unsloth_zoo/gradient_checkpointing.py: Unsloth_Offloaded")
+        )
+    swap = None if engine is None else engine.figures.swap_bytes
+    parts.append(Term("swap space of the engine", swap or 0, "unsloth_zoo/vllm_utils.py:931-940"))
+    return total("train_peak_host", parts)
+
+
+def _pinned(num_bytes: int) -> int:
+    """torch rounds pinned memory up to a power of two (aten/src/ATen/core/CachingHostAllocator.h)."""
+    return 1 << (num_bytes - 1).bit_length()

@@ -1,0 +1,165 @@
+"""A training before it is run: its peaks, whether it fits, and the most of each setting that does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from loadcheck.predict import Case, Prediction
+from loadcheck.predict.terms import Term
+from loadcheck.specs.files import validate
+from loadcheck.stacks import predict
+from loadcheck.units import to_gib
+from loadcheck.workloads.device import device_peak, host_peak
+from loadcheck.workloads.prediction import TrainMemory, limits, train_memory
+from loadcheck.workloads.settings import TrainSettings
+
+SETTINGS = tuple(TrainSettings.__struct_fields__)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPrediction:
+    """A training before it is run.
+
+    Attributes:
+        engine: the load's prediction where vLLM is in the card, None where it is not.
+    """
+
+    case: Case
+    settings: TrainSettings
+    engine: Prediction | None
+    memory: TrainMemory
+    device: Term
+    host: Term
+
+    @property
+    def fits(self) -> bool:
+        """Whether the load goes through, and the card then holds the training's peak."""
+        return (self.engine is None or self.engine.fits) and self.device.num_bytes <= self.case.gpu.total_bytes
+
+    @property
+    def left_bytes(self) -> int:
+        """What the card has free at the peak; below 0 where it does not hold it."""
+        return self.case.gpu.total_bytes - self.device.num_bytes
+
+    def bytes_json(self) -> dict[str, int]:
+        return {
+            "train_peak_allocated_bytes": self.memory.peak.num_bytes,
+            "train_peak_device_bytes": self.device.num_bytes,
+            "train_peak_host_bytes": self.host.num_bytes,
+        }
+
+    def figures_json(self) -> dict[str, float]:
+        return {
+            name.removesuffix("_bytes") + "_gib": round(to_gib(value), 2) for name, value in self.bytes_json().items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """What `predict --json` says of the training beside the figures."""
+        memory = self.memory
+        moments = {
+            "before": memory.before,
+            "check_for_untrained_tokens": memory.check,
+            "first_step": memory.first_step,
+            "later_step": memory.later_step,
+        }
+        return {
+            "settings": {name: getattr(self.settings, name) for name in SETTINGS},
+            "fits": self.fits,
+            "peak_in": memory.peak.name,
+            "limits": [{"name": term.name, "bytes": term.num_bytes} for term in limits(memory)],
+            "moments": {name: term.num_bytes for name, term in moments.items()},
+            "paged_bytes": memory.paged_bytes,
+            "terms": [memory.peak.to_json(), self.device.to_json(), self.host.to_json()],
+        }
+
+
+def predict_training(case: Case, settings: TrainSettings) -> TrainPrediction:
+    """The training of a case's adapters; the profile's training steps, which are loadcheck's own, are left out."""
+    return _training(case, settings, _engine(case))
+
+
+def _engine(case: Case) -> Prediction | None:
+    return predict(case) if case.profile.fast_inference else None
+
+
+def _training(case: Case, settings: TrainSettings, engine: Prediction | None) -> TrainPrediction:
+    memory = train_memory(case, settings, engine)
+    device = device_peak(case, settings, engine, memory)
+    return TrainPrediction(case, settings, engine, memory, device, host_peak(case, settings, engine))
+
+
+# --------------------------------------------------------------------------------------------------------------------- fit
+
+STEP = {"train_seq_length": 64, "max_completion_length": 16, "per_device_train_batch_size": 1, "num_generations": 1}
+"""In what steps a setting is looked for."""
+MOST_ROWS = 1 << 14
+"""Larger batches and more generations are not looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Largest:
+    """The most of one setting that fits, the others as asked; None where not even one step of it does."""
+
+    setting: str
+    value: int | None
+    training: TrainPrediction | None
+    one_more_bytes: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        found = self.training
+        return {
+            "setting": self.setting,
+            "value": self.value,
+            "train_peak_device_bytes": None if found is None else found.device.num_bytes,
+            "one_step_more_bytes": self.one_more_bytes,
+        }
+
+
+def fit_training(case: Case, settings: TrainSettings) -> list[Largest]:
+    """The longest row, the largest batch and, in GRPO, the most generations that this card holds, each with the others as they are."""
+    names = ["train_seq_length" if settings.method == "sft" else "max_completion_length", "per_device_train_batch_size"]
+    names += ["num_generations"] if settings.method == "grpo" else []
+
+    engine = _engine(case)
+
+    def ask(name: str, value: int) -> TrainPrediction:
+        changed = validate(TrainSettings, {**_data(settings), name: value}, "fit")
+        return _training(case, changed, engine)
+
+    return [_largest(name, _bound(name, case, settings), ask) for name in names]
+
+
+def _data(settings: TrainSettings) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in SETTINGS}
+
+
+def _bound(name: str, case: Case, settings: TrainSettings) -> int:
+    """Rows are never longer than the model takes, and in GRPO than the engine does."""
+    if name == "train_seq_length":
+        return case.config.max_position_embeddings
+    if name == "max_completion_length":
+        return case.profile.max_seq_length - settings.max_prompt_length
+    return MOST_ROWS
+
+
+def _largest(name: str, bound: int, ask: Callable[[str, int], TrainPrediction]) -> Largest:
+    """Bisection over whole steps: double until it does not fit, then halve the gap."""
+    step = STEP[name]
+    low, high = 0, 1
+    best: TrainPrediction | None = None
+    while high * step <= bound and (found := ask(name, high * step)).fits:
+        low, high, best = high, 2 * high, found
+    high = min(high, bound // step + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = ask(name, middle * step)
+        if found.fits:
+            low, best = middle, found
+        else:
+            high = middle
+    if best is None:
+        return Largest(name, None, None, None)
+    more = ask(name, (low + 1) * step).device.num_bytes - best.device.num_bytes
+    return Largest(name, low * step, best, more)

@@ -1,0 +1,99 @@
+"""`predict --method` and `fit --method`: what they say, and what they refuse."""
+
+import json
+
+import pytest
+
+from loadcheck.cli import run
+
+WITHOUT_VLLM = ["--no-fast-inference", "--gpu", "H100", "--lora-r", "16", "--max-seq-length", "4096"]
+WITH_VLLM = ["--gpu", "H100", "--ram-available-bytes", "100GiB"]
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict]:
+    code = run([*arguments, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_sft_is_predicted_to_the_byte(capsys: pytest.CaptureFixture[str]) -> None:
+    """2 rows of 2048 tokens without vLLM: the bytes measured on an H100, under `bytes`, and GiB among the figures."""
+    flags = ["--per-device-train-batch-size", "2", "--train-seq-length", "2048"]
+    code, document = said(capsys, "predict", "--method", "sft", *WITHOUT_VLLM, *flags)
+    assert code == 0 and document["fits"] is True
+    assert document["bytes"]["train_peak_allocated_bytes"] == 7_262_123_008
+    assert document["figures"]["train_peak_allocated_gib"] == 6.76
+    assert document["bytes"]["train_peak_host_bytes"] == 32 * 32 * 1024**2
+    assert document["training"]["peak_in"] == "backward pass"
+    assert document["training"]["limits"][0]["name"] == "activations"
+
+
+def test_grpo_is_predicted_beside_the_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    """The load's figures stay as they are, and the training's stand among them."""
+    flags = ["--num-generations", "4", "--max-prompt-length", "128", "--max-completion-length", "64"]
+    code, document = said(capsys, "predict", "--method", "grpo", "--optim", "paged_adamw_8bit", *WITH_VLLM, *flags)
+    assert code == 0
+    assert document["figures"]["num_gpu_blocks"] == 20_797
+    assert document["bytes"]["train_peak_allocated_bytes"] == 50_382_027_776 + 594_521_088 + 204_996_096
+    assert document["training"]["paged_bytes"] > 0
+
+
+def test_without_method_nothing_is_said_of_a_training(capsys: pytest.CaptureFixture[str]) -> None:
+    """The document of a load is as it was."""
+    _, document = said(capsys, "predict", *WITH_VLLM)
+    assert "training" not in document
+    assert not [name for name in document["figures"] if name.startswith("train_peak")]
+
+
+def test_more_than_the_card_holds_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 1, and fits is false, though the load itself fits."""
+    flags = ["--per-device-train-batch-size", "64", "--train-seq-length", "131072"]
+    code, document = said(capsys, "predict", "--method", "sft", *WITHOUT_VLLM, *flags)
+    assert code == 1 and document["fits"] is False
+
+
+def test_text_names_what_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    """The peaks, what limits, and with --tree the upstream line of each term."""
+    assert run(["predict", "--method", "sft", *WITHOUT_VLLM, "--train-seq-length", "1024", "--tree"]) == 0
+    out = capsys.readouterr().out
+    assert "What limits, in the forward pass: logits" in out
+    assert "unsloth/models/llama.py:1097" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--method", "grpo", "--max-completion-length", "512"], "max_seq_length 512"),
+        (["--method", "sft", "--profile", "smollm2-135m-cpu"], "whose training is not predicted"),
+        (["--method", "sft", "--optim", "lion_32bit"], "is not one of"),
+        (["--method", "sft", "--train-seq-length", "0"], "0 is not in the range"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(capsys: pytest.CaptureFixture[str], flags: list[str], says: str) -> None:
+    """In one line, with exit code 2."""
+    assert run(["predict", *flags, "--gpu", "H100"]) == 2
+    assert says in " ".join(capsys.readouterr().err.split())
+
+
+def test_fit_finds_the_edge(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is proposed fits, and one step more does not."""
+    base = ["--no-fast-inference", "--gpu", "T4", "--model", "smollm2-135m-instruct", "--method", "sft"]
+    code, document = said(capsys, "fit", *base, "--train-seq-length", "8192")
+    assert code == 0
+    batch = next(each for each in document["most"] if each["setting"] == "per_device_train_batch_size")["value"]
+    fits = [
+        said(capsys, "predict", *base, "--train-seq-length", "8192", "--per-device-train-batch-size", str(rows))[0]
+        for rows in (batch, batch + 1)
+    ]
+    assert fits == [0, 1]
+
+
+def test_fit_of_grpo_says_the_most_generations(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each with the other settings as they are, bounded by the engine's longest request."""
+    code, document = said(
+        capsys, "fit", "--method", "grpo", "--model", "qwen2.5-0.5b-instruct", "--gpu", "L4", *WITH_VLLM[2:],
+        "--max-prompt-length", "128", "--max-completion-length", "64",
+    )  # fmt: skip
+    assert code == 0
+    most = {each["setting"]: each["value"] for each in document["most"]}
+    assert set(most) == {"max_completion_length", "per_device_train_batch_size", "num_generations"}
+    assert most["max_completion_length"] <= 512 - 128
