@@ -33,7 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
-from loadcheck.predict.allocator import rounded  # noqa: E402
+from loadcheck.stacks.unsloth_vllm.allocator import rounded  # noqa: E402
 
 META = torch.device("meta")
 BF16, FP32 = torch.bfloat16, torch.float32
