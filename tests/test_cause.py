@@ -73,8 +73,8 @@ def test_our_own_refusal_is_no_trouble_of_theirs(tmp_path: Path, capsys: pytest.
     """An error of loadcheck in the child is the cause with its own fix; nobody is sent to the issues of unsloth and vLLM."""
     run = _run(tmp_path, f"{STARTED}\n{REFUSAL}\n", "failed", "the loading process ended with exit code 2", 2)
     (cause,) = causes(_verdict(run))
-    assert (cause.measured, cause.why) == ("refused", "profile p: generation: prompt and answer need 49 tokens")
-    assert (cause.remedy, cause.where) == ("shorten the prompt", "load.log:2")
+    assert (cause.trouble, cause.why) == ("refused", "profile p: generation: prompt and answer need 49 tokens")
+    assert (cause.remedy, str(cause.where)) == ("shorten the prompt", "load.log:2")
     shown = _shown(run, capsys)
     assert "issues of unsloth" not in shown and "see the log around" not in shown
     assert shown.count("FAIL ") == 2
@@ -84,7 +84,7 @@ def test_a_bare_log_of_a_refusal_says_the_same(tmp_path: Path):
     """The log alone tells whose error it is."""
     log = tmp_path / "load.log"
     log.write_text(REFUSAL + "\n")
-    assert [cause.measured for cause in causes(judge(gather(log)))] == ["refused"]
+    assert [cause.trouble for cause in causes(judge(gather(log)))] == ["refused"]
 
 
 def test_an_unknown_trouble_is_the_cause_where_none_is_named(t4_log: Path, tmp_path: Path):
@@ -92,7 +92,7 @@ def test_an_unknown_trouble_is_the_cause_where_none_is_named(t4_log: Path, tmp_p
     log = tmp_path / "load.log"
     log.write_text(t4_log.read_text().split("Memory profiling takes")[0] + "\nOverflowError: never seen\n")
     (cause,) = causes(judge(gather(log)))
-    assert (cause.measured, "OverflowError: never seen" in cause.why) == ("unknown", True)
+    assert (cause.trouble, "OverflowError: never seen" in cause.why) == ("unknown", True)
 
 
 def test_what_was_wrong_before_the_end_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -150,4 +150,4 @@ def test_what_ended_the_load_comes_before_what_it_went_on_after(t4_log: Path, tm
     retry = "Unsloth: Retrying vLLM to process 96 sequences and 256 tokens in tandem.\n"
     error = "RuntimeError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`.\n"
     log.write_text(cut + t4_log.read_text().split("Memory profiling takes")[0] + "\n" + retry + error)
-    assert [cause.measured for cause in causes(judge(gather(log)))] == ["kv-too-small", "length-cut", "retry"]
+    assert [cause.trouble for cause in causes(judge(gather(log)))] == ["kv-too-small", "length-cut", "retry"]

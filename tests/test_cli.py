@@ -96,6 +96,8 @@ def test_check_json_is_one_document(capsys: pytest.CaptureFixture[str], t4_log: 
         "why",
         "remedy",
         "where",
+        "line",
+        "trouble",
         "missing",
     } == set(failing[0])
     assert err == ""

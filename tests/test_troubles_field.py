@@ -21,7 +21,7 @@ BY_ID = {trouble.id: trouble for trouble in load_troubles()}
 def _named(log: Path) -> dict[str, Finding]:
     """Trouble id -> its finding, in a judgement of the log."""
     findings = judge(gather(log)).findings
-    return {str(each.measured): each for each in findings if each.figure == "error" and each.measured}
+    return {each.trouble: each for each in findings if each.trouble}
 
 
 def _after_weights(t4_log: Path, tmp_path: Path, lines: str) -> Path:

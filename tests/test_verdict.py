@@ -230,7 +230,7 @@ def test_findings_point_into_the_log(t4_log: Path, tmp_path: Path):
     verdict = _edited(t4_log, tmp_path, ("took 5.3541 GB", "took 5.3542 GB"))
     finding = next(f for f in verdict.failures() if f.check is Check.GOLDEN)
     line = 1 + t4_log.read_text()[: t4_log.read_text().index("took 5.3541 GB")].count("\n")
-    assert (finding.figure, finding.measured, finding.low, finding.where) == (
+    assert (finding.figure, finding.measured, finding.low, str(finding.where)) == (
         "weights_gib",
         5.3542,
         5.3541,

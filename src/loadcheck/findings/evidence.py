@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loadcheck.figures import Figures, Kind, Reading
-from loadcheck.findings.finding import Check, Finding, Status
+from loadcheck.findings.finding import Check, Finding, Place, Status
 from loadcheck.findings.stack import JudgedStack
 from loadcheck.logs import Attempt, ParsedLog
 from loadcheck.predict.band import Band
@@ -63,8 +63,8 @@ class Evidence:
         """Whether the load was spread over several cards."""
         return is_parallel(self.attempt)
 
-    def where(self, line: int | None) -> str:
-        return f"{self.log.path.name}:{line}" if line else self.log.path.name
+    def where(self, line: int | None) -> Place:
+        return Place(self.log.path.name, line or None)
 
     def finding(self, reading: Reading, check: Check, ok: bool, **fields: object) -> Finding:
         """A finding about what one reading says."""

@@ -30,6 +30,17 @@ class Check(Enum):
     RUN = "run"
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A line of a log, from 1; or the log as a whole."""
+
+    file: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One check of one figure. Numbers are in `unit`, as the log prints them (memory in GiB).
@@ -37,7 +48,8 @@ class Finding:
     Attributes:
         figure: the figure's JSON name, or what else was looked at ("attempts", "error").
         low, high: the range that `measured` had to lie in, both included.
-        where: file:line of what was measured.
+        where: the place of what was measured; None for what no log says.
+        trouble: the known trouble that it names, by its id in env/troubles.toml; "unknown" and "refused" for an error that is none.
         missing: whether the log does not say it at all; of a load that did not finish that is no trouble of its own.
     """
 
@@ -51,11 +63,20 @@ class Finding:
     unit: str = ""
     why: str = ""
     remedy: str = ""
-    where: str = ""
+    where: Place | None = None
     missing: bool = False
+    trouble: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"check": self.check.value, "status": self.status.value}
+        """`where` is file:line or empty, and `line` the line alone; `measured` of a trouble is its name."""
+        said = {
+            "check": self.check.value,
+            "status": self.status.value,
+            "measured": self.trouble if self.measured is None else self.measured,
+            "where": "" if self.where is None else str(self.where),
+            "line": None if self.where is None else self.where.line,
+        }
+        return asdict(self) | said
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,25 +116,20 @@ def _findings(verdict: Verdict, evidence: Evidence | None) -> str:
     lines = _log_lines(failures, evidence)
     items = "".join(
         f'<li><span class="{finding.status.value}">{finding.status.value.upper()}</span> {_text(explain(finding))}'
-        + (f"<pre>{_text(lines[finding.where])}</pre>" if finding.where in lines else "")
+        + (f"<pre>{_text(lines[finding.where.line])}</pre>" if finding.where and finding.where.line in lines else "")
         + "</li>"
         for finding in failures
     )
     return f"<h2>What is wrong</h2><ul>{items}</ul>"
 
 
-def _log_lines(findings: Iterable[Finding], evidence: Evidence | None) -> dict[str, str]:
-    """The text of each line that a finding is about, by its place, "file:line"."""
+def _log_lines(findings: Iterable[Finding], evidence: Evidence | None) -> dict[int | None, str]:
+    """The text of each line that a finding is about, by its number."""
     if evidence is None:
         return {}
-    places = {finding.where: finding.where.rpartition(":")[2] for finding in findings}
-    numbers = {int(number) for number in places.values() if number.isdecimal()}
+    numbers = {each.where.line for each in findings if each.where is not None and each.where.line is not None}
     lines = read_lines(evidence.log.path, numbers) if numbers else {}
-    return {
-        where: lines[int(number)][:MAX_LINE_CHARS]
-        for where, number in places.items()
-        if number.isdecimal() and int(number) in lines
-    }
+    return {number: text[:MAX_LINE_CHARS] for number, text in lines.items()}
 
 
 def _figures(evidence: Evidence, verdict: Verdict) -> str:

@@ -184,8 +184,8 @@ def _show_each(out: Console, findings: Iterable[Finding]) -> None:
 def explain(finding: Finding) -> str:
     """One finding in a sentence: what, against what, why, what to do, where."""
     said = f"{finding.figure}"
-    if finding.figure == "error" and finding.measured is not None:  # a trouble has a name (env/troubles.toml)
-        said = str(finding.measured)
+    if finding.trouble is not None:
+        said = finding.trouble
     elif finding.measured is not None:
         said += f" is {_plain(finding.measured)}{_unit(finding)}"
         wanted = _wanted(finding)

@@ -19,7 +19,7 @@ def causes(verdict: Verdict) -> tuple[Finding, ...]:
     process = [finding for finding in ends if finding.figure == "process"]
     if any(finding.measured == "interrupted" for finding in process):
         return tuple(process)
-    named = [finding for finding in ends if finding.figure == "error" and finding.measured is not None]
+    named = [finding for finding in ends if finding.trouble is not None]
     if len(named) == len(ends):  # troubles that the load got over
         return ()
-    return tuple(sorted(named, key=lambda finding: finding.measured in GOES_ON) or process or ends[:1])
+    return tuple(sorted(named, key=lambda finding: finding.trouble in GOES_ON) or process or ends[:1])

@@ -89,7 +89,7 @@ def _went_wrong(log: ParsedLog) -> bool:
 
 
 def _finding(evidence: Evidence, why: str, remedy: str, line: int, trouble_id: str) -> Finding:
-    return Finding(figure="error", check=Check.SHAPE, status=Status.FAIL, measured=trouble_id, why=why, remedy=remedy,
+    return Finding(figure="error", check=Check.SHAPE, status=Status.FAIL, trouble=trouble_id, why=why, remedy=remedy,
                    where=evidence.where(line))  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from loadcheck.figures import figure_specs
 from loadcheck.findings.evidence import Evidence
-from loadcheck.findings.finding import Check, Finding, Status
+from loadcheck.findings.finding import Check, Finding, Place, Status
 from loadcheck.logs import Attempt, Kind, LogError, Outcome
 from loadcheck.logs.formats import FORMATS, RUN_STAGES, LineFormat
 
@@ -163,6 +163,6 @@ def _missing_events(evidence: Evidence, needed: tuple[str, ...]) -> Iterator[Fin
                       why="every event of the engine is there")  # fmt: skip
 
 
-def _fail(figure: str, why: str, remedy: str, where: str, missing: bool = False) -> Finding:
+def _fail(figure: str, why: str, remedy: str, where: Place, missing: bool = False) -> Finding:
     return Finding(figure=figure, check=Check.SHAPE, status=Status.FAIL, why=why, remedy=remedy, where=where,
                    missing=missing)  # fmt: skip
