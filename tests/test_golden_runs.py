@@ -17,7 +17,7 @@ PASSED = {
     "h100/beside-another-process", "h100/mistral-7b-2048", "h100/qwen2.5-1.5b-16bit", "h100/smollm2-train3",
     "h200/reference", "h200/reference-train3", "h200/15-sequences", "h200/qwen2.5-1.5b-16bit", "h200/smollm2-rank8",
     "h200/without-graphs", "h200/short-of-estimate-recovered", "h200/llama-3.2-3b-short-of-kv-recovered",
-    "h200/recovered-peak-train3",
+    "h200/recovered-peak-train3", "h200/qwen2.5-3b-dynamic", "h200/llama-3.1-8b-dynamic",
 }  # fmt: skip
 FAILED = {
     "h100/128-tokens-refused": "max_num_batched_tokens (128) must be greater than or equal to max_num_seqs (226)",
