@@ -4,8 +4,8 @@ from loadcheck.predict import Card, Case, Prediction
 from loadcheck.predict.fit import Fit, Goal
 from loadcheck.predict.fit import fit as fit_case
 from loadcheck.predict.search import NOTHING, Search
-from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks import UNSLOTH_VLLM
 
 

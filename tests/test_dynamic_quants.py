@@ -12,8 +12,9 @@ from loadcheck.errors import BadInput
 from loadcheck.plan import make_plan
 from loadcheck.predict import card_from_table
 from loadcheck.specs.files import changed
-from loadcheck.specs.model import ModelConfig, resolve_model
+from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import load_profile
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.activation import forward_peak
 from loadcheck.stacks.unsloth_vllm.graphs import graph_nodes
 from loadcheck.stacks.unsloth_vllm.names import loaded_for, resolve

@@ -10,7 +10,7 @@ import pytest
 from loadcheck import cli
 from loadcheck.errors import BadInput
 from loadcheck.specs.files import MAX_FILE_BYTES, changed
-from loadcheck.specs.model import config_from_hf
+from loadcheck.specs.hf_config import config_from_hf
 from loadcheck.specs.profile import load_profile
 
 WHOLE: dict[str, Any] = {

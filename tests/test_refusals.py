@@ -11,8 +11,10 @@ from loadcheck import cli
 from loadcheck.predict import card_from_table
 from loadcheck.predict.fit import GOALS, Goal
 from loadcheck.predict.ladder import Ladder
-from loadcheck.specs.model import ModelConfig, config_from_hf, load_models
+from loadcheck.specs.hf_config import config_from_hf
+from loadcheck.specs.model import load_models
 from loadcheck.specs.profile import load_profile, with_flags
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.refusals import RULES, VOLTA_PREFIX, head_sizes
 from loadcheck.units import GIB
 from tests.cases import case_of, fit, predict

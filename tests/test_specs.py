@@ -10,7 +10,8 @@ from loadcheck.errors import BadInput
 from loadcheck.specs.expected import Expected, Range, load_expected
 from loadcheck.specs.files import env_dir, load, validate
 from loadcheck.specs.gpu import find_gpu, gpu_named, known_bytes, load_gpus
-from loadcheck.specs.model import config_from_hf, find_model, is_dynamic, load_models, resolve_model
+from loadcheck.specs.hf_config import config_from_hf
+from loadcheck.specs.model import find_model, is_dynamic, load_models, resolve_model
 from loadcheck.specs.profile import Profile, load_profile, load_profiles, save_profile
 from loadcheck.specs.versions import load_versions
 from tests.conftest import ROOT

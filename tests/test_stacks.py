@@ -15,9 +15,10 @@ from loadcheck.predict.search import Search
 from loadcheck.predict.stack import FromLog
 from loadcheck.predict.terms import Term
 from loadcheck.specs.files import changed
-from loadcheck.specs.model import ModelConfig, resolve_model
+from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import Profile, load_profile, load_profiles
 from loadcheck.specs.settings import flags, settings_of
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks import STACKS, stack_of, stack_of_log
 from loadcheck.units import GIB
 from tests.conftest import ROOT

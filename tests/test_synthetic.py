@@ -11,8 +11,9 @@ import pytest
 
 from loadcheck.errors import BadInput, UnsupportedMachine
 from loadcheck.plan import LoadPlan, make_plan
-from loadcheck.specs.model import ModelConfig, config_from_hf
+from loadcheck.specs.hf_config import config_from_hf
 from loadcheck.specs.profile import Profile, load_profile
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.weights import synthetic
 
 NF4 = {

@@ -14,8 +14,10 @@ from loadcheck.runs.folder import RunFolder, RunRecord, own_file
 from loadcheck.specs.expected import Expected, load_expected
 from loadcheck.specs.files import changed, flat, validate, value_at
 from loadcheck.specs.gpu import find_gpu, gpu_named
-from loadcheck.specs.model import Model, ModelConfig, find_model, is_dynamic, kept_modules
+from loadcheck.specs.hf_config import kept_modules
+from loadcheck.specs.model import Model, find_model, is_dynamic
 from loadcheck.specs.profile import Profile, load_profile, load_profiles, with_flags
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.trouble import failure_words
 from loadcheck.specs.versions import release_of
 from loadcheck.stacks import stack_of, stack_of_log

@@ -7,8 +7,9 @@ from typing import Any
 
 from loadcheck.errors import BadInput, Problem
 from loadcheck.specs.files import Spec, to_data, validate
-from loadcheck.specs.model import Checkpoint, ModelConfig, Quantization, find_model, resolve_model
+from loadcheck.specs.model import Checkpoint, find_model, resolve_model
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.shape import ModelConfig, Quantization
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from loadcheck.findings.stack import JudgedStack
 from loadcheck.logs import Attempt, ParsedLog
 from loadcheck.predict.band import Band
 from loadcheck.specs.expected import Expected
-from loadcheck.specs.model import Model, ModelConfig
+from loadcheck.specs.model import Model
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.shape import ModelConfig
 
 
 def is_parallel(attempt: Attempt) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 
 from loadcheck.predict.card import Card
 from loadcheck.specs.files import changed
-from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.shape import ModelConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,9 @@ from loadcheck.predict.account import Obstacle, Prediction
 from loadcheck.predict.band import Band
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
-from loadcheck.specs.model import ModelConfig, resolve_model
+from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.trouble import Shortage
 
 Amounts = Mapping[Shortage, int]

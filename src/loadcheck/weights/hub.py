@@ -12,7 +12,8 @@ import msgspec
 
 from loadcheck.errors import BadInput, LoadcheckError, Problem, UnsupportedMachine
 from loadcheck.plan import LoadPlan
-from loadcheck.specs.model import Checkpoint, Quantization
+from loadcheck.specs.model import Checkpoint
+from loadcheck.specs.shape import Quantization
 from loadcheck.weights.cache import build_once, weights_dir
 from loadcheck.weights.lock import LockedFile, hash_files, load_weights_lock, to_json
 

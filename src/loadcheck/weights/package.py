@@ -15,7 +15,7 @@ from typing import Any
 
 from loadcheck.errors import BadInput, Problem
 from loadcheck.plan import LoadPlan
-from loadcheck.specs.model import Quantization
+from loadcheck.specs.shape import Quantization
 from loadcheck.weights.cache import build_once, weights_dir
 from loadcheck.weights.lock import LockedModel, hash_file, load_weights_lock
 from loadcheck.weights.nf4 import allow_cpu, nf4_config, quieten, wait_passively

@@ -25,7 +25,8 @@ from typing import Any
 
 from loadcheck.errors import BadInput, Problem, UnsupportedMachine
 from loadcheck.plan import LoadPlan
-from loadcheck.specs.model import MLP_LINEARS, ModelConfig, find_model
+from loadcheck.specs.model import find_model
+from loadcheck.specs.shape import MLP_LINEARS, ModelConfig
 from loadcheck.units import GIB, show_bytes
 
 SEED = 35

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loadcheck.predict.terms import Term, total
-from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.allocator import rounded
 from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, extended_vocab, head_rows
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from loadcheck.predict import Prediction
 from loadcheck.predict.terms import Term, total
-from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace
 from loadcheck.stacks.unsloth_vllm.allocator import rounded
 from loadcheck.stacks.unsloth_vllm.kv import kv_cache_memory

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.adapters import patched
 from loadcheck.workloads.attention import Heads
 from loadcheck.workloads.autograd import FULL, INDEX, Leaf, Tape, Tensor

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from loadcheck.predict import Case, Prediction
 from loadcheck.predict.terms import Term, total
-from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.workloads.attention import num_sms
 from loadcheck.workloads.autograd import INDEX, Tape
 from loadcheck.workloads.ledger import Label, Ledger

@@ -7,8 +7,8 @@ from loadcheck.logs import Attempt
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
 from loadcheck.predict.stack import FromLog
-from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.transformers_cpu.prediction import predict
 from loadcheck.stacks.unsloth_vllm.identities import check_model, check_patched, check_times, check_trainable
 from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, required_lines

@@ -12,8 +12,8 @@ from loadcheck.figures import Figures
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
 from loadcheck.predict.terms import Term, total
-from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, adapter_params, base_params, patched
 from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, NF4_BLOCK, NF4_NESTED_BLOCK
 

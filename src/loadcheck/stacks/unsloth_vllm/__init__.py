@@ -10,8 +10,8 @@ from loadcheck.predict.account import Obstacle, Prediction
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
 from loadcheck.predict.stack import FromLog, Resolved, Wish
-from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.trouble import Shortage
 from loadcheck.stacks.unsloth_vllm import rungs
 from loadcheck.stacks.unsloth_vllm.bands import PEAK_SLACK

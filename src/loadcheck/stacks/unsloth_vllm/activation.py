@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from loadcheck.predict.terms import Term, total
-from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.allocator import rounded
 from loadcheck.stacks.unsloth_vllm.quantization import kinds_of_layers
 from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, extended_vocab, head_rows

@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import combinations
 
 from loadcheck.predict.terms import Term, total
-from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.shape import ModelConfig
 
 ADAPTER_DTYPE_BYTES = 4
 """fp32, whatever the base is: peft/mapping.py:151 (autocast_adapter_dtype), and unsloth insists (_utils.py:500-536)."""

@@ -13,8 +13,8 @@ from loadcheck.predict.band import Band
 from loadcheck.predict.card import Card, card_from_device, card_from_table
 from loadcheck.predict.case import Case
 from loadcheck.predict.stack import FromLog
-from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.bands import EXACT, Rounding, bands
 from loadcheck.stacks.unsloth_vllm.kv import config_block_bytes
 from loadcheck.stacks.unsloth_vllm.plan import SWAP_BEYOND, SWAP_LADDER, UnslothPlan

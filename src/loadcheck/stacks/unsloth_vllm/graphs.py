@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from loadcheck.predict.terms import Term, total
-from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace, forward_peak
 from loadcheck.stacks.unsloth_vllm.quantization import MERGED_LINEARS, kinds_of_layers
 from loadcheck.units import MIB, round_up

@@ -11,8 +11,8 @@ from loadcheck.findings.finding import Check, Finding
 from loadcheck.findings.interval import Interval
 from loadcheck.findings.stack import Identity
 from loadcheck.logs import Attempt
-from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import VLLM_LORA_RANKS
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.versions import load_versions
 from loadcheck.stacks.unsloth_vllm.adapters import possible_ranks
 from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes

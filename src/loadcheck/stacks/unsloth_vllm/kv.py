@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loadcheck.predict.terms import Term
-from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.allocator import rounded
 
 BLOCK_TOKENS = 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
-from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.trouble import Shortage
 from loadcheck.stacks.unsloth_vllm.bands import KV_SLACK_BYTES, NON_TORCH_SLACK_BYTES, PEAK_SLACK
 from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS, config_block_bytes

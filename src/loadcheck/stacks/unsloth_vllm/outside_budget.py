@@ -7,8 +7,8 @@ tests/runs/h100_llama31-8b_synthetic.txt (its lines beginning MEM).
 from __future__ import annotations
 
 from loadcheck.predict.terms import Term, total
-from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace, lora_pointers
 from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory
 from loadcheck.stacks.unsloth_vllm.allocator import rounded

@@ -10,7 +10,7 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 
-from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.units import GIB
 
 # vllm_utils.py:895-905: up to so many GiB of estimated KV cache, so many sequences. 226 is upstream's own number (its comment says +16).

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import lru_cache
 
-from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.shape import ModelConfig
 
 # vLLM's linears of a layer, each with the Hugging Face ones that it holds.
 MERGED_LINEARS = {
@@ -27,7 +27,7 @@ def kinds_of_layers(config: ModelConfig) -> dict[frozenset[str], int]:
 
 
 def _quantized(config: ModelConfig, layer: int) -> frozenset[str]:
-    """A merged linear is whole or not at all: its first part stands for it (specs/model.py takes no other config)."""
+    """A merged linear is whole or not at all: its first part stands for it (specs/hf_config.py takes no other config)."""
     return frozenset(merged for merged, names in MERGED_LINEARS.items() if config.is_in_4bit(layer, names[0]))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from loadcheck.predict.terms import Term, total
-from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.allocator import rounded
 from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, LORA_EXTRA_VOCAB, LORA_VOCAB_PADDING
 from loadcheck.units import round_up

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from loadcheck.predict.terms import Term, total
-from loadcheck.specs.model import ModelConfig
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.allocator import rounded
 from loadcheck.stacks.unsloth_vllm.quantization import MERGED_LINEARS, num_quantized
 from loadcheck.units import round_up

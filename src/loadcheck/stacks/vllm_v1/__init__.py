@@ -7,8 +7,8 @@ from loadcheck.logs import Attempt
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
 from loadcheck.predict.stack import FromLog
-from loadcheck.specs.model import ModelConfig
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm import identities as v0
 from loadcheck.stacks.unsloth_vllm.from_log import predict_from_log
 from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, OF_GRAPHS

@@ -1,0 +1,89 @@
+"""A model's shape: the only thing about a model that the memory figures depend on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from loadcheck.specs.architecture import ARCHITECTURES, Architecture
+from loadcheck.specs.files import Spec
+
+Quantization = Literal["nf4", "16bit"]
+ModelType = Literal["llama", "mistral", "qwen2"]
+"""The keys of `specs.architecture.ARCHITECTURES`."""
+
+MAX_SIZE = 10_000_000
+"""Far over any size of a model, so that no product of sizes is without end."""
+Size = Annotated[int, Meta(ge=1, le=MAX_SIZE)]
+MLP_LINEARS = ("gate_proj", "up_proj", "down_proj")
+
+
+class ModelConfig(Spec, frozen=True, kw_only=True):
+    """The shape of a model of one of `ARCHITECTURES`. Sizes are element counts; lengths are tokens."""
+
+    model_type: ModelType
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Annotated[int, Meta(ge=1, le=1000)]
+    num_attention_heads: Annotated[int, Meta(ge=1, le=1024)]
+    num_key_value_heads: Annotated[int, Meta(ge=1, le=1024)]
+    head_dim: Size
+    vocab_size: Size
+    max_position_embeddings: Size
+    tie_word_embeddings: bool
+    rope_cache_tokens: Size
+    """Positions that vLLM keeps rotary factors for; the same as max_position_embeddings unless rope scaling stretches it."""
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    sliding_window: bool = False
+    """Whether attention is windowed, which vLLM refuses beside the prefix caching that unsloth always asks for."""
+    quantization: Quantization = "16bit"
+    kept_modules: tuple[str, ...] = ()
+    """Modules that a 4-bit checkpoint keeps in 16 bits, such as `layers.1.mlp`: unsloth's dynamic quants."""
+    hidden_act: str = "silu"
+    derived_max_model_len: Annotated[int, Meta(ge=1)] | None = None
+    """The longest max_model_len that vLLM takes, where rope scaling makes it another than max_position_embeddings."""
+    rope_refusal: str | None = None
+    """What vLLM says where it refuses the rope scaling; None where it takes it."""
+
+    def __post_init__(self) -> None:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads ({self.num_attention_heads}) is no multiple of num_key_value_heads "
+                f"({self.num_key_value_heads}); correct the two"
+            )
+
+    @property
+    def architecture(self) -> Architecture:
+        """What its `model_type` stands for."""
+        return ARCHITECTURES[self.model_type]
+
+    @property
+    def q_size(self) -> int:
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        return self.num_key_value_heads * self.head_dim
+
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """Each linear of a layer by its Hugging Face name: (in_features, out_features)."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        return {
+            "q_proj": (hidden, self.q_size),
+            "k_proj": (hidden, self.kv_size),
+            "v_proj": (hidden, self.kv_size),
+            "o_proj": (self.q_size, hidden),
+            "gate_proj": (hidden, inner),
+            "up_proj": (hidden, inner),
+            "down_proj": (inner, hidden),
+        }
+
+    def is_in_4bit(self, layer: int, linear: str) -> bool:
+        """Whether a linear, by its Hugging Face name, is quantized in this layer."""
+        block = "mlp" if linear in MLP_LINEARS else "self_attn"
+        prefixes = {f"layers.{layer}", f"layers.{layer}.{block}", f"layers.{layer}.{block}.{linear}"}
+        return self.quantization == "nf4" and not prefixes.intersection(self.kept_modules)
