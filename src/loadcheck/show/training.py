@@ -28,8 +28,21 @@ def show_training(out: Console, training: TrainPrediction, tree: bool) -> None:
     print_words(out, f"What limits, in the {memory.peak.name}: {', '.join(parts)}")
     if tree:
         _show_tree(out, (memory.peak, training.device, training.host))
-    left = show_bytes(abs(training.left_bytes))
-    print_words(out, f"The card has {left} {'left' if training.left_bytes >= 0 else 'too little'}.")
+    for note in training.notes:
+        print_words(out, f"Note: {note}")
+    print_words(out, _room(training))
+    out.print("\n[green]FITS[/]" if training.fits else "\n[bold red]DOES NOT FIT[/]")
+
+
+def _room(training: TrainPrediction) -> str:
+    """What is left of the card, or is lacking."""
+    if training.fits_with_gaps:
+        return f"The card has {show_bytes(training.left_bytes)} left."
+    if training.fits:
+        gaps = "torch has to give back the gaps between its blocks again and again, which takes time"
+        return f"The card lacks {show_bytes(-training.left_bytes)}: {gaps}."
+    lacking = training.needed_bytes - training.case.gpu.total_bytes
+    return f"The card lacks {show_bytes(lacking)}." if lacking > 0 else "The load itself does not fit."
 
 
 def _show_tree(out: Console, terms: tuple[Term, ...]) -> None:

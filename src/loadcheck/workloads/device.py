@@ -12,6 +12,7 @@ from loadcheck.workloads.prediction import TrainMemory
 from loadcheck.workloads.reserve import reserved_peak
 from loadcheck.workloads.settings import TrainSettings
 
+GAPS = "torch's allocator, gaps"
 # On an H100 (driver 580.159.04) two trainings without vLLM, alone in their process, ended with 236,978,176 bytes beside context and
 # reserve, where vLLM's profile counts 167,813,120 as non_torch. What kernels take goes by the card, so other cards have the same share.
 MODULES_SHARE = 236_978_176 / 167_813_120
@@ -33,7 +34,7 @@ def device_peak(case: Case, settings: TrainSettings, engine: Prediction | None, 
         Term("context", card.total_bytes - card.free_bytes, "used before the load: CUDA's own, and other processes"),
         *_beside_torch(settings, card, engine),
         Term("torch's allocator, at its peak", memory.peak.num_bytes, f"workloads/prediction.py: {memory.peak.name}"),
-        Term("torch's allocator, gaps", gaps, "c10/cuda/CUDACachingAllocator.cpp with expandable segments"),
+        Term(GAPS, gaps, "c10/cuda/CUDACachingAllocator.cpp with expandable segments"),
         Term("paged optimizer states", memory.paged_bytes, "bitsandbytes/functional.py: get_paged"),
     ]
     return total("train_peak_device", parts)

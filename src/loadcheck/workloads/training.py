@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from loadcheck.predict.terms import Term
 from loadcheck.specs.files import validate
 from loadcheck.stacks import predict
 from loadcheck.units import to_gib
-from loadcheck.workloads.device import device_peak, host_peak
+from loadcheck.workloads.device import GAPS, device_peak, host_peak
 from loadcheck.workloads.prediction import TrainMemory, limits, train_memory
 from loadcheck.workloads.settings import TrainSettings
 
@@ -35,8 +35,26 @@ class TrainPrediction:
 
     @property
     def fits(self) -> bool:
-        """Whether the load goes through, and the card then holds the training's peak."""
-        return (self.engine is None or self.engine.fits) and self.device.num_bytes <= self.case.gpu.total_bytes
+        """Whether the load goes through, and the card then holds what is in use at the peak.
+
+        Gaps are left out: before torch gives up, it gives back what it keeps (CUDACachingAllocator.cpp: release_cached_blocks).
+        """
+        return (self.engine is None or self.engine.fits) and self.needed_bytes <= self.case.gpu.total_bytes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know about how sure the peaks are."""
+        return tuple(_notes(self))
+
+    @property
+    def fits_with_gaps(self) -> bool:
+        """Whether nothing need be given back, which costs time at every step."""
+        return self.fits and self.device.num_bytes <= self.case.gpu.total_bytes
+
+    @property
+    def needed_bytes(self) -> int:
+        """The card's peak without the gaps between blocks."""
+        return self.device.num_bytes - sum(part.num_bytes for part in self.device.parts if part.name == GAPS)
 
     @property
     def left_bytes(self) -> int:
@@ -67,12 +85,21 @@ class TrainPrediction:
         return {
             "settings": {name: getattr(self.settings, name) for name in SETTINGS},
             "fits": self.fits,
+            "fits_with_gaps": self.fits_with_gaps,
             "peak_in": memory.peak.name,
             "limits": [{"name": term.name, "bytes": term.num_bytes} for term in limits(memory)],
             "moments": {name: term.num_bytes for name, term in moments.items()},
             "paged_bytes": memory.paged_bytes,
+            "notes": list(self.notes),
             "terms": [memory.peak.to_json(), self.device.to_json(), self.host.to_json()],
         }
+
+
+def _notes(training: TrainPrediction) -> Iterator[str]:
+    if training.settings.method == "grpo" and training.engine is None:
+        yield "without vLLM transformers generates the completions; what that holds is not counted, only the training on them"
+    if training.case.gpu.compute_capability < 8:
+        yield "before 8.0 attention is CUTLASS's kernel and gradients are scaled; both are counted as on 9.0, and no run has shown them"
 
 
 def predict_training(case: Case, settings: TrainSettings) -> TrainPrediction:
@@ -149,13 +176,13 @@ def _largest(name: str, bound: int, ask: Callable[[str, int], TrainPrediction]) 
     step = STEP[name]
     low, high = 0, 1
     best: TrainPrediction | None = None
-    while high * step <= bound and (found := ask(name, high * step)).fits:
+    while high * step <= bound and (found := ask(name, high * step)).fits_with_gaps:
         low, high, best = high, 2 * high, found
     high = min(high, bound // step + 1)
     while high - low > 1:
         middle = (low + high) // 2
         found = ask(name, middle * step)
-        if found.fits:
+        if found.fits_with_gaps:
             low, best = middle, found
         else:
             high = middle
