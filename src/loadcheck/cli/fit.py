@@ -10,7 +10,7 @@ import click
 from loadcheck.cli.chosen import chosen_case, chosen_profile, one_profile, one_rank, overrides, with_local_weights
 from loadcheck.cli.options import card_options, json_option, predicted_profile, profile_options, train_steps_option
 from loadcheck.cli.output import print_json
-from loadcheck.cli.training import fitted, train_options
+from loadcheck.cli.train_options import train_options
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
 from loadcheck.predict.fit import fit as find_fit
 from loadcheck.predict.fit import searched
@@ -47,6 +47,8 @@ def command(
     given = frozenset(one_rank(changed))
     case = chosen_case(base, flags, ram_available_bytes)
     if flags["method"] is not None:
+        from loadcheck.cli.training import fitted
+
         return fitted(case, flags, as_json)
     if case.card is None:
         raise BadInput(_nothing_to_fit(base))

@@ -10,7 +10,7 @@ import click
 from loadcheck.cli.chosen import chosen_case, chosen_profile, names_card, one_profile, overrides
 from loadcheck.cli.options import card_options, json_option, predicted_profile, profile_options, train_steps_option
 from loadcheck.cli.output import print_json
-from loadcheck.cli.training import predicted, train_options
+from loadcheck.cli.train_options import train_options
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS
 from loadcheck.show.case import case_json, show_case
 from loadcheck.show.prediction import show_prediction, show_without_vllm
@@ -38,6 +38,8 @@ def command(
         chosen_profile(one_profile(profile, named), overrides(flags), follows_rank=True), flags, ram_available_bytes
     )
     if flags["method"] is not None:
+        from loadcheck.cli.training import predicted
+
         return predicted(case, flags, as_json, tree)
     prediction = predict_load(case)
     if prediction.account is not None and ram_available_bytes is None and names_card(flags):

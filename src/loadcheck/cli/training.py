@@ -1,11 +1,11 @@
-"""`predict --method` and `fit --method`: the flags of a training, and what they are answered."""
+"""`predict --method` and `fit --method`: what the flags of a training are answered.
+
+Imported by the two commands only where --method is given: following a training takes modules that a load needs not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-import click
+from typing import Any
 
 from loadcheck.cli.chosen import with_card
 from loadcheck.cli.output import print_json
@@ -18,47 +18,8 @@ from loadcheck.specs.files import validate
 from loadcheck.specs.profile import Profile
 from loadcheck.stacks import predict
 from loadcheck.terminal import console
-from loadcheck.workloads.names import OPTIMIZERS
 from loadcheck.workloads.settings import TrainSettings
 from loadcheck.workloads.training import SETTINGS, TrainPrediction, fit_training, predict_training
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def train_options(command: Command) -> Command:
-    """The flags of a training, for every command that predicts; without --method none of them counts."""
-    count = click.IntRange(min=1)
-    options = (
-        click.option("--method", type=click.Choice(["sft", "grpo"]), help="Predict a training of the adapters, too."),
-        click.option(
-            "--per-device-train-batch-size", type=count, help="Rows of a batch; in GRPO prompts.  [default: 1]"
-        ),
-        click.option("--gradient-accumulation-steps", type=count, help="Batches of an optimizer step.  [default: 1]"),
-        click.option(
-            "--train-seq-length", type=count, help="Tokens of a row of SFT.  [default: the profile's max_seq_length]"
-        ),
-        click.option(
-            "--optim", type=click.Choice(OPTIMIZERS), metavar="NAME", help="transformers' name.  [default: adamw_8bit]"
-        ),
-        click.option(
-            "--gradient-checkpointing",
-            "use_gradient_checkpointing",
-            type=click.Choice(["unsloth", "true", "false"]),
-            help="Where activations are kept: on the host, their inputs alone, or all of them.",
-        ),
-        click.option("--num-generations", type=count, help="Completions of a prompt in GRPO.  [default: 8]"),
-        click.option("--max-prompt-length", type=count, help="Tokens of a prompt in GRPO.  [default: 256]"),
-        click.option("--max-completion-length", type=count, help="Tokens of a completion in GRPO.  [default: 256]"),
-        click.option(
-            "--weights",
-            type=click.Choice(["hub", "package", "synthetic", "local"]),
-            help="Where the weights come from: of synthetic ones unsloth copies the untrained rows before the first step of SFT.",
-        ),
-        click.option("--fast-inference/--no-fast-inference", default=None, help="With vLLM in the card, or without."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def predicted(case: Case, flags: dict[str, Any], as_json: bool, tree: bool) -> int:
