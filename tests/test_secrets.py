@@ -251,3 +251,11 @@ def test_a_folder_that_was_there_keeps_its_mode(tmp_path: Path):
     """It is the user's own; the files in it are as ever."""
     (tmp_path / "run").mkdir(mode=0o755)
     assert stat.S_IMODE(create_run_folder(tmp_path / "run", "id").path.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize("line", [b"Loading model weights took 5.3541 GB\n", b"at the path\r\n", b"as usual\n"])
+def test_a_whole_line_is_not_held_for_its_last_letters(line: bytes):
+    """A process that is killed takes with it what it holds: a line that ends as "bearer" begins is written at once."""
+    assert Redactor().num_held(line) == 0
+    assert Redactor(["hf_abcdefghijklmnopqrstuvwxyz012345"]).num_held(b"token hf_abc\n") == len(b"hf_abc\n")
+    assert Redactor().num_held(b"authorization: bea") > 0

@@ -53,6 +53,7 @@ def _play(scene: Scene, fault: Fault) -> None:
     scene.process = scene.start()
     if fault.inject is not None:
         _wait_for(scene.scratch / "here", scene.process)
+        _wait_for_log(scene)
         fault.inject(scene)
     deadline_s = time.monotonic() + LIMIT_S
     stdout = scene.process.stdout
@@ -71,6 +72,15 @@ def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
     while not path.exists():
         assert process.poll() is None, process.communicate()[0].decode(errors="replace")
         assert time.monotonic() < deadline_s, f"{path.name} does not come"
+        time.sleep(0.01)
+
+
+def _wait_for_log(scene: Scene) -> None:
+    """Until loadcheck has read what the load has printed: what still is in the pipe when it is killed, nobody can keep."""
+    printed = scene.scratch / "printed"
+    num_bytes = int(printed.read_text()) if printed.exists() else 0
+    log, deadline_s = scene.run / "load.log", time.monotonic() + 2
+    while time.monotonic() < deadline_s and not (log.is_file() and log.stat().st_size >= num_bytes):
         time.sleep(0.01)
 
 

@@ -19,6 +19,7 @@ _TAIL_GAP = re.compile(_GAP.pattern + rb"|\x1b(?:\[[0-?]*[ -/]*)?\Z")
 
 # The published forms of tokens (GitHub's secret scanning patterns; huggingface_hub's, OpenAI's and AWS's documentation).
 _PREFIXES = (b"hf_", b"sk-", b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"github_pat_", b"glpat-", b"AKIA", b"ASIA")
+_STARTS = (*_PREFIXES, b"authorization:", b"bearer ", b"basic ")
 _FORMS = (
     (rb"hf_(?:jwt_|oauth_)?", rb"[A-Za-z0-9_.-]", 30),
     (rb"sk-", rb"[A-Za-z0-9_-]", 20),
@@ -53,8 +54,7 @@ class Redactor:
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         forms = {form for secret in secrets if secret for form in encodings(secret.encode(errors="surrogateescape"))}
         self._forms = sorted(forms, key=len, reverse=True)  # one may begin another
-        self._starts = (*self._forms, *_PREFIXES, b"authorization:", b"bearer ", b"basic ")
-        self._window = 4 * max(map(len, self._starts)) + 256
+        self._window = 4 * max(map(len, (*self._forms, *_STARTS))) + 256
 
     def raw(self, data: bytes) -> bytes:
         """`data` without tokens."""
@@ -86,13 +86,15 @@ class Redactor:
         return data
 
     def num_held(self, data: bytes) -> int:
-        """How many bytes at the end of `data` may be the beginning of a token, and must wait for what comes next."""
-        start = max(len(data) - self._window, 0)
-        stripped, places = _stripped(data[start:], _TAIL_GAP)
-        overlap = max((_overlap(stripped.lower(), form.lower()) for form in self._starts), default=0)
-        held = len(data) - start - places[len(places) - overlap] if overlap else 0
+        """How many bytes at the end of `data` may be the beginning of a token, and must wait for what comes next.
+
+        A known token may go on in the next line, where a page broke it; what only has the form of one may not. Whatever is held is lost
+        where this process is killed, so a line that is whole is not held for its last letter.
+        """
+        end = data[max(len(data) - self._window, 0) :]
+        line = re.split(rb"[\r\n]", end)[-1]
         begun = _BEGUN.search(data, max(len(data) - _MAX_HELD_BYTES, 0))
-        return max(held, len(data) - begun.start() if begun else 0)
+        return max(_held(end, self._forms), _held(line, _STARTS), len(data) - begun.start() if begun else 0)
 
     def _without_known(self, data: bytes) -> bytes:
         stripped, places = _stripped(data, _GAP)
@@ -159,6 +161,13 @@ def _stripped(data: bytes, gap: re.Pattern[bytes]) -> tuple[bytes, list[int]]:
         end = match.end()
     places.extend(range(end, len(data)))
     return bytes(out + data[end:]), places
+
+
+def _held(data: bytes, starts: Iterable[bytes]) -> int:
+    """How many bytes at the end of `data` may begin one of `starts`, gaps included."""
+    stripped, places = _stripped(data, _TAIL_GAP)
+    overlap = max((_overlap(stripped.lower(), start.lower()) for start in starts), default=0)
+    return len(data) - places[len(places) - overlap] if overlap else 0
 
 
 def _overlap(data: bytes, start: bytes) -> int:
