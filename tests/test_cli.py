@@ -192,8 +192,10 @@ def test_training_steps_move_the_predicted_peak(capsys: pytest.CaptureFixture[st
 def test_without_vllm_only_what_is_known_is_predicted(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     """A load on the CPU needs no card and has no figures of vLLM; one on a GPU without vLLM not even weights; neither has a verdict."""
     code, out, _ = _run(capsys, "predict", "smollm2-135m-cpu")
-    assert code == 0 and "Loads without vLLM: only weights, adapters and parameters are predicted" in out.replace(
-        "\n", " "
+    assert (
+        code == 0
+        and "Loads without vLLM: only weights, adapters and parameters are predicted to the byte"
+        in out.replace("\n", " ")
     )
     assert "FITS" not in out and "utilization" not in out and "on the CPU" in out
     data = json.loads(_run(capsys, "predict", "smollm2-135m-cpu", "--json")[1])

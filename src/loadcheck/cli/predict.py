@@ -32,7 +32,7 @@ def command(
 ) -> int:
     """Say every figure of the load log of PROFILE, and whether it fits, before anything is loaded.
 
-    Of a load without vLLM, as on a CPU, weights, adapters and parameters are all that is predicted; it needs no --gpu.
+    Of a load without vLLM weights, adapters and parameters are all that is predicted, on a CPU the peak of the process too; it needs no --gpu.
     """
     case = chosen_case(
         chosen_profile(one_profile(profile, named), overrides(flags), follows_rank=True), flags, ram_available_bytes
@@ -50,7 +50,7 @@ def command(
         out = console()
         show_case(out, case)
         if prediction.account is None:
-            show_without_vllm(out, prediction.figures)
+            show_without_vllm(out, prediction)
         else:
             show_prediction(out, prediction, tree)
     return EXIT_PASS if prediction.fits else EXIT_FAIL

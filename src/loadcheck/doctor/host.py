@@ -9,6 +9,7 @@ from loadcheck.doctor.finding import Finding, ok, problem, warning
 from loadcheck.doctor.machine import Machine, Symbols
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.files import env_dir, read_toml
+from loadcheck.stacks.transformers_cpu.peak import cpu_peak
 from loadcheck.stacks.transformers_cpu.prediction import cpu_weights
 from loadcheck.stacks.unsloth_vllm.plan import swap_gib
 from loadcheck.units import GIB, show_bytes, to_gib
@@ -44,7 +45,9 @@ def check_platform(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
 def check_ram(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
     """The host's memory: of a load on the CPU all of it, of one on a GPU vLLM's swap space."""
     if plan.profile.on_cpu:
-        needed = CPU_BASE_BYTES + cpu_weights(plan.config).num_bytes
+        weights = cpu_weights(plan.config)
+        peak = cpu_peak(plan.config, plan.profile, weights)
+        needed = max(CPU_BASE_BYTES + weights.num_bytes, 0 if peak is None else peak.num_bytes)
     else:
         needed = _swap_bytes(machine)
         if needed > 0.7 * machine.ram_total_bytes:

@@ -10,19 +10,17 @@ from loadcheck.predict import Prediction
 from loadcheck.predict.terms import Term
 from loadcheck.terminal import Name, escape, print_item, print_table, print_words
 
-_NO_PEAK = (
-    "without vLLM there is no budget to predict it from; on a CPU it is the resident set of the whole process, most of it libraries, "
-    "and training adds what its optimizer and allocator keep, so it is measured and shown"
-)
 
-
-def show_without_vllm(out: Console, figures: Figures) -> None:
-    """What is predicted of a load without vLLM, and that it is not more."""
-    _show_figures(out, figures)
-    known = "weights, adapters and parameters" if figures.weights_bytes is not None else "adapters and parameters"
+def show_without_vllm(out: Console, prediction: Prediction) -> None:
+    """What is predicted of a load without vLLM, that it is not more, and what its notes say."""
+    _show_figures(out, prediction.figures)
+    exact = (
+        "adapters and parameters" if prediction.figures.weights_bytes is None else "weights, adapters and parameters"
+    )
     out.print()
-    print_words(out, f"Loads without vLLM: only {known} are predicted, not whether it fits.")
-    print_words(out, f"peak_device_gib is not predicted: {_NO_PEAK}.")
+    print_words(out, f"Loads without vLLM: only {exact} are predicted to the byte, not whether it fits.")
+    for note in prediction.notes:
+        print_words(out, f"{note}.")
 
 
 def _show_figures(out: Console, figures: Figures) -> None:

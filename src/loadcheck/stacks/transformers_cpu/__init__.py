@@ -9,6 +9,7 @@ from loadcheck.predict.case import Case
 from loadcheck.predict.stack import FromLog
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
+from loadcheck.stacks.transformers_cpu.peak import cpu_bands
 from loadcheck.stacks.transformers_cpu.prediction import predict
 from loadcheck.stacks.unsloth_vllm.identities import check_model, check_patched, check_times, check_trainable
 from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, required_lines
@@ -49,7 +50,8 @@ class TransformersCpu(JudgedStack):
             return FromLog()
         if not profile.on_cpu:
             return FromLog(note="a load without vLLM has no plan, so its memory is not predicted")
-        return FromLog(predict(Case(config=config, profile=profile)).figures)
+        figures = predict(Case(config=config, profile=profile)).figures
+        return FromLog(figures, cpu_bands(figures.peak_device_bytes))
 
 
 STACK = TransformersCpu()

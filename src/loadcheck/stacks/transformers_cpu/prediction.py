@@ -1,4 +1,4 @@
-"""The load on a CPU with transformers, bitsandbytes and peft: its figures to the byte.
+"""The load on a CPU with transformers, bitsandbytes and peft: its figures to the byte, but for the peak (peak.py).
 
 The weights are the tensors that the model holds, as `transformers_cpu.engine.held_bytes` counts them; no allocator rounds them.
 """
@@ -14,6 +14,7 @@ from loadcheck.predict.case import Case
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
+from loadcheck.stacks.transformers_cpu.peak import cpu_peak, peak_note
 from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, adapter_params, base_params, patched
 from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, NF4_BLOCK, NF4_NESTED_BLOCK
 
@@ -60,17 +61,24 @@ def _bias_elements(config: ModelConfig) -> int:
 
 
 def predict(case: Case) -> Prediction:
-    """The figures of a load without vLLM that follow from the model and the profile: on a GPU all but the weights, which no line says."""
+    """The figures of a load without vLLM that follow from the model and the profile; the peak has a band, which a note states.
+
+    On a GPU all but the weights, which no line says, and the peak, which was never measured there.
+    """
     figures = _figures(case.config, case.profile)
-    return Prediction(figures if case.profile.on_cpu else replace(figures, weights_bytes=None))
+    if not case.profile.on_cpu:
+        figures = replace(figures, weights_bytes=None, peak_device_bytes=None)
+    return Prediction(figures, notes=(peak_note(figures.peak_device_bytes),))
 
 
 def _figures(config: ModelConfig, profile: Profile) -> Figures:
-    adapters = profile.adapters
+    adapters, weights = profile.adapters, cpu_weights(config)
+    peak = cpu_peak(config, profile, weights)
     common: dict[str, Any] = {
         "quantization": config.quantization,
         "max_model_len": profile.max_seq_length,
-        "weights_bytes": cpu_weights(config).num_bytes,
+        "weights_bytes": weights.num_bytes,
+        "peak_device_bytes": None if peak is None else peak.num_bytes,
     }
     if adapters is None:
         return Figures(**common)
