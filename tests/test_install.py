@@ -144,6 +144,16 @@ def test_the_second_of_two_waits(checkout: Path):
     assert (second.returncode, installs(checkout)) == (0, 1)
 
 
+def test_a_slow_step_shows_dots(checkout: Path):
+    """One every two seconds while a step takes long, on a line of their own, and none where it does not."""
+    assert install(checkout)[1].startswith("Installing .venv/dev")
+    (checkout / ".venv/dev/.complete").unlink()
+    uv = checkout / ".venv/tools/bin/uv"
+    uv.write_text(UV.replace('if [ "$1" = venv ]; then', 'if [ "$1" = venv ]; then sleep 2.3;'))
+    code, said = install(checkout)
+    assert code == 0 and said.splitlines()[0] == "."
+
+
 @pytest.mark.parametrize(
     ("says", "cause"),
     [
