@@ -73,7 +73,7 @@ parse: .venv/dev/.complete ## print every figure of a log (LOG=file)
 
 .PHONY: test
 test: .venv/dev/.complete .venv/$(ENGINE)/.complete ## the unit tests, then a real load on what this machine has
-	@scripts/with-args $(DEV)/$(PYTEST) --hypothesis-profile many
+	@scripts/with-args $(DEV)/$(PYTEST) -p tests.heartbeat --hypothesis-profile many
 
 ##@ For developers
 
