@@ -27,6 +27,8 @@ RUNS = [
     ({"training.steps": 5}, 1_229_373_440),
     ({"training.steps": 2}, 1_150_140_416),
     ({"training.steps": 10}, 1_246_388_224),
+    ({"training.steps": 20}, 1_243_570_176),
+    ({"training.steps": 3, "adapters.r": 8}, 1_126_002_688),
 ]  # fmt: skip
 """The peak in bytes of loads of smollm2-135m-cpu with these settings: 2026-11-29, x86-64, 2 cores that others used too, 24 GiB, Python
 3.11.7."""

@@ -23,7 +23,7 @@ TRAINING_SHARE = 2.05
 """Of training: activations, logits, and gradients and optimizer states in proportion to the adapters. Fitted to five steps at rank 8, 32
 and 128; malloc reuses what activations leave, so that it is less than the three copies that are held."""
 SLACK = 0.25
-"""Half of the band. Over 17 runs the peak was 19 % below the prediction (one step) to 2 % above (ten); between machines the libraries' mapped
+"""Half of the band. Over 19 runs the peak was 19 % below the prediction (one step) to 2 % above (ten); between machines the libraries' mapped
 files differ: 0.79 to 0.81 GiB for the default load on two of them."""
 
 
