@@ -72,11 +72,21 @@ def main() -> None:
     """Entry point: errors as `Error: FILE: KEY: what is wrong; how to fix it` on stderr, and the exit code that they mean."""
     print_in_any_encoding()
     code = run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:  # what nobody read; Python would try it once more as it ends, and exit with 120
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _drop_what_nobody_reads()
     sys.exit(code)
+
+
+def _drop_what_nobody_reads() -> None:
+    """What is still buffered for a closed pipe goes nowhere.
+
+    Python flushes it at its own end, and where that fails, as on Debian 12 (3.11.2), the exit code is 120 whatever was asked for.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def run(arguments: list[str]) -> int:
