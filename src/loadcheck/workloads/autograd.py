@@ -58,6 +58,7 @@ class Node:
         run: gives the gradients of the inputs from those of the outputs.
         edges: the node and the output number that each input comes from; None for one that needs no gradient.
         saved: what it keeps until it has run.
+        held: what it keeps for as long as it lives, as attributes.
     """
 
     run: Run
@@ -66,9 +67,7 @@ class Node:
     order: float
     num_outputs: int = 1
     item_bytes: int = HALF
-
-    def needs(self, number: int) -> bool:
-        return self.edges[number] is not None
+    held: tuple[Tensor, ...] = ()
 
 
 @dataclass(slots=True, eq=False)

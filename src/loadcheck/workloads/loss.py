@@ -118,12 +118,12 @@ def _cut_cross_entropy(tape: Tape, hidden: Tensor, batch: int, length: int, voca
     loss = tape.tensor(1, SCALAR, FULL)
     del nll
 
-    params = [valids]  # an attribute of the node, which lasts as long as the loss: cce.py:21-28, 85 (CCEParams)
-
     def run(tape: Tape, saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
-        return [_cce_backward(tape, saved[0], batch * length, n if params else 0, vocab)]
+        return [_cce_backward(tape, saved[0], batch * length, n, vocab)]
 
     loss.node = tape.record([hidden], run, [hidden, lse, valids, average])
+    if loss.node is not None:  # the node's parameters have them, too (cce.py:21-28, 85: CCEParams)
+        loss.node.held = (valids,)
     del lse, valids, average
     return _divided(tape, loss)
 
