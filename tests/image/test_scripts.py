@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tarfile
@@ -161,7 +162,7 @@ def test_a_driver_that_fails_is_no_gpu_and_is_said(script, engine, says, bin_dir
 
 
 def common(bin_dir, command):
-    return run([bin_dir / "bash", "-c", f"source {SCRIPTS}/common; {command}"], bin_dir).returncode
+    return run([bin_dir / "bash", "-c", f"source {shlex.quote(str(SCRIPTS))}/common; {command}"], bin_dir).returncode
 
 
 @pytest.mark.parametrize("missing", ["first", "second", "third"])
