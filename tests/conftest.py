@@ -7,8 +7,10 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -59,6 +61,15 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "tests" / "runs"
 SHARED_LOGS = ROOT.parent / "shared" / "logs"
 """Public logs that are not ours to commit: where they are, tests read them beside our own (tests/kinds.py)."""
+
+
+Case = TypeVar("Case")
+
+
+def thinned(cases: Sequence[Case]) -> Sequence[Case]:
+    """Of a sweep, every sixth case in `make unit`, and all of them in `make test`."""
+    whole = settings.default.max_examples > settings.get_profile("few").max_examples
+    return cases if whole else cases[::6]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from loadcheck.figures import Figures, Reading, best, figure_specs, specs_by_name
+from loadcheck.figures import Figures, Reading, figure_specs, specs_by_name
+from loadcheck.logs.parser import Attempt
 from loadcheck.units import GIB, from_gib
 
 CONTRACT = """
@@ -61,8 +62,10 @@ def test_an_exact_reading_agrees_with_itself_alone():
     assert not Reading("num_gpu_blocks", 1353, None, 1).agrees(1354)
 
 
-def test_best_takes_the_most_precise_reading():
-    """5.3541 tells more than 5.35; of none there is none."""
+def test_an_attempt_s_reading_is_its_most_precise():
+    """5.3541 tells more than 5.35; of none there is none; of two alike it is the first; a later line counts as well."""
     coarse, fine = Reading("weights_bytes", from_gib(5.35), 2, 9), Reading("weights_bytes", from_gib(5.3541), 4, 5)
-    assert best([coarse, fine]) is fine
-    assert best([]) is None
+    attempt = Attempt(readings=[coarse])
+    assert (attempt.reading("weights_bytes"), attempt.reading("kv_cache_bytes")) == (coarse, None)
+    attempt.readings += [fine, Reading("weights_bytes", from_gib(5.3541), 4, 12)]
+    assert attempt.reading("weights_bytes") is fine

@@ -19,6 +19,7 @@ from loadcheck.workloads.prediction import TrainMemory, train_memory
 from loadcheck.workloads.settings import TrainSettings
 from tests.cases import case_of
 
+pytestmark = pytest.mark.xdist_group("training")  # one process: each row is predicted once
 RAM_BYTES = 133_427_548_160  # of the machine that was measured on
 
 with (Path(__file__).parent / "training" / "truth.tsv").open(encoding="utf-8") as file:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -251,9 +251,3 @@ class Reading:
 
     def show(self) -> str:
         return self.spec.show(self.value, self.decimals)
-
-
-def best(readings: Iterable[Reading]) -> Reading | None:
-    """The most precise reading; the first of several alike; None of none."""
-    ordered = sorted(readings, key=lambda reading: reading.tolerance)
-    return ordered[0] if ordered else None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck.errors import BadInput, Problem
-from loadcheck.figures import Figures, Reading, best, figure_specs
+from loadcheck.figures import Figures, Reading, figure_specs
 from loadcheck.logs.endings import ANCHORS as ENDING_ANCHORS
 from loadcheck.logs.endings import MAX_TEXT, EndingReader, Kind, LogError, cause_of
 from loadcheck.logs.events import PREFIX, split_event
@@ -64,6 +64,8 @@ class Attempt:
     ready_line: int | None = None
     other_ranks: set[str] = field(default_factory=set)
     """Of a tensor-parallel load: the processes beside the one whose lines are read."""
+    _best: dict[str, Reading] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _num_looked_at: int = field(default=0, init=False, repr=False, compare=False)
 
     @property
     def outcome(self) -> Outcome:
@@ -91,7 +93,13 @@ class Attempt:
         return Figures(**known)
 
     def reading(self, attribute: str) -> Reading | None:
-        return best(reading for reading in self.readings if reading.attribute == attribute)
+        """Its most precise reading; None where no line says it. A verdict asks hundreds of times, so what was looked at is kept."""
+        for reading in self.readings[self._num_looked_at :]:
+            known = self._best.setdefault(reading.attribute, reading)
+            if reading.tolerance < known.tolerance:
+                self._best[reading.attribute] = reading
+        self._num_looked_at = len(self.readings)
+        return self._best.get(attribute)
 
     def event(self, name: str) -> dict[str, Any] | None:
         """The last event of this name; None where there is none."""
