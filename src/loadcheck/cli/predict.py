@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from loadcheck.cli.chosen import chosen_case, chosen_profile, names_card, one_profile, overrides
+from loadcheck.cli.matrix import predicted_on
 from loadcheck.cli.options import card_options, json_option, predicted_profile, profile_options, train_steps_option
 from loadcheck.cli.output import print_json
 from loadcheck.cli.train_options import train_options
@@ -25,18 +26,28 @@ from loadcheck.units import show_bytes
 @train_steps_option
 @train_options
 @card_options
+@click.option(
+    "--gpus", metavar="CARDS", help="On which of these cards it fits: T4,L4,A100-40GB, or all that are known."
+)
 @click.option("--tree", is_flag=True, help="Show every term of the device's memory with its source.")
 @json_option
 def command(
-    as_json: bool, tree: bool, profile: str | None, named: str | None, ram_available_bytes: int | None, **flags: Any
+    as_json: bool,
+    tree: bool,
+    gpus: str | None,
+    profile: str | None,
+    named: str | None,
+    ram_available_bytes: int | None,
+    **flags: Any,
 ) -> int:
     """Say every figure of the load log of PROFILE, and whether it fits, before anything is loaded.
 
     Of a load without vLLM weights, adapters and parameters are all that is predicted, on a CPU the peak of the process too; it needs no --gpu.
     """
-    case = chosen_case(
-        chosen_profile(one_profile(profile, named), overrides(flags), follows_rank=True), flags, ram_available_bytes
-    )
+    chosen = chosen_profile(one_profile(profile, named), overrides(flags), follows_rank=True)
+    if gpus is not None:
+        return predicted_on(gpus, chosen, flags, ram_available_bytes, as_json)
+    case = chosen_case(chosen, flags, ram_available_bytes)
     if flags["method"] is not None:
         from loadcheck.cli.training import predicted
 

@@ -24,7 +24,7 @@ from loadcheck.workloads.training import SETTINGS, TrainPrediction, fit_training
 
 def predicted(case: Case, flags: dict[str, Any], as_json: bool, tree: bool) -> int:
     """`predict --method`: the load, where vLLM is in it, and the training of its adapters."""
-    settings = _settings(flags, case.profile)
+    settings = settings_of_training(flags, case.profile)
     case = with_card(case, flags)
     training = predict_training(case, settings)
     load = training.engine if training.engine is not None else predict(case)
@@ -41,7 +41,7 @@ def predicted(case: Case, flags: dict[str, Any], as_json: bool, tree: bool) -> i
 
 def fitted(case: Case, flags: dict[str, Any], as_json: bool) -> int:
     """`fit --method`: the most of each setting of the training that this card holds."""
-    settings = _settings(flags, case.profile)
+    settings = settings_of_training(flags, case.profile)
     case = with_card(case, flags)
     found = fit_training(case, settings)
     if as_json:
@@ -53,7 +53,7 @@ def fitted(case: Case, flags: dict[str, Any], as_json: bool) -> int:
     return EXIT_PASS if any(each.value for each in found) else EXIT_FAIL
 
 
-def _settings(flags: dict[str, Any], profile: Profile) -> TrainSettings:
+def settings_of_training(flags: dict[str, Any], profile: Profile) -> TrainSettings:
     """The training that the flags describe; BadInput for a profile without adapters, and for rows longer than the model takes."""
     if profile.adapters is None or profile.on_cpu:
         what = (

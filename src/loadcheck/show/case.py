@@ -26,6 +26,12 @@ def describe(case: Case, searched: frozenset[str] = NOTHING) -> str:
     return f"{case.profile.name}: {', '.join([model, *_settings(case, searched), _where(case)])}"
 
 
+def describe_load(case: Case) -> str:
+    """As `describe`, without the card: of a load that is looked at on several."""
+    model = f"{case.model_name} {case.config.quantization}"
+    return f"{case.profile.name}: {', '.join([model, *_settings(case, NOTHING)])}"
+
+
 def show_case(out: Console, case: Case, searched: frozenset[str] = NOTHING) -> None:
     """What is predicted, in a line."""
     print_words(out, describe(case, searched))

@@ -1,0 +1,79 @@
+"""`predict --gpus`: which cards hold a load, or with --method a training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from loadcheck.cli.chosen import CARD_FLAGS, chosen_case
+from loadcheck.cli.output import print_json
+from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
+from loadcheck.predict import Case
+from loadcheck.predict.matrix import Outcome, cards_named, every_card, matrix
+from loadcheck.show.case import case_json, describe_load
+from loadcheck.show.matrix import show_matrix
+from loadcheck.specs.profile import Profile
+from loadcheck.stacks import predict
+from loadcheck.terminal import console, print_words
+from loadcheck.units import show_bytes
+
+
+def predicted_on(
+    names: str, profile: Profile, flags: dict[str, Any], ram_available_bytes: int | None, as_json: bool
+) -> int:
+    """The load of a profile on each card named, or on "all" that are known; exit code 0 where one of them holds it.
+
+    BadInput where a card is described besides, and for every name that is unknown.
+    """
+    described = [f"--{name.replace('_', '-')}" for name in CARD_FLAGS if flags[name] is not None]
+    if described:
+        raise BadInput(
+            Problem("command line", f"--gpus and {', '.join(described)} say two things", "leave one of them out")
+        )
+    if profile.on_cpu:
+        raise BadInput(
+            Problem(f"profile {profile.name}", "runs on a CPU, whatever cards there are", "leave --gpus out")
+        )
+    given = [name.strip() for name in names.split(",") if name.strip()]
+    cards = cards_named(every_card() if given == ["all"] else given)
+    if not cards:
+        raise BadInput(Problem("--gpus", "names no card", "give names, such as T4,L4, or all"))
+    case = chosen_case(profile, {**flags, "gpu": cards[0][0]}, ram_available_bytes)
+    rows = matrix(case, cards, _training(flags) if flags["method"] is not None else _load)
+    if as_json:
+        print_json({**case_json(replace(case, card=None)), "cards": [row.to_json() for row in rows]})
+    else:
+        out = console()
+        print_words(out, describe_load(case))
+        show_matrix(out, rows)
+    return EXIT_PASS if any(row.outcome.fits for row in rows) else EXIT_FAIL
+
+
+def _load(case: Case) -> Outcome:
+    prediction = predict(case)
+    concurrency, length = prediction.figures.max_concurrency, prediction.figures.max_model_len
+    if prediction.account is None:
+        raise BadInput(Problem(f"profile {case.profile.name}", "loads without vLLM, so its memory is not predicted",
+                               "add --method sft or grpo for the peak of a training"))  # fmt: skip
+    return Outcome(
+        fits=prediction.fits,
+        peak_bytes=prediction.account.peak.num_bytes,
+        full_batch_bytes=prediction.account.full_batch.num_bytes,
+        kv_tokens=None if concurrency is None or length is None else round(concurrency * length),
+        max_concurrency=concurrency,
+        why_not=prediction.obstacles[0].what if prediction.obstacles else "",
+    )
+
+
+def _training(flags: dict[str, Any]) -> Any:
+    from loadcheck.cli.training import settings_of_training
+    from loadcheck.workloads.training import predict_training
+
+    def outcome(case: Case) -> Outcome:
+        training = predict_training(case, settings_of_training(flags, case.profile))
+        engine = () if training.engine is None else training.engine.obstacles
+        short = f"the training needs {show_bytes(training.needed_bytes)}, and the card has {show_bytes(case.gpu.total_bytes)}"
+        why_not = "" if training.fits else engine[0].what if engine else short
+        return Outcome(training.fits, training.needed_bytes, why_not=why_not)
+
+    return outcome
