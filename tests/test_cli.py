@@ -392,6 +392,7 @@ def test_bad_input_is_refused_before_a_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ):  # fmt: skip
     """What the engine would refuse once it runs is one line, exit 2 and no run folder; doctor says the same."""
+    monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOADCHECK_CACHE", cache or str(tmp_path / "cache"))
     code, out, err = _run(capsys, *command, *flags)

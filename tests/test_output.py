@@ -31,6 +31,8 @@ COMMANDS = {
     "fit": ["fit", "--gpu", "T4", "--ram-available-bytes", "12GiB"],
 }
 WIDTHS = (80, 50, 40)
+WIDE: dict[str, str] = {}
+"""What each command prints without a width, once it was run."""
 NUMBER = re.compile(r"(?<![\w.,/-])[-+]?\d+(?:,\d{3})*(?:\.\d+)?x?(?![\w/-])")
 
 
@@ -71,7 +73,9 @@ def test_every_number_is_whole_at_every_width(
     command: str, width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     """The numbers of a narrow terminal are those of a wide one, in whatever lines; and the words that judge them are there."""
-    wide = _shown(capsys, *COMMANDS[command])
+    if command not in WIDE:
+        WIDE[command] = _shown(capsys, *COMMANDS[command])
+    wide = WIDE[command]
     monkeypatch.setenv("COLUMNS", str(width))
     narrow = _shown(capsys, *COMMANDS[command])
     assert set(NUMBER.findall(wide)) <= set(NUMBER.findall(narrow))

@@ -79,28 +79,3 @@ def test_what_is_not_counted_is_said(capsys: pytest.CaptureFixture[str]) -> None
     flags = ["--no-fast-inference", "--model", "llama-3.2-1b-instruct", "--max-completion-length", "64"]
     _, document = said(capsys, "predict", "--method", "grpo", "--gpu", "T4", *flags)
     assert [note.split()[0] for note in document["training"]["notes"]] == ["without", "before"]
-
-
-def test_fit_finds_the_edge(capsys: pytest.CaptureFixture[str]) -> None:
-    """What is proposed fits as it is, and one step more only where torch gives back gaps, or not at all."""
-    base = ["--no-fast-inference", "--gpu", "T4", "--model", "smollm2-135m-instruct", "--method", "sft"]
-    code, document = said(capsys, "fit", *base, "--train-seq-length", "8192")
-    assert code == 0
-    batch = next(each for each in document["most"] if each["setting"] == "per_device_train_batch_size")["value"]
-    fits = [
-        said(capsys, "predict", *base, "--train-seq-length", "8192", "--per-device-train-batch-size", str(rows))[1]
-        for rows in (batch, batch + 1)
-    ]
-    assert [each["training"]["fits_with_gaps"] for each in fits] == [True, False]
-
-
-def test_fit_of_grpo_says_the_most_generations(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each with the other settings as they are, bounded by the engine's longest request."""
-    code, document = said(
-        capsys, "fit", "--method", "grpo", "--model", "qwen2.5-0.5b-instruct", "--gpu", "L4", *WITH_VLLM[2:],
-        "--max-prompt-length", "128", "--max-completion-length", "64",
-    )  # fmt: skip
-    assert code == 0
-    most = {each["setting"]: each["value"] for each in document["most"]}
-    assert set(most) == {"max_completion_length", "per_device_train_batch_size", "num_generations"}
-    assert most["max_completion_length"] <= 512 - 128
