@@ -141,3 +141,14 @@ def test_a_run_of_other_settings_is_fixed_by_a_load(t4_log: Path, tmp_path: Path
         remedies += [finding.remedy for finding in judge(each).failures() if finding.figure == "quantization"][:1]
     assert remedies[0].endswith("or check with --load-in-16bit")
     assert "check with" not in remedies[1]
+
+
+def test_swap_space_that_nothing_tells_is_not_predicted(t4_log: Path, tmp_path: Path):
+    """Of a log without its line, and without the host's RAM, the swap space and its blocks are unknown, not 0."""
+    log = tmp_path / "load.log"
+    log.write_text(t4_log.read_text(encoding="utf-8").replace(" Also swap space = 2 GB.", ""), encoding="utf-8")
+    predicted = gather(log, "llama31-8b-instruct-4bit").predicted
+    whole = gather(t4_log).predicted
+    assert predicted is not None and whole is not None
+    assert (predicted.swap_bytes, predicted.num_cpu_blocks) == (None, None)
+    assert whole.swap_bytes is not None and predicted.weights_bytes == whole.weights_bytes

@@ -192,6 +192,6 @@ def test_what_the_estimate_must_leave_is_what_keeps_the_length(length: int, free
     """unsloth cuts the length just where its estimate leaves less than we say it must."""
     plan = unsloth_plan(
         CONFIG, total_bytes=40 * GIB, free_bytes=free, max_seq_length=length, max_lora_rank=32,
-        gpu_memory_utilization=1.0, conservativeness=1.0, ram_available_bytes=RAM,
+        gpu_memory_utilization=1.0, conservativeness=1.0, swap_bytes=0,
     )  # fmt: skip
     assert (plan.cut_from is None) == (plan.kv_estimate_bytes >= kv_estimate_needed(CONFIG, length))

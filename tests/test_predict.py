@@ -23,7 +23,7 @@ from loadcheck.stacks.unsloth_vllm.bands import bands
 from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes
 from loadcheck.stacks.unsloth_vllm.kv import config_block_bytes, kv_cache_memory
 from loadcheck.stacks.unsloth_vllm.outside_budget import adapter_extras, engine_extras, training_memory
-from loadcheck.stacks.unsloth_vllm.plan import num_sequences, swap_gib, unsloth_plan
+from loadcheck.stacks.unsloth_vllm.plan import num_sequences, swap_gib, swap_space_bytes, unsloth_plan
 from loadcheck.stacks.unsloth_vllm.slots import lora_slots, slots_only
 from loadcheck.stacks.unsloth_vllm.weights import weights
 from loadcheck.units import GIB, MIB
@@ -472,7 +472,7 @@ def test_the_plan_of_a_smaller_share_of_free_memory():
     """Utilization is the share of free memory, stated of the whole card."""
     plan = unsloth_plan(
         LLAMA, total_bytes=100 * GIB, free_bytes=50 * GIB, max_seq_length=512, max_lora_rank=32,
-        gpu_memory_utilization=0.5, conservativeness=1.0, ram_available_bytes=0,
+        gpu_memory_utilization=0.5, conservativeness=1.0, swap_bytes=swap_space_bytes(0),
     )  # fmt: skip
     assert plan.utilization == 0.25
     assert plan.swap_bytes == 0

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,4 +145,4 @@ def test_documents_of_the_same_commit_are_the_same():
     script = ROOT / "scripts" / "documents.py"
     code = f"import runpy; m = runpy.run_path({str(script)!r}); names = [m['_file_name'](c) for c in m['commands']()]; " \
            "assert len(names) == len(set(names)) > 1000"  # fmt: skip
-    subprocess.run(["python3", "-c", code], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -79,3 +79,12 @@ def test_what_is_not_counted_is_said(capsys: pytest.CaptureFixture[str]) -> None
     flags = ["--no-fast-inference", "--model", "llama-3.2-1b-instruct", "--max-completion-length", "64"]
     _, document = said(capsys, "predict", "--method", "grpo", "--gpu", "T4", *flags)
     assert [note.split()[0] for note in document["training"]["notes"]] == ["without", "before"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_card_of_unknown_multiprocessors_is_said(known: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is assumed of such a card stands in a note; of one that is known there is none."""
+    described = ["--gpu-total-bytes", "79GiB", "--gpu-free-bytes", "78GiB", "--compute-capability", "9.0"]
+    card = ["--gpu", "H100"] if known else described
+    _, document = said(capsys, "predict", "--method", "sft", "--ram-available-bytes", "64GiB", *card)
+    assert any("multiprocessors" in note for note in document["training"]["notes"]) is not known

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import click
 
+from loadcheck.cli.options import Command, setting_options
 from loadcheck.workloads.names import OPTIMIZERS
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def train_options(command: Command) -> Command:
@@ -36,12 +32,8 @@ def train_options(command: Command) -> Command:
         click.option("--num-generations", type=count, help="Completions of a prompt in GRPO.  [default: 8]"),
         click.option("--max-prompt-length", type=count, help="Tokens of a prompt in GRPO.  [default: 256]"),
         click.option("--max-completion-length", type=count, help="Tokens of a completion in GRPO.  [default: 256]"),
-        click.option(
-            "--weights",
-            type=click.Choice(["hub", "package", "synthetic", "local"]),
-            help="Where the weights come from: of synthetic ones unsloth copies the untrained rows before the first step of SFT.",
-        ),
-        click.option("--fast-inference/--no-fast-inference", default=None, help="With vLLM in the card, or without."),
+        # of synthetic weights unsloth copies the untrained rows before the first step of SFT
+        setting_options(lambda flag: flag.key in ("weights", "fast_inference")),
     )
     for option in reversed(options):
         command = option(command)

@@ -11,8 +11,8 @@ from loadcheck.plan import LoadPlan
 from loadcheck.specs.files import env_dir, read_toml
 from loadcheck.stacks.transformers_cpu.peak import cpu_peak
 from loadcheck.stacks.transformers_cpu.prediction import cpu_weights
-from loadcheck.stacks.unsloth_vllm.plan import swap_gib
-from loadcheck.units import GIB, show_bytes, to_gib
+from loadcheck.stacks.unsloth_vllm.plan import swap_space_bytes
+from loadcheck.units import GIB, show_bytes
 from loadcheck.weights.package import NEEDED_BYTES
 from loadcheck.weights.synthetic import checkpoint_tensors, file_bytes
 
@@ -62,7 +62,7 @@ def check_ram(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
 
 
 def _swap_bytes(machine: Machine) -> int:
-    return swap_gib(to_gib(machine.ram_available_bytes)) * GIB
+    return swap_space_bytes(machine.ram_available_bytes)
 
 
 def check_disk(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:

@@ -18,7 +18,8 @@ NUM_SMS = {
     "T4": 40, "V100": 80, "A100": 108, "A10": 80, "L40": 142, "L4": 58, "H100": 132, "H200": 132, "3090": 82, "4090": 128,
 }  # fmt: skip
 """Streaming multiprocessors by a part of the card's name, from NVIDIA's data sheets (of H100 and H200 the SXM ones)."""
-NUM_SMS_BEYOND = 108
+NUM_SMS_ASSUMED = 108
+"""For a card whose number is not known, which a note says (workloads/training.py)."""
 
 KEYS = Label("keys, repeated for every head", "unsloth/models/llama.py:435")
 VALUES = Label("values, repeated for every head", "unsloth/models/llama.py:436")
@@ -105,9 +106,9 @@ def _flash_backward(tape: Tape, heads: Heads, saved: tuple[Tensor, ...]) -> Grad
     return [d_q, d_k, d_v]
 
 
-def num_sms(card_name: str) -> int:
-    """Of the card, which decides only whether flash attention splits the keys of short batches."""
-    return next((number for part, number in NUM_SMS.items() if part in card_name), NUM_SMS_BEYOND)
+def num_sms(card_name: str) -> int | None:
+    """Of the card, which decides only whether flash attention splits the keys of short batches; None where it is not known."""
+    return next((number for part, number in NUM_SMS.items() if part in card_name), None)
 
 
 def num_splits(heads: Heads) -> int:

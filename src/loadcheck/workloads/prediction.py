@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from loadcheck.predict import Case, Prediction
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.shape import ModelConfig
-from loadcheck.workloads.attention import num_sms
+from loadcheck.workloads.attention import NUM_SMS_ASSUMED, num_sms
 from loadcheck.workloads.autograd import INDEX, Tape
 from loadcheck.workloads.ledger import Label, Ledger
 from loadcheck.workloads.loaded import first_rope_tokens, loaded_model, positions, rope_tables
@@ -94,7 +94,7 @@ def _trainee(case: Case, tape: Tape) -> Trainee:
         targets=adapters.target_modules,
         dropout=adapters.lora_dropout,
         checkpointing=adapters.use_gradient_checkpointing,
-        num_sms=num_sms(card.name),
+        num_sms=num_sms(card.name) or NUM_SMS_ASSUMED,
         compute_capability=card.compute_capability,
     )
 

@@ -11,6 +11,7 @@ from loadcheck.predict.terms import Term
 from loadcheck.specs.files import validate
 from loadcheck.stacks import predict
 from loadcheck.units import to_gib
+from loadcheck.workloads.attention import NUM_SMS_ASSUMED, num_sms
 from loadcheck.workloads.device import GAPS, device_peak, host_peak
 from loadcheck.workloads.prediction import TrainMemory, limits, train_memory
 from loadcheck.workloads.settings import TrainSettings
@@ -98,6 +99,11 @@ class TrainPrediction:
 def _notes(training: TrainPrediction) -> Iterator[str]:
     if training.settings.method == "grpo" and training.engine is None:
         yield "without vLLM transformers generates the completions; what that holds is not counted, only the training on them"
+    if num_sms(training.case.gpu.name) is None:
+        yield (
+            f"the multiprocessors of {training.case.gpu.name} are not known, {NUM_SMS_ASSUMED} are assumed: they decide only whether "
+            "attention of short batches is split"
+        )
     if training.case.gpu.compute_capability < 8:
         yield "before 8.0 attention is CUTLASS's kernel and gradients are scaled; both are counted as on 9.0, and no run has shown them"
 

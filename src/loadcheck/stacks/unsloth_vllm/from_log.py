@@ -45,13 +45,12 @@ def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | N
     if card is None:
         return FromLog(note="the log does not say the card's memory, so nothing is predicted")
     if profile is not None:
-        case = Case(
-            config=config, profile=profile, card=card, ram_available_bytes=log.device().get("ram_available_bytes", 0)
-        )
-        plan = plan_of(case)
-        if not case.ram_available_bytes:
-            plan = dataclasses.replace(plan, swap_bytes=log.swap_bytes())
-        return FromLog(figures := predict_from_plan(case, plan).figures, log.bands(figures))
+        ram, swap = log.device().get("ram_available_bytes"), log.swap_bytes()
+        case = Case(config=config, profile=profile, card=card, ram_available_bytes=ram)
+        figures = predict_from_plan(case, plan_of(case, None if ram is not None else swap or 0)).figures
+        if ram is None and swap is None:  # nothing says how much RAM there was
+            figures = dataclasses.replace(figures, swap_bytes=None, num_cpu_blocks=None)
+        return FromLog(figures, log.bands(figures))
     printed = log.plan()
     if printed is None:
         return FromLog(note="the log does not say unsloth's plan, so nothing is predicted")
@@ -79,10 +78,14 @@ class _Log:
         eager = self.attempt.reading("enforce_eager")
         return eager is not None and eager.value == "True"
 
-    def swap_bytes(self) -> int:
-        """The swap space that the log prints, where unsloth asks for as much on some machine; else the most that it asks for."""
+    def swap_bytes(self) -> int | None:
+        """The swap space that the log prints, where unsloth asks for as much on some machine, else the most that it asks for; None
+        where the log does not say.
+        """
         reading = self.attempt.reading("swap_bytes")
-        printed = int(reading.value) // GIB if reading is not None else 0
+        if reading is None:
+            return None
+        printed = int(reading.value) // GIB
         return GIB * (printed if printed in [step for _, step in SWAP_LADDER] else SWAP_BEYOND)
 
     def plan(self) -> UnslothPlan | None:

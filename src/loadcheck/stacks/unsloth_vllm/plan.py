@@ -32,8 +32,13 @@ def num_sequences(kv_estimate_gib: float, conservativeness: float = 1.0) -> int:
     return int(step(SEQUENCES_LADDER, SEQUENCES_BEYOND, kv_estimate_gib) * conservativeness)
 
 
+def swap_space_bytes(ram_available_bytes: int) -> int:
+    """vLLM's swap_space for a host with so much available RAM (vllm_utils.py:931-940)."""
+    return swap_gib(ram_available_bytes / 1024 / 1024 / 1024) * GIB
+
+
 def swap_gib(ram_available_gib: float) -> int:
-    """vLLM's swap_space in GiB (vllm_utils.py:931-940)."""
+    """The same, both in GiB."""
     return step(SWAP_LADDER, SWAP_BEYOND, ram_available_gib)
 
 
@@ -67,7 +72,7 @@ def unsloth_plan(
     max_lora_rank: int,
     gpu_memory_utilization: float,
     conservativeness: float,
-    ram_available_bytes: int,
+    swap_bytes: int,
 ) -> UnslothPlan:
     """approximate_vllm_memory_usage and load_vllm (vllm_utils.py:698-940), in their own order of floating-point operations."""
     wanted: float = gpu_memory_utilization * free_bytes
@@ -86,7 +91,7 @@ def unsloth_plan(
         kv_estimate_bytes=left,
         max_model_len=length,
         max_num_seqs=num_sequences(left / 1024 / 1024 / 1024, conservativeness),
-        swap_bytes=swap_gib(ram_available_bytes / 1024 / 1024 / 1024) * GIB,
+        swap_bytes=swap_bytes,
         cut_from=None if printed is None else max_seq_length,
         cut_printed=printed,
     )

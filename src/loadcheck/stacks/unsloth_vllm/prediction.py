@@ -27,6 +27,7 @@ from loadcheck.stacks.unsloth_vllm.plan import (
     SEQUENCES_BEYOND,
     SEQUENCES_LADDER,
     UnslothPlan,
+    swap_space_bytes,
     unsloth_plan,
 )
 from loadcheck.stacks.unsloth_vllm.refusals import known_warnings
@@ -46,10 +47,12 @@ def predict(case: Case) -> Prediction:
     return predict_from_plan(case, plan_of(case))
 
 
-def plan_of(case: Case) -> UnslothPlan:
-    """What unsloth will decide before vLLM starts."""
+def plan_of(case: Case, swap_bytes: int | None = None) -> UnslothPlan:
+    """What unsloth will decide before vLLM starts; `swap_bytes` where it is known, else by the host's RAM."""
     card, profile = case.gpu, case.profile
-    assert case.ram_available_bytes is not None, "the swap space depends on the host's RAM"
+    if swap_bytes is None:
+        assert case.ram_available_bytes is not None, "the swap space depends on the host's RAM"
+        swap_bytes = swap_space_bytes(case.ram_available_bytes)
     return unsloth_plan(
         case.config,
         total_bytes=card.total_bytes,
@@ -58,7 +61,7 @@ def plan_of(case: Case) -> UnslothPlan:
         max_lora_rank=profile.max_lora_rank,
         gpu_memory_utilization=profile.gpu_memory_utilization,
         conservativeness=profile.conservativeness,
-        ram_available_bytes=case.ram_available_bytes,
+        swap_bytes=swap_bytes,
     )
 
 
@@ -100,7 +103,7 @@ def _peak(case: Case, plan: UnslothPlan, budget: Budget) -> Term:
             Term(
                 "adapter, 16-bit copy for vLLM",
                 adapter.num_bytes // 2,
-                "vllm/lora/request.py: the adapters as tensors, in 16 bit",
+                "unsloth_zoo/vllm_lora_request.py: lora_tensors; seen in tests/runs/h100",
             ),
         ]
         terms.append(adapter_extras(config, profile.max_seq_length))
