@@ -15,10 +15,9 @@ from rich.text import Text
 
 from loadcheck import cli
 from loadcheck.encoding import stand_in
-from loadcheck.findings.finding import verdict_of
 from loadcheck.show.verdict import summary
 from loadcheck.terminal import Name, print_item, print_table, shortened
-from loadcheck.verdict import Check, Finding, Status
+from loadcheck.verdict import Check, Finding, Status, Verdict
 from tests.conftest import RUNS
 
 T4 = str(RUNS / "t4_llama31-8b_reference.txt")
@@ -179,7 +178,8 @@ def test_the_verdict_says_what_it_counts(ends: str, said: str):
     """Checks are more than the rows of figures: how many are of figures, how many of what else, and what was skipped."""
     pairs = [each.split() for each in ends.split(", ")]
     assert (
-        summary(verdict_of(Finding(figure=name, check=Check.MODEL, status=Status(end)) for name, end in pairs)) == said
+        summary(Verdict(tuple(Finding(figure=name, check=Check.MODEL, status=Status(end)) for name, end in pairs)))
+        == said
     )
 
 

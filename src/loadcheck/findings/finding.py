@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
@@ -104,7 +103,3 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         return {"verdict": self.status, "findings": [finding.to_json() for finding in self.findings]}
-
-
-def verdict_of(findings: Iterable[Finding]) -> Verdict:
-    return Verdict(tuple(findings))

@@ -13,7 +13,7 @@ SAMPLER = "vllm/model_executor/layers/sampler.py"
 def sampled_batch(config: ModelConfig, num_seqs: int) -> Term:
     """The peak of torch's allocated bytes above what stays, for answers drawn by temperature alone.
 
-    vLLM's profile run, by which `predict` states the full batch, sorts the logits for top-k and top-p (predict/activation.py:
+    vLLM's profile run, by which `predict` states the full batch, sorts the logits for top-k and top-p (stacks/unsloth_vllm/activation.py:
     sampler_peak). Without either, nothing is sorted: on an H100, 226 sequences of Llama 3.1 8B took 640,203,776 bytes, 48,128 more than
     these, and 642,039,296 (rows "busy" of tests/training/truth.tsv), where the profile's batch takes twice as many. So the card held
     48.82 GiB where 49.24 were predicted for a batch that is sorted.

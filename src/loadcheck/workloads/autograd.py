@@ -19,7 +19,6 @@ HALF, FULL, INDEX = 2, 4, 8
 WORKSPACE = Label(
     "cuBLAS workspaces", "torch 2.5.1 aten/src/ATen/cuda/CublasHandlePool.cpp: one for each thread", "weights"
 )
-ROOT_GRADIENT = Label("gradient of the loss", "torch/autograd/__init__.py:87-104", "gradients")
 GRADIENTS = Label(
     "gradients of the adapters", "torch/csrc/autograd/functions/accumulate_grad.h: fp32, as the adapters", "gradients"
 )

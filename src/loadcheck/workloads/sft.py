@@ -11,7 +11,6 @@ from loadcheck.workloads.settings import TrainSettings
 BATCH = Label(
     "token ids, masks and labels", "transformers/trainer.py: get_batch_samples; accelerate/data_loader.py:571", "batch"
 )
-TOTAL_LOSS = Label("losses", "transformers/trainer.py:2300-2540 (tr_loss)")
 
 
 def batches(tape: Tape, settings: TrainSettings) -> list[list[Tensor]]:
