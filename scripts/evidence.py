@@ -11,7 +11,7 @@ from pathlib import Path
 
 from loadcheck.checking import gather
 from loadcheck.figures import figure_specs
-from loadcheck.logs import parse_log
+from loadcheck.stacks import parse_log
 from loadcheck.verdict import Evidence
 
 ROOT = Path(__file__).resolve().parents[1]

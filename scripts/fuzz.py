@@ -20,17 +20,15 @@ from pathlib import Path
 from loadcheck.checking import gather
 from loadcheck.errors import BadInput
 from loadcheck.figures import Kind, figure_specs
-from loadcheck.logs import parse_log
-from loadcheck.logs.formats import ERRORS, FORMATS
+from loadcheck.logs.endings import ENDINGS
 from loadcheck.specs.gpu import find_gpu
+from loadcheck.stacks import DIALECT, parse_log
 from loadcheck.verdict import judge
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "tests" / "runs" / "t4_llama31-8b_reference.txt"
 FOUND = ROOT / "build" / "fuzz"
-ANCHORS = (
-    [format.anchor for format in FORMATS] + [anchor for anchor, _ in ERRORS] + ['loadcheck: {"event": "', "\x1b[31m"]
-)
+ANCHORS = [*DIALECT.anchors, *(literal for literal, _ in ENDINGS), 'loadcheck: {"event": "', "\x1b[31m"]
 NUMBERS = ["0", "-1", "nan", "inf", "1e999", "9" * 400, "0.0000001", "-0.00", "1,2,3", "١٢", "5.3541", "1353"]
 JUDGED = {Kind.COUNT, Kind.MEMORY, Kind.PERCENT, Kind.RATIO}
 HANG_S = 5

@@ -8,10 +8,10 @@ import pytest
 
 from loadcheck.checking import gather
 from loadcheck.errors import BadInput
-from loadcheck.logs import parse_log
 from loadcheck.logs.formats import Stage
 from loadcheck.specs.files import validate
 from loadcheck.specs.trouble import Trouble, Troubles, anchor_of, load_troubles
+from loadcheck.stacks import parse_log
 from loadcheck.verdict import Check, Finding, Status, judge
 from loadcheck.verdict.diagnosis import sightings
 from loadcheck.verdict.stage import FRAMES

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from loadcheck import cli
-from loadcheck.logs import Outcome, parse_log
+from loadcheck.logs import Outcome
 from loadcheck.logs.endings import signal_name
 from loadcheck.logs.payloads import unwrap
 from loadcheck.logs.prefixes import strip_prefixes
+from loadcheck.stacks import parse_log
 from tests.conftest import ROOT
 
 DEATHS = [

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from loadcheck.checking import gather
 from loadcheck.errors import BadInput
 from loadcheck.loading import judge_folder
-from loadcheck.logs import parse_log
-from loadcheck.logs.formats import ERRORS, FORMATS
+from loadcheck.logs.endings import ENDINGS
 from loadcheck.plan import make_plan, plan_from_json, plan_to_json
 from loadcheck.specs.profile import Profile, load_profile
+from loadcheck.stacks import DIALECT, parse_log
 from loadcheck.verdict import judge
 from tests.conftest import ROOT, RUNS
 
@@ -29,9 +29,7 @@ H100 = RUNS / "h100" / "reference-train3"
 PROFILE = (ROOT / "env" / "profiles" / "llama31-8b-instruct-4bit.toml").read_text()
 
 numbers = st.sampled_from(["0", "-1", "nan", "inf", "1e999", "9" * 400, "1,2", "١٢", "0x10", "-0.00", ""])
-anchors = st.sampled_from(
-    [format.anchor for format in FORMATS] + [anchor for anchor, _ in ERRORS] + ['loadcheck: {"event": "answer"']
-)
+anchors = st.sampled_from([*DIALECT.anchors, *(literal for literal, _ in ENDINGS), 'loadcheck: {"event": "answer"'])
 noise = st.one_of(
     st.binary(max_size=200),
     st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")),

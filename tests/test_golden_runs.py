@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from loadcheck.checking import gather
-from loadcheck.logs import parse_log
 from loadcheck.specs.expected import load_expected
+from loadcheck.stacks import parse_log
 from loadcheck.verdict import Check, Status, judge
 from tests.conftest import RUNS
 

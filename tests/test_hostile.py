@@ -408,7 +408,7 @@ def test_a_closed_pipe_has_its_own_exit_code(json_flag: list[str], unbuffered: s
 )
 def test_noise_in_a_log_costs_no_figure(noise: bytes, t4_log: Path, tmp_path: Path):
     """A library that prints binary data, at the beginning or in the middle, hides no line of the load."""
-    from loadcheck.logs import parse_log
+    from loadcheck.stacks import parse_log
 
     log = tmp_path / "log"
     whole = parse_log(t4_log).last.figures

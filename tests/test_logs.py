@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from loadcheck.errors import BadInput
-from loadcheck.logs import Outcome, parse_log
+from loadcheck.logs import Outcome
 from loadcheck.logs.events import format_event, parse_event
+from loadcheck.stacks import parse_log
 from tests.kinds import log_of, with_public
 
 T4_FIGURES = {

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadcheck.figures import figure_specs
-from loadcheck.logs import parse_log
 from loadcheck.predict import Card, card_from_table
 from loadcheck.predict.terms import Term
 from loadcheck.specs.files import changed
 from loadcheck.specs.model import load_models
 from loadcheck.specs.profile import LINEAR_MODULES, Profile, load_profile
 from loadcheck.specs.shape import ModelConfig
+from loadcheck.stacks import parse_log
 from loadcheck.stacks.unsloth_vllm.activation import SEGMENTED_SORT_ROWS, activation_peak, forward_peak, sampler_peak
 from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, adapter_params, base_params, patched
 from loadcheck.stacks.unsloth_vllm.allocator import rounded

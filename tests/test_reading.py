@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from loadcheck.api import judge
 from loadcheck.cli import cli, run
 from loadcheck.encoding import json_text
-from loadcheck.logs import parse_log
+from loadcheck.stacks import parse_log
 
 
 def _write(path: Path, text: str) -> Path:

@@ -14,11 +14,11 @@ from loadcheck import cli
 from loadcheck.device import GpuDevice
 from loadcheck.doctor import Finding, Level, Report
 from loadcheck.loading import judge_folder, settled_gpu
-from loadcheck.logs import parse_log
 from loadcheck.predict import card_from_table
 from loadcheck.recovery import short_of
 from loadcheck.specs.profile import load_profile
 from loadcheck.specs.trouble import load_troubles
+from loadcheck.stacks import parse_log
 from loadcheck.units import GIB
 from tests import fake_engine
 from tests.conftest import RUNS

@@ -9,7 +9,7 @@ import pytest
 
 from loadcheck.figures import Figures
 from loadcheck.findings.stack import JudgedStack
-from loadcheck.logs import Attempt, parse_log
+from loadcheck.logs import Attempt
 from loadcheck.predict import Case, MemoryAccount, Prediction, card_from_table
 from loadcheck.predict.fit import fit
 from loadcheck.predict.search import Search
@@ -20,7 +20,7 @@ from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import Profile, load_profile, load_profiles
 from loadcheck.specs.settings import flags, settings_of
 from loadcheck.specs.shape import ModelConfig
-from loadcheck.stacks import STACKS, stack_of, stack_of_log
+from loadcheck.stacks import STACKS, parse_log, stack_of, stack_of_log
 from loadcheck.units import GIB
 from tests.conftest import ROOT
 

@@ -7,7 +7,7 @@ import pytest
 
 from loadcheck.checking import gather
 from loadcheck.figures import SIDE_SPECS, Kind, figure_specs
-from loadcheck.logs.formats import FORMATS
+from loadcheck.stacks import DIALECT
 from loadcheck.verdict import Check, Status, judge
 from tests.conftest import RUNS, thinned
 
@@ -19,7 +19,7 @@ def _digits() -> dict[int, set[str]]:
     """Position in the log -> figures that it is a digit of: every digit of every memory figure and count."""
     specs = figure_specs() | SIDE_SPECS
     found: dict[int, set[str]] = {}
-    for format in FORMATS:
+    for format in DIALECT.formats:
         for match in format.pattern.finditer(T4_TEXT):
             for group, capture in enumerate(format.captures, 1):
                 spec = specs[capture.attribute]

@@ -7,9 +7,9 @@ import pytest
 
 from loadcheck.checking import gather
 from loadcheck.errors import BadInput
-from loadcheck.logs import parse_log
 from loadcheck.specs.files import validate
 from loadcheck.specs.trouble import Troubles, load_troubles
+from loadcheck.stacks import parse_log
 from loadcheck.verdict import Finding, judge
 from loadcheck.verdict.advice import figures_of, remedy_for
 from loadcheck.verdict.diagnosis import sightings

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from loadcheck.checking import gather
-from loadcheck.logs import parse_log
+from loadcheck.stacks import parse_log
 from loadcheck.units import GIB
 from loadcheck.verdict import judge
 

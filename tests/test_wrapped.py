@@ -11,8 +11,8 @@ import pytest
 
 from loadcheck.api import judge
 from loadcheck.checking import gather
-from loadcheck.logs import parse_log
 from loadcheck.logs.payloads import unwrap
+from loadcheck.stacks import parse_log
 from loadcheck.verdict.diagnosis import sightings
 from tests.conftest import RUNS, thinned
 from tests.test_tampered import DIGITS, T4_TEXT

@@ -27,7 +27,7 @@ from typing import Any
 
 from loadcheck.device import read_gpu
 from loadcheck.figures import Figures, Kind, figure_specs
-from loadcheck.logs import parse_log
+from loadcheck.stacks import parse_log
 from loadcheck.stacks.unsloth_vllm.startup import VARIABLE
 
 PROFILE = "llama31-8b-instruct-4bit"

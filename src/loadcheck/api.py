@@ -24,7 +24,6 @@ from loadcheck.device import ram_available_bytes as present_ram_bytes
 from loadcheck.errors import BadInput, LoadcheckError, Problem
 from loadcheck.figures import Figures
 from loadcheck.logs import ParsedLog
-from loadcheck.logs import parse_log as _parse_log
 from loadcheck.logs.text import rereadable
 from loadcheck.predict import Card, Case, Prediction
 from loadcheck.predict.card import card_from_table
@@ -32,6 +31,7 @@ from loadcheck.predict.fit import Fit, Goal
 from loadcheck.predict.fit import fit as _fit
 from loadcheck.specs.profile import load_profile
 from loadcheck.specs.trouble import failure_words
+from loadcheck.stacks import parse_log as _parse_log
 from loadcheck.stacks import predict as _predict
 from loadcheck.stacks import stack_of
 from loadcheck.verdict import Verdict

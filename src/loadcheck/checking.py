@@ -9,7 +9,7 @@ from typing import Any
 
 from loadcheck.errors import BadInput, Problem
 from loadcheck.findings.evidence import is_parallel
-from loadcheck.logs import Attempt, ParsedLog, parse_log
+from loadcheck.logs import Attempt, ParsedLog
 from loadcheck.runs.folder import RunFolder, RunRecord, own_file
 from loadcheck.specs.expected import Expected, load_expected
 from loadcheck.specs.files import changed, flat, validate, value_at
@@ -20,7 +20,7 @@ from loadcheck.specs.profile import Profile, load_profile, load_profiles, with_f
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.trouble import failure_words
 from loadcheck.specs.versions import release_of
-from loadcheck.stacks import stack_of, stack_of_log
+from loadcheck.stacks import parse_log, stack_of, stack_of_log
 from loadcheck.stacks.unsloth_vllm.adapters import adapter_params, possible_ranks
 from loadcheck.stacks.unsloth_vllm.identities import fitting_ranks, pinned_unsloth_zoo
 from loadcheck.verdict import Evidence

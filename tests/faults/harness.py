@@ -16,7 +16,7 @@ import psutil
 
 from loadcheck import cli
 from loadcheck.errors import LoadcheckError
-from loadcheck.logs import parse_log
+from loadcheck.stacks import parse_log
 from tests.faults.injectors import Scene
 from tests.faults.matrix import Fault
 from tests.faults.results import Seen

@@ -17,7 +17,7 @@ import pytest
 
 from loadcheck.device import read_gpu
 from loadcheck.figures import Kind, figure_specs
-from loadcheck.logs import parse_log
+from loadcheck.stacks import parse_log
 from loadcheck.stacks.unsloth_vllm import startup
 from loadcheck.units import GIB
 from tests.conftest import ROOT

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from loadcheck.findings.finding import Finding
-from loadcheck.logs import Attempt
+from loadcheck.logs import Attempt, Dialect
 from loadcheck.predict.stack import Stack
 from loadcheck.specs.profile import Profile
 
@@ -21,6 +21,7 @@ class JudgedStack(Stack, Protocol):
     """A stack whose logs are read and judged.
 
     Attributes:
+        dialect: the lines that it prints and no other stack does.
         identities: in the order in which they are judged.
         repeated_lines: formats that one attempt may print twice.
         printed_twice: figures that may differ between two lines of one attempt.
@@ -28,6 +29,7 @@ class JudgedStack(Stack, Protocol):
         note: why versions other than the pinned are no reason to refuse a log; empty where they are.
     """
 
+    dialect: Dialect = Dialect()
     identities: tuple[Identity, ...] = ()
     repeated_lines: frozenset[str] = frozenset()
     printed_twice: frozenset[str] = frozenset()

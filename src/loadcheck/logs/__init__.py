@@ -1,6 +1,7 @@
-"""Reading load logs: what vLLM, unsloth and our own engines print, in every dialect that is known."""
+"""Reading load logs, by the lines that the stacks say they print (logs/dialect.py)."""
 
+from loadcheck.logs.dialect import Dialect
 from loadcheck.logs.endings import Kind, LogError
 from loadcheck.logs.parser import Attempt, Outcome, ParsedLog, parse_log
 
-__all__ = ["Attempt", "Kind", "LogError", "Outcome", "ParsedLog", "parse_log"]
+__all__ = ["Attempt", "Dialect", "Kind", "LogError", "Outcome", "ParsedLog", "parse_log"]

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from loadcheck.logs.formats import ERRORS, Stage
+from loadcheck.logs.dialect import EndingWords
+from loadcheck.logs.formats import Stage
 
 MAX_FRAMES = 200
 """Lines kept of one traceback, the last ones: far over what Python prints of one without recursion."""
@@ -180,6 +182,28 @@ def _is_near(text: str, match: re.Match[str]) -> bool:
     return text[: match.start()].count(" ") <= MAX_WORDS_BEFORE
 
 
+# What ends a load whatever its stack: CUDA and its libraries, then what comes before there is a load (Docker, the linker, the system), and
+# our own engine that refuses.
+ENDINGS: tuple[EndingWords, ...] = tuple(
+    (anchor, re.compile(pattern))
+    for anchor, pattern in (
+        ("out of memory", r"(?:torch\.(?:cuda\.)?\w+Error: )?CUDA (?:driver )?(?:error: )?out of memory.*"),
+        ("out of memory", r"Cuda failure \d+ 'out of memory'.*"),
+        ("cudaErrorMemoryAllocation", r"cudaErrorMemoryAllocation.*"),
+        ("CUBLAS_STATUS_ALLOC_FAILED", r"CUBLAS_STATUS_ALLOC_FAILED.*"),
+        ("unsatisfied condition", r"requirement error: unsatisfied condition:.*"),
+        ("could not select device driver", r"could not select device driver.*"),
+        ("cannot find -lcuda", r"cannot find -lcuda.*"),
+        ("fatal error: Python.h", r"fatal error: Python\.h.*"),
+        ("CUDA Setup failed", r"CUDA Setup failed.*"),
+        ("Bus error", r"Bus error\b.*"),
+        ("fallen off the bus", r"GPU has fallen off the bus.*"),
+        ("GPU is lost", r"GPU is lost.*"),
+        ("uncorrectable ECC", r"uncorrectable ECC error encountered.*"),
+        ("Error: ", r"^Error: .*"),
+    )
+)
+
 DEATH_ANCHORS = (
     *_SIGNAL_WORDS, "oom", "OOM", "ut of memory", "Fatal Python", "terminate called", "libc++abi", "*** s", "*** S", "corrupt", "(): ",
     "segfault at", "what():", "memory pressure", "low on resource", "memory limit", "TERM_MEMLIMIT", "job killed", "available RAM", "Out Of Memory",
@@ -199,7 +223,7 @@ ANCHORS = (
     "Died",
     "--- Logging error",
     *DEATH_ANCHORS,
-    *(anchor for anchor, _ in ERRORS),
+    *(anchor for anchor, _ in ENDINGS),
 )
 
 
@@ -214,7 +238,11 @@ class _State(Enum):
 class EndingReader:
     """Reads lines one by one, below their prefixes; `feed` gives the error that a line completes."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: Sequence[EndingWords] = ()) -> None:
+        """Args:
+        words: of the engines' own, which come before ENDINGS.
+        """
+        self._words = (*words, *ENDINGS)
         self._state = _State.NOTHING
         self._frames: list[str] = []
         self._ignoring = False
@@ -302,7 +330,7 @@ class EndingReader:
             return None if text.strip() in BENIGN_EXITS else self._raised(line, text)
         if death := find_death(text):
             return LogError(line, death[0], Kind.DEATH, signal=death[1])
-        for anchor, pattern in ERRORS:
+        for anchor, pattern in self._words:
             if anchor in text and (match := pattern.search(text)):
                 return LogError(line, match.group())
         return None

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from loadcheck.figures import Reading
-from loadcheck.logs.formats import FORMATS, LineFormat
+from loadcheck.logs.dialect import Dialect
+from loadcheck.logs.formats import LineFormat
 
 MAX_MATCHES = 10_000
 """In one line: far over what any load prints, so that hostile input cannot fill memory."""
@@ -27,10 +28,10 @@ class Match:
     readings: tuple[Reading, ...]
 
 
-def find_matches(line: int, text: str) -> list[Match]:
+def find_matches(dialect: Dialect, line: int, text: str) -> list[Match]:
     """Every format found in a line, in the order in which they stand there."""
     found = []
-    for format in FORMATS:
+    for format in dialect.formats:
         if format.anchor in text:
             for match in format.pattern.finditer(text):
                 readings = tuple(_readings(format, match, line))

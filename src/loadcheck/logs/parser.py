@@ -13,14 +13,15 @@ from typing import Any
 
 from loadcheck.errors import BadInput, Problem
 from loadcheck.figures import Figures, Reading, figure_specs
+from loadcheck.logs.dialect import Dialect, EndingWords
 from loadcheck.logs.endings import ANCHORS as ENDING_ANCHORS
 from loadcheck.logs.endings import MAX_TEXT, EndingReader, Kind, LogError, cause_of
 from loadcheck.logs.events import PREFIX, split_event
-from loadcheck.logs.formats import FORMATS, RETRY, RUN_STAGES, LineFormat, Stage
+from loadcheck.logs.formats import RUN_STAGES, LineFormat, Stage
 from loadcheck.logs.matches import Match, find_matches
 from loadcheck.logs.prefixes import Stamp, rank_of, strip_prefixes
 from loadcheck.logs.text import clean_line, read_blocks
-from loadcheck.logs.wrapped import LEADS, Crossing, read_across, with_crossing
+from loadcheck.logs.wrapped import Crossing, read_across, with_crossing
 
 EVENT_ANCHOR = PREFIX + "{"
 MAX_ATTEMPTS = 1_000
@@ -108,10 +109,15 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class ParsedLog:
-    """A log as attempts; the last one counts."""
+    """A log as attempts; the last one counts.
+
+    Attributes:
+        dialect: what it was read by.
+    """
 
     path: Path
     attempts: tuple[Attempt, ...]
+    dialect: Dialect
 
     @property
     def last(self) -> Attempt:
@@ -139,13 +145,13 @@ class ParsedLog:
         }
 
 
-def parse_log(path: Path, words: Sequence[tuple[str, re.Pattern[str]]] = ()) -> ParsedLog:
+def parse_log(path: Path, dialect: Dialect, words: Sequence[EndingWords] = ()) -> ParsedLog:
     """Read a log; BadInput where the file is none: prose that quotes a log's words within its sentences is none.
 
     Args:
-        words: (literal, pattern) of what an engine says of a failure; a line that begins so is worth a diagnosis, figures or not.
+        words: what an engine says of a failure; a line that begins so is worth a diagnosis, figures or not.
     """
-    builder = _Builder(path, words)
+    builder = _Builder(path, dialect, words)
     _feed_lines(path, builder)
     attempts = builder.finish()
     if not attempts:
@@ -154,10 +160,7 @@ def parse_log(path: Path, words: Sequence[tuple[str, re.Pattern[str]]] = ()) -> 
                 str(path), "not a load log: no line of a load log in it", "give the output of a load, stdout and stderr"
             )
         )
-    return ParsedLog(path, tuple(attempts))
-
-
-_ANCHORS = tuple({*(format.anchor for format in FORMATS), *ENDING_ANCHORS, EVENT_ANCHOR})
+    return ParsedLog(path, tuple(attempts), dialect)
 
 
 def _feed_lines(path: Path, builder: _Builder) -> None:
@@ -166,9 +169,10 @@ def _feed_lines(path: Path, builder: _Builder) -> None:
     BadInput for a binary file. A load may print anything among its lines, so NUL bytes alone make none.
     """
     num_binary, any_line = 0, False
+    known = tuple({*builder.dialect.anchors, *ENDING_ANCHORS, EVENT_ANCHOR})
     literals = {literal for literal, _ in builder.words}
     for first_line, block in read_blocks(path):
-        anchors = _ANCHORS if builder.has_figures else (*_ANCHORS, *literals)
+        anchors = known if builder.has_figures else (*known, *literals)
         present = [anchor for anchor in anchors if anchor in block]
         if not present and not builder.wants_all:
             num_binary += "\0" in block
@@ -183,7 +187,7 @@ def _feed_lines(path: Path, builder: _Builder) -> None:
 
 def _feed_block(first_line: int, lines: list[str], present: list[str], builder: _Builder) -> None:
     """Feed the lines of a block that hold an anchor, with what a page's breaks divided between them and the next ones."""
-    across = read_across(first_line, lines)
+    across = read_across(builder.dialect, first_line, lines)
     for offset, line in enumerate(lines):
         if builder.wants_all or offset in across or any(anchor in line for anchor in present):
             builder.feed(first_line + offset, line, across.get(offset))
@@ -192,15 +196,16 @@ def _feed_block(first_line: int, lines: list[str], present: list[str], builder: 
 class _Builder:
     """Sorts matches into attempts as they come."""
 
-    def __init__(self, path: Path, words: Sequence[tuple[str, re.Pattern[str]]] = ()) -> None:
+    def __init__(self, path: Path, dialect: Dialect, words: Sequence[EndingWords] = ()) -> None:
+        self.dialect = dialect
         self.words = words
         self._path = path
         self._attempts: list[Attempt] = []
         self._is_log = False
         """Whether a line began as a load's or a failure's does; prose has their words within its sentences alone."""
         self._retrying = False
-        """Between "Retrying vLLM" and the new engine's first line, unsloth prints the error of the try before."""
-        self._endings = EndingReader()
+        """Between the line of a retry and the new engine's first line, the error of the try before is printed."""
+        self._endings = EndingReader(dialect.endings)
         self._stamp = Stamp()
         self._rank: str | None = None
         self._rank_is_known = False
@@ -240,12 +245,12 @@ class _Builder:
         self._feed_text(line, text, across)
 
     def _feed_text(self, line: int, text: str, across: Crossing | None = None) -> None:
-        matches = self._of_one_rank(text, with_crossing(find_matches(line, text), across))
+        matches = self._of_one_rank(text, with_crossing(find_matches(self.dialect, line, text), across))
         for match in matches:
             self._feed_match(line, match)
         for piece in text.split("\n"):
             bare = strip_prefixes(self._stamp.strip(piece))
-            self._is_log |= len(matches) >= MATCHES_OF_A_LOG or _begins_as_a_load(bare)
+            self._is_log |= len(matches) >= MATCHES_OF_A_LOG or _begins_as_a_load(self.dialect, bare)
             self._feed_error(line, bare)
 
     def _of_one_rank(self, text: str, matches: list[Match]) -> list[Match]:
@@ -267,9 +272,9 @@ class _Builder:
         if not self._is_log and known < MATCHES_OF_A_LOG:
             return []
         for before, attempt in zip(self._attempts, self._attempts[1:], strict=False):
-            _inherit(attempt, before)
+            _inherit(self.dialect, attempt, before)
         for after, attempt in zip(self._attempts[::-1], self._attempts[-2::-1], strict=False):
-            _inherit(attempt, after)
+            _inherit(self.dialect, attempt, after)
         return self._attempts
 
     def _feed_match(self, line: int, match: Match) -> None:
@@ -292,7 +297,7 @@ class _Builder:
         if not self._attempts:
             return self._begin()
         attempt = self._attempts[-1]
-        if format.name == RETRY:
+        if format.retries:
             self._retrying = True
             return self._begin()
         return self._begin() if format.opens and format.stage < attempt.stage else attempt
@@ -355,12 +360,12 @@ def _is_report(text: str, error: LogError) -> bool:
     return _IS_LEAD.fullmatch(text.partition(error.text)[0]) is not None
 
 
-def _begins_as_a_load(text: str) -> bool:
+def _begins_as_a_load(dialect: Dialect, text: str) -> bool:
     """Whether a line below its prefixes begins as a load's lines do, after no more than a banner's drawing."""
-    for format in FORMATS:
+    for format in dialect.formats:
         if format.anchor in text and (match := format.pattern.search(text)):
             lead = text[: match.start()]
-            if not any(char.isalnum() for char in lead) or lead.lstrip().startswith(LEADS):
+            if not any(char.isalnum() for char in lead) or lead.lstrip().startswith(dialect.leads):
                 return True
     return False
 
@@ -369,15 +374,15 @@ def _said(readings: Iterable[Reading]) -> set[tuple[str, Any]]:
     return {(reading.attribute, reading.value) for reading in readings}
 
 
-def _inherit(attempt: Attempt, other: Attempt) -> None:
+def _inherit(dialect: Dialect, attempt: Attempt, other: Attempt) -> None:
     """Give `attempt` what `other` said once for the whole run, and it did not say itself, or less precisely."""
     own = {
         attribute: reading.tolerance for attribute in _attributes(attempt) if (reading := attempt.reading(attribute))
     }
     said: set[str] = set()
     lines: set[int] = set()
-    for format in FORMATS:
-        inherited = format.stage in RUN_STAGES and format.name != RETRY
+    for format in dialect.formats:
+        inherited = format.stage in RUN_STAGES and not format.retries
         if inherited and other.formats[format.name] and not attempt.formats[format.name]:
             attempt.formats[format.name] = other.formats[format.name]
             attempt.first_lines[format.name] = other.first_lines[format.name]

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from loadcheck.logs.dialect import Dialect
 from loadcheck.logs.events import PREFIX
-from loadcheck.logs.formats import FORMATS
 from loadcheck.logs.matches import Match, find_matches
 from loadcheck.logs.prefixes import strip_prefixes
 
@@ -25,23 +25,6 @@ LONG_SHARE, AT_THE_COLUMN = 0.6, 0.38
 to 27 % (both reference logs at 60 to 120 columns)."""
 LEAST_PREFIX_CHARS = 6
 """Of a stamp that begins a line; a shorter one may be a number that a break left at the beginning."""
-LEADS = (
-    "Unsloth",
-    "the current vLLM instance",
-    "O^O",
-    "Initializing a V",
-    "Capturing",
-    "Memory profiling results",
-    "Free memory on device",
-)
-"""What stands before a figure at the beginning of a load's own lines."""
-_HEAD = re.compile(
-    r"\s{0,4}(?:🦥 ?)?(?:Unsloth|==\(\(|\\|O\^O|\"-|(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\b|Processed prompts|trainable params|Traceback|"
-    r"(?:# ?)?(?:CUDA|cuda|GPU) blocks|GPU KV cache|Available KV cache|Maximum concurrency|Model loading took|Loading |Starting to load|"
-    r"Memory profiling|model weights take|Graph capturing|init engine|[\w.]+Error\b|"
-    + "|".join(map(re.escape, LEADS))
-    + ")"
-)
 _MAY_BE_STAMPED = re.compile(r"[\d\[(>A-Z]|[\w.-]{1,128}\s{0,64}\|", re.ASCII)
 """The beginnings that logs/prefixes.py knows, roughly: what looks at each line of a log must be quick."""
 _HYPHEN = re.compile(r"\w-$")
@@ -56,18 +39,18 @@ class Crossing:
     """(format, position) of a match that ends at the break, where the whole one goes on."""
 
 
-def read_across(first_line: int, lines: Sequence[str]) -> dict[int, Crossing]:
+def read_across(dialect: Dialect, first_line: int, lines: Sequence[str]) -> dict[int, Crossing]:
     """What is read across breaks, by the index of the piece where it begins.
 
     Args:
         first_line: number of the first of `lines` in the log.
         lines: clean lines of a log, in order.
     """
-    groups = list(_groups(lines))
+    groups = list(_groups(dialect, lines))
     width, at_the_column = _layout([len(lines[at]) for group in groups for at in group[:-1]])
     crossings: dict[int, Crossing] = {}
-    for group in filter(lambda group: _holds_an_anchor(lines, group), groups):
-        reader = _GroupReader(first_line, group, [lines[at] for at in group], at_the_column)
+    for group in filter(lambda group: _holds_an_anchor(dialect, lines, group), groups):
+        reader = _GroupReader(dialect, first_line, group, [lines[at] for at in group], at_the_column)
         for joined in _joins(reader.pieces, width, at_the_column):
             reader.take(joined)
         crossings |= reader.crossings
@@ -82,16 +65,16 @@ def with_crossing(matches: list[Match], crossing: Crossing | None) -> list[Match
     return sorted([*kept, *crossing.found], key=lambda match: match.position)
 
 
-def _groups(lines: Sequence[str]) -> Iterator[range]:
+def _groups(dialect: Dialect, lines: Sequence[str]) -> Iterator[range]:
     """The pieces of each head that something may go on with."""
     start, chars = None, 0
     for at, line in enumerate(lines):
-        goes_on = start is not None and at > 0 and _is_piece(lines[at - 1]) and not is_head(line)
+        goes_on = start is not None and at > 0 and _is_piece(lines[at - 1]) and not is_head(dialect, line)
         if goes_on and (chars := chars + len(line)) <= MAX_JOINED_CHARS:
             continue
         if start is not None and at - start > 1:
             yield range(start, at)
-        start, chars = (at, len(line)) if is_head(line) else (None, 0)
+        start, chars = (at, len(line)) if is_head(dialect, line) else (None, 0)
     if start is not None and len(lines) - start > 1:
         yield range(start, len(lines))
 
@@ -100,14 +83,14 @@ def _is_piece(line: str) -> bool:
     return 0 < len(line) <= MAX_COLUMNS and PREFIX + "{" not in line
 
 
-def is_head(line: str) -> bool:
+def is_head(dialect: Dialect, line: str) -> bool:
     """Whether a line begins as a load's lines do, or with a stamp of whoever wrote it down."""
-    if _HEAD.match(line) is not None:
+    if dialect.head.match(line) is not None:
         return True
     if _MAY_BE_STAMPED.match(line) is None:
         return False
     bare = strip_prefixes(line)
-    return len(line) - len(bare) >= LEAST_PREFIX_CHARS or _HEAD.match(bare) is not None
+    return len(line) - len(bare) >= LEAST_PREFIX_CHARS or dialect.head.match(bare) is not None
 
 
 def _layout(lengths: list[int]) -> tuple[int, bool]:
@@ -168,30 +151,30 @@ def _joined(pieces: Sequence[str], seams: Sequence[str], trimmed: Sequence[str] 
     return _Joined(text, tuple(starts), cuts)
 
 
-_DENSE_ANCHORS = tuple({format.anchor.replace(" ", "") for format in FORMATS})
-
-
-def _holds_an_anchor(lines: Sequence[str], group: range) -> bool:
+def _holds_an_anchor(dialect: Dialect, lines: Sequence[str], group: range) -> bool:
     """Whether the pieces can hold a line format at all, however they are joined."""
     dense = "".join(lines[group.start : group.stop]).replace(" ", "")
-    return any(anchor in dense for anchor in _DENSE_ANCHORS)
+    return any(anchor in dense for anchor in dialect.dense_anchors)
 
 
 class _GroupReader:
     """Takes of each way of joining one head's pieces what no earlier way has shown."""
 
-    def __init__(self, first_line: int, group: range, pieces: list[str], at_the_column: bool) -> None:
+    def __init__(self, dialect: Dialect, first_line: int, group: range, pieces: list[str], at_the_column: bool) -> None:
         self.pieces = pieces
         self.crossings: dict[int, Crossing] = {}
         self._at_the_column = at_the_column
         self._first_line = first_line
         self._group = group
-        self._alone = [find_matches(first_line + at, piece) for at, piece in zip(group, pieces, strict=True)]
+        self._dialect = dialect
+        self._alone = [find_matches(dialect, first_line + at, piece) for at, piece in zip(group, pieces, strict=True)]
         self._shown: set[str] = set()
 
     def take(self, joined: _Joined) -> None:
         """Add to `crossings` what this way of joining shows across a break."""
-        shown = [match.format.name for match in find_matches(0, joined.text) if self._is_taken(joined, match)]
+        shown = [
+            match.format.name for match in find_matches(self._dialect, 0, joined.text) if self._is_taken(joined, match)
+        ]
         self._shown |= set(shown)
 
     def _is_taken(self, joined: _Joined, match: Match) -> bool:

@@ -10,8 +10,9 @@ from rich.markup import escape
 from rich.status import Status
 
 from loadcheck.logs.events import PREFIX, parse_event
-from loadcheck.logs.formats import FORMATS, Stage
+from loadcheck.logs.formats import Stage
 from loadcheck.logs.text import clean_line
+from loadcheck.stacks import DIALECT
 
 # What the load is doing once a stage's line was seen.
 _AFTER = {
@@ -41,7 +42,7 @@ _AFTER_EVENT = {
 SILENCE_S = 2.5
 """The longest that nothing is shown where there is no terminal: a CI job that hangs looks like one that works otherwise."""
 
-_ANCHORS = (PREFIX, *{format.anchor for format in FORMATS if format.opens})
+_ANCHORS = (PREFIX, *{format.anchor for format in DIALECT.formats if format.opens})
 
 
 class Progress:
@@ -128,7 +129,7 @@ def _doing(line: str) -> str | None:
     if PREFIX in line:
         event = parse_event(line.partition(PREFIX)[2])
         return _AFTER_EVENT.get(event["event"]) if event else None
-    for format in FORMATS:
+    for format in DIALECT.formats:
         if format.opens and format.anchor in line and format.pattern.search(line):
             return _AFTER.get(format.stage)
     return None

@@ -5,10 +5,14 @@ A stack is a folder with an object `STACK` (predict/stack.py says what it must k
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from loadcheck import logs
 from loadcheck.findings.stack import JudgedStack
-from loadcheck.logs import Attempt
+from loadcheck.logs import Attempt, ParsedLog
+from loadcheck.logs.dialect import EndingWords, merged
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
 from loadcheck.specs.profile import Profile
@@ -18,6 +22,13 @@ from loadcheck.stacks.vllm_v1 import STACK as VLLM_V1
 
 STACKS: tuple[JudgedStack, ...] = (VLLM_V1, UNSLOTH_VLLM, TRANSFORMERS_CPU)
 """A log is of the first that recognises it."""
+DIALECT = merged(stack.dialect for stack in STACKS)
+"""What every log is read by: whose it is shows in its lines."""
+
+
+def parse_log(path: Path, words: Sequence[EndingWords] = ()) -> ParsedLog:
+    """Read a log of any stack; the rest as `logs.parse_log`."""
+    return logs.parse_log(path, DIALECT, words)
 
 
 def stack_of(profile: Profile) -> JudgedStack:

@@ -122,7 +122,9 @@ def _joined_errors(log: ParsedLog) -> Iterator[tuple[int, str]]:
         lines = [clean_line(line) for line in block.split("\n")]
         for at in (number - first_line for number in errors):
             if 0 <= at < len(lines):
-                rest = takewhile(lambda line: line.strip() and not is_head(line), lines[at + 1 : at + MAX_PIECES])
+                rest = takewhile(
+                    lambda line: line.strip() and not is_head(log.dialect, line), lines[at + 1 : at + MAX_PIECES]
+                )
                 pieces = [lines[at], *rest]
                 yield first_line + at, "".join(pieces)
                 yield first_line + at, " ".join(map(str.strip, pieces))

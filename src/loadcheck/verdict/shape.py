@@ -8,9 +8,7 @@ from loadcheck.figures import figure_specs
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Place, Status
 from loadcheck.logs import Attempt, Kind, LogError, Outcome
-from loadcheck.logs.formats import FORMATS, RUN_STAGES, LineFormat
-
-_FORMATS_BY_NAME = {format.name: format for format in FORMATS}
+from loadcheck.logs.formats import RUN_STAGES, LineFormat
 
 
 def check_shape(evidence: Evidence) -> Iterator[Finding]:
@@ -111,12 +109,12 @@ def _doubled(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _missing_lines(evidence: Evidence) -> Iterator[Finding]:
-    attempt, profile = evidence.attempt, evidence.profile
+    attempt, profile, formats = evidence.attempt, evidence.profile, evidence.log.dialect.by_name
     required = [*evidence.stack.required_lines(attempt, profile)]
     if profile is not None and profile.adapters is not None:
         required.append("patched")
     if attempt.outcome is not Outcome.COMPLETED:  # what comes after the end is no further finding
-        required = [name for name in required if _FORMATS_BY_NAME[name].stage <= attempt.stage]
+        required = [name for name in required if formats[name].stage <= attempt.stage]
     missing = [
         name
         for name in required
@@ -124,7 +122,7 @@ def _missing_lines(evidence: Evidence) -> Iterator[Finding]:
     ]
     named: set[str] = set()
     for name in missing:
-        format = _FORMATS_BY_NAME[name]
+        format = formats[name]
         unsaid = _unsaid(attempt, format)
         figure = next((each for each in unsaid if each not in named), name)
         named.add(figure)

@@ -9,6 +9,7 @@ from loadcheck.predict.case import Case
 from loadcheck.predict.stack import FromLog
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
+from loadcheck.stacks.transformers_cpu.lines import DIALECT
 from loadcheck.stacks.transformers_cpu.peak import cpu_bands
 from loadcheck.stacks.transformers_cpu.prediction import predict
 from loadcheck.stacks.unsloth_vllm.identities import check_model, check_patched, check_times, check_trainable
@@ -23,6 +24,7 @@ class TransformersCpu(JudgedStack):
 
     name = "transformers_cpu"
     engine = "loadcheck.stacks.transformers_cpu.engine"
+    dialect = DIALECT
     identities = (check_times, check_model, check_patched, check_trainable)
     alternatives = ALTERNATIVES
 

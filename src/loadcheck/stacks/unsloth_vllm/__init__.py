@@ -17,7 +17,7 @@ from loadcheck.stacks.unsloth_vllm import rungs
 from loadcheck.stacks.unsloth_vllm.bands import PEAK_SLACK
 from loadcheck.stacks.unsloth_vllm.from_log import predict_from_log
 from loadcheck.stacks.unsloth_vllm.identities import IDENTITIES
-from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, required_lines
+from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, DIALECT, required_lines
 from loadcheck.stacks.unsloth_vllm.margin import amounts_left, needs, slack
 from loadcheck.stacks.unsloth_vllm.names import resolve
 from loadcheck.stacks.unsloth_vllm.prediction import predict
@@ -31,6 +31,7 @@ class UnslothVllm(JudgedStack):
     engine = "loadcheck.stacks.unsloth_vllm.engine"
     rungs = rungs.RUNGS
     peak_slack = PEAK_SLACK
+    dialect = DIALECT
     identities = IDENTITIES
     alternatives = ALTERNATIVES
 

@@ -1,11 +1,18 @@
-"""Which lines a whole load of unsloth with vLLM's V0 engine prints, by the names of logs/formats.py."""
+"""Which lines a load of unsloth with vLLM's V0 engine prints, and which a whole one must have."""
 
 from __future__ import annotations
 
-from loadcheck.logs import Attempt
+from loadcheck.logs import Attempt, Dialect
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.versions import load_versions, release_of
+from loadcheck.stacks.unsloth_vllm import engine_lines, unsloth_lines
 
+DIALECT = Dialect(
+    formats=(*unsloth_lines.FORMATS, *engine_lines.FORMATS),
+    endings=engine_lines.ENDINGS,
+    leads=(*unsloth_lines.LEADS, *engine_lines.LEADS),
+    heads=(*unsloth_lines.HEADS, *engine_lines.HEADS),
+)
 REQUIRED = (
     "banner", "banner transformers", "banner gpu", "banner torch", "banner triton", "banner xformers",
     "plan utilization", "plan capability", "plan sequences", "plan kv",

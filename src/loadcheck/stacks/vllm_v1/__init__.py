@@ -13,6 +13,7 @@ from loadcheck.stacks.unsloth_vllm import identities as v0
 from loadcheck.stacks.unsloth_vllm.from_log import predict_from_log
 from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, OF_GRAPHS
 from loadcheck.stacks.vllm_v1.identities import check_kv_cache, check_tokens_of_memory
+from loadcheck.stacks.vllm_v1.lines import DIALECT
 
 REQUIRED = ("engine", "weights", "v1 kv cache", "v1 tokens", "concurrency", "captured", "ready")
 """What every release prints of a start, beside what is not judged."""
@@ -22,6 +23,7 @@ class VllmV1(JudgedStack):
     """See `findings.stack.JudgedStack`."""
 
     name = "vllm_v1"
+    dialect = DIALECT
     identities = (
         v0.check_budget, check_kv_cache, check_tokens_of_memory, v0.check_gpu_blocks, v0.check_cpu_blocks, v0.check_concurrency,
         v0.check_tokens, v0.check_room, v0.check_graphs, v0.check_sequences, v0.check_lengths, v0.check_times, v0.check_dtype,

@@ -1,0 +1,64 @@
+"""What the logs of a stack are read by: its lines, its words for an end, and how its lines begin."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from loadcheck.logs.formats import LineFormat
+
+EndingWords = tuple[str, re.Pattern[str]]
+"""(literal, pattern) of words that end a load; what the pattern matches is kept as the error."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The lines of one stack, or of several together.
+
+    Attributes:
+        formats: names are unique among all stacks.
+        endings: words of the engine's own that end a load, beside exceptions and deaths.
+        leads: literals that stand before a figure at the beginning of a load's own lines.
+        heads: regular expressions of other beginnings, for lines that a page broke (logs/wrapped.py).
+    """
+
+    formats: tuple[LineFormat, ...] = ()
+    endings: tuple[EndingWords, ...] = ()
+    leads: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+
+    @cached_property
+    def by_name(self) -> dict[str, LineFormat]:
+        return {format.name: format for format in self.formats}
+
+    @cached_property
+    def anchors(self) -> tuple[str, ...]:
+        """Literals of which every line that is one of these holds at least one."""
+        return tuple({format.anchor: None for format in self.formats} | {literal: None for literal, _ in self.endings})
+
+    @cached_property
+    def dense_anchors(self) -> tuple[str, ...]:
+        """The formats' anchors without blanks, as lines that were broken anywhere still hold them."""
+        return tuple({format.anchor.replace(" ", "") for format in self.formats})
+
+    @cached_property
+    def head(self) -> re.Pattern[str]:
+        """How a line begins that is no piece of the one before: a load's own line, a log record, a traceback or an exception."""
+        own = "|".join((*self.heads, *map(re.escape, self.leads)))
+        return re.compile(rf"\s{{0,4}}(?:{_RECORDS}{'|' + own if own else ''})")
+
+
+_RECORDS = r"(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\b|Traceback|[\w.]+Error\b"
+
+
+def merged(dialects: Iterable[Dialect]) -> Dialect:
+    """All of them as one: a log is read before it is known whose it is."""
+    each = tuple(dialects)
+    return Dialect(
+        formats=tuple(format for one in each for format in one.formats),
+        endings=tuple(words for one in each for words in one.endings),
+        leads=tuple(dict.fromkeys(lead for one in each for lead in one.leads)),
+        heads=tuple(dict.fromkeys(head for one in each for head in one.heads)),
+    )

@@ -1,0 +1,19 @@
+"""The line that peft prints of the adapters; the rest of such a load is events of our own."""
+
+from __future__ import annotations
+
+from loadcheck.logs.dialect import Dialect
+from loadcheck.logs.formats import (
+    COUNT,
+    LineFormat,
+    Stage,
+    exact,
+    part,
+)
+
+FORMATS: tuple[LineFormat, ...] = (
+    part("trainable", "peft 0.14.0 peft_model.py:784", Stage.ADAPTERS, "trainable params: ",
+          rf"trainable params: {COUNT} \|\| all params: {COUNT}", exact("trainable_params"), exact("total_params")),
+)  # fmt: skip
+
+DIALECT = Dialect(FORMATS, heads=("trainable params",))
