@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -36,8 +38,25 @@ EXIT_INTERRUPTED = 130
 COMMANDS = ("parse", "check", "report", "predict", "fit", "load", "doctor", "manifest", "list")
 
 
+@contextmanager
+def _numberless_broken_pipe() -> Iterator[None]:
+    """A broken pipe without its number, by which click would know it and end the program itself, with exit code 1."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise BrokenPipeError from None
+
+
 class Commands(click.Group):
     """The commands, each imported when it is called; a misspelt one is answered with the nearest."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _numberless_broken_pipe():  # --help and --version are answered here
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _numberless_broken_pipe():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)

@@ -14,7 +14,4 @@ SCHEMA = 1
 
 def print_json(data: dict[str, Any]) -> None:
     """One document on stdout, with its schema number; `profile` and `run` are null where the data has none."""
-    try:
-        click.echo(json_text({"schema": SCHEMA, "profile": None, "run": None, **data}))
-    except BrokenPipeError:
-        raise BrokenPipeError from None  # without its number, by which click would know it, and exit with 1 itself
+    click.echo(json_text({"schema": SCHEMA, "profile": None, "run": None, **data}))
