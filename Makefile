@@ -79,7 +79,7 @@ test: .venv/dev/.complete .venv/$(ENGINE)/.complete ## the unit tests, then a re
 
 .PHONY: unit
 unit: .venv/dev/.complete ## the unit tests alone: no GPU, no network
-	@scripts/with-args $(DEV)/$(PYTEST) $(UNIT)
+	@scripts/with-args $(DEV)/$(PYTEST) --dist worksteal $(UNIT)
 
 .PHONY: unit-newest
 unit-newest: ## the same with the newest packages that pyproject.toml allows

@@ -10,7 +10,7 @@ PROGRAM = """
 import sys
 import pytest
 from tests import heartbeat
-heartbeat.SILENCE_S = 0.3
+heartbeat.SILENCE_S = 0.1
 sys.exit(pytest.main(["-p", "tests.heartbeat", "-p", "no:cacheprovider", "-c", sys.argv[1] + "/empty.ini", sys.argv[1]]))
 """
 
@@ -18,7 +18,9 @@ sys.exit(pytest.main(["-p", "tests.heartbeat", "-p", "no:cacheprovider", "-c", s
 def test_a_slow_test_is_not_silent(tmp_path: Path):
     """A mark comes while a test runs, although its output is captured."""
     (tmp_path / "empty.ini").write_text("[pytest]\n")
-    (tmp_path / "test_slow.py").write_text("import time\ndef test_slow():\n    print('captured')\n    time.sleep(1)\n")
+    (tmp_path / "test_slow.py").write_text(
+        "import time\ndef test_slow():\n    print('captured')\n    time.sleep(0.6)\n"
+    )
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,9 +30,9 @@ RECORD = {
 }  # fmt: skip
 
 
-def _run(code: str, tmp_path: Path, on_start: Any = lambda pid: None) -> tuple[ChildEnd, bytes]:
+def _run(code: str, tmp_path: Path, on_start: Any = lambda pid: None, on_output: Any = lambda data: None) -> tuple[ChildEnd, bytes]:  # fmt: skip
     sink = LogSink(tmp_path / "load.log")
-    end = run_child([sys.executable, "-u", "-c", code], sink, on_start, lambda data: None, dict(os.environ))
+    end = run_child([sys.executable, "-u", "-c", code], sink, on_start, on_output, dict(os.environ))
     return end, sink.close().read_bytes()
 
 
@@ -61,14 +62,21 @@ def test_every_end_has_its_word(code: str, outcome: str, words: str, tmp_path: P
 def test_an_interrupt_ends_the_child(tmp_path: Path):
     """Ctrl-C, or SIGTERM from a CI that gives up, ends the child and is told from a failure."""
     pids: list[int] = []
-
-    def start(pid: int) -> None:
-        pids.append(pid)
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
-
-    end, _ = _run("import time; print('up', flush=True); time.sleep(60)", tmp_path, start)
+    code = "import time; print('up', flush=True); time.sleep(60)"
+    end, _ = _run(code, tmp_path, pids.append, _interrupt_at_first(signal.SIGTERM))
     assert (end.outcome, end.reason) == ("interrupted", "the user ended it")
     assert not psutil.pid_exists(pids[0])
+
+
+def _interrupt_at_first(number: signal.Signals) -> Callable[[bytes], None]:
+    """Have this process interrupted once the child has printed something, in a moment: our loop of reading goes on until then."""
+    waiting = [threading.Timer(0.05, os.kill, (os.getpid(), number))]
+
+    def output(_: bytes) -> None:
+        while waiting:
+            waiting.pop().start()
+
+    return output
 
 
 def test_nothing_of_the_child_is_left(tmp_path: Path):
@@ -197,15 +205,19 @@ def test_secrets_never_reach_the_log(pieces: list[bytes], tmp_path: Path):
 
 def test_the_sampler_follows_a_process(tmp_path: Path):
     """Ten times a second a line of JSON with the process's memory; without NVML the device is null, not 0."""
-    child = subprocess.Popen([sys.executable, "-c", "x = bytearray(50_000_000); import time; time.sleep(30)"])
+    code = "x = bytearray(50_000_000); print(flush=True); import time; time.sleep(30)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert child.stdout is not None
     try:
         with Sampler(tmp_path / "memory.jsonl", child.pid) as sampler:
-            time.sleep(1.0)
+            child.stdout.readline()
+            time.sleep(0.45)
     finally:
+        child.stdout.close()
         child.kill()
         child.wait()
     samples = [json.loads(line) for line in (tmp_path / "memory.jsonl").read_text().splitlines()]
-    assert len(samples) >= 4
+    assert len(samples) >= 3
     assert sampler.peak_child_bytes is not None and sampler.peak_child_bytes > 50_000_000
     assert samples[-1]["ram_available_bytes"] > 0
 
@@ -273,7 +285,7 @@ def test_what_was_printed_by_the_interrupt_is_kept(tmp_path: Path):
         "def last(*_):\n    print('x' * 300_000 + 'end'); sys.exit(0)\n"
         "signal.signal(signal.SIGINT, last); print('up', flush=True); time.sleep(60)"
     )
-    end, log = _run(code, tmp_path, lambda pid: threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGHUP)).start())
+    end, log = _run(code, tmp_path, on_output=_interrupt_at_first(signal.SIGHUP))
     assert end.outcome == "interrupted"
     assert log.endswith(b"xend\n")
 
@@ -337,8 +349,9 @@ def test_a_gpu_that_disappears_costs_its_samples_alone(
 
     nvml = SimpleNamespace(nvmlDeviceGetMemoryInfo=info, nvmlMemory_v2=2, NVMLError=type("NVMLError", (Exception,), {}))
     monkeypatch.setattr("loadcheck.device._nvml", lambda: (nvml, None))
+    monkeypatch.setattr("loadcheck.runs.sampler.INTERVAL_S", 0.01)
     with Sampler(tmp_path / "memory.jsonl", os.getpid()) as sampler:
-        time.sleep(0.6)
+        time.sleep(0.2)
     samples = [json.loads(line)["device_used_bytes"] for line in (tmp_path / "memory.jsonl").read_text().splitlines()]
     assert sampler.peak_device_bytes == 7
     assert samples[:3] == [7, 7, None]

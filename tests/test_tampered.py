@@ -1,6 +1,7 @@
 """One changed digit of a memory figure or a count in the reference log, and the check fails and names the figure."""
 
 import re
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,8 @@ def test_a_changed_digit_fails_and_is_named(position: int, tmp_path: Path):
 NAMES = sorted(set().union(*DIGITS.values()) - {"graph_sizes"})
 
 
-@pytest.mark.parametrize("number", ["0", "0.00", "-1", "99999999"])
-@pytest.mark.parametrize("name", NAMES)
-def test_a_figure_that_is_absurd_in_every_line_fails(name: str, number: str, tmp_path: Path):
+@pytest.mark.parametrize(("number", "name"), thinned([*product(("0", "0.00", "-1", "99999999"), NAMES)]))
+def test_a_figure_that_is_absurd_in_every_line_fails(number: str, name: str, tmp_path: Path):
     """The same absurd number wherever the log says the figure: it agrees with itself, and the verdict is still fail."""
     positions = {at for at, names in DIGITS.items() if name in names}
     spans = {re.compile(r"[\d.]*\d").search(T4_TEXT, _start(at)).span() for at in positions}  # type: ignore[union-attr]

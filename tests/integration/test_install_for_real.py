@@ -32,6 +32,7 @@ version = "1.0"
 REDIRECTS = [
     {"UV_SYSTEM_PYTHON": "1"},
     {"UV_PYTHON": "{python}"},
+    {"UV_PYTHON": "3.12", "UV_SYSTEM_PYTHON": "1", "PIP_USER": "1", "PYTHONUSERBASE": "{user}"},
     {"PIP_USER": "1", "PYTHONUSERBASE": "{user}"},
     {"VIRTUAL_ENV": "{machine}", "UV_PROJECT_ENVIRONMENT": "{machine}", "PIP_TARGET": "{user}", "PYTHONPATH": "{user}"},
 ]
