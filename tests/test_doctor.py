@@ -15,9 +15,9 @@ from loadcheck import cli, device
 from loadcheck.device import Driver, GpuDevice, GpuProcess
 from loadcheck.doctor import Finding, Level, Machine, Report, examine, facts, read_machine
 from loadcheck.doctor.host import needed_disk_bytes
-from loadcheck.doctor.machine import Token
 from loadcheck.doctor.settings import token_form
 from loadcheck.errors import EXIT_FAIL, EXIT_MACHINE, EXIT_PASS
+from loadcheck.machine import Token
 from loadcheck.manifest import ChangedFile
 from loadcheck.plan import LoadPlan, make_plan
 from loadcheck.specs.profile import load_profile

@@ -7,7 +7,6 @@ import pytest
 
 from loadcheck import cli
 from loadcheck.checking import gather
-from loadcheck.doctor.settings import _other_checkpoint
 from loadcheck.errors import BadInput
 from loadcheck.plan import make_plan
 from loadcheck.predict import card_from_table
@@ -17,6 +16,7 @@ from loadcheck.specs.profile import load_profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.activation import forward_peak
 from loadcheck.stacks.unsloth_vllm.graphs import graph_nodes
+from loadcheck.stacks.unsloth_vllm.machine import _other_checkpoint
 from loadcheck.stacks.unsloth_vllm.names import loaded_for, resolve
 from loadcheck.stacks.unsloth_vllm.quantization import is_supported, kinds_of_layers
 from loadcheck.stacks.unsloth_vllm.weights import weights

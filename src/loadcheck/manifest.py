@@ -15,12 +15,13 @@ from functools import cache
 from hashlib import sha256
 from importlib.metadata import Distribution, PackagePath, distributions
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from loadcheck.errors import Problem, UnsupportedMachine
+from loadcheck.machine import ChangedFile
+from loadcheck.machine.facts import Difference
 from loadcheck.specs.files import env_dir, read_toml
 
-Difference = Literal["missing", "changed"]
 OURS = "loadcheck"
 MARK = "torch"
 """What every environment of the stack has, and no other."""
@@ -40,15 +41,6 @@ class Package:
     @property
     def is_as_locked(self) -> bool:
         return self.locked == self.version or self.name == OURS
-
-
-@dataclass(frozen=True, slots=True)
-class ChangedFile:
-    """A file that is not as in its wheel; `why` is None where env/image.toml does not explain it."""
-
-    path: str
-    difference: Difference
-    why: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from loadcheck import cli, device, doctor, loading
-from loadcheck.doctor.machine import Machine
+from loadcheck.machine import Machine
 from loadcheck.runs import child
 from loadcheck.runs.folder import RunFolder
 

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from loadcheck.doctor import gpu, host, settings, stack
 from loadcheck.doctor.facts import read_machine
-from loadcheck.doctor.finding import Finding, Level, Report
-from loadcheck.doctor.machine import Machine
+from loadcheck.machine import Finding, Level, Machine, Report
 from loadcheck.plan import LoadPlan
+from loadcheck.stacks import stack_of
 
 __all__ = ["Finding", "Level", "Machine", "Report", "examine", "read_machine"]
 
 CPU_CHECKS = (*host.CHECKS, *stack.CHECKS, *settings.CHECKS)
-GPU_CHECKS = (
-    *gpu.CHECKS, *host.CHECKS, *host.GPU_CHECKS, *stack.CHECKS, *stack.GPU_CHECKS, *settings.CHECKS, *settings.GPU_CHECKS,
-)  # fmt: skip
+GPU_CHECKS = (*gpu.CHECKS, *host.CHECKS, *host.GPU_CHECKS, *stack.CHECKS, *settings.CHECKS)
 
 
 def examine(machine: Machine, plan: LoadPlan) -> Report:
-    """Every check that the plan's engine calls for."""
-    checks = CPU_CHECKS if plan.profile.on_cpu else GPU_CHECKS
+    """Every check that the plan's engine calls for, and those of its stack."""
+    neutral = CPU_CHECKS if plan.profile.on_cpu else GPU_CHECKS
+    checks = (*neutral, *stack_of(plan.profile).machine_checks(plan.profile))
     return Report(plan.profile.name, tuple(finding for check in checks for finding in check(machine, plan)))

@@ -22,13 +22,14 @@ import psutil
 
 from loadcheck.device import GpuDevice, read_driver
 from loadcheck.doctor.host import SHM
-from loadcheck.doctor.machine import Machine, Symbols, Token
 from loadcheck.doctor.settings import VARIABLES, token_form
-from loadcheck.manifest import OURS, ChangedFile, explanation
+from loadcheck.machine import ChangedFile, Machine, Symbols, Token
+from loadcheck.manifest import OURS, explanation
 from loadcheck.plan import LoadPlan
 from loadcheck.runs.secrets import hub_tokens
 from loadcheck.specs.files import env_dir, read_toml
 from loadcheck.specs.versions import load_versions
+from loadcheck.stacks import STACKS
 from loadcheck.weights import in_cache, unsafe_local
 from loadcheck.weights.cache import weights_dir
 from loadcheck.weights.lock import hash_file
@@ -75,12 +76,17 @@ def read_machine(plan: LoadPlan, gpu: GpuDevice | None, files: bool = True) -> M
         installed=_installed(),
         changed_files=_changed_files() if files else (),
         has_edited_xformers=_has_edited_xformers(),
-        variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
+        variables={name: os.environ[name] for name in _variables() if name in os.environ},
         tokens=tuple(_tokens()),
     )
 
 
 # ------------------------------------------------------------------------------------------------------------------- system
+
+
+def _variables() -> tuple[str, ...]:
+    """Those that change a load of any stack."""
+    return (*VARIABLES, *(name for stack in STACKS for name in stack.variables))
 
 
 def _in_container() -> bool:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loadcheck.device import GpuProcess
-from loadcheck.doctor.finding import Finding, Level, ok, problem, warning
-from loadcheck.doctor.machine import Machine
+from loadcheck.machine import Finding, Level, Machine, ok, problem, warning
 from loadcheck.plan import LoadPlan
 from loadcheck.predict import Card, Case, card_from_device
 from loadcheck.stacks import predict
-from loadcheck.stacks.unsloth_vllm.refusals import known_warnings
 from loadcheck.units import show_bytes
 
 # https://docs.nvidia.com/deploy/cuda-compatibility: the drivers of CUDA 12.0 and of CUDA 12.4 on Linux
@@ -84,10 +82,6 @@ def check_capability(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
         return
     dtype = "bfloat16" if card.compute_capability >= 8 else "float16, as it has no bfloat16"
     yield ok("capability", f"compute capability {card.compute_capability}: the load computes in {dtype}")
-    for what in known_warnings(card):
-        why, remedy = "the load itself may pass, and the engine die at a later prompt", "take a card of 7.5 or newer"
-        yield Finding(check="capability", level=Level.WARNING, what=what, why=why, remedy=remedy,
-                      references=("vllm/attention/ops/prefix_prefill.py",))  # fmt: skip
 
 
 def check_processes(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
@@ -126,10 +120,6 @@ def check_memory(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
         yield ok(
             "memory", f"{show_bytes(card.free_bytes)} are free; the load will peak at {show_bytes(peak)} of the card"
         )
-    known = tuple(known_warnings(card))
-    for what in (each for each in prediction.warnings if each not in known):
-        why, remedy = "the load itself fits, and answers once", "loadcheck fit finds settings for work"
-        yield Finding(check="memory", level=Level.WARNING, what=what, why=why, remedy=remedy)
     for edge in prediction.edges:
         remedy = "have the same free memory each time, or choose settings off the edge: loadcheck fit"
         yield Finding(

@@ -1,17 +1,13 @@
-"""Checks of the host: memory, disk, and what Triton and bitsandbytes need of the system."""
+"""Checks of the host: disk, and what Triton and bitsandbytes need of the system."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from loadcheck.doctor.finding import Finding, ok, problem, warning
-from loadcheck.doctor.machine import Machine, Symbols
+from loadcheck.machine import Finding, Machine, Symbols, ok, problem, warning
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.files import env_dir, read_toml
-from loadcheck.stacks.transformers_cpu.peak import cpu_peak
-from loadcheck.stacks.transformers_cpu.prediction import cpu_weights
-from loadcheck.stacks.unsloth_vllm.plan import swap_space_bytes
 from loadcheck.units import GIB, show_bytes
 from loadcheck.weights.package import NEEDED_BYTES
 from loadcheck.weights.synthetic import checkpoint_tensors, file_bytes
@@ -20,8 +16,6 @@ SHM = "/dev/shm"  # noqa: S108: its size is what is looked at
 SHM_BYTES = GIB
 NOT_THE_DRIVERS = {"stubs": "stub-libcuda", "compat": "forward-compatibility"}
 """Directories of the CUDA toolkit that hold another libcuda.so.1 than the driver's, and the trouble that it makes."""
-CPU_BASE_BYTES = GIB
-"""Python with torch and transformers, and what a conversion holds: the loads of the small model peaked at 0.9 GB in all."""
 
 SMALL_FILES_BYTES = 20_000_000
 """A checkpoint's tokenizer and configs: 17.2 MB of tokenizer.json for Llama 3."""
@@ -40,29 +34,6 @@ def check_platform(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
                       "make clean load, which takes the right Python")  # fmt: skip
     else:
         yield ok("platform", f"Python {python} on {machine.platform}")
-
-
-def check_ram(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
-    """The host's memory: of a load on the CPU all of it, of one on a GPU vLLM's swap space."""
-    if plan.profile.on_cpu:
-        weights = cpu_weights(plan.config)
-        peak = cpu_peak(plan.config, plan.profile, weights)
-        needed = max(CPU_BASE_BYTES + weights.num_bytes, 0 if peak is None else peak.num_bytes)
-    else:
-        needed = _swap_bytes(machine)
-        if needed > 0.7 * machine.ram_total_bytes:
-            what = f"vLLM's swap space of {show_bytes(needed)} is over 70 % of {show_bytes(machine.ram_total_bytes)}"
-            yield problem("ram", what, "swap-too-large", cannot=True)
-            return
-    if machine.ram_available_bytes < needed:
-        what = f"{show_bytes(machine.ram_available_bytes)} are available, and the load takes about {show_bytes(needed)}"
-        yield warning("ram", what, "host-memory")
-    else:
-        yield ok("ram", f"{show_bytes(machine.ram_available_bytes)} are available")
-
-
-def _swap_bytes(machine: Machine) -> int:
-    return swap_space_bytes(machine.ram_available_bytes)
 
 
 def check_disk(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
@@ -120,14 +91,6 @@ def check_shm(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
     yield warning("shm", f"{SHM} {size}", "shared-memory")
 
 
-def check_pinned_memory(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
-    """unsloth's own checkpointing moves activations to pinned host memory, of which WSL2 gives little (unsloth_zoo/gradient_checkpointing.py)."""
-    adapters = plan.profile.adapters
-    if machine.is_wsl and adapters is not None and adapters.use_gradient_checkpointing == "unsloth":
-        what = 'this is WSL2, and the profile has use_gradient_checkpointing = "unsloth"'
-        yield warning("pinned-memory", what, "oom-pinned")
-
-
 def check_libcuda(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
     """Where Triton finds the driver's library, and whether the linker can link to it."""
     if machine.driver is None or not machine.driver.has_library:
@@ -169,5 +132,5 @@ def _symbol(version: Symbols) -> str:
     return "GLIBCXX_" + ".".join(map(str, version))
 
 
-CHECKS = (check_platform, check_ram, check_disk, check_environment_disk, check_libstdcxx)
-GPU_CHECKS = (check_shm, check_pinned_memory, check_libcuda, check_compiler)
+CHECKS = (check_platform, check_disk, check_environment_disk, check_libstdcxx)
+GPU_CHECKS = (check_shm, check_libcuda, check_compiler)

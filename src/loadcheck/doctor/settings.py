@@ -1,4 +1,4 @@
-"""Checks of what the user set: variables, the hub's token, and the name of the model."""
+"""Checks of what the user set: variables, the hub's token, and a folder of weights."""
 
 from __future__ import annotations
 
@@ -6,63 +6,19 @@ import base64
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
-from loadcheck.doctor.finding import Finding, Level, ok, problem, warning
-from loadcheck.doctor.machine import Machine, TokenForm
+from loadcheck.machine import Finding, Level, Machine, TokenForm, ok, problem, warning
 from loadcheck.plan import LoadPlan
-from loadcheck.specs.model import is_dynamic
-from loadcheck.specs.profile import Profile
-from loadcheck.stacks.unsloth_vllm.names import loaded_for
 
-# Each with the trouble that it belongs to, and what becomes of it in a load of ours.
-CHANGING = {
-    "VLLM_USE_V1": "v1-engine",
-    "UNSLOTH_USE_MODELSCOPE": "modelscope",
-    "UNSLOTH_VLLM_STANDBY": "standby",
-    "BNB_CUDA_VERSION": "bitsandbytes-library",
-}
-VARIABLES = (*CHANGING, "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "PYTORCH_CUDA_ALLOC_CONF")
-UUIDS = ("GPU-", "MIG-")
-SUFFIX = "-bnb-4bit"
+OFFLINE = "HF_HUB_OFFLINE"
+VARIABLES = ("CUDA_VISIBLE_DEVICES", OFFLINE)
+"""What doctor itself looks at; a stack names what changes its own loads."""
 _TRUE = ("1", "ON", "YES", "TRUE")  # huggingface_hub/constants.py:10
-
-
-def check_visible_devices(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
-    """The forms of CUDA_VISIBLE_DEVICES that unsloth_zoo 2025.2.4 breaks with."""
-    value = machine.variables.get("CUDA_VISIBLE_DEVICES")
-    if value in (None, "0"):
-        yield ok("visible-devices", "CUDA_VISIBLE_DEVICES is " + ("not set" if value is None else "0"))
-    else:
-        assert value is not None
-        trouble_id = "visible-devices-uuid" if value.startswith(UUIDS) else "visible-devices"
-        yield problem("visible-devices", f"CUDA_VISIBLE_DEVICES={value!r}: {_why_it_breaks(value)}", trouble_id)
-
-
-def _why_it_breaks(value: str) -> str:
-    if not value.strip() or value.startswith("-"):
-        return "no GPU is visible"
-    if value.startswith(UUIDS):
-        return f"torch knows no device cuda:{value.partition(',')[0]}"
-    if value.startswith("0,"):
-        return "unsloth takes the first and warns of the others; this engine refuses it"
-    return f"the one visible GPU is cuda:0, and cuda:{value.partition(',')[0]} is asked for"
-
-
-def check_variables(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
-    """Variables that change a load, whether the engine unsets them or not."""
-    for name, trouble_id in CHANGING.items():
-        if machine.variables.get(name):
-            yield warning("variables", f"{name} is set", trouble_id)
-    if machine.variables.get("PYTORCH_CUDA_ALLOC_CONF"):
-        yield Finding(check="variables", level=Level.WARNING, what="PYTORCH_CUDA_ALLOC_CONF is set",
-                      why="unsloth overwrites it at its import, so it has no effect", remedy="unset it",
-                      references=("unsloth/__init__.py:49-51",))  # fmt: skip
 
 
 def check_offline(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
     """Whether a download that is needed is switched off."""
-    offline = machine.variables.get("HF_HUB_OFFLINE", "").upper() in _TRUE
+    offline = machine.variables.get(OFFLINE, "").upper() in _TRUE
     if offline and plan.profile.weights == "hub" and not machine.has_weights:
         what = "HF_HUB_OFFLINE is set, and the weights are not in the cache yet"
         remedy = "unset HF_HUB_OFFLINE for the first load, or use --weights synthetic"
@@ -122,42 +78,6 @@ def _expires_s(jwt: str) -> float | None:
         return None
 
 
-def check_model_name(_: Machine, plan: LoadPlan) -> Iterator[Finding]:
-    """Whether unsloth will quantize what it loads: under vLLM it goes by the end of the name alone (vllm_utils.py:869)."""
-    profile = plan.profile
-    if not profile.fast_inference:
-        return
-    if profile.weights != "local":
-        yield from _other_checkpoint(profile)
-        yield ok("model-name", f"{plan.model_name} in {plan.quantization}, from a directory that is named accordingly",
-                 f"this unsloth quantizes only what is named …{SUFFIX}, whatever load_in_4bit says")  # fmt: skip
-        return
-    name = Path(profile.model).expanduser().resolve().name
-    named, quantized = name.lower().endswith(SUFFIX), plan.quantization == "nf4"
-    if quantized and not named:
-        yield problem(
-            "model-name", f"{name} is quantized, and its name does not end in {SUFFIX}", "name-without-suffix"
-        )
-    elif named and not quantized:
-        yield problem("model-name", f"{name} ends in {SUFFIX}, and its config.json has no quantization",
-                      "suffix-without-quantization")  # fmt: skip
-    elif profile.load_in_4bit and not named:
-        yield problem("model-name", f"{name} will load in 16 bits, load_in_4bit or not", "silent-16bit")
-    else:
-        yield ok("model-name", f"{name} will load in {plan.quantization}, as its name says")
-
-
-def _other_checkpoint(profile: Profile) -> Iterator[Finding]:
-    """A script that gives unsloth this name loads a dynamic quant; a load of ours takes the plain checkpoint from a folder."""
-    loaded = loaded_for(profile.model, profile.load_in_4bit)
-    if "/" in profile.model and is_dynamic(loaded) and not is_dynamic(profile.model):
-        yield Finding(check="model-name", level=Level.WARNING,
-                      what=f"for {profile.model} unsloth itself loads {loaded}",
-                      why="its own table of names sends it there (unsloth/models/mapper.py), so a script's figures may be others",
-                      remedy="use_exact_model_name=True in a script; `loadcheck load` takes the plain one, from a folder",
-                      references=("unsloth/models/loader_utils.py:23-120",))  # fmt: skip
-
-
 def check_local_weights(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
     """Whether all that is opened of a local directory is data: a load refuses it otherwise (weights/opened.py)."""
     for each in machine.unsafe_weights:
@@ -169,4 +89,3 @@ def check_local_weights(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
 
 
 CHECKS = (check_offline, check_token, check_local_weights)
-GPU_CHECKS = (check_visible_devices, check_variables, check_model_name)

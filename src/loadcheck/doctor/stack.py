@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loadcheck.doctor.finding import Finding, Level, ok, problem
-from loadcheck.doctor.machine import Machine
+from loadcheck.machine import Finding, Level, Machine, ok, problem
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.versions import load_versions
+from loadcheck.stacks import stack_of
 
-NEEDED = {
-    "gpu": ("torch", "triton", "vllm", "unsloth", "unsloth_zoo", "xformers", "transformers", "peft", "trl", "accelerate",
-            "bitsandbytes", "protobuf", "numpy", "setuptools"),
-    "cpu": ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "numpy"),
-}  # fmt: skip
 INSTALL = "install from the lock again: make clean load"
 NAMED_FILES = 5
 
@@ -28,7 +23,7 @@ _TROUBLE = {
 
 def check_versions(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
     """What the profile's engine imports, against env/versions.toml."""
-    needed = NEEDED[plan.profile.engine]
+    needed = stack_of(plan.profile).packages(plan.profile)
     if "torch" not in machine.installed:
         yield ok(
             "versions",
@@ -68,16 +63,6 @@ def check_files(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
         yield ok("files", "every file is as in its wheel" + rest)
 
 
-def check_xformers_edit(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
-    """Unsloth's own edit of xformers: made at its first import where it may write there."""
-    if machine.has_edited_xformers is True:
-        yield ok("xformers-edit", "xformers/ops/fmha/cutlass.py holds unsloth's edit (num_splits_key=None)",
-                 "unsloth/__init__.py:98-117 makes it at import")  # fmt: skip
-    elif machine.has_edited_xformers is False:
-        yield ok("xformers-edit", "xformers/ops/fmha/cutlass.py is as in its wheel; unsloth will edit it at its first import",
-                 "unsloth/__init__.py:98-117, silently not where it may not write; it moves no memory figure")  # fmt: skip
-
-
 def check_python_path(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
     """PYTHONPATH, which comes before everything that is installed."""
     if machine.shadowed:
@@ -88,4 +73,3 @@ def check_python_path(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
 
 
 CHECKS = (check_versions, check_files, check_python_path)
-GPU_CHECKS = (check_xformers_edit,)

@@ -1,4 +1,4 @@
-"""What a stack must know for its logs to be judged, beside what predict/stack.py asks of it."""
+"""What a stack must know for its logs and its machines to be judged, beside what predict/stack.py asks of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from loadcheck.findings.finding import Finding
 from loadcheck.logs import Attempt, Dialect
+from loadcheck.machine import Check
 from loadcheck.predict.stack import Stack
 from loadcheck.specs.profile import Profile
 
@@ -26,6 +27,7 @@ class JudgedStack(Stack, Protocol):
         repeated_lines: formats that one attempt may print twice.
         printed_twice: figures that may differ between two lines of one attempt.
         alternatives: by a required line's format, those that other releases print instead.
+        variables: those of the environment that change a load of it.
         note: why versions other than the pinned are no reason to refuse a log; empty where they are.
     """
 
@@ -34,6 +36,7 @@ class JudgedStack(Stack, Protocol):
     repeated_lines: frozenset[str] = frozenset()
     printed_twice: frozenset[str] = frozenset()
     alternatives: dict[str, tuple[str, ...]] = {}
+    variables: tuple[str, ...] = ()
     note: str = ""
 
     def required_lines(self, attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
@@ -42,4 +45,12 @@ class JudgedStack(Stack, Protocol):
 
     def required_events(self, profile: Profile | None) -> tuple[str, ...]:
         """The events that our own engine prints in a whole load, in order."""
+        return ()
+
+    def packages(self, profile: Profile) -> tuple[str, ...]:
+        """What a load imports, by the names of env/versions.toml."""
+        return ()
+
+    def machine_checks(self, profile: Profile) -> tuple[Check, ...]:
+        """What a machine must have for this stack, beside what doctor looks at for every one."""
         return ()

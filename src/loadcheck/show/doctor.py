@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from loadcheck.doctor.finding import Finding, Level, Report
+from loadcheck.machine import Finding, Level, Report
 from loadcheck.terminal import escape, print_item
 
 _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}

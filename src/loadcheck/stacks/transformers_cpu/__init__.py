@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from loadcheck.findings.stack import JudgedStack
 from loadcheck.logs import Attempt
+from loadcheck.machine import Check
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
 from loadcheck.predict.stack import FromLog
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
+from loadcheck.stacks.transformers_cpu import machine
 from loadcheck.stacks.transformers_cpu.lines import DIALECT
 from loadcheck.stacks.transformers_cpu.peak import cpu_bands
 from loadcheck.stacks.transformers_cpu.prediction import predict
+from loadcheck.stacks.unsloth_vllm import machine as unsloth
 from loadcheck.stacks.unsloth_vllm.identities import check_model, check_patched, check_times, check_trainable
 from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, required_lines
 
@@ -41,6 +44,12 @@ class TransformersCpu(JudgedStack):
         if profile is None or not profile.on_cpu:
             return ()
         return tuple(name for name in EVENTS if name != "adapters" or profile.adapters is not None)
+
+    def packages(self, profile: Profile) -> tuple[str, ...]:
+        return machine.PACKAGES if profile.on_cpu else unsloth.PACKAGES
+
+    def machine_checks(self, profile: Profile) -> tuple[Check, ...]:
+        return machine.CHECKS if profile.on_cpu else unsloth.WITHOUT_ENGINE
 
     def predict(self, case: Case) -> Prediction:
         return predict(case)

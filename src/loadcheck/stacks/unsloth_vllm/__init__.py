@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from loadcheck.findings.stack import JudgedStack
 from loadcheck.logs import Attempt
+from loadcheck.machine import Check
 from loadcheck.predict.account import Obstacle, Prediction
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
@@ -13,7 +14,7 @@ from loadcheck.predict.stack import FromLog, Resolved, Wish
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.trouble import Shortage
-from loadcheck.stacks.unsloth_vllm import rungs
+from loadcheck.stacks.unsloth_vllm import machine, rungs
 from loadcheck.stacks.unsloth_vllm.bands import PEAK_SLACK
 from loadcheck.stacks.unsloth_vllm.from_log import predict_from_log
 from loadcheck.stacks.unsloth_vllm.identities import IDENTITIES
@@ -34,6 +35,7 @@ class UnslothVllm(JudgedStack):
     dialect = DIALECT
     identities = IDENTITIES
     alternatives = ALTERNATIVES
+    variables = machine.VARIABLES
 
     def loads(self, profile: Profile) -> bool:
         return not profile.on_cpu and profile.fast_inference
@@ -43,6 +45,12 @@ class UnslothVllm(JudgedStack):
 
     def required_lines(self, attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
         return required_lines(attempt, profile)
+
+    def packages(self, profile: Profile) -> tuple[str, ...]:
+        return machine.PACKAGES
+
+    def machine_checks(self, profile: Profile) -> tuple[Check, ...]:
+        return machine.CHECKS
 
     def resolve(self, profile: Profile) -> Resolved:
         return resolve(profile)

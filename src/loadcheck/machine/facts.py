@@ -8,11 +8,22 @@ from typing import Literal
 
 from loadcheck.device import Driver, GpuDevice
 from loadcheck.errors import Problem
-from loadcheck.manifest import ChangedFile
 
 TokenForm = Literal["empty", "malformed", "of a retired form", "expired", "well-formed"]
 Symbols = tuple[int, ...]
 """A version such as GLIBCXX_3.4.22, as (3, 4, 22)."""
+
+
+Difference = Literal["missing", "changed"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedFile:
+    """A file that is not as in its wheel; `why` is None where env/image.toml does not explain it."""
+
+    path: str
+    difference: Difference
+    why: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,15 @@
+"""What is known of a machine, and what a check says of it. The checks are doctor's (neutral ones) and the stacks' (`machine_checks`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from loadcheck.machine.facts import ChangedFile, Machine, Symbols, Token, TokenForm
+from loadcheck.machine.finding import Finding, Level, Report, ok, problem, warning
+from loadcheck.plan import LoadPlan
+
+Check = Callable[[Machine, LoadPlan], Iterator[Finding]]
+
+__all__ = [
+    "ChangedFile", "Check", "Finding", "Level", "Machine", "Report", "Symbols", "Token", "TokenForm", "ok", "problem", "warning",
+]  # fmt: skip

@@ -1,0 +1,19 @@
+"""The host's memory against what a load takes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loadcheck.machine.facts import Machine
+from loadcheck.machine.finding import Finding, ok, warning
+from loadcheck.units import show_bytes
+
+
+def ram_for(machine: Machine, needed_bytes: int) -> Iterator[Finding]:
+    """A warning where less is available: other programs may give some back until it is needed."""
+    available = show_bytes(machine.ram_available_bytes)
+    if machine.ram_available_bytes < needed_bytes:
+        what = f"{available} are available, and the load takes about {show_bytes(needed_bytes)}"
+        yield warning("ram", what, "host-memory")
+    else:
+        yield ok("ram", f"{available} are available")
