@@ -80,7 +80,7 @@ def own_rows() -> Iterator[str]:
 def public_rows() -> Iterator[str]:
     if PUBLIC.is_dir():
         for name in PUBLIC_LOGS:
-            yield row(name, gather(PUBLIC / name, any_vllm=True))
+            yield row(name, gather(PUBLIC / name, any_release=True))
     else:
         yield from (line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("| nb_"))
 

@@ -80,18 +80,18 @@ UNSAFE_DIRECTORIES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("by_vllm", [True, False], ids=["vLLM", "transformers"])
+@pytest.mark.parametrize("by_engine", [True, False], ids=["vLLM", "transformers"])
 @pytest.mark.parametrize("files", SAFE_DIRECTORIES.values(), ids=SAFE_DIRECTORIES)
-def test_safetensors_are_taken_whatever_lies_beside_them(files, by_vllm: bool, tmp_path: Path):
+def test_safetensors_are_taken_whatever_lies_beside_them(files, by_engine: bool, tmp_path: Path):
     """A pickle that is never opened does no harm."""
-    assert unsafe(directory(tmp_path, files), by_vllm) == ()
+    assert unsafe(directory(tmp_path, files), by_engine) == ()
 
 
-@pytest.mark.parametrize("by_vllm", [True, False], ids=["vLLM", "transformers"])
+@pytest.mark.parametrize("by_engine", [True, False], ids=["vLLM", "transformers"])
 @pytest.mark.parametrize(("files", "says"), UNSAFE_DIRECTORIES.values(), ids=UNSAFE_DIRECTORIES)
-def test_what_is_no_data_is_named(files, says: str, by_vllm: bool, tmp_path: Path):
+def test_what_is_no_data_is_named(files, says: str, by_engine: bool, tmp_path: Path):
     """The file is named, in a line."""
-    problems = unsafe(directory(tmp_path / "model", files), by_vllm)
+    problems = unsafe(directory(tmp_path / "model", files), by_engine)
     assert len(problems) == 1
     assert says in str(problems[0])
     assert "\n" not in str(problems[0])
@@ -101,14 +101,14 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path):
     """Nobody writes to it."""
     directory(tmp_path, {})
     os.mkfifo(tmp_path / "model.safetensors")
-    assert "no plain file" in str(unsafe(tmp_path, by_vllm=True)[0])
+    assert "no plain file" in str(unsafe(tmp_path, by_engine=True)[0])
 
 
-@pytest.mark.parametrize(("by_vllm", "refused"), [(True, False), (False, True)])
-def test_each_engine_by_what_it_opens(by_vllm: bool, refused: bool, tmp_path: Path):
+@pytest.mark.parametrize(("by_engine", "refused"), [(True, False), (False, True)])
+def test_each_engine_by_what_it_opens(by_engine: bool, refused: bool, tmp_path: Path):
     """Safetensors under other names are enough for vLLM; transformers would take the pickle beside them."""
     folder = directory(tmp_path, {"consolidated.safetensors": SAFE, "pytorch_model.bin": PICKLE})
-    assert bool(unsafe(folder, by_vllm)) is refused
+    assert bool(unsafe(folder, by_engine)) is refused
 
 
 def plan_of(folder: Path) -> LoadPlan:

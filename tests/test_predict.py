@@ -12,12 +12,13 @@ from loadcheck.figures import figure_specs
 from loadcheck.predict import Card, card_from_table
 from loadcheck.predict.terms import Term
 from loadcheck.specs.files import changed
+from loadcheck.specs.lora import adapter_params, base_params
 from loadcheck.specs.model import load_models
 from loadcheck.specs.profile import LINEAR_MODULES, Profile, load_profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks import parse_log
 from loadcheck.stacks.unsloth_vllm.activation import SEGMENTED_SORT_ROWS, activation_peak, forward_peak, sampler_peak
-from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, adapter_params, base_params, patched
+from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, patched
 from loadcheck.stacks.unsloth_vllm.allocator import rounded
 from loadcheck.stacks.unsloth_vllm.bands import bands
 from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes

@@ -122,7 +122,7 @@ def judge(
 
 def _case(name: str, settings: Settings | None, gpu: str | Card, ram_available_bytes: int | None) -> Case:
     profile = load_profile(name, dict(settings or {}))
-    if not profile.uses_vllm:
+    if not profile.has_budget:
         what = "loads without vLLM, so its memory depends on no card"
         raise BadInput(
             Problem(f"profile {profile.name}", what, "take a profile with engine = 'gpu' and fast_inference = true")

@@ -15,18 +15,13 @@ from loadcheck.specs.expected import Expected, load_expected
 from loadcheck.specs.files import changed, flat, validate, value_at
 from loadcheck.specs.gpu import find_gpu, gpu_named
 from loadcheck.specs.hf_config import kept_modules
+from loadcheck.specs.lora import adapter_params, possible_ranks
 from loadcheck.specs.model import Model, find_model, is_dynamic
 from loadcheck.specs.profile import Profile, load_profile, load_profiles, with_flags
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.trouble import failure_words
-from loadcheck.specs.versions import release_of
 from loadcheck.stacks import parse_log, stack_of, stack_of_log
-from loadcheck.stacks.unsloth_vllm.adapters import adapter_params, possible_ranks
-from loadcheck.stacks.unsloth_vllm.identities import fitting_ranks, pinned_unsloth_zoo
 from loadcheck.verdict import Evidence
-
-MODELLED_VLLM = ("0.7.1", "0.7.2")
-"""Releases whose memory figures the formulas hold for; from 0.8 on, the LoRA slots are counted as weights."""
 
 NAMED_SETTINGS = 3
 """Of those that contradict a run folder."""
@@ -50,7 +45,7 @@ def gather(
     target: Path,
     profile_name: str | None = None,
     gpu: str | None = None,
-    any_vllm: bool = False,
+    any_release: bool = False,
     log: ParsedLog | None = None,
     record: RunRecord | None = None,
     overrides: dict[str, Any] | None = None,
@@ -61,7 +56,7 @@ def gather(
 
     Args:
         overrides: settings of the load by dotted key of a profile, which a log from elsewhere does not say.
-        any_vllm: predict the figures of logs of other vLLM releases too, which count some of them in another way.
+        any_release: predict the figures of logs of other releases of the engine too, which count some of them in another way.
         log, record: of a run, where they are at hand; a disk that was full may have kept them out of its folder.
     """
     if record is None and target.is_dir():
@@ -72,7 +67,7 @@ def gather(
     model = find_model(str(reading.value)) if (reading := attempt.reading("model")) else None
     profile = _profile(record, profile_name, overrides or {}, attempt, model)
     key = _gpu(gpu, _gpu_key(attempt, profile), target)
-    config, note = _config(model, attempt, any_vllm)
+    config, note = _config(model, attempt, any_release)
     evidence = Evidence(
         log=log,
         stack=stack_of_log(attempt, profile),
@@ -111,15 +106,15 @@ def _profile(
         return own
     if name is not None:
         return load_profile(name, overrides)
-    engine = "cpu" if attempt.event("started") else "gpu"
+    on_cpu = attempt.event("started") is not None
     length = attempt.reading("max_model_len")
     for profile in load_profiles():
-        if model is not None and profile.engine == engine and find_model(profile.model) == model:
+        if model is not None and profile.on_cpu == on_cpu and find_model(profile.model) == model:
             other = with_flags(profile, overrides)
             if not overrides:
                 other = _of_its_rank(other, attempt, model)
             same = length is None or length.value == other.max_seq_length
-            if same and (overrides or engine == "cpu" or _has_settings(attempt, other, model)):
+            if same and (overrides or on_cpu or _has_settings(attempt, other, model)):
                 return other
     if overrides:
         what = "no profile is of this log's model and length, so there are no settings to change"
@@ -158,13 +153,13 @@ def _of_its_rank(profile: Profile, attempt: Attempt, model: Model) -> Profile:
 
     Of the reference ranges' own card an estimate that differs from theirs in one digit is taken for a changed digit.
     """
-    if not profile.uses_vllm or profile.adapters is None or not pinned_unsloth_zoo(attempt):
+    if not profile.has_budget or profile.adapters is None:
         return profile
     try:
         config = model.config_for("nf4" if profile.load_in_4bit else "16bit")
     except BadInput:
         return profile
-    ranks = fitting_ranks(attempt, config)
+    ranks = stack_of(profile).ranks_in_log(attempt, config)
     if not ranks or profile.max_lora_rank in ranks or _is_slip(profile, attempt):
         return profile
     trainable = attempt.reading("trainable_params")
@@ -241,15 +236,14 @@ def _why_no_model(attempt: Attempt) -> str:
     return "the log names no model" if attempt.reading("model") is None else "the log's model is not in env/models"
 
 
-def _config(model: Model | None, attempt: Attempt, any_vllm: bool) -> tuple[ModelConfig | None, str]:
+def _config(model: Model | None, attempt: Attempt, any_release: bool) -> tuple[ModelConfig | None, str]:
     """The shape to predict from; or None and why there is none."""
     if model is None:
         return None, f"{_why_no_model(attempt)}, so its figures are not predicted"
     if is_parallel(attempt):
         return None, "tensor parallel is not modelled, so its figures are not predicted"
-    engine = attempt.reading("vllm")
-    if not any_vllm and engine is not None and release_of(str(engine.value)) not in MODELLED_VLLM:
-        return None, f"vLLM {engine.value} counts memory in its own way, so its figures are not predicted"
+    if not any_release and (note := stack_of_log(attempt).why_not_predicted(attempt)):
+        return None, note
     quantization = attempt.reading("quantization")
     if quantization is None or quantization.value not in ("nf4", "16bit"):
         return None, "the log does not say how the model is quantized, so its figures are not predicted"

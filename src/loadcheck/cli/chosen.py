@@ -38,7 +38,7 @@ def one_profile(profile: str | None, named: str | None) -> str:
 def chosen_case(profile: Profile, flags: dict[str, Any], ram_available_bytes: int | None) -> Case:
     """The load that is asked about; BadInput or UnsupportedMachine where its model or its card is not to be had."""
     model = stack_of(profile).resolve(profile)
-    card = _card(**{name: flags[name] for name in CARD_FLAGS}) if profile.uses_vllm else None
+    card = _card(**{name: flags[name] for name in CARD_FLAGS}) if profile.has_budget else None
     ram = read_ram() if ram_available_bytes is None else ram_available_bytes
     return Case(
         model_name=model.name,

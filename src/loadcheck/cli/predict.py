@@ -14,7 +14,7 @@ from loadcheck.cli.output import print_json
 from loadcheck.cli.train_options import train_options
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS
 from loadcheck.show.case import case_json, show_case
-from loadcheck.show.prediction import show_prediction, show_without_vllm
+from loadcheck.show.prediction import show_prediction, show_without_budget
 from loadcheck.stacks import predict as predict_load
 from loadcheck.terminal import console
 from loadcheck.units import show_bytes
@@ -61,7 +61,7 @@ def command(
         out = console()
         show_case(out, case)
         if prediction.account is None:
-            show_without_vllm(out, prediction)
+            show_without_budget(out, prediction)
         else:
             show_prediction(out, prediction, tree)
     return EXIT_PASS if prediction.fits else EXIT_FAIL

@@ -49,7 +49,7 @@ def read_machine(plan: LoadPlan, gpu: GpuDevice | None, files: bool = True) -> M
     """Everything that a check looks at; some seconds, of which the installed files take the most (none without `files`)."""
     memory = psutil.virtual_memory()
     dirs, compiler = _libcuda_dirs(), _compiler()
-    needed, found = _glibcxx(plan.profile.engine)
+    needed, found = _glibcxx(plan.profile.on_cpu)
     return Machine(
         gpu=gpu,
         driver=read_driver(),
@@ -145,10 +145,10 @@ def _compiler() -> str | None:
 # ---------------------------------------------------------------------------------------------------------------- libstdc++
 
 
-def _glibcxx(engine: str) -> tuple[Symbols | None, Symbols | None]:
+def _glibcxx(on_cpu: bool) -> tuple[Symbols | None, Symbols | None]:
     """The newest GLIBCXX symbols that bitsandbytes' library names, and that libstdc++ has."""
     spec = importlib.util.find_spec("bitsandbytes")
-    library = "libbitsandbytes_cuda124.so" if engine == "gpu" else "libbitsandbytes_cpu.so"
+    library = "libbitsandbytes_cpu.so" if on_cpu else "libbitsandbytes_cuda124.so"
     needed = Path(spec.origin).parent / library if spec and spec.origin else None
     return _newest_symbol(needed), _newest_symbol(_libstdcxx())
 

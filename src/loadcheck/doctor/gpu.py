@@ -106,7 +106,7 @@ def _show(process: GpuProcess) -> str:
 
 def check_memory(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
     """The card's free memory against the prediction for the profile; of a load without vLLM there is none."""
-    if not plan.profile.uses_vllm:
+    if not plan.profile.has_budget:
         return
     if machine.gpu is None or (card := _card(machine)).refused is not None:
         return

@@ -10,6 +10,7 @@ from loadcheck.logs import Attempt, Dialect
 from loadcheck.machine import Check
 from loadcheck.predict.stack import Stack
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.shape import ModelConfig
 
 if TYPE_CHECKING:
     from loadcheck.findings.evidence import Evidence
@@ -24,6 +25,7 @@ class JudgedStack(Stack, Protocol):
     Attributes:
         dialect: the lines that it prints and no other stack does.
         identities: in the order in which they are judged.
+        settings_checks: whether the engine was asked for what this stack asks for, by the lines that say it.
         repeated_lines: formats that one attempt may print twice.
         printed_twice: figures that may differ between two lines of one attempt.
         alternatives: by a required line's format, those that other releases print instead.
@@ -33,6 +35,7 @@ class JudgedStack(Stack, Protocol):
 
     dialect: Dialect = Dialect()
     identities: tuple[Identity, ...] = ()
+    settings_checks: tuple[Identity, ...] = ()
     repeated_lines: frozenset[str] = frozenset()
     printed_twice: frozenset[str] = frozenset()
     alternatives: dict[str, tuple[str, ...]] = {}
@@ -46,6 +49,14 @@ class JudgedStack(Stack, Protocol):
     def required_events(self, profile: Profile | None) -> tuple[str, ...]:
         """The events that our own engine prints in a whole load, in order."""
         return ()
+
+    def ranks_in_log(self, attempt: Attempt, config: ModelConfig) -> tuple[int, ...]:
+        """The max_lora_rank that the attempt's figures can be of; empty where they do not tell."""
+        return ()
+
+    def why_not_predicted(self, attempt: Attempt) -> str:
+        """Why figures of this attempt are not predicted, whatever its model; empty where they are."""
+        return ""
 
     def packages(self, profile: Profile) -> tuple[str, ...]:
         """What a load imports, by the names of env/versions.toml."""

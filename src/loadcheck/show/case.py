@@ -47,7 +47,7 @@ def _settings(case: Case, searched: frozenset[str]) -> Iterator[str]:
         yield f"length {profile.max_seq_length}"
     if profile.training.steps:
         yield f"{profile.training.steps} training steps"
-    if not profile.uses_vllm:
+    if not profile.has_budget:
         return
     if adapters is None or adapters.r != profile.max_lora_rank:
         yield f"slots of rank {profile.max_lora_rank}"

@@ -9,11 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from loadcheck.specs.gpu import Gpu, known_bytes, load_gpus
+from loadcheck.specs.lora import base_params
 from loadcheck.specs.model import Model, load_models
 from loadcheck.specs.profile import load_profiles
-from loadcheck.stacks.transformers_cpu.prediction import cpu_weights
-from loadcheck.stacks.unsloth_vllm.adapters import base_params
-from loadcheck.stacks.unsloth_vllm.weights import weights
+from loadcheck.stacks import weights_by_engine
 from loadcheck.terminal import escape
 from loadcheck.units import to_gib
 
@@ -51,12 +50,17 @@ def models() -> Rows:
 
 def _model(model: Model) -> dict[str, Any]:
     config = None if model.refused else model.config_for("nf4")
+    held = (
+        {}
+        if config is None
+        else {name: round(to_gib(term.num_bytes), 4) for name, term in weights_by_engine(config).items()}
+    )
     return {
         "name": model.name,
         "hub_names": list(model.names),
         "parameters": None if config is None else base_params(config),
-        "weights_4bit_gib": None if config is None else round(to_gib(weights(config).num_bytes), 4),
-        "weights_4bit_cpu_gib": None if config is None else round(to_gib(cpu_weights(config).num_bytes), 4),
+        "weights_4bit_gib": held.get("gpu"),
+        "weights_4bit_cpu_gib": held.get("cpu"),
         "refused": model.refused,
     }
 

@@ -11,7 +11,7 @@ from loadcheck.predict.terms import Term
 from loadcheck.terminal import Name, escape, print_item, print_table, print_words
 
 
-def show_without_vllm(out: Console, prediction: Prediction) -> None:
+def show_without_budget(out: Console, prediction: Prediction) -> None:
     """What is predicted of a load without vLLM, that it is not more, and what its notes say."""
     _show_figures(out, prediction.figures)
     exact = (

@@ -122,14 +122,14 @@ class Profile(Spec, frozen=True, kw_only=True):
     training: Training = Training()
 
     @property
-    def uses_vllm(self) -> bool:
-        """Whether vLLM is part of the load; without it there is no plan, no budget and no KV cache to predict."""
+    def has_budget(self) -> bool:
+        """Whether an inference engine is part of the load; without it there is no plan, no budget and no KV cache to predict."""
         return not self.on_cpu and self.fast_inference
 
     @property
     def on_cpu(self) -> bool:
         """Whether the load runs on a CPU, whatever cards there are."""
-        return self.engine == "cpu"
+        return self.engine != "gpu"
 
     def __post_init__(self) -> None:
         if re.fullmatch(NAME, self.name) is None:

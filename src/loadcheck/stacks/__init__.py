@@ -15,9 +15,13 @@ from loadcheck.logs import Attempt, ParsedLog
 from loadcheck.logs.dialect import EndingWords, merged
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
+from loadcheck.predict.terms import Term
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.transformers_cpu import STACK as TRANSFORMERS_CPU
+from loadcheck.stacks.transformers_cpu.prediction import cpu_weights
 from loadcheck.stacks.unsloth_vllm import STACK as UNSLOTH_VLLM
+from loadcheck.stacks.unsloth_vllm.weights import weights
 from loadcheck.stacks.vllm_v1 import STACK as VLLM_V1
 
 STACKS: tuple[JudgedStack, ...] = (VLLM_V1, UNSLOTH_VLLM, TRANSFORMERS_CPU)
@@ -40,6 +44,11 @@ def stack_of_log(attempt: Attempt, profile: Profile | None = None) -> JudgedStac
     """The stack that a log is of: by what it prints where that is another engine, else that of its profile where it is known."""
     found = next(stack for stack in STACKS if stack.recognises(attempt))
     return found if profile is None or found is VLLM_V1 else stack_of(profile)
+
+
+def weights_by_engine(config: ModelConfig) -> dict[str, Term]:
+    """What a model's weights take on the card, as vLLM holds them, and in a CPU's memory."""
+    return {"gpu": weights(config), "cpu": cpu_weights(config)}
 
 
 def predict(case: Case) -> Prediction:

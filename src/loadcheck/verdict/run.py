@@ -46,7 +46,7 @@ def _unsaid(evidence: Evidence) -> Iterator[Finding]:
             why = f"the process ended by itself, but the engine's event `{event}` is not in the log"
             yield Finding(figure=event, check=Check.RUN, status=Status.FAIL, why=why,
                           remedy="see the end of load.log for what ended it", where=evidence.where(None), missing=True)  # fmt: skip
-    if not profile.uses_vllm and (reading := evidence.attempt.reading("engine")) is not None:
+    if not profile.has_budget and (reading := evidence.attempt.reading("engine")) is not None:
         yield evidence.finding(reading, Check.RUN, False, why="the run asked for a load without vLLM (fast_inference = false)",
                                remedy="another load than the run asked for: load it again")  # fmt: skip
 
@@ -58,7 +58,7 @@ def _events_of(profile: Profile) -> Iterator[str]:
         yield from ("weights_ready", "imported", "device", "loaded", "peak")
         if profile.adapters is not None:
             yield "adapters"
-        if profile.uses_vllm:
+        if profile.has_budget:
             yield "slots"
         if trains:
             yield "answer_after_training"

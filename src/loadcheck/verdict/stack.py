@@ -10,9 +10,8 @@ from loadcheck.figures import Reading, Value
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.specs.model import find_model, is_dynamic
-from loadcheck.specs.profile import Profile, load_profile, profile_names
+from loadcheck.specs.profile import Profile
 from loadcheck.specs.versions import is_release, load_versions, release_of
-from loadcheck.stacks.unsloth_vllm.identities import fitting_ranks, pinned_unsloth_zoo
 
 SETTINGS = ("model", "max_model_len", "quantization", "enforce_eager", "conservativeness", "gpu_memory_utilization_pct")
 """The figures that are settings, or follow from one alone."""
@@ -95,8 +94,6 @@ def _settings(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
                                    remedy=_settings_remedy(evidence, _flag(reading)))  # fmt: skip
     if evidence.assumed:
         yield from _utilization(evidence, profile)
-    if evidence.process is None:
-        yield from _rank(evidence, profile)
     reading = evidence.attempt.reading("model")
     asked = find_model(profile.model)
     if reading is not None and asked is not None:
@@ -139,23 +136,3 @@ def _utilization(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
                                why=f"profile {profile.name} asks for {profile.gpu_memory_utilization} of the free memory, and this "
                                f"load was made with about {share}",
                                remedy=f"check with --gpu-memory-utilization {share}, or --profile FILE of this load's settings")  # fmt: skip
-
-
-def _rank(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
-    """A KV estimate of another max_lora_rank than the profile's: with the flags that have `check` judge by it."""
-    reading, config = evidence.attempt.reading("kv_estimate_bytes"), evidence.config
-    if reading is None or config is None or not profile.uses_vllm or not pinned_unsloth_zoo(evidence.attempt):
-        return
-    ranks = fitting_ranks(evidence.attempt, config) or [profile.max_lora_rank]
-    if profile.max_lora_rank not in ranks:
-        yield evidence.finding(reading, Check.STACK, False, why=f"profile {profile.name} asks for max_lora_rank {profile.max_lora_rank}, "
-                               f"and unsloth's estimate is that of {ranks[0]}",
-                               remedy=f"check with --max-lora-rank {ranks[0]} --lora-r {ranks[0]}")  # fmt: skip
-    elif (
-        evidence.assumed
-        and profile.name in profile_names()
-        and profile.max_lora_rank != load_profile(profile.name).max_lora_rank
-    ):
-        yield Finding(figure="max_lora_rank", check=Check.STACK, status=Status.SKIPPED,
-                      why=f"unsloth's estimate of the KV cache is that of max_lora_rank {profile.max_lora_rank}: judged as with "
-                      f"--max-lora-rank {profile.max_lora_rank}")  # fmt: skip

@@ -61,7 +61,7 @@ def unsafe_local(plan: LoadPlan) -> tuple[Problem, ...]:
         return ()
     directory = local(plan.profile.model)
     try:
-        return unsafe(directory, by_vllm=not plan.profile.on_cpu and plan.profile.fast_inference)
+        return unsafe(directory, by_engine=not plan.profile.on_cpu and plan.profile.fast_inference)
     except OSError as error:
         return (Problem(str(directory), f"cannot be read ({error.strerror})", "check its permissions", "model"),)
 

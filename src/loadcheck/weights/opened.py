@@ -23,19 +23,19 @@ MAX_HEADER_BYTES = 100_000_000
 MAX_JSON_BYTES = 64 * 1024 * 1024
 
 
-def unsafe(directory: Path, by_vllm: bool) -> tuple[Problem, ...]:
+def unsafe(directory: Path, by_engine: bool) -> tuple[Problem, ...]:
     """What the engine would open in `directory` that is no data, one problem each; nothing is opened as more than bytes.
 
     Args:
-        by_vllm: whether vLLM reads the weights: every *.safetensors, and only without any *.bin and *.pt
+        by_engine: whether vLLM reads the weights: every *.safetensors, and only without any *.bin and *.pt
             (vllm/model_executor/model_loader/loader.py:278). Else transformers does: model.safetensors, or what its index
             names, else pytorch_model.bin (transformers/modeling_utils.py:3674-3706).
     """
-    problems = (*_weights(directory, by_vllm), *_adapters(directory), *_code(directory))
+    problems = (*_weights(directory, by_engine), *_adapters(directory), *_code(directory))
     return tuple(dict.fromkeys(problems))
 
 
-def _weights(directory: Path, by_vllm: bool) -> Iterator[Problem]:
+def _weights(directory: Path, by_engine: bool) -> Iterator[Problem]:
     found = sorted(path for path in directory.iterdir() if path.suffix == ".safetensors")
     pickles = sorted(path.name for path in directory.iterdir() if _is_pickle(path.name))
     if not found:
@@ -44,11 +44,11 @@ def _weights(directory: Path, by_vllm: bool) -> Iterator[Problem]:
         return
     has_whole, has_index = (directory / WHOLE).is_file(), (directory / INDEX).is_file()
     bins = [name for name in pickles if name.startswith("pytorch_model") and name.endswith(".bin")]
-    if bins and not (by_vllm or has_whole or has_index):
+    if bins and not (by_engine or has_whole or has_index):
         what = f"has neither {WHOLE} nor {INDEX}, so {_listed(bins)} would be opened{_why(bins)}"
         yield Problem(str(directory), what, CONVERT, "model")
     shards: list[str] = []
-    if has_index and (by_vllm or not has_whole):
+    if has_index and (by_engine or not has_whole):
         shards, problem = _shards(directory / INDEX)
         if problem:
             yield problem

@@ -15,6 +15,7 @@ from loadcheck.stacks.transformers_cpu.lines import DIALECT
 from loadcheck.stacks.transformers_cpu.peak import cpu_bands
 from loadcheck.stacks.transformers_cpu.prediction import predict
 from loadcheck.stacks.unsloth_vllm import machine as unsloth
+from loadcheck.stacks.unsloth_vllm.asked import CHECKS
 from loadcheck.stacks.unsloth_vllm.identities import check_model, check_patched, check_times, check_trainable
 from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, required_lines
 
@@ -29,6 +30,7 @@ class TransformersCpu(JudgedStack):
     engine = "loadcheck.stacks.transformers_cpu.engine"
     dialect = DIALECT
     identities = (check_times, check_model, check_patched, check_trainable)
+    settings_checks = CHECKS
     alternatives = ALTERNATIVES
 
     def loads(self, profile: Profile) -> bool:

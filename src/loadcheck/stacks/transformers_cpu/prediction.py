@@ -12,10 +12,11 @@ from loadcheck.figures import Figures
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
 from loadcheck.predict.terms import Term, total
+from loadcheck.specs.lora import adapter_params, base_params
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.transformers_cpu.peak import cpu_peak, peak_note
-from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, adapter_params, base_params, patched
+from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, patched
 from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, NF4_BLOCK, NF4_NESTED_BLOCK
 
 CODE_BYTES = 4 * (16 + 256)

@@ -14,10 +14,10 @@ from loadcheck.predict.stack import FromLog, Resolved, Wish
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.trouble import Shortage
-from loadcheck.stacks.unsloth_vllm import machine, rungs
+from loadcheck.stacks.unsloth_vllm import asked, machine, rungs
 from loadcheck.stacks.unsloth_vllm.bands import PEAK_SLACK
-from loadcheck.stacks.unsloth_vllm.from_log import predict_from_log
-from loadcheck.stacks.unsloth_vllm.identities import IDENTITIES
+from loadcheck.stacks.unsloth_vllm.from_log import predict_from_log, why_not_predicted
+from loadcheck.stacks.unsloth_vllm.identities import IDENTITIES, ranks_in_log
 from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, DIALECT, required_lines
 from loadcheck.stacks.unsloth_vllm.margin import amounts_left, needs, slack
 from loadcheck.stacks.unsloth_vllm.names import resolve
@@ -34,6 +34,7 @@ class UnslothVllm(JudgedStack):
     peak_slack = PEAK_SLACK
     dialect = DIALECT
     identities = IDENTITIES
+    settings_checks = asked.CHECKS
     alternatives = ALTERNATIVES
     variables = machine.VARIABLES
 
@@ -45,6 +46,12 @@ class UnslothVllm(JudgedStack):
 
     def required_lines(self, attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
         return required_lines(attempt, profile)
+
+    def ranks_in_log(self, attempt: Attempt, config: ModelConfig) -> tuple[int, ...]:
+        return ranks_in_log(attempt, config)
+
+    def why_not_predicted(self, attempt: Attempt) -> str:
+        return why_not_predicted(attempt)
 
     def packages(self, profile: Profile) -> tuple[str, ...]:
         return machine.PACKAGES

@@ -15,6 +15,7 @@ from loadcheck.predict.case import Case
 from loadcheck.predict.stack import FromLog
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
+from loadcheck.specs.versions import release_of
 from loadcheck.stacks.unsloth_vllm.bands import EXACT, Rounding, bands
 from loadcheck.stacks.unsloth_vllm.kv import config_block_bytes
 from loadcheck.stacks.unsloth_vllm.plan import SWAP_BEYOND, SWAP_LADDER, UnslothPlan
@@ -162,3 +163,15 @@ class _Log:
         if not self.device() and share is not None and total is not None:
             budget_bytes = (share.tolerance * card.total_bytes + total.tolerance * float(share.value)) / 100
         return Rounding(budget_bytes, non_torch_bytes, config_block_bytes(self.config))
+
+
+MODELLED = ("0.7.1", "0.7.2")
+"""Releases of vLLM whose memory figures the formulas hold for; from 0.8 on, the LoRA slots are counted as weights."""
+
+
+def why_not_predicted(attempt: Attempt) -> str:
+    """See `findings.stack.JudgedStack`."""
+    engine = attempt.reading("vllm")
+    if engine is None or release_of(str(engine.value)) in MODELLED:
+        return ""
+    return f"vLLM {engine.value} counts memory in its own way, so its figures are not predicted"

@@ -11,10 +11,10 @@ from loadcheck.findings.finding import Check, Finding
 from loadcheck.findings.interval import Interval
 from loadcheck.findings.stack import Identity
 from loadcheck.logs import Attempt
+from loadcheck.specs.lora import possible_ranks
 from loadcheck.specs.profile import VLLM_LORA_RANKS
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.versions import load_versions
-from loadcheck.stacks.unsloth_vllm.adapters import possible_ranks
 from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes
 from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS, block_bytes
 from loadcheck.stacks.unsloth_vllm.plan import kv_estimate, num_sequences
@@ -261,6 +261,11 @@ def fitting_ranks(attempt: Attempt, config: ModelConfig) -> list[int] | None:
             Interval(*(kv_estimate(config, wanted_bytes, rank) for wanted_bytes in (budget.low, budget.high)))
         )
     ]
+
+
+def ranks_in_log(attempt: Attempt, config: ModelConfig) -> tuple[int, ...]:
+    """The max_lora_rank that the log's KV estimate can be of; empty where it is of another month's unsloth, or says too little."""
+    return tuple(fitting_ranks(attempt, config) or ()) if pinned_unsloth_zoo(attempt) else ()
 
 
 def check_trainable(evidence: Evidence) -> Iterator[Finding]:

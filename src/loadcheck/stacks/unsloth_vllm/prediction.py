@@ -12,12 +12,13 @@ from loadcheck.predict.account import MemoryAccount, Prediction
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
 from loadcheck.predict.terms import Term, total
+from loadcheck.specs.lora import adapter_params, base_params
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.activation import (
     cublas_workspace,
     lora_pointers,
 )
-from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, adapter_params, base_params, patched
+from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, patched
 from loadcheck.stacks.unsloth_vllm.budget import Budget
 from loadcheck.stacks.unsloth_vllm.graphs import NO_GRAPHS, capture_sizes, graph_memory
 from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS, config_block_bytes, kv_cache_memory

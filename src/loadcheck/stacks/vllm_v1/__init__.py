@@ -10,7 +10,8 @@ from loadcheck.predict.stack import FromLog
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm import identities as v0
-from loadcheck.stacks.unsloth_vllm.from_log import predict_from_log
+from loadcheck.stacks.unsloth_vllm.asked import CHECKS
+from loadcheck.stacks.unsloth_vllm.from_log import predict_from_log, why_not_predicted
 from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, OF_GRAPHS
 from loadcheck.stacks.vllm_v1.identities import check_kv_cache, check_tokens_of_memory
 from loadcheck.stacks.vllm_v1.lines import DIALECT
@@ -29,6 +30,7 @@ class VllmV1(JudgedStack):
         v0.check_tokens, v0.check_room, v0.check_graphs, v0.check_sequences, v0.check_lengths, v0.check_times, v0.check_dtype,
         v0.check_model, v0.check_patched, v0.check_estimate, v0.check_trainable,
     )  # fmt: skip
+    settings_checks = CHECKS
     # a trial capture before the real one, and both print what they took (0.33 gpu/model_runner.py:1163)
     repeated_lines = frozenset({"captured", "v1 kv cache"})
     printed_twice = frozenset({"cuda_graph_bytes", "graph_capture_s"})
@@ -49,6 +51,9 @@ class VllmV1(JudgedStack):
         without_graphs = eager is not None and eager.value == "True"
         without_vllm = profile is not None and not profile.fast_inference
         return tuple(name for name in REQUIRED if not (without_vllm or (without_graphs and name in OF_GRAPHS)))
+
+    def why_not_predicted(self, attempt: Attempt) -> str:
+        return why_not_predicted(attempt)
 
     def predict(self, case: Case) -> Prediction:
         raise NotImplementedError(self.note)

@@ -1,0 +1,126 @@
+"""What unsloth asks its engine for, against what a log says that the engine loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loadcheck.figures import Reading
+from loadcheck.findings.evidence import Evidence
+from loadcheck.findings.finding import Check, Finding, Status
+from loadcheck.specs.profile import load_profile, profile_names
+from loadcheck.specs.versions import is_release, load_versions
+from loadcheck.stacks.unsloth_vllm.identities import fitting_ranks, pinned_unsloth_zoo
+
+SUFFIX = "-bnb-4bit"
+"""unsloth_zoo/vllm_utils.py at 2025.2.4 loads in 4 bits where the name ends so, whatever else is asked for."""
+
+# The keyword arguments of vLLM's BitsAndBytesConfig that say what is loaded, by attribute: what nf4 needs.
+_NF4 = {
+    "load_in_8bit": ("False",), "load_in_4bit": ("True",), "quant_type": ("nf4",), "double_quant": ("True",), "quant_storage": ("uint8",),
+}  # fmt: skip
+# unsloth_zoo/vllm_utils.py at 2025.2.4, load_vllm: by quantization
+_LOADERS = {"nf4": ("bitsandbytes",), "16bit": ("auto", "safetensors")}
+
+
+def check_engine(evidence: Evidence) -> Iterator[Finding]:
+    """unsloth reaches into vLLM's V0 engine for its weights (unsloth_zoo/vllm_utils.py, get_vllm_state_dict)."""
+    reading, unsloth = evidence.attempt.reading("engine"), evidence.attempt.reading("unsloth")
+    if reading is None or unsloth is None or not is_release(str(unsloth.value), load_versions().version("unsloth")):
+        return
+    yield evidence.finding(reading, Check.STACK, reading.value == "V0", predicted="V0",
+                           why=f"unsloth {unsloth.value} works with vLLM's V0 engine alone",
+                           remedy="unset VLLM_USE_V1, or set VLLM_USE_V1=0, before the load")  # fmt: skip
+
+
+def check_load(evidence: Evidence) -> Iterator[Finding]:
+    """How the checkpoint was read; another month's unsloth asks for other things."""
+    if evidence.strict_stack or pinned_unsloth_zoo(evidence.attempt):
+        yield from _nf4(evidence)
+        yield from _loader(evidence)
+        yield from _settings(evidence)
+        yield from _suffix(evidence)
+
+
+def _nf4(evidence: Evidence) -> Iterator[Finding]:
+    """What vLLM's bitsandbytes settings say, where the load is in 4 bits: fp4 takes as many bytes as nf4."""
+    for attribute, wanted in _NF4.items():
+        if attribute == "double_quant" and evidence.config is None and evidence.profile is None:
+            continue  # a checkpoint of whatever kind
+        for reading in _readings(evidence, attribute):
+            yield evidence.finding(reading, Check.STACK, reading.value in wanted, predicted=wanted[0],
+                                   why="NF4 with double quantization is what is predicted and asked for",
+                                   remedy=f"load a checkpoint whose quantization_config says {reading.spec.name} {wanted[0].lower()}")  # fmt: skip
+
+
+def _loader(evidence: Evidence) -> Iterator[Finding]:
+    reading, quantization = evidence.attempt.reading("load_format"), evidence.attempt.reading("quantization")
+    if reading is None:
+        return
+    wanted = _LOADERS.get(str(quantization.value), ()) if quantization is not None else ()
+    if reading.value == "dummy":
+        yield evidence.finding(reading, Check.STACK, False, predicted=wanted[0] if wanted else None,
+                               why="dummy weights are random numbers: no checkpoint was read",
+                               remedy="load without load_format='dummy'")  # fmt: skip
+    elif wanted:
+        yield evidence.finding(reading, Check.STACK, reading.value in wanted, predicted=wanted[0],
+                               why=f"quantization {quantization.value if quantization else None} is read by the loader {wanted[0]}",
+                               remedy="load with unsloth's own load_format, or give the raw output of one load")  # fmt: skip
+
+
+def _settings(evidence: Evidence) -> Iterator[Finding]:
+    """What unsloth leaves as it is, and every figure rests on (unsloth_zoo/vllm_utils.py at 2025.2.4, load_vllm)."""
+    wanted_of = {
+        "kv_cache_dtype": "auto",
+        "device": "cuda",
+        "pipeline_parallel_size": "1",
+        "speculative_config": "None",
+        "prefix_caching": "True",
+    }
+    if (dtype := evidence.attempt.reading("dtype")) is not None:
+        wanted_of["compute_dtype"] = str(dtype.value)
+    for attribute, wanted in wanted_of.items():
+        reading = evidence.attempt.reading(attribute)
+        if reading is not None:
+            yield evidence.finding(reading, Check.STACK, reading.value == wanted, predicted=wanted,
+                                   why=f"unsloth loads with {reading.spec.name} {wanted}",
+                                   remedy="load with unsloth's own settings, or give the raw output of one load")  # fmt: skip
+
+
+def _suffix(evidence: Evidence) -> Iterator[Finding]:
+    """A checkpoint whose name says 4 bits, loaded in 16: nothing else in the log would look wrong."""
+    model, quantization = evidence.attempt.reading("model"), evidence.attempt.reading("quantization")
+    if model is None or quantization is None or not str(model.value).lower().rstrip("/").endswith(SUFFIX):
+        return
+    yield evidence.finding(quantization, Check.STACK, quantization.value == "nf4", predicted="nf4",
+                           why=f"{model.value} is a 4-bit checkpoint by its name",
+                           remedy="the weights were loaded without quantization: load with load_in_4bit=True, and look whether the "
+                           "checkpoint's config.json has its quantization_config")  # fmt: skip
+
+
+def check_rank(evidence: Evidence) -> Iterator[Finding]:
+    """A KV estimate of another max_lora_rank than the profile's: with the flags that have `check` judge by it."""
+    reading, config, profile = evidence.attempt.reading("kv_estimate_bytes"), evidence.config, evidence.profile
+    if reading is None or config is None or profile is None or evidence.process is not None:
+        return
+    if not profile.has_budget or not pinned_unsloth_zoo(evidence.attempt):
+        return
+    ranks = fitting_ranks(evidence.attempt, config) or [profile.max_lora_rank]
+    if profile.max_lora_rank not in ranks:
+        yield evidence.finding(reading, Check.STACK, False, why=f"profile {profile.name} asks for max_lora_rank {profile.max_lora_rank}, "
+                               f"and unsloth's estimate is that of {ranks[0]}",
+                               remedy=f"check with --max-lora-rank {ranks[0]} --lora-r {ranks[0]}")  # fmt: skip
+    elif (
+        evidence.assumed
+        and profile.name in profile_names()
+        and profile.max_lora_rank != load_profile(profile.name).max_lora_rank
+    ):
+        yield Finding(figure="max_lora_rank", check=Check.STACK, status=Status.SKIPPED,
+                      why=f"unsloth's estimate of the KV cache is that of max_lora_rank {profile.max_lora_rank}: judged as with "
+                      f"--max-lora-rank {profile.max_lora_rank}")  # fmt: skip
+
+
+def _readings(evidence: Evidence, attribute: str) -> list[Reading]:
+    return [reading for reading in evidence.attempt.readings if reading.attribute == attribute]
+
+
+CHECKS = (check_engine, check_load, check_rank)
