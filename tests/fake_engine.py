@@ -82,7 +82,7 @@ def load(plan: LoadPlan, card: Card, ram_bytes: int) -> int:
     _event("imported", import_s=1.0)
     _event("device", gpu_name=card.name, compute_capability=str(card.compute_capability), device_total_bytes=card.total_bytes,
            device_free_bytes=card.free_bytes, ram_available_bytes=ram_bytes)  # fmt: skip
-    _say(BANNER, family="Qwen2" if "qwen" in plan.model_name else "Mistral" if "mistral" in plan.model_name else "Llama",
+    _say(BANNER, family=plan.config.model_type.capitalize(),
          gpu=card.name, total=to_gib(card.total_bytes), capability=card.compute_capability,
          bfloat16=str(card.compute_capability >= 8).upper())  # fmt: skip
     if "FAKE_WORDS" in os.environ:

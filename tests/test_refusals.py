@@ -153,11 +153,12 @@ def test_an_odd_linear_has_no_4_bit_form():
 @pytest.mark.parametrize("name", sorted(model.name for model in load_models() if model.refused is None))
 @pytest.mark.parametrize("quantization", ["nf4", "16bit"])
 def test_no_known_model_is_refused(name: str, quantization: Any):
-    """Each of env/models loads; no rule may say otherwise, on any architecture of card."""
+    """Each of env/models loads but granite, which unsloth drops once vLLM is ready; no rule may say otherwise, on any card."""
     config = next(model for model in load_models() if model.name == name).config_for(quantization)
-    assert not [
+    met = {
         rule.__name__ for rule in RULES for card in (H100, T4) if rule(case_of(config, PROFILE, card, RAM)) is not None
-    ]
+    }
+    assert met == ({"_after_vllm"} if config.model_type == "granite" else set())
 
 
 REFUSED = {

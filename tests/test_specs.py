@@ -228,10 +228,10 @@ def test_an_unknown_model_is_suggested():
 
 
 def test_other_numbers_are_no_misspelling():
-    """Llama 3.3 70B is not meant to be Llama 3.2 3B: the known models are named, and none is suggested."""
+    """Llama 3.4 70B is not meant to be Llama 3.3 70B: the known models are named, and none is suggested."""
     with pytest.raises(BadInput) as caught:
-        resolve_model("Llama-3.3-70B-Instruct", load_in_4bit=True)
-    assert caught.value.problems[0].remedy.startswith("known: llama-3.1-8b-instruct")
+        resolve_model("Llama-3.4-70B-Instruct", load_in_4bit=True)
+    assert caught.value.problems[0].remedy.startswith("known: deepseek-r1-distill-llama-8b")
 
 
 def test_a_missing_key_says_what_it_may_be(tmp_path: Path):

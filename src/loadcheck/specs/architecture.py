@@ -11,24 +11,43 @@ class Architecture:
     """One `model_type` of a config.json.
 
     Attributes:
+        source: the file of vllm 0.7.2 that all but the defaults are read from.
         default_kv_heads: where a config does not say; None for as many as attention heads
-            (transformers 4.48.2 models/*/configuration_*.py).
+            (transformers 4.48.2 models/*/configuration_*.py, as the next three).
+        default_head_dim: likewise; None for hidden_size / heads.
+        default_tied: whether embedding and head are one where a config does not say.
+        always_tied: whether vLLM takes them as one alone.
         reads_head_dim: whether `head_dim` of a config counts, and not hidden_size / heads alone.
-        always_qkv_bias: whether q, k and v have a bias whatever the config says.
+        always_qkv_bias, never_bias: whether q, k and v have a bias, or no linear has one, whatever the config says.
         window: when attention is windowed.
+        activations: the activation functions that vLLM takes.
         lora_vocabulary: whether embedding and head take adapters, with rows and slots for them.
         keeps_gate_up: whether the output of gate and up lives on through the down projection.
-        source: the file of vllm 0.7.2 that the last two are read from.
+        hidden_copies: tensors of the residual stream that live beside a layer's attention, and beside its MLP.
+        normalizer: whether the embedding has a factor that is a tensor.
+        more_kernels: of a layer in a decode step, beside those that every architecture launches.
+        rope_table_bytes: of one number in unsloth's own rotary tables (unsloth/models/*.py at 2025.2.5).
+        trained: whether what a training of it holds was traced (workloads/).
     """
 
     name: str
     source: str
     default_kv_heads: int | None = None
+    default_head_dim: int | None = None
+    default_tied: bool = False
+    always_tied: bool = False
     reads_head_dim: bool = True
     always_qkv_bias: bool = False
+    never_bias: bool = False
     window: Literal["never", "unless null", "if used"] = "never"
+    activations: tuple[str, ...] = ("silu",)
     lora_vocabulary: bool = True
     keeps_gate_up: bool = False
+    hidden_copies: tuple[int, int] = (2, 3)
+    normalizer: bool = False
+    more_kernels: int = 0
+    rope_table_bytes: int = 2
+    trained: bool = True
 
 
 _LLAMA = "vllm/model_executor/models/llama.py"
@@ -47,6 +66,39 @@ ARCHITECTURES = {
             lora_vocabulary=False,
             keeps_gate_up=True,
         ),
+        Architecture(
+            "granite",
+            "vllm/model_executor/models/granite.py",  # in each layer two products and two sums: :237-254
+            keeps_gate_up=True,
+            more_kernels=4,
+            trained=False,
+        ),
+        Architecture(
+            "gemma",
+            "vllm/model_executor/models/gemma.py",  # :85-89, :288-289, :344-356, :367
+            default_kv_heads=16,
+            default_head_dim=256,
+            default_tied=True,
+            always_tied=True,
+            never_bias=True,
+            activations=("gelu_pytorch_tanh", "gelu"),
+            lora_vocabulary=False,
+            keeps_gate_up=True,
+            hidden_copies=(4, 4),  # its norms are not done in place: layers/layernorm.py:150-200
+            normalizer=True,
+            rope_table_bytes=4,  # unsloth/models/gemma.py:240-254
+            trained=False,
+        ),
     )
 }
 """By `model_type`."""
+
+NOT_PREDICTED = {
+    "gemma2": "vLLM loads it, but unsloth's own copy has no weights in pre_ and post_feedforward_layernorm, so no adapter can be trained",
+    "cohere": "vLLM loads it, and then unsloth ends with AttributeError: 'CohereDecoderLayer' object has no attribute "
+    "'post_attention_layernorm'",
+}
+"""Architectures that unsloth 2025.2.5 hands to vLLM, and that fail all the same: what happens, by `model_type` (unsloth_zoo/vllm_utils.py:
+454-467, 563-577; its half that needs no GPU was run on 2026-11-29)."""
+NOT_LOADED = "unsloth ends with NotImplementedError: Unsloth: … not supported yet!"
+"""What happens to every other one that the pinned transformers knows (unsloth/models/loader.py:194-262)."""

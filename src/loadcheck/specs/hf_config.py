@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from loadcheck.errors import BadInput, Problem
-from loadcheck.specs.architecture import ARCHITECTURES
+from loadcheck.specs.architecture import ARCHITECTURES, NOT_LOADED, NOT_PREDICTED
 from loadcheck.specs.files import MAX_FILE_BYTES, Spec, shown, validate
 from loadcheck.specs.shape import MAX_SIZE, ModelConfig, Size
 
@@ -62,7 +62,8 @@ class _HfConfig(Spec, frozen=True, kw_only=True):
     num_key_value_heads: Annotated[int, Meta(ge=1, le=1024)] | None = None
     head_dim: Size | None = None
     hidden_act: str | None = "silu"
-    tie_word_embeddings: bool | None = False
+    hidden_activation: str | None = None
+    tie_word_embeddings: bool | None = None
     attention_bias: bool | None = None
     bias: bool | None = None
     qkv_bias: bool | None = None
@@ -98,7 +99,7 @@ def config_from_hf(hf: Mapping[str, Any], where: str) -> ModelConfig:
             Problem(
                 where,
                 f"the architecture {shown(model_type)} is not modelled",
-                f"its figures would be a guess; modelled: {', '.join(ARCHITECTURES)}",
+                f"{NOT_PREDICTED.get(model_type, NOT_LOADED)}; modelled: {', '.join(ARCHITECTURES)}",
                 "model_type",
             )
         )
@@ -132,14 +133,22 @@ def _model_data(config: _HfConfig) -> dict[str, Any]:
     data = {key: getattr(config, key) for key in NEEDED_KEYS}
     data["num_key_value_heads"] = config.num_key_value_heads or architecture.default_kv_heads or heads
     stated_head_dim = config.head_dim if architecture.reads_head_dim else None
-    data["head_dim"] = stated_head_dim or config.hidden_size // heads
-    data["tie_word_embeddings"] = bool(config.tie_word_embeddings)
-    data["hidden_act"] = config.hidden_act or "null"
+    data["head_dim"] = stated_head_dim or architecture.default_head_dim or config.hidden_size // heads
+    tied = config.tie_word_embeddings
+    data["tie_word_embeddings"] = architecture.default_tied if tied is None else tied
+    data["hidden_act"] = _activation(config)
     data |= _biases(config) | _rope(config) | {"sliding_window": _has_window(config)}
     quantization = config.quantization_config
     data["quantization"] = "nf4" if quantization is not None else "16bit"
     data["kept_modules"] = kept_modules(quantization.llm_int8_skip_modules or ()) if quantization is not None else ()
     return data
+
+
+def _activation(config: _HfConfig) -> str:
+    """gemma has a key of its own, and without it the tanh approximation (vllm/model_executor/models/gemma.py:51-73)."""
+    if config.model_type == "gemma":
+        return config.hidden_activation or "gelu_pytorch_tanh"
+    return config.hidden_act or "null"
 
 
 def kept_modules(skip_modules: Iterable[str]) -> tuple[str, ...]:
@@ -190,8 +199,9 @@ def _rope_problems(config: _HfConfig, where: str) -> list[Problem]:
 
 def _biases(config: _HfConfig) -> dict[str, bool]:
     """Which linears have a bias (vllm/model_executor/models/llama.py:128-160, qwen2.py:128-160 at 0.7.2)."""
-    if ARCHITECTURES[config.model_type].always_qkv_bias:
-        return {"qkv_bias": True, "o_bias": False, "mlp_bias": False}
+    architecture = ARCHITECTURES[config.model_type]
+    if architecture.always_qkv_bias or architecture.never_bias:
+        return {"qkv_bias": architecture.always_qkv_bias, "o_bias": False, "mlp_bias": False}
     attention = bool(config.attention_bias or config.bias)
     qkv_bias = attention if config.qkv_bias is None else config.qkv_bias
     return {"qkv_bias": qkv_bias, "o_bias": attention, "mlp_bias": bool(config.mlp_bias)}

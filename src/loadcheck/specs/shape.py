@@ -10,7 +10,7 @@ from loadcheck.specs.architecture import ARCHITECTURES, Architecture
 from loadcheck.specs.files import Spec
 
 Quantization = Literal["nf4", "16bit"]
-ModelType = Literal["llama", "mistral", "qwen2"]
+ModelType = Literal["llama", "mistral", "qwen2", "granite", "gemma"]
 """The keys of `specs.architecture.ARCHITECTURES`."""
 
 MAX_SIZE = 10_000_000

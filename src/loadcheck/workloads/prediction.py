@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from loadcheck.errors import BadInput, Problem
 from loadcheck.predict import Case, Prediction
 from loadcheck.predict.terms import Term, total
+from loadcheck.specs.architecture import ARCHITECTURES
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.workloads.attention import NUM_SMS_ASSUMED, num_sms
 from loadcheck.workloads.autograd import INDEX, Tape
@@ -54,7 +56,11 @@ class TrainMemory:
 
 
 def train_memory(case: Case, settings: TrainSettings, engine: Prediction | None) -> TrainMemory:
-    """Train the adapters of a case as `settings` say; `engine` is the load's prediction where vLLM is in the card."""
+    """Train the adapters of a case as `settings` say; `engine` is the load's prediction where vLLM is in the card.
+
+    BadInput for an architecture whose training was never traced.
+    """
+    refuse_untraced(case.config)
     capability = case.gpu.compute_capability
     loaded = loaded_model(case.config, case.profile, engine, capability)
     ledger = Ledger()
@@ -70,6 +76,15 @@ def train_memory(case: Case, settings: TrainSettings, engine: Prediction | None)
     later = steps.step()
     before, check, first, later = (_with_model(loaded, each) for each in (before, check, first, later))
     return TrainMemory(loaded, before, check, first, later, steps.paged_bytes, ledger, started_at)
+
+
+def refuse_untraced(config: ModelConfig) -> None:
+    """BadInput for an architecture whose training was never traced: its figures would be a guess."""
+    if config.architecture.trained:
+        return
+    known = ", ".join(name for name, each in ARCHITECTURES.items() if each.trained)
+    what = f"the training of a {config.model_type} model is not modelled"
+    raise BadInput(Problem("model", what, f"predict the load alone; modelled: {known}"))
 
 
 def _with_model(loaded: Term, moment: Term) -> Term:

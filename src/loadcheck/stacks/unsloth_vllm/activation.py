@@ -2,7 +2,8 @@
 
 The profile runs N = max_num_seqs prompts that share T = max_num_batched_tokens tokens (vllm/worker/model_runner.py:1231-1352
 at 0.7.2). What lives at each moment was traced with vLLM's own classes under FakeTensorMode, for llama, mistral and qwen2, in
-4-bit and 16-bit, for 400 to 32768 tokens and 16 to 288 sequences: the formulas give the same bytes. What kernels take inside
+4-bit and 16-bit, for 400 to 32768 tokens and 16 to 288 sequences, and for granite and gemma on torch's meta device
+(scripts/trace_profile.py, tests/traced_profile.tsv): the formulas give the same bytes. What kernels take inside
 themselves (torch.sort, cuBLAS) is from their sources.
 """
 
@@ -110,7 +111,8 @@ def _onesweep_scratch(n: int, compute_capability: float) -> int:
 def forward_peak(config: ModelConfig, num_tokens: int, compute_capability: float) -> Term:
     """The widest moment of a layer: the largest of its four linears, its attention and its activation function.
 
-    `hidden` tensors of the residual stream live on beside each: the model's frame, the residual and the attention's output. Of a
+    `hidden` tensors of the residual stream live on beside each: the model's frame, the residual and the attention's output, as many as
+    the architecture has. Of a
     dynamic quant it is the widest of all kinds of layers; one in 16 bits dequantizes nothing.
     """
     moments: dict[str, int] = {}
@@ -124,13 +126,14 @@ def forward_peak(config: ModelConfig, num_tokens: int, compute_capability: float
 
 def _moments(sizes: _Layer, compute_capability: float) -> dict[str, int]:
     """What a layer holds at each of its steps, in bytes."""
+    first, second = sizes.beside
     return {
-        "qkv_proj": 2 * sizes.hidden + sizes.linear("qkv_proj"),
-        "attention": 2 * sizes.hidden + sizes.qkv + sizes.attention(compute_capability),
-        "o_proj": 2 * sizes.hidden + sizes.qkv + sizes.q + sizes.linear("o_proj"),
-        "gate_up_proj": 3 * sizes.hidden + sizes.linear("gate_up_proj"),
-        "activation function": 3 * sizes.hidden + sizes.gate_up + sizes.inner,
-        "down_proj": 3 * sizes.hidden + sizes.inner + sizes.kept_gate_up + sizes.linear("down_proj"),
+        "qkv_proj": first + sizes.linear("qkv_proj"),
+        "attention": first + sizes.qkv + sizes.attention(compute_capability),
+        "o_proj": first + sizes.qkv + sizes.q + sizes.linear("o_proj"),
+        "gate_up_proj": second + sizes.linear("gate_up_proj"),
+        "activation function": second + sizes.gate_up + sizes.inner,
+        "down_proj": second + sizes.inner + sizes.kept_gate_up + sizes.linear("down_proj"),
     }
 
 
@@ -140,7 +143,9 @@ class _Layer:
     def __init__(self, config: ModelConfig, num_tokens: int, quantized: frozenset[str]) -> None:
         self._config, self._quantized = config, quantized
         self._num_tokens = num_tokens
-        self.hidden = self._tensor(config.hidden_size)
+        hidden = self._tensor(config.hidden_size)
+        attention, mlp = config.architecture.hidden_copies
+        self.beside = attention * hidden, mlp * hidden
         self.q = self._tensor(config.q_size)
         self.qkv = self._tensor(config.q_size + 2 * config.kv_size)
         self.inner = self._tensor(config.intermediate_size)

@@ -51,7 +51,7 @@ def _layer_nodes(config: ModelConfig, quantized: frozenset[str]) -> float:
     bias = 1 if "qkv_proj" in quantized and config.qkv_bias else 0
     share = len(quantized) / len(MERGED_LINEARS)
     linears = share * _NODES_LINEARS["nf4"] + (1 - share) * _NODES_LINEARS["16bit"]
-    return _NODES_BASE + linears + bias + _NODES_LORA
+    return _NODES_BASE + config.architecture.more_kernels + linears + bias + _NODES_LORA
 
 
 NO_GRAPHS = Term("cuda_graph", 0, "enforce_eager: none are captured (vllm/worker/worker.py:336)")

@@ -50,7 +50,8 @@ def _graph_inputs(max_model_len: int, max_num_seqs: int) -> int:
 
 def _hf_rope(config: ModelConfig, tokens: int) -> int:
     """cos and sin tables of at most so many positions."""
-    return 2 * rounded(DTYPE_BYTES * min(tokens, config.max_position_embeddings) * config.head_dim)
+    number_bytes = config.architecture.rope_table_bytes
+    return 2 * rounded(number_bytes * min(tokens, config.max_position_embeddings) * config.head_dim)
 
 
 def adapter_extras(config: ModelConfig, max_seq_length: int) -> Term:

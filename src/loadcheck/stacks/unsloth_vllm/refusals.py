@@ -105,15 +105,34 @@ def _window(case: Case) -> Obstacle | None:
 
 
 def _activation(case: Case) -> Obstacle | None:
-    """vllm/model_executor/models/llama.py:84-86, qwen2.py:89-91."""
-    config = case.config
-    if config.hidden_act == "silu":
+    """vllm/model_executor/models/llama.py:84-86, qwen2.py:89-91, granite.py:80-82, gemma.py:52-76."""
+    config, taken = case.config, case.config.architecture.activations
+    if config.hidden_act in taken:
         return None
     activation = shown(config.hidden_act, "")
+    only_silu = f"Unsupported activation: {activation}. Only silu is supported for now."
+    remedy = "take a model with silu, as llama, mistral and qwen2 are"
+    if "silu" not in taken:
+        only_silu, remedy = f"Activation function {activation} is not supported", f"take a model with {taken[0]}"
+    return Obstacle(f"the model's activation function is {activation}", only_silu, remedy)
+
+
+def _untied(case: Case) -> Obstacle | None:
+    """vllm/model_executor/models/gemma.py:367."""
+    config = case.config
+    if config.tie_word_embeddings or not config.architecture.always_tied:
+        return None
+    return Obstacle("the model's head is not its embedding", "AssertionError", "take a model whose embeddings are tied")
+
+
+def _after_vllm(case: Case) -> Obstacle | None:
+    """unsloth_zoo/vllm_utils.py:677-683, unsloth/models/granite.py:433-435; run without a GPU on 2026-11-29, with the pinned packages."""
+    if case.config.model_type != "granite":
+        return None
     return Obstacle(
-        f"the model's activation function is {activation}",
-        f"Unsupported activation: {activation}. Only silu is supported for now.",
-        "take a model with silu, as llama, mistral and qwen2 are",
+        "once vLLM is ready, unsloth cannot make its own copy of a granite model, which it needs for adapters and answers",
+        "GraniteRotaryEmbedding.__init__() got an unexpected keyword argument 'device'",
+        "load it with vLLM alone, or without vLLM (--no-fast-inference), or take a llama, mistral, qwen2 or gemma model",
     )
 
 
@@ -163,7 +182,9 @@ def _packed_weights(case: Case) -> Obstacle | None:
 
 
 LENGTH_RULES: tuple[Rule, ...] = (_too_long, _above_derived_length)
-MODEL_RULES: tuple[Rule, ...] = (_rope, _window, _head_size, _activation, _packed_weights, _vocabulary)
+MODEL_RULES: tuple[Rule, ...] = (
+    _rope, _window, _head_size, _activation, _untied, _packed_weights, _vocabulary, _after_vllm
+)  # fmt: skip
 """Those that no setting changes."""
 RULES = (*LENGTH_RULES, *MODEL_RULES)
 

@@ -110,6 +110,8 @@ def _outside(config: ModelConfig) -> Iterator[Term]:
                "vllm/model_executor/layers/vocab_parallel_embedding.py:195-240")  # fmt: skip
     if not config.tie_word_embeddings:
         yield Term("lm_head", rounded(row * head_rows(config)), "vllm/model_executor/models/llama.py:494-509")
+    yield Term("normalizer", rounded(DTYPE_BYTES * config.architecture.normalizer),
+               "vllm/model_executor/models/gemma.py:288-289")  # fmt: skip
     yield Term("final norm", rounded(DTYPE_BYTES * config.hidden_size), "vllm/model_executor/layers/layernorm.py")
     rope = DTYPE_BYTES * config.rope_cache_tokens * config.head_dim
     yield Term("rope cache", rounded(rope), "vllm/model_executor/layers/rotary_embedding.py:98-101, 988-1017")

@@ -1,0 +1,140 @@
+"""What an architecture moves: traced bytes, defaults of a config, and what the stack cannot load."""
+
+import csv
+
+import pytest
+
+from loadcheck import cli
+from loadcheck.errors import BadInput
+from loadcheck.predict import Case, card_from_table
+from loadcheck.specs.architecture import ARCHITECTURES
+from loadcheck.specs.files import changed
+from loadcheck.specs.hf_config import config_from_hf
+from loadcheck.specs.lora import base_params
+from loadcheck.specs.model import find_model
+from loadcheck.specs.profile import load_profile
+from loadcheck.specs.shape import ModelConfig
+from loadcheck.stacks.unsloth_vllm.activation import forward_peak
+from loadcheck.stacks.unsloth_vllm.graphs import graph_nodes
+from loadcheck.stacks.unsloth_vllm.outside_budget import engine_extras
+from loadcheck.stacks.unsloth_vllm.refusals import refusals
+from loadcheck.stacks.unsloth_vllm.weights import weights
+from loadcheck.workloads.prediction import refuse_untraced
+from tests.cases import predict
+from tests.conftest import ROOT
+
+PROFILE = load_profile("llama31-8b-instruct-4bit")
+TRACED = [*csv.DictReader((ROOT / "tests" / "traced_profile.tsv").open(encoding="utf-8"), delimiter="\t")]
+TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 512,
+        "num_key_value_heads": 2, "max_position_embeddings": 4096}  # fmt: skip
+
+
+def _config(name: str, quantization: str = "nf4") -> ModelConfig:
+    model = find_model(name)
+    assert model is not None
+    return model.config_for("nf4" if quantization == "nf4" else "16bit")
+
+
+def test_a_forward_pass_holds_what_a_trace_of_vllms_own_classes_does():
+    """To the byte, with LoRA: in 4 bits and 16, for both lengths of every model (scripts/trace_profile.py)."""
+    rows = [row for row in TRACED if row["lora"] == "1"]
+    assert {find_model(row["model"]).config["model_type"] for row in rows} >= {"granite", "gemma"}  # type: ignore[union-attr]
+    for row in rows:
+        found = forward_peak(_config(row["model"], row["quantization"]), int(row["tokens"]), 9.0).num_bytes
+        assert found == int(row["forward_bytes"]), row
+
+
+def test_what_lies_outside_the_layers_is_what_a_trace_holds():
+    """Embedding, head, last norm, rotary cache, and gemma's normalizer."""
+    for row in TRACED:
+        if row["lora"] == "1":
+            outside = sum(term.num_bytes for term in weights(_config(row["model"])).parts[1:])
+            assert outside == int(row["outside_layers_bytes"]), row
+
+
+def test_a_gemma_config_that_says_little_has_gemmas_own_defaults():
+    """A head of 256, tied embeddings, and the tanh approximation whatever hidden_act says; llama has none of them."""
+    config = config_from_hf({"model_type": "gemma", "hidden_act": "gelu", "attention_bias": True, **TINY}, "x")
+    assert (config.head_dim, config.tie_word_embeddings, config.hidden_act) == (256, True, "gelu_pytorch_tanh")
+    assert (config.qkv_bias, config.o_bias) == (False, False)
+    llama = config_from_hf({"model_type": "llama", "attention_bias": True, **TINY}, "x")
+    assert (llama.head_dim, llama.tie_word_embeddings, llama.hidden_act, llama.qkv_bias) == (16, False, "silu", True)
+
+
+def _says(config: ModelConfig) -> list[str]:
+    case = Case(config=config, profile=PROFILE, card=card_from_table("H200"), ram_available_bytes=2**34)
+    return [obstacle.engine_says for obstacle in refusals(case)]
+
+
+def test_granite_fails_once_vllm_is_ready():
+    """In the words of unsloth's own rotary embedding; what vLLM prints before is predicted all the same."""
+    found = predict(_config("granite-3.1-2b-instruct"), PROFILE, card_from_table("H200"), 2**34)
+    assert not found.fits and found.figures.weights_bytes is not None
+    assert _says(_config("granite-3.1-2b-instruct")) == [
+        "GraniteRotaryEmbedding.__init__() got an unexpected keyword argument 'device'"
+    ]
+
+
+def test_gemma_loads_with_gelu_and_tied_embeddings_alone():
+    """The two that vLLM refuses, each in its words."""
+    gemma = _config("gemma-2b-it")
+    assert _says(gemma) == []
+    assert _says(changed(gemma, {"hidden_act": "silu"})) == ["Activation function silu is not supported"]
+    assert _says(changed(gemma, {"tie_word_embeddings": False})) == ["AssertionError"]
+
+
+def test_gemmas_tables_and_granites_kernels():
+    """unsloth keeps gemma's rotary tables in fp32; a granite layer launches two products and two sums more."""
+    gemma, granite = _config("gemma-2b-it"), _config("granite-3.1-2b-instruct")
+    tables = engine_extras(gemma, 512, 16, 9.0, True).parts[-1]
+    assert tables.num_bytes == 2 * 4 * 8192 * 256
+    assert graph_nodes(granite, 1) - graph_nodes(changed(granite, {"model_type": "llama"}), 1) == 4 * 40
+
+
+@pytest.mark.parametrize(
+    ("model_type", "words"),
+    [
+        ("gemma2", "no adapter can be trained"),
+        ("cohere", "AttributeError: 'CohereDecoderLayer' object has no attribute 'post_attention_layernorm'"),
+        ("phi3", "NotImplementedError: Unsloth: … not supported yet!"),
+        ("qwen3", "modelled: llama, mistral, qwen2, granite, gemma"),
+    ],
+)
+def test_what_is_not_modelled_is_refused_with_what_would_happen(model_type: str, words: str):
+    """In the engine's words, at the stage where it fails."""
+    with pytest.raises(BadInput, match=model_type) as caught:
+        config_from_hf({"model_type": model_type, **TINY}, "config.json")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "billions"),
+    [
+        ("Qwen/QwQ-32B", 32.76), ("unsloth/Qwen2.5-Coder-32B-Instruct-bnb-4bit", 32.76), ("Qwen/Qwen2.5-14B-Instruct", 14.77),
+        ("unsloth/Llama-3.3-70B-Instruct-bnb-4bit", 70.55), ("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", 1.777),
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", 7.616), ("unsloth/DeepSeek-R1-Distill-Llama-8B", 8.030),
+        ("mistralai/Mistral-Small-24B-Instruct-2501", 23.57), ("google/gemma-2b-it", 2.506), ("google/gemma-7b-it", 8.538),
+        ("ibm-granite/granite-3.1-2b-instruct", 2.534), ("ibm-granite/granite-3.1-8b-instruct", 8.171),
+    ],
+)  # fmt: skip
+def test_models_of_public_reports_are_known_by_name(model: str, billions: float):
+    """By any of their names, with as many parameters as their publishers say."""
+    assert base_params(_config(model)) / 1e9 == pytest.approx(billions, rel=0.0005)
+
+
+def test_phi_4_mini_is_refused_with_the_reason(capsys: pytest.CaptureFixture[str]):
+    """And with what does load."""
+    assert cli.run(["predict", "--gpu", "H200", "--model", "microsoft/Phi-4-mini-instruct"]) == 2
+    said = capsys.readouterr().err
+    assert "phi3" in said and "phi-4 is converted to llama" in said
+
+
+def test_training_of_an_untraced_architecture_is_refused():
+    """Its figures would be a guess."""
+    for name, architecture in ARCHITECTURES.items():
+        config = config_from_hf({"model_type": name, **TINY}, name)
+        if architecture.trained:
+            refuse_untraced(config)
+        else:
+            with pytest.raises(BadInput, match=f"the training of a {name} model is not modelled"):
+                refuse_untraced(config)
