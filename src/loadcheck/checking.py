@@ -294,5 +294,9 @@ def _with_prediction(evidence: Evidence) -> Evidence:
         profile = None  # another model: that is a finding of its own, and its figures follow from the log's model
     found = stack.predict_from_log(evidence.attempt, config, profile, evidence.gpu)
     return dataclasses.replace(
-        evidence, predicted=found.figures, bands=found.bands, prediction_note=found.note or evidence.prediction_note
+        evidence,
+        predicted=found.figures,
+        bands=found.bands,
+        prediction_note=found.note or evidence.prediction_note,
+        case=found.case,
     )

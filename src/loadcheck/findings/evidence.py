@@ -11,6 +11,7 @@ from loadcheck.findings.finding import Check, Finding, Place, Status
 from loadcheck.findings.stack import JudgedStack
 from loadcheck.logs import Attempt, ParsedLog
 from loadcheck.predict.band import Band
+from loadcheck.predict.case import Case
 from loadcheck.specs.expected import Expected
 from loadcheck.specs.model import Model
 from loadcheck.specs.profile import Profile
@@ -34,6 +35,7 @@ class Evidence:
         predicted: the figures predicted from this run's own free memory and settings.
         bands: of those predicted figures that are not equal to the digit.
         prediction_note: why there is no prediction.
+        case: what `predicted` is the prediction of; None where settings or card are not all known.
         process: how the loading process ended, and the reason in words; None for a log from elsewhere.
         machine: what run.json says of the machine before the load; empty for a log from elsewhere.
         assumed: whether the profile is the one of env/profiles that fits the log, and nobody named it.
@@ -47,6 +49,7 @@ class Evidence:
     config: ModelConfig | None = None
     predicted: Figures | None = None
     prediction_note: str = ""
+    case: Case | None = None
     bands: dict[str, Band] | None = None
     expected: Expected | None = None
     gpu: str | None = None

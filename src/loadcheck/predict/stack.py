@@ -51,11 +51,13 @@ class FromLog:
         figures: those that it should print; None where nothing is predicted.
         bands: of the figures that are not equal to the digit.
         note: why nothing is predicted; empty where something is, or where nothing ever is.
+        case: what was predicted, where card and settings are all known; its RAM is None where the log does not say it.
     """
 
     figures: Figures | None = None
     bands: dict[str, Band] | None = None
     note: str = ""
+    case: Case | None = None
 
 
 @dataclass(frozen=True, slots=True)

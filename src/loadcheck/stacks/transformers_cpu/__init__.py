@@ -63,8 +63,9 @@ class TransformersCpu(JudgedStack):
             return FromLog()
         if not profile.on_cpu:
             return FromLog(note="a load without vLLM has no plan, so its memory is not predicted")
-        figures = predict(Case(config=config, profile=profile)).figures
-        return FromLog(figures, cpu_bands(figures.peak_device_bytes))
+        case = Case(config=config, profile=profile)
+        figures = predict(case).figures
+        return FromLog(figures, cpu_bands(figures.peak_device_bytes), case=case)
 
 
 STACK = TransformersCpu()

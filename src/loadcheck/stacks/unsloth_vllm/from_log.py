@@ -51,7 +51,7 @@ def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | N
         figures = predict_from_plan(case, plan_of(case, None if ram is not None else swap or 0)).figures
         if ram is None and swap is None:  # nothing says how much RAM there was
             figures = dataclasses.replace(figures, swap_bytes=None, num_cpu_blocks=None)
-        return FromLog(figures, log.bands(figures))
+        return FromLog(figures, log.bands(figures), case=case)
     printed = log.plan()
     if printed is None:
         return FromLog(note="the log does not say unsloth's plan, so nothing is predicted")

@@ -1,0 +1,110 @@
+"""Two loads side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from loadcheck.comparing.difference import Difference, differences, in_unit
+from loadcheck.comparing.steps import steps
+from loadcheck.comparing.subject import Subject
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something other than a figure that is not the same; None is what is not stated."""
+
+    name: str
+    a: Any
+    b: Any
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "a": self.a, "b": self.b}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What differs between two loads. Settings and versions are told; only figures, and how the loads ended, make them different.
+
+    Attributes:
+        num_compared: figures that both state.
+    """
+
+    a: Subject
+    b: Subject
+    settings: tuple[Change, ...]
+    versions: tuple[Change, ...]
+    machine: tuple[Change, ...]
+    moved: tuple[Difference, ...]
+    num_compared: int
+
+    @property
+    def ended_alike(self) -> bool:
+        return None in (self.a.ending, self.b.ending) or self.a.ending == self.b.ending
+
+    @property
+    def same(self) -> bool:
+        """Whether no figure moved, of at least one that both state, and both loads ended alike."""
+        return not self.moved and self.ended_alike and self.num_compared > 0
+
+    @property
+    def unexplained(self) -> tuple[Difference, ...]:
+        return tuple(each for each in self.moved if not each.explained)
+
+    def to_json(self) -> dict[str, Any]:
+        """Amounts in bytes for memory, else in the figure's own unit."""
+        return {
+            "a": self.a.name,
+            "b": self.b.name,
+            "same": self.same,
+            "compared": self.num_compared,
+            "ended": {"a": self.a.ending, "b": self.b.ending},
+            "settings": [each.to_json() for each in self.settings],
+            "versions": [each.to_json() for each in self.versions],
+            "machine": [each.to_json() for each in self.machine],
+            "moved": [_difference_json(each) for each in self.moved],
+        }
+
+
+def _difference_json(found: Difference) -> dict[str, Any]:
+    spec = found.spec
+    return {
+        "figure": spec.name,
+        "a": spec.to_edge(found.a.value, found.a.decimals),
+        "b": spec.to_edge(found.b.value, found.b.decimals),
+        "difference": in_unit(spec, found.amount),
+        "parts": [
+            {
+                "change": part.change,
+                "difference": in_unit(spec, part.amount),
+                "terms": {name: in_unit(spec, amount) for name, amount in part.terms.items()},
+            }
+            for part in found.parts
+        ],
+        "rest": in_unit(spec, found.rest),
+        "explained": found.explained,
+        "why": found.why,
+    }
+
+
+def compare(a: Subject, b: Subject) -> Comparison:
+    """Everything that differs, each moved figure by the changes that moved it."""
+    path = None if a.case is None or b.case is None else steps(a.case, b.case)
+    model = () if a.model == b.model else (Change("model", a.model, b.model),)
+    return Comparison(
+        a=a,
+        b=b,
+        settings=(*model, *_changes(a.settings, b.settings)),
+        versions=tuple(_changes(a.versions, b.versions)),
+        machine=tuple(_changes(a.machine, b.machine)),
+        moved=tuple(differences(a, b, path)),
+        num_compared=len(a.readings.keys() & b.readings.keys()),
+    )
+
+
+def _changes(mine: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[Change]:
+    """What both state, and state differently."""
+    for name in mine:
+        if name in other and mine[name] != other[name]:
+            yield Change(name, mine[name], other[name])

@@ -1,0 +1,128 @@
+"""A figure that moved between two loads, and which change moved it by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from loadcheck.comparing.steps import Step
+from loadcheck.comparing.subject import Subject
+from loadcheck.figures import FigureSpec, Kind, Reading, figure_specs
+from loadcheck.predict import Prediction
+
+Number = int | float
+ROUNDING = "rounding of the log"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one change moved a figure by, in the figure's own unit: as a whole, and by its terms.
+
+    Attributes:
+        moves: whether the change makes another load of it; a constant that either load measured itself does not.
+    """
+
+    change: str
+    amount: Number
+    terms: Mapping[str, Number]
+    moves: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A figure that is not the same in two loads, in its own unit (bytes for memory).
+
+    Attributes:
+        parts: by the changes that moved it, as predicted.
+        why: what the rest beside the parts is, or why it is not explained.
+    """
+
+    spec: FigureSpec
+    a: Reading
+    b: Reading
+    parts: tuple[Part, ...]
+    explained: bool
+    why: str
+
+    @property
+    def amount(self) -> Number:
+        return _number(self.b) - _number(self.a)
+
+    @property
+    def rest(self) -> Number:
+        """What the parts leave of the whole."""
+        return self.amount - sum(part.amount for part in self.parts)
+
+
+def differences(a: Subject, b: Subject, path: tuple[Step, ...] | None) -> Iterator[Difference]:
+    """Every number that both state and that is not the same; `path` is None where one of them is not predicted."""
+    for attribute, spec in figure_specs().items():
+        mine, other = a.readings.get(attribute), b.readings.get(attribute)
+        if mine is None or other is None or _agree(mine, other):
+            continue
+        if path is None:
+            note = a.note if a.case is None else b.note
+            yield Difference(spec, mine, other, (), False, f"not predicted: {note}")
+            continue
+        parts = tuple(_parts(attribute, path))
+        band = b.banded.get(attribute) or a.banded.get(attribute)
+        off = [each for each in (a, b) if attribute not in each.as_predicted]
+        if not off and band and not any(part.moves for part in parts):
+            continue  # the same within what physics leaves open
+        yield Difference(spec, mine, other, parts, all(each.again for each in off), _why(off, band))
+
+
+def _why(off: list[Subject], band: str | None) -> str:
+    """What the rest is, where `off` are the subjects whose figure is not as predicted."""
+    if not off:
+        return f"its band: {band}" if band else ROUNDING
+    names = " and ".join(each.name for each in off)
+    if all(each.again for each in off):
+        return f"{names}: a second attempt in one process, which begins with what the first left"
+    return f"not what the settings of {names} predict"
+
+
+def _agree(a: Reading, b: Reading) -> bool:
+    """Whether both read the same, with the decimals of the one that was printed with fewer."""
+    coarser, finer = (a, b) if a.tolerance >= b.tolerance else (b, a)
+    return coarser.agrees(finer.value)
+
+
+def _number(reading: Reading) -> Number:
+    assert not isinstance(reading.value, str)
+    return reading.value
+
+
+def _parts(attribute: str, path: tuple[Step, ...]) -> Iterator[Part]:
+    for step in path:
+        before, after = getattr(step.before.figures, attribute), getattr(step.after.figures, attribute)
+        if before is None or after is None or before == after:
+            continue
+        mine, other = _terms(attribute, step.before), _terms(attribute, step.after)
+        moved = {name: other.get(name, 0) - mine.get(name, 0) for name in dict.fromkeys((*mine, *other))}
+        least = 1 if figure_specs()[attribute].kind is Kind.MEMORY else 0  # each term is rounded to the byte for itself
+        terms = {name: amount for name, amount in moved.items() if abs(amount) > least}
+        yield Part(step.change, after - before, terms, moves=not step.measured)
+
+
+def _terms(attribute: str, prediction: Prediction) -> dict[str, Number]:
+    """A predicted figure by terms that sum: of the peak and the weights those of the account, of the cache what the budget leaves."""
+    figures, value = prediction.figures, getattr(prediction.figures, attribute)
+    account = prediction.account
+    if account is not None and attribute == "peak_device_bytes":
+        return {term.name: term.num_bytes for term in account.peak.parts}
+    if account is not None and attribute == "weights_bytes":
+        (weights,) = (term for term in account.peak.parts if term.name == "weights")
+        return {term.name: term.num_bytes for term in weights.parts}
+    if attribute == "kv_cache_bytes" and figures.budget_bytes is not None:
+        held = {name: -(getattr(figures, f"{name}_bytes") or 0) for name in ("weights", "activation_peak")}
+        known = {"budget": figures.budget_bytes, **held}
+        return {**known, "non_torch": value - sum(known.values())}
+    return {attribute.removesuffix("_bytes"): value}
+
+
+def in_unit(spec: FigureSpec, amount: Number) -> Number:
+    """An amount as it leaves: bytes for memory, else the figure's own unit rounded as it is printed."""
+    if spec.kind in (Kind.MEMORY, Kind.COUNT):
+        return round(amount)
+    return round(float(amount), spec.decimals or 0)

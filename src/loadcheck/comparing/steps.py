@@ -1,0 +1,109 @@
+"""From one load to another, one change at a time: each change is predicted, so that what it moves is known to the byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from loadcheck.errors import BadInput
+from loadcheck.predict import Case, Prediction
+from loadcheck.specs.files import flat, to_data
+from loadcheck.specs.profile import Profile
+from loadcheck.specs.settings import settings_of
+from loadcheck.stacks import predict, stack_of
+from loadcheck.units import show_bytes
+
+Turn = tuple[str, Callable[[Case], Case]]
+"""A change in words, and the case after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change between two loads, with the predictions before and after it.
+
+    Attributes:
+        measured: whether the change is no setting but a constant that either load measured itself, as non_torch is.
+    """
+
+    change: str
+    before: Prediction
+    after: Prediction
+    measured: bool = False
+
+
+NON_TORCH = "non_torch as measured, a constant of card and driver"
+ELSE = "what else differs"
+
+
+def steps(a: Case, b: Case) -> tuple[Step, ...]:
+    """The changes from `a` to `b` in order: model, settings, card, what is in use on it, RAM, non_torch; those that move nothing are left out.
+
+    Another order would give a change another share, where two work on one figure; the sum is always the whole difference.
+    """
+    found: list[Step] = []
+    case, before = a, predict(a)
+    for change, turn in (*_turns(a, b), (ELSE, lambda _: b)):
+        try:
+            case = turn(case)
+        except BadInput:  # half of two settings that go together alone: the rest is in the last step
+            continue
+        after = predict(case)
+        if after != before:
+            found.append(Step(change, before, after, measured=change == NON_TORCH))
+        before = after
+    return tuple(found)
+
+
+def _turns(a: Case, b: Case) -> Iterator[Turn]:
+    if stack_of(a.profile) is not stack_of(b.profile):
+        yield f"stack {stack_of(a.profile).name} → {stack_of(b.profile).name}", lambda _: b
+        return
+    if a.config != b.config:
+        yield f"model {_model(a)} → {_model(b)}", lambda case: replace(
+            case.changed({"model": b.profile.model, "load_in_4bit": b.profile.load_in_4bit}),
+            config=b.config, model_name=b.model_name,
+        )  # fmt: skip
+    yield from _settings(a, b)
+    if a.card is not None and b.card is not None:
+        yield from _machine(a, b)
+
+
+def _model(case: Case) -> str:
+    return f"{case.model_name or case.profile.model} {case.config.quantization}"
+
+
+def _settings(a: Case, b: Case) -> Iterator[Turn]:
+    """Each setting that moves memory, and differs; adapters as a whole where only one of the two has any."""
+    mine, other = flat(a.profile), flat(b.profile)
+    if (a.profile.adapters is None) != (b.profile.adapters is None):
+        yield f"adapters {_on(a)} → {_on(b)}", lambda case: case.changed({"adapters": to_data(b.profile)["adapters"]})
+    for flag in settings_of(Profile):
+        key = flag.key
+        if flag.setting.moves_memory and key in mine and key in other and mine[key] != other[key]:
+            change = f"{key} {_shown(mine[key])} → {_shown(other[key])}"
+            yield change, lambda case, key=key: case.changed({key: other[key]})  # type: ignore[misc]
+
+
+def _on(case: Case) -> str:
+    return "none" if case.profile.adapters is None else f"of rank {case.profile.adapters.r}"
+
+
+def _shown(value: object) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _machine(a: Case, b: Case) -> Iterator[Turn]:
+    """The card with as much in use as before, then what is in use, the RAM, and last what vLLM measured on it."""
+    mine, other = a.gpu, b.gpu
+    used, own = mine.total_bytes - mine.free_bytes, mine.non_torch_bytes
+    if replace(mine, free_bytes=0, non_torch_bytes=None) != replace(other, free_bytes=0, non_torch_bytes=None):
+        kind = replace(other, free_bytes=other.total_bytes - used, non_torch_bytes=own)
+        yield f"card {mine.name} → {other.name}", lambda case: replace(case, card=kind)
+    used_there = other.total_bytes - other.free_bytes
+    if used != used_there:
+        change = f"in use before the load {show_bytes(used)} → {show_bytes(used_there)}"
+        yield change, lambda case: replace(case, card=replace(other, non_torch_bytes=own))
+    if a.ram_available_bytes != b.ram_available_bytes:
+        ram = f"{show_bytes(a.ram_available_bytes or 0)} → {show_bytes(b.ram_available_bytes or 0)}"
+        yield f"RAM available {ram}", lambda case: replace(case, ram_available_bytes=b.ram_available_bytes)
+    yield NON_TORCH, lambda case: replace(case, card=other)

@@ -1,0 +1,100 @@
+"""Two loads side by side, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from rich.console import Console
+from rich.text import Text
+
+from loadcheck.comparing import ROUNDING, Change, Comparison, Difference, Part, Subject
+from loadcheck.figures import FigureSpec, Kind
+from loadcheck.terminal import Name, print_item, print_table, print_words
+from loadcheck.units import show_bytes, to_gib
+
+Number = int | float
+
+
+def show_comparison(out: Console, found: Comparison) -> None:
+    """Both loads, what differs in settings, versions and machine, each moved figure with what moved it, and the verdict in a line."""
+    for letter, subject in (("A", found.a), ("B", found.b)):
+        print_words(out, f"{letter}  {subject.name}: {_described(subject)}")
+    for title, changes in (("settings", found.settings), ("versions", found.versions), ("machine", found.machine)):
+        if changes:
+            out.print()
+            print_table(out, (title, "A", "B"), "lll", map(_change, changes))
+    if found.moved:
+        out.print()
+        _show_moved(out, found.moved)
+    out.print()
+    print_words(out, summary(found))
+
+
+def summary(found: Comparison) -> str:
+    """In a line: the same or different, of how many figures, and whether each difference is explained."""
+    if found.num_compared == 0:
+        return "DIFFERENT: there is no figure that both state"
+    ended = "" if found.ended_alike else f"; A {found.a.ending}, B {found.b.ending}"
+    figures = f"{found.num_compared} figure{'s' if found.num_compared > 1 else ''}"
+    if not found.moved:
+        return f"{'SAME' if found.ended_alike else 'DIFFERENT'}: none of {figures} moved{ended}"
+    names = ", ".join(each.spec.name for each in found.unexplained)
+    explained = f"not explained: {names}" if names else "every difference is explained"
+    return f"DIFFERENT: {len(found.moved)} of {figures} moved, {explained}{ended}"
+
+
+def _described(subject: Subject) -> str:
+    said = (subject.kind, subject.ending, subject.model, subject.machine.get("gpu_name"))
+    return ", ".join(str(each) for each in said if each is not None)
+
+
+def _change(change: Change) -> tuple[str, str, str]:
+    if change.name.endswith("_bytes"):
+        return change.name.removesuffix("_bytes"), show_bytes(change.a), show_bytes(change.b)
+    return change.name, Name(_shown(change.a)), Name(_shown(change.b))
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return "not stated" if value is None else str(value)
+
+
+def _show_moved(out: Console, moved: Iterable[Difference]) -> None:
+    """A row a figure, and below the table what moved each of them."""
+    moved = tuple(moved)
+    rows = ((each.spec.name, each.a.show(), each.b.show(), amount_of(each.spec, each.amount)) for each in moved)
+    print_table(out, ("figure", "A", "B", "difference"), "lrrr", rows)
+    out.print()
+    for each in moved:
+        out.print(f"{each.spec.name}", markup=False)
+        for line in causes(each):
+            print_item(out, Text(" "), line)
+
+
+def causes(found: Difference) -> Iterator[str]:
+    """A line for each change that moved the figure, by terms, and one for what they leave."""
+    for part in found.parts:
+        yield f"{part.change}: {_terms(found.spec, part)}"
+    if not found.explained or found.why != ROUNDING:
+        yield f"{'rest' if found.explained else 'NOT EXPLAINED'} {exact(found.spec, found.rest)}: {found.why}"
+
+
+def _terms(spec: FigureSpec, part: Part) -> str:
+    """Each term by its name; a figure that is its own only term needs none."""
+    if list(part.terms) == [spec.attribute.removesuffix("_bytes")]:
+        return exact(spec, part.amount)
+    return ", ".join(f"{name} {exact(spec, amount)}" for name, amount in part.terms.items())
+
+
+def exact(spec: FigureSpec, amount: Number) -> str:
+    """An amount with its sign: memory to the byte, everything else as it is printed."""
+    return f"{round(amount):+,} bytes" if spec.kind is Kind.MEMORY else amount_of(spec, amount)
+
+
+def amount_of(spec: FigureSpec, amount: Number) -> str:
+    """An amount with its sign and unit, memory in GiB."""
+    if spec.kind is Kind.COUNT:
+        return f"{round(amount):+,}"
+    number = to_gib(amount) if spec.kind is Kind.MEMORY else float(amount)
+    return f"{number:+.{max(spec.decimals or 0, 2)}f} {spec.kind.value}"

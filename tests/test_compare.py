@@ -1,0 +1,190 @@
+"""`loadcheck compare`: what differs between runs, logs and predictions, and which change moved each figure by how much."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from functools import cache
+from itertools import permutations
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from loadcheck import cli
+from loadcheck.comparing import ROUNDING, Comparison, compare, read_subject
+from loadcheck.errors import BadInput
+from loadcheck.figures import Kind
+from loadcheck.plan import make_plan
+from loadcheck.predict.card import card_from_table
+from loadcheck.specs.profile import load_profile
+from loadcheck.units import GIB, MIB
+from tests import fake_engine
+from tests.conftest import RUNS, thinned
+
+GOLDEN = sorted(path for path in RUNS.glob("h*/*") if path.is_dir()) + sorted(RUNS.glob("*.txt"))
+REFERENCE, TRAINED = RUNS / "h200/reference", RUNS / "h200/reference-train3"
+subject = cache(read_subject)
+
+
+def _compared(a: Path, b: Path) -> Comparison:
+    return compare(subject(a), subject(b))
+
+
+def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    code = cli.run(["compare", *map(str, arguments)])
+    return code, capsys.readouterr().out
+
+
+def test_every_difference_of_the_golden_runs_has_a_term():
+    """Of all pairs: each moved figure has a change, and with the changes what is left is the log's rounding, a band, or a second attempt."""
+    for a, b in thinned([*permutations(GOLDEN, 2)]):
+        found = _compared(a, b)
+        assert found.unexplained == (), (a, b)
+        for moved in found.moved:
+            assert moved.parts or subject(a).again or subject(b).again, (a, b, moved.spec.name)
+            assert all(part.terms or moved.spec.kind is not Kind.MEMORY for part in moved.parts)
+            if moved.why == ROUNDING:
+                room = moved.a.tolerance + moved.b.tolerance
+                assert abs(moved.rest) <= room + 1e-6 * max(1, abs(moved.amount)), (a, b, moved.spec.name)
+
+
+def test_terms_sum_to_their_part_and_parts_turn_round():
+    """The bytes of a part are its terms' sum, and from B to A a figure moves as far as from A to B."""
+    found, back = (
+        _compared(REFERENCE, RUNS / "h100/mistral-7b-2048"),
+        _compared(RUNS / "h100/mistral-7b-2048", REFERENCE),
+    )
+    for moved, returned in zip(found.moved, back.moved, strict=True):
+        assert moved.amount == -returned.amount
+        for part in moved.parts:
+            assert part.amount == pytest.approx(sum(part.terms.values()), abs=4)
+
+
+def test_a_load_is_the_same_as_itself(capsys: pytest.CaptureFixture[str]):
+    """Exit code 0, and a line that says of how many figures."""
+    code, out = _run(capsys, REFERENCE, REFERENCE)
+    assert (code, out.splitlines()[-1]) == (0, "SAME: none of 25 figures moved")
+
+
+def test_training_is_the_peak_s_term(capsys: pytest.CaptureFixture[str]):
+    """Two runs that differ by three training steps alone: one figure, by training's own bytes."""
+    code, out = _run(capsys, REFERENCE, TRAINED, "--json")
+    document = json.loads(out)
+    (moved,) = document["comparisons"][0]["moved"]
+    assert (code, document["same"], moved["figure"]) == (1, False, "peak_device_gib")
+    assert moved["parts"] == [
+        {"change": "training.steps 0 → 3", "difference": 1826619392, "terms": {"training": 1826619392}}
+    ]
+    assert moved["explained"] and "torch's cache" in moved["why"]
+
+
+def test_a_rank_is_explained_by_the_slots_to_the_byte(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """Two predictions, one of twice the largest rank: slots alone move, and what must hold them."""
+    for rank in ("32", "64"):
+        flags = ["--gpu", "L4", "--max-lora-rank", rank, "--lora-r", "16", "--ram-available-bytes", "32GiB"]
+        cli.run(["predict", *flags, "--json"])
+        (tmp_path / f"{rank}.json").write_text(capsys.readouterr().out)
+    found = compare(read_subject(tmp_path / "32.json"), read_subject(tmp_path / "64.json"))
+    (slots,) = [each for each in found.moved if each.spec.name == "lora_slots_gib"]
+    assert [(part.change, part.amount) for part in slots.parts] == [("max_lora_rank 32 → 64", slots.amount)]
+    assert slots.amount == 184_549_376 + 196_608  # of the linears, and of the vocabulary
+    assert found.unexplained == () and slots.rest == 0
+
+
+def test_a_run_is_compared_with_its_prediction(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """What `predict` says of the run's own card and settings is the same as the run, within the bands."""
+    machine = json.loads((REFERENCE / "run.json").read_text())["machine"]
+    gpu = machine["gpu"]
+    cli.run(["predict", "--gpu", "H200", "--gpu-total-bytes", str(gpu["total_bytes"]), "--gpu-free-bytes", str(gpu["free_bytes"]),
+             "--ram-available-bytes", str(machine["ram_available_bytes"]), "--json"])  # fmt: skip
+    prediction = tmp_path / "prediction.json"
+    prediction.write_text(capsys.readouterr().out)
+    assert compare(read_subject(prediction), subject(REFERENCE)).same
+
+
+def test_a_figure_that_no_setting_moved_is_unexplained(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """A log whose weights are a little larger, with nothing that would make them so."""
+    other = shutil.copytree(REFERENCE, tmp_path / "other")
+    log = (other / "load.log").read_text()
+    (other / "load.log").write_text(log.replace("weights took 5.3541", "weights took 5.3641"))
+    code, out = _run(capsys, REFERENCE, other)
+    assert code == 1
+    assert "NOT EXPLAINED +10,737,418 bytes: not what the settings of " in out
+    assert out.splitlines()[-1] == "DIFFERENT: 1 of 25 figures moved, not explained: weights_gib"
+
+
+def test_a_load_that_died_is_not_the_same(capsys: pytest.CaptureFixture[str]):
+    """Although every figure that both printed is."""
+    code, out = _run(capsys, REFERENCE, RUNS / "h200/killed")
+    assert (code, out.splitlines()[-1]) == (1, "DIFFERENT: none of 8 figures moved; A completed, B killed")
+
+
+def test_several_are_compared_with_the_first(capsys: pytest.CaptureFixture[str]):
+    """One comparison each; the same only where all are."""
+    code, out = _run(capsys, REFERENCE, REFERENCE, TRAINED, "--json")
+    document = json.loads(out)
+    assert [each["same"] for each in document["comparisons"]] == [True, False]
+    assert (code, document["same"]) == (1, False)
+
+
+def test_versions_and_machine_are_told_and_move_nothing(tmp_path: Path):
+    """A dependency that moved no figure is no difference of the loads, though it is listed."""
+    other = shutil.copytree(REFERENCE, tmp_path / "other")
+    log = (other / "load.log").read_text()
+    (other / "load.log").write_text(log.replace('"peft": "0.14.0"', '"peft": "0.14.1"').replace("580.159.04", "570.1"))
+    found = compare(subject(REFERENCE), read_subject(other))
+    assert found.same
+    assert [(each.name, each.a, each.b) for each in found.versions] == [("peft", "0.14.0", "0.14.1")]
+    assert [each.name for each in found.machine] == ["driver"]
+
+
+@cache
+def _repeat(seed: int) -> str:
+    """The reference's log once more: what physics leaves open is another each time, and all that follows from it."""
+    chance = Random(seed)
+    known = card_from_table("T4")
+    assert known.non_torch_bytes is not None and known.graph_node_bytes is not None
+    card = replace(known, name="Tesla T4", non_torch_bytes=known.non_torch_bytes + chance.randint(-48, 51) * MIB,
+                   graph_node_bytes=known.graph_node_bytes * chance.uniform(0.9, 1.1))  # fmt: skip
+    plan = make_plan(load_profile("llama31-8b-instruct-4bit", {"weights": "synthetic"}))
+    text = _printed(plan, card)
+    spread = chance.uniform(0.985, 1.015)
+    return re.sub(
+        r'"peak_device_bytes": (\d+)', lambda found: f'"peak_device_bytes": {round(int(found[1]) * spread)}', text
+    )
+
+
+def _printed(plan: Any, card: Any) -> str:
+    import io
+    from contextlib import redirect_stdout
+
+    with redirect_stdout(io.StringIO()) as out:
+        assert fake_engine.load(plan, card, 11 * GIB) == 0
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("seed", thinned(range(100)))
+def test_repeats_of_one_setting_are_the_same(seed: int, tmp_path: Path):
+    """non_torch, graphs and peak each somewhere in their band, and the cache that follows: no figure moved."""
+    for number, text in enumerate((_repeat(-1), _repeat(seed))):
+        (tmp_path / f"{number}.log").write_text(text)
+    found = compare(*(read_subject(tmp_path / f"{number}.log") for number in range(2)))
+    assert found.same, [(each.spec.name, each.a.show(), each.b.show(), each.parts) for each in found.moved]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"fits": true}', '{"fits": 1, "figures": {"weights_gib": "x"}, "settings": {}}',
+                                  '{"fits": 1, "figures": {}, "settings": {}, "gpu": null, "profile": {}, "model": 3}'])  # fmt: skip
+def test_a_file_that_is_none_of_them_is_refused(text: str, tmp_path: Path):
+    """BadInput in a line, whatever a .json holds."""
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(BadInput):
+        read_subject(path)
+
+
+def test_one_load_is_refused(capsys: pytest.CaptureFixture[str]):
+    """With what to do instead."""
+    assert cli.run(["compare", str(REFERENCE)]) == 2
+    assert "one load has nothing to be compared with; give two or more" in capsys.readouterr().err
