@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from loadcheck.specs.files import read_toml
 from tests.conftest import ROOT
 
 MAKEFILE = "lint test:\n\t@echo $@ >>made\n\t@test ! -e broken\n"
@@ -116,3 +117,11 @@ def test_an_unknown_mode_is_bad_usage():
 def test_this_checkout_has_one_version(module: dict[str, Any]):
     """pyproject.toml, __init__.py and CHANGELOG.md's first entry agree at every commit."""
     assert len(set(module["versions"](ROOT).values())) == 1
+
+
+def test_the_wheel_names_every_package():
+    """A folder of modules that pyproject.toml does not name would be missing from the wheel."""
+    source = ROOT / "src" / "loadcheck"
+    folders = {path.parent.relative_to(source.parent) for path in source.rglob("__init__.py")}
+    named = read_toml(ROOT / "pyproject.toml")["tool"]["setuptools"]["packages"]
+    assert {".".join(folder.parts) for folder in folders} | {"loadcheck.env"} == set(named)

@@ -1,13 +1,17 @@
 """Logs of vLLM's V1 engine, and of releases before 0.7: read, judged by what they state of each other, and not predicted."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from loadcheck.checking import gather
-from loadcheck.stacks import parse_log
+from loadcheck.figures import SIDE_SPECS, figure_specs
+from loadcheck.stacks import DIALECT, parse_log
 from loadcheck.units import GIB
 from loadcheck.verdict import judge
+from tests.v1_logs import RELEASES, Start, text
 
 CONFIG = "model='meta-llama/Llama-3.1-8B-Instruct', dtype=torch.bfloat16, max_seq_len=8192, load_format=auto, quantization=None, enforce_eager=False,"
 V1 = f"""\
@@ -84,56 +88,6 @@ def test_the_older_breakdown_is_read(tmp_path: Path):
         assert (read.kv_cache_bytes, read.num_gpu_blocks, read.num_cpu_blocks) == (round(0.2 * GIB), 1952, 2048)
 
 
-def test_the_newest_end_is_read(tmp_path: Path):
-    """0.33 prints the start's time as `s`, with the compilation's behind it (v1/engine/core.py:396-415)."""
-    text = V1.replace("took 30.12 seconds", "took 30.12 s (compilation: 9.10 s)")
-    assert text != V1 and _judged(tmp_path, text).status == "pass"
-
-
-def _with_graphs(counted: str, version: str = "0.11.0", estimate: str = "") -> str:
-    """The same start with 2.52 GiB of graphs, and a cache of `counted` GiB with tokens to match."""
-    tokens = int(float(counted) * 8192) // 16 * 16
-    text = V1.replace("0.52 GiB", "2.52 GiB").replace("v0.11.0", f"v{version}").replace("54.12 GiB", f"{counted} GiB")
-    text = text.replace("443,328", f"{tokens:,}").replace("54.12x", f"{tokens / 8192:.2f}x")
-    return text.replace("INFO 03-02 10:00:45 [core", estimate + "INFO 03-02 10:00:45 [core")
-
-
-ESTIMATE = "INFO 03-02 10:00:44 [gpu_worker.py:1003] CUDA graph pool memory: 2.52 GiB (actual), 2.31 GiB (estimated), difference: 0.21 GiB (9.1%).\n"
-
-
-@pytest.mark.parametrize(
-    ("counted", "version", "estimate", "status"),
-    [
-        ("54.12", "0.11.0", "", "pass"),
-        ("51.60", "0.19.0", "", "pass"),
-        ("54.12", "0.19.0", "", "pass"),
-        ("53.00", "0.19.0", "", "fail"),
-        ("51.60", "0.11.0", "", "fail"),
-        ("51.60", "0.33.0", "", "pass"),
-        ("54.12", "0.33.0", "", "fail"),
-        ("51.82", "0.33.0", ESTIMATE, "pass"),
-        ("51.60", "0.33.0", ESTIMATE, "fail"),
-    ],
-)
-def test_a_cache_is_without_its_graphs_or_with_them(
-    counted: str, version: str, estimate: str, status: str, tmp_path: Path
-):
-    """Graph memory is taken from the cache or not, by the release or its own line; an amount between is of no log."""
-    verdict = _judged(tmp_path, _with_graphs(counted, version, estimate))
-    assert verdict.status == status, verdict.failures()
-    assert {finding.figure for finding in verdict.failures()} <= {"kv_cache_gib"}
-
-
-def test_the_newest_summary_is_checked(tmp_path: Path):
-    """0.33 gives weights and non_torch in one; its sum holds, and with a changed digit it does not."""
-    parts = "14.99 GiB for weight, 1.54 GiB for peak activation, 0.6 GiB for non-torch memory, and"
-    consumed = "15.59 GiB for consumed memory (weights + non-torch), 1.54 GiB for peak activation, and"
-    text = _with_graphs("51.82", "0.33.0", ESTIMATE).replace(parts, consumed)
-    assert consumed in text and _judged(tmp_path, text).status == "pass"
-    failures = _judged(tmp_path, text.replace("15.59", "15.99")).failures()
-    assert {finding.figure for finding in failures} == {"kv_cache_gib"}
-
-
 @pytest.mark.parametrize(
     ("tokens", "dtype", "status"),
     [
@@ -160,6 +114,133 @@ def test_the_bytes_in_use_are_the_cache(tmp_path: Path):
     )
     assert _judged(tmp_path, text).status == "pass"
     assert "kv_cache_gib" in {f.figure for f in _judged(tmp_path, text.replace("use is 5", "use is 6")).failures()}
+
+
+LOGS = {
+    **{release: Start(release=release) for release in RELEASES},
+    "debug": Start(release="0.19.1", debug=True, counted=True),
+    "0.18 counted": Start(release="0.18.1", debug=True, counted=True),
+    "not counted": Start(release="0.25.0", debug=True, counted=False),
+    "no graphs": Start(release="0.33.0", eager=True),
+    "odd length": Start(release="0.16.0", length=1000),
+    "odd length, newest": Start(release="0.31.0", length=1000),
+    "shortened": Start(release="0.21.0", length=131_072, fitted_length=70_016),
+}
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_a_start_of_each_release_passes(name: str, tmp_path: Path):
+    """Every line that a release prints of memory is read and holds, and none that it does not print is called missing."""
+    log = tmp_path / "v1.log"
+    log.write_text(text(LOGS[name]))
+    evidence = gather(log)
+    verdict = judge(evidence)
+    assert verdict.status == "pass", verdict.failures()
+    assert [line for line in log.read_text().splitlines() if "GiB" in line and not _is_read(line)] == []
+
+
+def _is_read(line: str) -> bool:
+    return any(format.pattern.search(line) for format in DIALECT.formats)
+
+
+HELD = {"budget_gib", "kv_cache_gib", "kv_cache_tokens", "budget_kv_gib", "card_kv_gib", "graph_pool_gib", "graph_difference_gib",
+        "graph_difference_pct", "utilization_without_graphs_pct", "utilization_with_graphs_pct", "weights_gib", "activation_peak_gib",
+        "non_torch_gib", "consumed_gib", "max_concurrency", "free_on_start_gib", "graph_estimate_gib", "max_model_len", "gpu_total_gib",
+        "asked_length", "fitted_length"}  # fmt: skip
+"""What an identity of V1 holds, where the release prints what it needs."""
+
+
+@pytest.mark.parametrize("name", ["0.8.5", "0.10.2", "debug", "0.18 counted", "0.27.0", "0.33.0", "shortened"])
+def test_one_changed_digit_of_a_start_fails(name: str, tmp_path: Path):
+    """The first digit of each number that an identity holds, one after the other: the verdict is no pass."""
+    whole = text(LOGS[name])
+    passed = {
+        (spec, shown)
+        for spec, shown, changed in _changed_digits(whole)
+        if spec in HELD and _judged(tmp_path, changed).status == "pass"
+    }
+    alone = {"weights_gib"} if "Actual usage" not in whole else set()  # no sum that it is a part of is printed
+    assert {(spec, shown) for spec, shown in passed if spec not in alone} == set()
+
+
+def _changed_digits(whole: str) -> Iterator[tuple[str, str, str]]:
+    """(figure, what the log prints of it, the log with the first digit of that changed)."""
+    specs = figure_specs() | SIDE_SPECS
+    for format in DIALECT.formats:
+        for match in format.pattern.finditer(whole):
+            for group, capture in enumerate(format.captures, 1):
+                at = next((at for at in range(*match.span(group)) if whole[at].isdigit()), None)
+                if at is not None and not _is_of_the_trial(whole, match.start()):
+                    digit = str((int(whole[at]) + 1) % 10 or 1)
+                    yield specs[capture.attribute].name, match.group(group), whole[:at] + digit + whole[at + 1 :]
+
+
+def _is_of_the_trial(whole: str, at: int) -> bool:
+    """The first of two captures, which nothing else speaks of."""
+    return (
+        "Graph capturing" in whole[at:]
+        and whole[at:].startswith("Graph capturing")
+        and whole[at:].count("Graph capturing") > 1
+    )
+
+
+PLAN = """\
+==((====))==  Unsloth 2026.10.9: Fast Llama patching. Transformers: 5.17.0. vLLM: 0.33.0.
+   \\\\   /|    NVIDIA H100 80GB HBM3. Num GPUs = 1. Max memory: 79.18 GB. Platform: Linux.
+Unsloth: vLLM loading unsloth/meta-llama-3.1-8b-instruct-bnb-4bit with actual GPU utilization = 89.42%
+Unsloth: Your GPU has CUDA compute capability 9.0 with VRAM = 79.18 GB.
+Unsloth: Using conservativeness = 1.0. Chunked prefill tokens = 8192. Num Sequences = 128.
+Unsloth: vLLM's KV Cache can use up to 63.2 GB. Swap space is left to vLLM.
+"""
+
+
+def test_unsloths_newer_plan_is_its_own(tmp_path: Path):
+    """Its lines before a V1 start are read, with or without a swap space, and held to no ladder or graph sizes of the pinned month."""
+    start = text(Start(release="0.33.0", model="unsloth/meta-llama-3.1-8b-instruct-bnb-4bit", utilization=0.8942))
+    assert _judged(tmp_path, PLAN + start).status == "pass"
+    figures = parse_log(tmp_path / "v1.log").last.figures
+    assert (figures.kv_estimate_bytes, figures.max_num_seqs, figures.unsloth) == (round(63.2 * GIB), 128, "2026.10.9")
+
+
+@pytest.mark.parametrize("model", ["google/gemma-3-12b-it", "openai/gpt-oss-20b"])
+def test_models_with_windows_have_fewer_tokens(model: str, tmp_path: Path):
+    """Before 0.21 their tokens are counted as if each layer kept all: fewer than concurrency × length is no contradiction, more is."""
+    whole = text(Start(release="0.11.0", model=model))
+    concurrency = f"{Start(release='0.11.0').concurrency:.2f}x"
+    assert _judged(tmp_path, whole.replace(concurrency, "161.30x")).status == "pass"
+    assert _judged(tmp_path, whole.replace(concurrency, "11.30x")).status == "fail"
+
+
+@pytest.mark.parametrize("release", ["0.8.5", "0.11.0", "0.33.0"])
+def test_each_rank_prints_its_start(release: str, tmp_path: Path):
+    """Of a tensor-parallel start one rank's lines are read: it is one load, and what is not modelled is said once."""
+    stamp = "(VllmWorker rank={} pid=41) " if release == "0.8.5" else "(Worker_TP{} pid=41) "
+    ranks = [text(replace(Start(release=release), cards=2), stamp.format(rank)).splitlines() for rank in (0, 1)]
+    whole = "\n".join(line for pair in zip(*ranks, strict=True) for line in pair)
+    verdict = _judged(tmp_path, whole)
+    assert verdict.status == "pass", verdict.failures()
+    assert sum(finding.figure == "tensor_parallel" for finding in verdict.findings) == 1
+
+
+FAILURES = {
+    "0.8.5": "ValueError: To serve at least one request with the models's max seq len (131072), (16.00 GiB KV cache is needed, which is larger "
+    "than the available KV cache memory (3.86 GiB). Based on the available memory, the estimated maximum model length is 31616. Try "
+    "increasing `gpu_memory_utilization` or decreasing `max_model_len` when initializing the engine.",
+    "0.33.0": "ValueError: To serve at least one request with the model's max seq len (131072), (16.0 GiB KV cache is needed, which is larger "
+    "than the available KV cache memory (3.86 GiB). Based on the available memory, the estimated maximum model length is 31616. Try "
+    "increasing `gpu_memory_utilization` (which also controls CPU memory on the CPU backend) or decreasing `max_model_len` when "
+    "initializing the engine.",
+}
+
+
+@pytest.mark.parametrize("release", FAILURES)
+def test_a_cache_that_is_too_small_says_the_length_that_fits(release: str, tmp_path: Path):
+    """The engine's own estimate of it is in the fix."""
+    whole = text(Start(release=release))
+    until = whole[: whole.index("GPU KV cache size")].rpartition("\n")[0]
+    failed = f"{until}\n(EngineCore_0 pid=9) ERROR 06-01 10:00:09 [core.py:700] {FAILURES[release]}\n"
+    causes = [finding for finding in _judged(tmp_path, failed).failures() if finding.trouble == "kv-too-small"]
+    assert len(causes) == 1 and "31616 tokens fit" in causes[0].remedy
 
 
 TABLE = """\
@@ -205,6 +286,6 @@ def test_the_line_of_0_6_4_is_checked(tmp_path: Path):
         "peak_torch_memory=0.71GiB memory_usage_post_profile=0.68GiB non_torch_memory=0.43GiB kv_cache_size=5.99GiB "
         "gpu_memory_utilization=0.90\n"
     )
-    for text, fails in ((line, False), (line.replace("5.99", "5.89"), True), (line.replace("0.71", "1.71"), True)):
-        failures = {finding.figure for finding in _judged(tmp_path, text).failures()}
+    for said, fails in ((line, False), (line.replace("5.99", "5.89"), True), (line.replace("0.71", "1.71"), True)):
+        failures = {finding.figure for finding in _judged(tmp_path, said).failures()}
         assert ("kv_cache_gib" in failures) is fails

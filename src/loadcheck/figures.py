@@ -203,6 +203,17 @@ SIDE_SPECS = {
         FigureSpec("peak_torch_bytes", "peak_torch_gib", Kind.MEMORY, 2),
         FigureSpec("consumed_bytes", "consumed_gib", Kind.MEMORY, 2),
         FigureSpec("graph_estimate_bytes", "graph_estimate_gib", Kind.MEMORY, 2),
+        FigureSpec("graph_pool_bytes", "graph_pool_gib", Kind.MEMORY, 2),
+        FigureSpec("graph_difference_bytes", "graph_difference_gib", Kind.MEMORY, 2),
+        FigureSpec("graph_difference_pct", "graph_difference_pct", Kind.PERCENT, 1),
+        FigureSpec("graphs_counted", "graphs_counted", Kind.TEXT, None),
+        FigureSpec("utilization_without_graphs_pct", "utilization_without_graphs_pct", Kind.PERCENT, 2),
+        FigureSpec("utilization_with_graphs_pct", "utilization_with_graphs_pct", Kind.PERCENT, 2),
+        FigureSpec("free_on_start_bytes", "free_on_start_gib", Kind.MEMORY, 2),
+        FigureSpec("budget_kv_bytes", "budget_kv_gib", Kind.MEMORY, 2),
+        FigureSpec("card_kv_bytes", "card_kv_gib", Kind.MEMORY, 2),
+        FigureSpec("asked_length", "asked_length", Kind.COUNT, None),
+        FigureSpec("fitted_length", "fitted_length", Kind.COUNT, None),
         FigureSpec("cut_length", "cut_length", Kind.COUNT, None),
     )
 }

@@ -27,7 +27,6 @@ class JudgedStack(Stack, Protocol):
         identities: in the order in which they are judged.
         settings_checks: whether the engine was asked for what this stack asks for, by the lines that say it.
         repeated_lines: formats that one attempt may print twice.
-        printed_twice: figures that may differ between two lines of one attempt.
         alternatives: by a required line's format, those that other releases print instead.
         variables: those of the environment that change a load of it.
         note: why versions other than the pinned are no reason to refuse a log; empty where they are.
@@ -37,7 +36,6 @@ class JudgedStack(Stack, Protocol):
     identities: tuple[Identity, ...] = ()
     settings_checks: tuple[Identity, ...] = ()
     repeated_lines: frozenset[str] = frozenset()
-    printed_twice: frozenset[str] = frozenset()
     alternatives: dict[str, tuple[str, ...]] = {}
     variables: tuple[str, ...] = ()
     note: str = ""
@@ -49,6 +47,10 @@ class JudgedStack(Stack, Protocol):
     def required_events(self, profile: Profile | None) -> tuple[str, ...]:
         """The events that our own engine prints in a whole load, in order."""
         return ()
+
+    def said_anew(self, attempt: Attempt) -> frozenset[str]:
+        """Figures that the engine said a second time because they had changed; all others must agree wherever they stand."""
+        return frozenset()
 
     def ranks_in_log(self, attempt: Attempt, config: ModelConfig) -> tuple[int, ...]:
         """The max_lora_rank that the attempt's figures can be of; empty where they do not tell."""

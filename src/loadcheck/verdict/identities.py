@@ -24,11 +24,12 @@ def check_identities(evidence: Evidence) -> Iterator[Finding]:
 
 def _agreement(evidence: Evidence) -> Iterator[Finding]:
     """A figure that several lines say is the same in all of them, as far as each prints it."""
+    said_anew = evidence.stack.said_anew(evidence.attempt)
     by_attribute: dict[str, list[Reading]] = {}
     for reading in evidence.attempt.readings:
         by_attribute.setdefault(reading.attribute, []).append(reading)
     for attribute, readings in by_attribute.items():
-        if attribute in evidence.stack.printed_twice:
+        if attribute in said_anew:
             continue
         clash = _clash(readings)
         if clash:

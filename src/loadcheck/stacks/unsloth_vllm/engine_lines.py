@@ -22,6 +22,7 @@ from loadcheck.logs.formats import (
     number,
     part,
     repeated,
+    rounded,
     share,
     text,
 )
@@ -83,7 +84,7 @@ FORMATS: tuple[LineFormat, ...] = (
           rf"Loading model weights took {NUMBER} GB", memory("weights_bytes")),
     line("weights 0.8", "vllm 0.8.2 model_runner.py:1146", Stage.WEIGHTS, "Model loading took",
           rf"Model loading took {NUMBER} Gi?B(?: memory)? and {NUMBER} seconds",
-          memory("weights_bytes"), number("weights_load_s")),
+          rounded("weights_bytes"), number("weights_load_s")),
     line("profile time", "worker.py:251", Stage.PROFILE, "Memory profiling takes",
           rf"Memory profiling takes {NUMBER} seconds", number("profile_s")),
     line("profile budget", "worker.py:252-257", Stage.PROFILE, "gpu_memory_utilization (",

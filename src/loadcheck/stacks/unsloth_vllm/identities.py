@@ -92,14 +92,6 @@ def check_concurrency(evidence: Evidence) -> Iterator[Finding]:
         yield from compare(evidence, "max_concurrency", ratio, formula)
 
 
-def check_tokens(evidence: Evidence) -> Iterator[Finding]:
-    """V1's size of the cache: concurrency × length, as its concurrency is printed to two decimals (kv_cache_utils.py:1147 at 0.33)."""
-    if intervals := intervals_of(evidence, "max_concurrency", "max_model_len"):
-        concurrency, length = intervals
-        tokens = concurrency.scaled(length.low).widened(BLOCK_TOKENS)
-        yield from compare(evidence, "kv_cache_tokens", tokens, "kv_cache_tokens = max_concurrency × max_model_len")
-
-
 def check_room(evidence: Evidence) -> Iterator[Finding]:
     """The cache holds at least one request of full length (vllm/worker/worker.py:532-549 at 0.7.2)."""
     blocks, length = evidence.attempt.reading("num_gpu_blocks"), evidence.attempt.reading("max_model_len")
@@ -279,7 +271,7 @@ def check_trainable(evidence: Evidence) -> Iterator[Finding]:
 
 
 IDENTITIES: tuple[Identity, ...] = (
-    check_budget, check_kv_cache, check_kv_cache_of_0_6_4, check_gpu_blocks, check_cpu_blocks, check_concurrency, check_tokens, check_room,
+    check_budget, check_kv_cache, check_kv_cache_of_0_6_4, check_gpu_blocks, check_cpu_blocks, check_concurrency, check_room,
     check_graphs, check_sequences, check_lengths, check_times, check_dtype, check_model, check_patched, check_estimate, check_trainable,
 )  # fmt: skip
 """In the order in which they are judged."""

@@ -52,6 +52,8 @@ FORMATS: tuple[LineFormat, ...] = (
     part("plan kv", "vllm_utils.py:946-947", Stage.PLAN, "KV Cache can use up to",
           rf"KV Cache can use up to {NUMBER} GB\. Also swap space = {NUMBER} GB",
           memory("kv_estimate_bytes"), memory("swap_bytes")),
+    part("plan kv without swap", "2026.10.9 vllm_utils.py:5230, with vLLM 0.18 and newer", Stage.PLAN, "KV Cache can use up to",
+         rf"KV Cache can use up to {NUMBER} GB\. Swap space is left to vLLM", memory("kv_estimate_bytes")),
     *(repeated(f"plan {key}", "vllm_utils.py:157-169, printed whenever vLLM makes its bitsandbytes settings", Stage.PLAN,
                  "Bitsandbytes config using kwargs", rf"config using kwargs = \{{.{{0,400}}?'{key}': '?(\w+)'?[,}}]", text(attribute))
       for key, attribute in (("load_in_8bit", "load_in_8bit"), ("load_in_4bit", "load_in_4bit"),

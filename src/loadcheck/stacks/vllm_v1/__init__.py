@@ -12,12 +12,17 @@ from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm import identities as v0
 from loadcheck.stacks.unsloth_vllm.asked import CHECKS
 from loadcheck.stacks.unsloth_vllm.from_log import predict_from_log, why_not_predicted
-from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, OF_GRAPHS
-from loadcheck.stacks.vllm_v1.identities import check_kv_cache, check_tokens_of_memory
-from loadcheck.stacks.vllm_v1.lines import DIALECT
-
-REQUIRED = ("engine", "weights", "v1 kv cache", "v1 tokens", "concurrency", "captured", "ready")
-"""What every release prints of a start, beside what is not judged."""
+from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES
+from loadcheck.stacks.vllm_v1.identities import (
+    check_fitted_length,
+    check_graph_pool,
+    check_graphs_as_utilization,
+    check_kv_cache,
+    check_suggestions,
+    check_tokens,
+    check_tokens_of_memory,
+)
+from loadcheck.stacks.vllm_v1.lines import DIALECT, required_lines
 
 
 class VllmV1(JudgedStack):
@@ -26,14 +31,13 @@ class VllmV1(JudgedStack):
     name = "vllm_v1"
     dialect = DIALECT
     identities = (
-        v0.check_budget, check_kv_cache, check_tokens_of_memory, v0.check_gpu_blocks, v0.check_cpu_blocks, v0.check_concurrency,
-        v0.check_tokens, v0.check_room, v0.check_graphs, v0.check_sequences, v0.check_lengths, v0.check_times, v0.check_dtype,
-        v0.check_model, v0.check_patched, v0.check_estimate, v0.check_trainable,
+        v0.check_budget, check_kv_cache, check_suggestions, check_graph_pool, check_graphs_as_utilization, check_fitted_length,
+        check_tokens, check_tokens_of_memory, v0.check_sequences, v0.check_lengths, v0.check_times, v0.check_dtype, v0.check_model,
+        v0.check_patched, v0.check_estimate, v0.check_trainable,
     )  # fmt: skip
     settings_checks = CHECKS
-    # a trial capture before the real one, and both print what they took (0.33 gpu/model_runner.py:1163)
+    # a trial capture before the real one, and both print what they took (gpu/model_runner.py:1163 at 0.33)
     repeated_lines = frozenset({"captured", "v1 kv cache"})
-    printed_twice = frozenset({"cuda_graph_bytes", "graph_capture_s"})
     alternatives = ALTERNATIVES
     note = "vLLM's V1 engine: judged by what its lines state of each other, and not predicted"
 
@@ -47,10 +51,11 @@ class VllmV1(JudgedStack):
         )
 
     def required_lines(self, attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
-        eager = attempt.reading("enforce_eager")
-        without_graphs = eager is not None and eager.value == "True"
-        without_vllm = profile is not None and not profile.fast_inference
-        return tuple(name for name in REQUIRED if not (without_vllm or (without_graphs and name in OF_GRAPHS)))
+        return required_lines(attempt) if profile is None or profile.fast_inference else ()
+
+    def said_anew(self, attempt: Attempt) -> frozenset[str]:
+        lengths = {"max_model_len"} if attempt.formats["v1 auto-fit"] else set()
+        return frozenset({"cuda_graph_bytes", "graph_capture_s", *lengths})
 
     def why_not_predicted(self, attempt: Attempt) -> str:
         return why_not_predicted(attempt)

@@ -1,61 +1,152 @@
-"""What the lines of vLLM's V1 engine (0.8 to 0.33) state of each other."""
+"""What the lines of vLLM's V1 engine (0.8 to 0.33) state of each other. Files are of v1/ at 0.33 where no release is named."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from loadcheck.figures import Reading
 from loadcheck.findings.equation import compare, intervals_of, left_over
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Finding
 from loadcheck.findings.interval import Interval
 from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS, KV_DTYPE_BYTES, block_bytes
+from loadcheck.stacks.vllm_v1.lines import release
+from loadcheck.units import MIB
 
-_GRAPHS_FIRST_COUNTED, _GRAPHS_ALWAYS_COUNTED = (0, 18), (0, 21)
-"""Releases from which graph memory can be, and is, taken from the cache (gpu_worker.py:753-757 at 0.33)."""
-_PARTS = (("weights_bytes", "non_torch_bytes", "activation_peak_bytes"), ("consumed_bytes", "activation_peak_bytes"))
-"""Of the summary of 0.11 to 0.20, and of 0.33's, which gives weights and non_torch in one."""
+WITH_WEIGHTS = ("budget_bytes", "weights_bytes", "non_torch_bytes", "activation_peak_bytes")
+"""Of the summary of 0.10.2 to 0.26."""
+WITH_CONSUMED = ("budget_bytes", "consumed_bytes", "activation_peak_bytes")
+"""Of the summary from 0.27 on, whose activation peak holds the estimate of the graphs where that counts (worker/gpu_worker.py:745-748)."""
+SUGGESTED_LESS_BYTES = 150 * MIB
+"""What the suggested caches leave besides (worker/gpu_worker.py:1027)."""
+
 _KV_DTYPE_BYTES = {"auto": KV_DTYPE_BYTES, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
-_MOST_BLOCK_TOKENS = 128
-"""Tokens of the largest block that is in use (--block-size); CUDA's own is 16."""
+_BLOCKS_TOKENS = (16, 32, 64, 128)
+"""Tokens of the blocks that are in use (--block-size); CUDA's own is 16."""
+_OF_CONCURRENCY = ((0, 9, 2), (0, 21))
+"""Releases from which the concurrency is of blocks, and from which the tokens are derived from it (core/kv_cache_utils.py)."""
+_MIXED_LAYERS = re.compile(
+    r"gemma-?[23]|gpt-oss|llama-?4|command-?(?:r7b|a)|cohere2|ministral|phi-?3-small|qwen3-(?:next|coder-next)|qwen3\.5|jamba|bamba|zamba|"
+    r"mamba|nemotron-?h|nemotron-nano|granite-?4|falcon-?h1|minimax|lfm2|plamo|olmo-?3|kimi-linear|deepseek-v4|mimo|step-3|exaone-?4|smollm3",
+    re.IGNORECASE,
+)
+"""Models with windowed or recurrent layers beside full attention: before 0.21 their tokens are fewer than concurrency × length."""
 
 
 def check_kv_cache(evidence: Evidence) -> Iterator[Finding]:
-    """The cache is what the budget leaves, with the graphs or without them: two amounts, and none between."""
-    for parts in _PARTS:
-        if intervals := intervals_of(evidence, "budget_bytes", *parts):
-            rooms = [left_over(*intervals) - graphs for graphs in _graphs(evidence)]
-            reading = evidence.attempt.reading("kv_cache_bytes")
-            meeting = [room for room in rooms if reading is not None and Interval.of(reading).meets(room)]
-            names = " − ".join(part.removesuffix("_bytes") for part in parts)
-            counted = f" ({' or '.join(_said(graphs) for graphs in _graphs(evidence))})"
-            yield from compare(evidence, "kv_cache_bytes", (meeting or rooms)[0],
-                               f"kv_cache = budget − {names}, ± 0.02 GiB{counted}")  # fmt: skip
+    """The cache is what the budget leaves, without the estimate of the graphs where that counts."""
+    if intervals := intervals_of(evidence, *WITH_WEIGHTS):
+        rooms = [left_over(*intervals) - graphs for graphs in _counted_graphs(evidence)]
+        reading = evidence.attempt.reading("kv_cache_bytes")
+        meeting = [room for room in rooms if reading is not None and Interval.of(reading).meets(room)]
+        formula = "kv_cache = budget − weights − non_torch − activation_peak − estimate of the graphs where it counts, ± 0.02 GiB"
+        yield from compare(evidence, "kv_cache_bytes", (meeting or rooms)[0], formula)
+    if intervals := intervals_of(evidence, *WITH_CONSUMED):
+        formula = "kv_cache = budget − consumed − activation_peak, ± 0.02 GiB"
+        yield from compare(evidence, "kv_cache_bytes", left_over(*intervals), formula)
+    if intervals := intervals_of(evidence, "consumed_bytes"):
+        yield from compare(
+            evidence, "weights_bytes", Interval(0, intervals[0].high), "weights are a part of what is consumed"
+        )
 
 
-def _graphs(evidence: Evidence) -> list[Interval]:
-    """The amounts of graph memory that may have been taken from the cache: its estimate where it is printed, else by the release."""
-    estimate = evidence.attempt.reading("graph_estimate_bytes")
-    if estimate is not None:
+def _counted_graphs(evidence: Evidence) -> list[Interval]:
+    """The amounts that may have been taken from the cache for graphs (worker/gpu_worker.py at 0.18.1, 0.19.0 to 0.26.0)."""
+    nothing, estimate = Interval(0, 0), evidence.attempt.reading("graph_estimate_bytes")
+    found = release(evidence.attempt.reading("vllm"))
+    if estimate is None or evidence.attempt.formats["v1 graphs not counted"]:
+        return [nothing]
+    if found is not None and found[:2] <= (0, 18):  # 0.18 has it in its activation peak
+        return [nothing]
+    if evidence.attempt.formats["v1 graphs counted"] or (found is not None and found >= (0, 21)):
         return [Interval.of(estimate)]
+    return [nothing, Interval.of(estimate)]
+
+
+def check_suggestions(evidence: Evidence) -> Iterator[Finding]:
+    """The two caches that the summary suggests, to the byte as far as what they follow from is printed."""
+    graphs = [Interval.of(each) for each in evidence.attempt.readings if each.attribute == "cuda_graph_bytes"]
+    for parts in (WITH_WEIGHTS, WITH_CONSUMED):
+        if (intervals := intervals_of(evidence, *parts)) and graphs:
+            wanted = left_over(*intervals) - graphs[-1] - Interval(SUGGESTED_LESS_BYTES, SUGGESTED_LESS_BYTES)
+            formula = "the cache that fits the budget = budget − its parts − graphs − 150 MiB, ± 0.02 GiB"
+            yield from compare(evidence, "budget_kv_bytes", wanted, formula)
+    if intervals := intervals_of(evidence, "budget_kv_bytes", "free_on_start_bytes", "budget_bytes"):
+        within, free, budget = intervals
+        formula = "the cache that fills the card − the one that fits the budget = free on start − budget"
+        yield from compare(evidence, "card_kv_bytes", within + (free - budget), formula)
+
+
+def check_graph_pool(evidence: Evidence) -> Iterator[Finding]:
+    """What the graphs took, beside their estimate: the last capture's amount, and the difference in GiB and in percent."""
     captured = [Interval.of(each) for each in evidence.attempt.readings if each.attribute == "cuda_graph_bytes"]
-    release = _release(evidence.attempt.reading("vllm"))
-    if not captured or (release is not None and release < _GRAPHS_FIRST_COUNTED):
-        return [Interval(0, 0)]
-    always = release is not None and release >= _GRAPHS_ALWAYS_COUNTED
-    return [*([] if always else [Interval(0, 0)]), *captured]
+    if captured:
+        yield from compare(evidence, "graph_pool_bytes", captured[-1], "what the last capture took")
+    if intervals := intervals_of(evidence, "graph_pool_bytes", "graph_estimate_bytes"):
+        actual, estimate = intervals
+        apart = actual - estimate
+        size = Interval(max(apart.low, -apart.high, 0.0), max(abs(apart.low), abs(apart.high)))
+        yield from compare(evidence, "graph_difference_bytes", size, "difference = |actual − estimated|")
+        if actual.low > 0:
+            share = Interval(100 * size.low / actual.high, 100 * size.high / actual.low)
+            yield from compare(evidence, "graph_difference_pct", share, "difference in percent of the actual")
 
 
-def _said(graphs: Interval) -> str:
-    return (
-        "without graphs" if graphs == Interval(0, 0) else f"without another {graphs.middle / 2**30:.2f} GiB of graphs"
-    )
+def check_graphs_as_utilization(evidence: Evidence) -> Iterator[Finding]:
+    """The utilization without the estimate, and with it once more (worker/gpu_worker.py:780-799)."""
+    needed = ("gpu_memory_utilization_pct", "graph_estimate_bytes", "gpu_total_bytes")
+    if intervals := intervals_of(evidence, *needed):
+        asked, estimate, total = intervals
+        share = Interval(100 * estimate.low / total.high, 100 * estimate.high / total.low)
+        more = asked + share
+        yield from compare(evidence, "utilization_without_graphs_pct", asked - share, "utilization − estimate / total")
+        most = Interval(min(more.low, 100.0), min(more.high, 100.0))
+        yield from compare(evidence, "utilization_with_graphs_pct", most, "utilization + estimate / total, at most 1")
+    if intervals := intervals_of(evidence, "gpu_memory_utilization_pct", "utilization_without_graphs_pct"):
+        asked, without = intervals
+        more = asked + (asked - without)
+        most = Interval(min(more.low, 100.0), min(more.high, 100.0))
+        yield from compare(
+            evidence, "utilization_with_graphs_pct", most, "as far above the utilization as the other is below it"
+        )
 
 
-def _release(reading: Reading | None) -> tuple[int, int] | None:
-    match = re.match(r"(\d{1,4})\.(\d{1,4})", "" if reading is None else str(reading.value))
-    return (int(match[1]), int(match[2])) if match else None
+def check_fitted_length(evidence: Evidence) -> Iterator[Finding]:
+    """A length that the engine shortened: from the one that it was asked for to the one that its cache serves."""
+    lengths = [reading for reading in evidence.attempt.readings if reading.attribute == "max_model_len"]
+    if evidence.attempt.reading("fitted_length") is None or len(lengths) < 2:
+        return
+    yield from compare(evidence, "asked_length", Interval.of(lengths[0]), "the length that the engine began with")
+    yield from compare(evidence, "fitted_length", Interval.of(lengths[-1]), "the length that the cache serves")
+
+
+def check_tokens(evidence: Evidence) -> Iterator[Finding]:
+    """The size of the cache against its concurrency, which is printed to two decimals.
+
+    To 0.9.1 concurrency is tokens / length; then blocks / those of one request, whose last block counts whole; from 0.21 on the tokens
+    are ⌊concurrency × length⌋ (core/kv_cache_utils.py at 0.8.5:632-638, 0.18.1:1299-1321, 0.21.0:1697-1712).
+    """
+    lengths = [Interval.of(each) for each in evidence.attempt.readings if each.attribute == "max_model_len"]
+    reading, tokens = evidence.attempt.reading("max_concurrency"), evidence.attempt.reading("kv_cache_tokens")
+    if reading is None or tokens is None or not lengths or evidence.is_parallel:
+        return
+    length = lengths[-1].low
+    concurrency, found = Interval.of(reading), release(evidence.attempt.reading("vllm"))
+    of_blocks = found is None or _OF_CONCURRENCY[0] <= found < _OF_CONCURRENCY[1]
+    per_request = [length, *(-(-length // size) * size for size in _BLOCKS_TOKENS if of_blocks)]
+    sizes = [concurrency.scaled(each).widened(BLOCK_TOKENS) for each in per_request]
+    wanted = next((size for size in sizes if Interval.of(tokens).meets(size)), sizes[0])
+    formula = "kv_cache_tokens = max_concurrency × max_model_len"
+    if of_blocks and _has_mixed_layers(evidence):
+        wanted = Interval(0, wanted.high)
+        formula = "kv_cache_tokens ≤ max_concurrency × max_model_len, as some layers keep a window of it alone"
+    yield from compare(evidence, "kv_cache_tokens", wanted, formula)
+
+
+def _has_mixed_layers(evidence: Evidence) -> bool:
+    """Whether the named model has, or the log names none."""
+    reading = evidence.attempt.reading("model")
+    return reading is None or (evidence.model is None and _MIXED_LAYERS.search(str(reading.value)) is not None)
 
 
 def check_tokens_of_memory(evidence: Evidence) -> Iterator[Finding]:
@@ -68,5 +159,15 @@ def check_tokens_of_memory(evidence: Evidence) -> Iterator[Finding]:
     if intervals := intervals_of(evidence, "kv_cache_bytes"):
         token_bytes = block_bytes(model.num_layers, model.kv_size) * size / KV_DTYPE_BYTES / BLOCK_TOKENS
         tokens = intervals[0].scaled(1 / token_bytes)
+        lowest = tokens.low * _least_used(evidence) - _BLOCKS_TOKENS[-1]
         formula = f"kv_cache_tokens = ⌊kv_cache / block⌋ × tokens of a block, {token_bytes / 1024:.1f} KiB a token of {model.name}"
-        yield from compare(evidence, "kv_cache_tokens", Interval(tokens.low - _MOST_BLOCK_TOKENS, tokens.high), formula)
+        yield from compare(evidence, "kv_cache_tokens", Interval(lowest, tokens.high), formula)
+
+
+def _least_used(evidence: Evidence) -> float:
+    """The least share of a request's blocks that its tokens fill: from 0.21 on only those are counted (core/kv_cache_utils.py:1128)."""
+    lengths = [int(each.value) for each in evidence.attempt.readings if each.attribute == "max_model_len"]
+    found = release(evidence.attempt.reading("vllm"))
+    if not lengths or lengths[-1] < 1 or (found is not None and found < _OF_CONCURRENCY[1]):
+        return 1.0
+    return min(lengths[-1] / (-(-lengths[-1] // size) * size) for size in _BLOCKS_TOKENS)
