@@ -79,7 +79,7 @@ def pretend_gpu() -> None:
     """What unsloth asks of CUDA at its import, answered for a card of 9.0."""
     os.environ.update(UNSLOTH_DISABLE_STATISTICS="1", DO_NOT_TRACK="1", VLLM_NO_USAGE_STATS="1", HF_HUB_OFFLINE="1",
                       TRANSFORMERS_OFFLINE="1", CUDA_VISIBLE_DEVICES="0", CUDA_DEVICE_ORDER="PCI_BUS_ID")  # fmt: skip
-    os.system = lambda _command: 0  # unsloth/__init__.py:152-172 would run ldconfig
+    os.system = lambda command: 0  # noqa: ARG005  # unsloth/__init__.py:152-172 would run ldconfig
     card = SimpleNamespace(total_memory=80 << 30, multi_processor_count=NUM_SMS, name="H100", major=9, minor=0)
     answers = {
         "is_available": True, "device_count": 1, "get_device_capability": (9, 0), "get_device_name": "NVIDIA H100",
@@ -224,7 +224,7 @@ class OnMeta(TorchFunctionMode):
         super().__init__()
         self._casts: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         clear = torch.clear_autocast_cache
-        torch.clear_autocast_cache = lambda: (self._casts.clear(), clear())
+        torch.clear_autocast_cache = lambda: (self._casts.clear(), clear())  # type: ignore[func-returns-value]
 
     def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})

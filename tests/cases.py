@@ -6,7 +6,7 @@ from loadcheck.predict.fit import fit as fit_case
 from loadcheck.predict.search import NOTHING, Search
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
-from loadcheck.stacks import UNSLOTH_VLLM
+from loadcheck.stacks.unsloth_vllm import STACK as UNSLOTH_VLLM
 
 
 def case_of(config: ModelConfig, profile: Profile, card: Card, ram_bytes: int) -> Case:

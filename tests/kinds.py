@@ -6,12 +6,12 @@ unless the kind is that one does not.
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from loadcheck.logs.events import PREFIX
 from loadcheck.plan import make_plan
@@ -97,7 +97,7 @@ def _with_slots_as_weights(text: str, gpu: str, **changes: Any) -> str:
 
 def _mistral() -> str:
     """A stack whose weights hold the slots (nb_2025-05-13_…_Mistral_v0_3_7B_…)."""
-    changes = {"model": "mistral-7b-instruct-v0.3", "max_seq_length": 1024}
+    changes: dict[str, Any] = {"model": "mistral-7b-instruct-v0.3", "max_seq_length": 1024}
     return _with_slots_as_weights(_of_april(**changes), "T4", **changes)
 
 
@@ -312,12 +312,11 @@ KINDS: dict[str, Callable[[], str]] = {
 
 
 kind_text = cache(lambda name: KINDS[name]())
-Rows = TypeVar("Rows")
 
 
-def with_public(ours: list[Rows], public: list[Rows]) -> list[Rows]:
+def with_public(ours: Sequence[Any], public: Sequence[Any]) -> list[Any]:
     """Rows of our logs, and those of public logs where these are on this machine (they are not ours to commit)."""
-    return [*ours, *public] if SHARED_LOGS.is_dir() else ours
+    return [*ours, *public] if SHARED_LOGS.is_dir() else [*ours]
 
 
 def log_of(name: str, folder: Path) -> Path:

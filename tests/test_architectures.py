@@ -38,7 +38,7 @@ def _config(name: str, quantization: str = "nf4") -> ModelConfig:
 def test_a_forward_pass_holds_what_a_trace_of_vllms_own_classes_does():
     """To the byte, with LoRA: in 4 bits and 16, for both lengths of every model (scripts/trace_profile.py)."""
     rows = [row for row in TRACED if row["lora"] == "1"]
-    assert {find_model(row["model"]).config["model_type"] for row in rows} >= {"granite", "gemma"}  # type: ignore[union-attr]
+    assert {find_model(row["model"]).config["model_type"] for row in rows} >= {"granite", "gemma"}
     for row in rows:
         found = forward_peak(_config(row["model"], row["quantization"]), int(row["tokens"]), 9.0).num_bytes
         assert found == int(row["forward_bytes"]), row

@@ -147,7 +147,7 @@ def _repeat(seed: int) -> str:
     known = card_from_table("T4")
     assert known.non_torch_bytes is not None and known.graph_node_bytes is not None
     card = replace(known, name="Tesla T4", non_torch_bytes=known.non_torch_bytes + chance.randint(-48, 51) * MIB,
-                   graph_node_bytes=known.graph_node_bytes * chance.uniform(0.9, 1.1))  # fmt: skip
+                   graph_node_bytes=round(known.graph_node_bytes * chance.uniform(0.9, 1.1)))  # fmt: skip
     plan = make_plan(load_profile("llama31-8b-instruct-4bit", {"weights": "synthetic"}))
     text = _printed(plan, card)
     spread = chance.uniform(0.985, 1.015)

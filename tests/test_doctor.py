@@ -17,8 +17,7 @@ from loadcheck.doctor import Finding, Level, Machine, Report, examine, facts, re
 from loadcheck.doctor.host import needed_disk_bytes
 from loadcheck.doctor.settings import token_form
 from loadcheck.errors import EXIT_FAIL, EXIT_MACHINE, EXIT_PASS
-from loadcheck.machine import Token
-from loadcheck.manifest import ChangedFile
+from loadcheck.machine import ChangedFile, Token
 from loadcheck.plan import LoadPlan, make_plan
 from loadcheck.specs.profile import load_profile
 from loadcheck.specs.versions import load_versions
@@ -309,7 +308,7 @@ def test_drift_is_named():
     trl, setuptools = _bad(_examine(installed=installed))
     assert trl.what == "trl 0.14.0 is pinned, and 0.15.0 is installed" and "0.15.0 breaks" in trl.why
     assert setuptools.what == "setuptools 75.8.0 is pinned, and none is installed"
-    assert _examine(installed=GOOD.installed | {"torch": "2.5.1+cu124"}).outcome == "fine"
+    assert _examine(installed=dict(GOOD.installed) | {"torch": "2.5.1+cu124"}).outcome == "fine"
 
 
 def test_an_environment_without_the_stack_is_fine():

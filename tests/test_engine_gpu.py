@@ -4,12 +4,14 @@ import builtins
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from loadcheck.errors import UnsupportedMachine
 from loadcheck.specs.profile import Profile, load_profile
 from loadcheck.stacks import engine_common as shared
+from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.unsloth_vllm import engine as gpu
 from loadcheck.stacks.unsloth_vllm import startup
 
@@ -46,9 +48,9 @@ def test_environment_keeps_the_load_off_the_network(monkeypatch: pytest.MonkeyPa
 
 def test_unsloth_is_imported_before_what_it_patches(monkeypatch: pytest.MonkeyPatch):
     """The first of the stack to be imported is unsloth, which patches the others as they come."""
-    order = []
+    order: list[str] = []
 
-    def imported(name: str, *arguments: object) -> object:
+    def imported(name: str, *arguments: Any) -> Any:
         if name.partition(".")[0] not in gpu.PACKAGES:
             return real(name, *arguments)
         order.append(name)
@@ -58,7 +60,7 @@ def test_unsloth_is_imported_before_what_it_patches(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(gpu, "version", lambda package: "1.0")
     monkeypatch.setattr(builtins, "__import__", imported)
     monkeypatch.setenv(startup.VARIABLE, "collector")
-    gpu._import_stack(SimpleNamespace(event=lambda *_, **__: None))
+    gpu._import_stack(cast(Recorder, SimpleNamespace(event=lambda *_, **__: None)))
     assert order == ["unsloth", "torch"]
 
 

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from loadcheck.checking import gather
+from loadcheck.figures import Figures
 from loadcheck.specs.expected import load_expected
 from loadcheck.stacks import parse_log
 from loadcheck.verdict import Check, Status, judge
@@ -67,12 +69,16 @@ def test_figures_are_predicted_to_the_printed_digit(name: str):
         assert compared[figure].measured == compared[figure].predicted, figure
 
 
+def _numbers(figures: Figures) -> dict[str, Any]:
+    return figures.to_json()
+
+
 @pytest.mark.parametrize("name", LOADED)
 def test_bands_are_as_narrow_as_promised(name: str):
     """KV within 0.02 GiB, blocks within 0.1 %, graphs within 15 %, the device's peak within 3 %."""
     evidence = gather(RUNS / name)
     assert evidence.predicted is not None
-    measured, predicted = evidence.attempt.figures.to_json(), evidence.predicted.to_json()
+    measured, predicted = _numbers(evidence.attempt.figures), _numbers(evidence.predicted)
     assert abs(measured["kv_cache_gib"] - predicted["kv_cache_gib"]) <= 0.02
     assert abs(measured["num_gpu_blocks"] / predicted["num_gpu_blocks"] - 1) <= 0.001
     assert (
@@ -138,10 +144,10 @@ def test_ranges_hold_for_their_settings_alone():
 def test_a_recovery_gained_what_was_predicted(short: str, recovered: str, figures: tuple[str, ...]):
     """What `load --recover` gained on the card, from the first try of the load that failed to the one that passed, is what it said."""
     before, after = gather(H200 / short), gather(H200 / recovered)
-    first_try = parse_log(H200 / short / "load.log").attempts[0].figures.to_json()
+    first_try = _numbers(parse_log(H200 / short / "load.log").attempts[0].figures)
     planned = json.loads((H200 / short / "run.json").read_text())["predicted"]
     assert before.predicted is not None and after.predicted is not None
-    measured, predicted = after.attempt.figures.to_json(), after.predicted.to_json()
+    measured, predicted = _numbers(after.attempt.figures), _numbers(after.predicted)
     for figure in (*figures, "kv_cache_gib"):
         gained = measured[figure] - first_try[figure]
         assert gained == pytest.approx(predicted[figure] - planned[figure], abs=0.011), figure

@@ -55,7 +55,7 @@ def _shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
 
 def _assert_tame(text: str) -> None:
     plain = COLOUR.sub("", text)
-    assert MOVES.search(plain) is None, repr(plain[max(0, MOVES.search(plain).start() - 40) :][:100])  # type: ignore[union-attr]
+    assert MOVES.search(plain) is None, repr(plain[max(0, MOVES.search(plain).start() - 40) :][:100])
 
 
 # ---------------------------------------------------------------------------------------------------------------- terminal

@@ -39,7 +39,7 @@ def _climb(card: Card = T4, **overrides: Any) -> tuple[Ladder, list[Step]]:
     return ladder, list(ladder.climb())
 
 
-TIGHT = [  # settings that do not fit a T4, and what they are short of first
+TIGHT: list[tuple[dict[str, Any], Any]] = [  # settings that do not fit a T4, and what they are short of first
     ({"gpu_memory_utilization": 0.4}, "kv_estimate"),
     ({"max_seq_length": 32768}, "kv_estimate"),
     ({"max_seq_length": 128}, "batch"),

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ SAFE_DIRECTORIES = {
     },
     "an empty auto_map": {"model.safetensors": SAFE, "config.json": {**CONFIG, "auto_map": {}}},
 }  # fmt: skip
-UNSAFE_DIRECTORIES = {
+UNSAFE_DIRECTORIES: dict[str, tuple[dict[str, Any], str]] = {
     **{
         f"only {name}": ({name: PICKLE}, name)
         for name in ("pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "model.pt", "weights.pth", "last.ckpt",

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,7 @@ from loadcheck.specs.files import changed
 from loadcheck.specs.lora import adapter_params, base_params
 from loadcheck.specs.model import load_models
 from loadcheck.specs.profile import LINEAR_MODULES, Profile, load_profile
-from loadcheck.specs.shape import ModelConfig
+from loadcheck.specs.shape import ModelConfig, Quantization
 from loadcheck.stacks import parse_log
 from loadcheck.stacks.unsloth_vllm.activation import SEGMENTED_SORT_ROWS, activation_peak, forward_peak, sampler_peak
 from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, patched
@@ -34,7 +34,7 @@ CONFIGS = {
     (model.name, quantization): model.config_for(quantization)
     for model in load_models()
     if model.refused is None
-    for quantization in ("nf4", "16bit")
+    for quantization in get_args(Quantization)
 }
 LLAMA = CONFIGS["llama-3.1-8b-instruct", "nf4"]
 PROFILE = load_profile("llama31-8b-instruct-4bit")

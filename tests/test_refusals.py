@@ -161,7 +161,7 @@ def test_no_known_model_is_refused(name: str, quantization: Any):
     assert met == ({"_after_vllm"} if config.model_type == "granite" else set())
 
 
-REFUSED = {
+REFUSED: dict[str, dict[str, Any]] = {
     "head": {"head_dim": 100, "hidden_size": 3200},
     "vocabulary": {"vocab_size": 262_144},
     "act": {"hidden_act": "gelu"},

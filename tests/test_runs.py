@@ -24,7 +24,7 @@ from loadcheck.runs.folder import RunFolder, RunRecord, create_run_folder, new_r
 from loadcheck.runs.sampler import Sampler
 from loadcheck.runs.sink import LogSink
 
-RECORD = {
+RECORD: dict[str, Any] = {
     "id": "x", "loadcheck": "0", "commit": None, "profile": {}, "machine": {}, "predicted": None,
     "started_at": "2026-11-24T00:00:00+00:00",
 }  # fmt: skip

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -155,7 +156,7 @@ def test_weights_are_read_ahead_whole(tmp_path: Path, monkeypatch: pytest.Monkey
     opened = []
     real = Path.open
 
-    def spy(path: Path, *arguments: object, **keywords: object) -> object:
+    def spy(path: Path, *arguments: Any, **keywords: Any) -> Any:
         opened.append(path.name)
         return real(path, *arguments, **keywords)
 

@@ -70,7 +70,7 @@ NAMES = sorted(set().union(*DIGITS.values()) - {"graph_sizes"})
 def test_a_figure_that_is_absurd_in_every_line_fails(number: str, name: str, tmp_path: Path):
     """The same absurd number wherever the log says the figure: it agrees with itself, and the verdict is still fail."""
     positions = {at for at, names in DIGITS.items() if name in names}
-    spans = {re.compile(r"[\d.]*\d").search(T4_TEXT, _start(at)).span() for at in positions}  # type: ignore[union-attr]
+    spans = {re.compile(r"[\d.]*\d").search(T4_TEXT, _start(at)).span() for at in positions}
     text = T4_TEXT
     for start, end in sorted(spans, reverse=True):
         text = text[:start] + number + text[end:]
@@ -81,7 +81,7 @@ def test_a_figure_that_is_absurd_in_every_line_fails(number: str, name: str, tmp
 
 def _start(position: int) -> int:
     """Where the number begins that has a digit at `position`."""
-    return position - len(re.search(r"[\d.]*$", T4_TEXT[:position]).group())  # type: ignore[union-attr]
+    return position - len(re.search(r"[\d.]*$", T4_TEXT[:position]).group())
 
 
 def test_a_changed_card_name_is_judged_as_an_unknown_card(tmp_path: Path):

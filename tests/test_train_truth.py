@@ -11,7 +11,7 @@ from loadcheck.predict import Case, Prediction
 from loadcheck.predict.card import described_card
 from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import Profile, load_profile
-from loadcheck.stacks import UNSLOTH_VLLM
+from loadcheck.stacks.unsloth_vllm import STACK as UNSLOTH_VLLM
 from loadcheck.stacks.unsloth_vllm.activation import activation_peak
 from loadcheck.workloads.answer import sampled_batch
 from loadcheck.workloads.device import device_peak

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_the_t4_reference_passes_against_its_golden(t4_log: Path):
 
 
 @pytest.mark.parametrize("arguments", [{}, {"profile_name": "llama31-8b-instruct-4bit"}, {"gpu": "T4"}])
-def test_naming_the_profile_or_the_card_changes_nothing(arguments: dict[str, str], t4_log: Path):
+def test_naming_the_profile_or_the_card_changes_nothing(arguments: dict[str, Any], t4_log: Path):
     """What the log says itself need not be named."""
     assert judge(gather(t4_log, **arguments)).status == "pass"
 
@@ -189,8 +190,8 @@ def test_a_load_without_graphs_is_judged_without_them(t4_log: Path, tmp_path: Pa
     reference = (ROOT / "env/profiles/llama31-8b-instruct-4bit.toml").read_text()
     wanted.write_text(reference.replace("\n[adapters]", "enforce_eager = true\n\n[adapters]", 1))
     assert judge(gather(log, profile_name=str(wanted))).status == "pass"
-    reference = judge(gather(log, profile_name="llama31-8b-instruct-4bit"))
-    assert "profile llama31-8b-instruct-4bit asks for False" in _failed(reference)["enforce_eager"]
+    judged = judge(gather(log, profile_name="llama31-8b-instruct-4bit"))
+    assert "profile llama31-8b-instruct-4bit asks for False" in _failed(judged)["enforce_eager"]
     assert judge(gather(log)).status == "pass"  # of no profile that is known, so by its own settings
 
 

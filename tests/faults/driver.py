@@ -44,7 +44,7 @@ def jumping(jump_s: float, scratch: Path) -> type[datetime.datetime]:
 
 if __name__ == "__main__":
     if jump := os.environ.get("CLOCK_JUMP_S"):
-        loading.datetime = jumping(float(jump), Path(json.loads(os.environ["LOADCHECK_STAND_IN"])["scratch"]))  # type: ignore[misc]
+        vars(loading)["datetime"] = jumping(float(jump), Path(json.loads(os.environ["LOADCHECK_STAND_IN"])["scratch"]))
     child.GRACE_S = GRACE_S
     device.read_gpu = lambda: H100
     doctor.read_machine = lambda *_, **__: Machine()

@@ -106,7 +106,7 @@ def end_early(_: Path) -> None:
 
 def eat_memory(_: Path) -> None:
     """More than the control group allows, page by page."""
-    eaten = []
+    eaten: list[bytearray] = []
     while len(eaten) < 1024:
         eaten.append(bytearray(os.urandom(1) * (1 << 20)))
 

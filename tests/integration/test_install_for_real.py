@@ -90,16 +90,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", home / "machine"], check=True)
     for name in ("toy", "other"):
         wheel(home / "old", name, "1.0", **{f"{name}.py": ""})
-    install = [
-        home / "machine/bin/pip",
-        "install",
-        "--quiet",
-        "--no-index",
-        "--find-links",
-        home / "old",
-        "toy",
-        "other",
-    ]
+    pip, links = str(home / "machine/bin/pip"), ("--no-index", "--find-links", str(home / "old"))
+    install = [pip, "install", "--quiet", *links, "toy", "other"]
     subprocess.run(install, check=True, env={"PATH": os.defpath, "HOME": str(home)})
     return home / "machine"
 
@@ -136,5 +128,5 @@ def test_the_machines_python_is_untouched(redirects: dict[str, str], checkout: P
     assert done.returncode == 0, done.stderr
     assert state(machine) == before
     assert not user.exists() and not (home / ".local").exists()
-    version = [checkout / ".venv/dev/bin/python", "-c", "import toy; print(toy.VERSION)"]
+    version = [str(checkout / ".venv/dev/bin/python"), "-c", "import toy; print(toy.VERSION)"]
     assert subprocess.check_output(version, env={"PATH": os.defpath}, text=True) == "2\n"
