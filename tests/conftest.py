@@ -21,7 +21,19 @@ CLEARED = (
     "ARGS", "COLUMNS", "FORCE_COLOR", "GPU", "LANG", "LANGUAGE", "LINES", "LOG", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS",
     "NO_COLOR", "PROFILE", "RUN", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "TZ",
 )  # fmt: skip
-CLEARED_PREFIXES = ("CLICOLOR", "GIT_", "HF_", "HUGGING_FACE_", "JUPYTER_", "LC_", "LOADCHECK_", "PYTHON", "XDG_")
+CLEARED_PREFIXES = (
+    "BUILDKITE",
+    "CLICOLOR",
+    "GIT_",
+    "GITHUB_",
+    "HF_",
+    "HUGGING_FACE_",
+    "JUPYTER_",
+    "LC_",
+    "LOADCHECK_",
+    "PYTHON",
+    "XDG_",
+)
 
 
 def _own_environment() -> None:

@@ -9,10 +9,12 @@ import click
 
 from loadcheck.checking import gather
 from loadcheck.cli.chosen import log_file, overrides
+from loadcheck.cli.ci import Forms, ci_options
 from loadcheck.cli.options import GPU_HELP, json_option, profile_options
 from loadcheck.cli.output import print_json
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS
 from loadcheck.loading import judge_folder
+from loadcheck.show.ci.report import of_verdict
 from loadcheck.show.verdict import judged_as, show_verdict
 from loadcheck.terminal import console, print_words
 from loadcheck.verdict import judge
@@ -23,8 +25,9 @@ from loadcheck.verdict import judge
 @click.option("--profile", help="Judge as a load of this profile; a version other than the pinned one then fails.")
 @click.option("--gpu", help=GPU_HELP)
 @profile_options
+@ci_options
 @json_option
-def command(target: Path, profile: str | None, gpu: str | None, as_json: bool, **flags: Any) -> int:
+def command(target: Path, profile: str | None, gpu: str | None, as_json: bool, forms: Forms, **flags: Any) -> int:
     """Judge a run folder or a LOG: shape, identities, prediction, golden ranges. - reads a log from stdin.
 
     A run folder says its settings itself. A log does not say them all: without --profile it is judged as the profile whose settings it
@@ -33,11 +36,12 @@ def command(target: Path, profile: str | None, gpu: str | None, as_json: bool, *
     changed = overrides(flags)
     if target.is_dir():
         loaded = judge_folder(target, profile, gpu, changed)
-        evidence, verdict = loaded.evidence, loaded.verdict
+        evidence, verdict, record = loaded.evidence, loaded.verdict, loaded.record
     else:
         with log_file(target) as file:
             evidence = gather(file, profile, gpu, overrides=changed)
-            verdict = judge(evidence)
+            verdict, record = judge(evidence), None
+    forms.write(lambda: of_verdict(f"check {target}", evidence, verdict, record), target)
     if as_json:
         named = evidence.profile.name if evidence is not None and evidence.profile is not None else None
         print_json({"profile": named, **verdict.to_json()})

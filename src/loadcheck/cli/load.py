@@ -10,6 +10,7 @@ from rich.console import Console
 
 from loadcheck import device, doctor
 from loadcheck.cli.chosen import chosen_profile, overrides
+from loadcheck.cli.ci import Forms, ci_options
 from loadcheck.cli.options import json_option, setting_options
 from loadcheck.cli.output import print_json
 from loadcheck.doctor import Report
@@ -18,6 +19,8 @@ from loadcheck.loading import Loaded, Prepared, default_profile, prepare, reject
 from loadcheck.loading import load as run_load
 from loadcheck.recovery import Effects, recover
 from loadcheck.runs.folder import default_folder, refuse_taken
+from loadcheck.show.ci.report import Report as CiReport
+from loadcheck.show.ci.report import of_prediction, of_verdict
 from loadcheck.show.doctor import show_troubles
 from loadcheck.show.prediction import show_prediction
 from loadcheck.show.progress import Progress
@@ -38,10 +41,12 @@ from loadcheck.terminal import console
     "--recover", is_flag=True,
     help="Where it does not fit, by the prediction or by the load itself, change settings, cheapest first, until a load passes.",
 )  # fmt: skip
+@ci_options
 @json_option
 def command(
     profile: str | None,
     as_json: bool,
+    forms: Forms,
     no_adapters: bool,
     run_dir: Path | None,
     force: bool,
@@ -64,8 +69,9 @@ def command(
     reject_ignored_flags(chosen, changed)
     prepared = prepare(chosen, gpu)
     if recover:
-        return _recover(out, prepared, as_json, run_dir, force)
+        return _recover(out, prepared, as_json, run_dir, force, forms)
     if not prepared.prediction.fits and not force:
+        forms.write(lambda: of_prediction(f"load {chosen.name}", prepared.prediction))
         if as_json:
             print_json({"run": None, "outcome": "refused", **prepared.prediction.to_json()})
         else:
@@ -77,12 +83,17 @@ def command(
         return report.exit_code
     with Progress(out) as progress:
         loaded = run_load(prepared, run_dir, progress.feed)
+    forms.write(lambda: _report(loaded), loaded.folder.path)
     if as_json:
         print_json(loaded.to_json())
     else:
         show_verdict(out, loaded.evidence, loaded.verdict)
         show_end(out, loaded.record, loaded.folder.path)
     return loaded.exit_code
+
+
+def _report(loaded: Loaded) -> CiReport:
+    return of_verdict(f"load {loaded.record.id}", loaded.evidence, loaded.verdict, loaded.record)
 
 
 def _refused(out: Console, report: Report, as_json: bool, force: bool) -> bool:
@@ -96,7 +107,7 @@ def _refused(out: Console, report: Report, as_json: bool, force: bool) -> bool:
     return refused
 
 
-def _recover(out: Console, prepared: Prepared, as_json: bool, run_dir: Path | None, force: bool) -> int:
+def _recover(out: Console, prepared: Prepared, as_json: bool, run_dir: Path | None, force: bool, forms: Forms) -> int:
     """`load --recover`: as load, but where memory is short the ladder is walked; JSON has a further key `recovery`."""
     machine = doctor.read_machine(prepared.plan, prepared.gpu, files=False)
     report = doctor.examine(machine, prepared.plan).without("memory")  # which is what is going to be fixed
@@ -112,6 +123,10 @@ def _recover(out: Console, prepared: Prepared, as_json: bool, run_dir: Path | No
     )
     found = recover(prepared, effects, run_dir or default_folder(prepared.plan.profile.name), force)
     loaded = found.attempts[-1].loaded if found.attempts else None
+    if loaded is None:
+        forms.write(lambda: of_prediction(f"load {prepared.plan.profile.name}", prepared.prediction))
+    else:
+        forms.write(lambda: _report(loaded), loaded.folder.path)
     if as_json:
         said = loaded.to_json() if loaded else {"run": None, "outcome": "refused", **prepared.prediction.to_json()}
         print_json({**said, "recovery": found.to_json()})

@@ -1,0 +1,122 @@
+"""--junit, --ctrf, --summary and --annotations: a judgement in the forms that a CI reads, and where a CI is known by its variables."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loadcheck.cli.written import write_named
+from loadcheck.errors import BadInput, Problem
+from loadcheck.runs.private import open_private
+from loadcheck.runs.redact import Redactor
+from loadcheck.runs.secrets import secrets
+from loadcheck.show.ci.report import Report
+
+AGENT_S = 10
+"""Seconds that Buildkite's agent gets to take an annotation."""
+_HELP = {
+    "junit": "Write the checks as JUnit XML, too.",
+    "ctrf": "Write the checks as CTRF JSON, too.",
+    "summary": "Append a summary in Markdown to this file, too; GitHub Actions' own where there is one.",
+    "annotations": "Write GitLab's artifacts:reports:annotations, too.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """The files that were asked for; None for a form that was not."""
+
+    junit: Path | None
+    ctrf: Path | None
+    summary: Path | None
+    annotations: Path | None
+
+    def write(self, report: Callable[[], Report], run: Path | None = None) -> None:
+        """Write each form that was asked for, and annotate in GitHub Actions and Buildkite; nothing is made where nobody reads it.
+
+        BadInput where a file cannot be written.
+
+        Args:
+            run: a folder whose own files stay as they are.
+        """
+        in_github, agent = os.environ.get("GITHUB_ACTIONS") == "true", _buildkite_agent()
+        if not (in_github or agent or any((self.junit, self.ctrf, self.summary, self.annotations))):
+            return
+        self._write_files(found := report(), run)
+        if in_github:
+            _print_github(found)
+        if agent:
+            _annotate_buildkite(found, agent)
+
+    def _write_files(self, report: Report, run: Path | None) -> None:
+        from loadcheck.show.ci.annotations import gitlab_file
+        from loadcheck.show.ci.ctrf import ctrf
+        from loadcheck.show.ci.junit import junit
+
+        if self.junit is not None:
+            write_named(self.junit, junit(report), "--junit", (".xml",), run)
+        if self.ctrf is not None:
+            write_named(self.ctrf, ctrf(report), "--ctrf", (".json",), run)
+        if self.annotations is not None:
+            write_named(self.annotations, gitlab_file(report, os.environ), "--annotations", (".json",), run)
+        if self.summary is not None:
+            _append_summary(self.summary, report)
+
+
+def ci_options(command: Callable[..., int]) -> Callable[..., int]:
+    """The four flags, as one argument `forms` of the command."""
+
+    @wraps(command)
+    def with_forms(*args: Any, **values: Any) -> int:
+        return command(*args, forms=Forms(**{name: values.pop(name) for name in _HELP}), **values)
+
+    decorated: Callable[..., int] = with_forms
+    for name, text in reversed(_HELP.items()):
+        envvar = "GITHUB_STEP_SUMMARY" if name == "summary" else None
+        option = click.option(f"--{name}", type=click.Path(path_type=Path), metavar="FILE", envvar=envvar, help=text)
+        decorated = option(decorated)
+    return decorated
+
+
+def _append_summary(path: Path, report: Report) -> None:
+    """As much as the limit of a step leaves beside what stands there already."""
+    from loadcheck.show.ci.summary import MAX_BYTES, markdown
+
+    try:
+        with open_private(path, "ab") as file:
+            text = Redactor(secrets(os.environ)).text(markdown(report, MAX_BYTES - file.tell()))
+            file.write(text.encode()[: max(MAX_BYTES - file.tell(), 0)])
+    except OSError as error:
+        raise BadInput(Problem(str(path), error.strerror or str(error), "name a file", "--summary")) from None
+
+
+def _print_github(report: Report) -> None:
+    """On stderr, which a runner reads as well: stdout is the command's own."""
+    from loadcheck.show.ci.annotations import github_lines
+
+    for line in github_lines(report):
+        click.echo(line, err=True)
+
+
+def _buildkite_agent() -> str | None:
+    return shutil.which("buildkite-agent") if os.environ.get("BUILDKITE") == "true" else None
+
+
+def _annotate_buildkite(report: Report, agent: str) -> None:
+    """Hand the summary to the agent; what it cannot do is said and changes no verdict."""
+    from loadcheck.show.ci.annotations import buildkite_command
+    from loadcheck.show.ci.summary import markdown
+
+    text = Redactor(secrets(os.environ)).text(markdown(report))
+    try:
+        subprocess.run([agent, *buildkite_command(report)[1:]], input=text.encode(), check=True, timeout=AGENT_S, capture_output=True)  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        click.echo(f"buildkite-agent took no annotation: {type(error).__name__}", err=True)

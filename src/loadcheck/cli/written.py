@@ -1,0 +1,46 @@
+"""Files that a user names to be written: through no link, over no device and no file of a run, and without a token."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from loadcheck.errors import BadInput, Problem
+from loadcheck.runs.folder import FILES, PARTIAL, RESERVE
+from loadcheck.runs.private import write_whole
+from loadcheck.runs.redact import Redactor
+from loadcheck.runs.secrets import secrets
+
+
+def write_named(path: Path, text: str, flag: str, endings: tuple[str, ...], run: Path | None = None) -> None:
+    """Write `text` to the file of `flag`; BadInput where that cannot be, or would write over something else.
+
+    Args:
+        endings: of the names that a file in the run folder may have to be written over, such as ".html".
+        run: the folder whose own files stay as they are.
+    """
+    what = _refusal(path, run, endings)
+    if what:
+        raise BadInput(Problem(str(path), what, f"name another file, such as report{endings[0]}", flag))
+    try:
+        write_whole(path, Redactor(secrets(os.environ)).text(text))
+    except OSError as error:
+        problem = Problem(str(path), error.strerror or str(error), "name a file that can be written")
+        raise BadInput(problem) from None
+
+
+def _refusal(path: Path, run: Path | None, endings: tuple[str, ...]) -> str:
+    """Why writing `path` would go through a link, or over a folder, a device or a file of the run; empty where it would not."""
+    if path.is_symlink():
+        return "is a link, and what it leads to would be written over"
+    if path.exists() and not path.is_file():
+        return "is a folder or a device"
+    if run is None or not run.is_dir():
+        return ""
+    own = {name + end for name in (*FILES, RESERVE) for end in ("", PARTIAL)}
+    in_run = path.parent.resolve() == run.resolve()
+    if in_run and (path.name in own or (path.exists() and path.suffix.lower() not in endings)):
+        return "is a file of the run itself"
+    if path.exists() and any(path.samefile(each) for each in run.iterdir() if each.is_file() and each != path):
+        return "is a file of the run under another name"
+    return ""

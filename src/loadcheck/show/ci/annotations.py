@@ -1,0 +1,47 @@
+"""A verdict where a CI shows it beside the change: lines for GitHub Actions, a file for GitLab, the words for Buildkite's agent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from loadcheck.encoding import json_text
+from loadcheck.errors import printable
+from loadcheck.show.ci.report import Outcome, Report
+
+MAX_LINES = 10
+"""GitHub shows ten errors of a step (docs.github.com, workflow commands)."""
+BUILDKITE = ("buildkite-agent", "annotate", "--context", "loadcheck", "--style")
+_ESCAPES = {"%": "%25", "\r": "%0D", "\n": "%0A", ":": "%3A", ",": "%2C"}
+
+
+def github_lines(report: Report) -> Iterator[str]:
+    """Workflow commands: an error for each failure, the cause first; of a pass a notice."""
+    title = _property(f"loadcheck {report.status.upper()}")
+    if report.passed:
+        yield f"::notice title={title}::{_message(f'{report.title}: {report.summary}')}"
+        return
+    failed = (each.message for each in report.results if each.outcome is Outcome.FAILED)
+    first = [f"{report.cause}; {report.fix}"] if report.cause else []
+    failed = (text for text in failed if not report.cause or report.cause not in text)
+    for text in (*first, *failed)[:MAX_LINES] or (report.summary,):
+        yield f"::error title={title}::{_message(text)}"
+
+
+def gitlab_file(report: Report, environ: Mapping[str, str]) -> str:
+    """artifacts:reports:annotations: the verdict as a link to the job."""
+    label = f"loadcheck {report.status.upper()}: {report.cause or report.summary}"
+    link = {"label": printable(label), "url": environ.get("CI_JOB_URL", "")}
+    return json_text({"loadcheck": [{"external_link": link}]}) + "\n"
+
+
+def buildkite_command(report: Report) -> tuple[str, ...]:
+    """The agent's own command, which reads Markdown from stdin."""
+    return (*BUILDKITE, "success" if report.passed else "error")
+
+
+def _message(text: str) -> str:
+    return "".join(_ESCAPES[char] if char in "%\r\n" else char for char in printable(text))
+
+
+def _property(text: str) -> str:
+    return "".join(_ESCAPES.get(char, char) for char in printable(text))

@@ -1,0 +1,185 @@
+"""What every form of CI is made of: a verdict in a line, its cause, and one result for each check."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from enum import Enum
+
+from loadcheck.comparing import Comparison
+from loadcheck.figures import figure_specs
+from loadcheck.findings.finding import Finding, Status
+from loadcheck.predict import Prediction
+from loadcheck.runs.folder import RunRecord
+from loadcheck.show.compare import amount_of, causes
+from loadcheck.show.compare import summary as comparison_summary
+from loadcheck.show.verdict import COLUMNS, explain, figure_rows, summary
+from loadcheck.verdict import Evidence, Verdict
+from loadcheck.verdict import causes as causes_of_end
+
+
+class Outcome(Enum):
+    """How a result counts for a CI. What was refused failed: it is no pass."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+_OUTCOMES = {
+    Status.OK: Outcome.PASSED,
+    Status.FAIL: Outcome.FAILED,
+    Status.REFUSED: Outcome.FAILED,
+    Status.SKIPPED: Outcome.SKIPPED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One check: `name` is unique in its `group`, and the same from run to run; `kind` says what kind of failure it is."""
+
+    group: str
+    name: str
+    outcome: Outcome
+    message: str
+    kind: str = "fail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a CI is told.
+
+    Attributes:
+        title: what was judged.
+        status: the verdict in a word, such as pass.
+        summary: the counts behind it.
+        cause, fix: of a load that did not finish; empty for another.
+        facts: names and values to recognise the load by.
+        table: rows for people, the first of them the header; empty where there is none.
+        duration_s: of the load, in seconds.
+    """
+
+    title: str
+    status: str
+    passed: bool
+    summary: str
+    results: tuple[Result, ...]
+    cause: str = ""
+    fix: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+    table: tuple[Sequence[str], ...] = ()
+    started: datetime
+    duration_s: float = 0.0
+
+    @property
+    def counts(self) -> Counter[Outcome]:
+        return Counter(each.outcome for each in self.results)
+
+
+def of_verdict(title: str, evidence: Evidence | None, verdict: Verdict, record: RunRecord | None = None) -> Report:
+    """Of a run or a log: one result for each finding; `evidence` is None where the log says nothing at all."""
+    ends = causes_of_end(verdict)
+    header = (*COLUMNS[:-1], "status")
+    return Report(
+        title=title,
+        status=verdict.status,
+        passed=verdict.passed,
+        summary=summary(verdict),
+        results=tuple(_unique(map(_of_finding, verdict.findings))),
+        cause=ends[0].why if ends else "",
+        fix=ends[0].remedy if ends else "",
+        facts=tuple(_facts(evidence, record)),
+        table=() if evidence is None else (header, *figure_rows(evidence, verdict)),
+        started=_started(record),
+        duration_s=0.0 if record is None else record.duration_s or 0.0,
+    )
+
+
+def of_prediction(title: str, prediction: Prediction) -> Report:
+    """Of a load that was not begun, as it would not fit: one result for each thing that keeps it from succeeding."""
+    results = (Result("prediction", each.short or "setting", Outcome.FAILED, f"{each.what}; {each.remedy}") for each in prediction.obstacles)  # fmt: skip
+    first = prediction.obstacles[0] if prediction.obstacles else None
+    return Report(
+        title=title,
+        status="refused",
+        passed=prediction.fits,
+        summary="nothing was loaded, as it would not fit",
+        results=tuple(_unique(results)),
+        cause=first.what if first else "",
+        fix=first.remedy if first else "",
+        started=datetime.now(timezone.utc),
+    )
+
+
+def of_comparisons(found: Sequence[Comparison]) -> Report:
+    """One result for each figure that both loads of a pair state, and one for how they ended."""
+    same = all(each.same for each in found)
+    rows = [
+        (each.b.name, moved.spec.name, moved.a.show(), moved.b.show(), amount_of(moved.spec, moved.amount))
+        for each in found
+        for moved in each.moved
+    ]
+    return Report(
+        title=f"compare with {found[0].a.name}",
+        status="same" if same else "different",
+        passed=same,
+        summary="; ".join(comparison_summary(each) for each in found),
+        results=tuple(_unique(result for each in found for result in _of_comparison(each))),
+        table=(("load", "figure", found[0].a.name, "there", "difference"), *rows) if rows else (),
+        started=datetime.now(timezone.utc),
+    )
+
+
+def _of_comparison(found: Comparison) -> Iterator[Result]:
+    group, moved = f"compare.{found.b.name}", {each.spec.attribute: each for each in found.moved}
+    ended = Outcome.PASSED if found.ended_alike else Outcome.FAILED
+    yield Result(group, "ended", ended, f"A {found.a.ending}, B {found.b.ending}", "ended")
+    for attribute, spec in figure_specs().items():
+        if attribute not in found.a.readings or attribute not in found.b.readings:
+            continue
+        if attribute not in moved:
+            yield Result(group, spec.name, Outcome.PASSED, "did not move")
+            continue
+        each = moved[attribute]
+        told = [f"{spec.name} {each.a.show()}, then {each.b.show()}", *causes(each)]
+        yield Result(group, spec.name, Outcome.FAILED, "; ".join(told), "moved" if each.explained else "unexplained")
+
+
+def _of_finding(finding: Finding) -> Result:
+    name = finding.trouble or finding.figure
+    return Result(finding.check.value, name, _OUTCOMES[finding.status], explain(finding), finding.status.value)
+
+
+def _unique(results: Iterable[Result]) -> Iterator[Result]:
+    """A CI tells results apart by group and name; a figure has several checks in a group, which are numbered in their order."""
+    seen: Counter[tuple[str, str]] = Counter()
+    for each in results:
+        key = (each.group, each.name)
+        seen[key] += 1
+        name = each.name if seen[key] == 1 else f"{each.name} #{seen[key]}"
+        yield Result(each.group, name, each.outcome, each.message, each.kind)
+
+
+def _facts(evidence: Evidence | None, record: RunRecord | None) -> Iterator[tuple[str, str]]:
+    if evidence is not None:
+        for name in ("model", "gpu_name", "unsloth", "vllm", "torch"):
+            reading = evidence.attempt.reading(name)
+            if reading is not None:
+                yield name, reading.show()
+        if evidence.profile is not None:
+            yield "profile", evidence.profile.name
+    if record is not None:
+        yield "run", record.id
+        yield "outcome", record.outcome
+        yield "loadcheck", record.loadcheck
+
+
+def _started(record: RunRecord | None) -> datetime:
+    """When the run began, in UTC; of what is no run, or says no time, now."""
+    try:
+        found = datetime.fromisoformat(record.started_at) if record is not None else datetime.now(timezone.utc)
+    except ValueError:
+        found = datetime.now(timezone.utc)
+    return found.astimezone(timezone.utc)

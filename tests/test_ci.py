@@ -1,0 +1,233 @@
+"""A judgement in the forms that a CI reads: the structure that their schemas ask for, the verdict in each, and the limits of each."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from loadcheck import cli
+from loadcheck.show.ci.annotations import github_lines
+from loadcheck.show.ci.report import Outcome, Report, Result, of_verdict
+from loadcheck.show.ci.summary import MAX_BYTES, markdown
+from loadcheck.verdict import Check, Finding, Status, Verdict
+from tests.conftest import ROOT, RUNS
+
+T4 = RUNS / "t4_llama31-8b_reference.txt"
+FAILED, REFERENCE, TRAINED = RUNS / "h200/short-of-estimate", RUNS / "h200/reference", RUNS / "h200/reference-train3"
+HOSTILE = "<img src=x onerror=alert(1)>|`[a](b)\x1b[31m\n::error::x\ud800&amp;"
+COMMANDS = [
+    ["check", str(T4)],
+    ["check", str(FAILED)],
+    ["report", str(TRAINED)],
+    ["compare", str(REFERENCE), str(TRAINED)],
+]
+
+Written = Callable[..., tuple[int, dict[str, str]]]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    """A command's exit code, and what it wrote in each form."""
+
+    def run(*command: str) -> tuple[int, dict[str, str]]:
+        files = {form: tmp_path / f"{form}.out" for form in ("junit", "ctrf", "summary", "annotations")}
+        code = cli.run([*command, *(word for form, path in files.items() for word in (f"--{form}", str(path)))])
+        return code, {form: path.read_text(encoding="utf-8") for form, path in files.items()}
+
+    return run
+
+
+def _checked_junit(text: str) -> ElementTree.Element:
+    """What Ant's schema and that of Jenkins' xUnit plugin ask for; all of it was validated by both on 2026-11-29 (LOG.md)."""
+    root = ElementTree.fromstring(text.encode())
+    assert (root.tag, root.attrib) == ("testsuites", {})
+    names = {"id", "name", "package", "timestamp", "hostname", "tests", "failures", "errors", "skipped", "time"}
+    for number, suite in enumerate(root):
+        assert (suite.tag, set(suite.attrib), suite.get("id")) == ("testsuite", names, str(number))
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", suite.get("timestamp", ""))
+        assert re.fullmatch(r"\d+\.\d{3}", suite.get("time", ""))
+        first, *cases, out, err = list(suite)
+        assert (first.tag, out.tag, err.tag) == ("properties", "system-out", "system-err")
+        assert all(each.tag == "property" and set(each.attrib) == {"name", "value"} for each in first)
+        assert all(each.tag == "testcase" and set(each.attrib) == {"name", "classname", "time"} for each in cases)
+        children = [list(each) for each in cases]
+        assert all(len(each) <= 1 and {child.tag for child in each} <= {"failure", "skipped"} for each in children)
+        failures = [child for each in children for child in each if child.tag == "failure"]
+        assert all(set(each.attrib) == {"message", "type"} for each in failures)
+        assert (suite.get("tests"), suite.get("failures")) == (str(len(cases)), str(len(failures)))
+    keys = [(case.get("classname"), case.get("name")) for case in root.iter("testcase")]
+    assert len(set(keys)) == len(keys) and len({suite.get("name") for suite in root}) == len(root)
+    return root
+
+
+def _checked_ctrf(text: str) -> dict[str, Any]:
+    """What the specification 1.0.0 requires, and no key that it does not have."""
+    document = json.loads(text)
+    assert (
+        set(document) == {"reportFormat", "specVersion", "generatedBy", "results"}
+        and document["reportFormat"] == "CTRF"
+    )
+    results = document["results"]
+    assert (
+        set(results) == {"tool", "summary", "tests", "environment", "extra"} and results["tool"]["name"] == "loadcheck"
+    )
+    counted = [each["status"] for each in results["tests"]]
+    summary = results["summary"]
+    assert {name: summary[name] for name in ("passed", "failed", "skipped", "pending", "other")} == {
+        name: counted.count(name) for name in ("passed", "failed", "skipped", "pending", "other")
+    }
+    assert summary["tests"] == len(counted) and all(isinstance(value, int) for value in summary.values())
+    for each in results["tests"]:
+        assert set(each) == {"name", "status", "duration", "suite", "message", "rawStatus"}
+        assert isinstance(each["duration"], int) and all(isinstance(name, str) for name in each["suite"])
+    return dict(results)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_each_form_has_the_command_s_verdict(command: list[str], written: Written):
+    """The structure is the schema's; failures there are no fewer than none exactly where the exit code is 0."""
+    code, forms = written(*command)
+    failures = _checked_junit(forms["junit"]).findall(".//failure")
+    results = _checked_ctrf(forms["ctrf"])
+    assert len(failures) == results["summary"]["failed"]
+    assert (code == 0) == (not failures)
+    verdict = {"check": ("PASS", "FAIL"), "report": ("PASS", "FAIL"), "compare": ("SAME", "DIFFERENT")}[command[0]][
+        code
+    ]
+    assert forms["summary"].startswith(f"## {verdict} ")
+    (link,) = json.loads(forms["annotations"])["loadcheck"]
+    assert link["external_link"]["label"].startswith(f"loadcheck {verdict}: ")
+
+
+def _report(*results: Result, **fields: Any) -> Report:
+    known = {
+        "title": "t",
+        "status": "fail",
+        "passed": False,
+        "summary": "s",
+        "started": datetime(2026, 11, 29, tzinfo=timezone.utc),
+    }
+    return Report(**known | fields, results=results)  # type: ignore[arg-type]
+
+
+def test_a_summary_of_10000_findings_keeps_its_verdict():
+    """It stays below the limit of a step, and says that there is more."""
+    results = [
+        Result("model", f"figure #{number}", Outcome.FAILED, f"wrong {number} " * 30) for number in range(10_000)
+    ]
+    text = markdown(_report(*results, cause="the cause", fix="the fix", table=(("a", "b"), *[("x" * 99, "y")] * 9999)))
+    assert 0.9 * MAX_BYTES < len(text.encode()) <= MAX_BYTES
+    assert text.startswith("## FAIL t\n") and "**Cause:** the cause" in text and "**Fix:** the fix" in text
+    assert text.endswith("More is not shown here: there is no room for it.\n")
+
+
+def test_a_summary_shares_the_step_with_what_is_there(tmp_path: Path):
+    """It is appended, and what is there counts: a file that is nearly full gets the verdict's lines, a full one nothing."""
+    file = tmp_path / "summary.md"
+    for size, grows in ((0, True), (MAX_BYTES - 500, True), (MAX_BYTES, False)):
+        file.write_text("x" * size)
+        assert cli.run(["check", str(FAILED), "--summary", str(file)]) == 1
+        assert size + 400 * grows <= file.stat().st_size <= MAX_BYTES
+        assert ("## FAIL" in file.read_text()) is grows
+
+
+def test_a_log_s_text_is_text_in_every_form(tmp_path: Path):
+    """No HTML, no Markdown, no workflow command, no character that XML lacks."""
+    finding = Finding(figure="error", check=Check.SHAPE, status=Status.FAIL, why=HOSTILE, remedy=HOSTILE)
+    report = of_verdict(HOSTILE, None, Verdict((finding,)))
+    text = markdown(report)
+    assert "<img" not in text and "](b)" not in text.replace("\\]", "") and "\x1b" not in text
+    assert not [line for line in text.splitlines() if line.startswith("::")]
+    from loadcheck.show.ci.ctrf import ctrf
+    from loadcheck.show.ci.junit import junit
+
+    _checked_junit(junit(report))
+    _checked_ctrf(ctrf(report))
+    lines = list(github_lines(report))
+    assert len(lines) == 1 and lines[0].startswith("::error title=loadcheck FAIL::") and "\n" not in lines[0]
+
+
+@pytest.mark.parametrize(("target", "kind", "count"), [(FAILED, "error", 10), (T4, "notice", 1)])
+def test_github_actions_is_known_by_its_variables(
+    target: Path,
+    kind: str,
+    count: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    """Ten annotations on stderr at most, the cause first, and the summary where the runner says; stdout is the document alone."""
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "step.md"))
+    code = cli.run(["check", str(target), "--json"])
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if line.startswith(f"::{kind} title=loadcheck ")]
+    assert (len(lines), json.loads(said.out)["verdict"]) == (count, ["pass", "fail"][code])
+    assert (tmp_path / "step.md").read_text().startswith("## ")
+    assert code == 0 or "no room for the KV cache" in lines[0]
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_buildkite_s_agent_gets_the_summary(
+    exit_code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """On stdin, with the style of the verdict; an agent that fails changes no verdict."""
+    agent = tmp_path / "buildkite-agent"
+    agent.write_text(f'#!/bin/sh\necho "$*" >"{tmp_path}/given"\n/bin/cat >>"{tmp_path}/given"\nexit {exit_code}\n')
+    agent.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("BUILDKITE", "true")
+    assert cli.run(["check", str(T4)]) == 0
+    given = (tmp_path / "given").read_text()
+    assert given.startswith("annotate --context loadcheck --style success\n## PASS check ")
+    assert ("took no annotation" in capsys.readouterr().err) is bool(exit_code)
+
+
+@pytest.mark.parametrize("form", ["junit", "ctrf", "summary", "annotations"])
+def test_a_form_is_written_through_no_link(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """BadInput, and what the link leads to is as before."""
+    aim, link = tmp_path / "aim", tmp_path / "link"
+    aim.write_text("kept")
+    link.symlink_to(aim)
+    assert cli.run(["check", str(T4), f"--{form}", str(link)]) == 2
+    assert aim.read_text() == "kept" and "Error: " in capsys.readouterr().err
+
+
+def test_a_load_that_would_not_fit_is_a_failure_of_its_prediction(written: Written, monkeypatch: pytest.MonkeyPatch):
+    """Nothing was loaded, and the CI is told what kept it."""
+    from loadcheck.device import GpuDevice
+    from loadcheck.units import GIB
+
+    gpu = GpuDevice(
+        name="Tesla T4", compute_capability="7.5", total_bytes=15 * GIB, free_bytes=4 * GIB, driver_cuda="12.4"
+    )
+    monkeypatch.setattr("loadcheck.device.read_gpu", lambda: gpu)
+    monkeypatch.setattr("loadcheck.loading._require_packages", lambda profile: None)
+    code, forms = written("load", "llama31-8b-instruct-4bit")
+    (failure, *_) = _checked_junit(forms["junit"]).findall(".//failure")
+    assert code == 1 and forms["summary"].startswith("## REFUSED load llama31")
+    assert _checked_ctrf(forms["ctrf"])["tests"][0]["suite"] == ["loadcheck", "prediction"]
+    assert "; " in failure.get("message", "")
+
+
+def test_the_example_gates(tmp_path: Path):
+    """The composite action's own shell: it passes for the same run, fails for another, and leaves both reports."""
+    action = (ROOT / "examples/figures-gate/action.yml").read_text()
+    found = re.search(r"run: \|\n((?: {8}.*\n)+)", action)
+    assert found is not None
+    called = tmp_path / "loadcheck"
+    called.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m loadcheck "$@"\n')
+    called.chmod(0o755)
+    environment = {"PATH": "/usr/bin:/bin", "LOADCHECK": str(called), "BASELINE": str(REFERENCE)}
+    for candidate, code in ((REFERENCE, 0), (TRAINED, 1)):
+        done = subprocess.run(["bash", "-e", "-c", found[1]], cwd=tmp_path, env=environment | {"CANDIDATE": str(candidate)},
+                              capture_output=True, check=False)  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert {path.name for path in (tmp_path / "figures-gate").iterdir()} == {"junit.xml", "ctrf.json"}
