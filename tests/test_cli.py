@@ -137,10 +137,12 @@ def test_the_tree_says_what_a_full_batch_adds(capsys: pytest.CaptureFixture[str]
     _, out, _ = _run(capsys, "predict", "--gpu", "T4", "--tree")
     data = json.loads(_run(capsys, "predict", "--gpu", "T4", "--json")[1])
     assert "peak_device" in out and f"{data['terms']['bytes']}" in out
-    full_batch = next(int(line.split()[0]) for line in out.splitlines() if line.split()[1:2] == ["full_batch_device"])
-    batch = next(int(line.split()[0]) for line in out.splitlines() if line.split()[1:3] == ["full", "batch"])
-    assert full_batch == data["terms"]["bytes"] + batch
-    assert data["busy_peak_gib"] == round(full_batch / 2**30, 2)
+    lines = [line.split() for line in out.splitlines() if line.strip()]
+    for batch, figure in (("full", "busy_peak_gib"), ("sorted", "busy_peak_sorted_gib")):
+        device = next(int(words[0]) for words in lines if words[1:2] == [f"{batch}_batch_device"])
+        more = next(int(words[0]) for words in lines if words[1:3] == [batch, "batch"])
+        assert device == data["terms"]["bytes"] + more
+        assert data[figure] == round(device / 2**30, 2)
 
 
 def test_predict_says_what_it_was_asked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

@@ -322,13 +322,17 @@ def test_a_budget_below_the_weights_asks_for_a_higher_utilization_alone():
     ]
 
 
-def test_a_full_batch_needs_the_activation_peak_on_top():
-    """A full batch takes vLLM's whole activation peak beside all that stays; what both count, the card holds once."""
+def test_a_sorted_batch_needs_the_activation_peak_on_top():
+    """With top-k or top-p a full batch takes vLLM's whole activation peak beside all that stays; what both count, the card holds once."""
     prediction = predict(LLAMA, PROFILE, card_from_table("T4"), COLAB_RAM)
     activation = activation_peak(LLAMA, 512, 160, 7.5).num_bytes
     once = 8_519_680 + 5_120 * 32  # cuBLAS's workspace, LoRA's pointers
-    assert prediction.memory.full_batch.num_bytes == prediction.memory.peak.num_bytes + activation - once
-    assert prediction.memory.largest_bytes == prediction.memory.full_batch.num_bytes
+    assert prediction.memory.sorted_batch.num_bytes == prediction.memory.peak.num_bytes + activation - once
+    assert (
+        prediction.memory.largest_bytes
+        == prediction.memory.sorted_batch.num_bytes
+        > prediction.memory.full_batch.num_bytes
+    )
     assert prediction.figures.peak_device_bytes == prediction.memory.peak.num_bytes
 
 
@@ -339,8 +343,11 @@ def test_training_and_a_full_batch_do_not_add_up():
         predict(LLAMA, _profile(training=each), card_from_table("T4"), COLAB_RAM)
         for each in (trained, PROFILE.training)
     )
+    assert with_steps.memory.sorted_batch == without.memory.sorted_batch
     assert with_steps.memory.full_batch == without.memory.full_batch
-    assert with_steps.memory.largest_bytes == max(with_steps.memory.peak.num_bytes, without.memory.full_batch.num_bytes)
+    assert with_steps.memory.largest_bytes == max(
+        with_steps.memory.peak.num_bytes, without.memory.sorted_batch.num_bytes
+    )
 
 
 def test_a_load_that_fits_but_not_with_a_full_batch_is_warned_of():

@@ -58,7 +58,7 @@ def _load(case: Case) -> Outcome:
     return Outcome(
         fits=prediction.fits,
         peak_bytes=prediction.account.peak.num_bytes,
-        full_batch_bytes=prediction.account.full_batch.num_bytes,
+        full_batch_bytes=prediction.account.largest_bytes,
         kv_tokens=None if concurrency is None or length is None else round(concurrency * length),
         max_concurrency=concurrency,
         why_not=prediction.obstacles[0].what if prediction.obstacles else "",

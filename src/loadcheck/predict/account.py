@@ -32,16 +32,27 @@ class MemoryAccount:
 
     Attributes:
         peak: at the peak of the load, which answers one short prompt, as a tree of terms that sum.
-        full_batch: the same while the engine works on a full batch.
+        full_batch: the same while the engine works on a full batch, answers drawn as the engine does by default.
+        sorted_batch: the same with the settings of a request that take the most (top-k, top-p); None where none takes more.
     """
 
     peak: Term
     full_batch: Term
+    sorted_batch: Term | None = None
 
     @property
     def largest_bytes(self) -> int:
-        """The most that the device holds, of the load and of a full batch after it: what settings to work with must leave room for."""
-        return max(self.peak.num_bytes, self.full_batch.num_bytes)
+        """The most that the device holds, of the load and of any batch after it: what settings to work with must leave room for."""
+        batches = [batch for batch in (self.full_batch, self.sorted_batch) if batch is not None]
+        return max(self.peak.num_bytes, *(batch.num_bytes for batch in batches))
+
+    def to_json(self) -> dict[str, float]:
+        """The peaks of work after the load, in GiB."""
+        busy = max(self.peak.num_bytes, self.full_batch.num_bytes)
+        return {
+            "busy_peak_gib": round(to_gib(busy), 2),
+            "busy_peak_sorted_gib": round(to_gib(self.largest_bytes), 2),
+        }
 
     def sum_bytes(self, names: Iterable[str]) -> int:
         """Of the terms at the peak that have these names."""
@@ -93,6 +104,6 @@ class Prediction:
             ],
             "notes": [*self.notes, *self.edges],
             "warnings": list(self.warnings),
-            "busy_peak_gib": round(to_gib(self.account.largest_bytes), 2),
+            **self.account.to_json(),
             "terms": self.account.peak.to_json(),
         }

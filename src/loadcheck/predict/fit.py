@@ -80,7 +80,7 @@ def _proposal_json(proposal: Proposal, base: Profile) -> dict[str, Any]:
             "max_lora_rank": profile.max_lora_rank,
         },
         "flags": flags(proposal.profile, base),
-        "busy_peak_gib": round(to_gib(proposal.prediction.memory.largest_bytes), 2),
+        **proposal.prediction.memory.to_json(),
         "headroom_gib": round(to_gib(proposal.headroom_bytes), 2),
         "figures": proposal.prediction.figures.to_json(),
     }

@@ -36,8 +36,10 @@ def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
         out.print()
         for depth, term in prediction.memory.peak.walk():
             _show_term(out, depth, term)
-        _show_term(out, 0, prediction.memory.full_batch)  # the same parts without training, and one more
-        _show_term(out, 1, prediction.memory.full_batch.parts[-1])
+        for batch in (prediction.memory.full_batch, prediction.memory.sorted_batch):
+            if batch is not None:  # the same parts without training, and one more
+                _show_term(out, 0, batch)
+                _show_term(out, 1, batch.parts[-1])
     for note in (*prediction.notes, *prediction.edges):
         out.print(f"Note: {escape(note)}")
     for warning in prediction.warnings:

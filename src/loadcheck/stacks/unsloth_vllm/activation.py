@@ -41,7 +41,12 @@ def activation_peak(config: ModelConfig, num_tokens: int, num_seqs: int, compute
         forward_peak(config, num_tokens, compute_capability),
     ]
     largest = max(moments, key=lambda term: term.num_bytes)
-    parts = [*largest.parts, cublas_workspace(compute_capability), lora_pointers(config), _inputs(num_tokens, num_seqs)]
+    parts = [
+        *largest.parts,
+        cublas_workspace(compute_capability),
+        lora_pointers(config),
+        step_inputs(num_tokens, num_seqs),
+    ]
     return total(f"activation_peak ({largest.name})", parts, largest.source)
 
 
@@ -58,7 +63,7 @@ def lora_pointers(config: ModelConfig) -> Term:
     return Term("LoRA pointers", each * config.num_hidden_layers, "vllm/lora/ops/triton_ops/utils.py:56-190")
 
 
-def _inputs(num_tokens: int, num_seqs: int) -> Term:
+def step_inputs(num_tokens: int, num_seqs: int) -> Term:
     """Token ids, positions and sampling tensors: tens of kilobytes, the one part that is not traced to the byte."""
     size = 3 * rounded(8 * num_tokens) + 6 * rounded(4 * num_seqs)
     return Term("inputs", size, "vllm/worker/model_runner.py:1231-1352")

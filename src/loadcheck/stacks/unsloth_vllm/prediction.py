@@ -19,6 +19,7 @@ from loadcheck.stacks.unsloth_vllm.activation import (
     lora_pointers,
 )
 from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, patched
+from loadcheck.stacks.unsloth_vllm.batch import drawn_batch
 from loadcheck.stacks.unsloth_vllm.budget import Budget
 from loadcheck.stacks.unsloth_vllm.graphs import NO_GRAPHS, capture_sizes, graph_memory
 from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS, config_block_bytes, kv_cache_memory
@@ -70,7 +71,7 @@ def predict_from_plan(case: Case, plan: UnslothPlan) -> Prediction:
     """What follows once unsloth's plan is known: from its formula, or from a log that prints it."""
     budget = Budget.of(case.config, case.gpu, plan)
     peak = _peak(case, plan, budget)
-    account = MemoryAccount(peak, _full_batch(case, peak, budget))
+    account = MemoryAccount(peak, _full_batch(case, plan, peak), _sorted_batch(case, peak, budget))
     found = tuple(obstacles(case, plan, budget, account))
     figures = _engine_figures(case.config, case.gpu, plan, case.profile.enforce_eager, budget)
     return Prediction(
@@ -79,7 +80,7 @@ def predict_from_plan(case: Case, plan: UnslothPlan) -> Prediction:
         obstacles=found,
         notes=tuple(_notes(case.gpu)),
         edges=tuple(edges(plan)),
-        warnings=() if found else tuple(_warnings(case.gpu, plan, account.full_batch)),
+        warnings=() if found else tuple(_warnings(case.gpu, plan, account.largest_bytes)),
     )
 
 
@@ -113,21 +114,31 @@ def _peak(case: Case, plan: UnslothPlan, budget: Budget) -> Term:
     return total("peak_device", terms)
 
 
-def _full_batch(case: Case, peak: Term, budget: Budget) -> Term:
-    """What the card holds while vLLM works on a full batch: all that stays after the load, and the whole activation peak.
+def _full_batch(case: Case, plan: UnslothPlan, peak: Term) -> Term:
+    """What the card holds while vLLM works on a full batch whose answers are drawn by temperature alone."""
+    tokens, sequences = plan.max_model_len, max(plan.max_num_seqs, 1)
+    batch = drawn_batch(case.config, tokens, sequences, case.gpu.compute_capability)
+    return total("full_batch_device", [*_stays(peak), batch])
+
+
+def _stays(peak: Term) -> list[Term]:
+    """What is left of a load's peak between its answers; the engine idles while training runs."""
+    return [part for part in peak.parts if part.name != "training"]
+
+
+def _sorted_batch(case: Case, peak: Term, budget: Budget) -> Term:
+    """The same where its logits are sorted for top-k or top-p: the most that these settings can take.
 
     vLLM's profile run is such a batch (max_num_seqs prompts that share max_num_batched_tokens), and its budget keeps that peak free
     for when there is one (vllm/worker/worker.py:205-271). Slots, graphs, adapters and what unsloth keeps lie on top of the budget. The
     load's one short answer takes next to nothing of it, so `peak` has none. Two amounts both sides count, and the card holds once:
-    cuBLAS's workspace and LoRA's pointers stay from the profile run on. Training is left out: the engine idles while it runs.
-    Derived from there; no run of ours has filled a batch yet.
+    cuBLAS's workspace and LoRA's pointers stay from the profile run on. Derived from there; no sorted batch was measured.
     """
     once = cublas_workspace(case.gpu.compute_capability).num_bytes + lora_pointers(case.config).num_bytes
-    stays = [part for part in peak.parts if part.name != "training"]
-    batch = Term(
-        "full batch", budget.activation.num_bytes - once, f"vllm/worker/worker.py:205-271; {budget.activation.name}"
+    source = f"vllm/worker/worker.py:205-271; {budget.activation.name}"
+    return total(
+        "sorted_batch_device", [*_stays(peak), Term("sorted batch", budget.activation.num_bytes - once, source)]
     )
-    return total("full_batch_device", [*stays, batch])
 
 
 def _graphs(config: ModelConfig, card: Card, num_seqs: int, enforce_eager: bool) -> Term:
@@ -187,12 +198,12 @@ def _outside_figures(case: Case, peak: Term) -> dict[str, Any]:
     }
 
 
-def _warnings(card: Card, plan: UnslothPlan, full_batch: Term) -> Iterator[str]:
+def _warnings(card: Card, plan: UnslothPlan, largest_bytes: int) -> Iterator[str]:
     """A load that fits answers once; the same settings may not hold the batch that they allow, or the card not all that comes."""
     yield from known_warnings(card)
-    if full_batch.num_bytes > card.total_bytes:
+    if largest_bytes > card.total_bytes:
         yield (
-            f"the load fits, but {plan.max_num_seqs} requests at once would take up to {show_bytes(full_batch.num_bytes)} of the card's "
+            f"the load fits, but {plan.max_num_seqs} requests at once would take up to {show_bytes(largest_bytes)} of the card's "
             f"{show_bytes(card.total_bytes)} and run out of memory; lower gpu_memory_utilization or conservativeness, or see "
             "`loadcheck fit`"
         )
