@@ -9,12 +9,20 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterable
 from email.parser import HeaderParser
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from cyclonedx.model import Property
+from cyclonedx.model.bom import Bom
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.model.license import DisjunctiveLicense
+from cyclonedx.output.json import JsonV1Dot5
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from layout import LayoutError, final_names, image_digest, layers
+from packageurl import PackageURL
 
 from loadcheck.manifest import LOCKS, licence_of, normalized
 
@@ -27,17 +35,15 @@ def main() -> int:
     layout, out = Path(sys.argv[1]), Path(sys.argv[2])
     try:
         python, debian = read_packages(layout)
-        components = sorted(
-            [*(python_component(text) for text in python), *debian_components(debian)], key=lambda one: str(one["purl"])
-        )
+        components = sorted([*map(python_component, python), *debian_components(debian)], key=lambda one: str(one.purl))
         document = sbom(image_digest(layout), components)
     except LayoutError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     out.mkdir(parents=True, exist_ok=True)
-    (out / "sbom.cdx.json").write_text(json.dumps(document, indent=2) + "\n")
+    (out / "sbom.cdx.json").write_text(document + "\n")
     (out / "licences.tsv").write_text(
-        "".join(f"{licence_name(one)}\t{one['name']}\t{one['version']}\n" for one in components)
+        "".join(f"{licence_name(one)}\t{one.name}\t{one.version}\n" for one in components)
     )
     print(f"{out}/sbom.cdx.json: {len(components)} components")
     return 0
@@ -62,33 +68,40 @@ def read_packages(layout: Path) -> tuple[list[str], str]:
     return python, debian
 
 
-def python_component(metadata: str) -> dict[str, Any]:
+def python_component(metadata: str) -> Component:
     """One component from a wheel's METADATA, with the hashes that the lock allows for it."""
     headers = HeaderParser().parsestr(metadata)
-    name = normalized(headers["Name"])
-    return {
-        "type": "library",
-        "name": name,
-        "version": headers["Version"],
-        "purl": f"pkg:pypi/{name}@{headers['Version']}",
-        "licenses": [{"license": {"name": licence_of(headers)}}],
-        "properties": [{"name": "loadcheck:lock-sha256", "value": value} for value in locked_hashes().get(name, [])],
-    }
+    name, version = normalized(headers["Name"]), headers["Version"]
+    hashes = locked_hashes().get(name, [])
+    properties = [Property(name="loadcheck:lock-sha256", value=value) for value in hashes]
+    return library(PackageURL("pypi", name=name, version=version), licence_of(headers), properties)
 
 
-def debian_components(status: str) -> list[dict[str, Any]]:
+def debian_components(status: str) -> list[Component]:
+    """One component for each paragraph of dpkg's list."""
     packages = [HeaderParser().parsestr(paragraph) for paragraph in status.strip().split("\n\n") if paragraph]
     return [
-        {
-            "type": "library",
-            "name": package["Package"],
-            "version": package["Version"],
-            "purl": f"pkg:deb/debian/{package['Package']}@{package['Version']}?arch={package['Architecture']}&distro=bookworm",
-            "licenses": [{"license": {"name": "see the Debian package's copyright file"}}],
-            "properties": [],
-        }
-        for package in packages
+        library(
+            PackageURL(
+                "deb", "debian", each["Package"], each["Version"], {"arch": each["Architecture"], "distro": "bookworm"}
+            ),
+            "see the Debian package's copyright file",
+        )
+        for each in packages
     ]
+
+
+def library(purl: PackageURL, licence: str, properties: Iterable[Property] = ()) -> Component:
+    """A component that is named by its package URL."""
+    return Component(
+        type=ComponentType.LIBRARY,
+        bom_ref=str(purl),
+        name=purl.name,
+        version=purl.version,
+        purl=purl,
+        licenses=[DisjunctiveLicense(name=licence)],
+        properties=properties,
+    )
 
 
 @cache
@@ -103,18 +116,22 @@ def locked_hashes() -> dict[str, list[str]]:
     return found
 
 
-def licence_name(component: dict[str, Any]) -> str:
-    return str(component["licenses"][0]["license"]["name"])
+def licence_name(component: Component) -> str:
+    return next(licence.name or "" for licence in component.licenses if isinstance(licence, DisjunctiveLicense))
 
 
-def sbom(digest: str, components: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.5",
-        "version": 1,
-        "metadata": {"component": {"type": "container", "name": "loadcheck", "version": digest}},
-        "components": components,
-    }
+def sbom(digest: str, components: list[Component]) -> str:
+    """The document as JSON that its schema allows; of the same image the same, so it has no time and no serial number of its own."""
+    bom = Bom(components=components)
+    image = Component(type=ComponentType.CONTAINER, bom_ref="loadcheck", name="loadcheck", version=digest)
+    bom.metadata.component = image
+    bom.register_dependency(image, components)
+    document = json.loads(JsonV1Dot5(bom).output_as_string())
+    del document["serialNumber"], document["metadata"]["timestamp"]
+    text = json.dumps(document, indent=2)
+    if error := JsonStrictValidator(SchemaVersion.V1_5).validate_str(text):
+        raise LayoutError(f"the bill of materials is not as CycloneDX 1.5 has it: {error}")
+    return text
 
 
 if __name__ == "__main__":
