@@ -14,7 +14,7 @@ from loadcheck.plan import LoadPlan, make_plan
 from loadcheck.specs.hf_config import config_from_hf
 from loadcheck.specs.profile import Profile, load_profile
 from loadcheck.specs.shape import ModelConfig
-from loadcheck.weights import synthetic
+from loadcheck.weights import small_files, synthetic
 
 NF4 = {
     "quant_method": "bitsandbytes",
@@ -137,8 +137,8 @@ def test_rows_beyond_the_tokenizer_are_zero(tmp_path: Path):
     synthetic.write_safetensors(path, synthetic.checkpoint_tensors(tiny()))
     _, (vocab, hidden), data = read_safetensors(path)["lm_head.weight"]
     rows = [data[2 * hidden * row : 2 * hidden * (row + 1)] for row in range(vocab)]
-    assert all(any(row) for row in rows[: synthetic.NUM_TOKENS])
-    assert not any(any(row) for row in rows[synthetic.NUM_TOKENS :])
+    assert all(any(row) for row in rows[: small_files.NUM_TOKENS])
+    assert not any(any(row) for row in rows[small_files.NUM_TOKENS :])
 
 
 def test_quantization_state_is_what_bitsandbytes_reads(tmp_path: Path):
@@ -195,7 +195,7 @@ def test_directory_name_says_whether_it_is_4_bit(model_name: str, quantization: 
 def test_tokenizer_ids_agree_with_the_config():
     """bos, eos and pad have the ids in the config that they have in the tokenizer, whatever the model's own are."""
     config = tiny()
-    files = synthetic.small_files({**TINY, "bos_token_id": 99_999}, config)
+    files = small_files.small_files({**TINY, "bos_token_id": 99_999}, config)
     added = {token["content"]: token["id"] for token in files["tokenizer.json"]["added_tokens"]}
     for role in ("bos", "eos", "pad"):
         token = files["tokenizer_config.json"][f"{role}_token"]
@@ -205,7 +205,7 @@ def test_tokenizer_ids_agree_with_the_config():
 
 def test_tokenizer_has_one_token_for_each_byte():
     """The alphabet is GPT-2's: 256 letters, printable bytes as themselves, a space as G with a dot."""
-    alphabet = synthetic.byte_alphabet()
+    alphabet = small_files.byte_alphabet()
     assert len(set(alphabet)) == 256
     assert [alphabet[byte] for byte in b"A "] == ["A", "\u0120"]
     assert alphabet[0] == "\u0100"
@@ -214,7 +214,7 @@ def test_tokenizer_has_one_token_for_each_byte():
 def test_16_bit_config_has_no_quantization():
     """A 16-bit checkpoint of a quantized config says nothing of a quantization."""
     config = tiny(quantization_config=None)
-    assert "quantization_config" not in synthetic.small_files(dict(TINY), config)["config.json"]
+    assert "quantization_config" not in small_files.small_files(dict(TINY), config)["config.json"]
 
 
 def test_checkpoint_is_made_once_and_used_again(tmp_path: Path):
@@ -296,7 +296,7 @@ def test_full_disk_is_refused_before_anything_is_written(tmp_path: Path, monkeyp
 def test_model_known_by_name_has_its_config(tmp_path: Path):
     """A known model's config.json is that of env/models, with the quantization of the real checkpoint."""
     profile: Profile = load_profile("smollm2-135m-cpu", {"weights": "synthetic"})
-    files = synthetic.small_files(synthetic._hf_config(make_plan(profile)), make_plan(profile).config)
+    files = small_files.small_files(synthetic._hf_config(make_plan(profile)), make_plan(profile).config)
     assert files["config.json"]["rope_theta"] == 100000.0
     assert files["config.json"]["quantization_config"]["bnb_4bit_quant_storage"] == "uint8"
     assert files["config.json"]["torch_dtype"] == "bfloat16"
