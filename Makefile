@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 # What the user gives is text, such as a run folder's name: make must not expand it, nor a shell run it. Here each variable is fixed as
 # it was written; recipes name it as "$$RUN", which the shell takes from the environment and never evaluates.
-GIVEN := ENGINE RUNTIME PROFILE GPU RUN LOG ARGS BASE CA APT_SOURCES REGISTRY IMAGE TAG DIGEST TLS_VERIFY CHUNK_MB RELEASE
+GIVEN := ENGINE RUNTIME PROFILE GPU DATA RUN LOG ARGS BASE CA APT_SOURCES REGISTRY IMAGE TAG DIGEST TLS_VERIFY CHUNK_MB RELEASE
 GIVEN += $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 $(foreach name,$(sort $(GIVEN)),$(if $(filter-out undefined,$(origin $(name))),$(eval override $(name) := $$(value $(name)))))
 
@@ -58,6 +58,10 @@ doctor: .venv/dev/.complete ## what keeps this machine from a load, before it is
 .PHONY: peft
 peft: $(RUNTIME_NEEDS) ## load, and train the adapters for five steps (PROFILE=)
 	@scripts/with-args scripts/image/load $(RUNTIME) $(ENGINE) load $${PROFILE:+"$$PROFILE"} --train-steps 5
+
+.PHONY: train
+train: $(RUNTIME_NEEDS) ## fine-tune on your data, checked like a load (DATA=file)
+	@scripts/with-args scripts/image/load $(RUNTIME) $(ENGINE) train $${PROFILE:+"$$PROFILE"} $${DATA:+--data "$$(realpath -m -- "$$DATA")"}
 
 .PHONY: check
 check: .venv/dev/.complete ## judge the newest run, or another one (RUN=folder, LOG=file)

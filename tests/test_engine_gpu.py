@@ -60,7 +60,7 @@ def test_unsloth_is_imported_before_what_it_patches(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(gpu, "version", lambda package: "1.0")
     monkeypatch.setattr(builtins, "__import__", imported)
     monkeypatch.setenv(startup.VARIABLE, "collector")
-    gpu._import_stack(cast(Recorder, SimpleNamespace(event=lambda *_, **__: None)))
+    gpu.import_stack(cast(Recorder, SimpleNamespace(event=lambda *_, **__: None)))
     assert order == ["unsloth", "torch"]
 
 

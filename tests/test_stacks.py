@@ -20,7 +20,7 @@ from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import Profile, load_profile, load_profiles
 from loadcheck.specs.settings import flags, settings_of
 from loadcheck.specs.shape import ModelConfig
-from loadcheck.stacks import STACKS, parse_log, stack_of, stack_of_log
+from loadcheck.stacks import STACKS, engine_of, parse_log, stack_of, stack_of_log, trainer_of
 from loadcheck.units import GIB
 from tests.conftest import ROOT
 
@@ -136,3 +136,18 @@ def test_documents_of_the_same_commit_are_the_same():
     code = f"import runpy; m = runpy.run_path({str(script)!r}); names = [m['_file_name'](c) for c in m['commands']()]; " \
            "assert len(names) == len(set(names)) > 1000"  # fmt: skip
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("profile", "folder"),
+    [
+        (PROFILE, "unsloth_vllm"),
+        (changed(PROFILE, {"fast_inference": False}), "unsloth_vllm"),
+        (load_profile("smollm2-135m-cpu"), "transformers_cpu"),
+    ],
+)
+def test_the_engine_is_that_of_the_machine(profile: Profile, folder: str):
+    """Without vLLM a load on a GPU is predicted as the CPU's is, and run by unsloth all the same."""
+    for module in (engine_of(profile), trainer_of(profile)):
+        assert module.startswith(f"loadcheck.stacks.{folder}.")
+        assert (ROOT / "src" / Path(*module.split("."))).with_suffix(".py").is_file()

@@ -13,12 +13,12 @@ import pytest
 
 from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import LINEAR_MODULES
+from loadcheck.specs.training import TrainSettings
 from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace
 from loadcheck.workloads.autograd import Tape
 from loadcheck.workloads.ledger import Ledger
 from loadcheck.workloads.loaded import rope_tables
 from loadcheck.workloads.model import build
-from loadcheck.workloads.settings import TrainSettings
 from loadcheck.workloads.steps import Steps
 
 with (Path(__file__).parent / "training" / "traced.tsv").open(encoding="utf-8") as file:

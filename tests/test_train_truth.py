@@ -11,11 +11,11 @@ from loadcheck.predict import Case, Prediction
 from loadcheck.predict.card import card_from_device, described_card
 from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import Profile, load_profile
+from loadcheck.specs.training import TrainSettings
 from loadcheck.stacks.unsloth_vllm import STACK as UNSLOTH_VLLM
 from loadcheck.units import GIB
 from loadcheck.workloads.device import device_peak
 from loadcheck.workloads.prediction import TrainMemory, train_memory
-from loadcheck.workloads.settings import TrainSettings
 from tests.cases import case_of
 
 pytestmark = pytest.mark.xdist_group("training")  # one process: each row is predicted once

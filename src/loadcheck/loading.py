@@ -22,6 +22,7 @@ from loadcheck.errors import (
     EXIT_MACHINE,
     EXIT_PASS,
     BadInput,
+    LoadcheckError,
     Problem,
     UnsupportedMachine,
 )
@@ -178,27 +179,61 @@ def settled_gpu(before: GpuDevice | None) -> GpuDevice | None:
 
 
 def _require_packages(profile: Profile) -> None:
-    missing = [name for name in _NEEDED[profile.engine] if importlib.util.find_spec(name) is None]
+    require(_NEEDED[profile.engine], profile)
+
+
+def require(names: Iterable[str], profile: Profile) -> None:
+    """UnsupportedMachine where this environment lacks one of these packages."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise UnsupportedMachine(
             Problem(
                 sys.prefix,
                 f"this environment lacks {', '.join(missing)}, which profile {profile.name} needs",
-                "use `make load`, which installs them from the lock",
+                "use `make load` or `make train`, which install them from the lock",
             )
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a run does.
+
+    Attributes:
+        steps: the child processes, one after another (engines/child.py); the last is the one whose memory counts.
+        begin: writes into the folder what they read, beside the plan.
+        after: called with each step that has ended well; what it raises ends the run.
+        training: of the record: what is trained, and what was predicted of it.
+    """
+
+    steps: tuple[str, ...] = ("prepare", "load")
+    begin: Callable[[RunFolder], None] = lambda _: None
+    after: Callable[[str, RunFolder, RunRecord], None] = lambda *_: None
+    training: dict[str, Any] | None = None
+
+
 def load(prepared: Prepared, run_dir: Path | None, on_output: Callable[[bytes], None]) -> Loaded:
     """Run the load in child processes, keep all of it in a run folder, and judge it."""
-    profile = prepared.plan.profile
+    folder, record, log_path = run(prepared, run_dir, on_output, Work())
+    evidence, verdict = _judge(folder, record, log_path)
+    keep(folder, record, verdict)
+    return Loaded(folder, record, evidence, verdict)
+
+
+def run(
+    prepared: Prepared, run_dir: Path | None, on_output: Callable[[bytes], None], work: Work
+) -> tuple[RunFolder, RunRecord, Path]:
+    """Do the work in child processes and keep all of it in a run folder; gives that, its record and the file that holds the log."""
     now = datetime.now(timezone.utc)
-    folder = create_run_folder(run_dir, new_run_id(profile.name, now))
-    record = _new_record(folder, prepared, now)
+    folder = create_run_folder(run_dir, new_run_id(prepared.plan.profile.name, now))
+    record = _new_record(folder, prepared, now, work.training)
     folder.write_record(record)
     start_s = time.monotonic()
     try:
-        log_path = _run(folder, record, prepared, on_output)
+        log_path = _run(folder, record, prepared, on_output, work)
+    except LoadcheckError as error:
+        record.outcome, record.reason, record.exit_code = "failed", str(error), error.exit_code
+        raise
     except BaseException as error:
         record.outcome, record.reason = "failed", f"loadcheck itself failed: {type(error).__name__}: {error}"
         raise
@@ -207,13 +242,11 @@ def load(prepared: Prepared, run_dir: Path | None, on_output: Callable[[bytes], 
             record.ended_at = datetime.now(timezone.utc).isoformat()
             record.duration_s = round(time.monotonic() - start_s, 2)
             folder.release_reserve()
-            _keep(folder, record)
-    evidence, verdict = _judge(folder, record, log_path)
-    _keep(folder, record, verdict)
-    return Loaded(folder, record, evidence, verdict)
+            keep(folder, record)
+    return folder, record, log_path
 
 
-def _new_record(folder: RunFolder, prepared: Prepared, now: datetime) -> RunRecord:
+def _new_record(folder: RunFolder, prepared: Prepared, now: datetime, training: dict[str, Any] | None) -> RunRecord:
     return RunRecord(
         id=folder.path.name,
         loadcheck=__version__,
@@ -226,6 +259,7 @@ def _new_record(folder: RunFolder, prepared: Prepared, now: datetime) -> RunReco
         },
         predicted=prepared.prediction.figures.to_json(),
         started_at=now.isoformat(),
+        training=training,
     )
 
 
@@ -241,13 +275,16 @@ def _commit() -> str | None:
     return result.stdout.strip() if result.returncode == 0 else os.environ.get("LOADCHECK_COMMIT")
 
 
-def _run(folder: RunFolder, record: RunRecord, prepared: Prepared, on_output: Callable[[bytes], None]) -> Path:
-    """Run the load, and have the record say how it ended, whatever happens; returns the file that holds the log."""
+def _run(
+    folder: RunFolder, record: RunRecord, prepared: Prepared, on_output: Callable[[bytes], None], work: Work
+) -> Path:
+    """Do the work, and have the record say how it ended, whatever happens; returns the file that holds the log."""
     sink = LogSink(folder.log_path, secrets(os.environ))
     try:
         with ends_as_interrupts():
             write_json(folder.plan_path, plan_to_json(prepared.plan))
-            end = _run_children(folder, record, sink, on_output)
+            work.begin(folder)
+            end = _run_children(folder, record, sink, on_output, work)
     except KeyboardInterrupt:  # between two children
         end = ChildEnd(0, interrupted=True)
     finally:
@@ -262,20 +299,24 @@ REDIRECTS = ("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONSTARTUP")
 """Variables that put other packages before the pinned ones: the load does without them, and doctor names what they shadow."""
 
 
-def _run_children(folder: RunFolder, record: RunRecord, sink: LogSink, on_output: Callable[[bytes], None]) -> ChildEnd:
-    """The weights first, then the load: two processes, so that making one leaves no trace in the other's figures."""
+def _run_children(
+    folder: RunFolder, record: RunRecord, sink: LogSink, on_output: Callable[[bytes], None], work: Work
+) -> ChildEnd:
+    """The weights first, then the work on them: each step a process, so that none leaves a trace in the next one's figures."""
     env = {name: value for name, value in os.environ.items() if name not in REDIRECTS}
     env |= {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": _ENCODING, "PYTHONNOUSERSITE": "1"}
-    end = _run_step("prepare", folder, record, sink, on_output, env)
-    if end.outcome != "completed":
-        return end
-    for name in TOKEN_VARIABLES:  # the weights are local by now
-        env.pop(name, None)
-    return _run_step("load", folder, record, sink, on_output, env)
+    for step in work.steps:
+        end = _run_step(step, folder, record, sink, on_output, env)
+        if end.outcome != "completed":
+            return end
+        work.after(step, folder, record)
+        for name in TOKEN_VARIABLES:  # the weights are local by now
+            env.pop(name, None)
+    return end
 
 
 def child_command(step: str, folder: RunFolder) -> list[str]:
-    """The engine's process for one step, "prepare" or "load"; it ends when this one does."""
+    """The engine's process for one step, such as "prepare" or "load"; it ends when this one does."""
     return [sys.executable, "-m", "loadcheck.engines.child", step, str(folder.path), str(os.getpid())]
 
 
@@ -298,7 +339,7 @@ def _run_step(
     finally:
         for sampler in samplers:
             sampler.__exit__()
-            if step == "load":
+            if step in ("load", "train"):
                 record.peak_device_bytes = sampler.peak_device_bytes
                 record.peak_host_bytes = sampler.peak_child_bytes
 
@@ -321,7 +362,7 @@ def _judge(
     return evidence, judge(evidence)
 
 
-def _keep(folder: RunFolder, record: RunRecord, verdict: Verdict | None = None) -> None:
+def keep(folder: RunFolder, record: RunRecord, verdict: Verdict | None = None) -> None:
     """Write what is known by now; a disk that is full loses this, but not the log and not the report."""
     if verdict is not None:
         _try_write(record, folder.verdict_path, verdict.to_json())

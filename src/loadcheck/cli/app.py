@@ -35,7 +35,7 @@ EXIT_INTERRUPTED = 130
 """128 + SIGINT, likewise."""
 
 
-COMMANDS = ("parse", "check", "report", "compare", "predict", "fit", "load", "doctor", "manifest", "list")
+COMMANDS = ("parse", "check", "report", "compare", "predict", "fit", "load", "train", "doctor", "manifest", "list")
 
 
 @contextmanager

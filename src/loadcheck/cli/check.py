@@ -14,9 +14,12 @@ from loadcheck.cli.options import GPU_HELP, json_option, profile_options
 from loadcheck.cli.output import print_json
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS
 from loadcheck.loading import judge_folder
+from loadcheck.runs.folder import RunFolder
 from loadcheck.show.ci.report import of_verdict
+from loadcheck.show.train import show_trained
 from loadcheck.show.verdict import judged_as, show_verdict
 from loadcheck.terminal import console, print_words
+from loadcheck.training import is_training, judge_training_folder
 from loadcheck.verdict import judge
 
 
@@ -34,6 +37,8 @@ def command(target: Path, profile: str | None, gpu: str | None, as_json: bool, f
     prints, or as one of no known profile; the flags say which settings were others.
     """
     changed = overrides(flags)
+    if target.is_dir() and is_training(RunFolder(target).read_record()):
+        return _training(target, as_json, forms)
     if target.is_dir():
         loaded = judge_folder(target, profile, gpu, changed)
         evidence, verdict, record = loaded.evidence, loaded.verdict, loaded.record
@@ -51,3 +56,14 @@ def command(target: Path, profile: str | None, gpu: str | None, as_json: bool, f
         print_words(out, f"{target}: {judged_as(evidence)}")
     show_verdict(out, evidence, verdict)
     return EXIT_PASS if verdict.passed else EXIT_FAIL
+
+
+def _training(folder: Path, as_json: bool, forms: Forms) -> int:
+    """The verdict on a training; it says its settings itself."""
+    trained = judge_training_folder(folder)
+    forms.write(lambda: of_verdict(f"check {folder}", trained.evidence, trained.verdict, trained.record), folder)
+    if as_json:
+        print_json({"profile": trained.record.profile.get("name"), **trained.verdict.to_json()})
+    else:
+        show_trained(console(), trained)
+    return trained.exit_code

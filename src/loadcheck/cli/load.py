@@ -79,7 +79,7 @@ def command(
         out.print("Nothing was loaded. --force loads anyway.")
         return EXIT_FAIL
     report = doctor.examine(doctor.read_machine(prepared.plan, gpu, files=False), prepared.plan)
-    if _refused(out, report, as_json, force):
+    if refused_by(out, report, as_json, force):
         return report.exit_code
     with Progress(out) as progress:
         loaded = run_load(prepared, run_dir, progress.feed)
@@ -96,14 +96,14 @@ def _report(loaded: Loaded) -> CiReport:
     return of_verdict(f"load {loaded.record.id}", loaded.evidence, loaded.verdict, loaded.record)
 
 
-def _refused(out: Console, report: Report, as_json: bool, force: bool) -> bool:
+def refused_by(out: Console, report: Report, as_json: bool, force: bool) -> bool:
     """Show what is wrong with the machine, and whether that keeps the load from starting."""
     show_troubles(out, report)
     refused = bool(report.problems) and not force
     if refused:
         if as_json:
             print_json({"run": None, **report.to_json(), "outcome": "refused"})
-        out.print("Nothing was loaded. --force loads anyway; `loadcheck doctor` says more.")
+        out.print("Nothing was started. --force starts anyway; `loadcheck doctor` says more.")
     return refused
 
 
@@ -111,7 +111,7 @@ def _recover(out: Console, prepared: Prepared, as_json: bool, run_dir: Path | No
     """`load --recover`: as load, but where memory is short the ladder is walked; JSON has a further key `recovery`."""
     machine = doctor.read_machine(prepared.plan, prepared.gpu, files=False)
     report = doctor.examine(machine, prepared.plan).without("memory")  # which is what is going to be fixed
-    if _refused(out, report, as_json, force):
+    if refused_by(out, report, as_json, force):
         return report.exit_code
 
     def run(attempt: Prepared, folder: Path) -> Loaded:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from loadcheck.specs.files import Spec
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.settings import Flag, settings_of
 from loadcheck.units import parse_bytes
@@ -45,11 +46,11 @@ def setting_option(flag: Flag) -> Callable[[Command], Command]:
     return click.option(flag.name, type=kind, help=flag.setting.help)
 
 
-def setting_options(wanted: Callable[[Flag], bool]) -> Callable[[Command], Command]:
-    """The options of some settings, in the order of the profile's fields."""
+def setting_options(wanted: Callable[[Flag], bool], record: type[Spec] = Profile) -> Callable[[Command], Command]:
+    """The options of some settings of a record, in the order of its fields."""
 
     def decorate(command: Command) -> Command:
-        for flag in reversed([flag for flag in settings_of(Profile) if wanted(flag)]):
+        for flag in reversed([flag for flag in settings_of(record) if wanted(flag)]):  # type: ignore[arg-type]  # __hash__ of a class
             command = setting_option(flag)(command)
         return command
 

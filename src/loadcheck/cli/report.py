@@ -11,12 +11,15 @@ from loadcheck.cli.options import json_option
 from loadcheck.cli.output import print_json
 from loadcheck.cli.written import write_named
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
-from loadcheck.loading import judge_folder
+from loadcheck.loading import Loaded, judge_folder
+from loadcheck.runs.folder import RunFolder
 from loadcheck.runs.sampler import read_samples
 from loadcheck.show.ci.report import of_verdict
 from loadcheck.show.page import run_page
+from loadcheck.show.train import show_trained
 from loadcheck.show.verdict import show_end, show_verdict
 from loadcheck.terminal import console, print_words
+from loadcheck.training import Trained, is_training, judge_training_folder
 
 
 @click.command("report", short_help="Show a run again: its figures, its verdict, how it ended.")
@@ -28,10 +31,9 @@ def command(run: Path, as_json: bool, html: Path | None, forms: Forms) -> int:
     """Show a RUN folder again: its figures, its verdict, how it ended."""
     if run.is_file():
         raise BadInput(Problem(str(run), "a log, not a run folder", f"use: loadcheck check {run}"))
-    loaded = judge_folder(run)
+    loaded = judge_training_folder(run) if is_training(RunFolder(run).read_record()) else judge_folder(run)
     if not as_json:
-        show_verdict(console(), loaded.evidence, loaded.verdict)
-        show_end(console(), loaded.record, loaded.folder.path)
+        _show(loaded)
     if html is not None:
         page = run_page(loaded.record, loaded.evidence, loaded.verdict, read_samples(loaded.folder.memory_path))
         write_named(html, page, "--html", (".html", ".htm"), loaded.folder.path)
@@ -41,3 +43,11 @@ def command(run: Path, as_json: bool, html: Path | None, forms: Forms) -> int:
     if as_json:  # last, as an error would be the one document
         print_json(loaded.to_json())
     return EXIT_PASS if loaded.verdict.passed else EXIT_FAIL
+
+
+def _show(loaded: Loaded | Trained) -> None:
+    if isinstance(loaded, Trained):
+        show_trained(console(), loaded)
+        return
+    show_verdict(console(), loaded.evidence, loaded.verdict)
+    show_end(console(), loaded.record, loaded.folder.path)

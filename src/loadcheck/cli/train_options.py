@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from loadcheck.cli.options import Command, setting_options
-from loadcheck.workloads.names import OPTIMIZERS
+from loadcheck.specs.training import OPTIMIZERS
 
 
 def train_options(command: Command) -> Command:

@@ -16,9 +16,9 @@ from loadcheck.show.prediction import show_prediction
 from loadcheck.show.training import show_fit_training, show_training
 from loadcheck.specs.files import validate
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.training import TrainSettings
 from loadcheck.stacks import predict
 from loadcheck.terminal import console
-from loadcheck.workloads.settings import TrainSettings
 from loadcheck.workloads.training import SETTINGS, TrainPrediction, fit_training, predict_training
 
 

@@ -1,6 +1,6 @@
-"""What runs in the child processes of a load: python -m loadcheck.engines.child prepare|load RUN_DIR [PARENT_PID].
+"""What runs in the child processes of a run: python -m loadcheck.engines.child prepare|load|rows|train RUN_DIR [PARENT_PID].
 
-`prepare` makes or fetches the weights, `load` runs the engine on them. Two processes, so that making the weights leaves no trace
+`prepare` makes or fetches the weights, `load` runs the engine on them; of a training `rows` counts the tokens, and `train` trains. Two processes, so that making the weights leaves no trace
 in the figures of the load. What they print is the raw log.
 """
 
@@ -20,7 +20,7 @@ from loadcheck.errors import BadInput, LoadcheckError, Problem
 from loadcheck.plan import LoadPlan, plan_from_json
 from loadcheck.runs.child import kill_session
 from loadcheck.runs.private import open_private
-from loadcheck.stacks import stack_of
+from loadcheck.stacks import engine_of
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.weights.cache import weights_dir
 
@@ -38,10 +38,7 @@ def main(arguments: list[str]) -> int:
         die_with_parent(int(arguments[2]))
     try:
         plan = plan_from_json(json.loads((run_dir / PLAN).read_text(encoding="utf-8")))
-        if step == "prepare":
-            prepare(plan, run_dir, Recorder())
-        else:
-            load(plan, run_dir, Recorder())
+        STEPS[step](plan, run_dir, Recorder())
     except LoadcheckError as error:
         for problem in error.problems:
             print(f"Error: {problem}", file=sys.stderr, flush=True)
@@ -74,11 +71,32 @@ def _folders(cache: Path) -> set[int]:
 
 def load(plan: LoadPlan, run_dir: Path, recorder: Recorder) -> None:
     """Run the engine of the plan's stack on the weights that `prepare` left."""
+    import_module(engine_of(plan.profile)).run(plan, prepared(run_dir), recorder)
+
+
+def prepared(run_dir: Path) -> Path:
+    """The directory of the weights that `prepare` left."""
     try:
-        directory = Path(json.loads((run_dir / DIRECTORY).read_text(encoding="utf-8"))["directory"])
+        return Path(json.loads((run_dir / DIRECTORY).read_text(encoding="utf-8"))["directory"])
     except FileNotFoundError:
         raise BadInput(Problem(str(run_dir / DIRECTORY), "no such file", "run the step `prepare` first")) from None
-    import_module(stack_of(plan.profile).engine).run(plan, directory, recorder)
+
+
+def rows(plan: LoadPlan, run_dir: Path, recorder: Recorder) -> None:
+    """Count the tokens of a training's rows; the counts, and what is wrong with the data, are left in the run folder."""
+    from loadcheck.engines.training import count_rows
+
+    count_rows(plan, run_dir, prepared(run_dir), recorder)
+
+
+def train(plan: LoadPlan, run_dir: Path, recorder: Recorder) -> None:
+    """Train as train.json says, on the weights that `prepare` left."""
+    from loadcheck.engines.training import train as run_training
+
+    run_training(plan, run_dir, prepared(run_dir), recorder)
+
+
+STEPS = {"prepare": prepare, "load": load, "rows": rows, "train": train}
 
 
 def die_with_parent(parent: int) -> None:

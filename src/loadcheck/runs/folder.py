@@ -28,7 +28,18 @@ MAX_RECORD_BYTES = 4 * 1024 * 1024
 
 RESERVE = ".reserve"
 RESERVE_BYTES = 65536
-FILES = ("run.json", "plan.json", "weights.json", "load.log", "memory.jsonl", "verdict.json")
+FILES = (
+    "run.json",
+    "plan.json",
+    "train.json",
+    "weights.json",
+    "rows.json",
+    "load.log",
+    "memory.jsonl",
+    "steps.jsonl",
+    "verdict.json",
+)
+"""Of a load; train.json, rows.json and steps.jsonl are a training's, beside its folders checkpoints/ and adapter/."""
 PARTIAL = ".partial"
 
 
@@ -45,6 +56,7 @@ class RunRecord:
         predicted: the figures predicted before the load, by JSON name; null where they are not predicted.
         outcome: running, completed, failed, killed or interrupted.
         reason: in words, how the child ended.
+        training: of `loadcheck train`: its job (specs/training.py: TrainJob) and the peaks that were predicted; null for a load.
     """
 
     schema: int = SCHEMA
@@ -63,6 +75,7 @@ class RunRecord:
     peak_device_bytes: NumBytes | None = None
     peak_host_bytes: NumBytes | None = None
     notes: list[str] = field(default_factory=list)
+    training: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +99,18 @@ class RunFolder:
     @property
     def plan_path(self) -> Path:
         return self.path / "plan.json"
+
+    @property
+    def train_path(self) -> Path:
+        return self.path / "train.json"
+
+    @property
+    def rows_path(self) -> Path:
+        return self.path / "rows.json"
+
+    @property
+    def steps_path(self) -> Path:
+        return self.path / "steps.jsonl"
 
     @property
     def verdict_path(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -39,6 +40,9 @@ _AFTER_EVENT = {
 }
 
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 SILENCE_S = 2.5
 """The longest that nothing is shown where there is no terminal: a CI job that hangs looks like one that works otherwise."""
 
@@ -61,7 +65,7 @@ class Progress:
             Status("preparing the weights", console=out, spinner=spinner) if out.is_terminal else None
         )
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if self._status:
             self._status.start()
         self._show("preparing the weights")
@@ -104,9 +108,18 @@ class Progress:
         if not any(anchor in text for anchor in _ANCHORS):
             return  # a flood of other lines must not hold up the load
         for line in text[:end].split("\n"):
-            doing = _doing(clean_line(line))
+            doing = self.doing(clean_line(line))
             if doing is not None:
                 self._show(doing)
+
+    @property
+    def on_terminal(self) -> bool:
+        """Whether what is shown is written over what was shown before."""
+        return self._status is not None
+
+    def doing(self, line: str) -> str | None:
+        """What happens after this line; None where it says nothing of it."""
+        return _doing(line)
 
     def _show(self, doing: str) -> None:
         if doing == self._stage:

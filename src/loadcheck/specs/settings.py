@@ -85,7 +85,9 @@ def _settings(record: type[Any], prefix: str) -> Iterator[Flag]:
 def _plain(kind: Any) -> tuple[type, tuple[str, ...]]:
     """The type of the values that a flag may have (text where there are several), and its words where it is a choice of them."""
     if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
+        return _plain(get_args(kind)[0])
+    if type(None) in get_args(kind) and len(get_args(kind)) == 2:  # without the flag it is None
+        return _plain(next(part for part in get_args(kind) if part is not type(None)))
     origin = get_origin(kind) or kind
     return (origin if origin in (bool, int, float, tuple) else str), (get_args(kind) if origin is Literal else ())
 

@@ -55,3 +55,13 @@ def predict(case: Case) -> Prediction:
     """Every figure of a load, and what keeps it from succeeding, by the stack that loads it."""
     found = stack_of(case.profile).predict(case)
     return replace(found, notes=(*case.notes, *found.notes))
+
+
+def engine_of(profile: Profile) -> str:
+    """The module that loads this profile. Without vLLM a load is predicted as the CPU's is; on a GPU it is unsloth's all the same."""
+    return (TRANSFORMERS_CPU if profile.on_cpu else UNSLOTH_VLLM).engine
+
+
+def trainer_of(profile: Profile) -> str:
+    """The module that trains the adapters of this profile: its run(session)."""
+    return engine_of(profile).removesuffix("engine") + "training"

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from loadcheck.predict import Case, Prediction
 from loadcheck.predict.card import Card
 from loadcheck.predict.terms import Term, total
+from loadcheck.specs.training import TrainSettings
 from loadcheck.units import MIB
 from loadcheck.workloads.prediction import TrainMemory
 from loadcheck.workloads.reserve import reserved_peak
-from loadcheck.workloads.settings import TrainSettings
 
 GAPS = "torch's allocator, gaps"
 # On an H100 (driver 580.159.04) two trainings without vLLM, alone in their process, ended with 236,978,176 bytes beside context and

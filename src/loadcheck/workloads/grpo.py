@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from loadcheck.specs.training import TrainSettings
 from loadcheck.workloads.autograd import FULL, HALF, INDEX, Gradients, Tape, Tensor
 from loadcheck.workloads.ledger import Label
 from loadcheck.workloads.loss import SCALAR, divided, lm_head, to_fp32
 from loadcheck.workloads.model import Trainee
-from loadcheck.workloads.settings import TrainSettings
 
 PROMPTS = Label("token ids and masks", "trl/trainer/grpo_trainer.py:376-383", "batch")
 IDS = Label("token ids and masks", "trl/trainer/grpo_trainer.py:411-415", "batch")

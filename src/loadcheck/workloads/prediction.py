@@ -10,12 +10,12 @@ from loadcheck.predict import Case, Prediction
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.architecture import ARCHITECTURES
 from loadcheck.specs.shape import ModelConfig
+from loadcheck.specs.training import TrainSettings
 from loadcheck.workloads.attention import NUM_SMS_ASSUMED, num_sms
 from loadcheck.workloads.autograd import INDEX, Tape
 from loadcheck.workloads.ledger import Label, Ledger
 from loadcheck.workloads.loaded import first_rope_tokens, loaded_model, positions, rope_tables
 from loadcheck.workloads.model import Trainee, build
-from loadcheck.workloads.settings import TrainSettings
 from loadcheck.workloads.steps import Steps
 
 SYNTHETIC_TOKENS = 259

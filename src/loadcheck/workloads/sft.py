@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from loadcheck.specs.training import TrainSettings
 from loadcheck.workloads.autograd import FULL, INDEX, Tape, Tensor
 from loadcheck.workloads.ledger import Label
 from loadcheck.workloads.loss import SCALAR, causal_lm_loss, divided, to_fp32
 from loadcheck.workloads.model import Trainee
-from loadcheck.workloads.settings import TrainSettings
 
 BATCH = Label(
     "token ids, masks and labels", "transformers/trainer.py: get_batch_samples; accelerate/data_loader.py:571", "batch"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from loadcheck.predict.terms import Term
+from loadcheck.specs.training import TrainSettings
 from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace
 from loadcheck.workloads import grpo, sft
 from loadcheck.workloads.autograd import FULL, Tensor
@@ -11,7 +12,6 @@ from loadcheck.workloads.loaded import sampling_tensors
 from loadcheck.workloads.loss import SCALAR
 from loadcheck.workloads.model import Trainee
 from loadcheck.workloads.optimizer import Optimizer
-from loadcheck.workloads.settings import TrainSettings
 
 SAMPLING = Label("sampling tensors of the engine", "vllm/model_executor/sampling_metadata.py", "weights")
 

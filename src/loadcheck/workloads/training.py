@@ -9,12 +9,12 @@ from typing import Any
 from loadcheck.predict import Case, Prediction
 from loadcheck.predict.terms import Term
 from loadcheck.specs.files import validate
+from loadcheck.specs.training import TrainSettings
 from loadcheck.stacks import predict
 from loadcheck.units import to_gib
 from loadcheck.workloads.attention import NUM_SMS_ASSUMED, num_sms
 from loadcheck.workloads.device import GAPS, device_peak, host_peak
 from loadcheck.workloads.prediction import TrainMemory, limits, train_memory
-from loadcheck.workloads.settings import TrainSettings
 
 SETTINGS = tuple(TrainSettings.__struct_fields__)
 

@@ -46,12 +46,12 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     os.environ.update(ENVIRONMENT)
     wait_passively()
     quieten()
-    _record_start(plan, recorder)
-    tokenizer = _tokenizer(directory)
+    record_start(plan, recorder)
+    tokenizer = tokenizer_of(directory)
     prompt_ids = _prompt_ids(tokenizer, profile)  # one that is too long is found out before the model is loaded
-    model = _load(plan, directory, recorder)
+    model = load(plan, directory, recorder)
     if profile.adapters is not None:
-        model = _attach(model, profile.adapters, recorder)
+        model = attach(model, profile.adapters, recorder)
     _answer(model, tokenizer, prompt_ids, profile, recorder)
     if profile.training.steps:
         _train(model, tokenizer, profile, recorder)
@@ -62,7 +62,7 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
 # ---------------------------------------------------------------------------------------------------------- before the load
 
 
-def _record_start(plan: LoadPlan, recorder: Recorder) -> None:
+def record_start(plan: LoadPlan, recorder: Recorder) -> None:
     import torch
     import transformers
 
@@ -84,13 +84,13 @@ def _record_start(plan: LoadPlan, recorder: Recorder) -> None:
 # --------------------------------------------------------------------------------------------------------------------- load
 
 
-def _tokenizer(directory: Path) -> Any:
+def tokenizer_of(directory: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(directory)
 
 
-def _load(plan: LoadPlan, directory: Path, recorder: Recorder) -> Any:
+def load(plan: LoadPlan, directory: Path, recorder: Recorder) -> Any:
     import bitsandbytes  # noqa: F401  # seconds of import that are no load
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -214,7 +214,7 @@ def kind_of(name: str) -> str:
 # ----------------------------------------------------------------------------------------------------------------- adapters
 
 
-def _attach(model: Any, adapters: Adapters, recorder: Recorder) -> Any:
+def attach(model: Any, adapters: Adapters, recorder: Recorder) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 

@@ -62,11 +62,11 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
         startup.in_background(startup.make_context)
     if startup.taken("read_ahead"):
         startup.in_background(lambda: startup.read_ahead(directory))
-    _import_stack(recorder)
-    _record_device(recorder)
-    model, tokenizer = _load(profile, directory, recorder)
+    import_stack(recorder)
+    record_device(recorder)
+    model, tokenizer = load(profile, directory, recorder)
     if profile.adapters is not None:
-        model = _attach(model, profile.adapters, recorder)
+        model = attach(model, profile.adapters, recorder)
     if profile.fast_inference:
         recorder.event("slots", lora_slots_bytes=lora_slots_bytes(_vllm_model(model)))
     session = Session(profile, model, tokenizer, recorder)
@@ -79,7 +79,7 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     _record_peak(recorder)
     recorder.event("done")
     if profile.fast_inference:
-        _leave_process_group()
+        leave_process_group()
 
 
 # ---------------------------------------------------------------------------------------------------------- before import
@@ -102,7 +102,7 @@ def set_environment() -> None:
         os.environ.pop(name, None)
 
 
-def _import_stack(recorder: Recorder) -> None:
+def import_stack(recorder: Recorder) -> None:
     """Import unsloth, before anything that it patches (torch, transformers, peft)."""
     start_s = time.monotonic()
     with startup.paused_collector():
@@ -124,7 +124,7 @@ def _import_stack(recorder: Recorder) -> None:
 # ------------------------------------------------------------------------------------------------------------------ device
 
 
-def _memory() -> dict[str, int]:
+def memory_now() -> dict[str, int]:
     """The device's memory and torch's, in bytes. The peaks count from vLLM's profile run on, which resets them."""
     import torch
 
@@ -138,7 +138,7 @@ def _memory() -> dict[str, int]:
     }
 
 
-def _record_device(recorder: Recorder) -> None:
+def record_device(recorder: Recorder) -> None:
     """What the prediction starts from: memory with the CUDA context there and nothing loaded."""
     import torch
 
@@ -167,7 +167,7 @@ def _driver_version() -> str:
 
 def _record_peak(recorder: Recorder) -> None:
     """The most device memory that was in use: torch's own peak, and what is in use now besides torch's."""
-    memory = _memory()
+    memory = memory_now()
     besides = memory["used_bytes"] - memory["reserved_bytes"]
     recorder.event("peak", peak_device_bytes=besides + memory["peak_reserved_bytes"], **memory)
 
@@ -197,19 +197,19 @@ def load_arguments(profile: Profile, directory: Path) -> dict[str, Any]:
     return arguments
 
 
-def _load(profile: Profile, directory: Path, recorder: Recorder) -> tuple[Any, Any]:
+def load(profile: Profile, directory: Path, recorder: Recorder) -> tuple[Any, Any]:
     from unsloth import FastLanguageModel
 
     start_s = time.monotonic()
     if profile.fast_inference:
         startup.quicken_vllm()
     model, tokenizer = FastLanguageModel.from_pretrained(**load_arguments(profile, directory))
-    recorder.event("loaded", load_s=seconds_since(start_s), **_memory())
+    recorder.event("loaded", load_s=seconds_since(start_s), **memory_now())
     startup.settle()
     return model, tokenizer
 
 
-def _attach(model: Any, adapters: Adapters, recorder: Recorder) -> Any:
+def attach(model: Any, adapters: Adapters, recorder: Recorder) -> Any:
     from unsloth import FastLanguageModel
 
     start_s = time.monotonic()
@@ -234,7 +234,7 @@ def _attach(model: Any, adapters: Adapters, recorder: Recorder) -> Any:
         adapter_bytes=sum(weight.nbytes for weight in weights),
         adapter_dtype=", ".join(sorted({str(weight.dtype) for weight in weights})),
         adapter_sha256=digest(weights),
-        **_memory(),
+        **memory_now(),
     )
     return model
 
@@ -310,7 +310,7 @@ class Session:
             adapter_enabled=generated.adapter_enabled,
             expected=expected,
             found=None if expected is None else expected.lower() in text.lower(),
-            **_memory(),
+            **memory_now(),
         )
         return generated
 
@@ -376,7 +376,7 @@ class Session:
             last_loss=losses[-1],
             adapter_changed=digest(trainable(self.model)) != adapter_before,
             base_unchanged=digest([_base_weight(self.model)]) == base_before,
-            **_memory(),
+            **memory_now(),
         )
 
     def _steps(self) -> list[float | None]:
@@ -452,7 +452,7 @@ def _same(some: dict[str, Any], others: dict[str, Any]) -> bool:
     return some.keys() == others.keys() and all(tensor.equal(others[name]) for name, tensor in some.items())
 
 
-def _leave_process_group() -> None:
+def leave_process_group() -> None:
     """Without this, NCCL ends the log with a warning that its process group was not destroyed."""
     from vllm.distributed.parallel_state import destroy_distributed_environment, destroy_model_parallel
 

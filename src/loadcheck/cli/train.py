@@ -1,0 +1,142 @@
+"""`loadcheck train`: fine-tune the adapters on a file of data, judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from loadcheck import device, doctor, loading
+from loadcheck.cli.chosen import chosen_profile, overrides
+from loadcheck.cli.ci import Forms, ci_options
+from loadcheck.cli.load import refused_by
+from loadcheck.cli.options import json_option, setting_options
+from loadcheck.cli.output import print_json
+from loadcheck.cli.train_job import chosen_job, resumed
+from loadcheck.cli.train_options import train_options
+from loadcheck.data import read_data
+from loadcheck.errors import EXIT_FAIL, BadInput, Problem, printable
+from loadcheck.loading import Prepared, default_profile, prepare, reject_ignored_flags
+from loadcheck.runs.folder import refuse_taken
+from loadcheck.show.ci.report import of_verdict
+from loadcheck.show.train import TrainProgress, show_counted, show_data, show_trained
+from loadcheck.specs.profile import Profile
+from loadcheck.specs.training import Schedule, TrainJob
+from loadcheck.terminal import console
+from loadcheck.training import DoesNotFitError, Trained, Training, train
+from loadcheck.workloads.peaks import Peaks
+
+TRAINERS = ("trl", "datasets")
+"""The packages that a training needs besides."""
+OF_OTHERS = ("training.", "generation.", "adapters.use_gradient_checkpointing", "weights", "fast_inference")
+"""Settings of a profile that a training does not have, or has among its own options."""
+
+
+@click.command("train", short_help="Fine-tune the adapters on your data, predicted and judged.")
+@click.argument("profile", required=False)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A .jsonl or .json file; docs/training.md has its forms.",
+)
+@train_options
+@setting_options(lambda _: True, Schedule)
+@setting_options(lambda flag: not flag.key.startswith(OF_OTHERS))
+@click.option("--truncate", is_flag=True, help="Cut rows that are too long; without it they are refused.")
+@click.option(
+    "--reward-functions",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Python functions of GRPO that take `completions`.",
+)
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Go on from the newest checkpoint of an earlier run.",
+)
+@click.option(
+    "--run-dir", type=click.Path(path_type=Path), help="The folder of this run; default: runs/<time>-<profile>."
+)
+@click.option("--force", is_flag=True, help="Start even a training that is predicted not to fit.")
+@ci_options
+@json_option
+def command(
+    profile: str | None,
+    as_json: bool,
+    forms: Forms,
+    data: Path | None,
+    resume: Path | None,
+    run_dir: Path | None,
+    force: bool,
+    **flags: Any,
+) -> int:
+    """Fine-tune the adapters of PROFILE on a file of data with trl's own trainers, and judge how it went.
+
+    Without PROFILE: the reference where there is a GPU, the small model on the CPU where there is none. SFT is trained without vLLM, unless
+    --fast-inference says otherwise.
+    """
+    out = console(stderr=as_json)
+    if run_dir is not None:
+        refuse_taken(run_dir)
+    gpu = device.read_gpu()
+    given = {**flags, "profile": profile}
+    chosen, job = _chosen(out, given, data, gpu) if resume is None else resumed(resume, data, given)
+    show_data(out, read_data(Path(job.data), job.settings.method))
+    prepared = prepare(chosen, gpu)
+    loading.require(TRAINERS, chosen)
+    report = doctor.examine(doctor.read_machine(prepared.plan, gpu, files=False), prepared.plan)
+    if refused_by(out, report, as_json, force):
+        return report.exit_code
+    try:
+        trained = _run(out, prepared, job, run_dir, force)
+    except DoesNotFitError as error:
+        return _refused(out, error.peaks, as_json)
+    title = f"train {trained.record.id}"
+    forms.write(lambda: of_verdict(title, trained.evidence, trained.verdict, trained.record), trained.folder.path)
+    if as_json:
+        print_json(trained.to_json())
+    else:
+        show_trained(out, trained)
+    return trained.exit_code
+
+
+def _run(out: Console, prepared: Prepared, job: TrainJob, run_dir: Path | None, force: bool) -> Trained:
+    """Train, and show how far it is."""
+    with TrainProgress(out) as progress:
+
+        def predicted(final: TrainJob, peaks: Peaks, counted: dict[str, Any]) -> None:
+            progress.peak_bytes = peaks.allocated_bytes or peaks.host_bytes
+            show_counted(out, final, peaks, counted)
+
+        return train(prepared, Training(prepared.case, job, predicted, force), run_dir, progress.feed)
+
+
+def _chosen(
+    out: Console, flags: dict[str, Any], data: Path | None, gpu: device.GpuDevice | None
+) -> tuple[Profile, TrainJob]:
+    """The profile and the job that the flags describe; BadInput without data."""
+    if data is None:
+        raise BadInput(Problem("command line", "is missing", "name the file to train on", "--data"))
+    name = flags["profile"]
+    if name is None:
+        name, why = default_profile(gpu)
+        out.print(f"Profile {name}: {printable(why)}", markup=False)
+    changed = overrides(flags)
+    if flags["method"] != "grpo":
+        changed.setdefault("fast_inference", False)
+    chosen = chosen_profile(name, changed, follows_rank=True)
+    reject_ignored_flags(chosen, changed)
+    return chosen, chosen_job(chosen, data, flags)
+
+
+def _refused(out: Console, peaks: Peaks, as_json: bool) -> int:
+    if as_json:
+        print_json({"run": None, "outcome": "refused", "fits": False, "predicted": peaks.to_json()})
+    out.print(
+        "[bold red]DOES NOT FIT[/]  Nothing was trained. --force trains anyway; `loadcheck fit --method` says what fits."
+    )
+    return EXIT_FAIL

@@ -1,0 +1,129 @@
+"""What the flags of `train` come to: a job with every question answered, or that of an earlier run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from loadcheck.data import read_data
+from loadcheck.errors import BadInput, Problem, UnsupportedMachine
+from loadcheck.runs.checkpoints import check_whole, checkpoints
+from loadcheck.runs.folder import RunFolder, RunRecord
+from loadcheck.specs.files import changed, validate
+from loadcheck.specs.profile import Profile
+from loadcheck.specs.settings import settings_of
+from loadcheck.specs.training import CPU_OPTIMIZERS, Schedule, TrainJob, TrainSettings
+
+GRPO_LEARNING_RATE = 5e-6
+"""unsloth's notebooks have it; SFT's would have the policy run away."""
+
+
+def chosen_job(profile: Profile, data: Path, flags: dict[str, Any]) -> TrainJob:
+    """The training that the flags describe; BadInput for what no trainer takes, UnsupportedMachine for GRPO on a CPU."""
+    settings = _settings(profile, flags)
+    schedule = {
+        flag.key: flags[flag.parameter] for flag in settings_of(Schedule) if flags.get(flag.parameter) is not None
+    }
+    if settings["method"] == "grpo":
+        schedule.setdefault("learning_rate", GRPO_LEARNING_RATE)
+    rewards = flags["reward_functions"]
+    given = {
+        "settings": settings,
+        "schedule": schedule,
+        "data": str(data.absolute()),
+        "data_sha256": _sha256(data, settings["method"]),
+        "limit_tokens": _limit(profile, settings),
+        "truncate": flags["truncate"],
+        "reward_functions": None if rewards is None else str(rewards.absolute()),
+    }
+    job = validate(TrainJob, given, "command line")
+    refuse(profile, job)
+    return job
+
+
+def _settings(profile: Profile, flags: dict[str, Any]) -> dict[str, Any]:
+    names = TrainSettings.__struct_fields__
+    given = {name: flags[name] for name in names if flags.get(name) is not None}
+    given.setdefault("method", "sft")
+    if profile.on_cpu:
+        given.setdefault("optim", CPU_OPTIMIZERS[0])
+    return given
+
+
+def _limit(profile: Profile, settings: dict[str, Any]) -> int:
+    """Tokens of a row: as asked, or as many as the model is loaded for; of GRPO's prompts what the answers leave."""
+    if settings["method"] == "grpo":
+        return int(settings.get("max_prompt_length", 256))
+    return int(settings.get("train_seq_length", profile.max_seq_length))
+
+
+def _sha256(data: Path, method: str) -> str:
+    return read_data(data, method).sha256
+
+
+def refuse(profile: Profile, job: TrainJob) -> None:
+    """Raise what is wrong with a job, before anything is made."""
+    settings, where = job.settings, f"profile {profile.name}"
+    if profile.on_cpu and settings.method == "grpo":
+        what = "trl 0.14.0 generates every completion token by token with transformers here, hours for a few steps"
+        raise UnsupportedMachine(Problem(where, what, "train GRPO on a GPU, or --method sft here", "--method"))
+    problems = list(_problems(profile, job, where))
+    if problems:
+        raise BadInput(problems)
+
+
+def _problems(profile: Profile, job: TrainJob, where: str) -> Any:
+    settings = job.settings
+    if profile.adapters is None:
+        yield Problem(where, "has no adapters to train", "name another profile", "adapters")
+    if profile.on_cpu and settings.optim not in CPU_OPTIMIZERS:
+        yield Problem("command line", f"{settings.optim} needs a GPU", f"take {CPU_OPTIMIZERS[0]}", "--optim")
+    if settings.method == "sft" and job.limit_tokens > profile.max_seq_length:
+        what = f"{job.limit_tokens} is above max_seq_length {profile.max_seq_length}"
+        yield Problem("command line", what, "raise --max-seq-length", "--train-seq-length")
+    if settings.method == "grpo" and settings.row_tokens > profile.max_seq_length:
+        what = f"prompt and completion are {settings.row_tokens} tokens, above max_seq_length {profile.max_seq_length}"
+        yield Problem("command line", what, "raise --max-seq-length", "--max-completion-length")
+    if settings.method == "grpo" and job.reward_functions is None:
+        yield Problem("command line", "GRPO needs reward functions", "name a Python file of them", "--reward-functions")
+    if settings.method == "sft" and job.reward_functions is not None:
+        yield Problem(
+            "command line", "only GRPO has reward functions", "say --method grpo, or leave it out", "--reward-functions"
+        )
+
+
+def resumed(run: Path, data: Path | None, flags: dict[str, Any]) -> tuple[Profile, TrainJob]:
+    """The profile and the job of an earlier run, from its newest checkpoint on.
+
+    BadInput where it has none that is whole, where nothing is left to do, and for flags: the run says its settings itself.
+    """
+    record = RunFolder(run).read_record()
+    found = checkpoints(run / "checkpoints")
+    if (problem := _not_resumable(run, record, found, flags)) is not None:
+        raise BadInput(problem)
+    assert record.training is not None
+    check_whole(found[-1])
+    profile = validate(Profile, record.profile, f"run.json of {record.id}: profile")
+    job = validate(TrainJob, record.training.get("job"), f"run.json of {record.id}: training.job")
+    file = Path(job.data) if data is None else data
+    if read_data(file, job.settings.method).sha256 != job.data_sha256:
+        raise BadInput(
+            Problem(str(file), "is not the data that this run was trained on", "put the file back", "--data")
+        )
+    return profile, changed(job, {"resume_from": str(found[-1].absolute()), "data": str(file.absolute())}, "train.json")
+
+
+def _not_resumable(run: Path, record: RunRecord, found: list[Path], flags: dict[str, Any]) -> Problem | None:
+    given = [name for name, value in flags.items() if value not in (None, False)]
+    if given:
+        names = ", ".join("--" + name.replace("_", "-") for name in given)
+        return Problem(
+            "command line", f"{names} with --resume: the run goes on as it began", "leave it out", "--resume"
+        )
+    if record.training is None:
+        return Problem(str(run), "is a load, and no training", "name the folder of a training", "--resume")
+    if record.outcome == "completed":
+        return Problem(str(run), "has come to its end", "train anew, with more --max-steps", "--resume")
+    if not found:
+        return Problem(str(run), "has no checkpoint", "train anew, with --save-steps", "--resume")
+    return None

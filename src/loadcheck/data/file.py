@@ -1,0 +1,153 @@
+"""A .jsonl or .json file of data as rows. Every fault names its line; all are said at once."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from loadcheck.data.faults import Faults
+from loadcheck.data.forms import FORMS, Form, names_of
+from loadcheck.data.rows import Data, Row
+from loadcheck.errors import BadInput, Problem
+
+Record = tuple[int, dict[str, Any]]
+
+
+def read_data(path: Path, method: str) -> Data:
+    """The rows of a file for "sft" or "grpo"; BadInput with every fault of it."""
+    content = _content(path)
+    faults = Faults(path)
+    text = _decoded(content, faults)
+    records = list(_records(path, text, faults))
+    if not records and not faults:
+        faults.add(
+            None, "holds no row", "give a file with one JSON object a line (.jsonl), or an array of them (.json)"
+        )
+    form, rows = _rows(records, method, faults)
+    faults.refuse()
+    assert form is not None
+    keys = Counter(key for _, record in records for key in record)
+    unused = () if method == "grpo" else tuple(key for key in keys if key not in form.keys)
+    return Data(path, sha256(content).hexdigest(), form.name, tuple(rows), unused)
+
+
+def _content(path: Path) -> bytes:
+    if path.suffix.lower() not in (".jsonl", ".json"):
+        raise BadInput(Problem(str(path), "is no .jsonl and no .json file", "give one of these", "--data"))
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(Problem(str(path), error.strerror or str(error), "give a file of data", "--data")) from None
+
+
+def _decoded(content: bytes, faults: Faults) -> str:
+    """The text, without a byte order mark; each line that is no UTF-8 is a fault, and empty."""
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    return "\n".join(_decoded_line(number, line, faults) for number, line in enumerate(lines, 1))
+
+
+def _decoded_line(number: int, line: bytes, faults: Faults) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        what = f"is not UTF-8 (byte {error.start + 1} of the line: 0x{line[error.start]:02x})"
+        faults.add(number, what, "save the file as UTF-8")
+        return ""
+
+
+def _records(path: Path, text: str, faults: Faults) -> Iterator[Record]:
+    """Each object with its line."""
+    found = _of_array(text, faults) if path.suffix.lower() == ".json" else _of_lines(text, faults)
+    for line, value in found:
+        if isinstance(value, dict):
+            yield line, value
+        else:
+            faults.add(line, f"is {_kind(value)}, not an object", 'write each row as {"messages": […]}')
+
+
+def _of_lines(text: str, faults: Faults) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line, parse_constant=_refuse)
+            except (ValueError, RecursionError) as error:
+                faults.add(number, f"is not JSON ({_said(error)})", "write one JSON object on each line")
+
+
+def _of_array(text: str, faults: Faults) -> Iterator[tuple[int, Any]]:
+    """The elements of the one array that a .json file holds, each with the line on which it begins."""
+    decoder = json.JSONDecoder(parse_constant=_refuse)
+    at = _after_blanks(text, 0)
+    if not text[at:]:
+        return
+    if text[at] != "[":
+        faults.add(
+            1 + text.count("\n", 0, at),
+            "is no JSON array",
+            "write [ {…}, {…} ], or name it .jsonl with one object a line",
+        )
+        return
+    at, line, counted = _after_blanks(text, at + 1), 1, 0
+    while text[at : at + 1] != "]":
+        line, counted = line + text.count("\n", counted, at), at
+        try:
+            value, at = decoder.raw_decode(text, at)
+            yield line, value
+            at = _after_blanks(text, at)
+            if text[at : at + 1] not in (",", "]"):
+                raise ValueError("a comma or ] is missing after this element")
+        except (ValueError, RecursionError) as error:
+            faults.add(line, f"is not JSON ({_said(error)})", "mend the element that begins here")
+            return
+        if text[at] == ",":
+            at = _after_blanks(text, at + 1)
+    if text[at + 1 :].strip():
+        faults.add(line + text.count("\n", counted, at), "has more after the array", "remove what follows the ]")
+
+
+def _after_blanks(text: str, at: int) -> int:
+    while text[at : at + 1] in (" ", "\t", "\r", "\n"):
+        at += 1
+    return at
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _said(error: Exception) -> str:
+    """json's own words, without its position, which is that of a line alone."""
+    return str(getattr(error, "msg", error) or type(error).__name__)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "an array", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _rows(records: list[Record], method: str, faults: Faults) -> tuple[Form | None, list[Row]]:
+    """The rows by the first record's form; a record of another form is a fault."""
+    forms = [form for form in FORMS if form.method in (method, None)]
+    chosen: Form | None = None
+    rows = []
+    for line, record in records:
+        form = next((each for each in forms if each.fits(record)), None)
+        if form is None:
+            faults.add(line, f"has {_keys(record)}, and none of {names_of(forms)}", "rename its keys")
+        elif chosen is not None and form is not chosen:
+            faults.add(
+                line, f"is of the form {form.name}, the rows before it of {chosen.name}", "use one form in a file"
+            )
+        else:
+            chosen = form
+            row = form.row(line, record, faults)
+            rows += [] if row is None else [row]
+    return chosen, rows
+
+
+def _keys(record: dict[str, Any]) -> str:
+    return f"the keys {', '.join(map(str, record))}"[:200] if record else "no key"

@@ -1,0 +1,53 @@
+"""The two steps of a training in a process of their own: counting the tokens of the rows, and training."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from loadcheck.data.faults import Faults
+from loadcheck.plan import LoadPlan
+from loadcheck.runs.folder import RunFolder, write_json
+from loadcheck.specs.files import validate
+from loadcheck.specs.training import TrainJob
+from loadcheck.stacks import trainer_of
+from loadcheck.stacks.recorder import Recorder
+from loadcheck.stacks.rows import summary
+from loadcheck.stacks.trainer import Session
+
+ENVIRONMENT = {
+    "USE_TORCH": "0",  # the tokenizer needs none, and it takes seconds
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",  # that there is none
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+def _session(plan: LoadPlan, run_dir: Path, directory: Path, recorder: Recorder) -> Session:
+    folder = RunFolder(run_dir.resolve())
+    data = json.loads(folder.train_path.read_text(encoding="utf-8"))
+    return Session(plan, validate(TrainJob, data, "train.json"), directory.resolve(), folder, recorder)
+
+
+def count_rows(plan: LoadPlan, run_dir: Path, directory: Path, recorder: Recorder) -> None:
+    """Leave rows.json: what the rows come to in tokens, and every fault that needs the tokenizer to be found."""
+    os.environ |= ENVIRONMENT
+    from transformers import AutoTokenizer
+
+    session = _session(plan, run_dir, directory, recorder)
+    faults = Faults(session.job.data)
+    found, masked = session.tokens(AutoTokenizer.from_pretrained(directory), faults)
+    counted: dict[str, Any] = summary(found, masked)
+    problems = [
+        {"where": each.where, "what": each.what, "remedy": each.remedy, "key": each.key} for each in faults.problems()
+    ]
+    write_json(session.folder.rows_path, {**counted, "problems": problems})
+    recorder.event("train_data", **counted)
+
+
+def train(plan: LoadPlan, run_dir: Path, directory: Path, recorder: Recorder) -> None:
+    """Run the training of the plan's stack."""
+    import_module(trainer_of(plan.profile)).run(_session(plan, run_dir, directory, recorder))

@@ -1,0 +1,96 @@
+"""Checkpoints that are whole or not there: written aside, on the disk, with the hash of every file, and then given their name."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+from loadcheck.errors import BadInput, Problem
+
+MANIFEST = "files.json"
+"""Written last: the SHA-256 of every other file of a checkpoint."""
+KEPT = 2
+"""Checkpoints that a run keeps, the newest."""
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def publish(written: Path, target: Path) -> None:
+    """Have a folder's files on the disk with their hashes, then move it to `target`, which a reader sees whole or not at all."""
+    hashes = {str(path.relative_to(written)): _sha256(path) for path in _files(written)}
+    (written / MANIFEST).write_text(json.dumps(hashes, indent=1) + "\n", encoding="ascii")
+    for path in [*_files(written), written]:
+        _sync(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        shutil.rmtree(target)
+    written.replace(target)
+    _sync(target.parent)
+
+
+def drop_old(folder: Path) -> None:
+    """Remove all but the newest checkpoints."""
+    for old in checkpoints(folder)[:-KEPT]:
+        with suppress(OSError):
+            (old / MANIFEST).unlink()  # first, so that what is half removed is none
+            shutil.rmtree(old)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first; what was not finished is none."""
+    found = {int(match[1]): path for path in _folders(folder) if (match := _NAME.fullmatch(path.name))}
+    return [found[step] for step in sorted(found) if (found[step] / MANIFEST).exists()]
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step after which it was written."""
+    match = _NAME.fullmatch(checkpoint.name)
+    assert match is not None
+    return int(match[1])
+
+
+def check_whole(checkpoint: Path) -> None:
+    """BadInput where a file of it is missing, or is not what was written."""
+    try:
+        hashes = json.loads((checkpoint / MANIFEST).read_text(encoding="ascii"))
+        wrong = [name for name, wanted in hashes.items() if _sha256(checkpoint / name) != wanted]
+    except (OSError, ValueError, AttributeError) as error:
+        raise BadInput(_broken(checkpoint, str(error))) from None
+    if wrong:
+        raise BadInput(_broken(checkpoint, f"{', '.join(wrong)}: not what was written"))
+
+
+def _broken(checkpoint: Path, what: str) -> Problem:
+    return Problem(str(checkpoint), f"is no whole checkpoint ({what})", "resume from another run, or train anew")
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        yield from (path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST) + [
+        path for path in (folder / MANIFEST,) if path.exists()
+    ]
+
+
+def _sha256(path: Path) -> str:
+    digest = sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,137 @@
+"""A training, for people: its data, what is predicted, how far it is, its verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+
+from loadcheck.data import Data
+from loadcheck.logs.events import PREFIX, parse_event
+from loadcheck.show.progress import Progress
+from loadcheck.show.verdict import COLUMNS, figure_rows, show_end, show_verdict
+from loadcheck.specs.training import TrainJob
+from loadcheck.terminal import print_table, print_words
+from loadcheck.training import Trained
+from loadcheck.units import show_bytes, to_gib
+from loadcheck.workloads.peaks import Peaks
+
+LINE_S = 5.0
+"""Between two lines of progress where there is no terminal."""
+
+
+def show_data(out: Console, data: Data) -> None:
+    """What was read, and which keys of it nothing reads."""
+    print_words(out, f"{data.path}: {len(data.rows)} rows of the form {data.form}")
+    if data.unused:
+        print_words(out, f"Note: nothing reads {', '.join(data.unused)}")
+
+
+def show_counted(out: Console, job: TrainJob, peaks: Peaks, counted: dict[str, Any]) -> None:
+    """The rows in tokens, and the peaks that are predicted for the longest."""
+    learned = (
+        ""
+        if job.settings.method == "grpo"
+        else f", {counted['num_label_tokens']:,} of them learned ({counted['labels']})"
+    )
+    print_words(
+        out,
+        f"{counted['num_tokens']:,} tokens in rows of {counted['num_shortest_tokens']} to {counted['num_longest_tokens']}{learned}",
+    )
+    if counted["num_cut_rows"]:
+        print_words(out, f"Note: {counted['num_cut_rows']} rows are cut to {job.limit_tokens} tokens, as asked")
+    for name, size in _peaks(peaks):
+        print_words(out, f"Predicted peak of {name}: {show_bytes(size)} ({size:,} bytes)")
+    if peaks.note:
+        print_words(out, f"Note: {peaks.note}")
+
+
+def _peaks(peaks: Peaks) -> Iterator[tuple[str, int]]:
+    host = "the process" if peaks.host_slack is not None else "the host's pinned memory"
+    for name, size in (
+        ("torch's allocator", peaks.allocated_bytes),
+        ("the card", peaks.device_bytes),
+        (host, peaks.host_bytes),
+    ):
+        if size is not None:
+            yield name, size
+
+
+class TrainProgress(Progress):
+    """As a load's, and while it trains the step, the loss, tokens per second, memory against the prediction, and the time that is left."""
+
+    def __init__(self, out: Console) -> None:
+        super().__init__(out)
+        self.peak_bytes: int | None = None
+        self._num_steps = 0
+        self._shown_s = 0.0
+        self._times_s: list[float] = []
+
+    def doing(self, line: str) -> str | None:
+        event = parse_event(line.partition(PREFIX)[2]) if PREFIX in line else None
+        if event is None:
+            return super().doing(line)
+        if event["event"] == "train_begin":
+            self._num_steps = int(event.get("num_steps", 0))
+            return "training"
+        return (
+            self._step(event) if event["event"] == "train_step" else _STAGES.get(event["event"]) or super().doing(line)
+        )
+
+    def _step(self, event: dict[str, Any]) -> str | None:
+        step, step_s = int(event["step"]), float(event["step_s"])
+        self._times_s.append(step_s)
+        now_s = time.monotonic()
+        if not self.on_terminal and step != self._num_steps and now_s - self._shown_s < LINE_S:
+            return None
+        self._shown_s = now_s
+        mean_s = sum(self._times_s[-10:]) / len(self._times_s[-10:])
+        loss = event.get("loss")
+        parts = [f"step {step} of {self._num_steps}", "loss no number" if loss is None else f"loss {loss:.4f}"]
+        if event.get("num_tokens") and step_s:
+            parts.append(f"{event['num_tokens'] / step_s:,.0f} tokens/s")
+        parts += [*self._memory(event), f"{_duration((self._num_steps - step) * mean_s)} left"]
+        return ", ".join(parts)
+
+    def _memory(self, event: dict[str, Any]) -> Iterator[str]:
+        used = event.get("train_peak_allocated_bytes") or event.get("train_host_bytes")
+        if used:
+            against = "" if self.peak_bytes is None else f" of {to_gib(self.peak_bytes):.2f} predicted"
+            yield f"{to_gib(used):.2f} GiB{against}"
+
+
+_STAGES = {"weights_ready": "counting the tokens", "train_data": "importing the libraries", "adapters": "preparing the training",
+           "train_done": "finishing"}  # fmt: skip
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def show_trained(out: Console, trained: Trained) -> None:
+    """The table of figures, the findings, the verdict, and where it is kept."""
+    found = trained.found
+    if found is not None:
+        rows = [*figure_rows(found.evidence, trained.verdict), *_peak_rows(trained)]
+        print_table(out, COLUMNS, "lrrrl", rows)
+    show_verdict(out, None, trained.verdict)
+    show_end(out, trained.record, trained.folder.path)
+
+
+def _peak_rows(trained: Trained) -> Iterator[tuple[str, str, str, str, str]]:
+    predicted = trained.predicted()
+    for name, size in trained.measured().items():
+        figure = name.removesuffix("_bytes") + "_gib"
+        finding = next((each for each in trained.verdict.findings if each.figure == figure), None)
+        if size is not None:
+            guess = predicted[name]
+            status = "" if finding is None else str(finding.status.value)
+            yield (
+                figure,
+                "" if guess is None else f"{to_gib(guess):.2f}",
+                f"{to_gib(size):.2f}",
+                "",
+                status if status == "ok" else status.upper(),
+            )

@@ -1,0 +1,329 @@
+"""Training with trl's own trainers, on either machine: exact losses, whole checkpoints, and what a verdict needs to know.
+
+Events that a training prints, flat, each field named as in findings (bytes, counts, texts):
+
+    train_rows     the rows as counted before the load (stacks/rows.py: summary), and `steps`, how many there are to be
+    train_begin    the memory before the trainer was made, and the largest until its first step
+    train_step     one of at most MAX_STEP_EVENTS, for progress; every step is in steps.jsonl (runs/steps.py)
+    train_done     losses, hashes of base and adapters compared, the peaks, whether the adapters on the disk are those in memory
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from loadcheck.data import Data, read_data
+from loadcheck.data.faults import Faults
+from loadcheck.errors import BadInput, Problem
+from loadcheck.plan import LoadPlan
+from loadcheck.runs.checkpoints import check_whole, drop_old, publish, step_of
+from loadcheck.runs.folder import RunFolder
+from loadcheck.runs.steps import Step, StepWriter, read_steps
+from loadcheck.specs.training import TrainJob
+from loadcheck.stacks.engine_common import digest, finite, seconds_since, trainable
+from loadcheck.stacks.recorder import Recorder
+from loadcheck.stacks.rows import IGNORED, Tokenized, Tokens, end_ids
+
+MAX_STEP_EVENTS = 2_000
+"""Far below what is kept of a log (logs/parser.py: MAX_KEPT)."""
+NEVER = 10**9
+"""Steps until a checkpoint that is asked for at the end alone."""
+EOS_ROWS, EOS_TOKENS = 4, 1024
+"""Rows that are looked at for whether the model ends its answers, and the longest of them."""
+HASH_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What of a training depends on where it runs.
+
+    Attributes:
+        arguments: of trl's config.
+        memory: what Step says of memory, as it is now; the peak is that since the last `reset_peak`.
+        forward: the context in which the model is asked outside of a training step.
+    """
+
+    arguments: dict[str, Any]
+    memory: Callable[[], dict[str, int]]
+    reset_peak: Callable[[], None]
+    forward: Callable[[], Any]
+
+
+@dataclass(slots=True)
+class Watch:
+    """Takes note of every step; the trainer calls it (Watched) and so does its loop (Loop)."""
+
+    recorder: Recorder
+    writer: StepWriter
+    machine: Machine
+    trainer: Any = None
+    steps: list[Step] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    shapes: list[tuple[int, int]] = field(default_factory=list)
+    learning_rate: float = 0.0
+    start_s: float = 0.0
+    every: int = 1
+    before: dict[str, int] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """Right before the trainer is made."""
+        self.machine.reset_peak()
+        self.before = {f"before_{name}": size for name, size in self.machine.memory().items()}
+
+    def begin_training(self, num_steps: int) -> None:
+        self.every = 1 + num_steps // MAX_STEP_EVENTS
+        self.recorder.event("train_begin", num_steps=num_steps, **_named({**self.before, **self.machine.memory()}))
+        self.start_s = time.monotonic()
+
+    def begin_step(self, learning_rate: float) -> None:
+        self.machine.reset_peak()
+        self.losses, self.shapes, self.learning_rate = [], [], learning_rate
+
+    def end_step(self, number: int) -> None:
+        now_s = time.monotonic()
+        tokens = [rows * length for rows, length in self.shapes]
+        step = Step(
+            step=number,
+            loss=finite(sum(self.losses)),
+            learning_rate=self.learning_rate,
+            step_s=round(now_s - self.start_s, 3),
+            num_tokens=sum(tokens) or None,
+            longest_tokens=max((length for _, length in self.shapes), default=None),
+            reward=_mean(getattr(self.trainer, "_metrics", {}).get("reward")),
+            **self.machine.memory(),
+        )
+        self.start_s = now_s
+        self.steps.append(step)
+        self.writer.write(step)
+        if number % self.every == 0:
+            self.recorder.event("train_step", step=number, loss=step.loss, step_s=step.step_s, **_of_step(step))
+
+
+def _named(memory: dict[str, int]) -> dict[str, int]:
+    """By names that are no figures of a load."""
+    return {f"train_{name}": value for name, value in memory.items()}
+
+
+def _of_step(step: Step) -> dict[str, Any]:
+    names = ("peak_allocated_bytes", "device_used_bytes", "host_bytes")
+    known = {f"train_{name}": getattr(step, name) for name in names if getattr(step, name) is not None}
+    return {"num_tokens": step.num_tokens or 0, **known}
+
+
+def _mean(values: Sequence[float] | None) -> float | None:
+    return None if not values else finite(sum(values) / len(values))
+
+
+# ----------------------------------------------------------------------------------------------------------- trl's trainers
+
+
+class Watched:
+    """Over a trainer of trl's: each batch's loss as it is (Trainer.log rounds it to four digits), each checkpoint whole or not there."""
+
+    watch: Watch
+    checkpoints: Path
+
+    def training_step(self, model: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:
+        """transformers/trainer.py:3645."""
+        loss = super().training_step(model, inputs, *arguments, **named)  # type: ignore[misc]
+        self.watch.losses.append(loss.item())
+        if isinstance(inputs, dict) or hasattr(inputs, "keys"):  # GRPO's are prompts
+            self.watch.shapes.append(tuple(inputs["input_ids"].shape))
+        return loss
+
+    def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
+        """transformers/trainer.py:3196, which writes into args.output_dir, here a folder aside."""
+        super()._save_checkpoint(*arguments, **named)  # type: ignore[misc]
+        name = f"checkpoint-{self.state.global_step}"  # type: ignore[attr-defined]
+        self.watch.writer.sync()
+        publish(Path(self.args.output_dir) / name, self.checkpoints / name)  # type: ignore[attr-defined]
+        drop_old(self.checkpoints)
+
+
+class Loop:
+    """A callback of transformers' loop."""
+
+    watch: Watch
+
+    def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        self.watch.begin_training(state.max_steps)
+
+    def on_step_begin(self, _args: Any, _state: Any, _control: Any, lr_scheduler: Any = None, **_: Any) -> None:
+        self.watch.begin_step(lr_scheduler.get_last_lr()[0])
+
+    def on_step_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        self.watch.end_step(state.global_step)
+
+
+def watched(trainer_class: type[Any]) -> type[Any]:
+    """trl's trainer as ours; made when it is called, as unsloth puts other classes in trl's place."""
+    return type(trainer_class.__name__, (Watched, trainer_class), {})
+
+
+def _loop(watch: Watch) -> Any:
+    from transformers import TrainerCallback
+
+    loop = type("Loop", (Loop, TrainerCallback), {})()
+    loop.watch = watch
+    return loop
+
+
+# ------------------------------------------------------------------------------------------------------------------ the run
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A training that is to be run: its job, and where its run is kept."""
+
+    plan: LoadPlan
+    job: TrainJob
+    directory: Path
+    folder: RunFolder
+    recorder: Recorder
+
+    @property
+    def partial(self) -> Path:
+        """Where what is not whole yet is written."""
+        return self.folder.path / "checkpoints" / ".partial"
+
+    def data(self) -> Data:
+        """The rows; BadInput where the file is not what it was when the run began."""
+        data = read_data(Path(self.job.data), self.job.settings.method)
+        if data.sha256 != self.job.data_sha256:
+            what = "is not what it was when this run began"
+            raise BadInput(Problem(self.job.data, what, "put the file back, or train anew", "--data"))
+        return data
+
+    def tokens(self, tokenizer: Any, faults: Faults) -> tuple[list[Tokens], bool]:
+        """Every row in tokens, and whether the assistant's alone are labels."""
+        made = Tokenized(tokenizer, end_ids(tokenizer, self.directory), self.job.limit_tokens, self.job.truncate)
+        grpo = self.job.settings.method == "grpo"
+        rows = self.data().rows
+        return (made.prompts(rows, faults) if grpo else made.rows(rows, faults)), made.masked
+
+    def config_arguments(self, machine: Machine) -> dict[str, Any]:
+        """The arguments of SFTConfig and GRPOConfig alike (transformers/training_args.py)."""
+        settings, schedule = self.job.settings, self.job.schedule
+        return {
+            "output_dir": str(self.partial),
+            "per_device_train_batch_size": settings.per_device_train_batch_size,
+            "gradient_accumulation_steps": settings.gradient_accumulation_steps,
+            "optim": settings.optim,
+            "max_steps": schedule.max_steps or -1,
+            "num_train_epochs": schedule.num_train_epochs,
+            "learning_rate": schedule.learning_rate,
+            "lr_scheduler_type": schedule.lr_scheduler_type,
+            "warmup_steps": schedule.warmup_steps,
+            "weight_decay": schedule.weight_decay,
+            "seed": schedule.seed,
+            "save_strategy": "steps",
+            "save_steps": schedule.save_steps or NEVER,
+            "logging_steps": 1,
+            "report_to": "none",
+            "disable_tqdm": True,
+            **machine.arguments,
+        }
+
+
+def run_trainer(
+    session: Session, machine: Machine, model: Any, make: Callable[[], Any], rows: Sequence[Tokens]
+) -> None:
+    """Train to the end, save the adapters, and say what was found; `make` makes trl's trainer, of a class from `watched`."""
+    recorder, steps_path = session.recorder, session.folder.steps_path
+    adapters_before, base_before = digest(trainable(model)), hash_of(frozen(model))
+    watch = Watch(recorder, StepWriter(steps_path, _earlier(session.job)), machine)
+    watch.begin()
+    trainer = make()
+    _watch(trainer, watch, session.folder.path / "checkpoints")
+    start_s = time.monotonic()
+    trainer.train(resume_from_checkpoint=session.job.resume_from)
+    train_s = seconds_since(start_s)
+    steps = read_steps(steps_path)
+    recorder.event(
+        "train_done",
+        num_steps=len(steps),
+        num_planned_steps=trainer.state.max_steps,
+        train_s=train_s,
+        first_loss=steps[0].loss,
+        last_loss=steps[-1].loss,
+        adapter_changed=digest(trainable(model)) != adapters_before,
+        base_unchanged=hash_of(frozen(model)) == base_before,
+        saved_adapter_same=_save_adapters(session, model, trainer.processing_class),
+        **_ends(session, machine, model, rows),
+    )
+    os.chdir(session.folder.path)  # a GPU's training works in the folder that goes now
+    shutil.rmtree(session.partial)
+
+
+def _watch(trainer: Any, watch: Watch, checkpoints: Path) -> None:
+    """Have the trainer tell us, and not print what we print."""
+    from transformers import PrinterCallback
+
+    trainer.watch, watch.trainer, trainer.checkpoints = watch, trainer, checkpoints
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_loop(watch))
+
+
+def _earlier(job: TrainJob) -> list[Step]:
+    """The steps before the checkpoint that is resumed from; BadInput where that is not whole."""
+    if job.resume_from is None:
+        return []
+    checkpoint = Path(job.resume_from)
+    check_whole(checkpoint)
+    steps = read_steps(checkpoint.parents[1] / "steps.jsonl")
+    return [step for step in steps if step.step <= step_of(checkpoint)]
+
+
+def frozen(model: Any) -> list[Any]:
+    """All base weights: packed bytes where the model is in 4-bit."""
+    return [parameter for parameter in model.parameters() if not parameter.requires_grad]
+
+
+def hash_of(tensors: Iterable[Any]) -> str:
+    """SHA-256 of the tensors' own hashes, which several threads make: gigabytes in seconds, and nothing on the card."""
+    with ThreadPoolExecutor(HASH_THREADS) as threads:
+        hashes = threads.map(lambda tensor: digest([tensor]), list(tensors))
+    return sha256("".join(hashes).encode("ascii")).hexdigest()
+
+
+def _save_adapters(session: Session, model: Any, tokenizer: Any) -> bool:
+    """Save the adapters in peft's form, with the tokenizer; whether the file holds what is in memory."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    written = session.partial / "adapter"
+    model.save_pretrained(str(written))
+    tokenizer.save_pretrained(str(written))
+    saved, held = load_file(written / "adapter_model.safetensors"), get_peft_model_state_dict(model)
+    same = saved.keys() == held.keys() and all(saved[name].equal(held[name].cpu()) for name in saved)
+    publish(written, session.folder.path / "adapter")
+    return same
+
+
+def _ends(session: Session, machine: Machine, model: Any, rows: Sequence[Tokens]) -> dict[str, Any]:
+    """In how many of the rows looked at the model would end its answer where the row does; nothing of random weights."""
+    short = sorted(
+        (row for row in rows if row.ends and len(row.input_ids) <= EOS_TOKENS), key=lambda row: len(row.input_ids)
+    )
+    looked_at = short[:EOS_ROWS]
+    if session.plan.profile.weights == "synthetic" or session.job.settings.method == "grpo" or not looked_at:
+        return {}
+    with machine.forward():
+        found = sum(_ends_answer(model, row) for row in looked_at)
+    return {"num_ends_looked_at": len(looked_at), "num_ends_learned": found}
+
+
+def _ends_answer(model: Any, row: Tokens) -> bool:
+    import torch
+
+    last = max(at for at, label in enumerate(row.labels) if label != IGNORED)
+    logits = model(input_ids=torch.tensor([row.input_ids[:last]], device=model.device)).logits
+    return bool(logits[0, -1].argmax().item() == row.labels[last])

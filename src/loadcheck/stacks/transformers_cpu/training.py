@@ -1,0 +1,68 @@
+"""Training on a CPU: trl's SFTTrainer on the model and the adapters that a load has."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import psutil
+
+from loadcheck.data.faults import Faults
+from loadcheck.stacks.rows import summary
+from loadcheck.stacks.sft_trainer import sft_trainer
+from loadcheck.stacks.trainer import Machine, Session, run_trainer
+from loadcheck.stacks.transformers_cpu import engine
+from loadcheck.weights.nf4 import quieten, wait_passively
+
+
+def run(session: Session) -> None:
+    """Run the session's training; BadInput for data that is not what it was."""
+    plan, recorder = session.plan, session.recorder
+    assert plan.profile.adapters is not None
+    os.environ.update(engine.ENVIRONMENT)
+    wait_passively()
+    quieten()
+    engine.record_start(plan, recorder)
+    tokenizer = engine.tokenizer_of(session.directory)
+    faults = Faults(session.job.data)
+    rows, masked = session.tokens(tokenizer, faults)  # before the model is loaded
+    faults.refuse()
+    model = engine.attach(engine.load(plan, session.directory, recorder), plan.profile.adapters, recorder)
+    if plan.profile.adapters.use_gradient_checkpointing:
+        model.enable_input_require_grads()
+    allow_cpu_training()
+    recorder.event("train_rows", **summary(rows, masked))
+    checkpointing = bool(plan.profile.adapters.use_gradient_checkpointing)
+    machine = _machine(checkpointing)
+    run_trainer(session, machine, model, partial(sft_trainer, session, machine, model, tokenizer, rows), rows)
+    recorder.event("train_peak", train_peak_host_bytes=engine.peak_rss_bytes())
+    recorder.event("done")
+
+
+def allow_cpu_training() -> None:
+    """Let accelerate 1.3.0 train a 4-bit model on a CPU (accelerator.py:1435-1450): it asks for a bitsandbytes of several backends, which
+
+    bitsandbytes 0.46.1 is, by another name.
+    """
+    import accelerate.accelerator
+
+    accelerate.accelerator.is_bitsandbytes_multi_backend_available = lambda: True
+
+
+def _machine(checkpointing: bool) -> Machine:
+    import torch
+
+    arguments = {
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+        "gradient_checkpointing": checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if checkpointing else None,
+    }
+
+    def forward() -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = torch.no_grad()
+        return context
+
+    return Machine(arguments, lambda: {"host_bytes": psutil.Process().memory_info().rss}, lambda: None, forward)

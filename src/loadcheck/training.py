@@ -1,0 +1,219 @@
+"""`loadcheck train`: from a file of data to adapters and a verdict on how they were trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from loadcheck import loading
+from loadcheck.checking import gather, run_log
+from loadcheck.errors import EXIT_BAD_INPUT, EXIT_FAIL, EXIT_MACHINE, EXIT_PASS, BadInput, Problem
+from loadcheck.findings.evidence import Evidence
+from loadcheck.findings.finding import Check, Finding, Status, Verdict
+from loadcheck.loading import Prepared, Work
+from loadcheck.plan import LoadPlan, plan_from_json
+from loadcheck.predict import Case, card_from_device
+from loadcheck.runs.folder import RunFolder, RunRecord, own_file, write_json
+from loadcheck.runs.steps import read_steps
+from loadcheck.specs.files import changed, to_data, validate
+from loadcheck.specs.training import TrainJob
+from loadcheck.units import to_gib
+from loadcheck.verdict.run import process_finding
+from loadcheck.verdict.train import TrainEvidence, judge_training, measured_allocated, measured_device, measured_host
+from loadcheck.workloads.peaks import Peaks, predict_peaks
+
+STEPS = ("prepare", "rows", "train")
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A training that has ended, well or not. `found` is None where the log says nothing at all."""
+
+    folder: RunFolder
+    record: RunRecord
+    found: TrainEvidence | None
+    verdict: Verdict
+
+    @property
+    def exit_code(self) -> int:
+        """The child's own 2 and 3 (bad input, this machine cannot) as they are; else by the verdict."""
+        if self.record.exit_code in (EXIT_BAD_INPUT, EXIT_MACHINE):
+            return self.record.exit_code
+        return EXIT_PASS if self.verdict.passed else EXIT_FAIL
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `train --json`; `bytes` holds the exact peaks, `figures` the same in GiB beside the load's."""
+        measured, peaks = self.measured(), self.predicted()
+        figures = {} if self.found is None else self.found.evidence.attempt.figures.to_json()
+        steps = [] if self.found is None else self.found.steps
+        return {
+            "run": str(self.folder.path),
+            "profile": self.record.profile.get("name"),
+            "outcome": self.record.outcome,
+            "reason": self.record.reason,
+            "figures": {**figures, **_gib(measured)},
+            "bytes": measured,
+            "predicted": {**_gib(peaks), "bytes": peaks},
+            "training": {
+                **(self.record.training or {}),
+                "adapter": str(self.folder.path / "adapter") if (self.folder.path / "adapter").is_dir() else None,
+                "num_steps": len(steps),
+                "first_loss": steps[0].loss if steps else None,
+                "last_loss": steps[-1].loss if steps else None,
+            },
+            **self.verdict.to_json(),
+        }
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """Of its log, as a load has one."""
+        return None if self.found is None else self.found.evidence
+
+    def measured(self) -> dict[str, int | None]:
+        """The peaks in bytes, None where they were not measured."""
+        found = self.found
+        return {
+            "train_peak_allocated_bytes": None if found is None else measured_allocated(found),
+            "train_peak_device_bytes": None if found is None else measured_device(found),
+            "train_peak_host_bytes": None if found is None else measured_host(found),
+        }
+
+    def predicted(self) -> dict[str, int | None]:
+        peaks = Peaks() if self.found is None or self.found.peaks is None else self.found.peaks
+        names = ("allocated_bytes", "device_bytes", "host_bytes")
+        return {f"train_peak_{name}": getattr(peaks, name) for name in names}
+
+
+def _gib(sizes: dict[str, int | None]) -> dict[str, float | None]:
+    return {
+        name.removesuffix("_bytes") + "_gib": None if size is None else round(to_gib(size), 2)
+        for name, size in sizes.items()
+    }
+
+
+class DoesNotFitError(Exception):
+    """The training was predicted not to fit, and nothing was trained."""
+
+    def __init__(self, peaks: Peaks) -> None:
+        self.peaks = peaks
+        super().__init__("it was predicted not to fit")
+
+
+Predicted = Callable[[TrainJob, Peaks, dict[str, Any]], None]
+"""Called once the rows are counted, before the training: the job with its longest row, the peaks, the counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A training that is about to start; `force` has it start even where it is predicted not to fit."""
+
+    case: Case
+    job: TrainJob
+    on_predicted: Predicted
+    force: bool = False
+
+    def begin(self, folder: RunFolder) -> None:
+        write_json(folder.train_path, to_data(self.job))
+
+    def after(self, step: str, folder: RunFolder, record: RunRecord) -> None:
+        """Once the rows are counted: what is wrong with them, the peaks for the longest, and whether it is begun at all."""
+        if step != "rows":
+            return
+        counted = _counted(folder)
+        job = with_longest(self.job, counted)
+        peaks = predict_peaks(self.case, job.settings)
+        write_json(folder.train_path, to_data(job))
+        record.training = {"job": to_data(job), "predicted": peaks.to_json(), "rows": counted}
+        folder.write_record(record)
+        self.on_predicted(job, peaks, counted)
+        if not peaks.fits and not self.force:
+            raise DoesNotFitError(peaks)
+
+    def record(self) -> dict[str, Any]:
+        """Of run.json, until the rows are counted."""
+        return {"job": to_data(self.job), "predicted": None, "rows": None}
+
+
+def train(prepared: Prepared, training: Training, run_dir: Path | None, on_output: Callable[[bytes], None]) -> Trained:
+    """Count the rows, predict, train in a child process, keep all of it in a run folder, and judge it.
+
+    BadInput for rows that the tokenizer shows to be wrong; DoesNotFitError where it would not fit.
+    """
+    work = Work(STEPS, training.begin, training.after, training.record())
+    folder, record, log_path = loading.run(prepared, run_dir, on_output, work)
+    found, verdict = _judge(folder, record, log_path)
+    loading.keep(folder, record, verdict)
+    return Trained(folder, record, found, verdict)
+
+
+def _counted(folder: RunFolder) -> dict[str, Any]:
+    """rows.json; BadInput with every fault that it names."""
+    counted: dict[str, Any] = json.loads(own_file(folder.rows_path).read_text(encoding="utf-8"))
+    problems = [Problem(**each) for each in counted.pop("problems")]
+    if problems:
+        raise BadInput(problems)
+    return counted
+
+
+def with_longest(job: TrainJob, counted: dict[str, Any]) -> TrainJob:
+    """The job with the longest row of its data, by which its memory is predicted."""
+    key = "max_prompt_length" if job.settings.method == "grpo" else "train_seq_length"
+    return changed(job, {f"settings.{key}": max(1, int(counted["num_longest_tokens"]))}, "train.json")
+
+
+# ------------------------------------------------------------------------------------------------------------------- judging
+
+
+def is_training(record: RunRecord) -> bool:
+    """Whether a run is a training, and no load."""
+    return record.training is not None
+
+
+def judge_training_folder(path: Path) -> Trained:
+    """Judge the folder of a training again; BadInput where it is none."""
+    folder = RunFolder(path)
+    record = folder.read_record()
+    found, verdict = _judge(folder, record, folder.log_path)
+    return Trained(folder, record, found, verdict)
+
+
+def _judge(folder: RunFolder, record: RunRecord, log_path: Path) -> tuple[TrainEvidence | None, Verdict]:
+    """The verdict; a run whose log says nothing is judged by how its process ended."""
+    try:
+        log = run_log(log_path)
+    except BadInput as error:
+        no_log = Finding(figure="log", check=Check.SHAPE, status=Status.FAIL, why=str(error))
+        return None, Verdict((no_log, process_finding(record.outcome, record.reason)))
+    evidence = gather(folder.path, log=log, record=record)
+    job = validate(TrainJob, (record.training or {}).get("job"), f"run.json of {record.id}: training.job")
+    found = TrainEvidence(evidence=evidence, job=job, steps=read_steps(folder.steps_path), peaks=None)
+    found = replace(found, peaks=_peaks(_plan(folder), found))
+    return found, judge_training(found)
+
+
+def _plan(folder: RunFolder) -> LoadPlan:
+    return plan_from_json(json.loads(own_file(folder.plan_path).read_text(encoding="utf-8")))
+
+
+def _peaks(plan: LoadPlan, found: TrainEvidence) -> Peaks | None:
+    """The peaks predicted for the longest batch that came, on the run's own card; None where it did not come to a step."""
+    if not found.steps:
+        return None
+    card, device = None, found.event("device")
+    if not plan.profile.on_cpu:
+        if device is None:
+            return None
+        sizes = int(device["device_total_bytes"]), int(device["device_free_bytes"])
+        card = card_from_device(str(device["gpu_name"]), str(device["compute_capability"]), *sizes)
+    ram = found.evidence.machine.get("ram_available_bytes")
+    case = Case(
+        config=plan.config, profile=plan.profile, card=card, ram_available_bytes=ram, model_name=plan.model_name
+    )
+    longest = max((step.longest_tokens or 0 for step in found.steps), default=0)
+    settings = found.job.settings
+    if settings.method == "sft" and longest:
+        settings = changed(settings, {"train_seq_length": longest})
+    return predict_peaks(case, settings)

@@ -1,0 +1,233 @@
+"""Judging a training: its memory against the prediction, and the silent faults that make a good-looking run worth nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from loadcheck.findings.evidence import Evidence
+from loadcheck.findings.finding import Check, Finding, Status, Verdict
+from loadcheck.runs.steps import Step
+from loadcheck.specs.training import TrainJob
+from loadcheck.units import to_gib
+from loadcheck.verdict.diagnosis import check_diagnosis
+from loadcheck.verdict.events import check_events
+from loadcheck.verdict.model import check_model
+from loadcheck.verdict.run import process_finding
+from loadcheck.verdict.stack import check_stack
+from loadcheck.workloads.peaks import Peaks
+
+EVENTS = ("weights_ready", "train_data", "adapters", "train_rows", "train_begin", "train_done", "train_peak", "done")
+"""What every training says (stacks/trainer.py, engines/training.py)."""
+MIN_STEPS = 8
+"""Of fewer steps the loss says nothing: batches differ by more than what is learned."""
+UNEVEN_SHARE = 0.02
+"""Of the allocated peak: with rows of several lengths, the largest batch may not be the one that the prediction is for."""
+GRPO_SHARE = 0.005
+DEVICE_LOW, DEVICE_HIGH = 0.97, 1.01
+"""Of the card's peak. Above by 1 % at most; below by more, as the gaps between torch's blocks are simulated and, without checkpointing,
+1.5 % too large (docs/training.md)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainEvidence:
+    """What a judgement of a training looks at.
+
+    Attributes:
+        evidence: of its log, as of a load's.
+        steps: of steps.jsonl.
+        peaks: predicted for the run's own longest batch; None where the run did not come so far.
+    """
+
+    evidence: Evidence
+    job: TrainJob
+    steps: Sequence[Step]
+    peaks: Peaks | None
+
+    def event(self, name: str) -> Mapping[str, Any] | None:
+        return self.evidence.attempt.event(name)
+
+
+def judge_training(found: TrainEvidence) -> Verdict:
+    """Every finding on the training; one that fails fails it."""
+    return Verdict(tuple(_findings(found)))
+
+
+def _findings(found: TrainEvidence) -> Iterator[Finding]:
+    evidence = found.evidence
+    assert evidence.process is not None
+    yield process_finding(*evidence.process)
+    yield from check_diagnosis(evidence)
+    yield from check_stack(evidence)
+    yield from check_model(evidence)
+    yield from check_events(evidence)
+    if evidence.process[0] == "completed":
+        yield from _unsaid(found)
+    if (rows := found.event("train_rows")) is not None:
+        yield from _rows(found, rows)
+    if (done := found.event("train_done")) is not None:
+        yield from _trained(found, done)
+    yield from _losses(found)
+    yield from _memory(found)
+
+
+def _unsaid(found: TrainEvidence) -> Iterator[Finding]:
+    for name in EVENTS:
+        if found.event(name) is None:
+            yield _flag(
+                name,
+                False,
+                f"the process ended by itself, but its event `{name}` is not in the log",
+                "see the end of load.log",
+            )
+
+
+# ------------------------------------------------------------------------------------------------------------------ the rows
+
+
+def _rows(found: TrainEvidence, rows: Mapping[str, Any]) -> Iterator[Finding]:
+    """Nothing cut in silence, something to learn in every row, each with its end, and the tokens those that were counted before."""
+    num_rows, num_cut = _count(rows, "num_rows"), _count(rows, "num_cut_rows")
+    said = (
+        "no row was cut"
+        if not num_cut
+        else f"{num_cut} of {num_rows} rows were cut to {found.job.limit_tokens} tokens, as asked"
+    )
+    yield _flag(
+        "rows",
+        not num_cut or found.job.truncate,
+        f"{num_rows} rows: {said}",
+        "raise --max-seq-length, or say --truncate",
+    )
+    counted = found.event("train_data")
+    if counted is not None:
+        same = rows.get("tokens_sha256") == counted.get("tokens_sha256")
+        yield _flag("template", same, "the trainer's tokenizer makes the same tokens and labels as the model's own",
+                    "the engine changed the tokenizer or its template: train with the model's own")  # fmt: skip
+    if found.job.settings.method == "sft":
+        yield from _labels(rows, num_rows - num_cut)
+
+
+def _labels(rows: Mapping[str, Any], num_whole: int) -> Iterator[Finding]:
+    num_labels, num_tokens = _count(rows, "num_label_tokens"), _count(rows, "num_tokens")
+    whose = (
+        "the assistant's" if rows.get("labels") == "assistant" else "all, as the template does not tell the assistant's"
+    )
+    yield _flag("labels", 0 < num_labels <= num_tokens, f"{num_labels:,} of {num_tokens:,} tokens are learned: {whose}",
+                "every label is masked: see the roles of the data")  # fmt: skip
+    num_ended = _count(rows, "num_ended_rows")
+    yield _flag("end of answers", num_ended >= num_whole, f"{num_ended} rows end with a token that ends the answer, and it is learned",
+                "the template writes no end of turn: the model would not learn to stop")  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------------- the training
+
+
+def _trained(found: TrainEvidence, done: Mapping[str, Any]) -> Iterator[Finding]:
+    planned, numbers = _count(done, "num_planned_steps"), [step.step for step in found.steps]
+    yield _flag("steps", numbers == list(range(1, planned + 1)), f"{planned} steps were to be taken, {len(numbers)} are in steps.jsonl",
+                "the training ended early, or steps.jsonl was damaged: train again")  # fmt: skip
+    yield _flag("adapter weights", done.get("adapter_changed") is True, "training changes the adapters",
+                "the adapters got no gradient; check target_modules and the labels")  # fmt: skip
+    yield _flag("base weights", done.get("base_unchanged") is True, "training leaves the base weights as they are",
+                "the base weights were trained or damaged; load them anew")  # fmt: skip
+    yield _flag("saved adapter", done.get("saved_adapter_same") is True, "the adapters on the disk are those in memory",
+                "what was written is not what was trained; look for a full disk")  # fmt: skip
+    looked_at, learned = done.get("num_ends_looked_at"), _count(done, "num_ends_learned")
+    if looked_at and len(found.steps) >= MIN_STEPS:
+        yield _flag("stopping", learned > 0, f"asked for the end of {looked_at} answers, the model ends {learned}",
+                    "train longer, or see whether the template's end of turn is the tokenizer's EOS")  # fmt: skip
+
+
+def _losses(found: TrainEvidence) -> Iterator[Finding]:
+    """Each a number; of SFT they fall, by the means of the first and the last quarter."""
+    losses = [step.loss for step in found.steps]
+    known = [loss for loss in losses if loss is not None]
+    if not losses:
+        return
+    yield _flag("losses", len(known) == len(losses), f"{len(known)} of {len(losses)} steps have a loss that is a number",
+                "lower the learning rate; on a card before 8.0, gradients overflow in float16")  # fmt: skip
+    if found.job.settings.method == "grpo" or len(known) < len(losses):
+        return
+    if len(losses) < MIN_STEPS:
+        yield Finding(
+            figure="loss", check=Check.RUN, status=Status.SKIPPED, why=f"{len(losses)} steps are too few to see it fall"
+        )
+        return
+    quarter = len(known) // 4
+    first, last = sum(known[:quarter]) / quarter, sum(known[-quarter:]) / quarter
+    yield _flag("loss", last < first, f"the loss goes from {first:.3f} to {last:.3f} (means of the first and the last {quarter} steps)",
+                "lower the learning rate, or look at the data")  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------- the memory
+
+
+def _memory(found: TrainEvidence) -> Iterator[Finding]:
+    peaks = found.peaks
+    if peaks is None:
+        return
+    if peaks.note:
+        yield Finding(figure="train_peak", check=Check.MODEL, status=Status.SKIPPED, why=peaks.note)
+    yield from _compared(
+        "train_peak_allocated_gib", peaks.allocated_bytes, measured_allocated(found), *_allocated_band(found)
+    )
+    yield from _compared("train_peak_device_gib", peaks.device_bytes, measured_device(found), DEVICE_LOW, DEVICE_HIGH)
+    if peaks.host_slack is not None:
+        low, high = 1 - peaks.host_slack, 1 + peaks.host_slack
+        yield from _compared("train_peak_host_gib", peaks.host_bytes, measured_host(found), low, high)
+
+
+def measured_allocated(found: TrainEvidence) -> int | None:
+    """torch's peak over the training, from right before the trainer is made; None on a CPU."""
+    begin = found.event("train_begin") or {}
+    return _largest([begin.get("train_peak_allocated_bytes"), *(step.peak_allocated_bytes for step in found.steps)])
+
+
+def measured_device(found: TrainEvidence) -> int | None:
+    """The most that the card had in use at the end of a step: torch gives nothing back before."""
+    return _largest([step.device_used_bytes for step in found.steps])
+
+
+def measured_host(found: TrainEvidence) -> int | None:
+    """The largest resident set of the training process."""
+    return _largest([(found.event("train_peak") or {}).get("train_peak_host_bytes")])
+
+
+def _largest(values: Sequence[object]) -> int | None:
+    return max((value for value in values if isinstance(value, int)), default=None)
+
+
+def _allocated_band(found: TrainEvidence) -> tuple[float, float]:
+    """To the byte where every row is as long as the longest; as shares of the prediction."""
+    if found.job.settings.method == "grpo":
+        return 1 - GRPO_SHARE, 1 + GRPO_SHARE
+    rows = found.event("train_rows") or {}
+    even = rows.get("num_shortest_tokens") == rows.get("num_longest_tokens")
+    return (1.0, 1.0) if even else (1 - UNEVEN_SHARE, 1.0)
+
+
+def _compared(figure: str, predicted: int | None, measured: int | None, low: float, high: float) -> Iterator[Finding]:
+    if predicted is None or measured is None:
+        return
+    ok = low * predicted <= measured <= high * predicted
+    how = "to the byte" if low == high else f"from {100 * (low - 1):+.1f} to {100 * (high - 1):+.1f} %"
+    why = f"measured {measured:,} bytes, predicted {predicted:,}, and to be equal {how}"
+    yield Finding(
+        figure=figure, check=Check.MODEL, status=Status.OK if ok else Status.FAIL, predicted=round(to_gib(predicted), 2),
+        measured=round(to_gib(measured), 2), low=round(to_gib(int(low * predicted)), 2), high=round(to_gib(int(high * predicted)), 2),
+        unit="GiB", why=why, remedy="" if ok else "the stack, the model or a setting is not what the prediction was made from",
+    )  # fmt: skip
+
+
+def _count(event: Mapping[str, Any], key: str) -> int:
+    """A count of an event; what is none counts as 0, and check_events has a finding on it."""
+    value = event.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _flag(figure: str, ok: bool, why: str, remedy: str) -> Finding:
+    return Finding(
+        figure=figure, check=Check.RUN, status=Status.OK if ok else Status.FAIL, why=why, remedy="" if ok else remedy
+    )

@@ -1,0 +1,59 @@
+"""The peaks of a training wherever it runs: what a run is held to."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from loadcheck.predict import Case
+from loadcheck.specs.training import TrainSettings
+from loadcheck.stacks.transformers_cpu.train_peak import cpu_train_peak, cpu_train_slack
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """Predicted peaks in bytes; None where they are not predicted.
+
+    Attributes:
+        allocated_bytes: of torch's allocator.
+        device_bytes: of the card.
+        host_bytes: of the process on a CPU; on a GPU pinned memory alone, which no process's size is compared with.
+        host_slack: half of the host's band, as a share; None where it is not compared.
+        fits: whether the machine has it.
+        note: why something is not predicted; empty where all is.
+    """
+
+    allocated_bytes: int | None = None
+    device_bytes: int | None = None
+    host_bytes: int | None = None
+    host_slack: float | None = None
+    fits: bool = True
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def predict_peaks(case: Case, settings: TrainSettings) -> Peaks:
+    """The peaks of a training of the case's adapters, on its card or on a CPU."""
+    if case.profile.on_cpu:
+        return _cpu_peaks(case, settings)
+    from loadcheck.workloads.training import predict_training
+
+    found = predict_training(case, settings)
+    return Peaks(
+        found.memory.peak.num_bytes,
+        found.device.num_bytes,
+        found.host.num_bytes,
+        None,
+        found.fits,
+        "; ".join(found.notes),
+    )
+
+
+def _cpu_peaks(case: Case, settings: TrainSettings) -> Peaks:
+    peak = cpu_train_peak(case.config, case.profile, settings)
+    if peak is None:
+        return Peaks(note="the peak of a training on a CPU was measured for SmolLM2 135M in 4-bit alone")
+    fits = case.ram_available_bytes is None or peak.num_bytes <= case.ram_available_bytes
+    return Peaks(host_bytes=peak.num_bytes, host_slack=cpu_train_slack(), fits=fits)

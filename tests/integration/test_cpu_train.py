@@ -1,0 +1,100 @@
+"""The real training on the CPU, as a user starts it: SmolLM2 in 4-bit, trl's SFTTrainer; killed, and resumed to the same bits."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from loadcheck.runs.checkpoints import check_whole, checkpoints
+from loadcheck.runs.steps import Step, read_steps
+from tests.conftest import ROOT
+
+LOADCHECK = ROOT / ".venv" / "cpu" / "bin" / "loadcheck"
+
+pytestmark = [
+    pytest.mark.cpu,
+    pytest.mark.xdist_group("real loads"),
+    pytest.mark.skipif(not LOADCHECK.exists(), reason=".venv/cpu is not installed; `make test` installs it"),
+]
+
+
+def _start(*arguments: str | Path) -> subprocess.Popen[str]:
+    command = [str(LOADCHECK), "train", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example's first rows."""
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    path.write_text("".join((ROOT / "examples" / "glossary.jsonl").read_text().splitlines(keepends=True)[:6]))
+    return path
+
+
+def _arguments(data: Path, folder: Path) -> tuple[str | Path, ...]:
+    more = ("--max-steps", "12", "--save-steps", "3", "--lora-r", "8", "--learning-rate", "1e-3")
+    return ("smollm2-135m-cpu", "--data", data, "--run-dir", folder, *more)
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any], Path]:
+    """One training to its end: its exit code, its JSON, its run folder."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    process = _start(*_arguments(data, folder), "--json")
+    out, _ = process.communicate(timeout=600)
+    return process.returncode, json.loads(out), folder
+
+
+def test_a_training_passes(trained: tuple[int, dict[str, Any], Path]):
+    """Exit 0: the loss fell, the memory was predicted, the adapters are there in peft's form, and `check` says the same."""
+    code, said, folder = trained
+    assert (code, said["verdict"]) == (0, "pass"), said["findings"]
+    figures = {finding["figure"]: finding["status"] for finding in said["findings"]}
+    wanted = (
+        "loss",
+        "template",
+        "labels",
+        "base weights",
+        "adapter weights",
+        "stopping",
+        "train_peak_host_gib",
+        "weights_gib",
+    )
+    assert {figures[name] for name in wanted} == {"ok"}
+    assert {path.name for path in (folder / "adapter").iterdir()} >= {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+    }
+    assert subprocess.run([LOADCHECK, "check", folder], capture_output=True, check=False).returncode == 0
+
+
+def _losses(steps: list[Step]) -> list[tuple[int, float | None, float]]:
+    return [(step.step, step.loss, step.learning_rate) for step in steps]
+
+
+def test_a_killed_training_goes_on_to_the_same_bits(
+    data: Path, trained: tuple[int, dict[str, Any], Path], tmp_path: Path
+):
+    """kill -9 of the training process in the middle: --resume has the losses and the adapters of the run that was not killed."""
+    killed, resumed = tmp_path / "killed", tmp_path / "resumed"
+    process = _start(*_arguments(data, killed))
+    while len(read_steps(killed / "steps.jsonl")) < 5 and process.poll() is None:
+        try:
+            process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            continue
+    psutil.Process(process.pid).children()[0].kill()
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    for checkpoint in checkpoints(killed / "checkpoints"):
+        check_whole(checkpoint)
+    process = _start("--resume", killed, "--run-dir", resumed, "--json")
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, out + err
+    assert _losses(read_steps(resumed / "steps.jsonl")) == _losses(read_steps(trained[2] / "steps.jsonl"))
+    whole, again = (folder / "adapter" / "adapter_model.safetensors" for folder in (trained[2], resumed))
+    assert whole.read_bytes() == again.read_bytes()

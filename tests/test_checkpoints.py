@@ -1,0 +1,63 @@
+"""Checkpoints are whole or not there, and what is damaged later is found."""
+
+from pathlib import Path
+
+import pytest
+
+from loadcheck.errors import BadInput
+from loadcheck.runs import checkpoints
+from loadcheck.runs.checkpoints import KEPT, MANIFEST, check_whole, drop_old, publish, step_of
+
+
+def _checkpoint(folder: Path, step: int) -> Path:
+    written = folder / ".partial" / f"checkpoint-{step}"
+    (written / "inner").mkdir(parents=True)
+    (written / "weights").write_bytes(b"weights" * step)
+    (written / "inner" / "state").write_text("state")
+    publish(written, folder / written.name)
+    return folder / written.name
+
+
+def test_a_published_checkpoint_is_whole(tmp_path: Path):
+    """Its hashes hold, the folder aside is gone, and its step is in its name."""
+    found = _checkpoint(tmp_path, 12)
+    check_whole(found)
+    assert (checkpoints.checkpoints(tmp_path), step_of(found)) == ([found], 12)
+    assert list((tmp_path / ".partial").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["weights", "inner/state", MANIFEST])
+def test_a_file_that_is_missing_or_changed_is_found(name: str, tmp_path: Path):
+    """Whatever happened to the disk meanwhile."""
+    found = _checkpoint(tmp_path, 1)
+    (found / name).write_text("other")
+    with pytest.raises(BadInput, match="is no whole checkpoint"):
+        check_whole(found)
+    (found / name).unlink()
+    with pytest.raises(BadInput, match="is no whole checkpoint"):
+        check_whole(found)
+
+
+def test_a_checkpoint_that_was_not_finished_is_none(tmp_path: Path):
+    """Written aside when the power went: a reader does not see it. Nor one without its hashes, a link, or a stranger's folder."""
+    (tmp_path / ".partial" / "checkpoint-3").mkdir(parents=True)
+    (tmp_path / "checkpoint-4").mkdir()
+    (tmp_path / "checkpoint-x").mkdir()
+    found = _checkpoint(tmp_path, 2)
+    (tmp_path / "checkpoint-9").symlink_to(found)
+    assert checkpoints.checkpoints(tmp_path) == [found]
+
+
+def test_the_newest_are_kept(tmp_path: Path):
+    """By their steps, not by the alphabet."""
+    for step in (2, 10, 9):
+        _checkpoint(tmp_path, step)
+    drop_old(tmp_path)
+    assert [step_of(each) for each in checkpoints.checkpoints(tmp_path)] == [9, 10][-KEPT:]
+    assert not (tmp_path / "checkpoint-2").exists()
+
+
+def test_publishing_writes_over_an_older_one(tmp_path: Path):
+    """A resumed run may come to the same step again."""
+    _checkpoint(tmp_path, 1)
+    check_whole(_checkpoint(tmp_path, 1))

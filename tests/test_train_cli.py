@@ -1,0 +1,210 @@
+"""`loadcheck train` as a user starts it, with a process that plays a training that was kept (tests/training/run)."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadcheck.cli.app import run as loadcheck
+from loadcheck.runs.checkpoints import publish
+from loadcheck.runs.folder import RunFolder
+from tests.conftest import ROOT
+
+KEPT = Path(__file__).parent / "training" / "run"
+DATA = ROOT / "examples" / "glossary.jsonl"
+CPU = ("train", "smollm2-135m-cpu")
+
+
+class Child:
+    """What the child processes do: the kept run's lines, its counts and its steps."""
+
+    def __init__(self) -> None:
+        self.problems: list[dict[str, Any]] = []
+        self.longest = 70
+        self.fails_in = ""
+
+    def command(self, step: str, folder: RunFolder) -> list[str]:
+        events = {"prepare": ("weights_ready",), "rows": ("train_data",)}.get(step)
+        lines = [line for line in (KEPT / "load.log").read_text().split("\n") if '"event"' in line]
+        said = [line for line in lines if _event(line) in events] if events else lines[2:]
+        if step == "rows":
+            counted = {**json.loads((KEPT / "rows.json").read_text()), "num_longest_tokens": self.longest}
+            folder.rows_path.write_text(json.dumps({**counted, "problems": self.problems}))
+        if step == "train":
+            shutil.copy(KEPT / "steps.jsonl", folder.steps_path)
+        return [
+            "/bin/sh",
+            "-c",
+            'printf "%s\n" "$1"; exit $2',
+            "child",
+            "\n".join(said),
+            "1" if step == self.fails_in else "0",
+        ]
+
+
+def _event(line: str) -> str:
+    return str(json.loads(line.partition(": ")[2])["event"])
+
+
+@pytest.fixture
+def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Child:
+    """A machine without a GPU that has all packages, and a working directory of its own."""
+    found = Child()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("loadcheck.loading.require", lambda names, profile: None)
+    monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
+    monkeypatch.setattr("loadcheck.loading.child_command", found.command)
+    return found
+
+
+def test_a_training_is_run_judged_and_kept(child: Child, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Exit 0; the data, the counts and the prediction are said before, the verdict after; the folder is judged the same again."""
+    assert (
+        loadcheck(
+            [*CPU, "--data", str(DATA), "--max-steps", "8", "--per-device-train-batch-size", "2", "--run-dir", "run"]
+        )
+        == 0
+    )
+    said = capsys.readouterr().out
+    for words in (
+        "50 rows of the form messages",
+        "1,088 of them learned (assistant)",
+        "Predicted peak of the process",
+        "PASS",
+    ):
+        assert words in said
+    assert "step 8 of 8, loss 5.4163" in said
+    assert loadcheck(["check", "run"]) == 0
+    job = json.loads(Path("run/train.json").read_text())
+    assert (job["settings"]["train_seq_length"], job["settings"]["optim"], job["schedule"]["max_steps"]) == (
+        70,
+        "adamw_torch",
+        8,
+    )
+
+
+def test_json_is_one_document(child: Child, capsys: pytest.CaptureFixture[str]):
+    """Nothing else on stdout; progress goes to stderr."""
+    assert loadcheck([*CPU, "--data", str(DATA), "--run-dir", "run", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["verdict"], said["run"], said["predicted"]["train_peak_host_gib"]) == (
+        "pass",
+        "run",
+        pytest.approx(1.4, abs=0.2),
+    )
+
+
+def test_rows_that_the_tokenizer_shows_to_be_wrong_end_it_before_the_model_loads(
+    child: Child, capsys: pytest.CaptureFixture[str]
+):
+    """Exit 2, a line for each, and the run folder says so."""
+    child.problems = [
+        {"where": f"data.jsonl:{line}", "what": "has 900 tokens", "remedy": "cut it", "key": None} for line in (3, 5)
+    ]
+    assert loadcheck([*CPU, "--data", str(DATA), "--run-dir", "run"]) == 2
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "Error: data.jsonl:3: has 900 tokens; cut it",
+        "Error: data.jsonl:5: has 900 tokens; cut it",
+    ]
+    record = json.loads(Path("run/run.json").read_text())
+    assert (record["outcome"], record["exit_code"]) == ("failed", 2)
+    assert not Path("run/steps.jsonl").exists()
+
+
+def test_a_training_that_would_not_fit_is_not_started(
+    child: Child, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Exit 1, unless --force says to try."""
+    monkeypatch.setattr("loadcheck.loading.ram_available_bytes", lambda: 1_200_000_000)
+    assert loadcheck([*CPU, "--data", str(DATA), "--run-dir", "run", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["outcome"] == "refused"
+    assert not Path("run/steps.jsonl").exists()
+    assert loadcheck([*CPU, "--data", str(DATA), "--run-dir", "forced", "--force"]) == 0
+
+
+def test_a_training_process_that_fails_fails_the_run(child: Child):
+    """Whatever it had printed by then."""
+    child.fails_in = "train"
+    assert loadcheck([*CPU, "--data", str(DATA), "--run-dir", "run"]) == 1
+    assert loadcheck(["check", "run"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ((), 2, "--data: is missing"),
+        (("--data", "none.jsonl"), 2, "none.jsonl: --data: No such file"),
+        (("--data", str(DATA), "--optim", "adamw_8bit"), 2, "--optim: adamw_8bit needs a GPU; take adamw_torch"),
+        (("--data", str(DATA), "--train-seq-length", "600"), 2, "600 is above max_seq_length 512"),
+        (("--data", str(DATA), "--reward-functions", "x.py"), 2, "only GRPO has reward functions"),
+        (("--data", str(DATA), "--method", "grpo"), 2, "none of prompt"),
+        (("--data", str(DATA), "--learning-rate", "2"), 2, "must be at most 1"),
+        (("--data", str(DATA), "--max-steps", "0"), 2, "must be at least 1"),
+    ],
+)
+def test_what_no_training_takes_is_refused_before_anything_is_made(
+    arguments: tuple[str, ...], code: int, said: str, child: Child, capsys: pytest.CaptureFixture[str]
+):
+    """Exit 2, one line, no folder."""
+    assert loadcheck([*CPU, *arguments, "--run-dir", "run"]) == code
+    assert said in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
+def test_grpo_needs_a_gpu(child: Child, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Exit 3 with the reason, and what to do instead."""
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "2+2?", "answer": "4"}\n')
+    assert loadcheck([*CPU, "--data", "prompts.jsonl", "--method", "grpo", "--reward-functions", "x.py"]) == 3
+    assert "train GRPO on a GPU" in capsys.readouterr().err
+
+
+def _with_checkpoint(outcome: str) -> None:
+    """A run of eight steps that came to its fourth's checkpoint."""
+    record = json.loads(Path("run/run.json").read_text())
+    Path("run/run.json").write_text(json.dumps({**record, "outcome": outcome}))
+    written = Path("run/checkpoints/.partial/checkpoint-4")
+    written.mkdir(parents=True)
+    (written / "optimizer.pt").write_text("state")
+    publish(written, Path("run/checkpoints/checkpoint-4"))
+
+
+def test_a_killed_run_is_resumed_from_its_newest_checkpoint(child: Child):
+    """With its own settings, into a folder of its own."""
+    assert loadcheck([*CPU, "--data", str(DATA), "--max-steps", "8", "--run-dir", "run"]) == 0
+    _with_checkpoint("killed")
+    assert loadcheck(["train", "--resume", "run", "--run-dir", "resumed"]) == 0
+    job = json.loads(Path("resumed/train.json").read_text())
+    assert (Path(job["resume_from"]), job["schedule"]["max_steps"]) == (
+        Path("run/checkpoints/checkpoint-4").absolute(),
+        8,
+    )
+
+
+@pytest.mark.parametrize(
+    ("outcome", "damage", "arguments", "said"),
+    [
+        ("completed", None, (), "has come to its end"),
+        ("killed", "checkpoints/checkpoint-4/optimizer.pt", (), "is no whole checkpoint"),
+        ("killed", "checkpoints/checkpoint-4/files.json", (), "has no checkpoint"),
+        ("killed", None, ("--learning-rate", "1e-4"), "--learning-rate with --resume"),
+        ("killed", None, ("--data", "other.jsonl"), "is not the data that this run was trained on"),
+    ],
+)
+def test_what_cannot_be_resumed_is_refused(
+    outcome: str,
+    damage: str | None,
+    arguments: tuple[str, ...],
+    said: str,
+    child: Child,
+    capsys: pytest.CaptureFixture[str],
+):
+    """Exit 2, one line."""
+    assert loadcheck([*CPU, "--data", str(DATA), "--run-dir", "run"]) == 0
+    _with_checkpoint(outcome)
+    Path("other.jsonl").write_text('{"text": "other"}\n')
+    if damage is not None:
+        (Path("run") / damage).unlink()
+    assert loadcheck(["train", "--resume", "run", *arguments]) == 2
+    assert said in capsys.readouterr().err

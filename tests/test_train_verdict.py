@@ -1,0 +1,190 @@
+"""The verdict on a training: a real run passes, and each silent fault that is put into it fails by its name."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadcheck.cli.app import run as loadcheck
+from loadcheck.errors import BadInput
+from loadcheck.logs.events import PREFIX
+from loadcheck.runs.steps import read_steps
+from loadcheck.training import Trained, judge_training_folder
+from loadcheck.workloads.peaks import Peaks
+
+RUN = Path(__file__).parent / "training" / "run"
+"""Eight steps of the CPU default on examples/glossary.jsonl: 2026-11-29, x86-64, 2 cores, Python 3.11.7."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the run, to be damaged."""
+    shutil.copytree(RUN, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def _failed(folder: Path) -> set[str]:
+    return {finding.figure for finding in judge_training_folder(folder).verdict.failures()}
+
+
+def _with_event(folder: Path, name: str, **fields: Any) -> None:
+    """Change what an event of the log says; a value of None removes the field."""
+    lines = (folder / "load.log").read_text().split("\n")
+    for number, line in enumerate(lines):
+        if line.startswith(PREFIX) and json.loads(line[len(PREFIX) :])["event"] == name:
+            event = {**json.loads(line[len(PREFIX) :]), **fields}
+            lines[number] = PREFIX + json.dumps({key: value for key, value in event.items() if value is not None})
+    (folder / "load.log").write_text("\n".join(lines))
+
+
+def _with_steps(folder: Path, change: Callable[[int, dict[str, Any]], None]) -> None:
+    steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    for number, step in enumerate(steps):
+        change(number, step)
+    (folder / "steps.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+
+
+def _with_record(folder: Path, **fields: Any) -> None:
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, **fields}))
+
+
+def test_a_real_training_passes(capsys: pytest.CaptureFixture[str]):
+    """`check` and `report` judge the folder anew, and say PASS with the figures of load and training."""
+    for command in ("check", "report"):
+        assert loadcheck([command, str(RUN)]) == 0
+        said = capsys.readouterr().out
+        assert "PASS" in said
+        assert "train_peak_host_gib" in said
+        assert "the loss goes from" in said
+
+
+def test_the_document_says_peaks_losses_and_verdict(capsys: pytest.CaptureFixture[str]):
+    """One document, with exact bytes beside GiB."""
+    assert loadcheck(["report", str(RUN), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["verdict"], said["training"]["num_steps"], said["profile"]) == ("pass", 8, "smollm2-135m-cpu")
+    assert said["bytes"]["train_peak_host_bytes"] > 1_000_000_000
+    assert [said["training"][key] for key in ("first_loss", "last_loss")] == [5.0012969970703125, 5.416332244873047]
+
+
+@pytest.mark.parametrize(
+    ("event", "fields", "figure"),
+    [
+        ("train_rows", {"num_cut_rows": 3}, "rows"),
+        ("train_rows", {"tokens_sha256": "0" * 64}, "template"),
+        ("train_rows", {"num_label_tokens": 0}, "labels"),
+        ("train_rows", {"num_ended_rows": 49}, "end of answers"),
+        ("train_done", {"adapter_changed": False}, "adapter weights"),
+        ("train_done", {"base_unchanged": False}, "base weights"),
+        ("train_done", {"saved_adapter_same": False}, "saved adapter"),
+        ("train_done", {"num_ends_learned": 0}, "stopping"),
+        ("train_done", {"num_planned_steps": 9}, "steps"),
+        ("weights", {"weights_bytes": 1}, "weights_gib"),
+        ("adapters", {"adapter_bytes": 1}, "adapter_gib"),
+        ("train_peak", {"train_peak_host_bytes": 1}, "train_peak_host_gib"),
+        ("train_begin", {"event": "other"}, "train_begin"),
+        ("done", {"event": "other"}, "done"),
+    ],
+)
+def test_each_fault_fails_by_its_name(event: str, fields: dict[str, Any], figure: str, folder: Path):
+    """What would make a good-looking run worth nothing."""
+    _with_event(folder, event, **fields)
+    assert figure in _failed(folder)
+
+
+def test_rows_that_were_cut_as_asked_are_no_fault(folder: Path):
+    """--truncate said so, and the verdict says how many."""
+    record = json.loads((folder / "run.json").read_text())
+    record["training"]["job"]["truncate"] = True
+    _with_record(folder, training=record["training"])
+    _with_event(folder, "train_rows", num_cut_rows=3, num_ended_rows=47)
+    assert _failed(folder) == set()
+
+
+def test_a_loss_that_rises_fails(folder: Path):
+    """By the means of the first and the last quarter."""
+    _with_steps(folder, lambda number, step: step.update(loss=5 + 0.1 * number))
+    assert _failed(folder) == {"loss"}
+
+
+def test_a_loss_that_is_no_number_fails(folder: Path):
+    """One is enough, wherever it comes."""
+    _with_steps(folder, lambda number, step: step.update(loss=None) if number == 3 else None)
+    assert _failed(folder) == {"losses"}
+
+
+def test_a_step_that_is_missing_fails(folder: Path):
+    """Each is in steps.jsonl, once, in order."""
+    lines = (folder / "steps.jsonl").read_text().splitlines(keepends=True)
+    (folder / "steps.jsonl").write_text("".join(lines[:2] + lines[3:]))
+    assert "steps" in _failed(folder)
+
+
+def test_few_steps_skip_the_loss_and_pass_by_the_rest(folder: Path):
+    """Three losses say nothing; that they are numbers does."""
+    lines = (folder / "steps.jsonl").read_text().splitlines(keepends=True)
+    (folder / "steps.jsonl").write_text("".join(lines[:3]))
+    _with_event(folder, "train_done", num_planned_steps=3)
+    verdict = judge_training_folder(folder).verdict
+    assert verdict.passed
+    assert "loss" in {finding.figure for finding in verdict.findings if finding.status.value == "skipped"}
+
+
+def test_a_training_that_was_killed_fails(folder: Path):
+    """The process did not end by itself."""
+    _with_record(folder, outcome="killed", exit_code=-9, reason="the loading process was ended by SIGKILL")
+    assert "process" in _failed(folder)
+
+
+def test_a_folder_without_a_log_fails(folder: Path):
+    """As a load's: nothing to read is no pass."""
+    (folder / "load.log").write_text("")
+    assert _failed(folder) == {"log"}
+
+
+def test_a_step_that_is_none_is_bad_input(folder: Path):
+    """steps.jsonl is ours: what is no step is named by its line. A last line that was cut off is none yet."""
+    path = folder / "steps.jsonl"
+    path.write_text(path.read_text() + '{"step": 9')
+    assert len(read_steps(path)) == 8
+    path.write_text('{"step": 0}\n')
+    with pytest.raises(BadInput, match=r"steps.jsonl:1: is no step"):
+        read_steps(path)
+
+
+@pytest.mark.parametrize(
+    ("even", "share", "passes"),
+    [(True, 1.0, True), (True, 0.999, False), (False, 0.99, True), (False, 0.97, False), (False, 1.001, False)],
+)
+def test_the_allocated_peak_is_held_to_the_byte_where_rows_are_even(
+    even: bool, share: float, passes: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """On a GPU; where rows differ the largest batch may be smaller, and never larger."""
+    predicted = 7_000_000_000
+    monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: Peaks(allocated_bytes=predicted))
+    _with_event(folder, "train_rows", **({"num_shortest_tokens": 70} if even else {}))
+    _with_steps(folder, lambda number, step: step.update(peak_allocated_bytes=int(share * predicted)))
+    assert (_failed(folder) == set()) == passes
+
+
+@pytest.mark.parametrize(
+    ("share", "passes"), [(1.0, True), (1.009, True), (1.011, False), (0.975, True), (0.96, False)]
+)
+def test_the_card_s_peak_has_a_band(share: float, passes: bool, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """No more than 1 % above the prediction."""
+    predicted = 7_000_000_000
+    monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: Peaks(device_bytes=predicted))
+    _with_steps(folder, lambda number, step: step.update(device_used_bytes=int(share * predicted)))
+    assert (_failed(folder) == set()) == passes
+
+
+def test_the_exit_code_is_the_child_s_where_it_is_bad_input(folder: Path):
+    """2 and 3 are handed on; else it is by the verdict."""
+    trained: Trained = judge_training_folder(folder)
+    assert trained.exit_code == 0
+    trained.record.exit_code = 3
+    assert trained.exit_code == 3
