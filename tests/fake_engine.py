@@ -19,7 +19,7 @@ from loadcheck.plan import LoadPlan, plan_from_json
 from loadcheck.predict import Card, Case, Prediction, card_from_table
 from loadcheck.specs.profile import Profile
 from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes
-from loadcheck.stacks.unsloth_vllm.plan import UnslothPlan
+from loadcheck.stacks.unsloth_vllm.plan import EnginePlan
 from loadcheck.stacks.unsloth_vllm.prediction import plan_of, predict_from_plan
 from loadcheck.units import GIB, to_gib
 
@@ -42,7 +42,7 @@ Unsloth: vLLM's KV Cache can use up to {estimate} GB. Also swap space = {swap} G
 """
 ENGINE = """\
 INFO llm_engine.py:234] Initializing a V0 LLM engine (v0.7.2) with config: model='{model}', dtype=torch.{dtype}, max_seq_len={length}, \
-download_dir=None, quantization={quantization}, enforce_eager={eager}, kv_cache_dtype=auto, compilation_config={{"level":0,\
+download_dir=None, quantization={quantization}, enforce_eager={eager}, kv_cache_dtype={kv_dtype}, enable_prefix_caching={prefixes}, compilation_config={{"level":0,\
 "cudagraph_capture_sizes":{sizes},"max_capture_size":{largest}}}, use_cached_outputs=False,
 INFO model_runner.py:1110] Starting to load model {model}...
 INFO model_runner.py:1115] Loading model weights took {weights:.4f} GB
@@ -111,7 +111,7 @@ def load(plan: LoadPlan, card: Card, ram_bytes: int) -> int:
     return 0
 
 
-def _engine(model: str, profile: Profile, card: Card, plan: UnslothPlan, prediction: Prediction) -> str | None:
+def _engine(model: str, profile: Profile, card: Card, plan: EnginePlan, prediction: Prediction) -> str | None:
     """One try of vLLM; the words that end it, or None."""
     figures = prediction.figures
     says: Any = {obstacle.short: obstacle.engine_says for obstacle in prediction.obstacles}
@@ -120,7 +120,7 @@ def _engine(model: str, profile: Profile, card: Card, plan: UnslothPlan, predict
     sizes = [] if profile.enforce_eager else capture_sizes(plan.max_num_seqs)[::-1]
     _say(ENGINE, model=model, total=to_gib(card.total_bytes), quantization="bitsandbytes" if profile.load_in_4bit else "None",
          dtype="bfloat16" if card.compute_capability >= 8 else "float16", length=plan.max_model_len, eager=profile.enforce_eager, sizes=str(sizes).replace(" ", ""),
-         largest=max(sizes, default=0), weights=_gib(figures.weights_bytes), share=plan.utilization,
+         largest=max(sizes, default=0), kv_dtype="fp8" if profile.float8_kv_cache else "auto", prefixes=profile.caches_prefixes, weights=_gib(figures.weights_bytes), share=plan.utilization,
          budget=_gib(figures.budget_bytes), non_torch=_gib(figures.non_torch_bytes),
          activation=_gib(figures.activation_peak_bytes), kv=_gib(figures.kv_cache_bytes), blocks=figures.num_gpu_blocks,
          cpu_blocks=figures.num_cpu_blocks, concurrency=figures.max_concurrency)  # fmt: skip

@@ -24,7 +24,9 @@ from tests.cases import predict
 from tests.conftest import ROOT
 
 PROFILE = load_profile("llama31-8b-instruct-4bit")
-TRACED = [*csv.DictReader((ROOT / "tests" / "traced_profile.tsv").open(encoding="utf-8"), delimiter="\t")]
+TRACED = [
+    *csv.DictReader((ROOT / "tests" / "traced_profile.tsv").read_text(encoding="utf-8").splitlines(), delimiter="\t")
+]
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 512,
         "num_key_value_heads": 2, "max_position_embeddings": 4096}  # fmt: skip
 

@@ -17,7 +17,7 @@ from loadcheck.predict.stack import FromLog
 from loadcheck.predict.terms import Term
 from loadcheck.specs.files import changed
 from loadcheck.specs.model import resolve_model
-from loadcheck.specs.profile import Profile, load_profile, load_profiles
+from loadcheck.specs.profile import OF_VLLM_ALONE, Profile, load_profile, load_profiles, with_flags
 from loadcheck.specs.settings import flags, settings_of
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks import STACKS, engine_of, parse_log, stack_of, stack_of_log, trainer_of
@@ -95,8 +95,12 @@ def test_what_moves_memory_is_a_flag_of_a_proposal(flag):
         "adapters.use_gradient_checkpointing": True,
         "adapters.lora_dropout": 0.1,
     }
-    value = data.get(flag.key) or others.get(flag.kind, lambda _: "other")(_value(flag.key))
-    assert bool(flags(changed(PROFILE, {flag.key: value}), PROFILE)) == flag.setting.moves_memory
+    now = _value(flag.key)
+    if flag.choices:
+        data.setdefault(flag.key, next(choice for choice in flag.choices if choice != now))
+    value = data.get(flag.key) or others.get(flag.kind, lambda _: "other")(now or 0 if flag.kind is int else now)
+    base = with_flags(PROFILE, {"loader": "vllm"}) if flag.key in OF_VLLM_ALONE else PROFILE
+    assert bool(flags(with_flags(base, {flag.key: value}), base)) == flag.setting.moves_memory
 
 
 def _value(key: str):

@@ -132,7 +132,8 @@ def _has_settings(attempt: Attempt, profile: Profile, model: Model) -> bool:
 
     The quantization is not asked after: a load that silently was not quantized is found by comparing it with what is wanted.
     """
-    if is_parallel(attempt) or kept_in_log(attempt):
+    of_other_stack = stack_of_log(attempt).engine and stack_of_log(attempt) is not stack_of(profile)
+    if is_parallel(attempt) or kept_in_log(attempt) or of_other_stack:
         return False
     printed: dict[str, str | float | None] = {
         "conservativeness": profile.conservativeness,

@@ -43,7 +43,7 @@ from loadcheck.verdict.run import process_finding
 GPU_PROFILE = "llama31-8b-instruct-4bit"
 CPU_PROFILE = "smollm2-135m-cpu"
 
-OF_VLLM = ("gpu_memory_utilization", "conservativeness", "enforce_eager")
+OF_VLLM = ("gpu_memory_utilization", "conservativeness", "enforce_eager", "float8_kv_cache", "prefix_caching")
 """The keys of a profile that vLLM alone takes."""
 
 SETTLE_S, SETTLE_POLL_S = 10.0, 0.5

@@ -53,7 +53,8 @@ def command(
 
         return predicted(case, flags, as_json, tree)
     prediction = predict_load(case)
-    if prediction.account is not None and ram_available_bytes is None and names_card(flags):
+    by_ram = prediction.account is not None and chosen.keeps_slots  # vLLM alone takes 4 GiB, whatever there is
+    if by_ram and ram_available_bytes is None and names_card(flags):
         prediction = replace(prediction, notes=(*prediction.notes, _ram_note(case.ram_available_bytes or 0)))
     if as_json:
         print_json({**case_json(case), **prediction.to_json()})

@@ -6,10 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec import structs
+
 from loadcheck.predict.card import Card
 from loadcheck.specs.files import changed
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
+
+
+def as_loaded(config: ModelConfig, profile: Profile) -> ModelConfig:
+    """The model with or without room for adapters, and with a KV cache of 16 or 8 bits, as the profile asks."""
+    return structs.replace(
+        config, lora=profile.keeps_slots or not profile.has_budget, kv_number_bytes=1 if profile.float8_kv_cache else 2
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +26,7 @@ class Case:
     """One load, as far as its memory goes. It is made once and handed down.
 
     Attributes:
-        config: the model's shape and quantization.
+        config: the model's shape and quantization, as the profile's settings have it loaded.
         profile: the settings.
         card: with what is free on it right before the load; None for a load whose memory depends on no card.
         ram_available_bytes: of the host; None where nothing depends on it.
@@ -31,6 +40,9 @@ class Case:
     ram_available_bytes: int | None = None
     model_name: str = ""
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "config", as_loaded(self.config, self.profile))
 
     @property
     def gpu(self) -> Card:

@@ -22,7 +22,6 @@ from loadcheck.units import to_gib
 Goal = Literal["length", "concurrency", "training"]
 GOALS: tuple[Goal, ...] = ("length", "concurrency", "training")
 
-CONSERVATIVENESS = (1.0, 0.5, 0.25, 0.1)
 SEARCHED = ("gpu_memory_utilization", "conservativeness")
 """What `fit` looks for whatever the goal."""
 
@@ -115,7 +114,7 @@ def fit(stack: Stack, case: Case, goal: Goal = "length", given: frozenset[str] =
 def _proposals(search: Search, profile: Profile, goal: Goal) -> Iterator[Proposal]:
     """One proposal for each number of sequences that unsloth can be asked for, or for the one given."""
     kept = "conservativeness" in search.given
-    for share in (profile.conservativeness,) if kept else CONSERVATIVENESS:
+    for share in (profile.conservativeness,) if kept else search.stack.sequence_shares:
         scaled = changed(profile, {"conservativeness": share})
         if goal == "length":
             found = search.longest(scaled)

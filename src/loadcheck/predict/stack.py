@@ -82,12 +82,14 @@ class Stack(Protocol):
         engine: the module whose run(plan, directory, recorder) loads in the process that it is called in; empty for a stack whose logs
             are read only.
         rungs: changes for a load that is short of memory, cheapest first.
+        sequence_shares: what the number of sequences may be scaled by (`conservativeness`).
         peak_slack: share of the card that must be left at the peak, as the prediction may be off by so much.
     """
 
     name: str
     engine: str = ""
     rungs: tuple[Rung, ...] = ()
+    sequence_shares: tuple[float, ...] = (1.0,)
     peak_slack: float = 0.0
 
     def loads(self, profile: Profile) -> bool:

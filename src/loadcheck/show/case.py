@@ -10,7 +10,7 @@ from rich.console import Console
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
 from loadcheck.specs.files import to_data
-from loadcheck.specs.profile import LINEAR_MODULES
+from loadcheck.specs.profile import LINEAR_MODULES, Profile
 from loadcheck.terminal import print_words
 from loadcheck.units import show_bytes, to_gib
 
@@ -49,7 +49,7 @@ def _settings(case: Case, searched: frozenset[str]) -> Iterator[str]:
         yield f"{profile.training.steps} training steps"
     if not profile.has_budget:
         return
-    if adapters is None or adapters.r != profile.max_lora_rank:
+    if profile.keeps_slots and (adapters is None or adapters.r != profile.max_lora_rank):
         yield f"slots of rank {profile.max_lora_rank}"
     if "gpu_memory_utilization" not in searched:
         yield f"utilization {profile.gpu_memory_utilization}"
@@ -57,6 +57,22 @@ def _settings(case: Case, searched: frozenset[str]) -> Iterator[str]:
         yield f"conservativeness {profile.conservativeness}"
     if profile.enforce_eager:
         yield "no CUDA graphs"
+    yield from _seldom(profile)
+
+
+def _seldom(profile: Profile) -> Iterator[str]:
+    """What few loads ask for otherwise than by default."""
+    if not profile.keeps_slots:
+        yield "vLLM alone"
+    if profile.float8_kv_cache:
+        yield "KV cache of 8 bits"
+    if profile.max_num_seqs is not None:
+        yield f"{profile.max_num_seqs} sequences"
+    if profile.max_num_batched_tokens is not None:
+        yield f"{profile.max_num_batched_tokens} tokens a batch"
+    for name, value in (("prefix caching", profile.prefix_caching), ("chunked prefill", profile.chunked_prefill)):
+        if value != "default":
+            yield f"{name} {value}"
 
 
 def _where(case: Case) -> str:

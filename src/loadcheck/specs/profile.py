@@ -13,6 +13,7 @@ from loadcheck.errors import BadInput, Problem, suggestion
 from loadcheck.specs.files import Spec, changed, env_dir, is_file, read_toml, set_at, to_data, to_toml, validate
 from loadcheck.specs.settings import Setting
 
+Loader = Literal["unsloth", "vllm"]
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,99}"
@@ -20,6 +21,7 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,99}"
 
 MAX_COUNT = 2**31 - 1
 """No length, step or seed is larger; a number without end would only be found out by what it does."""
+Count = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
 
 # vllm/config.py:2119-2127 at 0.7.2
 VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256)
@@ -105,8 +107,14 @@ class Profile(Spec, frozen=True, kw_only=True):
         ),
     ]
     gpu_memory_utilization: Annotated[
-        float, Meta(gt=0, le=1), Setting("Share of the free memory that vLLM may take.", moves_memory=True)
+        float,
+        Meta(gt=0, le=1),
+        Setting("Share of the free memory that vLLM may take; without unsloth, of the whole card.", moves_memory=True),
     ]
+    loader: Annotated[
+        Loader,
+        Setting("unsloth, with vLLM inside; or vllm, which is vLLM alone, without adapters.", moves_memory=True),
+    ] = "unsloth"
     conservativeness: Annotated[
         float,
         Meta(gt=0, le=1),
@@ -117,6 +125,37 @@ class Profile(Spec, frozen=True, kw_only=True):
         Setting("Without CUDA graphs: less memory, slower.", "--enforce-eager/--cuda-graphs", moves_memory=True),
     ] = False
     """Capture no CUDA graphs: less memory, slower answers. Only vLLM takes it."""
+    float8_kv_cache: Annotated[
+        bool,
+        Setting(
+            "KV cache of 8 bits a number: twice the tokens; from compute capability 8.0 on.",
+            "--float8-kv-cache/--16bit-kv-cache",
+            moves_memory=True,
+        ),
+    ] = False
+    prefix_caching: Annotated[
+        Literal["default", "on", "off"],
+        Setting(
+            "Whether vLLM keeps what prompts begin with alike; by default unsloth does, and vLLM alone does not.",
+            moves_memory=True,
+        ),
+    ] = "default"
+    max_num_seqs: Annotated[
+        Count | None,
+        Setting("Sequences at once; only with --loader vllm (256).", moves_memory=True),
+    ] = None
+    max_num_batched_tokens: Annotated[
+        Count | None,
+        Setting("Tokens of a batch; only with --loader vllm (max_seq_length, at least 2048).", moves_memory=True),
+    ] = None
+    chunked_prefill: Annotated[
+        Literal["default", "on", "off"],
+        Setting("Long prompts in parts; only with --loader vllm (on above 32768 tokens).", moves_memory=True),
+    ] = "default"
+    dtype: Annotated[
+        Literal["auto", "half", "bfloat16"],
+        Setting("Of weights and activations; only with --loader vllm (as the checkpoint says).", moves_memory=True),
+    ] = "auto"
     adapters: Adapters | None = Adapters()
     generation: Generation = Generation()
     training: Training = Training()
@@ -131,9 +170,21 @@ class Profile(Spec, frozen=True, kw_only=True):
         """Whether the load runs on a CPU, whatever cards there are."""
         return self.engine != "gpu"
 
+    @property
+    def keeps_slots(self) -> bool:
+        """Whether the engine keeps slots for adapters, whether or not there are any."""
+        return self.has_budget and self.loader == "unsloth"
+
+    @property
+    def caches_prefixes(self) -> bool:
+        """Whether the engine keeps what prompts begin with alike (unsloth_zoo/vllm_utils.py:811, vllm/engine/arg_utils.py:212)."""
+        return self.prefix_caching == "on" or (self.prefix_caching == "default" and self.loader == "unsloth")
+
     def __post_init__(self) -> None:
         if re.fullmatch(NAME, self.name) is None:
             raise ValueError("name: it becomes the name of a folder; take up to 100 letters, digits, spaces and ._+-")
+        if problem := _of_other_loader(self):
+            raise ValueError(problem)
         if self.fast_inference and self.max_lora_rank not in VLLM_LORA_RANKS:
             raise ValueError(
                 f"max_lora_rank ({self.max_lora_rank}) must be one of {VLLM_LORA_RANKS}; vLLM takes no other"
@@ -147,6 +198,31 @@ class Profile(Spec, frozen=True, kw_only=True):
                 f"LoRA rank {self.adapters.r} is greater than max_lora_rank {self.max_lora_rank}; "
                 "raise max_lora_rank or lower adapters.r"
             )
+
+
+VLLM_ALONE: dict[str, Any] = {"adapters": None, "conservativeness": 1.0}
+"""What a load by vLLM alone cannot be asked for."""
+OF_VLLM_ALONE: dict[str, Any] = {
+    "max_num_seqs": None,
+    "max_num_batched_tokens": None,
+    "chunked_prefill": "default",
+    "dtype": "auto",
+}
+"""What unsloth's from_pretrained takes no notice of, or sets itself (unsloth_zoo/vllm_utils.py:794-814, 893-982)."""
+
+
+def _of_other_loader(profile: Profile) -> str:
+    """What is wrong with settings that the profile's loader does not take; empty where nothing is."""
+    others, remedy = (
+        OF_VLLM_ALONE,
+        "leave it out, or set loader = 'vllm'; conservativeness scales unsloth's own number of sequences",
+    )
+    if profile.loader == "vllm":
+        others, remedy = VLLM_ALONE, "leave it out (adapters = false), or set loader = 'unsloth'"
+        if profile.on_cpu or not profile.fast_inference:
+            return "loader: vLLM alone loads on a GPU; set engine = 'gpu' and fast_inference = true"
+    wrong = [key for key, value in others.items() if getattr(profile, key) != value]
+    return f"{wrong[0]}: {profile.loader} does not take it; {remedy}" if wrong else ""
 
 
 def profile_names() -> list[str]:
@@ -173,14 +249,19 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     data.setdefault("name", path.stem)
     if data.get("adapters") is False:
         data["adapters"] = None
-    for key, value in (overrides or {}).items():
+    for key, value in _with_implied(overrides or {}).items():
         set_at(data, key, value)
     return validate(Profile, data, str(path) + (" with the flags given" if overrides else ""))
 
 
 def with_flags(profile: Profile, overrides: dict[str, Any]) -> Profile:
     """The profile with dotted keys of flags laid over it; BadInput for every wrong key or value at once."""
-    return changed(profile, overrides, f"profile {profile.name} with the flags given")
+    return changed(profile, _with_implied(overrides), f"profile {profile.name} with the flags given")
+
+
+def _with_implied(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Asked for vLLM alone, what it cannot do is not asked for."""
+    return {**VLLM_ALONE, **overrides} if overrides.get("loader") == "vllm" else overrides
 
 
 def save_profile(profile: Profile, path: Path, comment: str) -> None:

@@ -47,6 +47,10 @@ class ModelConfig(Spec, frozen=True, kw_only=True):
     """The longest max_model_len that vLLM takes, where rope scaling makes it another than max_position_embeddings."""
     rope_refusal: str | None = None
     """What vLLM says where it refuses the rope scaling; None where it takes it."""
+    lora: bool = True
+    """Whether what loads it keeps room for adapters. Of the load and not of the model, as the next; `predict.case.Case` sets both."""
+    kv_number_bytes: Literal[1, 2] = 2
+    """Of one number in the KV cache."""
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -59,6 +63,11 @@ class ModelConfig(Spec, frozen=True, kw_only=True):
     def architecture(self) -> Architecture:
         """What its `model_type` stands for."""
         return ARCHITECTURES[self.model_type]
+
+    @property
+    def lora_vocabulary(self) -> bool:
+        """Whether embedding and head have rows and slots for adapters."""
+        return self.lora and self.architecture.lora_vocabulary
 
     @property
     def q_size(self) -> int:

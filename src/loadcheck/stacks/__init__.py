@@ -18,13 +18,14 @@ from loadcheck.predict.case import Case
 from loadcheck.predict.terms import Term
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
+from loadcheck.stacks.plain_vllm import STACK as PLAIN_VLLM
 from loadcheck.stacks.transformers_cpu import STACK as TRANSFORMERS_CPU
 from loadcheck.stacks.transformers_cpu.prediction import cpu_weights
 from loadcheck.stacks.unsloth_vllm import STACK as UNSLOTH_VLLM
 from loadcheck.stacks.unsloth_vllm.weights import weights
 from loadcheck.stacks.vllm_v1 import STACK as VLLM_V1
 
-STACKS: tuple[JudgedStack, ...] = (VLLM_V1, UNSLOTH_VLLM, TRANSFORMERS_CPU)
+STACKS: tuple[JudgedStack, ...] = (VLLM_V1, PLAIN_VLLM, UNSLOTH_VLLM, TRANSFORMERS_CPU)
 """A log is of the first that recognises it."""
 DIALECT = merged(stack.dialect for stack in STACKS)
 """What every log is read by: whose it is shows in its lines."""
@@ -59,6 +60,8 @@ def predict(case: Case) -> Prediction:
 
 def engine_of(profile: Profile) -> str:
     """The module that loads this profile. Without vLLM a load is predicted as the CPU's is; on a GPU it is unsloth's all the same."""
+    if profile.has_budget:
+        return stack_of(profile).engine
     return (TRANSFORMERS_CPU if profile.on_cpu else UNSLOTH_VLLM).engine
 
 

@@ -58,7 +58,7 @@ def _events_of(profile: Profile) -> Iterator[str]:
         yield from ("weights_ready", "imported", "device", "loaded", "peak")
         if profile.adapters is not None:
             yield "adapters"
-        if profile.has_budget:
+        if profile.keeps_slots:
             yield "slots"
         if trains:
             yield "answer_after_training"

@@ -23,6 +23,7 @@ from loadcheck.stacks.unsloth_vllm.margin import amounts_left, needs, slack
 from loadcheck.stacks.unsloth_vllm.names import resolve
 from loadcheck.stacks.unsloth_vllm.prediction import predict
 from loadcheck.stacks.unsloth_vllm.refusals import model_refusals
+from loadcheck.stacks.unsloth_vllm.rungs import PROPOSED_SHARES
 
 
 class UnslothVllm(JudgedStack):
@@ -31,6 +32,7 @@ class UnslothVllm(JudgedStack):
     name = "unsloth_vllm"
     engine = "loadcheck.stacks.unsloth_vllm.engine"
     rungs = rungs.RUNGS
+    sequence_shares = PROPOSED_SHARES
     peak_slack = PEAK_SLACK
     dialect = DIALECT
     identities = IDENTITIES
@@ -39,7 +41,7 @@ class UnslothVllm(JudgedStack):
     variables = machine.VARIABLES
 
     def loads(self, profile: Profile) -> bool:
-        return not profile.on_cpu and profile.fast_inference
+        return profile.has_budget and profile.loader == "unsloth"
 
     def recognises(self, attempt: Attempt) -> bool:
         return attempt.event("started") is None

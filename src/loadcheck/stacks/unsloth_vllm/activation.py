@@ -10,11 +10,10 @@ themselves (torch.sort, cuBLAS) is from their sources.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.shape import ModelConfig
-from loadcheck.stacks.unsloth_vllm.allocator import rounded
+from loadcheck.stacks.unsloth_vllm.allocator import kept, rounded
 from loadcheck.stacks.unsloth_vllm.quantization import kinds_of_layers
 from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, extended_vocab, head_rows
 from loadcheck.units import round_up
@@ -33,7 +32,7 @@ DUMMY_LORA_RANK = 8
 """Of the adapters that the profile runs with (vllm/worker/model_runner.py:67)."""
 
 
-@lru_cache(maxsize=1024)
+@kept(maxsize=1024)
 def activation_peak(config: ModelConfig, num_tokens: int, num_seqs: int, compute_capability: float) -> Term:
     """Peak of torch's allocated bytes over the profile, above what was allocated before it; kept, as `weights` is."""
     moments = [
@@ -58,6 +57,8 @@ def cublas_workspace(compute_capability: float) -> Term:
 
 def lora_pointers(config: ModelConfig) -> Term:
     """Small tensors of pointers to the slots, made at the first forward and kept; more where q, k and v differ in size."""
+    if not config.lora:
+        return Term("LoRA pointers", 0)
     strides = 2048 if config.q_size != config.kv_size else 0
     each = 512 + 1024 + strides + 512 + 1024
     return Term("LoRA pointers", each * config.num_hidden_layers, "vllm/lora/ops/triton_ops/utils.py:56-190")
@@ -112,7 +113,7 @@ def _onesweep_scratch(n: int, compute_capability: float) -> int:
     return sum(round_up(size, CUB_ALIGNMENT) for size in sizes) + CUB_ALIGNMENT - 1
 
 
-@lru_cache(maxsize=1024)
+@kept(maxsize=1024)
 def forward_peak(config: ModelConfig, num_tokens: int, compute_capability: float) -> Term:
     """The widest moment of a layer: the largest of its four linears, its attention and its activation function.
 
@@ -169,7 +170,7 @@ class _Layer:
         """
         num_in, shards = self._shards(name)
         output = self._tensor(sum(shards))
-        lora = rounded(4 * len(shards) * self._num_tokens * DUMMY_LORA_RANK)
+        lora = rounded(4 * len(shards) * self._num_tokens * DUMMY_LORA_RANK) if self._config.lora else 0
         quantized = [self._dequantized(num_in, shard) for shard in shards] if name in self._quantized else []
         return output + max([lora, *quantized])
 
@@ -187,10 +188,15 @@ class _Layer:
         }[name]
 
     def attention(self, compute_capability: float) -> int:
-        """flash-attn's output and log-sum-exp; below 8.0 xformers' output, a part for each group of heads, and their stack."""
+        """flash-attn's output and log-sum-exp; below 8.0 xformers' output, a part for each group of heads, and their stack.
+
+        A cache of 8 bits has xFormers take the same kernel, and vLLM copies what it gives (vllm/platforms/cuda.py:190-199,
+        vllm/attention/backends/xformers.py:534-566; not seen in a load, as the sampler is the peak).
+        """
         config = self._config
         if compute_capability >= 8:
-            return self.q + rounded(4 * config.num_attention_heads * self._num_tokens)
+            copies = 2 if config.kv_number_bytes == 1 else 1
+            return copies * self.q + rounded(4 * config.num_attention_heads * self._num_tokens)
         groups = config.num_key_value_heads
         if groups == config.num_attention_heads:
             return 2 * self.q

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import lru_cache
 
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.lora import adapter_params
 from loadcheck.specs.shape import ModelConfig
+from loadcheck.stacks.unsloth_vllm.allocator import kept
 
 ADAPTER_DTYPE_BYTES = 4
 """fp32, whatever the base is: peft/mapping.py:151 (autocast_adapter_dtype), and unsloth insists (_utils.py:500-536)."""
 
 
-@lru_cache(maxsize=1024)
+@kept(maxsize=1024)
 def adapter_memory(config: ModelConfig, r: int, targets: tuple[str, ...]) -> Term:
     parts = [
         Term(name, ADAPTER_DTYPE_BYTES * adapter_params(config, r, [name]), "peft/tuners/lora/layer.py:116-118")

@@ -7,6 +7,12 @@ expandable_segments:True,roundup_power2_divisions:[32:256,64:128,256:64,>:32].
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache, wraps
+from typing import Any, TypeVar, cast
+
 from loadcheck.units import MIB, round_up
 
 MIN_BLOCK_BYTES = 512
@@ -17,12 +23,49 @@ _DIVISIONS = ((256 * MIB, 32), (128 * MIB, 0), (64 * MIB, 128), (0, 256))
 
 def rounded(num_bytes: int) -> int:
     """Bytes that the allocator counts for a tensor of `num_bytes`; 0 for an empty one."""
-    if num_bytes == 0:
-        return 0
+    return 0 if num_bytes == 0 else _rule.get()(num_bytes)
+
+
+def _of_unsloth(num_bytes: int) -> int:
     divisions = _divisions(num_bytes)
     if divisions and num_bytes > MIN_BLOCK_BYTES * divisions:
         return round_up(num_bytes, (1 << (num_bytes.bit_length() - 1)) // divisions)
     return round_up(num_bytes, MIN_BLOCK_BYTES)
+
+
+Rule = Callable[[int], int]
+"""From the bytes of a tensor to those that the allocator counts."""
+_rule: ContextVar[Rule] = ContextVar("rule", default=_of_unsloth)
+
+
+Formula = TypeVar("Formula", bound=Callable[..., Any])
+
+
+@contextmanager
+def counting(rule: Rule) -> Iterator[None]:
+    """Count by another rule than unsloth's setting, as in a process that does not make it."""
+    token = _rule.set(rule)
+    try:
+        yield
+    finally:
+        _rule.reset(token)
+
+
+def kept(maxsize: int) -> Callable[[Formula], Formula]:
+    """Keep what a formula gave, for each rule of counting: a search for settings asks for the same hundreds of times."""
+
+    def decorate(formula: Formula) -> Formula:
+        @lru_cache(maxsize=maxsize)
+        def by_rule(_rule_now: Rule, *args: Hashable) -> Any:
+            return formula(*args)
+
+        @wraps(formula)
+        def now(*args: Hashable) -> Any:
+            return by_rule(_rule.get(), *args)
+
+        return cast(Formula, now)
+
+    return decorate
 
 
 def _divisions(num_bytes: int) -> int:

@@ -10,6 +10,7 @@ from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.specs.profile import load_profile, profile_names
 from loadcheck.specs.versions import is_release, load_versions
 from loadcheck.stacks.unsloth_vllm.identities import fitting_ranks, pinned_unsloth_zoo
+from loadcheck.stacks.unsloth_vllm.refusals import FLASH_CAPABILITY
 
 SUFFIX = "-bnb-4bit"
 """unsloth_zoo/vllm_utils.py at 2025.2.4 loads in 4 bits where the name ends so, whatever else is asked for."""
@@ -69,13 +70,7 @@ def _loader(evidence: Evidence) -> Iterator[Finding]:
 
 def _settings(evidence: Evidence) -> Iterator[Finding]:
     """What unsloth leaves as it is, and every figure rests on (unsloth_zoo/vllm_utils.py at 2025.2.4, load_vllm)."""
-    wanted_of = {
-        "kv_cache_dtype": "auto",
-        "device": "cuda",
-        "pipeline_parallel_size": "1",
-        "speculative_config": "None",
-        "prefix_caching": "True",
-    }
+    wanted_of = {"device": "cuda", "pipeline_parallel_size": "1", "speculative_config": "None", **_handed_on(evidence)}
     if (dtype := evidence.attempt.reading("dtype")) is not None:
         wanted_of["compute_dtype"] = str(dtype.value)
     for attribute, wanted in wanted_of.items():
@@ -84,6 +79,19 @@ def _settings(evidence: Evidence) -> Iterator[Finding]:
             yield evidence.finding(reading, Check.STACK, reading.value == wanted, predicted=wanted,
                                    why=f"unsloth loads with {reading.spec.name} {wanted}",
                                    remedy="load with unsloth's own settings, or give the raw output of one load")  # fmt: skip
+
+
+def _handed_on(evidence: Evidence) -> dict[str, str]:
+    """What unsloth has the engine do as the user asks; of a log of no known profile it is what the card can be asked for."""
+    profile, dtype = evidence.profile, evidence.attempt.reading("kv_cache_dtype")
+    if profile is None:
+        capability = evidence.attempt.reading("compute_capability")
+        has_8_bits = capability is not None and float(capability.value) >= FLASH_CAPABILITY
+        return {"kv_cache_dtype": "fp8" if has_8_bits and dtype is not None and dtype.value == "fp8" else "auto"}
+    return {
+        "kv_cache_dtype": "fp8" if profile.float8_kv_cache else "auto",
+        "prefix_caching": str(profile.caches_prefixes),
+    }
 
 
 def _suffix(evidence: Evidence) -> Iterator[Finding]:

@@ -64,7 +64,8 @@ def bands(figures: Figures, card: Card, rounding: Rounding = EXACT) -> dict[str,
     if rounding.budget_bytes:  # else they are equal to the printed digit
         for attribute in ("budget_bytes", "kv_estimate_bytes"):
             value = getattr(figures, attribute)
-            assert value is not None
+            if value is None:
+                continue
             found[attribute] = _around(
                 value, rounding.budget_bytes, "free memory is known from the printed utilization"
             )

@@ -9,7 +9,7 @@ from loadcheck.predict.terms import Term
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.activation import activation_peak
 from loadcheck.stacks.unsloth_vllm.kv import config_block_bytes
-from loadcheck.stacks.unsloth_vllm.plan import UnslothPlan
+from loadcheck.stacks.unsloth_vllm.plan import EnginePlan
 from loadcheck.stacks.unsloth_vllm.weights import weights
 
 
@@ -30,9 +30,12 @@ class Budget:
         return self.weights.num_bytes + self.activation.num_bytes + self.non_torch_bytes
 
     @classmethod
-    def of(cls, config: ModelConfig, card: Card, plan: UnslothPlan) -> Budget:
-        model = weights(config)
-        activation = activation_peak(config, plan.max_model_len, max(plan.max_num_seqs, 1), card.compute_capability)
+    def of(cls, config: ModelConfig, card: Card, plan: EnginePlan, model: Term | None = None) -> Budget:
+        """The budget of a plan; `model` where the allocator counts the weights otherwise than with unsloth."""
+        model = weights(config) if model is None else model
+        activation = activation_peak(
+            config, plan.num_batched_tokens, max(plan.max_num_seqs, 1), card.compute_capability
+        )
         non_torch = card.assumed_non_torch_bytes
         budget = card.total_bytes * plan.utilization  # floats until the last step, as upstream
         available = budget - (model.num_bytes + activation.num_bytes + non_torch)

@@ -76,7 +76,7 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
         saved = session.answer("answer_after_training", adapter_id=2)
         if profile.fast_inference:
             session.compare_saved(saved, adapter_id=3)
-    _record_peak(recorder)
+    record_peak(recorder)
     recorder.event("done")
     if profile.fast_inference:
         leave_process_group()
@@ -165,7 +165,7 @@ def _driver_version() -> str:
         pynvml.nvmlShutdown()
 
 
-def _record_peak(recorder: Recorder) -> None:
+def record_peak(recorder: Recorder) -> None:
     """The most device memory that was in use: torch's own peak, and what is in use now besides torch's."""
     memory = memory_now()
     besides = memory["used_bytes"] - memory["reserved_bytes"]
@@ -194,6 +194,10 @@ def load_arguments(profile: Profile, directory: Path) -> dict[str, Any]:
         arguments["conservativeness"] = profile.conservativeness
     if profile.fast_inference and profile.enforce_eager:  # unsloth_zoo/vllm_utils.py:794-814, 979
         arguments["enforce_eager"] = True
+    if profile.fast_inference and profile.float8_kv_cache:
+        arguments["float8_kv_cache"] = True
+    if profile.fast_inference and profile.prefix_caching != "default":
+        arguments["enable_prefix_caching"] = profile.prefix_caching == "on"
     return arguments
 
 

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import structs
+
 from loadcheck.errors import BadInput
 from loadcheck.figures import MAX_NUMBER, Figures, Reading
 from loadcheck.logs import Attempt
@@ -17,8 +19,8 @@ from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.versions import release_of
 from loadcheck.stacks.unsloth_vllm.bands import EXACT, Rounding, bands
-from loadcheck.stacks.unsloth_vllm.kv import config_block_bytes
-from loadcheck.stacks.unsloth_vllm.plan import SWAP_BEYOND, SWAP_LADDER, UnslothPlan
+from loadcheck.stacks.unsloth_vllm.kv import config_block_bytes, number_bytes
+from loadcheck.stacks.unsloth_vllm.plan import SWAP_BEYOND, SWAP_LADDER, EnginePlan
 from loadcheck.stacks.unsloth_vllm.prediction import engine_figures, plan_of, predict_from_plan
 from loadcheck.units import GIB
 
@@ -41,7 +43,11 @@ def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | N
     Args:
         gpu: the card's key in env/gpus.toml; None for a card that is not there.
     """
-    log = _Log(attempt, config, profile, gpu)
+    dtype = attempt.reading("kv_cache_dtype")
+    size = number_bytes(None if dtype is None else str(dtype.value))
+    if size is None:
+        return FromLog(note=f"a KV cache of {dtype.value if dtype else None} is not modelled, so nothing is predicted")
+    log = LogFacts(attempt, structs.replace(config, kv_number_bytes=size), profile, gpu)
     card = log.card()
     if card is None:
         return FromLog(note="the log does not say the card's memory, so nothing is predicted")
@@ -55,12 +61,12 @@ def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | N
     printed = log.plan()
     if printed is None:
         return FromLog(note="the log does not say unsloth's plan, so nothing is predicted")
-    figures = engine_figures(config, card, printed, log.enforce_eager())
+    figures = engine_figures(log.config, card, printed, log.enforce_eager())
     return FromLog(dataclasses.replace(figures, **dict.fromkeys(_GIVEN_BY_LOG)), log.bands(figures))
 
 
 @dataclass(frozen=True, slots=True)
-class _Log:
+class LogFacts:
     """What one attempt prints of card, free memory and plan."""
 
     attempt: Attempt
@@ -89,7 +95,7 @@ class _Log:
         printed = int(reading.value) // GIB
         return GIB * (printed if printed in [step for _, step in SWAP_LADDER] else SWAP_BEYOND)
 
-    def plan(self) -> UnslothPlan | None:
+    def plan(self) -> EnginePlan | None:
         """unsloth's plan as the log prints it; None where a part of it is missing or no number of anything."""
         names = ("gpu_memory_utilization_pct", "max_model_len", "max_num_seqs", "swap_bytes")
         readings = [self.attempt.reading(name) for name in names]
@@ -98,7 +104,7 @@ class _Log:
         utilization, length, sequences, swap = (float(reading.value) for reading in readings if reading is not None)
         if length < 1 or sequences < 1:
             return None
-        return UnslothPlan(utilization / 100, 0.0, int(length), int(sequences), int(swap))
+        return EnginePlan(utilization / 100, 0.0, int(length), int(sequences), int(swap))
 
     def card(self) -> Card | None:
         """The card of this very load, with the non_torch that it measured: the figures after it follow from it."""

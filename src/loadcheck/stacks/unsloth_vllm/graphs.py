@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace, forward_peak
+from loadcheck.stacks.unsloth_vllm.allocator import kept
 from loadcheck.stacks.unsloth_vllm.quantization import MERGED_LINEARS, kinds_of_layers
 from loadcheck.units import MIB, round_up
 
@@ -51,13 +50,13 @@ def _layer_nodes(config: ModelConfig, quantized: frozenset[str]) -> float:
     bias = 1 if "qkv_proj" in quantized and config.qkv_bias else 0
     share = len(quantized) / len(MERGED_LINEARS)
     linears = share * _NODES_LINEARS["nf4"] + (1 - share) * _NODES_LINEARS["16bit"]
-    return _NODES_BASE + config.architecture.more_kernels + linears + bias + _NODES_LORA
+    return _NODES_BASE + config.architecture.more_kernels + linears + bias + _NODES_LORA * config.lora
 
 
 NO_GRAPHS = Term("cuda_graph", 0, "enforce_eager: none are captured (vllm/worker/worker.py:336)")
 
 
-@lru_cache(maxsize=1024)
+@kept(maxsize=1024)
 def graph_memory(config: ModelConfig, max_num_seqs: int, compute_capability: float, node_bytes: int | None) -> Term:
     """What "Graph capturing finished …, took X GiB" says: the pool, a workspace, and the driver's memory for the nodes.
 

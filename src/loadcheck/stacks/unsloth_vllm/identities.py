@@ -16,7 +16,7 @@ from loadcheck.specs.profile import VLLM_LORA_RANKS
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.versions import load_versions
 from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes
-from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS, block_bytes
+from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS, block_bytes, number_bytes
 from loadcheck.stacks.unsloth_vllm.plan import kv_estimate, num_sequences
 from loadcheck.units import GIB
 
@@ -48,8 +48,10 @@ def check_kv_cache_of_0_6_4(evidence: Evidence) -> Iterator[Finding]:
 
 def _block_bytes(evidence: Evidence) -> tuple[float, str] | None:
     """Bytes of one KV block: of the named model where it is known, else what the log's own swap space implies."""
-    if (model := evidence.model) is not None:
-        return block_bytes(model.num_layers, model.kv_size), f"of {model.name}"
+    dtype = evidence.attempt.reading("kv_cache_dtype")
+    size = number_bytes(None if dtype is None else str(dtype.value))
+    if (model := evidence.model) is not None and size is not None:
+        return block_bytes(model.num_layers, model.kv_size, size), f"of {model.name}"
     swap, blocks = evidence.attempt.reading("swap_bytes"), evidence.attempt.reading("num_cpu_blocks")
     if swap is None or blocks is None or not swap.value or not blocks.value:
         return None
@@ -143,7 +145,9 @@ def check_sequences(evidence: Evidence) -> Iterator[Finding]:
     ):
         return
     gib = Interval.of(estimate).scaled(1 / GIB)
-    counts = {num_sequences(max(at, 0.0), float(share.value)) for at in (gib.low, gib.high)}
+    dtype = evidence.attempt.reading("kv_cache_dtype")
+    float8 = dtype is not None and number_bytes(str(dtype.value)) == 1
+    counts = {num_sequences(max(at, 0.0), float(share.value), float8) for at in (gib.low, gib.high)}
     yield from compare(evidence, "max_num_seqs", Interval(min(counts), max(counts)),
                         "unsloth's ladder of sequences at this KV estimate and conservativeness")  # fmt: skip
 

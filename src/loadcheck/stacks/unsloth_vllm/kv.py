@@ -9,15 +9,22 @@ from loadcheck.stacks.unsloth_vllm.allocator import rounded
 BLOCK_TOKENS = 16
 """Tokens in a block on CUDA (vllm/platforms/cuda.py:142-144 at 0.7.2)."""
 KV_DTYPE_BYTES = 2
+_NUMBER_BYTES = {"auto": KV_DTYPE_BYTES, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
+"""vllm/utils.py: STR_DTYPE_TO_TORCH_DTYPE."""
 
 
-def block_bytes(num_layers: int, kv_size: int) -> int:
+def block_bytes(num_layers: int, kv_size: int, number_bytes: int = KV_DTYPE_BYTES) -> int:
     """Bytes of one block: keys and values of 16 tokens in every layer (vllm/worker/cache_engine.py:140-167 at 0.7.2)."""
-    return 2 * KV_DTYPE_BYTES * num_layers * BLOCK_TOKENS * kv_size
+    return 2 * number_bytes * num_layers * BLOCK_TOKENS * kv_size
+
+
+def number_bytes(kv_cache_dtype: str | None) -> int | None:
+    """Bytes of a number in a cache that vLLM calls so; as many as the model's own where a log does not say. None for an unknown one."""
+    return _NUMBER_BYTES.get(kv_cache_dtype or "auto")
 
 
 def config_block_bytes(config: ModelConfig) -> int:
-    return block_bytes(config.num_hidden_layers, config.kv_size)
+    return block_bytes(config.num_hidden_layers, config.kv_size, config.kv_number_bytes)
 
 
 def kv_cache_memory(config: ModelConfig, num_blocks: int) -> Term:

@@ -13,12 +13,15 @@ DIALECT = Dialect(
     leads=(*unsloth_lines.LEADS, *engine_lines.LEADS),
     heads=(*unsloth_lines.HEADS, *engine_lines.HEADS),
 )
-REQUIRED = (
-    "banner", "banner transformers", "banner gpu", "banner torch", "banner triton", "banner xformers",
-    "plan utilization", "plan capability", "plan sequences", "plan kv",
+ENGINE_LINES = (
     "engine", "engine model", "engine dtype", "engine quantization",
     "weights", "profile time", "profile budget", "profile weights", "profile non_torch", "profile activation", "profile kv",
     "blocks", "concurrency", "captured", "ready",
+)  # fmt: skip
+REQUIRED = (
+    "banner", "banner transformers", "banner gpu", "banner torch", "banner triton", "banner xformers",
+    "plan utilization", "plan capability", "plan sequences", "plan kv",
+    *ENGINE_LINES,
 )  # fmt: skip
 # What the pinned vLLM always prints and others need not.
 REQUIRED_OF_THE_PIN = "engine graph sizes"
@@ -38,10 +41,16 @@ ALTERNATIVES = {
 
 def required_lines(attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
     """All of them; of a load without vLLM unsloth's banner alone, as the rest are events of our own."""
-    vllm, eager = attempt.reading("vllm"), attempt.reading("enforce_eager")
-    pinned = vllm is not None and release_of(str(vllm.value)) == load_versions().version("vllm")
-    lines: tuple[str, ...] = (*REQUIRED, REQUIRED_OF_THE_PIN) if pinned else REQUIRED
-    if eager is not None and eager.value == "True":
-        lines = tuple(name for name in lines if name not in OF_GRAPHS)
+    lines = without_graphs(REQUIRED, attempt)
     without_vllm = profile is not None and not profile.fast_inference
     return tuple(name for name in lines if not without_vllm or name.startswith("banner"))
+
+
+def without_graphs(lines: tuple[str, ...], attempt: Attempt) -> tuple[str, ...]:
+    """With the line that the pinned vLLM has beside them; without those of graphs where none are captured."""
+    vllm, eager = attempt.reading("vllm"), attempt.reading("enforce_eager")
+    pinned = vllm is not None and release_of(str(vllm.value)) == load_versions().version("vllm")
+    lines = (*lines, REQUIRED_OF_THE_PIN) if pinned else lines
+    if eager is not None and eager.value == "True":
+        return tuple(name for name in lines if name not in OF_GRAPHS)
+    return lines

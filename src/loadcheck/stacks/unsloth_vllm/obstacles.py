@@ -14,13 +14,13 @@ from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.activation import forward_peak, sampler_peak
 from loadcheck.stacks.unsloth_vllm.budget import Budget
 from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS
-from loadcheck.stacks.unsloth_vllm.plan import UnslothPlan, largest_budget_bytes
+from loadcheck.stacks.unsloth_vllm.plan import EnginePlan, largest_budget_bytes
 from loadcheck.stacks.unsloth_vllm.refusals import refusals
 from loadcheck.stacks.unsloth_vllm.weights import weights
 from loadcheck.units import show_bytes
 
 
-def obstacles(case: Case, plan: UnslothPlan, budget: Budget, account: MemoryAccount) -> Iterator[Obstacle]:
+def obstacles(case: Case, plan: EnginePlan, budget: Budget, account: MemoryAccount) -> Iterator[Obstacle]:
     """What will keep the load from succeeding, in the order in which the engine would meet it."""
     card, profile = case.gpu, case.profile
     if card.refused is not None:
@@ -41,14 +41,14 @@ def obstacles(case: Case, plan: UnslothPlan, budget: Budget, account: MemoryAcco
     if cause is not None:  # what else is short is short for that
         yield cause
         return
-    no_cache = _no_cache(plan, budget, too_full)
+    no_cache = no_cache_of(plan, budget, too_full)
     if no_cache is not None:
         yield no_cache
     if too_full:
-        yield _peak_obstacle(card, account.peak, kv_is_short=no_cache is not None or plan.cut_from is not None)
+        yield peak_obstacle(card, account.peak, kv_is_short=no_cache is not None or plan.cut_from is not None)
 
 
-def _sequences_obstacles(profile: Profile, plan: UnslothPlan) -> Iterator[Obstacle]:
+def _sequences_obstacles(profile: Profile, plan: EnginePlan) -> Iterator[Obstacle]:
     """Too many sequences for the batch, or none."""
     if plan.max_model_len < plan.max_num_seqs:
         yield Obstacle(  # vllm/config.py:1574-1578
@@ -68,7 +68,7 @@ def _sequences_obstacles(profile: Profile, plan: UnslothPlan) -> Iterator[Obstac
 # --------------------------------------------------------------------------------------- more than any utilization can give
 
 
-def _too_large(case: Case, plan: UnslothPlan, budget: Budget, account: MemoryAccount) -> Obstacle | None:
+def _too_large(case: Case, plan: EnginePlan, budget: Budget, account: MemoryAccount) -> Obstacle | None:
     """The one cause where no gpu_memory_utilization helps: the weights, the profile run, or what unsloth keeps for training."""
     config, profile, card = case.config, case.profile, case.gpu
     model, free = budget.weights.num_bytes, card.free_bytes
@@ -120,7 +120,7 @@ def _fix_weights(config: ModelConfig, card: Card, budget: Budget) -> str:
     return "take a smaller model, or a card with more memory"
 
 
-def _fix_batch(config: ModelConfig, card: Card, plan: UnslothPlan) -> str:
+def _fix_batch(config: ModelConfig, card: Card, plan: EnginePlan) -> str:
     """What makes the profile run smaller: fewer sequences where the sampler is its peak, else fewer tokens."""
     sampler = sampler_peak(config, plan.max_model_len, max(plan.max_num_seqs, 1), card.compute_capability)
     forward = forward_peak(config, plan.max_model_len, card.compute_capability)
@@ -133,7 +133,7 @@ def _fix_batch(config: ModelConfig, card: Card, plan: UnslothPlan) -> str:
 _LESS = "lower max_seq_length, conservativeness or max_lora_rank: no gpu_memory_utilization is right for both KV cache and peak"
 
 
-def _cut(plan: UnslothPlan, too_full: bool) -> Obstacle:
+def _cut(plan: EnginePlan, too_full: bool) -> Obstacle:
     remedy = "raise gpu_memory_utilization, or lower max_seq_length or max_lora_rank"
     if not plan.kv_estimate_bytes:  # by its estimate not even the model has room
         remedy = "raise gpu_memory_utilization"
@@ -145,7 +145,7 @@ def _cut(plan: UnslothPlan, too_full: bool) -> Obstacle:
     )
 
 
-def _no_cache(plan: UnslothPlan, budget: Budget, too_full: bool) -> Obstacle | None:
+def no_cache_of(plan: EnginePlan, budget: Budget, too_full: bool) -> Obstacle | None:
     """vllm/worker/worker.py:532-549."""
     tokens = budget.num_gpu_blocks * BLOCK_TOKENS
     remedy = "raise gpu_memory_utilization, or lower max_seq_length or the number of sequences (conservativeness)"
@@ -173,7 +173,7 @@ def _no_cache(plan: UnslothPlan, budget: Budget, too_full: bool) -> Obstacle | N
     return None
 
 
-def _peak_obstacle(card: Card, peak: Term, kv_is_short: bool) -> Obstacle:
+def peak_obstacle(card: Card, peak: Term, kv_is_short: bool) -> Obstacle:
     remedy = "lower gpu_memory_utilization: LoRA slots, CUDA graphs and adapters lie outside vLLM's budget"
     return Obstacle(
         f"the load peaks at {show_bytes(peak.num_bytes)}, and the card has {show_bytes(card.total_bytes)}",

@@ -16,6 +16,7 @@ from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes
 from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS
 from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES
 
+HF_ROPE = "Hugging Face rope tables"
 HF_ROPE_TOKENS = 32_768
 """Positions that unsloth's own rotary tables begin with (unsloth/models/llama.py:1225-1244 at 2025.2.5)."""
 RNG_STATE_BYTES = 1024
@@ -35,7 +36,7 @@ def engine_extras(
         Term("graph inputs", 0 if enforce_eager else _graph_inputs(max_model_len, max_num_seqs),
              "vllm/worker/model_runner.py:1419-1563"),
         Term("sampling tensors", sampling, "vllm/model_executor/sampling_metadata.py"),
-        Term("Hugging Face rope tables", _hf_rope(config, HF_ROPE_TOKENS), "unsloth/models/llama.py:1225-1244"),
+        Term(HF_ROPE, _hf_rope(config, HF_ROPE_TOKENS), "unsloth/models/llama.py:1225-1244"),
     ]  # fmt: skip
     return total("engine extras", parts)
 

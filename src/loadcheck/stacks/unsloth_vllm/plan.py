@@ -27,9 +27,10 @@ def step(ladder: tuple[tuple[int, int], ...], beyond: int, value: float) -> int:
     return ladder[index][1] if index < len(ladder) else beyond
 
 
-def num_sequences(kv_estimate_gib: float, conservativeness: float = 1.0) -> int:
-    """vLLM's max_num_seqs (vllm_utils.py:895-905, 928)."""
-    return int(step(SEQUENCES_LADDER, SEQUENCES_BEYOND, kv_estimate_gib) * conservativeness)
+def num_sequences(kv_estimate_gib: float, conservativeness: float = 1.0, float8: bool = False) -> int:
+    """vLLM's max_num_seqs, with a KV cache of 8 bits a twentieth more (vllm_utils.py:895-908, 928)."""
+    sequences = step(SEQUENCES_LADDER, SEQUENCES_BEYOND, kv_estimate_gib)
+    return int((int(sequences * 1.05) if float8 else sequences) * conservativeness)
 
 
 def swap_space_bytes(ram_available_bytes: int) -> int:
@@ -43,24 +44,31 @@ def swap_gib(ram_available_gib: float) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class UnslothPlan:
-    """What unsloth decides before vLLM starts.
+class EnginePlan:
+    """What vLLM is started with; of a load with unsloth, what that decides.
 
     Attributes:
         utilization: of the whole card, which vLLM gets as gpu_memory_utilization.
-        kv_estimate_bytes: unsloth's guess at the room for the KV cache; only its ladder uses it.
+        kv_estimate_bytes: unsloth's guess at the room for the KV cache, which only its ladder uses; None for vLLM alone.
         max_model_len: the length asked for, or what unsloth cuts it to.
+        batched_tokens: of a batch; None for as many as max_model_len, as with unsloth.
         cut_from: the length asked for, where it is cut; None otherwise.
         cut_printed: the length that unsloth then names, which is 256 where its estimate leaves nothing at all.
     """
 
     utilization: float
-    kv_estimate_bytes: float
+    kv_estimate_bytes: float | None
     max_model_len: int
     max_num_seqs: int
     swap_bytes: int
     cut_from: int | None = None
     cut_printed: int | None = None
+    batched_tokens: int | None = None
+
+    @property
+    def num_batched_tokens(self) -> int:
+        """vLLM's max_num_batched_tokens."""
+        return self.max_model_len if self.batched_tokens is None else self.batched_tokens
 
 
 def unsloth_plan(
@@ -73,24 +81,24 @@ def unsloth_plan(
     gpu_memory_utilization: float,
     conservativeness: float,
     swap_bytes: int,
-) -> UnslothPlan:
+) -> EnginePlan:
     """approximate_vllm_memory_usage and load_vllm (vllm_utils.py:698-940), in their own order of floating-point operations."""
     wanted: float = gpu_memory_utilization * free_bytes
     activation = _training_activation(config, max_seq_length)
     if total_bytes - wanted < activation:
         wanted = total_bytes - activation
     left = kv_estimate(config, wanted, max_lora_rank)
-    num_tokens = int(0.95 * (left / (_kv_size(config) * 2 * config.num_hidden_layers * 2))) // 256 * 256
+    num_tokens = int(0.95 * (left / _token_bytes(config))) // 256 * 256
     length = max_seq_length
     if num_tokens <= 0:
         length = num_tokens = 256
     printed = length if num_tokens <= length else None
     length = min(length, num_tokens)
-    return UnslothPlan(
+    return EnginePlan(
         utilization=wanted / total_bytes,
         kv_estimate_bytes=left,
         max_model_len=length,
-        max_num_seqs=num_sequences(left / 1024 / 1024 / 1024, conservativeness),
+        max_num_seqs=num_sequences(left / 1024 / 1024 / 1024, conservativeness, config.kv_number_bytes == 1),
         swap_bytes=swap_bytes,
         cut_from=None if printed is None else max_seq_length,
         cut_printed=printed,
@@ -110,7 +118,12 @@ def largest_budget_bytes(config: ModelConfig, total_bytes: int, free_bytes: int,
 def kv_estimate_needed(config: ModelConfig, max_seq_length: int) -> int:
     """Bytes that unsloth's estimate must leave so that it does not cut `max_seq_length`: more tokens than that, in steps of 256."""
     num_tokens = 256 * (max_seq_length // 256 + 1)
-    return math.ceil(num_tokens * _kv_size(config) * 2 * config.num_hidden_layers * 2 / 0.95)
+    return math.ceil(num_tokens * _token_bytes(config) / 0.95)
+
+
+def _token_bytes(config: ModelConfig) -> float:
+    """Of one token in the KV cache; unsloth takes 1.25 for a number of 8 bits (vllm_utils.py:773-775)."""
+    return _kv_size(config) * 2 * config.num_hidden_layers * (1.25 if config.kv_number_bytes == 1 else 2)
 
 
 def _kv_size(config: ModelConfig) -> int:

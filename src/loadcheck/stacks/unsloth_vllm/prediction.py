@@ -28,7 +28,7 @@ from loadcheck.stacks.unsloth_vllm.outside_budget import adapter_extras, engine_
 from loadcheck.stacks.unsloth_vllm.plan import (
     SEQUENCES_BEYOND,
     SEQUENCES_LADDER,
-    UnslothPlan,
+    EnginePlan,
     swap_space_bytes,
     unsloth_plan,
 )
@@ -49,7 +49,7 @@ def predict(case: Case) -> Prediction:
     return predict_from_plan(case, plan_of(case))
 
 
-def plan_of(case: Case, swap_bytes: int | None = None) -> UnslothPlan:
+def plan_of(case: Case, swap_bytes: int | None = None) -> EnginePlan:
     """What unsloth will decide before vLLM starts; `swap_bytes` where it is known, else by the host's RAM."""
     card, profile = case.gpu, case.profile
     if swap_bytes is None:
@@ -67,24 +67,24 @@ def plan_of(case: Case, swap_bytes: int | None = None) -> UnslothPlan:
     )
 
 
-def predict_from_plan(case: Case, plan: UnslothPlan) -> Prediction:
+def predict_from_plan(case: Case, plan: EnginePlan) -> Prediction:
     """What follows once unsloth's plan is known: from its formula, or from a log that prints it."""
     budget = Budget.of(case.config, case.gpu, plan)
     peak = _peak(case, plan, budget)
-    account = MemoryAccount(peak, _full_batch(case, plan, peak), _sorted_batch(case, peak, budget))
+    account = MemoryAccount(peak, full_batch(case, plan, peak), sorted_batch(case, peak, budget))
     found = tuple(obstacles(case, plan, budget, account))
-    figures = _engine_figures(case.config, case.gpu, plan, case.profile.enforce_eager, budget)
+    figures = figures_of(case.config, case.gpu, plan, case.profile.enforce_eager, budget)
     return Prediction(
         figures=replace(figures, **_outside_figures(case, peak)),
         account=account,
         obstacles=found,
-        notes=tuple(_notes(case.gpu)),
+        notes=tuple(notes_on(case.gpu)),
         edges=tuple(edges(plan)),
-        warnings=() if found else tuple(_warnings(case.gpu, plan, account.largest_bytes)),
+        warnings=() if found else tuple(warnings_of(case.gpu, plan, account.largest_bytes)),
     )
 
 
-def _peak(case: Case, plan: UnslothPlan, budget: Budget) -> Term:
+def _peak(case: Case, plan: EnginePlan, budget: Budget) -> Term:
     """What the card holds once everything is there: more than vLLM's budget, as slots, graphs and adapters lie outside it."""
     config, profile, card = case.config, case.profile, case.gpu
     num_seqs = max(plan.max_num_seqs, 1)
@@ -95,7 +95,7 @@ def _peak(case: Case, plan: UnslothPlan, budget: Budget) -> Term:
         budget.weights,
         lora_slots(config, profile.max_lora_rank, plan.max_model_len, num_seqs),
         kv_cache_memory(config, budget.num_gpu_blocks),
-        _graphs(config, card, num_seqs, profile.enforce_eager),
+        graphs_of(config, card, num_seqs, profile.enforce_eager),
         engine_extras(config, plan.max_model_len, num_seqs, capability, profile.enforce_eager),
     ]
     if adapters is not None:
@@ -114,9 +114,9 @@ def _peak(case: Case, plan: UnslothPlan, budget: Budget) -> Term:
     return total("peak_device", terms)
 
 
-def _full_batch(case: Case, plan: UnslothPlan, peak: Term) -> Term:
+def full_batch(case: Case, plan: EnginePlan, peak: Term) -> Term:
     """What the card holds while vLLM works on a full batch whose answers are drawn by temperature alone."""
-    tokens, sequences = plan.max_model_len, max(plan.max_num_seqs, 1)
+    tokens, sequences = plan.num_batched_tokens, max(plan.max_num_seqs, 1)
     batch = drawn_batch(case.config, tokens, sequences, case.gpu.compute_capability)
     return total("full_batch_device", [*_stays(peak), batch])
 
@@ -126,7 +126,7 @@ def _stays(peak: Term) -> list[Term]:
     return [part for part in peak.parts if part.name != "training"]
 
 
-def _sorted_batch(case: Case, peak: Term, budget: Budget) -> Term:
+def sorted_batch(case: Case, peak: Term, budget: Budget) -> Term:
     """The same where its logits are sorted for top-k or top-p: the most that these settings can take.
 
     vLLM's profile run is such a batch (max_num_seqs prompts that share max_num_batched_tokens), and its budget keeps that peak free
@@ -141,18 +141,19 @@ def _sorted_batch(case: Case, peak: Term, budget: Budget) -> Term:
     )
 
 
-def _graphs(config: ModelConfig, card: Card, num_seqs: int, enforce_eager: bool) -> Term:
+def graphs_of(config: ModelConfig, card: Card, num_seqs: int, enforce_eager: bool) -> Term:
     if enforce_eager:
         return NO_GRAPHS
     return graph_memory(config, num_seqs, card.compute_capability, card.graph_node_bytes)
 
 
-def engine_figures(config: ModelConfig, card: Card, plan: UnslothPlan, enforce_eager: bool) -> Figures:
+def engine_figures(config: ModelConfig, card: Card, plan: EnginePlan, enforce_eager: bool) -> Figures:
     """The figures that follow from the model, the card and unsloth's plan alone, whatever adapters there are."""
-    return _engine_figures(config, card, plan, enforce_eager, Budget.of(config, card, plan))
+    return figures_of(config, card, plan, enforce_eager, Budget.of(config, card, plan))
 
 
-def _engine_figures(config: ModelConfig, card: Card, plan: UnslothPlan, enforce_eager: bool, budget: Budget) -> Figures:
+def figures_of(config: ModelConfig, card: Card, plan: EnginePlan, enforce_eager: bool, budget: Budget) -> Figures:
+    """The same, where the budget is at hand."""
     num_seqs = max(plan.max_num_seqs, 1)
     return Figures(
         gpu_name=card.name,
@@ -162,9 +163,9 @@ def _engine_figures(config: ModelConfig, card: Card, plan: UnslothPlan, enforce_
         quantization=config.quantization,
         max_model_len=plan.max_model_len,
         gpu_memory_utilization_pct=100 * plan.utilization,
-        chunked_prefill_tokens=plan.max_model_len,
+        chunked_prefill_tokens=plan.num_batched_tokens,
         max_num_seqs=plan.max_num_seqs,
-        kv_estimate_bytes=int(plan.kv_estimate_bytes),
+        kv_estimate_bytes=None if plan.kv_estimate_bytes is None else int(plan.kv_estimate_bytes),
         swap_bytes=plan.swap_bytes,
         weights_bytes=budget.weights.num_bytes,
         budget_bytes=budget.total_bytes,
@@ -175,7 +176,7 @@ def _engine_figures(config: ModelConfig, card: Card, plan: UnslothPlan, enforce_
         num_cpu_blocks=plan.swap_bytes // config_block_bytes(config),
         max_concurrency=budget.num_gpu_blocks * BLOCK_TOKENS / plan.max_model_len,
         num_cuda_graphs=0 if enforce_eager else len(capture_sizes(num_seqs)),
-        cuda_graph_bytes=_graphs(config, card, num_seqs, enforce_eager).num_bytes,
+        cuda_graph_bytes=graphs_of(config, card, num_seqs, enforce_eager).num_bytes,
     )
 
 
@@ -198,7 +199,7 @@ def _outside_figures(case: Case, peak: Term) -> dict[str, Any]:
     }
 
 
-def _warnings(card: Card, plan: UnslothPlan, largest_bytes: int) -> Iterator[str]:
+def warnings_of(card: Card, plan: EnginePlan, largest_bytes: int) -> Iterator[str]:
     """A load that fits answers once; the same settings may not hold the batch that they allow, or the card not all that comes."""
     yield from known_warnings(card)
     if largest_bytes > card.total_bytes:
@@ -209,7 +210,7 @@ def _warnings(card: Card, plan: UnslothPlan, largest_bytes: int) -> Iterator[str
         )
 
 
-def _notes(card: Card) -> Iterator[str]:
+def notes_on(card: Card) -> Iterator[str]:
     if card.non_torch_bytes is None:
         yield (
             f"non_torch was never measured on {card.name}; {show_bytes(card.assumed_non_torch_bytes)} are assumed, "
@@ -219,8 +220,10 @@ def _notes(card: Card) -> Iterator[str]:
         yield f"CUDA graphs were never measured on {card.name}; cuda_graph_gib is an estimate from other cards"
 
 
-def edges(plan: UnslothPlan) -> Iterator[str]:
+def edges(plan: EnginePlan) -> Iterator[str]:
     """The bound of unsloth's ladder that its KV estimate is near to: a little more or less free memory is another load."""
+    if plan.kv_estimate_bytes is None:
+        return
     estimate_gib = to_gib(plan.kv_estimate_bytes)
     for (bound, below), (_, above) in pairwise((*SEQUENCES_LADDER, (0, SEQUENCES_BEYOND))):
         if abs(estimate_gib - bound) <= EDGE_SHARE * bound:

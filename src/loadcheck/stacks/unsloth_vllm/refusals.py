@@ -1,7 +1,7 @@
 """What the pinned unsloth and vLLM refuse whatever the memory: each rule as a record, with the lines that raise.
 
-The lines are those of vLLM 0.7.2 and unsloth 2025.2.5. All hold for a load with vLLM, which unsloth always starts with LoRA, with
-prefix caching, and with bfloat16 from compute capability 8.0 on, else float16 (unsloth_zoo/vllm_utils.py:803-857).
+The lines are those of vLLM 0.7.2 and unsloth 2025.2.5. All hold for a load with vLLM, which unsloth always starts with LoRA, and with
+bfloat16 from compute capability 8.0 on, else float16 (unsloth_zoo/vllm_utils.py:803-857).
 
 What was read and has no rule, as no setting of ours comes there: swap space above 70 % of the RAM (vllm/config.py:1132-1146: unsloth asks
 for at most a quarter of what is available), max_num_batched_tokens below max_model_len (config.py:1564: unsloth makes them equal),
@@ -39,21 +39,22 @@ Rule = Callable[[Case], Obstacle | None]
 
 def refusals(case: Case) -> Iterator[Obstacle]:
     """Every obstacle that no memory would remove, in the order in which the engine comes to it."""
-    yield from _met(RULES, case)
+    yield from met(RULES, case)
 
 
 def model_refusals(case: Case) -> Iterator[Obstacle]:
     """Those that no setting would remove either: only another model, or another card."""
-    yield from _met(MODEL_RULES, case)
+    yield from met(MODEL_RULES, case)
 
 
-def _met(rules: tuple[Rule, ...], case: Case) -> Iterator[Obstacle]:
+def met(rules: tuple[Rule, ...], case: Case) -> Iterator[Obstacle]:
+    """The obstacles that those of the rules find which hold."""
     return (obstacle for rule in rules if (obstacle := rule(case)) is not None)
 
 
-def head_sizes(compute_capability: float) -> tuple[int, ...]:
-    """The head sizes that an attention backend of such a card has, in ascending order."""
-    flash = FLASH_HEAD_SIZES if compute_capability >= FLASH_CAPABILITY else ()
+def head_sizes(compute_capability: float, float8: bool = False) -> tuple[int, ...]:
+    """The head sizes that an attention backend of such a card has, in ascending order; with a KV cache of 8 bits it is xFormers."""
+    flash = FLASH_HEAD_SIZES if compute_capability >= FLASH_CAPABILITY and not float8 else ()
     return tuple(sorted({*flash, *PAGED_HEAD_SIZES}))
 
 
@@ -94,13 +95,23 @@ def _rope(case: Case) -> Obstacle | None:
 
 def _window(case: Case) -> Obstacle | None:
     """vllm/config.py:1123-1130."""
-    config = case.config
-    if not config.sliding_window:
+    if not (case.config.sliding_window and case.profile.caches_prefixes):
         return None
     return Obstacle(
-        "the model's attention has a sliding window, and unsloth always asks for prefix caching",
+        "the model's attention has a sliding window, and prefix caching is asked for, as unsloth does by default",
         "Prefix caching is not supported with sliding window. Run with --disable-sliding-window to use prefix caching.",
-        "take a model without a window, such as mistral 7B v0.3",
+        "load with --prefix-caching off, or take a model without a window, such as mistral 7B v0.3",
+    )
+
+
+def _float8(case: Case) -> Obstacle | None:
+    """unsloth_zoo/vllm_utils.py:824-825."""
+    if not case.profile.float8_kv_cache or case.gpu.compute_capability >= FLASH_CAPABILITY:
+        return None
+    return Obstacle(
+        f"a KV cache of 8 bits needs compute capability 8.0, and {case.gpu.name} has {case.gpu.compute_capability}",
+        "Unsloth: Your GPU is too old for float8 KV cache! Set it to False.",
+        "leave --float8-kv-cache out",
     )
 
 
@@ -139,7 +150,7 @@ def _after_vllm(case: Case) -> Obstacle | None:
 def _head_size(case: Case) -> Obstacle | None:
     """vllm/platforms/cuda.py:176-217, vllm/attention/backends/xformers.py:412-416."""
     config, card = case.config, case.gpu
-    taken = head_sizes(card.compute_capability)
+    taken = head_sizes(card.compute_capability, case.profile.float8_kv_cache)
     if config.head_dim in taken:
         return None
     remedy = f"take a model whose head size is one of {', '.join(map(str, taken))}"
@@ -156,7 +167,7 @@ def _vocabulary(case: Case) -> Obstacle | None:
     """vllm/lora/layers.py:969; LoRA is on without adapters too, as unsloth starts vLLM with it."""
     config = case.config
     most = LORA_MAX_VOCAB - LORA_EXTRA_VOCAB
-    if not config.architecture.lora_vocabulary or config.vocab_size <= most:
+    if not config.lora_vocabulary or config.vocab_size <= most:
         return None
     return Obstacle(
         f"the vocabulary of {config.vocab_size} is above the {most} that vLLM's LoRA takes",
@@ -181,12 +192,14 @@ def _packed_weights(case: Case) -> Obstacle | None:
     )
 
 
-LENGTH_RULES: tuple[Rule, ...] = (_too_long, _above_derived_length)
+SETTING_RULES: tuple[Rule, ...] = (_too_long, _above_derived_length, _float8)
+ENGINE_RULES: tuple[Rule, ...] = (_rope, _window, _head_size, _activation, _untied, _packed_weights)
+"""vLLM's own, whoever starts it."""
 MODEL_RULES: tuple[Rule, ...] = (
-    _rope, _window, _head_size, _activation, _untied, _packed_weights, _vocabulary, _after_vllm
+    *ENGINE_RULES, _vocabulary, _after_vllm,
 )  # fmt: skip
 """Those that no setting changes."""
-RULES = (*LENGTH_RULES, *MODEL_RULES)
+RULES = (*SETTING_RULES, *MODEL_RULES)
 
 
 def known_warnings(card: Card) -> Iterator[str]:

@@ -26,6 +26,8 @@ from loadcheck.units import round_up
 
 SHARES = (0.9, 0.75, 0.5, 0.25, 0.1)
 """What conservativeness is lowered to. At 0.75 unsloth's own retry stands (unsloth_zoo/vllm_utils.py:1007)."""
+PROPOSED_SHARES = (1.0, 0.5, 0.25, 0.1)
+"""What `fit` proposes of it."""
 LENGTHS = 64
 """How many shorter lengths are looked at, at most."""
 GROWING: tuple[Shortage, ...] = ("kv_estimate", "kv_cache")

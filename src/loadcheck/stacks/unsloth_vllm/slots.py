@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.shape import ModelConfig
-from loadcheck.stacks.unsloth_vllm.allocator import rounded
+from loadcheck.stacks.unsloth_vllm.allocator import kept, rounded
 from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, LORA_EXTRA_VOCAB, LORA_VOCAB_PADDING
 from loadcheck.units import round_up
 
 
-@lru_cache(maxsize=1024)
+@kept(maxsize=1024)
 def lora_slots(config: ModelConfig, max_lora_rank: int, num_tokens: int, num_seqs: int) -> Term:
     """The slots of all layers, embeddings and logits, for one adapter (max_loras = 1), and the index buffers beside them.
 
@@ -26,7 +25,7 @@ def slots_only(config: ModelConfig, max_lora_rank: int) -> int:
     """Bytes of the slots' own tensors, without index buffers and rounding: what a sum over the model's buffers gives."""
     linears = sum(num_in + num_out for num_in, num_out in config.linears.values()) * config.num_hidden_layers
     elements = linears * max_lora_rank
-    if config.architecture.lora_vocabulary:
+    if config.lora_vocabulary:
         a_rows = config.vocab_size + LORA_EXTRA_VOCAB
         rows = a_rows + round_up(a_rows, LORA_VOCAB_PADDING) + 2 * config.hidden_size
         elements += rows * max_lora_rank + 2 * LORA_EXTRA_VOCAB * config.hidden_size
@@ -47,7 +46,7 @@ def _linears(config: ModelConfig, rank: int) -> Iterator[Term]:
 
 def _vocabulary(config: ModelConfig, rank: int) -> Iterator[Term]:
     """Embedding and logits; qwen2 has adapters on neither (vllm/model_executor/models/qwen2.py:434-442)."""
-    if not config.architecture.lora_vocabulary:
+    if not config.lora_vocabulary:
         return
     hidden = config.hidden_size
     extra = rounded(DTYPE_BYTES * LORA_EXTRA_VOCAB * hidden)

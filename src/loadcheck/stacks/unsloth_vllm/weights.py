@@ -7,11 +7,10 @@ not in it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.shape import ModelConfig
-from loadcheck.stacks.unsloth_vllm.allocator import rounded
+from loadcheck.stacks.unsloth_vllm.allocator import kept, rounded
 from loadcheck.stacks.unsloth_vllm.quantization import MERGED_LINEARS, num_quantized
 from loadcheck.units import round_up
 
@@ -31,13 +30,13 @@ def extended_vocab(config: ModelConfig) -> int:
 
     vllm/model_executor/models/llama.py:309-320, 494-509 against models/qwen2.py:434-442.
     """
-    return config.vocab_size + (LORA_EXTRA_VOCAB if config.architecture.lora_vocabulary else 0)
+    return config.vocab_size + (LORA_EXTRA_VOCAB if config.lora_vocabulary else 0)
 
 
 def embedding_rows(config: ModelConfig) -> int:
     """Rows of the embedding table (vllm/model_executor/layers/vocab_parallel_embedding.py:195-240)."""
     padded = round_up(config.vocab_size, VOCAB_PADDING)
-    return round_up(padded + LORA_EXTRA_VOCAB, VOCAB_PADDING) if config.architecture.lora_vocabulary else padded
+    return round_up(padded + LORA_EXTRA_VOCAB, VOCAB_PADDING) if config.lora_vocabulary else padded
 
 
 def head_rows(config: ModelConfig) -> int:
@@ -45,12 +44,12 @@ def head_rows(config: ModelConfig) -> int:
 
     llama and mistral pad it for LoRA's kernels, to 256.
     """
-    if config.tie_word_embeddings or not config.architecture.lora_vocabulary:
+    if config.tie_word_embeddings or not config.lora_vocabulary:
         return embedding_rows(config)
     return round_up(round_up(config.vocab_size, LORA_VOCAB_PADDING) + LORA_EXTRA_VOCAB, LORA_VOCAB_PADDING)
 
 
-@lru_cache(maxsize=64)
+@kept(maxsize=64)
 def weights(config: ModelConfig) -> Term:
     """The weights figure as a tree; kept, as a search for settings asks for it hundreds of times."""
     return total("weights", [_layers(config), *_outside(config)], "vllm/worker/model_runner.py:1109-1116")

@@ -9,7 +9,7 @@ from loadcheck.findings.equation import compare, intervals_of, left_over
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Finding
 from loadcheck.findings.interval import Interval
-from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS, KV_DTYPE_BYTES, block_bytes
+from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS, block_bytes, number_bytes
 from loadcheck.stacks.vllm_v1.lines import release
 from loadcheck.units import MIB
 
@@ -20,7 +20,6 @@ WITH_CONSUMED = ("budget_bytes", "consumed_bytes", "activation_peak_bytes")
 SUGGESTED_LESS_BYTES = 150 * MIB
 """What the suggested caches leave besides (worker/gpu_worker.py:1027)."""
 
-_KV_DTYPE_BYTES = {"auto": KV_DTYPE_BYTES, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
 _BLOCKS_TOKENS = (16, 32, 64, 128)
 """Tokens of the blocks that are in use (--block-size); CUDA's own is 16."""
 _OF_CONCURRENCY = ((0, 9, 2), (0, 21))
@@ -152,12 +151,12 @@ def _has_mixed_layers(evidence: Evidence) -> bool:
 def check_tokens_of_memory(evidence: Evidence) -> Iterator[Finding]:
     """The cache's tokens are as many as its memory holds in whole blocks, of a model whose shape is known."""
     dtype = evidence.attempt.reading("kv_cache_dtype")
-    size = _KV_DTYPE_BYTES.get("auto" if dtype is None else str(dtype.value))
+    size = number_bytes(None if dtype is None else str(dtype.value))
     model = evidence.model
     if model is None or size is None or evidence.is_parallel:
         return
     if intervals := intervals_of(evidence, "kv_cache_bytes"):
-        token_bytes = block_bytes(model.num_layers, model.kv_size) * size / KV_DTYPE_BYTES / BLOCK_TOKENS
+        token_bytes = block_bytes(model.num_layers, model.kv_size, size) / BLOCK_TOKENS
         tokens = intervals[0].scaled(1 / token_bytes)
         lowest = tokens.low * _least_used(evidence) - _BLOCKS_TOKENS[-1]
         formula = f"kv_cache_tokens = ⌊kv_cache / block⌋ × tokens of a block, {token_bytes / 1024:.1f} KiB a token of {model.name}"

@@ -1,0 +1,90 @@
+"""vLLM 0.7.2 alone on a GPU, without unsloth: the same engine, by its own defaults, without adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loadcheck.findings.stack import JudgedStack
+from loadcheck.logs import Attempt
+from loadcheck.predict.account import Obstacle, Prediction
+from loadcheck.predict.card import Card
+from loadcheck.predict.case import Case
+from loadcheck.predict.stack import FromLog, Wish
+from loadcheck.specs.profile import Profile
+from loadcheck.specs.shape import ModelConfig
+from loadcheck.specs.trouble import Shortage
+from loadcheck.stacks.plain_vllm import rungs
+from loadcheck.stacks.plain_vllm.asked import CHECKS
+from loadcheck.stacks.plain_vllm.obstacles import model_refusals
+from loadcheck.stacks.plain_vllm.prediction import predict, predict_from_log
+from loadcheck.stacks.unsloth_vllm import identities as v0
+from loadcheck.stacks.unsloth_vllm import machine, unsloth_lines
+from loadcheck.stacks.unsloth_vllm.bands import PEAK_SLACK
+from loadcheck.stacks.unsloth_vllm.from_log import why_not_predicted
+from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, ENGINE_LINES, without_graphs
+
+PACKAGES = ("torch", "triton", "vllm", "xformers", "transformers", "bitsandbytes", "protobuf", "numpy", "setuptools")
+OF_UNSLOTH = frozenset(each.name for each in unsloth_lines.FORMATS)
+
+
+class PlainVllm(JudgedStack):
+    """See `predict.stack.Stack`. Its lines are the engine's own, which unsloth's stack reads."""
+
+    name = "plain_vllm"
+    engine = "loadcheck.stacks.plain_vllm.engine"
+    rungs = rungs.RUNGS
+    peak_slack = PEAK_SLACK
+    identities = (
+        v0.check_budget, v0.check_kv_cache, v0.check_gpu_blocks, v0.check_cpu_blocks, v0.check_concurrency,
+        v0.check_room, v0.check_graphs, v0.check_times, v0.check_model,
+    )  # fmt: skip
+    settings_checks = CHECKS
+    alternatives = ALTERNATIVES
+    variables = machine.VARIABLES
+
+    def loads(self, profile: Profile) -> bool:
+        return profile.has_budget and not profile.keeps_slots
+
+    def recognises(self, attempt: Attempt) -> bool:
+        """A V0 engine that says how it was started, and neither a line of unsloth's nor LoRA, which is not modelled here."""
+        reading = attempt.reading("engine")
+        others = OF_UNSLOTH.intersection(attempt.formats) or attempt.formats["LoRA kernels"]
+        return reading is not None and str(reading.value) == "V0" and not others
+
+    def required_lines(self, attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
+        return without_graphs(ENGINE_LINES, attempt)
+
+    def why_not_predicted(self, attempt: Attempt) -> str:
+        return why_not_predicted(attempt)
+
+    def packages(self, profile: Profile) -> tuple[str, ...]:
+        return PACKAGES
+
+    def predict(self, case: Case) -> Prediction:
+        return predict(case)
+
+    def predict_from_log(
+        self, attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None
+    ) -> FromLog:
+        return predict_from_log(attempt, config, profile, gpu)
+
+    def needs(self, case: Case) -> dict[Shortage, int]:
+        return rungs.needs(case)
+
+    def left(self, case: Case, prediction: Prediction) -> dict[Shortage, int]:
+        return rungs.amounts_left(case, prediction)
+
+    def slack(self, card: Card) -> dict[Shortage, int]:
+        return rungs.slack(card)
+
+    def knobs(self, profile: Profile) -> Iterator[tuple[str, Profile]]:
+        return rungs.knobs(profile)
+
+    def wishes(self, case: Case) -> Iterator[Wish]:
+        return rungs.wishes(case)
+
+    def model_refusals(self, case: Case) -> Iterator[Obstacle]:
+        return model_refusals(case)
+
+
+STACK = PlainVllm()

@@ -1,0 +1,110 @@
+"""The load by vLLM alone: its LLM class, one answer, and events that say what was measured."""
+
+from __future__ import annotations
+
+import os
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from loadcheck.plan import LoadPlan
+from loadcheck.stacks.engine_common import expected_word, seconds_since
+from loadcheck.stacks.plain_vllm import PACKAGES
+from loadcheck.stacks.recorder import Recorder
+from loadcheck.stacks.unsloth_vllm import engine as common
+from loadcheck.stacks.unsloth_vllm import startup
+
+SWITCH = {"default": None, "on": True, "off": False}
+
+
+def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
+    """Run the plan with the checkpoint in `directory`; UnsupportedMachine without a GPU that this stack can use."""
+    common.check_visible_devices()
+    startup.check_left_out()
+    common.set_environment()
+    os.environ.pop("PYTORCH_CUDA_ALLOC_CONF", None)  # the prediction is of torch's own setting
+    if startup.taken("read_ahead"):
+        startup.in_background(lambda: startup.read_ahead(directory))
+    _import_stack(recorder)
+    common.record_device(recorder)
+    llm = _load(plan, directory, recorder)
+    _answer(plan, llm, recorder)
+    common.record_peak(recorder)
+    recorder.event("done")
+    common.leave_process_group()
+
+
+def _import_stack(recorder: Recorder) -> None:
+    start_s = time.monotonic()
+    with startup.paused_collector():
+        import torch
+        import vllm  # noqa: F401
+    recorder.event(
+        "imported",
+        import_s=seconds_since(start_s),
+        versions={package: version(package) for package in PACKAGES},
+        cuda=torch.version.cuda,
+    )
+
+
+def arguments(plan: LoadPlan, directory: Path) -> dict[str, Any]:
+    """The arguments of `vllm.LLM` (vllm/engine/arg_utils.py:90-200); None is what vLLM itself takes then."""
+    profile = plan.profile
+    loader = "bitsandbytes" if plan.quantization == "nf4" else None
+    return {
+        "model": str(directory.resolve()),
+        "quantization": loader,
+        "load_format": loader or "auto",
+        "dtype": profile.dtype,
+        "max_model_len": profile.max_seq_length,
+        "gpu_memory_utilization": profile.gpu_memory_utilization,
+        "kv_cache_dtype": "fp8" if profile.float8_kv_cache else "auto",
+        "max_num_seqs": profile.max_num_seqs,
+        "max_num_batched_tokens": profile.max_num_batched_tokens,
+        "enable_chunked_prefill": SWITCH[profile.chunked_prefill],
+        "enable_prefix_caching": profile.caches_prefixes,
+        "enforce_eager": profile.enforce_eager,
+    }
+
+
+def _load(plan: LoadPlan, directory: Path, recorder: Recorder) -> Any:
+    from vllm import LLM
+
+    start_s = time.monotonic()
+    if startup.taken("inspection"):
+        startup.inspect_in_process()
+    if startup.taken("loopback"):
+        startup.stay_on_this_machine()
+    llm = LLM(**arguments(plan, directory))
+    recorder.event("loaded", load_s=seconds_since(start_s), **common.memory_now())
+    return llm
+
+
+def _answer(plan: LoadPlan, llm: Any, recorder: Recorder) -> None:
+    """One greedy answer to the profile's question."""
+    from vllm import SamplingParams
+
+    generation, tokenizer = plan.profile.generation, llm.get_tokenizer()
+    messages = [{"role": "user", "content": generation.prompt}]
+    ids: list[int] = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+    start_s = time.monotonic()
+    sampling = SamplingParams(temperature=0, max_tokens=generation.max_new_tokens)
+    output = llm.generate([{"prompt_token_ids": ids}], sampling, use_tqdm=False)[0]
+    token_ids = list(output.outputs[0].token_ids)
+    generated = common.Generated(token_ids, False, output.metrics.first_token_time)
+    text, expected = tokenizer.decode(token_ids, skip_special_tokens=True), expected_word(plan.profile)
+    recorder.event(
+        "answer",
+        prompt=generation.prompt,
+        text=text,
+        num_prompt_tokens=len(ids),
+        num_new_tokens=len(token_ids),
+        token_ids_sha256=generated.sha256,
+        generate_s=seconds_since(start_s),
+        first_token_unix_s=generated.first_token_unix_s,
+        adapter_enabled=False,
+        expected=expected,
+        found=None if expected is None else expected.lower() in text.lower(),
+        **common.memory_now(),
+    )

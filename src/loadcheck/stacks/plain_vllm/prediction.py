@@ -1,0 +1,106 @@
+"""A load by vLLM alone: unsloth's formulas without adapters, and with torch's allocator as it is where nobody sets it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from msgspec import structs
+
+from loadcheck.figures import Figures
+from loadcheck.logs import Attempt
+from loadcheck.predict.account import MemoryAccount, Prediction
+from loadcheck.predict.band import Band
+from loadcheck.predict.case import Case
+from loadcheck.predict.stack import FromLog
+from loadcheck.predict.terms import Term, total
+from loadcheck.specs.profile import Profile
+from loadcheck.specs.shape import ModelConfig
+from loadcheck.stacks.plain_vllm.allocator import exact, fresh
+from loadcheck.stacks.plain_vllm.obstacles import obstacles
+from loadcheck.stacks.plain_vllm.plan import plan_of
+from loadcheck.stacks.plain_vllm.weights import plain_weights
+from loadcheck.stacks.unsloth_vllm.allocator import counting
+from loadcheck.stacks.unsloth_vllm.budget import Budget
+from loadcheck.stacks.unsloth_vllm.from_log import LogFacts
+from loadcheck.stacks.unsloth_vllm.kv import kv_cache_memory
+from loadcheck.stacks.unsloth_vllm.outside_budget import HF_ROPE, engine_extras
+from loadcheck.stacks.unsloth_vllm.plan import EnginePlan
+from loadcheck.stacks.unsloth_vllm.prediction import (
+    figures_of,
+    full_batch,
+    graphs_of,
+    notes_on,
+    sorted_batch,
+    warnings_of,
+)
+from loadcheck.stacks.unsloth_vllm.weights import weights
+from loadcheck.units import MIB
+
+ACTIVATION_SLACK_BYTES = 9 * MIB
+"""A block of the sampler's peak may be up to 1 MiB larger than its tensor, and nine live there; which are depends on what lay free before."""
+BARE_NOTE = "without a profile only the weights are predicted: vLLM prints neither the tokens of a batch nor whether torch's allocator was set"
+
+
+def predict(case: Case) -> Prediction:
+    """Every figure of the load; `kv_estimate_gib` and what adapters need are of unsloth alone."""
+    with counting(fresh):
+        return _predict(case, plan_of(case))
+
+
+def _predict(case: Case, plan: EnginePlan) -> Prediction:
+    config, card, eager = case.config, case.gpu, case.profile.enforce_eager
+    budget = Budget.of(config, card, plan, plain_weights(config))
+    peak = _peak(case, plan, budget)
+    account = MemoryAccount(peak, full_batch(case, plan, peak), sorted_batch(case, peak, budget))
+    found = tuple(obstacles(case, plan, budget, account))
+    figures = figures_of(config, card, plan, eager, budget)
+    dtype = figures.dtype if case.profile.dtype == "auto" else case.profile.dtype.replace("half", "float16")
+    return Prediction(
+        figures=replace(figures, peak_device_bytes=peak.num_bytes, dtype=dtype),
+        account=account,
+        obstacles=found,
+        notes=tuple(notes_on(card)),
+        warnings=() if found else tuple(warnings_of(card, plan, account.largest_bytes)),
+    )
+
+
+def _peak(case: Case, plan: EnginePlan, budget: Budget) -> Term:
+    """What the card holds once everything is there; graphs alone lie outside vLLM's budget."""
+    config, card, eager = case.config, case.gpu, case.profile.enforce_eager
+    extras = engine_extras(config, plan.max_model_len, plan.max_num_seqs, card.compute_capability, eager)
+    return total(
+        "peak_device",
+        [
+            Term(
+                "context", card.total_bytes - card.free_bytes, "used before the load: CUDA's own, and other processes"
+            ),
+            Term("non_torch", budget.non_torch_bytes, "vllm/worker/worker.py:205-271; env/gpus.toml"),
+            budget.weights,
+            kv_cache_memory(config, budget.num_gpu_blocks),
+            graphs_of(config, card, plan.max_num_seqs, eager),
+            total(extras.name, [part for part in extras.parts if part.name != HF_ROPE]),
+        ],
+    )
+
+
+def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None) -> FromLog:
+    """What should have been printed; of a log of no known profile the weights, with or without torch's allocator set."""
+    config = structs.replace(config, lora=False)
+    if profile is None:
+        with counting(exact):
+            least = weights(config).num_bytes
+        most = plain_weights(config).num_bytes
+        band = Band(least, most, "by how torch's allocator was set")
+        return FromLog(Figures(weights_bytes=most), {"weights_bytes": band}, BARE_NOTE)
+    log = LogFacts(attempt, config, profile, gpu)
+    if (card := log.card()) is None:
+        return FromLog(note="the log does not say the card's memory, so nothing is predicted")
+    figures = predict(Case(config=config, profile=profile, card=card)).figures
+    return FromLog(figures, {**log.bands(figures), **_activation(figures)})
+
+
+def _activation(figures: Figures) -> dict[str, Band]:
+    value = figures.activation_peak_bytes
+    assert value is not None
+    why = "torch's allocator leaves up to 1 MiB in a block"
+    return {"activation_peak_bytes": Band(value - ACTIVATION_SLACK_BYTES, value + ACTIVATION_SLACK_BYTES, why)}

@@ -1,0 +1,83 @@
+"""The settings that move the memory of a load by vLLM alone, cheapest first, and what a load leaves of what it can be short of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from loadcheck.predict.account import Prediction
+from loadcheck.predict.card import Card
+from loadcheck.predict.case import Case
+from loadcheck.predict.search import LENGTH_STEP, UTILIZATION_STEPS, at_utilization, of_length
+from loadcheck.predict.stack import Rung, Wish
+from loadcheck.specs.files import changed
+from loadcheck.specs.profile import Profile
+from loadcheck.specs.trouble import Shortage
+from loadcheck.stacks.plain_vllm.plan import MAX_NUM_SEQS
+from loadcheck.stacks.unsloth_vllm import rungs
+from loadcheck.stacks.unsloth_vllm.bands import KV_SLACK_BYTES, NON_TORCH_SLACK_BYTES, PEAK_SLACK
+from loadcheck.stacks.unsloth_vllm.margin import request_bytes
+
+SEQUENCES = (192, 128, 64, 32, 16, 8)
+
+
+def _fewer_sequences(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
+    now = profile.max_num_seqs or MAX_NUM_SEQS
+    for sequences in SEQUENCES:
+        if sequences < now:
+            yield changed(profile, {"max_num_seqs": sequences})
+
+
+RUNGS = (
+    Rung("fewer sequences", "answers at once", ("max_num_seqs",), _fewer_sequences, False),
+    *(rung for rung in rungs.RUNGS if rung.keys[0] in ("gpu_memory_utilization", "max_seq_length", "enforce_eager")),
+)
+
+
+def knobs(profile: Profile) -> Iterator[tuple[str, Profile]]:
+    """Each setting turned one step from `profile`, and the step in words."""
+    hundredths = round(profile.gpu_memory_utilization * UTILIZATION_STEPS)
+    if hundredths > 5:
+        yield "gpu_memory_utilization − 0.05", at_utilization(profile, hundredths - 5)
+    yield "max_num_seqs halved", changed(profile, {"max_num_seqs": max((profile.max_num_seqs or MAX_NUM_SEQS) // 2, 1)})
+    if profile.max_seq_length >= 2 * LENGTH_STEP:
+        yield "max_seq_length halved", of_length(profile, profile.max_seq_length // 2)
+    if (eager := rungs.without_graphs(profile)) is not None:
+        yield "no CUDA graphs", eager
+
+
+def wishes(case: Case) -> Iterator[Wish]:
+    """What a user could give up where nothing fits."""
+    if case.config.quantization == "16bit":
+        quantized = replace(case, config=changed(case.config, {"quantization": "nf4"})).changed({"load_in_4bit": True})
+        yield (("a 4-bit checkpoint of the model", quantized),)
+    if (eager := rungs.without_graphs(case.profile)) is not None:
+        yield (("no CUDA graphs", case.of(eager)),)
+
+
+def slack(card: Card) -> dict[Shortage, int]:
+    """What a load must have left, as the prediction may be off by so much."""
+    of_card = int(PEAK_SLACK * card.total_bytes)
+    non_torch = 0 if card.non_torch_bytes is not None else NON_TORCH_SLACK_BYTES
+    return {"batch": 0, "profile": of_card, "kv_cache": KV_SLACK_BYTES + non_torch, "peak": of_card}
+
+
+def amounts_left(case: Case, prediction: Prediction) -> dict[Shortage, int]:
+    """What is left of everything that a load can be short of, in the order in which the engine comes to it."""
+    card, figures = case.gpu, prediction.figures
+    tokens, sequences = figures.chunked_prefill_tokens, figures.max_num_seqs
+    assert tokens is not None and sequences is not None and figures.max_model_len is not None
+    assert figures.weights_bytes is not None and figures.activation_peak_bytes is not None
+    assert figures.kv_cache_bytes is not None and figures.peak_device_bytes is not None
+    beside = prediction.memory.sum_bytes(("context", "non_torch"))
+    return {
+        "batch": tokens - sequences,
+        "profile": card.total_bytes - beside - figures.weights_bytes - figures.activation_peak_bytes,
+        "kv_cache": figures.kv_cache_bytes - request_bytes(case.config, figures.max_model_len),
+        "peak": card.total_bytes - figures.peak_device_bytes,
+    }
+
+
+def needs(case: Case) -> dict[Shortage, int]:
+    """What one request of full length needs of the KV cache."""
+    return {"kv_cache": request_bytes(case.config, case.profile.max_seq_length)}
