@@ -62,6 +62,7 @@ IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 """Of several processes the first has made the environment, and the others have inherited it."""
 if not IS_WORKER:
     _own_environment()
+os.environ.pop("COLUMNS", None)  # which pytest-xdist 3.8 sets in each process that it starts
 
 # What runs in the background of a shell script has interrupts ignored, and hands that on to what it starts; loads here are interrupted.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -23,8 +23,9 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from layout import LayoutError, final_names, image_digest, layers
 from packageurl import PackageURL
+from packaging.utils import canonicalize_name
 
-from loadcheck.manifest import LOCKS, licence_of, normalized
+from loadcheck.manifest import LOCKS, licence_of
 
 ENV = Path(__file__).resolve().parents[2] / "env"
 METADATA = re.compile(r"site-packages/[^/]+\.dist-info/METADATA$")
@@ -71,7 +72,7 @@ def read_packages(layout: Path) -> tuple[list[str], str]:
 def python_component(metadata: str) -> Component:
     """One component from a wheel's METADATA, with the hashes that the lock allows for it."""
     headers = HeaderParser().parsestr(metadata)
-    name, version = normalized(headers["Name"]), headers["Version"]
+    name, version = canonicalize_name(headers["Name"]), headers["Version"]
     hashes = locked_hashes().get(name, [])
     properties = [Property(name="loadcheck:lock-sha256", value=value) for value in hashes]
     return library(PackageURL("pypi", name=name, version=version), licence_of(headers), properties)
@@ -111,7 +112,7 @@ def locked_hashes() -> dict[str, list[str]]:
     entries = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)
     found: dict[str, list[str]] = {}
     for entry in entries:
-        name = normalized(entry.split("==")[0].strip())
+        name = canonicalize_name(entry.split("==")[0].strip())
         found[name] = re.findall(r"--hash=sha256:([0-9a-f]{64})", entry)
     return found
 

@@ -17,6 +17,8 @@ from importlib.metadata import Distribution, PackagePath, distributions
 from pathlib import Path
 from typing import Any, Protocol
 
+from packaging.utils import canonicalize_name
+
 from loadcheck.errors import Problem, UnsupportedMachine
 from loadcheck.machine import ChangedFile
 from loadcheck.machine.facts import Difference
@@ -82,8 +84,8 @@ def read_manifest(check_files: bool = False) -> Manifest:
     UnsupportedMachine in an environment that is none of the stack's: the lock says nothing about it.
     """
     locked = locked_versions()
-    found = sorted(distributions(), key=lambda distribution: normalized(distribution.name))
-    if MARK not in {normalized(one.name) for one in found}:
+    found = sorted(distributions(), key=lambda distribution: canonicalize_name(distribution.name))
+    if MARK not in {canonicalize_name(one.name) for one in found}:
         raise UnsupportedMachine(
             Problem(
                 sys.prefix,
@@ -92,21 +94,20 @@ def read_manifest(check_files: bool = False) -> Manifest:
             )
         )
     packages = tuple(
-        Package(normalized(one.name), one.version, locked.get(normalized(one.name)), licence_of(one.metadata))
+        Package(
+            canonicalize_name(one.name), one.version, locked.get(canonicalize_name(one.name)), licence_of(one.metadata)
+        )
         for one in found
     )
     return Manifest(packages, tuple(changed_files(found)) if check_files else ())
 
 
-def normalized(name: str) -> str:
-    """A package's name as the index spells it (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def locked_versions() -> dict[str, str]:
     """The version of each package in the locks that the image is made of."""
     text = "\n".join((env_dir() / lock).read_text(encoding="utf-8") for lock in LOCKS)
-    return {normalized(name): version for name, version in re.findall(r"^([\w.-]+)==([^\s;\\]+)", text, re.MULTILINE)}
+    return {
+        canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==([^\s;\\]+)", text, re.MULTILINE)
+    }
 
 
 class Metadata(Protocol):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
+
+from packaging.version import InvalidVersion, Version
 
 from loadcheck.specs.files import Spec, env_dir, load
 
@@ -31,13 +32,18 @@ def load_versions() -> Versions:
     return load(Versions, env_dir() / "versions.toml")
 
 
-_RELEASE = re.compile(r"(\d+(?:\.\d+)*)(.*)")
-
-
 def release_of(version: str) -> str:
     """The release that a version is a build of: 0.7.2 of 0.7.2+cu118, 0.7.2.dev5 and 0.7.2.post1; a version that is none is itself."""
-    match = _RELEASE.match(version)
-    return match[1] if match else version
+    numbers = release_numbers(version)
+    return version if numbers is None else ".".join(map(str, numbers))
+
+
+def release_numbers(version: str) -> tuple[int, ...] | None:
+    """The numbers of a release (PEP 440), such as (0, 7, 2) of 0.7.2.post1; None of what is no version."""
+    try:
+        return Version(version).release
+    except InvalidVersion:
+        return None
 
 
 def is_release(version: str, pinned: str) -> bool:

@@ -23,6 +23,7 @@ from loadcheck.logs.formats import (
     share,
     text,
 )
+from loadcheck.specs.versions import release_numbers
 
 Release = tuple[int, ...]
 
@@ -98,6 +99,4 @@ def required_lines(attempt: Attempt) -> tuple[str, ...]:
 
 def release(reading: Reading | None) -> Release | None:
     """A version's numbers, such as (0, 8, 5) of 0.8.5.post1; None where there are none."""
-    parts = [] if reading is None else str(reading.value).partition("+")[0].split(".")[:3]
-    numbers = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
-    return numbers if len(numbers) >= 2 else None
+    return None if reading is None else release_numbers(str(reading.value))
