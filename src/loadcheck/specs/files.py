@@ -6,7 +6,6 @@ error, so a file is looked over key by key before it is converted.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
+import tomli_w
 
 from loadcheck.errors import BadInput, Problem, suggestion
 
@@ -153,18 +153,16 @@ def to_data(spec: Spec) -> dict[str, Any]:
 
 
 def to_toml(data: dict[str, Any]) -> str:
-    """`to_data` as TOML text: plain keys first, then one table each; what is None is left out, as TOML has no word for it."""
-    plain = {key: value for key, value in data.items() if not isinstance(value, dict)}
-    lines = [f"{key} = {_toml_value(value)}" for key, value in plain.items() if value is not None]
-    for key, value in data.items():
-        if isinstance(value, dict):
-            lines += ["", f"[{key}]", to_toml(value).rstrip("\n")]
-    return "\n".join(lines) + "\n"
+    """`to_data` as TOML text; what is None is left out, as TOML has no word for it."""
+    return tomli_w.dumps(_without_none(data))
 
 
-def _toml_value(value: Any) -> str:
-    """A scalar or a list of them. JSON's form is TOML's too, but for the one character that TOML wants escaped."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", r"\u007f")
+def _without_none(data: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, dict) else value
+        for key, value in data.items()
+        if value is not None
+    }
 
 
 def _problems(kind: Any, data: object, where: str, key: Path_) -> Iterator[Problem]:
