@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,9 +16,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
 """Of the host's kernel, so it is there in a container that was given no GPU."""
+PIN = "LOADCHECK_GPU"
+"""The UUID of the one GPU that a load is to see, on a host with several. CUDA_VISIBLE_DEVICES cannot say it: vLLM 0.7.2 takes its
+entries for numbers (vllm/platforms/cuda.py:35-48), so it is 0 once the driver has started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,7 @@ class GpuDevice:
     Attributes:
         total_bytes, free_bytes: of cuMemGetInfo, which is what torch.cuda.mem_get_info returns.
         driver_cuda: the newest CUDA version that the driver knows, such as "12.4".
+        uuid: as nvidia-smi -L prints it, "GPU-…"; None where the driver does not say it.
     """
 
     name: str
@@ -34,6 +40,7 @@ class GpuDevice:
     total_bytes: int
     free_bytes: int
     driver_cuda: str
+    uuid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +86,24 @@ def ram_available_bytes() -> int:
     return int(psutil.virtual_memory().available)
 
 
-def _probe() -> GpuDevice | None:
-    """Ask the CUDA driver itself, through its C interface: no torch, half a second."""
+def start_driver() -> ctypes.CDLL | None:
+    """The CUDA driver of this process, started; with `PIN` it sees that GPU alone, whatever variables say later. None without one."""
+    if pinned := os.environ.get(PIN):
+        os.environ["CUDA_VISIBLE_DEVICES"] = pinned
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return None
+    return None if cuda.cuInit(0) else cuda
+
+
+def _probe() -> GpuDevice | None:
+    """Ask the CUDA driver itself, through its C interface: no torch, half a second."""
+    cuda = start_driver()
+    if cuda is None:
+        return None
     version, device, count = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or count.value == 0:
+    if cuda.cuDeviceGetCount(ctypes.byref(count)) or count.value == 0:
         return None
     if cuda.cuDriverGetVersion(ctypes.byref(version)) or cuda.cuDeviceGet(ctypes.byref(device), 0):
         return None
@@ -109,11 +126,18 @@ def _probe() -> GpuDevice | None:
         total_bytes=total.value,
         free_bytes=free.value,
         driver_cuda=f"{version.value // 1000}.{version.value % 1000 // 10}",
+        uuid=_uuid(cuda, device),
     )
 
 
+def _uuid(cuda: ctypes.CDLL, device: ctypes.c_int) -> str | None:
+    """As nvidia-smi writes it; of a MIG slice the whole card's (cuda.h, cuDeviceGetUuid)."""
+    raw = (ctypes.c_ubyte * 16)()
+    return None if cuda.cuDeviceGetUuid(ctypes.byref(raw), device) else f"GPU-{UUID(bytes=bytes(raw))}"
+
+
 def device_used_reader() -> Callable[[], int | None]:
-    """A function that returns the bytes in use on the first GPU, by NVML; it returns None where there is no NVML."""
+    """A function that returns the bytes in use on the GPU of a load, by NVML; it returns None where there is no NVML."""
     nvml, handle = _nvml()
 
     def read() -> int | None:
@@ -179,10 +203,14 @@ def _process_name(pid: int) -> str | None:
 
 
 def _nvml() -> tuple[Any, Any]:
+    """NVML and its handle of the pinned GPU, or of the first: it takes no notice of CUDA_VISIBLE_DEVICES."""
+    pinned = os.environ.get(PIN)
     try:
         import pynvml
 
         pynvml.nvmlInit()
+        if pinned:
+            return pynvml, pynvml.nvmlDeviceGetHandleByUUID(pinned)
         return pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)
     except Exception:  # no package, no driver, no device: in each case there is nothing to read
         return None, None

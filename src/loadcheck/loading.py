@@ -31,6 +31,7 @@ from loadcheck.plan import LoadPlan, make_plan, plan_to_json
 from loadcheck.predict import Case, Prediction, card_from_device
 from loadcheck.runs.child import ChildEnd, ends_as_interrupts, ignore_signals, run_child
 from loadcheck.runs.folder import RunFolder, RunRecord, create_run_folder, new_run_id, write_json
+from loadcheck.runs.origin import read_origin
 from loadcheck.runs.sampler import Sampler
 from loadcheck.runs.secrets import TOKEN_VARIABLES, secrets
 from loadcheck.runs.sink import LogSink
@@ -260,6 +261,7 @@ def _new_record(folder: RunFolder, prepared: Prepared, now: datetime, training: 
         predicted=prepared.prediction.figures.to_json(),
         started_at=now.isoformat(),
         training=training,
+        origin=read_origin(os.environ),
     )
 
 

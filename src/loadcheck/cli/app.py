@@ -35,7 +35,20 @@ EXIT_INTERRUPTED = 130
 """128 + SIGINT, likewise."""
 
 
-COMMANDS = ("parse", "check", "report", "compare", "predict", "fit", "load", "train", "doctor", "manifest", "list")
+COMMANDS = (
+    "parse",
+    "check",
+    "report",
+    "compare",
+    "predict",
+    "fit",
+    "load",
+    "train",
+    "doctor",
+    "fleet",
+    "manifest",
+    "list",
+)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from loadcheck.encoding import json_text
 from loadcheck.errors import BadInput, Problem
+from loadcheck.runs.origin import Origin
 from loadcheck.runs.private import make_private, open_private
 from loadcheck.runs.redact import Redactor
 from loadcheck.runs.secrets import secrets
@@ -57,6 +58,7 @@ class RunRecord:
         outcome: running, completed, failed, killed or interrupted.
         reason: in words, how the child ended.
         training: of `loadcheck train`: its job (specs/training.py: TrainJob) and the peaks that were predicted; null for a load.
+        origin: of which fleet's node it is; None in folders that are older than fleets.
     """
 
     schema: int = SCHEMA
@@ -76,6 +78,7 @@ class RunRecord:
     peak_host_bytes: NumBytes | None = None
     notes: list[str] = field(default_factory=list)
     training: dict[str, Any] | None = None
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)

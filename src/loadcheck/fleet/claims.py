@@ -1,0 +1,156 @@
+"""What a node says of itself, held against the plan, against its own files and against the clock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from loadcheck.errors import LoadcheckError
+from loadcheck.fleet.finding import Kind
+from loadcheck.fleet.plan import FleetPlan, settings_of
+from loadcheck.loading import Loaded
+from loadcheck.runs.folder import MAX_RECORD_BYTES, own_file
+from loadcheck.runs.origin import Origin
+
+CLOCK_SLACK = timedelta(minutes=5)
+"""By which clocks of one fleet may differ: what Kerberos allows (RFC 4120, 3.1.3)."""
+STEP_SLACK_S = 5.0
+"""By which the wall clock may differ from the monotonic one over a load, of which run.json rounds the first."""
+NAMED_SETTINGS = 3
+
+Said = tuple[Kind, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """What every node is held against: the plan, with what is looked up in it, and the time of the gathering."""
+
+    now: datetime
+    plan: FleetPlan | None = None
+    cards: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, plan: FleetPlan | None, now: datetime) -> Against:
+        if plan is None:
+            return cls(now)
+        return cls(now, plan, {each.node: each.card for each in plan.nodes}, settings_of(plan.profile))
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """A judged run: `node` is whose it is taken for, `named` the folder that it lies in, `card` what it ran on."""
+
+    loaded: Loaded
+    node: str
+    named: str
+    card: str | None
+
+
+def check_claims(claims: Claims, against: Against) -> Iterator[Said]:
+    yield from _kept_verdict(claims.loaded)
+    yield from _clock(claims, against.now)
+    if claims.loaded.record.training is not None:
+        yield Kind.PROFILE, "it is a training, and a fleet is of loads"
+    if against.plan is not None:
+        yield from _node(claims, against)
+        yield from _image(claims, against.plan)
+        yield from _profile(claims, against)
+        yield from _times(claims, against.plan)
+
+
+def time_of(text: str | None) -> datetime | None:
+    """A time of run.json; None for what is none, or has no zone."""
+    try:
+        time = datetime.fromisoformat((text or "").replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return None if time.tzinfo is None else time.astimezone(timezone.utc)
+
+
+def _kept_verdict(loaded: Loaded) -> Iterator[Said]:
+    """verdict.json was written by the node; the same files judged here must come to the same."""
+    path = loaded.folder.verdict_path
+    try:
+        with own_file(path).open("rb") as file:
+            said = json.loads(file.read(MAX_RECORD_BYTES)).get("verdict")
+    except FileNotFoundError:
+        return
+    except (LoadcheckError, OSError, ValueError, AttributeError, RecursionError):
+        yield Kind.CHANGED, "verdict.json cannot be read"
+        return
+    if said != loaded.verdict.status:
+        yield Kind.CHANGED, f"verdict.json says {said!r}, and the run judged again is {loaded.verdict.status}"
+
+
+def _clock(claims: Claims, now: datetime) -> Iterator[Said]:
+    record = claims.loaded.record
+    start, end = time_of(record.started_at), time_of(record.ended_at)
+    if start is None or (end is None and record.ended_at is not None):
+        yield Kind.CLOCK, "run.json has no time with a zone"
+        return
+    for name, time in (("began", start), ("ended", end)):
+        if time is not None and time > now + CLOCK_SLACK:
+            yield Kind.CLOCK, f"it {name} at {_shown(time)}, which is still to come"
+    if end is not None and record.duration_s is not None:
+        passed_s = (end - start).total_seconds()
+        if abs(passed_s - record.duration_s) > STEP_SLACK_S:
+            yield (
+                Kind.CLOCK,
+                f"from start to end its clock went on by {passed_s:.0f} s, and the load took {record.duration_s:.0f} s",
+            )
+
+
+def _times(claims: Claims, plan: FleetPlan) -> Iterator[Said]:
+    start, end = time_of(claims.loaded.record.started_at), time_of(claims.loaded.record.ended_at)
+    if start is not None and start < plan.created_at - CLOCK_SLACK:
+        yield (
+            Kind.CLOCK,
+            f"it began at {_shown(start)}, before there was a plan ({_shown(plan.created_at)}): an older run, or its clock is off",
+        )
+    last = end or start
+    if plan.until is not None and last is not None and last > plan.until:
+        yield Kind.LATE, f"it ended at {_shown(last)}, and the plan ends at {_shown(plan.until)}"
+
+
+def _node(claims: Claims, against: Against) -> Iterator[Said]:
+    """Planned at all, on the card that was planned, and under its own name."""
+    card = against.cards.get(claims.node)
+    if card is None:
+        yield Kind.UNPLANNED, "the plan has no such node"
+    elif claims.card is not None and claims.card != card:
+        yield Kind.CARD, f"it ran on {claims.card}, and {card} was planned"
+    origin = claims.loaded.record.origin
+    said = None if origin is None else origin.node
+    if said != claims.node:
+        yield Kind.NODE, f"it lies in the folder of {claims.named}, and says that it is {said or 'of no fleet'}"
+
+
+def _image(claims: Claims, plan: FleetPlan) -> Iterator[Said]:
+    origin = claims.loaded.record.origin or Origin()
+    if plan.digest is not None and origin.image != plan.digest:
+        yield (
+            Kind.IMAGE,
+            f"it was started from {origin.image or 'an image that it does not say'}, not from {plan.digest}",
+        )
+    if plan.lock_sha256 is not None and origin.lock_sha256 != plan.lock_sha256:
+        yield Kind.LOCK, f"its lock is {origin.lock_sha256 or 'not said'}, not {plan.lock_sha256}"
+
+
+def _profile(claims: Claims, against: Against) -> Iterator[Said]:
+    """Where a log says nothing at all, that is failure enough."""
+    evidence = claims.loaded.evidence
+    if evidence is None or evidence.profile is None:
+        return
+    mine, other = settings_of(evidence.profile), against.settings
+    keys = [key for key in dict.fromkeys((*mine, *other)) if mine.get(key) != other.get(key)]
+    if keys:
+        named = ", ".join(f"{key} {mine.get(key)}, not {other.get(key)}" for key in keys[:NAMED_SETTINGS])
+        yield Kind.PROFILE, named + (f", and {len(keys) - NAMED_SETTINGS} more" if len(keys) > NAMED_SETTINGS else "")
+
+
+def _shown(time: datetime) -> str:
+    return f"{time.astimezone(timezone.utc):%Y-%m-%d %H:%M:%SZ}"

@@ -1,0 +1,177 @@
+"""`loadcheck fleet gather`: run folders into one verdict. What is kept of a node is a few hundred bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+from loadcheck.errors import BadInput, Problem
+from loadcheck.fleet.claims import Against
+from loadcheck.fleet.finding import Kind, NodeFinding
+from loadcheck.fleet.folders import run_folders
+from loadcheck.fleet.plan import NAME, FleetPlan, read_plan
+from loadcheck.fleet.seen import Seen, examine
+from loadcheck.fleet.tally import Tally
+from loadcheck.fleet.verdict import CardResult, FleetVerdict, NodeResult, cards_of
+
+ALONE = 64
+"""So many folders are judged sooner than other processes are started."""
+BATCH, CHUNK = 1024, 16
+
+
+def examined(root: Path, folders: Iterable[str], against: Against, jobs: int | None = None) -> Iterator[Seen]:
+    """Each folder judged, in order; by as many processes as there are cores where there are many."""
+    rest = iter(folders)
+    first = list(islice(rest, ALONE))
+    jobs = len(os.sched_getaffinity(0)) if jobs is None else jobs
+    if len(first) < ALONE or jobs < 2:
+        for folder in (*first, *rest):
+            yield examine(root, folder, against)
+        return
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (root, against)) as pool:
+        batch = first
+        while batch:
+            yield from pool.map(_examine, batch, chunksize=CHUNK)
+            batch = list(islice(rest, BATCH))
+
+
+_of_worker: dict[str, tuple[Path, Against]] = {}
+
+
+def _begin(root: Path, against: Against) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    _of_worker["task"] = root, against
+
+
+def _examine(folder: str) -> Seen:
+    root, against = _of_worker["task"]
+    return examine(root, folder, against)
+
+
+@dataclass(slots=True)
+class _Attempts:
+    """What is known of one node: its runs, by how they ended."""
+
+    passed: int = 0
+    ended: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    last: Seen | None = None
+
+
+@dataclass(slots=True)
+class Gathering:
+    """The nodes of a fleet as they come, and what only shows between them."""
+
+    plan: FleetPlan | None = None
+    nodes: dict[str, _Attempts] = field(default_factory=dict)
+    findings: list[NodeFinding] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+    costs_s: Counter[str] = field(default_factory=Counter)
+    logs: dict[bytes, str] = field(default_factory=dict)
+    uuids: dict[str, str] = field(default_factory=dict)
+    origins: dict[tuple[Kind, str], list[str]] = field(default_factory=dict)
+
+    def add(self, seen: Seen) -> None:
+        attempts = self.nodes.setdefault(seen.node, _Attempts())
+        (attempts.ended if seen.ended else attempts.lost).append(seen.folder)
+        attempts.passed += seen.passed
+        attempts.last = replace(seen, figures=(), findings=())
+        self.findings += seen.findings
+        self.costs_s[seen.card or ""] += round(seen.duration_s or 0)
+        self.tally.add(seen)
+        self._compare(seen)
+
+    def _compare(self, seen: Seen) -> None:
+        """With the other nodes: no two print one log, and no two have one card; those that died early may print the same."""
+        if seen.log_digest is not None and seen.status == "pass":
+            other = self.logs.setdefault(seen.log_digest, seen.folder)
+            if other != seen.folder:
+                self._found(seen, Kind.COPIED, f"its load.log is that of {other}, byte for byte")
+        if seen.gpu_uuid is not None:
+            other = self.uuids.setdefault(seen.gpu_uuid, seen.node)
+            if other != seen.node:
+                self._found(seen, Kind.SAME_CARD, f"its card is that of {other}: {seen.gpu_uuid}")
+        if self.plan is None:
+            for kind, value in ((Kind.IMAGE, seen.image), (Kind.LOCK, seen.lock_sha256)):
+                self.origins.setdefault((kind, value or "not said"), []).append(seen.node)
+
+    def _found(self, seen: Seen, kind: Kind, what: str) -> None:
+        self.findings.append(NodeFinding(seen.node, kind, what, seen.folder))
+
+    def verdict(self) -> FleetVerdict:
+        for node, attempts in self.nodes.items():
+            self.findings += _several(node, attempts)
+        self.findings += self._mixed()
+        for planned in () if self.plan is None else self.plan.nodes:
+            if planned.node not in self.nodes:
+                what = f"there is no run of it; {planned.card} was planned"
+                self.findings.append(NodeFinding(planned.node, Kind.MISSING, what))
+        nodes = tuple(self._results())
+        cards: tuple[CardResult, ...] = cards_of(self.plan, nodes, self.costs_s)
+        return FleetVerdict(self.plan, nodes, tuple(self.findings), cards, self.tally)
+
+    def _mixed(self) -> Iterator[NodeFinding]:
+        """Without a plan a fleet is at least of one image and one lock."""
+        for kind in (Kind.IMAGE, Kind.LOCK):
+            values = {value: nodes for (each, value), nodes in self.origins.items() if each is kind}
+            usual = max(values, key=lambda value: len(values[value]), default="")
+            for value, nodes in values.items():
+                for node in nodes if value != usual else ():
+                    yield NodeFinding(node, kind, f"its {kind.value} is {value}, and that of most is {usual}")
+
+    def _results(self) -> Iterator[NodeResult]:
+        """In the order of the plan, then those that it does not have."""
+        found = {finding.node for finding in self.findings}
+        planned = {} if self.plan is None else {each.node: each.card for each in self.plan.nodes}
+        for node in dict.fromkeys((*planned, *self.nodes)):
+            attempts = self.nodes.get(node)
+            last = None if attempts is None else attempts.last
+            if attempts is None or last is None:
+                yield NodeResult(node, planned[node], "missing", 0)
+                continue
+            number = len(attempts.ended) + len(attempts.lost)
+            status = "pass" if node not in found and attempts.passed == 1 else _status(attempts, last)
+            yield NodeResult(node, last.card or planned.get(node), status, number, last.folder, last.duration_s)
+
+
+def _status(attempts: _Attempts, last: Seen) -> str:
+    if attempts.passed == 1 and attempts.lost and len(attempts.ended) == 1:
+        return "retried"
+    return "fail" if last.status == "pass" else last.status
+
+
+def _several(node: str, attempts: _Attempts) -> Iterator[NodeFinding]:
+    if len(attempts.ended) > 1:
+        what = f"it has {len(attempts.ended)} runs that ended: {', '.join(attempts.ended)}"
+        yield NodeFinding(node, Kind.DOUBLED, what, attempts.ended[-1])
+    elif attempts.ended and attempts.lost:
+        what = f"{', '.join(attempts.lost)} was lost, and {attempts.ended[0]} is a further try"
+        yield NodeFinding(node, Kind.RETRIED, what, attempts.ended[0])
+
+
+def gather_folder(root: Path, plan_file: Path | None = None, jobs: int | None = None) -> FleetVerdict:
+    """The verdict on all run folders below `root`, held against `plan_file`, or the fleet.json there; BadInput where that is none."""
+    file = plan_file or plan_below(root)
+    plan = None if file is None else read_plan(file)
+    against = Against.of(plan, datetime.now(timezone.utc))
+    gathering = Gathering(plan)
+    for seen in examined(root, run_folders(root), against, jobs):
+        gathering.add(seen)
+    return gathering.verdict()
+
+
+def plan_below(root: Path) -> Path | None:
+    """The fleet.json of a folder of runs, or of the one folder in it, as a tar of that folder has it; None where there is none."""
+    found = [root / NAME] if (root / NAME).exists() else sorted(root.glob(f"*/{NAME}"))
+    if len(found) > 1:
+        what = f"holds several plans: {', '.join(str(path.relative_to(root)) for path in found)}"
+        raise BadInput(Problem(str(root), what, "gather one fleet at a time, or name the plan with --plan"))
+    return found[0] if found else None

@@ -1,0 +1,103 @@
+"""fleet.json: what a fleet was told to run, against which its run folders are read."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from loadcheck.errors import BadInput, Problem
+from loadcheck.runs.folder import write_json
+from loadcheck.specs.files import Spec, flat, validate
+from loadcheck.specs.profile import Profile
+
+NAME = "fleet.json"
+CPU = "cpu"
+"""The card of a node that has none."""
+MAX_BYTES = 64 * 1024 * 1024
+"""Far over the plan of 100,000 nodes, so that a hostile one cannot fill memory."""
+
+Engine = Literal["local", "kubernetes", "skypilot", "slurm", "ray"]
+NodeName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+"""As Kubernetes and DNS want names (RFC 1123), and no path leads anywhere by one."""
+Price = Annotated[float, Meta(gt=0, le=10_000)]
+
+
+class PlannedCard(Spec, frozen=True, kw_only=True):
+    """One kind of card. `predicted` is by JSON name; `price_per_hour` in whatever money the plan is in."""
+
+    card: str
+    price_per_hour: Price | None = None
+    predicted: dict[str, Any] = {}
+
+
+class PlannedNode(Spec, frozen=True, kw_only=True):
+    """A node, and the card that it has; "cpu" for none."""
+
+    node: NodeName
+    card: str
+
+
+class FleetPlan(Spec, frozen=True, kw_only=True):
+    """One image and one profile on these nodes.
+
+    Attributes:
+        created_at: when it was planned; a run that began before that is of another plan, or of a wrong clock.
+        until: when a run must have ended; None for no limit.
+        image: by digest, HOST/PATH@sha256:…; None where the engine runs this very environment.
+        lock_sha256: of the lock that every node must have.
+        options: what the engine alone takes, by name.
+    """
+
+    schema: Literal[1] = 1
+    name: NodeName
+    engine: Engine
+    created_at: datetime
+    until: datetime | None = None
+    image: str | None = None
+    lock_sha256: str | None = None
+    profile: Profile
+    cards: tuple[PlannedCard, ...]
+    nodes: tuple[PlannedNode, ...]
+    options: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        names = [each.node for each in self.nodes]
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"two nodes are called {twice}; give each its own name")
+        if self.created_at.tzinfo is None or (self.until is not None and self.until.tzinfo is None):
+            raise ValueError("a time has no zone; write it with one, such as 2026-11-29T12:00:00Z")
+
+    @property
+    def digest(self) -> str | None:
+        """Of the image: "sha256:…"."""
+        return None if self.image is None else self.image.partition("@")[2]
+
+
+def settings_of(profile: Profile) -> dict[str, Any]:
+    """Every setting of a profile by dotted key, without what only describes it."""
+    return {key: value for key, value in flat(profile).items() if key not in ("name", "description")}
+
+
+def write_plan(plan: FleetPlan, path: Path) -> None:
+    write_json(path, msgspec.to_builtins(plan))
+
+
+def read_plan(path: Path) -> FleetPlan:
+    """BadInput where it is missing or no plan of a fleet."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise ValueError(f"is larger than {MAX_BYTES} bytes")
+        data = json.loads(text)
+    except OSError as error:
+        raise BadInput(Problem(str(path), f"no plan ({error.strerror})", "name fleet.json with --plan")) from None
+    except (ValueError, RecursionError) as error:
+        raise BadInput(Problem(str(path), f"no plan ({error})", "make it with loadcheck fleet plan")) from None
+    return validate(FleetPlan, data, str(path))

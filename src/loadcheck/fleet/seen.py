@@ -1,0 +1,155 @@
+"""One run folder of a fleet, judged: what the fleet needs to know of it, small enough to keep ten thousand of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from loadcheck.errors import LoadcheckError
+from loadcheck.figures import Kind as FigureKind
+from loadcheck.figures import figure_specs
+from loadcheck.findings.finding import Finding, Verdict
+from loadcheck.fleet.claims import Against, Claims, check_claims, time_of
+from loadcheck.fleet.finding import Kind, NodeFinding
+from loadcheck.fleet.plan import CPU, FleetPlan
+from loadcheck.fleet.seal import SEAL, broken_seal, is_sealed, sha256_of
+from loadcheck.loading import Loaded, judge_folder
+from loadcheck.specs.gpu import find_gpu
+
+NAMED_FAILURES = 3
+"""Of a node; `loadcheck report` of its folder has all."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenFigure:
+    """A figure as a node's log prints it, and as it was predicted for that node; None where it is not."""
+
+    name: str
+    measured: str
+    predicted: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A run folder. `ended` is whether its process came to an end of its own: the others were lost.
+
+    Attributes:
+        folder: below the one that was gathered.
+        card: its key in env/gpus.toml, the device name of a card that is not there, "cpu", or None where nothing says it.
+        status: of its verdict: pass, fail, refused or skipped.
+        log_digest: of load.log; no two loads print the same seconds.
+    """
+
+    folder: str
+    node: str
+    status: str
+    ended: bool
+    card: str | None = None
+    gpu_uuid: str | None = None
+    image: str | None = None
+    lock_sha256: str | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    duration_s: float | None = None
+    log_digest: bytes | None = None
+    figures: tuple[SeenFigure, ...] = ()
+    findings: tuple[NodeFinding, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return self.status == "pass" and not self.findings
+
+
+def examine(root: Path, folder: str, against: Against) -> Seen:
+    """Judge the run folder `root`/`folder`. What cannot be read is a finding, too: it never raises for what a folder holds."""
+    parts = folder.split("/")
+    named = next((part for part in parts if part in against.cards), parts[0])
+    path = root / folder
+    try:
+        loaded = judge_folder(path)
+        broken = tuple(broken_seal(path)) if is_sealed(path) else ()
+        digest = bytes.fromhex(sha256_of(path / "load.log")) if loaded.evidence else None
+    except (LoadcheckError, OSError, ValueError, RecursionError) as error:
+        node = named if folder != "." else path.resolve().name
+        what = error.problems[0].what if isinstance(error, LoadcheckError) else str(error)
+        finding = NodeFinding(node, Kind.UNREADABLE, what, folder)
+        return Seen(folder=folder, node=node, status="fail", ended=False, findings=(finding,))
+    seen = _seen(loaded, folder, named, against.plan, digest)
+    claims = Claims(loaded, seen.node, named, seen.card)
+    found = [
+        *_own_verdict(loaded.verdict),
+        *check_claims(claims, against),
+        *_seal_findings(path, broken, against.plan),
+    ]
+    return replace(seen, findings=tuple(NodeFinding(seen.node, kind, what, folder) for kind, what in found))
+
+
+def _seen(loaded: Loaded, folder: str, named: str, plan: FleetPlan | None, digest: bytes | None) -> Seen:
+    record = loaded.record
+    origin, gpu = record.origin, record.machine.get("gpu")
+    said = folder if origin is None or origin.node is None else origin.node
+    return Seen(
+        folder=folder,
+        node=said if plan is None else named,
+        status=loaded.verdict.status,
+        ended=record.outcome in ("completed", "failed"),
+        card=card_of(loaded),
+        gpu_uuid=None if gpu is None else gpu.get("uuid"),
+        image=None if origin is None else origin.image,
+        lock_sha256=None if origin is None else origin.lock_sha256,
+        started_at=time_of(record.started_at),
+        ended_at=time_of(record.ended_at),
+        duration_s=record.duration_s,
+        log_digest=digest,
+        figures=tuple(_figures(loaded)),
+    )
+
+
+def card_of(loaded: Loaded) -> str | None:
+    """By the log, which is judged; by run.json where the log ends before it."""
+    if loaded.record.profile.get("engine") == "cpu":
+        return CPU
+    printed = None if loaded.evidence is None else loaded.evidence.attempt.figures.gpu_name
+    gpu = loaded.record.machine.get("gpu")
+    name = printed or (None if gpu is None else gpu["name"])
+    return None if name is None else find_gpu(name) or str(name)
+
+
+def _figures(loaded: Loaded) -> Iterator[SeenFigure]:
+    """Without times, which no two loads share, and without the card's name, by which nodes are compared."""
+    evidence = loaded.evidence
+    if evidence is None:
+        return
+    predicted = evidence.predicted
+    for attribute, spec in figure_specs().items():
+        reading = evidence.attempt.reading(attribute)
+        if reading is None or spec.kind is FigureKind.SECONDS or attribute == "gpu_name":
+            continue
+        wanted = None if predicted is None else getattr(predicted, attribute)
+        measured = reading.show().rstrip("/").rsplit("/", 1)[-1]  # of a model's folder the last name
+        yield SeenFigure(spec.name, measured, None if wanted is None else spec.show(wanted, reading.decimals))
+
+
+def _own_verdict(verdict: Verdict) -> Iterator[tuple[Kind, str]]:
+    if verdict.passed:
+        return
+    failures = verdict.failures()
+    named = "; ".join(map(_in_words, failures[:NAMED_FAILURES])) or "nothing of it could be compared"
+    more = len(failures) - NAMED_FAILURES
+    yield Kind.VERDICT, f"{verdict.status}: {named}" + (f"; and {more} more" if more > 0 else "")
+
+
+def _in_words(finding: Finding) -> str:
+    said = finding.trouble or finding.figure
+    if finding.measured is not None and finding.predicted is not None and finding.trouble is None:
+        return f"{said} is {finding.measured}, not {finding.predicted}"
+    return f"{said}: {finding.why}" if finding.why else said
+
+
+def _seal_findings(path: Path, broken: tuple[str, ...], plan: FleetPlan | None) -> Iterator[tuple[Kind, str]]:
+    if broken:
+        yield Kind.CHANGED, "; ".join(broken)
+    elif plan is not None and not is_sealed(path):
+        yield Kind.UNSEALED, f"there is no {SEAL}: the node did not come to its end, or its upload did not"

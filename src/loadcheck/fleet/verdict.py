@@ -1,0 +1,127 @@
+"""The verdict on a fleet: every node, every card, and what keeps it from a pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from loadcheck.errors import EXIT_FAIL, EXIT_PASS
+from loadcheck.fleet.finding import NodeFinding
+from loadcheck.fleet.plan import FleetPlan
+from loadcheck.fleet.tally import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class NodeResult:
+    """A node and what it came to: pass, fail, refused, skipped, retried or missing. `runs` is how many folders it has."""
+
+    node: str
+    card: str | None
+    status: str
+    runs: int
+    folder: str = ""
+    duration_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CardResult:
+    """The nodes of one card. Costs are of the loads' own time, failed ones included, in the money of the plan; None without a price."""
+
+    card: str
+    nodes: int
+    passed: int
+    loads_s: int
+    price_per_hour: float | None = None
+
+    @property
+    def cost(self) -> float | None:
+        return None if self.price_per_hour is None else self.loads_s / 3600 * self.price_per_hour
+
+    @property
+    def cost_per_verified_load(self) -> float | None:
+        return None if self.cost is None or not self.passed else self.cost / self.passed
+
+    def to_json(self) -> dict[str, Any]:
+        costs = {"cost": self.cost, "cost_per_verified_load": self.cost_per_verified_load}
+        return asdict(self) | {name: None if cost is None else round(cost, 6) for name, cost in costs.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class FleetVerdict:
+    """All of it. Only a fleet of which every node passes, and nothing else was found, is a pass."""
+
+    plan: FleetPlan | None
+    nodes: tuple[NodeResult, ...]
+    findings: tuple[NodeFinding, ...]
+    cards: tuple[CardResult, ...]
+    tally: Tally
+
+    @property
+    def status(self) -> str:
+        """pass or fail; "skipped" where there is no node."""
+        if not self.nodes:
+            return "skipped"
+        return "pass" if not self.findings and all(node.status == "pass" for node in self.nodes) else "fail"
+
+    @property
+    def passed(self) -> bool:
+        return self.status == "pass"
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_PASS if self.passed else EXIT_FAIL
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many nodes came to what, the passes first."""
+        found = Counter(node.status for node in self.nodes)
+        return {"pass": found.pop("pass", 0), **dict(found.most_common())}
+
+    @property
+    def cheapest(self) -> CardResult | None:
+        """The cheapest card by the hour that was seen to hold the model; None without prices."""
+        held = [(card.price_per_hour, card) for card in self.cards if card.passed and card.price_per_hour is not None]
+        return min(held, key=lambda each: each[0])[1] if held else None
+
+    def to_json(self) -> dict[str, Any]:
+        """`figures` is what most nodes of a card print; `deviations` are the others, of whom some are named."""
+        plan = self.plan
+        return {
+            "verdict": self.status,
+            "fleet": None if plan is None else plan.name,
+            "image": None if plan is None else plan.image,
+            "lock_sha256": None if plan is None else plan.lock_sha256,
+            "profile": None if plan is None else plan.profile.name,
+            "counts": self.counts,
+            "nodes": [asdict(node) for node in self.nodes],
+            "cards": [card.to_json() for card in self.cards],
+            "cheapest_card": None if self.cheapest is None else self.cheapest.card,
+            "figures": list(self._figures()),
+            "deviations": [deviation.to_json() for deviation in self.tally.deviations()],
+            "findings": [finding.to_json() for finding in self.findings],
+        }
+
+    def _figures(self) -> Iterator[dict[str, Any]]:
+        for card, figure, measured, value in self.tally.usual():
+            yield {
+                "card": card,
+                "figure": figure,
+                "predicted": value.predicted,
+                "measured": measured,
+                "nodes": value.count,
+            }
+
+
+def cards_of(
+    plan: FleetPlan | None, nodes: tuple[NodeResult, ...], loads_s: Mapping[str, int]
+) -> tuple[CardResult, ...]:
+    """By card, in the order of their names; `loads_s` by card, in seconds."""
+    prices = {} if plan is None else {each.card: each.price_per_hour for each in plan.cards}
+    found = Counter(node.card or "" for node in nodes)
+    passed = Counter(node.card or "" for node in nodes if node.status == "pass")
+    return tuple(
+        CardResult(card or "not in log", found[card], passed[card], loads_s.get(card, 0), prices.get(card))
+        for card in sorted(found)
+    )

@@ -1,0 +1,54 @@
+"""Where a run was made, as the fleet that started it says: which node, of which image, by which lock."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from typing import Annotated
+
+from msgspec import Meta
+
+from loadcheck.specs.files import env_dir
+
+NODE_VARIABLE, IMAGE_VARIABLE = "LOADCHECK_NODE", "LOADCHECK_IMAGE"
+"""Set by what starts a node: an image cannot know its own digest."""
+LOCK = "requirements.lock"
+"""The lock that all others are constrained by."""
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+Word = Annotated[str, Meta(max_length=200)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """None where it is not said.
+
+    Attributes:
+        node: its name in the fleet.
+        image: the digest of its image, "sha256:…"; the word of who started it.
+        lock_sha256: of the lock that is installed beside this loadcheck.
+    """
+
+    node: Word | None = None
+    image: Word | None = None
+    lock_sha256: Word | None = None
+
+
+def read_origin(environ: Mapping[str, str]) -> Origin:
+    """What the environment and the installed lock say."""
+    digest = DIGEST.search(environ.get(IMAGE_VARIABLE, ""))
+    return Origin(
+        node=environ.get(NODE_VARIABLE) or None, image=digest.group() if digest else None, lock_sha256=lock_sha256()
+    )
+
+
+@cache
+def lock_sha256() -> str | None:
+    """Of the installed lock; None where it cannot be read."""
+    try:
+        return sha256((env_dir() / LOCK).read_bytes()).hexdigest()
+    except OSError:
+        return None

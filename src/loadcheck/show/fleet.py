@@ -1,0 +1,110 @@
+"""A fleet for people: what was planned, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from rich.console import Console
+from rich.text import Text
+
+from loadcheck.fleet.finding import NodeFinding
+from loadcheck.fleet.tally import Deviation
+from loadcheck.fleet.verdict import CardResult, FleetVerdict
+from loadcheck.terminal import Name, print_item, print_table, print_words
+
+SHOWN = 50
+"""Findings, and deviations, that are printed; the rest is counted. --json has them all."""
+
+
+def show_fleet(out: Console, verdict: FleetVerdict) -> None:
+    """Cards, figures, what deviates, what is wrong, and the verdict in a line."""
+    plan = verdict.plan
+    if plan is None:
+        print_words(out, "There is no plan (fleet.json, --plan): which nodes are missing cannot be told.")
+    else:
+        image = f", image {plan.image}" if plan.image else ""
+        print_words(out, f"{plan.name}: profile {plan.profile.name} on {len(plan.nodes)} nodes by {plan.engine}{image}")
+    out.print()
+    _show_cards(out, verdict.cards)
+    _show_figures(out, verdict)
+    _show_some(out, list(map(_deviation, verdict.tally.deviations())), "other values")
+    _show_findings(out, verdict.findings)
+    out.print()
+    print_words(out, summary(verdict))
+
+
+def summary(verdict: FleetVerdict) -> str:
+    """In a line: how many nodes came to what, and what a verified load cost."""
+    counts = [f"{count} {status}" for status, count in verdict.counts.items() if status != "pass"]
+    said = [f"{verdict.counts['pass']} of {len(verdict.nodes)} nodes pass", *counts]
+    cheapest = verdict.cheapest
+    if cheapest is not None:
+        said.append(f"the cheapest card that holds it is {cheapest.card}, {cheapest.price_per_hour:g} an hour")
+    return f"{verdict.status.upper()}: {', '.join(said)}"
+
+
+def _show_cards(out: Console, cards: Sequence[CardResult]) -> None:
+    priced = any(card.price_per_hour is not None for card in cards)
+    header = ("card", "nodes", "pass", "loads s") + (("an hour", "a verified load") if priced else ())
+    rows = (_card(card) if priced else _card(card)[:4] for card in cards)
+    print_table(out, header, "l" + "r" * (len(header) - 1), rows)
+
+
+def _card(card: CardResult) -> tuple[str, ...]:
+    price, each = card.price_per_hour, card.cost_per_verified_load
+    return (
+        Name(card.card),
+        f"{card.nodes:,}",
+        f"{card.passed:,}",
+        f"{card.loads_s:,}",
+        "" if price is None else f"{price:.2f}",
+        "" if each is None else f"{each:.4f}",
+    )
+
+
+def _show_figures(out: Console, verdict: FleetVerdict) -> None:
+    """What most nodes of a card print, of the figures that are predicted."""
+    for card, figures in groupby(verdict.tally.usual(), key=lambda each: each[0]):
+        rows = [(name, value.predicted or "", Name(measured), f"{value.count:,}") for _, name, measured, value in figures
+                if value.predicted is not None]  # fmt: skip
+        if rows:
+            out.print()
+            print_table(out, (card, "predicted", "measured", "nodes"), "lrrr", rows)
+
+
+def _deviation(each: Deviation) -> str:
+    more = each.count - len(each.nodes)
+    nodes = ", ".join(each.nodes) + (f" and {more} more" if more else "")
+    digit = f", {each.digit}" if each.digit else ""
+    own = f"; predicted there: {each.predicted}" if each.predicted is not None else ""
+    return f"{each.figure} is {each.measured} on {nodes}, {each.usual} on most of {each.card}{digit}{own}"
+
+
+def _show_some(out: Console, lines: Sequence[str], what: str) -> None:
+    if lines:
+        out.print()
+    for line in lines[:SHOWN]:
+        print_words(out, line)
+    if len(lines) > SHOWN:
+        print_words(out, f"and {len(lines) - SHOWN:,} more {what} (--json)")
+
+
+def _show_findings(out: Console, findings: Sequence[NodeFinding]) -> None:
+    if findings:
+        out.print()
+    for finding in findings[:SHOWN]:
+        print_item(out, Text("FAIL", style="bold red"), in_words(finding))
+    for line in _left(findings[SHOWN:]):
+        print_words(out, line)
+
+
+def in_words(finding: NodeFinding) -> str:
+    """One finding in a sentence: whose, what, what to do, where."""
+    where = f"; at {finding.folder}" if finding.folder else ""
+    return f"{finding.node}: {finding.kind.value}: {finding.what}; {finding.remedy}{where}"
+
+
+def _left(findings: Sequence[NodeFinding]) -> Iterator[str]:
+    if findings:
+        yield f"and {len(findings):,} more findings (--json)"

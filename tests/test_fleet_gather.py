@@ -1,0 +1,300 @@
+"""fleet gather: no wrong pass, and no node that is missing unnoticed."""
+
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from loadcheck import cli
+from loadcheck.fleet.claims import Against
+from loadcheck.fleet.finding import Kind
+from loadcheck.fleet.folders import opened, run_folders
+from loadcheck.fleet.gather import Gathering, examined, gather_folder
+from loadcheck.fleet.plan import NAME, read_plan, write_plan
+from loadcheck.fleet.seal import SEAL, seal
+from loadcheck.fleet.tally import differing_digit
+from loadcheck.fleet.verdict import FleetVerdict
+from loadcheck.loading import Loaded, judge_folder
+from tests.fleets import STARTED, Node, fleet, names, nodes, plan_of
+
+COUNT = 40
+LATER = str(STARTED + timedelta(days=4000))
+
+
+def _cut(node: Node, size: int) -> None:
+    log = node.path / "load.log"
+    log.write_bytes(log.read_bytes()[:size])
+
+
+def _again(node: Node, attempt: str) -> Node:
+    """A further run in the folder of the same node, with another log."""
+    other = node.path.parent / attempt
+    shutil.copytree(node.path, other)
+    again = Node.__new__(Node)
+    again.name, again.path = node.name, other
+    again.edit(b"profiling takes 5.56", b"profiling takes 5.57")
+    return again
+
+
+def _emptied(node: Node) -> None:
+    for file in node.path.iterdir():
+        file.unlink()
+
+
+def _dead(node: Node) -> None:
+    _cut(node, 4000)
+    (node.path / SEAL).unlink()
+    node.change(outcome="running", ended_at=None, duration_s=None, exit_code=None)
+    (node.path / SEAL).unlink()
+
+
+def _retried(node: Node) -> None:
+    _dead(_again(node, "0"))
+
+
+def _link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+
+
+def _log_of_another(node: Node) -> None:
+    shutil.copy(node.path.parents[1] / "h200-0/1/load.log", node.path)
+    seal(node.path)
+
+
+def _verdict_json(node: Node, said: str) -> None:
+    (node.path / "verdict.json").write_text(json.dumps({"verdict": said}))
+    seal(node.path)
+
+
+def _moved(node: Node, **times: timedelta) -> None:
+    node.change(**{name: str(STARTED + by) for name, by in times.items()})
+
+
+DAY, SHORT = timedelta(days=1), timedelta(seconds=35.53)
+# What befalls a node, and what it must be found out in.
+FAULTS: dict[str, tuple[Callable[[Node], object], set[Kind]]] = {
+    "never came": (lambda n: shutil.rmtree(n.path.parent), {Kind.MISSING}),
+    "an empty folder": (_emptied, {Kind.MISSING}),
+    "died": (_dead, {Kind.VERDICT, Kind.UNSEALED}),
+    "interrupted": (lambda n: n.change(outcome="interrupted", exit_code=-2), {Kind.VERDICT}),
+    "out of memory": (lambda n: n.change(outcome="killed", exit_code=-9), {Kind.VERDICT}),
+    "failed, and says completed": (lambda n: n.change(exit_code=1), {Kind.VERDICT}),
+    "late": (lambda n: _moved(n, started_at=3 * SHORT * 200, ended_at=3 * SHORT * 200 + SHORT), {Kind.LATE}),
+    "doubled": (lambda n: _again(n, "2"), {Kind.DOUBLED}),
+    "lost, and tried again": (_retried, {Kind.RETRIED, Kind.VERDICT, Kind.UNSEALED}),
+    "another card": (lambda n: n.edit(b"NVIDIA H200", b"NVIDIA H100 80GB HBM3"), {Kind.CARD, Kind.VERDICT}),
+    "another image": (lambda n: n.change(origin__image="sha256:" + "b" * 64), {Kind.IMAGE}),
+    "no image": (lambda n: n.change(origin__image=None), {Kind.IMAGE}),
+    "another lock": (lambda n: n.change(origin__lock_sha256="c" * 64), {Kind.LOCK}),
+    "no origin": (lambda n: n.change(origin=None), {Kind.IMAGE, Kind.LOCK, Kind.NODE}),
+    "an edited figure": (lambda n: n.edit(b"weights took 5.3541", b"weights took 5.3641"), {Kind.VERDICT}),
+    "an edited seal": (lambda n: (n.path / SEAL).write_text("0" * 64 + "  load.log\n"), {Kind.CHANGED}),
+    "no seal": (lambda n: (n.path / SEAL).unlink(), {Kind.UNSEALED}),
+    "a file after the seal": (lambda n: (n.path / "memory.jsonl").write_text("{}\n"), {Kind.CHANGED}),
+    "half an upload: no run.json": (lambda n: (n.path / "run.json").unlink(), {Kind.UNREADABLE}),
+    "half an upload: no log": (lambda n: (n.path / "load.log").unlink(), {Kind.CHANGED, Kind.VERDICT}),
+    "half an upload: half the log": (lambda n: _cut(n, 9000), {Kind.CHANGED, Kind.VERDICT}),
+    "a full disk": (lambda n: (n.path / "run.json").write_bytes(b""), {Kind.UNREADABLE}),
+    "a full disk, and a log of nothing": (lambda n: _cut(n, 0), {Kind.CHANGED, Kind.VERDICT}),
+    "a run.json that never ends": (lambda n: (n.path / "run.json").write_text("[" * 100_000), {Kind.UNREADABLE}),
+    "a link for a log": (lambda n: _link(n.path / "load.log"), {Kind.UNREADABLE}),
+    "a clock that is ahead": (lambda n: n.change(started_at=LATER, ended_at=LATER, duration_s=0.5), {Kind.CLOCK, Kind.LATE}),
+    "an older run": (lambda n: _moved(n, started_at=-DAY, ended_at=SHORT - DAY), {Kind.CLOCK}),
+    "a clock that was set meanwhile": (lambda n: _moved(n, started_at=SHORT, ended_at=SHORT / 2), {Kind.CLOCK}),
+    "a time without a zone": (lambda n: n.change(started_at="2026-11-24T09:00:00"), {Kind.CLOCK}),
+    "other settings": (lambda n: n.change(profile__adapters__random_state=1), {Kind.PROFILE}),
+    "in another's folder": (lambda n: n.change(origin__node="h200-0"), {Kind.NODE}),
+    "the card of another": (lambda n: n.change(machine__gpu__uuid="GPU-00000000"), {Kind.SAME_CARD}),
+    "the log of another": (_log_of_another, {Kind.COPIED}),
+    "a verdict that is none": (lambda n: _verdict_json(n, "fail"), {Kind.CHANGED}),
+    "a verdict.json of another sort": (lambda n: (n.path / "verdict.json").write_text("[]"), {Kind.CHANGED}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def gathered(tmp_path_factory: pytest.TempPathFactory) -> FleetVerdict:
+    """A fleet of which each fault has befallen one node, and the others are sound; one that nobody planned is there, too."""
+    root = tmp_path_factory.mktemp("fleet")
+    made = fleet(root, COUNT)
+    for node, (befall, _) in zip(made[1:], FAULTS.values(), strict=False):
+        befall(node)
+    Node(root, "unplanned", 99)
+    return gather_folder(root, jobs=1)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_befell_a_node_is_found_out(gathered: FleetVerdict, fault: str):
+    """Each of the faults is named by its kind, of that node, and the node is no pass."""
+    node = names(COUNT)[1 + list(FAULTS).index(fault)]
+    kinds = {finding.kind for finding in gathered.findings if finding.node == node}
+    (status,) = (each.status for each in gathered.nodes if each.node == node)
+    assert kinds == FAULTS[fault][1]
+    assert status != "pass"
+
+
+def test_a_fleet_with_faults_fails_and_loses_nobody(gathered: FleetVerdict):
+    """Every planned node has its line, the sound ones pass, and the fleet does not."""
+    status = {each.node: each.status for each in gathered.nodes}
+    sound = {"h200-0", *names(COUNT)[1 + len(FAULTS) :]}
+    assert set(status) == {*names(COUNT), "unplanned"}
+    assert {node for node, each in status.items() if each == "pass"} == sound
+    assert [each.kind for each in gathered.findings if each.node == "unplanned"] == [Kind.UNPLANNED]
+    assert (gathered.status, gathered.exit_code) == ("fail", 1)
+    assert gathered.counts["missing"] == 2 and gathered.counts["retried"] == 1
+
+
+def test_nodes_that_deviate_are_named_by_the_digit(gathered: FleetVerdict):
+    """A value that is not the usual one of its card is named with its nodes and the digit."""
+    found = {(each.figure, each.measured): each for each in gathered.tally.deviations()}
+    weights = found["weights_gib", "5.3641"]
+    assert (weights.usual, weights.count, weights.digit, weights.predicted) == (
+        "5.3541",
+        1,
+        "the 2nd decimal",
+        "5.3541",
+    )
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "digit"),
+    [("5.3541", "5.3542", "the 4th decimal"), ("39,083", "39,183", "the 3rd digit"), ("0.6", "0.60", "the 2nd decimal"),
+     ("nf4", "16bit", ""), ("9", "10", ""), ("5.35", "5.35", "")],
+)  # fmt: skip
+def test_digits(a: str, b: str, digit: str):
+    """The first place where two numbers differ; of words and of numbers of other lengths there is none."""
+    assert differing_digit(a, b) == digit
+
+
+def test_a_sound_fleet_passes_whatever_it_came_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """From a folder, from a tar of it, and judged in several processes: one verdict, a pass, with what it cost."""
+    fleet(tmp_path / "a", 3)
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "a", "results")
+    said = []
+    for name in ("a", "a.tar.gz"):
+        code = cli.run(["fleet", "gather", str(tmp_path / name), "--json"])
+        said.append(json.loads(capsys.readouterr().out))
+        assert code == 0, said
+    assert said[0]["verdict"] == "pass" and said[0]["counts"] == {"pass": 3}
+    assert said[0]["cards"][0]["cost_per_verified_load"] == pytest.approx(36 / 3600 * 3.6)
+    assert said[0]["cheapest_card"] == "H200"
+    assert {each["figure"]: each["measured"] for each in said[0]["figures"]}["weights_gib"] == "5.3541"
+    assert said[0]["figures"] == said[1]["figures"]
+
+
+def test_many_nodes_are_judged_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What several processes find is what one finds, in the same order."""
+    fleet(tmp_path, 6)
+    monkeypatch.setattr("loadcheck.fleet.gather.ALONE", 2)
+    one, two = (gather_folder(tmp_path, jobs=jobs).to_json() for jobs in (1, 2))
+    assert one == two and one["counts"] == {"pass": 6}
+
+
+def test_without_a_plan_nodes_are_compared_with_each_other(tmp_path: Path):
+    """Of a fleet without a plan nobody is missing, but one image and one lock it must be of."""
+    (*_, last) = nodes(tmp_path, 3)
+    assert gather_folder(tmp_path).passed
+    last.change(origin__image="sha256:" + "b" * 64)
+    verdict = gather_folder(tmp_path)
+    assert [(each.node, each.kind) for each in verdict.findings] == [("h200-2", Kind.IMAGE)]
+
+
+def test_a_tar_leads_nowhere(tmp_path: Path):
+    """Of a tar only the files of runs are taken, and none through a link or to a place outside."""
+    file = tmp_path / "evil.tar"
+    with tarfile.open(file, "w") as archive:
+        for name in ("../run.json", "/abs/run.json", "a/../../run.json", "b/other.txt", "c/run.json"):
+            member = tarfile.TarInfo(name)
+            member.size = 2
+            archive.addfile(member, BytesIO(b"{}"))
+        link = tarfile.TarInfo("d/run.json")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    with opened(file) as root:
+        assert list(run_folders(root)) == ["c"]
+        assert [path.name for path in root.rglob("*") if path.is_file()] == ["run.json"]
+    assert not (tmp_path / "run.json").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no tar", None])
+def test_what_is_no_fleet_is_bad_input(tmp_path: Path, content: bytes | None, capsys: pytest.CaptureFixture[str]):
+    """An empty file, another file, and a folder without runs: exit code 2, and it is said."""
+    target = tmp_path / "x"
+    if content is None:
+        target.mkdir()
+    else:
+        target.write_bytes(content)
+    assert cli.run(["fleet", "gather", str(target)]) == 2
+    assert "Error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 2}', "[" * 100_000])
+def test_a_plan_that_is_none_is_bad_input(tmp_path: Path, text: str):
+    """Nothing is gathered by a plan that cannot be read."""
+    fleet(tmp_path, 1)
+    (tmp_path / NAME).write_text(text)
+    assert cli.run(["fleet", "gather", str(tmp_path)]) == 2
+
+
+def test_a_plan_is_read_as_it_was_written(tmp_path: Path):
+    """And names no node twice."""
+    plan = plan_of(names(2))
+    write_plan(plan, tmp_path / NAME)
+    assert read_plan(tmp_path / NAME) == plan
+    with pytest.raises(ValueError, match="two nodes are called h200-0"):
+        plan_of(["h200-0", "h200-0"])
+
+
+def test_people_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The table has predicted beside measured, each finding its node and its remedy, and the last line the verdict."""
+    made = fleet(tmp_path, 2)
+    shutil.rmtree(made[1].path)
+    assert cli.run(["fleet", "gather", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert any(line.split() == ["weights_gib", "5.3541", "5.3541", "1"] for line in out.splitlines())
+    assert "FAIL h200-1: missing: there is no run of it; H200 was planned" in out
+    assert out.splitlines()[-1].startswith(
+        "FAIL: 1 of 2 nodes pass, 1 missing, the cheapest card that holds it is H200"
+    )
+
+
+def test_a_ci_is_told_node_by_node(tmp_path: Path):
+    """In CTRF and JUnit each node is a test: a missing one failed, with why."""
+    made = fleet(tmp_path / "runs", 2)
+    shutil.rmtree(made[1].path)
+    files = [tmp_path / name for name in ("ctrf.json", "junit.xml")]
+    assert cli.run(["fleet", "gather", str(tmp_path / "runs"), "--ctrf", str(files[0]), "--junit", str(files[1])]) == 1
+    tests = {each["name"]: each for each in json.loads(files[0].read_text())["results"]["tests"]}
+    assert [tests[name]["status"] for name in ("h200-0", "h200-1")] == ["passed", "failed"]
+    assert "there is no run of it" in tests["h200-1"]["message"] and 'failures="1"' in files[1].read_text()
+
+
+def test_what_is_kept_of_a_node_is_small(tmp_path: Path):
+    """Of a fleet no log, no evidence and no figure of a single node is kept: a node more is a few hundred bytes more."""
+    fleet(tmp_path, 1)
+    (seen,) = examined(tmp_path, ["h200-0/1"], Against(datetime.now(timezone.utc)))
+    gathering = Gathering()
+    gathering.add(seen)
+    (attempts,) = gathering.nodes.values()
+    assert attempts.last is not None and attempts.last.figures == ()
+
+
+def test_what_the_system_refuses_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A folder that cannot be opened is told of that node, and the others are judged."""
+    fleet(tmp_path, 2)
+
+    def judge(path: Path) -> Loaded:
+        if path.parent.name == "h200-0":
+            raise PermissionError(13, "Permission denied")
+        return judge_folder(path)
+
+    monkeypatch.setattr("loadcheck.fleet.seen.judge_folder", judge)
+    verdict = gather_folder(tmp_path)
+    assert verdict.counts == {"pass": 1, "fail": 1}
+    assert [each.kind for each in verdict.findings] == [Kind.UNREADABLE]
