@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 # What the user gives is text, such as a run folder's name: make must not expand it, nor a shell run it. Here each variable is fixed as
 # it was written; recipes name it as "$$RUN", which the shell takes from the environment and never evaluates.
-GIVEN := ENGINE RUNTIME PROFILE GPU DATA RUN LOG ARGS BASE CA APT_SOURCES REGISTRY IMAGE TAG DIGEST TLS_VERIFY CHUNK_MB RELEASE
+GIVEN := ENGINE RUNTIME PROFILE GPU GPUS DATA RUN LOG ARGS BASE CA APT_SOURCES REGISTRY IMAGE TAG DIGEST TLS_VERIFY CHUNK_MB RELEASE
 GIVEN += $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 $(foreach name,$(sort $(GIVEN)),$(if $(filter-out undefined,$(origin $(name))),$(eval override $(name) := $$(value $(name)))))
 
@@ -16,6 +16,7 @@ ifeq ($(ENGINE),)
 override ENGINE := $(shell scripts/engine)
 endif
 GPU ?= T4
+GPUS ?= all
 export $(sort $(GIVEN))
 
 DEV := .venv/dev/bin
@@ -46,6 +47,10 @@ load: $(RUNTIME_NEEDS) ## load, attach adapters, answer, check each figure (PROF
 .PHONY: predict
 predict: .venv/dev/.complete ## each figure of a load, and if it fits (GPU=, PROFILE=)
 	@scripts/with-args $(DEV)/loadcheck predict --gpu "$$GPU" $(PROFILE_FLAG)
+
+.PHONY: matrix
+matrix: .venv/dev/.complete ## which cards hold a load, or a training (GPUS=T4,L4, PROFILE=)
+	@scripts/with-args $(DEV)/loadcheck predict --gpus "$$GPUS" $(PROFILE_FLAG)
 
 .PHONY: fit
 fit: .venv/dev/.complete ## the settings that fit a card, best first (GPU=, PROFILE=)

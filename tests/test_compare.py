@@ -188,3 +188,17 @@ def test_one_load_is_refused(capsys: pytest.CaptureFixture[str]):
     """With what to do instead."""
     assert cli.run(["compare", str(REFERENCE)]) == 2
     assert "one load has nothing to be compared with; give two or more" in capsys.readouterr().err
+
+
+def test_a_run_is_the_same_as_its_log(capsys: pytest.CaptureFixture[str]):
+    """Its log alone ended as it did, and states the same."""
+    code, out = _run(capsys, REFERENCE, REFERENCE / "load.log")
+    assert (code, out.splitlines()[-1]) == (0, "SAME: none of 25 figures moved")
+    assert "load.log: log, completed, " in out
+
+
+def test_settings_that_go_together_are_two_changes():
+    """A rank that is lowered with the largest rank: each has its own part, though one cannot be changed without the other."""
+    found = _compared(REFERENCE, RUNS / "h100/8192-tokens-rank16")
+    changes = {part.change for moved in found.moved for part in moved.parts}
+    assert {"adapters.r 32 → 16", "max_lora_rank 32 → 16"} <= changes and "what else differs" not in changes

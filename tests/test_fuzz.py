@@ -19,6 +19,7 @@ from loadcheck.errors import BadInput
 from loadcheck.loading import judge_folder
 from loadcheck.logs.endings import ENDINGS
 from loadcheck.plan import make_plan, plan_from_json, plan_to_json
+from loadcheck.show.page import run_page
 from loadcheck.specs.profile import Profile, load_profile
 from loadcheck.stacks import DIALECT, parse_log
 from loadcheck.verdict import judge
@@ -145,7 +146,7 @@ RECORD = json.loads((H100 / "run.json").read_text())
 
 @given(key=st.sampled_from([*RECORD, "more"]), value=values)
 def test_a_run_folder_is_judged_or_refused(key: str, value: object, tmp_path: Path):
-    """run.json with any value for any key: it passes only where the process is said to have ended by itself."""
+    """run.json with any value for any key: it has a page, and passes only where the process is said to have ended by itself."""
     run = tmp_path / "run"
     run.mkdir(exist_ok=True)
     shutil.copy(H100 / "load.log", run)
@@ -155,6 +156,7 @@ def test_a_run_folder_is_judged_or_refused(key: str, value: object, tmp_path: Pa
     except BadInput:
         return
     json.dumps(loaded.to_json(), allow_nan=False)
+    assert run_page(loaded.record, loaded.evidence, loaded.verdict, []).endswith("</html>")
     assert not loaded.verdict.passed or loaded.record.outcome == "completed"
 
 

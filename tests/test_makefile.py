@@ -113,12 +113,12 @@ def test_an_unknown_engine_or_runtime_is_no_recipe(name: str, checkout: Path):
     assert (code, words, f"{name}: " in said) == (2, [], True)
 
 
-USERS_TARGETS = ["load", "predict", "fit", "doctor", "peft", "train", "check", "report", "parse", "test"]
+USERS_TARGETS = ["load", "predict", "matrix", "fit", "doctor", "peft", "train", "check", "report", "parse", "test"]
 
 
 @pytest.mark.parametrize("columns", ["20", "200"])
 def test_help_lists_every_target_in_three_groups(columns: str):
-    """The ten for users come first; each target that is described has one line of at most 80 columns on any terminal."""
+    """Those for users come first; each target that is described has one line of at most 80 columns on any terminal."""
     done = subprocess.run(["make", "ENGINE=cpu", "RUNTIME=local"], cwd=ROOT, env=clean_environment() | {"COLUMNS": columns},
                           capture_output=True, text=True, check=True)  # fmt: skip
     groups = [group.splitlines() for group in done.stdout.split("\n\n")]

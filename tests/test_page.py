@@ -3,19 +3,22 @@
 import json
 import re
 import shutil
-from itertools import pairwise
+from html import escape, unescape
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
 from loadcheck import cli
+from loadcheck.loading import judge_folder
 from loadcheck.runs.sampler import read_samples
-from loadcheck.units import GIB
+from loadcheck.show.page import run_page
+from loadcheck.show.page.memory import memory_of
+from loadcheck.show.page.run import readings_of
+from loadcheck.stacks import predict
+from loadcheck.units import GIB, MIB
 from tests.conftest import RUNS
 
 H100 = RUNS / "h100" / "reference-train3"
-SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture
@@ -38,10 +41,28 @@ def _samples(run: Path, *samples: tuple[float, float | None]) -> None:
     (run / "memory.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def _drawing(page: str) -> ElementTree.Element:
-    found = re.search(r"<svg.*</svg>", page)
-    assert found is not None
-    return ElementTree.fromstring(found[0])
+def _texts(page: str, tag: str) -> list[str]:
+    """What stands in each element of this name, without the tags in it."""
+    found = re.findall(rf"<{tag}\b[^>]*>(.*?)</{tag}>", page, re.DOTALL)
+    return [unescape(re.sub(r"<[^>]+>", "", each)).strip() for each in found]
+
+
+def _row(page: str, name: str) -> list[str]:
+    """The cells of a figure's row."""
+    (row,) = [
+        each for each in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL) if f'<td class="name">{name}</td>' in each
+    ]
+    return _texts(row.partition("<details>")[0] + "</td>", "td")
+
+
+def _points(page: str) -> list[tuple[float, float]]:
+    """The line of memory over time: seconds and GiB as shares of 1000 of the axes, the origin above."""
+    (points,) = re.findall(r'<polyline class="l0" points="([^"]*)"', page)
+    return [tuple(map(float, each.split(","))) for each in points.split()]  # type: ignore[misc]
+
+
+def _top_gib(page: str) -> float:
+    return float(re.findall(r'<span class="y" style="top:0%">([\d.]+)<', page)[0])
 
 
 def test_a_page_says_what_was_loaded_and_how_it_ended(run: Path):
@@ -49,57 +70,162 @@ def test_a_page_says_what_was_loaded_and_how_it_ended(run: Path):
     record = json.loads((run / "run.json").read_text()) | {"commit": "0123abc"}
     (run / "run.json").write_text(json.dumps(record))
     page = _page(run)
-    assert '<h1><span class="pass">PASS</span> ref_a</h1>' in page
+    assert _texts(page, "h1") == ["PASSref_a"]
     for name, value in (("card", "NVIDIA H100 80GB HBM3"), ("started", record["started_at"]), ("commit", "0123abc"),
-                        ("max_seq_length", "512"), ("adapters.r", "32"), ("took", "134.3 s")):  # fmt: skip
-        assert f"<dt>{name}</dt><dd>{value}</dd>" in page
-    assert '<td>weights_gib</td><td>5.3541</td><td>5.3541</td><td>5.3541</td><td class="ok">ok</td>' in page
-    assert not re.search(r"<(script|link|img|iframe)|\b(src|href|url)\b", page)
+                        ("took", "134.3 s")):  # fmt: skip
+        assert f"<dt>{name}</dt><dd>{escape(value)}</dd>" in page
+    for name, value in (("max_seq_length", "512"), ("adapters.r", "32"), ("training.steps", "3 not the profile's own")):
+        assert _row(page, name) == [name, value]
+    assert _row(page, "weights_gib")[:5] == ["weights_gib", "5.3541", "5.3541", "5.3541", "ok"]
+    assert not re.search(r"<(script|link|img|iframe|object|embed|form)|\b(src|href|url|on\w+)=", page)
+    assert (
+        page.index("PASS") < page.index("Memory of the card") < page.index("<h2>Figures") < page.index("<h2>Settings")
+    )
+    assert "loadcheck load llama31-8b-instruct-4bit --weights synthetic --train-steps 3" in _texts(page, "pre")
+    assert len(page.encode()) < 300_000
+
+
+def test_a_page_has_the_answers_and_the_training(run: Path):
+    """What was asked and said, and the loss of each step as a line that falls."""
+    page = _page(run)
+    assert {"Answer", "Answer after training", "Training"} <= set(_texts(page, "h2"))
+    losses = [y for _, y in _points(page)]
+    assert len(losses) == 3 and losses == sorted(losses)  # downwards
 
 
 def test_a_page_says_what_is_wrong_with_the_line_of_the_log(run: Path):
-    """A failure: the word, the finding with its remedy, the line as the log has it, and the figure's status."""
+    """A failure: the word, the finding with its remedy, the line as the log has it, the figure's status, what failed before what passed."""
     log = (run / "load.log").read_text()
     line = next(each for each in log.splitlines() if "# CUDA blocks: " in each)
     wrong = line.replace("# CUDA blocks: 2", "# CUDA blocks: 3")
     (run / "load.log").write_text(log.replace(line, wrong))
     page = _page(run)
-    assert '<span class="fail">FAIL</span> ref_a' in page
-    assert f"<pre>{wrong.strip()}</pre>" in page
-    assert re.search(r"<td>num_gpu_blocks</td>.*<td class=\"fail\">FAIL</td>", page)
+    assert _texts(page, "h1") == ["FAILref_a"]
+    assert wrong.strip() in _texts(page, "pre")
+    assert _row(page, "num_gpu_blocks")[4] == "FAIL"
+    assert (
+        page.index(">num_gpu_blocks<") < page.index("figures that are as they should be") < page.index(">weights_gib<")
+    )
+
+
+def test_a_killed_run_begins_with_its_cause():
+    """Not among what it did not reach, which is folded and counted."""
+    loaded = judge_folder(RUNS / "h200" / "killed")
+    page = run_page(loaded.record, loaded.evidence, loaded.verdict, [])
+    assert page.index("SIGKILL") < page.index("Memory of the card")
+    (wrong,) = re.findall(r"<h2>What is wrong</h2>\s*<ul>(.*?)</ul>", page, re.DOTALL)
+    assert "SIGKILL" in _texts(wrong, "li")[0] and "not in the log" not in wrong
+    assert re.search(r"<summary>\d+ figures that were not reached</summary>", page)
+
+
+def test_memory_is_shown_term_by_term(run: Path):
+    """Predicted beside measured; the budget's four terms sum to it, all terms to the peak, and the bars' shares to both."""
+    loaded = judge_folder(run)
+    assert loaded.evidence is not None and loaded.evidence.case is not None
+    prediction = predict(loaded.evidence.case)
+    memory = memory_of(prediction, readings_of(loaded.evidence))
+    assert memory is not None and memory.budget is not None
+    inside = [row.predicted for row in memory.rows if row.inside]
+    assert abs(sum(inside) - memory.budget) < MIB and len(inside) == 4
+    held = [row for row in memory.rows if not row.reserved]
+    assert sum(row.predicted or 0 for row in held) == memory.peak_predicted
+    assert sum((row.predicted or 0) if row.measured is None else row.measured for row in held) == memory.peak_measured
+    for _, segments in memory.bars:
+        assert all(size > 0 for *_, size in segments)
+    page = _page(run)
+    shares = [float(each) for each in re.findall(r'<span class="t\d+" style="width:([\d.]+)%"', page)]
+    assert len(shares) == sum(len(segments) for _, segments in memory.bars)
+    assert sum(shares) < 2 * 100
+    assert f'<i style="left:{100 * memory.budget / memory.total:.3f}%">' in page
+
+
+def test_a_rest_below_nothing_is_shown_and_not_drawn(run: Path):
+    """A measured peak that is less than its terms: the table says so."""
+    log = (run / "load.log").read_text()
+    (run / "load.log").write_text(re.sub(r'"peak_device_bytes": \d+', '"peak_device_bytes": 40000000000', log))
+    page = _page(run)
+    assert re.search(r"rest</td><td[^>]*></td><td[^>]*>-\d", page)
 
 
 def test_memory_is_drawn_over_time(run: Path):
-    """Both processes one after the other, axes with their units, and the stages by our events' own times."""
+    """Both processes one after the other, axes with their units, the stages by our events' own times, and the predicted peak's level."""
     _samples(run, (0.0, 1.0), (10.0, 1.0), (0.0, 1.0), (60.0, 40.0), (125.0, 50.0))
-    page = _page(run)
-    drawing = _drawing(page)
-    points = [tuple(map(float, each.split(","))) for each in drawing[0].attrib["points"].split()]
-    assert "<h2>Memory of the device, GiB</h2>" in page
+    page = _page(run).partition("<h2>Training")[0]
+    points = _points(page)
+    peak_gib = float(_row(page, "peak_device_gib")[1])
+    assert "Memory of the device over time" in _texts(page, "h2")
     assert [x for x, _ in points] == sorted(x for x, _ in points) and len(points) == 5
-    assert list(points[0]) == pytest.approx([60.0, 280 - 260 / 52.5], abs=0.1) and points[-1][0] == 720
-    said = ["".join(each.itertext()) for each in drawing]
-    assert {"0.00", "52.50", "0.0 s", "135.0 s", "weights made", "model loaded", "answered"} <= set(said)
-    loaded = next(each for each in drawing if each.text == "model loaded").attrib["transform"]
-    labels = [float(each.attrib["transform"][10:].split()[0]) for each in drawing if "transform" in each.attrib]
-    assert all(after - before >= 12.9 for before, after in pairwise(labels))
-    assert loaded.startswith(f"translate({60 + (10 + 108.687) * 660 / 135:.1f} ")
+    assert _top_gib(page) == pytest.approx(max(peak_gib, 50) * 1.05, abs=0.02)
+    assert list(points[0]) == pytest.approx([0, 1000 - 1000 / _top_gib(page)], abs=0.1) and points[-1][0] == 1000
+    assert f"predicted peak {peak_gib:.2f} GiB" in page
+    assert {"0.0", "135.0 s"} <= set(re.findall(r'class="x[^"]*"[^>]*>([^<]*)<', page))
+    assert {"weights made", "model loaded, 118.7 s", "answered"} <= {
+        each for text in _texts(page, "li") for each in (text, text.partition(",")[0])
+    }
+    assert f'<span class="mark" style="left:{100 * (10 + 108.687) / 135:.3f}%"><b>3</b>' in page
+
+
+def test_the_cursor_reads_the_highest_of_its_place(run: Path):
+    """A hundred places, each with its time and what stood there."""
+    _samples(run, *((each / 10, 60.0 if each == 4321 else 1.0) for each in range(10_000)))
+    read = re.findall(r'data-v="([^"]*)"', _page(run).partition("<h2>Training")[0])
+    assert len(read) == 100 and [text for text in read if "60.00 GiB" in text] == ["435.0 s: 60.00 GiB"]
 
 
 def test_without_a_device_the_process_is_drawn(run: Path):
     """On the CPU it is the memory of the loading process, and the heading says so."""
     _samples(run, (0.0, None), (1.0, None))
     page = _page(run)
-    assert "<h2>Memory of the loading process, GiB</h2>" in page
-    assert _drawing(page)[0].attrib["points"]
+    assert "Memory of the loading process over time" in _texts(page, "h2")
 
 
 def test_a_long_load_keeps_its_peak(run: Path):
     """However many samples there are, the drawing has few points, and the highest among them."""
     _samples(run, *((each / 10, 60.0 if each == 4321 else 1.0) for each in range(10_000)))
-    points = _drawing(_page(run))[0].attrib["points"].split()
-    assert len(points) <= 700
-    assert min(float(each.split(",")[1]) for each in points) == pytest.approx(280 - 260 / 1.05, abs=0.1)
+    page = _page(run).partition("<h2>Training")[0]
+    points = _points(page)
+    assert len(points) <= 500
+    assert min(y for _, y in points) == pytest.approx(1000 - 1000 * 60 / _top_gib(page), abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "title", "says"),
+    [
+        ("predict --gpu T4", "FITS", "vllm/worker/model_runner.py:1109-1116"),
+        ("predict --gpu T4 --max-seq-length 100", "DOES NOT FIT", "raise max_seq_length to 160"),
+        ("predict --gpus T4,H100", "2 of 2 cards", "H100"),
+        ("compare h200/reference h200/reference-train3", "DIFFERENT", "training.steps 0 → 3"),
+        ("compare h200/reference h200/reference", "SAME", "none of 25 figures moved"),
+    ],
+)
+def test_other_pages(arguments: str, title: str, says: str, tmp_path: Path):
+    """A prediction, a table of cards and a comparison: the verdict first, and the command that prints the page again."""
+    page = tmp_path / "page.html"
+    words = [str(RUNS / word) if word.startswith("h200/") else word for word in arguments.split()]
+    assert cli.run([*words, "--html", str(page)]) in (0, 1)
+    text = page.read_text()
+    assert _texts(text, "h1")[0].startswith(title)
+    assert says in unescape(text)
+    assert any(each.startswith(f"loadcheck {words[0]} ") and str(page) in each for each in _texts(text, "pre"))
+    assert not re.search(r"<(script|link|img|iframe)|\b(src|href|on\w+)=", text)
+
+
+def test_a_comparison_draws_both_runs(run: Path, tmp_path: Path):
+    """One picture with a line for each, where both were sampled; a page of three loads there is none."""
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    for folder, gib in ((run, 10.0), (other, 20.0)):
+        _samples(folder, (0.0, 1.0), (10.0, gib))
+    page = tmp_path / "page.html"
+    assert cli.run(["compare", str(run), str(other), "--html", str(page)]) == 0
+    assert re.findall(r'<polyline class="(l\d)"', page.read_text()) == ["l0", "l1"]
+    assert "A 10.00 GiB, B 20.00 GiB" in page.read_text()
+    assert cli.run(["compare", str(run), str(other), str(run), "--html", str(page)]) == 2
+
+
+def test_a_training_has_no_page_yet(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """It is said before anything is predicted."""
+    assert cli.run(["predict", "--gpu", "T4", "--method", "sft", "--html", str(tmp_path / "page.html")]) == 2
+    assert "a training has no page yet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -116,11 +242,11 @@ def test_what_is_no_sample_is_left_out(text: str, tmp_path: Path):
 
 
 def test_a_page_needs_no_samples_and_no_log(run: Path):
-    """Without memory.jsonl nothing is drawn; without a log the page still says how the run ended."""
-    assert "<svg" not in _page(run)
+    """Without memory.jsonl no memory is drawn; without a log the page still says how the run ended."""
+    assert "over time" not in _page(run)
     (run / "load.log").unlink()
     page = _page(run)
-    assert '<span class="fail">FAIL</span>' in page and "<dt>ended</dt><dd>completed</dd>" in page
+    assert _texts(page, "h1") == ["FAILref_a"] and "<dt>ended</dt><dd>completed</dd>" in page
 
 
 def test_a_link_for_samples_is_not_followed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

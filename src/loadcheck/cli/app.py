@@ -130,7 +130,7 @@ def run(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     debug, as_json = "--debug" in arguments, "--json" in arguments
     try:
-        code = cli.main(arguments, prog_name="loadcheck", standalone_mode=False)
+        code = cli.main(arguments, prog_name="loadcheck", standalone_mode=False, obj=tuple(arguments))
         return code if isinstance(code, int) else EXIT_PASS
     except LoadcheckError as error:
         _show_errors(error.problems, debug)

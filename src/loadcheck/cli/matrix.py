@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from loadcheck.cli.chosen import CARD_FLAGS, chosen_case
-from loadcheck.cli.output import print_json
+from loadcheck.cli.output import HTML, given_command, print_json
+from loadcheck.cli.written import write_named
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
 from loadcheck.predict import Case
 from loadcheck.predict.matrix import Outcome, cards_named, every_card, matrix
@@ -19,7 +21,12 @@ from loadcheck.units import show_bytes
 
 
 def predicted_on(
-    names: str, profile: Profile, flags: dict[str, Any], ram_available_bytes: int | None, as_json: bool
+    names: str,
+    profile: Profile,
+    flags: dict[str, Any],
+    ram_available_bytes: int | None,
+    as_json: bool,
+    html: Path | None = None,
 ) -> int:
     """The load of a profile on each card named, or on "all" that are known; exit code 0 where one of them holds it.
 
@@ -40,6 +47,10 @@ def predicted_on(
         raise BadInput(Problem("--gpus", "names no card", "give names, such as T4,L4, or all"))
     case = chosen_case(profile, {**flags, "gpu": cards[0][0]}, ram_available_bytes)
     rows = matrix(case, cards, _training(flags) if flags["method"] is not None else _load)
+    if html is not None:
+        from loadcheck.show.page import matrix_page
+
+        write_named(html, matrix_page(case, rows, given_command()), "--html", HTML)
     if as_json:
         print_json({**case_json(replace(case, card=None)), "cards": [row.to_json() for row in rows]})
     else:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 import click
 
 from loadcheck.encoding import json_text
 
+HTML = (".html", ".htm")
 SCHEMA = 1
 """Of every document of --json: a key may be added under the same number, and none changes its meaning."""
+
+
+html_option = click.option(
+    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write it as a page, too: one file."
+)
+
+
+def given_command() -> str:
+    """The command line of this call, to be pasted."""
+    return shlex.join(("loadcheck", *(click.get_current_context().find_root().obj or ())))
 
 
 def print_json(data: dict[str, Any]) -> None:

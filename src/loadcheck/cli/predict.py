@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,9 +11,10 @@ import click
 from loadcheck.cli.chosen import chosen_case, chosen_profile, names_card, one_profile, overrides
 from loadcheck.cli.matrix import predicted_on
 from loadcheck.cli.options import card_options, json_option, predicted_profile, profile_options, train_steps_option
-from loadcheck.cli.output import print_json
+from loadcheck.cli.output import HTML, given_command, html_option, print_json
 from loadcheck.cli.train_options import train_options
-from loadcheck.errors import EXIT_FAIL, EXIT_PASS
+from loadcheck.cli.written import write_named
+from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
 from loadcheck.show.case import case_json, show_case
 from loadcheck.show.prediction import show_prediction, show_without_budget
 from loadcheck.stacks import predict as predict_load
@@ -30,9 +32,11 @@ from loadcheck.units import show_bytes
     "--gpus", metavar="CARDS", help="On which of these cards it fits: T4,L4,A100-40GB, or all that are known."
 )
 @click.option("--tree", is_flag=True, help="Show every term of the device's memory with its source.")
+@html_option
 @json_option
 def command(
     as_json: bool,
+    html: Path | None,
     tree: bool,
     gpus: str | None,
     profile: str | None,
@@ -46,9 +50,11 @@ def command(
     """
     chosen = chosen_profile(one_profile(profile, named), overrides(flags), follows_rank=True)
     if gpus is not None:
-        return predicted_on(gpus, chosen, flags, ram_available_bytes, as_json)
+        return predicted_on(gpus, chosen, flags, ram_available_bytes, as_json, html)
     case = chosen_case(chosen, flags, ram_available_bytes)
     if flags["method"] is not None:
+        if html is not None:
+            raise BadInput(Problem("--html", "a training has no page yet", "leave it out, or use --json"))
         from loadcheck.cli.training import predicted
 
         return predicted(case, flags, as_json, tree)
@@ -56,6 +62,10 @@ def command(
     by_ram = prediction.account is not None and chosen.keeps_slots  # vLLM alone takes 4 GiB, whatever there is
     if by_ram and ram_available_bytes is None and names_card(flags):
         prediction = replace(prediction, notes=(*prediction.notes, _ram_note(case.ram_available_bytes or 0)))
+    if html is not None:
+        from loadcheck.show.page import prediction_page
+
+        write_named(html, prediction_page(case, prediction, given_command()), "--html", HTML)
     if as_json:
         print_json({**case_json(case), **prediction.to_json()})
     else:

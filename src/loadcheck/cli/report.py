@@ -8,7 +8,7 @@ import click
 
 from loadcheck.cli.ci import Forms, ci_options
 from loadcheck.cli.options import json_option
-from loadcheck.cli.output import print_json
+from loadcheck.cli.output import HTML, html_option, print_json
 from loadcheck.cli.written import write_named
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
 from loadcheck.loading import Loaded, judge_folder
@@ -24,7 +24,7 @@ from loadcheck.training import Trained, is_training, judge_training_folder
 
 @click.command("report", short_help="Show a run again: its figures, its verdict, how it ended.")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write it as a page, too: one file.")
+@html_option
 @ci_options
 @json_option
 def command(run: Path, as_json: bool, html: Path | None, forms: Forms) -> int:
@@ -36,7 +36,7 @@ def command(run: Path, as_json: bool, html: Path | None, forms: Forms) -> int:
         _show(loaded)
     if html is not None:
         page = run_page(loaded.record, loaded.evidence, loaded.verdict, read_samples(loaded.folder.memory_path))
-        write_named(html, page, "--html", (".html", ".htm"), loaded.folder.path)
+        write_named(html, page, "--html", HTML, loaded.folder.path)
         if not as_json:
             print_words(console(), f"wrote {html}")
     forms.write(lambda: of_verdict(f"run {loaded.record.id}", loaded.evidence, loaded.verdict, loaded.record), run)

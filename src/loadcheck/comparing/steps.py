@@ -41,17 +41,27 @@ def steps(a: Case, b: Case) -> tuple[Step, ...]:
     Another order would give a change another share, where two work on one figure; the sum is always the whole difference.
     """
     found: list[Step] = []
-    case, before = a, predict(a)
-    for change, turn in (*_turns(a, b), (ELSE, lambda _: b)):
-        try:
-            case = turn(case)
-        except BadInput:  # half of two settings that go together alone: the rest is in the last step
-            continue
+    before = predict(a)
+    for change, case in (*_walk(a, list(_turns(a, b))), (ELSE, b)):
         after = predict(case)
         if after != before:
             found.append(Step(change, before, after, measured=change == NON_TORCH))
         before = after
     return tuple(found)
+
+
+def _walk(case: Case, turns: list[Turn]) -> Iterator[tuple[str, Case]]:
+    """The case after each change; one that cannot be made yet, as a setting that it goes with has its old value, comes later."""
+    later: list[Turn] = []
+    for change, turn in turns:
+        try:
+            case = turn(case)
+        except BadInput:
+            later.append((change, turn))
+        else:
+            yield change, case
+    if later and len(later) < len(turns):
+        yield from _walk(case, later)
 
 
 def _turns(a: Case, b: Case) -> Iterator[Turn]:

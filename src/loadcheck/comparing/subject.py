@@ -85,15 +85,15 @@ def is_compared(attribute: str) -> bool:
 def _of_evidence(name: str, evidence: Evidence, record: RunRecord | None) -> Subject:
     attempt = evidence.attempt
     readings = {attribute: reading for attribute in figure_specs() if (reading := attempt.reading(attribute))}
-    case = _case_of(evidence, record, attempt.reading("swap_bytes"))
+    case = case_of(evidence, record)
     return Subject(
         name=name,
         kind="log" if record is None else "run",
-        ending=str(attempt.outcome) if record is None else record.outcome,
+        ending=attempt.outcome.value if record is None else record.outcome,
         model=_model(readings),
         settings={} if evidence.profile is None else _settings(evidence.profile),
-        versions=dict(_versions(evidence, record)),
-        machine=dict(_machine(evidence, record)),
+        versions=dict(versions_of(evidence, record)),
+        machine=dict(machine_of(evidence, record)),
         readings={attribute: each for attribute, each in readings.items() if is_compared(attribute)},
         as_predicted=_as_predicted(evidence, case, readings),
         banded={attribute: band.why for attribute, band in (evidence.bands or {}).items()},
@@ -103,17 +103,18 @@ def _of_evidence(name: str, evidence: Evidence, record: RunRecord | None) -> Sub
     )
 
 
-def _case_of(evidence: Evidence, record: RunRecord | None, swap: Reading | None) -> Case | None:
+def case_of(evidence: Evidence, record: RunRecord | None) -> Case | None:
     """What the log was predicted from; of a run that ended before its log said enough, what its record says."""
+    swap = evidence.attempt.reading("swap_bytes")
     if evidence.case is not None:
         return _with_ram(evidence.case, swap)
     gpu = None if record is None else record.machine.get("gpu")
-    if record is None or evidence.profile is None or not gpu:
+    if record is None or evidence.profile is None or not gpu or not 0 < gpu["free_bytes"] <= gpu["total_bytes"]:
         return None
-    card = card_from_device(gpu["name"], gpu["compute_capability"], gpu["total_bytes"], gpu["free_bytes"])
     try:
+        card = card_from_device(gpu["name"], gpu["compute_capability"], gpu["total_bytes"], gpu["free_bytes"])
         model = stack_of(evidence.profile).resolve(evidence.profile)
-    except BadInput:
+    except (BadInput, ValueError):  # a model or a compute capability that is none
         return None
     ram = record.machine.get("ram_available_bytes")
     case = Case(config=model.config, profile=evidence.profile, card=card, ram_available_bytes=ram)
@@ -143,7 +144,7 @@ def _settings(profile: Profile) -> dict[str, Any]:
     return {key: value for key, value in flat(profile).items() if key not in _NOT_SETTINGS}
 
 
-def _versions(evidence: Evidence, record: RunRecord | None) -> Iterator[tuple[str, str]]:
+def versions_of(evidence: Evidence, record: RunRecord | None) -> Iterator[tuple[str, str]]:
     """As our own engine read them of every package that matters, and as the log prints them, which says more of torch."""
     imported = evidence.attempt.event("imported") or {}
     versions = imported.get("versions")
@@ -161,7 +162,7 @@ def _versions(evidence: Evidence, record: RunRecord | None) -> Iterator[tuple[st
             yield "python", str(record.machine["python"])
 
 
-def _machine(evidence: Evidence, record: RunRecord | None) -> Iterator[tuple[str, Any]]:
+def machine_of(evidence: Evidence, record: RunRecord | None) -> Iterator[tuple[str, Any]]:
     """The card, its memory and its driver, before the load."""
     for attribute in _MACHINE:
         reading = evidence.attempt.reading(attribute)

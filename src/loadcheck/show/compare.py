@@ -22,7 +22,7 @@ def show_comparison(out: Console, found: Comparison) -> None:
     for title, changes in (("settings", found.settings), ("versions", found.versions), ("machine", found.machine)):
         if changes:
             out.print()
-            print_table(out, (title, "A", "B"), "lll", map(_change, changes))
+            print_table(out, (title, "A", "B"), "lll", map(shown_change, changes))
     if found.moved:
         out.print()
         _show_moved(out, found.moved)
@@ -48,7 +48,8 @@ def _described(subject: Subject) -> str:
     return ", ".join(str(each) for each in said if each is not None)
 
 
-def _change(change: Change) -> tuple[str, str, str]:
+def shown_change(change: Change) -> tuple[str, str, str]:
+    """Its name and both values, for people."""
     if change.name.endswith("_bytes"):
         return change.name.removesuffix("_bytes"), show_bytes(change.a), show_bytes(change.b)
     return change.name, Name(_shown(change.a)), Name(_shown(change.b))
@@ -76,7 +77,7 @@ def causes(found: Difference) -> Iterator[str]:
     """A line for each change that moved the figure, by terms, and one for what they leave."""
     for part in found.parts:
         yield f"{part.change}: {_terms(found.spec, part)}"
-    if not found.explained or found.why != ROUNDING:
+    if not found.explained or (found.rest and found.why != ROUNDING):
         yield f"{'rest' if found.explained else 'NOT EXPLAINED'} {exact(found.spec, found.rest)}: {found.why}"
 
 

@@ -1,0 +1,8 @@
+"""Pages: one file each that needs nothing else, without a script or an address. What a log holds is text on them."""
+
+from __future__ import annotations
+
+from loadcheck.show.page.others import comparison_page, matrix_page, prediction_page
+from loadcheck.show.page.run import run_page
+
+__all__ = ["comparison_page", "matrix_page", "prediction_page", "run_page"]

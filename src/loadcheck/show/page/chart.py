@@ -1,0 +1,141 @@
+"""Memory over time, and a training's loss, as lines that a page can draw at any width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from loadcheck.runs.sampler import MAX_SECONDS, Sample
+from loadcheck.units import to_gib
+from loadcheck.verdict import Evidence
+
+MAX_POINTS = 500
+MAX_READINGS = 100
+"""Places where the cursor reads a value."""
+STAGES = {
+    "weights_ready": "weights made",
+    "imported": "imported",
+    "weights": "weights loaded",
+    "loaded": "model loaded",
+    "adapters": "adapters attached",
+    "answer": "answered",
+    "trained": "trained",
+}
+"""Events of our engines that are marked, by what had happened then."""
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line, (x, y) in the units of its axes."""
+
+    name: str
+    points: Points
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Lines over one pair of axes that begin at 0.
+
+    Attributes:
+        unit_x, unit_y: of the axes.
+        marks: where a stage was reached: x, and its name.
+        level: a line that the others are held against, such as the predicted peak; None without one.
+    """
+
+    lines: tuple[Line, ...]
+    unit_x: str
+    unit_y: str
+    marks: tuple[tuple[float, str], ...] = ()
+    level: float | None = None
+    level_name: str = ""
+
+    @property
+    def end_x(self) -> float:
+        return max(line.points[-1][0] for line in self.lines) or 1.0
+
+    @property
+    def top_y(self) -> float:
+        highest = max(y for line in self.lines for _, y in line.points)
+        return max(highest, self.level or 0.0) * 1.05 or 1.0
+
+    def path(self, line: Line) -> str:
+        """The line in a drawing of 1000 by 1000 units, the origin above."""
+        return " ".join(
+            f"{1000 * x / self.end_x:.1f},{1000 - 1000 * y / self.top_y:.1f}"
+            for x, y in thinned(line.points, MAX_POINTS)
+        )
+
+    def ticks(self) -> tuple[tuple[float, str], ...]:
+        """Of the x axis: quarters of it, or whole steps."""
+        if self.unit_x == "s":
+            return tuple((self.end_x * quarter / 4, f"{self.end_x * quarter / 4:.1f}") for quarter in range(5))
+        step = -(-int(self.end_x) // 4) or 1
+        return tuple((float(x), f"{x}") for x in range(0, int(self.end_x) + 1, step))
+
+    def readings(self) -> Iterator[tuple[float, float, str]]:
+        """For the cursor: from x to x, and what is read there, the highest of its points."""
+        step = self.end_x / MAX_READINGS
+        for number in range(MAX_READINGS):
+            low, high = number * step, (number + 1) * step
+            told = []
+            for line in self.lines:
+                inside = [y for x, y in line.points if low <= x <= high]
+                if inside:
+                    told.append(f"{line.name} {max(inside):.2f} {self.unit_y}".strip())
+            if told:
+                yield low, high, f"{(low + high) / 2:.1f} {self.unit_x}: {', '.join(told)}"
+
+
+def thinned(points: Points, most: int) -> Points:
+    """No more than so many points, the highest of neighbours each."""
+    step = -(-len(points) // most) or 1
+    return [max(points[at : at + step], key=lambda point: point[1]) for at in range(0, len(points), step)]
+
+
+def memory_chart(samples: Sequence[Sequence[Sample]], evidence: Evidence | None, peak_bytes: int | None) -> tuple[str, Chart] | None:  # fmt: skip
+    """What is drawn, and the chart, in seconds and GiB: the device where it was read, else the loading process; None without samples.
+
+    Args:
+        samples: of each of the run's processes.
+        peak_bytes: predicted, of what is drawn.
+    """
+    for attribute, what in (("device_used_bytes", "device"), ("child_rss_bytes", "loading process")):
+        line, starts_s = memory_line(samples, attribute)
+        if len(line) > 1 and line[-1][0] > 0:
+            marks = tuple((x, name) for x, name in sorted(_marks(starts_s, evidence)) if x <= line[-1][0])
+            level = None if peak_bytes is None else to_gib(peak_bytes)
+            return what, Chart((Line("", line),), "s", "GiB", marks, level, "predicted peak")
+    return None
+
+
+def memory_line(samples: Sequence[Sequence[Sample]], attribute: str) -> tuple[list[tuple[float, float]], list[float]]:
+    """(seconds, GiB) of one process after the other, and when each began."""
+    points: list[tuple[float, float]] = []
+    starts_s, end_s = [], 0.0
+    for process in samples:
+        starts_s.append(end_s)
+        known = ((sample.t_s, getattr(sample, attribute)) for sample in process)
+        points += [(starts_s[-1] + t_s, to_gib(num_bytes)) for t_s, num_bytes in known if num_bytes is not None]
+        end_s += max(sample.t_s for sample in process)
+    return points, starts_s
+
+
+def _marks(starts_s: Sequence[float], evidence: Evidence | None) -> Iterator[tuple[float, str]]:
+    """When which stage was reached, by our engines' events; they count from the start of their process, the second of two."""
+    for event in evidence.attempt.events if evidence is not None else ():
+        at_s = event.get("at_s")
+        if event["event"] in STAGES and isinstance(at_s, int | float) and 0 <= at_s < MAX_SECONDS:
+            yield starts_s[0 if event["event"] == "weights_ready" else -1] + at_s, STAGES[event["event"]]
+
+
+def loss_chart(evidence: Evidence | None) -> Chart | None:
+    """The loss of each training step; None without training."""
+    events = () if evidence is None else evidence.attempt.events
+    losses = [event["loss"] for event in events if event["event"] == "step" and _is_loss(event.get("loss"))]
+    points = [(float(number), float(loss)) for number, loss in enumerate(losses, 1)]
+    return Chart((Line("loss", points),), "steps", "") if len(points) > 1 else None
+
+
+def _is_loss(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e6

@@ -1,0 +1,130 @@
+"""A card's memory as bars, predicted beside measured, term by term."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from loadcheck.figures import Figures, Reading
+from loadcheck.predict import Prediction
+
+INSIDE = ("weights", "non_torch", "activation_peak", "kv_cache")
+"""What the budget of the engine holds; the four sum to it (DESIGN.md, identities). All other terms lie on top."""
+RESERVED = "activation_peak"
+"""Kept free for a full batch: a load that answers once takes next to nothing of it."""
+REST = "rest"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One term in bytes; None is what is not predicted, or not measured by itself."""
+
+    name: str
+    inside: bool
+    predicted: int | None
+    measured: int | None
+    source: str = ""
+
+    @property
+    def reserved(self) -> bool:
+        return self.name == RESERVED
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A card's memory in bytes.
+
+    Attributes:
+        budget: of the engine; None where it has none.
+        rows: those of the budget first, so that its line stands where they end.
+        peak_predicted, peak_measured: of the whole card; None where not known.
+    """
+
+    total: int
+    budget: int | None
+    rows: tuple[Row, ...]
+    peak_predicted: int | None
+    peak_measured: int | None
+
+    @property
+    def bars(self) -> tuple[tuple[str, tuple[tuple[int, Row, int], ...]], ...]:
+        """What is drawn: a name, and (number of the row, row, bytes) from left to right. What was not measured by itself has its
+        predicted size in the measured bar, and the rest is what that leaves."""
+        predicted = self._segments(each.predicted for each in self.rows)
+        if self.peak_measured is None:
+            return (("predicted", predicted),)
+        measured = self._segments(each.predicted if each.measured is None else each.measured for each in self.rows)
+        return (("predicted", predicted), ("measured", measured))
+
+    def _segments(self, sizes: Iterable[int | None]) -> tuple[tuple[int, Row, int], ...]:
+        numbered = enumerate(zip(self.rows, sizes, strict=True))
+        return tuple((number, row, size) for number, (row, size) in numbered if size is not None and size > 0)
+
+    @property
+    def width(self) -> int:
+        """What the bars are drawn on: the card, or more where more is asked of it."""
+        return max(self.total, *(sum(size for *_, size in segments) for _, segments in self.bars))
+
+
+def memory_of(prediction: Prediction, readings: Mapping[str, Reading], used_before: int | None = None) -> Memory | None:
+    """The card's memory as predicted, and as the log states it; None for a load whose memory is not predicted by terms.
+
+    Args:
+        used_before: bytes in use on the card before the load, as the engine read them; None where nobody did.
+    """
+    account, figures = prediction.account, prediction.figures
+    if account is None or figures.gpu_total_bytes is None:
+        return None
+    rows = [*_inside(prediction, readings), *_outside(prediction, readings, used_before)]
+    peak = _value(readings, "peak_device_bytes")
+    return Memory(
+        total=figures.gpu_total_bytes,
+        budget=figures.budget_bytes,
+        rows=(*rows, *_rest(rows, peak)),
+        peak_predicted=account.peak.num_bytes,
+        peak_measured=peak,
+    )
+
+
+def _value(readings: Mapping[str, Reading], attribute: str) -> int | None:
+    reading = readings.get(attribute)
+    return None if reading is None else int(reading.value)
+
+
+def _inside(prediction: Prediction, readings: Mapping[str, Reading]) -> Iterator[Row]:
+    sources = {part.name: part for part in prediction.memory.peak.parts}
+    for name in INSIDE:
+        predicted = getattr(prediction.figures, f"{name}_bytes")
+        if predicted is None and name in sources:
+            predicted = sources[name].num_bytes
+        source = sources[name].source if name in sources else "the engine's profile run of a full batch"
+        yield Row(name, True, predicted, _value(readings, f"{name}_bytes"), source)
+
+
+def _outside(prediction: Prediction, readings: Mapping[str, Reading], used_before: int | None) -> Iterator[Row]:
+    known = Figures.__dataclass_fields__
+    for part in prediction.memory.peak.parts:
+        if part.name == "kv_cache":
+            rounding = part.num_bytes - (prediction.figures.kv_cache_bytes or 0)
+            if rounding > 0:
+                yield Row(
+                    "kv_cache, rounded up", False, rounding, None, "torch's allocator rounds each layer's tensor up"
+                )
+        if part.name in INSIDE:
+            continue
+        attribute = f"{part.name}_bytes"
+        measured = _value(readings, attribute) if attribute in known else None
+        measured = used_before if part.name == "context" else measured
+        yield Row(
+            part.name, False, part.num_bytes, measured, part.source or ", ".join(each.name for each in part.parts)
+        )
+
+
+def _rest(rows: Iterable[Row], peak: int | None) -> Iterator[Row]:
+    """What the measured peak has beside all terms, mostly what torch's cache keeps; nothing where it was not measured."""
+    if peak is None:
+        return
+    held = sum((each.predicted or 0) if each.measured is None else each.measured for each in rows if not each.reserved)
+    yield Row(
+        REST, False, None, peak - held, "what the peak has beside these terms: slack of torch's cache, and rounding"
+    )

@@ -1,0 +1,76 @@
+"""Pages of a prediction, of a comparison, and of a table of cards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loadcheck.comparing import Comparison
+from loadcheck.figures import Kind
+from loadcheck.predict import Case, Prediction
+from loadcheck.predict.matrix import Row
+from loadcheck.runs.sampler import Sample
+from loadcheck.show.case import describe, describe_load
+from loadcheck.show.compare import amount_of, causes, shown_change
+from loadcheck.show.compare import summary as comparison_summary
+from loadcheck.show.page.chart import Chart, Line, memory_line
+from loadcheck.show.page.facts import rerun_command, settings_of
+from loadcheck.show.page.memory import memory_of
+from loadcheck.show.page.render import render
+
+
+def prediction_page(case: Case, prediction: Prediction, command: str) -> str:
+    """A load before there is one: whether it fits, where the bytes go, every figure, the terms with their sources.
+
+    Args:
+        command: that printed it, to be run again.
+    """
+    known = [(spec, value) for spec, value in prediction.figures.items() if value is not None]
+    account = prediction.account
+    return render(
+        "prediction",
+        title=describe(case),
+        fits=prediction.fits,
+        prediction=prediction,
+        memory=memory_of(prediction, {}),
+        figures=[(spec.name, spec.show(value), "" if spec.kind is Kind.TEXT else spec.kind.value) for spec, value in known],
+        terms=() if account is None else [(depth, term) for root in (account.peak, account.full_batch) for depth, term in root.walk()],
+        full_batch=None if account is None else account.full_batch.num_bytes,
+        settings=settings_of(case.profile),
+        command=command,
+        load=rerun_command(case.profile),
+    )  # fmt: skip
+
+
+def comparison_page(
+    found: Comparison, samples: tuple[Sequence[Sequence[Sample]], Sequence[Sequence[Sample]]], command: str
+) -> str:
+    """Two loads side by side: what differs, what moved by which change, and the memory of both over time in one picture."""
+    moved = [
+        (each.spec.name, each.a.show(), each.b.show(), amount_of(each.spec, each.amount), list(causes(each)), each.explained)
+        for each in found.moved
+    ]  # fmt: skip
+    groups = (("Settings", found.settings), ("Versions", found.versions), ("Machine", found.machine))
+    return render(
+        "comparison",
+        title=f"{found.a.name} and {found.b.name}",
+        found=found,
+        summary=comparison_summary(found),
+        moved=moved,
+        groups=[(title, [shown_change(each) for each in changes]) for title, changes in groups if changes],
+        chart=_both(samples),
+        command=command,
+    )
+
+
+def _both(samples: tuple[Sequence[Sequence[Sample]], Sequence[Sequence[Sample]]]) -> Chart | None:
+    """The device's memory of both runs, each from its own start; None where either was not sampled."""
+    for attribute in ("device_used_bytes", "child_rss_bytes"):
+        lines = tuple(Line(name, memory_line(each, attribute)[0]) for name, each in zip("AB", samples, strict=True))
+        if all(len(line.points) > 1 for line in lines):
+            return Chart(lines, "s", "GiB")
+    return None
+
+
+def matrix_page(case: Case, rows: Sequence[Row], command: str) -> str:
+    """Which cards hold a load, with the memory that is left on each."""
+    return render("matrix", title=describe_load(case), rows=rows, command=command, settings=settings_of(case.profile))

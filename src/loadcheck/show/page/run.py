@@ -1,0 +1,83 @@
+"""A run as a page: the verdict and its cause, the card's memory, memory over time, figures, answer, settings, machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loadcheck.comparing.subject import case_of
+from loadcheck.figures import Reading, figure_specs
+from loadcheck.predict import Prediction
+from loadcheck.runs.folder import RunRecord
+from loadcheck.runs.sampler import Sample
+from loadcheck.show.page.chart import loss_chart, memory_chart
+from loadcheck.show.page.facts import (
+    machine_facts,
+    rerun_command,
+    run_facts,
+    settings_of,
+    settings_of_table,
+    version_facts,
+)
+from loadcheck.show.page.figures import failures_of, others_of, rows_of
+from loadcheck.show.page.memory import Memory, memory_of
+from loadcheck.show.page.render import render
+from loadcheck.show.verdict import summary
+from loadcheck.stacks import predict
+from loadcheck.verdict import Evidence, Verdict, causes
+
+ANSWERS = {"answer": "Answer", "answer_after_training": "Answer after training"}
+
+
+def run_page(
+    record: RunRecord, evidence: Evidence | None, verdict: Verdict, samples: Sequence[Sequence[Sample]]
+) -> str:
+    """The page of a run; `samples` are those of each of its processes, none where they were not kept."""
+    case = None if evidence is None else case_of(evidence, record)
+    prediction = None if case is None else predict(case)
+    profile = None if evidence is None else evidence.profile
+    ends = causes(verdict)
+    return render(
+        "run",
+        title=record.id,
+        status=verdict.status,
+        summary=summary(verdict),
+        cause=ends[0] if ends else None,
+        facts=tuple(run_facts(record, evidence)),
+        notes=record.notes,
+        memory=None if prediction is None or evidence is None else _memory(prediction, evidence, record),
+        chart=memory_chart(samples, evidence, _peak_bytes(prediction)),
+        failures=failures_of(verdict, evidence),
+        rows=() if evidence is None else rows_of(evidence, verdict),
+        others=others_of(verdict, evidence),
+        answers=() if evidence is None else tuple(_answers(evidence)),
+        loss=loss_chart(evidence),
+        settings=tuple(settings_of_table(record.profile)) if profile is None else settings_of(profile),
+        machine=machine_facts(evidence, record),
+        versions=version_facts(evidence, record),
+        command=rerun_command(profile),
+        again=f"loadcheck report {record.id}",
+    )
+
+
+def _memory(prediction: Prediction, evidence: Evidence, record: RunRecord) -> Memory | None:
+    gpu = record.machine.get("gpu")
+    used = None if gpu is None else gpu["total_bytes"] - gpu["free_bytes"]
+    return memory_of(prediction, readings_of(evidence), used)
+
+
+def readings_of(evidence: Evidence) -> Mapping[str, Reading]:
+    """Every figure that the log states, by attribute."""
+    return {name: reading for name in figure_specs() if (reading := evidence.attempt.reading(name)) is not None}
+
+
+def _peak_bytes(prediction: Prediction | None) -> int | None:
+    return None if prediction is None else prediction.figures.peak_device_bytes
+
+
+def _answers(evidence: Evidence) -> Any:
+    """What the model was asked and said, by the events of our engine."""
+    for name, title in ANSWERS.items():
+        event = evidence.attempt.event(name) or {}
+        if isinstance(event.get("text"), str):
+            yield title, str(event.get("prompt") or ""), event["text"]
