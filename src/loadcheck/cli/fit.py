@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from loadcheck.cli.chosen import chosen_case, chosen_profile, one_profile, one_rank, overrides, with_local_weights
+from loadcheck.cli.config_option import config_option
 from loadcheck.cli.options import card_options, json_option, predicted_profile, profile_options, train_steps_option
 from loadcheck.cli.output import print_json
 from loadcheck.cli.train_options import train_options
@@ -34,6 +35,7 @@ from loadcheck.terminal import console
 @train_options
 @card_options
 @json_option
+@config_option
 def command(
     as_json: bool, goal: Any, profile: str | None, named: str | None, ram_available_bytes: int | None, **flags: Any
 ) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from loadcheck.cli.chosen import chosen_case, chosen_profile, names_card, one_profile, overrides
+from loadcheck.cli.config_option import config_option
 from loadcheck.cli.matrix import predicted_on
 from loadcheck.cli.options import card_options, json_option, predicted_profile, profile_options, train_steps_option
 from loadcheck.cli.output import HTML, given_command, html_option, print_json
@@ -34,6 +35,7 @@ from loadcheck.units import show_bytes
 @click.option("--tree", is_flag=True, help="Show every term of the device's memory with its source.")
 @html_option
 @json_option
+@config_option
 def command(
     as_json: bool,
     html: Path | None,

@@ -11,6 +11,7 @@ from rich.console import Console
 from loadcheck import device, doctor, loading
 from loadcheck.cli.chosen import chosen_profile, overrides
 from loadcheck.cli.ci import Forms, ci_options
+from loadcheck.cli.config_option import config_option
 from loadcheck.cli.load import refused_by
 from loadcheck.cli.options import json_option, setting_options
 from loadcheck.cli.output import print_json
@@ -64,6 +65,7 @@ OF_OTHERS = ("training.", "generation.", "adapters.use_gradient_checkpointing", 
 @click.option("--force", is_flag=True, help="Start even a training that is predicted not to fit.")
 @ci_options
 @json_option
+@config_option
 def command(
     profile: str | None,
     as_json: bool,

@@ -18,6 +18,8 @@ from loadcheck.training import Trained
 from loadcheck.units import show_bytes, to_gib
 from loadcheck.workloads.peaks import Peaks
 
+NOT_SAID = "not in log"
+"""Of figures of a load that a training has not, such as its peak."""
 LINE_S = 5.0
 """Between two lines of progress where there is no terminal."""
 
@@ -114,7 +116,8 @@ def show_trained(out: Console, trained: Trained) -> None:
     """The table of figures, the findings, the verdict, and where it is kept."""
     found = trained.found
     if found is not None:
-        rows = [*figure_rows(found.evidence, trained.verdict), *_peak_rows(trained)]
+        said = (row for row in figure_rows(found.evidence, trained.verdict) if row[2] != NOT_SAID or row[4])
+        rows = [*said, *_peak_rows(trained)]
         print_table(out, COLUMNS, "lrrrl", rows)
     show_verdict(out, None, trained.verdict)
     show_end(out, trained.record, trained.folder.path)

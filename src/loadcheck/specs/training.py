@@ -72,6 +72,9 @@ class Schedule(Spec, frozen=True, kw_only=True):
     warmup_steps: Annotated[
         int, Meta(ge=0, le=MAX_COUNT), Setting("Steps to the full learning rate.  [default: 0]")
     ] = 0
+    warmup_ratio: Annotated[
+        float, Meta(ge=0, le=1), Setting("The same as a share of all steps, where --warmup-steps says none.")
+    ] = 0.0
     weight_decay: Annotated[float, Meta(ge=0, le=1), Setting("Of the optimizer.  [default: 0]")] = 0.0
     save_steps: Annotated[Count | None, Setting("Steps from one checkpoint to the next.  [default: at the end]")] = None
     seed: Annotated[int, Meta(ge=0, le=MAX_COUNT), Setting("Of the order of the rows.  [default: 3407]")] = 3407

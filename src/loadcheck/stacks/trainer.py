@@ -222,6 +222,7 @@ class Session:
             "learning_rate": schedule.learning_rate,
             "lr_scheduler_type": schedule.lr_scheduler_type,
             "warmup_steps": schedule.warmup_steps,
+            "warmup_ratio": schedule.warmup_ratio,
             "weight_decay": schedule.weight_decay,
             "seed": schedule.seed,
             "save_strategy": "steps",

@@ -1,0 +1,180 @@
+"""The four kinds of config: which of their keys are ours by which name, what cannot be trained here, and what their missing keys mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+NOTHING: tuple[Any, ...] = (None, False, "", 0, 0.0, [], "none", "no")
+"""Values of a switch that is off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One tool's config.
+
+    Attributes:
+        known_by: keys of which one is enough to know it.
+        takes: our parameter by its key; several keys may be one parameter.
+        refused: keys that would make another training of it, with the values that do not; one that is missing is None.
+        defaults: its own values of keys that a file may leave out, by our parameter.
+        source: where its keys and defaults are written down.
+    """
+
+    name: str
+    known_by: tuple[str, ...]
+    takes: Mapping[str, str]
+    refused: Mapping[str, tuple[Any, ...]]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+
+TRAINING_ARGUMENTS = {
+    name: name
+    for name in (
+        "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "warmup_steps",
+        "warmup_ratio", "weight_decay", "max_steps", "num_train_epochs", "save_steps", "seed", "optim",
+    )
+} | {"gradient_checkpointing": "use_gradient_checkpointing"}  # fmt: skip
+"""transformers 4.48.2 training_args.py, which TRL and LLaMA-Factory share."""
+GRPO = {
+    name: name for name in ("num_generations", "max_prompt_length", "max_completion_length")
+} | {"use_vllm": "fast_inference"}  # fmt: skip
+HF_DEFAULTS = {
+    "per_device_train_batch_size": 8,
+    "optim": "adamw_torch",
+    "num_train_epochs": 3.0,
+    "use_gradient_checkpointing": False,
+}
+DISTRIBUTED = {"deepspeed": NOTHING, "fsdp": NOTHING}
+
+UNSLOTH = Kind(
+    "unsloth",
+    ("training.training_type", "lora.lora_r", "training.batch_size"),
+    {
+        "model": "model",
+        "data.local_dataset": "data",
+        "training.max_seq_length": "max_seq_length",
+        "training.load_in_4bit": "load_in_4bit",
+        "training.num_epochs": "num_train_epochs",
+        "training.learning_rate": "learning_rate",
+        "training.batch_size": "per_device_train_batch_size",
+        "training.gradient_accumulation_steps": "gradient_accumulation_steps",
+        "training.warmup_steps": "warmup_steps",
+        "training.max_steps": "max_steps",
+        "training.save_steps": "save_steps",
+        "training.weight_decay": "weight_decay",
+        "training.random_seed": "seed",
+        "training.gradient_checkpointing": "use_gradient_checkpointing",
+        "training.optim": "optim",
+        "training.lr_scheduler_type": "lr_scheduler_type",
+        "lora.lora_r": "lora_r",
+        "lora.lora_alpha": "lora_alpha",
+        "lora.lora_dropout": "lora_dropout",
+        "lora.target_modules": "target_modules",
+    },
+    {
+        "training.training_type": (None, "lora", "qlora"),
+        "training.packing": NOTHING,
+        "lora.use_rslora": NOTHING,
+        "lora.use_loftq": NOTHING,
+    },
+    {
+        "lora_r": 64,
+        "lora_alpha": 16,
+        "max_seq_length": 2048,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 4,
+    },
+    "unsloth studio/backend/assets/configs/lora_text.yaml",
+)
+AXOLOTL = Kind(
+    "axolotl",
+    ("base_model", "sequence_len", "micro_batch_size"),
+    {
+        "base_model": "model",
+        "datasets": "data",
+        "rl": "method",
+        "trl.num_generations": "num_generations",
+        "trl.max_completion_length": "max_completion_length",
+        "trl.use_vllm": "fast_inference",
+        "sequence_len": "max_seq_length",
+        "load_in_4bit": "load_in_4bit",
+        "micro_batch_size": "per_device_train_batch_size",
+        "gradient_accumulation_steps": "gradient_accumulation_steps",
+        "num_epochs": "num_train_epochs",
+        "max_steps": "max_steps",
+        "optimizer": "optim",
+        "lr_scheduler": "lr_scheduler_type",
+        "learning_rate": "learning_rate",
+        "warmup_steps": "warmup_steps",
+        "warmup_ratio": "warmup_ratio",
+        "weight_decay": "weight_decay",
+        "save_steps": "save_steps",
+        "seed": "seed",
+        "gradient_checkpointing": "use_gradient_checkpointing",
+        "lora_r": "lora_r",
+        "lora_alpha": "lora_alpha",
+        "lora_dropout": "lora_dropout",
+        "lora_target_modules": "target_modules",
+        "lora_target_linear": "all_linear",
+    },
+    {
+        "rl": (*NOTHING, "grpo"), "adapter": ("lora", "qlora"), "load_in_8bit": NOTHING, "sample_packing": NOTHING, "peft_use_dora": NOTHING,
+        "peft_use_rslora": NOTHING, "lora_modules_to_save": NOTHING, **DISTRIBUTED, "fsdp_config": NOTHING,
+    },
+    {"load_in_4bit": False, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "use_gradient_checkpointing": False,
+     "lora_dropout": 0.0, "optim": "adamw_torch_fused"},
+    "axolotl src/axolotl/utils/schemas",
+)  # fmt: skip
+LLAMA_FACTORY = Kind(
+    "LLaMA-Factory",
+    ("finetuning_type", "cutoff_len", "lora_target", "lora_rank"),
+    {
+        **TRAINING_ARGUMENTS,
+        "model_name_or_path": "model",
+        "stage": "method",
+        "cutoff_len": "max_seq_length",
+        "quantization_bit": "load_in_4bit",
+        "lora_rank": "lora_r",
+        "lora_alpha": "lora_alpha",
+        "lora_dropout": "lora_dropout",
+        "lora_target": "target_modules",
+        "disable_gradient_checkpointing": "no_gradient_checkpointing",
+    },
+    {
+        "stage": (None, "sft"), "finetuning_type": (None, "lora"), "packing": NOTHING, "use_dora": NOTHING, "use_rslora": NOTHING,
+        "loraplus_lr_ratio": NOTHING, "additional_target": NOTHING, "use_galore": NOTHING, **DISTRIBUTED,
+    },
+    {**HF_DEFAULTS, "lora_r": 8, "lora_dropout": 0.0, "target_modules": "all", "max_seq_length": 2048, "load_in_4bit": False,
+     "learning_rate": 5e-5, "use_gradient_checkpointing": True},
+    "LLaMA-Factory src/llamafactory/hparams",
+)  # fmt: skip
+TRL = Kind(
+    "TRL",
+    ("model_name_or_path", "use_peft", "lora_r"),
+    {
+        **TRAINING_ARGUMENTS,
+        **GRPO,
+        "model_name_or_path": "model",
+        "dataset_name": "data",
+        "max_seq_length": "max_seq_length",
+        "max_length": "max_seq_length",
+        "load_in_4bit": "load_in_4bit",
+        "lora_r": "lora_r",
+        "lora_alpha": "lora_alpha",
+        "lora_dropout": "lora_dropout",
+        "lora_target_modules": "target_modules",
+    },
+    {
+        "use_peft": (True,), "load_in_8bit": NOTHING, "packing": NOTHING, "use_dora": NOTHING, "use_rslora": NOTHING,
+        "lora_modules_to_save": NOTHING, **DISTRIBUTED,
+    },
+    {**HF_DEFAULTS, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "q_proj,v_proj", "max_seq_length": 1024,
+     "load_in_4bit": False, "learning_rate": 2e-5},
+    "trl 0.14.0 trainer/model_config.py, trainer/sft_config.py; peft 0.14.0 utils/constants.py",
+)  # fmt: skip
+
+KINDS = (UNSLOTH, AXOLOTL, LLAMA_FACTORY, TRL)
+"""In the order in which they are looked for: TRL's keys are among LLaMA-Factory's."""

@@ -1,0 +1,209 @@
+"""A config as the flags that it comes to: what is taken, what its tool would have taken for what it leaves out, and what is not taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loadcheck.configs.kinds import KINDS, LLAMA_FACTORY, NOTHING, Kind
+from loadcheck.configs.yaml_file import read_yaml
+from loadcheck.errors import BadInput, Problem
+from loadcheck.specs.files import shown
+from loadcheck.specs.profile import LINEAR_MODULES
+
+INTS = (
+    "max_seq_length", "per_device_train_batch_size", "gradient_accumulation_steps", "warmup_steps", "max_steps", "save_steps", "seed",
+    "lora_r", "lora_alpha", "num_generations", "max_prompt_length", "max_completion_length",
+)  # fmt: skip
+FLOATS = ("learning_rate", "warmup_ratio", "weight_decay", "num_train_epochs", "lora_dropout")
+BOOLS = ("fast_inference", "all_linear", "no_gradient_checkpointing")
+NONE_IF_BELOW_1 = ("max_steps", "save_steps")
+"""Where a tool writes 0 or -1 for none."""
+OPTIMIZERS = {"paged_adamw": "paged_adamw_32bit"}
+CHECKPOINTING = {
+    True: "true",
+    False: "false",
+    "true": "true",
+    "false": "false",
+    "unsloth": "unsloth",
+    "offload": "unsloth",
+}
+
+
+@dataclass(slots=True)
+class Config:
+    """What a config comes to.
+
+    Attributes:
+        settings: by the parameter of our flag, as a flag would give it.
+        taken: the file's keys that made them.
+        assumed: parameters that the file leaves out, and whose values are its tool's own.
+        not_taken: keys with their values that nothing here reads.
+    """
+
+    path: Path
+    kind: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    taken: list[str] = field(default_factory=list)
+    assumed: list[str] = field(default_factory=list)
+    not_taken: list[str] = field(default_factory=list)
+
+
+def read_config(path: Path) -> Config:
+    """The flags that a config comes to.
+
+    BadInput for a file of no known kind, a value of the wrong type, and what would make another training of it than the one that is
+    predicted here; every problem at once.
+    """
+    data = read_yaml(path)
+    kind = next((kind for kind in KINDS if _is_of(kind, data)), None)
+    if kind is None:
+        names = ", ".join(each.name for each in KINDS)
+        raise BadInput(Problem(str(path), f"is no config of {names}, by its keys", "give one of these", "--config"))
+    problems = list(_refused(path, kind, data))
+    config = Config(path, kind.name)
+    for key, value in data.items():
+        problems += _take(config, kind, key, value)
+    if problems:
+        raise BadInput(problems)
+    _assume(config, kind)
+    _derive(config)
+    return config
+
+
+def _is_of(kind: Kind, data: dict[str, Any]) -> bool:
+    """By one of its own keys; where the model's key alone says it, none of an earlier kind has fitted."""
+    return any(key in data for key in kind.known_by)
+
+
+def _refused(path: Path, kind: Kind, data: dict[str, Any]) -> Iterator[Problem]:
+    for key, harmless in kind.refused.items():
+        value = data.get(key)
+        if value not in harmless:
+            what = "is missing" if value is None else f"is {shown(value)}"
+            yield Problem(str(path), f"{what}, which trains otherwise than is predicted here", _remedy(harmless), key)
+
+
+def _remedy(harmless: tuple[Any, ...]) -> str:
+    words = [str(each) for each in harmless if each not in NOTHING]
+    return f"set it to {' or '.join(words)}" if words else "leave it out"
+
+
+def _take(config: Config, kind: Kind, key: str, value: Any) -> list[Problem]:
+    """Put one key where it belongs; what is wrong with its value."""
+    parameter = kind.takes.get(key)
+    if value in (None, "", []):
+        return []
+    if parameter is None:
+        if key not in kind.refused:
+            config.not_taken.append(f"{key}: {shown(value)}")
+        return []
+    try:
+        found = _value(parameter, value, config.path)
+    except (TypeError, ValueError) as error:
+        return [Problem(str(config.path), f"{error} (got {shown(value)})", "correct the value", key)]
+    if found is None:
+        if parameter == "data":
+            config.not_taken.append(f"{key}: {shown(value)}, which is no file here")
+        return []
+    config.settings[parameter] = found
+    config.taken.append(key)
+    return []
+
+
+def _value(parameter: str, value: Any, path: Path) -> Any:
+    """The value as a flag gives it; None where it says nothing. ValueError or TypeError for one that it cannot be."""
+    if parameter in BOOLS:
+        return _bool(value)
+    if parameter in INTS:
+        number = _int(value)
+        return None if parameter in NONE_IF_BELOW_1 and number < 1 else number
+    if parameter in FLOATS:
+        return float(value)
+    return _OTHERS[parameter](value, path) if parameter in _OTHERS else _text(value)
+
+
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def _int(value: Any) -> int:
+    number = float(value)  # a YAML of "1e3" is a text
+    if isinstance(value, bool) or number != int(number):
+        raise ValueError("must be a whole number")
+    return int(number)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a text")
+    return value
+
+
+def _four_bits(value: Any, _path: Path) -> bool:
+    """load_in_4bit, or LLaMA-Factory's quantization_bit."""
+    if isinstance(value, bool):
+        return value
+    if value != 4:
+        raise ValueError("must be 4 bits, or none")
+    return True
+
+
+def _targets(value: Any, _path: Path) -> str:
+    names = value if isinstance(value, list) else _text(value).split(",")
+    names = [_text(name).strip() for name in names]
+    return ",".join(LINEAR_MODULES if names in (["all"], ["all-linear"]) else names)
+
+
+def _checkpointing(value: Any, _path: Path) -> str:
+    if value not in CHECKPOINTING:
+        raise ValueError("must be true, false or unsloth")
+    return CHECKPOINTING[value]
+
+
+def _data(value: Any, path: Path) -> Path | None:
+    """A file beside the config or in the working directory, also as axolotl's list of one; a name of the hub is none."""
+    found = value[0] if isinstance(value, list) and len(value) == 1 else value
+    found = found.get("path") if isinstance(found, dict) else found
+    if not isinstance(found, str):
+        return None
+    return next((each for each in (path.parent / found, Path(found)) if each.is_file()), None)
+
+
+_OTHERS: dict[str, Callable[[Any, Path], Any]] = {
+    "load_in_4bit": _four_bits,
+    "target_modules": _targets,
+    "use_gradient_checkpointing": _checkpointing,
+    "data": _data,
+    "optim": lambda value, _: OPTIMIZERS.get(_text(value), _text(value)),
+}
+
+
+def _assume(config: Config, kind: Kind) -> None:
+    """What the file leaves out is what its tool takes for it, where that is known."""
+    for parameter, value in kind.defaults.items():
+        if parameter not in config.settings and not (
+            parameter == "target_modules" and config.settings.get("all_linear")
+        ):
+            config.settings[parameter] = _value(parameter, value, config.path)
+            config.assumed.append(parameter)
+    if kind is LLAMA_FACTORY and "lora_alpha" not in config.settings:  # hparams/finetuning_args.py: twice the rank
+        config.settings["lora_alpha"] = 2 * config.settings["lora_r"]
+        config.assumed.append("lora_alpha")
+
+
+def _derive(config: Config) -> None:
+    """What follows from the others: the method, whether vLLM is there, and the largest rank."""
+    settings = config.settings
+    if settings.pop("all_linear", False):
+        settings["target_modules"] = ",".join(LINEAR_MODULES)
+    if settings.pop("no_gradient_checkpointing", False):
+        settings["use_gradient_checkpointing"] = "false"
+    settings.setdefault("method", "grpo" if "num_generations" in settings else "sft")
+    settings.setdefault("fast_inference", False)
+    if "lora_r" in settings:
+        settings["max_lora_rank"] = max(8, 1 << (settings["lora_r"] - 1).bit_length())

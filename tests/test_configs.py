@@ -1,0 +1,232 @@
+"""Configs of other tools: what of each is taken by which flag, what is named as not taken, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadcheck.cli.app import run as loadcheck
+from loadcheck.configs import read_config
+from loadcheck.errors import BadInput
+from loadcheck.specs.profile import LINEAR_MODULES
+
+ALL = ",".join(LINEAR_MODULES)
+UNSLOTH = """
+model: unsloth/Llama-3.2-1B-Instruct
+data: {dataset: someone/chats, format_type: auto}
+training:
+  training_type: lora
+  max_seq_length: 4096
+  load_in_4bit: true
+  num_epochs: 2
+  learning_rate: 1e-4
+  batch_size: 2
+  gradient_accumulation_steps: 4
+  warmup_steps: 5
+  max_steps: 0
+  save_steps: 0
+  random_seed: 3407
+  packing: false
+  gradient_checkpointing: "unsloth"
+lora:
+  lora_r: 16
+  lora_alpha: 32
+  lora_dropout: 0.0
+  target_modules: "q_proj,v_proj"
+"""
+AXOLOTL = """
+base_model: meta-llama/Llama-3.2-1B-Instruct
+load_in_8bit: false
+load_in_4bit: true
+adapter: qlora
+datasets:
+  - path: rows.jsonl
+    type: chat_template
+sequence_len: 2048
+sample_packing: false
+lora_r: 8
+lora_alpha: 16
+lora_target_modules:
+lora_target_linear: true
+micro_batch_size: 2
+gradient_accumulation_steps: 2
+num_epochs: 3
+optimizer: paged_adamw_8bit
+lr_scheduler: cosine
+learning_rate: 0.0002
+gradient_checkpointing: true
+wandb_project:
+flash_attention: true
+"""
+LLAMA_FACTORY = """
+model_name_or_path: meta-llama/Llama-3.2-1B-Instruct
+quantization_bit: 4
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_rank: 16
+lora_target: all
+dataset: identity
+template: llama3
+cutoff_len: 1024
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+learning_rate: 1.0e-4
+num_train_epochs: 3.0
+warmup_ratio: 0.1
+"""
+TRL = """
+model_name_or_path: Qwen/Qwen2.5-0.5B-Instruct
+dataset_name: someone/chats
+use_peft: true
+load_in_4bit: true
+lora_target_modules: [q_proj, v_proj]
+per_device_train_batch_size: 4
+gradient_checkpointing: true
+max_steps: -1
+num_generations: 4
+max_completion_length: 128
+use_vllm: true
+report_to: none
+"""
+COMMON = {"method": "sft", "load_in_4bit": True, "fast_inference": False}
+
+
+def _read(folder: Path, text: str) -> Any:
+    path = folder / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "settings"),
+    [
+        (UNSLOTH, "unsloth", {
+            **COMMON, "model": "unsloth/Llama-3.2-1B-Instruct", "max_seq_length": 4096, "num_train_epochs": 2.0, "learning_rate": 1e-4,
+            "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "warmup_steps": 5, "seed": 3407,
+            "use_gradient_checkpointing": "unsloth", "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "q_proj,v_proj",
+            "max_lora_rank": 16,
+        }),
+        (AXOLOTL, "axolotl", {
+            **COMMON, "model": "meta-llama/Llama-3.2-1B-Instruct", "max_seq_length": 2048, "num_train_epochs": 3.0, "learning_rate": 2e-4,
+            "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "use_gradient_checkpointing": "true", "lora_r": 8,
+            "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": ALL, "optim": "paged_adamw_8bit", "lr_scheduler_type": "cosine",
+            "max_lora_rank": 8,
+        }),
+        (LLAMA_FACTORY, "LLaMA-Factory", {
+            **COMMON, "model": "meta-llama/Llama-3.2-1B-Instruct", "max_seq_length": 1024, "num_train_epochs": 3.0, "learning_rate": 1e-4,
+            "per_device_train_batch_size": 1, "gradient_accumulation_steps": 8, "use_gradient_checkpointing": "true", "lora_r": 16,
+            "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": ALL, "optim": "adamw_torch", "warmup_ratio": 0.1, "max_lora_rank": 16,
+        }),
+        (TRL, "TRL", {
+            **COMMON, "model": "Qwen/Qwen2.5-0.5B-Instruct", "method": "grpo", "fast_inference": True, "max_seq_length": 1024,
+            "num_train_epochs": 3.0, "learning_rate": 2e-5, "per_device_train_batch_size": 4, "use_gradient_checkpointing": "true",
+            "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "q_proj,v_proj", "optim": "adamw_torch",
+            "num_generations": 4, "max_completion_length": 128, "max_lora_rank": 16,
+        }),
+    ],
+    ids=["unsloth", "axolotl", "LLaMA-Factory", "TRL"],
+)  # fmt: skip
+def test_each_kind_comes_to_our_flags(text: str, kind: str, settings: dict[str, Any], tmp_path: Path):
+    """What maps, maps; what the file leaves out is as its own tool takes it."""
+    config = _read(tmp_path, text)
+    assert (config.kind, config.settings) == (kind, settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "not_taken"),
+    [
+        (UNSLOTH, ["data.dataset: 'someone/chats'", "data.format_type: 'auto'"]),
+        (
+            AXOLOTL,
+            [
+                "datasets: [{'path': 'rows.jsonl', 'type': 'chat_template'}], which is no file here",
+                "flash_attention: True",
+            ],
+        ),
+        (LLAMA_FACTORY, ["do_train: True", "dataset: 'identity'", "template: 'llama3'"]),
+        (TRL, ["dataset_name: 'someone/chats', which is no file here", "report_to: 'none'"]),
+    ],
+    ids=["unsloth", "axolotl", "LLaMA-Factory", "TRL"],
+)
+def test_what_is_not_taken_is_named(text: str, not_taken: list[str], tmp_path: Path):
+    """Nothing is ignored in silence, but for keys that say nothing."""
+    assert _read(tmp_path, text).not_taken == not_taken
+
+
+def test_a_file_of_data_beside_the_config_is_taken(tmp_path: Path):
+    """By its path from the config's own folder."""
+    (tmp_path / "rows.jsonl").write_text("{}")
+    assert _read(tmp_path, AXOLOTL).settings["data"] == tmp_path / "rows.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (AXOLOTL.replace("sample_packing: false", "sample_packing: true"), "sample_packing: is True, which trains otherwise"),
+        (AXOLOTL.replace("adapter: qlora", ""), "adapter: is missing, which trains otherwise than is predicted here; set it to lora or qlora"),
+        (AXOLOTL.replace("load_in_8bit: false", "load_in_8bit: true"), "load_in_8bit: is True"),
+        (AXOLOTL + "rl: dpo\n", "rl: is 'dpo'"),
+        (AXOLOTL + "deepspeed: zero3.json\n", "deepspeed: is 'zero3.json'"),
+        (UNSLOTH.replace("training_type: lora", "training_type: full"), "training.training_type: is 'full'"),
+        (LLAMA_FACTORY.replace("stage: sft", "stage: dpo"), "stage: is 'dpo', which trains otherwise"),
+        (LLAMA_FACTORY.replace("quantization_bit: 4", "quantization_bit: 8"), "quantization_bit: must be 4 bits, or none (got 8)"),
+        (TRL.replace("use_peft: true", ""), "use_peft: is missing"),
+        (TRL + "lora_r: many\n", "lora_r: could not convert"),
+        (TRL + "lora_alpha: 1.5\n", "lora_alpha: must be a whole number"),
+        (TRL + "learning_rate: fast\n", "learning_rate: could not convert"),
+        (TRL.replace("use_vllm: true", "use_vllm: maybe"), "use_vllm: must be true or false"),
+        (TRL.replace("gradient_checkpointing: true", "gradient_checkpointing: 3"), "must be true, false or unsloth"),
+        (TRL.replace("[q_proj, v_proj]", "[1, 2]"), "lora_target_modules: must be a text"),
+    ],
+)  # fmt: skip
+def test_another_training_than_is_predicted_here_is_refused(text: str, said: str, tmp_path: Path):
+    """Full fine-tuning, packing, 8 bits, other losses, several cards; and values that are none. File and key are named."""
+    with pytest.raises(BadInput) as error:
+        _read(tmp_path, text)
+    assert any(said in str(problem) and str(problem).startswith(str(tmp_path)) for problem in error.value.problems)
+
+
+def test_all_problems_are_said_at_once(tmp_path: Path):
+    """One wrong key does not hide the next."""
+    with pytest.raises(BadInput) as error:
+        _read(tmp_path, TRL.replace("use_peft: true", "packing: true") + "lora_r: many\n")
+    assert len(error.value.problems) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no settings"),
+        ("- a\n- b\n", "holds no settings"),
+        ("a: 1\n", "is no config of unsloth, axolotl, LLaMA-Factory, TRL"),
+        ("a: [1\n", "not valid YAML (line 2"),
+        ("a: !!python/object/apply:os.system [ls]\n", "not valid YAML"),
+        ("lora_r: 1\nb: {c: 1, c: 2}\nlora_r: 2\n", "config.yaml:3: lora_r: is said twice"),
+        ("\n".join(["a: &a [1,1,1,1,1,1,1,1,1]", *(f"b{n}: &b{n} [*{'a' if n == 0 else f'b{n - 1}'}{', *a' * 8}]" for n in range(9))]), None),
+        ("a0: &a0 [x]\n" + "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)), "stands for more than"),
+        ("x" * 1_100_000, "is larger than"),
+        ("lora_r: \xff", "not valid YAML"),
+    ],
+)  # fmt: skip
+def test_what_is_no_config_is_refused(text: str, said: str | None, tmp_path: Path):
+    """Other files, YAML that makes objects, keys said twice, and a few lines that stand for a billion values."""
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(BadInput) as error:
+        read_config(path)
+    assert said is None or said in str(error.value)
+
+
+def test_flags_have_the_last_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A config fills what is not said on the command line; what it took and did not is on stderr."""
+    path = tmp_path / "axolotl.yml"
+    path.write_text(AXOLOTL)
+    assert loadcheck(["predict", "--config", str(path), "--gpu", "A100-40GB", "--lora-r", "4", "--json"]) == 0
+    out, err = capsys.readouterr()
+    said = json.loads(out)
+    assert (said["training"]["settings"]["per_device_train_batch_size"], said["settings"]["adapters"]["r"]) == (2, 4)
+    assert "is axolotl's; taken: base_model" in err
+    assert "nothing here reads" in err
+    assert "this command has no use for num_train_epochs" in err
