@@ -59,6 +59,27 @@ def test_an_interruption_is_only_that(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not any(words in shown for words in ("Traceback", "no known trouble", "expected (", "see the log"))
 
 
+@pytest.mark.parametrize("command", ["check", "report"])
+@pytest.mark.parametrize("name", ["killed", "short-of-estimate", "length-cut", "llama-3.2-3b-short-of-kv"])
+def test_what_is_no_pass_ends_with_cause_and_fix(name: str, command: str, capsys: pytest.CaptureFixture[str]):
+    """In the last five lines, below how the run ended and where it is kept."""
+    assert cli.run([command, str(RUNS / "h200" / name)]) == 1
+    lines = capsys.readouterr().out.rstrip("\n").split("\n")
+    assert [line.partition(": ")[0] for line in lines[-2:]] == ["Cause", "Fix"]
+    assert lines[-3].startswith("FAIL  ") and (command == "check" or "; kept in " in lines[-5])
+
+
+def test_a_figure_that_is_off_is_the_cause(tmp_path: Path, t4_log: Path, capsys: pytest.CaptureFixture[str]):
+    """Of a load that finished: the first figure, and what to do about it."""
+    log = tmp_path / "log"
+    log.write_text(t4_log.read_text().replace("took 5.3541", "took 5.4541"))
+    assert cli.run(["check", str(log)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].startswith("Cause: weights_gib is 5.35 GiB: line 33 says 5.4541, ") and lines[-1].startswith(
+        "Fix: "
+    )
+
+
 def test_all_of_it_stays_in_the_document(tmp_path: Path):
     """What is not told line by line is a finding all the same, and says that it is missing."""
     run = _run(tmp_path, f"{STARTED}\n{WEIGHTS}\n{INTERRUPT}", "interrupted", "the user ended it", -2)

@@ -61,12 +61,14 @@ def test_parse_predict_and_check_have_one_name_for_a_figure(capsys: pytest.Captu
 
 
 def test_one_remedy_is_said_once(capsys: pytest.CaptureFixture[str], t4_log: Path, tmp_path: Path):
-    """Two packages of another stack are two lines of REFUSED, with what to do about them once."""
+    """Two packages of another stack are two lines of REFUSED, with what to do about them once, and as the fix in the end."""
     log = tmp_path / "log"
     log.write_text(t4_log.read_text().replace("0.7.2", "0.7.3").replace("2025.2.5", "2025.2.6"))
     code, out, _ = _run(capsys, "check", str(log))
     assert (code, out.count("\nREFUSED ") - 1) == (1, 2)
-    assert " ".join(out.split()).count("install env/requirements.lock") == 1
+    lines, _, end = out.partition("\nREFUSED  ")
+    assert " ".join(lines.split()).count("install env/requirements.lock") == 1
+    assert end.splitlines()[-1].startswith("Fix: ") and "install env/requirements.lock" in end.splitlines()[-1]
 
 
 def test_check_passes_the_reference(capsys: pytest.CaptureFixture[str], t4_log: Path):

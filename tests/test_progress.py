@@ -1,13 +1,18 @@
 """What is shown while a load runs."""
 
 import io
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
 
 from loadcheck.show import progress
+from loadcheck.show.gauge import Gauge, gauge
 from loadcheck.show.progress import Progress
+from loadcheck.units import GIB
 
 
 def test_no_silence_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch):
@@ -26,3 +31,53 @@ def test_no_silence_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch):
     ]  # fmt: skip
     assert all(set(line) == {"."} for line in lines if "s  " not in line)
     assert said.getvalue().endswith("\n")
+
+
+STAGES = b"INFO executor_base.py:110] # CUDA blocks: 1353, # CPU blocks: 1024\n"
+BAR = "Capturing CUDA graph shapes:  {percent}%|####      | {done}/23 [00:10<00:13,  1.03s/it]\r"
+
+
+def test_a_terminal_shows_how_far_a_stage_is_and_memory_against_its_peak(monkeypatch: pytest.MonkeyPatch):
+    """The bar's n of m, which a new stage forgets; memory is read again while nothing is printed."""
+    monkeypatch.setattr(progress, "REFRESH_S", 0.01)
+    used = iter(range(1, 1000))
+    said = io.StringIO()
+    with Progress(Console(file=said, force_terminal=True), Gauge(lambda: next(used) * GIB, 9 * GIB)) as shown:
+        shown.feed(STAGES)
+        shown.feed(BAR.format(percent=8, done=2).encode() + BAR.format(percent=43, done=10).encode())
+        _until(lambda: "capturing CUDA graphs 10 of 23, " in said.getvalue())
+        before = said.getvalue()
+        _until(lambda: said.getvalue() != before)
+        shown.feed(b"INFO llm_engine.py:431] init engine (profile, create kv cache, warmup model) took 54.71 seconds\n")
+        _until(lambda: "attaching adapters, " in said.getvalue())
+    assert " of 9.00 GiB" in said.getvalue() and "attaching adapters 10 of 23" not in said.getvalue()
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+
+
+def test_a_ci_log_has_a_line_a_stage_with_its_memory():
+    """No bar, and nothing of memory where it cannot be read."""
+    sizes = iter([None, 5 * GIB])
+    said = io.StringIO()
+    with Progress(Console(file=said), Gauge(lambda: next(sizes), None)) as shown:
+        shown.feed(STAGES + BAR.format(percent=43, done=10).encode())
+    lines = [line.partition("s  ")[2] for line in said.getvalue().splitlines()]
+    assert lines == ["preparing the weights", "capturing CUDA graphs, 5.00 GiB"]
+
+
+def test_the_process_that_loads_is_the_largest_that_was_started():
+    """On a CPU its resident set is read; without one nothing is."""
+    child = subprocess.Popen([sys.executable, "-c", "x = bytearray(50_000_000); print(flush=True); import time; time.sleep(30)"],
+                             stdout=subprocess.PIPE)  # fmt: skip
+    assert child.stdout is not None
+    with child.stdout as ready:
+        ready.readline()
+        used = gauge(True, None).read()
+    child.kill()
+    child.wait()
+    assert used is not None and used > 50_000_000

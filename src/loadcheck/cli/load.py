@@ -22,6 +22,7 @@ from loadcheck.runs.folder import default_folder, refuse_taken
 from loadcheck.show.ci.report import Report as CiReport
 from loadcheck.show.ci.report import of_prediction, of_verdict
 from loadcheck.show.doctor import show_troubles
+from loadcheck.show.gauge import Gauge, gauge
 from loadcheck.show.prediction import show_prediction
 from loadcheck.show.progress import Progress
 from loadcheck.show.recovery import show_recovery
@@ -81,15 +82,18 @@ def command(
     report = doctor.examine(doctor.read_machine(prepared.plan, gpu, files=False), prepared.plan)
     if refused_by(out, report, as_json, force):
         return report.exit_code
-    with Progress(out) as progress:
+    with Progress(out, _gauge(prepared)) as progress:
         loaded = run_load(prepared, run_dir, progress.feed)
     forms.write(lambda: _report(loaded), loaded.folder.path)
     if as_json:
         print_json(loaded.to_json())
     else:
-        show_verdict(out, loaded.evidence, loaded.verdict)
-        show_end(out, loaded.record, loaded.folder.path)
+        show_verdict(out, loaded.evidence, loaded.verdict, loaded.record, loaded.folder.path)
     return loaded.exit_code
+
+
+def _gauge(prepared: Prepared) -> Gauge:
+    return gauge(prepared.plan.profile.on_cpu, prepared.prediction.figures.peak_device_bytes)
 
 
 def _report(loaded: Loaded) -> CiReport:
@@ -115,7 +119,7 @@ def _recover(out: Console, prepared: Prepared, as_json: bool, run_dir: Path | No
         return report.exit_code
 
     def run(attempt: Prepared, folder: Path) -> Loaded:
-        with Progress(out) as progress:
+        with Progress(out, _gauge(attempt)) as progress:
             return run_load(attempt, folder, progress.feed)
 
     effects = Effects(
@@ -133,7 +137,8 @@ def _recover(out: Console, prepared: Prepared, as_json: bool, run_dir: Path | No
         return found.exit_code
     if loaded is not None:
         if loaded.evidence is not None:
-            show_verdict(out, loaded.evidence, loaded.verdict)
-        show_end(out, loaded.record, loaded.folder.path)
+            show_verdict(out, loaded.evidence, loaded.verdict, loaded.record, loaded.folder.path)
+        else:
+            show_end(out, loaded.record, loaded.folder.path)
     show_recovery(out, found)
     return found.exit_code

@@ -17,7 +17,7 @@ from loadcheck.runs.sampler import read_samples
 from loadcheck.show.ci.report import of_verdict
 from loadcheck.show.page import run_page
 from loadcheck.show.train import show_trained
-from loadcheck.show.verdict import show_end, show_verdict
+from loadcheck.show.verdict import show_verdict
 from loadcheck.terminal import console, print_words
 from loadcheck.training import Trained, is_training, judge_training_folder
 
@@ -49,5 +49,4 @@ def _show(loaded: Loaded | Trained) -> None:
     if isinstance(loaded, Trained):
         show_trained(console(), loaded)
         return
-    show_verdict(console(), loaded.evidence, loaded.verdict)
-    show_end(console(), loaded.record, loaded.folder.path)
+    show_verdict(console(), loaded.evidence, loaded.verdict, loaded.record, loaded.folder.path)

@@ -1,7 +1,8 @@
-"""What a person sees while the load runs: the stage it has reached and the seconds it took."""
+"""What a person sees while the load runs: the stage it has reached, how far that is, the seconds it took, and memory towards its peak."""
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from rich.status import Status
 from loadcheck.logs.events import PREFIX, parse_event
 from loadcheck.logs.formats import Stage
 from loadcheck.logs.text import clean_line
+from loadcheck.show.gauge import Gauge
 from loadcheck.stacks import DIALECT
 
 # What the load is doing once a stage's line was seen.
@@ -43,6 +45,11 @@ _AFTER_EVENT = {
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+REFRESH_S = 0.5
+"""Between two looks at the memory, on a terminal."""
+_COUNTED = re.compile(r"\|\s*(\d{1,6})/(\d{1,6}) \[")
+"""How far a bar of tqdm is (tqdm/std.py at 4.67: bar_format), as the capture of CUDA graphs and the loading of shards have one."""
+_BAR_CHARS = 4096
 SILENCE_S = 2.5
 """The longest that nothing is shown where there is no terminal: a CI job that hangs looks like one that works otherwise."""
 
@@ -50,10 +57,17 @@ _ANCHORS = (PREFIX, *{format.anchor for format in DIALECT.formats if format.open
 
 
 class Progress:
-    """Follows the child's output. On a terminal a line that changes; elsewhere one line a stage, so that a CI log has them."""
+    """Follows the child's output. On a terminal a line that changes; elsewhere one line a stage, so that a CI log has them.
 
-    def __init__(self, out: Console) -> None:
+    Args:
+        gauge: memory against its predicted peak, shown beside the stage; None where nobody reads it.
+    """
+
+    def __init__(self, out: Console, gauge: Gauge | None = None) -> None:
         self._out = out
+        self._gauge = gauge
+        self._stage_at_s = 0.0
+        self._counted = ""
         self._start_s = time.monotonic()
         self._rest = ""
         self._stage = ""
@@ -69,8 +83,8 @@ class Progress:
         if self._status:
             self._status.start()
         self._show("preparing the weights")
-        if not self._status:
-            threading.Thread(target=self._break_silence, daemon=True).start()
+        watch = self._follow if self._status else self._break_silence
+        threading.Thread(target=watch, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,6 +101,21 @@ class Progress:
                 if not self._ended.is_set():
                     self._dots += 1
                     self._print(".", end="")
+
+    def _follow(self) -> None:
+        """Look at the memory, and how far the stage is, twice a second."""
+        while not self._ended.wait(REFRESH_S):
+            self._update()
+
+    def _update(self) -> None:
+        """The line of a terminal: stage, n of m, seconds, memory."""
+        memory = "" if self._gauge is None else self._gauge.show()
+        parts = filter(None, (self._stage + self._counted, memory))
+        try:
+            if self._status:
+                self._status.update(f"{escape(', '.join(parts))} [dim](from {self._stage_at_s:.0f} s)[/]")
+        except OSError:
+            self._out.quiet = True
 
     def _end_dots(self) -> None:
         if self._dots:
@@ -105,6 +134,8 @@ class Progress:
         text = self._rest + data.decode(errors="replace")
         end = text.rfind("\n") + 1
         self._rest = text[end:][-65536:]
+        if self._status and (bars := _COUNTED.findall(text[-_BAR_CHARS:])):
+            self._counted = " {} of {}".format(*bars[-1])
         if not any(anchor in text for anchor in _ANCHORS):
             return  # a flood of other lines must not hold up the load
         for line in text[:end].split("\n"):
@@ -124,17 +155,15 @@ class Progress:
     def _show(self, doing: str) -> None:
         if doing == self._stage:
             return
-        self._stage = doing
-        at_s = time.monotonic() - self._start_s
+        self._stage, self._counted = doing, ""
+        self._stage_at_s = time.monotonic() - self._start_s
         if self._status:
-            try:
-                self._status.update(f"{escape(doing)} [dim](from {at_s:.0f} s)[/]")
-            except OSError:
-                self._out.quiet = True
+            self._update()
             return
+        memory = "" if self._gauge is None else self._gauge.show()
         with self._lock:
             self._end_dots()
-            self._print(f"{at_s:6.1f} s  {doing}")
+            self._print(f"{self._stage_at_s:6.1f} s  {', '.join(filter(None, (doing, memory)))}")
 
 
 def _doing(line: str) -> str | None:

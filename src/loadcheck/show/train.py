@@ -11,7 +11,7 @@ from rich.console import Console
 from loadcheck.data import Data
 from loadcheck.logs.events import PREFIX, parse_event
 from loadcheck.show.progress import Progress
-from loadcheck.show.verdict import COLUMNS, figure_rows, show_end, show_verdict
+from loadcheck.show.verdict import COLUMNS, figure_rows, show_verdict
 from loadcheck.specs.training import TrainJob
 from loadcheck.terminal import print_table, print_words
 from loadcheck.training import Trained
@@ -119,8 +119,7 @@ def show_trained(out: Console, trained: Trained) -> None:
         said = (row for row in figure_rows(found.evidence, trained.verdict) if row[2] != NOT_SAID or row[4])
         rows = [*said, *_peak_rows(trained)]
         print_table(out, COLUMNS, "lrrrl", rows)
-    show_verdict(out, None, trained.verdict)
-    show_end(out, trained.record, trained.folder.path)
+    show_verdict(out, None, trained.verdict, trained.record, trained.folder.path)
 
 
 def _peak_rows(trained: Trained) -> Iterator[tuple[str, str, str, str, str]]:

@@ -24,10 +24,19 @@ _STYLES = {"ok": "green", "pass": "green", "fail": "bold red", "refused": "yello
 _WORDS = {"ok": _STYLES["ok"], "FAIL": _STYLES["fail"], "REFUSED": _STYLES["refused"]}
 
 
-def show_verdict(out: Console, evidence: Evidence | None, verdict: Verdict) -> None:
+def show_verdict(
+    out: Console,
+    evidence: Evidence | None,
+    verdict: Verdict,
+    record: RunRecord | None = None,
+    folder: Path | None = None,
+) -> None:
     """The table of figures (none where the log says nothing), what failed and what to do, and the verdict on a line of its own.
 
-    Of a load that did not finish the cause is said once more at the end, where people look.
+    What is no pass ends with its cause and fix, where people look: the last five lines of a CI job are what is seen of it first.
+
+    Args:
+        record, folder: of a run, how it ended and where it is kept.
     """
     if evidence is not None:
         print_table(out, COLUMNS, "lrrrl", figure_rows(evidence, verdict), _WORDS)
@@ -36,10 +45,21 @@ def show_verdict(out: Console, evidence: Evidence | None, verdict: Verdict) -> N
     for finding in verdict.findings:
         if finding.status is Status.SKIPPED:
             out.print(f"Note, {escape(finding.figure)}: {escape(finding.why)}")
+    if record is not None:
+        show_end(out, record, folder)
     out.print(f"\n[{_STYLES[verdict.status]}]{verdict.status.upper()}[/]  {escape(summary(verdict))}")
+    for name, text in zip(("Cause", "Fix"), cause_and_fix(verdict), strict=True):
+        if text:
+            print_words(out, f"{name}: {text}")
+
+
+def cause_and_fix(verdict: Verdict) -> tuple[str, str]:
+    """Why it is no pass, and what to do: of a load that did not finish why it did not, else the first thing that is wrong; empty of a pass."""
     for cause in causes(verdict)[:1]:
-        print_words(out, f"Cause: {cause.why}")
-        print_words(out, f"Fix: {cause.remedy}")
+        return cause.why, cause.remedy
+    failures = verdict.failures()
+    first = next((each for each in failures if not each.missing), failures[0] if failures else None)
+    return ("", "") if first is None else (explain(replace(first, remedy="")), first.remedy)
 
 
 _ENDED = {Status.FAIL: "failed", Status.REFUSED: "refused", Status.OK: "ok"}
@@ -217,10 +237,10 @@ def _show_run(out: Console, verdict: Verdict) -> None:
             out.print(f"{escape(finding.figure)}: {escape(finding.why)}{':' if answer else ''}{answer}")
 
 
-def show_end(out: Console, record: RunRecord, folder: Path) -> None:
+def show_end(out: Console, record: RunRecord, folder: Path | None) -> None:
     """How the run ended and where it is kept."""
     for note in record.notes:
         out.print(f"Note: {escape(note)}")
     took = "" if record.duration_s is None else f" after {record.duration_s:.1f} s"
     reason = f" ({record.reason})" if record.reason else ""
-    print_words(out, f"{record.outcome}{reason}{took}; kept in {folder}")
+    print_words(out, f"{record.outcome}{reason}{took}{'' if folder is None else f'; kept in {folder}'}")

@@ -15,9 +15,8 @@ from loadcheck.predict import Prediction
 from loadcheck.runs.folder import RunRecord
 from loadcheck.show.compare import amount_of, causes
 from loadcheck.show.compare import summary as comparison_summary
-from loadcheck.show.verdict import COLUMNS, explain, figure_rows, summary
+from loadcheck.show.verdict import COLUMNS, cause_and_fix, explain, figure_rows, summary
 from loadcheck.verdict import Evidence, Verdict
-from loadcheck.verdict import causes as causes_of_end
 
 
 class Outcome(Enum):
@@ -55,7 +54,7 @@ class Report:
         title: what was judged.
         status: the verdict in a word, such as pass.
         summary: the counts behind it.
-        cause, fix: of a load that did not finish; empty for another.
+        cause, fix: why it is no pass, and what to do; empty of a pass.
         facts: names and values to recognise the load by.
         table: rows for people, the first of them the header; empty where there is none.
         duration_s: of the load, in seconds.
@@ -80,7 +79,7 @@ class Report:
 
 def of_verdict(title: str, evidence: Evidence | None, verdict: Verdict, record: RunRecord | None = None) -> Report:
     """Of a run or a log: one result for each finding; `evidence` is None where the log says nothing at all."""
-    ends = causes_of_end(verdict)
+    cause, fix = cause_and_fix(verdict)
     header = (*COLUMNS[:-1], "status")
     return Report(
         title=title,
@@ -88,8 +87,8 @@ def of_verdict(title: str, evidence: Evidence | None, verdict: Verdict, record: 
         passed=verdict.passed,
         summary=summary(verdict),
         results=tuple(_unique(map(_of_finding, verdict.findings))),
-        cause=ends[0].why if ends else "",
-        fix=ends[0].remedy if ends else "",
+        cause=cause,
+        fix=fix,
         facts=tuple(_facts(evidence, record)),
         table=() if evidence is None else (header, *figure_rows(evidence, verdict)),
         started=_started(record),

@@ -22,9 +22,9 @@ from loadcheck.show.page.facts import (
 from loadcheck.show.page.figures import failures_of, others_of, rows_of
 from loadcheck.show.page.memory import Memory, memory_of
 from loadcheck.show.page.render import render
-from loadcheck.show.verdict import summary
+from loadcheck.show.verdict import cause_and_fix, summary
 from loadcheck.stacks import predict
-from loadcheck.verdict import Evidence, Verdict, causes
+from loadcheck.verdict import Evidence, Verdict
 
 ANSWERS = {"answer": "Answer", "answer_after_training": "Answer after training"}
 
@@ -36,13 +36,14 @@ def run_page(
     case = None if evidence is None else case_of(evidence, record)
     prediction = None if case is None else predict(case)
     profile = None if evidence is None else evidence.profile
-    ends = causes(verdict)
+    cause, fix = cause_and_fix(verdict)
     return render(
         "run",
         title=record.id,
         status=verdict.status,
         summary=summary(verdict),
-        cause=ends[0] if ends else None,
+        cause=cause,
+        fix=fix,
         facts=tuple(run_facts(record, evidence)),
         notes=record.notes,
         memory=None if prediction is None or evidence is None else _memory(prediction, evidence, record),
