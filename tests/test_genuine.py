@@ -112,7 +112,7 @@ def test_a_card_that_nobody_knows_is_judged_by_its_own_numbers(name: str, capabi
 # ---------------------------------------------------------------------------------- any card, model, rank, driver and settings
 
 SAMPLE = settings.default.max_examples
-CARDS = [key for key, gpu in load_gpus().items() if gpu.refused is None]
+CARDS = [key for key, gpu in load_gpus().items() if known_bytes(gpu.total_bytes) is not None]
 MODELS = [model.name for model in load_models() if model.refused is None]
 LARGEST_LENGTH = 8192
 

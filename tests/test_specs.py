@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from loadcheck.errors import BadInput
+from loadcheck.predict.card import described_card
 from loadcheck.specs.expected import Expected, Range, load_expected
 from loadcheck.specs.files import env_dir, load, validate
 from loadcheck.specs.gpu import find_gpu, gpu_named, known_bytes, load_gpus
@@ -14,6 +15,7 @@ from loadcheck.specs.hf_config import config_from_hf
 from loadcheck.specs.model import find_model, is_dynamic, load_models, resolve_model
 from loadcheck.specs.profile import Profile, load_profile, load_profiles, save_profile
 from loadcheck.specs.versions import load_versions
+from loadcheck.units import GIB, to_gib
 from tests.conftest import ROOT
 
 LLAMA = {
@@ -260,8 +262,8 @@ def test_device_names_find_their_card(device: str, key: str):
 
 @pytest.mark.parametrize(
     "device",
-    ["NVIDIA L40", "Tesla T40", "Tesla T4G", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 4090 D",
-     "NVIDIA GeForce RTX 3090 Ti", "NVIDIA A10", "NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA H200 NVL",
+    ["NVIDIA L40G", "Tesla T40", "Tesla T4G", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 4090 D",
+     "NVIDIA GeForce RTX 3080 Ti", "NVIDIA A16", "NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA H200 NVL",
      "NVIDIA A100-SXM4-80GB MIG 3g.40gb", "Radeon", "NVIDIA", ""],
 )  # fmt: skip
 def test_a_card_with_another_name_is_another_card(device: str):
@@ -269,16 +271,55 @@ def test_a_card_with_another_name_is_another_card(device: str):
     assert find_gpu(device) is None
 
 
-@pytest.mark.parametrize("name", ["rtx4090", "RTX 4090", "rtx-4090", "NVIDIA RTX 4090", "NVIDIA GeForce RTX 4090"])
+@pytest.mark.parametrize(
+    "name", ["rtx4090", "RTX 4090", "rtx-4090", "NVIDIA RTX 4090", "NVIDIA GeForce RTX 4090", "4090", "GeForce 4090", "4090 24GB"]
+)  # fmt: skip
 def test_a_card_is_named_as_people_type_it(name: str):
-    """Case, spaces, hyphens and the brand do not matter in a card's short name."""
+    """Case, spaces, hyphens, the brand and its "RTX" do not matter in a card's short name."""
     assert gpu_named(name)[0] == "RTX4090"
 
 
 @pytest.mark.parametrize(
+    ("name", "key", "gib"),
+    [("A10", "A10", 22.07), ("RTX A6000", "A6000", 47.431), ("A6000 48 GB", "A6000", 47.431), ("3090 Ti", "RTX3090Ti", 23.651),
+     ("2080 Ti 22GB", "RTX2080Ti", 21.76), ("2080 Ti", "RTX2080Ti", 10.76), ("4060 Ti (8GB)", "RTX4060Ti", 7.786), ("4060ti 16g", "RTX4060Ti", 15.572),
+     ("4090 48GB", "RTX4090", 47.5), ("RTX 6000 Ada", "RTX6000Ada", 44.43), ("L40", "L40", 44.402), ("H800", "H800", 79.179), ("H20", "H20", 95.33),
+     ("A100 80GB", "A100-80GB", 79.151), ("A100-40G", "A100-40GB", 39.557), ("H100 80GB", "H100", 79.179)],
+)  # fmt: skip
+def test_a_card_of_a_memory_size_is_found_by_it(name: str, key: str, gib: float):
+    """Of the sizes that are known of it, the one in the name."""
+    found, gpu = gpu_named(name)
+    total = known_bytes(gpu.total_bytes)
+    assert found == key and total is not None and to_gib(total) == pytest.approx(gib, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "capability"),
+    [("V100-32GB", "7.0"), ("4090 16GB", "8.9"), ("A100 64GB", "8.0"), ("GH200", "9.0"), ("A100 1g.5gb", "8.0"), ("H100 3g.40gb", "9.0"),
+     ("A100-40GB MIG 3g.20gb", "8.0"), ("NVIDIA H100 PCIe", "9.0"), ("RTX 4090 D", "8.9"), ("RTX 3060", "8.6"), ("A30 1g.6gb", "8.0")],
+)  # fmt: skip
+def test_a_card_of_another_size_is_asked_for_it(name: str, capability: str):
+    """What is known of it is its architecture; with its memory it is predicted."""
+    with pytest.raises(BadInput) as caught:
+        described_card(name, None, None, None)
+    assert [problem.where for problem in caught.value.problems] == ["--gpu-total-bytes", "--gpu-free-bytes"]
+    card = described_card(name, 16 * GIB, 15 * GIB, None)
+    assert (str(card.compute_capability), card.total_bytes, card.name) == (capability, 16 * GIB, name)
+
+
+@pytest.mark.parametrize(
     ("name", "words"),
-    [("A100", "its family there: A100-40GB, A100-80GB"), ("V100", "its family there: V100-16GB"), ("H100 80GB", "its family there: H100"),
-     ("NVIDIA H100 PCIe", "its family there: H100"), ("RTX4900", "did you mean RTX4090?")],
+    [("RTX 5060 Ti", "12.0 is above 9.0"), ("K80", "3.7 is below 7.0"), ("B200", "10.0 is above 9.0")],
+)
+def test_a_card_out_of_reach_is_not_asked_for_its_size(name: str, words: str):
+    """It is told why."""
+    with pytest.raises(BadInput, match=words):
+        described_card(name, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("A100", "its family there: A100-40GB, A100-80GB"), ("V100", "its family there: V100-16GB"), ("RTX4900", "did you mean RTX4090?")],
 )  # fmt: skip
 def test_a_family_names_its_cards(name: str, words: str):
     """A family's name gives the entries of that family, two characters swapped the card that is meant, and no other card."""
@@ -287,7 +328,7 @@ def test_a_family_names_its_cards(name: str, words: str):
     assert caught.value.problems[0].remedy == words
 
 
-@pytest.mark.parametrize("name", ["RTX 3060", "L40", "A10", "T40", "RTX 4090 D", "K80"])
+@pytest.mark.parametrize("name", ["RTX", "L41", "A11", "T40", "Radeon VII"])
 def test_an_unknown_card_is_told_the_known_and_how_to_describe_it(name: str):
     """One other character is another card: none is suggested; all are named, and the flags for any other."""
     with pytest.raises(BadInput) as caught:

@@ -121,8 +121,9 @@ def described_card(
     if free_bytes is None and total is not None and known_used is not None:
         free_bytes = total - known_used
     capability = compute_capability or (entry.compute_capability if entry else None)
-    if entry is not None and entry.refused and (total is None or free_bytes is None):
-        raise BadInput(Problem(f"env/gpus.toml: {gpu}", entry.refused, "take a card of compute capability 7.5 to 9.0"))
+    refused = None if entry is None else entry.refused or why_refused(float(entry.compute_capability))
+    if refused and (total is None or free_bytes is None):
+        raise BadInput(Problem(f"env/gpus.toml: {gpu}", refused, "take a card of compute capability 7.5 to 9.0"))
     problems = _described_problems(total, free_bytes, capability)
     if problems:
         raise BadInput(problems)

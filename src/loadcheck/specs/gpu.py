@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from loadcheck.errors import BadInput, Problem
-from loadcheck.specs.files import Spec, env_dir, load
+from loadcheck.specs.files import Spec, changed, env_dir, load
 from loadcheck.units import to_gib
 
 
@@ -170,17 +170,74 @@ def _around(total_bytes: float) -> tuple[float, float]:
 
 def gpu_key(name: str) -> str | None:
     """The key in env/gpus.toml of a card called by that key, however it is typed, or by its device name; None for an unknown one."""
-    by_key = {_compact(key): key for key in load_gpus()}
-    return by_key.get(_compact(_without_brand(name))) or find_gpu(name)
+    by_key = {_typed(key): key for key in load_gpus()}
+    return by_key.get(_typed(_without_brand(name))) or find_gpu(name)
 
 
 def gpu_named(name: str) -> tuple[str, Gpu]:
-    """The entry for a key of the table or a device name; BadInput for an unknown one."""
+    """The entry for a key of the table or a device name, or what else is known of a card called so; BadInput for an unknown one.
+
+    Of a card of another memory size, of a part of one (MIG) and of one whose family alone is known, memory is "unknown": the user can
+    say it.
+    """
     table = load_gpus()
     key = gpu_key(name)
-    if key is None:
+    if key is not None:
+        return key, table[key]
+    found = _of_size(name) or _slice_of(name) or _of_family(name)
+    if found is None:
         raise BadInput(Problem("--gpu", f"there is no GPU {name!r} in env/gpus.toml", _advice(name, table)))
-    return key, table[key]
+    return found
+
+
+_SIZED = re.compile(r"(?P<card>.*?[^\s_-])[\s_-]*\(?(?P<gb>\d{1,3})\s?(?:GB?|GiB)\)?", re.IGNORECASE)
+_TYPED_SLICE = re.compile(r"(?P<card>.+?)[\s_-]+(?:MIG[\s_-]+)?\d(?:g|c\.\dg)\.\d{1,3}gb(?:\+\S*)?", re.IGNORECASE)
+_NO_MEMORY: dict[str, Any] = {"total_bytes": "unknown", "other_totals": (), "used_before_bytes": "unknown"}
+
+
+def _relatives(card: str) -> list[str]:
+    """The entries of a card's name without its size: itself, or those of its family (V100-16GB of V100)."""
+    if (key := gpu_key(card)) is not None:
+        return [key]
+    wanted = _typed(_without_brand(card))
+    return [key for key in load_gpus() if _typed(key.partition("-")[0]) == wanted]
+
+
+def _of_size(name: str) -> tuple[str, Gpu] | None:
+    """A card with the size of its memory ("4090 48GB", "2080 Ti 22G"); None where it is not called so, or unknown."""
+    match = _SIZED.fullmatch(name.strip())
+    keys = _relatives(match["card"]) if match else []
+    for key in keys:
+        gpu = load_gpus()[key]
+        for fact in (gpu.total_bytes, *gpu.other_totals):
+            if isinstance(fact, Fact) and match and _is_of(fact.value, int(match["gb"])):
+                return key, changed(gpu, {"total_bytes": {"value": fact.value, "evidence": fact.evidence}})
+    return (keys[0], changed(load_gpus()[keys[0]], _NO_MEMORY)) if keys else None
+
+
+def _is_of(total_bytes: int, gb: int) -> bool:
+    low, high = GB_IN_NAME_SHARE
+    return low * gb <= to_gib(total_bytes) <= high * gb
+
+
+def _slice_of(name: str) -> tuple[str, Gpu] | None:
+    """A part of a card by its profile ("A100 1g.5gb"): the card's compute capability, and nothing else of it."""
+    match = _TYPED_SLICE.fullmatch(name.strip())
+    capability = None if match is None else _capability_of_any(match["card"])
+    return None if capability is None else (name, Gpu(names=(name,), compute_capability=capability))
+
+
+def _of_family(name: str) -> tuple[str, Gpu] | None:
+    """A card that nobody measured, by the family of its device name; a family alone (A100) is more than one card."""
+    capability = capability_of(name)
+    if capability is None or _relatives(name):
+        return None
+    return name, Gpu(names=(name,), compute_capability=capability)
+
+
+def _capability_of_any(card: str) -> str | None:
+    keys = _relatives(card)
+    return load_gpus()[keys[0]].compute_capability if keys else capability_of(card)
 
 
 def _without_brand(name: str) -> str:
@@ -188,6 +245,11 @@ def _without_brand(name: str) -> str:
     while len(words) > 1 and words[0] in _BRANDS:
         del words[0]
     return " ".join(words)
+
+
+def _typed(name: str) -> str:
+    """A card's name as few people type more of it: "4090" is the RTX4090, and "A6000" the RTX A6000."""
+    return _compact(name).removeprefix("rtx")
 
 
 def _compact(name: str) -> str:

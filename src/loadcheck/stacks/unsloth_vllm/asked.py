@@ -70,7 +70,14 @@ def _loader(evidence: Evidence) -> Iterator[Finding]:
 
 def _settings(evidence: Evidence) -> Iterator[Finding]:
     """What unsloth leaves as it is, and every figure rests on (unsloth_zoo/vllm_utils.py at 2025.2.4, load_vllm)."""
-    wanted_of = {"device": "cuda", "pipeline_parallel_size": "1", "speculative_config": "None", **_handed_on(evidence)}
+    handed_on = _handed_on(evidence)
+    wanted_of = {
+        "kv_cache_dtype": handed_on.pop("kv_cache_dtype"),
+        "device": "cuda",
+        "pipeline_parallel_size": "1",
+        "speculative_config": "None",
+        **handed_on,
+    }
     if (dtype := evidence.attempt.reading("dtype")) is not None:
         wanted_of["compute_dtype"] = str(dtype.value)
     for attribute, wanted in wanted_of.items():
