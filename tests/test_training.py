@@ -63,7 +63,7 @@ def test_text_names_what_limits(capsys: pytest.CaptureFixture[str]) -> None:
     ("flags", "says"),
     [
         (["--method", "grpo", "--max-completion-length", "512"], "max_seq_length 512"),
-        (["--method", "sft", "--profile", "smollm2-135m-cpu"], "whose training is not predicted"),
+        (["--method", "sft", "--profile", "smollm2-135m-cpu", "--optim", "adamw_8bit"], "adamw_8bit needs a GPU"),
         (["--method", "sft", "--optim", "lion_32bit"], "is not one of"),
         (["--method", "sft", "--train-seq-length", "0"], "0 is not in the range"),
     ],
@@ -88,3 +88,15 @@ def test_a_card_of_unknown_multiprocessors_is_said(known: bool, capsys: pytest.C
     card = ["--gpu", "H100"] if known else described
     _, document = said(capsys, "predict", "--method", "sft", "--ram-available-bytes", "64GiB", *card)
     assert any("multiprocessors" in note for note in document["training"]["notes"]) is not known
+
+
+def test_on_a_cpu_the_peak_of_the_process_is_predicted(capsys: pytest.CaptureFixture[str]) -> None:
+    """In text and in the document; GRPO cannot be trained there, and fit has no card to fill."""
+    code, document = said(capsys, "predict", "smollm2-135m-cpu", "--method", "sft", "--train-seq-length", "128")
+    assert (code, document["figures"]["train_peak_host_gib"]) == (0, 1.34)
+    assert document["training"]["settings"]["optim"] == "adamw_torch"
+    assert run(["predict", "smollm2-135m-cpu", "--method", "sft"]) == 0
+    assert "Predicted peak of the process" in capsys.readouterr().out
+    assert run(["predict", "smollm2-135m-cpu", "--method", "grpo"]) == 3
+    assert run(["fit", "smollm2-135m-cpu", "--method", "sft"]) == 2
+    assert "whose memory no card limits" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from loadcheck.specs.files import changed, validate
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.settings import settings_of
 from loadcheck.specs.training import CPU_OPTIMIZERS, Schedule, TrainJob, TrainSettings
+from loadcheck.stacks import trainer_of
 
 GRPO_LEARNING_RATE = 5e-6
 """unsloth's notebooks have it; SFT's would have the policy run away."""
@@ -61,23 +64,38 @@ def _sha256(data: Path, method: str) -> str:
     return read_data(data, method).sha256
 
 
-def refuse(profile: Profile, job: TrainJob) -> None:
-    """Raise what is wrong with a job, before anything is made."""
-    settings, where = job.settings, f"profile {profile.name}"
+def refuse_settings(profile: Profile, settings: TrainSettings) -> None:
+    """Raise what is wrong with a training of this profile's adapters, whatever its data.
+
+    UnsupportedMachine for GRPO on a CPU, BadInput for the rest.
+    """
+    where = f"profile {profile.name}"
     if profile.on_cpu and settings.method == "grpo":
         what = "trl 0.14.0 generates every completion token by token with transformers here, hours for a few steps"
         raise UnsupportedMachine(Problem(where, what, "train GRPO on a GPU, or --method sft here", "--method"))
-    problems = list(_problems(profile, job, where))
+    problems = []
+    if profile.adapters is None:
+        problems.append(Problem(where, "has no adapters to train", "name another profile", "adapters"))
+    if importlib.util.find_spec(trainer_of(profile)) is None:
+        problems.append(Problem(where, "is of an engine that trains nothing", "name another profile", "engine"))
+    if profile.on_cpu and settings.optim not in CPU_OPTIMIZERS:
+        problems.append(
+            Problem("command line", f"{settings.optim} needs a GPU", f"take {CPU_OPTIMIZERS[0]}", "--optim")
+        )
     if problems:
         raise BadInput(problems)
 
 
-def _problems(profile: Profile, job: TrainJob, where: str) -> Any:
+def refuse(profile: Profile, job: TrainJob) -> None:
+    """Raise what is wrong with a job, before anything is made."""
+    refuse_settings(profile, job.settings)
+    problems = list(_problems(profile, job))
+    if problems:
+        raise BadInput(problems)
+
+
+def _problems(profile: Profile, job: TrainJob) -> Iterator[Problem]:
     settings = job.settings
-    if profile.adapters is None:
-        yield Problem(where, "has no adapters to train", "name another profile", "adapters")
-    if profile.on_cpu and settings.optim not in CPU_OPTIMIZERS:
-        yield Problem("command line", f"{settings.optim} needs a GPU", f"take {CPU_OPTIMIZERS[0]}", "--optim")
     if settings.method == "sft" and job.limit_tokens > profile.max_seq_length:
         what = f"{job.limit_tokens} is above max_seq_length {profile.max_seq_length}"
         yield Problem("command line", what, "raise --max-seq-length", "--train-seq-length")
@@ -87,9 +105,8 @@ def _problems(profile: Profile, job: TrainJob, where: str) -> Any:
     if settings.method == "grpo" and job.reward_functions is None:
         yield Problem("command line", "GRPO needs reward functions", "name a Python file of them", "--reward-functions")
     if settings.method == "sft" and job.reward_functions is not None:
-        yield Problem(
-            "command line", "only GRPO has reward functions", "say --method grpo, or leave it out", "--reward-functions"
-        )
+        what = "only GRPO has reward functions"
+        yield Problem("command line", what, "say --method grpo, or leave it out", "--reward-functions")
 
 
 def resumed(run: Path, data: Path | None, flags: dict[str, Any]) -> tuple[Profile, TrainJob]:

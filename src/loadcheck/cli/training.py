@@ -9,22 +9,28 @@ from typing import Any
 
 from loadcheck.cli.chosen import with_card
 from loadcheck.cli.output import print_json
+from loadcheck.cli.train_job import refuse_settings
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
 from loadcheck.predict import Case
 from loadcheck.show.case import case_json, show_case
 from loadcheck.show.prediction import show_prediction
+from loadcheck.show.train import show_peaks
 from loadcheck.show.training import show_fit_training, show_training
-from loadcheck.specs.files import validate
+from loadcheck.specs.files import to_data, validate
 from loadcheck.specs.profile import Profile
-from loadcheck.specs.training import TrainSettings
+from loadcheck.specs.training import CPU_OPTIMIZERS, TrainSettings
 from loadcheck.stacks import predict
 from loadcheck.terminal import console
+from loadcheck.units import to_gib
+from loadcheck.workloads.peaks import predict_peaks
 from loadcheck.workloads.training import SETTINGS, TrainPrediction, fit_training, predict_training
 
 
 def predicted(case: Case, flags: dict[str, Any], as_json: bool, tree: bool) -> int:
     """`predict --method`: the load, where vLLM is in it, and the training of its adapters."""
     settings = settings_of_training(flags, case.profile)
+    if case.profile.on_cpu:
+        return _predicted_on_cpu(case, settings, as_json)
     case = with_card(case, flags)
     training = predict_training(case, settings)
     load = training.engine if training.engine is not None else predict(case)
@@ -39,8 +45,30 @@ def predicted(case: Case, flags: dict[str, Any], as_json: bool, tree: bool) -> i
     return EXIT_PASS if training.fits else EXIT_FAIL
 
 
+def _predicted_on_cpu(case: Case, settings: TrainSettings, as_json: bool) -> int:
+    """The peak of the training process, where it was measured for this model."""
+    peaks = predict_peaks(case, settings)
+    load, size = predict(case).to_json(), peaks.host_bytes
+    if as_json:
+        figures = {**load["figures"], "train_peak_host_gib": None if size is None else round(to_gib(size), 2)}
+        sizes = {**load["bytes"], "train_peak_host_bytes": size}
+        said = {"settings": to_data(settings), "fits": peaks.fits, "notes": [peaks.note] if peaks.note else []}
+        print_json(
+            {**case_json(case), **load, "fits": peaks.fits, "figures": figures, "bytes": sizes, "training": said}
+        )
+    else:
+        out = console()
+        show_case(out, case)
+        show_peaks(out, peaks)
+        out.print("\n[green]FITS[/]" if peaks.fits else "\n[bold red]DOES NOT FIT[/]")
+    return EXIT_PASS if peaks.fits else EXIT_FAIL
+
+
 def fitted(case: Case, flags: dict[str, Any], as_json: bool) -> int:
     """`fit --method`: the most of each setting of the training that this card holds."""
+    if case.profile.on_cpu:
+        what = "is for the CPU, whose memory no card limits"
+        raise BadInput(Problem(f"profile {case.profile.name}", what, "see loadcheck predict --method sft", "engine"))
     settings = settings_of_training(flags, case.profile)
     case = with_card(case, flags)
     found = fit_training(case, settings)
@@ -54,17 +82,16 @@ def fitted(case: Case, flags: dict[str, Any], as_json: bool) -> int:
 
 
 def settings_of_training(flags: dict[str, Any], profile: Profile) -> TrainSettings:
-    """The training that the flags describe; BadInput for a profile without adapters, and for rows longer than the model takes."""
-    if profile.adapters is None or profile.on_cpu:
-        what = (
-            "has no adapters to train"
-            if profile.adapters is None
-            else "is for the CPU, whose training is not predicted"
-        )
-        raise BadInput(Problem(f"profile {profile.name}", what, "name another profile", "adapters"))
+    """The training that the flags describe.
+
+    BadInput for a profile without adapters and for rows longer than the model takes, UnsupportedMachine for GRPO on a CPU.
+    """
     given = {name: flags[name] for name in SETTINGS if flags.get(name) is not None}
     given.setdefault("train_seq_length", profile.max_seq_length)
+    if profile.on_cpu:
+        given.setdefault("optim", CPU_OPTIMIZERS[0])
     settings = validate(TrainSettings, given, "command line")
+    refuse_settings(profile, settings)
     if settings.method == "grpo" and settings.row_tokens > profile.max_seq_length:
         what = f"prompt and completion are {settings.row_tokens} tokens, above max_seq_length {profile.max_seq_length}"
         raise BadInput(Problem("command line", what, "raise --max-seq-length", "--max-completion-length"))

@@ -44,8 +44,18 @@ def show_counted(out: Console, job: TrainJob, peaks: Peaks, counted: dict[str, A
     )
     if counted["num_cut_rows"]:
         print_words(out, f"Note: {counted['num_cut_rows']} rows are cut to {job.limit_tokens} tokens, as asked")
+    show_peaks(out, peaks)
+
+
+def show_peaks(out: Console, peaks: Peaks) -> None:
+    """Each peak that is predicted, and what is to be said of it."""
     for name, size in _peaks(peaks):
         print_words(out, f"Predicted peak of {name}: {show_bytes(size)} ({size:,} bytes)")
+    if peaks.host_slack is not None:
+        print_words(
+            out,
+            f"Note: of the process, ± {peaks.host_slack:.0%}: most of it is libraries, which differ between machines",
+        )
     if peaks.note:
         print_words(out, f"Note: {peaks.note}")
 

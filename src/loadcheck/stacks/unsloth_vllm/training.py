@@ -121,6 +121,7 @@ def _grpo_trainer(session: Session, machine: Machine, model: Any, tokenizer: Any
     from trl import GRPOConfig, GRPOTrainer
 
     settings, data = session.job.settings, session.data()
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # without vLLM, generate refuses what else one makes
     keys = sorted({key for row in data.rows for key in row.columns})
     columns: dict[str, list[Any]] = {key: [row.columns.get(key) for row in data.rows] for key in keys}
     config = GRPOConfig(
