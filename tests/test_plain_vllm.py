@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
+import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -20,9 +23,13 @@ from loadcheck.specs.model import find_model
 from loadcheck.specs.profile import Profile, load_profile, with_flags
 from loadcheck.stacks import engine_of, predict, stack_of, stack_of_log
 from loadcheck.stacks.plain_vllm import STACK as PLAIN_VLLM
+from loadcheck.stacks.plain_vllm import engine
 from loadcheck.stacks.plain_vllm.allocator import Allocator, exact, fresh
 from loadcheck.stacks.plain_vllm.engine import arguments
+from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.unsloth_vllm import STACK as UNSLOTH_VLLM
+from loadcheck.stacks.unsloth_vllm import engine as common
+from loadcheck.stacks.unsloth_vllm import startup
 from loadcheck.stacks.unsloth_vllm.activation import forward_peak
 from loadcheck.stacks.unsloth_vllm.graphs import graph_nodes
 from loadcheck.stacks.unsloth_vllm.weights import embedding_rows, head_rows, weights
@@ -230,6 +237,52 @@ def test_the_engine_gets_the_profiles_settings(tmp_path: Path):
     assert (given["quantization"], given["load_format"], given["max_num_seqs"]) == (None, "auto", 8)
     assert given["enable_chunked_prefill"] is given["enable_prefix_caching"] is True
     assert (given["kv_cache_dtype"], given["dtype"]) == ("fp8", "half")
+
+
+def test_the_engine_says_what_it_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """One event for each stage of a load, with stand-ins for torch and vLLM; the allocator's setting is torch's own."""
+    cuda = SimpleNamespace(mem_get_info=lambda: (90, 100), get_device_capability=lambda: (9, 0), get_device_name=lambda: "NVIDIA H200",
+                           **dict.fromkeys(("memory_allocated", "memory_reserved", "max_memory_allocated", "max_memory_reserved"), lambda: 5))  # fmt: skip
+    output = SimpleNamespace(outputs=[SimpleNamespace(token_ids=[1, 2])], metrics=SimpleNamespace(first_token_time=1.0))
+    tokenizer = SimpleNamespace(apply_chat_template=lambda _messages, **_: [7, 8, 9], decode=lambda _ids, **_: "Paris")
+    asked: dict[str, Any] = {}
+
+    def llm(**arguments: Any) -> SimpleNamespace:
+        asked.update(arguments)
+        return SimpleNamespace(get_tokenizer=lambda: tokenizer, generate=lambda *_, **__: [output])
+
+    stand_in = SimpleNamespace(LLM=llm, SamplingParams=lambda **sampling: sampling)
+    torch = SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda="12.4"))
+    for name, module in (("vllm", stand_in), ("torch", torch)):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(engine, "version", lambda _package: "1")
+    monkeypatch.setattr(common, "_driver_version", lambda: "580")
+    monkeypatch.setattr(common, "leave_process_group", lambda: None)
+    monkeypatch.setattr(os, "environ", {"PYTORCH_CUDA_ALLOC_CONF": "x", startup.VARIABLE: "all"})
+    events: list[tuple[str, dict[str, Any]]] = []
+    recorder = SimpleNamespace(event=lambda name, **fields: events.append((name, fields)))
+    engine.run(make_plan(_profile(weights="synthetic", max_num_seqs=8)), tmp_path, cast(Recorder, recorder))
+    assert [name for name, _ in events] == ["imported", "device", "loaded", "answer", "peak", "done"]
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in os.environ
+    assert asked["max_num_seqs"] == 8 and asked["model"] == str(tmp_path)
+    answer = dict(events)["answer"]
+    assert (answer["num_prompt_tokens"], answer["num_new_tokens"], answer["text"], answer["adapter_enabled"]) == (
+        3,
+        2,
+        "Paris",
+        False,
+    )
+
+
+def test_a_config_without_quantization_is_predicted_in_16_bits(tmp_path: Path):
+    """What vLLM would quantize as it loads is not modelled, and that is said."""
+    path = tmp_path / "config.json"
+    data = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "vocab_size": 512, "max_position_embeddings": 4096}  # fmt: skip
+    path.write_text(json.dumps(data), encoding="utf-8")
+    found = PLAIN_VLLM.resolve(_profile(model=str(path)))
+    assert found.config.quantization == "16bit" and "is not modelled" in found.notes[0]
+    assert PLAIN_VLLM.resolve(_profile(model=str(path), load_in_4bit=False)).notes == ()
 
 
 def test_predict_takes_the_loader_as_a_flag(capsys: pytest.CaptureFixture[str]):

@@ -9,7 +9,8 @@ from loadcheck.logs import Attempt
 from loadcheck.predict.account import Obstacle, Prediction
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
-from loadcheck.predict.stack import FromLog, Wish
+from loadcheck.predict.stack import FromLog, Resolved, Wish
+from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.trouble import Shortage
@@ -24,6 +25,10 @@ from loadcheck.stacks.unsloth_vllm.from_log import why_not_predicted
 from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, ENGINE_LINES, without_graphs
 
 PACKAGES = ("torch", "triton", "vllm", "xformers", "transformers", "bitsandbytes", "protobuf", "numpy", "setuptools")
+IN_FLIGHT = (
+    "{model} has no quantization_config, so it is predicted and loaded in 16 bits: what vLLM would quantize as it loads is not modelled; "
+    "for 4 bits take a checkpoint that says so"
+)
 OF_UNSLOTH = frozenset(each.name for each in unsloth_lines.FORMATS)
 
 
@@ -59,6 +64,11 @@ class PlainVllm(JudgedStack):
 
     def packages(self, profile: Profile) -> tuple[str, ...]:
         return PACKAGES
+
+    def resolve(self, profile: Profile) -> Resolved:
+        title, config = resolve_model(profile.model, profile.load_in_4bit)
+        in_flight = profile.load_in_4bit and config.quantization == "16bit"
+        return Resolved(title, config, (IN_FLIGHT.format(model=profile.model),) if in_flight else ())
 
     def predict(self, case: Case) -> Prediction:
         return predict(case)
