@@ -11,10 +11,11 @@ import pytest
 from loadcheck import cli
 from loadcheck.loading import judge_folder
 from loadcheck.runs.sampler import read_samples
-from loadcheck.show.page import run_page
+from loadcheck.show.page import run_page, trained_part
 from loadcheck.show.page.memory import memory_of
 from loadcheck.show.page.run import readings_of
 from loadcheck.stacks import predict
+from loadcheck.training import judge_training_folder
 from loadcheck.units import GIB, MIB
 from tests.conftest import RUNS
 
@@ -222,10 +223,42 @@ def test_a_comparison_draws_both_runs(run: Path, tmp_path: Path):
     assert cli.run(["compare", str(run), str(other), str(run), "--html", str(page)]) == 2
 
 
-def test_a_training_has_no_page_yet(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """It is said before anything is predicted."""
-    assert cli.run(["predict", "--gpu", "T4", "--method", "sft", "--html", str(tmp_path / "page.html")]) == 2
-    assert "a training has no page yet" in capsys.readouterr().err
+def test_a_training_s_prediction_has_a_page(tmp_path: Path):
+    """Its terms sum to the card's peak, the bar ends at what is asked of the card, and the card's own end is marked."""
+    page = tmp_path / "page.html"
+    flags = [
+        "--method",
+        "sft",
+        "--train-seq-length",
+        "4096",
+        "--per-device-train-batch-size",
+        "8",
+        "--ram-available-bytes",
+        "64GiB",
+    ]
+    assert cli.run(["predict", "--gpu", "T4", *flags, "--html", str(page)]) == 1
+    text = page.read_text()
+    assert _texts(text, "h1")[0].startswith("DOES NOT FITSFT, llama31")
+    shares = [float(each) for each in re.findall(r'<span class="t\d+" style="width:([\d.]+)%"', text)]
+    assert sum(shares) == pytest.approx(100, abs=0.1) and '<i class="end"' in text
+    assert "num_generations" not in text and _row(text, "train_seq_length")[1] == "4096"
+
+
+def test_a_training_on_the_cpu_needs_none(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """It is one figure."""
+    assert cli.run(["predict", "smollm2-135m-cpu", "--method", "sft", "--html", str(tmp_path / "page.html")]) == 2
+    assert "needs no page" in capsys.readouterr().err
+
+
+def test_a_training_s_page_has_its_peaks_its_losses_and_its_command():
+    """Of a training that was kept: the measured peak beside the predicted, a point for each step, and what trains so again."""
+    trained = judge_training_folder(Path(__file__).parent / "training" / "run")
+    page = run_page(trained.record, trained.evidence, trained.verdict, [], trained_part(trained))
+    assert _row(page, "train_peak_host_gib")[4] == "ok"
+    assert len(_points(page)) == 8
+    (command,) = [each for each in _texts(page, "pre") if each.startswith("loadcheck train ")]
+    assert "--data " in command and "--max-steps 8" in command and "--num-generations" not in command
+    assert not re.search(r"<dt>(num_generations|max_prompt_length)</dt>", page)
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,10 @@ def test_a_ci_log_has_a_line_a_stage_with_its_memory():
     sizes = iter([None, 5 * GIB])
     said = io.StringIO()
     with Progress(Console(file=said), Gauge(lambda: next(sizes), None)) as shown:
+        shown.feed(b'loadcheck: {"event": "weights_ready", "at_s": 1.0}\n')
         shown.feed(STAGES + BAR.format(percent=43, done=10).encode())
     lines = [line.partition("s  ")[2] for line in said.getvalue().splitlines()]
-    assert lines == ["preparing the weights", "capturing CUDA graphs, 5.00 GiB"]
+    assert lines == ["preparing the weights", "importing the libraries", "capturing CUDA graphs, 5.00 GiB"]
 
 
 def test_the_process_that_loads_is_the_largest_that_was_started():

@@ -15,7 +15,7 @@ from loadcheck.cli.options import card_options, json_option, predicted_profile, 
 from loadcheck.cli.output import HTML, given_command, html_option, print_json
 from loadcheck.cli.train_options import train_options
 from loadcheck.cli.written import write_named
-from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
+from loadcheck.errors import EXIT_FAIL, EXIT_PASS
 from loadcheck.show.case import case_json, show_case
 from loadcheck.show.prediction import show_prediction, show_without_budget
 from loadcheck.stacks import predict as predict_load
@@ -55,11 +55,9 @@ def command(
         return predicted_on(gpus, chosen, flags, ram_available_bytes, as_json, html)
     case = chosen_case(chosen, flags, ram_available_bytes)
     if flags["method"] is not None:
-        if html is not None:
-            raise BadInput(Problem("--html", "a training has no page yet", "leave it out, or use --json"))
         from loadcheck.cli.training import predicted
 
-        return predicted(case, flags, as_json, tree)
+        return predicted(case, flags, as_json, tree, html)
     prediction = predict_load(case)
     by_ram = prediction.account is not None and chosen.keeps_slots  # vLLM alone takes 4 GiB, whatever there is
     if by_ram and ram_available_bytes is None and names_card(flags):

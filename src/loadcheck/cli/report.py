@@ -15,7 +15,7 @@ from loadcheck.loading import Loaded, judge_folder
 from loadcheck.runs.folder import RunFolder
 from loadcheck.runs.sampler import read_samples
 from loadcheck.show.ci.report import of_verdict
-from loadcheck.show.page import run_page
+from loadcheck.show.page import run_page, trained_part
 from loadcheck.show.train import show_trained
 from loadcheck.show.verdict import show_verdict
 from loadcheck.terminal import console, print_words
@@ -35,7 +35,9 @@ def command(run: Path, as_json: bool, html: Path | None, forms: Forms) -> int:
     if not as_json:
         _show(loaded)
     if html is not None:
-        page = run_page(loaded.record, loaded.evidence, loaded.verdict, read_samples(loaded.folder.memory_path))
+        samples = read_samples(loaded.folder.memory_path)
+        training = trained_part(loaded) if isinstance(loaded, Trained) else None
+        page = run_page(loaded.record, loaded.evidence, loaded.verdict, samples, training)
         write_named(html, page, "--html", HTML, loaded.folder.path)
         if not as_json:
             print_words(console(), f"wrote {html}")

@@ -5,11 +5,13 @@ Imported by the two commands only where --method is given: following a training 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from loadcheck.cli.chosen import with_card
-from loadcheck.cli.output import print_json
+from loadcheck.cli.output import HTML, given_command, print_json
 from loadcheck.cli.train_job import refuse_settings
+from loadcheck.cli.written import write_named
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
 from loadcheck.predict import Case
 from loadcheck.show.case import case_json, show_case
@@ -26,13 +28,20 @@ from loadcheck.workloads.peaks import predict_peaks
 from loadcheck.workloads.training import SETTINGS, TrainPrediction, fit_training, predict_training
 
 
-def predicted(case: Case, flags: dict[str, Any], as_json: bool, tree: bool) -> int:
+def predicted(case: Case, flags: dict[str, Any], as_json: bool, tree: bool, html: Path | None = None) -> int:
     """`predict --method`: the load, where vLLM is in it, and the training of its adapters."""
     settings = settings_of_training(flags, case.profile)
     if case.profile.on_cpu:
+        if html is not None:
+            what = "a training on the CPU is one figure, which needs no page"
+            raise BadInput(Problem("--html", what, "leave it out, or use --json"))
         return _predicted_on_cpu(case, settings, as_json)
     case = with_card(case, flags)
     training = predict_training(case, settings)
+    if html is not None:
+        from loadcheck.show.page import training_page
+
+        write_named(html, training_page(case, training, given_command()), "--html", HTML)
     load = training.engine if training.engine is not None else predict(case)
     if as_json:
         print_json(_document(training, {**case_json(case), **load.to_json()}))

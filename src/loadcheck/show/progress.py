@@ -45,6 +45,7 @@ _AFTER_EVENT = {
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+PREPARING = "preparing the weights"
 REFRESH_S = 0.5
 """Between two looks at the memory, on a terminal."""
 _COUNTED = re.compile(r"\|\s*(\d{1,6})/(\d{1,6}) \[")
@@ -75,14 +76,12 @@ class Progress:
         self._dots = 0
         self._lock = threading.Lock()
         spinner = "line" if out.options.ascii_only else "dots"
-        self._status: Status | None = (
-            Status("preparing the weights", console=out, spinner=spinner) if out.is_terminal else None
-        )
+        self._status: Status | None = Status(PREPARING, console=out, spinner=spinner) if out.is_terminal else None
 
     def __enter__(self) -> Self:
         if self._status:
             self._status.start()
-        self._show("preparing the weights")
+        self._show(PREPARING)
         watch = self._follow if self._status else self._break_silence
         threading.Thread(target=watch, daemon=True).start()
         return self
@@ -109,13 +108,16 @@ class Progress:
 
     def _update(self) -> None:
         """The line of a terminal: stage, n of m, seconds, memory."""
-        memory = "" if self._gauge is None else self._gauge.show()
-        parts = filter(None, (self._stage + self._counted, memory))
+        parts = filter(None, (self._stage + self._counted, self._memory_used()))
         try:
             if self._status:
                 self._status.update(f"{escape(', '.join(parts))} [dim](from {self._stage_at_s:.0f} s)[/]")
         except OSError:
             self._out.quiet = True
+
+    def _memory_used(self) -> str:
+        """Of the load; empty before it, as the weights are made by a process of their own."""
+        return "" if self._gauge is None or self._stage == PREPARING else self._gauge.show()
 
     def _end_dots(self) -> None:
         if self._dots:
@@ -160,7 +162,7 @@ class Progress:
         if self._status:
             self._update()
             return
-        memory = "" if self._gauge is None else self._gauge.show()
+        memory = self._memory_used()
         with self._lock:
             self._end_dots()
             self._print(f"{self._stage_at_s:6.1f} s  {', '.join(filter(None, (doing, memory)))}")

@@ -127,12 +127,13 @@ def show_trained(out: Console, trained: Trained) -> None:
     found = trained.found
     if found is not None:
         said = (row for row in figure_rows(found.evidence, trained.verdict) if row[2] != NOT_SAID or row[4])
-        rows = [*said, *_peak_rows(trained)]
+        rows = [*said, *peak_rows(trained)]
         print_table(out, COLUMNS, "lrrrl", rows)
     show_verdict(out, None, trained.verdict, trained.record, trained.folder.path)
 
 
-def _peak_rows(trained: Trained) -> Iterator[tuple[str, str, str, str, str]]:
+def peak_rows(trained: Trained) -> Iterator[tuple[str, str, str, str, str]]:
+    """A row of COLUMNS for each peak that was measured."""
     predicted = trained.predicted()
     for name, size in trained.measured().items():
         figure = name.removesuffix("_bytes") + "_gib"

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from loadcheck.show.page.others import comparison_page, matrix_page, prediction_page
 from loadcheck.show.page.run import run_page
+from loadcheck.show.page.training import trained_part, training_page
 
-__all__ = ["comparison_page", "matrix_page", "prediction_page", "run_page"]
+__all__ = ["comparison_page", "matrix_page", "prediction_page", "run_page", "trained_part", "training_page"]

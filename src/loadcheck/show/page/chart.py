@@ -20,8 +20,11 @@ STAGES = {
     "adapters": "adapters attached",
     "answer": "answered",
     "trained": "trained",
+    "train_begin": "training begins",
+    "train_done": "trained",
 }
 """Events of our engines that are marked, by what had happened then."""
+_STEPS = ("step", "train_step")
 Points = Sequence[tuple[float, float]]
 
 
@@ -132,7 +135,7 @@ def _marks(starts_s: Sequence[float], evidence: Evidence | None) -> Iterator[tup
 def loss_chart(evidence: Evidence | None) -> Chart | None:
     """The loss of each training step; None without training."""
     events = () if evidence is None else evidence.attempt.events
-    losses = [event["loss"] for event in events if event["event"] == "step" and _is_loss(event.get("loss"))]
+    losses = [event["loss"] for event in events if event["event"] in _STEPS and _is_loss(event.get("loss"))]
     points = [(float(number), float(loss)) for number, loss in enumerate(losses, 1)]
     return Chart((Line("loss", points),), "steps", "") if len(points) > 1 else None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from loadcheck.figures import specs_by_name
@@ -44,8 +44,8 @@ class Row:
         return self.status in ("fail", "refused") and not self.unreached
 
 
-def rows_of(evidence: Evidence, verdict: Verdict) -> tuple[Row, ...]:
-    """A row for each figure that the prediction, the log or the ranges state."""
+def rows_of(evidence: Evidence, verdict: Verdict, more: Iterable[Sequence[str]] = ()) -> tuple[Row, ...]:
+    """A row for each figure that the prediction, the log or the ranges state, and for what else was measured."""
     told = _told(verdict.findings, evidence)
     by_figure: dict[str, list[Told]] = {}
     for finding, each in zip(verdict.findings, told, strict=True):
@@ -54,7 +54,7 @@ def rows_of(evidence: Evidence, verdict: Verdict) -> tuple[Row, ...]:
     unreached -= {each.figure for each in verdict.failures() if not each.missing}
     return tuple(
         Row(name, predicted, measured, expected, status.lower(), tuple(by_figure.get(name, ())), name in unreached)
-        for name, predicted, measured, expected, status in figure_rows(evidence, verdict)
+        for name, predicted, measured, expected, status in (*figure_rows(evidence, verdict), *more)
     )
 
 

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 from loadcheck.figures import Figures, Reading
 from loadcheck.predict import Prediction
+from loadcheck.predict.terms import Term
 
 INSIDE = ("weights", "non_torch", "activation_peak", "kv_cache")
 """What the budget of the engine holds; the four sum to it (DESIGN.md, identities). All other terms lie on top."""
 RESERVED = "activation_peak"
 """Kept free for a full batch: a load that answers once takes next to nothing of it."""
 REST = "rest"
+_HATCHED = {RESERVED: 2, REST: 12}
+_COLOURS = (0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 11)
+_NAMED_PARTS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,10 @@ class Row:
     @property
     def reserved(self) -> bool:
         return self.name == RESERVED
+
+    def colour(self, number: int) -> int:
+        """Of the row at this place of the table, by its class in style.css; what is no memory in use is hatched."""
+        return _HATCHED.get(self.name, _COLOURS[number % len(_COLOURS)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +123,14 @@ def _outside(prediction: Prediction, readings: Mapping[str, Reading], used_befor
         attribute = f"{part.name}_bytes"
         measured = _value(readings, attribute) if attribute in known else None
         measured = used_before if part.name == "context" else measured
-        yield Row(
-            part.name, False, part.num_bytes, measured, part.source or ", ".join(each.name for each in part.parts)
-        )
+        yield Row(part.name, False, part.num_bytes, measured, source_of(part))
+
+
+def source_of(term: Term) -> str:
+    """Where its formula comes from; of a term that is a sum, what it is of."""
+    names = [each.name for each in term.parts]
+    more = f", and {len(names) - _NAMED_PARTS} more" if len(names) > _NAMED_PARTS else ""
+    return term.source or ", ".join(names[:_NAMED_PARTS]) + more
 
 
 def _rest(rows: Iterable[Row], peak: int | None) -> Iterator[Row]:

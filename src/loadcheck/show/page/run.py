@@ -22,6 +22,7 @@ from loadcheck.show.page.facts import (
 from loadcheck.show.page.figures import failures_of, others_of, rows_of
 from loadcheck.show.page.memory import Memory, memory_of
 from loadcheck.show.page.render import render
+from loadcheck.show.page.training import TrainedPart
 from loadcheck.show.verdict import cause_and_fix, summary
 from loadcheck.stacks import predict
 from loadcheck.verdict import Evidence, Verdict
@@ -30,9 +31,17 @@ ANSWERS = {"answer": "Answer", "answer_after_training": "Answer after training"}
 
 
 def run_page(
-    record: RunRecord, evidence: Evidence | None, verdict: Verdict, samples: Sequence[Sequence[Sample]]
+    record: RunRecord,
+    evidence: Evidence | None,
+    verdict: Verdict,
+    samples: Sequence[Sequence[Sample]],
+    training: TrainedPart | None = None,
 ) -> str:
-    """The page of a run; `samples` are those of each of its processes, none where they were not kept."""
+    """The page of a run; `samples` are those of each of its processes, none where they were not kept.
+
+    Args:
+        training: what a training adds; None for a load.
+    """
     case = None if evidence is None else case_of(evidence, record)
     prediction = None if case is None else predict(case)
     profile = None if evidence is None else evidence.profile
@@ -47,17 +56,17 @@ def run_page(
         facts=tuple(run_facts(record, evidence)),
         notes=record.notes,
         memory=None if prediction is None or evidence is None else _memory(prediction, evidence, record),
-        chart=memory_chart(samples, evidence, _peak_bytes(prediction)),
+        chart=memory_chart(samples, evidence, _peak_bytes(prediction) if training is None else training.peak_bytes),
         failures=failures_of(verdict, evidence),
-        rows=() if evidence is None else rows_of(evidence, verdict),
+        rows=() if evidence is None else rows_of(evidence, verdict, () if training is None else training.rows),
         others=others_of(verdict, evidence),
         answers=() if evidence is None else tuple(_answers(evidence)),
         loss=loss_chart(evidence),
         settings=tuple(settings_of_table(record.profile)) if profile is None else settings_of(profile),
         machine=machine_facts(evidence, record),
         versions=version_facts(evidence, record),
-        command=rerun_command(profile),
-        again=f"loadcheck report {record.id}",
+        job=() if training is None else training.settings,
+        command=rerun_command(profile) if training is None else training.command,
     )
 
 

@@ -1,0 +1,125 @@
+"""What a training has on a page besides what a load has."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from loadcheck.predict import Case
+from loadcheck.predict.terms import Term
+from loadcheck.show.case import describe
+from loadcheck.show.page.facts import settings_of
+from loadcheck.show.page.memory import Memory, Row, source_of
+from loadcheck.show.page.render import render
+from loadcheck.show.train import peak_rows
+from loadcheck.specs.files import flat
+from loadcheck.specs.training import TrainJob, TrainSettings
+from loadcheck.training import Trained
+from loadcheck.units import show_bytes
+from loadcheck.workloads.prediction import limits
+from loadcheck.workloads.training import TrainPrediction
+
+OTHER_METHOD = {"sft": ("num_generations", "max_prompt_length", "max_completion_length"), "grpo": ("train_seq_length",)}
+"""Settings that a training of this method does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedPart:
+    """Of a training that has run.
+
+    Attributes:
+        rows: its peaks, as rows of the table of figures.
+        settings: of data, rows, batch and schedule.
+        command: that trains so again.
+        peak_bytes: predicted, of what is drawn over time: of the process on a CPU, else of the card.
+    """
+
+    rows: tuple[tuple[str, str, str, str, str], ...]
+    settings: tuple[tuple[str, str], ...]
+    command: str
+    peak_bytes: int | None
+
+
+def trained_part(trained: Trained) -> TrainedPart:
+    """The page's part of a training; what its log does not tell is empty."""
+    predicted, found = trained.predicted(), trained.found
+    on_cpu = found is not None and found.evidence.profile is not None and found.evidence.profile.on_cpu
+    return TrainedPart(
+        rows=tuple(peak_rows(trained)),
+        settings=() if found is None else tuple(_settings(found.job)),
+        command="" if found is None else _command(found.job, str(trained.record.profile.get("name"))),
+        peak_bytes=predicted["train_peak_host_bytes" if on_cpu else "train_peak_device_bytes"],
+    )
+
+
+def _settings(job: TrainJob) -> Iterator[tuple[str, str]]:
+    """Every setting of the job that its method has, by its own name."""
+    left_out = OTHER_METHOD[job.settings.method]
+    for key, value in flat(job).items():
+        name = key.rpartition(".")[2]
+        if value is not None and name not in left_out:
+            yield ("longest row, tokens" if name == "train_seq_length" else name), str(value)
+
+
+def _command(job: TrainJob, profile: str) -> str:
+    """Flags of everything that is not as the command itself would have it."""
+    defaults = {
+        **flat(type(job.schedule)()),
+        **flat(TrainSettings(method=job.settings.method)),
+        "train_seq_length": None,
+    }
+    given = {**flat(job.settings), **flat(job.schedule), "train_seq_length": None}
+    changed = {key: value for key, value in given.items() if value is not None and value != defaults.get(key)}
+    words = ["loadcheck", "train", profile, "--data", job.data]
+    if job.settings.method != "sft":
+        words += ["--method", job.settings.method]
+    if job.truncate:
+        words.append("--truncate")
+    if job.reward_functions is not None:
+        words += ["--reward-functions", job.reward_functions]
+    return shlex.join([*words, *(word for key, value in changed.items() for word in (_flag(key), str(value)))])
+
+
+def _flag(key: str) -> str:
+    return "--" + key.replace("_", "-")
+
+
+def training_page(case: Case, training: TrainPrediction, command: str) -> str:
+    """A training before there is one: whether it fits, what of the card it takes, every term with its source.
+
+    Args:
+        command: that printed it, to be run again.
+    """
+    memory = training.memory
+    peaks = [
+        ("torch's allocator, before the trainer", memory.before.num_bytes),
+        ("torch's allocator, first step", memory.first_step.num_bytes),
+        ("torch's allocator, later steps", memory.later_step.num_bytes),
+        ("the card", training.device.num_bytes),
+        ("the host's pinned memory", training.host.num_bytes),
+    ]
+    return render(
+        "training",
+        title=f"{training.settings.method.upper()}, {describe(case)}",
+        training=training,
+        lacking=training.needed_bytes - case.gpu.total_bytes,
+        memory=Memory(case.gpu.total_bytes, None, tuple(_rows(training)), training.device.num_bytes, None),
+        peaks=peaks,
+        limits=", ".join(f"{term.name} {show_bytes(term.num_bytes)}" for term in list(limits(memory))[:3]),
+        terms=[pair for root in (memory.peak, training.device, training.host) for pair in root.walk()],
+        settings=(*((key, str(value), False) for key, value in _own(training.settings)), *settings_of(case.profile)),
+        command=command,
+    )
+
+
+def _rows(training: TrainPrediction) -> Iterator[Row]:
+    """The card's terms, and in place of the allocator's peak what that holds."""
+    peak: Term = training.memory.peak
+    for part in training.device.parts:
+        for each in peak.parts if part.num_bytes == peak.num_bytes else (part,):
+            yield Row(each.name, False, each.num_bytes, None, source_of(each))
+
+
+def _own(settings: TrainSettings) -> Iterator[tuple[str, object]]:
+    return ((key, value) for key, value in flat(settings).items() if key not in OTHER_METHOD[settings.method])
