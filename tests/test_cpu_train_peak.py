@@ -49,7 +49,7 @@ def test_what_was_not_measured_is_not_predicted(settings: dict[str, object]):
     """Another model, and 16-bit; that is said."""
     peaks = _peaks(1, 128, settings)
     assert (peaks.host_bytes, peaks.fits) == (None, True)
-    assert "SmolLM2 135M in 4-bit alone" in peaks.note
+    assert "SFT of SmolLM2 135M in 4-bit alone" in peaks.note
 
 
 def test_a_batch_that_the_machine_has_no_memory_for_does_not_fit():

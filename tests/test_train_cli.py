@@ -153,11 +153,26 @@ def test_what_no_training_takes_is_refused_before_anything_is_made(
     assert not Path("run").exists()
 
 
-def test_grpo_needs_a_gpu(child: Child, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Exit 3 with the reason, and what to do instead."""
-    (tmp_path / "prompts.jsonl").write_text('{"prompt": "2+2?", "answer": "4"}\n')
-    assert loadcheck([*CPU, "--data", "prompts.jsonl", "--method", "grpo", "--reward-functions", "x.py"]) == 3
-    assert "train GRPO on a GPU" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((), "GRPO needs reward functions"),
+        (("--reward-functions", "none.py"), "none.py: --reward-functions: no such file"),
+        (
+            ("--reward-functions", "rewards.py", "--max-completion-length", "500"),
+            "756 tokens, above max_seq_length 512",
+        ),
+    ],
+)
+def test_grpo_needs_rewards_and_room(
+    more: tuple[str, ...], said: str, child: Child, capsys: pytest.CaptureFixture[str]
+):
+    """Exit 2 before anything is made."""
+    Path("prompts.jsonl").write_text('{"prompt": "2+2?", "answer": "4"}\n')
+    Path("rewards.py").write_text("def right(completions, **columns): ...\n")
+    assert loadcheck([*CPU, "--data", "prompts.jsonl", "--method", "grpo", *more, "--run-dir", "run"]) == 2
+    assert said in capsys.readouterr().err
+    assert not Path("run").exists()
 
 
 def _with_checkpoint(outcome: str) -> None:

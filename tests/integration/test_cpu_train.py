@@ -31,12 +31,12 @@ def _start(*arguments: str | Path) -> subprocess.Popen[str]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example's first rows."""
     path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    path.write_text("".join((ROOT / "examples" / "glossary.jsonl").read_text().splitlines(keepends=True)[:6]))
+    path.write_text("".join((ROOT / "examples" / "glossary.jsonl").read_text().splitlines(keepends=True)[:4]))
     return path
 
 
 def _arguments(data: Path, folder: Path) -> tuple[str | Path, ...]:
-    more = ("--max-steps", "12", "--save-steps", "3", "--lora-r", "8", "--learning-rate", "1e-3")
+    more = ("--max-steps", "8", "--save-steps", "2", "--lora-r", "8", "--learning-rate", "1e-3")
     return ("smollm2-135m-cpu", "--data", data, "--run-dir", folder, *more)
 
 
@@ -82,7 +82,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(
     """kill -9 of the training process in the middle: --resume has the losses and the adapters of the run that was not killed."""
     killed, resumed = tmp_path / "killed", tmp_path / "resumed"
     process = _start(*_arguments(data, killed))
-    while len(read_steps(killed / "steps.jsonl")) < 5 and process.poll() is None:
+    while len(read_steps(killed / "steps.jsonl")) < 3 and process.poll() is None:
         try:
             process.wait(0.1)
         except subprocess.TimeoutExpired:
@@ -98,3 +98,17 @@ def test_a_killed_training_goes_on_to_the_same_bits(
     assert _losses(read_steps(resumed / "steps.jsonl")) == _losses(read_steps(trained[2] / "steps.jsonl"))
     whole, again = (folder / "adapter" / "adapter_model.safetensors" for folder in (trained[2], resumed))
     assert whole.read_bytes() == again.read_bytes()
+
+
+def test_grpo_trains_on_rewards_of_a_file(tmp_path: Path):
+    """One step: completions are generated, scored by the user's functions, and learned from; the reward is in steps.jsonl."""
+    folder, prompts = tmp_path / "run", ROOT / "examples" / "sums.jsonl"
+    rewards = ("--method", "grpo", "--reward-functions", ROOT / "examples" / "rewards.py", "--num-generations", "2")
+    more = ("--max-completion-length", "6", "--max-steps", "1", "--lora-r", "8")
+    process = _start("smollm2-135m-cpu", "--data", prompts, "--run-dir", folder, *rewards, *more, "--json")
+    out, err = process.communicate(timeout=600)
+    said = json.loads(out)
+    figures = {finding["figure"]: finding["status"] for finding in said["findings"]}
+    assert (figures["losses"], figures["rewards"], figures["base weights"]) == ("ok", "ok", "ok"), err
+    (step,) = read_steps(folder / "steps.jsonl")
+    assert step.reward is not None and step.reward > 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck.data import read_data
-from loadcheck.errors import BadInput, Problem, UnsupportedMachine
+from loadcheck.errors import BadInput, Problem
 from loadcheck.runs.checkpoints import check_whole, checkpoints
 from loadcheck.runs.folder import RunFolder, RunRecord
 from loadcheck.specs.files import changed, validate
@@ -22,7 +22,7 @@ GRPO_LEARNING_RATE = 5e-6
 
 
 def chosen_job(profile: Profile, data: Path, flags: dict[str, Any]) -> TrainJob:
-    """The training that the flags describe; BadInput for what no trainer takes, UnsupportedMachine for GRPO on a CPU."""
+    """The training that the flags describe; BadInput for what no trainer takes."""
     settings = _settings(profile, flags)
     schedule = {
         flag.key: flags[flag.parameter] for flag in settings_of(Schedule) if flags.get(flag.parameter) is not None
@@ -65,14 +65,8 @@ def _sha256(data: Path, method: str) -> str:
 
 
 def refuse_settings(profile: Profile, settings: TrainSettings) -> None:
-    """Raise what is wrong with a training of this profile's adapters, whatever its data.
-
-    UnsupportedMachine for GRPO on a CPU, BadInput for the rest.
-    """
+    """BadInput for what is wrong with a training of this profile's adapters, whatever its data."""
     where = f"profile {profile.name}"
-    if profile.on_cpu and settings.method == "grpo":
-        what = "trl 0.14.0 generates every completion token by token with transformers here, hours for a few steps"
-        raise UnsupportedMachine(Problem(where, what, "train GRPO on a GPU, or --method sft here", "--method"))
     problems = []
     if profile.adapters is None:
         problems.append(Problem(where, "has no adapters to train", "name another profile", "adapters"))
@@ -104,6 +98,8 @@ def _problems(profile: Profile, job: TrainJob) -> Iterator[Problem]:
         yield Problem("command line", what, "raise --max-seq-length", "--max-completion-length")
     if settings.method == "grpo" and job.reward_functions is None:
         yield Problem("command line", "GRPO needs reward functions", "name a Python file of them", "--reward-functions")
+    elif settings.method == "grpo" and job.reward_functions is not None and not Path(job.reward_functions).is_file():
+        yield Problem(job.reward_functions, "no such file", "name a Python file", "--reward-functions")
     if settings.method == "sft" and job.reward_functions is not None:
         what = "only GRPO has reward functions"
         yield Problem("command line", what, "say --method grpo, or leave it out", "--reward-functions")

@@ -93,7 +93,7 @@ def fitted(case: Case, flags: dict[str, Any], as_json: bool) -> int:
 def settings_of_training(flags: dict[str, Any], profile: Profile) -> TrainSettings:
     """The training that the flags describe.
 
-    BadInput for a profile without adapters and for rows longer than the model takes, UnsupportedMachine for GRPO on a CPU.
+    BadInput for a profile without adapters and for rows longer than the model takes.
     """
     given = {name: flags[name] for name in SETTINGS if flags.get(name) is not None}
     given.setdefault("train_seq_length", profile.max_seq_length)

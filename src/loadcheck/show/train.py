@@ -102,6 +102,8 @@ class TrainProgress(Progress):
         mean_s = sum(self._times_s[-10:]) / len(self._times_s[-10:])
         loss = event.get("loss")
         parts = [f"step {step} of {self._num_steps}", "loss no number" if loss is None else f"loss {loss:.4f}"]
+        if "reward" in event:
+            parts.append(f"reward {event['reward']:.3f}")
         if event.get("num_tokens") and step_s:
             parts.append(f"{event['num_tokens'] / step_s:,.0f} tokens/s")
         parts += [*self._memory(event), f"{_duration((self._num_steps - step) * mean_s)} left"]

@@ -115,6 +115,7 @@ def _named(memory: dict[str, int]) -> dict[str, int]:
 def _of_step(step: Step) -> dict[str, Any]:
     names = ("peak_allocated_bytes", "device_used_bytes", "host_bytes")
     known = {f"train_{name}": getattr(step, name) for name in names if getattr(step, name) is not None}
+    known |= {} if step.reward is None else {"reward": step.reward}
     return {"num_tokens": step.num_tokens or 0, **known}
 
 

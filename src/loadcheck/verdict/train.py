@@ -128,8 +128,12 @@ def _trained(found: TrainEvidence, done: Mapping[str, Any]) -> Iterator[Finding]
     planned, numbers = _count(done, "num_planned_steps"), [step.step for step in found.steps]
     yield _flag("steps", numbers == list(range(1, planned + 1)), f"{planned} steps were to be taken, {len(numbers)} are in steps.jsonl",
                 "the training ended early, or steps.jsonl was damaged: train again")  # fmt: skip
+    grpo = found.job.settings.method == "grpo"
+    learns = (
+        "the rewards of every prompt's completions were the same" if grpo else "check target_modules and the labels"
+    )
     yield _flag("adapter weights", done.get("adapter_changed") is True, "training changes the adapters",
-                "the adapters got no gradient; check target_modules and the labels")  # fmt: skip
+                f"the adapters got no gradient; {learns}")  # fmt: skip
     yield _flag("base weights", done.get("base_unchanged") is True, "training leaves the base weights as they are",
                 "the base weights were trained or damaged; load them anew")  # fmt: skip
     yield _flag("saved adapter", done.get("saved_adapter_same") is True, "the adapters on the disk are those in memory",
@@ -148,17 +152,30 @@ def _losses(found: TrainEvidence) -> Iterator[Finding]:
         return
     yield _flag("losses", len(known) == len(losses), f"{len(known)} of {len(losses)} steps have a loss that is a number",
                 "lower the learning rate; on a card before 8.0, gradients overflow in float16")  # fmt: skip
-    if found.job.settings.method == "grpo" or len(known) < len(losses):
-        return
+    if found.job.settings.method == "grpo":
+        yield _rewards(found)
+    elif len(known) == len(losses):
+        yield _falls(known)
+
+
+def _rewards(found: TrainEvidence) -> Finding:
+    """Each a number; whether they rise within so many steps as one has time for, nobody can promise."""
+    rewards = [step.reward for step in found.steps]
+    known = [reward for reward in rewards if reward is not None]
+    ends = f", {known[0]:.3f} in the first and {known[-1]:.3f} in the last" if known else ""
+    why = f"{len(known)} of {len(rewards)} steps have a mean reward that is a number{ends}"
+    return _flag("rewards", len(known) == len(rewards), why, "have the reward functions return numbers")
+
+
+def _falls(losses: Sequence[float]) -> Finding:
+    """Whether the mean of the last quarter is below that of the first; of few steps nobody can tell."""
     if len(losses) < MIN_STEPS:
-        yield Finding(
-            figure="loss", check=Check.RUN, status=Status.SKIPPED, why=f"{len(losses)} steps are too few to see it fall"
-        )
-        return
-    quarter = len(known) // 4
-    first, last = sum(known[:quarter]) / quarter, sum(known[-quarter:]) / quarter
-    yield _flag("loss", last < first, f"the loss goes from {first:.3f} to {last:.3f} (means of the first and the last {quarter} steps)",
-                "lower the learning rate, or look at the data")  # fmt: skip
+        why = f"{len(losses)} steps are too few to see it fall"
+        return Finding(figure="loss", check=Check.RUN, status=Status.SKIPPED, why=why)
+    quarter = len(losses) // 4
+    first, last = sum(losses[:quarter]) / quarter, sum(losses[-quarter:]) / quarter
+    why = f"the loss goes from {first:.3f} to {last:.3f} (means of the first and the last {quarter} steps)"
+    return _flag("loss", last < first, why, "lower the learning rate, or look at the data")
 
 
 # ---------------------------------------------------------------------------------------------------------------- the memory

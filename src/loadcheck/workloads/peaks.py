@@ -54,6 +54,6 @@ def predict_peaks(case: Case, settings: TrainSettings) -> Peaks:
 def _cpu_peaks(case: Case, settings: TrainSettings) -> Peaks:
     peak = cpu_train_peak(case.config, case.profile, settings)
     if peak is None:
-        return Peaks(note="the peak of a training on a CPU was measured for SmolLM2 135M in 4-bit alone")
+        return Peaks(note="the peak of a training on a CPU was measured for SFT of SmolLM2 135M in 4-bit alone")
     fits = case.ram_available_bytes is None or peak.num_bytes <= case.ram_available_bytes
     return Peaks(host_bytes=peak.num_bytes, host_slack=cpu_train_slack(), fits=fits)

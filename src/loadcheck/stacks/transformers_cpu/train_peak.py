@@ -25,9 +25,9 @@ SLACK = 0.25
 
 
 def cpu_train_peak(config: ModelConfig, profile: Profile, settings: TrainSettings) -> Term | None:
-    """The peak in bytes as a tree; None where it was never measured: other models, and 16-bit."""
+    """The peak in bytes as a tree; None where it was never measured: other models, 16-bit, and GRPO."""
     shape = (config.num_hidden_layers, config.hidden_size, config.vocab_size)
-    if shape != MEASURED_SHAPE or config.quantization != "nf4" or profile.adapters is None:
+    if shape != MEASURED_SHAPE or config.quantization != "nf4" or profile.adapters is None or settings.method == "grpo":
         return None
     adapters = adapter_memory(config, profile.adapters.r, profile.adapters.target_modules).num_bytes
     per_token = CHECKPOINTED_TOKEN_BYTES if profile.adapters.use_gradient_checkpointing else TOKEN_BYTES

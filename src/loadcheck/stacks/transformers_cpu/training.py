@@ -1,4 +1,4 @@
-"""Training on a CPU: trl's SFTTrainer on the model and the adapters that a load has."""
+"""Training on a CPU: trl's SFTTrainer or GRPOTrainer on the model and the adapters that a load has."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 
 from loadcheck.data.faults import Faults
+from loadcheck.stacks.grpo_trainer import grpo_trainer, reward_functions
 from loadcheck.stacks.rows import summary
 from loadcheck.stacks.sft_trainer import sft_trainer
 from loadcheck.stacks.trainer import Machine, Session, run_trainer
@@ -21,6 +22,8 @@ def run(session: Session) -> None:
     """Run the session's training; BadInput for data that is not what it was."""
     plan, recorder = session.plan, session.recorder
     assert plan.profile.adapters is not None
+    grpo = session.job.settings.method == "grpo"
+    rewards = reward_functions(session.job.reward_functions) if grpo else []
     os.environ.update(engine.ENVIRONMENT)
     wait_passively()
     quieten()
@@ -36,7 +39,11 @@ def run(session: Session) -> None:
     recorder.event("train_rows", **summary(rows, masked))
     checkpointing = bool(plan.profile.adapters.use_gradient_checkpointing)
     machine = _machine(checkpointing)
-    run_trainer(session, machine, model, partial(sft_trainer, session, machine, model, tokenizer, rows), rows)
+    make = partial(sft_trainer, session, machine, model, tokenizer, rows)
+    if grpo:
+        keep_no_reference()
+        make = partial(grpo_trainer, session, machine, model, tokenizer, rewards)
+    run_trainer(session, machine, model, make, rows)
     recorder.event("train_peak", train_peak_host_bytes=engine.peak_rss_bytes())
     recorder.event("done")
 
@@ -49,6 +56,16 @@ def allow_cpu_training() -> None:
     import accelerate.accelerator
 
     accelerate.accelerator.is_bitsandbytes_multi_backend_available = lambda: True
+
+
+def keep_no_reference() -> None:
+    """Have the model without its adapters be GRPO's reference, and not a copy of it: trl 0.14.0 does so where it attaches them itself
+
+    (trainer/grpo_trainer.py:186-194, 446-448).
+    """
+    import trl.trainer.grpo_trainer
+
+    trl.trainer.grpo_trainer.create_reference_model = lambda _model: None
 
 
 def _machine(checkpointing: bool) -> Machine:

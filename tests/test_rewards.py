@@ -1,11 +1,11 @@
-"""What of a training on a GPU can be seen without one: the reward functions of a user's file."""
+"""The reward functions of a user's file, as GRPO takes them."""
 
 from pathlib import Path
 
 import pytest
 
 from loadcheck.errors import BadInput
-from loadcheck.stacks.unsloth_vllm.training import reward_functions
+from loadcheck.stacks.grpo_trainer import reward_functions
 
 FILE = """
 import re
