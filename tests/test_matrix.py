@@ -77,3 +77,14 @@ def test_what_names_no_cards_is_refused(flags: list[str], words: str, capsys: py
     """One line for each problem, exit code 2."""
     assert cli.run(["predict", *RAM, *flags]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_the_longest_request_of_each_card_fits_and_a_longer_one_is_not_proposed(capsys: pytest.CaptureFixture[str]):
+    """At the utilization asked for: `predict` says that it fits; with 256 tokens more `fit` proposes nothing that keeps it."""
+    for row in _rows(capsys, "--gpus", "T4,L4")[1]:
+        longest = row["longest_tokens"]
+        assert longest % 256 == 0
+        assert _single(capsys, row["gpu"], "--max-seq-length", str(longest))["fits"]
+        longer = ["--max-seq-length", str(longest + 256), "--gpu-memory-utilization", "0.6"]
+        assert cli.run(["fit", *RAM, "--gpu", row["gpu"], *longer, "--json"]) == 1
+        capsys.readouterr()

@@ -12,10 +12,11 @@ from loadcheck.cli.written import write_named
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
 from loadcheck.predict import Case
 from loadcheck.predict.matrix import Outcome, cards_named, every_card, matrix
+from loadcheck.predict.search import Search
 from loadcheck.show.case import case_json, describe_load
 from loadcheck.show.matrix import show_matrix
 from loadcheck.specs.profile import Profile
-from loadcheck.stacks import predict
+from loadcheck.stacks import predict, stack_of
 from loadcheck.terminal import console, print_words
 from loadcheck.units import show_bytes
 
@@ -72,8 +73,16 @@ def _load(case: Case) -> Outcome:
         full_batch_bytes=prediction.account.largest_bytes,
         kv_tokens=None if concurrency is None or length is None else round(concurrency * length),
         max_concurrency=concurrency,
+        longest_tokens=_longest(case),
         why_not=prediction.obstacles[0].what if prediction.obstacles else "",
     )
+
+
+def _longest(case: Case) -> int | None:
+    """Tokens of the longest request that the card holds with all other settings as they are."""
+    search = Search(stack_of(case.profile), case, frozenset({"gpu_memory_utilization"}))
+    found = search.longest(case.profile)
+    return None if found is None else found.profile.max_seq_length
 
 
 def _training(flags: dict[str, Any]) -> Any:

@@ -21,6 +21,8 @@ class Outcome:
         peak_bytes: of the card, at the load's own peak, or at the training's.
         full_batch_bytes: of the card with a full batch, where that is more; None where it is not asked.
         kv_tokens: that the KV cache holds; None without one.
+        longest_tokens: of requests that fit with the other settings as they are, in steps of 256, with what the prediction may be off left over;
+            None where none do, or where it was not looked for.
         why_not: the first thing that keeps it from succeeding; empty where it fits.
     """
 
@@ -29,6 +31,7 @@ class Outcome:
     full_batch_bytes: int | None = None
     kv_tokens: int | None = None
     max_concurrency: float | None = None
+    longest_tokens: int | None = None
     why_not: str = ""
 
 
@@ -59,6 +62,7 @@ class Row:
             "left_gib": round(to_gib(self.left_bytes), 2),
             "kv_tokens": outcome.kv_tokens,
             "max_concurrency": None if outcome.max_concurrency is None else round(outcome.max_concurrency, 2),
+            "longest_tokens": outcome.longest_tokens,
             "why_not": outcome.why_not,
         }
 

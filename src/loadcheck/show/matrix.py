@@ -10,16 +10,17 @@ from loadcheck.predict.matrix import Row
 from loadcheck.terminal import Name, print_table, print_words
 from loadcheck.units import to_gib
 
-COLUMNS = ("card", "GiB", "", "peak", "full batch", "left", "KV tokens", "requests")
+COLUMNS = ("card", "GiB", "", "peak", "full batch", "left", "KV tokens", "requests", "longest")
 
 
 def show_matrix(out: Console, rows: Sequence[Row]) -> None:
     """A row a card, and why the others do not hold it."""
-    print_table(out, COLUMNS, "lrlrrrrr", map(_row, rows), {"fits": "green", "NO": "bold red"})
+    print_table(out, COLUMNS, "lrlrrrrrr", map(_row, rows), {"fits": "green", "NO": "bold red"})
     print_words(
         out,
         "In GiB: peak, of the card as the load (or the training) comes to it; full batch, with as many requests at once as are allowed; "
-        "left of the card at the larger of the two. Requests of full length that the KV cache holds.",
+        "left of the card at the larger of the two. Requests of full length that the KV cache holds; the longest "
+        "that fit with the other settings as they are.",
     )
     for row in rows:
         if row.outcome.why_not:
@@ -37,4 +38,5 @@ def _row(row: Row) -> tuple[str, ...]:
         f"{to_gib(row.left_bytes):.2f}",
         "" if outcome.kv_tokens is None else f"{outcome.kv_tokens:,}",
         "" if outcome.max_concurrency is None else f"{outcome.max_concurrency:.1f}",
+        "" if outcome.longest_tokens is None else f"{outcome.longest_tokens:,}",
     )
