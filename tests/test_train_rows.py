@@ -83,7 +83,7 @@ def test_a_template_that_rewrites_earlier_turns_has_everything_learned():
 
     made = Tokenized(Rewriting(), frozenset({2}), 100, False)
     (tokens,) = made.rows([_chat("hi", "yes")], Faults("x"))
-    assert (made.masked, tokens.num_labels) == (False, len(tokens.input_ids))
+    assert (made.learned, tokens.num_labels) == ("all", len(tokens.input_ids))
 
 
 def test_a_row_that_is_too_long_is_refused_with_its_line():
@@ -142,12 +142,12 @@ def test_prompts_begin_the_answer_and_are_held_to_their_limit():
 def test_the_summary_counts_and_tells_other_tokens_apart():
     """The hash covers ids and labels."""
     rows = [Tokens(1, [5, 6, 7], [IGNORED, 6, 7], True), Tokens(2, [5, 6], [5, 6], False, cut=3)]
-    found = summary(rows, masked=True)
+    found = summary(rows, learned="assistant")
     assert {key: found[key] for key in ("num_rows", "num_tokens", "num_label_tokens", "num_cut_rows", "num_ended_rows")} == {
         "num_rows": 2, "num_tokens": 5, "num_label_tokens": 4, "num_cut_rows": 1, "num_ended_rows": 1,
     }  # fmt: skip
     other = [Tokens(1, [5, 6, 7], [5, 6, 7], True), rows[1]]
-    assert summary(other, masked=True)["tokens_sha256"] != found["tokens_sha256"]
+    assert summary(other, learned="assistant")["tokens_sha256"] != found["tokens_sha256"]
 
 
 @pytest.mark.parametrize(

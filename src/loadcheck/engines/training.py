@@ -39,8 +39,8 @@ def count_rows(plan: LoadPlan, run_dir: Path, directory: Path, recorder: Recorde
 
     session = _session(plan, run_dir, directory, recorder)
     faults = Faults(session.job.data)
-    found, masked = session.tokens(AutoTokenizer.from_pretrained(directory), faults)
-    counted: dict[str, Any] = summary(found, masked)
+    found, learned = session.tokens(AutoTokenizer.from_pretrained(directory), faults)
+    counted: dict[str, Any] = summary(found, learned)
     problems = [
         {"where": each.where, "what": each.what, "remedy": each.remedy, "key": each.key} for each in faults.problems()
     ]

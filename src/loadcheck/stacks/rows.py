@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from loadcheck.data import Row
 from loadcheck.data.faults import Faults
@@ -15,6 +15,7 @@ from loadcheck.data.faults import Faults
 IGNORED = -100
 """A label that the loss leaves out (torch.nn.CrossEntropyLoss: ignore_index)."""
 Span = tuple[int, int]
+Learned = Literal["assistant", "text", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +43,14 @@ class Tokenized:
     """Rows, made with one tokenizer of transformers.
 
     Attributes:
-        masked: whether the assistant's tokens alone are labels; where a template does not let them be told, all are.
+        learned: which tokens are labels: the assistant's; of plain texts all ("text"), and "all" where a template does not let them be told.
     """
 
     def __init__(self, tokenizer: Any, end_ids: frozenset[int], limit_tokens: int, truncate: bool) -> None:
         self._tokenizer, self._end_ids = tokenizer, end_ids
         self._limit_tokens, self._truncate = limit_tokens, truncate
         self._special = [token for token in tokenizer.all_special_tokens if len(token) > 1]
-        self.masked = True
+        self.learned: Learned = "assistant"
 
     def rows(self, rows: Sequence[Row], faults: Faults) -> list[Tokens]:
         """Every row that is right; what is wrong with the others is among the faults."""
@@ -120,6 +121,7 @@ class Tokenized:
 
     def _text(self, row: Row) -> tuple[list[int], list[int]]:
         """A plain text, which ends with the tokenizer's EOS; everything in it is learned."""
+        self.learned = "text"
         ids = list(self._tokenizer(row.text)["input_ids"])
         if ids[-1] not in self._end_ids and self._tokenizer.eos_token_id is not None:
             ids.append(self._tokenizer.eos_token_id)
@@ -130,7 +132,7 @@ class Tokenized:
         text = self._rendered(chat)
         spans = self._answers(chat, text)
         if spans is None:
-            self.masked = False
+            self.learned = "all"
             ids = self._ids(text)
             return ids, list(ids)
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -183,7 +185,7 @@ def end_ids(tokenizer: Any, directory: Path) -> frozenset[int]:
     return frozenset(each for each in found if isinstance(each, int))
 
 
-def summary(rows: Sequence[Tokens], masked: bool) -> dict[str, Any]:
+def summary(rows: Sequence[Tokens], learned: Learned) -> dict[str, Any]:
     """What a run says of its rows: counts, and a hash of all ids and labels, by which two tokenizers are seen to agree."""
     lengths = [len(row.input_ids) for row in rows]
     return {
@@ -194,7 +196,7 @@ def summary(rows: Sequence[Tokens], masked: bool) -> dict[str, Any]:
         "num_longest_tokens": max(lengths, default=0),
         "num_cut_rows": sum(row.cut > 0 for row in rows),
         "num_ended_rows": sum(row.ends for row in rows),
-        "labels": "assistant" if masked else "all",
+        "labels": learned,
         "tokens_sha256": sha256("".join(_written(rows)).encode("ascii")).hexdigest(),
     }
 

@@ -30,7 +30,7 @@ from loadcheck.runs.steps import Step, StepWriter, read_steps
 from loadcheck.specs.training import TrainJob
 from loadcheck.stacks.engine_common import digest, finite, seconds_since, trainable
 from loadcheck.stacks.recorder import Recorder
-from loadcheck.stacks.rows import IGNORED, Tokenized, Tokens, end_ids
+from loadcheck.stacks.rows import IGNORED, Learned, Tokenized, Tokens, end_ids
 
 MAX_STEP_EVENTS = 2_000
 """Far below what is kept of a log (logs/parser.py: MAX_KEPT)."""
@@ -203,12 +203,12 @@ class Session:
             raise BadInput(Problem(self.job.data, what, "put the file back, or train anew", "--data"))
         return data
 
-    def tokens(self, tokenizer: Any, faults: Faults) -> tuple[list[Tokens], bool]:
-        """Every row in tokens, and whether the assistant's alone are labels."""
+    def tokens(self, tokenizer: Any, faults: Faults) -> tuple[list[Tokens], Learned]:
+        """Every row in tokens, and which tokens are labels."""
         made = Tokenized(tokenizer, end_ids(tokenizer, self.directory), self.job.limit_tokens, self.job.truncate)
         grpo = self.job.settings.method == "grpo"
         rows = self.data().rows
-        return (made.prompts(rows, faults) if grpo else made.rows(rows, faults)), made.masked
+        return (made.prompts(rows, faults) if grpo else made.rows(rows, faults)), made.learned
 
     def config_arguments(self, machine: Machine) -> dict[str, Any]:
         """The arguments of SFTConfig and GRPOConfig alike (transformers/training_args.py)."""

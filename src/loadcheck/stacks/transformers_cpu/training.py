@@ -30,13 +30,13 @@ def run(session: Session) -> None:
     engine.record_start(plan, recorder)
     tokenizer = engine.tokenizer_of(session.directory)
     faults = Faults(session.job.data)
-    rows, masked = session.tokens(tokenizer, faults)  # before the model is loaded
+    rows, learned = session.tokens(tokenizer, faults)  # before the model is loaded
     faults.refuse()
     model = engine.attach(engine.load(plan, session.directory, recorder), plan.profile.adapters, recorder)
     if plan.profile.adapters.use_gradient_checkpointing:
         model.enable_input_require_grads()
     allow_cpu_training()
-    recorder.event("train_rows", **summary(rows, masked))
+    recorder.event("train_rows", **summary(rows, learned))
     checkpointing = bool(plan.profile.adapters.use_gradient_checkpointing)
     machine = _machine(checkpointing)
     make = partial(sft_trainer, session, machine, model, tokenizer, rows)

@@ -26,11 +26,11 @@ def run(session: Session) -> None:
     rewards = _begin(session)
     model, tokenizer = engine.load(profile, session.directory, recorder)
     faults = Faults(session.job.data)
-    rows, masked = session.tokens(tokenizer, faults)
+    rows, learned = session.tokens(tokenizer, faults)
     faults.refuse()
     assert profile.adapters is not None
     model = engine.attach(model, profile.adapters, recorder)
-    recorder.event("train_rows", **summary(rows, masked))
+    recorder.event("train_rows", **summary(rows, learned))
     machine = _machine()
     make = partial(_trainer, session, machine, model, tokenizer, rows, rewards)
     run_trainer(session, machine, model, make, rows)
