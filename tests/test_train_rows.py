@@ -70,8 +70,9 @@ def test_the_answers_alone_are_learned_each_with_its_end():
 
 def test_a_text_is_learned_whole_and_ends():
     """The tokenizer's BOS, the text, and an EOS."""
-    (tokens,), _ = _rows(Row(1, text="once"))
-    assert _learned(tokens) == "<s>once<end>"
+    made = Tokenized(Tokenizer(), frozenset({2}), 100, False)
+    (tokens,) = made.rows([Row(1, text="once")], Faults("x"))
+    assert (_learned(tokens), made.learned) == ("<s>once<end>", "text")
 
 
 def test_a_template_that_rewrites_earlier_turns_has_everything_learned():

@@ -96,6 +96,16 @@ def test_each_fault_fails_by_its_name(event: str, fields: dict[str, Any], figure
     assert figure in _failed(folder)
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"), [("text", "of plain texts all are"), ("all", "as the template does not tell")]
+)
+def test_what_is_learned_is_said(labels: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str]):
+    """Also where it is more than the assistant's tokens."""
+    _with_event(folder, "train_rows", labels=labels)
+    assert loadcheck(["check", str(folder)]) == 0
+    assert said in capsys.readouterr().out
+
+
 def test_rows_that_were_cut_as_asked_are_no_fault(folder: Path):
     """--truncate said so, and the verdict says how many."""
     record = json.loads((folder / "run.json").read_text())

@@ -18,6 +18,12 @@ from loadcheck.verdict.run import process_finding
 from loadcheck.verdict.stack import check_stack
 from loadcheck.workloads.peaks import Peaks
 
+WHOSE = {
+    "assistant": "the assistant's",
+    "text": "of plain texts all are",
+    "all": "all, as the template does not tell the assistant's",
+}
+"""The tokens that are learned, by the event's word for them (stacks/rows.py: Learned)."""
 EVENTS = ("weights_ready", "train_data", "adapters", "train_rows", "train_begin", "train_done", "train_peak", "done")
 """What every training says (stacks/trainer.py, engines/training.py)."""
 MIN_STEPS = 8
@@ -111,9 +117,7 @@ def _rows(found: TrainEvidence, rows: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _labels(rows: Mapping[str, Any], num_whole: int) -> Iterator[Finding]:
     num_labels, num_tokens = _count(rows, "num_label_tokens"), _count(rows, "num_tokens")
-    whose = (
-        "the assistant's" if rows.get("labels") == "assistant" else "all, as the template does not tell the assistant's"
-    )
+    whose = WHOSE.get(str(rows.get("labels")), WHOSE["all"])
     yield _flag("labels", 0 < num_labels <= num_tokens, f"{num_labels:,} of {num_tokens:,} tokens are learned: {whose}",
                 "every label is masked: see the roles of the data")  # fmt: skip
     num_ended = _count(rows, "num_ended_rows")
