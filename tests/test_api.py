@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from loadcheck import api, cli
+from tests.conftest import RUNS
 
 
 def test_predict_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]):
@@ -35,6 +36,13 @@ def test_judge_and_parse_take_a_path_or_a_string(t4_log: Path):
     """The reference log passes, and states its weights."""
     assert api.judge(str(t4_log)).status == "pass"
     assert api.parse_log(t4_log).last.figures.weights_bytes == round(5.3541 * 1024**3)
+
+
+def test_compare_says_what_moved():
+    """As the command does: one figure, by three steps of training."""
+    found = api.compare(str(RUNS / "h200" / "reference"), RUNS / "h200" / "reference-train3")
+    assert [each.spec.name for each in found.moved] == ["peak_device_gib"] and not found.same
+    assert found.moved[0].parts[0].change == "training.steps 0 → 3"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck.checking import gather
+from loadcheck.comparing import Comparison, read_subject
+from loadcheck.comparing import compare as _compare
 from loadcheck.device import ram_available_bytes as present_ram_bytes
 from loadcheck.errors import BadInput, LoadcheckError, Problem
 from loadcheck.figures import Figures
@@ -38,8 +40,8 @@ from loadcheck.verdict import Verdict
 from loadcheck.verdict import judge as _judge
 
 __all__ = [
-    "REFERENCE", "BadInput", "Card", "Figures", "Fit", "LoadcheckError", "ParsedLog", "Prediction", "Problem", "Verdict",
-    "fit", "judge", "parse_log", "predict",
+    "REFERENCE", "BadInput", "Card", "Comparison", "Figures", "Fit", "LoadcheckError", "ParsedLog", "Prediction", "Problem", "Verdict",
+    "compare", "fit", "judge", "parse_log", "predict",
 ]  # fmt: skip
 
 REFERENCE = "llama31-8b-instruct-4bit"
@@ -118,6 +120,21 @@ def judge(
     """
     with rereadable(Path(target)) as file:
         return _judge(gather(file, profile, gpu, overrides=dict(settings or {})))
+
+
+def compare(a: str | PathLike[str], b: str | PathLike[str]) -> Comparison:
+    """What differs between two loads, each figure that moved by the changes that moved it.
+
+    Args:
+        a, b: a run folder, a log, or the document of `loadcheck predict --json` in a file that ends in .json.
+
+    Returns:
+        The comparison; `same` is whether no figure moved and both ended alike, amounts are in bytes for memory.
+
+    Raises:
+        BadInput: a path that is none of them.
+    """
+    return _compare(read_subject(Path(a)), read_subject(Path(b)))
 
 
 def _case(name: str, settings: Settings | None, gpu: str | Card, ram_available_bytes: int | None) -> Case:

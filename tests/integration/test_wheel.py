@@ -13,6 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.xdist_group("wheel")
 
 
+RUN = ROOT / "tests" / "runs" / "h100" / "reference-train3"
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout, built from a copy so that nothing is left in it."""
@@ -60,7 +63,7 @@ def test_the_wheel_holds_its_facts(wheel: Path):
 
 
 def test_it_predicts_and_judges_from_any_folder(installed: dict[str, str], tmp_path: Path, t4_log: Path):
-    """predict, fit, list, parse, check and report answer as in a checkout."""
+    """predict, fit, list, parse, check, report and compare answer as in a checkout, and write their pages."""
     (tmp_path / "load.log").write_bytes(t4_log.read_bytes())
     where = _run(installed, tmp_path, "--version")
     assert where.returncode == 0, where.stderr
@@ -70,7 +73,8 @@ def test_it_predicts_and_judges_from_any_folder(installed: dict[str, str], tmp_p
         ("list",),
         ("parse", "load.log"),
         ("check", "load.log"),
-        ("report", str(ROOT / "tests" / "runs" / "h100" / "reference-train3")),
+        ("report", str(RUN), "--html", "page.html"),
+        ("compare", str(RUN), str(RUN), "--html", "page.html", "--junit", "junit.xml"),
     ):
         done = _run(installed, tmp_path, *arguments)
         assert done.returncode == 0, (arguments, done.stdout, done.stderr)
