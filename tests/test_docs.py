@@ -76,7 +76,9 @@ def test_the_library_page_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     script = tmp_path / "library.py"
     script.write_text(_blocks(ROOT / "docs" / "library.md")[0], encoding="utf-8")
     runpy.run_path(str(script))
-    assert capsys.readouterr().out.splitlines()[-2:] == ["pass []", "5748921100"]
+    verdict, weights, moved = capsys.readouterr().out.splitlines()[-3:]
+    assert (verdict, weights) == ("pass []", "5748921100")
+    assert moved.startswith("peak_device_gib ") and "training.steps 0 → 3" in moved
 
 
 def test_the_card_example_tells_what_fits(capsys: pytest.CaptureFixture[str]):
