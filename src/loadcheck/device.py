@@ -79,6 +79,18 @@ def read_gpu() -> GpuDevice | None:
     return GpuDevice(**data) if data else None
 
 
+def read_gpus() -> tuple[tuple[str, str], ...]:
+    """UUID and name of every GPU of this host, in the order of their numbers, by NVML; empty where there is none."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
+        return tuple((str(pynvml.nvmlDeviceGetUUID(each)), str(pynvml.nvmlDeviceGetName(each))) for each in handles)
+    except Exception:  # no package, no driver, no device: there is none to name
+        return ()
+
+
 def ram_available_bytes() -> int:
     """Memory that programs may still take, as unsloth reads it for its swap space (unsloth_zoo/vllm_utils.py:931)."""
     import psutil

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -9,7 +10,9 @@ import click
 from loadcheck.cli.ci import Forms, ci_options
 from loadcheck.cli.options import json_option
 from loadcheck.cli.output import print_json
-from loadcheck.errors import BadInput, Problem
+from loadcheck.errors import EXIT_FAIL, BadInput, Problem, printable
+from loadcheck.fleet.engines import write_files
+from loadcheck.fleet.plan import NAME, FleetPlan, read_plan, write_plan
 from loadcheck.terminal import console
 
 
@@ -46,3 +49,97 @@ def gather(target: Path, plan_file: Path | None, jobs: int | None, as_json: bool
     if as_json:
         print_json(verdict.to_json())
     return verdict.exit_code
+
+
+@command.command("plan", short_help="Predict each card, and write what an engine runs.")
+@click.argument("spec_file", metavar="FLEET.toml", type=click.Path(path_type=Path))
+@click.option(
+    "--out", metavar="DIR", type=click.Path(path_type=Path), help="Where it is written; default: the name of the fleet."
+)
+@click.option("--force", is_flag=True, help="Write over an earlier plan.")
+@json_option
+def plan(spec_file: Path, out: Path | None, force: bool, as_json: bool) -> int:
+    """Predict the load on each card of FLEET.toml, and write what an existing engine runs: SkyPilot, Kubernetes, Slurm, Ray, or this host.
+
+    A card that will not hold the model, or costs more than the cap, is refused before it is rented: it is left out, and the exit code is 1.
+    docs/clouds.md has a FLEET.toml for each engine.
+    """
+    from loadcheck.fleet.planning import plan_fleet
+    from loadcheck.fleet.spec import read_spec
+    from loadcheck.show.fleet_plan import show_plan
+
+    spec = read_spec(spec_file)
+    planned = plan_fleet(spec)
+    folder = out or Path(spec.name)
+    names = () if planned.plan is None else _written(planned.plan, folder, force)
+    if as_json:
+        print_json({**planned.to_json(), "folder": str(folder) if names else None, "files": list(names)})
+    else:
+        show_plan(console(), planned, folder, names)
+    return planned.exit_code
+
+
+def _written(planned: FleetPlan, folder: Path, force: bool) -> tuple[str, ...]:
+    """The names of the files; BadInput where there is a plan already, or the folder cannot be written."""
+    if (folder / NAME).exists() and not force:
+        raise BadInput(Problem(str(folder), "holds a plan already", "give another --out, or --force", "--out"))
+    try:
+        names = write_files(planned, folder)
+        write_plan(planned, folder / NAME)
+    except OSError as error:
+        raise BadInput(
+            Problem(str(folder), f"cannot be written ({error.strerror})", "give another --out", "--out")
+        ) from None
+    return (NAME, *names)
+
+
+@command.command("run", short_help="Run a plan: on this host, or by the engine's own command.")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@json_option
+def run(folder: Path, as_json: bool) -> int:
+    """Run what `fleet plan` wrote into DIR, then gather it where its results are on this machine.
+
+    Of a plan for this host each node is a process, pinned to a GPU of its own; what is lost is tried again as often as the plan says, and
+    named. Any other engine is started by its own command. Ctrl-C takes all of it back, and says what it could not.
+    """
+    from loadcheck.fleet.gather import gather_folder
+    from loadcheck.fleet.launch import launch
+    from loadcheck.fleet.local import run_local
+    from loadcheck.show.fleet import show_fleet
+
+    planned = read_plan(folder / NAME)
+    done = (run_local if planned.is_of_this_host else launch)(planned, folder, _say)
+    if not done:
+        raise click.Abort
+    results = Path(planned.results)
+    if not results.is_dir():
+        _say(f"it has run, and is not judged: loadcheck fleet gather RESULTS --plan {folder / NAME}")
+        if as_json:
+            print_json({"verdict": "skipped", "fleet": planned.name, "results": planned.results})
+        return EXIT_FAIL
+    verdict = gather_folder(results, folder / NAME)
+    if as_json:
+        print_json(verdict.to_json())
+    else:
+        show_fleet(console(), verdict)
+    return verdict.exit_code
+
+
+def _say(line: str) -> None:
+    click.echo(printable(line), err=True)
+
+
+@command.command("node", short_help="Load once, as a node of a fleet: engines start this.",
+                 context_settings={"ignore_unknown_options": True})  # fmt: skip
+@click.argument("results", type=click.Path(path_type=Path))
+@click.argument("arguments", metavar="[PROFILE] [FLAGS OF LOAD]...", nargs=-1, type=click.UNPROCESSED)
+def node(results: Path, arguments: tuple[str, ...]) -> int:
+    """Load once into RESULTS/NODE/TIME, as `load` does, and seal the folder with SHA256SUMS. LOADCHECK_NODE is the node's name."""
+    from loadcheck.cli.load import command as load
+    from loadcheck.fleet.node import run_node
+
+    def load_into(folder: Path) -> int:
+        code: int = load.main([*arguments, "--run-dir", str(folder)], prog_name="loadcheck load", standalone_mode=False)
+        return code
+
+    return run_node(results, load_into, os.environ)

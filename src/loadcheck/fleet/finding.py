@@ -12,6 +12,7 @@ class Kind(Enum):
 
     MISSING = "missing"
     UNREADABLE = "unreadable"
+    REFUSED = "refused"
     UNPLANNED = "unplanned"
     VERDICT = "verdict"
     DOUBLED = "doubled"
@@ -32,6 +33,7 @@ class Kind(Enum):
 REMEDIES = {
     Kind.MISSING: "see the engine's own record of that node; load it again",
     Kind.UNREADABLE: "copy its folder again; where it is the same, load it again",
+    Kind.REFUSED: "loadcheck doctor on that node says how to mend it",
     Kind.UNPLANNED: "name it in the plan, or take its folder away",
     Kind.VERDICT: "loadcheck report shows all of it",
     Kind.DOUBLED: "keep the one that counts; where you cannot say which, load it again",

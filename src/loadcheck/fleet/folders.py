@@ -13,12 +13,12 @@ from tempfile import TemporaryDirectory
 
 from loadcheck.errors import BadInput, Problem
 from loadcheck.fleet.plan import NAME
-from loadcheck.fleet.seal import SEAL
+from loadcheck.fleet.seal import REFUSED, SEAL
 from loadcheck.runs.folder import FILES
 
-MARKS = ("run.json", "load.log")
-"""A folder with one of them is a run's, or half of one."""
-TAKEN = frozenset((*FILES, SEAL, NAME, "statement.json", "statement.json.sig"))
+MARKS = ("run.json", "load.log", REFUSED)
+"""A folder with one of them is a run's, half of one, or that of a load which was not begun."""
+TAKEN = frozenset((*FILES, SEAL, REFUSED, NAME, "statement.json", "statement.json.sig"))
 MAX_FILE_BYTES = 1 << 30
 """Of one file of a tar; no log of a load comes near it."""
 

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from loadcheck.errors import BadInput, Problem
 from loadcheck.runs.folder import write_json
+from loadcheck.runs.origin import DIGEST
 from loadcheck.specs.files import Spec, flat, validate
 from loadcheck.specs.profile import Profile
 
@@ -22,6 +23,7 @@ MAX_BYTES = 64 * 1024 * 1024
 """Far over the plan of 100,000 nodes, so that a hostile one cannot fill memory."""
 
 Engine = Literal["local", "kubernetes", "skypilot", "slurm", "ray"]
+HERE = ("local",)
 NodeName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 """As Kubernetes and DNS want names (RFC 1123), and no path leads anywhere by one."""
 Price = Annotated[float, Meta(gt=0, le=10_000)]
@@ -36,10 +38,12 @@ class PlannedCard(Spec, frozen=True, kw_only=True):
 
 
 class PlannedNode(Spec, frozen=True, kw_only=True):
-    """A node, and the card that it has; "cpu" for none."""
+    """A node, and the card that it has; "cpu" for none. `unit` is what the engine starts at once; `host` the machine that was named."""
 
     node: NodeName
     card: str
+    unit: str = ""
+    host: str | None = None
 
 
 class FleetPlan(Spec, frozen=True, kw_only=True):
@@ -50,7 +54,11 @@ class FleetPlan(Spec, frozen=True, kw_only=True):
         until: when a run must have ended; None for no limit.
         image: by digest, HOST/PATH@sha256:…; None where the engine runs this very environment.
         lock_sha256: of the lock that every node must have.
-        options: what the engine alone takes, by name.
+        arguments: of `loadcheck load` on every node: the profile's name, and flags.
+        results: the folder, or the bucket, that every node writes into.
+        minutes: that a node may take, its start included.
+        retries: how often a node that is lost is started again.
+        options: what the engine alone takes (spec.py).
     """
 
     schema: Literal[1] = 1
@@ -63,6 +71,10 @@ class FleetPlan(Spec, frozen=True, kw_only=True):
     profile: Profile
     cards: tuple[PlannedCard, ...]
     nodes: tuple[PlannedNode, ...]
+    arguments: tuple[str, ...] = ()
+    results: str = "results"
+    minutes: int = 60
+    retries: int = 0
     options: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
@@ -70,6 +82,8 @@ class FleetPlan(Spec, frozen=True, kw_only=True):
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"two nodes are called {twice}; give each its own name")
+        if "@" in (self.image or "") and DIGEST.fullmatch(self.digest or "") is None:
+            raise ValueError("its image has no digest of SHA-256; write it as HOST/PATH@sha256:…")
         if self.created_at.tzinfo is None or (self.until is not None and self.until.tzinfo is None):
             raise ValueError("a time has no zone; write it with one, such as 2026-11-29T12:00:00Z")
 
@@ -77,6 +91,17 @@ class FleetPlan(Spec, frozen=True, kw_only=True):
     def digest(self) -> str | None:
         """Of the image: "sha256:…"."""
         return None if self.image is None else self.image.partition("@")[2]
+
+    @property
+    def is_of_this_host(self) -> bool:
+        return self.engine in HERE
+
+    def units(self) -> dict[str, tuple[PlannedNode, ...]]:
+        """The nodes by what the engine starts at once; those of a unit differ by their number alone."""
+        found: dict[str, tuple[PlannedNode, ...]] = {}
+        for node in self.nodes:
+            found[node.unit] = (*found.get(node.unit, ()), node)
+        return found
 
 
 def settings_of(profile: Profile) -> dict[str, Any]:

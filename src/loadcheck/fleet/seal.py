@@ -11,6 +11,8 @@ from loadcheck.runs.folder import FILES, own_file
 from loadcheck.runs.private import write_whole
 
 SEAL = "SHA256SUMS"
+REFUSED = "refused.json"
+"""In place of run.json, where a load was not begun: {"why": […]}."""
 CHUNK_BYTES = 1 << 20
 MAX_BYTES = 65536
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")

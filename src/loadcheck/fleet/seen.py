@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -14,8 +15,9 @@ from loadcheck.findings.finding import Finding, Verdict
 from loadcheck.fleet.claims import Against, Claims, check_claims, time_of
 from loadcheck.fleet.finding import Kind, NodeFinding
 from loadcheck.fleet.plan import CPU, FleetPlan
-from loadcheck.fleet.seal import SEAL, broken_seal, is_sealed, sha256_of
+from loadcheck.fleet.seal import REFUSED, SEAL, broken_seal, is_sealed, sha256_of
 from loadcheck.loading import Loaded, judge_folder
+from loadcheck.runs.folder import MAX_RECORD_BYTES, own_file
 from loadcheck.specs.gpu import find_gpu
 
 NAMED_FAILURES = 3
@@ -74,7 +76,8 @@ def examine(root: Path, folder: str, against: Against) -> Seen:
     except (LoadcheckError, OSError, ValueError, RecursionError) as error:
         node = named if folder != "." else path.resolve().name
         what = error.problems[0].what if isinstance(error, LoadcheckError) else str(error)
-        finding = NodeFinding(node, Kind.UNREADABLE, what, folder)
+        why = _why_refused(path)
+        finding = NodeFinding(node, Kind.UNREADABLE if why is None else Kind.REFUSED, why or what, folder)
         return Seen(folder=folder, node=node, status="fail", ended=False, findings=(finding,))
     seen = _seen(loaded, folder, named, against.plan, digest)
     claims = Claims(loaded, seen.node, named, seen.card)
@@ -84,6 +87,16 @@ def examine(root: Path, folder: str, against: Against) -> Seen:
         *_seal_findings(path, broken, against.plan),
     ]
     return replace(seen, findings=tuple(NodeFinding(seen.node, kind, what, folder) for kind, what in found))
+
+
+def _why_refused(path: Path) -> str | None:
+    """Why a load was not begun, as its node says; None where it does not."""
+    try:
+        with own_file(path / REFUSED).open("rb") as file:
+            why = json.loads(file.read(MAX_RECORD_BYTES))["why"]
+        return "; ".join(map(str, why)) or None
+    except (LoadcheckError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _seen(loaded: Loaded, folder: str, named: str, plan: FleetPlan | None, digest: bytes | None) -> Seen:

@@ -1,0 +1,140 @@
+"""Kubernetes: an indexed Job for each card, each index a node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from loadcheck.fleet.engines import Files, node_command
+from loadcheck.fleet.engines.written import yaml_text
+from loadcheck.fleet.plan import CPU, FleetPlan, PlannedNode
+from loadcheck.fleet.spec import Kubernetes
+from loadcheck.specs.files import validate
+from loadcheck.specs.gpu import load_gpus
+
+FILE = "job.yaml"
+HOME = "/home/loadcheck"
+RESULTS = f"{HOME}/runs"
+PRODUCT = "nvidia.com/gpu.product"
+"""The label of NVIDIA's GPU feature discovery: the device name, with dashes for blanks (k8s-device-plugin, internal/lm/resource.go)."""
+INDEX = "batch.kubernetes.io/job-completion-index"
+MOUNTS = {"shm": "/dev/shm", "tmp": "/tmp", "home": HOME, "results": RESULTS}  # noqa: S108: of a container of its own
+"""The image's root is read-only, as in docker-compose.yml."""
+GRACE_S = 600
+"""Beyond a Job's own deadline: until an autoscaler has brought its machines."""
+USER = 1000
+"""The image's."""
+
+
+def files(plan: FleetPlan) -> Files:
+    options = validate(Kubernetes, plan.options, "fleet.json")
+    jobs = [_job(plan, options, unit, nodes) for unit, nodes in plan.units().items()]
+    comment = f"{plan.name}: kubectl apply -f {FILE}; what to gather is in the claim {options.results_claim}"
+    return {FILE: yaml_text(*jobs, comment=comment)}
+
+
+def start(plan: FleetPlan) -> list[list[str]]:
+    """Apply, and wait for each Job until it is complete or has failed, whichever comes: kubectl waits for one of the two alone."""
+    options = validate(Kubernetes, plan.options, "fleet.json")
+    seconds = plan.minutes * 60 + GRACE_S
+    waits = [
+        " & ".join(f"kubectl wait --namespace {options.namespace} --for=condition={condition} --timeout={seconds}s job/{plan.name}-{unit}"
+                   for condition in ("complete", "failed"))
+        for unit in plan.units()
+    ]  # fmt: skip
+    return [["kubectl", "apply", "-f", FILE], *(["bash", "-c", f"{each} & wait -n; kill $(jobs -p)"] for each in waits)]
+
+
+def stop(_: FleetPlan) -> list[list[str]]:
+    return [["kubectl", "delete", "--ignore-not-found", "--cascade=foreground", "-f", FILE]]
+
+
+def _job(plan: FleetPlan, options: Kubernetes, unit: str, nodes: Sequence[PlannedNode]) -> dict[str, Any]:
+    queue = {"kueue.x-k8s.io/queue-name": options.queue} if options.queue else {}
+    labels = {"app.kubernetes.io/name": "loadcheck", "app.kubernetes.io/instance": plan.name}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": f"{plan.name}-{unit}", "namespace": options.namespace, "labels": labels | queue},
+        "spec": {
+            **({"suspend": True} if options.queue else {}),  # Kueue lets it go when there is room
+            "completionMode": "Indexed",
+            "completions": len(nodes),
+            "parallelism": len(nodes),
+            "backoffLimitPerIndex": plan.retries,
+            # What loadcheck itself says is its answer; only a pod that was lost is tried again.
+            "podFailurePolicy": {
+                "rules": [{"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [1, 2, 3]}}]
+            },
+            "activeDeadlineSeconds": plan.minutes * 60,
+            "template": {"metadata": {"labels": labels}, "spec": _pod(plan, options, unit, nodes[0])},
+        },
+    }
+
+
+def _pod(plan: FleetPlan, options: Kubernetes, unit: str, node: PlannedNode) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    if options.runtime_class:
+        named["runtimeClassName"] = options.runtime_class
+    if options.pull_secret:
+        named["imagePullSecrets"] = [{"name": options.pull_secret}]
+    if placed := _placed(options, node):
+        named["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": placed}]}}}  # fmt: skip
+    taints = (*(() if node.card == CPU else ("nvidia.com/gpu",)), *options.tolerations)
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "securityContext": {"runAsNonRoot": True, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER,
+                            "seccompProfile": {"type": "RuntimeDefault"}},
+        **named,
+        "tolerations": [{"key": key, "operator": "Exists"} for key in taints],
+        "containers": [_container(plan, options, unit, node)],
+        "volumes": _volumes(options),
+    }  # fmt: skip
+
+
+def _placed(options: Kubernetes, node: PlannedNode) -> list[dict[str, Any]]:
+    """On which machines: those whose label names this card, or the one that was named."""
+    found = []
+    if node.card != CPU:
+        names = options.products.get(node.card) or tuple(
+            name.replace(" ", "-") for name in load_gpus()[node.card].names
+        )
+        found.append({"key": PRODUCT, "operator": "In", "values": list(names)})
+    if node.host:
+        found.append({"key": "kubernetes.io/hostname", "operator": "In", "values": [node.host]})
+    return found
+
+
+def _container(plan: FleetPlan, options: Kubernetes, unit: str, node: PlannedNode) -> dict[str, Any]:
+    index = {"fieldRef": {"fieldPath": f"metadata.annotations['{INDEX}']"}}
+    secret = {"name": "token", "mountPath": "/run/secrets/hf_token", "subPath": "token", "readOnly": True}
+    gpu = {} if node.card == CPU else {"nvidia.com/gpu": 1}
+    return {
+        "name": "loadcheck",
+        "image": plan.image,
+        "args": node_command(plan, RESULTS),
+        "env": [
+            {"name": "LOADCHECK_INDEX", "valueFrom": index},
+            {"name": "LOADCHECK_NODE", "value": f"{unit}-$(LOADCHECK_INDEX)"},
+            {"name": "LOADCHECK_IMAGE", "value": plan.image},
+        ],
+        "resources": {
+            "requests": {"cpu": str(options.cpus), "memory": f"{options.ram_gib}Gi"},
+            "limits": {"memory": f"{options.ram_gib}Gi", **gpu},
+        },
+        "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": name, "mountPath": path} for name, path in MOUNTS.items()] + ([secret] if options.token_secret else []),
+    }  # fmt: skip
+
+
+def _volumes(options: Kubernetes) -> list[dict[str, Any]]:
+    """64 MiB of /dev/shm, which a pod has by itself, are too few for vLLM (docker-compose.yml)."""
+    token = [{"name": "token", "secret": {"secretName": options.token_secret, "defaultMode": 0o440}}]
+    return [
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{options.shm_gib}Gi"}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "home", "emptyDir": {}},
+        {"name": "results", "persistentVolumeClaim": {"claimName": options.results_claim}},
+        *(token if options.token_secret else []),
+    ]

@@ -1,0 +1,18 @@
+"""This host: nothing is handed on, `loadcheck fleet run` starts the loads itself (fleet/local.py)."""
+
+from __future__ import annotations
+
+from loadcheck.fleet.engines import Files
+from loadcheck.fleet.plan import FleetPlan
+
+
+def files(_: FleetPlan) -> Files:
+    return {}
+
+
+def start(_: FleetPlan) -> list[list[str]]:
+    return []
+
+
+def stop(_: FleetPlan) -> list[list[str]]:
+    return []

@@ -1,0 +1,98 @@
+"""SkyPilot: a task for each card, each of its machines a node; everything is taken down when it is done."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from loadcheck.errors import BadInput, Problem
+from loadcheck.fleet.engines import Files, node_command
+from loadcheck.fleet.engines.written import yaml_text
+from loadcheck.fleet.plan import CPU, FleetPlan, PlannedNode
+from loadcheck.fleet.spec import Skypilot
+from loadcheck.specs.files import validate
+
+ACCELERATORS = {"V100-16GB": "V100", "A100-40GB": "A100", "RTX3090Ti": "RTX3090-Ti", "RTX6000Ada": "RTX6000-Ada"}
+"""SkyPilot's names that are not ours (sky/utils/gpu_names.py and sky/catalog of 0.14.1: A100 is the one of 40 GB, V100 that of 16)."""
+IDLE_MINUTES = 5
+RESULTS = "/results"
+SCHEMES = ("s3://", "gs://", "r2://", "cos://", "nebius://", "https://")
+
+HEAD = """\
+# A machine that fails ends the others of its task, so what a load comes to is left to gather.
+export LOADCHECK_NODE={unit}-${{SKYPILOT_NODE_RANK:-0}}
+"""
+IN_IMAGE = HEAD + '{command} || echo "loadcheck: exit code $?"\n'
+IN_DOCKER = (
+    HEAD
+    + """\
+if [ -n "$HF_TOKEN" ]; then
+  HF_TOKEN_FILE=$(mktemp) && printf '%s' "$HF_TOKEN" >"$HF_TOKEN_FILE"
+fi
+sudo docker run --rm {gpus}--ipc host --user "$(id -u):$(id -g)" --read-only --cap-drop ALL --security-opt no-new-privileges \\
+  --tmpfs /tmp:exec,mode=1777 --tmpfs /home/loadcheck:exec,mode=1777 --volume loadcheck_weights:/home/loadcheck/weights \\
+  --volume {results}:{results} ${{HF_TOKEN_FILE:+--volume "$HF_TOKEN_FILE:/run/secrets/hf_token:ro"}} \\
+  --env LOADCHECK_NODE="$LOADCHECK_NODE" --env LOADCHECK_IMAGE="$LOADCHECK_IMAGE" \\
+  "$LOADCHECK_IMAGE" {command} || echo "loadcheck: exit code $?"
+"""
+)
+
+
+def files(plan: FleetPlan) -> Files:
+    """BadInput where the results would be taken down with the machines."""
+    if not plan.results.startswith(SCHEMES):
+        what = f"{plan.results!r} is on machines that are taken down when they are done"
+        raise BadInput(Problem("FLEET.toml", what, "name a bucket, such as s3://mine/fleet", "results"))
+    options = validate(Skypilot, plan.options, "fleet.json")
+    found = {}
+    for unit, nodes in plan.units().items():
+        if nodes[0].host:
+            what = "SkyPilot finds machines itself, and hosts are named"
+            raise BadInput(Problem("FLEET.toml", what, "write a count in their place", "nodes"))
+        found[f"{unit}.yaml"] = yaml_text(_task(plan, options, unit, nodes), comment=f"sky launch --down {unit}.yaml")
+    return found
+
+
+def start(plan: FleetPlan) -> list[list[str]]:
+    """One after the other: a task's machines run at once."""
+    return [
+        ["sky", "launch", "--yes", "--down", "--idle-minutes-to-autostop", str(IDLE_MINUTES), "--cluster", cluster(plan, unit), f"{unit}.yaml"]
+        for unit in plan.units()
+    ]  # fmt: skip
+
+
+def stop(plan: FleetPlan) -> list[list[str]]:
+    return [["sky", "down", "--yes", cluster(plan, unit)] for unit in plan.units()]
+
+
+def cluster(plan: FleetPlan, unit: str) -> str:
+    return f"{plan.name}-{unit}"
+
+
+def accelerator(card: str, options: Skypilot) -> str:
+    return options.accelerators.get(card) or ACCELERATORS.get(card, card)
+
+
+def _task(plan: FleetPlan, options: Skypilot, unit: str, nodes: Sequence[PlannedNode]) -> dict[str, Any]:
+    card, in_docker = nodes[0].card, options.runtime == "docker"
+    command = node_command(plan, RESULTS)
+    words = shlex.join(command if in_docker else ["loadcheck", *command])
+    script = (IN_DOCKER if in_docker else IN_IMAGE).format(
+        unit=unit, command=words, results=RESULTS, gpus="" if card == CPU else "--gpus all "
+    )
+    resources = {
+        **({"infra": options.infra} if options.infra else {}),
+        **({"cpus": "4+"} if card == CPU else {"accelerators": f"{accelerator(card, options)}:1"}),
+        **({} if in_docker else {"image_id": f"docker:{plan.image}"}),
+        **({"use_spot": True} if options.use_spot else {}),
+        "disk_size": options.disk_gib,
+    }
+    return {
+        "name": f"{plan.name}-{unit}",
+        "num_nodes": len(nodes),
+        "resources": resources,
+        "envs": {"LOADCHECK_IMAGE": plan.image, "HF_TOKEN": ""},
+        "file_mounts": {RESULTS: {"source": plan.results, "mode": "MOUNT"}},
+        "run": script,
+    }

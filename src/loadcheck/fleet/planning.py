@@ -1,0 +1,189 @@
+"""From FLEET.toml to a plan: each card predicted first, and those that will not hold the model refused before they are rented."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from loadcheck.device import ram_available_bytes
+from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
+from loadcheck.fleet.plan import CPU, FleetPlan, PlannedCard, PlannedNode
+from loadcheck.fleet.spec import FleetSpec, Group
+from loadcheck.loading import refuse_bad_input
+from loadcheck.plan import make_plan
+from loadcheck.predict import Case, Prediction
+from loadcheck.predict.card import card_from_table
+from loadcheck.runs.origin import lock_sha256
+from loadcheck.specs.files import flat, to_data
+from loadcheck.specs.gpu import gpu_named, known_bytes
+from loadcheck.specs.profile import Profile, load_profile, profile_names
+from loadcheck.specs.settings import settings_of
+from loadcheck.stacks import predict, stack_of
+from loadcheck.units import GIB
+
+ASSUMED_RAM_BYTES = 64 * GIB
+"""Of a node that is not this machine: it moves the swap space alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedGroup:
+    """Nodes of one card, with what is predicted there; `refused` says why they are not planned, and is empty where they are."""
+
+    group: Group
+    card: str
+    prediction: Prediction | None
+    refused: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "card": self.card,
+            "nodes": len(self.group.hosts) or self.group.count,
+            "price_per_hour": self.group.price_per_hour,
+            "fits": self.prediction is not None and self.prediction.fits,
+            "refused": self.refused or None,
+            "predicted": None if self.prediction is None else self.prediction.figures.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The plan, and the groups that it was made of; None where every one is refused."""
+
+    plan: FleetPlan | None
+    groups: tuple[PlannedGroup, ...]
+
+    @property
+    def refused(self) -> tuple[PlannedGroup, ...]:
+        return tuple(each for each in self.groups if each.refused)
+
+    @property
+    def exit_code(self) -> int:
+        """1 where any card that was asked for is refused."""
+        return EXIT_FAIL if self.refused else EXIT_PASS
+
+    def to_json(self) -> dict[str, Any]:
+        plan = self.plan
+        return {
+            "fleet": None if plan is None else plan.name,
+            "profile": None if plan is None else plan.profile.name,
+            "engine": None if plan is None else plan.engine,
+            "nodes": [] if plan is None else [to_data(node) for node in plan.nodes],
+            "cards": [group.to_json() for group in self.groups],
+        }
+
+
+def plan_fleet(spec: FleetSpec, now: datetime | None = None) -> Planned:
+    """Predict each card, and plan those that hold the model. BadInput for names that are unknown, all at once."""
+    profile = _profile(spec)
+    refuse_bad_input(make_plan(profile))
+    groups = tuple(_groups(spec, profile))
+    kept = [each for each in groups if not each.refused]
+    if not kept:
+        return Planned(None, groups)
+    plan = FleetPlan(
+        name=spec.name, engine=spec.engine, created_at=now or datetime.now(timezone.utc), until=spec.until, image=spec.image,
+        lock_sha256=lock_sha256(), profile=profile, arguments=_arguments(profile, spec.profile),
+        cards=tuple(_cards(kept)), nodes=tuple(_nodes(kept)), results=spec.results, minutes=spec.minutes, retries=spec.retries,
+        options=to_data(getattr(spec, spec.engine)),
+    )  # fmt: skip
+    return Planned(plan, groups)
+
+
+def _profile(spec: FleetSpec) -> Profile:
+    """By name alone: no file of this machine is on the nodes."""
+    if spec.profile not in profile_names():
+        known = ", ".join(profile_names())
+        raise BadInput(Problem("FLEET.toml", f"there is no profile {spec.profile!r}", f"known: {known}", "profile"))
+    return load_profile(spec.profile, spec.settings)
+
+
+def _arguments(profile: Profile, name: str) -> tuple[str, ...]:
+    """Of `loadcheck load` on a node: the profile's name, and a flag for each key that is not the profile's own."""
+    base, mine = flat(load_profile(name)), flat(profile)
+    differ = [flag for flag in settings_of(Profile) if base.get(flag.key) != mine.get(flag.key)]
+    return (name, *(word for flag in differ for word in shlex.split(flag.set_to(mine[flag.key]))))
+
+
+def _groups(spec: FleetSpec, profile: Profile) -> Iterator[PlannedGroup]:
+    problems: list[Problem] = []
+    found: list[PlannedGroup] = []
+    for number, group in enumerate(spec.nodes):
+        try:
+            found.append(_group(spec, profile, group))
+        except BadInput as error:
+            problems += [replace(each, where="FLEET.toml", key=f"nodes[{number}].card") for each in error.problems]
+    if problems:
+        raise BadInput(problems)
+    yield from found
+
+
+def _group(spec: FleetSpec, profile: Profile, group: Group) -> PlannedGroup:
+    """BadInput for a card that is not known, and for a CPU where a GPU is needed, or the other way round."""
+    on_cpu = group.card.lower() == CPU
+    if on_cpu != profile.on_cpu:
+        needs = "no card: write cpu" if profile.on_cpu else "a GPU: name its card"
+        raise BadInput(Problem("FLEET.toml", f"is {group.card}", f"profile {profile.name} runs on {needs}"))
+    key, refused = (CPU, None) if on_cpu else _known(group.card)
+    if refused is not None:
+        return PlannedGroup(group, key, None, refused)
+    prediction = predict(_case(profile, key))
+    return PlannedGroup(group, key, prediction, _why_refused(spec, group, prediction))
+
+
+def _known(card: str) -> tuple[str, str | None]:
+    """Its key in env/gpus.toml, and why this stack cannot use it; BadInput for one that is not there, or whose memory is not known."""
+    key, gpu = gpu_named(card)
+    if gpu.refused is None and None in (known_bytes(gpu.total_bytes), known_bytes(gpu.used_before_bytes)):
+        what = f"the free memory of {key} is not known, so nothing is predicted there"
+        raise BadInput(Problem("FLEET.toml", what, "take another; loadcheck list cards"))
+    return key, gpu.refused
+
+
+def _case(profile: Profile, card: str) -> Case:
+    model = stack_of(profile).resolve(profile)
+    return Case(
+        model_name=model.name,
+        config=model.config,
+        notes=model.notes,
+        profile=profile,
+        card=card_from_table(card) if profile.has_budget else None,
+        ram_available_bytes=ram_available_bytes() if card == CPU else ASSUMED_RAM_BYTES,
+    )
+
+
+def _why_refused(spec: FleetSpec, group: Group, prediction: Prediction) -> str:
+    price, cap = group.price_per_hour, spec.price_cap_per_hour
+    if not prediction.fits:
+        return prediction.obstacles[0].what if prediction.obstacles else "it does not fit"
+    if cap is not None and price is None:
+        return f"its price is not said, and no card may cost more than {cap:g} an hour"
+    if cap is not None and price is not None and price > cap:
+        return f"it costs {price:g} an hour, and no card may cost more than {cap:g}"
+    return ""
+
+
+def _cards(groups: list[PlannedGroup]) -> Iterator[PlannedCard]:
+    """Each card once, at the lowest of its prices."""
+    for card in dict.fromkeys(each.card for each in groups):
+        of_it = [each for each in groups if each.card == card]
+        prices = [each.group.price_per_hour for each in of_it if each.group.price_per_hour is not None]
+        prediction = of_it[0].prediction
+        predicted = {} if prediction is None else prediction.figures.to_json()
+        yield PlannedCard(card=card, price_per_hour=min(prices, default=None), predicted=predicted)
+
+
+def _nodes(groups: list[PlannedGroup]) -> Iterator[PlannedNode]:
+    """Named by card and number, or by card and host; a card's second group has a number of its own."""
+    seen: dict[str, int] = {}
+    for each in groups:
+        base = each.card.lower()
+        seen[base] = seen.get(base, 0) + 1
+        unit = base if seen[base] == 1 else f"{base}-{seen[base]}"
+        for host in each.group.hosts:
+            yield PlannedNode(node=f"{unit}-{host}-0", card=each.card, unit=f"{unit}-{host}", host=host)
+        if not each.group.hosts:
+            for number in range(each.group.count):
+                yield PlannedNode(node=f"{unit}-{number}", card=each.card, unit=unit)

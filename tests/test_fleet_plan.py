@@ -1,0 +1,268 @@
+"""fleet plan: each card predicted before it is rented, and what an engine is handed."""
+
+import ast
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from loadcheck import cli
+from loadcheck.errors import BadInput
+from loadcheck.fleet.engines import engine_of, write_files
+from loadcheck.fleet.engines.ray import accelerator_type
+from loadcheck.fleet.engines.skypilot import accelerator
+from loadcheck.fleet.plan import FleetPlan, read_plan
+from loadcheck.fleet.planning import plan_fleet
+from loadcheck.fleet.spec import FleetSpec, Skypilot
+from loadcheck.runs.origin import lock_sha256
+from loadcheck.specs.files import validate
+
+IMAGE = "registry.example/loadcheck@sha256:" + "a" * 64
+OPTIONS: dict[str, dict[str, Any]] = {
+    "local": {},
+    "kubernetes": {
+        "results_claim": "fleet",
+        "queue": "gpus",
+        "token_secret": "hf",
+        "pull_secret": "pull",
+        "runtime_class": "nvidia",
+    },
+    "skypilot": {},
+    "slurm": {"bundle": "/shared/bundle", "root": "/shared/root", "partition": "gpu", "gres": {"T4": "gpu:t4:1"}},
+    "ray": {},
+}
+RESULTS = {"skypilot": "s3://mine/fleet", "slurm": "/shared/results", "ray": "/shared/results"}
+
+
+def _spec(table: str, **changes: Any) -> FleetSpec:
+    engine = changes.get("engine", table)
+    data = {
+        "name": "fleet", "engine": engine, "image": IMAGE, "profile": "llama31-8b-instruct-4bit", "results": RESULTS.get(engine, "results"),
+        "nodes": [{"card": "T4", "count": 3}, {"card": "A100-40GB"}], table: OPTIONS[table], **changes,
+    }  # fmt: skip
+    return validate(FleetSpec, data, "FLEET.toml")
+
+
+def _plan(engine: str, **changes: Any) -> FleetPlan:
+    plan = plan_fleet(_spec(engine, **changes)).plan
+    assert plan is not None
+    return plan
+
+
+def test_a_card_that_will_not_hold_the_model_is_refused_before_it_is_rented():
+    """By the prediction, by what the stack can use, and by its price; what is left is planned, and the exit code says so."""
+    nodes = [
+        {"card": "T4", "count": 2, "price_per_hour": 0.4},
+        {"card": "RTX5090"},
+        {"card": "H100", "price_per_hour": 3.0},
+        {"card": "L4"},
+    ]
+    planned = plan_fleet(_spec("local", nodes=nodes, price_cap_per_hour=1.0))
+    assert [(each.card, bool(each.refused)) for each in planned.groups] == [("T4", False), ("RTX5090", True), ("H100", True), ("L4", True)]  # fmt: skip
+    assert [
+        word in each.refused for each, word in zip(planned.refused, ("12.0", "3 an hour", "is not said"), strict=True)
+    ]
+    assert planned.plan is not None and [node.node for node in planned.plan.nodes] == ["t4-0", "t4-1"]
+    assert planned.exit_code == 1
+    long = plan_fleet(_spec("local", settings={"max_seq_length": 100}))
+    assert long.plan is None and "below the number of sequences" in long.groups[0].refused
+
+
+def test_what_is_predicted_goes_into_the_plan():
+    """Of each card every figure, and the lock that each node must have."""
+    plan = _plan("local", settings={"max_seq_length": 1024, "weights": "synthetic"})
+    assert {card.card: card.predicted["weights_gib"] for card in plan.cards} == {"T4": 5.3541, "A100-40GB": 5.3541}
+    assert plan.lock_sha256 == lock_sha256() and plan.profile.max_seq_length == 1024
+    assert plan.arguments == ("llama31-8b-instruct-4bit", "--weights", "synthetic", "--max-seq-length", "1024")
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"profile": "other"}, "there is no profile"),
+        ({"profile": "./mine.toml"}, "there is no profile"),
+        ({"nodes": [{"card": "T5"}]}, "there is no GPU 'T5'"),
+        ({"nodes": [{"card": "cpu"}]}, "needs a GPU|runs on a GPU"),
+        ({"nodes": [{"card": "RTX3090"}, {"card": "X1"}]}, "X1"),
+        ({"nodes": []}, "at least 1|length"),
+        ({"nodes": [{"card": "T4", "hosts": ["a"], "count": 2}]}, "hosts and a count"),
+        ({"nodes": [{"card": "T4", "hosts": ["a b"]}]}, "hosts"),
+        ({"image": "registry.example/loadcheck:latest"}, "no digest"),
+        ({"image": IMAGE + " $(rm)"}, "image"),
+        ({"name": "../up"}, "name"),
+        ({"settings": {"max_seq_lenght": 1}}, "max_seq_lenght"),
+        ({"until": "2026-11-29T12:00:00"}, "no zone"),
+        ({"results": "'; rm -rf / #"}, "results"),
+        ({"engine": "slurm"}, "no table"),
+        ({"engine": "kubernetes", "image": None, "kubernetes": {"results_claim": "x"}}, "needs an image"),
+    ],
+)
+def test_what_is_wrong_with_a_fleet_is_said(changes: dict[str, Any], word: str):
+    """Before anything is written, with the key."""
+    with pytest.raises(BadInput, match=word):
+        plan_fleet(_spec("local", **changes))
+
+
+def test_kubernetes_gets_a_job_for_each_card():
+    """Indexed, by digest, on the nodes that carry the card's label, with /dev/shm, tolerations, secrets and nothing more than it needs."""
+    jobs = list(yaml.safe_load_all(engine_of(plan := _plan("kubernetes", retries=1)).files(plan)["job.yaml"]))
+    assert [job["metadata"]["name"] for job in jobs] == ["fleet-t4", "fleet-a100-40gb"]
+    spec, pod = jobs[0]["spec"], jobs[0]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"], spec["backoffLimitPerIndex"]) == (
+        "Indexed",
+        3,
+        3,
+        1,
+    )
+    assert spec["suspend"] and jobs[0]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    assert container["image"] == IMAGE and container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert container["args"] == ["fleet", "node", "/home/loadcheck/runs", "llama31-8b-instruct-4bit"]
+    env = {each["name"]: each.get("value") for each in container["env"]}
+    assert env["LOADCHECK_NODE"] == "t4-$(LOADCHECK_INDEX)" and env["LOADCHECK_IMAGE"] == IMAGE
+    assert list(env).index("LOADCHECK_INDEX") < list(env).index("LOADCHECK_NODE")  # which is made of it
+    mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+    assert mounts["shm"] == "/dev/shm" and mounts["token"] == "/run/secrets/hf_token"
+    assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}} in pod["volumes"]
+    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    (term,) = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert term["matchExpressions"] == [{"key": "nvidia.com/gpu.product", "operator": "In", "values": ["Tesla-T4"]}]
+    assert not pod["automountServiceAccountToken"] and container["securityContext"]["readOnlyRootFilesystem"]
+
+
+def test_a_named_host_gets_a_job_of_its_own():
+    """With its name in the node's, and in what places it."""
+    plan = _plan("kubernetes", nodes=[{"card": "T4", "hosts": ["gpu-a", "gpu-b"]}])
+    jobs = list(yaml.safe_load_all(engine_of(plan).files(plan)["job.yaml"]))
+    assert [node.node for node in plan.nodes] == ["t4-gpu-a-0", "t4-gpu-b-0"]
+    assert [job["metadata"]["name"] for job in jobs] == ["fleet-t4-gpu-a", "fleet-t4-gpu-b"]
+    assert "gpu-b" in json.dumps(jobs[1]["spec"]["template"]["spec"]["affinity"])
+
+
+def test_skypilot_gets_a_task_for_each_card():
+    """By SkyPilot's name of the card and by digest; a machine that fails does not end the others; all of it is taken down."""
+    plan = _plan("skypilot")
+    files = engine_of(plan).files(plan)
+    task = yaml.safe_load(files["a100-40gb.yaml"])
+    assert task["resources"] == {"accelerators": "A100:1", "disk_size": 100} and task["num_nodes"] == 1
+    assert task["file_mounts"] == {"/results": {"source": "s3://mine/fleet", "mode": "MOUNT"}}
+    assert task["envs"]["LOADCHECK_IMAGE"] == IMAGE and '"$LOADCHECK_IMAGE" fleet node /results' in task["run"]
+    assert "LOADCHECK_NODE=a100-40gb-${SKYPILOT_NODE_RANK:-0}" in task["run"] and "|| echo" in task["run"]
+    assert all("--down" in command for command in engine_of(plan).start(plan))
+    plan = _plan("skypilot", skypilot={"runtime": "image", "infra": "runpod", "use_spot": True})
+    task = yaml.safe_load(engine_of(plan).files(plan)["t4.yaml"])
+    assert (
+        task["resources"]["image_id"] == f"docker:{IMAGE}"
+        and task["resources"]["use_spot"]
+        and "docker run" not in task["run"]
+    )
+
+
+SKYPILOTS = {
+    "T4": "T4",
+    "V100-16GB": "V100",
+    "A100-40GB": "A100",
+    "A100-80GB": "A100-80GB",
+    "L40S": "L40S",
+    "RTX6000Ada": "RTX6000-Ada",
+}
+RAYS = {
+    "Tesla T4": "T4", "Tesla V100-SXM2-16GB": "V100", "NVIDIA A100-SXM4-40GB": "A100", "NVIDIA H100 80GB HBM3": "H100", "NVIDIA A10G": "A10G",
+    "NVIDIA RTX 6000 Ada Generation": "RTX-6000", "NVIDIA GeForce RTX 4090": "GeForce-RTX-4090", "NVIDIA RTX PRO 6000 Blackwell": "RTX-PRO-6000",
+}  # fmt: skip
+
+
+def test_engines_names_of_cards():
+    """Those of SkyPilot's catalog, and what Ray makes of a device name."""
+    assert {card: accelerator(card, Skypilot()) for card in SKYPILOTS} == SKYPILOTS
+    assert {name: accelerator_type(name) for name in RAYS} == RAYS
+
+
+@pytest.mark.parametrize("changes", [{"results": "results"}, {"nodes": [{"card": "T4", "hosts": ["a"]}]}])
+def test_skypilot_refuses_what_would_be_lost(changes: dict[str, Any]):
+    """Results on a machine that is taken down, and machines that it cannot choose."""
+    with pytest.raises(BadInput):
+        engine_of(plan := _plan("skypilot", **changes)).files(plan)
+
+
+@pytest.mark.parametrize("container", ["apptainer", "pyxis"])
+def test_slurm_gets_an_array_for_each_card(container: str, tmp_path: Path):
+    """A script that bash reads; what image it ran is what lies there, not what was asked for."""
+    plan = _plan("slurm", slurm={**OPTIONS["slurm"], "container": container})
+    write_files(plan, tmp_path)
+    text = (tmp_path / "t4.sbatch").read_text()
+    assert {"#SBATCH --array=0-2", "#SBATCH --gres=gpu:t4:1", "#SBATCH --partition=gpu", "#SBATCH --no-requeue"} <= set(
+        text.splitlines()
+    )
+    assert "LOADCHECK_NODE=t4-$SLURM_ARRAY_TASK_ID" in text and 'cat "$bundle/digest"' in text
+    assert "fleet node /home/loadcheck/runs llama31-8b-instruct-4bit" in text
+    for script in tmp_path.glob("*.sbatch"):
+        assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+
+
+def test_slurm_runs_what_it_was_handed(tmp_path: Path):
+    """The script under bash, with a stand-in for the bundle: node and digest reach what it starts."""
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    (bundle / "digest").write_text("sha256:" + "a" * 64 + "\n")
+    (bundle / "run").write_text('#!/bin/sh\necho "$@"; env | grep -E "^(APPTAINERENV_|RUNS|WEIGHTS)" | sort\n')
+    (bundle / "run").chmod(0o755)
+    plan = _plan("slurm", results=str(tmp_path / "results"), slurm={"bundle": str(bundle), "root": "/root-of-it"})
+    write_files(plan, tmp_path)
+    command = ["env", "SLURM_ARRAY_TASK_ID=2", "CUDA_VISIBLE_DEVICES=3", "bash", str(tmp_path / "t4.sbatch")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[0] == "apptainer /root-of-it fleet node /home/loadcheck/runs llama31-8b-instruct-4bit"
+    assert said[1:] == [
+        "APPTAINERENV_CUDA_VISIBLE_DEVICES=3", f"APPTAINERENV_LOADCHECK_IMAGE=sha256:{'a' * 64}", "APPTAINERENV_LOADCHECK_NODE=t4-2",
+        f"RUNS={tmp_path}/results", f"WEIGHTS={tmp_path}/results/.weights/t4-2",
+    ]  # fmt: skip
+
+
+def test_ray_gets_a_script_with_a_task_for_each_gpu():
+    """Python that parses, each node once, placed by Ray's own name of its card."""
+    plan = _plan("ray")
+    text = engine_of(plan).files(plan)["ray_fleet.py"]
+    (nodes,) = (
+        node.value
+        for node in ast.parse(text).body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "NODES"
+    )
+    found = {each["name"]: each["options"] for each in ast.literal_eval(nodes)}
+    assert list(found) == [node.node for node in plan.nodes]
+    assert found["a100-40gb-0"] == {"num_gpus": 1, "accelerator_type": "A100"}
+    with pytest.raises(BadInput, match="another folder on each node"):
+        engine_of(plan := _plan("ray", results="results")).files(plan)
+
+
+@pytest.mark.parametrize("engine", OPTIONS)
+def test_every_engine_can_be_started_and_taken_back(engine: str):
+    """Each has its commands in the plan's folder; every unit that costs money is named in what takes it back."""
+    plan = _plan(engine)
+    module = engine_of(plan)
+    assert all(isinstance(word, str) for command in (*module.start(plan), *module.stop(plan)) for word in command)
+    if engine in ("skypilot", "slurm"):
+        told = " ".join(word for command in module.stop(plan) for word in command)
+        assert all(f"fleet-{unit}" in told for unit in plan.units())
+
+
+def test_the_command_writes_the_plan_and_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """fleet.json and the engine's files; a second time it writes over nothing."""
+    file = tmp_path / "FLEET.toml"
+    file.write_text(
+        f'name = "mine"\nengine = "kubernetes"\nimage = "{IMAGE}"\nprofile = "llama31-8b-instruct-4bit"\nuntil = 2030-01-01T00:00:00Z\n'
+        '[[nodes]]\ncard = "t4"\ncount = 2\nprice_per_hour = 0.4\n[[nodes]]\ncard = "B200"\n[kubernetes]\nresults_claim = "fleet"\n'
+    )
+    out = tmp_path / "out"
+    assert cli.run(["fleet", "plan", str(file), "--out", str(out)]) == 1
+    said = capsys.readouterr().out
+    assert re.search(r"^T4 +2 +0.40 +5.3541 .*planned$", said, re.MULTILINE) and "B200: compute capability 10.0" in said
+    plan = read_plan(out / "fleet.json")
+    assert [node.node for node in plan.nodes] == ["t4-0", "t4-1"] and plan.until is not None
+    assert cli.run(["fleet", "plan", str(file), "--out", str(out)]) == 2
+    assert cli.run(["fleet", "plan", str(file), "--out", str(out), "--force", "--json"]) == 1
+    data = json.loads(capsys.readouterr().out)
+    assert data["files"] == ["fleet.json", "job.yaml"] and data["cards"][1]["refused"]
