@@ -105,7 +105,9 @@ def _inside(prediction: Prediction, readings: Mapping[str, Reading]) -> Iterator
         predicted = getattr(prediction.figures, f"{name}_bytes")
         if predicted is None and name in sources:
             predicted = sources[name].num_bytes
-        source = sources[name].source if name in sources else "the engine's profile run of a full batch"
+        source = sources[name].source if name in sources else ""
+        if name == RESERVED:
+            source = "the engine's profile run of a full batch"
         yield Row(name, True, predicted, _value(readings, f"{name}_bytes"), source)
 
 
