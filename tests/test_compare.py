@@ -202,3 +202,70 @@ def test_settings_that_go_together_are_two_changes():
     found = _compared(REFERENCE, RUNS / "h100/8192-tokens-rank16")
     changes = {part.change for moved in found.moved for part in moved.parts}
     assert {"adapters.r 32 → 16", "max_lora_rank 32 → 16"} <= changes and "what else differs" not in changes
+
+
+KEPT = Path(__file__).parent / "training" / "run"
+
+
+def _training(folder: Path, peak_bytes: int, batch: int = 2) -> Path:
+    """The kept training once more, with another peak and another batch."""
+    run = shutil.copytree(KEPT, folder)
+    (run / "load.log").write_text(
+        re.sub(
+            r'"train_peak_host_bytes": \d+', f'"train_peak_host_bytes": {peak_bytes}', (run / "load.log").read_text()
+        )
+    )
+    for name in ("run.json", "train.json"):
+        text = (run / name).read_text()
+        (run / name).write_text(re.sub(r'("per_device_train_batch_size": )\d+', rf"\g<1>{batch}", text))
+    return Path(run)
+
+
+def test_a_training_is_compared_by_its_peak(tmp_path: Path):
+    """Within its band it is the same; with another batch it moved, by that batch's own bytes."""
+    measured = subject(KEPT).readings["train_peak_host_bytes"]
+    again = read_subject(_training(tmp_path / "again", int(measured.value) + 10 * MIB))
+    assert compare(subject(KEPT), again).same
+    found = compare(
+        subject(KEPT), read_subject(_training(tmp_path / "other", int(measured.value) - 160 * MIB, batch=1))
+    )
+    assert [each.spec.name for each in found.moved] == ["train_peak_host_gib"]
+    assert [part.change for part in found.moved[0].parts] == ["per_device_train_batch_size 2 → 1"]
+    assert found.moved[0].explained and ("per_device_train_batch_size", 2, 1) in {
+        (each.name, each.a, each.b) for each in found.settings
+    }
+
+
+def test_a_training_is_not_a_load(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """Although every figure that both state is the same."""
+    load = Path(shutil.copytree(KEPT, tmp_path / "load"))
+    record = json.loads((load / "run.json").read_text())
+    (load / "run.json").write_text(json.dumps(record | {"training": None}))
+    code, out = _run(capsys, KEPT, load)
+    assert code == 1 and out.splitlines()[-1].endswith("; one trains, and the other does not")
+
+
+def test_predicted_trainings_are_compared_term_by_term(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """Twice the row: the three peaks, each by the terms that grew, which sum to the byte."""
+    for length in ("256", "512"):
+        flags = [
+            "--gpu",
+            "T4",
+            "--model",
+            "smollm2-135m-instruct",
+            "--no-fast-inference",
+            "--method",
+            "sft",
+            "--ram-available-bytes",
+            "32GiB",
+        ]
+        assert cli.run(["predict", *flags, "--train-seq-length", length, "--json"]) == 0
+        (tmp_path / f"{length}.json").write_text(capsys.readouterr().out)
+    found = compare(read_subject(tmp_path / "256.json"), read_subject(tmp_path / "512.json"))
+    assert {each.spec.name for each in found.moved} == {
+        "train_peak_allocated_gib", "train_peak_device_gib", "train_peak_host_gib"
+    }  # fmt: skip
+    for moved in found.moved:
+        (part,) = moved.parts
+        assert (part.change, part.amount, moved.rest) == ("train_seq_length 256 → 512", moved.amount, 0)
+        assert sum(part.terms.values()) == pytest.approx(moved.amount, abs=4)

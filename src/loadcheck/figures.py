@@ -171,10 +171,13 @@ def figure_specs() -> dict[str, FigureSpec]:
     return specs
 
 
-# What a log says beside the figures; used only to check them against each other.
+# What a log says beside the figures, used only to check them against each other; and the peaks of a training, which no load has.
 SIDE_SPECS = {
     spec.attribute: spec
     for spec in (
+        FigureSpec("train_peak_allocated_bytes", "train_peak_allocated_gib", Kind.MEMORY, 2),
+        FigureSpec("train_peak_device_bytes", "train_peak_device_gib", Kind.MEMORY, 2),
+        FigureSpec("train_peak_host_bytes", "train_peak_host_gib", Kind.MEMORY, 2),
         FigureSpec("family", "family", Kind.TEXT, None),
         FigureSpec("engine", "engine", Kind.TEXT, None),
         FigureSpec("conservativeness", "conservativeness", Kind.RATIO, 2),

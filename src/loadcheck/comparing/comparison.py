@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadcheck.comparing.difference import Difference, differences, in_unit
-from loadcheck.comparing.steps import steps
+from loadcheck.comparing.steps import State, steps
 from loadcheck.comparing.subject import Subject
 
 
@@ -44,9 +44,14 @@ class Comparison:
         return None in (self.a.ending, self.b.ending) or self.a.ending == self.b.ending
 
     @property
+    def of_a_kind(self) -> bool:
+        """Whether both are trainings, or none of them is."""
+        return (self.a.training is None) == (self.b.training is None)
+
+    @property
     def same(self) -> bool:
-        """Whether no figure moved, of at least one that both state, and both loads ended alike."""
-        return not self.moved and self.ended_alike and self.num_compared > 0
+        """Whether no figure moved, of at least one that both state, and both are of a kind and ended alike."""
+        return not self.moved and self.of_a_kind and self.ended_alike and self.num_compared > 0
 
     @property
     def unexplained(self) -> tuple[Difference, ...]:
@@ -90,7 +95,10 @@ def _difference_json(found: Difference) -> dict[str, Any]:
 
 def compare(a: Subject, b: Subject) -> Comparison:
     """Everything that differs, each moved figure by the changes that moved it."""
-    path = None if a.case is None or b.case is None else steps(a.case, b.case)
+    both = (a.training is None) == (b.training is None)
+    path = None
+    if a.case is not None and b.case is not None:
+        path = steps(State(a.case, a.training if both else None), State(b.case, b.training if both else None))
     model = () if a.model == b.model else (Change("model", a.model, b.model),)
     return Comparison(
         a=a,

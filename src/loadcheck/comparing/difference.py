@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from loadcheck.comparing.steps import Step
+from loadcheck.comparing.steps import Predicted, Step
 from loadcheck.comparing.subject import Subject
-from loadcheck.figures import FigureSpec, Kind, Reading, figure_specs
-from loadcheck.predict import Prediction
+from loadcheck.figures import FigureSpec, Kind, Reading
 
 Number = int | float
 ROUNDING = "rounding of the log"
@@ -56,9 +55,9 @@ class Difference:
 
 def differences(a: Subject, b: Subject, path: tuple[Step, ...] | None) -> Iterator[Difference]:
     """Every number that both state and that is not the same; `path` is None where one of them is not predicted."""
-    for attribute, spec in figure_specs().items():
-        mine, other = a.readings.get(attribute), b.readings.get(attribute)
-        if mine is None or other is None or _agree(mine, other):
+    for attribute, mine in a.readings.items():
+        spec, other = mine.spec, b.readings.get(attribute)
+        if other is None or _agree(mine, other):
             continue
         if path is None:
             note = a.note if a.case is None else b.note
@@ -95,20 +94,21 @@ def _number(reading: Reading) -> Number:
 
 def _parts(attribute: str, path: tuple[Step, ...]) -> Iterator[Part]:
     for step in path:
-        before, after = getattr(step.before.figures, attribute), getattr(step.after.figures, attribute)
+        before, after = step.before.figure(attribute), step.after.figure(attribute)
         if before is None or after is None or before == after:
             continue
         mine, other = _terms(attribute, step.before), _terms(attribute, step.after)
         moved = {name: other.get(name, 0) - mine.get(name, 0) for name in dict.fromkeys((*mine, *other))}
-        least = 1 if figure_specs()[attribute].kind is Kind.MEMORY else 0  # each term is rounded to the byte for itself
+        least = 1 if attribute.endswith("_bytes") else 0  # each term is rounded to the byte for itself
         terms = {name: amount for name, amount in moved.items() if abs(amount) > least}
         yield Part(step.change, after - before, terms, moves=not step.measured)
 
 
-def _terms(attribute: str, prediction: Prediction) -> dict[str, Number]:
+def _terms(attribute: str, predicted: Predicted) -> Mapping[str, Number]:
     """A predicted figure by terms that sum: of the peak and the weights those of the account, of the cache what the budget leaves."""
-    figures, value = prediction.figures, getattr(prediction.figures, attribute)
-    account = prediction.account
+    if attribute in predicted.peaks:
+        return predicted.peaks[attribute]
+    account, figures, value = predicted.load.account, predicted.load.figures, predicted.figure(attribute) or 0
     if account is not None and attribute == "peak_device_bytes":
         return {term.name: term.num_bytes for term in account.peak.parts}
     if account is not None and attribute == "weights_bytes":

@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from loadcheck.comparing.training import PEAKS, peak_terms, setting_changes
 from loadcheck.errors import BadInput
 from loadcheck.predict import Case, Prediction
 from loadcheck.specs.files import flat, to_data
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.settings import settings_of
+from loadcheck.specs.training import TrainSettings
 from loadcheck.stacks import predict, stack_of
 from loadcheck.units import show_bytes
 
 Turn = tuple[str, Callable[[Case], Case]]
 """A change in words, and the case after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is predicted: a load, and the training after it where there is one."""
+
+    case: Case
+    training: TrainSettings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """Its prediction; `peaks` are those of a training, by terms that sum."""
+
+    load: Prediction
+    peaks: Mapping[str, Mapping[str, int]]
+
+    @classmethod
+    def of(cls, state: State) -> Predicted:
+        return cls(predict(state.case), {} if state.training is None else peak_terms(state.case, state.training))
+
+    def figure(self, attribute: str) -> int | float | None:
+        """A number by its attribute; None where it is not predicted."""
+        if attribute in PEAKS:
+            return sum(self.peaks[attribute].values()) if attribute in self.peaks else None
+        value: int | float | None = getattr(self.load.figures, attribute)
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +55,8 @@ class Step:
     """
 
     change: str
-    before: Prediction
-    after: Prediction
+    before: Predicted
+    after: Predicted
     measured: bool = False
 
 
@@ -35,19 +64,29 @@ NON_TORCH = "non_torch as measured, a constant of card and driver"
 ELSE = "what else differs"
 
 
-def steps(a: Case, b: Case) -> tuple[Step, ...]:
-    """The changes from `a` to `b` in order: model, settings, card, what is in use on it, RAM, non_torch; those that move nothing are left out.
+def steps(a: State, b: State) -> tuple[Step, ...]:
+    """The changes from `a` to `b` in order: model, settings, card, what is in use on it, RAM, non_torch, and the training's settings.
+
+    Those that move nothing are left out.
 
     Another order would give a change another share, where two work on one figure; the sum is always the whole difference.
     """
     found: list[Step] = []
-    before = predict(a)
-    for change, case in (*_walk(a, list(_turns(a, b))), (ELSE, b)):
-        after = predict(case)
+    before = Predicted.of(a)
+    for change, state in (*_states(a, b), (ELSE, b)):
+        after = Predicted.of(state)
         if after != before:
             found.append(Step(change, before, after, measured=change == NON_TORCH))
         before = after
     return tuple(found)
+
+
+def _states(a: State, b: State) -> Iterator[tuple[str, State]]:
+    for change, case in _walk(a.case, list(_turns(a.case, b.case))):
+        yield change, State(case, a.training)
+    if a.training is not None and b.training is not None:
+        for change, settings in setting_changes(a.training, b.training):
+            yield change, State(b.case, settings)
 
 
 def _walk(case: Case, turns: list[Turn]) -> Iterator[tuple[str, Case]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck.checking import gather
+from loadcheck.comparing.training import job_settings, judged_peaks, longest_batch, measured_peaks, peak_terms
 from loadcheck.errors import BadInput, Problem
 from loadcheck.figures import Kind, Reading, Value, figure_specs
 from loadcheck.findings.finding import Status
@@ -17,7 +18,9 @@ from loadcheck.predict import Case, card_from_device
 from loadcheck.runs.folder import RunFolder, RunRecord
 from loadcheck.specs.files import flat, validate
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.training import TrainSettings
 from loadcheck.stacks import predict, stack_of
+from loadcheck.training import Trained, is_training, judge_training_folder
 from loadcheck.units import GIB
 from loadcheck.verdict import Evidence
 from loadcheck.verdict.model import check_model
@@ -47,6 +50,7 @@ class Subject:
         banded: those that have a band, and why.
         case: what its figures are predicted from; None where that is not all known.
         note: why it has none.
+        training: the settings of a training, with the longest row that came; None for a load.
         again: whether it is a second attempt in one process, which begins with what the first one left.
     """
 
@@ -62,6 +66,7 @@ class Subject:
     banded: Mapping[str, str] = field(default_factory=dict)
     case: Case | None = None
     note: str = ""
+    training: TrainSettings | None = None
     again: bool = False
 
 
@@ -74,7 +79,22 @@ def read_subject(target: Path) -> Subject:
     if document is not None:
         return _of_document(str(target), document)
     record = RunFolder(target).read_record() if target.is_dir() else None
-    return _of_evidence(str(target), gather(target, record=record), record)
+    found = _of_evidence(str(target), gather(target, record=record), record)
+    return found if record is None or not is_training(record) else _of_training(found, judge_training_folder(target))
+
+
+def _of_training(load: Subject, trained: Trained) -> Subject:
+    """What a training's run states beside what a load's does."""
+    fine, banded = judged_peaks(trained.verdict)
+    return replace(
+        load,
+        kind="training",
+        settings=load.settings if trained.found is None else {**load.settings, **job_settings(trained.found.job)},
+        readings={**load.readings, **measured_peaks(trained.measured())},
+        as_predicted=load.as_predicted | fine,
+        banded={**load.banded, **banded},
+        training=longest_batch(trained),
+    )
 
 
 def is_compared(attribute: str) -> bool:
@@ -200,6 +220,7 @@ def _of_document(name: str, document: dict[str, Any]) -> Subject:
     try:
         readings = dict(_stated(document["figures"], document.get("bytes") or {}))
         case = _case(name, document, readings)
+        training = _training(name, document)
         model = document["model"]
         card = document["gpu"]
         machine = {} if card is None else {"gpu_name": card["name"], "compute_capability": card["compute_capability"],
@@ -207,17 +228,30 @@ def _of_document(name: str, document: dict[str, Any]) -> Subject:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"is no document of predict --json ({type(error).__name__}: {error})"
         raise BadInput(Problem(name, what, "write it anew: loadcheck predict … --json")) from None
+    peaks = {} if training is None else measured_peaks(document.get("bytes") or {})
     return Subject(
         name=name,
         kind="prediction",
         model=f"{model['name']} {model['quantization']}",
-        settings={} if case is None else _settings(case.profile),
+        settings={} if case is None else _settings(case.profile) | ({} if training is None else flat(training)),
         machine=machine,
-        readings={attribute: each for attribute, each in readings.items() if is_compared(attribute)},
-        as_predicted=frozenset() if case is None else _equal(case, readings),
+        readings={attribute: each for attribute, each in readings.items() if is_compared(attribute)} | peaks,
+        as_predicted=frozenset() if case is None else _equal(case, readings) | _equal_peaks(case, training, peaks),
+        training=training,
         case=case,
         note="this version of loadcheck does not know its model",
     )
+
+
+def _training(name: str, document: dict[str, Any]) -> TrainSettings | None:
+    """The settings of the training that a document is of; None for a load's."""
+    training = document.get("training")
+    return None if training is None else validate(TrainSettings, training["settings"], name)
+
+
+def _equal_peaks(case: Case, training: TrainSettings | None, peaks: Mapping[str, Reading]) -> frozenset[str]:
+    terms = {} if training is None else peak_terms(case, training)
+    return frozenset(name for name, each in peaks.items() if name in terms and each.value == sum(terms[name].values()))
 
 
 def _stated(figures: dict[str, Any], exact: dict[str, Any]) -> Iterator[tuple[str, Reading]]:

@@ -35,9 +35,10 @@ def summary(found: Comparison) -> str:
     if found.num_compared == 0:
         return "DIFFERENT: there is no figure that both state"
     ended = "" if found.ended_alike else f"; A {found.a.ending}, B {found.b.ending}"
+    ended += "" if found.of_a_kind else "; one trains, and the other does not"
     figures = f"{found.num_compared} figure{'s' if found.num_compared > 1 else ''}"
     if not found.moved:
-        return f"{'SAME' if found.ended_alike else 'DIFFERENT'}: none of {figures} moved{ended}"
+        return f"{'SAME' if found.same else 'DIFFERENT'}: none of {figures} moved{ended}"
     names = ", ".join(each.spec.name for each in found.unexplained)
     explained = f"not explained: {names}" if names else "every difference is explained"
     return f"DIFFERENT: {len(found.moved)} of {figures} moved, {explained}{ended}"

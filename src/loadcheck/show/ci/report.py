@@ -9,7 +9,6 @@ from datetime import datetime, timezone
 from enum import Enum
 
 from loadcheck.comparing import Comparison
-from loadcheck.figures import figure_specs
 from loadcheck.findings.finding import Finding, Status
 from loadcheck.predict import Prediction
 from loadcheck.runs.folder import RunRecord
@@ -135,8 +134,9 @@ def _of_comparison(found: Comparison) -> Iterator[Result]:
     group, moved = f"compare.{found.b.name}", {each.spec.attribute: each for each in found.moved}
     ended = Outcome.PASSED if found.ended_alike else Outcome.FAILED
     yield Result(group, "ended", ended, f"A {found.a.ending}, B {found.b.ending}", "ended")
-    for attribute, spec in figure_specs().items():
-        if attribute not in found.a.readings or attribute not in found.b.readings:
+    for attribute, reading in found.a.readings.items():
+        spec = reading.spec
+        if attribute not in found.b.readings:
             continue
         if attribute not in moved:
             yield Result(group, spec.name, Outcome.PASSED, "did not move")
