@@ -13,7 +13,9 @@ from loadcheck.cli.output import print_json
 from loadcheck.errors import EXIT_FAIL, BadInput, Problem, printable
 from loadcheck.fleet.engines import write_files
 from loadcheck.fleet.plan import NAME, FleetPlan, read_plan, write_plan
-from loadcheck.terminal import console
+from loadcheck.fleet.statement import NAME as STATEMENT
+from loadcheck.fleet.statement import SIGNATURE
+from loadcheck.terminal import console, print_words
 
 
 @click.group("fleet", short_help="One image and one profile on many cards or nodes, one verdict.")
@@ -108,6 +110,8 @@ def run(folder: Path, as_json: bool) -> int:
     from loadcheck.show.fleet import show_fleet
 
     planned = read_plan(folder / NAME)
+    if planned.is_of_this_host:
+        write_plan(planned, Path(planned.results) / NAME)  # so that the results say what was to be
     done = (run_local if planned.is_of_this_host else launch)(planned, folder, _say)
     if not done:
         raise click.Abort
@@ -143,3 +147,66 @@ def node(results: Path, arguments: tuple[str, ...]) -> int:
         return code
 
     return run_node(results, load_into, os.environ)
+
+
+@command.command("bundle", short_help="State the verdict on a fleet, and sign it.")
+@click.argument("root", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--key",
+    required=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Your SSH key: ~/.ssh/id_ed25519, or its .pub with an agent.",
+)
+@click.option(
+    "--plan",
+    "plan_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The fleet.json that was run, where DIR has none.",
+)
+@click.option("--tar", metavar="FILE", type=click.Path(path_type=Path), help="Put all of it into one tar, too.")
+@json_option
+def bundle(root: Path, key: Path, plan_file: Path | None, tar: Path | None, as_json: bool) -> int:
+    """Gather the runs below DIR, write an in-toto statement over every file (statement.json), and sign it with ssh-keygen.
+
+    A fleet that fails is bundled as one that failed.
+    """
+    from loadcheck.fleet.bundle import bundle as make
+    from loadcheck.show.fleet import summary
+
+    verdict = make(root, key, plan_file, tar)
+    if as_json:
+        print_json({**verdict.to_json(), "statement": str(root / STATEMENT), "tar": None if tar is None else str(tar)})
+    else:
+        out = console()
+        print_words(out, f"wrote {root / STATEMENT}, {root / SIGNATURE}" + ("" if tar is None else f", {tar}"))
+        print_words(out, summary(verdict))
+    return verdict.exit_code
+
+
+@command.command("verify", short_help="Check a bundle: its signature, every file, its verdict.")
+@click.argument("target", metavar="DIR|TAR", type=click.Path(path_type=Path))
+@click.option(
+    "--signers",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Whom you believe: a public key, or OpenSSH's allowed signers.",
+)
+@json_option
+def verify(target: Path, signers: Path | None, as_json: bool) -> int:
+    """Check, with no network, that a bundle is what one of --signers signed: the signature, every file, and the runs judged again.
+
+    Exit code 0 for a fleet that passed; a bundle that is forged, changed or not whole, or that states a failure, is 1.
+    """
+    from loadcheck.fleet.bundle import verify as check
+    from loadcheck.fleet.folders import opened
+    from loadcheck.show.fleet import show_verified
+
+    with opened(target, whole=True) as root:
+        found = check(root, signers)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        show_verified(console(), found)
+    return found.exit_code

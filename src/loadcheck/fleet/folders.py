@@ -18,19 +18,23 @@ from loadcheck.runs.folder import FILES
 
 MARKS = ("run.json", "load.log", REFUSED)
 """A folder with one of them is a run's, half of one, or that of a load which was not begun."""
-TAKEN = frozenset((*FILES, SEAL, REFUSED, NAME, "statement.json", "statement.json.sig"))
+TAKEN = frozenset((*FILES, SEAL, REFUSED, NAME))
 MAX_FILE_BYTES = 1 << 30
 """Of one file of a tar; no log of a load comes near it."""
 
 
 @contextmanager
-def opened(target: Path) -> Iterator[Path]:
-    """The directory `target`; of a tar, and of "-", a temporary one with what they hold. BadInput where it is neither."""
+def opened(target: Path, whole: bool = False) -> Iterator[Path]:
+    """The directory `target`; of a tar, and of "-", a temporary one with what they hold. BadInput where it is neither.
+
+    Args:
+        whole: take every file of a tar, and not the files of runs and plans alone.
+    """
     if target.is_dir():
         yield target
         return
     with TemporaryDirectory(prefix="loadcheck-fleet-") as scratch:
-        _unpack(target, Path(scratch))
+        _unpack(target, Path(scratch), None if whole else TAKEN)
         yield Path(scratch)
 
 
@@ -50,26 +54,28 @@ def run_folders(root: Path) -> Iterator[str]:
     return walk(root)
 
 
-def _unpack(target: Path, into: Path) -> None:
+def _unpack(target: Path, into: Path, names: frozenset[str] | None) -> None:
     """As a stream: a tar is read once, from its beginning."""
     try:
         if str(target) == "-":
             with tarfile.open(fileobj=sys.stdin.buffer, mode="r|*") as archive:
-                _take(archive, into)
+                _take(archive, into, names)
         else:
             with target.open("rb") as file, tarfile.open(fileobj=file, mode="r|*") as archive:
-                _take(archive, into)
+                _take(archive, into, names)
     except FileNotFoundError:
         raise BadInput(Problem(str(target), "no such folder or tar", "name where the run folders are")) from None
     except (tarfile.TarError, EOFError, OSError) as error:
         raise BadInput(Problem(str(target), f"no folder and no whole tar ({error})", "name one of the two")) from None
 
 
-def _take(archive: tarfile.TarFile, into: Path) -> None:
-    """The files of runs and plans, as plain files; a link, a device, and a path that leads out are left out."""
+def _take(archive: tarfile.TarFile, into: Path, names: frozenset[str] | None) -> None:
+    """What is called by one of `names`, as plain files; a link, a device, and a path that leads out are left out."""
     for member in archive:
         parts = PurePosixPath(member.name).parts
-        if not member.isreg() or ".." in parts or member.name.startswith("/") or parts[-1] not in TAKEN:
+        if not member.isreg() or ".." in parts or member.name.startswith("/"):
+            continue
+        if names is not None and parts[-1] not in names:
             continue
         if member.size > MAX_FILE_BYTES:
             raise BadInput(Problem(member.name, f"is larger than {MAX_FILE_BYTES} bytes", "leave it out of the tar"))

@@ -8,6 +8,7 @@ from itertools import groupby
 from rich.console import Console
 from rich.text import Text
 
+from loadcheck.fleet.bundle import Verified
 from loadcheck.fleet.finding import NodeFinding
 from loadcheck.fleet.tally import Deviation
 from loadcheck.fleet.verdict import CardResult, FleetVerdict
@@ -108,3 +109,23 @@ def in_words(finding: NodeFinding) -> str:
 def _left(findings: Sequence[NodeFinding]) -> Iterator[str]:
     if findings:
         yield f"and {len(findings):,} more findings (--json)"
+
+
+def show_verified(out: Console, found: Verified) -> None:
+    """By whom it is, what speaks against it, and in a line whether it is believed."""
+    predicate = found.statement.predicate
+    for each in predicate.configuration:
+        sha256 = each.get("digest", {}).get("sha256", "not said")
+        print_words(out, f"{each.get('name')}: {each.get('uri') or 'sha256:' + str(sha256)}")
+    for fault, what in found.faults[:SHOWN]:
+        print_item(out, Text("FAIL", style="bold red"), f"{fault.value}: {what}")
+    if len(found.faults) > SHOWN:
+        print_words(out, f"and {len(found.faults) - SHOWN:,} more faults (--json)")
+    nodes = f"{len(predicate.passed_tests)} of {len(predicate.passed_tests) + len(predicate.failed_tests)} nodes pass"
+    if not found.is_believed:
+        print_words(out, f"NOT VERIFIED: what it states ({predicate.result}, {nodes}) is not to be believed")
+        return
+    print_words(
+        out,
+        f"VERIFIED: {len(found.statement.subject):,} files as {found.signer} signed them; {predicate.result}, {nodes}",
+    )

@@ -1,0 +1,158 @@
+"""`loadcheck fleet bundle` and `verify`: evidence that travels, and whether it is what was signed."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from loadcheck import __version__
+from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, LoadcheckError, Problem
+from loadcheck.fleet.gather import gather_folder
+from loadcheck.fleet.plan import NAME as PLAN
+from loadcheck.fleet.plan import read_plan, write_plan
+from loadcheck.fleet.seal import sha256_of
+from loadcheck.fleet.signature import sign, signer_of
+from loadcheck.fleet.statement import (
+    NAME,
+    SIGNATURE,
+    Statement,
+    configuration,
+    files_below,
+    make_statement,
+    read_statement,
+    statement_text,
+)
+from loadcheck.fleet.verdict import FleetVerdict
+from loadcheck.runs.private import write_whole
+
+
+def bundle(root: Path, key: Path, plan_file: Path | None = None, tar: Path | None = None) -> FleetVerdict:
+    """Gather, state, sign, and with `tar` put all of it into one file; returns the verdict that is signed.
+
+    A fleet that fails is bundled, too: the statement says that it failed. BadInput where the key cannot sign, or nothing can be written.
+    """
+    if plan_file is not None:
+        write_plan(read_plan(plan_file), root / PLAN)
+    verdict = gather_folder(root)
+    if not verdict.nodes:
+        raise BadInput(Problem(str(root), "holds no run folder", "name the folder that the nodes wrote into"))
+    try:
+        write_whole(root / NAME, statement_text(make_statement(root, verdict)))
+        sign(root / NAME, key)
+        if tar is not None:
+            _pack(root, tar)
+    except OSError as error:
+        raise BadInput(
+            Problem(str(error.filename or root), str(error.strerror), "free the disk or fix the path")
+        ) from None
+    return verdict
+
+
+def _pack(root: Path, tar: Path) -> None:
+    """The statement first, so that a reader of the stream knows what is to come."""
+    names = [NAME, SIGNATURE, *files_below(root)]
+    with tarfile.open(tar, "w:gz" if tar.suffix in (".gz", ".tgz") else "w") as archive:
+        for name in names:
+            archive.add(root / name, name, recursive=False)
+
+
+class Fault(Enum):
+    """Why a bundle is not believed."""
+
+    FORGED = "forged"
+    CHANGED = "changed"
+    MISSING = "missing"
+    ADDED = "added"
+    VERDICT = "verdict"
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a statement says, by whom, and what speaks against it."""
+
+    statement: Statement
+    signer: str | None
+    faults: tuple[tuple[Fault, str], ...]
+
+    @property
+    def is_believed(self) -> bool:
+        return self.signer is not None and not self.faults
+
+    @property
+    def exit_code(self) -> int:
+        """0 for a fleet that passed, as signed and as judged again; a statement of a failure, however genuine, is no pass."""
+        return EXIT_PASS if self.is_believed and self.statement.predicate.result == "PASSED" else EXIT_FAIL
+
+    def to_json(self) -> dict[str, Any]:
+        predicate = self.statement.predicate
+        return {
+            "verified": self.is_believed,
+            "verdict": {"PASSED": "pass"}.get(predicate.result, "fail"),
+            "signer": self.signer,
+            "files": len(self.statement.subject),
+            "passed": len(predicate.passed_tests),
+            "failed": predicate.failed_tests,
+            "configuration": predicate.configuration,
+            "faults": [{"kind": fault.value, "what": what} for fault, what in self.faults],
+        }
+
+
+def verify(root: Path, signers: Path | None) -> Verified:
+    """Check the signature, then every file, then judge the runs again: nothing of it asks a network.
+
+    BadInput where there is no statement.
+    """
+    statement = read_statement(root / NAME)
+    signer, why = signer_of(root / NAME, root / SIGNATURE, signers)
+    faults = [] if signer is not None else [(Fault.FORGED, why)]
+    faults += _files(root, statement)
+    if not faults:  # of files that were changed no verdict is worth its time
+        faults += _judged_again(root, statement)
+    return Verified(statement, signer, tuple(faults))
+
+
+def _files(root: Path, statement: Statement) -> Iterator[tuple[Fault, str]]:
+    """Each file as it was signed, none missing and none beside."""
+    named: set[str] = set()
+    for subject in statement.subject:
+        path = root / subject.name
+        if (
+            PurePosixPath(subject.name).is_absolute()
+            or ".." in PurePosixPath(subject.name).parts
+            or subject.name in named
+        ):
+            yield Fault.FORGED, f"{subject.name!r} is no file of this bundle, or named twice"
+            continue
+        named.add(subject.name)
+        if path.is_symlink() or not path.is_file():
+            yield Fault.MISSING, f"{subject.name} is missing"
+        elif sha256_of(path) != subject.digest.get("sha256"):
+            yield Fault.CHANGED, f"{subject.name} is not what was signed"
+    try:
+        for name in files_below(root):
+            if name not in named:
+                yield Fault.ADDED, f"{name} was not signed"
+    except LoadcheckError as error:
+        yield Fault.ADDED, str(error.problems[0])
+
+
+def _judged_again(root: Path, statement: Statement) -> Iterator[tuple[Fault, str]]:
+    """The same runs come to the same verdict, node by node."""
+    predicate, verdict = statement.predicate, gather_folder(root)
+    passed = {node.node for node in verdict.nodes if node.status == "pass"}
+    made_by = predicate.loadcheck.get("version")
+    by = "" if made_by == __version__ else f" (stated by loadcheck {made_by}, judged by {__version__})"
+    if verdict.passed is not (predicate.result == "PASSED"):
+        yield (
+            Fault.VERDICT,
+            f"the statement says {predicate.result}, and judged again the fleet is {verdict.status}{by}",
+        )
+    if configuration(verdict.plan) != predicate.configuration:
+        yield Fault.VERDICT, "image, lock and profile are stated as others than those of the plan"
+    differ = sorted(passed ^ set(predicate.passed_tests))
+    if differ:
+        yield Fault.VERDICT, f"judged again, other nodes pass than stated: {', '.join(differ[:5])}{by}"

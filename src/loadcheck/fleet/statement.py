@@ -1,0 +1,121 @@
+"""What a bundle says: an in-toto statement over every file of a fleet's runs, with its verdict as a test result.
+
+https://github.com/in-toto/attestation, spec/v1/statement.md and spec/predicates/test-result.md. What we add to it is under `loadcheck`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from loadcheck import __version__
+from loadcheck.encoding import json_text
+from loadcheck.errors import BadInput, Problem
+from loadcheck.fleet.plan import FleetPlan, settings_of
+from loadcheck.fleet.seal import sha256_of
+from loadcheck.fleet.verdict import FleetVerdict
+from loadcheck.runs.folder import own_file
+from loadcheck.runs.origin import LOCK
+
+NAME, SIGNATURE = "statement.json", "statement.json.sig"
+TYPE: Final = "https://in-toto.io/Statement/v1"
+PREDICATE: Final = "https://in-toto.io/attestation/test-result/v0.1"
+MAX_BYTES = 512 * 1024 * 1024
+"""Far over the statement of 100,000 runs, so that a hostile one cannot fill memory."""
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """A file, below the folder that the statement lies in."""
+
+    name: str
+    digest: dict[str, str]
+
+
+class Predicate(msgspec.Struct, frozen=True, rename="camel"):
+    """A test result; the tests are the nodes."""
+
+    result: Literal["PASSED", "WARNED", "FAILED"]
+    configuration: list[dict[str, Any]] = []
+    passed_tests: list[str] = []
+    failed_tests: list[str] = []
+    loadcheck: dict[str, Any] = {}
+
+
+class Statement(msgspec.Struct, frozen=True, rename={"type": "_type", "predicate_type": "predicateType"}):
+    """A key that it does not know is no error: that is in-toto's rule."""
+
+    type: Literal["https://in-toto.io/Statement/v1"]
+    subject: list[Subject]
+    predicate_type: Literal["https://in-toto.io/attestation/test-result/v0.1"]
+    predicate: Predicate
+
+
+def make_statement(root: Path, verdict: FleetVerdict) -> Statement:
+    """Over every file below `root`; BadInput where one of them is a link or a device, as it may be another file elsewhere."""
+    passed = [node.node for node in verdict.nodes if node.status == "pass"]
+    failed = [node.node for node in verdict.nodes if node.status != "pass"]
+    predicate = Predicate(
+        result="PASSED" if verdict.passed else "FAILED",
+        configuration=configuration(verdict.plan),
+        passed_tests=passed,
+        failed_tests=failed,
+        loadcheck={
+            "version": __version__,
+            "created_at": datetime.now(timezone.utc).isoformat(),
+            "counts": verdict.counts,
+            "findings": [finding.to_json() for finding in verdict.findings],
+        },
+    )
+    subjects = [Subject(name, {"sha256": sha256_of(root / name)}) for name in files_below(root)]
+    return Statement(TYPE, subjects, PREDICATE, predicate)
+
+
+def configuration(plan: FleetPlan | None) -> list[dict[str, Any]]:
+    """What was tested with, as resource descriptors: the image, the lock, the profile."""
+    return [] if plan is None else list(_resources(plan))
+
+
+def _resources(plan: FleetPlan) -> Iterator[dict[str, Any]]:
+    if plan.image is not None and plan.digest is not None:
+        yield {"name": "image", "uri": plan.image, "digest": {"sha256": plan.digest.removeprefix("sha256:")}}
+    if plan.lock_sha256 is not None:
+        yield {"name": LOCK, "digest": {"sha256": plan.lock_sha256}}
+    settings = json.dumps(settings_of(plan.profile), sort_keys=True).encode()
+    yield {"name": f"profile {plan.profile.name}", "digest": {"sha256": sha256(settings).hexdigest()}}
+
+
+def files_below(root: Path) -> Iterator[str]:
+    """Every file below `root`, by its path with "/", in order; without the statement itself and its signature."""
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for name in sorted([*names, *(each for each in folders if (Path(folder) / each).is_symlink())]):
+            found = own_file(Path(folder) / name).relative_to(root).as_posix()
+            if found not in (NAME, SIGNATURE):
+                yield found
+
+
+def statement_text(statement: Statement) -> str:
+    return json_text(msgspec.to_builtins(statement)) + "\n"
+
+
+def read_statement(path: Path) -> Statement:
+    """BadInput where it is missing, or none of ours."""
+    try:
+        with own_file(path).open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise ValueError(f"it is larger than {MAX_BYTES} bytes")
+        return msgspec.json.decode(text, type=Statement)
+    except OSError as error:
+        what = f"no statement ({error.strerror})"
+        raise BadInput(Problem(str(path), what, "make one with loadcheck fleet bundle")) from None
+    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
+        what = f"no statement on a fleet ({error})"
+        raise BadInput(Problem(str(path), what, "make one with loadcheck fleet bundle")) from None

@@ -1,0 +1,173 @@
+"""fleet bundle and verify: what was signed is believed, and nothing else."""
+
+import json
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loadcheck import cli
+from loadcheck.fleet.bundle import Fault, bundle, verify
+from loadcheck.fleet.signature import NAMESPACE, sign
+from loadcheck.fleet.statement import NAME, PREDICATE, SIGNATURE, TYPE
+from loadcheck.runs.origin import lock_sha256
+from tests.fleets import DIGEST, Node, fleet
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two SSH keys, "mine" and "other"; skipped where ssh-keygen is not, or knows no such user."""
+    folder = tmp_path_factory.mktemp("keys")
+    for name in ("mine", "other"):
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "a comment", "-f", str(folder / name)]
+        if shutil.which("ssh-keygen") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("ssh-keygen makes no keys here")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fleet of two nodes that pass, bundled; to be copied."""
+    root = tmp_path_factory.mktemp("bundle") / "runs"
+    root.mkdir()
+    fleet(root, 2)
+    assert bundle(root, keys / "mine", tar=root.parent / "runs.tar.gz").passed
+    return root
+
+
+@pytest.fixture
+def mine(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "runs"))
+
+
+def test_the_statement_is_in_totos(made: Path):
+    """A test result over every file, each by SHA-256, with image, lock and profile as what it was tested with."""
+    data = json.loads((made / NAME).read_text())
+    assert (data["_type"], data["predicateType"]) == (TYPE, PREDICATE)
+    names = [each["name"] for each in data["subject"]]
+    assert names == sorted(
+        p.relative_to(made).as_posix() for p in made.rglob("*") if p.is_file() and p.name not in (NAME, SIGNATURE)
+    )
+    assert all(len(each["digest"]["sha256"]) == 64 for each in data["subject"])
+    predicate = data["predicate"]
+    assert (predicate["result"], predicate["passedTests"], predicate["failedTests"]) == (
+        "PASSED",
+        ["h200-0", "h200-1"],
+        [],
+    )
+    found = {each["name"]: each["digest"]["sha256"] for each in predicate["configuration"]}
+    assert found["image"] == DIGEST[7:] and found["requirements.lock"] == lock_sha256()
+
+
+def test_what_was_signed_is_verified(made: Path, keys: Path, capsys: pytest.CaptureFixture[str]):
+    """From the folder and from the tar, by a public key and by a file of allowed signers, which names the signer."""
+    allowed = keys / "allowed"
+    allowed.write_text(f'a.person@example namespaces="{NAMESPACE}" {(keys / "mine.pub").read_text()}')
+    for target, signers, name in (
+        (made, keys / "mine.pub", "signer"),
+        (made.parent / "runs.tar.gz", allowed, "a.person@example"),
+    ):
+        assert cli.run(["fleet", "verify", str(target), "--signers", str(signers), "--json"]) == 0
+        data = json.loads(capsys.readouterr().out)
+        assert (data["verified"], data["verdict"], data["signer"], data["faults"]) == (True, "pass", name, [])
+
+
+def _edited(path: Path, old: bytes, new: bytes) -> None:
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+
+def _resigned(root: Path, keys: Path, old: bytes, new: bytes) -> None:
+    """A statement that lies, signed by the right key."""
+    _edited(root / NAME, old, new)
+    sign(root / NAME, keys / "mine")
+
+
+def _linked(root: Path, keys: Path) -> None:
+    (root / "h200-0/1/load.log").unlink()
+    (root / "h200-0/1/load.log").symlink_to(root / "h200-1/1/load.log")
+
+
+def _for_another_purpose(root: Path, keys: Path) -> None:
+    (root / SIGNATURE).unlink()
+    command = ["ssh-keygen", "-Y", "sign", "-f", str(keys / "mine"), "-n", "git", str(root / NAME)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+FAULTS: dict[str, tuple[Callable[[Path, Path], object], set[Fault]]] = {
+    "an edited log": (lambda r, k: _edited(r / "h200-0/1/load.log", b"5.3541", b"5.3542"), {Fault.CHANGED}),
+    "an edited plan": (lambda r, k: _edited(r / "fleet.json", b"h200-1", b"h200-2"), {Fault.CHANGED}),
+    "a file that is missing": (lambda r, k: (r / "h200-1/1/run.json").unlink(), {Fault.MISSING}),
+    "a node that is missing": (lambda r, k: shutil.rmtree(r / "h200-1"), {Fault.MISSING}),
+    "a node that was added": (lambda r, k: Node(r, "h200-2", 2), {Fault.ADDED}),
+    "a file that was added": (lambda r, k: (r / "h200-0" / "note.txt").write_text("x"), {Fault.ADDED}),
+    "a link": (lambda r, k: (r / "h200-0" / "x").symlink_to("/etc"), {Fault.ADDED}),
+    "a file that became a link": (_linked, {Fault.MISSING, Fault.ADDED}),
+    "an edited statement": (lambda r, k: _edited(r / NAME, b'"pass": 2', b'"pass": 3'), {Fault.FORGED}),
+    "a forged signature": (lambda r, k: _edited(r / SIGNATURE, b"\n", b"A\n"), {Fault.FORGED}),
+    "an empty signature": (lambda r, k: (r / SIGNATURE).write_text(""), {Fault.FORGED}),
+    "no signature": (lambda r, k: (r / SIGNATURE).unlink(), {Fault.FORGED}),
+    "another's signature": (lambda r, k: sign(r / NAME, k / "other"), {Fault.FORGED}),
+    "a signature for another purpose": (_for_another_purpose, {Fault.FORGED}),
+    "a pass that was none": (lambda r, k: _resigned(r, k, b'"PASSED"', b'"FAILED"'), {Fault.VERDICT}),
+    "a node that did not pass": (lambda r, k: _resigned(r, k, b'"h200-1"\n', b'"h200-9"\n'), {Fault.VERDICT}),
+    "another image": (lambda r, k: _resigned(r, k, DIGEST.encode(), b"sha256:" + b"b" * 64), {Fault.VERDICT}),
+    "a file outside": (lambda r, k: _resigned(r, k, b'"fleet.json"', b'"../fleet.json"'), {Fault.FORGED, Fault.ADDED}),
+    "a file twice": (lambda r, k: _resigned(r, k, b'"h200-1/1/run.json"', b'"h200-1/1/load.log"'), {Fault.FORGED, Fault.ADDED}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_was_not_signed_is_not_believed(mine: Path, keys: Path, fault: str):
+    """Forged, changed, missing, added, or another verdict than the runs come to: refused, and named."""
+    befall, kinds = FAULTS[fault]
+    befall(mine, keys)
+    found = verify(mine, keys / "mine.pub")
+    assert {kind for kind, _ in found.faults} == kinds
+    assert not found.is_believed and found.exit_code == 1
+
+
+def test_nobody_is_believed_who_was_not_named(mine: Path, keys: Path, capsys: pytest.CaptureFixture[str]):
+    """A good signature of a key that nobody vouches for is no evidence; whose it is is said."""
+    assert cli.run(["fleet", "verify", str(mine)]) == 1
+    out = capsys.readouterr().out
+    assert "by nobody whom you named" in out and "SHA256:" in out and out.splitlines()[-1].startswith("NOT VERIFIED")
+
+
+def test_a_genuine_statement_of_a_failure_is_no_pass(mine: Path, keys: Path, capsys: pytest.CaptureFixture[str]):
+    """It is verified, says FAILED, and the exit code is 1."""
+    shutil.rmtree(mine / "h200-1")
+    assert cli.run(["fleet", "bundle", str(mine), "--key", str(keys / "mine")]) == 1
+    assert cli.run(["fleet", "verify", str(mine), "--signers", str(keys / "mine.pub"), "--json"]) == 1
+    data = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
+    assert (data["verified"], data["verdict"], data["failed"]) == (True, "fail", ["h200-1"])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"_type": "https://in-toto.io/Statement/v0.1"}', "[" * 100_000])
+def test_what_is_no_statement_is_bad_input(mine: Path, keys: Path, text: str):
+    """Exit code 2."""
+    (mine / NAME).write_text(text)
+    assert cli.run(["fleet", "verify", str(mine), "--signers", str(keys / "mine.pub")]) == 2
+
+
+def test_half_a_tar_is_bad_input(made: Path, tmp_path: Path, keys: Path):
+    """A download that broke off is none that was verified."""
+    whole = (made.parent / "runs.tar.gz").read_bytes()
+    (tmp_path / "half.tar.gz").write_bytes(whole[: len(whole) // 2])
+    assert cli.run(["fleet", "verify", str(tmp_path / "half.tar.gz"), "--signers", str(keys / "mine.pub")]) == 2
+    with tarfile.open(made.parent / "runs.tar.gz") as archive:
+        assert archive.getnames()[:2] == [NAME, SIGNATURE]
+
+
+def test_a_key_that_cannot_sign_is_bad_input(mine: Path, tmp_path: Path):
+    """Exit code 2, with ssh-keygen's own words; and 3 where there is no ssh-keygen."""
+    assert cli.run(["fleet", "bundle", str(mine), "--key", str(tmp_path / "none")]) == 2
+
+
+def test_without_the_tool_nothing_is_believed(mine: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Exit code 3: this machine cannot."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cli.run(["fleet", "verify", str(mine), "--signers", str(keys / "mine.pub")]) == 3
