@@ -173,9 +173,9 @@ def test_a_secret_in_an_error_is_not_said_again(tmp_path: Path):
 
 
 def test_hostile_repetition_is_cheap(tmp_path: Path):
-    """The same error on 20,000 lines is looked at a few times only, and named once."""
+    """The same error on 5,000 lines is looked at a few times only, and named once."""
     log = tmp_path / "load.log"
-    log.write_text("CUDA out of memory.\n" * 20_000)
+    log.write_text("CUDA out of memory.\n" * 5_000)
     assert [sighting.line for sighting in sightings(parse_log(log))] == [1]
 
 

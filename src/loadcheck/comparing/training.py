@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from loadcheck.errors import BadInput
@@ -19,8 +20,12 @@ _TOLD_APART = ("data", "resume_from", "train_seq_length")
 """Of a job: a path says nothing of what is in it, and the longest row is a setting of its own."""
 
 
+@lru_cache(maxsize=16)
 def peak_terms(case: Case, settings: TrainSettings) -> dict[str, dict[str, int]]:
-    """Each peak that is predicted, by terms that sum, in bytes; nothing where the training is not predicted."""
+    """Each peak that is predicted, by terms that sum, in bytes; nothing where the training is not predicted.
+
+    Kept, as following a training takes a tenth of a second, and each end of a comparison is asked for twice.
+    """
     if case.profile.on_cpu:
         size = predict_peaks(case, settings).host_bytes
         return {} if size is None else {"train_peak_host_bytes": {"process": size}}

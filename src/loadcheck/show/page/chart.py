@@ -79,15 +79,22 @@ class Chart:
     def readings(self) -> Iterator[tuple[float, float, str]]:
         """For the cursor: from x to x, and what is read there, the highest of its points."""
         step = self.end_x / MAX_READINGS
+        highest = [self._highest(line, step) for line in self.lines]
         for number in range(MAX_READINGS):
-            low, high = number * step, (number + 1) * step
-            told = []
-            for line in self.lines:
-                inside = [y for x, y in line.points if low <= x <= high]
-                if inside:
-                    told.append(f"{line.name} {max(inside):.2f} {self.unit_y}".strip())
+            values = [(line.name, found.get(number)) for line, found in zip(self.lines, highest, strict=True)]
+            told = [f"{name} {value:.2f} {self.unit_y}".strip() for name, value in values if value is not None]
             if told:
-                yield low, high, f"{(low + high) / 2:.1f} {self.unit_x}: {', '.join(told)}"
+                middle = (number + 0.5) * step
+                yield number * step, (number + 1) * step, f"{middle:.1f} {self.unit_x}: {', '.join(told)}"
+
+    @staticmethod
+    def _highest(line: Line, step: float) -> dict[int, float]:
+        """By the number of a place, what the line's highest point is there."""
+        found: dict[int, float] = {}
+        for x, y in line.points:
+            place = min(int(x / step), MAX_READINGS - 1)
+            found[place] = max(y, found.get(place, y))
+        return found
 
 
 def thinned(points: Points, most: int) -> Points:
