@@ -2,7 +2,9 @@
 
 import ast
 import json
+import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from loadcheck.fleet.planning import plan_fleet
 from loadcheck.fleet.spec import FleetSpec, Skypilot
 from loadcheck.runs.origin import lock_sha256
 from loadcheck.specs.files import validate
+from tests.conftest import ROOT
 
 IMAGE = "registry.example/loadcheck@sha256:" + "a" * 64
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -205,21 +208,28 @@ def test_slurm_gets_an_array_for_each_card(container: str, tmp_path: Path):
 
 
 def test_slurm_runs_what_it_was_handed(tmp_path: Path):
-    """The script under bash, with a stand-in for the bundle: node and digest reach what it starts."""
-    bundle = tmp_path / "bundle"
-    bundle.mkdir()
+    """The script, with the bundle's own `run` and a stand-in for Apptainer: node, digest and GPU reach the container."""
+    bundle, tools, root = tmp_path / "bundle", tmp_path / "bin", tmp_path / "root"
+    for folder in (bundle, tools, root / "usr/local/bin"):
+        folder.mkdir(parents=True)
     (bundle / "digest").write_text("sha256:" + "a" * 64 + "\n")
-    (bundle / "run").write_text('#!/bin/sh\necho "$@"; env | grep -E "^(APPTAINERENV_|RUNS|WEIGHTS)" | sort\n')
-    (bundle / "run").chmod(0o755)
-    plan = _plan("slurm", results=str(tmp_path / "results"), slurm={"bundle": str(bundle), "root": "/root-of-it"})
+    shutil.copy(ROOT / "scripts/image/bundle-run", bundle / "run")
+    (tools / "apptainer").write_text('#!/bin/sh\necho "$@"; env | grep ^APPTAINERENV_ | sort\n')
+    for program in (bundle / "run", tools / "apptainer", root / "usr/local/bin/loadcheck"):
+        program.touch()
+        program.chmod(0o755)
+    plan = _plan("slurm", results=str(tmp_path / "results"), slurm={"bundle": str(bundle), "root": str(root)})
     write_files(plan, tmp_path)
-    command = ["env", "SLURM_ARRAY_TASK_ID=2", "CUDA_VISIBLE_DEVICES=3", "bash", str(tmp_path / "t4.sbatch")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert said[0] == "apptainer /root-of-it fleet node /home/loadcheck/runs llama31-8b-instruct-4bit"
-    assert said[1:] == [
-        "APPTAINERENV_CUDA_VISIBLE_DEVICES=3", f"APPTAINERENV_LOADCHECK_IMAGE=sha256:{'a' * 64}", "APPTAINERENV_LOADCHECK_NODE=t4-2",
-        f"RUNS={tmp_path}/results", f"WEIGHTS={tmp_path}/results/.weights/t4-2",
-    ]  # fmt: skip
+    own = {"SLURM_ARRAY_TASK_ID": "2", "CUDA_VISIBLE_DEVICES": "3", "PATH": f"{tools}:{os.environ['PATH']}"}
+    command = ["bash", str(tmp_path / "t4.sbatch")]
+    said = subprocess.run(
+        command, env={**os.environ, **own}, cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    first, *environment = said.splitlines()
+    assert first.endswith(f"{root} /usr/local/bin/loadcheck fleet node /home/loadcheck/runs llama31-8b-instruct-4bit")
+    assert f"--bind {tmp_path}/results:/home/loadcheck/runs,{tmp_path}/results/.weights/t4-2:" in first
+    assert environment == [f"APPTAINERENV_{each}" for each in
+                           ("CUDA_VISIBLE_DEVICES=3", f"LOADCHECK_IMAGE=sha256:{'a' * 64}", "LOADCHECK_NODE=t4-2")]  # fmt: skip
 
 
 def test_ray_gets_a_script_with_a_task_for_each_gpu():

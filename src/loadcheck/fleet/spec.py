@@ -107,7 +107,7 @@ class FleetSpec(Spec, frozen=True, kw_only=True):
     """One image and one profile on these nodes.
 
     Attributes:
-        image: by digest; None for local and Ray, which run what is installed.
+        image: by digest; None for local and Ray, which run what is installed. Where it is named there, LOADCHECK_IMAGE on each machine says so.
         profile: a name of env/profiles.
         settings: keys of the profile that differ, nested ones with a dot.
         price_cap_per_hour: of a card; one that costs more is refused. In the money of the prices.

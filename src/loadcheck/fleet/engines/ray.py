@@ -24,14 +24,16 @@ import ray
 
 NODES = {nodes}
 COMMAND = {command!r}
-IMAGE = {image!r}
 
 
 @ray.remote(num_cpus=1, max_retries={retries})
 def load(name: str) -> int:
-    """The exit code of one load. The GPU that Ray chose is in CUDA_VISIBLE_DEVICES, and `fleet node` pins it."""
-    own = {{"LOADCHECK_NODE": name}} | ({{"LOADCHECK_IMAGE": IMAGE}} if IMAGE else {{}})
-    return subprocess.run([sys.executable, "-m", "loadcheck", *COMMAND], env={{**os.environ, **own}}, check=False).returncode
+    """The exit code of one load. The GPU that Ray chose is in CUDA_VISIBLE_DEVICES, and `fleet node` pins it.
+
+    Of which image the machine is, its own LOADCHECK_IMAGE says.
+    """
+    environ = {{**os.environ, "LOADCHECK_NODE": name}}
+    return subprocess.run([sys.executable, "-m", "loadcheck", *COMMAND], env=environ, check=False).returncode
 
 
 def main() -> int:
@@ -59,11 +61,10 @@ def files(plan: FleetPlan) -> Files:
     require_absolute(plan)
     options = validate(Ray, plan.options, "fleet.json")
     nodes = [{"name": node.node, "options": _options(node.card, options)} for node in plan.nodes]
-    image = plan.digest
     return {
         FILE: SCRIPT.format(
             name=plan.name, file=FILE, nodes=pformat(nodes, width=120, sort_dicts=False), command=node_command(plan, plan.results),
-            image=image, address=options.address, retries=plan.retries,
+            address=options.address, retries=plan.retries,
         )
     }  # fmt: skip
 

@@ -13,9 +13,8 @@ from loadcheck.specs.files import validate
 RESULTS = "/home/loadcheck/runs"
 """Where the bundle's `run` binds RUNS."""
 
-# --cleanenv hands on what is named so; pyxis hands on the whole environment. The GPU of a site without cgroups is in CUDA_VISIBLE_DEVICES.
+# The bundle's `run` hands on node and digest, pyxis the whole environment. The GPU of a site without cgroups is in CUDA_VISIBLE_DEVICES.
 APPTAINER = """\
-export APPTAINERENV_LOADCHECK_NODE="$LOADCHECK_NODE" APPTAINERENV_LOADCHECK_IMAGE="$LOADCHECK_IMAGE"
 export APPTAINERENV_CUDA_VISIBLE_DEVICES="${{CUDA_VISIBLE_DEVICES:-}}"
 WEIGHTS="$RUNS/.weights/$LOADCHECK_NODE" exec "$bundle/run" apptainer "$root" {command}
 """

@@ -1,0 +1,45 @@
+"""Every GPU of this host at once, each pinned by its UUID: no load disturbs another."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from loadcheck.device import read_gpus
+from loadcheck.specs.gpu import find_gpu
+from tests.gpu.test_gpu_load import PROFILE, PYTHON, has_gpu
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.xdist_group("real loads"),
+    pytest.mark.skipif("not has_gpu()", reason="this machine has no usable NVIDIA GPU"),
+]
+
+SETTINGS = 'settings = { weights = "synthetic" }'
+__all__ = ["has_gpu"]
+
+
+def _gpus() -> list[tuple[str, str]]:
+    """UUID and card of each GPU, as the environment of the stack sees them: this one may have no NVML."""
+    code = "import json; from loadcheck.device import read_gpus; print(json.dumps(read_gpus()))"
+    found = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True).stdout
+    return [(uuid, find_gpu(name) or name) for uuid, name in (json.loads(found) or read_gpus())]
+
+
+def test_every_gpu_of_this_host_passes_at_once(tmp_path: Path):
+    """One node for each GPU, side by side; each on a GPU of its own, and each judged by its own free memory."""
+    gpus = _gpus()
+    groups = "".join(f'[[nodes]]\ncard = "{card}"\n' for _, card in gpus)
+    results = tmp_path / "results"
+    (tmp_path / "FLEET.toml").write_text(
+        f'name = "all"\nengine = "local"\nprofile = "{PROFILE}"\nresults = "{results}"\n{SETTINGS}\n{groups}'
+    )
+    fleet = [PYTHON, "-m", "loadcheck", "fleet"]
+    subprocess.run([*fleet, "plan", "FLEET.toml", "--out", "plan"], cwd=tmp_path, check=True, capture_output=True)
+    run = subprocess.run([*fleet, "run", "plan", "--json"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    said = json.loads(run.stdout)
+    printed = {path.name: path.read_text()[-2000:] for path in (tmp_path / "plan").glob("*.out")}
+    assert (run.returncode, said["counts"]) == (0, {"pass": len(gpus)}), (said["findings"], printed)
+    records = [json.loads(path.read_text()) for path in results.glob("*/*/run.json")]
+    assert {record["machine"]["gpu"]["uuid"] for record in records} == {uuid for uuid, _ in gpus}
