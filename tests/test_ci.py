@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 import pytest
 
 from loadcheck import cli
+from loadcheck.machine import Report as MachineReport
+from loadcheck.machine import ok, problem
 from loadcheck.show.ci.annotations import github_lines
 from loadcheck.show.ci.report import Outcome, Report, Result, of_verdict
 from loadcheck.show.ci.summary import MAX_BYTES, markdown
@@ -231,3 +233,20 @@ def test_the_example_gates(tmp_path: Path):
                               capture_output=True, check=False)  # fmt: skip
         assert done.returncode == code, done.stderr
         assert {path.name for path in (tmp_path / "figures-gate").iterdir()} == {"junit.xml", "ctrf.json"}
+
+
+@pytest.mark.parametrize(
+    "command", [["doctor", "--profile", "smollm2-135m-cpu"], ["load", "smollm2-135m-cpu"]], ids=lambda words: words[0]
+)
+def test_what_a_machine_lacks_is_a_failure(command: list[str], written: Written, monkeypatch: pytest.MonkeyPatch):
+    """Of doctor, and of a load that it keeps from starting: the checks, the first problem as the cause, and no pass."""
+    found = (problem("disk", "1 GiB is free", "disk-full", cannot=True), ok("ram", "12 GiB are available"))
+    monkeypatch.setattr("loadcheck.doctor.examine", lambda machine, plan: MachineReport(plan.profile.name, found))
+    monkeypatch.setattr("loadcheck.loading.require", lambda names, profile: None)
+    monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
+    code, forms = written(*command)
+    results = _checked_ctrf(forms["ctrf"])
+    (failure,) = _checked_junit(forms["junit"]).findall(".//failure")
+    assert (code, failure.get("type"), results["summary"]["passed"]) == (3, "cannot", 1)
+    assert results["extra"]["cause"].startswith("1 GiB is free: ") and results["extra"]["fix"]
+    assert forms["summary"].startswith("## CANNOT this machine for smollm2-135m-cpu")

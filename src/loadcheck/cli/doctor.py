@@ -8,10 +8,12 @@ import click
 
 from loadcheck import device, doctor
 from loadcheck.cli.chosen import chosen_profile, overrides
+from loadcheck.cli.ci import Forms, ci_options
 from loadcheck.cli.options import json_option, profile_options, setting_options
 from loadcheck.cli.output import print_json
 from loadcheck.loading import default_profile, refuse_bad_input, reject_ignored_flags
 from loadcheck.plan import make_plan
+from loadcheck.show.ci.report import of_machine
 from loadcheck.show.doctor import show_report
 from loadcheck.terminal import console
 
@@ -20,8 +22,9 @@ from loadcheck.terminal import console
 @click.option("--profile", help="What is to be loaded; default: what `loadcheck load` would take here.")
 @profile_options
 @setting_options(lambda flag: flag.key == "weights")
+@ci_options
 @json_option
-def command(as_json: bool, profile: str | None, **flags: Any) -> int:
+def command(as_json: bool, forms: Forms, profile: str | None, **flags: Any) -> int:
     """Say what is wrong with this machine for this stack, before anything is downloaded.
 
     Exit code 0: the load can start (there may be warnings), 1: problems to fix, 2: bad input, as load says it, 3: this
@@ -32,6 +35,7 @@ def command(as_json: bool, profile: str | None, **flags: Any) -> int:
     reject_ignored_flags(plan.profile, changed)
     refuse_bad_input(plan)
     report = doctor.examine(doctor.read_machine(plan, gpu), plan)
+    forms.write(lambda: of_machine(report))
     if as_json:
         print_json(report.to_json())
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from loadcheck.doctor import Report
 from loadcheck.errors import EXIT_FAIL, printable
 from loadcheck.loading import Loaded, Prepared, default_profile, prepare, reject_ignored_flags, settled_gpu
 from loadcheck.loading import load as run_load
-from loadcheck.recovery import Effects, recover
+from loadcheck.recovery import Effects, Recovery
+from loadcheck.recovery import recover as walk
 from loadcheck.runs.folder import default_folder, refuse_taken
 from loadcheck.show.ci.report import Report as CiReport
-from loadcheck.show.ci.report import of_prediction, of_verdict
+from loadcheck.show.ci.report import of_machine, of_prediction, of_verdict
 from loadcheck.show.doctor import show_troubles
 from loadcheck.show.gauge import Gauge, gauge
 from loadcheck.show.prediction import show_prediction
@@ -28,6 +30,17 @@ from loadcheck.show.progress import Progress
 from loadcheck.show.recovery import show_recovery
 from loadcheck.show.verdict import show_end, show_verdict
 from loadcheck.terminal import console
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How a load is asked for, beside its settings: where it is shown and written, and whether it is begun whatever is predicted."""
+
+    out: Console
+    as_json: bool
+    forms: Forms
+    run_dir: Path | None
+    force: bool
 
 
 @click.command("load", short_help="Load a model, attach adapters, answer once, check each figure.")
@@ -58,34 +71,41 @@ def command(
 
     Without PROFILE: the reference where there is a GPU, the small model on the CPU where there is none.
     """
-    out = console(stderr=as_json)
     if run_dir is not None:
         refuse_taken(run_dir)
+    asked = Asked(console(stderr=as_json), as_json, forms, run_dir, force)
+    prepared = _prepared(asked.out, profile, overrides(flags) | ({"adapters": None} if no_adapters else {}))
+    return _recover(asked, prepared) if recover else _load(asked, prepared)
+
+
+def _prepared(out: Console, profile: str | None, changed: dict[str, Any]) -> Prepared:
+    """The load that is asked for, predicted; BadInput where it is none."""
     gpu = device.read_gpu()
     if profile is None:
         profile, why = default_profile(gpu)
         out.print(f"Profile {profile}: {printable(why)}", markup=False)
-    changed = overrides(flags) | ({"adapters": None} if no_adapters else {})
     chosen = chosen_profile(profile, changed)
     reject_ignored_flags(chosen, changed)
-    prepared = prepare(chosen, gpu)
-    if recover:
-        return _recover(out, prepared, as_json, run_dir, force, forms)
-    if not prepared.prediction.fits and not force:
-        forms.write(lambda: of_prediction(f"load {chosen.name}", prepared.prediction))
-        if as_json:
+    return prepare(chosen, gpu)
+
+
+def _load(asked: Asked, prepared: Prepared) -> int:
+    out, profile = asked.out, prepared.plan.profile
+    if not prepared.prediction.fits and not asked.force:
+        asked.forms.write(lambda: of_prediction(f"load {profile.name}", prepared.prediction))
+        if asked.as_json:
             print_json({"run": None, "outcome": "refused", **prepared.prediction.to_json()})
         else:
             show_prediction(out, prepared.prediction, tree=False)
         out.print("Nothing was loaded. --force loads anyway.")
         return EXIT_FAIL
-    report = doctor.examine(doctor.read_machine(prepared.plan, gpu, files=False), prepared.plan)
-    if refused_by(out, report, as_json, force):
+    report = doctor.examine(doctor.read_machine(prepared.plan, prepared.gpu, files=False), prepared.plan)
+    if refused_by(out, report, asked.as_json, asked.force, asked.forms):
         return report.exit_code
     with Progress(out, _gauge(prepared)) as progress:
-        loaded = run_load(prepared, run_dir, progress.feed)
-    forms.write(lambda: _report(loaded), loaded.folder.path)
-    if as_json:
+        loaded = run_load(prepared, asked.run_dir, progress.feed)
+    asked.forms.write(lambda: _report(loaded), loaded.folder.path)
+    if asked.as_json:
         print_json(loaded.to_json())
     else:
         show_verdict(out, loaded.evidence, loaded.verdict, loaded.record, loaded.folder.path)
@@ -100,22 +120,24 @@ def _report(loaded: Loaded) -> CiReport:
     return of_verdict(f"load {loaded.record.id}", loaded.evidence, loaded.verdict, loaded.record)
 
 
-def refused_by(out: Console, report: Report, as_json: bool, force: bool) -> bool:
+def refused_by(out: Console, report: Report, as_json: bool, force: bool, forms: Forms) -> bool:
     """Show what is wrong with the machine, and whether that keeps the load from starting."""
     show_troubles(out, report)
     refused = bool(report.problems) and not force
     if refused:
+        forms.write(lambda: of_machine(report))
         if as_json:
             print_json({"run": None, **report.to_json(), "outcome": "refused"})
         out.print("Nothing was started. --force starts anyway; `loadcheck doctor` says more.")
     return refused
 
 
-def _recover(out: Console, prepared: Prepared, as_json: bool, run_dir: Path | None, force: bool, forms: Forms) -> int:
+def _recover(asked: Asked, prepared: Prepared) -> int:
     """`load --recover`: as load, but where memory is short the ladder is walked; JSON has a further key `recovery`."""
+    out, name = asked.out, prepared.plan.profile.name
     machine = doctor.read_machine(prepared.plan, prepared.gpu, files=False)
     report = doctor.examine(machine, prepared.plan).without("memory")  # which is what is going to be fixed
-    if refused_by(out, report, as_json, force):
+    if refused_by(out, report, asked.as_json, asked.force, asked.forms):
         return report.exit_code
 
     def run(attempt: Prepared, folder: Path) -> Loaded:
@@ -125,20 +147,24 @@ def _recover(out: Console, prepared: Prepared, as_json: bool, run_dir: Path | No
     effects = Effects(
         lambda profile: prepare(profile, settled_gpu(prepared.gpu)), run, lambda text: out.print(text, markup=False)
     )
-    found = recover(prepared, effects, run_dir or default_folder(prepared.plan.profile.name), force)
+    found = walk(prepared, effects, asked.run_dir or default_folder(name), asked.force)
     loaded = found.attempts[-1].loaded if found.attempts else None
     if loaded is None:
-        forms.write(lambda: of_prediction(f"load {prepared.plan.profile.name}", prepared.prediction))
+        asked.forms.write(lambda: of_prediction(f"load {name}", prepared.prediction))
     else:
-        forms.write(lambda: _report(loaded), loaded.folder.path)
-    if as_json:
+        asked.forms.write(lambda: _report(loaded), loaded.folder.path)
+    if asked.as_json:
         said = loaded.to_json() if loaded else {"run": None, "outcome": "refused", **prepared.prediction.to_json()}
         print_json({**said, "recovery": found.to_json()})
-        return found.exit_code
-    if loaded is not None:
-        if loaded.evidence is not None:
-            show_verdict(out, loaded.evidence, loaded.verdict, loaded.record, loaded.folder.path)
-        else:
-            show_end(out, loaded.record, loaded.folder.path)
-    show_recovery(out, found)
+    else:
+        _show_recovered(out, loaded, found)
     return found.exit_code
+
+
+def _show_recovered(out: Console, loaded: Loaded | None, found: Recovery) -> None:
+    """The last load, and the way to it."""
+    if loaded is not None and loaded.evidence is not None:
+        show_verdict(out, loaded.evidence, loaded.verdict, loaded.record, loaded.folder.path)
+    elif loaded is not None:
+        show_end(out, loaded.record, loaded.folder.path)
+    show_recovery(out, found)

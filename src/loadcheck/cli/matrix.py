@@ -10,7 +10,7 @@ from loadcheck.cli.chosen import CARD_FLAGS, chosen_case
 from loadcheck.cli.output import HTML, given_command, print_json
 from loadcheck.cli.written import write_named
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
-from loadcheck.predict import Case
+from loadcheck.predict import Card, Case
 from loadcheck.predict.matrix import Outcome, cards_named, every_card, matrix
 from loadcheck.predict.search import Search
 from loadcheck.show.case import case_json, describe_load
@@ -33,19 +33,7 @@ def predicted_on(
 
     BadInput where a card is described besides, and for every name that is unknown.
     """
-    described = [f"--{name.replace('_', '-')}" for name in CARD_FLAGS if flags[name] is not None]
-    if described:
-        raise BadInput(
-            Problem("command line", f"--gpus and {', '.join(described)} say two things", "leave one of them out")
-        )
-    if profile.on_cpu:
-        raise BadInput(
-            Problem(f"profile {profile.name}", "runs on a CPU, whatever cards there are", "leave --gpus out")
-        )
-    given = [name.strip() for name in names.split(",") if name.strip()]
-    cards = cards_named(every_card() if given == ["all"] else given)
-    if not cards:
-        raise BadInput(Problem("--gpus", "names no card", "give names, such as T4,L4, or all"))
+    cards = _cards(names, profile, flags)
     case = chosen_case(profile, {**flags, "gpu": cards[0][0]}, ram_available_bytes)
     rows = matrix(case, cards, _training(flags) if flags["method"] is not None else _load)
     if html is not None:
@@ -59,6 +47,24 @@ def predicted_on(
         print_words(out, describe_load(case))
         show_matrix(out, rows)
     return EXIT_PASS if any(row.outcome.fits for row in rows) else EXIT_FAIL
+
+
+def _cards(names: str, profile: Profile, flags: dict[str, Any]) -> list[tuple[str, Card]]:
+    """Those named, or all; BadInput where none is, where one is described besides, and for every name that is unknown."""
+    described = [f"--{name.replace('_', '-')}" for name in CARD_FLAGS if flags[name] is not None]
+    if described:
+        raise BadInput(
+            Problem("command line", f"--gpus and {', '.join(described)} say two things", "leave one of them out")
+        )
+    if profile.on_cpu:
+        raise BadInput(
+            Problem(f"profile {profile.name}", "runs on a CPU, whatever cards there are", "leave --gpus out")
+        )
+    given = [name.strip() for name in names.split(",") if name.strip()]
+    cards = cards_named(every_card() if given == ["all"] else given)
+    if not cards:
+        raise BadInput(Problem("--gpus", "names no card", "give names, such as T4,L4, or all"))
+    return cards
 
 
 def _load(case: Case) -> Outcome:

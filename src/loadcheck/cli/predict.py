@@ -16,6 +16,7 @@ from loadcheck.cli.output import HTML, given_command, html_option, print_json
 from loadcheck.cli.train_options import train_options
 from loadcheck.cli.written import write_named
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS
+from loadcheck.predict import Case, Prediction
 from loadcheck.show.case import case_json, show_case
 from loadcheck.show.prediction import show_prediction, show_without_budget
 from loadcheck.stacks import predict as predict_load
@@ -69,13 +70,17 @@ def command(
     if as_json:
         print_json({**case_json(case), **prediction.to_json()})
     else:
-        out = console()
-        show_case(out, case)
-        if prediction.account is None:
-            show_without_budget(out, prediction)
-        else:
-            show_prediction(out, prediction, tree)
+        _show(case, prediction, tree)
     return EXIT_PASS if prediction.fits else EXIT_FAIL
+
+
+def _show(case: Case, prediction: Prediction, tree: bool) -> None:
+    out = console()
+    show_case(out, case)
+    if prediction.account is None:
+        show_without_budget(out, prediction)
+    else:
+        show_prediction(out, prediction, tree)
 
 
 def _ram_note(ram_bytes: int) -> str:

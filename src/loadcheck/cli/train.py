@@ -91,7 +91,7 @@ def command(
     prepared = prepare(chosen, gpu)
     loading.require(TRAINERS, chosen)
     report = doctor.examine(doctor.read_machine(prepared.plan, gpu, files=False), prepared.plan)
-    if refused_by(out, report, as_json, force):
+    if refused_by(out, report, as_json, force, forms):
         return report.exit_code
     try:
         trained = _run(out, prepared, job, run_dir, force)

@@ -10,6 +10,9 @@ from enum import Enum
 
 from loadcheck.comparing import Comparison
 from loadcheck.findings.finding import Finding, Status
+from loadcheck.machine import Finding as Checked
+from loadcheck.machine import Level
+from loadcheck.machine import Report as Examined
 from loadcheck.predict import Prediction
 from loadcheck.runs.folder import RunRecord
 from loadcheck.show.compare import amount_of, causes
@@ -109,6 +112,28 @@ def of_prediction(title: str, prediction: Prediction) -> Report:
         fix=first.remedy if first else "",
         started=datetime.now(timezone.utc),
     )
+
+
+def of_machine(found: Examined) -> Report:
+    """Of what `doctor` looked at: one result for each check; a problem is a failure, a warning is none."""
+    first = found.problems[0] if found.problems else None
+    counts = Counter(each.level for each in found.findings)
+    return Report(
+        title=f"this machine for {found.profile}",
+        status=found.outcome,
+        passed=not found.problems,
+        summary=", ".join(f"{counts[level]} {level.value}" for level in Level if counts[level]),
+        results=tuple(_unique(map(_of_check, found.findings))),
+        cause=f"{first.what}: {first.why}" if first else "",
+        fix=first.remedy if first else "",
+        started=datetime.now(timezone.utc),
+    )
+
+
+def _of_check(finding: Checked) -> Result:
+    outcome = Outcome.FAILED if finding.level is Level.PROBLEM else Outcome.PASSED
+    told = "; ".join(filter(None, (finding.what, finding.why, finding.remedy)))
+    return Result("machine", finding.check, outcome, told, "cannot" if finding.cannot else finding.level.value)
 
 
 def of_comparisons(found: Sequence[Comparison]) -> Report:

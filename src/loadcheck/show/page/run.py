@@ -44,8 +44,8 @@ def run_page(
     """
     case = None if evidence is None else case_of(evidence, record)
     prediction = None if case is None else predict(case)
-    profile = None if evidence is None else evidence.profile
     cause, fix = cause_and_fix(verdict)
+    part = TrainedPart((), (), "", _peak_bytes(prediction)) if training is None else training
     return render(
         "run",
         title=record.id,
@@ -53,21 +53,33 @@ def run_page(
         summary=summary(verdict),
         cause=cause,
         fix=fix,
-        facts=tuple(run_facts(record, evidence)),
-        notes=record.notes,
         memory=None if prediction is None or evidence is None else _memory(prediction, evidence, record),
-        chart=memory_chart(samples, evidence, _peak_bytes(prediction) if training is None else training.peak_bytes),
+        chart=memory_chart(samples, evidence, part.peak_bytes),
         failures=failures_of(verdict, evidence),
-        rows=() if evidence is None else rows_of(evidence, verdict, () if training is None else training.rows),
+        rows=() if evidence is None else rows_of(evidence, verdict, part.rows),
         others=others_of(verdict, evidence),
         answers=() if evidence is None else tuple(_answers(evidence)),
         loss=loss_chart(evidence),
-        settings=tuple(settings_of_table(record.profile)) if profile is None else settings_of(profile),
-        machine=machine_facts(evidence, record),
-        versions=version_facts(evidence, record),
-        job=() if training is None else training.settings,
-        command=rerun_command(profile) if training is None else training.command,
+        job=part.settings,
+        **_known_of(record, evidence),
+        command=_command(evidence) if training is None else training.command,
     )
+
+
+def _command(evidence: Evidence | None) -> str:
+    return "" if evidence is None else rerun_command(evidence.profile)
+
+
+def _known_of(record: RunRecord, evidence: Evidence | None) -> dict[str, Any]:
+    """What was loaded, with which settings, on what and by what."""
+    profile = None if evidence is None else evidence.profile
+    return {
+        "facts": tuple(run_facts(record, evidence)),
+        "notes": record.notes,
+        "settings": tuple(settings_of_table(record.profile)) if profile is None else settings_of(profile),
+        "machine": machine_facts(evidence, record),
+        "versions": version_facts(evidence, record),
+    }
 
 
 def _memory(prediction: Prediction, evidence: Evidence, record: RunRecord) -> Memory | None:
