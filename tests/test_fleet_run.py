@@ -5,13 +5,14 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from loadcheck import cli
-from loadcheck.device import PIN
+from loadcheck.device import PIN, device_used_reader, pin_gpu
 from loadcheck.errors import BadInput, Problem, UnsupportedMachine
 from loadcheck.fleet.finding import Kind
 from loadcheck.fleet.gather import gather_folder
@@ -177,6 +178,40 @@ def test_the_gpu_that_a_scheduler_chose_is_pinned(
     pin_visible(environ)
     assert environ.get(PIN) == pinned
     assert ("CUDA_VISIBLE_DEVICES" in environ) is (visible is not None and pinned is None)
+
+
+def test_a_pinned_process_sees_one_gpu_whatever_its_libraries_set(monkeypatch: pytest.MonkeyPatch):
+    """The driver reads the variable once, as it starts; afterwards it is 0, which the pinned stack can read."""
+    seen = []
+
+    class Driver:
+        def cuInit(self, flags: int) -> int:  # noqa: N802
+            seen.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+            return 0
+
+    monkeypatch.setattr("loadcheck.device.ctypes.CDLL", lambda name: Driver())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    pin_gpu()
+    assert seen == [] and "CUDA_VISIBLE_DEVICES" not in os.environ
+    monkeypatch.setenv(PIN, "GPU-b")
+    pin_gpu()
+    assert (seen, os.environ["CUDA_VISIBLE_DEVICES"]) == (["GPU-b"], "0")
+
+
+def test_the_memory_in_use_is_that_of_the_pinned_gpu(monkeypatch: pytest.MonkeyPatch):
+    """NVML takes no notice of any variable: it is asked by UUID."""
+    nvml = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlMemory_v2=2,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetHandleByIndex=lambda number: number,
+        nvmlDeviceGetMemoryInfo=lambda handle, version: SimpleNamespace(used={0: 1, "GPU-b": 2}[handle]),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert device_used_reader()() == 1
+    monkeypatch.setenv(PIN, "GPU-b")
+    assert device_used_reader()() == 2
 
 
 @pytest.fixture

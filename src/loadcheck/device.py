@@ -109,6 +109,13 @@ def start_driver() -> ctypes.CDLL | None:
     return None if cuda.cuInit(0) else cuda
 
 
+def pin_gpu() -> None:
+    """Have this process, where `PIN` names a GPU, see that one alone, as the first; before torch, or anything else, has started the driver."""
+    if os.environ.get(PIN):
+        start_driver()
+        os.environ["CUDA_VISIBLE_DEVICES"] = "0"
+
+
 def _probe() -> GpuDevice | None:
     """Ask the CUDA driver itself, through its C interface: no torch, half a second."""
     cuda = start_driver()

@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 from loadcheck import weights
+from loadcheck.device import pin_gpu
 from loadcheck.errors import BadInput, LoadcheckError, Problem
 from loadcheck.plan import LoadPlan, plan_from_json
 from loadcheck.runs.child import kill_session
@@ -36,6 +37,7 @@ def main(arguments: list[str]) -> int:
     step, run_dir = arguments[0], Path(arguments[1])
     if len(arguments) > 2:
         die_with_parent(int(arguments[2]))
+    pin_gpu()
     try:
         plan = plan_from_json(json.loads((run_dir / PLAN).read_text(encoding="utf-8")))
         STEPS[step](plan, run_dir, Recorder())

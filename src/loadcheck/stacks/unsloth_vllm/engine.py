@@ -17,7 +17,6 @@ from typing import Any
 
 import psutil
 
-from loadcheck.device import PIN, start_driver
 from loadcheck.errors import Problem, UnsupportedMachine
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.profile import Adapters, Profile
@@ -58,8 +57,6 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     profile = plan.profile
     check_visible_devices()
     startup.check_left_out()
-    if os.environ.get(PIN):
-        start_driver()
     set_environment()
     if startup.taken("context"):
         startup.in_background(startup.make_context)
