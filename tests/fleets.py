@@ -45,7 +45,8 @@ class Node:
             log.replace(SECONDS, b"took %d.%02d seconds" % (18 + number // 100, number % 100))
         )
         record = json.loads((SOURCES[card] / "run.json").read_text(encoding="utf-8"))
-        record["started_at"], record["ended_at"] = str(STARTED), str(STARTED + timedelta(seconds=record["duration_s"]))
+        started = STARTED + timedelta(microseconds=number)
+        record["started_at"], record["ended_at"] = str(started), str(started + timedelta(seconds=record["duration_s"]))
         record["origin"] = {"node": name, "image": DIGEST, "lock_sha256": lock_sha256()}
         record["machine"]["gpu"]["uuid"] = f"GPU-{number:08x}"
         self.write(record)

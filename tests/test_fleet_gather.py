@@ -5,7 +5,7 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from io import BytesIO
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from loadcheck.fleet.seal import SEAL, seal
 from loadcheck.fleet.tally import differing_digit
 from loadcheck.fleet.verdict import FleetVerdict
 from loadcheck.loading import Loaded, judge_folder
+from loadcheck.show.page import fleet_page
 from tests.fleets import STARTED, Node, fleet, names, nodes, plan_of
 
 COUNT = 40
@@ -38,6 +39,8 @@ def _again(node: Node, attempt: str) -> Node:
     again = Node.__new__(Node)
     again.name, again.path = node.name, other
     again.edit(b"profiling takes 5.56", b"profiling takes 5.57")
+    later = timedelta(minutes=9)
+    again.change(started_at=str(STARTED + later), ended_at=str(STARTED + later + SHORT))
     return again
 
 
@@ -65,6 +68,16 @@ def _link(path: Path) -> None:
 def _log_of_another(node: Node) -> None:
     shutil.copy(node.path.parents[1] / "h200-0/1/load.log", node.path)
     seal(node.path)
+
+
+def _edited_copy(node: Node) -> None:
+    """Of another's run, with every name of its own, and one second edited."""
+    other = Node(node.path.parents[1] / "aside", node.name, int(node.name.rpartition("-")[2]), "2")
+    record = json.loads((node.path.parents[1] / "h200-0/1/run.json").read_text())
+    other.change(started_at=record["started_at"], ended_at=record["ended_at"])
+    shutil.rmtree(node.path)
+    other.path.rename(node.path)
+    shutil.rmtree(other.path.parents[1])
 
 
 def _verdict_json(node: Node, said: str) -> None:
@@ -112,6 +125,7 @@ FAULTS: dict[str, tuple[Callable[[Node], object], set[Kind]]] = {
     "in another's folder": (lambda n: n.change(origin__node="h200-0"), {Kind.NODE}),
     "the card of another": (lambda n: n.change(machine__gpu__uuid="GPU-00000000"), {Kind.SAME_CARD}),
     "the log of another": (_log_of_another, {Kind.COPIED}),
+    "the edited run of another": (_edited_copy, {Kind.COPIED}),
     "a verdict that is none": (lambda n: _verdict_json(n, "fail"), {Kind.CHANGED}),
     "a verdict.json of another sort": (lambda n: (n.path / "verdict.json").write_text("[]"), {Kind.CHANGED}),
 }  # fmt: skip
@@ -188,6 +202,17 @@ def test_a_sound_fleet_passes_whatever_it_came_in(tmp_path: Path, capsys: pytest
     assert said[0]["figures"] == said[1]["figures"]
 
 
+def test_a_tar_is_read_from_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As `kubectl exec … tar c` or an object store writes it: once, from its beginning."""
+    fleet(tmp_path / "a", 2)
+    content = BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        archive.add(tmp_path / "a", ".")
+    content.seek(0)
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(content))
+    assert cli.run(["fleet", "gather", "-"]) == 0
+
+
 def test_many_nodes_are_judged_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What several processes find is what one finds, in the same order."""
     fleet(tmp_path, 6)
@@ -262,6 +287,20 @@ def test_people_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert out.splitlines()[-1].startswith(
         "FAIL: 1 of 2 nodes pass, 1 missing, the cheapest card that holds it is H200"
     )
+
+
+def test_a_fleet_has_a_page(tmp_path: Path, gathered: FleetVerdict):
+    """What is wrong first, by node; the cards, the figures with who prints others, and every node; no script, and markup is text."""
+    made = fleet(tmp_path / "runs", 2)
+    made[1].change(outcome="failed", reason="<script>alert(1)</script>")
+    page = tmp_path / "fleet.html"
+    assert cli.run(["fleet", "gather", str(tmp_path / "runs"), "--html", str(page)]) == 1
+    text = page.read_text()
+    assert "<script" not in text and "&lt;script&gt;alert(1)" in text
+    assert "Figures on H200" in text and '<td class="num" data-l="most print">5.3541</td>' in text
+    assert text.index("What is wrong") < text.index("Cards") < text.index("Nodes")
+    whole = fleet_page("runs", gathered, "loadcheck fleet gather runs")
+    assert all(f'<td class="name">{node.node}</td>' in whole for node in gathered.nodes) and "the 2nd decimal" in whole
 
 
 def test_a_ci_is_told_node_by_node(tmp_path: Path):

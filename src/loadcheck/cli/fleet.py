@@ -9,7 +9,8 @@ import click
 
 from loadcheck.cli.ci import Forms, ci_options
 from loadcheck.cli.options import json_option
-from loadcheck.cli.output import print_json
+from loadcheck.cli.output import HTML, given_command, html_option, print_json
+from loadcheck.cli.written import write_named
 from loadcheck.errors import EXIT_FAIL, BadInput, Problem, printable
 from loadcheck.fleet.engines import write_files
 from loadcheck.fleet.plan import NAME, FleetPlan, read_plan, write_plan
@@ -28,9 +29,12 @@ def command() -> None:
 @click.option("--plan", "plan_file", metavar="FILE", type=click.Path(path_type=Path),
               help="The fleet.json that was run; default: the one in DIR.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1), help="Processes that judge; default: as many as there are cores.")
+@html_option
 @ci_options
 @json_option
-def gather(target: Path, plan_file: Path | None, jobs: int | None, as_json: bool, forms: Forms) -> int:
+def gather(
+    target: Path, plan_file: Path | None, jobs: int | None, as_json: bool, html: Path | None, forms: Forms
+) -> int:
     """Judge every run folder below DIR, or in a TAR (- reads one from stdin), as one fleet.
 
     Each is judged as `report` judges it, and held against the plan: nodes that are missing, doubled, late, on another card, of another
@@ -47,6 +51,10 @@ def gather(target: Path, plan_file: Path | None, jobs: int | None, as_json: bool
         raise BadInput(Problem(str(target), "holds no run folder", "name the folder that the nodes wrote into"))
     if not as_json:
         show_fleet(console(), verdict)
+    if html is not None:
+        from loadcheck.show.page import fleet_page
+
+        write_named(html, fleet_page(str(target), verdict, given_command()), "--html", HTML)
     forms.write(lambda: of_fleet(str(target), verdict))
     if as_json:
         print_json(verdict.to_json())

@@ -76,6 +76,7 @@ class Gathering:
     tally: Tally = field(default_factory=Tally)
     costs_s: Counter[str] = field(default_factory=Counter)
     logs: dict[bytes, str] = field(default_factory=dict)
+    began: dict[tuple[datetime, int], str] = field(default_factory=dict)
     uuids: dict[str, str] = field(default_factory=dict)
     origins: dict[tuple[Kind, str], list[str]] = field(default_factory=dict)
 
@@ -95,6 +96,10 @@ class Gathering:
             other = self.logs.setdefault(seen.log_digest, seen.folder)
             if other != seen.folder:
                 self._found(seen, Kind.COPIED, f"its load.log is that of {other}, byte for byte")
+            elif seen.began is not None and (twin := self.began.setdefault(seen.began, seen.folder)) != seen.folder:
+                self._found(
+                    seen, Kind.COPIED, f"it began in the microsecond of {twin}, with the same free RAM to the byte"
+                )
         if seen.gpu_uuid is not None:
             other = self.uuids.setdefault(seen.gpu_uuid, seen.node)
             if other != seen.node:

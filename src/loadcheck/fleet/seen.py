@@ -42,6 +42,7 @@ class Seen:
         card: its key in env/gpus.toml, the device name of a card that is not there, "cpu", or None where nothing says it.
         status: of its verdict: pass, fail, refused or skipped.
         log_digest: of load.log; no two loads print the same seconds.
+        began: the microsecond and the free RAM, to the byte, that it began with; None where run.json does not say both.
     """
 
     folder: str
@@ -56,6 +57,7 @@ class Seen:
     ended_at: datetime | None = None
     duration_s: float | None = None
     log_digest: bytes | None = None
+    began: tuple[datetime, int] | None = None
     figures: tuple[SeenFigure, ...] = ()
     findings: tuple[NodeFinding, ...] = ()
 
@@ -102,6 +104,7 @@ def _why_refused(path: Path) -> str | None:
 def _seen(loaded: Loaded, folder: str, named: str, plan: FleetPlan | None, digest: bytes | None) -> Seen:
     record = loaded.record
     origin, gpu = record.origin, record.machine.get("gpu")
+    start, ram = time_of(record.started_at), record.machine.get("ram_available_bytes")
     said = folder if origin is None or origin.node is None else origin.node
     return Seen(
         folder=folder,
@@ -112,7 +115,8 @@ def _seen(loaded: Loaded, folder: str, named: str, plan: FleetPlan | None, diges
         gpu_uuid=None if gpu is None else gpu.get("uuid"),
         image=None if origin is None else origin.image,
         lock_sha256=None if origin is None else origin.lock_sha256,
-        started_at=time_of(record.started_at),
+        started_at=start,
+        began=None if start is None or ram is None else (start, ram),
         ended_at=time_of(record.ended_at),
         duration_s=record.duration_s,
         log_digest=digest,

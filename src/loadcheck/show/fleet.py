@@ -29,7 +29,7 @@ def show_fleet(out: Console, verdict: FleetVerdict) -> None:
     out.print()
     _show_cards(out, verdict.cards)
     _show_figures(out, verdict)
-    _show_some(out, list(map(_deviation, verdict.tally.deviations())), "other values")
+    _show_some(out, list(map(deviation_in_words, verdict.tally.deviations())), "other values")
     _show_findings(out, verdict.findings)
     out.print()
     print_words(out, summary(verdict))
@@ -74,7 +74,8 @@ def _show_figures(out: Console, verdict: FleetVerdict) -> None:
             print_table(out, (card, "predicted", "measured", "nodes"), "lrrr", rows)
 
 
-def _deviation(each: Deviation) -> str:
+def deviation_in_words(each: Deviation) -> str:
+    """Which nodes print what, what is usual there, and in which digit they differ."""
     more = each.count - len(each.nodes)
     nodes = ", ".join(each.nodes) + (f" and {more} more" if more else "")
     digit = f", {each.digit}" if each.digit else ""

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from loadcheck.show.page.fleet import fleet_page
 from loadcheck.show.page.others import comparison_page, matrix_page, prediction_page
 from loadcheck.show.page.run import run_page
 from loadcheck.show.page.training import trained_part, training_page
 
-__all__ = ["comparison_page", "matrix_page", "prediction_page", "run_page", "trained_part", "training_page"]
+__all__ = [
+    "comparison_page",
+    "fleet_page",
+    "matrix_page",
+    "prediction_page",
+    "run_page",
+    "trained_part",
+    "training_page",
+]
