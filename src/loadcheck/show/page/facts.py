@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from loadcheck.comparing.subject import machine_of, versions_of
+from loadcheck.comparing.evidence import machine_of, versions_of
 from loadcheck.errors import BadInput
 from loadcheck.runs.folder import RunRecord
 from loadcheck.specs.files import flat

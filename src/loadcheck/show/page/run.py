@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loadcheck.comparing.subject import case_of
+from loadcheck.comparing.evidence import case_of
 from loadcheck.figures import Reading, figure_specs
 from loadcheck.predict import Prediction
 from loadcheck.runs.folder import RunRecord
