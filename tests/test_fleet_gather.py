@@ -9,6 +9,8 @@ from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from loadcheck import cli
 from loadcheck.fleet.claims import Against
@@ -17,6 +19,7 @@ from loadcheck.fleet.folders import opened, run_folders
 from loadcheck.fleet.gather import Gathering, examined, gather_folder
 from loadcheck.fleet.plan import NAME, read_plan, write_plan
 from loadcheck.fleet.seal import SEAL, seal
+from loadcheck.fleet.seen import examine
 from loadcheck.fleet.tally import differing_digit
 from loadcheck.fleet.verdict import FleetVerdict
 from loadcheck.loading import Loaded, judge_folder
@@ -228,6 +231,21 @@ def test_without_a_plan_nodes_are_compared_with_each_other(tmp_path: Path):
     last.change(origin__image="sha256:" + "b" * 64)
     verdict = gather_folder(tmp_path)
     assert [(each.node, each.kind) for each in verdict.findings] == [("h200-2", Kind.IMAGE)]
+
+
+@given(name=st.sampled_from(("run.json", "load.log")), at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+def test_no_byte_of_a_sealed_run_changes_unnoticed(
+    name: str, at: float, byte: int, tmp_path_factory: pytest.TempPathFactory
+):
+    """Whatever byte is another one: the run is no pass, and it is told of that node, without an error of ours."""
+    root = tmp_path_factory.mktemp("sealed")
+    made = Node(root, "h200-0", 0)
+    content = bytearray((made.path / name).read_bytes())
+    position = int(at * len(content))
+    same, content[position] = content[position] == byte, byte
+    (made.path / name).write_bytes(content)
+    seen = examine(root, "h200-0/1", Against.of(plan_of(["h200-0"]), datetime.now(timezone.utc)))
+    assert seen.passed is same and seen.node == "h200-0"
 
 
 def test_a_tar_leads_nowhere(tmp_path: Path):

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ from loadcheck.fleet.spec import FleetSpec, Skypilot
 from loadcheck.runs.origin import lock_sha256
 from loadcheck.specs.files import validate
 from tests.conftest import ROOT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 IMAGE = "registry.example/loadcheck@sha256:" + "a" * 64
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -144,6 +150,17 @@ def test_a_named_host_gets_a_job_of_its_own():
     assert [node.node for node in plan.nodes] == ["t4-gpu-a-0", "t4-gpu-b-0"]
     assert [job["metadata"]["name"] for job in jobs] == ["fleet-t4-gpu-a", "fleet-t4-gpu-b"]
     assert "gpu-b" in json.dumps(jobs[1]["spec"]["template"]["spec"]["affinity"])
+
+
+def test_without_a_gpu_none_is_asked_for():
+    """Of a node on the CPU no engine asks for a card, a label or a toleration."""
+    changes: dict[str, Any] = {"profile": "smollm2-135m-cpu", "nodes": [{"card": "cpu", "count": 2}]}
+    plans = {engine: _plan(engine, **changes) for engine in OPTIONS}
+    texts = {engine: "".join(engine_of(plan).files(plan).values()) for engine, plan in plans.items()}
+    words = re.compile(r"nvidia\.com|--gpus|accelerator|--gres|num_gpus")
+    assert {engine: words.findall(text.partition("@ray.remote")[0]) for engine, text in texts.items()} == {
+        engine: [] for engine in OPTIONS
+    }
 
 
 def test_skypilot_gets_a_task_for_each_card():
@@ -276,3 +293,20 @@ def test_the_command_writes_the_plan_and_says_it(tmp_path: Path, capsys: pytest.
     assert cli.run(["fleet", "plan", str(file), "--out", str(out), "--force", "--json"]) == 1
     data = json.loads(capsys.readouterr().out)
     assert data["files"] == ["fleet.json", "job.yaml"] and data["cards"][1]["refused"]
+
+
+def _tables() -> list[dict[str, Any]]:
+    text = (ROOT / "docs" / "clouds.md").read_text(encoding="utf-8")
+    return [tomllib.loads(block) for block in re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+
+
+@pytest.mark.parametrize("table", _tables(), ids=lambda table: "-".join(table))
+def test_what_the_page_says_is_planned(table: dict[str, Any]):
+    """Each FLEET.toml of docs/clouds.md, and each table of an engine laid over the first, makes files of its engine."""
+    engine = table.get("engine") or next(name for name in OPTIONS if name in table)
+    data = table if "name" in table else {**_tables()[0], "engine": engine, **table}
+    if engine == "skypilot":
+        data["nodes"] = [{"card": "T4", "price_per_hour": 0.4}]
+    planned = plan_fleet(validate(FleetSpec, data, "docs/clouds.md"))
+    assert planned.plan is not None and planned.plan.engine == engine
+    assert bool(engine_of(planned.plan).files(planned.plan)) is not planned.plan.is_of_this_host

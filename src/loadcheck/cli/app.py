@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from loadcheck import __version__
+from loadcheck.cli.group import Group
 from loadcheck.cli.output import print_json
 from loadcheck.encoding import print_in_any_encoding
 from loadcheck.errors import (
@@ -23,7 +24,6 @@ from loadcheck.errors import (
     Problem,
     printable,
     printable_lines,
-    suggestion,
 )
 from loadcheck.runs.child import ignore_signals
 from loadcheck.runs.redact import redacted_output
@@ -60,7 +60,7 @@ def _numberless_broken_pipe() -> Iterator[None]:
         raise BrokenPipeError from None
 
 
-class Commands(click.Group):
+class Commands(Group):
     """The commands, each imported when it is called; a misspelt one is answered with the nearest."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
@@ -80,14 +80,6 @@ class Commands(click.Group):
         module = import_module(f"loadcheck.cli.{'list_' if name == 'list' else name}")
         found: click.Command = module.command
         return found
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            raise click.UsageError(f"{error.message} {suggestion(args[0], COMMANDS)}", ctx) from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

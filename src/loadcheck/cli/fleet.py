@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from loadcheck.cli.ci import Forms, ci_options
+from loadcheck.cli.group import Group
 from loadcheck.cli.options import json_option
 from loadcheck.cli.output import HTML, given_command, html_option, print_json
 from loadcheck.cli.written import write_named
@@ -19,7 +20,7 @@ from loadcheck.fleet.statement import SIGNATURE
 from loadcheck.terminal import console, print_words
 
 
-@click.group("fleet", short_help="One image and one profile on many cards or nodes, one verdict.")
+@click.group("fleet", cls=Group, short_help="One image and one profile on many cards or nodes, one verdict.")
 def command() -> None:
     """One image and one profile on every card or node, and one verdict on them all."""
 
@@ -119,7 +120,7 @@ def run(folder: Path, as_json: bool) -> int:
 
     planned = read_plan(folder / NAME)
     if planned.is_of_this_host:
-        write_plan(planned, Path(planned.results) / NAME)  # so that the results say what was to be
+        _take_results(planned)
     done = (run_local if planned.is_of_this_host else launch)(planned, folder, _say)
     if not done:
         raise click.Abort
@@ -135,6 +136,16 @@ def run(folder: Path, as_json: bool) -> int:
     else:
         show_fleet(console(), verdict)
     return verdict.exit_code
+
+
+def _take_results(planned: FleetPlan) -> None:
+    """Have the results say what was planned; BadInput where they hold runs of it already, beside which further ones would count as doubled."""
+    results = Path(planned.results)
+    held = [node.node for node in planned.nodes if (results / node.node).exists()]
+    if held:
+        what = f"{results} holds runs of {len(held)} of its nodes already, such as {held[0]}"
+        raise BadInput(Problem("fleet.json", what, "take them away, or plan other results", "results"))
+    write_plan(planned, results / NAME)
 
 
 def _say(line: str) -> None:
