@@ -20,6 +20,8 @@ PASSED = {
     "h200/reference", "h200/reference-train3", "h200/15-sequences", "h200/qwen2.5-1.5b-16bit", "h200/smollm2-rank8",
     "h200/without-graphs", "h200/short-of-estimate-recovered", "h200/llama-3.2-3b-short-of-kv-recovered",
     "h200/recovered-peak-train3", "h200/qwen2.5-3b-dynamic", "h200/llama-3.1-8b-dynamic",
+    "h200/gemma-2b", "h200/llama-3.2-1b-fp8-kv", "h200/qwq-32b", "h200/plain-qwen2.5-7b", "h200/plain-granite-3.1-2b-16bit",
+    "h200/plain-llama-3.2-1b-fp8-chunked",
 }  # fmt: skip
 FAILED = {
     "h100/128-tokens-refused": "max_num_batched_tokens (128) must be greater than or equal to max_num_seqs (226)",
@@ -59,13 +61,24 @@ EQUAL = (
 )  # fmt: skip
 
 
+OF_THE_ENGINE = (
+    "gpu_memory_utilization_pct",
+    "weights_gib",
+    "activation_peak_gib",
+    "budget_gib",
+    "num_cpu_blocks",
+    "num_cuda_graphs",
+)
+"""Of vLLM alone, which has no plan of unsloth's and no adapters."""
+
+
 @pytest.mark.parametrize("name", LOADED)
 def test_figures_are_predicted_to_the_printed_digit(name: str):
     """From the run's own free memory and settings; what has a band lies within it."""
     findings = [finding for finding in judge(gather(RUNS / name)).findings if finding.check is Check.MODEL]
     assert all(finding.status is Status.OK for finding in findings)
     compared = {finding.figure: finding for finding in findings}
-    for figure in EQUAL:
+    for figure in EQUAL if "plain-" not in name else OF_THE_ENGINE:
         assert compared[figure].measured == compared[figure].predicted, figure
 
 
@@ -75,15 +88,14 @@ def _numbers(figures: Figures) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", LOADED)
 def test_bands_are_as_narrow_as_promised(name: str):
-    """KV within 0.02 GiB, blocks within 0.1 %, graphs within 15 %, the device's peak within 3 %."""
+    """KV within 0.02 GiB, blocks within 0.1 %, graphs within 15 % and half a printed digit, the device's peak within 3 %."""
     evidence = gather(RUNS / name)
     assert evidence.predicted is not None
     measured, predicted = _numbers(evidence.attempt.figures), _numbers(evidence.predicted)
     assert abs(measured["kv_cache_gib"] - predicted["kv_cache_gib"]) <= 0.02
     assert abs(measured["num_gpu_blocks"] / predicted["num_gpu_blocks"] - 1) <= 0.001
-    assert (
-        measured["cuda_graph_gib"] is None or abs(measured["cuda_graph_gib"] / predicted["cuda_graph_gib"] - 1) <= 0.15
-    )
+    graphs = measured["cuda_graph_gib"]
+    assert graphs is None or abs(graphs - predicted["cuda_graph_gib"]) <= 0.15 * predicted["cuda_graph_gib"] + 0.005
     assert abs(measured["peak_device_gib"] / predicted["peak_device_gib"] - 1) <= 0.03
 
 

@@ -127,6 +127,13 @@ def test_a_loss_that_is_no_number_fails(folder: Path):
     assert _failed(folder) == {"losses"}
 
 
+def test_a_loss_below_0_is_a_number(folder: Path):
+    """GRPO's is, by a hair, where no reward differs: seen on an H200 as -0.0000."""
+    _with_event(folder, "train_step", loss=-1e-9)
+    _with_event(folder, "train_done", last_loss=-1e-9)
+    assert _failed(folder) == set()
+
+
 def test_a_step_that_is_missing_fails(folder: Path):
     """Each is in steps.jsonl, once, in order."""
     lines = (folder / "steps.jsonl").read_text().splitlines(keepends=True)

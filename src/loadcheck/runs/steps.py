@@ -28,7 +28,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         num_tokens: padding included; None where they are not counted (GRPO).
         longest_tokens: of its longest row, to which the others of its batch are padded.
         peak_allocated_bytes: torch's peak during the step; None on a CPU.
-        device_used_bytes: what the card has in use at the end of the step, as the driver says; None on a CPU.
+        device_used_bytes: what the card had in use at torch's peak of the step, as the driver says of the rest; None on a CPU.
         host_bytes: the process's resident memory at the end of the step.
         reward: GRPO's, averaged over its completions; None in SFT.
     """

@@ -64,10 +64,10 @@ FIELDS: dict[str, tuple[str, Holds]] = {
     "same_weights": ("true or false", _flag),
     "same_answer": ("true or false", _flag),
     "cached": ("true or false", _flag),
-    # null where a loss is no number, which `trained` fails for
-    "first_loss": ("a number, not below 0, or null", _or_null(_amount)),
-    "last_loss": ("a number, not below 0, or null", _or_null(_amount)),
-    "loss": ("a number, not below 0, or null", _or_null(_amount)),
+    # null where a loss is no number, which `trained` fails for; GRPO's may be below 0
+    "first_loss": ("a number or null", _or_null(_number)),
+    "last_loss": ("a number or null", _or_null(_number)),
+    "loss": ("a number or null", _or_null(_number)),
     "first_token_unix_s": ("seconds or null", _or_null(_amount)),
     "versions": ("a version by package", _versions),
     "step": ("a count", _count),

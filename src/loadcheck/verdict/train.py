@@ -207,8 +207,9 @@ def measured_allocated(found: TrainEvidence) -> int | None:
 
 
 def measured_device(found: TrainEvidence) -> int | None:
-    """The most that the card had in use at the end of a step: torch gives nothing back before."""
-    return _largest([step.device_used_bytes for step in found.steps])
+    """The most that the card had in use, from right before the trainer is made: torch's reserve, and the rest as the driver says."""
+    begin = found.event("train_begin") or {}
+    return _largest([begin.get("train_device_used_bytes"), *(step.device_used_bytes for step in found.steps)])
 
 
 def measured_host(found: TrainEvidence) -> int | None:

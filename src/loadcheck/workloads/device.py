@@ -10,12 +10,14 @@ from loadcheck.predict.terms import Term, total
 from loadcheck.specs.training import TrainSettings
 from loadcheck.units import MIB
 from loadcheck.workloads.prediction import TrainMemory
-from loadcheck.workloads.reserve import reserved_peak
+from loadcheck.workloads.reserve import reserved_peaks
 
 GAPS = "torch's allocator, gaps"
 # On an H100 (driver 580.159.04) two trainings without vLLM, alone in their process, ended with 236,978,176 bytes beside context and
 # reserve, where vLLM's profile counts 167,813,120 as non_torch. What kernels take goes by the card, so other cards have the same share.
 MODULES_SHARE = 236_978_176 / 167_813_120
+# Before the first step fewer kernels are loaded: 96,468,992 bytes on an H200 (driver 580.159.04, 12 trainings of seven models).
+EARLY_MODULES_SHARE = 96_468_992 / 167_813_120
 # Where vLLM has loaded the most part already: 64 and 66 MiB more after training steps (tests/runs/h100, h200: reference-train3), and
 # 168 MiB after GRPO (first row of tests/training/truth.tsv, without the optimizer's paged states).
 MODULES_BESIDE_ENGINE_BYTES = {"sft": 64 * MIB, "grpo": 168 * MIB}
@@ -28,30 +30,42 @@ def device_peak(case: Case, settings: TrainSettings, engine: Prediction | None, 
     """
     card = case.gpu
     blocks = [term.num_bytes for term in _leaves(memory.loaded)]
-    reserved = reserved_peak(blocks, memory.ledger.events, memory.started_at)
-    gaps = reserved - memory.peak.num_bytes
-    parts = [
-        Term("context", card.total_bytes - card.free_bytes, "used before the load: CUDA's own, and other processes"),
-        *_beside_torch(settings, card, engine),
-        Term("torch's allocator, at its peak", memory.peak.num_bytes, f"workloads/prediction.py: {memory.peak.name}"),
-        Term(GAPS, gaps, "c10/cuda/CUDACachingAllocator.cpp with expandable segments"),
+    early, late = reserved_peaks(blocks, memory.ledger.events, memory.started_at)
+    before = [*_reserved(early, memory.before, memory.check), *_beside_torch(settings, card, engine, stepped=False)]
+    steps = [
+        *_reserved(late, memory.first_step, memory.later_step),
+        *_beside_torch(settings, card, engine, stepped=True),
         Term("paged optimizer states", memory.paged_bytes, "bitsandbytes/functional.py: get_paged"),
     ]
-    return total("train_peak_device", parts)
+    largest = max(before, steps, key=lambda parts: sum(part.num_bytes for part in parts))
+    used = Term("context", card.total_bytes - card.free_bytes, "used before the load: CUDA's own, and other processes")
+    return total("train_peak_device", [used, *largest])
+
+
+def _reserved(num_bytes: int, *moments: Term) -> Iterator[Term]:
+    """What torch's allocator has of the driver: its blocks at the peak of these moments, and the gaps between them."""
+    peak = max(moments, key=lambda moment: moment.num_bytes)
+    yield Term("torch's allocator, at its peak", peak.num_bytes, f"workloads/prediction.py: {peak.name}")
+    yield Term(GAPS, num_bytes - peak.num_bytes, "c10/cuda/CUDACachingAllocator.cpp with expandable segments")
 
 
 def _leaves(term: Term) -> Iterator[Term]:
     return (each for _, each in term.walk() if not each.parts)
 
 
-def _beside_torch(settings: TrainSettings, card: Card, engine: Prediction | None) -> Iterator[Term]:
-    """Modules of kernels, and what the graphs take of the driver and of their own pool."""
-    source = "measured on an H100 (driver 580.159.04); by the card's non_torch elsewhere"
+def _beside_torch(settings: TrainSettings, card: Card, engine: Prediction | None, stepped: bool) -> Iterator[Term]:
+    """Modules of kernels, and what the graphs take of the driver and of their own pool.
+
+    Args:
+        stepped: whether a step was taken, which loads most of the kernels.
+    """
+    source = "measured on an H100 and an H200 (driver 580.159.04); by the card's non_torch elsewhere"
     if engine is None:
-        yield Term("modules", int(MODULES_SHARE * card.assumed_non_torch_bytes), source)
+        share = MODULES_SHARE if stepped else EARLY_MODULES_SHARE
+        yield Term("modules", int(share * card.assumed_non_torch_bytes), source)
         return
     yield Term("non_torch", card.assumed_non_torch_bytes, "vllm/worker/worker.py:205-271; env/gpus.toml")
-    yield Term("modules for training", MODULES_BESIDE_ENGINE_BYTES[settings.method], source)
+    yield Term("modules for training", MODULES_BESIDE_ENGINE_BYTES[settings.method] if stepped else 0, source)
     graphs = next((part for part in engine.memory.peak.parts if part.name == "cuda_graph"), None)
     if graphs is not None:  # their cuBLAS workspace is torch's
         yield total(graphs.name, [part for part in graphs.parts if part.name != "cuBLAS workspace"])

@@ -124,8 +124,9 @@ class _Pool:
         del self._by_address[block.address]
 
 
-def reserved_peak(loaded: Sequence[int], events: Sequence[Event], emptied_at: int) -> int:
-    """The most that is reserved for blocks of `loaded` bytes, which stay, and then for the events of a training.
+def reserved_peaks(loaded: Sequence[int], events: Sequence[Event], emptied_at: int) -> tuple[int, int]:
+    """The most that is reserved for blocks of `loaded` bytes, which stay, and then for the events of a training: before its first step, and
+    from then on.
 
     The cache is emptied before the event number `emptied_at`, as the trainer does before its first step
     (accelerate/accelerator.py: free_memory). Within 0.5 % of every measured peak (tests/test_train_truth.py).
@@ -137,7 +138,7 @@ def reserved_peak(loaded: Sequence[int], events: Sequence[Event], emptied_at: in
     before = _follow(pools, held, events[:emptied_at])
     for pool in pools.values():
         pool.trim()
-    return max(before, _follow(pools, held, events[emptied_at:]))
+    return before, _follow(pools, held, events[emptied_at:])
 
 
 def _follow(pools: dict[bool, _Pool], held: dict[int, _Block], events: Sequence[Event]) -> int:

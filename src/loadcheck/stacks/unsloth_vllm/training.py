@@ -87,7 +87,7 @@ def _machine() -> Machine:
         return {
             "peak_allocated_bytes": now["peak_allocated_bytes"],
             "reserved_bytes": now["peak_reserved_bytes"],
-            "device_used_bytes": now["used_bytes"],
+            "device_used_bytes": now["used_bytes"] - now["reserved_bytes"] + now["peak_reserved_bytes"],
             "host_bytes": psutil.Process().memory_info().rss,
         }
 
