@@ -20,7 +20,7 @@ GPUS ?= all
 export $(sort $(GIVEN))
 
 DEV := .venv/dev/bin
-UNIT := tests $(foreach more,faults gpu image integration sweeps,--ignore tests/$(more))
+UNIT := tests $(foreach more,engines faults gpu image integration sweeps,--ignore tests/$(more))
 # On all cores (ARGS='-n 0': one process); -X utf8 so that files and paths are read alike in every locale.
 PYTEST := python -X utf8 -m pytest -n auto --dist loadgroup
 PROFILE_FLAG := $${PROFILE:+--profile "$$PROFILE"}
@@ -132,6 +132,10 @@ faults: .venv/dev/.complete .venv/cpu/.complete ## every fault at every moment o
 	@scripts/with-args $(DEV)/pytest tests/faults -m faults
 	@$(DEV)/python scripts/faults.py
 
+.PHONY: engines
+engines: .venv/dev/.complete .venv/engines/.complete ## what fleet plan writes, read by SkyPilot, Kubernetes and Ray
+	@scripts/with-args $(DEV)/$(PYTEST) -n 0 tests/engines
+
 .PHONY: bench
 bench: .venv/gpu/.complete ## start to first token: unsloth's plain script against ours (GPU)
 	@scripts/with-args .venv/gpu/bin/python scripts/bench
@@ -200,6 +204,9 @@ FORCE:
 
 .venv/dev/.complete: FORCE
 	@scripts/venv dev env/dev.lock
+
+.venv/engines/.complete: FORCE
+	@scripts/venv engines env/engines.lock
 
 .venv/fuzz/.complete: FORCE
 	@scripts/venv fuzz env/fuzz.lock

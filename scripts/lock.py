@@ -23,6 +23,7 @@ LOCKS: dict[str, tuple[str, ...]] = {
     "requirements": (),
     "cpu": SHARED,
     "dev": SHARED,
+    "engines": SHARED,
     "fuzz": SHARED,
     "smollm2": ("--no-deps",),
     "tools": ("--python-version", "3.8"),

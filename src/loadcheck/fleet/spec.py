@@ -97,7 +97,7 @@ class Slurm(Spec, frozen=True, kw_only=True):
 
 
 class Ray(Spec, frozen=True, kw_only=True):
-    """A task for each GPU of a cluster that runs the image already. `accelerator_types`: Ray's name of a card where it is another."""
+    """A task for each GPU of a cluster that runs the image already. `accelerator_types`: Ray's name of a card, where its Ray is another."""
 
     address: Word = "auto"
     accelerator_types: dict[str, str] = {}

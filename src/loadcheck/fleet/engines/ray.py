@@ -86,15 +86,11 @@ def _options(card: str, options: Ray) -> dict[str, object]:
 
 
 def accelerator_type(device_name: str) -> str:
-    """Ray's name of a card: of the words after the first the capital ones to the first with a digit, else all of them.
+    """Ray's name of a card, as the stack's own Ray makes it: the capitals and digits that its second word begins with.
 
-    As ray/_private/accelerators/nvidia_gpu.py of 2.60 finds it: "Tesla T4" is T4, "NVIDIA A100-SXM4-40GB" A100.
+    ray/_private/accelerators/nvidia_gpu.py:15 of 2.42.1: "Tesla T4" is T4, "NVIDIA A100-SXM4-40GB" A100, and "NVIDIA GeForce RTX 4090" G.
+    Newer ones name those of the last sort otherwise (`accelerator_types`).
     """
-    words, taken = device_name.split()[1:], list[str]()
-    for word in words:
-        if model := re.match(r"[A-Z]*\d[A-Z0-9]*", word):
-            return "-".join((*taken, model.group()))
-        if not word.isupper():
-            break
-        taken.append(word)
-    return "-".join(words)
+    maker, *words = device_name.split()
+    match = re.match(r"[A-Z0-9]+", words[0] if words else maker)
+    return match.group() if match else device_name

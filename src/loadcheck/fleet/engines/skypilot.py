@@ -76,7 +76,8 @@ def accelerator(card: str, options: Skypilot) -> str:
 
 def _task(plan: FleetPlan, options: Skypilot, unit: str, nodes: Sequence[PlannedNode]) -> dict[str, Any]:
     card, in_docker = nodes[0].card, options.runtime == "docker"
-    command = node_command(plan, RESULTS)
+    bucket, folder = _bucket(plan.results)
+    command = node_command(plan, f"{RESULTS}/{folder}".rstrip("/"))
     words = shlex.join(command if in_docker else ["loadcheck", *command])
     script = (IN_DOCKER if in_docker else IN_IMAGE).format(
         unit=unit, command=words, results=RESULTS, gpus="" if card == CPU else "--gpus all "
@@ -93,6 +94,13 @@ def _task(plan: FleetPlan, options: Skypilot, unit: str, nodes: Sequence[Planned
         "num_nodes": len(nodes),
         "resources": resources,
         "envs": {"LOADCHECK_IMAGE": plan.image, "HF_TOKEN": ""},
-        "file_mounts": {RESULTS: {"source": plan.results, "mode": "MOUNT"}},
+        "file_mounts": {RESULTS: {"source": bucket, "mode": "MOUNT"}},
         "run": script,
     }
+
+
+def _bucket(results: str) -> tuple[str, str]:
+    """The bucket, which alone can be mounted (sky/data/storage.py of 0.8), and the folder in it; an address of Azure is a bucket."""
+    scheme, _, path = results.partition("://")
+    name, _, folder = path.partition("/")
+    return (results, "") if scheme == "https" else (f"{scheme}://{name}", folder.strip("/"))

@@ -1,0 +1,117 @@
+"""What fleet plan writes, read by the engines themselves (`make engines`): none of them needs an account for that."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadcheck.fleet.engines import write_files
+from loadcheck.fleet.engines.ray import accelerator_type
+from loadcheck.fleet.finding import Kind
+from loadcheck.fleet.gather import gather_folder
+from loadcheck.fleet.plan import NAME, FleetPlan, write_plan
+from loadcheck.specs.gpu import load_gpus
+from tests.conftest import ROOT
+from tests.test_fleet_plan import OPTIONS, plan_for
+
+BIN = ROOT / ".venv" / "engines" / "bin"
+pytestmark = pytest.mark.skipif(not BIN.exists(), reason=".venv/engines is not installed; `make engines` installs it")
+
+# A bucket is looked for with an account, so it is held to the schema alone.
+READ_TASK = """\
+import json, sys
+import jsonschema, sky, yaml
+from sky.utils import schemas
+for file in sys.argv[1:]:
+    config = yaml.safe_load(open(file))
+    for mount in config.pop("file_mounts").values():
+        jsonschema.validate(mount, schemas.get_storage_schema())
+    task = sky.Task.from_yaml_config(config)
+    (resources,) = task.resources
+    print(json.dumps([task.name, task.num_nodes, resources.accelerators, list((resources.image_id or {}).values()), resources.use_spot]))
+"""
+NAMES = """\
+import json, sys
+from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager as Manager
+print(json.dumps({name: Manager._gpu_name_to_accelerator_type(name) for name in sys.argv[1:]}))
+"""
+CLUSTER = """\
+import os, subprocess, sys
+from ray.cluster_utils import Cluster
+node = {"num_cpus": 1, "num_gpus": 1, "resources": {"accelerator_type:T4": 1}, "object_store_memory": 80 * 2**20}
+cluster = Cluster(initialize_head=True, head_node_args=node)
+for _ in range(7):
+    cluster.add_node(**node)
+done = subprocess.run([sys.executable, "ray_fleet.py"], env={**os.environ, "RAY_ADDRESS": cluster.address}, check=False)
+cluster.shutdown()
+sys.exit(done.returncode)
+"""
+
+
+def _written(tmp_path: Path, plan: FleetPlan) -> Path:
+    write_files(plan, tmp_path)
+    return tmp_path
+
+
+def _run(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(BIN / command[0]), *command[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"runtime": "image", "use_spot": True}], ids=["docker", "image"])
+def test_skypilot_reads_the_tasks(tmp_path: Path, options: dict[str, Any]):
+    """Task.from_yaml takes them, with cards, count and image as planned; the bucket is as its schema wants it."""
+    folder = _written(tmp_path, plan := plan_for("skypilot", skypilot=options))
+    read = _run(folder, "python", "-c", READ_TASK, "t4.yaml", "a100-40gb.yaml")
+    assert read.returncode == 0, read.stderr
+    images = [f"docker:{plan.image}"] if options else []
+    assert [json.loads(line) for line in read.stdout.splitlines() if line.startswith("[")] == [
+        ["fleet-t4", 3, {"T4": 1}, images, bool(options)],
+        ["fleet-a100-40gb", 1, {"A100": 1}, images, bool(options)],
+    ]
+
+
+def test_kubernetes_takes_the_jobs(tmp_path: Path):
+    """Each is valid by the API's own schema, with nothing in it that the API does not know."""
+    folder = _written(tmp_path, plan_for("kubernetes", retries=2))
+    checked = _run(folder, "kubernetes-validate", "--strict", "job.yaml")
+    assert (checked.returncode, checked.stdout.count(" passed ") + checked.stderr.count(" passed ")) == (0, 2), (
+        checked.stderr
+    )
+    (folder / "job.yaml").write_text((folder / "job.yaml").read_text().replace("completions:", "completion:"))
+    assert _run(folder, "kubernetes-validate", "--strict", "job.yaml").returncode
+
+
+@pytest.mark.parametrize("container", ["apptainer", "pyxis"])
+def test_shells_have_nothing_to_say(tmp_path: Path, container: str):
+    """shellcheck, of what Slurm runs and of what SkyPilot does."""
+    import yaml
+
+    folder = _written(tmp_path, plan_for("slurm", slurm={**OPTIONS["slurm"], "container": container}))
+    write_files(plan_for("skypilot"), folder)
+    (folder / "sky.sh").write_text("#!/bin/bash\n" + yaml.safe_load((folder / "t4.yaml").read_text())["run"])
+    checked = _run(folder, "shellcheck", "t4.sbatch", "a100-40gb.sbatch", "sky.sh")
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_cards_are_called_as_ray_calls_them(tmp_path: Path):
+    """Each device name of env/gpus.toml, by Ray's own function."""
+    names = [name for gpu in load_gpus().values() for name in gpu.names]
+    named = _run(tmp_path, "python", "-c", NAMES, *names)
+    assert json.loads(named.stdout) == {name: accelerator_type(name) for name in names}
+
+
+def test_ray_runs_a_task_on_each_node_of_a_cluster(tmp_path: Path):
+    """On eight simulated nodes of one T4 each: every planned node is begun once, and here, without a GPU, says why it loads nothing."""
+    plan = plan_for("ray", results=str(tmp_path / "results"), nodes=[{"card": "T4", "count": 8}])
+    write_plan(plan, _written(tmp_path, plan) / NAME)
+    ran = _run(tmp_path, "python", "-c", CLUSTER)
+    assert ran.returncode == 3, ran.stdout + ran.stderr
+    verdict = gather_folder(tmp_path / "results", tmp_path / NAME)
+    assert [(each.node, each.kind) for each in verdict.findings] == [
+        (f"t4-{number}", Kind.REFUSED) for number in range(8)
+    ]
+    assert all("needs an NVIDIA GPU" in each.what for each in verdict.findings) and not verdict.passed
