@@ -28,8 +28,8 @@ from loadcheck.stacks.plain_vllm.allocator import Allocator, exact, fresh
 from loadcheck.stacks.plain_vllm.engine import arguments
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.unsloth_vllm import STACK as UNSLOTH_VLLM
+from loadcheck.stacks.unsloth_vllm import device, startup
 from loadcheck.stacks.unsloth_vllm import engine as common
-from loadcheck.stacks.unsloth_vllm import startup
 from loadcheck.stacks.unsloth_vllm.activation import forward_peak
 from loadcheck.stacks.unsloth_vllm.graphs import graph_nodes
 from loadcheck.stacks.unsloth_vllm.weights import embedding_rows, head_rows, weights
@@ -256,7 +256,7 @@ def test_the_engine_says_what_it_measured(monkeypatch: pytest.MonkeyPatch, tmp_p
     for name, module in (("vllm", stand_in), ("torch", torch)):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(engine, "version", lambda _package: "1")
-    monkeypatch.setattr(common, "_driver_version", lambda: "580")
+    monkeypatch.setattr(device, "_driver_version", lambda: "580")
     monkeypatch.setattr(common, "leave_process_group", lambda: None)
     monkeypatch.setattr(os, "environ", {"PYTORCH_CUDA_ALLOC_CONF": "x", startup.VARIABLE: "all"})
     events: list[tuple[str, dict[str, Any]]] = []

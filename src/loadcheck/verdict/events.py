@@ -49,7 +49,7 @@ def _or_null(holds: Holds) -> Holds:
     return lambda value: value is None or holds(value)
 
 
-# By field, as stacks/unsloth_vllm/engine.py and stacks/transformers_cpu/engine.py print them; a field that is not here is only shown, or not read at all.
+# By field, as stacks/unsloth_vllm/{engine,session,device}.py and stacks/transformers_cpu/engine.py print them; a field that is not here is only shown, or not read at all.
 FIELDS: dict[str, tuple[str, Holds]] = {
     "prompt": ("text", _text),
     "text": ("text", _text),

@@ -116,7 +116,7 @@ def _word_asked_for(evidence: Evidence) -> str | None:
 
 
 def _adapters_used(evidence: Evidence, event: dict[str, Any]) -> Iterator[Finding]:
-    """vLLM answers without adapters as readily as with them, and says which it did (stacks/unsloth_vllm/engine.py: list_loras)."""
+    """vLLM answers without adapters as readily as with them, and says which it did (stacks/unsloth_vllm/session.py: list_loras)."""
     profile = evidence.profile
     if profile is None or "adapter_enabled" not in event:
         return
@@ -171,7 +171,7 @@ def _training(event: dict[str, Any], steps: list[dict[str, Any]]) -> Iterator[Fi
 
 
 def _is_same(event: dict[str, Any]) -> bool:
-    """To the byte; of the answers the first token, as their ends may differ by the order of a sum (stacks/unsloth_vllm/engine.py)."""
+    """To the byte; of the answers the first token, as their ends may differ by the order of a sum (stacks/unsloth_vllm/session.py)."""
     return event.get("same_weights") is True and _count(event.get("num_same_tokens")) > 0
 
 

@@ -14,6 +14,8 @@ from loadcheck.stacks.plain_vllm import PACKAGES
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.unsloth_vllm import engine as common
 from loadcheck.stacks.unsloth_vllm import startup
+from loadcheck.stacks.unsloth_vllm.device import memory_now, record_device, record_peak
+from loadcheck.stacks.unsloth_vllm.session import Generated
 
 SWITCH = {"default": None, "on": True, "off": False}
 
@@ -27,10 +29,10 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     if startup.taken("read_ahead"):
         startup.in_background(lambda: startup.read_ahead(directory))
     _import_stack(recorder)
-    common.record_device(recorder)
+    record_device(recorder)
     llm = _load(plan, directory, recorder)
     _answer(plan, llm, recorder)
-    common.record_peak(recorder)
+    record_peak(recorder)
     recorder.event("done")
     common.leave_process_group()
 
@@ -77,7 +79,7 @@ def _load(plan: LoadPlan, directory: Path, recorder: Recorder) -> Any:
     if startup.taken("loopback"):
         startup.stay_on_this_machine()
     llm = LLM(**arguments(plan, directory))
-    recorder.event("loaded", load_s=seconds_since(start_s), **common.memory_now())
+    recorder.event("loaded", load_s=seconds_since(start_s), **memory_now())
     return llm
 
 
@@ -92,7 +94,7 @@ def _answer(plan: LoadPlan, llm: Any, recorder: Recorder) -> None:
     sampling = SamplingParams(temperature=0, max_tokens=generation.max_new_tokens)
     output = llm.generate([{"prompt_token_ids": ids}], sampling, use_tqdm=False)[0]
     token_ids = list(output.outputs[0].token_ids)
-    generated = common.Generated(token_ids, False, output.metrics.first_token_time)
+    generated = Generated(token_ids, False, output.metrics.first_token_time)
     text, expected = tokenizer.decode(token_ids, skip_special_tokens=True), expected_word(plan.profile)
     recorder.event(
         "answer",
@@ -106,5 +108,5 @@ def _answer(plan: LoadPlan, llm: Any, recorder: Recorder) -> None:
         adapter_enabled=False,
         expected=expected,
         found=None if expected is None else expected.lower() in text.lower(),
-        **common.memory_now(),
+        **memory_now(),
     )

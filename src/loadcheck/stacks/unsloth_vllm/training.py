@@ -15,6 +15,7 @@ from loadcheck.stacks.rows import Tokens, summary
 from loadcheck.stacks.sft_trainer import sft_trainer
 from loadcheck.stacks.trainer import Machine, Session, run_trainer
 from loadcheck.stacks.unsloth_vllm import engine, startup
+from loadcheck.stacks.unsloth_vllm.device import memory_now, record_device
 
 
 def run(session: Session) -> None:
@@ -34,7 +35,7 @@ def run(session: Session) -> None:
     machine = _machine()
     make = partial(_trainer, session, machine, model, tokenizer, rows, rewards)
     run_trainer(session, machine, model, make, rows)
-    now = {f"train_{name}": size for name, size in engine.memory_now().items()}
+    now = {f"train_{name}": size for name, size in memory_now().items()}
     recorder.event("train_peak", train_peak_host_bytes=peak_host_bytes(), **now)
     recorder.event("done")
     if profile.fast_inference:
@@ -55,7 +56,7 @@ def _begin(session: Session) -> list[Reward]:
     if startup.taken("context"):
         startup.in_background(startup.make_context)
     engine.import_stack(session.recorder)
-    engine.record_device(session.recorder)
+    record_device(session.recorder)
     if grpo:
         _patch_grpo()
     return rewards
@@ -83,7 +84,7 @@ def _machine() -> Machine:
     arguments: dict[str, Any] = {"bf16": bf16, "fp16": not bf16}
 
     def memory() -> dict[str, int]:
-        now = engine.memory_now()
+        now = memory_now()
         return {
             "peak_allocated_bytes": now["peak_allocated_bytes"],
             "reserved_bytes": now["peak_reserved_bytes"],
