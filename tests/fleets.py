@@ -29,7 +29,7 @@ def plan_of(nodes: Sequence[str], card: str = "H200", **changes: Any) -> FleetPl
         "until": STARTED + timedelta(hours=2), "image": f"registry.example/loadcheck@{DIGEST}", "lock_sha256": lock_sha256(),
         "profile": validate(Profile, record["profile"], "run.json"),
         "cards": (PlannedCard(card=card, price_per_hour=3.6),),
-        "nodes": tuple(PlannedNode(node=node, card=card) for node in nodes), **changes,
+        "nodes": tuple(PlannedNode(node=node, card=card, price_per_hour=3.6) for node in nodes), **changes,
     })  # fmt: skip
 
 

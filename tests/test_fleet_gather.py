@@ -199,7 +199,7 @@ def test_a_sound_fleet_passes_whatever_it_came_in(tmp_path: Path, capsys: pytest
         said.append(json.loads(capsys.readouterr().out))
         assert code == 0, said
     assert said[0]["verdict"] == "pass" and said[0]["counts"] == {"pass": 3}
-    assert said[0]["cards"][0]["cost_per_verified_load"] == pytest.approx(36 / 3600 * 3.6)
+    assert said[0]["cards"][0]["cost_per_verified_load"] == pytest.approx(35.53 / 3600 * 3.6, abs=1e-6)
     assert said[0]["cheapest_card"] == "H200"
     assert {each["figure"]: each["measured"] for each in said[0]["figures"]}["weights_gib"] == "5.3541"
     assert said[0]["figures"] == said[1]["figures"]

@@ -82,12 +82,26 @@ def test_a_card_that_will_not_hold_the_model_is_refused_before_it_is_rented():
     assert long.plan is None and "below the number of sequences" in long.groups[0].refused
 
 
+def test_each_node_costs_what_its_group_does():
+    """Two groups of one card may have two prices: the lower is the card's, and each node keeps its own."""
+    nodes = [{"card": "T4", "price_per_hour": 0.5}, {"card": "T4", "hosts": ["a"], "price_per_hour": 0.2}]
+    plan = plan_for("local", nodes=nodes)
+    assert [(node.node, node.price_per_hour) for node in plan.nodes] == [("t4-0", 0.5), ("t4-2-a-0", 0.2)]
+    assert [card.price_per_hour for card in plan.cards] == [0.2]
+
+
 def test_what_is_predicted_goes_into_the_plan():
     """Of each card every figure, and the lock that each node must have."""
     plan = plan_for("local", settings={"max_seq_length": 1024, "weights": "synthetic"})
     assert {card.card: card.predicted["weights_gib"] for card in plan.cards} == {"T4": 5.3541, "A100-40GB": 5.3541}
     assert plan.lock_sha256 == lock_sha256() and plan.profile.max_seq_length == 1024
     assert plan.arguments == ("llama31-8b-instruct-4bit", "--weights", "synthetic", "--max-seq-length", "1024")
+
+
+def _planned_and_written(changes: dict[str, Any]) -> None:
+    plan = plan_fleet(_spec("local", **changes)).plan
+    assert plan is not None
+    engine_of(plan).files(plan)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +118,16 @@ def test_what_is_predicted_goes_into_the_plan():
         ({"image": "registry.example/loadcheck:latest"}, "no digest"),
         ({"image": IMAGE + " $(rm)"}, "image"),
         ({"name": "../up"}, "name"),
+        ({"name": "a" * 41}, "name"),
+        (
+            {
+                "engine": "kubernetes",
+                "name": "a" * 40,
+                "nodes": [{"card": "T4", "hosts": ["b" * 20]}],
+                "kubernetes": {"results_claim": "x"},
+            },
+            "63",
+        ),
         ({"settings": {"max_seq_lenght": 1}}, "max_seq_lenght"),
         ({"until": "2026-11-29T12:00:00"}, "no zone"),
         ({"results": "'; rm -rf / #"}, "results"),
@@ -114,7 +138,7 @@ def test_what_is_predicted_goes_into_the_plan():
 def test_what_is_wrong_with_a_fleet_is_said(changes: dict[str, Any], word: str):
     """Before anything is written, with the key."""
     with pytest.raises(BadInput, match=word):
-        plan_fleet(_spec("local", **changes))
+        _planned_and_written(changes)
 
 
 def test_kubernetes_gets_a_job_for_each_card():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -74,11 +73,17 @@ class Gathering:
     nodes: dict[str, _Attempts] = field(default_factory=dict)
     findings: list[NodeFinding] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
-    costs_s: Counter[str] = field(default_factory=Counter)
+    loads_s: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
+    prices: dict[str, float] = field(default_factory=dict)
     logs: dict[bytes, str] = field(default_factory=dict)
     began: dict[tuple[datetime, int], str] = field(default_factory=dict)
     uuids: dict[str, str] = field(default_factory=dict)
     origins: dict[tuple[Kind, str], list[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        nodes = () if self.plan is None else self.plan.nodes
+        self.prices = {node.node: node.price_per_hour for node in nodes if node.price_per_hour is not None}
 
     def add(self, seen: Seen) -> None:
         attempts = self.nodes.setdefault(seen.node, _Attempts())
@@ -86,7 +91,10 @@ class Gathering:
         attempts.passed += seen.passed
         attempts.last = replace(seen, figures=(), findings=())
         self.findings += seen.findings
-        self.costs_s[seen.card or ""] += round(seen.duration_s or 0)
+        card, took_s = seen.card or "", seen.duration_s or 0.0
+        self.loads_s[card] = self.loads_s.get(card, 0.0) + took_s
+        if seen.node in self.prices:
+            self.costs[card] = self.costs.get(card, 0.0) + took_s / 3600 * self.prices[seen.node]
         self.tally.add(seen)
         self._compare(seen)
 
@@ -120,7 +128,7 @@ class Gathering:
                 what = f"there is no run of it; {planned.card} was planned"
                 self.findings.append(NodeFinding(planned.node, Kind.MISSING, what))
         nodes = tuple(self._results())
-        cards: tuple[CardResult, ...] = cards_of(self.plan, nodes, self.costs_s)
+        cards: tuple[CardResult, ...] = cards_of(self.plan, nodes, self.loads_s, self.costs)
         return FleetVerdict(self.plan, nodes, tuple(self.findings), cards, self.tally)
 
     def _mixed(self) -> Iterator[NodeFinding]:

@@ -24,13 +24,15 @@ MAX_BYTES = 64 * 1024 * 1024
 
 Engine = Literal["local", "kubernetes", "skypilot", "slurm", "ray"]
 HERE = ("local",)
+FleetName = Annotated[str, Meta(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
+"""It begins the names of clusters and jobs, which may have 63 characters in all."""
 NodeName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 """As Kubernetes and DNS want names (RFC 1123), and no path leads anywhere by one."""
 Price = Annotated[float, Meta(gt=0, le=10_000)]
 
 
 class PlannedCard(Spec, frozen=True, kw_only=True):
-    """One kind of card. `predicted` is by JSON name; `price_per_hour` in whatever money the plan is in."""
+    """One kind of card. `predicted` is by JSON name; `price_per_hour`, of the cheapest of its nodes, is in whatever money the plan is in."""
 
     card: str
     price_per_hour: Price | None = None
@@ -42,8 +44,9 @@ class PlannedNode(Spec, frozen=True, kw_only=True):
 
     node: NodeName
     card: str
-    unit: str = ""
-    host: str | None = None
+    unit: NodeName = "nodes"
+    host: NodeName | None = None
+    price_per_hour: Price | None = None
 
 
 class FleetPlan(Spec, frozen=True, kw_only=True):
@@ -62,7 +65,7 @@ class FleetPlan(Spec, frozen=True, kw_only=True):
     """
 
     schema: Literal[1] = 1
-    name: NodeName
+    name: FleetName
     engine: Engine
     created_at: datetime
     until: datetime | None = None

@@ -182,8 +182,10 @@ def _nodes(groups: list[PlannedGroup]) -> Iterator[PlannedNode]:
         base = each.card.lower()
         seen[base] = seen.get(base, 0) + 1
         unit = base if seen[base] == 1 else f"{base}-{seen[base]}"
+        price = each.group.price_per_hour
         for host in each.group.hosts:
-            yield PlannedNode(node=f"{unit}-{host}-0", card=each.card, unit=f"{unit}-{host}", host=host)
+            own = f"{unit}-{host}"
+            yield PlannedNode(node=f"{own}-0", card=each.card, unit=own, host=host, price_per_hour=price)
         if not each.group.hosts:
             for number in range(each.group.count):
-                yield PlannedNode(node=f"{unit}-{number}", card=each.card, unit=unit)
+                yield PlannedNode(node=f"{unit}-{number}", card=each.card, unit=unit, price_per_hour=price)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from loadcheck.fleet.plan import Engine, NodeName, Price
+from loadcheck.fleet.plan import Engine, FleetName, NodeName, Price
 from loadcheck.specs.files import Spec, load
 
 Count = Annotated[int, Meta(ge=1, le=100_000)]
@@ -114,7 +114,7 @@ class FleetSpec(Spec, frozen=True, kw_only=True):
         ram_available_bytes: of a node, for the swap space; None where it does not matter.
     """
 
-    name: NodeName
+    name: FleetName
     engine: Engine
     image: Word | None = None
     profile: str

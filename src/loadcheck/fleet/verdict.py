@@ -27,17 +27,20 @@ class NodeResult:
 
 @dataclass(frozen=True, slots=True)
 class CardResult:
-    """The nodes of one card. Costs are of the loads' own time, failed ones included, in the money of the plan; None without a price."""
+    """The nodes of one card.
+
+    Attributes:
+        loads_s: all its loads together, those that failed or were lost among them.
+        price_per_hour: of its cheapest node.
+        cost: of the loads' own time, by the price of each node, in the money of the plan; None without prices.
+    """
 
     card: str
     nodes: int
     passed: int
     loads_s: int
     price_per_hour: float | None = None
-
-    @property
-    def cost(self) -> float | None:
-        return None if self.price_per_hour is None else self.loads_s / 3600 * self.price_per_hour
+    cost: float | None = None
 
     @property
     def cost_per_verified_load(self) -> float | None:
@@ -115,13 +118,20 @@ class FleetVerdict:
 
 
 def cards_of(
-    plan: FleetPlan | None, nodes: tuple[NodeResult, ...], loads_s: Mapping[str, int]
+    plan: FleetPlan | None, nodes: tuple[NodeResult, ...], loads_s: Mapping[str, float], costs: Mapping[str, float]
 ) -> tuple[CardResult, ...]:
-    """By card, in the order of their names; `loads_s` by card, in seconds."""
+    """By card, in the order of their names; the seconds of its loads, and what they cost, by card too."""
     prices = {} if plan is None else {each.card: each.price_per_hour for each in plan.cards}
     found = Counter(node.card or "" for node in nodes)
     passed = Counter(node.card or "" for node in nodes if node.status == "pass")
     return tuple(
-        CardResult(card or "not in log", found[card], passed[card], loads_s.get(card, 0), prices.get(card))
+        CardResult(
+            card or "not in log",
+            found[card],
+            passed[card],
+            round(loads_s.get(card, 0)),
+            prices.get(card),
+            costs.get(card),
+        )
         for card in sorted(found)
     )

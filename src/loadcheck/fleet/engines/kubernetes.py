@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from loadcheck.errors import BadInput, Problem
 from loadcheck.fleet.engines import Files, node_command
 from loadcheck.fleet.engines.written import yaml_text
 from loadcheck.fleet.plan import CPU, FleetPlan, PlannedNode
@@ -22,15 +23,26 @@ MOUNTS = {"shm": "/dev/shm", "tmp": "/tmp", "home": HOME, "results": RESULTS}  #
 """The image's root is read-only, as in docker-compose.yml."""
 GRACE_S = 600
 """Beyond a Job's own deadline: until an autoscaler has brought its machines."""
+MAX_NAME = 63
+"""Of a DNS label (RFC 1123), which an indexed Job makes its pods' host names."""
 USER = 1000
 """The image's."""
 
 
 def files(plan: FleetPlan) -> Files:
     options = validate(Kubernetes, plan.options, "fleet.json")
+    _require_short(plan)
     jobs = [_job(plan, options, unit, nodes) for unit, nodes in plan.units().items()]
     comment = f"{plan.name}: kubectl apply -f {FILE}; what to gather is in the claim {options.results_claim}"
     return {FILE: yaml_text(*jobs, comment=comment)}
+
+
+def _require_short(plan: FleetPlan) -> None:
+    """BadInput where a pod's name, JOB-INDEX, would be longer than a host's may be."""
+    long = [unit for unit, nodes in plan.units().items() if len(f"{plan.name}-{unit}-{len(nodes) - 1}") > MAX_NAME]
+    if long:
+        what = f"the pods of {long[0]} would have names of more than {MAX_NAME} characters"
+        raise BadInput(Problem("FLEET.toml", what, "give the fleet a shorter one", "name"))
 
 
 def start(plan: FleetPlan) -> list[list[str]]:
