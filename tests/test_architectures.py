@@ -18,8 +18,8 @@ from loadcheck.stacks.unsloth_vllm.activation import forward_peak
 from loadcheck.stacks.unsloth_vllm.graphs import graph_nodes
 from loadcheck.stacks.unsloth_vllm.outside_budget import engine_extras
 from loadcheck.stacks.unsloth_vllm.refusals import refusals
+from loadcheck.stacks.unsloth_vllm.training_memory.prediction import refuse_untraced
 from loadcheck.stacks.unsloth_vllm.weights import weights
-from loadcheck.workloads.prediction import refuse_untraced
 from tests.cases import predict
 from tests.conftest import ROOT
 

@@ -9,12 +9,12 @@ from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import LINEAR_MODULES
 from loadcheck.stacks.engine_common import TRAINING_TEXT
 from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace
-from loadcheck.workloads.autograd import FULL, INDEX, Tape
-from loadcheck.workloads.ledger import Label, Ledger
-from loadcheck.workloads.loaded import rope_tables
-from loadcheck.workloads.loss import SCALAR, causal_lm_loss
-from loadcheck.workloads.model import Trainee, build
-from loadcheck.workloads.optimizer import Optimizer
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, INDEX, Tape
+from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label, Ledger
+from loadcheck.stacks.unsloth_vllm.training_memory.loaded import rope_tables
+from loadcheck.stacks.unsloth_vllm.training_memory.loss import SCALAR, causal_lm_loss
+from loadcheck.stacks.unsloth_vllm.training_memory.model import Trainee, build
+from loadcheck.stacks.unsloth_vllm.training_memory.optimizer import Optimizer
 
 RUNS = Path(__file__).parent / "runs"
 TOKENS = len(TRAINING_TEXT.encode())

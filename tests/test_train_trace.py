@@ -15,11 +15,11 @@ from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import LINEAR_MODULES
 from loadcheck.specs.training import TrainSettings
 from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace
-from loadcheck.workloads.autograd import Tape
-from loadcheck.workloads.ledger import Ledger
-from loadcheck.workloads.loaded import rope_tables
-from loadcheck.workloads.model import build
-from loadcheck.workloads.steps import Steps
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import Tape
+from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Ledger
+from loadcheck.stacks.unsloth_vllm.training_memory.loaded import rope_tables
+from loadcheck.stacks.unsloth_vllm.training_memory.model import build
+from loadcheck.stacks.unsloth_vllm.training_memory.steps import Steps
 
 with (Path(__file__).parent / "training" / "traced.tsv").open(encoding="utf-8") as file:
     ROWS = list(csv.DictReader(file, delimiter="\t"))

@@ -13,9 +13,9 @@ from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import Profile, load_profile
 from loadcheck.specs.training import TrainSettings
 from loadcheck.stacks.unsloth_vllm import STACK as UNSLOTH_VLLM
+from loadcheck.stacks.unsloth_vllm.training_memory.device import device_peak
+from loadcheck.stacks.unsloth_vllm.training_memory.prediction import TrainMemory, train_memory
 from loadcheck.units import GIB
-from loadcheck.workloads.device import device_peak
-from loadcheck.workloads.prediction import TrainMemory, train_memory
 from tests.cases import case_of
 
 pytestmark = pytest.mark.xdist_group("training")  # one process: each row is predicted once

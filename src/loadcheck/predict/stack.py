@@ -12,9 +12,11 @@ from loadcheck.predict.account import Obstacle, Prediction
 from loadcheck.predict.band import Band
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
+from loadcheck.predict.train_account import TrainAccount
 from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
+from loadcheck.specs.training import TrainSettings
 from loadcheck.specs.trouble import Shortage
 
 Amounts = Mapping[Shortage, int]
@@ -104,6 +106,14 @@ class Stack(Protocol):
 
     def predict(self, case: Case) -> Prediction:
         """Every figure of the load, and what keeps it from succeeding."""
+
+    def predict_training(self, case: Case, settings: TrainSettings, engine: Prediction | None) -> TrainAccount | None:
+        """What a training of the case's adapters takes; None where the stack's trainings are not modelled.
+
+        Args:
+            engine: the load's prediction where an inference engine stays in the card; None where there is none.
+        """
+        return None
 
     def predict_from_log(
         self, attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None

@@ -8,7 +8,6 @@ from rich.text import Text
 from loadcheck.predict.terms import Term
 from loadcheck.terminal import print_item, print_table, print_words
 from loadcheck.units import show_bytes, to_gib
-from loadcheck.workloads.prediction import limits
 from loadcheck.workloads.training import STEP, Largest, TrainPrediction
 
 
@@ -24,7 +23,7 @@ def show_training(out: Console, training: TrainPrediction, tree: bool) -> None:
     ]
     print_table(out, (f"{training.settings.method}: peak of", "GiB", "bytes"), "lrr",
                 [(name, f"{to_gib(value):.2f}", f"{value}") for name, value in rows])  # fmt: skip
-    parts = [f"{term.name} {show_bytes(term.num_bytes)}" for term in limits(memory)][:3]
+    parts = [f"{term.name} {show_bytes(term.num_bytes)}" for term in memory.limits][:3]
     print_words(out, f"What limits, in the {memory.peak.name}: {', '.join(parts)}")
     if tree:
         _show_tree(out, (memory.peak, training.device, training.host))

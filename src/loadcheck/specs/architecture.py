@@ -27,7 +27,7 @@ class Architecture:
         normalizer: whether the embedding has a factor that is a tensor.
         more_kernels: of a layer in a decode step, beside those that every architecture launches.
         rope_table_bytes: of one number in unsloth's own rotary tables (unsloth/models/*.py at 2025.2.5).
-        trained: whether what a training of it holds was traced (workloads/).
+        trained: whether what a training of it holds was traced (scripts/trace_training.py).
     """
 
     name: str

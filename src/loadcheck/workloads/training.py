@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from loadcheck.errors import BadInput, Problem
 from loadcheck.predict import Case, Prediction
 from loadcheck.predict.terms import Term
+from loadcheck.predict.train_account import TrainAccount
 from loadcheck.specs.files import validate
 from loadcheck.specs.training import TrainSettings
-from loadcheck.stacks import predict
+from loadcheck.stacks import predict, stack_of
 from loadcheck.units import to_gib
-from loadcheck.workloads.attention import NUM_SMS_ASSUMED, num_sms
-from loadcheck.workloads.device import GAPS, device_peak, host_peak
-from loadcheck.workloads.prediction import TrainMemory, limits, train_memory
 
 SETTINGS = tuple(TrainSettings.__struct_fields__)
 
@@ -30,9 +29,17 @@ class TrainPrediction:
     case: Case
     settings: TrainSettings
     engine: Prediction | None
-    memory: TrainMemory
-    device: Term
-    host: Term
+    memory: TrainAccount
+
+    @property
+    def device(self) -> Term:
+        """The card's peak."""
+        return self.memory.device
+
+    @property
+    def host(self) -> Term:
+        """The host's pinned memory."""
+        return self.memory.host
 
     @property
     def fits(self) -> bool:
@@ -45,7 +52,7 @@ class TrainPrediction:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader should know about how sure the peaks are."""
-        return tuple(_notes(self))
+        return self.memory.notes
 
     @property
     def fits_with_gaps(self) -> bool:
@@ -55,7 +62,7 @@ class TrainPrediction:
     @property
     def needed_bytes(self) -> int:
         """The card's peak without the gaps between blocks."""
-        return self.device.num_bytes - sum(part.num_bytes for part in self.device.parts if part.name == GAPS)
+        return self.device.num_bytes - self.memory.gaps_bytes
 
     @property
     def left_bytes(self) -> int:
@@ -88,24 +95,12 @@ class TrainPrediction:
             "fits": self.fits,
             "fits_with_gaps": self.fits_with_gaps,
             "peak_in": memory.peak.name,
-            "limits": [{"name": term.name, "bytes": term.num_bytes} for term in limits(memory)],
+            "limits": [{"name": term.name, "bytes": term.num_bytes} for term in memory.limits],
             "moments": {name: term.num_bytes for name, term in moments.items()},
             "paged_bytes": memory.paged_bytes,
             "notes": list(self.notes),
             "terms": [memory.peak.to_json(), self.device.to_json(), self.host.to_json()],
         }
-
-
-def _notes(training: TrainPrediction) -> Iterator[str]:
-    if training.settings.method == "grpo" and training.engine is None:
-        yield "without vLLM transformers generates the completions; what that holds is not counted, only the training on them"
-    if num_sms(training.case.gpu.name) is None:
-        yield (
-            f"the multiprocessors of {training.case.gpu.name} are not known, {NUM_SMS_ASSUMED} are assumed: they decide only whether "
-            "attention of short batches is split"
-        )
-    if training.case.gpu.compute_capability < 8:
-        yield "before 8.0 attention is CUTLASS's kernel and gradients are scaled; both are counted as on 9.0, and no run has shown them"
 
 
 def predict_training(case: Case, settings: TrainSettings) -> TrainPrediction:
@@ -118,9 +113,11 @@ def _engine(case: Case) -> Prediction | None:
 
 
 def _training(case: Case, settings: TrainSettings, engine: Prediction | None) -> TrainPrediction:
-    memory = train_memory(case, settings, engine)
-    device = device_peak(case, settings, engine, memory)
-    return TrainPrediction(case, settings, engine, memory, device, host_peak(case, settings, engine))
+    account = stack_of(case.profile).predict_training(case, settings, engine)
+    if account is None:
+        what = "a training of this profile is not predicted"
+        raise BadInput(Problem(f"profile {case.profile.name}", what, "take a profile of a GPU"))
+    return TrainPrediction(case, settings, engine, account)
 
 
 # --------------------------------------------------------------------------------------------------------------------- fit

@@ -17,7 +17,6 @@ from loadcheck.specs.files import flat
 from loadcheck.specs.training import TrainJob, TrainSettings
 from loadcheck.training import Trained
 from loadcheck.units import show_bytes
-from loadcheck.workloads.prediction import limits
 from loadcheck.workloads.training import TrainPrediction
 
 OTHER_METHOD = {"sft": ("num_generations", "max_prompt_length", "max_completion_length"), "grpo": ("train_seq_length",)}
@@ -106,7 +105,7 @@ def training_page(case: Case, training: TrainPrediction, command: str) -> str:
         lacking=training.needed_bytes - case.gpu.total_bytes,
         memory=Memory(case.gpu.total_bytes, None, tuple(_rows(training)), training.device.num_bytes, None),
         peaks=peaks,
-        limits=", ".join(f"{term.name} {show_bytes(term.num_bytes)}" for term in list(limits(memory))[:3]),
+        limits=", ".join(f"{term.name} {show_bytes(term.num_bytes)}" for term in memory.limits[:3]),
         terms=[pair for root in (memory.peak, training.device, training.host) for pair in root.walk()],
         settings=(*((key, str(value), False) for key, value in _own(training.settings)), *settings_of(case.profile)),
         command=command,

@@ -8,8 +8,10 @@ from loadcheck.machine import Check
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
 from loadcheck.predict.stack import FromLog
+from loadcheck.predict.train_account import TrainAccount
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
+from loadcheck.specs.training import TrainSettings
 from loadcheck.stacks.transformers_cpu import machine
 from loadcheck.stacks.transformers_cpu.lines import DIALECT
 from loadcheck.stacks.transformers_cpu.peak import cpu_bands
@@ -55,6 +57,15 @@ class TransformersCpu(JudgedStack):
 
     def predict(self, case: Case) -> Prediction:
         return predict(case)
+
+    def predict_training(self, case: Case, settings: TrainSettings, engine: Prediction | None) -> TrainAccount | None:
+        if case.profile.on_cpu:
+            return None
+        from loadcheck.stacks.unsloth_vllm.training_memory.account import (
+            predict_training,  # modules that a load needs not
+        )
+
+        return predict_training(case, settings, engine)
 
     def predict_from_log(
         self, attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None

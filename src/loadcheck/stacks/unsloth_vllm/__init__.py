@@ -11,8 +11,10 @@ from loadcheck.predict.account import Obstacle, Prediction
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
 from loadcheck.predict.stack import FromLog, Resolved, Wish
+from loadcheck.predict.train_account import TrainAccount
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
+from loadcheck.specs.training import TrainSettings
 from loadcheck.specs.trouble import Shortage
 from loadcheck.stacks.unsloth_vllm import asked, machine, rungs
 from loadcheck.stacks.unsloth_vllm.bands import PEAK_SLACK
@@ -66,6 +68,13 @@ class UnslothVllm(JudgedStack):
 
     def predict(self, case: Case) -> Prediction:
         return predict(case)
+
+    def predict_training(self, case: Case, settings: TrainSettings, engine: Prediction | None) -> TrainAccount | None:
+        from loadcheck.stacks.unsloth_vllm.training_memory.account import (
+            predict_training,  # modules that a load needs not
+        )
+
+        return predict_training(case, settings, engine)
 
     def predict_from_log(
         self, attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None

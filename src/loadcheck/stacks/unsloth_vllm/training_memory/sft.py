@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from loadcheck.specs.training import TrainSettings
-from loadcheck.workloads.autograd import FULL, INDEX, Tape, Tensor
-from loadcheck.workloads.ledger import Label
-from loadcheck.workloads.loss import SCALAR, causal_lm_loss, divided, to_fp32
-from loadcheck.workloads.model import Trainee
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, INDEX, Tape, Tensor
+from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label
+from loadcheck.stacks.unsloth_vllm.training_memory.loss import SCALAR, causal_lm_loss, divided, to_fp32
+from loadcheck.stacks.unsloth_vllm.training_memory.model import Trainee
 
 BATCH = Label(
     "token ids, masks and labels", "transformers/trainer.py: get_batch_samples; accelerate/data_loader.py:571", "batch"

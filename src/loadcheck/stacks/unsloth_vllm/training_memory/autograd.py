@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from loadcheck.workloads.ledger import Label, Ledger, Storage
+from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label, Ledger, Storage
 
 HALF, FULL, INDEX = 2, 4, 8
 """Bytes of an element: bfloat16 or float16, float32, int64."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
+from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Event
 from loadcheck.units import MIB, round_up
-from loadcheck.workloads.ledger import Event
 
 SMALL_BYTES = MIB
 """Up to so many bytes, a block comes from the small pool (kSmallSize)."""

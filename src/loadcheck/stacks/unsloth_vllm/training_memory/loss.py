@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from loadcheck.workloads.autograd import FULL, HALF, INDEX, Gradients, Tape, Tensor
-from loadcheck.workloads.ledger import Label
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, HALF, INDEX, Gradients, Tape, Tensor
+from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label
 
 RETURN_LOGITS_TOKENS = 1024
 """Up to so many tokens of a batch unsloth keeps the logits (unsloth/models/llama.py:1070)."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from loadcheck.predict.terms import Term
 from loadcheck.specs.training import TrainSettings
 from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace
-from loadcheck.workloads import grpo, sft
-from loadcheck.workloads.autograd import FULL, Tensor
-from loadcheck.workloads.ledger import Label, Storage
-from loadcheck.workloads.loaded import sampling_tensors
-from loadcheck.workloads.loss import SCALAR
-from loadcheck.workloads.model import Trainee
-from loadcheck.workloads.optimizer import Optimizer
+from loadcheck.stacks.unsloth_vllm.training_memory import grpo, sft
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, Tensor
+from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label, Storage
+from loadcheck.stacks.unsloth_vllm.training_memory.loaded import sampling_tensors
+from loadcheck.stacks.unsloth_vllm.training_memory.loss import SCALAR
+from loadcheck.stacks.unsloth_vllm.training_memory.model import Trainee
+from loadcheck.stacks.unsloth_vllm.training_memory.optimizer import Optimizer
 
 SAMPLING = Label("sampling tensors of the engine", "vllm/model_executor/sampling_metadata.py", "weights")
 

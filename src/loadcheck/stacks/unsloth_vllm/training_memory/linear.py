@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, HALF, Gradients, Tape, Tensor
+from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label
 from loadcheck.stacks.unsloth_vllm.weights import NF4_BLOCK
-from loadcheck.workloads.autograd import FULL, HALF, Gradients, Tape, Tensor
-from loadcheck.workloads.ledger import Label
 
 WEIGHT_BUFFER = Label("dequantized weight, kept", "unsloth/kernels/utils.py:161 (WEIGHT_BUFFER)", "dequantized weights")
 ABSMAX_BUFFER = Label("dequantized absmax, kept", "unsloth/kernels/utils.py:162 (ABSMAX_BUFFER)", "dequantized weights")

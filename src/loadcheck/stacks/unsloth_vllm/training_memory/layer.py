@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from loadcheck.workloads.attention import Heads, attend
-from loadcheck.workloads.autograd import FULL, Gradients, Tape, Tensor, detached
-from loadcheck.workloads.fused import lora_mlp, lora_qkv, lora_w
-from loadcheck.workloads.ledger import Label
-from loadcheck.workloads.linear import Linear, WeightBuffer, peft_linear
+from loadcheck.stacks.unsloth_vllm.training_memory.attention import Heads, attend
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, Gradients, Tape, Tensor, detached
+from loadcheck.stacks.unsloth_vllm.training_memory.fused import lora_mlp, lora_qkv, lora_w
+from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label
+from loadcheck.stacks.unsloth_vllm.training_memory.linear import Linear, WeightBuffer, peft_linear
 
 Checkpointing = bool | Literal["unsloth"]
 

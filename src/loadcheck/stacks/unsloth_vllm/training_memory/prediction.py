@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from loadcheck.errors import BadInput, Problem
@@ -11,12 +10,12 @@ from loadcheck.predict.terms import Term, total
 from loadcheck.specs.architecture import ARCHITECTURES
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.training import TrainSettings
-from loadcheck.workloads.attention import NUM_SMS_ASSUMED, num_sms
-from loadcheck.workloads.autograd import INDEX, Tape
-from loadcheck.workloads.ledger import Label, Ledger
-from loadcheck.workloads.loaded import first_rope_tokens, loaded_model, positions, rope_tables
-from loadcheck.workloads.model import Trainee, build
-from loadcheck.workloads.steps import Steps
+from loadcheck.stacks.unsloth_vllm.training_memory.attention import NUM_SMS_ASSUMED, num_sms
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import INDEX, Tape
+from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label, Ledger
+from loadcheck.stacks.unsloth_vllm.training_memory.loaded import first_rope_tokens, loaded_model, positions, rope_tables
+from loadcheck.stacks.unsloth_vllm.training_memory.model import Trainee, build
+from loadcheck.stacks.unsloth_vllm.training_memory.steps import Steps
 
 SYNTHETIC_TOKENS = 259
 """Rows of a synthetic embedding that are not zero (loadcheck/weights/synthetic.py: NUM_TOKENS)."""
@@ -123,8 +122,3 @@ def _untrained_check(ledger: Ledger, config: ModelConfig) -> Term:
     check = ledger.peak()
     del held
     return check
-
-
-def limits(memory: TrainMemory) -> Iterator[Term]:
-    """What takes most at the peak, besides the model itself, the largest first."""
-    yield from (part for part in memory.peak.parts if part.name != "weights")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from loadcheck.specs.training import TrainSettings
-from loadcheck.workloads.autograd import FULL, HALF, INDEX, Gradients, Tape, Tensor
-from loadcheck.workloads.ledger import Label
-from loadcheck.workloads.loss import SCALAR, divided, lm_head, to_fp32
-from loadcheck.workloads.model import Trainee
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, HALF, INDEX, Gradients, Tape, Tensor
+from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label
+from loadcheck.stacks.unsloth_vllm.training_memory.loss import SCALAR, divided, lm_head, to_fp32
+from loadcheck.stacks.unsloth_vllm.training_memory.model import Trainee
 
 PROMPTS = Label("token ids and masks", "trl/trainer/grpo_trainer.py:376-383", "batch")
 IDS = Label("token ids and masks", "trl/trainer/grpo_trainer.py:411-415", "batch")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from loadcheck.workloads.autograd import Gradients, Tape, Tensor
-from loadcheck.workloads.ledger import Label
-from loadcheck.workloads.linear import (
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import Gradients, Tape, Tensor
+from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label
+from loadcheck.stacks.unsloth_vllm.training_memory.linear import (
     Linear,
     WeightBuffer,
     fast_dequantize,

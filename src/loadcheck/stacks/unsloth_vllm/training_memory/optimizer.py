@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loadcheck.workloads.autograd import FULL, Tape, Tensor
-from loadcheck.workloads.ledger import Label
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, Tape, Tensor
+from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label
 
 MIN_8BIT_ELEMENTS = 4096
 """Smaller tensors have their states in fp32 (bitsandbytes/optim/optimizer.py:358, 454)."""

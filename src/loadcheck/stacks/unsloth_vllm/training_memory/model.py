@@ -7,11 +7,17 @@ from dataclasses import dataclass, field
 
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.adapters import patched
-from loadcheck.workloads.attention import Heads
-from loadcheck.workloads.autograd import FULL, INDEX, Leaf, Tape, Tensor
-from loadcheck.workloads.layer import Checkpointing, Layer, checkpointed, decoder_layer, rms_norm
-from loadcheck.workloads.ledger import Label, Storage
-from loadcheck.workloads.linear import Linear, Lora, WeightBuffer
+from loadcheck.stacks.unsloth_vllm.training_memory.attention import Heads
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, INDEX, Leaf, Tape, Tensor
+from loadcheck.stacks.unsloth_vllm.training_memory.layer import (
+    Checkpointing,
+    Layer,
+    checkpointed,
+    decoder_layer,
+    rms_norm,
+)
+from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label, Storage
+from loadcheck.stacks.unsloth_vllm.training_memory.linear import Linear, Lora, WeightBuffer
 
 ADAPTERS = Label("adapters", "peft/tuners/lora/layer.py:116-118: fp32", "adapters")
 ROPE = Label("rotary tables", "unsloth/models/llama.py:1243-1244", "weights")

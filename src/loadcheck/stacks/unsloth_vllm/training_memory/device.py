@@ -8,9 +8,9 @@ from loadcheck.predict import Case, Prediction
 from loadcheck.predict.card import Card
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.training import TrainSettings
+from loadcheck.stacks.unsloth_vllm.training_memory.prediction import TrainMemory
+from loadcheck.stacks.unsloth_vllm.training_memory.reserve import reserved_peaks
 from loadcheck.units import MIB
-from loadcheck.workloads.prediction import TrainMemory
-from loadcheck.workloads.reserve import reserved_peaks
 
 GAPS = "torch's allocator, gaps"
 # On an H100 (driver 580.159.04) two trainings without vLLM, alone in their process, ended with 236,978,176 bytes beside context and
@@ -45,7 +45,7 @@ def device_peak(case: Case, settings: TrainSettings, engine: Prediction | None, 
 def _reserved(num_bytes: int, *moments: Term) -> Iterator[Term]:
     """What torch's allocator has of the driver: its blocks at the peak of these moments, and the gaps between them."""
     peak = max(moments, key=lambda moment: moment.num_bytes)
-    yield Term("torch's allocator, at its peak", peak.num_bytes, f"workloads/prediction.py: {peak.name}")
+    yield Term("torch's allocator, at its peak", peak.num_bytes, f"training_memory/prediction.py: {peak.name}")
     yield Term(GAPS, num_bytes - peak.num_bytes, "c10/cuda/CUDACachingAllocator.cpp with expandable segments")
 
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, Gradients, Tape, Tensor
+from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label
 from loadcheck.units import round_up
-from loadcheck.workloads.autograd import FULL, Gradients, Tape, Tensor
-from loadcheck.workloads.ledger import Label
 
 NUM_SMS = {
     "T4": 40, "V100": 80, "A100": 108, "A10": 80, "L40": 142, "L4": 58, "H100": 132, "H200": 132, "3090": 82, "4090": 128,
 }  # fmt: skip
 """Streaming multiprocessors by a part of the card's name, from NVIDIA's data sheets (of H100 and H200 the SXM ones)."""
 NUM_SMS_ASSUMED = 108
-"""For a card whose number is not known, which a note says (workloads/training.py)."""
+"""For a card whose number is not known, which a note says (account.py)."""
 
 KEYS = Label("keys, repeated for every head", "unsloth/models/llama.py:435")
 VALUES = Label("values, repeated for every head", "unsloth/models/llama.py:436")
