@@ -124,6 +124,15 @@ def test_a_load_refuses_it_before_and_in_the_engine(tmp_path: Path):
             refuse()
 
 
+def test_a_load_of_a_mirror_checks_its_sums(tmp_path: Path):
+    """A folder that brings SHA256SUMS is what they say, or is not loaded."""
+    folder = directory(tmp_path / "model", {"model.safetensors": SAFE})
+    assert weights.prepare(plan_of(folder)) == folder.resolve()
+    (folder / "SHA256SUMS").write_text(f"{'0' * 64}  model.safetensors\n")
+    with pytest.raises(BadInput, match="model.safetensors: model: has the SHA-256"):
+        weights.prepare(plan_of(folder))
+
+
 @pytest.mark.parametrize("profile", ["llama31-8b-instruct-4bit", "smollm2-135m-cpu"])
 def test_doctor_names_the_pickle(profile: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
     """As a finding, beside all others."""

@@ -53,6 +53,15 @@ def test_a_terminal_shows_how_far_a_stage_is_and_memory_against_its_peak(monkeyp
     assert " of 9.00 GiB" in said.getvalue() and "attaching adapters 10 of 23" not in said.getvalue()
 
 
+def test_a_terminal_shows_how_much_of_the_weights_has_come(monkeypatch: pytest.MonkeyPatch):
+    """The downloader's own line, in the words of its units."""
+    monkeypatch.setattr(progress, "REFRESH_S", 0.01)
+    said = io.StringIO()
+    with Progress(Console(file=said, force_terminal=True)) as shown:
+        shown.feed(b"hub weights: 256.0 MiB of 5.31 GiB\nhub weights: 1.25 GiB of 5.31 GiB\n")
+        _until(lambda: "preparing the weights 1.25 GiB of 5.31 GiB" in said.getvalue())
+
+
 def _until(holds: Callable[[], bool]) -> None:
     end_s = time.monotonic() + 10
     while not holds():

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import errno
+import json
 import threading
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from loadcheck import weights
+from loadcheck import cli, weights
 from loadcheck.errors import BadInput, UnsupportedMachine
 from loadcheck.plan import LoadPlan, make_plan
-from loadcheck.specs.files import changed
+from loadcheck.specs.files import changed, env_dir, load
 from loadcheck.specs.profile import load_profile
-from loadcheck.weights import cache, hub, package
+from loadcheck.weights import cache, following, hub, listing, mirror, package, verifying
+from loadcheck.weights.listing import ListedFile
 from loadcheck.weights.lock import LockedFile, LockedModel, WeightsLock, load_weights_lock
+from tests.stand_in_hub import blob_id
 
 CONFIG = b'{"model_type": "llama"}'
 
@@ -225,13 +228,19 @@ def hub_plan() -> LoadPlan:
     return make_plan(load_profile("llama31-8b-instruct-4bit"))
 
 
-def fake_hub(files: dict[str, bytes]):
-    """A snapshot function that writes these files, and what the real one leaves besides."""
+def listed_file(name: str, content: bytes) -> ListedFile:
+    lfs = sha256(content).hexdigest() if name.endswith(".safetensors") else None
+    return ListedFile(path=name, size_bytes=len(content), blob_id=blob_id(content), sha256=lfs)
+
+
+def fake_hub(files: dict[str, bytes], listed: dict[str, bytes] | None = None):
+    """A snapshot function that writes these files, and what the real one leaves besides; the commit lists them, or `listed`."""
 
     def snapshot(checkpoint, directory):
         (directory / ".cache").mkdir(exist_ok=True)
         for name, content in files.items():
             (directory / name).write_bytes(content)
+        return tuple(map(listed_file, files, (listed or files).values()))
 
     return snapshot
 
@@ -286,7 +295,175 @@ def test_a_hub_folder_is_named_as_unsloth_wants_it():
     assert hub.directory_name(checkpoint, "16bit") == "model"
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("content", [CONFIG[::-1], CONFIG + b" "])
+def test_a_first_download_that_the_commit_does_not_list_is_refused(name, content):
+    """Another byte or another length, in LFS or in git: neither is recorded, and the file is gone."""
+    files = whole() | {name: content}
+    with pytest.raises(BadInput, match=rf"/{name}: .*the commit's own") as caught:
+        hub.prepare(hub_plan(), fake_hub(files, whole()))
+    assert len(caught.value.problems) == 1
+    assert not list(cache.weights_dir().rglob("recorded.json")) and not list(cache.weights_dir().rglob(name))
+
+
+def test_a_file_that_the_commit_does_not_list_is_refused():
+    """What came beside the listing, such as from an earlier try, is no part of the checkpoint."""
+
+    def snapshot(checkpoint, directory):
+        (directory / "extra.json").write_bytes(b"{}")
+        return fake_hub(whole())(checkpoint, directory)
+
+    with pytest.raises(BadInput, match=r"extra.json: is not in the commit's listing"):
+        hub.prepare(hub_plan(), snapshot)
+
+
+def test_git_knows_a_file_by_the_same_name(tmp_path):
+    """The blob of "hello\\n" is what git hash-object says."""
+    (tmp_path / "a").write_bytes(b"hello\n")
+    assert listing.git_blob_id(tmp_path / "a") == "ce013625030ba8dba906f756967f9e9ca394464a"
+
+
+def test_a_download_says_how_far_it_is(tmp_path, monkeypatch, capsys):
+    """Each step of what lies on the disk, half files of the client included."""
+    monkeypatch.setattr(following, "LOOK_S", 0.001)
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "half.incomplete").write_bytes(b"12345678")
+    said = ""
+    with following.following(tmp_path, 1 << 30):
+        while not said:
+            said = capsys.readouterr().err
+    assert said == "hub weights: 8 B of 1.00 GiB\n"
+
+
+# ---- verify and record
+
+
+NAME = "llama-3.1-8b-instruct"
+
+
+def verified() -> verifying.CheckedModel:
+    return verifying.verify(NAME, verifying.locked_models(NAME)[NAME])
+
+
+def states(checked: verifying.CheckedModel) -> dict[str, str]:
+    return {file.path: file.state for file in checked.files}
+
+
+def test_what_is_not_here_is_not_verified():
+    """No file was compared, so it is no pass."""
+    assert (verified().folder, verified().files, verified().exit_code) == (None, (), 1)
+
+
+def test_a_download_is_verified_by_what_was_recorded_of_it():
+    """Every file equals its record; one that changes, one that goes and one that comes are each said."""
+    directory = hub.prepare(hub_plan(), fake_hub(whole()))
+    assert set(states(verified()).values()) == {"as recorded"} and verified().exit_code == 0
+    (directory / "config.json").write_bytes(CONFIG[::-1])
+    (directory / "tokenizer.json").unlink()
+    (directory / "extra.json").write_bytes(b"{}")
+    said = states(verified())
+    assert (said["config.json"], said["tokenizer.json"], said["extra.json"]) == ("differs", "missing", "not locked")
+    assert verified().exit_code == 1
+
+
+def test_without_a_record_nothing_is_verified():
+    """The lock knows no hash of the hub's files yet, and a file without one is no pass."""
+    directory = hub.prepare(hub_plan(), fake_hub(whole()))
+    (directory.parent / "recorded.json").unlink()
+    assert set(states(verified()).values()) == {"unknown"} and verified().exit_code == 1
+
+
+@pytest.fixture
+def own_lock(tmp_path, monkeypatch):
+    """A copy of env/weights.lock that may be written."""
+    folder = tmp_path / "env"
+    folder.mkdir()
+    (folder / "weights.lock").write_bytes((env_dir() / "weights.lock").read_bytes())
+    monkeypatch.setattr(verifying, "env_dir", lambda: folder)
+    return folder / "weights.lock"
+
+
+def test_record_fills_in_what_is_unknown_and_nothing_else(own_lock):
+    """Six lines of the lock change; its comments and the other model stay, and what it says then is what is on the disk."""
+    before = own_lock.read_text()
+    hub.prepare(hub_plan(), fake_hub(whole()))
+    assert len(verifying.record(verified())) == 6
+    after = own_lock.read_text()
+    different = [line for line in after.splitlines() if line not in before.splitlines()]
+    assert len(different) == 6 and len(after.splitlines()) == len(before.splitlines())
+    files = load(WeightsLock, own_lock).models[NAME].files
+    assert {file.path for file in files if not file.is_known} == set()
+    assert files[0].sha256 == sha256(CONFIG).hexdigest()
+
+
+def test_record_refuses_what_differs(own_lock):
+    """A file that is not as recorded writes nothing at all."""
+    before = own_lock.read_bytes()
+    directory = hub.prepare(hub_plan(), fake_hub(whole()))
+    (directory / "config.json").write_bytes(b"{}")
+    with pytest.raises(BadInput, match="config.json: has 2 bytes, not 23"):
+        verifying.record(verified())
+    assert own_lock.read_bytes() == before
+
+
+def test_a_lock_of_another_form_is_not_guessed_at():
+    """An entry that is not there as we write it is an error with the line that is missed."""
+    with pytest.raises(BadInput, match=r'has no line with path = "a", size_bytes = "unknown"'):
+        verifying.recorded_text("[models.m]\nfiles = []\n", "m", (locked("a", b"abc"),))
+
+
+def test_the_commands_say_what_is_here(capsys):
+    """list and verify as people and programs read them; record of what is not here is an error."""
+    hub.prepare(hub_plan(), fake_hub(whole()))
+    capsys.readouterr()
+    assert cli.run(["weights", "verify", NAME]) == 0
+    assert f"{NAME}: verified" in capsys.readouterr().out
+    assert cli.run(["weights", "verify", NAME, "--json"]) == 0
+    (said,) = json.loads(capsys.readouterr().out)["models"]
+    assert said["verified"] and {file["state"] for file in said["files"]} == {"as recorded"}
+    assert cli.run(["weights", "list"]) == 0
+    assert "0 of 6" in capsys.readouterr().out
+    assert cli.run(["weights", "record", "smollm2-135m-instruct"]) == 2
+    assert cli.run(["weights", "verify", "smollm"]) == 2
+
+
 # ---- a local directory
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A mirror of two files with their sums."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    (folder / "config.json").write_bytes(CONFIG)
+    (folder / "model.safetensors").write_bytes(b"abc")
+    (folder / "SHA256SUMS").write_text(
+        "".join(f"{sha256(path.read_bytes()).hexdigest()}  ./{path.name}\n" for path in folder.iterdir())
+    )
+    return folder
+
+
+def test_a_mirror_is_what_its_sums_say(copied):
+    """Whole, it is taken; changed, incomplete, or with a file that nobody summed it is refused, all of it at once."""
+    mirror.check_sums(copied)
+    (copied / "config.json").write_bytes(b"{}")
+    (copied / "model.safetensors").unlink()
+    (copied / "tokenizer.json").write_bytes(b"{}")
+    with pytest.raises(BadInput) as caught:
+        mirror.check_sums(copied)
+    said = [problem.what for problem in caught.value.problems]
+    assert "has the SHA-256" in said[0] and said[1:] == [
+        "is not there, and SHA256SUMS names it",
+        "is not named in SHA256SUMS",
+    ]
+
+
+@pytest.mark.parametrize("line", ["abc  config.json", f"{'0' * 64}  config.json\n{'0' * 64}  config.json"])
+def test_sums_that_are_none_are_refused(copied, line):
+    """A line of another form, or a file that is summed twice."""
+    (copied / "SHA256SUMS").write_text(line)
+    with pytest.raises(BadInput, match=r"SHA256SUMS:\d: is no line of sha256sum"):
+        mirror.check_sums(copied)
 
 
 def test_a_local_directory_is_taken_as_it_is(tmp_path):

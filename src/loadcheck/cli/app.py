@@ -46,6 +46,7 @@ COMMANDS = (
     "train",
     "doctor",
     "fleet",
+    "weights",
     "manifest",
     "list",
 )

@@ -48,8 +48,9 @@ if TYPE_CHECKING:
 PREPARING = "preparing the weights"
 REFRESH_S = 0.5
 """Between two looks at the memory, on a terminal."""
-_COUNTED = re.compile(r"\|\s*(\d{1,6})/(\d{1,6}) \[")
-"""How far a bar of tqdm is (tqdm/std.py at 4.67: bar_format), as the capture of CUDA graphs and the loading of shards have one."""
+_COUNTED = re.compile(r"\|\s*(\d{1,6})/(\d{1,6}) \[| weights: ([\d.]{1,9} \w{1,3}) of ([\d.]{1,9} \w{1,3})")
+"""How far a bar of tqdm is (tqdm/std.py at 4.67: bar_format), as the capture of CUDA graphs and the loading of shards have one; and how
+many bytes of the weights have come or are made (weights/following.py, weights/synthetic.py)."""
 _BAR_CHARS = 4096
 SILENCE_S = 2.5
 """The longest that nothing is shown where there is no terminal: a CI job that hangs looks like one that works otherwise."""
@@ -137,7 +138,7 @@ class Progress:
         end = text.rfind("\n") + 1
         self._rest = text[end:][-65536:]
         if self._status and (bars := _COUNTED.findall(text[-_BAR_CHARS:])):
-            self._counted = " {} of {}".format(*bars[-1])
+            self._counted = " {} of {}".format(*filter(None, bars[-1]))
         if not any(anchor in text for anchor in _ANCHORS):
             return  # a flood of other lines must not hold up the load
         for line in text[:end].split("\n"):

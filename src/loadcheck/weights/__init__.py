@@ -8,6 +8,7 @@ from loadcheck.errors import BadInput, Problem
 from loadcheck.plan import LoadPlan
 from loadcheck.weights import hub, package, synthetic
 from loadcheck.weights.cache import check_usable, weights_dir
+from loadcheck.weights.mirror import check_sums
 from loadcheck.weights.opened import unsafe
 
 
@@ -52,7 +53,9 @@ def prepare(plan: LoadPlan) -> Path:
     if source == "synthetic":
         return synthetic.prepare(plan, weights_dir())
     refuse_unsafe(plan)  # again: it may have changed since the load was prepared
-    return local(plan.profile.model)
+    directory = local(plan.profile.model)
+    check_sums(directory)
+    return directory
 
 
 def unsafe_local(plan: LoadPlan) -> tuple[Problem, ...]:

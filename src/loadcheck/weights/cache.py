@@ -18,6 +18,8 @@ from loadcheck.units import show_bytes
 from loadcheck.weights.lock import LockedFile, hash_file, hash_files, to_json
 
 MANIFEST = "manifest.json"
+RECORD = "recorded.json"
+"""Beside a folder of the hub's weights: what was seen at the first download, and is checked ever after."""
 REMEDY = "set LOADCHECK_CACHE to a folder that can be written to and has space"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +15,17 @@ from loadcheck.errors import BadInput, LoadcheckError, Problem, UnsupportedMachi
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.model import Checkpoint
 from loadcheck.specs.shape import Quantization
-from loadcheck.weights.cache import build_once, weights_dir
+from loadcheck.weights.cache import RECORD, build_once, weights_dir
+from loadcheck.weights.following import following
+from loadcheck.weights.listing import ListedFile, list_commit
 from loadcheck.weights.lock import LockedFile, hash_files, load_weights_lock, to_json
 
 PATTERNS = ("*.json", "*.safetensors", "tokenizer*")
+RETRY_WAITS_S = (1.0, 5.0, 20.0, 60.0, None)
+"""After each try of a download whose connection broke; the last one gives up."""
 
-Snapshot = Callable[[Checkpoint, Path], None]
+Snapshot = Callable[[Checkpoint, Path], tuple[ListedFile, ...]]
+"""Fetches a checkpoint into a folder, and gives what the hub lists of its commit."""
 
 
 def prepare(plan: LoadPlan, snapshot: Snapshot | None = None) -> Path:
@@ -32,9 +38,9 @@ def prepare(plan: LoadPlan, snapshot: Snapshot | None = None) -> Path:
     folder = weights_dir() / revision[:12]
 
     def build(directory: Path) -> None:
-        (snapshot or download)(checkpoint, directory)
+        listed = (snapshot or download)(checkpoint, directory)
         shutil.rmtree(directory / ".cache", ignore_errors=True)  # the downloader's notes
-        check(directory, checkpoint, folder / "recorded.json")
+        check(directory, checkpoint, listed, folder / RECORD)
 
     return build_once(
         folder / directory_name(checkpoint, plan.quantization), build, _known_bytes(checkpoint), keep_partial=True
@@ -68,8 +74,8 @@ def _known_bytes(checkpoint: Checkpoint) -> int:
     return sum(file.size_bytes for file in locked_files(checkpoint) if file.size_bytes != "unknown")
 
 
-def check(directory: Path, checkpoint: Checkpoint, record: Path) -> None:
-    """Compare every file with the lock, and where the lock does not know it with `record`, which gets what is new.
+def check(directory: Path, checkpoint: Checkpoint, listed: tuple[ListedFile, ...], record: Path) -> None:
+    """Compare every file with the commit's own listing, with the lock, and where the lock does not know it with `record`, which gets what is new.
 
     A file that differs is removed, so that the next try fetches it again. BadInput with every problem at once.
     """
@@ -78,10 +84,14 @@ def check(directory: Path, checkpoint: Checkpoint, record: Path) -> None:
     expected = {file.path: file for file in recorded} | {
         file.path: file for file in locked_files(checkpoint) if file.is_known
     }
-    wanted = {file.path for file in locked_files(checkpoint)} | {"config.json"}
-    problems = [Problem(f"{checkpoint.repo}/{path}", "is not there", "download again") for path in wanted - set(found)]
-    for path in sorted(set(expected) & set(found)):
-        if (difference := expected[path].difference(found[path])) is not None:
+    of_commit = {file.path: file for file in listed}
+    wanted = of_commit.keys() | {file.path for file in locked_files(checkpoint)} | {"config.json"}
+    problems = [
+        Problem(f"{checkpoint.repo}/{path}", "is not there", "download again") for path in sorted(wanted - found.keys())
+    ]
+    for path, file in found.items():
+        difference = _difference(directory, file, of_commit.get(path), expected.get(path))
+        if difference is not None:
             (directory / path).unlink()
             problems.append(Problem(f"{checkpoint.repo}/{path}", difference, "download again"))
     if problems:
@@ -89,30 +99,59 @@ def check(directory: Path, checkpoint: Checkpoint, record: Path) -> None:
     _record({path: file for path, file in found.items() if path not in expected}, recorded, record)
 
 
+def _difference(root: Path, file: LockedFile, listed: ListedFile | None, expected: LockedFile | None) -> str | None:
+    if listed is None:
+        return "is not in the commit's listing"
+    return (None if expected is None else expected.difference(file)) or listed.difference(root, file)
+
+
 def _record(new: dict[str, LockedFile], recorded: tuple[LockedFile, ...], record: Path) -> None:
     """Add the hashes of the files that were seen for the first time, and say so."""
     if new:
         record.write_bytes(to_json((*recorded, *new.values())))
         print(
-            f"{len(new)} files were not in env/weights.lock yet: their sizes and hashes are now in {record}, "
-            "are checked from now on, and may be committed to the lock",
+            f"{len(new)} files were not in env/weights.lock yet: they are those that the commit lists; their sizes and hashes are now in "
+            f"{record}, are checked from now on, and may be committed to the lock (loadcheck weights record)",
             file=sys.stderr,
         )
 
 
-def download(checkpoint: Checkpoint, directory: Path) -> None:
-    """Fetch the checkpoint into `directory`; the token, if one is needed, is taken from HF_TOKEN and never shown."""
+def download(checkpoint: Checkpoint, directory: Path) -> tuple[ListedFile, ...]:
+    """Fetch the checkpoint into `directory`, several files at once, and go on where an earlier try was cut off; returns the commit's listing.
+
+    The token, if one is needed, is taken from HF_TOKEN and never shown.
+    """
     # Read once, at the import. hf_transfer neither resumes nor says what went wrong.
     os.environ["HF_HUB_ENABLE_HF_TRANSFER"] = "0"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    from huggingface_hub import snapshot_download
-
     try:
-        snapshot_download(
-            checkpoint.repo, revision=checkpoint.revision, local_dir=directory, allow_patterns=list(PATTERNS)
-        )
+        listed = list_commit(checkpoint, PATTERNS)
+        with following(directory, sum(file.size_bytes for file in listed)):
+            _fetch(checkpoint, directory)
     except Exception as error:
         raise explained(checkpoint, error) from error
+    return listed
+
+
+def _fetch(checkpoint: Checkpoint, directory: Path) -> None:
+    """A connection that breaks is taken up again where it was; the client itself gives up (seen at 0.28.1, tests/integration/test_hub_download.py)."""
+    from huggingface_hub import snapshot_download
+    from requests import ConnectionError as NoConnection
+    from requests import Timeout
+    from requests.exceptions import ChunkedEncodingError
+
+    for wait_s in RETRY_WAITS_S:
+        try:
+            snapshot_download(
+                checkpoint.repo, revision=checkpoint.revision, local_dir=directory, allow_patterns=list(PATTERNS)
+            )
+        except (NoConnection, ChunkedEncodingError, Timeout):
+            if wait_s is None:
+                raise
+            print(f"the connection broke; going on in {wait_s:.0f} s", file=sys.stderr, flush=True)
+            time.sleep(wait_s)
+        else:
+            return
 
 
 def explained(checkpoint: Checkpoint, error: Exception) -> Exception:

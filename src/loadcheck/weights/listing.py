@@ -1,0 +1,64 @@
+"""What a commit on the hub says of its own files: git's hash of each, and the SHA-256 of those that are kept in LFS.
+
+With it the first download is no leap of faith: whoever has the commit's id, which env/models pins, need not trust a cache or a mirror
+on the way to hand out the files that the commit names.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from hashlib import sha1
+from pathlib import Path
+
+from loadcheck.specs.files import Spec
+from loadcheck.specs.model import Checkpoint
+from loadcheck.weights.lock import CHUNK_BYTES, LockedFile
+
+
+class ListedFile(Spec, frozen=True, kw_only=True):
+    """One file of a commit.
+
+    Args:
+        blob_id: git's hash of it (SHA-1); of a file in LFS that of the pointer, which nobody downloads.
+        sha256: of a file in LFS; None for a small one.
+    """
+
+    path: str
+    size_bytes: int
+    blob_id: str
+    sha256: str | None = None
+
+    def difference(self, root: Path, found: LockedFile) -> str | None:
+        """What of the file below `root`, whose size and SHA-256 are `found`, is not as the commit has it; None where nothing is."""
+        if found.size_bytes != self.size_bytes:
+            return f"has {found.size_bytes} bytes, and the commit's own has {self.size_bytes}"
+        if self.sha256 is not None:
+            same = found.sha256 == self.sha256
+            return None if same else f"has the SHA-256 {found.sha256}, and the commit's own {self.sha256}"
+        blob_id = git_blob_id(root / self.path)
+        return None if blob_id == self.blob_id else f"is git's blob {blob_id}, and the commit's own {self.blob_id}"
+
+
+def git_blob_id(path: Path) -> str:
+    """Git's name of a file by its content: the SHA-1 of "blob", its length and its bytes (git-hash-object(1))."""
+    digest = sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def list_commit(checkpoint: Checkpoint, patterns: tuple[str, ...]) -> tuple[ListedFile, ...]:
+    """The files of a checkpoint's pinned commit that match one of `patterns`, as the hub lists them (HF_ENDPOINT).
+
+    What the hub's client raises is raised: see `hub.explained`.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    tree = HfApi().list_repo_tree(checkpoint.repo, recursive=True, revision=checkpoint.revision)
+    return tuple(
+        ListedFile(path=one.path, size_bytes=one.size, blob_id=one.blob_id, sha256=one.lfs.sha256 if one.lfs else None)
+        for one in tree
+        if isinstance(one, RepoFile) and any(fnmatch(one.path, pattern) for pattern in patterns)
+    )

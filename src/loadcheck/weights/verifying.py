@@ -1,0 +1,171 @@
+"""`loadcheck weights`: the files of every locked model as they are on this machine, held against env/weights.lock, and written into it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem, suggestion
+from loadcheck.specs.files import env_dir, read_toml, validate
+from loadcheck.weights.cache import MANIFEST, RECORD, weights_dir
+from loadcheck.weights.lock import LockedFile, LockedModel, WeightsLock, hash_file, load_weights_lock
+from loadcheck.weights.mirror import SUMS
+
+State = Literal["as locked", "as recorded", "unknown", "differs", "missing", "not locked"]
+PASSING: tuple[State, ...] = ("as locked", "as recorded")
+LOCK = "env/weights.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedFile:
+    """One file, and how it compares.
+
+    Args:
+        state: "as recorded" is of the first download here, which was checked against the commit's own listing; "unknown" was never seen.
+        found: the file as it is on disk; None where it is missing.
+        why: what differs; empty where nothing does.
+    """
+
+    path: str
+    state: State
+    found: LockedFile | None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedModel:
+    """A locked model on this machine; `folder` is None, and there are no files, where it is not here."""
+
+    name: str
+    locked: LockedModel
+    folder: Path | None
+    files: tuple[CheckedFile, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 where every file was compared with a hash and is equal; what was not compared is no pass."""
+        passed = bool(self.files) and all(file.state in PASSING for file in self.files)
+        return EXIT_PASS if passed else EXIT_FAIL
+
+
+def locked_models(name: str | None) -> dict[str, LockedModel]:
+    """All models of the lock, or the one of that name; BadInput where there is none."""
+    models = load_weights_lock().models
+    if name is None:
+        return models
+    if name not in models:
+        raise BadInput(Problem(LOCK, f"has no model {name!r}", suggestion(name, models), "models"))
+    return {name: models[name]}
+
+
+def folder_of(model: LockedModel) -> Path | None:
+    """Where the model's locked files lie on this machine: the hub's in the cache, a package's where it is installed; None for neither."""
+    if model.package is not None:
+        try:
+            return Path(str(distribution(model.package).locate_file("")))
+        except PackageNotFoundError:
+            return None
+    if model.revision is None:
+        return None
+    configs = (weights_dir() / model.revision[:12]).glob("[!.]*/config.json")
+    return next((config.parent for config in sorted(configs)), None)
+
+
+def verify(name: str, model: LockedModel, folder: Path | None = None) -> CheckedModel:
+    """Hash every file of the model, in `folder` or where it is kept, and compare. About 1 s per GB.
+
+    What lies in a folder of the hub's weights beside the locked files is "not locked".
+    """
+    root = folder or folder_of(model)
+    if root is None:
+        return CheckedModel(name, model, None)
+    recorded = {} if model.package else _recorded(root)
+    locked = {file.path: file for file in model.files}
+    beside = () if model.package else _beside(root)
+    files = (_checked(root, path, locked.get(path), recorded.get(path)) for path in dict.fromkeys((*locked, *beside)))
+    return CheckedModel(name, model, root, tuple(files))
+
+
+def _checked(root: Path, path: str, locked: LockedFile | None, recorded: LockedFile | None) -> CheckedFile:
+    if not (root / path).is_file():
+        return CheckedFile(path, "missing", None, "is not there")
+    found, in_lock = hash_file(root, root / path), locked is not None and locked.is_known
+    known = locked if in_lock else recorded
+    if known is None:
+        state: State = "not locked" if locked is None else "unknown"
+        return CheckedFile(
+            path, state, found, f"{LOCK} does not {'name it' if locked is None else 'know its hash yet'}"
+        )
+    why = known.difference(found)
+    state = "differs" if why else "as locked" if in_lock else "as recorded"
+    return CheckedFile(path, state, found, why or "")
+
+
+def _recorded(root: Path) -> dict[str, LockedFile]:
+    """What the first download into this folder was; nothing where there was none, or its record is not readable."""
+    try:
+        files = msgspec.json.decode((root.parent / RECORD).read_bytes(), type=tuple[LockedFile, ...])
+    except (OSError, msgspec.DecodeError):
+        return {}
+    return {file.path: file for file in files}
+
+
+def _beside(root: Path) -> Iterator[str]:
+    """What an engine could read: every file but hidden ones and our own notes."""
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if path.is_file() and not hidden and name.as_posix() not in (MANIFEST, SUMS):
+            yield name.as_posix()
+
+
+def record(checked: CheckedModel) -> tuple[LockedFile, ...]:
+    """Write the hashes that the lock does not know yet into it, from files that were just verified; returns those.
+
+    BadInput where a file is missing or differs, so that nothing known is ever written over, and where the lock cannot be written.
+    """
+    bad = [file for file in checked.files if file.state in ("missing", "differs")]
+    if bad:
+        where = str(checked.folder)
+        raise BadInput(Problem(f"{where}/{file.path}", file.why, "download it again, then record it") for file in bad)
+    unknown = {file.path for file in checked.locked.files if not file.is_known}
+    new = tuple(file.found for file in checked.files if file.found is not None and file.path in unknown)
+    if new:
+        _write(checked.name, new)
+    return new
+
+
+def _write(name: str, new: tuple[LockedFile, ...]) -> None:
+    path = env_dir() / "weights.lock"
+    try:
+        text = recorded_text(path.read_text(encoding="utf-8"), name, new)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        remedy = "run it in a checkout of your own, where env/ can be written to"
+        raise BadInput(Problem(str(path), f"cannot be written ({error.strerror})", remedy)) from None
+    load_weights_lock.cache_clear()
+    validate(WeightsLock, read_toml(path), str(path))
+
+
+def recorded_text(text: str, name: str, new: tuple[LockedFile, ...]) -> str:
+    """The lock's text with the unknown entries of one model filled in; every other byte, comments too, stays. BadInput where one is not found."""
+    head = re.search(rf'^\[models\."?{re.escape(name)}"?\]$', text, re.MULTILINE)
+    begin = head.end() if head else len(text)
+    following = re.compile(r"^\[", re.MULTILINE).search(text, begin)
+    end = following.start() if following else len(text)
+    section, problems = text[begin:end], []
+    for file in new:
+        entry = f'path = "{file.path}", size_bytes = '
+        unknown, known = f'{entry}"unknown", sha256 = "unknown"', f'{entry}{file.size_bytes}, sha256 = "{file.sha256}"'
+        if section.count(unknown) != 1:
+            problems.append(Problem(LOCK, f"has no line with {unknown}", "write it by hand", f"models.{name}.files"))
+        section = section.replace(unknown, known)
+    if problems:
+        raise BadInput(problems)
+    return text[:begin] + section + text[end:]
