@@ -4,9 +4,12 @@ import json
 import shutil
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime, timedelta, timezone
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -222,6 +225,22 @@ def test_many_nodes_are_judged_by_several_processes(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("loadcheck.fleet.gather.ALONE", 2)
     one, two = (gather_folder(tmp_path, jobs=jobs).to_json() for jobs in (1, 2))
     assert one == two and one["counts"] == {"pass": 6}
+
+
+def test_a_judging_process_that_is_killed_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Exit code 3, and what to do: half a fleet is none."""
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, jobs: int, *_: object) -> None:
+            super().__init__(jobs)
+
+        def map(self, *_: Any, **__: Any) -> Any:
+            raise BrokenProcessPool
+
+    fleet(tmp_path, 2)
+    monkeypatch.setattr("loadcheck.fleet.gather.ALONE", 1)
+    monkeypatch.setattr("loadcheck.fleet.gather.ProcessPoolExecutor", Pool)
+    assert cli.run(["fleet", "gather", str(tmp_path), "--jobs", "2"]) == 3
 
 
 def test_without_a_plan_nodes_are_compared_with_each_other(tmp_path: Path):

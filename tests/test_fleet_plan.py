@@ -194,8 +194,8 @@ def test_skypilot_gets_a_task_for_each_card():
     files = engine_of(plan).files(plan)
     task = yaml.safe_load(files["a100-40gb.yaml"])
     assert task["resources"] == {"accelerators": "A100:1", "disk_size": 100} and task["num_nodes"] == 1
-    assert task["file_mounts"] == {"/results": {"source": "s3://mine", "mode": "MOUNT"}}
-    assert task["envs"]["LOADCHECK_IMAGE"] == IMAGE and '"$LOADCHECK_IMAGE" fleet node /results/fleet ' in task["run"]
+    assert task["file_mounts"] == {"/bucket": {"source": "s3://mine", "mode": "MOUNT"}}
+    assert task["envs"]["LOADCHECK_IMAGE"] == IMAGE and '"$LOADCHECK_IMAGE" fleet node /var/tmp/fleet ' in task["run"]
     assert "LOADCHECK_NODE=a100-40gb-${SKYPILOT_NODE_RANK:-0}" in task["run"] and "|| echo" in task["run"]
     assert all("--down" in command for command in engine_of(plan).start(plan))
     plan = plan_for("skypilot", skypilot={"runtime": "image", "infra": "runpod", "use_spot": True})
@@ -225,6 +225,24 @@ def test_engines_names_of_cards():
     """Those of SkyPilot's catalog, and what Ray makes of a device name."""
     assert {card: accelerator(card, Skypilot()) for card in SKYPILOTS} == SKYPILOTS
     assert {name: accelerator_type(name) for name in RAYS} == RAYS
+
+
+def test_what_skypilot_runs_copies_a_run_into_the_bucket(tmp_path: Path):
+    """Once it is sealed, below the folder of the results; a load that fails does not fail the machine."""
+    plan = plan_for("skypilot", skypilot={"runtime": "image"})
+    script = yaml.safe_load(engine_of(plan).files(plan)["t4.yaml"])["run"]
+    for place in ("/var/tmp/fleet", "/bucket"):
+        script = script.replace(place, str(tmp_path) + place)
+    tool = tmp_path / "bin" / "loadcheck"
+    tool.parent.mkdir()
+    tool.write_text(
+        '#!/bin/sh\nmkdir -p "$3/$LOADCHECK_NODE/1" && echo "$@" >"$3/$LOADCHECK_NODE/1/load.log"; exit 3\n'
+    )
+    tool.chmod(0o755)
+    own = {"PATH": f"{tool.parent}:{os.environ['PATH']}", "SKYPILOT_NODE_RANK": "2"}
+    ran = subprocess.run(["bash", "-c", script], env={**os.environ, **own}, capture_output=True, text=True, check=True)
+    assert "loadcheck: exit code 3" in ran.stdout
+    assert (tmp_path / "bucket/fleet/t4-2/1/load.log").read_text().startswith("fleet node ")
 
 
 @pytest.mark.parametrize("changes", [{"results": "results"}, {"nodes": [{"card": "T4", "hosts": ["a"]}]}])

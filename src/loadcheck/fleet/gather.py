@@ -6,13 +6,14 @@ import os
 import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
-from loadcheck.errors import BadInput, Problem
+from loadcheck.errors import BadInput, Problem, UnsupportedMachine
 from loadcheck.fleet.claims import Against
 from loadcheck.fleet.finding import Kind, NodeFinding
 from loadcheck.fleet.folders import run_folders
@@ -37,9 +38,15 @@ def examined(root: Path, folders: Iterable[str], against: Against, jobs: int | N
         return
     with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (root, against)) as pool:
         batch = first
-        while batch:
-            yield from pool.map(_examine, batch, chunksize=CHUNK)
-            batch = list(islice(rest, BATCH))
+        try:
+            while batch:
+                yield from pool.map(_examine, batch, chunksize=CHUNK)
+                batch = list(islice(rest, BATCH))
+        except BrokenProcessPool:
+            what = "a process that judges was killed, most often for want of memory"
+            raise UnsupportedMachine(Problem("gather", what, "take fewer at once", "--jobs")) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 _of_worker: dict[str, tuple[Path, Against]] = {}

@@ -16,17 +16,22 @@ from loadcheck.specs.files import validate
 ACCELERATORS = {"V100-16GB": "V100", "A100-40GB": "A100", "RTX3090Ti": "RTX3090-Ti", "RTX6000Ada": "RTX6000-Ada"}
 """SkyPilot's names that are not ours (sky/utils/gpu_names.py and sky/catalog of 0.14.1: A100 is the one of 40 GB, V100 that of 16)."""
 IDLE_MINUTES = 5
-RESULTS = "/results"
+RESULTS, BUCKET = "/var/tmp/fleet", "/bucket"  # noqa: S108: of a machine of its own
 SCHEMES = ("s3://", "gs://", "r2://", "cos://", "nebius://", "https://")
 
+# A bucket that is mounted takes whole new files, and not everything that a disk takes: a run is copied into it once it is sealed.
+# A machine that fails ends the others of its task, so what a load comes to is printed, and left to gather.
 HEAD = """\
-# A machine that fails ends the others of its task, so what a load comes to is left to gather.
 export LOADCHECK_NODE={unit}-${{SKYPILOT_NODE_RANK:-0}}
+mkdir -p {results}
 """
-IN_IMAGE = HEAD + '{command} || echo "loadcheck: exit code $?"\n'
-IN_DOCKER = (
-    HEAD
-    + """\
+TAIL = """\
+mkdir -p {bucket} && cp -r --no-preserve=mode {results}/. {bucket}/
+"""
+IN_IMAGE = """\
+loadcheck {command} || echo "loadcheck: exit code $?"
+"""
+IN_DOCKER = """\
 if [ -n "$HF_TOKEN" ]; then
   HF_TOKEN_FILE=$(mktemp) && printf '%s' "$HF_TOKEN" >"$HF_TOKEN_FILE"
 fi
@@ -36,7 +41,6 @@ sudo docker run --rm {gpus}--ipc host --user "$(id -u):$(id -g)" --read-only --c
   --env LOADCHECK_NODE="$LOADCHECK_NODE" --env LOADCHECK_IMAGE="$LOADCHECK_IMAGE" \\
   "$LOADCHECK_IMAGE" {command} || echo "loadcheck: exit code $?"
 """
-)
 
 
 def files(plan: FleetPlan) -> Files:
@@ -77,10 +81,12 @@ def accelerator(card: str, options: Skypilot) -> str:
 def _task(plan: FleetPlan, options: Skypilot, unit: str, nodes: Sequence[PlannedNode]) -> dict[str, Any]:
     card, in_docker = nodes[0].card, options.runtime == "docker"
     bucket, folder = _bucket(plan.results)
-    command = node_command(plan, f"{RESULTS}/{folder}".rstrip("/"))
-    words = shlex.join(command if in_docker else ["loadcheck", *command])
-    script = (IN_DOCKER if in_docker else IN_IMAGE).format(
-        unit=unit, command=words, results=RESULTS, gpus="" if card == CPU else "--gpus all "
+    script = (HEAD + (IN_DOCKER if in_docker else IN_IMAGE) + TAIL).format(
+        unit=unit,
+        command=shlex.join(node_command(plan, RESULTS)),
+        results=RESULTS,
+        bucket=f"{BUCKET}/{folder}".rstrip("/"),
+        gpus="" if card == CPU else "--gpus all ",
     )
     resources = {
         **({"infra": options.infra} if options.infra else {}),
@@ -94,7 +100,7 @@ def _task(plan: FleetPlan, options: Skypilot, unit: str, nodes: Sequence[Planned
         "num_nodes": len(nodes),
         "resources": resources,
         "envs": {"LOADCHECK_IMAGE": plan.image, "HF_TOKEN": ""},
-        "file_mounts": {RESULTS: {"source": bucket, "mode": "MOUNT"}},
+        "file_mounts": {BUCKET: {"source": bucket, "mode": "MOUNT"}},
         "run": script,
     }
 
