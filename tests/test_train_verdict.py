@@ -189,11 +189,22 @@ def test_the_allocated_peak_is_held_to_the_byte_where_rows_are_even(
 
 
 @pytest.mark.parametrize(
-    ("share", "passes"), [(1.0, True), (1.009, True), (1.011, False), (0.975, True), (0.96, False)]
+    ("even", "share", "passes"),
+    [
+        (True, 1.009, True),
+        (True, 1.011, False),
+        (True, 0.991, True),
+        (True, 0.989, False),
+        (False, 0.975, True),
+        (False, 0.96, False),
+    ],
 )
-def test_the_card_s_peak_has_a_band(share: float, passes: bool, folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """No more than 1 % above the prediction."""
+def test_the_card_s_peak_has_a_band(
+    even: bool, share: float, passes: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Within 1 % of the prediction; where rows differ the largest batch may be smaller."""
     predicted = 7_000_000_000
+    _with_event(folder, "train_rows", **({"num_shortest_tokens": 70} if even else {}))
     monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: Peaks(device_bytes=predicted))
     _with_steps(folder, lambda number, step: step.update(device_used_bytes=int(share * predicted)))
     assert (_failed(folder) == set()) == passes

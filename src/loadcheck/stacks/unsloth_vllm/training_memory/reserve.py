@@ -1,8 +1,8 @@
 """What torch's allocator reserves of the card for what it hands out: the gaps between blocks come on top.
 
 torch 2.5.1, c10/cuda/CUDACachingAllocator.cpp with expandable segments, which unsloth asks for (unsloth/__init__.py:49-51): two pools,
-each one range of addresses that grows by whole pages at its end; a request takes the smallest free block that holds it
-(get_free_block), the rest of that block stays free, and neighbours that are free become one (try_merge_blocks).
+each one range of addresses that gets memory by whole pages; a request takes the smallest free block that holds it (get_free_block), the rest
+of that block stays free, and neighbours that are free become one (try_merge_blocks).
 """
 
 from __future__ import annotations
@@ -18,16 +18,26 @@ SMALL_BYTES = MIB
 SMALL_PAGE_BYTES = 2 * MIB
 LARGE_PAGE_BYTES = 20 * MIB
 """By so many bytes an expandable segment grows (kSmallBuffer, kLargeBuffer)."""
+ADDRESS_SPACE_BYTES = 1 << 50
+"""Addresses of a segment: more than any card has memory."""
 
 
 class _Block:
-    """A range of addresses, in use or free, between its neighbours."""
+    """A range of addresses between its neighbours: in use, free, or free without memory behind it."""
 
-    __slots__ = ("address", "before", "behind", "free", "num_bytes")
+    __slots__ = ("address", "before", "behind", "free", "mapped", "num_bytes")
 
-    def __init__(self, address: int, num_bytes: int, before: _Block | None, behind: _Block | None) -> None:
-        self.address, self.num_bytes, self.free = address, num_bytes, True
+    def __init__(
+        self, address: int, num_bytes: int, before: _Block | None, behind: _Block | None, mapped: bool = True
+    ) -> None:
+        self.address, self.num_bytes, self.free, self.mapped = address, num_bytes, True, mapped
         self.before, self.behind = before, behind
+
+    @property
+    def could_be_bytes(self) -> int:
+        """Its size with the addresses behind it that have no memory yet."""
+        behind = self.behind
+        return self.num_bytes + (behind.num_bytes if behind is not None and not behind.mapped else 0)
 
 
 class _Pool:
@@ -36,84 +46,96 @@ class _Pool:
     def __init__(self, page_bytes: int) -> None:
         self._page_bytes = page_bytes
         self.reserved_bytes = 0
-        self._last: _Block | None = None
         self._free: list[tuple[int, int]] = []
+        """(bytes, address) of the free blocks that are mapped, in order."""
         self._by_address: dict[int, _Block] = {}
+        self._unmapped = [_Block(0, ADDRESS_SPACE_BYTES, None, None, mapped=False)]
+        """In the order of their addresses."""
 
     def take(self, num_bytes: int) -> _Block:
         """A block of exactly so many bytes, as all sizes are multiples of the smallest block."""
-        index = bisect_left(self._free, (num_bytes, -1))
-        block = self._by_address[self._free[index][1]] if index < len(self._free) else self._grow(num_bytes)
+        block = self._smallest(num_bytes) or self._grown(num_bytes)
         self._remove(block)
         if block.num_bytes > num_bytes:
-            self._split(block, num_bytes)
+            self._insert(_split(block, num_bytes))
         block.free = False
         return block
+
+    def _smallest(self, num_bytes: int) -> _Block | None:
+        """The smallest free block that holds it; one that could still grow is left for what is larger (get_free_block)."""
+        index = bisect_left(self._free, (num_bytes, -1))
+        if index == len(self._free):
+            return None
+        block = self._by_address[self._free[index][1]]
+        for _, address in self._free[index + 1 :]:
+            larger = self._by_address[address]
+            if larger.could_be_bytes >= block.could_be_bytes:
+                break
+            block = larger
+        return block
+
+    def _grown(self, num_bytes: int) -> _Block:
+        """Map the lowest addresses that are wide enough, from a free block before them on (try_allocate_expandable_block)."""
+        block = next(found for each in self._unmapped if (found := _first_of(each, num_bytes)) is not None)
+        if not block.mapped:
+            block = self._map(block, min(block.num_bytes, num_bytes))
+        while block.num_bytes < num_bytes:
+            assert block.behind is not None
+            block = self._map(block.behind, min(num_bytes - block.num_bytes, block.behind.num_bytes))
+        return block
+
+    def _map(self, block: _Block, num_bytes: int) -> _Block:
+        """Give the first whole pages of a block memory; the free block that they make with their neighbours."""
+        pages = round_up(num_bytes, self._page_bytes)
+        self._unmapped.remove(block)
+        if block.num_bytes > pages:
+            insort(self._unmapped, _split(block, pages), key=lambda each: each.address)
+        block.mapped = True
+        self.reserved_bytes += block.num_bytes
+        return self._join_free(block)
 
     def give(self, block: _Block) -> None:
         """Free a block, and make one of it and its free neighbours."""
         block.free = True
-        if block.before is not None and block.before.free:
-            self._remove(block.before)
-            block = self._join(block.before, block)
-        if block.behind is not None and block.behind.free:
-            self._remove(block.behind)
-            self._join(block, block.behind)
-        self._insert(block)
+        self._join_free(block)
 
-    def trim(self) -> None:
-        """empty_cache: unmap whole pages that are free at the end. Such pages further in are not looked for."""
-        last = self._last
-        if last is None or not last.free:
-            return
-        spare = last.num_bytes - (round_up(last.address, self._page_bytes) - last.address)
-        if spare <= 0:
-            return
-        self._remove(last)
-        last.num_bytes -= spare
-        self.reserved_bytes -= spare
-        if last.num_bytes:
-            self._insert(last)
-            return
-        self._last = last.before
-        if self._last is not None:
-            self._last.behind = None
-
-    def _grow(self, num_bytes: int) -> _Block:
-        """Map whole pages behind the last block; where that is free, no more than it lacks."""
-        last = self._last
-        have = last.num_bytes if last is not None and last.free else 0
-        more = round_up(num_bytes - have, self._page_bytes)
-        self.reserved_bytes += more
-        if last is not None and last.free:
-            self._remove(last)
-            last.num_bytes += more
-            self._insert(last)
-            return last
-        block = _Block(0 if last is None else last.address + last.num_bytes, more, last, None)
-        if last is not None:
-            last.behind = block
-        self._last = block
+    def _join_free(self, block: _Block) -> _Block:
+        before, behind = block.before, block.behind
+        if before is not None and before.free and before.mapped:
+            self._remove(before)
+            block = _join(before, block)
+        if behind is not None and behind.free and behind.mapped:
+            self._remove(behind)
+            block = _join(block, behind)
         self._insert(block)
         return block
 
-    def _split(self, block: _Block, num_bytes: int) -> None:
-        rest = _Block(block.address + num_bytes, block.num_bytes - num_bytes, block, block.behind)
-        if block.behind is not None:
-            block.behind.before = rest
-        else:
-            self._last = rest
-        block.behind, block.num_bytes = rest, num_bytes
-        self._insert(rest)
+    def trim(self) -> None:
+        """empty_cache: take the memory from every whole page that is free (unmap_block)."""
+        for _, address in list(self._free):
+            block = self._by_address[address]
+            start = round_up(block.address, self._page_bytes)
+            end = (block.address + block.num_bytes) // self._page_bytes * self._page_bytes
+            if end > start:
+                self._unmap(block, start, end)
 
-    def _join(self, first: _Block, second: _Block) -> _Block:
-        first.num_bytes += second.num_bytes
-        first.behind = second.behind
-        if second.behind is not None:
-            second.behind.before = first
-        else:
-            self._last = first
-        return first
+    def _unmap(self, block: _Block, start: int, end: int) -> None:
+        self._remove(block)
+        if end < block.address + block.num_bytes:
+            self._insert(_split(block, end - block.address))
+        if start > block.address:
+            head, block = block, _split(block, start - block.address)
+            self._insert(head)
+        block.mapped = False
+        self.reserved_bytes -= block.num_bytes
+        before, behind = block.before, block.behind
+        if before is not None and not before.mapped:
+            self._unmapped.remove(before)
+            block = _join(before, block)
+        if behind is not None and not behind.mapped:
+            self._unmapped.remove(behind)
+            block = _join(block, behind)
+        insort(self._unmapped, block, key=lambda each: each.address)
 
     def _insert(self, block: _Block) -> None:
         insort(self._free, (block.num_bytes, block.address))
@@ -122,6 +144,34 @@ class _Pool:
     def _remove(self, block: _Block) -> None:
         del self._free[bisect_left(self._free, (block.num_bytes, block.address))]
         del self._by_address[block.address]
+
+
+def _split(block: _Block, num_bytes: int) -> _Block:
+    """Shorten a block to so many bytes; the rest of it, free."""
+    rest = _Block(block.address + num_bytes, block.num_bytes - num_bytes, block, block.behind, block.mapped)
+    if block.behind is not None:
+        block.behind.before = rest
+    block.behind, block.num_bytes = rest, num_bytes
+    return rest
+
+
+def _join(first: _Block, second: _Block) -> _Block:
+    first.num_bytes += second.num_bytes
+    first.behind = second.behind
+    if second.behind is not None:
+        second.behind.before = first
+    return first
+
+
+def _first_of(unmapped: _Block, num_bytes: int) -> _Block | None:
+    """Where free addresses that hold so many bytes begin, with these and the free block before them; None where they are too few."""
+    before = unmapped.before
+    first = before if before is not None and before.free else unmapped
+    found = 0
+    block: _Block | None = first
+    while found < num_bytes and block is not None and block.free:
+        found, block = found + block.num_bytes, block.behind
+    return first if found >= num_bytes else None
 
 
 def reserved_peaks(loaded: Sequence[int], events: Sequence[Event], emptied_at: int) -> tuple[int, int]:
