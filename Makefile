@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 # What the user gives is text, such as a run folder's name: make must not expand it, nor a shell run it. Here each variable is fixed as
 # it was written; recipes name it as "$$RUN", which the shell takes from the environment and never evaluates.
-GIVEN := ENGINE RUNTIME PROFILE GPU GPUS DATA RUN LOG ARGS BASE CA APT_SOURCES REGISTRY IMAGE TAG DIGEST TLS_VERIFY CHUNK_MB RELEASE
+GIVEN := ENGINE RUNTIME PROFILE GPU GPUS DATA RUN LOG ARGS BASE CA APT_SOURCES REGISTRY IMAGE TAG DIGEST TLS_VERIFY CHUNK_MB RELEASE AUDIT_DB
 GIVEN += $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 $(foreach name,$(sort $(GIVEN)),$(if $(filter-out undefined,$(origin $(name))),$(eval override $(name) := $$(value $(name)))))
 
@@ -177,8 +177,12 @@ image-size: .venv/dev/.complete build/image/oci/index.json ## the size of each l
 	@$(DEV)/python scripts/image/layout.py size build/image/oci
 
 .PHONY: sbom
-sbom: .venv/dev/.complete build/image/oci/index.json ## list its packages (CycloneDX) and their licences
+sbom: .venv/dev/.complete build/image/oci/index.json ## list its packages (CycloneDX), licences, holes (OpenVEX)
 	@scripts/image/sbom
+
+.PHONY: audit
+audit: .venv/dev/.complete ## locked packages with known holes, by your database (AUDIT_DB=)
+	@$(DEV)/python scripts/image/audit.py "$${AUDIT_DB:-}"
 
 .PHONY: push
 push: build/image/oci/index.json ## push it, digest unchanged (REGISTRY=)

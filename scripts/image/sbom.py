@@ -1,6 +1,6 @@
 """The image's bill of materials, CycloneDX 1.5, from its OCI layout and the locks: sbom.py LAYOUT OUT_FOLDER.
 
-Writes sbom.cdx.json and licences.tsv. What is listed is what the image really holds: each package's metadata as it is in the
+Writes sbom.cdx.json, licences.tsv and vex.openvex.json, which says what known holes of the packages mean (env/vex.toml). What is listed is what the image really holds: each package's metadata as it is in the
 layers, and Debian's own list; the locks add the hashes that each package was installed by. The same image gives the same file.
 """
 
@@ -24,6 +24,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from layout import LayoutError, final_names, image_digest, layers
 from packageurl import PackageURL
 from packaging.utils import canonicalize_name
+from vex import load_holes, openvex
 
 from loadcheck.manifest import LOCKS, licence_of
 
@@ -46,6 +47,7 @@ def main() -> int:
     (out / "licences.tsv").write_text(
         "".join(f"{licence_name(one)}\t{one.name}\t{one.version}\n" for one in components)
     )
+    (out / "vex.openvex.json").write_text(openvex(image_digest(layout), load_holes()) + "\n")
     print(f"{out}/sbom.cdx.json: {len(components)} components")
     return 0
 

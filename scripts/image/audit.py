@@ -1,0 +1,139 @@
+"""Which locked packages have known holes, by a database of yours, and what env/vex.toml says of each: audit.py FOLDER|ZIP (`make audit`).
+
+The database is in OSV's format (https://ossf.github.io/osv-schema/): JSON files below a folder, or the ZIP in which osv.dev hands out one
+ecosystem. Nothing is asked of a network. Exit codes: 0 where every hole is in env/vex.toml, 1 where one is not, 2 where there is no database.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+from vex import Hole, load_holes
+
+from loadcheck.manifest import locked_versions
+
+ECOSYSTEM = "PyPI"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One record of the database that a locked version falls under."""
+
+    id: str
+    names: frozenset[str]
+    package: str
+    version: str
+    summary: str
+
+
+class DatabaseError(ValueError):
+    """What is wrong with the database, and what to do."""
+
+
+def records(database: Path) -> Iterator[dict[str, Any]]:
+    """Every record of the database; DatabaseError where there is none, or one cannot be read."""
+    try:
+        for name, text in _texts(database):
+            record = json.loads(text)
+            if not isinstance(record, dict) or "id" not in record:
+                raise DatabaseError(f"{name}: is no record of OSV; give the folder of a database in OSV's format")
+            yield record
+    except (OSError, ValueError, BadZipFile) as error:
+        if isinstance(error, DatabaseError):
+            raise
+        raise DatabaseError(f"{database}: cannot be read ({error}); fetch the database again") from None
+
+
+def _texts(database: Path) -> Iterator[tuple[str, bytes]]:
+    if database.suffix == ".zip":
+        with ZipFile(database) as archive:
+            for name in archive.namelist():
+                if name.endswith(".json"):
+                    yield f"{database}/{name}", archive.read(name)
+        return
+    for path in sorted(database.rglob("*.json")):
+        yield str(path), path.read_bytes()
+
+
+def holes_of(versions: dict[str, str], database: Path) -> tuple[list[Found], int]:
+    """What of the locked versions is affected, and how many records of PyPI the database has."""
+    found, seen = [], 0
+    for record in records(database):
+        for affected in record.get("affected", ()):
+            package = affected.get("package", {})
+            if package.get("ecosystem") != ECOSYSTEM:
+                continue
+            seen += 1
+            name = canonicalize_name(package.get("name", ""))
+            if name in versions and not record.get("withdrawn") and is_affected(versions[name], affected):
+                names = frozenset((record["id"], *record.get("aliases", ())))
+                found.append(Found(record["id"], names, name, versions[name], record.get("summary", "")))
+    return found, seen
+
+
+def is_affected(version: str, affected: dict[str, Any]) -> bool:
+    """Whether a version is listed, or lies in a range, as OSV's schema evaluates them."""
+    if version in affected.get("versions", ()):
+        return True
+    ranges = (each for each in affected.get("ranges", ()) if each.get("type") in ("ECOSYSTEM", "SEMVER"))
+    return any(_in_range(Version(version), each.get("events", ())) for each in ranges)
+
+
+def _in_range(version: Version, events: list[dict[str, str]]) -> bool:
+    inside = False
+    for kind, at in sorted((_at(event) for event in events), key=lambda pair: (pair[1], pair[0])):
+        if kind == "introduced" and version >= at:
+            inside = True
+        elif (kind == "fixed" and version >= at) or (kind == "last_affected" and version > at):
+            inside = False
+    return inside
+
+
+def _at(event: dict[str, str]) -> tuple[str, Version]:
+    """One event and its version; what is no version of Python's lies after all others, so that nothing ends there."""
+    kind, text = next(iter(event.items()))
+    try:
+        return kind, Version(text)
+    except InvalidVersion:
+        return kind, Version("999999999")
+
+
+def said_of(found: Found, holes: tuple[Hole, ...]) -> Hole | None:
+    """The entry of env/vex.toml for a record, by any of its names."""
+    return next((hole for hole in holes if hole.id in found.names and hole.package == found.package), None)
+
+
+def main() -> int:
+    database = Path(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1] else None
+    try:
+        if database is None or not database.exists():
+            raise DatabaseError(f"AUDIT_DB: {database or 'not set'}: no database; give a folder or ZIP in OSV's format")
+        found, seen = holes_of(locked_versions(), database)
+        if not seen:
+            raise DatabaseError(f"{database}: has no record of {ECOSYSTEM}; give the database of that ecosystem")
+    except DatabaseError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    holes = load_holes()
+    unsaid = 0
+    for each in found:
+        hole = said_of(each, holes)
+        unsaid += hole is None
+        said = "NOT IN env/vex.toml" if hole is None else f"{hole.status}: {hole.because or hole.action}"
+        print(f"{each.package} {each.version}  {', '.join(sorted(each.names))}  {each.summary[:100]}\n  {said}")
+    print(
+        f"{len(found)} holes in {len(locked_versions())} locked packages by {seen} records; {unsaid} not in env/vex.toml"
+    )
+    return 1 if unsaid else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

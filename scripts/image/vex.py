@@ -1,0 +1,96 @@
+"""What known holes of the locked packages mean for this project (env/vex.toml), as OpenVEX 0.2.0.
+
+https://github.com/openvex/spec, OPENVEX-SPEC.md: not_affected has a justification, affected an action; the product is the image, by its
+digest, and the package in it a subcomponent, by the package URL that the bill of materials has, too.
+"""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+from packageurl import PackageURL
+
+from loadcheck.manifest import locked_versions
+from loadcheck.specs.files import Spec, load
+
+ENV = Path(__file__).resolve().parents[2] / "env"
+CONTEXT = "https://openvex.dev/ns/v0.2.0"
+WRITTEN = "2026-11-29T00:00:00Z"
+"""The day of env/vex.toml's own head, so that the same facts give the same document."""
+
+Justification = Literal[
+    "component_not_present",
+    "vulnerable_code_not_present",
+    "vulnerable_code_not_in_execute_path",
+    "vulnerable_code_cannot_be_controlled_by_adversary",
+    "inline_mitigations_already_exist",
+]
+
+
+class Hole(Spec, frozen=True, kw_only=True):
+    """One known hole of one locked package.
+
+    Args:
+        fixed: the first version without it; None where there is none.
+        because, tests: of one that does not reach us, and the tests that show it, as FILE::TEST.
+        action: of one that does, what a user has to do or leave.
+    """
+
+    id: str
+    package: str
+    status: Literal["not_affected", "affected"]
+    fixed: str | None = None
+    justification: Justification | None = None
+    because: str | None = None
+    tests: tuple[str, ...] = ()
+    action: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.status == "affected" and not self.action:
+            raise ValueError(f"{self.id} is affected without an action; say what a user has to do")
+        if self.status == "not_affected" and not (self.justification and self.because and self.tests):
+            raise ValueError(f"{self.id} is not_affected without a proof; give justification, because and tests")
+
+
+class Holes(Spec, frozen=True, kw_only=True):
+    """The whole file."""
+
+    hole: tuple[Hole, ...]
+
+
+def load_holes() -> tuple[Hole, ...]:
+    return load(Holes, ENV / "vex.toml").hole
+
+
+def openvex(digest: str, holes: tuple[Hole, ...]) -> str:
+    """The document, of the same holes and image the same to the byte; its name is a hash of its statements."""
+    statements = [_statement(digest, hole) for hole in holes]
+    name = sha256(json.dumps(statements, sort_keys=True).encode()).hexdigest()
+    document = {
+        "@context": CONTEXT,
+        "@id": f"https://openvex.dev/docs/public/vex-{name}",
+        "author": "loadcheck",
+        "timestamp": WRITTEN,
+        "version": 1,
+        "statements": statements,
+    }
+    return json.dumps(document, indent=2)
+
+
+def _statement(digest: str, hole: Hole) -> dict[str, object]:
+    package = PackageURL("pypi", name=hole.package, version=locked_versions()[hole.package])
+    image = PackageURL("oci", name="loadcheck", version=digest)
+    said = {
+        "justification": hole.justification,
+        "impact_statement": hole.because,
+        "action_statement": hole.action,
+    }
+    return {
+        "vulnerability": {"name": hole.id},
+        "products": [{"@id": str(image), "subcomponents": [{"@id": str(package)}]}],
+        "status": hole.status,
+        **{key: value for key, value in said.items() if value is not None},
+    }

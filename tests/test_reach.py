@@ -1,0 +1,116 @@
+"""What of the packages' known holes cannot be reached from here: env/vex.toml names these tests as its proof."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from loadcheck.specs.architecture import ARCHITECTURES
+from loadcheck.specs.files import read_toml
+from tests.conftest import ROOT
+
+SOURCES = sorted((ROOT / "src" / "loadcheck").rglob("*.py"))
+SERVERS = (
+    "aiohttp",
+    "fastapi",
+    "http.server",
+    "ray",
+    "socketserver",
+    "starlette",
+    "uvicorn",
+    "vllm.entrypoints.openai",
+)
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def text() -> str:
+    """All code of ours, without its comments and docstrings."""
+    return "\n".join(ast.unparse(_undocumented(ast.parse(path.read_text(encoding="utf-8")))) for path in SOURCES)
+
+
+def _undocumented(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [each for each in node.body if not _is_text(each)] or [ast.Pass()]
+    return tree
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def imported() -> Iterator[tuple[str, str]]:
+    """Each module that a file of ours imports, inside functions, too."""
+    for path in SOURCES:
+        for node in ast.walk(_tree(path)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+            yield from ((path.name, name) for name in names)
+
+
+def test_no_server_is_started_by_a_load():
+    """No file of ours imports a server into its own process."""
+    assert [
+        (path, name) for path, name in imported() if any(f"{name}.".startswith(f"{each}.") for each in SERVERS)
+    ] == []
+
+
+def test_no_code_of_a_repository_is_asked_for():
+    """trust_remote_code is set nowhere."""
+    assert not re.search(r"trust_remote_code\s*=", text())
+
+
+def test_no_source_of_ours_opens_a_pickle():
+    """Neither by torch, nor by what reads pickles itself."""
+    assert not re.search(r"torch\.load\(|weights_only", text())
+    assert [name for _, name in imported() if name in ("pickle", "joblib", "dill", "cloudpickle", "shelve")] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ctc_loss", "max_pool", "kv_transfer", "mooncake", "PyNcclPipe", "easy_install"],
+)
+def test_what_is_never_named(name: str):
+    """Neither called nor set: images, speech, several hosts, downloads by setuptools."""
+    assert name.lower() not in text().lower()
+
+
+def test_an_engine_is_one_process_on_one_gpu():
+    """No call asks for more, by whatever name; a log that says so is read."""
+    asked = {node.arg for path in SOURCES for node in ast.walk(_tree(path)) if isinstance(node, ast.keyword)}
+    assert not asked & {
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "distributed_executor_backend",
+        "data_parallel_size",
+    }
+
+
+def test_ray_is_started_by_a_fleet_alone():
+    """Its own script asks the user's cluster; no load does."""
+    assert {path.parent.name for path in SOURCES if "ray.init(" in path.read_text(encoding="utf-8")} <= {"engines"}
+    assert "ray.init(" not in "".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "src/loadcheck/stacks").rglob("*.py")
+    )
+
+
+def test_no_model_of_images_is_known():
+    """Every architecture is a decoder of text."""
+    assert {name for name in ARCHITECTURES if re.search(r"vl|vision|mllama|llava|image", name)} == set()
+
+
+def test_rays_servers_are_left_out_of_the_image():
+    """The dashboard, which takes jobs, and what would run them."""
+    left_out = {path for entry in read_toml(ROOT / "env" / "image.toml")["prune"] for path in entry["paths"]}
+    assert {"ray/dashboard", "ray/core/src/ray/raylet/raylet", "ray/core/src/ray/gcs/gcs_server"} <= left_out

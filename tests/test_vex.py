@@ -1,0 +1,128 @@
+"""What is said of known holes, as OpenVEX, and the audit by a database in OSV's format."""
+
+import json
+import re
+import sys
+import zipfile
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.version import Version
+
+from loadcheck.manifest import locked_versions
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts" / "image"))
+vex: Any = import_module("vex")
+audit: Any = import_module("audit")
+HOLES = vex.load_holes()
+
+
+@pytest.mark.parametrize("hole", HOLES, ids=lambda hole: hole.id)
+def test_each_hole_is_of_a_locked_version_and_has_its_proof(hole):
+    """The lock still has it, and the tests that are named are there."""
+    assert hole.fixed is None or Version(locked_versions()[hole.package]) < Version(hole.fixed)
+    for test in hole.tests:
+        file, _, name = test.partition("::")
+        assert re.search(rf"^def {name}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), test
+
+
+def test_the_document_is_openvex():
+    """The keys that its specification asks for, each status with its reason; of the same image the same."""
+    document = json.loads(vex.openvex("sha256:abc", HOLES))
+    assert {"@context", "@id", "author", "timestamp", "version", "statements"} == set(document)
+    assert document["@context"] == "https://openvex.dev/ns/v0.2.0"
+    for said in document["statements"]:
+        assert said["vulnerability"]["name"] and said["products"][0]["subcomponents"][0]["@id"].startswith("pkg:pypi/")
+        wanted = {"not_affected": {"justification", "impact_statement"}, "affected": {"action_statement"}}[
+            said["status"]
+        ]
+        assert set(said) == {"vulnerability", "products", "status"} | wanted
+    assert vex.openvex("sha256:abc", HOLES) == vex.openvex("sha256:abc", HOLES)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"status": "affected"}, {"status": "not_affected", "justification": "component_not_present", "because": "so"}],
+)
+def test_a_statement_without_its_reason_is_refused(entry):
+    """An affected one has an action, one that is not affected a test."""
+    with pytest.raises(ValueError, match="without a"):
+        vex.Hole(id="CVE-1", package="torch", **entry)
+
+
+def record(package: str = "torch", **affected: Any) -> dict[str, Any]:
+    package_ = {"ecosystem": "PyPI", "name": package}
+    return {"id": "GHSA-1", "aliases": ["CVE-2025-32434"], "affected": [{"package": package_, **affected}]}
+
+
+def span(*events: dict[str, str]) -> list[dict[str, Any]]:
+    return [{"type": "ECOSYSTEM", "events": list(events)}]
+
+
+@pytest.mark.parametrize(
+    ("version", "affected", "expected"),
+    [
+        ("2.5.1", {"versions": ["2.5.1"]}, True),
+        ("2.5.1", {"ranges": span({"introduced": "0"}, {"fixed": "2.6.0"})}, True),
+        ("2.6.0", {"ranges": span({"introduced": "0"}, {"fixed": "2.6.0"})}, False),
+        ("2.5.1", {"ranges": span({"introduced": "2.5.1"}, {"last_affected": "2.5.1"})}, True),
+        ("2.5.2", {"ranges": span({"introduced": "2.5.1"}, {"last_affected": "2.5.1"})}, False),
+        ("1.0", {"ranges": span({"introduced": "2"}, {"fixed": "3"})}, False),
+        ("3.5", {"ranges": span({"introduced": "2"}, {"fixed": "3"}, {"introduced": "3.4"})}, True),
+        ("1.0", {"ranges": [{"type": "GIT", "events": [{"introduced": "0"}]}]}, False),
+    ],
+)
+def test_a_version_is_affected_as_osv_evaluates_it(version, affected, expected):
+    """Listed, or between introduced and fixed; the events of git are none of ours."""
+    assert audit.is_affected(version, affected) is expected
+
+
+def run_audit(monkeypatch, database: Path | str) -> int:
+    monkeypatch.setattr(sys, "argv", ["audit.py", str(database)])
+    return int(audit.main())
+
+
+def database(tmp_path: Path, *records: dict[str, Any]) -> Path:
+    folder = tmp_path / "osv"
+    folder.mkdir()
+    for number, one in enumerate(records):
+        (folder / f"{number}.json").write_text(json.dumps(one))
+    return folder
+
+
+def test_a_hole_that_is_explained_passes(tmp_path, monkeypatch, capsys):
+    """By an alias, with what is said of it."""
+    assert run_audit(monkeypatch, database(tmp_path, record(versions=["2.5.1"]))) == 0
+    assert "not_affected: a pickle runs code" in capsys.readouterr().out
+
+
+def test_a_hole_that_nobody_explained_fails(tmp_path, monkeypatch, capsys):
+    """In a ZIP, too; what is withdrawn, of another version or of a package that is not locked is none."""
+    unknown = {**record(versions=["2.5.1"]), "aliases": ["CVE-1"]}
+    others = [
+        {**unknown, "withdrawn": "2025-01-01T00:00:00Z"},
+        record(versions=["9"]),
+        record("not-locked", versions=["1"]),
+    ]
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for number, one in enumerate([unknown, *others]):
+            archive.writestr(f"{number}.json", json.dumps(one))
+    assert run_audit(monkeypatch, tmp_path / "all.zip") == 1
+    assert capsys.readouterr().out.count("NOT IN env/vex.toml") == 1
+
+
+@pytest.mark.parametrize("content", [None, "[]", "{", '{"id": "A", "affected": []}'])
+def test_no_database_is_no_pass(tmp_path, monkeypatch, capsys, content):
+    """Missing, of another form, damaged, or without a record of PyPI: exit 2, in a line."""
+    if content is not None:
+        (tmp_path / "a.json").write_text(content)
+    assert run_audit(monkeypatch, tmp_path if content else "") == 2
+    assert capsys.readouterr().err.startswith("Error: ")
+
+
+def test_the_bill_of_materials_comes_with_it(tmp_path):
+    """`make sbom` writes it under a name that scanners know."""
+    assert "vex.openvex.json" in (ROOT / "scripts" / "image" / "sbom.py").read_text()
