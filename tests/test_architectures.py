@@ -7,11 +7,11 @@ import pytest
 from loadcheck import cli
 from loadcheck.errors import BadInput
 from loadcheck.predict import Case, card_from_table
-from loadcheck.specs.architecture import ARCHITECTURES
+from loadcheck.specs.architecture import ARCHITECTURES, family_not_loaded
 from loadcheck.specs.files import changed
 from loadcheck.specs.hf_config import config_from_hf
 from loadcheck.specs.lora import base_params
-from loadcheck.specs.model import find_model
+from loadcheck.specs.model import find_model, load_models, unknown_model
 from loadcheck.specs.profile import load_profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.activation import forward_peak
@@ -140,3 +140,23 @@ def test_training_of_an_untraced_architecture_is_refused():
         else:
             with pytest.raises(BadInput, match=f"the training of a {name} model is not modelled"):
                 refuse_untraced(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("google/gemma-2-9b-it", "gemma2"), ("unsloth/Qwen3-8B-unsloth-bnb-4bit", "qwen3"), ("google/gemma-3-27b-it", "gemma3"),
+     ("CohereForAI/c4ai-command-r-v01", "cohere"), ("openai/gpt-oss-20b", "gpt_oss"), ("meta-llama/Llama-3.2-11B-Vision", "mllama"),
+     ("deepseek-ai/DeepSeek-R1", "deepseek_v3"), ("microsoft/Phi-3.5-mini-instruct", "phi3"), ("Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_vl")],
+)  # fmt: skip
+def test_a_family_that_is_not_loaded_is_refused_by_its_name(name: str, family: str):
+    """What happens to it is said, and what does load; no list of guesses."""
+    problem = unknown_model(name)
+    assert f"a {family} model by its name" in problem.what
+    assert "modelled: llama, mistral, qwen2" in problem.remedy
+
+
+@pytest.mark.parametrize("model", load_models(), ids=lambda model: model.name)
+def test_no_known_model_is_of_a_family_that_is_not_loaded(model):
+    """A pattern that is too wide would refuse what loads."""
+    if model.refused is None:
+        assert all(family_not_loaded(name) is None for name in (model.name, *model.names))

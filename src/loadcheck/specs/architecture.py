@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,3 +103,21 @@ NOT_PREDICTED = {
 454-467, 563-577; its half that needs no GPU was run on 2026-11-29)."""
 NOT_LOADED = "unsloth ends with NotImplementedError: Unsloth: … not supported yet!"
 """What happens to every other one that the pinned transformers knows (unsloth/models/loader.py:194-262)."""
+UNKNOWN_TO_STACK = "it is newer than transformers 4.48.2, which does not know its architecture"
+
+_FAMILIES = (
+    ("gemma-?2-", "gemma2"), ("gemma-?3", "gemma3"), ("c4ai-command-r|aya-", "cohere"), ("phi-?3", "phi3"), ("phi-?4-(?:mini|multi)", "phi3"),
+    ("llama-?3.2-(?:11|90)b|vision", "mllama"), ("qwen-?2(?:.5)?-vl", "qwen2_vl"), ("mixtral", "mixtral"), (r"qwen-?3(?!\d)", "qwen3"),
+    ("llama-?4", "llama4"), ("gpt-oss", "gpt_oss"), ("deepseek-(?:v[23]|r1(?!-distill))", "deepseek_v3"), ("glm-?4", "glm4"),
+    ("smollm-?3", "smollm3"), ("granite-?4", "granitemoehybrid"), ("command-?(?:r7b|a)", "cohere2"),
+)  # fmt: skip
+"""(in a model's name, model_type): families that users ask for, and that this stack does not load."""
+_NEWER = frozenset({"gemma3", "qwen3", "llama4", "gpt_oss", "glm4", "smollm3", "granitemoehybrid", "deepseek_v3"})
+
+
+def family_not_loaded(name: str) -> tuple[str, str] | None:
+    """The `model_type` of a family that the stack does not load and what happens to it, by a model's name; None of other names."""
+    family = next((kind for pattern, kind in _FAMILIES if re.search(pattern, name.lower())), None)
+    if family is None:
+        return None
+    return family, UNKNOWN_TO_STACK if family in _NEWER else NOT_PREDICTED.get(family, NOT_LOADED)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from loadcheck.errors import BadInput, Problem, suggestion
+from loadcheck.specs.architecture import ARCHITECTURES, family_not_loaded
 from loadcheck.specs.files import Spec, changed, env_dir, load
 from loadcheck.specs.hf_config import config_from_hf, read_config
 from loadcheck.specs.shape import ModelConfig, Quantization
@@ -132,6 +133,9 @@ def is_local(name: str) -> bool:
 def unknown_model(name: str) -> Problem:
     """What to say of a name that is no known model, and no directory or config.json either."""
     known = [model.name for model in load_models() if model.refused is None]
+    if (family := family_not_loaded(name)) is not None:
+        what = f"{name!r} is a {family[0]} model by its name, which this stack does not load: {family[1]}"
+        return Problem("model", what, f"modelled: {', '.join(ARCHITECTURES)}; see loadcheck list models")
     what = f"{name!r} is no known model, directory or config.json"
     return Problem("model", what, suggestion(_base_name(name), known))
 
