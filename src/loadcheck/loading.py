@@ -305,8 +305,7 @@ def _run_children(
     folder: RunFolder, record: RunRecord, sink: LogSink, on_output: Callable[[bytes], None], work: Work
 ) -> ChildEnd:
     """The weights first, then the work on them: each step a process, so that none leaves a trace in the next one's figures."""
-    env = {name: value for name, value in os.environ.items() if name not in REDIRECTS}
-    env |= {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": _ENCODING, "PYTHONNOUSERSITE": "1"}
+    env = child_environment()
     for step in work.steps:
         end = _run_step(step, folder, record, sink, on_output, env)
         if end.outcome != "completed":
@@ -315,6 +314,12 @@ def _run_children(
         for name in TOKEN_VARIABLES:  # the weights are local by now
             env.pop(name, None)
     return end
+
+
+def child_environment() -> dict[str, str]:
+    """The variables of a process that imports the stack: ours, but for those that put other packages before the pinned ones."""
+    env = {name: value for name, value in os.environ.items() if name not in REDIRECTS}
+    return env | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": _ENCODING, "PYTHONNOUSERSITE": "1"}
 
 
 def child_command(step: str, folder: RunFolder) -> list[str]:

@@ -100,6 +100,33 @@ def test_a_killed_training_goes_on_to_the_same_bits(
     assert whole.read_bytes() == again.read_bytes()
 
 
+def test_what_was_trained_is_exported_proven_and_asked(trained: tuple[int, dict[str, Any], Path], tmp_path: Path):
+    """The adapters and the merged model, opened anew, say what the trained model said; a tampered export fails; the adapters answer."""
+    for form, limit in (((), 0.1), (("--merged",), 0.3)):
+        out = tmp_path / f"export{len(form)}"
+        code, said = _said("export", trained[2], out, *form)
+        assert (code, said["verdict"]) == (0, "pass"), said
+        found = said["comparison"]
+        assert found["distance"] < limit < found["base_distance"] / 10
+    assert (tmp_path / "export0" / "adapter_model.safetensors").read_bytes() == (
+        trained[2] / "adapter" / "adapter_model.safetensors"
+    ).read_bytes()
+    code, said = _said("generate", tmp_path / "export0", "--prompt", "What is the KV cache?", "--max-new-tokens", "4")
+    assert (code, 0 < said["num_new_tokens"] <= 4) == (0, True)
+    assert _said("export", "--verify", tmp_path / "export0")[0] == 0
+    weights = tmp_path / "export0" / "adapter_model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    assert _said("export", "--verify", tmp_path / "export0")[0] == 1
+
+
+def _said(*arguments: str | Path) -> tuple[int, dict[str, Any]]:
+    """The exit code and the document of one command."""
+    ended = subprocess.run([LOADCHECK, *arguments, "--json"], capture_output=True, text=True, check=False, timeout=300)
+    return ended.returncode, json.loads(ended.stdout)
+
+
 def test_grpo_trains_on_rewards_of_a_file(tmp_path: Path):
     """One step: completions are generated, scored by the user's functions, and learned from; the reward is in steps.jsonl."""
     folder, prompts = tmp_path / "run", ROOT / "examples" / "sums.jsonl"

@@ -44,6 +44,8 @@ COMMANDS = (
     "fit",
     "load",
     "train",
+    "export",
+    "generate",
     "doctor",
     "fleet",
     "weights",

@@ -22,15 +22,15 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 def publish(written: Path, target: Path) -> None:
     """Have a folder's files on the disk with their hashes, then move it to `target`, which a reader sees whole or not at all."""
-    hashes = {str(path.relative_to(written)): _sha256(path) for path in _files(written)}
+    hashes = {str(path.relative_to(written)): sha256_of(path) for path in files_of(written)}
     (written / MANIFEST).write_text(json.dumps(hashes, indent=1) + "\n", encoding="ascii")
-    for path in [*_files(written), written]:
-        _sync(path)
+    for path in [*files_of(written), written]:
+        sync_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         shutil.rmtree(target)
     written.replace(target)
-    _sync(target.parent)
+    sync_path(target.parent)
 
 
 def drop_old(folder: Path) -> None:
@@ -56,13 +56,19 @@ def step_of(checkpoint: Path) -> int:
 
 def check_whole(checkpoint: Path) -> None:
     """BadInput where a file of it is missing, or is not what was written."""
+    if wrong := changed_files(checkpoint):
+        raise BadInput(_broken(checkpoint, ", ".join(wrong)))
+
+
+def changed_files(folder: Path) -> list[str]:
+    """What of a folder that `publish` wrote is missing or not what was written, in words; empty where it is whole."""
     try:
-        hashes = json.loads((checkpoint / MANIFEST).read_text(encoding="ascii"))
-        wrong = [name for name, wanted in hashes.items() if _sha256(checkpoint / name) != wanted]
+        hashes = json.loads((folder / MANIFEST).read_text(encoding="ascii"))
+        return [
+            f"{name}: not what was written" for name, wanted in hashes.items() if sha256_of(folder / name) != wanted
+        ]
     except (OSError, ValueError, AttributeError) as error:
-        raise BadInput(_broken(checkpoint, str(error))) from None
-    if wrong:
-        raise BadInput(_broken(checkpoint, f"{', '.join(wrong)}: not what was written"))
+        return [str(error)]
 
 
 def _broken(checkpoint: Path, what: str) -> Problem:
@@ -74,13 +80,15 @@ def _folders(folder: Path) -> Iterator[Path]:
         yield from (path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
 
 
-def _files(folder: Path) -> list[Path]:
+def files_of(folder: Path) -> list[Path]:
+    """Every file of it, in order, the manifest last."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST) + [
         path for path in (folder / MANIFEST,) if path.exists()
     ]
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of the file's bytes, in hexadecimal digits."""
     digest = sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -88,7 +96,8 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """A file or a folder onto the disk, so that a power cut leaves it whole."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -38,9 +38,10 @@ FILES = (
     "load.log",
     "memory.jsonl",
     "steps.jsonl",
+    "probe.safetensors",
     "verdict.json",
 )
-"""Of a load; train.json, rows.json and steps.jsonl are a training's, beside its folders checkpoints/ and adapter/."""
+"""Of a load; train.json, rows.json, steps.jsonl and probe.safetensors are a training's, beside its folders checkpoints/ and adapter/."""
 PARTIAL = ".partial"
 
 
@@ -114,6 +115,15 @@ class RunFolder:
     @property
     def steps_path(self) -> Path:
         return self.path / "steps.jsonl"
+
+    @property
+    def probe_path(self) -> Path:
+        """What the trained model says (stacks/probe.py), which an export is held to."""
+        return self.path / "probe.safetensors"
+
+    @property
+    def adapter_path(self) -> Path:
+        return self.path / "adapter"
 
     @property
     def verdict_path(self) -> Path:

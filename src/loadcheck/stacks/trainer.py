@@ -6,6 +6,7 @@ Events that a training prints, flat, each field named as in findings (bytes, cou
     train_begin    the memory before the trainer was made, and the largest until its first step
     train_step     one of at most MAX_STEP_EVENTS, for progress; every step is in steps.jsonl (runs/steps.py)
     train_done     losses, hashes of base and adapters compared, the peaks, whether the adapters on the disk are those in memory
+    probe          whether what an export is held to was kept (stacks/probe.py)
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from loadcheck.runs.folder import RunFolder
 from loadcheck.runs.steps import Step, StepWriter, read_steps
 from loadcheck.specs.training import TrainJob
 from loadcheck.stacks.engine_common import digest, finite, seconds_since, trainable
+from loadcheck.stacks.probe import keep_probe
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.rows import IGNORED, Learned, Tokenized, Tokens, end_ids
 
@@ -261,6 +263,7 @@ def run_trainer(
         saved_adapter_same=_save_adapters(session, model, trainer.processing_class),
         **_ends(session, machine, model, rows),
     )
+    _keep_probe(session, machine, model, trainer.processing_class)
     os.chdir(session.folder.path)  # a GPU's training works in the folder that goes now
     shutil.rmtree(session.partial)
 
@@ -308,6 +311,16 @@ def _save_adapters(session: Session, model: Any, tokenizer: Any) -> bool:
     same = saved.keys() == held.keys() and all(saved[name].equal(held[name].cpu()) for name in saved)
     publish(written, session.folder.path / "adapter")
     return same
+
+
+def _keep_probe(session: Session, machine: Machine, model: Any, tokenizer: Any) -> None:
+    """What an export is held to. Where it cannot be had the training is as good as ever, and `export` will say what is missing."""
+    try:
+        keep_probe(session.folder.probe_path, model, tokenizer, machine.forward())
+    except Exception as error:
+        session.recorder.event("probe", kept=False, why=f"{type(error).__name__}: {error}")
+    else:
+        session.recorder.event("probe", kept=True)
 
 
 def _ends(session: Session, machine: Machine, model: Any, rows: Sequence[Tokens]) -> dict[str, Any]:

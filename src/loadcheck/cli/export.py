@@ -1,0 +1,53 @@
+"""`loadcheck export`: what was trained as a folder for others, proven to be that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from loadcheck.cli.options import json_option
+from loadcheck.cli.output import print_json
+from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
+from loadcheck.exporting.export import Exported, export, verify
+from loadcheck.exporting.source import read_adapter
+from loadcheck.show.export import show_exported
+from loadcheck.terminal import console, print_words
+
+
+@click.command("export", short_help="The adapters of a training, or the merged model, proven.")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("target", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.option("--merged", is_flag=True, help="The whole model in 16 bits, with the adapters merged into it.")
+@click.option("--verify", "is_check", is_flag=True, help="Check the export in RUN again, and make nothing.")
+@json_option
+def command(run: Path, target: Path | None, merged: bool, is_check: bool, as_json: bool) -> int:
+    """Write the adapters of the training RUN into DIR in peft's form, with tokenizer and template, and prove them.
+
+    What was written is opened anew in a process of its own, by plain transformers and peft, and its logits are compared with those of the
+    trained model. DIR is there, whole, only where they are the same within the tolerance and the base is farther away; proof.json says all
+    of it, with the SHA-256 of every file. `loadcheck export --verify DIR` checks it again.
+    """
+    _refuse(target, merged, is_check)
+    out = console(stderr=as_json)
+
+    def say(words: str) -> None:
+        print_words(out, words)
+
+    exported: Exported = verify(run, say) if target is None else export(read_adapter(run), target, merged, say)
+    if as_json:
+        print_json(exported.to_json())
+    else:
+        show_exported(out, exported, is_check)
+    return EXIT_PASS if exported.verdict.passed else EXIT_FAIL
+
+
+def _refuse(target: Path | None, merged: bool, is_check: bool) -> None:
+    """BadInput for words that do not go together."""
+    if is_check and (target is not None or merged):
+        what = "takes the folder of an export, and nothing else"
+        raise BadInput(Problem("command line", what, "loadcheck export --verify DIR", "--verify"))
+    if not is_check and target is None:
+        raise BadInput(
+            Problem("command line", "is missing", "name the folder to write: loadcheck export RUN DIR", "DIR")
+        )

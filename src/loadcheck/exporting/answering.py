@@ -1,0 +1,41 @@
+"""An answer of what was trained: of an export, or of a run's adapters as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from loadcheck.errors import BadInput, Problem
+from loadcheck.exporting.child import run_step
+from loadcheck.exporting.export import NEEDED, adapter_request, request_of
+from loadcheck.exporting.proof import PROOF, file_finding, read_proof
+from loadcheck.exporting.source import read_adapter
+from loadcheck.findings.finding import Status
+from loadcheck.loading import require
+from loadcheck.plan import plan_from_json
+
+
+def generate(source: Path, prompt: str, max_new_tokens: int, on_text: Callable[[str], None]) -> dict[str, Any]:
+    """What the model in `source` answers; `on_text` gets each piece as it comes.
+
+    Raises:
+        BadInput: it is neither an export nor a training, or is not what was proven, or its base is another.
+        UnsupportedMachine: this environment lacks a package.
+    """
+    request = _request(source)
+    require(NEEDED, plan_from_json(request["plan"]).profile)
+    return run_step("answer", {**request, "prompt": prompt, "max_new_tokens": max_new_tokens}, on_text)
+
+
+def _request(source: Path) -> dict[str, Any]:
+    if (source / PROOF).exists():
+        proof = read_proof(source)
+        files = file_finding(source, proof)
+        if files.status is Status.FAIL:
+            raise BadInput(Problem(str(source), files.why, files.remedy))
+        return request_of(source, proof)
+    if not (source / "run.json").exists():
+        what = "is neither an export (proof.json is missing) nor a run (run.json is missing)"
+        raise BadInput(Problem(str(source), what, "name what `loadcheck export` or `loadcheck train` wrote"))
+    return adapter_request(read_adapter(source))

@@ -1,0 +1,159 @@
+"""A trained model as anybody opens it: plain transformers and peft, on what this machine has; compared with what it was, merged, asked."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from loadcheck.plan import LoadPlan
+from loadcheck.runs.checkpoints import sha256_of
+from loadcheck.stacks.engine_common import seconds_since
+from loadcheck.stacks.probe import PROBE, chat_ids, distance, logits_of, read_probe
+from loadcheck.weights.nf4 import allow_cpu, nf4_config, quieten, wait_passively
+
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}  # all of it is local by now
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is opened: adapters with the base that they are of, or a merged model.
+
+    Attributes:
+        base: the directory of the base's weights; None for a merged model.
+        dtype: of the weights that are not quantized, such as "float16".
+    """
+
+    plan: LoadPlan
+    directory: Path
+    base: Path | None
+    dtype: str
+
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.directory)
+
+    def model(self) -> Any:
+        """Ready to be asked, with the adapters attached where there are any."""
+        if self.base is None:
+            return _pretrained(self.directory, self.dtype, None).eval()
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(self.base_model(), str(self.directory)).eval()
+
+    def base_model(self) -> Any:
+        assert self.base is not None
+        return _pretrained(self.base, self.dtype, self.plan.quantization)
+
+
+def begin() -> None:
+    """What comes before torch is imported."""
+    os.environ.update(ENVIRONMENT)
+    wait_passively()
+    quieten()
+
+
+def _pretrained(directory: Path, dtype: str, quantization: str | None) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    device = {"": 0 if torch.cuda.is_available() else "cpu"}
+    arguments: dict[str, Any] = {"torch_dtype": getattr(torch, dtype), "device_map": device}
+    if quantization == "nf4":
+        allow_cpu()
+        # A checkpoint that is quantized says so itself; one in 16 bits is quantized as it is read.
+        if getattr(AutoConfig.from_pretrained(directory), "quantization_config", None) is None:
+            arguments["quantization_config"] = nf4_config()
+    return AutoModelForCausalLM.from_pretrained(directory, **arguments)
+
+
+def compare(source: Source) -> dict[str, Any]:
+    """What the reloaded model says against the probe beside it: distances in logits, the template's tokens, versions.
+
+    `base_distance` is from the trained model to its base: the base of now where there are adapters, that of the probe for a merged model.
+    """
+    import torch
+
+    tensors, said = read_probe(source.directory / PROBE)
+    model = source.model()
+    with torch.no_grad():
+        reloaded = logits_of(model, said["ids"])
+        base = tensors["base"]
+        if source.base is not None:
+            with model.disable_adapter():
+                base = logits_of(model, said["ids"])
+    tokenizer = source.tokenizer()
+    return {
+        "distance": distance(reloaded, tensors["trained"]),
+        "base_distance": distance(base, tensors["trained"]),
+        "same_tokens": chat_ids(tokenizer) == said["chats"],
+        "num_chats": sum(ids is not None for ids in said["chats"]),
+        "num_positions": len(reloaded),
+        "device": model.device.type,
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+
+
+def base_hashes(directory: Path) -> dict[str, str]:
+    """SHA-256 of each file of weights of a base."""
+    return {path.name: sha256_of(path) for path in sorted(directory.glob("*.safetensors"))}
+
+
+def answer(source: Source, prompt: str, max_new_tokens: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """A greedy answer to one question; `say` is called with each piece of it as it comes."""
+    import torch
+
+    tokenizer, model = source.tokenizer(), source.model()
+    if model.device.type == "cpu" and source.base is not None:
+        from loadcheck.stacks.transformers_cpu.engine import compute_in_float32, speed_up_dequantize
+
+        speed_up_dequantize()
+        compute_in_float32(model)
+    ids = _question(tokenizer, prompt).to(model.device)
+    start_s = time.monotonic()
+    with torch.no_grad():
+        found = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            pad_token_id=tokenizer.eos_token_id,
+            streamer=_streamer(tokenizer, say),
+        )
+    new = found[0, ids.shape[1] :]
+    return {
+        "answer": tokenizer.decode(new, skip_special_tokens=True),
+        "num_prompt_tokens": ids.shape[1],
+        "num_new_tokens": len(new),
+        "ended": len(new) < max_new_tokens,
+        "generate_s": seconds_since(start_s),
+        "device": model.device.type,
+    }
+
+
+def _streamer(tokenizer: Any, say: Callable[[str], None]) -> Any:
+    """transformers' streamer, which holds back a piece until it is whole words; ours says them to somebody else."""
+    from transformers import TextStreamer
+
+    def on_finalized_text(_self: Any, text: str, stream_end: bool = False) -> None:  # noqa: ARG001
+        if text:
+            say(text)
+
+    kind = type("Streamer", (TextStreamer,), {"on_finalized_text": on_finalized_text})
+    return kind(tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+
+def _question(tokenizer: Any, prompt: str) -> Any:
+    """In tokens, by the template; as it is where there is none."""
+    if tokenizer.chat_template is None:
+        return tokenizer(prompt, return_tensors="pt")["input_ids"]
+    chat = [{"role": "user", "content": prompt}]
+    return tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt")

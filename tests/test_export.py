@@ -1,0 +1,327 @@
+"""`loadcheck export` and `generate` as a user starts them, with a process that plays the one that holds a model."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadcheck.cli.app import run as loadcheck
+from loadcheck.exporting.proof import PROOF, Comparison, comparison_findings
+from loadcheck.exporting.source import ADAPTER, CONFIG
+from loadcheck.loading import require
+from loadcheck.plan import make_plan, plan_to_json
+from loadcheck.runs.checkpoints import publish
+from loadcheck.specs.profile import load_profile
+
+KEPT = Path(__file__).parent / "training" / "run"
+FOUND: dict[str, Any] = {
+    "distance": 0.02, "base_distance": 3.5, "num_positions": 8, "same_tokens": True, "num_chats": 3, "device": "cpu", "versions": {"torch": "2.5.1"},
+}  # fmt: skip
+BASE = {"model.safetensors": "ab" * 32}
+PLAYED = """
+import json, pathlib, shutil, sys
+step, found, dies = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+asked = json.load(sys.stdin)
+if step == dies:
+    print("RuntimeError: out of luck", file=sys.stderr)
+    sys.exit(int(sys.argv[4]))
+if step == "write":
+    source = pathlib.Path(asked["adapters"])
+    shutil.copy(source / "adapter_model.safetensors", asked["target"])
+    print(json.dumps({"base_files": json.loads(sys.argv[5])}))
+if step == "prove":
+    print(json.dumps(found))
+if step == "answer":
+    for text in ("Par", "is.\\x1b[31m"):
+        print(json.dumps({"text": text}))
+    said = {"answer": "Paris.", "num_prompt_tokens": 9, "num_new_tokens": 4, "ended": True, "generate_s": 2.0, "device": "cpu"}
+    print(json.dumps(said))
+"""
+
+
+class Child:
+    """What the processes do: write the adapters, and find what they are told to find."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = dict(FOUND)
+        self.dies, self.code = "", 1
+
+    def command(self, step: str) -> list[str]:
+        return [
+            sys.executable,
+            "-S",
+            "-c",
+            PLAYED,
+            step,
+            json.dumps(self.found),
+            self.dies,
+            str(self.code),
+            json.dumps(BASE),
+        ]
+
+
+@pytest.fixture
+def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Child:
+    """A machine that has all packages, and a working directory with a training, `run`."""
+    found = Child()
+    monkeypatch.chdir(tmp_path)
+    for module in ("export", "answering"):
+        monkeypatch.setattr(f"loadcheck.exporting.{module}.require", lambda names, profile: None)
+    monkeypatch.setattr("loadcheck.exporting.child.command", found.command)
+    _training(tmp_path / "run")
+    return found
+
+
+def _training(run: Path, **config: Any) -> None:
+    """A run folder that came to its end, its adapters with these keys of their config."""
+    run.mkdir()
+    for name in ("run.json", "load.log"):
+        shutil.copy(KEPT / name, run)
+    (run / "plan.json").write_text(json.dumps(plan_to_json(make_plan(load_profile("smollm2-135m-cpu")))))
+    (run / "verdict.json").write_text('{"verdict": "pass"}')
+    header = json.dumps({"__metadata__": {"dtype": "float16"}}).encode()
+    (run / "probe.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    _adapter(run, config)
+
+
+def _adapter(run: Path, config: dict[str, Any]) -> None:
+    written = run / "written"
+    written.mkdir()
+    said = {"peft_type": "LORA", "r": 8, "bias": "none", "base_model_name_or_path": "/home/me/base"}
+    (written / CONFIG).write_text(json.dumps(said | config))
+    (written / ADAPTER).write_bytes(b"weights")
+    (written / "tokenizer.json").write_text("{}")
+    publish(written, run / "adapter")
+
+
+def _error(capsys: pytest.CaptureFixture[str]) -> str:
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_an_export_is_proven_and_its_proof_names_every_file(child: Child, capsys: pytest.CaptureFixture[str]):
+    """Exit 0; the adapters byte for byte, the base by its name and not its path, and a hash of each file."""
+    assert loadcheck(["export", "run", "out/adapters"]) == 0
+    folder = Path("out/adapters")
+    assert (folder / ADAPTER).read_bytes() == b"weights"
+    assert json.loads((folder / CONFIG).read_text())["base_model_name_or_path"] == "smollm2-135m-instruct"
+    proof = json.loads((folder / PROOF).read_text())
+    assert set(proof["files"]) == {path.name for path in folder.iterdir()} - {PROOF}
+    assert (proof["base_files"], proof["tolerance"], proof["rank"]) == (BASE, 0.25, 8)
+    assert [path.name for path in Path("out").iterdir()] == ["adapters"]
+    assert "PASS" in capsys.readouterr().out
+
+
+def test_json_is_one_document(child: Child, capsys: pytest.CaptureFixture[str]):
+    """Nothing else on stdout, of a verification too."""
+    for words in (["run", "out"], ["--verify", "out"]):
+        assert loadcheck(["export", *words, "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert (said["verdict"], said["export"], said["comparison"]["base_distance"]) == ("pass", "out", 3.5)
+
+
+@pytest.mark.parametrize(
+    ("found", "figure"),
+    [({"distance": 0.3}, "logits"), ({"base_distance": 0.03}, "base"), ({"base_distance": 0.0, "distance": 0.0}, "base"),
+     ({"same_tokens": False}, "template")],
+)  # fmt: skip
+def test_what_is_not_proven_is_not_there(
+    child: Child, capsys: pytest.CaptureFixture[str], found: dict[str, Any], figure: str
+):
+    """Exit 1: too far from the trained model, no nearer than the base, another template; and nothing is left beside."""
+    child.found |= found
+    assert loadcheck(["export", "run", "out", "--json"]) == 1
+    failed = [each["figure"] for each in json.loads(capsys.readouterr().out)["findings"] if each["status"] == "fail"]
+    assert failed == [figure]
+    assert [path.name for path in Path().iterdir()] == ["run"]
+
+
+def test_tolerances_follow_the_form(child: Child):
+    """A merged model is rounded once more, so it may be farther away."""
+    child.found |= {"distance": 0.4}
+    assert loadcheck(["export", "run", "out", "--merged"]) == 0
+    assert json.loads(Path("out/proof.json").read_text())["tolerance"] == 0.5
+    assert not Path("out", CONFIG).exists()
+
+
+@pytest.mark.parametrize(
+    ("tamper", "words"),
+    [
+        (lambda folder: (folder / ADAPTER).write_bytes(b"Weights"), f"{ADAPTER} was changed"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
+        (lambda folder: (folder / "chat_template.jinja").write_text("x"), "chat_template.jinja was added"),
+        (lambda folder: (folder / "a").symlink_to(folder / ADAPTER), "a was added"),
+    ],
+)
+def test_a_tampered_export_fails(child: Child, capsys: pytest.CaptureFixture[str], tamper: Any, words: str):
+    """Exit 1 of --verify, and its model is not opened; `generate` refuses it with 2."""
+    assert loadcheck(["export", "run", "out"]) == 0
+    tamper(Path("out"))
+    child.dies = "prove"
+    capsys.readouterr()
+    assert loadcheck(["export", "--verify", "out"]) == 1
+    assert words in capsys.readouterr().out
+    assert loadcheck(["generate", "out", "--prompt", "Hi"]) == 2
+
+
+def test_a_verification_compares_anew(child: Child):
+    """A file that is as it was proves nothing of another base or another package."""
+    assert loadcheck(["export", "run", "out"]) == 0
+    child.found |= {"distance": 2.0}
+    assert loadcheck(["export", "--verify", "out"]) == 1
+
+
+def test_half_an_export_is_none(child: Child, capsys: pytest.CaptureFixture[str]):
+    """A process that dies leaves nothing under the name, and exit 1 says its last word; a folder without a proof is refused with 2."""
+    child.dies = "prove"
+    assert loadcheck(["export", "run", "out"]) == 1
+    assert "exit code 1: RuntimeError: out of luck" in _error(capsys)
+    assert [path.name for path in Path().iterdir()] == ["run"]
+    Path("out").mkdir()
+    assert loadcheck(["export", "--verify", "out"]) == 2
+    assert "half of one: proof.json is missing" in _error(capsys)
+
+
+def test_an_interrupt_leaves_nothing(child: Child, monkeypatch: pytest.MonkeyPatch):
+    """Ctrl-C between two processes."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("loadcheck.exporting.export._write_rest", interrupt)
+    assert loadcheck(["export", "run", "out"]) == 130
+    assert [path.name for path in Path().iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save: lm_head"),
+        ({"use_dora": True}, "use_dora: is no plain LoRA"),
+        ({"peft_type": "IA3"}, "peft_type: is no plain LoRA"),
+        ({"bias": "all"}, "bias: a trained bias"),
+        ({"r": None}, "r: says no rank"),
+        ({"r": 300}, "rank 300 is above 256, the highest that is served"),
+        ({"rank_pattern": {"q_proj": 512}}, "rank 512 is above 256"),
+    ],
+)
+def test_adapters_that_nobody_could_use_are_refused(
+    child: Child, tmp_path: Path, capsys: pytest.CaptureFixture[str], config: dict[str, Any], words: str
+):
+    """Exit 2 and one line, before any process starts."""
+    _training(tmp_path / "other", **config)
+    child.dies = "write"
+    assert loadcheck(["export", "other", "out"]) == 2
+    assert words in _error(capsys)
+
+
+def test_a_rank_above_a_servers_default_is_named_with_its_flag(child: Child, tmp_path: Path):
+    """In proof.json, too; merged there is no rank any more."""
+    _training(tmp_path / "other", r=17)
+    assert loadcheck(["export", "other", "out"]) == loadcheck(["export", "other", "merged", "--merged"]) == 0
+    notes = [json.loads(Path(name, PROOF).read_text())["notes"] for name in ("out", "merged")]
+    assert notes == [["rank 17 is above a server's default: serve it with --max-lora-rank 32"], []]
+
+
+def _no_adapter(run: Path) -> None:
+    shutil.rmtree(run / "adapter")
+
+
+def _load(run: Path) -> None:
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "training": None}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_no_adapter, "run: has no adapters: the training is completed"),
+        (_load, "run: is a load, and has no adapters"),
+        (lambda run: (run / "probe.safetensors").unlink(), "run: has no probe.safetensors"),
+        (lambda run: (run / "probe.safetensors").write_bytes(b"123"), "is no probe of a training"),
+        (lambda run: (run / "adapter" / ADAPTER).write_bytes(b"x"), "is not what was trained (adapter_model.safetensors"),
+        (lambda run: (run / "plan.json").write_text("[]"), "plan.json: is no JSON object"),
+        (shutil.rmtree, "run: no run folder: run.json is missing"),
+    ],
+)  # fmt: skip
+def test_runs_without_whole_adapters_are_refused(
+    child: Child, capsys: pytest.CaptureFixture[str], spoil: Any, words: str
+):
+    """Exit 2 and one line."""
+    spoil(Path("run"))
+    assert loadcheck(["export", "run", "out"]) == 2
+    assert words in _error(capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run"], "DIR: is missing"),
+        (["run", "run"], "run: DIR: is there already"),
+        (["run", "run/run.json/out"], "cannot be made"),
+        (["--verify", "run", "out"], "--verify: takes the folder of an export"),
+        (["--verify", "run"], "proof.json is missing"),
+    ],
+)
+def test_words_that_make_no_sense_are_refused(
+    child: Child, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+):
+    """Exit 2 and one line."""
+    assert loadcheck(["export", *words]) == 2
+    assert said in _error(capsys)
+
+
+def test_a_proof_that_is_none_is_refused(child: Child, capsys: pytest.CaptureFixture[str]):
+    """Exit 2, by file and key."""
+    assert loadcheck(["export", "run", "out"]) == 0
+    proof = json.loads(Path("out/proof.json").read_text())
+    for text in ("{", json.dumps({**proof, "form": "gguf"}), json.dumps({**proof, "dtype": "int4"})):
+        Path("out/proof.json").write_text(text)
+        capsys.readouterr()
+        assert loadcheck(["export", "--verify", "out"]) == 2
+        assert "proof.json: " in _error(capsys)
+
+
+def test_an_answer_comes_word_by_word(child: Child, capsys: pytest.CaptureFixture[str]):
+    """From an export and from a run; nothing in it moves the terminal; with --json it is one document."""
+    assert loadcheck(["export", "run", "out"]) == 0
+    for source in ("out", "run"):
+        capsys.readouterr()
+        assert loadcheck(["generate", source, "--prompt", "What?"]) == 0
+        said = capsys.readouterr()
+        assert (said.out, said.err) == ("Paris.·[31m\n", "4 tokens, 2.0 tokens/s on the cpu\n")
+    assert loadcheck(["generate", "out", "--prompt", "What?", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["answer"] == "Paris."
+
+
+def test_an_answer_of_nothing_is_refused(child: Child, capsys: pytest.CaptureFixture[str]):
+    """A folder that is neither, an empty question, and a process that is killed."""
+    Path("empty").mkdir()
+    assert loadcheck(["generate", "empty", "--prompt", "What?"]) == 2
+    assert "is neither an export" in _error(capsys)
+    assert loadcheck(["generate", "run", "--prompt", " "]) == 2
+    assert "--prompt: is empty" in _error(capsys)
+    child.dies, child.code = "answer", 3
+    assert loadcheck(["generate", "run", "--prompt", "What?"]) == 1
+    assert "exit code 3: RuntimeError" in _error(capsys)
+
+
+def test_a_machine_without_the_packages_cannot(
+    child: Child, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Exit 3, and nothing is left."""
+    monkeypatch.setattr("loadcheck.exporting.export.require", require)
+    monkeypatch.setattr("loadcheck.exporting.export.NEEDED", ("no_such_package",))
+    assert loadcheck(["export", "run", "out"]) == 3
+    assert "this environment lacks no_such_package" in _error(capsys)
+    assert [path.name for path in Path().iterdir()] == ["run"]
+
+
+def test_at_the_tolerance_it_is_within():
+    """And a base is farther away where it is twice as far."""
+    found = Comparison(**FOUND | {"distance": 0.25, "base_distance": 0.5})
+    assert {finding.status.value for finding in comparison_findings(found, 0.25)} == {"ok"}
