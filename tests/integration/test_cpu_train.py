@@ -127,6 +127,39 @@ def _said(*arguments: str | Path) -> tuple[int, dict[str, Any]]:
     return ended.returncode, json.loads(ended.stdout)
 
 
+SEEDS = """
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
+from loadcheck.errors import BadInput
+from loadcheck.stacks.preflight import check_adapters, check_seeded
+shape = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, vocab_size=8)
+lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+def attached(seed_first):
+    model = LlamaForCausalLM(LlamaConfig(**shape))
+    if seed_first:
+        torch.manual_seed(7)
+    model = get_peft_model(model, lora)
+    torch.manual_seed(7)
+    return model
+check_seeded(attached(True), 7)
+check_adapters(attached(True))
+for check, model in ((lambda each: check_seeded(each, 7), attached(False)), (check_adapters, attached(True).half()),
+                     (check_adapters, attached(True).requires_grad_(False))):
+    try:
+        check(model)
+    except BadInput as error:
+        print(error)
+"""
+
+
+def test_adapters_made_before_the_seed_are_told():
+    """With peft itself: made from the seed they pass; made before it, in float16 or for inference they are refused."""
+    python = LOADCHECK.with_name("python")
+    said = subprocess.run([python, "-c", SEEDS], capture_output=True, text=True, check=True, timeout=120).stdout
+    assert [line.split(":")[1].strip() for line in said.splitlines()] == ["random_state", "dtype", "requires_grad"]
+
+
 def test_grpo_trains_on_rewards_of_a_file(tmp_path: Path):
     """One step: completions are generated, scored by the user's functions, and learned from; the reward is in steps.jsonl."""
     folder, prompts = tmp_path / "run", ROOT / "examples" / "sums.jsonl"

@@ -16,6 +16,7 @@ from loadcheck.specs.profile import Profile
 from loadcheck.specs.settings import settings_of
 from loadcheck.specs.training import CPU_OPTIMIZERS, Schedule, TrainJob, TrainSettings
 from loadcheck.stacks import trainer_of
+from loadcheck.stacks.serving import MAX_SERVED_RANK
 
 GRPO_LEARNING_RATE = 5e-6
 """unsloth's notebooks have it; SFT's would have the policy run away."""
@@ -90,6 +91,9 @@ def refuse(profile: Profile, job: TrainJob) -> None:
 
 def _problems(profile: Profile, job: TrainJob) -> Iterator[Problem]:
     settings = job.settings
+    if profile.adapters is not None and profile.adapters.r > MAX_SERVED_RANK:
+        what = f"rank {profile.adapters.r} is above {MAX_SERVED_RANK}, the highest that is served"
+        yield Problem("command line", what, f"lower it to {MAX_SERVED_RANK}", "--lora-r")
     if settings.method == "sft" and job.limit_tokens > profile.max_seq_length:
         what = f"{job.limit_tokens} is above max_seq_length {profile.max_seq_length}"
         yield Problem("command line", what, "raise --max-seq-length", "--train-seq-length")

@@ -67,7 +67,7 @@ class Tokenized:
         """The prompts of GRPO, with the answer's beginning."""
         found = []
         for row in rows:
-            if self._holds_special(row, faults):
+            if self._holds_special(row, faults) or self._refuses(row, faults):
                 continue
             ids = self._ids(self._rendered(row.chat, begins_answer=True))
             if len(ids) > self._limit_tokens and not self._truncate:
@@ -77,7 +77,7 @@ class Tokenized:
         return found
 
     def _row(self, row: Row, faults: Faults) -> Tokens | None:
-        if self._holds_special(row, faults):
+        if self._holds_special(row, faults) or self._refuses(row, faults):
             return None
         ids, labels = self._text(row) if row.text is not None else self._chat(row)
         if len(ids) > 1 and ids[0] == ids[1] == self._tokenizer.bos_token_id:
@@ -116,6 +116,19 @@ class Tokenized:
                 row.line, f"holds the tokenizer's own {found}", "remove it: the template writes it where it belongs"
             )
         return found is not None
+
+    def _refuses(self, row: Row, faults: Faults) -> bool:
+        """Whether the template takes no such chat, or there is none: a system's turn in gemma's, any chat with a base model."""
+        if row.text is not None:
+            return False
+        try:
+            self._rendered(row.chat)
+        except Exception as error:  # jinja2's own, and ValueError where there is no template
+            said = str(error).partition("\n")[0]
+            remedy = "shape the chat as the template takes it, or train an instruct model"
+            faults.add(row.line, f"the tokenizer's chat template does not take it ({said:.120})", remedy)
+            return True
+        return False
 
     # ------------------------------------------------------------------------------------------------------- text and chat
 
@@ -172,6 +185,15 @@ def _labels(
             if ending is None or at <= ending or text[offsets[at][0] : end].strip():
                 labels[at] = ids[at]
     return labels
+
+
+def refuse_unknown(rows: Sequence[Tokens], vocab_size: int, faults: Faults) -> None:
+    """A fault for each row with a token that the model has no embedding for: its tokenizer was grown, and the model was not."""
+    for row in rows:
+        highest = max(row.input_ids, default=0)
+        if highest >= vocab_size:
+            what = f"has token {highest}, and the model's embeddings end at {vocab_size - 1}: the tokenizer was grown"
+            faults.add(row.line, what, "train with the model's own tokenizer")
 
 
 def end_ids(tokenizer: Any, directory: Path) -> frozenset[int]:

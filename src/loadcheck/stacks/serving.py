@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-SERVED_RANKS = (8, 16, 32, 64, 128, 256)
-"""vllm/config.py:2122: LoRAConfig.__post_init__; --max-lora-rank is one of them."""
+from loadcheck.specs.profile import VLLM_LORA_RANKS as SERVED_RANKS
+
 DEFAULT_SERVED_RANK = 16
 """vllm/engine/arg_utils.py:147."""
 MAX_SERVED_RANK = SERVED_RANKS[-1]

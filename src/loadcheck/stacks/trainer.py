@@ -11,6 +11,7 @@ Events that a training prints, flat, each field named as in findings (bytes, cou
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -30,9 +31,10 @@ from loadcheck.runs.folder import RunFolder
 from loadcheck.runs.steps import Step, StepWriter, read_steps
 from loadcheck.specs.training import TrainJob
 from loadcheck.stacks.engine_common import digest, finite, seconds_since, trainable
+from loadcheck.stacks.preflight import BASE, check_adapters, check_base, check_tokens
 from loadcheck.stacks.probe import keep_probe
 from loadcheck.stacks.recorder import Recorder
-from loadcheck.stacks.rows import IGNORED, Learned, Tokenized, Tokens, end_ids
+from loadcheck.stacks.rows import IGNORED, Learned, Tokenized, Tokens, end_ids, refuse_unknown
 
 MAX_STEP_EVENTS = 2_000
 """Far below what is kept of a log (logs/parser.py: MAX_KEPT)."""
@@ -133,6 +135,7 @@ class Watched:
 
     watch: Watch
     checkpoints: Path
+    base_sha256: str
 
     def training_step(self, model: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:
         """transformers/trainer.py:3645."""
@@ -147,7 +150,9 @@ class Watched:
         super()._save_checkpoint(*arguments, **named)  # type: ignore[misc]
         name = f"checkpoint-{self.state.global_step}"  # type: ignore[attr-defined]
         self.watch.writer.sync()
-        publish(Path(self.args.output_dir) / name, self.checkpoints / name)  # type: ignore[attr-defined]
+        written = Path(self.args.output_dir) / name  # type: ignore[attr-defined]
+        (written / BASE).write_text(json.dumps({"sha256": self.base_sha256}) + "\n", encoding="ascii")
+        publish(written, self.checkpoints / name)
         drop_old(self.checkpoints)
 
 
@@ -210,7 +215,11 @@ class Session:
         made = Tokenized(tokenizer, end_ids(tokenizer, self.directory), self.job.limit_tokens, self.job.truncate)
         grpo = self.job.settings.method == "grpo"
         rows = self.data().rows
-        return (made.prompts(rows, faults) if grpo else made.rows(rows, faults)), made.learned
+        found = made.prompts(rows, faults) if grpo else made.rows(rows, faults)
+        refuse_unknown(found, self.plan.config.vocab_size, faults)
+        if not faults:
+            check_tokens(self.folder, found, made.learned)
+        return found, made.learned
 
     def config_arguments(self, machine: Machine) -> dict[str, Any]:
         """The arguments of SFTConfig and GRPOConfig alike (transformers/training_args.py)."""
@@ -242,10 +251,13 @@ def run_trainer(
 ) -> None:
     """Train to the end, save the adapters, and say what was found; `make` makes trl's trainer, of a class from `watched`."""
     recorder, steps_path = session.recorder, session.folder.steps_path
+    check_adapters(model)
     adapters_before, base_before = digest(trainable(model)), hash_of(frozen(model))
+    check_base(None if session.job.resume_from is None else Path(session.job.resume_from), base_before)
     watch = Watch(recorder, StepWriter(steps_path, _earlier(session.job)), machine)
     watch.begin()
     trainer = make()
+    trainer.base_sha256 = base_before
     _watch(trainer, watch, session.folder.path / "checkpoints")
     start_s = time.monotonic()
     trainer.train(resume_from_checkpoint=session.job.resume_from)

@@ -11,6 +11,7 @@ import psutil
 
 from loadcheck.data.faults import Faults
 from loadcheck.stacks.grpo_trainer import grpo_trainer, reward_functions
+from loadcheck.stacks.preflight import check_seeded
 from loadcheck.stacks.rows import summary
 from loadcheck.stacks.sft_trainer import sft_trainer
 from loadcheck.stacks.trainer import Machine, Session, run_trainer
@@ -33,6 +34,7 @@ def run(session: Session) -> None:
     rows, learned = session.tokens(tokenizer, faults)  # before the model is loaded
     faults.refuse()
     model = engine.attach(engine.load(plan, session.directory, recorder), plan.profile.adapters, recorder)
+    check_seeded(model, plan.profile.adapters.random_state)
     if plan.profile.adapters.use_gradient_checkpointing:
         model.enable_input_require_grads()
     allow_cpu_training()
