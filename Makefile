@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 # What the user gives is text, such as a run folder's name: make must not expand it, nor a shell run it. Here each variable is fixed as
 # it was written; recipes name it as "$$RUN", which the shell takes from the environment and never evaluates.
-GIVEN := ENGINE RUNTIME PROFILE GPU GPUS DATA RUN LOG ARGS BASE CA APT_SOURCES REGISTRY IMAGE TAG DIGEST TLS_VERIFY CHUNK_MB RELEASE AUDIT_DB
+GIVEN := ENGINE RUNTIME PROFILE GPU GPUS DATA RUN LOG ARGS BASE CA APT_SOURCES REGISTRY IMAGE TAG DIGEST TLS_VERIFY CHUNK_MB RELEASE AUDIT_DB SIGN_KEY SIGNERS
 GIVEN += $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 $(foreach name,$(sort $(GIVEN)),$(if $(filter-out undefined,$(origin $(name))),$(eval override $(name) := $$(value $(name)))))
 
@@ -161,7 +161,7 @@ test-image: ## the image's own tests: read-only root, ordinary user, no network
 	@scripts/image/test
 
 .PHONY: ci-image
-ci-image: ## build, test, run, push and pull it (installs Docker if missing)
+ci-image: .venv/dev/.complete ## build, test, run, push and pull it (installs Docker if missing)
 	@scripts/image/ci
 
 .PHONY: lint-image
@@ -169,7 +169,7 @@ lint-image: .venv/tools/.complete ## lint the Dockerfile, the compose file and t
 	@scripts/image/lint
 
 .PHONY: reproducible
-reproducible: ## build it twice from nothing and compare the digests
+reproducible: .venv/dev/.complete ## build it twice from nothing and compare the digests
 	@scripts/image/reproducible
 
 .PHONY: image-size
@@ -185,18 +185,18 @@ audit: .venv/dev/.complete ## locked packages with known holes, by your database
 	@$(DEV)/python scripts/image/audit.py "$${AUDIT_DB:-}"
 
 .PHONY: push
-push: build/image/oci/index.json ## push it, digest unchanged (REGISTRY=)
+push: .venv/dev/.complete build/image/oci/index.json ## push it, digest unchanged (REGISTRY=, SIGN_KEY=)
 	@scripts/image/push
 
 .PHONY: pull
-pull: ## pull it into Docker (REGISTRY=, DIGEST=)
+pull: .venv/dev/.complete ## pull it into Docker (REGISTRY=, DIGEST=, SIGNERS=)
 	@scripts/image/pull
 
 .PHONY: bundle
 bundle: build/image/oci/index.json ## the image as files for machines without Docker (CHUNK_MB=)
 	@scripts/image/bundle
 
-build/image/oci/index.json:
+build/image/oci/index.json: | .venv/dev/.complete
 	@scripts/image/oci
 
 # scripts/venv decides by content whether an environment is current, in a few milliseconds: so it is always asked.

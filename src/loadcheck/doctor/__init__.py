@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from loadcheck.doctor import gpu, host, settings, stack
+from loadcheck.doctor import gpu, host, origin, settings, stack
 from loadcheck.doctor.facts import read_machine
 from loadcheck.machine import Finding, Level, Machine, Report
 from loadcheck.plan import LoadPlan
@@ -13,8 +13,8 @@ from loadcheck.stacks import stack_of
 
 __all__ = ["Finding", "Level", "Machine", "Report", "examine", "read_machine"]
 
-CPU_CHECKS = (*host.CHECKS, *stack.CHECKS, *settings.CHECKS)
-GPU_CHECKS = (*gpu.CHECKS, *host.CHECKS, *host.GPU_CHECKS, *stack.CHECKS, *settings.CHECKS)
+CPU_CHECKS = (*host.CHECKS, *stack.CHECKS, *settings.CHECKS, *origin.CHECKS)
+GPU_CHECKS = (*gpu.CHECKS, *host.CHECKS, *host.GPU_CHECKS, *stack.CHECKS, *settings.CHECKS, *origin.CHECKS)
 
 
 def examine(machine: Machine, plan: LoadPlan) -> Report:

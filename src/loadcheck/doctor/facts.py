@@ -26,6 +26,7 @@ from loadcheck.doctor.settings import VARIABLES, token_form
 from loadcheck.machine import ChangedFile, Machine, Symbols, Token
 from loadcheck.manifest import OURS, explanation
 from loadcheck.plan import LoadPlan
+from loadcheck.provenance import of_this_process
 from loadcheck.runs.secrets import hub_tokens
 from loadcheck.specs.files import env_dir, read_toml
 from loadcheck.specs.versions import load_versions
@@ -78,6 +79,7 @@ def read_machine(plan: LoadPlan, gpu: GpuDevice | None, files: bool = True) -> M
         has_edited_xformers=_has_edited_xformers(),
         variables={name: os.environ[name] for name in _variables() if name in os.environ},
         tokens=tuple(_tokens()),
+        provenance=of_this_process(os.environ),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from loadcheck.device import Driver, GpuDevice
 from loadcheck.errors import Problem
+from loadcheck.provenance import Provenance
 
 TokenForm = Literal["empty", "malformed", "of a retired form", "expired", "well-formed"]
 Symbols = tuple[int, ...]
@@ -57,6 +58,7 @@ class Machine:
         has_edited_xformers: whether unsloth's edit of xformers is in place; None where xformers is not installed.
         variables: those that change a load, as they are set.
         tokens: the hub's tokens that are set, the one that counts first.
+        provenance: the statement that LOADCHECK_PROVENANCE names, and what speaks against it; text where it cannot be read.
     """
 
     gpu: GpuDevice | None = None
@@ -86,3 +88,4 @@ class Machine:
     has_edited_xformers: bool | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
     tokens: tuple[Token, ...] = ()
+    provenance: Provenance | str | None = None

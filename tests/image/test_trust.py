@@ -1,0 +1,170 @@
+"""An image in a registry on loopback: what is pushed with a statement is taken, and nothing else."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import ROOT
+from tests.test_provenance import NEW, OLD, image, keys, stated, write_index
+
+sys.path.insert(0, str(ROOT / "scripts" / "image"))
+provenance: Any = import_module("provenance")
+layout: Any = import_module("layout")
+
+__all__ = ["image", "keys"]
+
+pytestmark = pytest.mark.skipif(
+    None in map(shutil.which, ("skopeo", "docker-registry")),
+    reason="skopeo and docker-registry are not installed; scripts/image/ci does",
+)
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The registry's folder."""
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture(scope="module")
+def registry(storage: Path) -> Iterator[str]:
+    """HOST:PORT of an empty one."""
+    folder = storage
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    held = f"storage: {{ filesystem: {{ rootdirectory: {folder}/data }} }}"
+    (folder / "registry.yml").write_text(
+        f"version: 0.1\nlog: {{ level: error }}\n{held}\nhttp: {{ addr: {address} }}\n"
+    )
+    process = subprocess.Popen(["docker-registry", "serve", str(folder / "registry.yml")], stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(address)
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_for(address: str) -> None:
+    host, _, port = address.partition(":")
+    end_s = time.monotonic() + 20
+    while True:
+        try:
+            socket.create_connection((host, int(port))).close()
+        except ConnectionRefusedError:
+            assert time.monotonic() < end_s
+            time.sleep(0.05)
+        else:
+            return
+
+
+class Place:
+    """A registry, a folder with what was built, one with what was pulled, and the keys."""
+
+    def __init__(self, registry: str, built: Path, keys: Path) -> None:
+        self.registry, self.built, self.keys = registry, built, keys
+
+    def run(self, script: str, *words: str, **more: str) -> "subprocess.CompletedProcess[str]":
+        own = {
+            "REGISTRY": self.registry,
+            "TLS_VERIFY": "false",
+            "OUT": str(self.built),
+            "IMAGE": "test",
+            "TAG": "latest",
+        }
+        command = [str(ROOT / "scripts" / "image" / script), *words]
+        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **own, **more}, check=False)
+
+    def trust(self, signers: str = "mine.pub", **more: str) -> "subprocess.CompletedProcess[str]":
+        return self.run("trust", f"{self.registry}/test", SIGNERS=str(self.keys / signers), **more)
+
+    def take(self) -> None:
+        """As pull does once the image has come."""
+        subprocess.run(["bash", "-c", "source scripts/image/common; keep_statement"], cwd=ROOT, check=True,
+                       env={**os.environ, "OUT": str(self.built)})  # fmt: skip
+
+    def push(self, finished_on: str, key: str = "mine") -> str:
+        """Push what is in `built/oci` with a statement of that day; returns its digest."""
+        stated(self.built / "oci", self.keys / key, self.built / "provenance.json", finished_on)
+        pushed = self.run("push", SIGN_KEY=str(self.keys / key))
+        assert pushed.returncode == 0, pushed.stderr
+        return pushed.stdout.strip().partition("@")[2]
+
+
+@pytest.fixture
+def place(registry: str, image: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setenv("COMMIT", "0" * 40)
+    return Place(registry, image.parent, keys)
+
+
+def rebuilt(place: Place, content: bytes) -> None:
+    """Another image in its place: one layer more."""
+    index = json.loads((place.built / "oci" / "index.json").read_text())
+    manifest = json.loads(layout.blob(place.built / "oci", index["manifests"][0]["digest"]).read_text())
+    manifest["layers"] += [provenance._put(place.built / "oci", content, "application/vnd.oci.image.layer.v1.tar")]
+    write_index(place.built / "oci", manifest)
+
+
+def test_what_was_signed_is_taken_and_what_was_not_is_refused(place: Place):
+    """Its digest, and whose it is; by another's key nothing is taken."""
+    digest = place.push(NEW)
+    trusted = place.trust()
+    assert (trusted.returncode, trusted.stdout.strip()) == (0, digest), trusted.stderr
+    assert "signed by signer" in trusted.stderr
+    refused = place.trust("other.pub")
+    assert refused.returncode == 1 and refused.stdout == "" and "its key is none of" in refused.stderr
+
+
+def test_a_tag_that_was_moved_back_is_refused(place: Place):
+    """To an older image of the same signer; by its digest it can be had."""
+    old = place.push(OLD)
+    rebuilt(place, b"newer")
+    assert place.push(NEW) != old
+    assert place.trust().returncode == 0
+    place.take()
+    assert place.run("trust", f"{place.registry}/test", SIGNERS=str(place.keys / "mine.pub")).returncode == 0
+    subprocess.run(["skopeo", "copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false",
+                    f"docker://{place.registry}/test@{old}", f"docker://{place.registry}/test:latest"], check=True)  # fmt: skip
+    moved = place.trust()
+    assert moved.returncode == 1 and "the tag was moved back" in moved.stderr
+    assert place.trust(DIGEST=old).returncode == 0
+
+
+def test_a_tag_without_a_statement_is_refused(place: Place):
+    """Such as one that somebody else pushed over it."""
+    place.push(NEW)
+    rebuilt(place, b"unsigned")
+    assert place.run("push").returncode == 0
+    refused = place.trust()
+    assert refused.returncode == 1 and "has no statement" in refused.stderr
+
+
+def test_a_layer_that_was_changed_in_the_registry_is_refused(place: Place, storage: Path):
+    """Whoever fetches it by its digest finds out: here skopeo, as docker pull does."""
+    rebuilt(place, b"a layer of its own")
+    digest = place.push(NEW)
+    name = next(
+        path
+        for path in (place.built / "oci" / "blobs" / "sha256").iterdir()
+        if path.read_bytes() == b"a layer of its own"
+    ).name
+    next(storage.rglob(f"{name}/data")).write_bytes(b"a layer of its OWN")
+    command = [
+        "skopeo",
+        "copy",
+        "--quiet",
+        "--src-tls-verify=false",
+        f"docker://{place.registry}/test@{digest}",
+        f"dir:{place.built}/got",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "igest" in done.stderr
