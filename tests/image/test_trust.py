@@ -45,7 +45,9 @@ def registry(storage: Path) -> Iterator[str]:
     (folder / "registry.yml").write_text(
         f"version: 0.1\nlog: {{ level: error }}\n{held}\nhttp: {{ addr: {address} }}\n"
     )
-    process = subprocess.Popen(["docker-registry", "serve", str(folder / "registry.yml")], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        ["docker-registry", "serve", str(folder / "registry.yml")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         _wait_for(address)
         yield address
@@ -168,3 +170,49 @@ def test_a_layer_that_was_changed_in_the_registry_is_refused(place: Place, stora
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0 and "igest" in done.stderr
+
+
+DOCKER = """#!/bin/bash
+case "$1" in
+version) echo 26.1.5 ;;
+info) echo / ;;
+pull) echo "$2" >>"$PULLED"; [ -z "${REFUSES:-}" ] ;;
+esac
+"""
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for Docker's client; the file has what it was asked to pull."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "docker").write_text(DOCKER)
+    (tmp_path / "bin" / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("PULLED", str(tmp_path / "asked"))
+    return tmp_path / "asked"
+
+
+def test_pull_takes_what_was_signed_by_its_digest(place: Place, docker: Path):
+    """And remembers it as the newest, once it has come."""
+    digest, kept = place.push(NEW), place.built / "pulled" / "provenance.json"
+    signers = str(place.keys / "mine.pub")
+    assert place.run("pull", SIGNERS=signers, REFUSES="1").returncode == 3 and not kept.exists()
+    done = place.run("pull", SIGNERS=signers)
+    assert done.returncode == 0, done.stderr
+    assert set(docker.read_text().split()) == {f"{place.registry}/test@{digest}"}
+    assert kept.exists() and kept.with_name("provenance.json.sig").exists()
+
+
+def test_pull_asks_docker_for_nothing_that_is_not_signed(place: Place, docker: Path):
+    """Exit 1 before anything is fetched."""
+    place.push(NEW)
+    assert place.run("pull", SIGNERS=str(place.keys / "other.pub")).returncode == 1
+    assert not docker.exists()
+
+
+def test_pull_without_a_digest_says_what_it_trusts(place: Place, docker: Path):
+    """The registry's word; with one it says nothing."""
+    digest = place.push(NEW)
+    assert f"whatever {place.registry} calls latest today is taken on its word" in place.run("pull").stderr
+    assert place.run("pull", DIGEST=digest).stderr == ""
+    assert docker.read_text().split() == [f"{place.registry}/test:latest", f"{place.registry}/test@{digest}"]
