@@ -39,7 +39,7 @@ sys.path.insert(0, {root!r})
 from tests.fleets import Node
 Node(results, name, len(name), "2")
 """
-ROOT = str(Path(__file__).resolve().parents[1])
+ROOT = str(Path(__file__).resolve().parents[2])
 
 
 @pytest.fixture
