@@ -68,6 +68,11 @@ peft: $(RUNTIME_NEEDS) ## load, and train the adapters for five steps (PROFILE=)
 train: $(RUNTIME_NEEDS) ## fine-tune on your data, checked like a load (DATA=file)
 	@scripts/with-args scripts/image/load $(RUNTIME) $(ENGINE) train $${PROFILE:+"$$PROFILE"} $${DATA:+--data "$$(realpath -m -- "$$DATA")"}
 
+# In the local environment alone: a container's port would have to be published.
+.PHONY: serve
+serve: .venv/$(ENGINE)/.complete ## vLLM's own server with your adapters (RUN=folder, PROFILE=)
+	@served=$${RUN:-$${PROFILE:-}}; scripts/with-args .venv/$(ENGINE)/bin/loadcheck serve $${served:+"$$served"}
+
 .PHONY: check
 check: .venv/dev/.complete ## judge the newest run, or another one (RUN=folder, LOG=file)
 	@judged=$${LOG:-$${RUN:-$$(scripts/newest-run)}}; scripts/with-args $(DEV)/loadcheck check "$$judged"

@@ -84,7 +84,7 @@ def test_a_good_machine_is_fine():
         assert (report.outcome, report.exit_code, _bad(report)) == ("fine", EXIT_PASS, [])
     assert {finding.check for finding in _examine().findings} == {
         "gpu", "driver", "capability", "processes", "memory", "platform", "ram", "disk", "libstdc++", "shm", "libcuda",
-        "compiler", "versions", "files", "xformers-edit", "token", "visible-devices", "model-name",
+        "compiler", "versions", "files", "xformers-edit", "token", "visible-devices", "model-name", "server",
     }  # fmt: skip
 
 

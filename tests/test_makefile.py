@@ -62,6 +62,8 @@ def make(checkout: Path, *arguments: str, **environment: str) -> tuple[int, list
         ("predict", ["GPU", "PROFILE"], ["predict", "--gpu", EVIL, "--profile", EVIL]),
         ("load", ["PROFILE"], ["load", EVIL]),
         ("peft", ["PROFILE", "TAG", "REGISTRY"], ["load", EVIL, "--train-steps", "5"]),
+        ("serve", ["RUN"], ["serve", EVIL]),
+        ("serve", ["PROFILE"], ["serve", EVIL]),
         ("doctor", ["PROFILE", "IMAGE", "OTHER"], ["doctor", "--profile", EVIL]),
         ("release", ["RELEASE"], ["scripts/release.py", EVIL]),
     ],
@@ -113,7 +115,20 @@ def test_an_unknown_engine_or_runtime_is_no_recipe(name: str, checkout: Path):
     assert (code, words, f"{name}: " in said) == (2, [], True)
 
 
-USERS_TARGETS = ["load", "predict", "matrix", "fit", "doctor", "peft", "train", "check", "report", "parse", "test"]
+USERS_TARGETS = [
+    "load",
+    "predict",
+    "matrix",
+    "fit",
+    "doctor",
+    "peft",
+    "train",
+    "serve",
+    "check",
+    "report",
+    "parse",
+    "test",
+]
 
 
 @pytest.mark.parametrize("columns", ["20", "200"])

@@ -46,6 +46,7 @@ COMMANDS = (
     "train",
     "export",
     "generate",
+    "serve",
     "doctor",
     "fleet",
     "weights",

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from loadcheck.machine import Finding, Level, Machine, TokenForm, ok, problem, warning
 from loadcheck.plan import LoadPlan
+from loadcheck.stacks.serving import known_holes
 
 OFFLINE = "HF_HUB_OFFLINE"
 VARIABLES = ("CUDA_VISIBLE_DEVICES", OFFLINE)
@@ -88,4 +89,14 @@ def check_local_weights(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
         yield ok("local-weights", "the weights are safetensors, and no pickle is opened")
 
 
-CHECKS = (check_offline, check_token, check_local_weights)
+def check_server(_: Machine, plan: LoadPlan) -> Iterator[Finding]:
+    """What is known of the server that comes with the stack; a load starts none."""
+    if not plan.profile.on_cpu:
+        holes = known_holes()
+        what = (
+            f"`loadcheck serve` starts a server with {len(holes)} known holes: {', '.join(name for name, _ in holes)}"
+        )
+        yield ok("server", what, "a load starts none; put a gateway before it (SECURITY.md)")
+
+
+CHECKS = (check_offline, check_token, check_local_weights, check_server)

@@ -1,9 +1,10 @@
-"""What is done to an export in a process of its own: python -m loadcheck.engines.exported write|prove|answer [PARENT_PID].
+"""What is done to an export in a process of its own: python -m loadcheck.engines.exported write|prove|base|answer [PARENT_PID].
 
 The request is one JSON object on stdin. What is found is JSON on stdout, an object a line; all that libraries print goes to stderr.
 
     write    the weights of the export into the folder `target`, from the adapters in `adapters`
     prove    the export in `target` opened anew, and compared with what the trained model said
+    base     the directory of the base's weights, fetched or made where it is not there yet
     answer   a line {"text": piece} for each piece of the answer to `prompt`, then what it came to
 """
 
@@ -86,13 +87,17 @@ def prove(request: dict[str, Any], say: Say) -> None:
     say(reloaded.compare(_source(request, request["target"], request["merged"])))
 
 
+def base(request: dict[str, Any], say: Say) -> None:
+    say({"directory": str(_source(request, "", merged=False).base)})
+
+
 def answer(request: dict[str, Any], say: Say) -> None:
     reloaded.begin()
     source = _source(request, request["target"], request["merged"])
     say(reloaded.answer(source, request["prompt"], request["max_new_tokens"], lambda text: say({"text": text})))
 
 
-STEPS = {"write": write, "prove": prove, "answer": answer}
+STEPS = {"write": write, "prove": prove, "base": base, "answer": answer}
 
 
 if __name__ == "__main__":

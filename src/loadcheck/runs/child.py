@@ -72,8 +72,9 @@ def run_child(
     on_start: Callable[[int], None],
     on_output: Take,
     env: dict[str, str],
+    grace_s: float = GRACE_S,
 ) -> ChildEnd:
-    """Run `command` in a session of its own, with stdout and stderr as one stream, to its end or ours.
+    """Run `command` in a session of its own, with stdout and stderr as one stream, to its end or ours; `grace_s` is left to it to end by itself.
 
     Whatever it printed is in `sink`, however it ended. Nothing of its session outlives this call.
     """
@@ -97,7 +98,7 @@ def run_child(
             _follow(child, take)
         except KeyboardInterrupt:
             interrupted = True
-            _end(child, take)
+            _end(child, take, grace_s)
         finally:
             with ignore_signals():
                 exit_code = _reap(child, take)
@@ -122,12 +123,12 @@ def _follow(child: subprocess.Popen[bytes], take: Take, limit_s: float = math.in
                 child.wait(POLL_S)
 
 
-def _end(child: subprocess.Popen[bytes], take: Take) -> None:
+def _end(child: subprocess.Popen[bytes], take: Take, grace_s: float) -> None:
     """Ask the child to end, and hear it out; asked twice, it is killed at once."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGINT)
     with suppress(KeyboardInterrupt):
-        _follow(child, take, GRACE_S)
+        _follow(child, take, grace_s)
 
 
 def _reap(child: subprocess.Popen[bytes], take: Take) -> int:

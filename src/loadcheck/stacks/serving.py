@@ -1,8 +1,23 @@
-"""What the served stack takes of adapters: vLLM 0.7.2's ranks."""
+"""What the stack's server takes of adapters, vLLM 0.7.2's ranks, and which of its holes are known."""
 
 from __future__ import annotations
 
+from loadcheck.specs.files import env_dir, read_toml
 from loadcheck.specs.profile import VLLM_LORA_RANKS as SERVED_RANKS
+from loadcheck.stacks.plain_vllm import STACK as SERVING_STACK
+from loadcheck.stacks.plain_vllm.serving import SERVER, Served, argv, environment, predict_served
+
+__all__ = [
+    "SERVER",
+    "SERVING_STACK",
+    "Served",
+    "argv",
+    "environment",
+    "known_holes",
+    "predict_served",
+    "rank_flag",
+    "served_rank",
+]
 
 DEFAULT_SERVED_RANK = 16
 """vllm/engine/arg_utils.py:147."""
@@ -18,3 +33,13 @@ def rank_flag(rank: int) -> str | None:
     """The flag with which adapters of this rank are served; None where the default takes them, or nothing does."""
     served = served_rank(rank)
     return f"--max-lora-rank {served}" if served is not None and served > DEFAULT_SERVED_RANK else None
+
+
+SERVERS = ("vllm", "starlette", "fastapi", "uvicorn")
+
+
+def known_holes() -> tuple[tuple[str, str], ...]:
+    """The known holes that this server is reached by: (CVE, what to do or leave), of env/vex.toml."""
+    holes = read_toml(env_dir() / "vex.toml")["hole"]
+    reached = (each for each in holes if each["package"] in SERVERS and each["status"] == "affected")
+    return tuple((each["id"], each["action"]) for each in reached)

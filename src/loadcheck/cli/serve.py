@@ -1,0 +1,155 @@
+"""`loadcheck serve`: the engine's own OpenAI-compatible server, with what was trained."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from loadcheck import device
+from loadcheck.cli.chosen import overrides
+from loadcheck.cli.options import json_option, setting_options
+from loadcheck.cli.output import print_json
+from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem, UnsupportedMachine
+from loadcheck.exporting.child import run_step
+from loadcheck.findings.finding import Verdict
+from loadcheck.loading import GPU_PROFILE, case_of, require
+from loadcheck.plan import plan_to_json
+from loadcheck.predict.account import Prediction
+from loadcheck.runs.folder import create_run_folder, new_run_id
+from loadcheck.serving.asked import Asked, asked
+from loadcheck.serving.key import ApiKey, api_key
+from loadcheck.serving.server import LOOPBACK, check_port, serve
+from loadcheck.show.prediction import show_prediction
+from loadcheck.show.serve import show_ready, show_warnings
+from loadcheck.stacks.serving import Served, predict_served
+from loadcheck.terminal import console, print_words
+
+NEEDED = ("torch", "vllm", "transformers")
+KEYS = (
+    "max_seq_length", "gpu_memory_utilization", "enforce_eager", "float8_kv_cache", "prefix_caching", "max_num_seqs",
+    "max_num_batched_tokens", "chunked_prefill", "dtype",
+)  # fmt: skip
+"""Settings of a profile that a server takes."""
+
+
+@click.command("serve", short_help="The engine's own OpenAI-compatible server, with your adapters.")
+@click.argument("source", metavar="[RUN|DIR|PROFILE]", default=GPU_PROFILE)
+@click.option(
+    "--adapter", "adapters", metavar="NAME=DIR", multiple=True, help="Further adapters on the same base, by name."
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Where it listens; another than this machine alone is warned of.",
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option(
+    "--api-key-file", type=click.Path(path_type=Path), metavar="FILE",
+    help="A file with the key, which you alone can read; else LOADCHECK_API_KEY, else one is made and shown once.",
+)  # fmt: skip
+@click.option(
+    "--key-hours", type=click.FloatRange(0, 8760, min_open=True), help="Hours after which the key holds no more."
+)
+@setting_options(lambda flag: flag.key in KEYS)
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path),
+    help="The folder of its log and verdict; default: served/<time>-<name>.",
+)
+@click.option("--force", is_flag=True, help="Start even what is predicted not to fit.")
+@json_option
+def command(source: str, host: str, port: int, adapters: tuple[str, ...], api_key_file: Path | None, key_hours: float | None,
+            run_dir: Path | None, force: bool, as_json: bool, **flags: Any) -> int:  # fmt: skip
+    """Serve a profile's model, or that of a training or an export with its adapters, by vLLM's own server, until it is ended.
+
+    On this machine alone unless --host says otherwise. GET /loadcheck says the verdict on its start; every route but /health asks for the
+    key. Ctrl-C and SIGTERM let requests that run come to their end.
+    """
+    out = console(stderr=as_json)
+    found = asked(source, [_named(each) for each in adapters], overrides(flags))
+    check_port(host, port)
+    key = api_key(api_key_file, key_hours)
+    gpu = _gpu(source)
+    require(NEEDED, found.plan.profile)
+    prediction = predict_served(case_of(found.plan, gpu, device.ram_available_bytes()), found.rank, len(found.adapters))
+    if not prediction.fits and not force:
+        return _refused(out, prediction, as_json)
+    served = Served(found.plan, _base(found), found.adapters, found.rank, host, port)
+    show_warnings(out, host, host in LOOPBACK)
+    return _serve(out, served, key, prediction, run_dir, as_json)
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not equals or not name or not path:
+        raise BadInput(Problem("command line", f"{text!r:.80} is no NAME=DIR", "such as sql=exports/sql", "--adapter"))
+    return name, Path(path)
+
+
+def _gpu(source: str) -> device.GpuDevice:
+    """This machine's; UnsupportedMachine, with what answers here, where there is none."""
+    gpu = device.read_gpu()
+    if gpu is None:
+        remedy = "run it where nvidia-smi lists one; here, what was trained answers by `loadcheck generate DIR --prompt TEXT`"
+        raise UnsupportedMachine(Problem(source, "serving needs an NVIDIA GPU, and none is visible here", remedy))
+    return gpu
+
+
+def _base(found: Asked) -> Path:
+    """The directory that is served: the merged model, or the base, fetched or made where it is not there yet."""
+    if found.merged is not None:
+        return found.merged
+    request = {"plan": plan_to_json(found.plan), "dtype": "float16", "base_files": found.base_files}
+    return Path(run_step("base", request)["directory"])
+
+
+def _refused(out: Console, prediction: Prediction, as_json: bool) -> int:
+    if as_json:
+        print_json({"outcome": "refused", **prediction.to_json()})
+    else:
+        show_prediction(out, prediction, tree=False)
+    print_words(out, "Nothing was started. --force starts it anyway.")
+    return EXIT_FAIL
+
+
+def _serve(
+    out: Console, served: Served, key: ApiKey, prediction: Prediction, run_dir: Path | None, as_json: bool
+) -> int:
+    name = served.plan.profile.name
+    folder = create_run_folder(run_dir or _default(name), name)
+
+    def ready(verdict: Verdict) -> None:
+        if as_json:
+            print_json({"run": str(folder.path), **_document(served, key), **verdict.to_json()})
+        else:
+            show_ready(out, served, key, verdict)
+
+    print_words(out, f"starting; its log is {folder.log_path}")
+    end, verdict = serve(served, key, prediction, folder, ready, lambda _: None)
+    if end.interrupted and verdict is not None:
+        return EXIT_PASS if verdict.passed else EXIT_FAIL
+    print_words(
+        out, f"the server ended before it was asked to: {end.reason or 'with exit code 0'}; see {folder.log_path}"
+    )
+    return EXIT_FAIL
+
+
+def _default(name: str) -> Path:
+    return Path("served") / new_run_id(name, datetime.now(timezone.utc))
+
+
+def _document(served: Served, key: ApiKey) -> dict[str, Any]:
+    """Of --json, once it answers: where, which models, and a key that was made."""
+    expires = key.expires_unix_s
+    return {
+        "url": f"http://{served.host}:{served.port}/v1",
+        "models": [served.plan.model_name, *served.adapters],
+        "api_key": key.text if key.is_new else None,
+        "key_expires_unix_s": None if expires is None else math.floor(expires),
+    }

@@ -1,0 +1,38 @@
+"""A server, for people: what it warns of, and once it answers, where, with which models and which key."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from loadcheck.serving.key import ApiKey
+from loadcheck.show.verdict import show_verdict
+from loadcheck.stacks.serving import Served, known_holes
+from loadcheck.terminal import print_words
+from loadcheck.verdict import Verdict
+
+
+def show_warnings(out: Console, host: str, is_loopback: bool) -> None:
+    """The known holes of its version, each in a line, and louder where others can reach it."""
+    holes = known_holes()
+    out.print(
+        f"[bold red]WARNING[/]  This server is of February 2025 and has {len(holes)} known holes; put a gateway before it."
+    )
+    for name, action in holes:
+        print_words(out, f"  {name}: {action}")
+    if not is_loopback:
+        out.print(
+            "[bold red]WARNING[/]  It listens beyond this machine, without TLS: the key and every prompt can be read on the way."
+        )
+        print_words(out, f"  --host {host}: leave it out, and have the gateway reach it on loopback")
+
+
+def show_ready(out: Console, served: Served, key: ApiKey, verdict: Verdict) -> None:
+    """The verdict on its start, its address, its models; a key that was made is shown here and nowhere else."""
+    show_verdict(out, None, verdict)
+    url = f"http://{served.host}:{served.port}"
+    print_words(
+        out,
+        f"serves {', '.join([served.plan.model_name, *served.adapters])} at {url}/v1; the verdict is at {url}/loadcheck",
+    )
+    if key.is_new:
+        print_words(out, f"API key, shown once: {key.text}")

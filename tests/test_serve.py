@@ -1,0 +1,383 @@
+"""`loadcheck serve` as a user starts it, with a process that plays the server: its log is one that was kept, and it answers /health."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadcheck.cli import serve as of_cli
+from loadcheck.cli.app import run as loadcheck
+from loadcheck.device import GpuDevice
+from loadcheck.exporting.proof import PROOF
+from loadcheck.plan import plan_from_json
+from loadcheck.predict import Case, card_from_device
+from loadcheck.runs.folder import RunFolder
+from loadcheck.serving.asked import Asked, asked
+from loadcheck.specs.files import to_data, to_toml, validate
+from loadcheck.specs.profile import Profile
+from loadcheck.stacks.plain_vllm.gate import EXPIRES, KEY, VERDICT, Gate
+from loadcheck.stacks.plain_vllm.serving import Served, argv, environment, predict_served
+from loadcheck.stacks.serving import known_holes
+from loadcheck.units import GIB
+from tests.conftest import ROOT
+from tests.test_export import _training
+
+RUN = Path(__file__).parent / "runs" / "h200" / "plain-qwen2.5-7b"
+H200 = GpuDevice("NVIDIA H200", "9.0", 150_109_880_320, 149_500_000_000, "12.4")
+SECRET = "a-key-that-nobody-guesses"
+PLAYED = """
+import http.server, os, pathlib, signal, sys
+sys.stdout.write(pathlib.Path(sys.argv[2]).read_text())
+print("key", os.environ["VLLM_API_KEY"], flush=True)
+if sys.argv[1] == "0":
+    sys.exit(7)
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def log_message(self, *_): pass
+def end(*_):
+    print("ended with grace", flush=True); os._exit(0)
+signal.signal(signal.SIGINT, end)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Health).serve_forever()
+"""
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+class Server:
+    """What is started, and how."""
+
+    def __init__(self) -> None:
+        self.served: Served | None = None
+        self.dies = False
+        self.log = RUN / "load.log"
+
+    def command(self, served: Served) -> list[str]:
+        self.served = served
+        return [sys.executable, "-S", "-c", PLAYED, "0" if self.dies else str(served.port), str(self.log)]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
+    """A machine with an H200 and all packages; the profile is that of the kept run, `q.toml`; ready means that it is ended."""
+    found = Server()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("loadcheck.cli.serve.require", lambda names, profile: None)
+    monkeypatch.setattr("loadcheck.device.read_gpu", lambda: H200)
+    monkeypatch.setattr("loadcheck.cli.serve.run_step", lambda step, request: {"directory": str(tmp_path)})
+    monkeypatch.setattr("loadcheck.serving.server.command", found.command)
+    monkeypatch.setattr("loadcheck.serving.server.POLL_S", 0.02)
+    for name, is_ready in (("show_ready", lambda _: True), ("print_json", lambda words: "url" in words[0])):
+        shown = vars(of_cli)[name]
+        monkeypatch.setattr(of_cli, name, _then_ended(shown, is_ready))
+    profile = validate(Profile, json.loads((RUN / "run.json").read_text())["profile"], "run.json")
+    Path("q.toml").write_text(to_toml(to_data(profile) | {"adapters": False}))
+    return found
+
+
+def _then_ended(shown: Callable[..., None], is_ready: Callable[[Any], bool]) -> Callable[..., None]:
+    """As SIGTERM ends it once it has said that it is ready."""
+
+    def show(*words: Any) -> None:
+        shown(*words)
+        if is_ready(words):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return show
+
+
+def _error(capsys: pytest.CaptureFixture[str]) -> str:
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_a_server_is_judged_once_it_answers_and_ends_with_grace(server: Server, capsys: pytest.CaptureFixture[str]):
+    """Exit 0: warned of, the verdict, the address, a new key shown once, and not in its log; the verdict is kept."""
+    port = _free_port()
+    assert loadcheck(["serve", "q.toml", "--port", str(port), "--run-dir", "kept"]) == 0
+    said = capsys.readouterr().out
+    assert f"http://127.0.0.1:{port}/v1" in said and "PASS" in said and "CVE-2025-48956" in said
+    key = said.partition("API key, shown once: ")[2].strip()
+    log = Path("kept/load.log").read_text()
+    assert len(key) > 40 and said.count(key) == 1 and key not in log and "ended with grace" in log
+    assert json.loads(Path("kept/verdict.json").read_text())["verdict"] == "pass"
+
+
+def test_json_is_one_document(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Once it answers; a key that was given is not repeated."""
+    monkeypatch.setenv("LOADCHECK_API_KEY", SECRET)
+    assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--json", "--key-hours", "1"]) == 0
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    assert (document["verdict"], document["api_key"], document["models"]) == ("pass", None, ["qwen2.5-7b-instruct"])
+    assert 0 < document["key_expires_unix_s"] - time.time() <= 3600
+    assert SECRET not in said.out + said.err
+
+
+def test_another_model_than_was_asked_for_is_no_pass(server: Server, tmp_path: Path):
+    """Its weights are not those that were predicted: exit 1, though it served."""
+    server.log = tmp_path / "other.log"
+    server.log.write_text((RUN / "load.log").read_text().replace("weights took 5.2", "weights took 5.9"))
+    assert server.log.read_text() != (RUN / "load.log").read_text()
+    assert loadcheck(["serve", "q.toml", "--port", str(_free_port())]) == 1
+
+
+def test_a_server_that_dies_is_told(server: Server, capsys: pytest.CaptureFixture[str]):
+    """Exit 1, with its code and its log."""
+    server.dies = True
+    assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--run-dir", "kept"]) == 1
+    assert (
+        "ended before it was asked to: the loading process ended with exit code 7; see kept/load.log"
+        in capsys.readouterr().out
+    )
+
+
+def test_where_there_is_no_gpu_generate_is_named(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Exit 3."""
+    monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
+    assert loadcheck(["serve", "q.toml", "--port", str(_free_port())]) == 3
+    assert "loadcheck generate DIR --prompt" in _error(capsys)
+
+
+def test_a_port_in_use_is_refused(server: Server, capsys: pytest.CaptureFixture[str]):
+    """Exit 2, before anything starts; so is a host that is none of this machine's."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert loadcheck(["serve", "q.toml", "--port", str(taken.getsockname()[1])]) == 2
+    assert "--port: 127.0.0.1:" in _error(capsys)
+    assert loadcheck(["serve", "q.toml", "--host", "192.0.2.1"]) == 2
+    assert server.served is None
+
+
+def test_what_does_not_fit_is_not_started(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Exit 1; --force starts it."""
+    small = GpuDevice("NVIDIA H200", "9.0", 6 * GIB, 6 * GIB, "12.4")
+    monkeypatch.setattr("loadcheck.device.read_gpu", lambda: small)
+    words = ["serve", "q.toml", "--port", str(_free_port())]
+    assert loadcheck(words) == 1
+    assert server.served is None and "Nothing was started" in capsys.readouterr().out
+    server.dies = True
+    assert loadcheck([*words, "--force"]) == 1
+    assert server.served is not None
+
+
+@pytest.mark.parametrize("text", ["short", "with a blank in its middle", "ключ-ключ-ключ-ключ"])
+def test_a_weak_key_is_refused(server: Server, capsys: pytest.CaptureFixture[str], text: str):
+    """Exit 2, without the key in the line."""
+    Path("key").write_text(text)
+    Path("key").chmod(0o600)
+    assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--api-key-file", "key"]) == 2
+    assert text not in _error(capsys)
+
+
+def test_a_key_that_others_can_read_is_refused(server: Server, capsys: pytest.CaptureFixture[str]):
+    """Exit 2, with the command that mends it."""
+    Path("key").write_text(SECRET)
+    Path("key").chmod(0o644)
+    assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--api-key-file", "key"]) == 2
+    assert "chmod 600" in _error(capsys)
+
+
+# ------------------------------------------------------------------------------------------------------- adapters and the base
+
+
+def _export(folder: Path, run: Path, **proof: Any) -> None:
+    """An export of the run with these keys of its proof."""
+    from loadcheck.exporting.proof import hashes
+
+    shutil.copytree(run / "adapter", folder)
+    said = {
+        "loadcheck": "0", "commit": None, "run": "r2", "run_verdict": "pass", "form": "adapters", "model": "smollm2-135m-instruct",
+        "plan": json.loads((run / "plan.json").read_text()), "base_files": {"model.safetensors": "aa"}, "dtype": "float16", "rank": 8,
+        "tolerance": 1, "notes": [], "files": hashes(folder),
+        "comparison": {"distance": 0, "base_distance": 1, "num_positions": 8, "same_tokens": True, "num_chats": 3, "device": "cpu",
+                       "versions": {}},
+    }  # fmt: skip
+    (folder / PROOF).write_text(json.dumps(said | proof))
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A training in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    _training(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def _served(found: Asked) -> list[str]:
+    return argv(Served(found.plan, Path("/base"), found.adapters, found.rank, "127.0.0.1", 8000))
+
+
+def test_a_run_is_served_with_its_adapters_and_others_beside(run: Path):
+    """By names that requests ask for; the rank is the least that takes all of them; no key is among the arguments."""
+    _training(run.parent / "other", r=40)
+    found = asked("run", [("sql", Path("other"))], {"max_num_seqs": 16})
+    words = _served(found)
+    at = words.index("--enable-lora")
+    assert words[at : at + 6] == ["--enable-lora", "--max-loras", "2", "--max-lora-rank", "64", "--lora-modules"]
+    assert words[at + 6 :] == [f"r2={run}/adapter", f"sql={run.parent}/other/adapter"]
+    assert words[words.index("--max-num-seqs") + 1] == "16"
+    assert words[words.index("--host") + 1] == "127.0.0.1" and "--api-key" not in words
+
+
+def test_exports_are_served_by_their_folder(run: Path):
+    """Adapters by its name; a merged model as its own base, without adapters."""
+    _export(Path("my export"), run)
+    assert list(asked("my export", [], {}).adapters) == ["my-export"]
+    _export(Path("merged"), run, form="merged")
+    shutil.copy(ROOT / "tests" / "training" / "run" / "plan.json", "config.json")
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
+              "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
+              "max_position_embeddings": 8192, "tie_word_embeddings": True, "torch_dtype": "float16"}  # fmt: skip
+    Path("merged/config.json").write_text(json.dumps(config))
+    _reprove(Path("merged"))
+    found = asked("merged", [], {})
+    assert (found.merged, found.rank, found.plan.quantization) == (Path("merged"), None, "16bit")
+    assert "--enable-lora" not in _served(found)
+
+
+def _reprove(folder: Path) -> None:
+    from loadcheck.exporting.proof import hashes
+
+    proof = json.loads((folder / PROOF).read_text())
+    (folder / PROOF).write_text(json.dumps({**proof, "files": hashes(folder)}))
+
+
+def test_wrong_bases_names_and_ranks_are_refused(run: Path, capsys: pytest.CaptureFixture[str]):
+    """Exit 2 and one line: another base by name or by its weights, a name that is taken, adapters on a merged model, half an export."""
+    _export(Path("one"), run)
+    _export(Path("two"), run, base_files={"model.safetensors": "bb"})
+    _export(Path("half"), run)
+    Path("half/tokenizer.json").unlink()
+    _training(run.parent / "large", r=300)
+    for source, more, words in (
+        ("one", "b=two", "is of the base smollm2-135m-instruct, and"),
+        (
+            "llama31-8b-instruct-4bit",
+            "b=one",
+            "is of the base smollm2-135m-instruct, and llama-3.1-8b-instruct is served",
+        ),
+        ("run", "r2=one", "is taken or no name"),
+        ("run", "-x=one", "is taken or no name"),
+        ("run", "one", "is no NAME=DIR"),
+        ("half", "", "tokenizer.json is missing"),
+        ("large", "", "rank 300 is above 256"),
+        ("no-such-profile", "", "no-such-profile"),
+    ):
+        assert loadcheck(["serve", source, *(["--adapter", more] if more else [])]) == 2
+        assert words in _error(capsys), (source, more)
+
+
+def test_slots_of_adapters_are_predicted_outside_the_budget(run: Path):
+    """Twice the adapters, twice the slots; without a rank there are none."""
+    plan = (
+        plan_from_json(json.loads((RUN / "plan.json").read_text()))
+        if (RUN / "plan.json").exists()
+        else asked("run", [], {}).plan
+    )
+    card = card_from_device("NVIDIA H200", "9.0", H200.total_bytes, H200.free_bytes)
+    case = Case(
+        model_name=plan.model_name, config=plan.config, profile=plan.profile, card=card, ram_available_bytes=64 * GIB
+    )
+    peaks = [predict_served(case, rank, count).memory.peak.num_bytes for rank, count in ((None, 0), (16, 1), (16, 2))]
+    assert peaks[1] > peaks[0] and peaks[2] - peaks[1] == peaks[1] - peaks[0]
+
+
+def test_the_server_s_variables_open_nothing(tmp_path: Path):
+    """Neither routes that take any folder, nor a hub's token, nor telemetry; the key is there and nowhere else."""
+    env = environment(
+        {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_SERVER_DEV_MODE": "1", "HF_TOKEN": "hf", "PATH": "/bin", EXPIRES: "1"},
+        SECRET, None, tmp_path / "verdict.json",
+    )  # fmt: skip
+    assert (env["PATH"], env[KEY], env["VLLM_NO_USAGE_STATS"]) == ("/bin", SECRET, "1")
+    assert not {"VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_SERVER_DEV_MODE", "HF_TOKEN", EXPIRES} & env.keys()
+
+
+def test_known_holes_are_those_of_the_server():
+    """Of env/vex.toml, affected alone."""
+    names = [name for name, _ in known_holes()]
+    assert "CVE-2025-29770" in names and "CVE-2025-32444" not in names and "CVE-2025-32434" not in names
+
+
+# --------------------------------------------------------------------------------------------------------------------- the gate
+
+
+def _ask(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, path: str, key: str | None = SECRET, **env: str
+) -> tuple[int, Any]:
+    """Status and body of one request through the gate; what comes through is 299."""
+    for name, value in {KEY: SECRET, VERDICT: str(folder / "verdict.json"), EXPIRES: "", **env}.items():
+        monkeypatch.setenv(name, value)
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 299, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {}
+
+    headers = [] if key is None else [(b"Authorization", f"Bearer {key}".encode())]
+    asyncio.run(Gate(app)({"type": "http", "path": path, "headers": headers}, receive, send))
+    return sent[0]["status"], json.loads(sent[1]["body"])
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/tokenize", "/invocations", "/metrics", "/loadcheck", "/", "//health"]
+)
+def test_every_route_asks_for_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: str):
+    """Also those that the server itself leaves open: 401 for none, another, or one that has expired."""
+    for key in (None, "", SECRET[:-1], SECRET + "x"):
+        assert _ask(monkeypatch, tmp_path, path, key)[0] == 401
+    status, said = _ask(monkeypatch, tmp_path, path, **{EXPIRES: "1"})
+    assert (status, said["error"]["message"]) == (401, "the key has expired: start the server anew")
+
+
+def test_who_has_the_key_comes_through(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """And anybody may ask whether it lives."""
+    assert _ask(monkeypatch, tmp_path, "/v1/models")[0] == 299
+    assert _ask(monkeypatch, tmp_path, "/v1/models", **{EXPIRES: str(time.time() + 60)})[0] == 299
+    assert _ask(monkeypatch, tmp_path, "/health", None)[0] == 299
+
+
+def test_the_verdict_is_said_once_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """503 before, then the document."""
+    assert _ask(monkeypatch, tmp_path, "/loadcheck")[0] == 503
+    RunFolder(tmp_path).verdict_path.write_text('{"verdict": "pass"}')
+    assert _ask(monkeypatch, tmp_path, "/loadcheck") == (200, {"verdict": "pass"})
+
+
+def test_only_requests_and_the_server_s_own_life_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A web socket is let nowhere; lifespan is the server's own."""
+    monkeypatch.setenv(KEY, SECRET)
+    monkeypatch.setenv(VERDICT, str(tmp_path))
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["type"])
+
+    for kind in ("lifespan", "websocket"):
+        asyncio.run(Gate(app)({"type": kind, "path": "/v1", "headers": []}, None, None))
+    assert seen == ["lifespan"]
