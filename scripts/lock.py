@@ -17,11 +17,12 @@ EXCLUDE_NEWER = "2025-02-14"  # the day after the reference run
 # Each with the last day that is looked at, and why. Those for a hole are pure Python, run in no load, and move no figure (see LOG.md).
 EXCEPTIONS = {
     "bitsandbytes": "2025-07-15",  # the first release whose 4-bit kernels run on a CPU; loads the same bytes on a GPU
+    "filelock": "2026-01-11",  # CVE-2025-68146, CVE-2026-22701: a lock's file that is exchanged for a link empties another file
     "h11": "2025-04-25",  # CVE-2025-43859: request smuggling through a proxy that reads chunks otherwise
     "httpcore": "2025-04-25",  # the first release that takes that h11
     "jinja2": "2025-03-06",  # CVE-2025-27516: a template breaks out of the sandbox, in which chat templates are rendered
-    "requests": "2025-06-10",  # CVE-2024-47081: a crafted address gets the password of another host out of .netrc
-    "urllib3": "2026-01-08",  # CVE-2025-50181, -50182, -66418, -66471, CVE-2026-21441: redirects, and bombs of compressed answers
+    "requests": "2026-03-26",  # CVE-2024-47081, CVE-2026-25645: a crafted address gets the password of another host out of .netrc
+    "urllib3": "2026-05-12",  # CVE-2025-50181, -50182, -66418, -66471, CVE-2026-21441, -44431, -44432: redirects, compressed bombs
 }
 
 # Each lock's own arguments. All but the first are constrained by the first, so a package has one version everywhere.
