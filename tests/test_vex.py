@@ -1,8 +1,10 @@
 """What is said of known holes, as OpenVEX, and the audit by a database in OSV's format."""
 
+import io
 import json
 import re
 import sys
+import tarfile
 import zipfile
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +19,8 @@ from tests.conftest import ROOT
 sys.path.insert(0, str(ROOT / "scripts" / "image"))
 vex: Any = import_module("vex")
 audit: Any = import_module("audit")
+sbom: Any = import_module("sbom")
+provenance: Any = import_module("provenance")
 HOLES = vex.load_holes()
 
 
@@ -123,6 +127,24 @@ def test_no_database_is_no_pass(tmp_path, monkeypatch, capsys, content):
     assert capsys.readouterr().err.startswith("Error: ")
 
 
-def test_the_bill_of_materials_comes_with_it(tmp_path):
-    """`make sbom` writes it under a name that scanners know."""
-    assert "vex.openvex.json" in (ROOT / "scripts" / "image" / "sbom.py").read_text()
+def test_the_bill_of_materials_comes_with_it(tmp_path, monkeypatch):
+    """Of the same image, by its digest."""
+    wheel = b"Name: torch\nVersion: 2.5.1\n\n"
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar:
+        entry = tarfile.TarInfo("opt/venv/lib/python3.11/site-packages/torch-2.5.1.dist-info/METADATA")
+        entry.size = len(wheel)
+        tar.addfile(entry, io.BytesIO(wheel))
+    layout = tmp_path / "oci"
+    config = provenance._put(layout, b"{}", provenance.CONFIG_TYPE)
+    layers = [provenance._put(layout, layer.getvalue(), "application/vnd.oci.image.layer.v1.tar")]
+    manifest = provenance._put(
+        layout, json.dumps({"config": config, "layers": layers}).encode(), provenance.MANIFEST_TYPE
+    )
+    (layout / "index.json").write_text(json.dumps({"manifests": [manifest]}))
+    monkeypatch.setattr(sys, "argv", ["sbom.py", str(layout), str(tmp_path)])
+    assert sbom.main() == 0
+    listed = {each["purl"] for each in json.loads((tmp_path / "sbom.cdx.json").read_text())["components"]}
+    said = json.loads((tmp_path / "vex.openvex.json").read_text())["statements"][0]["products"][0]
+    assert said["subcomponents"][0]["@id"] in listed
+    assert said["@id"].removeprefix("pkg:oci/loadcheck@").replace("%3A", ":") == manifest["digest"]
