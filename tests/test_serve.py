@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from loadcheck.runs.folder import RunFolder
 from loadcheck.serving.asked import Asked, asked
 from loadcheck.specs.files import to_data, to_toml, validate
 from loadcheck.specs.profile import Profile
-from loadcheck.stacks.plain_vllm.gate import EXPIRES, KEY, VERDICT, Gate
+from loadcheck.stacks.plain_vllm.gate import EXPIRES, KEY, MAX_BODY_BYTES, VERDICT, Gate
 from loadcheck.stacks.plain_vllm.serving import Served, argv, environment, predict_served
 from loadcheck.stacks.serving import known_holes
 from loadcheck.units import GIB
@@ -322,22 +322,31 @@ def test_known_holes_are_those_of_the_server():
 
 
 def _ask(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, path: str, key: str | None = SECRET, **env: str
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    path: str,
+    key: str | None = SECRET,
+    parts: Sequence[bytes] = (b"",),
+    expires: str = "",
 ) -> tuple[int, Any]:
-    """Status and body of one request through the gate; what comes through is 299."""
-    for name, value in {KEY: SECRET, VERDICT: str(folder / "verdict.json"), EXPIRES: "", **env}.items():
+    """Status and body of one request through the gate; what comes through is 299, with the length of the body that came."""
+    for name, value in {KEY: SECRET, VERDICT: str(folder / "verdict.json"), EXPIRES: expires}.items():
         monkeypatch.setenv(name, value)
     sent: list[Any] = []
+    left: list[Any] = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+    left[-1]["more_body"] = False
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        first, then = await receive(), await receive()
+        assert (first["more_body"], then["type"]) == (False, "http.disconnect")
         await send({"type": "http.response.start", "status": 299, "headers": []})
-        await send({"type": "http.response.body", "body": b"{}"})
+        await send({"type": "http.response.body", "body": json.dumps(len(first["body"])).encode()})
 
     async def send(message: Any) -> None:
         sent.append(message)
 
     async def receive() -> Any:
-        return {}
+        return left.pop(0) if left else {"type": "http.disconnect"}
 
     headers = [] if key is None else [(b"Authorization", f"Bearer {key}".encode())]
     asyncio.run(Gate(app)({"type": "http", "path": path, "headers": headers}, receive, send))
@@ -351,15 +360,33 @@ def test_every_route_asks_for_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path:
     """Also those that the server itself leaves open: 401 for none, another, or one that has expired."""
     for key in (None, "", SECRET[:-1], SECRET + "x"):
         assert _ask(monkeypatch, tmp_path, path, key)[0] == 401
-    status, said = _ask(monkeypatch, tmp_path, path, **{EXPIRES: "1"})
+    status, said = _ask(monkeypatch, tmp_path, path, expires="1")
     assert (status, said["error"]["message"]) == (401, "the key has expired: start the server anew")
 
 
 def test_who_has_the_key_comes_through(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """And anybody may ask whether it lives."""
     assert _ask(monkeypatch, tmp_path, "/v1/models")[0] == 299
-    assert _ask(monkeypatch, tmp_path, "/v1/models", **{EXPIRES: str(time.time() + 60)})[0] == 299
+    assert _ask(monkeypatch, tmp_path, "/v1/models", expires=str(time.time() + 60))[0] == 299
     assert _ask(monkeypatch, tmp_path, "/health", None)[0] == 299
+
+
+@pytest.mark.parametrize("key", ["chat_template", "chat_template_kwargs"])
+def test_a_template_of_a_request_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str):
+    """In any encoding that the server's parser reads; null is none."""
+    for encoding in ("utf-8", "utf-16"):
+        body = json.dumps({"messages": [], key: "{{ x }}"}).encode(encoding)
+        status, said = _ask(monkeypatch, tmp_path, "/v1/chat/completions", parts=(body[:7], body[7:]))
+        assert (status, said["error"]["message"]) == (400, f"{key}: not taken from a request")
+    assert _ask(monkeypatch, tmp_path, "/v1/chat/completions", parts=(json.dumps({key: None}).encode(),))[0] == 299
+
+
+def test_a_body_is_handed_on_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """One of several parts in one piece, what is no JSON as it is, and above 4 MiB none."""
+    assert _ask(monkeypatch, tmp_path, "/v1/completions", parts=(b"[1, ", b"2]")) == (299, 6)
+    assert _ask(monkeypatch, tmp_path, "/v1/completions", parts=(b"no json",)) == (299, 7)
+    assert _ask(monkeypatch, tmp_path, "/v1/completions", parts=(b"x" * MAX_BODY_BYTES,)) == (299, MAX_BODY_BYTES)
+    assert _ask(monkeypatch, tmp_path, "/v1/completions", parts=(b"x" * MAX_BODY_BYTES, b"x"))[0] == 413
 
 
 def test_the_verdict_is_said_once_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -1,4 +1,5 @@
-"""The door of vLLM's own server: an ASGI middleware that asks for the key everywhere, and says the verdict at /loadcheck.
+"""The door of vLLM's own server: an ASGI middleware that asks for the key everywhere, refuses what known holes are reached by, and says the
+verdict at /loadcheck.
 
 vLLM 0.7.2 asks for its key below /v1 alone (vllm/entrypoints/openai/api_server.py:688-703), so /tokenize, /pooling, /score, /rerank and
 /invocations answer anybody, and it compares with `!=`, whose time tells of the key (CVE-2025-59425). It is named by --middleware, is
@@ -19,6 +20,10 @@ KEY, EXPIRES, VERDICT = "VLLM_API_KEY", "LOADCHECK_KEY_EXPIRES_UNIX_S", "LOADCHE
 """Variables: the key, when it ends, and the file of the verdict. Never arguments: those are seen by everybody and are logged."""
 OPEN = ("/health", "/ping")
 ROUTE = "/loadcheck"
+MAX_BODY_BYTES = 4 * 1024 * 1024
+"""Of a request: a prompt of a million tokens, and no upload (CVE-2025-54121)."""
+REFUSED_KEYS = ("chat_template", "chat_template_kwargs")
+"""A template of a request is run (CVE-2025-61620); the model's own is used."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -43,11 +48,23 @@ class Gate:
             return
         refusal = self._refusal(scope)
         if refusal is not None:
-            await _answer(send, 401, {"error": {"message": refusal, "type": "authentication_error", "code": 401}})
+            await _answer(send, 401, _error(refusal, "authentication_error", 401))
         elif scope["path"] == ROUTE:
             await _answer(send, *self._said())
         else:
-            await self.app(scope, receive, send)
+            await self._pass(scope, receive, send)
+
+    async def _pass(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Hand on a request whose body was read whole and looked at; its answer streams as it comes."""
+        body = await _body(receive)
+        if body is None:
+            await _answer(send, 413, _error(f"more than {MAX_BODY_BYTES} bytes", "invalid_request_error", 413))
+        elif found := _refused(body):
+            await _answer(
+                send, 400, _error(f"{', '.join(found)}: not taken from a request", "invalid_request_error", 400)
+            )
+        else:
+            await self.app(scope, _replayed(body, receive), send)
 
     def _refusal(self, scope: Message) -> str | None:
         given = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
@@ -61,6 +78,42 @@ class Gate:
         except (OSError, ValueError):
             return 503, {"verdict": None, "why": "the start is not judged yet"}
         return 200, found
+
+
+def _error(message: str, kind: str, code: int) -> dict[str, Any]:
+    """As the OpenAI API says it."""
+    return {"error": {"message": message, "type": kind, "code": code}}
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The request's body; None where it is too large, or its client has gone."""
+    body, more = bytearray(), True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > MAX_BODY_BYTES or message["type"] == "http.disconnect":
+            return None
+    return bytes(body)
+
+
+def _refused(body: bytes) -> list[str]:
+    """The keys of a request that are refused; what is no JSON object the server refuses itself, by the same parser."""
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        return []
+    return [key for key in REFUSED_KEYS if data.get(key) is not None] if isinstance(data, dict) else []
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """The body once, then what else comes: the client's leaving."""
+    left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return left.pop() if left else await receive()
+
+    return replay
 
 
 async def _answer(send: Send, status: int, data: dict[str, Any]) -> None:
