@@ -3,12 +3,14 @@
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loadcheck.cli.app import run as loadcheck
+from loadcheck.exporting.child import run_step
 from loadcheck.exporting.proof import PROOF, Comparison, comparison_findings
 from loadcheck.exporting.source import ADAPTER, CONFIG
 from loadcheck.loading import require
@@ -43,11 +45,21 @@ if step == "answer":
 
 
 class Child:
-    """What the processes do: write the adapters, and find what they are told to find."""
+    """What the processes do: write the adapters, and find what they are told to find. One that is to die is a process; of the others the words
+    are enough."""
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = dict(FOUND)
         self.dies, self.code = "", 1
+        self.is_process = False
+
+    def step(self, step: str, asked: dict[str, Any], on_text: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+        if self.is_process or step == self.dies:
+            return run_step(step, asked, on_text)
+        if step == "write":
+            shutil.copy(Path(asked["adapters"]) / ADAPTER, asked["target"])
+            return {"base_files": BASE}
+        return self.found
 
     def command(self, step: str) -> list[str]:
         return [
@@ -70,6 +82,7 @@ def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Child:
     monkeypatch.chdir(tmp_path)
     for module in ("export", "answering"):
         monkeypatch.setattr(f"loadcheck.exporting.{module}.require", lambda names, profile: None)
+        monkeypatch.setattr(f"loadcheck.exporting.{module}.run_step", found.step)
     monkeypatch.setattr("loadcheck.exporting.child.command", found.command)
     _training(tmp_path / "run")
     return found
@@ -105,6 +118,7 @@ def _error(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_an_export_is_proven_and_its_proof_names_every_file(child: Child, capsys: pytest.CaptureFixture[str]):
     """Exit 0; the adapters byte for byte, the base by its name and not its path, and a hash of each file."""
+    child.is_process = True
     assert loadcheck(["export", "run", "out/adapters"]) == 0
     folder = Path("out/adapters")
     assert (folder / ADAPTER).read_bytes() == b"weights"
@@ -289,6 +303,7 @@ def test_a_proof_that_is_none_is_refused(child: Child, capsys: pytest.CaptureFix
 def test_an_answer_comes_word_by_word(child: Child, capsys: pytest.CaptureFixture[str]):
     """From an export and from a run; nothing in it moves the terminal; with --json it is one document."""
     assert loadcheck(["export", "run", "out"]) == 0
+    child.is_process = True
     for source in ("out", "run"):
         capsys.readouterr()
         assert loadcheck(["generate", source, "--prompt", "What?"]) == 0
