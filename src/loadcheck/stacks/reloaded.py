@@ -42,14 +42,31 @@ class Source:
     def model(self) -> Any:
         """Ready to be asked, with the adapters attached where there are any."""
         if self.base is None:
-            return _pretrained(self.directory, self.dtype, None).eval()
+            return self._pretrained(self.directory, None).eval()
         from peft import PeftModel
 
         return PeftModel.from_pretrained(self.base_model(), str(self.directory)).eval()
 
     def base_model(self) -> Any:
         assert self.base is not None
-        return _pretrained(self.base, self.dtype, self.plan.quantization)
+        return self._pretrained(self.base, self.plan.quantization)
+
+    def _pretrained(self, directory: Path, quantization: str | None) -> Any:
+        """On the kind of device that it was trained on, where there is one."""
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        on_gpu = torch.cuda.is_available() and not self.plan.profile.on_cpu
+        arguments: dict[str, Any] = {
+            "torch_dtype": getattr(torch, self.dtype),
+            "device_map": {"": 0 if on_gpu else "cpu"},
+        }
+        if quantization == "nf4":
+            allow_cpu()
+            # A checkpoint that is quantized says so itself; one in 16 bits is quantized as it is read.
+            if getattr(AutoConfig.from_pretrained(directory), "quantization_config", None) is None:
+                arguments["quantization_config"] = nf4_config()
+        return AutoModelForCausalLM.from_pretrained(directory, **arguments)
 
 
 def begin() -> None:
@@ -57,20 +74,6 @@ def begin() -> None:
     os.environ.update(ENVIRONMENT)
     wait_passively()
     quieten()
-
-
-def _pretrained(directory: Path, dtype: str, quantization: str | None) -> Any:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    device = {"": 0 if torch.cuda.is_available() else "cpu"}
-    arguments: dict[str, Any] = {"torch_dtype": getattr(torch, dtype), "device_map": device}
-    if quantization == "nf4":
-        allow_cpu()
-        # A checkpoint that is quantized says so itself; one in 16 bits is quantized as it is read.
-        if getattr(AutoConfig.from_pretrained(directory), "quantization_config", None) is None:
-            arguments["quantization_config"] = nf4_config()
-    return AutoModelForCausalLM.from_pretrained(directory, **arguments)
 
 
 def compare(source: Source) -> dict[str, Any]:
