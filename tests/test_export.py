@@ -11,7 +11,7 @@ import pytest
 
 from loadcheck.cli.app import run as loadcheck
 from loadcheck.exporting.child import run_step
-from loadcheck.exporting.proof import PROOF, Comparison, comparison_findings
+from loadcheck.exporting.proof import PROOF, Comparison, comparison_findings, hashes
 from loadcheck.exporting.source import ADAPTER, CONFIG
 from loadcheck.loading import require
 from loadcheck.plan import make_plan, plan_to_json
@@ -180,6 +180,41 @@ def test_a_tampered_export_fails(child: Child, capsys: pytest.CaptureFixture[str
     assert loadcheck(["export", "--verify", "out"]) == 1
     assert words in capsys.readouterr().out
     assert loadcheck(["generate", "out", "--prompt", "Hi"]) == 2
+
+
+def _pickled(folder: Path) -> None:
+    (folder / ADAPTER).rename(folder / "adapter_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_pickled, "adapter_model.bin, which is no data"),
+        (lambda folder: (folder / ADAPTER).unlink(), f"holds no {ADAPTER}"),
+        (lambda folder: (folder / "modeling.py").touch(), "modeling.py, which is no data"),
+    ],
+)
+def test_pickles_and_code_are_not_opened_though_a_proof_names_them(
+    child: Child, capsys: pytest.CaptureFixture[str], change: Any, words: str
+):
+    """Who writes the folder writes its proof, too: exit 2 of --verify, of `generate` and of `serve`; so it is of a run's adapters."""
+    assert loadcheck(["export", "run", "out"]) == 0
+    change(Path("out"))
+    proof = json.loads(Path("out", PROOF).read_text())
+    Path("out", PROOF).write_text(json.dumps({**proof, "files": hashes(Path("out"))}))
+    shutil.move("run/adapter", "changed")
+    change(Path("changed"))
+    Path("changed/files.json").unlink()
+    publish(Path("changed"), Path("run/adapter"))
+    for command in (
+        ["export", "--verify", "out"],
+        ["generate", "out", "--prompt", "Hi"],
+        ["serve", "out"],
+        ["export", "run", "x"],
+    ):
+        capsys.readouterr()
+        assert loadcheck(command) == 2
+        assert words in _error(capsys)
 
 
 def test_a_verification_compares_anew(child: Child):

@@ -18,6 +18,7 @@ from loadcheck.cli import serve as of_cli
 from loadcheck.cli.app import run as loadcheck
 from loadcheck.device import GpuDevice
 from loadcheck.exporting.proof import PROOF
+from loadcheck.exporting.source import ADAPTER
 from loadcheck.plan import plan_from_json
 from loadcheck.predict import Case, card_from_device
 from loadcheck.runs.folder import RunFolder
@@ -249,6 +250,7 @@ def test_exports_are_served_by_their_folder(run: Path):
               "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
               "max_position_embeddings": 8192, "tie_word_embeddings": True, "torch_dtype": "float16"}  # fmt: skip
     Path("merged/config.json").write_text(json.dumps(config))
+    (Path("merged") / ADAPTER).rename("merged/model.safetensors")
     _reprove(Path("merged"))
     found = asked("merged", [], {})
     assert (found.merged, found.rank, found.plan.quantization) == (Path("merged"), None, "16bit")

@@ -9,9 +9,8 @@ from typing import Any
 from loadcheck.errors import BadInput, Problem
 from loadcheck.exporting.child import run_step
 from loadcheck.exporting.export import NEEDED, adapter_request, request_of
-from loadcheck.exporting.proof import PROOF, file_finding, read_proof
+from loadcheck.exporting.proof import PROOF, proven
 from loadcheck.exporting.source import read_adapter
-from loadcheck.findings.finding import Status
 from loadcheck.loading import require
 from loadcheck.plan import plan_from_json
 
@@ -30,11 +29,7 @@ def generate(source: Path, prompt: str, max_new_tokens: int, on_text: Callable[[
 
 def _request(source: Path) -> dict[str, Any]:
     if (source / PROOF).exists():
-        proof = read_proof(source)
-        files = file_finding(source, proof)
-        if files.status is Status.FAIL:
-            raise BadInput(Problem(str(source), files.why, files.remedy))
-        return request_of(source, proof)
+        return request_of(source, proven(source))
     if not (source / "run.json").exists():
         what = "is neither an export (proof.json is missing) nor a run (run.json is missing)"
         raise BadInput(Problem(str(source), what, "name what `loadcheck export` or `loadcheck train` wrote"))

@@ -24,6 +24,7 @@ from loadcheck.exporting.proof import (
     hashes,
     judge_proof,
     read_proof,
+    refuse_unsafe,
 )
 from loadcheck.exporting.source import ADAPTER, CONFIG, Adapter, refuse_rank
 from loadcheck.findings.finding import Status, Verdict
@@ -157,8 +158,8 @@ def verify(folder: Path, say: Say) -> Exported:
     say("hashing the files")
     if file_finding(folder, proof).status is Status.FAIL:
         return Exported(folder, proof, judge_proof(folder, proof, None))
-    plan = plan_from_json(proof.plan)
-    require(NEEDED, plan.profile)
+    refuse_unsafe(folder, proof.form)
+    require(NEEDED, plan_from_json(proof.plan).profile)
     say("opening it anew with plain transformers and peft")
     comparison = validate(Comparison, run_step("prove", request_of(folder, proof)), "the comparison")
     return Exported(folder, proof, judge_proof(folder, proof, comparison))

@@ -25,6 +25,8 @@ TOLERANCES: dict[str, dict[str, float]] = {
 """In logits, the largest difference to the trained model, by what the weights are held in. A logit between 16 and 32 has a step of
 0.0156 in float16 and of 0.125 in bfloat16. Measured in float16 (SmolLM2 135M in 4-bit on a CPU, rank 8, eight steps, 2026-11-29): 0.016 by its
 adapters, 0.108 merged, and 20.3 to the base. In bfloat16 nothing was measured: eight times as much, as its steps are."""
+DATA = (".json", ".safetensors", ".model", ".txt", ".md", ".jinja")
+"""What is in an export, and in a run's folder of adapters: safetensors, and texts of tokenizers, which run nothing."""
 BASE_FACTOR = 2.0
 """How many times farther from the trained model its base must be than the export."""
 
@@ -90,6 +92,25 @@ def read_proof(folder: Path) -> Proof:
     except (OSError, ValueError, RecursionError) as error:
         raise BadInput(Problem(str(path), f"is no proof ({error})", "export the run again")) from None
     return validate(Proof, data, str(path))
+
+
+def proven(folder: Path) -> Proof:
+    """The proof of an export that still is what it says, and that holds nothing but data; BadInput for any other."""
+    proof = read_proof(folder)
+    files = file_finding(folder, proof)
+    if files.status is Status.FAIL:
+        raise BadInput(Problem(str(folder), files.why, files.remedy))
+    refuse_unsafe(folder, proof.form)
+    return proof
+
+
+def refuse_unsafe(folder: Path, form: Form) -> None:
+    """BadInput where weights would be opened that are no safetensors: a pickle runs code, and its proof is written by who wrote it."""
+    wanted = "adapter_model.safetensors" if form == "adapters" else "model*.safetensors"
+    odd = sorted(path.name for path in folder.rglob("*") if path.is_file() and path.suffix not in DATA)
+    if odd or not any(folder.glob(wanted)):
+        what = f"holds {', '.join(odd[:3])}, which is no data" if odd else f"holds no {wanted}"
+        raise BadInput(Problem(str(folder), what, "take an export with its weights in safetensors, and nothing else"))
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck.errors import BadInput, Problem
+from loadcheck.exporting.proof import refuse_unsafe
 from loadcheck.plan import LoadPlan, plan_from_json
 from loadcheck.runs.checkpoints import changed_files, files_of
 from loadcheck.runs.folder import RunFolder, RunRecord, own_file
@@ -63,6 +64,7 @@ def read_adapter(run: Path) -> Adapter:
         raise BadInput(Problem(str(folder.adapter_path), what, "export another run, or train anew"))
     for path in files_of(folder.adapter_path):
         own_file(path)
+    refuse_unsafe(folder.adapter_path, "adapters")
     config = _object(folder.adapter_path / CONFIG)
     problems = list(_unservable(str(folder.adapter_path / CONFIG), config))
     if problems:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck.errors import BadInput, Problem
-from loadcheck.exporting.proof import PROOF, Proof, file_finding, read_proof
+from loadcheck.exporting.proof import PROOF, Proof, proven
 from loadcheck.exporting.source import Adapter, read_adapter
-from loadcheck.findings.finding import Status
 from loadcheck.plan import LoadPlan, make_plan, plan_from_json
 from loadcheck.specs.files import changed
 from loadcheck.specs.profile import Profile, load_profile
@@ -70,7 +69,7 @@ def _of_folder(path: Path, settings: dict[str, Any]) -> Asked:
         adapter = read_adapter(path)
         plan = make_plan(_served(adapter.plan.profile, settings))
         return Asked(plan, adapters={_name(adapter.record.id): adapter.path}, ranks=(adapter.rank,))
-    proof = _proven(path)
+    proof = proven(path)
     profile = plan_from_json(proof.plan).profile
     if proof.form == "merged":
         own = {"model": str(path.absolute()), "weights": "local", "load_in_4bit": False}
@@ -79,21 +78,12 @@ def _of_folder(path: Path, settings: dict[str, Any]) -> Asked:
     return Asked(make_plan(_served(profile, settings)), base_files=proof.base_files, adapters=name, ranks=(proof.rank,))
 
 
-def _proven(path: Path) -> Proof:
-    """The proof of an export that still is what it says."""
-    proof = read_proof(path)
-    files = file_finding(path, proof)
-    if files.status is Status.FAIL:
-        raise BadInput(Problem(str(path), files.why, files.remedy))
-    return proof
-
-
 def _with(found: Asked, name: str, folder: Path) -> Asked:
     """With one adapter more; BadInput where it is of another base, or its name is taken or none."""
     if NAME.fullmatch(name) is None or name in (*found.adapters, found.plan.model_name):
         raise BadInput(Problem("command line", f"{name!r:.40} is taken or no name", "letters and digits", "--adapter"))
     of_export = (folder / PROOF).exists()
-    one: Proof | Adapter = _proven(folder) if of_export else read_adapter(folder)
+    one: Proof | Adapter = proven(folder) if of_export else read_adapter(folder)
     base = one.plan["model_name"] if isinstance(one, Proof) else one.plan.model_name
     other_files = isinstance(one, Proof) and found.base_files is not None and one.base_files != found.base_files
     if found.merged is not None or base != found.plan.model_name or other_files:
