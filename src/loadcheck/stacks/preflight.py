@@ -48,7 +48,9 @@ def _adapter_problems(trained: Sequence[tuple[str, Any]]) -> Iterator[Problem]:
     if odd:
         what = f"are in {', '.join(odd)}, in which no small step is kept"
         yield Problem("adapters", what, f"train them in {TRAINABLE_DTYPES[0]}", "dtype")
-    if any(not each.isfinite().all() for _, each in trained):
+    if any(
+        not each.detach().cpu().isfinite().all() for _, each in trained
+    ):  # on the host: the card's memory is measured
         yield Problem("adapters", "hold what is no number", "attach them anew", "weights")
 
 
