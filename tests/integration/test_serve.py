@@ -29,10 +29,10 @@ from loadcheck.stacks.plain_vllm.gate import EXPIRES, KEY, MAX_BODY_BYTES, VERDI
 from loadcheck.stacks.plain_vllm.serving import Served, argv, environment, predict_served
 from loadcheck.stacks.serving import known_holes
 from loadcheck.units import GIB
-from tests.conftest import ROOT
+from tests.conftest import ROOT, RUNS
 from tests.test_export import _training
 
-RUN = Path(__file__).parent / "runs" / "h200" / "plain-qwen2.5-7b"
+RUN = RUNS / "h200" / "plain-qwen2.5-7b"
 H200 = GpuDevice("NVIDIA H200", "9.0", 150_109_880_320, 149_500_000_000, "12.4")
 SECRET = "a-key-that-nobody-guesses"
 PLAYED = """
