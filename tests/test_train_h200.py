@@ -1,4 +1,4 @@
-"""Predicted memory of training against `loadcheck train` on an H200, 14 trainings of seven models, all but one of sizes never measured before.
+"""Predicted memory of training against `loadcheck train` on an H200, 14 trainings of seven models, all but three of sizes never measured before.
 
 NVIDIA H200, driver 580.159.04, 2026-11-29, commits d356094 and (from the tenth on) 8af0fa8, synthetic weights, three steps each.
 """

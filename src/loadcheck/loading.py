@@ -64,6 +64,13 @@ class Prepared:
     prediction: Prediction
 
 
+def exit_code_of(record: RunRecord, verdict: Verdict) -> int:
+    """The child's own 2 and 3 (bad input, this machine cannot) as they are; else by the verdict."""
+    if record.exit_code in (EXIT_BAD_INPUT, EXIT_MACHINE):
+        return record.exit_code
+    return EXIT_PASS if verdict.passed else EXIT_FAIL
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A load that has ended, well or not. `evidence` is None where the log says nothing at all."""
@@ -75,10 +82,7 @@ class Loaded:
 
     @property
     def exit_code(self) -> int:
-        """The child's own 2 and 3 (bad input, this machine cannot) as they are; else by the verdict."""
-        if self.record.exit_code in (EXIT_BAD_INPUT, EXIT_MACHINE):
-            return self.record.exit_code
-        return EXIT_PASS if self.verdict.passed else EXIT_FAIL
+        return exit_code_of(self.record, self.verdict)
 
     def to_json(self) -> dict[str, Any]:
         figures = self.evidence.attempt.figures if self.evidence else Figures()

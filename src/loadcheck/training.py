@@ -10,10 +10,10 @@ from typing import Any
 
 from loadcheck import loading
 from loadcheck.checking import gather, run_log
-from loadcheck.errors import EXIT_BAD_INPUT, EXIT_FAIL, EXIT_MACHINE, EXIT_PASS, BadInput, Problem
+from loadcheck.errors import BadInput, Problem
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status, Verdict
-from loadcheck.loading import Prepared, Work
+from loadcheck.loading import Prepared, Work, exit_code_of
 from loadcheck.plan import LoadPlan, plan_from_json
 from loadcheck.predict import Case, card_from_device
 from loadcheck.runs.folder import RunFolder, RunRecord, own_file, write_json
@@ -39,10 +39,7 @@ class Trained:
 
     @property
     def exit_code(self) -> int:
-        """The child's own 2 and 3 (bad input, this machine cannot) as they are; else by the verdict."""
-        if self.record.exit_code in (EXIT_BAD_INPUT, EXIT_MACHINE):
-            return self.record.exit_code
-        return EXIT_PASS if self.verdict.passed else EXIT_FAIL
+        return exit_code_of(self.record, self.verdict)
 
     def to_json(self) -> dict[str, Any]:
         """The document of `train --json`; `bytes` holds the exact peaks, `figures` the same in GiB beside the load's."""

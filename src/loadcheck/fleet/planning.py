@@ -25,7 +25,7 @@ from loadcheck.stacks import predict, stack_of
 from loadcheck.units import GIB
 
 ASSUMED_RAM_BYTES = 64 * GIB
-"""Of a node that is not this machine: it moves the swap space alone."""
+"""Of a node that is not this machine: it moves the swap space and its CPU blocks alone, which a node is judged by from its own RAM."""
 
 
 @dataclass(frozen=True, slots=True)

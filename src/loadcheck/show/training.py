@@ -65,4 +65,4 @@ def show_fit_training(out: Console, found: list[Largest]) -> None:
         step = f"{STEP[each.setting]} more: {show_bytes(each.one_more_bytes)}"
         rows.append((flag, f"{each.value}", f"{device:.2f}", f"{left:.2f}", step))
     print_table(out, ("the most of", "value", "peak GiB", "left", "one step"), "lrrrl", rows)
-    print_words(out, "Each with the other settings as they are. The card's peak may be 0.5 % off.")
+    print_words(out, "Each with the other settings as they are. The card's peak may be 1 % off.")

@@ -32,7 +32,8 @@ UNEVEN_SHARE = 0.02
 """Of the allocated peak: with rows of several lengths, the largest batch may not be the one that the prediction is for."""
 GRPO_SHARE = 0.005
 DEVICE_SHARE = 0.01
-"""Of the card's peak, whose gaps between torch's blocks are simulated: 26 trainings on an H100 and an H200 were within 0.5 % (docs/training.md)."""
+"""Of the card's peak, whose gaps between torch's blocks are simulated: of 26 trainings on an H100 and an H200 SFT was
+within 0.5 %, GRPO within 0.7 % (docs/training.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
