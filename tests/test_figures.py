@@ -5,7 +5,7 @@ import json
 import pytest
 
 from loadcheck.figures import Figures, Reading, figure_specs, specs_by_name
-from loadcheck.logs.parser import Attempt
+from loadcheck.logs import Attempt
 from loadcheck.units import GIB, from_gib
 
 CONTRACT = """

@@ -1,7 +1,8 @@
 """Reading load logs, by the lines that the stacks say they print (logs/dialect.py)."""
 
+from loadcheck.logs.attempt import Attempt, Outcome, ParsedLog
 from loadcheck.logs.dialect import Dialect
 from loadcheck.logs.endings import Kind, LogError
-from loadcheck.logs.parser import Attempt, Outcome, ParsedLog, parse_log
+from loadcheck.logs.parser import parse_log
 
 __all__ = ["Attempt", "Dialect", "Kind", "LogError", "Outcome", "ParsedLog", "parse_log"]

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 PREFIX = "loadcheck: "
+EVENT_ANCHOR = PREFIX + "{"
 
 
 def format_event(event: str, fields: dict[str, Any]) -> str:

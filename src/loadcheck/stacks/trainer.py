@@ -37,7 +37,7 @@ from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.rows import IGNORED, Learned, Tokenized, Tokens, end_ids, refuse_unknown
 
 MAX_STEP_EVENTS = 2_000
-"""Far below what is kept of a log (logs/parser.py: MAX_KEPT)."""
+"""Far below what is kept of a log (logs/attempt.py: MAX_KEPT)."""
 NEVER = 10**9
 """Steps until a checkpoint that is asked for at the end alone."""
 EOS_ROWS, EOS_TOKENS = 4, 1024

@@ -8,7 +8,7 @@ from typing import Any
 from loadcheck.figures import MAX_NUMBER
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status
-from loadcheck.logs.parser import MAX_KEPT
+from loadcheck.logs.attempt import MAX_KEPT
 from loadcheck.specs.profile import Profile
 from loadcheck.verdict.events import check_events
 

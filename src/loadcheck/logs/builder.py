@@ -1,0 +1,237 @@
+"""Lines, one after the other, as the attempts at a load that they are of."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from loadcheck.errors import BadInput, Problem
+from loadcheck.figures import Reading, figure_specs
+from loadcheck.logs.attempt import MAX_KEPT, Attempt
+from loadcheck.logs.dialect import Dialect, EndingWords
+from loadcheck.logs.endings import MAX_TEXT, EndingReader, Kind, LogError
+from loadcheck.logs.events import EVENT_ANCHOR, split_event
+from loadcheck.logs.formats import RUN_STAGES, LineFormat, Stage
+from loadcheck.logs.matches import Match, find_matches
+from loadcheck.logs.prefixes import Stamp, rank_of, strip_prefixes
+from loadcheck.logs.wrapped import Crossing, with_crossing
+
+MAX_ATTEMPTS = 1_000
+"""A file that begins more loads than any log holds is refused, rather than kept in memory."""
+MATCHES_OF_A_LOG = 3
+"""Known lines in one line, as of a log that was pasted without its line breaks, or in one attempt behind prefixes that nobody knows."""
+MAX_WORDS_CHARS = 110
+"""A report of a death alone, without a line of a load; a sentence of prose is longer, or wrapped later."""
+_IS_LEAD = re.compile(r"(?![-*+] )\W{0,4}(?:[\w./:-]{1,255}: )?(?:[A-Z][\w ]{0,40}: )?")
+"""What may stand before a failure's words at the beginning of a line: the exception's name, a file, or a program's (docker, ld)."""
+
+
+class AttemptBuilder:
+    """Sorts matches into attempts as they come."""
+
+    def __init__(self, path: Path, dialect: Dialect, words: Sequence[EndingWords] = ()) -> None:
+        self.dialect = dialect
+        self.words = words
+        self._path = path
+        self._attempts: list[Attempt] = []
+        self._is_log = False
+        """Whether a line began as a load's or a failure's does; prose has their words within its sentences alone."""
+        self._retrying = False
+        """Between the line of a retry and the new engine's first line, the error of the try before is printed."""
+        self._endings = EndingReader(dialect.endings)
+        self._stamp = Stamp()
+        self._rank: str | None = None
+        self._rank_is_known = False
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether a line of a load was read: a failure's words alone are no longer needed to know a log by."""
+        return any(attempt.formats for attempt in self._attempts)
+
+    @property
+    def _num_errors(self) -> int:
+        return sum(len(attempt.errors) for attempt in self._attempts)
+
+    @property
+    def wants_all(self) -> bool:
+        return self._endings.wants_all
+
+    def feed(self, line: int, text: str, across: Crossing | None = None) -> None:
+        """Read one line.
+
+        Args:
+            across: what it says together with the lines that a page broke off it.
+        """
+        if EVENT_ANCHOR in text:
+            before, event, after = split_event(text)
+            if event is not None:
+                self._feed_text(line, before)
+                self._feed_event(line, event)
+                self._feed_text(line, after.lstrip(" "))
+                return
+            text = before + "\n" + after  # no event of ours: what it says is the log's own
+            num_errors = self._num_errors
+            self._feed_text(line, text, across)
+            if self._num_errors == num_errors:  # and so is what stands behind its last brace
+                self._feed_error(line, after.rpartition("}")[2].strip())
+            return
+        self._feed_text(line, text, across)
+
+    def _feed_text(self, line: int, text: str, across: Crossing | None = None) -> None:
+        matches = self._of_one_rank(text, with_crossing(find_matches(self.dialect, line, text), across))
+        for match in matches:
+            self._feed_match(line, match)
+        for piece in text.split("\n"):
+            bare = strip_prefixes(self._stamp.strip(piece))
+            self._is_log |= len(matches) >= MATCHES_OF_A_LOG or _begins_as_a_load(self.dialect, bare)
+            self._feed_error(line, bare)
+
+    def _of_one_rank(self, text: str, matches: list[Match]) -> list[Match]:
+        """Those of the rank that spoke first; the others print the same lines, and are no second load."""
+        if not matches:
+            return matches
+        rank = rank_of(text)
+        if not self._rank_is_known:
+            self._rank, self._rank_is_known = rank, True
+        if rank is None or rank == self._rank:
+            return matches
+        if self._attempts:
+            self._attempts[-1].other_ranks.add(rank)
+        return []
+
+    def finish(self) -> list[Attempt]:
+        """The attempts, each with what was printed once for the whole run; none where this is no log."""
+        known = max((len(attempt.formats) for attempt in self._attempts), default=0)
+        if not self._is_log and known < MATCHES_OF_A_LOG:
+            return []
+        for before, attempt in zip(self._attempts, self._attempts[1:], strict=False):
+            _inherit(self.dialect, attempt, before)
+        for after, attempt in zip(self._attempts[::-1], self._attempts[-2::-1], strict=False):
+            _inherit(self.dialect, attempt, after)
+        return self._attempts
+
+    def _feed_match(self, line: int, match: Match) -> None:
+        format = match.format
+        attempt = self._attempt_for(format)
+        if format.repeats and attempt.formats[format.name] and _said(match.readings) <= _said(attempt.readings):
+            return
+        attempt.formats[format.name] += 1
+        attempt.first_lines.setdefault(format.name, line)
+        attempt.stage = max(attempt.stage, format.stage)
+        if format.stage is Stage.READY:
+            attempt.ready_line = line
+        if format.stage > Stage.PLAN:
+            self._retrying = False
+        if len(attempt.readings) < MAX_KEPT:
+            attempt.readings.extend(match.readings)
+
+    def _attempt_for(self, format: LineFormat) -> Attempt:
+        """The present attempt, or a new one where this line begins a load anew."""
+        if not self._attempts:
+            return self._begin()
+        attempt = self._attempts[-1]
+        if format.retries:
+            self._retrying = True
+            return self._begin()
+        return self._begin() if format.opens and format.stage < attempt.stage else attempt
+
+    def _begin(self) -> Attempt:
+        if len(self._attempts) == MAX_ATTEMPTS:
+            what = f"more than {MAX_ATTEMPTS} loads begin in this file"
+            raise BadInput(Problem(str(self._path), what, "give the log of one load"))
+        self._attempts.append(Attempt())
+        return self._attempts[-1]
+
+    def _feed_error(self, line: int, text: str) -> None:
+        attempt = self._failing_attempt()
+        stage = attempt.stage if attempt is not None and attempt.formats else None
+        error = self._endings.feed(line, text, stage)
+        if error is None:
+            self._feed_words(line, text)
+            return
+        self._is_log |= error.kind in (Kind.EXCEPTION, Kind.HEAD) or _is_report(text, error)
+        attempt = attempt or self._begin()
+        if len(attempt.errors) < MAX_KEPT:
+            attempt.errors.append(error)
+
+    def _failing_attempt(self) -> Attempt | None:
+        """The attempt that an error on this line is of: until the retry's engine speaks, the one before it."""
+        if self._retrying and len(self._attempts) > 1:
+            return self._attempts[-2]
+        return self._attempts[-1] if self._attempts else None
+
+    def _feed_words(self, line: int, text: str) -> None:
+        """A failure's words that begin a line, where there is no load yet: enough to look for its cause."""
+        if self.has_figures:
+            return
+        for literal, pattern in self.words:
+            if literal in text and (match := pattern.search(text)) and _IS_LEAD.fullmatch(text[: match.start()]):
+                self._is_log = True
+                attempt = self._attempts[-1] if self._attempts else self._begin()
+                if len(attempt.errors) < MAX_KEPT:
+                    attempt.errors.append(LogError(line, text.strip()[:MAX_TEXT]))
+                return
+
+    def _feed_event(self, line: int, event: dict[str, Any]) -> None:
+        self._is_log = True
+        begins = event["event"] == "started" and any(attempt.event("started") for attempt in self._attempts[-1:])
+        attempt = self._begin() if begins or not self._attempts else self._attempts[-1]
+        if len(attempt.events) >= MAX_KEPT:
+            return
+        attempt.events.append(event)
+        if event["event"] == "done" and attempt.ready_line is None:
+            attempt.ready_line = line
+        for attribute, spec in figure_specs().items():
+            if spec.holds(value := event.get(attribute)):
+                attempt.readings.append(Reading(spec.attribute, value, None, line))
+
+
+def _is_report(text: str, error: LogError) -> bool:
+    """Whether a line below its prefixes is a report of this failure, and no sentence about it."""
+    if error.kind is Kind.DEATH:
+        return len(text) <= MAX_WORDS_CHARS
+    return _IS_LEAD.fullmatch(text.partition(error.text)[0]) is not None
+
+
+def _begins_as_a_load(dialect: Dialect, text: str) -> bool:
+    """Whether a line below its prefixes begins as a load's lines do, after no more than a banner's drawing."""
+    for format in dialect.formats:
+        if format.anchor in text and (match := format.pattern.search(text)):
+            lead = text[: match.start()]
+            if not any(char.isalnum() for char in lead) or lead.lstrip().startswith(dialect.leads):
+                return True
+    return False
+
+
+def _said(readings: Iterable[Reading]) -> set[tuple[str, Any]]:
+    return {(reading.attribute, reading.value) for reading in readings}
+
+
+def _inherit(dialect: Dialect, attempt: Attempt, other: Attempt) -> None:
+    """Give `attempt` what `other` said once for the whole run, and it did not say itself, or less precisely."""
+    own = {
+        attribute: reading.tolerance for attribute in _attributes(attempt) if (reading := attempt.reading(attribute))
+    }
+    said: set[str] = set()
+    lines: set[int] = set()
+    for format in dialect.formats:
+        inherited = format.stage in RUN_STAGES and not format.retries
+        if inherited and other.formats[format.name] and not attempt.formats[format.name]:
+            attempt.formats[format.name] = other.formats[format.name]
+            attempt.first_lines[format.name] = other.first_lines[format.name]
+            said |= {capture.attribute for capture in format.captures}
+            lines.add(other.first_lines[format.name])
+    attempt.readings.extend(
+        reading
+        for reading in other.readings
+        if reading.attribute in said
+        and reading.line in lines
+        and reading.tolerance < own.get(reading.attribute, math.inf)
+    )
+
+
+def _attributes(attempt: Attempt) -> set[str]:
+    return {reading.attribute for reading in attempt.readings}
