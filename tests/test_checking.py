@@ -9,6 +9,7 @@ import pytest
 from loadcheck import cli
 from loadcheck.checking import gather
 from loadcheck.logs.events import format_event
+from loadcheck.units import GIB
 from loadcheck.verdict import Status, judge
 from tests.conftest import RUNS
 
@@ -141,6 +142,24 @@ def test_a_run_of_other_settings_is_fixed_by_a_load(t4_log: Path, tmp_path: Path
         remedies += [finding.remedy for finding in judge(each).failures() if finding.figure == "quantization"][:1]
     assert remedies[0].endswith("or check with --load-in-16bit")
     assert "check with" not in remedies[1]
+
+
+@pytest.mark.parametrize(
+    ("said", "status"), [(20 * GIB, "pass"), (None, "fail"), (60 * GIB, "fail"), ("20", "fail"), (-1, "fail")]
+)
+def test_swap_space_follows_from_the_ram_that_unsloth_found(said: object, status: str, tmp_path: Path):
+    """What was free a little before is no matter: a load beside this one may have taken it. What says nothing sane is not believed."""
+    text = (RUNS / "h200" / "reference" / "load.log").read_text(encoding="utf-8")
+    text = text.replace("swap space = 6 GB", "swap space = 4 GB").replace("# CPU blocks: 3072", "# CPU blocks: 2048")
+    if said is not None:
+        text = text.replace(
+            "Unsloth: vLLM loading", format_event("ram", {"ram_available_bytes": said}) + "\nUnsloth: vLLM loading"
+        )
+    log = tmp_path / "load.log"
+    log.write_text(text, encoding="utf-8")
+    verdict = judge(gather(log))
+    assert verdict.status == status, verdict.failures()
+    assert {each.figure for each in verdict.failures()} <= {"swap_gib", "num_cpu_blocks", "ram"}
 
 
 def test_swap_space_that_nothing_tells_is_not_predicted(t4_log: Path, tmp_path: Path):

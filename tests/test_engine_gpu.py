@@ -2,18 +2,22 @@
 
 import builtins
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from loadcheck.device import PIN
 from loadcheck.errors import UnsupportedMachine
 from loadcheck.specs.profile import Profile, load_profile
 from loadcheck.stacks import engine_common as shared
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.unsloth_vllm import engine as gpu
 from loadcheck.stacks.unsloth_vllm import startup
+from loadcheck.stacks.unsloth_vllm.device import record_ram
 
 
 def profile(**overrides) -> Profile:
@@ -38,9 +42,66 @@ def test_first_device_is_accepted(monkeypatch: pytest.MonkeyPatch, visible: str 
     gpu.check_visible_devices()
 
 
+@pytest.mark.parametrize("pinned", ["GPU-b", None])
+def test_another_gpu_that_fills_is_no_load_on_two(monkeypatch: pytest.MonkeyPatch, pinned: str | None):
+    """What unsloth asks nvidia-smi is of the load's own GPU; every other command is as it was."""
+    asked: list[object] = []
+    monkeypatch.setattr(subprocess, "check_output", lambda command, **options: asked.append((command, options)))
+    monkeypatch.delenv(PIN, raising=False)
+    if pinned is not None:
+        monkeypatch.setenv(PIN, pinned)
+    gpu.ask_own_gpu_alone()
+    subprocess.check_output("nvidia-smi --query-gpu=memory.used --format=csv", shell=True)
+    subprocess.check_output(["true"])
+    command = f"nvidia-smi --query-gpu=memory.used --format=csv --id={pinned or 0}"
+    assert asked == [(command, {"shell": True}), (["true"], {})]
+
+
+@pytest.mark.parametrize("own", [(8, 9), (7, 5), None])
+def test_a_pinned_gpu_is_like_the_first(monkeypatch: pytest.MonkeyPatch, own: tuple[int, int] | None):
+    """vLLM takes the capability of the host's first GPU for it, so another one is refused; where NVML says nothing, CUDA will."""
+
+    class Nvml:
+        NVMLError = KeyError
+
+        def nvmlInit(self) -> None:  # noqa: N802
+            pass
+
+        def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+            return uuid
+
+        def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
+            return f"number {index}"
+
+        def nvmlDeviceGetCudaComputeCapability(self, handle: str) -> tuple[int, int]:  # noqa: N802
+            return {"number 0": (8, 9), **({"GPU-b": own} if own else {})}[handle]
+
+    monkeypatch.setitem(sys.modules, "pynvml", cast(Any, Nvml()))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv(PIN, "GPU-b")
+    if own != (7, 5):
+        gpu.check_visible_devices()
+        return
+    with pytest.raises(UnsupportedMachine, match=r"LOADCHECK_GPU: it can do 7\.5, and this host's first GPU 8\.9"):
+        gpu.check_visible_devices()
+
+
+def test_the_ram_that_unsloth_finds_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """At the moment when it decides on the swap space, and as it finds it."""
+    utils = SimpleNamespace(psutil=None)
+    monkeypatch.setitem(sys.modules, "unsloth_zoo", cast(Any, SimpleNamespace(vllm_utils=utils)))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=7))
+    record_ram(Recorder())
+    assert capsys.readouterr().out == ""
+    assert cast(Any, utils.psutil).virtual_memory().available == 7
+    assert '"event": "ram"' in (said := capsys.readouterr().out) and said.endswith('"ram_available_bytes": 7}\n')
+
+
 def test_environment_keeps_the_load_off_the_network(monkeypatch: pytest.MonkeyPatch):
     """Statistics and downloads are off, and what would hide the log or change the engine is unset."""
-    monkeypatch.setattr(os, "environ", {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_USE_V1": "1", "HF_HUB_OFFLINE": "0"})
+    monkeypatch.setattr(
+        os, "environ", {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_PORT": "1", "VLLM_USE_V1": "1", "HF_HUB_OFFLINE": "0"}
+    )
     gpu.set_environment()
     assert os.environ == gpu.ENVIRONMENT
     assert os.environ["HF_HUB_OFFLINE"] == os.environ["UNSLOTH_DISABLE_STATISTICS"] == "1"

@@ -5,7 +5,10 @@ import math
 import shutil
 import statistics
 import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -230,6 +233,26 @@ def test_checkpoint_is_made_once_and_used_again(tmp_path: Path):
     assert (directory / "model.safetensors").stat().st_ino == inode
 
 
+def test_two_at_once_make_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The second waits, and takes nothing away that the first one's load may have begun to read."""
+    plan, made, begun = plan_of(tmp_path / "model"), [], Barrier(2)
+    write = synthetic.write_safetensors
+
+    def slowly(path: Path, tensors: list[synthetic.Tensor]) -> None:
+        made.append(path)
+        time.sleep(0.2)
+        write(path, tensors)
+
+    def prepare() -> int:
+        begun.wait()
+        return synthetic.prepare(plan, tmp_path / "cache").stat().st_ino
+
+    monkeypatch.setattr(synthetic, "write_safetensors", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        folders = [pool.submit(prepare) for _ in range(2)]
+        assert len({each.result() for each in folders}) == 1 and len(made) == 1
+
+
 def test_same_plan_makes_the_same_bytes(tmp_path: Path):
     """Two checkpoints of one plan are equal, so that two machines load the same weights."""
     plan = plan_of(tmp_path / "tiny-bnb-4bit")
@@ -267,7 +290,7 @@ def test_checkpoint_of_another_config_is_made_anew(tmp_path: Path):
 
 
 def test_broken_off_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Whoever sees the folder sees a whole checkpoint: a write that fails leaves neither it nor a part."""
+    """Whoever sees the folder sees a whole checkpoint: a write that fails leaves neither it nor a part, but its empty lock."""
 
     def full_disk(path: Path, tensors: list) -> None:
         path.write_bytes(b"half")
@@ -276,7 +299,8 @@ def test_broken_off_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(synthetic, "write_safetensors", full_disk)
     with pytest.raises(OSError, match="No space left"):
         synthetic.prepare(plan_of(tmp_path / "tiny-bnb-4bit"), tmp_path / "cache")
-    assert list((tmp_path / "cache" / "synthetic").iterdir()) == []
+    left = list((tmp_path / "cache" / "synthetic").iterdir())
+    assert [(path.suffix, path.stat().st_size) for path in left] == [(".lock", 0)]
 
 
 def test_small_vocabulary_is_refused(tmp_path: Path):

@@ -1,8 +1,10 @@
 """Every GPU of this host at once, each pinned by its UUID: no load disturbs another."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
+from shutil import which
 
 import pytest
 
@@ -16,6 +18,20 @@ pytestmark = [
     pytest.mark.skipif("not has_gpu()", reason="this machine has no usable NVIDIA GPU"),
 ]
 
+# Where a machine has none: the memory in use on every GPU, or on the one that is named, as `nvidia-smi --query-gpu=memory.used` prints it.
+SMI = """\
+#!{python}
+import sys
+import pynvml as nvml
+nvml.nvmlInit()
+named = [word.removeprefix("--id=") for word in sys.argv if word.startswith("--id=")]
+handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
+if named:
+    handles = [handles[int(named[0])] if named[0].isdecimal() else nvml.nvmlDeviceGetHandleByUUID(named[0])]
+print("memory.used [MiB]")
+for handle in handles:
+    print(nvml.nvmlDeviceGetMemoryInfo(handle).used // 2**20, "MiB")
+"""
 SETTINGS = 'settings = { weights = "synthetic" }'
 __all__ = ["has_gpu"]
 
@@ -27,9 +43,18 @@ def _gpus() -> list[tuple[str, str]]:
     return [(uuid, find_gpu(name) or name) for uuid, name in (json.loads(found) or read_gpus())]
 
 
+def _environment(folder: Path) -> dict[str, str]:
+    """With an nvidia-smi, which unsloth asks for all GPUs of the host; NVML is asked in its place where there is none."""
+    if which("nvidia-smi") is None:
+        folder.mkdir()
+        (folder / "nvidia-smi").write_text(SMI.format(python=PYTHON))
+        (folder / "nvidia-smi").chmod(0o755)
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
 def test_every_gpu_of_this_host_passes_at_once(tmp_path: Path):
     """One node for each GPU, side by side; each on a GPU of its own, and each judged by its own free memory."""
-    gpus = _gpus()
+    gpus, environ = _gpus(), _environment(tmp_path / "bin")
     groups = "".join(f'[[nodes]]\ncard = "{card}"\n' for _, card in gpus)
     results = tmp_path / "results"
     (tmp_path / "FLEET.toml").write_text(
@@ -37,7 +62,9 @@ def test_every_gpu_of_this_host_passes_at_once(tmp_path: Path):
     )
     fleet = [PYTHON, "-m", "loadcheck", "fleet"]
     subprocess.run([*fleet, "plan", "FLEET.toml", "--out", "plan"], cwd=tmp_path, check=True, capture_output=True)
-    run = subprocess.run([*fleet, "run", "plan", "--json"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [*fleet, "run", "plan", "--json"], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
+    )
     said = json.loads(run.stdout)
     printed = {path.name: path.read_text()[-2000:] for path in (tmp_path / "plan").glob("*.out")}
     assert (run.returncode, said["counts"]) == (0, {"pass": len(gpus)}), (said["findings"], printed)

@@ -17,7 +17,7 @@ from loadcheck.errors import BadInput, Problem, UnsupportedMachine
 from loadcheck.fleet.finding import Kind
 from loadcheck.fleet.gather import gather_folder
 from loadcheck.fleet.launch import launch
-from loadcheck.fleet.local import run_local, slots
+from loadcheck.fleet.local import run_local, slots, visible
 from loadcheck.fleet.node import pin_visible, run_node
 from loadcheck.fleet.plan import NAME, FleetPlan, write_plan
 from loadcheck.fleet.seal import REFUSED, SEAL
@@ -63,6 +63,24 @@ def test_each_node_has_a_gpu_of_its_own(standing_in: Path):
     assert [slot.gpu for slot in slots(_plan(standing_in, "a", "b"))] == ["GPU-a", "GPU-c"]
     with pytest.raises(UnsupportedMachine, match="3 nodes of H200, and this host has 2"):
         slots(_plan(standing_in, "a", "b", "c"))
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [(None, ["a", "b", "c"]), ("2,0", ["c", "a"]), ("GPU-b", ["b"]), ("0,7,1", ["a"]), ("", []), ("-1", []), ("0,0", ["a"]), ("GPU-", [])],
+)  # fmt: skip
+def test_gpus_that_a_scheduler_gave_to_others_are_left_alone(said: str | None, left: list[str]):
+    """CUDA_VISIBLE_DEVICES as CUDA reads it: numbers or UUIDs, up to the first that names no GPU, or several."""
+    gpus = [(f"GPU-{letter}", "Tesla T4") for letter in "abc"]
+    assert [uuid for uuid, _ in visible(gpus, said)] == [f"GPU-{letter}" for letter in left]
+
+
+def test_a_job_of_one_gpu_runs_on_that_one(standing_in: Path, monkeypatch: pytest.MonkeyPatch):
+    """And a plan for more is refused."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    assert [slot.gpu for slot in slots(_plan(standing_in, "a"))] == ["GPU-c"]
+    with pytest.raises(UnsupportedMachine, match="2 nodes of H200, and this host has 1"):
+        slots(_plan(standing_in, "a", "b"))
 
 
 def test_nodes_run_side_by_side_and_pass(standing_in: Path, capsys: pytest.CaptureFixture[str]):
@@ -169,7 +187,7 @@ def test_the_command_of_a_node_is_a_load(
 
 @pytest.mark.parametrize(
     ("visible", "pinned"),
-    [(None, None), ("0", None), ("-1", None), ("1", "GPU-b"), ("GPU-x,GPU-y", "GPU-x"), ("9", None)],
+    [(None, None), ("0", None), ("0,1", None), ("-1", None), ("1", "GPU-b"), ("GPU-x,GPU-y", "GPU-x"), ("9", None)],
 )
 def test_the_gpu_that_a_scheduler_chose_is_pinned(
     visible: str | None, pinned: str | None, monkeypatch: pytest.MonkeyPatch
@@ -180,6 +198,7 @@ def test_the_gpu_that_a_scheduler_chose_is_pinned(
     pin_visible(environ)
     assert environ.get(PIN) == pinned
     assert ("CUDA_VISIBLE_DEVICES" in environ) is (visible is not None and pinned is None)
+    assert environ.get("CUDA_VISIBLE_DEVICES") != "0,1"  # of several it takes the first
 
 
 def test_a_pinned_process_sees_one_gpu_whatever_its_libraries_set(monkeypatch: pytest.MonkeyPatch):

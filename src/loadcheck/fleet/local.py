@@ -16,7 +16,7 @@ from pathlib import Path
 from loadcheck.device import read_gpus
 from loadcheck.errors import Problem, UnsupportedMachine
 from loadcheck.fleet.engines import node_command
-from loadcheck.fleet.node import node_environment
+from loadcheck.fleet.node import VISIBLE, node_environment
 from loadcheck.fleet.plan import CPU, FleetPlan, PlannedNode
 from loadcheck.runs.child import GRACE_S, ends_as_interrupts, ignore_signals, kill_session
 from loadcheck.runs.private import make_private, open_private
@@ -26,6 +26,8 @@ POLL_S = 0.1
 ANSWERS = (0, 1, 2, 3)
 """The exit codes that a load gives itself; with any other the node was lost."""
 
+Gpu = tuple[str, str]
+"""UUID and name."""
 Say = Callable[[str], None]
 
 
@@ -48,12 +50,25 @@ class _Running:
 def slots(plan: FleetPlan) -> tuple[Slot, ...]:
     """A GPU for each node; UnsupportedMachine where this host has too few of a card."""
     free: dict[str, list[str]] = {}
-    for uuid, name in read_gpus():
+    for uuid, name in visible(read_gpus(), os.environ.get(VISIBLE)):
         free.setdefault(find_gpu(name) or name, []).append(uuid)
     problems = tuple(_too_few(plan, free))
     if problems:
         raise UnsupportedMachine(problems)
     return tuple(Slot(node, None if node.card == CPU else free[node.card].pop(0)) for node in plan.nodes)
+
+
+def visible(gpus: Sequence[Gpu], said: str | None) -> tuple[Gpu, ...]:
+    """Those that CUDA_VISIBLE_DEVICES leaves, as a scheduler may have given us some alone: by number or UUID, up to the first that is none."""
+    if said is None:
+        return tuple(gpus)
+    found: list[Gpu] = []
+    for word in (word.strip() for word in said.split(",")):
+        named = [each for number, each in enumerate(gpus) if word and (word == str(number) or each[0].startswith(word))]
+        if len(named) != 1 or named[0] in found:
+            break
+        found += named
+    return tuple(found)
 
 
 def _too_few(plan: FleetPlan, free: dict[str, list[str]]) -> Iterator[Problem]:

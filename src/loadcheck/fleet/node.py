@@ -49,7 +49,10 @@ def _sealed(folder: Path) -> Iterator[None]:
 def pin_visible(environ: MutableMapping[str, str]) -> None:
     """Take the GPU that a scheduler chose by CUDA_VISIBLE_DEVICES for this load's: the pinned stack reads no other entry than 0."""
     chosen = environ.get(VISIBLE, "").split(",")[0].strip()
-    if environ.get(PIN) or chosen in ("", "0", "-1", "NoDevFiles"):
+    if environ.get(PIN) or chosen in ("", "-1", "NoDevFiles"):
+        return
+    if chosen == "0":  # of several
+        environ[VISIBLE] = chosen
         return
     gpus = read_gpus()
     if chosen.isdecimal() and int(chosen) < len(gpus):

@@ -65,7 +65,7 @@ def build_once(directory: Path, build: Callable[[Path], None], needed_bytes: int
         return directory
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(directory.with_name(f".{directory.name}.lock")):
+        with locked(directory):
             if not is_whole(directory):
                 _check_space(directory.parent, needed_bytes)
                 _build(directory, build, keep_partial)
@@ -112,13 +112,13 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; the system lets go of it when the process ends, however it ends."""
-    with path.open("w") as file:
+def locked(directory: Path) -> Iterator[None]:
+    """Be the one process that makes `directory`, beside which the lock lies; the system lets go of it when the process ends, however it ends."""
+    with directory.with_name(f".{directory.name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for another process that makes {path.parent}", file=sys.stderr, flush=True)
+            print(f"waiting for another process that makes {directory}", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -28,6 +28,7 @@ from loadcheck.plan import LoadPlan
 from loadcheck.specs.model import find_model
 from loadcheck.specs.shape import MLP_LINEARS, ModelConfig
 from loadcheck.units import GIB, show_bytes
+from loadcheck.weights.cache import locked
 from loadcheck.weights.small_files import NUM_TOKENS, small_files
 
 SEED = 35
@@ -57,7 +58,7 @@ DTYPE_BYTES = {"F32": 4, "BF16": 2, "U8": 1}
 def prepare(plan: LoadPlan, cache: Path) -> Path:
     """The directory of the plan's synthetic checkpoint under `cache`: made if it is not there yet, else as it is.
 
-    BadInput for a vocabulary that the tokenizer does not fit in; UnsupportedMachine where the disk is too small.
+    Of two processes at once the second waits: it must not take away what the first one's load has begun to read. BadInput for a vocabulary that the tokenizer does not fit in; UnsupportedMachine where the disk is too small.
     """
     config = plan.config
     if config.vocab_size < NUM_TOKENS:
@@ -68,9 +69,13 @@ def prepare(plan: LoadPlan, cache: Path) -> Path:
     tensors = checkpoint_tensors(config)
     manifest = _manifest(files, tensors)
     files["manifest.json"] = manifest
-    if not _is_complete(directory, files, tensors):
-        _check_disk(directory.parent, file_bytes(tensors))
-        _make(directory, files, tensors)
+    if _is_complete(directory, files, tensors):
+        return directory
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with locked(directory):
+        if not _is_complete(directory, files, tensors):
+            _check_disk(directory.parent, file_bytes(tensors))
+            _make(directory, files, tensors)
     return directory
 
 
@@ -308,7 +313,6 @@ def _is_complete(directory: Path, files: dict[str, str], tensors: list[Tensor]) 
 
 
 def _check_disk(cache: Path, needed: int) -> None:
-    cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free
     if free < needed:
         what = f"{show_bytes(free)} of disk are free, the synthetic weights take {show_bytes(needed)}"

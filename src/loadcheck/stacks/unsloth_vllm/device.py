@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from types import SimpleNamespace
+from typing import Any
+
 import psutil
 
+from loadcheck.device import PIN
+from loadcheck.errors import Problem, UnsupportedMachine
 from loadcheck.stacks.recorder import Recorder
 
 
@@ -36,6 +42,47 @@ def record_device(recorder: Recorder) -> None:
         ram_available_bytes=psutil.virtual_memory().available,
         driver=_driver_version(),
     )
+
+
+def record_ram(recorder: Recorder) -> None:
+    """Have the RAM said that unsloth finds when it decides on the swap space (unsloth_zoo/vllm_utils.py:931).
+
+    Since `record_device` a load beside this one may have taken some of it.
+    """
+    from unsloth_zoo import vllm_utils
+
+    def virtual_memory() -> Any:
+        memory = psutil.virtual_memory()
+        recorder.event("ram", ram_available_bytes=memory.available)
+        return memory
+
+    vllm_utils.psutil = SimpleNamespace(virtual_memory=virtual_memory)
+
+
+def check_first_gpu() -> None:
+    """Refuse a pinned GPU of another capability than the host's first, which vLLM takes for it: its entry 0 is NVML's.
+
+    vllm/platforms/cuda.py:39-52, 245-255. It would choose kernels and types of the other card.
+    """
+    pinned = os.environ.get(PIN)
+    own, first = (None, None) if not pinned else _capabilities(pinned)
+    if own != first:
+        what = f"it can do {own}, and this host's first GPU {first}, which vLLM 0.7.2 takes for it"
+        remedy = "start it in a container that has this GPU alone: --gpus device=UUID"
+        raise UnsupportedMachine(Problem("environment", what, remedy, PIN))
+
+
+def _capabilities(uuid: str) -> tuple[str | None, str | None]:
+    """Of the GPU of this UUID, and of the first, by NVML; None twice where it cannot be asked, as CUDA will say why."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handles = pynvml.nvmlDeviceGetHandleByUUID(uuid), pynvml.nvmlDeviceGetHandleByIndex(0)
+        own, first = ("{}.{}".format(*pynvml.nvmlDeviceGetCudaComputeCapability(each)) for each in handles)
+    except pynvml.NVMLError:
+        return None, None
+    return own, first
 
 
 def _driver_version() -> str:

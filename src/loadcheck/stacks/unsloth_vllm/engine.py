@@ -6,18 +6,21 @@ What unsloth and vLLM print themselves is left as it is: the parent parses it fr
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from loadcheck.device import PIN
 from loadcheck.errors import Problem, UnsupportedMachine
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.profile import Adapters, Profile
 from loadcheck.stacks.engine_common import digest, seconds_since, trainable
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.unsloth_vllm import startup
-from loadcheck.stacks.unsloth_vllm.device import memory_now, record_device, record_peak
+from loadcheck.stacks.unsloth_vllm.device import check_first_gpu, memory_now, record_device, record_peak, record_ram
 from loadcheck.stacks.unsloth_vllm.session import Session
 
 PACKAGES = (
@@ -41,6 +44,7 @@ UNSET = (
     "VLLM_USE_V1",  # unsloth_zoo/vllm_utils.py:387 reaches into the V0 engine
     "VLLM_CONFIGURE_LOGGING",  # the log is what is parsed
     "VLLM_LOGGING_LEVEL",
+    "VLLM_PORT",  # two loads that start side by side would both take the first one that is free (vllm/utils.py:505-516)
     "UNSLOTH_USE_MODELSCOPE",  # unsloth/models/loader.py:36 would look for the directory on another hub
 )
 
@@ -54,6 +58,7 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     check_visible_devices()
     startup.check_left_out()
     set_environment()
+    ask_own_gpu_alone()
     if startup.taken("context"):
         startup.in_background(startup.make_context)
     if startup.taken("read_ahead"):
@@ -89,6 +94,7 @@ def check_visible_devices() -> None:
         what = f"unsloth_zoo 2025.2.4 breaks with {visible!r}"
         remedy = "unset it, or set it to 0; in a container, choose the GPU with --gpus device=N"
         raise UnsupportedMachine(Problem("environment", what, remedy, "CUDA_VISIBLE_DEVICES"))
+    check_first_gpu()
 
 
 def set_environment() -> None:
@@ -96,6 +102,22 @@ def set_environment() -> None:
     os.environ.update(ENVIRONMENT)
     for name in UNSET:
         os.environ.pop(name, None)
+
+
+def ask_own_gpu_alone() -> None:
+    """Have what unsloth asks nvidia-smi be of this load's GPU alone.
+
+    It takes two GPUs of the host that fill at once for one load that is on both, whoever fills them, and gives up
+    (unsloth/models/llama.py:1741, 1812, 1845-1846; the trainers, too: llama.py:1877-1884, tokenizer_utils.py:988-995).
+    """
+    ask, own = subprocess.check_output, shlex.quote(os.environ.get(PIN) or "0")
+
+    def check_output(command: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(command, str) and command.startswith("nvidia-smi "):
+            command += f" --id={own}"
+        return ask(command, *arguments, **options)
+
+    setattr(subprocess, "check_output", check_output)  # noqa: B010
 
 
 def import_stack(recorder: Recorder) -> None:
@@ -152,6 +174,7 @@ def load(profile: Profile, directory: Path, recorder: Recorder) -> tuple[Any, An
     start_s = time.monotonic()
     if profile.fast_inference:
         startup.quicken_vllm()
+        record_ram(recorder)
     model, tokenizer = FastLanguageModel.from_pretrained(**load_arguments(profile, directory))
     recorder.event("loaded", load_s=seconds_since(start_s), **memory_now())
     startup.settle()

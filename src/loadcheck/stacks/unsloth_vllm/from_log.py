@@ -52,7 +52,7 @@ def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | N
     if card is None:
         return FromLog(note="the log does not say the card's memory, so nothing is predicted")
     if profile is not None:
-        ram, swap = log.device().get("ram_available_bytes"), log.swap_bytes()
+        ram, swap = log.ram_available_bytes(), log.swap_bytes()
         case = Case(config=config, profile=profile, card=card, ram_available_bytes=ram)
         figures = predict_from_plan(case, plan_of(case, None if ram is not None else swap or 0)).figures
         if ram is None and swap is None:  # nothing says how much RAM there was
@@ -80,6 +80,12 @@ class LogFacts:
         names = ("device_total_bytes", "device_free_bytes", "ram_available_bytes")
         sane = all(isinstance(event.get(name), int) and 0 < event[name] < MAX_NUMBER for name in names)
         return event if sane else {}
+
+    def ram_available_bytes(self) -> int | None:
+        """As unsloth found it, else as our engine did a little before; None for a log from elsewhere."""
+        before = self.device().get("ram_available_bytes")
+        said = (self.attempt.event("ram") or {}).get("ram_available_bytes")
+        return said if before is not None and isinstance(said, int) and 0 < said < MAX_NUMBER else before
 
     def enforce_eager(self) -> bool:
         eager = self.attempt.reading("enforce_eager")

@@ -47,6 +47,7 @@ def _begin(session: Session) -> list[Reward]:
     engine.check_visible_devices()
     startup.check_left_out()
     engine.set_environment()
+    engine.ask_own_gpu_alone()
     grpo = session.job.settings.method == "grpo"
     rewards = reward_functions(session.job.reward_functions) if grpo else []
     session.partial.mkdir(parents=True, exist_ok=True)
