@@ -67,6 +67,11 @@ class Driver:
     processes: tuple[GpuProcess, ...] | None
 
 
+def has_device() -> bool:
+    """Whether this machine shows the file of an NVIDIA GPU (of WSL: dxg), so that one may be read; asks nothing and takes no time."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+
+
 def read_gpu() -> GpuDevice | None:
     """The first visible GPU; None where there is no driver or no device."""
     try:

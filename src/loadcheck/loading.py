@@ -29,7 +29,8 @@ from loadcheck.errors import (
 from loadcheck.figures import Figures
 from loadcheck.plan import LoadPlan, make_plan, plan_to_json
 from loadcheck.predict import Case, Prediction, card_from_device
-from loadcheck.runs.child import ChildEnd, ends_as_interrupts, ignore_signals, run_child
+from loadcheck.runs.ahead import Ahead
+from loadcheck.runs.child import ChildEnd, ends_as_interrupts, ignore_signals, run_child, start_child
 from loadcheck.runs.folder import RunFolder, RunRecord, create_run_folder, new_run_id, write_json
 from loadcheck.runs.origin import read_origin
 from loadcheck.runs.sampler import Sampler
@@ -209,17 +210,21 @@ class Work:
         begin: writes into the folder what they read, beside the plan.
         after: called with each step that has ended well; what it raises ends the run.
         training: of the record: what is trained, and what was predicted of it.
+        ahead: the process that was started for the last step before there was a plan; None where that step starts its own.
     """
 
     steps: tuple[str, ...] = ("prepare", "load")
     begin: Callable[[RunFolder], None] = lambda _: None
     after: Callable[[str, RunFolder, RunRecord], None] = lambda *_: None
     training: dict[str, Any] | None = None
+    ahead: Ahead | None = None
 
 
-def load(prepared: Prepared, run_dir: Path | None, on_output: Callable[[bytes], None]) -> Loaded:
+def load(
+    prepared: Prepared, run_dir: Path | None, on_output: Callable[[bytes], None], ahead: Ahead | None = None
+) -> Loaded:
     """Run the load in child processes, keep all of it in a run folder, and judge it."""
-    folder, record, log_path = run(prepared, run_dir, on_output, Work())
+    folder, record, log_path = run(prepared, run_dir, on_output, Work(ahead=ahead))
     evidence, verdict = _judge(folder, record, log_path)
     keep(folder, record, verdict)
     return Loaded(folder, record, evidence, verdict)
@@ -229,6 +234,8 @@ def run(
     prepared: Prepared, run_dir: Path | None, on_output: Callable[[bytes], None], work: Work
 ) -> tuple[RunFolder, RunRecord, Path]:
     """Do the work in child processes and keep all of it in a run folder; gives that, its record and the file that holds the log."""
+    if work.ahead is not None:
+        work.ahead.looked()
     now = datetime.now(timezone.utc)
     folder = create_run_folder(run_dir, new_run_id(prepared.plan.profile.name, now))
     record = _new_record(folder, prepared, now, work.training)
@@ -311,7 +318,11 @@ def _run_children(
     """The weights first, then the work on them: each step a process, so that none leaves a trace in the next one's figures."""
     env = child_environment()
     for step in work.steps:
-        end = _run_step(step, folder, record, sink, on_output, env)
+        if work.ahead is not None and step == work.steps[-1]:
+            child = work.ahead.load(folder.path)
+        else:
+            child = start_child(child_command(step, folder), env)
+        end = _run_step(step, child, folder, record, sink, on_output)
         if end.outcome != "completed":
             return end
         work.after(step, folder, record)
@@ -333,11 +344,11 @@ def child_command(step: str, folder: RunFolder) -> list[str]:
 
 def _run_step(
     step: str,
+    child: subprocess.Popen[bytes],
     folder: RunFolder,
     record: RunRecord,
     sink: LogSink,
     on_output: Callable[[bytes], None],
-    env: dict[str, str],
 ) -> ChildEnd:
     samplers: list[Sampler] = []
 
@@ -346,7 +357,7 @@ def _run_step(
         samplers[0].__enter__()
 
     try:
-        return run_child(child_command(step, folder), sink, start_sampler, on_output, env)
+        return run_child(child, sink, start_sampler, on_output)
     finally:
         for sampler in samplers:
             sampler.__exit__()

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from loadcheck.errors import BadInput
-from loadcheck.runs.child import ChildEnd, ends_as_interrupts, run_child
+from loadcheck.runs.child import ChildEnd, ends_as_interrupts, run_child, start_child
 from loadcheck.runs.folder import RunFolder, RunRecord, create_run_folder, new_run_id, write_json
 from loadcheck.runs.sampler import Sampler
 from loadcheck.runs.sink import LogSink
@@ -32,7 +32,7 @@ RECORD: dict[str, Any] = {
 
 def _run(code: str, tmp_path: Path, on_start: Any = lambda pid: None, on_output: Any = lambda data: None) -> tuple[ChildEnd, bytes]:  # fmt: skip
     sink = LogSink(tmp_path / "load.log")
-    end = run_child([sys.executable, "-u", "-c", code], sink, on_start, on_output, dict(os.environ))
+    end = run_child(start_child([sys.executable, "-u", "-c", code], dict(os.environ)), sink, on_start, on_output)
     return end, sink.close().read_bytes()
 
 
@@ -306,7 +306,7 @@ def test_an_error_of_ours_ends_the_child(at: str, tmp_path: Path):
     sink = LogSink(tmp_path / "load.log")
     command = [sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"]
     with pytest.raises(RuntimeError, match="ours"):
-        run_child(command, sink, start, output, {})
+        run_child(start_child(command, {}), sink, start, output)
     sink.close()
     assert not psutil.pid_exists(pids[0])
 

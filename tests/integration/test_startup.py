@@ -1,9 +1,11 @@
 """What makes a start fast, as far as it goes without a GPU: vLLM and unsloth are stand-ins."""
 
+import builtins
 import gc
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from loadcheck.errors import BadInput
-from loadcheck.stacks.unsloth_vllm import startup
+from loadcheck.stacks.unsloth_vllm import engine, startup
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +45,36 @@ def test_a_measure_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch):
     assert "LOADCHECK_START_WITHOUT: 'colector' is no measure; did you mean collector?" in said[0]
     monkeypatch.setenv(startup.VARIABLE, "collector, swap,")
     startup.check_left_out()
+
+
+def test_the_device_is_left_alone_until_it_was_looked_at(monkeypatch: pytest.MonkeyPatch):
+    """Ahead of its plan the engine imports torch at once, and starts the driver, and what asks it, only then."""
+    order: list[str] = []
+    looked: Any = SimpleNamespace(wait=lambda: order.append("waits"))
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(engine, "ask_once", lambda: None)
+    monkeypatch.setattr(startup, "begin_context", lambda: order.append("context"))
+
+    def imported(name: str, *arguments: Any) -> Any:
+        if name not in ("torch", "unsloth"):
+            return real(name, *arguments)
+        order.append(name)
+        if name == "unsloth":
+            raise NotImplementedError  # no GPU: said by `run`
+        return ModuleType(name)
+
+    real = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", imported)
+    engine.begin(looked)
+    assert order == ["torch", "waits", "context", "unsloth"]
+    assert gc.isenabled()
+
+
+def test_nothing_is_begun_for_devices_that_are_refused(monkeypatch: pytest.MonkeyPatch):
+    """`run` says what is wrong with them; nothing is imported before."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    engine.begin(threading.Event())
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
 
 
 def test_imports_run_without_the_collector_and_are_frozen():

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from loadcheck import device, doctor
+from loadcheck.cli.ahead import begun
 from loadcheck.cli.chosen import chosen_profile, overrides
 from loadcheck.cli.ci import Forms, ci_options
 from loadcheck.cli.options import json_option, setting_options
@@ -20,6 +21,7 @@ from loadcheck.loading import Loaded, Prepared, default_profile, prepare, reject
 from loadcheck.loading import load as run_load
 from loadcheck.recovery import Effects, Recovery
 from loadcheck.recovery import recover as walk
+from loadcheck.runs.ahead import Ahead
 from loadcheck.runs.folder import default_folder, refuse_taken
 from loadcheck.show.ci.report import Report as CiReport
 from loadcheck.show.ci.report import of_machine, of_prediction, of_verdict
@@ -74,8 +76,11 @@ def command(
     if run_dir is not None:
         refuse_taken(run_dir)
     asked = Asked(console(stderr=as_json), as_json, forms, run_dir, force)
-    prepared = _prepared(asked.out, profile, overrides(flags) | ({"adapters": None} if no_adapters else {}))
-    return _recover(asked, prepared) if recover else _load(asked, prepared)
+    changed = overrides(flags) | ({"adapters": None} if no_adapters else {})
+    if recover:
+        return _recover(asked, _prepared(asked.out, profile, changed))
+    with begun(profile, changed) as ahead:
+        return _load(asked, _prepared(asked.out, profile, changed), ahead)
 
 
 def _prepared(out: Console, profile: str | None, changed: dict[str, Any]) -> Prepared:
@@ -89,7 +94,7 @@ def _prepared(out: Console, profile: str | None, changed: dict[str, Any]) -> Pre
     return prepare(chosen, gpu)
 
 
-def _load(asked: Asked, prepared: Prepared) -> int:
+def _load(asked: Asked, prepared: Prepared, ahead: Ahead | None) -> int:
     out, profile = asked.out, prepared.plan.profile
     if not prepared.prediction.fits and not asked.force:
         asked.forms.write(lambda: of_prediction(f"load {profile.name}", prepared.prediction))
@@ -103,7 +108,7 @@ def _load(asked: Asked, prepared: Prepared) -> int:
     if refused_by(out, report, asked.as_json, asked.force, asked.forms):
         return report.exit_code
     with Progress(out, _gauge(prepared)) as progress:
-        loaded = run_load(prepared, asked.run_dir, progress.feed)
+        loaded = run_load(prepared, asked.run_dir, progress.feed, ahead)
     asked.forms.write(lambda: _report(loaded), loaded.folder.path)
     if asked.as_json:
         print_json(loaded.to_json())

@@ -1,4 +1,5 @@
-"""What runs in the child processes of a run: python -m loadcheck.engines.child prepare|load|rows|train RUN_DIR [PARENT_PID].
+"""What runs in the child processes of a run: python -m loadcheck.engines.child prepare|load|rows|train RUN_DIR [PARENT_PID],
+or ahead ENGINE [PARENT_PID], which is to load what it hears of on stdin, and begins to import before.
 
 `prepare` makes or fetches the weights, `load` runs the engine on them; of a training `rows` counts the tokens, and `train` trains. Two processes, so that making the weights leaves no trace
 in the figures of the load. What they print is the raw log.
@@ -17,8 +18,10 @@ from pathlib import Path
 
 from loadcheck import weights
 from loadcheck.device import pin_gpu
+from loadcheck.engines.ahead import Orders
 from loadcheck.errors import BadInput, LoadcheckError, Problem
 from loadcheck.plan import LoadPlan, plan_from_json
+from loadcheck.runs.ahead import AHEAD
 from loadcheck.runs.child import kill_session
 from loadcheck.runs.private import open_private
 from loadcheck.stacks import engine_of
@@ -34,10 +37,17 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 def main(arguments: list[str]) -> int:
     """Run one step and return the exit code; an error that is no LoadcheckError keeps its traceback."""
-    step, run_dir = arguments[0], Path(arguments[1])
+    step, of_what = arguments[:2]
     if len(arguments) > 2:
         die_with_parent(int(arguments[2]))
     pin_gpu()
+    if step == AHEAD:
+        run_dir = begin_ahead(of_what)
+        return 0 if run_dir is None else _run("load", run_dir)
+    return _run(step, Path(of_what))
+
+
+def _run(step: str, run_dir: Path) -> int:
     try:
         plan = plan_from_json(json.loads((run_dir / PLAN).read_text(encoding="utf-8")))
         STEPS[step](plan, run_dir, Recorder())
@@ -46,6 +56,16 @@ def main(arguments: list[str]) -> int:
             print(f"Error: {problem}", file=sys.stderr, flush=True)
         return error.exit_code
     return 0
+
+
+def begin_ahead(engine: str) -> Path | None:
+    """Import what this engine needs while the parent looks at the machine; gives the folder of the load, None where it is not to be."""
+    module = import_module(engine)
+    orders = Orders(sys.stdin.fileno(), lambda run_dir: module.weights_ready(prepared(run_dir)))
+    orders.start()
+    module.begin(orders.looked)
+    orders.join()
+    return orders.run_dir
 
 
 def prepare(plan: LoadPlan, run_dir: Path, recorder: Recorder) -> None:

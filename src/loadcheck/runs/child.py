@@ -66,26 +66,26 @@ class ChildEnd:
         return f"the loading process was ended by {name}{cause}"
 
 
+def start_child(
+    command: Sequence[str], env: dict[str, str], stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
+    """Start `command` in a session of its own, with stdout and stderr as one stream."""
+    return subprocess.Popen(
+        command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, start_new_session=True
+    )
+
+
 def run_child(
-    command: Sequence[str],
+    child: subprocess.Popen[bytes],
     sink: LogSink,
     on_start: Callable[[int], None],
     on_output: Take,
-    env: dict[str, str],
     grace_s: float = GRACE_S,
 ) -> ChildEnd:
-    """Run `command` in a session of its own, with stdout and stderr as one stream, to its end or ours; `grace_s` is left to it to end by itself.
+    """Hear a child out (`start_child`), to its end or ours; `grace_s` is left to it to end by itself.
 
     Whatever it printed is in `sink`, however it ended. Nothing of its session outlives this call.
     """
-    child = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=env,
-        start_new_session=True,
-    )
 
     def take(data: bytes) -> None:
         sink.write(data)

@@ -16,7 +16,7 @@ from loadcheck.errors import BadInput, Problem
 from loadcheck.findings.finding import Check, Finding, Status, Verdict
 from loadcheck.loading import child_environment
 from loadcheck.predict.account import Prediction
-from loadcheck.runs.child import ChildEnd, run_child
+from loadcheck.runs.child import ChildEnd, run_child, start_child
 from loadcheck.runs.folder import RunFolder, write_json
 from loadcheck.runs.secrets import secrets
 from loadcheck.runs.sink import LogSink
@@ -93,7 +93,7 @@ def serve(served: Served, key: ApiKey, prediction: Prediction, folder: RunFolder
     watch = Watch(served, folder, prediction, ready, threading.Event())
     thread = threading.Thread(target=watch.run, daemon=True)
     try:
-        end = run_child(command(served), sink, lambda _: thread.start(), on_output, env, GRACE_S)
+        end = run_child(start_child(command(served), env), sink, lambda _: thread.start(), on_output, GRACE_S)
     finally:
         watch.ended.set()
         if thread.is_alive():

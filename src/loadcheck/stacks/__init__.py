@@ -22,6 +22,7 @@ from loadcheck.stacks.plain_vllm import STACK as PLAIN_VLLM
 from loadcheck.stacks.transformers_cpu import STACK as TRANSFORMERS_CPU
 from loadcheck.stacks.transformers_cpu.prediction import cpu_weights
 from loadcheck.stacks.unsloth_vllm import STACK as UNSLOTH_VLLM
+from loadcheck.stacks.unsloth_vllm import startup
 from loadcheck.stacks.unsloth_vllm.weights import weights
 from loadcheck.stacks.vllm_v1 import STACK as VLLM_V1
 
@@ -63,6 +64,12 @@ def engine_of(profile: Profile) -> str:
     if profile.has_budget:
         return stack_of(profile).engine
     return (TRANSFORMERS_CPU if profile.on_cpu else UNSLOTH_VLLM).engine
+
+
+def begun_ahead(profile: Profile) -> str | None:
+    """The module that loads this profile, where it can import before it knows its plan (engines/ahead.py); None where it cannot."""
+    engine = engine_of(profile)
+    return engine if engine == UNSLOTH_VLLM.engine and startup.taken("ahead") else None
 
 
 def trainer_of(profile: Profile) -> str:

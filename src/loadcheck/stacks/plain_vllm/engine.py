@@ -26,8 +26,7 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     startup.check_left_out()
     common.set_environment()
     os.environ.pop("PYTORCH_CUDA_ALLOC_CONF", None)  # the prediction is of torch's own setting
-    if startup.taken("read_ahead"):
-        startup.in_background(lambda: startup.read_ahead(directory))
+    startup.begin_reading(directory)
     _import_stack(recorder)
     record_device(recorder)
     llm = _load(plan, directory, recorder)

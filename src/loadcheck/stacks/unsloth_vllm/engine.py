@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import threading
 import time
+from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,11 +61,9 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     check_visible_devices()
     startup.check_left_out()
     set_environment()
-    ask_own_gpu_alone()
-    if startup.taken("context"):
-        startup.in_background(startup.make_context)
-    if startup.taken("read_ahead"):
-        startup.in_background(lambda: startup.read_ahead(directory))
+    ask_once()
+    startup.begin_context()
+    weights_ready(directory)
     import_stack(recorder)
     record_device(recorder)
     model, tokenizer = load(profile, directory, recorder)
@@ -83,14 +84,39 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
         leave_process_group()
 
 
+# ---------------------------------------------------------------------------------------------------------- before the plan
+
+
+def begin(looked: threading.Event) -> None:
+    """Import before there is a plan; the device is touched once `looked` is set. What fails here, `run` says."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") not in USABLE:
+        return
+    set_environment()
+    ask_once()
+    with startup.paused_collector(), suppress(NotImplementedError):
+        import torch  # noqa: F401  # the first that unsloth imports; it leaves the device alone
+
+        looked.wait()
+        startup.begin_context()
+        import unsloth  # noqa: F401
+
+
+def weights_ready(directory: Path) -> None:
+    """The weights are there, so they can be read; also on another thread, while `begin` still imports."""
+    startup.begin_reading(directory)
+
+
 # ---------------------------------------------------------------------------------------------------------- before import
+
+
+USABLE = (None, "0")
+"""What CUDA_VISIBLE_DEVICES may be: unsloth_zoo 2025.2.4 asks torch for cuda:<the first entry> (vllm_utils.py:949-953), and torch counts from 0."""
 
 
 def check_visible_devices() -> None:
     """Refuse what would fail minutes later, in a way that hides the cause."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible not in (None, "0"):
-        # unsloth_zoo 2025.2.4 asks torch for cuda:<the first entry> (vllm_utils.py:949-953), but torch counts from 0.
+    if visible not in USABLE:
         what = f"unsloth_zoo 2025.2.4 breaks with {visible!r}"
         remedy = "unset it, or set it to 0; in a container, choose the GPU with --gpus device=N"
         raise UnsupportedMachine(Problem("environment", what, remedy, "CUDA_VISIBLE_DEVICES"))
@@ -102,6 +128,12 @@ def set_environment() -> None:
     os.environ.update(ENVIRONMENT)
     for name in UNSET:
         os.environ.pop(name, None)
+
+
+@cache
+def ask_once() -> None:
+    """See `ask_own_gpu_alone`; once a process, whether it begins before its plan or not."""
+    ask_own_gpu_alone()
 
 
 def ask_own_gpu_alone() -> None:
@@ -121,7 +153,7 @@ def ask_own_gpu_alone() -> None:
 
 
 def import_stack(recorder: Recorder) -> None:
-    """Import unsloth, before anything that it patches (torch, transformers, peft)."""
+    """Import unsloth, before anything that it patches (torch, transformers, peft), where `begin` has not; import_s is what is waited here."""
     start_s = time.monotonic()
     with startup.paused_collector():
         try:

@@ -13,12 +13,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from loadcheck.errors import BadInput, Problem, suggestion
 
-MEASURES = ("collector", "context", "inspection", "loopback", "read_ahead", "swap", "warm_up")
+MEASURES = ("ahead", "collector", "context", "inspection", "loopback", "read_ahead", "swap", "warm_up")
 VARIABLE = "LOADCHECK_START_WITHOUT"
 
 ALLOCATOR = "expandable_segments:True,roundup_power2_divisions:[32:256,64:128,256:64,>:32]"
@@ -56,7 +57,8 @@ def paused_collector() -> Iterator[None]:
 
     The imports make 640,000 objects that stay. vLLM and unsloth then collect in full about 80 times before the first token (twice
     for each CUDA graph: torch/cuda/graphs.py:174 and vllm/worker/model_runner.py:1941; twelve times in get_peft_model:
-    unsloth/models/llama.py:2352, 2363, 2420, 2632), 0.6 s each (2 cores, imports alone, 2026-11-24). Only what is made later can hold memory of the device, and that is collected as before.
+    unsloth/models/llama.py:2352, 2363, 2420, 2632), 0.6 s each (2 cores, imports alone, 2026-11-24). Only what is made later can hold memory of the device, and that is collected as before;
+    so what the imports leave behind is not collected even once.
     """
     if not taken("collector"):
         yield
@@ -66,7 +68,7 @@ def paused_collector() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-        settle()
+        gc.freeze()
 
 
 def settle() -> None:
@@ -81,6 +83,20 @@ def in_background(work: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
+
+
+@cache
+def begin_context() -> None:
+    """Have the context made while Python imports; once, whoever asks first."""
+    if taken("context"):
+        in_background(make_context)
+
+
+@cache
+def begin_reading(directory: Path) -> None:
+    """Have the weights read while Python imports; once, whoever asks first."""
+    if taken("read_ahead"):
+        in_background(lambda: read_ahead(directory))
 
 
 def make_context() -> None:

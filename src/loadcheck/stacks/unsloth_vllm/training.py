@@ -47,15 +47,14 @@ def _begin(session: Session) -> list[Reward]:
     engine.check_visible_devices()
     startup.check_left_out()
     engine.set_environment()
-    engine.ask_own_gpu_alone()
+    engine.ask_once()
     grpo = session.job.settings.method == "grpo"
     rewards = reward_functions(session.job.reward_functions) if grpo else []
     session.partial.mkdir(parents=True, exist_ok=True)
     os.chdir(
         session.partial
     )  # unsloth writes its compiled trainers and, for vLLM, the adapters into the working directory
-    if startup.taken("context"):
-        startup.in_background(startup.make_context)
+    startup.begin_context()
     engine.import_stack(session.recorder)
     record_device(session.recorder)
     if grpo:

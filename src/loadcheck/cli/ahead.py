@@ -1,0 +1,41 @@
+"""The engine's process, started as soon as the command line is understood: it imports while we look at the machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from loadcheck.cli.chosen import chosen_profile
+from loadcheck.device import PIN, has_device
+from loadcheck.errors import LoadcheckError
+from loadcheck.loading import GPU_PROFILE, child_environment
+from loadcheck.runs.ahead import AHEAD, Ahead, ahead
+from loadcheck.runs.secrets import TOKEN_VARIABLES
+from loadcheck.stacks import begun_ahead
+
+
+@contextmanager
+def begun(profile: str | None, changed: dict[str, Any]) -> Iterator[Ahead | None]:
+    """The process that is to load this profile; None where it begins when its step comes. It ends with the block."""
+    engine = _engine(profile or GPU_PROFILE, changed)
+    if engine is None:
+        yield None
+        return
+    # The hub's tokens are for the step before: the weights are local by then.
+    env = {name: value for name, value in child_environment().items() if name not in TOKEN_VARIABLES}
+    command = [sys.executable, "-m", "loadcheck.engines.child", AHEAD, engine, str(os.getpid())]
+    with ahead(command, env) as process:
+        yield process
+
+
+def _engine(profile: str, changed: dict[str, Any]) -> str | None:
+    """The module that is likely to load it. With a pinned GPU none: the driver is started before anything else there."""
+    if not has_device() or os.environ.get(PIN):
+        return None
+    try:
+        return begun_ahead(chosen_profile(profile, changed))
+    except LoadcheckError:  # said where the load is prepared
+        return None

@@ -1,0 +1,137 @@
+"""The engine's process that is started before its load is known."""
+
+import os
+import select
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from loadcheck import loading
+from loadcheck.cli import ahead as cli_ahead
+from loadcheck.loading import child_environment
+from loadcheck.plan import make_plan, plan_to_json
+from loadcheck.runs.ahead import Ahead, ahead
+from loadcheck.runs.child import run_child
+from loadcheck.runs.folder import write_json
+from loadcheck.runs.sink import LogSink
+from loadcheck.specs.profile import load_profile
+from loadcheck.stacks import begun_ahead
+from loadcheck.stacks.unsloth_vllm import startup
+
+ROOT = Path(__file__).parents[2]
+CODE = """
+import sys
+from loadcheck.engines import child
+child.STEPS["load"] = lambda plan, run_dir, recorder: print("loads", plan.profile.name, repr(sys.stdin.read()), flush=True)
+sys.exit(child.main(sys.argv[1:]))
+"""
+
+
+@contextmanager
+def begun() -> Iterator[Ahead]:
+    env = {**child_environment(), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
+    with ahead([sys.executable, "-c", CODE, "ahead", "tests.begins", str(os.getpid())], env) as process:
+        yield process
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "a run\nof two lines"
+    folder.mkdir()
+    write_json(folder / "plan.json", plan_to_json(make_plan(load_profile("smollm2-135m-cpu", {}))))
+    (folder / "weights.json").write_text('{"directory": "/weights"}')
+    return folder
+
+
+def heard(process: Ahead, run_dir: Path, tmp_path: Path) -> tuple[str, str]:
+    """How it ends once it is told to load, and all that it printed."""
+    sink = LogSink(tmp_path / "load.log")
+    end = run_child(process.load(run_dir), sink, lambda _: None, lambda _: None)
+    return end.outcome, sink.close().read_text()
+
+
+def test_it_imports_at_once_and_touches_the_device_when_it_is_told(run_dir: Path, tmp_path: Path):
+    """What it printed before its step is in the log, once; its stdin is empty by the time that it loads."""
+    with begun() as process:
+        out = process.process.stdout.fileno()
+        first = b""
+        while not first.endswith(b"\n"):
+            first += os.read(out, 100)
+        assert select.select([out], [], [], 0.1)[0] == []
+        process.looked()
+        outcome, log = heard(process, run_dir, tmp_path)
+    assert (first, outcome) == (b"imports\n", "completed")
+    assert sorted(log.splitlines()) == ["loads smollm2-135m-cpu ''", "reads /weights", "touches the device"]
+    assert log.endswith("loads smollm2-135m-cpu ''\n")
+
+
+def test_without_an_order_it_ends_and_loads_nothing():
+    """A load that is refused ends it, wherever it is by then."""
+    with begun() as process:
+        pid = process.process.pid
+        process.looked()
+    assert not psutil.pid_exists(pid)
+
+
+def test_with_its_parent_it_ends(tmp_path: Path):
+    """Its parent's end is the end of its orders: it does not wait for ever, and loads nothing."""
+    with begun() as process:
+        process.looked()
+        process.process.stdin.close()
+        assert process.process.wait(timeout=20) == 0
+
+
+def test_how_it_ended_before_its_step_is_told(run_dir: Path, tmp_path: Path):
+    """What it is told after its end is lost; the step says how it ended, as it would have."""
+    command = [sys.executable, "-c", "print('up', flush=True); raise SystemExit(7)"]
+    with ahead(command, dict(os.environ)) as process:
+        process.process.wait()
+        process.looked()
+        outcome, log = heard(process, run_dir, tmp_path)
+    assert (outcome, log) == ("failed", "up\n")
+
+
+# ------------------------------------------------------------------------------------------------------------ the command line
+
+
+def test_only_what_can_begin_is_begun(monkeypatch: pytest.MonkeyPatch):
+    """unsloth's engine where there is a device, by the default profile too; nothing where it is left out, pinned, on the CPU, or wrong."""
+    begun: list[list[str]] = []
+
+    @contextmanager
+    def start(command: list[str], env: dict[str, str]) -> Iterator[Any]:
+        assert "HF_TOKEN" not in env
+        begun.append(command[2:-1])
+        yield "process"
+
+    monkeypatch.setenv("HF_TOKEN", "hf_secret_of_mine")
+    monkeypatch.delenv(startup.VARIABLE, raising=False)
+    monkeypatch.setattr(cli_ahead, "ahead", start)
+    monkeypatch.setattr(cli_ahead, "has_device", lambda: True)
+    for profile, changed in (
+        (None, {}), ("smollm2-135m-cpu", {}), ("no such profile", {}), (loading.GPU_PROFILE, {"max_seq_length": -1}),
+    ):  # fmt: skip
+        with cli_ahead.begun(profile, changed):
+            pass
+    monkeypatch.setenv("LOADCHECK_GPU", "GPU-1")
+    with cli_ahead.begun(None, {}) as process:
+        assert process is None
+    monkeypatch.delenv("LOADCHECK_GPU")
+    monkeypatch.setattr(cli_ahead, "has_device", lambda: False)
+    with cli_ahead.begun(None, {}) as process:
+        assert process is None
+    assert begun == [["loadcheck.engines.child", "ahead", "loadcheck.stacks.unsloth_vllm.engine"]]
+
+
+def test_the_measure_can_be_left_out(monkeypatch: pytest.MonkeyPatch):
+    """Then the process starts at its step, as every other does."""
+    profile = load_profile(loading.GPU_PROFILE, {})
+    monkeypatch.delenv(startup.VARIABLE, raising=False)
+    assert begun_ahead(profile) == "loadcheck.stacks.unsloth_vllm.engine"
+    monkeypatch.setenv(startup.VARIABLE, "ahead")
+    assert begun_ahead(profile) is None
