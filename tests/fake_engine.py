@@ -14,7 +14,22 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from loadcheck.logs.events import format_event
+from loadcheck.logs.event_lines import format_event
+from loadcheck.logs.events import (
+    Answered,
+    AnsweredAfterTraining,
+    Attached,
+    Device,
+    Done,
+    Event,
+    Imported,
+    Loaded,
+    Peak,
+    Slots,
+    Stepped,
+    Trained,
+    WeightsReady,
+)
 from loadcheck.plan import LoadPlan, plan_from_json
 from loadcheck.predict import Card, Case, Prediction, card_from_table
 from loadcheck.specs.profile import Profile
@@ -68,7 +83,7 @@ def command(step: str, run_dir: Path) -> list[str]:
 
 def _run(step: str, run_dir: Path) -> int:
     if step == "prepare":
-        _event("weights_ready")
+        _event(WeightsReady())
         return 0
     known = replace(card_from_table("T4"), name="Tesla T4")
     assert known.non_torch_bytes is not None
@@ -79,9 +94,9 @@ def _run(step: str, run_dir: Path) -> int:
 def load(plan: LoadPlan, card: Card, ram_bytes: int) -> int:
     """Print a load on this card, and return its exit code."""
     profile, config = plan.profile, plan.config
-    _event("imported", import_s=1.0)
-    _event("device", gpu_name=card.name, compute_capability=str(card.compute_capability), device_total_bytes=card.total_bytes,
-           device_free_bytes=card.free_bytes, ram_available_bytes=ram_bytes)  # fmt: skip
+    _event(Imported(import_s=1.0))
+    _event(Device(gpu_name=card.name, compute_capability=str(card.compute_capability), device_total_bytes=card.total_bytes,
+                  device_free_bytes=card.free_bytes, ram_available_bytes=ram_bytes))  # fmt: skip
     _say(BANNER, family=plan.config.model_type.capitalize(),
          gpu=card.name, total=to_gib(card.total_bytes), capability=card.compute_capability,
          bfloat16=str(card.compute_capability >= 8).upper())  # fmt: skip
@@ -140,7 +155,7 @@ def _engine(model: str, profile: Profile, card: Card, plan: EnginePlan, predicti
 
 def _finish(profile: Profile, prediction: Prediction) -> None:
     figures = prediction.figures
-    _event("loaded", load_s=1.0)
+    _event(Loaded(load_s=1.0))
     if profile.adapters is not None:
         _say(
             PATCHED,
@@ -149,18 +164,22 @@ def _finish(profile: Profile, prediction: Prediction) -> None:
             o=figures.patched_o,
             mlp=figures.patched_mlp,
         )
-        _event("adapters", trainable_params=figures.trainable_params, total_params=figures.total_params,
-               adapter_bytes=figures.adapter_bytes)  # fmt: skip
-    _event("slots", lora_slots_bytes=figures.lora_slots_bytes)
-    _event("answer", prompt=profile.generation.prompt, text="Paris.", num_new_tokens=2, expected="Paris", found=True)
+        _event(Attached(trainable_params=figures.trainable_params, total_params=figures.total_params,
+                        adapter_bytes=figures.adapter_bytes))  # fmt: skip
+    _event(Slots(lora_slots_bytes=figures.lora_slots_bytes))
+    _event(Answered(prompt=profile.generation.prompt, text="Paris.", num_new_tokens=2, expected="Paris", found=True))
     if profile.training.steps:
         losses = [2.0 - step / profile.training.steps for step in range(profile.training.steps)]
         for step, loss in enumerate(losses):
-            _event("step", step=step, loss=loss)
-        _event("trained", first_loss=losses[0], last_loss=losses[-1], adapter_changed=True, base_unchanged=True)
-        _event("answer_after_training", prompt=profile.generation.prompt, text="Paris.", num_new_tokens=2)
-    _event("peak", peak_device_bytes=figures.peak_device_bytes)
-    _event("done")
+            _event(Stepped(step=step, loss=loss))
+        _event(Trained(first_loss=losses[0], last_loss=losses[-1], adapter_changed=True, base_unchanged=True))
+        _event(
+            AnsweredAfterTraining(
+                prompt=profile.generation.prompt, text="Paris.", num_new_tokens=2, expected=None, found=None
+            )
+        )
+    _event(Peak(peak_device_bytes=figures.peak_device_bytes))
+    _event(Done())
 
 
 def _gib(num_bytes: int | None) -> float:
@@ -172,5 +191,5 @@ def _say(text: str, **values: Any) -> None:
     sys.stdout.write(text.format(**values))
 
 
-def _event(name: str, **values: Any) -> None:
-    print(format_event(name, values))
+def _event(event: Event) -> None:
+    print(format_event(event))

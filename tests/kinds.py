@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from loadcheck.logs.events import PREFIX
+from loadcheck.logs.event_lines import PREFIX
 from loadcheck.plan import make_plan
 from loadcheck.predict import Card, Prediction, card_from_table
 from loadcheck.specs.profile import load_profile

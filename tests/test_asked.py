@@ -10,7 +10,7 @@ import pytest
 
 from loadcheck.checking import gather
 from loadcheck.errors import BadInput
-from loadcheck.logs.events import PREFIX
+from loadcheck.logs.event_lines import PREFIX
 from loadcheck.specs.gpu import gpu_named, load_gpus, named_card
 from loadcheck.verdict import Status, Verdict, judge
 from tests.conftest import RUNS, thinned

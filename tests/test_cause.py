@@ -9,15 +9,15 @@ import pytest
 
 from loadcheck import cli
 from loadcheck.checking import gather
-from loadcheck.logs.events import format_event
+from loadcheck.logs.event_lines import format_event
+from loadcheck.logs.events import Done, Started, WeightsLoaded
 from loadcheck.verdict import Finding, Verdict, causes, judge
 from tests.conftest import RUNS
 
 STARTED = format_event(
-    "started",
-    {"model": "smollm2-135m-instruct", "max_model_len": 512, "quantization": "nf4", "torch": "2.5.1+cu124"},
+    Started(model="smollm2-135m-instruct", max_model_len=512, quantization="nf4", torch="2.5.1+cu124")
 )
-WEIGHTS = format_event("weights", {"weights_bytes": 111_692_024})
+WEIGHTS = format_event(WeightsLoaded(weights_bytes=111_692_024))
 INTERRUPT = "Traceback (most recent call last):\nKeyboardInterrupt: \n"
 REFUSAL = "Error: profile p: generation: prompt and answer need 49 tokens; shorten the prompt"
 
@@ -159,7 +159,7 @@ def test_every_missing_line_has_a_name_of_its_own(t4_log: Path, tmp_path: Path, 
 def test_what_another_line_says_is_not_missing(tmp_path: Path):
     """Our engine's events say the versions and the model: a line that is missing is named, but not for those."""
     log = tmp_path / "load.log"
-    log.write_text(f"{STARTED}\n{WEIGHTS}\n{format_event('done', {})}\n")
+    log.write_text(f"{STARTED}\n{WEIGHTS}\n{format_event(Done())}\n")
     missing = _missing(log, "llama31-8b-instruct-4bit")
     assert missing and not {"torch", "model", "weights_gib"} & {finding.figure for finding in missing}
 

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from loadcheck import cli
 from loadcheck.checking import gather
-from loadcheck.logs.events import format_event
+from loadcheck.logs.event_lines import format_event
+from loadcheck.logs.events import RamFound, Started
 from loadcheck.units import GIB
 from loadcheck.verdict import Status, judge
 from tests.conftest import RUNS
@@ -103,8 +105,7 @@ def test_what_a_run_says_itself_may_be_said_too(capsys: pytest.CaptureFixture[st
 def test_a_load_on_the_cpu_has_no_card(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     """A log of the small model is of no GPU, whatever is said."""
     log = tmp_path / "load.log"
-    fields = {"model": "smollm2-135m-instruct", "max_model_len": 512, "quantization": "nf4"}
-    log.write_text(format_event("started", fields) + "\n")
+    log.write_text(format_event(Started(model="smollm2-135m-instruct", max_model_len=512, quantization="nf4")) + "\n")
     code, said = _check(capsys, str(log), "--gpu", "T4")
     assert (code, "is of a load on cpu, not on T4" in said) == (2, True)
 
@@ -147,13 +148,13 @@ def test_a_run_of_other_settings_is_fixed_by_a_load(t4_log: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("said", "status"), [(20 * GIB, "pass"), (None, "fail"), (60 * GIB, "fail"), ("20", "fail"), (-1, "fail")]
 )
-def test_swap_space_follows_from_the_ram_that_unsloth_found(said: object, status: str, tmp_path: Path):
+def test_swap_space_follows_from_the_ram_that_unsloth_found(said: Any, status: str, tmp_path: Path):
     """What was free a little before is no matter: a load beside this one may have taken it. What says nothing sane is not believed."""
     text = (RUNS / "h200" / "reference" / "load.log").read_text(encoding="utf-8")
     text = text.replace("swap space = 6 GB", "swap space = 4 GB").replace("# CPU blocks: 3072", "# CPU blocks: 2048")
     if said is not None:
         text = text.replace(
-            "Unsloth: vLLM loading", format_event("ram", {"ram_available_bytes": said}) + "\nUnsloth: vLLM loading"
+            "Unsloth: vLLM loading", format_event(RamFound(ram_available_bytes=said)) + "\nUnsloth: vLLM loading"
         )
     log = tmp_path / "load.log"
     log.write_text(text, encoding="utf-8")

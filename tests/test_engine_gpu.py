@@ -121,7 +121,7 @@ def test_unsloth_is_imported_before_what_it_patches(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(gpu, "version", lambda package: "1.0")
     monkeypatch.setattr(builtins, "__import__", imported)
     monkeypatch.setenv(startup.VARIABLE, "collector")
-    gpu.import_stack(cast(Recorder, SimpleNamespace(event=lambda *_, **__: None)))
+    gpu.import_stack(cast(Recorder, SimpleNamespace(record=lambda _: None)))
     assert order == ["unsloth", "torch"]
 
 
@@ -181,8 +181,8 @@ def test_lora_slots_are_every_stacked_buffer_once():
 
 def test_random_weights_are_asked_for_no_word():
     """The profile's word is expected of real weights only."""
-    assert shared.expected_word(profile()) == "Paris"
-    assert shared.expected_word(profile(weights="synthetic")) is None
+    said = {weights: shared.expectation(profile(weights=weights), "It is PARIS.") for weights in ("hub", "synthetic")}
+    assert said == {"hub": {"expected": "Paris", "found": True}, "synthetic": {"expected": None, "found": None}}
 
 
 @pytest.mark.parametrize(("number", "result"), [(1.5, 1.5), (float("nan"), None), (float("inf"), None)])

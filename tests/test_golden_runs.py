@@ -8,6 +8,7 @@ import pytest
 
 from loadcheck.checking import gather
 from loadcheck.figures import Figures
+from loadcheck.logs.events import Answered, Attached, EventT, Trained
 from loadcheck.specs.expected import load_expected
 from loadcheck.stacks import parse_log
 from loadcheck.verdict import Check, Status, judge
@@ -99,8 +100,8 @@ def test_bands_are_as_narrow_as_promised(name: str):
     assert abs(measured["peak_device_gib"] / predicted["peak_device_gib"] - 1) <= 0.03
 
 
-def _event(name: str, event: str) -> dict[str, object]:
-    found = gather(RUNS / name).attempt.event(event)
+def _event(name: str, kind: type[EventT]) -> EventT:
+    found = gather(RUNS / name).attempt.last(kind)
     assert found is not None
     return found
 
@@ -112,16 +113,17 @@ def test_loads_are_reproducible():
         "h100/beside-another-process", "h200/reference", "h200/reference-train3", "h200/15-sequences",
         "h200/short-of-estimate-recovered",
     ]  # fmt: skip
-    assert len({str(_event(name, "adapters")["adapter_sha256"]) for name in runs}) == 1
-    assert len({str(_event(name, "answer")["token_ids_sha256"]) for name in runs}) == 1
+    assert len({_event(name, Attached).adapter_sha256 for name in runs}) == 1
+    assert len({_event(name, Answered).token_ids_sha256 for name in runs}) == 1
 
 
 def test_training_trained():
     """Three steps on the card: the loss falls, the adapters change, the base weights do not."""
     for name in ("h100/reference-train3", "h100/smollm2-train3", "h200/reference-train3", "h200/recovered-peak-train3"):
-        trained = _event(name, "trained")
-        assert trained["base_unchanged"] is True and trained["adapter_changed"] is True
-        assert float(str(trained["last_loss"])) < float(str(trained["first_loss"]))
+        trained = _event(name, Trained)
+        assert trained.base_unchanged is True and trained.adapter_changed is True
+        assert trained.last_loss is not None and trained.first_loss is not None
+        assert trained.last_loss < trained.first_loss
 
 
 def test_the_basis_runs_satisfy_their_expected_ranges():

@@ -7,7 +7,8 @@ import pytest
 
 from loadcheck.errors import BadInput
 from loadcheck.logs import Outcome
-from loadcheck.logs.events import format_event, parse_event
+from loadcheck.logs.event_lines import find_event, format_event
+from loadcheck.logs.events import Answered, Device, WeightsLoaded
 from loadcheck.stacks import parse_log
 from tests.kinds import log_of, with_public
 
@@ -262,21 +263,23 @@ def test_an_overlong_number_is_no_line(t4_log: Path, tmp_path: Path):
 
 def test_an_event_is_one_ascii_line():
     """No value of an event can break its line or colour the terminal, and it reads back as it was."""
-    line = format_event("answer", {"text": "a\nloadcheck: {\x1b[31m", "num_new_tokens": 2})
+    event = Answered(
+        text="a\nloadcheck: {\x1b[31m", num_new_tokens=2, first_token_unix_s=None, expected=None, found=None
+    )
+    line = format_event(event)
     assert line.isascii() and line.isprintable()
-    event = parse_event(line.removeprefix("loadcheck: "))
-    assert event == {"event": "answer", "text": "a\nloadcheck: {\x1b[31m", "num_new_tokens": 2}
+    assert find_event(line) == event
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"no": "event"}', '{"event": 1}', "[" * 100_000])
 def test_what_is_no_event_is_none(text: str):
     """Broken JSON, another type, or an event without a name is no event, however deep."""
-    assert parse_event(text) is None
+    assert find_event(f"loadcheck: {text}") is None
 
 
 def test_a_capability_that_is_none_is_not_read(tmp_path: Path, t4_log: Path):
     """An event's compute capability counts only where it looks like one."""
-    said = {text: format_event("device", {"compute_capability": text}) for text in ("9.0", "9.08.post3", "٩.٠")}
+    said = {text: format_event(Device(compute_capability=text)) for text in ("9.0", "9.08.post3", "٩.٠")}
     read = {text: parse_log(_write(tmp_path / "log", f"{t4_log.read_text()}\n{line}\n")) for text, line in said.items()}
     values = {
         text: [r.value for r in log.last.readings if r.attribute == "compute_capability"] for text, log in read.items()
@@ -289,6 +292,6 @@ def test_events_say_figures_to_the_byte(tmp_path: Path):
     log = _write(
         tmp_path / "log",
         "INFO x] Loading model weights took 5.3541 GB\n"
-        + format_event("weights", {"weights_bytes": 5_748_957_184}) + "\n",
+        + format_event(WeightsLoaded(weights_bytes=5_748_957_184)) + "\n",
     )  # fmt: skip
     assert parse_log(log).last.figures.weights_bytes == 5_748_957_184

@@ -14,7 +14,8 @@ import pytest
 from loadcheck import cli
 from loadcheck.checking import gather
 from loadcheck.errors import BadInput
-from loadcheck.logs.events import format_event
+from loadcheck.logs.event_lines import format_event
+from loadcheck.logs.events import Answered, Device, Done, Event, Imported, Loaded, Peak, WeightsReady
 from loadcheck.plan import make_plan
 from loadcheck.predict import Case, Prediction, card_from_table
 from loadcheck.predict.fit import fit
@@ -255,23 +256,20 @@ def test_the_engine_says_what_it_measured(monkeypatch: pytest.MonkeyPatch, tmp_p
     torch = SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda="12.4"))
     for name, module in (("vllm", stand_in), ("torch", torch)):
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(engine, "version", lambda _package: "1")
+    monkeypatch.setattr(common, "version", lambda _package: "1")
     monkeypatch.setattr(device, "_driver_version", lambda: "580")
     monkeypatch.setattr(common, "leave_process_group", lambda: None)
     monkeypatch.setattr(os, "environ", {"PYTORCH_CUDA_ALLOC_CONF": "x", startup.VARIABLE: "all"})
-    events: list[tuple[str, dict[str, Any]]] = []
-    recorder = SimpleNamespace(event=lambda name, **fields: events.append((name, fields)))
+    events: list[Event] = []
+    recorder = SimpleNamespace(record=events.append)
     engine.run(make_plan(_profile(weights="synthetic", max_num_seqs=8)), tmp_path, cast(Recorder, recorder))
-    assert [name for name, _ in events] == ["imported", "device", "loaded", "answer", "peak", "done"]
+    assert [type(event) for event in events] == [Imported, Device, Loaded, Answered, Peak, Done]
     assert "PYTORCH_CUDA_ALLOC_CONF" not in os.environ
     assert asked["max_num_seqs"] == 8 and asked["model"] == str(tmp_path)
-    answer = dict(events)["answer"]
-    assert (answer["num_prompt_tokens"], answer["num_new_tokens"], answer["text"], answer["adapter_enabled"]) == (
-        3,
-        2,
-        "Paris",
-        False,
-    )
+    answer = events[3]
+    assert isinstance(answer, Answered)
+    said = (answer.num_prompt_tokens, answer.num_new_tokens, answer.text, answer.adapter_enabled)
+    assert said == (3, 2, "Paris", False)
 
 
 def test_a_config_without_quantization_is_predicted_in_16_bits(tmp_path: Path):
@@ -387,15 +385,15 @@ def _run_folder(folder: Path, settings: dict[str, Any]) -> None:
     """A run of ours by vLLM alone, as its engine would print it on an A10G."""
     profile = _profile(model="qwen2.5-7b-instruct", max_seq_length=4096, weights="synthetic", **settings)
     card = card_from_table("A10G")
-    events: list[dict[str, Any]] = [
-        {"event": "weights_ready", "source": "synthetic"}, {"event": "imported"},
-        {"event": "device", "gpu_name": "NVIDIA A10G", "compute_capability": "8.6", "device_total_bytes": card.total_bytes,
-         "device_free_bytes": card.free_bytes, "ram_available_bytes": GIB_OF_RAM},
-        {"event": "loaded"},
-        {"event": "answer", "prompt": profile.generation.prompt, "text": "x", "num_new_tokens": 3, "adapter_enabled": False},
-        {"event": "peak", "peak_device_bytes": 20_740_000_000}, {"event": "done"},
-    ]  # fmt: skip
-    lines = [format_event(event.pop("event"), event) + "\n" for event in events]
+    events = (
+        WeightsReady(source="synthetic"), Imported(),
+        Device(gpu_name="NVIDIA A10G", compute_capability="8.6", device_total_bytes=card.total_bytes,
+               device_free_bytes=card.free_bytes, ram_available_bytes=GIB_OF_RAM),
+        Loaded(),
+        Answered(prompt=profile.generation.prompt, text="x", num_new_tokens=3, adapter_enabled=False, expected=None, found=None),
+        Peak(peak_device_bytes=20_740_000_000), Done(),
+    )  # fmt: skip
+    lines = [format_event(event) + "\n" for event in events]
     folder.mkdir()
     (folder / "load.log").write_text("".join(lines[:3]) + LOG + "".join(lines[3:]), encoding="utf-8")
     record = {"schema": 1, "id": folder.name, "loadcheck": "0.1.0", "commit": None, "profile": msgspec.to_builtins(profile), "machine": {},

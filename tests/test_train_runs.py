@@ -1,12 +1,13 @@
 """The memory of loadcheck's own training steps, against the runs that measured it."""
 
-import json
 from pathlib import Path
 
 import pytest
 
+from loadcheck.logs.events import Answered, Trained
 from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import LINEAR_MODULES
+from loadcheck.stacks import parse_log
 from loadcheck.stacks.engine_common import TRAINING_TEXT
 from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace
 from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, INDEX, Tape
@@ -73,9 +74,8 @@ def peak_of_steps(model: str) -> int:
 )
 def test_peak_of_our_own_steps_is_the_measured_one(run: str, model: str) -> None:
     """Four runs on two cards, of two models: equal to the byte; the peak is in the optimizer's step."""
-    text = (RUNS / run / "load.log").read_text(encoding="utf-8")
-    events = {
-        name: json.loads(text[text.index(f'{{"event": "{name}"') :].splitlines()[0]) for name in ("answer", "trained")
-    }
-    taken = events["trained"]["peak_allocated_bytes"] - events["answer"]["allocated_bytes"]
-    assert peak_of_steps(model) == taken
+    attempt = parse_log(RUNS / run / "load.log").last
+    trained, answer = attempt.last(Trained), attempt.last(Answered)
+    assert trained is not None and trained.peak_allocated_bytes is not None
+    assert answer is not None and answer.allocated_bytes is not None
+    assert peak_of_steps(model) == trained.peak_allocated_bytes - answer.allocated_bytes

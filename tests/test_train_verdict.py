@@ -10,7 +10,7 @@ import pytest
 
 from loadcheck.cli.app import run as loadcheck
 from loadcheck.errors import BadInput
-from loadcheck.logs.events import PREFIX
+from loadcheck.logs.event_lines import PREFIX
 from loadcheck.runs.steps import read_steps
 from loadcheck.training import Trained, judge_training_folder
 from loadcheck.workloads.peaks import Peaks

@@ -6,12 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from loadcheck.checking import gather
 from loadcheck.errors import BadInput
 from loadcheck.figures import Reading
 from loadcheck.findings.interval import Interval
-from loadcheck.logs.events import format_event
+from loadcheck.logs.event_lines import format_event
+from loadcheck.logs.events import (
+    Answered,
+    Attached,
+    Done,
+    Event,
+    Peak,
+    SavedAdapter,
+    Started,
+    Stepped,
+    Trained,
+    WeightsLoaded,
+)
 from loadcheck.specs.expected import Range
 from loadcheck.specs.files import changed
 from loadcheck.units import from_gib
@@ -240,13 +253,18 @@ def test_findings_point_into_the_log(t4_log: Path, tmp_path: Path):
     assert finding.remedy
 
 
-CPU_LOG = (
-    format_event("started", {"model": "smollm2-135m-instruct", "max_model_len": 512, "quantization": "nf4"}) + "\n"
-    + format_event("weights", {"weights_bytes": 100}) + "\n"
-    + format_event("adapters", {"trainable_params": 9}) + "\n"
-    + format_event("answer", {"prompt": "?", "text": "Paris.", "num_new_tokens": 2, "expected": "Paris", "found": True})
-    + "\n" + format_event("peak", {"peak_device_bytes": 500}) + "\n" + format_event("done", {}) + "\n"
-)  # fmt: skip
+def _lines(*events: Event) -> str:
+    return "".join(format_event(event) + "\n" for event in events)
+
+
+CPU_LOG = _lines(
+    Started(model="smollm2-135m-instruct", max_model_len=512, quantization="nf4"),
+    WeightsLoaded(weights_bytes=100),
+    Attached(trainable_params=9),
+    Answered(prompt="?", text="Paris.", num_new_tokens=2, expected="Paris", found=True),
+    Peak(peak_device_bytes=500),
+    Done(),
+)
 
 
 def _cpu_failures(tmp_path: Path, text: str) -> dict[str, str]:
@@ -276,7 +294,7 @@ def test_a_gpu_load_without_vllm_is_judged_by_banner_and_events(tmp_path: Path, 
     """Without vLLM no line of it is required, and no figure of it is predicted."""
     banner = "".join(t4_log.read_text().splitlines(keepends=True)[1:6])
     patched = t4_log.read_text().splitlines()[-1] + "\n"
-    events = format_event("answer", {"text": "x", "num_new_tokens": 1}) + "\n" + format_event("done", {}) + "\n"
+    events = _lines(Answered(text="x", num_new_tokens=1, expected=None, found=None), Done())
     path = tmp_path / "load.log"
     path.write_text(banner + patched + events)
     evidence = gather(path, profile_name="llama31-8b-instruct-4bit")
@@ -286,7 +304,7 @@ def test_a_gpu_load_without_vllm_is_judged_by_banner_and_events(tmp_path: Path, 
     assert judge(evidence).status == "fail"
 
 
-TRAINED = {"first_loss": 2.0, "last_loss": 1.0, "base_unchanged": True, "adapter_changed": True}
+TRAINED = Trained(first_loss=2.0, last_loss=1.0, base_unchanged=True, adapter_changed=True)
 
 
 @pytest.mark.parametrize(
@@ -301,15 +319,15 @@ TRAINED = {"first_loss": 2.0, "last_loss": 1.0, "base_unchanged": True, "adapter
 )
 def test_training_is_judged(change: dict[str, object], figure: str | None, tmp_path: Path):
     """The loss falls, the base stays, the adapters change; each is its own finding."""
-    text = CPU_LOG + format_event("trained", TRAINED | change) + "\n"
+    text = CPU_LOG + _lines(structs.replace(TRAINED, **change))
     assert set(_cpu_failures(tmp_path, text)) == ({figure} if figure else set())
 
 
 @pytest.mark.parametrize(("num_steps", "failing"), [(1, set()), (2, {"loss"})])
 def test_one_step_has_one_loss(num_steps: int, failing: set[str], tmp_path: Path):
     """After one step the first loss is the last, and cannot have fallen; after two it must have."""
-    steps = "".join(format_event("step", {"step": step, "loss": 2.0}) + "\n" for step in range(num_steps))
-    text = CPU_LOG + steps + format_event("trained", TRAINED | {"last_loss": 2.0}) + "\n"
+    steps = _lines(*(Stepped(step=step, loss=2.0) for step in range(num_steps)))
+    text = CPU_LOG + steps + _lines(structs.replace(TRAINED, last_loss=2.0))
     assert set(_cpu_failures(tmp_path, text)) == failing
 
 
@@ -319,8 +337,10 @@ def test_one_step_has_one_loss(num_steps: int, failing: set[str], tmp_path: Path
 )
 def test_saved_adapters_are_those_in_memory(change: dict[str, object], figure: str | None, tmp_path: Path):
     """Adapters that are not what was saved, or do not begin to answer as it does, fail the run."""
-    event = format_event("saved_adapter", {"same_weights": True, "num_same_tokens": 9, "num_new_tokens": 32} | change)
-    assert set(_cpu_failures(tmp_path, CPU_LOG + event + "\n")) == ({figure} if figure else set())
+    saved = SavedAdapter(same_weights=True, num_same_tokens=9, num_new_tokens=32)
+    assert set(_cpu_failures(tmp_path, CPU_LOG + _lines(structs.replace(saved, **change)))) == (
+        {figure} if figure else set()
+    )
 
 
 def _finding(status: Status) -> Finding:

@@ -10,6 +10,7 @@ from typing import Any
 from loadcheck.errors import BadInput, Problem
 from loadcheck.findings.evidence import is_parallel
 from loadcheck.logs import Attempt, ParsedLog
+from loadcheck.logs.events import Started
 from loadcheck.runs.folder import RunFolder, RunRecord, own_file
 from loadcheck.specs.expected import Expected, load_expected
 from loadcheck.specs.files import changed, flat, validate, value_at
@@ -106,7 +107,7 @@ def _profile(
         return own
     if name is not None:
         return load_profile(name, overrides)
-    on_cpu = attempt.event("started") is not None
+    on_cpu = attempt.last(Started) is not None
     length = attempt.reading("max_model_len")
     for profile in load_profiles():
         if model is not None and profile.on_cpu == on_cpu and find_model(profile.model) == model:

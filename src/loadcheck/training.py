@@ -14,8 +14,9 @@ from loadcheck.errors import BadInput, Problem
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status, Verdict
 from loadcheck.loading import Prepared, Work, exit_code_of
+from loadcheck.logs.events import Device
 from loadcheck.plan import LoadPlan, plan_from_json
-from loadcheck.predict import Case, card_from_device
+from loadcheck.predict import Card, Case, card_from_device
 from loadcheck.runs.folder import RunFolder, RunRecord, own_file, write_json
 from loadcheck.runs.steps import read_steps
 from loadcheck.specs.files import changed, to_data, validate
@@ -191,6 +192,17 @@ def _judge(folder: RunFolder, record: RunRecord, log_path: Path) -> tuple[TrainE
     return found, judge_training(found)
 
 
+def _card(device: Device | None) -> Card | None:
+    """The card as the engine read it; None where it did not come so far, or the log was damaged."""
+    if device is None or device.gpu_name is None or device.compute_capability is None:
+        return None
+    if device.device_total_bytes is None or device.device_free_bytes is None:
+        return None
+    return card_from_device(
+        device.gpu_name, device.compute_capability, device.device_total_bytes, device.device_free_bytes
+    )
+
+
 def _plan(folder: RunFolder) -> LoadPlan:
     return plan_from_json(json.loads(own_file(folder.plan_path).read_text(encoding="utf-8")))
 
@@ -199,12 +211,9 @@ def _peaks(plan: LoadPlan, found: TrainEvidence) -> Peaks | None:
     """The peaks predicted for the longest batch that came, on the run's own card; None where it did not come to a step."""
     if not found.steps:
         return None
-    card, device = None, found.event("device")
-    if not plan.profile.on_cpu:
-        if device is None:
-            return None
-        sizes = int(device["device_total_bytes"]), int(device["device_free_bytes"])
-        card = card_from_device(str(device["gpu_name"]), str(device["compute_capability"]), *sizes)
+    card = None if plan.profile.on_cpu else _card(found.evidence.attempt.last(Device))
+    if card is None and not plan.profile.on_cpu:
+        return None
     ram = found.evidence.machine.get("ram_available_bytes")
     case = Case(
         config=plan.config, profile=plan.profile, card=card, ram_available_bytes=ram, model_name=plan.model_name

@@ -17,6 +17,7 @@ import pytest
 
 from loadcheck.device import read_gpu
 from loadcheck.figures import Kind, figure_specs
+from loadcheck.logs.events import Answered, AnsweredAfterTraining, Attached, EventT, SavedAdapter, Trained
 from loadcheck.stacks import parse_log
 from loadcheck.stacks.unsloth_vllm import startup
 from loadcheck.units import GIB
@@ -48,9 +49,11 @@ class Load:
     said: dict[str, Any]
     folder: Path
 
-    def events(self) -> dict[str, dict[str, Any]]:
-        """The last event of each name."""
-        return {event["event"]: event for event in parse_log(self.folder / "load.log").attempts[-1].events}
+    def last(self, kind: type[EventT]) -> EventT:
+        """The last event of this kind."""
+        event = parse_log(self.folder / "load.log").last.last(kind)
+        assert event is not None, kind
+        return event
 
     def figures(self) -> dict[str, Any]:
         """All figures but the times."""
@@ -104,12 +107,12 @@ def test_the_reference_passes(trained: Load):
 
 def test_adapters_are_used_trained_saved_and_read_back(trained: Load):
     """The answers use the adapters; training changes them and not the base; what was saved is what is in memory."""
-    events = trained.events()
-    assert events["answer"]["adapter_enabled"] is True
-    assert events["trained"]["last_loss"] < events["trained"]["first_loss"]
-    assert events["trained"]["adapter_changed"] is True and events["trained"]["base_unchanged"] is True
-    assert events["answer_after_training"]["token_ids_sha256"] != events["answer"]["token_ids_sha256"]
-    assert events["saved_adapter"]["same_weights"] is True
+    answer, steps = trained.last(Answered), trained.last(Trained)
+    assert answer.adapter_enabled is True
+    assert (steps.last_loss or 0) < (steps.first_loss or 0)
+    assert steps.adapter_changed is True and steps.base_unchanged is True
+    assert trained.last(AnsweredAfterTraining).token_ids_sha256 != answer.token_ids_sha256
+    assert trained.last(SavedAdapter).same_weights is True
 
 
 def test_plain_start_has_the_same_figures_adapters_and_tokens(load: Loader, trained: Load):
@@ -119,8 +122,8 @@ def test_plain_start_has_the_same_figures_adapters_and_tokens(load: Loader, trai
     # The peak counts the driver's own memory, which differed by 2 MiB of 50 GiB (H100, 2026-11-24).
     assert theirs.pop("peak_device_bytes") == pytest.approx(mine.pop("peak_device_bytes"), abs=8 * 2**20)
     assert theirs == mine
-    for event, key in (("adapters", "adapter_sha256"), ("answer", "token_ids_sha256")):
-        assert plain.events()[event][key] == trained.events()[event][key]
+    assert plain.last(Attached).adapter_sha256 == trained.last(Attached).adapter_sha256
+    assert plain.last(Answered).token_ids_sha256 == trained.last(Answered).token_ids_sha256
 
 
 @pytest.mark.parametrize(

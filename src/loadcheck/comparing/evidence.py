@@ -13,6 +13,7 @@ from loadcheck.comparing.training import job_settings, judged_peaks, longest_bat
 from loadcheck.errors import BadInput
 from loadcheck.figures import Kind, Reading, figure_specs
 from loadcheck.findings.finding import Status
+from loadcheck.logs.events import Device, Imported
 from loadcheck.predict import Case, card_from_device
 from loadcheck.runs.folder import RunFolder, RunRecord
 from loadcheck.stacks import stack_of
@@ -99,10 +100,9 @@ def _model(readings: Mapping[str, Reading]) -> str | None:
 
 def versions_of(evidence: Evidence, record: RunRecord | None) -> Iterator[tuple[str, str]]:
     """As our own engine read them of every package that matters, and as the log prints them, which says more of torch."""
-    imported = evidence.attempt.event("imported") or {}
-    versions = imported.get("versions")
-    if isinstance(versions, dict):
-        yield from ((str(name), str(version)) for name, version in versions.items())
+    imported = evidence.attempt.last(Imported)
+    if imported is not None and imported.versions is not None:
+        yield from imported.versions.items()
     for attribute, spec in figure_specs().items():
         reading = evidence.attempt.reading(attribute)
         if spec.kind is Kind.TEXT and attribute not in _NO_VERSIONS and reading is not None:
@@ -121,9 +121,9 @@ def machine_of(evidence: Evidence, record: RunRecord | None) -> Iterator[tuple[s
         reading = evidence.attempt.reading(attribute)
         if reading is not None:
             yield reading.spec.name, reading.show()
-    device = evidence.attempt.event("device") or {}
+    device = evidence.attempt.last(Device) or Device()
     for name in ("device_free_bytes", "driver"):
-        if device.get(name) is not None:
-            yield name, device[name]
+        if (value := getattr(device, name)) is not None:
+            yield name, value
     if record is not None and record.machine.get("ram_available_bytes") is not None:
         yield "ram_available_bytes", record.machine["ram_available_bytes"]

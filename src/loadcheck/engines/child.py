@@ -20,6 +20,7 @@ from loadcheck import weights
 from loadcheck.device import pin_gpu
 from loadcheck.engines.ahead import Orders
 from loadcheck.errors import BadInput, LoadcheckError, Problem
+from loadcheck.logs.events import WeightsReady
 from loadcheck.plan import LoadPlan, plan_from_json
 from loadcheck.runs.ahead import AHEAD
 from loadcheck.runs.child import kill_session
@@ -76,13 +77,14 @@ def prepare(plan: LoadPlan, run_dir: Path, recorder: Recorder) -> None:
     files = [path.stat() for path in directory.iterdir() if path.is_file()]
     with open_private(run_dir / DIRECTORY, "w", encoding="utf-8") as file:
         file.write(json.dumps({"directory": str(directory)}) + "\n")
-    recorder.event(
-        "weights_ready",
-        source=plan.profile.weights,
-        directory=directory.name,
-        disk_bytes=sum(file.st_size for file in files),
-        prepare_s=round(time.monotonic() - start_s, 3),
-        cached=directory.stat().st_ino in before or weights_dir() not in directory.parents,
+    recorder.record(
+        WeightsReady(
+            source=plan.profile.weights,
+            directory=directory.name,
+            disk_bytes=sum(file.st_size for file in files),
+            prepare_s=round(time.monotonic() - start_s, 3),
+            cached=directory.stat().st_ino in before or weights_dir() not in directory.parents,
+        )
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck.data.faults import Faults
+from loadcheck.logs.events import TrainData
 from loadcheck.plan import LoadPlan
 from loadcheck.runs.folder import RunFolder, write_json
 from loadcheck.specs.files import validate
@@ -45,7 +46,7 @@ def count_rows(plan: LoadPlan, run_dir: Path, directory: Path, recorder: Recorde
         {"where": each.where, "what": each.what, "remedy": each.remedy, "key": each.key} for each in faults.problems()
     ]
     write_json(session.folder.rows_path, {**counted, "problems": problems})
-    recorder.event("train_data", **counted)
+    recorder.record(TrainData(**counted))
 
 
 def train(plan: LoadPlan, run_dir: Path, directory: Path, recorder: Recorder) -> None:

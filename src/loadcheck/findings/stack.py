@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from loadcheck.findings.finding import Finding
 from loadcheck.logs import Attempt, Dialect
+from loadcheck.logs.events import Event
 from loadcheck.machine import Check
 from loadcheck.predict.stack import Stack
 from loadcheck.specs.profile import Profile
@@ -44,7 +45,7 @@ class JudgedStack(Stack, Protocol):
         """The formats of which a whole load prints each once, in order."""
         return ()
 
-    def required_events(self, profile: Profile | None) -> tuple[str, ...]:
+    def required_events(self, profile: Profile | None) -> tuple[type[Event], ...]:
         """The events that our own engine prints in a whole load, in order."""
         return ()
 

@@ -11,6 +11,8 @@ from typing import Any
 from loadcheck.figures import Figures, Reading, figure_specs
 from loadcheck.logs.dialect import Dialect
 from loadcheck.logs.endings import Kind, LogError, cause_of
+from loadcheck.logs.event_lines import Said
+from loadcheck.logs.events import EventT
 from loadcheck.logs.formats import Stage
 
 MAX_KEPT = 10_000
@@ -38,7 +40,7 @@ class Attempt:
     readings: list[Reading] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
     first_lines: dict[str, int] = field(default_factory=dict)
-    events: list[dict[str, Any]] = field(default_factory=list)
+    events: list[Said] = field(default_factory=list)
     errors: list[LogError] = field(default_factory=list)
     stage: Stage = Stage.BANNER
     ready_line: int | None = None
@@ -81,9 +83,13 @@ class Attempt:
         self._num_looked_at = len(self.readings)
         return self._best.get(attribute)
 
-    def event(self, name: str) -> dict[str, Any] | None:
-        """The last event of this name; None where there is none."""
-        return next((event for event in reversed(self.events) if event["event"] == name), None)
+    def last(self, kind: type[EventT]) -> EventT | None:
+        """The last event of this kind; None where there is none."""
+        return next((said.event for said in reversed(self.events) if isinstance(said.event, kind)), None)
+
+    def all(self, kind: type[EventT]) -> list[EventT]:
+        """Every event of this kind, in order."""
+        return [said.event for said in self.events if isinstance(said.event, kind)]
 
 
 @dataclass(frozen=True, slots=True)

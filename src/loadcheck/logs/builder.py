@@ -13,7 +13,8 @@ from loadcheck.figures import Reading, figure_specs
 from loadcheck.logs.attempt import MAX_KEPT, Attempt
 from loadcheck.logs.dialect import Dialect, EndingWords
 from loadcheck.logs.endings import MAX_TEXT, EndingReader, Kind, LogError
-from loadcheck.logs.events import EVENT_ANCHOR, split_event
+from loadcheck.logs.event_lines import EVENT_ANCHOR, read_event, split_event
+from loadcheck.logs.events import Done, Started
 from loadcheck.logs.formats import RUN_STAGES, LineFormat, Stage
 from loadcheck.logs.matches import Match, find_matches
 from loadcheck.logs.prefixes import Stamp, rank_of, strip_prefixes
@@ -66,10 +67,10 @@ class AttemptBuilder:
             across: what it says together with the lines that a page broke off it.
         """
         if EVENT_ANCHOR in text:
-            before, event, after = split_event(text)
-            if event is not None:
+            before, data, after = split_event(text)
+            if data is not None:
                 self._feed_text(line, before)
-                self._feed_event(line, event)
+                self._feed_event(line, data)
                 self._feed_text(line, after.lstrip(" "))
                 return
             text = before + "\n" + after  # no event of ours: what it says is the log's own
@@ -175,17 +176,20 @@ class AttemptBuilder:
                     attempt.errors.append(LogError(line, text.strip()[:MAX_TEXT]))
                 return
 
-    def _feed_event(self, line: int, event: dict[str, Any]) -> None:
+    def _feed_event(self, line: int, data: dict[str, Any]) -> None:
         self._is_log = True
-        begins = event["event"] == "started" and any(attempt.event("started") for attempt in self._attempts[-1:])
+        said = read_event(line, data, self.dialect.event_kinds)
+        begins = isinstance(said.event, Started) and any(
+            attempt.last(Started) is not None for attempt in self._attempts[-1:]
+        )
         attempt = self._begin() if begins or not self._attempts else self._attempts[-1]
         if len(attempt.events) >= MAX_KEPT:
             return
-        attempt.events.append(event)
-        if event["event"] == "done" and attempt.ready_line is None:
+        attempt.events.append(said)
+        if isinstance(said.event, Done) and attempt.ready_line is None:
             attempt.ready_line = line
         for attribute, spec in figure_specs().items():
-            if spec.holds(value := event.get(attribute)):
+            if spec.holds(value := data.get(attribute)):
                 attempt.readings.append(Reading(spec.attribute, value, None, line))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from loadcheck.logs.events import KINDS, Event, name_of
 from loadcheck.logs.formats import LineFormat
 
 EndingWords = tuple[str, re.Pattern[str]]
@@ -22,16 +23,23 @@ class Dialect:
         endings: words of the engine's own that end a load, beside exceptions and deaths.
         leads: literals that stand before a figure at the beginning of a load's own lines.
         heads: regular expressions of other beginnings, for lines that a page broke (logs/wrapped.py).
+        events: of the engine's own, beside those of logs/events.py.
     """
 
     formats: tuple[LineFormat, ...] = ()
     endings: tuple[EndingWords, ...] = ()
     leads: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
+    events: tuple[type[Event], ...] = ()
 
     @cached_property
     def by_name(self) -> dict[str, LineFormat]:
         return {format.name: format for format in self.formats}
+
+    @cached_property
+    def event_kinds(self) -> dict[str, type[Event]]:
+        """The record of each event, by its name."""
+        return KINDS | {name_of(kind): kind for kind in self.events}
 
     @cached_property
     def anchors(self) -> tuple[str, ...]:
@@ -61,4 +69,5 @@ def merged(dialects: Iterable[Dialect]) -> Dialect:
         endings=tuple(words for one in each for words in one.endings),
         leads=tuple(dict.fromkeys(lead for one in each for lead in one.leads)),
         heads=tuple(dict.fromkeys(head for one in each for head in one.heads)),
+        events=tuple(kind for one in each for kind in one.events),
     )

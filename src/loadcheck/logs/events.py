@@ -1,43 +1,383 @@
-"""The lines that our own engines print among the libraries' output, one JSON object each.
+"""Every event that an engine of ours says, one record each. To add one, write it here and name it in `AnyEvent`.
 
-They make a raw log complete: what vLLM and unsloth do not print (bytes to the byte, the answer, the losses) is there too.
+A record is one JSON object on a line of the log (logs/event_lines.py): the event's name, when it was said, then its fields in the
+order in which they are declared here. A field without a default is always written, as null where there is nothing to say; one
+that is None by default is left out then. Of a log both are None, as are fields that an older version did not write.
+
+A field that is named as a figure (figures.py) is read as that figure, to the byte.
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from typing import Annotated, ClassVar, TypeVar, get_args
 
-PREFIX = "loadcheck: "
-EVENT_ANCHOR = PREFIX + "{"
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
+from loadcheck.figures import MAX_NUMBER
 
-def format_event(event: str, fields: dict[str, Any]) -> str:
-    """One line, ASCII only, so that no terminal code or line break in a value can forge another line."""
-    return PREFIX + json.dumps({"event": event, **fields}, ensure_ascii=True, allow_nan=False)
-
-
-def parse_event(text: str) -> dict[str, Any] | None:
-    """The event in `text`, which follows PREFIX; None where it is no event."""
-    return _decode(text)[0]
+Count = Annotated[int, Meta(ge=0, le=MAX_NUMBER - 1, description="a whole number, not below 0")]
+Bytes = Count
+Seconds = Annotated[float, Meta(ge=0, lt=MAX_NUMBER, description="seconds, not below 0")]
+Number = Annotated[float, Meta(gt=-MAX_NUMBER, lt=MAX_NUMBER, description="a number")]
+Versions = Annotated[dict[str, str], Meta(min_length=1, description="a version by package")]
+Capability = Annotated[str, Meta(pattern=r"\A[0-9]{1,2}\.[0-9]\Z", description="a compute capability such as 9.0")]
 
 
-def split_event(line: str) -> tuple[str, dict[str, Any] | None, str]:
-    """A line as what stands before its event, the event, and what stands after it; None where PREFIX begins no event."""
-    before, _, text = line.partition(PREFIX)
-    event, end = _decode(text)
-    return before, event, text[end:]
+class Event(Struct, frozen=True, kw_only=True, tag_field="event"):
+    """What every event has.
+
+    Attributes:
+        at_s: since the process began its work (stacks/recorder.py); each of a run's two processes counts its own.
+        last: fields that are written behind all others.
+    """
+
+    last: ClassVar[tuple[str, ...]] = ()
+    at_s: Seconds | None = None
 
 
-def _decode(text: str) -> tuple[dict[str, Any] | None, int]:
-    """The event that `text` begins with, and where it ends; NaN and infinity are no JSON."""
-    try:
-        data, end = json.JSONDecoder(parse_constant=_refuse).raw_decode(text)
-    except (ValueError, RecursionError):
-        return None, 0
-    is_event = isinstance(data, dict) and isinstance(data.get("event"), str)
-    return (data, end) if is_event else (None, 0)
+class OnDevice(Event, frozen=True, kw_only=True):
+    """The card's memory at that moment (stacks/unsloth_vllm/device.py: memory_now).
+
+    Attributes:
+        used_bytes: in use on the card, whoever uses it.
+        allocated_bytes, reserved_bytes: of torch's allocator.
+        peak_allocated_bytes, peak_reserved_bytes: the most so far, since the engine's profile run.
+    """
+
+    last: ClassVar[tuple[str, ...]] = (
+        "used_bytes", "allocated_bytes", "reserved_bytes", "peak_allocated_bytes", "peak_reserved_bytes"
+    )  # fmt: skip
+    used_bytes: Bytes | None = None
+    allocated_bytes: Bytes | None = None
+    reserved_bytes: Bytes | None = None
+    peak_allocated_bytes: Bytes | None = None
+    peak_reserved_bytes: Bytes | None = None
 
 
-def _refuse(constant: str) -> Any:
-    raise ValueError(constant)
+# ------------------------------------------------------------------------------------------------------------- before a load
+
+
+class WeightsReady(Event, frozen=True, kw_only=True, tag="weights_ready"):
+    """The weights are in a local directory; the only event of the step `prepare` (engines/child.py).
+
+    Attributes:
+        source: hub, package, synthetic or local, as the profile says.
+        directory: its last name.
+        cached: whether nothing had to be made or fetched.
+    """
+
+    source: str | None = None
+    directory: str | None = None
+    disk_bytes: Bytes | None = None
+    prepare_s: Seconds | None = None
+    cached: bool | None = None
+
+
+class Started(Event, frozen=True, kw_only=True, tag="started"):
+    """What is to be loaded, and by which packages: the first event of a CPU's load (stacks/transformers_cpu/engine.py: record_start)."""
+
+    model: str | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    max_model_len: Count | None = None
+    torch: str | None = None
+    transformers: str | None = None
+    versions: Versions | None = None
+    python: str | None = None
+    cpu_threads: Count | None = None
+    ram_available_bytes: Bytes | None = None
+
+
+class Imported(Event, frozen=True, kw_only=True, tag="imported"):
+    """The libraries are imported: the first event of a GPU's load (stacks/unsloth_vllm/engine.py, stacks/plain_vllm/engine.py)."""
+
+    import_s: Seconds | None = None
+    versions: Versions | None = None
+    cuda: str | None = None
+
+
+class Device(Event, frozen=True, kw_only=True, tag="device"):
+    """The card with a CUDA context and nothing loaded, which the prediction starts from (stacks/unsloth_vllm/device.py: record_device)."""
+
+    gpu_name: str | None = None
+    compute_capability: Capability | None = None
+    device_total_bytes: Bytes | None = None
+    device_free_bytes: Bytes | None = None
+    ram_available_bytes: Bytes | None = None
+    driver: str | None = None
+
+
+# ------------------------------------------------------------------------------------------------------------------- a load
+
+
+class RamFound(Event, frozen=True, kw_only=True, tag="ram"):
+    """The RAM that unsloth finds when it decides on the swap space (stacks/unsloth_vllm/device.py: record_ram)."""
+
+    ram_available_bytes: Bytes | None = None
+
+
+class WeightsLoaded(Event, frozen=True, kw_only=True, tag="weights"):
+    """The model is in a CPU's memory (stacks/transformers_cpu/engine.py: load).
+
+    Attributes:
+        by_kind: bytes of all that it holds, by what it is (held_bytes there).
+    """
+
+    weights_bytes: Bytes | None = None
+    weights_load_s: Seconds | None = None
+    num_parameters: Count | None = None
+    by_kind: Annotated[dict[str, Bytes], Meta(description="bytes by kind")] | None = None
+
+
+class Loaded(OnDevice, frozen=True, kw_only=True, tag="loaded"):
+    """The model is on the card, the engine has started (stacks/unsloth_vllm/engine.py: load, stacks/plain_vllm/engine.py)."""
+
+    load_s: Seconds | None = None
+
+
+class Attached(OnDevice, frozen=True, kw_only=True, tag="adapters"):
+    """The adapters are attached (attach, in the engines).
+
+    Attributes:
+        patched_layers, patched_qkv, patched_o, patched_mlp: what unsloth would say of a CPU's load; of a GPU's it says it itself.
+        adapter_dtype: of all their weights, each once.
+        adapter_sha256: of the bytes of all their weights.
+    """
+
+    attach_s: Seconds | None = None
+    trainable_params: Count | None = None
+    total_params: Count | None = None
+    adapter_bytes: Bytes | None = None
+    patched_layers: Count | None = None
+    patched_qkv: Count | None = None
+    patched_o: Count | None = None
+    patched_mlp: Count | None = None
+    adapter_dtype: str | None = None
+    adapter_sha256: str | None = None
+
+
+class Slots(Event, frozen=True, kw_only=True, tag="slots"):
+    """The buffers that wait for an adapter in vLLM's layers (stacks/unsloth_vllm/engine.py: lora_slots_bytes)."""
+
+    lora_slots_bytes: Bytes | None = None
+
+
+class Answer(OnDevice, frozen=True, kw_only=True):
+    """One answer of the loaded model, greedy (stacks/unsloth_vllm/session.py: answer, and the other engines).
+
+    Attributes:
+        token_ids_sha256: of the answer's tokens.
+        first_token_unix_s: the time of its first token; None where the engine does not tell.
+        adapter_enabled: whether the engine says that it used the adapters.
+        expected: the word that it had to hold; None where the weights know no answer.
+        found: whether it holds that word.
+    """
+
+    prompt: str | None = None
+    text: str | None = None
+    num_prompt_tokens: Count | None = None
+    num_new_tokens: Count | None = None
+    token_ids_sha256: str | None = None
+    generate_s: Seconds | None = None
+    first_token_unix_s: Seconds | None | UnsetType = UNSET  # a CPU's engine does not write it, a GPU's writes null, too
+    adapter_enabled: bool | None = None
+    expected: str | None
+    found: bool | None
+
+
+class Answered(Answer, frozen=True, kw_only=True, tag="answer"):
+    """The answer of the model as it was loaded."""
+
+
+class AnsweredAfterTraining(Answer, frozen=True, kw_only=True, tag="answer_after_training"):
+    """The answer with the adapters that were trained, saved and read back."""
+
+
+class Stepped(Event, frozen=True, kw_only=True, tag="step"):
+    """One training step of a load (training.steps of its profile), counted from 0; the loss is None where it is no number."""
+
+    step: Count | None = None
+    loss: Number | None
+
+
+class Trained(OnDevice, frozen=True, kw_only=True, tag="trained"):
+    """What the training steps of a load came to (stacks/unsloth_vllm/session.py: train, stacks/transformers_cpu/engine.py).
+
+    Attributes:
+        steps: how many were taken; a CPU's engine says it.
+        first_loss, last_loss: None where they are no numbers.
+        adapter_changed, base_unchanged: by the hashes of their weights before and after.
+    """
+
+    steps: Count | None = None
+    train_s: Seconds | None = None
+    first_loss: Number | None
+    last_loss: Number | None
+    adapter_changed: bool | None = None
+    base_unchanged: bool | None = None
+
+
+class SavedAdapter(Event, frozen=True, kw_only=True, tag="saved_adapter"):
+    """The trained adapters as they were saved, against those in memory (stacks/unsloth_vllm/session.py: compare_saved).
+
+    Attributes:
+        same_weights: to the byte; the first logs with this event do not say it.
+        num_same_tokens: that the two answers begin with alike, of num_new_tokens.
+        same_answer: whether all were; in the first logs alone.
+    """
+
+    same_weights: bool | None = None
+    num_same_tokens: Count | None = None
+    num_new_tokens: Count | None = None
+    same_answer: bool | None = None
+
+
+class Peak(OnDevice, frozen=True, kw_only=True, tag="peak"):
+    """The most memory that the load had in use: of the card, or of a CPU's process, which says what it has now as well."""
+
+    peak_device_bytes: Bytes | None = None
+    rss_now_bytes: Bytes | None = None
+
+
+class Done(Event, frozen=True, kw_only=True, tag="done"):
+    """The engine has done all that it was asked for; the last event of every load and training."""
+
+
+# --------------------------------------------------------------------------------------------------------------- a training
+
+
+class Rows(Event, frozen=True, kw_only=True):
+    """The rows of a training in tokens (stacks/rows.py: summary).
+
+    Attributes:
+        num_label_tokens: those that are learned.
+        num_cut_rows, num_ended_rows: rows that were cut, and rows whose last label ends an answer.
+        labels: which tokens are learned (stacks/rows.py: Learned).
+        tokens_sha256: of all ids and labels.
+    """
+
+    num_rows: Count | None = None
+    num_tokens: Count | None = None
+    num_label_tokens: Count | None = None
+    num_shortest_tokens: Count | None = None
+    num_longest_tokens: Count | None = None
+    num_cut_rows: Count | None = None
+    num_ended_rows: Count | None = None
+    labels: str | None = None
+    tokens_sha256: str | None = None
+
+
+class TrainData(Rows, frozen=True, kw_only=True, tag="train_data"):
+    """The rows by the model's own tokenizer, counted before anything is loaded (engines/training.py: count_rows)."""
+
+
+class TrainRows(Rows, frozen=True, kw_only=True, tag="train_rows"):
+    """The rows by the tokenizer that the trainer gets, once the adapters are attached (stacks/*/training.py: run)."""
+
+
+class TrainBegin(Event, frozen=True, kw_only=True, tag="train_begin"):
+    """The first step is about to be taken (stacks/trainer.py: Watch.begin_training).
+
+    Attributes:
+        train_before_*: before the trainer was made; the peaks count from there.
+        train_peak_allocated_bytes, train_reserved_bytes, train_host_bytes: torch's peaks until now, and what the process holds.
+        train_device_used_bytes: the most that the card had in use.
+    """
+
+    num_steps: Count | None = None
+    train_before_peak_allocated_bytes: Bytes | None = None
+    train_before_reserved_bytes: Bytes | None = None
+    train_before_device_used_bytes: Bytes | None = None
+    train_before_host_bytes: Bytes | None = None
+    train_peak_allocated_bytes: Bytes | None = None
+    train_reserved_bytes: Bytes | None = None
+    train_device_used_bytes: Bytes | None = None
+    train_host_bytes: Bytes | None = None
+
+
+class TrainStep(Event, frozen=True, kw_only=True, tag="train_step"):
+    """One step of a training, counted from 1, for progress: one of at most MAX_STEP_EVENTS (stacks/trainer.py); every step is in steps.jsonl.
+
+    Attributes:
+        loss: of all its batches; None where it is no number.
+        reward: the mean of GRPO's.
+    """
+
+    step: Count | None = None
+    loss: Number | None
+    step_s: Seconds | None = None
+    num_tokens: Count | None = None
+    train_peak_allocated_bytes: Bytes | None = None
+    train_device_used_bytes: Bytes | None = None
+    train_host_bytes: Bytes | None = None
+    reward: Number | None = None
+
+
+class TrainDone(Event, frozen=True, kw_only=True, tag="train_done"):
+    """The last step is taken and the adapters are saved (stacks/trainer.py: run_trainer).
+
+    Attributes:
+        num_steps, num_planned_steps: in steps.jsonl, and of the trainer's own plan.
+        saved_adapter_same: whether the adapters on the disk are those in memory.
+        num_ends_looked_at, num_ends_learned: answers whose end the model was asked for, and those that it ends; not of random weights.
+    """
+
+    num_steps: Count | None = None
+    num_planned_steps: Count | None = None
+    train_s: Seconds | None = None
+    first_loss: Number | None
+    last_loss: Number | None
+    adapter_changed: bool | None = None
+    base_unchanged: bool | None = None
+    saved_adapter_same: bool | None = None
+    num_ends_looked_at: Count | None = None
+    num_ends_learned: Count | None = None
+
+
+class TrainPeak(Event, frozen=True, kw_only=True, tag="train_peak"):
+    """The largest resident set of the process, pinned memory included, and what the card holds at the end (stacks/*/training.py: run)."""
+
+    train_peak_host_bytes: Bytes | None = None
+    train_used_bytes: Bytes | None = None
+    train_allocated_bytes: Bytes | None = None
+    train_reserved_bytes: Bytes | None = None
+    train_peak_allocated_bytes: Bytes | None = None
+    train_peak_reserved_bytes: Bytes | None = None
+
+
+class Probe(Event, frozen=True, kw_only=True, tag="probe"):
+    """Whether what an export is held to was kept (stacks/probe.py), and why not."""
+
+    kept: bool | None = None
+    why: str | None = None
+
+
+AnyEvent = (
+    WeightsReady | Started | Imported | Device
+    | RamFound | WeightsLoaded | Loaded | Attached | Slots | Answered | Stepped | Trained | AnsweredAfterTraining | SavedAdapter | Peak | Done
+    | TrainData | TrainRows | TrainBegin | TrainStep | TrainDone | TrainPeak | Probe
+)  # fmt: skip
+"""One of them, told apart by the field `event`. A stack's own, which nothing outside it reads, are in its dialect (logs/dialect.py)."""
+EventT = TypeVar("EventT", bound=Event)
+
+
+def name_of(kind: type[Event]) -> str:
+    """What the event is called in a log."""
+    return str(kind.__struct_config__.tag)
+
+
+KINDS: dict[str, type[Event]] = {name_of(kind): kind for kind in get_args(AnyEvent)}
+
+
+def to_data(event: Event) -> dict[str, object]:
+    """The event as it is written, its name first. Values are as they were given: a version may be a kind of text of its package's own."""
+    may_be_null = nullable(type(event))
+    said = {name: value for name, value in structs.asdict(event).items() if value is not UNSET}
+    data = {name: value for name, value in said.items() if value is not None or name in may_be_null}
+    last = {name: data.pop(name) for name in event.last if name in data}
+    return {"event": name_of(type(event))} | data | last
+
+
+def nullable(kind: type[Event]) -> frozenset[str]:
+    """The fields that are written as null where there is nothing to say; all others are left out then."""
+    return frozenset(field.name for field in structs.fields(kind) if field.required or field.default is UNSET)

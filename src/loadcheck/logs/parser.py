@@ -10,7 +10,7 @@ from loadcheck.logs.attempt import ParsedLog
 from loadcheck.logs.builder import AttemptBuilder
 from loadcheck.logs.dialect import Dialect, EndingWords
 from loadcheck.logs.endings import ANCHORS as ENDING_ANCHORS
-from loadcheck.logs.events import EVENT_ANCHOR
+from loadcheck.logs.event_lines import EVENT_ANCHOR
 from loadcheck.logs.text import clean_line, read_blocks
 from loadcheck.logs.wrapped import read_across
 

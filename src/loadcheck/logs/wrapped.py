@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from loadcheck.logs.dialect import Dialect
-from loadcheck.logs.events import PREFIX
+from loadcheck.logs.event_lines import PREFIX
 from loadcheck.logs.matches import Match, find_matches
 from loadcheck.logs.prefixes import strip_prefixes
 

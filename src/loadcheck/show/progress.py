@@ -11,7 +11,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
-from loadcheck.logs.events import PREFIX, parse_event
+from loadcheck.logs.event_lines import PREFIX, find_event
+from loadcheck.logs.events import (
+    Answered,
+    Attached,
+    Device,
+    Event,
+    Imported,
+    Loaded,
+    Started,
+    Stepped,
+    WeightsLoaded,
+    WeightsReady,
+)
 from loadcheck.logs.formats import Stage
 from loadcheck.logs.text import clean_line
 from loadcheck.show.gauge import Gauge
@@ -29,16 +41,16 @@ _AFTER = {
     Stage.READY: "attaching adapters",
     Stage.ADAPTERS: "answering",
 }
-_AFTER_EVENT = {
-    "weights_ready": "importing the libraries",
-    "started": "loading the weights",
-    "imported": "looking at the device",
-    "device": "loading the model",
-    "weights": "attaching adapters",
-    "loaded": "attaching adapters",
-    "adapters": "answering",
-    "answer": "finishing",
-    "step": "training",
+_AFTER_EVENT: dict[type[Event] | type[None], str] = {
+    WeightsReady: "importing the libraries",
+    Started: "loading the weights",
+    Imported: "looking at the device",
+    Device: "loading the model",
+    WeightsLoaded: "attaching adapters",
+    Loaded: "attaching adapters",
+    Attached: "answering",
+    Answered: "finishing",
+    Stepped: "training",
 }
 
 
@@ -172,8 +184,7 @@ class Progress:
 def _doing(line: str) -> str | None:
     """What the load does after this line; None where the line says nothing of it."""
     if PREFIX in line:
-        event = parse_event(line.partition(PREFIX)[2])
-        return _AFTER_EVENT.get(event["event"]) if event else None
+        return _AFTER_EVENT.get(type(find_event(line)))
     for format in DIALECT.formats:
         if format.opens and format.anchor in line and format.pattern.search(line):
             return _AFTER.get(format.stage)

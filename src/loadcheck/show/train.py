@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from loadcheck.data import Data
-from loadcheck.logs.events import PREFIX, parse_event
+from loadcheck.logs.event_lines import PREFIX, find_event
+from loadcheck.logs.events import Attached, Event, TrainBegin, TrainData, TrainDone, TrainStep, WeightsReady
 from loadcheck.show.progress import Progress
 from loadcheck.show.verdict import COLUMNS, figure_rows, show_verdict
 from loadcheck.specs.training import TrainJob
@@ -82,42 +83,40 @@ class TrainProgress(Progress):
         self._times_s: list[float] = []
 
     def doing(self, line: str) -> str | None:
-        event = parse_event(line.partition(PREFIX)[2]) if PREFIX in line else None
-        if event is None:
-            return super().doing(line)
-        if event["event"] == "train_begin":
-            self._num_steps = int(event.get("num_steps", 0))
+        event = find_event(line) if PREFIX in line else None
+        if isinstance(event, TrainBegin):
+            self._num_steps = event.num_steps or 0
             return "training"
-        return (
-            self._step(event) if event["event"] == "train_step" else _STAGES.get(event["event"]) or super().doing(line)
-        )
+        if isinstance(event, TrainStep):
+            return self._step(event)
+        return _STAGES.get(type(event)) or super().doing(line)
 
-    def _step(self, event: dict[str, Any]) -> str | None:
-        step, step_s = int(event["step"]), float(event["step_s"])
+    def _step(self, event: TrainStep) -> str | None:
+        step, step_s = event.step or 0, event.step_s or 0.0
         self._times_s.append(step_s)
         now_s = time.monotonic()
         if not self.on_terminal and step != self._num_steps and now_s - self._shown_s < LINE_S:
             return None
         self._shown_s = now_s
         mean_s = sum(self._times_s[-10:]) / len(self._times_s[-10:])
-        loss = event.get("loss")
-        parts = [f"step {step} of {self._num_steps}", "loss no number" if loss is None else f"loss {loss:.4f}"]
-        if "reward" in event:
-            parts.append(f"reward {event['reward']:.3f}")
-        if event.get("num_tokens") and step_s:
-            parts.append(f"{event['num_tokens'] / step_s:,.0f} tokens/s")
+        loss = "loss no number" if event.loss is None else f"loss {event.loss:.4f}"
+        parts = [f"step {step} of {self._num_steps}", loss]
+        if event.reward is not None:
+            parts.append(f"reward {event.reward:.3f}")
+        if event.num_tokens and step_s:
+            parts.append(f"{event.num_tokens / step_s:,.0f} tokens/s")
         parts += [*self._memory(event), f"{_duration((self._num_steps - step) * mean_s)} left"]
         return ", ".join(parts)
 
-    def _memory(self, event: dict[str, Any]) -> Iterator[str]:
-        used = event.get("train_peak_allocated_bytes") or event.get("train_host_bytes")
+    def _memory(self, event: TrainStep) -> Iterator[str]:
+        used = event.train_peak_allocated_bytes or event.train_host_bytes
         if used:
             against = "" if self.peak_bytes is None else f" of {to_gib(self.peak_bytes):.2f} predicted"
             yield f"{to_gib(used):.2f} GiB{against}"
 
 
-_STAGES = {"weights_ready": "counting the tokens", "train_data": "importing the libraries", "adapters": "preparing the training",
-           "train_done": "finishing"}  # fmt: skip
+_STAGES: dict[type[Event] | type[None], str] = {WeightsReady: "counting the tokens", TrainData: "importing the libraries", Attached: "preparing the training",
+           TrainDone: "finishing"}  # fmt: skip
 
 
 def _duration(seconds: float) -> str:

@@ -176,6 +176,11 @@ class Profile(Spec, frozen=True, kw_only=True):
         return self.has_budget and self.loader == "unsloth"
 
     @property
+    def expected_word(self) -> str | None:
+        """The word that the answer must hold; random weights know no answer."""
+        return None if self.weights == "synthetic" else self.generation.expect
+
+    @property
     def caches_prefixes(self) -> bool:
         """Whether the engine keeps what prompts begin with alike (unsloth_zoo/vllm_utils.py:811, vllm/engine/arg_utils.py:212)."""
         return self.prefix_caching == "on" or (self.prefix_caching == "default" and self.loader == "unsloth")

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterable
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypedDict
 
 from loadcheck.specs.profile import Profile
 
@@ -17,9 +17,17 @@ TRAINING_TEXT = (
 )
 
 
-def expected_word(profile: Profile) -> str | None:
-    """The word that the answer must hold; random weights know no answer."""
-    return None if profile.weights == "synthetic" else profile.generation.expect
+class Expectation(TypedDict):
+    """What an answer says of the word that it must hold: see logs/events.py: Answer."""
+
+    expected: str | None
+    found: bool | None
+
+
+def expectation(profile: Profile, text: str) -> Expectation:
+    """The word that the answer must hold, and whether it does."""
+    word = profile.expected_word
+    return {"expected": word, "found": None if word is None else word.lower() in text.lower()}
 
 
 def finite(number: float) -> float | None:

@@ -25,6 +25,7 @@ from typing import Any
 from loadcheck.data import Data, read_data
 from loadcheck.data.faults import Faults
 from loadcheck.errors import BadInput, Problem
+from loadcheck.logs.events import Probe, TrainBegin, TrainDone, TrainStep
 from loadcheck.plan import LoadPlan
 from loadcheck.runs.checkpoints import check_whole, drop_old, publish, step_of
 from loadcheck.runs.folder import RunFolder
@@ -84,7 +85,7 @@ class Watch:
 
     def begin_training(self, num_steps: int) -> None:
         self.every = 1 + num_steps // MAX_STEP_EVENTS
-        self.recorder.event("train_begin", num_steps=num_steps, **_named({**self.before, **self.machine.memory()}))
+        self.recorder.record(TrainBegin(num_steps=num_steps, **_named({**self.before, **self.machine.memory()})))
         self.start_s = time.monotonic()
 
     def begin_step(self, learning_rate: float) -> None:
@@ -108,7 +109,7 @@ class Watch:
         self.steps.append(step)
         self.writer.write(step)
         if number % self.every == 0:
-            self.recorder.event("train_step", step=number, loss=step.loss, step_s=step.step_s, **_of_step(step))
+            self.recorder.record(TrainStep(step=number, loss=step.loss, step_s=step.step_s, **_of_step(step)))
 
 
 def _named(memory: dict[str, int]) -> dict[str, int]:
@@ -263,17 +264,18 @@ def run_trainer(
     trainer.train(resume_from_checkpoint=session.job.resume_from)
     train_s = seconds_since(start_s)
     steps = read_steps(steps_path)
-    recorder.event(
-        "train_done",
-        num_steps=len(steps),
-        num_planned_steps=trainer.state.max_steps,
-        train_s=train_s,
-        first_loss=steps[0].loss,
-        last_loss=steps[-1].loss,
-        adapter_changed=digest(trainable(model)) != adapters_before,
-        base_unchanged=hash_of(frozen(model)) == base_before,
-        saved_adapter_same=_save_adapters(session, model, trainer.processing_class),
-        **_ends(session, machine, model, rows),
+    recorder.record(
+        TrainDone(
+            num_steps=len(steps),
+            num_planned_steps=trainer.state.max_steps,
+            train_s=train_s,
+            first_loss=steps[0].loss,
+            last_loss=steps[-1].loss,
+            adapter_changed=digest(trainable(model)) != adapters_before,
+            base_unchanged=hash_of(frozen(model)) == base_before,
+            saved_adapter_same=_save_adapters(session, model, trainer.processing_class),
+            **_ends(session, machine, model, rows),
+        )
     )
     _keep_probe(session, machine, model, trainer.processing_class)
     os.chdir(session.folder.path)  # a GPU's training works in the folder that goes now
@@ -330,9 +332,9 @@ def _keep_probe(session: Session, machine: Machine, model: Any, tokenizer: Any) 
     try:
         keep_probe(session.folder.probe_path, model, tokenizer, machine.forward())
     except Exception as error:
-        session.recorder.event("probe", kept=False, why=f"{type(error).__name__}: {error}")
+        session.recorder.record(Probe(kept=False, why=f"{type(error).__name__}: {error}"))
     else:
-        session.recorder.event("probe", kept=True)
+        session.recorder.record(Probe(kept=True))
 
 
 def _ends(session: Session, machine: Machine, model: Any, rows: Sequence[Tokens]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from loadcheck.figures import Reading
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status
+from loadcheck.logs.events import WeightsReady
 from loadcheck.specs.model import find_model, known_owners
 from loadcheck.specs.profile import Profile
 
@@ -47,12 +48,11 @@ def _local(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
         yield evidence.finding(reading, Check.STACK, asked == loaded, predicted=asked,
                                why=f"the run asked for {profile.model}",
                                remedy="another model was loaded than the run asked for: load again")  # fmt: skip
-    ready = evidence.attempt.event("weights_ready") or {}
-    source = ready.get("source")
-    if source is not None:
-        same = source == profile.weights
+    ready = evidence.attempt.last(WeightsReady)
+    if ready is not None and ready.source is not None:
+        same = ready.source == profile.weights
         yield Finding(figure="weights source", check=Check.STACK, status=Status.OK if same else Status.FAIL, predicted=profile.weights,
-                      measured=str(source), why=f"the run asked for {profile.weights} weights",
+                      measured=ready.source, why=f"the run asked for {profile.weights} weights",
                       remedy="" if same else "other weights were loaded than the run asked for: load again")  # fmt: skip
 
 

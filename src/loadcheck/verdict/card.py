@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loadcheck.figures import MAX_NUMBER, Reading
+from loadcheck.figures import Reading
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.findings.interval import Interval
+from loadcheck.logs.events import Device
 from loadcheck.predict.card import why_refused
 from loadcheck.specs.gpu import NamedCard, capability_of, gib_in_name, is_of_another_maker, named_card
 from loadcheck.specs.versions import load_versions
@@ -114,11 +115,11 @@ def _refused(evidence: Evidence) -> Iterator[Finding]:
 
 def _device(evidence: Evidence) -> Iterator[Finding]:
     """What our own engine read from the device is of the card that unsloth's banner names, and no more is free than there is."""
-    event, reading = evidence.attempt.event("device"), evidence.attempt.reading("gpu_total_bytes")
+    event, reading = evidence.attempt.last(Device), evidence.attempt.reading("gpu_total_bytes")
     if event is None:
         return
-    total, free = event.get("device_total_bytes"), event.get("device_free_bytes")
-    if not isinstance(total, int) or not isinstance(free, int) or max(total, free) >= MAX_NUMBER:
+    total, free = event.device_total_bytes, event.device_free_bytes
+    if total is None or free is None:
         return  # no numbers of a card: verdict/events.py says so
     same = reading is None or abs(float(reading.value) - total) <= SAME_TOTAL * total + reading.tolerance
     ok = same and 0 < free <= total

@@ -10,7 +10,7 @@ from itertools import islice, takewhile
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.logs import Attempt, Kind, LogError, Outcome, ParsedLog
-from loadcheck.logs.events import EVENT_ANCHOR
+from loadcheck.logs.event_lines import EVENT_ANCHOR
 from loadcheck.logs.text import clean_line, read_blocks
 from loadcheck.logs.wrapped import is_head
 from loadcheck.specs.trouble import Trouble, load_troubles

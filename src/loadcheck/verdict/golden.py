@@ -8,6 +8,7 @@ from loadcheck.figures import Reading, specs_by_name
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.logs import Outcome
+from loadcheck.logs.events import Device
 from loadcheck.specs.expected import Expected, Range
 from loadcheck.verdict.card import is_described_otherwise
 
@@ -59,7 +60,7 @@ def _facts_of_another_host(evidence: Evidence, expected: Expected) -> set[str]:
     One alone that is off was changed. A run of ours has the fact itself, and is predicted from it to the byte.
     """
     facts = {allowed.host for allowed in expected.figures.values() if allowed.host is not None}
-    if evidence.attempt.event("device") is not None:
+    if evidence.attempt.last(Device) is not None:
         return set(facts)
     return {fact for fact in facts if _num_off(evidence, expected, fact) >= _FOLLOW}
 

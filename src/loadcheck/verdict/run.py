@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from loadcheck.figures import MAX_NUMBER
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.logs.attempt import MAX_KEPT
+from loadcheck.logs.events import (
+    Answer,
+    Answered,
+    AnsweredAfterTraining,
+    Attached,
+    Device,
+    Event,
+    Imported,
+    Loaded,
+    Peak,
+    SavedAdapter,
+    Slots,
+    Stepped,
+    Trained,
+    WeightsReady,
+    name_of,
+)  # fmt: skip
 from loadcheck.specs.profile import Profile
 from loadcheck.verdict.events import check_events
 
@@ -21,15 +36,16 @@ def check_run(evidence: Evidence) -> Iterator[Finding]:
     if not evidence.attempt.events:
         return
     yield from check_events(evidence)
-    for name in ("answer", "answer_after_training"):
-        if (answer := evidence.attempt.event(name)) is not None:
+    answers: tuple[type[Answer], ...] = (Answered, AnsweredAfterTraining)
+    for kind in answers:
+        if (answer := evidence.attempt.last(kind)) is not None:
             yield _answer(evidence, answer)
             yield from _adapters_used(evidence, answer)
-    if (trained := evidence.attempt.event("trained")) is not None:
-        yield from _training(trained, _steps(evidence))
+    if (trained := evidence.attempt.last(Trained)) is not None:
+        yield from _training(trained, evidence.attempt.all(Stepped))
     yield from _steps_taken(evidence)
     # The first logs that have this event (tests/runs/h200) compare no weights: what they do not say is not judged.
-    if (saved := evidence.attempt.event("saved_adapter")) is not None and "same_weights" in saved:
+    if (saved := evidence.attempt.last(SavedAdapter)) is not None and saved.same_weights is not None:
         yield _flag("saved adapter", _is_same(saved), "the saved adapters are those in memory, and begin to answer alike",
                     "what was written is not what was trained; look for a full disk")  # fmt: skip
 
@@ -41,30 +57,30 @@ def _unsaid(evidence: Evidence) -> Iterator[Finding]:
     profile = evidence.profile
     if outcome != "completed" or profile is None:
         return
-    for event in _events_of(profile):
-        if evidence.attempt.event(event) is None:
-            why = f"the process ended by itself, but the engine's event `{event}` is not in the log"
-            yield Finding(figure=event, check=Check.RUN, status=Status.FAIL, why=why,
+    for kind in _events_of(profile):
+        if evidence.attempt.last(kind) is None:
+            why = f"the process ended by itself, but the engine's event `{name_of(kind)}` is not in the log"
+            yield Finding(figure=name_of(kind), check=Check.RUN, status=Status.FAIL, why=why,
                           remedy="see the end of load.log for what ended it", where=evidence.where(None), missing=True)  # fmt: skip
     if not profile.has_budget and (reading := evidence.attempt.reading("engine")) is not None:
         yield evidence.finding(reading, Check.RUN, False, why="the run asked for a load without vLLM (fast_inference = false)",
                                remedy="another load than the run asked for: load it again")  # fmt: skip
 
 
-def _events_of(profile: Profile) -> Iterator[str]:
+def _events_of(profile: Profile) -> Iterator[type[Event]]:
     """What a load of this profile says in any case (stacks/unsloth_vllm/engine.py, stacks/transformers_cpu/engine.py: run)."""
     trains = profile.training.steps > 0
     if not profile.on_cpu:  # of the CPU's, verdict/shape.py asks for the others
-        yield from ("weights_ready", "imported", "device", "loaded", "peak")
+        yield from (WeightsReady, Imported, Device, Loaded, Peak)
         if profile.adapters is not None:
-            yield "adapters"
+            yield Attached
         if profile.keeps_slots:
-            yield "slots"
+            yield Slots
         if trains:
-            yield "answer_after_training"
-    yield "answer"
+            yield AnsweredAfterTraining
+    yield Answered
     if trains:
-        yield "trained"
+        yield Trained
 
 
 _PROCESS_REMEDY = {"interrupted": "load it again"}
@@ -84,99 +100,78 @@ _ANSWER_REMEDY = (
 )
 
 
-def _answer(evidence: Evidence, event: dict[str, Any]) -> Finding:
+def _answer(evidence: Evidence, answer: Answer) -> Finding:
     """At least one token, and the expected word where the weights are real; after training the model may say something else."""
-    expected = event.get("expected") if event["event"] == "answer" else None
-    if expected is None and event["event"] == "answer":
-        expected = _word_asked_for(evidence)
-    text = str(event.get("text", ""))
-    found = expected is None or (event.get("found") is True and str(expected).lower() in text.lower())
-    asked = (
-        evidence.process is None
-        or evidence.profile is None
-        or event.get("prompt") == evidence.profile.generation.prompt
-    )
-    ok = _count(event.get("num_new_tokens")) > 0 and found and asked
-    why = f"the answer to {event.get('prompt')!r}" + (f" must name {expected}" if expected else " must have a token")
+    expected = (answer.expected or _word_asked_for(evidence)) if isinstance(answer, Answered) else None
+    text = answer.text or ""
+    found = expected is None or (answer.found is True and expected.lower() in text.lower())
+    asked = evidence.process is None or evidence.profile is None or answer.prompt == evidence.profile.generation.prompt
+    ok = bool(answer.num_new_tokens) and found and asked
+    why = f"the answer to {answer.prompt!r}" + (f" must name {expected}" if expected else " must have a token")
     if not asked:
         why += ", and the run asked another question"
-    return Finding(figure=event["event"], check=Check.RUN, status=Status.OK if ok else Status.FAIL,
-                   predicted=None if expected is None else str(expected), measured=text.strip(), why=why,
+    return Finding(figure=name_of(type(answer)), check=Check.RUN, status=Status.OK if ok else Status.FAIL,
+                   predicted=expected, measured=text.strip(), why=why,
                    remedy="" if ok else _ANSWER_REMEDY)  # fmt: skip
 
 
 def _word_asked_for(evidence: Evidence) -> str | None:
-    """What the answer of a run of ours must hold (stacks/engine_common.py:expected_word): nothing where the weights are random."""
-    profile = evidence.profile
-    return (
-        None
-        if evidence.process is None or profile is None or profile.weights == "synthetic"
-        else profile.generation.expect
-    )
+    """What the answer of a run of ours must hold."""
+    return None if evidence.process is None or evidence.profile is None else evidence.profile.expected_word
 
 
-def _adapters_used(evidence: Evidence, event: dict[str, Any]) -> Iterator[Finding]:
+def _adapters_used(evidence: Evidence, answer: Answer) -> Iterator[Finding]:
     """vLLM answers without adapters as readily as with them, and says which it did (stacks/unsloth_vllm/session.py: list_loras)."""
     profile = evidence.profile
-    if profile is None or "adapter_enabled" not in event:
+    if profile is None or answer.adapter_enabled is None:
         return
-    wanted, used = profile.adapters is not None, event["adapter_enabled"]
-    why = f"adapters were {'' if wanted else 'not '}asked for, and the engine says that they were {'' if used is True else 'not '}used"
+    wanted, used = profile.adapters is not None, answer.adapter_enabled
+    why = f"adapters were {'' if wanted else 'not '}asked for, and the engine says that they were {'' if used else 'not '}used"
     yield _flag(
-        f"{event['event']} adapters",
+        f"{name_of(type(answer))} adapters",
         used is wanted,
         why,
         "the engine answered by another model than the run asked for; load it again",
     )
 
 
-def _steps(evidence: Evidence) -> list[dict[str, Any]]:
-    return [event for event in evidence.attempt.events if event["event"] == "step"]
-
-
 def _steps_taken(evidence: Evidence) -> Iterator[Finding]:
     """As many training steps as the run asked for, each once, and the losses that the summary names."""
     if evidence.process is None or evidence.profile is None or evidence.process[0] != "completed":
         return
-    asked, steps = evidence.profile.training.steps, _steps(evidence)
+    asked, steps = evidence.profile.training.steps, evidence.attempt.all(Stepped)
     if len(evidence.attempt.events) >= MAX_KEPT:
         return  # more steps than are kept of a log
-    numbers = [_count(step.get("step"), none=-1) for step in steps]
+    numbers = [step.step for step in steps]
     if asked or steps:
         yield _flag("training steps", numbers == list(range(asked)), f"{asked} training steps were asked for, and the log has {len(steps)}",
                     "the training ended early, or lines are missing from the log; load it again")  # fmt: skip
-    trained = evidence.attempt.event("trained")
+    trained = evidence.attempt.last(Trained)
     if trained is not None and steps:
-        losses = (steps[0].get("loss"), steps[-1].get("loss"))
-        named = (trained.get("first_loss"), trained.get("last_loss"))
-        has_losses = all(isinstance(step.get("loss"), float) for step in steps)
+        losses, named = (steps[0].loss, steps[-1].loss), (trained.first_loss, trained.last_loss)
+        has_losses = all(step.loss is not None for step in steps)
         yield _flag("losses", has_losses and losses == named, "every step has a loss, and the summary of the training names the first and the last step's loss",
                     "the log was damaged or edited; load it again")  # fmt: skip
 
 
-def _count(value: object, none: int = 0) -> int:
-    """A number of tokens or of a step; what is no such number counts as `none`."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < MAX_NUMBER else none
-
-
-def _training(event: dict[str, Any], steps: list[dict[str, Any]]) -> Iterator[Finding]:
+def _training(trained: Trained, steps: Sequence[Stepped]) -> Iterator[Finding]:
     """The loss falls (after one step alone there is but one loss, a number), the adapters change and the base weights do not."""
-    first, last = event.get("first_loss"), event.get("last_loss")
-    falls = isinstance(first, float) and isinstance(last, float) and (last < first or len(steps) == 1)
+    first, last = trained.first_loss, trained.last_loss
+    falls = first is not None and last is not None and (last < first or len(steps) == 1)
     yield _flag("loss", falls, f"the loss goes from {_short(first)} to {_short(last)}", "lower the learning rate")
-    yield _flag("base weights", event.get("base_unchanged") is True, "training leaves the base weights as they are",
+    yield _flag("base weights", trained.base_unchanged is True, "training leaves the base weights as they are",
                 "the base weights were trained or damaged; load them anew")  # fmt: skip
-    yield _flag("adapter weights", event.get("adapter_changed") is True, "training changes the adapters",
+    yield _flag("adapter weights", trained.adapter_changed is True, "training changes the adapters",
                 "the adapters got no gradient; check target_modules")  # fmt: skip
 
 
-def _is_same(event: dict[str, Any]) -> bool:
+def _is_same(saved: SavedAdapter) -> bool:
     """To the byte; of the answers the first token, as their ends may differ by the order of a sum (stacks/unsloth_vllm/session.py)."""
-    return event.get("same_weights") is True and _count(event.get("num_same_tokens")) > 0
+    return saved.same_weights is True and bool(saved.num_same_tokens)
 
 
-def _short(loss: object) -> str:
-    return f"{loss:.3f}" if isinstance(loss, float) else "no number"
+def _short(loss: float | None) -> str:
+    return "no number" if loss is None else f"{loss:.3f}"
 
 
 def _flag(figure: str, ok: bool, why: str, remedy: str) -> Finding:

@@ -8,6 +8,7 @@ from loadcheck.figures import figure_specs
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Place, Status
 from loadcheck.logs import Attempt, Kind, LogError, Outcome
+from loadcheck.logs.events import Event, Started, name_of
 from loadcheck.logs.formats import RUN_STAGES, LineFormat
 
 
@@ -94,7 +95,7 @@ def _ending_fix(attempt: Attempt) -> str:
 
 def _last_stage(attempt: Attempt) -> str:
     """The stage of the log's last line of a load, or the last event where our own engine alone says how far it came."""
-    return str(attempt.events[-1]["event"]) if attempt.event("started") else attempt.stage.name.lower()
+    return attempt.events[-1].name if attempt.last(Started) else attempt.stage.name.lower()
 
 
 def _doubled(evidence: Evidence) -> Iterator[Finding]:
@@ -146,9 +147,9 @@ def _unsaid(attempt: Attempt, format: LineFormat) -> list[str]:
     return [spec.name for spec in specs if spec is not None and attempt.reading(spec.attribute) is None]
 
 
-def _missing_events(evidence: Evidence, needed: tuple[str, ...]) -> Iterator[Finding]:
-    missing = [name for name in needed if evidence.attempt.event(name) is None]
-    for name in missing:
+def _missing_events(evidence: Evidence, needed: tuple[type[Event], ...]) -> Iterator[Finding]:
+    missing = [kind for kind in needed if evidence.attempt.last(kind) is None]
+    for name in map(name_of, missing):
         yield _fail(
             name,
             f"the engine's event `{name}` is not in the log",

@@ -9,6 +9,7 @@ from dataclasses import replace
 from loadcheck.figures import Reading, Value
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status
+from loadcheck.logs.events import Imported, Started
 from loadcheck.specs.model import find_model, is_dynamic
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.versions import is_release, load_versions, release_of
@@ -61,16 +62,15 @@ def _refuse(finding: Finding, strict: bool) -> Finding:
 
 def _installed(evidence: Evidence) -> Iterator[Finding]:
     """What our own engine says is installed, package by package."""
-    event = evidence.attempt.event("imported") or evidence.attempt.event("started")
-    versions = (event or {}).get("versions")
-    if not isinstance(versions, dict):
+    event = evidence.attempt.last(Imported) or evidence.attempt.last(Started)
+    if event is None or event.versions is None:
         return
     pins = load_versions().pins
     on_cpu = evidence.profile is not None and evidence.profile.on_cpu
-    for package, version in versions.items():
+    for package, value in event.versions.items():
         if package not in pins:
             continue
-        pinned, value = pins[package].version, str(version)
+        pinned = pins[package].version
         same = value.partition("+")[0] == pinned if on_cpu else is_release(value, pinned)
         if not same or package not in ASSERTED:  # what the log's other lines say too is said once
             yield Finding(figure=package, check=Check.STACK, status=Status.OK if same else Status.FAIL,

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status, Verdict
+from loadcheck.logs.events import (
+    Attached,
+    Done,
+    Event,
+    EventT,
+    Rows,
+    TrainBegin,
+    TrainData,
+    TrainDone,
+    TrainPeak,
+    TrainRows,
+    WeightsReady,
+    name_of,
+)  # fmt: skip
 from loadcheck.runs.steps import Step
 from loadcheck.specs.training import TrainJob
 from loadcheck.units import to_gib
@@ -24,7 +37,7 @@ WHOSE = {
     "all": "all, as the template does not tell the assistant's",
 }
 """The tokens that are learned, by the event's word for them (stacks/rows.py: Learned)."""
-EVENTS = ("weights_ready", "train_data", "adapters", "train_rows", "train_begin", "train_done", "train_peak", "done")
+EVENTS: tuple[type[Event], ...] = (WeightsReady, TrainData, Attached, TrainRows, TrainBegin, TrainDone, TrainPeak, Done)
 """What every training says (stacks/trainer.py, engines/training.py)."""
 MIN_STEPS = 8
 """Of fewer steps the loss says nothing: batches differ by more than what is learned."""
@@ -51,8 +64,8 @@ class TrainEvidence:
     steps: Sequence[Step]
     peaks: Peaks | None
 
-    def event(self, name: str) -> Mapping[str, Any] | None:
-        return self.evidence.attempt.event(name)
+    def last(self, kind: type[EventT]) -> EventT | None:
+        return self.evidence.attempt.last(kind)
 
 
 def judge_training(found: TrainEvidence) -> Verdict:
@@ -70,31 +83,27 @@ def _findings(found: TrainEvidence) -> Iterator[Finding]:
     yield from check_events(evidence)
     if evidence.process[0] == "completed":
         yield from _unsaid(found)
-    if (rows := found.event("train_rows")) is not None:
+    if (rows := found.last(TrainRows)) is not None:
         yield from _rows(found, rows)
-    if (done := found.event("train_done")) is not None:
+    if (done := found.last(TrainDone)) is not None:
         yield from _trained(found, done)
     yield from _losses(found)
     yield from _memory(found)
 
 
 def _unsaid(found: TrainEvidence) -> Iterator[Finding]:
-    for name in EVENTS:
-        if found.event(name) is None:
-            yield _flag(
-                name,
-                False,
-                f"the process ended by itself, but its event `{name}` is not in the log",
-                "see the end of load.log",
-            )
+    for kind in EVENTS:
+        if found.last(kind) is None:
+            why = f"the process ended by itself, but its event `{name_of(kind)}` is not in the log"
+            yield _flag(name_of(kind), False, why, "see the end of load.log")
 
 
 # ------------------------------------------------------------------------------------------------------------------ the rows
 
 
-def _rows(found: TrainEvidence, rows: Mapping[str, Any]) -> Iterator[Finding]:
+def _rows(found: TrainEvidence, rows: Rows) -> Iterator[Finding]:
     """Nothing cut in silence, something to learn in every row, each with its end, and the tokens those that were counted before."""
-    num_rows, num_cut = _count(rows, "num_rows"), _count(rows, "num_cut_rows")
+    num_rows, num_cut = rows.num_rows or 0, rows.num_cut_rows or 0
     said = (
         "no row was cut"
         if not num_cut
@@ -106,21 +115,21 @@ def _rows(found: TrainEvidence, rows: Mapping[str, Any]) -> Iterator[Finding]:
         f"{num_rows} rows: {said}",
         "raise --max-seq-length, or say --truncate",
     )
-    counted = found.event("train_data")
+    counted = found.last(TrainData)
     if counted is not None:
-        same = rows.get("tokens_sha256") == counted.get("tokens_sha256")
+        same = rows.tokens_sha256 == counted.tokens_sha256
         yield _flag("template", same, "the trainer's tokenizer makes the same tokens and labels as the model's own",
                     "the engine changed the tokenizer or its template: train with the model's own")  # fmt: skip
     if found.job.settings.method == "sft":
         yield from _labels(rows, num_rows - num_cut)
 
 
-def _labels(rows: Mapping[str, Any], num_whole: int) -> Iterator[Finding]:
-    num_labels, num_tokens = _count(rows, "num_label_tokens"), _count(rows, "num_tokens")
-    whose = WHOSE.get(str(rows.get("labels")), WHOSE["all"])
+def _labels(rows: Rows, num_whole: int) -> Iterator[Finding]:
+    num_labels, num_tokens = rows.num_label_tokens or 0, rows.num_tokens or 0
+    whose = WHOSE.get(rows.labels or "all", WHOSE["all"])
     yield _flag("labels", 0 < num_labels <= num_tokens, f"{num_labels:,} of {num_tokens:,} tokens are learned: {whose}",
                 "every label is masked: see the roles of the data")  # fmt: skip
-    num_ended = _count(rows, "num_ended_rows")
+    num_ended = rows.num_ended_rows or 0
     yield _flag("end of answers", num_ended >= num_whole, f"{num_ended} rows end with a token that ends the answer, and it is learned",
                 "the template writes no end of turn: the model would not learn to stop")  # fmt: skip
 
@@ -128,21 +137,21 @@ def _labels(rows: Mapping[str, Any], num_whole: int) -> Iterator[Finding]:
 # -------------------------------------------------------------------------------------------------------------- the training
 
 
-def _trained(found: TrainEvidence, done: Mapping[str, Any]) -> Iterator[Finding]:
-    planned, numbers = _count(done, "num_planned_steps"), [step.step for step in found.steps]
+def _trained(found: TrainEvidence, done: TrainDone) -> Iterator[Finding]:
+    planned, numbers = done.num_planned_steps or 0, [step.step for step in found.steps]
     yield _flag("steps", numbers == list(range(1, planned + 1)), f"{planned} steps were to be taken, {len(numbers)} are in steps.jsonl",
                 "the training ended early, or steps.jsonl was damaged: train again")  # fmt: skip
     grpo = found.job.settings.method == "grpo"
     learns = (
         "the rewards of every prompt's completions were the same" if grpo else "check target_modules and the labels"
     )
-    yield _flag("adapter weights", done.get("adapter_changed") is True, "training changes the adapters",
+    yield _flag("adapter weights", done.adapter_changed is True, "training changes the adapters",
                 f"the adapters got no gradient; {learns}")  # fmt: skip
-    yield _flag("base weights", done.get("base_unchanged") is True, "training leaves the base weights as they are",
+    yield _flag("base weights", done.base_unchanged is True, "training leaves the base weights as they are",
                 "the base weights were trained or damaged; load them anew")  # fmt: skip
-    yield _flag("saved adapter", done.get("saved_adapter_same") is True, "the adapters on the disk are those in memory",
+    yield _flag("saved adapter", done.saved_adapter_same is True, "the adapters on the disk are those in memory",
                 "what was written is not what was trained; look for a full disk")  # fmt: skip
-    looked_at, learned = done.get("num_ends_looked_at"), _count(done, "num_ends_learned")
+    looked_at, learned = done.num_ends_looked_at, done.num_ends_learned or 0
     if looked_at and len(found.steps) >= MIN_STEPS:
         yield _flag("stopping", learned > 0, f"asked for the end of {looked_at} answers, the model ends {learned}",
                     "train longer, or see whether the template's end of turn is the tokenizer's EOS")  # fmt: skip
@@ -203,23 +212,23 @@ def _memory(found: TrainEvidence) -> Iterator[Finding]:
 
 def measured_allocated(found: TrainEvidence) -> int | None:
     """torch's peak over the training, from right before the trainer is made; None on a CPU."""
-    begin = found.event("train_begin") or {}
-    return _largest([begin.get("train_peak_allocated_bytes"), *(step.peak_allocated_bytes for step in found.steps)])
+    begin = found.last(TrainBegin) or TrainBegin()
+    return _largest([begin.train_peak_allocated_bytes, *(step.peak_allocated_bytes for step in found.steps)])
 
 
 def measured_device(found: TrainEvidence) -> int | None:
     """The most that the card had in use, from right before the trainer is made: torch's reserve, and the rest as the driver says."""
-    begin = found.event("train_begin") or {}
-    return _largest([begin.get("train_device_used_bytes"), *(step.device_used_bytes for step in found.steps)])
+    begin = found.last(TrainBegin) or TrainBegin()
+    return _largest([begin.train_device_used_bytes, *(step.device_used_bytes for step in found.steps)])
 
 
 def measured_host(found: TrainEvidence) -> int | None:
     """The largest resident set of the training process."""
-    return _largest([(found.event("train_peak") or {}).get("train_peak_host_bytes")])
+    return (found.last(TrainPeak) or TrainPeak()).train_peak_host_bytes
 
 
-def _largest(values: Sequence[object]) -> int | None:
-    return max((value for value in values if isinstance(value, int)), default=None)
+def _largest(values: Sequence[int | None]) -> int | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def _allocated_band(found: TrainEvidence) -> tuple[float, float]:
@@ -231,8 +240,8 @@ def _allocated_band(found: TrainEvidence) -> tuple[float, float]:
 
 def _is_even(found: TrainEvidence) -> bool:
     """Whether every row is as long as the longest, so that each batch is as large as the one that is predicted."""
-    rows = found.event("train_rows") or {}
-    return rows.get("num_shortest_tokens") == rows.get("num_longest_tokens")
+    rows = found.last(TrainRows)
+    return rows is None or rows.num_shortest_tokens == rows.num_longest_tokens
 
 
 def _compared(figure: str, predicted: int | None, measured: int | None, low: float, high: float) -> Iterator[Finding]:
@@ -246,12 +255,6 @@ def _compared(figure: str, predicted: int | None, measured: int | None, low: flo
         measured=round(to_gib(measured), 2), low=round(to_gib(int(low * predicted)), 2), high=round(to_gib(int(high * predicted)), 2),
         unit="GiB", why=why, remedy="" if ok else "the stack, the model or a setting is not what the prediction was made from",
     )  # fmt: skip
-
-
-def _count(event: Mapping[str, Any], key: str) -> int:
-    """A count of an event; what is none counts as 0, and check_events has a finding on it."""
-    value = event.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def _flag(figure: str, ok: bool, why: str, remedy: str) -> Finding:

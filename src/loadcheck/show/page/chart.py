@@ -5,6 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from loadcheck.logs.events import (
+    Answered,
+    Attached,
+    Event,
+    Imported,
+    Loaded,
+    Stepped,
+    TrainBegin,
+    TrainDone,
+    Trained,
+    TrainStep,
+    WeightsLoaded,
+    WeightsReady,
+)
 from loadcheck.runs.sampler import MAX_SECONDS, Sample
 from loadcheck.units import to_gib
 from loadcheck.verdict import Evidence
@@ -12,19 +26,20 @@ from loadcheck.verdict import Evidence
 MAX_POINTS = 500
 MAX_READINGS = 100
 """Places where the cursor reads a value."""
-STAGES = {
-    "weights_ready": "weights made",
-    "imported": "imported",
-    "weights": "weights loaded",
-    "loaded": "model loaded",
-    "adapters": "adapters attached",
-    "answer": "answered",
-    "trained": "trained",
-    "train_begin": "training begins",
-    "train_done": "trained",
+STAGES: dict[type[Event], str] = {
+    WeightsReady: "weights made",
+    Imported: "imported",
+    WeightsLoaded: "weights loaded",
+    Loaded: "model loaded",
+    Attached: "adapters attached",
+    Answered: "answered",
+    Trained: "trained",
+    TrainBegin: "training begins",
+    TrainDone: "trained",
 }
 """Events of our engines that are marked, by what had happened then."""
-_STEPS = ("step", "train_step")
+MAX_LOSS = 1e6
+"""A loss above it, or below 0, is not drawn."""
 Points = Sequence[tuple[float, float]]
 
 
@@ -133,19 +148,16 @@ def memory_line(samples: Sequence[Sequence[Sample]], attribute: str) -> tuple[li
 
 def _marks(starts_s: Sequence[float], evidence: Evidence | None) -> Iterator[tuple[float, str]]:
     """When which stage was reached, by our engines' events; they count from the start of their process, the second of two."""
-    for event in evidence.attempt.events if evidence is not None else ():
-        at_s = event.get("at_s")
-        if event["event"] in STAGES and isinstance(at_s, int | float) and 0 <= at_s < MAX_SECONDS:
-            yield starts_s[0 if event["event"] == "weights_ready" else -1] + at_s, STAGES[event["event"]]
+    for event in () if evidence is None else evidence.attempt.all(Event):
+        if type(event) in STAGES and event.at_s is not None and event.at_s < MAX_SECONDS:
+            yield starts_s[0 if isinstance(event, WeightsReady) else -1] + event.at_s, STAGES[type(event)]
 
 
 def loss_chart(evidence: Evidence | None) -> Chart | None:
     """The loss of each training step; None without training."""
-    events = () if evidence is None else evidence.attempt.events
-    losses = [event["loss"] for event in events if event["event"] in _STEPS and _is_loss(event.get("loss"))]
-    points = [(float(number), float(loss)) for number, loss in enumerate(losses, 1)]
+    steps: list[Stepped | TrainStep] = []
+    if evidence is not None:
+        steps = [*evidence.attempt.all(Stepped), *evidence.attempt.all(TrainStep)]
+    losses = [step.loss for step in steps if step.loss is not None and 0 <= step.loss < MAX_LOSS]
+    points = [(float(number), loss) for number, loss in enumerate(losses, 1)]
     return Chart((Line("loss", points),), "steps", "") if len(points) > 1 else None
-
-
-def _is_loss(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e6

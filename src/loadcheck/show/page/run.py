@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from loadcheck.comparing.evidence import case_of
 from loadcheck.figures import Reading, figure_specs
+from loadcheck.logs.events import Answer, Answered, AnsweredAfterTraining
 from loadcheck.predict import Prediction
 from loadcheck.runs.folder import RunRecord
 from loadcheck.runs.sampler import Sample
@@ -27,7 +28,7 @@ from loadcheck.show.verdict import cause_and_fix, summary
 from loadcheck.stacks import predict
 from loadcheck.verdict import Evidence, Verdict
 
-ANSWERS = {"answer": "Answer", "answer_after_training": "Answer after training"}
+ANSWERS: dict[type[Answer], str] = {Answered: "Answer", AnsweredAfterTraining: "Answer after training"}
 
 
 def run_page(
@@ -97,9 +98,9 @@ def _peak_bytes(prediction: Prediction | None) -> int | None:
     return None if prediction is None else prediction.figures.peak_device_bytes
 
 
-def _answers(evidence: Evidence) -> Any:
+def _answers(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
     """What the model was asked and said, by the events of our engine."""
-    for name, title in ANSWERS.items():
-        event = evidence.attempt.event(name) or {}
-        if isinstance(event.get("text"), str):
-            yield title, str(event.get("prompt") or ""), event["text"]
+    for kind, title in ANSWERS.items():
+        answer = evidence.attempt.last(kind)
+        if answer is not None and answer.text is not None:
+            yield title, answer.prompt or "", answer.text

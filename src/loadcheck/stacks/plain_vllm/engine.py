@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from loadcheck.logs.events import Answered, Done, Loaded
 from loadcheck.plan import LoadPlan
-from loadcheck.stacks.engine_common import expected_word, seconds_since
+from loadcheck.stacks.engine_common import expectation, seconds_since
 from loadcheck.stacks.plain_vllm import PACKAGES
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.unsloth_vllm import engine as common
@@ -32,21 +32,15 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     llm = _load(plan, directory, recorder)
     _answer(plan, llm, recorder)
     record_peak(recorder)
-    recorder.event("done")
+    recorder.record(Done())
     common.leave_process_group()
 
 
 def _import_stack(recorder: Recorder) -> None:
     start_s = time.monotonic()
     with startup.paused_collector():
-        import torch
         import vllm  # noqa: F401
-    recorder.event(
-        "imported",
-        import_s=seconds_since(start_s),
-        versions={package: version(package) for package in PACKAGES},
-        cuda=torch.version.cuda,
-    )
+    common.record_imports(start_s, PACKAGES, recorder)
 
 
 def arguments(plan: LoadPlan, directory: Path) -> dict[str, Any]:
@@ -78,7 +72,7 @@ def _load(plan: LoadPlan, directory: Path, recorder: Recorder) -> Any:
     if startup.taken("loopback"):
         startup.stay_on_this_machine()
     llm = LLM(**arguments(plan, directory))
-    recorder.event("loaded", load_s=seconds_since(start_s), **memory_now())
+    recorder.record(Loaded(load_s=seconds_since(start_s), **memory_now()))
     return llm
 
 
@@ -94,18 +88,18 @@ def _answer(plan: LoadPlan, llm: Any, recorder: Recorder) -> None:
     output = llm.generate([{"prompt_token_ids": ids}], sampling, use_tqdm=False)[0]
     token_ids = list(output.outputs[0].token_ids)
     generated = Generated(token_ids, False, output.metrics.first_token_time)
-    text, expected = tokenizer.decode(token_ids, skip_special_tokens=True), expected_word(plan.profile)
-    recorder.event(
-        "answer",
-        prompt=generation.prompt,
-        text=text,
-        num_prompt_tokens=len(ids),
-        num_new_tokens=len(token_ids),
-        token_ids_sha256=generated.sha256,
-        generate_s=seconds_since(start_s),
-        first_token_unix_s=generated.first_token_unix_s,
-        adapter_enabled=False,
-        expected=expected,
-        found=None if expected is None else expected.lower() in text.lower(),
-        **memory_now(),
+    text = tokenizer.decode(token_ids, skip_special_tokens=True)
+    recorder.record(
+        Answered(
+            prompt=generation.prompt,
+            text=text,
+            num_prompt_tokens=len(ids),
+            num_new_tokens=len(token_ids),
+            token_ids_sha256=generated.sha256,
+            generate_s=seconds_since(start_s),
+            first_token_unix_s=generated.first_token_unix_s,
+            adapter_enabled=False,
+            **expectation(plan.profile, text),
+            **memory_now(),
+        )
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from loadcheck.findings.stack import JudgedStack
 from loadcheck.logs import Attempt
+from loadcheck.logs.events import Answered, Attached, Done, Event, Peak, Started, WeightsLoaded
 from loadcheck.machine import Check
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
@@ -21,7 +22,7 @@ from loadcheck.stacks.unsloth_vllm.asked import CHECKS
 from loadcheck.stacks.unsloth_vllm.identities import check_model, check_patched, check_times, check_trainable
 from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, required_lines
 
-EVENTS = ("started", "weights", "adapters", "answer", "peak", "done")
+EVENTS: tuple[type[Event], ...] = (Started, WeightsLoaded, Attached, Answered, Peak, Done)
 """What its engine prints of a load on a CPU."""
 
 
@@ -39,15 +40,15 @@ class TransformersCpu(JudgedStack):
         return profile.on_cpu or not profile.fast_inference
 
     def recognises(self, attempt: Attempt) -> bool:
-        return attempt.event("started") is not None
+        return attempt.last(Started) is not None
 
     def required_lines(self, attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
         return required_lines(attempt, profile)
 
-    def required_events(self, profile: Profile | None) -> tuple[str, ...]:
+    def required_events(self, profile: Profile | None) -> tuple[type[Event], ...]:
         if profile is None or not profile.on_cpu:
             return ()
-        return tuple(name for name in EVENTS if name != "adapters" or profile.adapters is not None)
+        return tuple(kind for kind in EVENTS if kind is not Attached or profile.adapters is not None)
 
     def packages(self, profile: Profile) -> tuple[str, ...]:
         return machine.PACKAGES if profile.on_cpu else unsloth.PACKAGES

@@ -15,15 +15,17 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import psutil
 
 from loadcheck.errors import BadInput, Problem
+from loadcheck.logs.events import Answered, Done, Peak, Started, Stepped, WeightsLoaded
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.profile import Adapters, Profile
-from loadcheck.stacks.engine_common import TRAINING_TEXT, digest, expected_word, finite, seconds_since, trainable
+from loadcheck.stacks.engine_common import TRAINING_TEXT, digest, expectation, finite, seconds_since, trainable
 from loadcheck.stacks.recorder import Recorder
+from loadcheck.stacks.transformers_cpu.events import Attached, Trained
 from loadcheck.units import KIB
 from loadcheck.weights.nf4 import allow_cpu, nf4_config, quieten, wait_passively
 
@@ -55,8 +57,8 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     _answer(model, tokenizer, prompt_ids, profile, recorder)
     if profile.training.steps:
         _train(model, tokenizer, profile, recorder)
-    recorder.event("peak", peak_device_bytes=peak_rss_bytes(), rss_now_bytes=psutil.Process().memory_info().rss)
-    recorder.event("done")
+    recorder.record(Peak(peak_device_bytes=peak_rss_bytes(), rss_now_bytes=psutil.Process().memory_info().rss))
+    recorder.record(Done())
 
 
 # ---------------------------------------------------------------------------------------------------------- before the load
@@ -66,18 +68,19 @@ def record_start(plan: LoadPlan, recorder: Recorder) -> None:
     import torch
     import transformers
 
-    recorder.event(
-        "started",
-        model=plan.model_name,
-        dtype=DTYPE,
-        quantization=plan.quantization,
-        max_model_len=plan.profile.max_seq_length,
-        torch=torch.__version__,
-        transformers=transformers.__version__,
-        versions={package: version(package) for package in PACKAGES},
-        python=platform.python_version(),
-        cpu_threads=torch.get_num_threads(),
-        ram_available_bytes=psutil.virtual_memory().available,
+    recorder.record(
+        Started(
+            model=plan.model_name,
+            dtype=DTYPE,
+            quantization=plan.quantization,
+            max_model_len=plan.profile.max_seq_length,
+            torch=torch.__version__,
+            transformers=transformers.__version__,
+            versions={package: version(package) for package in PACKAGES},
+            python=platform.python_version(),
+            cpu_threads=torch.get_num_threads(),
+            ram_available_bytes=psutil.virtual_memory().available,
+        )
     )
 
 
@@ -106,12 +109,13 @@ def load(plan: LoadPlan, directory: Path, recorder: Recorder) -> Any:
     model = AutoModelForCausalLM.from_pretrained(directory, **arguments)
     weights_load_s = seconds_since(start_s)
     by_kind = held_bytes(model)
-    recorder.event(
-        "weights",
-        weights_bytes=sum(by_kind.values()),
-        weights_load_s=weights_load_s,
-        num_parameters=model.num_parameters(),
-        by_kind=by_kind,
+    recorder.record(
+        WeightsLoaded(
+            weights_bytes=sum(by_kind.values()),
+            weights_load_s=weights_load_s,
+            num_parameters=model.num_parameters(),
+            by_kind=by_kind,
+        )
     )
     compute_in_float32(model)
     return model
@@ -232,19 +236,29 @@ def attach(model: Any, adapters: Adapters, recorder: Recorder) -> Any:
     attach_s = seconds_since(start_s)
     trainable_params, total_params = model.get_nb_trainable_parameters()
     weights = trainable(model)
-    recorder.event(
-        "adapters",
-        trainable_params=trainable_params,
-        total_params=total_params,
-        adapter_bytes=sum(weight.nbytes for weight in weights),
-        **patched_counts(model.base_model.model.model.layers, model.config.model_type, adapters.lora_dropout),
-        adapter_sha256=digest(weights),
-        attach_s=attach_s,
+    recorder.record(
+        Attached(
+            trainable_params=trainable_params,
+            total_params=total_params,
+            adapter_bytes=sum(weight.nbytes for weight in weights),
+            **patched_counts(model.base_model.model.model.layers, model.config.model_type, adapters.lora_dropout),
+            adapter_sha256=digest(weights),
+            attach_s=attach_s,
+        )
     )
     return model
 
 
-def patched_counts(layers: Any, model_type: str, lora_dropout: float) -> dict[str, int]:
+class Patched(TypedDict):
+    """See logs/events.py: Attached."""
+
+    patched_layers: int
+    patched_qkv: int
+    patched_o: int
+    patched_mlp: int
+
+
+def patched_counts(layers: Any, model_type: str, lora_dropout: float) -> Patched:
     """The layers that unsloth would say it patched: its condition at 2025.2.5 (unsloth/models/llama.py:2530-2603)."""
     counted = layers if lora_dropout == 0 else ()
     is_qwen2 = model_type == "qwen2"  # its QKV count as patched, whatever they have
@@ -290,16 +304,15 @@ def _answer(model: Any, tokenizer: Any, ids: Any, profile: Profile, recorder: Re
     generate_s = seconds_since(start_s)
     new_ids = output[0, num_prompt_tokens:]
     text = tokenizer.decode(new_ids, skip_special_tokens=True)
-    expected = expected_word(profile)
-    recorder.event(
-        "answer",
-        prompt=profile.generation.prompt,
-        text=text,
-        num_prompt_tokens=num_prompt_tokens,
-        num_new_tokens=len(new_ids),
-        generate_s=generate_s,
-        expected=expected,
-        found=None if expected is None else expected.lower() in text.lower(),
+    recorder.record(
+        Answered(
+            prompt=profile.generation.prompt,
+            text=text,
+            num_prompt_tokens=num_prompt_tokens,
+            num_new_tokens=len(new_ids),
+            generate_s=generate_s,
+            **expectation(profile, text),
+        )
     )
 
 
@@ -320,14 +333,15 @@ def _train(model: Any, tokenizer: Any, profile: Profile, recorder: Recorder) -> 
     adapter_before, base_before = digest(trainable(model)), digest(_frozen(model))
     start_s = time.monotonic()
     losses = _steps(model, tokenizer, profile, recorder)
-    recorder.event(
-        "trained",
-        steps=len(losses),
-        train_s=seconds_since(start_s),
-        first_loss=losses[0],
-        last_loss=losses[-1],
-        base_unchanged=digest(_frozen(model)) == base_before,
-        adapter_changed=digest(trainable(model)) != adapter_before,
+    recorder.record(
+        Trained(
+            steps=len(losses),
+            train_s=seconds_since(start_s),
+            first_loss=losses[0],
+            last_loss=losses[-1],
+            base_unchanged=digest(_frozen(model)) == base_before,
+            adapter_changed=digest(trainable(model)) != adapter_before,
+        )
     )
 
 
@@ -345,7 +359,7 @@ def _steps(model: Any, tokenizer: Any, profile: Profile, recorder: Recorder) -> 
         optimizer.step()
         optimizer.zero_grad()
         losses.append(finite(loss.item()))
-        recorder.event("step", step=step, loss=losses[-1])
+        recorder.record(Stepped(step=step, loss=losses[-1]))
     return losses
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 
 from loadcheck.data.faults import Faults
+from loadcheck.logs.events import Done, TrainPeak, TrainRows
 from loadcheck.stacks.grpo_trainer import grpo_trainer, reward_functions
 from loadcheck.stacks.preflight import check_seeded
 from loadcheck.stacks.rows import summary
@@ -38,7 +39,7 @@ def run(session: Session) -> None:
     if plan.profile.adapters.use_gradient_checkpointing:
         model.enable_input_require_grads()
     allow_cpu_training()
-    recorder.event("train_rows", **summary(rows, learned))
+    recorder.record(TrainRows(**summary(rows, learned)))
     checkpointing = bool(plan.profile.adapters.use_gradient_checkpointing)
     machine = _machine(checkpointing)
     make = partial(sft_trainer, session, machine, model, tokenizer, rows)
@@ -46,8 +47,8 @@ def run(session: Session) -> None:
         keep_no_reference()
         make = partial(grpo_trainer, session, machine, model, tokenizer, rewards)
     run_trainer(session, machine, model, make, rows)
-    recorder.event("train_peak", train_peak_host_bytes=engine.peak_rss_bytes())
-    recorder.event("done")
+    recorder.record(TrainPeak(train_peak_host_bytes=engine.peak_rss_bytes()))
+    recorder.record(Done())
 
 
 def allow_cpu_training() -> None:

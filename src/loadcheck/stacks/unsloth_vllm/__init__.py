@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from loadcheck.findings.stack import JudgedStack
 from loadcheck.logs import Attempt
+from loadcheck.logs.events import Started
 from loadcheck.machine import Check
 from loadcheck.predict.account import Obstacle, Prediction
 from loadcheck.predict.card import Card
@@ -46,7 +47,7 @@ class UnslothVllm(JudgedStack):
         return profile.has_budget and profile.loader == "unsloth"
 
     def recognises(self, attempt: Attempt) -> bool:
-        return attempt.event("started") is None
+        return attempt.last(Started) is None
 
     def required_lines(self, attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
         return required_lines(attempt, profile)

@@ -10,6 +10,7 @@ import psutil
 
 from loadcheck.device import PIN
 from loadcheck.errors import Problem, UnsupportedMachine
+from loadcheck.logs.events import Device, Peak, RamFound
 from loadcheck.stacks.recorder import Recorder
 
 
@@ -33,14 +34,15 @@ def record_device(recorder: Recorder) -> None:
 
     free, total = torch.cuda.mem_get_info()  # makes the context if there is none
     major, minor = torch.cuda.get_device_capability()
-    recorder.event(
-        "device",
-        gpu_name=torch.cuda.get_device_name(),
-        compute_capability=f"{major}.{minor}",
-        device_total_bytes=total,
-        device_free_bytes=free,
-        ram_available_bytes=psutil.virtual_memory().available,
-        driver=_driver_version(),
+    recorder.record(
+        Device(
+            gpu_name=torch.cuda.get_device_name(),
+            compute_capability=f"{major}.{minor}",
+            device_total_bytes=total,
+            device_free_bytes=free,
+            ram_available_bytes=psutil.virtual_memory().available,
+            driver=_driver_version(),
+        )
     )
 
 
@@ -53,7 +55,7 @@ def record_ram(recorder: Recorder) -> None:
 
     def virtual_memory() -> Any:
         memory = psutil.virtual_memory()
-        recorder.event("ram", ram_available_bytes=memory.available)
+        recorder.record(RamFound(ram_available_bytes=memory.available))
         return memory
 
     vllm_utils.psutil = SimpleNamespace(virtual_memory=virtual_memory)
@@ -99,4 +101,4 @@ def record_peak(recorder: Recorder) -> None:
     """The most device memory that was in use: torch's own peak, and what is in use now besides torch's."""
     memory = memory_now()
     besides = memory["used_bytes"] - memory["reserved_bytes"]
-    recorder.event("peak", peak_device_bytes=besides + memory["peak_reserved_bytes"], **memory)
+    recorder.record(Peak(peak_device_bytes=besides + memory["peak_reserved_bytes"], **memory))

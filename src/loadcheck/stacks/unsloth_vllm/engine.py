@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
@@ -18,6 +19,7 @@ from typing import Any
 
 from loadcheck.device import PIN
 from loadcheck.errors import Problem, UnsupportedMachine
+from loadcheck.logs.events import Answered, AnsweredAfterTraining, Attached, Done, Imported, Loaded, Slots
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.profile import Adapters, Profile
 from loadcheck.stacks.engine_common import digest, seconds_since, trainable
@@ -70,16 +72,16 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     if profile.adapters is not None:
         model = attach(model, profile.adapters, recorder)
     if profile.fast_inference:
-        recorder.event("slots", lora_slots_bytes=lora_slots_bytes(_vllm_model(model)))
+        recorder.record(Slots(lora_slots_bytes=lora_slots_bytes(_vllm_model(model))))
     session = Session(profile, model, tokenizer, recorder)
-    session.answer("answer", adapter_id=1)
+    session.answer(Answered, adapter_id=1)
     if profile.training.steps:
         session.train()
-        saved = session.answer("answer_after_training", adapter_id=2)
+        saved = session.answer(AnsweredAfterTraining, adapter_id=2)
         if profile.fast_inference:
             session.compare_saved(saved, adapter_id=3)
     record_peak(recorder)
-    recorder.event("done")
+    recorder.record(Done())
     if profile.fast_inference:
         leave_process_group()
 
@@ -161,14 +163,15 @@ def import_stack(recorder: Recorder) -> None:
         except NotImplementedError as error:  # unsloth/__init__.py:90-91
             remedy = "see that nvidia-smi lists one; in a container, start it with --gpus all; or use the cpu profile"
             raise UnsupportedMachine(Problem("GPU", f"torch sees none ({error})", remedy)) from None
+    record_imports(start_s, PACKAGES, recorder)
+
+
+def record_imports(start_s: float, packages: Sequence[str], recorder: Recorder) -> None:
+    """Say which versions were imported since `start_s`."""
     import torch
 
-    recorder.event(
-        "imported",
-        import_s=seconds_since(start_s),
-        versions={package: version(package) for package in PACKAGES},
-        cuda=torch.version.cuda,
-    )
+    versions = {package: version(package) for package in packages}
+    recorder.record(Imported(import_s=seconds_since(start_s), versions=versions, cuda=torch.version.cuda))
 
 
 # -------------------------------------------------------------------------------------------------------------------- load
@@ -208,7 +211,7 @@ def load(profile: Profile, directory: Path, recorder: Recorder) -> tuple[Any, An
         startup.quicken_vllm()
         record_ram(recorder)
     model, tokenizer = FastLanguageModel.from_pretrained(**load_arguments(profile, directory))
-    recorder.event("loaded", load_s=seconds_since(start_s), **memory_now())
+    recorder.record(Loaded(load_s=seconds_since(start_s), **memory_now()))
     startup.settle()
     return model, tokenizer
 
@@ -230,15 +233,16 @@ def attach(model: Any, adapters: Adapters, recorder: Recorder) -> Any:
     attach_s = seconds_since(start_s)
     trainable_params, total_params = model.get_nb_trainable_parameters()
     weights = trainable(model)
-    recorder.event(
-        "adapters",
-        attach_s=attach_s,
-        trainable_params=trainable_params,
-        total_params=total_params,
-        adapter_bytes=sum(weight.nbytes for weight in weights),
-        adapter_dtype=", ".join(sorted({str(weight.dtype) for weight in weights})),
-        adapter_sha256=digest(weights),
-        **memory_now(),
+    recorder.record(
+        Attached(
+            attach_s=attach_s,
+            trainable_params=trainable_params,
+            total_params=total_params,
+            adapter_bytes=sum(weight.nbytes for weight in weights),
+            adapter_dtype=", ".join(sorted({str(weight.dtype) for weight in weights})),
+            adapter_sha256=digest(weights),
+            **memory_now(),
+        )
     )
     return model
 

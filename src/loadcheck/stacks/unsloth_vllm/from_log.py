@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from msgspec import structs
 
 from loadcheck.errors import BadInput
-from loadcheck.figures import MAX_NUMBER, Figures, Reading
+from loadcheck.figures import Figures, Reading
 from loadcheck.logs import Attempt
+from loadcheck.logs.events import Device, RamFound
 from loadcheck.predict.band import Band
 from loadcheck.predict.card import Card, card_from_device, card_from_table
 from loadcheck.predict.case import Case
@@ -65,6 +66,14 @@ def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | N
     return FromLog(dataclasses.replace(figures, **dict.fromkeys(_GIVEN_BY_LOG)), log.bands(figures))
 
 
+class Memory(NamedTuple):
+    """What is there before a load: of the card in all, free of it, and free of the host's."""
+
+    total_bytes: int
+    free_bytes: int
+    ram_available_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class LogFacts:
     """What one attempt prints of card, free memory and plan."""
@@ -74,18 +83,17 @@ class LogFacts:
     profile: Profile | None
     gpu: str | None
 
-    def device(self) -> dict[str, Any]:
-        """What our engine read from the device before the load; empty for a log from elsewhere, or with numbers that are none."""
-        event = self.attempt.event("device") or {}
-        names = ("device_total_bytes", "device_free_bytes", "ram_available_bytes")
-        sane = all(isinstance(event.get(name), int) and 0 < event[name] < MAX_NUMBER for name in names)
-        return event if sane else {}
+    def device(self) -> Memory | None:
+        """What our engine read from the device before the load; None for a log from elsewhere, or with numbers that are none."""
+        event = self.attempt.last(Device)
+        if event is None or not (event.device_total_bytes and event.device_free_bytes and event.ram_available_bytes):
+            return None
+        return Memory(event.device_total_bytes, event.device_free_bytes, event.ram_available_bytes)
 
     def ram_available_bytes(self) -> int | None:
         """As unsloth found it, else as our engine did a little before; None for a log from elsewhere."""
-        before = self.device().get("ram_available_bytes")
-        said = (self.attempt.event("ram") or {}).get("ram_available_bytes")
-        return said if before is not None and isinstance(said, int) and 0 < said < MAX_NUMBER else before
+        device, found = self.device(), self.attempt.last(RamFound)
+        return None if device is None else (found and found.ram_available_bytes) or device.ram_available_bytes
 
     def enforce_eager(self) -> bool:
         eager = self.attempt.reading("enforce_eager")
@@ -127,10 +135,8 @@ class LogFacts:
         name, capability = self.attempt.reading("gpu_name"), self.attempt.reading("compute_capability")
         if name is None or capability is None:
             return None
-        device = self.device()
-        if device:
-            total, free = device["device_total_bytes"], device["device_free_bytes"]
-            return card_from_device(str(name.value), str(capability.value), total, free)
+        if (device := self.device()) is not None:
+            return card_from_device(str(name.value), str(capability.value), device.total_bytes, device.free_bytes)
         total_read, utilization = (
             self.attempt.reading("gpu_total_bytes"),
             self.attempt.reading("gpu_memory_utilization_pct"),
@@ -172,7 +178,7 @@ class LogFacts:
         if (printed := self.attempt.reading("non_torch_bytes")) is not None:
             non_torch_bytes = abs(float(printed.value) - card.assumed_non_torch_bytes) + printed.tolerance
         share, total = self.attempt.reading("gpu_memory_utilization_pct"), self.attempt.reading("gpu_total_bytes")
-        if not self.device() and share is not None and total is not None:
+        if self.device() is None and share is not None and total is not None:
             budget_bytes = (share.tolerance * card.total_bytes + total.tolerance * float(share.value)) / 100
         return Rounding(budget_bytes, non_torch_bytes, config_block_bytes(self.config))
 

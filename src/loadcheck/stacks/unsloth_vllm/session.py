@@ -11,8 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from loadcheck.logs.events import Answer, SavedAdapter, Stepped, Trained
 from loadcheck.specs.profile import Profile
-from loadcheck.stacks.engine_common import TRAINING_TEXT, digest, expected_word, finite, seconds_since, trainable
+from loadcheck.stacks.engine_common import TRAINING_TEXT, digest, expectation, finite, seconds_since, trainable
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.unsloth_vllm.device import memory_now
 
@@ -39,7 +40,7 @@ class Session:
     tokenizer: Any
     recorder: Recorder
 
-    def answer(self, event: str, adapter_id: int) -> Generated:
+    def answer(self, kind: type[Answer], adapter_id: int) -> Generated:
         """Generate one greedy answer with the adapters as they are now, saved and read back."""
         prompt, prompt_ids = self.profile.generation.prompt, self._prompt_ids()
         start_s = time.monotonic()
@@ -50,9 +51,7 @@ class Session:
             generated = Generated(self._generate(prompt_ids), self.profile.adapters is not None, None)
         generate_s = seconds_since(start_s)
         text = self.tokenizer.decode(generated.token_ids, skip_special_tokens=True)
-        expected = expected_word(self.profile)
-        self.recorder.event(
-            event,
+        said = kind(
             prompt=prompt,
             text=text,
             num_prompt_tokens=len(prompt_ids),
@@ -61,10 +60,10 @@ class Session:
             generate_s=generate_s,
             first_token_unix_s=generated.first_token_unix_s,
             adapter_enabled=generated.adapter_enabled,
-            expected=expected,
-            found=None if expected is None else expected.lower() in text.lower(),
+            **expectation(self.profile, text),
             **memory_now(),
         )
+        self.recorder.record(said)
         return generated
 
     def compare_saved(self, saved: Generated, adapter_id: int) -> None:
@@ -76,11 +75,12 @@ class Session:
         tensors, config = _adapters_in_memory(self.model)
         request = _request(tensors, config, adapter_id)
         in_memory = self._generate_with_vllm(self._prompt_ids(), request)
-        self.recorder.event(
-            "saved_adapter",
-            same_weights=_same(tensors, _adapters_on_disk(self.model)[0]),
-            num_same_tokens=len(os.path.commonprefix([in_memory.token_ids, saved.token_ids])),
-            num_new_tokens=len(in_memory.token_ids),
+        self.recorder.record(
+            SavedAdapter(
+                same_weights=_same(tensors, _adapters_on_disk(self.model)[0]),
+                num_same_tokens=len(os.path.commonprefix([in_memory.token_ids, saved.token_ids])),
+                num_new_tokens=len(in_memory.token_ids),
+            )
         )
 
     def _prompt_ids(self) -> list[int]:
@@ -122,14 +122,15 @@ class Session:
         adapter_before, base_before = digest(trainable(self.model)), digest([_base_weight(self.model)])
         start_s = time.monotonic()
         losses = self._steps()
-        self.recorder.event(
-            "trained",
-            train_s=seconds_since(start_s),
-            first_loss=losses[0],
-            last_loss=losses[-1],
-            adapter_changed=digest(trainable(self.model)) != adapter_before,
-            base_unchanged=digest([_base_weight(self.model)]) == base_before,
-            **memory_now(),
+        self.recorder.record(
+            Trained(
+                train_s=seconds_since(start_s),
+                first_loss=losses[0],
+                last_loss=losses[-1],
+                adapter_changed=digest(trainable(self.model)) != adapter_before,
+                base_unchanged=digest([_base_weight(self.model)]) == base_before,
+                **memory_now(),
+            )
         )
 
     def _steps(self) -> list[float | None]:
@@ -153,7 +154,7 @@ class Session:
             scaler.update()
             optimizer.zero_grad()
             losses.append(finite(loss.item()))
-            self.recorder.event("step", step=step, loss=losses[-1])
+            self.recorder.record(Stepped(step=step, loss=losses[-1]))
         return losses
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 
 from loadcheck.data.faults import Faults
+from loadcheck.logs.events import Done, TrainPeak, TrainRows
 from loadcheck.stacks.grpo_trainer import Reward, grpo_trainer, reward_functions
 from loadcheck.stacks.rows import Tokens, summary
 from loadcheck.stacks.sft_trainer import sft_trainer
@@ -31,13 +32,13 @@ def run(session: Session) -> None:
     faults.refuse()
     assert profile.adapters is not None
     model = engine.attach(model, profile.adapters, recorder)
-    recorder.event("train_rows", **summary(rows, learned))
+    recorder.record(TrainRows(**summary(rows, learned)))
     machine = _machine()
     make = partial(_trainer, session, machine, model, tokenizer, rows, rewards)
     run_trainer(session, machine, model, make, rows)
     now = {f"train_{name}": size for name, size in memory_now().items()}
-    recorder.event("train_peak", train_peak_host_bytes=peak_host_bytes(), **now)
-    recorder.event("done")
+    recorder.record(TrainPeak(train_peak_host_bytes=peak_host_bytes(), **now))
+    recorder.record(Done())
     if profile.fast_inference:
         engine.leave_process_group()
 

@@ -1,0 +1,128 @@
+"""The lines that our own engines print among the libraries' output, one JSON object each.
+
+They make a raw log complete: what vLLM and unsloth do not print (bytes to the byte, the answer, the losses) is there too. A line is
+read field by field, so that one that was damaged, or is of another version, loses nothing of what it says besides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, reduce
+from operator import or_
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+import msgspec
+from msgspec import Meta, UnsetType, structs
+
+from loadcheck.logs.events import KINDS, Event, nullable, to_data
+
+PREFIX = "loadcheck: "
+EVENT_ANCHOR = PREFIX + "{"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A field of an event that is not what it must be. Its record says None for it."""
+
+    field: str
+    value: object
+    wanted: str
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An event as a log has it.
+
+    Attributes:
+        line: number of the line, from 1.
+        data: all that it says, also what no record has a field for.
+        event: None for one that this version does not know.
+    """
+
+    line: int
+    data: Mapping[str, Any]
+    event: Event | None = None
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return str(self.data["event"])
+
+
+def format_event(event: Event) -> str:
+    """One line, ASCII only, so that no terminal code or line break in a value can forge another line."""
+    return PREFIX + json.dumps(to_data(event), ensure_ascii=True, allow_nan=False)
+
+
+def find_event(line: str) -> Event | None:
+    """The event that a line holds; None where it holds none that is known."""
+    data = split_event(line)[1]
+    return None if data is None else read_event(0, data).event
+
+
+def split_event(line: str) -> tuple[str, dict[str, Any] | None, str]:
+    """A line as what stands before its event, the event's data, and what stands after it; None where PREFIX begins no event."""
+    before, _, text = line.partition(PREFIX)
+    data, end = _decode(text)
+    return before, data, text[end:]
+
+
+def _decode(text: str) -> tuple[dict[str, Any] | None, int]:
+    """The event that `text` begins with, and where it ends; NaN and infinity are no JSON."""
+    try:
+        data, end = json.JSONDecoder(parse_constant=_refuse).raw_decode(text)
+    except (ValueError, RecursionError):
+        return None, 0
+    is_event = isinstance(data, dict) and isinstance(data.get("event"), str)
+    return (data, end) if is_event else (None, 0)
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(constant)
+
+
+def read_event(line: int, data: Mapping[str, Any], kinds: Mapping[str, type[Event]] = KINDS) -> Said:
+    """The record of an event's data, with the fields that are right, and a fault for each that is not."""
+    kind: Any = kinds.get(data["event"])
+    if kind is None:
+        return Said(line, data)
+    types, faults = _types(kind), []
+    values: dict[str, Any] = dict.fromkeys(types)
+    for name, value in data.items():
+        if name not in types:
+            continue
+        try:
+            values[name] = msgspec.convert(value, types[name])
+        except msgspec.ValidationError:
+            faults.append(Fault(name, value, " or ".join(_words(types[name]))))
+    return Said(line, data, kind(**values), tuple(faults))
+
+
+@cache
+def _types(kind: type[Event]) -> dict[str, Any]:
+    """What each field may be in a log: null where it is always written, and nothing less than a value where it is left out else."""
+    may_be_null = nullable(kind)
+    return {
+        field.name: field.type if field.name in may_be_null else _without_none(field.type)
+        for field in structs.fields(kind)
+    }
+
+
+def _without_none(kind: Any) -> Any:
+    return reduce(or_, (part for part in get_args(kind) if part is not NoneType))
+
+
+def _words(kind: Any) -> Iterator[str]:
+    """What a field must be, for people."""
+    if get_origin(kind) in (Union, UnionType):
+        for part in get_args(kind):
+            yield from _words(part)
+    elif kind is not UnsetType:
+        described = (part.description for part in get_args(kind) if isinstance(part, Meta) and part.description)
+        yield next(described, _WORDS.get(kind, "a value of its type"))
+
+
+_WORDS = {str: "text", bool: "true or false", NoneType: "null"}

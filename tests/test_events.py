@@ -1,0 +1,194 @@
+"""Events: one record each, written as ever, and read field by field, so that a damaged line loses nothing else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from loadcheck.checking import gather
+from loadcheck.logs import parse_log
+from loadcheck.logs.dialect import Dialect, merged
+from loadcheck.logs.event_lines import EVENT_ANCHOR, Fault, format_event, read_event, split_event
+from loadcheck.logs.events import (
+    KINDS,
+    Answered,
+    Attached,
+    Count,
+    Device,
+    Done,
+    Event,
+    Started,
+    Stepped,
+    Trained,
+    name_of,
+)
+from loadcheck.stacks.recorder import Recorder
+from loadcheck.stacks.transformers_cpu import events as of_a_cpu
+from loadcheck.verdict import Finding, Status, judge
+from tests.conftest import RUNS
+
+KEPT = (*sorted(RUNS.rglob("load.log")), Path(__file__).parent / "training" / "run" / "load.log")
+OF_A_CPU: dict[str, type[Event]] = KINDS | {"adapters": of_a_cpu.Attached, "trained": of_a_cpu.Trained}
+WRONG: tuple[Any, ...] = ([], "x", -1, True, None, 1e400, 10**30, {"a": []}, "9.08", 0.5)
+
+
+def _lines(log: Path) -> list[str]:
+    return [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith(EVENT_ANCHOR)]
+
+
+@pytest.mark.parametrize("log", KEPT, ids=lambda log: log.parent.name)
+def test_an_event_is_written_as_ever(log: Path):
+    """Made anew from what it says, each line of a kept run is the same to the byte: the names, their order, null and what is left out."""
+    kinds = OF_A_CPU if "training" in log.parts else KINDS
+    for line in _lines(log):
+        data = split_event(line)[1]
+        assert format_event(kinds[data["event"]](**{name: data[name] for name in data if name != "event"})) == line
+
+
+@pytest.mark.parametrize("log", KEPT, ids=lambda log: log.parent.name)
+def test_every_event_of_a_kept_run_is_read_whole(log: Path):
+    """No fault, no field that no record has, each value as it is."""
+    for line in _lines(log):
+        data = split_event(line)[1]
+        said = read_event(1, data, OF_A_CPU)
+        assert said.faults == ()
+        assert {"event": said.name, **{name: getattr(said.event, name) for name in data if name != "event"}} == data
+
+
+FIELDS = [(kind, field) for kind in KINDS.values() for field in structs.fields(kind)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"), FIELDS, ids=lambda each: getattr(each, "name", getattr(each, "__name__", ""))
+)
+def test_every_field_refuses_what_it_cannot_be(kind: type[Event], field: structs.FieldInfo):
+    """Of any type at most a few of these values are right; each other one is a fault with words, and the record says None."""
+    said = [read_event(7, {"event": name_of(kind), field.name: value}) for value in WRONG]
+    faults = [each.faults[0] for each in said if each.faults]
+    assert len(faults) >= len(WRONG) - 3
+    assert all(fault.field == field.name and fault.wanted for fault in faults)
+    assert all(getattr(each.event, field.name) is None for each in said if each.faults)
+
+
+def test_null_is_a_value_where_it_is_written_alone():
+    """An engine leaves out what it does not know; null says that there is no such thing, and stands in those fields only."""
+    may = {(name_of(kind), field.name) for kind, field in FIELDS
+           if not read_event(1, {"event": name_of(kind), field.name: None}).faults}  # fmt: skip
+    assert may == {
+        *((answer, name) for answer in ("answer", "answer_after_training") for name in ("expected", "found", "first_token_unix_s")),
+        ("step", "loss"), ("train_step", "loss"),
+        *((done, name) for done in ("trained", "train_done") for name in ("first_loss", "last_loss")),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        ({"event": "answer", "num_new_tokens": "x"}, "a whole number, not below 0"),
+        ({"event": "answer", "found": 1}, "true or false or null"),
+        ({"event": "answer", "prompt": 1}, "text"),
+        ({"event": "answer", "at_s": -1}, "seconds, not below 0"),
+        ({"event": "answer", "first_token_unix_s": "x"}, "seconds, not below 0 or null"),
+        ({"event": "imported", "versions": {}}, "a version by package"),
+        ({"event": "device", "compute_capability": "9"}, "a compute capability such as 9.0"),
+        ({"event": "weights", "by_kind": {"norms": -1}}, "bytes by kind"),
+    ],
+)
+def test_a_fault_says_what_the_field_must_be(data: dict[str, Any], wanted: str):
+    """In words, as the finding about it does."""
+    assert [fault.wanted for fault in read_event(1, data).faults] == [wanted]
+
+
+def test_a_wrong_field_is_a_fault_of_its_line(tmp_path: Path):
+    """The event is there, its other fields are read and so are its figures; the verdict names the field and the line."""
+    log = tmp_path / "load.log"
+    log.write_text('x\nloadcheck: {"event": "adapters", "adapter_bytes": 9, "trainable_params": "8", "attach_s": 2}\n')
+    evidence = gather(log)
+    attached = evidence.attempt.last(Attached)
+    assert (attached.adapter_bytes, attached.trainable_params, attached.attach_s) == (9, None, 2.0)
+    assert evidence.attempt.events[0].faults == (Fault("trainable_params", "8", "a whole number, not below 0"),)
+    assert evidence.attempt.figures.adapter_bytes == 9
+    assert [str(each.where) for each in _on_events(judge(evidence).findings)] == ["load.log:2"]
+
+
+def _on_events(findings: tuple[Finding, ...]) -> list[Finding]:
+    return [
+        each
+        for each in findings
+        if each.status is Status.FAIL and each.why.startswith("the engine's event") and each.measured
+    ]
+
+
+@pytest.mark.parametrize(
+    "newer", ['{"event": "cooled", "fan_s": -1, "loss": [], "max_model_len": 512}', '{"event": "done", "max_model_len": 512, "of": {}}']
+)  # fmt: skip
+def test_what_a_newer_version_says_is_kept(newer: str, tmp_path: Path):
+    """An event, or a field, that this version does not know is no fault: it stays as it is, and says its figures."""
+    log = tmp_path / "load.log"
+    log.write_text(f"loadcheck: {newer}\n")
+    attempt = parse_log(log, Dialect()).last
+    assert attempt.events[0].data == json.loads(newer)
+    assert attempt.events[0].faults == ()
+    assert attempt.figures.max_model_len == 512
+    assert (attempt.last(Done) is None) == ("cooled" in newer)
+
+
+@pytest.mark.parametrize("text", [r'"\ud800"', r'"\u0000"', '"' + "x" * 100_000 + '"'])
+def test_any_text_is_a_text(text: str):
+    """Half a character, none, and a very long one."""
+    said = read_event(1, {"event": "answer", "text": json.loads(text)})
+    assert isinstance(said.event, Answered)
+    assert (said.faults, said.event.text) == ((), json.loads(text))
+
+
+def test_the_last_of_a_kind_is_found_and_all_of_it(tmp_path: Path):
+    """By the kind itself: an answer after the training is no answer of the model as it was loaded."""
+    log = tmp_path / "load.log"
+    steps = "".join(format_event(Stepped(step=number, loss=None)) + "\n" for number in range(3))
+    log.write_text(steps + 'loadcheck: {"event": "answer_after_training"}\n')
+    attempt = parse_log(log, Dialect()).last
+    assert [step.step for step in attempt.all(Stepped)] == [0, 1, 2]
+    assert attempt.last(Stepped).step == 2
+    assert (attempt.last(Answered), attempt.last(Trained), attempt.all(Device)) == (None, None, [])
+
+
+class OwnText(str):
+    """As torch has its version."""
+
+
+def test_a_value_is_written_as_it_is_given():
+    """A version may be of a class of its package's own."""
+    line = format_event(Started(torch=OwnText("2.5.1+cu124")))
+    assert line == 'loadcheck: {"event": "started", "torch": "2.5.1+cu124"}'
+
+
+def test_a_recorder_says_when(capsys: pytest.CaptureFixture[str]):
+    """On a line of its own, the seconds right behind the name."""
+    Recorder().record(Trained(train_s=1.5, first_loss=None, last_loss=None, used_bytes=3, steps=2))
+    blank, line = capsys.readouterr().out.removesuffix("\n").split("\n")
+    data = split_event(line)[1]
+    assert blank == "" and 0 <= data["at_s"] < 60
+    assert list(data) == ["event", "at_s", "steps", "train_s", "first_loss", "last_loss", "used_bytes"]
+
+
+class Cooled(Event, frozen=True, kw_only=True, tag="cooled"):
+    """The toy's own."""
+
+    num_fans: Count | None = None
+
+
+def test_a_stack_brings_events_of_its_own(tmp_path: Path):
+    """Named in its dialect, they are read as the others are, also where dialects are merged."""
+    log = tmp_path / "load.log"
+    log.write_text(f'{format_event(Cooled(num_fans=3))}\nloadcheck: {{"event": "cooled", "num_fans": -3}}\n')
+    attempt = parse_log(log, merged([Dialect(), Dialect(events=(Cooled,))])).last
+    assert [each.num_fans for each in attempt.all(Cooled)] == [3, None]
+    assert [len(said.faults) for said in attempt.events] == [0, 1]
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.__name__)
+def test_every_event_says_who_says_it_and_when(kind: type[Event]):
+    """In its own docstring; what has several fields beside the obvious says what they are."""
+    assert kind.__doc__ and kind.__doc__ != Event.__doc__
