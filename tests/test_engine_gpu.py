@@ -4,6 +4,7 @@ import builtins
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,8 +16,8 @@ from loadcheck.errors import UnsupportedMachine
 from loadcheck.specs.profile import Profile, load_profile
 from loadcheck.stacks import engine_common as shared
 from loadcheck.stacks.recorder import Recorder
+from loadcheck.stacks.unsloth_vllm import closed, startup
 from loadcheck.stacks.unsloth_vllm import engine as gpu
-from loadcheck.stacks.unsloth_vllm import startup
 from loadcheck.stacks.unsloth_vllm.device import record_ram
 
 
@@ -115,7 +116,9 @@ def test_unsloth_is_imported_before_what_it_patches(monkeypatch: pytest.MonkeyPa
         if name.partition(".")[0] not in gpu.PACKAGES:
             return real(name, *arguments)
         order.append(name)
-        return SimpleNamespace(version=SimpleNamespace(cuda="12.4"))
+        return SimpleNamespace(
+            version=SimpleNamespace(cuda="12.4"), distributed=SimpleNamespace(init_process_group=None)
+        )
 
     real = builtins.__import__
     monkeypatch.setattr(gpu, "version", lambda package: "1.0")
@@ -123,6 +126,39 @@ def test_unsloth_is_imported_before_what_it_patches(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv(startup.VARIABLE, "collector")
     gpu.import_stack(cast(Recorder, SimpleNamespace(record=lambda _: None)))
     assert order == ["unsloth", "torch"]
+
+
+def test_unsloth_runs_no_command_at_its_import():
+    """ldconfig and pip are not there while it is imported, and are afterwards."""
+    system, code = os.system, None
+    with suppress(KeyError), closed.no_shell():
+        code = os.system("exit 3")
+        raise KeyError
+    assert code == closed.NO_SHELL
+    assert os.system is system
+
+
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [
+        (
+            {"init_method": "tcp://127.0.0.1:9", "world_size": 1, "rank": 0},
+            {"store": "memory", "world_size": 1, "rank": 0},
+        ),
+        ({"init_method": "tcp://10.0.0.1:9", "world_size": 2}, {"init_method": "tcp://10.0.0.1:9", "world_size": 2}),
+        ({"init_method": "file:///x", "world_size": 1}, {"init_method": "file:///x", "world_size": 1}),
+        ({"world_size": 1}, {"world_size": 1}),
+    ],
+)
+def test_a_group_of_one_process_opens_no_port(asked: dict, got: dict):
+    """Its store is in memory; any other group is started as it was asked for."""
+    seen = []
+    torch = SimpleNamespace(
+        HashStore=lambda: "memory", init_process_group=lambda *words, **named: seen.append((words, named))
+    )
+    closed.keep_store_in_process(torch)
+    torch.init_process_group("nccl", **asked)
+    assert seen == [(("nccl",), got)]
 
 
 def test_load_gets_an_absolute_directory_under_its_exact_name():

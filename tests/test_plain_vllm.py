@@ -253,7 +253,8 @@ def test_the_engine_says_what_it_measured(monkeypatch: pytest.MonkeyPatch, tmp_p
         return SimpleNamespace(get_tokenizer=lambda: tokenizer, generate=lambda *_, **__: [output])
 
     stand_in = SimpleNamespace(LLM=llm, SamplingParams=lambda **sampling: sampling)
-    torch = SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda="12.4"))
+    distributed = SimpleNamespace(init_process_group=None)
+    torch = SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda="12.4"), distributed=distributed)
     for name, module in (("vllm", stand_in), ("torch", torch)):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(common, "version", lambda _package: "1")

@@ -1,11 +1,13 @@
 """Patch, strip and prune the image's site-packages as env/image.toml says: trim.py IMAGE_TOML SITE_PACKAGES.
 
 Each entry is checked against what the file says of it, all problems at once, so that a new lock cannot leave an entry that no
-longer matches. With --measure as the third argument nothing is changed: the bytes that each entry would remove are printed.
+longer matches. With --measure as the third argument nothing is changed: the bytes that each entry would remove are printed. With --patch
+the edits alone are made, once, in an environment that is no image (scripts/venv).
 """
 
 from __future__ import annotations
 
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -13,7 +15,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import tomllib
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def main() -> int:
@@ -23,22 +28,39 @@ def main() -> int:
             print(size_bytes(matches(site, entry)), entry["paths"][0])
         return 0
     problems = [problem for entry in facts["patch"] for problem in patch(site, entry)]
+    if "--patch" in sys.argv:
+        return told(problems)
     problems += [problem for entry in facts["strip"] for problem in strip(site, entry)]
     problems += [problem for entry in facts["prune"] for problem in prune(site, entry)]
+    return told(problems)
+
+
+def told(problems: list[str]) -> int:
+    """The exit code, once all of them are on stderr."""
     for problem in problems:
         print(f"Error: env/image.toml: {problem}; bring the entry up to date with the lock", file=sys.stderr)
     return 2 if problems else 0
 
 
 def patch(site: Path, entry: dict[str, Any]) -> list[str]:
-    """Replace a text in one file, whose hash is known before and after."""
+    """Replace a text in one file, whose hash is known before and after; a file that has it already is a copy of it.
+
+    Never in place: the installer may share the file with its cache, and so with every other environment.
+    """
     path = site / entry["path"]
     before = path.read_bytes()
+    if sha256(before).hexdigest() == entry["sha256_after"]:
+        before = before.replace(entry["new"].encode(), entry["old"].encode())
     after = before.replace(entry["old"].encode(), entry["new"].encode())
     for data, key in ((before, "sha256_before"), (after, "sha256_after")):
         if sha256(data).hexdigest() != entry[key]:
             return [f"patch.{entry['path']}: {key} is {sha256(data).hexdigest()}, not {entry[key]}"]
+    mode = path.stat().st_mode
+    path.unlink()
     path.write_bytes(after)
+    path.chmod(mode)
+    if "--patch" in sys.argv:
+        py_compile.compile(str(path), doraise=True)
     return []
 
 

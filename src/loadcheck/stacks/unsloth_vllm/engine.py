@@ -24,7 +24,7 @@ from loadcheck.plan import LoadPlan
 from loadcheck.specs.profile import Adapters, Profile
 from loadcheck.stacks.engine_common import digest, seconds_since, trainable
 from loadcheck.stacks.recorder import Recorder
-from loadcheck.stacks.unsloth_vllm import startup
+from loadcheck.stacks.unsloth_vllm import closed, startup
 from loadcheck.stacks.unsloth_vllm.device import check_first_gpu, memory_now, record_device, record_peak, record_ram
 from loadcheck.stacks.unsloth_vllm.session import Session
 
@@ -95,7 +95,7 @@ def begin(looked: threading.Event) -> None:
         return
     set_environment()
     ask_once()
-    with startup.paused_collector(), suppress(NotImplementedError):
+    with startup.paused_collector(), closed.no_shell(), suppress(NotImplementedError):
         import torch  # noqa: F401  # the first that unsloth imports; it leaves the device alone
 
         looked.wait()
@@ -157,7 +157,7 @@ def ask_own_gpu_alone() -> None:
 def import_stack(recorder: Recorder) -> None:
     """Import unsloth, before anything that it patches (torch, transformers, peft), where `begin` has not; import_s is what is waited here."""
     start_s = time.monotonic()
-    with startup.paused_collector():
+    with startup.paused_collector(), closed.no_shell():
         try:
             import unsloth  # noqa: F401
         except NotImplementedError as error:  # unsloth/__init__.py:90-91
@@ -167,9 +167,10 @@ def import_stack(recorder: Recorder) -> None:
 
 
 def record_imports(start_s: float, packages: Sequence[str], recorder: Recorder) -> None:
-    """Say which versions were imported since `start_s`."""
+    """Say which versions were imported since `start_s`; from here on a group of one process opens no port."""
     import torch
 
+    closed.keep_store_in_process(torch.distributed)
     versions = {package: version(package) for package in packages}
     recorder.record(Imported(import_s=seconds_since(start_s), versions=versions, cuda=torch.version.cuda))
 

@@ -1,0 +1,227 @@
+"""A load, or its imports, under an audit hook of Python (PEP 578), and what of it nobody has explained.
+
+Run by the Python of an environment that has the stack, so it imports nothing but the standard library: `python -B tests/traced.py OUT.json PLAN`,
+where PLAN is `run FOLDER STEP...` (the steps of an engine's process, in one) or `imports` (on a machine without a GPU: all that the engine
+of a GPU imports, with torch's answers of a card). What the hook sees is Python's own: what C++ opens by itself is not seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CHANGES = ("chmod", "chown", "link", "mkdir", "remove", "rename", "rmdir", "setxattr", "symlink", "truncate", "utime")
+NETWORK = ("bind", "connect", "getaddrinfo", "gethostbyaddr", "gethostbyname", "getnameinfo", "sendmsg", "sendto")
+STARTS = ("exec", "fork", "forkpty", "posix_spawn", "spawn", "system")
+KINDS = {
+    **{f"os.{name}": "write" for name in CHANGES},
+    **{f"socket.{name}": "network" for name in NETWORK},
+    **{f"os.{name}": "process" for name in STARTS},
+    "subprocess.Popen": "process",
+    "pickle.find_class": "pickle",
+}
+PACKAGE = re.compile(r".*/(?:site-packages|src)/(.+)")
+HANDED_ON = ("check_output",)
+"""What of ours stands between unsloth and what it calls (stacks/unsloth_vllm/engine.py: ask_own_gpu_alone)."""
+UNWRITTEN = ("/dev/null", "/dev/tty")
+IMPORTED = (
+    "vllm.entrypoints.llm", "vllm.lora.worker_manager", "vllm.model_executor.models.llama", "vllm.model_executor.model_loader.loader",
+    "vllm.model_executor.layers.quantization.bitsandbytes", "vllm.executor.uniproc_executor", "transformers.models.llama.modeling_llama",
+    "peft.tuners.lora.bnb", "trl.trainer.sft_trainer", "xformers.ops.fmha", "torch._inductor.compile_fx",
+)  # fmt: skip
+"""What a load imports after unsloth, as tests/image/inside has it."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One thing that happened: its kind (write, network, process, pickle, code), the file of a package that did it, and to what.
+
+    `stage` is the last event that the engine recorded before it.
+    """
+
+    kind: str
+    by: str
+    what: str
+    stage: str
+
+
+class Watch:
+    """The hook. Code counts where it comes from a file that is neither installed nor ours; of what is compiled from text its file is not known."""
+
+    def __init__(self) -> None:
+        self.seen: list[Seen] = []
+        self.stage = ""
+        own = (sys.prefix, sys.base_prefix, str(Path(__file__).parents[1]))
+        self._installed = tuple(dict.fromkeys((*own, *map(os.path.realpath, own))))
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, _, flags = arguments
+            if isinstance(path, str | bytes) and isinstance(flags, int) and flags & WRITES:
+                path = os.path.abspath(os.fsdecode(path))  # noqa: PTH100
+                if path not in UNWRITTEN:
+                    self._note("write", path)
+        elif event == "exec":
+            file = getattr(arguments[0], "co_filename", "")
+            if file.startswith("/") and not file.startswith(self._installed):
+                self._note("code", file)
+        elif kind := KINDS.get(event):
+            self._note(kind, WORDS[kind](event, arguments))
+
+    def _note(self, kind: str, what: str) -> None:
+        self.seen.append(Seen(kind, caller(), what, self.stage))
+
+
+def _changed(event: str, arguments: tuple[Any, ...]) -> str:
+    """What is changed: of two names the new one; relative to a folder's descriptor, which comes last where there is one."""
+    path = arguments[1 if event in ("os.rename", "os.link", "os.symlink") else 0]
+    if isinstance(path, int):
+        return str(Path(f"/proc/self/fd/{path}").readlink())
+    folder = arguments[-1] if event not in ("os.truncate", "os.setxattr") else -1
+    below = str(Path(f"/proc/self/fd/{folder}").resolve()) + "/" if folder >= 0 else ""
+    name = os.fsdecode(path)
+    return os.path.abspath(name if name.startswith("/") else below + name)  # noqa: PTH100  # no links are followed
+
+
+def _asked(event: str, arguments: tuple[Any, ...]) -> str:
+    address = arguments[1] if event.startswith(("socket.bind", "socket.connect", "socket.send")) else arguments[0]
+    return f"{event.removeprefix('socket.')} {address}"
+
+
+def _started(event: str, arguments: tuple[Any, ...]) -> str:
+    words = arguments[1] if event == "subprocess.Popen" else arguments[0] if arguments else event
+    return " ".join(map(os.fsdecode, words)) if isinstance(words, list | tuple) else os.fsdecode(words)
+
+
+WORDS: dict[str, Callable[[str, tuple[Any, ...]], str]] = {
+    "write": _changed,
+    "network": _asked,
+    "process": _started,
+    "pickle": lambda _, arguments: ".".join(arguments),
+}
+
+
+def caller() -> str:
+    """The innermost file of a package on the stack, below site-packages or src; "" where there is none."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        found = PACKAGE.search(frame.f_code.co_filename)
+        if found and frame.f_code.co_name not in HANDED_ON:
+            return found[1]
+        frame = frame.f_back
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------------------------- what is run
+
+
+def run_steps(watch: Watch, folder: str, *steps: str) -> int:
+    from loadcheck.engines.child import main as child
+    from loadcheck.stacks.recorder import Recorder
+
+    follow(watch, Recorder)
+    return max(child([step, folder]) for step in steps)
+
+
+def run_imports(watch: Watch) -> int:
+    """The imports of unsloth's engine, with what torch says of a card put in its place (scripts/trace_training.py)."""
+    from loadcheck.stacks.recorder import Recorder
+    from loadcheck.stacks.unsloth_vllm import engine
+
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
+    engine.set_environment()
+    engine.ask_once()
+    shell = os.system
+    from trace_training import pretend_gpu
+
+    pretend_gpu()
+    os.system = shell
+    follow(watch, Recorder)
+    engine.import_stack(Recorder())
+    from unsloth import FastLanguageModel  # noqa: F401
+    from unsloth_zoo.vllm_utils import patch_vllm
+
+    patch_vllm()
+    for module in IMPORTED:
+        __import__(module)
+    return 0
+
+
+def follow(watch: Watch, recorder: Any) -> None:
+    """Keep the name of the engine's newest event."""
+    record = recorder.record
+
+    def noted(self: Any, event: Any) -> None:
+        record(self, event)
+        watch.stage = type(event).__name__
+
+    recorder.record = noted
+
+
+def main(arguments: list[str]) -> None:
+    import pickle
+    from collections import OrderedDict
+
+    watch = Watch()
+    sys.addaudithook(watch)
+    run: Callable[..., int] = run_steps if arguments[1] == "run" else run_imports
+    code = run(watch, *arguments[2:])
+    seen = list(watch.seen)
+    pickle.loads(pickle.dumps(OrderedDict()))  # the hook itself works
+    control = [each.kind for each in watch.seen[len(seen) :]]
+    Path(arguments[0]).write_text(json.dumps({"code": code, "seen": [vars(each) for each in seen], "control": control}))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+# ---------------------------------------------------------------------------------------------------------------- what is allowed
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """One entry of tests/traced.toml; `by` and `what` are patterns of fnmatch, in `what` after `shortened`.
+
+    `when`: load, which comes after the imports, or imports, some of which come late.
+    """
+
+    kind: str
+    by: str
+    what: str
+    why: str
+    when: str = "imports"
+
+    def covers(self, seen: Seen, places: dict[str, str]) -> bool:
+        named = self.kind == seen.kind and fnmatchcase(seen.by, self.by)
+        then = self.when == "imports" or not is_import(seen)
+        return named and then and fnmatchcase(shortened(seen.what, places), self.what)
+
+
+def is_import(seen: Seen) -> bool:
+    """Whether it happened before the engine said that everything is imported."""
+    return seen.stage == ""
+
+
+def shortened(what: str, places: dict[str, str]) -> str:
+    """With the folders of this run by their names: {HOME}/x, whichever comes first."""
+    for name, path in places.items():
+        what = what.replace(path, "{" + name + "}")
+    return what
+
+
+def unexplained(seen: list[Seen], allowed: tuple[Allowed, ...], places: dict[str, str]) -> Iterator[str]:
+    """Each thing that no entry covers, once, as a line to read."""
+    for each in dict.fromkeys(seen):
+        if not any(entry.covers(each, places) for entry in allowed):
+            yield f"{each.kind} by {each.by} after {each.stage or 'the start'}: {shortened(each.what, places)[:300]}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,87 @@
+"""Traces of loads for tests: one process with an audit hook, in a home, a folder for temporary files and a present folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from psutil import NoSuchProcess
+
+from loadcheck.specs.files import read_toml
+from tests.conftest import ROOT
+from tests.traced import Allowed, Seen, is_import, unexplained
+
+ALLOWED = tuple(Allowed(**entry) for entry in read_toml(ROOT / "tests" / "traced.toml")["allowed"])
+LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What was seen of a process that has ended. `listened`: addresses beside loopback; `shm_bytes`: the most that came to be in /dev/shm."""
+
+    code: int
+    seen: list[Seen]
+    control: list[str]
+    places: dict[str, str]
+    listened: set[str]
+    shm_bytes: int
+
+    def imports(self) -> list[str]:
+        """What no entry explains of the imports."""
+        return list(unexplained([each for each in self.seen if is_import(each)], ALLOWED, self.places))
+
+    def load(self) -> list[str]:
+        """The same of all that came after."""
+        return list(unexplained([each for each in self.seen if not is_import(each)], ALLOWED, self.places))
+
+
+def trace(python: Path | str, folder: Path, *words: str, weights: Path | None = None, **environment: str) -> Trace:
+    """Run tests/traced.py with `words` in new folders below `folder`; {RUN} among them is its run folder."""
+    places = {name: str(folder / name.lower()) for name in ("RUN", "HOME", "TMP", "CWD")}
+    for place in places.values():
+        Path(place).mkdir(exist_ok=True)
+    places["WEIGHTS"] = str(weights or folder / "weights")
+    out = folder / "trace.json"
+    variables = {"HOME": places["HOME"], "TMPDIR": places["TMP"], "LOADCHECK_CACHE": places["WEIGHTS"], **environment}
+    gone = ("XDG_CACHE_HOME", "HF_HOME", "TRITON_CACHE_DIR", "PYTHONPYCACHEPREFIX")
+    env = {name: value for name, value in os.environ.items() if name not in gone} | variables
+    command = [
+        str(python),
+        "-B",
+        str(ROOT / "tests" / "traced.py"),
+        str(out),
+        *(word.format(**places) for word in words),
+    ]
+    with (folder / "output").open("wb") as output:
+        process = subprocess.Popen(command, cwd=places["CWD"], env=env, stdout=output, stderr=subprocess.STDOUT)
+        listened, shm_bytes = watched(process)
+    assert out.exists(), (folder / "output").read_text(errors="replace")[-3000:]
+    said = json.loads(out.read_text())
+    return Trace(said["code"], [Seen(**each) for each in said["seen"]], said["control"], places, listened, shm_bytes)
+
+
+def watched(process: subprocess.Popen[bytes], limit_s: float = 600) -> tuple[set[str], int]:
+    """To the end of a process: on which addresses it listened beside loopback, and by how much /dev/shm grew."""
+    before, most, listened, deadline_s = used_bytes(), 0, set(), time.monotonic() + limit_s
+    while process.poll() is None:
+        assert time.monotonic() < deadline_s, "still running"
+        most = max(most, used_bytes() - before)
+        try:
+            sockets = psutil.Process(process.pid).net_connections("inet")
+        except NoSuchProcess:
+            break
+        listened |= {f"{each.laddr.ip}" for each in sockets if each.status == psutil.CONN_LISTEN}
+        time.sleep(0.1)
+    process.wait()
+    return {address for address in listened if address not in LOOPBACK}, most
+
+
+def used_bytes() -> int:
+    """Of /dev/shm, whoever uses it."""
+    said = os.statvfs("/dev/shm")
+    return (said.f_blocks - said.f_bfree) * said.f_frsize
