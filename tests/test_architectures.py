@@ -88,7 +88,7 @@ def test_gemma_loads_with_gelu_and_tied_embeddings_alone():
 def test_gemmas_tables_and_granites_kernels():
     """unsloth keeps gemma's rotary tables in fp32; a granite layer launches two products and two sums more."""
     gemma, granite = _config("gemma-2b-it"), _config("granite-3.1-2b-instruct")
-    tables = engine_extras(gemma, 512, 16, 9.0, True).parts[-1]
+    tables = engine_extras(gemma, 512, 16, 9.0, False).parts[-1]
     assert tables.num_bytes == 2 * 4 * 8192 * 256
     assert graph_nodes(granite, 1) - graph_nodes(changed(granite, {"model_type": "llama"}), 1) == 4 * 40
 

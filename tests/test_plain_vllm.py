@@ -22,11 +22,13 @@ from loadcheck.predict.fit import fit
 from loadcheck.specs.files import changed
 from loadcheck.specs.model import find_model
 from loadcheck.specs.profile import Profile, load_profile, with_flags
+from loadcheck.specs.settings import handed_on
 from loadcheck.stacks import engine_of, predict, stack_of, stack_of_log
 from loadcheck.stacks.plain_vllm import STACK as PLAIN_VLLM
 from loadcheck.stacks.plain_vllm import engine
 from loadcheck.stacks.plain_vllm.allocator import Allocator, exact, fresh
 from loadcheck.stacks.plain_vllm.engine import arguments
+from loadcheck.stacks.plain_vllm.serving import Served, argv
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.unsloth_vllm import STACK as UNSLOTH_VLLM
 from loadcheck.stacks.unsloth_vllm import device, startup
@@ -231,13 +233,27 @@ def test_fit_proposes_settings_of_vllm_alone():
 def test_the_engine_gets_the_profiles_settings(tmp_path: Path):
     """What is not given is left to vLLM."""
     usual = arguments(make_plan(_profile(weights="synthetic")), tmp_path)
-    assert usual["quantization"] == usual["load_format"] == "bitsandbytes" and usual["dtype"] == "auto"
-    assert usual["max_num_seqs"] is usual["max_num_batched_tokens"] is usual["enable_chunked_prefill"] is None
+    assert usual["quantization"] == usual["load_format"] == "bitsandbytes"
+    assert usual["enable_chunked_prefill"] is None
+    assert usual.keys().isdisjoint({"dtype", "max_num_seqs", "max_num_batched_tokens", "enforce_eager"})
     given = arguments(make_plan(_profile(weights="synthetic", load_in_4bit=False, max_num_seqs=8, chunked_prefill="on",
-                                         prefix_caching="on", float8_kv_cache=True, dtype="half")), tmp_path)  # fmt: skip
+                                         prefix_caching="on", float8_kv_cache=True, dtype="half", enforce_eager=True)),
+                      tmp_path)  # fmt: skip
     assert (given["quantization"], given["load_format"], given["max_num_seqs"]) == (None, "auto", 8)
+    assert given["enforce_eager"] is True
     assert given["enable_chunked_prefill"] is given["enable_prefix_caching"] is True
     assert (given["kv_cache_dtype"], given["dtype"]) == ("fp8", "half")
+
+
+def test_what_is_handed_on_as_it_is_is_what_is_not_the_default(tmp_path: Path):
+    """By the names that a setting says itself: to the class, and to the server's command line."""
+    assert handed_on(_profile()) == {}
+    changes: dict[str, Any] = {"enforce_eager": True, "max_num_seqs": 8, "dtype": "half"}
+    plan = make_plan(_profile(weights="synthetic", **changes))
+    assert handed_on(plan.profile) == changes
+    assert changes.items() <= arguments(plan, tmp_path).items()
+    words = argv(Served(plan, tmp_path, {}, None, "127.0.0.1", 8000))
+    assert words[-5:] == ["--enforce-eager", "--max-num-seqs", "8", "--dtype", "half"]
 
 
 def test_the_engine_says_what_it_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -203,7 +203,7 @@ def test_the_h100s_memory_to_the_byte():
         weights(LLAMA).num_bytes
         + lora_slots(LLAMA, 32, 512, 226).num_bytes
         + cache
-        + engine_extras(LLAMA, 512, 226, card.compute_capability, enforce_eager=False).num_bytes
+        + engine_extras(LLAMA, 512, 226, card.compute_capability, captures_graphs=True).num_bytes
         + workspace
     )
     assert loaded == 50_045_434_880

@@ -38,15 +38,13 @@ from loadcheck.runs.secrets import TOKEN_VARIABLES, secrets
 from loadcheck.runs.sink import LogSink
 from loadcheck.specs.files import to_data
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.settings import settings_of
 from loadcheck.stacks import predict
 from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict, judge
 from loadcheck.verdict.run import process_finding
 
 GPU_PROFILE = "llama31-8b-instruct-4bit"
 CPU_PROFILE = "smollm2-135m-cpu"
-
-OF_VLLM = ("gpu_memory_utilization", "conservativeness", "enforce_eager", "float8_kv_cache", "prefix_caching")
-"""The keys of a profile that vLLM alone takes."""
 
 SETTLE_S, SETTLE_POLL_S = 10.0, 0.5
 
@@ -168,7 +166,9 @@ def _setting_problems(plan: LoadPlan) -> Iterator[Problem]:
 
 def reject_ignored_flags(profile: Profile, changed: Iterable[str]) -> None:
     """BadInput where a flag changed a key (dotted, of `changed`) that a load without vLLM takes no notice of."""
-    ignored = [key for key in OF_VLLM if key in changed and not profile.fast_inference]
+    given = set(changed)
+    of_engine = [flag.key for flag in settings_of(Profile) if flag.setting.of_engine]
+    ignored = [key for key in of_engine if key in given and not profile.fast_inference]
     what, remedy = f"only vLLM takes it, and profile {profile.name} loads without", "leave the flag out"
     if ignored:
         raise BadInput(Problem("command line", what, remedy, key) for key in ignored)

@@ -26,15 +26,13 @@ from loadcheck.serving.key import ApiKey, api_key
 from loadcheck.serving.server import LOOPBACK, check_port, serve
 from loadcheck.show.prediction import show_prediction
 from loadcheck.show.serve import show_ready, show_warnings
+from loadcheck.specs.profile import VLLM_ALONE
 from loadcheck.stacks.serving import Served, predict_served
 from loadcheck.terminal import console, print_words
 
 NEEDED = ("torch", "vllm", "transformers")
-KEYS = (
-    "max_seq_length", "gpu_memory_utilization", "enforce_eager", "float8_kv_cache", "prefix_caching", "max_num_seqs",
-    "max_num_batched_tokens", "chunked_prefill", "dtype",
-)  # fmt: skip
-"""Settings of a profile that a server takes."""
+KEYS = ("max_seq_length", "gpu_memory_utilization", "float8_kv_cache", "prefix_caching", "chunked_prefill")
+"""Settings of a profile that a server takes, beside those that are handed on to it as they are."""
 
 
 @click.command("serve", short_help="The engine's own OpenAI-compatible server, with your adapters.")
@@ -56,7 +54,7 @@ KEYS = (
 @click.option(
     "--key-hours", type=click.FloatRange(0, 8760, min_open=True), help="Hours after which the key holds no more."
 )
-@setting_options(lambda flag: flag.key in KEYS)
+@setting_options(lambda flag: flag.key in KEYS or (bool(flag.setting.argument) and flag.key not in VLLM_ALONE))
 @click.option(
     "--run-dir",
     type=click.Path(path_type=Path),

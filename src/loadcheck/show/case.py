@@ -11,6 +11,7 @@ from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
 from loadcheck.specs.files import to_data
 from loadcheck.specs.profile import LINEAR_MODULES, Profile
+from loadcheck.specs.settings import words_of
 from loadcheck.terminal import print_words
 from loadcheck.units import show_bytes, to_gib
 
@@ -55,8 +56,6 @@ def _settings(case: Case, searched: frozenset[str]) -> Iterator[str]:
         yield f"utilization {profile.gpu_memory_utilization}"
     if profile.conservativeness != 1 and "conservativeness" not in searched:
         yield f"conservativeness {profile.conservativeness}"
-    if profile.enforce_eager:
-        yield "no CUDA graphs"
     yield from _seldom(profile)
 
 
@@ -64,8 +63,7 @@ def _seldom(profile: Profile) -> Iterator[str]:
     """What few loads ask for otherwise than by default."""
     if not profile.keeps_slots:
         yield "vLLM alone"
-    if profile.float8_kv_cache:
-        yield "KV cache of 8 bits"
+    yield from words_of(profile)
     if profile.max_num_seqs is not None:
         yield f"{profile.max_num_seqs} sequences"
     if profile.max_num_batched_tokens is not None:

@@ -109,7 +109,11 @@ class Profile(Spec, frozen=True, kw_only=True):
     gpu_memory_utilization: Annotated[
         float,
         Meta(gt=0, le=1),
-        Setting("Share of the free memory that vLLM may take; without unsloth, of the whole card.", moves_memory=True),
+        Setting(
+            "Share of the free memory that vLLM may take; without unsloth, of the whole card.",
+            moves_memory=True,
+            of_engine=True,
+        ),
     ]
     loader: Annotated[
         Loader,
@@ -118,11 +122,25 @@ class Profile(Spec, frozen=True, kw_only=True):
     conservativeness: Annotated[
         float,
         Meta(gt=0, le=1),
-        Setting("Scales unsloth's number of sequences; 0.1 means few.", moves_memory=True),
+        Setting(
+            "Scales unsloth's number of sequences; 0.1 means few.",
+            moves_memory=True,
+            of_engine=True,
+            argument="conservativeness",
+        ),
     ] = 1.0
     enforce_eager: Annotated[
         bool,
-        Setting("Without CUDA graphs: less memory, slower.", "--enforce-eager/--cuda-graphs", moves_memory=True),
+        Setting(
+            "Without CUDA graphs: less memory, slower.",
+            "--enforce-eager/--cuda-graphs",
+            moves_memory=True,
+            of_engine=True,
+            argument="enforce_eager",
+            figure="enforce_eager",
+            words="no CUDA graphs",
+            costs="speed of every answer",
+        ),
     ] = False
     """Capture no CUDA graphs: less memory, slower answers. Only vLLM takes it."""
     float8_kv_cache: Annotated[
@@ -131,6 +149,8 @@ class Profile(Spec, frozen=True, kw_only=True):
             "KV cache of 8 bits a number: twice the tokens; from compute capability 8.0 on.",
             "--float8-kv-cache/--16bit-kv-cache",
             moves_memory=True,
+            of_engine=True,
+            words="KV cache of 8 bits",
         ),
     ] = False
     prefix_caching: Annotated[
@@ -138,15 +158,20 @@ class Profile(Spec, frozen=True, kw_only=True):
         Setting(
             "Whether vLLM keeps what prompts begin with alike; by default unsloth does, and vLLM alone does not.",
             moves_memory=True,
+            of_engine=True,
         ),
     ] = "default"
     max_num_seqs: Annotated[
         Count | None,
-        Setting("Sequences at once; only with --loader vllm (256).", moves_memory=True),
+        Setting("Sequences at once; only with --loader vllm (256).", moves_memory=True, argument="max_num_seqs"),
     ] = None
     max_num_batched_tokens: Annotated[
         Count | None,
-        Setting("Tokens of a batch; only with --loader vllm (max_seq_length, at least 2048).", moves_memory=True),
+        Setting(
+            "Tokens of a batch; only with --loader vllm (max_seq_length, at least 2048).",
+            moves_memory=True,
+            argument="max_num_batched_tokens",
+        ),
     ] = None
     chunked_prefill: Annotated[
         Literal["default", "on", "off"],
@@ -154,7 +179,11 @@ class Profile(Spec, frozen=True, kw_only=True):
     ] = "default"
     dtype: Annotated[
         Literal["auto", "half", "bfloat16"],
-        Setting("Of weights and activations; only with --loader vllm (as the checkpoint says).", moves_memory=True),
+        Setting(
+            "Of weights and activations; only with --loader vllm (as the checkpoint says).",
+            moves_memory=True,
+            argument="dtype",
+        ),
     ] = "auto"
     adapters: Adapters | None = Adapters()
     generation: Generation = Generation()

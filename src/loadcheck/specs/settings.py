@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from loadcheck.specs.files import Spec, flat
+from msgspec import structs
+
+from loadcheck.specs.files import Spec, SpecT, changed, flat
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +25,22 @@ class Setting:
         flag: such as "--lora-r"; empty for the key's own name. A switch has two: "--on/--off".
         moves_memory: whether the memory of a load depends on it, so that it is among the flags that make one load of another.
         only_load: whether it is a flag of `load` alone, and not of the commands that predict.
+        of_engine: whether a load without an inference engine takes no notice of it.
+        argument: what the engine itself calls it, where it takes the value as it is, and the default is its own; another value is handed on.
+        figure: the attribute of the log's figure that says, as Python prints it, what the engine was asked for.
+        words: what is said of a load that has it on, or otherwise than by default.
+        costs: what a user loses by a switch that frees memory. A switch that says so is tried where memory is short, after all else.
     """
 
     help: str
     flag: str = ""
     moves_memory: bool = False
     only_load: bool = False
+    of_engine: bool = False
+    argument: str = ""
+    figure: str = ""
+    words: str = ""
+    costs: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,40 @@ def _plain(kind: Any) -> tuple[type, tuple[str, ...]]:
         return _plain(next(part for part in get_args(kind) if part is not type(None)))
     origin = get_origin(kind) or kind
     return (origin if origin in (bool, int, float, tuple) else str), (get_args(kind) if origin is Literal else ())
+
+
+def handed_on(record: Spec) -> dict[str, Any]:
+    """What an engine is asked for by its own names, of the settings that it takes as they are: those that are not the default."""
+    return {
+        flag.setting.argument: getattr(record, flag.key) for flag in _not_by_default(record) if flag.setting.argument
+    }
+
+
+def words_of(record: Spec) -> list[str]:
+    """What is said of a load for the settings that it has otherwise than by default."""
+    return [flag.setting.words for flag in _not_by_default(record) if flag.setting.words]
+
+
+def _not_by_default(record: Spec) -> Iterator[Flag]:
+    kind: Any = type(record)
+    defaults = {field.name: field.default for field in structs.fields(kind)}
+    yield from (
+        flag for flag in settings_of(kind) if flag.key in defaults and getattr(record, flag.key) != defaults[flag.key]
+    )
+
+
+def said_by(record: Spec) -> dict[str, str]:
+    """What a log says, by figure, of an engine that was asked for these settings."""
+    kind: Any = type(record)
+    return {flag.setting.figure: str(getattr(record, flag.key)) for flag in settings_of(kind) if flag.setting.figure}
+
+
+def switched_on(record: SpecT) -> Iterator[tuple[str, SpecT]]:
+    """The record with each switch on that frees memory and is off, and what is said of it."""
+    kind: Any = type(record)
+    for flag in settings_of(kind):
+        if flag.setting.costs and not getattr(record, flag.key):
+            yield flag.setting.words, changed(record, {flag.key: True})
 
 
 def flags(record: Spec, base: Spec) -> str:

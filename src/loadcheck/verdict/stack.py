@@ -12,9 +12,11 @@ from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.logs.events import Imported, Started
 from loadcheck.specs.model import find_model, is_dynamic
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.settings import said_by, settings_of
 from loadcheck.specs.versions import is_release, load_versions, release_of
 
-SETTINGS = ("model", "max_model_len", "quantization", "enforce_eager", "conservativeness", "gpu_memory_utilization_pct")
+OF_LOG = {flag.setting.figure: flag for flag in settings_of(Profile) if flag.setting.figure}
+SETTINGS = ("model", "max_model_len", "quantization", *OF_LOG, "conservativeness", "gpu_memory_utilization_pct")
 """The figures that are settings, or follow from one alone."""
 ASSERTED = ("unsloth", "vllm", "torch", "cuda", "triton", "transformers", "xformers")
 
@@ -83,7 +85,7 @@ def _settings(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
     wanted: dict[str, Value] = {
         "max_model_len": profile.max_seq_length,
         "quantization": "nf4" if profile.load_in_4bit else "16bit",
-        "enforce_eager": str(profile.enforce_eager),
+        **said_by(profile),
         "conservativeness": profile.conservativeness,
     }
     for attribute, value in wanted.items():
@@ -115,10 +117,11 @@ def _settings_remedy(evidence: Evidence, other: str) -> str:
 def _flag(reading: Reading) -> str:
     """The flag that has `check` judge by what the log says."""
     value = reading.value
+    if (flag := OF_LOG.get(reading.attribute)) is not None:
+        return flag.set_to(value == "True" if flag.kind is bool else value)
     flags = {
         "max_model_len": f"--max-seq-length {value}",
         "quantization": "--load-in-4bit" if value == "nf4" else "--load-in-16bit",
-        "enforce_eager": "--enforce-eager" if value == "True" else "--cuda-graphs",
         "conservativeness": f"--conservativeness {value}",
     }
     return flags[reading.attribute]

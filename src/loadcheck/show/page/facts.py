@@ -12,11 +12,12 @@ from loadcheck.runs.folder import RunRecord
 from loadcheck.specs.files import flat
 from loadcheck.specs.profile import Profile, load_profile, profile_names
 from loadcheck.specs.settings import load_command
+from loadcheck.specs.settings import settings_of as flags_of
 from loadcheck.units import show_bytes
 from loadcheck.verdict import Evidence
 
 Fact = tuple[str, str]
-ONLY_WITH_BUDGET = ("max_lora_rank", "gpu_memory_utilization", "conservativeness", "enforce_eager")
+ONLY_WITH_BUDGET = {"max_lora_rank", *(flag.key for flag in flags_of(Profile) if flag.setting.of_engine)}
 
 
 def run_facts(record: RunRecord, evidence: Evidence | None) -> Iterator[Fact]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from loadcheck.logs.events import Answered, Done, Loaded
 from loadcheck.plan import LoadPlan
+from loadcheck.specs.settings import handed_on
 from loadcheck.stacks.engine_common import expectation, seconds_since
 from loadcheck.stacks.plain_vllm import PACKAGES
 from loadcheck.stacks.recorder import Recorder
@@ -44,22 +45,19 @@ def _import_stack(recorder: Recorder) -> None:
 
 
 def arguments(plan: LoadPlan, directory: Path) -> dict[str, Any]:
-    """The arguments of `vllm.LLM` (vllm/engine/arg_utils.py:90-200); None is what vLLM itself takes then."""
+    """The arguments of `vllm.LLM` (vllm/engine/arg_utils.py:90-200); what is not named, or None, is as vLLM itself takes it."""
     profile = plan.profile
     loader = "bitsandbytes" if plan.quantization == "nf4" else None
     return {
         "model": str(directory.resolve()),
         "quantization": loader,
         "load_format": loader or "auto",
-        "dtype": profile.dtype,
         "max_model_len": profile.max_seq_length,
         "gpu_memory_utilization": profile.gpu_memory_utilization,
         "kv_cache_dtype": "fp8" if profile.float8_kv_cache else "auto",
-        "max_num_seqs": profile.max_num_seqs,
-        "max_num_batched_tokens": profile.max_num_batched_tokens,
         "enable_chunked_prefill": SWITCH[profile.chunked_prefill],
         "enable_prefix_caching": profile.caches_prefixes,
-        "enforce_eager": profile.enforce_eager,
+        **handed_on(profile),
     }
 
 

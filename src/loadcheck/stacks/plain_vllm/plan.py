@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from loadcheck.predict.case import Case
+from loadcheck.stacks.unsloth_vllm.graphs import captures_graphs
 from loadcheck.stacks.unsloth_vllm.plan import EnginePlan
 from loadcheck.units import GIB
 
@@ -27,6 +28,7 @@ def plan_of(case: Case) -> EnginePlan:
         max_num_seqs=profile.max_num_seqs or MAX_NUM_SEQS,
         swap_bytes=SWAP_BYTES,
         batched_tokens=profile.max_num_batched_tokens or least,
+        captures_graphs=captures_graphs(profile),
     )
 
 

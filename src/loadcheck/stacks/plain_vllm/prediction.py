@@ -48,12 +48,12 @@ def predict(case: Case) -> Prediction:
 
 
 def _predict(case: Case, plan: EnginePlan) -> Prediction:
-    config, card, eager = case.config, case.gpu, case.profile.enforce_eager
+    config, card = case.config, case.gpu
     budget = Budget.of(config, card, plan, plain_weights(config))
     peak = _peak(case, plan, budget)
     account = MemoryAccount(peak, full_batch(case, plan, peak), sorted_batch(case, peak, budget))
     found = tuple(obstacles(case, plan, budget, account))
-    figures = figures_of(config, card, plan, eager, budget)
+    figures = figures_of(config, card, plan, budget)
     dtype = figures.dtype if case.profile.dtype == "auto" else case.profile.dtype.replace("half", "float16")
     return Prediction(
         figures=replace(figures, peak_device_bytes=peak.num_bytes, dtype=dtype),
@@ -66,8 +66,9 @@ def _predict(case: Case, plan: EnginePlan) -> Prediction:
 
 def _peak(case: Case, plan: EnginePlan, budget: Budget) -> Term:
     """What the card holds once everything is there; graphs alone lie outside vLLM's budget."""
-    config, card, eager = case.config, case.gpu, case.profile.enforce_eager
-    extras = engine_extras(config, plan.max_model_len, plan.max_num_seqs, card.compute_capability, eager)
+    config, card = case.config, case.gpu
+    capability, graphs = card.compute_capability, plan.captures_graphs
+    extras = engine_extras(config, plan.max_model_len, plan.max_num_seqs, capability, graphs)
     return total(
         "peak_device",
         [
@@ -77,7 +78,7 @@ def _peak(case: Case, plan: EnginePlan, budget: Budget) -> Term:
             Term("non_torch", budget.non_torch_bytes, "vllm/worker/worker.py:205-271; env/gpus.toml"),
             budget.weights,
             kv_cache_memory(config, budget.num_gpu_blocks),
-            graphs_of(config, card, plan.max_num_seqs, eager),
+            graphs_of(config, card, plan),
             total(extras.name, [part for part in extras.parts if part.name != HF_ROPE]),
         ],
     )

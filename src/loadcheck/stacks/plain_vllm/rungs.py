@@ -12,6 +12,7 @@ from loadcheck.predict.search import LENGTH_STEP, UTILIZATION_STEPS, at_utilizat
 from loadcheck.predict.stack import Rung, Wish
 from loadcheck.specs.files import changed
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.settings import switched_on
 from loadcheck.specs.trouble import Shortage
 from loadcheck.stacks.plain_vllm.plan import MAX_NUM_SEQS
 from loadcheck.stacks.unsloth_vllm import rungs
@@ -30,7 +31,8 @@ def _fewer_sequences(profile: Profile, _short: Shortage | None) -> Iterator[Prof
 
 RUNGS = (
     Rung("fewer sequences", "answers at once", ("max_num_seqs",), _fewer_sequences, False),
-    *(rung for rung in rungs.RUNGS if rung.keys[0] in ("gpu_memory_utilization", "max_seq_length", "enforce_eager")),
+    *(rung for rung in rungs.RUNGS if rung.keys[0] in ("gpu_memory_utilization", "max_seq_length")),
+    *rungs.SWITCHES,
 )
 
 
@@ -42,8 +44,7 @@ def knobs(profile: Profile) -> Iterator[tuple[str, Profile]]:
     yield "max_num_seqs halved", changed(profile, {"max_num_seqs": max((profile.max_num_seqs or MAX_NUM_SEQS) // 2, 1)})
     if profile.max_seq_length >= 2 * LENGTH_STEP:
         yield "max_seq_length halved", of_length(profile, profile.max_seq_length // 2)
-    if (eager := rungs.without_graphs(profile)) is not None:
-        yield "no CUDA graphs", eager
+    yield from switched_on(profile)
 
 
 def wishes(case: Case) -> Iterator[Wish]:
@@ -51,8 +52,7 @@ def wishes(case: Case) -> Iterator[Wish]:
     if case.config.quantization == "16bit":
         quantized = replace(case, config=changed(case.config, {"quantization": "nf4"})).changed({"load_in_4bit": True})
         yield (("a 4-bit checkpoint of the model", quantized),)
-    if (eager := rungs.without_graphs(case.profile)) is not None:
-        yield (("no CUDA graphs", case.of(eager)),)
+    yield from (((words, case.of(switched)),) for words, switched in switched_on(case.profile))
 
 
 def slack(card: Card) -> dict[Shortage, int]:

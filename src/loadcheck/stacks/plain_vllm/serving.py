@@ -11,6 +11,7 @@ from loadcheck.predict.account import Obstacle, Prediction
 from loadcheck.predict.case import Case
 from loadcheck.predict.terms import Term
 from loadcheck.runs.secrets import TOKEN_VARIABLES
+from loadcheck.specs.settings import handed_on
 from loadcheck.stacks.plain_vllm.gate import EXPIRES, KEY, VERDICT
 from loadcheck.stacks.plain_vllm.plan import plan_of
 from loadcheck.stacks.plain_vllm.prediction import predict
@@ -54,17 +55,14 @@ def argv(served: Served) -> list[str]:
     words = [
         "--model", str(served.directory.resolve()), "--served-model-name", served.plan.model_name, "--host", served.host,
         "--port", str(served.port), "--middleware", GATE, "--disable-log-requests", "--disable-fastapi-docs", "--allowed-origins", "[]",
-        "--dtype", profile.dtype, "--max-model-len", str(profile.max_seq_length),
+        "--max-model-len", str(profile.max_seq_length),
         "--gpu-memory-utilization", str(profile.gpu_memory_utilization), "--kv-cache-dtype", "fp8" if profile.float8_kv_cache else "auto",
     ]  # fmt: skip
     if loader:
         words += ["--quantization", loader, "--load-format", loader]
-    for flag, value in (
-        ("--max-num-seqs", profile.max_num_seqs),
-        ("--max-num-batched-tokens", profile.max_num_batched_tokens),
-    ):
-        words += [] if value is None else [flag, str(value)]
-    words += ["--enforce-eager"] if profile.enforce_eager else []
+    for name, value in handed_on(profile).items():
+        flag = "--" + name.replace("_", "-")
+        words += [flag] if value is True else [flag, str(value)]
     words += ["--enable-prefix-caching"] if profile.caches_prefixes else []
     if profile.chunked_prefill != "default":
         words += ["--enable-chunked-prefill", str(profile.chunked_prefill == "on")]

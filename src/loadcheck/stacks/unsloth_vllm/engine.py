@@ -22,6 +22,7 @@ from loadcheck.errors import Problem, UnsupportedMachine
 from loadcheck.logs.events import Answered, AnsweredAfterTraining, Attached, Done, Imported, Loaded, Slots
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.profile import Adapters, Profile
+from loadcheck.specs.settings import handed_on
 from loadcheck.stacks.engine_common import digest, seconds_since, trainable
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.unsloth_vllm import closed, startup
@@ -192,14 +193,14 @@ def load_arguments(profile: Profile, directory: Path) -> dict[str, Any]:
         "max_lora_rank": profile.max_lora_rank,
         "gpu_memory_utilization": profile.gpu_memory_utilization,
     }
-    # Passed on to unsloth_zoo's load_vllm, if it is there (unsloth/models/llama.py:1792-1795), else to transformers.
-    if profile.fast_inference and profile.conservativeness != 1.0:
-        arguments["conservativeness"] = profile.conservativeness
-    if profile.fast_inference and profile.enforce_eager:  # unsloth_zoo/vllm_utils.py:794-814, 979
-        arguments["enforce_eager"] = True
-    if profile.fast_inference and profile.float8_kv_cache:
+    if not profile.fast_inference:
+        return arguments
+    # Passed on to unsloth_zoo's load_vllm, if it is there (unsloth/models/llama.py:1792-1795, unsloth_zoo/vllm_utils.py:794-814), else to
+    # transformers.
+    arguments |= handed_on(profile)
+    if profile.float8_kv_cache:
         arguments["float8_kv_cache"] = True
-    if profile.fast_inference and profile.prefix_caching != "default":
+    if profile.prefix_caching != "default":
         arguments["enable_prefix_caching"] = profile.prefix_caching == "on"
     return arguments
 

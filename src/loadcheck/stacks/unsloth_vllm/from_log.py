@@ -20,6 +20,7 @@ from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.versions import release_of
 from loadcheck.stacks.unsloth_vllm.bands import EXACT, Rounding, bands
+from loadcheck.stacks.unsloth_vllm.graphs import captured_in_log
 from loadcheck.stacks.unsloth_vllm.kv import config_block_bytes, number_bytes
 from loadcheck.stacks.unsloth_vllm.plan import SWAP_BEYOND, SWAP_LADDER, EnginePlan
 from loadcheck.stacks.unsloth_vllm.prediction import engine_figures, plan_of, predict_from_plan
@@ -62,7 +63,7 @@ def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | N
     printed = log.plan()
     if printed is None:
         return FromLog(note="the log does not say unsloth's plan, so nothing is predicted")
-    figures = engine_figures(log.config, card, printed, log.enforce_eager())
+    figures = engine_figures(log.config, card, printed)
     return FromLog(dataclasses.replace(figures, **dict.fromkeys(_GIVEN_BY_LOG)), log.bands(figures))
 
 
@@ -95,10 +96,6 @@ class LogFacts:
         device, found = self.device(), self.attempt.last(RamFound)
         return None if device is None else (found and found.ram_available_bytes) or device.ram_available_bytes
 
-    def enforce_eager(self) -> bool:
-        eager = self.attempt.reading("enforce_eager")
-        return eager is not None and eager.value == "True"
-
     def swap_bytes(self) -> int | None:
         """The swap space that the log prints, where unsloth asks for as much on some machine, else the most that it asks for; None
         where the log does not say.
@@ -118,7 +115,8 @@ class LogFacts:
         utilization, length, sequences, swap = (float(reading.value) for reading in readings if reading is not None)
         if length < 1 or sequences < 1:
             return None
-        return EnginePlan(utilization / 100, 0.0, int(length), int(sequences), int(swap))
+        graphs = captured_in_log(self.attempt)
+        return EnginePlan(utilization / 100, 0.0, int(length), int(sequences), int(swap), captures_graphs=graphs)
 
     def card(self) -> Card | None:
         """The card of this very load, with the non_torch that it measured: the figures after it follow from it."""

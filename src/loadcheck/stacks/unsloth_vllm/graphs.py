@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from loadcheck.logs import Attempt
 from loadcheck.predict.terms import Term, total
+from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace, forward_peak
 from loadcheck.stacks.unsloth_vllm.allocator import kept
@@ -10,6 +12,18 @@ from loadcheck.stacks.unsloth_vllm.quantization import MERGED_LINEARS, kinds_of_
 from loadcheck.units import MIB, round_up
 
 LARGEST_GRAPH = 8192
+
+
+def captures_graphs(profile: Profile) -> bool:
+    """Whether an engine that is loaded so captures graphs (vllm/worker/worker.py:336)."""
+    return not profile.enforce_eager
+
+
+def captured_in_log(attempt: Attempt) -> bool:
+    """Whether the engine of a log does, by what it says that it was asked for."""
+    eager = attempt.reading("enforce_eager")
+    return eager is None or eager.value != "True"
+
 
 # Fitted together over ten runs on an H100 (driver 580.159, 2026-11-24, tests/runs/h100; largest residual 4.6 %): what the capture
 # takes at once besides a second cuBLAS workspace, how much more than its peak the pool reserves, and the driver's memory for a node.

@@ -15,7 +15,7 @@ from loadcheck.specs.lora import possible_ranks
 from loadcheck.specs.profile import VLLM_LORA_RANKS
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.versions import load_versions
-from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes
+from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes, captured_in_log
 from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS, block_bytes, number_bytes
 from loadcheck.stacks.unsloth_vllm.plan import kv_estimate, num_sequences
 from loadcheck.units import GIB
@@ -115,8 +115,7 @@ def check_graphs(evidence: Evidence) -> Iterator[Finding]:
     reading = evidence.attempt.reading("max_num_seqs")
     if reading is None:
         return
-    eager = evidence.attempt.reading("enforce_eager")
-    sizes = [] if eager is not None and eager.value == "True" else capture_sizes(int(reading.value))
+    sizes = capture_sizes(int(reading.value)) if captured_in_log(evidence.attempt) else []
     why = f"vLLM's graph sizes up to {reading.show()} sequences" if sizes else "enforce_eager captures no graph"
     listed = evidence.attempt.reading("graph_sizes")
     if listed is not None:

@@ -6,6 +6,7 @@ from loadcheck.logs import Attempt, Dialect
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.versions import load_versions, release_of
 from loadcheck.stacks.unsloth_vllm import engine_lines, unsloth_lines
+from loadcheck.stacks.unsloth_vllm.graphs import captured_in_log
 
 DIALECT = Dialect(
     formats=(*unsloth_lines.FORMATS, *engine_lines.FORMATS),
@@ -25,7 +26,7 @@ REQUIRED = (
 )  # fmt: skip
 # What the pinned vLLM always prints and others need not.
 REQUIRED_OF_THE_PIN = "engine graph sizes"
-# What a load without CUDA graphs (enforce_eager) does not print; it says instead that it lists no sizes.
+# What a load without CUDA graphs does not print; it says instead that it lists no sizes.
 OF_GRAPHS = {"captured", REQUIRED_OF_THE_PIN}
 # Other dialects of a required line. 0.6.4 prints neither the time nor the budget nor the weights of its profile.
 ALTERNATIVES = {
@@ -48,9 +49,7 @@ def required_lines(attempt: Attempt, profile: Profile | None) -> tuple[str, ...]
 
 def without_graphs(lines: tuple[str, ...], attempt: Attempt) -> tuple[str, ...]:
     """With the line that the pinned vLLM has beside them; without those of graphs where none are captured."""
-    vllm, eager = attempt.reading("vllm"), attempt.reading("enforce_eager")
+    vllm = attempt.reading("vllm")
     pinned = vllm is not None and release_of(str(vllm.value)) == load_versions().version("vllm")
     lines = (*lines, REQUIRED_OF_THE_PIN) if pinned else lines
-    if eager is not None and eager.value == "True":
-        return tuple(name for name in lines if name not in OF_GRAPHS)
-    return lines
+    return lines if captured_in_log(attempt) else tuple(name for name in lines if name not in OF_GRAPHS)

@@ -26,14 +26,14 @@ RETURN_LOGITS_TOKENS = 1024
 
 
 def engine_extras(
-    config: ModelConfig, max_model_len: int, max_num_seqs: int, compute_capability: float, enforce_eager: bool
+    config: ModelConfig, max_model_len: int, max_num_seqs: int, compute_capability: float, captures_graphs: bool
 ) -> Term:
     """What the engine keeps beside weights, slots, cache and graphs once it is ready."""
     sampling = 6 * rounded(2 * max_num_seqs) + rounded(4 * max_num_seqs)
     parts = [
         cublas_workspace(compute_capability),
         lora_pointers(config),
-        Term("graph inputs", 0 if enforce_eager else _graph_inputs(max_model_len, max_num_seqs),
+        Term("graph inputs", _graph_inputs(max_model_len, max_num_seqs) if captures_graphs else 0,
              "vllm/worker/model_runner.py:1419-1563"),
         Term("sampling tensors", sampling, "vllm/model_executor/sampling_metadata.py"),
         Term(HF_ROPE, _hf_rope(config, HF_ROPE_TOKENS), "unsloth/models/llama.py:1225-1244"),

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 
 from loadcheck.specs.shape import ModelConfig
+from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes
 from loadcheck.units import GIB
 
 # vllm_utils.py:895-905: up to so many GiB of estimated KV cache, so many sequences. 226 is upstream's own number (its comment says +16).
@@ -54,6 +55,7 @@ class EnginePlan:
         batched_tokens: of a batch; None for as many as max_model_len, as with unsloth.
         cut_from: the length asked for, where it is cut; None otherwise.
         cut_printed: the length that unsloth then names, which is 256 where its estimate leaves nothing at all.
+        captures_graphs: whether CUDA graphs are captured, one for each of graph_sizes.
     """
 
     utilization: float
@@ -64,6 +66,12 @@ class EnginePlan:
     cut_from: int | None = None
     cut_printed: int | None = None
     batched_tokens: int | None = None
+    captures_graphs: bool = True
+
+    @property
+    def graph_sizes(self) -> list[int]:
+        """The batch sizes that CUDA graphs are captured of, ascending."""
+        return capture_sizes(max(self.max_num_seqs, 1)) if self.captures_graphs else []
 
     @property
     def num_batched_tokens(self) -> int:

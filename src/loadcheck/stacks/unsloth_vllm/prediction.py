@@ -21,7 +21,7 @@ from loadcheck.stacks.unsloth_vllm.activation import (
 from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, patched
 from loadcheck.stacks.unsloth_vllm.batch import drawn_batch
 from loadcheck.stacks.unsloth_vllm.budget import Budget
-from loadcheck.stacks.unsloth_vllm.graphs import NO_GRAPHS, capture_sizes, graph_memory
+from loadcheck.stacks.unsloth_vllm.graphs import NO_GRAPHS, captures_graphs, graph_memory
 from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS, config_block_bytes, kv_cache_memory
 from loadcheck.stacks.unsloth_vllm.obstacles import obstacles
 from loadcheck.stacks.unsloth_vllm.outside_budget import adapter_extras, engine_extras, training_memory
@@ -55,7 +55,7 @@ def plan_of(case: Case, swap_bytes: int | None = None) -> EnginePlan:
     if swap_bytes is None:
         assert case.ram_available_bytes is not None, "the swap space depends on the host's RAM"
         swap_bytes = swap_space_bytes(case.ram_available_bytes)
-    return unsloth_plan(
+    plan = unsloth_plan(
         case.config,
         total_bytes=card.total_bytes,
         free_bytes=card.free_bytes,
@@ -65,6 +65,7 @@ def plan_of(case: Case, swap_bytes: int | None = None) -> EnginePlan:
         conservativeness=profile.conservativeness,
         swap_bytes=swap_bytes,
     )
+    return replace(plan, captures_graphs=captures_graphs(profile))
 
 
 def predict_from_plan(case: Case, plan: EnginePlan) -> Prediction:
@@ -73,7 +74,7 @@ def predict_from_plan(case: Case, plan: EnginePlan) -> Prediction:
     peak = _peak(case, plan, budget)
     account = MemoryAccount(peak, full_batch(case, plan, peak), sorted_batch(case, peak, budget))
     found = tuple(obstacles(case, plan, budget, account))
-    figures = figures_of(case.config, case.gpu, plan, case.profile.enforce_eager, budget)
+    figures = figures_of(case.config, case.gpu, plan, budget)
     return Prediction(
         figures=replace(figures, **_outside_figures(case, peak)),
         account=account,
@@ -95,8 +96,8 @@ def _peak(case: Case, plan: EnginePlan, budget: Budget) -> Term:
         budget.weights,
         lora_slots(config, profile.max_lora_rank, plan.max_model_len, num_seqs),
         kv_cache_memory(config, budget.num_gpu_blocks),
-        graphs_of(config, card, num_seqs, profile.enforce_eager),
-        engine_extras(config, plan.max_model_len, num_seqs, capability, profile.enforce_eager),
+        graphs_of(config, card, plan),
+        engine_extras(config, plan.max_model_len, num_seqs, capability, plan.captures_graphs),
     ]
     if adapters is not None:
         adapter = adapter_memory(config, adapters.r, adapters.target_modules)
@@ -141,20 +142,19 @@ def sorted_batch(case: Case, peak: Term, budget: Budget) -> Term:
     )
 
 
-def graphs_of(config: ModelConfig, card: Card, num_seqs: int, enforce_eager: bool) -> Term:
-    if enforce_eager:
+def graphs_of(config: ModelConfig, card: Card, plan: EnginePlan) -> Term:
+    if not plan.captures_graphs:
         return NO_GRAPHS
-    return graph_memory(config, num_seqs, card.compute_capability, card.graph_node_bytes)
+    return graph_memory(config, max(plan.max_num_seqs, 1), card.compute_capability, card.graph_node_bytes)
 
 
-def engine_figures(config: ModelConfig, card: Card, plan: EnginePlan, enforce_eager: bool) -> Figures:
+def engine_figures(config: ModelConfig, card: Card, plan: EnginePlan) -> Figures:
     """The figures that follow from the model, the card and unsloth's plan alone, whatever adapters there are."""
-    return figures_of(config, card, plan, enforce_eager, Budget.of(config, card, plan))
+    return figures_of(config, card, plan, Budget.of(config, card, plan))
 
 
-def figures_of(config: ModelConfig, card: Card, plan: EnginePlan, enforce_eager: bool, budget: Budget) -> Figures:
+def figures_of(config: ModelConfig, card: Card, plan: EnginePlan, budget: Budget) -> Figures:
     """The same, where the budget is at hand."""
-    num_seqs = max(plan.max_num_seqs, 1)
     return Figures(
         gpu_name=card.name,
         gpu_total_bytes=card.total_bytes,
@@ -175,8 +175,8 @@ def figures_of(config: ModelConfig, card: Card, plan: EnginePlan, enforce_eager:
         num_gpu_blocks=budget.num_gpu_blocks,
         num_cpu_blocks=plan.swap_bytes // config_block_bytes(config),
         max_concurrency=budget.num_gpu_blocks * BLOCK_TOKENS / plan.max_model_len,
-        num_cuda_graphs=0 if enforce_eager else len(capture_sizes(num_seqs)),
-        cuda_graph_bytes=graphs_of(config, card, num_seqs, enforce_eager).num_bytes,
+        num_cuda_graphs=len(plan.graph_sizes),
+        cuda_graph_bytes=graphs_of(config, card, plan).num_bytes,
     )
 
 

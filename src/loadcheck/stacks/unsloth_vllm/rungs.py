@@ -8,7 +8,8 @@ Cheapest is what a user loses least by, and the order is fixed:
 3. a shorter max_seq_length: long requests are refused;
 4. a smaller rank: the adapters learn less;
 5. no adapters on q, k, v and o: they learn less still;
-6. no CUDA graphs: every answer is slower, and it is no longer the load whose log is the reference.
+6. the switches of a profile that say what they cost (specs/settings.py), such as no CUDA graphs: every answer is slower, and it is no
+   longer the load whose log is the reference.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from loadcheck.predict.search import LENGTH_STEP, UTILIZATION_STEPS, at_utilizat
 from loadcheck.predict.stack import Rung, Wish
 from loadcheck.specs.files import changed
 from loadcheck.specs.profile import VLLM_LORA_RANKS, Profile
+from loadcheck.specs.settings import Flag, settings_of, switched_on
 from loadcheck.specs.trouble import Shortage
 from loadcheck.units import round_up
 
@@ -52,11 +54,6 @@ def mlp_only(profile: Profile) -> Profile | None:
     return changed(profile, {"adapters.target_modules": MLP_ONLY})
 
 
-def without_graphs(profile: Profile) -> Profile | None:
-    """The same without CUDA graphs; None where it has none."""
-    return None if profile.enforce_eager else changed(profile, {"enforce_eager": True})
-
-
 def knobs(profile: Profile) -> Iterator[tuple[str, Profile]]:
     """Each setting turned one step from `profile`, and the step in words."""
     hundredths = round(profile.gpu_memory_utilization * UTILIZATION_STEPS)
@@ -69,8 +66,7 @@ def knobs(profile: Profile) -> Iterator[tuple[str, Profile]]:
         yield f"rank {profile.max_lora_rank} → {smaller.max_lora_rank}", smaller
     if (fewer := mlp_only(profile)) is not None:
         yield "no q, k, v, o adapters", fewer
-    if (eager := without_graphs(profile)) is not None:
-        yield "no CUDA graphs", eager
+    yield from switched_on(profile)
 
 
 def wishes(case: Case) -> Iterator[Wish]:
@@ -82,8 +78,7 @@ def wishes(case: Case) -> Iterator[Wish]:
     yield tuple((f"rank {smaller.max_lora_rank}", case.of(smaller)) for smaller in _smaller_ranks(profile, None))
     if (fewer := mlp_only(profile)) is not None:
         yield (("no q, k, v, o adapters", case.of(fewer)),)
-    if (eager := without_graphs(profile)) is not None:
-        yield (("no CUDA graphs", case.of(eager)),)
+    yield from (((words, case.of(switched)),) for words, switched in switched_on(profile))
 
 
 def _fewer_sequences(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
@@ -119,16 +114,22 @@ def _fewer_targets(profile: Profile, _short: Shortage | None) -> Iterator[Profil
         yield fewer
 
 
-def _no_graphs(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
-    if (eager := without_graphs(profile)) is not None:
-        yield eager
+def _switch(flag: Flag) -> Rung:
+    """The rung of a switch that is off, and is turned on."""
+
+    def turned(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
+        if not getattr(profile, flag.key):
+            yield changed(profile, {flag.key: True})
+
+    return Rung(flag.setting.words, flag.setting.costs, (flag.key,), turned)
 
 
+SWITCHES = tuple(_switch(flag) for flag in settings_of(Profile) if flag.setting.costs)
 RUNGS = (
     Rung("fewer sequences", "answers at once", ("conservativeness",), _fewer_sequences, False),
     Rung("another utilization", "KV cache, or room beside it", ("gpu_memory_utilization",), _other_utilization, False),
     Rung("shorter requests", "long requests", ("max_seq_length",), _shorter),
     Rung("smaller rank", "what adapters can learn", ("max_lora_rank", "adapters.r"), _smaller_ranks),
     Rung("no q, k, v, o adapters", "what adapters can learn", ("adapters.target_modules",), _fewer_targets),
-    Rung("no CUDA graphs", "speed of every answer", ("enforce_eager",), _no_graphs),
+    *SWITCHES,
 )

@@ -55,9 +55,10 @@ def _by_vllm(config: ModelConfig, profile: Profile, engine: Prediction, compute_
     yield weights(config)
     yield lora_slots(config, profile.max_lora_rank, length, num_seqs)
     yield kv_cache_memory(config, blocks)
-    extras = engine_extras(config, length, num_seqs, compute_capability, profile.enforce_eager)
+    has_graphs = bool(figures.num_cuda_graphs)
+    extras = engine_extras(config, length, num_seqs, compute_capability, has_graphs)
     yield total(extras.name, [part for part in extras.parts if part.name not in (SAMPLING, ROPE)])
-    if not profile.enforce_eager:  # the stream that graphs are captured on has a workspace of its own
+    if has_graphs:  # the stream that graphs are captured on has a workspace of its own
         yield replace(cublas_workspace(compute_capability), name="cuBLAS workspace of the graphs")
 
 
