@@ -10,7 +10,7 @@ from typing import Any
 
 from loadcheck.errors import LoadcheckError
 from loadcheck.fleet.finding import Kind
-from loadcheck.fleet.plan import FleetPlan, settings_of
+from loadcheck.fleet.plan import CPU, FleetPlan, settings_of
 from loadcheck.loading import Loaded
 from loadcheck.runs.folder import MAX_RECORD_BYTES, own_file
 from loadcheck.runs.origin import Origin
@@ -20,6 +20,8 @@ CLOCK_SLACK = timedelta(minutes=5)
 STEP_SLACK_S = 5.0
 """By which the wall clock may differ from the monotonic one over a load, of which run.json rounds the first."""
 NAMED_SETTINGS = 3
+ENDED = ("completed", "failed")
+"""The outcomes of a load that came to an end of its own; with any other it was lost."""
 
 Said = tuple[Kind, str]
 
@@ -66,9 +68,9 @@ def time_of(text: str | None) -> datetime | None:
     """A time of run.json; None for what is none, or has no zone."""
     try:
         time = datetime.fromisoformat((text or "").replace("Z", "+00:00"))
-    except ValueError:
+        return None if time.tzinfo is None else time.astimezone(timezone.utc)
+    except (ValueError, OverflowError):  # of the years 1 and 9999
         return None
-    return None if time.tzinfo is None else time.astimezone(timezone.utc)
 
 
 def _kept_verdict(loaded: Loaded) -> Iterator[Said]:
@@ -92,6 +94,8 @@ def _clock(claims: Claims, now: datetime) -> Iterator[Said]:
     if start is None or (end is None and record.ended_at is not None):
         yield Kind.CLOCK, "run.json has no time with a zone"
         return
+    if record.outcome in ENDED and (end is None or record.duration_s is None):
+        yield Kind.CLOCK, "it has come to its end, and run.json does not say when, or how long it took"
     for name, time in (("began", start), ("ended", end)):
         if time is not None and time > now + CLOCK_SLACK:
             yield Kind.CLOCK, f"it {name} at {_shown(time)}, which is still to come"
@@ -123,6 +127,8 @@ def _node(claims: Claims, against: Against) -> Iterator[Said]:
         yield Kind.UNPLANNED, "the plan has no such node"
     elif claims.card is not None and claims.card != card:
         yield Kind.CARD, f"it ran on {claims.card}, and {card} was planned"
+    elif card != CPU and not (claims.loaded.record.machine.get("gpu") or {}).get("uuid"):
+        yield Kind.CARD, "run.json does not say which GPU it ran on, so it may be another node's"
     origin = claims.loaded.record.origin
     said = None if origin is None else origin.node
     if said != claims.node:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
-import tarfile
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from loadcheck.errors import BadInput, Problem
+from loadcheck.fleet import tars
 from loadcheck.fleet.plan import NAME
-from loadcheck.fleet.seal import REFUSED, SEAL
+from loadcheck.fleet.seal import MAX_FILE_BYTES, REFUSED, SEAL
 from loadcheck.runs.folder import FILES
 
 MARKS = ("run.json", "load.log", REFUSED)
 """A folder with one of them is a run's, half of one, or that of a load which was not begun."""
 TAKEN = frozenset((*FILES, SEAL, REFUSED, NAME))
-MAX_FILE_BYTES = 1 << 30
-"""Of one file of a tar; no log of a load comes near it."""
+_BEGUN = re.compile(r"\d{8}T\d{6}\.\d{6}Z")
+"""What `fleet node` calls the folder of a try: one without any of the marks was lost before it could write them."""
 
 
 @contextmanager
@@ -34,54 +32,26 @@ def opened(target: Path, whole: bool = False) -> Iterator[Path]:
         yield target
         return
     with TemporaryDirectory(prefix="loadcheck-fleet-") as scratch:
-        _unpack(target, Path(scratch), None if whole else TAKEN)
+        names, most_bytes = (None, tars.MAX_FILE_BYTES) if whole else (TAKEN, MAX_FILE_BYTES)
+        tars.unpack(target, Path(scratch), names, most_bytes)
         yield Path(scratch)
 
 
 def run_folders(root: Path) -> Iterator[str]:
-    """Each run folder, as a path below `root` with "/" ("." for itself), in the order of their names; no link is followed."""
+    """Each run folder, as a path below `root` with "/" ("." for itself), in the order of their names; no link is followed.
 
-    def walk(folder: Path) -> Iterator[str]:
-        with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-        if any(entry.name in MARKS for entry in found):
-            yield folder.relative_to(root).as_posix()
-            return
-        for entry in found:
-            if entry.is_dir(follow_symlinks=False):
-                yield from walk(Path(entry.path))
-
-    return walk(root)
-
-
-def _unpack(target: Path, into: Path, names: frozenset[str] | None) -> None:
-    """As a stream: a tar is read once, from its beginning."""
-    try:
-        if str(target) == "-":
-            with tarfile.open(fileobj=sys.stdin.buffer, mode="r|*") as archive:
-                _take(archive, into, names)
-        else:
-            with target.open("rb") as file, tarfile.open(fileobj=file, mode="r|*") as archive:
-                _take(archive, into, names)
-    except FileNotFoundError:
-        raise BadInput(Problem(str(target), "no such folder or tar", "name where the run folders are")) from None
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise BadInput(Problem(str(target), f"no folder and no whole tar ({error})", "name one of the two")) from None
-
-
-def _take(archive: tarfile.TarFile, into: Path, names: frozenset[str] | None) -> None:
-    """What is called by one of `names`, as plain files; a link, a device, and a path that leads out are left out."""
-    for member in archive:
-        parts = PurePosixPath(member.name).parts
-        if not member.isreg() or ".." in parts or member.name.startswith("/"):
+    So is each folder that cannot be opened, as nobody knows what is in it, and that of a try which left nothing. A run inside a run's folder
+    is one more.
+    """
+    waiting = [str(root)]  # no recursion, as a folder may be as deep as it likes
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+        except OSError:
+            yield Path(folder).relative_to(root).as_posix()
             continue
-        if names is not None and parts[-1] not in names:
-            continue
-        if member.size > MAX_FILE_BYTES:
-            raise BadInput(Problem(member.name, f"is larger than {MAX_FILE_BYTES} bytes", "leave it out of the tar"))
-        source = archive.extractfile(member)
-        assert source is not None
-        path = into.joinpath(*parts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with source, path.open("wb") as file:
-            shutil.copyfileobj(source, file)
+        if any(name in MARKS for name, _ in found) or _BEGUN.fullmatch(Path(folder).name):
+            yield Path(folder).relative_to(root).as_posix()
+        waiting += [os.path.join(folder, name) for name, is_folder in reversed(found) if is_folder]  # noqa: PTH118

@@ -110,13 +110,13 @@ class Gathering:
         if seen.log_digest is not None and seen.status == "pass":
             other = self.logs.setdefault(seen.log_digest, seen.folder)
             if other != seen.folder:
-                self._found(seen, Kind.COPIED, f"its load.log is that of {other}, byte for byte")
+                self._found(seen, Kind.COPIED, f"its load.log is that of {other}, line by line")
             elif seen.began is not None and (twin := self.began.setdefault(seen.began, seen.folder)) != seen.folder:
                 self._found(
                     seen, Kind.COPIED, f"it began in the microsecond of {twin}, with the same free RAM to the byte"
                 )
         if seen.gpu_uuid is not None:
-            other = self.uuids.setdefault(seen.gpu_uuid, seen.node)
+            other = self.uuids.setdefault(seen.gpu_uuid.lower(), seen.node)
             if other != seen.node:
                 self._found(seen, Kind.SAME_CARD, f"its card is that of {other}: {seen.gpu_uuid}")
         if self.plan is None:
@@ -190,8 +190,10 @@ def gather_folder(root: Path, plan_file: Path | None = None, jobs: int | None = 
 
 def plan_below(root: Path) -> Path | None:
     """The fleet.json of a folder of runs, or of the one folder in it, as a tar of that folder has it; None where there is none."""
-    found = [root / NAME] if (root / NAME).exists() else sorted(root.glob(f"*/{NAME}"))
+    found = [root / NAME] if os.path.lexists(root / NAME) else sorted(root.glob(f"*/{NAME}"))
     if len(found) > 1:
         what = f"holds several plans: {', '.join(str(path.relative_to(root)) for path in found)}"
         raise BadInput(Problem(str(root), what, "gather one fleet at a time, or name the plan with --plan"))
+    if found and found[0].exists() and not found[0].is_file():
+        raise BadInput(Problem(str(found[0]), "is no file", "take it away, and name the plan with --plan"))
     return found[0] if found else None

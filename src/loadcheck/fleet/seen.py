@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from loadcheck.errors import LoadcheckError
+from loadcheck.errors import LoadcheckError, Problem
 from loadcheck.figures import Kind as FigureKind
 from loadcheck.figures import figure_specs
 from loadcheck.findings.finding import Finding, Verdict
-from loadcheck.fleet.claims import Against, Claims, check_claims, time_of
+from loadcheck.fleet.claims import ENDED, Against, Claims, check_claims, time_of
 from loadcheck.fleet.finding import Kind, NodeFinding
 from loadcheck.fleet.plan import CPU, FleetPlan
-from loadcheck.fleet.seal import REFUSED, SEAL, broken_seal, is_sealed, sha256_of
+from loadcheck.fleet.seal import REFUSED, SEAL, broken_seal, is_sealed, refuse_foreign, text_sha256_of
 from loadcheck.loading import Loaded, judge_folder
 from loadcheck.runs.folder import MAX_RECORD_BYTES, own_file
 from loadcheck.specs.gpu import find_gpu
 
+MAX_WORDS = 500
+"""Characters of a finding."""
+MAX_VALUE = 100
+"""Characters of a figure's value."""
 NAMED_FAILURES = 3
 """Of a node; `loadcheck report` of its folder has all."""
 
@@ -72,15 +78,22 @@ def examine(root: Path, folder: str, against: Against) -> Seen:
     named = next((part for part in parts if part in against.cards), parts[0])
     path = root / folder
     try:
-        loaded = judge_folder(path)
-        broken = tuple(broken_seal(path)) if is_sealed(path) else ()
-        digest = bytes.fromhex(sha256_of(path / "load.log")) if loaded.evidence else None
+        return _examined(path, folder, named, against)
     except (LoadcheckError, OSError, ValueError, RecursionError) as error:
-        node = named if folder != "." else path.resolve().name
-        what = error.problems[0].what if isinstance(error, LoadcheckError) else str(error)
-        why = _why_refused(path)
-        finding = NodeFinding(node, Kind.UNREADABLE if why is None else Kind.REFUSED, why or what, folder)
-        return Seen(folder=folder, node=node, status="fail", ended=False, findings=(finding,))
+        what = _said(error.problems[0]) if isinstance(error, LoadcheckError) else str(error)
+    except Exception as error:  # ours, as like as not: but it is this node's alone, and the others are judged
+        what = f"loadcheck itself failed at it: {type(error).__name__}: {error}"
+    node = named if folder != "." else path.resolve().name
+    why = _why_refused(path)
+    finding = NodeFinding(node, Kind.UNREADABLE if why is None else Kind.REFUSED, _cut(why or what), folder)
+    return Seen(folder=folder, node=node, status="fail", ended=False, findings=(finding,))
+
+
+def _examined(path: Path, folder: str, named: str, against: Against) -> Seen:
+    refuse_foreign(path)
+    loaded = judge_folder(path)
+    broken = tuple(broken_seal(path)) if is_sealed(path) else ()
+    digest = text_sha256_of(path / "load.log") if loaded.evidence else None
     seen = _seen(loaded, folder, named, against.plan, digest)
     claims = Claims(loaded, seen.node, named, seen.card)
     found = [
@@ -88,7 +101,17 @@ def examine(root: Path, folder: str, against: Against) -> Seen:
         *check_claims(claims, against),
         *_seal_findings(path, broken, against.plan),
     ]
-    return replace(seen, findings=tuple(NodeFinding(seen.node, kind, what, folder) for kind, what in found))
+    return replace(seen, findings=tuple(NodeFinding(seen.node, kind, _cut(what), folder) for kind, what in found))
+
+
+def _said(problem: Problem) -> str:
+    """Without its remedy, which is another one of a fleet."""
+    return ": ".join(word for word in (problem.where.rpartition("/")[2], problem.key, problem.what) if word)
+
+
+def _cut(text: str) -> str:
+    """So much as a person reads: a node may say as much as it likes, and all nodes are held in memory."""
+    return text if len(text) <= MAX_WORDS else f"{text[:MAX_WORDS]}…"
 
 
 def _why_refused(path: Path) -> str | None:
@@ -110,9 +133,9 @@ def _seen(loaded: Loaded, folder: str, named: str, plan: FleetPlan | None, diges
         folder=folder,
         node=said if plan is None else named,
         status=loaded.verdict.status,
-        ended=record.outcome in ("completed", "failed"),
+        ended=record.outcome in ENDED,
         card=card_of(loaded),
-        gpu_uuid=None if gpu is None else gpu.get("uuid"),
+        gpu_uuid=_uuid(gpu),
         image=None if origin is None else origin.image,
         lock_sha256=None if origin is None else origin.lock_sha256,
         started_at=start,
@@ -122,6 +145,12 @@ def _seen(loaded: Loaded, folder: str, named: str, plan: FleetPlan | None, diges
         log_digest=digest,
         figures=tuple(_figures(loaded)),
     )
+
+
+def _uuid(gpu: Mapping[str, Any] | None) -> str | None:
+    """None where it is none."""
+    said = None if gpu is None else gpu.get("uuid")
+    return said.strip() if isinstance(said, str) and 0 < len(said) <= MAX_VALUE else None
 
 
 def card_of(loaded: Loaded) -> str | None:
@@ -146,7 +175,9 @@ def _figures(loaded: Loaded) -> Iterator[SeenFigure]:
             continue
         wanted = None if predicted is None else getattr(predicted, attribute)
         measured = reading.show().rstrip("/").rsplit("/", 1)[-1]  # of a model's folder the last name
-        yield SeenFigure(spec.name, measured, None if wanted is None else spec.show(wanted, reading.decimals))
+        yield SeenFigure(
+            spec.name, measured[:MAX_VALUE], None if wanted is None else spec.show(wanted, reading.decimals)
+        )
 
 
 def _own_verdict(verdict: Verdict) -> Iterator[tuple[Kind, str]]:
@@ -166,6 +197,8 @@ def _in_words(finding: Finding) -> str:
 
 
 def _seal_findings(path: Path, broken: tuple[str, ...], plan: FleetPlan | None) -> Iterator[tuple[Kind, str]]:
+    if os.path.lexists(path / REFUSED):
+        yield Kind.CHANGED, f"it has run.json and {REFUSED}: it was begun, and was not"
     if broken:
         yield Kind.CHANGED, "; ".join(broken)
     elif plan is not None and not is_sealed(path):
