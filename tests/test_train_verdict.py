@@ -210,6 +210,30 @@ def test_the_card_s_peak_has_a_band(
     assert (_failed(folder) == set()) == passes
 
 
+@pytest.mark.parametrize(("used", "passes"), [(7_500_000_000, True), (6_900_000_000, True), (6_800_000_000, False)])
+def test_a_card_that_is_filled_makes_torch_give_back_gaps(
+    used: int, passes: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its peak then lies between the prediction and the same without the gaps."""
+    peaks = Peaks(device_bytes=8_000_000_000, least_device_bytes=6_950_000_000)
+    _with_event(folder, "train_rows", num_shortest_tokens=70)
+    monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: peaks)
+    _with_steps(folder, lambda number, step: step.update(device_used_bytes=used))
+    assert (_failed(folder) == set()) == passes
+
+
+@pytest.mark.parametrize(("share", "fails"), [(0.5, set()), (1.02, {"train_peak_device_gib"})])
+def test_a_training_that_ended_early_is_not_held_to_a_peak_that_was_to_come(
+    share: float, fails: set[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Out of memory, killed: the peaks so far may be smaller, never larger."""
+    predicted = 7_000_000_000
+    monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: Peaks(device_bytes=predicted))
+    _with_record(folder, outcome="killed", reason="the loading process was killed")
+    _with_steps(folder, lambda number, step: step.update(device_used_bytes=int(share * predicted)))
+    assert _failed(folder) - {"process"} == fails
+
+
 def test_the_exit_code_is_the_child_s_where_it_is_bad_input(folder: Path):
     """2 and 3 are handed on; else it is by the verdict."""
     trained: Trained = judge_training_folder(folder)

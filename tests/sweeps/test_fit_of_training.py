@@ -1,7 +1,11 @@
 """`fit` of a training, which predicts hundreds of them: seconds each."""
 
+import json
+
 import pytest
 
+from loadcheck import cli
+from tests.test_train_h200 import GRPO
 from tests.test_training import WITH_VLLM, said
 
 
@@ -28,3 +32,10 @@ def test_fit_of_grpo_says_the_most_generations(capsys: pytest.CaptureFixture[str
     most = {each["setting"]: each["value"] for each in document["most"]}
     assert set(most) == {"max_completion_length", "per_device_train_batch_size", "num_generations"}
     assert most["max_completion_length"] <= 512 - 128
+
+
+def test_fit_finds_the_edge_that_a_card_showed(capsys: pytest.CaptureFixture[str]):
+    """On an H200 that was filled but for 23.5 GiB: it proposes what needs no gaps, and says up to where it runs at all."""
+    assert cli.run(["fit", *GRPO, "--json"]) == 0
+    most = {each["setting"]: each for each in json.loads(capsys.readouterr().out)["most"]}
+    assert (most["per_device_train_batch_size"]["value"], most["per_device_train_batch_size"]["at_most"]) == (7, 8)

@@ -17,7 +17,8 @@ class TrainAccount:
         first_step, later_step: the same at the largest moment of the first step, and of every later one.
         device: the card's peak.
         host: pinned memory of the host.
-        gaps_bytes: of the card's peak, what torch keeps between its blocks and gives back before it gives up.
+        gaps_bytes: of the card's peak, what torch keeps between its blocks; it gives back most of it before it gives up.
+        short_bytes: what the card lacks even then; 0 where the training runs.
         paged_bytes: optimizer states in CUDA's managed memory, which are not torch's.
         notes: what a reader should know about how sure this is.
     """
@@ -29,6 +30,7 @@ class TrainAccount:
     device: Term
     host: Term
     gaps_bytes: int = 0
+    short_bytes: int = 0
     paged_bytes: int = 0
     notes: tuple[str, ...] = ()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Console
 from rich.text import Text
 
@@ -27,10 +29,16 @@ def show_training(out: Console, training: TrainPrediction, tree: bool) -> None:
     print_words(out, f"What limits, in the {memory.peak.name}: {', '.join(parts)}")
     if tree:
         _show_tree(out, (memory.peak, training.device, training.host))
-    for note in training.notes:
+    for note in (*training.notes, *_with_engine(training)):
         print_words(out, f"Note: {note}")
     print_words(out, _room(training))
     out.print("\n[green]FITS[/]" if training.fits else "\n[bold red]DOES NOT FIT[/]")
+
+
+def _with_engine(training: TrainPrediction) -> Iterator[str]:
+    """What `loadcheck train` does otherwise than the profile."""
+    if training.engine is not None and training.settings.method == "sft":
+        yield "with vLLM in the card, as the profile loads; `loadcheck train` trains SFT without it: --no-fast-inference"
 
 
 def _room(training: TrainPrediction) -> str:
@@ -53,16 +61,19 @@ def _show_tree(out: Console, terms: tuple[Term, ...]) -> None:
 
 
 def show_fit_training(out: Console, found: list[Largest]) -> None:
-    """The most of each setting, what the card has left then, and what one step more of it moves."""
+    """The most of each setting, what the card has left then, what one step more of it moves, and the most that runs at all."""
     rows = []
     for each in found:
-        flag = "--" + each.setting.replace("_", "-")
+        flag, at_most = "--" + each.setting.replace("_", "-"), "none" if each.at_most is None else f"{each.at_most}"
         if each.training is None or each.value is None or each.one_more_bytes is None:
-            rows.append((flag, "none fits", "", "", ""))
+            rows.append((flag, "none fits", "", "", "", at_most))
             continue
         device = to_gib(each.training.device.num_bytes)
         left = to_gib(each.training.left_bytes)
         step = f"{STEP[each.setting]} more: {show_bytes(each.one_more_bytes)}"
-        rows.append((flag, f"{each.value}", f"{device:.2f}", f"{left:.2f}", step))
-    print_table(out, ("the most of", "value", "peak GiB", "left", "one step"), "lrrrl", rows)
-    print_words(out, "Each with the other settings as they are. The card's peak may be 1 % off.")
+        rows.append((flag, f"{each.value}", f"{device:.2f}", f"{left:.2f}", step, at_most))
+    print_table(out, ("the most of", "value", "peak GiB", "left", "one step", "runs up to"), "lrrrlr", rows)
+    print_words(out, "Each with the other settings as they are. The card's peak may be 1 % off. Above the value, torch gives back the gaps "
+                     "between its blocks again and again, which takes time; above what it runs up to, it is out of memory.")  # fmt: skip
+    for note in {note for each in found if each.training is not None for note in _with_engine(each.training)}:
+        print_words(out, f"Note: {note}")

@@ -16,7 +16,8 @@ class Peaks:
 
     Attributes:
         allocated_bytes: of torch's allocator.
-        device_bytes: of the card.
+        device_bytes: of the card; above what the card has where torch gives back gaps to stay within it.
+        least_device_bytes: the same without those gaps; None where none is given back.
         host_bytes: of the process on a CPU; on a GPU pinned memory alone, which no process's size is compared with.
         host_slack: half of the host's band, as a share; None where it is not compared.
         fits: whether the machine has it.
@@ -29,6 +30,7 @@ class Peaks:
     host_slack: float | None = None
     fits: bool = True
     note: str = ""
+    least_device_bytes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -48,6 +50,7 @@ def predict_peaks(case: Case, settings: TrainSettings) -> Peaks:
         None,
         found.fits,
         "; ".join(found.notes),
+        None if found.fits_with_gaps else found.least_bytes,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from loadcheck.errors import BadInput, Problem
@@ -43,11 +44,11 @@ class TrainPrediction:
 
     @property
     def fits(self) -> bool:
-        """Whether the load goes through, and the card then holds what is in use at the peak.
+        """Whether the load goes through, and the training then runs to its end.
 
-        Gaps are left out: before torch gives up, it gives back what it keeps (CUDACachingAllocator.cpp: release_cached_blocks).
+        Before torch gives up, it gives back the gaps that are whole pages (CUDACachingAllocator.cpp: release_cached_blocks).
         """
-        return (self.engine is None or self.engine.fits) and self.needed_bytes <= self.case.gpu.total_bytes
+        return (self.engine is None or self.engine.fits) and not self.memory.short_bytes
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -61,6 +62,12 @@ class TrainPrediction:
 
     @property
     def needed_bytes(self) -> int:
+        """What the card would have to have: the least peak, or more where pages that are partly in use cannot be given back."""
+        lacking = self.memory.short_bytes
+        return max(self.least_bytes, self.case.gpu.total_bytes + lacking) if lacking else self.least_bytes
+
+    @property
+    def least_bytes(self) -> int:
         """The card's peak without the gaps between blocks."""
         return self.device.num_bytes - self.memory.gaps_bytes
 
@@ -130,10 +137,15 @@ MOST_ROWS = 1 << 14
 
 @dataclass(frozen=True, slots=True)
 class Largest:
-    """The most of one setting that fits, the others as asked; None where not even one step of it does."""
+    """The most of one setting that fits, the others as asked; None where not even one step of it does.
+
+    Attributes:
+        at_most: the most with which it still runs to its end; above `value`, torch gives back gaps again and again, which takes time.
+    """
 
     setting: str
     value: int | None
+    at_most: int | None
     training: TrainPrediction | None
     one_more_bytes: int | None
 
@@ -142,6 +154,7 @@ class Largest:
         return {
             "setting": self.setting,
             "value": self.value,
+            "at_most": self.at_most,
             "train_peak_device_bytes": None if found is None else found.device.num_bytes,
             "one_step_more_bytes": self.one_more_bytes,
         }
@@ -175,21 +188,25 @@ def _bound(name: str, case: Case, settings: TrainSettings) -> int:
 
 
 def _largest(name: str, bound: int, ask: Callable[[str, int], TrainPrediction]) -> Largest:
-    """Bisection over whole steps: double until it does not fit, then halve the gap."""
+    """By whole steps: the most that fits as it is, and from there on the most that runs at all."""
     step = STEP[name]
-    low, high = 0, 1
-    best: TrainPrediction | None = None
-    while high * step <= bound and (found := ask(name, high * step)).fits_with_gaps:
-        low, high, best = high, 2 * high, found
-    high = min(high, bound // step + 1)
+    asked = lru_cache(maxsize=None)(lambda steps: ask(name, steps * step))
+    most = _bisect(0, bound // step, lambda steps: asked(steps).fits_with_gaps)
+    at_most = _bisect(most, bound // step, lambda steps: asked(steps).fits)
+    if not most:
+        return Largest(name, None, at_most * step or None, None, None)
+    more = asked(most + 1).device.num_bytes - asked(most).device.num_bytes
+    return Largest(name, most * step, at_most * step, asked(most), more)
+
+
+def _bisect(low: int, bound: int, holds: Callable[[int], bool]) -> int:
+    """The largest number up to `bound` that holds, where `low` does, and whatever is above one that does not does not: the stride doubles
+    until it is too long, then the gap is halved."""
+    stride = 1
+    while low + stride <= bound and holds(low + stride):
+        low, stride = low + stride, 2 * stride
+    high = min(low + stride, bound + 1)
     while high - low > 1:
         middle = (low + high) // 2
-        found = ask(name, middle * step)
-        if found.fits_with_gaps:
-            low, best = middle, found
-        else:
-            high = middle
-    if best is None:
-        return Largest(name, None, None, None)
-    more = ask(name, (low + 1) * step).device.num_bytes - best.device.num_bytes
-    return Largest(name, low * step, best, more)
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low

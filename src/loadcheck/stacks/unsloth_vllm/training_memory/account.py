@@ -8,7 +8,7 @@ from loadcheck.predict import Case, Prediction
 from loadcheck.predict.train_account import TrainAccount
 from loadcheck.specs.training import TrainSettings
 from loadcheck.stacks.unsloth_vllm.training_memory.attention import NUM_SMS_ASSUMED, num_sms
-from loadcheck.stacks.unsloth_vllm.training_memory.device import GAPS, device_peak, host_peak
+from loadcheck.stacks.unsloth_vllm.training_memory.device import GAPS, device_peak, host_peak, short_bytes
 from loadcheck.stacks.unsloth_vllm.training_memory.prediction import train_memory
 
 
@@ -31,6 +31,7 @@ def predict_training(case: Case, settings: TrainSettings, engine: Prediction | N
         device=device,
         host=host_peak(case, settings, engine),
         gaps_bytes=sum(part.num_bytes for part in device.parts if part.name == GAPS),
+        short_bytes=short_bytes(case, settings, engine, memory) if device.num_bytes > case.gpu.total_bytes else 0,
         paged_bytes=memory.paged_bytes,
         notes=tuple(_notes(case, settings, engine)),
     )

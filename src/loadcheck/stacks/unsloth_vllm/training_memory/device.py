@@ -9,7 +9,7 @@ from loadcheck.predict.card import Card
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.training import TrainSettings
 from loadcheck.stacks.unsloth_vllm.training_memory.prediction import TrainMemory
-from loadcheck.stacks.unsloth_vllm.training_memory.reserve import reserved_peaks
+from loadcheck.stacks.unsloth_vllm.training_memory.reserve import reserve
 from loadcheck.units import MIB
 
 GAPS = "torch's allocator, gaps"
@@ -29,11 +29,13 @@ def device_peak(case: Case, settings: TrainSettings, engine: Prediction | None, 
     The allocator's reserve is for expandable segments. Where the driver has none (some virtual machines; torch warns), it is larger.
     """
     card = case.gpu
-    blocks = [term.num_bytes for term in _leaves(memory.loaded)]
-    early, late = reserved_peaks(blocks, memory.ledger.events, memory.started_at)
-    before = [*_reserved(early, memory.before, memory.check), *_beside_torch(settings, card, engine, stepped=False)]
+    found = reserve(_loaded_blocks(memory), memory.ledger.events, memory.started_at)
+    before = [
+        *_reserved(found.before_bytes, memory.before, memory.check),
+        *_beside_torch(settings, card, engine, stepped=False),
+    ]
     steps = [
-        *_reserved(late, memory.first_step, memory.later_step),
+        *_reserved(found.steps_bytes, memory.first_step, memory.later_step),
         *_beside_torch(settings, card, engine, stepped=True),
         Term("paged optimizer states", memory.paged_bytes, "bitsandbytes/functional.py: get_paged"),
     ]
@@ -42,15 +44,23 @@ def device_peak(case: Case, settings: TrainSettings, engine: Prediction | None, 
     return total("train_peak_device", [used, *largest])
 
 
+def short_bytes(case: Case, settings: TrainSettings, engine: Prediction | None, memory: TrainMemory) -> int:
+    """What the card lacks for the first request that torch cannot serve, whatever gaps it gives back before; 0 where it serves all."""
+    card = case.gpu
+    beside = sum(term.num_bytes for term in _beside_torch(settings, card, engine, stepped=True))
+    room = card.free_bytes - beside - memory.paged_bytes
+    return reserve(_loaded_blocks(memory), memory.ledger.events, memory.started_at, room).short_bytes
+
+
+def _loaded_blocks(memory: TrainMemory) -> list[int]:
+    return [term.num_bytes for _, term in memory.loaded.walk() if not term.parts]
+
+
 def _reserved(num_bytes: int, *moments: Term) -> Iterator[Term]:
     """What torch's allocator has of the driver: its blocks at the peak of these moments, and the gaps between them."""
     peak = max(moments, key=lambda moment: moment.num_bytes)
     yield Term("torch's allocator, at its peak", peak.num_bytes, f"training_memory/prediction.py: {peak.name}")
     yield Term(GAPS, num_bytes - peak.num_bytes, "c10/cuda/CUDACachingAllocator.cpp with expandable segments")
-
-
-def _leaves(term: Term) -> Iterator[Term]:
-    return (each for _, each in term.walk() if not each.parts)
 
 
 def _beside_torch(settings: TrainSettings, card: Card, engine: Prediction | None, stepped: bool) -> Iterator[Term]:
