@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from packaging.version import Version
 
 from loadcheck.manifest import locked_versions
@@ -24,7 +25,7 @@ provenance: Any = import_module("provenance")
 HOLES = vex.load_holes()
 
 
-@pytest.mark.parametrize("hole", HOLES, ids=lambda hole: hole.id)
+@pytest.mark.parametrize("hole", HOLES, ids=lambda hole: hole.ids[0])
 def test_each_hole_is_of_a_locked_version_and_has_its_proof(hole):
     """The lock still has it, and the tests that are named are there."""
     assert hole.fixed is None or Version(locked_versions()[hole.package]) < Version(hole.fixed)
@@ -54,7 +55,7 @@ def test_the_document_is_openvex():
 def test_a_statement_without_its_reason_is_refused(entry):
     """An affected one has an action, one that is not affected a test."""
     with pytest.raises(ValueError, match="without a"):
-        vex.Hole(id="CVE-1", package="torch", **entry)
+        vex.Hole(ids=("CVE-1",), package="torch", **entry)
 
 
 def record(package: str = "torch", **affected: Any) -> dict[str, Any]:
@@ -116,6 +117,57 @@ def test_a_hole_that_nobody_explained_fails(tmp_path, monkeypatch, capsys):
             archive.writestr(f"{number}.json", json.dumps(one))
     assert run_audit(monkeypatch, tmp_path / "all.zip") == 1
     assert capsys.readouterr().out.count("NOT IN env/vex.toml") == 1
+
+
+def as_pypa_has_it(folder: Path, holes: Any) -> None:
+    """A made database in the form of PyPA's: YAML in vulns/PACKAGE/ID.yaml, other YAML beside it, and a workflow."""
+    for hole in holes:
+        for name in hole.ids:
+            events = [{"introduced": "0"}, *([{"fixed": hole.fixed}] if hole.fixed else [])]
+            made = {
+                "id": f"PYSEC-{name}", "published": "2026-07-01T00:00:00Z", "aliases": [name],
+                "affected": [{"package": {"name": hole.package, "ecosystem": "PyPI"}, "ranges": [{"type": "ECOSYSTEM", "events": events}]}],
+            }  # fmt: skip
+            path = folder / "vulns" / hole.package / f"{name}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(yaml.safe_dump(made))
+    (folder / "triage").mkdir()
+    (folder / "triage" / "false_positives.yaml").write_text("false_positives: [CVE-1]\n")
+    (folder / ".github").mkdir()
+    (folder / ".github" / "a.yaml").write_text("{ no: yaml")
+
+
+def test_a_database_in_pypas_form_is_read(tmp_path, monkeypatch, capsys):
+    """Each hole of env/vex.toml is found in it once and explained, and none is called unknown to it."""
+    as_pypa_has_it(tmp_path, HOLES)
+    assert run_audit(monkeypatch, tmp_path) == 0
+    out = capsys.readouterr().out
+    count = sum(len(hole.ids) for hole in HOLES)
+    assert out.splitlines()[-1].startswith(f"{count} holes in ") and "the newest of 2026-07-01" in out
+    assert "not in this database" not in out
+
+
+def test_each_hole_that_is_missing_is_told(tmp_path, monkeypatch, capsys):
+    """One that env/vex.toml has not fails; one that the database has not is named, and is no failure."""
+    as_pypa_has_it(tmp_path, HOLES[1:])
+    monkeypatch.setattr(audit, "load_holes", lambda: HOLES[:-1])
+    assert run_audit(monkeypatch, tmp_path) == 1
+    out = capsys.readouterr().out
+    assert out.count("NOT IN env/vex.toml") == len(HOLES[-1].ids)
+    assert f"{HOLES[0].package} {HOLES[0].ids[0]}: in env/vex.toml, and not in this database" in out
+
+
+def test_a_version_in_yaml_is_text():
+    """0.10 is no 0.1."""
+    text = b"id: PYSEC-1\naffected:\n- versions: [0.10, 1.0]\n"
+    assert audit._record("a.yaml", text)["affected"][0]["versions"] == ["0.10", "1.0"]
+
+
+def test_a_hole_is_explained_once(monkeypatch):
+    """Two entries for one could contradict each other."""
+    monkeypatch.setattr(vex, "load", lambda *_: vex.Holes(hole=(*HOLES, HOLES[0])))
+    with pytest.raises(ValueError, match=f"{HOLES[0].ids[0]}: there twice; keep one"):
+        vex.load_holes()
 
 
 @pytest.mark.parametrize("content", [None, "[]", "{", '{"id": "A", "affected": []}'])

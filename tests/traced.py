@@ -177,7 +177,8 @@ def main(arguments: list[str]) -> None:
     seen = list(watch.seen)
     pickle.loads(pickle.dumps(OrderedDict()))  # the hook itself works
     control = [each.kind for each in watch.seen[len(seen) :]]
-    Path(arguments[0]).write_text(json.dumps({"code": code, "seen": [vars(each) for each in seen], "control": control}))
+    said = {"code": code, "seen": [vars(each) for each in seen], "control": control, "modules": sorted(sys.modules)}
+    Path(arguments[0]).write_text(json.dumps(said))
     sys.stdout.flush()
     os._exit(0)
 

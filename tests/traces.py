@@ -27,6 +27,7 @@ class Trace:
     code: int
     seen: list[Seen]
     control: list[str]
+    modules: list[str]
     places: dict[str, str]
     listened: set[str]
     shm_bytes: int
@@ -62,7 +63,8 @@ def trace(python: Path | str, folder: Path, *words: str, weights: Path | None = 
         listened, shm_bytes = watched(process)
     assert out.exists(), (folder / "output").read_text(errors="replace")[-3000:]
     said = json.loads(out.read_text())
-    return Trace(said["code"], [Seen(**each) for each in said["seen"]], said["control"], places, listened, shm_bytes)
+    seen = [Seen(**each) for each in said["seen"]]
+    return Trace(said["code"], seen, said["control"], said["modules"], places, listened, shm_bytes)
 
 
 def watched(process: subprocess.Popen[bytes], limit_s: float = 600) -> tuple[set[str], int]:

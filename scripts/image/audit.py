@@ -1,7 +1,8 @@
 """Which locked packages have known holes, by a database of yours, and what env/vex.toml says of each: audit.py FOLDER|ZIP (`make audit`).
 
-The database is in OSV's format (https://ossf.github.io/osv-schema/): JSON files below a folder, or the ZIP in which osv.dev hands out one
-ecosystem. Nothing is asked of a network. Exit codes: 0 where every hole is in env/vex.toml, 1 where one is not, 2 where there is no database.
+The database is in OSV's format (https://ossf.github.io/osv-schema/): JSON or YAML files below a folder, such as a clone of PyPA's
+advisory-database, or the ZIP in which osv.dev hands out one ecosystem. Nothing is asked of a network. Also named is what env/vex.toml says and the
+database does not know of the locked version. Exit codes: 0 where every hole is in env/vex.toml, 1 where one is not, 2 where there is no database.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
+import yaml
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 from vex import Hole, load_holes
@@ -21,6 +23,7 @@ from vex import Hole, load_holes
 from loadcheck.manifest import locked_versions
 
 ECOSYSTEM = "PyPI"
+FORMS = (".json", ".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,31 +45,42 @@ def records(database: Path) -> Iterator[dict[str, Any]]:
     """Every record of the database; DatabaseError where there is none, or one cannot be read."""
     try:
         for name, text in _texts(database):
-            record = json.loads(text)
-            if not isinstance(record, dict) or "id" not in record:
-                raise DatabaseError(f"{name}: is no record of OSV; give the folder of a database in OSV's format")
-            yield record
-    except (OSError, ValueError, BadZipFile) as error:
+            if (record := _record(name, text)) is not None:
+                yield record
+    except (OSError, ValueError, BadZipFile, yaml.YAMLError) as error:
         if isinstance(error, DatabaseError):
             raise
         raise DatabaseError(f"{database}: cannot be read ({error}); fetch the database again") from None
+
+
+def _record(name: str, text: bytes) -> dict[str, Any] | None:
+    """One file's record; None of YAML that is none, as a repository has other such files. All of YAML is text: 0.10 is a version."""
+    if name.endswith(".json"):
+        record = json.loads(text)
+        if not isinstance(record, dict) or "id" not in record:
+            raise DatabaseError(f"{name}: is no record of OSV; give the folder of a database in OSV's format")
+        return record
+    record = yaml.load(text, yaml.CBaseLoader)  # it makes texts, lists and tables alone
+    return record if isinstance(record, dict) and {"id", "affected"} <= record.keys() else None
 
 
 def _texts(database: Path) -> Iterator[tuple[str, bytes]]:
     if database.suffix == ".zip":
         with ZipFile(database) as archive:
             for name in archive.namelist():
-                if name.endswith(".json"):
+                if name.endswith(FORMS):
                     yield f"{database}/{name}", archive.read(name)
         return
-    for path in sorted(database.rglob("*.json")):
-        yield str(path), path.read_bytes()
+    for path in sorted(database.rglob("*")):
+        if path.suffix in FORMS and not any(part.startswith(".") for part in path.relative_to(database).parts):
+            yield str(path), path.read_bytes()
 
 
-def holes_of(versions: dict[str, str], database: Path) -> tuple[list[Found], int]:
-    """What of the locked versions is affected, and how many records of PyPI the database has."""
-    found, seen = [], 0
+def holes_of(versions: dict[str, str], database: Path) -> tuple[list[Found], int, str]:
+    """What of the locked versions is affected, how many records of PyPI the database has, and the day of its newest."""
+    found, seen, newest = [], 0, ""
     for record in records(database):
+        newest = max(newest, str(record.get("published", ""))[:10])
         for affected in record.get("affected", ()):
             package = affected.get("package", {})
             if package.get("ecosystem") != ECOSYSTEM:
@@ -76,7 +90,7 @@ def holes_of(versions: dict[str, str], database: Path) -> tuple[list[Found], int
             if name in versions and not record.get("withdrawn") and is_affected(versions[name], affected):
                 names = frozenset((record["id"], *record.get("aliases", ())))
                 found.append(Found(record["id"], names, name, versions[name], record.get("summary", "")))
-    return found, seen
+    return found, seen, newest
 
 
 def is_affected(version: str, affected: dict[str, Any]) -> bool:
@@ -108,7 +122,13 @@ def _at(event: dict[str, str]) -> tuple[str, Version]:
 
 def said_of(found: Found, holes: tuple[Hole, ...]) -> Hole | None:
     """The entry of env/vex.toml for a record, by any of its names."""
-    return next((hole for hole in holes if hole.id in found.names and hole.package == found.package), None)
+    return next((hole for hole in holes if found.names & set(hole.ids) and hole.package == found.package), None)
+
+
+def unknown_to(found: list[Found], holes: tuple[Hole, ...]) -> list[str]:
+    """What env/vex.toml says of the locked versions and the database does not."""
+    known = {(each.package, name) for each in found for name in each.names}
+    return [f"{hole.package} {name}" for hole in holes for name in hole.ids if (hole.package, name) not in known]
 
 
 def main() -> int:
@@ -116,7 +136,7 @@ def main() -> int:
     try:
         if database is None or not database.exists():
             raise DatabaseError(f"AUDIT_DB: {database or 'not set'}: no database; give a folder or ZIP in OSV's format")
-        found, seen = holes_of(locked_versions(), database)
+        found, seen, newest = holes_of(locked_versions(), database)
         if not seen:
             raise DatabaseError(f"{database}: has no record of {ECOSYSTEM}; give the database of that ecosystem")
     except DatabaseError as error:
@@ -129,8 +149,11 @@ def main() -> int:
         unsaid += hole is None
         said = "NOT IN env/vex.toml" if hole is None else f"{hole.status}: {hole.because or hole.action}"
         print(f"{each.package} {each.version}  {', '.join(sorted(each.names))}  {each.summary[:100]}\n  {said}")
+    for line in unknown_to(found, holes):
+        print(f"{line}: in env/vex.toml, and not in this database")
     print(
-        f"{len(found)} holes in {len(locked_versions())} locked packages by {seen} records; {unsaid} not in env/vex.toml"
+        f"{len(found)} holes in {len(locked_versions())} locked packages by {seen} records, the newest of {newest or 'no day'}; "
+        f"{unsaid} not in env/vex.toml"
     )
     return 1 if unsaid else 0
 

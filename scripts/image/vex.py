@@ -7,6 +7,7 @@ digest, and the package in it a subcomponent, by the package URL that the bill o
 from __future__ import annotations
 
 import json
+from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -31,15 +32,16 @@ Justification = Literal[
 
 
 class Hole(Spec, frozen=True, kw_only=True):
-    """One known hole of one locked package.
+    """Known holes of one locked package for which the same holds.
 
     Args:
-        fixed: the first version without it; None where there is none.
+        ids: of the CVE list.
+        fixed: the first version without any of them; None where none is known.
         because, tests: of one that does not reach us, and the tests that show it, as FILE::TEST.
         action: of one that does, what a user has to do or leave.
     """
 
-    id: str
+    ids: tuple[str, ...]
     package: str
     status: Literal["not_affected", "affected"]
     fixed: str | None = None
@@ -50,9 +52,9 @@ class Hole(Spec, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.status == "affected" and not self.action:
-            raise ValueError(f"{self.id} is affected without an action; say what a user has to do")
+            raise ValueError(f"{self.ids[0]} is affected without an action; say what a user has to do")
         if self.status == "not_affected" and not (self.justification and self.because and self.tests):
-            raise ValueError(f"{self.id} is not_affected without a proof; give justification, because and tests")
+            raise ValueError(f"{self.ids[0]} is not_affected without a proof; give justification, because and tests")
 
 
 class Holes(Spec, frozen=True, kw_only=True):
@@ -62,12 +64,17 @@ class Holes(Spec, frozen=True, kw_only=True):
 
 
 def load_holes() -> tuple[Hole, ...]:
-    return load(Holes, ENV / "vex.toml").hole
+    """All of env/vex.toml; ValueError where a hole of a package is there twice, as the two may contradict each other."""
+    holes = load(Holes, ENV / "vex.toml").hole
+    named = Counter((hole.package, each) for hole in holes for each in hole.ids)
+    if twice := sorted(each for (_, each), times in named.items() if times > 1):
+        raise ValueError(f"env/vex.toml: {', '.join(twice)}: there twice; keep one")
+    return holes
 
 
 def openvex(digest: str, holes: tuple[Hole, ...]) -> str:
     """The document, of the same holes and image the same to the byte; its name is a hash of its statements."""
-    statements = [_statement(digest, hole) for hole in holes]
+    statements = [_statement(digest, hole, each) for hole in holes for each in hole.ids]
     name = sha256(json.dumps(statements, sort_keys=True).encode()).hexdigest()
     document = {
         "@context": CONTEXT,
@@ -80,7 +87,7 @@ def openvex(digest: str, holes: tuple[Hole, ...]) -> str:
     return json.dumps(document, indent=2)
 
 
-def _statement(digest: str, hole: Hole) -> dict[str, object]:
+def _statement(digest: str, hole: Hole, name: str) -> dict[str, object]:
     package = PackageURL("pypi", name=hole.package, version=locked_versions()[hole.package])
     image = PackageURL("oci", name="loadcheck", version=digest)
     said = {
@@ -89,7 +96,7 @@ def _statement(digest: str, hole: Hole) -> dict[str, object]:
         "action_statement": hole.action,
     }
     return {
-        "vulnerability": {"name": hole.id},
+        "vulnerability": {"name": name},
         "products": [{"@id": str(image), "subcomponents": [{"@id": str(package)}]}],
         "status": hole.status,
         **{key: value for key, value in said.items() if value is not None},

@@ -19,6 +19,21 @@ WEIGHTS = ROOT / "build" / "test-weights"
 DOCKERS_SHM_BYTES = 64 << 20
 """Of a container that asks for no more."""
 
+UNREACHED = (
+    "aiohttp.web", "starlette", "fastapi", "uvicorn", "ray.data", "ray.dashboard", "ray.serve", "vllm.entrypoints.openai.api_server",
+    "pyasn1", "pygments.lexers.archetype", "pytest", "dotenv", "virtualenv", "wheel", "setuptools.package_index", "setuptools.command.sdist",
+    *(f"PIL.{name}" for name in ("PsdImagePlugin", "FitsImagePlugin", "PdfParser", "FontFile", "PcfFontFile", "BdfFontFile", "GdImageFile",
+                                 "ImageShow", "ImageCms", "TgaImagePlugin", "Jpeg2KImagePlugin", "McIdasImagePlugin")),
+    "transformers.testing_utils", "transformers.modeling_tf_pytorch_utils", "transformers.optimization_tf", "transformers.models.deprecated.transfo_xl",
+    *(f"transformers.models.{name}" for name in (
+        "perceiver.convert_perceiver_haiku_to_pytorch", "megatron_gpt2.checkpoint_reshaping_and_interoperability",
+        "megatron_gpt2.convert_megatron_gpt2_checkpoint", "sew.convert_sew_original_pytorch_checkpoint_to_pytorch",
+        "sew_d.convert_sew_d_original_pytorch_checkpoint_to_pytorch", "hubert.convert_hubert_original_pytorch_checkpoint_to_pytorch",
+        "x_clip.convert_x_clip_original_pytorch_to_hf", "donut.processing_donut", "marian.tokenization_marian",
+        "gpt_neox_japanese.tokenization_gpt_neox_japanese", "whisper.english_normalizer")),
+)  # fmt: skip
+"""Whose holes env/vex.toml says are not reached."""
+
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("real loads")]
 on_a_gpu = pytest.mark.skipif("not has_gpu()", reason="this machine has no usable NVIDIA GPU")
 on_none = pytest.mark.skipif(
@@ -77,14 +92,28 @@ def test_dockers_own_shm_is_enough(load: Trace):
     assert load.shm_bytes < DOCKERS_SHM_BYTES / 2
 
 
+@pytest.fixture(scope="module")
+def imports(tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    """The imports of a load, with torch's answers of a card."""
+    folder = tmp_path_factory.mktemp("imports")
+    return trace(PYTHON, folder, "imports", TRITON_LIBCUDA_PATH=str(folder))
+
+
 @on_none
-def test_the_imports_do_nothing_unexplained_without_a_gpu(tmp_path: Path):
-    """The same imports with torch's answers of a card, in a present folder that stays empty."""
-    found = trace(PYTHON, tmp_path, "imports", TRITON_LIBCUDA_PATH=str(tmp_path))
-    assert found.code == 0 and found.control == ["pickle"]
-    assert "unsloth/__init__.py" in {each.by for each in found.seen}
-    assert found.imports() + found.load() == []
-    assert list(Path(found.places["CWD"]).iterdir()) == []
+def test_the_imports_do_nothing_unexplained_without_a_gpu(imports: Trace):
+    """In a present folder that stays empty."""
+    assert imports.code == 0 and imports.control == ["pickle"]
+    assert "unsloth/__init__.py" in {each.by for each in imports.seen}
+    assert imports.imports() + imports.load() == []
+    assert list(Path(imports.places["CWD"]).iterdir()) == []
+
+
+@on_none
+def test_what_holes_need_is_not_imported(imports: Trace):
+    """The modules that env/vex.toml says so of, and what is below them."""
+    assert {"unsloth", "vllm", "PIL.Image", "setuptools"} <= set(imports.modules)
+    found = [name for name in imports.modules if any(f"{name}.".startswith(f"{each}.") for each in UNREACHED)]
+    assert found == []
 
 
 STORE = """

@@ -29,13 +29,17 @@ SERVERS = (
 
 @cache
 def _tree(path: Path) -> ast.Module:
+    return _read(path)
+
+
+def _read(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
 @cache
 def text() -> str:
     """All code of ours, without its comments and docstrings."""
-    return "\n".join(ast.unparse(_undocumented(ast.parse(path.read_text(encoding="utf-8")))) for path in SOURCES)
+    return "\n".join(ast.unparse(_undocumented(_read(path))) for path in SOURCES)
 
 
 def _undocumented(tree: ast.Module) -> ast.Module:
@@ -79,10 +83,43 @@ def test_no_source_of_ours_opens_a_pickle():
 
 @pytest.mark.parametrize(
     "name",
-    ["ctc_loss", "max_pool", "kv_transfer", "mooncake", "PyNcclPipe", "easy_install"],
+    [
+        "ctc_loss",
+        "max_pool",
+        "kv_transfer",
+        "mooncake",
+        "PyNcclPipe",
+        "easy_install",
+        "sdist",
+        "click.edit",
+        "DiffusionPipeline",
+        "PIL.",
+        "ParseDict",
+        "pre_buffer",
+        "pyasn1",
+        "AdlLexer",
+        "dotenv",
+        "torch.profiler",
+        "torch.quantization",
+        "pad_packed_sequence",
+        "unpack_sequence",
+        "lstm",
+        "flatbuffer",
+        "caching_allocator_delete",
+        "PairwiseDistance",
+        "torch.linalg",
+        "rot90",
+        "nan_to_num",
+        "cummin",
+        "hardshrink",
+        "to_sparse",
+        "torch.export",
+        "torch.jit",
+        "pt2",
+    ],
 )
 def test_what_is_never_named(name: str):
-    """Neither called nor set: images, speech, several hosts, downloads by setuptools."""
+    """Neither called nor set: images, speech, several hosts, downloads by setuptools, functions of torch that have holes."""
     assert name.lower() not in text().lower()
 
 
@@ -108,6 +145,25 @@ def test_ray_is_started_by_a_fleet_alone():
 def test_no_model_of_images_is_known():
     """Every architecture is a decoder of text."""
     assert {name for name in ARCHITECTURES if re.search(r"vl|vision|mllama|llava|image", name)} == set()
+
+
+def test_every_model_is_of_a_known_family():
+    """All are decoders of text; a new one is looked at before it is put here."""
+    assert set(ARCHITECTURES) == {"gemma", "granite", "llama", "mistral", "qwen2"}
+
+
+def test_gguf_is_read_for_the_cpu_alone():
+    """The converter of the package's weights is the only one that names it."""
+    assert {path.name for path in SOURCES if "gguf" in ast.unparse(_undocumented(_read(path))).lower()} == {
+        "package.py"
+    }
+
+
+def test_the_image_is_installed_by_hash():
+    """From the lock, with no index beside the user's own."""
+    script = (ROOT / "scripts/image/inside/install-stack").read_text(encoding="utf-8")
+    assert script.count("install --quiet") == script.count("--require-hashes") == 2
+    assert not re.search(r"extra.index|find.links|index-url|flashinfer", script)
 
 
 def test_rays_servers_are_left_out_of_the_image():

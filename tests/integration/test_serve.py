@@ -316,7 +316,7 @@ def test_the_server_s_variables_open_nothing(tmp_path: Path):
 
 def test_known_holes_are_those_of_the_server():
     """Of env/vex.toml, affected alone."""
-    names = [name for name, _ in known_holes()]
+    names = [name for names, _ in known_holes() for name in names]
     assert "CVE-2025-29770" in names and "CVE-2025-32444" not in names and "CVE-2025-32434" not in names
 
 
@@ -330,6 +330,7 @@ def _ask(
     key: str | None = SECRET,
     parts: Sequence[bytes] = (b"",),
     expires: str = "",
+    host: str = "x",
 ) -> tuple[int, Any]:
     """Status and body of one request through the gate; what comes through is 299, with the length of the body that came."""
     for name, value in {KEY: SECRET, VERDICT: str(folder / "verdict.json"), EXPIRES: expires}.items():
@@ -350,7 +351,8 @@ def _ask(
     async def receive() -> Any:
         return left.pop(0) if left else {"type": "http.disconnect"}
 
-    headers = [] if key is None else [(b"Authorization", f"Bearer {key}".encode())]
+    headers = [(b"host", host.encode())]
+    headers += [] if key is None else [(b"Authorization", f"Bearer {key}".encode())]
     asyncio.run(Gate(app)({"type": "http", "path": path, "headers": headers}, receive, send))
     return sent[0]["status"], json.loads(sent[1]["body"])
 
@@ -364,6 +366,12 @@ def test_every_route_asks_for_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert _ask(monkeypatch, tmp_path, path, key)[0] == 401
     status, said = _ask(monkeypatch, tmp_path, path, expires="1")
     assert (status, said["error"]["message"]) == (401, "the key has expired: start the server anew")
+
+
+@pytest.mark.parametrize("host", ["x/health?", "x/health#", "/health", "http://x/ping", ""])
+def test_the_host_of_a_request_opens_no_route(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str):
+    """A name of the host that makes the address look like an open route's (CVE-2026-48710, -48746) is asked for the key all the same."""
+    assert _ask(monkeypatch, tmp_path, "/v1/models", None, host=host)[0] == 401
 
 
 def test_who_has_the_key_comes_through(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -92,10 +92,8 @@ def check_local_weights(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
 def check_server(_: Machine, plan: LoadPlan) -> Iterator[Finding]:
     """What is known of the server that comes with the stack; a load starts none."""
     if not plan.profile.on_cpu:
-        holes = known_holes()
-        what = (
-            f"`loadcheck serve` starts a server with {len(holes)} known holes: {', '.join(name for name, _ in holes)}"
-        )
+        holes = [name for names, _ in known_holes() for name in names]
+        what = f"`loadcheck serve` starts a server with {len(holes)} known holes: {', '.join(holes)}"
         yield ok("server", what, "a load starts none; put a gateway before it (SECURITY.md)")
 
 

@@ -15,10 +15,10 @@ def show_warnings(out: Console, host: str, is_loopback: bool) -> None:
     """The known holes of its version, each in a line, and louder where others can reach it."""
     holes = known_holes()
     out.print(
-        f"[bold red]WARNING[/]  This server is of February 2025 and has {len(holes)} known holes; put a gateway before it."
+        f"[bold red]WARNING[/]  This server is of February 2025 and has {sum(len(names) for names, _ in holes)} known holes; put a gateway before it."
     )
-    for name, action in holes:
-        print_words(out, f"  {name}: {action}")
+    for names, action in holes:
+        print_words(out, f"  {', '.join(names)}: {action}")
     if not is_loopback:
         out.print(
             "[bold red]WARNING[/]  It listens beyond this machine, without TLS: the key and every prompt can be read on the way."

@@ -38,8 +38,8 @@ def rank_flag(rank: int) -> str | None:
 SERVERS = ("vllm", "starlette", "fastapi", "uvicorn")
 
 
-def known_holes() -> tuple[tuple[str, str], ...]:
-    """The known holes that this server is reached by: (CVE, what to do or leave), of env/vex.toml."""
+def known_holes() -> tuple[tuple[tuple[str, ...], str], ...]:
+    """The known holes that this server is reached by: (their CVEs, what to do or leave), of env/vex.toml."""
     holes = read_toml(env_dir() / "vex.toml")["hole"]
     reached = (each for each in holes if each["package"] in SERVERS and each["status"] == "affected")
-    return tuple((each["id"], each["action"]) for each in reached)
+    return tuple((tuple(each["ids"]), each["action"]) for each in reached)
