@@ -53,6 +53,7 @@ def test_the_device_is_left_alone_until_it_was_looked_at(monkeypatch: pytest.Mon
     looked: Any = SimpleNamespace(wait=lambda: order.append("waits"))
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr(engine, "ask_once", lambda: None)
+    monkeypatch.setattr(startup, "put_off_unused", lambda: order.append("puts off"))
     monkeypatch.setattr(startup, "begin_context", lambda: order.append("context"))
 
     def imported(name: str, *arguments: Any) -> Any:
@@ -66,7 +67,7 @@ def test_the_device_is_left_alone_until_it_was_looked_at(monkeypatch: pytest.Mon
     real = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", imported)
     engine.begin(looked)
-    assert order == ["torch", "waits", "context", "unsloth"]
+    assert order == ["puts off", "torch", "waits", "context", "unsloth"]
     assert gc.isenabled()
 
 
@@ -111,27 +112,51 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             if outcome == "fails":
                 raise MemoryError
 
-    vars(runner_module).update(GPUModelRunnerBase=Runner, _NUM_WARMUP_ITERS=2)
+    class GraphRunner:
+        def __init__(self, model: Any) -> None:
+            self.model = model
+
+        def capture(self, input_ids: list[int], **_: Any) -> None:
+            order.append(f"{len(input_ids)}: {runner_module._NUM_WARMUP_ITERS}")
+
+    class Engine:
+        def __init__(self, outcome: str) -> None:
+            self._initialize_kv_caches()
+            order.append(f"scheduler with {gc.isenabled()}")
+            if outcome == "fails":
+                raise MemoryError
+
+        def _initialize_kv_caches(self) -> None:
+            order.append(f"cache with {gc.isenabled()}")
+
+    vars(runner_module).update(GPUModelRunnerBase=Runner, CUDAGraphRunner=GraphRunner, _NUM_WARMUP_ITERS=2)
+    engine_module = ModuleType("llm_engine")
+    vars(engine_module).update(LLMEngine=Engine)
     vars(registry).update(_run_in_subprocess=lambda work: order.append("subprocess"))
     vars(zoo).update(patch_vllm=lambda: order.append(f"patched with {sys.modules.get('vllm.worker') is None}"))
     settings: list[str] = []
     torch = ModuleType("torch")
-    vars(torch).update(cuda=SimpleNamespace(memory=SimpleNamespace(_set_allocator_settings=settings.append)))
+    reserved = [100]
+    memory = SimpleNamespace(_set_allocator_settings=settings.append)
+    vars(torch).update(cuda=SimpleNamespace(memory=memory, memory_reserved=lambda: reserved[0]))
 
     def give(name: str, module: ModuleType) -> None:
         monkeypatch.setitem(sys.modules, name, module)
 
     give("unsloth_zoo", ModuleType("unsloth_zoo"))
     give("unsloth_zoo.vllm_utils", zoo)
-    for package in ("vllm", "vllm.worker", "vllm.model_executor", "vllm.model_executor.models"):
+    for package in ("vllm", "vllm.worker", "vllm.engine", "vllm.model_executor", "vllm.model_executor.models"):
         give(package, ModuleType(package))
+    vars(sys.modules["vllm.engine"]).update(llm_engine=engine_module)
     vars(sys.modules["vllm.worker"]).update(model_runner=runner_module)
     vars(sys.modules["vllm.model_executor.models"]).update(registry=registry)
     give("torch", torch)
     for name in ("VLLM_HOST_IP", "GLOO_SOCKET_IFNAME"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(os, "environ", os.environ.copy())
-    return SimpleNamespace(order=order, runner=runner_module, registry=registry, settings=settings)
+    return SimpleNamespace(
+        order=order, runner=runner_module, registry=registry, settings=settings, engine=Engine, reserved=reserved
+    )
 
 
 def test_vllm_is_quickened_after_unsloth_has_patched_it(stack: SimpleNamespace):
@@ -139,7 +164,6 @@ def test_vllm_is_quickened_after_unsloth_has_patched_it(stack: SimpleNamespace):
     startup.quicken_vllm()
     assert stack.order[0].startswith("patched")
     assert stack.registry._run_in_subprocess(lambda: "looked at here") == "looked at here"
-    assert stack.runner._NUM_WARMUP_ITERS == 1
     assert (os.environ["VLLM_HOST_IP"], os.environ["GLOO_SOCKET_IFNAME"]) == ("127.0.0.1", "lo")
     assert stack.settings[0].startswith(startup.ALLOCATOR + ",pinned_use_cuda_host_register:True,")
 
@@ -168,6 +192,38 @@ def test_a_capture_that_fails_gives_all_back_to_the_collector(stack: SimpleNames
     with pytest.raises(MemoryError):
         stack.runner.GPUModelRunnerBase().capture_model("fails")
     assert gc.get_freeze_count() == 0
+
+
+def test_the_model_runs_once_before_the_first_graph_of_each_kind(stack: SimpleNamespace):
+    """A kind is what Triton compiles anew for: 1, multiples of 16, and the rest. Each model has its own."""
+    startup.quicken_vllm()
+    model = ModuleType("model")
+    for size in (32, 24, 16, 8, 4, 2, 1):
+        stack.runner.CUDAGraphRunner(model).capture(input_ids=[0] * size, stream=None)
+    assert stack.order[-7:] == ["32: 1", "24: 1", "16: 0", "8: 0", "4: 0", "2: 0", "1: 1"]
+    stack.runner.CUDAGraphRunner(ModuleType("another")).capture(input_ids=[0] * 16)
+    assert stack.order[-1] == "16: 1"
+
+
+def test_it_runs_again_where_the_graphs_have_grown(stack: SimpleNamespace):
+    """Its own memory above that of the graphs is torch's peak: the largest run after each growth counts."""
+    startup.quicken_vllm()
+    model = ModuleType("model")
+    for size, reserved in ((32, 100), (24, 110), (16, 110), (8, 120), (4, 120), (2, 115)):
+        stack.reserved[0] = reserved
+        stack.runner.CUDAGraphRunner(model).capture(input_ids=[0] * size)
+    assert stack.order[-6:] == ["32: 1", "24: 1", "16: 0", "8: 1", "4: 0", "2: 0"]
+
+
+def test_an_engine_that_stands_is_frozen(stack: SimpleNamespace):
+    """Its scheduler's objects are made without the collector, which is on again after it, whether it failed or not."""
+    startup.quicken_vllm()
+    stack.engine("stands")
+    assert stack.order[-2:] == ["cache with True", "scheduler with False"]
+    assert gc.isenabled() and gc.get_freeze_count() > 0
+    with pytest.raises(MemoryError):
+        stack.engine("fails")
+    assert gc.isenabled() and gc.get_freeze_count() == 0
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (6, 4), (16, 16), (200, 16)])

@@ -69,7 +69,8 @@ def engine_of(profile: Profile) -> str:
 def begun_ahead(profile: Profile) -> str | None:
     """The module that loads this profile, where it can import before it knows its plan (engines/ahead.py); None where it cannot."""
     engine = engine_of(profile)
-    return engine if engine == UNSLOTH_VLLM.engine and startup.taken("ahead") else None
+    can = engine == UNSLOTH_VLLM.engine and not profile.training.steps
+    return engine if can and startup.taken("ahead") else None
 
 
 def trainer_of(profile: Profile) -> str:

@@ -67,6 +67,8 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     ask_once()
     startup.begin_context()
     weights_ready(directory)
+    if not profile.training.steps:
+        startup.put_off_unused()
     import_stack(recorder)
     record_device(recorder)
     model, tokenizer = load(profile, directory, recorder)
@@ -91,12 +93,13 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
 
 
 def begin(looked: threading.Event) -> None:
-    """Import before there is a plan; the device is touched once `looked` is set. What fails here, `run` says."""
+    """Import before there is a plan, of a load that trains nothing; the device is touched once `looked` is set. What fails here, `run` says."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") not in USABLE:
         return
     set_environment()
     ask_once()
     with startup.paused_collector(), closed.no_shell(), suppress(NotImplementedError):
+        startup.put_off_unused()
         import torch  # noqa: F401  # the first that unsloth imports; it leaves the device alone
 
         looked.wait()

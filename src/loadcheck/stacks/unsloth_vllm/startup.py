@@ -13,13 +13,14 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
 from loadcheck.errors import BadInput, Problem, suggestion
+from loadcheck.stacks.unsloth_vllm import unused
 
-MEASURES = ("ahead", "collector", "context", "inspection", "loopback", "read_ahead", "swap", "warm_up")
+MEASURES = ("ahead", "collector", "context", "inspection", "loopback", "read_ahead", "swap", "unused", "warm_up")
 VARIABLE = "LOADCHECK_START_WITHOUT"
 
 ALLOCATOR = "expandable_segments:True,roundup_power2_divisions:[32:256,64:128,256:64,>:32]"
@@ -83,6 +84,17 @@ def in_background(work: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
+
+
+@cache
+def put_off_unused() -> None:
+    """Have the imports leave out what a load that trains nothing never uses; once, before unsloth is imported."""
+    if not taken("unused"):
+        return
+    unused.put_off()
+    import torch  # the first that unsloth imports, too
+
+    unused.leave_compiler(torch)
 
 
 @cache
@@ -165,15 +177,12 @@ def pin_in_parallel() -> None:
 
 
 def capture_lightly() -> None:
-    """Before CUDA graphs are captured, put what is there out of the collector's sight; run the model once before each, not twice.
+    """Before CUDA graphs are captured, put what is there out of the collector's sight.
 
-    The second run is for torch.compile, which LoRA switches off (vllm/worker/model_runner.py:1898-1910, vllm/config.py:3265-3269).
     Where the capture fails, all is put back: unsloth tries again, and the first engine's memory must be collected by then.
     """
     from vllm.worker import model_runner
 
-    if taken("warm_up"):
-        model_runner._NUM_WARMUP_ITERS = 1
     capture_model = model_runner.GPUModelRunnerBase.capture_model
 
     def capture(self: Any, *arguments: Any) -> None:
@@ -185,6 +194,61 @@ def capture_lightly() -> None:
             raise
 
     model_runner.GPUModelRunnerBase.capture_model = capture
+
+
+def warm_up_once() -> None:
+    """Run the model before the first graph of each kind, once, and not twice before every graph (vllm/worker/model_runner.py:1898-1910).
+
+    The run is there so that nothing is compiled or loaded while a graph is recorded. Triton compiles a kernel anew for sizes of 1 and for
+    multiples of 16 (triton/runtime/jit.py:295-308), and for no other size; the second run is for torch.compile, which LoRA switches
+    off (vllm/config.py:3265-3269). It also is torch's peak: so it runs once more where the graphs' pool has grown, as the largest run
+    after that is the one that counts, and the sizes fall.
+    """
+    import torch
+    from vllm.worker import model_runner
+
+    capture = model_runner.CUDAGraphRunner.capture
+
+    def capture_one(self: Any, input_ids: Any, *arguments: Any, **named: Any) -> None:
+        size, kinds = len(input_ids), self.model.__dict__.setdefault("_warm", {})
+        kind, reserved = (size == 1, size % 16 == 0), torch.cuda.memory_reserved()
+        runs = kind not in kinds or reserved > max(kinds.values())
+        kinds[kind] = reserved if runs else kinds[kind]
+        model_runner._NUM_WARMUP_ITERS = int(runs)
+        capture(self, input_ids, *arguments, **named)
+
+    model_runner.CUDAGraphRunner.capture = capture_one
+
+
+def settle_engine() -> None:
+    """Once vLLM's engine stands, put it out of the collector's sight: its scheduler makes an object for every block of the cache.
+
+    After that unsloth collects in full more than 15 times (unsloth_zoo/vllm_utils.py:692, 1026; unsloth/models/llama.py:2352, 2363, 2420,
+    2632), 0.1 s each (H200, 2026-11-29). While the scheduler makes them, nothing is collected: all of them stay. Where the engine fails,
+    all is put back, as for the capture.
+    """
+    from vllm.engine import llm_engine
+
+    initialize = llm_engine.LLMEngine._initialize_kv_caches
+    init = llm_engine.LLMEngine.__init__
+
+    def quiet_after(self: Any) -> None:
+        initialize(self)
+        gc.disable()
+
+    @wraps(init)
+    def settled(self: Any, *arguments: Any, **named: Any) -> None:
+        try:
+            init(self, *arguments, **named)
+        except BaseException:
+            gc.unfreeze()
+            raise
+        finally:
+            gc.enable()
+        settle()
+
+    llm_engine.LLMEngine._initialize_kv_caches = quiet_after
+    llm_engine.LLMEngine.__init__ = settled
 
 
 def quicken_vllm() -> None:
@@ -199,4 +263,8 @@ def quicken_vllm() -> None:
         stay_on_this_machine()
     if taken("swap"):
         pin_in_parallel()
+    if taken("warm_up"):
+        warm_up_once()
     capture_lightly()
+    if taken("collector"):
+        settle_engine()

@@ -1,0 +1,137 @@
+"""Libraries that are put off until they are used: toy ones, in processes of their own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BEGIN = """
+import sys, typing
+from loadcheck.stacks import later
+later.put_off(("heavy", "light.part"))
+"""
+FILES = {
+    "heavy/__init__.py": "print('heavy imported')\nfrom heavy.deep import Base\n__version__ = '1.2'\nversion = 3\ndef double(x): return 2 * x\n",
+    "heavy/deep.py": "class Base:\n    kind = 'real'\nMANY = [1, 2]\nclass Wrong(Exception): pass\n",
+    "heavy/lonely.py": "alone = 1\n",
+    "light/__init__.py": "",
+    "light/part.py": "print('part imported')\nvalue = 5\n",
+    "light/user.py": "from light.part import value\nimport heavy.deep\nfrom heavy import double, deep\nfrom heavy.deep import Base, MANY\n",
+    "families/__init__.py": "from . import one, two\n",
+    "families/one/__init__.py": "print('one executed')\nname = 'one'\n",
+    "families/one/model.py": "size = 1\n",
+    "families/two/__init__.py": "import sys\nprint('two executed')\nclass Odd(type(sys)): name = 'odd two'\nsys.modules[__name__] = Odd(__name__)\n",
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def run_code(code: str) -> list[str]:
+        command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{BEGIN}\n{code}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    return run_code
+
+
+def test_what_is_only_named_is_not_imported(run):
+    """By either form of import, in annotations, by a look through all modules and for whether it is there."""
+    code = """
+import inspect, importlib.util
+import light.user as user
+def of(a: typing.Optional[user.Base], b: "user.Base | None" = None, c: typing.Union[user.deep, int] = 0) -> user.heavy.deep.Base: ...
+either = user.Base | None, None | user.Base
+inspect.getmodule(of); [hasattr(each, "__file__") for each in list(sys.modules.values())]
+print(importlib.util.find_spec("heavy") is not None, later.used)
+"""
+    assert run(code) == ["True []"]
+
+
+@pytest.mark.parametrize(
+    ("use", "said"),
+    [
+        ("user.double(4)", "8"),
+        ("user.heavy.version + user.heavy.double(1)", "TypeError"),
+        ("user.heavy.double(1)", "2"),
+        ("user.Base.kind", "real"),
+        ("user.Base().kind", "real"),
+        ("isinstance(user.Base(), user.Base), isinstance(3, user.Base)", "True False"),
+        ("issubclass(type(user.Base()), user.Base)", "True"),
+        ("type('Own', (), {}) is not None and __import__('types').new_class('Own', (user.Base,)).kind", "real"),
+        ("list(user.MANY), user.MANY[1]", "[1, 2] 2"),
+        ("__import__('pickle').loads(__import__('pickle').dumps(user.Base)).kind", "real"),
+        ("setattr(user.Base, 'kind', 'changed') or sys.modules['heavy.deep'].Base.kind", "changed"),
+        ("2 in user.deep.MANY", "True"),
+        ("setattr(user.heavy, 'version', 9) or sys.modules['heavy'].version", "9"),
+        ("user.heavy.__version__", "1.2"),
+    ],
+)
+def test_the_first_use_imports_it_whole(run, use: str, said: str):
+    """Whichever way it is used, the real thing answers; and it was imported once."""
+    code = f"""
+import light.user as user
+try: print({use})
+except TypeError: print("TypeError")
+import heavy
+print(type(heavy) is type(sys), heavy.double(2), len(later.used))
+"""
+    assert run(code) == ["heavy imported", said, "True 4 1"]
+
+
+def test_a_module_that_nobody_imported_is_found_below(run):
+    """`from heavy import lonely` imports it where the library itself does not."""
+    assert run("from heavy import lonely\nprint(lonely.alone)") == ["heavy imported", "1"]
+
+
+def test_each_library_is_its_own(run):
+    """One that is used does not bring the others; a part of a package is put off without the package."""
+    code = "import light.user as user\nuser.double(1)\nprint(later.used)"
+    assert run(code) == ["heavy imported", "['heavy']"]
+
+
+def test_what_is_imported_already_stays(run):
+    """It is not put off any more."""
+    assert run("import families\nlater.put_off(('families',)); later.put_off_packages('families')\nprint(families.one.name)") == [
+        "one executed", "two executed", "one",
+    ]  # fmt: skip
+
+
+def test_what_is_not_there_is_not_put_off(run):
+    """A library that is not installed fails where it is imported, as ever."""
+    code = "later.put_off(('absent',))\ntry: import absent\nexcept ModuleNotFoundError as error: print(error.name)"
+    assert run(code) == ["absent"]
+
+
+def test_a_package_that_is_only_named_is_not_executed(run):
+    """Its modules can be imported all the same; an attribute has it executed, once, also where it puts another object in its place."""
+    code = """
+later.put_off_packages("families")
+import families
+from families.one.model import size
+print(size, families.one.model.size)
+print(families.one.name, families.one.name)
+two = families.two
+print(two.name, families.two.name)
+from families.two import name
+print(name)
+one = sys.modules["families"].one
+one.name = "changed"
+print(families.one.name)
+"""
+    assert run(code) == ["1 1", "one executed", "one one", "two executed", "odd two odd two", "odd two", "changed"]
+
+
+def test_a_package_that_is_changed_is_executed_first(run):
+    """What is set on it is set on the real one."""
+    code = """
+later.put_off_packages("families")
+import families
+families.one.name = "changed"
+from families.one import name
+print(name)
+"""
+    assert run(code) == ["one executed", "changed"]
