@@ -20,11 +20,12 @@ Form = Literal["adapters", "merged"]
 TOLERANCES: dict[str, dict[str, float]] = {
     "float32": {"adapters": 0.01, "merged": 0.02},
     "float16": {"adapters": 0.25, "merged": 0.5},
-    "bfloat16": {"adapters": 1.0, "merged": 2.0},
+    "bfloat16": {"adapters": 1.0, "merged": 1.0},
 }
 """In logits, the largest difference to the trained model, by what the weights are held in. A logit between 16 and 32 has a step of
 0.0156 in float16 and of 0.125 in bfloat16. Measured in float16 (SmolLM2 135M in 4-bit on a CPU, rank 8, eight steps, 2026-11-29): 0.016 by its
-adapters, 0.108 merged, and 20.3 to the base. In bfloat16 nothing was measured: eight times as much, as its steps are."""
+adapters, 0.108 merged, and 20.3 to the base. In bfloat16 (Llama 3.1 8B in 4-bit, synthetic weights, rank 16, 20 steps, H200, driver 580.159.04,
+2026-11-29, commit e428a97): 0.234, 0.258 and 13.96."""
 DATA = (".json", ".safetensors", ".model", ".txt", ".md", ".jinja")
 """What is in an export, and in a run's folder of adapters: safetensors, and texts of tokenizers, which run nothing."""
 BASE_FACTOR = 2.0
