@@ -106,13 +106,13 @@ def _read(folder: Path, text: str) -> Any:
             **COMMON, "model": "unsloth/Llama-3.2-1B-Instruct", "max_seq_length": 4096, "num_train_epochs": 2.0, "learning_rate": 1e-4,
             "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "warmup_steps": 5, "seed": 3407,
             "use_gradient_checkpointing": "unsloth", "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "q_proj,v_proj",
-            "max_lora_rank": 16,
+            "max_lora_rank": 16, "packing": False,
         }),
         (AXOLOTL, "axolotl", {
             **COMMON, "model": "meta-llama/Llama-3.2-1B-Instruct", "max_seq_length": 2048, "num_train_epochs": 3.0, "learning_rate": 2e-4,
             "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "use_gradient_checkpointing": "true", "lora_r": 8,
             "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": ALL, "optim": "paged_adamw_8bit", "lr_scheduler_type": "cosine",
-            "max_lora_rank": 8,
+            "max_lora_rank": 8, "packing": False,
         }),
         (LLAMA_FACTORY, "LLaMA-Factory", {
             **COMMON, "model": "meta-llama/Llama-3.2-1B-Instruct", "max_seq_length": 1024, "num_train_epochs": 3.0, "learning_rate": 1e-4,
@@ -164,7 +164,6 @@ def test_a_file_of_data_beside_the_config_is_taken(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (AXOLOTL.replace("sample_packing: false", "sample_packing: true"), "sample_packing: is True, which trains otherwise"),
         (AXOLOTL.replace("adapter: qlora", ""), "adapter: is missing, which trains otherwise than is predicted here; set it to lora or qlora"),
         (AXOLOTL.replace("load_in_8bit: false", "load_in_8bit: true"), "load_in_8bit: is True"),
         (AXOLOTL + "rl: dpo\n", "rl: is 'dpo'"),
@@ -182,16 +181,73 @@ def test_a_file_of_data_beside_the_config_is_taken(tmp_path: Path):
     ],
 )  # fmt: skip
 def test_another_training_than_is_predicted_here_is_refused(text: str, said: str, tmp_path: Path):
-    """Full fine-tuning, packing, 8 bits, other losses, several cards; and values that are none. File and key are named."""
+    """Full fine-tuning, 8 bits, other losses, several cards; and values that are none. File and key are named."""
     with pytest.raises(BadInput) as error:
         _read(tmp_path, text)
     assert any(said in str(problem) and str(problem).startswith(str(tmp_path)) for problem in error.value.problems)
 
 
+PACKING = {
+    "unsloth": (UNSLOTH.replace("packing: false", "packing: true"), "today's unsloth keeps the examples"),
+    "axolotl": (
+        AXOLOTL.replace("sample_packing: false", "sample_packing: true").replace("flash_attention: true", "pad_to_sequence_len: true"),
+        "axolotl packs whole rows",
+    ),
+    "LLaMA-Factory": (LLAMA_FACTORY + "packing: true\nneat_packing: false\n", "pads them to cutoff_len + 1"),
+    "TRL": (TRL.replace("num_generations: 4", "packing: true") + "packing_strategy: wrapped\n", "trl learns every token"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PACKING)
+def test_packing_is_taken_and_in_what_it_differs_is_said(kind: str, tmp_path: Path):
+    """Each tool packs in its own way; what of its keys says how it is done here anyway is not named as not taken."""
+    text, differs = PACKING[kind]
+    config = _read(tmp_path, text)
+    assert (config.settings["packing"], len(config.differs)) == (True, 1)
+    assert differs in config.differs[0]
+    assert not [each for each in config.not_taken if "pack" in each or "pad_to" in each]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (PACKING["axolotl"][0] + "flash_attention: true\n", "flash_attention: is True, which keeps the examples of a packed row apart"),
+        (PACKING["axolotl"][0] + "attn_implementation: sdpa\n", "attn_implementation: is 'sdpa', which keeps"),
+        (LLAMA_FACTORY + "packing: true\nneat_packing: true\n", "neat_packing: is True, which keeps"),
+        (LLAMA_FACTORY + "neat_packing: true\n", "neat_packing: is True, which keeps"),
+        (TRL + "packing: true\npacking_strategy: bfd\n", "packing_strategy: is 'bfd', which keeps"),
+        (TRL + "packing: true\npadding_free: true\n", "padding_free: is True, which keeps"),
+        (TRL + "packing: maybe\n", "packing: must be true or false"),
+    ],
+)  # fmt: skip
+def test_packing_that_keeps_examples_apart_is_refused(text: str, said: str, tmp_path: Path):
+    """By the key that says so, unless a flag says whether rows are packed."""
+    with pytest.raises(BadInput) as error:
+        _read(tmp_path, text)
+    assert any(said in str(problem) for problem in error.value.problems)
+    if "maybe" not in text:
+        assert "or --no-packing" in str(error.value)
+        config = read_config(tmp_path / "config.yaml", {"packing"})
+        assert config.differs == [] and any(said.partition(":")[0] in each for each in config.not_taken)
+
+
+@pytest.mark.parametrize(
+    ("value", "packs", "named"), [("true", "false", True), ("false", "true", True), ("true", "true", False)]
+)
+def test_rows_padded_to_full_length_are_those_of_packing_alone(value: str, packs: str, named: bool, tmp_path: Path):
+    """axolotl's pad_to_sequence_len is named where rows come out otherwise."""
+    text = AXOLOTL.replace("sample_packing: false", f"sample_packing: {packs}").replace(
+        "flash_attention: true", f"pad_to_sequence_len: {value}"
+    )
+    config = _read(tmp_path, text)
+    assert (f"pad_to_sequence_len: {value.capitalize()}" in config.not_taken) == named
+    assert ("pad_to_sequence_len" in config.taken) != named
+
+
 def test_all_problems_are_said_at_once(tmp_path: Path):
     """One wrong key does not hide the next."""
     with pytest.raises(BadInput) as error:
-        _read(tmp_path, TRL.replace("use_peft: true", "packing: true") + "lora_r: many\n")
+        _read(tmp_path, TRL.replace("use_peft: true", "load_in_8bit: true") + "lora_r: many\n")
     assert len(error.value.problems) == 3
 
 
@@ -217,6 +273,18 @@ def test_what_is_no_config_is_refused(text: str, said: str | None, tmp_path: Pat
     with pytest.raises(BadInput) as error:
         read_config(path)
     assert said is None or said in str(error.value)
+
+
+def test_a_flag_packs_where_a_config_keeps_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """What most axolotl configs say is refused, with the flags that settle it."""
+    path = tmp_path / "axolotl.yml"
+    path.write_text(AXOLOTL.replace("sample_packing: false", "sample_packing: true"))
+    command = ["predict", "--config", str(path), "--gpu", "A100-40GB", "--json"]
+    assert loadcheck(command) == 2
+    capsys.readouterr()
+    for flag, packing in (("--packing", True), ("--no-packing", False)):
+        assert loadcheck([*command, flag]) == 0
+        assert json.loads(capsys.readouterr().out)["training"]["settings"]["packing"] is packing
 
 
 def test_flags_have_the_last_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html import escape, unescape
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from loadcheck.runs.sampler import read_samples
 from loadcheck.show.page import run_page, trained_part
 from loadcheck.show.page.memory import memory_of
 from loadcheck.show.page.run import readings_of
+from loadcheck.specs.files import changed
 from loadcheck.stacks import predict
 from loadcheck.training import judge_training_folder
 from loadcheck.units import GIB, MIB
@@ -259,6 +261,16 @@ def test_a_training_s_page_has_its_peaks_its_losses_and_its_command():
     (command,) = [each for each in _texts(page, "pre") if each.startswith("loadcheck train ")]
     assert "--data " in command and "--max-steps 8" in command and "--num-generations" not in command
     assert not re.search(r"<dt>(num_generations|max_prompt_length)</dt>", page)
+
+
+def test_the_command_of_a_packed_training_says_how_long_its_rows_are():
+    """Of others the longest row is the data's own."""
+    trained = judge_training_folder(Path(__file__).parent / "training" / "run")
+    assert trained.found is not None
+    plain, job = trained.found.job, changed(trained.found.job, {"settings.packing": True, "limit_tokens": 96})
+    words = trained_part(replace(trained, found=replace(trained.found, job=job))).command.split()
+    assert "--packing" in words and words[words.index("--train-seq-length") + 1] == "96" and "True" not in words
+    assert not plain.settings.packing and "--train-seq-length" not in trained_part(trained).command
 
 
 @pytest.mark.parametrize(

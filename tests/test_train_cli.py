@@ -138,6 +138,7 @@ def test_a_training_process_that_fails_fails_the_run(child: Child):
         (("--data", "none.jsonl"), 2, "none.jsonl: --data: No such file"),
         (("--data", str(DATA), "--optim", "adamw_8bit"), 2, "--optim: adamw_8bit needs a GPU; take adamw_torch"),
         (("--data", str(DATA), "--train-seq-length", "600"), 2, "600 is above max_seq_length 512"),
+        (("--data", str(DATA), "--packing", "--truncate"), 2, "--truncate: packed rows go on in the next one"),
         (("--data", str(DATA), "--reward-functions", "x.py"), 2, "only GRPO has reward functions"),
         (("--data", str(DATA), "--method", "grpo"), 2, "none of prompt"),
         (("--data", str(DATA), "--learning-rate", "2"), 2, "must be at most 1"),

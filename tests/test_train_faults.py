@@ -79,11 +79,12 @@ def test_another_template_in_the_trainer_is_refused(tmp_path: Path):
         for template in ("{role}:{content}" + EOS, "{role}={content}" + EOS)
     ]
     folder = RunFolder(tmp_path)
-    check_tokens(folder, tokens[1], "assistant")
-    folder.rows_path.write_text(json.dumps(summary(tokens[0], "assistant")))
-    check_tokens(folder, tokens[0], "assistant")
+    counted, others = (summary(each, "assistant") for each in tokens)
+    check_tokens(folder, others["tokens_sha256"])
+    folder.rows_path.write_text(json.dumps(counted))
+    check_tokens(folder, counted["tokens_sha256"])
     with pytest.raises(BadInput, match="chat_template: the trainer's tokenizer"):
-        check_tokens(folder, tokens[1], "assistant")
+        check_tokens(folder, others["tokens_sha256"])
 
 
 @dataclass

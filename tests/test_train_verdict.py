@@ -115,10 +115,73 @@ def test_rows_that_were_cut_as_asked_are_no_fault(folder: Path):
     assert _failed(folder) == set()
 
 
+PACKED = {"num_packed_rows": 23, "num_longest_tokens": 70, "num_tokens": 23 * 70, "num_split_rows": 22, "num_left_out_tokens": 9,
+          "num_unended_rows": 3, "num_ended_rows": 47}  # fmt: skip
+
+
+def _packed(folder: Path, **fields: Any) -> None:
+    """Have the run be one of packed rows, each batch of two of them."""
+    record = json.loads((folder / "run.json").read_text())
+    record["training"]["job"]["settings"]["packing"] = True
+    record["training"]["job"]["limit_tokens"] = 70
+    _with_record(folder, training=record["training"])
+    _with_event(folder, "train_rows", **{**PACKED, **fields})
+    _with_steps(folder, lambda number, step: step.update(longest_tokens=70, num_tokens=140))
+
+
+def test_packed_rows_pass_and_what_packing_did_is_said(folder: Path, capsys: pytest.CaptureFixture[str]):
+    """Examples that go on in the next row are not cut, and those whose end is left out are not taken for some without one."""
+    _packed(folder)
+    assert loadcheck(["check", str(folder)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "50 examples packed into 23 rows of 70 tokens: 22 go on in the next row, tokens left out as they fill none 9"
+        in said
+    )
+    assert "ends not learned 3" in said
+    assert "8 of 8 steps had full rows alone" in said
+
+
+@pytest.mark.parametrize(
+    ("fields", "figure"),
+    [
+        ({"num_packed_rows": 0, "num_tokens": 0}, "rows"),
+        ({"num_tokens": 23 * 70 - 1}, "rows"),
+        ({"num_ended_rows": 46}, "end of answers"),
+    ],
+)
+def test_packed_rows_that_are_not_full_or_have_no_ends_fail(fields: dict[str, int], figure: str, folder: Path):
+    """By the counts of the training's own event."""
+    _packed(folder, **fields)
+    assert figure in _failed(folder)
+
+
+@pytest.mark.parametrize("odd", [{"longest_tokens": 69}, {"num_tokens": 139}, {"longest_tokens": None}])
+def test_a_step_of_rows_that_are_not_full_fails(odd: dict[str, int | None], folder: Path):
+    """Packed rows are all as long as the prediction is for; one that is not came from elsewhere."""
+    _packed(folder)
+    _with_steps(folder, lambda number, step: step.update(odd) if number == 3 else None)
+    assert "rows" in _failed(folder)
+
+
 def test_a_loss_that_rises_fails(folder: Path):
     """By the means of the first and the last quarter."""
     _with_steps(folder, lambda number, step: step.update(loss=5 + 0.1 * number))
     assert _failed(folder) == {"loss"}
+
+
+@pytest.mark.parametrize(
+    ("packed", "rise", "status"),
+    [(True, 0.1, "skipped"), (True, 0.7, "fail"), (False, 0.1, "fail"), (True, -0.1, "ok")],
+)
+def test_a_rise_within_the_noise_of_packed_rows_is_not_judged(packed: bool, rise: float, status: str, folder: Path):
+    """The rows of the first and the last quarter are other text; two standard errors of the difference are 0.57 here."""
+    if packed:
+        _packed(folder)
+    losses = [5, 5.4, 0, 0, 0, 0, 5 + rise, 5.4 + rise]
+    _with_steps(folder, lambda number, step: step.update(loss=losses[number]))
+    found = {each.figure: each.status.value for each in judge_training_folder(folder).verdict.findings}
+    assert found["loss"] == status
 
 
 def test_a_loss_that_is_no_number_fails(folder: Path):
@@ -185,6 +248,28 @@ def test_the_allocated_peak_is_held_to_the_byte_where_rows_are_even(
     monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: Peaks(allocated_bytes=predicted))
     _with_event(folder, "train_rows", **({"num_shortest_tokens": 70} if even else {}))
     _with_steps(folder, lambda number, step: step.update(peak_allocated_bytes=int(share * predicted)))
+    assert (_failed(folder) == set()) == passes
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "share", "passes"),
+    [(140, 1.0, True), (140, 0.96, False), (70, 0.96, True), (70, 1.0, True), (70, 0.94, False), (70, 1.01, False)],
+)
+def test_without_a_full_step_after_the_first_the_peak_is_no_less_than_the_first_s(
+    num_tokens: int, share: float, passes: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Few packed rows: the second step has what is left of them, and the optimizer's states never meet a whole batch."""
+    predicted = 7_000_000_000
+    peaks = Peaks(allocated_bytes=predicted, first_step_bytes=int(0.95 * predicted))
+    monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: peaks)
+    _packed(folder)
+    _with_steps(
+        folder,
+        lambda number, step: step.update(
+            peak_allocated_bytes=int(share * predicted), num_tokens=num_tokens if number else 140, longest_tokens=70
+        ),
+    )
+    _with_event(folder, "train_rows", num_shortest_tokens=70)
     assert (_failed(folder) == set()) == passes
 
 

@@ -5,6 +5,14 @@ import json
 import pytest
 
 from loadcheck.cli import run
+from loadcheck.predict.card import card_from_table
+from loadcheck.specs.files import changed
+from loadcheck.specs.model import resolve_model
+from loadcheck.specs.profile import load_profile
+from loadcheck.specs.training import TrainSettings
+from loadcheck.workloads.peaks import predict_peaks
+from loadcheck.workloads.training import predict_training
+from tests.cases import case_of
 
 WITHOUT_VLLM = ["--no-fast-inference", "--gpu", "H100", "--lora-r", "16", "--max-seq-length", "4096"]
 WITH_VLLM = ["--gpu", "H100", "--ram-available-bytes", "100GiB"]
@@ -25,6 +33,33 @@ def test_sft_is_predicted_to_the_byte(capsys: pytest.CaptureFixture[str]) -> Non
     assert document["bytes"]["train_peak_host_bytes"] == 32 * 32 * 1024**2
     assert document["training"]["peak_in"] == "backward pass"
     assert document["training"]["limits"][0]["name"] == "activations"
+
+
+def test_packed_rows_are_as_long_as_predicted(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every row is full, so the bytes are those of so long a row; that they are packed is said, on the CPU, too."""
+    flags = ["--per-device-train-batch-size", "2", "--train-seq-length", "2048"]
+    plain, packed = (
+        said(capsys, "predict", "--method", "sft", *WITHOUT_VLLM, *flags, *more)[1] for more in ([], ["--packing"])
+    )
+    assert packed["bytes"] == plain["bytes"]
+    assert (packed["training"]["settings"]["packing"], plain["training"]["settings"]["packing"]) == (True, False)
+    for command in (
+        ["--method", "sft", *WITHOUT_VLLM, *flags],
+        ["smollm2-135m-cpu", "--method", "sft", "--train-seq-length", "2048"],
+    ):
+        assert run(["predict", *command, "--packing"]) == 0
+        assert "packed, each row is 2048 tokens long" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_first_step_takes_less_than_later_ones() -> None:
+    """It has no optimizer's states: what a training of few rows is held to (verdict/train.py)."""
+    profile = changed(load_profile("llama31-8b-instruct-4bit"), {"fast_inference": False})
+    _, config = resolve_model(profile.model, profile.load_in_4bit)
+    case = case_of(config, profile, card_from_table("H100"), 1 << 36)
+    settings = TrainSettings(method="sft", per_device_train_batch_size=2, train_seq_length=512)
+    peaks, memory = predict_peaks(case, settings), predict_training(case, settings).memory
+    assert peaks.first_step_bytes == max(memory.check.num_bytes, memory.first_step.num_bytes)
+    assert peaks.allocated_bytes == memory.later_step.num_bytes > memory.first_step.num_bytes
 
 
 def test_grpo_is_predicted_beside_the_engine(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,6 +99,7 @@ def test_text_names_what_limits(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--method", "grpo", "--max-completion-length", "512"], "max_seq_length 512"),
         (["--method", "sft", "--profile", "smollm2-135m-cpu", "--optim", "adamw_8bit"], "adamw_8bit needs a GPU"),
+        (["--method", "grpo", "--packing"], "--packing: GRPO's rows are generated"),
         (["--method", "sft", "--optim", "lion_32bit"], "is not one of"),
         (["--method", "sft", "--train-seq-length", "0"], "0 is not in the range"),
     ],

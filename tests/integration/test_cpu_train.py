@@ -127,6 +127,58 @@ def _said(*arguments: str | Path) -> tuple[int, dict[str, Any]]:
     return ended.returncode, json.loads(ended.stdout)
 
 
+def test_a_packed_training_passes(data: Path, tmp_path: Path):
+    """Four examples in four rows of 64 tokens: each step's batch is full, as predicted, and what packing did is said and judged."""
+    folder = tmp_path / "run"
+    process = _start(*_arguments(data, folder), "--packing", "--train-seq-length", "64", "--json")
+    out, err = process.communicate(timeout=600)
+    said = json.loads(out)
+    assert (process.returncode, said["verdict"]) == (0, "pass"), err
+    figures = {finding["figure"]: finding for finding in said["findings"]}
+    assert {
+        figures[name]["status"] for name in ("rows", "labels", "template", "loss", "stopping", "train_peak_host_gib")
+    } == {"ok"}
+    assert "4 examples packed into 4 rows of 64 tokens" in figures["rows"]["why"]
+    assert {(step.num_tokens, step.longest_tokens) for step in read_steps(folder / "steps.jsonl")} == {(64, 64)}
+
+
+PACKED = """
+import random, tempfile
+from datasets import Dataset
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from trl import SFTConfig, SFTTrainer
+from loadcheck.stacks.packing import pack
+from loadcheck.stacks.rows import Tokens
+words = Tokenizer(WordLevel({"<pad>": 0, "</s>": 2}, "<pad>"))
+tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", pad_token="<pad>")
+rows = [[10 + number] * (3 + number % 7) for number in range(40)]
+shape = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, vocab_size=64)
+with tempfile.TemporaryDirectory() as folder:
+    config = SFTConfig(folder, packing=True, max_seq_length=16, per_device_train_batch_size=3, use_cpu=True, report_to="none")
+    random.seed(7)
+    dataset = Dataset.from_dict({"input_ids": rows})
+    trainer = SFTTrainer(LlamaForCausalLM(LlamaConfig(**shape)), config, train_dataset=dataset, processing_class=tokenizer)
+    theirs = sorted(each["input_ids"] for each in trainer.train_dataset)
+    batch = next(iter(trainer.get_train_dataloader()))
+ours = pack([Tokens(number, row, row, ends=False) for number, row in enumerate(rows)], 16, 2, seed=7)
+print("same rows", theirs == sorted(row.input_ids for row in ours.rows), len(theirs))
+print("batch", {name: (str(each.dtype), tuple(each.shape)) for name, each in sorted(batch.items())}, batch["attention_mask"].all().item())
+"""
+
+
+def test_packed_rows_are_those_of_trl(tmp_path: Path):
+    """trl's own SFTTrainer with packing=True: the same ids row by row, and a batch of ids, labels and a mask of ones, as ours."""
+    env = {**os.environ, "HF_HOME": str(tmp_path)}
+    python = LOADCHECK.with_name("python")
+    said = subprocess.run(
+        [python, "-c", PACKED], capture_output=True, text=True, check=True, timeout=120, env=env
+    ).stdout
+    batch = {name: ("torch.int64", (3, 16)) for name in ("attention_mask", "input_ids", "labels")}
+    assert said.splitlines()[-2:] == ["same rows True 17", f"batch {batch} True"]
+
+
 SEEDS = """
 import torch
 from peft import LoraConfig, get_peft_model

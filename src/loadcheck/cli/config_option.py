@@ -29,7 +29,7 @@ def config_option(command: Command) -> Command:
 def _filled(path: Path, flags: dict[str, Any]) -> dict[str, Any]:
     from loadcheck.configs import read_config
 
-    found = read_config(path)
+    found = read_config(path, {name for name, value in flags.items() if value is not None})
     no_flag = [name for name in found.settings if name not in flags]
     out = console(stderr=True)
     print_words(out, f"{path} is {found.kind}'s; taken: {', '.join(found.taken)}")
@@ -38,6 +38,8 @@ def _filled(path: Path, flags: dict[str, Any]) -> dict[str, Any]:
         print_words(out, f"Not in it, so as {found.kind} does: {said}")
     if found.not_taken:
         print_words(out, f"Note: nothing here reads {'; '.join(found.not_taken)}")
+    for differs in found.differs:
+        print_words(out, f"Note: {differs}")
     if no_flag:
         print_words(out, f"Note: this command has no use for {', '.join(no_flag)}")
     return {name: found.settings.get(name) if value is None else value for name, value in flags.items()}

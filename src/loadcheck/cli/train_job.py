@@ -77,6 +77,9 @@ def refuse_settings(profile: Profile, settings: TrainSettings) -> None:
         problems.append(
             Problem("command line", f"{settings.optim} needs a GPU", f"take {CPU_OPTIMIZERS[0]}", "--optim")
         )
+    if settings.packing and settings.method == "grpo":
+        what = "GRPO's rows are generated, and cannot be packed"
+        problems.append(Problem("command line", what, "leave it out", "--packing"))
     if problems:
         raise BadInput(problems)
 
@@ -97,6 +100,9 @@ def _problems(profile: Profile, job: TrainJob) -> Iterator[Problem]:
     if settings.method == "sft" and job.limit_tokens > profile.max_seq_length:
         what = f"{job.limit_tokens} is above max_seq_length {profile.max_seq_length}"
         yield Problem("command line", what, "raise --max-seq-length", "--train-seq-length")
+    if settings.packing and job.truncate:
+        what = "packed rows go on in the next one, and none is too long"
+        yield Problem("command line", what, "leave it out with --packing", "--truncate")
     if settings.method == "grpo" and settings.row_tokens > profile.max_seq_length:
         what = f"prompt and completion are {settings.row_tokens} tokens, above max_seq_length {profile.max_seq_length}"
         yield Problem("command line", what, "raise --max-seq-length", "--max-completion-length")

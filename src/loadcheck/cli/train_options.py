@@ -21,6 +21,9 @@ def train_options(command: Command) -> Command:
             "--train-seq-length", type=count, help="Tokens of a row of SFT.  [default: the profile's max_seq_length]"
         ),
         click.option(
+            "--packing/--no-packing", default=None, help="Pack the rows of SFT into full ones, as trl's packing does."
+        ),
+        click.option(
             "--optim", type=click.Choice(OPTIMIZERS), metavar="NAME", help="transformers' name.  [default: adamw_8bit]"
         ),
         click.option(

@@ -17,12 +17,12 @@ from loadcheck.predict import Case
 from loadcheck.show.case import case_json, show_case
 from loadcheck.show.prediction import show_prediction
 from loadcheck.show.train import show_peaks
-from loadcheck.show.training import show_fit_training, show_training
+from loadcheck.show.training import packed_note, show_fit_training, show_training
 from loadcheck.specs.files import to_data, validate
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.training import CPU_OPTIMIZERS, TrainSettings
 from loadcheck.stacks import predict
-from loadcheck.terminal import console
+from loadcheck.terminal import console, print_words
 from loadcheck.units import to_gib
 from loadcheck.workloads.peaks import predict_peaks
 from loadcheck.workloads.training import SETTINGS, TrainPrediction, fit_training, predict_training
@@ -69,6 +69,8 @@ def _predicted_on_cpu(case: Case, settings: TrainSettings, as_json: bool) -> int
         out = console()
         show_case(out, case)
         show_peaks(out, peaks)
+        if settings.packing:
+            print_words(out, f"Note: {packed_note(settings)}")
         out.print("\n[green]FITS[/]" if peaks.fits else "\n[bold red]DOES NOT FIT[/]")
     return EXIT_PASS if peaks.fits else EXIT_FAIL
 

@@ -20,6 +20,8 @@ class Kind:
         refused: keys that would make another training of it, with the values that do not; one that is missing is None.
         defaults: its own values of keys that a file may leave out, by our parameter.
         source: where its keys and defaults are written down.
+        apart: keys that have it keep the examples of a packed row apart, with the values that do not: refused where it packs.
+        packs: how its packing differs from ours where it does not keep them apart; empty where it is the same.
     """
 
     name: str
@@ -28,6 +30,8 @@ class Kind:
     refused: Mapping[str, tuple[Any, ...]]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    apart: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    packs: str = ""
 
 
 TRAINING_ARGUMENTS = {
@@ -68,6 +72,7 @@ UNSLOTH = Kind(
         "training.random_seed": "seed",
         "training.gradient_checkpointing": "use_gradient_checkpointing",
         "training.optim": "optim",
+        "training.packing": "packing",
         "training.lr_scheduler_type": "lr_scheduler_type",
         "lora.lora_r": "lora_r",
         "lora.lora_alpha": "lora_alpha",
@@ -76,7 +81,6 @@ UNSLOTH = Kind(
     },
     {
         "training.training_type": (None, "lora", "qlora"),
-        "training.packing": NOTHING,
         "lora.use_rslora": NOTHING,
         "lora.use_loftq": NOTHING,
     },
@@ -87,7 +91,8 @@ UNSLOTH = Kind(
         "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 4,
     },
-    "unsloth studio/backend/assets/configs/lora_text.yaml",
+    "unsloth studio/backend/assets/configs/lora_text.yaml; packing today: unsloth/utils/packing.py",
+    packs="today's unsloth keeps the examples of a packed row apart; here, as in unsloth 2025.2.5 with trl 0.14.0, they see each other",
 )
 AXOLOTL = Kind(
     "axolotl",
@@ -100,6 +105,8 @@ AXOLOTL = Kind(
         "trl.max_completion_length": "max_completion_length",
         "trl.use_vllm": "fast_inference",
         "sequence_len": "max_seq_length",
+        "sample_packing": "packing",
+        "pad_to_sequence_len": "pads_to_length",
         "load_in_4bit": "load_in_4bit",
         "micro_batch_size": "per_device_train_batch_size",
         "gradient_accumulation_steps": "gradient_accumulation_steps",
@@ -121,12 +128,17 @@ AXOLOTL = Kind(
         "lora_target_linear": "all_linear",
     },
     {
-        "rl": (*NOTHING, "grpo"), "adapter": ("lora", "qlora"), "load_in_8bit": NOTHING, "sample_packing": NOTHING, "peft_use_dora": NOTHING,
-        "peft_use_rslora": NOTHING, "lora_modules_to_save": NOTHING, **DISTRIBUTED, "fsdp_config": NOTHING,
+        "rl": (*NOTHING, "grpo"), "adapter": ("lora", "qlora"), "load_in_8bit": NOTHING, "peft_use_dora": NOTHING, "peft_use_rslora": NOTHING,
+        "lora_modules_to_save": NOTHING, **DISTRIBUTED, "fsdp_config": NOTHING,
     },
     {"load_in_4bit": False, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "use_gradient_checkpointing": False,
      "lora_dropout": 0.0, "optim": "adamw_torch_fused"},
-    "axolotl src/axolotl/utils/schemas",
+    "axolotl src/axolotl/utils/schemas; packing: validation.py (check_sample_packing_without_attention, hint_sample_packing_padding)",
+    {
+        **{f"{name}_attention": NOTHING for name in ("flash", "sdp", "xformers", "flex")},
+        "attn_implementation": (*NOTHING, "eager"),
+    },
+    "axolotl packs whole rows and counts positions anew in each; here rows are cut at sequence_len, and positions run on",
 )  # fmt: skip
 LLAMA_FACTORY = Kind(
     "LLaMA-Factory",
@@ -136,6 +148,7 @@ LLAMA_FACTORY = Kind(
         "model_name_or_path": "model",
         "stage": "method",
         "cutoff_len": "max_seq_length",
+        "packing": "packing",
         "quantization_bit": "load_in_4bit",
         "lora_rank": "lora_r",
         "lora_alpha": "lora_alpha",
@@ -144,12 +157,15 @@ LLAMA_FACTORY = Kind(
         "disable_gradient_checkpointing": "no_gradient_checkpointing",
     },
     {
-        "stage": (None, "sft"), "finetuning_type": (None, "lora"), "packing": NOTHING, "use_dora": NOTHING, "use_rslora": NOTHING,
+        "stage": (None, "sft"), "finetuning_type": (None, "lora"), "use_dora": NOTHING, "use_rslora": NOTHING,
         "loraplus_lr_ratio": NOTHING, "additional_target": NOTHING, "use_galore": NOTHING, **DISTRIBUTED,
     },
     {**HF_DEFAULTS, "lora_r": 8, "lora_dropout": 0.0, "target_modules": "all", "max_seq_length": 2048, "load_in_4bit": False,
      "learning_rate": 5e-5, "use_gradient_checkpointing": True},
-    "LLaMA-Factory src/llamafactory/hparams",
+    "LLaMA-Factory src/llamafactory/hparams; packing: data/processor/supervised.py (PackedSupervisedDatasetProcessor)",
+    {"neat_packing": NOTHING},
+    "LLaMA-Factory packs whole rows, pads them to cutoff_len + 1 and counts positions anew in each; here rows are cut at cutoff_len, nothing "
+    "is padded, and positions run on",
 )  # fmt: skip
 TRL = Kind(
     "TRL",
@@ -161,6 +177,7 @@ TRL = Kind(
         "dataset_name": "data",
         "max_seq_length": "max_seq_length",
         "max_length": "max_seq_length",
+        "packing": "packing",
         "load_in_4bit": "load_in_4bit",
         "lora_r": "lora_r",
         "lora_alpha": "lora_alpha",
@@ -168,12 +185,15 @@ TRL = Kind(
         "lora_target_modules": "target_modules",
     },
     {
-        "use_peft": (True,), "load_in_8bit": NOTHING, "packing": NOTHING, "use_dora": NOTHING, "use_rslora": NOTHING,
+        "use_peft": (True,), "load_in_8bit": NOTHING, "use_dora": NOTHING, "use_rslora": NOTHING,
         "lora_modules_to_save": NOTHING, **DISTRIBUTED,
     },
     {**HF_DEFAULTS, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "q_proj,v_proj", "max_seq_length": 1024,
      "load_in_4bit": False, "learning_rate": 2e-5},
     "trl 0.14.0 trainer/model_config.py, trainer/sft_config.py; peft 0.14.0 utils/constants.py",
+    {"packing_strategy": (*NOTHING, "wrapped"), "padding_free": NOTHING},
+    "packing is that of trl 0.14.0, packing_strategy wrapped in later ones; trl learns every token of a packed row, here the assistant's alone "
+    "stay labels",
 )  # fmt: skip
 
 KINDS = (UNSLOTH, AXOLOTL, LLAMA_FACTORY, TRL)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ INTS = (
     "lora_r", "lora_alpha", "num_generations", "max_prompt_length", "max_completion_length",
 )  # fmt: skip
 FLOATS = ("learning_rate", "warmup_ratio", "weight_decay", "num_train_epochs", "lora_dropout")
-BOOLS = ("fast_inference", "all_linear", "no_gradient_checkpointing")
+BOOLS = ("fast_inference", "all_linear", "no_gradient_checkpointing", "packing", "pads_to_length")
 NONE_IF_BELOW_1 = ("max_steps", "save_steps")
 """Where a tool writes 0 or -1 for none."""
 OPTIMIZERS = {"paged_adamw": "paged_adamw_32bit"}
@@ -41,6 +41,7 @@ class Config:
         taken: the file's keys that made them.
         assumed: parameters that the file leaves out, and whose values are its tool's own.
         not_taken: keys with their values that nothing here reads.
+        differs: in what something that is taken is not quite its tool's.
     """
 
     path: Path
@@ -49,20 +50,25 @@ class Config:
     taken: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
     not_taken: list[str] = field(default_factory=list)
+    differs: list[str] = field(default_factory=list)
 
 
-def read_config(path: Path) -> Config:
+def read_config(path: Path, given: Collection[str] = ()) -> Config:
     """The flags that a config comes to.
 
-    BadInput for a file of no known kind, a value of the wrong type, and what would make another training of it than the one that is
-    predicted here; every problem at once.
+    Args:
+        given: parameters whose flags were given, and have the last word.
+
+    Raises:
+        BadInput: a file of no known kind, a value of the wrong type, and what would make another training of it than the one that is
+            predicted here; every problem at once.
     """
     data = read_yaml(path)
     kind = next((kind for kind in KINDS if _is_of(kind, data)), None)
     if kind is None:
         names = ", ".join(each.name for each in KINDS)
         raise BadInput(Problem(str(path), f"is no config of {names}, by its keys", "give one of these", "--config"))
-    problems = list(_refused(path, kind, data))
+    problems = [*_refused(path, kind, data), *(_apart(path, kind, data) if "packing" not in given else ())]
     config = Config(path, kind.name)
     for key, value in data.items():
         problems += _take(config, kind, key, value)
@@ -70,6 +76,8 @@ def read_config(path: Path) -> Config:
         raise BadInput(problems)
     _assume(config, kind)
     _derive(config)
+    if config.settings.get("packing") and "packing" not in given:
+        config.differs.append(kind.packs)
     return config
 
 
@@ -86,6 +94,17 @@ def _refused(path: Path, kind: Kind, data: dict[str, Any]) -> Iterator[Problem]:
             yield Problem(str(path), f"{what}, which trains otherwise than is predicted here", _remedy(harmless), key)
 
 
+def _apart(path: Path, kind: Kind, data: dict[str, Any]) -> Iterator[Problem]:
+    """What has a config that packs keep the examples of a row apart. LLaMA-Factory's neat_packing packs by itself (hparams/parser.py)."""
+    packs = next(key for key, parameter in kind.takes.items() if parameter == "packing")
+    if not (data.get(packs) or data.get("neat_packing")):
+        return
+    for key, harmless in kind.apart.items():
+        if (value := data.get(key)) not in harmless:
+            what = f"is {shown(value)}, which keeps the examples of a packed row apart, and is another training"
+            yield Problem(str(path), what, "say --packing to have them see each other, or --no-packing", key)
+
+
 def _remedy(harmless: tuple[Any, ...]) -> str:
     words = [str(each) for each in harmless if each not in NOTHING]
     return f"set it to {' or '.join(words)}" if words else "leave it out"
@@ -97,7 +116,7 @@ def _take(config: Config, kind: Kind, key: str, value: Any) -> list[Problem]:
     if value in (None, "", []):
         return []
     if parameter is None:
-        if key not in kind.refused:
+        if key not in kind.refused and value not in kind.apart.get(key, ()):
             config.not_taken.append(f"{key}: {shown(value)}")
         return []
     try:
@@ -203,7 +222,17 @@ def _derive(config: Config) -> None:
         settings["target_modules"] = ",".join(LINEAR_MODULES)
     if settings.pop("no_gradient_checkpointing", False):
         settings["use_gradient_checkpointing"] = "false"
+    _pads(config)
     settings.setdefault("method", "grpo" if "num_generations" in settings else "sft")
     settings.setdefault("fast_inference", False)
     if "lora_r" in settings:
         settings["max_lora_rank"] = max(8, 1 << (settings["lora_r"] - 1).bit_length())
+
+
+def _pads(config: Config) -> None:
+    """Axolotl's pad_to_sequence_len: full rows are what packing makes; without it rows here are padded to the longest of their batch."""
+    key = "pad_to_sequence_len"
+    pads = config.settings.pop("pads_to_length", None)
+    if pads is not None and pads != config.settings.get("packing", False):
+        config.taken.remove(key)
+        config.not_taken.append(f"{key}: {pads}")

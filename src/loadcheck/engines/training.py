@@ -6,7 +6,6 @@ import json
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from loadcheck.data.faults import Faults
 from loadcheck.logs.events import TrainData
@@ -16,7 +15,6 @@ from loadcheck.specs.files import validate
 from loadcheck.specs.training import TrainJob
 from loadcheck.stacks import trainer_of
 from loadcheck.stacks.recorder import Recorder
-from loadcheck.stacks.rows import summary
 from loadcheck.stacks.trainer import Session
 
 ENVIRONMENT = {
@@ -40,8 +38,7 @@ def count_rows(plan: LoadPlan, run_dir: Path, directory: Path, recorder: Recorde
 
     session = _session(plan, run_dir, directory, recorder)
     faults = Faults(session.job.data)
-    found, learned = session.tokens(AutoTokenizer.from_pretrained(directory), faults)
-    counted: dict[str, Any] = summary(found, learned)
+    counted = session.tokens(AutoTokenizer.from_pretrained(directory), faults).summary()
     problems = [
         {"where": each.where, "what": each.what, "remedy": each.remedy, "key": each.key} for each in faults.problems()
     ]

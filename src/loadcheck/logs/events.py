@@ -247,13 +247,16 @@ class Done(Event, frozen=True, kw_only=True, tag="done"):
 
 
 class Rows(Event, frozen=True, kw_only=True):
-    """The rows of a training in tokens (stacks/rows.py: summary).
+    """The rows of a training in tokens (stacks/rows.py: summary; of packed ones stacks/packing.py: Packed).
 
     Attributes:
         num_label_tokens: those that are learned.
         num_cut_rows, num_ended_rows: rows that were cut, and rows whose last label ends an answer.
         labels: which tokens are learned (stacks/rows.py: Learned).
         tokens_sha256: of all ids and labels.
+        num_packed_rows: that the data's rows are packed into; tokens, labels and lengths are of these then.
+        num_split_rows, num_unended_rows: of the data, that go on in the next packed row, and whose end is not learned by that.
+        num_left_out_tokens: that no packed row has.
     """
 
     num_rows: Count | None = None
@@ -265,6 +268,10 @@ class Rows(Event, frozen=True, kw_only=True):
     num_ended_rows: Count | None = None
     labels: str | None = None
     tokens_sha256: str | None = None
+    num_packed_rows: Count | None = None
+    num_split_rows: Count | None = None
+    num_left_out_tokens: Count | None = None
+    num_unended_rows: Count | None = None
 
 
 class TrainData(Rows, frozen=True, kw_only=True, tag="train_data"):

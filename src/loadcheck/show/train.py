@@ -17,6 +17,7 @@ from loadcheck.specs.training import TrainJob
 from loadcheck.terminal import print_table, print_words
 from loadcheck.training import Trained
 from loadcheck.units import show_bytes, to_gib
+from loadcheck.verdict.train import packed_words
 from loadcheck.workloads.peaks import Peaks
 
 NOT_SAID = "not in log"
@@ -43,6 +44,8 @@ def show_counted(out: Console, job: TrainJob, peaks: Peaks, counted: dict[str, A
         out,
         f"{counted['num_tokens']:,} tokens in rows of {counted['num_shortest_tokens']} to {counted['num_longest_tokens']}{learned}",
     )
+    if job.settings.packing:
+        print_words(out, f"Note: {packed_words(TrainData(**counted))}")
     if counted["num_cut_rows"]:
         print_words(out, f"Note: {counted['num_cut_rows']} rows are cut to {job.limit_tokens} tokens, as asked")
     show_peaks(out, peaks)

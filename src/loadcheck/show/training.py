@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from loadcheck.predict.terms import Term
+from loadcheck.specs.training import TrainSettings
 from loadcheck.terminal import print_item, print_table, print_words
 from loadcheck.units import show_bytes, to_gib
 from loadcheck.workloads.training import STEP, Largest, TrainPrediction
@@ -29,6 +30,8 @@ def show_training(out: Console, training: TrainPrediction, tree: bool) -> None:
     print_words(out, f"What limits, in the {memory.peak.name}: {', '.join(parts)}")
     if tree:
         _show_tree(out, (memory.peak, training.device, training.host))
+    if training.settings.packing:
+        print_words(out, f"Note: {packed_note(training.settings)}")
     for note in (*training.notes, *_with_engine(training)):
         print_words(out, f"Note: {note}")
     print_words(out, _room(training))
@@ -39,6 +42,11 @@ def _with_engine(training: TrainPrediction) -> Iterator[str]:
     """What `loadcheck train` does otherwise than the profile."""
     if training.engine is not None and training.settings.method == "sft":
         yield "with vLLM in the card, as the profile loads; `loadcheck train` trains SFT without it: --no-fast-inference"
+
+
+def packed_note(settings: TrainSettings) -> str:
+    """What packing does to the rows that are predicted."""
+    return f"packed, each row is {settings.train_seq_length} tokens long: the memory is that of so long a row, whatever the data"
 
 
 def _room(training: TrainPrediction) -> str:

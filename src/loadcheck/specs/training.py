@@ -26,6 +26,7 @@ class TrainSettings(Spec, frozen=True, kw_only=True):
 
     Attributes:
         train_seq_length: of a row of SFT; GRPO's rows are prompt and completion.
+        packing: whether rows of SFT are packed into full ones of `train_seq_length` (stacks/packing.py), which are what is predicted anyway.
         num_generations: completions of one prompt; per_device_train_batch_size counts prompts in GRPO (trl 0.14.0).
     """
 
@@ -33,6 +34,7 @@ class TrainSettings(Spec, frozen=True, kw_only=True):
     per_device_train_batch_size: Count = 1
     gradient_accumulation_steps: Count = 1
     train_seq_length: Count = 2048
+    packing: bool = False
     optim: str = "adamw_8bit"
     num_generations: Count = 8
     max_prompt_length: Count = 256
@@ -86,7 +88,7 @@ class TrainJob(Spec, frozen=True, kw_only=True):
     Attributes:
         settings: its `train_seq_length` is the longest row, once the rows have been counted.
         data, data_sha256: the file, by its absolute path, and what was in it when the run began.
-        limit_tokens: of a row; where one has more, `truncate` says whether it is cut or refused.
+        limit_tokens: of a row; where one has more, `truncate` says whether it is cut or refused. Of packed rows all have so many.
         reward_functions: a Python file; GRPO alone has them.
         resume_from: the folder of a checkpoint; None for a training that starts anew.
     """

@@ -10,7 +10,6 @@ from typing import Any
 
 from loadcheck.errors import BadInput, Problem
 from loadcheck.runs.folder import RunFolder
-from loadcheck.stacks.rows import Learned, Tokens, summary
 
 BASE = "base.json"
 """Of a checkpoint: the hash of the base that its adapters are trained on (stacks/trainer.py: hash_of)."""
@@ -18,12 +17,12 @@ TRAINABLE_DTYPES = ("torch.float32", "torch.bfloat16")
 """In float16 torch's scaler refuses the gradients (torch/amp/grad_scaler.py:259 at 2.5.1), and without it small steps round to nothing."""
 
 
-def check_tokens(folder: RunFolder, rows: Sequence[Tokens], learned: Learned) -> None:
+def check_tokens(folder: RunFolder, tokens_sha256: str) -> None:
     """BadInput where the trainer's tokenizer makes other tokens than those that were counted with the model's own."""
     if not folder.rows_path.exists():
         return
     counted = json.loads(folder.rows_path.read_text(encoding="utf-8")).get("tokens_sha256")
-    if counted != summary(rows, learned)["tokens_sha256"]:
+    if counted != tokens_sha256:
         what = "the trainer's tokenizer or its template makes other tokens of the rows than the model's own"
         raise BadInput(Problem("tokenizer", what, "train with the model's own template", "chat_template"))
 

@@ -9,7 +9,7 @@ from loadcheck.stacks.trainer import Machine, Session, watched
 
 
 def sft_trainer(session: Session, machine: Machine, model: Any, tokenizer: Any, rows: list[Tokens]) -> Any:
-    """trl 0.14.0's SFTTrainer; each batch is padded to its longest row."""
+    """trl 0.14.0's SFTTrainer; each batch is padded to its longest row, of which nothing is left to do where rows are packed."""
     from datasets import Dataset
     from transformers import DataCollatorForSeq2Seq
     from trl import SFTConfig, SFTTrainer

@@ -2,7 +2,7 @@
 
 Events that a training prints, flat, each field named as in findings (bytes, counts, texts):
 
-    train_rows     the rows as counted before the load (stacks/rows.py: summary), and `steps`, how many there are to be
+    train_rows     the rows as counted before the load (stacks/packing.py: TokenRows.summary)
     train_begin    the memory before the trainer was made, and the largest until its first step
     train_step     one of at most MAX_STEP_EVENTS, for progress; every step is in steps.jsonl (runs/steps.py)
     train_done     losses, hashes of base and adapters compared, the peaks, whether the adapters on the disk are those in memory
@@ -30,12 +30,14 @@ from loadcheck.plan import LoadPlan
 from loadcheck.runs.checkpoints import check_whole, drop_old, publish, step_of
 from loadcheck.runs.folder import RunFolder
 from loadcheck.runs.steps import Step, StepWriter, read_steps
+from loadcheck.specs.profile import MAX_COUNT
 from loadcheck.specs.training import TrainJob
 from loadcheck.stacks.engine_common import digest, finite, seconds_since, trainable
+from loadcheck.stacks.packing import Packed, TokenRows, pack, refuse_few
 from loadcheck.stacks.preflight import BASE, check_adapters, check_base, check_tokens
 from loadcheck.stacks.probe import keep_probe
 from loadcheck.stacks.recorder import Recorder
-from loadcheck.stacks.rows import IGNORED, Learned, Tokenized, Tokens, end_ids, refuse_unknown
+from loadcheck.stacks.rows import IGNORED, Tokenized, Tokens, end_ids, refuse_unknown
 
 MAX_STEP_EVENTS = 2_000
 """Far below what is kept of a log (logs/attempt.py: MAX_KEPT)."""
@@ -220,16 +222,25 @@ class Session:
             raise BadInput(Problem(self.job.data, what, "put the file back, or train anew", "--data"))
         return data
 
-    def tokens(self, tokenizer: Any, faults: Faults) -> tuple[list[Tokens], Learned]:
-        """Every row in tokens, and which tokens are labels."""
-        made = Tokenized(tokenizer, end_ids(tokenizer, self.directory), self.job.limit_tokens, self.job.truncate)
-        grpo = self.job.settings.method == "grpo"
+    def tokens(self, tokenizer: Any, faults: Faults) -> TokenRows:
+        """Every row in tokens, and packed where that was asked for: then none of them is too long."""
+        settings = self.job.settings
+        limit = MAX_COUNT if settings.packing else self.job.limit_tokens
+        made = Tokenized(tokenizer, end_ids(tokenizer, self.directory), limit, self.job.truncate)
         rows = self.data().rows
-        found = made.prompts(rows, faults) if grpo else made.rows(rows, faults)
+        found = made.prompts(rows, faults) if settings.method == "grpo" else made.rows(rows, faults)
         refuse_unknown(found, self.plan.config.vocab_size, faults)
+        packed = self._packed(found, tokenizer.eos_token_id, faults) if settings.packing and not faults else None
+        token_rows = TokenRows(found, made.learned, packed)
         if not faults:
-            check_tokens(self.folder, found, made.learned)
-        return found, made.learned
+            check_tokens(self.folder, token_rows.summary()["tokens_sha256"])
+        return token_rows
+
+    def _packed(self, rows: list[Tokens], eos_id: int | None, faults: Faults) -> Packed:
+        settings, length = self.job.settings, self.job.limit_tokens
+        packed = pack(rows, length, eos_id, self.job.schedule.seed)
+        refuse_few(packed, length, settings.rows * settings.gradient_accumulation_steps, faults)
+        return packed
 
     def config_arguments(self, machine: Machine) -> dict[str, Any]:
         """The arguments of SFTConfig and GRPOConfig alike (transformers/training_args.py)."""
@@ -259,7 +270,12 @@ class Session:
 def run_trainer(
     session: Session, machine: Machine, model: Any, make: Callable[[], Any], rows: Sequence[Tokens]
 ) -> None:
-    """Train to the end, save the adapters, and say what was found; `make` makes trl's trainer, of a class from `watched`."""
+    """Train to the end, save the adapters, and say what was found.
+
+    Args:
+        make: makes trl's trainer, of a class from `watched`.
+        rows: of the data, as they are before they are packed.
+    """
     recorder, steps_path = session.recorder, session.folder.steps_path
     check_adapters(model)
     adapters_before, base_before = digest(trainable(model)), hash_of(frozen(model))
@@ -348,9 +364,8 @@ def _keep_probe(session: Session, machine: Machine, model: Any, tokenizer: Any) 
 
 def _ends(session: Session, machine: Machine, model: Any, rows: Sequence[Tokens]) -> dict[str, Any]:
     """In how many of the rows looked at the model would end its answer where the row does; nothing of random weights."""
-    short = sorted(
-        (row for row in rows if row.ends and len(row.input_ids) <= EOS_TOKENS), key=lambda row: len(row.input_ids)
-    )
+    most = min(EOS_TOKENS, session.job.limit_tokens)
+    short = sorted((row for row in rows if row.ends and len(row.input_ids) <= most), key=lambda row: len(row.input_ids))
     looked_at = short[:EOS_ROWS]
     if session.plan.profile.weights == "synthetic" or session.job.settings.method == "grpo" or not looked_at:
         return {}

@@ -22,6 +22,7 @@ class Peaks:
         host_slack: half of the host's band, as a share; None where it is not compared.
         fits: whether the machine has it.
         note: why something is not predicted; empty where all is.
+        first_step_bytes: of torch's allocator up to the end of the first step, which has no optimizer's states yet.
     """
 
     allocated_bytes: int | None = None
@@ -31,6 +32,7 @@ class Peaks:
     fits: bool = True
     note: str = ""
     least_device_bytes: int | None = None
+    first_step_bytes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -51,6 +53,7 @@ def predict_peaks(case: Case, settings: TrainSettings) -> Peaks:
         found.fits,
         "; ".join(found.notes),
         None if found.fits_with_gaps else found.least_bytes,
+        max(found.memory.check.num_bytes, found.memory.first_step.num_bytes),
     )
 
 

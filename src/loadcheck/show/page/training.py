@@ -68,13 +68,13 @@ def _command(job: TrainJob, profile: str) -> str:
         **flat(TrainSettings(method=job.settings.method)),
         "train_seq_length": None,
     }
-    given = {**flat(job.settings), **flat(job.schedule), "train_seq_length": None}
+    length = job.limit_tokens if job.settings.packing else None
+    given = {**flat(job.settings), **flat(job.schedule), "train_seq_length": length, "packing": False}
     changed = {key: value for key, value in given.items() if value is not None and value != defaults.get(key)}
     words = ["loadcheck", "train", profile, "--data", job.data]
     if job.settings.method != "sft":
         words += ["--method", job.settings.method]
-    if job.truncate:
-        words.append("--truncate")
+    words += [_flag(name) for name, given in (("truncate", job.truncate), ("packing", job.settings.packing)) if given]
     if job.reward_functions is not None:
         words += ["--reward-functions", job.reward_functions]
     return shlex.join([*words, *(word for key, value in changed.items() for word in (_flag(key), str(value)))])

@@ -13,7 +13,6 @@ from loadcheck.data.faults import Faults
 from loadcheck.logs.events import Done, TrainPeak, TrainRows
 from loadcheck.stacks.grpo_trainer import grpo_trainer, reward_functions
 from loadcheck.stacks.preflight import check_seeded
-from loadcheck.stacks.rows import summary
 from loadcheck.stacks.sft_trainer import sft_trainer
 from loadcheck.stacks.trainer import Machine, Session, run_trainer
 from loadcheck.stacks.transformers_cpu import engine
@@ -32,21 +31,21 @@ def run(session: Session) -> None:
     engine.record_start(plan, recorder)
     tokenizer = engine.tokenizer_of(session.directory)
     faults = Faults(session.job.data)
-    rows, learned = session.tokens(tokenizer, faults)  # before the model is loaded
+    rows = session.tokens(tokenizer, faults)  # before the model is loaded
     faults.refuse()
     model = engine.attach(engine.load(plan, session.directory, recorder), plan.profile.adapters, recorder)
     check_seeded(model, plan.profile.adapters.random_state)
     if plan.profile.adapters.use_gradient_checkpointing:
         model.enable_input_require_grads()
     allow_cpu_training()
-    recorder.record(TrainRows(**summary(rows, learned)))
+    recorder.record(TrainRows(**rows.summary()))
     checkpointing = bool(plan.profile.adapters.use_gradient_checkpointing)
     machine = _machine(checkpointing)
-    make = partial(sft_trainer, session, machine, model, tokenizer, rows)
+    make = partial(sft_trainer, session, machine, model, tokenizer, rows.trained)
     if grpo:
         keep_no_reference()
         make = partial(grpo_trainer, session, machine, model, tokenizer, rewards)
-    run_trainer(session, machine, model, make, rows)
+    run_trainer(session, machine, model, make, rows.examples)
     recorder.record(TrainPeak(train_peak_host_bytes=engine.peak_rss_bytes()))
     recorder.record(Done())
 

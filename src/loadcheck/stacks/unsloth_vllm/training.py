@@ -12,7 +12,7 @@ import psutil
 from loadcheck.data.faults import Faults
 from loadcheck.logs.events import Done, TrainPeak, TrainRows
 from loadcheck.stacks.grpo_trainer import Reward, grpo_trainer, reward_functions
-from loadcheck.stacks.rows import Tokens, summary
+from loadcheck.stacks.rows import Tokens
 from loadcheck.stacks.sft_trainer import sft_trainer
 from loadcheck.stacks.trainer import Machine, Session, run_trainer
 from loadcheck.stacks.unsloth_vllm import engine, startup
@@ -28,14 +28,14 @@ def run(session: Session) -> None:
     rewards = _begin(session)
     model, tokenizer = engine.load(profile, session.directory, recorder)
     faults = Faults(session.job.data)
-    rows, learned = session.tokens(tokenizer, faults)
+    rows = session.tokens(tokenizer, faults)
     faults.refuse()
     assert profile.adapters is not None
     model = engine.attach(model, profile.adapters, recorder)
-    recorder.record(TrainRows(**summary(rows, learned)))
+    recorder.record(TrainRows(**rows.summary()))
     machine = _machine()
-    make = partial(_trainer, session, machine, model, tokenizer, rows, rewards)
-    run_trainer(session, machine, model, make, rows)
+    make = partial(_trainer, session, machine, model, tokenizer, rows.trained, rewards)
+    run_trainer(session, machine, model, make, rows.examples)
     now = {f"train_{name}": size for name, size in memory_now().items()}
     recorder.record(TrainPeak(train_peak_host_bytes=peak_host_bytes(), **now))
     recorder.record(Done())

@@ -1,0 +1,123 @@
+"""Packed rows: all full, every token and label where it was, and what is cut or left out counted."""
+
+from itertools import chain
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadcheck.data.faults import Faults
+from loadcheck.stacks.packing import Packed, TokenRows, pack, refuse_few
+from loadcheck.stacks.rows import IGNORED, Tokens
+
+EOS = 2
+
+
+def _row(line: int, prompt: int, answer: int, ends: bool = True) -> Tokens:
+    """An example whose tokens tell its line and their place; its answer is learned, and its end where it has one."""
+    ids = [1000 * line + at for at in range(prompt + answer)]
+    return Tokens(line, ids, [*[IGNORED] * prompt, *ids[prompt:]], ends)
+
+
+def _stream(packed: Packed) -> list[int]:
+    return list(chain.from_iterable(row.input_ids for row in packed.rows))
+
+
+def test_rows_are_full_and_go_on_in_the_next_one():
+    """Three examples of 6 are four rows of 4 and what is left, which fills none; each label stays with its token."""
+    packed = pack([_row(line, 2, 4) for line in (1, 2, 3)], 4, EOS, seed=3407)
+    assert [len(row.input_ids) for row in packed.rows] == [4, 4, 4, 4]
+    order = dict.fromkeys(each // 1000 for each in _stream(packed))
+    assert _stream(packed) == [each for line in order for each in _row(line, 2, 4).input_ids][:16]
+    for row in packed.rows:
+        assert all(label in (IGNORED, each) for each, label in zip(row.input_ids, row.labels, strict=True))
+
+
+def test_the_first_token_of_a_row_is_no_label():
+    """Nothing in its row comes before it; the mean of the loss is over the labels."""
+    packed = pack([_row(1, 0, 8)], 4, EOS, seed=1)
+    assert [row.labels for row in packed.rows] == [[IGNORED, 1001, 1002, 1003], [IGNORED, 1005, 1006, 1007]]
+
+
+def test_what_does_not_end_gets_an_eos_that_is_learned():
+    """As trl puts one behind every example; one that ends by itself gets no second."""
+    (open_ended,) = pack([_row(1, 1, 3, ends=False)], 5, EOS, seed=1).rows
+    assert (open_ended.input_ids[-1], open_ended.labels[-1], open_ended.ends) == (EOS, EOS, True)
+    assert pack([_row(1, 1, 4)], 5, EOS, seed=1).rows[0].input_ids == _row(1, 1, 4).input_ids
+    assert pack([_row(1, 1, 3, ends=False)], 4, None, seed=1).rows[0].ends is False
+
+
+def test_what_is_cut_and_left_out_is_counted():
+    """Of examples of 6 in rows of 8: the second goes on, and of the third 2 tokens fill no row, its end among them."""
+    packed = pack([_row(line, 2, 4) for line in (1, 2, 3)], 8, EOS, seed=1)
+    assert packed.counts() == {
+        "num_packed_rows": 2, "num_rows": 3, "num_split_rows": 2, "num_left_out_tokens": 2, "num_ended_rows": 2, "num_unended_rows": 1,
+    }  # fmt: skip
+
+
+def test_an_end_that_is_the_first_of_a_row_is_not_learned():
+    """5 tokens in rows of 4: the end begins the second row."""
+    packed = pack([_row(1, 1, 4), _row(1, 1, 4)], 4, EOS, seed=1)
+    assert (packed.num_ended_rows, packed.num_unended_rows) == (0, 2)
+
+
+def test_a_row_in_which_nothing_is_learned_is_left_out():
+    """Its loss would be 0 divided by 0; its tokens are among those left out."""
+    packed = pack([_row(1, 9, 3)], 4, EOS, seed=1)
+    assert ([row.input_ids[0] for row in packed.rows], packed.num_left_out_tokens) == ([1008], 8)
+
+
+def test_the_order_is_the_seed_s():
+    """The same again for --resume and for the trainer's own tokenizer; another for another seed, and not that of the file."""
+    rows = [_row(line, 1, 3) for line in range(1, 30)]
+    assert pack(rows, 4, EOS, seed=7) == pack(rows, 4, EOS, seed=7)
+    assert len({tuple(_stream(pack(rows, 4, EOS, seed=seed))) for seed in (7, 8)}) == 2
+    assert _stream(pack(rows, 4, EOS, seed=7)) != list(chain.from_iterable(row.input_ids for row in rows))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9), st.booleans()), min_size=1, max_size=12),
+    st.integers(2, 12),
+    st.integers(0, 99),
+)
+def test_no_token_is_lost_or_doubled(shapes: list[tuple[int, int, bool]], length: int, seed: int):
+    """Whatever the lengths: what is in the rows and what is left out are all tokens and the EOS put behind them."""
+    rows = [_row(line, *shape) for line, shape in enumerate(shapes, 1)]
+    packed = pack(rows, length, EOS, seed)
+    num_tokens = sum(len(row.input_ids) + (not row.ends) for row in rows)
+    own = [each for each in _stream(packed) if each != EOS]
+    assert len(_stream(packed)) + packed.num_left_out_tokens == num_tokens
+    assert len(set(own)) == len(own) and set(own) <= {each for row in rows for each in row.input_ids}
+    assert packed.num_ended_rows == sum(
+        label != IGNORED and (label == EOS or label in {row.input_ids[-1] for row in rows if row.ends})
+        for row in packed.rows
+        for label in row.labels
+    )
+    assert packed.num_ended_rows + packed.num_unended_rows == len(rows)
+    assert all(row.num_labels and row.labels[0] == IGNORED for row in packed.rows)
+
+
+def test_a_packed_row_has_the_line_of_its_first_token():
+    """So that it can be found in the file."""
+    assert [row.line for row in pack([_row(7, 1, 5), _row(7, 1, 5)], 4, EOS, seed=1).rows] == [7, 7, 7]
+
+
+@pytest.mark.parametrize(("num_step_rows", "faulty"), [(2, False), (3, True)])
+def test_fewer_rows_than_a_step_are_a_fault(num_step_rows: int, faulty: bool):
+    """The training would hold less than is predicted; of no row at all trl makes an error of its own."""
+    faults = Faults("data.jsonl")
+    refuse_few(pack([_row(1, 1, 7)], 4, EOS, seed=1), 4, num_step_rows, faults)
+    said = [str(each) for each in faults.problems()]
+    assert bool(said) == faulty
+    assert not faulty or said[0].startswith("data.jsonl: fills 2 rows of 4 tokens, fewer than the 3 of one step; lower")
+
+
+def test_the_summary_counts_examples_and_packed_rows():
+    """The tokens and their hash are those of the rows that the trainer gets, and the number of rows that of the data."""
+    examples = [_row(line, 2, 4) for line in (1, 2, 3)]
+    plain = TokenRows(examples, "assistant")
+    packed = TokenRows(examples, "assistant", pack(examples, 8, EOS, seed=1))
+    assert plain.trained == examples and "num_packed_rows" not in plain.summary()
+    said = packed.summary()
+    assert (said["num_rows"], said["num_packed_rows"], said["num_tokens"], said["num_shortest_tokens"]) == (3, 2, 16, 8)
+    assert said["tokens_sha256"] != plain.summary()["tokens_sha256"]
