@@ -17,7 +17,7 @@ from loadcheck.loading import CPU_PROFILE, default_profile, refuse_bad_input
 from loadcheck.plan import make_plan
 from loadcheck.show.lists import LISTS
 from loadcheck.specs.files import changed, to_data
-from loadcheck.specs.profile import Profile, load_profile, save_profile
+from loadcheck.specs.profile import Profile, load_profile, profile_toml
 from loadcheck.specs.settings import settings_of
 from tests.conftest import ROOT, RUNS
 
@@ -207,7 +207,7 @@ def test_without_vllm_only_what_is_known_is_predicted(capsys: pytest.CaptureFixt
         None, None, 0.104, None
     )  # fmt: skip
     without = tmp_path / "without.toml"
-    save_profile(changed(load_profile("llama31-8b-instruct-4bit"), {"fast_inference": False}), without, "")
+    without.write_text(profile_toml(changed(load_profile("llama31-8b-instruct-4bit"), {"fast_inference": False}), ""))
     figures = json.loads(_run(capsys, "predict", str(without), "--json")[1])["figures"]
     assert (figures["weights_gib"], figures["trainable_params"]) == (None, 83_886_080)
 

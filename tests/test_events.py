@@ -21,9 +21,11 @@ from loadcheck.logs.events import (
     Event,
     Started,
     Stepped,
+    TrainBegin,
     Trained,
     name_of,
 )
+from loadcheck.runs.steps import Step
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.transformers_cpu import events as of_a_cpu
 from loadcheck.verdict import Finding, Status, judge
@@ -152,6 +154,12 @@ def test_the_last_of_a_kind_is_found_and_all_of_it(tmp_path: Path):
     assert [step.step for step in attempt.all(Stepped)] == [0, 1, 2]
     assert attempt.last(Stepped).step == 2
     assert (attempt.last(Answered), attempt.last(Trained), attempt.all(Device)) == (None, None, [])
+
+
+def test_what_a_step_says_of_memory_a_training_begins_with():
+    """The trainer hands on whatever its machine measures (stacks/trainer.py), before it is made and at its first step."""
+    measured = {name for name in Step.__struct_fields__ if name.endswith("_bytes")}
+    assert {f"train_{when}{name}" for name in measured for when in ("", "before_")} <= {*TrainBegin.__struct_fields__}
 
 
 class OwnText(str):

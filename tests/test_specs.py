@@ -13,7 +13,7 @@ from loadcheck.specs.files import env_dir, load, validate
 from loadcheck.specs.gpu import find_gpu, gpu_named, known_bytes, load_gpus
 from loadcheck.specs.hf_config import config_from_hf
 from loadcheck.specs.model import find_model, is_dynamic, load_models, resolve_model
-from loadcheck.specs.profile import Profile, load_profile, load_profiles, save_profile
+from loadcheck.specs.profile import Profile, load_profile, load_profiles, profile_toml
 from loadcheck.specs.versions import load_versions
 from loadcheck.units import GIB, to_gib
 from tests.conftest import ROOT
@@ -389,12 +389,14 @@ def test_no_expected_ranges_is_none():
 def test_a_profile_that_was_written_reads_back(overrides: dict[str, Any], tmp_path: Path):
     """A saved profile is the same once it is loaded again, adapters or none, whatever its prompt holds."""
     profile = load_profile("llama31-8b-instruct-4bit", overrides)
-    save_profile(profile, tmp_path / "kept.toml", "a comment")
+    (tmp_path / "kept.toml").write_text(profile_toml(profile, "a comment"))
     assert load_profile(str(tmp_path / "kept.toml")) == profile
 
 
 def test_a_flag_brings_back_adapters_that_a_profile_has_not(tmp_path: Path):
     """`adapters = false` is none at all; asked for a rank, there are some again."""
-    save_profile(load_profile("llama31-8b-instruct-4bit", {"adapters": None}), tmp_path / "kept.toml", "none")
+    (tmp_path / "kept.toml").write_text(
+        profile_toml(load_profile("llama31-8b-instruct-4bit", {"adapters": None}), "none")
+    )
     found = load_profile(str(tmp_path / "kept.toml"), {"adapters.r": 8}).adapters
     assert found is not None and found.r == 8

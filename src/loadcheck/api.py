@@ -33,9 +33,9 @@ from loadcheck.predict.fit import Fit, Goal
 from loadcheck.predict.fit import fit as _fit
 from loadcheck.specs.profile import load_profile
 from loadcheck.specs.trouble import failure_words
+from loadcheck.stacks import case_of, stack_of
 from loadcheck.stacks import parse_log as _parse_log
 from loadcheck.stacks import predict as _predict
-from loadcheck.stacks import stack_of
 from loadcheck.verdict import Verdict
 from loadcheck.verdict import judge as _judge
 
@@ -144,12 +144,5 @@ def _case(name: str, settings: Settings | None, gpu: str | Card, ram_available_b
         raise BadInput(
             Problem(f"profile {profile.name}", what, "take a profile with engine = 'gpu' and fast_inference = true")
         )
-    model = stack_of(profile).resolve(profile)
-    return Case(
-        model_name=model.name,
-        config=model.config,
-        notes=model.notes,
-        profile=profile,
-        card=gpu if isinstance(gpu, Card) else card_from_table(gpu),
-        ram_available_bytes=present_ram_bytes() if ram_available_bytes is None else ram_available_bytes,
-    )
+    card = gpu if isinstance(gpu, Card) else card_from_table(gpu)
+    return case_of(profile, card, present_ram_bytes() if ram_available_bytes is None else ram_available_bytes)

@@ -12,13 +12,13 @@ from base64 import urlsafe_b64encode
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cache
-from hashlib import sha256
 from importlib.metadata import Distribution, PackagePath, distributions
 from pathlib import Path
 from typing import Any, Protocol
 
 from packaging.utils import canonicalize_name
 
+from loadcheck.disk import hash_of
 from loadcheck.errors import Problem, UnsupportedMachine
 from loadcheck.machine import ChangedFile
 from loadcheck.machine.facts import Difference
@@ -28,7 +28,6 @@ OURS = "loadcheck"
 MARK = "torch"
 """What every environment of the stack has, and no other."""
 LOCKS = ("requirements.lock", "smollm2.lock")
-CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +147,7 @@ def _difference(path: PackagePath) -> Difference | None:
 
 def _hash(path: Path) -> str:
     """As RECORD writes it: URL-safe base 64, without padding."""
-    digest = sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()
+    return urlsafe_b64encode(hash_of(path).digest()).rstrip(b"=").decode()
 
 
 def explanation(path: str) -> str | None:

@@ -19,7 +19,7 @@ from loadcheck.specs.files import changed
 from loadcheck.specs.model import find_model
 from loadcheck.specs.profile import Profile, load_profile
 from loadcheck.specs.settings import settings_of
-from loadcheck.stacks import stack_of
+from loadcheck.stacks import case_of
 
 
 def with_local_weights(profile: Profile) -> Profile:
@@ -37,17 +37,8 @@ def one_profile(profile: str | None, named: str | None) -> str:
 
 def chosen_case(profile: Profile, flags: dict[str, Any], ram_available_bytes: int | None) -> Case:
     """The load that is asked about; BadInput or UnsupportedMachine where its model or its card is not to be had."""
-    model = stack_of(profile).resolve(profile)
-    card = _card(**{name: flags[name] for name in CARD_FLAGS}) if profile.has_budget else None
-    ram = read_ram() if ram_available_bytes is None else ram_available_bytes
-    return Case(
-        model_name=model.name,
-        config=model.config,
-        profile=profile,
-        card=card,
-        ram_available_bytes=ram,
-        notes=model.notes,
-    )
+    case = case_of(profile, None, read_ram() if ram_available_bytes is None else ram_available_bytes)
+    return with_card(case, flags) if profile.has_budget else case
 
 
 def with_card(case: Case, flags: dict[str, Any]) -> Case:

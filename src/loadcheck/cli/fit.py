@@ -13,8 +13,8 @@ from loadcheck.cli.options import card_options, json_option, predicted_profile, 
 from loadcheck.cli.output import print_json
 from loadcheck.cli.train_options import train_options
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
+from loadcheck.predict.fit import GOALS, searched
 from loadcheck.predict.fit import fit as find_fit
-from loadcheck.predict.fit import searched
 from loadcheck.show.case import case_json, show_case
 from loadcheck.show.fit import show_fit
 from loadcheck.specs.profile import Profile, load_profile
@@ -26,7 +26,7 @@ from loadcheck.terminal import console
 @click.command("fit", short_help="Print the settings that fit a model on a card, best first.")
 @predicted_profile
 @click.option(
-    "--for", "goal", type=click.Choice(["length", "concurrency", "training"]), default="length", show_default=True,
+    "--for", "goal", type=click.Choice(GOALS), default="length", show_default=True,
     help="What to have most of: the longest requests (a length that does not fit stops the load, fewer sequences only slow it), "
     "the most requests at once, or the most memory left for training.",
 )  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck import __version__
+from loadcheck.disk import sync_path
 from loadcheck.encoding import json_text
 from loadcheck.errors import BadInput, Problem
 from loadcheck.exporting.child import run_step
@@ -30,7 +31,7 @@ from loadcheck.exporting.source import ADAPTER, CONFIG, Adapter, refuse_rank
 from loadcheck.findings.finding import Status, Verdict
 from loadcheck.loading import require
 from loadcheck.plan import plan_from_json, plan_to_json
-from loadcheck.runs.checkpoints import MANIFEST, files_of, sync_path
+from loadcheck.runs.checkpoints import MANIFEST, files_of
 from loadcheck.runs.folder import own_file
 from loadcheck.specs.files import to_data, validate
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from loadcheck.disk import sha256_of
 from loadcheck.errors import BadInput, Problem
 from loadcheck.findings.finding import Check, Finding, Status, Verdict
-from loadcheck.runs.checkpoints import sha256_of
 from loadcheck.specs.files import Spec, validate
 
 PROOF = "proof.json"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadcheck.figures import Figures, Kind, Reading
+from loadcheck.figures import Figures, Kind, Reading, Value
 from loadcheck.findings.finding import Check, Finding, Place, Status
 from loadcheck.findings.stack import JudgedStack
 from loadcheck.logs import Attempt, ParsedLog
@@ -69,6 +69,15 @@ class Evidence:
 
     def where(self, line: int | None) -> Place:
         return Place(self.log.path.name, line or None)
+
+    def asked(self, wanted_of: Mapping[str, Value], why: str, remedy: str) -> Iterator[Finding]:
+        """Findings on the figures that say what the engine was asked for; {figure} and {wanted} in `why` are each one's own."""
+        for attribute, wanted in wanted_of.items():
+            if (reading := self.attempt.reading(attribute)) is not None:
+                said = why.format(figure=reading.spec.name, wanted=wanted)
+                yield self.finding(
+                    reading, Check.STACK, reading.value == wanted, predicted=wanted, why=said, remedy=remedy
+                )
 
     def finding(self, reading: Reading, check: Check, ok: bool, **fields: object) -> Finding:
         """A finding about what one reading says."""

@@ -78,6 +78,12 @@ class Finding:
         return asdict(self) | said
 
 
+def held(figure: str, ok: bool, why: str, remedy: str) -> Finding:
+    """What a run had to show: it did, or here is what to do."""
+    status = Status.OK if ok else Status.FAIL
+    return Finding(figure=figure, check=Check.RUN, status=status, why=why, remedy="" if ok else remedy)
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Every finding of a judgement, and what they come to."""

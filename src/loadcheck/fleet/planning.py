@@ -21,7 +21,7 @@ from loadcheck.specs.files import flat, to_data
 from loadcheck.specs.gpu import gpu_named, known_bytes
 from loadcheck.specs.profile import Profile, load_profile, profile_names
 from loadcheck.specs.settings import settings_of
-from loadcheck.stacks import predict, stack_of
+from loadcheck.stacks import case_of, predict
 from loadcheck.units import GIB
 
 ASSUMED_RAM_BYTES = 64 * GIB
@@ -143,14 +143,10 @@ def _known(card: str) -> tuple[str, str | None]:
 
 
 def _case(profile: Profile, card: str) -> Case:
-    model = stack_of(profile).resolve(profile)
-    return Case(
-        model_name=model.name,
-        config=model.config,
-        notes=model.notes,
-        profile=profile,
-        card=card_from_table(card) if profile.has_budget else None,
-        ram_available_bytes=ram_available_bytes() if card == CPU else ASSUMED_RAM_BYTES,
+    return case_of(
+        profile,
+        card_from_table(card) if profile.has_budget else None,
+        ram_available_bytes() if card == CPU else ASSUMED_RAM_BYTES,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+from loadcheck import disk
 from loadcheck.errors import BadInput, Problem
 from loadcheck.runs.folder import FILES, own_file
 from loadcheck.runs.private import write_whole
@@ -16,7 +17,6 @@ from loadcheck.units import show_bytes
 SEAL = "SHA256SUMS"
 REFUSED = "refused.json"
 """In place of run.json, where a load was not begun: {"why": […]}."""
-CHUNK_BYTES = 1 << 20
 MAX_BYTES = 65536
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """Of one file of a load that is judged: none comes near it, and one that does would take minutes to read."""
@@ -25,11 +25,7 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 def sha256_of(path: Path) -> str:
     """Of a file, in hexadecimal; BadInput where it is a link or a device."""
-    digest = sha256()
-    with own_file(path).open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return disk.sha256_of(own_file(path))
 
 
 def text_sha256_of(path: Path) -> bytes:

@@ -83,6 +83,10 @@ class Attempt:
         self._num_looked_at = len(self.readings)
         return self._best.get(attribute)
 
+    def readings_of(self, attribute: str) -> list[Reading]:
+        """Every reading of one figure, in order."""
+        return [reading for reading in self.readings if reading.attribute == attribute]
+
     def last(self, kind: type[EventT]) -> EventT | None:
         """The last event of this kind; None where there is none."""
         return next((said.event for said in reversed(self.events) if isinstance(said.event, kind)), None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from loadcheck.predict.card import card_from_table
 from loadcheck.predict.case import Case
@@ -20,7 +20,7 @@ from loadcheck.specs.settings import flags
 from loadcheck.units import to_gib
 
 Goal = Literal["length", "concurrency", "training"]
-GOALS: tuple[Goal, ...] = ("length", "concurrency", "training")
+GOALS: tuple[Goal, ...] = get_args(Goal)
 
 SEARCHED = ("gpu_memory_utilization", "conservativeness")
 """What `fit` looks for whatever the goal."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 
+from loadcheck.disk import sha256_of, sync_path
 from loadcheck.errors import BadInput, Problem
 
 MANIFEST = "files.json"
@@ -85,21 +84,3 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST) + [
         path for path in (folder / MANIFEST,) if path.exists()
     ]
-
-
-def sha256_of(path: Path) -> str:
-    """Of the file's bytes, in hexadecimal digits."""
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def sync_path(path: Path) -> None:
-    """A file or a folder onto the disk, so that a power cut leaves it whole."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -298,11 +298,6 @@ def _with_implied(overrides: dict[str, Any]) -> dict[str, Any]:
     return {**VLLM_ALONE, **overrides} if overrides.get("loader") == "vllm" else overrides
 
 
-def save_profile(profile: Profile, path: Path, comment: str) -> None:
-    """Write a profile that `load_profile` reads back; OSError where it cannot be written."""
-    path.write_text(profile_toml(profile, comment), encoding="utf-8")
-
-
 def profile_toml(profile: Profile, comment: str) -> str:
     """The text of a profile that `load_profile` reads back."""
     data = to_data(profile)

@@ -14,6 +14,7 @@ from loadcheck.findings.stack import JudgedStack
 from loadcheck.logs import Attempt, ParsedLog
 from loadcheck.logs.dialect import EndingWords, merged
 from loadcheck.predict.account import Prediction
+from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
 from loadcheck.predict.terms import Term
 from loadcheck.specs.profile import Profile
@@ -40,6 +41,19 @@ def parse_log(path: Path, words: Sequence[EndingWords] = ()) -> ParsedLog:
 def stack_of(profile: Profile) -> JudgedStack:
     """The stack that loads this profile."""
     return next(stack for stack in STACKS if stack.loads(profile))
+
+
+def case_of(profile: Profile, card: Card | None, ram_available_bytes: int | None) -> Case:
+    """A load of the profile's own model, as its stack resolves the name; BadInput for a model that is not to be had."""
+    model = stack_of(profile).resolve(profile)
+    return Case(
+        model_name=model.name,
+        config=model.config,
+        notes=model.notes,
+        profile=profile,
+        card=card,
+        ram_available_bytes=ram_available_bytes,
+    )
 
 
 def stack_of_log(attempt: Attempt, profile: Profile | None = None) -> JudgedStack:

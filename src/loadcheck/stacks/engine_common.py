@@ -40,6 +40,11 @@ def trainable(model: Any) -> list[Any]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
+def frozen(model: Any) -> list[Any]:
+    """All base weights: packed bytes where the model is in 4-bit."""
+    return [parameter for parameter in model.parameters() if not parameter.requires_grad]
+
+
 def digest(tensors: Iterable[Any]) -> str:
     """SHA-256 of the tensors' bytes, one after another."""
     import torch

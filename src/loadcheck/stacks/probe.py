@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from loadcheck.runs.checkpoints import sync_path
+from loadcheck.disk import sync_path
 
 PROBE = "probe.safetensors"
 POSITIONS = 8

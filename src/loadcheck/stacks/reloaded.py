@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from loadcheck.disk import sha256_of
 from loadcheck.plan import LoadPlan
-from loadcheck.runs.checkpoints import sha256_of
 from loadcheck.stacks.engine_common import seconds_since
 from loadcheck.stacks.probe import PROBE, chat_ids, distance, logits_of, read_probe
 from loadcheck.weights.nf4 import allow_cpu, nf4_config, quieten, wait_passively

@@ -32,7 +32,7 @@ from loadcheck.runs.folder import RunFolder
 from loadcheck.runs.steps import Step, StepWriter, read_steps
 from loadcheck.specs.profile import MAX_COUNT
 from loadcheck.specs.training import TrainJob
-from loadcheck.stacks.engine_common import digest, finite, seconds_since, trainable
+from loadcheck.stacks.engine_common import digest, finite, frozen, seconds_since, trainable
 from loadcheck.stacks.packing import Packed, TokenRows, pack, refuse_few
 from loadcheck.stacks.preflight import BASE, check_adapters, check_base, check_tokens
 from loadcheck.stacks.probe import keep_probe
@@ -324,11 +324,6 @@ def _earlier(job: TrainJob) -> list[Step]:
     check_whole(checkpoint)
     steps = read_steps(checkpoint.parents[1] / "steps.jsonl")
     return [step for step in steps if step.step <= step_of(checkpoint)]
-
-
-def frozen(model: Any) -> list[Any]:
-    """All base weights: packed bytes where the model is in 4-bit."""
-    return [parameter for parameter in model.parameters() if not parameter.requires_grad]
 
 
 def hash_of(tensors: Iterable[Any]) -> str:

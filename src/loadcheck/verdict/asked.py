@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from loadcheck.figures import Reading
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.logs.events import WeightsReady
@@ -25,7 +24,7 @@ def check_asked(evidence: Evidence) -> Iterator[Finding]:
 def _owner(evidence: Evidence) -> Iterator[Finding]:
     """A note where a known model's name stands under another owner: the shape is judged, the weights are not known."""
     noted: set[str] = set()
-    for reading in _readings(evidence, "model"):
+    for reading in evidence.attempt.readings_of("model"):
         name = str(reading.value)
         owner, slash, base = name.partition("/")
         if not slash or "/" in base or not owner or owner.startswith((".", "~")) or name in noted:
@@ -62,7 +61,3 @@ def _directory_name(path: str) -> str:
         return Path(path).expanduser().resolve().name.lower()
     except (OSError, RuntimeError, ValueError):  # no home, a ring of links, a name that is none
         return Path(path).name.lower()
-
-
-def _readings(evidence: Evidence, attribute: str) -> list[Reading]:
-    return [reading for reading in evidence.attempt.readings if reading.attribute == attribute]

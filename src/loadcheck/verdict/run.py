@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from loadcheck.findings.evidence import Evidence
-from loadcheck.findings.finding import Check, Finding, Status
+from loadcheck.findings.finding import Check, Finding, Status, held
 from loadcheck.logs.attempt import MAX_KEPT
 from loadcheck.logs.events import (
     Answer,
@@ -46,7 +46,7 @@ def check_run(evidence: Evidence) -> Iterator[Finding]:
     yield from _steps_taken(evidence)
     # The first logs that have this event (tests/runs/h200) compare no weights: what they do not say is not judged.
     if (saved := evidence.attempt.last(SavedAdapter)) is not None and saved.same_weights is not None:
-        yield _flag("saved adapter", _is_same(saved), "the saved adapters are those in memory, and begin to answer alike",
+        yield held("saved adapter", _is_same(saved), "the saved adapters are those in memory, and begin to answer alike",
                     "what was written is not what was trained; look for a full disk")  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def _adapters_used(evidence: Evidence, answer: Answer) -> Iterator[Finding]:
         return
     wanted, used = profile.adapters is not None, answer.adapter_enabled
     why = f"adapters were {'' if wanted else 'not '}asked for, and the engine says that they were {'' if used else 'not '}used"
-    yield _flag(
+    yield held(
         f"{name_of(type(answer))} adapters",
         used is wanted,
         why,
@@ -144,13 +144,13 @@ def _steps_taken(evidence: Evidence) -> Iterator[Finding]:
         return  # more steps than are kept of a log
     numbers = [step.step for step in steps]
     if asked or steps:
-        yield _flag("training steps", numbers == list(range(asked)), f"{asked} training steps were asked for, and the log has {len(steps)}",
+        yield held("training steps", numbers == list(range(asked)), f"{asked} training steps were asked for, and the log has {len(steps)}",
                     "the training ended early, or lines are missing from the log; load it again")  # fmt: skip
     trained = evidence.attempt.last(Trained)
     if trained is not None and steps:
         losses, named = (steps[0].loss, steps[-1].loss), (trained.first_loss, trained.last_loss)
         has_losses = all(step.loss is not None for step in steps)
-        yield _flag("losses", has_losses and losses == named, "every step has a loss, and the summary of the training names the first and the last step's loss",
+        yield held("losses", has_losses and losses == named, "every step has a loss, and the summary of the training names the first and the last step's loss",
                     "the log was damaged or edited; load it again")  # fmt: skip
 
 
@@ -158,10 +158,10 @@ def _training(trained: Trained, steps: Sequence[Stepped]) -> Iterator[Finding]:
     """The loss falls (after one step alone there is but one loss, a number), the adapters change and the base weights do not."""
     first, last = trained.first_loss, trained.last_loss
     falls = first is not None and last is not None and (last < first or len(steps) == 1)
-    yield _flag("loss", falls, f"the loss goes from {_short(first)} to {_short(last)}", "lower the learning rate")
-    yield _flag("base weights", trained.base_unchanged is True, "training leaves the base weights as they are",
+    yield held("loss", falls, f"the loss goes from {_short(first)} to {_short(last)}", "lower the learning rate")
+    yield held("base weights", trained.base_unchanged is True, "training leaves the base weights as they are",
                 "the base weights were trained or damaged; load them anew")  # fmt: skip
-    yield _flag("adapter weights", trained.adapter_changed is True, "training changes the adapters",
+    yield held("adapter weights", trained.adapter_changed is True, "training changes the adapters",
                 "the adapters got no gradient; check target_modules")  # fmt: skip
 
 
@@ -172,9 +172,3 @@ def _is_same(saved: SavedAdapter) -> bool:
 
 def _short(loss: float | None) -> str:
     return "no number" if loss is None else f"{loss:.3f}"
-
-
-def _flag(figure: str, ok: bool, why: str, remedy: str) -> Finding:
-    return Finding(
-        figure=figure, check=Check.RUN, status=Status.OK if ok else Status.FAIL, why=why, remedy="" if ok else remedy
-    )

@@ -8,7 +8,7 @@ from math import sqrt
 from statistics import mean, variance
 
 from loadcheck.findings.evidence import Evidence
-from loadcheck.findings.finding import Check, Finding, Status, Verdict
+from loadcheck.findings.finding import Check, Finding, Status, Verdict, held
 from loadcheck.logs.events import (
     Attached,
     Done,
@@ -100,7 +100,7 @@ def _unsaid(found: TrainEvidence) -> Iterator[Finding]:
     for kind in EVENTS:
         if found.last(kind) is None:
             why = f"the process ended by itself, but its event `{name_of(kind)}` is not in the log"
-            yield _flag(name_of(kind), False, why, "see the end of load.log")
+            yield held(name_of(kind), False, why, "see the end of load.log")
 
 
 # ------------------------------------------------------------------------------------------------------------------ the rows
@@ -114,7 +114,7 @@ def _rows(found: TrainEvidence, rows: Rows) -> Iterator[Finding]:
     counted = found.last(TrainData)
     if counted is not None:
         same = rows.tokens_sha256 == counted.tokens_sha256
-        yield _flag("template", same, "the trainer's tokenizer makes the same tokens and labels as the model's own",
+        yield held("template", same, "the trainer's tokenizer makes the same tokens and labels as the model's own",
                     "the engine changed the tokenizer or its template: train with the model's own")  # fmt: skip
     if found.job.settings.method == "sft":
         num_unended = (rows.num_unended_rows or 0) if packing else num_cut
@@ -128,7 +128,7 @@ def _cut(found: TrainEvidence, num_rows: int, num_cut: int) -> Finding:
         else f"{num_cut} of {num_rows} rows were cut to {found.job.limit_tokens} tokens, as asked"
     )
     ok = not num_cut or found.job.truncate
-    return _flag("rows", ok, f"{num_rows} rows: {said}", "raise --max-seq-length, or say --truncate")
+    return held("rows", ok, f"{num_rows} rows: {said}", "raise --max-seq-length, or say --truncate")
 
 
 def _packed(found: TrainEvidence, rows: Rows) -> Finding:
@@ -137,7 +137,7 @@ def _packed(found: TrainEvidence, rows: Rows) -> Finding:
     full = num_packed > 0 and rows.num_tokens == num_packed * length
     odd = [step for step in found.steps if step.longest_tokens != length or (step.num_tokens or 0) % length]
     why = f"{packed_words(rows)}; {len(found.steps) - len(odd)} of {len(found.steps)} steps had full rows alone"
-    return _flag("rows", full and not odd, why, "the trainer got other rows than those that were packed: train again")
+    return held("rows", full and not odd, why, "the trainer got other rows than those that were packed: train again")
 
 
 def packed_words(rows: Rows) -> str:
@@ -160,10 +160,10 @@ def packed_words(rows: Rows) -> str:
 def _labels(rows: Rows, num_whole: int) -> Iterator[Finding]:
     num_labels, num_tokens = rows.num_label_tokens or 0, rows.num_tokens or 0
     whose = WHOSE.get(rows.labels or "all", WHOSE["all"])
-    yield _flag("labels", 0 < num_labels <= num_tokens, f"{num_labels:,} of {num_tokens:,} tokens are learned: {whose}",
+    yield held("labels", 0 < num_labels <= num_tokens, f"{num_labels:,} of {num_tokens:,} tokens are learned: {whose}",
                 "every label is masked: see the roles of the data")  # fmt: skip
     num_ended = rows.num_ended_rows or 0
-    yield _flag("end of answers", num_ended >= num_whole, f"{num_ended} rows end with a token that ends the answer, and it is learned",
+    yield held("end of answers", num_ended >= num_whole, f"{num_ended} rows end with a token that ends the answer, and it is learned",
                 "the template writes no end of turn: the model would not learn to stop")  # fmt: skip
 
 
@@ -172,21 +172,21 @@ def _labels(rows: Rows, num_whole: int) -> Iterator[Finding]:
 
 def _trained(found: TrainEvidence, done: TrainDone) -> Iterator[Finding]:
     planned, numbers = done.num_planned_steps or 0, [step.step for step in found.steps]
-    yield _flag("steps", numbers == list(range(1, planned + 1)), f"{planned} steps were to be taken, {len(numbers)} are in steps.jsonl",
+    yield held("steps", numbers == list(range(1, planned + 1)), f"{planned} steps were to be taken, {len(numbers)} are in steps.jsonl",
                 "the training ended early, or steps.jsonl was damaged: train again")  # fmt: skip
     grpo = found.job.settings.method == "grpo"
     learns = (
         "the rewards of every prompt's completions were the same" if grpo else "check target_modules and the labels"
     )
-    yield _flag("adapter weights", done.adapter_changed is True, "training changes the adapters",
+    yield held("adapter weights", done.adapter_changed is True, "training changes the adapters",
                 f"the adapters got no gradient; {learns}")  # fmt: skip
-    yield _flag("base weights", done.base_unchanged is True, "training leaves the base weights as they are",
+    yield held("base weights", done.base_unchanged is True, "training leaves the base weights as they are",
                 "the base weights were trained or damaged; load them anew")  # fmt: skip
-    yield _flag("saved adapter", done.saved_adapter_same is True, "the adapters on the disk are those in memory",
+    yield held("saved adapter", done.saved_adapter_same is True, "the adapters on the disk are those in memory",
                 "what was written is not what was trained; look for a full disk")  # fmt: skip
     looked_at, learned = done.num_ends_looked_at, done.num_ends_learned or 0
     if looked_at and len(found.steps) >= MIN_STEPS:
-        yield _flag("stopping", learned > 0, f"asked for the end of {looked_at} answers, the model ends {learned}",
+        yield held("stopping", learned > 0, f"asked for the end of {looked_at} answers, the model ends {learned}",
                     "train longer, or see whether the template's end of turn is the tokenizer's EOS")  # fmt: skip
 
 
@@ -196,7 +196,7 @@ def _losses(found: TrainEvidence) -> Iterator[Finding]:
     known = [loss for loss in losses if loss is not None]
     if not losses:
         return
-    yield _flag("losses", len(known) == len(losses), f"{len(known)} of {len(losses)} steps have a loss that is a number",
+    yield held("losses", len(known) == len(losses), f"{len(known)} of {len(losses)} steps have a loss that is a number",
                 "lower the learning rate; on a card before 8.0, gradients overflow in float16")  # fmt: skip
     if found.job.settings.method == "grpo":
         yield _rewards(found)
@@ -210,7 +210,7 @@ def _rewards(found: TrainEvidence) -> Finding:
     known = [reward for reward in rewards if reward is not None]
     ends = f", {known[0]:.3f} in the first and {known[-1]:.3f} in the last" if known else ""
     why = f"{len(known)} of {len(rewards)} steps have a mean reward that is a number{ends}"
-    return _flag("rewards", len(known) == len(rewards), why, "have the reward functions return numbers")
+    return held("rewards", len(known) == len(rewards), why, "have the reward functions return numbers")
 
 
 def _falls(losses: Sequence[float], packed: bool) -> Finding:
@@ -225,7 +225,7 @@ def _falls(losses: Sequence[float], packed: bool) -> Finding:
     if packed and first <= last < first + noise:
         why += f", a rise of less than the {noise:.3f} that packed rows differ by"
         return Finding(figure="loss", check=Check.RUN, status=Status.SKIPPED, why=why)
-    return _flag("loss", last < first, why, "lower the learning rate, or look at the data")
+    return held("loss", last < first, why, "lower the learning rate, or look at the data")
 
 
 # ---------------------------------------------------------------------------------------------------------------- the memory
@@ -331,10 +331,4 @@ def _band(low: float, high: float) -> str:
         return f"until it ended early to be at most {100 * (high - 1):.1f} % above"
     return "to be equal " + (
         "to the byte" if low == high else f"from {100 * (low - 1):+.1f} to {100 * (high - 1):+.1f} %"
-    )
-
-
-def _flag(figure: str, ok: bool, why: str, remedy: str) -> Finding:
-    return Finding(
-        figure=figure, check=Check.RUN, status=Status.OK if ok else Status.FAIL, why=why, remedy="" if ok else remedy
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from loadcheck.disk import sync_path
 from loadcheck.errors import BadInput, Problem, UnsupportedMachine
 from loadcheck.units import show_bytes
 from loadcheck.weights.lock import LockedFile, hash_file, hash_files, to_json
@@ -93,22 +94,13 @@ def _build(directory: Path, build: Callable[[Path], None], keep_partial: bool) -
         build(beside)
         (beside / MANIFEST).write_bytes(to_json(hash_files(beside)))
         for path in beside.rglob("*"):
-            _sync(path)
+            sync_path(path)
         shutil.rmtree(directory, ignore_errors=True)  # not whole, or we would not be here
         beside.rename(directory)
-        _sync(directory.parent)
+        sync_path(directory.parent)
     finally:
         if not keep_partial:
             shutil.rmtree(beside, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Onto the disk, so that after a power cut a folder with its final name has its files too."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from fnmatch import fnmatch
 from hashlib import sha1
 from pathlib import Path
 
+from loadcheck.disk import hash_of
 from loadcheck.specs.files import Spec
 from loadcheck.specs.model import Checkpoint
-from loadcheck.weights.lock import CHUNK_BYTES, LockedFile
+from loadcheck.weights.lock import LockedFile
 
 
 class ListedFile(Spec, frozen=True, kw_only=True):
@@ -41,11 +42,7 @@ class ListedFile(Spec, frozen=True, kw_only=True):
 
 def git_blob_id(path: Path) -> str:
     """Git's name of a file by its content: the SHA-1 of "blob", its length and its bytes (git-hash-object(1))."""
-    digest = sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return str(hash_of(path, sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)).hexdigest())
 
 
 def list_commit(checkpoint: Checkpoint, patterns: tuple[str, ...]) -> tuple[ListedFile, ...]:

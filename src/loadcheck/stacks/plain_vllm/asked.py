@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loadcheck.findings.evidence import Evidence
-from loadcheck.findings.finding import Check, Finding
+from loadcheck.findings.finding import Finding
 
 
 def check_settings(evidence: Evidence) -> Iterator[Finding]:
@@ -21,12 +21,8 @@ def check_settings(evidence: Evidence) -> Iterator[Finding]:
         "pipeline_parallel_size": "1",
         "speculative_config": "None",
     }
-    for attribute, wanted in wanted_of.items():
-        reading = evidence.attempt.reading(attribute)
-        if reading is not None:
-            yield evidence.finding(reading, Check.STACK, reading.value == wanted, predicted=wanted,
-                                   why=f"profile {profile.name} has vLLM load with {reading.spec.name} {wanted}",
-                                   remedy="load with this profile's settings, or give the raw output of one load")  # fmt: skip
+    why = f"profile {profile.name} has vLLM load with {{figure}} {{wanted}}"
+    yield from evidence.asked(wanted_of, why, "load with this profile's settings, or give the raw output of one load")
 
 
 CHECKS = (check_settings,)

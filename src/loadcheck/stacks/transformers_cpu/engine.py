@@ -23,7 +23,7 @@ from loadcheck.errors import BadInput, Problem
 from loadcheck.logs.events import Answered, Done, Peak, Started, Stepped, WeightsLoaded
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.profile import Adapters, Profile
-from loadcheck.stacks.engine_common import TRAINING_TEXT, digest, expectation, finite, seconds_since, trainable
+from loadcheck.stacks.engine_common import TRAINING_TEXT, digest, expectation, finite, frozen, seconds_since, trainable
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.transformers_cpu.events import Attached, Trained
 from loadcheck.units import KIB
@@ -330,7 +330,7 @@ def _train(model: Any, tokenizer: Any, profile: Profile, recorder: Recorder) -> 
     if profile.adapters.use_gradient_checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
-    adapter_before, base_before = digest(trainable(model)), digest(_frozen(model))
+    adapter_before, base_before = digest(trainable(model)), digest(frozen(model))
     start_s = time.monotonic()
     losses = _steps(model, tokenizer, profile, recorder)
     recorder.record(
@@ -339,7 +339,7 @@ def _train(model: Any, tokenizer: Any, profile: Profile, recorder: Recorder) -> 
             train_s=seconds_since(start_s),
             first_loss=losses[0],
             last_loss=losses[-1],
-            base_unchanged=digest(_frozen(model)) == base_before,
+            base_unchanged=digest(frozen(model)) == base_before,
             adapter_changed=digest(trainable(model)) != adapter_before,
         )
     )
@@ -361,11 +361,6 @@ def _steps(model: Any, tokenizer: Any, profile: Profile, recorder: Recorder) -> 
         losses.append(finite(loss.item()))
         recorder.record(Stepped(step=step, loss=losses[-1]))
     return losses
-
-
-def _frozen(model: Any) -> list[Any]:
-    """All base weights: packed bytes where the model is in 4-bit."""
-    return [parameter for parameter in model.parameters() if not parameter.requires_grad]
 
 
 # --------------------------------------------------------------------------------------------------------------------- peak

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loadcheck.figures import Reading
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.specs.profile import load_profile, profile_names
@@ -47,7 +46,7 @@ def _nf4(evidence: Evidence) -> Iterator[Finding]:
     for attribute, wanted in _NF4.items():
         if attribute == "double_quant" and evidence.config is None and evidence.profile is None:
             continue  # a checkpoint of whatever kind
-        for reading in _readings(evidence, attribute):
+        for reading in evidence.attempt.readings_of(attribute):
             yield evidence.finding(reading, Check.STACK, reading.value in wanted, predicted=wanted[0],
                                    why="NF4 with double quantization is what is predicted and asked for",
                                    remedy=f"load a checkpoint whose quantization_config says {reading.spec.name} {wanted[0].lower()}")  # fmt: skip
@@ -80,12 +79,8 @@ def _settings(evidence: Evidence) -> Iterator[Finding]:
     }
     if (dtype := evidence.attempt.reading("dtype")) is not None:
         wanted_of["compute_dtype"] = str(dtype.value)
-    for attribute, wanted in wanted_of.items():
-        reading = evidence.attempt.reading(attribute)
-        if reading is not None:
-            yield evidence.finding(reading, Check.STACK, reading.value == wanted, predicted=wanted,
-                                   why=f"unsloth loads with {reading.spec.name} {wanted}",
-                                   remedy="load with unsloth's own settings, or give the raw output of one load")  # fmt: skip
+    why = "unsloth loads with {figure} {wanted}"
+    yield from evidence.asked(wanted_of, why, "load with unsloth's own settings, or give the raw output of one load")
 
 
 def _handed_on(evidence: Evidence) -> dict[str, str]:
@@ -132,10 +127,6 @@ def check_rank(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(figure="max_lora_rank", check=Check.STACK, status=Status.SKIPPED,
                       why=f"unsloth's estimate of the KV cache is that of max_lora_rank {profile.max_lora_rank}: judged as with "
                       f"--max-lora-rank {profile.max_lora_rank}")  # fmt: skip
-
-
-def _readings(evidence: Evidence, attribute: str) -> list[Reading]:
-    return [reading for reading in evidence.attempt.readings if reading.attribute == attribute]
 
 
 CHECKS = (check_engine, check_load, check_rank)

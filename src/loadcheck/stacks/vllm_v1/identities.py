@@ -65,7 +65,7 @@ def _counted_graphs(evidence: Evidence) -> list[Interval]:
 
 def check_suggestions(evidence: Evidence) -> Iterator[Finding]:
     """The two caches that the summary suggests, to the byte as far as what they follow from is printed."""
-    graphs = [Interval.of(each) for each in evidence.attempt.readings if each.attribute == "cuda_graph_bytes"]
+    graphs = [Interval.of(each) for each in evidence.attempt.readings_of("cuda_graph_bytes")]
     for parts in (WITH_WEIGHTS, WITH_CONSUMED):
         if (intervals := intervals_of(evidence, *parts)) and graphs:
             wanted = left_over(*intervals) - graphs[-1] - Interval(SUGGESTED_LESS_BYTES, SUGGESTED_LESS_BYTES)
@@ -79,7 +79,7 @@ def check_suggestions(evidence: Evidence) -> Iterator[Finding]:
 
 def check_graph_pool(evidence: Evidence) -> Iterator[Finding]:
     """What the graphs took, beside their estimate: the last capture's amount, and the difference in GiB and in percent."""
-    captured = [Interval.of(each) for each in evidence.attempt.readings if each.attribute == "cuda_graph_bytes"]
+    captured = [Interval.of(each) for each in evidence.attempt.readings_of("cuda_graph_bytes")]
     if captured:
         yield from compare(evidence, "graph_pool_bytes", captured[-1], "what the last capture took")
     if intervals := intervals_of(evidence, "graph_pool_bytes", "graph_estimate_bytes"):
@@ -113,7 +113,7 @@ def check_graphs_as_utilization(evidence: Evidence) -> Iterator[Finding]:
 
 def check_fitted_length(evidence: Evidence) -> Iterator[Finding]:
     """A length that the engine shortened: from the one that it was asked for to the one that its cache serves."""
-    lengths = [reading for reading in evidence.attempt.readings if reading.attribute == "max_model_len"]
+    lengths = evidence.attempt.readings_of("max_model_len")
     if evidence.attempt.reading("fitted_length") is None or len(lengths) < 2:
         return
     yield from compare(evidence, "asked_length", Interval.of(lengths[0]), "the length that the engine began with")
@@ -126,7 +126,7 @@ def check_tokens(evidence: Evidence) -> Iterator[Finding]:
     To 0.9.1 concurrency is tokens / length; then blocks / those of one request, whose last block counts whole; from 0.21 on the tokens
     are ⌊concurrency × length⌋ (core/kv_cache_utils.py at 0.8.5:632-638, 0.18.1:1299-1321, 0.21.0:1697-1712).
     """
-    lengths = [Interval.of(each) for each in evidence.attempt.readings if each.attribute == "max_model_len"]
+    lengths = [Interval.of(each) for each in evidence.attempt.readings_of("max_model_len")]
     reading, tokens = evidence.attempt.reading("max_concurrency"), evidence.attempt.reading("kv_cache_tokens")
     if reading is None or tokens is None or not lengths or evidence.is_parallel:
         return
@@ -166,7 +166,7 @@ def check_tokens_of_memory(evidence: Evidence) -> Iterator[Finding]:
 
 def _least_used(evidence: Evidence) -> float:
     """The least share of a request's blocks that its tokens fill: from 0.21 on only those are counted (core/kv_cache_utils.py:1128)."""
-    lengths = [int(each.value) for each in evidence.attempt.readings if each.attribute == "max_model_len"]
+    lengths = [int(each.value) for each in evidence.attempt.readings_of("max_model_len")]
     found = release(evidence.attempt.reading("vllm"))
     if not lengths or lengths[-1] < 1 or (found is not None and found < _OF_CONCURRENCY[1]):
         return 1.0
