@@ -23,6 +23,7 @@ from loadcheck.fleet.planning import plan_fleet
 from loadcheck.fleet.spec import FleetSpec, Skypilot
 from loadcheck.runs.origin import lock_sha256
 from loadcheck.specs.files import validate
+from loadcheck.units import GIB
 from tests.conftest import ROOT
 
 if sys.version_info >= (3, 11):
@@ -88,6 +89,26 @@ def test_each_node_costs_what_its_group_does():
     plan = plan_for("local", nodes=nodes)
     assert [(node.node, node.price_per_hour) for node in plan.nodes] == [("t4-0", 0.5), ("t4-2-a-0", 0.2)]
     assert [card.price_per_hour for card in plan.cards] == [0.2]
+
+
+def test_the_ram_that_a_node_is_predicted_with_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """As FLEET.toml states it, else assumed, and for this host its own: the swap space follows from it."""
+    nodes = [{"card": "T4", "ram_available_gib": 12.5}, {"card": "L4"}]
+    groups = plan_fleet(_spec("ray", nodes=nodes)).groups
+    assert [(each.ram.num_bytes, each.ram.source) for each in groups] == [
+        (12.5 * GIB, "FLEET.toml"),
+        (64 * GIB, "assumed"),
+    ]
+    assert [each.to_json()["predicted"]["swap_gib"] for each in groups] == [3.0, 6.0]
+    assert plan_fleet(_spec("local")).groups[0].to_json()["ram_source"] == "this machine"
+    (tmp_path / "FLEET.toml").write_text(
+        'name = "a"\nengine = "ray"\nresults = "/r"\nprofile = "llama31-8b-instruct-4bit"\n'
+        '[[nodes]]\ncard = "T4"\nram_available_gib = 12\n[[nodes]]\ncard = "L4"\n'
+    )
+    assert cli.run(["fleet", "plan", str(tmp_path / "FLEET.toml"), "--out", str(tmp_path / "a")]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "12.00 GiB of RAM are available on a node, as FLEET.toml says" in out
+    assert "64.00 GiB of available RAM are assumed of a node: say it as ram_available_gib of [[nodes]]" in out
 
 
 def test_what_is_predicted_goes_into_the_plan():

@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Literal
 
 from loadcheck.device import ram_available_bytes
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
-from loadcheck.fleet.plan import CPU, FleetPlan, PlannedCard, PlannedNode
+from loadcheck.fleet.plan import CPU, HERE, FleetPlan, PlannedCard, PlannedNode
 from loadcheck.fleet.spec import FleetSpec, Group
 from loadcheck.loading import refuse_bad_input
 from loadcheck.plan import make_plan
@@ -22,10 +22,24 @@ from loadcheck.specs.gpu import gpu_named, known_bytes
 from loadcheck.specs.profile import Profile, load_profile, profile_names
 from loadcheck.specs.settings import settings_of
 from loadcheck.stacks import case_of, predict
-from loadcheck.units import GIB
+from loadcheck.units import GIB, from_gib
 
 ASSUMED_RAM_BYTES = 64 * GIB
-"""Of a node that is not this machine: it moves the swap space and its CPU blocks alone, which a node is judged by from its own RAM."""
+"""Of a node that is not this machine, and of which FLEET.toml does not say it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ram:
+    """What is available on a node. On a GPU it moves the swap space and its CPU blocks alone, which a node is judged by from its own RAM."""
+
+    num_bytes: int
+    source: Literal["FLEET.toml", "this machine", "assumed"]
+
+    @classmethod
+    def of(cls, spec: FleetSpec, group: Group) -> Ram:
+        if group.ram_available_gib is not None:
+            return cls(from_gib(group.ram_available_gib), "FLEET.toml")
+        return cls(ram_available_bytes(), "this machine") if spec.engine in HERE else cls(ASSUMED_RAM_BYTES, "assumed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +48,7 @@ class PlannedGroup:
 
     group: Group
     card: str
+    ram: Ram
     prediction: Prediction | None
     refused: str = ""
 
@@ -42,6 +57,8 @@ class PlannedGroup:
             "card": self.card,
             "nodes": len(self.group.hosts) or self.group.count,
             "price_per_hour": self.group.price_per_hour,
+            "ram_available_bytes": self.ram.num_bytes,
+            "ram_source": self.ram.source,
             "fits": self.prediction is not None and self.prediction.fits,
             "refused": self.refused or None,
             "predicted": None if self.prediction is None else self.prediction.figures.to_json(),
@@ -127,10 +144,11 @@ def _group(spec: FleetSpec, profile: Profile, group: Group) -> PlannedGroup:
         needs = "no card: write cpu" if profile.on_cpu else "a GPU: name its card"
         raise BadInput(Problem("FLEET.toml", f"is {group.card}", f"profile {profile.name} runs on {needs}"))
     key, refused = (CPU, None) if on_cpu else _known(group.card)
+    ram = Ram.of(spec, group)
     if refused is not None:
-        return PlannedGroup(group, key, None, refused)
-    prediction = predict(_case(profile, key))
-    return PlannedGroup(group, key, prediction, _why_refused(spec, group, prediction))
+        return PlannedGroup(group, key, ram, None, refused)
+    prediction = predict(_case(profile, key, ram))
+    return PlannedGroup(group, key, ram, prediction, _why_refused(spec, group, prediction))
 
 
 def _known(card: str) -> tuple[str, str | None]:
@@ -142,12 +160,8 @@ def _known(card: str) -> tuple[str, str | None]:
     return key, gpu.refused
 
 
-def _case(profile: Profile, card: str) -> Case:
-    return case_of(
-        profile,
-        card_from_table(card) if profile.has_budget else None,
-        ram_available_bytes() if card == CPU else ASSUMED_RAM_BYTES,
-    )
+def _case(profile: Profile, card: str, ram: Ram) -> Case:
+    return case_of(profile, card_from_table(card) if profile.has_budget else None, ram.num_bytes)
 
 
 def _why_refused(spec: FleetSpec, group: Group, prediction: Prediction) -> str:

@@ -18,12 +18,16 @@ Gres = Annotated[str, Meta(pattern=r"^[\w.:,-]+$")]
 
 
 class Group(Spec, frozen=True, kw_only=True):
-    """Nodes of one card. With `hosts` there is one node on each of them; else `count` wherever the engine finds that card."""
+    """Nodes of one card. With `hosts` there is one node on each of them; else `count` wherever the engine finds that card.
+
+    `ram_available_gib` is what programs may take of a node, from which the swap space follows; None where it is not known.
+    """
 
     card: str
     count: Count = 1
     hosts: tuple[NodeName, ...] = ()
     price_per_hour: Price | None = None
+    ram_available_gib: Annotated[float, Meta(gt=0, le=100_000)] | None = None
 
     def __post_init__(self) -> None:
         if self.hosts and self.count != 1:
@@ -111,7 +115,6 @@ class FleetSpec(Spec, frozen=True, kw_only=True):
         profile: a name of env/profiles.
         settings: keys of the profile that differ, nested ones with a dot.
         price_cap_per_hour: of a card; one that costs more is refused. In the money of the prices.
-        ram_available_bytes: of a node, for the swap space; None where it does not matter.
     """
 
     name: FleetName

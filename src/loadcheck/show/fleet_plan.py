@@ -8,17 +8,29 @@ from pathlib import Path
 from rich.console import Console
 
 from loadcheck.figures import figure_specs
+from loadcheck.fleet.plan import CPU
 from loadcheck.fleet.planning import Planned, PlannedGroup
 from loadcheck.terminal import Name, print_table, print_words
+from loadcheck.units import show_bytes
 
 COLUMNS = ("card", "nodes", "an hour", "weights", "KV cache", "peak", "")
 FIGURES = ("weights_bytes", "kv_cache_bytes", "peak_device_bytes")
+
+_SOURCES = {
+    "assumed": "{} of available RAM are assumed of a node: say it as ram_available_gib of [[nodes]]. Its swap space follows from it.",
+    "this machine": "{} of RAM are available on this machine now; the swap space follows from it.",
+    "FLEET.toml": "{} of RAM are available on a node, as FLEET.toml says; the swap space follows from it.",
+}
 
 
 def show_plan(out: Console, planned: Planned, folder: Path, names: Sequence[str]) -> None:
     """A row a group, why the others are refused, and what to do next."""
     print_table(out, COLUMNS, "lrrrrrl", map(_row, planned.groups), {"planned": "green", "REFUSED": "bold red"})
     print_words(out, "Predicted, in GiB; empty where it is not.")
+    for words in dict.fromkeys(
+        _ram(each) for each in planned.groups if each.prediction is not None and each.card != CPU
+    ):
+        print_words(out, words)
     for each in planned.refused:
         print_words(out, f"{each.card}: {each.refused}")
     if names:
@@ -26,6 +38,10 @@ def show_plan(out: Console, planned: Planned, folder: Path, names: Sequence[str]
         print_words(out, f"next: loadcheck fleet run {folder}")
     else:
         print_words(out, "Nothing was written: no card is left.")
+
+
+def _ram(each: PlannedGroup) -> str:
+    return _SOURCES[each.ram.source].format(show_bytes(each.ram.num_bytes))
 
 
 def _row(each: PlannedGroup) -> tuple[str, ...]:
