@@ -138,7 +138,7 @@ faults: .venv/dev/.complete .venv/cpu/.complete ## every fault at every moment o
 	@$(DEV)/python scripts/faults.py
 
 .PHONY: engines
-engines: .venv/dev/.complete .venv/engines/.complete ## what fleet plan writes, read by SkyPilot, Kubernetes and Ray
+engines: .venv/dev/.complete .venv/engines/.complete ## what fleet plan writes, read by SkyPilot, Kubernetes, Slurm, Ray
 	@scripts/with-args $(DEV)/$(PYTEST) -n 0 tests/engines
 
 .PHONY: bench
