@@ -182,7 +182,7 @@ def test_kubernetes_gets_a_job_for_each_card():
     assert list(env).index("LOADCHECK_INDEX") < list(env).index("LOADCHECK_NODE")  # which is made of it
     mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
     assert mounts["shm"] == "/dev/shm" and mounts["token"] == "/run/secrets/hf_token"
-    assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}} in pod["volumes"]
+    assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}} in pod["volumes"]
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
     (term,) = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert term["matchExpressions"] == [{"key": "nvidia.com/gpu.product", "operator": "In", "values": ["Tesla-T4"]}]

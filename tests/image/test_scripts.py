@@ -12,6 +12,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from loadcheck.specs.files import read_toml
 
@@ -95,6 +96,18 @@ def test_statistics_are_off_and_the_token_is_a_file():
     settings = dockerfile_settings()
     assert settings["UNSLOTH_DISABLE_STATISTICS"] == settings["VLLM_NO_USAGE_STATS"] == settings["DO_NOT_TRACK"] == "1"
     assert "HF_TOKEN" not in settings
+
+
+def test_no_service_shares_what_is_the_hosts():
+    """Neither memory, network, processes nor devices: a GPU's service has 1 GiB of /dev/shm of its own, which the doctor is content with."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    for service in services.values():
+        assert not {"ipc", "pid", "privileged", "devices", "cap_add"} & service.keys()
+        assert service.get("network_mode", "none") == "none"
+        assert service["read_only"] and service["cap_drop"] == ["ALL"]
+    assert {name for name, service in services.items() if service.get("shm_size") == "1gb"} == {"load", "peft", "shell"}
+    documented = [*(ROOT / "docs").glob("*.md"), *(ROOT / "src").rglob("*.py"), ROOT / "env" / "troubles.toml"]
+    assert [path.name for path in documented if re.search(r"--ipc[ =]host", path.read_text(encoding="utf-8"))] == []
 
 
 def test_every_removal_has_its_size_reason_and_exercise():

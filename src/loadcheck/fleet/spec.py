@@ -59,7 +59,7 @@ class Kubernetes(Spec, frozen=True, kw_only=True):
     runtime_class: NodeName | None = None
     products: dict[str, tuple[str, ...]] = {}
     tolerations: tuple[str, ...] = ()
-    shm_gib: Count = 8
+    shm_gib: Count = 1
     ram_gib: Count = 32
     cpus: Count = 4
 

@@ -141,7 +141,7 @@ def _container(plan: FleetPlan, options: Kubernetes, unit: str, node: PlannedNod
 
 
 def _volumes(options: Kubernetes) -> list[dict[str, Any]]:
-    """64 MiB of /dev/shm, which a pod has by itself, are too few for vLLM (docker-compose.yml)."""
+    """As in docker-compose.yml /dev/shm is larger than the 64 MiB that a pod has by itself; what is used of it counts as the pod's memory."""
     token = [{"name": "token", "secret": {"secretName": options.token_secret, "defaultMode": 0o440}}]
     return [
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{options.shm_gib}Gi"}},

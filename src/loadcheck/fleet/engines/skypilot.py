@@ -35,7 +35,7 @@ IN_DOCKER = """\
 if [ -n "$HF_TOKEN" ]; then
   HF_TOKEN_FILE=$(mktemp) && printf '%s' "$HF_TOKEN" >"$HF_TOKEN_FILE"
 fi
-sudo docker run --rm {gpus}--ipc host --user "$(id -u):$(id -g)" --read-only --cap-drop ALL --security-opt no-new-privileges \\
+sudo docker run --rm {gpus}--shm-size 1g --user "$(id -u):$(id -g)" --read-only --cap-drop ALL --security-opt no-new-privileges \\
   --tmpfs /tmp:exec,mode=1777 --tmpfs /home/loadcheck:exec,mode=1777 --volume loadcheck_weights:/home/loadcheck/weights \\
   --volume {results}:{results} ${{HF_TOKEN_FILE:+--volume "$HF_TOKEN_FILE:/run/secrets/hf_token:ro"}} \\
   --env LOADCHECK_NODE="$LOADCHECK_NODE" --env LOADCHECK_IMAGE="$LOADCHECK_IMAGE" \\
