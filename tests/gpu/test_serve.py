@@ -1,13 +1,19 @@
-"""vLLM's own server is asked as we ask it: its parser takes every argument, its app asks for the key on each route. No GPU is needed, but the stack."""
+"""vLLM's own server is asked as we ask it: its parser takes every argument, its app asks for the key on each route, its launcher ends in order.
+No GPU is needed, but the stack."""
 
+import http.client
 import json
 import os
+import signal
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.gpu.test_gpu_load import PYTHON, VENV
+from tests.integration.test_serve import _free_port
 from tests.test_export import _training
 
 KEY = "a-key-that-nobody-guesses"
@@ -39,6 +45,57 @@ async def main():
 asyncio.run(main())
 """
 
+ENDING = """
+import asyncio, contextlib, multiprocessing, signal, sys, time
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+from vllm.entrypoints.openai import api_server
+from loadcheck.stacks.plain_vllm import server
+
+def engine(pipe):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in range(pipe.recv()):
+        time.sleep(0.1)
+        pipe.send(number)
+    time.sleep(60)
+
+class Client:
+    async def get_model_config(self):
+        return None
+
+@contextlib.asynccontextmanager
+async def engine_client(_args):
+    global pipe
+    context = multiprocessing.get_context("fork")
+    pipe, far = context.Pipe()
+    process = context.Process(target=engine, args=(far,))
+    process.start()
+    try:
+        yield Client()
+    finally:
+        print("the engine lived:", process.is_alive(), flush=True)
+        process.terminate()
+        process.join(4)
+
+async def tokens(number):
+    pipe.send(number)
+    for _ in range(number):
+        yield f"token {await asyncio.to_thread(pipe.recv)}\\n"
+    print("the stream is whole", flush=True)
+
+def build_app(_args):
+    app = FastAPI()
+    app.get("/{number}")(lambda number: StreamingResponse(tokens(int(number))))
+    return app
+
+async def no_state(*_):
+    pass
+
+api_server.build_async_engine_client, api_server.build_app, api_server.init_app_state = engine_client, build_app, no_state
+server.main()
+print("ended in order", flush=True)
+"""
+
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.xdist_group("real loads"),
@@ -68,3 +125,48 @@ def test_the_server_takes_our_arguments_and_every_route_asks_for_the_key(tmp_pat
     without, with_key = ({path: codes[at] for path, codes in found["codes"].items()} for at in (0, 1))
     assert {path for path, code in without.items() if code != 401} == {"/health", "/ping"}
     assert 401 not in with_key.values() and with_key["/loadcheck"] == 200 and with_key["/docs"] == 404
+
+
+@pytest.mark.parametrize(("num_tokens", "is_whole"), [(15, True), (100, False)])
+def test_vllm_s_launcher_ends_streams_first_then_the_engine(num_tokens: int, is_whole: bool):
+    """SIGTERM within a stream: it comes to its end, or is cut once its grace of 3 s is over, while the engine lives; then that ends: exit 0."""
+    port = _free_port()
+    env = {**os.environ, "LOADCHECK_SERVE_GRACE_S": "3", "VLLM_NO_USAGE_STATS": "1", "PYTHONPATH": str(ROOT / "src")}
+    with subprocess.Popen([PYTHON, "-c", ENDING, "--host", "127.0.0.1", "--port", str(port)], env=env, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:  # fmt: skip
+        try:
+            said = []
+            for line in server.stdout:
+                said.append(line)
+                if "Uvicorn running" in line:
+                    break
+            got = _stream_and_end(server, port, num_tokens)
+            said += server.stdout
+        finally:
+            server.kill()
+    log = "".join(said)
+    assert (len(got) == num_tokens) is is_whole, log
+    ordered = [*(["the stream is whole"] if is_whole else []), "the engine lived: True", "ended in order"]
+    assert [line for line in log.splitlines() if line in {*ordered, "the stream is whole"}] == ordered
+    assert server.returncode == 0
+
+
+def _stream_and_end(server: subprocess.Popen[str], port: int, num_tokens: int) -> list[bytes]:
+    """The lines of a stream within which the server is asked to end."""
+    got = []
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        connection.request("GET", f"/{num_tokens}")
+        with closing(connection.getresponse()) as answer:
+            while line := _line(answer):
+                got.append(line)
+                if len(got) == 1:
+                    server.send_signal(signal.SIGTERM)
+    return got
+
+
+def _line(answer: http.client.HTTPResponse) -> bytes:
+    """The next line; none where the connection was cut."""
+    try:
+        return answer.readline()
+    except (http.client.HTTPException, OSError):
+        return b""

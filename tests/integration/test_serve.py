@@ -25,8 +25,8 @@ from loadcheck.runs.folder import RunFolder
 from loadcheck.serving.asked import Asked, asked
 from loadcheck.specs.files import to_data, to_toml, validate
 from loadcheck.specs.profile import Profile
-from loadcheck.stacks.plain_vllm.gate import EXPIRES, KEY, MAX_BODY_BYTES, VERDICT, Gate
-from loadcheck.stacks.plain_vllm.serving import Served, argv, environment, predict_served
+from loadcheck.stacks.plain_vllm.gate import EXPIRES, GRACE, KEY, MAX_BODY_BYTES, VERDICT, Gate
+from loadcheck.stacks.plain_vllm.serving import Served, argv, environment, predict_served, served_case
 from loadcheck.stacks.serving import known_holes
 from loadcheck.units import GIB
 from tests.conftest import ROOT, RUNS
@@ -47,7 +47,7 @@ class Health(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 def end(*_):
     print("ended with grace", flush=True); os._exit(0)
-signal.signal(signal.SIGINT, end)
+signal.signal(signal.SIGTERM, end)
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Health).serve_forever()
 """
 
@@ -290,7 +290,7 @@ def test_wrong_bases_names_and_ranks_are_refused(run: Path, capsys: pytest.Captu
 
 
 def test_slots_of_adapters_are_predicted_outside_the_budget(run: Path):
-    """Twice the adapters, twice the slots; without a rank there are none."""
+    """Twice the adapters, twice the slots; without a rank there are none. The indices beside them are there once."""
     plan = (
         plan_from_json(json.loads((RUN / "plan.json").read_text()))
         if (RUN / "plan.json").exists()
@@ -300,17 +300,20 @@ def test_slots_of_adapters_are_predicted_outside_the_budget(run: Path):
     case = Case(
         model_name=plan.model_name, config=plan.config, profile=plan.profile, card=card, ram_available_bytes=64 * GIB
     )
-    peaks = [predict_served(case, rank, count).memory.peak.num_bytes for rank, count in ((None, 0), (16, 1), (16, 2))]
-    assert peaks[1] > peaks[0] and peaks[2] - peaks[1] == peaks[1] - peaks[0]
+    slots = [
+        predict_served(served_case(case, rank, count)).memory.sum_bytes(("lora_slots",))
+        for rank, count in ((None, 0), (16, 1), (16, 2), (16, 3))
+    ]
+    assert slots[0] == 0 and 0 < slots[2] - slots[1] == slots[3] - slots[2] < slots[1]
 
 
 def test_the_server_s_variables_open_nothing(tmp_path: Path):
     """Neither routes that take any folder, nor a hub's token, nor telemetry; the key is there and nowhere else."""
     env = environment(
         {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_SERVER_DEV_MODE": "1", "HF_TOKEN": "hf", "PATH": "/bin", EXPIRES: "1"},
-        SECRET, None, tmp_path / "verdict.json",
+        SECRET, None, tmp_path / "verdict.json", 30.0,
     )  # fmt: skip
-    assert (env["PATH"], env[KEY], env["VLLM_NO_USAGE_STATS"]) == ("/bin", SECRET, "1")
+    assert (env["PATH"], env[KEY], env["VLLM_NO_USAGE_STATS"], env[GRACE]) == ("/bin", SECRET, "1", "30.0")
     assert not {"VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_SERVER_DEV_MODE", "HF_TOKEN", EXPIRES} & env.keys()
 
 

@@ -20,14 +20,15 @@ from loadcheck.findings.finding import Verdict
 from loadcheck.loading import GPU_PROFILE, case_of, require
 from loadcheck.plan import plan_to_json
 from loadcheck.predict.account import Prediction
+from loadcheck.predict.case import Case
 from loadcheck.runs.folder import create_run_folder, new_run_id
 from loadcheck.serving.asked import Asked, asked
 from loadcheck.serving.key import ApiKey, api_key
 from loadcheck.serving.server import LOOPBACK, check_port, serve
 from loadcheck.show.prediction import show_prediction
-from loadcheck.show.serve import show_ready, show_warnings
+from loadcheck.show.serve import ending, show_ready, show_warnings
 from loadcheck.specs.profile import VLLM_ALONE
-from loadcheck.stacks.serving import Served, predict_served
+from loadcheck.stacks.serving import Served, predict_served, served_case
 from loadcheck.terminal import console, print_words
 
 NEEDED = ("torch", "vllm", "transformers")
@@ -75,12 +76,13 @@ def command(source: str, host: str, port: int, adapters: tuple[str, ...], api_ke
     key = api_key(api_key_file, key_hours)
     gpu = _gpu(source)
     require(NEEDED, found.plan.profile)
-    prediction = predict_served(case_of(found.plan, gpu, device.ram_available_bytes()), found.rank, len(found.adapters))
+    case = served_case(case_of(found.plan, gpu, device.ram_available_bytes()), found.rank, len(found.adapters))
+    prediction = predict_served(case)
     if not prediction.fits and not force:
         return _refused(out, prediction, as_json)
     served = Served(found.plan, _base(found), found.adapters, found.rank, host, port)
     show_warnings(out, host, host in LOOPBACK)
-    return _serve(out, served, key, prediction, run_dir, as_json)
+    return _serve(out, served, key, case, run_dir, as_json)
 
 
 def _named(text: str) -> tuple[str, Path]:
@@ -116,9 +118,7 @@ def _refused(out: Console, prediction: Prediction, as_json: bool) -> int:
     return EXIT_FAIL
 
 
-def _serve(
-    out: Console, served: Served, key: ApiKey, prediction: Prediction, run_dir: Path | None, as_json: bool
-) -> int:
+def _serve(out: Console, served: Served, key: ApiKey, case: Case, run_dir: Path | None, as_json: bool) -> int:
     name = served.plan.profile.name
     folder = create_run_folder(run_dir or _default(name), name)
 
@@ -129,13 +129,10 @@ def _serve(
             show_ready(out, served, key, verdict)
 
     print_words(out, f"starting; its log is {folder.log_path}")
-    end, verdict = serve(served, key, prediction, folder, ready, lambda _: None)
-    if end.interrupted and verdict is not None:
-        return EXIT_PASS if verdict.passed else EXIT_FAIL
-    print_words(
-        out, f"the server ended before it was asked to: {end.reason or 'with exit code 0'}; see {folder.log_path}"
-    )
-    return EXIT_FAIL
+    end, verdict = serve(served, key, case, folder, ready, lambda _: None)
+    if (words := ending(end, verdict is not None)) is not None:
+        print_words(out, f"{words}; see {folder.log_path}")
+    return EXIT_PASS if end.interrupted and verdict is not None and verdict.passed else EXIT_FAIL
 
 
 def _default(name: str) -> Path:

@@ -14,10 +14,12 @@ from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 
 
-def as_loaded(config: ModelConfig, profile: Profile) -> ModelConfig:
-    """The model with or without room for adapters, and with a KV cache of 16 or 8 bits, as the profile asks."""
+def as_loaded(config: ModelConfig, profile: Profile, max_loras: int = 0) -> ModelConfig:
+    """The model with or without room for adapters, and with a KV cache of 16 or 8 bits, as profile and server ask."""
     return structs.replace(
-        config, lora=profile.keeps_slots or not profile.has_budget, kv_number_bytes=1 if profile.float8_kv_cache else 2
+        config,
+        lora=profile.keeps_slots or not profile.has_budget or max_loras > 0,
+        kv_number_bytes=1 if profile.float8_kv_cache else 2,
     )
 
 
@@ -32,6 +34,7 @@ class Case:
         ram_available_bytes: of the host; None where nothing depends on it.
         model_name: as env/models or its directory calls the model.
         notes: what is to be said of the model, such as that another checkpoint is loaded than the one named.
+        max_loras: adapters that a server keeps slots for, each of the profile's `max_lora_rank`; 0 for a load, which has those of its stack.
     """
 
     config: ModelConfig
@@ -40,9 +43,10 @@ class Case:
     ram_available_bytes: int | None = None
     model_name: str = ""
     notes: tuple[str, ...] = ()
+    max_loras: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "config", as_loaded(self.config, self.profile))
+        object.__setattr__(self, "config", as_loaded(self.config, self.profile, self.max_loras))
 
     @property
     def gpu(self) -> Card:

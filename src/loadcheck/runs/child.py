@@ -75,14 +75,33 @@ def start_child(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How a child is asked to end, before it is killed.
+
+    Attributes:
+        number: the signal.
+        alone: its first process alone gets it, and ends the others itself; else its whole group.
+        grace_s: how long it may take.
+    """
+
+    number: signal.Signals = signal.SIGINT
+    alone: bool = False
+    grace_s: float = GRACE_S
+
+    def ask(self, pid: int) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            (os.kill if self.alone else os.killpg)(pid, self.number)
+
+
 def run_child(
     child: subprocess.Popen[bytes],
     sink: LogSink,
     on_start: Callable[[int], None],
     on_output: Take,
-    grace_s: float = GRACE_S,
+    asking: Asking = Asking(),  # noqa: B008: frozen
 ) -> ChildEnd:
-    """Hear a child out (`start_child`), to its end or ours; `grace_s` is left to it to end by itself.
+    """Hear a child out (`start_child`), to its end or ours, which it is asked to as `asking` says.
 
     Whatever it printed is in `sink`, however it ended. Nothing of its session outlives this call.
     """
@@ -98,7 +117,7 @@ def run_child(
             _follow(child, take)
         except KeyboardInterrupt:
             interrupted = True
-            _end(child, take, grace_s)
+            _end(child, take, asking)
         finally:
             with ignore_signals():
                 exit_code = _reap(child, take)
@@ -123,12 +142,11 @@ def _follow(child: subprocess.Popen[bytes], take: Take, limit_s: float = math.in
                 child.wait(POLL_S)
 
 
-def _end(child: subprocess.Popen[bytes], take: Take, grace_s: float) -> None:
+def _end(child: subprocess.Popen[bytes], take: Take, asking: Asking) -> None:
     """Ask the child to end, and hear it out; asked twice, it is killed at once."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGINT)
+    asking.ask(child.pid)
     with suppress(KeyboardInterrupt):
-        _follow(child, take, grace_s)
+        _follow(child, take, asking.grace_s)
 
 
 def _reap(child: subprocess.Popen[bytes], take: Take) -> int:

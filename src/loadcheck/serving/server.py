@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import http.client
 import os
+import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from loadcheck.checking import gather
+from loadcheck.checking import run_log
 from loadcheck.errors import BadInput, Problem
 from loadcheck.findings.finding import Check, Finding, Status, Verdict
 from loadcheck.loading import child_environment
-from loadcheck.predict.account import Prediction
-from loadcheck.runs.child import ChildEnd, run_child, start_child
+from loadcheck.predict.case import Case
+from loadcheck.runs.child import Asking, ChildEnd, run_child, start_child
 from loadcheck.runs.folder import RunFolder, write_json
 from loadcheck.runs.secrets import secrets
 from loadcheck.runs.sink import LogSink
 from loadcheck.serving.key import ApiKey
-from loadcheck.stacks.serving import SERVER, SERVING_STACK, Served, argv, environment
+from loadcheck.stacks.serving import SERVER, Served, argv, environment, evidence_of
 from loadcheck.verdict import judge
 
 GRACE_S = 30.0
 """How long requests that run may go on once the server is asked to end."""
+END_S = 15.0
+"""How long the server may take to end after that: it leaves its engine 4 s (vllm/entrypoints/openai/api_server.py:228-247)."""
+ASKING = Asking(signal.SIGTERM, alone=True, grace_s=GRACE_S + END_S)
+"""The engine is a process of the server's own, in its group: a signal to both would cut what it is working on."""
 POLL_S = 0.5
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104: asked for by the user, and warned of
@@ -57,7 +62,7 @@ class Watch:
 
     served: Served
     folder: RunFolder
-    prediction: Prediction
+    case: Case
     ready: Ready
     ended: threading.Event
     verdict: Verdict | None = None
@@ -65,7 +70,7 @@ class Watch:
     def run(self) -> None:
         while not self.ended.wait(POLL_S):
             if self._answers():
-                self.verdict = judge_start(self.folder.log_path, self.prediction)
+                self.verdict = judge_start(self.folder.log_path, self.case)
                 write_json(self.folder.verdict_path, self.verdict.to_json())
                 self.ready(self.verdict)
                 return
@@ -82,18 +87,18 @@ class Watch:
             connection.close()
 
 
-def serve(served: Served, key: ApiKey, prediction: Prediction, folder: RunFolder, ready: Ready,
+def serve(served: Served, key: ApiKey, case: Case, folder: RunFolder, ready: Ready,
           on_output: Callable[[bytes], None]) -> tuple[ChildEnd, Verdict | None]:  # fmt: skip
     """Run the server to its end or ours; gives how it ended, and the verdict on its start, None where it never answered.
 
     Its log is server.log's place in the folder, without the key.
     """
-    env = environment(child_environment(), key.text, key.expires_unix_s, folder.verdict_path)
+    env = environment(child_environment(), key.text, key.expires_unix_s, folder.verdict_path, GRACE_S)
     sink = LogSink(folder.log_path, tuple({key.text, *secrets(env)}))
-    watch = Watch(served, folder, prediction, ready, threading.Event())
+    watch = Watch(served, folder, case, ready, threading.Event())
     thread = threading.Thread(target=watch.run, daemon=True)
     try:
-        end = run_child(start_child(command(served), env), sink, lambda _: thread.start(), on_output, GRACE_S)
+        end = run_child(start_child(command(served), env), sink, lambda _: thread.start(), on_output, ASKING)
     finally:
         watch.ended.set()
         if thread.is_alive():
@@ -103,30 +108,9 @@ def serve(served: Served, key: ApiKey, prediction: Prediction, folder: RunFolder
     return end, watch.verdict
 
 
-def judge_start(log: Path, prediction: Prediction) -> Verdict:
-    """The engine's own lines against each other, and the weights against the prediction; a log that says nothing proves nothing."""
+def judge_start(log: Path, case: Case) -> Verdict:
+    """The log of a start by what its lines state of each other, and each figure against what is predicted of it."""
     try:
-        evidence = gather(log)
+        return judge(evidence_of(run_log(log), case))
     except BadInput as error:
         return Verdict((Finding(figure="log", check=Check.SHAPE, status=Status.FAIL, why=str(error)),))
-    found = judge(replace(evidence, stack=SERVING_STACK, profile=None, expected=None))
-    return Verdict(
-        (*found.findings, _weights(evidence.attempt.figures.weights_bytes, prediction.figures.weights_bytes))
-    )
-
-
-WEIGHTS_STEP_BYTES = 110_000
-"""Half a digit of the four that the engine prints of a GiB, twice."""
-
-
-def _weights(measured: int | None, predicted: int | None) -> Finding:
-    if measured is None or predicted is None:
-        return Finding(
-            figure="weights_gib", check=Check.MODEL, status=Status.SKIPPED, why="the weights are not in the log"
-        )
-    ok = abs(measured - predicted) <= WEIGHTS_STEP_BYTES
-    why = f"the weights take {measured:,} bytes, and {predicted:,} were predicted"
-    remedy = "" if ok else "it is another model than the one that was asked for"
-    return Finding(
-        figure="weights_gib", check=Check.MODEL, status=Status.OK if ok else Status.FAIL, why=why, remedy=remedy
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from loadcheck.runs.child import ChildEnd
 from loadcheck.serving.key import ApiKey
 from loadcheck.show.verdict import show_verdict
 from loadcheck.stacks.serving import Served, known_holes
@@ -36,3 +37,12 @@ def show_ready(out: Console, served: Served, key: ApiKey, verdict: Verdict) -> N
     )
     if key.is_new:
         print_words(out, f"API key, shown once: {key.text}")
+
+
+def ending(end: ChildEnd, answered: bool) -> str | None:
+    """What is to be said of a server's end; None of one that was asked to, and let its requests come to theirs."""
+    if not end.interrupted:
+        return f"the server ended before it was asked to: {end.reason or 'with exit code 0'}"
+    if not answered:
+        return "ended before the server answered, so its start was not judged"
+    return None if end.exit_code == 0 else f"the server did not end by itself (exit code {end.exit_code})"

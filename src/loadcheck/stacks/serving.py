@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from loadcheck.specs.files import env_dir, read_toml
 from loadcheck.specs.profile import VLLM_LORA_RANKS as SERVED_RANKS
-from loadcheck.stacks.plain_vllm import STACK as SERVING_STACK
-from loadcheck.stacks.plain_vllm.serving import SERVER, Served, argv, environment, predict_served
+from loadcheck.stacks.plain_vllm.serving import (
+    SERVER,
+    Served,
+    argv,
+    environment,
+    evidence_of,
+    predict_served,
+    served_case,
+)
 
 __all__ = [
     "SERVER",
-    "SERVING_STACK",
     "Served",
     "argv",
     "environment",
+    "evidence_of",
     "known_holes",
     "predict_served",
     "rank_flag",
+    "served_case",
     "served_rank",
 ]
 

@@ -130,6 +130,17 @@ def _joined_errors(log: ParsedLog) -> Iterator[tuple[int, str]]:
                 yield first_line + at, " ".join(map(str.strip, pieces))
 
 
+_NO_ERROR = re.compile(r"\b(?:DEBUG|INFO|WARNING)\b")
+_QUOTE = "`"
+
+
+def _is_quoted(before: str) -> bool:
+    """Whether a record that is no error quotes what stands behind these words of its line, as vLLM's of a low limit of open files:
+    "This can cause fd limit errors like`OSError: [Errno 24] Too many open files`" (vllm/utils.py:2081-2086).
+    """
+    return before.count(_QUOTE) % 2 == 1 and _NO_ERROR.search(before) is not None
+
+
 def _first(trouble: Trouble, block: str, first_line: int, log: ParsedLog) -> Sighting | None:
     """Where in a block of the log a trouble shows; None where it does not."""
     for anchor, pattern in trouble.phrases():
@@ -137,8 +148,9 @@ def _first(trouble: Trouble, block: str, first_line: int, log: ParsedLog) -> Sig
             continue
         for match in islice(pattern.finditer(block), MAX_MATCHES):
             line_start = block.rfind("\n", 0, match.start()) + 1
-            if EVENT_ANCHOR in block[line_start : match.start()]:
-                continue  # an event of our own, which may quote anything
+            before = block[line_start : match.start()]
+            if EVENT_ANCHOR in before or _is_quoted(before):
+                continue  # an event of our own, which may quote anything, or a warning of what may come
             line = first_line + block.count("\n", 0, match.start())
             figures = figures_of(trouble, {name: text for name, text in match.groupdict().items() if text is not None})
             if figures is not None and (not trouble.stages or stage_at(log, line) in trouble.stages):

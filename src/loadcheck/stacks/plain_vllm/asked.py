@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from loadcheck.figures import Value
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Finding
+from loadcheck.specs.profile import Profile
+from loadcheck.stacks.plain_vllm.plan import MAX_NUM_SEQS
+from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes, captures_graphs
 
 
 def check_settings(evidence: Evidence) -> Iterator[Finding]:
@@ -13,16 +17,25 @@ def check_settings(evidence: Evidence) -> Iterator[Finding]:
     profile = evidence.profile
     if profile is None:
         return
-    wanted_of = {
+    wanted_of: dict[str, Value] = {
         "engine": "V0",
         "kv_cache_dtype": "fp8" if profile.float8_kv_cache else "auto",
         "prefix_caching": str(profile.caches_prefixes),
         "load_format": "bitsandbytes" if profile.load_in_4bit else "auto",
         "pipeline_parallel_size": "1",
         "speculative_config": "None",
+        **_graphs(profile),
     }
     why = f"profile {profile.name} has vLLM load with {{figure}} {{wanted}}"
     yield from evidence.asked(wanted_of, why, "load with this profile's settings, or give the raw output of one load")
+
+
+def _graphs(profile: Profile) -> dict[str, Value]:
+    """The sizes that are captured for so many sequences, which this engine prints and whose number it does not."""
+    if not captures_graphs(profile):
+        return {}
+    sizes = capture_sizes(profile.max_num_seqs or MAX_NUM_SEQS)
+    return {"graph_sizes": ",".join(map(str, reversed(sizes))), "largest_graph": sizes[-1]}
 
 
 CHECKS = (check_settings,)

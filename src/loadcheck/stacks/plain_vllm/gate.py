@@ -18,6 +18,8 @@ from typing import Any
 
 KEY, EXPIRES, VERDICT = "VLLM_API_KEY", "LOADCHECK_KEY_EXPIRES_UNIX_S", "LOADCHECK_SERVE_VERDICT"
 """Variables: the key, when it ends, and the file of the verdict. Never arguments: those are seen by everybody and are logged."""
+GRACE = "LOADCHECK_SERVE_GRACE_S"
+"""The seconds that requests may go on once the server is asked to end (server.py)."""
 OPEN = ("/health", "/ping")
 ROUTE = "/loadcheck"
 MAX_BODY_BYTES = 4 * 1024 * 1024

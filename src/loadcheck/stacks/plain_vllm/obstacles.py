@@ -22,9 +22,10 @@ def obstacles(case: Case, plan: EnginePlan, budget: Budget, account: MemoryAccou
         yield Obstacle(f"{card.name} cannot run this stack: {card.refused}", "no kernel image is available", remedy)
     yield from met(RULES, case)
     yield from _batch(case, plan)
-    model = budget.weights.num_bytes
+    slots_bytes = account.sum_bytes(("lora_slots",))
+    model, of = budget.weights.num_bytes + slots_bytes, "and the adapters' slots" if slots_bytes else "alone"
     if model + budget.non_torch_bytes > card.free_bytes:
-        what = f"the weights alone take {show_bytes(model)}, and {show_bytes(card.free_bytes)} of the card are free"
+        what = f"the weights {of} take {show_bytes(model)}, and {show_bytes(card.free_bytes)} of the card are free"
         yield Obstacle(what, "CUDA out of memory.", "take a smaller model, or a card with more memory", "profile")
         return
     too_full = account.peak.num_bytes > card.total_bytes

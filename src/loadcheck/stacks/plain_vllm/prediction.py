@@ -33,6 +33,7 @@ from loadcheck.stacks.unsloth_vllm.prediction import (
     sorted_batch,
     warnings_of,
 )
+from loadcheck.stacks.unsloth_vllm.slots import lora_slots
 from loadcheck.stacks.unsloth_vllm.weights import weights
 from loadcheck.units import MIB
 
@@ -49,7 +50,7 @@ def predict(case: Case) -> Prediction:
 
 def _predict(case: Case, plan: EnginePlan) -> Prediction:
     config, card = case.config, case.gpu
-    budget = Budget.of(config, card, plan, plain_weights(config))
+    budget = Budget.of(config, card, plan, plain_weights(config, max(case.max_loras, 1)))
     peak = _peak(case, plan, budget)
     account = MemoryAccount(peak, full_batch(case, plan, peak), sorted_batch(case, peak, budget))
     found = tuple(obstacles(case, plan, budget, account))
@@ -62,6 +63,14 @@ def _predict(case: Case, plan: EnginePlan) -> Prediction:
         notes=tuple(notes_on(card)),
         warnings=() if found else tuple(warnings_of(card, plan, account.largest_bytes)),
     )
+
+
+def slots_of(case: Case, plan: EnginePlan) -> tuple[Term, ...]:
+    """What a server keeps for its adapters, outside of the engine's budget; a load by vLLM alone has none."""
+    if not case.max_loras:
+        return ()
+    rank, tokens = case.profile.max_lora_rank, plan.num_batched_tokens
+    return (lora_slots(case.config, rank, tokens, plan.max_num_seqs, case.max_loras),)
 
 
 def _peak(case: Case, plan: EnginePlan, budget: Budget) -> Term:
@@ -77,6 +86,7 @@ def _peak(case: Case, plan: EnginePlan, budget: Budget) -> Term:
             ),
             Term("non_torch", budget.non_torch_bytes, "vllm/worker/worker.py:205-271; env/gpus.toml"),
             budget.weights,
+            *slots_of(case, plan),
             kv_cache_memory(config, budget.num_gpu_blocks),
             graphs_of(config, card, plan),
             total(extras.name, [part for part in extras.parts if part.name != HF_ROPE]),
@@ -97,10 +107,11 @@ def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | N
     if (card := log.card()) is None:
         return FromLog(note="the log does not say the card's memory, so nothing is predicted")
     figures = predict(Case(config=config, profile=profile, card=card)).figures
-    return FromLog(figures, {**log.bands(figures), **_activation(figures)})
+    return FromLog(figures, {**log.bands(figures), **activation_band(figures)})
 
 
-def _activation(figures: Figures) -> dict[str, Band]:
+def activation_band(figures: Figures) -> dict[str, Band]:
+    """Of the one figure that torch's allocator moves."""
     value = figures.activation_peak_bytes
     assert value is not None
     why = "torch's allocator leaves up to 1 MiB in a block"

@@ -6,20 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from loadcheck.findings.evidence import Evidence
+from loadcheck.logs import Attempt, ParsedLog
 from loadcheck.plan import LoadPlan
 from loadcheck.predict.account import Obstacle, Prediction
 from loadcheck.predict.case import Case
-from loadcheck.predict.terms import Term
 from loadcheck.runs.secrets import TOKEN_VARIABLES
+from loadcheck.specs.files import changed
+from loadcheck.specs.model import find_model
 from loadcheck.specs.settings import handed_on
-from loadcheck.stacks.plain_vllm.gate import EXPIRES, KEY, VERDICT
-from loadcheck.stacks.plain_vllm.plan import plan_of
-from loadcheck.stacks.plain_vllm.prediction import predict
+from loadcheck.stacks.plain_vllm import STACK
+from loadcheck.stacks.plain_vllm.gate import EXPIRES, GRACE, KEY, VERDICT
+from loadcheck.stacks.plain_vllm.prediction import activation_band, predict
+from loadcheck.stacks.unsloth_vllm.bands import EXACT, Rounding, bands
 from loadcheck.stacks.unsloth_vllm.engine import ENVIRONMENT, UNSET
-from loadcheck.stacks.unsloth_vllm.slots import lora_slots
+from loadcheck.stacks.unsloth_vllm.kv import config_block_bytes
 from loadcheck.units import show_bytes
 
-SERVER = "vllm.entrypoints.openai.api_server"
+SERVER = "loadcheck.stacks.plain_vllm.server"
 GATE = "loadcheck.stacks.plain_vllm.gate.Gate"
 FORBIDDEN = (
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING",  # a request would name any folder of this machine (api_server.py:631-657)
@@ -77,39 +81,66 @@ def _lora(served: Served) -> Sequence[str]:
     return "--enable-lora", "--max-loras", most, "--max-lora-rank", str(served.rank), "--lora-modules", *modules
 
 
-def environment(env: Mapping[str, str], key: str, expires_unix_s: float | None, verdict: Path) -> dict[str, str]:
-    """The server's variables: the key, the verdict's file, nothing that reaches a network, no token, and no switch that opens a route."""
+def environment(
+    env: Mapping[str, str], key: str, expires_unix_s: float | None, verdict: Path, grace_s: float
+) -> dict[str, str]:
+    """The server's variables: the key, the verdict's file, how long requests may go on at its end (`grace_s`), nothing that reaches a
+    network, no token, and no switch that opens a route."""
     kept = {name: value for name, value in env.items() if name not in (*UNSET, *FORBIDDEN, *TOKEN_VARIABLES, EXPIRES)}
-    own = {KEY: key, VERDICT: str(verdict.resolve())}
+    own = {KEY: key, VERDICT: str(verdict.resolve()), GRACE: str(grace_s)}
     return {**kept, **ENVIRONMENT, **own, **({} if expires_unix_s is None else {EXPIRES: str(expires_unix_s)})}
 
 
-def predict_served(case: Case, rank: int | None, num_adapters: int) -> Prediction:
-    """The memory of the server: that of vLLM alone, and the slots of its adapters, which lie outside of its budget.
+def served_case(case: Case, rank: int | None, num_adapters: int) -> Case:
+    """The load of a server: with its slots, which `argv` asks for by --max-loras and --max-lora-rank."""
+    return case if rank is None else replace(case.changed({"max_lora_rank": rank}), max_loras=num_adapters)
 
-    Not measured: the slots are to the byte those of unsloth's engine (slots.py) for one adapter; for several they are taken as often.
+
+def predict_served(case: Case) -> Prediction:
+    """The memory of a server (`served_case`): that of vLLM alone, its adapters' rows among the weights, and their slots outside of its budget.
+
+    A load answers once, and a server many at once: what a full batch would take has to be there.
     """
     found = predict(case)
-    if rank is None or found.account is None or case.card is None:
+    if case.card is None or found.account is None:
         return found
-    plan = plan_of(case)
-    one = lora_slots(case.config, rank, plan.batched_tokens or plan.max_model_len, plan.max_num_seqs).num_bytes
-    slots = Term("lora_slots", num_adapters * one, "stacks/unsloth_vllm/slots.py")
-    peak = found.account.peak
-    account = replace(
-        found.account, peak=replace(peak, num_bytes=peak.num_bytes + slots.num_bytes, parts=(*peak.parts, slots))
-    )
-    needed = found.account.largest_bytes + slots.num_bytes
+    needed = found.account.largest_bytes
     short = needed - case.card.total_bytes
-    return replace(
-        found, account=account, obstacles=(*found.obstacles, *([_short(needed, short)] if short > 0 else []))
-    )
+    if short <= 0 or any(each.short == "peak" for each in found.obstacles):
+        return found
+    return replace(found, warnings=(), obstacles=(*found.obstacles, _short(needed, short)))
 
 
 def _short(needed: int, short: int) -> Obstacle:
     return Obstacle(
-        f"model, cache and the adapters' slots need {show_bytes(needed)}, {show_bytes(short)} more than the card has",
+        f"a full batch of requests needs {show_bytes(needed)}, {show_bytes(short)} more than the card has",
         "torch.OutOfMemoryError: CUDA out of memory.",
-        "lower --gpu-memory-utilization, or serve fewer adapters",
+        "lower --gpu-memory-utilization or --max-num-seqs, or serve fewer adapters",
         "peak",
     )
+
+
+def evidence_of(log: ParsedLog, case: Case) -> Evidence:
+    """What the start of a server is judged by: its log, and what is predicted of it by the card that was there before."""
+    seen, rounding = _as_measured(log.last, case)
+    figures = predict_served(seen).figures
+    return Evidence(
+        log=log,
+        stack=STACK,
+        profile=changed(case.profile, {"load_in_4bit": case.config.quantization == "nf4"}),
+        model=find_model(case.model_name),
+        config=case.config,
+        predicted=figures,
+        case=case,
+        bands={**bands(figures, case.gpu, rounding), **activation_band(figures)},
+        strict_stack=True,
+    )
+
+
+def _as_measured(attempt: Attempt, case: Case) -> tuple[Case, Rounding]:
+    """The case with the non_torch that the log says, where the card's own is another or not known: the figures after it follow from it."""
+    card, reading = case.gpu, attempt.reading("non_torch_bytes")
+    if reading is None or (card.non_torch_bytes is not None and reading.agrees(card.non_torch_bytes)):
+        return case, EXACT
+    found = replace(case, card=replace(card, non_torch_bytes=int(reading.value)))
+    return found, Rounding(0, reading.tolerance, config_block_bytes(case.config))

@@ -19,32 +19,33 @@ FP32_BYTES = 4
 
 
 @lru_cache(maxsize=64)
-def plain_weights(config: ModelConfig) -> Term:
-    """The weights figure: every tensor, and what blocks that are larger than their tensors take on top."""
+def plain_weights(config: ModelConfig, max_loras: int = 1) -> Term:
+    """The weights figure: every tensor, and what blocks that are larger than their tensors take on top; `max_loras` as in `weights`."""
     with counting(exact):
-        parts = weights(config).parts
-    more = _larger_blocks(config)
+        parts = weights(config, max_loras).parts
+    more = _larger_blocks(config, max_loras)
     slack = Term(
         "blocks larger than their tensors", more, "torch 2.5.1 c10/cuda/CUDACachingAllocator.cpp: should_split"
     )
     return total("weights", [*parts, slack], "vllm/worker/model_runner.py:1109-1116")
 
 
-def _larger_blocks(config: ModelConfig) -> int:
+def _larger_blocks(config: ModelConfig, max_loras: int) -> int:
     """Only tensors above 1 MiB can have them, so that the small ones are left out."""
     taken = _Taken()
-    taken.keep(DTYPE_BYTES * config.hidden_size * embedding_rows(config))
+    taken.keep(DTYPE_BYTES * config.hidden_size * embedding_rows(config, max_loras))
     for layer in range(config.num_hidden_layers):
         for merged, names in MERGED_LINEARS.items():
             elements = sum(config.linears[name][0] * config.linears[name][1] for name in names)
             taken.keep(elements // 2 if config.is_in_4bit(layer, names[0]) else DTYPE_BYTES * elements)
             if layer == 0 and merged == "o_proj":
                 _rope(config, taken)
-    head = taken.allocator.take(DTYPE_BYTES * config.hidden_size * head_rows(config))
+    head_bytes = DTYPE_BYTES * config.hidden_size * head_rows(config, max_loras)
+    head = taken.allocator.take(head_bytes)
     if config.tie_word_embeddings:  # made, and let go for the embedding
         taken.allocator.give(head)
     else:
-        taken.exact_bytes += exact(DTYPE_BYTES * config.hidden_size * head_rows(config))
+        taken.exact_bytes += exact(head_bytes)
     _absmax(config, taken)
     return taken.allocator.allocated_bytes - taken.exact_bytes
 

@@ -135,8 +135,9 @@ FORMATS: tuple[LineFormat, ...] = (
           rf"non_torch_memory={NUMBER}GiB", memory("non_torch_bytes")),
     part("profile 0.6.4 kv", "vllm 0.6.4 worker.py", Stage.PROFILED, "kv_cache_size=",
           rf"kv_cache_size={NUMBER}GiB", memory("kv_cache_bytes")),
+    # behind a size: a server prints its arguments (api_server.py:841), which say what is asked for and measure nothing
     part("profile 0.6.4 utilization", "vllm 0.6.4 worker.py", Stage.PROFILE, "gpu_memory_utilization=",
-          rf"gpu_memory_utilization={NUMBER}", share("gpu_memory_utilization_pct")),
+          rf"GiB,? {{0,9}}gpu_memory_utilization={NUMBER}", share("gpu_memory_utilization_pct")),
 )  # fmt: skip
 
 ENDINGS: tuple[EndingWords, ...] = tuple(

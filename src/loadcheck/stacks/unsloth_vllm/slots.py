@@ -1,4 +1,4 @@
-"""vLLM's LoRA slots: the buffers that hold one adapter of the largest rank. They lie outside its budget."""
+"""vLLM's LoRA slots: the buffers that hold each adapter that runs, at the largest rank. They lie outside its budget."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from loadcheck.units import round_up
 
 
 @kept(maxsize=1024)
-def lora_slots(config: ModelConfig, max_lora_rank: int, num_tokens: int, num_seqs: int) -> Term:
-    """The slots of all layers, embeddings and logits, for one adapter (max_loras = 1), and the index buffers beside them.
+def lora_slots(config: ModelConfig, max_lora_rank: int, num_tokens: int, num_seqs: int, max_loras: int = 1) -> Term:
+    """The slots of all layers, embeddings and logits, for `max_loras` adapters at once, and the index buffers beside them.
 
-    `num_tokens` is max_num_batched_tokens. Equal to the byte to a trace of vLLM's own classes for 13 models.
+    `num_tokens` is max_num_batched_tokens. Equal to the byte to a trace of vLLM's own classes for 13 models, with one adapter. Each slot
+    tensor has `max_loras` as its first dimension (vllm/lora/layers.py: 170-198, 319-336, 588-605, 972-1000); the indices do not grow.
     """
-    parts = [*_linears(config, max_lora_rank), *_vocabulary(config, max_lora_rank), _indices(num_tokens, num_seqs)]
+    slots = [*_linears(config, max_lora_rank, max_loras), *_vocabulary(config, max_lora_rank, max_loras)]
+    parts = [*slots, _indices(num_tokens, num_seqs)]
     return total("lora_slots", parts, "vllm/lora/layers.py:319-336, 588-605")
 
 
@@ -38,21 +40,22 @@ def _indices(num_tokens: int, num_seqs: int) -> Term:
     return Term("indices", sum(rounded(size) for size in sizes), "vllm/lora/punica_wrapper/punica_base.py:129-160")
 
 
-def _linears(config: ModelConfig, rank: int) -> Iterator[Term]:
+def _linears(config: ModelConfig, rank: int, max_loras: int) -> Iterator[Term]:
+    number = DTYPE_BYTES * max_loras * rank
     for name, (num_in, num_out) in config.linears.items():
-        one = rounded(DTYPE_BYTES * rank * num_in) + rounded(DTYPE_BYTES * rank * num_out)
+        one = rounded(number * num_in) + rounded(number * num_out)
         yield Term(f"{name} A and B", config.num_hidden_layers * one, "vllm/lora/layers.py:319-336, 588-605")
 
 
-def _vocabulary(config: ModelConfig, rank: int) -> Iterator[Term]:
+def _vocabulary(config: ModelConfig, rank: int, max_loras: int) -> Iterator[Term]:
     """Embedding and logits; qwen2 has adapters on neither (vllm/model_executor/models/qwen2.py:434-442)."""
     if not config.lora_vocabulary:
         return
-    hidden = config.hidden_size
-    extra = rounded(DTYPE_BYTES * LORA_EXTRA_VOCAB * hidden)
+    hidden, number = config.hidden_size, DTYPE_BYTES * max_loras
+    extra = rounded(number * LORA_EXTRA_VOCAB * hidden)
     a_rows = config.vocab_size + LORA_EXTRA_VOCAB
-    embedding = (extra, rounded(DTYPE_BYTES * a_rows * rank), rounded(DTYPE_BYTES * hidden * rank))
+    embedding = (extra, rounded(number * a_rows * rank), rounded(number * hidden * rank))
     yield Term("embed_tokens slots", sum(embedding), "vllm/lora/layers.py:170-198")
     logit_rows = round_up(a_rows, LORA_VOCAB_PADDING)
-    logits = (extra, rounded(DTYPE_BYTES * rank * hidden), rounded(DTYPE_BYTES * logit_rows * rank))
+    logits = (extra, rounded(number * rank * hidden), rounded(number * logit_rows * rank))
     yield Term("logits slots", sum(logits), "vllm/lora/layers.py:972-1000")

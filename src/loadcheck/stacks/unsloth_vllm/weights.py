@@ -33,26 +33,33 @@ def extended_vocab(config: ModelConfig) -> int:
     return config.vocab_size + (LORA_EXTRA_VOCAB if config.lora_vocabulary else 0)
 
 
-def embedding_rows(config: ModelConfig) -> int:
-    """Rows of the embedding table (vllm/model_executor/layers/vocab_parallel_embedding.py:195-240)."""
+def embedding_rows(config: ModelConfig, max_loras: int = 1) -> int:
+    """Rows of the embedding table (vllm/model_executor/layers/vocab_parallel_embedding.py:195-240).
+
+    It has LoRA's own tokens once for each adapter that may run at once, the head once in all (vllm/model_executor/models/llama.py:309-320).
+    """
     padded = round_up(config.vocab_size, VOCAB_PADDING)
-    return round_up(padded + LORA_EXTRA_VOCAB, VOCAB_PADDING) if config.lora_vocabulary else padded
+    return round_up(padded + max_loras * LORA_EXTRA_VOCAB, VOCAB_PADDING) if config.lora_vocabulary else padded
 
 
-def head_rows(config: ModelConfig) -> int:
+def head_rows(config: ModelConfig, max_loras: int = 1) -> int:
     """Rows of the head, which is the embedding where the two are tied (vllm/model_executor/models/llama.py:494-509).
 
     llama and mistral pad it for LoRA's kernels, to 256.
     """
     if config.tie_word_embeddings or not config.lora_vocabulary:
-        return embedding_rows(config)
+        return embedding_rows(config, max_loras)
     return round_up(round_up(config.vocab_size, LORA_VOCAB_PADDING) + LORA_EXTRA_VOCAB, LORA_VOCAB_PADDING)
 
 
 @kept(maxsize=64)
-def weights(config: ModelConfig) -> Term:
-    """The weights figure as a tree; kept, as a search for settings asks for it hundreds of times."""
-    return total("weights", [_layers(config), *_outside(config)], "vllm/worker/model_runner.py:1109-1116")
+def weights(config: ModelConfig, max_loras: int = 1) -> Term:
+    """The weights figure as a tree; kept, as a search for settings asks for it hundreds of times.
+
+    Args:
+        max_loras: adapters that may run at once; unsloth has one (vllm/engine/arg_utils.py:146), a server as many as it serves.
+    """
+    return total("weights", [_layers(config), *_outside(config, max_loras)], "vllm/worker/model_runner.py:1109-1116")
 
 
 def _layers(config: ModelConfig) -> Term:
@@ -103,9 +110,9 @@ def _small(config: ModelConfig) -> Iterator[Term]:
     yield Term("attention scalars", num_layers * 4 * rounded(4), "vllm/attention/layer.py:80-81, 148-149")
 
 
-def _outside(config: ModelConfig) -> Iterator[Term]:
+def _outside(config: ModelConfig, max_loras: int) -> Iterator[Term]:
     row = DTYPE_BYTES * config.hidden_size
-    yield Term("embed_tokens", rounded(row * embedding_rows(config)),
+    yield Term("embed_tokens", rounded(row * embedding_rows(config, max_loras)),
                "vllm/model_executor/layers/vocab_parallel_embedding.py:195-240")  # fmt: skip
     if not config.tie_word_embeddings:
         yield Term("lm_head", rounded(row * head_rows(config)), "vllm/model_executor/models/llama.py:494-509")

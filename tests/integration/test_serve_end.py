@@ -1,0 +1,155 @@
+"""How a server ends: its first process alone is asked, the streams that run come to their end, then the engine does; at last all is killed."""
+
+import http.client
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadcheck.cli import serve as of_cli
+from loadcheck.cli.app import run as loadcheck
+from loadcheck.runs.child import Asking
+from loadcheck.stacks.plain_vllm.serving import Served
+from tests.integration.test_serve import Server, _free_port, server  # noqa: F401
+
+NUM_TOKENS = 12
+ENGINE = """
+import sys, time
+for _ in sys.stdin:
+    for number in range(int(sys.argv[1])):
+        time.sleep(0.05); print("token", number, flush=True)
+    print("whole", flush=True)
+"""
+PLAYED = """
+import http.server, os, pathlib, signal, subprocess, sys, threading, time
+log, port, engine_code, tokens, ends = sys.argv[1:]
+sys.stdout.write(pathlib.Path(log).read_text())
+engine = subprocess.Popen([sys.executable, "-S", "-c", engine_code, tokens], stdin=-1, stdout=-1, text=True)
+print("pids", os.getpid(), engine.pid, "group", os.getpgid(0), os.getpgid(engine.pid), flush=True)
+running = 0
+class Streams(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        global running
+        self.send_response(200); self.end_headers()
+        if self.path == "/stream":
+            running += 1
+            print("go", file=engine.stdin, flush=True)
+            for line in engine.stdout:
+                self.wfile.write(line.encode()); self.wfile.flush()
+                if line == "whole\\n": break
+            running -= 1
+    def log_message(self, *_): pass
+def drain():
+    while running: time.sleep(0.01)
+    print("engine lives", engine.poll() is None, flush=True)
+    engine.terminate(); engine.wait(); os._exit(0)
+def end(*_):
+    print("asked", flush=True)
+    if ends == "yes": threading.Thread(target=drain).start()
+signal.signal(signal.SIGTERM, end)
+http.server.ThreadingHTTPServer(("127.0.0.1", int(port)), Streams).serve_forever()
+"""
+
+
+class Stream(threading.Thread):
+    """A client that reads a stream; `began` once its first token came."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self.port, self.began = port, threading.Event()
+        self.lines: list[str] = []
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection.request("GET", "/stream")
+        for line in connection.getresponse():
+            self.lines.append(line.decode().strip())
+            self.began.set()
+        connection.close()
+
+
+@pytest.fixture
+def ended(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, list[str], str]]:  # noqa: F811
+    """Serve, have a client stream, end it by SIGTERM within the stream: the exit code, what the client got, and the server's log."""
+
+    def serve(ends: str = "yes") -> tuple[int, list[str], str]:
+        port = _free_port()
+        stream = Stream(port)
+
+        def command(served: Served) -> list[str]:
+            return [
+                sys.executable,
+                "-S",
+                "-c",
+                PLAYED,
+                str(server.log),
+                str(served.port),
+                ENGINE,
+                str(NUM_TOKENS),
+                ends,
+            ]
+
+        def ready(*_: Any) -> None:
+            stream.start()
+            assert stream.began.wait(10)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr("loadcheck.serving.server.command", command)
+        monkeypatch.setattr(of_cli, "show_ready", ready)
+        code = loadcheck(["serve", "q.toml", "--port", str(port), "--run-dir", "kept"])
+        stream.join(10)
+        return code, stream.lines, Path("kept/load.log").read_text()
+
+    return serve
+
+
+def _words(log: str, first: str) -> list[str]:
+    return next(line for line in log.splitlines() if line.startswith(first + " ")).split()[1:]
+
+
+def test_a_stream_that_runs_comes_to_its_end(ended: Callable[..., tuple[int, list[str], str]]):
+    """Every token, with the engine alive until the last; then it ends, and the exit code is that of the verdict."""
+    code, lines, log = ended()
+    assert lines == [*(f"token {number}" for number in range(NUM_TOKENS)), "whole"]
+    assert (code, _words(log, "engine")) == (0, ["lives", "True"])
+    assert json.loads(Path("kept/verdict.json").read_text())["verdict"] == "pass"
+
+
+def test_a_terminal_s_signals_do_not_reach_the_server(ended: Callable[..., tuple[int, list[str], str]]):
+    """Ctrl-C goes to the group in front: the server and its engine are in another one, and are asked by us, once."""
+    _, _, log = ended()
+    server_pid, _, _, group, of_engine = _words(log, "pids")
+    assert group == of_engine == server_pid != str(os.getpgid(0))
+    assert log.splitlines().count("asked") == 1
+
+
+def test_a_server_that_does_not_end_is_killed(
+    ended: Callable[..., tuple[int, list[str], str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    """After its grace, with its engine; people are told."""
+    monkeypatch.setattr("loadcheck.serving.server.ASKING", Asking(signal.SIGTERM, alone=True, grace_s=0.2))
+    code, lines, log = ended(ends="no")
+    assert (code, "whole" in lines) == (0, False)
+    assert "the server did not end by itself (exit code -9); see kept/load.log" in capsys.readouterr().out
+    for pid in _words(log, "pids")[:2]:
+        assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]
+
+
+def test_an_end_before_the_first_answer_judges_nothing(
+    server: Server,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    """Exit 1, in the words of who asked for it."""
+    code = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(20)"
+    monkeypatch.setattr("loadcheck.serving.server.command", lambda _: [sys.executable, "-S", "-c", code])
+    assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--run-dir", "kept"]) == 1
+    assert "ended before the server answered, so its start was not judged; see kept/load.log" in capsys.readouterr().out
