@@ -92,10 +92,12 @@ def test_the_ram_that_unsloth_finds_is_said(monkeypatch: pytest.MonkeyPatch, cap
     utils = SimpleNamespace(psutil=None)
     monkeypatch.setitem(sys.modules, "unsloth_zoo", cast(Any, SimpleNamespace(vllm_utils=utils)))
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=7))
-    record_ram(Recorder())
+    after: list[str] = []
+    record_ram(Recorder(), lambda: after.append("taken"))
     assert capsys.readouterr().out == ""
     assert cast(Any, utils.psutil).virtual_memory().available == 7
     assert '"event": "ram"' in (said := capsys.readouterr().out) and said.endswith('"ram_available_bytes": 7}\n')
+    assert after == ["taken"]
 
 
 def test_environment_keeps_the_load_off_the_network(monkeypatch: pytest.MonkeyPatch):

@@ -145,8 +145,14 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     give("unsloth_zoo", ModuleType("unsloth_zoo"))
     give("unsloth_zoo.vllm_utils", zoo)
-    for package in ("vllm", "vllm.worker", "vllm.engine", "vllm.model_executor", "vllm.model_executor.models"):
+    loader = ModuleType("loader")
+    vars(loader).update(safetensors_weights_iterator=lambda files: iter(()))
+    for package in (
+        "vllm", "vllm.worker", "vllm.engine", "vllm.model_executor", "vllm.model_executor.models",
+        "vllm.model_executor.model_loader",
+    ):  # fmt: skip
         give(package, ModuleType(package))
+    vars(sys.modules["vllm.model_executor.model_loader"]).update(loader=loader)
     vars(sys.modules["vllm.engine"]).update(llm_engine=engine_module)
     vars(sys.modules["vllm.worker"]).update(model_runner=runner_module)
     vars(sys.modules["vllm.model_executor.models"]).update(registry=registry)

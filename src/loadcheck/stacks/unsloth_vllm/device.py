@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,8 +47,8 @@ def record_device(recorder: Recorder) -> None:
     )
 
 
-def record_ram(recorder: Recorder) -> None:
-    """Have the RAM said that unsloth finds when it decides on the swap space (unsloth_zoo/vllm_utils.py:931).
+def record_ram(recorder: Recorder, then: Callable[[], None]) -> None:
+    """Have the RAM said that unsloth finds when it decides on the swap space (unsloth_zoo/vllm_utils.py:931); what takes some of it comes `then`.
 
     Since `record_device` a load beside this one may have taken some of it.
     """
@@ -56,6 +57,7 @@ def record_ram(recorder: Recorder) -> None:
     def virtual_memory() -> Any:
         memory = psutil.virtual_memory()
         recorder.record(RamFound(ram_available_bytes=memory.available))
+        then()
         return memory
 
     vllm_utils.psutil = SimpleNamespace(virtual_memory=virtual_memory)

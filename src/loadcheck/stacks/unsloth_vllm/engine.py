@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,7 @@ from loadcheck.stacks.engine_common import digest, seconds_since, trainable
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.unsloth_vllm import closed, startup
 from loadcheck.stacks.unsloth_vllm.device import check_first_gpu, memory_now, record_device, record_peak, record_ram
+from loadcheck.stacks.unsloth_vllm.drawn import Drawn
 from loadcheck.stacks.unsloth_vllm.session import Session
 
 PACKAGES = (
@@ -71,9 +72,10 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
         startup.put_off_unused()
     import_stack(recorder)
     record_device(recorder)
-    model, tokenizer = load(profile, directory, recorder)
+    drawn = startup.draws(plan.config, profile.adapters)
+    model, tokenizer = load(profile, directory, recorder, drawn)
     if profile.adapters is not None:
-        model = attach(model, profile.adapters, recorder)
+        model = attach(model, profile.adapters, recorder, drawn)
     if profile.fast_inference:
         recorder.record(Slots(lora_slots_bytes=lora_slots_bytes(_vllm_model(model))))
     session = Session(profile, model, tokenizer, recorder)
@@ -208,33 +210,34 @@ def load_arguments(profile: Profile, directory: Path) -> dict[str, Any]:
     return arguments
 
 
-def load(profile: Profile, directory: Path, recorder: Recorder) -> tuple[Any, Any]:
+def load(profile: Profile, directory: Path, recorder: Recorder, drawn: Drawn | None = None) -> tuple[Any, Any]:
     from unsloth import FastLanguageModel
 
     start_s = time.monotonic()
     if profile.fast_inference:
         startup.quicken_vllm()
-        record_ram(recorder)
+        record_ram(recorder, drawn.begin if drawn is not None else lambda: None)
     model, tokenizer = FastLanguageModel.from_pretrained(**load_arguments(profile, directory))
     recorder.record(Loaded(load_s=seconds_since(start_s), **memory_now()))
     startup.settle()
     return model, tokenizer
 
 
-def attach(model: Any, adapters: Adapters, recorder: Recorder) -> Any:
+def attach(model: Any, adapters: Adapters, recorder: Recorder, drawn: Drawn | None = None) -> Any:
     from unsloth import FastLanguageModel
 
     start_s = time.monotonic()
-    model = FastLanguageModel.get_peft_model(
-        model,
-        r=adapters.r,
-        lora_alpha=adapters.lora_alpha,
-        lora_dropout=adapters.lora_dropout,
-        bias=adapters.bias,
-        target_modules=list(adapters.target_modules),
-        use_gradient_checkpointing=adapters.use_gradient_checkpointing,
-        random_state=adapters.random_state,
-    )
+    with nullcontext() if drawn is None else drawn.handed_out():
+        model = FastLanguageModel.get_peft_model(
+            model,
+            r=adapters.r,
+            lora_alpha=adapters.lora_alpha,
+            lora_dropout=adapters.lora_dropout,
+            bias=adapters.bias,
+            target_modules=list(adapters.target_modules),
+            use_gradient_checkpointing=adapters.use_gradient_checkpointing,
+            random_state=adapters.random_state,
+        )
     attach_s = seconds_since(start_s)
     trainable_params, total_params = model.get_nb_trainable_parameters()
     weights = trainable(model)

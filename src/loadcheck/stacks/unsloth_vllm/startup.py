@@ -18,9 +18,25 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck.errors import BadInput, Problem, suggestion
+from loadcheck.specs.profile import Adapters
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm import unused
+from loadcheck.stacks.unsloth_vllm.drawn import Drawn, shapes
+from loadcheck.stacks.unsloth_vllm.mapped import map_ahead
 
-MEASURES = ("ahead", "collector", "context", "inspection", "loopback", "read_ahead", "swap", "unused", "warm_up")
+MEASURES = (
+    "adapters",
+    "ahead",
+    "collector",
+    "context",
+    "inspection",
+    "loopback",
+    "map_ahead",
+    "read_ahead",
+    "swap",
+    "unused",
+    "warm_up",
+)
 VARIABLE = "LOADCHECK_START_WITHOUT"
 
 ALLOCATOR = "expandable_segments:True,roundup_power2_divisions:[32:256,64:128,256:64,>:32]"
@@ -134,6 +150,13 @@ def read_ahead(directory: Path) -> None:
                 pass
 
 
+def draws(config: ModelConfig, adapters: Adapters | None) -> Drawn | None:
+    """The adapters' first weights, to be drawn while vLLM loads; None where they are drawn when they are attached."""
+    if adapters is None or not taken("adapters"):
+        return None
+    return Drawn(adapters.random_state, shapes(config, adapters))
+
+
 # ---------------------------------------------------------------------------------------------------------- before the engine
 
 
@@ -194,6 +217,13 @@ def capture_lightly() -> None:
             raise
 
     model_runner.GPUModelRunnerBase.capture_model = capture
+
+
+def map_weights_ahead() -> None:
+    """Have the weights' pages mapped by other threads while vLLM copies them (see mapped.py)."""
+    from vllm.model_executor.model_loader import loader
+
+    loader.safetensors_weights_iterator = map_ahead(loader.safetensors_weights_iterator)
 
 
 def warm_up_once() -> None:
@@ -263,6 +293,8 @@ def quicken_vllm() -> None:
         stay_on_this_machine()
     if taken("swap"):
         pin_in_parallel()
+    if taken("map_ahead"):
+        map_weights_ahead()
     if taken("warm_up"):
         warm_up_once()
     capture_lightly()
