@@ -14,6 +14,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from loadcheck.logs.event import Event
 from loadcheck.logs.event_lines import format_event
 from loadcheck.logs.events import (
     Answered,
@@ -21,7 +22,6 @@ from loadcheck.logs.events import (
     Attached,
     Device,
     Done,
-    Event,
     Imported,
     Loaded,
     Peak,

@@ -10,21 +10,9 @@ from msgspec import structs
 from loadcheck.checking import gather
 from loadcheck.logs import parse_log
 from loadcheck.logs.dialect import Dialect, merged
+from loadcheck.logs.event import Count, Event, name_of
 from loadcheck.logs.event_lines import EVENT_ANCHOR, Fault, format_event, read_event, split_event
-from loadcheck.logs.events import (
-    KINDS,
-    Answered,
-    Attached,
-    Count,
-    Device,
-    Done,
-    Event,
-    Started,
-    Stepped,
-    TrainBegin,
-    Trained,
-    name_of,
-)
+from loadcheck.logs.events import KINDS, Answered, Attached, Device, Done, Started, Stepped, TrainBegin, Trained
 from loadcheck.runs.steps import Step
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.transformers_cpu import events as of_a_cpu

@@ -8,7 +8,8 @@ import pytest
 
 from loadcheck.checking import gather
 from loadcheck.figures import Figures
-from loadcheck.logs.events import Answered, Attached, EventT, Trained
+from loadcheck.logs.event import EventT
+from loadcheck.logs.events import Answered, Attached, Trained
 from loadcheck.specs.expected import load_expected
 from loadcheck.stacks import parse_log
 from loadcheck.verdict import Check, Status, judge

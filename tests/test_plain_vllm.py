@@ -14,8 +14,9 @@ import pytest
 from loadcheck import cli
 from loadcheck.checking import gather
 from loadcheck.errors import BadInput
+from loadcheck.logs.event import Event
 from loadcheck.logs.event_lines import format_event
-from loadcheck.logs.events import Answered, Device, Done, Event, Imported, Loaded, Peak, WeightsReady
+from loadcheck.logs.events import Answered, Device, Done, Imported, Loaded, Peak, WeightsReady
 from loadcheck.plan import make_plan
 from loadcheck.predict import Case, Prediction, card_from_table
 from loadcheck.predict.fit import fit

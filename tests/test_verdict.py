@@ -12,19 +12,9 @@ from loadcheck.checking import gather
 from loadcheck.errors import BadInput
 from loadcheck.figures import Reading
 from loadcheck.findings.interval import Interval
+from loadcheck.logs.event import Event
 from loadcheck.logs.event_lines import format_event
-from loadcheck.logs.events import (
-    Answered,
-    Attached,
-    Done,
-    Event,
-    Peak,
-    SavedAdapter,
-    Started,
-    Stepped,
-    Trained,
-    WeightsLoaded,
-)
+from loadcheck.logs.events import Answered, Attached, Done, Peak, SavedAdapter, Started, Stepped, Trained, WeightsLoaded
 from loadcheck.specs.expected import Range
 from loadcheck.specs.files import changed
 from loadcheck.units import from_gib

@@ -17,7 +17,8 @@ import pytest
 
 from loadcheck.device import read_gpu
 from loadcheck.figures import Kind, figure_specs
-from loadcheck.logs.events import Answered, AnsweredAfterTraining, Attached, EventT, SavedAdapter, Trained
+from loadcheck.logs.event import EventT
+from loadcheck.logs.events import Answered, AnsweredAfterTraining, Attached, SavedAdapter, Trained
 from loadcheck.stacks import parse_log
 from loadcheck.stacks.unsloth_vllm import startup
 from loadcheck.units import GIB

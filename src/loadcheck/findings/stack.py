@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from loadcheck.findings.finding import Finding
 from loadcheck.logs import Attempt, Dialect
-from loadcheck.logs.events import Event
+from loadcheck.logs.event import Event
 from loadcheck.machine import Check
 from loadcheck.predict.stack import Stack
 from loadcheck.specs.profile import Profile

@@ -11,8 +11,8 @@ from typing import Any
 from loadcheck.figures import Figures, Reading, figure_specs
 from loadcheck.logs.dialect import Dialect
 from loadcheck.logs.endings import Kind, LogError, cause_of
+from loadcheck.logs.event import EventT
 from loadcheck.logs.event_lines import Said
-from loadcheck.logs.events import EventT
 from loadcheck.logs.formats import Stage
 
 MAX_KEPT = 10_000

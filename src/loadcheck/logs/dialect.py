@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from loadcheck.logs.events import KINDS, Event, name_of
+from loadcheck.logs.event import Event, name_of
+from loadcheck.logs.events import KINDS
 from loadcheck.logs.formats import LineFormat
 
 EndingWords = tuple[str, re.Pattern[str]]

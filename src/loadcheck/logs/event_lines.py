@@ -17,7 +17,8 @@ from typing import Any, Union, get_args, get_origin
 import msgspec
 from msgspec import Meta, UnsetType, structs
 
-from loadcheck.logs.events import KINDS, Event, nullable, to_data
+from loadcheck.logs.event import Event, nullable, to_data
+from loadcheck.logs.events import KINDS
 
 PREFIX = "loadcheck: "
 EVENT_ANCHOR = PREFIX + "{"

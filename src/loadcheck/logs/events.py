@@ -1,38 +1,16 @@
 """Every event that an engine of ours says, one record each. To add one, write it here and name it in `AnyEvent`.
 
-A record is one JSON object on a line of the log (logs/event_lines.py): the event's name, when it was said, then its fields in the
-order in which they are declared here. A field without a default is always written, as null where there is nothing to say; one
-that is None by default is left out then. Of a log both are None, as are fields that an older version did not write.
-
-A field that is named as a figure (figures.py) is read as that figure, to the byte.
+See logs/event.py for what is written and what is left out. A field that is named as a figure (figures.py) is read as that figure, to
+the byte.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, TypeVar, get_args
+from typing import Annotated, ClassVar, get_args
 
-from msgspec import UNSET, Meta, Struct, UnsetType, structs
+from msgspec import UNSET, Meta, UnsetType
 
-from loadcheck.figures import MAX_NUMBER
-
-Count = Annotated[int, Meta(ge=0, le=MAX_NUMBER - 1, description="a whole number, not below 0")]
-Bytes = Count
-Seconds = Annotated[float, Meta(ge=0, lt=MAX_NUMBER, description="seconds, not below 0")]
-Number = Annotated[float, Meta(gt=-MAX_NUMBER, lt=MAX_NUMBER, description="a number")]
-Versions = Annotated[dict[str, str], Meta(min_length=1, description="a version by package")]
-Capability = Annotated[str, Meta(pattern=r"\A[0-9]{1,2}\.[0-9]\Z", description="a compute capability such as 9.0")]
-
-
-class Event(Struct, frozen=True, kw_only=True, tag_field="event"):
-    """What every event has.
-
-    Attributes:
-        at_s: since the process began its work (stacks/recorder.py); each of a run's two processes counts its own.
-        last: fields that are written behind all others.
-    """
-
-    last: ClassVar[tuple[str, ...]] = ()
-    at_s: Seconds | None = None
+from loadcheck.logs.event import Bytes, Capability, Count, Event, Number, Seconds, Versions, name_of
 
 
 class OnDevice(Event, frozen=True, kw_only=True):
@@ -365,26 +343,4 @@ AnyEvent = (
     | TrainData | TrainRows | TrainBegin | TrainStep | TrainDone | TrainPeak | Probe
 )  # fmt: skip
 """One of them, told apart by the field `event`. A stack's own, which nothing outside it reads, are in its dialect (logs/dialect.py)."""
-EventT = TypeVar("EventT", bound=Event)
-
-
-def name_of(kind: type[Event]) -> str:
-    """What the event is called in a log."""
-    return str(kind.__struct_config__.tag)
-
-
 KINDS: dict[str, type[Event]] = {name_of(kind): kind for kind in get_args(AnyEvent)}
-
-
-def to_data(event: Event) -> dict[str, object]:
-    """The event as it is written, its name first. Values are as they were given: a version may be a kind of text of its package's own."""
-    may_be_null = nullable(type(event))
-    said = {name: value for name, value in structs.asdict(event).items() if value is not UNSET}
-    data = {name: value for name, value in said.items() if value is not None or name in may_be_null}
-    last = {name: data.pop(name) for name in event.last if name in data}
-    return {"event": name_of(type(event))} | data | last
-
-
-def nullable(kind: type[Event]) -> frozenset[str]:
-    """The fields that are written as null where there is nothing to say; all others are left out then."""
-    return frozenset(field.name for field in structs.fields(kind) if field.required or field.default is UNSET)

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
+from loadcheck.logs.event import Event
 from loadcheck.logs.event_lines import PREFIX, find_event
 from loadcheck.logs.events import (
     Answered,
     Attached,
     Device,
-    Event,
     Imported,
     Loaded,
     Started,

@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from loadcheck.data import Data
+from loadcheck.logs.event import Event
 from loadcheck.logs.event_lines import PREFIX, find_event
-from loadcheck.logs.events import Attached, Event, TrainBegin, TrainData, TrainDone, TrainStep, WeightsReady
+from loadcheck.logs.events import Attached, TrainBegin, TrainData, TrainDone, TrainStep, WeightsReady
 from loadcheck.show.progress import Progress
 from loadcheck.show.verdict import COLUMNS, figure_rows, show_verdict
 from loadcheck.specs.training import TrainJob

@@ -7,8 +7,8 @@ import time
 
 from msgspec import structs
 
+from loadcheck.logs.event import Event
 from loadcheck.logs.event_lines import format_event
-from loadcheck.logs.events import Event
 
 
 class Recorder:

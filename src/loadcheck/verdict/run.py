@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status, held
 from loadcheck.logs.attempt import MAX_KEPT
+from loadcheck.logs.event import Event, name_of
 from loadcheck.logs.events import (
     Answer,
     Answered,
     AnsweredAfterTraining,
     Attached,
     Device,
-    Event,
     Imported,
     Loaded,
     Peak,
@@ -22,8 +22,7 @@ from loadcheck.logs.events import (
     Stepped,
     Trained,
     WeightsReady,
-    name_of,
-)  # fmt: skip
+)
 from loadcheck.specs.profile import Profile
 from loadcheck.verdict.events import check_events
 

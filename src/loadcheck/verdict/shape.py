@@ -8,7 +8,8 @@ from loadcheck.figures import figure_specs
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Place, Status
 from loadcheck.logs import Attempt, Kind, LogError, Outcome
-from loadcheck.logs.events import Event, Started, name_of
+from loadcheck.logs.event import Event, name_of
+from loadcheck.logs.events import Started
 from loadcheck.logs.formats import RUN_STAGES, LineFormat
 
 

@@ -9,11 +9,10 @@ from statistics import mean, variance
 
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status, Verdict, held
+from loadcheck.logs.event import Event, EventT, name_of
 from loadcheck.logs.events import (
     Attached,
     Done,
-    Event,
-    EventT,
     Rows,
     TrainBegin,
     TrainData,
@@ -21,8 +20,7 @@ from loadcheck.logs.events import (
     TrainPeak,
     TrainRows,
     WeightsReady,
-    name_of,
-)  # fmt: skip
+)
 from loadcheck.runs.steps import Step
 from loadcheck.specs.training import TrainJob
 from loadcheck.units import to_gib

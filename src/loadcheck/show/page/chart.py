@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from loadcheck.logs.event import Event
 from loadcheck.logs.events import (
     Answered,
     Attached,
-    Event,
     Imported,
     Loaded,
     Stepped,

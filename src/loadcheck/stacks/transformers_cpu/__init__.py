@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from loadcheck.findings.stack import JudgedStack
 from loadcheck.logs import Attempt
-from loadcheck.logs.events import Answered, Attached, Done, Event, Peak, Started, WeightsLoaded
+from loadcheck.logs.event import Event
+from loadcheck.logs.events import Answered, Attached, Done, Peak, Started, WeightsLoaded
 from loadcheck.machine import Check
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
