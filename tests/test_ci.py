@@ -211,7 +211,7 @@ def test_a_load_that_would_not_fit_is_a_failure_of_its_prediction(written: Writt
         name="Tesla T4", compute_capability="7.5", total_bytes=15 * GIB, free_bytes=4 * GIB, driver_cuda="12.4"
     )
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: gpu)
-    monkeypatch.setattr("loadcheck.loading._require_packages", lambda profile: None)
+    monkeypatch.setattr("loadcheck.preparing._require_packages", lambda profile: None)
     code, forms = written("load", "llama31-8b-instruct-4bit")
     (failure, *_) = _checked_junit(forms["junit"]).findall(".//failure")
     assert code == 1 and forms["summary"].startswith("## REFUSED load llama31")
@@ -242,7 +242,7 @@ def test_what_a_machine_lacks_is_a_failure(command: list[str], written: Written,
     """Of doctor, and of a load that it keeps from starting: the checks, the first problem as the cause, and no pass."""
     found = (problem("disk", "1 GiB is free", "disk-full", cannot=True), ok("ram", "12 GiB are available"))
     monkeypatch.setattr("loadcheck.doctor.examine", lambda machine, plan: MachineReport(plan.profile.name, found))
-    monkeypatch.setattr("loadcheck.loading.require", lambda names, profile: None)
+    monkeypatch.setattr("loadcheck.preparing.require", lambda names, profile: None)
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
     code, forms = written(*command)
     results = _checked_ctrf(forms["ctrf"])

@@ -13,8 +13,8 @@ from loadcheck.cli.app import COMMANDS
 from loadcheck.cli.chosen import overrides
 from loadcheck.device import GpuDevice
 from loadcheck.errors import BadInput
-from loadcheck.loading import CPU_PROFILE, default_profile, refuse_bad_input
 from loadcheck.plan import make_plan
+from loadcheck.preparing import CPU_PROFILE, default_profile, refuse_bad_input
 from loadcheck.show.lists import LISTS
 from loadcheck.specs.files import changed, to_data
 from loadcheck.specs.profile import Profile, load_profile, profile_toml

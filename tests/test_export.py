@@ -13,8 +13,8 @@ from loadcheck.cli.app import run as loadcheck
 from loadcheck.exporting.child import run_step
 from loadcheck.exporting.proof import PROOF, Comparison, comparison_findings, hashes
 from loadcheck.exporting.source import ADAPTER, CONFIG
-from loadcheck.loading import require
 from loadcheck.plan import make_plan, plan_to_json
+from loadcheck.preparing import require
 from loadcheck.runs.checkpoints import publish
 from loadcheck.specs.profile import load_profile
 

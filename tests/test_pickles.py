@@ -10,9 +10,9 @@ import pytest
 from loadcheck import cli, weights
 from loadcheck.doctor import settings
 from loadcheck.errors import BadInput
-from loadcheck.loading import prepare
 from loadcheck.machine import Machine
 from loadcheck.plan import LoadPlan, make_plan
+from loadcheck.preparing import prepare
 from loadcheck.specs.profile import load_profile
 from loadcheck.weights.opened import unsafe
 

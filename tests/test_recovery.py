@@ -13,8 +13,9 @@ import pytest
 from loadcheck import cli
 from loadcheck.device import GpuDevice
 from loadcheck.doctor import Finding, Level, Report
-from loadcheck.loading import judge_folder, settled_gpu
+from loadcheck.loading import judge_folder
 from loadcheck.predict import card_from_table
+from loadcheck.preparing import settled_gpu
 from loadcheck.recovery import short_of
 from loadcheck.specs.profile import load_profile
 from loadcheck.specs.trouble import load_troubles
@@ -34,9 +35,9 @@ def t4(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     gpu = GpuDevice("Tesla T4", "7.5", T4.total_bytes, T4.free_bytes, "12.4")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: gpu)
-    monkeypatch.setattr("loadcheck.loading.read_gpu", lambda: gpu)
-    monkeypatch.setattr("loadcheck.loading.ram_available_bytes", lambda: fake_engine.RAM_BYTES)
-    monkeypatch.setattr("loadcheck.loading._require_packages", lambda profile: None)
+    monkeypatch.setattr("loadcheck.preparing.read_gpu", lambda: gpu)
+    monkeypatch.setattr("loadcheck.preparing.ram_available_bytes", lambda: fake_engine.RAM_BYTES)
+    monkeypatch.setattr("loadcheck.preparing._require_packages", lambda profile: None)
     monkeypatch.setattr("loadcheck.doctor.examine", lambda machine, plan: Report(plan.profile.name, ()))
     monkeypatch.setattr("loadcheck.loading.child_command", lambda step, folder: fake_engine.command(step, folder.path))
 
@@ -235,11 +236,11 @@ def test_a_gpu_is_read_again_until_the_last_load_is_gone(monkeypatch: pytest.Mon
     before = GpuDevice("Tesla T4", "7.5", T4.total_bytes, T4.free_bytes, "12.4")
     full = dataclasses.replace(before, free_bytes=GIB)
     seen = iter([full, full, before])
-    monkeypatch.setattr("loadcheck.loading.SETTLE_POLL_S", 0.0)
-    monkeypatch.setattr("loadcheck.loading.read_gpu", lambda: next(seen))
+    monkeypatch.setattr("loadcheck.preparing.SETTLE_POLL_S", 0.0)
+    monkeypatch.setattr("loadcheck.preparing.read_gpu", lambda: next(seen))
     assert settled_gpu(before) == before
-    monkeypatch.setattr("loadcheck.loading.SETTLE_S", -1.0)
-    monkeypatch.setattr("loadcheck.loading.read_gpu", lambda: full)
+    monkeypatch.setattr("loadcheck.preparing.SETTLE_S", -1.0)
+    monkeypatch.setattr("loadcheck.preparing.read_gpu", lambda: full)
     assert settled_gpu(before) == full
 
 

@@ -53,7 +53,7 @@ def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Child:
     """A machine without a GPU that has all packages, and a working directory of its own."""
     found = Child()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("loadcheck.loading.require", lambda names, profile: None)
+    monkeypatch.setattr("loadcheck.preparing.require", lambda names, profile: None)
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
     monkeypatch.setattr("loadcheck.loading.child_command", found.command)
     return found
@@ -117,7 +117,7 @@ def test_a_training_that_would_not_fit_is_not_started(
     child: Child, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """Exit 1, unless --force says to try."""
-    monkeypatch.setattr("loadcheck.loading.ram_available_bytes", lambda: 1_200_000_000)
+    monkeypatch.setattr("loadcheck.preparing.ram_available_bytes", lambda: 1_200_000_000)
     assert loadcheck([*CPU, "--data", str(DATA), "--run-dir", "run", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["outcome"] == "refused"
     assert not Path("run/steps.jsonl").exists()

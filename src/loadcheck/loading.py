@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from loadcheck import __version__, weights
+from loadcheck import __version__
 from loadcheck.checking import gather, run_log
-from loadcheck.device import GpuDevice, ram_available_bytes, read_gpu
 from loadcheck.errors import (
     EXIT_BAD_INPUT,
     EXIT_FAIL,
@@ -23,12 +21,10 @@ from loadcheck.errors import (
     EXIT_PASS,
     BadInput,
     LoadcheckError,
-    Problem,
-    UnsupportedMachine,
 )
 from loadcheck.figures import Figures
-from loadcheck.plan import LoadPlan, make_plan, plan_to_json
-from loadcheck.predict import Case, Prediction, card_from_device
+from loadcheck.plan import plan_to_json
+from loadcheck.preparing import Prepared
 from loadcheck.runs.ahead import Ahead
 from loadcheck.runs.child import ChildEnd, ends_as_interrupts, ignore_signals, run_child, start_child
 from loadcheck.runs.folder import RunFolder, RunRecord, create_run_folder, new_run_id, write_json
@@ -37,30 +33,10 @@ from loadcheck.runs.sampler import Sampler
 from loadcheck.runs.secrets import TOKEN_VARIABLES, secrets
 from loadcheck.runs.sink import LogSink
 from loadcheck.specs.files import to_data
-from loadcheck.specs.profile import Profile
-from loadcheck.specs.settings import settings_of
-from loadcheck.stacks import predict
 from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict, judge
 from loadcheck.verdict.run import process_finding
 
-GPU_PROFILE = "llama31-8b-instruct-4bit"
-CPU_PROFILE = "smollm2-135m-cpu"
-
-SETTLE_S, SETTLE_POLL_S = 10.0, 0.5
-
-# What an engine cannot do without, by the package that is looked for.
-_NEEDED = {"gpu": ("unsloth", "vllm", "torch"), "cpu": ("torch", "transformers", "peft", "bitsandbytes")}
 _ENCODING = "utf-8:backslashreplace"  # of the log, whatever this machine is set to
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A load that is about to start."""
-
-    plan: LoadPlan
-    gpu: GpuDevice | None
-    case: Case
-    prediction: Prediction
 
 
 def exit_code_of(record: RunRecord, verdict: Verdict) -> int:
@@ -103,102 +79,6 @@ def judge_folder(
     record = folder.read_record()
     evidence, verdict = _judge(folder, record, folder.log_path, profile, gpu, overrides)
     return Loaded(folder, record, evidence, verdict)
-
-
-def default_profile(gpu: GpuDevice | None) -> tuple[str, str]:
-    """The profile for this machine, and why."""
-    if gpu is None:
-        return CPU_PROFILE, "this machine has no usable NVIDIA GPU, so the small model runs on the CPU"
-    return GPU_PROFILE, f"this machine has a GPU: {gpu.name}"
-
-
-def prepare(profile: Profile, gpu: GpuDevice | None) -> Prepared:
-    """Decide everything and predict, before anything starts.
-
-    BadInput where the engine would refuse the profile, UnsupportedMachine where this machine lacks what it needs.
-    """
-    plan = make_plan(profile)
-    refuse_bad_input(plan)
-    weights.refuse_unsafe(plan)
-    if not profile.on_cpu and gpu is None:
-        raise UnsupportedMachine(
-            Problem(
-                f"profile {profile.name}",
-                "needs an NVIDIA GPU, and none is visible here (no driver, or no device)",
-                f"run it where nvidia-smi lists one, in a container with --gpus all; without one: loadcheck load {CPU_PROFILE}",
-            )
-        )
-    _require_packages(profile)
-    case = case_of(plan, gpu, ram_available_bytes())
-    return Prepared(plan, gpu, case, predict(case))
-
-
-def case_of(plan: LoadPlan, gpu: GpuDevice | None, ram_bytes: int) -> Case:
-    """The planned load on this machine's card, with what is free on it."""
-    card = None
-    if gpu is not None and not plan.profile.on_cpu:
-        card = card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
-    return Case(
-        model_name=plan.model_name, config=plan.config, profile=plan.profile, card=card, ram_available_bytes=ram_bytes
-    )
-
-
-def refuse_bad_input(plan: LoadPlan) -> None:
-    """BadInput for what the load itself would refuse, but only once its process runs; every problem of the profile at once."""
-    problems = tuple(_setting_problems(plan))
-    if problems:
-        raise BadInput(problems)
-    weights.check(plan)
-
-
-def _setting_problems(plan: LoadPlan) -> Iterator[Problem]:
-    profile, positions = plan.profile, plan.config.max_position_embeddings
-    where = f"profile {profile.name}"
-    if profile.on_cpu and profile.fast_inference:
-        yield Problem(where, "vLLM needs a GPU, and this profile runs on the CPU", "set it to false", "fast_inference")
-    if profile.on_cpu and profile.max_seq_length > positions:  # on a GPU it is a matter of the prediction
-        what = f"{profile.max_seq_length} is above the {positions} positions of {plan.model_name}"
-        yield Problem(where, what, f"lower it to {positions}", "max_seq_length")
-    if profile.generation.max_new_tokens >= profile.max_seq_length:
-        what = f"{profile.max_seq_length} tokens hold no prompt and an answer of {profile.generation.max_new_tokens}"
-        yield Problem(where, what, "raise it, or lower generation.max_new_tokens", "max_seq_length")
-
-
-def reject_ignored_flags(profile: Profile, changed: Iterable[str]) -> None:
-    """BadInput where a flag changed a key (dotted, of `changed`) that a load without vLLM takes no notice of."""
-    given = set(changed)
-    of_engine = [flag.key for flag in settings_of(Profile) if flag.setting.of_engine]
-    ignored = [key for key in of_engine if key in given and not profile.fast_inference]
-    what, remedy = f"only vLLM takes it, and profile {profile.name} loads without", "leave the flag out"
-    if ignored:
-        raise BadInput(Problem("command line", what, remedy, key) for key in ignored)
-
-
-def settled_gpu(before: GpuDevice | None) -> GpuDevice | None:
-    """The GPU once it has as much free memory as before a load, or as it is after SETTLE_S: a driver may free it a little late."""
-    deadline_s = time.monotonic() + SETTLE_S
-    while True:
-        gpu = read_gpu()
-        if gpu is None or before is None or gpu.free_bytes >= before.free_bytes or time.monotonic() > deadline_s:
-            return gpu
-        time.sleep(SETTLE_POLL_S)
-
-
-def _require_packages(profile: Profile) -> None:
-    require(_NEEDED[profile.engine], profile)
-
-
-def require(names: Iterable[str], profile: Profile) -> None:
-    """UnsupportedMachine where this environment lacks one of these packages."""
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UnsupportedMachine(
-            Problem(
-                sys.prefix,
-                f"this environment lacks {', '.join(missing)}, which profile {profile.name} needs",
-                "use `make load` or `make train`, which install them from the lock",
-            )
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,11 @@ from loadcheck.checking import gather, run_log
 from loadcheck.errors import BadInput, Problem
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status, Verdict
-from loadcheck.loading import Prepared, Work, exit_code_of
+from loadcheck.loading import Work, exit_code_of
 from loadcheck.logs.events import Device
 from loadcheck.plan import LoadPlan, plan_from_json
 from loadcheck.predict import Card, Case, card_from_device
+from loadcheck.preparing import Prepared
 from loadcheck.runs.folder import RunFolder, RunRecord, own_file, write_json
 from loadcheck.runs.steps import read_steps
 from loadcheck.specs.files import changed, to_data, validate

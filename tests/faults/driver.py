@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from loadcheck import cli, device, doctor, loading
+from loadcheck import cli, device, doctor, loading, preparing
 from loadcheck.machine import Machine
 from loadcheck.runs import child
 from loadcheck.runs.folder import RunFolder
@@ -49,5 +49,5 @@ if __name__ == "__main__":
     device.read_gpu = lambda: H100
     doctor.read_machine = lambda *_, **__: Machine()
     loading.child_command = child_command
-    loading._require_packages = lambda profile: None
+    preparing._require_packages = lambda profile: None
     cli.main()

@@ -11,10 +11,10 @@ from typing import Any
 import psutil
 import pytest
 
-from loadcheck import loading
 from loadcheck.cli import ahead as cli_ahead
 from loadcheck.loading import child_environment
 from loadcheck.plan import make_plan, plan_to_json
+from loadcheck.preparing import GPU_PROFILE
 from loadcheck.runs.ahead import Ahead, ahead
 from loadcheck.runs.child import run_child
 from loadcheck.runs.folder import write_json
@@ -114,7 +114,7 @@ def test_only_what_can_begin_is_begun(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cli_ahead, "ahead", start)
     monkeypatch.setattr(cli_ahead, "has_device", lambda: True)
     for profile, changed in (
-        (None, {}), ("smollm2-135m-cpu", {}), ("no such profile", {}), (loading.GPU_PROFILE, {"max_seq_length": -1}),
+        (None, {}), ("smollm2-135m-cpu", {}), ("no such profile", {}), (GPU_PROFILE, {"max_seq_length": -1}),
     ):  # fmt: skip
         with cli_ahead.begun(profile, changed):
             pass
@@ -130,7 +130,7 @@ def test_only_what_can_begin_is_begun(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_measure_can_be_left_out(monkeypatch: pytest.MonkeyPatch):
     """Then the process starts at its step, as every other does."""
-    profile = load_profile(loading.GPU_PROFILE, {})
+    profile = load_profile(GPU_PROFILE, {})
     monkeypatch.delenv(startup.VARIABLE, raising=False)
     assert begun_ahead(profile) == "loadcheck.stacks.unsloth_vllm.engine"
     monkeypatch.setenv(startup.VARIABLE, "ahead")

@@ -178,7 +178,7 @@ def test_the_command_of_a_node_is_a_load(
 ):
     """Profile and flags are those of `load`; here nothing of the stack is installed, which is said and kept."""
     monkeypatch.setenv("LOADCHECK_NODE", "cpu-0")
-    monkeypatch.setattr("loadcheck.loading.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("loadcheck.preparing.importlib.util.find_spec", lambda name: None)
     assert cli.run(["fleet", "node", str(tmp_path), "smollm2-135m-cpu", "--max-seq-length", "256"]) == 3
     (file,) = tmp_path.glob(f"cpu-0/*/{REFUSED}")
     assert "this environment lacks torch" in json.loads(file.read_text())["why"][0]

@@ -11,7 +11,8 @@ from typing import Any
 from loadcheck.cli.chosen import chosen_profile
 from loadcheck.device import PIN, has_device
 from loadcheck.errors import LoadcheckError
-from loadcheck.loading import GPU_PROFILE, child_environment
+from loadcheck.loading import child_environment
+from loadcheck.preparing import GPU_PROFILE
 from loadcheck.runs.ahead import AHEAD, Ahead, ahead
 from loadcheck.runs.secrets import TOKEN_VARIABLES
 from loadcheck.stacks import begun_ahead

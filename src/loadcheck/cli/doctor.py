@@ -11,8 +11,8 @@ from loadcheck.cli.chosen import chosen_profile, overrides
 from loadcheck.cli.ci import Forms, ci_options
 from loadcheck.cli.options import json_option, profile_options, setting_options
 from loadcheck.cli.output import print_json
-from loadcheck.loading import default_profile, refuse_bad_input, reject_ignored_flags
 from loadcheck.plan import make_plan
+from loadcheck.preparing import default_profile, refuse_bad_input, reject_ignored_flags
 from loadcheck.show.ci.report import of_machine
 from loadcheck.show.doctor import show_report
 from loadcheck.terminal import console

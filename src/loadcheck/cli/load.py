@@ -17,8 +17,9 @@ from loadcheck.cli.options import json_option, setting_options
 from loadcheck.cli.output import print_json
 from loadcheck.doctor import Report
 from loadcheck.errors import EXIT_FAIL, printable
-from loadcheck.loading import Loaded, Prepared, default_profile, prepare, reject_ignored_flags, settled_gpu
+from loadcheck.loading import Loaded
 from loadcheck.loading import load as run_load
+from loadcheck.preparing import Prepared, default_profile, prepare, reject_ignored_flags, settled_gpu
 from loadcheck.recovery import Effects, Recovery
 from loadcheck.recovery import recover as walk
 from loadcheck.runs.ahead import Ahead

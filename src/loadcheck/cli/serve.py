@@ -17,10 +17,10 @@ from loadcheck.cli.output import print_json
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem, UnsupportedMachine
 from loadcheck.exporting.child import run_step
 from loadcheck.findings.finding import Verdict
-from loadcheck.loading import GPU_PROFILE, case_of, require
 from loadcheck.plan import plan_to_json
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
+from loadcheck.preparing import GPU_PROFILE, case_of, require
 from loadcheck.runs.folder import create_run_folder, new_run_id
 from loadcheck.serving.asked import Asked, asked
 from loadcheck.serving.key import ApiKey, api_key

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from loadcheck import device, doctor, loading
+from loadcheck import device, doctor
 from loadcheck.cli.chosen import chosen_profile, overrides
 from loadcheck.cli.ci import Forms, ci_options
 from loadcheck.cli.config_option import config_option
@@ -19,7 +19,7 @@ from loadcheck.cli.train_job import chosen_job, resumed
 from loadcheck.cli.train_options import train_options
 from loadcheck.data import read_data
 from loadcheck.errors import EXIT_FAIL, BadInput, Problem, printable
-from loadcheck.loading import Prepared, default_profile, prepare, reject_ignored_flags
+from loadcheck.preparing import Prepared, default_profile, prepare, reject_ignored_flags, require
 from loadcheck.runs.folder import refuse_taken
 from loadcheck.show.ci.report import of_verdict
 from loadcheck.show.train import TrainProgress, show_counted, show_data, show_trained
@@ -89,7 +89,7 @@ def command(
     chosen, job = _chosen(out, given, data, gpu) if resume is None else resumed(resume, data, given)
     show_data(out, read_data(Path(job.data), job.settings.method))
     prepared = prepare(chosen, gpu)
-    loading.require(TRAINERS, chosen)
+    require(TRAINERS, chosen)
     report = doctor.examine(doctor.read_machine(prepared.plan, gpu, files=False), prepared.plan)
     if refused_by(out, report, as_json, force, forms):
         return report.exit_code

@@ -11,8 +11,8 @@ from loadcheck.exporting.child import run_step
 from loadcheck.exporting.export import NEEDED, adapter_request, request_of
 from loadcheck.exporting.proof import PROOF, proven
 from loadcheck.exporting.source import read_adapter
-from loadcheck.loading import require
 from loadcheck.plan import plan_from_json
+from loadcheck.preparing import require
 
 
 def generate(source: Path, prompt: str, max_new_tokens: int, on_text: Callable[[str], None]) -> dict[str, Any]:

@@ -29,8 +29,8 @@ from loadcheck.exporting.proof import (
 )
 from loadcheck.exporting.source import ADAPTER, CONFIG, Adapter, refuse_rank
 from loadcheck.findings.finding import Status, Verdict
-from loadcheck.loading import require
 from loadcheck.plan import plan_from_json, plan_to_json
+from loadcheck.preparing import require
 from loadcheck.runs.checkpoints import MANIFEST, files_of
 from loadcheck.runs.folder import own_file
 from loadcheck.specs.files import to_data, validate

@@ -12,10 +12,10 @@ from loadcheck.device import ram_available_bytes
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
 from loadcheck.fleet.plan import CPU, HERE, FleetPlan, PlannedCard, PlannedNode
 from loadcheck.fleet.spec import FleetSpec, Group
-from loadcheck.loading import refuse_bad_input
 from loadcheck.plan import make_plan
 from loadcheck.predict import Case, Prediction
 from loadcheck.predict.card import card_from_table
+from loadcheck.preparing import refuse_bad_input
 from loadcheck.runs.origin import lock_sha256
 from loadcheck.specs.files import flat, to_data
 from loadcheck.specs.gpu import gpu_named, known_bytes

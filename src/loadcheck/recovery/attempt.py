@@ -8,9 +8,10 @@ from typing import Any
 
 from loadcheck.errors import EXIT_FAIL
 from loadcheck.figures import Reading, figure_specs
-from loadcheck.loading import Loaded, Prepared
+from loadcheck.loading import Loaded
 from loadcheck.predict.search import Search
 from loadcheck.predict.stack import Amounts
+from loadcheck.preparing import Prepared
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.trouble import Shortage
 from loadcheck.stacks import stack_of

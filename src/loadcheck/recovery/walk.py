@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck.errors import EXIT_FAIL
-from loadcheck.loading import Loaded, Prepared
+from loadcheck.loading import Loaded
 from loadcheck.predict.ladder import Ladder, Step, changes, need_after
 from loadcheck.predict.stack import Amounts
+from loadcheck.preparing import Prepared
 from loadcheck.recovery.attempt import Attempt, Gain, gains, measured_left, predicted_left, search_of, short_of
 from loadcheck.runs.folder import RunFolder
 from loadcheck.runs.private import open_private
@@ -36,7 +37,7 @@ class Effects:
     """What the walk does to the world.
 
     Attributes:
-        prepare: predict a profile from what is free right now; may raise what `loading.prepare` raises.
+        prepare: predict a profile from what is free right now; may raise what `preparing.prepare` raises.
         load: run it, into a folder of its own.
         say: tell the user, a line at a time.
     """
