@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from loadcheck.checking import gather
 from loadcheck.figures import SIDE_SPECS, figure_specs
 from loadcheck.logs import Outcome
 from loadcheck.plan import make_plan
@@ -33,7 +34,7 @@ from loadcheck.stacks.serving import predict_served, served_case
 from loadcheck.stacks.unsloth_vllm.allocator import counting
 from loadcheck.stacks.unsloth_vllm.slots import lora_slots
 from loadcheck.units import GIB, to_gib
-from loadcheck.verdict import Check, Finding, Status, Verdict
+from loadcheck.verdict import Check, Finding, Status, Verdict, judge
 from loadcheck.verdict.diagnosis import sightings
 from tests.conftest import ROOT, thinned
 from tests.test_tampered import CHECKED_KINDS
@@ -156,6 +157,23 @@ def test_a_second_start_in_one_log_is_a_second_attempt(tmp_path: Path):
     log = tmp_path / "load.log"
     log.write_text(text + text)
     assert judge_start(log, _case("merged")).failures()[0].figure == "attempts"
+
+
+@pytest.mark.parametrize(
+    ("name", "note"), [("adapters", "how many adapters a server takes"), ("merged", "is not in env/models")]
+)
+def test_its_log_alone_is_judged_as_a_server_s(name: str, note: str):
+    """By what its lines state of each other, whoever started it; no line of unsloth's is missed, and what is not predicted is noted."""
+    verdict = judge(gather(SERVED / f"{name}.log"))
+    assert verdict.status == "pass"
+    assert any(each.status is Status.SKIPPED and note in each.why for each in verdict.findings)
+
+
+def test_lora_without_a_server_is_unsloth_s(tmp_path: Path):
+    """A log from which unsloth's own lines are gone is not whole."""
+    log = tmp_path / "load.log"
+    log.write_text((SERVED / "adapters.log").read_text().replace("vLLM API server version", ""))
+    assert "unsloth" in {each.figure for each in judge(gather(log)).failures()}
 
 
 # ------------------------------------------------------------------------------- the server's module, without the packages that it starts

@@ -51,9 +51,10 @@ class PlainVllm(JudgedStack):
         return profile.has_budget and not profile.keeps_slots
 
     def recognises(self, attempt: Attempt) -> bool:
-        """A V0 engine that says how it was started, and neither a line of unsloth's nor LoRA, which is not modelled here."""
+        """A V0 engine that says how it was started, and neither a line of unsloth's nor, but for a server's, LoRA, which its loads have not."""
         reading = attempt.reading("engine")
-        others = OF_UNSLOTH.intersection(attempt.formats) or attempt.formats["LoRA kernels"]
+        lora = attempt.formats["LoRA kernels"] and not attempt.formats["API server"]
+        others = OF_UNSLOTH.intersection(attempt.formats) or lora
         return reading is not None and str(reading.value) == "V0" and not others
 
     def required_lines(self, attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:

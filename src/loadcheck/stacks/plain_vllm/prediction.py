@@ -39,6 +39,7 @@ from loadcheck.units import MIB
 
 ACTIVATION_SLACK_BYTES = 9 * MIB
 """A block of the sampler's peak may be up to 1 MiB larger than its tensor, and nine live there; which are depends on what lay free before."""
+SERVED_NOTE = "how many adapters a server takes is not read from its log, so its figures are not predicted here; `loadcheck serve` judges its own start"
 BARE_NOTE = "without a profile only the weights are predicted: vLLM prints neither the tokens of a batch nor whether torch's allocator was set"
 
 
@@ -96,6 +97,8 @@ def _peak(case: Case, plan: EnginePlan, budget: Budget) -> Term:
 
 def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None) -> FromLog:
     """What should have been printed; of a log of no known profile the weights, with or without torch's allocator set."""
+    if attempt.formats["LoRA kernels"]:
+        return FromLog(note=SERVED_NOTE)
     config = structs.replace(config, lora=False)
     if profile is None:
         with counting(exact):

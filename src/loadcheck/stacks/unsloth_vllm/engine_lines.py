@@ -78,6 +78,7 @@ FORMATS: tuple[LineFormat, ...] = (
     part("engine graph sizes", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
           r'"cudagraph_capture_sizes":\[(([\d,]+))\],"max_capture_size":(\d+)',
           Capture("num_cuda_graphs", _length, longest=4096), text("graph_sizes"), exact("largest_graph")),
+    repeated("API server", "entrypoints/openai/api_server.py:840", Stage.BANNER, "API server version", r"vLLM API server version \d"),
     repeated("LoRA kernels", "punica_selector.py:18", Stage.LOADING, "Using PunicaWrapper", r"Using PunicaWrapper(?:GPU)?\b"),
     line("loading", "model_runner.py:1110", Stage.LOADING, "Starting to load model",
           r"Starting to load model (\S+?)\.\.\.", text("model")),
