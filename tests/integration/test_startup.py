@@ -149,10 +149,18 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     vars(loader).update(safetensors_weights_iterator=lambda files: iter(()))
     for package in (
         "vllm", "vllm.worker", "vllm.engine", "vllm.model_executor", "vllm.model_executor.models",
-        "vllm.model_executor.model_loader",
+        "vllm.model_executor.model_loader", "vllm.core", "vllm.core.block",
     ):  # fmt: skip
         give(package, ModuleType(package))
     vars(sys.modules["vllm.model_executor.model_loader"]).update(loader=loader)
+
+    class Pool:
+        def __init__(self, block_size: int, create_block: Any, allocator: Any, pool_size: int) -> None:
+            order.append(f"{pool_size} blocks")
+
+    common = ModuleType("common")
+    vars(common).update(BlockPool=Pool)
+    vars(sys.modules["vllm.core.block"]).update(common=common)
     vars(sys.modules["vllm.engine"]).update(llm_engine=engine_module)
     vars(sys.modules["vllm.worker"]).update(model_runner=runner_module)
     vars(sys.modules["vllm.model_executor.models"]).update(registry=registry)
@@ -161,7 +169,13 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(os, "environ", os.environ.copy())
     return SimpleNamespace(
-        order=order, runner=runner_module, registry=registry, settings=settings, engine=Engine, reserved=reserved
+        order=order,
+        runner=runner_module,
+        registry=registry,
+        settings=settings,
+        engine=Engine,
+        reserved=reserved,
+        pool=Pool,
     )
 
 
@@ -219,6 +233,14 @@ def test_it_runs_again_where_the_graphs_have_grown(stack: SimpleNamespace):
         stack.reserved[0] = reserved
         stack.runner.CUDAGraphRunner(model).capture(input_ids=[0] * size)
     assert stack.order[-6:] == ["32: 1", "24: 1", "16: 0", "8: 1", "4: 0", "2: 0"]
+
+
+def test_the_schedulers_pool_begins_small(stack: SimpleNamespace):
+    """A small one stays as it is."""
+    startup.quicken_vllm()
+    stack.pool(16, None, None, 80_000)
+    stack.pool(16, None, allocator=None, pool_size=40)
+    assert stack.order[-2:] == ["1024 blocks", "40 blocks"]
 
 
 def test_an_engine_that_stands_is_frozen(stack: SimpleNamespace):

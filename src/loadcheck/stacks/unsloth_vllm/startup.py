@@ -25,18 +25,9 @@ from loadcheck.stacks.unsloth_vllm.drawn import Drawn, shapes
 from loadcheck.stacks.unsloth_vllm.mapped import map_ahead
 
 MEASURES = (
-    "adapters",
-    "ahead",
-    "collector",
-    "context",
-    "inspection",
-    "loopback",
-    "map_ahead",
-    "read_ahead",
-    "swap",
-    "unused",
-    "warm_up",
-)
+    "adapters", "ahead", "blocks", "collector", "context", "inspection", "loopback",
+    "map_ahead", "read_ahead", "swap", "unused", "warm_up",
+)  # fmt: skip
 VARIABLE = "LOADCHECK_START_WITHOUT"
 
 ALLOCATOR = "expandable_segments:True,roundup_power2_divisions:[32:256,64:128,256:64,>:32]"
@@ -250,6 +241,24 @@ def warm_up_once() -> None:
     model_runner.CUDAGraphRunner.capture = capture_one
 
 
+_BLOCKS = 1024  # more than what one sequence of the reference holds
+
+
+def make_blocks_when_needed() -> None:
+    """Have the scheduler's pool begin with a few objects and not with four for each block of the cache.
+
+    It grows by itself, twofold, where more are in use (vllm/core/block/common.py:186-202, 210-212).
+    """
+    from vllm.core.block import common
+
+    init = common.BlockPool.__init__
+
+    def few(self: Any, block_size: int, create_block: Any, allocator: Any, pool_size: int) -> None:
+        init(self, block_size, create_block, allocator, min(pool_size, _BLOCKS))
+
+    common.BlockPool.__init__ = few
+
+
 def settle_engine() -> None:
     """Once vLLM's engine stands, put it out of the collector's sight: its scheduler makes an object for every block of the cache.
 
@@ -297,6 +306,8 @@ def quicken_vllm() -> None:
         map_weights_ahead()
     if taken("warm_up"):
         warm_up_once()
+    if taken("blocks"):
+        make_blocks_when_needed()
     capture_lightly()
     if taken("collector"):
         settle_engine()
