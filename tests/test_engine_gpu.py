@@ -13,12 +13,16 @@ import pytest
 
 from loadcheck.device import PIN
 from loadcheck.errors import UnsupportedMachine
+from loadcheck.logs.event import Event
+from loadcheck.logs.event_lines import find_event, format_event
+from loadcheck.logs.events import Answered, AnsweredAfterTraining, Attached, SavedAdapter, Trained
 from loadcheck.specs.profile import Profile, load_profile
 from loadcheck.stacks import engine_common as shared
 from loadcheck.stacks.recorder import Recorder
-from loadcheck.stacks.unsloth_vllm import closed, startup
+from loadcheck.stacks.unsloth_vllm import closed, session, startup
 from loadcheck.stacks.unsloth_vllm import engine as gpu
 from loadcheck.stacks.unsloth_vllm.device import record_ram
+from loadcheck.stacks.unsloth_vllm.session import Session
 
 
 def profile(**overrides) -> Profile:
@@ -227,3 +231,46 @@ def test_random_weights_are_asked_for_no_word():
 def test_loss_that_is_no_number_is_not_said(number: float, result: float | None):
     """JSON has no word for NaN, and an event must not be lost for it."""
     assert shared.finite(number) == result
+
+
+MEMORY = {
+    "used_bytes": 5,
+    "allocated_bytes": 1,
+    "reserved_bytes": 2,
+    "peak_allocated_bytes": 3,
+    "peak_reserved_bytes": 4,
+}
+
+
+class Weight(SimpleNamespace):
+    nbytes, dtype, requires_grad = 8, "torch.float32", True
+
+
+@pytest.mark.parametrize("fast_inference", [True, False])
+def test_a_session_says_what_it_measured(fast_inference: bool, monkeypatch: pytest.MonkeyPatch):
+    """Adapters, answers and training steps as events that are read back as they are, with stand-ins for torch, unsloth and vLLM."""
+    model = SimpleNamespace(parameters=lambda: [Weight()], get_nb_trainable_parameters=lambda: (9, 99))
+    unsloth = SimpleNamespace(FastLanguageModel=SimpleNamespace(
+        get_peft_model=lambda model, **_: model, for_training=lambda *_: None))  # fmt: skip
+    monkeypatch.setitem(sys.modules, "unsloth", unsloth)
+    for module in (gpu, session):
+        monkeypatch.setattr(module, "memory_now", lambda: MEMORY)
+        monkeypatch.setattr(module, "digest", lambda _: "0" * 64)
+    for name, value in (("_lora_request", 1), ("_adapters_on_disk", ({}, {})), ("_adapters_in_memory", ({}, {})), ("_base_weight", None),
+                        ("_request", 1)):  # fmt: skip
+        monkeypatch.setattr(session, name, lambda *_, value=value: value)
+    monkeypatch.setattr(Session, "_generate_with_vllm", lambda *_: session.Generated([5, 6], True, 1.5))
+    monkeypatch.setattr(Session, "_generate", lambda *_: [5, 6])
+    monkeypatch.setattr(Session, "_steps", lambda _: [2.0, None])
+    events: list[Event] = []
+    recorder = cast(Recorder, SimpleNamespace(record=events.append))
+    tokenizer = SimpleNamespace(apply_chat_template=lambda *_, **__: [7, 8, 9], decode=lambda *_, **__: "Paris.")
+    asked = profile(fast_inference=fast_inference)
+    gpu.attach(model, asked.adapters, recorder)
+    loaded = Session(asked, model, tokenizer, recorder)
+    loaded.answer(Answered, 1)
+    loaded.train()
+    loaded.compare_saved(loaded.answer(AnsweredAfterTraining, 2), 3)
+    assert [type(event) for event in events] == [Attached, Answered, Trained, AnsweredAfterTraining, SavedAdapter]
+    assert [find_event(format_event(event)) for event in events] == events
+    assert f'"first_token_unix_s": {1.5 if fast_inference else "null"}' in format_event(events[1])

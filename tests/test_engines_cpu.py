@@ -13,6 +13,7 @@ from loadcheck.plan import make_plan, plan_to_json
 from loadcheck.specs.files import changed
 from loadcheck.specs.profile import load_profile
 from loadcheck.stacks.transformers_cpu import engine as cpu
+from loadcheck.stacks.transformers_cpu import memory
 
 
 class Tensor:
@@ -43,7 +44,7 @@ def test_every_tensor_is_counted_once_by_kind():
         "model.layers.0.self_attn.q_proj.weight": Tensor(1, 256, state),
         "model.norm.weight": Tensor(11, 20),
     }
-    held = cpu.held_bytes(model(parameters, [("model.rotary_emb.inv_freq", Tensor(12, 128))]))
+    held = memory.held_bytes(model(parameters, [("model.rotary_emb.inv_freq", Tensor(12, 128))]))
     assert held == {
         "embeddings": 1000, "packed": 256, "absmax": 8, "nested_absmax": 8, "codes": 1088, "norms": 20, "buffers": 128,
     }  # fmt: skip
@@ -60,7 +61,7 @@ def test_every_tensor_is_counted_once_by_kind():
 )
 def test_unquantized_parameters_have_a_kind(name, kind):
     """Norms, linears and embeddings are told apart by their names."""
-    assert cpu.kind_of(name) == kind
+    assert memory.kind_of(name) == kind
 
 
 def layer(adapted, bias=None):
@@ -96,7 +97,7 @@ def test_layers_count_as_patched_where_unsloth_would_patch_them(layers, model_ty
 
 def test_the_peak_is_read_in_bytes():
     """The kernel's kB are 1024 bytes."""
-    assert cpu.peak_of_status("VmPeak:\t  999 kB\nVmHWM:\t    2 kB\nVmRSS:\t 1 kB\n") == 2048
+    assert memory.peak_of_status("VmPeak:\t  999 kB\nVmHWM:\t    2 kB\nVmRSS:\t 1 kB\n") == 2048
 
 
 def write_plan(run_dir, model_dir):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -23,6 +23,7 @@ PREDICATE: Final = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:loadcheck:image:v1"
 """The build of this repository's Dockerfile; its parameters are those of `make build`."""
 STATEMENT_VARIABLE, SIGNERS_VARIABLE = "LOADCHECK_PROVENANCE", "LOADCHECK_SIGNERS"
+StatementT = TypeVar("StatementT")
 MAX_BYTES = 1 << 20
 MAKE_ONE = "make one with scripts/image/oci, or pull it with the image"
 
@@ -103,16 +104,21 @@ class Provenance:
 
 def read_statement(path: Path) -> Statement:
     """BadInput where it is missing, or no statement on an image."""
+    return read_stated(path, Statement, MAX_BYTES, "an image", MAKE_ONE)
+
+
+def read_stated(path: Path, kind: type[StatementT], max_bytes: int, subject: str, remedy: str) -> StatementT:
+    """A statement as one of these records; BadInput where it is missing, too large, or none on such a subject."""
     try:
         with own_file(path).open("rb") as file:
-            text = file.read(MAX_BYTES + 1)
-        if len(text) > MAX_BYTES:
-            raise ValueError(f"it is larger than {MAX_BYTES} bytes")
-        return msgspec.json.decode(text, type=Statement)
+            text = file.read(max_bytes + 1)
+        if len(text) > max_bytes:
+            raise ValueError(f"it is larger than {max_bytes} bytes")
+        return msgspec.json.decode(text, type=kind)
     except OSError as error:
-        raise BadInput(Problem(str(path), f"no statement ({error.strerror})", MAKE_ONE)) from None
+        raise BadInput(Problem(str(path), f"no statement ({error.strerror})", remedy)) from None
     except (ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise BadInput(Problem(str(path), f"no statement on an image ({error})", MAKE_ONE)) from None
+        raise BadInput(Problem(str(path), f"no statement on {subject} ({error})", remedy)) from None
 
 
 def verify(path: Path, signers: Path | None, digest: str | None, seen: Path | None = None) -> Provenance:

@@ -17,10 +17,10 @@ import msgspec
 
 from loadcheck import __version__
 from loadcheck.encoding import json_text
-from loadcheck.errors import BadInput, Problem
 from loadcheck.fleet.plan import FleetPlan, settings_of
 from loadcheck.fleet.seal import sha256_of
 from loadcheck.fleet.verdict import FleetVerdict
+from loadcheck.provenance import read_stated
 from loadcheck.runs.folder import own_file
 from loadcheck.runs.origin import LOCK
 
@@ -107,15 +107,4 @@ def statement_text(statement: Statement) -> str:
 
 def read_statement(path: Path) -> Statement:
     """BadInput where it is missing, or none of ours."""
-    try:
-        with own_file(path).open("rb") as file:
-            text = file.read(MAX_BYTES + 1)
-        if len(text) > MAX_BYTES:
-            raise ValueError(f"it is larger than {MAX_BYTES} bytes")
-        return msgspec.json.decode(text, type=Statement)
-    except OSError as error:
-        what = f"no statement ({error.strerror})"
-        raise BadInput(Problem(str(path), what, "make one with loadcheck fleet bundle")) from None
-    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
-        what = f"no statement on a fleet ({error})"
-        raise BadInput(Problem(str(path), what, "make one with loadcheck fleet bundle")) from None
+    return read_stated(path, Statement, MAX_BYTES, "a fleet", "make one with loadcheck fleet bundle")

@@ -98,7 +98,7 @@ class WeightsLoaded(Event, frozen=True, kw_only=True, tag="weights"):
     """The model is in a CPU's memory (stacks/transformers_cpu/engine.py: load).
 
     Attributes:
-        by_kind: bytes of all that it holds, by what it is (held_bytes there).
+        by_kind: bytes of all that it holds, by what it is (memory.py: held_bytes).
     """
 
     weights_bytes: Bytes | None = None

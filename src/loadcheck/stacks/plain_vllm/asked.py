@@ -10,6 +10,7 @@ from loadcheck.findings.finding import Finding
 from loadcheck.specs.profile import Profile
 from loadcheck.stacks.plain_vllm.plan import MAX_NUM_SEQS
 from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes, captures_graphs
+from loadcheck.stacks.unsloth_vllm.kv import dtype_of
 
 
 def check_settings(evidence: Evidence) -> Iterator[Finding]:
@@ -19,7 +20,7 @@ def check_settings(evidence: Evidence) -> Iterator[Finding]:
         return
     wanted_of: dict[str, Value] = {
         "engine": "V0",
-        "kv_cache_dtype": "fp8" if profile.float8_kv_cache else "auto",
+        "kv_cache_dtype": dtype_of(profile),
         "prefix_caching": str(profile.caches_prefixes),
         "load_format": "bitsandbytes" if profile.load_in_4bit else "auto",
         "pipeline_parallel_size": "1",

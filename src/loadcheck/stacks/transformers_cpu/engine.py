@@ -1,18 +1,13 @@
 """The load on a CPU: transformers, bitsandbytes and peft, stage by stage, each ending in an event that says what it measured.
 
-The figures are exact and the same on every machine, but for the times and the peak: `held_bytes` has their formula.
+The figures are exact and the same on every machine, but for the times and the peak: memory.py has their formula.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import re
-import resource
-import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypedDict
@@ -26,7 +21,7 @@ from loadcheck.specs.profile import Adapters, Profile
 from loadcheck.stacks.engine_common import TRAINING_TEXT, digest, expectation, finite, frozen, seconds_since, trainable
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.transformers_cpu.events import Attached, Trained
-from loadcheck.units import KIB
+from loadcheck.stacks.transformers_cpu.memory import held_bytes, peak_rss_bytes
 from loadcheck.weights.nf4 import allow_cpu, nf4_config, quieten, wait_passively
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "numpy")
@@ -159,60 +154,6 @@ def speed_up_dequantize() -> None:
         return weights.view(-1, blocksize).mul_(absmax[:, None]).view(shape).to(dtype)
 
     torch.ops.bitsandbytes.dequantize_4bit.default = dequantize
-
-
-def held_bytes(model: Any) -> dict[str, int]:
-    """Bytes of all tensors that the model holds, by kind.
-
-    Exact, and the same in every load. With L layers, a hidden size h, a vocabulary V, a head dimension d, T = 1 for tied
-    embeddings and 2 else, and n = in × out for each of a layer's 7 linears (all n are multiples of 64 here):
-
-        packed         L Σ n/2                             two 4-bit weights a byte
-        absmax         L Σ n/64                            one byte for each block of 64 weights
-        nested_absmax  L Σ (4 ⌈n/64/256⌉ + 4)              one float32 for each 256 absmax, and the offset
-        codes          L · 7 · (16 + 256) · 4              every linear has tables of its own, though all are equal
-        embeddings     T · V · h · 2
-        norms          (2 L + 1) · h · 2
-        buffers        d/2 · 4                             the rotary frequencies, once for all layers
-
-    In 16 bits the first four are one: linears, L Σ 2n.
-    """
-    sizes: Counter[str] = Counter()
-    for kind, tensor in held_tensors(model):
-        sizes[kind] += tensor.nbytes
-    return dict(sizes)
-
-
-def held_tensors(model: Any) -> Iterator[tuple[str, Any]]:
-    """Every tensor that the model holds, with its kind; one that is held in several places (tied embeddings) once."""
-    seen = set()
-    for kind, tensor in _named_tensors(model):
-        if tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            yield kind, tensor
-
-
-def _named_tensors(model: Any) -> Iterator[tuple[str, Any]]:
-    for name, parameter in model.named_parameters():
-        state = getattr(parameter, "quant_state", None)
-        if state is None:
-            yield kind_of(name), parameter
-            continue
-        yield "packed", parameter
-        yield "absmax", state.absmax
-        yield "nested_absmax", state.state2.absmax
-        yield "nested_absmax", state.offset
-        yield "codes", state.code
-        yield "codes", state.state2.code
-    for _, buffer in model.named_buffers():
-        yield "buffers", buffer
-
-
-def kind_of(name: str) -> str:
-    """What an unquantized parameter is, by its Hugging Face name."""
-    if name.endswith(("embed_tokens.weight", "lm_head.weight")):
-        return "embeddings"
-    return "norms" if name.endswith("norm.weight") else "linears"
 
 
 # ----------------------------------------------------------------------------------------------------------------- adapters
@@ -361,25 +302,3 @@ def _steps(model: Any, tokenizer: Any, profile: Profile, recorder: Recorder) -> 
         losses.append(finite(loss.item()))
         recorder.record(Stepped(step=step, loss=losses[-1]))
     return losses
-
-
-# --------------------------------------------------------------------------------------------------------------------- peak
-
-
-def peak_rss_bytes() -> int:
-    """The largest resident set of this process so far.
-
-    Not from getrusage where there is a /proc: on Linux its ru_maxrss begins with that of the process that started this one.
-    """
-    try:
-        return peak_of_status(Path("/proc/self/status").read_text(encoding="ascii"))
-    except FileNotFoundError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * KIB
-
-
-def peak_of_status(status: str) -> int:
-    """The bytes of the line `VmHWM:  123 kB` of /proc/PID/status (there kB are KiB)."""
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-    assert found is not None  # every process that is no kernel thread has one
-    return int(found[1]) * KIB

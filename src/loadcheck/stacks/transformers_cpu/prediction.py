@@ -1,6 +1,6 @@
 """The load on a CPU with transformers, bitsandbytes and peft: its figures to the byte, but for the peak (peak.py).
 
-The weights are the tensors that the model holds, as `transformers_cpu.engine.held_bytes` counts them; no allocator rounds them.
+The weights are the tensors that the model holds, as `transformers_cpu.memory.held_bytes` counts them; no allocator rounds them.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from loadcheck.stacks.preflight import check_seeded
 from loadcheck.stacks.sft_trainer import sft_trainer
 from loadcheck.stacks.trainer import Machine, Session, run_trainer
 from loadcheck.stacks.transformers_cpu import engine
+from loadcheck.stacks.transformers_cpu.memory import peak_rss_bytes
 from loadcheck.weights.nf4 import quieten, wait_passively
 
 
@@ -46,7 +47,7 @@ def run(session: Session) -> None:
         keep_no_reference()
         make = partial(grpo_trainer, session, machine, model, tokenizer, rewards)
     run_trainer(session, machine, model, make, rows.examples)
-    recorder.record(TrainPeak(train_peak_host_bytes=engine.peak_rss_bytes()))
+    recorder.record(TrainPeak(train_peak_host_bytes=peak_rss_bytes()))
     recorder.record(Done())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from loadcheck.predict.terms import Term
+from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.allocator import rounded
 
@@ -21,6 +22,11 @@ def block_bytes(num_layers: int, kv_size: int, number_bytes: int = KV_DTYPE_BYTE
 def number_bytes(kv_cache_dtype: str | None) -> int | None:
     """Bytes of a number in a cache that vLLM calls so; as many as the model's own where a log does not say. None for an unknown one."""
     return _NUMBER_BYTES.get(kv_cache_dtype or "auto")
+
+
+def dtype_of(profile: Profile) -> str:
+    """What vLLM calls the type of the profile's cache."""
+    return "fp8" if profile.float8_kv_cache else "auto"
 
 
 def config_block_bytes(config: ModelConfig) -> int:
