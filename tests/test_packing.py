@@ -1,14 +1,24 @@
 """Packed rows: all full, every token and label where it was, and what is cut or left out counted."""
 
 from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadcheck.data import read_data
 from loadcheck.data.faults import Faults
+from loadcheck.runs.folder import RunFolder
+from loadcheck.specs.files import validate
+from loadcheck.specs.training import TrainJob
 from loadcheck.stacks.packing import Packed, TokenRows, pack, refuse_few
+from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.rows import IGNORED, Tokens
+from loadcheck.stacks.trainer import Session
+from tests.test_train_rows import Tokenizer
 
 EOS = 2
 
@@ -53,6 +63,13 @@ def test_what_is_cut_and_left_out_is_counted():
     assert packed.counts() == {
         "num_packed_rows": 2, "num_rows": 3, "num_split_rows": 2, "num_left_out_tokens": 2, "num_ended_rows": 2, "num_unended_rows": 1,
     }  # fmt: skip
+
+
+def test_an_example_that_fills_its_row_does_not_go_on():
+    """Its end is the row's."""
+    packed = pack([_row(1, 1, 3), _row(2, 1, 3)], 4, EOS, seed=1)
+    assert (packed.num_split_rows, packed.num_left_out_tokens, packed.num_ended_rows) == (0, 0, 2)
+    assert all(row.ends for row in packed.rows)
 
 
 def test_an_end_that_is_the_first_of_a_row_is_not_learned():
@@ -110,6 +127,35 @@ def test_fewer_rows_than_a_step_are_a_fault(num_step_rows: int, faulty: bool):
     said = [str(each) for each in faults.problems()]
     assert bool(said) == faulty
     assert not faulty or said[0].startswith("data.jsonl: fills 2 rows of 4 tokens, fewer than the 3 of one step; lower")
+
+
+@pytest.mark.parametrize(
+    ("packing", "batch", "said"),
+    [(True, 2, None), (True, 3, "fewer than the 6 of one step"), (False, 2, "has 31 tokens, above the limit of 12")],
+)
+def test_no_example_is_too_long_to_be_packed(packing: bool, batch: int, said: str | None, tmp_path: Path):
+    """It goes on in the next row; a step is of all its batches."""
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"text": "What does not fit in one row."}\n' * 2)
+    settings = {
+        "method": "sft",
+        "packing": packing,
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": 2,
+    }
+    job = {
+        "settings": settings,
+        "schedule": {},
+        "data": str(data),
+        "data_sha256": read_data(data, "sft").sha256,
+        "limit_tokens": 12,
+    }
+    plan: Any = SimpleNamespace(config=SimpleNamespace(vocab_size=300))
+    session = Session(plan, validate(TrainJob, job, "x"), tmp_path, RunFolder(tmp_path), Recorder())
+    faults = Faults("data.jsonl")
+    found = session.tokens(Tokenizer(), faults)
+    assert [said in str(each) for each in faults.problems() if said][:1] == ([True] if said else [])
+    assert said or ([len(row.input_ids) for row in found.trained], faults.problems()) == ([12] * 5, [])
 
 
 def test_the_summary_counts_examples_and_packed_rows():

@@ -68,17 +68,12 @@ def pack(examples: Sequence[Tokens], length: int, eos_id: int | None, seed: int)
         eos_id: what is put behind an example that does not end with an end of its own; None where the tokenizer has none.
     """
     shuffled = list(examples)
-    random.Random(seed).shuffle(
-        shuffled
-    )  # of CPython the same order since 3.2, as of trl's random.shuffle after random.seed
+    random.Random(seed).shuffle(shuffled)  # the order of trl's random.shuffle after random.seed(seed)
     ended = [_ended(row, eos_id) for row in shuffled]
     starts = [0, *accumulate(len(row.input_ids) for row in ended)]
     ends = [start + _end(row) for start, row in zip(starts, ended, strict=False)]
-    rows = [
-        row
-        for row in _cut(ended, starts, {at for at, row in zip(ends, ended, strict=True) if row.ends}, length)
-        if row.num_labels
-    ]
+    endings = {at for at, row in zip(ends, ended, strict=True) if row.ends}
+    rows = [row for row in _cut(ended, starts, endings, length) if row.num_labels]
     num_kept = starts[-1] // length * length
     learned = [at < num_kept and at % length != 0 for at in ends]
     return Packed(
@@ -103,7 +98,7 @@ def _end(row: Tokens) -> int:
     return max(at for at, label in enumerate(row.labels) if label != IGNORED)
 
 
-def _cut(ended: Sequence[Tokens], starts: Sequence[int], ends: set[int], length: int) -> list[Tokens]:
+def _cut(ended: Sequence[Tokens], starts: Sequence[int], endings: set[int], length: int) -> list[Tokens]:
     """All rows that are full. Of each the first token is no label: nothing comes before it, and losses are means over all labels."""
     ids = list(chain.from_iterable(row.input_ids for row in ended))
     labels = list(chain.from_iterable(row.labels for row in ended))
@@ -112,7 +107,7 @@ def _cut(ended: Sequence[Tokens], starts: Sequence[int], ends: set[int], length:
         inside = [IGNORED, *labels[begin + 1 : begin + length]]
         last = max((at for at, label in enumerate(inside) if label != IGNORED), default=0)
         line = ended[bisect_right(starts, begin) - 1].line
-        rows.append(Tokens(line, ids[begin : begin + length], inside, begin + last in ends and last > 0))
+        rows.append(Tokens(line, ids[begin : begin + length], inside, begin + last in endings))
     return rows
 
 
