@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from loadcheck.disk import sha256_of
 from loadcheck.errors import BadInput, Problem
-from loadcheck.findings.finding import Check, Finding, Status, Verdict
+from loadcheck.findings.finding import Finding, Status, Verdict, held
 from loadcheck.specs.files import Spec, validate
 
 PROOF = "proof.json"
@@ -135,22 +135,22 @@ def file_finding(folder: Path, proof: Proof) -> Finding:
         *(f"{name} was changed" for name in found if name in proof.files and found[name] != proof.files[name]),
     ]
     why = "; ".join(wrong) if wrong else f"all {len(found)} files are those that were proven, by SHA-256"
-    return _flag("files", not wrong, why, "it is not what was exported: export the run again")
+    return held("files", not wrong, why, "it is not what was exported: export the run again")
 
 
 def comparison_findings(comparison: Comparison, tolerance: float) -> Iterator[Finding]:
     """Whether what was opened anew is what was trained."""
     near, base = comparison.distance, comparison.base_distance
-    yield _flag(
+    yield held(
         "logits", near <= tolerance,
         f"opened anew it differs from the trained model by at most {near:.4g} in any logit (tolerance {tolerance:g})",
         "the adapters, their base or a package is not the one that was trained with",
     )  # fmt: skip
-    yield _flag(
+    yield held(
         "base", base > 0 and base >= BASE_FACTOR * near, f"the base differs from the trained model by {base:.4g}, {_times(base, near)}",
         "the training moved so little that nobody could tell its export from the base: train longer",
     )  # fmt: skip
-    yield _flag(
+    yield held(
         "template", comparison.same_tokens, f"tokenizer and template make the tokens of the training of {comparison.num_chats} chats",
         "another tokenizer or template: answers would be gibberish; use those of the export",
     )  # fmt: skip
@@ -166,8 +166,3 @@ def judge_proof(folder: Path, proof: Proof, comparison: Comparison | None) -> Ve
     if comparison is None:
         return Verdict((files,))
     return Verdict((files, *comparison_findings(comparison, TOLERANCES[proof.dtype][proof.form])))
-
-
-def _flag(figure: str, ok: bool, why: str, remedy: str) -> Finding:
-    status = Status.OK if ok else Status.FAIL
-    return Finding(figure=figure, check=Check.RUN, status=status, why=why, remedy="" if ok else remedy)

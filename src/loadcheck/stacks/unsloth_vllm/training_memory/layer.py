@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from loadcheck.stacks.unsloth_vllm.training_memory.attention import Heads, attend
-from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, Gradients, Tape, Tensor, detached
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import (
+    FULL,
+    Gradients,
+    Tape,
+    Tensor,
+    detached,
+    hand_on,
+    to_both,
+)
 from loadcheck.stacks.unsloth_vllm.training_memory.fused import lora_mlp, lora_qkv, lora_w
 from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label
 from loadcheck.stacks.unsloth_vllm.training_memory.linear import Linear, WeightBuffer, peft_linear
@@ -53,22 +61,14 @@ def rms_norm(tape: Tape, num_tokens: int, x: Tensor) -> Tensor:
     """Fast_RMS_Layernorm (unsloth/kernels/rms_layernorm.py:140-195): its gradient is written over that of its output."""
     out = tape.tensor(x.num_elements, NORMED)
     scale = tape.tensor(num_tokens, NORM_SCALE, FULL)
-    out.node = tape.record([x], _same, [x, scale])
+    out.node = tape.record([x], hand_on, [x, scale])
     return out
-
-
-def _same(_tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
-    return [gradients[0]]
 
 
 def _plus(tape: Tape, x: Tensor, y: Tensor, label: Label) -> Tensor:
     out = tape.tensor(x.num_elements, label)
-    out.node = tape.record([x, y], _to_both)
+    out.node = tape.record([x, y], to_both)
     return out
-
-
-def _to_both(_tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
-    return [gradients[0], gradients[0]]
 
 
 def _attention(tape: Tape, buffer: WeightBuffer, heads: Heads, layer: Layer, hidden_states: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, HALF, Gradients, Tape, Tensor
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, HALF, Gradients, Tape, Tensor, hand_on, to_both
 from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label
 from loadcheck.stacks.unsloth_vllm.weights import NF4_BLOCK
 
@@ -181,13 +181,8 @@ def base_linear(tape: Tape, linear: Linear, x: Tensor, num_tokens: int) -> Tenso
 
 def _clone(tape: Tape, x: Tensor) -> Tensor:
     out = tape.tensor(x.num_elements, CLONE, x.item_bytes)
-    out.node = tape.record([x], _hand_on)
+    out.node = tape.record([x], hand_on)
     return out
-
-
-def _hand_on(_tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
-    """A function whose gradient is the gradient of its output."""
-    return [gradients[0]]
 
 
 def _to_fp32(tape: Tape, x: Tensor) -> Tensor:
@@ -209,14 +204,15 @@ def _dropout(tape: Tape, linear: Linear, x: Tensor) -> Tensor:
         return x
     out = tape.tensor(x.num_elements, DROPOUT, x.item_bytes)
     mask = tape.tensor(x.num_elements, DROPOUT_MASK, 1)
-
-    def run(tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
-        gradient = gradients[0]
-        assert gradient is not None
-        return [tape.tensor(gradient.num_elements, SUM, gradient.item_bytes)]
-
-    out.node = tape.record([x], run, [mask])
+    out.node = tape.record([x], _like, [mask])
     return out
+
+
+def _like(tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
+    """A new gradient, as large as that of the output."""
+    gradient = gradients[0]
+    assert gradient is not None
+    return [tape.tensor(gradient.num_elements, SUM, gradient.item_bytes)]
 
 
 def _lora_a(tape: Tape, linear: Linear, x: Tensor, num_tokens: int) -> Tensor:
@@ -272,21 +268,11 @@ def _cast_weight(tape: Tape, weight: Tensor) -> Tensor:
 
 def _scaled(tape: Tape, x: Tensor) -> Tensor:
     out = tape.tensor(x.num_elements, PEFT_SCALED, x.item_bytes)
-
-    def run(tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
-        gradient = gradients[0]
-        assert gradient is not None
-        return [tape.tensor(gradient.num_elements, SUM, gradient.item_bytes)]
-
-    out.node = tape.record([x], run)
+    out.node = tape.record([x], _like)
     return out
 
 
 def _add(tape: Tape, x: Tensor, y: Tensor, label: Label = PEFT_SUM) -> Tensor:
     out = tape.tensor(x.num_elements, label, x.item_bytes)
-    out.node = tape.record([x, y], _to_both)
+    out.node = tape.record([x, y], to_both)
     return out
-
-
-def _to_both(_tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
-    return [gradients[0], gradients[0]]

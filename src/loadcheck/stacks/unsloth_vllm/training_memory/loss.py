@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, HALF, INDEX, Gradients, Tape, Tensor
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, HALF, INDEX, Gradients, Tape, Tensor, hand_on
 from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label
 
 RETURN_LOGITS_TOKENS = 1024
@@ -85,12 +85,8 @@ def _gradient_over_first(_tape: Tape, saved: tuple[Tensor, ...], _gradients: Gra
 def _summed(tape: Tape, x: Tensor) -> Tensor:
     """sum(): its gradient is the one of the sum, seen as wide as the input."""
     out = tape.tensor(1, SCALAR, FULL)
-    out.node = tape.record([x], _hand_on)
+    out.node = tape.record([x], hand_on)
     return out
-
-
-def _hand_on(_tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
-    return [gradients[0]]
 
 
 def _divided(tape: Tape, x: Tensor) -> Tensor:
