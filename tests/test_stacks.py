@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
@@ -15,10 +16,10 @@ from loadcheck.predict.fit import fit
 from loadcheck.predict.search import Search
 from loadcheck.predict.stack import FromLog
 from loadcheck.predict.terms import Term
-from loadcheck.specs.files import changed
+from loadcheck.specs.files import changed, to_data, validate
 from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import OF_VLLM_ALONE, Profile, load_profile, load_profiles, with_flags
-from loadcheck.specs.settings import flags, settings_of
+from loadcheck.specs.settings import Setting, flags, handed_on, said_by, settings_of, switched_on, words_of
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks import STACKS, engine_of, parse_log, stack_of, stack_of_log, trainer_of
 from loadcheck.units import GIB
@@ -101,6 +102,30 @@ def test_what_moves_memory_is_a_flag_of_a_proposal(flag):
     value = data.get(flag.key) or others.get(flag.kind, lambda _: "other")(now or 0 if flag.kind is int else now)
     base = with_flags(PROFILE, {"loader": "vllm"}) if flag.key in OF_VLLM_ALONE else PROFILE
     assert bool(flags(with_flags(base, {flag.key: value}), base)) == flag.setting.moves_memory
+
+
+class Newer(Profile, frozen=True, kw_only=True):
+    """A profile with one setting more."""
+
+    quiet_fans: Annotated[
+        bool,
+        Setting("Fans at half speed.", "--quiet-fans/--loud-fans", moves_memory=True, of_engine=True, argument="fan_mode",
+                figure="fans", words="quiet fans", costs="coolness"),
+    ] = False  # fmt: skip
+
+
+def test_a_new_setting_is_known_by_what_it_says_of_itself():
+    """Its option, flags, the engine's argument, what its log says, what is said of it, and the step that frees memory: nothing else names it."""
+    loud = validate(Newer, to_data(PROFILE), "newer")
+    quiet = changed(loud, {"quiet_fans": True})
+    flag = next(flag for flag in settings_of(Newer) if flag.key == "quiet_fans")
+    assert (flag.name, flag.off, flag.parameter) == ("--quiet-fans", "--loud-fans", "quiet_fans")
+    assert (flags(quiet, loud), flags(loud, quiet)) == ("--quiet-fans", "--loud-fans")
+    assert (handed_on(loud), handed_on(quiet)) == ({}, {"fan_mode": True})
+    assert (said_by(loud)["fans"], said_by(quiet)["fans"]) == ("False", "True")
+    assert (words_of(loud), words_of(quiet)) == ([], ["quiet fans"])
+    assert dict(switched_on(loud))["quiet fans"] == quiet
+    assert "quiet fans" not in dict(switched_on(quiet))
 
 
 def _value(key: str):
