@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from typing import Any, TypedDict
 
@@ -46,12 +47,16 @@ def frozen(model: Any) -> list[Any]:
 
 
 def digest(tensors: Iterable[Any]) -> str:
-    """SHA-256 of the tensors' bytes, one after another."""
+    """SHA-256 of the tensors' bytes, one after another; while one is hashed, the next is copied from the device."""
     import torch
 
-    found = sha256()
-    for tensor in tensors:
-        found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy())
+    found, hashed = sha256(), None
+    with ThreadPoolExecutor(1) as pool:
+        for tensor in tensors:
+            data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy()
+            if hashed is not None:
+                hashed.result()
+            hashed = pool.submit(found.update, data)
     return found.hexdigest()
 
 

@@ -19,7 +19,7 @@ _POPULATE_READ = (
 )
 _CHUNK_BYTES = 64 * 2**20
 _THREADS = 4
-_COPIED_S = 0.0005
+_COPIED_S = 0.002
 """What takes longer was copied: vLLM first goes through all names without touching a weight (vllm/model_executor/model_loader/loader.py:862-890)."""
 
 Weights = Iterator[tuple[str, Any]]

@@ -76,8 +76,8 @@ def paused_collector() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.freeze()  # first: a collector that is on looks at once at all that was made
         gc.enable()
-        gc.freeze()
 
 
 def settle() -> None:
@@ -283,9 +283,10 @@ def settle_engine() -> None:
         except BaseException:
             gc.unfreeze()
             raise
+        else:
+            settle()
         finally:
             gc.enable()
-        settle()
 
     llm_engine.LLMEngine._initialize_kv_caches = quiet_after
     llm_engine.LLMEngine.__init__ = settled
