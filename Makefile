@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 # What the user gives is text, such as a run folder's name: make must not expand it, nor a shell run it. Here each variable is fixed as
 # it was written; recipes name it as "$$RUN", which the shell takes from the environment and never evaluates.
-GIVEN := ENGINE RUNTIME PROFILE GPU GPUS DATA RUN LOG ARGS BASE CA APT_SOURCES REGISTRY IMAGE TAG DIGEST TLS_VERIFY CHUNK_MB RELEASE AUDIT_DB SIGN_KEY SIGNERS
+GIVEN := ENGINE RUNTIME PROFILE GPU GPUS DATA RUN LOG ARGS BASE CA APT_SOURCES REGISTRY IMAGE TAG DIGEST TLS_VERIFY CHUNK_MB LAZY RELEASE AUDIT_DB SIGN_KEY SIGNERS
 GIVEN += $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 $(foreach name,$(sort $(GIVEN)),$(if $(filter-out undefined,$(origin $(name))),$(eval override $(name) := $$(value $(name)))))
 
