@@ -201,6 +201,13 @@ def test_the_gpu_that_a_scheduler_chose_is_pinned(
     assert environ.get("CUDA_VISIBLE_DEVICES") != "0,1"  # of several it takes the first
 
 
+def test_what_is_pinned_already_stays_so():
+    """`fleet run` has chosen among the visible GPUs: the variable would only be refused."""
+    environ = {PIN: "GPU-b", "CUDA_VISIBLE_DEVICES": "1,0"}
+    pin_visible(environ)
+    assert environ == {PIN: "GPU-b"}
+
+
 def test_a_pinned_process_sees_one_gpu_whatever_its_libraries_set(monkeypatch: pytest.MonkeyPatch):
     """The driver reads the variable once, as it starts; afterwards it is 0, which the pinned stack can read."""
     seen = []

@@ -49,7 +49,10 @@ def _sealed(folder: Path) -> Iterator[None]:
 def pin_visible(environ: MutableMapping[str, str]) -> None:
     """Take the GPU that a scheduler chose by CUDA_VISIBLE_DEVICES for this load's: the pinned stack reads no other entry than 0."""
     chosen = environ.get(VISIBLE, "").split(",")[0].strip()
-    if environ.get(PIN) or chosen in ("", "-1", "NoDevFiles"):
+    if environ.get(PIN):  # whoever chose it has taken notice of the variable, and nobody else may
+        environ.pop(VISIBLE, None)
+        return
+    if chosen in ("", "-1", "NoDevFiles"):
         return
     if chosen == "0":  # of several
         environ[VISIBLE] = chosen
