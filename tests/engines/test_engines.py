@@ -1,6 +1,7 @@
 """What fleet plan writes, read by the engines themselves (`make engines`): none of them needs an account for that."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,11 @@ from tests.conftest import ROOT
 from tests.test_fleet_plan import OPTIONS, plan_for
 
 BIN = ROOT / ".venv" / "engines" / "bin"
-pytestmark = pytest.mark.skipif(not BIN.exists(), reason=".venv/engines is not installed; `make engines` installs it")
+CPU = ROOT / ".venv" / "cpu" / "bin" / "python"
+pytestmark = [
+    pytest.mark.skipif(not BIN.exists(), reason=".venv/engines is not installed; `make engines` installs it"),
+    pytest.mark.xdist_group("real loads"),
+]
 
 # A bucket is looked for with an account, so it is held to the schema alone.
 READ_TASK = """\
@@ -49,6 +54,10 @@ cluster.shutdown()
 sys.exit(done.returncode)
 """
 
+CPU_CLUSTER = CLUSTER.replace(', "num_gpus": 1, "resources": {"accelerator_type:T4": 1}', "").replace(
+    "range(7)", "range(1)"
+)
+
 
 def _written(tmp_path: Path, plan: FleetPlan) -> Path:
     write_files(plan, tmp_path)
@@ -57,7 +66,7 @@ def _written(tmp_path: Path, plan: FleetPlan) -> Path:
 
 def _run(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(BIN / command[0]), *command[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        [str(BIN / command[0]), *command[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
     )
 
 
@@ -74,13 +83,22 @@ def test_skypilot_reads_the_tasks(tmp_path: Path, options: dict[str, Any]):
     ]
 
 
-def test_kubernetes_takes_the_jobs(tmp_path: Path):
+KUBERNETES = {
+    "everything": {},
+    "nothing but the claim": {"kubernetes": {"results_claim": "fleet"}},
+    "named machines": {"nodes": [{"card": "T4", "hosts": ["gpu-a", "gpu-b"]}]},
+    "no card": {"profile": "smollm2-135m-cpu", "nodes": [{"card": "cpu"}, {"card": "cpu"}]},
+    "tolerations and labels": {"kubernetes": {"results_claim": "fleet", "tolerations": ["example.com/pool"], "products": {"T4": ["Tesla-T4-SHARED"]}}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", KUBERNETES.values(), ids=KUBERNETES)
+def test_kubernetes_takes_the_jobs(tmp_path: Path, changes: dict[str, Any]):
     """Each is valid by the API's own schema, with nothing in it that the API does not know."""
-    folder = _written(tmp_path, plan_for("kubernetes", retries=2))
+    folder = _written(tmp_path, plan_for("kubernetes", retries=2, **changes))
     checked = _run(folder, "kubernetes-validate", "--strict", "job.yaml")
-    assert (checked.returncode, checked.stdout.count(" passed ") + checked.stderr.count(" passed ")) == (0, 2), (
-        checked.stderr
-    )
+    said = checked.stdout + checked.stderr
+    assert (checked.returncode, said.count(" passed ")) == (0, 2), said
     (folder / "job.yaml").write_text((folder / "job.yaml").read_text().replace("completions:", "completion:"))
     assert _run(folder, "kubernetes-validate", "--strict", "job.yaml").returncode
 
@@ -115,3 +133,31 @@ def test_ray_runs_a_task_on_each_node_of_a_cluster(tmp_path: Path):
         (f"t4-{number}", Kind.REFUSED) for number in range(8)
     ]
     assert all("needs an NVIDIA GPU" in each.what for each in verdict.findings) and not verdict.passed
+
+
+@pytest.mark.cpu
+@pytest.mark.skipif(not CPU.exists(), reason=".venv/cpu is not installed; `make test` installs it")
+def test_the_cpu_default_passes_through_ray(tmp_path: Path):
+    """On two simulated machines of a CPU each: both nodes are loaded at once, gathered, one verdict, a pass."""
+    plan = plan_for(
+        "ray",
+        profile="smollm2-135m-cpu",
+        image=None,
+        results=str(tmp_path / "results"),
+        nodes=[{"card": "cpu", "count": 2}],
+    )
+    write_plan(plan, _written(tmp_path, plan) / NAME)
+    (packages,) = (BIN.parent / "lib").glob("python3.*/site-packages")
+    environ = {**os.environ, "PYTHONPATH": str(packages)}  # of which a load itself takes no notice
+    ran = subprocess.run(
+        [str(CPU), "-c", CPU_CLUSTER],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
+    verdict = gather_folder(tmp_path / "results", tmp_path / NAME)
+    assert (verdict.status, verdict.counts) == ("pass", {"pass": 2}), verdict.findings
