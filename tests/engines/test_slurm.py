@@ -67,7 +67,7 @@ def _run(folder: Path, environ: dict[str, str], *command: str) -> subprocess.Com
         env=environ,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
         stdin=subprocess.DEVNULL,
     )
