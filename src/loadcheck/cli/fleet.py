@@ -175,7 +175,7 @@ def node(results: Path, arguments: tuple[str, ...]) -> int:
     required=True,
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Your SSH key: ~/.ssh/id_ed25519, or its .pub with an agent.",
+    help="Your SSH key: ~/.ssh/id_ed25519, or its .pub with an agent; or a key of cosign's.",
 )
 @click.option(
     "--plan",
@@ -187,7 +187,7 @@ def node(results: Path, arguments: tuple[str, ...]) -> int:
 @click.option("--tar", metavar="FILE", type=click.Path(path_type=Path), help="Put all of it into one tar, too.")
 @json_option
 def bundle(root: Path, key: Path, plan_file: Path | None, tar: Path | None, as_json: bool) -> int:
-    """Gather the runs below DIR, write an in-toto statement over every file (statement.json), and sign it with ssh-keygen.
+    """Gather the runs below DIR, write an in-toto statement over every file (statement.json), and sign it with ssh-keygen, or with cosign.
 
     A fleet that fails is bundled as one that failed.
     """
@@ -210,7 +210,7 @@ def bundle(root: Path, key: Path, plan_file: Path | None, tar: Path | None, as_j
     "--signers",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Whom you believe: a public key, or OpenSSH's allowed signers.",
+    help="Whom you believe: a public key of SSH or cosign, or OpenSSH's allowed signers.",
 )
 @json_option
 def verify(target: Path, signers: Path | None, as_json: bool) -> int:
