@@ -14,7 +14,6 @@ import pytest
 import yaml
 from packaging.version import Version
 
-from loadcheck.manifest import locked_versions
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts" / "image"))
@@ -28,10 +27,28 @@ HOLES = vex.load_holes()
 @pytest.mark.parametrize("hole", HOLES, ids=lambda hole: hole.ids[0])
 def test_each_hole_is_of_a_locked_version_and_has_its_proof(hole):
     """The lock still has it, and the tests that are named are there."""
-    assert hole.fixed is None or Version(locked_versions()[hole.package]) < Version(hole.fixed)
+    versions = audit.all_versions()[hole.package]
+    assert hole.fixed is None or all(Version(version) < Version(hole.fixed) for version in versions)
     for test in hole.tests:
         file, _, name = test.partition("::")
         assert re.search(rf"^def {name}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), test
+
+
+def test_what_is_said_to_be_in_no_image_is_in_none():
+    """Neither the image's locks nor that of the load on the CPU pins it, and the image's document leaves it out."""
+    (locks,) = audit.all_versions()["cryptography"].values()
+    assert locks == ("engines",)
+    assert "cryptography" not in vex.openvex("sha256:abc", HOLES)
+
+
+def test_every_lock_is_looked_at():
+    """A package of several locks is named with all of them, one of two versions with both."""
+    versions = audit.all_versions()
+    (torch,) = versions["torch"].values()
+    assert torch[0] == "requirements" and "cpu" in torch
+    assert {path.stem for path in (ROOT / "env").glob("*.lock")} - {"weights"} == {
+        lock for each in versions.values() for locks in each.values() for lock in locks
+    }
 
 
 def test_the_document_is_openvex():

@@ -1,4 +1,4 @@
-"""Which locked packages have known holes, by a database of yours, and what env/vex.toml says of each: audit.py FOLDER|ZIP (`make audit`).
+"""Which packages of env/*.lock have known holes, by a database of yours, and what env/vex.toml says of each: audit.py FOLDER|ZIP (`make audit`).
 
 The database is in OSV's format (https://ossf.github.io/osv-schema/): JSON or YAML files below a folder, such as a clone of PyPA's
 advisory-database, or the ZIP in which osv.dev hands out one ecosystem. Nothing is asked of a network. Also named is what env/vex.toml says and the
@@ -8,6 +8,7 @@ database does not know of the locked version. Exit codes: 0 where every hole is 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,20 +21,28 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 from vex import Hole, load_holes
 
-from loadcheck.manifest import locked_versions
+from loadcheck.manifest import LOCKS
+
+ENV = Path(__file__).resolve().parents[2] / "env"
 
 ECOSYSTEM = "PyPI"
 FORMS = (".json", ".yaml", ".yml")
 
 
+PIN = re.compile(r"^([\w.-]+)==([^\s;\\]+)", re.MULTILINE)
+Versions = dict[str, dict[str, tuple[str, ...]]]
+"""Of each package its versions, and the locks that have each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One record of the database that a locked version falls under."""
+    """One record of the database that a locked version falls under. `locks` are those that have it."""
 
     id: str
     names: frozenset[str]
     package: str
     version: str
+    locks: tuple[str, ...]
     summary: str
 
 
@@ -76,7 +85,17 @@ def _texts(database: Path) -> Iterator[tuple[str, bytes]]:
             yield str(path), path.read_bytes()
 
 
-def holes_of(versions: dict[str, str], database: Path) -> tuple[list[Found], int, str]:
+def all_versions() -> Versions:
+    """Every version that a lock pins: of the image, of the load on the CPU, and of developers' tools."""
+    found: Versions = {}
+    for lock in sorted(ENV.glob("*.lock"), key=lambda path: (path.name not in LOCKS, path.name)):
+        for name, version in PIN.findall(lock.read_text(encoding="utf-8")):
+            locks = found.setdefault(canonicalize_name(name), {})
+            locks[version] = (*locks.get(version, ()), lock.stem)
+    return found
+
+
+def holes_of(versions: Versions, database: Path) -> tuple[list[Found], int, str]:
     """What of the locked versions is affected, how many records of PyPI the database has, and the day of its newest."""
     found, seen, newest = [], 0, ""
     for record in records(database):
@@ -87,9 +106,12 @@ def holes_of(versions: dict[str, str], database: Path) -> tuple[list[Found], int
                 continue
             seen += 1
             name = canonicalize_name(package.get("name", ""))
-            if name in versions and not record.get("withdrawn") and is_affected(versions[name], affected):
-                names = frozenset((record["id"], *record.get("aliases", ())))
-                found.append(Found(record["id"], names, name, versions[name], record.get("summary", "")))
+            if record.get("withdrawn"):
+                continue
+            names = frozenset((record["id"], *record.get("aliases", ())))
+            for version, locks in versions.get(name, {}).items():
+                if is_affected(version, affected):
+                    found.append(Found(record["id"], names, name, version, locks, record.get("summary", "")))
     return found, seen, newest
 
 
@@ -133,29 +155,38 @@ def unknown_to(found: list[Found], holes: tuple[Hole, ...]) -> list[str]:
 
 def main() -> int:
     database = Path(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1] else None
+    versions = all_versions()
     try:
         if database is None or not database.exists():
             raise DatabaseError(f"AUDIT_DB: {database or 'not set'}: no database; give a folder or ZIP in OSV's format")
-        found, seen, newest = holes_of(locked_versions(), database)
+        found, seen, newest = holes_of(versions, database)
         if not seen:
             raise DatabaseError(f"{database}: has no record of {ECOSYSTEM}; give the database of that ecosystem")
     except DatabaseError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    holes = load_holes()
+    unsaid = show(found, load_holes())
+    print(
+        f"{len(found)} holes in {len(versions)} locked packages by {seen} records, the newest of {newest or 'no day'}; "
+        f"{unsaid} not in env/vex.toml"
+    )
+    return 1 if unsaid else 0
+
+
+def show(found: list[Found], holes: tuple[Hole, ...]) -> int:
+    """Print each hole with what is said of it, and what is said beyond the database; how many nobody has explained."""
     unsaid = 0
     for each in found:
         hole = said_of(each, holes)
         unsaid += hole is None
         said = "NOT IN env/vex.toml" if hole is None else f"{hole.status}: {hole.because or hole.action}"
-        print(f"{each.package} {each.version}  {', '.join(sorted(each.names))}  {each.summary[:100]}\n  {said}")
+        where = ", ".join(each.locks)
+        print(
+            f"{each.package} {each.version} ({where})  {', '.join(sorted(each.names))}  {each.summary[:100]}\n  {said}"
+        )
     for line in unknown_to(found, holes):
         print(f"{line}: in env/vex.toml, and not in this database")
-    print(
-        f"{len(found)} holes in {len(locked_versions())} locked packages by {seen} records, the newest of {newest or 'no day'}; "
-        f"{unsaid} not in env/vex.toml"
-    )
-    return 1 if unsaid else 0
+    return unsaid
 
 
 if __name__ == "__main__":

@@ -73,8 +73,12 @@ def load_holes() -> tuple[Hole, ...]:
 
 
 def openvex(digest: str, holes: tuple[Hole, ...]) -> str:
-    """The document, of the same holes and image the same to the byte; its name is a hash of its statements."""
-    statements = [_statement(digest, hole, each) for hole in holes for each in hole.ids]
+    """The document, of the same holes and image the same to the byte; its name is a hash of its statements.
+
+    Of packages that are in no image, as those of developers' tools, it says nothing.
+    """
+    inside = locked_versions()
+    statements = [_statement(digest, hole, each) for hole in holes if hole.package in inside for each in hole.ids]
     name = sha256(json.dumps(statements, sort_keys=True).encode()).hexdigest()
     document = {
         "@context": CONTEXT,
