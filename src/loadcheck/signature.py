@@ -1,4 +1,7 @@
-"""Signatures by the user's own SSH key and OpenSSH's own tool (ssh-keygen -Y, OpenSSH 8.1 and newer; PROTOCOL.sshsig)."""
+"""Signatures by the user's own key: of SSH, by OpenSSH's own tool (ssh-keygen -Y, OpenSSH 8.1 and newer; PROTOCOL.sshsig), or of cosign, where it is there.
+
+cosign has no namespaces: statements that it signed are told apart by their predicateType, which each reader asks for.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,26 @@ from tempfile import TemporaryDirectory
 from loadcheck.errors import BadInput, Problem, UnsupportedMachine
 
 TOOL = "ssh-keygen"
+COSIGN = "cosign"
+_COSIGN_PRIVATE = (b"-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----", b"-----BEGIN ENCRYPTED COSIGN PRIVATE KEY-----")
+_COSIGN_PUBLIC = (b"-----BEGIN PUBLIC KEY-----",)
+"""As `cosign generate-key-pair` writes them."""
 _PUBLIC = re.compile(r"(?:ssh-|ecdsa-|sk-)\S+ [A-Za-z0-9+/=]+(?: .*)?")
 PRINCIPAL = "signer"
 """Of a public key that is given alone."""
 
 
 def sign(path: Path, key: Path, namespace: str) -> None:
-    """Write `path`.sig with a private key, or a public one whose private half an agent holds. BadInput where the key cannot sign.
+    """Write `path`.sig with a private key, or a public one of SSH whose private half an agent holds. BadInput where the key cannot sign.
 
     Args:
         namespace: what is signed for one purpose is no signature for another.
     """
-    path.with_name(path.name + ".sig").unlink(missing_ok=True)
+    signed = path.with_name(path.name + ".sig")
+    signed.unlink(missing_ok=True)
+    if _begins(key, _COSIGN_PRIVATE):
+        _sign_by_cosign(path, key, signed)
+        return
     result = _run(["-Y", "sign", "-f", str(key), "-n", namespace, str(path)])
     if result.returncode:
         raise BadInput(Problem(str(key), f"cannot sign: {_said(result)}", "give a private key of SSH", "--key"))
@@ -33,10 +44,12 @@ def signer_of(path: Path, signature: Path, signers: Path | None, namespace: str)
     """Who of `signers` signed `path` for `namespace`; None where nobody of them did, and why.
 
     Args:
-        signers: a file of OpenSSH's allowed signers (ssh-keygen(1), ALLOWED SIGNERS), or one public key.
+        signers: a file of OpenSSH's allowed signers (ssh-keygen(1), ALLOWED SIGNERS), or one public key; of cosign's the file's name is the signer's.
     """
     if not signature.is_file() or signature.is_symlink():
         return None, f"there is no {signature.name}"
+    if signers is not None and _begins(signers, _COSIGN_PUBLIC):
+        return _signer_by_cosign(path, signature, signers)
     if signers is None:
         unknown = _run(["-Y", "check-novalidate", "-n", namespace, "-s", str(signature)], path)
         whose = "is by nobody whom you named (--signers)"
@@ -65,6 +78,57 @@ def _allowed(signers: Path) -> Iterator[Path]:
         file = Path(folder) / "allowed_signers"
         file.write_text(f"{PRINCIPAL} {text}\n", encoding="utf-8")
         yield file
+
+
+def _sign_by_cosign(path: Path, key: Path, signed: Path) -> None:
+    """By no service on a network. It asks for the password itself, on stderr, where COSIGN_PASSWORD does not say it."""
+    command = [
+        "sign-blob",
+        "--yes",
+        "--tlog-upload=false",
+        "--key",
+        str(key),
+        "--output-signature",
+        str(signed),
+        str(path),
+    ]
+    if _cosign(command, None).returncode or not signed.is_file():
+        raise BadInput(Problem(str(key), "cosign cannot sign with it (above)", "give its password", "--key"))
+
+
+def _signer_by_cosign(path: Path, signed: Path, signers: Path) -> tuple[str | None, str]:
+    """The log of what was signed is on a network, and nothing of it was written there."""
+    command = [
+        "verify-blob",
+        "--insecure-ignore-tlog=true",
+        "--key",
+        str(signers),
+        "--signature",
+        str(signed),
+        str(path),
+    ]
+    result = _cosign(command, subprocess.PIPE)
+    if result.returncode == 0:
+        return signers.name, ""
+    said = result.stderr.decode(errors="replace").strip().splitlines()
+    return None, f"it is not signed by {signers}: {said[0] if said else 'cosign says no more'}"
+
+
+def _begins(file: Path, marks: tuple[bytes, ...]) -> bool:
+    """False, too, where it cannot be read: whoever reads it next says why."""
+    try:
+        with file.open("rb") as content:
+            return content.read(100).startswith(marks)
+    except OSError:
+        return False
+
+
+def _cosign(arguments: list[str], stderr: int | None) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run([COSIGN, *arguments], stdout=subprocess.PIPE, stderr=stderr, check=False)
+    except FileNotFoundError:
+        remedy = "install it (Debian 13 has it), or sign with a key of SSH"
+        raise UnsupportedMachine(Problem(COSIGN, "is not on this machine", remedy)) from None
 
 
 def _run(arguments: list[str], stdin: Path | None = None) -> subprocess.CompletedProcess[bytes]:

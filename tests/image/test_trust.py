@@ -126,6 +126,27 @@ def test_what_was_signed_is_taken_and_what_was_not_is_refused(place: Place):
     assert refused.returncode == 1 and refused.stdout == "" and "its key is none of" in refused.stderr
 
 
+@pytest.mark.skipif(
+    shutil.which("cosign") is None, reason="cosign is not installed; scripts/image/ci does (Debian 13 has it)"
+)
+def test_a_key_of_cosigns_is_as_good(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By its public half, whose file names the signer, and by no other; nothing asks a network."""
+    monkeypatch.setenv("COSIGN_PASSWORD", "")
+    for name in ("HTTPS_PROXY", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("mine", "other"):
+        command = ["cosign", "generate-key-pair", "--output-key-prefix", name]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    place = Place(place.registry, place.built, tmp_path)
+    digest = place.push(NEW, "mine.key")
+    trusted = place.trust()
+    assert (trusted.returncode, trusted.stdout.strip()) == (0, digest), trusted.stderr
+    assert "signed by mine.pub" in trusted.stderr
+    refused = place.trust("other.pub")
+    assert refused.returncode == 1 and refused.stdout == "" and "is not signed by" in refused.stderr
+
+
 def test_a_tag_that_was_moved_back_is_refused(place: Place):
     """To an older image of the same signer; by its digest it can be had."""
     old = place.push(OLD)
