@@ -20,7 +20,7 @@ from loadcheck.fleet import tars
 from loadcheck.fleet.finding import Kind
 from loadcheck.fleet.folders import opened
 from loadcheck.fleet.gather import gather_folder
-from loadcheck.fleet.plan import NAME
+from loadcheck.fleet.plan import NAME, read_plan
 from loadcheck.fleet.seal import SEAL, seal
 from loadcheck.fleet.seen import MAX_WORDS
 from loadcheck.fleet.verdict import FleetVerdict
@@ -136,6 +136,7 @@ FAULTS: dict[str, tuple[Callable[[Node], object], set[Kind]]] = {
     "a name of no UTF-8": (_renamed("h200-36\udcff"), {Kind.MISSING}),
     "a name that moves the terminal": (_renamed("h200-37\x1b[2K\nPASS"), {Kind.MISSING}),
     "a link to another's run": (_linked, {Kind.MISSING}),
+    "a run of it for another fleet": (lambda n: n.change(origin__fleet="test-20261124T085901Z"), {Kind.NODE}),
 }  # fmt: skip
 COUNT = len(FAULTS) + 3
 
@@ -161,6 +162,13 @@ def test_what_befell_a_node_is_found_out(gathered: FleetVerdict, fault: str):
     (status,) = (each.status for each in gathered.nodes if each.node == node)
     assert {finding.kind for finding in gathered.findings if finding.node == node} == FAULTS[fault][1]
     assert status != "pass"
+
+
+def test_a_run_for_this_plan_is_no_stranger(tmp_path: Path):
+    """It says so itself, where its engine did; one that says nothing of it is believed, too."""
+    made = fleet(tmp_path, 2)
+    made[0].change(origin__fleet=read_plan(tmp_path / NAME).identity)
+    assert gather_folder(tmp_path).passed
 
 
 def test_nobody_else_fails_by_it(gathered: FleetVerdict):

@@ -310,7 +310,15 @@ def test_slurm_runs_what_it_was_handed(tmp_path: Path):
     assert first.endswith(f"{root} /usr/local/bin/loadcheck fleet node /home/loadcheck/runs llama31-8b-instruct-4bit")
     assert f"--bind {tmp_path}/results:/home/loadcheck/runs,{tmp_path}/results/.weights/t4-2:" in first
     assert environment == [f"APPTAINERENV_{each}" for each in
-                           ("CUDA_VISIBLE_DEVICES=3", f"LOADCHECK_IMAGE=sha256:{'a' * 64}", "LOADCHECK_NODE=t4-2")]  # fmt: skip
+                           ("CUDA_VISIBLE_DEVICES=3", f"LOADCHECK_FLEET={plan.identity}", f"LOADCHECK_IMAGE=sha256:{'a' * 64}", "LOADCHECK_NODE=t4-2")]  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ["kubernetes", "skypilot", "slurm", "ray"])
+def test_a_node_is_told_for_which_plan_it_runs(engine: str):
+    """Name and time of the plan, so that its runs are told from those of the same nodes for another one."""
+    plan = plan_for(engine)
+    assert re.fullmatch(r"fleet-\d{8}T\d{6}Z", plan.identity)
+    assert all(plan.identity in text for text in engine_of(plan).files(plan).values())
 
 
 def test_ray_gets_a_script_with_a_task_for_each_gpu():

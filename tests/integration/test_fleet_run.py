@@ -29,6 +29,7 @@ import os, signal, sys, time
 from pathlib import Path
 name, results = os.environ["LOADCHECK_NODE"], Path({results!r})
 (results / (name + ".gpu")).write_text(os.environ.get("LOADCHECK_GPU", ""))
+(results / (name + ".fleet")).write_text(os.environ["LOADCHECK_FLEET"])
 if name.startswith("lost") and not (results / name / "1").exists():
     (results / name / "1").mkdir(parents=True)
     (results / name / "1" / "load.log").write_text("killed\\n")
@@ -94,6 +95,7 @@ def test_nodes_run_side_by_side_and_pass(standing_in: Path, capsys: pytest.Captu
     assert cli.run(["fleet", "run", str(standing_in.parent / "plan")]) == 2
     assert "holds runs of 2 of its nodes already" in capsys.readouterr().err
     assert [(standing_in / f"{name}.gpu").read_text() for name in ("one", "other")] == ["GPU-a", "GPU-c"]
+    assert (standing_in / "one.fleet").read_text() == plan.identity
 
 
 @pytest.mark.parametrize("retries", [0, 1])

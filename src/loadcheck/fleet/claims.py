@@ -131,6 +131,9 @@ def _node(claims: Claims, against: Against) -> Iterator[Said]:
         yield Kind.CARD, "run.json does not say which GPU it ran on, so it may be another node's"
     origin = claims.loaded.record.origin
     said = None if origin is None else origin.node
+    fleet = None if origin is None else origin.fleet
+    if against.plan is not None and fleet not in (None, against.plan.identity):
+        yield Kind.NODE, f"it was started for the fleet {fleet}, and this is {against.plan.identity}"
     if said != claims.node:
         yield Kind.NODE, f"it lies in the folder of {claims.named}, and says that it is {said or 'of no fleet'}"
 

@@ -115,7 +115,7 @@ def _start(plan: FleetPlan, folder: Path, slot: Slot, say: Say) -> _Running:
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=node_environment(slot.node.node, slot.gpu),
+            env=node_environment(slot.node.node, plan.identity, slot.gpu),
             start_new_session=True,
         )
     return _Running(slot, process, time.monotonic())

@@ -12,7 +12,7 @@ from loadcheck.device import PIN, read_gpus
 from loadcheck.errors import BadInput, LoadcheckError, Problem
 from loadcheck.fleet.seal import REFUSED, seal
 from loadcheck.runs.folder import write_json
-from loadcheck.runs.origin import NODE_VARIABLE
+from loadcheck.runs.origin import FLEET_VARIABLE, NODE_VARIABLE
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -65,6 +65,6 @@ def pin_visible(environ: MutableMapping[str, str]) -> None:
         del environ[VISIBLE]
 
 
-def node_environment(name: str, gpu: str | None = None) -> dict[str, str]:
+def node_environment(name: str, fleet: str, gpu: str | None = None) -> dict[str, str]:
     """This environment, for a node that is started from here; of which image it is, only who started us can say (LOADCHECK_IMAGE)."""
-    return {**os.environ, NODE_VARIABLE: name} | ({PIN: gpu} if gpu else {})
+    return {**os.environ, NODE_VARIABLE: name, FLEET_VARIABLE: fleet} | ({PIN: gpu} if gpu else {})

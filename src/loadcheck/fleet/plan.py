@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -94,6 +94,11 @@ class FleetPlan(Spec, frozen=True, kw_only=True):
     def digest(self) -> str | None:
         """Of the image: "sha256:…"."""
         return None if self.image is None else self.image.partition("@")[2]
+
+    @property
+    def identity(self) -> str:
+        """By which its runs are told from those of another plan, of the same nodes even: they are handed it as LOADCHECK_FLEET."""
+        return f"{self.name}-{self.created_at.astimezone(timezone.utc):%Y%m%dT%H%M%SZ}"
 
     @property
     def is_of_this_host(self) -> bool:

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from loadcheck.specs.files import env_dir
 
-NODE_VARIABLE, IMAGE_VARIABLE = "LOADCHECK_NODE", "LOADCHECK_IMAGE"
+NODE_VARIABLE, IMAGE_VARIABLE, FLEET_VARIABLE = "LOADCHECK_NODE", "LOADCHECK_IMAGE", "LOADCHECK_FLEET"
 """Set by what starts a node: an image cannot know its own digest."""
 LOCK = "requirements.lock"
 """The lock that all others are constrained by."""
@@ -30,18 +30,23 @@ class Origin:
         node: its name in the fleet.
         image: the digest of its image, "sha256:…"; the word of who started it.
         lock_sha256: of the lock that is installed beside this loadcheck.
+        fleet: for which plan it was started (FleetPlan.identity).
     """
 
     node: Word | None = None
     image: Word | None = None
     lock_sha256: Word | None = None
+    fleet: Word | None = None
 
 
 def read_origin(environ: Mapping[str, str]) -> Origin:
     """What the environment and the installed lock say."""
     digest = DIGEST.search(environ.get(IMAGE_VARIABLE, ""))
     return Origin(
-        node=environ.get(NODE_VARIABLE) or None, image=digest.group() if digest else None, lock_sha256=lock_sha256()
+        node=environ.get(NODE_VARIABLE) or None,
+        image=digest.group() if digest else None,
+        lock_sha256=lock_sha256(),
+        fleet=environ.get(FLEET_VARIABLE) or None,
     )
 
 

@@ -130,6 +130,7 @@ def _container(plan: FleetPlan, options: Kubernetes, unit: str, node: PlannedNod
             {"name": "LOADCHECK_INDEX", "valueFrom": index},
             {"name": "LOADCHECK_NODE", "value": f"{unit}-$(LOADCHECK_INDEX)"},
             {"name": "LOADCHECK_IMAGE", "value": plan.image},
+            {"name": "LOADCHECK_FLEET", "value": plan.identity},
         ],
         "resources": {
             "requests": {"cpu": str(options.cpus), "memory": f"{options.ram_gib}Gi"},

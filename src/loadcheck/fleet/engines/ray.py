@@ -32,7 +32,7 @@ def load(name: str) -> int:
 
     Of which image the machine is, its own LOADCHECK_IMAGE says.
     """
-    environ = {{**os.environ, "LOADCHECK_NODE": name}}
+    environ = {{**os.environ, "LOADCHECK_NODE": name, "LOADCHECK_FLEET": {fleet!r}}}
     return subprocess.run([sys.executable, "-m", "loadcheck", *COMMAND], env=environ, check=False).returncode
 
 
@@ -63,7 +63,7 @@ def files(plan: FleetPlan) -> Files:
     nodes = [{"name": node.node, "options": _options(node.card, options)} for node in plan.nodes]
     return {
         FILE: SCRIPT.format(
-            name=plan.name, file=FILE, nodes=pformat(nodes, width=120, sort_dicts=False), command=node_command(plan, plan.results),
+            name=plan.name, fleet=plan.identity, file=FILE, nodes=pformat(nodes, width=120, sort_dicts=False), command=node_command(plan, plan.results),
             address=options.address, retries=plan.retries,
         )
     }  # fmt: skip

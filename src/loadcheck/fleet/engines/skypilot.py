@@ -38,7 +38,7 @@ fi
 sudo docker run --rm {gpus}--shm-size 1g --user "$(id -u):$(id -g)" --read-only --cap-drop ALL --security-opt no-new-privileges \\
   --tmpfs /tmp:exec,mode=1777 --tmpfs /home/loadcheck:exec,mode=1777 --volume loadcheck_weights:/home/loadcheck/weights \\
   --volume {results}:{results} ${{HF_TOKEN_FILE:+--volume "$HF_TOKEN_FILE:/run/secrets/hf_token:ro"}} \\
-  --env LOADCHECK_NODE="$LOADCHECK_NODE" --env LOADCHECK_IMAGE="$LOADCHECK_IMAGE" \\
+  --env LOADCHECK_NODE="$LOADCHECK_NODE" --env LOADCHECK_IMAGE="$LOADCHECK_IMAGE" --env LOADCHECK_FLEET="$LOADCHECK_FLEET" \\
   "$LOADCHECK_IMAGE" {command} || echo "loadcheck: exit code $?"
 """
 
@@ -99,7 +99,7 @@ def _task(plan: FleetPlan, options: Skypilot, unit: str, nodes: Sequence[Planned
         "name": f"{plan.name}-{unit}",
         "num_nodes": len(nodes),
         "resources": resources,
-        "envs": {"LOADCHECK_IMAGE": plan.image, "HF_TOKEN": ""},
+        "envs": {"LOADCHECK_IMAGE": plan.image, "LOADCHECK_FLEET": plan.identity, "HF_TOKEN": ""},
         "file_mounts": {BUCKET: {"source": bucket, "mode": "MOUNT"}},
         "run": script,
     }

@@ -20,7 +20,7 @@ WEIGHTS="$RUNS/.weights/$LOADCHECK_NODE" exec "$bundle/run" apptainer "$root" {c
 """
 PYXIS = """\
 exec srun --container-image="$root" --container-mounts="$RUNS:{results}" --container-writable --no-container-mount-home \\
-  --container-env=LOADCHECK_NODE,LOADCHECK_IMAGE loadcheck {command}
+  --container-env=LOADCHECK_NODE,LOADCHECK_IMAGE,LOADCHECK_FLEET loadcheck {command}
 """
 SCRIPT = """\
 #!/bin/bash
@@ -29,7 +29,7 @@ set -eu
 bundle={bundle} root={root}
 export RUNS={runs}
 mkdir -p "$RUNS"
-export LOADCHECK_NODE={unit}-$SLURM_ARRAY_TASK_ID
+export LOADCHECK_NODE={unit}-$SLURM_ARRAY_TASK_ID LOADCHECK_FLEET={fleet}
 LOADCHECK_IMAGE=$(cat "$bundle/digest") # what is there, not what was asked for: gather compares the two
 export LOADCHECK_IMAGE
 {run}"""
@@ -59,6 +59,7 @@ def _script(plan: FleetPlan, options: Slurm, unit: str, nodes: Sequence[PlannedN
         root=shlex.quote(options.root),
         runs=shlex.quote(plan.results),
         unit=unit,
+        fleet=plan.identity,
         run=run,
     )
 
