@@ -171,3 +171,11 @@ def test_without_the_tool_nothing_is_believed(mine: Path, keys: Path, monkeypatc
     """Exit code 3: this machine cannot."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert cli.run(["fleet", "verify", str(mine), "--signers", str(keys / "mine.pub")]) == 3
+
+
+def test_a_file_without_an_end_is_not_waited_for(mine: Path, keys: Path):
+    """Neither when a bundle is made nor when it is checked, by whomever it was signed: exit code 2."""
+    with (mine / "h200-1" / "1" / "load.log").open("ab") as file:
+        file.truncate(1 << 42)
+    assert cli.run(["fleet", "verify", str(mine), "--signers", str(keys / "mine.pub")]) == 2
+    assert cli.run(["fleet", "bundle", str(mine), "--key", str(keys / "mine")]) == 2

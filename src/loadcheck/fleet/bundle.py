@@ -14,7 +14,6 @@ from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, LoadcheckError, Pro
 from loadcheck.fleet.gather import gather_folder
 from loadcheck.fleet.plan import NAME as PLAN
 from loadcheck.fleet.plan import read_plan, write_plan
-from loadcheck.fleet.seal import sha256_of
 from loadcheck.fleet.signature import sign, signer_of
 from loadcheck.fleet.statement import (
     NAME,
@@ -24,6 +23,7 @@ from loadcheck.fleet.statement import (
     files_below,
     make_statement,
     read_statement,
+    stated_sha256,
     statement_text,
 )
 from loadcheck.fleet.verdict import FleetVerdict
@@ -130,7 +130,7 @@ def _files(root: Path, statement: Statement) -> Iterator[tuple[Fault, str]]:
         named.add(subject.name)
         if path.is_symlink() or not path.is_file():
             yield Fault.MISSING, f"{subject.name} is missing"
-        elif sha256_of(path) != subject.digest.get("sha256"):
+        elif stated_sha256(path) != subject.digest.get("sha256"):
             yield Fault.CHANGED, f"{subject.name} is not what was signed"
     try:
         for name in files_below(root):

@@ -17,12 +17,15 @@ import msgspec
 
 from loadcheck import __version__
 from loadcheck.encoding import json_text
+from loadcheck.errors import BadInput, Problem
 from loadcheck.fleet.plan import FleetPlan, settings_of
 from loadcheck.fleet.seal import sha256_of
+from loadcheck.fleet.tars import MAX_FILE_BYTES
 from loadcheck.fleet.verdict import FleetVerdict
 from loadcheck.provenance import read_stated
 from loadcheck.runs.folder import own_file
 from loadcheck.runs.origin import LOCK
+from loadcheck.units import show_bytes
 
 NAME, SIGNATURE = "statement.json", "statement.json.sig"
 TYPE: Final = "https://in-toto.io/Statement/v1"
@@ -73,8 +76,16 @@ def make_statement(root: Path, verdict: FleetVerdict) -> Statement:
             "findings": [finding.to_json() for finding in verdict.findings],
         },
     )
-    subjects = [Subject(name, {"sha256": sha256_of(root / name)}) for name in files_below(root)]
+    subjects = [Subject(name, {"sha256": stated_sha256(root / name)}) for name in files_below(root)]
     return Statement(TYPE, subjects, PREDICATE, predicate)
+
+
+def stated_sha256(path: Path) -> str:
+    """Of a file of a bundle; BadInput where it is a link or a device, or so large that reading it is no check but a wait."""
+    if own_file(path).stat().st_size > MAX_FILE_BYTES:
+        what = f"is larger than {show_bytes(MAX_FILE_BYTES)}"
+        raise BadInput(Problem(str(path), what, "take it out of the folder of the runs"))
+    return sha256_of(path)
 
 
 def configuration(plan: FleetPlan | None) -> list[dict[str, Any]]:
