@@ -202,6 +202,23 @@ def test_a_field_of_an_event_that_is_none_fails(dotted: str, value: Any, run: Pa
     assert judge(gather(run)).status == "fail"
 
 
+@pytest.mark.parametrize(
+    ("dotted", "value", "figure"),
+    [
+        ("answer.num_new_tokens", 33, "answer tokens"),
+        ("answer_after_training.num_new_tokens", 33, "answer_after_training tokens"),
+        ("answer.num_prompt_tokens", 0, "answer tokens"),
+        ("adapters.adapter_bytes", 335_544_321, "adapter bytes"),
+        ("adapters.adapter_dtype", "torch.float16", "adapter bytes"),
+    ],
+)
+def test_what_a_run_cannot_have_said_fails(dotted: str, value: Any, figure: str, run: Path):
+    """More tokens than it asked for, a prompt of none, adapters that are not as large as their parameters."""
+    name, _, field = dotted.partition(".")
+    _change_event(run, name, field, value)
+    assert [finding.figure for finding in judge(gather(run)).failures()] == [figure]
+
+
 @pytest.mark.parametrize(("dotted", "value"), thinned([*product(RECORD_FIELDS, [*NASTY, 137])]), ids=repr)
 def test_a_field_of_the_record_that_is_none_is_no_pass(dotted: str, value: Any, run: Path):
     """A failure, or bad input in a line; what may be null, or any number, may."""

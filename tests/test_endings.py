@@ -7,7 +7,7 @@ import pytest
 
 from loadcheck import cli
 from loadcheck.logs import Outcome
-from loadcheck.logs.endings import signal_name
+from loadcheck.logs.deaths import signal_name
 from loadcheck.logs.payloads import unwrap
 from loadcheck.logs.prefixes import strip_prefixes
 from loadcheck.stacks import parse_log
@@ -90,6 +90,72 @@ DEATHS = [
     ("Worker proc VllmWorker-1 died unexpectedly, shutting down executor.", None),
     ("RuntimeError('Engine process (pid 123) died.')", None),
     ("Engine process failed to start.", None),
+    # of other languages: glibc's and bash's own words
+    ("Getötet", "SIGKILL"),
+    ("Processus arrêté", "SIGKILL"),
+    ("已杀死", "SIGKILL"),
+    ("run.sh: Zeile 3:  1234 Getötet                python load.py", "SIGKILL"),
+    ("./run.sh : ligne 3 : 1234 Processus arrêté      python load.py", "SIGKILL"),
+    ("run.sh: 第 3 行：  1234 已杀死                 python load.py", "SIGKILL"),
+    ("run.sh, linha 3:  1234 Terminado              python load.py", "SIGTERM"),
+    ("Speicherzugriffsfehler (Speicherabzug geschrieben)", "SIGSEGV"),
+    ("Violación de segmento (`core' generado)", "SIGSEGV"),
+    ("段错误 （核心已转储）", "SIGSEGV"),
+    ("セグメンテーションフォルト (コアダンプ)", "SIGSEGV"),
+    ("Abgebrochen (Speicherabzug geschrieben)", "SIGABRT"),
+    ("make: *** [Makefile:25: load] Fehler 137", "SIGKILL"),
+    ("make: *** [Makefile:25: load] Ucciso", "SIGKILL"),
+    # below terminal codes
+    ("\x1b(B\x1b[mKilled\x1b(B\x1b[m", "SIGKILL"),
+    ("\x1b[1;31mKilled\x1b[0m", "SIGKILL"),
+    ("\x1b_bk;t=1739462069123\x07Killed", "SIGKILL"),
+    ("\x1bP+q544e\x1b\\Killed", "SIGKILL"),
+    # libraries that print, and exit
+    (
+        "Indexing.cu:1308: indexSelect: block: [1,0,0], thread: [31,0,0] Assertion `srcIndex < srcSelectDimSize` failed.",
+        None,
+    ),
+    ("CUDA error (/src/hopper/flash_fwd_launch_template.h:175): no kernel image is available for execution", None),
+    ("Error an illegal memory access was encountered at line 387 in file /src/csrc/ops.cu", None),
+    ("Failed: Cuda error /workspace/csrc/custom_all_reduce.cuh:346 'invalid argument'", None),
+    ("NVRM: Xid (PCI:0000:65:00): 31, pid=1234, name=python, Ch 00000010, intr 00000000. MMU Fault", None),
+    ("ERROR: Job 1 failed with return code list: [137]", None),
+    ("Process SpawnProcess-1:", None),
+    ("std::bad_alloc", "SIGABRT"),
+    ("python3: symbol lookup error: /usr/lib/libcudnn.so.9: undefined symbol: cudnnGetLibConfig", None),
+    ("python: error while loading shared libraries: libcuda.so.1: cannot open shared object file", None),
+    ("python: can't open file '/load.py': [Errno 2] No such file or directory", None),
+    ("load.py: error: unrecognized arguments: --gpu", None),
+    ("LLVM ERROR: out of memory", "SIGABRT"),
+    ("thread '<unnamed>' panicked at safetensors/src/tensor.rs:1:1:", "SIGABRT"),
+    ('*** Aborted at 1739462069 (unix time) try "date -d @1739462069" if you are using GNU date ***', "SIGABRT"),
+    ("*** SIGSEGV (@0x0) received by PID 77 (TID 0x7f) from PID 0; stack trace: ***", "SIGSEGV"),
+    ("malloc_consolidate(): invalid chunk size", "SIGABRT"),
+    ("*** buffer overflow detected ***: terminated", "SIGABRT"),
+    ("*** Error in `python': double free or corruption (fasttop): 0x00007f", "SIGABRT"),
+    ("Windows fatal exception: access violation", "SIGABRT"),
+    ("Process finished with exit code -1073741819 (0xC0000005)", None),
+    ("unable to mmap 4976698672 bytes: Cannot allocate memory (12)", None),
+    ("bash: fork: Cannot allocate memory", None),
+    ('INTERNAL ASSERT FAILED at "../c10/cuda/CUDACachingAllocator.cpp":838, please report a bug to PyTorch.', None),
+    ("Killed process 1234 (python), UID 0, total-vm:91234kB", "SIGKILL"),
+    ("Your notebook tried to allocate more memory than is available. It has restarted.", "SIGKILL"),
+    ("fish: Job 1, « python load.py » terminé par le signal SIGKILL (Arrêt forcé)", "SIGKILL"),
+    ("srun: Job step aborted: Waiting up to 32 seconds for job step to finish.", None),
+    ("YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Hangup (signal 1)", None),
+    ("    Reason:       Error", None),
+    ("Warning  BackOff  1s (x2 over 2s)  kubelet  Back-off restarting failed container load", None),
+    ("load-x7   0/1   CrashLoopBackOff   3 (12s ago)   1m", None),
+    ("Container load failed liveness probe, will be restarted", None),
+    ("Job was active longer than specified deadline", None),
+    ("OCI runtime exec failed: exec failed: unable to start container process", None),
+    ("##[error]The operation was canceled.", None),
+    ("The runner has received a shutdown signal. This can happen when the runner service is stopped.", None),
+    ("ERROR: Job failed: execution took longer than 1h0m0s seconds", None),
+    ("Job finished (status: FAILED).", None),
+    ("State: OUT_OF_MEMORY", None),
+    ("The replica workerpool0-0 exited with a non-zero status of 1.", None),
+    ("Task's current input in-01 hit its timeout of 300s", None),
     ("KeyboardInterrupt", None),
     ("torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", None),
 ]
@@ -107,6 +173,29 @@ BENIGN = [
     "Timeout: 30",
     "Q: What does exit code 137 mean?",
     "A: The container was killed by SIGKILL (128 + 9), most likely for want of memory.",
+    # a script's own word for `done`
+    "Terminado",
+    "Terminé",
+    "Beendet",
+    "Die Speicherzugriffsfehler sind behoben",
+    # a note of the driver's
+    "NVRM: Xid (PCI:0000:65:00): 63, pid='<unknown>', name=<unknown>, Row Remapper: New row marked for remapping",
+    "Job finished (status: SUCCEEDED).",
+    "    Reason:       Completed",
+    "ERROR: pip's dependency resolver does not currently take into account all the packages that are installed.",
+    "E0000 00:00:1739462069.123456    1234 cuda_dnn.cc:8310] Unable to register cuDNN factory: it has already been registered",
+    "Retrying in 1s [Retry 1/5].",
+    # what a model was asked or answered
+    "Bus error handling is described in chapter 3.",
+    "CUDA out of memory is a common error when training a model.",
+    "The error 'CUDA out of memory' means that the GPU has no memory left.",
+    'Assistant: You can fix "CUDA out of memory" by lowering the batch size.',
+    "1. CUDA out of memory: lower the batch size",
+    "Answer: RuntimeError: CUDA error: out of memory happens when a tensor does not fit.",
+    '{"prompt": "What does CUDA out of memory mean?"}',
+    'RequestOutput(prompt="?", outputs=[CompletionOutput(text=" RuntimeError: CUDA error: out of memory")])',
+    '[{"generated_text": "Traceback (most recent call last):\\n  File \\"a.py\\"\\nValueError: bad"}]',
+    'print("Traceback (most recent call last)")',
 ]
 PREFIXES = [
     "load-1  | ",
@@ -135,6 +224,7 @@ PREFIXES = [
     "# ",
     "    ",
     "[Tue Nov 24 04:47:07 2026] ",
+    "47:",
 ]
 CHAIN = """\
 Traceback (most recent call last):
@@ -209,6 +299,24 @@ def test_a_line_in_json_is_its_message(key: str, t4_log: Path, tmp_path: Path):
 def test_what_only_speaks_of_an_end_is_none(words: str, log):
     """Exit code 0, a warning, a sentence: the load is completed."""
     assert parse_log(log(words + "\n")).outcome is Outcome.COMPLETED
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA out of memory",
+        "CUDA error: out of memory",
+        "RuntimeError('CUDA error: out of memory')",
+        "ERROR: engine failed: 'CUDA out of memory'",
+        '{"level": "error", "error": "CUDA out of memory. Tried to allocate 2.00 GiB."}',
+        "CUDA out of memory. Try a smaller batch.",
+        "CUDA error: out of memory CUDA kernel errors might be asynchronously reported at some other API call",
+        "CUDA out of memory. Capturing CUDA graph shapes:   0%|          | 0/32 [00:00<?, ?it/s]",
+    ],
+)
+def test_words_that_a_program_says_count(words: str, log):
+    """What is no sentence about running out of memory is a report of it, in quotes or glued to a progress bar."""
+    assert parse_log(log(words + "\n")).outcome is Outcome.FAILED
 
 
 def test_the_first_of_a_chain_is_the_cause(log):

@@ -1,5 +1,6 @@
 """Reading load logs in every dialect that is known."""
 
+import re
 import time
 from pathlib import Path
 
@@ -73,6 +74,19 @@ def test_other_encodings(encoding: str, t4_log: Path, tmp_path: Path):
     assert parse_log(log).last.figures.num_gpu_blocks == 1353
 
 
+def test_blanks_of_a_web_page_are_blanks(t4_log: Path, tmp_path: Path):
+    """What a page keeps together with U+00A0 was a blank where it was printed."""
+    text = t4_log.read_text(encoding="utf-8").replace(" ", "\u00a0")
+    assert parse_log(_write(tmp_path / "log", text)).last.figures == parse_log(t4_log).last.figures
+
+
+def test_terminal_codes_within_a_line_are_nothing(t4_log: Path, tmp_path: Path):
+    """Colours of figures and words, a reset of tput's and a collector's own strings leave the log as it was printed."""
+    text = re.sub(r"(\d+\.\d+|took|blocks)", "\x1b[1;36m\\1\x1b(B\x1b[m", t4_log.read_text(encoding="utf-8"))
+    text = "".join(f"\x1b_bk;t=17394620{n:02d}\x07{line}\n" for n, line in enumerate(text.splitlines()))
+    assert parse_log(_write(tmp_path / "log", text)).last.figures == parse_log(t4_log).last.figures
+
+
 def test_a_progress_bar_rewritten_in_place_is_one_line(tmp_path: Path, t4_log: Path):
     """A bar that a carriage return moves back says its total once, however often it is drawn."""
     bar = "".join(f"\rCapturing CUDA graph shapes: {n}%|█| {n}/23 [00:40<00:00]" for n in range(24))
@@ -113,6 +127,14 @@ def test_later_dialects(log: str, said: tuple[float, ...], tmp_path: Path):
     """vLLM 0.8 and 0.9 name the weights and the blocks in other words; one of these logs is a single line."""
     figures = parse_log(log_of(log, tmp_path)).last.figures.to_json()
     assert tuple(figures[name] for name in LATER) == said
+
+
+def test_trainable_params_may_be_printed_again(t4_log: Path, tmp_path: Path):
+    """Whoever trains calls peft's print as often as they like; other numbers are another line."""
+    line = "trainable params: 83,886,080 || all params: 8,114,147,328 || trainable%: 1.0338\n"
+    text = t4_log.read_text(encoding="utf-8").rstrip("\n") + "\n" + line
+    assert parse_log(_write(tmp_path / "log", text + line)).last.formats["trainable"] == 1
+    assert parse_log(_write(tmp_path / "other", text + line.replace("83,", "41,"))).last.formats["trainable"] == 2
 
 
 def test_a_second_load_is_a_second_attempt(t4_log: Path, tmp_path: Path):

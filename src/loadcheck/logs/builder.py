@@ -18,6 +18,7 @@ from loadcheck.logs.events import Done, Started
 from loadcheck.logs.formats import RUN_STAGES, LineFormat, Stage
 from loadcheck.logs.matches import Match, find_matches
 from loadcheck.logs.prefixes import Stamp, rank_of, strip_prefixes
+from loadcheck.logs.spoken import is_spoken_of
 from loadcheck.logs.wrapped import Crossing, with_crossing
 
 MAX_ATTEMPTS = 1_000
@@ -169,7 +170,7 @@ class AttemptBuilder:
         if self.has_figures:
             return
         for literal, pattern in self.words:
-            if literal in text and (match := pattern.search(text)) and _IS_LEAD.fullmatch(text[: match.start()]):
+            if literal in text and (match := pattern.search(text)) and _reports(text, match):
                 self._is_log = True
                 attempt = self._attempts[-1] if self._attempts else self._begin()
                 if len(attempt.errors) < MAX_KEPT:
@@ -198,6 +199,11 @@ def _is_report(text: str, error: LogError) -> bool:
     if error.kind is Kind.DEATH:
         return len(text) <= MAX_WORDS_CHARS
     return _IS_LEAD.fullmatch(text.partition(error.text)[0]) is not None
+
+
+def _reports(text: str, match: re.Match[str]) -> bool:
+    """Whether a failure's words begin their line, and no sentence about them."""
+    return _IS_LEAD.fullmatch(text[: match.start()]) is not None and not is_spoken_of(text, match.start(), match.end())
 
 
 def _begins_as_a_load(dialect: Dialect, text: str) -> bool:

@@ -21,7 +21,10 @@ BLOCK_BYTES = 1024 * 1024
 MAX_LINE_CHARS = 1024 * 1024
 """A longer line is cut into pieces; a figure on the cut is lost, and so is found missing."""
 
-_ANSI = re.compile(r"\x1b(?:\[[0-9;:?]*[A-Za-z]|\][^\x07\x1b]{0,4096}(?:\x07|\x1b\\))")
+# ECMA-48: control sequences, strings (a title, a link, a collector's own), and short ones, such as tput's `ESC ( B`.
+_ANSI = re.compile(
+    r"\x1b(?:\[[0-?]{0,64}[ -/]{0,4}[@-~]|[\]PX^_][^\x07\x1b\n]{0,4096}(?:\x07|\x1b\\)|[#%(-/][0-~]|[78=>cDEHM])"
+)
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -68,7 +71,8 @@ def _is_terminal(path: Path) -> bool:
 
 
 def read_blocks(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number of its first line, text) for blocks of whole lines of about a megabyte, out of a collector's JSON (logs/payloads.py).
+    """Yield (number of its first line, text) for blocks of whole lines of about a megabyte, out of a collector's JSON (logs/payloads.py), without
+    terminal codes.
 
     BadInput where the file is missing, unreadable or empty.
     """
@@ -81,10 +85,10 @@ def read_blocks(path: Path) -> Iterator[tuple[int, str]]:
             rest = text
             continue
         block, rest = (text[:end], text[end:]) if end else (text, "")
-        yield line, unwrap_block(block)
+        yield line, _plain(unwrap_block(block))
         line += block.count("\n")
     if rest:
-        yield line, unwrap_block(rest)
+        yield line, _plain(unwrap_block(rest))
     if not any_bytes:
         raise BadInput(Problem(str(path), "the file is empty", "give the log of a load"))
 
@@ -101,9 +105,14 @@ def read_lines(path: Path, numbers: Collection[int]) -> dict[int, str]:
 
 def clean_line(line: str) -> str:
     """The line without terminal codes; a carriage return, which a progress bar moves back with, becomes a line break."""
-    if "\x1b" in line:
-        line = _ANSI.sub("", line)
-    return line.replace("\r", "\n")
+    return _plain(line).replace("\r", "\n")
+
+
+def _plain(text: str) -> str:
+    """Without terminal codes, and with plain blanks for those that a web page keeps together; no line changes its number."""
+    if "\x1b" in text:
+        text = _ANSI.sub("", text)
+    return text.replace("\u00a0", " ")
 
 
 def _encoding(block: bytes) -> str:

@@ -39,7 +39,10 @@ def check_run(evidence: Evidence) -> Iterator[Finding]:
     for kind in answers:
         if (answer := evidence.attempt.last(kind)) is not None:
             yield _answer(evidence, answer)
+            yield from _length(evidence, answer)
             yield from _adapters_used(evidence, answer)
+    if (attached := evidence.attempt.last(Attached)) is not None:
+        yield from _adapter_bytes(attached)
     if (trained := evidence.attempt.last(Trained)) is not None:
         yield from _training(trained, evidence.attempt.all(Stepped))
     yield from _steps_taken(evidence)
@@ -114,6 +117,17 @@ def _answer(evidence: Evidence, answer: Answer) -> Finding:
                    remedy="" if ok else _ANSWER_REMEDY)  # fmt: skip
 
 
+def _length(evidence: Evidence, answer: Answer) -> Iterator[Finding]:
+    """No more tokens than the run asked for, of a prompt that has some; said only where it is not so."""
+    if evidence.process is None or evidence.profile is None:
+        return
+    most, num_tokens = evidence.profile.generation.max_new_tokens, answer.num_new_tokens
+    if (num_tokens is not None and num_tokens > most) or answer.num_prompt_tokens == 0:
+        yield held(f"{name_of(type(answer))} tokens", False,
+                   f"{num_tokens} tokens to a prompt of {answer.num_prompt_tokens}, where at most {most} were asked for",
+                   "the log was edited, or is of another run; load it again")  # fmt: skip
+
+
 def _word_asked_for(evidence: Evidence) -> str | None:
     """What the answer of a run of ours must hold."""
     return None if evidence.process is None or evidence.profile is None else evidence.profile.expected_word
@@ -132,6 +146,17 @@ def _adapters_used(evidence: Evidence, answer: Answer) -> Iterator[Finding]:
         why,
         "the engine answered by another model than the run asked for; load it again",
     )
+
+
+_BYTES_OF = {"torch.float32": 4, "torch.bfloat16": 2, "torch.float16": 2}
+
+
+def _adapter_bytes(attached: Attached) -> Iterator[Finding]:
+    """As many bytes as parameters of their type, to the byte; said only where it is not so."""
+    size, trainable = _BYTES_OF.get(attached.adapter_dtype or ""), attached.trainable_params
+    if size and trainable is not None and attached.adapter_bytes not in (None, trainable * size):
+        yield held("adapter bytes", False, f"{attached.adapter_bytes} bytes are not those of {trainable} parameters of {attached.adapter_dtype}",
+                   "the log was damaged or edited; load it again")  # fmt: skip
 
 
 def _steps_taken(evidence: Evidence) -> Iterator[Finding]:

@@ -8,11 +8,12 @@ from loadcheck.logs.formats import (
     LineFormat,
     Stage,
     exact,
-    part,
+    repeated,
 )
 
 FORMATS: tuple[LineFormat, ...] = (
-    part("trainable", "peft 0.14.0 peft_model.py:784", Stage.ADAPTERS, "trainable params: ",
+    # print_trainable_parameters, which whoever trains may call again
+    repeated("trainable", "peft 0.14.0 peft_model.py:784", Stage.ADAPTERS, "trainable params: ",
           rf"trainable params: {COUNT} \|\| all params: {COUNT}", exact("trainable_params"), exact("total_params")),
 )  # fmt: skip
 

@@ -1,0 +1,134 @@
+"""A process that died, in the words of whoever watched it: a shell, a kernel, a container, a scheduler, an engine's other half."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+from loadcheck.logs.signal_words import ENGLISH, find_report
+
+MAX_REPORT_CHARS, MAX_WORDS_BEFORE, PROSE = 400, 12, "|#-*"
+"""A report of a death is a short line that comes to the point; a longer one, or one of Markdown, only speaks of it."""
+
+_EXIT_CODE = re.compile(
+    r"\b(?:exit(?:ed)?(?: with)? (?:exit )?(?:code|status)|exit_?code|non-zero (?:exit )?status(?: of)?|exited with(?= -\d| 1[2-5]\d\b)|npm \S+ errno|"
+    r"(?:failed|died|terminated|finished) with (?:exit )?(?:code|status)|returncode|return code)[\"']?\s*(?:[:=(]\s*|\s)[\"']?"
+    r"(?P<code>-?\d{1,10})(?=[)\]}.,;:\"'\s]|$)",
+    re.IGNORECASE | re.ASCII,
+)
+_MAKE_ERROR = re.compile(r"make(?:\[\d+\])?: \*\*\* \[[^\]]+\] (?:Error|[^\W\d]{2,30}) (?P<code>\d+)")
+_SIGNALLED = re.compile(
+    r"\b(?:[Kk]illed|[Tt]erminated|[Ee]nded|[Dd]ied|[Ee]xited|[Ii]nterrupted|[Ss]topped|[Cc]aught|[Rr]eceived|[Uu]ncaught target|[Ss]ending|"
+    r"code=killed)\b[^\n]{0,60}?"
+    r"\b(?P<signal>SIG[A-Z]{2,6}\b|[Ss]ignal[ :=]+(?:\d{1,2}|TERM|KILL|INT|HUP)\b|9/KILL\b)|^(?:warning: |error: )?fish: .{1,300}?\b(?P<fish>SIG[A-Z]{2,6})\b|"
+    r"^Signal (?P<number>\d{1,2}) \(SIG[A-Z]+\) received|"
+    r"^Signal: [A-Z][\w ]{2,30} \((?P<mpi>\d{1,2})\)"
+)
+_CAUGHT = re.compile(
+    r"\*\*\* (?P<signal>SIG[A-Z]{2,6}) (?:\(@0x[0-9a-f]+\) )?received\b.*"
+)  # absl's failure handler, of Ray; glog's
+_HOST_MEMORY = re.compile(
+    r"due to (?:memory pressure|out of memory)|low on resource: memory|[Ee]xceeded (?:job|step|job step) memory limit|job killed: mem|TERM_MEMLIMIT|"
+    r"using all available RAM|tasks? \d[\d,-]{0,99}: Out Of Memory|OOMKilled|\boom[-_ ]?kill|Out of memory: Kill|Killed process \d+ \(|tried to allocate more memory than is available|ran out-of-memory and exited|[Mm]emory cgroup out of memory|\boom_reaper|Detected \d+ oom[-_ ]?kill",
+    re.IGNORECASE,
+)
+_NATIVE = re.compile(
+    r"(?:Windows fatal exception|Fatal Python error): .*|terminate called .*|libc\+\+abi: terminating.*|LLVM ERROR: .*|std::bad_alloc\s*$|\s*what\(\):  .*|"
+    r"thread '[^'\n]{1,255}' panicked at .*|\*\*\* Process received signal \*\*\*.*|\*\*\* Aborted at \d+ \(unix time\) .*|"
+    # glibc: malloc/malloc.c (malloc_printerr), debug/fortify_fail.c
+    r"(?:\*\*\* Error in `[^`\n]{1,255}': )?(?:\*\*\* (?:stack smashing|buffer overflow) detected.*|double free or corruption.*|corrupted (?:size|double|unsorted).*|"
+    r"(?:free|calloc|malloc|realloc|malloc_\w+|munmap_chunk|mremap_chunk|unlink_chunk|tcache\w*)\(\): \S.*)|"
+    r"\w[\w.-]{0,63}\[\d+\]: segfault at [0-9a-f]+ ip .*|!+ Segfault encountered !+.*|\S{1,255}: \S{1,255}:\d+: .{1,400}: Assertion .{1,400} failed\.?"
+)
+# ld.so, Python and argparse, before there is a program that runs
+_NOT_STARTED = re.compile(
+    r"\S{1,255}: (?:symbol lookup error: \S.*|error while loading shared libraries: .*|can't open file '.{1,400}': \[Errno \d+\] .*|"
+    r"error: (?:unrecognized arguments|the following arguments are required|argument \S.{0,80}): .*)"
+)
+_IS_SEGFAULT = re.compile(r"egmentation|[Ss]egfault")
+_ENGINE = re.compile(
+    r"EngineCore (?:failed to start|encountered (?:a fatal error|an issue)|.{0,60}died)|EngineDeadError|"
+    r"Engine core (?:proc|initialization|process)\b.{0,80}(?:died|failed)|Engine process (?:\(pid \d+\) )?(?:died|failed to start)|"
+    r"Engine loop (?:has died|is not running)|Worker(?:Proc| proc| process| \S+)\b.{0,80}\b(?:died|failed to start|exited unexpectedly|initialization failed)|"
+    r"(?:A|The) worker died|[Ww]orker (?:process )?(?:has )?(?:crashed|died)|actor (?:has )?died|DataLoader worker .{0,80}(?:killed|exited unexpectedly)|"
+    r"(?:Background loop|MQLLMEngine) (?:has errored|is (?:already )?dead|terminated)"
+)
+
+
+# Who watched a process, and says that it is gone: schedulers, mpirun, timeout, Jupyter, Kubernetes, CI, clouds.
+_GONE = re.compile(
+    r"\*\*\* (?:JOB|STEP) \S+ ON \S+ (?:CANCELLED|FAILED)|PBS: job killed|dumped core|"
+    r"[Kk]ernel (?:crashed while executing|died\b|for \S+ appears to have died|appears to have died|\S+ restarted$)|"
+    r"restarting kernel \(|Canceled future for execute_request|session crashed|^Evicted\b|\bpod \S+ evicted|"
+    r"^srun: Job step aborted|APPLICATION TERMINATED WITH THE EXIT STRING|BAD TERMINATION OF ONE OF YOUR APPLICATION|^\W*(?:[Jj]ob_?)?[Ss]tate: +"
+    r"(?:FAILED|OUT_OF_MEMORY|NODE_FAIL|TIMEOUT|CANCELLED|PREEMPTED)\b|\(status: FAILED\w*\)|[Bb]ack-off restarting failed|\bCrashLoopBackOff\b|"
+    r"^\s*Reason:\s+(?:Error|StartError|ContainerCannotRun|Evicted|DeadlineExceeded)\s*$|failed liveness probe, will be restarted|"
+    r"active longer than specified deadline|exceeds the total limit of containers|OCI runtime (?:exec|create) failed|"
+    r"^The operation was cancell?ed\b|^The runner has received a shutdown signal|^The (?:self-)?hosted runner\b.{0,200} lost communication|"
+    r"^Job failed: |ran longer than the maximum time|hit its timeout of \d+|^Runner terminated\b"
+)
+_PROSE = re.compile(
+    r"\b(?:you|your|if|when|use|means?|would|could|should|may|likely|does|why|how|what|an? process)\b", re.IGNORECASE
+)
+"""Words of a sentence about signals and exit codes, such as a model's answer; no report of one has them."""
+
+
+def signal_name(number: int) -> str | None:
+    """The signal of a number, of an exit code above 128, or of a negative one (subprocess); None where there is none."""
+    number = -number if number < 0 else number - 128 if number > 128 else number
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return None
+
+
+def find_death(text: str) -> tuple[str, str | None] | None:
+    """The words of a process that died in a line below its prefixes, and its signal; None where the line says no such thing."""
+    if report := find_report(text):
+        return report
+    if match := _NATIVE.match(text):
+        return match.group(), "SIGSEGV" if _IS_SEGFAULT.search(match.group()) else "SIGABRT"
+    if match := _NOT_STARTED.match(text):
+        return match.group(), None
+    if match := _CAUGHT.match(text):
+        return match.group(), match["signal"]
+    if len(text) > MAX_REPORT_CHARS or "`" in text or text[:1] in PROSE:
+        return None
+    return _reported_death(text)
+
+
+def _reported_death(text: str) -> tuple[str, str | None] | None:
+    """The same, in the words of whoever watched the process: a kernel, a container, a scheduler, an engine's other half."""
+    words = text.strip()
+    if (match := _HOST_MEMORY.search(text)) and _is_near(text, match):
+        return words, signal.SIGKILL.name
+    if _PROSE.search(text):
+        return (
+            (words, None) if (match := (_ENGINE.search(text) or _GONE.search(text))) and _is_near(text, match) else None
+        )
+    if (match := _SIGNALLED.search(text)) and _is_near(text, match):
+        word = match["signal"] or match["fish"] or match["number"] or match["mpi"]
+        digits = re.search(r"\d+", word)
+        return words, signal_name(int(digits.group())) if digits else f"SIG{word.removeprefix('SIG').split()[-1]}"
+    if ((match := _EXIT_CODE.search(text)) and _is_near(text, match)) or (match := _MAKE_ERROR.match(text)):
+        code = int(match["code"])
+        return (words, signal_name(code) if code < 0 or code > 128 else None) if code else None
+    return (words, None) if (match := (_ENGINE.search(text) or _GONE.search(text))) and _is_near(text, match) else None
+
+
+def _is_near(text: str, match: re.Match[str]) -> bool:
+    """Whether the words stand near the beginning of their line, as in a report; a sentence may come to them later."""
+    return text[: match.start()].count(" ") <= MAX_WORDS_BEFORE
+
+
+DEATH_ANCHORS = (
+    *ENGLISH, "oom", "OOM", "ut of memory", "Fatal Python", "fatal exception", "LLVM ERROR", "panicked at", "*** A", "*** b", "*** E", "terminate called", "libc++abi", "*** s", "*** S", "corrupt", "(): ",
+    "segfault at", "what():", "memory pressure", "low on resource", "memory limit", "TERM_MEMLIMIT", "job killed", "available RAM", "Out Of Memory",
+    "*** J", "*** P", "dumped core", "ernel ", "Canceled future", "session crashed", "victed", "errno", "Signal", "Sending", "sending",
+    "Iteration", "Pool", "exc.", "error.", "errors.", "exception.", "exceptions.", "Timeout", "Failed", "Failure", "Refused", "Crashed", "Cancelled", "non-zero",
+    "bad_alloc", "Segfault", "Assertion", "SIG", "signal", "exit", "Exit", "EXIT", "returncode", "return code", "died", "dead", "failed to start",
+    "encountered a", "crashed", "initialization failed", "status=9", "with code", "with status", "loop is not", "has errored", "make", "lookup error", "shared libraries", "can't open file", ": error: ", "Job step aborted",
+    "EXIT STRING", "BAD TERMINATION", "state:", "State:", "status: ", "ack-off restarting", "BackOff", "Reason:", "liveness probe",
+    "specified deadline", "total limit", "OCI runtime", "operation was cancel", "hosted runner", "shutdown signal", "Job failed", "maximum time",
+    "its timeout", "Runner terminated", "out-of-memory", "more memory than", "cess ", "fish: ",
+)  # fmt: skip
