@@ -15,7 +15,6 @@ import pytest
 
 from loadcheck.errors import BadInput
 from loadcheck.stacks.unsloth_vllm import engine, startup
-from loadcheck.stacks.unsloth_vllm.swapped import wait_for_swap
 
 
 @pytest.fixture(autouse=True)
@@ -163,30 +162,6 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     vars(common).update(BlockPool=Pool)
     vars(sys.modules["vllm.core.block"]).update(common=common)
     vars(sys.modules["vllm.engine"]).update(llm_engine=engine_module)
-
-    class CacheEngine:
-        def __init__(self) -> None:
-            self.gpu_cache = self._allocate_kv_cache(2, "cuda")
-            self.cpu_cache = self._allocate_kv_cache(3, "cpu")
-
-        def _allocate_kv_cache(self, num_blocks: int, device: str) -> list[str]:
-            order.append(f"{device} on {threading.current_thread() is threading.main_thread()}")
-            if device == "cpu" and "no room" in order:
-                raise MemoryError("no room")
-            return [device] * num_blocks
-
-    class Worker:
-        def __init__(self) -> None:
-            self.cache_engine = [CacheEngine()]
-            self._warm_up_model()
-
-        def _warm_up_model(self) -> None:
-            order.append("captured")
-
-    for name, known in (("cache_engine", {"CacheEngine": CacheEngine}), ("worker", {"Worker": Worker})):
-        module = ModuleType(name)
-        vars(module).update(known)
-        vars(sys.modules["vllm.worker"])[name] = module
     vars(sys.modules["vllm.worker"]).update(model_runner=runner_module)
     vars(sys.modules["vllm.model_executor.models"]).update(registry=registry)
     give("torch", torch)
@@ -201,7 +176,6 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         engine=Engine,
         reserved=reserved,
         pool=Pool,
-        worker=Worker,
     )
 
 
@@ -259,36 +233,6 @@ def test_it_runs_again_where_the_graphs_have_grown(stack: SimpleNamespace):
         stack.reserved[0] = reserved
         stack.runner.CUDAGraphRunner(model).capture(input_ids=[0] * size)
     assert stack.order[-6:] == ["32: 1", "24: 1", "16: 0", "8: 1", "4: 0", "2: 0"]
-
-
-def test_the_swap_space_is_made_aside_once_the_graphs_are_captured(stack: SimpleNamespace):
-    """The device's side is made at its place; who looks into the host's waits for it."""
-    startup.quicken_vllm()
-    worker = stack.worker()
-    wait_for_swap(worker)
-    assert stack.order[-3:] == ["cuda on True", "captured", "cpu on False"]
-    (engine,) = worker.cache_engine
-    assert (engine.gpu_cache, list(engine.cpu_cache)) == (["cuda", "cuda"], ["cpu", "cpu", "cpu"])
-    assert (len(engine.cpu_cache), engine.cpu_cache[2]) == (3, "cpu")
-
-
-def test_a_swap_space_that_has_no_room_fails_the_load(stack: SimpleNamespace):
-    """Its error is said where it is waited for, as often as that is."""
-    startup.quicken_vllm()
-    stack.order.append("no room")
-    worker = stack.worker()
-    for _ in range(2):
-        with pytest.raises(MemoryError, match="no room"):
-            wait_for_swap(worker)
-
-
-def test_a_swap_space_is_made_at_its_place_where_that_is_asked(stack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
-    """Without the measure vLLM waits for it."""
-    monkeypatch.setitem(os.environ, startup.VARIABLE, "swap_aside")
-    startup.quicken_vllm()
-    worker = stack.worker()
-    wait_for_swap(worker)
-    assert stack.order[-2:] == ["cpu on True", "captured"]
 
 
 def test_the_schedulers_pool_begins_small(stack: SimpleNamespace):

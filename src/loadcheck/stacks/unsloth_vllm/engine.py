@@ -29,7 +29,6 @@ from loadcheck.stacks.unsloth_vllm import closed, startup
 from loadcheck.stacks.unsloth_vllm.device import check_first_gpu, memory_now, record_device, record_peak, record_ram
 from loadcheck.stacks.unsloth_vllm.drawn import Drawn
 from loadcheck.stacks.unsloth_vllm.session import Session
-from loadcheck.stacks.unsloth_vllm.swapped import wait_for_swap
 
 PACKAGES = (
     "torch", "triton", "vllm", "unsloth", "unsloth_zoo", "xformers", "transformers",
@@ -219,8 +218,6 @@ def load(profile: Profile, directory: Path, recorder: Recorder, drawn: Drawn | N
         startup.quicken_vllm()
         record_ram(recorder, drawn.begin if drawn is not None else lambda: None)
     model, tokenizer = FastLanguageModel.from_pretrained(**load_arguments(profile, directory))
-    if profile.fast_inference:
-        wait_for_swap(_worker(model))
     recorder.record(Loaded(load_s=seconds_since(start_s), **memory_now()))
     startup.settle()
     return model, tokenizer
@@ -261,14 +258,9 @@ def attach(model: Any, adapters: Adapters, recorder: Recorder, drawn: Drawn | No
 # ------------------------------------------------------------------------------------------------------------------- slots
 
 
-def _worker(model: Any) -> Any:
-    """vLLM's one worker, as unsloth_zoo/vllm_utils.py:387 reaches it."""
-    return model.vllm_engine.llm_engine.model_executor.driver_worker
-
-
 def _vllm_model(model: Any) -> Any:
-    """vLLM's own module tree."""
-    return _worker(model).model_runner.model
+    """vLLM's own module tree, as unsloth_zoo/vllm_utils.py:387 reaches it."""
+    return model.vllm_engine.llm_engine.model_executor.driver_worker.model_runner.model
 
 
 def lora_slots_bytes(vllm_model: Any) -> int:

@@ -23,11 +23,10 @@ from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm import unused
 from loadcheck.stacks.unsloth_vllm.drawn import Drawn, shapes
 from loadcheck.stacks.unsloth_vllm.mapped import map_ahead
-from loadcheck.stacks.unsloth_vllm.swapped import pin_aside
 
 MEASURES = (
     "adapters", "ahead", "blocks", "collector", "context", "inspection", "loopback",
-    "map_ahead", "read_ahead", "swap", "swap_aside", "unused", "warm_up",
+    "map_ahead", "read_ahead", "swap", "unused", "warm_up",
 )  # fmt: skip
 VARIABLE = "LOADCHECK_START_WITHOUT"
 
@@ -304,8 +303,6 @@ def quicken_vllm() -> None:
         stay_on_this_machine()
     if taken("swap"):
         pin_in_parallel()
-    if taken("swap_aside"):
-        pin_aside()
     if taken("map_ahead"):
         map_weights_ahead()
     if taken("warm_up"):
