@@ -94,6 +94,15 @@ def test_times_are_looked_at(t4_log: Path, tmp_path: Path, was: str, now: str, f
     assert _failures(t4_log) == set()
 
 
+def test_the_captures_seconds_are_whole(t4_log: Path, tmp_path: Path):
+    """41 secs may be 40.5: a start that took 11.34 s and that is possible."""
+    text = t4_log.read_text()
+    assert _failures(_write(tmp_path / "log", text.replace("took 54.71 seconds", "took 51.84 seconds"))) == set()
+    assert _failures(_write(tmp_path / "log", text.replace("took 54.71 seconds", "took 51.82 seconds"))) == {
+        "engine_init_s"
+    }
+
+
 @pytest.mark.parametrize(
     ("was", "now", "figure"),
     [

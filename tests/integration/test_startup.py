@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from loadcheck.device import PIN
 from loadcheck.errors import BadInput
 from loadcheck.stacks.unsloth_vllm import engine, startup
 
@@ -55,6 +56,7 @@ def test_the_device_is_left_alone_until_it_was_looked_at(monkeypatch: pytest.Mon
     monkeypatch.setattr(engine, "ask_once", lambda: None)
     monkeypatch.setattr(startup, "put_off_unused", lambda: order.append("puts off"))
     monkeypatch.setattr(startup, "begin_context", lambda: order.append("context"))
+    monkeypatch.setattr(engine, "pin_gpu", lambda: order.append("pins"))
 
     def imported(name: str, *arguments: Any) -> Any:
         if name not in ("torch", "unsloth"):
@@ -67,12 +69,13 @@ def test_the_device_is_left_alone_until_it_was_looked_at(monkeypatch: pytest.Mon
     real = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", imported)
     engine.begin(looked)
-    assert order == ["puts off", "torch", "waits", "context", "unsloth"]
+    assert order == ["puts off", "torch", "waits", "pins", "context", "unsloth"]
     assert gc.isenabled()
 
 
 def test_nothing_is_begun_for_devices_that_are_refused(monkeypatch: pytest.MonkeyPatch):
     """`run` says what is wrong with them; nothing is imported before."""
+    monkeypatch.delenv(PIN, raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     engine.begin(threading.Event())
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from loadcheck.cli.chosen import chosen_profile
-from loadcheck.device import PIN, has_device
+from loadcheck.device import has_device
 from loadcheck.errors import LoadcheckError
 from loadcheck.loading import child_environment
 from loadcheck.preparing import GPU_PROFILE
@@ -33,8 +33,8 @@ def begun(profile: str | None, changed: dict[str, Any]) -> Iterator[Ahead | None
 
 
 def _engine(profile: str, changed: dict[str, Any]) -> str | None:
-    """The module that is likely to load it. With a pinned GPU none: the driver is started before anything else there."""
-    if not has_device() or os.environ.get(PIN):
+    """The module that is likely to load it; None without a GPU."""
+    if not has_device():
         return None
     try:
         return begun_ahead(chosen_profile(profile, changed))

@@ -41,11 +41,11 @@ def main(arguments: list[str]) -> int:
     step, of_what = arguments[:2]
     if len(arguments) > 2:
         die_with_parent(int(arguments[2]))
+    run_dir = begin_ahead(of_what) if step == AHEAD else Path(of_what)
+    if run_dir is None:
+        return 0
     pin_gpu()
-    if step == AHEAD:
-        run_dir = begin_ahead(of_what)
-        return 0 if run_dir is None else _run("load", run_dir)
-    return _run(step, Path(of_what))
+    return _run("load" if step == AHEAD else step, run_dir)
 
 
 def _run(step: str, run_dir: Path) -> int:

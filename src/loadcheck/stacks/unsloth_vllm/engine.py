@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from loadcheck.device import PIN
+from loadcheck.device import PIN, pin_gpu
 from loadcheck.errors import Problem, UnsupportedMachine
 from loadcheck.logs.events import Answered, AnsweredAfterTraining, Attached, Done, Imported, Loaded, Slots
 from loadcheck.plan import LoadPlan
@@ -96,7 +96,7 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
 
 def begin(looked: threading.Event) -> None:
     """Import before there is a plan, of a load that trains nothing; the device is touched once `looked` is set. What fails here, `run` says."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") not in USABLE:
+    if PIN not in os.environ and os.environ.get("CUDA_VISIBLE_DEVICES") not in USABLE:
         return
     set_environment()
     ask_once()
@@ -105,6 +105,7 @@ def begin(looked: threading.Event) -> None:
         import torch  # noqa: F401  # the first that unsloth imports; it leaves the device alone
 
         looked.wait()
+        pin_gpu()
         startup.begin_context()
         import unsloth  # noqa: F401
 

@@ -158,13 +158,18 @@ def check_lengths(evidence: Evidence) -> Iterator[Finding]:
 
 
 def check_times(evidence: Evidence) -> Iterator[Finding]:
-    """No time is negative, and the engine's start lasts as long as what it consists of (vllm/engine/llm_engine.py:409-432 at 0.7.2)."""
+    """No time is negative, and the engine's start lasts as long as what it consists of (vllm/engine/llm_engine.py:409-432 at 0.7.2).
+
+    The capture's seconds are printed whole (vllm/worker/model_runner.py:1562).
+    """
     for attribute in ("weights_load_s", "profile_s", "graph_capture_s", "engine_init_s"):
         reading = evidence.attempt.reading(attribute)
         if reading is not None and float(reading.value) < 0:
             yield evidence.finding(reading, Check.IDENTITY, False, low=0.0, why="no time is negative", remedy=EDITED)
-    parts = [intervals_of(evidence, part) for part in ("profile_s", "graph_capture_s")]
-    inside = sum((each[0].low for each in parts if each), 0.0)
+    parts = {part: intervals_of(evidence, part) for part in ("profile_s", "graph_capture_s")}
+    inside = sum(
+        (found[0].low - (0.5 if part == "graph_capture_s" else 0.0) for part, found in parts.items() if found), 0.0
+    )
     start = evidence.attempt.reading("engine_init_s")
     if start is not None and inside > 0:
         yield evidence.finding(start, Check.IDENTITY, Interval.of(start).high >= inside, low=round(inside, 2), remedy=EDITED,
