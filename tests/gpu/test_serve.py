@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from loadcheck.stacks.plain_vllm.gate import GRACE
 from tests.conftest import ROOT
 from tests.gpu.test_gpu_load import PYTHON, VENV
 from tests.integration.test_serve import _free_port
@@ -101,6 +102,29 @@ pytestmark = [
     pytest.mark.xdist_group("real loads"),
     pytest.mark.skipif(not VENV.exists(), reason=".venv/gpu is not installed"),
 ]
+
+
+SPAWNS = """
+import multiprocessing, runpy, sys
+from vllm.entrypoints.openai import api_server
+async def run_server(args, **more):
+    asked = "import torch.distributed as found; print(found.init_process_group.__qualname__, flush=True)"
+    engine = multiprocessing.get_context("spawn").Process(target=exec, args=(asked,))
+    engine.start()
+    engine.join()
+api_server.run_server = run_server
+sys.argv = ["server", "--model", "x"]
+runpy.run_module("loadcheck.stacks.plain_vllm.server", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_the_engine_of_a_server_opens_no_port(tmp_path: Path):
+    """vLLM spawns it (vllm/entrypoints/openai/api_server.py:193); there torch's store is in memory, as in a load."""
+    environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", GRACE: "1"}
+    said = subprocess.run(
+        [PYTHON, "-c", SPAWNS], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.splitlines()[-1] == "keep_store_in_process.<locals>.alone"
 
 
 def test_the_server_takes_our_arguments_and_every_route_asks_for_the_key(tmp_path: Path):

@@ -14,6 +14,7 @@ import signal
 from typing import Any
 
 from loadcheck.stacks.plain_vllm.gate import GRACE
+from loadcheck.stacks.unsloth_vllm import closed
 
 
 def main() -> None:
@@ -47,5 +48,16 @@ def end_in_order() -> None:
     uvicorn.Server.startup = startup
 
 
+def close_engine() -> None:
+    """In the engine's process: its group of one opens no port (`closed`)."""
+    import torch.distributed
+
+    closed.keep_store_in_process(torch.distributed)
+
+
+if (
+    __name__ == "__mp_main__"
+):  # as multiprocessing has the engine's process, which it spawns, import the server's main module
+    close_engine()
 if __name__ == "__main__":
     main()
