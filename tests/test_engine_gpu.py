@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from loadcheck.device import PIN
+from loadcheck.device import PIN, pin_gpu_of_children
 from loadcheck.errors import UnsupportedMachine
 from loadcheck.logs.event import Event
 from loadcheck.logs.event_lines import find_event, format_event
@@ -60,6 +60,23 @@ def test_another_gpu_that_fills_is_no_load_on_two(monkeypatch: pytest.MonkeyPatc
     subprocess.check_output(["true"])
     command = f"nvidia-smi --query-gpu=memory.used --format=csv --id={pinned or 0}"
     assert asked == [(command, {"shell": True}), (["true"], {})]
+
+
+@pytest.mark.parametrize(("pinned", "seen"), [("GPU-b", "1"), ("GPU-a", "0"), (None, "7"), ("GPU-c", "0")])
+def test_the_children_of_a_server_see_the_pinned_gpu_too(
+    monkeypatch: pytest.MonkeyPatch, pinned: str | None, seen: str
+):
+    """By its number: they start the driver themselves. A GPU that NVML does not know is pinned for this process, as in a load."""
+    monkeypatch.setattr("loadcheck.device.read_gpus", lambda: (("GPU-a", "H200"), ("GPU-b", "H200")))
+    monkeypatch.setattr("loadcheck.device.start_driver", lambda: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    monkeypatch.delenv(PIN, raising=False)
+    if pinned is not None:
+        monkeypatch.setenv(PIN, pinned)
+    pin_gpu_of_children()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+    assert (os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID") == (pinned in {"GPU-a", "GPU-b"})
 
 
 @pytest.mark.parametrize("own", [(8, 9), (7, 5), None])

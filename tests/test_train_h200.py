@@ -37,11 +37,27 @@ GRPO = ("--method", "grpo", "--model", "llama-3.1-8b-instruct", "--lora-r", "16"
 """On a card that was filled but for 23.5 GiB (commit e428a97): of 8 generations each, 7 prompts ran, 8 ran, and 9 were out of memory."""
 
 
-@pytest.mark.parametrize(("prompts", "fits", "with_gaps"), [(7, True, True), (8, True, False), (9, False, False)])
+SFT = ("--method", "sft", "--no-fast-inference", "--model", "qwen2.5-1.5b-instruct", "--lora-r", "16", "--max-lora-rank", "16", "--weights",
+       "synthetic", "--max-seq-length", "2048", "--train-seq-length", "2048", "--gpu", "H200", "--gpu-total-bytes", str(TOTAL_BYTES),
+       "--gpu-free-bytes", "12337086464", "--ram-available-bytes", "268233654272")  # fmt: skip
+"""But for 11.5 GiB (commit 1a506e1): 48 rows ran, with 3,670,016 bytes left, and 49 were out of memory."""
+
+
+@pytest.mark.parametrize(
+    ("flags", "rows", "fits", "with_gaps"),
+    [
+        (GRPO, 7, True, True),
+        (GRPO, 8, True, False),
+        (GRPO, 9, False, False),
+        (SFT, 47, True, True),
+        (SFT, 48, True, False),
+        (SFT, 49, False, False),
+    ],
+)
 def test_the_edge_is_where_the_card_was_out_of_memory(
-    prompts: int, fits: bool, with_gaps: bool, capsys: pytest.CaptureFixture[str]
+    flags: tuple[str, ...], rows: int, fits: bool, with_gaps: bool, capsys: pytest.CaptureFixture[str]
 ):
     """What ran fits, what gave gaps back is said to, and what was out of memory does not fit."""
-    code = cli.run(["predict", *GRPO, "--per-device-train-batch-size", str(prompts), "--json"])
+    code = cli.run(["predict", *flags, "--per-device-train-batch-size", str(rows), "--json"])
     training = json.loads(capsys.readouterr().out)["training"]
     assert (code == 0, training["fits"], training["fits_with_gaps"]) == (fits, fits, with_gaps)

@@ -1,6 +1,7 @@
 """What torch's allocator held at the peak of a training, block by block, against the tensors that are followed.
 
-`torch.cuda.memory._record_memory_history` in `loadcheck train` on an H200 (driver 580.159.04, 2026-11-29, synthetic weights, three steps):
+`torch.cuda.memory._record_memory_history` in `loadcheck train` on an H200 (driver 580.159.04, 2026-11-29, commits e428a97 and
+1a506e1, synthetic weights, three steps):
 each row of a file is a size as it was asked for, how many blocks of it were held at the largest moment of the steps, and the line that made them, or
 "loaded" for what was there before the trainer was made.
 """
@@ -32,6 +33,14 @@ SETTINGS = {
     "llama-3.2-1b-2x512-no-checkpointing": (
         {**SFT, "model": "llama-3.2-1b-instruct", "max_seq_length": 512, "adapters.use_gradient_checkpointing": False},
         TrainSettings(method="sft", per_device_train_batch_size=2, train_seq_length=512),
+    ),
+    "llama-3.1-8b-2x512": (
+        {**SFT, "model": "llama-3.1-8b-instruct", "max_seq_length": 512},
+        TrainSettings(method="sft", per_device_train_batch_size=2, train_seq_length=512),
+    ),
+    "qwen2.5-3b-4x1024": (
+        {**SFT, "model": "qwen2.5-3b-instruct", "max_seq_length": 1024},
+        TrainSettings(method="sft", per_device_train_batch_size=4, train_seq_length=1024),
     ),
 }
 

@@ -295,6 +295,47 @@ def test_the_card_s_peak_has_a_band(
     assert (_failed(folder) == set()) == passes
 
 
+@pytest.mark.parametrize(
+    ("measured", "num_label_tokens", "passes"),
+    [
+        (7_262_112_768, 4_166, True),
+        (7_262_123_008, 4_166, True),
+        (7_262_112_768, 6_144, False),
+        (7_262_090_000, 4_166, False),
+        (7_262_123_520, 4_166, False),
+    ],
+)
+def test_tokens_that_are_not_learned_take_eight_bytes_less(
+    measured: int, num_label_tokens: int, passes: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """8B, packed, 2 × 2048 of which the assistant's are learned: 10,240 bytes below (H200, driver 580.159.04, 2026-11-29, commit 1a506e1)."""
+    peaks = Peaks(allocated_bytes=7_262_123_008)
+    monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: peaks)
+    sizes = {"num_shortest_tokens": 2048, "num_longest_tokens": 2048, "num_tokens": 6144}
+    _with_event(folder, "train_rows", num_label_tokens=num_label_tokens, **sizes)
+    job = json.loads((folder / "run.json").read_text())["training"]["job"]
+    job["settings"] |= {"per_device_train_batch_size": 2, "train_seq_length": 2048}
+    _with_record(folder, training={**json.loads((folder / "run.json").read_text())["training"], "job": job})
+    full = {"peak_allocated_bytes": measured, "num_tokens": 4096, "longest_tokens": 2048}
+    _with_steps(folder, lambda number, step: step.update(full))
+    assert ("train_peak_allocated_gib" not in _failed(folder)) == passes
+
+
+@pytest.mark.parametrize(("resumed", "more", "passes"), [(True, 84, True), (True, 85, False), (False, 1, False)])
+def test_paged_states_of_a_checkpoint_are_torch_s(
+    resumed: bool, more: int, passes: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Once a training is resumed, the optimizer's states are plain tensors."""
+    peaks = Peaks(allocated_bytes=7_000_000_000, paged_bytes=84_000_000)
+    monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: peaks)
+    training = json.loads((folder / "run.json").read_text())["training"]
+    training["job"]["resume_from"] = "checkpoint-4" if resumed else None
+    _with_record(folder, training=training)
+    _with_event(folder, "train_rows", num_shortest_tokens=70)
+    _with_steps(folder, lambda number, step: step.update(peak_allocated_bytes=7_000_000_000 + more * 1_000_000))
+    assert ("train_peak_allocated_gib" not in _failed(folder)) == passes
+
+
 @pytest.mark.parametrize(("used", "passes"), [(7_500_000_000, True), (6_900_000_000, True), (6_800_000_000, False)])
 def test_a_card_that_is_filled_makes_torch_give_back_gaps(
     used: int, passes: bool, folder: Path, monkeypatch: pytest.MonkeyPatch

@@ -121,6 +121,18 @@ def pin_gpu() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = "0"
 
 
+def pin_gpu_of_children() -> None:
+    """As `pin_gpu`, for a process whose children start the driver themselves, as the engine's of a server: there 0 would be the host's first GPU.
+
+    By its number in NVML's order, which is that of the bus.
+    """
+    uuids = [uuid for uuid, _ in read_gpus()]
+    if (pinned := os.environ.get(PIN)) in uuids:
+        os.environ |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(uuids.index(pinned))}
+    else:
+        pin_gpu()
+
+
 def _probe() -> GpuDevice | None:
     """Ask the CUDA driver itself, through its C interface: no torch, half a second."""
     cuda = start_driver()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from loadcheck import cli
-from tests.test_train_h200 import GRPO
+from tests.test_train_h200 import GRPO, SFT
 from tests.test_training import WITH_VLLM, said
 
 
@@ -34,8 +34,12 @@ def test_fit_of_grpo_says_the_most_generations(capsys: pytest.CaptureFixture[str
     assert most["max_completion_length"] <= 512 - 128
 
 
-def test_fit_finds_the_edge_that_a_card_showed(capsys: pytest.CaptureFixture[str]):
-    """On an H200 that was filled but for 23.5 GiB: it proposes what needs no gaps, and says up to where it runs at all."""
-    assert cli.run(["fit", *GRPO, "--json"]) == 0
+@pytest.mark.parametrize(("flags", "value", "at_most"), [(GRPO, 7, 8), (SFT, 47, 48)])
+def test_fit_finds_the_edge_that_a_card_showed(
+    flags: tuple[str, ...], value: int, at_most: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On an H200 that was filled: it proposes what needs no gaps, and says up to where it runs at all."""
+    assert cli.run(["fit", *flags, "--json"]) == 0
     most = {each["setting"]: each for each in json.loads(capsys.readouterr().out)["most"]}
-    assert (most["per_device_train_batch_size"]["value"], most["per_device_train_batch_size"]["at_most"]) == (7, 8)
+    found = most["per_device_train_batch_size"]
+    assert (found["value"], found["at_most"]) == (value, at_most)

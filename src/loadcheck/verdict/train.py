@@ -288,7 +288,27 @@ def _allocated_band(found: TrainEvidence, peaks: Peaks) -> tuple[float, float]:
     """To the byte where every row is as long as the longest; as shares of the prediction."""
     if found.job.settings.method == "grpo":
         return 1 - GRPO_SHARE, 1 + GRPO_SHARE
-    return (1.0 if _is_even(found) else 1 - UNEVEN_SHARE) * _first_step_share(found, peaks), 1.0
+    even = _unlearned_share(found, peaks) if _is_even(found) else 1 - UNEVEN_SHARE
+    return even * _first_step_share(found, peaks), _resumed_share(found, peaks)
+
+
+def _resumed_share(found: TrainEvidence, peaks: Peaks) -> float:
+    """Of the allocated peak, what a resumed training has with the optimizer's paged states, which a checkpoint gives back as plain ones."""
+    if found.job.resume_from is None or not peaks.allocated_bytes:
+        return 1.0
+    return 1 + peaks.paged_bytes / peaks.allocated_bytes
+
+
+INDEX_BYTES = 8
+"""Of each token that is learned the loss keeps its place (cut_cross_entropy/utils.py:31-53); the prediction is for all of them."""
+
+
+def _unlearned_share(found: TrainEvidence, peaks: Peaks) -> float:
+    """Of the allocated peak, what is left of it where a whole batch had nothing to learn."""
+    rows, settings = found.last(TrainRows), found.job.settings
+    if rows is None or not peaks.allocated_bytes or (rows.num_label_tokens or 0) >= (rows.num_tokens or 0):
+        return 1.0
+    return 1 - INDEX_BYTES * settings.rows * settings.row_tokens / peaks.allocated_bytes
 
 
 def _first_step_share(found: TrainEvidence, peaks: Peaks) -> float:
@@ -316,7 +336,7 @@ def _is_even(found: TrainEvidence) -> bool:
 def _compared(figure: str, predicted: int, measured: int, low: float, high: float) -> Finding:
     """`low` is 0 for a training that did not come to its end: its largest moment may have been still to come."""
     ok = low * predicted <= measured <= high * predicted
-    why = f"measured {measured:,} bytes, predicted {predicted:,}, and {_band(low, high)}"
+    why = f"measured {measured:,} bytes, predicted {predicted:,}, and {_band(low, high, predicted)}"
     return Finding(
         figure=figure, check=Check.MODEL, status=Status.OK if ok else Status.FAIL, predicted=round(to_gib(predicted), 2),
         measured=round(to_gib(measured), 2), low=round(to_gib(int(low * predicted)), 2), high=round(to_gib(int(high * predicted)), 2),
@@ -324,9 +344,15 @@ def _compared(figure: str, predicted: int, measured: int, low: float, high: floa
     )  # fmt: skip
 
 
-def _band(low: float, high: float) -> str:
+SMALL_SHARE = 0.0005
+"""Below it a band in per cent says nothing."""
+
+
+def _band(low: float, high: float, predicted: int) -> str:
     if not low:
         return f"until it ended early to be at most {100 * (high - 1):.1f} % above"
-    return "to be equal " + (
-        "to the byte" if low == high else f"from {100 * (low - 1):+.1f} to {100 * (high - 1):+.1f} %"
-    )
+    if low == high:
+        return "to be equal to the byte"
+    if high == 1 and low > 1 - SMALL_SHARE:
+        return f"to be at most {(1 - low) * predicted:,.0f} bytes below, as not all tokens are learned"
+    return f"to be equal from {100 * (low - 1):+.1f} to {100 * (high - 1):+.1f} %"

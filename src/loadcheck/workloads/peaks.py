@@ -23,6 +23,7 @@ class Peaks:
         fits: whether the machine has it.
         note: why something is not predicted; empty where all is.
         first_step_bytes: of torch's allocator up to the end of the first step, which has no optimizer's states yet.
+        paged_bytes: optimizer states in managed memory; once they are read from a checkpoint, torch's allocator holds them.
     """
 
     allocated_bytes: int | None = None
@@ -33,6 +34,7 @@ class Peaks:
     note: str = ""
     least_device_bytes: int | None = None
     first_step_bytes: int | None = None
+    paged_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -46,14 +48,14 @@ def predict_peaks(case: Case, settings: TrainSettings) -> Peaks:
 
     found = predict_training(case, settings)
     return Peaks(
-        found.memory.peak.num_bytes,
-        found.device.num_bytes,
-        found.host.num_bytes,
-        None,
-        found.fits,
-        "; ".join(found.notes),
-        None if found.fits_with_gaps else found.least_bytes,
-        max(found.memory.check.num_bytes, found.memory.first_step.num_bytes),
+        allocated_bytes=found.memory.peak.num_bytes,
+        device_bytes=found.device.num_bytes,
+        host_bytes=found.host.num_bytes,
+        fits=found.fits,
+        note="; ".join(found.notes),
+        least_device_bytes=None if found.fits_with_gaps else found.least_bytes,
+        first_step_bytes=max(found.memory.check.num_bytes, found.memory.first_step.num_bytes),
+        paged_bytes=found.memory.paged_bytes,
     )
 
 
