@@ -1,12 +1,23 @@
-"""What a load's imports put off, on the stack itself; seen without a GPU."""
+"""What a load's imports put off, and the imports ahead of the plan, on the stack itself; seen without a GPU."""
 
+import json
+import os
+import select
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from loadcheck.loading import child_environment
+from loadcheck.plan import make_plan, plan_to_json
+from loadcheck.runs.ahead import ahead
+from loadcheck.runs.child import run_child
+from loadcheck.runs.folder import write_json
+from loadcheck.runs.sink import LogSink
+from loadcheck.specs.profile import load_profile
 from tests.conftest import ROOT
-from tests.gpu.test_gpu_load import PYTHON, VENV, has_gpu  # noqa: F401  # in words that pytest evaluates
+from tests.gpu.test_gpu_load import PROFILE, PYTHON, VENV, has_gpu  # noqa: F401  # in words that pytest evaluates
 
 pytestmark = [
     pytest.mark.gpu,
@@ -50,3 +61,50 @@ def test_the_imports_of_the_stack_use_nothing_that_is_put_off(tmp_path: Path):
     assert before.startswith("said: [] [] False ")
     assert int(before.split()[-1]) < 30
     assert after == "said: 3 True ['pandas', 'pyarrow', 'openai']"
+
+
+CHILD = """
+import os, sys
+sys.path[:0] = [ROOT + "/scripts", ROOT + "/src"]
+from loadcheck.engines import child
+from loadcheck.stacks.unsloth_vllm import device, engine, startup
+
+def pretend():
+    import torch
+    compile = torch.compile
+    from trace_training import pretend_gpu
+    shell = os.system
+    pretend_gpu()
+    os.system, torch.compile = shell, compile
+    print("touches the device", flush=True)
+
+def load(*arguments):
+    print("loads", flush=True)
+    raise SystemExit(5)
+
+startup.begin_context, engine.load, device._driver_version = pretend, load, lambda: "580.1"
+sys.exit(child.main(sys.argv[1:]))
+"""
+
+
+def test_the_stack_is_imported_ahead_of_its_plan(tmp_path: Path):
+    """The engine's own process: told of nothing it leaves the device alone; told of a run folder it loads that, all imported by then."""
+    write_json(tmp_path / "plan.json", plan_to_json(make_plan(load_profile(PROFILE, {"weights": "synthetic"}))))
+    (tmp_path / "weights.json").write_text(json.dumps({"directory": str(tmp_path)}))
+    engine = "loadcheck.stacks.unsloth_vllm.engine"
+    command = [PYTHON, "-B", "-c", f"ROOT = {str(ROOT)!r}\n{CHILD}", "ahead", engine, str(os.getpid())]
+    env = {**child_environment(), "HOME": str(tmp_path), "TRITON_LIBCUDA_PATH": str(tmp_path)}
+    with ahead(command, env) as process:
+        time.sleep(1)
+        assert select.select([process.process.stdout], [], [], 0)[0] == []
+        process.looked()
+        sink = LogSink(tmp_path / "load.log")
+        end = run_child(process.load(tmp_path), sink, lambda _: None, lambda _: None)
+    log = sink.close().read_text(errors="replace")
+    assert end.exit_code == 5, log
+    assert (
+        log.index("touches the device")
+        < log.index('"event": "imported"')
+        < log.index('"event": "device"')
+        < log.index("\nloads")
+    )
