@@ -53,7 +53,8 @@ def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Child:
     """A machine without a GPU that has all packages, and a working directory of its own."""
     found = Child()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("loadcheck.preparing.require", lambda names, profile: None)
+    for module in ("preparing", "cli.train"):
+        monkeypatch.setattr(f"loadcheck.{module}.require", lambda names, profile: None)
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
     monkeypatch.setattr("loadcheck.loading.child_command", found.command)
     return found
