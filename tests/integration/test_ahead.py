@@ -111,6 +111,7 @@ def test_only_what_can_begin_is_begun(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setenv("HF_TOKEN", "hf_secret_of_mine")
     monkeypatch.delenv(startup.VARIABLE, raising=False)
+    monkeypatch.setenv(startup.WITH, "ahead")
     monkeypatch.setattr(cli_ahead, "ahead", start)
     monkeypatch.setattr(cli_ahead, "has_device", lambda: True)
     for profile, changed in (
@@ -124,10 +125,13 @@ def test_only_what_can_begin_is_begun(monkeypatch: pytest.MonkeyPatch):
     assert begun == [["loadcheck.engines.child", "ahead", "loadcheck.stacks.unsloth_vllm.engine"]]
 
 
-def test_the_measure_can_be_left_out(monkeypatch: pytest.MonkeyPatch):
-    """Then the process starts at its step, as every other does."""
+def test_the_measure_has_to_be_asked_for(monkeypatch: pytest.MonkeyPatch):
+    """No GPU has run it yet. Without it the process starts at its step, as every other does."""
     profile = load_profile(GPU_PROFILE, {})
     monkeypatch.delenv(startup.VARIABLE, raising=False)
+    monkeypatch.delenv(startup.WITH, raising=False)
+    assert begun_ahead(profile) is None
+    monkeypatch.setenv(startup.WITH, "ahead")
     assert begun_ahead(profile) == "loadcheck.stacks.unsloth_vllm.engine"
     monkeypatch.setenv(startup.VARIABLE, "ahead")
     assert begun_ahead(profile) is None

@@ -45,7 +45,11 @@ def test_a_measure_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch):
     assert len(said) == 2
     assert "LOADCHECK_START_WITHOUT: 'colector' is no measure; did you mean collector?" in said[0]
     monkeypatch.setenv(startup.VARIABLE, "collector, swap,")
+    monkeypatch.setenv(startup.WITH, "ahead")
     startup.check_left_out()
+    monkeypatch.setenv(startup.WITH, "swap")
+    with pytest.raises(BadInput, match=r"LOADCHECK_START_WITH: 'swap' is no measure"):
+        startup.check_left_out()
 
 
 def test_the_device_is_left_alone_until_it_was_looked_at(monkeypatch: pytest.MonkeyPatch):

@@ -29,6 +29,9 @@ MEASURES = (
     "map_ahead", "read_ahead", "swap", "unused", "warm_up",
 )  # fmt: skip
 VARIABLE = "LOADCHECK_START_WITHOUT"
+WITH = "LOADCHECK_START_WITH"
+ASKED_FOR = ("ahead",)
+"""Measures that no GPU has run yet: they are taken only where LOADCHECK_START_WITH names them."""
 
 ALLOCATOR = "expandable_segments:True,roundup_power2_divisions:[32:256,64:128,256:64,>:32]"
 """What unsloth has torch's allocator do (unsloth/__init__.py:47-50)."""
@@ -38,22 +41,26 @@ _PIN_THREADS = 16  # as many as the cards that this was measured on had cores; t
 
 
 def taken(measure: str) -> bool:
-    """Whether a measure is to be taken: all are, but for those that LOADCHECK_START_WITHOUT names."""
+    """Whether a measure is to be taken: all are, but for those that LOADCHECK_START_WITHOUT names, and those that have to be asked for."""
     assert measure in MEASURES
-    return not {measure, "all"} & _left_out()
+    asked_for = measure not in ASKED_FOR or measure in _named(WITH)
+    return asked_for and not {measure, "all"} & _named(VARIABLE)
 
 
 def check_left_out() -> None:
-    """BadInput where LOADCHECK_START_WITHOUT names what is no measure: it would leave out nothing."""
-    known = (*MEASURES, "all")
-    if unknown := sorted(_left_out() - {*known, ""}):
-        raise BadInput(
-            Problem("environment", f"{name!r} is no measure", suggestion(name, known), VARIABLE) for name in unknown
-        )
+    """BadInput where one of the two variables names what is no measure: it would change nothing."""
+    problems = [*_unknown(VARIABLE, (*MEASURES, "all")), *_unknown(WITH, ASKED_FOR)]
+    if problems:
+        raise BadInput(problems)
 
 
-def _left_out() -> set[str]:
-    return {name.strip() for name in os.environ.get(VARIABLE, "").split(",")}
+def _unknown(variable: str, known: tuple[str, ...]) -> Iterator[Problem]:
+    for name in sorted(_named(variable) - {*known, ""}):
+        yield Problem("environment", f"{name!r} is no measure", suggestion(name, known), variable)
+
+
+def _named(variable: str) -> set[str]:
+    return {name.strip() for name in os.environ.get(variable, "").split(",")}
 
 
 # ------------------------------------------------------------------------------------------------------------- while importing
