@@ -2,7 +2,7 @@
 # Judge a load log from elsewhere: judge_log.sh LOG [flags of `loadcheck check`, such as --max-seq-length 1024]
 # Exit code 0: every figure is in range. 1: it is not, or the load failed. 2: no load log.
 set -u
-log=$1
+log=${1:?which log? judge_log.sh LOG [flags of loadcheck check]}
 shift
 loadcheck=${LOADCHECK:-.venv/dev/bin/loadcheck}
 "$loadcheck" check "$log" "$@"

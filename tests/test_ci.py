@@ -242,7 +242,8 @@ def test_what_a_machine_lacks_is_a_failure(command: list[str], written: Written,
     """Of doctor, and of a load that it keeps from starting: the checks, the first problem as the cause, and no pass."""
     found = (problem("disk", "1 GiB is free", "disk-full", cannot=True), ok("ram", "12 GiB are available"))
     monkeypatch.setattr("loadcheck.doctor.examine", lambda machine, plan: MachineReport(plan.profile.name, found))
-    monkeypatch.setattr("loadcheck.preparing.require", lambda names, profile: None)
+    for module in ("preparing", "cli.train"):  # which has its own name for it, once it was imported
+        monkeypatch.setattr(f"loadcheck.{module}.require", lambda names, profile: None)
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
     code, forms = written(*command)
     results = _checked_ctrf(forms["ctrf"])

@@ -53,7 +53,7 @@ def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Child:
     """A machine without a GPU that has all packages, and a working directory of its own."""
     found = Child()
     monkeypatch.chdir(tmp_path)
-    for module in ("preparing", "cli.train"):
+    for module in ("preparing", "cli.train"):  # which has its own name for it, once it was imported
         monkeypatch.setattr(f"loadcheck.{module}.require", lambda names, profile: None)
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
     monkeypatch.setattr("loadcheck.loading.child_command", found.command)

@@ -45,6 +45,17 @@ def _with_steps(folder: Path, change: Callable[[int, dict[str, Any]], None]) -> 
     for number, step in enumerate(steps):
         change(number, step)
     (folder / "steps.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    lines = (folder / "load.log").read_text()
+    if steps and '"event": "train_done"' in lines:
+        _with_event(
+            folder, "train_done", num_steps=len(steps), first_loss=steps[0]["loss"], last_loss=steps[-1]["loss"]
+        )
+
+
+def _with_rows(folder: Path, **fields: Any) -> None:
+    """Change what is said of the rows, before the load and by the trainer."""
+    for name in ("train_data", "train_rows"):
+        _with_event(folder, name, **fields)
 
 
 def _with_record(folder: Path, **fields: Any) -> None:
@@ -77,6 +88,11 @@ def test_the_document_says_peaks_losses_and_verdict(capsys: pytest.CaptureFixtur
         ("train_rows", {"num_cut_rows": 3}, "rows"),
         ("train_rows", {"tokens_sha256": "0" * 64}, "template"),
         ("train_rows", {"num_label_tokens": 0}, "labels"),
+        ("train_rows", {"num_rows": 49}, "template"),
+        ("train_data", {"num_label_tokens": 3}, "template"),
+        ("train_done", {"num_steps": 7}, "summary"),
+        ("train_done", {"first_loss": 9.0}, "summary"),
+        ("train_done", {"last_loss": 0.1}, "summary"),
         ("train_rows", {"num_ended_rows": 49}, "end of answers"),
         ("train_done", {"adapter_changed": False}, "adapter weights"),
         ("train_done", {"base_unchanged": False}, "base weights"),
@@ -101,7 +117,7 @@ def test_each_fault_fails_by_its_name(event: str, fields: dict[str, Any], figure
 )
 def test_what_is_learned_is_said(labels: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str]):
     """Also where it is more than the assistant's tokens."""
-    _with_event(folder, "train_rows", labels=labels)
+    _with_rows(folder, labels=labels)
     assert loadcheck(["check", str(folder)]) == 0
     assert said in capsys.readouterr().out
 
@@ -111,7 +127,7 @@ def test_rows_that_were_cut_as_asked_are_no_fault(folder: Path):
     record = json.loads((folder / "run.json").read_text())
     record["training"]["job"]["truncate"] = True
     _with_record(folder, training=record["training"])
-    _with_event(folder, "train_rows", num_cut_rows=3, num_ended_rows=47)
+    _with_rows(folder, num_cut_rows=3, num_ended_rows=47)
     assert _failed(folder) == set()
 
 
@@ -125,7 +141,7 @@ def _packed(folder: Path, **fields: Any) -> None:
     record["training"]["job"]["settings"]["packing"] = True
     record["training"]["job"]["limit_tokens"] = 70
     _with_record(folder, training=record["training"])
-    _with_event(folder, "train_rows", **{**PACKED, **fields})
+    _with_rows(folder, **{**PACKED, **fields})
     _with_steps(folder, lambda number, step: step.update(longest_tokens=70, num_tokens=140))
 
 
@@ -192,9 +208,24 @@ def test_a_loss_that_is_no_number_fails(folder: Path):
 
 def test_a_loss_below_0_is_a_number(folder: Path):
     """GRPO's is, by a hair, where no reward differs: seen on an H200 as -0.0000."""
-    _with_event(folder, "train_step", loss=-1e-9)
-    _with_event(folder, "train_done", last_loss=-1e-9)
+    _with_steps(folder, lambda number, step: step.update(loss=-1e-9) if number == 7 else None)
     assert _failed(folder) == set()
+
+
+@pytest.mark.parametrize("words", ["Killed", "Segmentation fault (core dumped)", "RuntimeError: x"])
+def test_a_death_in_the_log_fails_a_run_that_says_to_be_completed(words: str, folder: Path):
+    """As it does a load, whatever run.json says."""
+    with (folder / "load.log").open("a") as log:
+        log.write(f"\n{words}\n")
+    assert "error" in _failed(folder)
+
+
+def test_other_steps_than_were_asked_for_fail(folder: Path):
+    """The trainer plans what --max-steps says."""
+    record = json.loads((folder / "run.json").read_text())
+    record["training"]["job"]["schedule"]["max_steps"] = 9
+    _with_record(folder, training=record["training"])
+    assert _failed(folder) == {"planned steps"}
 
 
 def test_a_step_that_is_missing_fails(folder: Path):
@@ -208,10 +239,23 @@ def test_few_steps_skip_the_loss_and_pass_by_the_rest(folder: Path):
     """Three losses say nothing; that they are numbers does."""
     lines = (folder / "steps.jsonl").read_text().splitlines(keepends=True)
     (folder / "steps.jsonl").write_text("".join(lines[:3]))
+    _with_steps(folder, lambda number, step: None)
     _with_event(folder, "train_done", num_planned_steps=3)
+    record = json.loads((folder / "run.json").read_text())
+    record["training"]["job"]["schedule"]["max_steps"] = 3
+    _with_record(folder, training=record["training"])
     verdict = judge_training_folder(folder).verdict
     assert verdict.passed
     assert "loss" in {finding.figure for finding in verdict.findings if finding.status.value == "skipped"}
+
+
+def test_a_training_that_was_interrupted_can_go_on(folder: Path, capsys: pytest.CaptureFixture[str]):
+    """By --resume, and not by a load."""
+    _with_record(folder, outcome="interrupted", exit_code=None, reason="the user ended it")
+    assert loadcheck(["check", str(folder)]) == 1
+    assert "Fix: go on from its newest checkpoint with `loadcheck train --resume RUN`" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_a_training_that_was_killed_fails(folder: Path):
@@ -246,7 +290,7 @@ def test_the_allocated_peak_is_held_to_the_byte_where_rows_are_even(
     """On a GPU; where rows differ the largest batch may be smaller, and never larger."""
     predicted = 7_000_000_000
     monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: Peaks(allocated_bytes=predicted))
-    _with_event(folder, "train_rows", **({"num_shortest_tokens": 70} if even else {}))
+    _with_rows(folder, **({"num_shortest_tokens": 70} if even else {}))
     _with_steps(folder, lambda number, step: step.update(peak_allocated_bytes=int(share * predicted)))
     assert (_failed(folder) == set()) == passes
 
@@ -269,7 +313,7 @@ def test_without_a_full_step_after_the_first_the_peak_is_no_less_than_the_first_
             peak_allocated_bytes=int(share * predicted), num_tokens=num_tokens if number else 140, longest_tokens=70
         ),
     )
-    _with_event(folder, "train_rows", num_shortest_tokens=70)
+    _with_rows(folder, num_shortest_tokens=70)
     assert (_failed(folder) == set()) == passes
 
 
@@ -289,7 +333,7 @@ def test_the_card_s_peak_has_a_band(
 ):
     """Within 1 % of the prediction; where rows differ the largest batch may be smaller."""
     predicted = 7_000_000_000
-    _with_event(folder, "train_rows", **({"num_shortest_tokens": 70} if even else {}))
+    _with_rows(folder, **({"num_shortest_tokens": 70} if even else {}))
     monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: Peaks(device_bytes=predicted))
     _with_steps(folder, lambda number, step: step.update(device_used_bytes=int(share * predicted)))
     assert (_failed(folder) == set()) == passes
@@ -342,7 +386,7 @@ def test_a_card_that_is_filled_makes_torch_give_back_gaps(
 ):
     """Its peak then lies between the prediction and the same without the gaps."""
     peaks = Peaks(device_bytes=8_000_000_000, least_device_bytes=6_950_000_000)
-    _with_event(folder, "train_rows", num_shortest_tokens=70)
+    _with_rows(folder, num_shortest_tokens=70)
     monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: peaks)
     _with_steps(folder, lambda number, step: step.update(device_used_bytes=used))
     assert (_failed(folder) == set()) == passes

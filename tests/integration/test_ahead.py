@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -123,6 +123,15 @@ def test_only_what_can_begin_is_begun(monkeypatch: pytest.MonkeyPatch):
     with cli_ahead.begun(None, {}) as process:
         assert process is None
     assert begun == [["loadcheck.engines.child", "ahead", "loadcheck.stacks.unsloth_vllm.engine"]]
+
+
+def test_a_gpus_process_loads_no_profile_of_the_cpu(monkeypatch: pytest.MonkeyPatch):
+    """A card whose driver does not answer has its files: the engine has begun, and the default is the small model on the CPU."""
+    monkeypatch.delenv(startup.VARIABLE, raising=False)
+    monkeypatch.setenv(startup.WITH, "ahead")
+    process = Ahead(cast("Any", None))
+    assert cli_ahead.fitting(process, load_profile(GPU_PROFILE, {})) is process
+    assert cli_ahead.fitting(process, load_profile("smollm2-135m-cpu", {})) is None
 
 
 def test_the_measure_has_to_be_asked_for(monkeypatch: pytest.MonkeyPatch):

@@ -16,6 +16,7 @@ import pytest
 from loadcheck.device import PIN
 from loadcheck.errors import BadInput
 from loadcheck.stacks.unsloth_vllm import engine, startup
+from loadcheck.stacks.unsloth_vllm.drawn import Drawn
 
 
 @pytest.fixture(autouse=True)
@@ -292,3 +293,18 @@ def test_without_a_driver_no_context_is_made():
     """A machine without a GPU says so later, in words; this is silent."""
     code = "from loadcheck.stacks.unsloth_vllm.startup import make_context; make_context()"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_fails_in_the_background_says_nothing(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """A traceback there would be that of a load that failed, and the load goes on."""
+    monkeypatch.setattr(threading, "excepthook", lambda _failed: pytest.fail("a thread has failed aloud"))
+
+    def fail() -> None:
+        raise OSError("read")
+
+    startup.in_background(fail).join()
+    drawn = Drawn(0, [(1, 1)])
+    monkeypatch.setattr(drawn, "_draw", fail)
+    drawn.begin()
+    drawn.join()
+    assert capfd.readouterr() == ("", "")

@@ -15,6 +15,7 @@ from loadcheck.loading import child_environment
 from loadcheck.preparing import GPU_PROFILE
 from loadcheck.runs.ahead import AHEAD, Ahead, ahead
 from loadcheck.runs.secrets import TOKEN_VARIABLES
+from loadcheck.specs.profile import Profile
 from loadcheck.stacks import begun_ahead
 
 
@@ -30,6 +31,11 @@ def begun(profile: str | None, changed: dict[str, Any]) -> Iterator[Ahead | None
     command = [sys.executable, "-m", "loadcheck.engines.child", AHEAD, engine, str(os.getpid())]
     with ahead(command, env) as process:
         yield process
+
+
+def fitting(process: Ahead | None, profile: Profile) -> Ahead | None:
+    """The process, where it is of the engine that loads this profile: without a usable GPU, whatever files there are, the CPU's does."""
+    return None if begun_ahead(profile) is None else process
 
 
 def _engine(profile: str, changed: dict[str, Any]) -> str | None:

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from loadcheck import device, doctor
-from loadcheck.cli.ahead import begun
+from loadcheck.cli.ahead import begun, fitting
 from loadcheck.cli.chosen import chosen_profile, overrides
 from loadcheck.cli.ci import Forms, ci_options
 from loadcheck.cli.options import json_option, setting_options
@@ -109,7 +109,7 @@ def _load(asked: Asked, prepared: Prepared, ahead: Ahead | None) -> int:
     if refused_by(out, report, asked.as_json, asked.force, asked.forms):
         return report.exit_code
     with Progress(out, _gauge(prepared)) as progress:
-        loaded = run_load(prepared, asked.run_dir, progress.feed, ahead)
+        loaded = run_load(prepared, asked.run_dir, progress.feed, fitting(ahead, profile))
     asked.forms.write(lambda: _report(loaded), loaded.folder.path)
     if asked.as_json:
         print_json(loaded.to_json())

@@ -85,15 +85,13 @@ def _events_of(profile: Profile) -> Iterator[type[Event]]:
         yield Trained
 
 
-_PROCESS_REMEDY = {"interrupted": "load it again"}
-
-
-def process_finding(outcome: str, reason: str) -> Finding:
-    """A process that did not end by itself, or not well, fails the run, whatever its log says."""
+def process_finding(outcome: str, reason: str, again: str = "load it again") -> Finding:
+    """A process that did not end by itself, or not well, fails the run, whatever its log says; `again` is what mends an interruption."""
     ok = outcome == "completed"
+    remedy = again if outcome == "interrupted" else "see the end of load.log in the run folder"
     why = "the process ended by itself" if ok else reason or f"the run is {outcome}: its parent did not see the end"
     return Finding(figure="process", check=Check.RUN, status=Status.OK if ok else Status.FAIL, measured=outcome, why=why,
-                   remedy="" if ok else _PROCESS_REMEDY.get(outcome, "see the end of load.log in the run folder"))  # fmt: skip
+                   remedy="" if ok else remedy)  # fmt: skip
 
 
 _ANSWER_REMEDY = (

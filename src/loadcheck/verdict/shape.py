@@ -54,11 +54,17 @@ def _attempts(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _outcome(evidence: Evidence) -> Iterator[Finding]:
+def check_errors(evidence: Evidence) -> Iterator[Finding]:
+    """What the log says that ended it; nothing where it says no such thing."""
     attempt = evidence.attempt
     if attempt.outcome is Outcome.FAILED and (error := attempt.error) is not None:
         yield _fail("error", _ended(attempt, error), _ending_fix(attempt), evidence.where(error.line))
-    elif attempt.outcome is Outcome.PARTIAL:
+
+
+def _outcome(evidence: Evidence) -> Iterator[Finding]:
+    yield from check_errors(evidence)
+    attempt = evidence.attempt
+    if attempt.outcome is Outcome.PARTIAL:
         yield _fail(
             "outcome",
             f"the load was not finished: its last known stage is {_last_stage(attempt)}, and figures alone are no pass",

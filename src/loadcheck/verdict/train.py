@@ -28,6 +28,7 @@ from loadcheck.verdict.diagnosis import check_diagnosis
 from loadcheck.verdict.events import check_events
 from loadcheck.verdict.model import check_model
 from loadcheck.verdict.run import process_finding
+from loadcheck.verdict.shape import check_errors
 from loadcheck.verdict.stack import check_stack
 from loadcheck.workloads.peaks import Peaks
 
@@ -39,6 +40,7 @@ WHOSE = {
 """The tokens that are learned, by the event's word for them (stacks/rows.py: Learned)."""
 EVENTS: tuple[type[Event], ...] = (WeightsReady, TrainData, Attached, TrainRows, TrainBegin, TrainDone, TrainPeak, Done)
 """What every training says (stacks/trainer.py, engines/training.py)."""
+AGAIN = "go on from its newest checkpoint with `loadcheck train --resume RUN`; without one (--save-steps), train again"
 MIN_STEPS = 8
 """Of fewer steps the loss says nothing: batches differ by more than what is learned."""
 NOISE_ERRORS = 2
@@ -79,13 +81,14 @@ def judge_training(found: TrainEvidence) -> Verdict:
 def _findings(found: TrainEvidence) -> Iterator[Finding]:
     evidence = found.evidence
     assert evidence.process is not None
-    yield process_finding(*evidence.process)
+    yield process_finding(*evidence.process, again=AGAIN)
     yield from check_diagnosis(evidence)
     yield from check_stack(evidence)
     yield from check_model(evidence)
     yield from check_events(evidence)
     if evidence.process[0] == "completed":
         yield from _unsaid(found)
+        yield from check_errors(evidence)  # of one that did not end by itself `process` and the diagnosis say why
     if (rows := found.last(TrainRows)) is not None:
         yield from _rows(found, rows)
     if (done := found.last(TrainDone)) is not None:
@@ -111,12 +114,16 @@ def _rows(found: TrainEvidence, rows: Rows) -> Iterator[Finding]:
     yield _packed(found, rows) if packing else _cut(found, num_rows, num_cut)
     counted = found.last(TrainData)
     if counted is not None:
-        same = rows.tokens_sha256 == counted.tokens_sha256
+        same = all(getattr(rows, name) == getattr(counted, name) for name in _OF_ROWS)
         yield held("template", same, "the trainer's tokenizer makes the same tokens and labels as the model's own",
                     "the engine changed the tokenizer or its template: train with the model's own")  # fmt: skip
     if found.job.settings.method == "sft":
         num_unended = (rows.num_unended_rows or 0) if packing else num_cut
         yield from _labels(rows, num_rows - num_unended)
+
+
+_OF_ROWS = tuple(Rows.__annotations__)
+"""What both events say of the rows, without when they say it."""
 
 
 def _cut(found: TrainEvidence, num_rows: int, num_cut: int) -> Finding:
@@ -172,6 +179,7 @@ def _trained(found: TrainEvidence, done: TrainDone) -> Iterator[Finding]:
     planned, numbers = done.num_planned_steps or 0, [step.step for step in found.steps]
     yield held("steps", numbers == list(range(1, planned + 1)), f"{planned} steps were to be taken, {len(numbers)} are in steps.jsonl",
                 "the training ended early, or steps.jsonl was damaged: train again")  # fmt: skip
+    yield from _as_asked(found, done)
     grpo = found.job.settings.method == "grpo"
     learns = (
         "the rewards of every prompt's completions were the same" if grpo else "check target_modules and the labels"
@@ -186,6 +194,19 @@ def _trained(found: TrainEvidence, done: TrainDone) -> Iterator[Finding]:
     if looked_at and len(found.steps) >= MIN_STEPS:
         yield held("stopping", learned > 0, f"asked for the end of {looked_at} answers, the model ends {learned}",
                     "train longer, or see whether the template's end of turn is the tokenizer's EOS")  # fmt: skip
+
+
+def _as_asked(found: TrainEvidence, done: TrainDone) -> Iterator[Finding]:
+    """What the trainer says of its steps against what was asked for and what is in steps.jsonl; said only where it is not so."""
+    asked, steps = found.job.schedule.max_steps, found.steps
+    if asked is not None and done.num_planned_steps != asked:
+        yield held("planned steps", False, f"{asked} steps were asked for, and the trainer planned {done.num_planned_steps}",
+                   "the trainer got other settings: train again")  # fmt: skip
+    said = done.num_steps, done.first_loss, done.last_loss
+    kept = len(steps), *((steps[0].loss, steps[-1].loss) if steps else (None, None))
+    if said != kept:
+        yield held("summary", False, f"of its steps, their first and their last loss the engine says {said}, and steps.jsonl {kept}",
+                   "the run folder was damaged or edited: train again")  # fmt: skip
 
 
 def _losses(found: TrainEvidence) -> Iterator[Finding]:

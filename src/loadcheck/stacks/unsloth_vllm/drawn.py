@@ -11,7 +11,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,10 @@ class Drawn(threading.Thread):
             self.start()
 
     def run(self) -> None:
+        with suppress(Exception):  # peft draws for itself what is not there, and its error is the load's
+            self._draw()
+
+    def _draw(self) -> None:
         import torch
         from torch.nn import init
 

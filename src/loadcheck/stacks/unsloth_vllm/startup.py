@@ -12,7 +12,7 @@ import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,16 @@ def settle() -> None:
 
 
 def in_background(work: Callable[[], None]) -> threading.Thread:
-    """Start `work` in a thread that ends with the process; what it fails at, the load does itself later."""
-    thread = threading.Thread(target=work, daemon=True)
+    """Start `work` in a thread that ends with the process; what it fails at, the load does itself later, and says what is wrong then.
+
+    A traceback of this thread would be in the log as that of a load that failed.
+    """
+
+    def quietly() -> None:
+        with suppress(Exception):
+            work()
+
+    thread = threading.Thread(target=quietly, daemon=True)
     thread.start()
     return thread
 
