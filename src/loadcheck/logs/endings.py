@@ -14,7 +14,7 @@ from enum import Enum, auto
 from loadcheck.logs.deaths import DEATH_ANCHORS, find_death
 from loadcheck.logs.dialect import EndingWords
 from loadcheck.logs.formats import Stage
-from loadcheck.logs.spoken import is_spoken_of
+from loadcheck.logs.spoken import is_spoken_of, own_words
 
 MAX_FRAMES = 200
 """Lines kept of one traceback, the last ones: far over what Python prints of one without recursion."""
@@ -233,7 +233,7 @@ class EndingReader:
         """An exception without a traceback, the engine's words, or a death."""
         if _EXCEPTION.match(text.strip()):
             return None if text.strip() in BENIGN_EXITS else self._raised(line, text)
-        if death := find_death(text):
+        if death := find_death(own_words(text)):
             return LogError(line, death[0], Kind.DEATH, signal=death[1])
         for anchor, pattern in self._words:
             if anchor in text and (match := pattern.search(text)) and not _is_spoken_of(text, match, anchor):
