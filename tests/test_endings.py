@@ -1,6 +1,7 @@
 """How a log ends: exceptions and their chains, what Python ignores, processes that died, and who wrapped the lines."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -178,7 +179,8 @@ BENIGN = [
     "Terminé",
     "Beendet",
     "Die Speicherzugriffsfehler sind behoben",
-    # a note of the driver's
+    # notes of the driver's
+    "NVRM: Xid (PCI:0000:65:00): 121, pid='<unknown>', name=<unknown>, C2C correctable error",
     "NVRM: Xid (PCI:0000:65:00): 63, pid='<unknown>', name=<unknown>, Row Remapper: New row marked for remapping",
     "Job finished (status: SUCCEEDED).",
     "    Reason:       Completed",
@@ -310,6 +312,7 @@ def test_what_only_speaks_of_an_end_is_none(words: str, log):
         "CUDA error: out of memory",
         "RuntimeError('CUDA error: out of memory')",
         "ERROR: engine failed: 'CUDA out of memory'",
+        "1. CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 22.03 GiB",
         '{"status": "failed", "output": "CUDA out of memory"}',
         '{"level": "error", "error": "CUDA out of memory. Tried to allocate 2.00 GiB."}',
         "CUDA out of memory. Try a smaller batch.",
@@ -320,6 +323,15 @@ def test_what_only_speaks_of_an_end_is_none(words: str, log):
 def test_words_that_a_program_says_count(words: str, log):
     """What is no sentence about running out of memory is a report of it, in quotes or glued to a progress bar."""
     assert parse_log(log(words + "\n")).outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize("piece", ["a", "a:1: b", "x1:", "prompt: ", "fish: ", "CUDA error (", "\x1bP", "what():  "])
+def test_a_line_of_a_million_characters_is_read_in_seconds(piece: str, log):
+    """Whatever the words for an end begin with, again and again; 0.1 to 1.2 s each (2 cores, 2026-11-29)."""
+    line = piece * (1_000_000 // len(piece)) + "Assertion ` exit SIG Killed panicked at at line 5 in file out of memory"
+    start_s = time.monotonic()
+    parse_log(log(line + "\n"))
+    assert time.monotonic() - start_s < 20
 
 
 def test_the_first_of_a_chain_is_the_cause(log):

@@ -101,12 +101,12 @@ ENDINGS: tuple[EndingWords, ...] = tuple(
         ("GPU is lost", r"GPU is lost.*"),
         ("uncorrectable ECC", r"uncorrectable ECC error encountered.*"),
         # the kernel's driver; the others of its numbers are notes (docs.nvidia.com/deploy/xid-errors)
-        ("NVRM: Xid", r"NVRM: Xid \([^)]{1,64}\): (?:13|31|43|45|48|6[1249]|74|79|9[45]|1[12]\d), .*"),
+        ("NVRM: Xid", r"NVRM: Xid \([^)]{1,64}\): (?:13|31|43|45|48|6[1249]|74|79|9[45]|119|120), .*"),
         # libraries that print and exit: an assertion of a kernel, then the strings of the pinned wheels' vllm_flash_attn/_vllm_fa2_C.abi3.so,
         # libbitsandbytes_cuda124.so and vllm/_C.abi3.so
         (
             "Assertion `",
-            r"\S{1,255}:\d+: \S.{0,999}: block: \[[\d,]+\], thread: \[[\d,]+\] Assertion `.{1,400}` failed.*",
+            r"(?<!\S)\S{1,255}:\d+: \S.{0,999}: block: \[[\d,]+\], thread: \[[\d,]+\] Assertion `.{1,400}` failed.*",
         ),
         ("CUDA error (", r"^\W{0,4}CUDA error \(\S{1,255}:\d+\): .*"),
         (" at line ", r"^\W{0,4}Error .{1,200} at line \d+ in file \S.*"),

@@ -33,7 +33,7 @@ def is_spoken_of(text: str, start: int, end: int) -> bool:
     before, after = text[:start], text[end:]
     return (
         _GOES_ON.match(after) is not None
-        or _ITEM.fullmatch(before) is not None
+        or (_ITEM.fullmatch(before) is not None and not after.startswith(". Tried to allocate"))
         or _ASKED_OR_ANSWERED.search(before) is not None
         or (_PHRASE_BEFORE.search(before) is not None and _PHRASE_AFTER.match(after) is not None)
     )
