@@ -5,7 +5,7 @@ import json
 import pytest
 
 from loadcheck import cli
-from tests.test_train_h200 import GRPO, SFT
+from tests.sweeps.test_train_h200 import GRPO, SFT
 from tests.test_training import WITH_VLLM, said
 
 
