@@ -5,8 +5,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -386,26 +384,6 @@ def test_a_pipe_that_nobody_reads_is_no_pass(monkeypatch: pytest.MonkeyPatch, t4
     monkeypatch.setattr("click.echo", broken)
     monkeypatch.setattr("sys.stderr", open(os.devnull, "w"))  # noqa: SIM115, PTH123: it is closed there
     assert cli.run(["check", "--json", str(t4_log)]) == 141
-
-
-@pytest.mark.parametrize(
-    ("arguments", "unbuffered"),
-    [("check LOG", ""), ("check LOG --json", ""), ("check LOG", "1"), ("--help", "")],
-)
-def test_a_closed_pipe_has_its_own_exit_code(arguments: str, unbuffered: str, t4_log: Path):
-    """The table, the document and the help alike, buffered by Python or not: 141, and no traceback."""
-    read, write = os.pipe()
-    os.close(read)
-    command = [
-        sys.executable,
-        "-m",
-        "loadcheck",
-        *(str(t4_log) if word == "LOG" else word for word in arguments.split()),
-    ]
-    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
-    result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=environment)
-    os.close(write)
-    assert (result.returncode, result.stderr) == (141, "")
 
 
 # -------------------------------------------------------------------------------------------------------------------- logs

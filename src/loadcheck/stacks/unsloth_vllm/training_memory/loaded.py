@@ -24,7 +24,7 @@ def loaded_model(config: ModelConfig, profile: Profile, engine: Prediction | Non
     """All but adapters, rotary tables and vLLM's sampling tensors, which change in a training and are the step's own.
 
     `engine` is the prediction of the load where vLLM is in it, None where the model is loaded by transformers alone. Equal to the byte
-    to torch's allocated bytes before the trainer of both (5,900,935,168 and 50,382,027,776 in tests/test_train_truth.py).
+    to torch's allocated bytes before the trainer of both (5,900,935,168 and 50,382,027,776 in tests/sweeps/test_train_truth.py).
     """
     parts = [*_by_transformers(config)] if engine is None else [*_by_vllm(config, profile, engine, compute_capability)]
     labels = rounded(8 * positions(config, profile))

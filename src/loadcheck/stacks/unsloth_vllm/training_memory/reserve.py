@@ -238,7 +238,7 @@ def reserve(
     """What is reserved for blocks of `loaded` bytes, which stay, and then for the events of a training.
 
     The cache is emptied before the event number `emptied_at`, as the trainer does before its first step
-    (accelerate/accelerator.py: free_memory). Within 0.5 % of every measured peak (tests/test_train_truth.py). With `limit_bytes` it
+    (accelerate/accelerator.py: free_memory). Within 0.5 % of every measured peak (tests/sweeps/test_train_truth.py). With `limit_bytes` it
     ends at the request that the card cannot serve: on an H200 that was filled but for 23.5 GiB the same request, of 4.50 GiB, ended GRPO
     of 9 × 8 rows, and 8 × 8 ran (driver 580.159.04, 2026-11-29, commit e428a97).
     """

@@ -21,7 +21,7 @@ from tests.cases import case_of
 pytestmark = pytest.mark.xdist_group("training")  # one process: each row is predicted once
 RAM_BYTES = 133_427_548_160  # of the machine that was measured on
 
-with (Path(__file__).parent / "training" / "truth.tsv").open(encoding="utf-8") as file:
+with (Path(__file__).parents[1] / "training" / "truth.tsv").open(encoding="utf-8") as file:
     ROWS = list(csv.DictReader(file, delimiter="\t"))
 
 # What is measured beyond what is predicted, by row; every other row is equal to the byte. In both, the sizes of the logits say that

@@ -21,7 +21,7 @@ from loadcheck.stacks.unsloth_vllm.training_memory.loaded import rope_tables
 from loadcheck.stacks.unsloth_vllm.training_memory.model import build
 from loadcheck.stacks.unsloth_vllm.training_memory.steps import Steps
 
-with (Path(__file__).parent / "training" / "traced.tsv").open(encoding="utf-8") as file:
+with (Path(__file__).parents[1] / "training" / "traced.tsv").open(encoding="utf-8") as file:
     ROWS = list(csv.DictReader(file, delimiter="\t"))
 
 # Not in the model: one fp32 scalar, which the trace counts twice with torch's own checkpointing, and beside a detached loss.
