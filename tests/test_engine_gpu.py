@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from loadcheck.device import PIN, pin_gpu_of_children
+from loadcheck.device import PIN, pin_for_children
 from loadcheck.errors import UnsupportedMachine
 from loadcheck.logs.event import Event
 from loadcheck.logs.event_lines import find_event, format_event
@@ -62,21 +62,25 @@ def test_another_gpu_that_fills_is_no_load_on_two(monkeypatch: pytest.MonkeyPatc
     assert asked == [(command, {"shell": True}), (["true"], {})]
 
 
-@pytest.mark.parametrize(("pinned", "seen"), [("GPU-b", "1"), ("GPU-a", "0"), (None, "7"), ("GPU-c", "0")])
+@pytest.mark.parametrize(("pinned", "seen"), [("GPU-b", "1"), ("GPU-a", "0"), (None, None)])
 def test_the_children_of_a_server_see_the_pinned_gpu_too(
-    monkeypatch: pytest.MonkeyPatch, pinned: str | None, seen: str
+    monkeypatch: pytest.MonkeyPatch, pinned: str | None, seen: str | None
 ):
-    """By its number: they start the driver themselves. A GPU that NVML does not know is pinned for this process, as in a load."""
+    """By its number, in the order of the bus: they start the driver themselves."""
     monkeypatch.setattr("loadcheck.device.read_gpus", lambda: (("GPU-a", "H200"), ("GPU-b", "H200")))
-    monkeypatch.setattr("loadcheck.device.start_driver", lambda: None)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
     monkeypatch.delenv(PIN, raising=False)
     if pinned is not None:
         monkeypatch.setenv(PIN, pinned)
-    pin_gpu_of_children()
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
-    assert (os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID") == (pinned in {"GPU-a", "GPU-b"})
+    wanted = {} if seen is None else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": seen}
+    assert pin_for_children() == wanted
+
+
+def test_a_server_is_not_put_on_another_gpu_than_the_pinned_one(monkeypatch: pytest.MonkeyPatch):
+    """One that NVML does not list has no number, and 0 would be another's."""
+    monkeypatch.setattr("loadcheck.device.read_gpus", lambda: (("GPU-a", "H200"),))
+    monkeypatch.setenv(PIN, "GPU-c")
+    with pytest.raises(UnsupportedMachine, match=r"LOADCHECK_GPU: GPU-c is none of this host's GPUs.*\(GPU-a\)"):
+        pin_for_children()
 
 
 @pytest.mark.parametrize("own", [(8, 9), (7, 5), None])

@@ -86,6 +86,7 @@ def test_the_document_says_peaks_losses_and_verdict(capsys: pytest.CaptureFixtur
     ("event", "fields", "figure"),
     [
         ("train_rows", {"num_cut_rows": 3}, "rows"),
+        ("train_rows", {"num_cut_rows": None}, "rows"),
         ("train_rows", {"tokens_sha256": "0" * 64}, "template"),
         ("train_rows", {"num_label_tokens": 0}, "labels"),
         ("train_rows", {"num_rows": 49}, "template"),

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from loadcheck.errors import Problem, UnsupportedMachine
+
 KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
 """Of the host's kernel, so it is there in a container that was given no GPU."""
 PIN = "LOADCHECK_GPU"
@@ -121,16 +123,18 @@ def pin_gpu() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = "0"
 
 
-def pin_gpu_of_children() -> None:
-    """As `pin_gpu`, for a process whose children start the driver themselves, as the engine's of a server: there 0 would be the host's first GPU.
+def pin_for_children() -> dict[str, str]:
+    """The variables of a process whose children start the driver themselves, as the engine's of a server: with 0 they would take the host's first GPU.
 
-    By its number in NVML's order, which is that of the bus.
+    The number of `PIN`'s GPU in NVML's order, which is that of the bus; nothing without `PIN`. UnsupportedMachine where NVML has no such GPU.
     """
+    if not (pinned := os.environ.get(PIN)):
+        return {}
     uuids = [uuid for uuid, _ in read_gpus()]
-    if (pinned := os.environ.get(PIN)) in uuids:
-        os.environ |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(uuids.index(pinned))}
-    else:
-        pin_gpu()
+    if pinned not in uuids:
+        what = f"{pinned} is none of this host's GPUs as NVML lists them ({', '.join(uuids) or 'none'})"
+        raise UnsupportedMachine(Problem("environment", what, f"name one of them, or unset {PIN}", PIN))
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(uuids.index(pinned))}
 
 
 def _probe() -> GpuDevice | None:

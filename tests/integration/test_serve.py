@@ -39,6 +39,7 @@ PLAYED = """
 import http.server, os, pathlib, signal, sys
 sys.stdout.write(pathlib.Path(sys.argv[2]).read_text())
 print("key", os.environ["VLLM_API_KEY"], flush=True)
+print("sees", os.environ["CUDA_VISIBLE_DEVICES"], os.environ.get("CUDA_DEVICE_ORDER"), flush=True)
 if sys.argv[1] == "0":
     sys.exit(7)
 class Health(http.server.BaseHTTPRequestHandler):
@@ -116,6 +117,14 @@ def test_a_server_is_judged_once_it_answers_and_ends_with_grace(server: Server, 
     log = Path("kept/load.log").read_text()
     assert len(key) > 40 and said.count(key) == 1 and key not in log and "ended with grace" in log
     assert json.loads(Path("kept/verdict.json").read_text())["verdict"] == "pass"
+
+
+def test_a_pinned_gpu_is_handed_on_by_its_number(server: Server, monkeypatch: pytest.MonkeyPatch):
+    """vLLM's engine is a child of the server and starts the driver itself: 0, as in a load, was another's GPU (two H200, 2026-11-29)."""
+    monkeypatch.setattr("loadcheck.device.read_gpus", lambda: (("GPU-a", "NVIDIA H200"), ("GPU-b", "NVIDIA H200")))
+    monkeypatch.setenv("LOADCHECK_GPU", "GPU-b")
+    assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--run-dir", "served"]) == 0
+    assert "sees 1 PCI_BUS_ID\n" in Path("served/load.log").read_text()
 
 
 def test_json_is_one_document(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -74,13 +74,13 @@ def command(source: str, host: str, port: int, adapters: tuple[str, ...], api_ke
     found = asked(source, [_named(each) for each in adapters], overrides(flags))
     check_port(host, port)
     key = api_key(api_key_file, key_hours)
-    gpu = _gpu(source)
+    gpu, variables = _gpu(source), device.pin_for_children()
     require(NEEDED, found.plan.profile)
     case = served_case(case_of(found.plan, gpu, device.ram_available_bytes()), found.rank, len(found.adapters))
     prediction = predict_served(case)
     if not prediction.fits and not force:
         return _refused(out, prediction, as_json)
-    served = Served(found.plan, _base(found), found.adapters, found.rank, host, port)
+    served = Served(found.plan, _base(found), found.adapters, found.rank, host, port, variables)
     show_warnings(out, host, host in LOOPBACK)
     return _serve(out, served, key, case, run_dir, as_json)
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import runpy
 import sys
 
-from loadcheck.device import pin_gpu_of_children
 from loadcheck.engines.child import die_with_parent
 
 
 def main(arguments: list[str]) -> None:
     """Become the module, with the rest as its arguments."""
     die_with_parent(int(arguments[0]))
-    pin_gpu_of_children()
     sys.argv = arguments[1:]
     runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
 

@@ -94,6 +94,7 @@ def serve(served: Served, key: ApiKey, case: Case, folder: RunFolder, ready: Rea
     Its log is server.log's place in the folder, without the key.
     """
     env = environment(child_environment(), key.text, key.expires_unix_s, folder.verdict_path, GRACE_S)
+    env |= served.variables
     sink = LogSink(folder.log_path, tuple({key.text, *secrets(env)}))
     watch = Watch(served, folder, case, ready, threading.Event())
     thread = threading.Thread(target=watch.run, daemon=True)

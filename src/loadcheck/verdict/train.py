@@ -109,7 +109,15 @@ def _unsaid(found: TrainEvidence) -> Iterator[Finding]:
 
 def _rows(found: TrainEvidence, rows: Rows) -> Iterator[Finding]:
     """Nothing cut in silence, something to learn in every row, each with its end, and the tokens those that were counted before."""
-    num_rows, num_cut = rows.num_rows or 0, rows.num_cut_rows or 0
+    num_rows, num_cut = rows.num_rows, rows.num_cut_rows
+    if num_rows is None or num_cut is None:
+        yield held(
+            "rows",
+            False,
+            "how many rows there are, or were cut, is not in the log",
+            "see load.log: an event of it is damaged",
+        )
+        return
     packing = found.job.settings.packing
     yield _packed(found, rows) if packing else _cut(found, num_rows, num_cut)
     counted = found.last(TrainData)
@@ -327,7 +335,9 @@ INDEX_BYTES = 8
 def _unlearned_share(found: TrainEvidence, peaks: Peaks) -> float:
     """Of the allocated peak, what is left of it where a whole batch had nothing to learn."""
     rows, settings = found.last(TrainRows), found.job.settings
-    if rows is None or not peaks.allocated_bytes or (rows.num_label_tokens or 0) >= (rows.num_tokens or 0):
+    if rows is None or rows.num_label_tokens is None or rows.num_tokens is None or not peaks.allocated_bytes:
+        return 1.0
+    if rows.num_label_tokens >= rows.num_tokens:
         return 1.0
     return 1 - INDEX_BYTES * settings.rows * settings.row_tokens / peaks.allocated_bytes
 

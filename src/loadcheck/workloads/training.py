@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from loadcheck.errors import BadInput, Problem
@@ -190,7 +190,7 @@ def _bound(name: str, case: Case, settings: TrainSettings) -> int:
 def _largest(name: str, bound: int, ask: Callable[[str, int], TrainPrediction]) -> Largest:
     """By whole steps: the most that fits as it is, and from there on the most that runs at all."""
     step = STEP[name]
-    asked = lru_cache(maxsize=None)(lambda steps: ask(name, steps * step))
+    asked = cache(lambda steps: ask(name, steps * step))
     most = _bisect(0, bound // step, lambda steps: asked(steps).fits_with_gaps)
     at_most = _bisect(most, bound // step, lambda steps: asked(steps).fits)
     if not most:

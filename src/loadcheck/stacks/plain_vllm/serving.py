@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loadcheck.findings.evidence import Evidence
@@ -40,6 +40,7 @@ class Served:
         directory: of the base's weights, or of a merged model.
         adapters: folders in peft's form, by the model name that requests ask for.
         rank: the least --max-lora-rank that takes all of them; None without adapters.
+        variables: that have the server and its engine see one GPU of several (device.py: pin_for_children).
     """
 
     plan: LoadPlan
@@ -48,6 +49,7 @@ class Served:
     rank: int | None
     host: str
     port: int
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 def argv(served: Served) -> list[str]:
