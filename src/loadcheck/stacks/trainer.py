@@ -176,7 +176,7 @@ class Watched:
 def share_maps(states: Iterable[dict[str, Any]]) -> None:
     """Have all 8-bit states of an optimizer share its two quantization maps, as they did when they were made.
 
-    A checkpoint has a copy of both for each trained tensor (bitsandbytes/optim/optimizer.py:209-283, 467-472): 894 KiB of a resumed
+    A checkpoint has a copy of both for each trained tensor (bitsandbytes 0.46.1, optim/optimizer.py:157-229, 464-475): 894 KiB of a resumed
     training of 8B (H200, 2026-11-29).
     """
     shared: dict[str, Any] = {}

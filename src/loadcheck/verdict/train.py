@@ -163,7 +163,9 @@ def packed_words(rows: Rows) -> str:
         rows.num_left_out_tokens,
         rows.num_unended_rows,
     )
-    num, packed, length, split, left_out, unended = (f"{count or 0:,}" for count in counts)
+    num, packed, length, split, left_out, unended = (
+        "(not in log)" if count is None else f"{count:,}" for count in counts
+    )
     return (
         f"{num} examples packed into {packed} rows of {length} tokens: {split} go on in the next row, tokens left out as they fill none "
         f"{left_out}, ends not learned {unended}"
