@@ -20,5 +20,7 @@ class Recorder:
     def record(self, event: Event) -> None:
         """Print one event with the seconds since the process began its work."""
         at_s = round(time.monotonic() - self._start_s, 3)
-        # A progress bar may have left the cursor in the middle of a line.
-        print("\n" + format_event(structs.replace(event, at_s=at_s)), file=sys.stdout, flush=True)
+        # A progress bar may have left the cursor in the middle of a line. One write, as print() writes the line's end apart:
+        # another thread's text could come between.
+        sys.stdout.write(f"\n{format_event(structs.replace(event, at_s=at_s))}\n")
+        sys.stdout.flush()
