@@ -1,4 +1,4 @@
-"""Reading load logs, by the lines that the stacks say they print (logs/dialect.py)."""
+"""Reading load logs. Each stack describes the lines that it prints in a dialect (logs/dialect.py)."""
 
 from loadcheck.logs.attempt import Attempt, Outcome, ParsedLog
 from loadcheck.logs.dialect import Dialect

@@ -1,4 +1,4 @@
-"""What a log is once it is read: attempts at a load, each with its figures, its events and its end."""
+"""A parsed log: attempts at a load, each with its figures, its events and its outcome."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from loadcheck.figures import Figures, Reading, figure_specs
 from loadcheck.logs.dialect import Dialect
 from loadcheck.logs.endings import Kind, LogError, cause_of
 from loadcheck.logs.event import EventT
-from loadcheck.logs.event_lines import Said
+from loadcheck.logs.event_lines import LoggedEvent
 from loadcheck.logs.formats import Stage
 
 MAX_KEPT = 10_000
-"""Readings, errors or events kept of one attempt: far over what any load prints, so that hostile input cannot fill memory."""
+"""Limit on the readings, errors and events kept per attempt: far above what any load prints, so that hostile input cannot fill memory."""
 
 
 class Outcome(Enum):
-    """How far an attempt came, by its log alone."""
+    """How an attempt ended, by its log alone."""
 
     COMPLETED = "completed"
     FAILED = "failed"
@@ -29,25 +29,26 @@ class Outcome(Enum):
 
 @dataclass(slots=True)
 class Attempt:
-    """One try at a load: what it said, where, and how it ended.
+    """One try at a load: what it printed, where, and how it ended.
 
     Attributes:
-        readings: every figure as it was read, in order; a figure that several lines say has several.
+        readings: every figure as it was read, in order; a figure that several lines print has several readings.
         formats: how often each line format was seen.
-        events: what our own engine said, in order.
+        first_lines: by format, the number of the line where it was seen first.
+        events: the events of our own engine, in order.
+        other_ranks: of a tensor-parallel load, the processes whose lines are ignored in favour of the first one's.
     """
 
     readings: list[Reading] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
     first_lines: dict[str, int] = field(default_factory=dict)
-    events: list[Said] = field(default_factory=list)
+    events: list[LoggedEvent] = field(default_factory=list)
     errors: list[LogError] = field(default_factory=list)
     stage: Stage = Stage.BANNER
     ready_line: int | None = None
     other_ranks: set[str] = field(default_factory=set)
-    """Of a tensor-parallel load: the processes beside the one whose lines are read."""
     _best: dict[str, Reading] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _num_looked_at: int = field(default=0, init=False, repr=False, compare=False)
+    _num_indexed: int = field(default=0, init=False, repr=False, compare=False)
 
     @property
     def outcome(self) -> Outcome:
@@ -57,17 +58,17 @@ class Attempt:
 
     @property
     def error(self) -> LogError | None:
-        """What to blame: see endings.cause_of; None where there is no error."""
+        """The error to blame (endings.cause_of); None if there is none."""
         return cause_of(self.errors)
 
     @property
     def death(self) -> LogError | None:
-        """How the process died, the last word on it; None where the log does not say that it did."""
+        """The last report that a process died; None if the log has none."""
         return next((error for error in reversed(self.errors) if error.kind is Kind.DEATH), None)
 
     @property
     def figures(self) -> Figures:
-        """Each figure by its most precise reading."""
+        """The most precise reading of each figure."""
         known: dict[str, Any] = {}
         for attribute in figure_specs():
             if (reading := self.reading(attribute)) is not None:
@@ -75,12 +76,12 @@ class Attempt:
         return Figures(**known)
 
     def reading(self, attribute: str) -> Reading | None:
-        """Its most precise reading; None where no line says it. A verdict asks hundreds of times, so what was looked at is kept."""
-        for reading in self.readings[self._num_looked_at :]:
+        """The most precise reading of a figure; None if no line prints it. Indexed, as one verdict asks hundreds of times."""
+        for reading in self.readings[self._num_indexed :]:
             known = self._best.setdefault(reading.attribute, reading)
             if reading.tolerance < known.tolerance:
                 self._best[reading.attribute] = reading
-        self._num_looked_at = len(self.readings)
+        self._num_indexed = len(self.readings)
         return self._best.get(attribute)
 
     def readings_of(self, attribute: str) -> list[Reading]:
@@ -88,12 +89,12 @@ class Attempt:
         return [reading for reading in self.readings if reading.attribute == attribute]
 
     def last(self, kind: type[EventT]) -> EventT | None:
-        """The last event of this kind; None where there is none."""
-        return next((said.event for said in reversed(self.events) if isinstance(said.event, kind)), None)
+        """The last event of this kind; None if there is none."""
+        return next((logged.event for logged in reversed(self.events) if isinstance(logged.event, kind)), None)
 
     def all(self, kind: type[EventT]) -> list[EventT]:
         """Every event of this kind, in order."""
-        return [said.event for said in self.events if isinstance(said.event, kind)]
+        return [logged.event for logged in self.events if isinstance(logged.event, kind)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class ParsedLog:
     """A log as attempts; the last one counts.
 
     Attributes:
-        dialect: what it was read by.
+        dialect: the lines that it was parsed with.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""Lines, one after the other, as the attempts at a load that they are of."""
+"""Builds attempts at a load from the lines of a log, fed one by one."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from loadcheck.logs.event_lines import EVENT_ANCHOR, read_event, split_event
 from loadcheck.logs.events import Done, Started
 from loadcheck.logs.formats import RUN_STAGES, LineFormat, Stage
 from loadcheck.logs.matches import Match, find_matches
+from loadcheck.logs.mentions import is_mention
 from loadcheck.logs.prefixes import Stamp, rank_of, strip_prefixes
-from loadcheck.logs.spoken import is_spoken_of
 from loadcheck.logs.wrapped import Crossing, with_crossing
 
 MAX_ATTEMPTS = 1_000
-"""A file that begins more loads than any log holds is refused, rather than kept in memory."""
+"""A file with more loads than any log holds is refused rather than kept in memory."""
 MATCHES_OF_A_LOG = 3
-"""Known lines in one line, as of a log that was pasted without its line breaks, or in one attempt behind prefixes that nobody knows."""
+"""This many known lines make a file a log even if none begins as a load's line does: all on one line (pasted without its line breaks),
+or in one attempt (behind unknown prefixes)."""
 MAX_WORDS_CHARS = 110
-"""A report of a death alone, without a line of a load; a sentence of prose is longer, or wrapped later."""
-_IS_LEAD = re.compile(r"(?![-*+] )\W{0,4}(?:[\w./:-]{1,255}: )?(?:[A-Z][\w ]{0,40}: )?")
-"""What may stand before a failure's words at the beginning of a line: the exception's name, a file, or a program's (docker, ld)."""
+"""The longest line that makes a file a log by its report of a process death alone. A sentence of prose is longer, or wraps later."""
+_LEAD = re.compile(r"(?![-*+] )\W{0,4}(?:[\w./:-]{1,255}: )?(?:[A-Z][\w ]{0,40}: )?")
+"""What may precede a failure's words at the beginning of a line: the name of an exception, a file, or a program (docker, ld)."""
 
 
 class AttemptBuilder:
-    """Sorts matches into attempts as they come."""
+    """Sorts what the lines hold into attempts."""
 
     def __init__(self, path: Path, dialect: Dialect, words: Sequence[EndingWords] = ()) -> None:
         self.dialect = dialect
@@ -40,9 +41,9 @@ class AttemptBuilder:
         self._path = path
         self._attempts: list[Attempt] = []
         self._is_log = False
-        """Whether a line began as a load's or a failure's does; prose has their words within its sentences alone."""
+        """Whether a line began as a load's or a failure's lines do. Prose has such words only within its sentences."""
         self._retrying = False
-        """Between the line of a retry and the new engine's first line, the error of the try before is printed."""
+        """Whether the last load line announced a retry: until the new engine's first line, errors belong to the try before."""
         self._endings = EndingReader(dialect.endings)
         self._stamp = Stamp()
         self._rank: str | None = None
@@ -50,7 +51,7 @@ class AttemptBuilder:
 
     @property
     def has_figures(self) -> bool:
-        """Whether a line of a load was read: a failure's words alone are no longer needed to know a log by."""
+        """Whether a line of a load was read. If so, a failure's words are no longer needed to recognize a log."""
         return any(attempt.formats for attempt in self._attempts)
 
     @property
@@ -58,14 +59,14 @@ class AttemptBuilder:
         return sum(len(attempt.errors) for attempt in self._attempts)
 
     @property
-    def wants_all(self) -> bool:
-        return self._endings.wants_all
+    def needs_next_line(self) -> bool:
+        return self._endings.needs_next_line
 
-    def feed(self, line: int, text: str, across: Crossing | None = None) -> None:
+    def feed(self, line: int, text: str, crossing: Crossing | None = None) -> None:
         """Read one line.
 
         Args:
-            across: what it says together with the lines that a page broke off it.
+            crossing: what the line says together with the lines after it that were wrapped off it.
         """
         if EVENT_ANCHOR in text:
             before, data, after = split_event(text)
@@ -74,16 +75,16 @@ class AttemptBuilder:
                 self._feed_event(line, data)
                 self._feed_text(line, after.lstrip(" "))
                 return
-            text = before + "\n" + after  # no event of ours: what it says is the log's own
+            text = before + "\n" + after  # not an event of ours, so ordinary text of the log
             num_errors = self._num_errors
-            self._feed_text(line, text, across)
-            if self._num_errors == num_errors:  # and so is what stands behind its last brace
+            self._feed_text(line, text, crossing)
+            if self._num_errors == num_errors:  # an error may also follow the last brace
                 self._feed_error(line, after.rpartition("}")[2].strip())
             return
-        self._feed_text(line, text, across)
+        self._feed_text(line, text, crossing)
 
-    def _feed_text(self, line: int, text: str, across: Crossing | None = None) -> None:
-        matches = self._of_one_rank(text, with_crossing(find_matches(self.dialect, line, text), across))
+    def _feed_text(self, line: int, text: str, crossing: Crossing | None = None) -> None:
+        matches = self._of_one_rank(text, with_crossing(find_matches(self.dialect, line, text), crossing))
         for match in matches:
             self._feed_match(line, match)
         for piece in text.split("\n"):
@@ -92,7 +93,7 @@ class AttemptBuilder:
             self._feed_error(line, bare)
 
     def _of_one_rank(self, text: str, matches: list[Match]) -> list[Match]:
-        """Those of the rank that spoke first; the others print the same lines, and are no second load."""
+        """The matches, if the line is of the rank that printed first. The other ranks print the same lines, which are no second load."""
         if not matches:
             return matches
         rank = rank_of(text)
@@ -105,7 +106,7 @@ class AttemptBuilder:
         return []
 
     def finish(self) -> list[Attempt]:
-        """The attempts, each with what was printed once for the whole run; none where this is no log."""
+        """The attempts, each with what was printed once for the whole run; empty if the file is not a log."""
         known = max((len(attempt.formats) for attempt in self._attempts), default=0)
         if not self._is_log and known < MATCHES_OF_A_LOG:
             return []
@@ -118,7 +119,7 @@ class AttemptBuilder:
     def _feed_match(self, line: int, match: Match) -> None:
         format = match.format
         attempt = self._attempt_for(format)
-        if format.repeats and attempt.formats[format.name] and _said(match.readings) <= _said(attempt.readings):
+        if format.repeats and attempt.formats[format.name] and _values(match.readings) <= _values(attempt.readings):
             return
         attempt.formats[format.name] += 1
         attempt.first_lines.setdefault(format.name, line)
@@ -131,7 +132,7 @@ class AttemptBuilder:
             attempt.readings.extend(match.readings)
 
     def _attempt_for(self, format: LineFormat) -> Attempt:
-        """The present attempt, or a new one where this line begins a load anew."""
+        """The current attempt, or a new one if this line begins another load."""
         if not self._attempts:
             return self._begin()
         attempt = self._attempts[-1]
@@ -160,13 +161,13 @@ class AttemptBuilder:
             attempt.errors.append(error)
 
     def _failing_attempt(self) -> Attempt | None:
-        """The attempt that an error on this line is of: until the retry's engine speaks, the one before it."""
+        """The attempt that an error on this line belongs to: during a retry, until its engine prints a line, the one before."""
         if self._retrying and len(self._attempts) > 1:
             return self._attempts[-2]
         return self._attempts[-1] if self._attempts else None
 
     def _feed_words(self, line: int, text: str) -> None:
-        """A failure's words that begin a line, where there is no load yet: enough to look for its cause."""
+        """Record a known failure that begins a line where no load was read yet: enough to look for its cause."""
         if self.has_figures:
             return
         for literal, pattern in self.words:
@@ -179,15 +180,15 @@ class AttemptBuilder:
 
     def _feed_event(self, line: int, data: dict[str, Any]) -> None:
         self._is_log = True
-        said = read_event(line, data, self.dialect.event_kinds)
-        begins = isinstance(said.event, Started) and any(
+        logged = read_event(line, data, self.dialect.event_kinds)
+        begins = isinstance(logged.event, Started) and any(
             attempt.last(Started) is not None for attempt in self._attempts[-1:]
         )
         attempt = self._begin() if begins or not self._attempts else self._attempts[-1]
         if len(attempt.events) >= MAX_KEPT:
             return
-        attempt.events.append(said)
-        if isinstance(said.event, Done) and attempt.ready_line is None:
+        attempt.events.append(logged)
+        if isinstance(logged.event, Done) and attempt.ready_line is None:
             attempt.ready_line = line
         for attribute, spec in figure_specs().items():
             if spec.holds(value := data.get(attribute)):
@@ -195,19 +196,19 @@ class AttemptBuilder:
 
 
 def _is_report(text: str, error: LogError) -> bool:
-    """Whether a line below its prefixes is a report of this failure, and no sentence about it."""
+    """Whether a line without its prefixes reports this failure, rather than being a sentence about it."""
     if error.kind is Kind.DEATH:
         return len(text) <= MAX_WORDS_CHARS
-    return _IS_LEAD.fullmatch(text.partition(error.text)[0]) is not None
+    return _LEAD.fullmatch(text.partition(error.text)[0]) is not None
 
 
 def _reports(text: str, match: re.Match[str]) -> bool:
-    """Whether a failure's words begin their line, and no sentence about them."""
-    return _IS_LEAD.fullmatch(text[: match.start()]) is not None and not is_spoken_of(text, match.start(), match.end())
+    """Whether a failure's words begin their line, and the line does not merely mention them."""
+    return _LEAD.fullmatch(text[: match.start()]) is not None and not is_mention(text, match.start(), match.end())
 
 
 def _begins_as_a_load(dialect: Dialect, text: str) -> bool:
-    """Whether a line below its prefixes begins as a load's lines do, after no more than a banner's drawing."""
+    """Whether a line without its prefixes begins as a load's lines do, after at most the drawing of a banner."""
     for format in dialect.formats:
         if format.anchor in text and (match := format.pattern.search(text)):
             lead = text[: match.start()]
@@ -216,28 +217,28 @@ def _begins_as_a_load(dialect: Dialect, text: str) -> bool:
     return False
 
 
-def _said(readings: Iterable[Reading]) -> set[tuple[str, Any]]:
+def _values(readings: Iterable[Reading]) -> set[tuple[str, Any]]:
     return {(reading.attribute, reading.value) for reading in readings}
 
 
 def _inherit(dialect: Dialect, attempt: Attempt, other: Attempt) -> None:
-    """Give `attempt` what `other` said once for the whole run, and it did not say itself, or less precisely."""
+    """Copy to `attempt` what `other` printed once for the whole run, where `attempt` lacks it or has it less precisely."""
     own = {
         attribute: reading.tolerance for attribute in _attributes(attempt) if (reading := attempt.reading(attribute))
     }
-    said: set[str] = set()
+    inherited_figures: set[str] = set()
     lines: set[int] = set()
     for format in dialect.formats:
         inherited = format.stage in RUN_STAGES and not format.retries
         if inherited and other.formats[format.name] and not attempt.formats[format.name]:
             attempt.formats[format.name] = other.formats[format.name]
             attempt.first_lines[format.name] = other.first_lines[format.name]
-            said |= {capture.attribute for capture in format.captures}
+            inherited_figures |= {capture.attribute for capture in format.captures}
             lines.add(other.first_lines[format.name])
     attempt.readings.extend(
         reading
         for reading in other.readings
-        if reading.attribute in said
+        if reading.attribute in inherited_figures
         and reading.line in lines
         and reading.tolerance < own.get(reading.attribute, math.inf)
     )

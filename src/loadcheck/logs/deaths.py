@@ -1,4 +1,4 @@
-"""A process that died, in the words of whoever watched it: a shell, a kernel, a container, a scheduler, an engine's other half."""
+"""Reports that a process died, from whatever watched it: a shell, a kernel, a container, a scheduler, the other process of an engine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 from loadcheck.logs.signal_words import ENGLISH, find_report
 
 MAX_REPORT_CHARS, MAX_WORDS_BEFORE, PROSE = 400, 12, "|#-*"
-"""A report of a death is a short line that comes to the point; a longer one, or one of Markdown, only speaks of it."""
+"""A report of a death is a short line that says so early. A longer line, or one of Markdown, only mentions a death."""
 
 _EXIT_CODE = re.compile(
     r"\b(?:exit(?:ed)?(?: with)? (?:exit )?(?:code|status)|exit_?code|non-zero (?:exit )?status(?: of)?|exited with(?= -\d| 1[2-5]\d\b)|npm \S+ errno|"
@@ -55,7 +55,7 @@ _ENGINE = re.compile(
 )
 
 
-# Who watched a process, and says that it is gone: schedulers, mpirun, timeout, Jupyter, Kubernetes, CI, clouds.
+# Reports of schedulers, mpirun, timeout, Jupyter, Kubernetes, CI and clouds that a process they watched is gone.
 _GONE = re.compile(
     r"\*\*\* (?:JOB|STEP) \S+ ON \S+ (?:CANCELLED|FAILED)|PBS: job killed|dumped core|"
     r"[Kk]ernel (?:crashed while executing|died\b|for \S+ appears to have died|appears to have died|\S+ restarted$)|"
@@ -70,11 +70,11 @@ _GONE = re.compile(
 _PROSE = re.compile(
     r"\b(?:you|your|if|when|use|means?|would|could|should|may|likely|does|why|how|what|an? process)\b", re.IGNORECASE
 )
-"""Words of a sentence about signals and exit codes, such as a model's answer; no report of one has them."""
+"""Words of a sentence about signals and exit codes, such as a model's answer; no report of a death has them."""
 
 
 def signal_name(number: int) -> str | None:
-    """The signal of a number, of an exit code above 128, or of a negative one (subprocess); None where there is none."""
+    """The signal of a signal number, an exit code above 128, or a negative return code (subprocess); None if there is none."""
     number = -number if number < 0 else number - 128 if number > 128 else number
     try:
         return signal.Signals(number).name
@@ -83,7 +83,7 @@ def signal_name(number: int) -> str | None:
 
 
 def find_death(text: str) -> tuple[str, str | None] | None:
-    """The words of a process that died in a line below its prefixes, and its signal; None where the line says no such thing."""
+    """The report of a process death in a line without its prefixes, and the signal; None if the line holds no such report."""
     if report := find_report(text):
         return report
     if match := _NATIVE.match(text):
@@ -98,7 +98,7 @@ def find_death(text: str) -> tuple[str, str | None] | None:
 
 
 def _reported_death(text: str) -> tuple[str, str | None] | None:
-    """The same, in the words of whoever watched the process: a kernel, a container, a scheduler, an engine's other half."""
+    """The same for a report by what watched the process: a kernel, a container, a scheduler, the other process of an engine."""
     words = text.strip()
     if (match := _HOST_MEMORY.search(text)) and _is_near(text, match):
         return words, signal.SIGKILL.name
@@ -117,7 +117,7 @@ def _reported_death(text: str) -> tuple[str, str | None] | None:
 
 
 def _is_near(text: str, match: re.Match[str]) -> bool:
-    """Whether the words stand near the beginning of their line, as in a report; a sentence may come to them later."""
+    """Whether the match is near the beginning of its line, as in a report. A sentence may get there later."""
     return text[: match.start()].count(" ") <= MAX_WORDS_BEFORE
 
 

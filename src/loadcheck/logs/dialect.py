@@ -1,4 +1,4 @@
-"""What the logs of a stack are read by: its lines, its words for an end, and how its lines begin."""
+"""What the parser must know of a stack's logs: its lines, its words for a failure, and how its lines begin."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loadcheck.logs.events import KINDS
 from loadcheck.logs.formats import LineFormat
 
 EndingWords = tuple[str, re.Pattern[str]]
-"""(literal, pattern) of words that end a load; what the pattern matches is kept as the error."""
+"""(literal, pattern) of a message that ends a load; what the pattern matches is kept as the error."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Dialect:
 
     Attributes:
         formats: names are unique among all stacks.
-        endings: words of the engine's own that end a load, beside exceptions and deaths.
-        leads: literals that stand before a figure at the beginning of a load's own lines.
-        heads: regular expressions of other beginnings, for lines that a page broke (logs/wrapped.py).
-        events: of the engine's own, beside those of logs/events.py.
+        endings: the engine's own messages that end a load, beside exceptions and process deaths.
+        leads: literals that precede a figure at the beginning of a load's own lines.
+        heads: regular expressions of other line beginnings, to rejoin wrapped lines (logs/wrapped.py).
+        events: those of its own engine, beside those of logs/events.py.
     """
 
     formats: tuple[LineFormat, ...] = ()
@@ -44,17 +44,17 @@ class Dialect:
 
     @cached_property
     def anchors(self) -> tuple[str, ...]:
-        """Literals of which every line that is one of these holds at least one."""
+        """Literals; every line that matches a format or an ending holds at least one of them."""
         return tuple({format.anchor: None for format in self.formats} | {literal: None for literal, _ in self.endings})
 
     @cached_property
     def dense_anchors(self) -> tuple[str, ...]:
-        """The formats' anchors without blanks, as lines that were broken anywhere still hold them."""
+        """The formats' anchors without blanks: lines that were wrapped anywhere still hold them."""
         return tuple({format.anchor.replace(" ", "") for format in self.formats})
 
     @cached_property
     def head(self) -> re.Pattern[str]:
-        """How a line begins that is no piece of the one before: a load's own line, a log record, a traceback or an exception."""
+        """How a line begins that does not continue the one before: a load's own line, a log record, a traceback or an exception."""
         own = "|".join((*self.heads, *map(re.escape, self.leads)))
         return re.compile(rf"\s{{0,4}}(?:{_RECORDS}{'|' + own if own else ''})")
 
@@ -63,7 +63,7 @@ _RECORDS = r"(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\b|Traceback|[\w.]+Error\b"
 
 
 def merged(dialects: Iterable[Dialect]) -> Dialect:
-    """All of them as one: a log is read before it is known whose it is."""
+    """All of them as one: a log is parsed before it is known which stack printed it."""
     each = tuple(dialects)
     return Dialect(
         formats=tuple(format for one in each for format in one.formats),

@@ -1,7 +1,7 @@
-"""How a log ends: exceptions, with what they were raised from and where, and processes that died.
+"""What ends a load in its log: exceptions, with their chain and frames, failure messages of known libraries, and process deaths.
 
-Python's own forms: a traceback is its head, indented frames, and a line `Type: message`; a chain joins several by two known sentences
-(Lib/traceback.py, _cause_message and _context_message). What `Exception ignored in` or `--- Logging error ---` begins ends nothing.
+As Python prints it, a traceback is a head, indented frames, and a line `Type: message`; one of two sentences joins each traceback of a chain
+to the next (Lib/traceback.py, _cause_message and _context_message). What follows `Exception ignored in` or `--- Logging error ---` ends no load.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from enum import Enum, auto
 from loadcheck.logs.deaths import DEATH_ANCHORS, find_death
 from loadcheck.logs.dialect import EndingWords
 from loadcheck.logs.formats import Stage
-from loadcheck.logs.spoken import is_spoken_of, own_words
+from loadcheck.logs.mentions import before_quote, is_mention
 
 MAX_FRAMES = 200
-"""Lines kept of one traceback, the last ones: far over what Python prints of one without recursion."""
+"""How many of the last lines of a traceback are kept: far more than Python prints of one without recursion."""
 MAX_TEXT = 500
 
 TRACEBACK = "Traceback (most recent call last)"
@@ -37,12 +37,12 @@ _RAISED = re.compile(rf"{_NAME}(?:: .*|:?$)", re.ASCII)
 BENIGN_EXITS = ("SystemExit: 0", "SystemExit: None", "SystemExit")
 _GROUP_EDGE = re.compile(r"^[ |+-]*(?=\S)")
 _LOGGING_TAIL = ("Call stack:", "Message: ", "Arguments: ")
-# What points to an error elsewhere, and is none itself.
+# A message that only points to an error elsewhere.
 _POINTER = re.compile(r"root cause|see (?:the )?(?:stack ?trace|error|above)", re.IGNORECASE)
 
 
 class Kind(Enum):
-    """What ended a load: an exception that Python printed, the engine's own words, or the death of a process."""
+    """What ended a load: an exception that Python printed, a failure message, the head of a traceback, or the death of a process."""
 
     EXCEPTION = auto()
     WORDS = auto()
@@ -55,11 +55,11 @@ class LogError:
     """A line that ends a load.
 
     Attributes:
-        text: the line's own words, at most MAX_TEXT characters.
-        stage: how far the load had come there; None where no line of a load stood before it.
+        text: the message, at most MAX_TEXT characters.
+        stage: how far the load had come by then; None if no line of a load came before it.
         frames: the lines of its traceback, the innermost last.
-        follows: whether it was raised from the error before it.
-        signal: the name of the signal that ended a process; None where there was none, or none is known.
+        follows: whether it was raised from the error before it, or while that was handled.
+        signal: the name of the signal that ended a process; None if there was none, or it is not known.
     """
 
     line: int
@@ -72,12 +72,12 @@ class LogError:
 
     @property
     def is_pointer(self) -> bool:
-        """Whether it only says that the cause stands elsewhere."""
+        """Whether it only says that the cause is found elsewhere."""
         return _POINTER.search(self.text) is not None
 
 
-# What ends a load whatever its stack: CUDA and its libraries, then what comes before there is a load (Docker, the linker, the system), and
-# our own engine that refuses.
+# Messages that end a load of any stack: of CUDA and its libraries, of what runs before a load (Docker, the linker, the system), and
+# of our own engine when it refuses.
 ENDINGS: tuple[EndingWords, ...] = tuple(
     (anchor, re.compile(pattern))
     for anchor, pattern in (
@@ -100,7 +100,7 @@ ENDINGS: tuple[EndingWords, ...] = tuple(
         ("fallen off the bus", r"GPU has fallen off the bus.*"),
         ("GPU is lost", r"GPU is lost.*"),
         ("uncorrectable ECC", r"uncorrectable ECC error encountered.*"),
-        # the kernel's driver; the others of its numbers are notes (docs.nvidia.com/deploy/xid-errors)
+        # the kernel's driver; its other Xid numbers are notes (docs.nvidia.com/deploy/xid-errors)
         ("NVRM: Xid", r"NVRM: Xid \([^)]{1,64}\): (?:13|31|43|45|48|6[1249]|74|79|9[45]|119|120), .*"),
         # libraries that print and exit: an assertion of a kernel, then the strings of the pinned wheels' vllm_flash_attn/_vllm_fa2_C.abi3.so,
         # libbitsandbytes_cuda124.so and vllm/_C.abi3.so
@@ -137,15 +137,15 @@ class _State(Enum):
     FRAMES = auto()
     """In a traceback, before the line that names its exception."""
     RAISED = auto()
-    """Right after that line, where a sentence may join another exception to it."""
+    """Right after that line, where a sentence may chain another exception to it."""
 
 
 class EndingReader:
-    """Reads lines one by one, below their prefixes; `feed` gives the error that a line completes."""
+    """Reads lines one by one, without their prefixes; `feed` returns the error that a line completes."""
 
     def __init__(self, words: Sequence[EndingWords] = ()) -> None:
         """Args:
-        words: of the engines' own, which come before ENDINGS.
+        words: the engines' own failure messages, which take precedence over ENDINGS.
         """
         self._words = (*words, *ENDINGS)
         self._state = _State.NOTHING
@@ -153,19 +153,19 @@ class EndingReader:
         self._ignoring = False
         self._logging = False
         self._expects = False
-        """Of what Python ignores: whether its exception, or one that it was raised from, is still to come."""
+        """Within what Python ignores: whether the exception, or one chained to it, is still to come."""
         self._follows = False
 
     @property
-    def wants_all(self) -> bool:
-        """Whether the next line is needed, whatever it holds."""
+    def needs_next_line(self) -> bool:
+        """Whether the next line must be fed, whatever it holds."""
         return self._state is not _State.NOTHING or self._ignoring
 
     def feed(self, line: int, text: str, stage: Stage | None) -> LogError | None:
-        """Read one line; None where it ends no load.
+        """Read one line; None if it ends no load.
 
         Args:
-            text: the line below its prefixes.
+            text: the line without its prefixes.
             stage: how far the load has come.
         """
         if _IGNORED.search(text):
@@ -200,7 +200,7 @@ class EndingReader:
         self._ignoring, self._expects = self._ignoring and self._expects, False
         if self._ignoring:
             return None
-        if rest := after.lstrip("): "):  # a page or a repr put it all on one line
+        if rest := after.lstrip("): "):  # a web page or a repr put the whole traceback on one line
             self._state = _State.NOTHING
             return LogError(line, rest, Kind.EXCEPTION)
         return LogError(line, (TRACEBACK + after).strip(), Kind.HEAD, follows=self._follows)
@@ -221,7 +221,7 @@ class EndingReader:
         return error
 
     def _is_covered(self, text: str) -> bool:
-        """Whether a line still belongs to what Python ignores: its exception without a traceback, or the tail of a log handler's."""
+        """Whether a line still belongs to what Python ignores: an exception without a traceback, or the rest of a logging error."""
         if self._expects and _EXCEPTION.match(text):
             self._expects = False
             return True
@@ -230,36 +230,36 @@ class EndingReader:
         return self._expects and text[:1] in " \t"
 
     def _alone(self, line: int, text: str) -> LogError | None:
-        """An exception without a traceback, the engine's words, or a death."""
+        """An exception without a traceback, a failure message, or a process death."""
         if _EXCEPTION.match(text.strip()):
             return None if text.strip() in BENIGN_EXITS else self._raised(line, text)
-        if death := find_death(own_words(text)):
+        if death := find_death(before_quote(text)):
             return LogError(line, death[0], Kind.DEATH, signal=death[1])
         for anchor, pattern in self._words:
-            if anchor in text and (match := pattern.search(text)) and not _is_spoken_of(text, match, anchor):
+            if anchor in text and (match := pattern.search(text)) and not _only_mentions(text, match, anchor):
                 return LogError(line, match.group())
         return None
 
 
 def _is_quoted(text: str) -> bool:
-    """Whether the head of a traceback stands in a string of a program, or in what a model answered."""
+    """Whether the head of a traceback is inside a string of program text, or in a model's answer."""
     start = text.index(TRACEBACK)
-    return is_spoken_of(text, start, start + len(TRACEBACK))
+    return is_mention(text, start, start + len(TRACEBACK))
 
 
-def _is_spoken_of(text: str, match: re.Match[str], anchor: str) -> bool:
-    """See logs/spoken.py; words that must begin their line are a program's."""
+def _only_mentions(text: str, match: re.Match[str], anchor: str) -> bool:
+    """Whether the line only mentions the failure (logs/mentions.py); a message that must begin its line is always a report."""
     begins = match.re.pattern.startswith("^")
-    return not begins and is_spoken_of(text, match.start(), text.index(anchor, match.start()) + len(anchor))
+    return not begins and is_mention(text, match.start(), text.index(anchor, match.start()) + len(anchor))
 
 
 def cause_of(errors: list[LogError]) -> LogError | None:
-    """The error to blame: the first specific one of the last chain that has one; None where there is none.
+    """The error to blame: the first of the last chain, where pointers and heads do not count; None if there is no error.
 
-    An exception says more than the death that follows it, and a line that points elsewhere says nothing.
+    An exception tells more than the death that follows it, and a line that points elsewhere tells nothing.
     """
-    telling = [error for error in errors if error.kind is not Kind.HEAD and not error.is_pointer]
-    raised = [error for error in telling if error.kind is not Kind.DEATH] or telling
+    specific = [error for error in errors if error.kind is not Kind.HEAD and not error.is_pointer]
+    raised = [error for error in specific if error.kind is not Kind.DEATH] or specific
     if not raised:
         return errors[-1] if errors else None
     position = len(raised) - 1

@@ -1,8 +1,8 @@
-"""What an event is: a record with a name, its fields' types with their bounds, and how it is written.
+"""What an event is: a record with a name and typed, bounded fields; and how it is written.
 
-A record is one JSON object on a line of the log (logs/event_lines.py): the event's name, when it was said, then its fields in the
-order in which they are declared. A field without a default is always written, as null where there is nothing to say; one
-that is None by default is left out then. Of a log both are None, as are fields that an older version did not write.
+A record is one JSON object on a line of the log (logs/event_lines.py): the event's name, its time, then its fields in the order of their
+declaration. A field without a default is always written, as null if it has no value; a field whose default is None is left out
+then. When a log is read, both become None, as do fields that an older version did not write.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Capability = Annotated[str, Meta(pattern=r"\A[0-9]{1,2}\.[0-9]\Z", description="
 
 
 class Event(Struct, frozen=True, kw_only=True, tag_field="event"):
-    """What every event has.
+    """The base of all events.
 
     Attributes:
-        at_s: since the process began its work (stacks/recorder.py); each of a run's two processes counts its own.
-        last: fields that are written behind all others.
+        at_s: seconds since the process began its work (stacks/recorder.py); each of a run's two processes counts from its own start.
+        last: fields that are written after all others.
     """
 
     last: ClassVar[tuple[str, ...]] = ()
@@ -37,19 +37,19 @@ EventT = TypeVar("EventT", bound=Event)
 
 
 def name_of(kind: type[Event]) -> str:
-    """What the event is called in a log."""
+    """The event's name in a log."""
     return str(kind.__struct_config__.tag)
 
 
 def to_data(event: Event) -> dict[str, object]:
-    """The event as it is written, its name first. Values are as they were given: a version may be a kind of text of its package's own."""
+    """The event as it is written, its name first. Values stay as given: a package's version may be its own subclass of str."""
     may_be_null = nullable(type(event))
-    said = {name: value for name, value in structs.asdict(event).items() if value is not UNSET}
-    data = {name: value for name, value in said.items() if value is not None or name in may_be_null}
+    given = {name: value for name, value in structs.asdict(event).items() if value is not UNSET}
+    data = {name: value for name, value in given.items() if value is not None or name in may_be_null}
     last = {name: data.pop(name) for name in event.last if name in data}
     return {"event": name_of(type(event))} | data | last
 
 
 def nullable(kind: type[Event]) -> frozenset[str]:
-    """The fields that are written as null where there is nothing to say; all others are left out then."""
+    """The fields that are written as null if they have no value; all others are left out then."""
     return frozenset(field.name for field in structs.fields(kind) if field.required or field.default is UNSET)

@@ -1,7 +1,7 @@
 """The lines that our own engines print among the libraries' output, one JSON object each.
 
-They make a raw log complete: what vLLM and unsloth do not print (bytes to the byte, the answer, the losses) is there too. A line is
-read field by field, so that one that was damaged, or is of another version, loses nothing of what it says besides.
+They make a raw log complete: it also holds what vLLM and unsloth do not print (exact bytes, the answer, the losses). A line is read field
+by field, so that one bad field, or one of another version, does not lose the others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EVENT_ANCHOR = PREFIX + "{"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A field of an event that is not what it must be. Its record says None for it."""
+    """A field of an event with an invalid value. In the record it is None."""
 
     field: str
     value: object
@@ -34,13 +34,13 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """An event as a log has it.
+class LoggedEvent:
+    """An event as read from a log.
 
     Attributes:
         line: number of the line, from 1.
-        data: all that it says, also what no record has a field for.
-        event: None for one that this version does not know.
+        data: the whole JSON object, including keys that its record has no field for.
+        event: None for an event that this version does not know.
     """
 
     line: int
@@ -54,25 +54,25 @@ class Said:
 
 
 def format_event(event: Event) -> str:
-    """One line, ASCII only, so that no terminal code or line break in a value can forge another line."""
+    """The event as one line of ASCII, so that no terminal code or line break in a value can forge another line."""
     return PREFIX + json.dumps(to_data(event), ensure_ascii=True, allow_nan=False)
 
 
 def find_event(line: str) -> Event | None:
-    """The event that a line holds; None where it holds none that is known."""
+    """The event on a line; None if there is none, or none that is known."""
     data = split_event(line)[1]
     return None if data is None else read_event(0, data).event
 
 
 def split_event(line: str) -> tuple[str, dict[str, Any] | None, str]:
-    """A line as what stands before its event, the event's data, and what stands after it; None where PREFIX begins no event."""
+    """The text before a line's event, the event's data, and the text after it; the data is None if no event follows PREFIX."""
     before, _, text = line.partition(PREFIX)
     data, end = _decode(text)
     return before, data, text[end:]
 
 
 def _decode(text: str) -> tuple[dict[str, Any] | None, int]:
-    """The event that `text` begins with, and where it ends; NaN and infinity are no JSON."""
+    """The event that `text` begins with, and where it ends. NaN and infinity are not JSON."""
     try:
         data, end = json.JSONDecoder(parse_constant=_refuse).raw_decode(text)
     except (ValueError, RecursionError):
@@ -85,11 +85,11 @@ def _refuse(constant: str) -> Any:
     raise ValueError(constant)
 
 
-def read_event(line: int, data: Mapping[str, Any], kinds: Mapping[str, type[Event]] = KINDS) -> Said:
-    """The record of an event's data, with the fields that are right, and a fault for each that is not."""
+def read_event(line: int, data: Mapping[str, Any], kinds: Mapping[str, type[Event]] = KINDS) -> LoggedEvent:
+    """The record of an event's data with its valid fields, and a fault for each invalid one."""
     kind: Any = kinds.get(data["event"])
     if kind is None:
-        return Said(line, data)
+        return LoggedEvent(line, data)
     types, faults = _types(kind), []
     values: dict[str, Any] = dict.fromkeys(types)
     for name, value in data.items():
@@ -99,12 +99,12 @@ def read_event(line: int, data: Mapping[str, Any], kinds: Mapping[str, type[Even
             values[name] = msgspec.convert(value, types[name])
         except msgspec.ValidationError:
             faults.append(Fault(name, value, " or ".join(_words(types[name]))))
-    return Said(line, data, kind(**values), tuple(faults))
+    return LoggedEvent(line, data, kind(**values), tuple(faults))
 
 
 @cache
 def _types(kind: type[Event]) -> dict[str, Any]:
-    """What each field may be in a log: null where it is always written, and nothing less than a value where it is left out else."""
+    """The type of each field in a log: fields that are always written may be null, those that are left out otherwise may not."""
     may_be_null = nullable(kind)
     return {
         field.name: field.type if field.name in may_be_null else _without_none(field.type)
@@ -117,7 +117,7 @@ def _without_none(kind: Any) -> Any:
 
 
 def _words(kind: Any) -> Iterator[str]:
-    """What a field must be, for people."""
+    """What a field must be, in words."""
     if get_origin(kind) in (Union, UnionType):
         for part in get_args(kind):
             yield from _words(part)

@@ -1,7 +1,7 @@
-"""Every event that an engine of ours says, one record each. To add one, write it here and name it in `AnyEvent`.
+"""Every event that our engines print, one record each. To add one, write it here and name it in `AnyEvent`.
 
-See logs/event.py for what is written and what is left out. A field that is named as a figure (figures.py) is read as that figure, to
-the byte.
+logs/event.py says which fields are written and which are left out. A field with the name of a figure (figures.py) is read as that figure,
+to the byte.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class OnDevice(Event, frozen=True, kw_only=True):
     """The card's memory at that moment (stacks/unsloth_vllm/device.py: memory_now).
 
     Attributes:
-        used_bytes: in use on the card, whoever uses it.
+        used_bytes: in use on the card, by any process.
         allocated_bytes, reserved_bytes: of torch's allocator.
         peak_allocated_bytes, peak_reserved_bytes: the most so far, since the engine's profile run.
     """
@@ -40,8 +40,8 @@ class WeightsReady(Event, frozen=True, kw_only=True, tag="weights_ready"):
 
     Attributes:
         source: hub, package, synthetic or local, as the profile says.
-        directory: its last name.
-        cached: whether nothing had to be made or fetched.
+        directory: the last component of its path.
+        cached: whether nothing had to be made or downloaded.
     """
 
     source: str | None = None
@@ -52,7 +52,7 @@ class WeightsReady(Event, frozen=True, kw_only=True, tag="weights_ready"):
 
 
 class Started(Event, frozen=True, kw_only=True, tag="started"):
-    """What is to be loaded, and by which packages: the first event of a CPU's load (stacks/transformers_cpu/engine.py: record_start)."""
+    """What is to be loaded, and by which packages: the first event of a load on the CPU (stacks/transformers_cpu/engine.py: record_start)."""
 
     model: str | None = None
     dtype: str | None = None
@@ -67,7 +67,7 @@ class Started(Event, frozen=True, kw_only=True, tag="started"):
 
 
 class Imported(Event, frozen=True, kw_only=True, tag="imported"):
-    """The libraries are imported: the first event of a GPU's load (stacks/unsloth_vllm/engine.py, stacks/plain_vllm/engine.py)."""
+    """The libraries are imported: the first event of a load on a GPU (stacks/unsloth_vllm/engine.py, stacks/plain_vllm/engine.py)."""
 
     import_s: Seconds | None = None
     versions: Versions | None = None
@@ -75,7 +75,7 @@ class Imported(Event, frozen=True, kw_only=True, tag="imported"):
 
 
 class Device(Event, frozen=True, kw_only=True, tag="device"):
-    """The card with a CUDA context and nothing loaded, which the prediction starts from (stacks/unsloth_vllm/device.py: record_device)."""
+    """The card with a CUDA context and nothing loaded, from which figures are predicted (stacks/unsloth_vllm/device.py: record_device)."""
 
     gpu_name: str | None = None
     compute_capability: Capability | None = None
@@ -95,10 +95,10 @@ class RamFound(Event, frozen=True, kw_only=True, tag="ram"):
 
 
 class WeightsLoaded(Event, frozen=True, kw_only=True, tag="weights"):
-    """The model is in a CPU's memory (stacks/transformers_cpu/engine.py: load).
+    """The model is in host memory (stacks/transformers_cpu/engine.py: load).
 
     Attributes:
-        by_kind: bytes of all that it holds, by what it is (memory.py: held_bytes).
+        by_kind: the bytes of all its tensors, by kind (memory.py: held_bytes).
     """
 
     weights_bytes: Bytes | None = None
@@ -117,8 +117,8 @@ class Attached(OnDevice, frozen=True, kw_only=True, tag="adapters"):
     """The adapters are attached (attach, in the engines).
 
     Attributes:
-        patched_layers, patched_qkv, patched_o, patched_mlp: what unsloth would say of a CPU's load; of a GPU's it says it itself.
-        adapter_dtype: of all their weights, each once.
+        patched_layers, patched_qkv, patched_o, patched_mlp: on the CPU, the counts that unsloth would print; on a GPU it prints them itself.
+        adapter_dtype: the types of all their weights, each once.
         adapter_sha256: of the bytes of all their weights.
     """
 
@@ -141,14 +141,14 @@ class Slots(Event, frozen=True, kw_only=True, tag="slots"):
 
 
 class Answer(OnDevice, frozen=True, kw_only=True):
-    """One answer of the loaded model, greedy (stacks/unsloth_vllm/session.py: answer, and the other engines).
+    """One answer of the loaded model, by greedy decoding (stacks/unsloth_vllm/session.py: answer, and the other engines).
 
     Attributes:
         token_ids_sha256: of the answer's tokens.
-        first_token_unix_s: the time of its first token; None where the engine does not tell.
-        adapter_enabled: whether the engine says that it used the adapters.
-        expected: the word that it had to hold; None where the weights know no answer.
-        found: whether it holds that word.
+        first_token_unix_s: the time of its first token; None if the engine does not report it.
+        adapter_enabled: whether the engine reports that it used the adapters.
+        expected: the word that it had to contain; None for weights that know no answer.
+        found: whether it contains that word.
     """
 
     prompt: str | None = None
@@ -157,33 +157,33 @@ class Answer(OnDevice, frozen=True, kw_only=True):
     num_new_tokens: Count | None = None
     token_ids_sha256: str | None = None
     generate_s: Seconds | None = None
-    first_token_unix_s: Seconds | None | UnsetType = UNSET  # a CPU's engine does not write it, a GPU's writes null, too
+    first_token_unix_s: Seconds | None | UnsetType = UNSET  # the CPU's engine does not write it; a GPU's may write null
     adapter_enabled: bool | None = None
     expected: str | None
     found: bool | None
 
 
 class Answered(Answer, frozen=True, kw_only=True, tag="answer"):
-    """The answer of the model as it was loaded."""
+    """The answer of the model as loaded."""
 
 
 class AnsweredAfterTraining(Answer, frozen=True, kw_only=True, tag="answer_after_training"):
-    """The answer with the adapters that were trained, saved and read back."""
+    """The answer with the adapters trained, saved and read back."""
 
 
 class Stepped(Event, frozen=True, kw_only=True, tag="step"):
-    """One training step of a load (training.steps of its profile), counted from 0; the loss is None where it is no number."""
+    """One training step of a load (training.steps of its profile), counted from 0; the loss is None if it is not finite."""
 
     step: Count | None = None
     loss: Number | None
 
 
 class Trained(OnDevice, frozen=True, kw_only=True, tag="trained"):
-    """What the training steps of a load came to (stacks/unsloth_vllm/session.py: train, stacks/transformers_cpu/engine.py).
+    """The result of a load's training steps (stacks/unsloth_vllm/session.py: train, stacks/transformers_cpu/engine.py).
 
     Attributes:
-        steps: how many were taken; a CPU's engine says it.
-        first_loss, last_loss: None where they are no numbers.
+        steps: how many were taken; only the CPU's engine writes it.
+        first_loss, last_loss: None if not finite.
         adapter_changed, base_unchanged: by the hashes of their weights before and after.
     """
 
@@ -196,12 +196,12 @@ class Trained(OnDevice, frozen=True, kw_only=True, tag="trained"):
 
 
 class SavedAdapter(Event, frozen=True, kw_only=True, tag="saved_adapter"):
-    """The trained adapters as they were saved, against those in memory (stacks/unsloth_vllm/session.py: compare_saved).
+    """The saved adapters compared with those in memory (stacks/unsloth_vllm/session.py: compare_saved).
 
     Attributes:
-        same_weights: to the byte; the first logs with this event do not say it.
-        num_same_tokens: that the two answers begin with alike, of num_new_tokens.
-        same_answer: whether all were; in the first logs alone.
+        same_weights: whether they are equal to the byte; the first logs with this event lack it.
+        num_same_tokens: how many of num_new_tokens the two answers share at their beginning.
+        same_answer: whether they share all; only in the first logs.
     """
 
     same_weights: bool | None = None
@@ -211,30 +211,31 @@ class SavedAdapter(Event, frozen=True, kw_only=True, tag="saved_adapter"):
 
 
 class Peak(OnDevice, frozen=True, kw_only=True, tag="peak"):
-    """The most memory that the load had in use: of the card, or of a CPU's process, which says what it has now as well."""
+    """The most memory that the load had in use: on the card, or of the process on the CPU, which also writes what it uses now."""
 
     peak_device_bytes: Bytes | None = None
     rss_now_bytes: Bytes | None = None
 
 
 class Done(Event, frozen=True, kw_only=True, tag="done"):
-    """The engine has done all that it was asked for; the last event of every load and training."""
+    """The engine has finished; the last event of every load and training."""
 
 
 # --------------------------------------------------------------------------------------------------------------- a training
 
 
 class Rows(Event, frozen=True, kw_only=True):
-    """The rows of a training in tokens (stacks/rows.py: summary; of packed ones stacks/packing.py: Packed).
+    """The rows of a training, counted in tokens (stacks/rows.py: summary; if packed, stacks/packing.py: Packed).
 
     Attributes:
-        num_label_tokens: those that are learned.
-        num_cut_rows, num_ended_rows: rows that were cut, and rows whose last label ends an answer.
+        num_label_tokens: the tokens that are learned.
+        num_cut_rows, num_ended_rows: rows that were truncated, and rows whose last label ends an answer.
         labels: which tokens are learned (stacks/rows.py: Learned).
         tokens_sha256: of all ids and labels.
-        num_packed_rows: that the data's rows are packed into; tokens, labels and lengths are of these then.
-        num_split_rows, num_unended_rows: of the data, that go on in the next packed row, and whose end is not learned by that.
-        num_left_out_tokens: that no packed row has.
+        num_packed_rows: the rows that the data's rows are packed into; tokens, labels and lengths then count these.
+        num_split_rows: the data's rows that continue in the next packed row.
+        num_unended_rows: the data's rows whose end is not learned because of packing.
+        num_left_out_tokens: the tokens in no packed row.
     """
 
     num_rows: Count | None = None
@@ -253,20 +254,20 @@ class Rows(Event, frozen=True, kw_only=True):
 
 
 class TrainData(Rows, frozen=True, kw_only=True, tag="train_data"):
-    """The rows by the model's own tokenizer, counted before anything is loaded (engines/training.py: count_rows)."""
+    """The rows as the model's own tokenizer gives them, before anything is loaded (engines/training.py: count_rows)."""
 
 
 class TrainRows(Rows, frozen=True, kw_only=True, tag="train_rows"):
-    """The rows by the tokenizer that the trainer gets, once the adapters are attached (stacks/*/training.py: run)."""
+    """The rows as the trainer's tokenizer gives them, once the adapters are attached (stacks/*/training.py: run)."""
 
 
 class TrainBegin(Event, frozen=True, kw_only=True, tag="train_begin"):
     """The first step is about to be taken (stacks/trainer.py: Watch.begin_training).
 
     Attributes:
-        train_before_*: before the trainer was made; the peaks count from there.
-        train_peak_allocated_bytes, train_reserved_bytes, train_host_bytes: torch's peaks until now, and what the process holds.
-        train_device_used_bytes: the most that the card had in use.
+        train_before_*: before the trainer was made; peaks are counted from there.
+        train_peak_allocated_bytes, train_reserved_bytes, train_host_bytes: torch's peaks so far, and what the process uses.
+        train_device_used_bytes: the most in use on the card.
     """
 
     num_steps: Count | None = None
@@ -284,8 +285,8 @@ class TrainStep(Event, frozen=True, kw_only=True, tag="train_step"):
     """One step of a training, counted from 1, for progress: one of at most MAX_STEP_EVENTS (stacks/trainer.py); every step is in steps.jsonl.
 
     Attributes:
-        loss: of all its batches; None where it is no number.
-        reward: the mean of GRPO's.
+        loss: of all its batches; None if not finite.
+        reward: the mean of GRPO's rewards.
     """
 
     step: Count | None = None
@@ -302,9 +303,9 @@ class TrainDone(Event, frozen=True, kw_only=True, tag="train_done"):
     """The last step is taken and the adapters are saved (stacks/trainer.py: run_trainer).
 
     Attributes:
-        num_steps, num_planned_steps: in steps.jsonl, and of the trainer's own plan.
+        num_steps, num_planned_steps: the steps in steps.jsonl, and those that the trainer planned.
         saved_adapter_same: whether the adapters on the disk are those in memory.
-        num_ends_looked_at, num_ends_learned: answers whose end the model was asked for, and those that it ends; not of random weights.
+        num_ends_looked_at, num_ends_learned: answers whose end was tested, and those that the model ends; not for random weights.
     """
 
     num_steps: Count | None = None
@@ -320,7 +321,7 @@ class TrainDone(Event, frozen=True, kw_only=True, tag="train_done"):
 
 
 class TrainPeak(Event, frozen=True, kw_only=True, tag="train_peak"):
-    """The largest resident set of the process, pinned memory included, and what the card holds at the end (stacks/*/training.py: run)."""
+    """The peak resident set of the process, pinned memory included, and the card's memory at the end (stacks/*/training.py: run)."""
 
     train_peak_host_bytes: Bytes | None = None
     train_used_bytes: Bytes | None = None
@@ -331,7 +332,7 @@ class TrainPeak(Event, frozen=True, kw_only=True, tag="train_peak"):
 
 
 class Probe(Event, frozen=True, kw_only=True, tag="probe"):
-    """Whether what an export is held to was kept (stacks/probe.py), and why not."""
+    """Whether the reference logits that an export is checked against were kept (stacks/probe.py), and why not."""
 
     kept: bool | None = None
     why: str | None = None
@@ -342,5 +343,5 @@ AnyEvent = (
     | RamFound | WeightsLoaded | Loaded | Attached | Slots | Answered | Stepped | Trained | AnsweredAfterTraining | SavedAdapter | Peak | Done
     | TrainData | TrainRows | TrainBegin | TrainStep | TrainDone | TrainPeak | Probe
 )  # fmt: skip
-"""One of them, told apart by the field `event`. A stack's own, which nothing outside it reads, are in its dialect (logs/dialect.py)."""
+"""Any event, told apart by the field `event`. Events that only their own stack reads are in its dialect (logs/dialect.py)."""
 KINDS: dict[str, type[Event]] = {name_of(kind): kind for kind in get_args(AnyEvent)}

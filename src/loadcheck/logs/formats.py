@@ -1,6 +1,6 @@
-"""What a line format is, and the words that stacks write theirs with (`dialect` of each stack).
+"""What a line format is, and the helpers with which the stacks define theirs (the `dialect` of each stack).
 
-A format is searched for anywhere in a line, as progress bars, prefixes and one-line pastes put anything before and after it.
+A format is searched for anywhere in a line, as progress bars, prefixes and one-line pastes put other text before and after it.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ class Stage(IntEnum):
     TRAINING = 12
 
 
-# Printed once for the whole run, so it belongs to every attempt of it.
+# Printed once for the whole run, so these lines belong to every attempt of it.
 RUN_STAGES = frozenset({Stage.BANNER, Stage.PLAN, Stage.ADAPTERS})
 
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """What one group of a format's pattern says: which figure, how to read it, and with which precision.
+    """How one group of a format's pattern is read: as which figure, converted how, and with which precision.
 
     Attributes:
-        decimals: count the printed decimals (the value stands for an interval); False where the value is exact.
-        longest: characters that a group may have to be taken for the figure; no log prints a number of more than 20.
-        least: decimals at least, where the engine rounds to so many and prints no trailing zeros (vLLM's V1: round(x, 2)).
-        shift: added to the count of decimals, where the log prints the figure in another unit.
+        decimals: whether to count the printed decimals (the value stands for an interval); False if the value is exact.
+        shift: added to the number of decimals, if the log prints the figure in another unit.
+        least: the minimum number of decimals, if the engine rounds to so many and drops trailing zeros (vLLM's V1: round(x, 2)).
+        longest: the most characters that a group may have to be read as the figure; no log prints a number of more than 20.
     """
 
     attribute: str
@@ -59,12 +59,13 @@ class LineFormat:
     """One line format.
 
     Attributes:
-        anchor: a literal that every such line holds; lines without any anchor are not looked at.
-        stage: where in a load it stands.
-        opens: whether it begins a new attempt when the present one is already past its stage.
-        repeats: a progress bar, which is printed many times; otherwise a second time in one attempt is a finding.
-        retries: whether it begins another try of one run: until its engine speaks, errors are those of the try before.
+        source: the upstream file and line that print it.
+        stage: where in a load it is printed.
+        anchor: a literal that every such line holds; lines without any anchor are skipped.
         captures: one per group of the pattern, in order.
+        opens: whether it begins a new attempt if the current one is already past its stage.
+        repeats: a progress bar, which is printed many times; any other line that appears twice in one attempt is a finding.
+        retries: whether it begins another try within one run: until its engine prints a line, errors belong to the try before.
     """
 
     name: str
@@ -79,13 +80,13 @@ class LineFormat:
 
 
 WHOLE = r"(?![\d.,]*\d|[eE][+-]?\d)"
-"""Behind a number: one that goes on is another number."""
+"""What must follow a number: if more digits do, it is another number."""
 NUMBER = rf"(-?\d{{1,20}}(?:\.\d{{1,20}})?){WHOLE}"
 """As Python's round() or %.2f prints it."""
 COUNT = rf"(\d{{1,3}}(?:,\d{{3}}){{1,6}}|\d{{1,20}}){WHOLE}"
-"""With separators, where they are printed, at every third digit."""
+"""A count; thousands separators, if any, at every third digit."""
 DIGITS = rf"(\d{{1,20}}){WHOLE}"
-"""Without separators."""
+"""A count without separators."""
 
 
 def memory(attribute: str) -> Capture:
@@ -94,7 +95,7 @@ def memory(attribute: str) -> Capture:
 
 
 def rounded(attribute: str) -> Capture:
-    """GiB as Python's round(x, 2) prints them, so 5.6 is 5.60 ± 0.005."""
+    """GiB as printed by Python's round(x, 2), so 5.6 is 5.60 ± 0.005."""
     return Capture(attribute, _gib, decimals=True, least=2)
 
 
@@ -103,7 +104,7 @@ def number(attribute: str) -> Capture:
 
 
 def share(attribute: str, least: int = 0) -> Capture:
-    """A share of 1, kept in percent."""
+    """A fraction of 1, kept in percent."""
     return Capture(attribute, _percent, decimals=True, shift=-2, least=least)
 
 

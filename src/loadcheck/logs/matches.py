@@ -1,4 +1,4 @@
-"""The line formats found in a line, with what they say."""
+"""The line formats found in a line, with their readings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loadcheck.logs.dialect import Dialect
 from loadcheck.logs.formats import LineFormat
 
 MAX_MATCHES = 10_000
-"""In one line: far over what any load prints, so that hostile input cannot fill memory."""
+"""Limit per line: far above what any load prints, so that hostile input cannot fill memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Match:
     """One line format found in a line.
 
     Attributes:
-        position, end: where it stands in the text, in characters.
+        position, end: where it is in the text, in characters.
     """
 
     position: int
@@ -29,13 +29,13 @@ class Match:
 
 
 def find_matches(dialect: Dialect, line: int, text: str) -> list[Match]:
-    """Every format found in a line, in the order in which they stand there."""
+    """Every format found in a line, in the order of their positions."""
     found = []
     for format in dialect.formats:
         if format.anchor in text:
             for match in format.pattern.finditer(text):
                 readings = tuple(_readings(format, match, line))
-                # A line with a figure that is no figure is not that line: it counts as missing, not as seen.
+                # A line whose figure cannot be read does not count as seen, so it is reported as missing.
                 if len(readings) == len(format.captures):
                     found.append(Match(match.start(), match.end(), format, readings))
                 if len(found) > MAX_MATCHES:
@@ -51,5 +51,5 @@ def _readings(format: LineFormat, match: re.Match[str], line: int) -> Iterator[R
         decimals = printed + capture.shift if capture.decimals else None
         try:
             yield Reading(capture.attribute, capture.convert(text), decimals, line)
-        except (ValueError, OverflowError):  # a number too long to be one
+        except (ValueError, OverflowError):  # too long for a number
             continue

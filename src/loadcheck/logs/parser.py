@@ -1,4 +1,4 @@
-"""A raw log, of one load or several, as attempts with their figures and where each was read."""
+"""Parses a raw log of one load or several into attempts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from loadcheck.logs.endings import ANCHORS as ENDING_ANCHORS
 from loadcheck.logs.event_lines import EVENT_ANCHOR
 from loadcheck.logs.signal_words import FIND_TRANSLATED
 from loadcheck.logs.text import clean_line, read_blocks
-from loadcheck.logs.wrapped import read_across
+from loadcheck.logs.wrapped import find_crossings
 
 MAX_BINARY_BLOCKS = 1_000
-"""About a gigabyte of binary data without a line of a load is refused: a device has no end."""
+"""About a gigabyte of binary data without a line of a load is refused, as a device may never end."""
 
 
 def parse_log(path: Path, dialect: Dialect, words: Sequence[EndingWords] = ()) -> ParsedLog:
-    """Read a log; BadInput where the file is none: prose that quotes a log's words within its sentences is none.
+    """Parse a log. BadInput if the file is not one; prose that quotes a log within its sentences is not.
 
     Args:
-        words: what an engine says of a failure; a line that begins so is worth a diagnosis, figures or not.
+        words: failure messages of the engines; a line that begins with one makes the file a log even without figures.
     """
     builder = AttemptBuilder(path, dialect, words)
     _feed_lines(path, builder)
@@ -38,9 +38,9 @@ def parse_log(path: Path, dialect: Dialect, words: Sequence[EndingWords] = ()) -
 
 
 def _feed_lines(path: Path, builder: AttemptBuilder) -> None:
-    """Feed the lines that hold any anchor, and those that the builder waits for; whole blocks without either are passed over.
+    """Feed the lines that hold an anchor, and those that the builder waits for; blocks with neither are skipped whole.
 
-    BadInput for a binary file. A load may print anything among its lines, so NUL bytes alone make none.
+    BadInput for a binary file. NUL bytes alone do not make a file binary, as a load may print anything among its lines.
     """
     num_binary, any_line = 0, False
     known = tuple({*builder.dialect.anchors, *ENDING_ANCHORS, EVENT_ANCHOR})
@@ -49,7 +49,7 @@ def _feed_lines(path: Path, builder: AttemptBuilder) -> None:
         anchors = known if builder.has_figures else (*known, *literals)
         present = [anchor for anchor in anchors if anchor in block]
         present += {*FIND_TRANSLATED.findall(block)}
-        if not present and not builder.wants_all:
+        if not present and not builder.needs_next_line:
             num_binary += "\0" in block
             if num_binary > MAX_BINARY_BLOCKS and not any_line:
                 break
@@ -61,8 +61,8 @@ def _feed_lines(path: Path, builder: AttemptBuilder) -> None:
 
 
 def _feed_block(first_line: int, lines: list[str], present: list[str], builder: AttemptBuilder) -> None:
-    """Feed the lines of a block that hold an anchor, with what a page's breaks divided between them and the next ones."""
-    across = read_across(builder.dialect, first_line, lines)
+    """Feed the lines of a block that hold an anchor, with the matches that wrapping split between them and the lines after them."""
+    crossings = find_crossings(builder.dialect, first_line, lines)
     for offset, line in enumerate(lines):
-        if builder.wants_all or offset in across or any(anchor in line for anchor in present):
-            builder.feed(first_line + offset, line, across.get(offset))
+        if builder.needs_next_line or offset in crossings or any(anchor in line for anchor in present):
+            builder.feed(first_line + offset, line, crossings.get(offset))

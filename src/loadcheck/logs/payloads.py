@@ -1,6 +1,6 @@
-"""The log within the JSON of whoever collected it: Google Cloud, Docker's json-file, fluentd, journald, CloudWatch, Elastic, Loki.
+"""Unwraps a log from the JSON of a log collector: Google Cloud, Docker's json-file, fluentd, journald, CloudWatch, Elastic, Loki.
 
-A collector writes one record a line, or, with `--format=json` or jq, one value a line of an indented array, or all records on one
+A collector writes one record per line, or, with `--format=json` or jq, one value of an indented array per line, or all records on one
 line. What the program printed is one string of each record, with its line breaks and quotes escaped.
 """
 
@@ -25,35 +25,35 @@ KEYS = (
     "text",
     "content",
 )
-"""Of the string that the program printed: Google Cloud; JSON loggers, CloudWatch and Elastic; Docker and fluentd; zap; journald; Logs Insights; Loki; Azure; OpenTelemetry."""
+"""Keys of the string that the program printed: Google Cloud; JSON loggers, CloudWatch and Elastic; Docker and fluentd; zap; journald; Logs Insights; Loki; Azure; OpenTelemetry."""
 _WITHIN = ("jsonPayload", "_source", "fields", "kubernetes", "data", "attributes", "body", "record")
-"""Of the object that holds it, in a record that has it not at the top."""
+"""Keys of a nested object that may hold that string."""
 _NAMED = "|".join(KEYS)
 _FIELD = re.compile(rf'"(?:{_NAMED})"\s{{0,9}}:\s{{0,9}}("(?:[^"\\]|\\.)*")')
 _ALONE = re.compile(rf'\s*"(?:{_NAMED})"\s{{0,9}}:\s{{0,9}}("(?:[^"\\]|\\.)*")\s*,?\s*$')
 _CELL = re.compile(r'\s*("(?:[^"\\]|\\.)*\\n")\s*,?\s*$')
-"""One line of a notebook's saved output (.ipynb): a string alone that ends in an escaped line break."""
+"""One line of a notebook's saved output (.ipynb): only a string, which ends in an escaped line break."""
 _LOGFMT = re.compile(r'(?:time|ts|level|t|lvl)=\S.{0,300}? (?:msg|message)=("(?:[^"\\]|\\.)*")')
 """One record of logfmt, as Go programs write it."""
 _STAMPED = re.compile(r'[^"{}]{0,300}?(?=\{\s{0,9}")')
 """What fluentd and `docker compose` put before a record: a time and a tag."""
 _ERROR = re.compile(r"loadcheck: $|Error|Exception|payload|config")
 MAX_DEPTH = 3
-"""Of a record whose message is a record, as when one collector reads another's output."""
+"""How deeply records may nest: a record's message is a record if one collector reads another's output."""
 _SIGNS = (*(f'"{key}"' for key in KEYS), ' msg="', ' message="', '\\n"')
-"""What a line must hold to be looked at."""
+"""A line without any of these is not a record."""
 
 
 def unwrap_block(block: str) -> str:
-    """The block with each record's line replaced by what the program printed; a line break within it becomes a carriage return,
-    so that no line changes its number."""
+    """The block with each record replaced by what the program printed. A line break within it becomes a carriage return, so that
+    line numbers stay the same."""
     if not any(key in block for key in _SIGNS):
         return block
     return "\n".join(map(unwrap, block.split("\n")))
 
 
 def unwrap(line: str, depth: int = MAX_DEPTH) -> str:
-    """What the program printed, of a line that is a record, a value of one, or a list of them; else the line itself."""
+    """What the program printed, if the line is a record, a value of one, or a list of records; otherwise the line itself."""
     if not depth or not any(key in line for key in _SIGNS):
         return line
     messages = _messages(line)
@@ -77,7 +77,9 @@ def _messages(line: str) -> list[str] | None:
     message = _message(record)
     if message is not None:
         return [message]
-    return (_strings(_FIELD.findall(text)) or None) if isinstance(record, dict) else None  # all records within one
+    return (
+        (_strings(_FIELD.findall(text)) or None) if isinstance(record, dict) else None
+    )  # one object holds all records
 
 
 def _strings(quoted: list[str]) -> list[str]:
@@ -85,7 +87,7 @@ def _strings(quoted: list[str]) -> list[str]:
 
 
 def _decoded(text: str) -> Any:
-    """The value of a JSON text; None where it is none. A terminal's codes may stand unescaped within strings."""
+    """The value of a JSON text; None if it is not JSON. Strings may hold unescaped terminal codes."""
     try:
         return json.loads(text, strict=False)
     except (ValueError, RecursionError):
@@ -93,7 +95,7 @@ def _decoded(text: str) -> Any:
 
 
 def _message(record: Any) -> str | None:
-    """The string of a record that the program printed; None where it has none."""
+    """The string of a record that the program printed; None if there is none."""
     if not isinstance(record, dict):
         return None
     for key in KEYS:
@@ -103,7 +105,7 @@ def _message(record: Any) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    """A string; journald gives one with other characters than letters as a list of its bytes."""
+    """A string, or journald's list of bytes, which it writes for a string that is not plain text."""
     if isinstance(value, list) and value and all(isinstance(each, int) and 0 <= each < 256 for each in value):
         return bytes(value).decode("utf-8", errors="replace")
     return value if isinstance(value, str) else None

@@ -1,7 +1,7 @@
-"""What wrapped a line: the stamps and names that containers, schedulers and loggers put before it.
+"""Strips the prefixes of a line: the timestamps and names that containers, schedulers and loggers put before it.
 
-Figures are searched for anywhere in a line. How a log ends is not: an exception or a signal counts only where it begins a line, and that
-is the beginning of what the program itself printed.
+Figures are searched for anywhere in a line. Failures are not: an exception or a signal counts only at the beginning of what the program itself
+printed.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _PREFIXES = re.compile(
             r"\(raylet\) ",
             rf"\[\d{{4}}-\d\d-\d\d {_TIME} [A-Z] \d+ \d+\] ",  # Ray's own processes
             r"=>> ",  # PBS
-            r"> ",  # quoted in an issue
+            r"> ",  # a quote in an issue
         )
     ),
     re.ASCII,
 )
 _REPEATED = re.compile(r" ?\[repeated \d+x across (?:all nodes|cluster)\].*$")
 MAX_PREFIXES = 8
-"""Wrapped more often than that, a line is not looked at further."""
+"""Any further prefixes of a line are kept."""
 _RANK = re.compile(
     r"\(VllmWorker rank=(?P<number>\d+)[^)]*\)|"
     r"\((?:Vllm)?Worker(?:Process|Proc)?(?:_TP(?P<tp>\d+))?[^)]* pid=(?P<pid>\d+)[^)]*\)|^\[rank(?P<rank>\d+)\]"
@@ -51,7 +51,7 @@ _RANK = re.compile(
 
 
 def strip_prefixes(text: str) -> str:
-    """The line as the program printed it, without what wrapped it; indentation is kept, as a traceback's frames have it."""
+    """The line as the program printed it. Indentation is kept, as it tells the frames of a traceback."""
     for _ in range(MAX_PREFIXES):
         match = _PREFIXES.match(text)
         if match is None or match.end() == 0:
@@ -61,7 +61,7 @@ def strip_prefixes(text: str) -> str:
 
 
 def rank_of(text: str) -> str | None:
-    """Which process of a tensor-parallel load printed a line; None for the first one, or where nothing says so."""
+    """Which process of a tensor-parallel load printed a line; None for rank 0, or if the line does not say."""
     match = _RANK.search(text)
     if match is None:
         return None
@@ -70,14 +70,14 @@ def rank_of(text: str) -> str | None:
 
 
 _HEAD = re.compile(r"(?:DEBUG|INFO|WARNING|ERROR) \d\d-\d\d \d\d:\d\d:\d\d ", re.ASCII)
-"""How vLLM's logger begins a line, and no prose does: what stands before it was put there by somebody else."""
+"""How vLLM's logger begins a line, and no prose does. Whatever precedes it is a prefix."""
 LEARNED_FROM, MOST_CHARS = 3, 200
 
 
 class Stamp:
-    """What one log's lines all begin with, learned from those lines whose own beginning is known.
+    """The prefix that all lines of a log share, learned from those lines whose own beginning is known.
 
-    Every collector has a form of its own; numbers in it, such as a time, change from line to line, and the rest stays.
+    Every collector has its own form. Numbers in it, such as a time, change from line to line; the rest does not.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Stamp:
         self._pattern: re.Pattern[str] | None = None
 
     def strip(self, text: str) -> str:
-        """The line without its stamp, where it has the one that most known lines have."""
+        """The line without the learned prefix, if it has it."""
         self._learn(text)
         match = self._pattern.match(text) if self._pattern is not None else None
         return text if match is None else text[match.end() :]

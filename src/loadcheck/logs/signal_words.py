@@ -1,6 +1,6 @@
-"""What shells print of a process that a signal ended, in English and in the languages that glibc and bash speak.
+"""What shells print when a signal ends a process, in English and in the languages of glibc's and bash's translations.
 
-The words of other languages for `Terminated` also say that something is done, so they count behind a shell's own beginning alone.
+In other languages the word for `Terminated` may also mean that something is done, so it counts only after a shell's own prefix.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _any(words: Iterable[str]) -> str:
 
 
 FIND_TRANSLATED = re.compile(_any(_TRANSLATED_WORDS | _AMBIGUOUS))
-"""Those in a text: one search, where one for each of 340 words would be slow."""
+"""Finds any of them in one search; 340 searches would be slow."""
 _ALONE, _ALL = _any(ENGLISH | _TRANSLATED_WORDS), _any(_SIGNALS)
 _CORE = r"(?: ?[(（].{1,60}[)）])?"
 """`(core dumped)`, in the shell's language."""
@@ -109,11 +109,11 @@ _REST = rf"(?:: \d{{1,2}})?{_CORE}(?: {{2,}}.*|\s*)$"
 _SHELL = re.compile(rf"(?:{_LEAD}(?P<led>{_ALL})|(?P<word>{_ALONE})){_REST}")
 """bash: `Killed`, `run.sh: line 3:  1234 Killed   python load.py`; zsh: `[1]  1234 killed  python load.py`; make: `*** [Makefile:3: load] Killed`."""
 _GLUED = re.compile(rf"(?:it/s?\]|s/it\]|\bseconds|\bGi?B|\blayers\.|%)\s?(?P<word>{_ALONE}){_CORE}\s*$")
-"""The same, printed on a line that a progress bar or a line without its end had begun."""
+"""The same at the end of a line that a progress bar or unterminated output had begun."""
 
 
 def find_report(text: str) -> tuple[str, str] | None:
-    """A shell's words of a process that a signal ended, and the signal's name; None where the line is no such report."""
+    """A shell's report that a signal ended a process, and the signal's name; None if the line is no such report."""
     if match := _SHELL.match(text):
         return match.group().strip(), _SIGNALS[match["led"] or match["word"]].name
     if match := _GLUED.search(text):

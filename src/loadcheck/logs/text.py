@@ -1,4 +1,4 @@
-"""From a file of any size to clean, numbered lines, in flat memory."""
+"""Reads a file of any size as clean, numbered lines, in constant memory."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from loadcheck.logs.payloads import unwrap_block
 
 BLOCK_BYTES = 1024 * 1024
 MAX_LINE_CHARS = 1024 * 1024
-"""A longer line is cut into pieces; a figure on the cut is lost, and so is found missing."""
+"""A longer line is split. A figure at the split is lost, and so reported as missing."""
 
-# ECMA-48: control sequences, strings (a title, a link, a collector's own), and short ones, such as tput's `ESC ( B`.
+# ECMA-48: control sequences, control strings (a title, a link, a collector's own), and short escapes such as tput's `ESC ( B`.
 _ANSI = re.compile(
     r"\x1b(?:\[[0-?]{0,64}[ -/]{0,4}[@-~]|[\]PX^_][^\x07\x1b\n]{0,4096}(?:\x07|\x1b\\)|[#%(-/][0-~]|[78=>cDEHM])"
 )
@@ -30,9 +30,9 @@ _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codec
 
 @contextmanager
 def rereadable(path: Path, stream: BinaryIO | None = None) -> Iterator[Path]:
-    """`path` itself, or a copy of what a pipe, a socket, a terminal or `stream` says, which can be read once alone.
+    """`path` itself, or a temporary copy of what can be read only once: a pipe, a socket, a terminal, or `stream`.
 
-    The copy is made in flat memory, has the name of `path` (that of `stream`: stdin), and is gone afterwards; errors name `path`.
+    Copying takes constant memory. The copy has the name of `path` ("stdin" for `stream`) and is removed afterwards; errors name `path`.
     """
     if stream is None and not _readable_once(path):
         yield path
@@ -59,7 +59,7 @@ def _readable_once(path: Path) -> bool:
         mode = path.stat().st_mode
         return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or (stat.S_ISCHR(mode) and _is_terminal(path))
     except OSError:
-        return False  # which reading it says better
+        return False  # reading the file reports the error
 
 
 def _is_terminal(path: Path) -> bool:
@@ -71,10 +71,10 @@ def _is_terminal(path: Path) -> bool:
 
 
 def read_blocks(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number of its first line, text) for blocks of whole lines of about a megabyte, out of a collector's JSON (logs/payloads.py), without
-    terminal codes.
+    """Yield (number of its first line, text) for blocks of whole lines of about a megabyte, unwrapped from a collector's JSON (logs/payloads.py) and
+    without terminal codes.
 
-    BadInput where the file is missing, unreadable or empty.
+    BadInput if the file is missing, unreadable or empty.
     """
     line, rest, any_bytes = 1, "", False
     for piece in _decoded(path):
@@ -94,7 +94,7 @@ def read_blocks(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_lines(path: Path, numbers: Collection[int]) -> dict[int, str]:
-    """The clean text of some lines of a log, by number; without those that it has not. BadInput as in `read_blocks`."""
+    """The clean text of these lines of a log, by number, as far as the log has them. BadInput as in `read_blocks`."""
     found: dict[int, str] = {}
     for first, block in read_blocks(path):
         if any(first <= number <= first + block.count("\n") for number in numbers):
@@ -104,19 +104,19 @@ def read_lines(path: Path, numbers: Collection[int]) -> dict[int, str]:
 
 
 def clean_line(line: str) -> str:
-    """The line without terminal codes; a carriage return, which a progress bar moves back with, becomes a line break."""
+    """The line without terminal codes; a carriage return, as progress bars print it, becomes a line break."""
     return _plain(line).replace("\r", "\n")
 
 
 def _plain(text: str) -> str:
-    """Without terminal codes, and with plain blanks for those that a web page keeps together; no line changes its number."""
+    """The text without terminal codes, and with plain for non-breaking spaces; line numbers stay the same."""
     if "\x1b" in text:
         text = _ANSI.sub("", text)
     return text.replace("\u00a0", " ")
 
 
 def _encoding(block: bytes) -> str:
-    """By the mark at the beginning; that of UTF-16 counts in a text of Latin letters alone, as binary output has it too."""
+    """The encoding by the byte order mark. UTF-16's counts only if a quarter of the bytes are NUL, as binary output may begin with it too."""
     name = next((name for bom, name in _BOMS if block.startswith(bom)), "utf-8")
     return "utf-8" if name == "utf-16" and block.count(0) * 4 < len(block) else name
 

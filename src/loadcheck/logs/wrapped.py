@@ -1,8 +1,8 @@
-"""Lines that a page broke: a notebook, a terminal or a mailer wraps what is longer than its window, at the column or at blanks.
+"""Rejoins wrapped lines: a notebook, a terminal or a mailer wraps what is longer than its window, at a fixed column or at blanks.
 
-A line that begins as a load's lines do is a head; what follows it up to the next head may go on with it. The pieces are joined in each
-way that a page may have broken them, and only what stands across a break is taken of that. So nothing of an unbroken log is read
-otherwise: its lines are heads, or join to nothing.
+A line that begins as a load's lines do is a head; the lines up to the next head may be its wrapped pieces. The pieces are joined in each
+way that they may have been wrapped, and only matches that cross a break are added. So an unwrapped log is read as before: its lines are
+heads, or join to nothing.
 """
 
 from __future__ import annotations
@@ -17,30 +17,34 @@ from loadcheck.logs.matches import Match, find_matches
 from loadcheck.logs.prefixes import strip_prefixes
 
 MAX_COLUMNS = 250
-"""A longer line is no piece: no page is as wide."""
+"""A longer line is not a wrapped piece: no window is as wide."""
 MAX_JOINED_CHARS = 10_000
-"""Of one head and what goes on with it: vLLM's line of its whole configuration has 1,500 to 5,000."""
+"""Of one head with its pieces: vLLM's line of its whole configuration has 1,500 to 5,000."""
 LONG_SHARE, AT_THE_COLUMN = 0.6, 0.38
-"""Of the pieces that are at least 0.6 of the widest, those that are as wide as it: broken at the column 47 to 100 % of them, at blanks 2
-to 27 % (both reference logs at 60 to 120 columns)."""
+"""Of the pieces that are at least 0.6 as long as the longest, the share that are exactly as long: 47 to 100 % if wrapped at a column, 2 to 27 %
+if wrapped at blanks (both reference logs at 60 to 120 columns)."""
 LEAST_PREFIX_CHARS = 6
-"""Of a stamp that begins a line; a shorter one may be a number that a break left at the beginning."""
-_MAY_BE_STAMPED = re.compile(r"[\d\[(>A-Z]|[\w.-]{1,128}\s{0,64}\|", re.ASCII)
-"""The beginnings that logs/prefixes.py knows, roughly: what looks at each line of a log must be quick."""
+"""Of a prefix that marks a head; a shorter one may be a number that wrapping left at the beginning."""
+_MAY_HAVE_PREFIX = re.compile(r"[\d\[(>A-Z]|[\w.-]{1,128}\s{0,64}\|", re.ASCII)
+"""The beginnings that logs/prefixes.py knows, roughly: a quick test, as it runs on every line of a log."""
 _HYPHEN = re.compile(r"\w-$")
 
 
 @dataclass(slots=True)
 class Crossing:
-    """What the breaks after one piece change: what begins in it and ends in a later one, and what it seemed to say without that."""
+    """What joining a piece with the next ones changes.
+
+    Attributes:
+        found: matches that begin in the piece and end in a later one.
+        superseded: (format, position) of the piece's own matches that the break cut short.
+    """
 
     found: list[Match] = field(default_factory=list)
     superseded: set[tuple[str, int]] = field(default_factory=set)
-    """(format, position) of a match that ends at the break, where the whole one goes on."""
 
 
-def read_across(dialect: Dialect, first_line: int, lines: Sequence[str]) -> dict[int, Crossing]:
-    """What is read across breaks, by the index of the piece where it begins.
+def find_crossings(dialect: Dialect, first_line: int, lines: Sequence[str]) -> dict[int, Crossing]:
+    """The matches that cross a break, by the index of the piece where they begin.
 
     Args:
         first_line: number of the first of `lines` in the log.
@@ -58,7 +62,7 @@ def read_across(dialect: Dialect, first_line: int, lines: Sequence[str]) -> dict
 
 
 def with_crossing(matches: list[Match], crossing: Crossing | None) -> list[Match]:
-    """The matches of a piece, with those that go on in the next one in place of what they seemed to be."""
+    """The matches of a piece, with those that go on in the next one replacing the ones that the break cut short."""
     if crossing is None:
         return matches
     kept = [match for match in matches if (match.format.name, match.position) not in crossing.superseded]
@@ -66,7 +70,7 @@ def with_crossing(matches: list[Match], crossing: Crossing | None) -> list[Match
 
 
 def _groups(dialect: Dialect, lines: Sequence[str]) -> Iterator[range]:
-    """The pieces of each head that something may go on with."""
+    """The line indices of each head with its pieces; a head alone is left out."""
     start, chars = None, 0
     for at, line in enumerate(lines):
         goes_on = start is not None and at > 0 and _is_piece(lines[at - 1]) and not is_head(dialect, line)
@@ -84,17 +88,17 @@ def _is_piece(line: str) -> bool:
 
 
 def is_head(dialect: Dialect, line: str) -> bool:
-    """Whether a line begins as a load's lines do, or with a stamp of whoever wrote it down."""
+    """Whether a line begins as a load's lines do, or with a collector's prefix."""
     if dialect.head.match(line) is not None:
         return True
-    if _MAY_BE_STAMPED.match(line) is None:
+    if _MAY_HAVE_PREFIX.match(line) is None:
         return False
     bare = strip_prefixes(line)
     return len(line) - len(bare) >= LEAST_PREFIX_CHARS or dialect.head.match(bare) is not None
 
 
 def _layout(lengths: list[int]) -> tuple[int, bool]:
-    """The width of the page, and whether it breaks at the column: then most pieces are as wide as it."""
+    """The width of the window, and whether it wraps at that column: then most pieces are as wide."""
     width = max(lengths, default=0)
     long = [length for length in lengths if length >= LONG_SHARE * width]
     return width, long.count(width) >= AT_THE_COLUMN * len(long) > 0
@@ -102,7 +106,7 @@ def _layout(lengths: list[int]) -> tuple[int, bool]:
 
 @dataclass(frozen=True, slots=True)
 class _Joined:
-    """Pieces as one text, and where in it each begins and how much of its beginning was left out."""
+    """Pieces joined to one text, with where each begins in it and how many of its first characters were left out."""
 
     text: str
     starts: tuple[int, ...]
@@ -113,10 +117,10 @@ class _Joined:
 
 
 def _joins(pieces: Sequence[str], width: int, at_the_column: bool) -> Iterator[_Joined]:
-    """The pieces as one line, in the ways that they may have been broken, the likeliest first.
+    """The pieces as one line, in each way that they may have been wrapped, the likeliest first.
 
-    At the column nothing is lost, but for blanks at the end. At blanks one is, except after a hyphen, where a page may break too, and within a
-    word that is wider than the page.
+    Wrapping at a column loses nothing but trailing blanks. Wrapping at blanks loses one blank, except after a hyphen, where a window may wrap
+    too, and within a word that is wider than the window.
     """
     column = _joined(pieces, [""] * len(pieces))
     padded = _joined([piece.ljust(width) for piece in pieces], [""] * len(pieces))
@@ -136,7 +140,7 @@ def _joins(pieces: Sequence[str], width: int, at_the_column: bool) -> Iterator[_
 
 
 def _is_within_a_word(piece: str, after: str, width: int) -> bool:
-    """Whether a page that breaks at blanks broke here because there is none for a whole line."""
+    """Whether a window that wraps at blanks wrapped here because a word was wider than a line."""
     last, first = piece.rsplit(" ", 1)[-1], after.lstrip().split(" ", 1)[0]
     return len(piece) >= width and len(last) + len(first) > width
 
@@ -152,13 +156,13 @@ def _joined(pieces: Sequence[str], seams: Sequence[str], trimmed: Sequence[str] 
 
 
 def _holds_an_anchor(dialect: Dialect, lines: Sequence[str], group: range) -> bool:
-    """Whether the pieces can hold a line format at all, however they are joined."""
+    """Whether the pieces can hold any line format, however they are joined."""
     dense = "".join(lines[group.start : group.stop]).replace(" ", "")
     return any(anchor in dense for anchor in dialect.dense_anchors)
 
 
 class _GroupReader:
-    """Takes of each way of joining one head's pieces what no earlier way has shown."""
+    """Collects the matches of one head's pieces: of each way of joining them, those that no earlier way has shown."""
 
     def __init__(self, dialect: Dialect, first_line: int, group: range, pieces: list[str], at_the_column: bool) -> None:
         self.pieces = pieces
@@ -171,7 +175,7 @@ class _GroupReader:
         self._shown: set[str] = set()
 
     def take(self, joined: _Joined) -> None:
-        """Add to `crossings` what this way of joining shows across a break."""
+        """Add to `crossings` the matches that cross a break when the pieces are joined this way."""
         shown = [
             match.format.name for match in find_matches(self._dialect, 0, joined.text) if self._is_taken(joined, match)
         ]

@@ -1,4 +1,4 @@
-"""Words of a failure that a line only speaks of: a model's answer, a question to it, advice. What is doubtful counts as a failure."""
+"""Tells a line that only mentions a failure (a prompt, a model's answer, advice) from one that reports it. In doubt it is a report."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ _GOES_ON = re.compile(
     r"\.? (?:this|these|it|that|which|you|your) [a-z]|(?:[^.]{0,200}\w)?\?(?=[\s\"'”’)]|$)",
     re.IGNORECASE,
 )
-"""A sentence about them, behind them; a program says them and stops, or goes on with figures."""
+"""How a sentence goes on after a failure's words. A program prints them and stops, or goes on with figures."""
 _ITEM = re.compile(r"\s*(?:\d{1,2}[.)]|[-*•]) {1,4}[\"'“‘`*]{0,3}")
-"""An item of a list of advice."""
-_ASKED_OR_ANSWERED = re.compile(
+"""The beginning of an item in a list of advice."""
+_QUOTE = re.compile(
     r"(?:[\"'](?:generated_text|prompt|completion|answer|question|instruction)[\"']\s{0,9}:|\b(?:text|prompt|outputs)=|\bprompt: |\bprint\()"
     r"\s{0,9}\[?\s{0,9}[\"']"
 )
-"""What a model was asked, or answered, in JSON or in a record of Python's (vLLM's RequestOutput, and its server's line of each request,
-vllm/entrypoints/logger.py:35-40); a line of a program's text."""
+"""Where a line begins to quote a prompt or an answer, in JSON or in a Python repr (vLLM's RequestOutput, and its server's line of each request,
+vllm/entrypoints/logger.py:35-40), or program text."""
 _PHRASE_BEFORE, _PHRASE_AFTER = re.compile(r"\w [\"“`]$"), re.compile(r"[\"”`] (?=\w)")
-"""Quoted within a sentence."""
+"""What surrounds words that are quoted within a sentence."""
 
 
-def own_words(text: str) -> str:
-    """A line up to where it quotes what a model was asked or answered."""
-    quote = _ASKED_OR_ANSWERED.search(text)
+def before_quote(text: str) -> str:
+    """The line up to where it quotes a prompt or a model's answer."""
+    quote = _QUOTE.search(text)
     return text if quote is None else text[: quote.end()]
 
 
-def is_spoken_of(text: str, start: int, end: int) -> bool:
-    """Whether text[start:end], words of a failure, stands in a sentence about it or in a quote of what a model was asked or answered."""
+def is_mention(text: str, start: int, end: int) -> bool:
+    """Whether text[start:end], the words of a failure, is in a sentence about the failure, or in a quoted prompt or answer."""
     before, after = text[:start], text[end:]
     return (
         _GOES_ON.match(after) is not None
         or (_ITEM.fullmatch(before) is not None and not after.startswith(". Tried to allocate"))
-        or _ASKED_OR_ANSWERED.search(before) is not None
+        or _QUOTE.search(before) is not None
         or (_PHRASE_BEFORE.search(before) is not None and _PHRASE_AFTER.match(after) is not None)
     )
