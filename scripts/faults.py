@@ -23,29 +23,32 @@ DOCUMENT = ROOT / "docs" / "faults.md"
 
 HEAD = """# Faults
 
-What happens to a run when something else goes wrong: {runs} runs of {kinds} kinds of fault, injected by the tests in `tests/faults`,
-which wrote this page (`make faults`). Seen on {date} at commit {commit}, on {machine}.
+What happens to a run when something else goes wrong: {runs} runs of {kinds} kinds of fault. `make faults` injects them (`tests/faults`) and
+writes this page. Seen on {date} at commit {commit}, on {machine}.
 
 After each run the tests require that
 
-- the run folder is there, and its run.json is valid and says the outcome below;
-- `loadcheck load` ended with the exit code below, and `report` and `check` of the folder judge it without an error;
-- there is no PASS unless the load came to its end;
+- the run folder exists, its run.json is valid and states the outcome below;
+- `loadcheck load` ended with the exit code below, and `report` and `check` judge the folder without an error;
+- there is no PASS unless the load finished;
 - no process of the loading process's session is alive, nor one that it had left in a group of its own;
-- each figure that was printed before the fault is read from the run's log afterwards.
+- each figure printed before the fault can be read from the run's log.
 
-All but the last {real} kinds run the real parent, with a stand-in for the engine's process that prints the log of a real load on an
-H100 and then does what the fault asks for, at each of the moments named. The last {real} are real loads of SmolLM2 on the CPU.
+All but the last {real} kinds run the real parent with a stand-in for the engine: it prints the log of a real load on an H100, then injects the
+fault at each of the moments named. The last {real} are real loads of SmolLM2 on the CPU.
 
 | fault | runs | at | run.json says | exit code | orphans | figures kept |
 |---|---|---|---|---|---|---|
 """
 
 TAIL = """
-What this cannot show: a process that the engine starts in a session of its own leaves our reach; a
-machine that loses its power loses what its disk had not written; a process that hangs inside the kernel cannot be killed by anyone.
-A checkpoint of the same shape that is put into the cache with hashes of its own, and answers as well, looks like the one it replaces.
-A log that a full disk moved lies in the temporary folder that run.json names: `report` and `check` of the folder judge what stayed.
+What these runs cannot show:
+
+- A process that the engine starts in a session of its own is out of reach.
+- A machine that loses power loses what its disk had not written.
+- A process that hangs inside the kernel cannot be killed.
+- A checkpoint of the same shape, put into the cache with its own hashes, looks like the one that it replaces if it answers as well.
+- When the disk is full, the log moves to the temporary folder that run.json names; `report` and `check` judge what stayed in the run folder.
 """
 
 

@@ -13,6 +13,7 @@ DOCUMENTS = sorted(path for pattern in ("*.md", "docs/*.md", "examples/*.md") fo
 TRANSLATIONS = sorted(ROOT.glob("README.*.md"))
 _FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
+_ANCHOR = re.compile(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)")
 
 
 def _blocks(path: Path) -> list[str]:
@@ -33,6 +34,20 @@ def test_links_lead_somewhere(document: Path):
     """Every relative link of a document is a file of the repository."""
     targets = _LINK.findall(document.read_text(encoding="utf-8"))
     assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+def _anchors(path: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them: lower case, hyphens for spaces, no punctuation."""
+    headings = re.findall(r"^#+ (.*)$", _FENCE.sub("", path.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_anchors_are_headings(document: Path):
+    """Every anchor of a link is a heading of the document that it leads to."""
+    links = _ANCHOR.findall(document.read_text(encoding="utf-8"))
+    targets = [(document.parent / target if target else document, anchor) for target, anchor in links]
+    assert [anchor for target, anchor in targets if anchor not in _anchors(target)] == []
 
 
 @pytest.mark.parametrize("translation", TRANSLATIONS, ids=lambda path: path.name)
