@@ -11,7 +11,7 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def begin(looked: threading.Event) -> None:
+def import_ahead(looked: threading.Event) -> None:
     say("imports")
     looked.wait()
     say("touches the device")

@@ -19,8 +19,8 @@ from loadcheck.logs.events import Answered, AnsweredAfterTraining, Attached, Sav
 from loadcheck.specs.profile import Profile, load_profile
 from loadcheck.stacks import engine_common as shared
 from loadcheck.stacks.recorder import Recorder
-from loadcheck.stacks.unsloth_vllm import closed, session, startup
 from loadcheck.stacks.unsloth_vllm import engine as gpu
+from loadcheck.stacks.unsloth_vllm import isolation, session, startup
 from loadcheck.stacks.unsloth_vllm.device import record_ram
 from loadcheck.stacks.unsloth_vllm.session import Session
 
@@ -55,7 +55,7 @@ def test_another_gpu_that_fills_is_no_load_on_two(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv(PIN, raising=False)
     if pinned is not None:
         monkeypatch.setenv(PIN, pinned)
-    gpu.ask_own_gpu_alone()
+    gpu.query_own_gpu_only()
     subprocess.check_output("nvidia-smi --query-gpu=memory.used --format=csv", shell=True)
     subprocess.check_output(["true"])
     command = f"nvidia-smi --query-gpu=memory.used --format=csv --id={pinned or 0}"
@@ -150,7 +150,7 @@ def test_unsloth_is_imported_before_what_it_patches(monkeypatch: pytest.MonkeyPa
     real = builtins.__import__
     monkeypatch.setattr(gpu, "version", lambda package: "1.0")
     monkeypatch.setattr(builtins, "__import__", imported)
-    monkeypatch.setenv(startup.VARIABLE, "collector")
+    monkeypatch.setenv(startup.DISABLE_VARIABLE, "collector")
     gpu.import_stack(cast(Recorder, SimpleNamespace(record=lambda _: None)))
     assert order == ["unsloth", "torch"]
 
@@ -158,10 +158,10 @@ def test_unsloth_is_imported_before_what_it_patches(monkeypatch: pytest.MonkeyPa
 def test_unsloth_runs_no_command_at_its_import():
     """ldconfig and pip are not there while it is imported, and are afterwards."""
     system, code = os.system, None
-    with suppress(KeyError), closed.no_shell():
+    with suppress(KeyError), isolation.no_shell():
         code = os.system("exit 3")
         raise KeyError
-    assert code == closed.NO_SHELL
+    assert code == isolation.NO_SHELL
     assert os.system is system
 
 
@@ -183,7 +183,7 @@ def test_a_group_of_one_process_opens_no_port(asked: dict, got: dict):
     torch = SimpleNamespace(
         HashStore=lambda: "memory", init_process_group=lambda *words, **named: seen.append((words, named))
     )
-    closed.keep_store_in_process(torch)
+    isolation.keep_store_in_process(torch)
     torch.init_process_group("nccl", **asked)
     assert seen == [(("nccl",), got)]
 

@@ -27,7 +27,7 @@ from loadcheck.specs.settings import handed_on
 from loadcheck.stacks import engine_of, predict, stack_of, stack_of_log
 from loadcheck.stacks.plain_vllm import STACK as PLAIN_VLLM
 from loadcheck.stacks.plain_vllm import engine
-from loadcheck.stacks.plain_vllm.allocator import Allocator, exact, fresh
+from loadcheck.stacks.plain_vllm.allocator import Allocator, own_segment, tight
 from loadcheck.stacks.plain_vllm.engine import arguments
 from loadcheck.stacks.plain_vllm.serving import Served, argv
 from loadcheck.stacks.recorder import Recorder
@@ -110,18 +110,21 @@ def test_without_lora_a_forward_pass_holds_what_a_trace_does():
 )  # fmt: skip
 def test_a_block_of_its_own_segment(asked: int, counted: int):
     """A segment is of whole 2 MiB; a rest of up to 1 MiB is not split off, and a larger one is."""
-    assert fresh(asked) == counted
-    assert exact(asked) <= counted
+    assert own_segment(asked) == counted
+    assert tight(asked) <= counted
 
 
 def test_a_block_is_taken_from_what_is_free():
     """The smallest free one that holds it; its rest of at most 1 MiB counts as taken; freed neighbours become one."""
     allocator = Allocator()
-    first, second = allocator.take(12 * MIB), allocator.take(8 * MIB)  # of a segment of 12 MiB, and of one of 20
-    third = allocator.take(11 * MIB)
+    first, second = (
+        allocator.allocate(12 * MIB),
+        allocator.allocate(8 * MIB),
+    )  # of a segment of 12 MiB, and of one of 20
+    third = allocator.allocate(11 * MIB)
     assert (first.num_bytes, second.num_bytes, third.num_bytes) == (12 * MIB, 8 * MIB, 12 * MIB)
-    allocator.give(second)
-    assert allocator.take(19 * MIB).num_bytes == 20 * MIB
+    allocator.free(second)
+    assert allocator.allocate(19 * MIB).num_bytes == 20 * MIB
     assert allocator.allocated_bytes == 44 * MIB
 
 
@@ -277,7 +280,7 @@ def test_the_engine_says_what_it_measured(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(common, "version", lambda _package: "1")
     monkeypatch.setattr(device, "_driver_version", lambda: "580")
     monkeypatch.setattr(common, "leave_process_group", lambda: None)
-    monkeypatch.setattr(os, "environ", {"PYTORCH_CUDA_ALLOC_CONF": "x", startup.VARIABLE: "all"})
+    monkeypatch.setattr(os, "environ", {"PYTORCH_CUDA_ALLOC_CONF": "x", startup.DISABLE_VARIABLE: "all"})
     events: list[Event] = []
     recorder = SimpleNamespace(record=events.append)
     engine.run(make_plan(_profile(weights="synthetic", max_num_seqs=8)), tmp_path, cast(Recorder, recorder))

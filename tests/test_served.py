@@ -28,7 +28,7 @@ from loadcheck.specs.files import changed
 from loadcheck.specs.profile import load_profile
 from loadcheck.stacks import DIALECT, parse_log
 from loadcheck.stacks.plain_vllm import server
-from loadcheck.stacks.plain_vllm.allocator import exact
+from loadcheck.stacks.plain_vllm.allocator import tight
 from loadcheck.stacks.plain_vllm.gate import GRACE
 from loadcheck.stacks.serving import predict_served, served_case
 from loadcheck.stacks.unsloth_vllm.allocator import counting
@@ -101,7 +101,7 @@ def test_a_merged_model_is_predicted_to_the_printed_digit():
 def test_slots_grow_with_the_adapters_and_their_indices_do_not():
     """Each slot has `max_loras` as its first dimension (vllm/lora/layers.py); one adapter is unsloth's own."""
     config = _case("adapters").config
-    with counting(exact):
+    with counting(tight):
         one, two, three = (lora_slots(config, 16, 2048, 64, count).num_bytes for count in (1, 2, 3))
         assert one == lora_slots(config, 16, 2048, 64).num_bytes
     indices = 8 * (6 * 2048 + 3 * 64)
@@ -160,7 +160,7 @@ def test_a_second_start_in_one_log_is_a_second_attempt(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "note"), [("adapters", "how many adapters a server takes"), ("merged", "is not in env/models")]
+    ("name", "note"), [("adapters", "how many adapters it serves"), ("merged", "is not in env/models")]
 )
 def test_its_log_alone_is_judged_as_a_server_s(name: str, note: str):
     """By what its lines state of each other, whoever started it; no line of unsloth's is missed, and what is not predicted is noted."""
@@ -240,7 +240,7 @@ def test_the_server_is_run_with_a_limit_to_its_grace(packages: dict[str, Any], m
 
 def test_a_signal_has_the_server_end_by_itself(packages: dict[str, Any]):
     """Whatever its owner has set up before it listens: the launcher's handler would cancel it, and end the engine first."""
-    server.end_in_order()
+    server.shut_down_in_order()
     assert asyncio.run(sys.modules["uvicorn"].Server().serve())
 
 

@@ -30,7 +30,7 @@ KINDS = {
 }
 PACKAGE = re.compile(r".*/(?:site-packages|src)/(.+)")
 HANDED_ON = ("check_output",)
-"""What of ours stands between unsloth and what it calls (stacks/unsloth_vllm/engine.py: ask_own_gpu_alone)."""
+"""What of ours stands between unsloth and what it calls (stacks/unsloth_vllm/engine.py: query_own_gpu_only)."""
 UNWRITTEN = ("/dev/null", "/dev/tty")
 IMPORTED = (
     "vllm.entrypoints.llm", "vllm.lora.worker_manager", "vllm.model_executor.models.llama", "vllm.model_executor.model_loader.loader",
@@ -138,7 +138,7 @@ def run_imports(watch: Watch) -> int:
 
     sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
     engine.set_environment()
-    engine.ask_once()
+    engine.query_own_gpu_once()
     shell = os.system
     from trace_training import pretend_gpu
 

@@ -28,7 +28,7 @@ from typing import Any
 from loadcheck.device import read_gpu
 from loadcheck.figures import Figures, Kind, figure_specs
 from loadcheck.stacks import parse_log
-from loadcheck.stacks.unsloth_vllm.startup import VARIABLE
+from loadcheck.stacks.unsloth_vllm.startup import DISABLE_VARIABLE
 
 PROFILE = "llama31-8b-instruct-4bit"
 POLL_S = 0.01
@@ -93,7 +93,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument(
         "--also", action="append", default=[], metavar="KEY=VALUE", help="ours once more, with this setting"
     )
-    parser.add_argument("--without", default="", help=f"measures to leave out, as {VARIABLE} names them")
+    parser.add_argument("--without", default="", help=f"measures to leave out, as {DISABLE_VARIABLE} names them")
     return parser.parse_args()
 
 
@@ -148,7 +148,7 @@ def timed(way: str, command: list[Any], log: Path, output: Any, options: argpars
         "HF_HUB_OFFLINE": "1",
         "UNSLOTH_DISABLE_STATISTICS": "1",
         "VLLM_NO_USAGE_STATS": "1",
-        VARIABLE: options.without,
+        DISABLE_VARIABLE: options.without,
     }
     with tempfile.TemporaryDirectory() as kernels:
         if options.cold:

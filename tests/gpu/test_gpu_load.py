@@ -118,7 +118,7 @@ def test_adapters_are_used_trained_saved_and_read_back(trained: Load):
 
 def test_plain_start_has_the_same_figures_adapters_and_tokens(load: Loader, trained: Load):
     """Without the measures that make a start fast, another run gives the same figures, first adapter weights and greedy tokens."""
-    plain = load("--train-steps", "3", **{startup.VARIABLE: "all"})
+    plain = load("--train-steps", "3", **{startup.DISABLE_VARIABLE: "all"})
     mine, theirs = trained.figures(), plain.figures()
     # The peak counts the driver's own memory, which differed by 2 MiB of 50 GiB (H100, 2026-11-24).
     assert theirs.pop("peak_device_bytes") == pytest.approx(mine.pop("peak_device_bytes"), abs=8 * 2**20)

@@ -118,8 +118,8 @@ def test_what_holes_need_is_not_imported(imports: Trace):
 
 STORE = """
 import sys, torch, vllm
-from loadcheck.stacks.unsloth_vllm import closed
-if sys.argv[1] == "ours": closed.keep_store_in_process(torch.distributed)
+from loadcheck.stacks.unsloth_vllm import isolation
+if sys.argv[1] == "ours": isolation.keep_store_in_process(torch.distributed)
 from vllm.distributed import parallel_state
 from vllm.utils import get_distributed_init_method, get_open_port
 parallel_state.init_distributed_environment(1, 0, get_distributed_init_method("127.0.0.1", get_open_port()), 0, "gloo")

@@ -27,10 +27,10 @@ pytestmark = [
 CODE = """
 import sys, types
 sys.path[:0] = [ROOT + "/scripts", ROOT + "/src", ROOT]
-from loadcheck.stacks import later
+from loadcheck.stacks import lazy_imports
 from loadcheck.stacks.unsloth_vllm import engine, startup, unused
 engine.set_environment()
-startup.put_off_unused()
+startup.defer_unused_imports()
 compile = sys.modules["torch"].compile
 from trace_training import pretend_gpu
 pretend_gpu()
@@ -40,12 +40,12 @@ engine.import_stack(Recorder())
 from unsloth_zoo.vllm_utils import patch_vllm
 patch_vllm()
 import vllm.worker.model_runner, vllm.model_executor.models.llama, vllm.executor.uniproc_executor, transformers.models.llama.modeling_llama
-real = [name for name in unused.LIBRARIES if name in sys.modules and not isinstance(sys.modules[name], later.LaterModule)]
+real = [name for name in unused.LIBRARIES if name in sys.modules and not isinstance(sys.modules[name], lazy_imports.LazyModule)]
 executed = [name for name, each in sys.modules.items()
-            if name.startswith("transformers.models.") and name.count(".") == 2 and not isinstance(each, later.NamedPackage)]
-print("\\nsaid:", later.used, real, "torch._inductor.compile_fx" in sys.modules, len(executed))
+            if name.startswith("transformers.models.") and name.count(".") == 2 and not isinstance(each, lazy_imports.LazyPackage)]
+print("\\nsaid:", lazy_imports.used, real, "torch._inductor.compile_fx" in sys.modules, len(executed))
 import pandas, openai
-print("said:", pandas.DataFrame({"a": [1, 2]}).a.sum(), issubclass(openai.OpenAI, openai._base_client.SyncAPIClient), later.used)
+print("said:", pandas.DataFrame({"a": [1, 2]}).a.sum(), issubclass(openai.OpenAI, openai._base_client.SyncAPIClient), lazy_imports.used)
 import os; sys.stdout.flush(); os._exit(0)
 """
 

@@ -110,8 +110,8 @@ def test_only_what_can_begin_is_begun(monkeypatch: pytest.MonkeyPatch):
         yield "process"
 
     monkeypatch.setenv("HF_TOKEN", "hf_secret_of_mine")
-    monkeypatch.delenv(startup.VARIABLE, raising=False)
-    monkeypatch.setenv(startup.WITH, "ahead")
+    monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
+    monkeypatch.setenv(startup.ENABLE_VARIABLE, "ahead")
     monkeypatch.setattr(cli_ahead, "ahead", start)
     monkeypatch.setattr(cli_ahead, "has_device", lambda: True)
     for profile, changed in (
@@ -127,8 +127,8 @@ def test_only_what_can_begin_is_begun(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_gpus_process_loads_no_profile_of_the_cpu(monkeypatch: pytest.MonkeyPatch):
     """A card whose driver does not answer has its files: the engine has begun, and the default is the small model on the CPU."""
-    monkeypatch.delenv(startup.VARIABLE, raising=False)
-    monkeypatch.setenv(startup.WITH, "ahead")
+    monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
+    monkeypatch.setenv(startup.ENABLE_VARIABLE, "ahead")
     process = Ahead(cast("Any", None))
     assert cli_ahead.fitting(process, load_profile(GPU_PROFILE, {})) is process
     assert cli_ahead.fitting(process, load_profile("smollm2-135m-cpu", {})) is None
@@ -137,10 +137,10 @@ def test_a_gpus_process_loads_no_profile_of_the_cpu(monkeypatch: pytest.MonkeyPa
 def test_the_measure_has_to_be_asked_for(monkeypatch: pytest.MonkeyPatch):
     """No GPU has run it yet. Without it the process starts at its step, as every other does."""
     profile = load_profile(GPU_PROFILE, {})
-    monkeypatch.delenv(startup.VARIABLE, raising=False)
-    monkeypatch.delenv(startup.WITH, raising=False)
+    monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
+    monkeypatch.delenv(startup.ENABLE_VARIABLE, raising=False)
     assert begun_ahead(profile) is None
-    monkeypatch.setenv(startup.WITH, "ahead")
+    monkeypatch.setenv(startup.ENABLE_VARIABLE, "ahead")
     assert begun_ahead(profile) == "loadcheck.stacks.unsloth_vllm.engine"
-    monkeypatch.setenv(startup.VARIABLE, "ahead")
+    monkeypatch.setenv(startup.DISABLE_VARIABLE, "ahead")
     assert begun_ahead(profile) is None

@@ -377,7 +377,7 @@ def test_every_route_asks_for_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path:
     for key in (None, "", SECRET[:-1], SECRET + "x"):
         assert _ask(monkeypatch, tmp_path, path, key)[0] == 401
     status, said = _ask(monkeypatch, tmp_path, path, expires="1")
-    assert (status, said["error"]["message"]) == (401, "the key has expired: start the server anew")
+    assert (status, said["error"]["message"]) == (401, "the key has expired: restart the server")
 
 
 @pytest.mark.parametrize("host", ["x/health?", "x/health#", "/health", "http://x/ping", ""])
@@ -399,7 +399,7 @@ def test_a_template_of_a_request_is_refused(monkeypatch: pytest.MonkeyPatch, tmp
     for encoding in ("utf-8", "utf-16"):
         body = json.dumps({"messages": [], key: "{{ x }}"}).encode(encoding)
         status, said = _ask(monkeypatch, tmp_path, "/v1/chat/completions", parts=(body[:7], body[7:]))
-        assert (status, said["error"]["message"]) == (400, f"{key}: not taken from a request")
+        assert (status, said["error"]["message"]) == (400, f"{key}: not accepted in a request")
     assert _ask(monkeypatch, tmp_path, "/v1/chat/completions", parts=(json.dumps({key: None}).encode(),))[0] == 299
 
 

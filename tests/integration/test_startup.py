@@ -16,13 +16,13 @@ import pytest
 from loadcheck.device import PIN
 from loadcheck.errors import BadInput
 from loadcheck.stacks.unsloth_vllm import engine, startup
-from loadcheck.stacks.unsloth_vllm.drawn import Drawn
+from loadcheck.stacks.unsloth_vllm.adapter_init import AdapterInit
 
 
 @pytest.fixture(autouse=True)
 def thawed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """All measures are taken at first, and no object stays frozen."""
-    monkeypatch.delenv(startup.VARIABLE, raising=False)
+    monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
     yield
     gc.enable()
     gc.unfreeze()
@@ -33,24 +33,24 @@ def thawed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 )
 def test_measures_are_left_out_by_name(monkeypatch: pytest.MonkeyPatch, left_out: str, taken: bool):
     """All are taken but those that the variable names."""
-    monkeypatch.setenv(startup.VARIABLE, left_out)
-    assert startup.taken("swap") is taken
+    monkeypatch.setenv(startup.DISABLE_VARIABLE, left_out)
+    assert startup.enabled("swap") is taken
 
 
 def test_a_measure_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch):
     """A misspelt name would leave out nothing: all of them are said at once, each with what may be meant."""
-    monkeypatch.setenv(startup.VARIABLE, "colector,swap,xyz")
+    monkeypatch.setenv(startup.DISABLE_VARIABLE, "colector,swap,xyz")
     with pytest.raises(BadInput) as refused:
-        startup.check_left_out()
+        startup.check_variables()
     said = [str(problem) for problem in refused.value.problems]
     assert len(said) == 2
-    assert "LOADCHECK_START_WITHOUT: 'colector' is no measure; did you mean collector?" in said[0]
-    monkeypatch.setenv(startup.VARIABLE, "collector, swap,")
-    monkeypatch.setenv(startup.WITH, "ahead")
-    startup.check_left_out()
-    monkeypatch.setenv(startup.WITH, "swap")
-    with pytest.raises(BadInput, match=r"LOADCHECK_START_WITH: 'swap' is no measure"):
-        startup.check_left_out()
+    assert "LOADCHECK_START_WITHOUT: 'colector' is not a measure; did you mean collector?" in said[0]
+    monkeypatch.setenv(startup.DISABLE_VARIABLE, "collector, swap,")
+    monkeypatch.setenv(startup.ENABLE_VARIABLE, "ahead")
+    startup.check_variables()
+    monkeypatch.setenv(startup.ENABLE_VARIABLE, "swap")
+    with pytest.raises(BadInput, match=r"LOADCHECK_START_WITH: 'swap' is not a measure"):
+        startup.check_variables()
 
 
 def test_the_device_is_left_alone_until_it_was_looked_at(monkeypatch: pytest.MonkeyPatch):
@@ -58,8 +58,8 @@ def test_the_device_is_left_alone_until_it_was_looked_at(monkeypatch: pytest.Mon
     order: list[str] = []
     looked: Any = SimpleNamespace(wait=lambda: order.append("waits"))
     monkeypatch.setattr(os, "environ", {})
-    monkeypatch.setattr(engine, "ask_once", lambda: None)
-    monkeypatch.setattr(startup, "put_off_unused", lambda: order.append("puts off"))
+    monkeypatch.setattr(engine, "query_own_gpu_once", lambda: None)
+    monkeypatch.setattr(startup, "defer_unused_imports", lambda: order.append("puts off"))
     monkeypatch.setattr(startup, "begin_context", lambda: order.append("context"))
     monkeypatch.setattr(engine, "pin_gpu", lambda: order.append("pins"))
 
@@ -73,7 +73,7 @@ def test_the_device_is_left_alone_until_it_was_looked_at(monkeypatch: pytest.Mon
 
     real = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", imported)
-    engine.begin(looked)
+    engine.import_ahead(looked)
     assert order == ["puts off", "torch", "waits", "pins", "context", "unsloth"]
     assert gc.isenabled()
 
@@ -82,7 +82,7 @@ def test_nothing_is_begun_for_devices_that_are_refused(monkeypatch: pytest.Monke
     """`run` says what is wrong with them; nothing is imported before."""
     monkeypatch.delenv(PIN, raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    engine.begin(threading.Event())
+    engine.import_ahead(threading.Event())
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
 
 
@@ -102,7 +102,7 @@ def test_an_import_that_fails_leaves_the_collector_on():
 
 def test_the_collector_is_left_alone_where_that_is_asked(monkeypatch: pytest.MonkeyPatch):
     """Without the measure nothing is paused and nothing frozen."""
-    monkeypatch.setenv(startup.VARIABLE, "collector")
+    monkeypatch.setenv(startup.DISABLE_VARIABLE, "collector")
     with startup.paused_collector():
         assert gc.isenabled()
     assert gc.get_freeze_count() == 0
@@ -189,7 +189,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_vllm_is_quickened_after_unsloth_has_patched_it(stack: SimpleNamespace):
     """Unsloth's patches come first: what is imported before them keeps the unpatched classes."""
-    startup.quicken_vllm()
+    startup.patch_vllm_start()
     assert stack.order[0].startswith("patched")
     assert stack.registry._run_in_subprocess(lambda: "looked at here") == "looked at here"
     assert (os.environ["VLLM_HOST_IP"], os.environ["GLOO_SOCKET_IFNAME"]) == ("127.0.0.1", "lo")
@@ -199,14 +199,14 @@ def test_vllm_is_quickened_after_unsloth_has_patched_it(stack: SimpleNamespace):
 def test_an_address_that_the_user_has_set_stays(stack: SimpleNamespace):
     """What vLLM was told to use is used."""
     os.environ["VLLM_HOST_IP"] = "10.0.0.7"
-    startup.quicken_vllm()
+    startup.patch_vllm_start()
     assert os.environ["VLLM_HOST_IP"] == "10.0.0.7"
 
 
 def test_without_measures_vllm_is_as_it_was(stack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
     """Nothing is set and nothing is changed."""
-    monkeypatch.setitem(os.environ, startup.VARIABLE, "all")
-    startup.quicken_vllm()
+    monkeypatch.setitem(os.environ, startup.DISABLE_VARIABLE, "all")
+    startup.patch_vllm_start()
     stack.registry._run_in_subprocess(lambda: None)
     assert stack.order[-1] == "subprocess"
     assert stack.runner._NUM_WARMUP_ITERS == 2 and stack.settings == [] and "VLLM_HOST_IP" not in os.environ
@@ -214,7 +214,7 @@ def test_without_measures_vllm_is_as_it_was(stack: SimpleNamespace, monkeypatch:
 
 def test_a_capture_that_fails_gives_all_back_to_the_collector(stack: SimpleNamespace):
     """Unsloth tries once more: the first engine must be collected by then. A capture that goes well leaves it frozen."""
-    startup.quicken_vllm()
+    startup.patch_vllm_start()
     stack.runner.GPUModelRunnerBase().capture_model("goes well")
     assert stack.order[-1] == "captured with True" and gc.get_freeze_count() > 0
     with pytest.raises(MemoryError):
@@ -224,7 +224,7 @@ def test_a_capture_that_fails_gives_all_back_to_the_collector(stack: SimpleNames
 
 def test_the_model_runs_once_before_the_first_graph_of_each_kind(stack: SimpleNamespace):
     """A kind is what Triton compiles anew for: 1, multiples of 16, and the rest. Each model has its own."""
-    startup.quicken_vllm()
+    startup.patch_vllm_start()
     model = ModuleType("model")
     for size in (32, 24, 16, 8, 4, 2, 1):
         stack.runner.CUDAGraphRunner(model).capture(input_ids=[0] * size, stream=None)
@@ -235,7 +235,7 @@ def test_the_model_runs_once_before_the_first_graph_of_each_kind(stack: SimpleNa
 
 def test_it_runs_again_where_the_graphs_have_grown(stack: SimpleNamespace):
     """Its own memory above that of the graphs is torch's peak: the largest run after each growth counts."""
-    startup.quicken_vllm()
+    startup.patch_vllm_start()
     model = ModuleType("model")
     for size, reserved in ((32, 100), (24, 110), (16, 110), (8, 120), (4, 120), (2, 115)):
         stack.reserved[0] = reserved
@@ -245,7 +245,7 @@ def test_it_runs_again_where_the_graphs_have_grown(stack: SimpleNamespace):
 
 def test_the_schedulers_pool_begins_small(stack: SimpleNamespace):
     """A small one stays as it is."""
-    startup.quicken_vllm()
+    startup.patch_vllm_start()
     stack.pool(16, None, None, 80_000)
     stack.pool(16, None, allocator=None, pool_size=40)
     assert stack.order[-2:] == ["1024 blocks", "40 blocks"]
@@ -253,7 +253,7 @@ def test_the_schedulers_pool_begins_small(stack: SimpleNamespace):
 
 def test_an_engine_that_stands_is_frozen(stack: SimpleNamespace):
     """Its scheduler's objects are made without the collector, which is on again after it, whether it failed or not."""
-    startup.quicken_vllm()
+    startup.patch_vllm_start()
     stack.engine("stands")
     assert stack.order[-2:] == ["cache with True", "scheduler with False"]
     assert gc.isenabled() and gc.get_freeze_count() > 0
@@ -303,7 +303,7 @@ def test_what_fails_in_the_background_says_nothing(capfd: pytest.CaptureFixture[
         raise OSError("read")
 
     startup.in_background(fail).join()
-    drawn = Drawn(0, [(1, 1)])
+    drawn = AdapterInit(0, [(1, 1)])
     monkeypatch.setattr(drawn, "_draw", fail)
     drawn.begin()
     drawn.join()

@@ -64,7 +64,7 @@ def begin_ahead(engine: str) -> Path | None:
     module = import_module(engine)
     orders = Orders(sys.stdin.fileno(), lambda run_dir: module.weights_ready(prepared(run_dir)))
     orders.start()
-    module.begin(orders.looked)
+    module.import_ahead(orders.looked)
     orders.join()
     return orders.run_dir
 

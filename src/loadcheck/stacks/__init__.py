@@ -84,7 +84,7 @@ def begun_ahead(profile: Profile) -> str | None:
     """The module that loads this profile, where it can import before it knows its plan (engines/ahead.py); None where it cannot."""
     engine = engine_of(profile)
     can = engine == UNSLOTH_VLLM.engine and not profile.training.steps
-    return engine if can and startup.taken("ahead") else None
+    return engine if can and startup.enabled("ahead") else None
 
 
 def trainer_of(profile: Profile) -> str:

@@ -1,4 +1,4 @@
-"""What the stack's server takes of adapters, vLLM 0.7.2's ranks, and which of its holes are known."""
+"""The stack's server: which LoRA ranks vLLM 0.7.2 accepts, and its known vulnerabilities."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ MAX_SERVED_RANK = SERVED_RANKS[-1]
 
 
 def served_rank(rank: int) -> int | None:
-    """The least --max-lora-rank that takes adapters of this rank; None where none does."""
+    """The smallest --max-lora-rank that accepts adapters of this rank; None where there is none."""
     return next((each for each in SERVED_RANKS if each >= rank), None)
 
 
 def rank_flag(rank: int) -> str | None:
-    """The flag with which adapters of this rank are served; None where the default takes them, or nothing does."""
+    """The flag that serves adapters of this rank; None where the default accepts them, or no rank does."""
     served = served_rank(rank)
     return f"--max-lora-rank {served}" if served is not None and served > DEFAULT_SERVED_RANK else None
 
@@ -47,7 +47,7 @@ SERVERS = ("vllm", "starlette", "fastapi", "uvicorn")
 
 
 def known_holes() -> tuple[tuple[tuple[str, ...], str], ...]:
-    """The known holes that this server is reached by: (their CVEs, what to do or leave), of env/vex.toml."""
+    """The known vulnerabilities of this server: (their CVEs, what to do or avoid), from env/vex.toml."""
     holes = read_toml(env_dir() / "vex.toml")["hole"]
-    reached = (each for each in holes if each["package"] in SERVERS and each["status"] == "affected")
-    return tuple((tuple(each["ids"]), each["action"]) for each in reached)
+    affecting = (each for each in holes if each["package"] in SERVERS and each["status"] == "affected")
+    return tuple((tuple(each["ids"]), each["action"]) for each in affecting)

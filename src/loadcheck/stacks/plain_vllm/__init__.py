@@ -1,4 +1,4 @@
-"""vLLM 0.7.2 alone on a GPU, without unsloth: the same engine, by its own defaults, without adapters."""
+"""vLLM 0.7.2 alone on a GPU: the same engine with its own defaults, without unsloth and without adapters."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.trouble import Shortage
 from loadcheck.stacks.plain_vllm import rungs
-from loadcheck.stacks.plain_vllm.asked import CHECKS
 from loadcheck.stacks.plain_vllm.obstacles import model_refusals
 from loadcheck.stacks.plain_vllm.prediction import predict, predict_from_log
+from loadcheck.stacks.plain_vllm.settings_checks import CHECKS
 from loadcheck.stacks.unsloth_vllm import identities as v0
 from loadcheck.stacks.unsloth_vllm import machine, unsloth_lines
 from loadcheck.stacks.unsloth_vllm.bands import PEAK_SLACK
@@ -33,7 +33,7 @@ OF_UNSLOTH = frozenset(each.name for each in unsloth_lines.FORMATS)
 
 
 class PlainVllm(JudgedStack):
-    """See `predict.stack.Stack`. Its lines are the engine's own, which unsloth's stack reads."""
+    """See `predict.stack.Stack`. It prints the engine's own lines, which the unsloth stack reads, too."""
 
     name = "plain_vllm"
     engine = "loadcheck.stacks.plain_vllm.engine"
@@ -51,7 +51,7 @@ class PlainVllm(JudgedStack):
         return profile.has_budget and not profile.keeps_slots
 
     def recognises(self, attempt: Attempt) -> bool:
-        """A V0 engine that says how it was started, and neither a line of unsloth's nor, but for a server's, LoRA, which its loads have not."""
+        """A V0 engine that logs its configuration, without a line of unsloth's. LoRA occurs in servers' logs only, not in a load's."""
         reading = attempt.reading("engine")
         lora = attempt.formats["LoRA kernels"] and not attempt.formats["API server"]
         others = OF_UNSLOTH.intersection(attempt.formats) or lora

@@ -1,8 +1,8 @@
-"""torch's CUDA allocator as it is where nobody sets it: a large block may be larger than what was asked for.
+"""torch's CUDA allocator in its default configuration: a large block may be larger than its request.
 
-torch 2.5.1, c10/cuda/CUDACachingAllocator.cpp without PYTORCH_CUDA_ALLOC_CONF: a request above 1 MiB is taken from the smallest free
-block that holds it, or from a new segment; what is left of that block is split off only where it is more than 1 MiB (should_split), and
-counts as taken otherwise. With expandable segments, or of requests of at most 1 MiB, nothing is left over.
+torch 2.5.1, c10/cuda/CUDACachingAllocator.cpp without PYTORCH_CUDA_ALLOC_CONF: a request above 1 MiB takes the smallest free block that
+holds it, or a new segment. The remainder is split off only if it is larger than 1 MiB (should_split); otherwise it counts as allocated.
+With expandable segments, or for requests of at most 1 MiB, there is no remainder.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from loadcheck.units import MIB, round_up
 
 MIN_BLOCK_BYTES = 512
 SMALL_BYTES = MIB
-"""Up to so many bytes a request comes from the small pool, where each rest is split off (kSmallSize)."""
+"""Requests up to this size come from the small pool, where every remainder is split off (kSmallSize)."""
 LARGE_SEGMENT_BYTES = 20 * MIB
 MIN_LARGE_BYTES = 10 * MIB
 SEGMENT_STEP_BYTES = 2 * MIB
-"""Segments of requests below 10 MiB, and the multiple that those of larger ones are of (kLargeBuffer, kMinLargeAlloc, kRoundLarge)."""
+"""The segment of requests below 10 MiB, and the multiple that larger segments are rounded to (kLargeBuffer, kMinLargeAlloc, kRoundLarge)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -29,21 +29,21 @@ class Block:
 
 
 class Allocator:
-    """What the allocator counts for a sequence of requests. Of the small pool only the sum is followed."""
+    """The bytes that the allocator counts for a sequence of requests. Of the small pool only the sum is tracked."""
 
     def __init__(self) -> None:
         self._segments: list[list[Block]] = []
         self.allocated_bytes = 0
 
-    def take(self, num_bytes: int) -> Block:
-        """A block for so many bytes."""
+    def allocate(self, num_bytes: int) -> Block:
+        """A block of at least this size."""
         wanted = round_up(num_bytes, MIN_BLOCK_BYTES)
         block = Block(wanted) if wanted <= SMALL_BYTES else self._large(wanted)
         self.allocated_bytes += block.num_bytes
         return block
 
-    def give(self, block: Block) -> None:
-        """Free a block, and make one of it and its free neighbours."""
+    def free(self, block: Block) -> None:
+        """Free a block and merge it with its free neighbours."""
         self.allocated_bytes -= block.num_bytes
         block.free = True
         segment = next((segment for segment in self._segments if block in segment), None)
@@ -77,14 +77,14 @@ class Allocator:
         return block
 
 
-def exact(num_bytes: int) -> int:
-    """What a tensor takes where nothing is left over."""
+def tight(num_bytes: int) -> int:
+    """The size of a tensor's block without a remainder."""
     return round_up(num_bytes, MIN_BLOCK_BYTES)
 
 
-def fresh(num_bytes: int) -> int:
-    """What a tensor takes in a segment of its own: with a rest of up to 1 MiB, which is not split off."""
-    wanted = exact(num_bytes)
+def own_segment(num_bytes: int) -> int:
+    """The size of a tensor's block in a new segment: including a remainder of up to 1 MiB, which is not split off."""
+    wanted = tight(num_bytes)
     if wanted < MIN_LARGE_BYTES:
         return wanted
     rest = -wanted % SEGMENT_STEP_BYTES

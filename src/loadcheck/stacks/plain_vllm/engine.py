@@ -1,4 +1,4 @@
-"""The load by vLLM alone: its LLM class, one answer, and events that say what was measured."""
+"""The load by vLLM alone: its LLM class, one answer, and events with the measurements."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ SWITCH = {"default": None, "on": True, "off": False}
 def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     """Run the plan with the checkpoint in `directory`; UnsupportedMachine without a GPU that this stack can use."""
     common.check_visible_devices()
-    startup.check_left_out()
+    startup.check_variables()
     common.set_environment()
-    os.environ.pop("PYTORCH_CUDA_ALLOC_CONF", None)  # the prediction is of torch's own setting
+    os.environ.pop("PYTORCH_CUDA_ALLOC_CONF", None)  # the prediction assumes torch's default
     startup.begin_reading(directory)
     _import_stack(recorder)
     record_device(recorder)
@@ -46,7 +46,7 @@ def _import_stack(recorder: Recorder) -> None:
 
 
 def arguments(plan: LoadPlan, directory: Path) -> dict[str, Any]:
-    """The arguments of `vllm.LLM` (vllm/engine/arg_utils.py:90-200); what is not named, or None, is as vLLM itself takes it."""
+    """The arguments of `vllm.LLM` (vllm/engine/arg_utils.py:90-200); vLLM's defaults apply to those that are missing or None."""
     profile = plan.profile
     loader = "bitsandbytes" if plan.quantization == "nf4" else None
     return {
@@ -66,9 +66,9 @@ def _load(plan: LoadPlan, directory: Path, recorder: Recorder) -> Any:
     from vllm import LLM
 
     start_s = time.monotonic()
-    if startup.taken("inspection"):
+    if startup.enabled("inspection"):
         startup.inspect_in_process()
-    if startup.taken("loopback"):
+    if startup.enabled("loopback"):
         startup.stay_on_this_machine()
     llm = LLM(**arguments(plan, directory))
     recorder.record(Loaded(load_s=seconds_since(start_s), **memory_now()))

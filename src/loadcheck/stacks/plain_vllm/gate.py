@@ -1,9 +1,9 @@
-"""The door of vLLM's own server: an ASGI middleware that asks for the key everywhere, refuses what known holes are reached by, and says the
-verdict at /loadcheck.
+"""An ASGI middleware for vLLM's own server: it requires the key on every route, blocks requests that exploit known vulnerabilities, and
+serves the verdict at /loadcheck.
 
-vLLM 0.7.2 asks for its key below /v1 alone (vllm/entrypoints/openai/api_server.py:688-703), so /tokenize, /pooling, /score, /rerank and
-/invocations answer anybody, and it compares with `!=`, whose time tells of the key (CVE-2025-59425). It is named by --middleware, is
-outermost, and imports nothing of the server.
+vLLM 0.7.2 requires its key only below /v1 (vllm/entrypoints/openai/api_server.py:688-703), so /tokenize, /pooling, /score, /rerank and
+/invocations answer anybody; and it compares with `!=`, whose duration leaks the key (CVE-2025-59425). --middleware installs this one,
+outermost; it imports nothing of the server.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 KEY, EXPIRES, VERDICT = "VLLM_API_KEY", "LOADCHECK_KEY_EXPIRES_UNIX_S", "LOADCHECK_SERVE_VERDICT"
-"""Variables: the key, when it ends, and the file of the verdict. Never arguments: those are seen by everybody and are logged."""
+"""Environment variables: the key, its expiry, and the verdict's file. Never arguments: those are visible to everybody, and logged."""
 GRACE = "LOADCHECK_SERVE_GRACE_S"
-"""The seconds that requests may go on once the server is asked to end (server.py)."""
+"""The seconds that running requests may take after a shutdown request (server.py)."""
 OPEN = ("/health", "/ping")
 ROUTE = "/loadcheck"
 MAX_BODY_BYTES = 4 * 1024 * 1024
-"""Of a request: a prompt of a million tokens, and no upload (CVE-2025-54121)."""
+"""Of a request: enough for a prompt of a million tokens, too small for uploads (CVE-2025-54121)."""
 REFUSED_KEYS = ("chat_template", "chat_template_kwargs")
-"""A template of a request is run (CVE-2025-61620); the model's own is used."""
+"""A request's chat template is executed (CVE-2025-61620); only the model's own is used."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -34,7 +34,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class Gate:
-    """Lets through who has the key; what only says that the server lives is open."""
+    """Lets authenticated requests through; health checks are open."""
 
     def __init__(self, app: App) -> None:
         self.app = app
@@ -52,18 +52,18 @@ class Gate:
         if refusal is not None:
             await _answer(send, 401, _error(refusal, "authentication_error", 401))
         elif scope["path"] == ROUTE:
-            await _answer(send, *self._said())
+            await _answer(send, *self._verdict_response())
         else:
             await self._pass(scope, receive, send)
 
     async def _pass(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Hand on a request whose body was read whole and looked at; its answer streams as it comes."""
+        """Forward a request after its whole body was read and checked; the response is streamed."""
         body = await _body(receive)
         if body is None:
             await _answer(send, 413, _error(f"more than {MAX_BODY_BYTES} bytes", "invalid_request_error", 413))
         elif found := _refused(body):
             await _answer(
-                send, 400, _error(f"{', '.join(found)}: not taken from a request", "invalid_request_error", 400)
+                send, 400, _error(f"{', '.join(found)}: not accepted in a request", "invalid_request_error", 400)
             )
         else:
             await self.app(scope, _replayed(body, receive), send)
@@ -71,24 +71,24 @@ class Gate:
     def _refusal(self, scope: Message) -> str | None:
         given = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
         if len(given) != 1 or not hmac.compare_digest(given[0], self._key):
-            return "no key, or another: send Authorization: Bearer KEY"
-        return "the key has expired: start the server anew" if time.time() >= self._expires_s else None
+            return "missing or wrong key: send Authorization: Bearer KEY"
+        return "the key has expired: restart the server" if time.time() >= self._expires_s else None
 
-    def _said(self) -> tuple[int, dict[str, Any]]:
+    def _verdict_response(self) -> tuple[int, dict[str, Any]]:
         try:
             found: dict[str, Any] = json.loads(self._verdict.read_text(encoding="ascii"))
         except (OSError, ValueError):
-            return 503, {"verdict": None, "why": "the start is not judged yet"}
+            return 503, {"verdict": None, "why": "the start has not been judged yet"}
         return 200, found
 
 
 def _error(message: str, kind: str, code: int) -> dict[str, Any]:
-    """As the OpenAI API says it."""
+    """In the OpenAI API's format."""
     return {"error": {"message": message, "type": kind, "code": code}}
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """The request's body; None where it is too large, or its client has gone."""
+    """The request's body; None if it is too large, or the client has disconnected."""
     body, more = bytearray(), True
     while more:
         message = await receive()
@@ -100,7 +100,7 @@ async def _body(receive: Receive) -> bytes | None:
 
 
 def _refused(body: bytes) -> list[str]:
-    """The keys of a request that are refused; what is no JSON object the server refuses itself, by the same parser."""
+    """The forbidden keys in a request; the server itself rejects what is not a JSON object, with the same parser."""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
@@ -109,7 +109,7 @@ def _refused(body: bytes) -> list[str]:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """The body once, then what else comes: the client's leaving."""
+    """The body once, then further messages: the client's disconnect."""
     left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:

@@ -1,4 +1,4 @@
-"""What keeps a load by vLLM alone from succeeding, in its own order and words."""
+"""Why a load by vLLM alone would fail, in the engine's order and words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from loadcheck.predict.account import MemoryAccount, Obstacle
 from loadcheck.predict.case import Case
-from loadcheck.stacks.plain_vllm.plan import prefills_in_parts
+from loadcheck.stacks.plain_vllm.plan import chunks_prefill
 from loadcheck.stacks.unsloth_vllm.budget import Budget
 from loadcheck.stacks.unsloth_vllm.obstacles import no_cache_of, peak_obstacle
 from loadcheck.stacks.unsloth_vllm.plan import EnginePlan
@@ -15,7 +15,7 @@ from loadcheck.units import show_bytes
 
 
 def obstacles(case: Case, plan: EnginePlan, budget: Budget, account: MemoryAccount) -> Iterator[Obstacle]:
-    """In the order in which the engine would meet them."""
+    """In the order in which the engine would hit them."""
     card = case.gpu
     if card.refused is not None:
         remedy = "take a card of compute capability 7.5 to 9.0"
@@ -37,14 +37,14 @@ def obstacles(case: Case, plan: EnginePlan, budget: Budget, account: MemoryAccou
 
 
 def model_refusals(case: Case) -> Iterator[Obstacle]:
-    """Those that no setting would remove."""
+    """Those that no setting can remove."""
     yield from met((*ENGINE_RULES, _kept), case)
 
 
 def _batch(case: Case, plan: EnginePlan) -> Iterator[Obstacle]:
     """vllm/config.py:1563-1578."""
     tokens, length, sequences = plan.num_batched_tokens, plan.max_model_len, plan.max_num_seqs
-    if tokens < length and not prefills_in_parts(case):
+    if tokens < length and not chunks_prefill(case):
         yield Obstacle(
             f"a batch of {tokens} tokens holds no request of {length}",
             f"max_num_batched_tokens ({tokens}) is smaller than max_model_len ({length}).",
@@ -74,22 +74,22 @@ def _too_long(case: Case) -> Obstacle | None:
 
 
 def _bfloat16(case: Case) -> Obstacle | None:
-    """vllm/worker/worker.py:509-530; a checkpoint of bfloat16 is taken as it is, where no other dtype is asked for."""
+    """vllm/worker/worker.py:509-530; unless another dtype is requested, the checkpoint is assumed to be bfloat16."""
     if case.profile.dtype == "half" or case.gpu.compute_capability >= FLASH_CAPABILITY:
         return None
     return Obstacle(
-        f"{case.gpu.name} has no bfloat16, which the checkpoint is taken to be of",
+        f"{case.gpu.name} has no bfloat16, and the checkpoint is assumed to be in bfloat16",
         "Bfloat16 is only supported on GPUs with compute capability of at least 8.0.",
         "load with --dtype half",
     )
 
 
 def _kept(case: Case) -> Obstacle | None:
-    """vllm/model_executor/layers/quantization/bitsandbytes.py:124-142: it looks for one word of a module's name, not for a path."""
+    """vllm/model_executor/layers/quantization/bitsandbytes.py:124-142 matches one word of a module's name, not a path."""
     if not case.config.kept_modules:
         return None
     return Obstacle(
-        "vLLM alone takes every linear of a dynamic quant to be in 4 bits",
+        "vLLM alone assumes that every linear of a dynamic quant is in 4 bits",
         "AssertionError",
         "load it with unsloth, or take the plain 4-bit checkpoint",
     )

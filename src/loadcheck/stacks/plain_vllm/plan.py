@@ -1,4 +1,4 @@
-"""What vLLM 0.7.2 takes where it is not told: its engine's own defaults."""
+"""vLLM 0.7.2's own defaults for settings that are not given."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from loadcheck.units import GIB
 MAX_NUM_SEQS = 256
 """vllm/engine/arg_utils.py:215-217."""
 LEAST_BATCHED_TOKENS = 2048
-"""vllm/config.py:1521-1536: of a batch in parts, and the least of one that is whole."""
+"""vllm/config.py:1521-1536: the default of a chunked batch, and the minimum of one that is not."""
 LONG_CONTEXT = 32_768
-"""Above so many tokens prompts are taken in parts (vllm/engine/arg_utils.py:1112-1137)."""
+"""Longer contexts are prefilled in chunks by default (vllm/engine/arg_utils.py:1112-1137)."""
 SWAP_BYTES = 4 * GIB
 """vllm/engine/arg_utils.py:118."""
 
 
 def plan_of(case: Case) -> EnginePlan:
-    """The engine's settings; the utilization is of the whole card, and no estimate is made of anything."""
+    """The engine's settings. The utilization applies to the whole card, and nothing is estimated."""
     profile, length = case.profile, case.profile.max_seq_length
-    least = LEAST_BATCHED_TOKENS if prefills_in_parts(case) else max(length, LEAST_BATCHED_TOKENS)
+    least = LEAST_BATCHED_TOKENS if chunks_prefill(case) else max(length, LEAST_BATCHED_TOKENS)
     return EnginePlan(
         utilization=profile.gpu_memory_utilization,
         kv_estimate_bytes=None,
@@ -32,8 +32,8 @@ def plan_of(case: Case) -> EnginePlan:
     )
 
 
-def prefills_in_parts(case: Case) -> bool:
-    """Whether a long prompt is taken in parts (vllm/engine/arg_utils.py:1103-1139)."""
+def chunks_prefill(case: Case) -> bool:
+    """Whether long prompts are prefilled in chunks (vllm/engine/arg_utils.py:1103-1139)."""
     if case.profile.chunked_prefill != "default":
         return case.profile.chunked_prefill == "on"
     return case.profile.max_seq_length > LONG_CONTEXT and not case.config.sliding_window

@@ -1,4 +1,4 @@
-"""A load by vLLM alone: unsloth's formulas without adapters, and with torch's allocator as it is where nobody sets it."""
+"""The prediction of a load by vLLM alone: unsloth's formulas without adapters, and torch's allocator in its default configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loadcheck.predict.stack import FromLog
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
-from loadcheck.stacks.plain_vllm.allocator import exact, fresh
+from loadcheck.stacks.plain_vllm.allocator import own_segment, tight
 from loadcheck.stacks.plain_vllm.obstacles import obstacles
 from loadcheck.stacks.plain_vllm.plan import plan_of
 from loadcheck.stacks.plain_vllm.weights import plain_weights
@@ -38,14 +38,14 @@ from loadcheck.stacks.unsloth_vllm.weights import weights
 from loadcheck.units import MIB
 
 ACTIVATION_SLACK_BYTES = 9 * MIB
-"""A block of the sampler's peak may be up to 1 MiB larger than its tensor, and nine live there; which are depends on what lay free before."""
-SERVED_NOTE = "how many adapters a server takes is not read from its log, so its figures are not predicted here; `loadcheck serve` judges its own start"
-BARE_NOTE = "without a profile only the weights are predicted: vLLM prints neither the tokens of a batch nor whether torch's allocator was set"
+"""A block of the sampler's peak may be up to 1 MiB larger than its tensor, and nine are alive there; which ones depends on the free blocks."""
+SERVED_NOTE = "the log of a server does not say how many adapters it serves, so its figures are not predicted here; `loadcheck serve` judges its own start"
+BARE_NOTE = "without a profile only the weights are predicted: vLLM prints neither the tokens of a batch nor how torch's allocator was configured"
 
 
 def predict(case: Case) -> Prediction:
-    """Every figure of the load; `kv_estimate_gib` and what adapters need are of unsloth alone."""
-    with counting(fresh):
+    """Every figure of the load; `kv_estimate_gib` and the adapters' figures exist only with unsloth."""
+    with counting(own_segment):
         return _predict(case, plan_of(case))
 
 
@@ -67,7 +67,7 @@ def _predict(case: Case, plan: EnginePlan) -> Prediction:
 
 
 def slots_of(case: Case, plan: EnginePlan) -> tuple[Term, ...]:
-    """What a server keeps for its adapters, outside of the engine's budget; a load by vLLM alone has none."""
+    """A server's LoRA slots, outside the engine's budget; a load by vLLM alone has none."""
     if not case.max_loras:
         return ()
     rank, tokens = case.profile.max_lora_rank, plan.num_batched_tokens
@@ -75,7 +75,7 @@ def slots_of(case: Case, plan: EnginePlan) -> tuple[Term, ...]:
 
 
 def _peak(case: Case, plan: EnginePlan, budget: Budget) -> Term:
-    """What the card holds once everything is there; graphs alone lie outside vLLM's budget."""
+    """The device memory after the load; only the CUDA graphs are outside vLLM's budget."""
     config, card = case.config, case.gpu
     capability, graphs = card.compute_capability, plan.captures_graphs
     extras = engine_extras(config, plan.max_model_len, plan.max_num_seqs, capability, graphs)
@@ -96,12 +96,12 @@ def _peak(case: Case, plan: EnginePlan, budget: Budget) -> Term:
 
 
 def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None) -> FromLog:
-    """What should have been printed; of a log of no known profile the weights, with or without torch's allocator set."""
+    """The figures that the log should contain; without a profile only the weights, for either allocator configuration."""
     if attempt.formats["LoRA kernels"]:
         return FromLog(note=SERVED_NOTE)
     config = structs.replace(config, lora=False)
     if profile is None:
-        with counting(exact):
+        with counting(tight):
             least = weights(config).num_bytes
         most = plain_weights(config).num_bytes
         band = Band(least, most, "by how torch's allocator was set")
@@ -114,7 +114,7 @@ def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | N
 
 
 def activation_band(figures: Figures) -> dict[str, Band]:
-    """Of the one figure that torch's allocator moves."""
+    """The band of the one figure that torch's allocator affects."""
     value = figures.activation_peak_bytes
     assert value is not None
     why = "torch's allocator leaves up to 1 MiB in a block"

@@ -1,4 +1,4 @@
-"""The settings that move the memory of a load by vLLM alone, cheapest first, and what a load leaves of what it can be short of."""
+"""The settings that reduce the memory of a load by vLLM alone, cheapest first, and the margins that a load leaves."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RUNGS = (
 
 
 def knobs(profile: Profile) -> Iterator[tuple[str, Profile]]:
-    """Each setting turned one step from `profile`, and the step in words."""
+    """Each setting changed by one step from `profile`, with the step in words."""
     hundredths = round(profile.gpu_memory_utilization * UTILIZATION_STEPS)
     if hundredths > 5:
         yield "gpu_memory_utilization − 0.05", at_utilization(profile, hundredths - 5)
@@ -48,7 +48,7 @@ def knobs(profile: Profile) -> Iterator[tuple[str, Profile]]:
 
 
 def wishes(case: Case) -> Iterator[Wish]:
-    """What a user could give up where nothing fits."""
+    """What a user could give up where no setting fits."""
     if case.config.quantization == "16bit":
         quantized = replace(case, config=changed(case.config, {"quantization": "nf4"})).changed({"load_in_4bit": True})
         yield (("a 4-bit checkpoint of the model", quantized),)
@@ -56,14 +56,14 @@ def wishes(case: Case) -> Iterator[Wish]:
 
 
 def slack(card: Card) -> dict[Shortage, int]:
-    """What a load must have left, as the prediction may be off by so much."""
+    """The margin that a load must leave, because the prediction may be off by that much."""
     of_card = int(PEAK_SLACK * card.total_bytes)
     non_torch = 0 if card.non_torch_bytes is not None else NON_TORCH_SLACK_BYTES
     return {"batch": 0, "profile": of_card, "kv_cache": KV_SLACK_BYTES + non_torch, "peak": of_card}
 
 
 def amounts_left(case: Case, prediction: Prediction) -> dict[Shortage, int]:
-    """What is left of everything that a load can be short of, in the order in which the engine comes to it."""
+    """What is left of each resource that a load can run out of, in the order in which the engine uses them."""
     card, figures = case.gpu, prediction.figures
     tokens, sequences = figures.chunked_prefill_tokens, figures.max_num_seqs
     assert tokens is not None and sequences is not None and figures.max_model_len is not None
@@ -79,5 +79,5 @@ def amounts_left(case: Case, prediction: Prediction) -> dict[Shortage, int]:
 
 
 def needs(case: Case) -> dict[Shortage, int]:
-    """What one request of full length needs of the KV cache."""
+    """The KV cache that one request of full length needs."""
     return {"kv_cache": request_bytes(case.config, case.profile.max_seq_length)}

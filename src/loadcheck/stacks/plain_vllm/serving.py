@@ -1,4 +1,4 @@
-"""vLLM 0.7.2's own OpenAI-compatible server: how it is started, and what it takes of the card."""
+"""vLLM 0.7.2's own OpenAI-compatible server: how it is started, and how much memory it takes."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from loadcheck.units import show_bytes
 SERVER = "loadcheck.stacks.plain_vllm.server"
 GATE = "loadcheck.stacks.plain_vllm.gate.Gate"
 FORBIDDEN = (
-    "VLLM_ALLOW_RUNTIME_LORA_UPDATING",  # a request would name any folder of this machine (api_server.py:631-657)
-    "VLLM_SERVER_DEV_MODE",  # routes that reset the cache (api_server.py:570-583)
-    "VLLM_TORCH_PROFILER_DIR",  # routes that write profiles (api_server.py:608-628)
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING",  # a request could load any folder of this machine (api_server.py:631-657)
+    "VLLM_SERVER_DEV_MODE",  # adds routes that reset the cache (api_server.py:570-583)
+    "VLLM_TORCH_PROFILER_DIR",  # adds routes that write profiles (api_server.py:608-628)
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a server is to serve.
+    """What to serve.
 
     Attributes:
-        directory: of the base's weights, or of a merged model.
-        adapters: folders in peft's form, by the model name that requests ask for.
-        rank: the least --max-lora-rank that takes all of them; None without adapters.
-        variables: that have the server and its engine see one GPU of several (device.py: pin_for_children).
+        directory: the weights of the base, or of a merged model.
+        adapters: folders in peft's format, by the model name that requests use.
+        rank: the smallest --max-lora-rank that accepts all adapters; None without adapters.
+        variables: select one GPU of several for the server and its engine (device.py: pin_for_children).
     """
 
     plan: LoadPlan
@@ -53,9 +53,9 @@ class Served:
 
 
 def argv(served: Served) -> list[str]:
-    """The arguments of the server (vllm/entrypoints/openai/cli_args.py:80-260, engine/arg_utils.py); none of them is a secret.
+    """The server's arguments (vllm/entrypoints/openai/cli_args.py:80-260, engine/arg_utils.py); none of them is a secret.
 
-    No prompt is logged, no page of another origin may ask, and there are no pages about the routes.
+    Prompts are not logged, requests from other origins are not allowed, and the API documentation is off.
     """
     profile, loader = served.plan.profile, "bitsandbytes" if served.plan.quantization == "nf4" else None
     words = [
@@ -86,22 +86,22 @@ def _lora(served: Served) -> Sequence[str]:
 def environment(
     env: Mapping[str, str], key: str, expires_unix_s: float | None, verdict: Path, grace_s: float
 ) -> dict[str, str]:
-    """The server's variables: the key, the verdict's file, how long requests may go on at its end (`grace_s`), nothing that reaches a
-    network, no token, and no switch that opens a route."""
+    """The server's environment: the key, the verdict's file, and how long requests may run at shutdown (`grace_s`); no network access, no
+    token, and no switch that adds a route."""
     kept = {name: value for name, value in env.items() if name not in (*UNSET, *FORBIDDEN, *TOKEN_VARIABLES, EXPIRES)}
     own = {KEY: key, VERDICT: str(verdict.resolve()), GRACE: str(grace_s)}
     return {**kept, **ENVIRONMENT, **own, **({} if expires_unix_s is None else {EXPIRES: str(expires_unix_s)})}
 
 
 def served_case(case: Case, rank: int | None, num_adapters: int) -> Case:
-    """The load of a server: with its slots, which `argv` asks for by --max-loras and --max-lora-rank."""
+    """The case of a server: with the LoRA slots that `argv` requests by --max-loras and --max-lora-rank."""
     return case if rank is None else replace(case.changed({"max_lora_rank": rank}), max_loras=num_adapters)
 
 
 def predict_served(case: Case) -> Prediction:
-    """The memory of a server (`served_case`): that of vLLM alone, its adapters' rows among the weights, and their slots outside of its budget.
+    """Predict a server (`served_case`): vLLM alone, the adapters' embedding rows among the weights, and LoRA slots outside its budget.
 
-    A load answers once, and a server many at once: what a full batch would take has to be there.
+    A load answers one request, a server many at once, so the memory of a full batch must fit, too.
     """
     found = predict(case)
     if case.card is None or found.account is None:
@@ -123,7 +123,7 @@ def _short(needed: int, short: int) -> Obstacle:
 
 
 def evidence_of(log: ParsedLog, case: Case) -> Evidence:
-    """What the start of a server is judged by: its log, and what is predicted of it by the card that was there before."""
+    """The evidence that a server's start is judged by: its log, and the prediction for the card as it was before."""
     seen, rounding = _as_measured(log.last, case)
     figures = predict_served(seen).figures
     return Evidence(
@@ -140,7 +140,7 @@ def evidence_of(log: ParsedLog, case: Case) -> Evidence:
 
 
 def _as_measured(attempt: Attempt, case: Case) -> tuple[Case, Rounding]:
-    """The case with the non_torch that the log says, where the card's own is another or not known: the figures after it follow from it."""
+    """The case with the log's non_torch, where the card's differs or is unknown: later figures depend on it."""
     card, reading = case.gpu, attempt.reading("non_torch_bytes")
     if reading is None or (card.non_torch_bytes is not None and reading.agrees(card.non_torch_bytes)):
         return case, EXACT

@@ -19,9 +19,9 @@ from loadcheck.stacks.transformers_cpu.lines import DIALECT
 from loadcheck.stacks.transformers_cpu.peak import cpu_bands
 from loadcheck.stacks.transformers_cpu.prediction import predict
 from loadcheck.stacks.unsloth_vllm import machine as unsloth
-from loadcheck.stacks.unsloth_vllm.asked import CHECKS
 from loadcheck.stacks.unsloth_vllm.identities import check_model, check_patched, check_times, check_trainable
 from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, required_lines
+from loadcheck.stacks.unsloth_vllm.settings_checks import CHECKS
 
 EVENTS: tuple[type[Event], ...] = (Started, WeightsLoaded, Attached, Answered, Peak, Done)
 """What its engine prints of a load on a CPU."""

@@ -17,7 +17,7 @@ from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.training import TrainSettings
 from loadcheck.specs.trouble import Shortage
-from loadcheck.stacks.unsloth_vllm import asked, machine, rungs
+from loadcheck.stacks.unsloth_vllm import machine, rungs
 from loadcheck.stacks.unsloth_vllm.bands import PEAK_SLACK
 from loadcheck.stacks.unsloth_vllm.from_log import predict_from_log, why_not_predicted
 from loadcheck.stacks.unsloth_vllm.identities import IDENTITIES, ranks_in_log
@@ -27,6 +27,7 @@ from loadcheck.stacks.unsloth_vllm.names import resolve
 from loadcheck.stacks.unsloth_vllm.prediction import predict
 from loadcheck.stacks.unsloth_vllm.refusals import model_refusals
 from loadcheck.stacks.unsloth_vllm.rungs import PROPOSED_SHARES
+from loadcheck.stacks.unsloth_vllm.settings_checks import CHECKS
 
 
 class UnslothVllm(JudgedStack):
@@ -39,7 +40,7 @@ class UnslothVllm(JudgedStack):
     peak_slack = PEAK_SLACK
     dialect = DIALECT
     identities = IDENTITIES
-    settings_checks = asked.CHECKS
+    settings_checks = CHECKS
     alternatives = ALTERNATIVES
     variables = machine.VARIABLES
 

@@ -1,6 +1,6 @@
-"""The load on a GPU: unsloth with vLLM inside, stage by stage, each ending in an event that says what it measured.
+"""The load on a GPU: unsloth with vLLM inside, in stages, each of which ends with an event that holds its measurements.
 
-What unsloth and vLLM print themselves is left as it is: the parent parses it from the raw log.
+What unsloth and vLLM print is left as it is: the parent parses it from the raw log.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from loadcheck.specs.profile import Adapters, Profile
 from loadcheck.specs.settings import handed_on
 from loadcheck.stacks.engine_common import digest, seconds_since, trainable
 from loadcheck.stacks.recorder import Recorder
-from loadcheck.stacks.unsloth_vllm import closed, startup
+from loadcheck.stacks.unsloth_vllm import isolation, startup
+from loadcheck.stacks.unsloth_vllm.adapter_init import AdapterInit
 from loadcheck.stacks.unsloth_vllm.device import check_first_gpu, memory_now, record_device, record_peak, record_ram
-from loadcheck.stacks.unsloth_vllm.drawn import Drawn
 from loadcheck.stacks.unsloth_vllm.session import Session
 
 PACKAGES = (
@@ -35,7 +35,7 @@ PACKAGES = (
     "peft", "trl", "bitsandbytes", "accelerate", "numpy", "protobuf",
 )  # fmt: skip
 
-# The weights are local by now, and nothing of a load may depend on a network.
+# The weights are local by now; a load must not depend on a network.
 ENVIRONMENT = {
     "UNSLOTH_DISABLE_STATISTICS": "1",  # unsloth/models/_utils.py:604-692 downloads from the hub to be counted
     "VLLM_NO_USAGE_STATS": "1",  # vllm/usage/usage_lib.py:49-68 posts to a server every 10 minutes
@@ -43,16 +43,16 @@ ENVIRONMENT = {
     "HF_HUB_ENABLE_HF_TRANSFER": "0",  # unsloth/__init__.py:58 sets 1 where it is not set
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
-    # What unsloth itself sets at its import (unsloth/__init__.py:29-45): the driver is started before that.
+    # unsloth sets these itself on import (unsloth/__init__.py:29-45), but the driver is initialized before that.
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     "CUDA_VISIBLE_DEVICES": "0",
 }
 UNSET = (
-    "VLLM_USE_V1",  # unsloth_zoo/vllm_utils.py:387 reaches into the V0 engine
-    "VLLM_CONFIGURE_LOGGING",  # the log is what is parsed
+    "VLLM_USE_V1",  # unsloth_zoo/vllm_utils.py:387 accesses internals of the V0 engine
+    "VLLM_CONFIGURE_LOGGING",  # the log is parsed
     "VLLM_LOGGING_LEVEL",
-    "VLLM_PORT",  # two loads that start side by side would both take the first one that is free (vllm/utils.py:505-516)
-    "UNSLOTH_USE_MODELSCOPE",  # unsloth/models/loader.py:36 would look for the directory on another hub
+    "VLLM_PORT",  # two loads that start at once would both take the first free port from it (vllm/utils.py:505-516)
+    "UNSLOTH_USE_MODELSCOPE",  # unsloth/models/loader.py:36 would look the directory up on another hub
 )
 
 
@@ -63,19 +63,19 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     """
     profile = plan.profile
     check_visible_devices()
-    startup.check_left_out()
+    startup.check_variables()
     set_environment()
-    ask_once()
+    query_own_gpu_once()
     startup.begin_context()
     weights_ready(directory)
     if not profile.training.steps:
-        startup.put_off_unused()
+        startup.defer_unused_imports()
     import_stack(recorder)
     record_device(recorder)
-    drawn = startup.draws(plan.config, profile.adapters)
-    model, tokenizer = load(profile, directory, recorder, drawn)
+    adapter_init = startup.adapter_init(plan.config, profile.adapters)
+    model, tokenizer = load(profile, directory, recorder, adapter_init)
     if profile.adapters is not None:
-        model = attach(model, profile.adapters, recorder, drawn)
+        model = attach(model, profile.adapters, recorder, adapter_init)
     if profile.fast_inference:
         recorder.record(Slots(lora_slots_bytes=lora_slots_bytes(_vllm_model(model))))
     session = Session(profile, model, tokenizer, recorder)
@@ -94,36 +94,36 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
 # ---------------------------------------------------------------------------------------------------------- before the plan
 
 
-def begin(looked: threading.Event) -> None:
-    """Import before there is a plan, of a load that trains nothing; the device is touched once `looked` is set. What fails here, `run` says."""
+def import_ahead(device_free: threading.Event) -> None:
+    """Import before the plan is known, for a load without training; uses the device only once `device_free` is set. `run` reports failures."""
     if PIN not in os.environ and os.environ.get("CUDA_VISIBLE_DEVICES") not in USABLE:
         return
     set_environment()
-    ask_once()
-    with startup.paused_collector(), closed.no_shell(), suppress(NotImplementedError):
-        startup.put_off_unused()
-        import torch  # noqa: F401  # the first that unsloth imports; it leaves the device alone
+    query_own_gpu_once()
+    with startup.paused_collector(), isolation.no_shell(), suppress(NotImplementedError):
+        startup.defer_unused_imports()
+        import torch  # noqa: F401  # unsloth imports it first; the import does not touch the device
 
-        looked.wait()
+        device_free.wait()
         pin_gpu()
         startup.begin_context()
         import unsloth  # noqa: F401
 
 
 def weights_ready(directory: Path) -> None:
-    """The weights are there, so they can be read; also on another thread, while `begin` still imports."""
+    """The weights are complete, so start reading them; may be called from another thread during `import_ahead`."""
     startup.begin_reading(directory)
 
 
-# ---------------------------------------------------------------------------------------------------------- before import
+# ---------------------------------------------------------------------------------------------------------- before the imports
 
 
 USABLE = (None, "0")
-"""What CUDA_VISIBLE_DEVICES may be: unsloth_zoo 2025.2.4 asks torch for cuda:<the first entry> (vllm_utils.py:949-953), and torch counts from 0."""
+"""Values of CUDA_VISIBLE_DEVICES that work: unsloth_zoo 2025.2.4 asks torch for cuda:<the first entry> (vllm_utils.py:949-953), but torch counts from 0."""
 
 
 def check_visible_devices() -> None:
-    """Refuse what would fail minutes later, in a way that hides the cause."""
+    """Refuse values that would fail minutes later with a misleading error."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible not in USABLE:
         what = f"unsloth_zoo 2025.2.4 breaks with {visible!r}"
@@ -133,22 +133,22 @@ def check_visible_devices() -> None:
 
 
 def set_environment() -> None:
-    """The variables that unsloth, vLLM and the hub's client read once, at their import."""
+    """Set the variables that unsloth, vLLM and the hub's client read once, on import."""
     os.environ.update(ENVIRONMENT)
     for name in UNSET:
         os.environ.pop(name, None)
 
 
 @cache
-def ask_once() -> None:
-    """See `ask_own_gpu_alone`; once a process, whether it begins before its plan or not."""
-    ask_own_gpu_alone()
+def query_own_gpu_once() -> None:
+    """`query_own_gpu_only`, once per process, whether or not it imports ahead of its plan."""
+    query_own_gpu_only()
 
 
-def ask_own_gpu_alone() -> None:
-    """Have what unsloth asks nvidia-smi be of this load's GPU alone.
+def query_own_gpu_only() -> None:
+    """Limit unsloth's nvidia-smi queries to this load's GPU.
 
-    It takes two GPUs of the host that fill at once for one load that is on both, whoever fills them, and gives up
+    If two GPUs of the host fill up during a load, whoever uses them, unsloth concludes that the load spans both and gives up
     (unsloth/models/llama.py:1741, 1812, 1845-1846; the trainers, too: llama.py:1877-1884, tokenizer_utils.py:988-995).
     """
     ask, own = subprocess.check_output, shlex.quote(os.environ.get(PIN) or "0")
@@ -162,9 +162,9 @@ def ask_own_gpu_alone() -> None:
 
 
 def import_stack(recorder: Recorder) -> None:
-    """Import unsloth, before anything that it patches (torch, transformers, peft), where `begin` has not; import_s is what is waited here."""
+    """Import unsloth, before anything that it patches (torch, transformers, peft). import_s excludes what `import_ahead` has done."""
     start_s = time.monotonic()
-    with startup.paused_collector(), closed.no_shell():
+    with startup.paused_collector(), isolation.no_shell():
         try:
             import unsloth  # noqa: F401
         except NotImplementedError as error:  # unsloth/__init__.py:90-91
@@ -174,10 +174,10 @@ def import_stack(recorder: Recorder) -> None:
 
 
 def record_imports(start_s: float, packages: Sequence[str], recorder: Recorder) -> None:
-    """Say which versions were imported since `start_s`; from here on a group of one process opens no port."""
+    """Record the versions imported since `start_s`; from here on a single-process group opens no port."""
     import torch
 
-    closed.keep_store_in_process(torch.distributed)
+    isolation.keep_store_in_process(torch.distributed)
     versions = {package: version(package) for package in packages}
     recorder.record(Imported(import_s=seconds_since(start_s), versions=versions, cuda=torch.version.cuda))
 
@@ -188,7 +188,7 @@ def record_imports(start_s: float, packages: Sequence[str], recorder: Recorder) 
 def load_arguments(profile: Profile, directory: Path) -> dict[str, Any]:
     """The arguments of `FastLanguageModel.from_pretrained` (unsloth/models/loader.py:62-84).
 
-    An absolute directory under its exact name: any other makes unsloth fetch, and execute, its newest list of names.
+    An absolute directory under its exact name: for any other, unsloth downloads and executes its newest name mapping.
     """
     arguments: dict[str, Any] = {
         "model_name": str(directory.resolve()),
@@ -201,8 +201,8 @@ def load_arguments(profile: Profile, directory: Path) -> dict[str, Any]:
     }
     if not profile.fast_inference:
         return arguments
-    # Passed on to unsloth_zoo's load_vllm, if it is there (unsloth/models/llama.py:1792-1795, unsloth_zoo/vllm_utils.py:794-814), else to
-    # transformers.
+    # Passed on to unsloth_zoo's load_vllm if it accepts them (unsloth/models/llama.py:1792-1795, unsloth_zoo/vllm_utils.py:794-814),
+    # else to transformers.
     arguments |= handed_on(profile)
     if profile.float8_kv_cache:
         arguments["float8_kv_cache"] = True
@@ -211,24 +211,26 @@ def load_arguments(profile: Profile, directory: Path) -> dict[str, Any]:
     return arguments
 
 
-def load(profile: Profile, directory: Path, recorder: Recorder, drawn: Drawn | None = None) -> tuple[Any, Any]:
+def load(
+    profile: Profile, directory: Path, recorder: Recorder, adapter_init: AdapterInit | None = None
+) -> tuple[Any, Any]:
     from unsloth import FastLanguageModel
 
     start_s = time.monotonic()
     if profile.fast_inference:
-        startup.quicken_vllm()
-        record_ram(recorder, drawn.begin if drawn is not None else lambda: None)
+        startup.patch_vllm_start()
+        record_ram(recorder, adapter_init.begin if adapter_init is not None else lambda: None)
     model, tokenizer = FastLanguageModel.from_pretrained(**load_arguments(profile, directory))
     recorder.record(Loaded(load_s=seconds_since(start_s), **memory_now()))
-    startup.settle()
+    startup.freeze_objects()
     return model, tokenizer
 
 
-def attach(model: Any, adapters: Adapters, recorder: Recorder, drawn: Drawn | None = None) -> Any:
+def attach(model: Any, adapters: Adapters, recorder: Recorder, adapter_init: AdapterInit | None = None) -> Any:
     from unsloth import FastLanguageModel
 
     start_s = time.monotonic()
-    with nullcontext() if drawn is None else drawn.handed_out():
+    with nullcontext() if adapter_init is None else adapter_init.replay():
         model = FastLanguageModel.get_peft_model(
             model,
             r=adapters.r,
@@ -260,15 +262,15 @@ def attach(model: Any, adapters: Adapters, recorder: Recorder, drawn: Drawn | No
 
 
 def _vllm_model(model: Any) -> Any:
-    """vLLM's own module tree, as unsloth_zoo/vllm_utils.py:387 reaches it."""
+    """vLLM's own module tree, found as in unsloth_zoo/vllm_utils.py:387."""
     return model.vllm_engine.llm_engine.model_executor.driver_worker.model_runner.model
 
 
 def lora_slots_bytes(vllm_model: Any) -> int:
-    """The buffers that wait for one adapter of the largest rank: plain attributes of vLLM's layers (vllm/lora/layers.py)."""
+    """The buffers for one adapter of the largest rank: plain attributes of vLLM's layers (vllm/lora/layers.py)."""
     names = ("lora_a_stacked", "lora_b_stacked", "embeddings_tensors")
     values = (vars(module).get(name) for module in vllm_model.modules() for name in names)
-    # A layer may be reached under several names: count each tensor once. Linears hold a tuple, one tensor for each of q, k, v.
+    # A layer may appear under several names: count each tensor once. Linears hold a tuple, one tensor each for q, k, v.
     tensors = {
         id(tensor): tensor
         for value in values

@@ -1,4 +1,4 @@
-"""A loaded model: its answers, its few steps of training, and its adapters as vLLM gets them."""
+"""A loaded model: its answers, its few training steps, and its adapters as vLLM receives them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from loadcheck.stacks.unsloth_vllm.device import memory_now
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """An answer. `first_token_unix_s` is the time of its first token, None where it is not told."""
+    """An answer. `first_token_unix_s` is the time of its first token, None where the engine does not report it."""
 
     token_ids: list[int]
     adapter_enabled: bool
@@ -33,7 +33,7 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A loaded model, and what the profile asks of it."""
+    """A loaded model with the profile that it was loaded for."""
 
     profile: Profile
     model: Any
@@ -41,7 +41,7 @@ class Session:
     recorder: Recorder
 
     def answer(self, kind: type[Answer], adapter_id: int) -> Generated:
-        """Generate one greedy answer with the adapters as they are now, saved and read back."""
+        """Generate one greedy answer with the current adapters, saved and read back."""
         prompt, prompt_ids = self.profile.generation.prompt, self._prompt_ids()
         start_s = time.monotonic()
         if self.profile.fast_inference:
@@ -51,7 +51,7 @@ class Session:
             generated = Generated(self._generate(prompt_ids), self.profile.adapters is not None, None)
         generate_s = seconds_since(start_s)
         text = self.tokenizer.decode(generated.token_ids, skip_special_tokens=True)
-        said = kind(
+        answer = kind(
             prompt=prompt,
             text=text,
             num_prompt_tokens=len(prompt_ids),
@@ -63,14 +63,14 @@ class Session:
             **expectation(self.profile, text),
             **memory_now(),
         )
-        self.recorder.record(said)
+        self.recorder.record(answer)
         return generated
 
     def compare_saved(self, saved: Generated, adapter_id: int) -> None:
-        """Whether what was saved and read back is what is in memory, to the byte, and how far the two answer alike.
+        """Record whether the saved adapters equal those in memory, byte for byte, and how many tokens the two answers share.
 
-        Not to the last token: vLLM's LoRA kernel adds up its parts in any order (vllm/lora/ops/triton_ops/sgmv_shrink.py: SPLIT_K),
-        and on random weights, where all words are about as likely, an answer soon goes another way (after 10 tokens, seen).
+        They need not share all: vLLM's LoRA kernel sums its parts in any order (vllm/lora/ops/triton_ops/sgmv_shrink.py: SPLIT_K),
+        and with random weights, where all tokens are about equally likely, answers soon diverge (after 10 tokens in one run).
         """
         tensors, config = _adapters_in_memory(self.model)
         request = _request(tensors, config, adapter_id)
@@ -114,7 +114,7 @@ class Session:
         return token_ids
 
     def train(self) -> None:
-        """Steps on one fixed text: the loss must fall, the adapters change, and the base stay as it is."""
+        """Train on one fixed text: the loss must fall, the adapters must change, and the base must not."""
         from unsloth import FastLanguageModel
 
         assert self.profile.adapters is not None
@@ -134,7 +134,7 @@ class Session:
         )
 
     def _steps(self) -> list[float | None]:
-        """The loss of each step; None where it is no number."""
+        """The loss of each step; None where it is not finite."""
         import torch
 
         ids = self.tokenizer(
@@ -143,7 +143,7 @@ class Session:
         input_ids = ids["input_ids"].to("cuda")
         dtype = self.model.get_input_embeddings().weight.dtype
         optimizer = torch.optim.AdamW(trainable(self.model), lr=self.profile.training.learning_rate)
-        # Gradients of float16 (before Ampere) underflow without a scale; bfloat16 has the range of float32.
+        # float16 gradients (before Ampere) underflow without a scale; bfloat16 has the range of float32.
         scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
         losses = []
         for step in range(self.profile.training.steps):
@@ -159,15 +159,15 @@ class Session:
 
 
 def _base_weight(model: Any) -> Any:
-    """The weight below the first adapter: packed bytes where the model is in 4-bit."""
+    """The weight under the first adapter: packed bytes where the model is in 4-bit."""
     return next(module.base_layer.weight for module in model.modules() if hasattr(module, "lora_A"))
 
 
 def _lora_request(model: Any, adapter_id: int) -> Any:
-    """A request that makes vLLM use the adapters, saved and read back, under a number that must be new and above 0.
+    """A request that makes vLLM use the adapters, saved and read back. `adapter_id` must be new and above 0.
 
-    Not unsloth's `model.load_lora`: its first request has the number 0 (unsloth_zoo/vllm_utils.py:342, 1208), which vLLM takes
-    for none (vllm/worker/model_runner.py:634). Nor by path: unsloth_zoo/vllm_lora_worker_manager.py:119 calls len(None) then.
+    Not unsloth's `model.load_lora`: its first request has ID 0 (unsloth_zoo/vllm_utils.py:342, 1208), which vLLM treats as no
+    adapter (vllm/worker/model_runner.py:634). Nor by path: unsloth_zoo/vllm_lora_worker_manager.py:119 then calls len(None).
     """
     return _request(*_adapters_on_disk(model), adapter_id)
 
@@ -179,7 +179,7 @@ def _request(tensors: dict[str, Any], config: dict[str, Any], adapter_id: int) -
 
 
 def _adapters_on_disk(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The adapters' weights and settings, saved and read back."""
+    """The adapters' weights and config, saved and read back."""
     from safetensors.torch import load_file
 
     with TemporaryDirectory(prefix="loadcheck-adapter-") as folder:
@@ -190,7 +190,7 @@ def _adapters_on_disk(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _adapters_in_memory(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The same without a file: the weights as unsloth_zoo/vllm_utils.py:1094-1102, 1217-1222 names and casts them."""
+    """The same without a file: the weights named and cast as in unsloth_zoo/vllm_utils.py:1094-1102, 1217-1222."""
     dtype = model.get_input_embeddings().weight.dtype
     tensors = {
         name.replace(".default", ""): weight.to(dtype).cpu()

@@ -1,8 +1,7 @@
-"""A start in less than half the time, at the same figures: what the plain order of things waits for, and how that is avoided.
+"""Measures that halve the start-up time without changing any memory figure.
 
-Each measure has a name, and LOADCHECK_START_WITHOUT leaves it out: a comma-separated list, or "all". docs/startup.md has what each
-saves, and the run that says so; what did not help is in LOG.md. None of them moves a figure: `make bench` compares every figure of the
-two ways.
+Each measure has a name. LOADCHECK_START_WITHOUT disables some: a comma-separated list, or "all". docs/startup.md says what each one
+saves, and in which run; LOG.md says what did not help. `make bench` compares every figure with and without them.
 """
 
 from __future__ import annotations
@@ -21,82 +20,82 @@ from loadcheck.errors import BadInput, Problem, suggestion
 from loadcheck.specs.profile import Adapters
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm import unused
-from loadcheck.stacks.unsloth_vllm.drawn import Drawn, shapes
-from loadcheck.stacks.unsloth_vllm.mapped import map_ahead
+from loadcheck.stacks.unsloth_vllm.adapter_init import AdapterInit, init_shapes
+from loadcheck.stacks.unsloth_vllm.map_ahead import map_ahead
 
 MEASURES = (
     "adapters", "ahead", "blocks", "collector", "context", "inspection", "loopback",
     "map_ahead", "read_ahead", "swap", "unused", "warm_up",
 )  # fmt: skip
-VARIABLE = "LOADCHECK_START_WITHOUT"
-WITH = "LOADCHECK_START_WITH"
-ASKED_FOR = ("ahead",)
-"""Measures that no GPU has run yet: they are taken only where LOADCHECK_START_WITH names them."""
+DISABLE_VARIABLE = "LOADCHECK_START_WITHOUT"
+ENABLE_VARIABLE = "LOADCHECK_START_WITH"
+OPT_IN = ("ahead",)
+"""Measures that have not run on a GPU yet: enabled only where LOADCHECK_START_WITH names them."""
 
 ALLOCATOR = "expandable_segments:True,roundup_power2_divisions:[32:256,64:128,256:64,>:32]"
-"""What unsloth has torch's allocator do (unsloth/__init__.py:47-50)."""
+"""The allocator configuration that unsloth sets (unsloth/__init__.py:47-50)."""
 
 _READ_BYTES = 16 * 2**20
-_PIN_THREADS = 16  # as many as the cards that this was measured on had cores; torch takes powers of two
+_PIN_THREADS = 16  # the number of cores beside the cards that this was measured on; torch accepts powers of two
 
 
-def taken(measure: str) -> bool:
-    """Whether a measure is to be taken: all are, but for those that LOADCHECK_START_WITHOUT names, and those that have to be asked for."""
+def enabled(measure: str) -> bool:
+    """Whether a measure is on: all are, except those in LOADCHECK_START_WITHOUT and opt-in ones not in LOADCHECK_START_WITH."""
     assert measure in MEASURES
-    asked_for = measure not in ASKED_FOR or measure in _named(WITH)
-    return asked_for and not {measure, "all"} & _named(VARIABLE)
+    opted_in = measure not in OPT_IN or measure in _listed_in(ENABLE_VARIABLE)
+    return opted_in and not {measure, "all"} & _listed_in(DISABLE_VARIABLE)
 
 
-def check_left_out() -> None:
-    """BadInput where one of the two variables names what is no measure: it would change nothing."""
-    problems = [*_unknown(VARIABLE, (*MEASURES, "all")), *_unknown(WITH, ASKED_FOR)]
+def check_variables() -> None:
+    """BadInput where either variable lists an unknown measure, which would have no effect."""
+    problems = [*_unknown(DISABLE_VARIABLE, (*MEASURES, "all")), *_unknown(ENABLE_VARIABLE, OPT_IN)]
     if problems:
         raise BadInput(problems)
 
 
 def _unknown(variable: str, known: tuple[str, ...]) -> Iterator[Problem]:
-    for name in sorted(_named(variable) - {*known, ""}):
-        yield Problem("environment", f"{name!r} is no measure", suggestion(name, known), variable)
+    for name in sorted(_listed_in(variable) - {*known, ""}):
+        yield Problem("environment", f"{name!r} is not a measure", suggestion(name, known), variable)
 
 
-def _named(variable: str) -> set[str]:
+def _listed_in(variable: str) -> set[str]:
     return {name.strip() for name in os.environ.get(variable, "").split(",")}
 
 
-# ------------------------------------------------------------------------------------------------------------- while importing
+# ------------------------------------------------------------------------------------------------------------- during the imports
 
 
 @contextmanager
 def paused_collector() -> Iterator[None]:
-    """Import without the garbage collector, and have it never look again at what was imported.
+    """Import with the garbage collector off, then exclude everything that was imported from later collections.
 
-    The imports make 640,000 objects that stay. vLLM and unsloth then collect in full about 80 times before the first token (twice
-    for each CUDA graph: torch/cuda/graphs.py:174 and vllm/worker/model_runner.py:1941; twelve times in get_peft_model:
-    unsloth/models/llama.py:2352, 2363, 2420, 2632), 0.6 s each (2 cores, imports alone, 2026-11-24). Only what is made later can hold memory of the device, and that is collected as before;
-    so what the imports leave behind is not collected even once.
+    The imports create 640,000 permanent objects. vLLM and unsloth then run about 80 full collections before the first token (two
+    for each CUDA graph: torch/cuda/graphs.py:174 and vllm/worker/model_runner.py:1941; twelve in get_peft_model:
+    unsloth/models/llama.py:2352, 2363, 2420, 2632), 0.6 s each (2 cores, imports alone, 2026-11-24). Only objects created later can
+    hold device memory, and those are collected as before.
     """
-    if not taken("collector"):
+    if not enabled("collector"):
         yield
         return
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()  # first: a collector that is on looks at once at all that was made
+        gc.freeze()  # before enabling it: an enabled collector would scan all new objects at once
         gc.enable()
 
 
-def settle() -> None:
-    """Take all objects of now out of the collector's sight; for what stays to the end."""
-    if taken("collector"):
+def freeze_objects() -> None:
+    """Exclude all present objects from garbage collection; for objects that live until the process ends."""
+    if enabled("collector"):
         gc.collect()
         gc.freeze()
 
 
 def in_background(work: Callable[[], None]) -> threading.Thread:
-    """Start `work` in a thread that ends with the process; what it fails at, the load does itself later, and says what is wrong then.
+    """Run `work` in a daemon thread. Where it fails, the load does the same work later and reports the error.
 
-    A traceback of this thread would be in the log as that of a load that failed.
+    A traceback printed by this thread would read, in the log, like that of a failed load.
     """
 
     def quietly() -> None:
@@ -109,34 +108,34 @@ def in_background(work: Callable[[], None]) -> threading.Thread:
 
 
 @cache
-def put_off_unused() -> None:
-    """Have the imports leave out what a load that trains nothing never uses; once, before unsloth is imported."""
-    if not taken("unused"):
+def defer_unused_imports() -> None:
+    """Defer the imports that a load without training never uses; takes effect once, and must precede the import of unsloth."""
+    if not enabled("unused"):
         return
-    unused.put_off()
-    import torch  # the first that unsloth imports, too
+    unused.defer()
+    import torch  # unsloth imports it first, too
 
-    unused.leave_compiler(torch)
+    unused.defer_compiler(torch)
 
 
 @cache
 def begin_context() -> None:
-    """Have the context made while Python imports; once, whoever asks first."""
-    if taken("context"):
+    """Create the CUDA context while Python imports; takes effect once, whoever calls first."""
+    if enabled("context"):
         in_background(make_context)
 
 
 @cache
 def begin_reading(directory: Path) -> None:
-    """Have the weights read while Python imports; once, whoever asks first."""
-    if taken("read_ahead"):
+    """Read the weights into the page cache while Python imports; takes effect once, whoever calls first."""
+    if enabled("read_ahead"):
         in_background(lambda: read_ahead(directory))
 
 
 def make_context() -> None:
-    """Start the driver and make the device's context, which waits for the device and not for Python.
+    """Initialize the driver and create the device's context; this waits for the device and does not hold Python's lock.
 
-    torch later takes this same context (cudaSetDevice takes the primary one), so the device holds no byte more.
+    torch later uses this same context (cudaSetDevice takes the primary one), so it costs no additional device memory.
     """
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
@@ -156,21 +155,21 @@ def read_ahead(directory: Path) -> None:
                 pass
 
 
-def draws(config: ModelConfig, adapters: Adapters | None) -> Drawn | None:
-    """The adapters' first weights, to be drawn while vLLM loads; None where they are drawn when they are attached."""
-    if adapters is None or not taken("adapters"):
+def adapter_init(config: ModelConfig, adapters: Adapters | None) -> AdapterInit | None:
+    """Draws the adapters' initial weights while vLLM loads; None where peft draws them when it attaches the adapters."""
+    if adapters is None or not enabled("adapters"):
         return None
-    return Drawn(adapters.random_state, shapes(config, adapters))
+    return AdapterInit(adapters.random_state, init_shapes(config, adapters))
 
 
 # ---------------------------------------------------------------------------------------------------------- before the engine
 
 
 def inspect_in_process() -> None:
-    """Have vLLM look at the model's class here, not in a process of its own that imports all of vLLM again.
+    """Have vLLM inspect the model's class in this process, not in a subprocess that imports all of vLLM again.
 
-    vLLM does it apart so as not to initialize CUDA (vllm/model_executor/models/registry.py:273-276); here it is, and the class
-    is imported for the load in any case.
+    vLLM uses a subprocess to avoid initializing CUDA (vllm/model_executor/models/registry.py:273-276). Here CUDA is initialized
+    already, and the load imports the class in any case.
     """
     from vllm.model_executor.models import registry
 
@@ -181,21 +180,22 @@ def inspect_in_process() -> None:
 
 
 def stay_on_this_machine() -> None:
-    """Tell vLLM and torch the address of a group of one process, so that none is looked up.
+    """Tell vLLM and torch the address of the single-process group, so that they look none up.
 
-    vLLM asks for a route to the internet (vllm/utils.py:446-482), and gloo for the host's own name: seconds where it is in no
-    /etc/hosts and the name server does not answer (15 s on an H100, in a chroot, 2026-11-24; since then the chroot has the host's file
-    too, so the two were not told apart).
+    vLLM looks for a route to the internet (vllm/utils.py:446-482), and gloo resolves the host's own name, which takes seconds where it is
+    not in /etc/hosts and the name server does not answer (15 s on an H100, in a chroot, 2026-11-24; the chroot has had the host's
+    file since, so the two effects were not separated).
     """
     os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
 def pin_in_parallel() -> None:
-    """Have the pages of vLLM's swap space found and cleared by several threads; one alone takes 3.5 s for 6 GiB (H200).
+    """Pin vLLM's swap space with several threads; a single one takes 3.5 s for 6 GiB (H200).
 
-    The settings are unsloth's (`ALLOCATOR`), and torch's own for pinned memory (c10/cuda/CUDAAllocatorConfig.cpp). Pinned at the
-    same place and in the same sizes as without, since what is pinned takes pages of the device, too: on an H100, pinned before vLLM looks, it cost the cache 4 of 20797 blocks, 8 MiB (2026-11-24).
+    The settings are unsloth's (`ALLOCATOR`) and torch's own for pinned memory (c10/cuda/CUDAAllocatorConfig.cpp). The memory is pinned
+    at the same point and in the same sizes as without this measure, since pinning takes device pages, too: on an H100, pinning before
+    vLLM measures the free memory cost the cache 4 of 20797 blocks, 8 MiB (2026-11-24).
     """
     import torch
 
@@ -205,17 +205,17 @@ def pin_in_parallel() -> None:
     )
 
 
-def capture_lightly() -> None:
-    """Before CUDA graphs are captured, put what is there out of the collector's sight.
+def freeze_before_capture() -> None:
+    """Before the CUDA graphs are captured, exclude the present objects from garbage collection.
 
-    Where the capture fails, all is put back: unsloth tries again, and the first engine's memory must be collected by then.
+    Where the capture fails, they are collected again: unsloth retries, and needs the memory of the first engine back.
     """
     from vllm.worker import model_runner
 
     capture_model = model_runner.GPUModelRunnerBase.capture_model
 
     def capture(self: Any, *arguments: Any) -> None:
-        settle()
+        freeze_objects()
         try:
             capture_model(self, *arguments)
         except BaseException:
@@ -226,19 +226,19 @@ def capture_lightly() -> None:
 
 
 def map_weights_ahead() -> None:
-    """Have the weights' pages mapped by other threads while vLLM copies them (see mapped.py)."""
+    """Map the pages of the weights in other threads while vLLM copies them (see map_ahead.py)."""
     from vllm.model_executor.model_loader import loader
 
     loader.safetensors_weights_iterator = map_ahead(loader.safetensors_weights_iterator)
 
 
 def warm_up_once() -> None:
-    """Run the model before the first graph of each kind, once, and not twice before every graph (vllm/worker/model_runner.py:1898-1910).
+    """Warm up once before the first graph of each kind, instead of twice before every graph (vllm/worker/model_runner.py:1898-1910).
 
-    The run is there so that nothing is compiled or loaded while a graph is recorded. Triton compiles a kernel anew for sizes of 1 and for
-    multiples of 16 (triton/runtime/jit.py:295-308), and for no other size; the second run is for torch.compile, which LoRA switches
-    off (vllm/config.py:3265-3269). It also is torch's peak: so it runs once more where the graphs' pool has grown, as the largest run
-    after that is the one that counts, and the sizes fall.
+    The warm-up ensures that nothing is compiled or loaded while a graph is captured. Triton specializes a kernel for sizes of 1 and
+    multiples of 16 (triton/runtime/jit.py:295-308), and for no other size. The second run is for torch.compile, which LoRA disables
+    (vllm/config.py:3265-3269). The warm-up also sets torch's peak, so it is repeated where the graphs' pool has grown: sizes are
+    captured in descending order, and only the largest run after the growth counts.
     """
     import torch
     from vllm.worker import model_runner
@@ -256,74 +256,74 @@ def warm_up_once() -> None:
     model_runner.CUDAGraphRunner.capture = capture_one
 
 
-_BLOCKS = 1024  # more than what one sequence of the reference holds
+_BLOCKS = 1024  # more than one sequence of the reference run uses
 
 
 def make_blocks_when_needed() -> None:
-    """Have the scheduler's pool begin with a few objects and not with four for each block of the cache.
+    """Have the scheduler's block pool start small, instead of with four objects for each block of the KV cache.
 
-    It grows by itself, twofold, where more are in use (vllm/core/block/common.py:186-202, 210-212).
+    The pool doubles by itself when more are in use (vllm/core/block/common.py:186-202, 210-212).
     """
     from vllm.core.block import common
 
     init = common.BlockPool.__init__
 
-    def few(self: Any, block_size: int, create_block: Any, allocator: Any, pool_size: int) -> None:
+    def small(self: Any, block_size: int, create_block: Any, allocator: Any, pool_size: int) -> None:
         init(self, block_size, create_block, allocator, min(pool_size, _BLOCKS))
 
-    common.BlockPool.__init__ = few
+    common.BlockPool.__init__ = small
 
 
-def settle_engine() -> None:
-    """Once vLLM's engine stands, put it out of the collector's sight: its scheduler makes an object for every block of the cache.
+def freeze_engine() -> None:
+    """Once vLLM's engine exists, exclude it from garbage collection: its scheduler creates an object for every block of the KV cache.
 
-    After that unsloth collects in full more than 15 times (unsloth_zoo/vllm_utils.py:692, 1026; unsloth/models/llama.py:2352, 2363, 2420,
-    2632), 0.1 s each (H200, 2026-11-29). While the scheduler makes them, nothing is collected: all of them stay. Where the engine fails,
-    all is put back, as for the capture.
+    unsloth then runs more than 15 full collections (unsloth_zoo/vllm_utils.py:692, 1026; unsloth/models/llama.py:2352, 2363, 2420,
+    2632), 0.1 s each (H200, 2026-11-29). The collector is off while the scheduler creates its objects, all of which stay. Where the
+    engine fails, they are collected again, as after a failed capture.
     """
     from vllm.engine import llm_engine
 
     initialize = llm_engine.LLMEngine._initialize_kv_caches
     init = llm_engine.LLMEngine.__init__
 
-    def quiet_after(self: Any) -> None:
+    def initialize_then_pause(self: Any) -> None:
         initialize(self)
         gc.disable()
 
     @wraps(init)
-    def settled(self: Any, *arguments: Any, **named: Any) -> None:
+    def init_then_freeze(self: Any, *arguments: Any, **named: Any) -> None:
         try:
             init(self, *arguments, **named)
         except BaseException:
             gc.unfreeze()
             raise
         else:
-            settle()
+            freeze_objects()
         finally:
             gc.enable()
 
-    llm_engine.LLMEngine._initialize_kv_caches = quiet_after
-    llm_engine.LLMEngine.__init__ = settled
+    llm_engine.LLMEngine._initialize_kv_caches = initialize_then_pause
+    llm_engine.LLMEngine.__init__ = init_then_freeze
 
 
-def quicken_vllm() -> None:
-    """Take the measures that change what vLLM does, once unsloth is imported."""
+def patch_vllm_start() -> None:
+    """Apply the measures that change vLLM; after unsloth was imported."""
     from unsloth_zoo.vllm_utils import patch_vllm
 
-    # Unsloth replaces classes in modules of vLLM that others copy them from: it has to be first (unsloth/models/loader.py:279).
+    # Must come first: unsloth replaces classes in vLLM modules from which other modules import them (unsloth/models/loader.py:279).
     patch_vllm()
-    if taken("inspection"):
+    if enabled("inspection"):
         inspect_in_process()
-    if taken("loopback"):
+    if enabled("loopback"):
         stay_on_this_machine()
-    if taken("swap"):
+    if enabled("swap"):
         pin_in_parallel()
-    if taken("map_ahead"):
+    if enabled("map_ahead"):
         map_weights_ahead()
-    if taken("warm_up"):
+    if enabled("warm_up"):
         warm_up_once()
-    if taken("blocks"):
+    if enabled("blocks"):
         make_blocks_when_needed()
-    capture_lightly()
-    if taken("collector"):
-        settle_engine()
+    freeze_before_capture()
+    if enabled("collector"):
+        freeze_engine()

@@ -46,9 +46,9 @@ def run(session: Session) -> None:
 def _begin(session: Session) -> list[Reward]:
     """What comes before a model can be loaded; gives GRPO's reward functions."""
     engine.check_visible_devices()
-    startup.check_left_out()
+    startup.check_variables()
     engine.set_environment()
-    engine.ask_once()
+    engine.query_own_gpu_once()
     grpo = session.job.settings.method == "grpo"
     rewards = reward_functions(session.job.reward_functions) if grpo else []
     session.partial.mkdir(parents=True, exist_ok=True)

@@ -1,49 +1,49 @@
-"""What the stack imports and no load uses: it is put off until something does, which takes a third off the imports.
+"""What the stack imports but no load uses. Deferring it cuts the import time by a third.
 
-The names are those of the pinned versions. A load is meant that trains nothing: trainers use some of these.
+The names are those of the pinned versions. This holds for loads without training: trainers use some of these.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from loadcheck.stacks import later
+from loadcheck.stacks import lazy_imports
 
 LIBRARIES = (
-    "aiohttp",  # to fetch pictures from the web (vllm/connections.py:7)
+    "aiohttp",  # fetches pictures from the web (vllm/connections.py:7)
     "cpuinfo",  # for usage statistics, which are off (vllm/usage/usage_lib.py)
-    "datasets",  # to train with (trl, transformers/trainer.py, unsloth_zoo/tokenizer_utils.py)
-    "diffusers",  # to train picture models (trl/models/modeling_sd_base.py:25-26)
-    "gguf",  # to load GGUF files (vllm/model_executor/model_loader/loader.py:19)
-    "huggingface_hub.inference",  # to ask the hub's servers (huggingface_hub/_inference_endpoints.py)
-    "openai",  # types of chat messages (vllm/entrypoints/chat_utils.py), and a judge of trl's (trl/trainer/judges.py)
-    "pandas",  # tables of trl's (trl/trainer/callbacks.py, utils.py)
+    "datasets",  # for training (trl, transformers/trainer.py, unsloth_zoo/tokenizer_utils.py)
+    "diffusers",  # for training image models (trl/models/modeling_sd_base.py:25-26)
+    "gguf",  # loads GGUF files (vllm/model_executor/model_loader/loader.py:19)
+    "huggingface_hub.inference",  # calls the hub's inference servers (huggingface_hub/_inference_endpoints.py)
+    "openai",  # types of chat messages (vllm/entrypoints/chat_utils.py), and trl's judges (trl/trainer/judges.py)
+    "pandas",  # tables in trl (trl/trainer/callbacks.py, utils.py)
     "pyarrow",
-    "ray",  # several processes (vllm/executor/ray_utils.py)
-    "torch.distributed._composable",  # to trace FSDP (torch/_dynamo/variables/functions.py:31, torch.py:61)
+    "ray",  # multi-process execution (vllm/executor/ray_utils.py)
+    "torch.distributed._composable",  # traces FSDP (torch/_dynamo/variables/functions.py:31, torch.py:61)
     "torch.utils.hipify.hipify_python",  # builds a trie of AMD's names (torch/_inductor/codegen/aoti_hipify_utils.py:5)
-    "trl.extras.dataset_formatting",  # makes columns of datasets as it is imported (trl/trainer/sft_trainer.py:46)
-    "xformers.ops.fmha._triton.splitk_kernels",  # writes kernels of one attention (xformers/ops/fmha/triton_splitk.py:110)
-    "zmq",  # several processes (vllm/utils.py:48-49)
+    "trl.extras.dataset_formatting",  # builds dataset features on import (trl/trainer/sft_trainer.py:46)
+    "xformers.ops.fmha._triton.splitk_kernels",  # generates kernels of one attention (xformers/ops/fmha/triton_splitk.py:110)
+    "zmq",  # inter-process communication (vllm/utils.py:48-49)
 )
 PARENTS = (
-    "torchvision",  # names its data sets and models (torchvision/__init__.py)
-    "transformers.models",  # names all 300 families of models (transformers/models/__init__.py)
+    "torchvision",  # imports its datasets and models (torchvision/__init__.py)
+    "transformers.models",  # imports all 300 model families (transformers/models/__init__.py)
 )
-"""They name packages, of which a load uses a few."""
+"""They import many subpackages, of which a load uses a few."""
 
 
-def put_off() -> None:
-    """Have these imported when they are used; before unsloth is imported."""
-    later.put_off(LIBRARIES)
+def defer() -> None:
+    """Import these on first use; call before unsloth is imported."""
+    lazy_imports.defer(LIBRARIES)
     for parent in PARENTS:
-        later.put_off_packages(parent)
+        lazy_imports.defer_packages(parent)
 
 
-def leave_compiler(torch: Any) -> None:
-    """Have `torch.compile` note its settings without importing the compiler, which is imported when it compiles; unsloth calls it 7 times.
+def defer_compiler(torch: Any) -> None:
+    """Have `torch.compile` store its settings without importing the compiler, which is imported when it compiles; unsloth calls it 7 times.
 
-    The settings are read where the compiler itself reads them (torch/__init__.py:2236-2239, torch/_inductor/compile_fx.py:442-444).
+    The compiler reads the same settings itself (torch/__init__.py:2236-2239, torch/_inductor/compile_fx.py:442-444).
     """
 
     def get_compiler_config(backend: Any) -> Any:

@@ -10,9 +10,9 @@ from loadcheck.predict.stack import FromLog
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm import identities as v0
-from loadcheck.stacks.unsloth_vllm.asked import CHECKS
 from loadcheck.stacks.unsloth_vllm.from_log import predict_from_log, why_not_predicted
 from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES
+from loadcheck.stacks.unsloth_vllm.settings_checks import CHECKS
 from loadcheck.stacks.vllm_v1.identities import (
     check_fitted_length,
     check_graph_pool,

@@ -1,8 +1,8 @@
-"""The adapters' first weights, drawn on another thread while vLLM loads: 1 s of one core for Llama 3.1 8B at rank 32.
+"""The adapters' initial weights, drawn in another thread while vLLM loads: 1 s of one core for Llama 3.1 8B at rank 32.
 
-What peft draws depends on the seed and on the order of the layers alone, and torch draws one number after another whoever asks. So the
-same draws from a generator of our own give the same numbers, and torch's own generator is put where it would be after each. Where peft
-asks for anything else than was foreseen, it draws for itself.
+What peft draws depends only on the seed and the order of the layers, and torch draws the same sequence from any generator. So our own
+generator draws the same numbers, and torch's generator is advanced to where it would be after each. Where peft asks for something
+unexpected, it draws for itself.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from loadcheck.specs.shape import ModelConfig
 SLOPE = math.sqrt(5)  # torch/nn/modules/linear.py:114, peft/tuners/lora/layer.py:171
 
 
-def shapes(config: ModelConfig, adapters: Adapters) -> list[tuple[int, int]]:
-    """What peft 0.14.0 draws, in its order: A and B as linears of torch, then A once more (peft/tuners/lora/layer.py:118-119, 171)."""
+def init_shapes(config: ModelConfig, adapters: Adapters) -> list[tuple[int, int]]:
+    """The shapes that peft 0.14.0 draws, in order: A and B as torch linears, then A once more (peft/tuners/lora/layer.py:118-119, 171)."""
     layer = []
     for name, (size_in, size_out) in config.linears.items():
         if name in adapters.target_modules:
@@ -32,20 +32,20 @@ def shapes(config: ModelConfig, adapters: Adapters) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A weight, and torch's generator before and after it was drawn."""
+    """A weight, and the state of torch's generator before and after it was drawn."""
 
     before: Any
     weight: Any
     after: Any
 
     def is_next(self, tensor: Any, state: Any) -> bool:
-        """Whether torch, in this state, would draw this tensor alike."""
+        """Whether torch, in this state, would draw the same values for this tensor."""
         alike = tensor.shape == self.weight.shape and tensor.dtype == self.weight.dtype
         return bool(alike and tensor.device == self.weight.device and self.before.equal(state))
 
 
-class Drawn(threading.Thread):
-    """Draws what peft is going to; `handed_out` gives it to peft."""
+class AdapterInit(threading.Thread):
+    """Draws the weights that peft is going to draw; `replay` hands them to peft."""
 
     def __init__(self, seed: int, sizes: list[tuple[int, int]]) -> None:
         super().__init__(daemon=True)
@@ -54,12 +54,12 @@ class Drawn(threading.Thread):
         self._draws: deque[Draw] = deque()
 
     def begin(self) -> None:
-        """Start to draw; once, however often it is asked for."""
+        """Start drawing, once; later calls have no effect."""
         if self.ident is None:
             self.start()
 
     def run(self) -> None:
-        with suppress(Exception):  # peft draws for itself what is not there, and its error is the load's
+        with suppress(Exception):  # peft draws what is missing, and reports the error
             self._draw()
 
     def _draw(self) -> None:
@@ -76,8 +76,8 @@ class Drawn(threading.Thread):
             self._draws.append(Draw(before, weight, after))
 
     @contextmanager
-    def handed_out(self) -> Iterator[None]:
-        """In this block `kaiming_uniform_` takes what is drawn, where torch's own generator would draw the same; waits until all is drawn."""
+    def replay(self) -> Iterator[None]:
+        """In this block `kaiming_uniform_` returns a drawn weight where torch would draw the same; waits until all are drawn."""
         import torch
         from torch.nn import init
 

@@ -1,7 +1,7 @@
-"""The pages of the weights' file, mapped by other threads while vLLM copies one tensor after another to the device.
+"""Maps the pages of the weights' file in other threads while vLLM copies one tensor after another to the device.
 
-safetensors maps the file (safetensors 0.5.2, bindings/python/src/lib.rs: Open), so that each first touch of a page, in memory already,
-stops the copy: 1.2 s for 5.7 GB, where asked for at once they take 0.4 s of another core (2 cores, no GPU, 2026-11-29).
+safetensors maps the file (safetensors 0.5.2, bindings/python/src/lib.rs: Open), so the first access to each page interrupts the copy, even
+if the page is in memory: 1.2 s for 5.7 GB. Mapping them all at once takes 0.4 s of another core (2 cores, no GPU, 2026-11-29).
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-_POPULATE_READ = (
-    22  # MADV_POPULATE_READ, linux/mman.h, from Linux 5.14 on; an older one refuses it, and pages come one by one
-)
+_POPULATE_READ = 22
+"""MADV_POPULATE_READ, linux/mman.h, since Linux 5.14. Older kernels reject it, and pages are mapped one by one."""
 _CHUNK_BYTES = 64 * 2**20
 _THREADS = 4
 _COPIED_S = 0.002
-"""What takes longer was copied: vLLM first goes through all names without touching a weight (vllm/model_executor/model_loader/loader.py:862-890)."""
+"""A longer step was a copy: vLLM first iterates over all names without reading a weight (vllm/model_executor/model_loader/loader.py:862-890)."""
 
 Weights = Iterator[tuple[str, Any]]
 
 
 def map_ahead(iterate: Callable[[list[str]], Weights]) -> Callable[[list[str]], Weights]:
-    """vLLM's iterator over the tensors of safetensors files; once one of a file was copied, the rest of that file is mapped."""
+    """Wrap vLLM's iterator over the tensors of safetensors files: once one tensor of a file is copied, the rest of that file is mapped."""
 
     def mapped(files: list[str]) -> Weights:
         known = range(0)
@@ -41,7 +40,7 @@ def map_ahead(iterate: Callable[[list[str]], Weights]) -> Callable[[list[str]], 
 
 
 def mapping_of(address: int) -> range:
-    """The mapping of this process that holds an address; the address alone where there is none (Linux, proc_pid_maps(5))."""
+    """The mapping of this process that contains an address; only the address itself where there is none (Linux, proc_pid_maps(5))."""
     for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
         begin, _, end = line.split(" ", 1)[0].partition("-")
         found = range(int(begin, 16), int(end, 16))
@@ -51,7 +50,7 @@ def mapping_of(address: int) -> range:
 
 
 def map_in_background(mapping: range) -> list[threading.Thread]:
-    """Map the pages of a mapping, in order, on a few threads; a mapping that ends meanwhile is no error."""
+    """Map the pages of a mapping, in order, in a few threads. It is no error if the mapping disappears meanwhile."""
     chunks = iter(range(mapping.start & -os.sysconf("SC_PAGE_SIZE"), mapping.stop, _CHUNK_BYTES))
     lock, madvise = threading.Lock(), ctypes.CDLL(None).madvise
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)

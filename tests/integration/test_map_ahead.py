@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from loadcheck.stacks.unsloth_vllm import mapped
+from loadcheck.stacks.unsloth_vllm import map_ahead
 
 PAGE = mmap.PAGESIZE
 PAGES = 2048
@@ -43,23 +43,23 @@ def tensor(address: int) -> Any:
 
 def test_a_mapping_is_found_by_an_address_in_it(address: int):
     """The whole of it; and nothing around an address that nobody mapped."""
-    found = mapped.mapping_of(address + 3 * PAGE + 5)
+    found = map_ahead.mapping_of(address + 3 * PAGE + 5)
     assert found.start <= address and found.stop >= address + PAGES * PAGE
-    assert mapped.mapping_of(1) == range(1, 2)
+    assert map_ahead.mapping_of(1) == range(1, 2)
 
 
 def test_all_pages_are_mapped(address: int, monkeypatch: pytest.MonkeyPatch):
     """By several threads, chunk for chunk, the last one shorter."""
-    monkeypatch.setattr(mapped, "_CHUNK_BYTES", 300 * PAGE)
-    for thread in mapped.map_in_background(range(address, address + PAGES * PAGE)):
+    monkeypatch.setattr(map_ahead, "_CHUNK_BYTES", 300 * PAGE)
+    for thread in map_ahead.map_in_background(range(address, address + PAGES * PAGE)):
         thread.join(timeout=20)
     assert faults_of_reading(address) < PAGES / 32
 
 
 def test_a_system_that_cannot_says_nothing(address: int, monkeypatch: pytest.MonkeyPatch):
     """The pages come one by one then, as ever."""
-    monkeypatch.setattr(mapped, "_POPULATE_READ", 99)
-    for thread in mapped.map_in_background(range(address, address + PAGES * PAGE)):
+    monkeypatch.setattr(map_ahead, "_POPULATE_READ", 99)
+    for thread in map_ahead.map_in_background(range(address, address + PAGES * PAGE)):
         thread.join(timeout=20)
         assert not thread.is_alive()
 
@@ -67,15 +67,17 @@ def test_a_system_that_cannot_says_nothing(address: int, monkeypatch: pytest.Mon
 def test_a_file_is_mapped_once_its_first_tensor_was_copied(monkeypatch: pytest.MonkeyPatch):
     """Not while the names alone are gone through, and once for each file."""
     asked: list[range] = []
-    monkeypatch.setattr(mapped, "mapping_of", lambda address: range(address // 100 * 100, address // 100 * 100 + 100))
-    monkeypatch.setattr(mapped, "map_in_background", asked.append)
+    monkeypatch.setattr(
+        map_ahead, "mapping_of", lambda address: range(address // 100 * 100, address // 100 * 100 + 100)
+    )
+    monkeypatch.setattr(map_ahead, "map_in_background", asked.append)
     tensors = [(str(address), tensor(address)) for address in (110, 120, 130, 210, 220)]
-    iterate = mapped.map_ahead(lambda files: iter(tensors))
+    iterate = map_ahead.map_ahead(lambda files: iter(tensors))
     assert [name for name, _ in iterate(["a", "b"])] == ["110", "120", "130", "210", "220"]
-    monkeypatch.setattr(mapped, "_COPIED_S", 10.0)
+    monkeypatch.setattr(map_ahead, "_COPIED_S", 10.0)
     assert len(list(iterate(["a"]))) == 5
     assert asked == []
-    monkeypatch.setattr(mapped, "_COPIED_S", 0.001)
+    monkeypatch.setattr(map_ahead, "_COPIED_S", 0.001)
     for name, _ in iterate(["a", "b"]):
         if name != "110":
             time.sleep(0.002)

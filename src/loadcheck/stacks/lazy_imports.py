@@ -1,10 +1,10 @@
-"""Libraries that are imported when they are used, and not when another one names them.
+"""Imports that are deferred until the library is used.
 
-`put_off` makes `import ROOT` and `from ROOT.x import name` give stand-ins at once. The first of them that is used, whichever way
-(called, asked for an attribute, derived from, compared with by isinstance), has the whole of ROOT imported as ever, and every stand-in
-of it is the real thing from then on. `put_off_packages` does the same for packages that are only named, one by one.
+After `defer`, `import ROOT` and `from ROOT.x import name` return placeholders at once. The first use of any placeholder (a call, an
+attribute access, subclassing, isinstance) imports all of ROOT, and from then on every placeholder forwards to the real object.
+`defer_packages` does the same for the subpackages of one parent, each on its own.
 
-Where a library would fail to import, it now fails where it is used: so this is for pinned packages whose import is known to work.
+A library that cannot be imported then fails where it is used, so this is for pinned packages whose import is known to work.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from types import ModuleType
 from typing import Any
 
 used: list[str] = []
-"""What was put off and imported all the same, by the name that was asked for first."""
+"""The deferred modules that were imported after all, each by the name that was used first."""
 
 
-def put_off(roots: Iterable[str]) -> None:
-    """Import these when they are used; one that is imported already stays."""
-    sys.meta_path[:0] = [Library(root) for root in roots if root not in sys.modules]
+def defer(roots: Iterable[str]) -> None:
+    """Import these libraries on first use; those already imported stay as they are."""
+    sys.meta_path[:0] = [LibraryFinder(root) for root in roots if root not in sys.modules]
 
 
-def put_off_packages(parent: str) -> None:
-    """Execute a package of `parent` when an attribute of it is asked for, and not when `parent` names it."""
+def defer_packages(parent: str) -> None:
+    """Execute a subpackage of `parent` when one of its attributes is used, not when `parent` imports it."""
     if parent not in sys.modules:
-        sys.meta_path.insert(0, Packages(parent))
+        sys.meta_path.insert(0, PackageFinder(parent))
 
 
-class Library(MetaPathFinder, Loader):
-    """Gives stand-ins for the modules of one library, until one of them is used."""
+class LibraryFinder(MetaPathFinder, Loader):
+    """Creates placeholders for the modules of one library, until one of them is used."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -51,13 +51,13 @@ class Library(MetaPathFinder, Loader):
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return LaterModule(spec.name, self)
+        return LazyModule(spec.name, self)
 
     def exec_module(self, module: ModuleType) -> None:
         """Nothing is executed yet."""
 
     def module(self, name: str) -> ModuleType:
-        """The real module; the first that asks has the library imported."""
+        """The real module; the first call imports the library."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
             used.append(name)
@@ -66,22 +66,22 @@ class Library(MetaPathFinder, Loader):
         return importlib.import_module(name)
 
     def value(self, module: str, name: str) -> Any:
-        """An attribute of a real module, or a module below it that nobody has imported."""
+        """An attribute of a real module, or a submodule that is not imported yet."""
         found = self.module(module)
         return getattr(found, name) if hasattr(found, name) else self.module(f"{module}.{name}")
 
 
-class LaterModule(ModuleType):
-    """A module of a library that was put off."""
+class LazyModule(ModuleType):
+    """A module of a deferred library."""
 
-    def __init__(self, name: str, library: Library) -> None:
+    def __init__(self, name: str, library: LibraryFinder) -> None:
         super().__init__(name)
         self.__dict__["_library"] = library
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if _is_importers(name, value):
+        if _set_by_import(name, value):
             super().__setattr__(name, value)
-        else:  # somebody changes the library
+        else:  # a user patches the library
             setattr(self.__dict__["_library"].module(self.__dict__["__name__"]), name, value)
 
     def __getattr__(self, name: str) -> Any:
@@ -90,21 +90,21 @@ class LaterModule(ModuleType):
             return library.value(own, name)
         if name == "__version__":
             return library.value(own, name)
-        if name.startswith("__"):  # what looks through all modules, as `inspect` does, uses none of them
+        if name.startswith("__"):  # code that scans all modules, such as `inspect`, uses none of them
             raise AttributeError(name)
-        return Later(library, own, name)
+        return LazyAttribute(library, own, name)
 
 
-class Later:
-    """What a module of a library that was put off has under a name."""
+class LazyAttribute:
+    """An attribute of a module of a deferred library."""
 
     __slots__ = ("_of",)
 
-    def __init__(self, library: Library, module: str, name: str) -> None:
+    def __init__(self, library: LibraryFinder, module: str, name: str) -> None:
         object.__setattr__(self, "_of", (library, module, name))
 
     def __getattr__(self, name: str) -> Any:
-        if name in _ASKED_BY_TYPING:
+        if name in _LOOKED_UP_BY_TYPING:
             raise AttributeError(name)
         return getattr(_real(self), name)
 
@@ -130,7 +130,7 @@ class Later:
         return issubclass(subclass, _real(self))
 
     def __or__(self, other: Any) -> Any:
-        return typing.Union[self, other]  # noqa: UP007  # as `A | B` of classes, which a stand-in is not
+        return typing.Union[self, other]  # noqa: UP007  # `A | B` needs classes, which a placeholder is not
 
     def __ror__(self, other: Any) -> Any:
         return typing.Union[other, self]  # noqa: UP007
@@ -140,19 +140,19 @@ class Later:
         return _import, (module, name)
 
 
-def _is_importers(name: str, value: Any) -> bool:
-    """Whether Python's own import sets it on a module: its spec and path, and each module below it."""
+def _set_by_import(name: str, value: Any) -> bool:
+    """Whether Python's import system itself sets this on a module: its spec and path, and its submodules."""
     return name.startswith("__") or isinstance(value, ModuleType)
 
 
-_ASKED_BY_TYPING = frozenset(
+_LOOKED_UP_BY_TYPING = frozenset(
     ("__origin__", "__args__", "__parameters__", "__typing_subst__", "__typing_is_unpacked_typevartuple__", "__isabstractmethod__")
 )  # fmt: skip
-"""What typing and abc ask of whatever stands in an annotation or a class; no library is imported for that."""
+"""Attributes that typing and abc look up on annotations and class members; they do not trigger the import."""
 
 
-def _real(later: Later) -> Any:
-    library, module, name = object.__getattribute__(later, "_of")
+def _real(attribute: LazyAttribute) -> Any:
+    library, module, name = object.__getattribute__(attribute, "_of")
     return library.value(module, name)
 
 
@@ -163,8 +163,8 @@ def _import(module: str, name: str) -> Any:
 # -------------------------------------------------------------------------------------------------------------- packages, by name
 
 
-class Packages(MetaPathFinder, Loader):
-    """Gives stand-ins for the packages of one parent: each is executed when an attribute of it is asked for."""
+class PackageFinder(MetaPathFinder, Loader):
+    """Creates placeholders for the subpackages of one parent: each is executed when one of its attributes is used."""
 
     def __init__(self, parent: str) -> None:
         self._parent = parent
@@ -183,13 +183,13 @@ class Packages(MetaPathFinder, Loader):
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return NamedPackage(spec.name, self)
+        return LazyPackage(spec.name, self)
 
     def exec_module(self, module: ModuleType) -> None:
         """Nothing is executed yet."""
 
     def module(self, name: str) -> ModuleType:
-        """The real package, executed once; what was imported below it stays."""
+        """The real package, executed once; its submodules that are imported already stay."""
         if name not in self._real:
             self._wanted.add(name)
             sys.modules.pop(name, None)
@@ -197,15 +197,15 @@ class Packages(MetaPathFinder, Loader):
         return self._real[name]
 
 
-class NamedPackage(ModuleType):
-    """A package that was only named so far."""
+class LazyPackage(ModuleType):
+    """A package that is imported by name but not executed yet."""
 
-    def __init__(self, name: str, packages: Packages) -> None:
+    def __init__(self, name: str, packages: PackageFinder) -> None:
         super().__init__(name)
         self.__dict__["_packages"] = packages
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if _is_importers(name, value):
+        if _set_by_import(name, value):
             super().__setattr__(name, value)
         else:
             setattr(self.__dict__["_packages"].module(self.__dict__["__name__"]), name, value)

@@ -9,7 +9,7 @@ import pytest
 
 from loadcheck.plan import make_plan
 from loadcheck.specs.profile import load_profile
-from loadcheck.stacks.unsloth_vllm.drawn import shapes
+from loadcheck.stacks.unsloth_vllm.adapter_init import init_shapes
 from tests.conftest import ROOT
 
 PYTHON = ROOT / ".venv" / "cpu" / "bin" / "python"
@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
-from loadcheck.stacks.unsloth_vllm import drawn
+from loadcheck.stacks.unsloth_vllm import adapter_init
 
 SIZES = {"q_proj": (64, 64), "k_proj": (64, 32), "v_proj": (64, 32), "o_proj": (64, 64),
          "gate_proj": (64, 96), "up_proj": (64, 96), "down_proj": (96, 64)}
@@ -29,13 +29,13 @@ def attached(targets, seed, ahead):
     torch.manual_seed(0)
     model = LlamaForCausalLM(CONFIG)
     shape = SimpleNamespace(linears=SIZES, num_hidden_layers=2)
-    thread = drawn.Drawn(ahead, drawn.shapes(shape, SimpleNamespace(r=8, target_modules=targets)))
+    thread = adapter_init.AdapterInit(ahead, adapter_init.init_shapes(shape, SimpleNamespace(r=8, target_modules=targets)))
     thread.begin(); thread.begin()
     torch.manual_seed(seed)
     if ahead < 0:
         model = get_peft_model(model, LoraConfig(r=8, target_modules=list(targets)))
     else:
-        with thread.handed_out():
+        with thread.replay():
             model = get_peft_model(model, LoraConfig(r=8, target_modules=list(targets)))
             left = len(thread._draws)
     digest = hashlib.sha256()
@@ -74,7 +74,7 @@ def test_each_adapter_is_drawn_three_times_in_the_order_of_the_layers():
     """A, B, and A once more, for each target of a layer."""
     plan = make_plan(load_profile("llama31-8b-instruct-4bit", {}))
     assert plan.profile.adapters is not None
-    found = shapes(plan.config, plan.profile.adapters)
+    found = init_shapes(plan.config, plan.profile.adapters)
     assert len(found) == 32 * 7 * 3
     assert found[:6] == [(32, 4096), (4096, 32), (32, 4096), (32, 4096), (1024, 32), (32, 4096)]
     assert found[-3:] == [(32, 14336), (4096, 32), (32, 14336)]

@@ -8,8 +8,8 @@ import pytest
 
 BEGIN = """
 import sys, typing
-from loadcheck.stacks import later
-later.put_off(("heavy", "light.part"))
+from loadcheck.stacks import lazy_imports
+lazy_imports.defer(("heavy", "light.part"))
 """
 FILES = {
     "heavy/__init__.py": "print('heavy imported')\nfrom heavy.deep import Base\n__version__ = '1.2'\nversion = 3\ndef double(x): return 2 * x\n",
@@ -46,7 +46,7 @@ import light.user as user
 def of(a: typing.Optional[user.Base], b: "user.Base | None" = None, c: typing.Union[user.deep, int] = 0) -> user.heavy.deep.Base: ...
 either = user.Base | None, None | user.Base
 inspect.getmodule(of); [hasattr(each, "__file__") for each in list(sys.modules.values())]
-print(importlib.util.find_spec("heavy") is not None, later.used)
+print(importlib.util.find_spec("heavy") is not None, lazy_imports.used)
 """
     assert run(code) == ["True []"]
 
@@ -77,7 +77,7 @@ import light.user as user
 try: print({use})
 except TypeError: print("TypeError")
 import heavy
-print(type(heavy) is type(sys), heavy.double(2), len(later.used))
+print(type(heavy) is type(sys), heavy.double(2), len(lazy_imports.used))
 """
     assert run(code) == ["heavy imported", said, "True 4 1"]
 
@@ -89,27 +89,27 @@ def test_a_module_that_nobody_imported_is_found_below(run):
 
 def test_each_library_is_its_own(run):
     """One that is used does not bring the others; a part of a package is put off without the package."""
-    code = "import light.user as user\nuser.double(1)\nprint(later.used)"
+    code = "import light.user as user\nuser.double(1)\nprint(lazy_imports.used)"
     assert run(code) == ["heavy imported", "['heavy']"]
 
 
 def test_what_is_imported_already_stays(run):
     """It is not put off any more."""
-    assert run("import families\nlater.put_off(('families',)); later.put_off_packages('families')\nprint(families.one.name)") == [
+    assert run("import families\nlazy_imports.defer(('families',)); lazy_imports.defer_packages('families')\nprint(families.one.name)") == [
         "one executed", "two executed", "one",
     ]  # fmt: skip
 
 
 def test_what_is_not_there_is_not_put_off(run):
     """A library that is not installed fails where it is imported, as ever."""
-    code = "later.put_off(('absent',))\ntry: import absent\nexcept ModuleNotFoundError as error: print(error.name)"
+    code = "lazy_imports.defer(('absent',))\ntry: import absent\nexcept ModuleNotFoundError as error: print(error.name)"
     assert run(code) == ["absent"]
 
 
 def test_a_package_that_is_only_named_is_not_executed(run):
     """Its modules can be imported all the same; an attribute has it executed, once, also where it puts another object in its place."""
     code = """
-later.put_off_packages("families")
+lazy_imports.defer_packages("families")
 import families
 from families.one.model import size
 print(size, families.one.model.size)
@@ -128,7 +128,7 @@ print(families.one.name)
 def test_a_package_that_is_changed_is_executed_first(run):
     """What is set on it is set on the real one."""
     code = """
-later.put_off_packages("families")
+lazy_imports.defer_packages("families")
 import families
 families.one.name = "changed"
 from families.one import name

@@ -1,4 +1,4 @@
-"""What a profile asks vLLM for, against what a log says that it loaded."""
+"""Compares the settings of a profile with those that vLLM logged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loadcheck.stacks.unsloth_vllm.kv import dtype_of
 
 
 def check_settings(evidence: Evidence) -> Iterator[Finding]:
-    """The engine's own line against the profile; of a log of no known profile nothing was asked for."""
+    """The engine's own line against the profile; without a profile there is nothing to compare."""
     profile = evidence.profile
     if profile is None:
         return
@@ -32,7 +32,7 @@ def check_settings(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _graphs(profile: Profile) -> dict[str, Value]:
-    """The sizes that are captured for so many sequences, which this engine prints and whose number it does not."""
+    """The batch sizes whose graphs are captured. This engine prints the sizes, but not their number."""
     if not captures_graphs(profile):
         return {}
     sizes = capture_sizes(profile.max_num_seqs or MAX_NUM_SEQS)
