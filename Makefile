@@ -143,7 +143,7 @@ engines: .venv/dev/.complete .venv/engines/.complete ## what fleet plan writes, 
 
 .PHONY: bench
 bench: .venv/gpu/.complete ## start to first token: unsloth's plain script against ours (GPU)
-	@scripts/with-args .venv/gpu/bin/python scripts/bench
+	@scripts/with-args .venv/gpu/bin/python -m scripts.bench
 
 .PHONY: clean
 clean: ## remove the environments and build files; runs and weights stay

@@ -1,10 +1,12 @@
 """Time from start to first token, stage by stage: unsloth's own script against `loadcheck load`, one after the other.
 
-python scripts/bench [--out DIR] [--rounds N] [--cold] [--set KEY=VALUE]... [--also KEY=VALUE] [--without MEASURE,...]
+python -m scripts.bench [--out DIR] [--rounds N] [--cold-rounds N] [--limit-s S] [--continue] [--with MEASURE,...] [--also KEY=VALUE] ...
 
-Each round is a run of one, then of the other (and with --also, ours once more with that setting), on the same weights: synthetic,
-made before the first round. DIR gets a log and a run folder of each run, bench.json and table.md. Exit code 1 where a figure of the
-two differs.
+A warm round is a run of the plain script, ours, ours with few sequences (--also), and the last two again with the measures that are opt-in
+(--with); a cold one has only the plain script and those two. All on the same weights: synthetic, made before the first round.
+A round begins where it can be expected to end before the limit, and what still runs then is ended. DIR gets a log and a run folder of each run;
+bench.json and table.md, after each round, of all whole rounds; --continue adds to them. Exit code 1 where something differs that must not, or a
+run failed; 4 where rounds are left.
 """
 
 from __future__ import annotations
@@ -12,52 +14,35 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import resource
 import shutil
+import signal
 import subprocess
 import sys
-import sysconfig
-import tempfile
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+from scripts.bench.reporting import Rounds, differences, medians, table
+from scripts.bench.timing import Bench, Cut, Timed, Way, import_once, run
+
 from loadcheck.device import read_gpu
-from loadcheck.figures import Figures, Kind, figure_specs
-from loadcheck.stacks import parse_log
-from loadcheck.stacks.unsloth_vllm.startup import DISABLE_VARIABLE
+from loadcheck.stacks.unsloth_vllm.startup import DISABLE_VARIABLE, ENABLE_VARIABLE, OPT_IN
 
-PROFILE = "llama31-8b-instruct-4bit"
-POLL_S = 0.01
-PLAIN = Path(__file__).with_name("plain.py")
-
-# What ends each stage, in order: a line of unsloth's or vLLM's that both ways print.
-STAGES = {
-    "interpreter and imports": r"Unsloth \S+: Fast \w+ patching",
-    "config and model's class": r"Initializing a V0 LLM engine",
-    "engine": r"Starting to load model",
-    "weights": r"Loading model weights took",
-    "LoRA slots, profile run": r"Memory profiling takes",
-    "KV cache, swap space": r"Capturing cudagraphs for decoding",
-    "CUDA graphs": r"Graph capturing finished",
-    "Hugging Face side, adapters": r"patched \d+ layers with",
-    "first token": r"first token at ([\d.]+)|\"first_token_unix_s\": ([\d.]+)",
-}
-TIMES = {spec.attribute for spec in figure_specs().values() if spec.kind is Kind.SECONDS}
+KINDS = ("warm", "cold")
+GUESS_S = {"warm": 180.0, "cold": 190.0}
+"""What a round takes (H200), until one was run."""
+LEFT = 4
 
 
 @dataclass
-class Timed:
-    """One run: seconds of each stage, in order, and to the first token; and what came from the disk, which says how cold it was."""
+class State:
+    """What was run by now: whole rounds, what failed, and what is left."""
 
-    way: str
-    disk_read_bytes: int
-    stages_s: dict[str, float] = field(default_factory=dict)
-    first_token_s: float = 0.0
-    figures: Figures = field(default_factory=Figures)
+    rounds: Rounds
+    failures: list[str]
+    left: list[str]
 
 
 def main() -> int:
@@ -66,193 +51,140 @@ def main() -> int:
     if gpu is None:
         print("Error: this machine: no usable NVIDIA GPU; run the bench where nvidia-smi lists one", file=sys.stderr)
         return 3
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    deadline_s = time.monotonic() + options.limit_s
     options.out.mkdir(parents=True, exist_ok=True)
-    weights = options.weights or prepare(options)
-    rounds: list[list[Timed]] = []
-    for number in range(1, options.rounds + 1):
-        rounds.append(run_round(options, number, weights))
-        print(f"round {number}: " + ", ".join(f"{run.way} {run.first_token_s:.1f} s" for run in rounds[-1]), flush=True)
-        report = summary(options, gpu.name, rounds)  # of the rounds so far: a bench that is cut short keeps them
-        (options.out / "bench.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        (options.out / "table.md").write_text(table(report), encoding="utf-8")
-    print(table(report))
-    for text in report["differing_figures"]:
+    ways = ways_of(options)
+    state = kept(options.out) if options.go_on else State({}, [], [])
+    about = {"gpu": gpu.name, "driver_cuda": gpu.driver_cuda, "date": time.strftime("%Y-%m-%d"), "commit": commit(),
+             "settings": {"both": options.set, "also": options.also, "with": options.opt_in, "without": options.without}}  # fmt: skip
+
+    def keep() -> None:
+        write(options.out, about, ways, state)
+
+    try:
+        bench = prepared(options, deadline_s)
+        run_rounds(options, bench, ways, state, keep)
+    except (Cut, KeyboardInterrupt) as error:
+        state.failures.append(str(error) or "the user ended it")
+    keep()
+    print((options.out / "table.md").read_text(encoding="utf-8"))
+    wrong = [*differences(state.rounds, ways), *state.failures]
+    for text in wrong:
         print(f"Error: {text}", file=sys.stderr)
-    return 1 if report["differing_figures"] else 0
+    print("".join(f"Left: {text}\n" for text in state.left), end="", file=sys.stderr)
+    return 1 if wrong else LEFT if state.left else 0
 
 
 def read_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="scripts.bench", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--cold", action="store_true", help="forget files that were read, and compiled kernels, before each run"
-    )
+    parser.add_argument("--rounds", type=int, default=3, help="warm ones")
+    parser.add_argument("--cold-rounds", type=int, default=2, help="files that were read, and compiled kernels, are forgotten before each run")  # fmt: skip
+    parser.add_argument("--limit-s", type=float, default=840.0, help="for all of it")
+    parser.add_argument("--continue", dest="go_on", action="store_true", help="keep the whole rounds that DIR has, and run the rest")  # fmt: skip
     parser.add_argument("--weights", type=Path, help="the weights, where an earlier bench has made them")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of both")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of all ways")
+    parser.add_argument("--also", default="conservativeness=0.041", metavar="KEY=VALUE", help="ours again with this setting; empty for not again")  # fmt: skip
+    parser.add_argument("--with", dest="opt_in", default=",".join(OPT_IN), help=f"opt-in measures of two further ways, as {ENABLE_VARIABLE} names them; empty for none")  # fmt: skip
     parser.add_argument(
-        "--also", action="append", default=[], metavar="KEY=VALUE", help="ours once more, with this setting"
+        "--without", default="", help=f"measures to leave out of ours, as {DISABLE_VARIABLE} names them"
     )
-    parser.add_argument("--without", default="", help=f"measures to leave out, as {DISABLE_VARIABLE} names them")
     return parser.parse_args()
 
 
-# -------------------------------------------------------------------------------------------------------------------- running
+def ways_of(options: argparse.Namespace) -> list[Way]:
+    """The plain script first: the others are told as parts of its time."""
+    both, also = tuple(options.set), (options.also,) if options.also else ()
+    opt_in = tuple(name for name in options.opt_in.split(",") if name)
+    ways = [Way("plain", plain=True, settings=both), Way("ours", settings=both, like="plain")]
+    if also:
+        ways.append(Way("few sequences", settings=both + also))
+    if opt_in:
+        ways += [Way(f"{way.name} + opt-in", False, way.settings, opt_in, way.name) for way in ways[1:]]
+    return ways
 
 
-def prepare(options: argparse.Namespace) -> Path:
-    """Load once, uncounted: the weights are made, and compiled kernels are where either way finds them."""
-    run_ours("loadcheck", options.out / "ours-0", options, [])
-    return Path(json.loads((options.out / "ours-0" / "weights.json").read_text(encoding="utf-8"))["directory"])
+def of_kind(ways: Sequence[Way], kind: str) -> list[Way]:
+    """The ways of a round: a cold one is long, so it has only those with opt-in measures, where there are some."""
+    chosen = [way for way in ways if way.plain or way.opt_in]
+    return list(ways) if kind == "warm" or len(chosen) == 1 else chosen
 
 
-def run_round(options: argparse.Namespace, number: int, weights: Path) -> list[Timed]:
-    log = options.out / f"plain-{number}.log"
-    command = [sys.executable, PLAIN, weights, *options.set]
-    with log.open("wb") as output:
-        runs = [timed("plain script", command, log, output, options)]
-    runs.append(run_ours("loadcheck", options.out / f"ours-{number}", options, []))
-    if options.also:
-        runs.append(
-            run_ours(f"loadcheck, {', '.join(options.also)}", options.out / f"also-{number}", options, options.also)
-        )
-    return runs
+# ---------------------------------------------------------------------------------------------------------------------- rounds
 
 
-def run_ours(way: str, folder: Path, options: argparse.Namespace, also: list[str]) -> Timed:
-    settings = [each.partition("=") for each in (*options.set, *also)]
-    flags = [word for key, _, value in settings for word in (f"--{key.replace('_', '-')}", value)]
-    command = [
-        sys.executable,
-        "-m",
-        "loadcheck",
-        "load",
-        PROFILE,
-        "--weights",
-        "synthetic",
-        "--run-dir",
-        folder,
-        *flags,
-    ]
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".txt").open("wb") as output:
-        return timed(way, command, folder / "load.log", output, options)
+def prepared(options: argparse.Namespace, deadline_s: float) -> Bench:
+    """Load once, uncounted, where there are no weights yet: they are made, and compiled kernels are where either way finds them."""
+    bench = Bench(options.out, options.weights, options.without, deadline_s)
+    found = options.out / "ours-0" / "weights.json"
+    if bench.weights is None and not (options.go_on and found.exists()):
+        run(Way("ours", settings=tuple(options.set)), bench, "ours-0", cold=False)
+    weights = bench.weights or Path(json.loads(found.read_text(encoding="utf-8"))["directory"])
+    return Bench(options.out, weights, options.without, deadline_s)
 
 
-def timed(way: str, command: list[Any], log: Path, output: Any, options: argparse.Namespace) -> Timed:
-    """Run one way to its end, and note when each line of its log appears."""
-    environment = {
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",
-        "HF_HUB_OFFLINE": "1",
-        "UNSLOTH_DISABLE_STATISTICS": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        DISABLE_VARIABLE: options.without,
+def run_rounds(
+    options: argparse.Namespace, bench: Bench, ways: Sequence[Way], state: State, keep: Callable[[], None]
+) -> None:
+    """The rounds that are wanted and not there yet; one that fails is said, and the next one begins."""
+    wanted = {"warm": options.rounds, "cold": options.cold_rounds}
+    todo = [(kind, n) for kind in KINDS for n in range(len(state.rounds.get(kind, [])) + 1, wanted[kind] + 1)]
+    state.left = [f"{kind} round {number}" for kind, number in todo]
+    if any(kind == "warm" for kind, _ in todo):
+        import_once()
+    for kind, number in todo:
+        if time.monotonic() + expected_s(state.rounds, kind) > bench.deadline_s:
+            return
+        try:
+            runs = [run(way, bench, f"{kind}-{number}-{at}", kind == "cold") for at, way in enumerate(of_kind(ways, kind))]  # fmt: skip
+        except Cut as error:
+            state.failures.append(f"{kind} round {number}: {error}")
+        else:
+            state.rounds.setdefault(kind, []).append(runs)
+            state.left.remove(f"{kind} round {number}")
+            print(f"{kind} round {number}: " + ", ".join(f"{each.way} {each.first_token_s:.1f} s" for each in runs), flush=True)  # fmt: skip
+        keep()  # a bench that is cut short has what was run by then
+
+
+def expected_s(rounds: Rounds, kind: str) -> float:
+    """What one more round takes, by the longest by now; runs end a little after their process."""
+    known = [sum(run.wall_s for run in each) for each in rounds.get(kind, [])]
+    return 1.05 * max(known) if known else GUESS_S[kind]
+
+
+# ----------------------------------------------------------------------------------------------------------------------- files
+
+
+def write(out: Path, about: dict[str, Any], ways: Sequence[Way], state: State) -> None:
+    heading = f"{about['gpu']}, {about['date']}, commit {about['commit']}."
+    report = {
+        **about,
+        "opt_in": list(ways[-1].opt_in),
+        "medians_s": {kind: medians(each) for kind, each in state.rounds.items()},
+        "differing": differences(state.rounds, ways),
+        "failures": state.failures,
+        "left": state.left,
+        "rounds": {kind: [[asdict(run) for run in each] for each in rounds] for kind, rounds in state.rounds.items()},
     }
-    with tempfile.TemporaryDirectory() as kernels:
-        if options.cold:
-            forget_files()
-            environment["TRITON_CACHE_DIR"] = kernels
-        read_bytes = disk_read_bytes()
-        start_unix_s = time.time()
-        process = subprocess.Popen(
-            [str(word) for word in command], stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
-        appeared = watch(process, log)
-    if process.returncode:
-        print(f"Error: {way}: exit code {process.returncode}; see {log}", file=sys.stderr)
-    run = Timed(way, disk_read_bytes() - read_bytes, figures=parse_log(log).attempts[-1].figures)
-    set_stages(run, log.read_text(encoding="utf-8", errors="replace"), appeared, start_unix_s)
-    return run
+    _replace(out / "bench.json", json.dumps(report, indent=1) + "\n")
+    _replace(out / "table.md", table(state.rounds, heading))
 
 
-def watch(process: subprocess.Popen[bytes], log: Path) -> list[tuple[int, float]]:
-    """(bytes in the log, time) each time that it has grown, until the process has ended."""
-    grown: list[tuple[int, float]] = []
-    size = 0
-    while process.poll() is None:
-        time.sleep(POLL_S)
-        now = log.stat().st_size if log.exists() else 0
-        if now > size:
-            size = now
-            grown.append((size, time.time()))
-    return grown
+def _replace(path: Path, text: str) -> None:
+    """Whole or not at all: it is written again after each round."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
 
 
-def set_stages(run: Timed, text: str, appeared: list[tuple[int, float]], start_unix_s: float) -> None:
-    before_s = 0.0
-    for stage, pattern in STAGES.items():
-        match = re.search(pattern, text)
-        if match is None:
-            raise SystemExit(f"Error: {run.way}: {stage}: its last line is not in the log; the load did not get there")
-        told = next((group for group in match.groups() if group), None)
-        offset = len(text[: match.start()].encode())
-        at_unix_s = float(told) if told else next(at for size, at in appeared if size > offset)
-        run.stages_s[stage] = round(at_unix_s - start_unix_s - before_s, 3)
-        before_s = at_unix_s - start_unix_s
-    run.first_token_s = round(before_s, 3)
-
-
-def forget_files() -> None:
-    """Drop what was read of this Python, its packages and the weights from the page cache."""
-    from loadcheck.weights.cache import weights_dir
-
-    os.sync()  # what is not yet on the disk stays in memory
-    for folder in (Path(sysconfig.get_path("stdlib")), Path(sys.prefix), weights_dir()):
-        for path in folder.rglob("*"):
-            if path.is_file():
-                descriptor = os.open(path, os.O_RDONLY)
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-                os.close(descriptor)
-
-
-def disk_read_bytes() -> int:
-    """What all children that have ended had to read from a disk (in blocks of 512: Linux, task_io_accounting_ops.h, task_io_get_inblock)."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock * 512
-
-
-# ------------------------------------------------------------------------------------------------------------------ comparing
-
-
-def differences(rounds: list[list[Timed]]) -> list[str]:
-    """Each figure that the two ways of a round, at the same settings, do not have in common."""
-    found = []
-    for number, (plain, ours, *_) in enumerate(rounds, 1):
-        mine = ours.figures.known()
-        for name, value in plain.figures.known().items():
-            if name not in TIMES and mine.get(name) != value:
-                found.append(f"round {number}: {name}: plain {value}, ours {mine.get(name)}")
-    return found
-
-
-def summary(options: argparse.Namespace, gpu: str, rounds: list[list[Timed]]) -> dict[str, Any]:
-    ways = list(zip(*rounds, strict=True))
-    first_token_s = [median(run.first_token_s for run in way) for way in ways]
-    return {
-        "gpu": gpu,
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": commit(),
-        "cold": options.cold,
-        "settings": {"both": options.set, "also": options.also, "without": options.without},
-        "ways": [way[0].way for way in ways],
-        "first_token_s": [round(value, 2) for value in first_token_s],
-        "ratio": [round(value / first_token_s[0], 3) for value in first_token_s],
-        "stages_s": {stage: [round(median(run.stages_s[stage] for run in way), 2) for way in ways] for stage in STAGES},
-        "differing_figures": differences(rounds),
-        "rounds": [
-            [
-                {
-                    "way": run.way,
-                    "first_token_s": run.first_token_s,
-                    "disk_read_gb": round(run.disk_read_bytes / 1e9, 2),
-                    "stages_s": run.stages_s,
-                }
-                for run in each
-            ]
-            for each in rounds
-        ],
-    }
+def kept(out: Path) -> State:
+    """The whole rounds of an earlier bench in this folder."""
+    path = out / "bench.json"
+    if not path.exists():
+        return State({}, [], [])
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return State({kind: [[Timed(**run) for run in each] for each in rounds] for kind, rounds in data["rounds"].items()}, data["failures"], [])  # fmt: skip
 
 
 def commit() -> str:
@@ -260,19 +192,6 @@ def commit() -> str:
     command = ["git", "-C", str(here), "rev-parse", "--short", "HEAD"]
     found = subprocess.run(command, capture_output=True, text=True, check=False).stdout if shutil.which("git") else ""
     return found.strip() or os.environ.get("LOADCHECK_COMMIT", "unknown")
-
-
-def table(report: dict[str, Any]) -> str:
-    caches = "cold" if report["cold"] else "warm"
-    heading = f"Medians of {len(report['rounds'])} rounds, {report['gpu']}, {report['date']}, commit {report['commit']}, {caches} caches."
-    rows = [
-        ("seconds", *report["ways"]),
-        ("---", *["---:"] * len(report["ways"])),
-        *((stage, *(f"{value:.1f}" for value in values)) for stage, values in report["stages_s"].items()),
-        ("start to first token", *(f"{value:.1f}" for value in report["first_token_s"])),
-        ("ratio", *(f"{value:.2f}" for value in report["ratio"])),
-    ]
-    return heading + "\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,10 @@ plain.py WEIGHTS_DIRECTORY [KEY=VALUE...]    the keys are arguments of from_pret
 """
 
 import ast
+import json
+import os
 import sys
+from hashlib import sha256
 
 from unsloth import FastLanguageModel
 from vllm import SamplingParams
@@ -35,3 +38,19 @@ text = tokenizer.apply_chat_template(
 )
 output = model.fast_generate([text], sampling_params=SamplingParams(temperature=0, max_tokens=32), lora_request=None)[0]
 print("\nfirst token at", output.metrics.first_token_time)
+
+
+def say_what_is_compared() -> None:
+    """Not timed any more. The tokens are of a prompt in which the text's beginning is not there twice, as `loadcheck load` asks."""
+    from loadcheck.stacks.engine_common import digest, trainable
+
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+    sampling = SamplingParams(temperature=0, max_tokens=32)
+    answer = model.fast_generate([{"prompt_token_ids": ids}], sampling, use_tqdm=False, lora_request=None)[0]
+    tokens = json.dumps(list(answer.outputs[0].token_ids)).encode()
+    print(f"adapter_sha256={digest(trainable(model))}\ntoken_ids_sha256={sha256(tokens).hexdigest()}", flush=True)
+
+
+say_what_is_compared()
+os._exit(0)  # how it ends is not timed either

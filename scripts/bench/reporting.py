@@ -1,0 +1,77 @@
+"""What the runs of a bench say together: what differs between ways that must be alike, medians, and the table of docs/startup.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+from typing import Any
+
+from scripts.bench.timing import HASHES, STAGES, TORCHS, Timed, Way
+
+Rounds = dict[str, list[list[Timed]]]
+"""The whole rounds of each kind, "warm" and "cold"."""
+TOTAL = "start to first token"
+
+
+def differences(rounds: Rounds, ways: Sequence[Way]) -> list[str]:
+    """Each run that says it failed, and each figure, hash and number of torch's bytes that differs from the way that a way must be like, or from its first round."""
+    like = {way.name: way.like for way in ways}
+    return [text for kind in rounds for text in _of_kind(kind, rounds[kind], like)]
+
+
+def _of_kind(kind: str, rounds: list[list[Timed]], like: dict[str, str | None]) -> Iterator[str]:
+    first: dict[str, Timed] = {}
+    for number, runs in enumerate(rounds, 1):
+        by_name = {run.way: run for run in runs}
+        for run in runs:
+            if run.exit_code:
+                yield f"{kind} round {number}: {run.way}: exit code {run.exit_code}"
+            other = by_name.get(like.get(run.way) or "")
+            for each, whose in ((other, other and other.way), (first.get(run.way), "its first round")):
+                for name, one, two in _differing(each, run):
+                    yield f"{kind} round {number}: {run.way}: {name}: {two}, {whose}: {one}"
+            first.setdefault(run.way, run)
+
+
+def _differing(one: Timed | None, two: Timed) -> Iterator[tuple[str, Any, Any]]:
+    """What both say and say differently; a figure that the first says and the second does not, too. Bytes are ours alone."""
+    if one is None:
+        return
+    for name, value in one.said.items():
+        optional = name in HASHES or name.rpartition(".")[2] in TORCHS
+        if (name in two.said or not optional) and two.said.get(name) != value:
+            yield name, value, two.said.get(name)
+
+
+def medians(rounds: list[list[Timed]]) -> dict[str, dict[str, float]]:
+    """The median seconds of each stage, and of all of them, by way."""
+    ways = [run.way for run in rounds[0]] if rounds else []
+    found = {}
+    for name in ways:
+        runs = [run for each in rounds for run in each if run.way == name]
+        found[name] = {stage: round(median(run.stages_s[stage] for run in runs), 2) for stage in STAGES}
+        found[name][TOTAL] = round(median(run.first_token_s for run in runs), 2)
+    return found
+
+
+def table(rounds: Rounds, heading: str) -> str:
+    """Medians in seconds, and in brackets what part of the plain script's stage each is."""
+    found = {kind: medians(each) for kind, each in rounds.items() if each}
+    columns = [(kind, way) for kind, ways in found.items() for way in ways]
+    names = [f"{way}, {kind}" for kind, way in columns]
+    lines = [["", *names], ["---", *["---:"] * len(names)]]
+    for stage in (*STAGES, TOTAL):
+        cells = [_cell(found[kind], way, stage) for kind, way in columns]
+        lines.append([_bold(text) if stage == TOTAL else text for text in (stage, *cells)])
+    counts = ", ".join(f"{len(each)} {kind}" for kind, each in rounds.items())
+    return f"{heading} Medians of whole rounds: {counts}.\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(ways: dict[str, dict[str, float]], way: str, stage: str) -> str:
+    plain = next(iter(ways))
+    seconds, of = ways[way][stage], ways[plain][stage]
+    return f"{seconds:.1f}" if way == plain or not of else f"{seconds:.1f} ({seconds / of:.2f})"
+
+
+def _bold(text: str) -> str:
+    return f"**{text}**"

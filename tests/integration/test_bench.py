@@ -1,0 +1,160 @@
+"""The bench of a start, with stand-ins for the plain script and for ours: what it runs, when it stops, and what it leaves."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from scripts.bench import __main__ as bench
+from scripts.bench import timing
+
+LINES = """\
+==((====))==  Unsloth 2025.2.5: Fast Llama patching. Transformers: 4.48.2.
+INFO llm_engine.py:234] Initializing a V0 LLM engine (v0.7.2) with config: model='m', dtype=torch.bfloat16, max_seq_len=512,
+INFO model_runner.py:1110] Starting to load model m...
+INFO model_runner.py:1115] Loading model weights took {weights} GB
+INFO worker.py:267] Memory profiling takes 1.34 seconds
+INFO model_runner.py:1434] Capturing cudagraphs for decoding.
+INFO model_runner.py:1562] Graph capturing finished in 1 secs, took 0.62 GiB
+Unsloth 2025.2.5 patched 32 layers with 32 QKV layers, 32 O layers and 32 MLP layers.
+"""
+PLAIN = "first token at {at}\nadapter_sha256=aa\ntoken_ids_sha256=bb\n"
+OURS = """\
+loadcheck: {{"event": "adapters", "adapter_sha256": "{adapters}", "allocated_bytes": {allocated}}}
+loadcheck: {{"event": "answer", "token_ids_sha256": "bb", "first_token_unix_s": {at}}}
+"""
+CODE = """
+import os, sys, time
+_, log, text, wait_s, code = sys.argv
+os.makedirs(os.path.dirname(log), exist_ok=True)
+with open(log, "a") as file:
+    for line in text.splitlines(keepends=True):
+        file.write(line.replace("AT", str(time.time())))
+        file.flush()
+time.sleep(float(wait_s))
+sys.exit(int(code))
+"""
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
+    """A machine with a GPU where each way prints what a load prints; `says` changes it by way, `runs` has the order, `asked` what each is told."""
+    seen = SimpleNamespace(runs=[], asked=[], says={}, out=tmp_path / "out")
+
+    def command(way: timing.Way, own: timing.Bench, folder: Path) -> list[str]:
+        seen.runs.append(f"{folder.name} {way.name}")
+        says: dict[str, Any] = {"weights": "5.3541", "adapters": "aa", "allocated": 7, "wait_s": 0, "code": 0, **seen.says.get(way.name, {})}  # fmt: skip
+        text = (LINES + (PLAIN if way.plain else OURS)).format(**says, at="AT")
+        (folder.parent / "ours-0").mkdir(parents=True, exist_ok=True)
+        (folder.parent / "ours-0" / "weights.json").write_text('{"directory": "/weights"}')
+        log = folder.with_suffix(".log") if way.plain else folder / "load.log"
+        return [sys.executable, "-c", CODE, str(log), text, str(says["wait_s"]), str(says["code"])]
+
+    gpu = SimpleNamespace(name="NVIDIA H200", driver_cuda="13.0")
+    environment = timing.environment
+
+    def told(way: timing.Way, own: timing.Bench) -> dict[str, str]:
+        variables = environment(way, own)
+        seen.asked.append(variables["LOADCHECK_START_WITH"])
+        return variables
+
+    monkeypatch.setattr(bench, "read_gpu", lambda: gpu)
+    monkeypatch.setattr(bench, "import_once", lambda: seen.runs.append("imports"))
+    monkeypatch.setattr(timing, "forget_files", lambda: seen.runs.append("forgets"))
+    monkeypatch.setattr(timing, "command", command)
+    monkeypatch.setattr(timing, "environment", told)
+    return seen
+
+
+def run(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace, *arguments: str) -> tuple[int, dict[str, Any]]:
+    monkeypatch.setattr(sys, "argv", ["bench", "--out", str(ran.out), "--with", "ahead", *arguments])
+    code = bench.main()
+    return code, json.loads((ran.out / "bench.json").read_text())
+
+
+def test_a_session_runs_warm_rounds_and_then_cold_ones(
+    monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace, capsys: Any
+):
+    """Each way in turn, the cold rounds without what is not asked for; the table has medians and parts of the plain script's time."""
+    code, report = run(monkeypatch, ran, "--rounds", "2", "--cold-rounds", "1")
+    few = "few sequences"
+    warm = ["plain", "ours", few, "ours + opt-in", f"{few} + opt-in"]
+    assert (code, report["left"], report["failures"], report["differing"]) == (0, [], [], [])
+    assert ran.runs == [
+        "ours-0 ours", "imports",
+        *(f"warm-{number}-{at} {way}" for number in (1, 2) for at, way in enumerate(warm)),
+        "cold-1-0 plain", "forgets", "cold-1-1 ours + opt-in", "forgets", f"cold-1-2 {few} + opt-in", "forgets",
+    ]  # fmt: skip
+    assert ran.asked == ["", *["", "", "", "ahead", "ahead"] * 2, "", "ahead", "ahead"]
+    assert [[each["way"] for each in runs] for runs in report["rounds"]["warm"]] == [warm, warm]
+    head, *rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert head.split(" | ")[1:3] == ["plain, warm", "ours, warm"] and "few sequences + opt-in, cold" in head
+    assert len(rows) == 1 + len(timing.STAGES) + 1 and rows[-1].startswith("| **start to first token** | **")
+
+
+def test_it_begins_no_round_that_would_end_too_late(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
+    """What is left is said, and run where it is told to go on; the rounds of before stay."""
+    monkeypatch.setattr(bench, "GUESS_S", {"warm": 0.0, "cold": 1e6})
+    code, report = run(monkeypatch, ran, "--rounds", "1", "--cold-rounds", "1")
+    assert (code, report["left"], len(report["rounds"]["warm"])) == (bench.LEFT, ["cold round 1"], 1)
+    ran.runs.clear()
+    monkeypatch.setattr(bench, "GUESS_S", {"warm": 0.0, "cold": 0.0})
+    code, report = run(monkeypatch, ran, "--rounds", "1", "--cold-rounds", "1", "--continue")
+    assert (code, report["left"]) == (0, []) and [len(report["rounds"][kind]) for kind in ("warm", "cold")] == [1, 1]
+    assert not any(name.startswith(("ours-0", "imports", "warm")) for name in ran.runs)
+
+
+def test_what_runs_at_the_limit_is_ended(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
+    """The round that is cut is none; those before it are there."""
+    monkeypatch.setattr(bench, "GUESS_S", {"warm": 0.0, "cold": 0.0})
+    ran.says["ours + opt-in"] = {"wait_s": 0}
+    begin_s = time.monotonic()
+    commands = timing.command
+
+    def hangs(way: timing.Way, own: timing.Bench, folder: Path) -> list[str]:
+        ran.says["ours"] = {"wait_s": 60 if folder.name.startswith("warm-2") else 0}
+        return commands(way, own, folder)
+
+    monkeypatch.setattr(timing, "command", hangs)
+    code, report = run(monkeypatch, ran, "--rounds", "2", "--cold-rounds", "0", "--limit-s", "4")
+    assert time.monotonic() - begin_s < 20
+    assert (code, len(report["rounds"]["warm"])) == (1, 1)
+    assert report["failures"] == ["warm round 2: the time was over"] and report["left"] == ["warm round 2"]
+
+
+def test_what_differs_is_said(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
+    """A figure against the plain script, adapters and torch's bytes against the way without the measures; a load whose check fails keeps its times."""
+    ran.says = {"ours": {"weights": "5.3542"}, "ours + opt-in": {"weights": "5.3542", "adapters": "cc", "allocated": 8},
+                "few sequences": {"code": 1}}  # fmt: skip
+    code, report = run(monkeypatch, ran, "--rounds", "1", "--cold-rounds", "0")
+    assert code == 1 and len(report["rounds"]["warm"]) == 1
+    assert report["differing"] == [
+        "warm round 1: ours: weights_bytes: 5749028474, plain: 5748921100",
+        "warm round 1: few sequences: exit code 1",
+        "warm round 1: ours + opt-in: adapter_sha256: cc, ours: aa",
+        "warm round 1: ours + opt-in: adapters.allocated_bytes: 8, ours: 7",
+    ]
+
+
+def test_a_round_with_a_load_that_did_not_get_there_is_none(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
+    """It is said which line is missing, and the next round begins."""
+    ran.says["plain"] = {"weights": "5.3541", "code": 1}
+    monkeypatch.setitem(globals(), "PLAIN", "no token\n")
+    code, report = run(monkeypatch, ran, "--rounds", "1", "--cold-rounds", "1")
+    assert code == 1 and report["rounds"] == {}
+    assert report["failures"][0] == "warm round 1: plain: exit code 1; the last line of 'first token' is not in the log"
+    assert [text.partition(":")[0] for text in report["failures"]] == ["warm round 1", "cold round 1"]
+
+
+def test_the_command_lines_are_those_of_the_two_scripts(tmp_path: Path):
+    """Settings go to the plain script as they are, and to ours as flags."""
+    own = timing.Bench(tmp_path, Path("/weights"), "swap", 0)
+    few = timing.Way("few", settings=("max_lora_rank=16", "conservativeness=0.041"), opt_in=("ahead",))
+    assert timing.command(few, own, tmp_path / "x")[-5:] == [str(tmp_path / "x"), "--max-lora-rank", "16", "--conservativeness", "0.041"]  # fmt: skip
+    assert timing.command(timing.Way("plain", plain=True, settings=("a=1",)), own, tmp_path)[-2:] == ["/weights", "a=1"]
+    assert timing.environment(few, own)["LOADCHECK_START_WITHOUT"] == "swap"
+    assert os.environ.get("LOADCHECK_START_WITH", "") == ""
