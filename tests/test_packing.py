@@ -1,4 +1,4 @@
-"""Packed rows: all full, every token and label where it was, and what is cut or left out counted."""
+"""PackedRows rows: all full, every token and label where it was, and what is cut or left out counted."""
 
 from itertools import chain
 from pathlib import Path
@@ -14,22 +14,22 @@ from loadcheck.data.faults import Faults
 from loadcheck.runs.folder import RunFolder
 from loadcheck.specs.files import validate
 from loadcheck.specs.training import TrainJob
-from loadcheck.stacks.packing import Packed, TokenRows, pack, refuse_few
+from loadcheck.stacks.packing import PackedRows, TokenRows, check_enough_rows, pack
 from loadcheck.stacks.recorder import Recorder
-from loadcheck.stacks.rows import IGNORED, Tokens
+from loadcheck.stacks.rows import IGNORED, TokenRow
 from loadcheck.stacks.trainer import Session
 from tests.test_train_rows import Tokenizer
 
 EOS = 2
 
 
-def _row(line: int, prompt: int, answer: int, ends: bool = True) -> Tokens:
+def _row(line: int, prompt: int, answer: int, ends: bool = True) -> TokenRow:
     """An example whose tokens tell its line and their place; its answer is learned, and its end where it has one."""
     ids = [1000 * line + at for at in range(prompt + answer)]
-    return Tokens(line, ids, [*[IGNORED] * prompt, *ids[prompt:]], ends)
+    return TokenRow(line, ids, [*[IGNORED] * prompt, *ids[prompt:]], ends)
 
 
-def _stream(packed: Packed) -> list[int]:
+def _stream(packed: PackedRows) -> list[int]:
     return list(chain.from_iterable(row.input_ids for row in packed.rows))
 
 
@@ -52,9 +52,9 @@ def test_the_first_token_of_a_row_is_no_label():
 def test_what_does_not_end_gets_an_eos_that_is_learned():
     """As trl puts one behind every example; one that ends by itself gets no second."""
     (open_ended,) = pack([_row(1, 1, 3, ends=False)], 5, EOS, seed=1).rows
-    assert (open_ended.input_ids[-1], open_ended.labels[-1], open_ended.ends) == (EOS, EOS, True)
+    assert (open_ended.input_ids[-1], open_ended.labels[-1], open_ended.ends_answer) == (EOS, EOS, True)
     assert pack([_row(1, 1, 4)], 5, EOS, seed=1).rows[0].input_ids == _row(1, 1, 4).input_ids
-    assert pack([_row(1, 1, 3, ends=False)], 4, None, seed=1).rows[0].ends is False
+    assert pack([_row(1, 1, 3, ends=False)], 4, None, seed=1).rows[0].ends_answer is False
 
 
 def test_what_is_cut_and_left_out_is_counted():
@@ -69,7 +69,7 @@ def test_an_example_that_fills_its_row_does_not_go_on():
     """Its end is the row's."""
     packed = pack([_row(1, 1, 3), _row(2, 1, 3)], 4, EOS, seed=1)
     assert (packed.num_split_rows, packed.num_left_out_tokens, packed.num_ended_rows) == (0, 0, 2)
-    assert all(row.ends for row in packed.rows)
+    assert all(row.ends_answer for row in packed.rows)
 
 
 def test_an_end_that_is_the_first_of_a_row_is_not_learned():
@@ -101,12 +101,12 @@ def test_no_token_is_lost_or_doubled(shapes: list[tuple[int, int, bool]], length
     """Whatever the lengths: what is in the rows and what is left out are all tokens and the EOS put behind them."""
     rows = [_row(line, *shape) for line, shape in enumerate(shapes, 1)]
     packed = pack(rows, length, EOS, seed)
-    num_tokens = sum(len(row.input_ids) + (not row.ends) for row in rows)
+    num_tokens = sum(len(row.input_ids) + (not row.ends_answer) for row in rows)
     own = [each for each in _stream(packed) if each != EOS]
     assert len(_stream(packed)) + packed.num_left_out_tokens == num_tokens
     assert len(set(own)) == len(own) and set(own) <= {each for row in rows for each in row.input_ids}
     assert packed.num_ended_rows == sum(
-        label != IGNORED and (label == EOS or label in {row.input_ids[-1] for row in rows if row.ends})
+        label != IGNORED and (label == EOS or label in {row.input_ids[-1] for row in rows if row.ends_answer})
         for row in packed.rows
         for label in row.labels
     )
@@ -123,7 +123,7 @@ def test_a_packed_row_has_the_line_of_its_first_token():
 def test_fewer_rows_than_a_step_are_a_fault(num_step_rows: int, faulty: bool):
     """The training would hold less than is predicted; of no row at all trl makes an error of its own."""
     faults = Faults("data.jsonl")
-    refuse_few(pack([_row(1, 1, 7)], 4, EOS, seed=1), 4, num_step_rows, faults)
+    check_enough_rows(pack([_row(1, 1, 7)], 4, EOS, seed=1), 4, num_step_rows, faults)
     said = [str(each) for each in faults.problems()]
     assert bool(said) == faulty
     assert not faulty or said[0].startswith("data.jsonl: fills 2 rows of 4 tokens, fewer than the 3 of one step; lower")

@@ -1,6 +1,6 @@
 """torch's allocator with expandable segments: whole pages, gaps, and what it gives back before it gives up."""
 
-from loadcheck.stacks.trainer import Watched, share_maps
+from loadcheck.stacks.trainer import MonitoredTrainer, share_quantization_maps
 from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Event, Label
 from loadcheck.stacks.unsloth_vllm.training_memory.reserve import LARGE_PAGE_BYTES, Reserved, reserve
 from loadcheck.units import MIB
@@ -53,7 +53,7 @@ def test_the_adapters_of_a_checkpoint_are_read_by_way_of_the_host():
         def load_adapter(self, path: str, name: str, **named: object) -> None:
             calls.append((path, name, named))
 
-    trainer = type("Trainer", (Watched,), {"model": Model()})()
+    trainer = type("Trainer", (MonitoredTrainer,), {"model": Model()})()
     trainer._load_from_checkpoint("checkpoint-5")
     assert calls == [("checkpoint-5", "default", {"is_trainable": True, "torch_device": "cpu"})]
 
@@ -61,7 +61,7 @@ def test_the_adapters_of_a_checkpoint_are_read_by_way_of_the_host():
 def test_the_states_of_a_checkpoint_share_their_maps_again():
     """As they did when they were made: a checkpoint has two for each trained tensor."""
     states = [{"step": 1, "qmap1": object(), "qmap2": object(), "state1": object()} for _ in range(3)] + [{"step": 1}]
-    share_maps(states)
+    share_quantization_maps(states)
     assert {id(state["qmap1"]) for state in states[:3]} == {id(states[0]["qmap1"])}
     assert {id(state["qmap2"]) for state in states[:3]} == {id(states[0]["qmap2"])} != {id(states[0]["qmap1"])}
     assert len({id(state["state1"]) for state in states[:3]}) == 3

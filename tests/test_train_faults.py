@@ -13,7 +13,7 @@ from loadcheck.data.faults import Faults
 from loadcheck.errors import BadInput
 from loadcheck.runs.folder import RunFolder
 from loadcheck.stacks.preflight import check_adapters, check_base, check_tokens
-from loadcheck.stacks.rows import Tokenized, refuse_unknown, summary
+from loadcheck.stacks.rows import RowTokenizer, check_vocabulary, summary
 from tests.conftest import ROOT
 from tests.test_train_rows import BOS, EOS, Tokenizer, _chat
 
@@ -43,14 +43,14 @@ class NoEnd(Tokenizer):
 
 
 DATA_FAULTS = {
-    "no template": (NoTemplate(), _chat("a", "b"), "chat template does not take it (Cannot use"),
+    "no template": (NoTemplate(), _chat("a", "b"), "chat template rejects it (Cannot use"),
     "no EOS in the template": (Tokenizer("{role}:{content}\n"), _chat("a", "b"), "the template ends no answer"),
     "no EOS in the tokenizer": (NoEnd(), Row(1, text="all of it"), "the template ends no answer"),
     "all labels masked": (Tokenizer(), _chat("q" * LIMIT, "b"), "every label is masked"),
     "duplicated BOS": (Tokenizer(start=BOS + BOS), _chat("a", "b"), "begins with two BOS tokens"),
     "cut by length": (Tokenizer(), _chat("a", "b" * LIMIT), "above the limit of 60"),
-    "tokenizer grown": (Grown(), _chat("a", "b"), "the tokenizer was grown"),
-    "a token of the template": (Tokenizer(), _chat("a" + EOS, "b"), "holds the tokenizer's own"),
+    "tokenizer grown": (Grown(), _chat("a", "b"), "the tokenizer was extended"),
+    "a token of the template": (Tokenizer(), _chat("a" + EOS, "b"), "contains the tokenizer's own"),
 }
 
 
@@ -59,8 +59,8 @@ def test_a_fault_of_data_and_tokenizer_is_one_line(fault: str):
     """By its line of the file, or of the file as a whole."""
     tokenizer, row, words = DATA_FAULTS[fault]
     faults = Faults("data.jsonl")
-    made = Tokenized(tokenizer, frozenset({2}), LIMIT, truncate=fault == "all labels masked")
-    refuse_unknown(made.rows([row], faults), 300, faults)
+    made = RowTokenizer(tokenizer, frozenset({2}), LIMIT, truncate=fault == "all labels masked")
+    check_vocabulary(made.rows([row], faults), 300, faults)
     (problem,) = faults.problems()
     assert words in str(problem) and str(problem).startswith("data.jsonl")
 
@@ -68,14 +68,14 @@ def test_a_fault_of_data_and_tokenizer_is_one_line(fault: str):
 def test_prompts_that_the_template_refuses_are_faults_too():
     """GRPO's."""
     faults = Faults("data.jsonl")
-    assert Tokenized(NoTemplate(), frozenset({2}), LIMIT, truncate=False).prompts([_chat("a")], faults) == []
+    assert RowTokenizer(NoTemplate(), frozenset({2}), LIMIT, truncate=False).prompts([_chat("a")], faults) == []
     assert len(faults) == 1
 
 
 def test_another_template_in_the_trainer_is_refused(tmp_path: Path):
     """Its tokens are not those that were counted; nothing counted is nothing to compare with."""
     tokens = [
-        Tokenized(Tokenizer(template), frozenset({2}), LIMIT, truncate=False).rows([_chat("a", "b")], Faults("x"))
+        RowTokenizer(Tokenizer(template), frozenset({2}), LIMIT, truncate=False).rows([_chat("a", "b")], Faults("x"))
         for template in ("{role}:{content}" + EOS, "{role}={content}" + EOS)
     ]
     folder = RunFolder(tmp_path)
@@ -127,7 +127,7 @@ A, BASE = "q__lora_A__weight", "q__base_layer__weight"
         (Model(**{A: Weight(requires_grad=False)}), "requires_grad: none of them is trainable"),
         (Model(**{A: Weight(), BASE: Weight()}), "requires_grad: 1 weights of the base would be trained, q.base_layer.weight"),
         (Model(**{A: Weight(dtype="torch.float16")}), "dtype: are in torch.float16"),
-        (Model(**{A: Weight(finite=False)}), "weights: hold what is no number"),
+        (Model(**{A: Weight(finite=False)}), "weights: contain values that are not finite"),
     ],
 )  # fmt: skip
 def test_adapters_that_could_not_be_trained_are_refused(model: Model, words: str):
@@ -151,7 +151,7 @@ def test_a_checkpoint_on_another_base_is_refused(tmp_path: Path):
     check_base(tmp_path, "aa")
     (tmp_path / "base.json").write_text('{"sha256": "aa"}')
     check_base(tmp_path, "aa")
-    with pytest.raises(BadInput, match="--resume: is of adapters on another base"):
+    with pytest.raises(BadInput, match="--resume: has adapters of another base"):
         check_base(tmp_path, "bb")
 
 

@@ -32,7 +32,7 @@ def test_a_resumed_training_has_the_losses_of_one_that_was_not_ended():
 
 
 def test_a_resumed_training_takes_no_more_than_a_mebibyte_more_of_torch():
-    """894 KiB: read from a checkpoint, each state had its own two maps (stacks/trainer.py: share_maps, made after this run)."""
+    """894 KiB: read from a checkpoint, each state had its own two maps (stacks/trainer.py: share_quantization_maps, made after this run)."""
     resumed = read_steps(FOLDER / "h200-resumed" / "steps.jsonl")
     whole = read_steps(FOLDER / "h200-uninterrupted.steps.jsonl")
     for mine, theirs in zip(resumed, whole, strict=True):

@@ -7,7 +7,7 @@ import pytest
 
 from loadcheck.data import Message, Row
 from loadcheck.data.faults import Faults
-from loadcheck.stacks.rows import IGNORED, Tokenized, Tokens, end_ids, summary
+from loadcheck.stacks.rows import IGNORED, RowTokenizer, TokenRow, end_ids, summary
 
 BOS, EOS = "<s>", "<end>"
 
@@ -48,21 +48,23 @@ def _chat(*turns: str, line: int = 1) -> Row:
     return Row(line, tuple(Message(roles[at % 2], turn) for at, turn in enumerate(turns)))  # type: ignore[arg-type]
 
 
-def _rows(row: Row, tokenizer: Any = None, limit: int = 100, truncate: bool = False) -> tuple[list[Tokens], list[str]]:
+def _rows(
+    row: Row, tokenizer: Any = None, limit: int = 100, truncate: bool = False
+) -> tuple[list[TokenRow], list[str]]:
     tokenizer = tokenizer or Tokenizer()
     faults = Faults("data.jsonl")
-    found = Tokenized(tokenizer, frozenset({2}), limit, truncate).rows([row], faults)
+    found = RowTokenizer(tokenizer, frozenset({2}), limit, truncate).rows([row], faults)
     return found, [str(problem) for problem in faults.problems()]
 
 
-def _learned(tokens: Tokens) -> str:
+def _learned(tokens: TokenRow) -> str:
     return Tokenizer().text([label for label in tokens.labels if label != IGNORED])
 
 
 def test_the_answers_alone_are_learned_each_with_its_end():
     """Neither the questions, nor the template's words, nor the line break after a turn."""
     (tokens,), faults = _rows(_chat("hi", "yes", "why", "so"))
-    assert (_learned(tokens), tokens.ends, faults) == ("yes<end>so<end>", True, [])
+    assert (_learned(tokens), tokens.ends_answer, faults) == ("yes<end>so<end>", True, [])
     assert (
         Tokenizer().text(tokens.input_ids) == "<s>user:hi<end>\nassistant:yes<end>\nuser:why<end>\nassistant:so<end>\n"
     )
@@ -70,7 +72,7 @@ def test_the_answers_alone_are_learned_each_with_its_end():
 
 def test_a_text_is_learned_whole_and_ends():
     """The tokenizer's BOS, the text, and an EOS."""
-    made = Tokenized(Tokenizer(), frozenset({2}), 100, False)
+    made = RowTokenizer(Tokenizer(), frozenset({2}), 100, False)
     (tokens,) = made.rows([Row(1, text="once")], Faults("x"))
     assert (_learned(tokens), made.learned) == ("<s>once<end>", "text")
 
@@ -82,7 +84,7 @@ def test_a_template_that_rewrites_earlier_turns_has_everything_learned():
         def apply_chat_template(self, chat: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool) -> str:
             return f"{len(chat)}" + super().apply_chat_template(chat, tokenize, add_generation_prompt)
 
-    made = Tokenized(Rewriting(), frozenset({2}), 100, False)
+    made = RowTokenizer(Rewriting(), frozenset({2}), 100, False)
     (tokens,) = made.rows([_chat("hi", "yes")], Faults("x"))
     assert (made.learned, tokens.num_labels) == ("all", len(tokens.input_ids))
 
@@ -99,9 +101,9 @@ def test_a_row_that_is_too_long_is_refused_with_its_line():
 def test_a_row_is_cut_where_that_was_asked_for():
     """To the limit, and counted; its end is gone, which is no fault of the template."""
     found, faults = _rows(_chat("hi", "yes"), limit=24, truncate=True)
-    assert (len(found[0].input_ids), found[0].cut, found[0].ends, faults) == (24, 1, True, [])
+    assert (len(found[0].input_ids), found[0].num_cut, found[0].ends_answer, faults) == (24, 1, True, [])
     found, faults = _rows(_chat("hi", "yes"), limit=22, truncate=True)
-    assert (_learned(found[0]), found[0].ends, faults) == ("ye", False, [])
+    assert (_learned(found[0]), found[0].ends_answer, faults) == ("ye", False, [])
 
 
 def test_a_row_whose_answer_is_cut_off_is_refused():
@@ -118,36 +120,36 @@ def test_two_bos_tokens_are_refused():
 def test_a_template_without_an_end_of_turn_is_refused():
     """A model that never sees EOS does not learn to stop."""
     assert (
-        "ends no answer with a token that ends a generation"
+        "ends no answer with a token that ends generation"
         in _rows(_chat("hi", "yes"), Tokenizer("{role}:{content}\n"))[1][0]
     )
 
 
 def test_a_turn_that_holds_the_template_s_own_token_is_refused():
     """It would end the turn in the middle."""
-    assert "holds the tokenizer's own <end>" in _rows(_chat("hi", f"yes{EOS}no"))[1][0]
+    assert "contains the tokenizer's own <end>" in _rows(_chat("hi", f"yes{EOS}no"))[1][0]
 
 
 def test_prompts_begin_the_answer_and_are_held_to_their_limit():
     """GRPO's prompts, cut from the left as trl does, but only where that was asked for."""
     row = Row(4, (Message("user", "hi"),))
     faults = Faults("x")
-    (tokens,) = Tokenized(Tokenizer(), frozenset({2}), 100, False).prompts([row], faults)
+    (tokens,) = RowTokenizer(Tokenizer(), frozenset({2}), 100, False).prompts([row], faults)
     assert Tokenizer().text(tokens.input_ids) == "<s>user:hi<end>\nassistant:"
-    assert Tokenized(Tokenizer(), frozenset({2}), 12, False).prompts([row], faults) == []
+    assert RowTokenizer(Tokenizer(), frozenset({2}), 12, False).prompts([row], faults) == []
     assert "has 20 tokens, above the limit of 12; raise --max-prompt-length" in str(faults.problems()[0])
-    (cut,) = Tokenized(Tokenizer(), frozenset({2}), 12, True).prompts([row], faults)
-    assert (Tokenizer().text(cut.input_ids), cut.cut) == ("<end>\nassistant:", 8)
+    (cut,) = RowTokenizer(Tokenizer(), frozenset({2}), 12, True).prompts([row], faults)
+    assert (Tokenizer().text(cut.input_ids), cut.num_cut) == ("<end>\nassistant:", 8)
 
 
 def test_the_summary_counts_and_tells_other_tokens_apart():
     """The hash covers ids and labels."""
-    rows = [Tokens(1, [5, 6, 7], [IGNORED, 6, 7], True), Tokens(2, [5, 6], [5, 6], False, cut=3)]
+    rows = [TokenRow(1, [5, 6, 7], [IGNORED, 6, 7], True), TokenRow(2, [5, 6], [5, 6], False, num_cut=3)]
     found = summary(rows, learned="assistant")
     assert {key: found[key] for key in ("num_rows", "num_tokens", "num_label_tokens", "num_cut_rows", "num_ended_rows")} == {
         "num_rows": 2, "num_tokens": 5, "num_label_tokens": 4, "num_cut_rows": 1, "num_ended_rows": 1,
     }  # fmt: skip
-    other = [Tokens(1, [5, 6, 7], [5, 6, 7], True), rows[1]]
+    other = [TokenRow(1, [5, 6, 7], [5, 6, 7], True), rows[1]]
     assert summary(other, learned="assistant")["tokens_sha256"] != found["tokens_sha256"]
 
 

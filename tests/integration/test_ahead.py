@@ -20,7 +20,7 @@ from loadcheck.runs.child import run_child
 from loadcheck.runs.folder import write_json
 from loadcheck.runs.sink import LogSink
 from loadcheck.specs.profile import load_profile
-from loadcheck.stacks import begun_ahead
+from loadcheck.stacks import ahead_engine_of
 from loadcheck.stacks.unsloth_vllm import startup
 
 ROOT = Path(__file__).parents[2]
@@ -139,8 +139,8 @@ def test_the_measure_has_to_be_asked_for(monkeypatch: pytest.MonkeyPatch):
     profile = load_profile(GPU_PROFILE, {})
     monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
     monkeypatch.delenv(startup.ENABLE_VARIABLE, raising=False)
-    assert begun_ahead(profile) is None
+    assert ahead_engine_of(profile) is None
     monkeypatch.setenv(startup.ENABLE_VARIABLE, "ahead")
-    assert begun_ahead(profile) == "loadcheck.stacks.unsloth_vllm.engine"
+    assert ahead_engine_of(profile) == "loadcheck.stacks.unsloth_vllm.engine"
     monkeypatch.setenv(startup.DISABLE_VARIABLE, "ahead")
-    assert begun_ahead(profile) is None
+    assert ahead_engine_of(profile) is None

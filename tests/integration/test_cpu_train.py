@@ -150,7 +150,7 @@ from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 from loadcheck.stacks.packing import pack
-from loadcheck.stacks.rows import Tokens
+from loadcheck.stacks.rows import TokenRow
 words = Tokenizer(WordLevel({"<pad>": 0, "</s>": 2}, "<pad>"))
 tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", pad_token="<pad>")
 rows = [[10 + number] * (3 + number % 7) for number in range(40)]
@@ -162,7 +162,7 @@ with tempfile.TemporaryDirectory() as folder:
     trainer = SFTTrainer(LlamaForCausalLM(LlamaConfig(**shape)), config, train_dataset=dataset, processing_class=tokenizer)
     theirs = sorted(each["input_ids"] for each in trainer.train_dataset)
     batch = next(iter(trainer.get_train_dataloader()))
-ours = pack([Tokens(number, row, row, ends=False) for number, row in enumerate(rows)], 16, 2, seed=7)
+ours = pack([TokenRow(number, row, row, ends_answer=False) for number, row in enumerate(rows)], 16, 2, seed=7)
 print("same rows", theirs == sorted(row.input_ids for row in ours.rows), len(theirs))
 print("batch", {name: (str(each.dtype), tuple(each.shape)) for name, each in sorted(batch.items())}, batch["attention_mask"].all().item())
 """

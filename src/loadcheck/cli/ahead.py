@@ -16,7 +16,7 @@ from loadcheck.preparing import GPU_PROFILE
 from loadcheck.runs.ahead import AHEAD, Ahead, ahead
 from loadcheck.runs.secrets import TOKEN_VARIABLES
 from loadcheck.specs.profile import Profile
-from loadcheck.stacks import begun_ahead
+from loadcheck.stacks import ahead_engine_of
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def begun(profile: str | None, changed: dict[str, Any]) -> Iterator[Ahead | None
 
 def fitting(process: Ahead | None, profile: Profile) -> Ahead | None:
     """The process, where it is of the engine that loads this profile: without a usable GPU, whatever files there are, the CPU's does."""
-    return None if begun_ahead(profile) is None else process
+    return None if ahead_engine_of(profile) is None else process
 
 
 def _engine(profile: str, changed: dict[str, Any]) -> str | None:
@@ -43,6 +43,6 @@ def _engine(profile: str, changed: dict[str, Any]) -> str | None:
     if not has_device():
         return None
     try:
-        return begun_ahead(chosen_profile(profile, changed))
+        return ahead_engine_of(chosen_profile(profile, changed))
     except LoadcheckError:  # said where the load is prepared
         return None

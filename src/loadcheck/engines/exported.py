@@ -71,7 +71,7 @@ def _source(request: dict[str, Any], directory: str, merged: bool) -> Source:
 
 def write(request: dict[str, Any], say: Say) -> None:
     """The adapters' weights as they are, byte for byte, or the merged model; says the hashes of the base."""
-    reloaded.begin()
+    reloaded.prepare_process()
     source = _source(request, request["adapters"], merged=False)
     target = Path(request["target"])
     if request["merged"]:
@@ -83,7 +83,7 @@ def write(request: dict[str, Any], say: Say) -> None:
 
 
 def prove(request: dict[str, Any], say: Say) -> None:
-    reloaded.begin()
+    reloaded.prepare_process()
     say(reloaded.compare(_source(request, request["target"], request["merged"])))
 
 
@@ -92,7 +92,7 @@ def base(request: dict[str, Any], say: Say) -> None:
 
 
 def answer(request: dict[str, Any], say: Say) -> None:
-    reloaded.begin()
+    reloaded.prepare_process()
     source = _source(request, request["target"], request["merged"])
     say(reloaded.answer(source, request["prompt"], request["max_new_tokens"], lambda text: say({"text": text})))
 

@@ -1,6 +1,6 @@
-"""The stacks: what one set of pinned packages knows of its loads. Nothing outside names one of them.
+"""The stacks: the knowledge of one set of pinned packages each. No module outside names a particular stack.
 
-A stack is a folder with an object `STACK` (predict/stack.py says what it must know). To add one, write the folder and name it here.
+A stack is a folder with an object `STACK` (predict/stack.py defines the protocol). To add one, write the folder and list it here.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from loadcheck.stacks.unsloth_vllm.weights import weights
 from loadcheck.stacks.vllm_v1 import STACK as VLLM_V1
 
 STACKS: tuple[JudgedStack, ...] = (VLLM_V1, PLAIN_VLLM, UNSLOTH_VLLM, TRANSFORMERS_CPU)
-"""A log is of the first that recognises it."""
+"""In this order: a log belongs to the first stack that recognises it."""
 DIALECT = merged(stack.dialect for stack in STACKS)
-"""What every log is read by: whose it is shows in its lines."""
+"""Every log is read by all stacks' formats; its lines show which stack it belongs to."""
 
 
 def parse_log(path: Path, words: Sequence[EndingWords] = ()) -> ParsedLog:
-    """Read a log of any stack; the rest as `logs.parse_log`."""
+    """Read a log of any stack; see `logs.parse_log`."""
     return logs.parse_log(path, DIALECT, words)
 
 
@@ -44,7 +44,7 @@ def stack_of(profile: Profile) -> JudgedStack:
 
 
 def case_of(profile: Profile, card: Card | None, ram_available_bytes: int | None) -> Case:
-    """A load of the profile's own model, as its stack resolves the name; BadInput for a model that is not to be had."""
+    """A load of the profile's own model, as its stack resolves the name; BadInput for an unknown model."""
     model = stack_of(profile).resolve(profile)
     return Case(
         model_name=model.name,
@@ -57,36 +57,36 @@ def case_of(profile: Profile, card: Card | None, ram_available_bytes: int | None
 
 
 def stack_of_log(attempt: Attempt, profile: Profile | None = None) -> JudgedStack:
-    """The stack that a log is of: by what it prints where that is another engine, else that of its profile where it is known."""
+    """The stack of a log: vLLM V1 where its lines show that engine, else the profile's stack, or by its lines without a profile."""
     found = next(stack for stack in STACKS if stack.recognises(attempt))
     return found if profile is None or found is VLLM_V1 else stack_of(profile)
 
 
 def weights_by_engine(config: ModelConfig) -> dict[str, Term]:
-    """What a model's weights take on the card, as vLLM holds them, and in a CPU's memory."""
+    """The memory of a model's weights on the card, as vLLM holds them, and on a CPU."""
     return {"gpu": weights(config), "cpu": cpu_weights(config)}
 
 
 def predict(case: Case) -> Prediction:
-    """Every figure of a load, and what keeps it from succeeding, by the stack that loads it."""
+    """Every figure of a load, and its obstacles, by the stack that loads it."""
     found = stack_of(case.profile).predict(case)
     return replace(found, notes=(*case.notes, *found.notes))
 
 
 def engine_of(profile: Profile) -> str:
-    """The module that loads this profile. Without vLLM a load is predicted as the CPU's is; on a GPU it is unsloth's all the same."""
+    """The engine module that loads this profile. Without vLLM, loads are predicted as on the CPU, but on a GPU unsloth's engine runs them."""
     if profile.has_budget:
         return stack_of(profile).engine
     return (TRANSFORMERS_CPU if profile.on_cpu else UNSLOTH_VLLM).engine
 
 
-def begun_ahead(profile: Profile) -> str | None:
-    """The module that loads this profile, where it can import before it knows its plan (engines/ahead.py); None where it cannot."""
+def ahead_engine_of(profile: Profile) -> str | None:
+    """The engine module of this profile, if it can import before its plan is known (engines/ahead.py); else None."""
     engine = engine_of(profile)
     can = engine == UNSLOTH_VLLM.engine and not profile.training.steps
     return engine if can and startup.enabled("ahead") else None
 
 
 def trainer_of(profile: Profile) -> str:
-    """The module that trains the adapters of this profile: its run(session)."""
+    """The module that trains this profile's adapters: its run(session)."""
     return engine_of(profile).removesuffix("engine") + "training"

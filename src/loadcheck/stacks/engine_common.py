@@ -1,4 +1,4 @@
-"""What both engines do alike: the text they train on, the word they look for, and how tensors are told from others."""
+"""What the engines share: the training text, the check for the expected word, and digests of tensors."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ TRAINING_TEXT = (
 
 
 class Expectation(TypedDict):
-    """What an answer says of the word that it must hold: see logs/events.py: Answer."""
+    """An answer's fields for the word that it must contain: see logs/events.py: Answer."""
 
     expected: str | None
     found: bool | None
 
 
 def expectation(profile: Profile, text: str) -> Expectation:
-    """The word that the answer must hold, and whether it does."""
+    """The word that the answer must contain, and whether it does."""
     word = profile.expected_word
     return {"expected": word, "found": None if word is None else word.lower() in text.lower()}
 
 
 def finite(number: float) -> float | None:
-    """The number, or None for what JSON has no word for."""
+    """The number, or None where JSON cannot represent it."""
     return number if math.isfinite(number) else None
 
 
 def trainable(model: Any) -> list[Any]:
-    """The adapters' weights: all that is trained."""
+    """The adapters' weights: everything that is trained."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
@@ -61,5 +61,5 @@ def digest(tensors: Iterable[Any]) -> str:
 
 
 def seconds_since(start_s: float) -> float:
-    """Since a time.monotonic(), to the millisecond."""
+    """The seconds since a time.monotonic(), to the millisecond."""
     return round(time.monotonic() - start_s, 3)

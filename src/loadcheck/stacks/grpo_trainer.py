@@ -1,4 +1,4 @@
-"""trl's GRPOTrainer, and the reward functions of a user's file."""
+"""trl's GRPOTrainer, and the reward functions in a user's file."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck.errors import BadInput, Problem
-from loadcheck.stacks.trainer import Machine, Session, watched
+from loadcheck.stacks.trainer import Backend, Session, monitored
 
 Reward = Callable[..., list[float]]
 
 
-def grpo_trainer(session: Session, machine: Machine, model: Any, tokenizer: Any, rewards: list[Reward]) -> Any:
-    """trl 0.14.0's GRPOTrainer, with unsloth's vLLM where that is loaded; the rows' own columns go to the reward functions."""
+def grpo_trainer(session: Session, backend: Backend, model: Any, tokenizer: Any, rewards: list[Reward]) -> Any:
+    """trl 0.14.0's GRPOTrainer, with unsloth's vLLM where it is loaded; reward functions receive the rows' own columns."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     settings, data = session.job.settings, session.data()
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # without vLLM, generate refuses what else one makes
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # without vLLM, generate rejects any other input
     keys = sorted({key for row in data.rows for key in row.columns})
     columns: dict[str, list[Any]] = {key: [row.columns.get(key) for row in data.rows] for key in keys}
     config = GRPOConfig(
@@ -28,9 +28,9 @@ def grpo_trainer(session: Session, machine: Machine, model: Any, tokenizer: Any,
         num_generations=settings.num_generations,
         max_prompt_length=settings.max_prompt_length,
         max_completion_length=settings.max_completion_length,
-        **session.config_arguments(machine),
+        **session.config_arguments(backend),
     )
-    return watched(GRPOTrainer)(
+    return monitored(GRPOTrainer)(
         model=model,
         processing_class=tokenizer,
         reward_funcs=rewards,
@@ -40,7 +40,7 @@ def grpo_trainer(session: Session, machine: Machine, model: Any, tokenizer: Any,
 
 
 def reward_functions(file: str | None) -> list[Reward]:
-    """The functions of a Python file that take `completions` and whose names do not begin with "_"; BadInput where there is none."""
+    """The public functions of a Python file that have a parameter `completions`; BadInput where there is none."""
     if file is None:
         raise BadInput(
             Problem("command line", "GRPO needs reward functions", "name a Python file of them", "--reward-functions")
@@ -51,7 +51,9 @@ def reward_functions(file: str | None) -> list[Reward]:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise BadInput(Problem(file, f"{type(error).__name__}: {error}", "mend it: it is run as it is")) from error
+        raise BadInput(
+            Problem(file, f"{type(error).__name__}: {error}", "fix it: the file is executed as it is")
+        ) from error
     found = [
         each for name, each in vars(module).items() if not name.startswith("_") and _takes_completions(each, module)
     ]

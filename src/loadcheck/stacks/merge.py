@@ -1,7 +1,7 @@
 """Adapters merged into their base, in 16 bits: W + s·B·A in float32, rounded once.
 
-peft's own merge of a 4-bit model quantizes the sum again (peft 0.14.0, tuners/lora/bnb.py:402-412), which loses part of what was
-trained; here the base is dequantized, and stays so.
+peft's own merge of a 4-bit model quantizes the sum again (peft 0.14.0, tuners/lora/bnb.py:402-412), which loses some of the training.
+Here the base is dequantized, and stays so.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from loadcheck.stacks.reloaded import Source
 
 
 def write_merged(source: Source, target: Path) -> None:
-    """Write the merged model in 16 bits, as a Hugging Face directory without its tokenizer; the base's own settings of generation go with it."""
+    """Write the merged model in 16 bits as a Hugging Face directory, with the base's generation config but without a tokenizer."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
@@ -38,7 +38,7 @@ def write_merged(source: Source, target: Path) -> None:
 
 
 def _merged(model: Any, dtype: Any) -> Iterator[tuple[str, Any]]:
-    """Every parameter by the base's own name, in 16 bits on the host."""
+    """Every parameter under the base's own name, in 16 bits on the host."""
     adapted = {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
     for name, parameter in model.named_parameters():
         if ".lora_" in name:

@@ -1,9 +1,9 @@
-"""Rows packed as trl 0.14.0 packs them: one after the other, cut every so many tokens, so that every row of every batch is full.
+"""Packs rows like trl 0.14.0: concatenated and cut at a fixed length, so that every row of every batch is full.
 
-The same ids as trl/trainer/utils.py:610-660 (ConstantLengthDataset) makes of rows of tokens, tests/integration/test_cpu_train.py holds them
-against it: the rows are shuffled, each has an EOS behind it, what fills no last row is left out, and positions and attention run on from
-one example to the next. Three things are ours: the order comes from the seed; the labels stay (there every token is one); and a row that ends with
-an end of turn gets no second EOS.
+The ids are those that trl/trainer/utils.py:610-660 (ConstantLengthDataset) makes; tests/integration/test_cpu_train.py compares the two. Rows
+are shuffled, each is followed by an EOS, an incomplete last row is dropped, and positions and attention continue from one example to
+the next. Three things differ: the seed determines the order; labels are kept (trl learns every token); and a row that ends with an
+end-of-turn token gets no EOS.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from itertools import accumulate, chain, pairwise
 from typing import Any
 
 from loadcheck.data.faults import Faults
-from loadcheck.stacks.rows import IGNORED, Learned, Tokens, summary
+from loadcheck.stacks.rows import IGNORED, Learned, TokenRow, summary
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
-    """Full rows, and what became of the examples that they are made of.
+class PackedRows:
+    """Full rows, and what happened to the examples in them.
 
     Attributes:
-        num_split_rows: examples that do not lie within one row.
-        num_left_out_tokens: that fill no row, or of a row in which nothing is learned.
+        num_split_rows: examples that span more than one row.
+        num_left_out_tokens: tokens that did not fill a row, or were in a row without labels.
         num_ended_rows: examples whose end is learned.
-        num_unended_rows: whose end is not, by packing: it is left out, or first in its row, where there is nothing to predict it from.
+        num_unended_rows: examples whose end packing removed: it was dropped, or is first in its row, with nothing to predict it from.
     """
 
-    rows: list[Tokens]
+    rows: list[TokenRow]
     num_rows: int
     num_split_rows: int
     num_left_out_tokens: int
@@ -38,68 +38,68 @@ class Packed:
     num_unended_rows: int
 
     def counts(self) -> dict[str, int]:
-        """What `summary` does not count of packed rows, or counts otherwise."""
+        """What `summary` does not count for packed rows, or counts differently."""
         names = ("num_rows", "num_split_rows", "num_left_out_tokens", "num_ended_rows", "num_unended_rows")
         return {"num_packed_rows": len(self.rows)} | {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRows:
-    """What a training is made of: the data's rows, and those that they are packed into, where they are."""
+    """The rows of a training: the data's own, and the rows that they are packed into, if they are."""
 
-    examples: list[Tokens]
+    examples: list[TokenRow]
     learned: Learned
-    packed: Packed | None = None
+    packed: PackedRows | None = None
 
     @property
-    def trained(self) -> list[Tokens]:
-        """The rows that the trainer gets."""
+    def trained(self) -> list[TokenRow]:
+        """The rows that the trainer receives."""
         return self.examples if self.packed is None else self.packed.rows
 
     def summary(self) -> dict[str, Any]:
-        """What a run says of them (rows.py: summary)."""
+        """What a run records of them (rows.py: summary)."""
         return summary(self.trained, self.learned) | ({} if self.packed is None else self.packed.counts())
 
 
-def pack(examples: Sequence[Tokens], length: int, eos_id: int | None, seed: int) -> Packed:
-    """Rows of `length` tokens, in the order that the seed says; rows in which nothing is learned are left out.
+def pack(examples: Sequence[TokenRow], length: int, eos_id: int | None, seed: int) -> PackedRows:
+    """Rows of `length` tokens, in an order given by the seed; rows without labels are dropped.
 
     Args:
-        eos_id: what is put behind an example that does not end with an end of its own; None where the tokenizer has none.
+        eos_id: appended to an example that has no end of its own; None where the tokenizer has none.
     """
     shuffled = list(examples)
     random.Random(seed).shuffle(shuffled)  # the order of trl's random.shuffle after random.seed(seed)
     ended = [_ended(row, eos_id) for row in shuffled]
     starts = [0, *accumulate(len(row.input_ids) for row in ended)]
     ends = [start + _end(row) for start, row in zip(starts, ended, strict=False)]
-    endings = {at for at, row in zip(ends, ended, strict=True) if row.ends}
+    endings = {at for at, row in zip(ends, ended, strict=True) if row.ends_answer}
     rows = [row for row in _cut(ended, starts, endings, length) if row.num_labels]
     num_kept = starts[-1] // length * length
     learned = [at < num_kept and at % length != 0 for at in ends]
-    return Packed(
+    return PackedRows(
         rows=rows,
         num_rows=len(ended),
         num_split_rows=sum(a // length != (b - 1) // length for a, b in pairwise(starts)),
         num_left_out_tokens=starts[-1] - length * len(rows),
-        num_ended_rows=sum(row.ends and each for row, each in zip(ended, learned, strict=True)),
+        num_ended_rows=sum(row.ends_answer and each for row, each in zip(ended, learned, strict=True)),
         num_unended_rows=learned.count(False),
     )
 
 
-def _ended(row: Tokens, eos_id: int | None) -> Tokens:
-    """The row with an EOS that is learned, where its last label ends no answer."""
-    if row.ends or eos_id is None:
+def _ended(row: TokenRow, eos_id: int | None) -> TokenRow:
+    """The row, with an EOS as its last label where it does not end an answer yet."""
+    if row.ends_answer or eos_id is None:
         return row
-    return replace(row, input_ids=[*row.input_ids, eos_id], labels=[*row.labels, eos_id], ends=True)
+    return replace(row, input_ids=[*row.input_ids, eos_id], labels=[*row.labels, eos_id], ends_answer=True)
 
 
-def _end(row: Tokens) -> int:
-    """Where its last label is."""
+def _end(row: TokenRow) -> int:
+    """The position of its last label."""
     return max(at for at, label in enumerate(row.labels) if label != IGNORED)
 
 
-def _cut(ended: Sequence[Tokens], starts: Sequence[int], endings: set[int], length: int) -> list[Tokens]:
-    """All rows that are full. Of each the first token is no label: nothing comes before it, and losses are means over all labels."""
+def _cut(ended: Sequence[TokenRow], starts: Sequence[int], endings: set[int], length: int) -> list[TokenRow]:
+    """All full rows. Each row's first token is no label, since nothing precedes it; losses are averaged over labels."""
     ids = list(chain.from_iterable(row.input_ids for row in ended))
     labels = list(chain.from_iterable(row.labels for row in ended))
     rows = []
@@ -107,12 +107,12 @@ def _cut(ended: Sequence[Tokens], starts: Sequence[int], endings: set[int], leng
         inside = [IGNORED, *labels[begin + 1 : begin + length]]
         last = max((at for at, label in enumerate(inside) if label != IGNORED), default=0)
         line = ended[bisect_right(starts, begin) - 1].line
-        rows.append(Tokens(line, ids[begin : begin + length], inside, begin + last in endings))
+        rows.append(TokenRow(line, ids[begin : begin + length], inside, begin + last in endings))
     return rows
 
 
-def refuse_few(packed: Packed, length: int, num_step_rows: int, faults: Faults) -> None:
-    """A fault where not even one step is full: the training would hold less than is predicted, or nothing at all (trl fails then)."""
+def check_enough_rows(packed: PackedRows, length: int, num_step_rows: int, faults: Faults) -> None:
+    """A fault where the rows do not fill one step: the training would use less memory than predicted, or trl would fail without any row."""
     if len(packed.rows) < num_step_rows:
         what = f"fills {len(packed.rows)} rows of {length} tokens, fewer than the {num_step_rows} of one step"
         remedy = "lower --train-seq-length, --per-device-train-batch-size or --gradient-accumulation-steps, or leave out --packing"

@@ -1,4 +1,4 @@
-"""What must hold before the first step of a training: each a fault that no error tells of, and that makes a training worth nothing."""
+"""Checks before the first training step, for faults that raise no error but make a training worthless."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 from loadcheck.errors import BadInput, Problem
 from loadcheck.runs.folder import RunFolder
 
-BASE = "base.json"
-"""Of a checkpoint: the hash of the base that its adapters are trained on (stacks/trainer.py: hash_of)."""
+BASE_FILE = "base.json"
+"""In a checkpoint: the hash of the base that its adapters were trained on (stacks/trainer.py: parallel_digest)."""
 TRAINABLE_DTYPES = ("torch.float32", "torch.bfloat16")
-"""In float16 torch's scaler refuses the gradients (torch/amp/grad_scaler.py:259 at 2.5.1), and without it small steps round to nothing."""
+"""torch's scaler rejects float16 gradients (torch/amp/grad_scaler.py:259 at 2.5.1), and without it small updates round to nothing."""
 
 
 def check_tokens(folder: RunFolder, tokens_sha256: str) -> None:
-    """BadInput where the trainer's tokenizer makes other tokens than those that were counted with the model's own."""
+    """BadInput where the trainer's tokenizer produces other tokens than the model's own, which were counted before."""
     if not folder.rows_path.exists():
         return
     counted = json.loads(folder.rows_path.read_text(encoding="utf-8")).get("tokens_sha256")
     if counted != tokens_sha256:
-        what = "the trainer's tokenizer or its template makes other tokens of the rows than the model's own"
+        what = "the trainer's tokenizer or chat template produces other tokens than the model's own"
         raise BadInput(Problem("tokenizer", what, "train with the model's own template", "chat_template"))
 
 
 def check_adapters(model: Any) -> None:
-    """BadInput, all at once, where what is trained is not the adapters, or cannot be."""
+    """BadInput, with all problems at once, where something other than the adapters would be trained, or they cannot be."""
     problems = list(_adapter_problems([(name, each) for name, each in model.named_parameters() if each.requires_grad]))
     if problems:
         raise BadInput(problems)
@@ -37,7 +37,7 @@ def check_adapters(model: Any) -> None:
 def _adapter_problems(trained: Sequence[tuple[str, Any]]) -> Iterator[Problem]:
     if not trained:
         yield Problem(
-            "adapters", "none of them is trainable", "attach them anew, and not for inference", "requires_grad"
+            "adapters", "none of them is trainable", "attach them again, and not for inference", "requires_grad"
         )
     others = [name for name, _ in trained if ".lora_" not in name]
     if others:
@@ -45,18 +45,16 @@ def _adapter_problems(trained: Sequence[tuple[str, Any]]) -> Iterator[Problem]:
         yield Problem("adapters", what, "freeze the base", "requires_grad")
     odd = sorted({str(each.dtype) for _, each in trained} - set(TRAINABLE_DTYPES))
     if odd:
-        what = f"are in {', '.join(odd)}, in which no small step is kept"
+        what = f"are in {', '.join(odd)}, in which small updates are lost"
         yield Problem("adapters", what, f"train them in {TRAINABLE_DTYPES[0]}", "dtype")
-    if any(
-        not each.detach().cpu().isfinite().all() for _, each in trained
-    ):  # on the host: the card's memory is measured
-        yield Problem("adapters", "hold what is no number", "attach them anew", "weights")
+    if not all(each.detach().cpu().isfinite().all() for _, each in trained):  # on the host: device memory is measured
+        yield Problem("adapters", "contain values that are not finite", "attach them again", "weights")
 
 
 def check_seeded(model: Any, seed: int) -> None:
-    """BadInput where the first adapter is not what peft 0.14.0 makes of this seed: made before it was set, each run begins elsewhere.
+    """BadInput where the first adapter is not what peft 0.14.0 makes from this seed: then it was set too late, and runs are not repeatable.
 
-    peft/tuners/lora/layer.py:118-119 makes both linears, and reset_lora_parameters (:190) then draws A once more.
+    peft/tuners/lora/layer.py:118-119 creates both linears, and reset_lora_parameters (:190) then draws A once more.
     """
     import torch
     from torch import nn
@@ -70,14 +68,14 @@ def check_seeded(model: Any, seed: int) -> None:
         nn.Linear(held.shape[0], first.lora_B[name].weight.shape[0], bias=False)
         nn.init.kaiming_uniform_(drawn.weight, a=math.sqrt(5))
     if not torch.equal(drawn.weight, held.float().cpu()):
-        what = f"were not made from the seed {seed}: they were made before it was set"
+        what = f"were not initialized from the seed {seed}: they were created before it was set"
         raise BadInput(Problem("adapters", what, "set the seed, then attach them", "random_state"))
 
 
 def check_base(checkpoint: Path | None, base_sha256: str) -> None:
-    """BadInput where a checkpoint's adapters are of another base than the one that was loaded."""
-    if checkpoint is None or not (checkpoint / BASE).exists():
+    """BadInput where a checkpoint's adapters belong to another base than the one that was loaded."""
+    if checkpoint is None or not (checkpoint / BASE_FILE).exists():
         return
-    if json.loads((checkpoint / BASE).read_text(encoding="ascii")).get("sha256") != base_sha256:
-        what = "is of adapters on another base than the one that was loaded"
-        raise BadInput(Problem(str(checkpoint), what, "bring that base back, or train anew", "--resume"))
+    if json.loads((checkpoint / BASE_FILE).read_text(encoding="ascii")).get("sha256") != base_sha256:
+        what = "has adapters of another base than the one that was loaded"
+        raise BadInput(Problem(str(checkpoint), what, "restore that base, or start a new training", "--resume"))

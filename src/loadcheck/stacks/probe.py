@@ -1,12 +1,12 @@
-"""What a trained model says to a fixed chat: kept beside its adapters, so that an export can be held to it.
+"""A trained model's logits for a fixed chat, saved beside its adapters as the reference for exports.
 
 probe.safetensors has these tensors, each float32 of shape [POSITIONS, vocabulary]: the logits after the last tokens of CHATS[0].
 
     trained   with the adapters
-    base      of the same model without them
+    base      the same model without them
 
-Its metadata: `chats`, the token ids of every chat of CHATS (null where the template refuses it), `ids`, those that the logits are of, and
-`dtype`, what the weights that are not quantized were held in.
+Its metadata: `chats`, the token ids of every chat of CHATS (null where the template rejects it); `ids`, the tokens of the logits; and
+`dtype`, that of the unquantized weights.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ CHATS: tuple[list[dict[str, str]], ...] = (
         {"role": "user", "content": "Größer als 北京?"},
     ],
 )
-"""An answer, a system's turn and several turns; the last ones ask for an answer, as a server does."""
+"""An answer, a system turn, and several turns; the last two end with a question, as a server's requests do."""
 
 
 def chat_ids(tokenizer: Any) -> list[list[int] | None]:
-    """Each of CHATS in tokens; None where there is no template, or it refuses the roles."""
+    """Each of CHATS as tokens; None where there is no template, or it rejects the roles."""
     return [_ids(tokenizer, chat) for chat in CHATS]
 
 
 def _ids(tokenizer: Any, chat: list[dict[str, str]]) -> list[int] | None:
     try:
         found = tokenizer.apply_chat_template(chat, add_generation_prompt=chat[-1]["role"] == "user")
-    except Exception:  # jinja2's, of a template that raises, or transformers' own where there is none
+    except Exception:  # jinja2's, from a template that raises, or transformers' own where there is none
         return None
     return [int(each) for each in found]
 
 
 def probe_ids(tokenizer: Any) -> list[int]:
-    """The tokens whose logits are compared: of the first chat, or of its words where there is no template."""
+    """The tokens whose logits are compared: those of the first chat, or of its text where there is no template."""
     first = chat_ids(tokenizer)[0]
     return [int(each) for each in tokenizer(f"{QUESTION} {ANSWER}")["input_ids"]] if first is None else first
 
@@ -62,7 +62,7 @@ def logits_of(model: Any, ids: list[int]) -> Any:
 
 
 def keep_probe(path: Path, model: Any, tokenizer: Any, forward: AbstractContextManager[Any]) -> None:
-    """Write the probe of a trained model; the file is whole or not there."""
+    """Write the probe of a trained model, atomically."""
     from safetensors.torch import save_file
 
     was_training = model.training
@@ -75,7 +75,7 @@ def keep_probe(path: Path, model: Any, tokenizer: Any, forward: AbstractContextM
     model.train(was_training)
     weights = model.get_input_embeddings().weight
     if trained.shape[-1] < len(tokenizer):
-        raise ValueError(f"the model gives {trained.shape[-1]} numbers a token, and no logits")
+        raise ValueError(f"the model returns {trained.shape[-1]} values per token, which are not logits")
     metadata = {
         "chats": json.dumps(chat_ids(tokenizer)),
         "ids": json.dumps(ids),
@@ -88,7 +88,7 @@ def keep_probe(path: Path, model: Any, tokenizer: Any, forward: AbstractContextM
 
 
 def read_probe(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The tensors, and the metadata as data."""
+    """The tensors, and the decoded metadata."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
@@ -102,5 +102,5 @@ def read_probe(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def distance(one: Any, other: Any) -> float:
-    """The largest difference of two logits at the same place."""
+    """The largest difference between two logits at the same position."""
     return float((one - other).abs().max())

@@ -1,4 +1,4 @@
-"""A trained model as anybody opens it: plain transformers and peft, on what this machine has; compared with what it was, merged, asked."""
+"""A trained model opened with plain transformers and peft on this machine: compared with the original, merged, or asked a question."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from loadcheck.stacks.probe import PROBE, chat_ids, distance, logits_of, read_pr
 from loadcheck.weights.nf4 import allow_cpu, nf4_config, quieten, wait_passively
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
-ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}  # all of it is local by now
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}  # all files are local by now
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is opened: adapters with the base that they are of, or a merged model.
+    """What to open: adapters and their base, or a merged model.
 
     Attributes:
         base: the directory of the base's weights; None for a merged model.
-        dtype: of the weights that are not quantized, such as "float16".
+        dtype: of the unquantized weights, such as "float16".
     """
 
     plan: LoadPlan
@@ -40,7 +40,7 @@ class Source:
         return AutoTokenizer.from_pretrained(self.directory)
 
     def model(self) -> Any:
-        """Ready to be asked, with the adapters attached where there are any."""
+        """In evaluation mode, with the adapters attached where there are any."""
         if self.base is None:
             return self._pretrained(self.directory, None).eval()
         from peft import PeftModel
@@ -52,7 +52,7 @@ class Source:
         return self._pretrained(self.base, self.plan.quantization)
 
     def _pretrained(self, directory: Path, quantization: str | None) -> Any:
-        """On the kind of device that it was trained on, where there is one."""
+        """On the kind of device that it was trained on, if this machine has one."""
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -63,40 +63,40 @@ class Source:
         }
         if quantization == "nf4":
             allow_cpu()
-            # A checkpoint that is quantized says so itself; one in 16 bits is quantized as it is read.
+            # A quantized checkpoint says so itself; a 16-bit one is quantized while it is read.
             if getattr(AutoConfig.from_pretrained(directory), "quantization_config", None) is None:
                 arguments["quantization_config"] = nf4_config()
         return AutoModelForCausalLM.from_pretrained(directory, **arguments)
 
 
-def begin() -> None:
-    """What comes before torch is imported."""
+def prepare_process() -> None:
+    """Call before torch is imported."""
     os.environ.update(ENVIRONMENT)
     wait_passively()
     quieten()
 
 
 def compare(source: Source) -> dict[str, Any]:
-    """What the reloaded model says against the probe beside it: distances in logits, the template's tokens, versions.
+    """Compare the reloaded model with the probe beside it: distances of logits, the template's tokens, versions.
 
-    `base_distance` is from the trained model to its base: the base of now where there are adapters, that of the probe for a merged model.
+    `base_distance` is from the trained model to its base: the base as loaded now for adapters, the one in the probe for a merged model.
     """
     import torch
 
-    tensors, said = read_probe(source.directory / PROBE)
+    tensors, metadata = read_probe(source.directory / PROBE)
     model = source.model()
     with torch.no_grad():
-        reloaded = logits_of(model, said["ids"])
+        reloaded = logits_of(model, metadata["ids"])
         base = tensors["base"]
         if source.base is not None:
             with model.disable_adapter():
-                base = logits_of(model, said["ids"])
+                base = logits_of(model, metadata["ids"])
     tokenizer = source.tokenizer()
     return {
         "distance": distance(reloaded, tensors["trained"]),
         "base_distance": distance(base, tensors["trained"]),
-        "same_tokens": chat_ids(tokenizer) == said["chats"],
-        "num_chats": sum(ids is not None for ids in said["chats"]),
+        "same_tokens": chat_ids(tokenizer) == metadata["chats"],
+        "num_chats": sum(ids is not None for ids in metadata["chats"]),
         "num_positions": len(reloaded),
         "device": model.device.type,
         "versions": {package: version(package) for package in PACKAGES},
@@ -104,12 +104,12 @@ def compare(source: Source) -> dict[str, Any]:
 
 
 def base_hashes(directory: Path) -> dict[str, str]:
-    """SHA-256 of each file of weights of a base."""
+    """SHA-256 of each file of a base's weights."""
     return {path.name: sha256_of(path) for path in sorted(directory.glob("*.safetensors"))}
 
 
-def answer(source: Source, prompt: str, max_new_tokens: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """A greedy answer to one question; `say` is called with each piece of it as it comes."""
+def answer(source: Source, prompt: str, max_new_tokens: int, on_text: Callable[[str], None]) -> dict[str, Any]:
+    """A greedy answer to one question; `on_text` receives each piece of it as it is generated."""
     import torch
 
     tokenizer, model = source.tokenizer(), source.model()
@@ -118,7 +118,7 @@ def answer(source: Source, prompt: str, max_new_tokens: int, say: Callable[[str]
 
         speed_up_dequantize()
         compute_in_float32(model)
-    ids = _question(tokenizer, prompt).to(model.device)
+    ids = _prompt_ids(tokenizer, prompt).to(model.device)
     start_s = time.monotonic()
     with torch.no_grad():
         found = model.generate(
@@ -129,7 +129,7 @@ def answer(source: Source, prompt: str, max_new_tokens: int, say: Callable[[str]
             temperature=None,
             top_p=None,
             pad_token_id=tokenizer.eos_token_id,
-            streamer=_streamer(tokenizer, say),
+            streamer=_streamer(tokenizer, on_text),
         )
     new = found[0, ids.shape[1] :]
     return {
@@ -142,20 +142,20 @@ def answer(source: Source, prompt: str, max_new_tokens: int, say: Callable[[str]
     }
 
 
-def _streamer(tokenizer: Any, say: Callable[[str], None]) -> Any:
-    """transformers' streamer, which holds back a piece until it is whole words; ours says them to somebody else."""
+def _streamer(tokenizer: Any, on_text: Callable[[str], None]) -> Any:
+    """transformers' TextStreamer, which buffers until words are complete, calling `on_text` instead of printing."""
     from transformers import TextStreamer
 
     def on_finalized_text(_self: Any, text: str, stream_end: bool = False) -> None:  # noqa: ARG001
         if text:
-            say(text)
+            on_text(text)
 
-    kind = type("Streamer", (TextStreamer,), {"on_finalized_text": on_finalized_text})
-    return kind(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    streamer_class = type("Streamer", (TextStreamer,), {"on_finalized_text": on_finalized_text})
+    return streamer_class(tokenizer, skip_prompt=True, skip_special_tokens=True)
 
 
-def _question(tokenizer: Any, prompt: str) -> Any:
-    """In tokens, by the template; as it is where there is none."""
+def _prompt_ids(tokenizer: Any, prompt: str) -> Any:
+    """The prompt's tokens by the chat template, or of the plain text where there is none."""
     if tokenizer.chat_template is None:
         return tokenizer(prompt, return_tensors="pt")["input_ids"]
     chat = [{"role": "user", "content": prompt}]

@@ -1,4 +1,4 @@
-"""Rows as the model gets them: the template honoured, the assistant's tokens alone as labels, and what is wrong with a row by its line."""
+"""Rows as the model receives them: rendered by the chat template, only the assistant's tokens as labels, faults reported by line."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from loadcheck.data import Row
 from loadcheck.data.faults import Faults
 
 IGNORED = -100
-"""A label that the loss leaves out (torch.nn.CrossEntropyLoss: ignore_index)."""
+"""A label that the loss ignores (torch.nn.CrossEntropyLoss: ignore_index)."""
 Span = tuple[int, int]
 Learned = Literal["assistant", "text", "all"]
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class TokenRow:
     """One row as token ids.
 
     Attributes:
-        labels: IGNORED where nothing is learned.
-        ends: whether the last label is a token that ends an answer.
-        cut: how many tokens were cut off.
+        labels: IGNORED for tokens that are not learned.
+        ends_answer: whether the last label is a token that ends an answer.
+        num_cut: how many tokens were cut off.
     """
 
     line: int
     input_ids: list[int]
     labels: list[int]
-    ends: bool
-    cut: int = 0
+    ends_answer: bool
+    num_cut: int = 0
 
     @property
     def num_labels(self) -> int:
         return sum(label != IGNORED for label in self.labels)
 
 
-class Tokenized:
-    """Rows, made with one tokenizer of transformers.
+class RowTokenizer:
+    """Tokenizes rows with a tokenizer of transformers.
 
     Attributes:
-        learned: which tokens are labels: the assistant's; of plain texts all ("text"), and "all" where a template does not let them be told.
+        learned: which tokens are labels: the assistant's; of plain texts all ("text"); "all" where the template does not show the turns.
     """
 
     def __init__(self, tokenizer: Any, end_ids: frozenset[int], limit_tokens: int, truncate: bool) -> None:
@@ -52,31 +52,30 @@ class Tokenized:
         self._special = [token for token in tokenizer.all_special_tokens if len(token) > 1]
         self.learned: Learned = "assistant"
 
-    def rows(self, rows: Sequence[Row], faults: Faults) -> list[Tokens]:
-        """Every row that is right; what is wrong with the others is among the faults."""
+    def rows(self, rows: Sequence[Row], faults: Faults) -> list[TokenRow]:
+        """Every valid row; the problems of the others are added to the faults."""
         found = [tokens for row in rows if (tokens := self._row(row, faults)) is not None]
-        whole = [each for each in found if not each.cut]
-        if whole and not faults and not any(each.ends for each in whole):
-            what = (
-                "the template ends no answer with a token that ends a generation, so the model would not learn to stop"
-            )
-            faults.add(None, what, "mend the tokenizer's chat_template or its eos_token")
+        whole = [each for each in found if not each.num_cut]
+        if whole and not faults and not any(each.ends_answer for each in whole):
+            what = "the template ends no answer with a token that ends generation, so the model would not learn to stop"
+            faults.add(None, what, "fix the tokenizer's chat_template or its eos_token")
         return found
 
-    def prompts(self, rows: Sequence[Row], faults: Faults) -> list[Tokens]:
-        """The prompts of GRPO, with the answer's beginning."""
+    def prompts(self, rows: Sequence[Row], faults: Faults) -> list[TokenRow]:
+        """The prompts of GRPO, with the generation prompt."""
         found = []
         for row in rows:
             if self._holds_special(row, faults) or self._refuses(row, faults):
                 continue
-            ids = self._ids(self._rendered(row.chat, begins_answer=True))
+            ids = self._ids(self._rendered(row.chat, generation_prompt=True))
             if len(ids) > self._limit_tokens and not self._truncate:
                 self._too_long(row.line, len(ids), "--max-prompt-length", faults)
                 continue
-            found.append(Tokens(row.line, ids[-self._limit_tokens :], [], False, max(0, len(ids) - self._limit_tokens)))
+            num_cut = max(0, len(ids) - self._limit_tokens)
+            found.append(TokenRow(row.line, ids[-self._limit_tokens :], [], False, num_cut))
         return found
 
-    def _row(self, row: Row, faults: Faults) -> Tokens | None:
+    def _row(self, row: Row, faults: Faults) -> TokenRow | None:
         if self._holds_special(row, faults) or self._refuses(row, faults):
             return None
         ids, labels = self._text(row) if row.text is not None else self._chat(row)
@@ -85,21 +84,22 @@ class Tokenized:
             return None
         return self._cut(row.line, ids, labels, faults)
 
-    def _cut(self, line: int, ids: list[int], labels: list[int], faults: Faults) -> Tokens | None:
+    def _cut(self, line: int, ids: list[int], labels: list[int], faults: Faults) -> TokenRow | None:
         limit = self._limit_tokens
         if len(ids) > limit and not self._truncate:
             self._too_long(line, len(ids), "--max-seq-length", faults)
             return None
-        tokens = Tokens(line, ids[:limit], labels[:limit], self._ends(labels[:limit]), max(0, len(ids) - limit))
+        ends_answer = self._ends_answer(labels[:limit])
+        tokens = TokenRow(line, ids[:limit], labels[:limit], ends_answer, max(0, len(ids) - limit))
         if not tokens.num_labels:
-            cut = f" in its first {limit} tokens" if tokens.cut else ""
+            cut = f" in its first {limit} tokens" if tokens.num_cut else ""
             faults.add(
                 line, f"has nothing to learn{cut}: every label is masked", "shorten the question, or remove the row"
             )
             return None
         return tokens
 
-    def _ends(self, labels: list[int]) -> bool:
+    def _ends_answer(self, labels: list[int]) -> bool:
         last = next((label for label in reversed(labels) if label != IGNORED), IGNORED)
         return last in self._end_ids
 
@@ -108,32 +108,32 @@ class Tokenized:
         faults.add(line, what, f"raise {flag}, shorten the row, or have it cut with --truncate")
 
     def _holds_special(self, row: Row, faults: Faults) -> bool:
-        """Whether a text holds a token of the template itself, which would end or begin a turn where nobody meant it to."""
+        """Whether a text contains one of the template's special tokens, which would begin or end a turn unintentionally."""
         texts = [each.content for each in row.messages]
         found = next((token for token in self._special for text in texts if token in text), None)
         if found is not None:
             faults.add(
-                row.line, f"holds the tokenizer's own {found}", "remove it: the template writes it where it belongs"
+                row.line, f"contains the tokenizer's own {found}", "remove it: the template writes it where it belongs"
             )
         return found is not None
 
     def _refuses(self, row: Row, faults: Faults) -> bool:
-        """Whether the template takes no such chat, or there is none: a system's turn in gemma's, any chat with a base model."""
+        """Whether the template rejects the chat, or there is none: for example a system turn with gemma, or any chat with a base model."""
         if row.text is not None:
             return False
         try:
             self._rendered(row.chat)
-        except Exception as error:  # jinja2's own, and ValueError where there is no template
-            said = str(error).partition("\n")[0]
-            remedy = "shape the chat as the template takes it, or train an instruct model"
-            faults.add(row.line, f"the tokenizer's chat template does not take it ({said:.120})", remedy)
+        except Exception as error:  # jinja2's own, or ValueError where there is no template
+            message = str(error).partition("\n")[0]
+            remedy = "change the chat to what the template accepts, or train an instruct model"
+            faults.add(row.line, f"the tokenizer's chat template rejects it ({message:.120})", remedy)
             return True
         return False
 
     # ------------------------------------------------------------------------------------------------------- text and chat
 
     def _text(self, row: Row) -> tuple[list[int], list[int]]:
-        """A plain text, which ends with the tokenizer's EOS; everything in it is learned."""
+        """A plain text, ended by the tokenizer's EOS; all of it is learned."""
         self.learned = "text"
         ids = list(self._tokenizer(row.text)["input_ids"])
         if ids[-1] not in self._end_ids and self._tokenizer.eos_token_id is not None:
@@ -153,20 +153,23 @@ class Tokenized:
         return ids, _labels(ids, encoded["offset_mapping"], spans, text, self._end_ids)
 
     def _answers(self, chat: list[dict[str, str]], text: str) -> list[Span] | None:
-        """Where the assistant's turns stand in the text, in characters; None where the template or the tokenizer does not let it be told."""
+        """The assistant's turns as spans of characters in the text; None where the template or the tokenizer does not show them."""
         if not getattr(self._tokenizer, "is_fast", False):
             return None
         spans = []
         for number, turn in enumerate(chat):
             if turn["role"] == "assistant":
-                before, after = self._rendered(chat[:number], begins_answer=True), self._rendered(chat[: number + 1])
+                before, after = (
+                    self._rendered(chat[:number], generation_prompt=True),
+                    self._rendered(chat[: number + 1]),
+                )
                 if not (text.startswith(after) and after.startswith(before)):
                     return None
                 spans.append((len(before), len(after)))
         return spans
 
-    def _rendered(self, chat: list[dict[str, str]], begins_answer: bool = False) -> str:
-        text: str = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=begins_answer)
+    def _rendered(self, chat: list[dict[str, str]], generation_prompt: bool = False) -> str:
+        text: str = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generation_prompt)
         return text
 
     def _ids(self, text: str) -> list[int]:
@@ -176,7 +179,7 @@ class Tokenized:
 def _labels(
     ids: list[int], offsets: Sequence[Span], spans: Sequence[Span], text: str, end_ids: frozenset[int]
 ) -> list[int]:
-    """The ids of the tokens that lie within a span, IGNORED for the others, and for the blanks after a span's end of turn."""
+    """The ids of tokens within a span; IGNORED for all others, and for whitespace after a span's end-of-turn token."""
     labels = [IGNORED] * len(ids)
     for begin, end in spans:
         inside = [at for at, (first, last) in enumerate(offsets) if begin <= first and last <= end]
@@ -187,17 +190,19 @@ def _labels(
     return labels
 
 
-def refuse_unknown(rows: Sequence[Tokens], vocab_size: int, faults: Faults) -> None:
-    """A fault for each row with a token that the model has no embedding for: its tokenizer was grown, and the model was not."""
+def check_vocabulary(rows: Sequence[TokenRow], vocab_size: int, faults: Faults) -> None:
+    """A fault for each row with a token beyond the model's embeddings: the tokenizer was extended without the model."""
     for row in rows:
         highest = max(row.input_ids, default=0)
         if highest >= vocab_size:
-            what = f"has token {highest}, and the model's embeddings end at {vocab_size - 1}: the tokenizer was grown"
+            what = (
+                f"has token {highest}, but the model's embeddings end at {vocab_size - 1}: the tokenizer was extended"
+            )
             faults.add(row.line, what, "train with the model's own tokenizer")
 
 
 def end_ids(tokenizer: Any, directory: Path) -> frozenset[int]:
-    """The tokens that end a generation: the tokenizer's, and those of generation_config.json."""
+    """The tokens that end generation: the tokenizer's own, and those in generation_config.json."""
     found = {tokenizer.eos_token_id}
     try:
         named = json.loads((directory / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
@@ -207,8 +212,8 @@ def end_ids(tokenizer: Any, directory: Path) -> frozenset[int]:
     return frozenset(each for each in found if isinstance(each, int))
 
 
-def summary(rows: Sequence[Tokens], learned: Learned) -> dict[str, Any]:
-    """What a run says of its rows: counts, and a hash of all ids and labels, by which two tokenizers are seen to agree."""
+def summary(rows: Sequence[TokenRow], learned: Learned) -> dict[str, Any]:
+    """What a run records of its rows: counts, and a hash of all ids and labels, to compare two tokenizers."""
     lengths = [len(row.input_ids) for row in rows]
     return {
         "num_rows": len(rows),
@@ -216,13 +221,13 @@ def summary(rows: Sequence[Tokens], learned: Learned) -> dict[str, Any]:
         "num_label_tokens": sum(row.num_labels for row in rows),
         "num_shortest_tokens": min(lengths, default=0),
         "num_longest_tokens": max(lengths, default=0),
-        "num_cut_rows": sum(row.cut > 0 for row in rows),
-        "num_ended_rows": sum(row.ends for row in rows),
+        "num_cut_rows": sum(row.num_cut > 0 for row in rows),
+        "num_ended_rows": sum(row.ends_answer for row in rows),
         "labels": learned,
         "tokens_sha256": sha256("".join(_written(rows)).encode("ascii")).hexdigest(),
     }
 
 
-def _written(rows: Sequence[Tokens]) -> Iterator[str]:
+def _written(rows: Sequence[TokenRow]) -> Iterator[str]:
     for row in rows:
         yield f"{row.input_ids}{row.labels}\n"

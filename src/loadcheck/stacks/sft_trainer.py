@@ -1,15 +1,15 @@
-"""trl's SFTTrainer on rows that are tokens already."""
+"""trl's SFTTrainer on rows that are tokenized already."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from loadcheck.stacks.rows import Tokens
-from loadcheck.stacks.trainer import Machine, Session, watched
+from loadcheck.stacks.rows import TokenRow
+from loadcheck.stacks.trainer import Backend, Session, monitored
 
 
-def sft_trainer(session: Session, machine: Machine, model: Any, tokenizer: Any, rows: list[Tokens]) -> Any:
-    """trl 0.14.0's SFTTrainer; each batch is padded to its longest row, of which nothing is left to do where rows are packed."""
+def sft_trainer(session: Session, backend: Backend, model: Any, tokenizer: Any, rows: list[TokenRow]) -> Any:
+    """trl 0.14.0's SFTTrainer; each batch is padded to its longest row (packed rows need no padding)."""
     from datasets import Dataset
     from transformers import DataCollatorForSeq2Seq
     from trl import SFTConfig, SFTTrainer
@@ -20,14 +20,14 @@ def sft_trainer(session: Session, machine: Machine, model: Any, tokenizer: Any, 
         "labels": [row.labels for row in rows],
     }
     tokenizer.padding_side = "right"
-    if tokenizer.pad_token_id is None:  # what is padded is masked, so any token will do
+    if tokenizer.pad_token_id is None:  # padding is masked, so any token will do
         tokenizer.pad_token = tokenizer.eos_token
     config = SFTConfig(
         max_seq_length=session.job.limit_tokens,
         dataset_kwargs={"skip_prepare_dataset": True},
-        **session.config_arguments(machine),
+        **session.config_arguments(backend),
     )
-    return watched(SFTTrainer)(
+    return monitored(SFTTrainer)(
         model=model,
         args=config,
         train_dataset=Dataset.from_dict(columns),

@@ -1,12 +1,12 @@
-"""Training with trl's own trainers, on either machine: exact losses, whole checkpoints, and what a verdict needs to know.
+"""Training with trl's own trainers, on GPU and CPU: exact losses, atomic checkpoints, and the events that a verdict needs.
 
-Events that a training prints, flat, each field named as in findings (bytes, counts, texts):
+The events of a training, flat, each field named as in findings (bytes, counts, texts):
 
     train_rows     the rows as counted before the load (stacks/packing.py: TokenRows.summary)
-    train_begin    the memory before the trainer was made, and the largest until its first step
-    train_step     one of at most MAX_STEP_EVENTS, for progress; every step is in steps.jsonl (runs/steps.py)
-    train_done     losses, hashes of base and adapters compared, the peaks, whether the adapters on the disk are those in memory
-    probe          whether what an export is held to was kept (stacks/probe.py)
+    train_begin    the memory before the trainer was created, and the peak until its first step
+    train_step     at most MAX_STEP_EVENTS, for progress; steps.jsonl has every step (runs/steps.py)
+    train_done     losses, whether base and adapters changed (by hash), peaks, whether the saved adapters equal those in memory
+    probe          whether the reference logits for exports were saved (stacks/probe.py)
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ from loadcheck.runs.steps import Step, StepWriter, read_steps
 from loadcheck.specs.profile import MAX_COUNT
 from loadcheck.specs.training import TrainJob
 from loadcheck.stacks.engine_common import digest, finite, frozen, seconds_since, trainable
-from loadcheck.stacks.packing import Packed, TokenRows, pack, refuse_few
-from loadcheck.stacks.preflight import BASE, check_adapters, check_base, check_tokens
+from loadcheck.stacks.packing import PackedRows, TokenRows, check_enough_rows, pack
+from loadcheck.stacks.preflight import BASE_FILE, check_adapters, check_base, check_tokens
 from loadcheck.stacks.probe import keep_probe
 from loadcheck.stacks.recorder import Recorder
-from loadcheck.stacks.rows import IGNORED, Tokenized, Tokens, end_ids, refuse_unknown
+from loadcheck.stacks.rows import IGNORED, RowTokenizer, TokenRow, check_vocabulary, end_ids
 
 MAX_STEP_EVENTS = 2_000
-"""Far below what is kept of a log (logs/attempt.py: MAX_KEPT)."""
+"""Far below the number of log lines that are kept (logs/attempt.py: MAX_KEPT)."""
 NEVER = 10**9
-"""Steps until a checkpoint that is asked for at the end alone."""
+"""The save_steps of a training that saves a checkpoint only at its end."""
 EOS_ROWS, EOS_TOKENS = 4, 1024
-"""Rows that are looked at for whether the model ends its answers, and the longest of them."""
+"""How many rows are checked for whether the model has learned to end its answers, and the longest of them."""
 HASH_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
-    """What of a training depends on where it runs.
+class Backend:
+    """The parts of a training that depend on the hardware.
 
     Attributes:
-        arguments: of trl's config.
-        memory: what Step says of memory, as it is now; the peak is that since the last `reset_peak`.
-        forward: the context in which the model is asked outside of a training step.
+        arguments: for trl's config.
+        memory: the present memory fields of Step; the peak is the one since the last `reset_peak`.
+        forward: the context for forward passes outside of a training step.
     """
 
     arguments: dict[str, Any]
@@ -65,12 +65,12 @@ class Machine:
 
 
 @dataclass(slots=True)
-class Watch:
-    """Takes note of every step; the trainer calls it (Watched) and so does its loop (Loop)."""
+class StepMonitor:
+    """Records every step. The trainer (MonitoredTrainer) and its callback (MonitorCallback) call it."""
 
     recorder: Recorder
     writer: StepWriter
-    machine: Machine
+    backend: Backend
     trainer: Any = None
     steps: list[Step] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -80,18 +80,18 @@ class Watch:
     every: int = 1
     before: dict[str, int] = field(default_factory=dict)
 
-    def begin(self) -> None:
-        """Right before the trainer is made."""
-        self.machine.reset_peak()
-        self.before = {f"before_{name}": size for name, size in self.machine.memory().items()}
+    def before_trainer(self) -> None:
+        """Call right before the trainer is created."""
+        self.backend.reset_peak()
+        self.before = {f"before_{name}": size for name, size in self.backend.memory().items()}
 
     def begin_training(self, num_steps: int) -> None:
         self.every = 1 + num_steps // MAX_STEP_EVENTS
-        self.recorder.record(TrainBegin(num_steps=num_steps, **_named({**self.before, **self.machine.memory()})))
+        self.recorder.record(TrainBegin(num_steps=num_steps, **_prefixed({**self.before, **self.backend.memory()})))
         self.start_s = time.monotonic()
 
     def begin_step(self, learning_rate: float) -> None:
-        self.machine.reset_peak()
+        self.backend.reset_peak()
         self.losses, self.shapes, self.learning_rate = [], [], learning_rate
 
     def end_step(self, number: int) -> None:
@@ -105,21 +105,21 @@ class Watch:
             num_tokens=sum(tokens) or None,
             longest_tokens=max((length for _, length in self.shapes), default=None),
             reward=_mean(getattr(self.trainer, "_metrics", {}).get("reward")),
-            **self.machine.memory(),
+            **self.backend.memory(),
         )
         self.start_s = now_s
         self.steps.append(step)
         self.writer.write(step)
         if number % self.every == 0:
-            self.recorder.record(TrainStep(step=number, loss=step.loss, step_s=step.step_s, **_of_step(step)))
+            self.recorder.record(TrainStep(step=number, loss=step.loss, step_s=step.step_s, **_step_fields(step)))
 
 
-def _named(memory: dict[str, int]) -> dict[str, int]:
-    """By names that are no figures of a load."""
+def _prefixed(memory: dict[str, int]) -> dict[str, int]:
+    """Under names that differ from the figures of a load."""
     return {f"train_{name}": value for name, value in memory.items()}
 
 
-def _of_step(step: Step) -> dict[str, Any]:
+def _step_fields(step: Step) -> dict[str, Any]:
     names = ("peak_allocated_bytes", "device_used_bytes", "host_bytes")
     known = {f"train_{name}": getattr(step, name) for name in names if getattr(step, name) is not None}
     known |= {} if step.reward is None else {"reward": step.reward}
@@ -133,25 +133,25 @@ def _mean(values: Sequence[float] | None) -> float | None:
 # ----------------------------------------------------------------------------------------------------------- trl's trainers
 
 
-class Watched:
-    """Over a trainer of trl's: each batch's loss as it is (Trainer.log rounds it to four digits), each checkpoint whole or not there."""
+class MonitoredTrainer:
+    """Mixin for a trl trainer: records each batch's exact loss (Trainer.log rounds to four digits), and writes checkpoints atomically."""
 
-    watch: Watch
+    monitor: StepMonitor
     checkpoints: Path
     base_sha256: str
 
     def training_step(self, model: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:
         """transformers/trainer.py:3645."""
         loss = super().training_step(model, inputs, *arguments, **named)  # type: ignore[misc]
-        self.watch.losses.append(loss.item())
-        if isinstance(inputs, dict) or hasattr(inputs, "keys"):  # GRPO's are prompts
-            self.watch.shapes.append(tuple(inputs["input_ids"].shape))
+        self.monitor.losses.append(loss.item())
+        if isinstance(inputs, dict) or hasattr(inputs, "keys"):  # GRPO's inputs are prompts
+            self.monitor.shapes.append(tuple(inputs["input_ids"].shape))
         return loss
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Read the adapters of a checkpoint by way of the host.
+        """Load a checkpoint's adapters through host memory.
 
-        transformers (trainer.py:2841-2866) has peft read them onto the card beside those that are there, 158 MiB more at the peak of a
+        transformers (trainer.py:2841-2866) has peft load them onto the card beside the present ones: 158 MiB more at the peak of a
         resumed training of 8B (H200, 2026-11-29).
         """
         model = self.model if model is None else model  # type: ignore[attr-defined]
@@ -160,24 +160,24 @@ class Watched:
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """transformers/trainer.py:3349."""
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
-        share_maps(self.optimizer.state.values())  # type: ignore[attr-defined]
+        share_quantization_maps(self.optimizer.state.values())  # type: ignore[attr-defined]
 
     def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
-        """transformers/trainer.py:3196, which writes into args.output_dir, here a folder aside."""
+        """transformers/trainer.py:3196 writes into args.output_dir, here a temporary folder; the finished checkpoint is then published."""
         super()._save_checkpoint(*arguments, **named)  # type: ignore[misc]
         name = f"checkpoint-{self.state.global_step}"  # type: ignore[attr-defined]
-        self.watch.writer.sync()
+        self.monitor.writer.sync()
         written = Path(self.args.output_dir) / name  # type: ignore[attr-defined]
-        (written / BASE).write_text(json.dumps({"sha256": self.base_sha256}) + "\n", encoding="ascii")
+        (written / BASE_FILE).write_text(json.dumps({"sha256": self.base_sha256}) + "\n", encoding="ascii")
         publish(written, self.checkpoints / name)
         drop_old(self.checkpoints)
 
 
-def share_maps(states: Iterable[dict[str, Any]]) -> None:
-    """Have all 8-bit states of an optimizer share its two quantization maps, as they did when they were made.
+def share_quantization_maps(states: Iterable[dict[str, Any]]) -> None:
+    """Make all 8-bit optimizer states share the two quantization maps, as they do in a new optimizer.
 
-    A checkpoint has a copy of both for each trained tensor (bitsandbytes 0.46.1, optim/optimizer.py:157-229, 464-475): 894 KiB of a resumed
-    training of 8B (H200, 2026-11-29).
+    A checkpoint stores a copy of both for each trained tensor (bitsandbytes 0.46.1, optim/optimizer.py:157-229, 464-475): 894 KiB in a
+    resumed training of 8B (H200, 2026-11-29).
     """
     shared: dict[str, Any] = {}
     for state in states:
@@ -186,32 +186,32 @@ def share_maps(states: Iterable[dict[str, Any]]) -> None:
                 state[name] = shared.setdefault(name, state[name])
 
 
-class Loop:
-    """A callback of transformers' loop."""
+class MonitorCallback:
+    """A callback for transformers' training loop."""
 
-    watch: Watch
+    monitor: StepMonitor
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        self.watch.begin_training(state.max_steps)
+        self.monitor.begin_training(state.max_steps)
 
     def on_step_begin(self, _args: Any, _state: Any, _control: Any, lr_scheduler: Any = None, **_: Any) -> None:
-        self.watch.begin_step(lr_scheduler.get_last_lr()[0])
+        self.monitor.begin_step(lr_scheduler.get_last_lr()[0])
 
     def on_step_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        self.watch.end_step(state.global_step)
+        self.monitor.end_step(state.global_step)
 
 
-def watched(trainer_class: type[Any]) -> type[Any]:
-    """trl's trainer as ours; made when it is called, as unsloth puts other classes in trl's place."""
-    return type(trainer_class.__name__, (Watched, trainer_class), {})
+def monitored(trainer_class: type[Any]) -> type[Any]:
+    """A monitored subclass of a trl trainer, derived at the time of the call because unsloth replaces trl's classes."""
+    return type(trainer_class.__name__, (MonitoredTrainer, trainer_class), {})
 
 
-def _loop(watch: Watch) -> Any:
+def _callback(monitor: StepMonitor) -> Any:
     from transformers import TrainerCallback
 
-    loop = type("Loop", (Loop, TrainerCallback), {})()
-    loop.watch = watch
-    return loop
+    callback = type("MonitorCallback", (MonitorCallback, TrainerCallback), {})()
+    callback.monitor = monitor
+    return callback
 
 
 # ------------------------------------------------------------------------------------------------------------------ the run
@@ -219,7 +219,7 @@ def _loop(watch: Watch) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A training that is to be run: its job, and where its run is kept."""
+    """A training to run: its job, and where its results are kept."""
 
     plan: LoadPlan
     job: TrainJob
@@ -229,39 +229,40 @@ class Session:
 
     @property
     def partial(self) -> Path:
-        """Where what is not whole yet is written."""
+        """Where unfinished files are written."""
         return self.folder.path / "checkpoints" / ".partial"
 
     def data(self) -> Data:
-        """The rows; BadInput where the file is not what it was when the run began."""
+        """The rows; BadInput where the file has changed since the run began."""
         data = read_data(Path(self.job.data), self.job.settings.method)
         if data.sha256 != self.job.data_sha256:
-            what = "is not what it was when this run began"
-            raise BadInput(Problem(self.job.data, what, "put the file back, or train anew", "--data"))
+            what = "has changed since this run began"
+            raise BadInput(Problem(self.job.data, what, "restore the file, or start a new training", "--data"))
         return data
 
     def tokens(self, tokenizer: Any, faults: Faults) -> TokenRows:
-        """Every row in tokens, and packed where that was asked for: then none of them is too long."""
+        """Every row as tokens, and packed where requested; packing has no limit on a row's length."""
         settings = self.job.settings
         limit = MAX_COUNT if settings.packing else self.job.limit_tokens
-        made = Tokenized(tokenizer, end_ids(tokenizer, self.directory), limit, self.job.truncate)
+        row_tokenizer = RowTokenizer(tokenizer, end_ids(tokenizer, self.directory), limit, self.job.truncate)
         rows = self.data().rows
-        found = made.prompts(rows, faults) if settings.method == "grpo" else made.rows(rows, faults)
-        refuse_unknown(found, self.plan.config.vocab_size, faults)
-        packed = self._packed(found, tokenizer.eos_token_id, faults) if settings.packing and not faults else None
-        token_rows = TokenRows(found, made.learned, packed)
+        tokenize = row_tokenizer.prompts if settings.method == "grpo" else row_tokenizer.rows
+        examples = tokenize(rows, faults)
+        check_vocabulary(examples, self.plan.config.vocab_size, faults)
+        packed = self._packed(examples, tokenizer.eos_token_id, faults) if settings.packing and not faults else None
+        token_rows = TokenRows(examples, row_tokenizer.learned, packed)
         if not faults:
             check_tokens(self.folder, token_rows.summary()["tokens_sha256"])
         return token_rows
 
-    def _packed(self, rows: list[Tokens], eos_id: int | None, faults: Faults) -> Packed:
+    def _packed(self, rows: list[TokenRow], eos_id: int | None, faults: Faults) -> PackedRows:
         settings, length = self.job.settings, self.job.limit_tokens
         packed = pack(rows, length, eos_id, self.job.schedule.seed)
-        refuse_few(packed, length, settings.rows * settings.gradient_accumulation_steps, faults)
+        check_enough_rows(packed, length, settings.rows * settings.gradient_accumulation_steps, faults)
         return packed
 
-    def config_arguments(self, machine: Machine) -> dict[str, Any]:
-        """The arguments of SFTConfig and GRPOConfig alike (transformers/training_args.py)."""
+    def config_arguments(self, backend: Backend) -> dict[str, Any]:
+        """The arguments that SFTConfig and GRPOConfig share (transformers/training_args.py)."""
         settings, schedule = self.job.settings, self.job.schedule
         return {
             "output_dir": str(self.partial),
@@ -281,28 +282,28 @@ class Session:
             "logging_steps": 1,
             "report_to": "none",
             "disable_tqdm": True,
-            **machine.arguments,
+            **backend.arguments,
         }
 
 
 def run_trainer(
-    session: Session, machine: Machine, model: Any, make: Callable[[], Any], rows: Sequence[Tokens]
+    session: Session, backend: Backend, model: Any, make: Callable[[], Any], rows: Sequence[TokenRow]
 ) -> None:
-    """Train to the end, save the adapters, and say what was found.
+    """Train to the end, save the adapters, and record the results.
 
     Args:
-        make: makes trl's trainer, of a class from `watched`.
-        rows: of the data, as they are before they are packed.
+        make: creates trl's trainer, of a class from `monitored`.
+        rows: of the data, before packing.
     """
     recorder, steps_path = session.recorder, session.folder.steps_path
     check_adapters(model)
-    adapters_before, base_before = digest(trainable(model)), hash_of(frozen(model))
+    adapters_before, base_before = digest(trainable(model)), parallel_digest(frozen(model))
     check_base(None if session.job.resume_from is None else Path(session.job.resume_from), base_before)
-    watch = Watch(recorder, StepWriter(steps_path, _earlier(session.job)), machine)
-    watch.begin()
+    monitor = StepMonitor(recorder, StepWriter(steps_path, _steps_before(session.job)), backend)
+    monitor.before_trainer()
     trainer = make()
     trainer.base_sha256 = base_before
-    _watch(trainer, watch, session.folder.path / "checkpoints")
+    _attach_monitor(trainer, monitor, session.folder.path / "checkpoints")
     start_s = time.monotonic()
     trainer.train(resume_from_checkpoint=session.job.resume_from)
     train_s = seconds_since(start_s)
@@ -315,27 +316,28 @@ def run_trainer(
             first_loss=steps[0].loss,
             last_loss=steps[-1].loss,
             adapter_changed=digest(trainable(model)) != adapters_before,
-            base_unchanged=hash_of(frozen(model)) == base_before,
+            base_unchanged=parallel_digest(frozen(model)) == base_before,
             saved_adapter_same=_save_adapters(session, model, trainer.processing_class),
-            **_ends(session, machine, model, rows),
+            **_learned_ends(session, backend, model, rows),
         )
     )
-    _keep_probe(session, machine, model, trainer.processing_class)
+    _keep_probe(session, backend, model, trainer.processing_class)
+    os.chdir(session.folder.path)  # a GPU's training works in the folder that is deleted here
     os.chdir(session.folder.path)  # a GPU's training works in the folder that goes now
     shutil.rmtree(session.partial)
 
 
-def _watch(trainer: Any, watch: Watch, checkpoints: Path) -> None:
-    """Have the trainer tell us, and not print what we print."""
+def _attach_monitor(trainer: Any, monitor: StepMonitor, checkpoints: Path) -> None:
+    """Monitor the trainer, and stop it from printing the same values itself."""
     from transformers import PrinterCallback
 
-    trainer.watch, watch.trainer, trainer.checkpoints = watch, trainer, checkpoints
+    trainer.monitor, monitor.trainer, trainer.checkpoints = monitor, trainer, checkpoints
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_loop(watch))
+    trainer.add_callback(_callback(monitor))
 
 
-def _earlier(job: TrainJob) -> list[Step]:
-    """The steps before the checkpoint that is resumed from; BadInput where that is not whole."""
+def _steps_before(job: TrainJob) -> list[Step]:
+    """The steps before the checkpoint to resume from; BadInput where that checkpoint is damaged."""
     if job.resume_from is None:
         return []
     checkpoint = Path(job.resume_from)
@@ -344,15 +346,15 @@ def _earlier(job: TrainJob) -> list[Step]:
     return [step for step in steps if step.step <= step_of(checkpoint)]
 
 
-def hash_of(tensors: Iterable[Any]) -> str:
-    """SHA-256 of the tensors' own hashes, which several threads make: gigabytes in seconds, and nothing on the card."""
+def parallel_digest(tensors: Iterable[Any]) -> str:
+    """SHA-256 of the tensors' own hashes, computed by several threads: gigabytes in seconds, without device memory."""
     with ThreadPoolExecutor(HASH_THREADS) as threads:
         hashes = threads.map(lambda tensor: digest([tensor]), list(tensors))
     return sha256("".join(hashes).encode("ascii")).hexdigest()
 
 
 def _save_adapters(session: Session, model: Any, tokenizer: Any) -> bool:
-    """Save the adapters in peft's form, with the tokenizer; whether the file holds what is in memory."""
+    """Save the adapters in peft's format, with the tokenizer; returns whether the file equals the weights in memory."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import load_file
 
@@ -365,29 +367,29 @@ def _save_adapters(session: Session, model: Any, tokenizer: Any) -> bool:
     return same
 
 
-def _keep_probe(session: Session, machine: Machine, model: Any, tokenizer: Any) -> None:
-    """What an export is held to. Where it cannot be had the training is as good as ever, and `export` will say what is missing."""
+def _keep_probe(session: Session, backend: Backend, model: Any, tokenizer: Any) -> None:
+    """Save the reference for exports. If that fails, the training is still good, and `export` reports what is missing."""
     try:
-        keep_probe(session.folder.probe_path, model, tokenizer, machine.forward())
+        keep_probe(session.folder.probe_path, model, tokenizer, backend.forward())
     except Exception as error:
         session.recorder.record(Probe(kept=False, why=f"{type(error).__name__}: {error}"))
     else:
         session.recorder.record(Probe(kept=True))
 
 
-def _ends(session: Session, machine: Machine, model: Any, rows: Sequence[Tokens]) -> dict[str, Any]:
-    """In how many of the rows looked at the model would end its answer where the row does; nothing of random weights."""
+def _learned_ends(session: Session, backend: Backend, model: Any, rows: Sequence[TokenRow]) -> dict[str, Any]:
+    """In how many of the checked rows the model would end its answer where the row does; empty for random weights."""
     most = min(EOS_TOKENS, session.job.limit_tokens)
-    short = sorted((row for row in rows if row.ends and len(row.input_ids) <= most), key=lambda row: len(row.input_ids))
-    looked_at = short[:EOS_ROWS]
-    if session.plan.profile.weights == "synthetic" or session.job.settings.method == "grpo" or not looked_at:
+    short = [row for row in rows if row.ends_answer and len(row.input_ids) <= most]
+    checked = sorted(short, key=lambda row: len(row.input_ids))[:EOS_ROWS]
+    if session.plan.profile.weights == "synthetic" or session.job.settings.method == "grpo" or not checked:
         return {}
-    with machine.forward():
-        found = sum(_ends_answer(model, row) for row in looked_at)
-    return {"num_ends_looked_at": len(looked_at), "num_ends_learned": found}
+    with backend.forward():
+        found = sum(_predicts_end(model, row) for row in checked)
+    return {"num_ends_looked_at": len(checked), "num_ends_learned": found}
 
 
-def _ends_answer(model: Any, row: Tokens) -> bool:
+def _predicts_end(model: Any, row: TokenRow) -> bool:
     import torch
 
     last = max(at for at, label in enumerate(row.labels) if label != IGNORED)

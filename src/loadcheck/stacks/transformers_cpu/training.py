@@ -14,7 +14,7 @@ from loadcheck.logs.events import Done, TrainPeak, TrainRows
 from loadcheck.stacks.grpo_trainer import grpo_trainer, reward_functions
 from loadcheck.stacks.preflight import check_seeded
 from loadcheck.stacks.sft_trainer import sft_trainer
-from loadcheck.stacks.trainer import Machine, Session, run_trainer
+from loadcheck.stacks.trainer import Backend, Session, run_trainer
 from loadcheck.stacks.transformers_cpu import engine
 from loadcheck.stacks.transformers_cpu.memory import peak_rss_bytes
 from loadcheck.weights.nf4 import quieten, wait_passively
@@ -41,12 +41,12 @@ def run(session: Session) -> None:
     allow_cpu_training()
     recorder.record(TrainRows(**rows.summary()))
     checkpointing = bool(plan.profile.adapters.use_gradient_checkpointing)
-    machine = _machine(checkpointing)
-    make = partial(sft_trainer, session, machine, model, tokenizer, rows.trained)
+    backend = _backend(checkpointing)
+    make = partial(sft_trainer, session, backend, model, tokenizer, rows.trained)
     if grpo:
         keep_no_reference()
-        make = partial(grpo_trainer, session, machine, model, tokenizer, rewards)
-    run_trainer(session, machine, model, make, rows.examples)
+        make = partial(grpo_trainer, session, backend, model, tokenizer, rewards)
+    run_trainer(session, backend, model, make, rows.examples)
     recorder.record(TrainPeak(train_peak_host_bytes=peak_rss_bytes()))
     recorder.record(Done())
 
@@ -71,7 +71,7 @@ def keep_no_reference() -> None:
     trl.trainer.grpo_trainer.create_reference_model = lambda _model: None
 
 
-def _machine(checkpointing: bool) -> Machine:
+def _backend(checkpointing: bool) -> Backend:
     import torch
 
     arguments = {
@@ -85,4 +85,4 @@ def _machine(checkpointing: bool) -> Machine:
         context: AbstractContextManager[Any] = torch.no_grad()
         return context
 
-    return Machine(arguments, lambda: {"host_bytes": psutil.Process().memory_info().rss}, lambda: None, forward)
+    return Backend(arguments, lambda: {"host_bytes": psutil.Process().memory_info().rss}, lambda: None, forward)

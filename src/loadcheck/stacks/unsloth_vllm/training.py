@@ -12,9 +12,9 @@ import psutil
 from loadcheck.data.faults import Faults
 from loadcheck.logs.events import Done, TrainPeak, TrainRows
 from loadcheck.stacks.grpo_trainer import Reward, grpo_trainer, reward_functions
-from loadcheck.stacks.rows import Tokens
+from loadcheck.stacks.rows import TokenRow
 from loadcheck.stacks.sft_trainer import sft_trainer
-from loadcheck.stacks.trainer import Machine, Session, run_trainer
+from loadcheck.stacks.trainer import Backend, Session, run_trainer
 from loadcheck.stacks.unsloth_vllm import engine, startup
 from loadcheck.stacks.unsloth_vllm.device import memory_now, record_device
 
@@ -33,9 +33,9 @@ def run(session: Session) -> None:
     assert profile.adapters is not None
     model = engine.attach(model, profile.adapters, recorder)
     recorder.record(TrainRows(**rows.summary()))
-    machine = _machine()
-    make = partial(_trainer, session, machine, model, tokenizer, rows.trained, rewards)
-    run_trainer(session, machine, model, make, rows.examples)
+    backend = _backend()
+    make = partial(_trainer, session, backend, model, tokenizer, rows.trained, rewards)
+    run_trainer(session, backend, model, make, rows.examples)
     now = {f"train_{name}": size for name, size in memory_now().items()}
     recorder.record(TrainPeak(train_peak_host_bytes=peak_host_bytes(), **now))
     recorder.record(Done())
@@ -64,11 +64,11 @@ def _begin(session: Session) -> list[Reward]:
 
 
 def _trainer(
-    session: Session, machine: Machine, model: Any, tokenizer: Any, rows: list[Tokens], rewards: list[Reward]
+    session: Session, backend: Backend, model: Any, tokenizer: Any, rows: list[TokenRow], rewards: list[Reward]
 ) -> Any:
     if session.job.settings.method == "grpo":
-        return grpo_trainer(session, machine, model, tokenizer, rewards)
-    return sft_trainer(session, machine, model, tokenizer, rows)
+        return grpo_trainer(session, backend, model, tokenizer, rewards)
+    return sft_trainer(session, backend, model, tokenizer, rows)
 
 
 def peak_host_bytes() -> int:
@@ -78,7 +78,7 @@ def peak_host_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _machine() -> Machine:
+def _backend() -> Backend:
     import torch
 
     bf16 = torch.cuda.is_bf16_supported()
@@ -98,7 +98,7 @@ def _machine() -> Machine:
         with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16 if bf16 else torch.float16):
             yield
 
-    return Machine(arguments, memory, torch.cuda.reset_peak_memory_stats, forward)
+    return Backend(arguments, memory, torch.cuda.reset_peak_memory_stats, forward)
 
 
 def _patch_grpo() -> None:
