@@ -225,7 +225,7 @@ class Done(Event, frozen=True, kw_only=True, tag="done"):
 
 
 class Rows(Event, frozen=True, kw_only=True):
-    """The rows of a training, counted in tokens (stacks/rows.py: summary; if packed, stacks/packing.py: Packed).
+    """The rows of a training, counted in tokens (stacks/rows.py: summary; if packed, stacks/packing.py: PackedRows).
 
     Attributes:
         num_label_tokens: the tokens that are learned.
@@ -262,7 +262,7 @@ class TrainRows(Rows, frozen=True, kw_only=True, tag="train_rows"):
 
 
 class TrainBegin(Event, frozen=True, kw_only=True, tag="train_begin"):
-    """The first step is about to be taken (stacks/trainer.py: Watch.begin_training).
+    """The first step is about to be taken (stacks/trainer.py: StepMonitor.begin_training).
 
     Attributes:
         train_before_*: before the trainer was made; peaks are counted from there.
