@@ -11,6 +11,8 @@ from tests.conftest import ROOT
 
 DOCUMENTS = sorted(path for pattern in ("*.md", "docs/*.md", "examples/*.md") for path in ROOT.glob(pattern))
 TRANSLATIONS = sorted(ROOT.glob("README.*.md"))
+HISTORY = ("LOG.md", "CHANGELOG.md")
+_PATH = re.compile(r"`((?:src|tests|scripts|env|docs|examples|stacks|predict|specs|logs|verdict|recovery)/[^`\s…]*)`")
 _FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
 _ANCHOR = re.compile(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)")
@@ -48,6 +50,16 @@ def test_anchors_are_headings(document: Path):
     links = _ANCHOR.findall(document.read_text(encoding="utf-8"))
     targets = [(document.parent / target if target else document, anchor) for target, anchor in links]
     assert [anchor for target, anchor in targets if anchor not in _anchors(target)] == []
+
+
+@pytest.mark.parametrize(
+    "document", [path for path in DOCUMENTS if path.name not in HISTORY], ids=lambda path: path.name
+)
+def test_named_files_exist(document: Path):
+    """Every file of the repository that a document names exists; the log and the changelog name files of their day."""
+    named = [name for name in _PATH.findall(document.read_text(encoding="utf-8")) if not re.search("[A-Z]{4}", name)]
+    missing = [name for name in named if not any([*ROOT.glob(name), *(ROOT / "src" / "loadcheck").glob(name)])]
+    assert missing == []
 
 
 @pytest.mark.parametrize("translation", TRANSLATIONS, ids=lambda path: path.name)
