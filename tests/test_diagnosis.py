@@ -154,7 +154,7 @@ def test_an_unknown_failure_says_its_error_and_how_far_it_came(t4_log: Path, tmp
     log.write_text(head + "\nOverflowError: something never seen\n")
     unknown = [finding for finding in judge(gather(log)).findings if "no known trouble" in finding.why]
     assert len(unknown) == 1
-    assert "OverflowError: something never seen" in unknown[0].why and "its stage weights" in unknown[0].why
+    assert "OverflowError: something never seen" in unknown[0].why and "the stage weights" in unknown[0].why
     assert str(unknown[0].where) == f"load.log:{head.count(chr(10)) + 2}"
 
 

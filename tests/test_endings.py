@@ -402,7 +402,7 @@ def test_indentation_is_kept_below_a_prefix():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("Killed", "ended by SIGKILL, most likely the kernel for want of host memory"),
+        ("Killed", "ended by SIGKILL, most likely by the kernel for lack of host memory"),
         ("Segmentation fault", "ended by SIGSEGV: native code crashed"),
         (CHAIN, "ValueError: first; it surfaced as: RuntimeError: second"),
         ("RuntimeError: lost\nAborted (core dumped)", "RuntimeError: lost; then the process was ended by SIGABRT"),

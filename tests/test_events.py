@@ -105,9 +105,7 @@ def test_a_wrong_field_is_a_fault_of_its_line(tmp_path: Path):
 
 def _on_events(findings: tuple[Finding, ...]) -> list[Finding]:
     return [
-        each
-        for each in findings
-        if each.status is Status.FAIL and each.why.startswith("the engine's event") and each.measured
+        each for each in findings if each.status is Status.FAIL and "the engine's event" in each.why and each.measured
     ]
 
 

@@ -152,10 +152,10 @@ def test_packed_rows_pass_and_what_packing_did_is_said(folder: Path, capsys: pyt
     assert loadcheck(["check", str(folder)]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert (
-        "50 examples packed into 23 rows of 70 tokens: 22 go on in the next row, tokens left out as they fill none 9"
+        "50 examples packed into 23 rows of 70 tokens; examples that go on in the next row: 22; tokens left out, as they fill no row: 9"
         in said
     )
-    assert "ends not learned 3" in said
+    assert "ends not learned: 3" in said
     assert "8 of 8 steps had full rows alone" in said
 
 

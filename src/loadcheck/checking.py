@@ -19,7 +19,7 @@ from loadcheck.specs.hf_config import kept_modules
 from loadcheck.specs.lora import adapter_params, possible_ranks
 from loadcheck.specs.model import Model, find_model, is_dynamic
 from loadcheck.specs.profile import Profile, load_profile, load_profiles, with_flags
-from loadcheck.specs.settings import said_by
+from loadcheck.specs.settings import figures_of_settings
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.trouble import failure_words
 from loadcheck.stacks import parse_log, stack_of, stack_of_log
@@ -139,7 +139,7 @@ def _has_settings(attempt: Attempt, profile: Profile, model: Model) -> bool:
         return False
     printed: dict[str, str | float | None] = {
         "conservativeness": profile.conservativeness,
-        **said_by(profile),
+        **figures_of_settings(profile),
         "trainable_params": _trainable_params(profile, model),
     }
     for attribute, value in printed.items():

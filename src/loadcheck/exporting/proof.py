@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from loadcheck.disk import sha256_of
 from loadcheck.errors import BadInput, Problem
-from loadcheck.findings.finding import Finding, Status, Verdict, held
+from loadcheck.findings.finding import Finding, Status, Verdict, run_finding
 from loadcheck.specs.files import Spec, validate
 
 PROOF = "proof.json"
@@ -135,22 +135,22 @@ def file_finding(folder: Path, proof: Proof) -> Finding:
         *(f"{name} was changed" for name in found if name in proof.files and found[name] != proof.files[name]),
     ]
     why = "; ".join(wrong) if wrong else f"all {len(found)} files are those that were proven, by SHA-256"
-    return held("files", not wrong, why, "it is not what was exported: export the run again")
+    return run_finding("files", not wrong, why, "it is not what was exported: export the run again")
 
 
 def comparison_findings(comparison: Comparison, tolerance: float) -> Iterator[Finding]:
     """Whether what was opened anew is what was trained."""
     near, base = comparison.distance, comparison.base_distance
-    yield held(
+    yield run_finding(
         "logits", near <= tolerance,
         f"opened anew it differs from the trained model by at most {near:.4g} in any logit (tolerance {tolerance:g})",
         "the adapters, their base or a package is not the one that was trained with",
     )  # fmt: skip
-    yield held(
+    yield run_finding(
         "base", base > 0 and base >= BASE_FACTOR * near, f"the base differs from the trained model by {base:.4g}, {_times(base, near)}",
         "the training moved so little that nobody could tell its export from the base: train longer",
     )  # fmt: skip
-    yield held(
+    yield run_finding(
         "template", comparison.same_tokens, f"tokenizer and template make the tokens of the training of {comparison.num_chats} chats",
         "another tokenizer or template: answers would be gibberish; use those of the export",
     )  # fmt: skip

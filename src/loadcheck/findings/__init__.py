@@ -1,1 +1,1 @@
-"""What judging is made of: findings, the evidence that they are about, and what a stack must know for them."""
+"""The building blocks of judging: findings, the evidence that they are about, and what a stack must provide for them."""

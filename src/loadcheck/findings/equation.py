@@ -1,4 +1,4 @@
-"""Comparing what a log says with what an equation makes of its other figures."""
+"""Compares a figure of a log with what an equation gives for it from other figures of the log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EDITED = "the log was edited, or is of two loads; give the raw output of one"
 def compare(
     evidence: Evidence, attribute: str, computed: Interval, formula: str, remedy: str = EDITED
 ) -> Iterator[Finding]:
-    """Whether the reading of `attribute` meets the interval that an identity gives for it."""
+    """Whether the reading of `attribute` overlaps the interval that an identity gives for it."""
     reading = evidence.attempt.reading(attribute)
     if reading is None:
         return
@@ -37,13 +37,13 @@ def compare(
 
 
 def intervals_of(evidence: Evidence, *attributes: str) -> list[Interval] | None:
-    """The readings of all these figures as intervals; None where the log does not say one of them."""
+    """The readings of these figures as intervals; None if the log lacks one of them."""
     readings = [evidence.attempt.reading(attribute) for attribute in attributes]
     found = [Interval.of(reading) for reading in readings if reading is not None]
     return found if len(found) == len(attributes) else None
 
 
 def left_over(budget: Interval, *parts: Interval) -> Interval:
-    """The budget without the parts, from the middle of what each was printed as, ± KV_SLACK_BYTES."""
+    """The budget minus the parts, computed from the middles of their intervals, ± KV_SLACK_BYTES."""
     left = budget.middle - sum(part.middle for part in parts)
     return Interval(left, left).widened(KV_SLACK_BYTES)

@@ -1,4 +1,4 @@
-"""What is judged: one attempt of a log, and what is known about it from elsewhere."""
+"""What is judged: one attempt of a log, and what is known about it from other sources."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from loadcheck.specs.shape import ModelConfig
 
 
 def is_parallel(attempt: Attempt) -> bool:
-    """Whether a load was spread over several cards: by its engine's line, or by lines of several ranks."""
+    """Whether a load was spread over several cards, by its engine's line or by lines of several ranks."""
     size = attempt.reading("tensor_parallel_size")
     return bool(attempt.other_ranks) or (size is not None and str(size.value) != "1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Everything that a judgement looks at. What is None is not known, and the checks that need it are skipped.
+    """Everything that a judgement looks at. None means unknown; the checks that need it are skipped.
 
     Attributes:
-        stack: the one that the log is of.
-        model: the model that the log names, where it is one of env/models.
-        config: its shape, where its figures are predicted.
+        stack: the one that printed the log.
+        model: the model that the log names, if it is in env/models.
+        config: its shape, if its figures are predicted.
         predicted: the figures predicted from this run's own free memory and settings.
-        bands: of those predicted figures that are not equal to the digit.
         prediction_note: why there is no prediction.
-        case: what `predicted` is the prediction of; None where settings or card are not all known.
+        case: the case that `predicted` was predicted for; None if settings or card are not fully known.
+        bands: the bands of those predicted figures that are not exact.
         process: how the loading process ended, and the reason in words; None for a log from elsewhere.
-        machine: what run.json says of the machine before the load; empty for a log from elsewhere.
-        assumed: whether the profile is the one of env/profiles that fits the log, and nobody named it.
-        strict_stack: a version other than the pinned one fails; otherwise the log is refused as of another stack.
+        machine: what run.json records of the machine before the load; empty for a log from elsewhere.
+        assumed: whether nobody named the profile, and it is the one of env/profiles that fits the log.
+        strict_stack: whether a version other than the pinned one fails the log; otherwise the log is refused as one of another stack.
     """
 
     log: ParsedLog
@@ -70,17 +70,17 @@ class Evidence:
     def where(self, line: int | None) -> Place:
         return Place(self.log.path.name, line or None)
 
-    def asked(self, wanted_of: Mapping[str, Value], why: str, remedy: str) -> Iterator[Finding]:
-        """Findings on the figures that say what the engine was asked for; {figure} and {wanted} in `why` are each one's own."""
+    def setting_findings(self, wanted_of: Mapping[str, Value], why: str, remedy: str) -> Iterator[Finding]:
+        """A finding for each figure that states a setting of the engine; `why` is formatted with its {figure} and {wanted} value."""
         for attribute, wanted in wanted_of.items():
             if (reading := self.attempt.reading(attribute)) is not None:
-                said = why.format(figure=reading.spec.name, wanted=wanted)
+                own_why = why.format(figure=reading.spec.name, wanted=wanted)
                 yield self.finding(
-                    reading, Check.STACK, reading.value == wanted, predicted=wanted, why=said, remedy=remedy
+                    reading, Check.STACK, reading.value == wanted, predicted=wanted, why=own_why, remedy=remedy
                 )
 
     def finding(self, reading: Reading, check: Check, ok: bool, **fields: object) -> Finding:
-        """A finding about what one reading says."""
+        """A finding about one reading."""
         spec = reading.spec
         return Finding(
             figure=spec.name,

@@ -10,7 +10,7 @@ from loadcheck.figures import Value
 
 
 class Status(Enum):
-    """How one check ended. REFUSED: these two are not to be compared; SKIPPED: there was nothing to compare with."""
+    """How one check ended. REFUSED: the two must not be compared; SKIPPED: there was nothing to compare with."""
 
     OK = "ok"
     FAIL = "fail"
@@ -19,7 +19,7 @@ class Status(Enum):
 
 
 class Check(Enum):
-    """The steps of a judgement, in their order."""
+    """The steps of a judgement, in order."""
 
     SHAPE = "shape"
     STACK = "stack"
@@ -31,7 +31,7 @@ class Check(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A line of a log, from 1; or the log as a whole."""
+    """A line of a log, counted from 1; or the log as a whole."""
 
     file: str
     line: int | None = None
@@ -45,11 +45,11 @@ class Finding:
     """One check of one figure. Numbers are in `unit`, as the log prints them (memory in GiB).
 
     Attributes:
-        figure: the figure's JSON name, or what else was looked at ("attempts", "error").
-        low, high: the range that `measured` had to lie in, both included.
-        where: the place of what was measured; None for what no log says.
-        trouble: the known trouble that it names, by its id in env/troubles.toml; "unknown" and "refused" for an error that is none.
-        missing: whether the log does not say it at all; of a load that did not finish that is no trouble of its own.
+        figure: the figure's JSON name, or what else was checked ("attempts", "error").
+        low, high: the range that `measured` had to be in, both ends included.
+        where: where it was measured; None for what is in no log.
+        missing: whether it is not in the log at all; in a load that did not finish this is not a trouble of its own.
+        trouble: the id in env/troubles.toml of the known trouble; "unknown" or "refused" for any other error (verdict/diagnosis.py).
     """
 
     figure: str
@@ -67,32 +67,32 @@ class Finding:
     trouble: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """`where` is file:line or empty, and `line` the line alone; `measured` of a trouble is its name."""
-        said = {
+        """`where` is file:line or empty, `line` the line number alone; a trouble's `measured` is its id."""
+        converted = {
             "check": self.check.value,
             "status": self.status.value,
             "measured": self.trouble if self.measured is None else self.measured,
             "where": "" if self.where is None else str(self.where),
             "line": None if self.where is None else self.where.line,
         }
-        return asdict(self) | said
+        return asdict(self) | converted
 
 
-def held(figure: str, ok: bool, why: str, remedy: str) -> Finding:
-    """What a run had to show: it did, or here is what to do."""
+def run_finding(figure: str, ok: bool, why: str, remedy: str) -> Finding:
+    """A finding about what a run of ours must show; the remedy is dropped if it did."""
     status = Status.OK if ok else Status.FAIL
     return Finding(figure=figure, check=Check.RUN, status=status, why=why, remedy="" if ok else remedy)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Every finding of a judgement, and what they come to."""
+    """All findings of a judgement."""
 
     findings: tuple[Finding, ...]
 
     @property
     def status(self) -> str:
-        """pass, fail, refused or skipped. One failure fails; nothing that was compared and held is no pass."""
+        """pass, fail, refused or skipped. One failure fails; without a single check that held it is no pass."""
         found = {finding.status for finding in self.findings}
         for status in (Status.FAIL, Status.REFUSED):
             if status in found:
@@ -104,7 +104,7 @@ class Verdict:
         return self.status == "pass"
 
     def failures(self) -> tuple[Finding, ...]:
-        """What keeps this from being a pass."""
+        """The findings that keep this from being a pass."""
         return tuple(finding for finding in self.findings if finding.status in (Status.FAIL, Status.REFUSED))
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Interval arithmetic on printed numbers: "5.35" stands for everything from 5.345 to 5.355."""
+"""Interval arithmetic on printed numbers: "5.35" stands for any number from 5.345 to 5.355."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Interval:
 
     @classmethod
     def of(cls, reading: Reading) -> Interval:
-        """What a reading of a number stands for, in the figure's own unit."""
+        """The interval that a numeric reading stands for, in the figure's own unit."""
         assert not isinstance(reading.value, str)
         return cls(reading.value - reading.tolerance, reading.value + reading.tolerance)
 
@@ -41,6 +41,6 @@ class Interval:
         return Interval(self.low - by, self.high + by)
 
     def meets(self, other: Interval) -> bool:
-        """Whether the two have a number in common; a billionth of slack for floating point."""
+        """Whether the two overlap, with a billionth of slack for floating point."""
         slack = 1e-9 * max(1.0, abs(self.high), abs(other.high))
         return self.low <= other.high + slack and other.low <= self.high + slack

@@ -1,4 +1,4 @@
-"""What a stack must know for its logs and its machines to be judged, beside what predict/stack.py asks of it."""
+"""What a stack must provide for its logs and its machines to be judged, in addition to predict/stack.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loadcheck.findings.evidence import Evidence
 
 Identity = Callable[["Evidence"], Iterator[Finding]]
-"""What must hold between the figures of a log; nothing where the log does not say them all."""
+"""Checks what must hold between figures of a log; yields nothing if the log lacks one of them."""
 
 
 class JudgedStack(Stack, Protocol):
@@ -26,11 +26,11 @@ class JudgedStack(Stack, Protocol):
     Attributes:
         dialect: the lines that it prints and no other stack does.
         identities: in the order in which they are judged.
-        settings_checks: whether the engine was asked for what this stack asks for, by the lines that say it.
+        settings_checks: whether the engine got the settings that this stack passes to it, by the lines that state them.
         repeated_lines: formats that one attempt may print twice.
-        alternatives: by a required line's format, those that other releases print instead.
-        variables: those of the environment that change a load of it.
-        note: why versions other than the pinned are no reason to refuse a log; empty where they are.
+        alternatives: by a required line's format, the formats that other releases print instead.
+        variables: the environment variables that change a load of this stack.
+        note: why a log of versions other than the pinned ones is not refused; empty if it is.
     """
 
     dialect: Dialect = Dialect()
@@ -42,29 +42,29 @@ class JudgedStack(Stack, Protocol):
     note: str = ""
 
     def required_lines(self, attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
-        """The formats of which a whole load prints each once, in order."""
+        """The formats that a whole load prints exactly once each, in order."""
         return ()
 
     def required_events(self, profile: Profile | None) -> tuple[type[Event], ...]:
         """The events that our own engine prints in a whole load, in order."""
         return ()
 
-    def said_anew(self, attempt: Attempt) -> frozenset[str]:
-        """Figures that the engine said a second time because they had changed; all others must agree wherever they stand."""
+    def restated_figures(self, attempt: Attempt) -> frozenset[str]:
+        """Figures that the engine printed again because they had changed; every other figure must agree wherever it is printed."""
         return frozenset()
 
     def ranks_in_log(self, attempt: Attempt, config: ModelConfig) -> tuple[int, ...]:
-        """The max_lora_rank that the attempt's figures can be of; empty where they do not tell."""
+        """The values of max_lora_rank that fit the attempt's figures; empty if the figures do not tell."""
         return ()
 
     def why_not_predicted(self, attempt: Attempt) -> str:
-        """Why figures of this attempt are not predicted, whatever its model; empty where they are."""
+        """Why figures of this attempt are not predicted, whatever its model; empty if they are."""
         return ""
 
     def packages(self, profile: Profile) -> tuple[str, ...]:
-        """What a load imports, by the names of env/versions.toml."""
+        """The packages that a load imports, by their names in env/versions.toml."""
         return ()
 
     def machine_checks(self, profile: Profile) -> tuple[Check, ...]:
-        """What a machine must have for this stack, beside what doctor looks at for every one."""
+        """What a machine must have for this stack, in addition to what doctor checks for every stack."""
         return ()

@@ -14,7 +14,7 @@ from loadcheck.figures import Figures, Kind, Value, figure_specs, specs_by_name
 from loadcheck.logs import Attempt
 from loadcheck.terminal import Name, escape, print_table, print_words
 from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict, causes
-from loadcheck.verdict.cause import ENDS
+from loadcheck.verdict.cause import END_FIGURES
 from loadcheck.verdict.stack import SETTINGS
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _show_failures(out: Console, verdict: Verdict, assumed: bool) -> None:
 
 def _show_unfinished(out: Console, failures: Iterable[Finding], ends: tuple[Finding, ...]) -> None:
     """Why a load did not finish, what else was wrong by then, and of what it did not reach the count alone."""
-    _show_each(out, (*ends, *(each for each in failures if each.figure not in ENDS and not each.missing)))
+    _show_each(out, (*ends, *(each for each in failures if each.figure not in END_FIGURES and not each.missing)))
     unreached = {finding.figure for finding in failures if finding.missing} & set(specs_by_name())
     if unreached:
         out.print("1 figure was not reached" if len(unreached) == 1 else f"{len(unreached)} figures were not reached")

@@ -124,7 +124,7 @@ def _not_by_default(record: Spec) -> Iterator[Flag]:
     )
 
 
-def said_by(record: Spec) -> dict[str, str]:
+def figures_of_settings(record: Spec) -> dict[str, str]:
     """What a log says, by figure, of an engine that was asked for these settings."""
     kind: Any = type(record)
     return {flag.setting.figure: str(getattr(record, flag.key)) for flag in settings_of(kind) if flag.setting.figure}

@@ -1,4 +1,4 @@
-"""Whether the card that a log names is the card that its numbers are of, and one that this stack runs on."""
+"""Whether a log's numbers are those of the card that it names, and whether this stack runs on that card."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ OTHER_CARD = (
 )
 
 SAME_TOTAL = 0.01
-"""Share by which two interfaces of one driver may differ about one card."""
+"""Share by which two interfaces of one driver may differ on one card's memory."""
 
 
 def check_card(evidence: Evidence) -> Iterator[Finding]:
-    """Name, compute capability and total memory against env/gpus.toml and against what the pinned torch is built for."""
+    """Name, compute capability and total memory against env/gpus.toml and the cards that the pinned torch is built for."""
     name = evidence.attempt.reading("gpu_name")
     if name is not None and (known := named_card(str(name.value))) is not None:
         yield from _capability(evidence, name, known)
@@ -59,7 +59,7 @@ def _total(evidence: Evidence, name: Reading, known: NamedCard) -> Iterator[Find
 
 
 def _family(evidence: Evidence, name: Reading) -> Iterator[Finding]:
-    """Of a card that nobody measured: what its name says of its family and its memory."""
+    """For a card that nobody measured: what its name tells of its family and its memory."""
     capability, wanted = evidence.attempt.reading("compute_capability"), capability_of(str(name.value))
     if capability is not None and wanted is not None:
         yield evidence.finding(capability, Check.STACK, capability.value == wanted, predicted=wanted,
@@ -87,7 +87,7 @@ def _described(known: NamedCard, low_gib: float) -> str:
 
 
 def is_described_otherwise(evidence: Evidence) -> bool:
-    """Whether the card has one of the totals of its kind that are not the usual one, so that the usual one's ranges are not its own."""
+    """Whether the card has one of its kind's less common memory sizes, so that the ranges of the usual size do not apply."""
     name, total = evidence.attempt.reading("gpu_name"), evidence.attempt.reading("gpu_total_bytes")
     known = named_card(str(name.value)) if name is not None else None
     if known is None or total is None or not known.gib or _meets(total, known.gib[0]):
@@ -96,7 +96,7 @@ def is_described_otherwise(evidence: Evidence) -> bool:
 
 
 def _refused(evidence: Evidence) -> Iterator[Finding]:
-    """With the pinned torch nothing loads on a card that it has no code for; other builds of it are no concern of this check."""
+    """The pinned torch cannot load on a card that it has no code for. Other builds of torch are not checked here."""
     name, torch = evidence.attempt.reading("gpu_name"), evidence.attempt.reading("torch")
     capability = evidence.attempt.reading("compute_capability")
     if name is None or torch is None or str(torch.value).partition("+")[0] != load_versions().version("torch"):
@@ -114,23 +114,23 @@ def _refused(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _device(evidence: Evidence) -> Iterator[Finding]:
-    """What our own engine read from the device is of the card that unsloth's banner names, and no more is free than there is."""
+    """What our engine read from the device must match the card in unsloth's banner, with no more memory free than there is."""
     event, reading = evidence.attempt.last(Device), evidence.attempt.reading("gpu_total_bytes")
     if event is None:
         return
     total, free = event.device_total_bytes, event.device_free_bytes
     if total is None or free is None:
-        return  # no numbers of a card: verdict/events.py says so
+        return  # the numbers are missing or invalid; verdict/events.py reports that
     same = reading is None or abs(float(reading.value) - total) <= SAME_TOTAL * total + reading.tolerance
     ok = same and 0 < free <= total
-    said = "nothing" if reading is None else f"{reading.show()} GiB"
+    in_banner = "nothing" if reading is None else f"{reading.show()} GiB"
     yield Finding(figure="device", check=Check.STACK, status=Status.OK if ok else Status.FAIL, measured=round(to_gib(total), 3), unit="GiB",
-                  why=f"the engine read {to_gib(total):.3f} GiB of which {to_gib(free):.3f} are free, and the banner says {said}",
+                  why=f"the engine read {to_gib(total):.3f} GiB of which {to_gib(free):.3f} are free, and the banner says {in_banner}",
                   remedy="" if ok else "the log is of two cards, or was edited; give the raw output of one load")  # fmt: skip
 
 
 def _machine(evidence: Evidence) -> Iterator[Finding]:
-    """The card that the parent saw before the load (run.json) is the one of the log."""
+    """The card that the parent process saw before the load (run.json) must be the one of the log."""
     gpu, name = evidence.machine.get("gpu"), evidence.attempt.reading("gpu_name")
     if not isinstance(gpu, dict) or name is None:
         return
@@ -139,8 +139,8 @@ def _machine(evidence: Evidence) -> Iterator[Finding]:
                            why="the card that run.json names", remedy=remedy)  # fmt: skip
     capability, total = evidence.attempt.reading("compute_capability"), evidence.attempt.reading("gpu_total_bytes")
     if capability is not None:
-        said = str(gpu.get("compute_capability"))
-        yield evidence.finding(capability, Check.STACK, said == capability.value, predicted=said,
+        recorded = str(gpu.get("compute_capability"))
+        yield evidence.finding(capability, Check.STACK, recorded == capability.value, predicted=recorded,
                                why="the compute capability that run.json names", remedy=remedy)  # fmt: skip
     if total is not None:
         same = abs(float(total.value) - gpu["total_bytes"]) <= SAME_TOTAL * gpu["total_bytes"] + total.tolerance

@@ -1,4 +1,4 @@
-"""What a failed load suffers from: the engine's own words, looked up among the known troubles (env/troubles.toml)."""
+"""Diagnoses a failed load: looks up the engine's messages among the known troubles (env/troubles.toml)."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from loadcheck.verdict.advice import figures_of, remedy_for
 from loadcheck.verdict.stage import stage_at, stage_of
 
 MAX_MATCHES = 100
-"""Looked at of one phrase in one block of the log: hostile input cannot take long."""
+"""Matches tried per phrase and block of the log, so that hostile input cannot take long."""
 
 MAX_PIECES = 6
-"""Of an error's line that a page broke."""
+"""Lines that an error may have been wrapped into."""
 
 UNKNOWN, REFUSED = "unknown", "refused"
-"""Of an error that is no known trouble: whose it is, theirs or ours."""
-OUTSIDE = ("interrupted", "killed")
+"""The `trouble` of an error that is not a known one: an error of the libraries, or a refusal by our own engine."""
+ENDED_FROM_OUTSIDE = ("interrupted", "killed")
 _OWN = re.compile(r"Error: (?P<what>.+?: .+?); (?P<remedy>.+)")  # as engines/child.py prints a Problem
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A trouble, the first line that shows it, and the figures that its words hold (verdict/advice.py)."""
+    """A trouble, the first line that shows it, and the figures in its message (verdict/advice.py)."""
 
     trouble: Trouble
     line: int
@@ -39,8 +39,8 @@ class Sighting:
 
 
 def check_diagnosis(evidence: Evidence) -> Iterator[Finding]:
-    """A finding for each known trouble of a load that went wrong, or each refusal of our own engine; for an unknown trouble, its
-    error and how far the load came. What ended from outside has no trouble to look for."""
+    """A finding for each known trouble of a load that went wrong; or for each refusal of our own engine; or, if the error is unknown, for that
+    error and how far the load came. A load that was ended from outside has no trouble to look for."""
     went_wrong = _went_wrong(evidence.log)
     found = sightings(evidence.log, whole_load=not went_wrong)
     for sighting in found:
@@ -56,12 +56,13 @@ def check_diagnosis(evidence: Evidence) -> Iterator[Finding]:
         return
     own = () if found else tuple(_refusals(evidence))
     yield from own
-    error, from_outside = evidence.attempt.error, evidence.process is not None and evidence.process[0] in OUTSIDE
-    died = error is not None and error.kind is Kind.DEATH  # which the step of the shape names
+    error = evidence.attempt.error
+    from_outside = evidence.process is not None and evidence.process[0] in ENDED_FROM_OUTSIDE
+    died = error is not None and error.kind is Kind.DEATH  # check_shape reports that
     if not found and not own and error is not None and not from_outside and not died:
         yield _finding(
             evidence,
-            f"no known trouble; the load had come to its stage {stage_of(error)}, and its error is: {error.text}"
+            f"no known trouble; the load had reached the stage {stage_of(error)}, and its error is: {error.text}"
             + _surfaced(evidence.attempt, error),
             "look for these words in the issues of unsloth and vLLM; loadcheck doctor looks at the machine",
             error.line,
@@ -70,20 +71,20 @@ def check_diagnosis(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _surfaced(attempt: Attempt, error: LogError) -> str:
-    """How the cause showed in the end, where another exception was raised from it."""
+    """The exception that surfaced in the end, if it is another one than the cause."""
     last = attempt.errors[-1]
     return f"; it surfaced as: {last.text}" if last.kind is Kind.EXCEPTION and last.text != error.text else ""
 
 
 def _refusals(evidence: Evidence) -> Iterator[Finding]:
-    """What our own engine refused, each with its fix."""
+    """Each refusal by our own engine, with its remedy."""
     for error in evidence.attempt.errors:
-        if (said := _OWN.fullmatch(error.text)) is not None:
-            yield _finding(evidence, said["what"], said["remedy"], error.line, REFUSED)
+        if (refusal := _OWN.fullmatch(error.text)) is not None:
+            yield _finding(evidence, refusal["what"], refusal["remedy"], error.line, REFUSED)
 
 
 def _went_wrong(log: ParsedLog) -> bool:
-    """A retry and a cut length are troubles too, though the load goes on."""
+    """Whether there is a trouble to look for. A retry and a cut length are troubles too, though the load goes on."""
     whole = all(attempt.outcome is Outcome.COMPLETED for attempt in log.attempts)
     return not whole or len(log.attempts) > 1 or log.last.reading("cut_length") is not None
 
@@ -94,10 +95,10 @@ def _finding(evidence: Evidence, why: str, remedy: str, line: int, trouble_id: s
 
 
 def sightings(log: ParsedLog, whole_load: bool = False) -> tuple[Sighting, ...]:
-    """Every known trouble that the log shows, in the order of its lines, but those that a more specific one hides.
+    """Every known trouble that the log shows, in the order of its lines, except those that a more specific one hides.
 
     Args:
-        whole_load: look only for those that a load which went well may have.
+        whole_load: look only for troubles that a load which went well may have.
     """
     looked_for = [trouble for trouble in load_troubles() if trouble.whole_load or not whole_load]
     found: dict[str, Sighting] = {}
@@ -116,7 +117,7 @@ def sightings(log: ParsedLog, whole_load: bool = False) -> tuple[Sighting, ...]:
 
 
 def _joined_errors(log: ParsedLog) -> Iterator[tuple[int, str]]:
-    """(line, text) of each error with the lines that a page may have broken off it, joined at the column and at blanks."""
+    """(line, text) of each error joined with the lines that may be its wrapped rest: without a blank, then with one."""
     errors = [error.line for attempt in log.attempts for error in attempt.errors][:MAX_MATCHES]
     for first_line, block in read_blocks(log.path) if errors else ():
         lines = [clean_line(line) for line in block.split("\n")]
@@ -135,14 +136,14 @@ _QUOTE = "`"
 
 
 def _is_quoted(before: str) -> bool:
-    """Whether a record that is no error quotes what stands behind these words of its line, as vLLM's of a low limit of open files:
-    "This can cause fd limit errors like`OSError: [Errno 24] Too many open files`" (vllm/utils.py:2081-2086).
+    """Whether text after `before`, the beginning of its line, is only quoted by a record that is not an error, such as vLLM's warning of a low limit
+    of open files: "This can cause fd limit errors like`OSError: [Errno 24] Too many open files`" (vllm/utils.py:2081-2086).
     """
     return before.count(_QUOTE) % 2 == 1 and _NO_ERROR.search(before) is not None
 
 
 def _first(trouble: Trouble, block: str, first_line: int, log: ParsedLog) -> Sighting | None:
-    """Where in a block of the log a trouble shows; None where it does not."""
+    """Where a block of the log first shows a trouble; None if it does not."""
     for anchor, pattern in trouble.phrases():
         if anchor not in block:
             continue
@@ -150,7 +151,7 @@ def _first(trouble: Trouble, block: str, first_line: int, log: ParsedLog) -> Sig
             line_start = block.rfind("\n", 0, match.start()) + 1
             before = block[line_start : match.start()]
             if EVENT_ANCHOR in before or _is_quoted(before):
-                continue  # an event of our own, which may quote anything, or a warning of what may come
+                continue  # an event of ours, which may quote anything, or a warning of what may happen
             line = first_line + block.count("\n", 0, match.start())
             figures = figures_of(trouble, {name: text for name, text in match.groupdict().items() if text is not None})
             if figures is not None and (not trouble.stages or stage_at(log, line) in trouble.stages):

@@ -1,6 +1,6 @@
-"""Whether the events of our own engine say what they are to say, each field of its type and in its bounds (logs/events.py).
+"""Whether each field of our engine's events has the right type and is within its bounds (logs/events.py).
 
-What the later steps read is then a number, a word or a flag, or there is a finding about it.
+A later step can rely on the fields that it reads: for every invalid one there is a finding.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from loadcheck.findings.finding import Check, Finding, Status
 
 
 def check_events(evidence: Evidence) -> Iterator[Finding]:
-    """A failure for each field that is no such value, where it is the first time."""
+    """A failure for each invalid field, once per event name and field."""
     seen: set[tuple[str, str]] = set()
-    for said in evidence.attempt.events:
-        for fault in said.faults:
-            if (said.name, fault.field) not in seen:
-                seen.add((said.name, fault.field))
-                yield Finding(figure=said.name, check=Check.RUN, status=Status.FAIL, measured=repr(fault.value)[:80],
-                              why=f"the engine's event {said.name} must say {fault.wanted} for {fault.field}",
-                              remedy="the log was damaged or edited: load it again", where=evidence.where(said.line))  # fmt: skip
+    for event in evidence.attempt.events:
+        for fault in event.faults:
+            if (event.name, fault.field) not in seen:
+                seen.add((event.name, fault.field))
+                yield Finding(figure=event.name, check=Check.RUN, status=Status.FAIL, measured=repr(fault.value)[:80],
+                              why=f"{fault.field} of the engine's event {event.name} must be {fault.wanted}",
+                              remedy="the log was damaged or edited: load it again", where=evidence.where(event.line))  # fmt: skip

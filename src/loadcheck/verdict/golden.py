@@ -1,4 +1,4 @@
-"""The last step: the ranges that this profile's figures had on this GPU."""
+"""Compares figures with the ranges that this profile's golden runs had on this GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loadcheck.verdict.card import is_described_otherwise
 
 
 def check_golden(evidence: Evidence) -> Iterator[Finding]:
-    """Every figure of env/expected for this profile and GPU; a figure that the log does not say fails."""
+    """Every figure of env/expected for this profile and GPU; a figure that is not in the log fails."""
     yield from _unknown_card(evidence)
     expected = None if is_described_otherwise(evidence) else evidence.expected
     if expected is None:
@@ -49,20 +49,20 @@ def check_golden(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-_FOLLOW = 2
-"""Figures that follow from the same fact of the host must be off before the fact is. 1 MiB more in use on a T4 moves its utilization, its
-blocks and its concurrency; the other three are printed too coarsely to move before 16 MiB (106 to 122 MiB in use, by the formulas)."""
+_MIN_OFF = 2
+"""How many figures that follow from the same fact of the host must be off before the fact is taken to differ. 1 MiB more in use on a T4 moves its
+utilization, its blocks and its concurrency; the other three are printed too coarsely to move before 16 MiB (106 to 122 MiB in use, by the formulas)."""
 
 
 def _facts_of_another_host(evidence: Evidence, expected: Expected) -> set[str]:
-    """The facts in which this run's host is not the basis's: several figures that follow from the fact are off.
+    """The facts in which this host differs from that of the golden runs: several figures that follow from the fact are off.
 
-    One alone that is off was changed. A run of ours has the fact itself, and is predicted from it to the byte.
+    A single figure that is off was changed. A run of ours records the fact itself, and is predicted from it to the byte.
     """
     facts = {allowed.host for allowed in expected.figures.values() if allowed.host is not None}
     if evidence.attempt.last(Device) is not None:
         return set(facts)
-    return {fact for fact in facts if _num_off(evidence, expected, fact) >= _FOLLOW}
+    return {fact for fact in facts if _num_off(evidence, expected, fact) >= _MIN_OFF}
 
 
 def _num_off(evidence: Evidence, expected: Expected, fact: str) -> int:
@@ -72,7 +72,7 @@ def _num_off(evidence: Evidence, expected: Expected, fact: str) -> int:
 
 
 def _unknown_card(evidence: Evidence) -> Iterator[Finding]:
-    """A note where the log's card is none of env/gpus.toml: there are no ranges for it, and wider bands hold."""
+    """A note if the log's card is not in env/gpus.toml: there are no ranges for it, and wider bands apply."""
     reading = evidence.attempt.reading("gpu_name")
     if reading is not None and evidence.gpu is None:
         yield Finding(
@@ -82,12 +82,12 @@ def _unknown_card(evidence: Evidence) -> Iterator[Finding]:
 
 
 def within(reading: Reading, allowed: Range) -> bool:
-    """Whether what was read lies in the range, at the precision it was printed with."""
+    """Whether a reading is in the range, at the precision that it was printed with."""
     edge = reading.spec.to_edge(reading.value, reading.decimals)
     if allowed.exactly is not None:
         if isinstance(allowed.exactly, str) or isinstance(edge, str):
             return edge == allowed.exactly
-        # what our own engine says to the byte is compared as the log would print it
+        # what our own engine reports to the byte is compared at the precision of the log's other lines
         return edge == allowed.exactly or (
             reading.decimals is not None and reading.agrees(reading.spec.from_edge(allowed.exactly))
         )
@@ -96,7 +96,7 @@ def within(reading: Reading, allowed: Range) -> bool:
 
 
 def show(allowed: Range) -> str:
-    """A range for a person."""
+    """A range for people to read."""
     return str(allowed.exactly) if allowed.exactly is not None else f"{allowed.low} to {allowed.high}"
 
 

@@ -1,7 +1,7 @@
-"""The second step: what must hold between the figures of any log, whatever the model, the GPU and the settings.
+"""Checks the identities: what must hold between the figures of any log, whatever the model, the GPU and the settings.
 
 Each identity is checked on the printed numbers as intervals, so it fails exactly when no true values could have been printed
-that way. They catch a wrong model name and an edited log. Which there are, the log's stack knows.
+that way. Identities catch a wrong model name and an edited log. Each stack defines its own.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def check_identities(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _agreement(evidence: Evidence) -> Iterator[Finding]:
-    """A figure that several lines say is the same in all of them, as far as each prints it."""
-    said_anew = evidence.stack.said_anew(evidence.attempt)
+    """A figure that several lines state must be the same in all of them, to the precision of each."""
+    restated = evidence.stack.restated_figures(evidence.attempt)
     by_attribute: dict[str, list[Reading]] = {}
     for reading in evidence.attempt.readings:
         by_attribute.setdefault(reading.attribute, []).append(reading)
     for attribute, readings in by_attribute.items():
-        if attribute in said_anew:
+        if attribute in restated:
             continue
         clash = _clash(readings)
         if clash:
@@ -41,9 +41,9 @@ def _agreement(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _clash(readings: list[Reading]) -> tuple[Reading, Reading] | None:
-    """Two readings that cannot both be true, the earlier line first; None where all can.
+    """Two readings that cannot both be true, the earlier line first; None if all can.
 
-    Intervals meet two by two just where the highest of their low ends is not above the lowest of their high ends.
+    All intervals overlap pairwise exactly if the highest of their low ends is not above the lowest of their high ends.
     """
     if readings[0].spec.kind is Kind.TEXT:
         other = next((reading for reading in readings if not _same(readings[0], reading)), None)
@@ -62,10 +62,10 @@ def _same(first: Reading, second: Reading) -> bool:
 
 
 def _base(text: str) -> str:
-    """A model may be named with or without its owner, and in any case."""
+    """A model's name without its owner, in lower case: lines may differ in both."""
     return text.rstrip("/").rsplit("/", 1)[-1].lower()
 
 
 def skipped(check: Check, why: str) -> Finding:
-    """A step that could not be taken."""
+    """The finding of a step that was skipped."""
     return Finding(figure=check.value, check=check, status=Status.SKIPPED, why=why)

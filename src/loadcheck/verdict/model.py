@@ -1,4 +1,4 @@
-"""The third step: what was measured against what was predicted from this run's own free memory and settings."""
+"""Compares what was measured with what was predicted from this run's own free memory and settings."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from loadcheck.figures import figure_specs
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status
 
-# Not predicted from anything: what the load is of, and how long it took.
+# Inputs of the prediction.
 _NOT_COMPARED = {"model", "gpu_name"}
 
 
 def check_model(evidence: Evidence) -> Iterator[Finding]:
-    """Every predicted figure that the log says: equal to the printed digit, or within the band that physics gives it."""
+    """Every predicted figure that the log states: equal to the printed digit, or within its physical band."""
     predicted = evidence.predicted
     if predicted is None:
         if evidence.prediction_note:

@@ -1,11 +1,11 @@
-"""What only a run of ours can show: the model answered, the adapters trained, and the process ended by itself."""
+"""Checks what only a run of ours can show: the model answered, the adapters trained, and the process exited by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from loadcheck.findings.evidence import Evidence
-from loadcheck.findings.finding import Check, Finding, Status, held
+from loadcheck.findings.finding import Check, Finding, Status, run_finding
 from loadcheck.logs.attempt import MAX_KEPT
 from loadcheck.logs.event import Event, name_of
 from loadcheck.logs.events import (
@@ -31,7 +31,7 @@ def check_run(evidence: Evidence) -> Iterator[Finding]:
     """The end of the process, the answer and the training steps, where the run is ours."""
     if evidence.process is not None:
         yield process_finding(*evidence.process)
-        yield from _unsaid(evidence)
+        yield from _missing_events(evidence)
     if not evidence.attempt.events:
         return
     yield from check_events(evidence)
@@ -46,14 +46,14 @@ def check_run(evidence: Evidence) -> Iterator[Finding]:
     if (trained := evidence.attempt.last(Trained)) is not None:
         yield from _training(trained, evidence.attempt.all(Stepped))
     yield from _steps_taken(evidence)
-    # The first logs that have this event (tests/runs/h200) compare no weights: what they do not say is not judged.
+    # In the first logs with this event (tests/runs/h200) the weights were not compared, so it is not judged.
     if (saved := evidence.attempt.last(SavedAdapter)) is not None and saved.same_weights is not None:
-        yield held("saved adapter", _is_same(saved), "the saved adapters are those in memory, and begin to answer alike",
+        yield run_finding("saved adapter", _is_same(saved), "the saved adapters are those in memory, and begin to answer alike",
                     "what was written is not what was trained; look for a full disk")  # fmt: skip
 
 
-def _unsaid(evidence: Evidence) -> Iterator[Finding]:
-    """A library that ends the process with exit code 0 has it end well, whatever was still to be done."""
+def _missing_events(evidence: Evidence) -> Iterator[Finding]:
+    """Exit code 0 alone does not prove a whole load: a library may exit with it before the work is done."""
     assert evidence.process is not None
     outcome, _ = evidence.process
     profile = evidence.profile
@@ -70,9 +70,9 @@ def _unsaid(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _events_of(profile: Profile) -> Iterator[type[Event]]:
-    """What a load of this profile says in any case (stacks/unsloth_vllm/engine.py, stacks/transformers_cpu/engine.py: run)."""
+    """The events that every load of this profile prints (stacks/unsloth_vllm/engine.py, stacks/transformers_cpu/engine.py: run)."""
     trains = profile.training.steps > 0
-    if not profile.on_cpu:  # of the CPU's, verdict/shape.py asks for the others
+    if not profile.on_cpu:  # verdict/shape.py requires the other events of the CPU's engine
         yield from (WeightsReady, Imported, Device, Loaded, Peak)
         if profile.adapters is not None:
             yield Attached
@@ -86,7 +86,7 @@ def _events_of(profile: Profile) -> Iterator[type[Event]]:
 
 
 def process_finding(outcome: str, reason: str, again: str = "load it again") -> Finding:
-    """A process that did not end by itself, or not well, fails the run, whatever its log says; `again` is what mends an interruption."""
+    """A process that failed, or did not exit by itself, fails the run, whatever its log says; `again` is the remedy for an interruption."""
     ok = outcome == "completed"
     remedy = again if outcome == "interrupted" else "see the end of load.log in the run folder"
     why = "the process ended by itself" if ok else reason or f"the run is {outcome}: its parent did not see the end"
@@ -101,7 +101,7 @@ _ANSWER_REMEDY = (
 
 
 def _answer(evidence: Evidence, answer: Answer) -> Finding:
-    """At least one token, and the expected word where the weights are real; after training the model may say something else."""
+    """At least one token, and the expected word if the weights are real; after training the model may answer otherwise."""
     expected = (answer.expected or _word_asked_for(evidence)) if isinstance(answer, Answered) else None
     text = answer.text or ""
     found = expected is None or (answer.found is True and expected.lower() in text.lower())
@@ -116,29 +116,29 @@ def _answer(evidence: Evidence, answer: Answer) -> Finding:
 
 
 def _length(evidence: Evidence, answer: Answer) -> Iterator[Finding]:
-    """No more tokens than the run asked for, of a prompt that has some; said only where it is not so."""
+    """A failure if the answer has more tokens than the run asked for, or the prompt has none."""
     if evidence.process is None or evidence.profile is None:
         return
     most, num_tokens = evidence.profile.generation.max_new_tokens, answer.num_new_tokens
     if (num_tokens is not None and num_tokens > most) or answer.num_prompt_tokens == 0:
-        yield held(f"{name_of(type(answer))} tokens", False,
+        yield run_finding(f"{name_of(type(answer))} tokens", False,
                    f"{num_tokens} tokens to a prompt of {answer.num_prompt_tokens}, where at most {most} were asked for",
                    "the log was edited, or is of another run; load it again")  # fmt: skip
 
 
 def _word_asked_for(evidence: Evidence) -> str | None:
-    """What the answer of a run of ours must hold."""
+    """The word that the answer of a run of ours must contain."""
     return None if evidence.process is None or evidence.profile is None else evidence.profile.expected_word
 
 
 def _adapters_used(evidence: Evidence, answer: Answer) -> Iterator[Finding]:
-    """vLLM answers without adapters as readily as with them, and says which it did (stacks/unsloth_vllm/session.py: list_loras)."""
+    """vLLM answers with or without adapters, and reports which it did (stacks/unsloth_vllm/session.py: list_loras)."""
     profile = evidence.profile
     if profile is None or answer.adapter_enabled is None:
         return
     wanted, used = profile.adapters is not None, answer.adapter_enabled
     why = f"adapters were {'' if wanted else 'not '}asked for, and the engine says that they were {'' if used else 'not '}used"
-    yield held(
+    yield run_finding(
         f"{name_of(type(answer))} adapters",
         used is wanted,
         why,
@@ -150,10 +150,10 @@ _BYTES_OF = {"torch.float32": 4, "torch.bfloat16": 2, "torch.float16": 2}
 
 
 def _adapter_bytes(attached: Attached) -> Iterator[Finding]:
-    """As many bytes as parameters of their type, to the byte; said only where it is not so."""
+    """A failure if the adapters' bytes are not exactly those of their parameters in their type."""
     size, trainable = _BYTES_OF.get(attached.adapter_dtype or ""), attached.trainable_params
     if size and trainable is not None and attached.adapter_bytes not in (None, trainable * size):
-        yield held("adapter bytes", False, f"{attached.adapter_bytes} bytes are not those of {trainable} parameters of {attached.adapter_dtype}",
+        yield run_finding("adapter bytes", False, f"{attached.adapter_bytes} bytes are not those of {trainable} parameters of {attached.adapter_dtype}",
                    "the log was damaged or edited; load it again")  # fmt: skip
 
 
@@ -163,32 +163,32 @@ def _steps_taken(evidence: Evidence) -> Iterator[Finding]:
         return
     asked, steps = evidence.profile.training.steps, evidence.attempt.all(Stepped)
     if len(evidence.attempt.events) >= MAX_KEPT:
-        return  # more steps than are kept of a log
+        return  # the log has more steps than are kept
     numbers = [step.step for step in steps]
     if asked or steps:
-        yield held("training steps", numbers == list(range(asked)), f"{asked} training steps were asked for, and the log has {len(steps)}",
+        yield run_finding("training steps", numbers == list(range(asked)), f"{asked} training steps were asked for, and the log has {len(steps)}",
                     "the training ended early, or lines are missing from the log; load it again")  # fmt: skip
     trained = evidence.attempt.last(Trained)
     if trained is not None and steps:
         losses, named = (steps[0].loss, steps[-1].loss), (trained.first_loss, trained.last_loss)
         has_losses = all(step.loss is not None for step in steps)
-        yield held("losses", has_losses and losses == named, "every step has a loss, and the summary of the training names the first and the last step's loss",
+        yield run_finding("losses", has_losses and losses == named, "every step has a loss, and the summary of the training names the first and the last step's loss",
                     "the log was damaged or edited; load it again")  # fmt: skip
 
 
 def _training(trained: Trained, steps: Sequence[Stepped]) -> Iterator[Finding]:
-    """The loss falls (after one step alone there is but one loss, a number), the adapters change and the base weights do not."""
+    """The loss falls (a single step has only one, which must be a number), the adapters change and the base weights do not."""
     first, last = trained.first_loss, trained.last_loss
     falls = first is not None and last is not None and (last < first or len(steps) == 1)
-    yield held("loss", falls, f"the loss goes from {_short(first)} to {_short(last)}", "lower the learning rate")
-    yield held("base weights", trained.base_unchanged is True, "training leaves the base weights as they are",
+    yield run_finding("loss", falls, f"the loss goes from {_short(first)} to {_short(last)}", "lower the learning rate")
+    yield run_finding("base weights", trained.base_unchanged is True, "training leaves the base weights as they are",
                 "the base weights were trained or damaged; load them anew")  # fmt: skip
-    yield held("adapter weights", trained.adapter_changed is True, "training changes the adapters",
+    yield run_finding("adapter weights", trained.adapter_changed is True, "training changes the adapters",
                 "the adapters got no gradient; check target_modules")  # fmt: skip
 
 
 def _is_same(saved: SavedAdapter) -> bool:
-    """To the byte; of the answers the first token, as their ends may differ by the order of a sum (stacks/unsloth_vllm/session.py)."""
+    """The weights to the byte; the answers in their first token, as later ones may differ by the order of a sum (stacks/unsloth_vllm/session.py)."""
     return saved.same_weights is True and bool(saved.num_same_tokens)
 
 

@@ -1,4 +1,4 @@
-"""The first step: every required line exactly once, one attempt, and a load that was finished."""
+"""Checks the shape of a log: one attempt, every required line exactly once, and a load that finished."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loadcheck.logs.formats import RUN_STAGES, LineFormat
 
 
 def check_shape(evidence: Evidence) -> Iterator[Finding]:
-    """One attempt, no error, finished, and no required line missing or doubled."""
+    """One attempt, no error, finished, and no required line missing or duplicated."""
     yield from _attempts(evidence)
     yield from _outcome(evidence)
     yield from _doubled(evidence)
@@ -27,7 +27,7 @@ def check_shape(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _one_card(evidence: Evidence) -> Iterator[Finding]:
-    """unsloth loads on one card: it hands vLLM no tensor_parallel_size (vllm_utils.py:955-1005), whose default is 1."""
+    """unsloth loads on one card: it passes no tensor_parallel_size to vLLM (vllm_utils.py:955-1005), whose default is 1."""
     size = evidence.attempt.reading("tensor_parallel_size")
     if size is not None and str(size.value) != "1" and evidence.attempt.reading("unsloth") is not None:
         yield _fail("tensor_parallel_size", f"unsloth loads on one card, and this engine is spread over {size.show()}",
@@ -55,7 +55,7 @@ def _attempts(evidence: Evidence) -> Iterator[Finding]:
 
 
 def check_errors(evidence: Evidence) -> Iterator[Finding]:
-    """What the log says that ended it; nothing where it says no such thing."""
+    """What ended the load, by its log; nothing if the log has no error."""
     attempt = evidence.attempt
     if attempt.outcome is Outcome.FAILED and (error := attempt.error) is not None:
         yield _fail("error", _ended(attempt, error), _ending_fix(attempt), evidence.where(error.line))
@@ -74,7 +74,7 @@ def _outcome(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _ended(attempt: Attempt, error: LogError) -> str:
-    """What ended a load: its cause, and how that surfaced where the log says that last."""
+    """What ended a load: its cause, and the error or signal that it surfaced as."""
     last = attempt.errors[-1]
     death = attempt.death
     if error.kind is Kind.DEATH:
@@ -90,7 +90,7 @@ _NATIVE_SIGNALS = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE")
 
 def _signal_words(name: str) -> str:
     if name == "SIGKILL":
-        return "ended by SIGKILL, most likely the kernel for want of host memory"
+        return "ended by SIGKILL, most likely by the kernel for lack of host memory"
     return f"ended by {name}" + (": native code crashed" if name in _NATIVE_SIGNALS else "")
 
 
@@ -101,7 +101,7 @@ def _ending_fix(attempt: Attempt) -> str:
 
 
 def _last_stage(attempt: Attempt) -> str:
-    """The stage of the log's last line of a load, or the last event where our own engine alone says how far it came."""
+    """The last stage in the log; on the CPU, where only our own engine reports its progress, the last event."""
     return attempt.events[-1].name if attempt.last(Started) else attempt.stage.name.lower()
 
 
@@ -121,7 +121,7 @@ def _missing_lines(evidence: Evidence) -> Iterator[Finding]:
     required = [*evidence.stack.required_lines(attempt, profile)]
     if profile is not None and profile.adapters is not None:
         required.append("patched")
-    if attempt.outcome is not Outcome.COMPLETED:  # what comes after the end is no further finding
+    if attempt.outcome is not Outcome.COMPLETED:  # lines that would have come after the end are not reported
         required = [name for name in required if formats[name].stage <= attempt.stage]
     missing = [
         name
@@ -131,14 +131,14 @@ def _missing_lines(evidence: Evidence) -> Iterator[Finding]:
     named: set[str] = set()
     for name in missing:
         format = formats[name]
-        unsaid = _unsaid(attempt, format)
-        figure = next((each for each in unsaid if each not in named), name)
+        lost = _figures_only_of(attempt, format)
+        figure = next((each for each in lost if each not in named), name)
         named.add(figure)
         scope = "the log" if format.stage in RUN_STAGES else "the last attempt"
         yield _fail(
             figure,
             f"the line `{name}` ({format.source}) is not in {scope}"
-            + (f", so it does not say {', '.join(unsaid)}" if unsaid else ""),
+            + (f", so it does not say {', '.join(lost)}" if lost else ""),
             "keep the whole output of the load, stdout and stderr",
             evidence.where(None),
             missing=True,
@@ -148,8 +148,8 @@ def _missing_lines(evidence: Evidence) -> Iterator[Finding]:
                       why="every required line is there exactly once")  # fmt: skip
 
 
-def _unsaid(attempt: Attempt, format: LineFormat) -> list[str]:
-    """The figures of a line that no other line says."""
+def _figures_only_of(attempt: Attempt, format: LineFormat) -> list[str]:
+    """The figures of a missing line that no other line states."""
     specs = (figure_specs().get(capture.attribute) for capture in format.captures)
     return [spec.name for spec in specs if spec is not None and attempt.reading(spec.attribute) is None]
 

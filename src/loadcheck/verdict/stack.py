@@ -1,4 +1,4 @@
-"""Whether the log is of the pinned stack and of the profile's own settings: unlike runs are not compared."""
+"""Whether the log is of the pinned stack and has the profile's settings: runs that differ in them are not compared."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.logs.events import Imported, Started
 from loadcheck.specs.model import find_model, is_dynamic
 from loadcheck.specs.profile import Profile
-from loadcheck.specs.settings import said_by, settings_of
+from loadcheck.specs.settings import figures_of_settings, settings_of
 from loadcheck.specs.versions import is_release, load_versions, release_of
 
-OF_LOG = {flag.setting.figure: flag for flag in settings_of(Profile) if flag.setting.figure}
-SETTINGS = ("model", "max_model_len", "quantization", *OF_LOG, "conservativeness", "gpu_memory_utilization_pct")
-"""The figures that are settings, or follow from one alone."""
-ASSERTED = ("unsloth", "vllm", "torch", "cuda", "triton", "transformers", "xformers")
+FLAG_BY_FIGURE = {flag.setting.figure: flag for flag in settings_of(Profile) if flag.setting.figure}
+SETTINGS = ("model", "max_model_len", "quantization", *FLAG_BY_FIGURE, "conservativeness", "gpu_memory_utilization_pct")
+"""The figures that are settings, or follow from a single one."""
+VERSION_FIGURES = ("unsloth", "vllm", "torch", "cuda", "triton", "transformers", "xformers")
 
 
 def check_stack(evidence: Evidence) -> Iterator[Finding]:
-    """The versions that the log says against the pins, and its settings against the profile's."""
-    for package in ASSERTED:
+    """The log's versions against the pins, and its settings against the profile's."""
+    for package in VERSION_FIGURES:
         if (reading := evidence.attempt.reading(package)) is not None:
             yield _version(evidence, package, reading)
     yield from _installed(evidence)
@@ -40,7 +40,7 @@ def _version(evidence: Evidence, package: str, reading: Reading) -> Finding:
     if release_of(value) == release_of(pinned) and value != release_of(value):
         built = f"a build of its own, and the pin is {pinned} for CUDA {load_versions().version('cuda')}"
     finding = evidence.finding(reading, Check.STACK, False, predicted=pinned, why=built, remedy=_OTHER_STACK)
-    # a build that cannot have used an NVIDIA GPU is no other stack, but no such load
+    # a build that cannot use an NVIDIA GPU is not another stack: such a load is impossible
     if is_gpu and _NO_CUDA.search(value):
         return finding
     if evidence.stack.note and not evidence.strict_stack:
@@ -56,14 +56,12 @@ _OTHER_STACK = (
 
 
 def _refuse(finding: Finding, strict: bool) -> Finding:
-    """In a run of ours drift is a failure; a log from elsewhere is only not comparable."""
-    if strict:
-        return finding
-    return Finding(**{name: getattr(finding, name) for name in Finding.__slots__} | {"status": Status.REFUSED})
+    """In a run of ours drift is a failure; a log from elsewhere is only refused."""
+    return finding if strict else replace(finding, status=Status.REFUSED)
 
 
 def _installed(evidence: Evidence) -> Iterator[Finding]:
-    """What our own engine says is installed, package by package."""
+    """The packages that our own engine reports as installed."""
     event = evidence.attempt.last(Imported) or evidence.attempt.last(Started)
     if event is None or event.versions is None:
         return
@@ -74,7 +72,7 @@ def _installed(evidence: Evidence) -> Iterator[Finding]:
             continue
         pinned = pins[package].version
         same = value.partition("+")[0] == pinned if on_cpu else is_release(value, pinned)
-        if not same or package not in ASSERTED:  # what the log's other lines say too is said once
+        if not same or package not in VERSION_FIGURES:  # those are checked by the log's other lines
             yield Finding(figure=package, check=Check.STACK, status=Status.OK if same else Status.FAIL,
                           predicted=pinned, measured=value, why=pins[package].source,
                           remedy="" if same else "install from the lock again: make clean load")  # fmt: skip
@@ -85,7 +83,7 @@ def _settings(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
     wanted: dict[str, Value] = {
         "max_model_len": profile.max_seq_length,
         "quantization": "nf4" if profile.load_in_4bit else "16bit",
-        **said_by(profile),
+        **figures_of_settings(profile),
         "conservativeness": profile.conservativeness,
     }
     for attribute, value in wanted.items():
@@ -109,15 +107,15 @@ def _settings(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
 
 
 def _settings_remedy(evidence: Evidence, other: str) -> str:
-    """A run of ours is judged by its own settings alone; a log from elsewhere may be of others."""
+    """A run of ours is judged only by its own settings; a log from elsewhere may be checked with others."""
     remedy = "load with this profile's model and settings"
     return remedy if evidence.process is not None else f"{remedy}, or check with {other}"
 
 
 def _flag(reading: Reading) -> str:
-    """The flag that has `check` judge by what the log says."""
+    """The flag that makes `check` judge by the log's setting."""
     value = reading.value
-    if (flag := OF_LOG.get(reading.attribute)) is not None:
+    if (flag := FLAG_BY_FIGURE.get(reading.attribute)) is not None:
         return flag.set_to(value == "True" if flag.kind is bool else value)
     flags = {
         "max_model_len": f"--max-seq-length {value}",
@@ -128,7 +126,7 @@ def _flag(reading: Reading) -> str:
 
 
 def _utilization(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
-    """A share of the card that the profile's share of the free memory does not give: the load was made with another one."""
+    """A failure if the printed share of the card does not follow from the profile's share of the free memory: the load had another setting."""
     reading = evidence.attempt.reading("gpu_memory_utilization_pct")
     predicted = None if evidence.predicted is None else evidence.predicted.gpu_memory_utilization_pct
     if reading is None or not predicted or reading.agrees(predicted):

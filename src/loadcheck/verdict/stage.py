@@ -1,4 +1,4 @@
-"""Where a load ran out of memory: by the frames of its traceback, else by how far its log had come."""
+"""At which stage a load failed: by the frames of its traceback, or else by how far its log had come."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from loadcheck.logs import LogError, ParsedLog
 
 UNKNOWN = "unknown"
-"""Nothing of a load, and no frame that tells, stands before the error."""
+"""No line of a load and no telling frame comes before the error."""
 _SAMPLER = re.compile(r"warming up (?:the )?sampler")  # vllm 0.8 on, v1/worker/gpu_model_runner.py
 # The innermost work that a frame names, most specific first. Files and functions of unsloth 2025.2.5, unsloth_zoo 2025.2.4, trl 0.14,
 # transformers 4.48.2, vllm 0.7.2 and, for V1, vllm 0.8 to 0.13.
@@ -23,7 +23,7 @@ FRAMES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         (
             "unknown",
             r"unsloth/save\.py|\bin (?:_merge_lora|merge_and_unload)\b",
-        ),  # merging and saving, which no stage is for
+        ),  # merging and saving have no stage
         (
             "training",
             r"\bin (?:training_step|_inner_training_loop|compute_loss|_fast_train|backward|_engine_run_backward|_init_group|init_state)\b|"
@@ -54,7 +54,7 @@ FRAMES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 
 
 def stage_of(error: LogError) -> str:
-    """The stage of an error, in the words of specs.trouble.StageName."""
+    """The stage of an error, as one of specs.trouble.StageName."""
     if _SAMPLER.search(error.text):
         return "sampler"
     for stage, pattern in FRAMES:
@@ -64,7 +64,7 @@ def stage_of(error: LogError) -> str:
 
 
 def stage_at(log: ParsedLog, line: int) -> str:
-    """The stage of the error on a line; of words that are no error of their own, how far the log had come at its end."""
+    """The stage of the error on a line; if the line is not an error itself, the stage that the log reached in the end."""
     for attempt in log.attempts:
         for error in attempt.errors:
             if error.line == line:

@@ -1,4 +1,4 @@
-"""Judging a training: its memory against the prediction, and the silent faults that make a good-looking run worth nothing."""
+"""Judges a training: its memory against the prediction, and the silent faults that make a good-looking run worthless."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import sqrt
 from statistics import mean, variance
 
 from loadcheck.findings.evidence import Evidence
-from loadcheck.findings.finding import Check, Finding, Status, Verdict, held
+from loadcheck.findings.finding import Check, Finding, Status, Verdict, run_finding
 from loadcheck.logs.event import Event, EventT, name_of
 from loadcheck.logs.events import (
     Attached,
@@ -32,25 +32,25 @@ from loadcheck.verdict.shape import check_errors
 from loadcheck.verdict.stack import check_stack
 from loadcheck.workloads.peaks import Peaks
 
-WHOSE = {
+LEARNED_WORDS = {
     "assistant": "the assistant's",
     "text": "of plain texts all are",
     "all": "all, as the template does not tell the assistant's",
 }
-"""The tokens that are learned, by the event's word for them (stacks/rows.py: Learned)."""
+"""Which tokens are learned, by the event's value (stacks/rows.py: Learned)."""
 EVENTS: tuple[type[Event], ...] = (WeightsReady, TrainData, Attached, TrainRows, TrainBegin, TrainDone, TrainPeak, Done)
-"""What every training says (stacks/trainer.py, engines/training.py)."""
+"""The events that every training prints (stacks/trainer.py, engines/training.py)."""
 AGAIN = "go on from its newest checkpoint with `loadcheck train --resume RUN`; without one (--save-steps), train again"
 MIN_STEPS = 8
-"""Of fewer steps the loss says nothing: batches differ by more than what is learned."""
+"""Over fewer steps the loss tells nothing: batches differ by more than is learned."""
 NOISE_ERRORS = 2
-"""Standard errors by which the loss of packed rows may rise, which says nothing: a row begins in the middle of an example, and some hold little that
-is learned. Of 46 rows of 64 tokens (examples/glossary.jsonl) it rose by 0.18, as the last rows are harder: without training by 0.73."""
+"""Standard errors by which the loss of packed rows may rise without meaning anything: a row may begin in the middle of an example, and some hold
+little that is learned. Over 46 rows of 64 tokens (examples/glossary.jsonl) it rose by 0.18, as the last rows are harder: without training by 0.73."""
 UNEVEN_SHARE = 0.02
-"""Of the allocated peak: with rows of several lengths, the largest batch may not be the one that the prediction is for."""
+"""Tolerance on the allocated peak if rows differ in length: the largest batch may not be the predicted one."""
 GRPO_SHARE = 0.005
 DEVICE_SHARE = 0.01
-"""Of the card's peak, whose gaps between torch's blocks are simulated: of 32 trainings on an H100 and an H200 SFT was
+"""Tolerance on the card's peak, as the gaps between torch's blocks are simulated: of 32 trainings on an H100 and an H200 SFT was
 within 0.5 %, GRPO within 0.8 % (docs/training.md)."""
 
 
@@ -59,9 +59,9 @@ class TrainEvidence:
     """What a judgement of a training looks at.
 
     Attributes:
-        evidence: of its log, as of a load's.
-        steps: of steps.jsonl.
-        peaks: predicted for the run's own longest batch; None where the run did not come so far.
+        evidence: that of its log, as for a load.
+        steps: the steps in steps.jsonl.
+        peaks: predicted for the run's own longest batch; None if the run had no batch.
     """
 
     evidence: Evidence
@@ -74,7 +74,7 @@ class TrainEvidence:
 
 
 def judge_training(found: TrainEvidence) -> Verdict:
-    """Every finding on the training; one that fails fails it."""
+    """All findings on the training; a single failure fails it."""
     return Verdict(tuple(_findings(found)))
 
 
@@ -87,8 +87,8 @@ def _findings(found: TrainEvidence) -> Iterator[Finding]:
     yield from check_model(evidence)
     yield from check_events(evidence)
     if evidence.process[0] == "completed":
-        yield from _unsaid(found)
-        yield from check_errors(evidence)  # of one that did not end by itself `process` and the diagnosis say why
+        yield from _missing_events(found)
+        yield from check_errors(evidence)  # otherwise the findings `process` and the diagnosis tell why it ended
     if (rows := found.last(TrainRows)) is not None:
         yield from _rows(found, rows)
     if (done := found.last(TrainDone)) is not None:
@@ -97,64 +97,66 @@ def _findings(found: TrainEvidence) -> Iterator[Finding]:
     yield from _memory(found)
 
 
-def _unsaid(found: TrainEvidence) -> Iterator[Finding]:
+def _missing_events(found: TrainEvidence) -> Iterator[Finding]:
     for kind in EVENTS:
         if found.last(kind) is None:
             why = f"the process ended by itself, but its event `{name_of(kind)}` is not in the log"
-            yield held(name_of(kind), False, why, "see the end of load.log")
+            yield run_finding(name_of(kind), False, why, "see the end of load.log")
 
 
 # ------------------------------------------------------------------------------------------------------------------ the rows
 
 
 def _rows(found: TrainEvidence, rows: Rows) -> Iterator[Finding]:
-    """Nothing cut in silence, something to learn in every row, each with its end, and the tokens those that were counted before."""
+    """No row was cut silently, there are labels, each answer's end is learned, and the tokens equal those counted before."""
     num_rows, num_cut = rows.num_rows, rows.num_cut_rows
     if num_rows is None or num_cut is None:
-        yield held(
+        yield run_finding(
             "rows",
             False,
-            "how many rows there are, or were cut, is not in the log",
-            "see load.log: an event of it is damaged",
+            "the number of rows, or of rows that were cut, is not in the log",
+            "see load.log: one of its events is damaged",
         )
         return
     packing = found.job.settings.packing
     yield _packed(found, rows) if packing else _cut(found, num_rows, num_cut)
     counted = found.last(TrainData)
     if counted is not None:
-        same = all(getattr(rows, name) == getattr(counted, name) for name in _OF_ROWS)
-        yield held("template", same, "the trainer's tokenizer makes the same tokens and labels as the model's own",
+        same = all(getattr(rows, name) == getattr(counted, name) for name in _ROW_FIELDS)
+        yield run_finding("template", same, "the trainer's tokenizer makes the same tokens and labels as the model's own",
                     "the engine changed the tokenizer or its template: train with the model's own")  # fmt: skip
     if found.job.settings.method == "sft":
         num_unended = (rows.num_unended_rows or 0) if packing else num_cut
         yield from _labels(rows, num_rows - num_unended)
 
 
-_OF_ROWS = tuple(Rows.__annotations__)
-"""What both events say of the rows, without when they say it."""
+_ROW_FIELDS = tuple(Rows.__annotations__)
+"""The fields of both events, without their time."""
 
 
 def _cut(found: TrainEvidence, num_rows: int, num_cut: int) -> Finding:
-    said = (
+    cut_words = (
         "no row was cut"
         if not num_cut
         else f"{num_cut} of {num_rows} rows were cut to {found.job.limit_tokens} tokens, as asked"
     )
     ok = not num_cut or found.job.truncate
-    return held("rows", ok, f"{num_rows} rows: {said}", "raise --max-seq-length, or say --truncate")
+    return run_finding("rows", ok, f"{num_rows} rows: {cut_words}", "raise --max-seq-length, or give --truncate")
 
 
 def _packed(found: TrainEvidence, rows: Rows) -> Finding:
-    """Whether the packed rows are full, and so were those of every step; what packing cut and left out is said."""
+    """Whether the packed rows are full, in every step; the finding also tells what packing split and left out."""
     length, num_packed = found.job.limit_tokens, rows.num_packed_rows or 0
     full = num_packed > 0 and rows.num_tokens == num_packed * length
     odd = [step for step in found.steps if step.longest_tokens != length or (step.num_tokens or 0) % length]
     why = f"{packed_words(rows)}; {len(found.steps) - len(odd)} of {len(found.steps)} steps had full rows alone"
-    return held("rows", full and not odd, why, "the trainer got other rows than those that were packed: train again")
+    return run_finding(
+        "rows", full and not odd, why, "the trainer got other rows than those that were packed: train again"
+    )
 
 
 def packed_words(rows: Rows) -> str:
-    """What became of the data's rows."""
+    """What packing did with the data's rows."""
     counts = (
         rows.num_rows,
         rows.num_packed_rows,
@@ -167,18 +169,18 @@ def packed_words(rows: Rows) -> str:
         "(not in log)" if count is None else f"{count:,}" for count in counts
     )
     return (
-        f"{num} examples packed into {packed} rows of {length} tokens: {split} go on in the next row, tokens left out as they fill none "
-        f"{left_out}, ends not learned {unended}"
+        f"{num} examples packed into {packed} rows of {length} tokens; examples that go on in the next row: {split}; tokens left out, as they "
+        f"fill no row: {left_out}; ends not learned: {unended}"
     )
 
 
 def _labels(rows: Rows, num_whole: int) -> Iterator[Finding]:
     num_labels, num_tokens = rows.num_label_tokens or 0, rows.num_tokens or 0
-    whose = WHOSE.get(rows.labels or "all", WHOSE["all"])
-    yield held("labels", 0 < num_labels <= num_tokens, f"{num_labels:,} of {num_tokens:,} tokens are learned: {whose}",
+    whose = LEARNED_WORDS.get(rows.labels or "all", LEARNED_WORDS["all"])
+    yield run_finding("labels", 0 < num_labels <= num_tokens, f"{num_labels:,} of {num_tokens:,} tokens are learned: {whose}",
                 "every label is masked: see the roles of the data")  # fmt: skip
     num_ended = rows.num_ended_rows or 0
-    yield held("end of answers", num_ended >= num_whole, f"{num_ended} rows end with a token that ends the answer, and it is learned",
+    yield run_finding("end of answers", num_ended >= num_whole, f"{num_ended} rows end with a token that ends the answer, and it is learned",
                 "the template writes no end of turn: the model would not learn to stop")  # fmt: skip
 
 
@@ -187,45 +189,45 @@ def _labels(rows: Rows, num_whole: int) -> Iterator[Finding]:
 
 def _trained(found: TrainEvidence, done: TrainDone) -> Iterator[Finding]:
     planned, numbers = done.num_planned_steps or 0, [step.step for step in found.steps]
-    yield held("steps", numbers == list(range(1, planned + 1)), f"{planned} steps were to be taken, {len(numbers)} are in steps.jsonl",
+    yield run_finding("steps", numbers == list(range(1, planned + 1)), f"{planned} steps were to be taken, {len(numbers)} are in steps.jsonl",
                 "the training ended early, or steps.jsonl was damaged: train again")  # fmt: skip
     yield from _as_asked(found, done)
     grpo = found.job.settings.method == "grpo"
     learns = (
         "the rewards of every prompt's completions were the same" if grpo else "check target_modules and the labels"
     )
-    yield held("adapter weights", done.adapter_changed is True, "training changes the adapters",
+    yield run_finding("adapter weights", done.adapter_changed is True, "training changes the adapters",
                 f"the adapters got no gradient; {learns}")  # fmt: skip
-    yield held("base weights", done.base_unchanged is True, "training leaves the base weights as they are",
+    yield run_finding("base weights", done.base_unchanged is True, "training leaves the base weights as they are",
                 "the base weights were trained or damaged; load them anew")  # fmt: skip
-    yield held("saved adapter", done.saved_adapter_same is True, "the adapters on the disk are those in memory",
+    yield run_finding("saved adapter", done.saved_adapter_same is True, "the adapters on the disk are those in memory",
                 "what was written is not what was trained; look for a full disk")  # fmt: skip
     looked_at, learned = done.num_ends_looked_at, done.num_ends_learned or 0
     if looked_at and len(found.steps) >= MIN_STEPS:
-        yield held("stopping", learned > 0, f"asked for the end of {looked_at} answers, the model ends {learned}",
+        yield run_finding("stopping", learned > 0, f"asked for the end of {looked_at} answers, the model ends {learned}",
                     "train longer, or see whether the template's end of turn is the tokenizer's EOS")  # fmt: skip
 
 
 def _as_asked(found: TrainEvidence, done: TrainDone) -> Iterator[Finding]:
-    """What the trainer says of its steps against what was asked for and what is in steps.jsonl; said only where it is not so."""
+    """A failure for each difference between what the trainer reports of its steps, what was asked for, and steps.jsonl."""
     asked, steps = found.job.schedule.max_steps, found.steps
     if asked is not None and done.num_planned_steps != asked:
-        yield held("planned steps", False, f"{asked} steps were asked for, and the trainer planned {done.num_planned_steps}",
+        yield run_finding("planned steps", False, f"{asked} steps were asked for, and the trainer planned {done.num_planned_steps}",
                    "the trainer got other settings: train again")  # fmt: skip
-    said = done.num_steps, done.first_loss, done.last_loss
+    reported = done.num_steps, done.first_loss, done.last_loss
     kept = len(steps), *((steps[0].loss, steps[-1].loss) if steps else (None, None))
-    if said != kept:
-        yield held("summary", False, f"of its steps, their first and their last loss the engine says {said}, and steps.jsonl {kept}",
+    if reported != kept:
+        yield run_finding("summary", False, f"number of steps, first and last loss: the engine reports {reported}, steps.jsonl has {kept}",
                    "the run folder was damaged or edited: train again")  # fmt: skip
 
 
 def _losses(found: TrainEvidence) -> Iterator[Finding]:
-    """Each a number; of SFT they fall, by the means of the first and the last quarter."""
+    """Each loss is a number; those of SFT fall, by the means of the first and the last quarter."""
     losses = [step.loss for step in found.steps]
     known = [loss for loss in losses if loss is not None]
     if not losses:
         return
-    yield held("losses", len(known) == len(losses), f"{len(known)} of {len(losses)} steps have a loss that is a number",
+    yield run_finding("losses", len(known) == len(losses), f"{len(known)} of {len(losses)} steps have a loss that is a number",
                 "lower the learning rate; on a card before 8.0, gradients overflow in float16")  # fmt: skip
     if found.job.settings.method == "grpo":
         yield _rewards(found)
@@ -234,16 +236,16 @@ def _losses(found: TrainEvidence) -> Iterator[Finding]:
 
 
 def _rewards(found: TrainEvidence) -> Finding:
-    """Each a number; whether they rise within so many steps as one has time for, nobody can promise."""
+    """Each reward is a number. That they rise is not required: a short training cannot promise it."""
     rewards = [step.reward for step in found.steps]
     known = [reward for reward in rewards if reward is not None]
     ends = f", {known[0]:.3f} in the first and {known[-1]:.3f} in the last" if known else ""
     why = f"{len(known)} of {len(rewards)} steps have a mean reward that is a number{ends}"
-    return held("rewards", len(known) == len(rewards), why, "have the reward functions return numbers")
+    return run_finding("rewards", len(known) == len(rewards), why, "have the reward functions return numbers")
 
 
 def _falls(losses: Sequence[float], packed: bool) -> Finding:
-    """Whether the mean of the last quarter is below that of the first; of few steps nobody can tell, nor of a rise within the noise of packed rows."""
+    """Whether the mean of the last quarter is below that of the first; skipped for few steps, and for a rise within the noise of packed rows."""
     if len(losses) < MIN_STEPS:
         why = f"{len(losses)} steps are too few to see it fall"
         return Finding(figure="loss", check=Check.RUN, status=Status.SKIPPED, why=why)
@@ -254,7 +256,7 @@ def _falls(losses: Sequence[float], packed: bool) -> Finding:
     if packed and first <= last < first + noise:
         why += f", a rise of less than the {noise:.3f} that packed rows differ by"
         return Finding(figure="loss", check=Check.RUN, status=Status.SKIPPED, why=why)
-    return held("loss", last < first, why, "lower the learning rate, or look at the data")
+    return run_finding("loss", last < first, why, "lower the learning rate, or look at the data")
 
 
 # ---------------------------------------------------------------------------------------------------------------- the memory
@@ -288,26 +290,26 @@ def _peaks(found: TrainEvidence, peaks: Peaks) -> Iterator[tuple[str, int | None
 
 
 def _least_share(peaks: Peaks) -> float:
-    """Of the card's peak, what is left of it where torch gives back the gaps between its blocks."""
+    """The share of the card's peak that remains if torch frees the gaps between its blocks."""
     if peaks.least_device_bytes is None or not peaks.device_bytes:
         return 1.0
     return peaks.least_device_bytes / peaks.device_bytes
 
 
 def measured_allocated(found: TrainEvidence) -> int | None:
-    """torch's peak over the training, from right before the trainer is made; None on a CPU."""
+    """torch's peak over the training, counted from right before the trainer is made; None on a CPU."""
     begin = found.last(TrainBegin) or TrainBegin()
     return _largest([begin.train_peak_allocated_bytes, *(step.peak_allocated_bytes for step in found.steps)])
 
 
 def measured_device(found: TrainEvidence) -> int | None:
-    """The most that the card had in use, from right before the trainer is made: torch's reserve, and the rest as the driver says."""
+    """The most in use on the card, counted from right before the trainer is made: torch's reserve, and the rest by the driver."""
     begin = found.last(TrainBegin) or TrainBegin()
     return _largest([begin.train_device_used_bytes, *(step.device_used_bytes for step in found.steps)])
 
 
 def measured_host(found: TrainEvidence) -> int | None:
-    """The largest resident set of the training process."""
+    """The peak resident set of the training process."""
     return (found.last(TrainPeak) or TrainPeak()).train_peak_host_bytes
 
 
@@ -316,7 +318,7 @@ def _largest(values: Sequence[int | None]) -> int | None:
 
 
 def _allocated_band(found: TrainEvidence, peaks: Peaks) -> tuple[float, float]:
-    """To the byte where every row is as long as the longest; as shares of the prediction."""
+    """The range of the allocated peak, as shares of the prediction: exact if all rows have the same length."""
     if found.job.settings.method == "grpo":
         return 1 - GRPO_SHARE, 1 + GRPO_SHARE
     even = _unlearned_share(found, peaks) if _is_even(found) else 1 - UNEVEN_SHARE
@@ -324,18 +326,18 @@ def _allocated_band(found: TrainEvidence, peaks: Peaks) -> tuple[float, float]:
 
 
 def _resumed_share(found: TrainEvidence, peaks: Peaks) -> float:
-    """Of the allocated peak, what a resumed training has with the optimizer's paged states, which a checkpoint gives back as plain ones."""
+    """The share of the allocated peak that a resumed training may reach: a checkpoint restores the optimizer's paged states as plain tensors."""
     if found.job.resume_from is None or not peaks.allocated_bytes:
         return 1.0
     return 1 + peaks.paged_bytes / peaks.allocated_bytes
 
 
 INDEX_BYTES = 8
-"""Of each token that is learned the loss keeps its place (cut_cross_entropy/utils.py:31-53); the prediction is for all of them."""
+"""The loss keeps the index of each token that is learned (cut_cross_entropy/utils.py:31-53); the prediction counts all tokens."""
 
 
 def _unlearned_share(found: TrainEvidence, peaks: Peaks) -> float:
-    """Of the allocated peak, what is left of it where a whole batch had nothing to learn."""
+    """The share of the allocated peak that remains if no token of a batch is learned."""
     rows, settings = found.last(TrainRows), found.job.settings
     if rows is None or rows.num_label_tokens is None or rows.num_tokens is None or not peaks.allocated_bytes:
         return 1.0
@@ -345,7 +347,7 @@ def _unlearned_share(found: TrainEvidence, peaks: Peaks) -> float:
 
 
 def _first_step_share(found: TrainEvidence, peaks: Peaks) -> float:
-    """Of the allocated peak, what the first step has of it, where rows are even and no later one has all of them."""
+    """The share of the allocated peak that the first step reaches, if rows are even and no later step has them all."""
     even = found.job.settings.method == "sft" and _is_even(found)
     if not even or peaks.first_step_bytes is None or not peaks.allocated_bytes or _later_step_is_full(found):
         return 1.0
@@ -353,7 +355,7 @@ def _first_step_share(found: TrainEvidence, peaks: Peaks) -> float:
 
 
 def _later_step_is_full(found: TrainEvidence) -> bool:
-    """Whether a step after the first had all its batches, each with all its rows: of few rows the last step of an epoch has fewer."""
+    """Whether a step after the first had all batches with all rows: with few rows, the last step of an epoch has fewer."""
     settings = found.job.settings
     longest = max((step.longest_tokens or 0 for step in found.steps), default=0)
     full = settings.rows * settings.gradient_accumulation_steps * longest
@@ -361,15 +363,15 @@ def _later_step_is_full(found: TrainEvidence) -> bool:
 
 
 def _is_even(found: TrainEvidence) -> bool:
-    """Whether every row is as long as the longest, so that each batch is as large as the one that is predicted."""
+    """Whether all rows have the same length, so that each batch is as large as the predicted one."""
     rows = found.last(TrainRows)
     return rows is None or rows.num_shortest_tokens == rows.num_longest_tokens
 
 
 def _compared(figure: str, predicted: int, measured: int, low: float, high: float) -> Finding:
-    """`low` is 0 for a training that did not come to its end: its largest moment may have been still to come."""
+    """`low` is 0 for a training that did not finish: its peak may have been still to come."""
     ok = low * predicted <= measured <= high * predicted
-    why = f"measured {measured:,} bytes, predicted {predicted:,}, and {_band(low, high, predicted)}"
+    why = f"measured {measured:,} bytes, predicted {predicted:,}; must be {_band(low, high, predicted)}"
     return Finding(
         figure=figure, check=Check.MODEL, status=Status.OK if ok else Status.FAIL, predicted=round(to_gib(predicted), 2),
         measured=round(to_gib(measured), 2), low=round(to_gib(int(low * predicted)), 2), high=round(to_gib(int(high * predicted)), 2),
@@ -378,14 +380,14 @@ def _compared(figure: str, predicted: int, measured: int, low: float, high: floa
 
 
 SMALL_SHARE = 0.0005
-"""Below it a band in per cent says nothing."""
+"""Below this share a band is given in bytes, not in per cent."""
 
 
 def _band(low: float, high: float, predicted: int) -> str:
     if not low:
-        return f"until it ended early to be at most {100 * (high - 1):.1f} % above"
+        return f"at most {100 * (high - 1):.1f} % above, as the training ended early"
     if low == high:
-        return "to be equal to the byte"
+        return "equal to the byte"
     if high == 1 and low > 1 - SMALL_SHARE:
-        return f"to be at most {(1 - low) * predicted:,.0f} bytes below, as not all tokens are learned"
-    return f"to be equal from {100 * (low - 1):+.1f} to {100 * (high - 1):+.1f} %"
+        return f"at most {(1 - low) * predicted:,.0f} bytes below, as not all tokens are learned"
+    return f"within {100 * (low - 1):+.1f} to {100 * (high - 1):+.1f} %"

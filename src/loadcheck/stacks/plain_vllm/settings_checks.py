@@ -28,7 +28,9 @@ def check_settings(evidence: Evidence) -> Iterator[Finding]:
         **_graphs(profile),
     }
     why = f"profile {profile.name} has vLLM load with {{figure}} {{wanted}}"
-    yield from evidence.asked(wanted_of, why, "load with this profile's settings, or give the raw output of one load")
+    yield from evidence.setting_findings(
+        wanted_of, why, "load with this profile's settings, or give the raw output of one load"
+    )
 
 
 def _graphs(profile: Profile) -> dict[str, Value]:

@@ -81,7 +81,9 @@ def _settings(evidence: Evidence) -> Iterator[Finding]:
     if (dtype := evidence.attempt.reading("dtype")) is not None:
         wanted_of["compute_dtype"] = str(dtype.value)
     why = "unsloth loads with {figure} {wanted}"
-    yield from evidence.asked(wanted_of, why, "load with unsloth's own settings, or give the raw output of one load")
+    yield from evidence.setting_findings(
+        wanted_of, why, "load with unsloth's own settings, or give the raw output of one load"
+    )
 
 
 def _handed_on(evidence: Evidence) -> dict[str, str]:

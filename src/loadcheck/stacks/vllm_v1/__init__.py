@@ -53,7 +53,7 @@ class VllmV1(JudgedStack):
     def required_lines(self, attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
         return required_lines(attempt) if profile is None or profile.fast_inference else ()
 
-    def said_anew(self, attempt: Attempt) -> frozenset[str]:
+    def restated_figures(self, attempt: Attempt) -> frozenset[str]:
         lengths = {"max_model_len"} if attempt.formats["v1 auto-fit"] else set()
         return frozenset({"cuda_graph_bytes", "graph_capture_s", *lengths})
 

@@ -1,4 +1,4 @@
-"""Whether what was loaded is what was asked for: the engine, the quantization, the loader, and whose weights."""
+"""Whether what was loaded is what was requested: the engine, the quantization, the loader, and the source of the weights."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from loadcheck.specs.model import find_model, known_owners
 from loadcheck.specs.profile import Profile
 
 
-def check_asked(evidence: Evidence) -> Iterator[Finding]:
-    """Every line that says what the engine loaded, against what was asked for and what its stack asks the engine for."""
+def check_request(evidence: Evidence) -> Iterator[Finding]:
+    """Every line that states what the engine loaded, against what the user requested and what the stack passes to its engine."""
     yield from _owner(evidence)
     for check in evidence.stack.settings_checks:
         yield from check(evidence)
@@ -22,13 +22,13 @@ def check_asked(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _owner(evidence: Evidence) -> Iterator[Finding]:
-    """A note where a known model's name stands under another owner: the shape is judged, the weights are not known."""
+    """A note if a known model's name has another owner: the shape is judged, the weights are unknown."""
     noted: set[str] = set()
     for reading in evidence.attempt.readings_of("model"):
         name = str(reading.value)
         owner, slash, base = name.partition("/")
         if not slash or "/" in base or not owner or owner.startswith((".", "~")) or name in noted:
-            continue  # no name of the hub: a path
+            continue  # a path, not a hub name
         noted.add(name)
         model = find_model(name)
         if model is not None and owner.lower() not in known_owners(model):
@@ -40,7 +40,7 @@ def _owner(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _local(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
-    """A run of a directory of the user's own: what was loaded has that directory's name, and came from there."""
+    """A run of the user's own directory: what was loaded has the name of that directory and came from there."""
     reading = evidence.attempt.reading("model")
     if reading is not None and find_model(profile.model) is None:
         asked, loaded = _directory_name(profile.model), _directory_name(str(reading.value))
@@ -56,8 +56,8 @@ def _local(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
 
 
 def _directory_name(path: str) -> str:
-    """The last name of a directory, links followed where it is on this machine."""
+    """The last component of a directory's path, with links resolved if it is on this machine."""
     try:
         return Path(path).expanduser().resolve().name.lower()
-    except (OSError, RuntimeError, ValueError):  # no home, a ring of links, a name that is none
+    except (OSError, RuntimeError, ValueError):  # no home directory, a loop of links, an invalid path
         return Path(path).name.lower()
