@@ -1,4 +1,4 @@
-"""Cases of the pinned stack from their parts, as many tests make them."""
+"""Shortcuts that predict, fit and search on the pinned stack."""
 
 from loadcheck.predict import Card, Case, Prediction
 from loadcheck.predict.fit import Fit, Goal

@@ -1,4 +1,4 @@
-"""What every test may rely on: an environment of its own, and the files that several modules need."""
+"""What every test relies on: an isolated environment, and the files that several modules need."""
 
 import gc
 import locale
@@ -15,8 +15,8 @@ from typing import TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 
-# What a user, a terminal, an outer make or a CI may have set and loadcheck, or a program that it starts, would heed. What leads to
-# certificates, proxies and GPUs stays.
+# Variables that a user, a terminal, an outer make or a CI may have set and that loadcheck, or a program it starts, would obey. Those of certificates,
+# proxies and GPUs are kept.
 CLEARED = (
     "ARGS", "COLUMNS", "FORCE_COLOR", "GPU", "LANG", "LANGUAGE", "LINES", "LOG", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS",
     "NO_COLOR", "PROFILE", "RUN", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "TZ",
@@ -37,19 +37,19 @@ CLEARED_PREFIXES = (
 
 
 def _own_environment() -> None:
-    """Clear what only tests must not see, and give this session a HOME: no cache and no token of a user is read or written."""
+    """Clear what tests must not see, and give this session its own HOME, so that no cache or token of the user is read or written."""
     for name in list(os.environ):
         if name in CLEARED or name.startswith(CLEARED_PREFIXES):
             del os.environ[name]
     os.environ["LC_ALL"] = "C.UTF-8"
     with suppress(locale.Error):
-        locale.setlocale(locale.LC_CTYPE, "C.UTF-8")  # what open() decodes by, where nothing is said
+        locale.setlocale(locale.LC_CTYPE, "C.UTF-8")  # the default encoding of open()
     os.environ["HOME"] = tempfile.mkdtemp(prefix="loadcheck-home-")
     os.umask(0o022)
-    sys.dont_write_bytecode = False  # dozens of processes are started; each would compile loadcheck anew
+    sys.dont_write_bytecode = False  # tests start dozens of processes, each of which would compile loadcheck again
 
 
-# The same examples each time: a few in `make unit`, more in `make test`, and any number with --hypothesis-profile of one's own.
+# The same examples each time: few in `make unit`, more in `make test`. Pass a --hypothesis-profile of your own for any other number.
 settings.register_profile(
     "few", max_examples=25, derandomize=True, deadline=None, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -59,12 +59,12 @@ settings.load_profile("few")
 
 LONGEST_ID = 60
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
-"""Of several processes the first has made the environment, and the others have inherited it."""
+"""The main process of pytest-xdist prepares the environment; its workers inherit it."""
 if not IS_WORKER:
     _own_environment()
-os.environ.pop("COLUMNS", None)  # which pytest-xdist 3.8 sets in each process that it starts
+os.environ.pop("COLUMNS", None)  # pytest-xdist 3.8 sets it in each worker
 
-# What runs in the background of a shell script has interrupts ignored, and hands that on to what it starts; loads here are interrupted.
+# A shell script's background processes ignore interrupts, and their children inherit that. The loads of these tests are interrupted.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
@@ -73,35 +73,35 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "tests" / "runs"
 SHARED_LOGS = ROOT.parent / "shared" / "logs"
-"""Public logs that are not ours to commit: where they are, tests read them beside our own (tests/kinds.py)."""
+"""Public logs that are not ours to commit. Where they exist, tests read them beside our own (tests/sample_logs.py)."""
 
 
 Case = TypeVar("Case")
 
 
 def thinned(cases: Sequence[Case]) -> Sequence[Case]:
-    """Of a sweep, every sixth case in `make unit`, and all of them in `make test`."""
+    """Every sixth case of a sweep in `make unit`; all of them in `make test`."""
     whole = settings.default.max_examples > settings.get_profile("few").max_examples
     return cases if whole else cases[::6]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """`-n auto`: a process for each core that this one may use, and no more than 4, as most of the time goes into starting them."""
+    """`-n auto`: a process per usable core, at most 4, as most of the time goes into starting them."""
     return min(len(os.sched_getaffinity(0)), 4)
 
 
-gc.disable()  # while tests are collected: nearly all that is made then lives to the end
+gc.disable()  # during collection: nearly all objects made then live to the end
 
 
 def pytest_collection_finish() -> None:
-    """What was collected lives to the end: the garbage collector looks through it a tenth as often."""
+    """Collected objects live to the end, so collect garbage a tenth as often."""
     gc.enable()
     gc.set_threshold(10_000, 10, 10)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """Long texts are cut, as a test's name is printed, and handed from process to process."""
+    """Shorten long texts: a test's id is printed, and passed between processes."""
     if isinstance(val, str | bytes) and len(val) > LONGEST_ID:
         return ascii(val[:LONGEST_ID])[:LONGEST_ID]
     return None
@@ -115,7 +115,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture
 def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As pytest's own, which looks through all earlier folders for the next free number: of 1,600 tests that is seconds."""
+    """Like pytest's own, which scans all earlier folders for the next free number: seconds for 1,600 tests."""
     return Path(tempfile.mkdtemp(dir=tmp_path_factory.getbasetemp()))
 
 

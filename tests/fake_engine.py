@@ -1,8 +1,7 @@
-"""An engine that prints what unsloth and vLLM would print on a T4, as the formulas say.
+"""An engine that prints what unsloth and vLLM would print on a T4, by the formulas.
 
-What it should do otherwise than predicted is in the environment: FAKE_NON_TORCH_BYTES more of non_torch, FAKE_SPIKE_BYTES of memory
-that are needed during the capture and are not predicted, FAKE_MOST_SEQUENCES that it has the memory to capture graphs for, FAKE_WORDS
-that end the load.
+Environment variables make it deviate: FAKE_NON_TORCH_BYTES is added to non_torch; FAKE_SPIKE_BYTES is added to the peak during graph
+capture; FAKE_MOST_SEQUENCES is the most sequences that it can capture graphs for; FAKE_WORDS are printed and end the load.
 """
 
 import json
@@ -75,7 +74,7 @@ PATCHED = "Unsloth 2025.2.5 patched {layers} layers with {qkv} QKV layers, {o} O
 
 
 def command(step: str, run_dir: Path) -> list[str]:
-    """A process that prints what this step prints and ends as it does. What it prints is made here: another Python takes a while to start."""
+    """A process that prints a step's output and exits with its code. The output is made here, as starting another Python is slow."""
     with redirect_stdout(StringIO()) as printed:
         exit_code = _run(step, run_dir)
     return ["/bin/sh", "-c", 'printf %s "$1"; exit "$2"', "engine", printed.getvalue(), str(exit_code)]
@@ -127,7 +126,7 @@ def load(plan: LoadPlan, card: Card, ram_bytes: int) -> int:
 
 
 def _engine(model: str, profile: Profile, card: Card, plan: EnginePlan, prediction: Prediction) -> str | None:
-    """One try of vLLM; the words that end it, or None."""
+    """One start of vLLM: the error that ends it, or None."""
     figures = prediction.figures
     says: Any = {obstacle.short: obstacle.engine_says for obstacle in prediction.obstacles}
     if "batch" in says:

@@ -1,4 +1,4 @@
-"""Fleets that never were: run folders of nodes, made of the runs that are kept, so that each of them would pass alone."""
+"""Synthetic fleets: run folders of nodes, copied from golden runs, each of which passes by itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOURCES = {"H200": RUNS / "h200" / "reference"}
 DIGEST = "sha256:" + "a" * 64
 STARTED = datetime(2026, 11, 24, 9, 0, tzinfo=timezone.utc)
 SECONDS = b"took 18.40 seconds"
-"""In the log; no two nodes take as long."""
+"""In the log; replaced by a different duration for each node."""
 
 
 def plan_of(nodes: Sequence[str], card: str = "H200", **changes: Any) -> FleetPlan:
@@ -34,7 +34,7 @@ def plan_of(nodes: Sequence[str], card: str = "H200", **changes: Any) -> FleetPl
 
 
 class Node:
-    """The folder of one node, as its run left it; a test then changes what it likes and seals it again."""
+    """The folder of one node after its run. Tests change it and seal it again."""
 
     def __init__(self, root: Path, name: str, number: int, attempt: str = "1", card: str = "H200") -> None:
         self.name, self.path = name, root / name / attempt
@@ -57,12 +57,12 @@ class Node:
         return data
 
     def write(self, record: dict[str, Any]) -> None:
-        """run.json and the seal."""
+        """Write run.json, and seal the folder."""
         (self.path / "run.json").write_text(json.dumps(record), encoding="utf-8")
         seal(self.path)
 
     def change(self, **changes: Any) -> None:
-        """Keys of run.json, dotted with "__"."""
+        """Change keys of run.json; "__" separates nested keys."""
         record = self.record
         for key, value in changes.items():
             *tables, last = key.split("__")
@@ -73,7 +73,7 @@ class Node:
         self.write(record)
 
     def edit(self, old: bytes, new: bytes) -> None:
-        """load.log, and the seal with it."""
+        """Replace bytes in load.log, and seal the folder."""
         log = self.path / "load.log"
         assert old in log.read_bytes()
         log.write_bytes(log.read_bytes().replace(old, new))

@@ -1,4 +1,4 @@
-"""A plugin of pytest: a `~` whenever no test has ended for a while, so that `make test` is never silent (`pytest -p tests.heartbeat`)."""
+"""A pytest plugin that prints `~` when no test has ended for a while, so that `make test` is never silent (`pytest -p tests.heartbeat`)."""
 
 import os
 import threading
@@ -10,7 +10,7 @@ SILENCE_S = 2.5
 
 
 class Heartbeat:
-    """Writes to what was stdout before a test's output is captured."""
+    """Writes to the stdout of before pytest captured it."""
 
     def __init__(self) -> None:
         self._out = os.dup(1)
@@ -33,5 +33,5 @@ class Heartbeat:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):  # a worker of xdist has no terminal
+    if not hasattr(config, "workerinput"):  # xdist's workers have no terminal
         config.pluginmanager.register(Heartbeat(), "heartbeat")

@@ -1,4 +1,4 @@
-"""A stand-in for the hub on loopback: the few answers that huggingface_hub 0.28 asks for, from files in memory."""
+"""A stand-in for the Hugging Face hub on loopback: the few answers that huggingface_hub 0.28 needs, from files in memory."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from urllib.parse import urlsplit
 
 
 def blob_id(content: bytes) -> str:
-    """As git hash-object says it."""
+    """The id that git hash-object prints."""
     return sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 class Hub:
-    """What it lists and what it sends; `asked` are the requests, each with its Range.
+    """A repository with one commit. `asked` records the requests, each with its Range.
 
     Args:
-        files: of the commit, by name; a *.safetensors is in LFS.
-        sent: what is handed out in place of a file of the commit.
-        cut: files whose first answer breaks off after half of it.
+        files: the commit's files by name; *.safetensors are in LFS.
+        sent: content that is sent in place of a file's own.
+        cut: files whose first answer breaks off halfway.
     """
 
     def __init__(self, repo: str, revision: str, files: dict[str, bytes]) -> None:
@@ -75,7 +75,7 @@ def _json(data: Any) -> tuple[int, dict[str, str], bytes, int]:
 
 @contextmanager
 def serving(hub: Hub) -> Iterator[Hub]:
-    """The hub on a free port of loopback; its address is in `url`."""
+    """Serve the hub on a free loopback port; its address is in `url`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:  # noqa: N802: the name that http.server calls

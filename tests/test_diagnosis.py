@@ -16,7 +16,7 @@ from loadcheck.verdict import Check, Finding, Status, judge
 from loadcheck.verdict.diagnosis import sightings
 from loadcheck.verdict.stage import FRAMES
 from tests.conftest import ROOT, RUNS, SHARED_LOGS
-from tests.kinds import KINDS, log_of, with_public
+from tests.sample_logs import SAMPLES, sample_log, with_public_logs
 
 EXCERPTS = sorted((ROOT / "tests" / "troubles").glob("*.txt"))
 OOM = (
@@ -33,7 +33,7 @@ OOM_AFTER = {
 }
 BY_ID = {trouble.id: trouble for trouble in load_troubles()}
 NOT_FINISHED_BUT_FINE = {  # excerpts of loads whose end was not kept
-    *("v1", "repeated", "up to its blocks", "notes"),
+    *("v1", "repeated", "ends after blocks", "notes"),
     "gh_vllm-17122_L40S_llama3.1-8b_V1.txt",
     "nb_2025-04-29_Meta_Synthetic_Data_Llama3.1_8B__0388.txt",
     "web_2025-03-01_A10-22_qwen1.5b-class_vllm0.7.2.txt",
@@ -139,10 +139,10 @@ def test_no_trouble_in_our_passing_runs(log: Path):
         assert sightings(parse_log(log)) == ()
 
 
-@pytest.mark.parametrize("name", with_public([*KINDS], sorted(log.name for log in SHARED_LOGS.glob("*.txt"))))
+@pytest.mark.parametrize("name", with_public_logs([*SAMPLES], sorted(log.name for log in SHARED_LOGS.glob("*.txt"))))
 def test_no_trouble_in_a_log_that_completed(name: str, tmp_path: Path):
     """Nor in any kind of log of a load that went well, whatever its stack."""
-    parsed = parse_log(log_of(name, tmp_path))
+    parsed = parse_log(sample_log(name, tmp_path))
     if parsed.outcome.value == "completed" or name in NOT_FINISHED_BUT_FINE:
         assert sightings(parsed) == ()
 

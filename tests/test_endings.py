@@ -1,4 +1,4 @@
-"""How a log ends: exceptions and their chains, what Python ignores, processes that died, and who wrapped the lines."""
+"""How a log ends: chained exceptions, exceptions that Python ignores, processes that died, and prefixes that other programs add."""
 
 import json
 from pathlib import Path
@@ -90,7 +90,7 @@ DEATHS = [
     ("Worker proc VllmWorker-1 died unexpectedly, shutting down executor.", None),
     ("RuntimeError('Engine process (pid 123) died.')", None),
     ("Engine process failed to start.", None),
-    # of other languages: glibc's and bash's own words
+    # in other languages: the words of glibc and bash
     ("Getötet", "SIGKILL"),
     ("Processus arrêté", "SIGKILL"),
     ("已杀死", "SIGKILL"),
@@ -110,7 +110,7 @@ DEATHS = [
     ("\x1b[1;31mKilled\x1b[0m", "SIGKILL"),
     ("\x1b_bk;t=1739462069123\x07Killed", "SIGKILL"),
     ("\x1bP+q544e\x1b\\Killed", "SIGKILL"),
-    # libraries that print, and exit
+    # libraries that print an error and exit
     (
         "Indexing.cu:1308: indexSelect: block: [1,0,0], thread: [31,0,0] Assertion `srcIndex < srcSelectDimSize` failed.",
         None,
@@ -178,7 +178,7 @@ BENIGN = [
     "Terminé",
     "Beendet",
     "Die Speicherzugriffsfehler sind behoben",
-    # notes of the driver's
+    # notes of the driver
     "NVRM: Xid (PCI:0000:65:00): 121, pid='<unknown>', name=<unknown>, C2C correctable error",
     "NVRM: Xid (PCI:0000:65:00): 63, pid='<unknown>', name=<unknown>, Row Remapper: New row marked for remapping",
     "Job finished (status: SUCCEEDED).",
@@ -186,7 +186,7 @@ BENIGN = [
     "ERROR: pip's dependency resolver does not currently take into account all the packages that are installed.",
     "E0000 00:00:1739462069.123456    1234 cuda_dnn.cc:8310] Unable to register cuDNN factory: it has already been registered",
     "Retrying in 1s [Retry 1/5].",
-    # what a model was asked or answered
+    # a model's prompts or answers
     "Bus error handling is described in chapter 3.",
     "CUDA out of memory is a common error when training a model.",
     "The error 'CUDA out of memory' means that the GPU has no memory left.",
@@ -217,7 +217,7 @@ PREFIXES = [
     "load-1  | 2026-11-24T04:47:07Z (EngineCore pid=1) ERROR 01-01 00:00:00 [core.py:1] ",
     "2026-11-24 04:47:07,123 ",
     "> ",
-    # of nobody known: learned from the lines whose own beginning is
+    # of unknown programs: learned from lines whose own beginning is known
     "[2026-11-24 04:47:07,123][INFO] ",
     "2026/11/24 04:47:07 ",
     "[1,0]<stdout>:",
@@ -246,7 +246,7 @@ IGNORED = "Exception ignored in: <function Engine.__del__ at 0x7f>\n"
 
 @pytest.fixture
 def log(t4_log: Path, tmp_path: Path):
-    """Writes the reference log with something after it."""
+    """Writes the reference log with something appended."""
 
     def write(after: str) -> Path:
         path = tmp_path / "log"
@@ -258,7 +258,7 @@ def log(t4_log: Path, tmp_path: Path):
 
 @pytest.mark.parametrize(("words", "signal"), DEATHS)
 def test_a_process_that_died_fails_the_load(words: str, signal: str | None, log):
-    """Whatever was printed before: the load is a failure, and the signal has its name."""
+    """A log that reports a process's death fails the load, whatever came before, and the signal is named."""
     parsed = parse_log(log(words + "\n"))
     assert parsed.outcome is Outcome.FAILED
     death = parsed.last.death
@@ -267,8 +267,8 @@ def test_a_process_that_died_fails_the_load(words: str, signal: str | None, log)
 
 @pytest.mark.parametrize("words", [DEATHS[0][0], DEATHS[6][0], DEATHS[18][0], DEATHS[24][0], DEATHS[-1][0]])
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_it_does_so_behind_every_prefix(prefix: str, words: str, t4_log: Path, tmp_path: Path):
-    """Who wrapped the lines changes nothing; a prefix of its own is known by the lines before."""
+def test_a_death_is_found_behind_every_prefix(prefix: str, words: str, t4_log: Path, tmp_path: Path):
+    """A death is found behind every prefix; an unknown prefix is learned from the lines before it."""
     path = tmp_path / "log"
     lines = [*t4_log.read_text(encoding="utf-8").splitlines(), words]
     path.write_text("".join(prefix + line + "\n" for line in lines), encoding="utf-8")
@@ -277,7 +277,7 @@ def test_it_does_so_behind_every_prefix(prefix: str, words: str, t4_log: Path, t
 
 @pytest.mark.parametrize("prefix", ["", *PREFIXES])
 def test_prefixes_leave_the_figures_alone(prefix: str, t4_log: Path, tmp_path: Path):
-    """The reference log, wrapped line by line, has the same figures and the same end."""
+    """The reference log has the same figures and end with each line prefixed."""
     path = tmp_path / "log"
     path.write_text(
         "".join(prefix + line + "\n" for line in t4_log.read_text(encoding="utf-8").splitlines()), encoding="utf-8"
@@ -288,7 +288,7 @@ def test_prefixes_leave_the_figures_alone(prefix: str, t4_log: Path, tmp_path: P
 
 @pytest.mark.parametrize("key", ["textPayload", "message", "log"])
 def test_a_line_in_json_is_its_message(key: str, t4_log: Path, tmp_path: Path):
-    """A log collector's objects, one a line, are read as what they hold; also one level down."""
+    """A log collector's JSON objects, one per line, are read as the message in them, also one level down."""
     lines = t4_log.read_text(encoding="utf-8").splitlines()
     path = tmp_path / "log"
     path.write_text(
@@ -299,8 +299,8 @@ def test_a_line_in_json_is_its_message(key: str, t4_log: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("words", BENIGN)
-def test_what_only_speaks_of_an_end_is_none(words: str, log):
-    """Exit code 0, a warning, a sentence: the load is completed."""
+def test_a_mention_of_an_end_is_no_failure(words: str, log):
+    """Exit code 0, a warning or a sentence about an end is no failure: the load is completed."""
     assert parse_log(log(words + "\n")).outcome is Outcome.COMPLETED
 
 
@@ -319,13 +319,13 @@ def test_what_only_speaks_of_an_end_is_none(words: str, log):
         "CUDA out of memory. Capturing CUDA graph shapes:   0%|          | 0/32 [00:00<?, ?it/s]",
     ],
 )
-def test_words_that_a_program_says_count(words: str, log):
-    """What is no sentence about running out of memory is a report of it, in quotes or glued to a progress bar."""
+def test_a_quoted_or_glued_report_counts(words: str, log):
+    """A report of running out of memory counts, in quotes or glued to a progress bar, if it is not a sentence about it."""
     assert parse_log(log(words + "\n")).outcome is Outcome.FAILED
 
 
 def test_the_first_of_a_chain_is_the_cause(log):
-    """An exception that was raised while another was handled is not what to look for."""
+    """An exception raised while another was handled is not the cause; the first of the chain is."""
     attempt = parse_log(log(CHAIN)).last
     assert attempt.error is not None and attempt.error.text == "ValueError: first"
     assert [error.text for error in attempt.errors if error.follows and error.text[:9] != "Traceback"] == [
@@ -334,7 +334,7 @@ def test_the_first_of_a_chain_is_the_cause(log):
     assert attempt.error.frames[-1] == 'raise ValueError("first")'
 
 
-def test_a_pointer_to_the_cause_is_none(log):
+def test_a_pointer_to_the_cause_is_not_the_cause(log):
     """`See stack trace for the root cause` is never the cause."""
     words = "ERROR 01-01 00:00:00 engine.py:1] KeyError: 'x'\nRuntimeError: Engine process failed to start. See stack trace for the root cause.\n"
     error = parse_log(log(words)).last.error
@@ -351,7 +351,7 @@ def test_a_pointer_to_the_cause_is_none(log):
         + "Call stack:\n  File \"a.py\", line 1\nMessage: 'Killed %s'\nArguments: (1,)\n",
     ],
 )
-def test_what_python_ignores_covers_its_own_traceback_alone(ignored: str, log):
+def test_an_ignored_exception_hides_only_its_own_traceback(ignored: str, log):
     """A chain in a __del__ or a log handler is no failure; an exception after it is."""
     assert parse_log(log(ignored)).outcome is Outcome.COMPLETED
     after = "step done\n" * 3 + 'Traceback (most recent call last):\n  File "t.py", line 9\nRuntimeError: CUDA error\n'
@@ -367,7 +367,7 @@ def test_what_python_ignores_covers_its_own_traceback_alone(ignored: str, log):
     ],
 )
 def test_an_error_before_a_good_end_counts(words: str, t4_log: Path, tmp_path: Path):
-    """In the one attempt, on a line of its own or at the end of another's: later lines that look well do not undo it."""
+    """An error in the only attempt counts, on its own line or at the end of another: good lines after it do not undo it."""
     lines = t4_log.read_text(encoding="utf-8").splitlines()
     ready = next(number for number, line in enumerate(lines) if "init engine" in line)
     path = tmp_path / "log"
@@ -383,19 +383,19 @@ def test_an_error_before_a_good_end_counts(words: str, t4_log: Path, tmp_path: P
 @pytest.mark.parametrize(
     "name", ["README.md", "CHANGELOG.md", "docs/troubles.md", "docs/recovery.md", "env/troubles.toml", "SECURITY.md"]
 )
-def test_prose_is_no_log(name: str, capsys: pytest.CaptureFixture[str]):
-    """A text that quotes an engine's words within its sentences is refused, exit code 2."""
+def test_prose_is_not_a_log(name: str, capsys: pytest.CaptureFixture[str]):
+    """Prose that quotes an engine's words within sentences is refused with exit code 2."""
     assert cli.run(["check", str(ROOT / name)]) == 2
     assert "not a load log" in capsys.readouterr().err
 
 
 def test_signals_have_names():
-    """Of a number, an exit code, a negative one; a code that is no signal has none."""
+    """Signals are named from a number, an exit code or a negative one; a code that is no signal has no name."""
     assert [signal_name(code) for code in (9, 137, -9, 143, 255)] == ["SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM", None]
 
 
 def test_indentation_is_kept_below_a_prefix():
-    """A traceback's frames stay indented, so that they are known as such."""
+    """A traceback's frames stay indented behind a prefix, so that they are recognized."""
     assert strip_prefixes('ERROR 02-13 15:57:05 engine.py:389]   File "a.py", line 1') == '  File "a.py", line 1'
 
 
@@ -411,7 +411,7 @@ def test_indentation_is_kept_below_a_prefix():
 def test_the_finding_tells_the_cause_and_how_it_surfaced(
     words: str, said: str, log, capsys: pytest.CaptureFixture[str]
 ):
-    """The signal with what it most likely means; of a chain both ends."""
+    """The finding gives the signal with its most likely meaning, and both ends of an exception chain."""
     assert cli.run(["check", str(log(words + "\n")), "--json"]) == 1
     findings = json.loads(capsys.readouterr().out)["findings"]
     assert said in next(each["why"] for each in findings if each["figure"] == "error" and each["measured"] is None)
@@ -423,8 +423,10 @@ RANK_LINE = "INFO 02-13 15:56:20 worker.py:267] model weights take 5.35GiB; non_
 @pytest.mark.parametrize(
     "prefix", ["(VllmWorkerProcess pid=9) ", "(VllmWorker rank=1 pid=9) ", "(Worker_TP1 pid=9) ", "[rank1]: "]
 )
-def test_another_rank_is_no_second_load(prefix: str, t4_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """The lines of a tensor-parallel load's ranks are one load: one rank is judged, and a note tells that this is not modelled."""
+def test_another_ranks_lines_are_no_second_load(
+    prefix: str, t4_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """The lines of a tensor-parallel load's ranks are one load: one rank is judged, and a note says that this is not modelled."""
     lines = t4_log.read_text(encoding="utf-8").splitlines()
     profiled = next(number for number, line in enumerate(lines) if "model weights take" in line)
     path = tmp_path / "log"
@@ -438,8 +440,8 @@ def test_another_rank_is_no_second_load(prefix: str, t4_log: Path, tmp_path: Pat
     assert "tensor parallel is not modelled" in capsys.readouterr().out
 
 
-def test_an_engine_over_two_cards_is_not_predicted(t4_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """What its first line states is enough for it."""
+def test_an_engine_over_two_cards_is_not_modelled(t4_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The engine's first line alone shows a load over two cards."""
     path = tmp_path / "log"
     path.write_text(
         t4_log.read_text(encoding="utf-8").replace("tensor_parallel_size=1", "tensor_parallel_size=2"), encoding="utf-8"

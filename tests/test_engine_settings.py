@@ -17,7 +17,7 @@ from loadcheck.stacks.unsloth_vllm.plan import kv_estimate_needed, num_sequences
 from loadcheck.stacks.unsloth_vllm.refusals import head_sizes, refusals
 from loadcheck.units import GIB
 from loadcheck.verdict import judge
-from tests.kinds import printed
+from tests.sample_logs import printed_load
 
 PROFILE = load_profile("llama31-8b-instruct-4bit")
 
@@ -106,7 +106,7 @@ def test_only_what_is_asked_for_is_handed_on(settings: dict[str, Any], passed: d
 
 def _log(tmp_path: Path, **settings: Any) -> Path:
     card = card_from_table("H100")
-    text = printed(card, 28 * GIB, settings)
+    text = printed_load(card, 28 * GIB, settings)
     assert text is not None
     path = tmp_path / "load.log"
     path.write_text(text.replace("GPU: H100.", "GPU: NVIDIA H100 80GB HBM3."), encoding="utf-8")

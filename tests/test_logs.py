@@ -11,7 +11,7 @@ from loadcheck.logs import Outcome
 from loadcheck.logs.event_lines import find_event, format_event
 from loadcheck.logs.events import Answered, Device, WeightsLoaded
 from loadcheck.stacks import parse_log
-from tests.kinds import log_of, with_public
+from tests.sample_logs import sample_log, with_public_logs
 
 T4_FIGURES = {
     "gpu_name": "Tesla T4", "gpu_total_gib": 14.741, "compute_capability": "7.5",
@@ -97,13 +97,13 @@ def test_a_progress_bar_rewritten_in_place_is_one_line(tmp_path: Path, t4_log: P
 
 @pytest.mark.parametrize(
     ("log", "cache_gib"),
-    with_public(
+    with_public_logs(
         [("negative non_torch", -0.6)], [("web_2025_RTX3050-6GB_qwen2.5-7b-bnb_negativeKV_vllm0.7.3.txt", -0.94)]
     ),
 )
 def test_negative_figures(log: str, cache_gib: float, tmp_path: Path):
     """The KV cache and non_torch may be negative, and lines may be wrapped anywhere."""
-    figures = parse_log(log_of(log, tmp_path)).last.figures.to_json()
+    figures = parse_log(sample_log(log, tmp_path)).last.figures.to_json()
     assert (figures["kv_cache_gib"], figures["non_torch_gib"], figures["num_gpu_blocks"]) == (cache_gib, -0.51, 0)
 
 
@@ -112,10 +112,10 @@ LATER = ("num_gpu_blocks", "weights_gib", "weights_load_s", "activation_peak_gib
 
 @pytest.mark.parametrize(
     ("log", "said"),
-    with_public(
+    with_public_logs(
         [
             ("one line", (26624, 1.0755, 61.2, 1.4, 256)),
-            ("vision", (8028, 5.2133, 61.2, 1.06, 192)),
+            ("vllm 0.9 vision", (8028, 5.2133, 61.2, 1.06, 192)),
         ],
         [
             ("web_2025-08-29_4090D_qwen2.5-0.5b_oneline_unsloth2025.8.6.txt", (87853, 0.5153, 6.2, 1.61, 288)),
@@ -125,7 +125,7 @@ LATER = ("num_gpu_blocks", "weights_gib", "weights_load_s", "activation_peak_gib
 )
 def test_later_dialects(log: str, said: tuple[float, ...], tmp_path: Path):
     """vLLM 0.8 and 0.9 name the weights and the blocks in other words; one of these logs is a single line."""
-    figures = parse_log(log_of(log, tmp_path)).last.figures.to_json()
+    figures = parse_log(sample_log(log, tmp_path)).last.figures.to_json()
     assert tuple(figures[name] for name in LATER) == said
 
 
@@ -167,11 +167,11 @@ def test_a_retry_is_an_attempt_with_its_own_sequences(tmp_path: Path):
 
 
 OUTCOMES = [
-    ("cut", Outcome.PARTIAL),
+    ("length cut", Outcome.PARTIAL),
     ("two workers", Outcome.FAILED),
     ("full length", Outcome.FAILED),
-    ("beside others", Outcome.FAILED),
-    ("april mistral", Outcome.COMPLETED),
+    ("shared device", Outcome.FAILED),
+    ("vllm 0.8 mistral", Outcome.COMPLETED),
 ]
 OUTCOMES_PUBLIC = [
     ("gh_unsloth-2298_L4_phi3.5_util0.3_partial.txt", Outcome.PARTIAL),
@@ -182,10 +182,10 @@ OUTCOMES_PUBLIC = [
 ]
 
 
-@pytest.mark.parametrize(("log", "outcome"), with_public(OUTCOMES, OUTCOMES_PUBLIC))
+@pytest.mark.parametrize(("log", "outcome"), with_public_logs(OUTCOMES, OUTCOMES_PUBLIC))
 def test_outcomes(log: str, outcome: Outcome, tmp_path: Path):
     """A load that reached `init engine … took` is completed, one with an error failed, any other partial."""
-    assert parse_log(log_of(log, tmp_path)).outcome is outcome
+    assert parse_log(sample_log(log, tmp_path)).outcome is outcome
 
 
 def test_an_error_after_the_load_fails_it(t4_log: Path, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Every figure of a load from the model's shape, the card and the settings alone."""
+"""Every figure of a load, from the model's shape, the card and the settings alone."""
 
 import dataclasses
 from pathlib import Path
@@ -38,11 +38,11 @@ CONFIGS = {
 }
 LLAMA = CONFIGS["llama-3.1-8b-instruct", "nf4"]
 PROFILE = load_profile("llama31-8b-instruct-4bit")
-COLAB_RAM = 11 * GIB  # what gives the T4 log's swap space
+COLAB_RAM = 11 * GIB  # gives the T4 log's swap space
 
 
 def _profile(**changes: Any) -> Profile:
-    """The profile with these changes; its adapters have no higher rank than its slots."""
+    """The profile with these changes; the rank of its adapters is at most that of its slots."""
     assert PROFILE.adapters is not None
     rank = min(PROFILE.adapters.r, changes.get("max_lora_rank", PROFILE.max_lora_rank))
     return changed(PROFILE, {"adapters": changed(PROFILE.adapters, {"r": rank}), **changes})
@@ -53,7 +53,7 @@ def _figures(gpu: str, ram: int, **changes: Any) -> dict[str, Any]:
 
 
 def test_the_t4_reference_from_the_table_alone():
-    """Every figure of the T4 log is predicted as printed; the blocks too, from the table's own constants."""
+    """Every figure of the T4 log is predicted as printed, the blocks included, from the constants of the card's table."""
     said = _figures("T4", COLAB_RAM)
     assert {
         "gpu_total_gib": 14.741, "compute_capability": "7.5", "dtype": "float16", "quantization": "nf4",
@@ -67,7 +67,7 @@ def test_the_t4_reference_from_the_table_alone():
 
 
 def test_the_h100_run_from_the_table_alone():
-    """The same for our own run on an H100."""
+    """Every figure of our H100 run is predicted as printed."""
     said = _figures("H100", 100 * GIB)
     assert {
         "gpu_memory_utilization_pct": 59.61, "kv_estimate_gib": 41.02, "max_num_seqs": 226, "swap_gib": 6,
@@ -95,7 +95,7 @@ def test_the_h100_run_from_the_table_alone():
     ],
 )
 def test_weights_are_those_of_vllms_own_classes(name: str, quantization: str, num_bytes: int):
-    """Weights equal, to the byte, what vLLM's own model classes hold (traced under FakeTensorMode, 2026-11-24)."""
+    """Weights equal, to the byte, those of vLLM's own model classes (traced under FakeTensorMode, 2026-11-24)."""
     assert weights(CONFIGS[name, quantization]).num_bytes == num_bytes
 
 
@@ -107,7 +107,7 @@ def test_weights_are_those_of_vllms_own_classes(name: str, quantization: str, nu
     ],
 )  # fmt: skip
 def test_the_allocator_rounds(num_bytes: int, counted: int):
-    """To 512 bytes, to a 256th, a 128th or a 32nd of the power of two below, by the interval of the size."""
+    """Sizes are rounded up to 512 bytes, or to 1/256, 1/128 or 1/32 of the power of two below, by the size."""
     assert rounded(num_bytes) == counted
 
 
@@ -130,19 +130,19 @@ def test_the_samplers_sort_is_the_t4s_peak():
 def test_activation_peaks_of_public_logs(
     name: str, quantization: str, tokens: int, sequences: int, capability: float, gib: float
 ):
-    """The peak is that of logs of other models, lengths and cards, to the printed digit."""
+    """The activation peak equals, to the printed digit, that in logs of other models, lengths and cards."""
     assert round(activation_peak(CONFIGS[name, quantization], tokens, sequences, capability).num_bytes / GIB, 2) == gib
 
 
 def test_long_prompts_peak_in_a_layer_not_in_the_sampler():
-    """Above some 6,500 tokens an 8B model's gate and up product outweighs the sort of 160 sequences."""
+    """Above about 6,500 tokens an 8B model's gate and up product outweighs the sort of 160 sequences."""
     assert "sampler" in activation_peak(LLAMA, 6_000, 160, 7.5).name
     assert "gate_up_proj" in activation_peak(LLAMA, 7_000, 160, 7.5).name
     assert "down_proj" in forward_peak(CONFIGS["qwen2.5-7b-instruct", "nf4"], 4_096, 8.0).name
 
 
 def test_fewer_than_128_sequences_can_cost_more():
-    """Below 128 rows torch sorts with more scratch, so 127 sequences peak higher than 128: the retry's trap."""
+    """Below 128 rows torch's sort needs more scratch memory: 127 sequences peak higher than 128, which is the retry's trap."""
     assert sampler_peak(LLAMA, 512, 127, 7.5).num_bytes > 1.25 * sampler_peak(LLAMA, 512, 128, 7.5).num_bytes
 
 
@@ -151,12 +151,12 @@ def test_fewer_than_128_sequences_can_cost_more():
     [(0, 128), (2, 128), (2.01, 160), (8, 192), (8.01, 224), (40, 320), (40.01, 226), (48, 226), (80, 368), (81, 400)],
 )
 def test_the_ladder_of_sequences(gib: float, sequences: int):
-    """Each step holds up to and with its bound; the one at 40 to 48 GiB is upstream's own 226."""
+    """Each step of the number of sequences includes its bound; the one at 40 to 48 GiB is upstream's own 226."""
     assert num_sequences(gib) == sequences
 
 
 def test_without_graphs_the_peak_is_lower_by_them():
-    """enforce_eager: no graph, none of their bytes and of their input buffers; everything else as it was."""
+    """enforce_eager removes the graphs, their bytes and their input buffers from the peak, and changes nothing else."""
     card = card_from_table("T4")
     with_graphs, without = (
         predict(LLAMA, changed(PROFILE, {"enforce_eager": eager}), card, COLAB_RAM).figures for eager in (False, True)
@@ -169,32 +169,32 @@ def test_without_graphs_the_peak_is_lower_by_them():
 
 
 def test_conservativeness_scales_the_sequences():
-    """It is cut to a whole number, as upstream does."""
+    """conservativeness scales the number of sequences, rounded down as upstream does."""
     assert num_sequences(3, 0.1) == 16
     assert num_sequences(3, 0.999) == 159
 
 
 @pytest.mark.parametrize(("ram_gib", "swap"), [(4, 0), (4.1, 1), (12, 2), (24, 4), (48, 5), (48.1, 6), (1000, 6)])
 def test_the_ladder_of_swap_space(ram_gib: float, swap: int):
-    """Swap space follows the available RAM."""
+    """Swap space follows the available RAM in steps."""
     assert swap_gib(ram_gib) == swap
 
 
 @pytest.mark.parametrize(("sequences", "count", "largest"), [(1, 1, 1), (3, 3, 4), (128, 19, 128), (160, 23, 160), (226, 32, 232), (368, 49, 368)])  # fmt: skip
 def test_graph_sizes(sequences: int, count: int, largest: int):
-    """1, 2, 4 and every multiple of 8 up to the first that holds all sequences."""
+    """Graphs are captured for 1, 2, 4 and each multiple of 8, up to the first that holds all sequences."""
     sizes = capture_sizes(sequences)
     assert (len(sizes), sizes[-1]) == (count, largest)
 
 
 def test_slots_of_the_h100_run():
-    """The slots' own tensors are those that the H100 log lists; with index buffers and rounding a little more."""
+    """The slots' tensors are those listed in the H100 log; index buffers and rounding add a little."""
     assert slots_only(LLAMA, 32) == 188_940_288
     assert lora_slots(LLAMA, 32, 512, 226).num_bytes == 188_971_008
 
 
 def test_the_h100s_memory_to_the_byte():
-    """torch's allocated bytes after the load, after get_peft_model and after training are sums of our terms."""
+    """torch's allocated bytes after the load, get_peft_model and training equal sums of our terms, to the byte."""
     card = card_from_table("H100")
     cache = kv_cache_memory(LLAMA, 20797).num_bytes
     # the capture stream's cuBLAS workspace is part of cuda_graph; the graphs' pool is not in torch's allocated bytes
@@ -209,13 +209,13 @@ def test_the_h100s_memory_to_the_byte():
     assert loaded == 50_045_434_880
     with_adapters = loaded + adapter_memory(LLAMA, 32, LINEAR_MODULES).num_bytes + adapter_extras(LLAMA, 512).num_bytes
     assert with_adapters == 50_382_027_776
-    # 512 bytes fewer once one prompt was sampled; ids and loss of the batch are 8,704 more
+    # 512 bytes fewer after one prompt was sampled; the batch's ids and loss are 8,704 more
     peak = with_adapters - 512 + 8_704 + training_memory(LLAMA, PROFILE, 1024, 9.0).num_bytes
     assert peak == 52_208_655_360
 
 
 def test_adapters_of_the_reference():
-    """83,886,080 parameters in fp32; the base counts 8,030,261,248."""
+    """The adapters have 83,886,080 parameters in fp32; the base counts 8,030,261,248."""
     assert adapter_params(LLAMA, 32, LINEAR_MODULES) == 83_886_080
     assert adapter_memory(LLAMA, 32, LINEAR_MODULES).num_bytes == 4 * 83_886_080
     assert base_params(LLAMA) == 8_030_261_248
@@ -231,7 +231,7 @@ def test_adapters_of_the_reference():
     ],
 )
 def test_what_unsloth_patches(targets: tuple[str, ...], dropout: float, counts: tuple[int, int, int]):
-    """A group that lacks a target is not patched; with dropout nothing is."""
+    """A group without all of its targets is not patched; with dropout nothing is."""
     said = patched(LLAMA, targets, dropout)
     assert (said["patched_qkv"], said["patched_o"], said["patched_mlp"]) == counts
 
@@ -243,7 +243,7 @@ def _obstacles(card: Card, config: ModelConfig = LLAMA, **changes: Any) -> str:
 
 
 def test_the_reference_fits_a_t4():
-    """No obstacle."""
+    """The reference fits a T4 without obstacles."""
     assert _obstacles(card_from_table("T4")) == ""
 
 
@@ -260,40 +260,40 @@ def test_the_reference_fits_a_t4():
     ],
 )
 def test_failures_are_predicted_in_the_engines_own_words(changes: dict[str, Any], words: str):
-    """A load that will fail is said to, with what the engine would print, before it is paid for."""
+    """A load that will fail is predicted to, in the words that the engine would print."""
     assert words in _obstacles(card_from_table("T4"), **changes)
 
 
-def _no(card: Card, config: ModelConfig = LLAMA, **changes: Any) -> list[tuple[str, str, str]]:
+def _obstacle_texts(card: Card, config: ModelConfig = LLAMA, **changes: Any) -> list[tuple[str, str, str]]:
     """Every obstacle: what, the fix, the engine's words."""
     found = predict(config, _profile(**changes), card, COLAB_RAM).obstacles
     return [(each.what, each.remedy, each.engine_says) for each in found]
 
 
 def test_weights_that_do_not_fit_are_the_one_cause():
-    """Where the weights outweigh what is free, that alone is said, with the one fix that helps: room, 4-bit, or another model."""
+    """If the weights exceed the free memory, that is the only obstacle, and its fix is one that helps: room, 4-bit, or another model."""
     t4 = card_from_table("T4")
-    in_use = _no(dataclasses.replace(t4, free_bytes=5_000_000_000))
+    in_use = _obstacle_texts(dataclasses.replace(t4, free_bytes=5_000_000_000))
     assert in_use == [
         ("the weights alone take 5.35 GiB, and 4.66 GiB of the card are free", "free the card: 10.08 GiB of it are in use",
          "CUDA out of memory.")
     ]  # fmt: skip
-    (sixteen,) = _no(t4, CONFIGS["llama-3.1-8b-instruct", "16bit"])
+    (sixteen,) = _obstacle_texts(t4, CONFIGS["llama-3.1-8b-instruct", "16bit"])
     assert sixteen[1] == "load in 4-bit, which takes 5.35 GiB"
-    (small,) = _no(dataclasses.replace(t4, total_bytes=5 * GIB, free_bytes=5 * GIB))
+    (small,) = _obstacle_texts(dataclasses.replace(t4, total_bytes=5 * GIB, free_bytes=5 * GIB))
     assert small[1] == "take a smaller model, or a card with more memory"
 
 
 def test_a_batch_that_does_not_fit_beside_the_weights_is_the_one_cause():
-    """Weights that fit, with a profile run that does not: CUDA runs out of memory in it, at every utilization."""
-    ((what, remedy, says),) = _no(dataclasses.replace(card_from_table("T4"), free_bytes=6_200_000_000))
+    """If the weights fit and the profile run does not, the only obstacle is that CUDA runs out of memory in it, at any utilization."""
+    ((what, remedy, says),) = _obstacle_texts(dataclasses.replace(card_from_table("T4"), free_bytes=6_200_000_000))
     assert "weights, LoRA slots and a full batch take 6.1" in what
     assert remedy.startswith("lower conservativeness") and says == "CUDA out of memory."
 
 
 def test_a_length_whose_training_takes_the_card_is_the_one_cause():
-    """unsloth keeps room to train on a whole request; where that leaves nothing, a shorter one is the fix, not a utilization."""
-    positions, kept = _no(card_from_table("T4"), max_seq_length=200_000)
+    """unsloth keeps room to train on a whole request. If that leaves nothing, the fix is a shorter request, not a utilization."""
+    positions, kept = _obstacle_texts(card_from_table("T4"), max_seq_length=200_000)
     assert positions[1] == "lower max_seq_length to 131072 or less"
     assert "nothing is left for vLLM" in kept[0] and kept[1].startswith("lower max_seq_length")
     assert kept[2].startswith("No available memory for the cache blocks.")
@@ -304,18 +304,18 @@ def test_a_length_whose_training_takes_the_card_is_the_one_cause():
     rank=st.sampled_from([8, 64, 256]), quantization=st.sampled_from(["nf4", "16bit"]),
 )  # fmt: skip
 def test_no_remedy_contradicts_another(free: int, length: int, share: float, rank: int, quantization: str):
-    """No two obstacles ask for a higher and a lower utilization, and none names a negative amount."""
+    """No two obstacles ask for both a higher and a lower utilization, and none names a negative amount."""
     card = dataclasses.replace(card_from_table("T4"), free_bytes=free)
     config = CONFIGS["llama-3.1-8b-instruct", quantization]
-    found = _no(card, config, max_seq_length=length, gpu_memory_utilization=share, max_lora_rank=rank)
+    found = _obstacle_texts(card, config, max_seq_length=length, gpu_memory_utilization=share, max_lora_rank=rank)
     remedies = " ".join(remedy for _, remedy, _ in found)
     assert not ("raise gpu_memory" in remedies and "lower gpu_memory" in remedies)
     assert not any(" -" in what for what, _, _ in found)
 
 
 def test_a_budget_below_the_weights_asks_for_a_higher_utilization_alone():
-    """Neither fewer sequences nor shorter requests make room for the weights."""
-    remedies = [remedy for _, remedy, _ in _no(card_from_table("T4"), gpu_memory_utilization=0.3)]
+    """If the budget is below the weights, neither fewer sequences nor shorter requests are suggested."""
+    remedies = [remedy for _, remedy, _ in _obstacle_texts(card_from_table("T4"), gpu_memory_utilization=0.3)]
     assert remedies == [
         "raise gpu_memory_utilization",
         "raise gpu_memory_utilization: the budget does not even hold the weights",
@@ -323,7 +323,7 @@ def test_a_budget_below_the_weights_asks_for_a_higher_utilization_alone():
 
 
 def test_a_sorted_batch_needs_the_activation_peak_on_top():
-    """With top-k or top-p a full batch takes vLLM's whole activation peak beside all that stays; what both count, the card holds once."""
+    """With top-k or top-p, a full batch needs vLLM's whole activation peak on top of what stays; memory in both is counted once."""
     prediction = predict(LLAMA, PROFILE, card_from_table("T4"), COLAB_RAM)
     activation = activation_peak(LLAMA, 512, 160, 7.5).num_bytes
     once = 8_519_680 + 5_120 * 32  # cuBLAS's workspace, LoRA's pointers
@@ -337,7 +337,7 @@ def test_a_sorted_batch_needs_the_activation_peak_on_top():
 
 
 def test_training_and_a_full_batch_do_not_add_up():
-    """The engine idles while training runs: the peak with a full batch is that of the one or of the other, whichever is larger."""
+    """The engine idles during training, so the full batch peak is the larger of the two, not their sum."""
     trained = changed(PROFILE.training, {"steps": 5})
     with_steps, without = (
         predict(LLAMA, _profile(training=each), card_from_table("T4"), COLAB_RAM)
@@ -351,7 +351,7 @@ def test_training_and_a_full_batch_do_not_add_up():
 
 
 def test_a_load_that_fits_but_not_with_a_full_batch_is_warned_of():
-    """The load itself fits, and is loaded; that a full batch would not is said beside it."""
+    """If a load fits but a full batch would not, the load goes on with a warning."""
     card = card_from_table("T4")
     tight = predict(LLAMA, _profile(gpu_memory_utilization=0.94), card, COLAB_RAM)
     assert tight.fits and tight.memory.peak.num_bytes <= card.total_bytes < tight.memory.largest_bytes
@@ -362,7 +362,7 @@ def test_a_load_that_fits_but_not_with_a_full_batch_is_warned_of():
 
 
 def test_a_sliding_window_is_refused():
-    """unsloth always asks for prefix caching, which vLLM refuses beside a window."""
+    """A model with a sliding window is refused: unsloth always enables prefix caching, which vLLM rejects with a window."""
     windowed = changed(CONFIGS["mistral-7b-instruct-v0.3", "nf4"], {"sliding_window": True})
     assert "Prefix caching is not supported with sliding window." in _obstacles(card_from_table("H100"), windowed)
 
@@ -371,13 +371,13 @@ def test_a_sliding_window_is_refused():
     ("capability", "words"), [(6.0, "too old"), (10.0, "no kernel image"), (12.0, "no kernel image")]
 )
 def test_cards_out_of_reach(capability: float, words: str):
-    """Below 7.0 and above 9.0 this stack cannot run."""
+    """This stack cannot run on cards below 7.0 or above 9.0."""
     card = dataclasses.replace(card_from_table("H100"), compute_capability=capability)
     assert words in _obstacles(card)
 
 
 def test_what_was_never_measured_is_said_to_be_assumed():
-    """A card without constants of its own gets no non_torch figure, and a note for what was assumed."""
+    """A card without measured constants gets no non_torch figure, and a note on what was assumed."""
     card = Card(name="X", compute_capability=8.9, total_bytes=24 * GIB, free_bytes=23 * GIB)
     prediction = predict(LLAMA, PROFILE, card, COLAB_RAM)
     assert prediction.figures.non_torch_bytes is None
@@ -399,7 +399,7 @@ SHAPES = st.sampled_from(sorted(CONFIGS)).map(CONFIGS.__getitem__)
 def test_terms_always_sum(
     config: ModelConfig, free: int, used: int, capability: float, length: int, rank: int, utilization: float
 ):
-    """In every tree each term is the sum of its parts, and the tree is the peak."""
+    """In every tree each term is the sum of its parts, and the root is the peak."""
     card = Card(name="X", compute_capability=capability, total_bytes=free + used, free_bytes=free)
     assert PROFILE.adapters is not None
     profile = _profile(
@@ -416,7 +416,7 @@ def test_terms_always_sum(
 
 @given(config=SHAPES, more=st.integers(1, 40), free=st.integers(8 * GIB, 140 * GIB))
 def test_more_layers_never_leave_more_blocks(config: ModelConfig, more: int, free: int):
-    """More weights never mean more KV memory, at the same number of sequences."""
+    """With the same number of sequences, more weights never mean more KV memory."""
     larger = changed(config, {"num_hidden_layers": config.num_hidden_layers + more})
     card = Card(name="X", compute_capability=8.0, total_bytes=free + GIB, free_bytes=free)
     small, large = (predict(each, PROFILE, card, COLAB_RAM).figures for each in (config, larger))
@@ -427,7 +427,7 @@ def test_more_layers_never_leave_more_blocks(config: ModelConfig, more: int, fre
 
 @given(config=SHAPES, length=st.integers(1, 20_000), sequences=st.integers(2, 400))
 def test_more_sequences_never_peak_lower_within_one_sort(config: ModelConfig, length: int, sequences: int):
-    """Within one way of sorting, a sequence more never makes the activation peak smaller."""
+    """With the same kind of sort, one more sequence never lowers the activation peak."""
     if sequences + 1 == SEGMENTED_SORT_ROWS:
         return
     few, many = (activation_peak(config, length, n, 8.0).num_bytes for n in (sequences, sequences + 1))
@@ -436,7 +436,7 @@ def test_more_sequences_never_peak_lower_within_one_sort(config: ModelConfig, le
 
 @given(tokens=st.integers(1, 2**36))
 def test_rounding_never_shrinks(tokens: int):
-    """The allocator counts at least what was asked for, and never a 16th more above its smallest block."""
+    """The allocator counts at least the requested bytes, and above its smallest block at most a 16th more."""
     assert tokens <= rounded(tokens) <= max(512, tokens * 17 // 16 + 512)
 
 
@@ -459,7 +459,7 @@ Unsloth 2025.2.5 patched {patched_layers} layers with {patched_qkv} QKV layers, 
 
 @given(gpu=st.sampled_from(["T4", "H100"]), ram=st.integers(0, 200 * GIB), length=st.integers(600, 8_192))
 def test_a_rendered_prediction_reads_back_the_same(gpu: str, ram: int, length: int, tmp_path_factory: Any):
-    """parse(render(predicted log)) says the predicted figures, digit for digit."""
+    """A predicted log parses to the predicted figures, digit for digit."""
     said = _figures(gpu, ram, max_seq_length=length)
     log: Path = tmp_path_factory.mktemp("rendered") / "log"
     log.write_text(RENDERED.format(**said, vram=round(said["gpu_total_gib"], 2)))
@@ -471,13 +471,13 @@ def test_a_rendered_prediction_reads_back_the_same(gpu: str, ram: int, length: i
 
 
 def test_a_term_knows_its_depth():
-    """Walking a tree yields every term once, with its depth."""
+    """Walking a tree yields each term once, with its depth."""
     tree = Term("a", 3, parts=(Term("b", 1), Term("c", 2, parts=(Term("d", 2),))))
     assert [(depth, term.name) for depth, term in tree.walk()] == [(0, "a"), (1, "b"), (1, "c"), (2, "d")]
 
 
 def test_the_plan_of_a_smaller_share_of_free_memory():
-    """Utilization is the share of free memory, stated of the whole card."""
+    """Utilization is the share of the free memory, relative to the whole card."""
     plan = unsloth_plan(
         LLAMA, total_bytes=100 * GIB, free_bytes=50 * GIB, max_seq_length=512, max_lora_rank=32,
         gpu_memory_utilization=0.5, conservativeness=1.0, swap_bytes=swap_space_bytes(0),
@@ -488,7 +488,7 @@ def test_the_plan_of_a_smaller_share_of_free_memory():
 
 
 def test_a_card_never_measured_has_a_wide_band_of_graphs():
-    """Where the driver's memory for a graph's node is unknown, both constants that are known lie within the band; never an exact figure."""
+    """If the driver's memory per graph node is unknown, the band holds both known constants, and no exact figure is given."""
     measured = card_from_table("H100")
     unknown = dataclasses.replace(measured, graph_node_bytes=None)
     prediction = predict(LLAMA, PROFILE, unknown, 128 * GIB)
@@ -501,6 +501,6 @@ def test_a_card_never_measured_has_a_wide_band_of_graphs():
 
 
 def test_no_graphs_have_no_band():
-    """Without graphs their memory is 0 to the byte."""
+    """Without graphs their memory is exactly 0."""
     card = card_from_table("H100")
     assert "cuda_graph_bytes" not in bands(predict(LLAMA, _profile(enforce_eager=True), card, 128 * GIB).figures, card)

@@ -1,4 +1,4 @@
-"""Judging logs: each kind for its own reason, and every step by itself."""
+"""Judging logs: each bad log fails for its own reason, and each step of the judgement works alone."""
 
 import dataclasses
 import re
@@ -21,11 +21,11 @@ from loadcheck.units import from_gib
 from loadcheck.verdict import Check, Finding, Status, Verdict, judge
 from loadcheck.verdict.golden import within
 from tests.conftest import ROOT
-from tests.kinds import log_of, with_public
+from tests.sample_logs import sample_log, with_public_logs
 
 
 def _failed(verdict: Verdict) -> dict[str, str]:
-    """Failing figure -> every reason why."""
+    """Each failing figure, with all its reasons."""
     failed: dict[str, str] = {}
     for finding in verdict.findings:
         if finding.status is Status.FAIL:
@@ -34,7 +34,7 @@ def _failed(verdict: Verdict) -> dict[str, str]:
 
 
 def test_the_t4_reference_passes_against_its_golden(t4_log: Path):
-    """The reference passes, by every step: shape, stack, identities, prediction, golden."""
+    """The reference passes every step: shape, stack, identities, prediction, golden."""
     verdict = judge(gather(t4_log))
     assert verdict.status == "pass"
     assert {finding.check for finding in verdict.findings} == {
@@ -44,7 +44,7 @@ def test_the_t4_reference_passes_against_its_golden(t4_log: Path):
 
 @pytest.mark.parametrize("arguments", [{}, {"profile_name": "llama31-8b-instruct-4bit"}, {"gpu": "T4"}])
 def test_naming_the_profile_or_the_card_changes_nothing(arguments: dict[str, Any], t4_log: Path):
-    """What the log says itself need not be named."""
+    """Naming the profile or the card that the log states changes nothing."""
     assert judge(gather(t4_log, **arguments)).status == "pass"
 
 
@@ -56,23 +56,23 @@ def test_our_h100_run_passes(h100_log: Path):
     assert {"weights_gib", "activation_peak_gib", "num_gpu_blocks", "kv_estimate_gib", "cuda_graph_gib"} <= compared
 
 
-OF_OUR_KINDS = [
-    ("cut", "max_model_len", "unsloth cut max_seq_length"),
+REASONS = [
+    ("length cut", "max_model_len", "unsloth cut max_seq_length"),
     ("two workers", "error", "max seq len (131072) is larger than"),
     ("negative cache", "num_gpu_blocks", "must hold one request"),
     ("v1", "outcome", "not finished"),
-    ("renamed", "num_gpu_blocks", "block 416.0 KiB of gemma-3-1b-it"),
-    ("renamed", "family", "gemma-3-1b-it has Gemma3"),
+    ("wrong model name", "num_gpu_blocks", "block 416.0 KiB of gemma-3-1b-it"),
+    ("wrong model name", "family", "gemma-3-1b-it has Gemma3"),
     ("repeated", "concurrency", "9 times in one attempt"),
     ("handwritten", "weights_gib", "`weights` (model_runner.py:1115) is not in"),
     ("handwritten", "outcome", "figures alone are no pass"),
-    ("up to its blocks", "outcome", "its last known stage is blocks"),
+    ("ends after blocks", "outcome", "its last known stage is blocks"),
     ("full length", "error", "max seq len (131072) is larger than"),
     ("negative non_torch", "num_gpu_blocks", "must hold one request"),
-    ("beside others", "error", "No available memory"),
+    ("shared device", "error", "No available memory"),
     ("notes", "attempts", "2 attempts"),
 ]
-OF_PUBLIC_LOGS = [
+REASONS_PUBLIC = [
     ("gh_unsloth-2298_L4_phi3.5_util0.3_partial.txt", "max_model_len", "unsloth cut max_seq_length"),
     ("gh_vllm-13061_4090TP2_qwen14b_kvfail.txt", "error", "max seq len (131072) is larger than"),
     ("gh_vllm-13882_RTX4060-8G_qwen2.5-7b_negKV.txt", "num_gpu_blocks", "must hold one request"),
@@ -102,15 +102,23 @@ OF_PUBLIC_LOGS = [
 ]
 
 
-@pytest.mark.parametrize(("log", "figure", "reason"), with_public(OF_OUR_KINDS, OF_PUBLIC_LOGS))
+@pytest.mark.parametrize(("log", "figure", "reason"), with_public_logs(REASONS, REASONS_PUBLIC))
 def test_bad_logs_fail_for_the_right_reason(log: str, figure: str, reason: str, tmp_path: Path):
     """A tampered, fabricated, failed or partial log fails, and a finding says why."""
-    verdict = judge(gather(log_of(log, tmp_path)))
+    verdict = judge(gather(sample_log(log, tmp_path)))
     assert verdict.status == "fail"
     assert reason in _failed(verdict)[figure]
 
 
-GENUINE = ["february llama", "february phi-4", "february qwen", "april llama", "april mistral", "vision", "one line"]
+GENUINE = [
+    "vllm 0.7.1 llama",
+    "vllm 0.7.1 phi-4",
+    "vllm 0.7.1 qwen",
+    "vllm 0.8 llama",
+    "vllm 0.8 mistral",
+    "vllm 0.9 vision",
+    "one line",
+]
 GENUINE_PUBLIC = [
     "nb_2025-02-06_Kaggle_Llama3.1_8B_GRPO_1390.txt",
     "nb_2025-02-06_Kaggle_Phi_4_GRPO_9046.txt",
@@ -122,18 +130,20 @@ GENUINE_PUBLIC = [
 ]
 
 
-@pytest.mark.parametrize("log", with_public(GENUINE, GENUINE_PUBLIC))
+@pytest.mark.parametrize("log", with_public_logs(GENUINE, GENUINE_PUBLIC))
 def test_genuine_logs_of_other_stacks_are_refused_not_failed(log: str, tmp_path: Path):
     """A log of other versions holds every identity, and is refused for its versions alone."""
-    verdict = judge(gather(log_of(log, tmp_path)))
+    verdict = judge(gather(sample_log(log, tmp_path)))
     assert verdict.status == "refused"
     assert all(finding.check is Check.STACK for finding in verdict.failures())
 
 
-@pytest.mark.parametrize("log", with_public(["february llama"], ["nb_2025-02-06_Kaggle_Llama3.1_8B_GRPO_1390.txt"]))
+@pytest.mark.parametrize(
+    "log", with_public_logs(["vllm 0.7.1 llama"], ["nb_2025-02-06_Kaggle_Llama3.1_8B_GRPO_1390.txt"])
+)
 def test_another_version_fails_where_the_profile_is_named(log: str, tmp_path: Path):
-    """Asked to be a load of the profile, a log of another version is drift, which fails."""
-    verdict = judge(gather(log_of(log, tmp_path), profile_name="llama31-8b-instruct-4bit"))
+    """If the profile is named, a log of another version is drift, which fails."""
+    verdict = judge(gather(sample_log(log, tmp_path), profile_name="llama31-8b-instruct-4bit"))
     assert verdict.status == "fail"
     assert {"unsloth", "vllm"} == set(_failed(verdict))
 
@@ -154,7 +164,7 @@ def _edited(log: Path, tmp_path: Path, *changes: tuple[str, str]) -> Verdict:
      "Unsloth: Your GPU has CUDA", "QKV layers", "Triton:"],
 )  # fmt: skip
 def test_a_line_that_is_missing_or_doubled_fails(line: str, t4_log: Path, tmp_path: Path):
-    """Each required line is there exactly once."""
+    """Each required line must be there exactly once."""
     lines = t4_log.read_text().splitlines(keepends=True)
     for copies in (0, 2):
         path = tmp_path / f"{copies}.log"
@@ -169,13 +179,13 @@ def test_a_16_bit_load_is_not_the_4_bit_profile(t4_log: Path, tmp_path: Path):
 
 
 def test_an_empty_cache_fails(t4_log: Path, tmp_path: Path):
-    """No block for a whole request is no load, even where the engine went on."""
+    """A cache without room for a whole request fails, even if the engine went on."""
     verdict = _edited(t4_log, tmp_path, ("# CUDA blocks: 1353", "# CUDA blocks: 0"), ("42.28x", "0.00x"))
     assert "must hold one request" in _failed(verdict)["num_gpu_blocks"] or "num_gpu_blocks" in _failed(verdict)
 
 
 def _eager(text: str) -> str:
-    """The log as enforce_eager makes it (vllm/config.py:3318-3350, worker/worker.py:336): no sizes and no capture."""
+    """The log as enforce_eager prints it (vllm/config.py:3318-3350, worker/worker.py:336): no sizes and no capture."""
     text = text.replace("enforce_eager=False", "enforce_eager=True")
     text = re.sub(r'"cudagraph_capture_sizes":\[[\d,]+\],"max_capture_size":\d+', _NO_SIZES, text)
     return "".join(
@@ -187,7 +197,7 @@ _NO_SIZES = '"cudagraph_capture_sizes":[],"max_capture_size":0'
 
 
 def test_a_load_without_graphs_is_judged_without_them(t4_log: Path, tmp_path: Path):
-    """With enforce_eager no line of graphs is missed, and the profile must have asked for it."""
+    """With enforce_eager the lines about graphs are not required, but the profile must have asked for it."""
     log, wanted = tmp_path / "load.log", tmp_path / "eager.toml"
     log.write_text(_eager(t4_log.read_text()))
     reference = (ROOT / "env/profiles/llama31-8b-instruct-4bit.toml").read_text()
@@ -195,11 +205,11 @@ def test_a_load_without_graphs_is_judged_without_them(t4_log: Path, tmp_path: Pa
     assert judge(gather(log, profile_name=str(wanted))).status == "pass"
     judged = judge(gather(log, profile_name="llama31-8b-instruct-4bit"))
     assert "profile llama31-8b-instruct-4bit asks for False" in _failed(judged)["enforce_eager"]
-    assert judge(gather(log)).status == "pass"  # of no profile that is known, so by its own settings
+    assert judge(gather(log)).status == "pass"  # no known profile, so judged by its own settings
 
 
 def test_a_load_with_graphs_must_list_them(t4_log: Path, tmp_path: Path):
-    """An empty list of sizes without enforce_eager is no log of a load with graphs."""
+    """An empty list of sizes without enforce_eager fails a load with graphs."""
     text = re.sub(r'"cudagraph_capture_sizes":\[[\d,]+\],"max_capture_size":\d+', _NO_SIZES, t4_log.read_text())
     log = tmp_path / "load.log"
     log.write_text(text)
@@ -207,7 +217,7 @@ def test_a_load_with_graphs_must_list_them(t4_log: Path, tmp_path: Path):
 
 
 def test_a_cut_length_is_never_silent(t4_log: Path, tmp_path: Path):
-    """A load that went through only because unsloth cut max_seq_length does not pass, and both the cut and the length say so."""
+    """A load that succeeded only because unsloth cut max_seq_length fails on both the cut and the length."""
     cut = "Unsloth: Your GPU cannot handle sequence lengths of 512 due to limited GPU memory.\n"
     text = t4_log.read_text().replace("Unsloth: vLLM loading", cut + "Unsloth: vLLM loading", 1)
     log = tmp_path / "cut.log"
@@ -218,7 +228,7 @@ def test_a_cut_length_is_never_silent(t4_log: Path, tmp_path: Path):
 
 
 def test_a_retry_is_never_silent(t4_log: Path, tmp_path: Path):
-    """A load that went through only after unsloth's own retry does not pass."""
+    """A load that succeeded only after unsloth's own retry does not pass."""
     retry = "Unsloth: Retrying vLLM to process 120 sequences and 512 tokens in tandem.\nError:\nCUDA out of memory. x\n"
     text = t4_log.read_text()
     cut = text.index("INFO 02-13 15:54:32 model_runner.py:1110] Starting")
@@ -230,7 +240,7 @@ def test_a_retry_is_never_silent(t4_log: Path, tmp_path: Path):
 
 
 def test_findings_point_into_the_log(t4_log: Path, tmp_path: Path):
-    """A failing finding says file and line, what was expected, and what to do."""
+    """A failing finding names the file, the line, the expected value and the fix."""
     verdict = _edited(t4_log, tmp_path, ("took 5.3541 GB", "took 5.3542 GB"))
     finding = next(f for f in verdict.failures() if f.check is Check.GOLDEN)
     line = 1 + t4_log.read_text()[: t4_log.read_text().index("took 5.3541 GB")].count("\n")
@@ -267,7 +277,7 @@ def _cpu_failures(tmp_path: Path, text: str) -> dict[str, str]:
 
 
 def test_a_cpu_log_is_judged_by_its_events(tmp_path: Path):
-    """A whole CPU load fails no event; each missing event fails."""
+    """A complete CPU load passes; each missing event fails."""
     assert _cpu_failures(tmp_path, CPU_LOG) == {}
     for name in ("weights", "adapters", "answer", "peak", "done"):
         without = "".join(line for line in CPU_LOG.splitlines(keepends=True) if f'"event": "{name}"' not in line)
@@ -275,13 +285,13 @@ def test_a_cpu_log_is_judged_by_its_events(tmp_path: Path):
 
 
 def test_a_wrong_answer_fails(tmp_path: Path):
-    """Real weights must name the expected word, and some token must come."""
+    """With real weights the answer must contain the expected word, and at least one token."""
     assert "answer" in _cpu_failures(tmp_path, CPU_LOG.replace('"found": true', '"found": false'))
     assert "answer" in _cpu_failures(tmp_path, CPU_LOG.replace('"num_new_tokens": 2', '"num_new_tokens": 0'))
 
 
 def test_a_gpu_load_without_vllm_is_judged_by_banner_and_events(tmp_path: Path, t4_log: Path):
-    """Without vLLM no line of it is required, and no figure of it is predicted."""
+    """Without vLLM none of its lines is required, and none of its figures is predicted."""
     banner = "".join(t4_log.read_text().splitlines(keepends=True)[1:6])
     patched = t4_log.read_text().splitlines()[-1] + "\n"
     events = _lines(Answered(text="x", num_new_tokens=1, expected=None, found=None), Done())
@@ -308,14 +318,14 @@ TRAINED = Trained(first_loss=2.0, last_loss=1.0, base_unchanged=True, adapter_ch
     ],
 )
 def test_training_is_judged(change: dict[str, object], figure: str | None, tmp_path: Path):
-    """The loss falls, the base stays, the adapters change; each is its own finding."""
+    """The loss must fall, the base must not change, and the adapters must; each is its own finding."""
     text = CPU_LOG + _lines(structs.replace(TRAINED, **change))
     assert set(_cpu_failures(tmp_path, text)) == ({figure} if figure else set())
 
 
 @pytest.mark.parametrize(("num_steps", "failing"), [(1, set()), (2, {"loss"})])
 def test_one_step_has_one_loss(num_steps: int, failing: set[str], tmp_path: Path):
-    """After one step the first loss is the last, and cannot have fallen; after two it must have."""
+    """After one step the first loss is the last, and need not have fallen; after two it must have."""
     steps = _lines(*(Stepped(step=step, loss=2.0) for step in range(num_steps)))
     text = CPU_LOG + steps + _lines(structs.replace(TRAINED, last_loss=2.0))
     assert set(_cpu_failures(tmp_path, text)) == failing
@@ -326,7 +336,7 @@ def test_one_step_has_one_loss(num_steps: int, failing: set[str], tmp_path: Path
     [({}, None), ({"same_weights": False}, "saved adapter"), ({"num_same_tokens": 0}, "saved adapter")],
 )
 def test_saved_adapters_are_those_in_memory(change: dict[str, object], figure: str | None, tmp_path: Path):
-    """Adapters that are not what was saved, or do not begin to answer as it does, fail the run."""
+    """Adapters that differ from what was saved, or whose answer begins differently, fail the run."""
     saved = SavedAdapter(same_weights=True, num_same_tokens=9, num_new_tokens=32)
     assert set(_cpu_failures(tmp_path, CPU_LOG + _lines(structs.replace(saved, **change)))) == (
         {figure} if figure else set()
@@ -349,12 +359,12 @@ def _finding(status: Status) -> Finding:
     ],
 )
 def test_a_verdict_is_its_worst_finding(statuses: list[Status], verdict: str):
-    """One failure fails; a refusal is no pass; nothing compared is a skip, never a pass."""
+    """One failure fails; a refusal is no pass; if nothing was compared the verdict is skipped, never pass."""
     assert Verdict(tuple(_finding(status) for status in statuses)).status == verdict
 
 
 def test_ranges_include_their_ends():
-    """A range holds its low and its high; an exact value holds at the printed precision."""
+    """A range includes its ends; an exact value matches at the printed precision."""
     reading = Reading("kv_cache_bytes", from_gib(2.64), 2, 1)
     assert within(reading, Range(low=2.64, high=2.7, why="x"))
     assert within(reading, Range(low=2.6, high=2.64, why="x"))
@@ -363,8 +373,8 @@ def test_ranges_include_their_ends():
     assert not within(reading, Range(exactly=2.65, why="x"))
 
 
-def test_interval_arithmetic_encloses():
-    """Sums, differences and products hold every combination of their operands."""
+def test_interval_arithmetic_covers_every_combination():
+    """Sums, differences and products contain every combination of their operands."""
     one, two = Interval(1, 2), Interval(-3, 4)
     assert (one + two, one - two, one * two) == (Interval(-2, 6), Interval(-3, 5), Interval(-6, 8))
     assert one.meets(Interval(2, 3)) and not one.meets(Interval(2.1, 3))

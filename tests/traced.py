@@ -1,8 +1,8 @@
-"""A load, or its imports, under an audit hook of Python (PEP 578), and what of it nobody has explained.
+"""Runs a load, or its imports, under a Python audit hook (PEP 578), and lists what no entry of tests/traced.toml explains.
 
-Run by the Python of an environment that has the stack, so it imports nothing but the standard library: `python -B tests/traced.py OUT.json PLAN`,
-where PLAN is `run FOLDER STEP...` (the steps of an engine's process, in one) or `imports` (on a machine without a GPU: all that the engine
-of a GPU imports, with torch's answers of a card). What the hook sees is Python's own: what C++ opens by itself is not seen.
+Runs in an environment with the stack, so it imports only the standard library: `python -B tests/traced.py OUT.json PLAN`. PLAN is
+`run FOLDER STEP...` (the steps of an engine's process, all in this one) or `imports` (everything that the GPU engine imports, on a machine
+without a GPU, with faked answers of torch about the card). The hook sees Python's own events; files that C++ opens are not seen.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ KINDS = {
 }
 PACKAGE = re.compile(r".*/(?:site-packages|src)/(.+)")
 HANDED_ON = ("check_output",)
-"""What of ours stands between unsloth and what it calls (stacks/unsloth_vllm/engine.py: query_own_gpu_only)."""
+"""Our functions between unsloth and what it calls (stacks/unsloth_vllm/engine.py: query_own_gpu_only)."""
 UNWRITTEN = ("/dev/null", "/dev/tty")
 IMPORTED = (
     "vllm.entrypoints.llm", "vllm.lora.worker_manager", "vllm.model_executor.models.llama", "vllm.model_executor.model_loader.loader",
     "vllm.model_executor.layers.quantization.bitsandbytes", "vllm.executor.uniproc_executor", "transformers.models.llama.modeling_llama",
     "peft.tuners.lora.bnb", "trl.trainer.sft_trainer", "xformers.ops.fmha", "torch._inductor.compile_fx",
 )  # fmt: skip
-"""What a load imports after unsloth, as tests/image/inside has it."""
+"""What a load imports after unsloth, as in tests/image/inside."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One thing that happened: its kind (write, network, process, pickle, code), the file of a package that did it, and to what.
+    """One event: its kind (write, network, process, pickle, code), the package file that caused it, and its target.
 
     `stage` is the last event that the engine recorded before it.
     """
@@ -54,7 +54,7 @@ class Seen:
 
 
 class Watch:
-    """The hook. Code counts where it comes from a file that is neither installed nor ours; of what is compiled from text its file is not known."""
+    """The hook. It records code from files that are neither installed nor ours; the file of code compiled from text is unknown."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
@@ -81,7 +81,7 @@ class Watch:
 
 
 def _changed(event: str, arguments: tuple[Any, ...]) -> str:
-    """What is changed: of two names the new one; relative to a folder's descriptor, which comes last where there is one."""
+    """The changed path: of two names the new one. A relative path is resolved by the folder's descriptor, which is the last argument if any."""
     path = arguments[1 if event in ("os.rename", "os.link", "os.symlink") else 0]
     if isinstance(path, int):
         return str(Path(f"/proc/self/fd/{path}").readlink())
@@ -110,7 +110,7 @@ WORDS: dict[str, Callable[[str, tuple[Any, ...]], str]] = {
 
 
 def caller() -> str:
-    """The innermost file of a package on the stack, below site-packages or src; "" where there is none."""
+    """The innermost package file on the stack, below site-packages or src; "" if there is none."""
     frame = sys._getframe(2)
     while frame is not None:
         found = PACKAGE.search(frame.f_code.co_filename)
@@ -132,7 +132,7 @@ def run_steps(watch: Watch, folder: str, *steps: str) -> int:
 
 
 def run_imports(watch: Watch) -> int:
-    """The imports of unsloth's engine, with what torch says of a card put in its place (scripts/trace_training.py)."""
+    """The imports of unsloth's engine, with torch's answers about a card faked (scripts/trace_training.py)."""
     from loadcheck.stacks.recorder import Recorder
     from loadcheck.stacks.unsloth_vllm import engine
 
@@ -175,7 +175,7 @@ def main(arguments: list[str]) -> None:
     run: Callable[..., int] = run_steps if arguments[1] == "run" else run_imports
     code = run(watch, *arguments[2:])
     seen = list(watch.seen)
-    pickle.loads(pickle.dumps(OrderedDict()))  # the hook itself works
+    pickle.loads(pickle.dumps(OrderedDict()))  # check that the hook works
     control = [each.kind for each in watch.seen[len(seen) :]]
     said = {"code": code, "seen": [vars(each) for each in seen], "control": control, "modules": sorted(sys.modules)}
     Path(arguments[0]).write_text(json.dumps(said))
@@ -188,9 +188,9 @@ def main(arguments: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Allowed:
-    """One entry of tests/traced.toml; `by` and `what` are patterns of fnmatch, in `what` after `shortened`.
+    """One entry of tests/traced.toml; `by` and `what` are fnmatch patterns, `what` after `shortened`.
 
-    `when`: load, which comes after the imports, or imports, some of which come late.
+    `when` is "load" (after the imports) or "imports" (at any time, as some imports come late).
     """
 
     kind: str
@@ -206,19 +206,19 @@ class Allowed:
 
 
 def is_import(seen: Seen) -> bool:
-    """Whether it happened before the engine said that everything is imported."""
+    """Whether it happened before the engine recorded that everything is imported."""
     return seen.stage == ""
 
 
 def shortened(what: str, places: dict[str, str]) -> str:
-    """With the folders of this run by their names: {HOME}/x, whichever comes first."""
+    """Replace this run's folders by their names, such as {HOME}/x; the first match wins."""
     for name, path in places.items():
         what = what.replace(path, "{" + name + "}")
     return what
 
 
 def unexplained(seen: list[Seen], allowed: tuple[Allowed, ...], places: dict[str, str]) -> Iterator[str]:
-    """Each thing that no entry covers, once, as a line to read."""
+    """Each event that no entry covers, once, as a readable line."""
     for each in dict.fromkeys(seen):
         if not any(entry.covers(each, places) for entry in allowed):
             yield f"{each.kind} by {each.by} after {each.stage or 'the start'}: {shortened(each.what, places)[:300]}"

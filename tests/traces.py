@@ -1,4 +1,4 @@
-"""Traces of loads for tests: one process with an audit hook, in a home, a folder for temporary files and a present folder of its own."""
+"""Traces loads for tests: each is one process with an audit hook, and its own home, temporary and working folders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 @dataclass(frozen=True)
 class Trace:
-    """What was seen of a process that has ended. `listened`: addresses beside loopback; `shm_bytes`: the most that came to be in /dev/shm."""
+    """What was seen of a finished process. `listened`: addresses other than loopback; `shm_bytes`: the largest growth of /dev/shm."""
 
     code: int
     seen: list[Seen]
@@ -33,16 +33,16 @@ class Trace:
     shm_bytes: int
 
     def imports(self) -> list[str]:
-        """What no entry explains of the imports."""
+        """The unexplained events during the imports."""
         return list(unexplained([each for each in self.seen if is_import(each)], ALLOWED, self.places))
 
     def load(self) -> list[str]:
-        """The same of all that came after."""
+        """The unexplained events after the imports."""
         return list(unexplained([each for each in self.seen if not is_import(each)], ALLOWED, self.places))
 
 
 def trace(python: Path | str, folder: Path, *words: str, weights: Path | None = None, **environment: str) -> Trace:
-    """Run tests/traced.py with `words` in new folders below `folder`; {RUN} among them is its run folder."""
+    """Run tests/traced.py with `words` in new folders below `folder`; {RUN} in a word is the run folder."""
     places = {name: str(folder / name.lower()) for name in ("RUN", "HOME", "TMP", "CWD")}
     for place in places.values():
         Path(place).mkdir(exist_ok=True)
@@ -68,7 +68,7 @@ def trace(python: Path | str, folder: Path, *words: str, weights: Path | None = 
 
 
 def watched(process: subprocess.Popen[bytes], limit_s: float = 600) -> tuple[set[str], int]:
-    """To the end of a process: on which addresses it listened beside loopback, and by how much /dev/shm grew."""
+    """Wait for a process to end: the addresses other than loopback that it listened on, and the largest growth of /dev/shm."""
     before, most, listened, deadline_s = used_bytes(), 0, set(), time.monotonic() + limit_s
     while process.poll() is None:
         assert time.monotonic() < deadline_s, "still running"
@@ -84,6 +84,6 @@ def watched(process: subprocess.Popen[bytes], limit_s: float = 600) -> tuple[set
 
 
 def used_bytes() -> int:
-    """Of /dev/shm, whoever uses it."""
+    """Of /dev/shm, by all processes."""
     said = os.statvfs("/dev/shm")
     return (said.f_blocks - said.f_bfree) * said.f_frsize

@@ -1,6 +1,6 @@
 """Starts of vLLM's V1 engine from 0.8 to 0.33, printed by each release's own formulas from one set of exact bytes.
 
-Which lines a release prints, and how it rounds them, was read in its source: v1/worker/gpu_worker.py, v1/worker/gpu_model_runner.py,
+Which lines a release prints, and how it rounds, is from its source: v1/worker/gpu_worker.py, v1/worker/gpu_model_runner.py,
 v1/core/kv_cache_utils.py and v1/engine/core.py of the releases below.
 """
 
@@ -36,9 +36,9 @@ class Start:
     """One start, in exact bytes: Llama 3.1 8B in bfloat16 on an H100, unless changed.
 
     Attributes:
-        debug: whether it was started with VLLM_LOGGING_LEVEL=DEBUG, which prints the summary between 0.11 and 0.26 too.
-        counted: whether graphs are estimated and taken from the cache; None for the release's own default.
-        fitted_length: to which the engine shortens `length` (max_model_len=auto, from 0.16).
+        debug: started with VLLM_LOGGING_LEVEL=DEBUG, which prints the summary in 0.11 to 0.26 as well.
+        counted: whether the graphs' estimate is taken from the cache; None for the release's default.
+        fitted_length: the length that the engine reduces `length` to (max_model_len=auto, from 0.16).
     """
 
     release: str

@@ -1,4 +1,4 @@
-"""The engine's process that is started before its load is known."""
+"""The engine process that starts before its load is known."""
 
 import os
 import select
@@ -33,9 +33,9 @@ sys.exit(child.main(sys.argv[1:]))
 
 
 @contextmanager
-def begun() -> Iterator[Ahead]:
+def started_ahead() -> Iterator[Ahead]:
     env = {**child_environment(), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
-    with ahead([sys.executable, "-c", CODE, "ahead", "tests.begins", str(os.getpid())], env) as process:
+    with ahead([sys.executable, "-c", CODE, "ahead", "tests.ahead_engine", str(os.getpid())], env) as process:
         yield process
 
 
@@ -48,59 +48,59 @@ def run_dir(tmp_path: Path) -> Path:
     return folder
 
 
-def heard(process: Ahead, run_dir: Path, tmp_path: Path) -> tuple[str, str]:
-    """How it ends once it is told to load, and all that it printed."""
+def load_in(process: Ahead, run_dir: Path, tmp_path: Path) -> tuple[str, str]:
+    """Load in the process that was started ahead: its outcome, and everything that it printed."""
     sink = LogSink(tmp_path / "load.log")
     end = run_child(process.load(run_dir), sink, lambda _: None, lambda _: None)
     return end.outcome, sink.close().read_text()
 
 
-def test_it_imports_at_once_and_touches_the_device_when_it_is_told(run_dir: Path, tmp_path: Path):
-    """What it printed before its step is in the log, once; its stdin is empty by the time that it loads."""
-    with begun() as process:
+def test_it_imports_at_once_but_waits_with_the_device(run_dir: Path, tmp_path: Path):
+    """Its early output is in the log once, and its stdin is empty when the load begins."""
+    with started_ahead() as process:
         out = process.process.stdout.fileno()
         first = b""
         while not first.endswith(b"\n"):
             first += os.read(out, 100)
         assert select.select([out], [], [], 0.1)[0] == []
         process.looked()
-        outcome, log = heard(process, run_dir, tmp_path)
+        outcome, log = load_in(process, run_dir, tmp_path)
     assert (first, outcome) == (b"imports\n", "completed")
     assert sorted(log.splitlines()) == ["loads smollm2-135m-cpu ''", "reads /weights", "touches the device"]
     assert log.endswith("loads smollm2-135m-cpu ''\n")
 
 
 def test_without_an_order_it_ends_and_loads_nothing():
-    """A load that is refused ends it, wherever it is by then."""
-    with begun() as process:
+    """A refused load ends the process, whatever it is doing."""
+    with started_ahead() as process:
         pid = process.process.pid
         process.looked()
     assert not psutil.pid_exists(pid)
 
 
-def test_with_its_parent_it_ends(tmp_path: Path):
-    """Its parent's end is the end of its orders: it does not wait for ever, and loads nothing."""
-    with begun() as process:
+def test_it_ends_with_its_parent(tmp_path: Path):
+    """When its parent ends, it exits and loads nothing, instead of waiting forever."""
+    with started_ahead() as process:
         process.looked()
         process.process.stdin.close()
         assert process.process.wait(timeout=20) == 0
 
 
-def test_how_it_ended_before_its_step_is_told(run_dir: Path, tmp_path: Path):
-    """What it is told after its end is lost; the step says how it ended, as it would have."""
+def test_a_death_before_the_load_is_reported(run_dir: Path, tmp_path: Path):
+    """An order after its death is lost, and the load reports how it died."""
     command = [sys.executable, "-c", "print('up', flush=True); raise SystemExit(7)"]
     with ahead(command, dict(os.environ)) as process:
         process.process.wait()
         process.looked()
-        outcome, log = heard(process, run_dir, tmp_path)
+        outcome, log = load_in(process, run_dir, tmp_path)
     assert (outcome, log) == ("failed", "up\n")
 
 
 # ------------------------------------------------------------------------------------------------------------ the command line
 
 
-def test_only_what_can_begin_is_begun(monkeypatch: pytest.MonkeyPatch):
-    """unsloth's engine where there is a device, by the default profile too; nothing on the CPU, and for what is wrong."""
+def test_only_unsloths_engine_is_started_ahead(monkeypatch: pytest.MonkeyPatch):
+    """unsloth's engine is started if there is a device, also for the default profile; none is for the CPU or for bad input."""
     begun: list[list[str]] = []
 
     @contextmanager
@@ -125,8 +125,8 @@ def test_only_what_can_begin_is_begun(monkeypatch: pytest.MonkeyPatch):
     assert begun == [["loadcheck.engines.child", "ahead", "loadcheck.stacks.unsloth_vllm.engine"]]
 
 
-def test_a_gpus_process_loads_no_profile_of_the_cpu(monkeypatch: pytest.MonkeyPatch):
-    """A card whose driver does not answer has its files: the engine has begun, and the default is the small model on the CPU."""
+def test_a_gpu_process_loads_no_cpu_profile(monkeypatch: pytest.MonkeyPatch):
+    """A card whose driver does not answer still has device files: the GPU's engine was started, but the default profile is then the CPU's."""
     monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
     monkeypatch.setenv(startup.ENABLE_VARIABLE, "ahead")
     process = Ahead(cast("Any", None))
@@ -134,8 +134,8 @@ def test_a_gpus_process_loads_no_profile_of_the_cpu(monkeypatch: pytest.MonkeyPa
     assert cli_ahead.fitting(process, load_profile("smollm2-135m-cpu", {})) is None
 
 
-def test_the_measure_has_to_be_asked_for(monkeypatch: pytest.MonkeyPatch):
-    """No GPU has run it yet. Without it the process starts at its step, as every other does."""
+def test_starting_ahead_is_off_by_default(monkeypatch: pytest.MonkeyPatch):
+    """No GPU has run this measure yet, so it is off by default and the process starts at its step."""
     profile = load_profile(GPU_PROFILE, {})
     monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
     monkeypatch.delenv(startup.ENABLE_VARIABLE, raising=False)

@@ -18,7 +18,7 @@ from loadcheck.specs.model import load_models
 from loadcheck.specs.profile import VLLM_LORA_RANKS
 from loadcheck.units import GIB, MIB
 from loadcheck.verdict import judge
-from tests.kinds import printed
+from tests.sample_logs import printed_load
 
 PROFILE = "llama31-8b-instruct-4bit"
 DEVICES = {
@@ -72,7 +72,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_a_genuine_log_passes(key: str, more_used: int, more_non_torch: int, changes: dict[str, Any], log: Path):
     """On every card, whatever its driver holds and whatever was asked for, its printed digits are reason enough for themselves."""
-    text = printed(_card(key, more_used * MIB, more_non_torch * MIB), 28 * GIB, changes)
+    text = printed_load(_card(key, more_used * MIB, more_non_torch * MIB), 28 * GIB, changes)
     assume(text is not None)
     assert _failures(log, text) == []
 
@@ -80,12 +80,12 @@ def test_a_genuine_log_passes(key: str, more_used: int, more_non_torch: int, cha
 @pytest.mark.parametrize("ram_gib", [5, 11, 28, 60])
 def test_a_t4_may_have_any_ram(ram_gib: int, log: Path):
     """Swap space follows from the host's RAM, and is no part of what a T4 is."""
-    assert _failures(log, printed(_card("T4"), ram_gib * GIB, {})) == []
+    assert _failures(log, printed_load(_card("T4"), ram_gib * GIB, {})) == []
 
 
 def test_a_t4_in_use_is_no_other_load(log: Path):
     """With 200 MiB more in use, budget, cache and blocks are others, and follow from the printed utilization."""
-    assert _failures(log, printed(_card("T4", more_used_bytes=200 * MIB), 11 * GIB, {})) == []
+    assert _failures(log, printed_load(_card("T4", more_used_bytes=200 * MIB), 11 * GIB, {})) == []
 
 
 @pytest.mark.parametrize("key", ["T4", "A10G", "L4", "L40S"])
@@ -94,7 +94,7 @@ def test_a_card_without_ecc_is_that_card(key: str, log: Path):
     card = _card(key)
     more = round(card.total_bytes * (WITHOUT_ECC - 1))
     card = replace(card, total_bytes=card.total_bytes + more, free_bytes=card.free_bytes + more)
-    text = printed(card, 28 * GIB, {})
+    text = printed_load(card, 28 * GIB, {})
     assert _failures(log, text) == []
     assert any("(ECC) switched off" in finding.why for finding in judge(gather(log)).findings)
 
@@ -106,7 +106,7 @@ def test_a_card_that_nobody_knows_is_judged_by_its_own_numbers(name: str, capabi
     total = round(gib * GIB)
     card = card_from_device(name, capability, total, total - 300 * MIB)
     card = replace(card, non_torch_bytes=card.assumed_non_torch_bytes, graph_node_bytes=5000)
-    assert _failures(log, printed(card, 28 * GIB, {})) == []
+    assert _failures(log, printed_load(card, 28 * GIB, {})) == []
 
 
 # ---------------------------------------------------------------------------------- any card, model, rank, driver and settings
@@ -159,7 +159,7 @@ def _any_log(dice: random.Random) -> str:
                 "max_seq_length": 512,
                 "gpu_memory_utilization": 0.6,
             }
-        text = printed(_any_card(dice), dice.choice([5, 11, 28, 60, 120]) * GIB, changes)
+        text = printed_load(_any_card(dice), dice.choice([5, 11, 28, 60, 120]) * GIB, changes)
         if text is not None:
             return text
 

@@ -1,7 +1,7 @@
-"""Logs of the kinds that are found in public, with our own figures: printed by the formulas, then worded as other versions word them.
+"""Sample logs like those found in public, with our own figures: printed by the formulas, then reworded as other versions print them.
 
-Each is one text, of the same line formats as the public log of its kind (file names of those in parentheses); every identity holds
-unless the kind is that one does not.
+Each has the line formats of one public log, whose file name is in parentheses. Every identity holds, unless it does not in that public
+log either.
 """
 
 import io
@@ -26,8 +26,8 @@ from tests.conftest import SHARED_LOGS
 PROFILE = "llama31-8b-instruct-4bit"
 
 
-def printed(card: Card, ram_bytes: int, changes: dict[str, Any]) -> str | None:
-    """What a load prints, without what only our own engine says; None for settings that do not fit."""
+def printed_load(card: Card, ram_bytes: int, changes: dict[str, Any]) -> str | None:
+    """What a load prints, without the events of our own engine; None if the settings do not fit."""
     plan = make_plan(load_profile(PROFILE, changes | {"weights": "synthetic"}))
     if not predict(plan.config, plan.profile, card, ram_bytes).fits:
         return None
@@ -39,7 +39,7 @@ def printed(card: Card, ram_bytes: int, changes: dict[str, Any]) -> str | None:
 
 def _load(gpu: str, name: str, **changes: Any) -> str:
     card = card_from_table(gpu)
-    text = printed(replace(card, name=name, non_torch_bytes=card.assumed_non_torch_bytes), 11 * GIB, changes)
+    text = printed_load(replace(card, name=name, non_torch_bytes=card.assumed_non_torch_bytes), 11 * GIB, changes)
     assert text is not None
     return text
 
@@ -51,7 +51,7 @@ def _edited(text: str, *changes: tuple[str, str]) -> str:
     return text
 
 
-def _until(text: str, words: str) -> str:
+def _up_to(text: str, words: str) -> str:
     """The lines up to the one with these words."""
     lines = text.splitlines(keepends=True)
     return "".join(lines[: next(number for number, line in enumerate(lines) if words in line) + 1])
@@ -60,17 +60,17 @@ def _until(text: str, words: str) -> str:
 # ------------------------------------------------------------------------------------------------------- loads that went well
 
 
-def _of_february(**changes: Any) -> str:
+def _vllm_0_7_1(**changes: Any) -> str:
     """unsloth 2025.2.4 with vLLM 0.7.1 on a T4, a week before the pinned stack (nb_2025-02-06_Kaggle_…)."""
     return _edited(_load("T4", "Tesla T4", **changes), ("2025.2.5", "2025.2.4"), ("v0.7.2", "v0.7.1"), (r"INFO (?=\w)", "INFO 02-06 14:27:55 "),
                    ("llm_engine.py:234", "llm_engine.py:232"), ("worker.py:267", "worker.py:266"), ("executor_base.py:110", "executor_base.py:108"),
                    ("executor_base.py:115", "executor_base.py:113"), ("model_runner.py:1115", "model_runner.py:1116"))  # fmt: skip
 
 
-def _of_april(
+def _vllm_0_8(
     gpu: str = "T4", name: str = "Tesla T4", unsloth: str = "2025.5.3", vllm: str = "0.8.5.post1", **changes: Any
 ) -> str:
-    """vLLM 0.8: each source in brackets, other words for weights and blocks (nb_2025-05-…, nb_2025-09-15_…)."""
+    """vLLM 0.8: sources in brackets, and other words for weights and blocks (nb_2025-05-…, nb_2025-09-15_…)."""
     text = _edited(_load(gpu, name, **changes), ("2025.2.5", unsloth), ("v0.7.2", f"v{vllm}"), ("4.48.2", "4.51.3"), ("2.5.1", "2.6.0"),
                    (r"INFO (\w+\.py:\d+)\]", r"INFO 05-13 07:11:02 [\1]"), ("# CUDA blocks", "# cuda blocks"),
                    (r"Loading model weights took ([\d.]+) GB", r"Model loading took \1 GiB and 61.204724 seconds"))  # fmt: skip
@@ -82,7 +82,7 @@ def _of_april(
 
 
 def _with_slots_as_weights(text: str, gpu: str, **changes: Any) -> str:
-    """vLLM from 0.8 on counts the LoRA slots as weights, and has as much less for its cache."""
+    """vLLM 0.8 and later count the LoRA slots as weights, and have that much less KV cache."""
     plan = make_plan(load_profile(PROFILE, changes | {"weights": "synthetic"}))
     figures = predict(plan.config, plan.profile, card_from_table(gpu), 11 * GIB).figures
     assert figures.weights_bytes is not None and figures.kv_cache_bytes is not None and figures.num_gpu_blocks
@@ -96,35 +96,35 @@ def _with_slots_as_weights(text: str, gpu: str, **changes: Any) -> str:
 
 
 def _mistral() -> str:
-    """A stack whose weights hold the slots (nb_2025-05-13_…_Mistral_v0_3_7B_…)."""
+    """A stack that counts the slots as weights (nb_2025-05-13_…_Mistral_v0_3_7B_…)."""
     changes: dict[str, Any] = {"model": "mistral-7b-instruct-v0.3", "max_seq_length": 1024}
-    return _with_slots_as_weights(_of_april(**changes), "T4", **changes)
+    return _with_slots_as_weights(_vllm_0_8(**changes), "T4", **changes)
 
 
 def _vision() -> str:
     """vLLM 0.9 (nb_2025-09-15_Qwen2_5_7B_VL_…)."""
-    return _of_april(
+    return _vllm_0_8(
         unsloth="2025.9.4", vllm="0.9.2", model="qwen2.5-7b-instruct", max_seq_length=2048, gpu_memory_utilization=0.9
     )
 
 
 def _one_line() -> str:
-    """Pasted with each end of a line a space (web_2025-08-29_4090D_…)."""
-    text = _of_april("RTX4090", "NVIDIA GeForce RTX 4090", unsloth="2025.8.6", model="qwen2.5-1.5b-instruct")
+    """Pasted with a space for each line break (web_2025-08-29_4090D_…)."""
+    text = _vllm_0_8("RTX4090", "NVIDIA GeForce RTX 4090", unsloth="2025.8.6", model="qwen2.5-1.5b-instruct")
     return " ".join(text.replace("`", "").split()) + "\n"
 
 
 # ------------------------------------------------------------------------------------------------- loads that failed, and no loads
 
 
-def _renamed() -> str:
-    """Llama's log whose model somebody called gemma (nb_2025-03-18_…_Gemma3_1B_…)."""
-    return _of_february().replace("llama-3.1-8b-instruct-bnb-4bit", "gemma-3-1b-it")
+def _wrong_model_name() -> str:
+    """Llama's log with the model named gemma (nb_2025-03-18_…_Gemma3_1B_…)."""
+    return _vllm_0_7_1().replace("llama-3.1-8b-instruct-bnb-4bit", "gemma-3-1b-it")
 
 
-def _cut() -> str:
-    """A card in use: unsloth cuts the length, to what it was, and no engine speaks (gh_unsloth-2298_…)."""
-    text = _until(_of_april("L4", "NVIDIA L4"), "vLLM loading")
+def _length_cut() -> str:
+    """A card in use: unsloth cuts the length to what it already was, and no engine line follows (gh_unsloth-2298_…)."""
+    text = _up_to(_vllm_0_8("L4", "NVIDIA L4"), "vLLM loading")
     return _edited(
         text, ("Unsloth: vLLM loading", fake_engine.CUT.format(cut=512).replace("\\", r"\\") + "Unsloth: vLLM loading")
     )
@@ -132,7 +132,7 @@ def _cut() -> str:
 
 @cache
 def _qwen_on_8_gib() -> Prediction:
-    """A 7B model in 4 bits on a card of 8 GiB: its weights and its activation peak leave nothing."""
+    """A 7B model in 4-bit on an 8 GiB card: weights and activation peak leave no room."""
     plan = make_plan(
         load_profile(PROFILE, {"model": "qwen2.5-7b-instruct", "weights": "synthetic", "max_seq_length": 4096})
     )
@@ -145,7 +145,7 @@ def _qwen_on_8_gib() -> Prediction:
 def _profile_lines(
     total_gib: float, share: float, weights_gib: float, non_torch_gib: float, activation_gib: float
 ) -> tuple[str, str, float]:
-    """vLLM's two sentences about a profile run, and the cache that it leaves in GiB."""
+    """vLLM's two sentences about its profile run, and the KV cache left in GiB."""
     budget_gib = total_gib * share
     cache_gib = budget_gib - weights_gib - non_torch_gib - activation_gib
     use = f"the current vLLM instance can use total_gpu_memory ({total_gib:.2f}GiB) x gpu_memory_utilization ({share:.2f}) = {budget_gib:.2f}GiB"
@@ -161,7 +161,7 @@ def _qwen_amounts() -> tuple[float, float]:
 
 
 def _negative_cache() -> str:
-    """An engine without unsloth, whose cache has less than no room; its traceback is cut off (gh_vllm-13882_…)."""
+    """Plain vLLM with a negative KV cache; the traceback is cut off (gh_vllm-13882_…)."""
     weights_gib, activation_gib = _qwen_amounts()
     use, parts, _ = _profile_lines(8.0, 0.70, weights_gib, 0.03, activation_gib)
     return (
@@ -175,7 +175,7 @@ def _negative_cache() -> str:
 
 
 def _negative_non_torch() -> str:
-    """Other processes gave memory back during the profile; copied without prefixes, and wrapped (web_2025_RTX3050-6GB_…)."""
+    """Other processes freed memory during the profile run; copied without prefixes, and wrapped (web_2025_RTX3050-6GB_…)."""
     weights_gib, activation_gib = _qwen_amounts()
     use, parts, _ = _profile_lines(6.0, 0.80, weights_gib, -0.51, activation_gib)
     return f"{use}\n{parts}".replace("; the rest", ";\nthe rest") + (
@@ -183,8 +183,8 @@ def _negative_non_torch() -> str:
     )
 
 
-def _beside_others() -> str:
-    """A device whose memory others take, in a service's own form, wrapped (web_2026_JetsonOrin_…)."""
+def _shared_device() -> str:
+    """A device that other processes use, wrapped, in the log format of a service (web_2026_JetsonOrin_…)."""
     weights_gib, activation_gib = _qwen_amounts()
     _, parts, _ = _profile_lines(30.0, 0.40, weights_gib, 8.29, activation_gib)
     indent = " " * 31
@@ -201,7 +201,7 @@ def _beside_others() -> str:
 
 
 def _two_workers() -> str:
-    """Two cards: each process says its weights, and the length that was asked for does not fit (gh_vllm-13061_…)."""
+    """Two cards: each process prints its weights, and the requested length does not fit (gh_vllm-13061_…)."""
     weights_gib, _ = _qwen_amounts()
     took = f"INFO 02-11 07:40:45 model_runner.py:1115] Loading model weights took {weights_gib:.4f} GB\n"
     return (
@@ -212,8 +212,8 @@ def _two_workers() -> str:
     )
 
 
-def _of_16_bits(length: int) -> str:
-    """An engine without unsloth, in 16 bits on a card of 22 GiB, up to its blocks (web_2025-03-01_A10-22_…)."""
+def _in_16_bits(length: int) -> str:
+    """Plain vLLM in 16 bits on a 22 GiB card, up to the line of its blocks (web_2025-03-01_A10-22_…)."""
     plan = make_plan(
         load_profile(PROFILE, {"model": "llama-3.1-8b-instruct", "weights": "synthetic", "load_in_4bit": False})
     )
@@ -232,8 +232,8 @@ def _of_16_bits(length: int) -> str:
 
 
 def _full_length() -> str:
-    """The same, asked for all positions of the model, which it has no room for (web_2025-03-25_A10G-22_…)."""
-    text = _of_16_bits(131072)
+    """The same with the model's full length, which does not fit (web_2025-03-25_A10G-22_…)."""
+    text = _in_16_bits(131072)
     blocks = int(re.findall(r"CUDA blocks: (\d+)", text)[0])
     return text + (
         "ERROR 03-25 21:32:48 engine.py:387] The model's max seq len (131072) is larger than the maximum number of tokens that can be "
@@ -243,7 +243,7 @@ def _full_length() -> str:
 
 
 def _v1() -> str:
-    """vLLM's V1 engine, which prints no breakdown, broken off before it is ready (gh_vllm-17122_…)."""
+    """vLLM's V1 engine, which prints no breakdown, cut off before it is ready (gh_vllm-17122_…)."""
     blocks = 9916
     return (
         "INFO 04-24 16:32:59 [loader.py:458] Loading weights took 2.95 seconds\n"
@@ -269,7 +269,7 @@ def _repeated() -> str:
 
 
 def _handwritten() -> str:
-    """No run: the lines that people quote, with round numbers (neg_fabricated_…)."""
+    """Not a run: lines as people quote them, with round numbers (neg_fabricated_…)."""
     return (
         fake_engine.BANNER.format(
             family="Qwen2", gpu="NVIDIA A100-SXM4-40GB", total=39.564, capability="8.0", bfloat16="TRUE"
@@ -281,28 +281,28 @@ def _handwritten() -> str:
 
 
 def _notes() -> str:
-    """Two loads as comments of a script (web_V100-16_opt6.7b_…)."""
+    """Two loads in the comments of a script (web_V100-16_opt6.7b_…)."""
     loads = [_profile_lines(15.77, 0.90, *amounts)[1] for amounts in ((10.43, 0.07, 0.85), (12.40, 0.07, 0.38))]
     return "".join(f"    # example {load}\n\n".replace("; ", "; \n    # ") for load in loads).replace(
         "# example ", "# example\n    # "
     )
 
 
-KINDS: dict[str, Callable[[], str]] = {
-    "february llama": _of_february,
-    "february phi-4": lambda: _of_february(model="phi-4", gpu_memory_utilization=0.8),
-    "february qwen": lambda: _of_february(model="qwen2.5-7b-instruct"),
-    "april llama": lambda: _of_april(model="llama-3.2-3b-instruct", max_seq_length=2048),
-    "april mistral": _mistral,
-    "vision": _vision,
+SAMPLES: dict[str, Callable[[], str]] = {
+    "vllm 0.7.1 llama": _vllm_0_7_1,
+    "vllm 0.7.1 phi-4": lambda: _vllm_0_7_1(model="phi-4", gpu_memory_utilization=0.8),
+    "vllm 0.7.1 qwen": lambda: _vllm_0_7_1(model="qwen2.5-7b-instruct"),
+    "vllm 0.8 llama": lambda: _vllm_0_8(model="llama-3.2-3b-instruct", max_seq_length=2048),
+    "vllm 0.8 mistral": _mistral,
+    "vllm 0.9 vision": _vision,
     "one line": _one_line,
-    "renamed": _renamed,
-    "cut": _cut,
+    "wrong model name": _wrong_model_name,
+    "length cut": _length_cut,
     "negative cache": _negative_cache,
     "negative non_torch": _negative_non_torch,
-    "beside others": _beside_others,
+    "shared device": _shared_device,
     "two workers": _two_workers,
-    "up to its blocks": lambda: _of_16_bits(4096),
+    "ends after blocks": lambda: _in_16_bits(4096),
     "full length": _full_length,
     "v1": _v1,
     "repeated": _repeated,
@@ -311,18 +311,18 @@ KINDS: dict[str, Callable[[], str]] = {
 }
 
 
-kind_text = cache(lambda name: KINDS[name]())
+sample_text = cache(lambda name: SAMPLES[name]())
 
 
-def with_public(ours: Sequence[Any], public: Sequence[Any]) -> list[Any]:
-    """Rows of our logs, and those of public logs where these are on this machine (they are not ours to commit)."""
+def with_public_logs(ours: Sequence[Any], public: Sequence[Any]) -> list[Any]:
+    """Our cases, and those of the public logs if they are on this machine (they are not ours to commit)."""
     return [*ours, *public] if SHARED_LOGS.is_dir() else [*ours]
 
 
-def log_of(name: str, folder: Path) -> Path:
-    """The log of a kind, written into the folder; or the public log of this file name."""
-    if name not in KINDS:
+def sample_log(name: str, folder: Path) -> Path:
+    """The path of a sample, written into the folder, or of the public log with this file name."""
+    if name not in SAMPLES:
         return SHARED_LOGS / name
     path = folder / f"{name.replace(' ', '-')}.txt"
-    path.write_text(kind_text(name), encoding="utf-8")
+    path.write_text(sample_text(name), encoding="utf-8")
     return path

@@ -1,4 +1,4 @@
-"""An engine that can begin before it has a plan, and says what it does."""
+"""An engine that can import before it has a plan, and prints each step."""
 
 import sys
 import threading
@@ -6,14 +6,14 @@ from pathlib import Path
 
 
 def say(line: str) -> None:
-    """One write for a line and its end: two threads say something here, and print() writes twice."""
+    """One write per line: two threads print here, and print() writes the line's end separately."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
-def import_ahead(looked: threading.Event) -> None:
+def import_ahead(device_free: threading.Event) -> None:
     say("imports")
-    looked.wait()
+    device_free.wait()
     say("touches the device")
 
 
