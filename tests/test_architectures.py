@@ -1,4 +1,4 @@
-"""What an architecture moves: traced bytes, defaults of a config, and what the stack cannot load."""
+"""What depends on the architecture: traced bytes, a config's defaults, and what the stack cannot load."""
 
 import csv
 
@@ -37,8 +37,9 @@ def _config(name: str, quantization: str = "nf4") -> ModelConfig:
     return model.config_for("nf4" if quantization == "nf4" else "16bit")
 
 
-def test_a_forward_pass_holds_what_a_trace_of_vllms_own_classes_does():
-    """To the byte, with LoRA: in 4 bits and 16, for both lengths of every model (scripts/trace_profile.py)."""
+def test_a_forward_pass_equals_a_trace_of_vllms_classes():
+    """The forward pass equals a trace of vLLM's classes to the byte, with LoRA: in 4 and 16 bits, for both lengths of every model
+    (scripts/trace_profile.py)."""
     rows = [row for row in TRACED if row["lora"] == "1"]
     assert {find_model(row["model"]).config["model_type"] for row in rows} >= {"granite", "gemma"}
     for row in rows:
@@ -46,16 +47,16 @@ def test_a_forward_pass_holds_what_a_trace_of_vllms_own_classes_does():
         assert found == int(row["forward_bytes"]), row
 
 
-def test_what_lies_outside_the_layers_is_what_a_trace_holds():
-    """Embedding, head, last norm, rotary cache, and gemma's normalizer."""
+def test_weights_outside_the_layers_equal_a_trace():
+    """The weights outside the layers equal the trace: embedding, head, last norm, rotary cache and gemma's normalizer."""
     for row in TRACED:
         if row["lora"] == "1":
             outside = sum(term.num_bytes for term in weights(_config(row["model"])).parts[1:])
             assert outside == int(row["outside_layers_bytes"]), row
 
 
-def test_a_gemma_config_that_says_little_has_gemmas_own_defaults():
-    """A head of 256, tied embeddings, and the tanh approximation whatever hidden_act says; llama has none of them."""
+def test_a_short_gemma_config_has_gemmas_defaults():
+    """A short gemma config gets a head of 256, tied embeddings and the tanh approximation, whatever hidden_act is; a llama config gets none of these."""
     config = config_from_hf({"model_type": "gemma", "hidden_act": "gelu", "attention_bias": True, **TINY}, "x")
     assert (config.head_dim, config.tie_word_embeddings, config.hidden_act) == (256, True, "gelu_pytorch_tanh")
     assert (config.qkv_bias, config.o_bias) == (False, False)
@@ -69,7 +70,7 @@ def _says(config: ModelConfig) -> list[str]:
 
 
 def test_granite_fails_once_vllm_is_ready():
-    """In the words of unsloth's own rotary embedding; what vLLM prints before is predicted all the same."""
+    """granite fails after vLLM's start with the error of unsloth's rotary embedding; the figures that vLLM prints before are predicted."""
     found = predict(_config("granite-3.1-2b-instruct"), PROFILE, card_from_table("H200"), 2**34)
     assert not found.fits and found.figures.weights_bytes is not None
     assert _says(_config("granite-3.1-2b-instruct")) == [
@@ -77,8 +78,8 @@ def test_granite_fails_once_vllm_is_ready():
     ]
 
 
-def test_gemma_loads_with_gelu_and_tied_embeddings_alone():
-    """The two that vLLM refuses, each in its words."""
+def test_gemma_needs_gelu_and_tied_embeddings():
+    """gemma without GELU or without tied embeddings is refused with vLLM's words."""
     gemma = _config("gemma-2b-it")
     assert _says(gemma) == []
     assert _says(changed(gemma, {"hidden_act": "silu"})) == ["Activation function silu is not supported"]
@@ -86,7 +87,7 @@ def test_gemma_loads_with_gelu_and_tied_embeddings_alone():
 
 
 def test_gemmas_tables_and_granites_kernels():
-    """unsloth keeps gemma's rotary tables in fp32; a granite layer launches two products and two sums more."""
+    """unsloth keeps gemma's rotary tables in fp32; a granite layer launches two more products and two more sums."""
     gemma, granite = _config("gemma-2b-it"), _config("granite-3.1-2b-instruct")
     tables = engine_extras(gemma, 512, 16, 9.0, False).parts[-1]
     assert tables.num_bytes == 2 * 4 * 8192 * 256
@@ -102,8 +103,8 @@ def test_gemmas_tables_and_granites_kernels():
         ("qwen3", "modelled: llama, mistral, qwen2, granite, gemma"),
     ],
 )
-def test_what_is_not_modelled_is_refused_with_what_would_happen(model_type: str, words: str):
-    """In the engine's words, at the stage where it fails."""
+def test_an_unmodelled_architecture_is_refused_with_the_engines_words(model_type: str, words: str):
+    """An architecture that is not modelled is refused with the engine's words, at the stage where it would fail."""
     with pytest.raises(BadInput, match=model_type) as caught:
         config_from_hf({"model_type": model_type, **TINY}, "config.json")
     assert words in str(caught.value)
@@ -120,19 +121,19 @@ def test_what_is_not_modelled_is_refused_with_what_would_happen(model_type: str,
     ],
 )  # fmt: skip
 def test_models_of_public_reports_are_known_by_name(model: str, billions: float):
-    """By any of their names, with as many parameters as their publishers say."""
+    """Each model is found by any of its names, with the parameter count that its publisher states."""
     assert base_params(_config(model)) / 1e9 == pytest.approx(billions, rel=0.0005)
 
 
 def test_phi_4_mini_is_refused_with_the_reason(capsys: pytest.CaptureFixture[str]):
-    """And with what does load."""
+    """phi-4-mini is refused with the reason, and with a model that loads."""
     assert cli.run(["predict", "--gpu", "H200", "--model", "microsoft/Phi-4-mini-instruct"]) == 2
     said = capsys.readouterr().err
     assert "phi3" in said and "phi-4 is converted to llama" in said
 
 
 def test_training_of_an_untraced_architecture_is_refused():
-    """Its figures would be a guess."""
+    """Training an untraced architecture is refused, as its figures would be a guess."""
     for name, architecture in ARCHITECTURES.items():
         config = config_from_hf({"model_type": name, **TINY}, name)
         if architecture.trained:
@@ -149,14 +150,14 @@ def test_training_of_an_untraced_architecture_is_refused():
      ("deepseek-ai/DeepSeek-R1", "deepseek_v3"), ("microsoft/Phi-3.5-mini-instruct", "phi3"), ("Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_vl")],
 )  # fmt: skip
 def test_a_family_that_is_not_loaded_is_refused_by_its_name(name: str, family: str):
-    """What happens to it is said, and what does load; no list of guesses."""
+    """A family that does not load is refused by its name, with what would happen and what does load, and no list of similar names."""
     problem = unknown_model(name)
     assert f"a {family} model by its name" in problem.what
     assert "modelled: llama, mistral, qwen2" in problem.remedy
 
 
 @pytest.mark.parametrize("model", load_models(), ids=lambda model: model.name)
-def test_no_known_model_is_of_a_family_that_is_not_loaded(model):
-    """A pattern that is too wide would refuse what loads."""
+def test_no_known_model_is_refused_by_its_family(model):
+    """No known model matches the pattern of a family that does not load."""
     if model.refused is None:
         assert all(family_not_loaded(name) is None for name in (model.name, *model.names))

@@ -1,4 +1,4 @@
-"""How a load that did not finish is told: one cause, one fix, and of what it did not reach a count alone."""
+"""How a load that did not finish is reported: one cause, one fix, and only the number of figures that it did not reach."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ REFUSAL = "Error: profile p: generation: prompt and answer need 49 tokens; short
 
 
 def _run(tmp_path: Path, log: str, outcome: str, reason: str, exit_code: int) -> Path:
-    """The folder of a load of the small model on the CPU that printed `log`."""
+    """The run folder of a CPU load of the small model that printed `log`."""
     run = tmp_path / "run"
     shutil.copytree(RUNS / "h100" / "killed", run)
     record = json.loads((run / "run.json").read_text())
@@ -38,7 +38,7 @@ def _run(tmp_path: Path, log: str, outcome: str, reason: str, exit_code: int) ->
 
 
 def _shown(run: Path, capsys: pytest.CaptureFixture[str], command: str = "report") -> str:
-    """What a person reads below the table, in one line."""
+    """Everything printed below the table, on one line."""
     assert cli.run([command, str(run)]) != 0
     out = capsys.readouterr().out
     return " ".join(out[out.index("\n\n") :].split())
@@ -48,8 +48,8 @@ def _verdict(run: Path) -> Verdict:
     return judge(gather(run))
 
 
-def test_an_interruption_is_only_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """After Ctrl-C: no traceback, no unknown trouble, no line for each figure; a cause, a fix and a count; the cause at the end."""
+def test_an_interruption_is_the_only_cause(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Ctrl-C is reported with a cause, a fix and a count, the cause last: no traceback, no unknown trouble, no line per figure."""
     run = _run(tmp_path, f"{STARTED}\n{WEIGHTS}\n{INTERRUPT}", "interrupted", "the user ended it", -2)
     shown = _shown(run, capsys)
     assert shown.count("FAIL ") == 2  # the cause, and the verdict
@@ -61,16 +61,16 @@ def test_an_interruption_is_only_that(tmp_path: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("command", ["check", "report"])
 @pytest.mark.parametrize("name", ["killed", "short-of-estimate", "length-cut", "llama-3.2-3b-short-of-kv"])
-def test_what_is_no_pass_ends_with_cause_and_fix(name: str, command: str, capsys: pytest.CaptureFixture[str]):
-    """In the last five lines, below how the run ended and where it is kept."""
+def test_a_failure_ends_with_cause_and_fix(name: str, command: str, capsys: pytest.CaptureFixture[str]):
+    """Without a pass the last lines are cause and fix, below the verdict and the run's folder."""
     assert cli.run([command, str(RUNS / "h200" / name)]) == 1
     lines = capsys.readouterr().out.rstrip("\n").split("\n")
     assert [line.partition(": ")[0] for line in lines[-2:]] == ["Cause", "Fix"]
     assert lines[-3].startswith("FAIL  ") and (command == "check" or "; kept in " in lines[-5])
 
 
-def test_a_figure_that_is_off_is_the_cause(tmp_path: Path, t4_log: Path, capsys: pytest.CaptureFixture[str]):
-    """Of a load that finished: the first figure, and what to do about it."""
+def test_a_wrong_figure_is_the_cause(tmp_path: Path, t4_log: Path, capsys: pytest.CaptureFixture[str]):
+    """The cause of a finished load that fails is its first wrong figure, with the fix."""
     log = tmp_path / "log"
     log.write_text(t4_log.read_text().replace("took 5.3541", "took 5.4541"))
     assert cli.run(["check", str(log)]) == 1
@@ -80,8 +80,8 @@ def test_a_figure_that_is_off_is_the_cause(tmp_path: Path, t4_log: Path, capsys:
     )
 
 
-def test_all_of_it_stays_in_the_document(tmp_path: Path):
-    """What is not told line by line is a finding all the same, and says that it is missing."""
+def test_missing_figures_stay_in_the_document(tmp_path: Path):
+    """Figures that the load did not reach are findings in the JSON document, marked as missing."""
     run = _run(tmp_path, f"{STARTED}\n{WEIGHTS}\n{INTERRUPT}", "interrupted", "the user ended it", -2)
     found = [finding for finding in _verdict(run).to_json()["findings"] if finding["status"] == "fail"]
     assert {"peak_device_gib", "trainable_params", "answer", "done"} <= {
@@ -90,8 +90,8 @@ def test_all_of_it_stays_in_the_document(tmp_path: Path):
     assert any(finding["figure"] == "error" for finding in found)
 
 
-def test_our_own_refusal_is_no_trouble_of_theirs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """An error of loadcheck in the child is the cause with its own fix; nobody is sent to the issues of unsloth and vLLM."""
+def test_our_own_error_is_the_cause(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """An error of loadcheck in the child is the cause, with its own fix. Nobody is sent to the issues of unsloth and vLLM."""
     run = _run(tmp_path, f"{STARTED}\n{REFUSAL}\n", "failed", "the loading process ended with exit code 2", 2)
     (cause,) = causes(_verdict(run))
     assert (cause.trouble, cause.why) == ("refused", "profile p: generation: prompt and answer need 49 tokens")
@@ -101,36 +101,36 @@ def test_our_own_refusal_is_no_trouble_of_theirs(tmp_path: Path, capsys: pytest.
     assert shown.count("FAIL ") == 2
 
 
-def test_a_bare_log_of_a_refusal_says_the_same(tmp_path: Path):
-    """The log alone tells whose error it is."""
+def test_our_own_error_is_known_by_its_log_alone(tmp_path: Path):
+    """The log alone shows that the error is ours."""
     log = tmp_path / "load.log"
     log.write_text(REFUSAL + "\n")
     assert [cause.trouble for cause in causes(judge(gather(log)))] == ["refused"]
 
 
-def test_an_unknown_trouble_is_the_cause_where_none_is_named(t4_log: Path, tmp_path: Path):
-    """The generic error is not told beside it."""
+def test_an_unknown_trouble_replaces_the_generic_error(t4_log: Path, tmp_path: Path):
+    """If no trouble matches, the unknown trouble is the cause, without the generic error beside it."""
     log = tmp_path / "load.log"
     log.write_text(t4_log.read_text().split("Memory profiling takes")[0] + "\nOverflowError: never seen\n")
     (cause,) = causes(judge(gather(log)))
     assert (cause.trouble, "OverflowError: never seen" in cause.why) == ("unknown", True)
 
 
-def test_what_was_wrong_before_the_end_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """A version that drifted is a finding of its own, whatever ended the load."""
+def test_a_wrong_version_is_reported_beside_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A wrong version is its own finding, whatever ended the load."""
     log = f"{STARTED.replace('2.5.1', '2.6.0')}\n{INTERRUPT}"
     shown = _shown(_run(tmp_path, log, "interrupted", "the user ended it", -2), capsys)
     assert "FAIL torch is 2.6.0+cu124, not 2.5.1" in shown
 
 
-def test_a_killed_load_has_no_trouble_to_look_for(tmp_path: Path):
-    """Who was killed from outside has its end as the cause, not the last error that it printed."""
+def test_the_cause_of_a_killed_load_is_the_kill(tmp_path: Path):
+    """The cause of a load that was killed from outside is the kill, not the last error printed."""
     run = _run(tmp_path, f"{STARTED}\nValueError: retried\n", "killed", "ended by SIGKILL", -9)
     assert [cause.figure for cause in causes(_verdict(run))] == ["process"]
 
 
 def test_a_load_that_finished_has_no_cause(t4_log: Path, tmp_path: Path):
-    """Neither one that passes, nor one whose figures are off, nor one that went through by a retry."""
+    """A load that finished has no cause: passing, with wrong figures, or after a retry."""
     retry = "Unsloth: Retrying vLLM to process 120 sequences and 512 tokens in tandem.\nError:\nCUDA out of memory. x\n"
     text = t4_log.read_text()
     cut = text.index("INFO 02-13 15:54:32 model_runner.py:1110] Starting")
@@ -144,8 +144,8 @@ def _missing(log: Path, profile: str | None = None) -> list[Finding]:
     return [each for each in judge(gather(log, profile)).failures() if each.missing and "the line" in each.why]
 
 
-def test_every_missing_line_has_a_name_of_its_own(t4_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """As many are listed as are counted, and no figure is named twice."""
+def test_missing_lines_are_counted_and_named_once(t4_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Missing lines are counted correctly, and no figure is named twice."""
     log = tmp_path / "load.log"
     kept = ("Unsloth: vLLM loading", "init engine", "QKV layers")
     log.write_text("".join(line for line in t4_log.read_text().splitlines(True) if any(each in line for each in kept)))
@@ -156,16 +156,16 @@ def test_every_missing_line_has_a_name_of_its_own(t4_log: Path, tmp_path: Path, 
     assert int(count.split()[-1]) == len(missing) == rest.partition(" keep ")[0].count(",") + 1
 
 
-def test_what_another_line_says_is_not_missing(tmp_path: Path):
-    """Our engine's events say the versions and the model: a line that is missing is named, but not for those."""
+def test_a_figure_that_an_event_states_is_not_missing(tmp_path: Path):
+    """The events of our engine state the versions and the model, so a missing line is not reported for these."""
     log = tmp_path / "load.log"
     log.write_text(f"{STARTED}\n{WEIGHTS}\n{format_event(Done())}\n")
     missing = _missing(log, "llama31-8b-instruct-4bit")
     assert missing and not {"torch", "model", "weights_gib"} & {finding.figure for finding in missing}
 
 
-def test_what_ended_the_load_comes_before_what_it_went_on_after(t4_log: Path, tmp_path: Path):
-    """unsloth cuts a length, and tries again with fewer sequences, and goes on; what ended it is the cause."""
+def test_what_ended_the_load_is_the_cause(t4_log: Path, tmp_path: Path):
+    """What ended the load is the cause, not a cut length or a retry with fewer sequences that the load survived."""
     log = tmp_path / "load.log"
     cut = "Unsloth: Your GPU cannot handle sequence lengths of 256 due to limited GPU memory.\n"
     retry = "Unsloth: Retrying vLLM to process 96 sequences and 256 tokens in tandem.\n"

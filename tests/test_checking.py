@@ -1,4 +1,4 @@
-"""What `check` judges a run or a log as, where that comes from, and what it refuses to be told otherwise."""
+"""What `check` judges a run or log as, where it gets that from, and which flags it refuses."""
 
 import dataclasses
 import json
@@ -20,14 +20,14 @@ PROFILE = "llama31-8b-instruct-4bit"
 
 
 def _check(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    """The exit code, and what a person reads, in one line."""
+    """The exit code, and the output on one line."""
     code = cli.run(["check", *arguments])
     captured = capsys.readouterr()
     return code, " ".join((captured.out + captured.err).split())
 
 
-def test_the_first_line_says_what_is_judged_and_as_what(capsys: pytest.CaptureFixture[str], t4_log: Path):
-    """The file or run folder, the profile and its utilization; and that nobody named them."""
+def test_the_first_line_names_input_and_profile(capsys: pytest.CaptureFixture[str], t4_log: Path):
+    """The first line names the file or run folder, the profile and its utilization, and that nobody named them."""
     _, said = _check(capsys, str(t4_log))
     assert said.startswith(f"{t4_log}: judged as profile {PROFILE} (utilization 0.6), which fits its model and length")
     _, said = _check(capsys, str(RUNS / "h100" / "reference-train3"))
@@ -35,19 +35,19 @@ def test_the_first_line_says_what_is_judged_and_as_what(capsys: pytest.CaptureFi
 
 
 def test_the_document_names_the_profile(capsys: pytest.CaptureFixture[str], t4_log: Path):
-    """check --json says the profile, too."""
+    """check --json names the profile."""
     cli.run(["check", str(t4_log), "--json"])
     assert json.loads(capsys.readouterr().out)["profile"] == PROFILE
 
 
-def test_a_log_of_other_settings_is_judged_by_what_it_says(capsys: pytest.CaptureFixture[str]):
-    """A log of a profile's model and length at another utilization is no load of that profile, and none that is wrong."""
+def test_a_log_of_other_settings_is_judged_by_its_own(capsys: pytest.CaptureFixture[str]):
+    """A log with a profile's model and length but another utilization is not judged as that profile, and does not fail for it."""
     code, said = _check(capsys, str(OTHER_SETTINGS / "load.log"))
     assert code == 0 and "judged as a load of no known profile" in said
 
 
-def test_settings_that_are_not_the_load_s_are_the_cause(capsys: pytest.CaptureFixture[str]):
-    """One FAIL with the flag that fixes it, which then passes; what follows from it is one line."""
+def test_settings_that_differ_from_the_load_are_the_cause(capsys: pytest.CaptureFixture[str]):
+    """Settings that differ from the load's give one FAIL with the flag that fixes it. Consequences share one line, and with the flag it passes."""
     log = str(OTHER_SETTINGS / "load.log")
     code, said = _check(capsys, log, "--gpu-memory-utilization", "0.6")
     assert (code, said.count("FAIL gpu_memory_utilization_pct")) == (1, 1)
@@ -58,7 +58,7 @@ def test_settings_that_are_not_the_load_s_are_the_cause(capsys: pytest.CaptureFi
 
 
 def test_a_printed_setting_is_compared(capsys: pytest.CaptureFixture[str], t4_log: Path, tmp_path: Path):
-    """unsloth prints its conservativeness: another one than is asked for is named with its flag."""
+    """unsloth prints its conservativeness; another one than expected is named with its flag."""
     log = tmp_path / "load.log"
     log.write_text(t4_log.read_text().replace("conservativeness = 1.0", "conservativeness = 0.5"))
     code, said = _check(capsys, str(log), "--profile", PROFILE)
@@ -68,7 +68,7 @@ def test_a_printed_setting_is_compared(capsys: pytest.CaptureFixture[str], t4_lo
 
 
 def test_another_length_is_judged_by_its_flag(capsys: pytest.CaptureFixture[str], t4_log: Path, tmp_path: Path):
-    """A length that no profile has can be said; a setting without any profile is refused."""
+    """A length that no profile has can be given by its flag; a setting without a profile is refused."""
     log = tmp_path / "load.log"
     log.write_text(
         t4_log.read_text().replace("max_seq_len=512", "max_seq_len=640").replace("for 512 tokens", "for 640 tokens")
@@ -88,30 +88,30 @@ def test_another_length_is_judged_by_its_flag(capsys: pytest.CaptureFixture[str]
         (["--max-seq-length", "1024"], "the run was made with max_seq_length 512, not 1024"),
     ],
 )
-def test_what_a_run_says_itself_is_not_told_otherwise(
+def test_a_flag_that_contradicts_the_run_is_refused(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ):
-    """Another card, profile or setting than a run folder's own is bad input, in one line."""
+    """A card, profile or setting that contradicts the run folder is bad input, on one line."""
     code, said = _check(capsys, str(RUNS / "h100" / "reference-train3"), *arguments)
     assert (code, words in said, said.count("Error: ")) == (2, True, 1)
 
 
-def test_what_a_run_says_itself_may_be_said_too(capsys: pytest.CaptureFixture[str]):
-    """The same card and the same settings change nothing."""
+def test_a_flag_that_agrees_with_the_run_is_accepted(capsys: pytest.CaptureFixture[str]):
+    """Repeating the run's own card and settings changes nothing."""
     run = str(RUNS / "h100" / "reference-train3")
     assert _check(capsys, run, "--gpu", "H100", "--max-seq-length", "512")[0] == 0
 
 
 def test_a_load_on_the_cpu_has_no_card(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """A log of the small model is of no GPU, whatever is said."""
+    """A log of the small CPU model has no GPU, whatever --gpu says."""
     log = tmp_path / "load.log"
     log.write_text(format_event(Started(model="smollm2-135m-instruct", max_model_len=512, quantization="nf4")) + "\n")
     code, said = _check(capsys, str(log), "--gpu", "T4")
     assert (code, "is of a load on cpu, not on T4" in said) == (2, True)
 
 
-def test_ranges_that_are_not_for_these_settings_are_missed_aloud(capsys: pytest.CaptureFixture[str], t4_log: Path):
-    """Where the ranges of the reference do not apply, a note says what is judged instead; where they do, there is none."""
+def test_a_note_says_that_golden_ranges_do_not_apply(capsys: pytest.CaptureFixture[str], t4_log: Path):
+    """If the reference's ranges do not apply, a note says what is judged instead; if they do, there is no note."""
     note = "no reference ranges for these settings on this card: judged by shape, identities and prediction"
     assert note in _check(capsys, str(OTHER_SETTINGS))[1]
     assert "no reference ranges" not in _check(capsys, str(t4_log))[1]
@@ -124,8 +124,8 @@ def test_ranges_that_are_not_for_these_settings_are_missed_aloud(capsys: pytest.
         ("someone/else-9b", "the log's model is not in env/models"),
     ],
 )
-def test_why_nothing_is_predicted(model: str | None, note: str, tmp_path: Path):
-    """A log without a model and one of an unknown model are told apart."""
+def test_the_note_says_why_nothing_is_predicted(model: str | None, note: str, tmp_path: Path):
+    """A log without a model and one with an unknown model get different notes."""
     log = tmp_path / "load.log"
     said = "" if model is None else f"INFO model_runner.py:1110] Starting to load model {model}...\n"
     log.write_text(said + "INFO model_runner.py:1115] Loading model weights took 5.3541 GB\n")
@@ -134,7 +134,7 @@ def test_why_nothing_is_predicted(model: str | None, note: str, tmp_path: Path):
 
 
 def test_a_run_of_other_settings_is_fixed_by_a_load(t4_log: Path, tmp_path: Path):
-    """A run folder takes no flags, so none is named; a bare log names the one that fits it."""
+    """A run folder takes no flags, so none is suggested; for a bare log the matching flag is."""
     log = tmp_path / "load.log"
     log.write_text(t4_log.read_text().replace("quantization=bitsandbytes", "quantization=None"))
     evidence = gather(log)
@@ -149,7 +149,7 @@ def test_a_run_of_other_settings_is_fixed_by_a_load(t4_log: Path, tmp_path: Path
     ("said", "status"), [(20 * GIB, "pass"), (None, "fail"), (60 * GIB, "fail"), ("20", "fail"), (-1, "fail")]
 )
 def test_swap_space_follows_from_the_ram_that_unsloth_found(said: Any, status: str, tmp_path: Path):
-    """What was free a little before is no matter: a load beside this one may have taken it. What says nothing sane is not believed."""
+    """Swap space follows the RAM that unsloth found, as another load may have taken some before. Implausible values are ignored."""
     text = (RUNS / "h200" / "reference" / "load.log").read_text(encoding="utf-8")
     text = text.replace("swap space = 6 GB", "swap space = 4 GB").replace("# CPU blocks: 3072", "# CPU blocks: 2048")
     if said is not None:
@@ -163,8 +163,8 @@ def test_swap_space_follows_from_the_ram_that_unsloth_found(said: Any, status: s
     assert {each.figure for each in verdict.failures()} <= {"swap_gib", "num_cpu_blocks", "ram"}
 
 
-def test_swap_space_that_nothing_tells_is_not_predicted(t4_log: Path, tmp_path: Path):
-    """Of a log without its line, and without the host's RAM, the swap space and its blocks are unknown, not 0."""
+def test_unknown_swap_space_is_not_predicted(t4_log: Path, tmp_path: Path):
+    """Without its line in the log and without the host's RAM, swap space and its blocks are unknown, not 0."""
     log = tmp_path / "load.log"
     log.write_text(t4_log.read_text(encoding="utf-8").replace(" Also swap space = 2 GB.", ""), encoding="utf-8")
     predicted = gather(log, "llama31-8b-instruct-4bit").predicted

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, and what is damaged later is found."""
+"""Checkpoints are complete or absent, and later damage is found."""
 
 from pathlib import Path
 
@@ -18,8 +18,8 @@ def _checkpoint(folder: Path, step: int) -> Path:
     return folder / written.name
 
 
-def test_a_published_checkpoint_is_whole(tmp_path: Path):
-    """Its hashes hold, the folder aside is gone, and its step is in its name."""
+def test_a_published_checkpoint_is_complete(tmp_path: Path):
+    """After publishing, the hashes match, the temporary folder is gone, and the name holds the step."""
     found = _checkpoint(tmp_path, 12)
     check_whole(found)
     assert (checkpoints.checkpoints(tmp_path), step_of(found)) == ([found], 12)
@@ -27,8 +27,8 @@ def test_a_published_checkpoint_is_whole(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["weights", "inner/state", MANIFEST])
-def test_a_file_that_is_missing_or_changed_is_found(name: str, tmp_path: Path):
-    """Whatever happened to the disk meanwhile."""
+def test_a_missing_or_changed_file_is_found(name: str, tmp_path: Path):
+    """A missing or changed file of a checkpoint is found."""
     found = _checkpoint(tmp_path, 1)
     (found / name).write_text("other")
     with pytest.raises(BadInput, match="is no whole checkpoint"):
@@ -38,8 +38,8 @@ def test_a_file_that_is_missing_or_changed_is_found(name: str, tmp_path: Path):
         check_whole(found)
 
 
-def test_a_checkpoint_that_was_not_finished_is_none(tmp_path: Path):
-    """Written aside when the power went: a reader does not see it. Nor one without its hashes, a link, or a stranger's folder."""
+def test_an_unfinished_checkpoint_is_ignored(tmp_path: Path):
+    """An unfinished checkpoint, as after a power failure, is ignored; so are one without hashes, a link, and a foreign folder."""
     (tmp_path / ".partial" / "checkpoint-3").mkdir(parents=True)
     (tmp_path / "checkpoint-4").mkdir()
     (tmp_path / "checkpoint-x").mkdir()
@@ -49,7 +49,7 @@ def test_a_checkpoint_that_was_not_finished_is_none(tmp_path: Path):
 
 
 def test_the_newest_are_kept(tmp_path: Path):
-    """By their steps, not by the alphabet."""
+    """The newest checkpoints are kept, by step number rather than by name."""
     for step in (2, 10, 9):
         _checkpoint(tmp_path, step)
     drop_old(tmp_path)
@@ -58,6 +58,6 @@ def test_the_newest_are_kept(tmp_path: Path):
 
 
 def test_publishing_writes_over_an_older_one(tmp_path: Path):
-    """A resumed run may come to the same step again."""
+    """A resumed run may publish the same step again."""
     _checkpoint(tmp_path, 1)
     check_whole(_checkpoint(tmp_path, 1))

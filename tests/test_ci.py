@@ -1,4 +1,4 @@
-"""A judgement in the forms that a CI reads: the structure that their schemas ask for, the verdict in each, and the limits of each."""
+"""Reports for CI: each follows its schema, has the verdict, and stays within its limit."""
 
 import json
 import re
@@ -36,7 +36,7 @@ Written = Callable[..., tuple[int, dict[str, str]]]
 
 @pytest.fixture
 def written(tmp_path: Path) -> Written:
-    """A command's exit code, and what it wrote in each form."""
+    """A command's exit code, and its report in each format."""
 
     def run(*command: str) -> tuple[int, dict[str, str]]:
         files = {form: tmp_path / f"{form}.out" for form in ("junit", "ctrf", "summary", "annotations")}
@@ -47,7 +47,7 @@ def written(tmp_path: Path) -> Written:
 
 
 def _checked_junit(text: str) -> ElementTree.Element:
-    """What Ant's schema and that of Jenkins' xUnit plugin ask for; all of it was validated by both on 2026-11-29 (LOG.md)."""
+    """Parse JUnit and check what the schemas of Ant and of Jenkins' xUnit plugin require. Both validated all of it on 2026-11-29 (LOG.md)."""
     root = ElementTree.fromstring(text.encode())
     assert (root.tag, root.attrib) == ("testsuites", {})
     names = {"id", "name", "package", "timestamp", "hostname", "tests", "failures", "errors", "skipped", "time"}
@@ -70,7 +70,7 @@ def _checked_junit(text: str) -> ElementTree.Element:
 
 
 def _checked_ctrf(text: str) -> dict[str, Any]:
-    """What the specification 1.0.0 requires, and no key that it does not have."""
+    """Parse CTRF and check that it has the keys that specification 1.0.0 requires, and no others."""
     document = json.loads(text)
     assert (
         set(document) == {"reportFormat", "specVersion", "generatedBy", "results"}
@@ -93,8 +93,8 @@ def _checked_ctrf(text: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_each_form_has_the_command_s_verdict(command: list[str], written: Written):
-    """The structure is the schema's; failures there are no fewer than none exactly where the exit code is 0."""
+def test_each_format_has_the_commands_verdict(command: list[str], written: Written):
+    """Each format follows its schema and has the command's verdict; there are failures exactly if the exit code is not 0."""
     code, forms = written(*command)
     failures = _checked_junit(forms["junit"]).findall(".//failure")
     results = _checked_ctrf(forms["ctrf"])
@@ -120,7 +120,7 @@ def _report(*results: Result, **fields: Any) -> Report:
 
 
 def test_a_summary_of_10000_findings_keeps_its_verdict():
-    """It stays below the limit of a step, and says that there is more."""
+    """A summary of 10,000 findings stays below a step's limit, keeps the verdict, and says that there is more."""
     results = [
         Result("model", f"figure #{number}", Outcome.FAILED, f"wrong {number} " * 30) for number in range(10_000)
     ]
@@ -130,8 +130,8 @@ def test_a_summary_of_10000_findings_keeps_its_verdict():
     assert text.endswith("More is not shown here: there is no room for it.\n")
 
 
-def test_a_summary_shares_the_step_with_what_is_there(tmp_path: Path):
-    """It is appended, and what is there counts: a file that is nearly full gets the verdict's lines, a full one nothing."""
+def test_a_summary_is_appended_within_the_limit(tmp_path: Path):
+    """A summary is appended to the step's file within the limit: a nearly full file gets the verdict's lines, a full one nothing."""
     file = tmp_path / "summary.md"
     for size, grows in ((0, True), (MAX_BYTES - 500, True), (MAX_BYTES, False)):
         file.write_text("x" * size)
@@ -140,8 +140,8 @@ def test_a_summary_shares_the_step_with_what_is_there(tmp_path: Path):
         assert ("## FAIL" in file.read_text()) is grows
 
 
-def test_a_log_s_text_is_text_in_every_form(tmp_path: Path):
-    """No HTML, no Markdown, no workflow command, no character that XML lacks."""
+def test_a_logs_text_is_text_in_every_format(tmp_path: Path):
+    """Text from a log stays text: no HTML, no Markdown, no workflow command, no character that XML lacks."""
     finding = Finding(figure="error", check=Check.SHAPE, status=Status.FAIL, why=HOSTILE, remedy=HOSTILE)
     report = of_verdict(HOSTILE, None, Verdict((finding,)))
     text = markdown(report)
@@ -157,7 +157,7 @@ def test_a_log_s_text_is_text_in_every_form(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("target", "kind", "count"), [(FAILED, "error", 10), (T4, "notice", 1)])
-def test_github_actions_is_known_by_its_variables(
+def test_github_actions_gets_annotations_and_summary(
     target: Path,
     kind: str,
     count: int,
@@ -165,7 +165,7 @@ def test_github_actions_is_known_by_its_variables(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    """Ten annotations on stderr at most, the cause first, and the summary where the runner says; stdout is the document alone."""
+    """On GitHub Actions at most ten annotations go to stderr, the cause first, and the summary to the runner's file; stdout is the document alone."""
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "step.md"))
     code = cli.run(["check", str(target), "--json"])
@@ -177,10 +177,10 @@ def test_github_actions_is_known_by_its_variables(
 
 
 @pytest.mark.parametrize("exit_code", [0, 1])
-def test_buildkite_s_agent_gets_the_summary(
+def test_buildkites_agent_gets_the_summary(
     exit_code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """On stdin, with the style of the verdict; an agent that fails changes no verdict."""
+    """Buildkite's agent gets the summary on stdin with the verdict's style; if the agent fails, the verdict stays."""
     agent = tmp_path / "buildkite-agent"
     agent.write_text(f'#!/bin/sh\necho "$*" >"{tmp_path}/given"\n/bin/cat >>"{tmp_path}/given"\nexit {exit_code}\n')
     agent.chmod(0o755)
@@ -193,8 +193,8 @@ def test_buildkite_s_agent_gets_the_summary(
 
 
 @pytest.mark.parametrize("form", ["junit", "ctrf", "summary", "annotations"])
-def test_a_form_is_written_through_no_link(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """BadInput, and what the link leads to is as before."""
+def test_a_report_is_not_written_through_a_link(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A report is not written through a link: BadInput, and the link's target is unchanged."""
     aim, link = tmp_path / "aim", tmp_path / "link"
     aim.write_text("kept")
     link.symlink_to(aim)
@@ -202,8 +202,8 @@ def test_a_form_is_written_through_no_link(form: str, tmp_path: Path, capsys: py
     assert aim.read_text() == "kept" and "Error: " in capsys.readouterr().err
 
 
-def test_a_load_that_would_not_fit_is_a_failure_of_its_prediction(written: Written, monkeypatch: pytest.MonkeyPatch):
-    """Nothing was loaded, and the CI is told what kept it."""
+def test_a_predicted_refusal_is_a_failure(written: Written, monkeypatch: pytest.MonkeyPatch):
+    """Without a load, a predicted refusal is a failure in the reports, with its reason."""
     from loadcheck.device import GpuDevice
     from loadcheck.units import GIB
 
@@ -219,8 +219,8 @@ def test_a_load_that_would_not_fit_is_a_failure_of_its_prediction(written: Writt
     assert "; " in failure.get("message", "")
 
 
-def test_the_example_gates(tmp_path: Path):
-    """The composite action's own shell: it passes for the same run, fails for another, and leaves both reports."""
+def test_the_example_action_passes_and_fails(tmp_path: Path):
+    """The shell of the example's composite action passes for the same run, fails for another one, and writes both reports."""
     action = (ROOT / "examples/figures-gate/action.yml").read_text()
     found = re.search(r"run: \|\n((?: {8}.*\n)+)", action)
     assert found is not None
@@ -238,8 +238,8 @@ def test_the_example_gates(tmp_path: Path):
 @pytest.mark.parametrize(
     "command", [["doctor", "--profile", "smollm2-135m-cpu"], ["load", "smollm2-135m-cpu"]], ids=lambda words: words[0]
 )
-def test_what_a_machine_lacks_is_a_failure(command: list[str], written: Written, monkeypatch: pytest.MonkeyPatch):
-    """Of doctor, and of a load that it keeps from starting: the checks, the first problem as the cause, and no pass."""
+def test_doctors_problems_are_failures(command: list[str], written: Written, monkeypatch: pytest.MonkeyPatch):
+    """doctor's report, and that of a load that doctor stops, list the checks; the first problem is the cause, and nothing passes."""
     found = (problem("disk", "1 GiB is free", "disk-full", cannot=True), ok("ram", "12 GiB are available"))
     monkeypatch.setattr("loadcheck.doctor.examine", lambda machine, plan: MachineReport(plan.profile.name, found))
     for module in ("preparing", "cli.train"):  # which has its own name for it, once it was imported

@@ -1,4 +1,4 @@
-"""The command line: what goes where, and the exit codes."""
+"""The command line: stdout, stderr and exit codes."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
 
 
 def test_parse_json_is_one_document(capsys: pytest.CaptureFixture[str], t4_log: Path):
-    """parse --json: outcome, attempts, figures of the last attempt; nothing else on stdout."""
+    """parse --json prints only one document: outcome, attempts, and the last attempt's figures."""
     code, out, err = _run(capsys, "parse", "--json", str(t4_log))
     data = json.loads(out)
     assert (code, err, data["outcome"], len(data["attempts"])) == (0, "", "completed", 1)
@@ -37,7 +37,7 @@ def test_parse_json_is_one_document(capsys: pytest.CaptureFixture[str], t4_log: 
 
 
 def test_parse_for_people_names_lines(capsys: pytest.CaptureFixture[str], t4_log: Path):
-    """Without --json each figure is a line with the line it was read in."""
+    """Without --json each figure is printed with the line it was read from."""
     code, out, _ = _run(capsys, "parse", str(t4_log))
     assert code == 0
     line = 1 + t4_log.read_text().split("took 5.3541 GB")[0].count("\n")
@@ -45,7 +45,7 @@ def test_parse_for_people_names_lines(capsys: pytest.CaptureFixture[str], t4_log
 
 
 def test_parse_takes_a_run_folder(capsys: pytest.CaptureFixture[str]):
-    """A run folder is parsed as the log in it."""
+    """parse of a run folder parses its log."""
     folder = RUNS / "h100" / "15-sequences"
     by_folder = _run(capsys, "parse", "--json", str(folder))
     assert by_folder == _run(capsys, "parse", "--json", str(folder / "load.log"))
@@ -53,15 +53,15 @@ def test_parse_takes_a_run_folder(capsys: pytest.CaptureFixture[str]):
 
 
 def test_parse_predict_and_check_have_one_name_for_a_figure(capsys: pytest.CaptureFixture[str], t4_log: Path):
-    """max_concurrency is called so in every table."""
+    """parse, predict and check all call the figure max_concurrency."""
     for arguments in (["parse", str(t4_log)], ["check", str(t4_log)], ["predict", "--gpu", "T4"]):
         _, out, _ = _run(capsys, *arguments)
         (words,) = [line.split() for line in out.splitlines() if "max_concurrency" in line]
         assert words[0] == "max_concurrency" and words[1].replace(".", "").isdigit()
 
 
-def test_one_remedy_is_said_once(capsys: pytest.CaptureFixture[str], t4_log: Path, tmp_path: Path):
-    """Two packages of another stack are two lines of REFUSED, with what to do about them once, and as the fix in the end."""
+def test_a_remedy_is_printed_once(capsys: pytest.CaptureFixture[str], t4_log: Path, tmp_path: Path):
+    """Two packages of another stack give two REFUSED lines; the remedy is printed once there, and once as the fix at the end."""
     log = tmp_path / "log"
     log.write_text(t4_log.read_text().replace("0.7.2", "0.7.3").replace("2025.2.5", "2025.2.6"))
     code, out, _ = _run(capsys, "check", str(log))
@@ -79,7 +79,7 @@ def test_check_passes_the_reference(capsys: pytest.CaptureFixture[str], t4_log: 
 
 
 def test_check_json_is_one_document(capsys: pytest.CaptureFixture[str], t4_log: Path, tmp_path: Path):
-    """With --json stdout is the document alone, and no table goes to stderr; a failure exits 1."""
+    """With --json stdout is only the document, and no table goes to stderr; a failure exits 1."""
     log = tmp_path / "log"
     log.write_text(t4_log.read_text().replace("# CUDA blocks: 1353", "# CUDA blocks: 1354"))
     code, out, err = _run(capsys, "check", "--json", str(log))
@@ -118,8 +118,8 @@ def test_check_json_is_one_document(capsys: pytest.CaptureFixture[str], t4_log: 
         ["doctor", "--profile", "smollm2-135m-cpu"],
     ],
 )
-def test_json_is_all_that_is_said(arguments: list[str], capsys: pytest.CaptureFixture[str]):
-    """With --json, whatever the exit code: one document on stdout, and nothing for people on stderr."""
+def test_json_prints_nothing_else(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    """With --json, at any exit code: one document on stdout, and nothing on stderr."""
     code, out, err = _run(capsys, *arguments, "--json")
     assert code in (0, 1)
     assert isinstance(json.loads(out), dict) and err == ""
@@ -134,8 +134,8 @@ def test_predict_json(capsys: pytest.CaptureFixture[str]):
     assert (code, json.loads(out)["fits"]) == (1, False)
 
 
-def test_the_tree_says_what_a_full_batch_adds(capsys: pytest.CaptureFixture[str]):
-    """--tree: every term of the peak, then the peak with a full batch with what it has on top."""
+def test_the_tree_shows_what_a_full_batch_adds(capsys: pytest.CaptureFixture[str]):
+    """--tree prints each term of the peak, then the full batch peak with its additional terms."""
     _, out, _ = _run(capsys, "predict", "--gpu", "T4", "--tree")
     data = json.loads(_run(capsys, "predict", "--gpu", "T4", "--json")[1])
     assert "peak_device" in out and f"{data['terms']['bytes']}" in out
@@ -147,8 +147,8 @@ def test_the_tree_says_what_a_full_batch_adds(capsys: pytest.CaptureFixture[str]
         assert data[figure] == round(device / 2**30, 2)
 
 
-def test_predict_says_what_it_was_asked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Model, profile, settings and card with its free memory: in the first line, and in four objects of the JSON."""
+def test_predict_names_its_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """predict names model, profile, settings and card with its free memory: on the first line, and in four objects of the JSON."""
     monkeypatch.setenv("COLUMNS", "200")
     arguments = ["--gpu", "T4", "--train-steps", "5", "--max-lora-rank", "64", "--lora-r", "16", "--enforce-eager"]
     _, out, _ = _run(capsys, "predict", *arguments)
@@ -163,8 +163,8 @@ def test_predict_says_what_it_was_asked(capsys: pytest.CaptureFixture[str], monk
     assert (data["gpu"]["name"], data["gpu"]["free_bytes"]) == ("T4", 15_721_365_504)
 
 
-def test_fit_says_what_it_was_asked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """The same, without the settings that it is going to find."""
+def test_fit_names_its_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """fit names the same, without the settings that it searches."""
     monkeypatch.setenv("COLUMNS", "200")
     head = _run(capsys, "fit", "--gpu", "T4")[1].splitlines()[0]
     assert head == "llama31-8b-instruct-4bit: llama-3.1-8b-instruct nf4, r 32, on T4 with 14.64 GiB free"
@@ -175,7 +175,7 @@ def test_fit_says_what_it_was_asked(capsys: pytest.CaptureFixture[str], monkeypa
 
 @pytest.mark.parametrize("command", ["predict", "fit"])
 def test_a_profile_is_named_as_for_load(command: str, capsys: pytest.CaptureFixture[str]):
-    """PROFILE and --profile are the same; two different ones are bad input."""
+    """PROFILE and --profile mean the same; two different ones are bad input."""
     name = "llama31-8b-instruct-4bit"
     asked = (command, "--json", "--gpu", "T4", "--ram-available-bytes", "11000000000")
     said = [_run(capsys, *asked, *way) for way in ([name], ["--profile", name], [])]
@@ -184,8 +184,8 @@ def test_a_profile_is_named_as_for_load(command: str, capsys: pytest.CaptureFixt
     assert code == 2 and "are two; name one of them" in err
 
 
-def test_training_steps_move_the_predicted_peak(capsys: pytest.CaptureFixture[str]):
-    """--train-steps is that of `load`: what `make peft` will take can be predicted."""
+def test_training_steps_raise_the_predicted_peak(capsys: pytest.CaptureFixture[str]):
+    """--train-steps works as for `load`, so the figures of `make peft` can be predicted."""
     peaks = [
         json.loads(_run(capsys, "predict", "--json", "--gpu", "T4", *flags)[1])["figures"]["peak_device_gib"]
         for flags in ([], ["--train-steps", "5"])
@@ -193,8 +193,8 @@ def test_training_steps_move_the_predicted_peak(capsys: pytest.CaptureFixture[st
     assert peaks[1] > peaks[0] + 1
 
 
-def test_without_vllm_only_what_is_known_is_predicted(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """A load on the CPU needs no card and has no figures of vLLM; one on a GPU without vLLM not even weights; neither has a verdict."""
+def test_without_vllm_only_known_figures_are_predicted(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """A CPU load needs no card and has no figures of vLLM; a GPU load without vLLM has not even weights. Neither has a verdict."""
     code, out, _ = _run(capsys, "predict", "smollm2-135m-cpu")
     assert (
         code == 0
@@ -212,17 +212,15 @@ def test_without_vllm_only_what_is_known_is_predicted(capsys: pytest.CaptureFixt
     assert (figures["weights_gib"], figures["trainable_params"]) == (None, 83_886_080)
 
 
-def test_fit_has_nothing_to_find_without_vllm(capsys: pytest.CaptureFixture[str]):
-    """The settings that it looks for are vLLM's: bad input, and what to ask instead."""
+def test_fit_without_vllm_is_bad_input(capsys: pytest.CaptureFixture[str]):
+    """fit without vLLM is bad input, as it searches vLLM's settings; the error suggests another command."""
     code, out, err = _run(capsys, "fit", "smollm2-135m-cpu")
     assert (code, out) == (2, "")
     assert "loads without vLLM" in err and "loadcheck predict smollm2-135m-cpu" in err
 
 
-def test_the_ram_that_swap_space_is_predicted_from_is_said(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
-    """For a card that is named, this machine's RAM is a guess, and said; not where it was given, nor where the card is this machine's."""
+def test_a_note_names_assumed_ram(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """If the card is named, a note says that this machine's RAM was assumed; not if the RAM is given, or the card is this machine's."""
 
     def notes(*arguments: str) -> str:
         return " ".join(json.loads(_run(capsys, "predict", "--json", *arguments)[1])["notes"])
@@ -243,8 +241,8 @@ def test_predict_takes_a_card_by_numbers(capsys: pytest.CaptureFixture[str]):
     assert (code, json.loads(out)["figures"]["num_gpu_blocks"]) == (0, 1353)
 
 
-def test_predict_takes_a_largest_rank_alone(capsys: pytest.CaptureFixture[str]):
-    """--max-lora-rank asks about adapters of that rank, smaller or larger than the profile's; --lora-r says otherwise."""
+def test_predict_takes_max_lora_rank_alone(capsys: pytest.CaptureFixture[str]):
+    """--max-lora-rank alone asks about adapters of that rank, above or below the profile's; --lora-r overrides it."""
     for rank, params in ((16, 41_943_040), (64, 167_772_160)):
         code, out, _ = _run(capsys, "predict", "--json", "--gpu", "H100", "--max-lora-rank", str(rank))
         assert (code, json.loads(out)["figures"]["trainable_params"]) == (0, params)
@@ -253,7 +251,7 @@ def test_predict_takes_a_largest_rank_alone(capsys: pytest.CaptureFixture[str]):
 
 
 def test_predict_takes_a_config(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """--model takes a config.json, or one of another name, whose own quantization counts."""
+    """--model takes a config.json under any name, and uses the config's own quantization."""
     config = {
         "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
         "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936, "max_position_embeddings": 32768,
@@ -266,8 +264,8 @@ def test_predict_takes_a_config(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         assert (code, figures["weights_gib"], figures["quantization"]) == (0, 2.8861, "16bit")
 
 
-def test_every_problem_of_a_described_card_is_said(capsys: pytest.CaptureFixture[str]):
-    """Missing and impossible numbers come in one error, exit 2."""
+def test_all_problems_of_a_card_are_reported(capsys: pytest.CaptureFixture[str]):
+    """All missing and impossible numbers of a card are in one error, exit 2."""
     code, out, err = _run(capsys, "predict", "--gpu-total-bytes", "10", "--compute-capability", "eight")
     assert (code, out) == (2, "")
     assert "Error: --gpu-free-bytes: not known" in err and "Error: --compute-capability: 'eight' is none" in err
@@ -275,7 +273,7 @@ def test_every_problem_of_a_described_card_is_said(capsys: pytest.CaptureFixture
 
 
 def test_a_card_takes_units(capsys: pytest.CaptureFixture[str]):
-    """24GiB, 24 GB and the bytes are the same card."""
+    """24GiB, 24 GB and the bytes describe the same card."""
     shown = set()
     for total in ("24GiB", "24 GB", str(24 * 1024**3)):
         code, out, _ = _run(
@@ -301,7 +299,7 @@ def test_a_card_takes_units(capsys: pytest.CaptureFixture[str]):
     ],
 )  # fmt: skip
 def test_implausible_numbers_of_a_card_exit_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]):
-    """A unit forgotten, a negative number or a number missing: exit 2, the flag, and where the number is to be had."""
+    """A forgotten unit, a negative number or a missing number: exit 2, with the flag and where to find the number."""
     code, out, err = _run(capsys, "predict", *arguments)
     assert (code, out) == (2, "")
     assert words in err
@@ -337,7 +335,7 @@ def test_implausible_numbers_of_a_card_exit_2(arguments: list[str], words: str, 
     ],
 )
 def test_bad_input_exits_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]):
-    """A wrong name, path or value is one line of Error on stderr, nothing on stdout, exit 2."""
+    """A wrong name, path or value gives one line of Error on stderr, nothing on stdout, exit 2."""
     code, out, err = _run(capsys, *arguments)
     assert (code, out) == (2, "")
     assert "Error: " in err and words in err and "Traceback" not in err
@@ -353,10 +351,10 @@ def test_bad_input_exits_2(arguments: list[str], words: str, capsys: pytest.Capt
         (["report", str(RUNS / "h100" / "killed"), "--html", "/dev/null/x"], {"where": "/dev/null/x"}),
     ],
 )
-def test_an_error_is_one_document_too(
+def test_an_error_is_one_json_document(
     arguments: list[str], problem: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ):
-    """With --json an error is the only document on stdout, with the exit code; its text is on stderr as ever."""
+    """With --json an error is the only document on stdout, with the exit code; its text stays on stderr."""
     code, out, err = _run(capsys, *arguments, "--json")
     data = json.loads(out)
     assert (code, data["exit_code"]) == (2, 2)
@@ -365,8 +363,8 @@ def test_an_error_is_one_document_too(
     assert "Error: " in err
 
 
-def test_a_page_that_was_written_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """report --html says which file it wrote."""
+def test_report_names_the_page_that_it_wrote(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """report --html names the file that it wrote."""
     page = tmp_path / "page.html"
     _, out, _ = _run(capsys, "report", str(RUNS / "h100" / "reference-train3"), "--html", str(page))
     assert page.exists() and f"wrote {page}" in out.replace("\n", "")
@@ -395,7 +393,7 @@ def test_bad_input_is_refused_before_a_run(
     command: list[str], flags: list[str], cache: str, words: str, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ):  # fmt: skip
-    """What the engine would refuse once it runs is one line, exit 2 and no run folder; doctor says the same."""
+    """What the engine would refuse later is refused first: one line, exit 2 and no run folder; doctor reports the same."""
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOADCHECK_CACHE", cache or str(tmp_path / "cache"))
@@ -405,8 +403,8 @@ def test_bad_input_is_refused_before_a_run(
     assert not Path("runs").exists()
 
 
-def test_a_cache_that_is_whole_may_be_read_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Where nothing has to be written, nothing must be writable."""
+def test_a_complete_cache_may_be_read_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """If nothing has to be written, a complete cache may be read-only."""
     monkeypatch.setenv("LOADCHECK_CACHE", str(tmp_path))
     monkeypatch.setattr("os.access", lambda path, mode: False)
     plan = make_plan(load_profile(CPU_PROFILE))
@@ -417,13 +415,13 @@ def test_a_cache_that_is_whole_may_be_read_only(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_vllm_is_not_for_the_cpu(capsys: pytest.CaptureFixture[str]):
-    """--fast-inference cannot be honoured without a GPU, so it is refused."""
+    """--fast-inference is refused without a GPU."""
     code, _, err = _run(capsys, "load", "smollm2-135m-cpu", "--fast-inference")
     assert (code, "fast_inference: vLLM needs a GPU" in err) == (2, True)
 
 
-def test_a_file_is_no_run_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """A --run-dir that is a file is found out before anything is prepared."""
+def test_a_run_dir_that_is_a_file_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """A --run-dir that is a file is refused before anything is prepared."""
     (tmp_path / "README.md").touch()
     code, out, err = _run(capsys, "load", "smollm2-135m-cpu", "--run-dir", str(tmp_path / "README.md"))
     assert (code, out) == (2, "")
@@ -439,7 +437,7 @@ def test_the_gpu_profile_without_a_gpu_exits_3(capsys: pytest.CaptureFixture[str
 
 
 def test_predict_without_a_gpu_or_a_name_exits_3(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """There is no card to predict for: exit 3, and how to name one."""
+    """Without a card to predict for: exit 3, and how to name one."""
     monkeypatch.setattr("loadcheck.predict.card.read_gpu", lambda: None)
     code, _, err = _run(capsys, "predict")
     assert code == 3
@@ -447,21 +445,21 @@ def test_predict_without_a_gpu_or_a_name_exits_3(capsys: pytest.CaptureFixture[s
 
 
 def test_an_environment_without_the_stack_exits_3(capsys: pytest.CaptureFixture[str]):
-    """This test environment has no torch, which is said before anything starts."""
+    """Without torch, as in this test environment, load exits 3 before anything starts."""
     code, _, err = _run(capsys, "load", "smollm2-135m-cpu")
     assert code == 3
     assert "lacks torch" in err and "make load" in err
 
 
 def test_without_a_gpu_the_small_model_is_the_default():
-    """The choice of the profile says why."""
+    """Without a GPU the small model is chosen, with the reason."""
     name, why = default_profile(None)
     assert name == CPU_PROFILE
     assert "no usable NVIDIA GPU" in why
 
 
 def test_every_profile_key_has_a_flag():
-    """Whatever a profile says, a flag of `load` overrides."""
+    """Each key of a profile can be overridden by a flag of `load`."""
     flags = {parameter.name for parameter in cli.cli.get_command(None, "load").params}
     profile = to_data(load_profile("llama31-8b-instruct-4bit"))
     keys = {key for key, value in profile.items() if not isinstance(value, dict)} | {
@@ -484,13 +482,13 @@ def test_every_profile_key_has_a_flag():
     ],
 )
 def test_flags_become_profile_values(flags: dict[str, Any], changed: dict[str, Any]):
-    """A flag that was not given changes nothing."""
+    """Given flags override the profile; the others change nothing."""
     assert overrides(flags) == changed
 
 
 @pytest.mark.parametrize("kind", ["cards", "models", "profiles"])
 def test_list_fits_a_narrow_terminal(kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """At 50 columns each list is a table with every name whole and no longer line."""
+    """At 50 columns each list is a table with complete names and no longer line."""
     monkeypatch.setenv("COLUMNS", "50")
     code, out, err = _run(capsys, "list", kind)
     assert (code, err) == (0, "")
@@ -499,8 +497,8 @@ def test_list_fits_a_narrow_terminal(kind: str, capsys: pytest.CaptureFixture[st
     assert {entry["name"] for entry in LISTS[kind]()} <= first_words
 
 
-def test_list_says_what_is_known_of_a_card(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """A measured card, one with estimates, one without a free memory and one that the stack refuses are told apart."""
+def test_list_shows_how_well_a_card_is_known(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """A measured card, one with estimates, one without its free memory and one that the stack refuses look different."""
     monkeypatch.setenv("COLUMNS", "100")
     _, out, _ = _run(capsys, "list", "cards")
     lines = {line.split()[0]: line.split(maxsplit=1)[1].strip() for line in out.splitlines()}
@@ -511,7 +509,7 @@ def test_list_says_what_is_known_of_a_card(capsys: pytest.CaptureFixture[str], m
 
 
 def test_list_json_is_one_document(capsys: pytest.CaptureFixture[str]):
-    """Without a word all three lists are there; what is not known is null, and a refused model has its reason."""
+    """Without an argument all three lists are printed; unknown values are null, and a refused model has its reason."""
     code, out, _ = _run(capsys, "list", "--json")
     data = json.loads(out)
     assert (code, list(data)) == (0, ["schema", "profile", "run", "cards", "models", "profiles"])
@@ -529,7 +527,7 @@ def test_list_json_is_one_document(capsys: pytest.CaptureFixture[str]):
 
 
 def test_every_command_has_help_and_is_documented():
-    """No command lacks its help, or its row in docs/commands.md."""
+    """Each command has help, and a row in docs/commands.md."""
     readme = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     for name, command in ((name, cli.cli.get_command(None, name)) for name in COMMANDS):
         assert command.help, name
@@ -538,7 +536,7 @@ def test_every_command_has_help_and_is_documented():
 
 @pytest.mark.parametrize("columns", ["60", "80", "300"])
 def test_help_is_in_whole_lines(columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """No sentence of a command's help is cut, and no line is longer than 80 columns, however wide the terminal is."""
+    """No sentence of a command's help is cut, and no line is over 80 columns, however wide the terminal."""
     monkeypatch.setenv("COLUMNS", columns)
     code, out, _ = _run(capsys, "--help")
     rows = " ".join(out.partition("Commands:")[2].split())
@@ -552,7 +550,7 @@ def test_help_is_in_whole_lines(columns: str, capsys: pytest.CaptureFixture[str]
 def test_reports_read_without_colour_and_on_a_narrow_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, t4_log: Path
 ):
-    """At 60 columns no line is longer, no terminal code is printed, and every status is a word."""
+    """At 60 columns no line is longer, no terminal code is printed, and each status is a word."""
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.chdir(t4_log.parent)  # a path is never broken, and the checkout's may be long
     _, out, _ = _run(capsys, "check", t4_log.name)
@@ -562,7 +560,7 @@ def test_reports_read_without_colour_and_on_a_narrow_terminal(
 
 
 def test_markup_in_a_log_is_text(capsys: pytest.CaptureFixture[str], t4_log: Path, tmp_path: Path):
-    """Brackets that a log holds are shown as they are, not taken as colours."""
+    """Brackets in a log are printed literally, not read as colours."""
     log = tmp_path / "log"
     log.write_text(t4_log.read_text() + "\nRuntimeError: [bold red]boo[/] [/nonsense]\n")
     code, out, _ = _run(capsys, "check", str(log))
@@ -577,7 +575,7 @@ def _from_stdin(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
 def test_a_log_from_stdin_is_judged_as_from_a_file(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, t4_log: Path
 ):
-    """check - and parse -: the same document and exit code, with lines of "stdin", and the diagnosis of what went wrong, too."""
+    """check - and parse - give the same document and exit code as for a file, with "stdin" as its name, and the diagnosis too."""
     monkeypatch.chdir(tmp_path)
     wrong = (
         t4_log.read_bytes().replace(b"# CUDA blocks: 1353", b"# CUDA blocks: 1354")
@@ -594,7 +592,7 @@ def test_a_log_from_stdin_is_judged_as_from_a_file(
 
 
 def test_an_empty_stdin_is_bad_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Nothing was piped: an error, exit 2."""
+    """If nothing was piped: an error, exit 2."""
     _from_stdin(monkeypatch, b"")
     code, out, err = _run(capsys, "check", "-")
     assert (code, out) == (2, "")

@@ -1,4 +1,4 @@
-"""`loadcheck compare`: what differs between runs, logs and predictions, and which change moved each figure by how much."""
+"""`loadcheck compare`: how runs, logs and predictions differ, and by how much each change moved each figure."""
 
 import json
 import re
@@ -37,8 +37,8 @@ def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
     return code, capsys.readouterr().out
 
 
-def test_every_difference_of_the_golden_runs_has_a_term():
-    """Of all pairs: each moved figure has a change, and with the changes what is left is the log's rounding, a band, or a second attempt."""
+def test_differences_between_golden_runs_are_explained():
+    """For each pair of golden runs, each moved figure has a change; the remainder is the log's rounding, a band, or a second attempt."""
     for a, b in thinned([*permutations(GOLDEN, 2)]):
         found = _compared(a, b)
         assert found.unexplained == (), (a, b)
@@ -50,8 +50,8 @@ def test_every_difference_of_the_golden_runs_has_a_term():
                 assert abs(moved.rest) <= room + 1e-6 * max(1, abs(moved.amount)), (a, b, moved.spec.name)
 
 
-def test_terms_sum_to_their_part_and_parts_turn_round():
-    """The bytes of a part are its terms' sum, and from B to A a figure moves as far as from A to B."""
+def test_terms_sum_to_their_part_and_negate_in_reverse():
+    """The bytes of a part are the sum of its terms, and comparing B with A negates them."""
     found, back = (
         _compared(REFERENCE, RUNS / "h100/mistral-7b-2048"),
         _compared(RUNS / "h100/mistral-7b-2048", REFERENCE),
@@ -63,13 +63,13 @@ def test_terms_sum_to_their_part_and_parts_turn_round():
 
 
 def test_a_load_is_the_same_as_itself(capsys: pytest.CaptureFixture[str]):
-    """Exit code 0, and a line that says of how many figures."""
+    """A load is the same as itself: exit code 0, and the number of compared figures."""
     code, out = _run(capsys, REFERENCE, REFERENCE)
     assert (code, out.splitlines()[-1]) == (0, "SAME: none of 25 figures moved")
 
 
-def test_training_is_the_peak_s_term(capsys: pytest.CaptureFixture[str]):
-    """Two runs that differ by three training steps alone: one figure, by training's own bytes."""
+def test_training_explains_the_peak(capsys: pytest.CaptureFixture[str]):
+    """Two runs that differ by three training steps differ in one figure, by the bytes of training."""
     code, out = _run(capsys, REFERENCE, TRAINED, "--json")
     document = json.loads(out)
     (moved,) = document["comparisons"][0]["moved"]
@@ -81,7 +81,7 @@ def test_training_is_the_peak_s_term(capsys: pytest.CaptureFixture[str]):
 
 
 def test_a_rank_is_explained_by_the_slots_to_the_byte(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """Two predictions, one of twice the largest rank: slots alone move, and what must hold them."""
+    """Two predictions, one with twice the largest rank: only the slots change, and what must hold them."""
     for rank in ("32", "64"):
         flags = ["--gpu", "L4", "--max-lora-rank", rank, "--lora-r", "16", "--ram-available-bytes", "32GiB"]
         cli.run(["predict", *flags, "--json"])
@@ -94,7 +94,7 @@ def test_a_rank_is_explained_by_the_slots_to_the_byte(capsys: pytest.CaptureFixt
 
 
 def test_a_run_is_compared_with_its_prediction(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """What `predict` says of the run's own card and settings is the same as the run, within the bands."""
+    """A run equals the prediction for its own card and settings, within the bands."""
     machine = json.loads((REFERENCE / "run.json").read_text())["machine"]
     gpu = machine["gpu"]
     cli.run(["predict", "--gpu", "H200", "--gpu-total-bytes", str(gpu["total_bytes"]), "--gpu-free-bytes", str(gpu["free_bytes"]),
@@ -105,7 +105,7 @@ def test_a_run_is_compared_with_its_prediction(capsys: pytest.CaptureFixture[str
 
 
 def test_a_figure_that_no_setting_moved_is_unexplained(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """A log whose weights are a little larger, with nothing that would make them so."""
+    """Slightly larger weights that no setting explains are reported as unexplained."""
     other = shutil.copytree(REFERENCE, tmp_path / "other")
     log = (other / "load.log").read_text()
     (other / "load.log").write_text(log.replace("weights took 5.3541", "weights took 5.3641"))
@@ -116,21 +116,21 @@ def test_a_figure_that_no_setting_moved_is_unexplained(capsys: pytest.CaptureFix
 
 
 def test_a_load_that_died_is_not_the_same(capsys: pytest.CaptureFixture[str]):
-    """Although every figure that both printed is."""
+    """A load that died is different, even if all figures that both printed are equal."""
     code, out = _run(capsys, REFERENCE, RUNS / "h200/killed")
     assert (code, out.splitlines()[-1]) == (1, "DIFFERENT: none of 8 figures moved; A completed, B killed")
 
 
-def test_several_are_compared_with_the_first(capsys: pytest.CaptureFixture[str]):
-    """One comparison each; the same only where all are."""
+def test_each_load_is_compared_with_the_first(capsys: pytest.CaptureFixture[str]):
+    """Each further load is compared with the first; the exit code is 0 only if all are the same."""
     code, out = _run(capsys, REFERENCE, REFERENCE, TRAINED, "--json")
     document = json.loads(out)
     assert [each["same"] for each in document["comparisons"]] == [True, False]
     assert (code, document["same"]) == (1, False)
 
 
-def test_versions_and_machine_are_told_and_move_nothing(tmp_path: Path):
-    """A dependency that moved no figure is no difference of the loads, though it is listed."""
+def test_versions_and_machine_are_listed_without_effect(tmp_path: Path):
+    """A dependency that moved no figure is listed, but does not make the loads different."""
     other = shutil.copytree(REFERENCE, tmp_path / "other")
     log = (other / "load.log").read_text()
     (other / "load.log").write_text(log.replace('"peft": "0.14.0"', '"peft": "0.14.1"').replace("580.159.04", "570.1"))
@@ -142,7 +142,7 @@ def test_versions_and_machine_are_told_and_move_nothing(tmp_path: Path):
 
 @cache
 def _repeat(seed: int) -> str:
-    """The reference's log once more: what physics leaves open is another each time, and all that follows from it."""
+    """The reference's log with random values within the bands, and the figures that follow from them."""
     chance = Random(seed)
     known = card_from_table("T4")
     assert known.non_torch_bytes is not None and known.graph_node_bytes is not None
@@ -166,8 +166,8 @@ def _printed(plan: Any, card: Any) -> str:
 
 
 @pytest.mark.parametrize("seed", thinned(range(100)))
-def test_repeats_of_one_setting_are_the_same(seed: int, tmp_path: Path):
-    """non_torch, graphs and peak each somewhere in their band, and the cache that follows: no figure moved."""
+def test_repeats_of_a_load_are_the_same(seed: int, tmp_path: Path):
+    """Repeats with non_torch, graphs and peak anywhere in their bands, and the cache that follows, are the same."""
     for number, text in enumerate((_repeat(-1), _repeat(seed))):
         (tmp_path / f"{number}.log").write_text(text)
     found = compare(*(read_subject(tmp_path / f"{number}.log") for number in range(2)))
@@ -176,8 +176,8 @@ def test_repeats_of_one_setting_are_the_same(seed: int, tmp_path: Path):
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"fits": true}', '{"fits": 1, "figures": {"weights_gib": "x"}, "settings": {}}',
                                   '{"fits": 1, "figures": {}, "settings": {}, "gpu": null, "profile": {}, "model": 3}'])  # fmt: skip
-def test_a_file_that_is_none_of_them_is_refused(text: str, tmp_path: Path):
-    """BadInput in a line, whatever a .json holds."""
+def test_an_unknown_file_is_refused(text: str, tmp_path: Path):
+    """A file that is no run, log or prediction is BadInput on one line, whatever a .json holds."""
     path = tmp_path / "a.json"
     path.write_text(text)
     with pytest.raises(BadInput):
@@ -185,20 +185,20 @@ def test_a_file_that_is_none_of_them_is_refused(text: str, tmp_path: Path):
 
 
 def test_one_load_is_refused(capsys: pytest.CaptureFixture[str]):
-    """With what to do instead."""
+    """One load alone is refused, with what to do instead."""
     assert cli.run(["compare", str(REFERENCE)]) == 2
     assert "one load has nothing to be compared with; give two or more" in capsys.readouterr().err
 
 
-def test_a_run_is_the_same_as_its_log(capsys: pytest.CaptureFixture[str]):
-    """Its log alone ended as it did, and states the same."""
+def test_a_run_equals_its_log(capsys: pytest.CaptureFixture[str]):
+    """A run and its own log are the same."""
     code, out = _run(capsys, REFERENCE, REFERENCE / "load.log")
     assert (code, out.splitlines()[-1]) == (0, "SAME: none of 25 figures moved")
     assert "load.log: log, completed, " in out
 
 
-def test_settings_that_go_together_are_two_changes():
-    """A rank that is lowered with the largest rank: each has its own part, though one cannot be changed without the other."""
+def test_coupled_settings_are_separate_changes():
+    """Lowering a rank together with the largest rank gives each its own part, although one cannot change without the other."""
     found = _compared(REFERENCE, RUNS / "h100/8192-tokens-rank16")
     changes = {part.change for moved in found.moved for part in moved.parts}
     assert {"adapters.r 32 → 16", "max_lora_rank 32 → 16"} <= changes and "what else differs" not in changes
@@ -208,7 +208,7 @@ KEPT = Path(__file__).parent / "training" / "run"
 
 
 def _training(folder: Path, peak_bytes: int, batch: int = 2) -> Path:
-    """The kept training once more, with another peak and another batch."""
+    """The kept training with another peak and another batch size."""
     run = shutil.copytree(KEPT, folder)
     (run / "load.log").write_text(
         re.sub(
@@ -222,7 +222,7 @@ def _training(folder: Path, peak_bytes: int, batch: int = 2) -> Path:
 
 
 def test_a_training_is_compared_by_its_peak(tmp_path: Path):
-    """Within its band it is the same; with another batch it moved, by that batch's own bytes."""
+    """A peak within the band is the same; with another batch size it moved, by that batch's bytes."""
     measured = subject(KEPT).readings["train_peak_host_bytes"]
     again = read_subject(_training(tmp_path / "again", int(measured.value) + 10 * MIB))
     assert compare(subject(KEPT), again).same
@@ -237,7 +237,7 @@ def test_a_training_is_compared_by_its_peak(tmp_path: Path):
 
 
 def test_a_training_is_not_a_load(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """Although every figure that both state is the same."""
+    """A training and a load are different, even if all shared figures are equal."""
     load = Path(shutil.copytree(KEPT, tmp_path / "load"))
     record = json.loads((load / "run.json").read_text())
     (load / "run.json").write_text(json.dumps(record | {"training": None}))
@@ -246,7 +246,7 @@ def test_a_training_is_not_a_load(capsys: pytest.CaptureFixture[str], tmp_path: 
 
 
 def test_predicted_trainings_are_compared_term_by_term(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """Twice the row: the three peaks, each by the terms that grew, which sum to the byte."""
+    """With twice the row length, each of the three peaks moves by the terms that grew, which sum to the byte."""
     for length in ("256", "512"):
         flags = [
             "--gpu",

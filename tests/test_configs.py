@@ -1,4 +1,4 @@
-"""Configs of other tools: what of each is taken by which flag, what is named as not taken, and what is refused."""
+"""Configs of other tools: which keys map to which flags, which are reported as not taken, and which are refused."""
 
 import json
 from pathlib import Path
@@ -128,8 +128,8 @@ def _read(folder: Path, text: str) -> Any:
     ],
     ids=["unsloth", "axolotl", "LLaMA-Factory", "TRL"],
 )  # fmt: skip
-def test_each_kind_comes_to_our_flags(text: str, kind: str, settings: dict[str, Any], tmp_path: Path):
-    """What maps, maps; what the file leaves out is as its own tool takes it."""
+def test_each_kind_maps_to_our_flags(text: str, kind: str, settings: dict[str, Any], tmp_path: Path):
+    """Each kind of config maps to our flags; keys that it omits get its own tool's defaults."""
     config = _read(tmp_path, text)
     assert (config.kind, config.settings) == (kind, settings)
 
@@ -150,13 +150,13 @@ def test_each_kind_comes_to_our_flags(text: str, kind: str, settings: dict[str, 
     ],
     ids=["unsloth", "axolotl", "LLaMA-Factory", "TRL"],
 )
-def test_what_is_not_taken_is_named(text: str, not_taken: list[str], tmp_path: Path):
-    """Nothing is ignored in silence, but for keys that say nothing."""
+def test_keys_that_are_not_taken_are_named(text: str, not_taken: list[str], tmp_path: Path):
+    """Each key that is not taken is named, except for keys without effect."""
     assert _read(tmp_path, text).not_taken == not_taken
 
 
-def test_a_file_of_data_beside_the_config_is_taken(tmp_path: Path):
-    """By its path from the config's own folder."""
+def test_a_data_file_is_found_relative_to_the_config(tmp_path: Path):
+    """A data file is found relative to the config's folder."""
     (tmp_path / "rows.jsonl").write_text("{}")
     assert _read(tmp_path, AXOLOTL).settings["data"] == tmp_path / "rows.jsonl"
 
@@ -180,8 +180,8 @@ def test_a_file_of_data_beside_the_config_is_taken(tmp_path: Path):
         (TRL.replace("[q_proj, v_proj]", "[1, 2]"), "lora_target_modules: must be a text"),
     ],
 )  # fmt: skip
-def test_another_training_than_is_predicted_here_is_refused(text: str, said: str, tmp_path: Path):
-    """Full fine-tuning, 8 bits, other losses, several cards; and values that are none. File and key are named."""
+def test_unsupported_training_is_refused(text: str, said: str, tmp_path: Path):
+    """Full fine-tuning, 8 bits, other losses, several cards and invalid values are refused, with file and key."""
     with pytest.raises(BadInput) as error:
         _read(tmp_path, text)
     assert any(said in str(problem) and str(problem).startswith(str(tmp_path)) for problem in error.value.problems)
@@ -199,8 +199,8 @@ PACKING = {
 
 
 @pytest.mark.parametrize("kind", PACKING)
-def test_packing_is_taken_and_in_what_it_differs_is_said(kind: str, tmp_path: Path):
-    """Each tool packs in its own way; what of its keys says how it is done here anyway is not named as not taken."""
+def test_packing_is_taken_with_a_note_on_differences(kind: str, tmp_path: Path):
+    """Packing is taken, with a note on how the tool's own differs; keys that match our way of packing are not reported."""
     text, differs = PACKING[kind]
     config = _read(tmp_path, text)
     assert (config.settings["packing"], len(config.differs)) == (True, 1)
@@ -221,7 +221,7 @@ def test_packing_is_taken_and_in_what_it_differs_is_said(kind: str, tmp_path: Pa
     ],
 )  # fmt: skip
 def test_packing_that_keeps_examples_apart_is_refused(text: str, said: str, tmp_path: Path):
-    """By the key that says so, unless a flag says whether rows are packed."""
+    """Packing that keeps examples apart is refused by its key, unless a flag says whether to pack."""
     with pytest.raises(BadInput) as error:
         _read(tmp_path, text)
     assert any(said in str(problem) for problem in error.value.problems)
@@ -234,8 +234,8 @@ def test_packing_that_keeps_examples_apart_is_refused(text: str, said: str, tmp_
 @pytest.mark.parametrize(
     ("value", "packs", "named"), [("true", "false", True), ("false", "true", True), ("true", "true", False)]
 )
-def test_rows_padded_to_full_length_are_those_of_packing_alone(value: str, packs: str, named: bool, tmp_path: Path):
-    """axolotl's pad_to_sequence_len is named where rows come out otherwise."""
+def test_padding_that_changes_rows_is_reported(value: str, packs: str, named: bool, tmp_path: Path):
+    """axolotl's pad_to_sequence_len is reported only where it changes the rows."""
     text = AXOLOTL.replace("sample_packing: false", f"sample_packing: {packs}").replace(
         "flash_attention: true", f"pad_to_sequence_len: {value}"
     )
@@ -244,7 +244,7 @@ def test_rows_padded_to_full_length_are_those_of_packing_alone(value: str, packs
     assert ("pad_to_sequence_len" in config.taken) != named
 
 
-def test_all_problems_are_said_at_once(tmp_path: Path):
+def test_all_problems_are_reported_at_once(tmp_path: Path):
     """One wrong key does not hide the next."""
     with pytest.raises(BadInput) as error:
         _read(tmp_path, TRL.replace("use_peft: true", "load_in_8bit: true") + "lora_r: many\n")
@@ -266,8 +266,8 @@ def test_all_problems_are_said_at_once(tmp_path: Path):
         ("lora_r: \xff", "not valid YAML"),
     ],
 )  # fmt: skip
-def test_what_is_no_config_is_refused(text: str, said: str | None, tmp_path: Path):
-    """Other files, YAML that makes objects, keys said twice, and a few lines that stand for a billion values."""
+def test_an_invalid_config_is_refused(text: str, said: str | None, tmp_path: Path):
+    """Other files, YAML that creates objects, duplicate keys, and short files that expand to a billion values are refused."""
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="latin-1")
     with pytest.raises(BadInput) as error:
@@ -275,8 +275,8 @@ def test_what_is_no_config_is_refused(text: str, said: str | None, tmp_path: Pat
     assert said is None or said in str(error.value)
 
 
-def test_a_flag_packs_where_a_config_keeps_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """What most axolotl configs say is refused, with the flags that settle it."""
+def test_a_flag_decides_how_a_config_is_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """What most axolotl configs contain is refused, with the flags that resolve it."""
     path = tmp_path / "axolotl.yml"
     path.write_text(AXOLOTL.replace("sample_packing: false", "sample_packing: true"))
     command = ["predict", "--config", str(path), "--gpu", "A100-40GB", "--json"]
@@ -287,8 +287,8 @@ def test_a_flag_packs_where_a_config_keeps_apart(tmp_path: Path, capsys: pytest.
         assert json.loads(capsys.readouterr().out)["training"]["settings"]["packing"] is packing
 
 
-def test_flags_have_the_last_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """A config fills what is not said on the command line; what it took and did not is on stderr."""
+def test_flags_override_the_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Flags override the config; what was taken and what was not is on stderr."""
     path = tmp_path / "axolotl.yml"
     path.write_text(AXOLOTL)
     assert loadcheck(["predict", "--config", str(path), "--gpu", "A100-40GB", "--lora-r", "4", "--json"]) == 0

@@ -1,4 +1,4 @@
-"""The peak of a load on the CPU: what is predicted against runs, and where nothing is."""
+"""The peak of a load on the CPU: the prediction against runs, and where there is none."""
 
 import pytest
 
@@ -30,8 +30,7 @@ RUNS = [
     ({"training.steps": 20}, 1_243_570_176),
     ({"training.steps": 3, "adapters.r": 8}, 1_126_002_688),
 ]  # fmt: skip
-"""The peak in bytes of loads of smollm2-135m-cpu with these settings: 2026-11-29, x86-64, 2 cores that others used too, 24 GiB, Python
-3.11.7."""
+"""Peak in bytes of loads of smollm2-135m-cpu with these settings: 2026-11-29, x86-64, 2 shared cores, 24 GiB, Python 3.11.7."""
 
 
 def _peak_bytes(profile: Profile) -> int | None:
@@ -41,7 +40,7 @@ def _peak_bytes(profile: Profile) -> int | None:
 
 @pytest.mark.parametrize(("settings", "measured_bytes"), RUNS)
 def test_the_peak_of_each_run_lies_in_its_band(settings: dict[str, object], measured_bytes: int):
-    """Without training the prediction is within 2 %; with it, within the band: one step takes less, gradient checkpointing too."""
+    """Without training the prediction is within 2 %; with it, within the band, as one step and gradient checkpointing take less."""
     profile = changed(load_profile("smollm2-135m-cpu"), settings)
     predicted = _peak_bytes(profile)
     assert predicted is not None
@@ -55,20 +54,20 @@ def test_the_peak_of_each_run_lies_in_its_band(settings: dict[str, object], meas
     "settings",
     [{"model": "llama-3.2-1b-instruct"}, {"load_in_4bit": False, "training.steps": 1}],
 )
-def test_what_was_not_measured_is_not_predicted(settings: dict[str, object]):
-    """Another model, and training in 16-bit, which keeps a float32 copy of every linear."""
+def test_unmeasured_loads_are_not_predicted(settings: dict[str, object]):
+    """Another model, and 16-bit training, which keeps a float32 copy of every linear, are not predicted."""
     profile = changed(load_profile("smollm2-135m-cpu"), settings)
     assert _peak_bytes(profile) is None
     assert cpu_bands(None) == {}
 
 
 def test_a_gpu_without_vllm_has_no_predicted_peak():
-    """The resident set of a process on the CPU says nothing of a card's memory."""
+    """A GPU load without vLLM has no predicted peak: the resident set of a CPU process says nothing about a card's memory."""
     profile = changed(load_profile("smollm2-135m-cpu"), {"engine": "gpu"})
     assert _peak_bytes(profile) is None
 
 
-def test_the_band_is_as_wide_as_machines_differ():
-    """A quarter on either side, in bytes, with the reason."""
+def test_the_band_is_a_quarter_on_either_side():
+    """The band is a quarter on either side, in bytes, with the reason."""
     (band,) = cpu_bands(1_000).values()
     assert (band.low, band.high) == (750, 1_250) and "libraries" in band.why and SLACK == 0.25

@@ -1,4 +1,4 @@
-"""The peak of a training on the CPU: what is predicted against runs."""
+"""The peak of a training on the CPU: the prediction against runs."""
 
 import pytest
 
@@ -22,8 +22,8 @@ RUNS = [
     (2, 128, CHECKPOINTED, 1_613_881_344),
     (1, 512, CHECKPOINTED, 1_906_356_224),
 ]  # fmt: skip
-"""Rows of a batch, tokens of each, settings, and the peak in bytes of three steps of `loadcheck train smollm2-135m-cpu`: 2026-11-29, x86-64,
-2 cores that others used too, 24 GiB, Python 3.11.7."""
+"""Batch rows, tokens per row, settings, and the peak in bytes of three steps of `loadcheck train smollm2-135m-cpu`: 2026-11-29, x86-64, 2 shared
+cores, 24 GiB, Python 3.11.7."""
 
 
 def _peaks(rows: int, tokens: int, settings: dict[str, object], ram_bytes: int | None = None) -> Peaks:
@@ -38,21 +38,21 @@ def _peaks(rows: int, tokens: int, settings: dict[str, object], ram_bytes: int |
 def test_the_peak_of_each_run_is_predicted_within_six_percent(
     rows: int, tokens: int, settings: dict[str, object], measured_bytes: int
 ):
-    """Between machines the band is wider, as the libraries differ."""
+    """Each measured peak is within 6 % of the prediction. Between machines the band is wider, as the libraries differ."""
     predicted = _peaks(rows, tokens, settings).host_bytes
     assert predicted is not None
     assert abs(measured_bytes / predicted - 1) < 0.06
 
 
 @pytest.mark.parametrize("settings", [{"model": "llama-3.2-1b-instruct"}, {"load_in_4bit": False}])
-def test_what_was_not_measured_is_not_predicted(settings: dict[str, object]):
-    """Another model, and 16-bit; that is said."""
+def test_unmeasured_trainings_are_not_predicted(settings: dict[str, object]):
+    """Another model and 16-bit training are not predicted, with a note."""
     peaks = _peaks(1, 128, settings)
     assert (peaks.host_bytes, peaks.fits) == (None, True)
     assert "SFT of SmolLM2 135M in 4-bit alone" in peaks.note
 
 
-def test_a_batch_that_the_machine_has_no_memory_for_does_not_fit():
-    """Held against what is available."""
+def test_a_batch_larger_than_the_memory_does_not_fit():
+    """A batch larger than the available memory does not fit."""
     assert _peaks(1, 128, {}, 1_600_000_000).fits
     assert not _peaks(8, 512, {}, 1_600_000_000).fits

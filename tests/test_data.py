@@ -1,4 +1,4 @@
-"""Files of training data: every form that is read, and each kind of broken row refused in a line that names it."""
+"""Training data files: each supported form is read, and each broken row is refused on one line that names it."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def _file(folder: Path, *rows: Any, name: str = "data.jsonl") -> Path:
 
 
 def _faults(path: Path, method: str = "sft") -> list[str]:
-    """What is said of the file, without its folder."""
+    """The reported faults, without the file's folder."""
     with pytest.raises(BadInput) as error:
         read_data(path, method)
     return [str(problem).removeprefix(str(path.parent) + "/") for problem in error.value.problems]
@@ -46,13 +46,13 @@ def _faults(path: Path, method: str = "sft") -> list[str]:
     ],
 )
 def test_each_form_is_read_as_the_same_chat(row: dict[str, Any], form: str, tmp_path: Path):
-    """chat, sharegpt, alpaca and prompt/completion come to the same turns."""
+    """chat, sharegpt, alpaca and prompt/completion give the same turns."""
     data = read_data(_file(tmp_path, row), "sft")
     assert (data.form, [each.messages for each in data.rows]) == (form, [TURNS])
 
 
 def test_an_alpaca_row_with_an_input_asks_both(tmp_path: Path):
-    """Instruction and input are one question, a blank line between them."""
+    """Instruction and input form one question, separated by a blank line."""
     row = {"instruction": "Translate.", "input": "Haus", "output": "house"}
     assert read_data(_file(tmp_path, row), "sft").rows[0].messages[0].content == "Translate.\n\nHaus"
 
@@ -64,21 +64,21 @@ def test_a_text_is_kept_as_it_is(tmp_path: Path):
 
 
 def test_a_prompt_keeps_its_columns_for_the_reward_functions(tmp_path: Path):
-    """GRPO's rows: the prompt as a chat, the answer as a column."""
+    """A GRPO row has the prompt as a chat and the answer as a column."""
     row = read_data(_file(tmp_path, {"prompt": "2+2?", "answer": 4}), "grpo").rows[0]
     assert (row.messages, row.columns) == ((Message("user", "2+2?"),), {"answer": 4})
 
 
 def test_an_array_is_read_with_the_line_of_each_element(tmp_path: Path):
-    """A .json file holds one array; a fault in it names the line on which its element begins."""
+    """A .json file holds one array; a fault names the line where its element begins."""
     path = tmp_path / "data.json"
     path.write_text("\ufeff" + json.dumps([CHAT, CHAT], indent=1), encoding="utf-8")
     lines = [row.line for row in read_data(path, "sft").rows]
     assert lines == [2, 14]
 
 
-def test_a_byte_order_mark_blank_lines_and_carriage_returns_do_no_harm(tmp_path: Path):
-    """A file that Windows wrote is read, and lines keep their numbers."""
+def test_a_file_from_windows_is_read(tmp_path: Path):
+    """A file from Windows is read, and the line numbers are right."""
     path = tmp_path / "data.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(CHAT).encode() + b"\r\n\r\n" + json.dumps(CHAT).encode() + b"\r\n")
     assert [row.line for row in read_data(path, "sft").rows] == [1, 3]
@@ -120,28 +120,28 @@ def _chat(*turns: tuple[str, Any]) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_a_broken_row_is_refused_in_one_line_that_names_it(row: Any, said: str, tmp_path: Path):
-    """File, line, key, what is wrong, and how to mend it."""
+    """A broken row is refused with file, line, key, what is wrong and the fix."""
     (fault,) = _faults(_file(tmp_path, "", row))
     assert fault.startswith("data.jsonl:2: ")
     assert said in fault
     assert "; " in fault
 
 
-def test_all_faults_are_said_at_once_in_order(tmp_path: Path):
-    """One broken row does not hide the next; a right one between them is none."""
+def test_all_faults_are_reported_in_order(tmp_path: Path):
+    """A broken row does not hide the next, and a correct row between them is not reported."""
     faults = _faults(_file(tmp_path, "{", CHAT, {"text": 1}, {"messages": 1}))
     assert [fault.split(": ")[0] for fault in faults] == ["data.jsonl:1", "data.jsonl:3", "data.jsonl:4"]
     assert "is of the form text, the rows before it of messages" in faults[1]
 
 
-def test_more_faults_than_anyone_reads_are_counted(tmp_path: Path):
-    """A file that is wrong throughout says so in MAX_FAULTS lines and one."""
+def test_many_faults_are_counted(tmp_path: Path):
+    """A file that is wrong throughout gives MAX_FAULTS lines and a count of the rest."""
     faults = _faults(_file(tmp_path, *["x"] * (MAX_FAULTS + 7)))
     assert (len(faults), "7 more are wrong" in faults[-1]) == (MAX_FAULTS + 1, True)
 
 
-def test_bytes_that_are_no_utf8_are_named_by_line(tmp_path: Path):
-    """A file in another encoding is refused where it begins to be one."""
+def test_invalid_utf8_is_reported_by_line(tmp_path: Path):
+    """A file in another encoding is refused at its first invalid line."""
     path = tmp_path / "data.jsonl"
     path.write_bytes(json.dumps(CHAT).encode() + b'\n{"text": "\xe4"}\n')
     assert _faults(path) == ["data.jsonl:2: is not UTF-8 (byte 11 of the line: 0xe4); save the file as UTF-8"]
@@ -149,7 +149,7 @@ def test_bytes_that_are_no_utf8_are_named_by_line(tmp_path: Path):
 
 @pytest.mark.parametrize("content", ["", "\n\n", "[]"])
 def test_a_file_without_a_row_is_refused(content: str, tmp_path: Path):
-    """Nothing to train on is no training."""
+    """A file without rows is refused."""
     path = tmp_path / "data.json"
     path.write_text(content)
     assert _faults(path)[0].startswith("data.json: holds no row")
@@ -166,7 +166,7 @@ def test_a_file_without_a_row_is_refused(content: str, tmp_path: Path):
     ],
 )
 def test_a_broken_array_is_refused_by_line(content: str, said: str, tmp_path: Path):
-    """As with lines, the fault is where it begins."""
+    """A fault in an array is reported with its line, as for JSON lines."""
     path = tmp_path / "data.json"
     path.write_text(content)
     assert said in _faults(path)[0]
@@ -180,8 +180,8 @@ def test_a_broken_array_is_refused_by_line(content: str, said: str, tmp_path: Pa
         (lambda folder: _folder(folder / "x.jsonl"), "Is a directory"),
     ],
 )
-def test_what_is_no_file_of_data_is_refused(make: Callable[[Path], Path], said: str, tmp_path: Path):
-    """A name that leads nowhere, to another format, or to a folder."""
+def test_an_invalid_data_file_is_refused(make: Callable[[Path], Path], said: str, tmp_path: Path):
+    """A missing file, another format and a folder are refused."""
     with pytest.raises(BadInput, match=said):
         read_data(make(tmp_path), "sft")
 
@@ -192,16 +192,16 @@ def _folder(path: Path) -> Path:
 
 
 def test_a_prompt_that_ends_with_an_answer_is_refused(tmp_path: Path):
-    """GRPO generates the answers itself."""
+    """A prompt that ends with an answer is refused, as GRPO generates the answers."""
     assert "ends with the assistant's turn" in _faults(_file(tmp_path, {"prompt": CHAT["messages"]}), "grpo")[0]
 
 
 def test_sft_and_grpo_take_different_files(tmp_path: Path):
-    """Chats are no prompts for GRPO, and prompts no rows for SFT."""
+    """Chats are refused for GRPO, and prompts for SFT."""
     assert "none of prompt" in _faults(_file(tmp_path, CHAT), "grpo")[0]
     assert "has the keys prompt, answer" in _faults(_file(tmp_path, {"prompt": "a", "answer": "b"}))[0]
 
 
-def test_keys_that_nothing_reads_are_named(tmp_path: Path):
-    """They are allowed, and said."""
+def test_unknown_keys_are_reported(tmp_path: Path):
+    """Unknown keys are allowed, and reported."""
     assert read_data(_file(tmp_path, {**CHAT, "id": 7, "source": "x"}), "sft").unused == ("id", "source")
