@@ -4,6 +4,8 @@ import sys
 import threading
 from pathlib import Path
 
+from loadcheck.plan import LoadPlan
+
 
 def say(line: str) -> None:
     """One write per line: two threads print here, and print() writes the line's end separately."""
@@ -17,5 +19,5 @@ def import_ahead(device_free: threading.Event) -> None:
     say("touches the device")
 
 
-def weights_ready(directory: Path) -> None:
+def weights_ready(plan: LoadPlan, directory: Path) -> None:
     say(f"reads {directory}")

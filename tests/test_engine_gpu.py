@@ -2,6 +2,7 @@
 
 import builtins
 import os
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -60,6 +61,35 @@ def test_another_gpu_that_fills_is_no_load_on_two(monkeypatch: pytest.MonkeyPatc
     subprocess.check_output(["true"])
     command = f"nvidia-smi --query-gpu=memory.used --format=csv --id={pinned or 0}"
     assert asked == [(command, {"shell": True}), (["true"], {})]
+
+
+def test_unsloths_query_can_be_answered_by_nvml(monkeypatch: pytest.MonkeyPatch):
+    """In nvidia-smi's own form, as unsloth reads it; without NVML, and for any other query, nvidia-smi is asked."""
+    asked: list[object] = []
+    used = [5 * 2**30 + 1, None]
+    monkeypatch.setattr(subprocess, "check_output", lambda command, **_: asked.append(command))
+    monkeypatch.setattr(gpu, "device_used_reader", lambda: lambda: used.pop(0))
+    monkeypatch.setenv(startup.ENABLE_VARIABLE, "nvidia_smi")
+    monkeypatch.delenv(PIN, raising=False)
+    gpu.query_own_gpu_only()
+    answer = subprocess.check_output("nvidia-smi --query-gpu=memory.used --format=csv", shell=True)
+    assert re.findall(rb"([\d]{1,})[\s]{1,}M", answer) == [b"5120"]  # unsloth/models/_utils.py:963
+    subprocess.check_output("nvidia-smi --query-gpu=memory.used --format=csv", shell=True)
+    subprocess.check_output("nvidia-smi -L", shell=True)
+    assert asked == ["nvidia-smi --query-gpu=memory.used --format=csv --id=0", "nvidia-smi -L --id=0"]
+
+
+@pytest.mark.parametrize("enabled", ["", "hash"])
+def test_adapters_are_recorded_with_their_hash_before_the_answer(monkeypatch: pytest.MonkeyPatch, enabled: str):
+    """With the measure they are hashed meanwhile, and the event has the memory of when they were attached."""
+    monkeypatch.setenv(startup.ENABLE_VARIABLE, enabled)
+    monkeypatch.setattr(gpu, "digest", lambda weights: f"of {weights}")
+    events: list[Event] = []
+    recorder = cast(Recorder, SimpleNamespace(record=events.append))
+    record = gpu.recorded_with_hash(Attached(adapter_bytes=7), ["w"], recorder)
+    assert len(events) == (0 if enabled else 1)
+    record()
+    assert events == [Attached(adapter_bytes=7, adapter_sha256="of ['w']")]
 
 
 @pytest.mark.parametrize(("pinned", "seen"), [("GPU-b", "1"), ("GPU-a", "0"), (None, None)])

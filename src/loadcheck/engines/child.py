@@ -50,8 +50,7 @@ def main(arguments: list[str]) -> int:
 
 def _run(step: str, run_dir: Path) -> int:
     try:
-        plan = plan_from_json(json.loads((run_dir / PLAN).read_text(encoding="utf-8")))
-        STEPS[step](plan, run_dir, Recorder())
+        STEPS[step](planned(run_dir), run_dir, Recorder())
     except LoadcheckError as error:
         for problem in error.problems:
             print(f"Error: {problem}", file=sys.stderr, flush=True)
@@ -59,10 +58,15 @@ def _run(step: str, run_dir: Path) -> int:
     return 0
 
 
+def planned(run_dir: Path) -> LoadPlan:
+    """The plan of a run folder."""
+    return plan_from_json(json.loads((run_dir / PLAN).read_text(encoding="utf-8")))
+
+
 def begin_ahead(engine: str) -> Path | None:
     """Import what this engine needs while the parent looks at the machine; gives the folder of the load, None where it is not to be."""
     module = import_module(engine)
-    orders = Orders(sys.stdin.fileno(), lambda run_dir: module.weights_ready(prepared(run_dir)))
+    orders = Orders(sys.stdin.fileno(), lambda run_dir: module.weights_ready(planned(run_dir), prepared(run_dir)))
     orders.start()
     module.import_ahead(orders.looked)
     orders.join()

@@ -10,14 +10,16 @@ import shlex
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from loadcheck.device import PIN, pin_gpu
+from msgspec import structs
+
+from loadcheck.device import PIN, device_used_reader, pin_gpu
 from loadcheck.errors import Problem, UnsupportedMachine
 from loadcheck.logs.events import Answered, AnsweredAfterTraining, Attached, Done, Imported, Loaded, Slots
 from loadcheck.plan import LoadPlan
@@ -28,6 +30,7 @@ from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.unsloth_vllm import isolation, startup
 from loadcheck.stacks.unsloth_vllm.adapter_init import AdapterInit
 from loadcheck.stacks.unsloth_vllm.device import check_first_gpu, memory_now, record_device, record_peak, record_ram
+from loadcheck.stacks.unsloth_vllm.kernel_compiler import KernelCompiler
 from loadcheck.stacks.unsloth_vllm.session import Session
 
 PACKAGES = (
@@ -67,19 +70,23 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     set_environment()
     query_own_gpu_once()
     startup.begin_context()
-    weights_ready(directory)
+    weights_ready(plan, directory)
     if not profile.training.steps:
         startup.defer_unused_imports()
     import_stack(recorder)
+    if kernels := begin_kernels(plan):
+        kernels.finish()
     record_device(recorder)
     adapter_init = startup.adapter_init(plan.config, profile.adapters)
     model, tokenizer = load(profile, directory, recorder, adapter_init)
+    record_adapters = _nothing
     if profile.adapters is not None:
-        model = attach(model, profile.adapters, recorder, adapter_init)
+        model, attached = add_adapters(model, profile.adapters, adapter_init)
+        record_adapters = recorded_with_hash(attached, trainable(model), recorder)
     if profile.fast_inference:
         recorder.record(Slots(lora_slots_bytes=lora_slots_bytes(_vllm_model(model))))
     session = Session(profile, model, tokenizer, recorder)
-    session.answer(Answered, adapter_id=1)
+    session.answer(Answered, adapter_id=1, before_record=record_adapters)
     if profile.training.steps:
         session.train()
         saved = session.answer(AnsweredAfterTraining, adapter_id=2)
@@ -110,9 +117,15 @@ def import_ahead(device_free: threading.Event) -> None:
         import unsloth  # noqa: F401
 
 
-def weights_ready(directory: Path) -> None:
+def weights_ready(plan: LoadPlan, directory: Path) -> None:
     """The weights are complete, so start reading them; may be called from another thread during `import_ahead`."""
     startup.begin_reading(directory)
+    begin_kernels(plan)
+
+
+def begin_kernels(plan: LoadPlan) -> KernelCompiler | None:
+    """The compiler of the LoRA kernels, started; None for a load without vLLM, which has none."""
+    return startup.begin_kernels(plan.config, plan.profile.max_lora_rank) if plan.profile.fast_inference else None
 
 
 # ---------------------------------------------------------------------------------------------------------- before the imports
@@ -145,15 +158,27 @@ def query_own_gpu_once() -> None:
     query_own_gpu_only()
 
 
+MEMORY_USED = "nvidia-smi --query-gpu=memory.used --format=csv"
+"""The only query of unsloth's (unsloth/models/_utils.py:962, tokenizer_utils.py:860, unsloth_zoo/compiler.py:546)."""
+
+
 def query_own_gpu_only() -> None:
     """Limit unsloth's nvidia-smi queries to this load's GPU.
 
     If two GPUs of the host fill up during a load, whoever uses them, unsloth concludes that the load spans both and gives up
     (unsloth/models/llama.py:1741, 1812, 1845-1846; the trainers, too: llama.py:1877-1884, tokenizer_utils.py:988-995).
+    Each of the five queries of a load starts a shell and nvidia-smi, 30 to 37 ms (H200, 2026-11-29). With the measure `nvidia_smi` this
+    process asks NVML itself; unsloth only uses whether several GPUs have grown by 1 GiB, of which there is one here either way.
     """
     ask, own = subprocess.check_output, shlex.quote(os.environ.get(PIN) or "0")
 
+    @cache
+    def reader() -> Callable[[], int | None]:
+        return device_used_reader()
+
     def check_output(command: Any, *arguments: Any, **options: Any) -> Any:
+        if command == MEMORY_USED and startup.enabled("nvidia_smi") and (used := reader()()) is not None:
+            return f"memory.used [MiB]\n{used >> 20} MiB\n".encode()
         if isinstance(command, str) and command.startswith("nvidia-smi "):
             command += f" --id={own}"
         return ask(command, *arguments, **options)
@@ -226,7 +251,15 @@ def load(
     return model, tokenizer
 
 
-def attach(model: Any, adapters: Adapters, recorder: Recorder, adapter_init: AdapterInit | None = None) -> Any:
+def attach(model: Any, adapters: Adapters, recorder: Recorder) -> Any:
+    """The model with its adapters, which are hashed and recorded."""
+    model, attached = add_adapters(model, adapters)
+    recorder.record(structs.replace(attached, adapter_sha256=digest(trainable(model))))
+    return model
+
+
+def add_adapters(model: Any, adapters: Adapters, adapter_init: AdapterInit | None = None) -> tuple[Any, Attached]:
+    """The model with its adapters, and the event that lacks only their hash."""
     from unsloth import FastLanguageModel
 
     start_s = time.monotonic()
@@ -244,18 +277,33 @@ def attach(model: Any, adapters: Adapters, recorder: Recorder, adapter_init: Ada
     attach_s = seconds_since(start_s)
     trainable_params, total_params = model.get_nb_trainable_parameters()
     weights = trainable(model)
-    recorder.record(
-        Attached(
-            attach_s=attach_s,
-            trainable_params=trainable_params,
-            total_params=total_params,
-            adapter_bytes=sum(weight.nbytes for weight in weights),
-            adapter_dtype=", ".join(sorted({str(weight.dtype) for weight in weights})),
-            adapter_sha256=digest(weights),
-            **memory_now(),
-        )
+    attached = Attached(
+        attach_s=attach_s,
+        trainable_params=trainable_params,
+        total_params=total_params,
+        adapter_bytes=sum(weight.nbytes for weight in weights),
+        adapter_dtype=", ".join(sorted({str(weight.dtype) for weight in weights})),
+        adapter_sha256=None,
+        **memory_now(),
     )
-    return model
+    return model, attached
+
+
+def recorded_with_hash(attached: Attached, weights: list[Any], recorder: Recorder) -> Callable[[], None]:
+    """Record the adapters once they are hashed: at once, or (measure `hash`) when the function returned is called."""
+    sha256 = startup.begin_hash(lambda: digest(weights))
+
+    def record() -> None:
+        recorder.record(structs.replace(attached, adapter_sha256=sha256()))
+
+    if startup.enabled("hash"):
+        return record
+    record()
+    return _nothing
+
+
+def _nothing() -> None:
+    """Nothing is left to do."""
 
 
 # ------------------------------------------------------------------------------------------------------------------- slots

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -40,16 +41,17 @@ class Session:
     tokenizer: Any
     recorder: Recorder
 
-    def answer(self, kind: type[Answer], adapter_id: int) -> Generated:
-        """Generate one greedy answer with the current adapters, saved and read back."""
+    def answer(
+        self, kind: type[Answer], adapter_id: int, before_record: Callable[[], None] = lambda: None
+    ) -> Generated:
+        """Generate one greedy answer with the current adapters, saved and read back; `before_record` is called whether that fails or not."""
         prompt, prompt_ids = self.profile.generation.prompt, self._prompt_ids()
         start_s = time.monotonic()
-        if self.profile.fast_inference:
-            request = None if self.profile.adapters is None else _lora_request(self.model, adapter_id)
-            generated = self._generate_with_vllm(prompt_ids, request)
-        else:  # the adapters are part of the model
-            generated = Generated(self._generate(prompt_ids), self.profile.adapters is not None, None)
-        generate_s = seconds_since(start_s)
+        try:
+            generated = self._answer(prompt_ids, adapter_id)
+            generate_s = seconds_since(start_s)
+        finally:
+            before_record()
         text = self.tokenizer.decode(generated.token_ids, skip_special_tokens=True)
         answer = kind(
             prompt=prompt,
@@ -65,6 +67,12 @@ class Session:
         )
         self.recorder.record(answer)
         return generated
+
+    def _answer(self, prompt_ids: list[int], adapter_id: int) -> Generated:
+        if not self.profile.fast_inference:  # the adapters are part of the model
+            return Generated(self._generate(prompt_ids), self.profile.adapters is not None, None)
+        request = None if self.profile.adapters is None else _lora_request(self.model, adapter_id)
+        return self._generate_with_vllm(prompt_ids, request)
 
     def compare_saved(self, saved: Generated, adapter_id: int) -> None:
         """Record whether the saved adapters equal those in memory, byte for byte, and how many tokens the two answers share.

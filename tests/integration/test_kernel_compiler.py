@@ -1,0 +1,89 @@
+"""When the kernels' process is started, waited for and ended; the process is a stand-in."""
+
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loadcheck.plan import make_plan
+from loadcheck.specs.profile import load_profile
+from loadcheck.stacks.unsloth_vllm import kernel_compiler, startup
+from loadcheck.stacks.unsloth_vllm.kernel_compiler import KernelCompiler, Sizes
+
+CONFIG = make_plan(load_profile("llama31-8b-instruct-4bit", {})).config
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> KernelCompiler:
+    """One for a card of 9.0 with an empty cache."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(kernel_compiler, "device_capability", lambda: 90)
+    monkeypatch.setattr(kernel_compiler, "MODULE", "this")
+    pinned = threading.Event()
+    pinned.set()
+    return KernelCompiler(CONFIG, 32, pinned)
+
+
+def test_the_process_knows_the_sizes_and_sees_no_device(
+    monkeypatch: pytest.MonkeyPatch, compiler: KernelCompiler, tmp_path: Path
+):
+    """It is waited for."""
+    (tmp_path / "this.py").write_text(
+        "import os, sys; open('said', 'w').write(os.environ['CUDA_VISIBLE_DEVICES'] + sys.argv[1])"
+    )
+    monkeypatch.chdir(tmp_path)
+    compiler.start()
+    compiler.finish()
+    assert Sizes.from_json((tmp_path / "said").read_text()).to_json() == Sizes.of(CONFIG, 32, 90).to_json()
+
+
+def test_what_was_compiled_is_not_compiled_again(compiler: KernelCompiler):
+    """A marker in Triton's own cache says so; another rank is another marker."""
+    sizes = Sizes.of(CONFIG, 32, 90)
+    assert sizes.marker != Sizes.of(CONFIG, 16, 90).marker
+    sizes.marker.touch()
+    compiler.start()
+    compiler.finish()
+    assert compiler._process is None
+
+
+def test_a_process_that_takes_too_long_is_ended(
+    monkeypatch: pytest.MonkeyPatch, compiler: KernelCompiler, tmp_path: Path
+):
+    """Its memory would count as what is not available; the load compiles for itself then."""
+    (tmp_path / "this.py").write_text("import time; time.sleep(60)")
+    monkeypatch.chdir(tmp_path)
+    compiler.start()
+    compiler.finish(timeout_s=0.3)
+    assert compiler._process is not None and not psutil.pid_exists(compiler._process.pid)
+
+
+def test_the_driver_is_left_alone_until_the_gpu_is_chosen(monkeypatch: pytest.MonkeyPatch):
+    """A driver that starts before sees the host's first GPU, whichever is pinned."""
+    asked = threading.Event()
+    monkeypatch.setattr(kernel_compiler, "device_capability", asked.set)
+    pinned = threading.Event()
+    compiler = KernelCompiler(CONFIG, 32, pinned)
+    compiler.start()
+    assert not asked.wait(0.1)
+    pinned.set()
+    assert asked.wait(5)
+    compiler.finish()
+
+
+def test_without_a_driver_nothing_is_started(monkeypatch: pytest.MonkeyPatch):
+    """There is no card to compile for; the load says so."""
+
+    def missing(_name: str) -> None:
+        raise OSError("libcuda.so.1: cannot open shared object file")
+
+    monkeypatch.setattr("ctypes.CDLL", missing)
+    assert kernel_compiler.device_capability() is None
+
+
+def test_it_has_to_be_asked_for(monkeypatch: pytest.MonkeyPatch):
+    """No GPU has run it yet."""
+    monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
+    monkeypatch.delenv(startup.ENABLE_VARIABLE, raising=False)
+    assert startup.begin_kernels(CONFIG, 7) is None
