@@ -189,7 +189,7 @@ def test_buildkites_agent_gets_the_summary(
     assert cli.run(["check", str(T4)]) == 0
     given = (tmp_path / "given").read_text()
     assert given.startswith("annotate --context loadcheck --style success\n## PASS check ")
-    assert ("took no annotation" in capsys.readouterr().err) is bool(exit_code)
+    assert ("could not annotate" in capsys.readouterr().err) is bool(exit_code)
 
 
 @pytest.mark.parametrize("form", ["junit", "ctrf", "summary", "annotations"])

@@ -181,7 +181,7 @@ def test_a_profile_is_named_as_for_load(command: str, capsys: pytest.CaptureFixt
     said = [_run(capsys, *asked, *way) for way in ([name], ["--profile", name], [])]
     assert said[0] == said[1] == said[2] and said[0][0] == 0
     code, _, err = _run(capsys, command, name, "--profile", "smollm2-135m-cpu", "--gpu", "T4")
-    assert code == 2 and "are two; name one of them" in err
+    assert code == 2 and "differ; name one of them" in err
 
 
 def test_training_steps_raise_the_predicted_peak(capsys: pytest.CaptureFixture[str]):

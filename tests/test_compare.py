@@ -187,7 +187,7 @@ def test_an_unknown_file_is_refused(text: str, tmp_path: Path):
 def test_one_load_is_refused(capsys: pytest.CaptureFixture[str]):
     """One load alone is refused, with what to do instead."""
     assert cli.run(["compare", str(REFERENCE)]) == 2
-    assert "one load has nothing to be compared with; give two or more" in capsys.readouterr().err
+    assert "one load has nothing to compare with; name two or more" in capsys.readouterr().err
 
 
 def test_a_run_equals_its_log(capsys: pytest.CaptureFixture[str]):

@@ -295,6 +295,6 @@ def test_flags_override_the_config(tmp_path: Path, capsys: pytest.CaptureFixture
     out, err = capsys.readouterr()
     said = json.loads(out)
     assert (said["training"]["settings"]["per_device_train_batch_size"], said["settings"]["adapters"]["r"]) == (2, 4)
-    assert "is axolotl's; taken: base_model" in err
-    assert "nothing here reads" in err
-    assert "this command has no use for num_train_epochs" in err
+    assert "is a config of axolotl; used: base_model" in err
+    assert "Note: not used: " in err
+    assert "this command does not use num_train_epochs" in err

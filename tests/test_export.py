@@ -312,7 +312,7 @@ def test_runs_without_whole_adapters_are_refused(
         (["run"], "DIR: is missing"),
         (["run", "run"], "run: DIR: is there already"),
         (["run", "run/run.json/out"], "cannot be made"),
-        (["--verify", "run", "out"], "--verify: takes the folder of an export"),
+        (["--verify", "run", "out"], "--verify: takes only the folder of an export"),
         (["--verify", "run"], "proof.json is missing"),
     ],
 )

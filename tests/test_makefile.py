@@ -105,7 +105,7 @@ def test_the_newest_run_is_taken_whatever_its_name(checkout: Path):
 def test_without_a_run_nothing_is_shown(checkout: Path):
     """Exit 2, and what makes one."""
     code, words, said = make(checkout, "check")
-    assert (code, words, "no run yet; make load" in said) == (2, [], True)
+    assert (code, words, "there is no run yet; run: make load" in said) == (2, [], True)
 
 
 @pytest.mark.parametrize("name", ["ENGINE", "RUNTIME"])

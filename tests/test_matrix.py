@@ -66,10 +66,10 @@ def test_the_table_for_people(capsys: pytest.CaptureFixture[str]):
     ("flags", "words"),
     [
         (["--gpus", "T4,T5,X9"], "there is no GPU 'X9'"),
-        (["--gpus", "T4", "--gpu", "L4"], "--gpus and --gpu say two things"),
+        (["--gpus", "T4", "--gpu", "L4"], "--gpus and --gpu exclude each other"),
         (["--gpus", " , "], "--gpus: names no card"),
         (["--gpus", "B200"], "B200"),
-        (["smollm2-135m-cpu", "--gpus", "T4"], "runs on a CPU, whatever cards there are"),
+        (["smollm2-135m-cpu", "--gpus", "T4"], "runs on the CPU; leave --gpus out"),
         (["--gpus", "T4", "--no-fast-inference"], "loads without vLLM"),
     ],
 )

@@ -249,7 +249,7 @@ def test_a_training_s_prediction_has_a_page(tmp_path: Path):
 def test_a_training_on_the_cpu_needs_none(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     """It is one figure."""
     assert cli.run(["predict", "smollm2-135m-cpu", "--method", "sft", "--html", str(tmp_path / "page.html")]) == 2
-    assert "needs no page" in capsys.readouterr().err
+    assert "there is no page for a training on the CPU" in capsys.readouterr().err
 
 
 def test_a_training_s_page_has_its_peaks_its_losses_and_its_command():

@@ -308,9 +308,7 @@ def test_predict_takes_the_loader_as_a_flag(capsys: pytest.CaptureFixture[str]):
     """The profile's adapters are not asked for then, and the line that says what is predicted says so."""
     assert cli.run(["predict", "--gpu", "H200", "--loader", "vllm", "--max-num-seqs", "64", "--float8-kv-cache"]) == 0
     said = capsys.readouterr().out
-    assert (
-        "no adapters" in said and "vLLM alone, KV cache of 8 bits, 64 sequences" in said and "slots of rank" not in said
-    )
+    assert "no adapters" in said and "vLLM alone, 8-bit KV cache, 64 sequences" in said and "slots of rank" not in said
 
 
 # ------------------------------------------------------------------------------------------------------------------ logs

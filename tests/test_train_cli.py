@@ -144,10 +144,10 @@ def test_a_training_process_that_fails_fails_the_run(child: Child):
     [
         ((), 2, "--data: is missing"),
         (("--data", "none.jsonl"), 2, "none.jsonl: --data: No such file"),
-        (("--data", str(DATA), "--optim", "adamw_8bit"), 2, "--optim: adamw_8bit needs a GPU; take adamw_torch"),
+        (("--data", str(DATA), "--optim", "adamw_8bit"), 2, "--optim: adamw_8bit needs a GPU; use adamw_torch"),
         (("--data", str(DATA), "--train-seq-length", "600"), 2, "600 is above max_seq_length 512"),
-        (("--data", str(DATA), "--packing", "--truncate"), 2, "--truncate: packed rows go on in the next one"),
-        (("--data", str(DATA), "--reward-functions", "x.py"), 2, "only GRPO has reward functions"),
+        (("--data", str(DATA), "--packing", "--truncate"), 2, "--truncate: no row is too long with --packing"),
+        (("--data", str(DATA), "--reward-functions", "x.py"), 2, "only GRPO uses reward functions"),
         (("--data", str(DATA), "--method", "grpo"), 2, "none of prompt"),
         (("--data", str(DATA), "--learning-rate", "2"), 2, "must be at most 1"),
         (("--data", str(DATA), "--max-steps", "0"), 2, "must be at least 1"),
@@ -209,10 +209,10 @@ def test_a_killed_run_is_resumed_from_its_newest_checkpoint(child: Child):
 @pytest.mark.parametrize(
     ("outcome", "damage", "arguments", "said"),
     [
-        ("completed", None, (), "has come to its end"),
+        ("completed", None, (), "is completed"),
         ("killed", "checkpoints/checkpoint-4/optimizer.pt", (), "is no whole checkpoint"),
         ("killed", "checkpoints/checkpoint-4/files.json", (), "has no checkpoint"),
-        ("killed", None, ("--learning-rate", "1e-4"), "--learning-rate with --resume"),
+        ("killed", None, ("--learning-rate", "1e-4"), "--learning-rate cannot be combined with --resume"),
         ("killed", None, ("--data", "other.jsonl"), "is not the data that this run was trained on"),
     ],
 )

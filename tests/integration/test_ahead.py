@@ -117,10 +117,10 @@ def test_only_unsloths_engine_is_started_ahead(monkeypatch: pytest.MonkeyPatch):
     for profile, changed in (
         (None, {}), ("smollm2-135m-cpu", {}), ("no such profile", {}), (GPU_PROFILE, {"max_seq_length": -1}),
     ):  # fmt: skip
-        with cli_ahead.begun(profile, changed):
+        with cli_ahead.started_ahead(profile, changed):
             pass
     monkeypatch.setattr(cli_ahead, "has_device", lambda: False)
-    with cli_ahead.begun(None, {}) as process:
+    with cli_ahead.started_ahead(None, {}) as process:
         assert process is None
     assert begun == [["loadcheck.engines.child", "ahead", "loadcheck.stacks.unsloth_vllm.engine"]]
 
@@ -130,8 +130,8 @@ def test_a_gpu_process_loads_no_cpu_profile(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
     monkeypatch.setenv(startup.ENABLE_VARIABLE, "ahead")
     process = Ahead(cast("Any", None))
-    assert cli_ahead.fitting(process, load_profile(GPU_PROFILE, {})) is process
-    assert cli_ahead.fitting(process, load_profile("smollm2-135m-cpu", {})) is None
+    assert cli_ahead.if_for(process, load_profile(GPU_PROFILE, {})) is process
+    assert cli_ahead.if_for(process, load_profile("smollm2-135m-cpu", {})) is None
 
 
 def test_starting_ahead_is_off_by_default(monkeypatch: pytest.MonkeyPatch):

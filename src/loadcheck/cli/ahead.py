@@ -1,4 +1,4 @@
-"""The engine's process, started as soon as the command line is understood: it imports while we look at the machine."""
+"""Start the engine's process as soon as the command line is parsed: it imports while the machine is checked."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from loadcheck.stacks import ahead_engine_of
 
 
 @contextmanager
-def begun(profile: str | None, changed: dict[str, Any]) -> Iterator[Ahead | None]:
-    """The process that is to load this profile; None where it begins when its step comes. It ends with the block."""
+def started_ahead(profile: str | None, changed: dict[str, Any]) -> Iterator[Ahead | None]:
+    """The process that will load this profile; None if it is started later, as usual. It ends with the block."""
     engine = _engine(profile or GPU_PROFILE, changed)
     if engine is None:
         yield None
         return
-    # The hub's tokens are for the step before: the weights are local by then.
+    # The hub's tokens are for the earlier step; by now the weights are local.
     env = {name: value for name, value in child_environment().items() if name not in TOKEN_VARIABLES}
     command = [sys.executable, "-m", "loadcheck.engines.child", AHEAD, engine, str(os.getpid())]
     with ahead(command, env) as process:
         yield process
 
 
-def fitting(process: Ahead | None, profile: Profile) -> Ahead | None:
-    """The process, where it is of the engine that loads this profile: without a usable GPU, whatever files there are, the CPU's does."""
+def if_for(process: Ahead | None, profile: Profile) -> Ahead | None:
+    """The process, if its engine loads this profile; without a usable GPU the CPU's does, whatever device files there are."""
     return None if ahead_engine_of(profile) is None else process
 
 
 def _engine(profile: str, changed: dict[str, Any]) -> str | None:
-    """The module that is likely to load it; None without a GPU."""
+    """The module that will probably load it; None without a GPU."""
     if not has_device():
         return None
     try:
         return ahead_engine_of(chosen_profile(profile, changed))
-    except LoadcheckError:  # said where the load is prepared
+    except LoadcheckError:  # reported when the load is prepared
         return None

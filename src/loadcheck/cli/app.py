@@ -1,4 +1,4 @@
-"""The command line as a whole: its commands, loaded when they are called, and how an error ends one."""
+"""The command line: its commands, imported when they are called, and how errors end them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from loadcheck.runs.redact import redacted_output
 from loadcheck.runs.secrets import secrets
 
 EXIT_BROKEN_PIPE = 141
-"""Nobody read what was found, so it is no pass: 128 + SIGPIPE, as a shell says it."""
+"""Nobody read the output, so this is no pass: 128 + SIGPIPE, as in a shell."""
 EXIT_INTERRUPTED = 130
-"""128 + SIGINT, likewise."""
+"""128 + SIGINT, as in a shell."""
 
 
 COMMANDS = (
@@ -57,7 +57,7 @@ COMMANDS = (
 
 @contextmanager
 def _numberless_broken_pipe() -> Iterator[None]:
-    """A broken pipe without its number, by which click would know it and end the program itself, with exit code 1."""
+    """Strip the errno of a broken pipe, by which click would recognise it and end the program with exit code 1."""
     try:
         yield
     except BrokenPipeError:
@@ -65,7 +65,7 @@ def _numberless_broken_pipe() -> Iterator[None]:
 
 
 class Commands(Group):
-    """The commands, each imported when it is called; a misspelt one is answered with the nearest."""
+    """The commands, each imported when it is called."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         with _numberless_broken_pipe():  # --help and --version are answered here
@@ -97,7 +97,7 @@ def cli(debug: bool) -> None:
 
 
 def main() -> None:
-    """Entry point: errors as `Error: FILE: KEY: what is wrong; how to fix it` on stderr, and the exit code that they mean."""
+    """Entry point: prints errors as `Error: FILE: KEY: what is wrong; how to fix it` on stderr, and exits with their code."""
     print_in_any_encoding()
     code = run(sys.argv[1:])
     _drop_what_nobody_reads()
@@ -105,9 +105,9 @@ def main() -> None:
 
 
 def _drop_what_nobody_reads() -> None:
-    """What is still buffered for a closed pipe goes nowhere.
+    """Discard what is still buffered for a closed pipe.
 
-    Python flushes it at its own end, and where that fails, as on Debian 12 (3.11.2), the exit code is 120 whatever was asked for.
+    Python flushes it when it exits; if that fails, as on Debian 12 (3.11.2), the exit code is 120 instead of ours.
     """
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -137,7 +137,7 @@ def _run(arguments: list[str]) -> int:
         usage = Problem("command line", error.format_message(), "see loadcheck --help")
         return emit_json_error((usage,), EXIT_BAD_INPUT, as_json)
     except (click.Abort, KeyboardInterrupt):
-        with ignore_signals():  # asked for once more while it is said, it is reported all the same
+        with ignore_signals():  # a second Ctrl-C must not lose the message
             click.echo("Error: interrupted", err=True)
             return emit_json_error((Problem("loadcheck", "interrupted", "run it again"),), EXIT_INTERRUPTED, as_json)
     except BrokenPipeError:
@@ -150,7 +150,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def emit_json_error(problems: tuple[Problem, ...], exit_code: int, as_json: bool) -> int:
-    """The exit code; with --json the problems are the one document on stdout, too."""
+    """Return the exit code; with --json, print the problems as the document on stdout."""
     if as_json:
         keys = ("where", "key", "what", "remedy")
         said = [{key: getattr(each, key) for key in keys} for each in problems]

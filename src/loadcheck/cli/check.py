@@ -9,7 +9,7 @@ import click
 
 from loadcheck.checking import gather
 from loadcheck.cli.chosen import log_file, overrides
-from loadcheck.cli.ci import Forms, ci_options
+from loadcheck.cli.ci import CiReports, ci_options
 from loadcheck.cli.options import GPU_HELP, json_option, profile_options
 from loadcheck.cli.output import print_json
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS
@@ -25,20 +25,22 @@ from loadcheck.verdict import judge
 
 @click.command("check", short_help="Judge a run or a log: pass, or what is wrong and the fix.")
 @click.argument("target", metavar="RUN|LOG", type=click.Path(path_type=Path))
-@click.option("--profile", help="Judge as a load of this profile; a version other than the pinned one then fails.")
+@click.option("--profile", help="Judge as a load of this profile; then any version but the pinned one fails.")
 @click.option("--gpu", help=GPU_HELP)
 @profile_options
 @ci_options
 @json_option
-def command(target: Path, profile: str | None, gpu: str | None, as_json: bool, forms: Forms, **flags: Any) -> int:
-    """Judge a run folder or a LOG: shape, identities, prediction, golden ranges. - reads a log from stdin.
+def command(
+    target: Path, profile: str | None, gpu: str | None, as_json: bool, ci_reports: CiReports, **flags: Any
+) -> int:
+    """Judge a run folder or a LOG: shape, stack, identities, prediction, golden ranges. Use - to read a log from stdin.
 
-    A run folder says its settings itself. A log does not say them all: without --profile it is judged as the profile whose settings it
-    prints, or as one of no known profile; the flags say which settings were others.
+    A run folder states its settings. A log does not state all of them: it is judged as the profile whose settings it prints, or as none.
+    --profile names the profile, and the other flags name settings that differed from it.
     """
     changed = overrides(flags)
     if target.is_dir() and is_training(RunFolder(target).read_record()):
-        return _training(target, as_json, forms)
+        return _training(target, as_json, ci_reports)
     if target.is_dir():
         loaded = judge_folder(target, profile, gpu, changed)
         evidence, verdict, record = loaded.evidence, loaded.verdict, loaded.record
@@ -46,7 +48,7 @@ def command(target: Path, profile: str | None, gpu: str | None, as_json: bool, f
         with log_file(target) as file:
             evidence = gather(file, profile, gpu, overrides=changed)
             verdict, record = judge(evidence), None
-    forms.write(lambda: of_verdict(f"check {target}", evidence, verdict, record), target)
+    ci_reports.write(lambda: of_verdict(f"check {target}", evidence, verdict, record), target)
     if as_json:
         named = evidence.profile.name if evidence is not None and evidence.profile is not None else None
         print_json({"profile": named, **verdict.to_json()})
@@ -58,10 +60,10 @@ def command(target: Path, profile: str | None, gpu: str | None, as_json: bool, f
     return EXIT_PASS if verdict.passed else EXIT_FAIL
 
 
-def _training(folder: Path, as_json: bool, forms: Forms) -> int:
-    """The verdict on a training; it says its settings itself."""
+def _training(folder: Path, as_json: bool, ci_reports: CiReports) -> int:
+    """Judge a training, which states its settings itself."""
     trained = judge_training_folder(folder)
-    forms.write(lambda: of_verdict(f"check {folder}", trained.evidence, trained.verdict, trained.record), folder)
+    ci_reports.write(lambda: of_verdict(f"check {folder}", trained.evidence, trained.verdict, trained.record), folder)
     if as_json:
         print_json({"profile": trained.record.profile.get("name"), **trained.verdict.to_json()})
     else:

@@ -1,4 +1,4 @@
-"""What the flags of a command mean: the profile, the card, the log."""
+"""The profile, the card and the log that the flags of a command choose."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from loadcheck.stacks import case_of
 
 
 def with_local_weights(profile: Profile) -> Profile:
-    """A model that is no name of env/models is a folder here, and so are its weights."""
+    """A model that is not in env/models is a local folder, and so are its weights."""
     known = profile.weights not in ("hub", "package") or find_model(profile.model) is not None
     return profile if known else changed(profile, {"weights": "local"})
 
 
 def one_profile(profile: str | None, named: str | None) -> str:
-    """PROFILE or --profile, or the default; BadInput where the two name different ones."""
+    """PROFILE or --profile, or the default; BadInput if the two differ."""
     if profile and named and profile != named:
-        raise BadInput(Problem("profile", f"{profile!r} and --profile {named!r} are two", "name one of them"))
+        raise BadInput(Problem("profile", f"{profile!r} and --profile {named!r} differ", "name one of them"))
     return profile or named or PREDICTED_PROFILE
 
 
 def chosen_case(profile: Profile, flags: dict[str, Any], ram_available_bytes: int | None) -> Case:
-    """The load that is asked about; BadInput or UnsupportedMachine where its model or its card is not to be had."""
+    """The load to predict; BadInput or UnsupportedMachine if its model or card is not available."""
     case = case_of(profile, None, read_ram() if ram_available_bytes is None else ram_available_bytes)
     return with_card(case, flags) if profile.has_budget else case
 
 
 def with_card(case: Case, flags: dict[str, Any]) -> Case:
-    """The same load on the card of the flags, for what depends on one though the load does not."""
+    """The same load on the card of the flags, for a training that needs one although its load does not."""
     return case if case.card is not None else replace(case, card=_card(**{name: flags[name] for name in CARD_FLAGS}))
 
 
 def chosen_profile(name: str, given: dict[str, Any], follows_rank: bool = False) -> Profile:
-    """The profile with the flags given laid over it; BadInput names the flag where the wrong value came from one."""
+    """The profile with the given flags applied; BadInput names the flag if a wrong value came from one."""
     try:
         follows = follows_rank and load_profile(name).adapters is not None
         return load_profile(name, one_rank(given) if follows else given)
@@ -60,7 +60,7 @@ def chosen_profile(name: str, given: dict[str, Any], follows_rank: bool = False)
 
 
 def one_rank(changed: dict[str, Any]) -> dict[str, Any]:
-    """Asked about a largest rank alone, adapters of that rank are meant."""
+    """A largest rank without a rank means adapters of that rank."""
     rank = {"adapters.r": changed["max_lora_rank"]} if "max_lora_rank" in changed else {}
     return rank | changed
 
@@ -75,7 +75,7 @@ def _card(
     compute_capability: str | None,
     non_torch_bytes: int | None,
 ) -> Card:
-    """The card that the flags describe, else this machine's; BadInput names every flag that is missing or absurd."""
+    """The card that the flags describe, else this machine's; BadInput names every missing or absurd flag."""
     described = {"gpu_total_bytes": gpu_total_bytes, "gpu_free_bytes": gpu_free_bytes}
     if not names_card({"gpu": gpu, "compute_capability": compute_capability, **described}):
         return present_card(non_torch_bytes)
@@ -83,7 +83,7 @@ def _card(
 
 
 def names_card(flags: dict[str, Any]) -> bool:
-    """Whether the flags name or describe a card, which then is not taken for this machine's."""
+    """Whether the flags name or describe a card, rather than this machine's."""
     names = ("gpu", "gpu_total_bytes", "gpu_free_bytes", "compute_capability")
     return any(flags[name] is not None for name in names)
 
@@ -92,7 +92,7 @@ def overrides(flags: dict[str, Any]) -> dict[str, Any]:
     """The profile's keys that flags override, by dotted key."""
     keys = {flag.parameter: flag.key for flag in settings_of(Profile)}
     changed = {keys[name]: value for name, value in flags.items() if name in keys and value is not None}
-    if "generation.prompt" in changed:  # the word that the profile expects answers its own question
+    if "generation.prompt" in changed:  # the profile's expected word belongs to its own prompt
         changed.setdefault("generation.expect", None)
     targets = "adapters.target_modules"
     if targets in changed:
@@ -105,6 +105,6 @@ def overrides(flags: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def log_file(target: Path) -> Iterator[Path]:
-    """`target` itself; for "-" and a pipe a file with what they say, as a log is read more than once."""
+    """`target` itself; for "-" and a pipe a file with their content, as a log is read more than once."""
     with rereadable(target, sys.stdin.buffer if str(target) == "-" else None) as file:
         yield file

@@ -1,4 +1,4 @@
-"""--junit, --ctrf, --summary and --annotations: a judgement in the forms that a CI reads, and where a CI is known by its variables."""
+"""--junit, --ctrf, --summary and --annotations: the verdict in the forms that CI systems read. CI systems are detected by their variables."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from loadcheck.runs.secrets import secrets
 from loadcheck.show.ci.report import Report
 
 AGENT_S = 10
-"""Seconds that Buildkite's agent gets to take an annotation."""
+"""Timeout of Buildkite's agent, in seconds."""
 _HELP = {
-    "junit": "Write the checks as JUnit XML, too.",
-    "ctrf": "Write the checks as CTRF JSON, too.",
-    "summary": "Append a summary in Markdown to this file, too; GitHub Actions' own where there is one.",
-    "annotations": "Write GitLab's artifacts:reports:annotations, too.",
+    "junit": "Also write the checks as JUnit XML.",
+    "ctrf": "Also write the checks as CTRF JSON.",
+    "summary": "Also append a Markdown summary to this file.  [default: GitHub Actions' own]",
+    "annotations": "Also write GitLab's artifacts:reports:annotations.",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Forms:
-    """The files that were asked for; None for a form that was not."""
+class CiReports:
+    """The files that were asked for; None for the others."""
 
     junit: Path | None
     ctrf: Path | None
@@ -40,7 +40,7 @@ class Forms:
     annotations: Path | None
 
     def write(self, report: Callable[[], Report], run: Path | None = None) -> None:
-        """Write each form that was asked for, and annotate in GitHub Actions and Buildkite; nothing is made where nobody reads it.
+        """Write each form that was asked for, and annotate in GitHub Actions and Buildkite. Without any reader, no report is made.
 
         BadInput where a file cannot be written.
 
@@ -72,13 +72,13 @@ class Forms:
 
 
 def ci_options(command: Callable[..., int]) -> Callable[..., int]:
-    """The four flags, as one argument `forms` of the command."""
+    """The four flags, as one argument `ci_reports` of the command."""
 
     @wraps(command)
-    def with_forms(*args: Any, **values: Any) -> int:
-        return command(*args, forms=Forms(**{name: values.pop(name) for name in _HELP}), **values)
+    def with_reports(*args: Any, **values: Any) -> int:
+        return command(*args, ci_reports=CiReports(**{name: values.pop(name) for name in _HELP}), **values)
 
-    decorated: Callable[..., int] = with_forms
+    decorated: Callable[..., int] = with_reports
     for name, text in reversed(_HELP.items()):
         envvar = "GITHUB_STEP_SUMMARY" if name == "summary" else None
         option = click.option(f"--{name}", type=click.Path(path_type=Path), metavar="FILE", envvar=envvar, help=text)
@@ -87,7 +87,7 @@ def ci_options(command: Callable[..., int]) -> Callable[..., int]:
 
 
 def _append_summary(path: Path, report: Report) -> None:
-    """As much as the limit of a step leaves beside what stands there already."""
+    """Append as much as the size limit of a step leaves."""
     from loadcheck.show.ci.summary import MAX_BYTES, markdown
 
     try:
@@ -99,7 +99,7 @@ def _append_summary(path: Path, report: Report) -> None:
 
 
 def _print_github(report: Report) -> None:
-    """On stderr, which a runner reads as well: stdout is the command's own."""
+    """Print the annotations on stderr, which a runner reads, too: stdout belongs to the command."""
     from loadcheck.show.ci.annotations import github_lines
 
     for line in github_lines(report):
@@ -111,7 +111,7 @@ def _buildkite_agent() -> str | None:
 
 
 def _annotate_buildkite(report: Report, agent: str) -> None:
-    """Hand the summary to the agent; what it cannot do is said and changes no verdict."""
+    """Pass the summary to the agent. A failure is reported, and changes no verdict."""
     from loadcheck.show.ci.annotations import buildkite_command
     from loadcheck.show.ci.summary import markdown
 
@@ -119,4 +119,4 @@ def _annotate_buildkite(report: Report, agent: str) -> None:
     try:
         subprocess.run([agent, *buildkite_command(report)[1:]], input=text.encode(), check=True, timeout=AGENT_S, capture_output=True)  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
-        click.echo(f"buildkite-agent took no annotation: {type(error).__name__}", err=True)
+        click.echo(f"Warning: buildkite-agent could not annotate: {type(error).__name__}", err=True)

@@ -1,4 +1,4 @@
-"""--config FILE, for the commands that train or predict a training: a config that people already have, below the flags given."""
+"""--config FILE, for the commands that train or predict a training: another tool's config, which flags override."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from loadcheck.terminal import console, print_words
 
 
 def config_option(command: Command) -> Command:
-    """Fill the flags that are not given from --config FILE, and say what of it was taken and what was not."""
+    """Fill the flags that are not given from --config FILE, and report what of it is used and what is not."""
 
     @click.option(
         "--config", type=click.Path(path_type=Path), metavar="FILE",
-        help="A YAML of unsloth, axolotl, LLaMA-Factory or TRL; flags have the last word.",
+        help="YAML config of unsloth, axolotl, LLaMA-Factory or TRL; flags override it.",
     )  # fmt: skip
     @wraps(command)
     def with_config(*arguments: Any, config: Path | None, **flags: Any) -> Any:
@@ -32,14 +32,14 @@ def _filled(path: Path, flags: dict[str, Any]) -> dict[str, Any]:
     found = read_config(path, {name for name, value in flags.items() if value is not None})
     no_flag = [name for name in found.settings if name not in flags]
     out = console(stderr=True)
-    print_words(out, f"{path} is {found.kind}'s; taken: {', '.join(found.taken)}")
+    print_words(out, f"{path} is a config of {found.kind}; used: {', '.join(found.taken)}")
     if found.assumed:
         said = ", ".join(f"{name} {found.settings[name]}" for name in found.assumed)
-        print_words(out, f"Not in it, so as {found.kind} does: {said}")
+        print_words(out, f"Not in it, so the defaults of {found.kind}: {said}")
     if found.not_taken:
-        print_words(out, f"Note: nothing here reads {'; '.join(found.not_taken)}")
+        print_words(out, f"Note: not used: {'; '.join(found.not_taken)}")
     for differs in found.differs:
         print_words(out, f"Note: {differs}")
     if no_flag:
-        print_words(out, f"Note: this command has no use for {', '.join(no_flag)}")
+        print_words(out, f"Note: this command does not use {', '.join(no_flag)}")
     return {name: found.settings.get(name) if value is None else value for name, value in flags.items()}

@@ -1,4 +1,4 @@
-"""`loadcheck doctor`: what is wrong with this machine."""
+"""`loadcheck doctor`: the problems of this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from loadcheck import device, doctor
 from loadcheck.cli.chosen import chosen_profile, overrides
-from loadcheck.cli.ci import Forms, ci_options
+from loadcheck.cli.ci import CiReports, ci_options
 from loadcheck.cli.options import json_option, profile_options, setting_options
 from loadcheck.cli.output import print_json
 from loadcheck.plan import make_plan
@@ -18,24 +18,23 @@ from loadcheck.show.doctor import show_report
 from loadcheck.terminal import console
 
 
-@click.command("doctor", short_help="Say what keeps this machine from a load, before it is fetched.")
-@click.option("--profile", help="What is to be loaded; default: what `loadcheck load` would take here.")
+@click.command("doctor", short_help="Report what would stop a load here, before any download.")
+@click.option("--profile", help="Profile to check for.  [default: the one that `loadcheck load` would use]")
 @profile_options
 @setting_options(lambda flag: flag.key == "weights")
 @ci_options
 @json_option
-def command(as_json: bool, forms: Forms, profile: str | None, **flags: Any) -> int:
-    """Say what is wrong with this machine for this stack, before anything is downloaded.
+def command(as_json: bool, ci_reports: CiReports, profile: str | None, **flags: Any) -> int:
+    """Report what would stop a load on this machine, before anything is downloaded.
 
-    Exit code 0: the load can start (there may be warnings), 1: problems to fix, 2: bad input, as load says it, 3: this
-    machine cannot.
+    Exit codes: 0 the load can start (there may be warnings), 1 problems to fix, 2 bad input, 3 this machine cannot.
     """
     gpu, changed = device.read_gpu(), overrides(flags)
     plan = make_plan(chosen_profile(profile or default_profile(gpu)[0], changed))
     reject_ignored_flags(plan.profile, changed)
     refuse_bad_input(plan)
     report = doctor.examine(doctor.read_machine(plan, gpu), plan)
-    forms.write(lambda: of_machine(report))
+    ci_reports.write(lambda: of_machine(report))
     if as_json:
         print_json(report.to_json())
     else:

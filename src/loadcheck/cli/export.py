@@ -1,4 +1,4 @@
-"""`loadcheck export`: what was trained as a folder for others, proven to be that."""
+"""`loadcheck export`: write what was trained into a folder, and prove it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from loadcheck.show.export import show_exported
 from loadcheck.terminal import console, print_words
 
 
-@click.command("export", short_help="The adapters of a training, or the merged model, proven.")
+@click.command("export", short_help="Write trained adapters, or the merged model, and prove them.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("target", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
-@click.option("--merged", is_flag=True, help="The whole model in 16 bits, with the adapters merged into it.")
-@click.option("--verify", "is_check", is_flag=True, help="Check the export in RUN again, and make nothing.")
+@click.option("--merged", is_flag=True, help="Write the whole model in 16 bits, with the adapters merged.")
+@click.option("--verify", "is_check", is_flag=True, help="Check the export in RUN again; write nothing.")
 @json_option
 def command(run: Path, target: Path | None, merged: bool, is_check: bool, as_json: bool) -> int:
     """Write the adapters of the training RUN into DIR in peft's form, with tokenizer and template, and prove them.
 
-    What was written is opened anew in a process of its own, by plain transformers and peft, and its logits are compared with those of the
-    trained model. DIR is there, whole, only where they are the same within the tolerance and the base is farther away; proof.json says all
-    of it, with the SHA-256 of every file. `loadcheck export --verify DIR` checks it again.
+    A new process opens the export with plain transformers and peft, and compares its logits with the trained model's. DIR is only kept if
+    they agree within the tolerance and the base is farther away. proof.json holds the result and the SHA-256 of every file.
+    `loadcheck export --verify DIR` checks it again.
     """
     _refuse(target, merged, is_check)
     out = console(stderr=as_json)
@@ -43,9 +43,9 @@ def command(run: Path, target: Path | None, merged: bool, is_check: bool, as_jso
 
 
 def _refuse(target: Path | None, merged: bool, is_check: bool) -> None:
-    """BadInput for words that do not go together."""
+    """BadInput for arguments that do not go together."""
     if is_check and (target is not None or merged):
-        what = "takes the folder of an export, and nothing else"
+        what = "takes only the folder of an export"
         raise BadInput(Problem("command line", what, "loadcheck export --verify DIR", "--verify"))
     if not is_check and target is None:
         raise BadInput(

@@ -23,12 +23,11 @@ from loadcheck.stacks import stack_of
 from loadcheck.terminal import console
 
 
-@click.command("fit", short_help="Print the settings that fit a model on a card, best first.")
+@click.command("fit", short_help="Find the settings that fit a model on a card, best first.")
 @predicted_profile
 @click.option(
     "--for", "goal", type=click.Choice(GOALS), default="length", show_default=True,
-    help="What to have most of: the longest requests (a length that does not fit stops the load, fewer sequences only slow it), "
-    "the most requests at once, or the most memory left for training.",
+    help="What to maximize: the length of requests, the number of requests at once, or the memory left for training.",
 )  # fmt: skip
 @profile_options
 @train_steps_option
@@ -39,10 +38,10 @@ from loadcheck.terminal import console
 def command(
     as_json: bool, goal: Any, profile: str | None, named: str | None, ram_available_bytes: int | None, **flags: Any
 ) -> int:
-    """Say which settings fit this model on this GPU, best first, and what each of them moves.
+    """Find the settings that fit this model on this GPU, best first, and show what each of them moves.
 
-    The search starts from PROFILE: its model, rank, targets and length. What a flag says is kept; the others are looked for:
-    --gpu-memory-utilization, --conservativeness and, for the longest requests, --max-seq-length.
+    The search starts from PROFILE: its model, rank, targets and length. It varies --gpu-memory-utilization, --conservativeness and, for the
+    longest requests, --max-seq-length. Settings given as flags stay fixed.
     """
     name, changed = one_profile(profile, named), overrides(flags)
     base = with_local_weights(chosen_profile(name, changed, follows_rank=True))
@@ -68,7 +67,7 @@ def command(
 def _nothing_to_fit(profile: Profile) -> Problem:
     return Problem(
         f"profile {profile.name}",
-        "loads without vLLM, and what fit looks for are vLLM's settings",
+        "loads without vLLM, and fit searches vLLM's settings",
         f"see `loadcheck predict {profile.name}`, or take a profile with engine = 'gpu' and fast_inference = true",
         "engine" if profile.on_cpu else "fast_inference",
     )

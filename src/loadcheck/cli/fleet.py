@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from loadcheck.cli.ci import Forms, ci_options
+from loadcheck.cli.ci import CiReports, ci_options
 from loadcheck.cli.group import Group
 from loadcheck.cli.options import json_option
 from loadcheck.cli.output import HTML, given_command, html_option, print_json
@@ -20,26 +20,26 @@ from loadcheck.fleet.statement import SIGNATURE
 from loadcheck.terminal import console, print_words
 
 
-@click.group("fleet", cls=Group, short_help="One image and one profile on many cards or nodes, one verdict.")
+@click.group("fleet", cls=Group, short_help="Load on many cards or nodes, and get one verdict.")
 def command() -> None:
-    """One image and one profile on every card or node, and one verdict on them all."""
+    """Load one image and one profile on every card or node, and get one verdict for all of them."""
 
 
-@command.command("gather", short_help="Judge the run folders of a fleet: one verdict.")
+@command.command("gather", short_help="Judge the run folders of all nodes as one fleet.")
 @click.argument("target", metavar="DIR|TAR", type=click.Path(path_type=Path))
 @click.option("--plan", "plan_file", metavar="FILE", type=click.Path(path_type=Path),
-              help="The fleet.json that was run; default: the one in DIR.")  # fmt: skip
-@click.option("--jobs", type=click.IntRange(1), help="Processes that judge; default: as many as there are cores.")
+              help="The fleet.json that was run.  [default: the one in DIR]")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(1), help="Number of processes.  [default: one per core]")
 @html_option
 @ci_options
 @json_option
 def gather(
-    target: Path, plan_file: Path | None, jobs: int | None, as_json: bool, html: Path | None, forms: Forms
+    target: Path, plan_file: Path | None, jobs: int | None, as_json: bool, html: Path | None, ci_reports: CiReports
 ) -> int:
-    """Judge every run folder below DIR, or in a TAR (- reads one from stdin), as one fleet.
+    """Judge every run folder below DIR, or in a TAR (use - for stdin), as one fleet.
 
-    Each is judged as `report` judges it, and held against the plan: nodes that are missing, doubled, late, on another card, of another
-    image or lock, edited, or of a wrong clock are findings. Only a fleet of which every node passes is a pass.
+    Each folder is judged as by `report`, then compared with the plan. Findings are nodes that are missing, doubled, late or edited, on another
+    card, with another image or lock, or with a wrong clock. A fleet passes only if every node passes.
     """
     from loadcheck.fleet.folders import opened
     from loadcheck.fleet.gather import gather_folder
@@ -49,31 +49,34 @@ def gather(
     with opened(target) as root:
         verdict = gather_folder(root, plan_file, jobs)
     if not verdict.nodes:
-        raise BadInput(Problem(str(target), "holds no run folder", "name the folder that the nodes wrote into"))
+        raise BadInput(Problem(str(target), "holds no run folder", "name the folder that the nodes wrote to"))
     if not as_json:
         show_fleet(console(), verdict)
     if html is not None:
         from loadcheck.show.page import fleet_page
 
         write_named(html, fleet_page(str(target), verdict, given_command()), "--html", HTML)
-    forms.write(lambda: of_fleet(str(target), verdict))
+    ci_reports.write(lambda: of_fleet(str(target), verdict))
     if as_json:
         print_json(verdict.to_json())
     return verdict.exit_code
 
 
-@command.command("plan", short_help="Predict each card, and write what an engine runs.")
+@command.command("plan", short_help="Predict each card, and write the engine's files.")
 @click.argument("spec_file", metavar="FLEET.toml", type=click.Path(path_type=Path))
 @click.option(
-    "--out", metavar="DIR", type=click.Path(path_type=Path), help="Where it is written; default: the name of the fleet."
+    "--out",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder for the files.  [default: the name of the fleet]",
 )
-@click.option("--force", is_flag=True, help="Write over an earlier plan.")
+@click.option("--force", is_flag=True, help="Overwrite an earlier plan.")
 @json_option
 def plan(spec_file: Path, out: Path | None, force: bool, as_json: bool) -> int:
-    """Predict the load on each card of FLEET.toml, and write what an existing engine runs: SkyPilot, Kubernetes, Slurm, Ray, or this host.
+    """Predict the load on each card of FLEET.toml, and write the files of its engine: SkyPilot, Kubernetes, Slurm, Ray, or this host.
 
-    A card that will not hold the model, or costs more than the cap, is refused before it is rented: it is left out, and the exit code is 1.
-    docs/clouds.md has a FLEET.toml for each engine.
+    A card that will not hold the model, or costs more than the cap, is left out before it is rented, and the exit code is 1. docs/clouds.md has
+    a FLEET.toml for each engine.
     """
     from loadcheck.fleet.planning import plan_fleet
     from loadcheck.fleet.spec import read_spec
@@ -93,13 +96,13 @@ def plan(spec_file: Path, out: Path | None, force: bool, as_json: bool) -> int:
 def _written(planned: FleetPlan, folder: Path, force: bool) -> tuple[str, ...]:
     """The names of the files; BadInput where there is a plan already, or the folder cannot be written."""
     if (folder / NAME).exists() and not force:
-        raise BadInput(Problem(str(folder), "holds a plan already", "give another --out, or --force", "--out"))
+        raise BadInput(Problem(str(folder), "already holds a plan", "choose another --out, or add --force", "--out"))
     try:
         names = write_files(planned, folder)
         write_plan(planned, folder / NAME)
     except OSError as error:
         raise BadInput(
-            Problem(str(folder), f"cannot be written ({error.strerror})", "give another --out", "--out")
+            Problem(str(folder), f"cannot be written ({error.strerror})", "choose another --out", "--out")
         ) from None
     return (NAME, *names)
 
@@ -108,10 +111,10 @@ def _written(planned: FleetPlan, folder: Path, force: bool) -> tuple[str, ...]:
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @json_option
 def run(folder: Path, as_json: bool) -> int:
-    """Run what `fleet plan` wrote into DIR, then gather it where its results are on this machine.
+    """Run what `fleet plan` wrote into DIR, then gather the results if they are on this machine.
 
-    Of a plan for this host each node is a process, pinned to a GPU of its own; what is lost is tried again as often as the plan says, and
-    named. Any other engine is started by its own command. Ctrl-C takes all of it back, and says what it could not.
+    On this host, each node is a process pinned to its own GPU; a lost node is retried as often as the plan allows, and named. Other engines are
+    started by their own command. Ctrl-C takes everything back, and names what it could not.
     """
     from loadcheck.fleet.gather import gather_folder
     from loadcheck.fleet.launch import launch
@@ -126,7 +129,7 @@ def run(folder: Path, as_json: bool) -> int:
         raise click.Abort
     results = Path(planned.results)
     if not results.is_dir():
-        _say(f"it has run, and is not judged: loadcheck fleet gather RESULTS --plan {folder / NAME}")
+        _say(f"the fleet has run; to judge it: loadcheck fleet gather RESULTS --plan {folder / NAME}")
         if as_json:
             print_json({"verdict": "skipped", "fleet": planned.name, "results": planned.results})
         return EXIT_FAIL
@@ -139,12 +142,12 @@ def run(folder: Path, as_json: bool) -> int:
 
 
 def _take_results(planned: FleetPlan) -> None:
-    """Have the results say what was planned; BadInput where they hold runs of it already, beside which further ones would count as doubled."""
+    """Copy the plan into the results; BadInput if they already hold runs of it, as new ones would count as doubled."""
     results = Path(planned.results)
     held = [node.node for node in planned.nodes if (results / node.node).exists()]
     if held:
-        what = f"{results} holds runs of {len(held)} of its nodes already, such as {held[0]}"
-        raise BadInput(Problem("fleet.json", what, "take them away, or plan other results", "results"))
+        what = f"{results} already holds runs of {len(held)} of its nodes, such as {held[0]}"
+        raise BadInput(Problem("fleet.json", what, "remove them, or plan other results", "results"))
     write_plan(planned, results / NAME)
 
 
@@ -152,12 +155,12 @@ def _say(line: str) -> None:
     click.echo(printable(line), err=True)
 
 
-@command.command("node", short_help="Load once, as a node of a fleet: engines start this.",
+@command.command("node", short_help="Load once, as a node of a fleet; engines call this.",
                  context_settings={"ignore_unknown_options": True})  # fmt: skip
 @click.argument("results", type=click.Path(path_type=Path))
 @click.argument("arguments", metavar="[PROFILE] [FLAGS OF LOAD]...", nargs=-1, type=click.UNPROCESSED)
 def node(results: Path, arguments: tuple[str, ...]) -> int:
-    """Load once into RESULTS/NODE/TIME, as `load` does, and seal the folder with SHA256SUMS. LOADCHECK_NODE is the node's name."""
+    """Load once into RESULTS/NODE/TIME, as `load` does, and seal the folder with SHA256SUMS. The variable LOADCHECK_NODE names the node."""
     from loadcheck.cli.load import command as load
     from loadcheck.fleet.node import run_node
 
@@ -168,28 +171,28 @@ def node(results: Path, arguments: tuple[str, ...]) -> int:
     return run_node(results, load_into, os.environ)
 
 
-@command.command("bundle", short_help="State the verdict on a fleet, and sign it.")
+@command.command("bundle", short_help="Sign the verdict on a fleet and every file of it.")
 @click.argument("root", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
     "--key",
     required=True,
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Your SSH key: ~/.ssh/id_ed25519, or its .pub with an agent; or a key of cosign's.",
+    help="Your SSH key (~/.ssh/id_ed25519, or its .pub with an agent), or a cosign key.",
 )
 @click.option(
     "--plan",
     "plan_file",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="The fleet.json that was run, where DIR has none.",
+    help="The fleet.json that was run, if DIR has none.",
 )
-@click.option("--tar", metavar="FILE", type=click.Path(path_type=Path), help="Put all of it into one tar, too.")
+@click.option("--tar", metavar="FILE", type=click.Path(path_type=Path), help="Also pack everything into one tar.")
 @json_option
 def bundle(root: Path, key: Path, plan_file: Path | None, tar: Path | None, as_json: bool) -> int:
-    """Gather the runs below DIR, write an in-toto statement over every file (statement.json), and sign it with ssh-keygen, or with cosign.
+    """Gather the runs below DIR, write an in-toto statement over every file (statement.json), and sign it with ssh-keygen or cosign.
 
-    A fleet that fails is bundled as one that failed.
+    A failed fleet is bundled, too, and stated as failed.
     """
     from loadcheck.fleet.bundle import bundle as make
     from loadcheck.show.fleet import summary
@@ -210,13 +213,13 @@ def bundle(root: Path, key: Path, plan_file: Path | None, tar: Path | None, as_j
     "--signers",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Whom you believe: a public key of SSH or cosign, or OpenSSH's allowed signers.",
+    help="Trusted signers: a public key of SSH or cosign, or OpenSSH's allowed signers.",
 )
 @json_option
 def verify(target: Path, signers: Path | None, as_json: bool) -> int:
-    """Check, with no network, that a bundle is what one of --signers signed: the signature, every file, and the runs judged again.
+    """Check offline that one of --signers signed this bundle: the signature, every file, and the runs judged again.
 
-    Exit code 0 for a fleet that passed; a bundle that is forged, changed or not whole, or that states a failure, is 1.
+    Exit codes: 0 the fleet passed; 1 the bundle is forged, changed or incomplete, or states a failure.
     """
     from loadcheck.fleet.bundle import verify as check
     from loadcheck.fleet.folders import opened

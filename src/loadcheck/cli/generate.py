@@ -1,4 +1,4 @@
-"""`loadcheck generate`: an answer of what was trained, where there is no server."""
+"""`loadcheck generate`: an answer of the trained model, without a server."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from loadcheck.exporting.answering import generate
 from loadcheck.specs.profile import MAX_COUNT
 
 
-@click.command("generate", short_help="Ask an export or a training one question, on this machine.")
+@click.command("generate", short_help="Answer one prompt with an export or a training.")
 @click.argument("source", metavar="DIR|RUN", type=click.Path(path_type=Path))
-@click.option("--prompt", required=True, help="What is asked; it goes through the template as the user's turn.")
+@click.option("--prompt", required=True, help="The prompt; the template makes it the user's turn.")
 @click.option(
-    "--max-new-tokens", type=click.IntRange(1, MAX_COUNT), default=256, show_default=True, help="Length of the answer."
+    "--max-new-tokens",
+    type=click.IntRange(1, MAX_COUNT),
+    default=256,
+    show_default=True,
+    help="Longest answer, in tokens.",
 )
 @json_option
 def command(source: Path, prompt: str, max_new_tokens: int, as_json: bool) -> int:
-    """Answer with plain transformers and peft, on a GPU or on the CPU: greedily, word by word as it comes.
+    """Answer with plain transformers and peft, on a GPU or the CPU: greedy decoding, printed word by word.
 
-    DIR is an export, whose files are checked before; RUN a training that came to its end.
+    DIR is an export, whose files are checked first; RUN is a completed training.
     """
     if not prompt.strip():
-        raise BadInput(Problem("command line", "is empty", "ask something", "--prompt"))
+        raise BadInput(Problem("command line", "is empty", "give a prompt", "--prompt"))
 
     def show(text: str) -> None:
         if not as_json:

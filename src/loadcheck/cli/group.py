@@ -1,4 +1,4 @@
-"""A group of commands that answers a misspelt one with the nearest."""
+"""A group of commands that suggests the nearest one for a misspelt name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from loadcheck.errors import suggestion
 
 
 class Group(click.Group):
-    """As click's, but a command that is not there is answered with what may have been meant."""
+    """click's group, with a suggestion for an unknown command."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -1,4 +1,4 @@
-"""`loadcheck list`: what is known by name."""
+"""`loadcheck list`: the known cards, models and profiles."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from loadcheck.show.lists import LISTS, show_list
 from loadcheck.terminal import console
 
 
-@click.command("list", short_help="List the cards, models and profiles that are known by name.")
+@click.command("list", short_help="List the known cards, models and profiles.")
 @click.argument("kind", required=False, type=click.Choice(["cards", "models", "profiles"]))
 @json_option
 def command(kind: str | None, as_json: bool) -> int:
-    """List the cards, models and profiles that are known by name; without a word, all three.
+    """List the known cards, models and profiles; without an argument, all three.
 
-    CC is the compute capability. What is not measured of a card is an estimate in its predictions; without its free memory there
-    is none by name.
+    CC is the compute capability. What was not measured on a card is estimated in its predictions. A card without a known free memory can only be
+    predicted with --gpu-free-bytes.
     """
     kinds = [kind] if kind else list(LISTS)
     if as_json:

@@ -10,9 +10,9 @@ import click
 from rich.console import Console
 
 from loadcheck import device, doctor
-from loadcheck.cli.ahead import begun, fitting
+from loadcheck.cli.ahead import if_for, started_ahead
 from loadcheck.cli.chosen import chosen_profile, overrides
-from loadcheck.cli.ci import Forms, ci_options
+from loadcheck.cli.ci import CiReports, ci_options
 from loadcheck.cli.options import json_option, setting_options
 from loadcheck.cli.output import print_json
 from loadcheck.doctor import Report
@@ -37,11 +37,11 @@ from loadcheck.terminal import console
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """How a load is asked for, beside its settings: where it is shown and written, and whether it is begun whatever is predicted."""
+    """The options of a load beside its settings."""
 
     out: Console
     as_json: bool
-    forms: Forms
+    ci_reports: CiReports
     run_dir: Path | None
     force: bool
 
@@ -49,21 +49,21 @@ class Asked:
 @click.command("load", short_help="Load a model, attach adapters, answer once, check each figure.")
 @click.argument("profile", required=False)
 @setting_options(lambda _: True)
-@click.option("--no-adapters", is_flag=True, help="Load only; attach no LoRA adapters.")
+@click.option("--no-adapters", is_flag=True, help="Attach no LoRA adapters.")
 @click.option(
-    "--run-dir", type=click.Path(path_type=Path), help="The folder of this run; default: runs/<time>-<profile>."
+    "--run-dir", type=click.Path(path_type=Path), help="Folder of this run.  [default: runs/<time>-<profile>]"
 )
-@click.option("--force", is_flag=True, help="Start even a load that is predicted to fail.")
+@click.option("--force", is_flag=True, help="Start even if the load is predicted to fail.")
 @click.option(
     "--recover", is_flag=True,
-    help="Where it does not fit, by the prediction or by the load itself, change settings, cheapest first, until a load passes.",
+    help="If the load does not fit, change settings, cheapest first, until one passes.",
 )  # fmt: skip
 @ci_options
 @json_option
 def command(
     profile: str | None,
     as_json: bool,
-    forms: Forms,
+    ci_reports: CiReports,
     no_adapters: bool,
     run_dir: Path | None,
     force: bool,
@@ -72,20 +72,20 @@ def command(
 ) -> int:
     """Load the model of PROFILE, attach adapters, answer once, and check every memory figure.
 
-    Without PROFILE: the reference where there is a GPU, the small model on the CPU where there is none.
+    Without PROFILE: the reference on a GPU, the small model on the CPU otherwise.
     """
     if run_dir is not None:
         refuse_taken(run_dir)
-    asked = Asked(console(stderr=as_json), as_json, forms, run_dir, force)
+    asked = Asked(console(stderr=as_json), as_json, ci_reports, run_dir, force)
     changed = overrides(flags) | ({"adapters": None} if no_adapters else {})
     if recover:
         return _recover(asked, _prepared(asked.out, profile, changed))
-    with begun(profile, changed) as ahead:
+    with started_ahead(profile, changed) as ahead:
         return _load(asked, _prepared(asked.out, profile, changed), ahead)
 
 
 def _prepared(out: Console, profile: str | None, changed: dict[str, Any]) -> Prepared:
-    """The load that is asked for, predicted; BadInput where it is none."""
+    """The load that is asked for, with its prediction."""
     gpu = device.read_gpu()
     if profile is None:
         profile, why = default_profile(gpu)
@@ -98,19 +98,19 @@ def _prepared(out: Console, profile: str | None, changed: dict[str, Any]) -> Pre
 def _load(asked: Asked, prepared: Prepared, ahead: Ahead | None) -> int:
     out, profile = asked.out, prepared.plan.profile
     if not prepared.prediction.fits and not asked.force:
-        asked.forms.write(lambda: of_prediction(f"load {profile.name}", prepared.prediction))
+        asked.ci_reports.write(lambda: of_prediction(f"load {profile.name}", prepared.prediction))
         if asked.as_json:
             print_json({"run": None, "outcome": "refused", **prepared.prediction.to_json()})
         else:
             show_prediction(out, prepared.prediction, tree=False)
-        out.print("Nothing was loaded. --force loads anyway.")
+        out.print("Nothing was loaded. Add --force to load anyway.")
         return EXIT_FAIL
     report = doctor.examine(doctor.read_machine(prepared.plan, prepared.gpu, files=False), prepared.plan)
-    if refused_by(out, report, asked.as_json, asked.force, asked.forms):
+    if refused_by(out, report, asked.as_json, asked.force, asked.ci_reports):
         return report.exit_code
     with Progress(out, _gauge(prepared)) as progress:
-        loaded = run_load(prepared, asked.run_dir, progress.feed, fitting(ahead, profile))
-    asked.forms.write(lambda: _report(loaded), loaded.folder.path)
+        loaded = run_load(prepared, asked.run_dir, progress.feed, if_for(ahead, profile))
+    asked.ci_reports.write(lambda: _report(loaded), loaded.folder.path)
     if asked.as_json:
         print_json(loaded.to_json())
     else:
@@ -126,24 +126,24 @@ def _report(loaded: Loaded) -> CiReport:
     return of_verdict(f"load {loaded.record.id}", loaded.evidence, loaded.verdict, loaded.record)
 
 
-def refused_by(out: Console, report: Report, as_json: bool, force: bool, forms: Forms) -> bool:
-    """Show what is wrong with the machine, and whether that keeps the load from starting."""
+def refused_by(out: Console, report: Report, as_json: bool, force: bool, ci_reports: CiReports) -> bool:
+    """Show the problems of the machine; whether they stop the load."""
     show_troubles(out, report)
     refused = bool(report.problems) and not force
     if refused:
-        forms.write(lambda: of_machine(report))
+        ci_reports.write(lambda: of_machine(report))
         if as_json:
             print_json({"run": None, **report.to_json(), "outcome": "refused"})
-        out.print("Nothing was started. --force starts anyway; `loadcheck doctor` says more.")
+        out.print("Nothing was started. Add --force to start anyway; run `loadcheck doctor` for details.")
     return refused
 
 
 def _recover(asked: Asked, prepared: Prepared) -> int:
-    """`load --recover`: as load, but where memory is short the ladder is walked; JSON has a further key `recovery`."""
+    """`load --recover`: like load, but walks the ladder when memory is short; JSON has one more key, `recovery`."""
     out, name = asked.out, prepared.plan.profile.name
     machine = doctor.read_machine(prepared.plan, prepared.gpu, files=False)
     report = doctor.examine(machine, prepared.plan).without("memory")  # which is what is going to be fixed
-    if refused_by(out, report, asked.as_json, asked.force, asked.forms):
+    if refused_by(out, report, asked.as_json, asked.force, asked.ci_reports):
         return report.exit_code
 
     def run(attempt: Prepared, folder: Path) -> Loaded:
@@ -156,9 +156,9 @@ def _recover(asked: Asked, prepared: Prepared) -> int:
     found = walk(prepared, effects, asked.run_dir or default_folder(name), asked.force)
     loaded = found.attempts[-1].loaded if found.attempts else None
     if loaded is None:
-        asked.forms.write(lambda: of_prediction(f"load {name}", prepared.prediction))
+        asked.ci_reports.write(lambda: of_prediction(f"load {name}", prepared.prediction))
     else:
-        asked.forms.write(lambda: _report(loaded), loaded.folder.path)
+        asked.ci_reports.write(lambda: _report(loaded), loaded.folder.path)
     if asked.as_json:
         said = loaded.to_json() if loaded else {"run": None, "outcome": "refused", **prepared.prediction.to_json()}
         print_json({**said, "recovery": found.to_json()})
@@ -168,7 +168,7 @@ def _recover(asked: Asked, prepared: Prepared) -> int:
 
 
 def _show_recovered(out: Console, loaded: Loaded | None, found: Recovery) -> None:
-    """The last load, and the way to it."""
+    """Show the last load, and the steps to it."""
     if loaded is not None and loaded.evidence is not None:
         show_verdict(out, loaded.evidence, loaded.verdict, loaded.record, loaded.folder.path)
     elif loaded is not None:

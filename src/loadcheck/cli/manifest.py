@@ -12,11 +12,11 @@ from loadcheck.show.manifest import show_manifest
 from loadcheck.terminal import console
 
 
-@click.command("manifest", short_help="Say what is installed, and what of it is not as locked.")
-@click.option("--files", is_flag=True, help="Hash every file too, and compare with its wheel: half a minute.")
+@click.command("manifest", short_help="List what is installed, and what differs from the lock.")
+@click.option("--files", is_flag=True, help="Also hash every file and compare it with its wheel (half a minute).")
 @json_option
 def command(files: bool, as_json: bool) -> int:
-    """Say what is really installed here, and what of it is not as locked."""
+    """List what is installed here, and what differs from the lock."""
     found = read_manifest(files)
     if as_json:
         print_json(found.to_json())

@@ -29,9 +29,9 @@ def predicted_on(
     as_json: bool,
     html: Path | None = None,
 ) -> int:
-    """The load of a profile on each card named, or on "all" that are known; exit code 0 where one of them holds it.
+    """Predict a profile on each named card, or on "all" known ones; exit code 0 if one of them holds it.
 
-    BadInput where a card is described besides, and for every name that is unknown.
+    BadInput if flags describe a card besides, and for every unknown name.
     """
     cards = _cards(names, profile, flags)
     case = chosen_case(profile, {**flags, "gpu": cards[0][0]}, ram_available_bytes)
@@ -50,20 +50,18 @@ def predicted_on(
 
 
 def _cards(names: str, profile: Profile, flags: dict[str, Any]) -> list[tuple[str, Card]]:
-    """Those named, or all; BadInput where none is, where one is described besides, and for every name that is unknown."""
+    """The named cards, or all; BadInput without any, if flags describe one besides, and for every unknown name."""
     described = [f"--{name.replace('_', '-')}" for name in CARD_FLAGS if flags[name] is not None]
     if described:
         raise BadInput(
-            Problem("command line", f"--gpus and {', '.join(described)} say two things", "leave one of them out")
+            Problem("command line", f"--gpus and {', '.join(described)} exclude each other", "leave one of them out")
         )
     if profile.on_cpu:
-        raise BadInput(
-            Problem(f"profile {profile.name}", "runs on a CPU, whatever cards there are", "leave --gpus out")
-        )
+        raise BadInput(Problem(f"profile {profile.name}", "runs on the CPU", "leave --gpus out"))
     given = [name.strip() for name in names.split(",") if name.strip()]
     cards = cards_named(every_card() if given == ["all"] else given)
     if not cards:
-        raise BadInput(Problem("--gpus", "names no card", "give names, such as T4,L4, or all"))
+        raise BadInput(Problem("--gpus", "names no card", "name cards, such as T4,L4, or all"))
     return cards
 
 
@@ -85,7 +83,7 @@ def _load(case: Case) -> Outcome:
 
 
 def _longest(case: Case) -> int | None:
-    """Tokens of the longest request that the card holds with all other settings as they are."""
+    """Tokens of the longest request that the card holds, all other settings unchanged."""
     search = Search(stack_of(case.profile), case, frozenset({"gpu_memory_utilization"}))
     found = search.longest(case.profile)
     return None if found is None else found.profile.max_seq_length

@@ -18,10 +18,10 @@ json_option = click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="Print one JSON document on stdout, and no table anywhere; progress, warnings and errors go to stderr.",
+    help="Print one JSON document on stdout instead of tables; progress, warnings and errors go to stderr.",
 )
 PREDICTED_PROFILE = "llama31-8b-instruct-4bit"
-"""What `predict` and `fit` are about where no profile is named: the reference, whatever this machine has."""
+"""The default of `predict` and `fit`: the reference profile, whatever this machine has."""
 STEPS = "training.steps"
 GPU_HELP = "A card of env/gpus.toml, such as T4 or H100."
 
@@ -39,7 +39,7 @@ class Bytes(click.ParamType):
 
 
 def setting_option(flag: Flag) -> Callable[[Command], Command]:
-    """The option of one setting of a profile; without it, the profile's own value stays."""
+    """The option of one setting of a profile; without it, the profile's value stays."""
     if flag.off is not None:
         return click.option(f"{flag.name}/{flag.off}", flag.parameter, default=None, help=flag.setting.help)
     kind = click.Choice(flag.choices) if flag.choices else {int: int, float: float}.get(flag.kind, str)
@@ -58,7 +58,7 @@ def setting_options(wanted: Callable[[Flag], bool], record: type[Spec] = Profile
 
 
 profile_options = setting_options(lambda flag: not flag.setting.only_load and flag.key != STEPS)
-"""For every command that takes a profile: the flags of what a prediction depends on."""
+"""For every command that takes a profile: the flags that a prediction depends on."""
 train_steps_option = setting_options(lambda flag: flag.key == STEPS)
 
 
@@ -66,7 +66,7 @@ def predicted_profile(command: Command) -> Command:
     """PROFILE, as `load` takes it, or --profile, for the commands that predict."""
     option = click.option(
         "--profile", "named", metavar="PROFILE",
-        help=f"The same as PROFILE: one of env/profiles, or a .toml file.  [default: {PREDICTED_PROFILE}]",
+        help=f"The same as PROFILE: a name in env/profiles, or a .toml file.  [default: {PREDICTED_PROFILE}]",
     )  # fmt: skip
     return click.argument("profile", required=False)(option(command))
 
@@ -74,17 +74,17 @@ def predicted_profile(command: Command) -> Command:
 def card_options(command: Command) -> Command:
     """The flags that describe a card and its machine, for the commands that predict."""
     options = (
-        click.option("--gpu", help=GPU_HELP + " Without it: the GPU of this machine."),
+        click.option("--gpu", help=GPU_HELP + "  [default: this machine's GPU]"),
         click.option(
-            "--gpu-total-bytes", type=Bytes(), help="The card's memory as CUDA reports it: bytes, or 23.6GiB."
+            "--gpu-total-bytes", type=Bytes(), help="The card's memory as CUDA reports it, in bytes or as 23.6GiB."
         ),
-        click.option("--gpu-free-bytes", type=Bytes(), help="What of it is free right before the load."),
-        click.option("--compute-capability", help="Such as 8.9."),
-        click.option("--non-torch-bytes", type=Bytes(), help="What vLLM will count as non_torch, where you know it."),
+        click.option("--gpu-free-bytes", type=Bytes(), help="Free memory of the card right before the load."),
+        click.option("--compute-capability", help="Compute capability of the card, such as 8.9."),
+        click.option("--non-torch-bytes", type=Bytes(), help="What vLLM will count as non_torch, if you know it."),
         click.option(
             "--ram-available-bytes",
             type=Bytes(),
-            help="Available RAM, which decides the swap space; default: this machine's.",
+            help="Available RAM, which limits the swap space.  [default: this machine's]",
         ),
     )
     for option in reversed(options):

@@ -12,19 +12,19 @@ from loadcheck.encoding import json_text
 
 HTML = (".html", ".htm")
 SCHEMA = 1
-"""Of every document of --json: a key may be added under the same number, and none changes its meaning."""
+"""Version of the --json documents. Keys may be added under the same number; none changes its meaning."""
 
 
 html_option = click.option(
-    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write it as a page, too: one file."
+    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Also write it as a web page (one file)."
 )
 
 
 def given_command() -> str:
-    """The command line of this call, to be pasted."""
+    """The command line of this call, quoted for a shell."""
     return shlex.join(("loadcheck", *(click.get_current_context().find_root().obj or ())))
 
 
 def print_json(data: dict[str, Any]) -> None:
-    """One document on stdout, with its schema number; `profile` and `run` are null where the data has none."""
+    """Print one document on stdout, with its schema number; `profile` and `run` are null if the data has none."""
     click.echo(json_text({"schema": SCHEMA, "profile": None, "run": None, **data}))

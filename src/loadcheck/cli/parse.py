@@ -19,7 +19,7 @@ from loadcheck.terminal import console, print_table
 @click.argument("target", metavar="RUN|LOG", type=click.Path(path_type=Path))
 @json_option
 def command(target: Path, as_json: bool) -> int:
-    """Read every figure of a load LOG, or of a RUN folder's; - reads a log from stdin."""
+    """Print every figure of a load LOG, or of a RUN folder's log, with its line. Use - to read a log from stdin."""
     with log_file(target) as file:
         parsed = read_log(file)
     if as_json:

@@ -1,4 +1,4 @@
-"""`loadcheck predict`: every figure of a load before there is one."""
+"""`loadcheck predict`: every figure of a load, before it runs."""
 
 from __future__ import annotations
 
@@ -24,16 +24,14 @@ from loadcheck.terminal import console
 from loadcheck.units import show_bytes
 
 
-@click.command("predict", short_help="Print every figure of a load before it, and whether it fits.")
+@click.command("predict", short_help="Predict every figure of a load, and whether it fits.")
 @predicted_profile
 @profile_options
 @train_steps_option
 @train_options
 @card_options
-@click.option(
-    "--gpus", metavar="CARDS", help="On which of these cards it fits: T4,L4,A100-40GB, or all that are known."
-)
-@click.option("--tree", is_flag=True, help="Show every term of the device's memory with its source.")
+@click.option("--gpus", metavar="CARDS", help="Show which of these cards hold it: T4,L4,A100-40GB, or all.")
+@click.option("--tree", is_flag=True, help="Show every term of the memory, with the source of its formula.")
 @html_option
 @json_option
 @config_option
@@ -47,9 +45,9 @@ def command(
     ram_available_bytes: int | None,
     **flags: Any,
 ) -> int:
-    """Say every figure of the load log of PROFILE, and whether it fits, before anything is loaded.
+    """Predict every figure of the load log of PROFILE, and whether it fits.
 
-    Of a load without vLLM weights, adapters and parameters are all that is predicted, on a CPU the peak of the process too; it needs no --gpu.
+    Without vLLM, only weights, adapters and parameters are predicted, and on the CPU the peak of the process; no --gpu is needed.
     """
     chosen = chosen_profile(one_profile(profile, named), overrides(flags), follows_rank=True)
     if gpus is not None:
@@ -84,4 +82,4 @@ def _show(case: Case, prediction: Prediction, tree: bool) -> None:
 
 
 def _ram_note(ram_bytes: int) -> str:
-    return f"num_cpu_blocks and swap_gib assume this machine's RAM, {show_bytes(ram_bytes)} available; --ram-available-bytes says another's"
+    return f"num_cpu_blocks and swap_gib assume this machine's RAM, {show_bytes(ram_bytes)} available; set --ram-available-bytes for another machine"

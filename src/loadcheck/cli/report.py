@@ -1,4 +1,4 @@
-"""`loadcheck report`: a run folder shown again, also as a page."""
+"""`loadcheck report`: show a run folder again, also as a page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from loadcheck.cli.ci import Forms, ci_options
+from loadcheck.cli.ci import CiReports, ci_options
 from loadcheck.cli.options import json_option
 from loadcheck.cli.output import HTML, html_option, print_json
 from loadcheck.cli.written import write_named
@@ -27,10 +27,10 @@ from loadcheck.training import Trained, is_training, judge_training_folder
 @html_option
 @ci_options
 @json_option
-def command(run: Path, as_json: bool, html: Path | None, forms: Forms) -> int:
+def command(run: Path, as_json: bool, html: Path | None, ci_reports: CiReports) -> int:
     """Show a RUN folder again: its figures, its verdict, how it ended."""
     if run.is_file():
-        raise BadInput(Problem(str(run), "a log, not a run folder", f"use: loadcheck check {run}"))
+        raise BadInput(Problem(str(run), "is a log, not a run folder", f"use: loadcheck check {run}"))
     loaded = judge_training_folder(run) if is_training(RunFolder(run).read_record()) else judge_folder(run)
     if not as_json:
         _show(loaded)
@@ -41,7 +41,7 @@ def command(run: Path, as_json: bool, html: Path | None, forms: Forms) -> int:
         write_named(html, page, "--html", HTML, loaded.folder.path)
         if not as_json:
             print_words(console(), f"wrote {html}")
-    forms.write(lambda: of_verdict(f"run {loaded.record.id}", loaded.evidence, loaded.verdict, loaded.record), run)
+    ci_reports.write(lambda: of_verdict(f"run {loaded.record.id}", loaded.evidence, loaded.verdict, loaded.record), run)
     if as_json:  # last, as an error would be the one document
         print_json(loaded.to_json())
     return EXIT_PASS if loaded.verdict.passed else EXIT_FAIL

@@ -1,4 +1,4 @@
-"""`loadcheck serve`: the engine's own OpenAI-compatible server, with what was trained."""
+"""`loadcheck serve`: vLLM's own OpenAI-compatible server, with the trained adapters."""
 
 from __future__ import annotations
 
@@ -33,42 +33,40 @@ from loadcheck.terminal import console, print_words
 
 NEEDED = ("torch", "vllm", "transformers")
 KEYS = ("max_seq_length", "gpu_memory_utilization", "float8_kv_cache", "prefix_caching", "chunked_prefill")
-"""Settings of a profile that a server takes, beside those that are handed on to it as they are."""
+"""Settings of a profile that a server takes, beside those that are passed on unchanged."""
 
 
-@click.command("serve", short_help="The engine's own OpenAI-compatible server, with your adapters.")
+@click.command("serve", short_help="Run vLLM's OpenAI-compatible server with your adapters.")
 @click.argument("source", metavar="[RUN|DIR|PROFILE]", default=GPU_PROFILE)
 @click.option(
-    "--adapter", "adapters", metavar="NAME=DIR", multiple=True, help="Further adapters on the same base, by name."
+    "--adapter", "adapters", metavar="NAME=DIR", multiple=True, help="More adapters on the same base, by name."
 )
 @click.option(
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Where it listens; another than this machine alone is warned of.",
+    help="Address to listen on; anything but loopback gives a warning.",
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option(
     "--api-key-file", type=click.Path(path_type=Path), metavar="FILE",
-    help="A file with the key, which you alone can read; else LOADCHECK_API_KEY, else one is made and shown once.",
+    help="File with the API key, readable by you alone. Without it: LOADCHECK_API_KEY, else a key is made and shown once.",
 )  # fmt: skip
-@click.option(
-    "--key-hours", type=click.FloatRange(0, 8760, min_open=True), help="Hours after which the key holds no more."
-)
+@click.option("--key-hours", type=click.FloatRange(0, 8760, min_open=True), help="Hours until the key expires.")
 @setting_options(lambda flag: flag.key in KEYS or (bool(flag.setting.argument) and flag.key not in VLLM_ALONE))
 @click.option(
     "--run-dir",
     type=click.Path(path_type=Path),
-    help="The folder of its log and verdict; default: served/<time>-<name>.",
+    help="Folder of its log and verdict.  [default: served/<time>-<name>]",
 )
-@click.option("--force", is_flag=True, help="Start even what is predicted not to fit.")
+@click.option("--force", is_flag=True, help="Start even if it is predicted not to fit.")
 @json_option
 def command(source: str, host: str, port: int, adapters: tuple[str, ...], api_key_file: Path | None, key_hours: float | None,
             run_dir: Path | None, force: bool, as_json: bool, **flags: Any) -> int:  # fmt: skip
-    """Serve a profile's model, or that of a training or an export with its adapters, by vLLM's own server, until it is ended.
+    """Serve the model of a profile, or of a training or an export with its adapters, with vLLM's own server.
 
-    On this machine alone unless --host says otherwise. GET /loadcheck says the verdict on its start; every route but /health asks for the
-    key. Ctrl-C and SIGTERM let requests that run come to their end.
+    It listens on loopback unless --host says otherwise, and every route but /health and /ping requires the key. GET /loadcheck returns the
+    verdict on its start. Ctrl-C and SIGTERM let running requests finish.
     """
     out = console(stderr=as_json)
     found = asked(source, [_named(each) for each in adapters], overrides(flags))
@@ -88,21 +86,21 @@ def command(source: str, host: str, port: int, adapters: tuple[str, ...], api_ke
 def _named(text: str) -> tuple[str, Path]:
     name, equals, path = text.partition("=")
     if not equals or not name or not path:
-        raise BadInput(Problem("command line", f"{text!r:.80} is no NAME=DIR", "such as sql=exports/sql", "--adapter"))
+        raise BadInput(Problem("command line", f"{text!r:.80} is not NAME=DIR", "such as sql=exports/sql", "--adapter"))
     return name, Path(path)
 
 
 def _gpu(source: str) -> device.GpuDevice:
-    """This machine's; UnsupportedMachine, with what answers here, where there is none."""
+    """This machine's GPU; UnsupportedMachine without one."""
     gpu = device.read_gpu()
     if gpu is None:
-        remedy = "run it where nvidia-smi lists one; here, what was trained answers by `loadcheck generate DIR --prompt TEXT`"
+        remedy = "run it where nvidia-smi lists one; here, use `loadcheck generate DIR --prompt TEXT`"
         raise UnsupportedMachine(Problem(source, "serving needs an NVIDIA GPU, and none is visible here", remedy))
     return gpu
 
 
 def _base(found: Asked) -> Path:
-    """The directory that is served: the merged model, or the base, fetched or made where it is not there yet."""
+    """The directory to serve: the merged model, or the base, fetched or made if missing."""
     if found.merged is not None:
         return found.merged
     request = {"plan": plan_to_json(found.plan), "dtype": "float16", "base_files": found.base_files}
@@ -114,7 +112,7 @@ def _refused(out: Console, prediction: Prediction, as_json: bool) -> int:
         print_json({"outcome": "refused", **prediction.to_json()})
     else:
         show_prediction(out, prediction, tree=False)
-    print_words(out, "Nothing was started. --force starts it anyway.")
+    print_words(out, "Nothing was started. Add --force to start anyway.")
     return EXIT_FAIL
 
 
@@ -140,7 +138,7 @@ def _default(name: str) -> Path:
 
 
 def _document(served: Served, key: ApiKey) -> dict[str, Any]:
-    """Of --json, once it answers: where, which models, and a key that was made."""
+    """The document of --json once it answers: its address, its models, and the key if it was made."""
     expires = key.expires_unix_s
     return {
         "url": f"http://{served.host}:{served.port}/v1",

@@ -1,4 +1,4 @@
-"""`loadcheck train`: fine-tune the adapters on a file of data, judged."""
+"""`loadcheck train`: fine-tune the adapters on a file of data, and judge the result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 
 from loadcheck import device, doctor
 from loadcheck.cli.chosen import chosen_profile, overrides
-from loadcheck.cli.ci import Forms, ci_options
+from loadcheck.cli.ci import CiReports, ci_options
 from loadcheck.cli.config_option import config_option
 from loadcheck.cli.load import refused_by
 from loadcheck.cli.options import json_option, setting_options
@@ -30,9 +30,9 @@ from loadcheck.training import DoesNotFitError, Trained, Training, train
 from loadcheck.workloads.peaks import Peaks
 
 TRAINERS = ("trl", "datasets")
-"""The packages that a training needs besides."""
+"""The packages that a training also needs."""
 OF_OTHERS = ("training.", "generation.", "adapters.use_gradient_checkpointing", "weights", "fast_inference")
-"""Settings of a profile that a training does not have, or has among its own options."""
+"""Settings of a profile that a training does not have, or has as its own options."""
 
 
 @click.command("train", short_help="Fine-tune the adapters on your data, predicted and judged.")
@@ -41,45 +41,44 @@ OF_OTHERS = ("training.", "generation.", "adapters.use_gradient_checkpointing", 
     "--data",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A .jsonl or .json file; docs/training.md has its forms.",
+    help="Data: a .jsonl or .json file; docs/training.md lists the forms.",
 )
 @train_options
 @setting_options(lambda _: True, Schedule)
 @setting_options(lambda flag: not flag.key.startswith(OF_OTHERS))
-@click.option("--truncate", is_flag=True, help="Cut rows that are too long; without it they are refused.")
+@click.option("--truncate", is_flag=True, help="Cut rows that are too long instead of refusing them.")
 @click.option(
     "--reward-functions",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Python functions of GRPO that take `completions`.",
+    help="GRPO: Python file with functions that take `completions`.",
 )
 @click.option(
     "--resume",
     type=click.Path(path_type=Path),
     metavar="RUN",
-    help="Go on from the newest checkpoint of an earlier run.",
+    help="Continue from the newest checkpoint of an earlier run.",
 )
 @click.option(
-    "--run-dir", type=click.Path(path_type=Path), help="The folder of this run; default: runs/<time>-<profile>."
+    "--run-dir", type=click.Path(path_type=Path), help="Folder of this run.  [default: runs/<time>-<profile>]"
 )
-@click.option("--force", is_flag=True, help="Start even a training that is predicted not to fit.")
+@click.option("--force", is_flag=True, help="Start even if the training is predicted not to fit.")
 @ci_options
 @json_option
 @config_option
 def command(
     profile: str | None,
     as_json: bool,
-    forms: Forms,
+    ci_reports: CiReports,
     data: Path | None,
     resume: Path | None,
     run_dir: Path | None,
     force: bool,
     **flags: Any,
 ) -> int:
-    """Fine-tune the adapters of PROFILE on a file of data with trl's own trainers, and judge how it went.
+    """Fine-tune the adapters of PROFILE on a file of data with trl's own trainers, and judge the result.
 
-    Without PROFILE: the reference where there is a GPU, the small model on the CPU where there is none. SFT is trained without vLLM, unless
-    --fast-inference says otherwise.
+    Without PROFILE: the reference on a GPU, the small model on the CPU otherwise. SFT trains without vLLM unless --fast-inference is given.
     """
     out = console(stderr=as_json)
     if run_dir is not None:
@@ -91,14 +90,14 @@ def command(
     prepared = prepare(chosen, gpu)
     require(TRAINERS, chosen)
     report = doctor.examine(doctor.read_machine(prepared.plan, gpu, files=False), prepared.plan)
-    if refused_by(out, report, as_json, force, forms):
+    if refused_by(out, report, as_json, force, ci_reports):
         return report.exit_code
     try:
         trained = _run(out, prepared, job, run_dir, force)
     except DoesNotFitError as error:
         return _refused(out, error.peaks, as_json)
     title = f"train {trained.record.id}"
-    forms.write(lambda: of_verdict(title, trained.evidence, trained.verdict, trained.record), trained.folder.path)
+    ci_reports.write(lambda: of_verdict(title, trained.evidence, trained.verdict, trained.record), trained.folder.path)
     if as_json:
         print_json(trained.to_json())
     else:
@@ -107,7 +106,7 @@ def command(
 
 
 def _run(out: Console, prepared: Prepared, job: TrainJob, run_dir: Path | None, force: bool) -> Trained:
-    """Train, and show how far it is."""
+    """Train, and show the progress."""
     with TrainProgress(out) as progress:
 
         def predicted(final: TrainJob, peaks: Peaks, counted: dict[str, Any]) -> None:
@@ -139,6 +138,6 @@ def _refused(out: Console, peaks: Peaks, as_json: bool) -> int:
     if as_json:
         print_json({"run": None, "outcome": "refused", "fits": False, "predicted": peaks.to_json()})
     out.print(
-        "[bold red]DOES NOT FIT[/]  Nothing was trained. --force trains anyway; `loadcheck fit --method` says what fits."
+        "[bold red]DOES NOT FIT[/]  Nothing was trained. Add --force to train anyway; `loadcheck fit --method` shows what fits."
     )
     return EXIT_FAIL

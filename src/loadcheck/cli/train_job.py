@@ -1,4 +1,4 @@
-"""What the flags of `train` come to: a job with every question answered, or that of an earlier run."""
+"""The job that the flags of `train` describe, or that of an earlier run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from loadcheck.stacks import trainer_of
 from loadcheck.stacks.serving import MAX_SERVED_RANK
 
 GRPO_LEARNING_RATE = 5e-6
-"""unsloth's notebooks have it; SFT's would have the policy run away."""
+"""From unsloth's notebooks; with SFT's the policy diverges."""
 
 
 def chosen_job(profile: Profile, data: Path, flags: dict[str, Any]) -> TrainJob:
-    """The training that the flags describe; BadInput for what no trainer takes."""
+    """The training that the flags describe; BadInput for settings that no trainer takes."""
     settings = _settings(profile, flags)
     schedule = {
         flag.key: flags[flag.parameter] for flag in settings_of(Schedule) if flags.get(flag.parameter) is not None
@@ -55,7 +55,7 @@ def _settings(profile: Profile, flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _limit(profile: Profile, settings: dict[str, Any]) -> int:
-    """Tokens of a row: as asked, or as many as the model is loaded for; of GRPO's prompts what the answers leave."""
+    """Tokens of a row: as asked, or the length that the model is loaded for; for GRPO, tokens of a prompt."""
     if settings["method"] == "grpo":
         return int(settings.get("max_prompt_length", 256))
     return int(settings.get("train_seq_length", profile.max_seq_length))
@@ -66,17 +66,15 @@ def _sha256(data: Path, method: str) -> str:
 
 
 def refuse_settings(profile: Profile, settings: TrainSettings) -> None:
-    """BadInput for what is wrong with a training of this profile's adapters, whatever its data."""
+    """BadInput for settings with which this profile's adapters cannot be trained, whatever the data."""
     where = f"profile {profile.name}"
     problems = []
     if profile.adapters is None:
         problems.append(Problem(where, "has no adapters to train", "name another profile", "adapters"))
     if importlib.util.find_spec(trainer_of(profile)) is None:
-        problems.append(Problem(where, "is of an engine that trains nothing", "name another profile", "engine"))
+        problems.append(Problem(where, "has an engine that cannot train", "name another profile", "engine"))
     if profile.on_cpu and settings.optim not in CPU_OPTIMIZERS:
-        problems.append(
-            Problem("command line", f"{settings.optim} needs a GPU", f"take {CPU_OPTIMIZERS[0]}", "--optim")
-        )
+        problems.append(Problem("command line", f"{settings.optim} needs a GPU", f"use {CPU_OPTIMIZERS[0]}", "--optim"))
     if settings.packing and settings.method == "grpo":
         what = "GRPO's rows are generated, and cannot be packed"
         problems.append(Problem("command line", what, "leave it out", "--packing"))
@@ -85,7 +83,7 @@ def refuse_settings(profile: Profile, settings: TrainSettings) -> None:
 
 
 def refuse(profile: Profile, job: TrainJob) -> None:
-    """Raise what is wrong with a job, before anything is made."""
+    """BadInput for a job that cannot run, before anything is made."""
     refuse_settings(profile, job.settings)
     problems = list(_problems(profile, job))
     if problems:
@@ -101,8 +99,8 @@ def _problems(profile: Profile, job: TrainJob) -> Iterator[Problem]:
         what = f"{job.limit_tokens} is above max_seq_length {profile.max_seq_length}"
         yield Problem("command line", what, "raise --max-seq-length", "--train-seq-length")
     if settings.packing and job.truncate:
-        what = "packed rows go on in the next one, and none is too long"
-        yield Problem("command line", what, "leave it out with --packing", "--truncate")
+        what = "no row is too long with --packing: it continues in the next one"
+        yield Problem("command line", what, "leave it out", "--truncate")
     if settings.method == "grpo" and settings.row_tokens > profile.max_seq_length:
         what = f"prompt and completion are {settings.row_tokens} tokens, above max_seq_length {profile.max_seq_length}"
         yield Problem("command line", what, "raise --max-seq-length", "--max-completion-length")
@@ -111,14 +109,14 @@ def _problems(profile: Profile, job: TrainJob) -> Iterator[Problem]:
     elif settings.method == "grpo" and job.reward_functions is not None and not Path(job.reward_functions).is_file():
         yield Problem(job.reward_functions, "no such file", "name a Python file", "--reward-functions")
     if settings.method == "sft" and job.reward_functions is not None:
-        what = "only GRPO has reward functions"
-        yield Problem("command line", what, "say --method grpo, or leave it out", "--reward-functions")
+        what = "only GRPO uses reward functions"
+        yield Problem("command line", what, "add --method grpo, or leave it out", "--reward-functions")
 
 
 def resumed(run: Path, data: Path | None, flags: dict[str, Any]) -> tuple[Profile, TrainJob]:
-    """The profile and the job of an earlier run, from its newest checkpoint on.
+    """The profile and the job of an earlier run, to continue from its newest checkpoint.
 
-    BadInput where it has none that is whole, where nothing is left to do, and for flags: the run says its settings itself.
+    BadInput if it has no complete one, if nothing is left to do, and for other flags: the run states its settings itself.
     """
     record = RunFolder(run).read_record()
     found = checkpoints(run / "checkpoints")
@@ -141,12 +139,15 @@ def _not_resumable(run: Path, record: RunRecord, found: list[Path], flags: dict[
     if given:
         names = ", ".join("--" + name.replace("_", "-") for name in given)
         return Problem(
-            "command line", f"{names} with --resume: the run goes on as it began", "leave it out", "--resume"
+            "command line",
+            f"{names} cannot be combined with --resume: the run continues with its own settings",
+            "leave it out",
+            "--resume",
         )
     if record.training is None:
-        return Problem(str(run), "is a load, and no training", "name the folder of a training", "--resume")
+        return Problem(str(run), "is a load, not a training", "name the folder of a training", "--resume")
     if record.outcome == "completed":
-        return Problem(str(run), "has come to its end", "train anew, with more --max-steps", "--resume")
+        return Problem(str(run), "is completed", "start a new training with more --max-steps", "--resume")
     if not found:
-        return Problem(str(run), "has no checkpoint", "train anew, with --save-steps", "--resume")
+        return Problem(str(run), "has no checkpoint", "start a new training with --save-steps", "--resume")
     return None

@@ -1,6 +1,6 @@
-"""`predict --method` and `fit --method`: what the flags of a training are answered.
+"""`predict --method` and `fit --method`: the memory of a training.
 
-Imported by the two commands only where --method is given: following a training takes modules that a load needs not.
+Imported only with --method: simulating a training needs modules that a load does not.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def predicted(case: Case, flags: dict[str, Any], as_json: bool, tree: bool, html
     settings = settings_of_training(flags, case.profile)
     if case.profile.on_cpu:
         if html is not None:
-            what = "a training on the CPU is one figure, which needs no page"
+            what = "there is no page for a training on the CPU, which has only one figure"
             raise BadInput(Problem("--html", what, "leave it out, or use --json"))
         return _predicted_on_cpu(case, settings, as_json)
     case = with_card(case, flags)
@@ -78,7 +78,7 @@ def _predicted_on_cpu(case: Case, settings: TrainSettings, as_json: bool) -> int
 def fitted(case: Case, flags: dict[str, Any], as_json: bool) -> int:
     """`fit --method`: the most of each setting of the training that this card holds."""
     if case.profile.on_cpu:
-        what = "is for the CPU, whose memory no card limits"
+        what = "is for the CPU, whose memory is not limited by a card"
         raise BadInput(Problem(f"profile {case.profile.name}", what, "see loadcheck predict --method sft", "engine"))
     settings = settings_of_training(flags, case.profile)
     case = with_card(case, flags)

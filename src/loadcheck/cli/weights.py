@@ -1,4 +1,4 @@
-"""`loadcheck weights`: what the locked weights are, and whether those on this machine are they."""
+"""`loadcheck weights`: the locked weights, and whether those on this machine match."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from loadcheck.show.weights import model_json, show_listed, show_recorded, show_
 from loadcheck.terminal import console
 from loadcheck.weights.verifying import CheckedModel, folder_of, locked_models, record, verify
 
-DIR_HELP = "A folder with the files of MODEL, such as a mirror; default: where they are kept on this machine."
+DIR_HELP = "Folder with the files of MODEL, such as a mirror.  [default: the cache of this machine]"
 
 
-@click.group("weights", cls=Group, short_help="The locked weights: list, verify, record their hashes.")
+@click.group("weights", cls=Group, short_help="List, verify and record the hashes of the weights.")
 def command() -> None:
-    """The weights of env/weights.lock: what is known of them, and whether those on this machine are they.
+    """The weights of env/weights.lock: their hashes, and whether the files on this machine match.
 
-    A file of the hub is checked against the listing of its commit when it comes, and against its hash ever after.
+    A file from the hub is checked against the listing of its commit when it is downloaded, and against its hash from then on.
     """
 
 
-@command.command("list", short_help="What is locked, and what of it is here.")
+@command.command("list", short_help="List the locked models, and which are on this machine.")
 @json_option
 def list_(as_json: bool) -> int:
-    """List the models of env/weights.lock: how many of their files have a hash, and where they lie on this machine. Nothing is read."""
+    """List the models of env/weights.lock: how many of their files have a hash, and where they are on this machine. No file is read."""
     models = [CheckedModel(name, model, folder_of(model)) for name, model in locked_models(None).items()]
     if as_json:
         print_json({"models": [model_json(model) for model in models]})
@@ -42,9 +42,9 @@ def list_(as_json: bool) -> int:
 @click.option("--dir", "folder", metavar="DIR", type=click.Path(path_type=Path), help=DIR_HELP)
 @json_option
 def verify_(model: str | None, folder: Path | None, as_json: bool) -> int:
-    """Hash every file of MODEL, or of all models that are here, and compare sizes and SHA-256 with env/weights.lock: 1 s per GB.
+    """Hash every file of MODEL, or of all models that are here, and compare sizes and SHA-256 with env/weights.lock (1 s per GB).
 
-    Exit 0 where all were compared and are equal; 1 where one differs, is missing, is not named in the lock, or has no hash to compare with.
+    Exit codes: 0 all files were compared and are equal; 1 a file differs, is missing, is not in the lock, or has no hash there.
     """
     checked = _verified(model, folder)
     here = [each for each in checked if each.files]
@@ -55,15 +55,15 @@ def verify_(model: str | None, folder: Path | None, as_json: bool) -> int:
     return max((each.exit_code for each in here), default=EXIT_FAIL)
 
 
-@command.command("record", short_help="Write the hashes that env/weights.lock lacks.")
+@command.command("record", short_help="Write missing hashes into env/weights.lock.")
 @click.argument("model")
 @click.option("--dir", "folder", metavar="DIR", type=click.Path(path_type=Path), help=DIR_HELP)
 @json_option
 def record_(model: str, folder: Path | None, as_json: bool) -> int:
-    """Write the sizes and hashes of MODEL that env/weights.lock does not know yet into it, from the files that are here.
+    """Write the missing sizes and hashes of MODEL into env/weights.lock, from the files on this machine.
 
-    Nothing that is known is written over: a file that differs is an error. Files that `load` fetched were checked against the commit's own
-    listing; of another folder (--dir) you say that they are right.
+    Known hashes are never overwritten: a file that differs is an error. Files that `load` fetched were checked against the commit's own listing;
+    for another folder (--dir) you vouch yourself.
     """
     (checked,) = _verified(model, folder)
     if checked.folder is None:
@@ -79,6 +79,6 @@ def record_(model: str, folder: Path | None, as_json: bool) -> int:
 
 def _verified(model: str | None, folder: Path | None) -> list[CheckedModel]:
     if folder is not None and (model is None or not folder.is_dir()):
-        what = "needs the MODEL that is in it" if model is None else f"{folder} is no folder"
+        what = "needs the MODEL that is in it" if model is None else f"{folder} is not a folder"
         raise BadInput(Problem("command line", what, "see loadcheck weights list", "--dir"))
     return [verify(name, locked, folder) for name, locked in locked_models(model).items()]

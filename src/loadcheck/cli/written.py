@@ -1,4 +1,4 @@
-"""Files that a user names to be written: through no link, over no device and no file of a run, and without a token."""
+"""Output files that a user names. They are written through no link, over no device and no file of a run, and without tokens."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from loadcheck.runs.secrets import secrets
 
 
 def write_named(path: Path, text: str, flag: str, endings: tuple[str, ...], run: Path | None = None) -> None:
-    """Write `text` to the file of `flag`; BadInput where that cannot be, or would write over something else.
+    """Write `text` to the file of `flag`; BadInput if that is impossible, or would overwrite something else.
 
     Args:
-        endings: of the names that a file in the run folder may have to be written over, such as ".html".
-        run: the folder whose own files stay as they are.
+        endings: a file in the run folder may only be overwritten if its name has one of these, such as ".html".
+        run: a folder whose own files must not change.
     """
     what = _refusal(path, run, endings)
     if what:
@@ -30,9 +30,9 @@ def write_named(path: Path, text: str, flag: str, endings: tuple[str, ...], run:
 
 
 def _refusal(path: Path, run: Path | None, endings: tuple[str, ...]) -> str:
-    """Why writing `path` would go through a link, or over a folder, a device or a file of the run; empty where it would not."""
+    """Why `path` must not be written: a link, a folder, a device or a file of the run; empty if it may."""
     if path.is_symlink():
-        return "is a link, and what it leads to would be written over"
+        return "is a link, whose target would be overwritten"
     if path.exists() and not path.is_file():
         return "is a folder or a device"
     if run is None or not run.is_dir():

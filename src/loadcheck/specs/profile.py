@@ -32,21 +32,25 @@ class Adapters(Spec, frozen=True, kw_only=True):
     """The LoRA adapters that `get_peft_model` attaches."""
 
     r: Annotated[int, Meta(ge=1, le=1024), Setting("Rank of the adapters.", "--lora-r", moves_memory=True)] = 32
-    lora_alpha: Annotated[int, Meta(ge=1, le=MAX_COUNT), Setting("Scale of the adapters.", moves_memory=True)] = 32
+    lora_alpha: Annotated[
+        int, Meta(ge=1, le=MAX_COUNT), Setting("Scale of the adapters (LoRA alpha).", moves_memory=True)
+    ] = 32
     lora_dropout: Annotated[
         float,
         Meta(ge=0, lt=1),
-        Setting("Dropout of the adapters; other than 0, unsloth patches nothing.", moves_memory=True),
+        Setting("Dropout of the adapters; unless it is 0, unsloth patches nothing.", moves_memory=True),
     ] = 0.0
     bias: Literal["none"] = "none"
     target_modules: Annotated[
-        tuple[Target, ...], Meta(min_length=1), Setting("Comma-separated, such as q_proj,v_proj.", moves_memory=True)
+        tuple[Target, ...],
+        Meta(min_length=1),
+        Setting("Modules with adapters, such as q_proj,v_proj.", moves_memory=True),
     ] = LINEAR_MODULES
     use_gradient_checkpointing: Annotated[
-        bool | Literal["unsloth"], Setting("unsloth, true or false.", only_load=True)
+        bool | Literal["unsloth"], Setting("Gradient checkpointing: unsloth, true or false.", only_load=True)
     ] = "unsloth"
     random_state: Annotated[
-        int, Meta(ge=0, le=MAX_COUNT), Setting("Seed of the adapters' first weights.", only_load=True)
+        int, Meta(ge=0, le=MAX_COUNT), Setting("Seed of the adapters' initial weights.", only_load=True)
     ] = 3407
 
 
@@ -56,11 +60,11 @@ class Generation(Spec, frozen=True, kw_only=True):
     prompt: Annotated[
         str,
         Meta(min_length=1),
-        Setting("What the loaded model is asked; without --expect, any answer will do.", only_load=True),
+        Setting("Prompt for the loaded model; without --expect, any answer passes.", only_load=True),
     ] = "What is the capital of France?"
-    max_new_tokens: Annotated[int, Meta(ge=1, le=MAX_COUNT), Setting("Length of the answer.", only_load=True)] = 32
+    max_new_tokens: Annotated[int, Meta(ge=1, le=MAX_COUNT), Setting("Longest answer, in tokens.", only_load=True)] = 32
     expect: Annotated[
-        str | None, Setting("A word that the answer must hold; not looked for with synthetic weights.", only_load=True)
+        str | None, Setting("Word that the answer must contain; ignored with synthetic weights.", only_load=True)
     ] = None
     """A word that the answer must hold; only for real weights."""
 
@@ -71,7 +75,9 @@ class Training(Spec, frozen=True, kw_only=True):
     steps: Annotated[
         int, Meta(ge=0, le=MAX_COUNT), Setting("Training steps after the load.", "--train-steps", moves_memory=True)
     ] = 0
-    learning_rate: Annotated[float, Meta(gt=0, le=1), Setting("Of the training steps.", only_load=True)] = 2e-4
+    learning_rate: Annotated[
+        float, Meta(gt=0, le=1), Setting("Learning rate of the training steps.", only_load=True)
+    ] = 2e-4
 
 
 class Profile(Spec, frozen=True, kw_only=True):
@@ -83,26 +89,30 @@ class Profile(Spec, frozen=True, kw_only=True):
     model: Annotated[
         str,
         Meta(min_length=1),
-        Setting("A name in env/models, a local directory, or a JSON file with its config.", moves_memory=True),
+        Setting("A name in env/models, a local directory, or a config.json.", moves_memory=True),
     ]
     weights: Annotated[
         Literal["hub", "package", "synthetic", "local"],
-        Setting("Where the weights come from: hub, package, synthetic or local.", moves_memory=True, only_load=True),
+        Setting("Source of the weights.", moves_memory=True, only_load=True),
     ]
     max_seq_length: Annotated[
-        int, Meta(ge=1, le=MAX_COUNT), Setting("Tokens of a request, prompt and answer.", moves_memory=True)
+        int,
+        Meta(ge=1, le=MAX_COUNT),
+        Setting("Longest request, in tokens: prompt and answer together.", moves_memory=True),
     ]
     load_in_4bit: Annotated[
         bool,
-        Setting("Quantization of a model of env/models.", "--load-in-4bit/--load-in-16bit", moves_memory=True),
+        Setting("Quantization, for models of env/models.", "--load-in-4bit/--load-in-16bit", moves_memory=True),
     ]
-    fast_inference: Annotated[bool, Setting("Load with vLLM.", "--fast-inference/--no-fast-inference", only_load=True)]
+    fast_inference: Annotated[
+        bool, Setting("Load with or without vLLM.", "--fast-inference/--no-fast-inference", only_load=True)
+    ]
     max_lora_rank: Annotated[
         int,
         Meta(ge=1, le=MAX_COUNT),
         Setting(
-            "The largest rank that vLLM's LoRA slots hold; predict and fit take it for the adapters' rank, too, where no "
-            "--lora-r is given.",
+            "Largest rank that vLLM's LoRA slots hold. predict and fit also use it as the adapters' rank, unless --lora-r is "
+            "given.",
             moves_memory=True,
         ),
     ]
@@ -110,14 +120,14 @@ class Profile(Spec, frozen=True, kw_only=True):
         float,
         Meta(gt=0, le=1),
         Setting(
-            "Share of the free memory that vLLM may take; without unsloth, of the whole card.",
+            "Share of the free memory that vLLM may use; with --loader vllm, of the whole card.",
             moves_memory=True,
             of_engine=True,
         ),
     ]
     loader: Annotated[
         Loader,
-        Setting("unsloth, with vLLM inside; or vllm, which is vLLM alone, without adapters.", moves_memory=True),
+        Setting("unsloth (with vLLM inside), or vLLM alone, without adapters.", moves_memory=True),
     ] = "unsloth"
     conservativeness: Annotated[
         float,
@@ -132,7 +142,7 @@ class Profile(Spec, frozen=True, kw_only=True):
     enforce_eager: Annotated[
         bool,
         Setting(
-            "Without CUDA graphs: less memory, slower.",
+            "Run without CUDA graphs: less memory, slower.",
             "--enforce-eager/--cuda-graphs",
             moves_memory=True,
             of_engine=True,
@@ -146,41 +156,46 @@ class Profile(Spec, frozen=True, kw_only=True):
     float8_kv_cache: Annotated[
         bool,
         Setting(
-            "KV cache of 8 bits a number: twice the tokens; from compute capability 8.0 on.",
+            "8-bit KV cache: twice the tokens; needs compute capability 8.0 or higher.",
             "--float8-kv-cache/--16bit-kv-cache",
             moves_memory=True,
             of_engine=True,
-            words="KV cache of 8 bits",
+            words="8-bit KV cache",
         ),
     ] = False
     prefix_caching: Annotated[
         Literal["default", "on", "off"],
         Setting(
-            "Whether vLLM keeps what prompts begin with alike; by default unsloth does, and vLLM alone does not.",
+            "Cache common beginnings of prompts; default: on with unsloth, off with vLLM alone.",
             moves_memory=True,
             of_engine=True,
         ),
     ] = "default"
     max_num_seqs: Annotated[
         Count | None,
-        Setting("Sequences at once; only with --loader vllm (256).", moves_memory=True, argument="max_num_seqs"),
+        Setting(
+            "Sequences at once; only with --loader vllm (default: 256).", moves_memory=True, argument="max_num_seqs"
+        ),
     ] = None
     max_num_batched_tokens: Annotated[
         Count | None,
         Setting(
-            "Tokens of a batch; only with --loader vllm (max_seq_length, at least 2048).",
+            "Tokens of a batch; only with --loader vllm (default: max_seq_length, at least 2048).",
             moves_memory=True,
             argument="max_num_batched_tokens",
         ),
     ] = None
     chunked_prefill: Annotated[
         Literal["default", "on", "off"],
-        Setting("Long prompts in parts; only with --loader vllm (on above 32768 tokens).", moves_memory=True),
+        Setting(
+            "Process long prompts in chunks; only with --loader vllm (default: on above 32768 tokens).",
+            moves_memory=True,
+        ),
     ] = "default"
     dtype: Annotated[
         Literal["auto", "half", "bfloat16"],
         Setting(
-            "Of weights and activations; only with --loader vllm (as the checkpoint says).",
+            "Data type of weights and activations; only with --loader vllm (default: the checkpoint's).",
             moves_memory=True,
             argument="dtype",
         ),

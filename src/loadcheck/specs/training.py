@@ -62,24 +62,20 @@ class Schedule(Spec, frozen=True, kw_only=True):
         save_steps: steps from one checkpoint to the next; None for the one at the end alone.
     """
 
-    max_steps: Annotated[Count | None, Setting("Optimizer steps; without it --num-train-epochs says how many.")] = None
+    max_steps: Annotated[Count | None, Setting("Optimizer steps; overrides --num-train-epochs.")] = None
     num_train_epochs: Annotated[float, Meta(gt=0, le=1e6), Setting("Passes over the data.  [default: 1]")] = 1.0
-    learning_rate: Annotated[
-        float, Meta(gt=0, le=1), Setting("The largest one of the schedule.  [default: 2e-4; GRPO 5e-6]")
-    ] = 2e-4
+    learning_rate: Annotated[float, Meta(gt=0, le=1), Setting("Peak learning rate.  [default: 2e-4; GRPO 5e-6]")] = 2e-4
     lr_scheduler_type: Annotated[
         Literal["linear", "cosine", "constant", "constant_with_warmup"],
-        Setting("How the learning rate goes on.  [default: linear]"),
+        Setting("Learning rate schedule.  [default: linear]"),
     ] = "linear"
-    warmup_steps: Annotated[
-        int, Meta(ge=0, le=MAX_COUNT), Setting("Steps to the full learning rate.  [default: 0]")
-    ] = 0
+    warmup_steps: Annotated[int, Meta(ge=0, le=MAX_COUNT), Setting("Steps of warmup.  [default: 0]")] = 0
     warmup_ratio: Annotated[
-        float, Meta(ge=0, le=1), Setting("The same as a share of all steps, where --warmup-steps says none.")
+        float, Meta(ge=0, le=1), Setting("Warmup as a share of all steps, without --warmup-steps.")
     ] = 0.0
-    weight_decay: Annotated[float, Meta(ge=0, le=1), Setting("Of the optimizer.  [default: 0]")] = 0.0
-    save_steps: Annotated[Count | None, Setting("Steps from one checkpoint to the next.  [default: at the end]")] = None
-    seed: Annotated[int, Meta(ge=0, le=MAX_COUNT), Setting("Of the order of the rows.  [default: 3407]")] = 3407
+    weight_decay: Annotated[float, Meta(ge=0, le=1), Setting("Weight decay of the optimizer.  [default: 0]")] = 0.0
+    save_steps: Annotated[Count | None, Setting("Steps between checkpoints.  [default: one at the end]")] = None
+    seed: Annotated[int, Meta(ge=0, le=MAX_COUNT), Setting("Seed of the order of the rows.  [default: 3407]")] = 3407
 
 
 class TrainJob(Spec, frozen=True, kw_only=True):
