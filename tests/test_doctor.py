@@ -215,9 +215,9 @@ def test_an_edge_of_the_ladder_is_a_warning():
     [
         ("", "no GPU is visible"),
         ("-1", "no GPU is visible"),
-        ("1", "cuda:1 is asked for"),
-        ("2,0", "cuda:2 is asked for"),
-        ("0,1", "takes the first"),
+        ("1", "cuda:1 is requested"),
+        ("2,0", "cuda:2 is requested"),
+        ("0,1", "uses the first"),
         ("GPU-8f2b3c1d", "no device cuda:GPU-8f2b3c1d"),
         ("MIG-1", "no device cuda:MIG-1"),
     ],
@@ -374,7 +374,7 @@ def test_edited_files_are_named():
 def test_xformers_before_unsloths_edit_is_said():
     """Where the edit is still to come, its reason is named."""
     finding = next(each for each in _examine(has_edited_xformers=False).findings if each.check == "xformers-edit")
-    assert finding.level is Level.OK and "at its first import" in finding.what
+    assert finding.level is Level.OK and "on its first import" in finding.what
 
 
 def _jwt(expires_s: float) -> str:
@@ -426,9 +426,9 @@ def test_offline_without_weights_is_a_problem():
         ("tiny-bnb-4bit", True, {}, None),
         ("Tiny-BNB-4bit", True, {}, None),
         ("tiny", False, {"load_in_4bit": False}, None),
-        ("tiny", True, {}, "is quantized, and its name does not end in -bnb-4bit"),
+        ("tiny", True, {}, "is quantized, but its name does not end in -bnb-4bit"),
         ("tiny-bnb-4bit", False, {}, "config.json has no quantization"),
-        ("tiny", False, {}, "will load in 16 bits, load_in_4bit or not"),
+        ("tiny", False, {}, "will load in 16 bits, whatever load_in_4bit says"),
         ("tiny", False, {"fast_inference": False}, None),
     ],
 )

@@ -158,7 +158,7 @@ def test_no_known_model_is_refused(name: str, quantization: Any):
     met = {
         rule.__name__ for rule in RULES for card in (H100, T4) if rule(case_of(config, PROFILE, card, RAM)) is not None
     }
-    assert met == ({"_after_vllm"} if config.model_type == "granite" else set())
+    assert met == ({"_unsloth_copy"} if config.model_type == "granite" else set())
 
 
 REFUSED: dict[str, dict[str, Any]] = {

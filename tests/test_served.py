@@ -31,7 +31,7 @@ from loadcheck.stacks.plain_vllm import server
 from loadcheck.stacks.plain_vllm.allocator import tight
 from loadcheck.stacks.plain_vllm.gate import GRACE
 from loadcheck.stacks.serving import predict_served, served_case
-from loadcheck.stacks.unsloth_vllm.allocator import counting
+from loadcheck.stacks.unsloth_vllm.allocator import rounding_by
 from loadcheck.stacks.unsloth_vllm.slots import lora_slots
 from loadcheck.units import GIB, to_gib
 from loadcheck.verdict import Check, Finding, Status, Verdict, judge
@@ -101,7 +101,7 @@ def test_a_merged_model_is_predicted_to_the_printed_digit():
 def test_slots_grow_with_the_adapters_and_their_indices_do_not():
     """Each slot has `max_loras` as its first dimension (vllm/lora/layers.py); one adapter is unsloth's own."""
     config = _case("adapters").config
-    with counting(tight):
+    with rounding_by(tight):
         one, two, three = (lora_slots(config, 16, 2048, 64, count).num_bytes for count in (1, 2, 3))
         assert one == lora_slots(config, 16, 2048, 64).num_bytes
     indices = 8 * (6 * 2048 + 3 * 64)

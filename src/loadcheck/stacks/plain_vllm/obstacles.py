@@ -8,9 +8,9 @@ from loadcheck.predict.account import MemoryAccount, Obstacle
 from loadcheck.predict.case import Case
 from loadcheck.stacks.plain_vllm.plan import chunks_prefill
 from loadcheck.stacks.unsloth_vllm.budget import Budget
-from loadcheck.stacks.unsloth_vllm.obstacles import no_cache_of, peak_obstacle
+from loadcheck.stacks.unsloth_vllm.obstacles import kv_cache_obstacle, peak_obstacle
 from loadcheck.stacks.unsloth_vllm.plan import EnginePlan
-from loadcheck.stacks.unsloth_vllm.refusals import ENGINE_RULES, FLASH_CAPABILITY, Rule, met
+from loadcheck.stacks.unsloth_vllm.refusals import ENGINE_RULES, FLASH_CAPABILITY, Rule, apply_rules
 from loadcheck.units import show_bytes
 
 
@@ -20,7 +20,7 @@ def obstacles(case: Case, plan: EnginePlan, budget: Budget, account: MemoryAccou
     if card.refused is not None:
         remedy = "take a card of compute capability 7.5 to 9.0"
         yield Obstacle(f"{card.name} cannot run this stack: {card.refused}", "no kernel image is available", remedy)
-    yield from met(RULES, case)
+    yield from apply_rules(RULES, case)
     yield from _batch(case, plan)
     slots_bytes = account.sum_bytes(("lora_slots",))
     model, of = budget.weights.num_bytes + slots_bytes, "and the adapters' slots" if slots_bytes else "alone"
@@ -29,7 +29,7 @@ def obstacles(case: Case, plan: EnginePlan, budget: Budget, account: MemoryAccou
         yield Obstacle(what, "CUDA out of memory.", "take a smaller model, or a card with more memory", "profile")
         return
     too_full = account.peak.num_bytes > card.total_bytes
-    short = no_cache_of(plan, budget, too_full)
+    short = kv_cache_obstacle(plan, budget, too_full)
     if short is not None:
         yield short
     if too_full:
@@ -38,7 +38,7 @@ def obstacles(case: Case, plan: EnginePlan, budget: Budget, account: MemoryAccou
 
 def model_refusals(case: Case) -> Iterator[Obstacle]:
     """Those that no setting can remove."""
-    yield from met((*ENGINE_RULES, _kept), case)
+    yield from apply_rules((*ENGINE_RULES, _kept), case)
 
 
 def _batch(case: Case, plan: EnginePlan) -> Iterator[Obstacle]:

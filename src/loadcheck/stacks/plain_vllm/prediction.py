@@ -19,7 +19,7 @@ from loadcheck.stacks.plain_vllm.allocator import own_segment, tight
 from loadcheck.stacks.plain_vllm.obstacles import obstacles
 from loadcheck.stacks.plain_vllm.plan import plan_of
 from loadcheck.stacks.plain_vllm.weights import plain_weights
-from loadcheck.stacks.unsloth_vllm.allocator import counting
+from loadcheck.stacks.unsloth_vllm.allocator import rounding_by
 from loadcheck.stacks.unsloth_vllm.budget import Budget
 from loadcheck.stacks.unsloth_vllm.from_log import LogFacts
 from loadcheck.stacks.unsloth_vllm.kv import kv_cache_memory
@@ -45,7 +45,7 @@ BARE_NOTE = "without a profile only the weights are predicted: vLLM prints neith
 
 def predict(case: Case) -> Prediction:
     """Every figure of the load; `kv_estimate_gib` and the adapters' figures exist only with unsloth."""
-    with counting(own_segment):
+    with rounding_by(own_segment):
         return _predict(case, plan_of(case))
 
 
@@ -101,7 +101,7 @@ def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | N
         return FromLog(note=SERVED_NOTE)
     config = structs.replace(config, lora=False)
     if profile is None:
-        with counting(tight):
+        with rounding_by(tight):
             least = weights(config).num_bytes
         most = plain_weights(config).num_bytes
         band = Band(least, most, "by how torch's allocator was set")

@@ -11,7 +11,7 @@ from functools import lru_cache
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.plain_vllm.allocator import Allocator, tight
-from loadcheck.stacks.unsloth_vllm.allocator import counting
+from loadcheck.stacks.unsloth_vllm.allocator import rounding_by
 from loadcheck.stacks.unsloth_vllm.quantization import MERGED_LINEARS
 from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, NF4_BLOCK, embedding_rows, head_rows, weights
 
@@ -21,7 +21,7 @@ FP32_BYTES = 4
 @lru_cache(maxsize=64)
 def plain_weights(config: ModelConfig, max_loras: int = 1) -> Term:
     """The weights figure: every tensor, plus the excess of blocks that are larger than their tensors; `max_loras` as in `weights`."""
-    with counting(tight):
+    with rounding_by(tight):
         parts = weights(config, max_loras).parts
     more = _larger_blocks(config, max_loras)
     slack = Term(

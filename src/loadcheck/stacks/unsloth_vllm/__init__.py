@@ -72,9 +72,7 @@ class UnslothVllm(JudgedStack):
         return predict(case)
 
     def predict_training(self, case: Case, settings: TrainSettings, engine: Prediction | None) -> TrainAccount | None:
-        from loadcheck.stacks.unsloth_vllm.training_memory.account import (
-            predict_training,  # modules that a load needs not
-        )
+        from loadcheck.stacks.unsloth_vllm.training_memory.account import predict_training  # not needed for a load
 
         return predict_training(case, settings, engine)
 

@@ -1,10 +1,10 @@
 """The activation peak of vLLM's memory profile: the largest of several moments, most often the sampler's sort.
 
 The profile runs N = max_num_seqs prompts that share T = max_num_batched_tokens tokens (vllm/worker/model_runner.py:1231-1352
-at 0.7.2). What lives at each moment was traced with vLLM's own classes under FakeTensorMode, for llama, mistral and qwen2, in
+at 0.7.2). The live tensors of each moment were traced with vLLM's own classes under FakeTensorMode, for llama, mistral and qwen2, in
 4-bit and 16-bit, for 400 to 32768 tokens and 16 to 288 sequences, and for granite and gemma on torch's meta device
-(scripts/trace_profile.py, tests/traced_profile.tsv): the formulas give the same bytes. What kernels take inside
-themselves (torch.sort, cuBLAS) is from their sources.
+(scripts/trace_profile.py, tests/traced_profile.tsv); the formulas give the same bytes. Buffers inside kernels (torch.sort, cuBLAS) are
+taken from their sources.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from loadcheck.stacks.unsloth_vllm.quantization import kinds_of_layers
 from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, extended_vocab, head_rows
 from loadcheck.units import round_up
 
-# cuBLAS takes its workspace at its first use and keeps it: torch 2.5.1, aten/src/ATen/cuda/CublasHandlePool.cpp
+# cuBLAS allocates its workspace on first use and keeps it: torch 2.5.1, aten/src/ATen/cuda/CublasHandlePool.cpp
 CUBLAS_WORKSPACE_BYTES = 8_519_680
 CUBLAS_WORKSPACE_HOPPER_BYTES = 33_554_432
 SEGMENTED_SORT_ROWS = 128
-"""From so many rows on torch sorts by segments, with less scratch: aten/src/ATen/native/cuda/SortStable.cu."""
+"""With at least this many rows torch uses a segmented sort, with less scratch: aten/src/ATen/native/cuda/SortStable.cu."""
 CUB_ALIGNMENT = 256
-# Elements in a tile of CUB's radix sort, by the major compute capability: DispatchRadixSort's onesweep policies. Of 9.0 it is not
-# known; an H100 run of 113 sequences (tests/runs/h100) leaves 4,600 to 13,900. It moves the peak by less than 0.2 %.
+# Elements per tile of CUB's radix sort, by major compute capability: DispatchRadixSort's onesweep policies. The one of 9.0 is unknown;
+# an H100 run of 113 sequences (tests/runs/h100) is consistent with 4,600 to 13,900. It changes the peak by less than 0.2 %.
 _SORT_TILE = {7: 2816, 9: 5120}
 _SORT_TILE_BEYOND = 3840
 DUMMY_LORA_RANK = 8
-"""Of the adapters that the profile runs with (vllm/worker/model_runner.py:67)."""
+"""The rank of the adapters that the profile runs with (vllm/worker/model_runner.py:67)."""
 
 
 @kept(maxsize=1024)
 def activation_peak(config: ModelConfig, num_tokens: int, num_seqs: int, compute_capability: float) -> Term:
-    """Peak of torch's allocated bytes over the profile, above what was allocated before it; kept, as `weights` is."""
+    """Peak of torch's allocated bytes during the profile, above what was allocated before it; cached, like `weights`."""
     moments = [
         sampler_peak(config, num_tokens, num_seqs, compute_capability),
         forward_peak(config, num_tokens, compute_capability),
@@ -50,13 +50,13 @@ def activation_peak(config: ModelConfig, num_tokens: int, num_seqs: int, compute
 
 
 def cublas_workspace(compute_capability: float) -> Term:
-    """Kept from the first matrix product on; a second load in one process does not pay it again."""
+    """Allocated at the first matrix product and kept; a second load in the same process does not allocate it again."""
     size = CUBLAS_WORKSPACE_HOPPER_BYTES if int(compute_capability) == 9 else CUBLAS_WORKSPACE_BYTES
     return Term("cuBLAS workspace", size, "torch 2.5.1 aten/src/ATen/cuda/CublasHandlePool.cpp")
 
 
 def lora_pointers(config: ModelConfig) -> Term:
-    """Small tensors of pointers to the slots, made at the first forward and kept; more where q, k and v differ in size."""
+    """Small tensors of pointers to the slots, created at the first forward pass and kept; more where q, k and v differ in size."""
     if not config.lora:
         return Term("LoRA pointers", 0)
     strides = 2048 if config.q_size != config.kv_size else 0
@@ -65,15 +65,15 @@ def lora_pointers(config: ModelConfig) -> Term:
 
 
 def step_inputs(num_tokens: int, num_seqs: int) -> Term:
-    """Token ids, positions and sampling tensors: tens of kilobytes, the one part that is not traced to the byte."""
+    """Token ids, positions and sampling tensors: tens of kilobytes, the only part that was not traced to the byte."""
     size = 3 * rounded(8 * num_tokens) + 6 * rounded(4 * num_seqs)
     return Term("inputs", size, "vllm/worker/model_runner.py:1231-1352")
 
 
 def sampler_peak(config: ModelConfig, num_tokens: int, num_seqs: int, compute_capability: float) -> Term:
-    """What lives while the logits of all sequences are sorted for top-k and top-p.
+    """The live tensors while the logits of all sequences are sorted for top-k and top-p.
 
-    The 16-bit logits are as wide as the padded head, and a view of them keeps all of it alive.
+    The 16-bit logits are as wide as the padded head, and a view of them keeps the whole tensor alive.
     """
     n = num_seqs * extended_vocab(config)
     source = "vllm/model_executor/layers/sampler.py:271, 393"
@@ -103,7 +103,7 @@ def _sort_scratch(n: int, rows: int, compute_capability: float) -> Iterator[Term
 
 
 def _onesweep_scratch(n: int, compute_capability: float) -> int:
-    """CUB's radix sort of n 4-byte keys with 8-byte values in 4 passes: both once more, histograms and look-back."""
+    """CUB's radix sort of n 4-byte keys with 8-byte values in 4 passes: a copy of both, histograms and look-back."""
     tile = _SORT_TILE.get(int(compute_capability), _SORT_TILE_BEYOND)
     passes, digits = 4, 256
     portion = ((1 << 28) - 1) // tile * tile
@@ -115,11 +115,10 @@ def _onesweep_scratch(n: int, compute_capability: float) -> int:
 
 @kept(maxsize=1024)
 def forward_peak(config: ModelConfig, num_tokens: int, compute_capability: float) -> Term:
-    """The widest moment of a layer: the largest of its four linears, its attention and its activation function.
+    """The peak within a layer: the largest of its four linears, its attention and its activation function.
 
-    `hidden` tensors of the residual stream live on beside each: the model's frame, the residual and the attention's output, as many as
-    the architecture has. Of a
-    dynamic quant it is the widest of all kinds of layers; one in 16 bits dequantizes nothing.
+    Several `hidden` tensors of the residual stream are alive beside each: the model's frame, the residual and the attention's output; how
+    many depends on the architecture. For a dynamic quant it is the peak over all kinds of layers; a 16-bit layer dequantizes nothing.
     """
     moments: dict[str, int] = {}
     for quantized in kinds_of_layers(config):
@@ -131,7 +130,7 @@ def forward_peak(config: ModelConfig, num_tokens: int, compute_capability: float
 
 
 def _moments(sizes: _Layer, compute_capability: float) -> dict[str, int]:
-    """What a layer holds at each of its steps, in bytes."""
+    """The bytes that a layer holds at each of its steps."""
     first, second = sizes.beside
     return {
         "qkv_proj": first + sizes.linear("qkv_proj"),
@@ -144,7 +143,7 @@ def _moments(sizes: _Layer, compute_capability: float) -> dict[str, int]:
 
 
 class _Layer:
-    """Rounded sizes of a layer's tensors for `num_tokens` tokens, in bytes. `quantized` are its linears in 4 bits."""
+    """Rounded sizes in bytes of a layer's tensors for `num_tokens` tokens. `quantized` names its 4-bit linears."""
 
     def __init__(self, config: ModelConfig, num_tokens: int, quantized: frozenset[str]) -> None:
         self._config, self._quantized = config, quantized
@@ -162,9 +161,9 @@ class _Layer:
         return rounded(DTYPE_BYTES * self._num_tokens * width)
 
     def linear(self, name: str) -> int:
-        """A linear's output, and beside it the largest of what it needs on the way.
+        """A linear's output plus its largest temporary.
 
-        In 4-bit each shard is dequantized to 16 bits, then multiplied; its absmax in fp32 is there before the product is
+        In 4-bit each shard is dequantized to 16 bits, then multiplied; its fp32 absmax is freed before the product is allocated
         (unsloth_zoo/vllm_utils.py:81-132, bitsandbytes/functional.py:1351-1358). LoRA adds in fp32 buffers
         (vllm/lora/punica_wrapper/punica_gpu.py).
         """
@@ -188,10 +187,10 @@ class _Layer:
         }[name]
 
     def attention(self, compute_capability: float) -> int:
-        """flash-attn's output and log-sum-exp; below 8.0 xformers' output, a part for each group of heads, and their stack.
+        """flash-attn's output and log-sum-exp; below 8.0 xformers' output, one part for each group of heads, and their stack.
 
-        A cache of 8 bits has xFormers take the same kernel, and vLLM copies what it gives (vllm/platforms/cuda.py:190-199,
-        vllm/attention/backends/xformers.py:534-566; not seen in a load, as the sampler is the peak).
+        With an 8-bit KV cache xFormers uses the same kernel, and vLLM copies its output (vllm/platforms/cuda.py:190-199,
+        vllm/attention/backends/xformers.py:534-566; not observed in a load, because the sampler is the peak).
         """
         config = self._config
         if compute_capability >= 8:

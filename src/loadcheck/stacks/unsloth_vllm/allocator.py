@@ -42,7 +42,7 @@ Formula = TypeVar("Formula", bound=Callable[..., Any])
 
 
 @contextmanager
-def counting(rule: Rule) -> Iterator[None]:
+def rounding_by(rule: Rule) -> Iterator[None]:
     """Count by another rule than unsloth's setting, as in a process that does not make it."""
     token = _rule.set(rule)
     try:
@@ -52,7 +52,7 @@ def counting(rule: Rule) -> Iterator[None]:
 
 
 def kept(maxsize: int) -> Callable[[Formula], Formula]:
-    """Keep what a formula gave, for each rule of counting: a search for settings asks for the same hundreds of times."""
+    """Keep what a formula gave, for each rule of rounding_by: a search for settings asks for the same hundreds of times."""
 
     def decorate(formula: Formula) -> Formula:
         @lru_cache(maxsize=maxsize)

@@ -1,4 +1,4 @@
-"""How far a measured figure may lie from the predicted one. Everything else is equal to the printed digit."""
+"""How far a measured figure may differ from its prediction. All other figures must be equal to the printed digit."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ KV_SLACK_BYTES = from_gib(0.02)
 BLOCKS_SLACK = 0.001
 GRAPH_SLACK = 0.15
 GRAPH_UNKNOWN = (0.50, 2.00)
-"""Shares of the prediction where the driver's memory for a graph's node is not known of the card: it is 8.2 kB on a T4 and 3.6 kB on
-Hopper, and with the one instead of the other the prediction moves to 0.65, or to 1.55 (32 graphs of Llama 3.1 8B on an H100, by
-stacks/unsloth_vllm/graphs.py); to 0.53 or 1.94 where the nodes are nearly all (SmolLM2-135M on an A100; on Hopper with 368 sequences)."""
+"""Shares of the prediction where the driver's memory per graph node is unknown for the card. It is 8.2 kB on a T4 and 3.6 kB on Hopper;
+with one instead of the other the prediction changes to 0.65 or 1.55 (32 graphs of Llama 3.1 8B on an H100, by
+stacks/unsloth_vllm/graphs.py), or to 0.53 or 1.94 where nearly all of it is nodes (SmolLM2-135M on an A100; on Hopper with 368 sequences)."""
 PEAK_SLACK = 0.03
 NON_TORCH_SLACK_BYTES = from_gib(0.05)
 NON_TORCH_SEEN_BYTES = (from_gib(-0.05), from_gib(0.25))
-"""Over all logs of fresh and warm processes: -0.01 to 0.16 GiB (shared T4, A10G, A100, H100, H200 logs)."""
+"""Over all logs of new and reused processes: -0.01 to 0.16 GiB (shared T4, A10G, A100, H100, H200 logs)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """What the rounding of a log leaves open of what a prediction started from, in bytes; nothing where it was read to the byte.
+    """The uncertainty, in bytes, of a prediction that starts from rounded numbers in a log; zero where they are known to the byte.
 
     Attributes:
-        budget_bytes: of the budget. The utilization is printed to 0.01 %: 8 MiB of a card of 80 GiB.
+        budget_bytes: of the budget. The utilization is printed to 0.01 %, which is 8 MiB of an 80 GiB card.
         non_torch_bytes: of non_torch, which is printed to 0.01 GiB.
-        block_bytes: a block of the KV cache, which has what the two leave.
+        block_bytes: the size of a block of the KV cache, which is affected by both.
     """
 
     budget_bytes: float = 0.0
@@ -45,7 +45,7 @@ EXACT = Rounding()
 
 
 def bands(figures: Figures, card: Card, rounding: Rounding = EXACT) -> dict[str, Band]:
-    """The band of each predicted figure that has one, by attribute; a wide one where its constant was never measured on this card."""
+    """The band of each predicted figure that has one, by attribute; a wide one where a constant was never measured on this card."""
     assert figures.kv_cache_bytes is not None and figures.num_gpu_blocks is not None
     assert figures.max_concurrency is not None
     found = {
@@ -59,9 +59,9 @@ def bands(figures: Figures, card: Card, rounding: Rounding = EXACT) -> dict[str,
     }
     if figures.peak_device_bytes is not None:
         found["peak_device_bytes"] = _within(figures.peak_device_bytes, PEAK_SLACK, "torch's cache keeps some slack")
-    if figures.cuda_graph_bytes:  # without graphs it is 0 to the byte
+    if figures.cuda_graph_bytes:  # without graphs it is exactly 0
         found["cuda_graph_bytes"] = _graphs(figures.cuda_graph_bytes, card)
-    if rounding.budget_bytes:  # else they are equal to the printed digit
+    if rounding.budget_bytes:  # otherwise they are equal to the printed digit
         for attribute in ("budget_bytes", "kv_estimate_bytes"):
             value = getattr(figures, attribute)
             if value is None:
@@ -73,7 +73,7 @@ def bands(figures: Figures, card: Card, rounding: Rounding = EXACT) -> dict[str,
 
 
 def _blocks(num_blocks: int, concurrency: float, rounding: Rounding) -> dict[str, Band]:
-    """A few blocks more or less, and as many as the rounding leaves open; so many requests, in proportion."""
+    """Both vary in proportion, by a few blocks or by the rounding, whichever is more."""
     share = max(BLOCKS_SLACK, rounding.blocks / max(num_blocks, 1))
     return {
         "num_gpu_blocks": _within(num_blocks, share, "non_torch moves by a few blocks"),

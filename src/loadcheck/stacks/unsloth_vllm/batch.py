@@ -11,7 +11,7 @@ from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, extended_vocab, h
 SAMPLER = "vllm/model_executor/layers/sampler.py"
 
 
-def drawn_batch(config: ModelConfig, num_tokens: int, num_seqs: int, compute_capability: float) -> Term:
+def sampled_batch(config: ModelConfig, num_tokens: int, num_seqs: int, compute_capability: float) -> Term:
     """The peak of torch's allocated bytes of a step whose answers are drawn by temperature alone, as vLLM's defaults do.
 
     vLLM's profile run (activation.sampler_peak) sorts the logits for top-k and top-p besides; without either nothing is sorted. On an H100

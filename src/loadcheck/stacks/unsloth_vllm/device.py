@@ -1,4 +1,4 @@
-"""What the card holds, by the driver and by torch."""
+"""Device memory as reported by the driver and by torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from loadcheck.stacks.recorder import Recorder
 
 
 def memory_now() -> dict[str, int]:
-    """The device's memory and torch's, in bytes. The peaks count from vLLM's profile run on, which resets them."""
+    """The device's and torch's memory in bytes. Peaks count from vLLM's profile run, which resets them."""
     import torch
 
     free, total = torch.cuda.mem_get_info()
@@ -30,10 +30,10 @@ def memory_now() -> dict[str, int]:
 
 
 def record_device(recorder: Recorder) -> None:
-    """What the prediction starts from: memory with the CUDA context there and nothing loaded."""
+    """Record what the prediction starts from: the memory with the CUDA context and nothing loaded."""
     import torch
 
-    free, total = torch.cuda.mem_get_info()  # makes the context if there is none
+    free, total = torch.cuda.mem_get_info()  # creates the context if there is none
     major, minor = torch.cuda.get_device_capability()
     recorder.record(
         Device(
@@ -48,9 +48,9 @@ def record_device(recorder: Recorder) -> None:
 
 
 def record_ram(recorder: Recorder, then: Callable[[], None]) -> None:
-    """Have the RAM said that unsloth finds when it decides on the swap space (unsloth_zoo/vllm_utils.py:931); what takes some of it comes `then`.
+    """Record the RAM that unsloth finds when it decides on the swap space (unsloth_zoo/vllm_utils.py:931), then call `then`, which may use some.
 
-    Since `record_device` a load beside this one may have taken some of it.
+    A load beside this one may have used some since `record_device`.
     """
     from unsloth_zoo import vllm_utils
 
@@ -64,20 +64,20 @@ def record_ram(recorder: Recorder, then: Callable[[], None]) -> None:
 
 
 def check_first_gpu() -> None:
-    """Refuse a pinned GPU of another capability than the host's first, which vLLM takes for it: its entry 0 is NVML's.
+    """Refuse a pinned GPU of another compute capability than the host's first GPU, whose properties vLLM would use: it asks NVML for index 0.
 
-    vllm/platforms/cuda.py:39-52, 245-255. It would choose kernels and types of the other card.
+    vllm/platforms/cuda.py:39-52, 245-255. It would choose kernels and dtypes for the wrong card.
     """
     pinned = os.environ.get(PIN)
     own, first = (None, None) if not pinned else _capabilities(pinned)
     if own != first:
-        what = f"it can do {own}, and this host's first GPU {first}, which vLLM 0.7.2 takes for it"
-        remedy = "start it in a container that has this GPU alone: --gpus device=UUID"
+        what = f"its compute capability is {own}, but vLLM 0.7.2 uses that of this host's first GPU, {first}"
+        remedy = "start it in a container with this GPU alone: --gpus device=UUID"
         raise UnsupportedMachine(Problem("environment", what, remedy, PIN))
 
 
 def _capabilities(uuid: str) -> tuple[str | None, str | None]:
-    """Of the GPU of this UUID, and of the first, by NVML; None twice where it cannot be asked, as CUDA will say why."""
+    """The compute capabilities of this GPU and of the first one, by NVML; None twice if NVML fails, as CUDA will report why."""
     import pynvml
 
     try:
@@ -100,7 +100,7 @@ def _driver_version() -> str:
 
 
 def record_peak(recorder: Recorder) -> None:
-    """The most device memory that was in use: torch's own peak, and what is in use now besides torch's."""
+    """Record the peak device memory: torch's own peak plus what is in use now outside torch."""
     memory = memory_now()
     besides = memory["used_bytes"] - memory["reserved_bytes"]
     recorder.record(Peak(peak_device_bytes=besides + memory["peak_reserved_bytes"], **memory))

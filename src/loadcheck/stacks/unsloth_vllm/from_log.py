@@ -1,4 +1,4 @@
-"""The prediction that a log is judged by: from its own card, free memory and settings, or from the plan of unsloth that it prints."""
+"""The prediction that a log is judged by: from the log's own card, free memory and settings, or from the unsloth plan that it prints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from loadcheck.stacks.unsloth_vllm.plan import SWAP_BEYOND, SWAP_LADDER, EngineP
 from loadcheck.stacks.unsloth_vllm.prediction import engine_figures, plan_of, predict_from_plan
 from loadcheck.units import GIB
 
-# Predicted from what a bare log says itself, so equal by construction and no check.
+# A bare log provides these, and the prediction starts from them, so comparing them would prove nothing.
 _GIVEN_BY_LOG = (
     "gpu_memory_utilization_pct",
     "kv_estimate_bytes",
@@ -38,12 +38,12 @@ _GIVEN_BY_LOG = (
 
 
 def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None) -> FromLog:
-    """What should have been printed; without a profile, only what follows from the plan that the log prints.
+    """The figures that the log should contain; without a profile, only those that follow from the plan that the log prints.
 
-    Rank and targets of a log of no known profile are not known, and what depends on them is not predicted.
+    Without a profile, rank and target modules are unknown, and what depends on them is not predicted.
 
     Args:
-        gpu: the card's key in env/gpus.toml; None for a card that is not there.
+        gpu: the card's key in env/gpus.toml; None for a card that is not in it.
     """
     dtype = attempt.reading("kv_cache_dtype")
     size = number_bytes(None if dtype is None else str(dtype.value))
@@ -57,7 +57,7 @@ def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | N
         ram, swap = log.ram_available_bytes(), log.swap_bytes()
         case = Case(config=config, profile=profile, card=card, ram_available_bytes=ram)
         figures = predict_from_plan(case, plan_of(case, None if ram is not None else swap or 0)).figures
-        if ram is None and swap is None:  # nothing says how much RAM there was
+        if ram is None and swap is None:  # the available RAM is unknown
             figures = dataclasses.replace(figures, swap_bytes=None, num_cpu_blocks=None)
         return FromLog(figures, log.bands(figures), case=case)
     printed = log.plan()
@@ -68,7 +68,7 @@ def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | N
 
 
 class Memory(NamedTuple):
-    """What is there before a load: of the card in all, free of it, and free of the host's."""
+    """The memory before a load: the card's total and free memory, and the host's available RAM."""
 
     total_bytes: int
     free_bytes: int
@@ -77,7 +77,7 @@ class Memory(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LogFacts:
-    """What one attempt prints of card, free memory and plan."""
+    """What one attempt logs about the card, its free memory and the plan."""
 
     attempt: Attempt
     config: ModelConfig
@@ -85,21 +85,19 @@ class LogFacts:
     gpu: str | None
 
     def device(self) -> Memory | None:
-        """What our engine read from the device before the load; None for a log from elsewhere, or with numbers that are none."""
+        """What our engine measured before the load; None for a foreign log, or where a number is missing."""
         event = self.attempt.last(Device)
         if event is None or not (event.device_total_bytes and event.device_free_bytes and event.ram_available_bytes):
             return None
         return Memory(event.device_total_bytes, event.device_free_bytes, event.ram_available_bytes)
 
     def ram_available_bytes(self) -> int | None:
-        """As unsloth found it, else as our engine did a little before; None for a log from elsewhere."""
+        """As unsloth found it, else as our engine did shortly before; None for a foreign log."""
         device, found = self.device(), self.attempt.last(RamFound)
         return None if device is None else (found and found.ram_available_bytes) or device.ram_available_bytes
 
     def swap_bytes(self) -> int | None:
-        """The swap space that the log prints, where unsloth asks for as much on some machine, else the most that it asks for; None
-        where the log does not say.
-        """
+        """The logged swap space if unsloth requests that amount on some machine, else the largest that it requests; None if not logged."""
         reading = self.attempt.reading("swap_bytes")
         if reading is None:
             return None
@@ -107,7 +105,7 @@ class LogFacts:
         return GIB * (printed if printed in [step for _, step in SWAP_LADDER] else SWAP_BEYOND)
 
     def plan(self) -> EnginePlan | None:
-        """unsloth's plan as the log prints it; None where a part of it is missing or no number of anything."""
+        """unsloth's plan as logged; None where a part of it is missing or invalid."""
         names = ("gpu_memory_utilization_pct", "max_model_len", "max_num_seqs", "swap_bytes")
         readings = [self.attempt.reading(name) for name in names]
         if any(reading is None for reading in readings):
@@ -119,7 +117,7 @@ class LogFacts:
         return EnginePlan(utilization / 100, 0.0, int(length), int(sequences), int(swap), captures_graphs=graphs)
 
     def card(self) -> Card | None:
-        """The card of this very load, with the non_torch that it measured: the figures after it follow from it."""
+        """The card of this load, with the measured non_torch, on which the later figures depend."""
         card = self.card_before_non_torch()
         reading = self.attempt.reading("non_torch_bytes")
         if card is None or reading is None:
@@ -129,7 +127,7 @@ class LogFacts:
         return dataclasses.replace(card, non_torch_bytes=int(reading.value))
 
     def card_before_non_torch(self) -> Card | None:
-        """The card as env/gpus.toml knows it, with the memory that the log says; None where it does not."""
+        """The card as in env/gpus.toml, with the logged memory; None where the log does not say."""
         name, capability = self.attempt.reading("gpu_name"), self.attempt.reading("compute_capability")
         if name is None or capability is None:
             return None
@@ -141,10 +139,10 @@ class LogFacts:
         )
         if total_read is None or utilization is None or int(total_read.value) <= 0:
             return None
-        return self._card_from_elsewhere(str(name.value), str(capability.value), total_read, utilization)
+        return self._card_of_foreign_log(str(name.value), str(capability.value), total_read, utilization)
 
-    def _card_from_elsewhere(self, name: str, capability: str, total: Reading, utilization: Reading) -> Card:
-        """The table's memory where the utilization fits that; else as much is free as the utilization implies."""
+    def _card_of_foreign_log(self, name: str, capability: str, total: Reading, utilization: Reading) -> Card:
+        """With the table's memory if the utilization agrees with it; else the free memory follows from the utilization."""
         share = None if self.profile is None else self.profile.gpu_memory_utilization
         total_bytes = int(total.value)
         known = self._known_card()
@@ -152,7 +150,7 @@ class LogFacts:
             if share is not None and utilization.agrees(100 * share * known.free_bytes / known.total_bytes):
                 return dataclasses.replace(known, name=name)
             total_bytes = known.total_bytes
-        # nothing is predicted from what is free where the share of it is not known
+        # without a profile the share is unknown, but then nothing is predicted from the free memory
         free_bytes = total_bytes if share is None else round(float(utilization.value) / 100 * total_bytes / share)
         return card_from_device(name, capability, total_bytes, free_bytes)
 
@@ -163,12 +161,12 @@ class LogFacts:
             return None
 
     def bands(self, figures: Figures) -> dict[str, Band]:
-        """The bands of these figures on this card, widened by what the log's rounding leaves open."""
+        """The bands of these figures on this card, widened by the log's rounding."""
         card = self.card_before_non_torch()
         return bands(figures, card, self._rounding()) if card is not None else {}
 
     def _rounding(self) -> Rounding:
-        """What this log's rounding leaves open: of non_torch always, and of free memory where no engine of ours read it."""
+        """The uncertainty from this log's rounding: always of non_torch, and of the free memory unless our engine measured it."""
         card = self.card()
         if card is None:
             return EXACT
@@ -182,7 +180,7 @@ class LogFacts:
 
 
 MODELLED = ("0.7.1", "0.7.2")
-"""Releases of vLLM whose memory figures the formulas hold for; from 0.8 on, the LoRA slots are counted as weights."""
+"""The releases of vLLM that the formulas hold for; from 0.8 on, LoRA slots are counted as weights."""
 
 
 def why_not_predicted(attempt: Attempt) -> str:

@@ -1,4 +1,4 @@
-"""What must hold between the figures that unsloth and vLLM's V0 engine print, whatever the model, the GPU and the settings."""
+"""Equations that hold between the figures that unsloth and vLLM's V0 engine print, for any model, GPU and settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_budget(evidence: Evidence) -> Iterator[Finding]:
 
 
 def check_kv_cache(evidence: Evidence) -> Iterator[Finding]:
-    """What the budget leaves."""
+    """The KV cache is what the budget leaves."""
     parts = ("budget_bytes", "weights_bytes", "non_torch_bytes", "activation_peak_bytes")
     if intervals := intervals_of(evidence, *parts):
         formula = "kv_cache = budget − weights − non_torch − activation_peak, ± 0.02 GiB"
@@ -37,7 +37,7 @@ def check_kv_cache(evidence: Evidence) -> Iterator[Finding]:
 
 
 def check_kv_cache_of_0_6_4(evidence: Evidence) -> Iterator[Finding]:
-    """Its line has no budget, and the weights are within torch's peak (vllm/worker/worker.py at 0.6.4)."""
+    """0.6.4 prints no budget, and counts the weights in torch's peak (vllm/worker/worker.py at 0.6.4)."""
     parts = ("gpu_total_bytes", "gpu_memory_utilization_pct", "peak_torch_bytes", "non_torch_bytes")
     if intervals := intervals_of(evidence, *parts):
         total, share, peak, non_torch = intervals
@@ -47,7 +47,7 @@ def check_kv_cache_of_0_6_4(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _block_bytes(evidence: Evidence) -> tuple[float, str] | None:
-    """Bytes of one KV block: of the named model where it is known, else what the log's own swap space implies."""
+    """Bytes of one KV block: by the named model if it is known, else as implied by the log's own swap space."""
     dtype = evidence.attempt.reading("kv_cache_dtype")
     size = number_bytes(None if dtype is None else str(dtype.value))
     if (model := evidence.model) is not None and size is not None:
@@ -60,11 +60,11 @@ def _block_bytes(evidence: Evidence) -> tuple[float, str] | None:
 
 
 def check_gpu_blocks(evidence: Evidence) -> Iterator[Finding]:
-    """Blocks of the cache, of the named model's size or of what the swap space implies."""
+    """The number of KV blocks follows from the cache's size."""
     size = _block_bytes(evidence)
     if size and not evidence.is_parallel and (intervals := intervals_of(evidence, "kv_cache_bytes")):
         kv = intervals[0].scaled(1 / size[0])
-        # vllm/worker/worker.py:245-249 at 0.7.2: int(kv // block bytes), not below 0
+        # vllm/worker/worker.py:245-249 at 0.7.2: int(kv // block bytes), at least 0
         blocks = Interval(max(kv.low // 1, 0), max(kv.high // 1, 0))
         formula = f"num_gpu_blocks = ⌊kv_cache / block⌋, block {size[0] / 1024:.1f} KiB {size[1]}"
         yield from compare(evidence, "num_gpu_blocks", blocks, formula, WRONG_MODEL)
@@ -74,28 +74,28 @@ WRONG_MODEL = "the log names another model than it loaded, or was edited; give t
 
 
 def check_cpu_blocks(evidence: Evidence) -> Iterator[Finding]:
-    """Blocks of the swap space, likewise."""
+    """The number of CPU blocks follows from the swap space."""
     size = _block_bytes(evidence)
     if size and not evidence.is_parallel and (intervals := intervals_of(evidence, "swap_bytes")):
-        middle = (intervals[0].low + intervals[0].high) / 2  # a whole number of GiB, not a rounded one
+        middle = (intervals[0].low + intervals[0].high) / 2  # an exact number of GiB, not a rounded one
         blocks = (middle + 0.5) // size[0]
         formula = f"num_cpu_blocks = ⌊swap / block⌋, block {size[0] / 1024:.1f} KiB {size[1]}"
         yield from compare(evidence, "num_cpu_blocks", Interval(blocks, blocks), formula, WRONG_MODEL)
 
 
 def check_concurrency(evidence: Evidence) -> Iterator[Finding]:
-    """Requests of full length that the blocks hold."""
+    """How many requests of full length the blocks hold."""
     if intervals := intervals_of(evidence, "num_gpu_blocks", "max_model_len"):
         blocks, length = intervals
         if length.low <= 0:
-            return  # no length at all, which other checks name
+            return  # an invalid length, which other checks report
         ratio = blocks.scaled(BLOCK_TOKENS / length.low)
         formula = f"max_concurrency = num_gpu_blocks × {BLOCK_TOKENS} / max_model_len"
         yield from compare(evidence, "max_concurrency", ratio, formula)
 
 
 def check_room(evidence: Evidence) -> Iterator[Finding]:
-    """The cache holds at least one request of full length (vllm/worker/worker.py:532-549 at 0.7.2)."""
+    """The KV cache holds at least one request of full length (vllm/worker/worker.py:532-549 at 0.7.2)."""
     blocks, length = evidence.attempt.reading("num_gpu_blocks"), evidence.attempt.reading("max_model_len")
     if blocks is None or length is None:
         return
@@ -111,7 +111,7 @@ def check_room(evidence: Evidence) -> Iterator[Finding]:
 
 
 def check_graphs(evidence: Evidence) -> Iterator[Finding]:
-    """The sizes that vLLM captures graphs of for so many sequences; none with enforce_eager."""
+    """The batch sizes for which vLLM captures graphs at this number of sequences; none with enforce_eager."""
     reading = evidence.attempt.reading("max_num_seqs")
     if reading is None:
         return
@@ -128,13 +128,13 @@ def check_graphs(evidence: Evidence) -> Iterator[Finding]:
 
 
 def pinned_unsloth_zoo(attempt: Attempt) -> bool:
-    """Whether the log is of the unsloth month whose plan we know; its ladder and lengths changed later."""
+    """Whether the log is of the pinned month of unsloth, whose plan is known; its ladder and lengths changed later."""
     reading = attempt.reading("unsloth")
     return reading is not None and str(reading.value).startswith(load_versions().version("unsloth").rsplit(".", 1)[0])
 
 
 def check_sequences(evidence: Evidence) -> Iterator[Finding]:
-    """unsloth's ladder from the KV estimate to the sequences; a retry has its own number."""
+    """unsloth's ladder maps the KV estimate to the number of sequences; a retry has its own number."""
     estimate, share = evidence.attempt.reading("kv_estimate_bytes"), evidence.attempt.reading("conservativeness")
     if (
         estimate is None
@@ -152,15 +152,15 @@ def check_sequences(evidence: Evidence) -> Iterator[Finding]:
 
 
 def check_lengths(evidence: Evidence) -> Iterator[Finding]:
-    """unsloth makes the two equal (unsloth_zoo/vllm_utils.py:846-880)."""
+    """unsloth sets the two to the same value (unsloth_zoo/vllm_utils.py:846-880)."""
     if pinned_unsloth_zoo(evidence.attempt) and (intervals := intervals_of(evidence, "max_model_len")):
         yield from compare(evidence, "chunked_prefill_tokens", intervals[0], "chunked_prefill_tokens = max_model_len")
 
 
 def check_times(evidence: Evidence) -> Iterator[Finding]:
-    """No time is negative, and the engine's start lasts as long as what it consists of (vllm/engine/llm_engine.py:409-432 at 0.7.2).
+    """No time is negative, and the engine's start is at least as long as its parts (vllm/engine/llm_engine.py:409-432 at 0.7.2).
 
-    The capture's seconds are printed whole (vllm/worker/model_runner.py:1562).
+    The capture time is printed in whole seconds (vllm/worker/model_runner.py:1562).
     """
     for attribute in ("weights_load_s", "profile_s", "graph_capture_s", "engine_init_s"):
         reading = evidence.attempt.reading(attribute)
@@ -173,11 +173,11 @@ def check_times(evidence: Evidence) -> Iterator[Finding]:
     start = evidence.attempt.reading("engine_init_s")
     if start is not None and inside > 0:
         yield evidence.finding(start, Check.IDENTITY, Interval.of(start).high >= inside, low=round(inside, 2), remedy=EDITED,
-                               why="the engine's start takes no less than the memory profile and the graph capture in it")  # fmt: skip
+                               why="the engine's start includes the memory profile and the graph capture, and takes at least as long")  # fmt: skip
 
 
 def check_dtype(evidence: Evidence) -> Iterator[Finding]:
-    """unsloth takes bfloat16 from compute capability 8.0 on, float16 below (unsloth_zoo/vllm_utils.py:855-865)."""
+    """unsloth uses bfloat16 from compute capability 8.0 on, float16 below (unsloth_zoo/vllm_utils.py:855-865)."""
     reading, capability = evidence.attempt.reading("dtype"), evidence.attempt.reading("compute_capability")
     if reading is None or capability is None:
         return
@@ -187,7 +187,7 @@ def check_dtype(evidence: Evidence) -> Iterator[Finding]:
 
 
 def check_model(evidence: Evidence) -> Iterator[Finding]:
-    """The named model's own family and number of layers."""
+    """The log shows the named model's family and number of layers."""
     model = evidence.model
     if model is None:
         return
@@ -203,7 +203,7 @@ def check_model(evidence: Evidence) -> Iterator[Finding]:
 
 
 def check_patched(evidence: Evidence) -> Iterator[Finding]:
-    """unsloth patches a group of linears in every layer, or in none and says why (unsloth/models/llama.py:2529-2603 at 2025.2.5)."""
+    """unsloth patches a group of linears in every layer, or in none and prints why (unsloth/models/llama.py:2529-2603 at 2025.2.5)."""
     attempt = evidence.attempt
     layers = attempt.reading("patched_layers")
     if layers is None:
@@ -222,7 +222,7 @@ def check_patched(evidence: Evidence) -> Iterator[Finding]:
 
 
 def check_estimate(evidence: Evidence) -> Iterator[Finding]:
-    """unsloth's KV estimate, where no profile says the rank: of one of the ranks that vLLM takes, at the printed utilization."""
+    """Without a profile: unsloth's KV estimate belongs to one of the ranks that vLLM accepts, at the printed utilization."""
     reading = evidence.attempt.reading("kv_estimate_bytes")
     if (
         reading is None
@@ -237,7 +237,7 @@ def check_estimate(evidence: Evidence) -> Iterator[Finding]:
     fits = " or ".join(str(rank) for rank in ranks)
     yield evidence.finding(reading, Check.IDENTITY, bool(ranks),
                            why=f"unsloth's estimate at this utilization with max_lora_rank {fits}" if ranks else
-                           f"unsloth's estimate at this utilization is another one, whatever max_lora_rank is ({_RANKS})",
+                           f"unsloth's estimate at this utilization differs for every max_lora_rank ({_RANKS})",
                            remedy="" if ranks else EDITED)  # fmt: skip
 
 
@@ -245,9 +245,9 @@ _RANKS = ", ".join(str(rank) for rank in VLLM_LORA_RANKS)
 
 
 def fitting_ranks(attempt: Attempt, config: ModelConfig) -> list[int] | None:
-    """The max_lora_rank that the printed KV estimate can be of; None where the log says too little.
+    """The values of max_lora_rank that are consistent with the printed KV estimate; None where the log says too little.
 
-    The estimate is what the budget leaves beside unsloth's guess of the model's size, adapters included (vllm_utils.py:722-770).
+    The estimate is the budget minus unsloth's guess of the model's size, adapters included (vllm_utils.py:722-770).
     """
     estimate, share = attempt.reading("kv_estimate_bytes"), attempt.reading("gpu_memory_utilization_pct")
     total = attempt.reading("gpu_total_bytes")
@@ -264,12 +264,12 @@ def fitting_ranks(attempt: Attempt, config: ModelConfig) -> list[int] | None:
 
 
 def ranks_in_log(attempt: Attempt, config: ModelConfig) -> tuple[int, ...]:
-    """The max_lora_rank that the log's KV estimate can be of; empty where it is of another month's unsloth, or says too little."""
+    """The same for the pinned month of unsloth; empty for another month, or where the log says too little."""
     return tuple(fitting_ranks(attempt, config) or ()) if pinned_unsloth_zoo(attempt) else ()
 
 
 def check_trainable(evidence: Evidence) -> Iterator[Finding]:
-    """Where no profile says rank and targets: of some rank, for some of the linears of every layer."""
+    """Without a profile: the number belongs to some rank, for some of the linears in every layer."""
     reading, config = evidence.attempt.reading("trainable_params"), evidence.config
     if reading is None or config is None or evidence.profile is not None:
         return
@@ -282,4 +282,4 @@ IDENTITIES: tuple[Identity, ...] = (
     check_budget, check_kv_cache, check_kv_cache_of_0_6_4, check_gpu_blocks, check_cpu_blocks, check_concurrency, check_room,
     check_graphs, check_sequences, check_lengths, check_times, check_dtype, check_model, check_patched, check_estimate, check_trainable,
 )  # fmt: skip
-"""In the order in which they are judged."""
+"""In the order in which they are checked."""

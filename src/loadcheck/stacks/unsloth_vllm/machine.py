@@ -1,4 +1,4 @@
-"""What this stack needs of a machine and of its environment, beside what doctor looks at for every one."""
+"""What this stack needs of a machine and its environment, beyond doctor's general checks."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ CHANGING = {
     "UNSLOTH_VLLM_STANDBY": "standby",
     "BNB_CUDA_VERSION": "bitsandbytes-library",
 }
-"""Variables that change a load, each with its trouble."""
+"""Variables that change a load, each with its entry in env/troubles.toml."""
 VARIABLES = (*CHANGING, "PYTORCH_CUDA_ALLOC_CONF")
 UUIDS = ("GPU-", "MIG-")
 SUFFIX = "-bnb-4bit"
-MOST_SWAP_SHARE = 0.7
+MAX_SWAP_SHARE = 0.7
 """Of the host's memory (vllm/config.py:1145 at 0.7.2)."""
 
 
 def check_swap(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
-    """The host's memory against vLLM's swap space."""
+    """Whether the host's memory suffices for vLLM's swap space."""
     needed = swap_space_bytes(machine.ram_available_bytes)
-    if needed > MOST_SWAP_SHARE * machine.ram_total_bytes:
+    if needed > MAX_SWAP_SHARE * machine.ram_total_bytes:
         what = f"vLLM's swap space of {show_bytes(needed)} is over 70 % of {show_bytes(machine.ram_total_bytes)}"
         yield problem("ram", what, "swap-too-large", cannot=True)
         return
@@ -46,7 +46,7 @@ def check_swap(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
 
 
 def check_at_work(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
-    """What may go wrong after a load that fits: by the card, or by settings that leave too little."""
+    """What may fail after a load that fits, because of the card, or because the settings leave too little memory."""
     gpu = machine.gpu
     if gpu is None:
         return
@@ -55,17 +55,20 @@ def check_at_work(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
         return
     of_card = tuple(known_warnings(card))
     for what in of_card:
-        why, remedy = "the load itself may pass, and the engine die at a later prompt", "take a card of 7.5 or newer"
+        why, remedy = (
+            "the load itself may pass, but the engine may die at a later prompt",
+            "take a card of 7.5 or newer",
+        )
         yield Finding(check="capability", level=Level.WARNING, what=what, why=why, remedy=remedy,
                       references=("vllm/attention/ops/prefix_prefill.py",))  # fmt: skip
     case = Case(config=plan.config, profile=plan.profile, card=card, ram_available_bytes=machine.ram_available_bytes)
     for what in (each for each in predict(case).warnings if each not in of_card):
-        why, remedy = "the load itself fits, and answers once", "loadcheck fit finds settings for work"
+        why, remedy = "the load itself fits, and answers once", "`loadcheck fit` finds settings that hold a full batch"
         yield Finding(check="memory", level=Level.WARNING, what=what, why=why, remedy=remedy)
 
 
 def check_pinned_memory(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
-    """unsloth's own checkpointing moves activations to pinned host memory, of which WSL2 gives little (unsloth_zoo/gradient_checkpointing.py)."""
+    """unsloth's own checkpointing moves activations to pinned host memory, of which WSL2 offers little (unsloth_zoo/gradient_checkpointing.py)."""
     adapters = plan.profile.adapters
     if machine.is_wsl and adapters is not None and adapters.use_gradient_checkpointing == "unsloth":
         what = 'this is WSL2, and the profile has use_gradient_checkpointing = "unsloth"'
@@ -73,17 +76,17 @@ def check_pinned_memory(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
 
 
 def check_xformers_edit(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
-    """Unsloth's own edit of xformers: made at its first import where it may write there."""
+    """unsloth's edit of xformers, made on its first import if the file is writable."""
     if machine.has_edited_xformers is True:
-        yield ok("xformers-edit", "xformers/ops/fmha/cutlass.py holds unsloth's edit (num_splits_key=None)",
+        yield ok("xformers-edit", "xformers/ops/fmha/cutlass.py has unsloth's edit (num_splits_key=None)",
                  "unsloth/__init__.py:98-117 makes it at import")  # fmt: skip
     elif machine.has_edited_xformers is False:
-        yield ok("xformers-edit", "xformers/ops/fmha/cutlass.py is as in its wheel; unsloth will edit it at its first import",
-                 "unsloth/__init__.py:98-117, silently not where it may not write; it moves no memory figure")  # fmt: skip
+        yield ok("xformers-edit", "xformers/ops/fmha/cutlass.py is unchanged; unsloth will edit it on its first import",
+                 "unsloth/__init__.py:98-117, silently skipped where the file is not writable; it changes no memory figure")  # fmt: skip
 
 
 def check_visible_devices(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
-    """The forms of CUDA_VISIBLE_DEVICES that unsloth_zoo 2025.2.4 breaks with."""
+    """The values of CUDA_VISIBLE_DEVICES that break unsloth_zoo 2025.2.4."""
     value = machine.variables.get("CUDA_VISIBLE_DEVICES")
     if value in (None, "0"):
         yield ok("visible-devices", "CUDA_VISIBLE_DEVICES is " + ("not set" if value is None else "0"))
@@ -97,14 +100,14 @@ def _why_it_breaks(value: str) -> str:
     if not value.strip() or value.startswith("-"):
         return "no GPU is visible"
     if value.startswith(UUIDS):
-        return f"torch knows no device cuda:{value.partition(',')[0]}"
+        return f"torch has no device cuda:{value.partition(',')[0]}"
     if value.startswith("0,"):
-        return "unsloth takes the first and warns of the others; this engine refuses it"
-    return f"the one visible GPU is cuda:0, and cuda:{value.partition(',')[0]} is asked for"
+        return "unsloth uses the first and warns about the others; this engine refuses it"
+    return f"the only visible GPU is cuda:0, but cuda:{value.partition(',')[0]} is requested"
 
 
 def check_variables(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
-    """Variables that change a load, whether the engine unsets them or not."""
+    """Variables that change a load, including those that the engine unsets."""
     for name, trouble_id in CHANGING.items():
         if machine.variables.get(name):
             yield warning("variables", f"{name} is set", trouble_id)
@@ -115,41 +118,41 @@ def check_variables(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
 
 
 def check_model_name(_: Machine, plan: LoadPlan) -> Iterator[Finding]:
-    """Whether unsloth will quantize what it loads: under vLLM it goes by the end of the name alone (vllm_utils.py:869)."""
+    """Whether unsloth will quantize the model: with vLLM it looks only at the end of the name (vllm_utils.py:869)."""
     profile = plan.profile
     if not profile.fast_inference:
         return
     if profile.weights != "local":
         yield from _other_checkpoint(profile)
         yield ok("model-name", f"{plan.model_name} in {plan.quantization}, from a directory that is named accordingly",
-                 f"this unsloth quantizes only what is named …{SUFFIX}, whatever load_in_4bit says")  # fmt: skip
+                 f"this unsloth quantizes only models named …{SUFFIX}, whatever load_in_4bit says")  # fmt: skip
         return
     name = Path(profile.model).expanduser().resolve().name
     named, quantized = name.lower().endswith(SUFFIX), plan.quantization == "nf4"
     if quantized and not named:
         yield problem(
-            "model-name", f"{name} is quantized, and its name does not end in {SUFFIX}", "name-without-suffix"
+            "model-name", f"{name} is quantized, but its name does not end in {SUFFIX}", "name-without-suffix"
         )
     elif named and not quantized:
-        yield problem("model-name", f"{name} ends in {SUFFIX}, and its config.json has no quantization",
+        yield problem("model-name", f"{name} ends in {SUFFIX}, but its config.json has no quantization",
                       "suffix-without-quantization")  # fmt: skip
     elif profile.load_in_4bit and not named:
-        yield problem("model-name", f"{name} will load in 16 bits, load_in_4bit or not", "silent-16bit")
+        yield problem("model-name", f"{name} will load in 16 bits, whatever load_in_4bit says", "silent-16bit")
     else:
         yield ok("model-name", f"{name} will load in {plan.quantization}, as its name says")
 
 
 def _other_checkpoint(profile: Profile) -> Iterator[Finding]:
-    """A script that gives unsloth this name loads a dynamic quant; a load of ours takes the plain checkpoint from a folder."""
+    """A script that passes this name to unsloth loads a dynamic quant; our load uses the plain checkpoint from a folder."""
     loaded = loaded_for(profile.model, profile.load_in_4bit)
     if "/" in profile.model and is_dynamic(loaded) and not is_dynamic(profile.model):
         yield Finding(check="model-name", level=Level.WARNING,
                       what=f"for {profile.model} unsloth itself loads {loaded}",
-                      why="its own table of names sends it there (unsloth/models/mapper.py), so a script's figures may be others",
-                      remedy="use_exact_model_name=True in a script; `loadcheck load` takes the plain one, from a folder",
+                      why="its table of names maps it there (unsloth/models/mapper.py), so a script's figures may differ",
+                      remedy="use_exact_model_name=True in a script; `loadcheck load` uses the plain one, from a folder",
                       references=("unsloth/models/loader_utils.py:23-120",))  # fmt: skip
 
 
 WITHOUT_ENGINE: tuple[Check, ...] = (check_pinned_memory, check_xformers_edit, check_visible_devices, check_variables)
-"""Of a load by unsloth that leaves vLLM out."""
+"""For a load by unsloth without vLLM."""
 CHECKS: tuple[Check, ...] = (check_swap, check_at_work, *WITHOUT_ENGINE, check_model_name)

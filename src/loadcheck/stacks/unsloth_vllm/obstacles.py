@@ -1,4 +1,4 @@
-"""What keeps a load from succeeding, in the engine's own order and words, and what would help."""
+"""Why a load would fail, in the engine's order and words, and the remedies."""
 
 from __future__ import annotations
 
@@ -21,27 +21,29 @@ from loadcheck.units import show_bytes
 
 
 def obstacles(case: Case, plan: EnginePlan, budget: Budget, account: MemoryAccount) -> Iterator[Obstacle]:
-    """What will keep the load from succeeding, in the order in which the engine would meet it."""
+    """The reasons why the load would fail, in the order in which the engine would hit them."""
     card, profile = case.gpu, case.profile
     if card.refused is not None:
-        says = (
+        message = (
             "Unsloth: Your GPU is too old!"
             if card.compute_capability < MIN_CAPABILITY
             else "no kernel image is available"
         )
         yield Obstacle(
-            f"{card.name} cannot run this stack: {card.refused}", says, "take a card of compute capability 7.5 to 9.0"
+            f"{card.name} cannot run this stack: {card.refused}",
+            message,
+            "take a card of compute capability 7.5 to 9.0",
         )
     yield from refusals(case)
     cause = _too_large(case, plan, budget, account)
     too_full = account.peak.num_bytes > card.total_bytes
     if plan.cut_from is not None and cause is None:
-        yield _cut(plan, too_full)
+        yield _length_cut(plan, too_full)
     yield from _sequences_obstacles(profile, plan)
-    if cause is not None:  # what else is short is short for that
+    if cause is not None:  # any other shortage follows from this one
         yield cause
         return
-    no_cache = no_cache_of(plan, budget, too_full)
+    no_cache = kv_cache_obstacle(plan, budget, too_full)
     if no_cache is not None:
         yield no_cache
     if too_full:
@@ -49,7 +51,7 @@ def obstacles(case: Case, plan: EnginePlan, budget: Budget, account: MemoryAccou
 
 
 def _sequences_obstacles(profile: Profile, plan: EnginePlan) -> Iterator[Obstacle]:
-    """Too many sequences for the batch, or none."""
+    """More sequences than the batch has tokens, or none."""
     if plan.max_model_len < plan.max_num_seqs:
         yield Obstacle(  # vllm/config.py:1574-1578
             f"max_seq_length {plan.max_model_len} is below the number of sequences {plan.max_num_seqs}",
@@ -65,11 +67,11 @@ def _sequences_obstacles(profile: Profile, plan: EnginePlan) -> Iterator[Obstacl
         )
 
 
-# --------------------------------------------------------------------------------------- more than any utilization can give
+# ------------------------------------------------------------------------------- more memory than any utilization can provide
 
 
 def _too_large(case: Case, plan: EnginePlan, budget: Budget, account: MemoryAccount) -> Obstacle | None:
-    """The one cause where no gpu_memory_utilization helps: the weights, the profile run, or what unsloth keeps for training."""
+    """The cause where no gpu_memory_utilization helps: the weights, the profile run, or what unsloth reserves for training."""
     config, profile, card = case.config, case.profile, case.gpu
     model, free = budget.weights.num_bytes, card.free_bytes
     if model + budget.non_torch_bytes > free:
@@ -94,7 +96,7 @@ def _too_large(case: Case, plan: EnginePlan, budget: Budget, account: MemoryAcco
         if not most:
             kept = f"all {kept}"
         return Obstacle(
-            f"unsloth keeps {kept} of the card for training on max_seq_length {profile.max_seq_length}: {left} is left for vLLM, "
+            f"unsloth reserves {kept} of the card for training on max_seq_length {profile.max_seq_length}: {left} is left for vLLM, "
             f"whose weights and full batch take {show_bytes(budget.fixed_bytes)}",
             _NO_BLOCKS,
             "lower max_seq_length; `loadcheck fit` finds the longest that fits",
@@ -109,7 +111,7 @@ _NO_BLOCKS = (
 
 
 def _fix_weights(config: ModelConfig, card: Card, budget: Budget) -> str:
-    """The nearest that would hold the weights; KV cache and the rest come on top."""
+    """The smallest change that makes room for the weights; KV cache and the rest come on top."""
     if config.quantization == "16bit":
         quantized = weights(changed(config, {"quantization": "nf4"})).num_bytes
         if quantized + budget.non_torch_bytes < card.free_bytes:
@@ -121,38 +123,38 @@ def _fix_weights(config: ModelConfig, card: Card, budget: Budget) -> str:
 
 
 def _fix_batch(config: ModelConfig, card: Card, plan: EnginePlan) -> str:
-    """What makes the profile run smaller: fewer sequences where the sampler is its peak, else fewer tokens."""
+    """What shrinks the profile run: fewer sequences if its peak is in the sampler, else fewer tokens."""
     sampler = sampler_peak(config, plan.max_model_len, max(plan.max_num_seqs, 1), card.compute_capability)
     forward = forward_peak(config, plan.max_model_len, card.compute_capability)
     lower = "conservativeness" if sampler.num_bytes > forward.num_bytes else "max_seq_length"
     return f"lower {lower} or max_lora_rank, or free the card: {show_bytes(card.total_bytes - card.free_bytes)} of it are in use"
 
 
-# ------------------------------------------------------------------------------------ where settings can give and take room
+# ------------------------------------------------------------------------------------------- where settings can make room
 
-_LESS = "lower max_seq_length, conservativeness or max_lora_rank: no gpu_memory_utilization is right for both KV cache and peak"
+_LOWER_OTHERS = "lower max_seq_length, conservativeness or max_lora_rank: no gpu_memory_utilization is right for both KV cache and peak"
 
 
-def _cut(plan: EnginePlan, too_full: bool) -> Obstacle:
+def _length_cut(plan: EnginePlan, too_full: bool) -> Obstacle:
     remedy = "raise gpu_memory_utilization, or lower max_seq_length or max_lora_rank"
-    if not plan.kv_estimate_bytes:  # by its estimate not even the model has room
+    if not plan.kv_estimate_bytes:  # by unsloth's estimate, not even the model fits
         remedy = "raise gpu_memory_utilization"
     return Obstacle(
         f"unsloth will cut max_seq_length from {plan.cut_from} to {plan.max_model_len}: its estimate leaves no more room",
         f"Unsloth: Your GPU cannot handle sequence lengths of {plan.cut_printed} due to limited GPU memory.",
-        _LESS if too_full else remedy,
+        _LOWER_OTHERS if too_full else remedy,
         "kv_estimate",
     )
 
 
-def no_cache_of(plan: EnginePlan, budget: Budget, too_full: bool) -> Obstacle | None:
+def kv_cache_obstacle(plan: EnginePlan, budget: Budget, too_full: bool) -> Obstacle | None:
     """vllm/worker/worker.py:532-549."""
     tokens = budget.num_gpu_blocks * BLOCK_TOKENS
     remedy = "raise gpu_memory_utilization, or lower max_seq_length or the number of sequences (conservativeness)"
     if budget.weights.num_bytes > budget.total_bytes:
         remedy = "raise gpu_memory_utilization: the budget does not even hold the weights"
     if too_full:
-        remedy = _LESS
+        remedy = _LOWER_OTHERS
     if budget.num_gpu_blocks <= 0:
         return Obstacle(
             f"no room for the KV cache: weights, a full batch and non_torch take {show_bytes(budget.fixed_bytes)}, and the "
@@ -178,6 +180,6 @@ def peak_obstacle(card: Card, peak: Term, kv_is_short: bool) -> Obstacle:
     return Obstacle(
         f"the load peaks at {show_bytes(peak.num_bytes)}, and the card has {show_bytes(card.total_bytes)}",
         "CUDA out of memory.",
-        _LESS if kv_is_short else remedy,
+        _LOWER_OTHERS if kv_is_short else remedy,
         "peak",
     )

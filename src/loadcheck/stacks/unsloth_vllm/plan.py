@@ -1,7 +1,7 @@
-"""unsloth_zoo's plan for vLLM: how much memory it asks for, and how many sequences it lets run at once.
+"""unsloth_zoo's plan for vLLM: how much memory it requests, and how many sequences may run at once.
 
-`vllm_utils.py` is that of unsloth_zoo 2025.2.4. Its estimates are rough by design, but they decide vLLM's settings, so they are
-followed to the bit.
+`vllm_utils.py` is that of unsloth_zoo 2025.2.4. Its estimates are rough by design, but they determine vLLM's settings, so they are
+reproduced to the bit.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes
 from loadcheck.units import GIB
 
-# vllm_utils.py:895-905: up to so many GiB of estimated KV cache, so many sequences. 226 is upstream's own number (its comment says +16).
+# vllm_utils.py:895-905: (GiB of estimated KV cache up to, sequences). 226 is upstream's own number (its comment says +16).
 SEQUENCES_LADDER = ((2, 128), (4, 160), (8, 192), (12, 224), (16, 256), (24, 288), (40, 320), (48, 226), (80, 368))
 SEQUENCES_BEYOND = 400
-# vllm_utils.py:931-940: up to so many GiB of available RAM, so many GiB of swap space.
+# vllm_utils.py:931-940: (GiB of available RAM up to, GiB of swap space).
 SWAP_LADDER = ((4, 0), (8, 1), (12, 2), (16, 3), (24, 4), (48, 5))
 SWAP_BEYOND = 6
 
 
 def step(ladder: tuple[tuple[int, int], ...], beyond: int, value: float) -> int:
-    """The step of a ladder that `value` falls on: the first whose bound is at least `value`."""
+    """The value of a ladder's first step whose bound is at least `value`."""
     index = bisect_left([bound for bound, _ in ladder], value)
     return ladder[index][1] if index < len(ladder) else beyond
 
 
 def num_sequences(kv_estimate_gib: float, conservativeness: float = 1.0, float8: bool = False) -> int:
-    """vLLM's max_num_seqs, with a KV cache of 8 bits a twentieth more (vllm_utils.py:895-908, 928)."""
+    """vLLM's max_num_seqs; 5 % more with an 8-bit KV cache (vllm_utils.py:895-908, 928)."""
     sequences = step(SEQUENCES_LADDER, SEQUENCES_BEYOND, kv_estimate_gib)
     return int((int(sequences * 1.05) if float8 else sequences) * conservativeness)
 
 
 def swap_space_bytes(ram_available_bytes: int) -> int:
-    """vLLM's swap_space for a host with so much available RAM (vllm_utils.py:931-940)."""
+    """vLLM's swap_space for a host with this much available RAM (vllm_utils.py:931-940)."""
     return swap_gib(ram_available_bytes / 1024 / 1024 / 1024) * GIB
 
 
@@ -46,15 +46,15 @@ def swap_gib(ram_available_gib: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class EnginePlan:
-    """What vLLM is started with; of a load with unsloth, what that decides.
+    """The settings that vLLM is started with; in a load with unsloth, those that it decides.
 
     Attributes:
-        utilization: of the whole card, which vLLM gets as gpu_memory_utilization.
-        kv_estimate_bytes: unsloth's guess at the room for the KV cache, which only its ladder uses; None for vLLM alone.
-        max_model_len: the length asked for, or what unsloth cuts it to.
-        batched_tokens: of a batch; None for as many as max_model_len, as with unsloth.
-        cut_from: the length asked for, where it is cut; None otherwise.
-        cut_printed: the length that unsloth then names, which is 256 where its estimate leaves nothing at all.
+        utilization: vLLM's gpu_memory_utilization, a share of the whole card.
+        kv_estimate_bytes: unsloth's estimate of the KV cache, used only by its ladder; None for vLLM alone.
+        max_model_len: the requested length, or what unsloth cuts it to.
+        batched_tokens: vLLM's max_num_batched_tokens; None where it equals max_model_len, as with unsloth.
+        cut_from: the requested length if it is cut; else None.
+        cut_printed: the length that unsloth then prints, which is 256 where its estimate leaves nothing.
         captures_graphs: whether CUDA graphs are captured, one for each of graph_sizes.
     """
 
@@ -70,7 +70,7 @@ class EnginePlan:
 
     @property
     def graph_sizes(self) -> list[int]:
-        """The batch sizes that CUDA graphs are captured of, ascending."""
+        """The batch sizes for which CUDA graphs are captured, ascending."""
         return capture_sizes(max(self.max_num_seqs, 1)) if self.captures_graphs else []
 
     @property
@@ -90,7 +90,7 @@ def unsloth_plan(
     conservativeness: float,
     swap_bytes: int,
 ) -> EnginePlan:
-    """approximate_vllm_memory_usage and load_vllm (vllm_utils.py:698-940), in their own order of floating-point operations."""
+    """approximate_vllm_memory_usage and load_vllm (vllm_utils.py:698-940), with the same order of floating-point operations."""
     wanted: float = gpu_memory_utilization * free_bytes
     activation = _training_activation(config, max_seq_length)
     if total_bytes - wanted < activation:
@@ -114,28 +114,28 @@ def unsloth_plan(
 
 
 def kv_estimate(config: ModelConfig, budget_bytes: float, max_lora_rank: int) -> float:
-    """unsloth's guess in bytes at what a budget leaves for the KV cache (vllm_utils.py:766-775); never below 0."""
+    """unsloth's estimate, in bytes, of the KV cache that a budget leaves (vllm_utils.py:766-775); at least 0."""
     return max(budget_bytes - _model_estimate(config, max_lora_rank), 0)
 
 
 def largest_budget_bytes(config: ModelConfig, total_bytes: int, free_bytes: int, max_seq_length: int) -> int:
-    """vLLM's budget at utilization 1: all that is free, or what training on requests of this length leaves of the card; 0 for less."""
+    """vLLM's budget at utilization 1: all free memory, or what training on this length leaves of the card; at least 0."""
     return max(int(min(free_bytes, total_bytes - _training_activation(config, max_seq_length))), 0)
 
 
 def kv_estimate_needed(config: ModelConfig, max_seq_length: int) -> int:
-    """Bytes that unsloth's estimate must leave so that it does not cut `max_seq_length`: more tokens than that, in steps of 256."""
+    """The bytes that unsloth's estimate must leave so that it does not cut `max_seq_length`: more tokens than that, in steps of 256."""
     num_tokens = 256 * (max_seq_length // 256 + 1)
     return math.ceil(num_tokens * _token_bytes(config) / 0.95)
 
 
 def _token_bytes(config: ModelConfig) -> float:
-    """Of one token in the KV cache; unsloth takes 1.25 for a number of 8 bits (vllm_utils.py:773-775)."""
+    """One token in the KV cache; unsloth counts 1.25 bytes for an 8-bit number (vllm_utils.py:773-775)."""
     return _kv_size(config) * 2 * config.num_hidden_layers * (1.25 if config.kv_number_bytes == 1 else 2)
 
 
 def _kv_size(config: ModelConfig) -> int:
-    """unsloth takes hidden_size / heads for the head's size, whatever head_dim says (vllm_utils.py:722)."""
+    """unsloth computes the head size as hidden_size / heads and ignores head_dim (vllm_utils.py:722)."""
     return config.hidden_size // config.num_attention_heads * config.num_key_value_heads
 
 
@@ -148,7 +148,7 @@ def _training_activation(config: ModelConfig, max_seq_length: int) -> float:
 
 
 def _model_estimate(config: ModelConfig, max_lora_rank: int) -> float:
-    """vllm_utils.py:722-741, 766-770: 5 bits a weight where quantized, and the adapters of every linear."""
+    """vllm_utils.py:722-741, 766-770: 5 bits per quantized weight, and adapters on every linear."""
     hidden, inner, kv, rank = config.hidden_size, config.intermediate_size, _kv_size(config), max_lora_rank
     layers = config.num_hidden_layers
     linears = ((hidden + kv + kv + hidden) * hidden + hidden * inner * 3) * layers * 2

@@ -1,4 +1,4 @@
-"""Putting the parts together: one load's figures, its terms, and whether it fits."""
+"""The prediction of a load, assembled from its parts: its figures, its memory by terms, and whether it fits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from loadcheck.stacks.unsloth_vllm.activation import (
     lora_pointers,
 )
 from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, patched
-from loadcheck.stacks.unsloth_vllm.batch import drawn_batch
+from loadcheck.stacks.unsloth_vllm.batch import sampled_batch
 from loadcheck.stacks.unsloth_vllm.budget import Budget
 from loadcheck.stacks.unsloth_vllm.graphs import NO_GRAPHS, captures_graphs, graph_memory
 from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS, config_block_bytes, kv_cache_memory
@@ -37,20 +37,20 @@ from loadcheck.stacks.unsloth_vllm.slots import lora_slots, slots_only
 from loadcheck.units import show_bytes, to_gib
 
 TRAINING_TOKENS = 1024
-"""Tokens of the batch that training headroom is stated for: up to so many, unsloth keeps the logits."""
+"""The batch size, in tokens, that training headroom is stated for; up to this many unsloth keeps the logits."""
 
 
 EDGE_SHARE = 0.05
-"""A KV estimate this near to a bound of unsloth's ladder is named."""
+"""A KV estimate this close to a bound of unsloth's ladder is reported."""
 
 
 def predict(case: Case) -> Prediction:
-    """The load of `case` as this stack does it, from unsloth's own plan on."""
+    """Predict a load by this stack, beginning with unsloth's own plan."""
     return predict_from_plan(case, plan_of(case))
 
 
 def plan_of(case: Case, swap_bytes: int | None = None) -> EnginePlan:
-    """What unsloth will decide before vLLM starts; `swap_bytes` where it is known, else by the host's RAM."""
+    """What unsloth will decide before vLLM starts. Without `swap_bytes`, the host's RAM determines the swap space."""
     card, profile = case.gpu, case.profile
     if swap_bytes is None:
         assert case.ram_available_bytes is not None, "the swap space depends on the host's RAM"
@@ -69,7 +69,7 @@ def plan_of(case: Case, swap_bytes: int | None = None) -> EnginePlan:
 
 
 def predict_from_plan(case: Case, plan: EnginePlan) -> Prediction:
-    """What follows once unsloth's plan is known: from its formula, or from a log that prints it."""
+    """Predict what follows from unsloth's plan, which comes from its formula, or from a log that prints it."""
     budget = Budget.of(case.config, case.gpu, plan)
     peak = _peak(case, plan, budget)
     account = MemoryAccount(peak, full_batch(case, plan, peak), sorted_batch(case, peak, budget))
@@ -86,7 +86,7 @@ def predict_from_plan(case: Case, plan: EnginePlan) -> Prediction:
 
 
 def _peak(case: Case, plan: EnginePlan, budget: Budget) -> Term:
-    """What the card holds once everything is there: more than vLLM's budget, as slots, graphs and adapters lie outside it."""
+    """The device memory after the load: more than vLLM's budget, because LoRA slots, graphs and adapters are outside it."""
     config, profile, card = case.config, case.profile, case.gpu
     num_seqs = max(plan.max_num_seqs, 1)
     capability, adapters = card.compute_capability, profile.adapters
@@ -116,29 +116,29 @@ def _peak(case: Case, plan: EnginePlan, budget: Budget) -> Term:
 
 
 def full_batch(case: Case, plan: EnginePlan, peak: Term) -> Term:
-    """What the card holds while vLLM works on a full batch whose answers are drawn by temperature alone."""
+    """The device memory while vLLM runs a full batch that samples by temperature alone."""
     tokens, sequences = plan.num_batched_tokens, max(plan.max_num_seqs, 1)
-    batch = drawn_batch(case.config, tokens, sequences, case.gpu.compute_capability)
-    return total("full_batch_device", [*_stays(peak), batch])
+    batch = sampled_batch(case.config, tokens, sequences, case.gpu.compute_capability)
+    return total("full_batch_device", [*_resident(peak), batch])
 
 
-def _stays(peak: Term) -> list[Term]:
-    """What is left of a load's peak between its answers; the engine idles while training runs."""
+def _resident(peak: Term) -> list[Term]:
+    """The part of a load's peak that stays between answers; the engine is idle during training."""
     return [part for part in peak.parts if part.name != "training"]
 
 
 def sorted_batch(case: Case, peak: Term, budget: Budget) -> Term:
-    """The same where its logits are sorted for top-k or top-p: the most that these settings can take.
+    """The same with the logits sorted for top-k or top-p: the maximum that these settings can use.
 
-    vLLM's profile run is such a batch (max_num_seqs prompts that share max_num_batched_tokens), and its budget keeps that peak free
-    for when there is one (vllm/worker/worker.py:205-271). Slots, graphs, adapters and what unsloth keeps lie on top of the budget. The
-    load's one short answer takes next to nothing of it, so `peak` has none. Two amounts both sides count, and the card holds once:
-    cuBLAS's workspace and LoRA's pointers stay from the profile run on. Derived from there; no sorted batch was measured.
+    vLLM's profile run is such a batch (max_num_seqs prompts that share max_num_batched_tokens), and its budget reserves that peak
+    (vllm/worker/worker.py:205-271). LoRA slots, graphs, adapters and unsloth's own buffers come on top of the budget. The load's one
+    short answer uses hardly any of it, so `peak` contains none. cuBLAS's workspace and LoRA's pointers persist after the profile run
+    and are in both sums, so they are subtracted once. Derived from that code; no sorted batch was measured.
     """
     once = cublas_workspace(case.gpu.compute_capability).num_bytes + lora_pointers(case.config).num_bytes
     source = f"vllm/worker/worker.py:205-271; {budget.activation.name}"
     return total(
-        "sorted_batch_device", [*_stays(peak), Term("sorted batch", budget.activation.num_bytes - once, source)]
+        "sorted_batch_device", [*_resident(peak), Term("sorted batch", budget.activation.num_bytes - once, source)]
     )
 
 
@@ -149,12 +149,12 @@ def graphs_of(config: ModelConfig, card: Card, plan: EnginePlan) -> Term:
 
 
 def engine_figures(config: ModelConfig, card: Card, plan: EnginePlan) -> Figures:
-    """The figures that follow from the model, the card and unsloth's plan alone, whatever adapters there are."""
+    """The figures that follow from the model, the card and unsloth's plan, independent of adapters."""
     return figures_of(config, card, plan, Budget.of(config, card, plan))
 
 
 def figures_of(config: ModelConfig, card: Card, plan: EnginePlan, budget: Budget) -> Figures:
-    """The same, where the budget is at hand."""
+    """The same for a known budget."""
     return Figures(
         gpu_name=card.name,
         gpu_total_bytes=card.total_bytes,
@@ -181,7 +181,7 @@ def figures_of(config: ModelConfig, card: Card, plan: EnginePlan, budget: Budget
 
 
 def _outside_figures(case: Case, peak: Term) -> dict[str, Any]:
-    """Of slots, peak and adapters, which no line of the engine's states."""
+    """The figures of slots, peak and adapters, which the engine does not print."""
     config, adapters = case.config, case.profile.adapters
     outside = {
         "lora_slots_bytes": slots_only(config, case.profile.max_lora_rank),
@@ -200,7 +200,7 @@ def _outside_figures(case: Case, peak: Term) -> dict[str, Any]:
 
 
 def warnings_of(card: Card, plan: EnginePlan, largest_bytes: int) -> Iterator[str]:
-    """A load that fits answers once; the same settings may not hold the batch that they allow, or the card not all that comes."""
+    """Why a load that fits may still fail later: at a full batch that its settings allow, or for a known fault of the card."""
     yield from known_warnings(card)
     if largest_bytes > card.total_bytes:
         yield (
@@ -221,7 +221,7 @@ def notes_on(card: Card) -> Iterator[str]:
 
 
 def edges(plan: EnginePlan) -> Iterator[str]:
-    """The bound of unsloth's ladder that its KV estimate is near to: a little more or less free memory is another load."""
+    """The bound of unsloth's ladder that its KV estimate is close to: a little more or less free memory changes the load."""
     if plan.kv_estimate_bytes is None:
         return
     estimate_gib = to_gib(plan.kv_estimate_bytes)
@@ -229,5 +229,5 @@ def edges(plan: EnginePlan) -> Iterator[str]:
         if abs(estimate_gib - bound) <= EDGE_SHARE * bound:
             yield (
                 f"unsloth's KV estimate is {estimate_gib:.2f} GiB: up to {bound} GiB it runs {below} sequences, above it {above}; "
-                "a little more or less free memory is another load"
+                "a little more or less free memory changes the load"
             )

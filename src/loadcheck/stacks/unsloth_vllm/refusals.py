@@ -1,12 +1,12 @@
-"""What the pinned unsloth and vLLM refuse whatever the memory: each rule as a record, with the lines that raise.
+"""What the pinned unsloth and vLLM refuse regardless of memory: one function per rule, each with the lines that raise.
 
-The lines are those of vLLM 0.7.2 and unsloth 2025.2.5. All hold for a load with vLLM, which unsloth always starts with LoRA, and with
+The lines are those of vLLM 0.7.2 and unsloth 2025.2.5. All rules are for loads with vLLM, which unsloth always starts with LoRA, and with
 bfloat16 from compute capability 8.0 on, else float16 (unsloth_zoo/vllm_utils.py:803-857).
 
-What was read and has no rule, as no setting of ours comes there: swap space above 70 % of the RAM (vllm/config.py:1132-1146: unsloth asks
-for at most a quarter of what is available), max_num_batched_tokens below max_model_len (config.py:1564: unsloth makes them equal),
-bitsandbytes below 7.0 (quantization/bitsandbytes.py:66: the card itself is refused there), and the shapes of LoRA's Triton kernels, which
-mask what is no multiple of their blocks (vllm/lora/ops/triton_ops/utils.py).
+These refusals have no rule, because no setting of ours triggers them: swap space above 70 % of the RAM (vllm/config.py:1132-1146:
+unsloth requests at most a quarter of the available RAM), max_num_batched_tokens below max_model_len (config.py:1564: unsloth makes them
+equal), bitsandbytes below 7.0 (quantization/bitsandbytes.py:66: the card itself is refused there), and the shapes of LoRA's Triton
+kernels, which mask sizes that are not multiples of their blocks (vllm/lora/ops/triton_ops/utils.py).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from loadcheck.predict.case import Case
 from loadcheck.specs.files import shown
 
 FLASH_CAPABILITY = 8.0
-"""Below it, vLLM takes xFormers instead of FlashAttention (vllm/platforms/cuda.py:176-182)."""
+"""Below it, vLLM uses xFormers instead of FlashAttention (vllm/platforms/cuda.py:176-182)."""
 FLASH_HEAD_SIZES = (32, 64, 96, 128, 160, 192, 224, 256)
-"""vllm/attention/backends/flash_attn.py:43-44; of another size, vLLM takes xFormers (vllm/platforms/cuda.py:203-217)."""
+"""vllm/attention/backends/flash_attn.py:43-44; for other sizes, vLLM uses xFormers (vllm/platforms/cuda.py:203-217)."""
 PAGED_HEAD_SIZES = (32, 64, 80, 96, 112, 120, 128, 192, 256)
-"""vllm/attention/ops/paged_attn.py:38-39, which the xFormers backend decodes with (backends/xformers.py:412-416)."""
+"""vllm/attention/ops/paged_attn.py:38-39, which the xFormers backend uses for decoding (backends/xformers.py:412-416)."""
 
 LORA_EXTRA_VOCAB = 256
 """Rows that LoRA adds to the vocabulary of llama and mistral (vllm/config.py:2095, models/llama.py:494-517)."""
@@ -31,29 +31,29 @@ LORA_MAX_VOCAB = 257_024
 """vllm/lora/layers.py:969, `32000 < vocab_size > 257024`: only the upper bound has an effect."""
 
 TURING = 7.5
-"""Cards below are Volta."""
+"""Older cards are Volta."""
 
 
 Rule = Callable[[Case], Obstacle | None]
 
 
 def refusals(case: Case) -> Iterator[Obstacle]:
-    """Every obstacle that no memory would remove, in the order in which the engine comes to it."""
-    yield from met(RULES, case)
+    """Every obstacle that more memory would not remove, in the order in which the engine hits them."""
+    yield from apply_rules(RULES, case)
 
 
 def model_refusals(case: Case) -> Iterator[Obstacle]:
-    """Those that no setting would remove either: only another model, or another card."""
-    yield from met(MODEL_RULES, case)
+    """Those that no setting would remove either, only another model or another card."""
+    yield from apply_rules(MODEL_RULES, case)
 
 
-def met(rules: tuple[Rule, ...], case: Case) -> Iterator[Obstacle]:
-    """The obstacles that those of the rules find which hold."""
+def apply_rules(rules: tuple[Rule, ...], case: Case) -> Iterator[Obstacle]:
+    """The obstacles that the rules find."""
     return (obstacle for rule in rules if (obstacle := rule(case)) is not None)
 
 
 def head_sizes(compute_capability: float, float8: bool = False) -> tuple[int, ...]:
-    """The head sizes that an attention backend of such a card has, in ascending order; with a KV cache of 8 bits it is xFormers."""
+    """The head sizes that the attention backends of a card support, ascending; an 8-bit KV cache rules out FlashAttention."""
     flash = FLASH_HEAD_SIZES if compute_capability >= FLASH_CAPABILITY and not float8 else ()
     return tuple(sorted({*flash, *PAGED_HEAD_SIZES}))
 
@@ -71,7 +71,7 @@ def _too_long(case: Case) -> Obstacle | None:
 
 
 def _above_derived_length(case: Case) -> Obstacle | None:
-    """vllm/config.py:2458-2518: rope scaling may make the length that vLLM derives shorter than max_position_embeddings."""
+    """vllm/config.py:2458-2518: with rope scaling, vLLM may derive a shorter length than max_position_embeddings."""
     config, profile = case.config, case.profile
     derived = config.derived_max_model_len
     if derived is None or profile.max_seq_length <= derived or profile.max_seq_length > config.max_position_embeddings:
@@ -98,7 +98,7 @@ def _window(case: Case) -> Obstacle | None:
     if not (case.config.sliding_window and case.profile.caches_prefixes):
         return None
     return Obstacle(
-        "the model's attention has a sliding window, and prefix caching is asked for, as unsloth does by default",
+        "the model's attention has a sliding window, and prefix caching is on, which is unsloth's default",
         "Prefix caching is not supported with sliding window. Run with --disable-sliding-window to use prefix caching.",
         "load with --prefix-caching off, or take a model without a window, such as mistral 7B v0.3",
     )
@@ -109,7 +109,7 @@ def _float8(case: Case) -> Obstacle | None:
     if not case.profile.float8_kv_cache or case.gpu.compute_capability >= FLASH_CAPABILITY:
         return None
     return Obstacle(
-        f"a KV cache of 8 bits needs compute capability 8.0, and {case.gpu.name} has {case.gpu.compute_capability}",
+        f"an 8-bit KV cache needs compute capability 8.0, and {case.gpu.name} has {case.gpu.compute_capability}",
         "Unsloth: Your GPU is too old for float8 KV cache! Set it to False.",
         "leave --float8-kv-cache out",
     )
@@ -117,15 +117,15 @@ def _float8(case: Case) -> Obstacle | None:
 
 def _activation(case: Case) -> Obstacle | None:
     """vllm/model_executor/models/llama.py:84-86, qwen2.py:89-91, granite.py:80-82, gemma.py:52-76."""
-    config, taken = case.config, case.config.architecture.activations
-    if config.hidden_act in taken:
+    config, supported = case.config, case.config.architecture.activations
+    if config.hidden_act in supported:
         return None
     activation = shown(config.hidden_act, "")
-    only_silu = f"Unsupported activation: {activation}. Only silu is supported for now."
-    remedy = "take a model with silu, as llama, mistral and qwen2 are"
-    if "silu" not in taken:
-        only_silu, remedy = f"Activation function {activation} is not supported", f"take a model with {taken[0]}"
-    return Obstacle(f"the model's activation function is {activation}", only_silu, remedy)
+    message = f"Unsupported activation: {activation}. Only silu is supported for now."
+    remedy = "take a model with silu, such as llama, mistral or qwen2"
+    if "silu" not in supported:
+        message, remedy = f"Activation function {activation} is not supported", f"take a model with {supported[0]}"
+    return Obstacle(f"the model's activation function is {activation}", message, remedy)
 
 
 def _untied(case: Case) -> Obstacle | None:
@@ -133,15 +133,17 @@ def _untied(case: Case) -> Obstacle | None:
     config = case.config
     if config.tie_word_embeddings or not config.architecture.always_tied:
         return None
-    return Obstacle("the model's head is not its embedding", "AssertionError", "take a model whose embeddings are tied")
+    return Obstacle(
+        "the model's head is not tied to its embedding", "AssertionError", "take a model with tied embeddings"
+    )
 
 
-def _after_vllm(case: Case) -> Obstacle | None:
+def _unsloth_copy(case: Case) -> Obstacle | None:
     """unsloth_zoo/vllm_utils.py:677-683, unsloth/models/granite.py:433-435; run without a GPU on 2026-11-29, with the pinned packages."""
     if case.config.model_type != "granite":
         return None
     return Obstacle(
-        "once vLLM is ready, unsloth cannot make its own copy of a granite model, which it needs for adapters and answers",
+        "once vLLM has loaded, unsloth fails to create its own copy of a granite model, which adapters and answers need",
         "GraniteRotaryEmbedding.__init__() got an unexpected keyword argument 'device'",
         "load it with vLLM alone, or without vLLM (--no-fast-inference), or take a llama, mistral, qwen2 or gemma model",
     )
@@ -150,34 +152,34 @@ def _after_vllm(case: Case) -> Obstacle | None:
 def _head_size(case: Case) -> Obstacle | None:
     """vllm/platforms/cuda.py:176-217, vllm/attention/backends/xformers.py:412-416."""
     config, card = case.config, case.gpu
-    taken = head_sizes(card.compute_capability, case.profile.float8_kv_cache)
-    if config.head_dim in taken:
+    supported = head_sizes(card.compute_capability, case.profile.float8_kv_cache)
+    if config.head_dim in supported:
         return None
-    remedy = f"take a model whose head size is one of {', '.join(map(str, taken))}"
+    remedy = f"take a model whose head size is one of {', '.join(map(str, supported))}"
     if config.head_dim in FLASH_HEAD_SIZES:
-        remedy = "take a card of compute capability 8.0 or newer, whose FlashAttention has it"
+        remedy = "take a card of compute capability 8.0 or newer, whose FlashAttention supports it"
     return Obstacle(
-        f"no attention backend for compute capability {card.compute_capability} has head size {config.head_dim}",
+        f"no attention backend for compute capability {card.compute_capability} supports head size {config.head_dim}",
         f"Head size {config.head_dim} is not supported by PagedAttention. Supported head sizes are: {list(PAGED_HEAD_SIZES)}.",
         remedy,
     )
 
 
 def _vocabulary(case: Case) -> Obstacle | None:
-    """vllm/lora/layers.py:969; LoRA is on without adapters too, as unsloth starts vLLM with it."""
+    """vllm/lora/layers.py:969; LoRA is on even without adapters, because unsloth starts vLLM with it."""
     config = case.config
     most = LORA_MAX_VOCAB - LORA_EXTRA_VOCAB
     if not config.lora_vocabulary or config.vocab_size <= most:
         return None
     return Obstacle(
-        f"the vocabulary of {config.vocab_size} is above the {most} that vLLM's LoRA takes",
+        f"the vocabulary of {config.vocab_size} is above the {most} that vLLM's LoRA supports",
         "When using LoRA, vocab size must be 32000 >= vocab_size <= 257024",
         f"take a model with a vocabulary of {most} or less",
     )
 
 
 def _packed_weights(case: Case) -> Obstacle | None:
-    """vllm/model_executor/layers/quantization/bitsandbytes.py:193-197: two 4-bit elements a byte, of each of vLLM's linears."""
+    """vllm/model_executor/layers/quantization/bitsandbytes.py:193-197: two 4-bit elements per byte, in each of vLLM's linears."""
     config = case.config
     if config.quantization != "nf4":
         return None
@@ -188,28 +190,28 @@ def _packed_weights(case: Case) -> Obstacle | None:
     return Obstacle(
         "a linear has an odd number of elements, which 4-bit packing cannot halve",
         "The input size is not aligned with the quantized weight shape.",
-        "load in 16 bits, or take a model of even sizes",
+        "load in 16 bits, or take a model with even sizes",
     )
 
 
 SETTING_RULES: tuple[Rule, ...] = (_too_long, _above_derived_length, _float8)
 ENGINE_RULES: tuple[Rule, ...] = (_rope, _window, _head_size, _activation, _untied, _packed_weights)
-"""vLLM's own, whoever starts it."""
+"""vLLM's own, with or without unsloth."""
 MODEL_RULES: tuple[Rule, ...] = (
-    *ENGINE_RULES, _vocabulary, _after_vllm,
+    *ENGINE_RULES, _vocabulary, _unsloth_copy,
 )  # fmt: skip
-"""Those that no setting changes."""
+"""Those that no setting can avoid."""
 RULES = (*SETTING_RULES, *MODEL_RULES)
 
 
 def known_warnings(card: Card) -> Iterator[str]:
-    """What is known to fail after a load that fits, on cards of one architecture."""
+    """Known failures after a load that fits, by the card's architecture."""
     if card.compute_capability < TURING:
         yield VOLTA_PREFIX
 
 
 VOLTA_PREFIX = (
-    "Volta (compute capability 7.0): unsloth always asks for prefix caching, and in public reports Triton 3.1 aborts the process there "
-    "(mma -> mma layout conversion is only supported on Ampere) as soon as two prompts share a beginning; take a card of 7.5 or newer"
+    "Volta (compute capability 7.0): unsloth always turns on prefix caching, and in public reports Triton 3.1 aborts the process there "
+    "(mma -> mma layout conversion is only supported on Ampere) as soon as two prompts share a prefix; take a card of 7.5 or newer"
 )
-"""vllm/attention/ops/prefix_prefill.py, which xFormers' backend calls for a cached prefix. Of no run of ours."""
+"""vllm/attention/ops/prefix_prefill.py, which xFormers' backend calls for a cached prefix. Not seen in a run of ours."""

@@ -1,15 +1,15 @@
-"""The settings that move this stack's memory: how each is turned, by how much, and in which order where memory is short.
+"""The settings that change this stack's memory: in which steps, and in which order they are tried where memory is short.
 
-Cheapest is what a user loses least by, and the order is fixed:
+The order is fixed, from the least to the greatest loss for the user:
 
-1. fewer sequences (conservativeness): fewer answers at once; each of them as good and as long as before;
+1. fewer sequences (conservativeness): fewer answers at once, each as good and as long as before;
 2. another gpu_memory_utilization: lower where LoRA slots, CUDA graphs, adapters or training need the room, at the cost of KV cache;
    higher where the KV cache is short, at the cost of that room;
 3. a shorter max_seq_length: long requests are refused;
 4. a smaller rank: the adapters learn less;
-5. no adapters on q, k, v and o: they learn less still;
-6. the switches of a profile that say what they cost (specs/settings.py), such as no CUDA graphs: every answer is slower, and it is no
-   longer the load whose log is the reference.
+5. no adapters on q, k, v and o: they learn still less;
+6. the switches of a profile that state their cost (specs/settings.py), such as no CUDA graphs: every answer is slower, and the load's
+   log is no longer that of the reference.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from loadcheck.specs.trouble import Shortage
 from loadcheck.units import round_up
 
 SHARES = (0.9, 0.75, 0.5, 0.25, 0.1)
-"""What conservativeness is lowered to. At 0.75 unsloth's own retry stands (unsloth_zoo/vllm_utils.py:1007)."""
+"""The steps to lower conservativeness to. 0.75 is the value of unsloth's own retry (unsloth_zoo/vllm_utils.py:1007)."""
 PROPOSED_SHARES = (1.0, 0.5, 0.25, 0.1)
-"""What `fit` proposes of it."""
+"""The values of it that `fit` proposes."""
 LENGTHS = 64
-"""How many shorter lengths are looked at, at most."""
+"""The largest number of shorter lengths to try."""
 GROWING: tuple[Shortage, ...] = ("kv_estimate", "kv_cache")
-"""What a higher utilization gives more of; of the peak it leaves less."""
+"""What grows with the utilization; room beside the budget shrinks."""
 MLP_ONLY = ("gate_proj", "up_proj", "down_proj")
 
 
 def smaller_rank(profile: Profile) -> Profile | None:
-    """The next smaller rank that vLLM takes, for slots and adapters; None where there is none."""
+    """With the next smaller rank that vLLM accepts, for slots and adapters; None where there is none."""
     ranks = [rank for rank in VLLM_LORA_RANKS if rank < profile.max_lora_rank]
     if not ranks:
         return None
@@ -47,7 +47,7 @@ def smaller_rank(profile: Profile) -> Profile | None:
 
 
 def mlp_only(profile: Profile) -> Profile | None:
-    """The same without adapters on q, k, v and o; None where there are none."""
+    """Without adapters on q, k, v and o; None where there are none."""
     adapters = profile.adapters
     if adapters is None or not set(adapters.target_modules) > set(MLP_ONLY):
         return None
@@ -55,7 +55,7 @@ def mlp_only(profile: Profile) -> Profile | None:
 
 
 def knobs(profile: Profile) -> Iterator[tuple[str, Profile]]:
-    """Each setting turned one step from `profile`, and the step in words."""
+    """Each setting changed by one step from `profile`, with the step in words."""
     hundredths = round(profile.gpu_memory_utilization * UTILIZATION_STEPS)
     if hundredths > 5:
         yield "gpu_memory_utilization − 0.05", at_utilization(profile, hundredths - 5)
@@ -70,7 +70,7 @@ def knobs(profile: Profile) -> Iterator[tuple[str, Profile]]:
 
 
 def wishes(case: Case) -> Iterator[Wish]:
-    """What a user could give up where nothing fits."""
+    """What a user could give up where no setting fits."""
     profile = case.profile
     if case.config.quantization == "16bit":
         quantized = replace(case, config=changed(case.config, {"quantization": "nf4"})).changed({"load_in_4bit": True})
@@ -88,7 +88,7 @@ def _fewer_sequences(profile: Profile, _short: Shortage | None) -> Iterator[Prof
 
 
 def _other_utilization(profile: Profile, short: Shortage | None) -> Iterator[Profile]:
-    """Up or down in hundredths, nearest first."""
+    """Up or down by hundredths, nearest first."""
     now = profile.gpu_memory_utilization * UTILIZATION_STEPS
     steps = range(1, UTILIZATION_STEPS) if short in GROWING else range(UTILIZATION_STEPS - 1, 0, -1)
     for hundredths in steps:
@@ -97,7 +97,7 @@ def _other_utilization(profile: Profile, short: Shortage | None) -> Iterator[Pro
 
 
 def _shorter(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
-    """In whole 256s, and of a long one by a 64th each time: it is a search, and each step of it a hundred predictions."""
+    """In multiples of 256, and of at least a 64th of the length, because each step of the search costs a hundred predictions."""
     length = profile.max_seq_length
     by = max(round_up(length // LENGTHS, LENGTH_STEP), LENGTH_STEP)
     yield from (of_length(profile, shorter) for shorter in range((length - 1) // by * by, 0, -by))
@@ -115,7 +115,7 @@ def _fewer_targets(profile: Profile, _short: Shortage | None) -> Iterator[Profil
 
 
 def _switch(flag: Flag) -> Rung:
-    """The rung of a switch that is off, and is turned on."""
+    """A rung that turns a switch on."""
 
     def turned(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
         if not getattr(profile, flag.key):

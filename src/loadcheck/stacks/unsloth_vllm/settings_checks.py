@@ -1,4 +1,4 @@
-"""What unsloth asks its engine for, against what a log says that the engine loaded."""
+"""Compares the settings that unsloth passes to its engine with those that the log shows."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from loadcheck.stacks.unsloth_vllm.kv import dtype_of
 from loadcheck.stacks.unsloth_vllm.refusals import FLASH_CAPABILITY
 
 SUFFIX = "-bnb-4bit"
-"""unsloth_zoo/vllm_utils.py at 2025.2.4 loads in 4 bits where the name ends so, whatever else is asked for."""
+"""unsloth_zoo/vllm_utils.py at 2025.2.4 loads a checkpoint with this suffix in 4 bits, whatever was requested."""
 
-# The keyword arguments of vLLM's BitsAndBytesConfig that say what is loaded, by attribute: what nf4 needs.
+# The keyword arguments of vLLM's BitsAndBytesConfig that determine what is loaded, with the values that nf4 needs.
 _NF4 = {
     "load_in_8bit": ("False",), "load_in_4bit": ("True",), "quant_type": ("nf4",), "double_quant": ("True",), "quant_storage": ("uint8",),
 }  # fmt: skip
@@ -24,17 +24,17 @@ _LOADERS = {"nf4": ("bitsandbytes",), "16bit": ("auto", "safetensors")}
 
 
 def check_engine(evidence: Evidence) -> Iterator[Finding]:
-    """unsloth reaches into vLLM's V0 engine for its weights (unsloth_zoo/vllm_utils.py, get_vllm_state_dict)."""
+    """unsloth reads the weights from internals of vLLM's V0 engine (unsloth_zoo/vllm_utils.py, get_vllm_state_dict)."""
     reading, unsloth = evidence.attempt.reading("engine"), evidence.attempt.reading("unsloth")
     if reading is None or unsloth is None or not is_release(str(unsloth.value), load_versions().version("unsloth")):
         return
     yield evidence.finding(reading, Check.STACK, reading.value == "V0", predicted="V0",
-                           why=f"unsloth {unsloth.value} works with vLLM's V0 engine alone",
+                             why=f"unsloth {unsloth.value} works only with vLLM's V0 engine",
                            remedy="unset VLLM_USE_V1, or set VLLM_USE_V1=0, before the load")  # fmt: skip
 
 
 def check_load(evidence: Evidence) -> Iterator[Finding]:
-    """How the checkpoint was read; another month's unsloth asks for other things."""
+    """How the checkpoint was loaded; other months of unsloth use other settings."""
     if evidence.strict_stack or pinned_unsloth_zoo(evidence.attempt):
         yield from _nf4(evidence)
         yield from _loader(evidence)
@@ -43,14 +43,14 @@ def check_load(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _nf4(evidence: Evidence) -> Iterator[Finding]:
-    """What vLLM's bitsandbytes settings say, where the load is in 4 bits: fp4 takes as many bytes as nf4."""
+    """vLLM's bitsandbytes settings in a 4-bit load: fp4 takes as many bytes as nf4, so no figure would show it."""
     for attribute, wanted in _NF4.items():
         if attribute == "double_quant" and evidence.config is None and evidence.profile is None:
-            continue  # a checkpoint of whatever kind
+            continue  # any kind of checkpoint is possible
         for reading in evidence.attempt.readings_of(attribute):
             yield evidence.finding(reading, Check.STACK, reading.value in wanted, predicted=wanted[0],
-                                   why="NF4 with double quantization is what is predicted and asked for",
-                                   remedy=f"load a checkpoint whose quantization_config says {reading.spec.name} {wanted[0].lower()}")  # fmt: skip
+                                   why="NF4 with double quantization is what was requested and predicted",
+                                   remedy=f"load a checkpoint whose quantization_config has {reading.spec.name} {wanted[0].lower()}")  # fmt: skip
 
 
 def _loader(evidence: Evidence) -> Iterator[Finding]:
@@ -69,7 +69,7 @@ def _loader(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _settings(evidence: Evidence) -> Iterator[Finding]:
-    """What unsloth leaves as it is, and every figure rests on (unsloth_zoo/vllm_utils.py at 2025.2.4, load_vllm)."""
+    """The settings that unsloth leaves at their defaults, and on which every figure depends (unsloth_zoo/vllm_utils.py at 2025.2.4, load_vllm)."""
     handed_on = _handed_on(evidence)
     wanted_of = {
         "kv_cache_dtype": handed_on.pop("kv_cache_dtype"),
@@ -87,7 +87,7 @@ def _settings(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _handed_on(evidence: Evidence) -> dict[str, str]:
-    """What unsloth has the engine do as the user asks; of a log of no known profile it is what the card can be asked for."""
+    """The user's settings that unsloth passes on to the engine; without a profile, any value that the card supports."""
     profile, dtype = evidence.profile, evidence.attempt.reading("kv_cache_dtype")
     if profile is None:
         capability = evidence.attempt.reading("compute_capability")
@@ -100,18 +100,18 @@ def _handed_on(evidence: Evidence) -> dict[str, str]:
 
 
 def _suffix(evidence: Evidence) -> Iterator[Finding]:
-    """A checkpoint whose name says 4 bits, loaded in 16: nothing else in the log would look wrong."""
+    """A checkpoint with a 4-bit name that was loaded in 16 bits: nothing else in the log would look wrong."""
     model, quantization = evidence.attempt.reading("model"), evidence.attempt.reading("quantization")
     if model is None or quantization is None or not str(model.value).lower().rstrip("/").endswith(SUFFIX):
         return
     yield evidence.finding(quantization, Check.STACK, quantization.value == "nf4", predicted="nf4",
                            why=f"{model.value} is a 4-bit checkpoint by its name",
-                           remedy="the weights were loaded without quantization: load with load_in_4bit=True, and look whether the "
+                           remedy="the weights were loaded without quantization: load with load_in_4bit=True, and check that the "
                            "checkpoint's config.json has its quantization_config")  # fmt: skip
 
 
 def check_rank(evidence: Evidence) -> Iterator[Finding]:
-    """A KV estimate of another max_lora_rank than the profile's: with the flags that have `check` judge by it."""
+    """The KV estimate belongs to another max_lora_rank than the profile's; the remedy names the flags to check with."""
     reading, config, profile = evidence.attempt.reading("kv_estimate_bytes"), evidence.config, evidence.profile
     if reading is None or config is None or profile is None or evidence.process is not None:
         return
@@ -119,8 +119,8 @@ def check_rank(evidence: Evidence) -> Iterator[Finding]:
         return
     ranks = fitting_ranks(evidence.attempt, config) or [profile.max_lora_rank]
     if profile.max_lora_rank not in ranks:
-        yield evidence.finding(reading, Check.STACK, False, why=f"profile {profile.name} asks for max_lora_rank {profile.max_lora_rank}, "
-                               f"and unsloth's estimate is that of {ranks[0]}",
+        yield evidence.finding(reading, Check.STACK, False, why=f"profile {profile.name} has max_lora_rank {profile.max_lora_rank}, "
+                               f"but unsloth's estimate is for {ranks[0]}",
                                remedy=f"check with --max-lora-rank {ranks[0]} --lora-r {ranks[0]}")  # fmt: skip
     elif (
         evidence.assumed
@@ -128,7 +128,7 @@ def check_rank(evidence: Evidence) -> Iterator[Finding]:
         and profile.max_lora_rank != load_profile(profile.name).max_lora_rank
     ):
         yield Finding(figure="max_lora_rank", check=Check.STACK, status=Status.SKIPPED,
-                      why=f"unsloth's estimate of the KV cache is that of max_lora_rank {profile.max_lora_rank}: judged as with "
+                      why=f"unsloth's estimate of the KV cache is for max_lora_rank {profile.max_lora_rank}: judged as with "
                       f"--max-lora-rank {profile.max_lora_rank}")  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Training on a GPU: trl's SFTTrainer, or its GRPOTrainer with vLLM in the same card, on unsloth's model."""
+"""Training on a GPU, with unsloth's model: trl's SFTTrainer, or its GRPOTrainer with vLLM on the same card."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from loadcheck.stacks.unsloth_vllm.device import memory_now, record_device
 def run(session: Session) -> None:
     """Run the session's training.
 
-    BadInput for data or reward functions that are wrong; UnsupportedMachine without a GPU that this stack can use.
+    BadInput for invalid data or reward functions; UnsupportedMachine without a GPU that this stack can use.
     """
     profile, recorder = session.plan.profile, session.recorder
-    rewards = _begin(session)
+    rewards = _prepare(session)
     model, tokenizer = engine.load(profile, session.directory, recorder)
     faults = Faults(session.job.data)
     rows = session.tokens(tokenizer, faults)
@@ -43,8 +43,8 @@ def run(session: Session) -> None:
         engine.leave_process_group()
 
 
-def _begin(session: Session) -> list[Reward]:
-    """What comes before a model can be loaded; gives GRPO's reward functions."""
+def _prepare(session: Session) -> list[Reward]:
+    """Everything before the model is loaded; returns GRPO's reward functions."""
     engine.check_visible_devices()
     startup.check_variables()
     engine.set_environment()
@@ -52,9 +52,8 @@ def _begin(session: Session) -> list[Reward]:
     grpo = session.job.settings.method == "grpo"
     rewards = reward_functions(session.job.reward_functions) if grpo else []
     session.partial.mkdir(parents=True, exist_ok=True)
-    os.chdir(
-        session.partial
-    )  # unsloth writes its compiled trainers and, for vLLM, the adapters into the working directory
+    # unsloth writes its compiled trainers and, for vLLM, the adapters into the working directory
+    os.chdir(session.partial)
     startup.begin_context()
     engine.import_stack(session.recorder)
     record_device(session.recorder)
@@ -72,7 +71,7 @@ def _trainer(
 
 
 def peak_host_bytes() -> int:
-    """The largest resident set of this process so far, pinned memory included."""
+    """The peak resident set of this process so far, including pinned memory."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -102,7 +101,7 @@ def _backend() -> Backend:
 
 
 def _patch_grpo() -> None:
-    """Have trl's GRPOTrainer take unsloth's engine; before the model is loaded, as unsloth's notebooks do."""
+    """Have trl's GRPOTrainer use unsloth's engine; call before the model is loaded, as in unsloth's notebooks."""
     from unsloth import FastLanguageModel, PatchFastRL
 
     PatchFastRL("GRPO", FastLanguageModel)

@@ -1,7 +1,7 @@
-""" "Loading model weights took X GB": every tensor of the model as vLLM holds it, counted as the allocator does.
+""" "Loading model weights took X GB": every tensor of the model as vLLM holds it, rounded like the allocator does.
 
-vllm 0.7.2: worker/model_runner.py:1109-1116 measures torch's allocated bytes around get_model. LoRA buffers come later and are
-not in it.
+vllm 0.7.2: worker/model_runner.py:1109-1116 measures torch's allocated bytes around get_model. LoRA buffers are created later and not
+included.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ LORA_VOCAB_PADDING = 256
 LORA_EXTRA_VOCAB = 256
 """vllm/config.py lora_extra_vocab_size, which unsloth leaves at its default."""
 
-# bitsandbytes/functional.py quantize_4bit: one absmax for 64 weights; those in turn quantized in blocks of 256.
+# bitsandbytes/functional.py quantize_4bit: one absmax per 64 weights; these are in turn quantized in blocks of 256.
 NF4_BLOCK = 64
 NF4_NESTED_BLOCK = 256
 
 
 def extended_vocab(config: ModelConfig) -> int:
-    """Rows of the embedding and of the logits: llama and mistral make room for LoRA's own tokens, qwen2 does not.
+    """Rows of the embedding and of the logits: llama and mistral reserve room for LoRA's extra tokens, qwen2 does not.
 
-    vllm/model_executor/models/llama.py:309-320, 494-509 against models/qwen2.py:434-442.
+    vllm/model_executor/models/llama.py:309-320, 494-509; models/qwen2.py:434-442.
     """
     return config.vocab_size + (LORA_EXTRA_VOCAB if config.lora_vocabulary else 0)
 
@@ -36,16 +36,16 @@ def extended_vocab(config: ModelConfig) -> int:
 def embedding_rows(config: ModelConfig, max_loras: int = 1) -> int:
     """Rows of the embedding table (vllm/model_executor/layers/vocab_parallel_embedding.py:195-240).
 
-    It has LoRA's own tokens once for each adapter that may run at once, the head once in all (vllm/model_executor/models/llama.py:309-320).
+    It has LoRA's extra tokens once per adapter that may run at once; the head has them once (vllm/model_executor/models/llama.py:309-320).
     """
     padded = round_up(config.vocab_size, VOCAB_PADDING)
     return round_up(padded + max_loras * LORA_EXTRA_VOCAB, VOCAB_PADDING) if config.lora_vocabulary else padded
 
 
 def head_rows(config: ModelConfig, max_loras: int = 1) -> int:
-    """Rows of the head, which is the embedding where the two are tied (vllm/model_executor/models/llama.py:494-509).
+    """Rows of the head, which is the embedding where they are tied (vllm/model_executor/models/llama.py:494-509).
 
-    llama and mistral pad it for LoRA's kernels, to 256.
+    llama and mistral pad it to 256 for LoRA's kernels.
     """
     if config.tie_word_embeddings or not config.lora_vocabulary:
         return embedding_rows(config, max_loras)
@@ -54,10 +54,10 @@ def head_rows(config: ModelConfig, max_loras: int = 1) -> int:
 
 @kept(maxsize=64)
 def weights(config: ModelConfig, max_loras: int = 1) -> Term:
-    """The weights figure as a tree; kept, as a search for settings asks for it hundreds of times.
+    """The weights figure as a tree; cached, because a search for settings needs it hundreds of times.
 
     Args:
-        max_loras: adapters that may run at once; unsloth has one (vllm/engine/arg_utils.py:146), a server as many as it serves.
+        max_loras: adapters that may run at once: one with unsloth (vllm/engine/arg_utils.py:146), all of them in a server.
     """
     return total("weights", [_layers(config), *_outside(config, max_loras)], "vllm/worker/model_runner.py:1109-1116")
 
@@ -68,7 +68,7 @@ def _layers(config: ModelConfig) -> Term:
 
 
 def _linears(config: ModelConfig) -> Iterator[Term]:
-    """Of each of vLLM's linears what its layers in 4 bits hold, and what those in 16 bits do."""
+    """For each of vLLM's linears, the bytes of its 4-bit layers and of its 16-bit layers."""
     for merged, names in MERGED_LINEARS.items():
         elements = {name: config.linears[name][0] * config.linears[name][1] for name in names}
         in_4bit = num_quantized(config, merged)
@@ -81,14 +81,14 @@ def _linears(config: ModelConfig) -> Iterator[Term]:
 
 
 def _quant_state(name: str, elements: int, num_layers: int) -> Term:
-    """What NF4 with double quantization keeps beside the packed weights of one Hugging Face linear."""
+    """The quantization state of one Hugging Face linear, beside its packed weights: NF4 with double quantization."""
     absmax = -(-elements // NF4_BLOCK)
     sizes = {
         "absmax": absmax,
         "nested absmax": 4 * -(-absmax // NF4_NESTED_BLOCK),
         "code": 4 * 16,
         "nested code": 4 * 256,
-        "offset": 4,  # made on the GPU by unsloth_zoo/vllm_utils.py:262-272
+        "offset": 4,  # created on the GPU by unsloth_zoo/vllm_utils.py:262-272
     }
     source = "vllm/model_executor/model_loader/loader.py:862-951"
     return total(name, [Term(f"{name} {part}", num_layers * rounded(size), source) for part, size in sizes.items()])
