@@ -18,7 +18,7 @@ from loadcheck.stacks.unsloth_vllm.activation import forward_peak
 from loadcheck.stacks.unsloth_vllm.graphs import graph_nodes
 from loadcheck.stacks.unsloth_vllm.outside_budget import engine_extras
 from loadcheck.stacks.unsloth_vllm.refusals import refusals
-from loadcheck.stacks.unsloth_vllm.training_memory.prediction import refuse_untraced
+from loadcheck.stacks.unsloth_vllm.training_memory.prediction import check_traced
 from loadcheck.stacks.unsloth_vllm.weights import weights
 from tests.cases import predict
 from tests.conftest import ROOT
@@ -137,10 +137,10 @@ def test_training_of_an_untraced_architecture_is_refused():
     for name, architecture in ARCHITECTURES.items():
         config = config_from_hf({"model_type": name, **TINY}, name)
         if architecture.trained:
-            refuse_untraced(config)
+            check_traced(config)
         else:
             with pytest.raises(BadInput, match=f"the training of a {name} model is not modelled"):
-                refuse_untraced(config)
+                check_traced(config)
 
 
 @pytest.mark.parametrize(

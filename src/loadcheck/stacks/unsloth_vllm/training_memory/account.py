@@ -1,4 +1,4 @@
-"""A training's memory as an account: torch's, the card's and the host's."""
+"""The memory account of a training: of torch's allocator, the card and the host."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from loadcheck.stacks.unsloth_vllm.training_memory.prediction import train_memor
 
 
 def predict_training(case: Case, settings: TrainSettings, engine: Prediction | None) -> TrainAccount:
-    """What a training of the case's adapters takes.
+    """The memory of training the case's adapters.
 
     Args:
-        engine: the load's prediction where vLLM is in the card, None where it is not.
+        engine: the load's prediction where vLLM is on the card, else None.
 
     Raises:
         BadInput: an architecture whose training was never traced.
@@ -39,11 +39,11 @@ def predict_training(case: Case, settings: TrainSettings, engine: Prediction | N
 
 def _notes(case: Case, settings: TrainSettings, engine: Prediction | None) -> Iterator[str]:
     if settings.method == "grpo" and engine is None:
-        yield "without vLLM transformers generates the completions; what that holds is not counted, only the training on them"
+        yield "without vLLM transformers generates the completions; the memory of generating is not counted, only that of training"
     if num_sms(case.gpu.name) is None:
         yield (
-            f"the multiprocessors of {case.gpu.name} are not known, {NUM_SMS_ASSUMED} are assumed: they decide only whether "
+            f"the number of multiprocessors of {case.gpu.name} is unknown, {NUM_SMS_ASSUMED} are assumed: it matters only for whether "
             "attention of short batches is split"
         )
     if case.gpu.compute_capability < 8:
-        yield "before 8.0 attention is CUTLASS's kernel and gradients are scaled; both are counted as on 9.0, and no run has shown them"
+        yield "before 8.0 attention uses CUTLASS's kernel and gradients are scaled; both are counted as on 9.0, and no run has confirmed it"

@@ -1,8 +1,9 @@
-"""Attention in training: xformers' memory-efficient attention, which below it is torch's own flash attention.
+"""Attention in training: xformers' memory-efficient attention, which calls torch's own flash attention.
 
 xformers 0.0.28.post3 is built with `use_torch_flash` (xformers/cpp_lib.json), so from 8.0 on it calls
 aten::_flash_attention_forward and _backward (torch 2.5.1 aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp). Before 8.0
-it is CUTLASS's kernel, which has the gradient of the queries in fp32, too; it is counted as the same, and no run of ours has shown it.
+it uses CUTLASS's kernel, which also holds the gradient of the queries in fp32; it is counted as the same, and no run of ours has
+confirmed it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from loadcheck.units import round_up
 NUM_SMS = {
     "T4": 40, "V100": 80, "A100": 108, "A10": 80, "L40": 142, "L4": 58, "H100": 132, "H200": 132, "3090": 82, "4090": 128,
 }  # fmt: skip
-"""Streaming multiprocessors by a part of the card's name, from NVIDIA's data sheets (of H100 and H200 the SXM ones)."""
+"""Streaming multiprocessors by a part of the card's name, from NVIDIA's data sheets (for H100 and H200 the SXM versions)."""
 NUM_SMS_ASSUMED = 108
-"""For a card whose number is not known, which a note says (account.py)."""
+"""For a card whose number is unknown; a note says so (account.py)."""
 
 KEYS = Label("keys, repeated for every head", "unsloth/models/llama.py:435")
 VALUES = Label("values, repeated for every head", "unsloth/models/llama.py:436")
@@ -58,7 +59,7 @@ class Heads:
 def attend(tape: Tape, heads: Heads, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of one layer (unsloth/models/llama.py:420-445).
 
-    Keys and values are repeated for every head only where gradients are wanted: the backward pass of flash attention takes no groups.
+    Keys and values are repeated for every head only where gradients are needed: the backward pass of flash attention has no grouped heads.
     """
     if tape.recording and heads.num_kv_heads != heads.num_heads:
         k, v = _repeated(tape, heads, k, KEYS), _repeated(tape, heads, v, VALUES)
@@ -76,7 +77,7 @@ def _repeated(tape: Tape, heads: Heads, x: Tensor, label: Label) -> Tensor:
 
 
 def _flash(tape: Tape, heads: Heads, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """_fMHA.forward (xformers/ops/fmha/__init__.py:72-140): keeps its inputs, its output and the log-sum-exp."""
+    """_fMHA.forward (xformers/ops/fmha/__init__.py:72-140): saves its inputs, its output and the log-sum-exp."""
     out = tape.tensor(q.num_elements, ATTENDED)
     lse = tape.tensor(heads.num_tokens * heads.num_heads, LOG_SUM_EXP, FULL)
     splits = num_splits(heads)
@@ -93,7 +94,7 @@ def _flash(tape: Tape, heads: Heads, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _flash_backward(tape: Tape, heads: Heads, saved: tuple[Tensor, ...]) -> Gradients:
-    """aten::_flash_attention_backward: three gradients, and while it runs the queries' in fp32 for whole blocks of 128 tokens."""
+    """aten::_flash_attention_backward: three gradients, and temporarily the queries' in fp32, padded to blocks of 128 tokens."""
     q, k, v = saved[:3]
     zeros = tape.tensor(heads.num_tokens * heads.num_heads, ZEROS, FULL)
     d_q = tape.tensor(q.num_elements, D_QUERIES)
@@ -107,12 +108,12 @@ def _flash_backward(tape: Tape, heads: Heads, saved: tuple[Tensor, ...]) -> Grad
 
 
 def num_sms(card_name: str) -> int | None:
-    """Of the card, which decides only whether flash attention splits the keys of short batches; None where it is not known."""
+    """The card's number of multiprocessors, needed only for whether flash attention splits the keys of short batches; None if unknown."""
     return next((number for part, number in NUM_SMS.items() if part in card_name), None)
 
 
 def num_splits(heads: Heads) -> int:
-    """In how many parts flash attention's forward pass cuts the keys, where there is too little work for the whole card.
+    """How many parts flash attention's forward pass splits the keys into, where there is too little work for the whole card.
 
     torch 2.5.1 flash_api.cpp: num_splits_heuristic, set_params_splitkv.
     """

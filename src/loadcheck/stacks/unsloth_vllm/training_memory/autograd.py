@@ -1,4 +1,4 @@
-"""Torch's autograd, as far as memory goes: which tensors a node keeps, and when the engine lets go of them.
+"""The memory behaviour of torch's autograd: which tensors a node saves, and when the engine releases them.
 
 torch 2.5.1: torch/csrc/autograd/engine.cpp (evaluate_function, call_function, validate_outputs),
 functions/accumulate_grad.h, input_buffer.cpp.
@@ -14,7 +14,7 @@ from itertools import count
 from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label, Ledger, Storage
 
 HALF, FULL, INDEX = 2, 4, 8
-"""Bytes of an element: bfloat16 or float16, float32, int64."""
+"""Bytes per element: bfloat16 or float16, float32, int64."""
 
 WORKSPACE = Label(
     "cuBLAS workspaces", "torch 2.5.1 aten/src/ATen/cuda/CublasHandlePool.cpp: one for each thread", "weights"
@@ -32,9 +32,9 @@ class Tensor:
     Attributes:
         num_elements: of this view.
         item_bytes: of one element.
-        node: what made it, where a gradient is to flow back; None otherwise.
-        output: which of the node's outputs it is.
-        transposed: whether it is laid out column by column.
+        node: the function that created it, if gradients flow back through it; else None.
+        output: the index among the node's outputs.
+        transposed: whether it is in column-major order.
     """
 
     storage: Storage
@@ -54,10 +54,10 @@ class Node:
     """One function of the backward pass.
 
     Attributes:
-        run: gives the gradients of the inputs from those of the outputs.
-        edges: the node and the output number that each input comes from; None for one that needs no gradient.
-        saved: what it keeps until it has run.
-        held: what it keeps for as long as it lives, as attributes.
+        run: computes the gradients of the inputs from those of the outputs.
+        edges: the node and output index that each input comes from; None for an input without a gradient.
+        saved: tensors that are kept until it has run.
+        held: tensors that are kept as attributes for the node's lifetime.
     """
 
     run: Run
@@ -71,7 +71,7 @@ class Node:
 
 @dataclass(slots=True, eq=False)
 class Leaf:
-    """A tensor that gradients are kept for: a LoRA weight, or the input of a checkpointed layer."""
+    """A tensor whose gradient is kept: a LoRA weight, or the input of a checkpointed layer."""
 
     tensor: Tensor
     label: Label
@@ -80,13 +80,13 @@ class Leaf:
 
 @dataclass(slots=True)
 class Tape:
-    """Where a step is recorded.
+    """Records the operations of a step.
 
     Attributes:
         recording: whether a backward pass will follow (torch.is_grad_enabled).
         casts: autocast's copies of weights by the weight's id; None outside of autocast.
-        workspace_bytes: what cuBLAS takes at the first product of a thread.
-        workspaces: by the thread: the main one, and the one that backward passes run on.
+        workspace_bytes: cuBLAS allocates this at a thread's first product.
+        workspaces: by thread: the main one, and the one that runs backward passes.
     """
 
     ledger: Ledger
@@ -98,20 +98,20 @@ class Tape:
     _orders: count[int] = field(default_factory=count)
 
     def tensor(self, num_elements: int, label: Label, item_bytes: int = HALF) -> Tensor:
-        """A new tensor of so many elements."""
-        return Tensor(self.ledger.take(num_elements * item_bytes, label), num_elements, item_bytes)
+        """A new tensor."""
+        return Tensor(self.ledger.allocate(num_elements * item_bytes, label), num_elements, item_bytes)
 
     def product(self, num_elements: int, label: Label) -> Tensor:
-        """The output of a matrix product by cuBLAS, which has a workspace for each thread (CublasHandlePool.cpp)."""
+        """The output of a cuBLAS matrix product; each thread has a workspace (CublasHandlePool.cpp)."""
         out = self.tensor(num_elements, label)
         if self._thread not in self.workspaces:
-            self.workspaces[self._thread] = self.ledger.take(self.workspace_bytes, WORKSPACE)
+            self.workspaces[self._thread] = self.ledger.allocate(self.workspace_bytes, WORKSPACE)
         return out
 
     def record(
         self, inputs: Sequence[Tensor], run: Run, saved: Sequence[Tensor] = (), num_outputs: int = 1
     ) -> Node | None:
-        """The node of a function on `inputs`; None where no gradient is wanted."""
+        """The node of a function on `inputs`; None where no gradient is needed."""
         if not self.recording or all(each.node is None for each in inputs):
             return None
         edges = tuple(None if each.node is None else (each.node, each.output) for each in inputs)
@@ -119,13 +119,13 @@ class Tape:
         return Node(run, edges, kept, next(self._orders), num_outputs)
 
     def leaf(self, tensor: Tensor, label: Label = GRADIENTS) -> Leaf:
-        """Make `tensor` one that gradients are kept for."""
+        """Keep gradients for `tensor`."""
         leaf = Leaf(detached(tensor), label)
         tensor.node = Node(_accumulate(leaf), (), (), float("inf"), item_bytes=tensor.item_bytes)
         return leaf
 
     def backward(self, root: Tensor, gradient: Tensor) -> None:
-        """Run every node that `root` comes from, the newest first (torch::autograd::Engine::execute)."""
+        """Run every node that `root` depends on, the newest first (torch::autograd::Engine::execute)."""
         assert root.node is not None
         before = self.recording, self._thread
         self.recording, self._thread = False, "autograd"
@@ -133,13 +133,13 @@ class Tape:
         self.recording, self._thread = before
 
 
-def hand_on(_tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
-    """Of a function whose gradient is the gradient of its output."""
+def pass_through(_tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
+    """The backward function of an operation whose input gradient is its output gradient."""
     return [gradients[0]]
 
 
 def to_both(_tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
-    """Of a sum: each of its two gets the gradient of its output."""
+    """The backward function of a sum: both inputs receive the output's gradient."""
     return [gradients[0], gradients[0]]
 
 
@@ -149,7 +149,7 @@ def detached(tensor: Tensor) -> Tensor:
 
 
 def _accumulate(leaf: Leaf) -> Run:
-    """AccumulateGrad: takes the first gradient over, or clones it where it is laid out otherwise; adds later ones in place."""
+    """AccumulateGrad: stores the first gradient, or a clone if its layout differs; adds later ones in place."""
 
     def run(tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
         (gradient,) = gradients
@@ -163,7 +163,7 @@ def _accumulate(leaf: Leaf) -> Run:
 
 
 class _Engine:
-    """One run of the backward pass over the graph that ends in a node."""
+    """One backward pass over the graph of a root node."""
 
     def __init__(self, tape: Tape, root: Node, gradient: Tensor) -> None:
         self._tape = tape
@@ -200,7 +200,7 @@ class _Engine:
                 outputs[number] = None
 
     def _call(self, node: Node) -> list[Tensor | None]:
-        """The gradients of a node's inputs, each in the type of the input; the node's own are held until then."""
+        """The gradients of a node's inputs, cast to each input's dtype; the output gradients are held until then."""
         gradients = self._buffers.pop(node)
         outputs = list(node.run(self._tape, node.saved, gradients))
         for number, edge in enumerate(node.edges):
@@ -212,10 +212,10 @@ class _Engine:
         return outputs
 
     def _pass_on(self, edge: tuple[Node, int], gradient: Tensor | None) -> None:
-        """Put a gradient into the buffer of the node it is for (input_buffer.cpp: accumulate).
+        """Put a gradient into the buffer of its node (input_buffer.cpp: accumulate).
 
-        Two for one input are added into one that nothing else refers to. That is the newer one wherever it matters: the older may be
-        the gradient that came in, which its caller still holds.
+        Two gradients for one input are summed into one that nothing else references. Where it matters this is the newer one: the older
+        may be the incoming gradient, which its caller still holds.
         """
         node, number = edge
         self._buffers.setdefault(node, [None] * node.num_outputs)[number] = gradient

@@ -1,4 +1,4 @@
-"""What a training takes of the card and of the host, beside what torch's allocator hands out."""
+"""Memory of a training on the card and the host beyond what torch's allocator hands out."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from loadcheck.units import MIB
 
 GAPS = "torch's allocator, gaps"
 # On an H100 (driver 580.159.04) two trainings without vLLM, alone in their process, ended with 236,978,176 bytes beside context and
-# reserve, where vLLM's profile counts 167,813,120 as non_torch. What kernels take goes by the card, so other cards have the same share.
+# reserve, where vLLM's profile counts 167,813,120 as non_torch. Kernels' memory depends on the card, so the same ratio is used for others.
 MODULES_SHARE = 236_978_176 / 167_813_120
 # Before the first step fewer kernels are loaded: 96,468,992 bytes on an H200 (driver 580.159.04, 12 trainings of seven models).
 EARLY_MODULES_SHARE = 96_468_992 / 167_813_120
-# Where vLLM has loaded the most part already: 64 and 66 MiB more after training steps (tests/runs/h100, h200: reference-train3), and
+# With vLLM most kernels are loaded already: 64 and 66 MiB more after training steps (tests/runs/h100, h200: reference-train3), and
 # 168 MiB after GRPO (first row of tests/training/truth.tsv, without the optimizer's paged states).
 MODULES_BESIDE_ENGINE_BYTES = {"sft": 64 * MIB, "grpo": 168 * MIB}
 
 
 def device_peak(case: Case, settings: TrainSettings, engine: Prediction | None, memory: TrainMemory) -> Term:
-    """The most that the card has in use: what nvidia-smi shows, other processes included.
+    """The peak memory in use on the card, as nvidia-smi shows it, other processes included.
 
-    The allocator's reserve is for expandable segments. Where the driver has none (some virtual machines; torch warns), it is larger.
+    The allocator's reserve assumes expandable segments. It is larger where the driver does not support them (some virtual machines; torch warns).
     """
     card = case.gpu
     found = reserve(_loaded_blocks(memory), memory.ledger.events, memory.started_at)
@@ -45,7 +45,7 @@ def device_peak(case: Case, settings: TrainSettings, engine: Prediction | None, 
 
 
 def short_bytes(case: Case, settings: TrainSettings, engine: Prediction | None, memory: TrainMemory) -> int:
-    """What the card lacks for the first request that torch cannot serve, whatever gaps it gives back before; 0 where it serves all."""
+    """What the card lacks for the first request that torch cannot serve, even after releasing its gaps; 0 where all are served."""
     card = case.gpu
     beside = sum(term.num_bytes for term in _beside_torch(settings, card, engine, stepped=True))
     room = card.free_bytes - beside - memory.paged_bytes
@@ -57,17 +57,17 @@ def _loaded_blocks(memory: TrainMemory) -> list[int]:
 
 
 def _reserved(num_bytes: int, *moments: Term) -> Iterator[Term]:
-    """What torch's allocator has of the driver: its blocks at the peak of these moments, and the gaps between them."""
+    """What torch's allocator reserves: its blocks at the peak of these moments, and the gaps between them."""
     peak = max(moments, key=lambda moment: moment.num_bytes)
     yield Term("torch's allocator, at its peak", peak.num_bytes, f"training_memory/prediction.py: {peak.name}")
     yield Term(GAPS, num_bytes - peak.num_bytes, "c10/cuda/CUDACachingAllocator.cpp with expandable segments")
 
 
 def _beside_torch(settings: TrainSettings, card: Card, engine: Prediction | None, stepped: bool) -> Iterator[Term]:
-    """Modules of kernels, and what the graphs take of the driver and of their own pool.
+    """Kernel modules, and the CUDA graphs' memory in the driver and in their own pool.
 
     Args:
-        stepped: whether a step was taken, which loads most of the kernels.
+        stepped: whether a step has run, which loads most of the kernels.
     """
     source = "measured on an H100 and an H200 (driver 580.159.04); by the card's non_torch elsewhere"
     if engine is None:
@@ -77,17 +77,17 @@ def _beside_torch(settings: TrainSettings, card: Card, engine: Prediction | None
     yield Term("non_torch", card.assumed_non_torch_bytes, "vllm/worker/worker.py:205-271; env/gpus.toml")
     yield Term("modules for training", MODULES_BESIDE_ENGINE_BYTES[settings.method] if stepped else 0, source)
     graphs = next((part for part in engine.memory.peak.parts if part.name == "cuda_graph"), None)
-    if graphs is not None:  # their cuBLAS workspace is torch's
+    if graphs is not None:  # torch allocates their cuBLAS workspace
         yield total(graphs.name, [part for part in graphs.parts if part.name != "cuBLAS workspace"])
 
 
 def host_peak(case: Case, settings: TrainSettings, engine: Prediction | None) -> Term:
-    """Pinned host memory: what checkpointing moves there, and vLLM's swap space. Python, its libraries and the data come on top."""
+    """Pinned host memory: activations offloaded by checkpointing, and vLLM's swap space. Python, libraries and data come on top."""
     config, adapters = case.config, case.profile.adapters
     parts = []
     if adapters is not None and adapters.use_gradient_checkpointing == "unsloth":
         one = _pinned(2 * settings.rows * settings.row_tokens * config.hidden_size)
-        # The reference's pass of GRPO has one more on its way while the policy's are kept.
+        # GRPO's reference pass holds one more in flight while the policy's are kept.
         blocks = config.num_hidden_layers + (settings.method == "grpo")
         parts.append(
             Term("offloaded hidden states", blocks * one, "unsloth_zoo/gradient_checkpointing.py: Unsloth_Offloaded")

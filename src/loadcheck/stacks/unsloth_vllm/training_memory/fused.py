@@ -27,7 +27,7 @@ D_OUTPUT = Label("gradient of attention's output", "unsloth/kernels/fast_lora.py
 
 
 def lora_mlp(tape: Tape, buffer: WeightBuffer, x: Tensor, gate: Linear, up: Linear, down: Linear) -> Tensor:
-    """LoRA_MLP.forward (fast_lora.py:66-91): keeps X and the outputs of gate and up."""
+    """LoRA_MLP.forward (fast_lora.py:66-91): saves X and the outputs of gate and up."""
     n = x.num_elements // gate.num_in
     e = matmul_lora(tape, buffer, gate, n, GATE)
     g = matmul_lora(tape, buffer, up, n, UP)
@@ -45,7 +45,7 @@ def lora_mlp(tape: Tape, buffer: WeightBuffer, x: Tensor, gate: Linear, up: Line
 def _mlp_backward(
     tape: Tape, buffer: WeightBuffer, x: Tensor, n: int, gate: Linear, up: Linear, down: Linear
 ) -> Gradients:
-    """LoRA_MLP.backward (fast_lora.py:94-167): the input's gradient takes the place of X; e and g those of their gradients."""
+    """LoRA_MLP.backward (fast_lora.py:94-167): overwrites X with its gradient, and e and g with theirs."""
     dw = matmul_lora(tape, buffer, down, n, D_ACTIVATED, back=True)
     d_down = _gradients_of(tape, down, n)
     d_up = _gradients_of(tape, up, n)
@@ -63,7 +63,7 @@ def _mlp_backward(
 
 
 def lora_qkv(tape: Tape, buffer: WeightBuffer, x: Tensor, q: Linear, k: Linear, v: Linear) -> tuple[Tensor, ...]:
-    """LoRA_QKV.forward (fast_lora.py:230-254): keeps X alone."""
+    """LoRA_QKV.forward (fast_lora.py:230-254): saves only X."""
     n = x.num_elements // q.num_in
     linears = {QUERY: q, KEY: k, VALUE: v}
     outputs = tuple(matmul_lora(tape, buffer, linear, n, label) for label, linear in linears.items())
@@ -79,7 +79,7 @@ def lora_qkv(tape: Tape, buffer: WeightBuffer, x: Tensor, q: Linear, k: Linear, 
 
 
 def _qkv_backward(tape: Tape, x: Tensor, n: int, linears: list[Linear]) -> Gradients:
-    """LoRA_QKV.backward (fast_lora.py:256-318): the input's gradient takes the place of X."""
+    """LoRA_QKV.backward (fast_lora.py:256-318): overwrites X with its gradient."""
     gradients = [_gradients_of(tape, linear, n) for linear in linears]
     for linear in linears:
         weight = fast_dequantize(tape, linear)
@@ -90,7 +90,7 @@ def _qkv_backward(tape: Tape, x: Tensor, n: int, linears: list[Linear]) -> Gradi
 
 
 def lora_w(tape: Tape, buffer: WeightBuffer, x: Tensor, linear: Linear) -> Tensor:
-    """LoRA_W.forward (fast_lora.py:362-372): keeps X."""
+    """LoRA_W.forward (fast_lora.py:362-372): saves X."""
     n = x.num_elements // linear.num_in
     out = matmul_lora(tape, buffer, linear, n, OUTPUT)
 

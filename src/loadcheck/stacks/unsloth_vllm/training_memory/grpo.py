@@ -1,4 +1,4 @@
-"""A step of GRPO: trl's GRPOTrainer on unsloth's model, which generates with the engine beside it (trl 0.14.0 grpo_trainer.py)."""
+"""A step of GRPO: trl's GRPOTrainer on unsloth's model, with vLLM generating on the same card (trl 0.14.0 grpo_trainer.py)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ D_STACKED = Label("gradient of the logits in fp32", "torch/csrc/autograd: Unbind
 
 
 def forward(trainee: Trainee, settings: TrainSettings) -> Tensor:
-    """GRPOTrainer.compute_loss (grpo_trainer.py:370-533), from the completions on."""
+    """GRPOTrainer.compute_loss (grpo_trainer.py:370-533), after the completions were generated."""
     tape = trainee.tape
     rows, prompt, completion = settings.rows, settings.max_prompt_length, settings.max_completion_length
     prompts = [tape.tensor(settings.per_device_train_batch_size * prompt, PROMPTS, INDEX) for _ in range(2)]
@@ -42,19 +42,19 @@ def forward(trainee: Trainee, settings: TrainSettings) -> Tensor:
 def _reference(trainee: Trainee, settings: TrainSettings) -> Tensor:
     """The same model without its adapters, in inference mode (grpo_trainer.py:445-452)."""
     tape = trainee.tape
-    taken = [(linear, linear.lora) for layer in trainee.layers for linear in layer.linears.values()]
-    for linear, _ in taken:
+    disabled = [(linear, linear.lora) for layer in trainee.layers for linear in layer.linears.values()]
+    for linear, _ in disabled:
         linear.lora = None
     tape.recording = False
     log_probs = _log_probs(trainee, settings)
     tape.recording = True
-    for linear, lora in taken:
+    for linear, lora in disabled:
         linear.lora = lora
     return log_probs
 
 
 def _log_probs(trainee: Trainee, settings: TrainSettings) -> Tensor:
-    """get_per_token_logps (grpo_trainer.py:430-441): row by row, but each row's log-probabilities are kept for the gradient."""
+    """get_per_token_logps (grpo_trainer.py:430-441): row by row, but the log-probabilities of all rows are saved for the gradient."""
     tape, rows, completion = trainee.tape, settings.rows, settings.max_completion_length
     vocab = trainee.config.vocab_size
     logits = _logits(trainee, settings)
@@ -68,7 +68,7 @@ def _log_probs(trainee: Trainee, settings: TrainSettings) -> Tensor:
 
 
 def _logits(trainee: Trainee, settings: TrainSettings) -> Tensor:
-    """The model under autocast, with the logits of one more token than there are completed, and all of it in fp32 then."""
+    """The model under autocast, with logits for one token more than the completion has; then all logits in fp32."""
     tape = trainee.tape
     tape.casts = {}
     logits = _half_logits(trainee, settings)
@@ -77,7 +77,7 @@ def _logits(trainee: Trainee, settings: TrainSettings) -> Tensor:
 
 
 def _half_logits(trainee: Trainee, settings: TrainSettings) -> Tensor:
-    """The head on the last tokens of every row (unsloth/models/llama.py:1065-1066), whose states are copied where rows are several."""
+    """The head on the last tokens of every row (unsloth/models/llama.py:1065-1066); with several rows their states are copied."""
     tape, rows = trainee.tape, settings.rows
     hidden = trainee.hidden_states(rows, settings.row_tokens)
     n = rows * (settings.max_completion_length + 1)
@@ -94,7 +94,7 @@ def _half_logits(trainee: Trainee, settings: TrainSettings) -> Tensor:
 
 
 def _rows(tape: Tape, logits: Tensor, rows: int, completion: int, vocab: int) -> list[Tensor]:
-    """logits[:, :-1, :], then row by row: views, whose gradients are stacked and put among zeros."""
+    """logits[:, :-1, :], then row by row: views, whose gradients are stacked and zero-padded."""
 
     def sliced(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
         return [tape.tensor(rows * (completion + 1) * vocab, D_STACKED, FULL)]
@@ -139,7 +139,7 @@ def _stacked(tape: Tape, rows: list[Tensor]) -> Tensor:
 
 
 def _loss(tape: Tape, log_probs: Tensor, reference: Tensor, rows: int, completion: int) -> Tensor:
-    """From log-probabilities to a loss: a few tensors of one number a token (grpo_trainer.py:454-515)."""
+    """From log-probabilities to the loss: a few tensors with one number per token (grpo_trainer.py:454-515)."""
     kept = [tape.tensor(rows * completion, SMALL, FULL) for _ in range(8)]
     loss = tape.tensor(1, SCALAR, FULL)
 
@@ -151,7 +151,7 @@ def _loss(tape: Tape, log_probs: Tensor, reference: Tensor, rows: int, completio
 
 
 def backward(trainee: Trainee, loss: Tensor) -> None:
-    """The trainer divides the loss by the accumulation steps, and accelerate does once more (transformers/trainer.py:3675)."""
+    """The trainer divides the loss by the accumulation steps, and accelerate divides it again (transformers/trainer.py:3675)."""
     tape = trainee.tape
     tape.ledger.start_phase("backward pass")
     loss = divided(tape, divided(tape, loss))

@@ -1,4 +1,4 @@
-"""A decoder layer of unsloth, and the ways in which its activations are kept for the backward pass."""
+"""A decoder layer of unsloth, and how its activations are kept for the backward pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loadcheck.stacks.unsloth_vllm.training_memory.autograd import (
     Tape,
     Tensor,
     detached,
-    hand_on,
+    pass_through,
     to_both,
 )
 from loadcheck.stacks.unsloth_vllm.training_memory.fused import lora_mlp, lora_qkv, lora_w
@@ -58,10 +58,10 @@ def decoder_layer(tape: Tape, buffer: WeightBuffer, heads: Heads, layer: Layer, 
 
 
 def rms_norm(tape: Tape, num_tokens: int, x: Tensor) -> Tensor:
-    """Fast_RMS_Layernorm (unsloth/kernels/rms_layernorm.py:140-195): its gradient is written over that of its output."""
+    """Fast_RMS_Layernorm (unsloth/kernels/rms_layernorm.py:140-195): writes its input's gradient over that of its output."""
     out = tape.tensor(x.num_elements, NORMED)
     scale = tape.tensor(num_tokens, NORM_SCALE, FULL)
-    out.node = tape.record([x], hand_on, [x, scale])
+    out.node = tape.record([x], pass_through, [x, scale])
     return out
 
 
@@ -93,7 +93,7 @@ def _mlp(tape: Tape, buffer: WeightBuffer, layer: Layer, x: Tensor) -> Tensor:
 
 
 def _gated(tape: Tape, gate: Linear, up: Linear, x: Tensor, n: int) -> Tensor:
-    """act_fn(gate_proj(x)) * up_proj(x), each kept for its gradient (transformers modeling_llama.py: LlamaMLP)."""
+    """act_fn(gate_proj(x)) * up_proj(x), both factors saved for the gradient (transformers modeling_llama.py: LlamaMLP)."""
     activated = _silu(tape, peft_linear(tape, gate, x, n))
     upped = peft_linear(tape, up, x, n)
     out = tape.tensor(activated.num_elements, GATED)
@@ -125,9 +125,9 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def checkpointed(tape: Tape, forward: Forward, hidden_states: Tensor, how: Checkpointing) -> Tensor:
-    """Run a layer and keep its input alone: on the host ("unsloth") or on the card (True); False keeps everything.
+    """Run a layer and keep only its input: on the host ("unsloth") or on the card (True); False keeps everything.
 
-    The backward pass runs the layer once more (unsloth_zoo/gradient_checkpointing.py: Unsloth_Offloaded_Gradient_Checkpointer;
+    The backward pass runs the layer again (unsloth_zoo/gradient_checkpointing.py: Unsloth_Offloaded_Gradient_Checkpointer;
     torch/utils/checkpoint.py: CheckpointFunction).
     """
     if not how:
@@ -142,14 +142,14 @@ def checkpointed(tape: Tape, forward: Forward, hidden_states: Tensor, how: Check
     def run(tape: Tape, saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
         gradient = gradients[0]
         assert gradient is not None
-        return _again(tape, forward, saved[0] if saved else tape.tensor(num_elements, RESTORED), gradient, how)
+        return _recompute(tape, forward, saved[0] if saved else tape.tensor(num_elements, RESTORED), gradient, how)
 
     out.node = tape.record([hidden_states], run, kept)
     return out
 
 
-def _again(tape: Tape, forward: Forward, hidden_states: Tensor, gradient: Tensor, how: Checkpointing) -> Gradients:
-    """Forward with everything kept, then backward; autocast's copies of weights last as long as its block."""
+def _recompute(tape: Tape, forward: Forward, hidden_states: Tensor, gradient: Tensor, how: Checkpointing) -> Gradients:
+    """A forward pass that saves everything, then backward; autocast's copies of weights live as long as its block."""
     hidden_states = detached(hidden_states)
     leaf = tape.leaf(hidden_states, LAYER_GRADIENT)
     casts, tape.casts = tape.casts, {}

@@ -1,4 +1,4 @@
-"""What torch's CUDA allocator holds, event by event, and what was alive at the largest moment."""
+"""What torch's CUDA allocator holds, event by event, and what was alive at the peak."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _rounded = lru_cache(maxsize=4096)(rounded)
 
 
 Kind = Literal["weights", "adapters", "logits", "activations", "gradients", "optimizer", "dequantized weights", "batch"]
-"""What memory is for. The largest but the weights is what limits a training."""
+"""What memory is used for. The largest kind except weights is what limits a training."""
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What a tensor is called in the terms, the upstream line (file:line at the pinned version) that makes it, and what it is for."""
+    """A tensor's name in the terms, the upstream line (file:line at the pinned version) that creates it, and its kind."""
 
     name: str
     source: str
@@ -28,7 +28,7 @@ class Label:
 
 
 class Event(NamedTuple):
-    """A block taken (bytes above 0) or freed (below); `number` is the block's."""
+    """A block that is allocated (bytes above 0) or freed (below 0); `number` identifies the block."""
 
     number: int
     num_bytes: int
@@ -36,9 +36,9 @@ class Event(NamedTuple):
 
 
 class Storage:
-    """A block of device memory, held from its making until nothing refers to it any more.
+    """A block of device memory, from its allocation until nothing references it any more.
 
-    CPython frees an object with its last reference, as torch does a tensor; so the functions here, which have the upstream
+    CPython frees an object with its last reference, as torch does with a tensor; so these functions, which have the upstream
     functions' own local variables, free their tensors at the same lines.
     """
 
@@ -54,7 +54,7 @@ class Storage:
 
 
 class Ledger:
-    """Bytes that are held now, and at the largest moment since the last `start_phase(..., anew=True)`."""
+    """The bytes that are held now, and at the peak since the last `start_phase(..., reset_peak=True)`."""
 
     def __init__(self) -> None:
         self.held_bytes = 0
@@ -64,7 +64,7 @@ class Ledger:
         self._peak_at = 0
         self._numbers = count()
 
-    def take(self, num_bytes: int, label: Label) -> Storage:
+    def allocate(self, num_bytes: int, label: Label) -> Storage:
         return Storage(self, next(self._numbers), num_bytes, label)
 
     def count(self, event: Event) -> None:
@@ -73,18 +73,18 @@ class Ledger:
         if self.held_bytes > self.peak_bytes:
             self.peak_bytes, self._peak_at, self._peak_phase = self.held_bytes, len(self.events), self._phase
 
-    def start_phase(self, phase: str, anew: bool = False) -> None:
-        """Name what comes next; `anew` forgets the peak so far."""
+    def start_phase(self, phase: str, reset_peak: bool = False) -> None:
+        """Name what follows, and optionally forget the peak so far."""
         self._phase = phase
-        if anew:
+        if reset_peak:
             self.peak_bytes = 0
 
     def peak(self) -> Term:
-        """What was alive at the peak: by kind, then by name, the largest first; called by the phase that it fell in."""
+        """What was alive at the peak: by kind, then by name, largest first; named after the phase of the peak."""
         return self._alive(self._peak_at, self._peak_phase)
 
     def now(self) -> Term:
-        """The same of what is alive now."""
+        """The same for what is alive now."""
         return self._alive(len(self.events), self._phase)
 
     def _alive(self, num_events: int, name: str) -> Term:

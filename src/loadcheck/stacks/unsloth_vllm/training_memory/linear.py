@@ -1,10 +1,18 @@
-"""A linear layer as unsloth, peft and bitsandbytes multiply by it: dequantized where it is in 4-bit, with its LoRA beside it."""
+"""A linear layer in unsloth, peft and bitsandbytes: dequantized if it is in 4-bit, with its LoRA."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, HALF, Gradients, Tape, Tensor, hand_on, to_both
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import (
+    FULL,
+    HALF,
+    Gradients,
+    Tape,
+    Tensor,
+    pass_through,
+    to_both,
+)
 from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label
 from loadcheck.stacks.unsloth_vllm.weights import NF4_BLOCK
 
@@ -34,7 +42,7 @@ class Lora:
 
 @dataclass(slots=True, eq=False)
 class Linear:
-    """One linear of the model. Its own weight is part of what was loaded."""
+    """One linear of the model. Its own weight is part of the loaded model."""
 
     num_in: int
     num_out: int
@@ -48,13 +56,13 @@ class Linear:
 
 @dataclass(slots=True)
 class WeightBuffer:
-    """unsloth's buffers for a dequantized weight, which grow to the largest and stay (unsloth/kernels/utils.py:152-168)."""
+    """unsloth's buffers for a dequantized weight, which grow to the largest and stay allocated (unsloth/kernels/utils.py:152-168)."""
 
     weight: Tensor | None = None
     absmax: Tensor | None = None
 
     def hold(self, tape: Tape, linear: Linear) -> None:
-        """Make room for the linear's weight; a larger block is taken before the smaller one is let go (Tensor.resize_)."""
+        """Make room for the linear's weight; a larger block is allocated before the smaller one is freed (Tensor.resize_)."""
         if self.weight is None or linear.num_elements > self.weight.num_elements:
             self.weight = tape.tensor(linear.num_elements, WEIGHT_BUFFER)
         num_absmax = -(-linear.num_elements // NF4_BLOCK)
@@ -63,7 +71,7 @@ class WeightBuffer:
 
 
 def fast_dequantize(tape: Tape, linear: Linear) -> Tensor | None:
-    """The weight in 16 bits, anew; None where it is in 16 bits anyway (unsloth/kernels/utils.py:129-195)."""
+    """A new copy of the weight in 16 bits; None if the weight is in 16 bits already (unsloth/kernels/utils.py:129-195)."""
     if not linear.quantized:
         return None
     out = tape.tensor(linear.num_elements, WEIGHT)
@@ -72,7 +80,7 @@ def fast_dequantize(tape: Tape, linear: Linear) -> Tensor | None:
 
 
 def bnb_dequantize(tape: Tape, linear: Linear) -> Tensor | None:
-    """The same by bitsandbytes, whose absmax comes first (bitsandbytes/functional.py: dequantize_4bit)."""
+    """The same in bitsandbytes, which allocates absmax first (bitsandbytes/functional.py: dequantize_4bit)."""
     if not linear.quantized:
         return None
     absmax = tape.tensor(-(-linear.num_elements // NF4_BLOCK), BNB_ABSMAX, FULL)
@@ -98,7 +106,7 @@ def matmul_lora(
 
 
 def lora_product(tape: Tape, r: int, num_tokens: int, num_in: int, num_out: int) -> None:
-    """(X @ A.to(dtype)) @ (s * B.to(dtype)), added into what is there (unsloth/kernels/utils.py:464)."""
+    """(X @ A.to(dtype)) @ (s * B.to(dtype)), added in place (unsloth/kernels/utils.py:464)."""
     cast = tape.tensor(r * num_in, LORA_CAST)
     hidden = tape.product(num_tokens * r, LORA_HIDDEN)
     del cast
@@ -111,7 +119,7 @@ def lora_product(tape: Tape, r: int, num_tokens: int, num_in: int, num_out: int)
 def lora_gradients(tape: Tape, r: int, num_tokens: int, num_in: int, num_out: int) -> tuple[Tensor, Tensor]:
     """The gradients of A and B, from X and the gradient of the output (unsloth/kernels/fast_lora.py:116-119).
 
-    d_A = X.t() @ (dY @ B.t()); d_B = (A.t() @ X.t()) @ dY, where autocast copies A and B to 16 bits. Both are handed on transposed.
+    d_A = X.t() @ (dY @ B.t()); d_B = (A.t() @ X.t()) @ dY, where autocast copies A and B to 16 bits. Both are returned transposed.
     """
     cast = tape.tensor(r * num_out, LORA_CAST)
     hidden = tape.product(num_tokens * r, LORA_HIDDEN)
@@ -127,13 +135,13 @@ def lora_gradients(tape: Tape, r: int, num_tokens: int, num_in: int, num_out: in
     return d_a, d_b
 
 
-# ---------------------------------------------------------------------------------------------------------- without unsloth's
+# ------------------------------------------------------------------------------------------------------ unpatched, by peft
 
 
 def peft_linear(tape: Tape, linear: Linear, x: Tensor, num_tokens: int) -> Tensor:
-    """A linear that unsloth has not patched, by peft (peft/tuners/lora/bnb.py:483-541, layer.py:596-640).
+    """A linear that unsloth has not patched, as computed by peft (peft/tuners/lora/bnb.py:483-541, layer.py:596-640).
 
-    torch.nn.Module holds the arguments of a call until it returns, so `x` stays, whatever becomes of it.
+    torch.nn.Module holds the arguments of a call until it returns, so `x` stays alive throughout.
     """
     if linear.lora is None:
         return base_linear(tape, linear, x, num_tokens)
@@ -164,7 +172,7 @@ SUM = Label("gradient", "torch/csrc/autograd")
 
 
 def base_linear(tape: Tape, linear: Linear, x: Tensor, num_tokens: int) -> Tensor:
-    """The frozen weight alone, which keeps nothing but the weight (bitsandbytes/autograd/_functions.py:305-355)."""
+    """The frozen weight alone, which saves nothing but the weight (bitsandbytes/autograd/_functions.py:305-355)."""
     weight = bnb_dequantize(tape, linear)
     out = tape.product(num_tokens * linear.num_out, BASE_OUTPUT)
     del weight
@@ -181,7 +189,7 @@ def base_linear(tape: Tape, linear: Linear, x: Tensor, num_tokens: int) -> Tenso
 
 def _clone(tape: Tape, x: Tensor) -> Tensor:
     out = tape.tensor(x.num_elements, CLONE, x.item_bytes)
-    out.node = tape.record([x], hand_on)
+    out.node = tape.record([x], pass_through)
     return out
 
 
@@ -198,7 +206,7 @@ def _to_half(tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gr
 
 
 def _dropout(tape: Tape, linear: Linear, x: Tensor) -> Tensor:
-    """native_dropout: the output and one byte an element for the mask, which is kept."""
+    """native_dropout: the output, and a mask of one byte per element, which is saved."""
     assert linear.lora is not None
     if not linear.lora.dropout:
         return x
@@ -209,7 +217,7 @@ def _dropout(tape: Tape, linear: Linear, x: Tensor) -> Tensor:
 
 
 def _like(tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
-    """A new gradient, as large as that of the output."""
+    """A new gradient of the output gradient's size."""
     gradient = gradients[0]
     assert gradient is not None
     return [tape.tensor(gradient.num_elements, SUM, gradient.item_bytes)]
@@ -226,13 +234,13 @@ def _lora_b(tape: Tape, linear: Linear, x: Tensor, num_tokens: int) -> Tensor:
 
 
 def _trained(tape: Tape, x: Tensor, weight: Tensor, num_tokens: int, num_in: int, num_out: int, label: Label) -> Tensor:
-    """A product with a trained weight under autocast, which keeps its input for the weight's gradient."""
+    """A product with a trained weight under autocast, which saves its input for the weight's gradient."""
     half = _autocast(tape, x)
     cast = _cast_weight(tape, weight)
     out = tape.product(num_tokens * num_out, label)
 
     def run(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
-        # MmBackward0: grad_self first, then grad_mat2, only where it is needed
+        # MmBackward0: grad_self first, then grad_mat2, each only if needed
         d_x = tape.product(num_tokens * num_in, GRADIENT) if x_needs else None
         return [d_x, tape.product(num_in * num_out, LORA_GRADIENT)]
 
@@ -242,7 +250,7 @@ def _trained(tape: Tape, x: Tensor, weight: Tensor, num_tokens: int, num_in: int
 
 
 def _autocast(tape: Tape, x: Tensor) -> Tensor:
-    """An activation in fp32 is copied to 16 bits for a product."""
+    """Copies an fp32 activation to 16 bits for a product."""
     if x.item_bytes == HALF:
         return x
     out = tape.tensor(x.num_elements, SUM, HALF)
@@ -257,7 +265,7 @@ def _to_full(tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gr
 
 
 def _cast_weight(tape: Tape, weight: Tensor) -> Tensor:
-    """autocast's copy of a trained weight, made once until autocast ends (aten/src/ATen/autocast_mode.cpp: cached_cast)."""
+    """autocast's copy of a trained weight, created once per autocast block (aten/src/ATen/autocast_mode.cpp: cached_cast)."""
     assert tape.casts is not None
     if id(weight) not in tape.casts:
         cast = tape.tensor(weight.num_elements, AUTOCAST)

@@ -1,4 +1,4 @@
-"""What torch holds once a model is loaded and its adapters are attached, before a trainer is made."""
+"""What torch holds after the model is loaded and its adapters are attached, before the trainer is created."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ROPE = "Hugging Face rope tables"
 
 
 def loaded_model(config: ModelConfig, profile: Profile, engine: Prediction | None, compute_capability: float) -> Term:
-    """All but adapters, rotary tables and vLLM's sampling tensors, which change in a training and are the step's own.
+    """All but adapters, rotary tables and vLLM's sampling tensors, which change during training and belong to the steps.
 
-    `engine` is the prediction of the load where vLLM is in it, None where the model is loaded by transformers alone. Equal to the byte
-    to torch's allocated bytes before the trainer of both (5,900,935,168 and 50,382,027,776 in tests/sweeps/test_train_truth.py).
+    `engine` is the load's prediction where vLLM is used, None where transformers alone loads the model. Equal to the byte to torch's
+    allocated bytes before the trainer in both cases (5,900,935,168 and 50,382,027,776 in tests/sweeps/test_train_truth.py).
     """
     parts = [*_by_transformers(config)] if engine is None else [*_by_vllm(config, profile, engine, compute_capability)]
     labels = rounded(8 * positions(config, profile))
@@ -38,17 +38,17 @@ def positions(config: ModelConfig, profile: Profile) -> int:
 
 
 def rope_tables(config: ModelConfig, tokens: int) -> tuple[int, int]:
-    """Bytes of the cos and sin tables for so many positions (unsloth/models/llama.py:1231-1245)."""
+    """Bytes of the cos and sin tables for this many positions (unsloth/models/llama.py:1231-1245)."""
     return (DTYPE_BYTES * tokens * config.head_dim,) * 2
 
 
 def first_rope_tokens(config: ModelConfig, profile: Profile) -> int:
-    """Positions of the tables before the first forward pass makes them as long as the model's own."""
+    """The tables' positions until the first forward pass extends them to the model's own length."""
     return min(HF_ROPE_TOKENS, positions(config, profile))
 
 
 def _by_vllm(config: ModelConfig, profile: Profile, engine: Prediction, compute_capability: float) -> Iterator[Term]:
-    """vLLM's tensors, which the model to train shares (unsloth_zoo/vllm_utils.py:381-487, 543-694)."""
+    """vLLM's tensors, which the trained model shares (unsloth_zoo/vllm_utils.py:381-487, 543-694)."""
     figures = engine.figures
     length, num_seqs, blocks = figures.max_model_len, figures.max_num_seqs, figures.num_gpu_blocks
     assert length is not None and num_seqs is not None and blocks is not None
@@ -58,12 +58,12 @@ def _by_vllm(config: ModelConfig, profile: Profile, engine: Prediction, compute_
     has_graphs = bool(figures.num_cuda_graphs)
     extras = engine_extras(config, length, num_seqs, compute_capability, has_graphs)
     yield total(extras.name, [part for part in extras.parts if part.name not in (SAMPLING, ROPE)])
-    if has_graphs:  # the stream that graphs are captured on has a workspace of its own
+    if has_graphs:  # the capture stream has its own workspace
         yield replace(cublas_workspace(compute_capability), name="cuBLAS workspace of the graphs")
 
 
 def sampling_tensors(num_seqs: int) -> list[int]:
-    """Bytes of what vLLM's sampler keeps of its last batch (vllm/model_executor/sampling_metadata.py)."""
+    """Bytes of the tensors that vLLM's sampler keeps from its last batch (vllm/model_executor/sampling_metadata.py)."""
     return [2 * num_seqs] * 6 + [4 * num_seqs]
 
 
@@ -92,7 +92,7 @@ _NF4 = "bitsandbytes/functional.py: QuantState"
 
 
 def _nf4_sizes(elements: int) -> dict[str, int]:
-    """What 4-bit with double quantization keeps of one linear."""
+    """The tensors of one linear in 4-bit with double quantization."""
     absmax = -(-elements // NF4_BLOCK)
     return {
         "packed": elements // 2,

@@ -1,14 +1,22 @@
-"""From the last hidden states to a loss: unsloth keeps the logits of short batches, and makes none for long ones."""
+"""From the last hidden states to the loss: unsloth keeps the logits of short batches, and computes none for long ones."""
 
 from __future__ import annotations
 
-from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, HALF, INDEX, Gradients, Tape, Tensor, hand_on
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import (
+    FULL,
+    HALF,
+    INDEX,
+    Gradients,
+    Tape,
+    Tensor,
+    pass_through,
+)
 from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label
 
 RETURN_LOGITS_TOKENS = 1024
-"""Up to so many tokens of a batch unsloth keeps the logits (unsloth/models/llama.py:1070)."""
+"""unsloth keeps the logits of batches of up to this many tokens (unsloth/models/llama.py:1070)."""
 MAX_FUSED_SIZE = 65_536
-"""Vocabulary that one kernel of the cross entropy takes (unsloth/kernels/cross_entropy_loss.py:281)."""
+"""The largest vocabulary of one cross-entropy kernel (unsloth/kernels/cross_entropy_loss.py:281)."""
 CCE_LSE_BLOCK = 128
 CCE_LOCK_COLUMNS = 64
 
@@ -32,7 +40,7 @@ def causal_lm_loss(
 ) -> tuple[Tensor, Tensor | None]:
     """The loss and the logits that the model returns (CausalLM_fast_forward, unsloth/models/llama.py:1014-1152).
 
-    `fused`: whether this model takes the loss of long batches without logits.
+    `fused`: whether this model computes the loss of long batches without logits.
     """
     if fused and batch * length > RETURN_LOGITS_TOKENS:
         return _cut_cross_entropy(tape, hidden, batch, length, vocab), None
@@ -43,7 +51,7 @@ def causal_lm_loss(
 
 
 def to_fp32(tape: Tape, logits: Tensor) -> Tensor:
-    """accelerate's copy of whatever 16-bit tensors a model returns (accelerate/utils/operations.py:752-812)."""
+    """accelerate's fp32 copy of the 16-bit tensors that a model returns (accelerate/utils/operations.py:752-812)."""
     out = tape.tensor(logits.num_elements, FULL_LOGITS, FULL)
     out.node = tape.record([logits], _to_half)
     return out
@@ -56,7 +64,7 @@ def _to_half(tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gr
 
 
 def lm_head(tape: Tape, hidden: Tensor, n: int, vocab: int) -> Tensor:
-    """The product with the frozen head, which keeps nothing."""
+    """The product with the frozen head, which saves nothing."""
     logits = tape.product(n * vocab, LOGITS)
     num_elements = n * (hidden.num_elements // n)
 
@@ -68,14 +76,14 @@ def lm_head(tape: Tape, hidden: Tensor, n: int, vocab: int) -> Tensor:
 
 
 def _cross_entropy(tape: Tape, logits: Tensor, labels: Tensor, n: int, vocab: int) -> Tensor:
-    """fast_cross_entropy_loss (unsloth/kernels/cross_entropy_loss.py:283-400): the gradient is written over the logits."""
+    """fast_cross_entropy_loss (unsloth/kernels/cross_entropy_loss.py:283-400): the gradient overwrites the logits."""
     losses = tape.tensor(n, LOSSES, FULL)
     chunks = -(-vocab // MAX_FUSED_SIZE)
     sums = tape.tensor(n * chunks, LOG_SUMS, FULL)
     if chunks > 1:
         sums = tape.tensor(n, LOG_SUMS, FULL)
     losses.node = tape.record([logits], _gradient_over_first, [logits, sums, labels])
-    return _divided(tape, _summed(tape, losses))
+    return divided(tape, _summed(tape, losses))
 
 
 def _gradient_over_first(_tape: Tape, saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
@@ -83,13 +91,13 @@ def _gradient_over_first(_tape: Tape, saved: tuple[Tensor, ...], _gradients: Gra
 
 
 def _summed(tape: Tape, x: Tensor) -> Tensor:
-    """sum(): its gradient is the one of the sum, seen as wide as the input."""
+    """sum(): its input's gradient is that of the sum, expanded to the input's size."""
     out = tape.tensor(1, SCALAR, FULL)
-    out.node = tape.record([x], hand_on)
+    out.node = tape.record([x], pass_through)
     return out
 
 
-def _divided(tape: Tape, x: Tensor) -> Tensor:
+def divided(tape: Tape, x: Tensor) -> Tensor:
     out = tape.tensor(1, SCALAR, FULL)
     out.node = tape.record([x], _new_scalar)
     return out
@@ -97,9 +105,6 @@ def _divided(tape: Tape, x: Tensor) -> Tensor:
 
 def _new_scalar(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
     return [tape.tensor(1, SCALAR, FULL)]
-
-
-divided = _divided
 
 
 def _cut_cross_entropy(tape: Tape, hidden: Tensor, batch: int, length: int, vocab: int) -> Tensor:
@@ -118,14 +123,14 @@ def _cut_cross_entropy(tape: Tape, hidden: Tensor, batch: int, length: int, voca
         return [_cce_backward(tape, saved[0], batch * length, n, vocab)]
 
     loss.node = tape.record([hidden], run, [hidden, lse, valids, average])
-    if loss.node is not None:  # the node's parameters have them, too (cce.py:21-28, 85: CCEParams)
+    if loss.node is not None:  # the node's parameters reference it, too (cce.py:21-28, 85: CCEParams)
         loss.node.held = (valids,)
     del lse, valids, average
-    return _divided(tape, loss)
+    return divided(tape, loss)
 
 
 def _flat_valids(tape: Tape, batch: int, length: int) -> Tensor:
-    """Where a label counts: as two int64 columns, as two int32, then as one (cut_cross_entropy/utils.py:31-53)."""
+    """The positions of valid labels: as two int64 columns, then as two int32, then as one (cut_cross_entropy/utils.py:31-53)."""
     n = batch * (length - 1)
     where = tape.tensor(n, VALID, 1)
     valids = tape.tensor(2 * n, VALID, INDEX)
@@ -137,7 +142,7 @@ def _flat_valids(tape: Tape, batch: int, length: int) -> Tensor:
 
 
 def _cce_backward(tape: Tape, hidden: Tensor, num_tokens: int, n: int, vocab: int) -> Tensor:
-    """cce_backward_kernel (cut_cross_entropy/cce_backward.py:243-333): the gradient of the hidden states alone."""
+    """cce_backward_kernel (cut_cross_entropy/cce_backward.py:243-333): only the gradient of the hidden states."""
     in_order = tape.tensor(vocab, CCE_ORDER, FULL), tape.tensor(vocab, CCE_ORDER, INDEX)
     order = tape.tensor(vocab, CCE_ORDER, FULL)
     del in_order

@@ -1,4 +1,4 @@
-"""The model that is trained: its layers with LoRA, and a forward pass through them as unsloth makes it."""
+"""The trained model: its layers with LoRA, and unsloth's forward pass through them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Trainee:
 
     Attributes:
         leaves: the trained tensors, with their gradients.
-        fused_loss: whether a long batch has its loss without logits: not for mistral (unsloth/models/mistral.py:257-272), nor below 7.5
-            (unsloth_zoo/loss_utils.py:25-34).
-        rope: the rotary tables, which the first forward pass makes anew in `rope_bytes` (unsloth/models/llama.py:811-817).
+        fused_loss: whether the loss of a long batch is computed without logits: not for mistral (unsloth/models/mistral.py:257-272), nor
+            below 7.5 (unsloth_zoo/loss_utils.py:25-34).
+        rope: the rotary tables, which the first forward pass replaces by tables of `rope_bytes` (unsloth/models/llama.py:811-817).
     """
 
     config: ModelConfig
@@ -48,7 +48,7 @@ class Trainee:
     buffer: WeightBuffer = field(default_factory=WeightBuffer)
 
     def hidden_states(self, batch: int, length: int) -> Tensor:
-        """LlamaModel_fast_forward (unsloth/models/llama.py:575-908): what the head gets."""
+        """LlamaModel_fast_forward (unsloth/models/llama.py:575-908): the input of the head."""
         tape, config = self.tape, self.config
         heads = Heads(
             batch, length, config.num_attention_heads, config.num_key_value_heads, config.head_dim, self.num_sms
@@ -65,7 +65,7 @@ class Trainee:
     def _grow_rope(self) -> None:
         for number, num_bytes in enumerate(self.rope_bytes):
             if num_bytes > self.rope[number].num_bytes:
-                self.rope[number] = self.tape.ledger.take(num_bytes, ROPE)
+                self.rope[number] = self.tape.ledger.allocate(num_bytes, ROPE)
 
     def _forward(self, heads: Heads, layer: Layer) -> Callable[[Tensor], Tensor]:
         return lambda states: decoder_layer(self.tape, self.buffer, heads, layer, states)
@@ -84,7 +84,7 @@ def build(
     num_sms: int,
     compute_capability: float,
 ) -> Trainee:
-    """The layers with LoRA on their `targets`, and what unsloth has patched of them."""
+    """The layers with LoRA on their `targets`, and with unsloth's patches."""
     counts = patched(config, targets, dropout)
     leaves: list[Leaf] = []
     layers = []
@@ -99,13 +99,13 @@ def build(
         layers.append(
             Layer(config.hidden_size, linears, fused["patched_qkv"], fused["patched_o"], fused["patched_mlp"])
         )
-    rope = [tape.ledger.take(num_bytes, ROPE) for num_bytes in first_rope_bytes]
+    rope = [tape.ledger.allocate(num_bytes, ROPE) for num_bytes in first_rope_bytes]
     fused_loss = config.model_type != "mistral" and compute_capability >= 7.5
     return Trainee(config, tape, layers, checkpointing, num_sms, fused_loss, leaves, rope, rope_bytes)
 
 
 def _is_fused(config: ModelConfig, group: str, counted: bool) -> bool:
-    """A base bias keeps a group from being patched, though qwen2's is counted (unsloth/models/llama.py:2529-2600)."""
+    """A base bias prevents a group from being patched, though qwen2's is counted as patched (unsloth/models/llama.py:2529-2600)."""
     biases = {"patched_qkv": config.qkv_bias, "patched_o": config.o_bias, "patched_mlp": config.mlp_bias}
     return counted and not biases[group]
 

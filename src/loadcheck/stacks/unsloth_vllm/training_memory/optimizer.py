@@ -1,4 +1,4 @@
-"""What an optimizer keeps for the adapters, and what its step takes beside it."""
+"""An optimizer's states for the adapters, and the temporaries of its step."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, Tape, T
 from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label
 
 MIN_8BIT_ELEMENTS = 4096
-"""Smaller tensors have their states in fp32 (bitsandbytes/optim/optimizer.py:358, 454)."""
+"""The states of smaller tensors are in fp32 (bitsandbytes/optim/optimizer.py:358, 454)."""
 MIN_PAGED_ELEMENTS = 100_000
-"""Smaller ones are never paged (bitsandbytes/optim/optimizer.py:326-333)."""
+"""Smaller tensors are never paged (bitsandbytes/optim/optimizer.py:326-333)."""
 BLOCK = 256
-"""Elements that share an absmax (bitsandbytes/optim/optimizer.py:479)."""
+"""Elements per absmax (bitsandbytes/optim/optimizer.py:479)."""
 
 STATES = Label("optimizer states", "bitsandbytes/optim/optimizer.py:444-494; torch/optim/adamw.py:169-199", "optimizer")
 ABSMAX = Label("absmax of 8-bit states", "bitsandbytes/optim/optimizer.py:483-484", "optimizer")
@@ -25,11 +25,11 @@ STEPS = Label("step counts", "torch/optim/adamw.py: fused, one on the card for e
 NORMS = Label("norms of the gradients", "torch/nn/utils/clip_grad.py:25-90; ForeachReduceOp.cu", "gradients")
 NORM = Label("losses", "transformers/trainer.py:2540-2560 (grad_norm)")
 FOREACH_CHUNK = 65_536
-"""Elements that one block of a foreach kernel takes (torch 2.5.1 aten/src/ATen/native/cuda/MultiTensorApply.cuh)."""
+"""Elements per block of a foreach kernel (torch 2.5.1 aten/src/ATen/native/cuda/MultiTensorApply.cuh)."""
 
 
 class Optimizer:
-    """An optimizer for trained tensors of `sizes` elements; its states are made at its first step.
+    """An optimizer for trained tensors of `sizes` elements; its first step creates the states.
 
     Attributes:
         paged_bytes: states in CUDA's managed memory, which torch does not count (bitsandbytes/functional.py: get_paged).
@@ -45,7 +45,7 @@ class Optimizer:
         return self._name.endswith("8bit")
 
     def clip(self) -> Tensor:
-        """clip_grad_norm_: a norm for each tensor, and the one of all, which the trainer keeps."""
+        """clip_grad_norm_: a norm per tensor, and the total norm, which the trainer keeps."""
         tape = self._tape
         norms = [tape.tensor(1, NORMS, FULL) for _ in self._sizes]
         chunks = -(-max(self._sizes) // FOREACH_CHUNK)
@@ -65,7 +65,7 @@ class Optimizer:
                 tape.tensor(size, SQUARE_ROOTS, FULL)
 
     def _make_states(self) -> None:
-        """Two states for each tensor; in 8 bits with an absmax for each block, and two maps for all (optimizer.py:444-494)."""
+        """Two states per tensor; in 8 bits with an absmax per block, and two maps shared by all (optimizer.py:444-494)."""
         for size in self._sizes:
             small = size < MIN_8BIT_ELEMENTS
             item_bytes = 1 if self._eight_bit and not small else FULL

@@ -1,4 +1,4 @@
-"""The memory peak of a training, before it is run: of torch's allocator to the byte, of the card and of the host."""
+"""The predicted memory peak of a training: of torch's allocator to the byte, of the card and of the host."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loadcheck.stacks.unsloth_vllm.training_memory.model import Trainee, build
 from loadcheck.stacks.unsloth_vllm.training_memory.steps import Steps
 
 SYNTHETIC_TOKENS = 259
-"""Rows of a synthetic embedding that are not zero (loadcheck/weights/synthetic.py: NUM_TOKENS)."""
+"""Nonzero rows of a synthetic embedding (loadcheck/weights/synthetic.py: NUM_TOKENS)."""
 UNTRAINED = Label(
     "lm_head's rows of untrained tokens", "unsloth_zoo/tokenizer_utils.py:225-233, called by SFTTrainer.train"
 )
@@ -26,17 +26,17 @@ UNTRAINED = Label(
 
 @dataclass(frozen=True, slots=True)
 class TrainMemory:
-    """What torch's allocator holds in a training, each a tree of terms that sums.
+    """What torch's allocator holds during a training, each a tree of terms that sums.
 
     Attributes:
-        loaded: the model, and the engine where there is one: what stays as it is.
-        before: right before the trainer is made.
-        check: while unsloth looks for untrained tokens, before the first step; nothing where it looks for none.
-        first_step: the largest moment of the first optimizer step.
-        later_step: of every later one, which has the optimizer's states from its start.
-        paged_bytes: optimizer states in CUDA's managed memory, which are not torch's.
+        loaded: the model, and vLLM where it is used: what does not change.
+        before: right before the trainer is created.
+        check: while unsloth looks for untrained tokens, before the first step; equal to `before` where it does not.
+        first_step: the peak of the first optimizer step.
+        later_step: the peak of a later step, which has the optimizer's states from its start.
+        paged_bytes: optimizer states in CUDA's managed memory, outside torch.
         ledger: every event, for what depends on their order.
-        started_at: the number of the event before which the first step begins.
+        started_at: the index of the first event of the first step.
     """
 
     loaded: Term
@@ -50,23 +50,23 @@ class TrainMemory:
 
     @property
     def peak(self) -> Term:
-        """The largest moment of the whole training."""
+        """The largest peak of the whole training."""
         return max(self.check, self.first_step, self.later_step, key=lambda term: term.num_bytes)
 
 
 def train_memory(case: Case, settings: TrainSettings, engine: Prediction | None) -> TrainMemory:
-    """Train the adapters of a case as `settings` say; `engine` is the load's prediction where vLLM is in the card.
+    """Simulate a training of the case's adapters; `engine` is the load's prediction where vLLM is on the card.
 
     BadInput for an architecture whose training was never traced.
     """
-    refuse_untraced(case.config)
+    check_traced(case.config)
     capability = case.gpu.compute_capability
     loaded = loaded_model(case.config, case.profile, engine, capability)
     ledger = Ledger()
     trainee = _trainee(case, Tape(ledger))
     num_seqs = None if engine is None else engine.figures.max_num_seqs
     steps = Steps(trainee, settings, capability, num_seqs)
-    ledger.start_phase("before training", anew=True)
+    ledger.start_phase("before training", reset_peak=True)
     before = check = ledger.now()
     if settings.method == "sft" and case.profile.weights == "synthetic":
         check = _untrained_check(ledger, case.config)
@@ -77,8 +77,8 @@ def train_memory(case: Case, settings: TrainSettings, engine: Prediction | None)
     return TrainMemory(loaded, before, check, first, later, steps.paged_bytes, ledger, started_at)
 
 
-def refuse_untraced(config: ModelConfig) -> None:
-    """BadInput for an architecture whose training was never traced: its figures would be a guess."""
+def check_traced(config: ModelConfig) -> None:
+    """BadInput for an architecture whose training was never traced: its figures would be guesses."""
     if config.architecture.trained:
         return
     known = ", ".join(name for name, each in ARCHITECTURES.items() if each.trained)
@@ -87,7 +87,7 @@ def refuse_untraced(config: ModelConfig) -> None:
 
 
 def _with_model(loaded: Term, moment: Term) -> Term:
-    """A moment of the training with the loaded model below it."""
+    """A moment of the training, with the loaded model added to its weights."""
     kinds = {part.name: part for part in moment.parts}
     own = kinds.pop("weights", None)
     model = total("weights", [*loaded.parts, *(own.parts if own else ())])
@@ -114,11 +114,11 @@ def _trainee(case: Case, tape: Tape) -> Trainee:
 
 
 def _untrained_check(ledger: Ledger, config: ModelConfig) -> Term:
-    """fix_untrained_tokens, which copies lm_head's rows of all tokens whose embedding is zero (tokenizer_utils.py:225-233)."""
-    ledger.start_phase("check for untrained tokens", anew=True)
+    """fix_untrained_tokens copies lm_head's rows of all tokens whose embedding is zero (tokenizer_utils.py:225-233)."""
+    ledger.start_phase("check for untrained tokens", reset_peak=True)
     untrained = max(config.vocab_size - SYNTHETIC_TOKENS, 0)
     sizes = (config.vocab_size, config.vocab_size, INDEX * untrained, 2 * untrained * config.hidden_size)
-    held = [ledger.take(size, UNTRAINED) for size in sizes]
+    held = [ledger.allocate(size, UNTRAINED) for size in sizes]
     check = ledger.peak()
     del held
     return check

@@ -1,8 +1,8 @@
-"""What torch's allocator reserves of the card for what it hands out: the gaps between blocks come on top.
+"""What torch's allocator reserves on the card: the blocks that it hands out, and the gaps between them.
 
-torch 2.5.1, c10/cuda/CUDACachingAllocator.cpp with expandable segments, which unsloth asks for (unsloth/__init__.py:49-51): two pools,
-each one range of addresses that gets memory by whole pages; a request takes the smallest free block that holds it (get_free_block), the rest
-of that block stays free, and neighbours that are free become one (try_merge_blocks).
+torch 2.5.1, c10/cuda/CUDACachingAllocator.cpp with expandable segments, which unsloth turns on (unsloth/__init__.py:49-51): two pools, each
+one range of addresses that is mapped in whole pages. A request takes the smallest free block that holds it (get_free_block); the remainder
+stays free, and adjacent free blocks are merged (try_merge_blocks).
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Event
 from loadcheck.units import MIB, round_up
 
 SMALL_BYTES = MIB
-"""Up to so many bytes, a block comes from the small pool (kSmallSize)."""
+"""Blocks up to this size come from the small pool (kSmallSize)."""
 SMALL_PAGE_BYTES = 2 * MIB
 LARGE_PAGE_BYTES = 20 * MIB
-"""By so many bytes an expandable segment grows (kSmallBuffer, kLargeBuffer)."""
+"""The steps by which an expandable segment grows (kSmallBuffer, kLargeBuffer)."""
 ADDRESS_SPACE_BYTES = 1 << 50
-"""Addresses of a segment: more than any card has memory."""
+"""The addresses of a segment: more than the memory of any card."""
 
 
 class _Block:
-    """A range of addresses between its neighbours: in use, free, or free without memory behind it."""
+    """A range of addresses between its neighbours: in use, free, or free and unmapped."""
 
-    __slots__ = ("address", "before", "behind", "free", "mapped", "num_bytes")
+    __slots__ = ("address", "free", "mapped", "next", "num_bytes", "previous")
 
     def __init__(
-        self, address: int, num_bytes: int, before: _Block | None, behind: _Block | None, mapped: bool = True
+        self, address: int, num_bytes: int, previous: _Block | None, next_: _Block | None, mapped: bool = True
     ) -> None:
         self.address, self.num_bytes, self.free, self.mapped = address, num_bytes, True, mapped
-        self.before, self.behind = before, behind
+        self.previous, self.next = previous, next_
 
     @property
-    def could_be_bytes(self) -> int:
-        """Its size with the addresses behind it that have no memory yet."""
-        behind = self.behind
-        return self.num_bytes + (behind.num_bytes if behind is not None and not behind.mapped else 0)
+    def growable_bytes(self) -> int:
+        """Its size together with the unmapped addresses after it."""
+        following = self.next
+        return self.num_bytes + (following.num_bytes if following is not None and not following.mapped else 0)
 
 
 class _Pool:
@@ -48,17 +48,17 @@ class _Pool:
         self._page_bytes = page_bytes
         self.reserved_bytes = 0
         self._free: list[tuple[int, int]] = []
-        """(bytes, address) of the free blocks that are mapped, in order."""
+        """(bytes, address) of the free mapped blocks, sorted."""
         self._by_address: dict[int, _Block] = {}
         self._unmapped = [_Block(0, ADDRESS_SPACE_BYTES, None, None, mapped=False)]
-        """In the order of their addresses."""
+        """Sorted by address."""
 
     def find(self, num_bytes: int) -> _Block:
-        """A free block that holds so many bytes, of pages that are there or of new ones."""
+        """A free block of at least this size, mapping new pages if needed."""
         return self._smallest(num_bytes) or self._grown(num_bytes)
 
     def use(self, block: _Block, num_bytes: int) -> _Block:
-        """Exactly so many bytes of it, as all sizes are multiples of the smallest block."""
+        """Take this many bytes of a block; exact, because all sizes are multiples of the smallest block."""
         self._remove(block)
         if block.num_bytes > num_bytes:
             self._insert(_split(block, num_bytes))
@@ -66,30 +66,30 @@ class _Pool:
         return block
 
     def _smallest(self, num_bytes: int) -> _Block | None:
-        """The smallest free block that holds it; one that could still grow is left for what is larger (get_free_block)."""
+        """The smallest free block that holds it; one that can still grow is left for larger requests (get_free_block)."""
         index = bisect_left(self._free, (num_bytes, -1))
         if index == len(self._free):
             return None
         block = self._by_address[self._free[index][1]]
         for _, address in self._free[index + 1 :]:
             larger = self._by_address[address]
-            if larger.could_be_bytes >= block.could_be_bytes:
+            if larger.growable_bytes >= block.growable_bytes:
                 break
             block = larger
         return block
 
     def _grown(self, num_bytes: int) -> _Block:
-        """Map the lowest addresses that are wide enough, from a free block before them on (try_allocate_expandable_block)."""
+        """Map pages at the lowest free addresses that suffice, extending a free block before them (try_allocate_expandable_block)."""
         block = next(found for each in self._unmapped if (found := _first_of(each, num_bytes)) is not None)
         if not block.mapped:
             block = self._map(block, min(block.num_bytes, num_bytes))
         while block.num_bytes < num_bytes:
-            assert block.behind is not None
-            block = self._map(block.behind, min(num_bytes - block.num_bytes, block.behind.num_bytes))
+            assert block.next is not None
+            block = self._map(block.next, min(num_bytes - block.num_bytes, block.next.num_bytes))
         return block
 
     def _map(self, block: _Block, num_bytes: int) -> _Block:
-        """Give the first whole pages of a block memory; the free block that they make with their neighbours."""
+        """Map the first pages of a block; returns the free block that they form with their neighbours."""
         pages = round_up(num_bytes, self._page_bytes)
         self._unmapped.remove(block)
         if block.num_bytes > pages:
@@ -98,24 +98,24 @@ class _Pool:
         self.reserved_bytes += block.num_bytes
         return self._join_free(block)
 
-    def give(self, block: _Block) -> None:
-        """Free a block, and make one of it and its free neighbours."""
+    def release(self, block: _Block) -> None:
+        """Free a block and merge it with its free neighbours."""
         block.free = True
         self._join_free(block)
 
     def _join_free(self, block: _Block) -> _Block:
-        before, behind = block.before, block.behind
-        if before is not None and before.free and before.mapped:
-            self._remove(before)
-            block = _join(before, block)
-        if behind is not None and behind.free and behind.mapped:
-            self._remove(behind)
-            block = _join(block, behind)
+        previous, following = block.previous, block.next
+        if previous is not None and previous.free and previous.mapped:
+            self._remove(previous)
+            block = _join(previous, block)
+        if following is not None and following.free and following.mapped:
+            self._remove(following)
+            block = _join(block, following)
         self._insert(block)
         return block
 
     def trim(self) -> None:
-        """empty_cache: take the memory from every whole page that is free (unmap_block)."""
+        """empty_cache: unmap every whole page that is free (unmap_block)."""
         for _, address in list(self._free):
             block = self._by_address[address]
             start = round_up(block.address, self._page_bytes)
@@ -132,13 +132,13 @@ class _Pool:
             self._insert(head)
         block.mapped = False
         self.reserved_bytes -= block.num_bytes
-        before, behind = block.before, block.behind
-        if before is not None and not before.mapped:
-            self._unmapped.remove(before)
-            block = _join(before, block)
-        if behind is not None and not behind.mapped:
-            self._unmapped.remove(behind)
-            block = _join(block, behind)
+        previous, following = block.previous, block.next
+        if previous is not None and not previous.mapped:
+            self._unmapped.remove(previous)
+            block = _join(previous, block)
+        if following is not None and not following.mapped:
+            self._unmapped.remove(following)
+            block = _join(block, following)
         insort(self._unmapped, block, key=lambda each: each.address)
 
     def _insert(self, block: _Block) -> None:
@@ -151,41 +151,41 @@ class _Pool:
 
 
 def _split(block: _Block, num_bytes: int) -> _Block:
-    """Shorten a block to so many bytes; the rest of it, free."""
-    rest = _Block(block.address + num_bytes, block.num_bytes - num_bytes, block, block.behind, block.mapped)
-    if block.behind is not None:
-        block.behind.before = rest
-    block.behind, block.num_bytes = rest, num_bytes
+    """Shorten a block to this size; returns the remainder, which is free."""
+    rest = _Block(block.address + num_bytes, block.num_bytes - num_bytes, block, block.next, block.mapped)
+    if block.next is not None:
+        block.next.previous = rest
+    block.next, block.num_bytes = rest, num_bytes
     return rest
 
 
 def _join(first: _Block, second: _Block) -> _Block:
     first.num_bytes += second.num_bytes
-    first.behind = second.behind
-    if second.behind is not None:
-        second.behind.before = first
+    first.next = second.next
+    if second.next is not None:
+        second.next.previous = first
     return first
 
 
 def _first_of(unmapped: _Block, num_bytes: int) -> _Block | None:
-    """Where free addresses that hold so many bytes begin, with these and the free block before them; None where they are too few."""
-    before = unmapped.before
-    first = before if before is not None and before.free else unmapped
+    """The first block of a free range of this size, made of this one, the free block before it and those after; None if it is too short."""
+    previous = unmapped.previous
+    first = previous if previous is not None and previous.free else unmapped
     found = 0
     block: _Block | None = first
     while found < num_bytes and block is not None and block.free:
-        found, block = found + block.num_bytes, block.behind
+        found, block = found + block.num_bytes, block.next
     return first if found >= num_bytes else None
 
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """What torch reserves in a training.
+    """What torch reserves during a training.
 
     Attributes:
-        before_bytes: the most before the first step.
-        steps_bytes: the most from then on.
-        short_bytes: what is lacking for the first request that fails for good; 0 where all are served.
+        before_bytes: the peak before the first step.
+        steps_bytes: the peak from then on.
+        short_bytes: what is missing for the first request that finally fails; 0 where all are served.
     """
 
     before_bytes: int
@@ -200,7 +200,7 @@ class _OutOfMemoryError(Exception):
 
 
 class _Allocator:
-    """Both pools, and the memory that they may have between them; None for as much as they ask for."""
+    """Both pools, with a limit on their sum; None for no limit."""
 
     def __init__(self, limit_bytes: int | None) -> None:
         self._limit_bytes = limit_bytes
@@ -213,18 +213,18 @@ class _Allocator:
     def pool(self, num_bytes: int) -> _Pool:
         return self._small if num_bytes <= SMALL_BYTES else self._large
 
-    def take(self, num_bytes: int) -> _Block:
-        """A block of a pool; where the card has no more, all whole pages that are free are given back first (release_cached_blocks)."""
+    def allocate(self, num_bytes: int) -> _Block:
+        """A block of a pool; if the card is full, all free whole pages are released first (release_cached_blocks)."""
         pool = self.pool(num_bytes)
         block = pool.find(num_bytes)
-        if self._lacks_bytes() > 0:
+        if self._excess_bytes() > 0:
             self.trim()
             block = pool.find(num_bytes)
-            if (short_bytes := self._lacks_bytes()) > 0:
+            if (short_bytes := self._excess_bytes()) > 0:
                 raise _OutOfMemoryError(short_bytes)
         return pool.use(block, num_bytes)
 
-    def _lacks_bytes(self) -> int:
+    def _excess_bytes(self) -> int:
         return 0 if self._limit_bytes is None else self.reserved_bytes - self._limit_bytes
 
     def trim(self) -> None:
@@ -237,28 +237,28 @@ def reserve(
 ) -> Reserved:
     """What is reserved for blocks of `loaded` bytes, which stay, and then for the events of a training.
 
-    The cache is emptied before the event number `emptied_at`, as the trainer does before its first step
+    The cache is emptied before the event with index `emptied_at`, as the trainer does before its first step
     (accelerate/accelerator.py: free_memory). Within 0.5 % of every measured peak (tests/sweeps/test_train_truth.py). With `limit_bytes` it
-    ends at the request that the card cannot serve: on an H200 that was filled but for 23.5 GiB the same request, of 4.50 GiB, ended GRPO
-    of 9 × 8 rows, and 8 × 8 ran (driver 580.159.04, 2026-11-29, commit e428a97).
+    ends at the request that the card cannot serve: on an H200 that was filled except for 23.5 GiB the same request, of 4.50 GiB, ended
+    GRPO of 9 × 8 rows, and 8 × 8 ran (driver 580.159.04, 2026-11-29, commit e428a97).
     """
     allocator, held = _Allocator(limit_bytes), dict[int, _Block]()
     before_bytes = 0
     try:
         for num_bytes in loaded:
-            allocator.take(num_bytes)
-        before_bytes = _follow(allocator, held, events[:emptied_at])
+            allocator.allocate(num_bytes)
+        before_bytes = _replay(allocator, held, events[:emptied_at])
         allocator.trim()
-        return Reserved(before_bytes, _follow(allocator, held, events[emptied_at:]))
+        return Reserved(before_bytes, _replay(allocator, held, events[emptied_at:]))
     except _OutOfMemoryError as error:
         return Reserved(before_bytes, allocator.reserved_bytes, error.short_bytes)
 
 
-def _follow(allocator: _Allocator, held: dict[int, _Block], events: Sequence[Event]) -> int:
-    """What is reserved in the end, which is the most, as pools do not shrink by themselves."""
+def _replay(allocator: _Allocator, held: dict[int, _Block], events: Sequence[Event]) -> int:
+    """What is reserved at the end, which is also the peak, because pools do not shrink by themselves."""
     for event in events:
         if event.num_bytes > 0:
-            held[event.number] = allocator.take(event.num_bytes)
+            held[event.number] = allocator.allocate(event.num_bytes)
         else:
-            allocator.pool(-event.num_bytes).give(held.pop(event.number))
+            allocator.pool(-event.num_bytes).release(held.pop(event.number))
     return allocator.reserved_bytes

@@ -14,7 +14,7 @@ BATCH = Label(
 
 
 def batches(tape: Tape, settings: TrainSettings) -> list[list[Tensor]]:
-    """Every micro-batch of a step is on the card before the first is worked on (unsloth/models/_utils.py:1002-1035)."""
+    """All micro-batches of a step are on the card before the first one runs (unsloth/models/_utils.py:1002-1035)."""
     elements = settings.rows * settings.row_tokens
     return [
         [tape.tensor(elements, BATCH, INDEX) for _ in range(3)] for _ in range(settings.gradient_accumulation_steps)
@@ -22,7 +22,7 @@ def batches(tape: Tape, settings: TrainSettings) -> list[list[Tensor]]:
 
 
 def forward(trainee: Trainee, settings: TrainSettings) -> Tensor:
-    """compute_loss (transformers/trainer.py:3700-3750): under autocast, and everything it returns in fp32."""
+    """compute_loss (transformers/trainer.py:3700-3750): under autocast, with its outputs in fp32."""
     tape = trainee.tape
     tape.ledger.start_phase("forward pass")
     tape.casts = {}
@@ -47,7 +47,7 @@ def _model(trainee: Trainee, settings: TrainSettings) -> tuple[Tensor, Tensor | 
 
 
 def backward(trainee: Trainee, loss: Tensor) -> None:
-    """accelerator.backward (accelerate/accelerator.py:2200-2230): the loss once more, divided, and its gradient of 1."""
+    """accelerator.backward (accelerate/accelerator.py:2200-2230): divides the loss again, and starts from a gradient of 1."""
     tape = trainee.tape
     tape.ledger.start_phase("backward pass")
     loss = divided(tape, loss)

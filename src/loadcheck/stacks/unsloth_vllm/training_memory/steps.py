@@ -1,4 +1,4 @@
-"""Training as a sequence of steps: what each phase of a step holds, and the largest moment of the first step and of a later one."""
+"""Training as a sequence of steps: what each phase of a step holds, and the peaks of the first step and of a later one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAMPLING = Label("sampling tensors of the engine", "vllm/model_executor/sampling
 class Steps:
     """The trainer's loop (transformers/trainer.py: _inner_training_loop).
 
-    `engine_num_seqs` is vLLM's number of sequences where it is in the card, None where it is not.
+    `engine_num_seqs` is vLLM's number of sequences where it is on the card, else None.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Steps:
         self._trainee, self._settings, self._tape = trainee, settings, trainee.tape
         self._tape.workspace_bytes = cublas_workspace(compute_capability).num_bytes
         self._engine = engine_num_seqs is not None
-        if self._engine:  # which has made the main thread's
+        if self._engine:  # it has allocated the main thread's workspace
             self._tape.workspaces["main"] = None
         self._sampling = [] if engine_num_seqs is None else self._sampled(engine_num_seqs)
         sizes = [leaf.tensor.num_elements for leaf in trainee.leaves]
@@ -38,7 +38,7 @@ class Steps:
         self._norm: Tensor | None = None
 
     def _sampled(self, num_seqs: int) -> list[Storage]:
-        return [self._tape.ledger.take(size, SAMPLING) for size in sampling_tensors(num_seqs)]
+        return [self._tape.ledger.allocate(size, SAMPLING) for size in sampling_tensors(num_seqs)]
 
     @property
     def paged_bytes(self) -> int:
@@ -46,8 +46,8 @@ class Steps:
         return self._optimizer.paged_bytes
 
     def step(self) -> Term:
-        """One optimizer step; gives its largest moment."""
-        self._tape.ledger.start_phase("batch", anew=True)
+        """Run one optimizer step; returns its peak."""
+        self._tape.ledger.start_phase("batch", reset_peak=True)
         if self._total_loss is None:
             self._total_loss = self._tape.tensor(1, SCALAR, FULL)
         batches = sft.batches(self._tape, self._settings) if self._settings.method == "sft" else []
