@@ -268,7 +268,7 @@ def test_all_problems_of_a_card_are_reported(capsys: pytest.CaptureFixture[str])
     """All missing and impossible numbers of a card are in one error, exit 2."""
     code, out, err = _run(capsys, "predict", "--gpu-total-bytes", "10", "--compute-capability", "eight")
     assert (code, out) == (2, "")
-    assert "Error: --gpu-free-bytes: not known" in err and "Error: --compute-capability: 'eight' is none" in err
+    assert "Error: --gpu-free-bytes: unknown" in err and "Error: --compute-capability: 'eight' is not one" in err
     assert "Error: --gpu-total-bytes: 10 bytes are less than any card has; give bytes, or 24GiB" in err
 
 
@@ -295,7 +295,7 @@ def test_a_card_takes_units(capsys: pytest.CaptureFixture[str]):
         (["--gpu", "T4", "--non-torch-bytes", "-5"], "'-5' is no number of bytes"),
         (["--gpu", "T4", "--ram-available-bytes", "much"], "'much' is no number of bytes"),
         (["--gpu-total-bytes", "24GiB", "--compute-capability", "8.9"], "on the cards of env/gpus.toml it is 102.0 MiB to 526.8 MiB below the total"),
-        (["--gpu-total-bytes", "24GiB"], "--compute-capability: not known for this card; ask nvidia-smi --query-gpu=compute_cap --format=csv"),
+        (["--gpu-total-bytes", "24GiB"], "--compute-capability: unknown for this card; ask nvidia-smi --query-gpu=compute_cap --format=csv"),
     ],
 )  # fmt: skip
 def test_implausible_numbers_of_a_card_exit_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]):

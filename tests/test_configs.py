@@ -141,12 +141,12 @@ def test_each_kind_maps_to_our_flags(text: str, kind: str, settings: dict[str, A
         (
             AXOLOTL,
             [
-                "datasets: [{'path': 'rows.jsonl', 'type': 'chat_template'}], which is no file here",
+                "datasets: [{'path': 'rows.jsonl', 'type': 'chat_template'}], which is not a file here",
                 "flash_attention: True",
             ],
         ),
         (LLAMA_FACTORY, ["do_train: True", "dataset: 'identity'", "template: 'llama3'"]),
-        (TRL, ["dataset_name: 'someone/chats', which is no file here", "report_to: 'none'"]),
+        (TRL, ["dataset_name: 'someone/chats', which is not a file here", "report_to: 'none'"]),
     ],
     ids=["unsloth", "axolotl", "LLaMA-Factory", "TRL"],
 )
@@ -164,20 +164,20 @@ def test_a_data_file_is_found_relative_to_the_config(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (AXOLOTL.replace("adapter: qlora", ""), "adapter: is missing, which trains otherwise than is predicted here; set it to lora or qlora"),
+        (AXOLOTL.replace("adapter: qlora", ""), "adapter: is missing, which is a different training than the one predicted here; set it to lora or qlora"),
         (AXOLOTL.replace("load_in_8bit: false", "load_in_8bit: true"), "load_in_8bit: is True"),
         (AXOLOTL + "rl: dpo\n", "rl: is 'dpo'"),
         (AXOLOTL + "deepspeed: zero3.json\n", "deepspeed: is 'zero3.json'"),
         (UNSLOTH.replace("training_type: lora", "training_type: full"), "training.training_type: is 'full'"),
-        (LLAMA_FACTORY.replace("stage: sft", "stage: dpo"), "stage: is 'dpo', which trains otherwise"),
-        (LLAMA_FACTORY.replace("quantization_bit: 4", "quantization_bit: 8"), "quantization_bit: must be 4 bits, or none (got 8)"),
+        (LLAMA_FACTORY.replace("stage: sft", "stage: dpo"), "stage: is 'dpo', which is a different training"),
+        (LLAMA_FACTORY.replace("quantization_bit: 4", "quantization_bit: 8"), "quantization_bit: must be 4, or left out (got 8)"),
         (TRL.replace("use_peft: true", ""), "use_peft: is missing"),
         (TRL + "lora_r: many\n", "lora_r: could not convert"),
         (TRL + "lora_alpha: 1.5\n", "lora_alpha: must be a whole number"),
         (TRL + "learning_rate: fast\n", "learning_rate: could not convert"),
         (TRL.replace("use_vllm: true", "use_vllm: maybe"), "use_vllm: must be true or false"),
         (TRL.replace("gradient_checkpointing: true", "gradient_checkpointing: 3"), "must be true, false or unsloth"),
-        (TRL.replace("[q_proj, v_proj]", "[1, 2]"), "lora_target_modules: must be a text"),
+        (TRL.replace("[q_proj, v_proj]", "[1, 2]"), "lora_target_modules: must be a string"),
     ],
 )  # fmt: skip
 def test_unsupported_training_is_refused(text: str, said: str, tmp_path: Path):
@@ -188,7 +188,7 @@ def test_unsupported_training_is_refused(text: str, said: str, tmp_path: Path):
 
 
 PACKING = {
-    "unsloth": (UNSLOTH.replace("packing: false", "packing: true"), "today's unsloth keeps the examples"),
+    "unsloth": (UNSLOTH.replace("packing: false", "packing: true"), "today's unsloth separates the examples"),
     "axolotl": (
         AXOLOTL.replace("sample_packing: false", "sample_packing: true").replace("flash_attention: true", "pad_to_sequence_len: true"),
         "axolotl packs whole rows",
@@ -211,12 +211,12 @@ def test_packing_is_taken_with_a_note_on_differences(kind: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (PACKING["axolotl"][0] + "flash_attention: true\n", "flash_attention: is True, which keeps the examples of a packed row apart"),
-        (PACKING["axolotl"][0] + "attn_implementation: sdpa\n", "attn_implementation: is 'sdpa', which keeps"),
-        (LLAMA_FACTORY + "packing: true\nneat_packing: true\n", "neat_packing: is True, which keeps"),
-        (LLAMA_FACTORY + "neat_packing: true\n", "neat_packing: is True, which keeps"),
-        (TRL + "packing: true\npacking_strategy: bfd\n", "packing_strategy: is 'bfd', which keeps"),
-        (TRL + "packing: true\npadding_free: true\n", "padding_free: is True, which keeps"),
+        (PACKING["axolotl"][0] + "flash_attention: true\n", "flash_attention: is True, which separates the examples of a packed row"),
+        (PACKING["axolotl"][0] + "attn_implementation: sdpa\n", "attn_implementation: is 'sdpa', which separates"),
+        (LLAMA_FACTORY + "packing: true\nneat_packing: true\n", "neat_packing: is True, which separates"),
+        (LLAMA_FACTORY + "neat_packing: true\n", "neat_packing: is True, which separates"),
+        (TRL + "packing: true\npacking_strategy: bfd\n", "packing_strategy: is 'bfd', which separates"),
+        (TRL + "packing: true\npadding_free: true\n", "padding_free: is True, which separates"),
         (TRL + "packing: maybe\n", "packing: must be true or false"),
     ],
 )  # fmt: skip
@@ -254,14 +254,14 @@ def test_all_problems_are_reported_at_once(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "holds no settings"),
-        ("- a\n- b\n", "holds no settings"),
-        ("a: 1\n", "is no config of unsloth, axolotl, LLaMA-Factory, TRL"),
+        ("", "contains no settings"),
+        ("- a\n- b\n", "contains no settings"),
+        ("a: 1\n", "has no key of a config of unsloth, axolotl, LLaMA-Factory, TRL"),
         ("a: [1\n", "not valid YAML (line 2"),
         ("a: !!python/object/apply:os.system [ls]\n", "not valid YAML"),
-        ("lora_r: 1\nb: {c: 1, c: 2}\nlora_r: 2\n", "config.yaml:3: lora_r: is said twice"),
+        ("lora_r: 1\nb: {c: 1, c: 2}\nlora_r: 2\n", "config.yaml:3: lora_r: is given twice"),
         ("\n".join(["a: &a [1,1,1,1,1,1,1,1,1]", *(f"b{n}: &b{n} [*{'a' if n == 0 else f'b{n - 1}'}{', *a' * 8}]" for n in range(9))]), None),
-        ("a0: &a0 [x]\n" + "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)), "stands for more than"),
+        ("a0: &a0 [x]\n" + "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)), "expands to more than"),
         ("x" * 1_100_000, "is larger than"),
         ("lora_r: \xff", "not valid YAML"),
     ],

@@ -49,7 +49,7 @@ def test_unmeasured_trainings_are_not_predicted(settings: dict[str, object]):
     """Another model and 16-bit training are not predicted, with a note."""
     peaks = _peaks(1, 128, settings)
     assert (peaks.host_bytes, peaks.fits) == (None, True)
-    assert "SFT of SmolLM2 135M in 4-bit alone" in peaks.note
+    assert "only for SFT of SmolLM2 135M in 4-bit" in peaks.note
 
 
 def test_a_batch_larger_than_the_memory_does_not_fit():

@@ -92,10 +92,10 @@ def _chat(*turns: tuple[str, Any]) -> dict[str, Any]:
     ("row", "said"),
     [
         ('{"messages": [', "is not JSON"),
-        ('{"text": NaN}', "NaN is no number of JSON"),
+        ('{"text": NaN}', "NaN is not a JSON number"),
         ('["a"]', "is an array, not an object"),
-        ("{}", "has no key, and none of messages"),
-        ({"question": "a", "response": "b"}, "has the keys question, response, and none of messages"),
+        ("{}", "has no key; its keys must include those of one form: messages"),
+        ({"question": "a", "response": "b"}, "has the keys question, response; its keys must include those of one form: messages"),
         ({"messages": []}, "messages: must be a list of turns, at least one"),
         ({"messages": "Hi"}, "messages: must be a list of turns"),
         ({"messages": [{"role": "user"}]}, "messages[0]: must have role and content"),
@@ -103,19 +103,19 @@ def _chat(*turns: tuple[str, Any]) -> dict[str, Any]:
         (_chat(("user", "Hi"), ("robot", "Hello")), "messages[1].role: unknown role 'robot'; one of system, user"),
         (_chat(("user", "Hi"), ("assistant", "")), "messages[1].content: is empty"),
         (_chat(("user", "Hi"), ("assistant", " \n")), "messages[1].content: is empty"),
-        (_chat(("user", "Hi"), ("assistant", None)), "messages[1].content: must be a text"),
-        (_chat(("user", "Hi"), ("assistant", ["a"])), "messages[1].content: must be a text"),
-        (_chat(("user", "Hi"), ("assistant", "\ud800")), "half of a surrogate pair"),
-        (_chat(("user", "Hi")), "has no turn of the assistant"),
-        (_chat(("user", "Hi"), ("assistant", "a"), ("user", "b")), "ends with a turn of the user"),
-        (_chat(("user", "Hi"), ("assistant", "a"), ("assistant", "b")), "two turns of the assistant in a row"),
-        (_chat(("user", "Hi"), ("user", "a"), ("assistant", "b")), "two turns of the user in a row"),
-        (_chat(("assistant", "a")), "does not begin with a turn of the user"),
-        (_chat(("user", "a"), ("system", "b"), ("assistant", "c")), "a turn of the system that is not the first"),
-        ({"messages": [{"role": "user", "content": "a", "tool_calls": []}]}, "messages[0]: has tool_calls, which is not read"),
-        ({"instruction": "a", "output": "b", "input": 3}, "input: must be a text"),
+        (_chat(("user", "Hi"), ("assistant", None)), "messages[1].content: must be a string"),
+        (_chat(("user", "Hi"), ("assistant", ["a"])), "messages[1].content: must be a string"),
+        (_chat(("user", "Hi"), ("assistant", "\ud800")), "an unpaired surrogate"),
+        (_chat(("user", "Hi")), "has no assistant turn"),
+        (_chat(("user", "Hi"), ("assistant", "a"), ("user", "b")), "ends with a user turn"),
+        (_chat(("user", "Hi"), ("assistant", "a"), ("assistant", "b")), "two assistant turns in a row"),
+        (_chat(("user", "Hi"), ("user", "a"), ("assistant", "b")), "two user turns in a row"),
+        (_chat(("assistant", "a")), "does not begin with a user turn"),
+        (_chat(("user", "a"), ("system", "b"), ("assistant", "c")), "a system turn that is not the first"),
+        ({"messages": [{"role": "user", "content": "a", "tool_calls": []}]}, "messages[0]: has tool_calls, which is not supported"),
+        ({"instruction": "a", "output": "b", "input": 3}, "input: must be a string"),
         ({"instruction": "", "output": "b"}, "instruction: is empty"),
-        ({"prompt": "a", "completion": 1}, "completion: must be a text"),
+        ({"prompt": "a", "completion": 1}, "completion: must be a string"),
         ({"text": ""}, "text: is empty"),
     ],
 )  # fmt: skip
@@ -131,7 +131,7 @@ def test_all_faults_are_reported_in_order(tmp_path: Path):
     """A broken row does not hide the next, and a correct row between them is not reported."""
     faults = _faults(_file(tmp_path, "{", CHAT, {"text": 1}, {"messages": 1}))
     assert [fault.split(": ")[0] for fault in faults] == ["data.jsonl:1", "data.jsonl:3", "data.jsonl:4"]
-    assert "is of the form text, the rows before it of messages" in faults[1]
+    assert "has the form text, but the rows before it messages" in faults[1]
 
 
 def test_many_faults_are_counted(tmp_path: Path):
@@ -152,13 +152,13 @@ def test_a_file_without_a_row_is_refused(content: str, tmp_path: Path):
     """A file without rows is refused."""
     path = tmp_path / "data.json"
     path.write_text(content)
-    assert _faults(path)[0].startswith("data.json: holds no row")
+    assert _faults(path)[0].startswith("data.json: contains no row")
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{}", "data.json:1: is no JSON array"),
+        ("{}", "data.json:1: is not a JSON array"),
         ('[\n{"text": "a"}\n{"text": "b"}]', "data.json:2: is not JSON (a comma or ] is missing"),
         ('[{"text": "a"},\n{"text": }]', "data.json:2: is not JSON"),
         ('[{"text": "a"}', "data.json:1: is not JSON"),
@@ -176,7 +176,7 @@ def test_a_broken_array_is_refused_by_line(content: str, said: str, tmp_path: Pa
     ("make", "said"),
     [
         (lambda folder: folder / "none.jsonl", "No such file"),
-        (lambda folder: _file(folder, CHAT, name="data.csv"), "is no .jsonl and no .json file"),
+        (lambda folder: _file(folder, CHAT, name="data.csv"), "is neither a .jsonl nor a .json file"),
         (lambda folder: _folder(folder / "x.jsonl"), "Is a directory"),
     ],
 )
@@ -193,12 +193,12 @@ def _folder(path: Path) -> Path:
 
 def test_a_prompt_that_ends_with_an_answer_is_refused(tmp_path: Path):
     """A prompt that ends with an answer is refused, as GRPO generates the answers."""
-    assert "ends with the assistant's turn" in _faults(_file(tmp_path, {"prompt": CHAT["messages"]}), "grpo")[0]
+    assert "ends with an assistant turn" in _faults(_file(tmp_path, {"prompt": CHAT["messages"]}), "grpo")[0]
 
 
 def test_sft_and_grpo_take_different_files(tmp_path: Path):
     """Chats are refused for GRPO, and prompts for SFT."""
-    assert "none of prompt" in _faults(_file(tmp_path, CHAT), "grpo")[0]
+    assert "those of one form: prompt" in _faults(_file(tmp_path, CHAT), "grpo")[0]
     assert "has the keys prompt, answer" in _faults(_file(tmp_path, {"prompt": "a", "answer": "b"}))[0]
 
 

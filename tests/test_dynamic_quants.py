@@ -141,7 +141,7 @@ def test_a_config_without_quantization_is_loaded_in_16_bits(tmp_path: Path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(data), encoding="utf-8")
     found = resolve(changed(PROFILE, {"model": str(path)}))
-    assert found.config.quantization == "16bit" and "16 bits, load_in_4bit or not" in found.notes[0]
+    assert found.config.quantization == "16bit" and "16 bits, whatever load_in_4bit says" in found.notes[0]
     assert resolve(changed(PROFILE, {"model": str(path), "load_in_4bit": False})).notes == ()
 
 

@@ -64,8 +64,8 @@ def test_the_longest_length_is_the_longest():
     best = _fit("length").proposals[0].profile
     search = search_of(_config(), card_from_table("T4"), RAM, PROFILE)
     longer = changed(best, {"max_seq_length": best.max_seq_length + 256})
-    assert search.fullest(best) is not None
-    assert search.fullest(longer) is None
+    assert search.highest_utilization(best) is not None
+    assert search.highest_utilization(longer) is None
 
 
 def test_goals_order_the_proposals():
@@ -82,7 +82,7 @@ def test_goals_order_the_proposals():
 def test_a_full_card_keeps_what_the_prediction_may_be_off():
     """The fullest utilization leaves as much as the peak's own band, so that the proposal does load."""
     card = card_from_table("T4")
-    proposal = search_of(_config(), card, RAM, PROFILE).fullest(PROFILE)
+    proposal = search_of(_config(), card, RAM, PROFILE).highest_utilization(PROFILE)
     assert proposal is not None
     assert proposal.headroom_bytes >= PEAK_SLACK * card.total_bytes
 
@@ -268,4 +268,4 @@ def test_a_utilization_that_is_given_is_not_lowered():
     asked = changed(PROFILE, {"gpu_memory_utilization": 0.99})
     search = search_of(_config(), card_from_table("H100"), RAM, PROFILE, frozenset({"gpu_memory_utilization"}))
     proposal = search.propose(changed(asked, {"max_seq_length": 131_072}))
-    assert proposal is not None and search.lowest(proposal) is proposal
+    assert proposal is not None and search.same_at_lower_utilization(proposal) is proposal

@@ -148,7 +148,7 @@ def test_a_training_process_that_fails_fails_the_run(child: Child):
         (("--data", str(DATA), "--train-seq-length", "600"), 2, "600 is above max_seq_length 512"),
         (("--data", str(DATA), "--packing", "--truncate"), 2, "--truncate: no row is too long with --packing"),
         (("--data", str(DATA), "--reward-functions", "x.py"), 2, "only GRPO uses reward functions"),
-        (("--data", str(DATA), "--method", "grpo"), 2, "none of prompt"),
+        (("--data", str(DATA), "--method", "grpo"), 2, "those of one form: prompt"),
         (("--data", str(DATA), "--learning-rate", "2"), 2, "must be at most 1"),
         (("--data", str(DATA), "--max-steps", "0"), 2, "must be at least 1"),
     ],

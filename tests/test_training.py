@@ -134,6 +134,6 @@ def test_on_a_cpu_the_peak_of_the_process_is_predicted(capsys: pytest.CaptureFix
     assert run(["predict", "smollm2-135m-cpu", "--method", "sft"]) == 0
     assert "Predicted peak of the process" in capsys.readouterr().out
     assert run(["predict", "smollm2-135m-cpu", "--method", "grpo"]) == 0
-    assert "was measured for SFT of SmolLM2 135M in 4-bit alone" in capsys.readouterr().out
+    assert "was measured only for SFT of SmolLM2 135M in 4-bit" in capsys.readouterr().out
     assert run(["fit", "smollm2-135m-cpu", "--method", "sft"]) == 2
     assert "whose memory is not limited by a card" in capsys.readouterr().err

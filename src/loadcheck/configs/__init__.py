@@ -1,4 +1,4 @@
-"""Configs that people already have, read as ours: unsloth's, axolotl's, LLaMA-Factory's and TRL's YAML."""
+"""Reads the YAML configs of other tools as our settings: unsloth's, axolotl's, LLaMA-Factory's and TRL's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The four kinds of config: which of their keys are ours by which name, what cannot be trained here, and what their missing keys mean."""
+"""The four kinds of config: how their keys map to our settings, what cannot be trained here, and the defaults of missing keys."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-NOTHING: tuple[Any, ...] = (None, False, "", 0, 0.0, [], "none", "no")
+OFF: tuple[Any, ...] = (None, False, "", 0, 0.0, [], "none", "no")
 """Values of a switch that is off."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One tool's config.
+    """One tool's config format.
 
     Attributes:
-        known_by: keys of which one is enough to know it.
-        takes: our parameter by its key; several keys may be one parameter.
-        refused: keys that would make another training of it, with the values that do not; one that is missing is None.
-        defaults: its own values of keys that a file may leave out, by our parameter.
-        source: where its keys and defaults are written down.
-        apart: keys that have it keep the examples of a packed row apart, with the values that do not: refused where it packs.
-        packs: how its packing differs from ours where it does not keep them apart; empty where it is the same.
+        identified_by: keys, any of which identifies the format.
+        parameters: our parameter by the tool's key; several keys may map to one parameter.
+        refused: keys that would make it a different training, with the values that do not; a missing key is None.
+        defaults: the tool's own values of keys that a file may leave out, by our parameter.
+        source: where its keys and defaults are documented.
+        isolates: keys that separate the examples of a packed row, with the values that do not; refused with packing.
+        packing_note: how its packing differs from ours where it does not separate them; empty where it is the same.
     """
 
     name: str
-    known_by: tuple[str, ...]
-    takes: Mapping[str, str]
+    identified_by: tuple[str, ...]
+    parameters: Mapping[str, str]
     refused: Mapping[str, tuple[Any, ...]]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
-    apart: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    packs: str = ""
+    isolates: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    packing_note: str = ""
 
 
 TRAINING_ARGUMENTS = {
@@ -51,7 +51,7 @@ HF_DEFAULTS = {
     "num_train_epochs": 3.0,
     "use_gradient_checkpointing": False,
 }
-DISTRIBUTED = {"deepspeed": NOTHING, "fsdp": NOTHING}
+DISTRIBUTED = {"deepspeed": OFF, "fsdp": OFF}
 
 UNSLOTH = Kind(
     "unsloth",
@@ -81,8 +81,8 @@ UNSLOTH = Kind(
     },
     {
         "training.training_type": (None, "lora", "qlora"),
-        "lora.use_rslora": NOTHING,
-        "lora.use_loftq": NOTHING,
+        "lora.use_rslora": OFF,
+        "lora.use_loftq": OFF,
     },
     {
         "lora_r": 64,
@@ -92,7 +92,7 @@ UNSLOTH = Kind(
         "gradient_accumulation_steps": 4,
     },
     "unsloth studio/backend/assets/configs/lora_text.yaml; packing today: unsloth/utils/packing.py",
-    packs="today's unsloth keeps the examples of a packed row apart; here, as in unsloth 2025.2.5 with trl 0.14.0, they see each other",
+    packing_note="today's unsloth separates the examples of a packed row; here, as in unsloth 2025.2.5 with trl 0.14.0, they attend to each other",
 )
 AXOLOTL = Kind(
     "axolotl",
@@ -128,17 +128,17 @@ AXOLOTL = Kind(
         "lora_target_linear": "all_linear",
     },
     {
-        "rl": (*NOTHING, "grpo"), "adapter": ("lora", "qlora"), "load_in_8bit": NOTHING, "peft_use_dora": NOTHING, "peft_use_rslora": NOTHING,
-        "lora_modules_to_save": NOTHING, **DISTRIBUTED, "fsdp_config": NOTHING,
+        "rl": (*OFF, "grpo"), "adapter": ("lora", "qlora"), "load_in_8bit": OFF, "peft_use_dora": OFF, "peft_use_rslora": OFF,
+        "lora_modules_to_save": OFF, **DISTRIBUTED, "fsdp_config": OFF,
     },
     {"load_in_4bit": False, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "use_gradient_checkpointing": False,
      "lora_dropout": 0.0, "optim": "adamw_torch_fused"},
     "axolotl src/axolotl/utils/schemas; packing: validation.py (check_sample_packing_without_attention, hint_sample_packing_padding)",
     {
-        **{f"{name}_attention": NOTHING for name in ("flash", "sdp", "xformers", "flex")},
-        "attn_implementation": (*NOTHING, "eager"),
+        **{f"{name}_attention": OFF for name in ("flash", "sdp", "xformers", "flex")},
+        "attn_implementation": (*OFF, "eager"),
     },
-    "axolotl packs whole rows and counts positions anew in each; here rows are cut at sequence_len, and positions run on",
+    "axolotl packs whole rows and restarts positions in each; here rows are cut at sequence_len, and positions continue",
 )  # fmt: skip
 LLAMA_FACTORY = Kind(
     "LLaMA-Factory",
@@ -157,15 +157,15 @@ LLAMA_FACTORY = Kind(
         "disable_gradient_checkpointing": "no_gradient_checkpointing",
     },
     {
-        "stage": (None, "sft"), "finetuning_type": (None, "lora"), "use_dora": NOTHING, "use_rslora": NOTHING,
-        "loraplus_lr_ratio": NOTHING, "additional_target": NOTHING, "use_galore": NOTHING, **DISTRIBUTED,
+        "stage": (None, "sft"), "finetuning_type": (None, "lora"), "use_dora": OFF, "use_rslora": OFF,
+        "loraplus_lr_ratio": OFF, "additional_target": OFF, "use_galore": OFF, **DISTRIBUTED,
     },
     {**HF_DEFAULTS, "lora_r": 8, "lora_dropout": 0.0, "target_modules": "all", "max_seq_length": 2048, "load_in_4bit": False,
      "learning_rate": 5e-5, "use_gradient_checkpointing": True},
     "LLaMA-Factory src/llamafactory/hparams; packing: data/processor/supervised.py (PackedSupervisedDatasetProcessor)",
-    {"neat_packing": NOTHING},
-    "LLaMA-Factory packs whole rows, pads them to cutoff_len + 1 and counts positions anew in each; here rows are cut at cutoff_len, nothing "
-    "is padded, and positions run on",
+    {"neat_packing": OFF},
+    "LLaMA-Factory packs whole rows, pads them to cutoff_len + 1 and restarts positions in each; here rows are cut at cutoff_len, nothing "
+    "is padded, and positions continue",
 )  # fmt: skip
 TRL = Kind(
     "TRL",
@@ -185,16 +185,16 @@ TRL = Kind(
         "lora_target_modules": "target_modules",
     },
     {
-        "use_peft": (True,), "load_in_8bit": NOTHING, "use_dora": NOTHING, "use_rslora": NOTHING,
-        "lora_modules_to_save": NOTHING, **DISTRIBUTED,
+        "use_peft": (True,), "load_in_8bit": OFF, "use_dora": OFF, "use_rslora": OFF,
+        "lora_modules_to_save": OFF, **DISTRIBUTED,
     },
     {**HF_DEFAULTS, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "q_proj,v_proj", "max_seq_length": 1024,
      "load_in_4bit": False, "learning_rate": 2e-5},
     "trl 0.14.0 trainer/model_config.py, trainer/sft_config.py; peft 0.14.0 utils/constants.py",
-    {"packing_strategy": (*NOTHING, "wrapped"), "padding_free": NOTHING},
-    "packing is that of trl 0.14.0, packing_strategy wrapped in later ones; trl learns every token of a packed row, here the assistant's alone "
-    "stay labels",
+    {"packing_strategy": (*OFF, "wrapped"), "padding_free": OFF},
+    "packing is that of trl 0.14.0, which later versions call packing_strategy wrapped; trl learns every token of a packed row, here only "
+    "the assistant's tokens are labels",
 )  # fmt: skip
 
 KINDS = (UNSLOTH, AXOLOTL, LLAMA_FACTORY, TRL)
-"""In the order in which they are looked for: TRL's keys are among LLaMA-Factory's."""
+"""In the order in which they are tried: TRL's keys are among LLaMA-Factory's."""

@@ -1,4 +1,4 @@
-"""A config as the flags that it comes to: what is taken, what its tool would have taken for what it leaves out, and what is not taken."""
+"""Converts a config to our flags: the keys that are used, its tool's defaults for missing ones, and the keys that are ignored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loadcheck.configs.kinds import KINDS, LLAMA_FACTORY, NOTHING, Kind
+from loadcheck.configs.kinds import KINDS, LLAMA_FACTORY, OFF, Kind
 from loadcheck.configs.yaml_file import read_yaml
 from loadcheck.errors import BadInput, Problem
 from loadcheck.specs.files import shown
@@ -20,7 +20,7 @@ INTS = (
 FLOATS = ("learning_rate", "warmup_ratio", "weight_decay", "num_train_epochs", "lora_dropout")
 BOOLS = ("fast_inference", "all_linear", "no_gradient_checkpointing", "packing", "pads_to_length")
 NONE_IF_BELOW_1 = ("max_steps", "save_steps")
-"""Where a tool writes 0 or -1 for none."""
+"""Settings for which tools write 0 or -1 to mean none."""
 OPTIMIZERS = {"paged_adamw": "paged_adamw_32bit"}
 CHECKPOINTING = {
     True: "true",
@@ -34,14 +34,14 @@ CHECKPOINTING = {
 
 @dataclass(slots=True)
 class Config:
-    """What a config comes to.
+    """A converted config.
 
     Attributes:
-        settings: by the parameter of our flag, as a flag would give it.
-        taken: the file's keys that made them.
-        assumed: parameters that the file leaves out, and whose values are its tool's own.
-        not_taken: keys with their values that nothing here reads.
-        differs: in what something that is taken is not quite its tool's.
+        settings: by the parameter of our flag, with the value that the flag would have.
+        taken: the file's keys that they come from.
+        assumed: parameters that the file leaves out, with its tool's own values.
+        not_taken: keys, with their values, that are ignored.
+        differs: how something that is used differs from its tool.
     """
 
     path: Path
@@ -54,21 +54,23 @@ class Config:
 
 
 def read_config(path: Path, given: Collection[str] = ()) -> Config:
-    """The flags that a config comes to.
+    """Convert a config to our flags.
 
     Args:
-        given: parameters whose flags were given, and have the last word.
+        given: parameters whose flags were given, and which take precedence.
 
     Raises:
-        BadInput: a file of no known kind, a value of the wrong type, and what would make another training of it than the one that is
+        BadInput: a file of an unknown kind, a value of the wrong type, or a setting that would make it a different training than the one
             predicted here; every problem at once.
     """
     data = read_yaml(path)
     kind = next((kind for kind in KINDS if _is_of(kind, data)), None)
     if kind is None:
         names = ", ".join(each.name for each in KINDS)
-        raise BadInput(Problem(str(path), f"is no config of {names}, by its keys", "give one of these", "--config"))
-    problems = [*_refused(path, kind, data), *(_apart(path, kind, data) if "packing" not in given else ())]
+        raise BadInput(
+            Problem(str(path), f"has no key of a config of {names}", "give a config of one of these", "--config")
+        )
+    problems = [*_refused(path, kind, data), *(_isolating(path, kind, data) if "packing" not in given else ())]
     config = Config(path, kind.name)
     for key, value in data.items():
         problems += _take(config, kind, key, value)
@@ -77,13 +79,13 @@ def read_config(path: Path, given: Collection[str] = ()) -> Config:
     _assume(config, kind)
     _derive(config)
     if config.settings.get("packing") and "packing" not in given:
-        config.differs.append(kind.packs)
+        config.differs.append(kind.packing_note)
     return config
 
 
 def _is_of(kind: Kind, data: dict[str, Any]) -> bool:
-    """By one of its own keys; where the model's key alone says it, none of an earlier kind has fitted."""
-    return any(key in data for key in kind.known_by)
+    """Whether it has an identifying key; a key that several kinds share counts for the first of them."""
+    return any(key in data for key in kind.identified_by)
 
 
 def _refused(path: Path, kind: Kind, data: dict[str, Any]) -> Iterator[Problem]:
@@ -91,32 +93,34 @@ def _refused(path: Path, kind: Kind, data: dict[str, Any]) -> Iterator[Problem]:
         value = data.get(key)
         if value not in harmless:
             what = "is missing" if value is None else f"is {shown(value)}"
-            yield Problem(str(path), f"{what}, which trains otherwise than is predicted here", _remedy(harmless), key)
+            yield Problem(
+                str(path), f"{what}, which is a different training than the one predicted here", _remedy(harmless), key
+            )
 
 
-def _apart(path: Path, kind: Kind, data: dict[str, Any]) -> Iterator[Problem]:
-    """What has a config that packs keep the examples of a row apart. LLaMA-Factory's neat_packing packs by itself (hparams/parser.py)."""
-    packs = next(key for key, parameter in kind.takes.items() if parameter == "packing")
+def _isolating(path: Path, kind: Kind, data: dict[str, Any]) -> Iterator[Problem]:
+    """Settings that separate the examples of a packed row. LLaMA-Factory's neat_packing implies packing (hparams/parser.py)."""
+    packs = next(key for key, parameter in kind.parameters.items() if parameter == "packing")
     if not (data.get(packs) or data.get("neat_packing")):
         return
-    for key, harmless in kind.apart.items():
+    for key, harmless in kind.isolates.items():
         if (value := data.get(key)) not in harmless:
-            what = f"is {shown(value)}, which keeps the examples of a packed row apart, and is another training"
-            yield Problem(str(path), what, "say --packing to have them see each other, or --no-packing", key)
+            what = f"is {shown(value)}, which separates the examples of a packed row, and is a different training"
+            yield Problem(str(path), what, "give --packing to let them attend to each other, or --no-packing", key)
 
 
 def _remedy(harmless: tuple[Any, ...]) -> str:
-    words = [str(each) for each in harmless if each not in NOTHING]
+    words = [str(each) for each in harmless if each not in OFF]
     return f"set it to {' or '.join(words)}" if words else "leave it out"
 
 
 def _take(config: Config, kind: Kind, key: str, value: Any) -> list[Problem]:
-    """Put one key where it belongs; what is wrong with its value."""
-    parameter = kind.takes.get(key)
+    """Store one key's value as our parameter; returns the problems with its value."""
+    parameter = kind.parameters.get(key)
     if value in (None, "", []):
         return []
     if parameter is None:
-        if key not in kind.refused and value not in kind.apart.get(key, ()):
+        if key not in kind.refused and value not in kind.isolates.get(key, ()):
             config.not_taken.append(f"{key}: {shown(value)}")
         return []
     try:
@@ -125,7 +129,7 @@ def _take(config: Config, kind: Kind, key: str, value: Any) -> list[Problem]:
         return [Problem(str(config.path), f"{error} (got {shown(value)})", "correct the value", key)]
     if found is None:
         if parameter == "data":
-            config.not_taken.append(f"{key}: {shown(value)}, which is no file here")
+            config.not_taken.append(f"{key}: {shown(value)}, which is not a file here")
         return []
     config.settings[parameter] = found
     config.taken.append(key)
@@ -133,7 +137,7 @@ def _take(config: Config, kind: Kind, key: str, value: Any) -> list[Problem]:
 
 
 def _value(parameter: str, value: Any, path: Path) -> Any:
-    """The value as a flag gives it; None where it says nothing. ValueError or TypeError for one that it cannot be."""
+    """The value as a flag would have it; None where it has no effect. ValueError or TypeError for an invalid one."""
     if parameter in BOOLS:
         return _bool(value)
     if parameter in INTS:
@@ -151,7 +155,7 @@ def _bool(value: Any) -> bool:
 
 
 def _int(value: Any) -> int:
-    number = float(value)  # a YAML of "1e3" is a text
+    number = float(value)  # YAML reads "1e3" as a string
     if isinstance(value, bool) or number != int(number):
         raise ValueError("must be a whole number")
     return int(number)
@@ -159,7 +163,7 @@ def _int(value: Any) -> int:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError("must be a text")
+        raise ValueError("must be a string")
     return value
 
 
@@ -168,7 +172,7 @@ def _four_bits(value: Any, _path: Path) -> bool:
     if isinstance(value, bool):
         return value
     if value != 4:
-        raise ValueError("must be 4 bits, or none")
+        raise ValueError("must be 4, or left out")
     return True
 
 
@@ -185,7 +189,7 @@ def _checkpointing(value: Any, _path: Path) -> str:
 
 
 def _data(value: Any, path: Path) -> Path | None:
-    """A file beside the config or in the working directory, also as axolotl's list of one; a name of the hub is none."""
+    """A file beside the config or in the working directory, also as axolotl's list of one; None for a name on the hub."""
     found = value[0] if isinstance(value, list) and len(value) == 1 else value
     found = found.get("path") if isinstance(found, dict) else found
     if not isinstance(found, str):
@@ -203,7 +207,7 @@ _OTHERS: dict[str, Callable[[Any, Path], Any]] = {
 
 
 def _assume(config: Config, kind: Kind) -> None:
-    """What the file leaves out is what its tool takes for it, where that is known."""
+    """Fill in the tool's own defaults, where they are known."""
     for parameter, value in kind.defaults.items():
         if parameter not in config.settings and not (
             parameter == "target_modules" and config.settings.get("all_linear")
@@ -216,7 +220,7 @@ def _assume(config: Config, kind: Kind) -> None:
 
 
 def _derive(config: Config) -> None:
-    """What follows from the others: the method, whether vLLM is there, and the largest rank."""
+    """Settings that follow from others: the method, whether vLLM is used, and the largest rank."""
     settings = config.settings
     if settings.pop("all_linear", False):
         settings["target_modules"] = ",".join(LINEAR_MODULES)
@@ -230,7 +234,7 @@ def _derive(config: Config) -> None:
 
 
 def _pads(config: Config) -> None:
-    """Axolotl's pad_to_sequence_len: full rows are what packing makes; without it rows here are padded to the longest of their batch."""
+    """Axolotl's pad_to_sequence_len: packing fills rows anyway; without packing, rows here are only padded to the longest of their batch."""
     key = "pad_to_sequence_len"
     pads = config.settings.pop("pads_to_length", None)
     if pads is not None and pads != config.settings.get("packing", False):

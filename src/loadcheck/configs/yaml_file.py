@@ -1,4 +1,4 @@
-"""A YAML file as plain data, its tables flattened to dotted keys; no key is read twice, and no object is made."""
+"""A YAML file as plain data, its tables flattened to dotted keys; duplicate keys are refused, and no objects are constructed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     import yaml
 
 MAX_FILE_BYTES = 1024 * 1024
-"""Far over what any config holds, so that a hostile one cannot fill memory."""
+"""Far more than any config needs, so that a hostile one cannot fill the memory."""
 MAX_NODES = 10_000
-"""Aliases count each time: a few lines of them can stand for billions of values."""
+"""Aliases count each time they are used: a few lines of them can expand to billions of values."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys of a file, those of tables as "table.key"; BadInput where it is no YAML, no table, or says a key twice."""
+    """The keys of a file, nested ones as "table.key"; BadInput for invalid YAML, a file without a table, or a duplicate key."""
     import yaml
 
     try:
@@ -27,18 +27,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if len(content) > MAX_FILE_BYTES:
             raise BadInput(Problem(str(path), f"is larger than {MAX_FILE_BYTES} bytes", "give a config", "--config"))
         node = yaml.compose(content, Loader=yaml.SafeLoader)
-        _refuse_twice(path, node)
+        _check_duplicates(path, node)
         data = yaml.safe_load(content)
     except OSError as error:
         raise BadInput(Problem(str(path), error.strerror or str(error), "give a config", "--config")) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise BadInput(Problem(str(path), f"not valid YAML ({_said(error)})", "fix that line", "--config")) from None
+        raise BadInput(Problem(str(path), f"not valid YAML ({_message(error)})", "fix that line", "--config")) from None
     if not isinstance(data, dict) or not data:
-        raise BadInput(Problem(str(path), "holds no settings", "write key: value on each line", "--config"))
+        raise BadInput(Problem(str(path), "contains no settings", "write key: value on each line", "--config"))
     return dict(_flat(data, ""))
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error).split("\n", maxsplit=1)[0]
     return str(problem) if mark is None else f"line {mark.line + 1}: {problem}"
@@ -52,17 +52,19 @@ def _flat(data: dict[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _refuse_twice(path: Path, root: yaml.Node | None) -> None:
-    """BadInput for keys that one table has twice, of which YAML would take the last in silence."""
+def _check_duplicates(path: Path, root: yaml.Node | None) -> None:
+    """BadInput for keys that occur twice in one table; YAML would silently use the last."""
     problems = []
     for number, node in enumerate(_nodes(root), 1):
         if number > MAX_NODES:
-            raise BadInput(Problem(str(path), f"stands for more than {MAX_NODES} values", "give a config", "--config"))
+            raise BadInput(Problem(str(path), f"expands to more than {MAX_NODES} values", "give a config", "--config"))
         seen: set[str] = set()
         for key, _ in node.value if node.id == "mapping" else ():
             name = str(key.value)
             if name in seen:
-                problems.append(Problem(f"{path}:{key.start_mark.line + 1}", "is said twice", "keep one of them", name))
+                problems.append(
+                    Problem(f"{path}:{key.start_mark.line + 1}", "is given twice", "keep one of them", name)
+                )
             seen.add(name)
     if problems:
         raise BadInput(problems)

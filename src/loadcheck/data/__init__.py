@@ -1,4 +1,4 @@
-"""The user's data: read, checked line by line, and brought into one form, before anything is loaded."""
+"""The user's data: read, checked line by line, and converted to one form, before anything is loaded."""
 
 from __future__ import annotations
 

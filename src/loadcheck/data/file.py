@@ -1,4 +1,4 @@
-"""A .jsonl or .json file of data as rows. Every fault names its line; all are said at once."""
+"""Reads a .jsonl or .json data file as rows. Every fault names its line; all are reported at once."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Record = tuple[int, dict[str, Any]]
 
 
 def read_data(path: Path, method: str) -> Data:
-    """The rows of a file for "sft" or "grpo"; BadInput with every fault of it."""
+    """The rows of a file for "sft" or "grpo"; BadInput with all of its faults."""
     content = _content(path)
     faults = Faults(path)
     text = _decoded(content, faults)
     records = list(_records(path, text, faults))
     if not records and not faults:
         faults.add(
-            None, "holds no row", "give a file with one JSON object a line (.jsonl), or an array of them (.json)"
+            None, "contains no row", "give a file with one JSON object per line (.jsonl), or an array of them (.json)"
         )
     form, rows = _rows(records, method, faults)
     faults.refuse()
@@ -37,7 +37,7 @@ def read_data(path: Path, method: str) -> Data:
 
 def _content(path: Path) -> bytes:
     if path.suffix.lower() not in (".jsonl", ".json"):
-        raise BadInput(Problem(str(path), "is no .jsonl and no .json file", "give one of these", "--data"))
+        raise BadInput(Problem(str(path), "is neither a .jsonl nor a .json file", "give one of these", "--data"))
     try:
         return path.read_bytes()
     except OSError as error:
@@ -45,7 +45,7 @@ def _content(path: Path) -> bytes:
 
 
 def _decoded(content: bytes, faults: Faults) -> str:
-    """The text, without a byte order mark; each line that is no UTF-8 is a fault, and empty."""
+    """The text, without a byte order mark; each line that is not UTF-8 is a fault, and left empty."""
     lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     return "\n".join(_decoded_line(number, line, faults) for number, line in enumerate(lines, 1))
 
@@ -75,11 +75,11 @@ def _of_lines(text: str, faults: Faults) -> Iterator[tuple[int, Any]]:
             try:
                 yield number, json.loads(line, parse_constant=_refuse)
             except (ValueError, RecursionError) as error:
-                faults.add(number, f"is not JSON ({_said(error)})", "write one JSON object on each line")
+                faults.add(number, f"is not JSON ({_message(error)})", "write one JSON object on each line")
 
 
 def _of_array(text: str, faults: Faults) -> Iterator[tuple[int, Any]]:
-    """The elements of the one array that a .json file holds, each with the line on which it begins."""
+    """The elements of the array in a .json file, each with the line on which it begins."""
     decoder = json.JSONDecoder(parse_constant=_refuse)
     at = _after_blanks(text, 0)
     if not text[at:]:
@@ -87,8 +87,8 @@ def _of_array(text: str, faults: Faults) -> Iterator[tuple[int, Any]]:
     if text[at] != "[":
         faults.add(
             1 + text.count("\n", 0, at),
-            "is no JSON array",
-            "write [ {…}, {…} ], or name it .jsonl with one object a line",
+            "is not a JSON array",
+            "write [ {…}, {…} ], or name it .jsonl with one object per line",
         )
         return
     at, line, counted = _after_blanks(text, at + 1), 1, 0
@@ -101,7 +101,7 @@ def _of_array(text: str, faults: Faults) -> Iterator[tuple[int, Any]]:
             if text[at : at + 1] not in (",", "]"):
                 raise ValueError("a comma or ] is missing after this element")
         except (ValueError, RecursionError) as error:
-            faults.add(line, f"is not JSON ({_said(error)})", "mend the element that begins here")
+            faults.add(line, f"is not JSON ({_message(error)})", "fix the element that begins here")
             return
         if text[at] == ",":
             at = _after_blanks(text, at + 1)
@@ -116,32 +116,30 @@ def _after_blanks(text: str, at: int) -> int:
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
-def _said(error: Exception) -> str:
-    """json's own words, without its position, which is that of a line alone."""
+def _message(error: Exception) -> str:
+    """json's own words, without its position, which is relative to a single line."""
     return str(getattr(error, "msg", error) or type(error).__name__)
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "an array", str: "a text", bool: "true or false", type(None): "null"}
+    names = {dict: "an object", list: "an array", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
 
 def _rows(records: list[Record], method: str, faults: Faults) -> tuple[Form | None, list[Row]]:
-    """The rows by the first record's form; a record of another form is a fault."""
+    """The rows, in the form of the first valid record; a record in another form is a fault."""
     forms = [form for form in FORMS if form.method in (method, None)]
     chosen: Form | None = None
     rows = []
     for line, record in records:
         form = next((each for each in forms if each.fits(record)), None)
         if form is None:
-            faults.add(line, f"has {_keys(record)}, and none of {names_of(forms)}", "rename its keys")
+            faults.add(line, f"has {_keys(record)}; its keys must include those of one form: {names_of(forms)}", "rename its keys")
         elif chosen is not None and form is not chosen:
-            faults.add(
-                line, f"is of the form {form.name}, the rows before it of {chosen.name}", "use one form in a file"
-            )
+            faults.add(line, f"has the form {form.name}, but the rows before it {chosen.name}", "use one form per file")
         else:
             chosen = form
             row = form.row(line, record, faults)

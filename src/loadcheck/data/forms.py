@@ -1,7 +1,7 @@
-"""The forms in which rows come, and how each becomes a chat or a text.
+"""The forms of rows, and how each is converted to a chat or a text.
 
 chat `messages` (OpenAI, trl), `conversations` (sharegpt), `instruction`/`input`/`output` (alpaca), `prompt`/`completion` (trl), `text`;
-for GRPO `prompt` and what reward functions look at, such as `answer` (trl).
+for GRPO `prompt` and the columns that reward functions use, such as `answer` (trl).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assi
 SHAREGPT_ROLES: dict[str, Role] = {
     "system": "system", "user": "user", "human": "user", "input": "user", "assistant": "assistant", "gpt": "assistant", "output": "assistant",
 }  # fmt: skip
-"""The names that sharegpt files have for them (unsloth 2025.2.5 chat_templates.py: standardize_sharegpt)."""
+"""The role names of sharegpt files (unsloth 2025.2.5 chat_templates.py: standardize_sharegpt)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Form:
     """One form of a row.
 
     Attributes:
-        needs: the keys by which it is known.
-        keys: all that it reads.
+        needs: the keys that identify it.
+        keys: all keys that it reads.
         method: "sft" or "grpo"; None for both.
     """
 
@@ -61,7 +61,7 @@ def _alpaca(line: int, record: dict[str, Any], faults: Faults) -> Row | None:
     answer = _text(line, record, "output", faults)
     more = record.get("input") or ""
     if not isinstance(more, str):
-        faults.add(line, "must be a text", "write it in quotes, or leave it out", "input")
+        faults.add(line, "must be a string", "write it in quotes, or leave it out", "input")
         return None
     if instruction is None or answer is None:
         return None
@@ -82,7 +82,7 @@ def _plain(line: int, record: dict[str, Any], faults: Faults) -> Row | None:
 
 
 def _prompt(line: int, record: dict[str, Any], faults: Faults) -> Row | None:
-    """GRPO's: the prompt as a chat, everything else for the reward functions."""
+    """GRPO's: the prompt as a chat, and all other columns for the reward functions."""
     columns = {key: value for key, value in record.items() if key != "prompt"}
     if not isinstance(record["prompt"], list):
         prompt = _text(line, record, "prompt", faults)
@@ -93,8 +93,8 @@ def _prompt(line: int, record: dict[str, Any], faults: Faults) -> Row | None:
     if turns[-1].role == "assistant":
         faults.add(
             line,
-            "the prompt ends with the assistant's turn",
-            "end it with the user's: GRPO generates the answers",
+            "the prompt ends with an assistant turn",
+            "end it with a user turn: GRPO generates the answers",
             "prompt",
         )
         return None
@@ -109,7 +109,7 @@ FORMS = (
     Form("text", ("text",), ("text",), "sft", _plain),
     Form("prompt", ("prompt",), ("prompt",), "grpo", _prompt),
 )
-"""In the order in which they are looked for."""
+"""In the order in which they are tried."""
 
 
 def _pair(line: int, prompt: str, answer: str) -> Row:
@@ -117,14 +117,14 @@ def _pair(line: int, prompt: str, answer: str) -> Row:
 
 
 def _text(line: int, record: dict[str, Any], key: str, faults: Faults) -> str | None:
-    """A text that says something; None, and a fault, where it is none."""
+    """A non-empty string; otherwise None, and a fault."""
     value = record[key]
     if not isinstance(value, str):
-        faults.add(line, "must be a text", "write it in quotes", key)
+        faults.add(line, "must be a string", "write it in quotes", key)
     elif not value.strip():
         faults.add(line, "is empty", "write the text, or remove the row", key)
     elif not _encodable(value):
-        faults.add(line, "holds half of a surrogate pair, which is no character", "write the character itself", key)
+        faults.add(line, "contains an unpaired surrogate, which is not a character", "write the character itself", key)
     else:
         return value
     return None
@@ -141,7 +141,7 @@ def _encodable(text: str) -> bool:
 def _turns(
     line: int, value: Any, key: str, names: tuple[str, str], roles: dict[str, Role], faults: Faults
 ) -> tuple[Message, ...] | None:
-    """The turns of a chat; None, and a fault for each wrong one, where they are not all turns."""
+    """The turns of a chat; None, and a fault for each wrong one, where not all are turns."""
     if not isinstance(value, list) or not value:
         faults.add(
             line, "must be a list of turns, at least one", f'write [{{"{names[0]}": …, "{names[1]}": …}}, …]', key
@@ -163,7 +163,7 @@ def _turn(
         return None
     unknown = [name for name in turn if name not in names]
     if unknown:
-        faults.add(line, f"has {', '.join(unknown)}, which is not read", "remove it: texts alone are trained on", key)
+        faults.add(line, f"has {', '.join(unknown)}, which is not supported", "remove it: only text is trained on", key)
         return None
     role = roles.get(turn[role_name]) if isinstance(turn[role_name], str) else None
     if role is None:
@@ -174,20 +174,18 @@ def _turn(
 
 
 def _chat_row(line: int, turns: tuple[Message, ...] | None, faults: Faults) -> Row | None:
-    """A chat that can be learned from: its turns alternate, and it ends with the assistant's."""
+    """A chat that can be learned from: its turns alternate, and it ends with an assistant turn."""
     if turns is None:
         return None
     if all(turn.role != "assistant" for turn in turns):
-        faults.add(
-            line, "has no turn of the assistant, so there is nothing to learn", "add the answer, or remove the row"
-        )
+        faults.add(line, "has no assistant turn, so there is nothing to learn", "add the answer, or remove the row")
         return None
     if not _alternate(line, turns, faults):
         return None
     if turns[-1].role != "assistant":
         faults.add(
             line,
-            f"ends with a turn of the {turns[-1].role}, which nothing is learned from",
+            f"ends with a {turns[-1].role} turn, from which nothing is learned",
             "add the answer, or remove the turn",
         )
         return None
@@ -195,17 +193,15 @@ def _chat_row(line: int, turns: tuple[Message, ...] | None, faults: Faults) -> R
 
 
 def _alternate(line: int, turns: tuple[Message, ...], faults: Faults) -> bool:
-    """Whether a system's turn is the first alone, the user begins, and no one speaks twice in a row; a tool may."""
+    """Whether only the first turn is a system turn, a user turn comes next, and no role but tool has two turns in a row."""
     roles = [turn.role for turn in turns]
     spoken = roles[1:] if roles[0] == "system" else roles
     if "system" in spoken:
-        faults.add(line, "has a turn of the system that is not the first", "move it to the beginning")
+        faults.add(line, "has a system turn that is not the first", "move it to the beginning")
     elif not spoken or spoken[0] != "user":
-        faults.add(
-            line, "does not begin with a turn of the user", "begin with the user's, after at most one of the system"
-        )
+        faults.add(line, "does not begin with a user turn", "begin with a user turn, after at most one system turn")
     elif twice := next((a for a, b in pairwise(spoken) if a == b != "tool"), None):
-        faults.add(line, f"has two turns of the {twice} in a row", "join them, or add what was said between")
+        faults.add(line, f"has two {twice} turns in a row", "merge them, or add the missing turn between them")
     else:
         return True
     return False

@@ -1,4 +1,4 @@
-"""One row of training data in the one form that is trained on, whatever form its file has."""
+"""One row of training data, in the same form for all forms of files."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Row:
     """A chat, or a plain text.
 
     Attributes:
-        line: of its file, from 1, where the row begins.
+        line: where the row begins in its file, from 1.
         messages: empty for a plain text.
         text: of a row without a template; None for a chat.
-        columns: what else the row holds, for GRPO's reward functions.
+        columns: the row's other keys, for GRPO's reward functions.
     """
 
     line: int
@@ -35,18 +35,18 @@ class Row:
 
     @property
     def chat(self) -> list[dict[str, str]]:
-        """The messages as a chat template takes them."""
+        """The messages in the form of a chat template's input."""
         return [{"role": each.role, "content": each.content} for each in self.messages]
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """A file of training data, read and found right.
+    """A file of training data, read and validated.
 
     Attributes:
         sha256: of the file's bytes.
-        form: the keys by which it was known, such as "messages".
-        unused: keys of its rows that nothing reads.
+        form: the keys that identify its form, such as "messages".
+        unused: keys of its rows that are ignored.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""From a model's shape, a card and the settings alone: every figure that the load log will print. The formulas are the stacks'."""
+"""Predicts every figure of the load log from a model's shape, a card and the settings. The stacks have the formulas."""
 
 from loadcheck.predict.account import MemoryAccount, Obstacle, Prediction
 from loadcheck.predict.card import Card, card_from_device, card_from_table

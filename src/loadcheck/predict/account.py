@@ -1,4 +1,4 @@
-"""What a prediction is: a load's memory by named terms, its figures, and what keeps it from succeeding."""
+"""A prediction: a load's memory by named terms, its figures, and its obstacles."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from loadcheck.units import to_gib
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """Why a load will fail: in our words, in the engine's own, and what would help.
+    """Why a load will fail: in our words, in the engine's own, and the remedy.
 
     Attributes:
-        short: what there is too little of, where other settings need less of it; None where no memory would help.
+        short: what runs short, where other settings need less of it; None where memory is not the cause.
     """
 
     what: str
@@ -28,12 +28,12 @@ class Obstacle:
 
 @dataclass(frozen=True, slots=True)
 class MemoryAccount:
-    """Where the bytes of a device go. What takes nothing is no term.
+    """How a device's memory is used. Empty terms are left out.
 
     Attributes:
         peak: at the peak of the load, which answers one short prompt, as a tree of terms that sum.
-        full_batch: the same while the engine works on a full batch, answers drawn as the engine does by default.
-        sorted_batch: the same with the settings of a request that take the most (top-k, top-p); None where none takes more.
+        full_batch: the same while the engine runs a full batch, with the engine's default sampling.
+        sorted_batch: the same with the sampling settings that use the most memory (top-k, top-p); None where none uses more.
     """
 
     peak: Term
@@ -42,12 +42,12 @@ class MemoryAccount:
 
     @property
     def largest_bytes(self) -> int:
-        """The most that the device holds, of the load and of any batch after it: what settings to work with must leave room for."""
+        """The peak over the load and any batch after it, for which settings must leave room."""
         batches = [batch for batch in (self.full_batch, self.sorted_batch) if batch is not None]
         return max(self.peak.num_bytes, *(batch.num_bytes for batch in batches))
 
     def to_json(self) -> dict[str, float]:
-        """The peaks of work after the load, in GiB."""
+        """The peaks at work after the load, in GiB."""
         busy = max(self.peak.num_bytes, self.full_batch.num_bytes)
         return {
             "busy_peak_gib": round(to_gib(busy), 2),
@@ -55,7 +55,7 @@ class MemoryAccount:
         }
 
     def sum_bytes(self, names: Iterable[str]) -> int:
-        """Of the terms at the peak that have these names."""
+        """The sum of the peak's terms with these names."""
         wanted = frozenset(names)
         return sum(part.num_bytes for part in self.peak.parts if part.name in wanted)
 
@@ -65,12 +65,12 @@ class Prediction:
     """Every figure of a load, before it happens.
 
     Attributes:
-        figures: in bytes, tokens and counts; None for what is not predicted of this load.
-        account: the device's memory; None for a load of which no more than `figures` is predicted.
-        obstacles: what will keep the load from succeeding; empty where it fits.
-        notes: what a reader should know about how sure the figures are.
-        edges: steps of the engine's settings that this load stands near to, so that a little memory makes it another load.
-        warnings: what will go wrong after a load that fits.
+        figures: in bytes, tokens and counts; None for those that are not predicted for this load.
+        account: the device's memory; None for a load of which only `figures` are predicted.
+        obstacles: why the load will fail; empty where it fits.
+        notes: how certain the figures are.
+        edges: thresholds of the engine's settings that are so close that a little memory changes the load.
+        warnings: what will fail after a load that fits.
     """
 
     figures: Figures
@@ -82,7 +82,7 @@ class Prediction:
 
     @property
     def fits(self) -> bool:
-        """Whether nothing is known to keep the load from going through; `warnings` may say that use after it will not."""
+        """Whether the load has no known obstacle; `warnings` may still say that later use will fail."""
         return not self.obstacles
 
     @property
@@ -92,7 +92,7 @@ class Prediction:
         return self.account
 
     def to_json(self) -> dict[str, Any]:
-        """`fits` is null where the memory is not predicted; then there are figures and their bytes alone."""
+        """`fits` is null where the memory is not predicted; then there are only figures and their bytes."""
         figures = {"figures": self.figures.to_json(), "bytes": self.figures.bytes_json()}
         if self.account is None:
             return {"fits": None, **figures}

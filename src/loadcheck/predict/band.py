@@ -1,4 +1,4 @@
-"""How far a measured figure may lie from the predicted one, where physics gives it a band at all."""
+"""How far a measured figure may differ from its prediction, if it has a band at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """What a figure may be, in its own unit (bytes for memory), and why."""
+    """The range of a figure in its own unit (bytes for memory), and the reason for it."""
 
     low: float
     high: float

@@ -1,4 +1,4 @@
-"""A card for a prediction: from the table, or as the machine's own driver reports it."""
+"""The card of a prediction: from the table, or as this machine's driver reports it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from loadcheck.specs.files import changed
 from loadcheck.specs.gpu import Gpu, find_gpu, gpu_named, known_bytes, load_gpus
 from loadcheck.units import GIB, MIB, show_bytes
 
-# vllm/config.py and unsloth_zoo/vllm_utils.py:821 need 7.0; the torch 2.5.1 wheels for CUDA 12.4 hold code up to sm_90.
+# vllm/config.py and unsloth_zoo/vllm_utils.py:821 need 7.0; the torch 2.5.1 wheels for CUDA 12.4 contain code up to sm_90.
 MIN_CAPABILITY = 7.0
 MAX_CAPABILITY = 9.0
 
 MIN_TOTAL_BYTES = GIB
 MIN_FREE_BYTES = MIB
-"""Less is a number of GiB without its unit."""
+"""A smaller number is probably meant in GiB, without its unit."""
 
-# non_torch where a card has none of its own, by the architecture: T4 48 MiB, A100 0.09 to 0.12 GiB, A10G 0.05 and RTX 4090 D 0.07 GiB,
+# Assumed non_torch by architecture, for cards without their own: T4 48 MiB, A100 0.09 to 0.12 GiB, A10G 0.05 and RTX 4090 D 0.07 GiB,
 # H100 and H200 160 MiB (env/gpus.toml, public logs).
 _NON_TORCH_BYTES = {7: 48 * MIB, 8: 105 * MIB, 9: 160 * MIB}
 _NON_TORCH_ADA_BYTES = 60 * MIB
@@ -30,9 +30,9 @@ class Card:
     """A GPU with nothing on it but a CUDA context.
 
     Attributes:
-        free_bytes: of cudaMemGetInfo, right before the load.
-        non_torch_bytes: what vLLM's profile will call non_torch; None where it is not known for this card.
-        graph_node_bytes: the driver's for a node of a CUDA graph; None likewise.
+        free_bytes: from cudaMemGetInfo, right before the load.
+        non_torch_bytes: what vLLM's profile will report as non_torch; None where it is unknown for this card.
+        graph_node_bytes: the driver's memory per node of a CUDA graph; None where it is unknown.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Card:
 
     @property
     def assumed_non_torch_bytes(self) -> int:
-        """This card's non_torch, or what other cards of its architecture have."""
+        """This card's non_torch, or a typical value of its architecture."""
         if self.non_torch_bytes is not None:
             return self.non_torch_bytes
         if self.compute_capability in (8.6, 8.9):
@@ -62,19 +62,19 @@ def why_refused(compute_capability: float) -> str | None:
     if compute_capability < MIN_CAPABILITY:
         return f"compute capability {compute_capability} is below 7.0, which vLLM and unsloth need"
     if compute_capability > MAX_CAPABILITY:
-        return f"compute capability {compute_capability} is above 9.0, the newest that the CUDA 12.4 wheels of torch 2.5.1 hold code for"
+        return f"compute capability {compute_capability} is above 9.0, the newest that the CUDA 12.4 wheels of torch 2.5.1 have code for"
     return None
 
 
 def card_from_table(name: str) -> Card:
-    """The card of env/gpus.toml; BadInput for an unknown name, or where a needed number is unknown."""
+    """The card in env/gpus.toml; BadInput for an unknown name, or where a required number is unknown."""
     key, gpu = gpu_named(name)
     total, used = known_bytes(gpu.total_bytes), known_bytes(gpu.used_before_bytes)
     if total is None or used is None:
         raise BadInput(
             Problem(
                 f"env/gpus.toml: {key}",
-                gpu.refused or "its memory is not known",
+                gpu.refused or "its memory is unknown",
                 "give --gpu-total-bytes, --gpu-free-bytes and --compute-capability instead",
             )
         )
@@ -82,7 +82,7 @@ def card_from_table(name: str) -> Card:
 
 
 def card_from_device(name: str, compute_capability: str, total_bytes: int, free_bytes: int) -> Card:
-    """A card that is present: its own memory, and the table's constants where it is a kind that the table knows."""
+    """A card that is present: its own memory, with the table's constants if the table has this kind of card."""
     key = find_gpu(name)
     if key is None:
         return Card(
@@ -110,7 +110,7 @@ def described_card(
     compute_capability: str | None,
     non_torch_bytes: int | None = None,
 ) -> Card:
-    """A card as the user describes it: a name of the table, numbers, or a name with some numbers of one's own.
+    """A card as the user describes it: a name from the table, numbers, or a name with some numbers replaced.
 
     BadInput with everything that is missing or impossible, at once.
     """
@@ -136,7 +136,7 @@ def described_card(
 
 def _described_problems(total: int | None, free: int | None, capability: str | None) -> list[Problem]:
     given = {"--gpu-total-bytes": total, "--gpu-free-bytes": free, "--compute-capability": capability}
-    problems = [Problem(flag, "not known for this card", _how_to_know(flag)) for flag in given if given[flag] is None]
+    problems = [Problem(flag, "unknown for this card", _how_to_know(flag)) for flag in given if given[flag] is None]
     for flag, value, least in (
         ("--gpu-total-bytes", total, MIN_TOTAL_BYTES),
         ("--gpu-free-bytes", free, MIN_FREE_BYTES),
@@ -145,15 +145,15 @@ def _described_problems(total: int | None, free: int | None, capability: str | N
             problems.append(Problem(flag, f"{value} bytes are less than any card has", "give bytes, or 24GiB"))
     if total is not None and free is not None and total < free:
         problems.append(
-            Problem("--gpu-free-bytes", f"{free} is more than the card's {total}", "give what is free of that")
+            Problem("--gpu-free-bytes", f"{free} is more than the card's {total}", "give how much of that is free")
         )
     if capability is not None and not re.fullmatch(r"\d{1,2}\.\d", capability):
-        problems.append(Problem("--compute-capability", f"{capability!r} is none", "give it as 8.9"))
+        problems.append(Problem("--compute-capability", f"{capability!r} is not one", "give it like 8.9"))
     return problems
 
 
 def _how_to_know(flag: str) -> str:
-    """Where each number of a card is to be read. How much a context takes differs too much from card to card to be assumed."""
+    """How to find out each number of a card. The size of a context differs too much between cards to be assumed."""
     if flag == "--compute-capability":
         return "ask nvidia-smi --query-gpu=compute_cap --format=csv"
     if flag == "--gpu-total-bytes":
@@ -166,7 +166,7 @@ def _how_to_know(flag: str) -> str:
 
 
 def present_card(non_torch_bytes: int | None = None) -> Card:
-    """This machine's own GPU with its own free memory; UnsupportedMachine where there is none."""
+    """This machine's GPU with its present free memory; UnsupportedMachine where there is none."""
     gpu = read_gpu()
     if gpu is None:
         raise UnsupportedMachine(

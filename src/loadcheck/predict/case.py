@@ -1,4 +1,4 @@
-"""The one thing that is predicted: the load of a model, with a profile's settings, on a card."""
+"""What is predicted: the load of a model, with a profile's settings, on a card."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loadcheck.specs.shape import ModelConfig
 
 
 def as_loaded(config: ModelConfig, profile: Profile, max_loras: int = 0) -> ModelConfig:
-    """The model with or without room for adapters, and with a KV cache of 16 or 8 bits, as profile and server ask."""
+    """The model with or without room for adapters, and with a 16-bit or 8-bit KV cache, according to profile and server."""
     return structs.replace(
         config,
         lora=profile.keeps_slots or not profile.has_budget or max_loras > 0,
@@ -25,16 +25,16 @@ def as_loaded(config: ModelConfig, profile: Profile, max_loras: int = 0) -> Mode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One load, as far as its memory goes. It is made once and handed down.
+    """One load, as far as its memory is concerned. It is created once and passed down.
 
     Attributes:
-        config: the model's shape and quantization, as the profile's settings have it loaded.
+        config: the model's shape and quantization, adapted to the profile's settings.
         profile: the settings.
-        card: with what is free on it right before the load; None for a load whose memory depends on no card.
+        card: with its free memory right before the load; None for a load whose memory does not depend on a card.
         ram_available_bytes: of the host; None where nothing depends on it.
-        model_name: as env/models or its directory calls the model.
-        notes: what is to be said of the model, such as that another checkpoint is loaded than the one named.
-        max_loras: adapters that a server keeps slots for, each of the profile's `max_lora_rank`; 0 for a load, which has those of its stack.
+        model_name: the model's name in env/models, or of its directory.
+        notes: about the model, for example that another checkpoint is loaded than the one named.
+        max_loras: adapters for which a server keeps slots of the profile's `max_lora_rank`; 0 for a load, which has its stack's own slots.
     """
 
     config: ModelConfig
@@ -54,10 +54,10 @@ class Case:
         assert self.card is not None, f"profile {self.profile.name} needs a card"
         return self.card
 
-    def of(self, profile: Profile) -> Case:
+    def with_profile(self, profile: Profile) -> Case:
         """The same load with other settings."""
         return replace(self, profile=profile)
 
     def changed(self, settings: Mapping[str, Any]) -> Case:
-        """The same load with the settings at some dotted keys changed; BadInput where they are wrong."""
-        return self.of(changed(self.profile, settings))
+        """The same load with the settings at some dotted keys changed; BadInput for invalid ones."""
+        return self.with_profile(changed(self.profile, settings))

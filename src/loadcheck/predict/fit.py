@@ -1,6 +1,6 @@
-"""The settings that fit a model on a card, best first; and when none do, what would.
+"""The settings that fit a model on a card, best first; and if none do, what would.
 
-How one of them is looked for is in predict/search.py.
+predict/search.py searches for each of them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Goal = Literal["length", "concurrency", "training"]
 GOALS: tuple[Goal, ...] = get_args(Goal)
 
 SEARCHED = ("gpu_memory_utilization", "conservativeness")
-"""What `fit` looks for whatever the goal."""
+"""The settings that `fit` always searches for, whatever the goal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Knob:
-    """What turning one setting moves, in bytes: the card's peak, and the KV cache within it."""
+    """The effect of changing one setting, in bytes: on the card's peak, and on the KV cache within it."""
 
     change: str
     peak_bytes: int
@@ -37,10 +37,10 @@ class Knob:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The answer to "what fits": proposals best first, what each knob moves, and which edges are near.
+    """The answer to "what fits": proposals, best first, the effect of each knob, and close thresholds.
 
     Attributes:
-        would_fit: where nothing fits as asked, what would, nearest to what was asked first.
+        would_fit: what would fit if nothing fits as requested, closest to the request first.
     """
 
     goal: Goal
@@ -50,7 +50,7 @@ class Fit:
     would_fit: tuple[str, ...]
 
     def to_json(self, base: Profile, command: Callable[[Profile], str]) -> dict[str, Any]:
-        """`flags` turn `base` into a proposal; `command` says the whole command that loads a profile."""
+        """`flags` turn `base` into a proposal; `command` returns the whole command that loads a profile."""
         return {
             "goal": self.goal,
             "proposals": [
@@ -86,19 +86,19 @@ def _proposal_json(proposal: Proposal, base: Profile) -> dict[str, Any]:
 
 
 def searched(goal: Goal, given: frozenset[str] = NOTHING) -> frozenset[str]:
-    """The keys of a profile that `fit` looks for: those of the goal, but what was given is kept."""
+    """The profile's keys that `fit` searches for: those of the goal, except the ones that were given."""
     return frozenset({*SEARCHED, *(["max_seq_length"] if goal == "length" else [])} - given)
 
 
 def fit(stack: Stack, case: Case, goal: Goal = "length", given: frozenset[str] = NOTHING) -> Fit:
-    """What fits the case's model on its card, starting from its profile's rank, targets and length.
+    """What fits the case's model on its card, starting from its profile's rank, target modules and length.
 
     Args:
-        goal: what to have most of: tokens of a request, requests at once, or memory left for training.
-        given: keys of the profile that are kept as they are.
+        goal: what to maximize: tokens per request, concurrent requests, or memory left for training.
+        given: keys of the profile that must not be changed.
     """
     search, profile = Search(stack, case, given), case.profile
-    # of requests whose length is given, the most at once
+    # with a given length, maximize the number of concurrent requests
     aim: Goal = "concurrency" if goal == "length" and "max_seq_length" in given else goal
     proposals = sorted(_proposals(search, profile, aim), key=lambda each: _merit(each, aim), reverse=True)
     predictions = [search.predict(profile), *(proposal.prediction for proposal in proposals)]
@@ -112,18 +112,18 @@ def fit(stack: Stack, case: Case, goal: Goal = "length", given: frozenset[str] =
 
 
 def _proposals(search: Search, profile: Profile, goal: Goal) -> Iterator[Proposal]:
-    """One proposal for each number of sequences that unsloth can be asked for, or for the one given."""
+    """One proposal for each number of sequences that unsloth can be configured for, or for the given one."""
     kept = "conservativeness" in search.given
     for share in (profile.conservativeness,) if kept else search.stack.sequence_shares:
         scaled = changed(profile, {"conservativeness": share})
         if goal == "length":
             found = search.longest(scaled)
         elif goal == "training":
-            found = search.leanest(scaled)
+            found = search.lowest_utilization(scaled)
         else:
-            found = search.fullest(scaled)
+            found = search.highest_utilization(scaled)
         if found is not None:
-            yield search.lowest(found)
+            yield search.same_at_lower_utilization(found)
 
 
 def _merit(proposal: Proposal, goal: Goal) -> tuple[float, ...]:
@@ -146,7 +146,7 @@ def _distinct(proposals: list[Proposal]) -> Iterator[Proposal]:
 
 
 def _knobs(search: Search, profile: Profile) -> Iterator[Knob]:
-    """What each setting moves, turned one step from `profile`."""
+    """The effect of each setting, changed by one step from `profile`."""
     before = search.predict(profile).figures
     for change, turned in search.stack.knobs(profile):
         after = search.predict(turned).figures
@@ -158,20 +158,20 @@ def _knobs(search: Search, profile: Profile) -> Iterator[Knob]:
 
 
 def _would_fit(search: Search, profile: Profile, goal: Goal) -> Iterator[str]:
-    """What would fit where nothing does: fewer of the user's wishes, each with its flags, then another card.
+    """What would fit where nothing does: fewer of the user's requirements, each with its flags, then another card.
 
-    Where the engine refuses the model whatever the settings, that is said instead of wishes; another card may still take it.
+    Where the engine refuses the model with any settings, that is reported instead; another card may still accept it.
     """
-    refused = tuple(search.stack.model_refusals(search.case.of(profile)))
+    refused = tuple(search.stack.model_refusals(search.case.with_profile(profile)))
     yield from (f"no settings: {each.what}; {each.remedy}" for each in refused)
     if not refused:
-        yield from _freed(search, profile, goal)
-        yield from _fewer_wishes(search, profile, goal)
+        yield from _with_freed_settings(search, profile, goal)
+        yield from _with_concessions(search, profile, goal)
     yield from _cards(search, profile)
 
 
-def _freed(search: Search, profile: Profile, goal: Goal) -> Iterator[str]:
-    """The settings that were to be kept, or are no part of the goal, looked for after all."""
+def _with_freed_settings(search: Search, profile: Profile, goal: Goal) -> Iterator[str]:
+    """Searches for the settings that were given, or that are not part of the goal, after all."""
     others: list[tuple[str, Search, Goal]] = []
     if search.given.intersection(SEARCHED):
         others.append(("other settings than those given", search.other(given=search.given.difference(SEARCHED)), goal))
@@ -182,10 +182,10 @@ def _freed(search: Search, profile: Profile, goal: Goal) -> Iterator[str]:
             yield f"{what}: {flags(found.profile, profile)}"
 
 
-def _fewer_wishes(search: Search, profile: Profile, goal: Goal) -> Iterator[str]:
-    """Of each thing that the user could give up, the mildest form that fits."""
-    for wish in search.stack.wishes(search.case.of(profile)):
-        for what, case in wish:
+def _with_concessions(search: Search, profile: Profile, goal: Goal) -> Iterator[str]:
+    """For each thing that the user could give up, the mildest form that fits."""
+    for concession in search.stack.concessions(search.case.with_profile(profile)):
+        for what, case in concession:
             if (found := _best(search.other(case), case.profile, goal)) is not None:
                 yield f"{what}: {flags(found.profile, profile)}"
                 break
@@ -205,5 +205,5 @@ def _cards(search: Search, profile: Profile) -> Iterator[str]:
             continue
         card = card_from_table(key)
         more = card.free_bytes > search.card.free_bytes if key == own else card.total_bytes > search.card.total_bytes
-        if more and search.other(replace(search.case, card=card)).fullest(profile) is not None:
+        if more and search.other(replace(search.case, card=card)).highest_utilization(profile) is not None:
             yield f"{key} with nothing else on it" if key == own else f"a bigger card: {key}"

@@ -1,13 +1,13 @@
-"""The ladder of settings for a load that is short of memory: every rung with what it gains, cheapest first.
+"""The ladder of settings for a load that is short of memory: every rung with its gain, cheapest first.
 
-Which rungs there are, and in which order, the stack says (`Stack.rungs`).
+The stack defines the rungs and their order (`Stack.rungs`).
 
-A rung is turned no further than it must be, and is tried alone before it is tried on top of the rungs below it; where several are
-needed, those that turn out not to be are given back. A step fits if as much is left as the prediction may be off, or more where a load
-has shown that the prediction is off by more (`need_after`).
+A rung is changed no further than necessary, and is tried alone before it is combined with the rungs below it; where several are
+needed, those that turn out to be unnecessary are undone. A step fits if it leaves the margin for the prediction's error, or more where a
+load has shown a larger error (`need_after`).
 
-The peak here is that of a load, which answers once: that is what `--recover` fixes and measures, with as little change as will do. `fit`,
-which proposes settings to work with, leaves room for a full batch too; where a load has none, its prediction warns.
+The peak here is that of a load, which answers once: that is what `--recover` fixes and measures, with as few changes as possible. `fit`,
+which proposes settings for work, also leaves room for a full batch; where a load has none, its prediction warns.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from loadcheck.units import to_gib
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Some settings, and how they stand.
+    """Settings with their prediction.
 
     Attributes:
-        left: what is left of everything that can be short; negative where it is.
-        lacks: what is missing of what a load must have left, in the order in which the engine comes to it.
+        left: what is left of each resource that a load can run out of; negative where it is short.
+        lacks: what is missing from the required margins, in the order in which the engine uses the resources.
     """
 
     profile: Profile
@@ -45,25 +45,25 @@ class State:
 
     @property
     def short(self) -> Shortage | None:
-        """What the engine will be short of first; None where it fits, or where memory is not what is wrong."""
+        """What the engine will run out of first; None where it fits, or where memory is not the problem."""
         obstacles = (obstacle.short for obstacle in self.prediction.obstacles if obstacle.short is not None)
         return next(iter(self.lacks), next(obstacles, None))
 
     @property
     def deficit(self) -> tuple[int, int]:
-        """Bytes and tokens that are missing: the fewer, the nearer to a load."""
+        """The missing bytes and tokens: the fewer, the closer to a load."""
         return sum(lack for short, lack in self.lacks.items() if short != "batch"), self.lacks.get("batch", 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A rung, turned as far as it had to be, or could be.
+    """A rung, changed as far as necessary or possible.
 
     Attributes:
-        state: the settings after it, and after the rungs below where one alone does not suffice.
-        changes: from the settings that were asked for, such as "conservativeness 1.0 → 0.5".
-        at: what the settings asked for are short of.
-        gain: how much more of that is left than with the settings asked for: bytes, or tokens of a batch.
+        state: the settings after it, including the rungs below where it does not suffice alone.
+        changes: from the requested settings, such as "conservativeness 1.0 → 0.5".
+        at: what the requested settings are short of.
+        gain: how much more of that is left than with the requested settings: bytes, or tokens of a batch.
     """
 
     rung: Rung
@@ -93,7 +93,7 @@ class Step:
 
 
 class Ladder:
-    """The ladder from one profile on one card. `needs` is what a load must have left; default: the stack's slack on the card."""
+    """The ladder from one profile on one card. `needs` are the margins that a load must leave; default: the stack's slack on the card."""
 
     def __init__(self, search: Search, base: Profile, needs: Amounts | None = None) -> None:
         self._search = search
@@ -108,19 +108,19 @@ class Ladder:
         return State(profile, prediction, left, lacks)
 
     def climb(self) -> Iterator[Step]:
-        """Every rung up to the first that fits, none where memory is not what is wrong."""
+        """Every rung up to the first that fits; none where memory is not the problem."""
         at = self.base.short
         if at is None or any(obstacle.short is None for obstacle in self.base.prediction.obstacles):
             return
         held = self.base
         for number, rung in enumerate(self._rungs):
-            after = self._turn(rung, self.base)
+            after = self._change(rung, self.base)
             if held is not self.base and not (after is not None and after.fits):
-                after = self._on_top(held, self._rungs[: number + 1])
+                after = self._combine(held, self._rungs[: number + 1])
             if after is None:
                 continue
             if after.fits:
-                after = self._give_back(after, self._rungs[:number])
+                after = self._undo_unneeded(after, self._rungs[:number])
             gain = after.left[at] - self.base.left[at]
             yield Step(rung, after, changes(self._rungs, self.base.profile, after.profile), at, gain)
             if after.fits:
@@ -128,21 +128,21 @@ class Ladder:
             if after.deficit < held.deficit:
                 held = after
 
-    def _turn(self, rung: Rung, state: State) -> State | None:
-        """The mildest degree that fits, else the one that lacks least; None where there is nothing to turn."""
+    def _change(self, rung: Rung, state: State) -> State | None:
+        """The mildest degree that fits, else the one with the smallest deficit; None where there is nothing to change."""
         best = None
         for profile in rung.degrees(state.profile, state.short):
             after = self.state(profile)
             if not after.fits and rung.with_utilization:
-                after = self._at_its_utilization(after)
+                after = self._at_fitting_utilization(after)
             if after.fits:
                 return after
             if best is None or after.deficit < best.deficit:
                 best = after
         return best
 
-    def _at_its_utilization(self, state: State) -> State:
-        """The same at the utilization nearest to its own that fits, if the highest that the peak leaves room for does."""
+    def _at_fitting_utilization(self, state: State) -> State:
+        """The same at the closest utilization that fits, provided that the highest one that the peak allows does."""
 
         def holds(hundredths: int) -> bool:
             return "peak" not in self.state(at_utilization(state.profile, hundredths)).lacks
@@ -155,20 +155,20 @@ class Ladder:
         fitting = (self.state(at_utilization(state.profile, hundredths)) for hundredths in reversed(between))
         return next(other for other in fitting if other.fits)
 
-    def _on_top(self, held: State, rungs: tuple[Rung, ...]) -> State | None:
-        """The last of the rungs on top of the others, and these turned further where that now helps."""
-        state = self._turn(rungs[-1], held)
+    def _combine(self, held: State, rungs: tuple[Rung, ...]) -> State | None:
+        """The last rung on top of the others, which are then changed further where that helps."""
+        state = self._change(rungs[-1], held)
         nearer = state is not None
         while state is not None and nearer and not state.fits:
             nearer = False
             for rung in rungs:
-                further = self._turn(rung, state)
+                further = self._change(rung, state)
                 if further is not None and (further.fits or further.deficit < state.deficit):
                     state, nearer = further, True
         return state
 
-    def _give_back(self, state: State, rungs: tuple[Rung, ...]) -> State:
-        """The same without the rungs that are not needed after all, the dearest given back first."""
+    def _undo_unneeded(self, state: State, rungs: tuple[Rung, ...]) -> State:
+        """The same without the rungs that are not needed after all; the most expensive is undone first."""
         for rung in reversed(rungs):
             without = self.state(_with_keys(state.profile, self.base.profile, rung.keys))
             if without.fits:
@@ -179,10 +179,10 @@ class Ladder:
 def need_after(
     needs: Amounts, slack: Amounts, short: Shortage, left: int, measured_left: int | None
 ) -> dict[Shortage, int]:
-    """What a load must be predicted to have left, after one that failed for want of it with `left` predicted.
+    """The margins to predict for, after a load with `left` predicted failed for lack of `short`.
 
     `slack` is the stack's on this card.
-    The prediction was off by at least `left`; by more, where the log says how much was missing (`measured_left` below 0).
+    The prediction was off by at least `left`, or by more if the log says how much was missing (`measured_left` below 0).
     """
     missing = 0 if measured_left is None else max(-measured_left, 0)
     need = max(slack[short], 1) + max(left + missing, 0)
@@ -201,6 +201,6 @@ def _show(value: Any) -> str:
 
 
 def _with_keys(profile: Profile, source: Profile, keys: tuple[str, ...]) -> Profile:
-    """`profile` with these keys as they are in `source`."""
+    """`profile` with these keys replaced by those of `source`."""
     mine, other = flat(profile), flat(source)
     return changed(profile, {key: other.get(key) for key in keys if mine.get(key) != other.get(key)})

@@ -1,4 +1,4 @@
-"""Which cards hold a load: the same case on each of them."""
+"""Which cards hold a load: the same case on each card."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from loadcheck.units import to_gib
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a load, or a training, would be on one card, in bytes.
+    """What a load or a training would be on one card, in bytes.
 
     Attributes:
-        peak_bytes: of the card, at the load's own peak, or at the training's.
-        full_batch_bytes: of the card with a full batch, where that is more; None where it is not asked.
-        kv_tokens: that the KV cache holds; None without one.
-        longest_tokens: of requests that fit with the other settings as they are, in steps of 256, with what the prediction may be off left over;
-            None where none do, or where it was not looked for.
-        why_not: the first thing that keeps it from succeeding; empty where it fits.
+        peak_bytes: of the card, at the peak of the load or of the training.
+        full_batch_bytes: of the card with a full batch, where that is more; None where it does not apply.
+        kv_tokens: the capacity of the KV cache; None without one.
+        longest_tokens: the longest requests that fit with the other settings unchanged, in steps of 256, with a margin for the prediction's
+            error; None where none fit, or where this was not searched.
+        why_not: the first obstacle; empty where it fits.
     """
 
     fits: bool
@@ -37,7 +37,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One card of the table, and what the load is there."""
+    """One card of the table, with the outcome on it."""
 
     name: str
     card: Card
@@ -45,11 +45,11 @@ class Row:
 
     @property
     def left_bytes(self) -> int:
-        """Of the card at the largest peak; negative where it is short."""
+        """What the card has left at the largest peak; negative where it is short."""
         return self.card.total_bytes - max(self.outcome.peak_bytes, self.outcome.full_batch_bytes or 0)
 
     def to_json(self) -> dict[str, Any]:
-        """Memory in GiB; `left_gib` at the largest of the peaks."""
+        """Memory in GiB; `left_gib` is at the largest of the peaks."""
         outcome = self.outcome
         return {
             "gpu": self.name,
@@ -68,7 +68,7 @@ class Row:
 
 
 def every_card() -> tuple[str, ...]:
-    """The cards of env/gpus.toml that this stack takes and whose free memory is known, smallest first."""
+    """The cards in env/gpus.toml that this stack supports and whose free memory is known, smallest first."""
     table = load_gpus()
     known = (
         name for name, gpu in table.items() if gpu.refused is None and known_bytes(gpu.used_before_bytes) is not None
@@ -77,7 +77,7 @@ def every_card() -> tuple[str, ...]:
 
 
 def cards_named(names: Iterable[str]) -> list[tuple[str, Card]]:
-    """The cards of env/gpus.toml by these names, in order; BadInput for everything that is wrong with any of them, at once."""
+    """The cards in env/gpus.toml with these names, in order; BadInput with all problems at once."""
     found: list[tuple[str, Card]] = []
     problems: list[Problem] = []
     for name in names:

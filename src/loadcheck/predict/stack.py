@@ -1,4 +1,4 @@
-"""What a stack must know for its loads to be predicted and for settings to be found that fit."""
+"""What a stack must provide so that its loads can be predicted, and settings that fit can be found."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from loadcheck.specs.training import TrainSettings
 from loadcheck.specs.trouble import Shortage
 
 Amounts = Mapping[Shortage, int]
-"""Bytes, but for "batch", which is in tokens."""
+"""Bytes, except for "batch", which is in tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Rung:
     Attributes:
         name, loses: what it does, and what a user loses by it, in words.
         keys: the profile's keys that it changes.
-        degrees: the profile turned further and further, given what is short.
-        with_utilization: whether the utilization, which is cheaper, may follow it.
+        degrees: the profile changed further and further, given what is short.
+        with_utilization: whether the utilization, which is cheaper, may be adjusted, too.
     """
 
     name: str
@@ -41,19 +41,19 @@ class Rung:
     with_utilization: bool = True
 
 
-Wish = tuple[tuple[str, Case], ...]
+Concession = tuple[tuple[str, Case], ...]
 """One thing that a user could give up: in words and as the case without it, mildest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class FromLog:
-    """What a log is judged by.
+    """The prediction that a log is judged by.
 
     Attributes:
         figures: those that it should print; None where nothing is predicted.
-        bands: of the figures that are not equal to the digit.
+        bands: of the figures that need not be equal to the digit.
         note: why nothing is predicted; empty where something is, or where nothing ever is.
-        case: what was predicted, where card and settings are all known; its RAM is None where the log does not say it.
+        case: what was predicted, if card and settings are all known; its RAM is None where the log does not state it.
     """
 
     figures: Figures | None = None
@@ -64,11 +64,11 @@ class FromLog:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A model by the name that a user gives: what is really loaded for it.
+    """The model that is really loaded for a name that a user gives.
 
     Attributes:
         name: to show.
-        notes: what is to be said of it, such as that it is another checkpoint than the one named.
+        notes: about the model, for example that it is another checkpoint than the one named.
     """
 
     name: str
@@ -77,15 +77,14 @@ class Resolved:
 
 
 class Stack(Protocol):
-    """One set of packages that loads models, as far as its memory goes. What a stack does not say of itself is nothing.
+    """One set of packages that loads models, as far as its memory is concerned. The defaults are for what a stack does not have.
 
     Attributes:
         name: of its folder below stacks/.
-        engine: the module whose run(plan, directory, recorder) loads in the process that it is called in; empty for a stack whose logs
-            are read only.
+        engine: the module whose run(plan, directory, recorder) loads in the calling process; empty for a stack whose logs are only read.
         rungs: changes for a load that is short of memory, cheapest first.
-        sequence_shares: what the number of sequences may be scaled by (`conservativeness`).
-        peak_slack: share of the card that must be left at the peak, as the prediction may be off by so much.
+        sequence_shares: factors by which the number of sequences may be scaled (`conservativeness`).
+        peak_slack: share of the card that must be left at the peak, to cover the prediction's error.
     """
 
     name: str
@@ -95,56 +94,56 @@ class Stack(Protocol):
     peak_slack: float = 0.0
 
     def loads(self, profile: Profile) -> bool:
-        """Whether a load of this profile is one of this stack."""
+        """Whether this stack loads this profile."""
 
     def recognises(self, attempt: Attempt) -> bool:
-        """Whether a log of which no profile is known is of this stack."""
+        """Whether a log without a known profile belongs to this stack."""
 
     def resolve(self, profile: Profile) -> Resolved:
-        """The model that this stack loads for the profile's name; BadInput for a name that is not known."""
+        """The model that this stack loads for the profile's name; BadInput for an unknown name."""
         return Resolved(*resolve_model(profile.model, profile.load_in_4bit))
 
     def predict(self, case: Case) -> Prediction:
-        """Every figure of the load, and what keeps it from succeeding."""
+        """Every figure of the load, and its obstacles."""
 
     def predict_training(self, case: Case, settings: TrainSettings, engine: Prediction | None) -> TrainAccount | None:
-        """What a training of the case's adapters takes; None where the stack's trainings are not modelled.
+        """The memory of training the case's adapters; None where the stack's trainings are not modelled.
 
         Args:
-            engine: the load's prediction where an inference engine stays in the card; None where there is none.
+            engine: the load's prediction where an inference engine stays on the card, else None.
         """
         return None
 
     def predict_from_log(
         self, attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None
     ) -> FromLog:
-        """What an attempt of a log should have printed, from its own card, free memory and settings.
+        """The figures that an attempt in a log should contain, from its own card, free memory and settings.
 
         Args:
-            profile: the settings of the load; None where they are not known.
+            profile: the settings of the load; None where they are unknown.
             gpu: the card's key in env/gpus.toml; None for another card.
         """
 
     def needs(self, case: Case) -> dict[Shortage, int]:
-        """Bytes that the load must have of what its log says that it had, by what it would be short of."""
+        """The bytes that the load needs of each resource whose amount the log prints."""
         return {}
 
     def left(self, case: Case, prediction: Prediction) -> dict[Shortage, int]:
-        """What the load leaves of everything that it can be short of, in the order in which the engine comes to it."""
+        """What the load leaves of each resource that it can run out of, in the order in which the engine uses them."""
         return {}
 
     def slack(self, card: Card) -> dict[Shortage, int]:
-        """What of it a load must leave on this card, as a prediction may be off by so much."""
+        """The margin of each that a load must leave on this card, to cover the prediction's error."""
         return {}
 
     def knobs(self, profile: Profile) -> Iterator[tuple[str, Profile]]:
-        """Each setting that moves memory turned one step from `profile`, and the step in words."""
+        """Each setting that changes memory, changed by one step from `profile`, with the step in words."""
         return iter(())
 
-    def wishes(self, case: Case) -> Iterator[Wish]:
-        """What a user could give up where nothing fits, least first."""
+    def concessions(self, case: Case) -> Iterator[Concession]:
+        """What a user could give up where nothing fits, mildest first."""
         return iter(())
 
     def model_refusals(self, case: Case) -> Iterator[Obstacle]:
-        """Why the engine refuses the model whatever the settings; nothing where it takes it."""
+        """Why the engine refuses the model with any settings; empty where it accepts it."""
         return iter(())

@@ -9,11 +9,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One named amount of memory, and where its formula comes from.
+    """One named amount of memory, and the source of its formula.
 
     Attributes:
         num_bytes: as the allocator counts it; with parts, their sum.
-        source: upstream file:line at the pinned version, or the run that a constant comes from.
+        source: upstream file:line at the pinned version, or the run that a constant was measured in.
     """
 
     name: str
@@ -33,6 +33,6 @@ class Term:
 
 
 def total(name: str, parts: Iterable[Term], source: str = "") -> Term:
-    """The sum of `parts` as a term; parts of nothing are left out."""
+    """The sum of `parts` as a term; empty parts are left out."""
     kept = tuple(part for part in parts if part.num_bytes)
     return Term(name, sum(part.num_bytes for part in kept), source, kept)

@@ -1,4 +1,4 @@
-"""Where the bytes of a training go."""
+"""How the memory of a training is used."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from loadcheck.predict.terms import Term
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainAccount:
-    """A training's memory by its moments, each a tree of terms that sums.
+    """A training's memory at different moments, each a tree of terms that sums.
 
     Attributes:
-        before: of torch's allocator, right before the trainer is made.
-        check: the same while the tokens without a trained embedding are looked for; as `before` where none are.
-        first_step, later_step: the same at the largest moment of the first step, and of every later one.
+        before: torch's allocator, right before the trainer is created.
+        check: the same while unsloth looks for tokens without a trained embedding; equal to `before` where it does not.
+        first_step, later_step: the same at the peak of the first step, and of a later one.
         device: the card's peak.
-        host: pinned memory of the host.
-        gaps_bytes: of the card's peak, what torch keeps between its blocks; it gives back most of it before it gives up.
+        host: the host's pinned memory.
+        gaps_bytes: the gaps between torch's blocks in the card's peak; torch releases most of them before it fails.
         short_bytes: what the card lacks even then; 0 where the training runs.
-        paged_bytes: optimizer states in CUDA's managed memory, which are not torch's.
-        notes: what a reader should know about how sure this is.
+        paged_bytes: optimizer states in CUDA's managed memory, outside torch.
+        notes: how certain this is.
     """
 
     before: Term
@@ -36,10 +36,10 @@ class TrainAccount:
 
     @property
     def peak(self) -> Term:
-        """The largest moment of torch's allocator in the whole training."""
+        """The peak of torch's allocator over the whole training."""
         return max(self.check, self.first_step, self.later_step, key=lambda term: term.num_bytes)
 
     @property
     def limits(self) -> tuple[Term, ...]:
-        """What takes most at the peak, besides the model itself, the largest first."""
+        """What takes most at the peak besides the model itself, largest first."""
         return tuple(part for part in self.peak.parts if part.name != "weights")

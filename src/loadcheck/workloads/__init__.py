@@ -1,1 +1,1 @@
-"""What is done with a loaded model, and what it adds to the memory: trainings, by whichever stack runs them."""
+"""What can be done with a loaded model, and the memory that it adds: trainings, by whichever stack runs them."""

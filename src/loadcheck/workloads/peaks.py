@@ -1,4 +1,4 @@
-"""The peaks of a training wherever it runs: what a run is held to."""
+"""The peaks of a training on any device, which a run is compared with."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Peaks:
 
     Attributes:
         allocated_bytes: of torch's allocator.
-        device_bytes: of the card; above what the card has where torch gives back gaps to stay within it.
-        least_device_bytes: the same without those gaps; None where none is given back.
-        host_bytes: of the process on a CPU; on a GPU pinned memory alone, which no process's size is compared with.
+        device_bytes: of the card; more than the card has where torch must release gaps to stay within it.
+        least_device_bytes: the same without those gaps; None where none must be released.
+        host_bytes: of the process on a CPU; on a GPU only pinned memory, which is not compared with a process's size.
         host_slack: half of the host's band, as a share; None where it is not compared.
-        fits: whether the machine has it.
+        fits: whether the machine has enough memory.
         note: why something is not predicted; empty where all is.
-        first_step_bytes: of torch's allocator up to the end of the first step, which has no optimizer's states yet.
-        paged_bytes: optimizer states in managed memory; once they are read from a checkpoint, torch's allocator holds them.
+        first_step_bytes: of torch's allocator up to the end of the first step, which has no optimizer states yet.
+        paged_bytes: optimizer states in managed memory; after a resume from a checkpoint, torch's allocator holds them.
     """
 
     allocated_bytes: int | None = None
@@ -41,7 +41,7 @@ class Peaks:
 
 
 def predict_peaks(case: Case, settings: TrainSettings) -> Peaks:
-    """The peaks of a training of the case's adapters, on its card or on a CPU."""
+    """The peaks of training the case's adapters, on its card or on a CPU."""
     if case.profile.on_cpu:
         return _cpu_peaks(case, settings)
     from loadcheck.workloads.training import predict_training
@@ -62,6 +62,6 @@ def predict_peaks(case: Case, settings: TrainSettings) -> Peaks:
 def _cpu_peaks(case: Case, settings: TrainSettings) -> Peaks:
     peak = cpu_train_peak(case.config, case.profile, settings)
     if peak is None:
-        return Peaks(note="the peak of a training on a CPU was measured for SFT of SmolLM2 135M in 4-bit alone")
+        return Peaks(note="the peak of a training on a CPU was measured only for SFT of SmolLM2 135M in 4-bit")
     fits = case.ram_available_bytes is None or peak.num_bytes <= case.ram_available_bytes
     return Peaks(host_bytes=peak.num_bytes, host_slack=cpu_train_slack(), fits=fits)

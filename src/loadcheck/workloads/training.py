@@ -1,4 +1,4 @@
-"""A training before it is run: its peaks, whether it fits, and the most of each setting that does."""
+"""The prediction of a training: its peaks, whether it fits, and the largest value of each setting that does."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SETTINGS = tuple(TrainSettings.__struct_fields__)
 
 @dataclass(frozen=True, slots=True)
 class TrainPrediction:
-    """A training before it is run.
+    """The prediction of a training.
 
     Attributes:
-        engine: the load's prediction where vLLM is in the card, None where it is not.
+        engine: the load's prediction where vLLM is on the card, else None.
     """
 
     case: Case
@@ -44,25 +44,25 @@ class TrainPrediction:
 
     @property
     def fits(self) -> bool:
-        """Whether the load goes through, and the training then runs to its end.
+        """Whether the load succeeds, and the training then runs to its end.
 
-        Before torch gives up, it gives back the gaps that are whole pages (CUDACachingAllocator.cpp: release_cached_blocks).
+        Before torch fails, it releases the gaps that are whole pages (CUDACachingAllocator.cpp: release_cached_blocks).
         """
         return (self.engine is None or self.engine.fits) and not self.memory.short_bytes
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader should know about how sure the peaks are."""
+        """How certain the peaks are."""
         return self.memory.notes
 
     @property
     def fits_with_gaps(self) -> bool:
-        """Whether nothing need be given back, which costs time at every step."""
+        """Whether no gaps need to be released, which would cost time at every step."""
         return self.fits and self.device.num_bytes <= self.case.gpu.total_bytes
 
     @property
     def needed_bytes(self) -> int:
-        """What the card would have to have: the least peak, or more where pages that are partly in use cannot be given back."""
+        """The memory that the card would need: the least peak, or more where partly used pages cannot be released."""
         lacking = self.memory.short_bytes
         return max(self.least_bytes, self.case.gpu.total_bytes + lacking) if lacking else self.least_bytes
 
@@ -73,7 +73,7 @@ class TrainPrediction:
 
     @property
     def left_bytes(self) -> int:
-        """What the card has free at the peak; below 0 where it does not hold it."""
+        """What the card has free at the peak; negative where it does not suffice."""
         return self.case.gpu.total_bytes - self.device.num_bytes
 
     def bytes_json(self) -> dict[str, int]:
@@ -89,7 +89,7 @@ class TrainPrediction:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """What `predict --json` says of the training beside the figures."""
+        """What `predict --json` adds for the training, besides the figures."""
         memory = self.memory
         moments = {
             "before": memory.before,
@@ -111,7 +111,7 @@ class TrainPrediction:
 
 
 def predict_training(case: Case, settings: TrainSettings) -> TrainPrediction:
-    """The training of a case's adapters; the profile's training steps, which are loadcheck's own, are left out."""
+    """The training of a case's adapters, without the profile's training steps, which are loadcheck's own."""
     return _training(case, settings, _engine(case))
 
 
@@ -123,24 +123,24 @@ def _training(case: Case, settings: TrainSettings, engine: Prediction | None) ->
     account = stack_of(case.profile).predict_training(case, settings, engine)
     if account is None:
         what = "a training of this profile is not predicted"
-        raise BadInput(Problem(f"profile {case.profile.name}", what, "take a profile of a GPU"))
+        raise BadInput(Problem(f"profile {case.profile.name}", what, "take a GPU profile"))
     return TrainPrediction(case, settings, engine, account)
 
 
 # --------------------------------------------------------------------------------------------------------------------- fit
 
 STEP = {"train_seq_length": 64, "max_completion_length": 16, "per_device_train_batch_size": 1, "num_generations": 1}
-"""In what steps a setting is looked for."""
+"""The step of each setting in a search."""
 MOST_ROWS = 1 << 14
-"""Larger batches and more generations are not looked for."""
+"""The largest batch, or number of generations, to try."""
 
 
 @dataclass(frozen=True, slots=True)
 class Largest:
-    """The most of one setting that fits, the others as asked; None where not even one step of it does.
+    """The largest value of one setting that fits, with the others unchanged; None where not even one step of it does.
 
     Attributes:
-        at_most: the most with which it still runs to its end; above `value`, torch gives back gaps again and again, which takes time.
+        at_most: the largest with which it still runs to its end; above `value`, torch releases gaps again and again, which takes time.
     """
 
     setting: str
@@ -161,17 +161,17 @@ class Largest:
 
 
 def fit_training(case: Case, settings: TrainSettings) -> list[Largest]:
-    """The longest row, the largest batch and, in GRPO, the most generations that this card holds, each with the others as they are."""
+    """The longest row, the largest batch and, in GRPO, the most generations that this card holds, each with the others unchanged."""
     names = ["train_seq_length" if settings.method == "sft" else "max_completion_length", "per_device_train_batch_size"]
     names += ["num_generations"] if settings.method == "grpo" else []
 
     engine = _engine(case)
 
-    def ask(name: str, value: int) -> TrainPrediction:
+    def predicted(name: str, value: int) -> TrainPrediction:
         changed = validate(TrainSettings, {**_data(settings), name: value}, "fit")
         return _training(case, changed, engine)
 
-    return [_largest(name, _bound(name, case, settings), ask) for name in names]
+    return [_largest(name, _bound(name, case, settings), predicted) for name in names]
 
 
 def _data(settings: TrainSettings) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def _data(settings: TrainSettings) -> dict[str, Any]:
 
 
 def _bound(name: str, case: Case, settings: TrainSettings) -> int:
-    """Rows are never longer than the model takes, and in GRPO than the engine does."""
+    """Rows are not longer than the model supports, and in GRPO not longer than the engine does."""
     if name == "train_seq_length":
         return case.config.max_position_embeddings
     if name == "max_completion_length":
@@ -187,21 +187,21 @@ def _bound(name: str, case: Case, settings: TrainSettings) -> int:
     return MOST_ROWS
 
 
-def _largest(name: str, bound: int, ask: Callable[[str, int], TrainPrediction]) -> Largest:
-    """By whole steps: the most that fits as it is, and from there on the most that runs at all."""
+def _largest(name: str, bound: int, predicted: Callable[[str, int], TrainPrediction]) -> Largest:
+    """In whole steps: the largest value that fits with gaps, then the largest that runs at all."""
     step = STEP[name]
-    asked = cache(lambda steps: ask(name, steps * step))
-    most = _bisect(0, bound // step, lambda steps: asked(steps).fits_with_gaps)
-    at_most = _bisect(most, bound // step, lambda steps: asked(steps).fits)
+    at = cache(lambda steps: predicted(name, steps * step))
+    most = _bisect(0, bound // step, lambda steps: at(steps).fits_with_gaps)
+    at_most = _bisect(most, bound // step, lambda steps: at(steps).fits)
     if not most:
         return Largest(name, None, at_most * step or None, None, None)
-    more = asked(most + 1).device.num_bytes - asked(most).device.num_bytes
-    return Largest(name, most * step, at_most * step, asked(most), more)
+    more = at(most + 1).device.num_bytes - at(most).device.num_bytes
+    return Largest(name, most * step, at_most * step, at(most), more)
 
 
 def _bisect(low: int, bound: int, holds: Callable[[int], bool]) -> int:
-    """The largest number up to `bound` that holds, where `low` does, and whatever is above one that does not does not: the stride doubles
-    until it is too long, then the gap is halved."""
+    """The largest number up to `bound` for which `holds` is true; it must be true for `low`, and false beyond some number. Doubles the
+    stride until it is too long, then bisects the gap."""
     stride = 1
     while low + stride <= bound and holds(low + stride):
         low, stride = low + stride, 2 * stride

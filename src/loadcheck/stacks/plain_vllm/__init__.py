@@ -9,7 +9,7 @@ from loadcheck.logs import Attempt
 from loadcheck.predict.account import Obstacle, Prediction
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
-from loadcheck.predict.stack import FromLog, Resolved, Wish
+from loadcheck.predict.stack import Concession, FromLog, Resolved
 from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
@@ -91,8 +91,8 @@ class PlainVllm(JudgedStack):
     def knobs(self, profile: Profile) -> Iterator[tuple[str, Profile]]:
         return rungs.knobs(profile)
 
-    def wishes(self, case: Case) -> Iterator[Wish]:
-        return rungs.wishes(case)
+    def concessions(self, case: Case) -> Iterator[Concession]:
+        return rungs.concessions(case)
 
     def model_refusals(self, case: Case) -> Iterator[Obstacle]:
         return model_refusals(case)

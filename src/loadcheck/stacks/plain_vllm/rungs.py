@@ -8,8 +8,8 @@ from dataclasses import replace
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
-from loadcheck.predict.search import LENGTH_STEP, UTILIZATION_STEPS, at_utilization, of_length
-from loadcheck.predict.stack import Rung, Wish
+from loadcheck.predict.search import LENGTH_STEP, UTILIZATION_STEPS, at_length, at_utilization
+from loadcheck.predict.stack import Concession, Rung
 from loadcheck.specs.files import changed
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.settings import switched_on
@@ -43,16 +43,16 @@ def knobs(profile: Profile) -> Iterator[tuple[str, Profile]]:
         yield "gpu_memory_utilization − 0.05", at_utilization(profile, hundredths - 5)
     yield "max_num_seqs halved", changed(profile, {"max_num_seqs": max((profile.max_num_seqs or MAX_NUM_SEQS) // 2, 1)})
     if profile.max_seq_length >= 2 * LENGTH_STEP:
-        yield "max_seq_length halved", of_length(profile, profile.max_seq_length // 2)
+        yield "max_seq_length halved", at_length(profile, profile.max_seq_length // 2)
     yield from switched_on(profile)
 
 
-def wishes(case: Case) -> Iterator[Wish]:
+def concessions(case: Case) -> Iterator[Concession]:
     """What a user could give up where no setting fits."""
     if case.config.quantization == "16bit":
         quantized = replace(case, config=changed(case.config, {"quantization": "nf4"})).changed({"load_in_4bit": True})
         yield (("a 4-bit checkpoint of the model", quantized),)
-    yield from (((words, case.of(switched)),) for words, switched in switched_on(case.profile))
+    yield from (((words, case.with_profile(switched)),) for words, switched in switched_on(case.profile))
 
 
 def slack(card: Card) -> dict[Shortage, int]:

@@ -1,4 +1,4 @@
-"""transformers, bitsandbytes and peft without vLLM: on a CPU, and on a GPU where vLLM is left out. Its memory has no budget."""
+"""transformers, bitsandbytes and peft without vLLM: on a CPU, and on a GPU without vLLM. There is no memory budget."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, required_lines
 from loadcheck.stacks.unsloth_vllm.settings_checks import CHECKS
 
 EVENTS: tuple[type[Event], ...] = (Started, WeightsLoaded, Attached, Answered, Peak, Done)
-"""What its engine prints of a load on a CPU."""
+"""The events of a load on a CPU."""
 
 
 class TransformersCpu(JudgedStack):
-    """See `predict.stack.Stack`. No settings of it are known that would make a load fit."""
+    """See `predict.stack.Stack`. It knows no settings that would make a load fit."""
 
     name = "transformers_cpu"
     engine = "loadcheck.stacks.transformers_cpu.engine"
@@ -63,16 +63,14 @@ class TransformersCpu(JudgedStack):
     def predict_training(self, case: Case, settings: TrainSettings, engine: Prediction | None) -> TrainAccount | None:
         if case.profile.on_cpu:
             return None
-        from loadcheck.stacks.unsloth_vllm.training_memory.account import (
-            predict_training,  # modules that a load needs not
-        )
+        from loadcheck.stacks.unsloth_vllm.training_memory.account import predict_training  # not needed for a load
 
         return predict_training(case, settings, engine)
 
     def predict_from_log(
         self, attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None
     ) -> FromLog:
-        if profile is None:  # another model than the profile's is a finding of its own
+        if profile is None:  # a model other than the profile's is reported by another finding
             return FromLog()
         if not profile.on_cpu:
             return FromLog(note="a load without vLLM has no plan, so its memory is not predicted")

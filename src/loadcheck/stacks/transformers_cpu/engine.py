@@ -1,6 +1,6 @@
-"""The load on a CPU: transformers, bitsandbytes and peft, stage by stage, each ending in an event that says what it measured.
+"""The load on a CPU: transformers, bitsandbytes and peft, in stages, each of which ends with an event that holds its measurements.
 
-The figures are exact and the same on every machine, but for the times and the peak: memory.py has their formula.
+The figures are exact and the same on every machine, except for the times and the peak: memory.py has their formula.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from loadcheck.weights.nf4 import allow_cpu, nf4_config, quieten, wait_passively
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "numpy")
 
 ENVIRONMENT = {
-    "CUDA_VISIBLE_DEVICES": "",  # the CPU, even where there is a GPU
+    "CUDA_VISIBLE_DEVICES": "",  # use the CPU even if there is a GPU
     "HF_HUB_OFFLINE": "1",  # the weights are local by now
     "TRANSFORMERS_OFFLINE": "1",
 }
 
 DTYPE = "float16"
-"""Of the weights that are not quantized, and of what goes from layer to layer: what unsloth takes on a T4. (In bfloat16,
+"""The dtype of unquantized weights and of hidden states: the one that unsloth uses on a T4. (In bfloat16,
 SmolLM2 answers nonsense on a CPU; see `weights.nf4.COMPUTE_DTYPE`.)"""
 
 
@@ -45,7 +45,7 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     quieten()
     record_start(plan, recorder)
     tokenizer = tokenizer_of(directory)
-    prompt_ids = _prompt_ids(tokenizer, profile)  # one that is too long is found out before the model is loaded
+    prompt_ids = _prompt_ids(tokenizer, profile)  # before the model is loaded, to reject a prompt that is too long
     model = load(plan, directory, recorder)
     if profile.adapters is not None:
         model = attach(model, profile.adapters, recorder)
@@ -89,7 +89,7 @@ def tokenizer_of(directory: Path) -> Any:
 
 
 def load(plan: LoadPlan, directory: Path, recorder: Recorder) -> Any:
-    import bitsandbytes  # noqa: F401  # seconds of import that are no load
+    import bitsandbytes  # noqa: F401  # takes seconds that are not part of the load
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(directory)
@@ -97,7 +97,7 @@ def load(plan: LoadPlan, directory: Path, recorder: Recorder) -> Any:
     if plan.quantization == "nf4":
         allow_cpu()
         speed_up_dequantize()
-        # A checkpoint that is quantized says so itself; one in 16 bits is quantized as it is read.
+        # A quantized checkpoint says so itself; a 16-bit one is quantized while it is read.
         if getattr(config, "quantization_config", None) is None:
             arguments["quantization_config"] = nf4_config()
     start_s = time.monotonic()
@@ -117,9 +117,9 @@ def load(plan: LoadPlan, directory: Path, recorder: Recorder) -> Any:
 
 
 def compute_in_float32(model: Any) -> None:
-    """Have the linears that are not quantized compute as the quantized ones do: held in float16, multiplied in float32.
+    """Make unquantized linears compute like quantized ones: stored in float16, multiplied in float32.
 
-    Where a CPU has no 16-bit instructions, the output layer alone takes 8 of the 11 s of a training step in float16 (measured).
+    Where a CPU has no 16-bit instructions, in float16 the output layer alone takes 8 of the 11 s of a training step (measured).
     """
     from torch import nn
 
@@ -136,17 +136,17 @@ def compute_in_float32(model: Any) -> None:
 
 
 def speed_up_dequantize() -> None:
-    """Give bitsandbytes an NF4 kernel for the CPU that makes the same bits in a tenth of the time.
+    """Give bitsandbytes an NF4 kernel for the CPU that computes the same bits in a tenth of the time.
 
-    Its own (backends/cpu/ops.py:126-161 at 0.46.1) looks up one weight at a time by 64-bit indices that take five passes to make;
-    this one looks up both weights of a packed byte at once: 1.0 ms for a linear of 1536 × 576, not 10.8 (one core, measured), and
-    a token of the answer in 0.47 s, not 0.75 (two cores). All of bitsandbytes calls the kernel by this attribute (functional.py:1130,
-    backends/cpu/ops.py:176); torch 2.5.1 lets no second one be registered.
+    Its own (backends/cpu/ops.py:126-161 at 0.46.1) looks up one weight at a time by 64-bit indices that take five passes to compute;
+    this one looks up both weights of a packed byte at once: 1.0 ms for a linear of 1536 × 576 instead of 10.8 (one core, measured), and
+    a token of the answer in 0.47 s instead of 0.75 (two cores). All of bitsandbytes calls the kernel by this attribute
+    (functional.py:1130, backends/cpu/ops.py:176); torch 2.5.1 does not allow a second one to be registered.
     """
     import torch
     from bitsandbytes.backends.cpu.ops import _NF4_QUANT_TABLE as LEVELS
 
-    # The upper half of a byte is the first weight. Two float32 travel as one int64, which index_select copies fastest.
+    # The upper half of a byte is the first weight. Two float32 are moved as one int64, which index_select copies fastest.
     pairs = torch.stack((LEVELS.repeat_interleave(16), LEVELS.repeat(16)), dim=1).view(torch.int64).flatten()
 
     def dequantize(packed: Any, absmax: Any, blocksize: int, _quant_type: str, shape: Any, dtype: Any) -> Any:
@@ -200,9 +200,9 @@ class Patched(TypedDict):
 
 
 def patched_counts(layers: Any, model_type: str, lora_dropout: float) -> Patched:
-    """The layers that unsloth would say it patched: its condition at 2025.2.5 (unsloth/models/llama.py:2530-2603)."""
+    """The layers that unsloth would report as patched: its condition at 2025.2.5 (unsloth/models/llama.py:2530-2603)."""
     counted = layers if lora_dropout == 0 else ()
-    is_qwen2 = model_type == "qwen2"  # its QKV count as patched, whatever they have
+    is_qwen2 = model_type == "qwen2"  # its QKV always count as patched
     return {
         "patched_layers": len(layers),
         "patched_qkv": sum(is_qwen2 or _is_patched(x.self_attn, "q_proj", "k_proj", "v_proj") for x in counted),
@@ -221,7 +221,7 @@ def _is_patched(block: Any, *names: str) -> bool:
 
 
 def _prompt_ids(tokenizer: Any, profile: Profile) -> Any:
-    """The prompt in tokens; BadInput where there is no room left for the answer."""
+    """The prompt as tokens; BadInput where no room is left for the answer."""
     ids = tokenizer.apply_chat_template(
         [{"role": "user", "content": profile.generation.prompt}], add_generation_prompt=True, return_tensors="pt"
     )
@@ -230,7 +230,7 @@ def _prompt_ids(tokenizer: Any, profile: Profile) -> Any:
 
 
 def _answer(model: Any, tokenizer: Any, ids: Any, profile: Profile, recorder: Recorder) -> None:
-    """Generate one greedy answer to the prompt's tokens, with the adapters attached."""
+    """Generate one greedy answer to the prompt, with the adapters attached."""
     import torch
 
     num_prompt_tokens = ids.shape[1]
@@ -265,7 +265,7 @@ def _check_length(num_tokens: int, profile: Profile) -> None:
 
 
 def _train(model: Any, tokenizer: Any, profile: Profile, recorder: Recorder) -> None:
-    """Steps on one fixed text: the loss must fall, the adapters change, and the base stay as it is."""
+    """Train on one fixed text: the loss must fall, the adapters must change, and the base must not."""
     assert profile.adapters is not None
     model.train()
     if profile.adapters.use_gradient_checkpointing:
@@ -287,7 +287,7 @@ def _train(model: Any, tokenizer: Any, profile: Profile, recorder: Recorder) -> 
 
 
 def _steps(model: Any, tokenizer: Any, profile: Profile, recorder: Recorder) -> list[float | None]:
-    """The loss of each step; None where it is no number."""
+    """The loss of each step; None where it is not finite."""
     import torch
 
     encoded = tokenizer(TRAINING_TEXT, return_tensors="pt", truncation=True, max_length=profile.max_seq_length)

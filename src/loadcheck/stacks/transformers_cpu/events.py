@@ -1,4 +1,4 @@
-"""Events as this engine has always written them: with two fields in another place than a GPU's."""
+"""Events in this engine's own order of fields, which differs from the GPU's in two places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The line that peft prints of the adapters; the rest of such a load is events of our own."""
+"""The line that peft prints about the adapters; everything else in such a log is our own events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loadcheck.logs.formats import (
 )
 
 FORMATS: tuple[LineFormat, ...] = (
-    # print_trainable_parameters, which whoever trains may call again
+    # print_trainable_parameters, which a trainer may call again
     repeated("trainable", "peft 0.14.0 peft_model.py:784", Stage.ADAPTERS, "trainable params: ",
           rf"trainable params: {COUNT} \|\| all params: {COUNT}", exact("trainable_params"), exact("total_params")),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What this stack needs of a machine, beside what doctor looks at for every one."""
+"""What this stack needs of a machine, beyond doctor's general checks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from loadcheck.units import GIB
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "numpy")
 BASE_BYTES = GIB
-"""Python with torch and transformers, and what a conversion holds: the loads of the small model peaked at 0.9 GB in all."""
+"""Python with torch and transformers, and what a conversion holds: loads of the small model peaked at 0.9 GB in total."""
 
 
 def check_ram(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
-    """The host's memory, of which a load on a CPU takes all."""
+    """Whether the host's memory suffices; a load on a CPU uses no other."""
     weights = cpu_weights(plan.config)
     peak = cpu_peak(plan.config, plan.profile, weights)
     yield from ram_for(machine, max(BASE_BYTES + weights.num_bytes, 0 if peak is None else peak.num_bytes))

@@ -1,4 +1,4 @@
-"""What a load on a CPU holds: every tensor of the model by its kind, and the process's peak."""
+"""What a load on a CPU holds: every tensor of the model by kind, and the process's peak."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def held_bytes(model: Any) -> dict[str, int]:
     """Bytes of all tensors that the model holds, by kind.
 
     Exact, and the same in every load. With L layers, a hidden size h, a vocabulary V, a head dimension d, T = 1 for tied
-    embeddings and 2 else, and n = in × out for each of a layer's 7 linears (all n are multiples of 64 here):
+    embeddings and 2 otherwise, and n = in × out for each of a layer's 7 linears (here all n are multiples of 64):
 
-        packed         L Σ n/2                             two 4-bit weights a byte
-        absmax         L Σ n/64                            one byte for each block of 64 weights
-        nested_absmax  L Σ (4 ⌈n/64/256⌉ + 4)              one float32 for each 256 absmax, and the offset
-        codes          L · 7 · (16 + 256) · 4              every linear has tables of its own, though all are equal
+        packed         L Σ n/2                             two 4-bit weights per byte
+        absmax         L Σ n/64                            one byte per block of 64 weights
+        nested_absmax  L Σ (4 ⌈n/64/256⌉ + 4)              one float32 per 256 absmax, and the offset
+        codes          L · 7 · (16 + 256) · 4              every linear has its own tables, though all are equal
         embeddings     T · V · h · 2
         norms          (2 L + 1) · h · 2
         buffers        d/2 · 4                             the rotary frequencies, once for all layers
 
-    In 16 bits the first four are one: linears, L Σ 2n.
+    In 16 bits the first four are replaced by one: linears, L Σ 2n.
     """
     sizes: Counter[str] = Counter()
     for kind, tensor in held_tensors(model):
@@ -36,7 +36,7 @@ def held_bytes(model: Any) -> dict[str, int]:
 
 
 def held_tensors(model: Any) -> Iterator[tuple[str, Any]]:
-    """Every tensor that the model holds, with its kind; one that is held in several places (tied embeddings) once."""
+    """Every tensor that the model holds, with its kind; shared tensors (tied embeddings) only once."""
     seen = set()
     for kind, tensor in _named_tensors(model):
         if tensor.data_ptr() not in seen:
@@ -61,16 +61,16 @@ def _named_tensors(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def kind_of(name: str) -> str:
-    """What an unquantized parameter is, by its Hugging Face name."""
+    """The kind of an unquantized parameter, by its Hugging Face name."""
     if name.endswith(("embed_tokens.weight", "lm_head.weight")):
         return "embeddings"
     return "norms" if name.endswith("norm.weight") else "linears"
 
 
 def peak_rss_bytes() -> int:
-    """The largest resident set of this process so far.
+    """The peak resident set of this process so far.
 
-    Not from getrusage where there is a /proc: on Linux its ru_maxrss begins with that of the process that started this one.
+    Not from getrusage if there is a /proc: on Linux its ru_maxrss starts with that of the parent process.
     """
     try:
         return peak_of_status(Path("/proc/self/status").read_text(encoding="ascii"))
@@ -82,5 +82,5 @@ def peak_rss_bytes() -> int:
 def peak_of_status(status: str) -> int:
     """The bytes of the line `VmHWM:  123 kB` of /proc/PID/status (there kB are KiB)."""
     found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-    assert found is not None  # every process that is no kernel thread has one
+    assert found is not None  # every process except kernel threads has one
     return int(found[1]) * KIB

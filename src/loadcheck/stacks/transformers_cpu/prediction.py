@@ -1,6 +1,6 @@
-"""The load on a CPU with transformers, bitsandbytes and peft: its figures to the byte, but for the peak (peak.py).
+"""The prediction of a load on a CPU with transformers, bitsandbytes and peft: exact to the byte, except for the peak (peak.py).
 
-The weights are the tensors that the model holds, as `transformers_cpu.memory.held_bytes` counts them; no allocator rounds them.
+The weights are the tensors that the model holds, as counted by `transformers_cpu.memory.held_bytes`; no allocator rounds them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, patched
 from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, NF4_BLOCK, NF4_NESTED_BLOCK
 
 CODE_BYTES = 4 * (16 + 256)
-"""NF4's and the nested 8-bit code: each linear has its own, though all are equal (bitsandbytes 0.46.1 functional.py)."""
+"""NF4's code and the nested 8-bit code: each linear has its own, though all are equal (bitsandbytes 0.46.1 functional.py)."""
 
 
 def cpu_weights(config: ModelConfig) -> Term:
@@ -64,7 +64,7 @@ def _bias_elements(config: ModelConfig) -> int:
 def predict(case: Case) -> Prediction:
     """The figures of a load without vLLM that follow from the model and the profile; the peak has a band, which a note states.
 
-    On a GPU all but the weights, which no line says, and the peak, which was never measured there.
+    On a GPU the weights, which no line prints, and the peak, which was never measured there, are left out.
     """
     figures = _figures(case.config, case.profile)
     if not case.profile.on_cpu:

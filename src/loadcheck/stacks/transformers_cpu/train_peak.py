@@ -1,4 +1,4 @@
-"""The peak of a training on a CPU: the largest resident set of the process, libraries and all.
+"""The peak of a training on a CPU: the largest resident set of the process, libraries included.
 
 Fitted to runs of SmolLM2 135M in 4-bit on one machine (`RUNS` of tests/test_cpu_train_peak.py: x86-64, 2 cores, 24 GiB, Python 3.11,
 torch 2.5.1+cu124), batches of 32 to 1,024 tokens.
@@ -15,17 +15,17 @@ from loadcheck.stacks.transformers_cpu.prediction import cpu_weights
 from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory
 
 TRAINER_BYTES = 190_000_000
-"""trl, datasets and pyarrow once imported, and what a first backward pass leaves."""
+"""trl, datasets and pyarrow after import, and what a first backward pass leaves behind."""
 TOKEN_BYTES, CHECKPOINTED_TOKEN_BYTES = 2_450_000, 1_600_000
-"""Of a token of the batch: its logits and their gradients in float32, and the activations of 30 layers or, with checkpointing, of one."""
+"""Per token of the batch: its logits and their gradients in float32, and the activations of 30 layers or, with checkpointing, of one."""
 ADAPTER_SHARE = 2.26
-"""Gradients and the optimizer's two states, in proportion to the adapters: less than the three copies that are held, as malloc reuses."""
+"""Gradients and the optimizer's two states, in proportion to the adapters: less than the three copies that are held, because malloc reuses memory."""
 SLACK = 0.25
-"""Half of the band. The runs are within 6 % of it; the libraries' mapped files differ between machines (peak.py)."""
+"""Half of the band. The runs are within 6 % of the prediction; the libraries' mapped files differ between machines (peak.py)."""
 
 
 def cpu_train_peak(config: ModelConfig, profile: Profile, settings: TrainSettings) -> Term | None:
-    """The peak in bytes as a tree; None where it was never measured: other models, 16-bit, and GRPO."""
+    """The peak in bytes as a tree; None where it was never measured: for other models, 16-bit, and GRPO."""
     shape = (config.num_hidden_layers, config.hidden_size, config.vocab_size)
     if shape != MEASURED_SHAPE or config.quantization != "nf4" or profile.adapters is None or settings.method == "grpo":
         return None

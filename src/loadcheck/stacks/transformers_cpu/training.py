@@ -1,4 +1,4 @@
-"""Training on a CPU: trl's SFTTrainer or GRPOTrainer on the model and the adapters that a load has."""
+"""Training on a CPU: trl's SFTTrainer or GRPOTrainer on a loaded model with adapters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from loadcheck.weights.nf4 import quieten, wait_passively
 
 
 def run(session: Session) -> None:
-    """Run the session's training; BadInput for data that is not what it was."""
+    """Run the session's training; BadInput for data that has changed."""
     plan, recorder = session.plan, session.recorder
     assert plan.profile.adapters is not None
     grpo = session.job.settings.method == "grpo"
@@ -44,7 +44,7 @@ def run(session: Session) -> None:
     backend = _backend(checkpointing)
     make = partial(sft_trainer, session, backend, model, tokenizer, rows.trained)
     if grpo:
-        keep_no_reference()
+        use_base_as_reference()
         make = partial(grpo_trainer, session, backend, model, tokenizer, rewards)
     run_trainer(session, backend, model, make, rows.examples)
     recorder.record(TrainPeak(train_peak_host_bytes=peak_rss_bytes()))
@@ -52,19 +52,19 @@ def run(session: Session) -> None:
 
 
 def allow_cpu_training() -> None:
-    """Let accelerate 1.3.0 train a 4-bit model on a CPU (accelerator.py:1435-1450): it asks for a bitsandbytes of several backends, which
+    """Let accelerate 1.3.0 train a 4-bit model on a CPU (accelerator.py:1435-1450).
 
-    bitsandbytes 0.46.1 is, by another name.
+    It checks for a multi-backend build of bitsandbytes, which 0.46.1 is under another name.
     """
     import accelerate.accelerator
 
     accelerate.accelerator.is_bitsandbytes_multi_backend_available = lambda: True
 
 
-def keep_no_reference() -> None:
-    """Have the model without its adapters be GRPO's reference, and not a copy of it: trl 0.14.0 does so where it attaches them itself
+def use_base_as_reference() -> None:
+    """Make GRPO's reference the model without its adapters instead of a copy of the model.
 
-    (trainer/grpo_trainer.py:186-194, 446-448).
+    trl 0.14.0 does so only where it attaches the adapters itself (trainer/grpo_trainer.py:186-194, 446-448).
     """
     import trl.trainer.grpo_trainer
 

@@ -11,7 +11,7 @@ from loadcheck.machine import Check
 from loadcheck.predict.account import Obstacle, Prediction
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
-from loadcheck.predict.stack import FromLog, Resolved, Wish
+from loadcheck.predict.stack import Concession, FromLog, Resolved
 from loadcheck.predict.train_account import TrainAccount
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
@@ -93,8 +93,8 @@ class UnslothVllm(JudgedStack):
     def knobs(self, profile: Profile) -> Iterator[tuple[str, Profile]]:
         return rungs.knobs(profile)
 
-    def wishes(self, case: Case) -> Iterator[Wish]:
-        return rungs.wishes(case)
+    def concessions(self, case: Case) -> Iterator[Concession]:
+        return rungs.concessions(case)
 
     def model_refusals(self, case: Case) -> Iterator[Obstacle]:
         return model_refusals(case)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.shape import ModelConfig
-from loadcheck.stacks.unsloth_vllm.allocator import kept, rounded
+from loadcheck.stacks.unsloth_vllm.allocator import cached, rounded
 from loadcheck.stacks.unsloth_vllm.quantization import kinds_of_layers
 from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, extended_vocab, head_rows
 from loadcheck.units import round_up
@@ -32,7 +32,7 @@ DUMMY_LORA_RANK = 8
 """The rank of the adapters that the profile runs with (vllm/worker/model_runner.py:67)."""
 
 
-@kept(maxsize=1024)
+@cached(maxsize=1024)
 def activation_peak(config: ModelConfig, num_tokens: int, num_seqs: int, compute_capability: float) -> Term:
     """Peak of torch's allocated bytes during the profile, above what was allocated before it; cached, like `weights`."""
     moments = [
@@ -113,7 +113,7 @@ def _onesweep_scratch(n: int, compute_capability: float) -> int:
     return sum(round_up(size, CUB_ALIGNMENT) for size in sizes) + CUB_ALIGNMENT - 1
 
 
-@kept(maxsize=1024)
+@cached(maxsize=1024)
 def forward_peak(config: ModelConfig, num_tokens: int, compute_capability: float) -> Term:
     """The peak within a layer: the largest of its four linears, its attention and its activation function.
 

@@ -1,4 +1,4 @@
-"""The LoRA adapters that `get_peft_model` attaches: how many parameters, how many bytes, and what unsloth patches."""
+"""The LoRA adapters that `get_peft_model` attaches: their parameters and bytes, and what unsloth patches."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Collection
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.lora import adapter_params
 from loadcheck.specs.shape import ModelConfig
-from loadcheck.stacks.unsloth_vllm.allocator import kept
+from loadcheck.stacks.unsloth_vllm.allocator import cached
 
 ADAPTER_DTYPE_BYTES = 4
-"""fp32, whatever the base is: peft/mapping.py:151 (autocast_adapter_dtype), and unsloth insists (_utils.py:500-536)."""
+"""fp32 for any base: peft/mapping.py:151 (autocast_adapter_dtype); unsloth enforces it, too (_utils.py:500-536)."""
 
 
-@kept(maxsize=1024)
+@cached(maxsize=1024)
 def adapter_memory(config: ModelConfig, r: int, targets: tuple[str, ...]) -> Term:
     parts = [
         Term(name, ADAPTER_DTYPE_BYTES * adapter_params(config, r, [name]), "peft/tuners/lora/layer.py:116-118")
@@ -24,9 +24,9 @@ def adapter_memory(config: ModelConfig, r: int, targets: tuple[str, ...]) -> Ter
 
 
 def patched(config: ModelConfig, targets: Collection[str], lora_dropout: float) -> dict[str, int]:
-    """unsloth's "patched 32 layers with …" (unsloth/models/llama.py:2529-2603): none of a group that lacks a target.
+    """The counts in unsloth's "patched 32 layers with …" (unsloth/models/llama.py:2529-2603); 0 for a group that lacks a target module.
 
-    Dropout other than 0 skips the whole block.
+    Any dropout other than 0 skips the whole block.
     """
     layers = config.num_hidden_layers
     groups = {

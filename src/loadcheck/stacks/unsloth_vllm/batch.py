@@ -1,4 +1,4 @@
-"""A full batch of answers in vLLM: what its step holds while all sequences run at once, above what stays between steps."""
+"""A full batch in vLLM: what a step holds while all sequences run at once, beyond what stays between steps."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ SAMPLER = "vllm/model_executor/layers/sampler.py"
 
 
 def sampled_batch(config: ModelConfig, num_tokens: int, num_seqs: int, compute_capability: float) -> Term:
-    """The peak of torch's allocated bytes of a step whose answers are drawn by temperature alone, as vLLM's defaults do.
+    """The peak of torch's allocated bytes in a step that samples by temperature alone, as vLLM does by default.
 
-    vLLM's profile run (activation.sampler_peak) sorts the logits for top-k and top-p besides; without either nothing is sorted. On an H100
-    226 sequences of Llama 3.1 8B took 640,203,776 bytes, 29,696 more than these (rows "busy" of tests/training/truth.tsv), and the card
-    held 48.82 GiB, where a sorted batch would take 49.24.
+    vLLM's profile run (activation.sampler_peak) also sorts the logits for top-k and top-p; without these nothing is sorted. On an H100
+    226 sequences of Llama 3.1 8B took 640,203,776 bytes, 29,696 more than predicted here (rows "busy" of tests/training/truth.tsv), and
+    the card held 48.82 GiB, where a sorted batch would take 49.24.
     """
     sampled = sampler_without_sort(config, num_seqs)
     forward = forward_peak(config, num_tokens, compute_capability)
@@ -25,7 +25,7 @@ def sampled_batch(config: ModelConfig, num_tokens: int, num_seqs: int, compute_c
 
 
 def sampler_without_sort(config: ModelConfig, num_seqs: int) -> Term:
-    """What lives while the next token of every sequence is drawn."""
+    """The live tensors while the next token of every sequence is sampled."""
     numbers = num_seqs * extended_vocab(config)
     tensors = {
         "logits, 16-bit": (DTYPE_BYTES * num_seqs * head_rows(config), f"{SAMPLER}:271"),

@@ -1,4 +1,4 @@
-"""vLLM's budget: what it must hold, and the KV cache that is left of it."""
+"""vLLM's budget: its fixed parts, and the KV cache that remains."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loadcheck.stacks.unsloth_vllm.weights import weights
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """vLLM's budget, and what it must hold (vllm/worker/worker.py:226-249)."""
+    """vLLM's budget and its parts (vllm/worker/worker.py:226-249)."""
 
     weights: Term
     activation: Term
@@ -26,18 +26,18 @@ class Budget:
 
     @property
     def fixed_bytes(self) -> int:
-        """What the budget must hold before any KV cache."""
+        """What the budget must hold besides the KV cache."""
         return self.weights.num_bytes + self.activation.num_bytes + self.non_torch_bytes
 
     @classmethod
     def of(cls, config: ModelConfig, card: Card, plan: EnginePlan, model: Term | None = None) -> Budget:
-        """The budget of a plan; `model` where the allocator counts the weights otherwise than with unsloth."""
+        """The budget of a plan; `model` replaces the weights where the allocator rounds differently from unsloth's setting."""
         model = weights(config) if model is None else model
         activation = activation_peak(
             config, plan.num_batched_tokens, max(plan.max_num_seqs, 1), card.compute_capability
         )
         non_torch = card.assumed_non_torch_bytes
-        budget = card.total_bytes * plan.utilization  # floats until the last step, as upstream
+        budget = card.total_bytes * plan.utilization  # floats until the last step, as in vLLM
         available = budget - (model.num_bytes + activation.num_bytes + non_torch)
         blocks = max(int(available // config_block_bytes(config)), 0)
         return cls(model, activation, non_torch, int(budget), int(available), blocks)

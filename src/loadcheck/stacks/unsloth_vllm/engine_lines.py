@@ -1,6 +1,6 @@
-"""The lines that vLLM's V0 engine prints of a start: those of 0.7.2 and, where a line names its release, of others.
+"""The lines that vLLM's V0 engine prints during its start: those of 0.7.2 and, where a line names a release, of others.
 
-Files without a release are vllm 0.7.2's.
+Files without a release are those of vllm 0.7.2.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _quantization(text: str) -> Value:
 
 
 def _length(text: str) -> Value:
-    """How many sizes a list of CUDA graph sizes names."""
+    """The number of sizes in a list of CUDA graph sizes."""
     return text.count(",") + 1
 
 
@@ -55,7 +55,7 @@ FORMATS: tuple[LineFormat, ...] = (
           r" dtype=(torch\.\w+), max_seq_len=(\d+)", Capture("dtype", _dtype), exact("max_model_len")),
     part("engine quantization", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
           r" quantization=(\w+),", Capture("quantization", _quantization)),
-    # printed as LoadFormat.AUTO by Python 3.11, as auto by 3.10
+    # LoadFormat.AUTO in Python 3.11, auto in 3.10
     part("engine load format", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
           r" load_format=(?:LoadFormat\.)?(\w+), ", Capture("load_format", str.lower)),
     part("engine KV dtype", "llm_engine.py:234", Stage.ENGINE, "LLM engine (v",
@@ -116,7 +116,7 @@ FORMATS: tuple[LineFormat, ...] = (
           exact("graph_capture_s"), memory("cuda_graph_bytes")),
     line("ready", "llm_engine.py:431", Stage.READY, "init engine (profile",
           rf"init engine \(profile, create kv cache, warmup model\) took {NUMBER} s(?:econds)?", number("engine_init_s")),
-    # the same breakdown, one figure a line, as 0.6.5 printed it before its release (vllm pull request 10511)
+    # the same breakdown with one figure per line, as printed by 0.6.5 before its release (vllm pull request 10511)
     part("table time", "vllm 0.6.5 development builds, worker.py:243", Stage.PROFILE, "duration",
           rf"(?:\] |^)duration\s+{NUMBER} seconds", number("profile_s")),
     part("table total", "vllm 0.6.5 development builds, worker.py:243", Stage.PROFILE, "total_gpu_memory",
@@ -136,7 +136,7 @@ FORMATS: tuple[LineFormat, ...] = (
           rf"non_torch_memory={NUMBER}GiB", memory("non_torch_bytes")),
     part("profile 0.6.4 kv", "vllm 0.6.4 worker.py", Stage.PROFILED, "kv_cache_size=",
           rf"kv_cache_size={NUMBER}GiB", memory("kv_cache_bytes")),
-    # behind a size: a server prints its arguments (api_server.py:841), which say what is asked for and measure nothing
+    # only after a size: a server also prints its arguments (api_server.py:841), which are settings, not measurements
     part("profile 0.6.4 utilization", "vllm 0.6.4 worker.py", Stage.PROFILE, "gpu_memory_utilization=",
           rf"GiB,? {{0,9}}gpu_memory_utilization={NUMBER}", share("gpu_memory_utilization_pct")),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""CUDA graphs: which batch sizes vLLM captures, and what they hold."""
+"""CUDA graphs: which batch sizes vLLM captures, and the memory that they take."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from loadcheck.predict.terms import Term, total
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace, forward_peak
-from loadcheck.stacks.unsloth_vllm.allocator import kept
+from loadcheck.stacks.unsloth_vllm.allocator import cached
 from loadcheck.stacks.unsloth_vllm.quantization import MERGED_LINEARS, kinds_of_layers
 from loadcheck.units import MIB, round_up
 
@@ -15,22 +15,22 @@ LARGEST_GRAPH = 8192
 
 
 def captures_graphs(profile: Profile) -> bool:
-    """Whether an engine that is loaded so captures graphs (vllm/worker/worker.py:336)."""
+    """Whether an engine with this profile captures graphs (vllm/worker/worker.py:336)."""
     return not profile.enforce_eager
 
 
 def captured_in_log(attempt: Attempt) -> bool:
-    """Whether the engine of a log does, by what it says that it was asked for."""
+    """Whether the engine of a log captures graphs, by the configuration that it logs."""
     eager = attempt.reading("enforce_eager")
     return eager is None or eager.value != "True"
 
 
-# Fitted together over ten runs on an H100 (driver 580.159, 2026-11-24, tests/runs/h100; largest residual 4.6 %): what the capture
-# takes at once besides a second cuBLAS workspace, how much more than its peak the pool reserves, and the driver's memory for a node.
+# Fitted together over ten runs on an H100 (driver 580.159, 2026-11-24, tests/runs/h100; largest residual 4.6 %): the capture's fixed cost
+# besides a second cuBLAS workspace, the ratio of the pool's reserved memory to its peak, and the driver's memory per node.
 BASE_BYTES = 76 * MIB
 POOL_SHARE = 1.31
 NODE_BYTES_HOPPER = 3_560
-# The same base and share leave 7.9 to 8.3 KiB a node in the T4 logs of Llama 3.1 8B, Phi-4 and Qwen2.5 3B.
+# With the same base and share, the T4 logs of Llama 3.1 8B, Phi-4 and Qwen2.5 3B leave 7.9 to 8.3 KiB per node.
 NODE_BYTES = 8_200
 
 # Kernels that one layer launches in a decode step, counted in the sources: norms, rope, cache and attention; each 4-bit linear
@@ -41,9 +41,9 @@ _NODES_LORA = 18
 
 
 def capture_sizes(max_num_seqs: int) -> list[int]:
-    """The batch sizes captured, ascending: 1, 2, 4 and every multiple of 8 up to the smallest that holds all sequences.
+    """The captured batch sizes, ascending: 1, 2, 4 and every multiple of 8 up to the smallest that holds all sequences.
 
-    vllm/config.py:3286-3348 and 2981-3026 at 0.7.2, which go up to 8192.
+    vllm/config.py:3286-3348 and 2981-3026 at 0.7.2; at most 8192.
     """
     smallest = next((size for size in (1, 2, 4) if size >= max_num_seqs), round_up(max_num_seqs, 8))
     largest = min(smallest, LARGEST_GRAPH)
@@ -53,8 +53,8 @@ def capture_sizes(max_num_seqs: int) -> list[int]:
 def graph_nodes(config: ModelConfig, max_num_seqs: int) -> int:
     """Kernel launches recorded in all graphs.
 
-    The four linears of a layer launch about as many each, so a dynamic quant's layer has those of its linears in 4 bits and in 16 in
-    proportion. Not measured on a load of one.
+    The four linears of a layer launch about equally many kernels, so a dynamic quant's layer has those of 4-bit and of 16-bit linears in
+    proportion. Not measured in a load of one.
     """
     launches = sum(_layer_nodes(config, quantized) * count for quantized, count in kinds_of_layers(config).items())
     return int(launches * len(capture_sizes(max_num_seqs)))
@@ -70,12 +70,12 @@ def _layer_nodes(config: ModelConfig, quantized: frozenset[str]) -> float:
 NO_GRAPHS = Term("cuda_graph", 0, "enforce_eager: none are captured (vllm/worker/worker.py:336)")
 
 
-@kept(maxsize=1024)
+@cached(maxsize=1024)
 def graph_memory(config: ModelConfig, max_num_seqs: int, compute_capability: float, node_bytes: int | None) -> Term:
-    """What "Graph capturing finished …, took X GiB" says: the pool, a workspace, and the driver's memory for the nodes.
+    """The figure in "Graph capturing finished …, took X GiB": the pool, a workspace, and the driver's memory for the nodes.
 
-    The pool holds the forward peak of the largest size; the second cuBLAS workspace is that of the capture's stream
-    (vllm/worker/model_runner.py:1419-1563 at 0.7.2). Bytes of a node are the card's and its driver's (env/gpus.toml).
+    The pool holds the forward peak of the largest size; the second cuBLAS workspace belongs to the capture's stream
+    (vllm/worker/model_runner.py:1419-1563 at 0.7.2). The bytes per node depend on the card and its driver (env/gpus.toml).
     """
     largest = capture_sizes(max_num_seqs)[-1]
     hopper = int(compute_capability) == 9

@@ -1,4 +1,4 @@
-"""Which lines a load of unsloth with vLLM's V0 engine prints, and which a whole one must have."""
+"""The lines that a load by unsloth with vLLM's V0 engine prints, and which of them a complete load must have."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ REQUIRED = (
     "plan utilization", "plan capability", "plan sequences", "plan kv",
     *ENGINE_LINES,
 )  # fmt: skip
-# What the pinned vLLM always prints and others need not.
+# Always printed by the pinned vLLM, but not by all releases.
 REQUIRED_OF_THE_PIN = "engine graph sizes"
-# What a load without CUDA graphs does not print; it says instead that it lists no sizes.
+# Missing from a load without CUDA graphs, which logs an empty list of sizes instead.
 OF_GRAPHS = {"captured", REQUIRED_OF_THE_PIN}
-# Other dialects of a required line. 0.6.4 prints neither the time nor the budget nor the weights of its profile.
+# Formats of a required line in other releases. 0.6.4 prints neither the time nor the budget nor the weights of its profile.
 ALTERNATIVES = {
     "weights": ("weights", "weights 0.8"),
     "profile time": ("profile time", "table time", "profile 0.6.4"),
@@ -41,14 +41,14 @@ ALTERNATIVES = {
 
 
 def required_lines(attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
-    """All of them; of a load without vLLM unsloth's banner alone, as the rest are events of our own."""
+    """All required lines; for a load without vLLM only unsloth's banner, because the rest are our own events."""
     lines = without_graphs(REQUIRED, attempt)
     without_vllm = profile is not None and not profile.fast_inference
     return tuple(name for name in lines if not without_vllm or name.startswith("banner"))
 
 
 def without_graphs(lines: tuple[str, ...], attempt: Attempt) -> tuple[str, ...]:
-    """With the line that the pinned vLLM has beside them; without those of graphs where none are captured."""
+    """The lines plus the one that the pinned vLLM adds, minus those of CUDA graphs if none are captured."""
     vllm = attempt.reading("vllm")
     pinned = vllm is not None and release_of(str(vllm.value)) == load_versions().version("vllm")
     lines = (*lines, REQUIRED_OF_THE_PIN) if pinned else lines

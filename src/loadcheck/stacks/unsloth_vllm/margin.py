@@ -1,4 +1,4 @@
-"""What a load leaves of everything that it can be short of, and how much of it must be left as a prediction may be off."""
+"""What a load leaves of each resource that it can run out of, and the margin that the prediction's error requires."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loadcheck.stacks.unsloth_vllm.plan import kv_estimate_needed
 
 
 def slack(card: Card) -> dict[Shortage, int]:
-    """What a load must have left, as the prediction may be off by so much (stacks/unsloth_vllm/bands.py)."""
+    """The margin that a load must leave, because the prediction may be off by that much (stacks/unsloth_vllm/bands.py)."""
     of_card = int(PEAK_SLACK * card.total_bytes)
     non_torch = 0 if card.non_torch_bytes is not None else NON_TORCH_SLACK_BYTES
     return {
@@ -26,7 +26,7 @@ def slack(card: Card) -> dict[Shortage, int]:
 
 
 def amounts_left(case: Case, prediction: Prediction) -> dict[Shortage, int]:
-    """What is left of everything that a load can be short of, in the order in which the engine comes to it."""
+    """What is left of each resource that a load can run out of, in the order in which the engine uses them."""
     config, card, figures = case.config, case.gpu, prediction.figures
     length, sequences = figures.max_model_len, figures.max_num_seqs
     assert length is not None and sequences is not None and figures.kv_estimate_bytes is not None
@@ -52,5 +52,5 @@ def needs(case: Case) -> dict[Shortage, int]:
 
 
 def request_bytes(config: ModelConfig, length: int) -> int:
-    """KV cache of one request of `length` tokens."""
+    """The KV cache of one request of `length` tokens."""
     return -(-length // BLOCK_TOKENS) * config_block_bytes(config)

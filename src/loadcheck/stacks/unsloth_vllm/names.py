@@ -1,4 +1,4 @@
-"""Which checkpoint unsloth really loads for a name: its own table sends most names to another (env/stacks/unsloth_vllm/names.toml)."""
+"""Which checkpoint unsloth really loads for a name: its own table maps most names to another (env/stacks/unsloth_vllm/names.toml)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loadcheck.stacks.unsloth_vllm.quantization import is_supported
 
 
 class _Names(Spec, frozen=True, kw_only=True):
-    """The tables of unsloth/models/mapper.py: the checkpoint, and the names in lower case that it is loaded for."""
+    """The tables of unsloth/models/mapper.py: a checkpoint, and the names in lower case that are mapped to it."""
 
     in_4bit: dict[str, tuple[str, ...]]
     from_4bit: dict[str, tuple[str, ...]]
@@ -30,9 +30,9 @@ def _tables() -> dict[str, dict[str, str]]:
 
 
 def loaded_for(name: str, load_in_4bit: bool) -> str:
-    """The checkpoint that `from_pretrained(name, load_in_4bit)` loads; the name itself where unsloth knows no other.
+    """The checkpoint that `from_pretrained(name, load_in_4bit)` loads; the name itself where unsloth's tables do not map it.
 
-    unsloth/models/loader_utils.py:23-120 at 2025.2.5, without use_exact_model_name and without its look at the newest table online.
+    unsloth/models/loader_utils.py:23-120 at 2025.2.5, without use_exact_model_name and without its download of the newest table.
     """
     tables, lower = _tables(), name.lower()
     if load_in_4bit:
@@ -41,9 +41,9 @@ def loaded_for(name: str, load_in_4bit: bool) -> str:
 
 
 def resolve(profile: Profile) -> Resolved:
-    """The model that a script with this profile's name and settings would really load, and what is to be said of it.
+    """The model that a script with this profile's name and settings would really load, and notes about it.
 
-    BadInput where neither the name nor what unsloth makes of it is known.
+    BadInput where neither the name nor its mapping is known.
     """
     name = profile.model
     if is_local(name):
@@ -57,29 +57,29 @@ def resolve(profile: Profile) -> Resolved:
 
 
 def _local(profile: Profile) -> Resolved:
-    """A folder or a config.json, which says itself how it is quantized; load_in_4bit quantizes nothing (vllm_utils.py:869)."""
+    """A folder or a config.json states its own quantization; load_in_4bit quantizes nothing (vllm_utils.py:869)."""
     title, config = resolve_model(profile.model, profile.load_in_4bit)
     note = (
-        f"{profile.model} has no quantization_config: vLLM loads it in 16 bits, load_in_4bit or not; for 4 bits take a checkpoint "
-        "that says so, in a folder whose name ends in -bnb-4bit"
+        f"{profile.model} has no quantization_config: vLLM loads it in 16 bits, whatever load_in_4bit says; for 4 bits take a checkpoint "
+        "that has one, in a folder whose name ends in -bnb-4bit"
     )
     return Resolved(title, config, (note,) if profile.load_in_4bit and config.quantization == "16bit" else ())
 
 
 def _dynamic(name: str, loaded: str) -> Resolved:
-    """A name for which unsloth loads a dynamic quant, which keeps some layers in 16 bits."""
+    """A name that unsloth maps to a dynamic quant, which keeps some layers in 16 bits."""
     model = find_model(loaded)
     if model is None:
         raise BadInput(unknown_model(name))
-    config, sent = model.config_for("nf4"), f"for {name} unsloth loads {loaded}"
+    config, mapping = model.config_for("nf4"), f"for {name} unsloth loads {loaded}"
     if model.dynamic is None:
         note = (
-            f"{sent}, some of whose layers are in 16 bits; which, its config.json alone says: predicted is the plain 4-bit checkpoint, "
-            f"whose weights are smaller. Give that config.json as --model, or load {name} from a folder, which is loaded as it is"
+            f"{mapping}, some of whose layers are in 16 bits; only its config.json says which. The prediction is for the plain 4-bit "
+            f"checkpoint, whose weights are smaller. Give that config.json as --model, or load {name} from a folder, which is loaded as it is"
         )
         return Resolved(model.name, config, (note,))
     if not model.dynamic or not is_supported(model.dynamic):
         plain = loaded.removesuffix(DYNAMIC_SUFFIX) + "-bnb-4bit"
-        return Resolved(model.name, config, (f"{sent}, and as vLLM cannot load that, {plain} instead",))
-    note = f"{sent}, with {', '.join(model.dynamic)} in 16 bits: that is predicted; `loadcheck load` takes the plain one, from a folder"
+        return Resolved(model.name, config, (f"{mapping}, but vLLM cannot load that, so it loads {plain} instead",))
+    note = f"{mapping}, with {', '.join(model.dynamic)} in 16 bits, and that is predicted; `loadcheck load` loads the plain one, from a folder"
     return Resolved(loaded, changed(config, {"kept_modules": model.dynamic}), (note,))

@@ -1,6 +1,6 @@
-"""What the card holds beside vLLM's budget: what unsloth's Hugging Face side keeps, and what training adds.
+"""Device memory outside vLLM's budget: what unsloth's Hugging Face model keeps, and what training adds.
 
-Checked to the byte against torch's allocated bytes after the load, after get_peft_model and after three training steps of
+Equal to the byte to torch's allocated bytes after the load, after get_peft_model and after three training steps in
 tests/runs/h100_llama31-8b_synthetic.txt (its lines beginning MEM).
 """
 
@@ -18,17 +18,17 @@ from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES
 
 HF_ROPE = "Hugging Face rope tables"
 HF_ROPE_TOKENS = 32_768
-"""Positions that unsloth's own rotary tables begin with (unsloth/models/llama.py:1225-1244 at 2025.2.5)."""
+"""The initial number of positions in unsloth's rotary tables (unsloth/models/llama.py:1225-1244 at 2025.2.5)."""
 RNG_STATE_BYTES = 1024
-"""Seed and offset of the graphs' random numbers (torch 2.5.1 aten/src/ATen/cuda/CUDAGraph.cpp)."""
+"""Seed and offset of the graphs' random number generator (torch 2.5.1 aten/src/ATen/cuda/CUDAGraph.cpp)."""
 RETURN_LOGITS_TOKENS = 1024
-"""Up to so many tokens unsloth keeps the logits of a training batch (unsloth/models/llama.py:1070)."""
+"""unsloth keeps the logits of training batches of up to this many tokens (unsloth/models/llama.py:1070)."""
 
 
 def engine_extras(
     config: ModelConfig, max_model_len: int, max_num_seqs: int, compute_capability: float, captures_graphs: bool
 ) -> Term:
-    """What the engine keeps beside weights, slots, cache and graphs once it is ready."""
+    """What the engine keeps beside weights, slots, KV cache and graphs once it is ready."""
     sampling = 6 * rounded(2 * max_num_seqs) + rounded(4 * max_num_seqs)
     parts = [
         cublas_workspace(compute_capability),
@@ -42,7 +42,7 @@ def engine_extras(
 
 
 def _graph_inputs(max_model_len: int, max_num_seqs: int) -> int:
-    """The buffers that every graph reads its batch from, and the state of the graphs' random numbers."""
+    """The input buffers shared by all graphs, and the state of their random number generator."""
     largest = capture_sizes(max_num_seqs)[-1]
     blocks_per_seq = -(-min(8192, max_model_len) // BLOCK_TOKENS)
     inputs = 3 * rounded(8 * largest) + rounded(4 * largest) + rounded(4 * largest * blocks_per_seq)
@@ -50,19 +50,19 @@ def _graph_inputs(max_model_len: int, max_num_seqs: int) -> int:
 
 
 def _hf_rope(config: ModelConfig, tokens: int) -> int:
-    """cos and sin tables of at most so many positions."""
+    """cos and sin tables of at most this many positions."""
     number_bytes = config.architecture.rope_table_bytes
     return 2 * rounded(number_bytes * min(tokens, config.max_position_embeddings) * config.head_dim)
 
 
 def adapter_extras(config: ModelConfig, max_seq_length: int) -> Term:
-    """extra_ignored_labels, int64, of the longest length that the model takes (unsloth/models/llama.py:2609)."""
+    """extra_ignored_labels, int64, for the longest length that the model supports (unsloth/models/llama.py:2609)."""
     return Term("ignored labels", rounded(8 * max(max_seq_length, config.max_position_embeddings)),
                 "unsloth/models/llama.py:2609")  # fmt: skip
 
 
 def training_memory(config: ModelConfig, profile: Profile, num_tokens: int, compute_capability: float) -> Term:
-    """What training steps on `num_tokens` tokens add at their peak, which for short batches is the optimizer's step."""
+    """What training steps on `num_tokens` tokens add at their peak, which for short batches is in the optimizer's step."""
     if profile.adapters is None:
         return total("training", [])
     adapter = adapter_memory(config, profile.adapters.r, profile.adapters.target_modules).num_bytes

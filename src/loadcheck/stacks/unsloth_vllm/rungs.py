@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from loadcheck.predict.case import Case
-from loadcheck.predict.search import LENGTH_STEP, UTILIZATION_STEPS, at_utilization, of_length
-from loadcheck.predict.stack import Rung, Wish
+from loadcheck.predict.search import LENGTH_STEP, UTILIZATION_STEPS, at_length, at_utilization
+from loadcheck.predict.stack import Concession, Rung
 from loadcheck.specs.files import changed
 from loadcheck.specs.profile import VLLM_LORA_RANKS, Profile
 from loadcheck.specs.settings import Flag, settings_of, switched_on
@@ -61,7 +61,7 @@ def knobs(profile: Profile) -> Iterator[tuple[str, Profile]]:
         yield "gpu_memory_utilization − 0.05", at_utilization(profile, hundredths - 5)
     yield "conservativeness halved", changed(profile, {"conservativeness": profile.conservativeness / 2})
     if profile.max_seq_length >= 2 * LENGTH_STEP:
-        yield "max_seq_length halved", of_length(profile, profile.max_seq_length // 2)
+        yield "max_seq_length halved", at_length(profile, profile.max_seq_length // 2)
     if (smaller := smaller_rank(profile)) is not None:
         yield f"rank {profile.max_lora_rank} → {smaller.max_lora_rank}", smaller
     if (fewer := mlp_only(profile)) is not None:
@@ -69,16 +69,18 @@ def knobs(profile: Profile) -> Iterator[tuple[str, Profile]]:
     yield from switched_on(profile)
 
 
-def wishes(case: Case) -> Iterator[Wish]:
+def concessions(case: Case) -> Iterator[Concession]:
     """What a user could give up where no setting fits."""
     profile = case.profile
     if case.config.quantization == "16bit":
         quantized = replace(case, config=changed(case.config, {"quantization": "nf4"})).changed({"load_in_4bit": True})
         yield ((("a 4-bit checkpoint of the model" if profile.load_in_4bit else "in 4-bit"), quantized),)
-    yield tuple((f"rank {smaller.max_lora_rank}", case.of(smaller)) for smaller in _smaller_ranks(profile, None))
+    yield tuple(
+        (f"rank {smaller.max_lora_rank}", case.with_profile(smaller)) for smaller in _smaller_ranks(profile, None)
+    )
     if (fewer := mlp_only(profile)) is not None:
-        yield (("no q, k, v, o adapters", case.of(fewer)),)
-    yield from (((words, case.of(switched)),) for words, switched in switched_on(profile))
+        yield (("no q, k, v, o adapters", case.with_profile(fewer)),)
+    yield from (((words, case.with_profile(switched)),) for words, switched in switched_on(profile))
 
 
 def _fewer_sequences(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
@@ -100,7 +102,7 @@ def _shorter(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:
     """In multiples of 256, and of at least a 64th of the length, because each step of the search costs a hundred predictions."""
     length = profile.max_seq_length
     by = max(round_up(length // LENGTHS, LENGTH_STEP), LENGTH_STEP)
-    yield from (of_length(profile, shorter) for shorter in range((length - 1) // by * by, 0, -by))
+    yield from (at_length(profile, shorter) for shorter in range((length - 1) // by * by, 0, -by))
 
 
 def _smaller_ranks(profile: Profile, _short: Shortage | None) -> Iterator[Profile]:

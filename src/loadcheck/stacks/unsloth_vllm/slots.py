@@ -1,4 +1,4 @@
-"""vLLM's LoRA slots: the buffers that hold each adapter that runs, at the largest rank. They lie outside its budget."""
+"""vLLM's LoRA slots: buffers for each adapter that may run at once, at the largest rank. They are outside vLLM's budget."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.shape import ModelConfig
-from loadcheck.stacks.unsloth_vllm.allocator import kept, rounded
+from loadcheck.stacks.unsloth_vllm.allocator import cached, rounded
 from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, LORA_EXTRA_VOCAB, LORA_VOCAB_PADDING
 from loadcheck.units import round_up
 
 
-@kept(maxsize=1024)
+@cached(maxsize=1024)
 def lora_slots(config: ModelConfig, max_lora_rank: int, num_tokens: int, num_seqs: int, max_loras: int = 1) -> Term:
-    """The slots of all layers, embeddings and logits, for `max_loras` adapters at once, and the index buffers beside them.
+    """The slots of all layers, embeddings and logits for `max_loras` adapters at once, and their index buffers.
 
-    `num_tokens` is max_num_batched_tokens. Equal to the byte to a trace of vLLM's own classes for 13 models, with one adapter. Each slot
+    `num_tokens` is max_num_batched_tokens. Equal to the byte to a trace of vLLM's own classes for 13 models with one adapter. Each slot
     tensor has `max_loras` as its first dimension (vllm/lora/layers.py: 170-198, 319-336, 588-605, 972-1000); the indices do not grow.
     """
     slots = [*_linears(config, max_lora_rank, max_loras), *_vocabulary(config, max_lora_rank, max_loras)]
@@ -24,7 +24,7 @@ def lora_slots(config: ModelConfig, max_lora_rank: int, num_tokens: int, num_seq
 
 
 def slots_only(config: ModelConfig, max_lora_rank: int) -> int:
-    """Bytes of the slots' own tensors, without index buffers and rounding: what a sum over the model's buffers gives."""
+    """Bytes of the slots' own tensors, without index buffers and rounding: the sum over the model's buffers."""
     linears = sum(num_in + num_out for num_in, num_out in config.linears.values()) * config.num_hidden_layers
     elements = linears * max_lora_rank
     if config.lora_vocabulary:
@@ -48,7 +48,7 @@ def _linears(config: ModelConfig, rank: int, max_loras: int) -> Iterator[Term]:
 
 
 def _vocabulary(config: ModelConfig, rank: int, max_loras: int) -> Iterator[Term]:
-    """Embedding and logits; qwen2 has adapters on neither (vllm/model_executor/models/qwen2.py:434-442)."""
+    """Embedding and logits; qwen2 has LoRA on neither (vllm/model_executor/models/qwen2.py:434-442)."""
     if not config.lora_vocabulary:
         return
     hidden, number = config.hidden_size, DTYPE_BYTES * max_loras

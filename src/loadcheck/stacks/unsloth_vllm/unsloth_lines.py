@@ -1,6 +1,6 @@
-"""The lines that unsloth prints of a load: its banner, its plan, its retry, and what it patched.
+"""The lines that unsloth prints during a load: its banner, its plan, its retry, and what it patched.
 
-`vllm_utils.py` is that of unsloth_zoo 2025.2.4, `llama.py` is unsloth/models/llama.py at 2025.2.5; lines of later releases name theirs.
+`vllm_utils.py` is that of unsloth_zoo 2025.2.4, `llama.py` is unsloth/models/llama.py at 2025.2.5; lines of later releases name them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from loadcheck.logs.formats import (
 )
 
 _END = r"\.(?=\s|$)"
-"""A version's last full stop."""
+"""The full stop after a version."""
 
 FORMATS: tuple[LineFormat, ...] = (
     line("banner", "llama.py:1661", Stage.BANNER, " patching",
@@ -63,7 +63,7 @@ FORMATS: tuple[LineFormat, ...] = (
                r"config using kwargs = \{.{0,600}?'llm_int8_skip_modules': \[([^\]]{0,65536})\]", text("skip_modules", longest=65536)),
     part("cut length", "vllm_utils.py:847-850", Stage.PLAN, "cannot handle sequence lengths of",
           rf"cannot handle sequence lengths of {DIGITS} due to limited GPU memory", exact("cut_length")),
-    # why a group of linears is patched in no layer
+    # why unsloth patches a group of linears in no layer
     *(repeated(f"unpatched {group}", "llama.py:2541-2597", Stage.ADAPTERS, "Unsloth cannot patch",
                  rf"Unsloth cannot patch ({words})", text(f"unpatched_{group}"))
       for group, words in (("qkv", "Attention"), ("o", "O projection"), ("mlp", "MLP"))),
@@ -75,7 +75,7 @@ FORMATS: tuple[LineFormat, ...] = (
           exact("patched_mlp")),
     repeated("trainer", "unsloth/models/llama.py and its trainer's banner: `Num GPUs = 1 | Num examples = 7,473`", Stage.TRAINING,
                "Num examples = ", r"Num examples = [\d,]+ \| Num Epochs = "),
-    # The tokens that it names are those of its estimate of the KV cache; vLLM gets as many as before (vllm_utils.py:1007-1009).
+    # The tokens in this line are those of its KV estimate; vLLM gets the same length as before (vllm_utils.py:1007-1009).
     LineFormat("retry", "vllm_utils.py:1010-1013", Stage.PLAN, "Retrying vLLM",
                re.compile(rf"Retrying vLLM to process {DIGITS} sequences and \d+ tokens in tandem", re.ASCII),
                (exact("max_num_seqs"),), retries=True),
@@ -83,4 +83,4 @@ FORMATS: tuple[LineFormat, ...] = (
 
 LEADS = ("Unsloth", "O^O")
 HEADS = (r"(?:🦥 ?)?Unsloth", r"==\(\(", r"\\", r"\"-")
-"""The banner's drawing."""
+"""The banner's ASCII art."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.shape import ModelConfig
-from loadcheck.stacks.unsloth_vllm.allocator import kept, rounded
+from loadcheck.stacks.unsloth_vllm.allocator import cached, rounded
 from loadcheck.stacks.unsloth_vllm.quantization import MERGED_LINEARS, num_quantized
 from loadcheck.units import round_up
 
@@ -52,7 +52,7 @@ def head_rows(config: ModelConfig, max_loras: int = 1) -> int:
     return round_up(round_up(config.vocab_size, LORA_VOCAB_PADDING) + LORA_EXTRA_VOCAB, LORA_VOCAB_PADDING)
 
 
-@kept(maxsize=64)
+@cached(maxsize=64)
 def weights(config: ModelConfig, max_loras: int = 1) -> Term:
     """The weights figure as a tree; cached, because a search for settings needs it hundreds of times.
 

@@ -1,4 +1,4 @@
-"""vLLM's V1 engine, 0.8 to 0.33: its logs are read and judged by what their lines state of each other. It is not predicted."""
+"""vLLM's V1 engine, 0.8 to 0.33: its logs are read, and judged by equations between their own figures. It is not predicted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class VllmV1(JudgedStack):
         v0.check_patched, v0.check_estimate, v0.check_trainable,
     )  # fmt: skip
     settings_checks = CHECKS
-    # a trial capture before the real one, and both print what they took (gpu/model_runner.py:1163 at 0.33)
+    # a trial capture precedes the real one, and both print their memory (gpu/model_runner.py:1163 at 0.33)
     repeated_lines = frozenset({"captured", "v1 kv cache"})
     alternatives = ALTERNATIVES
     note = "vLLM's V1 engine: judged by what its lines state of each other, and not predicted"
@@ -66,7 +66,7 @@ class VllmV1(JudgedStack):
     def predict_from_log(
         self, attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None
     ) -> FromLog:
-        """Asked only of a release whose V0 engine is modelled: what it prints of memory is told by that."""
+        """Called only for a release whose V0 engine is modelled; its formulas hold for the memory that V1 prints, too."""
         return predict_from_log(attempt, config, profile, gpu)
 
 

@@ -1,4 +1,4 @@
-"""What the lines of vLLM's V1 engine (0.8 to 0.33) state of each other. Files are of v1/ at 0.33 where no release is named."""
+"""Equations between the figures that vLLM's V1 engine (0.8 to 0.33) prints. Files are of v1/ at 0.33 where no release is named."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from loadcheck.stacks.vllm_v1.lines import release
 from loadcheck.units import MIB
 
 WITH_WEIGHTS = ("budget_bytes", "weights_bytes", "non_torch_bytes", "activation_peak_bytes")
-"""Of the summary of 0.10.2 to 0.26."""
+"""In the summary of 0.10.2 to 0.26."""
 WITH_CONSUMED = ("budget_bytes", "consumed_bytes", "activation_peak_bytes")
-"""Of the summary from 0.27 on, whose activation peak holds the estimate of the graphs where that counts (worker/gpu_worker.py:745-748)."""
+"""In the summary from 0.27 on, whose activation peak includes the graphs' estimate if that is counted (worker/gpu_worker.py:745-748)."""
 SUGGESTED_LESS_BYTES = 150 * MIB
-"""What the suggested caches leave besides (worker/gpu_worker.py:1027)."""
+"""A reserve that the suggested cache sizes leave (worker/gpu_worker.py:1027)."""
 
 _BLOCKS_TOKENS = (16, 32, 64, 128)
-"""Tokens of the blocks that are in use (--block-size); CUDA's own is 16."""
+"""Block sizes in use, in tokens (--block-size); CUDA's default is 16."""
 _OF_CONCURRENCY = ((0, 9, 2), (0, 21))
-"""Releases from which the concurrency is of blocks, and from which the tokens are derived from it (core/kv_cache_utils.py)."""
+"""The releases from which the concurrency is computed from blocks, and from which the tokens are derived from it (core/kv_cache_utils.py)."""
 _MIXED_LAYERS = re.compile(
     r"gemma-?[23]|gpt-oss|llama-?4|command-?(?:r7b|a)|cohere2|ministral|qwen3-(?:next|coder-next)|qwen3\.5|jamba|bamba|zamba|"
     r"mamba|nemotron-?h|nemotron-nano|granite-?4|falcon-?h1|minimax|lfm2|plamo|olmo-?3|kimi-linear|exaone-?4",
     re.IGNORECASE,
 )
-"""Families with windowed or recurrent layers beside full attention, by what is publicly known of them; not read in vLLM's sources. Before 0.21 their tokens
-are fewer than concurrency × length; another family that has such layers would be failed there, and one too many is held to a bound alone."""
+"""Families that have windowed or recurrent layers beside full attention, by what is publicly known; not read in vLLM's sources. Before
+0.21 their tokens are fewer than concurrency × length. A missing family would fail there; one that is listed in error is only held to a bound."""
 
 
 def check_kv_cache(evidence: Evidence) -> Iterator[Finding]:
-    """The cache is what the budget leaves, without the estimate of the graphs where that counts."""
+    """The KV cache is what the budget leaves, minus the estimate of the graphs where that counts."""
     if intervals := intervals_of(evidence, *WITH_WEIGHTS):
         rooms = [left_over(*intervals) - graphs for graphs in _counted_graphs(evidence)]
         reading = evidence.attempt.reading("kv_cache_bytes")
@@ -51,12 +51,12 @@ def check_kv_cache(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _counted_graphs(evidence: Evidence) -> list[Interval]:
-    """The amounts that may have been taken from the cache for graphs (worker/gpu_worker.py at 0.18.1, 0.19.0 to 0.26.0)."""
+    """The amounts that may have been subtracted from the cache for graphs (worker/gpu_worker.py at 0.18.1, 0.19.0 to 0.26.0)."""
     nothing, estimate = Interval(0, 0), evidence.attempt.reading("graph_estimate_bytes")
     found = release(evidence.attempt.reading("vllm"))
     if estimate is None or evidence.attempt.formats["v1 graphs not counted"]:
         return [nothing]
-    if found is not None and found[:2] <= (0, 18):  # 0.18 has it in its activation peak
+    if found is not None and found[:2] <= (0, 18):  # 0.18 includes it in its activation peak
         return [nothing]
     if evidence.attempt.formats["v1 graphs counted"] or (found is not None and found >= (0, 21)):
         return [Interval.of(estimate)]
@@ -64,7 +64,7 @@ def _counted_graphs(evidence: Evidence) -> list[Interval]:
 
 
 def check_suggestions(evidence: Evidence) -> Iterator[Finding]:
-    """The two caches that the summary suggests, to the byte as far as what they follow from is printed."""
+    """The two cache sizes that the summary suggests, to the byte where their terms are printed so."""
     graphs = [Interval.of(each) for each in evidence.attempt.readings_of("cuda_graph_bytes")]
     for parts in (WITH_WEIGHTS, WITH_CONSUMED):
         if (intervals := intervals_of(evidence, *parts)) and graphs:
@@ -78,7 +78,7 @@ def check_suggestions(evidence: Evidence) -> Iterator[Finding]:
 
 
 def check_graph_pool(evidence: Evidence) -> Iterator[Finding]:
-    """What the graphs took, beside their estimate: the last capture's amount, and the difference in GiB and in percent."""
+    """The graphs' memory against their estimate: the last capture's amount, and the difference in GiB and in percent."""
     captured = [Interval.of(each) for each in evidence.attempt.readings_of("cuda_graph_bytes")]
     if captured:
         yield from compare(evidence, "graph_pool_bytes", captured[-1], "what the last capture took")
@@ -93,7 +93,7 @@ def check_graph_pool(evidence: Evidence) -> Iterator[Finding]:
 
 
 def check_graphs_as_utilization(evidence: Evidence) -> Iterator[Finding]:
-    """The utilization without the estimate, and with it once more (worker/gpu_worker.py:780-799)."""
+    """The utilization without the graphs' estimate, and with it added (worker/gpu_worker.py:780-799)."""
     needed = ("gpu_memory_utilization_pct", "graph_estimate_bytes", "gpu_total_bytes")
     if intervals := intervals_of(evidence, *needed):
         asked, estimate, total = intervals
@@ -112,7 +112,7 @@ def check_graphs_as_utilization(evidence: Evidence) -> Iterator[Finding]:
 
 
 def check_fitted_length(evidence: Evidence) -> Iterator[Finding]:
-    """A length that the engine shortened: from the one that it was asked for to the one that its cache serves."""
+    """A shortened length: from the requested one to the one that the cache can serve."""
     lengths = evidence.attempt.readings_of("max_model_len")
     if evidence.attempt.reading("fitted_length") is None or len(lengths) < 2:
         return
@@ -123,7 +123,7 @@ def check_fitted_length(evidence: Evidence) -> Iterator[Finding]:
 def check_tokens(evidence: Evidence) -> Iterator[Finding]:
     """The size of the cache against its concurrency, which is printed to two decimals.
 
-    To 0.9.1 concurrency is tokens / length; then blocks / those of one request, whose last block counts whole; from 0.21 on the tokens
+    Up to 0.9.1 concurrency is tokens / length; then blocks / blocks per request, whose last block counts as full; from 0.21 on the tokens
     are ⌊concurrency × length⌋ (core/kv_cache_utils.py at 0.8.5:632-638, 0.18.1:1299-1321, 0.21.0:1697-1712).
     """
     lengths = [Interval.of(each) for each in evidence.attempt.readings_of("max_model_len")]
@@ -139,18 +139,18 @@ def check_tokens(evidence: Evidence) -> Iterator[Finding]:
     formula = "kv_cache_tokens = max_concurrency × max_model_len"
     if of_blocks and _has_mixed_layers(evidence):
         wanted = Interval(0, wanted.high)
-        formula = "kv_cache_tokens ≤ max_concurrency × max_model_len, as some layers keep a window of it alone"
+        formula = "kv_cache_tokens ≤ max_concurrency × max_model_len, because some layers keep only a window of it"
     yield from compare(evidence, "kv_cache_tokens", wanted, formula)
 
 
 def _has_mixed_layers(evidence: Evidence) -> bool:
-    """Whether the named model has, or the log names none."""
+    """Whether the named model has mixed layers, or the log names no model."""
     reading = evidence.attempt.reading("model")
     return reading is None or (evidence.model is None and _MIXED_LAYERS.search(str(reading.value)) is not None)
 
 
 def check_tokens_of_memory(evidence: Evidence) -> Iterator[Finding]:
-    """The cache's tokens are as many as its memory holds in whole blocks, of a model whose shape is known."""
+    """The cache's tokens fill its memory in whole blocks, for a model whose shape is known."""
     dtype = evidence.attempt.reading("kv_cache_dtype")
     size = number_bytes(None if dtype is None else str(dtype.value))
     model = evidence.model
@@ -165,7 +165,7 @@ def check_tokens_of_memory(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _least_used(evidence: Evidence) -> float:
-    """The least share of a request's blocks that its tokens fill: from 0.21 on only those are counted (core/kv_cache_utils.py:1128)."""
+    """The smallest share of a request's blocks that its tokens fill: from 0.21 on only these are counted (core/kv_cache_utils.py:1128)."""
     lengths = [int(each.value) for each in evidence.attempt.readings_of("max_model_len")]
     found = release(evidence.attempt.reading("vllm"))
     if not lengths or lengths[-1] < 1 or (found is not None and found < _OF_CONCURRENCY[1]):

@@ -1,7 +1,7 @@
-"""The lines that vLLM's V1 engine prints of a start and V0's does not, 0.8 to 0.33, read in the source of 22 of its releases.
+"""The lines that vLLM's V1 engine prints during its start and V0's does not, 0.8 to 0.33, read in the source of 22 releases.
 
-Files are of v1/ at the release that is named, without one at 0.33. Before 0.16 an amount of GiB is printed with `%.2f`, from then on by
-round(x, 2) (utils/mem_utils.py:30), so that 5.6 is 5.60 ± 0.005.
+Files are of v1/ at the named release, else at 0.33. Before 0.16 GiB are printed with `%.2f`, later by round(x, 2)
+(utils/mem_utils.py:30), so that 5.6 is 5.60 ± 0.005.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ FORMATS: tuple[LineFormat, ...] = (
          rf"CUDA graph pool memory: {NUMBER} GiB \(actual\), {NUMBER} GiB \(estimated\), difference: {NUMBER} GiB \({NUMBER}%\)",
          rounded("graph_pool_bytes"), rounded("graph_estimate_bytes"), rounded("graph_difference_bytes"),
          number("graph_difference_pct")),
-    # one long line: at level INFO in 0.10.2 and from 0.27 on, at DEBUG between
+    # one long line: at level INFO in 0.10.2 and from 0.27 on, at DEBUG in between
     part("v1 summary", "worker/gpu_worker.py:1042-1066, from 0.10.2", Stage.CAPTURE, "Free memory on device (",
          rf"Free memory on device \({NUMBER}/{NUMBER} GiB\) on startup\. Desired GPU memory utilization is \({NUMBER}, {NUMBER} GiB\)\.",
          rounded("free_on_start_bytes"), rounded("gpu_total_bytes"), share("gpu_memory_utilization_pct", least=2),
@@ -82,14 +82,14 @@ FORMATS: tuple[LineFormat, ...] = (
 DIALECT = Dialect(FORMATS, leads=("Free memory on device",), heads=("GPU KV cache", "Available KV cache"))
 
 REQUIRED = ("engine", "weights", "v1 tokens", "concurrency", "captured", "ready")
-"""What every release prints of a start, beside what is not judged."""
+"""What every release prints during its start, apart from lines that are not judged."""
 OF_KV_CACHE = "v1 kv cache"
 _KV_CACHE_SINCE: Release = (0, 9, 1)
 _OF_GRAPHS = ("captured",)
 
 
 def required_lines(attempt: Attempt) -> tuple[str, ...]:
-    """The lines of a whole start of this release, with its graphs or without."""
+    """The lines of a complete start of this release, with or without graphs."""
     found = release(attempt.reading("vllm"))
     names = (*REQUIRED, OF_KV_CACHE) if found is not None and found >= _KV_CACHE_SINCE else REQUIRED
     eager = attempt.reading("enforce_eager")
@@ -98,5 +98,5 @@ def required_lines(attempt: Attempt) -> tuple[str, ...]:
 
 
 def release(reading: Reading | None) -> Release | None:
-    """A version's numbers, such as (0, 8, 5) of 0.8.5.post1; None where there are none."""
+    """A version's numbers, such as (0, 8, 5) for 0.8.5.post1; None where there are none."""
     return None if reading is None else release_numbers(str(reading.value))
