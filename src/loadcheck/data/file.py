@@ -137,7 +137,11 @@ def _rows(records: list[Record], method: str, faults: Faults) -> tuple[Form | No
     for line, record in records:
         form = next((each for each in forms if each.fits(record)), None)
         if form is None:
-            faults.add(line, f"has {_keys(record)}; its keys must include those of one form: {names_of(forms)}", "rename its keys")
+            faults.add(
+                line,
+                f"has {_keys(record)}; its keys must include those of one form: {names_of(forms)}",
+                "rename its keys",
+            )
         elif chosen is not None and form is not chosen:
             faults.add(line, f"has the form {form.name}, but the rows before it {chosen.name}", "use one form per file")
         else:
