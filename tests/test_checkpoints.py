@@ -31,10 +31,10 @@ def test_a_missing_or_changed_file_is_found(name: str, tmp_path: Path):
     """A missing or changed file of a checkpoint is found."""
     found = _checkpoint(tmp_path, 1)
     (found / name).write_text("other")
-    with pytest.raises(BadInput, match="is no whole checkpoint"):
+    with pytest.raises(BadInput, match="is not a whole checkpoint"):
         check_whole(found)
     (found / name).unlink()
-    with pytest.raises(BadInput, match="is no whole checkpoint"):
+    with pytest.raises(BadInput, match="is not a whole checkpoint"):
         check_whole(found)
 
 

@@ -294,7 +294,7 @@ def _load(run: Path) -> None:
         (lambda run: (run / "probe.safetensors").write_bytes(b"123"), "is no probe of a training"),
         (lambda run: (run / "adapter" / ADAPTER).write_bytes(b"x"), "is not what was trained (adapter_model.safetensors"),
         (lambda run: (run / "plan.json").write_text("[]"), "plan.json: is no JSON object"),
-        (shutil.rmtree, "run: no run folder: run.json is missing"),
+        (shutil.rmtree, "run: not a run folder: run.json is missing"),
     ],
 )  # fmt: skip
 def test_runs_without_whole_adapters_are_refused(

@@ -215,7 +215,7 @@ def test_a_name_that_is_not_utf_8_can_be_written_and_shown(tmp_path: Path, capsy
     assert json.loads((folder / "run.json").read_text())["id"] == folder.name
     code, shown = _shown(capsys, "report", str(folder))
     assert code == 2
-    assert "no run record" in shown
+    assert "not a valid run record" in shown
 
 
 # ------------------------------------------------------------------------------------------------------------------- paths
@@ -232,7 +232,7 @@ def test_a_link_in_a_run_folder_is_not_followed(
     for command in ("report", "check"):
         code, shown = _shown(capsys, command, str(run))
         assert code == (2 if name == "run.json" else 1)
-        assert "is no file of this run" in " ".join(shown.split())
+        assert "is not a regular file" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize("name", ["run.json", "load.log"])
@@ -249,7 +249,7 @@ def test_a_log_that_is_no_regular_file_does_not_hang(name: str, kind: str, run: 
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(name)
     if name == "run.json":
-        with pytest.raises(BadInput, match="is no file of this run"):
+        with pytest.raises(BadInput, match="is not a regular file"):
             judge_folder(run)
     else:
         assert judge_folder(run).verdict.status == "fail"
@@ -311,7 +311,7 @@ def test_a_record_with_a_wrong_type_is_refused(changed: dict[str, Any], run: Pat
     """A value of the wrong type in run.json is reported as such, before anything else."""
     data = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(data | changed))
-    with pytest.raises(BadInput, match="no run record"):
+    with pytest.raises(BadInput, match="not a valid run record"):
         judge_folder(run)
 
 
@@ -321,7 +321,7 @@ def test_a_record_with_a_wrong_type_is_refused(changed: dict[str, Any], run: Pat
 def test_an_unreadable_record_is_refused(text: str, run: Path):
     """Endless nesting, numbers or files as run.json are refused."""
     (run / "run.json").write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(BadInput, match="no run record"):
+    with pytest.raises(BadInput, match="not a valid run record"):
         judge_folder(run)
 
 

@@ -23,7 +23,7 @@ from loadcheck.predict.fit import fit
 from loadcheck.specs.files import changed
 from loadcheck.specs.model import find_model
 from loadcheck.specs.profile import Profile, load_profile, with_flags
-from loadcheck.specs.settings import handed_on
+from loadcheck.specs.settings import engine_arguments
 from loadcheck.stacks import engine_of, predict, stack_of, stack_of_log
 from loadcheck.stacks.plain_vllm import STACK as PLAIN_VLLM
 from loadcheck.stacks.plain_vllm import engine
@@ -251,10 +251,10 @@ def test_the_engine_gets_the_profiles_settings(tmp_path: Path):
 
 def test_what_is_handed_on_as_it_is_is_what_is_not_the_default(tmp_path: Path):
     """By the names that a setting says itself: to the class, and to the server's command line."""
-    assert handed_on(_profile()) == {}
+    assert engine_arguments(_profile()) == {}
     changes: dict[str, Any] = {"enforce_eager": True, "max_num_seqs": 8, "dtype": "half"}
     plan = make_plan(_profile(weights="synthetic", **changes))
-    assert handed_on(plan.profile) == changes
+    assert engine_arguments(plan.profile) == changes
     assert changes.items() <= arguments(plan, tmp_path).items()
     words = argv(Served(plan, tmp_path, {}, None, "127.0.0.1", 8000))
     assert words[-5:] == ["--enforce-eager", "--max-num-seqs", "8", "--dtype", "half"]

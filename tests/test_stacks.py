@@ -19,7 +19,15 @@ from loadcheck.predict.terms import Term
 from loadcheck.specs.files import changed, to_data, validate
 from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import OF_VLLM_ALONE, Profile, load_profile, load_profiles, with_flags
-from loadcheck.specs.settings import Setting, figures_of_settings, flags, handed_on, settings_of, switched_on, words_of
+from loadcheck.specs.settings import (
+    Setting,
+    engine_arguments,
+    figures_of_settings,
+    flags,
+    settings_of,
+    switched_on,
+    words_of,
+)
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks import STACKS, engine_of, parse_log, stack_of, stack_of_log, trainer_of
 from loadcheck.units import GIB
@@ -121,7 +129,7 @@ def test_a_new_setting_is_known_by_what_it_says_of_itself():
     flag = next(flag for flag in settings_of(Newer) if flag.key == "quiet_fans")
     assert (flag.name, flag.off, flag.parameter) == ("--quiet-fans", "--loud-fans", "quiet_fans")
     assert (flags(quiet, loud), flags(loud, quiet)) == ("--quiet-fans", "--loud-fans")
-    assert (handed_on(loud), handed_on(quiet)) == ({}, {"fan_mode": True})
+    assert (engine_arguments(loud), engine_arguments(quiet)) == ({}, {"fan_mode": True})
     assert (figures_of_settings(loud)["fans"], figures_of_settings(quiet)["fans"]) == ("False", "True")
     assert (words_of(loud), words_of(quiet)) == ([], ["quiet fans"])
     assert dict(switched_on(loud))["quiet fans"] == quiet

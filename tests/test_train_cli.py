@@ -210,7 +210,7 @@ def test_a_killed_run_is_resumed_from_its_newest_checkpoint(child: Child):
     ("outcome", "damage", "arguments", "said"),
     [
         ("completed", None, (), "is completed"),
-        ("killed", "checkpoints/checkpoint-4/optimizer.pt", (), "is no whole checkpoint"),
+        ("killed", "checkpoints/checkpoint-4/optimizer.pt", (), "is not a whole checkpoint"),
         ("killed", "checkpoints/checkpoint-4/files.json", (), "has no checkpoint"),
         ("killed", None, ("--learning-rate", "1e-4"), "--learning-rate cannot be combined with --resume"),
         ("killed", None, ("--data", "other.jsonl"), "is not the data that this run was trained on"),

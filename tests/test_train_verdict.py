@@ -277,7 +277,7 @@ def test_a_step_that_is_none_is_bad_input(folder: Path):
     path.write_text(path.read_text() + '{"step": 9')
     assert len(read_steps(path)) == 8
     path.write_text('{"step": 0}\n')
-    with pytest.raises(BadInput, match=r"steps.jsonl:1: is no step"):
+    with pytest.raises(BadInput, match=r"steps.jsonl:1: not a step"):
         read_steps(path)
 
 

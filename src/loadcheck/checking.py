@@ -1,4 +1,4 @@
-"""From a log or a run folder to the evidence that a judgement needs: which model, which card, which prediction."""
+"""Gathers the evidence for judging a log or a run folder: its model, its card, its profile, and the prediction."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from loadcheck.stacks import parse_log, stack_of, stack_of_log
 from loadcheck.verdict import Evidence
 
 NAMED_SETTINGS = 3
-"""Of those that contradict a run folder."""
+"""How many of the settings that contradict a run folder an error names."""
 
 
-def run_log(path: Path) -> ParsedLog:
-    """The log of a run folder; BadInput where it says nothing, or is a link."""
+def parse_run_log(path: Path) -> ParsedLog:
+    """Parse the log of a run folder; BadInput if it holds no line of a load, or is a link."""
     return parse_log(own_file(path), failure_words())
 
 
 def read_log(target: Path) -> ParsedLog:
-    """A log, or that of a run folder; BadInput where it is neither, or says nothing."""
+    """Parse a log, or that of a run folder; BadInput if it is neither, or holds no line of a load."""
     if not target.is_dir():
         return parse_log(target, failure_words())
     folder = RunFolder(target)
     folder.read_record()
-    return run_log(folder.log_path)
+    return parse_run_log(folder.log_path)
 
 
 def gather(
@@ -54,17 +54,17 @@ def gather(
 ) -> Evidence:
     """Everything known about a run folder or a log.
 
-    BadInput where it is neither, where a name is unknown, and where what is named is not what the run or its log says itself.
+    BadInput if it is neither, if a name is unknown, or if a name or setting contradicts the run or its log.
 
     Args:
-        overrides: settings of the load by dotted key of a profile, which a log from elsewhere does not say.
-        any_release: predict the figures of logs of other releases of the engine too, which count some of them in another way.
-        log, record: of a run, where they are at hand; a disk that was full may have kept them out of its folder.
+        any_release: also predict the figures of logs of other engine releases, which compute some figures differently.
+        log, record: those of a run, if already read; on a full disk they may be missing from its folder.
+        overrides: settings of the load by dotted key of a profile, for what a log from elsewhere does not state.
     """
     if record is None and target.is_dir():
         record = RunFolder(target).read_record()
     if log is None:
-        log = parse_log(target, failure_words()) if record is None else run_log(RunFolder(target).log_path)
+        log = parse_log(target, failure_words()) if record is None else parse_run_log(RunFolder(target).log_path)
     attempt = log.last
     model = find_model(str(reading.value)) if (reading := attempt.reading("model")) else None
     profile = _profile(record, profile_name, overrides or {}, attempt, model)
@@ -88,23 +88,23 @@ def gather(
 
 
 def _process(record: RunRecord) -> tuple[str, str]:
-    """How the run ended; one that says to be completed with another exit code than 0 contradicts itself."""
+    """How the run ended; a completed run with a nonzero exit code contradicts itself, so it counts as failed."""
     if record.outcome == "completed" and record.exit_code != 0:
-        return "failed", f"run.json says that the run completed, and that its exit code was {record.exit_code}"
+        return "failed", f"run.json says that the run completed, but also that its exit code was {record.exit_code}"
     return record.outcome, record.reason
 
 
 def _profile(
     record: RunRecord | None, name: str | None, overrides: dict[str, Any], attempt: Attempt, model: Model | None
 ) -> Profile | None:
-    """The run's own profile; else, with `overrides`, the one named, or the one of the log's engine, model and length.
+    """The run's own profile; otherwise, with `overrides` applied, the named one, or the one that has the log's engine, model and length.
 
-    Where neither a name nor an override says what was asked for, the other settings that the log prints must be the profile's too.
+    If there is neither a name nor an override, the profile must also have the other settings that the log prints.
     """
     if record is not None:
         own = validate(Profile, record.profile, f"run.json of {record.id}: profile")
-        asked = with_flags(own, overrides) if name is None else load_profile(name, overrides)
-        _refuse_other_settings(record, own, asked)
+        requested = with_flags(own, overrides) if name is None else load_profile(name, overrides)
+        _refuse_other_settings(record, own, requested)
         return own
     if name is not None:
         return load_profile(name, overrides)
@@ -114,7 +114,7 @@ def _profile(
         if model is not None and profile.on_cpu == on_cpu and find_model(profile.model) == model:
             other = with_flags(profile, overrides)
             if not overrides:
-                other = _of_its_rank(other, attempt, model)
+                other = _with_rank_of_log(other, attempt, model)
             same = length is None or length.value == other.max_seq_length
             if same and (overrides or on_cpu or _has_settings(attempt, other, model)):
                 return other
@@ -124,15 +124,15 @@ def _profile(
     return None
 
 
-_MOST_USED = 0.1
-"""Of a card's memory, before a load: with more than that in use, or less of it asked for, a log is not taken for a profile's. The cards
-of env/gpus.toml have 0.4 to 1.8 % in use (`used_before_bytes`)."""
+_MAX_USED_BEFORE = 0.1
+"""The share of a card's memory that may be in use before a load for a log to be matched with a profile by its utilization. The cards of
+env/gpus.toml have 0.4 to 1.8 % in use (`used_before_bytes`)."""
 
 
 def _has_settings(attempt: Attempt, profile: Profile, model: Model) -> bool:
-    """Whether the settings that a log prints are the profile's; those that it does not print are taken to be.
+    """Whether the settings that a log prints are the profile's; settings that it does not print are assumed to be.
 
-    The quantization is not asked after: a load that silently was not quantized is found by comparing it with what is wanted.
+    The quantization is left out: a load that was silently not quantized must still be compared with the profile, to be found.
     """
     of_other_stack = stack_of_log(attempt).engine and stack_of_log(attempt) is not stack_of(profile)
     if is_parallel(attempt) or kept_in_log(attempt) or of_other_stack:
@@ -146,15 +146,15 @@ def _has_settings(attempt: Attempt, profile: Profile, model: Model) -> bool:
         reading = attempt.reading(attribute)
         if reading is not None and value is not None and not reading.agrees(value):
             return False
-    # The utilization is a share of what was free, printed as a share of the whole card.
-    share, asked = attempt.reading("gpu_memory_utilization_pct"), 100 * profile.gpu_memory_utilization
-    return share is None or (1 - _MOST_USED) * asked <= float(share.value) <= asked
+    # The profile's utilization is a share of the free memory; the log prints it as a share of the whole card.
+    share, requested = attempt.reading("gpu_memory_utilization_pct"), 100 * profile.gpu_memory_utilization
+    return share is None or (1 - _MAX_USED_BEFORE) * requested <= float(share.value) <= requested
 
 
-def _of_its_rank(profile: Profile, attempt: Attempt, model: Model) -> Profile:
-    """The profile with the rank that the log's KV estimate is of, where that is another one that vLLM takes.
+def _with_rank_of_log(profile: Profile, attempt: Attempt, model: Model) -> Profile:
+    """The profile with the rank that the log's KV estimate implies, if that is another rank that vLLM accepts.
 
-    Of the reference ranges' own card an estimate that differs from theirs in one digit is taken for a changed digit.
+    An estimate that differs in one digit from the reference range of this card is taken for an edited digit, not for another rank.
     """
     if not profile.has_budget or profile.adapters is None:
         return profile
@@ -163,25 +163,20 @@ def _of_its_rank(profile: Profile, attempt: Attempt, model: Model) -> Profile:
     except BadInput:
         return profile
     ranks = stack_of(profile).ranks_in_log(attempt, config)
-    if not ranks or profile.max_lora_rank in ranks or _is_slip(profile, attempt):
+    if not ranks or profile.max_lora_rank in ranks or _differs_in_one_digit(profile, attempt):
         return profile
-    trainable = attempt.reading("trainable_params")
-    said = () if trainable is None else possible_ranks(config, int(trainable.value))
-    r = next(
-        (
-            r
-            for r in said
-            if adapter_params(config, r, profile.adapters.target_modules) == getattr(trainable, "value", None)
-        ),
-        ranks[0],
-    )
+    trainable, r = attempt.reading("trainable_params"), ranks[0]
+    if trainable is not None:
+        num_trainable, targets = int(trainable.value), profile.adapters.target_modules
+        possible = possible_ranks(config, num_trainable)
+        r = next((rank for rank in possible if adapter_params(config, rank, targets) == num_trainable), r)
     if r > ranks[0]:
         return profile
     return changed(profile, {"max_lora_rank": ranks[0], "adapters.r": r})
 
 
-def _is_slip(profile: Profile, attempt: Attempt) -> bool:
-    """Whether the printed KV estimate is one digit off the reference's."""
+def _differs_in_one_digit(profile: Profile, attempt: Attempt) -> bool:
+    """Whether exactly one digit of the printed KV estimate differs from the reference."""
     reading = attempt.reading("kv_estimate_bytes")
     expected = _expected(profile, _gpu_key(attempt, profile))
     allowed = None if expected is None else expected.figures.get("kv_estimate_gib")
@@ -192,7 +187,7 @@ def _is_slip(profile: Profile, attempt: Attempt) -> bool:
 
 
 def _trainable_params(profile: Profile, model: Model) -> int | None:
-    """None where the profile attaches no adapters, or the model's shape is not known."""
+    """The parameters of the profile's adapters; None if it attaches none, or the model's shape is unknown."""
     if profile.adapters is None:
         return None
     try:
@@ -202,9 +197,9 @@ def _trainable_params(profile: Profile, model: Model) -> int | None:
     return adapter_params(config, profile.adapters.r, profile.adapters.target_modules)
 
 
-def _refuse_other_settings(record: RunRecord, own: Profile, asked: Profile) -> None:
-    """BadInput where a run is to be judged by other settings than it says itself; in one line, however many they are."""
-    mine, other = flat(own), flat(asked)
+def _refuse_other_settings(record: RunRecord, own: Profile, requested: Profile) -> None:
+    """BadInput if a run is to be judged by other settings than its own, in one line, however many differ."""
+    mine, other = flat(own), flat(requested)
     differ = [
         f"{key} {mine.get(key)}, not {other.get(key)}"
         for key in dict.fromkeys((*mine, *other))
@@ -214,15 +209,15 @@ def _refuse_other_settings(record: RunRecord, own: Profile, asked: Profile) -> N
         more = f" (and {len(differ) - NAMED_SETTINGS} more)" if len(differ) > NAMED_SETTINGS else ""
         what = f"the run was made with {', '.join(differ[:NAMED_SETTINGS])}{more}"
         raise BadInput(
-            Problem(f"run.json of {record.id}", what, "leave --profile and the settings out: it says them itself")
+            Problem(f"run.json of {record.id}", what, "leave --profile and the settings out: the run has its own")
         )
 
 
-def _gpu(asked: str | None, known: str | None, target: Path) -> str | None:
-    """The key of the card; BadInput where another one is named than the log says."""
-    if asked is None:
+def _gpu(requested: str | None, known: str | None, target: Path) -> str | None:
+    """The key of the card; BadInput if the requested one is not the log's."""
+    if requested is None:
         return known
-    key = gpu_named(asked)[0]
+    key = gpu_named(requested)[0]
     if known is not None and known != key:
         raise BadInput(Problem(str(target), f"is of a load on {known}, not on {key}", "leave --gpu out", "--gpu"))
     return key
@@ -240,7 +235,7 @@ def _why_no_model(attempt: Attempt) -> str:
 
 
 def _config(model: Model | None, attempt: Attempt, any_release: bool) -> tuple[ModelConfig | None, str]:
-    """The shape to predict from; or None and why there is none."""
+    """The model's shape to predict from; or None and the reason."""
     if model is None:
         return None, f"{_why_no_model(attempt)}, so its figures are not predicted"
     if is_parallel(attempt):
@@ -258,7 +253,7 @@ def _config(model: Model | None, attempt: Attempt, any_release: bool) -> tuple[M
 
 
 def _with_kept_modules(config: ModelConfig, model: Model, attempt: Attempt) -> tuple[ModelConfig | None, str]:
-    """The same with the modules that a dynamic quant keeps in 16 bits: as the log prints them, else as the model's are known."""
+    """The same with the modules that a dynamic quant keeps in 16 bits: those that the log prints, else those known of the model."""
     if config.quantization != "nf4":
         return config, ""
     kept, name = kept_in_log(attempt), attempt.reading("model")
@@ -274,13 +269,13 @@ def _with_kept_modules(config: ModelConfig, model: Model, attempt: Attempt) -> t
 
 
 def kept_in_log(attempt: Attempt) -> tuple[str, ...] | None:
-    """The modules that the log says are kept in 16 bits; None where it does not say."""
+    """The modules that are kept in 16 bits by the log; None if it does not list them."""
     reading = attempt.reading("skip_modules")
     return None if reading is None else kept_modules(re.findall(r"'([^']+)'", str(reading.value)))
 
 
 def _expected(profile: Profile | None, gpu: str | None) -> Expected | None:
-    """The golden ranges, where they are for this profile's very settings."""
+    """The golden ranges, if they were measured with exactly this profile's settings."""
     if profile is None or gpu is None or (expected := load_expected(profile.name, gpu)) is None:
         return None
     same = all(value_at(profile, key) == value for key, value in expected.settings.items())
@@ -288,13 +283,13 @@ def _expected(profile: Profile | None, gpu: str | None) -> Expected | None:
 
 
 def _with_prediction(evidence: Evidence) -> Evidence:
-    """The evidence with what its own free memory and settings predict."""
+    """The evidence with the figures predicted from its own free memory and settings."""
     profile, config = evidence.profile, evidence.config
     if config is None:
         return evidence
     stack = stack_of_log(evidence.attempt) if profile is None else stack_of(profile)
     if profile is not None and find_model(profile.model) != evidence.model:
-        profile = None  # another model: that is a finding of its own, and its figures follow from the log's model
+        profile = None  # another model is a finding of its own; the figures are predicted for the log's model
     found = stack.predict_from_log(evidence.attempt, config, profile, evidence.gpu)
     return dataclasses.replace(
         evidence,

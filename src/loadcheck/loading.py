@@ -1,4 +1,4 @@
-"""`loadcheck load`: from a profile to a judged run folder."""
+"""`loadcheck load`: runs a profile's load in child processes and judges the run folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck import __version__
-from loadcheck.checking import gather, run_log
+from loadcheck.checking import gather, parse_run_log
 from loadcheck.errors import (
     EXIT_BAD_INPUT,
     EXIT_FAIL,
@@ -26,7 +26,7 @@ from loadcheck.figures import Figures
 from loadcheck.plan import plan_to_json
 from loadcheck.preparing import Prepared
 from loadcheck.runs.ahead import Ahead
-from loadcheck.runs.child import ChildEnd, ends_as_interrupts, ignore_signals, run_child, start_child
+from loadcheck.runs.child import ChildEnd, ignore_signals, run_child, signals_as_interrupts, start_child
 from loadcheck.runs.folder import RunFolder, RunRecord, create_run_folder, new_run_id, write_json
 from loadcheck.runs.origin import read_origin
 from loadcheck.runs.sampler import Sampler
@@ -36,11 +36,11 @@ from loadcheck.specs.files import to_data
 from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict, judge
 from loadcheck.verdict.run import process_finding
 
-_ENCODING = "utf-8:backslashreplace"  # of the log, whatever this machine is set to
+_ENCODING = "utf-8:backslashreplace"  # of the log, whatever the machine's locale
 
 
 def exit_code_of(record: RunRecord, verdict: Verdict) -> int:
-    """The child's own 2 and 3 (bad input, this machine cannot) as they are; else by the verdict."""
+    """The child's exit code if it is 2 (bad input) or 3 (this machine cannot); otherwise by the verdict."""
     if record.exit_code in (EXIT_BAD_INPUT, EXIT_MACHINE):
         return record.exit_code
     return EXIT_PASS if verdict.passed else EXIT_FAIL
@@ -48,7 +48,7 @@ def exit_code_of(record: RunRecord, verdict: Verdict) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A load that has ended, well or not. `evidence` is None where the log says nothing at all."""
+    """A load that has ended, successfully or not. `evidence` is None if the log holds no line of a load."""
 
     folder: RunFolder
     record: RunRecord
@@ -74,7 +74,7 @@ class Loaded:
 def judge_folder(
     path: Path, profile: str | None = None, gpu: str | None = None, overrides: dict[str, Any] | None = None
 ) -> Loaded:
-    """Judge a run folder again, as `loadcheck report` does; BadInput where a profile, card or setting is named that it is not of."""
+    """Judge a run folder again, as `loadcheck report` does; BadInput if a profile, card or setting is given that differs from the run's."""
     folder = RunFolder(path)
     record = folder.read_record()
     evidence, verdict = _judge(folder, record, folder.log_path, profile, gpu, overrides)
@@ -86,11 +86,11 @@ class Work:
     """What a run does.
 
     Attributes:
-        steps: the child processes, one after another (engines/child.py); the last is the one whose memory counts.
-        begin: writes into the folder what they read, beside the plan.
-        after: called with each step that has ended well; what it raises ends the run.
-        training: of the record: what is trained, and what was predicted of it.
-        ahead: the process that was started for the last step before there was a plan; None where that step starts its own.
+        steps: the child processes, one after another (engines/child.py); memory is judged in the last one.
+        begin: writes what they read into the folder, in addition to the plan.
+        after: called after each step that succeeded; an exception ends the run.
+        training: for run.json: what is trained, and the prediction for it.
+        ahead: the process that was started for the last step before there was a plan; None to start one when the step comes.
     """
 
     steps: tuple[str, ...] = ("prepare", "load")
@@ -103,19 +103,19 @@ class Work:
 def load(
     prepared: Prepared, run_dir: Path | None, on_output: Callable[[bytes], None], ahead: Ahead | None = None
 ) -> Loaded:
-    """Run the load in child processes, keep all of it in a run folder, and judge it."""
+    """Run the load in child processes, record it in a run folder, and judge it."""
     folder, record, log_path = run(prepared, run_dir, on_output, Work(ahead=ahead))
     evidence, verdict = _judge(folder, record, log_path)
-    keep(folder, record, verdict)
+    write_results(folder, record, verdict)
     return Loaded(folder, record, evidence, verdict)
 
 
 def run(
     prepared: Prepared, run_dir: Path | None, on_output: Callable[[bytes], None], work: Work
 ) -> tuple[RunFolder, RunRecord, Path]:
-    """Do the work in child processes and keep all of it in a run folder; gives that, its record and the file that holds the log."""
+    """Do the work in child processes and record it in a run folder; returns the folder, its record and the file that holds the log."""
     if work.ahead is not None:
-        work.ahead.looked()
+        work.ahead.allow_device()
     now = datetime.now(timezone.utc)
     folder = create_run_folder(run_dir, new_run_id(prepared.plan.profile.name, now))
     record = _new_record(folder, prepared, now, work.training)
@@ -134,7 +134,7 @@ def run(
             record.ended_at = datetime.now(timezone.utc).isoformat()
             record.duration_s = round(time.monotonic() - start_s, 2)
             folder.release_reserve()
-            keep(folder, record)
+            write_results(folder, record)
     return folder, record, log_path
 
 
@@ -157,7 +157,7 @@ def _new_record(folder: RunFolder, prepared: Prepared, now: datetime, training: 
 
 
 def _commit() -> str | None:
-    """The commit of this checkout, so that a figure names it; None outside a checkout."""
+    """The commit of this checkout; outside of one that of $LOADCHECK_COMMIT, else None."""
     try:
         here = Path(__file__).parent
         result = subprocess.run(
@@ -171,10 +171,10 @@ def _commit() -> str | None:
 def _run(
     folder: RunFolder, record: RunRecord, prepared: Prepared, on_output: Callable[[bytes], None], work: Work
 ) -> Path:
-    """Do the work, and have the record say how it ended, whatever happens; returns the file that holds the log."""
+    """Do the work and record how it ended, whatever happens; returns the file that holds the log."""
     sink = LogSink(folder.log_path, secrets(os.environ))
     try:
-        with ends_as_interrupts():
+        with signals_as_interrupts():
             write_json(folder.plan_path, plan_to_json(prepared.plan))
             work.begin(folder)
             end = _run_children(folder, record, sink, on_output, work)
@@ -189,13 +189,13 @@ def _run(
 
 
 REDIRECTS = ("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONSTARTUP")
-"""Variables that put other packages before the pinned ones: the load does without them, and doctor names what they shadow."""
+"""Environment variables that put other packages before the pinned ones. The load drops them, and doctor names what they shadow."""
 
 
 def _run_children(
     folder: RunFolder, record: RunRecord, sink: LogSink, on_output: Callable[[bytes], None], work: Work
 ) -> ChildEnd:
-    """The weights first, then the work on them: each step a process, so that none leaves a trace in the next one's figures."""
+    """Run each step in its own process, so that making the weights leaves no trace in the figures of the load."""
     env = child_environment()
     for step in work.steps:
         if work.ahead is not None and step == work.steps[-1]:
@@ -212,13 +212,13 @@ def _run_children(
 
 
 def child_environment() -> dict[str, str]:
-    """The variables of a process that imports the stack: ours, but for those that put other packages before the pinned ones."""
+    """The environment of a process that imports the stack: ours without the variables that put other packages before the pinned ones."""
     env = {name: value for name, value in os.environ.items() if name not in REDIRECTS}
     return env | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": _ENCODING, "PYTHONNOUSERSITE": "1"}
 
 
 def child_command(step: str, folder: RunFolder) -> list[str]:
-    """The engine's process for one step, such as "prepare" or "load"; it ends when this one does."""
+    """The command of the engine's process for one step, such as "prepare" or "load". That process ends when this one does."""
     return [sys.executable, "-m", "loadcheck.engines.child", step, str(folder.path), str(os.getpid())]
 
 
@@ -254,9 +254,9 @@ def _judge(
     gpu: str | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> tuple[Evidence | None, Verdict]:
-    """The verdict on the run; a run whose log says nothing is judged by how its process ended."""
+    """The verdict on the run; if the log holds no line of a load, by how its process ended."""
     try:
-        log = run_log(log_path)
+        log = parse_run_log(log_path)
     except BadInput as error:
         no_log = Finding(figure="log", check=Check.SHAPE, status=Status.FAIL, why=str(error))
         return None, Verdict((no_log, process_finding(record.outcome, record.reason)))
@@ -264,8 +264,8 @@ def _judge(
     return evidence, judge(evidence)
 
 
-def keep(folder: RunFolder, record: RunRecord, verdict: Verdict | None = None) -> None:
-    """Write what is known by now; a disk that is full loses this, but not the log and not the report."""
+def write_results(folder: RunFolder, record: RunRecord, verdict: Verdict | None = None) -> None:
+    """Write run.json and the verdict, if there is one. On a full disk these are lost, but not the log and not the report on screen."""
     if verdict is not None:
         _try_write(record, folder.verdict_path, verdict.to_json())
     _try_write(record, folder.record_path, asdict(record))

@@ -1,4 +1,4 @@
-"""What comes before a load: which profile, what is refused, what this machine lacks, what is predicted."""
+"""Prepares a load: chooses the profile, refuses bad input, checks what this machine lacks, and predicts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CPU_PROFILE = "smollm2-135m-cpu"
 
 SETTLE_S, SETTLE_POLL_S = 10.0, 0.5
 
-# What an engine cannot do without, by the package that is looked for.
+# The packages that each engine needs.
 _NEEDED = {"gpu": ("unsloth", "vllm", "torch"), "cpu": ("torch", "transformers", "peft", "bitsandbytes")}
 
 
@@ -37,16 +37,16 @@ class Prepared:
 
 
 def default_profile(gpu: GpuDevice | None) -> tuple[str, str]:
-    """The profile for this machine, and why."""
+    """The default profile for this machine, and why."""
     if gpu is None:
         return CPU_PROFILE, "this machine has no usable NVIDIA GPU, so the small model runs on the CPU"
     return GPU_PROFILE, f"this machine has a GPU: {gpu.name}"
 
 
 def prepare(profile: Profile, gpu: GpuDevice | None) -> Prepared:
-    """Decide everything and predict, before anything starts.
+    """Plan and predict a load before anything starts.
 
-    BadInput where the engine would refuse the profile, UnsupportedMachine where this machine lacks what it needs.
+    BadInput if the engine would refuse the profile, UnsupportedMachine if this machine lacks what it needs.
     """
     plan = make_plan(profile)
     refuse_bad_input(plan)
@@ -65,7 +65,7 @@ def prepare(profile: Profile, gpu: GpuDevice | None) -> Prepared:
 
 
 def case_of(plan: LoadPlan, gpu: GpuDevice | None, ram_bytes: int) -> Case:
-    """The planned load on this machine's card, with what is free on it."""
+    """The planned load on this machine's card with its free memory."""
     card = None
     if gpu is not None and not plan.profile.on_cpu:
         card = card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
@@ -75,7 +75,7 @@ def case_of(plan: LoadPlan, gpu: GpuDevice | None, ram_bytes: int) -> Case:
 
 
 def refuse_bad_input(plan: LoadPlan) -> None:
-    """BadInput for what the load itself would refuse, but only once its process runs; every problem of the profile at once."""
+    """BadInput for what the load's process would refuse later; all problems of the profile at once."""
     problems = tuple(_setting_problems(plan))
     if problems:
         raise BadInput(problems)
@@ -87,7 +87,7 @@ def _setting_problems(plan: LoadPlan) -> Iterator[Problem]:
     where = f"profile {profile.name}"
     if profile.on_cpu and profile.fast_inference:
         yield Problem(where, "vLLM needs a GPU, and this profile runs on the CPU", "set it to false", "fast_inference")
-    if profile.on_cpu and profile.max_seq_length > positions:  # on a GPU it is a matter of the prediction
+    if profile.on_cpu and profile.max_seq_length > positions:  # on a GPU the prediction covers it
         what = f"{profile.max_seq_length} is above the {positions} positions of {plan.model_name}"
         yield Problem(where, what, f"lower it to {positions}", "max_seq_length")
     if profile.generation.max_new_tokens >= profile.max_seq_length:
@@ -96,17 +96,17 @@ def _setting_problems(plan: LoadPlan) -> Iterator[Problem]:
 
 
 def reject_ignored_flags(profile: Profile, changed: Iterable[str]) -> None:
-    """BadInput where a flag changed a key (dotted, of `changed`) that a load without vLLM takes no notice of."""
+    """BadInput if a flag changed a dotted key (in `changed`) that a load without vLLM ignores."""
     given = set(changed)
     of_engine = [flag.key for flag in settings_of(Profile) if flag.setting.of_engine]
     ignored = [key for key in of_engine if key in given and not profile.fast_inference]
-    what, remedy = f"only vLLM takes it, and profile {profile.name} loads without", "leave the flag out"
+    what, remedy = f"only vLLM uses it, and profile {profile.name} loads without vLLM", "leave the flag out"
     if ignored:
         raise BadInput(Problem("command line", what, remedy, key) for key in ignored)
 
 
 def settled_gpu(before: GpuDevice | None) -> GpuDevice | None:
-    """The GPU once it has as much free memory as before a load, or as it is after SETTLE_S: a driver may free it a little late."""
+    """The GPU once it has as much free memory as before the load, or after SETTLE_S: a driver may free memory a little late."""
     deadline_s = time.monotonic() + SETTLE_S
     while True:
         gpu = read_gpu()
@@ -120,7 +120,7 @@ def _require_packages(profile: Profile) -> None:
 
 
 def require(names: Iterable[str], profile: Profile) -> None:
-    """UnsupportedMachine where this environment lacks one of these packages."""
+    """UnsupportedMachine if this environment lacks one of these packages."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise UnsupportedMachine(

@@ -1,4 +1,4 @@
-"""`loadcheck train`: from a file of data to adapters and a verdict on how they were trained."""
+"""`loadcheck train`: trains adapters on a data file in child processes, and judges the training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck import loading
-from loadcheck.checking import gather, run_log
+from loadcheck.checking import gather, parse_run_log
 from loadcheck.errors import BadInput, Problem
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status, Verdict
@@ -32,7 +32,7 @@ STEPS = ("prepare", "rows", "train")
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A training that has ended, well or not. `found` is None where the log says nothing at all."""
+    """A training that has ended, successfully or not. `found` is None if the log holds no line of a load."""
 
     folder: RunFolder
     record: RunRecord
@@ -68,11 +68,11 @@ class Trained:
 
     @property
     def evidence(self) -> Evidence | None:
-        """Of its log, as a load has one."""
+        """The evidence from its log, as for a load."""
         return None if self.found is None else self.found.evidence
 
     def measured(self) -> dict[str, int | None]:
-        """The peaks in bytes, None where they were not measured."""
+        """The peaks in bytes; None for those that were not measured."""
         found = self.found
         return {
             "train_peak_allocated_bytes": None if found is None else measured_allocated(found),
@@ -102,12 +102,12 @@ class DoesNotFitError(Exception):
 
 
 Predicted = Callable[[TrainJob, Peaks, dict[str, Any]], None]
-"""Called once the rows are counted, before the training: the job with its longest row, the peaks, the counts."""
+"""Called once the rows are counted, before the training, with the job (its length set to the longest row), the peaks, and the counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A training that is about to start; `force` has it start even where it is predicted not to fit."""
+    """A training that is about to start; with `force` even if it is predicted not to fit."""
 
     case: Case
     job: TrainJob
@@ -118,10 +118,10 @@ class Training:
         write_json(folder.train_path, to_data(self.job))
 
     def after(self, step: str, folder: RunFolder, record: RunRecord) -> None:
-        """Once the rows are counted: what is wrong with them, the peaks for the longest, and whether it is begun at all."""
+        """Once the rows are counted: report bad rows, predict the peaks for the longest row, and stop if they do not fit."""
         if step != "rows":
             return
-        counted = _counted(folder)
+        counted = _read_counts(folder)
         job = with_longest(self.job, counted)
         peaks = predict_peaks(self.case, job.settings)
         write_json(folder.train_path, to_data(job))
@@ -132,24 +132,24 @@ class Training:
             raise DoesNotFitError(peaks)
 
     def record(self) -> dict[str, Any]:
-        """Of run.json, until the rows are counted."""
+        """The `training` of run.json until the rows are counted."""
         return {"job": to_data(self.job), "predicted": None, "rows": None}
 
 
 def train(prepared: Prepared, training: Training, run_dir: Path | None, on_output: Callable[[bytes], None]) -> Trained:
-    """Count the rows, predict, train in a child process, keep all of it in a run folder, and judge it.
+    """Count the rows, predict, train in a child process, record it in a run folder, and judge it.
 
-    BadInput for rows that the tokenizer shows to be wrong; DoesNotFitError where it would not fit.
+    BadInput for rows in which the tokenizer found faults; DoesNotFitError if the training would not fit.
     """
     work = Work(STEPS, training.begin, training.after, training.record())
     folder, record, log_path = loading.run(prepared, run_dir, on_output, work)
     found, verdict = _judge(folder, record, log_path)
-    loading.keep(folder, record, verdict)
+    loading.write_results(folder, record, verdict)
     return Trained(folder, record, found, verdict)
 
 
-def _counted(folder: RunFolder) -> dict[str, Any]:
-    """rows.json; BadInput with every fault that it names."""
+def _read_counts(folder: RunFolder) -> dict[str, Any]:
+    """The counts of rows.json; BadInput with every fault of the rows."""
     counted: dict[str, Any] = json.loads(own_file(folder.rows_path).read_text(encoding="utf-8"))
     problems = [Problem(**each) for each in counted.pop("problems")]
     if problems:
@@ -158,7 +158,7 @@ def _counted(folder: RunFolder) -> dict[str, Any]:
 
 
 def with_longest(job: TrainJob, counted: dict[str, Any]) -> TrainJob:
-    """The job with the longest row of its data, by which its memory is predicted."""
+    """The job with its length set to the longest row of the data, for which memory is predicted."""
     key = "max_prompt_length" if job.settings.method == "grpo" else "train_seq_length"
     return changed(job, {f"settings.{key}": max(1, int(counted["num_longest_tokens"]))}, "train.json")
 
@@ -167,12 +167,12 @@ def with_longest(job: TrainJob, counted: dict[str, Any]) -> TrainJob:
 
 
 def is_training(record: RunRecord) -> bool:
-    """Whether a run is a training, and no load."""
+    """Whether a run is a training rather than a load."""
     return record.training is not None
 
 
 def judge_training_folder(path: Path) -> Trained:
-    """Judge the folder of a training again; BadInput where it is none."""
+    """Judge the run folder of a training again; BadInput if it is not one."""
     folder = RunFolder(path)
     record = folder.read_record()
     found, verdict = _judge(folder, record, folder.log_path)
@@ -180,9 +180,9 @@ def judge_training_folder(path: Path) -> Trained:
 
 
 def _judge(folder: RunFolder, record: RunRecord, log_path: Path) -> tuple[TrainEvidence | None, Verdict]:
-    """The verdict; a run whose log says nothing is judged by how its process ended."""
+    """The verdict; if the log holds no line of a load, by how its process ended."""
     try:
-        log = run_log(log_path)
+        log = parse_run_log(log_path)
     except BadInput as error:
         no_log = Finding(figure="log", check=Check.SHAPE, status=Status.FAIL, why=str(error))
         return None, Verdict((no_log, process_finding(record.outcome, record.reason)))
@@ -194,7 +194,7 @@ def _judge(folder: RunFolder, record: RunRecord, log_path: Path) -> tuple[TrainE
 
 
 def _card(device: Device | None) -> Card | None:
-    """The card as the engine read it; None where it did not come so far, or the log was damaged."""
+    """The card as the engine read it; None if the run ended before that, or the log was damaged."""
     if device is None or device.gpu_name is None or device.compute_capability is None:
         return None
     if device.device_total_bytes is None or device.device_free_bytes is None:
@@ -209,7 +209,7 @@ def _plan(folder: RunFolder) -> LoadPlan:
 
 
 def _peaks(plan: LoadPlan, found: TrainEvidence) -> Peaks | None:
-    """The peaks predicted for the longest batch that came, on the run's own card; None where it did not come to a step."""
+    """The peaks predicted for the longest batch of the run, on its own card; None if the run took no step."""
     if not found.steps:
         return None
     card = None if plan.profile.on_cpu else _card(found.evidence.attempt.last(Device))

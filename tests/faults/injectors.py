@@ -135,7 +135,7 @@ def second_load(scene: Scene) -> None:
     second = scene.start()
     out, _ = second.communicate(timeout=60)
     assert second.returncode == 2, out
-    assert b"no run is written over" in out.replace(b"\n", b" "), out
+    assert b"no run is overwritten" in out.replace(b"\n", b" "), out
     assert (scene.run / "run.json").read_bytes() == record
     assert (
         (scene.run / "load.log").read_bytes().startswith(log)

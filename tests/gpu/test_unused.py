@@ -97,7 +97,7 @@ def test_the_stack_is_imported_ahead_of_its_plan(tmp_path: Path):
     with ahead(command, env) as process:
         time.sleep(1)
         assert select.select([process.process.stdout], [], [], 0)[0] == []
-        process.looked()
+        process.allow_device()
         sink = LogSink(tmp_path / "load.log")
         end = run_child(process.load(tmp_path), sink, lambda _: None, lambda _: None)
     log = sink.close().read_text(errors="replace")

@@ -63,7 +63,7 @@ def test_it_imports_at_once_but_waits_with_the_device(run_dir: Path, tmp_path: P
         while not first.endswith(b"\n"):
             first += os.read(out, 100)
         assert select.select([out], [], [], 0.1)[0] == []
-        process.looked()
+        process.allow_device()
         outcome, log = load_in(process, run_dir, tmp_path)
     assert (first, outcome) == (b"imports\n", "completed")
     assert sorted(log.splitlines()) == ["loads smollm2-135m-cpu ''", "reads /weights", "touches the device"]
@@ -74,14 +74,14 @@ def test_without_an_order_it_ends_and_loads_nothing():
     """A refused load ends the process, whatever it is doing."""
     with started_ahead() as process:
         pid = process.process.pid
-        process.looked()
+        process.allow_device()
     assert not psutil.pid_exists(pid)
 
 
 def test_it_ends_with_its_parent(tmp_path: Path):
     """When its parent ends, it exits and loads nothing, instead of waiting forever."""
     with started_ahead() as process:
-        process.looked()
+        process.allow_device()
         process.process.stdin.close()
         assert process.process.wait(timeout=20) == 0
 
@@ -91,7 +91,7 @@ def test_a_death_before_the_load_is_reported(run_dir: Path, tmp_path: Path):
     command = [sys.executable, "-c", "print('up', flush=True); raise SystemExit(7)"]
     with ahead(command, dict(os.environ)) as process:
         process.process.wait()
-        process.looked()
+        process.allow_device()
         outcome, log = load_in(process, run_dir, tmp_path)
     assert (outcome, log) == ("failed", "up\n")
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from loadcheck.errors import BadInput
-from loadcheck.runs.child import ChildEnd, ends_as_interrupts, run_child, start_child
+from loadcheck.runs.child import ChildEnd, run_child, signals_as_interrupts, start_child
 from loadcheck.runs.folder import RunFolder, RunRecord, create_run_folder, new_run_id, write_json
 from loadcheck.runs.sampler import Sampler
 from loadcheck.runs.sink import LogSink
@@ -234,7 +234,7 @@ def test_a_record_reads_back(tmp_path: Path):
 def test_a_broken_record_is_bad_input(text: str, tmp_path: Path):
     """A run.json that is none of ours says so."""
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(BadInput, match="no run record"):
+    with pytest.raises(BadInput, match="not a valid run record"):
         RunFolder(tmp_path).read_record()
 
 
@@ -361,7 +361,7 @@ def test_what_nohup_ignores_stays_ignored():
     """A load under nohup goes on without its terminal; being asked to end is heard as ever."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with ends_as_interrupts():
+        with signals_as_interrupts():
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
             assert callable(signal.getsignal(signal.SIGTERM))
     finally:

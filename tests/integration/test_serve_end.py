@@ -14,7 +14,7 @@ import pytest
 
 from loadcheck.cli import serve as of_cli
 from loadcheck.cli.app import run as loadcheck
-from loadcheck.runs.child import Asking
+from loadcheck.runs.child import Shutdown
 from loadcheck.stacks.plain_vllm.serving import Served
 from tests.integration.test_serve import Server, _free_port, server  # noqa: F401
 
@@ -135,7 +135,7 @@ def test_a_server_that_does_not_end_is_killed(
     capsys: pytest.CaptureFixture[str],
 ):
     """After its grace, with its engine; people are told."""
-    monkeypatch.setattr("loadcheck.serving.server.ASKING", Asking(signal.SIGTERM, alone=True, grace_s=0.2))
+    monkeypatch.setattr("loadcheck.serving.server.SHUTDOWN", Shutdown(signal.SIGTERM, only_leader=True, grace_s=0.2))
     code, lines, log = ended(ends="no")
     assert (code, "whole" in lines) == (0, False)
     assert "the server did not end by itself (exit code -9); see kept/load.log" in capsys.readouterr().out

@@ -1,8 +1,8 @@
-"""What runs in the child processes of a run: python -m loadcheck.engines.child prepare|load|rows|train RUN_DIR [PARENT_PID],
-or ahead ENGINE [PARENT_PID], which is to load what it hears of on stdin, and begins to import before.
+"""The child processes of a run: python -m loadcheck.engines.child prepare|load|rows|train RUN_DIR [PARENT_PID],
+or ahead ENGINE [PARENT_PID], which imports at once and reads from stdin what to load (runs/ahead.py).
 
-`prepare` makes or fetches the weights, `load` runs the engine on them; of a training `rows` counts the tokens, and `train` trains. Two processes, so that making the weights leaves no trace
-in the figures of the load. What they print is the raw log.
+`prepare` makes or downloads the weights, `load` runs the engine on them; in a training, `rows` counts the tokens and `train` trains. Each step
+is a process of its own, so that making the weights leaves no trace in the figures of the load. Their output is the raw log.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from loadcheck.weights.cache import weights_dir
 
 PLAN = "plan.json"
 DIRECTORY = "weights.json"
-"""Where `prepare` leaves the path of the weights for `load`."""
+"""Holds the path of the weights, written by `prepare` for `load`."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(arguments: list[str]) -> int:
-    """Run one step and return the exit code; an error that is no LoadcheckError keeps its traceback."""
-    step, of_what = arguments[:2]
+    """Run one step and return the exit code; any error but a LoadcheckError keeps its traceback."""
+    step, subject = arguments[:2]
     if len(arguments) > 2:
         die_with_parent(int(arguments[2]))
-    run_dir = begin_ahead(of_what) if step == AHEAD else Path(of_what)
+    run_dir = begin_ahead(subject) if step == AHEAD else Path(subject)
     if run_dir is None:
         return 0
     pin_gpu()
@@ -64,17 +64,17 @@ def planned(run_dir: Path) -> LoadPlan:
 
 
 def begin_ahead(engine: str) -> Path | None:
-    """Import what this engine needs while the parent looks at the machine; gives the folder of the load, None where it is not to be."""
+    """Import what this engine needs while the parent inspects the machine; returns the folder of the load, None if there is none."""
     module = import_module(engine)
     orders = Orders(sys.stdin.fileno(), lambda run_dir: module.weights_ready(planned(run_dir), prepared(run_dir)))
     orders.start()
-    module.import_ahead(orders.looked)
+    module.import_ahead(orders.device_allowed)
     orders.join()
     return orders.run_dir
 
 
 def prepare(plan: LoadPlan, run_dir: Path, recorder: Recorder) -> None:
-    """Have the weights in a local directory, and leave its path in the run folder."""
+    """Make or download the weights into a local directory, and write its path into the run folder."""
     start_s = time.monotonic()
     before = _folders(weights_dir())
     directory = weights.prepare(plan)
@@ -93,17 +93,17 @@ def prepare(plan: LoadPlan, run_dir: Path, recorder: Recorder) -> None:
 
 
 def _folders(cache: Path) -> set[int]:
-    """The folders of the cache by inode: one that is made anew is another, whatever the clock says."""
+    """The inodes of the cache's folders: a folder that was made anew has another, whatever the clock says."""
     return {path.stat().st_ino for path in cache.rglob("*") if path.is_dir()}
 
 
 def load(plan: LoadPlan, run_dir: Path, recorder: Recorder) -> None:
-    """Run the engine of the plan's stack on the weights that `prepare` left."""
+    """Run the engine of the plan's stack on the prepared weights."""
     import_module(engine_of(plan.profile)).run(plan, prepared(run_dir), recorder)
 
 
 def prepared(run_dir: Path) -> Path:
-    """The directory of the weights that `prepare` left."""
+    """The directory of the weights, as `prepare` wrote it."""
     try:
         return Path(json.loads((run_dir / DIRECTORY).read_text(encoding="utf-8"))["directory"])
     except FileNotFoundError:
@@ -111,14 +111,14 @@ def prepared(run_dir: Path) -> Path:
 
 
 def rows(plan: LoadPlan, run_dir: Path, recorder: Recorder) -> None:
-    """Count the tokens of a training's rows; the counts, and what is wrong with the data, are left in the run folder."""
+    """Count the tokens of a training's rows; write the counts, and the faults of the data, into the run folder."""
     from loadcheck.engines.training import count_rows
 
     count_rows(plan, run_dir, prepared(run_dir), recorder)
 
 
 def train(plan: LoadPlan, run_dir: Path, recorder: Recorder) -> None:
-    """Train as train.json says, on the weights that `prepare` left."""
+    """Train as train.json specifies, on the prepared weights."""
     from loadcheck.engines.training import train as run_training
 
     run_training(plan, run_dir, prepared(run_dir), recorder)
@@ -128,38 +128,38 @@ STEPS = {"prepare": prepare, "load": load, "rows": rows, "train": train}
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the system kill this process when the thread that started it ends: a load must not go on, and hold a GPU, alone.
+    """Let the kernel kill this process when the thread that started it ends: an orphaned load must not hold a GPU.
 
-    A guard, which is forked here, then kills what this process started and left: nobody else would be there to do it.
+    A guard process, forked here, then kills the child processes that this one leaves behind, as nothing else would.
     """
     if sys.platform != "linux":
         return
-    signal.pthread_sigmask(signal.SIG_BLOCK, (_LEFT_ALONE,))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (_PARENT_DIED,))
     own = os.getpid()
     if os.fork() == 0:
         _guard(own)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (_LEFT_ALONE,))
-    _signal_when_left_by(parent, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (_PARENT_DIED,))
+    _signal_on_death_of(parent, signal.SIGKILL)
 
 
-_LEFT_ALONE = signal.SIGUSR2
+_PARENT_DIED = signal.SIGUSR2
 
 
 def _guard(engine: int) -> None:
-    """Wait for the engine's end, however it comes, and kill the rest of its session."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # an interrupt of the group is not for us
+    """Wait until the engine's process is gone, for whatever reason, and kill the rest of its session."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # ignore signals sent to the process group
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):  # or the parent would wait for the end of our output
         os.dup2(nothing, descriptor)
-    _signal_when_left_by(engine, _LEFT_ALONE)
-    signal.sigwait((_LEFT_ALONE,))
+    _signal_on_death_of(engine, _PARENT_DIED)
+    signal.sigwait((_PARENT_DIED,))
     kill_session(os.getsid(0))
     os._exit(0)
 
 
-def _signal_when_left_by(parent: int, number: signal.Signals) -> None:
+def _signal_on_death_of(parent: int, number: signal.Signals) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:  # it ended before we asked
+    if os.getppid() != parent:  # it died before the call
         os.kill(os.getpid(), number)
 
 

@@ -20,7 +20,7 @@ from loadcheck.errors import (
     UnsupportedMachine,
 )
 from loadcheck.loading import child_environment
-from loadcheck.runs.child import ChildEnd, ends_as_interrupts, kill_session
+from loadcheck.runs.child import ChildEnd, kill_session, signals_as_interrupts
 
 TAIL_CHARS = 2000
 """Of what a process printed, looked at for its last line."""
@@ -44,7 +44,7 @@ def run_step(step: str, request: dict[str, Any], on_text: Callable[[str], None] 
         BadInput, UnsupportedMachine: as the step itself says.
         StepFailed: it ended without a result.
     """
-    with tempfile.TemporaryFile() as noise, ends_as_interrupts():
+    with tempfile.TemporaryFile() as noise, signals_as_interrupts():
         child = subprocess.Popen(
             command(step),
             stdin=subprocess.PIPE,

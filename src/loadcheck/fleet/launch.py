@@ -11,7 +11,7 @@ from pathlib import Path
 from loadcheck.errors import Problem, UnsupportedMachine
 from loadcheck.fleet.engines import engine_of
 from loadcheck.fleet.plan import FleetPlan
-from loadcheck.runs.child import ends_as_interrupts, ignore_signals
+from loadcheck.runs.child import ignore_signals, signals_as_interrupts
 
 Say = Callable[[str], None]
 
@@ -28,7 +28,7 @@ def launch(plan: FleetPlan, folder: Path, say: Say) -> bool:
     failed: list[list[str]] = []
     interrupted = False
     try:
-        with ends_as_interrupts():
+        with signals_as_interrupts():
             failed += [command for command in commands if not _run(command, folder, say)]
     except KeyboardInterrupt:
         say("interrupted")

@@ -18,7 +18,7 @@ from loadcheck.errors import Problem, UnsupportedMachine
 from loadcheck.fleet.engines import node_command
 from loadcheck.fleet.node import VISIBLE, node_environment
 from loadcheck.fleet.plan import CPU, FleetPlan, PlannedNode
-from loadcheck.runs.child import GRACE_S, ends_as_interrupts, ignore_signals, kill_session
+from loadcheck.runs.child import GRACE_S, ignore_signals, kill_session, signals_as_interrupts
 from loadcheck.runs.private import make_private, open_private
 from loadcheck.specs.gpu import find_gpu
 
@@ -89,7 +89,7 @@ def run_local(plan: FleetPlan, folder: Path, say: Say) -> bool:
     waiting, running = deque(slots(plan)), list[_Running]()
     workers = plan.options.get("workers") or max(1, sum(slot.gpu is not None for slot in waiting))
     make_private(folder, exist_ok=True)
-    with ends_as_interrupts():
+    with signals_as_interrupts():
         try:
             while waiting or running:
                 while waiting and len(running) < workers:

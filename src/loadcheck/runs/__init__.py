@@ -1,1 +1,1 @@
-"""A run: the child process that loads, what it printed, what was sampled beside it, and the folder that keeps all of it."""
+"""A run: the child process that loads, its output, the memory samples, and the folder that keeps them."""

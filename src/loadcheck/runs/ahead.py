@@ -1,8 +1,8 @@
-"""A process of the engine that is started before it is known what it is to do: it imports its libraries while we look at the machine.
+"""An engine process that is started before the plan is made: it imports its libraries while this process inspects the machine.
 
-It is told on its stdin, a line each: LOOKED once nothing more of the device is looked at, so that it may start the driver, which
-takes memory that else would be counted as another's; then, in JSON, the run folder whose plan it is to load. Without the second it
-loads nothing, and ends with us.
+It reads two lines from its stdin. DEVICE_ALLOWED: this process has finished inspecting the device, so the engine may start the driver (whose
+memory would otherwise be counted as in use by others). Then, in JSON, the run folder whose plan it loads; without that it loads nothing and
+exits with this process.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from pathlib import Path
 from loadcheck.runs.child import kill_session, start_child
 
 AHEAD = "ahead"
-"""The step of such a process (engines/child.py)."""
-LOOKED = "looked"
+"""The name of its step (engines/child.py)."""
+DEVICE_ALLOWED = "device allowed"
 
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """The process; what it prints meanwhile waits in its pipe until its step comes."""
+    """The process. Its output stays in the pipe until its step begins."""
 
     process: subprocess.Popen[bytes]
 
-    def looked(self) -> None:
-        """Nothing more of the device is looked at."""
-        self._say(LOOKED)
+    def allow_device(self) -> None:
+        """Let it use the device, which this process has finished inspecting."""
+        self._send(DEVICE_ALLOWED)
 
     def load(self, run_dir: Path) -> subprocess.Popen[bytes]:
-        """Have it load the plan of this folder; gives its process, for `run_child`."""
-        self._say(json.dumps(str(run_dir)))
+        """Make it load the plan of this folder; returns the process, for `run_child`."""
+        self._send(json.dumps(str(run_dir)))
         assert self.process.stdin is not None
         with suppress(OSError):
             self.process.stdin.close()
         return self.process
 
-    def _say(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self.process.stdin is not None
-        with suppress(OSError):  # it has ended: `run_child` says how
+        with suppress(OSError):  # it has exited: `run_child` reports how
             self.process.stdin.write(f"{line}\n".encode())
             self.process.stdin.flush()
 
 
 @contextmanager
 def ahead(command: Sequence[str], env: dict[str, str]) -> Iterator[Ahead]:
-    """Start the process; at the end of the block it has ended, whether it was told to load or not."""
+    """Start the process; after the block it has exited, whether or not it loaded anything."""
     process = start_child(command, env, stdin=subprocess.PIPE)
     try:
         yield Ahead(process)

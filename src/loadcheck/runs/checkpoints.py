@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written aside, on the disk, with the hash of every file, and then given their name."""
+"""Checkpoints that appear atomically: written to a temporary folder, synced to disk with a manifest of SHA-256 hashes, then renamed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from loadcheck.errors import BadInput, Problem
 MANIFEST = "files.json"
 """Written last: the SHA-256 of every other file of a checkpoint."""
 KEPT = 2
-"""Checkpoints that a run keeps, the newest."""
+"""How many of its newest checkpoints a run keeps."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def publish(written: Path, target: Path) -> None:
-    """Have a folder's files on the disk with their hashes, then move it to `target`, which a reader sees whole or not at all."""
+    """Write the manifest of a folder, sync all of it to disk, then rename it to `target`, so that a reader sees it whole or not at all."""
     hashes = {str(path.relative_to(written)): sha256_of(path) for path in files_of(written)}
     (written / MANIFEST).write_text(json.dumps(hashes, indent=1) + "\n", encoding="ascii")
     for path in [*files_of(written), written]:
@@ -36,12 +36,12 @@ def drop_old(folder: Path) -> None:
     """Remove all but the newest checkpoints."""
     for old in checkpoints(folder)[:-KEPT]:
         with suppress(OSError):
-            (old / MANIFEST).unlink()  # first, so that what is half removed is none
+            (old / MANIFEST).unlink()  # first, so that a half removed folder is not a checkpoint
             shutil.rmtree(old)
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first; what was not finished is none."""
+    """The complete checkpoints in a folder, oldest first."""
     found = {int(match[1]): path for path in _folders(folder) if (match := _NAME.fullmatch(path.name))}
     return [found[step] for step in sorted(found) if (found[step] / MANIFEST).exists()]
 
@@ -54,13 +54,13 @@ def step_of(checkpoint: Path) -> int:
 
 
 def check_whole(checkpoint: Path) -> None:
-    """BadInput where a file of it is missing, or is not what was written."""
+    """BadInput if a file of it is missing or has changed."""
     if wrong := changed_files(checkpoint):
         raise BadInput(_broken(checkpoint, ", ".join(wrong)))
 
 
 def changed_files(folder: Path) -> list[str]:
-    """What of a folder that `publish` wrote is missing or not what was written, in words; empty where it is whole."""
+    """In words, what is missing or has changed in a folder that `publish` wrote; empty if nothing is."""
     try:
         hashes = json.loads((folder / MANIFEST).read_text(encoding="ascii"))
         return [
@@ -71,7 +71,7 @@ def changed_files(folder: Path) -> list[str]:
 
 
 def _broken(checkpoint: Path, what: str) -> Problem:
-    return Problem(str(checkpoint), f"is no whole checkpoint ({what})", "resume from another run, or train anew")
+    return Problem(str(checkpoint), f"is not a whole checkpoint ({what})", "resume from another run, or train anew")
 
 
 def _folders(folder: Path) -> Iterator[Path]:
@@ -80,7 +80,7 @@ def _folders(folder: Path) -> Iterator[Path]:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Every file of it, in order, the manifest last."""
+    """Every file of a folder, sorted, the manifest last."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST) + [
         path for path in (folder / MANIFEST,) if path.exists()
     ]

@@ -1,4 +1,4 @@
-"""Running the load as a child process: its output as it comes, and its end, however it comes."""
+"""Runs a child process: streams its output, shuts it down on an interrupt, and reports how it ended."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from loadcheck.runs.sink import LogSink
 
 POLL_S = 0.2
 GRACE_S = 5.0
-"""How long the child may take to end after it was asked to, before it is killed."""
+"""How long the child may take to shut down before it is killed."""
 DRAIN_S = 2.0
-"""How long what is left in the pipe is read once all writers that we know of are dead."""
+"""How long the pipe is drained once all known writers are dead."""
 
-Take = Callable[[bytes], None]
+OnOutput = Callable[[bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class ChildEnd:
     """How a child process ended.
 
     Attributes:
-        exit_code: as from the system: negative for a signal.
-        interrupted: whether the user ended it, by Ctrl-C or by ending us.
+        exit_code: as subprocess gives it: negative for a signal.
+        interrupted: whether the user ended it, by Ctrl-C or by ending this process.
     """
 
     exit_code: int
@@ -48,7 +48,7 @@ class ChildEnd:
 
     @property
     def reason(self) -> str:
-        """In words."""
+        """How it ended, in words; empty if it succeeded."""
         if self.interrupted:
             return "the user ended it"
         if self.exit_code >= 0:
@@ -76,58 +76,58 @@ def start_child(
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """How a child is asked to end, before it is killed.
+class Shutdown:
+    """How a child is shut down gracefully, before it is killed.
 
     Attributes:
-        number: the signal.
-        alone: its first process alone gets it, and ends the others itself; else its whole group.
+        number: the signal to send.
+        only_leader: whether only its first process gets the signal, and ends the others itself; otherwise its whole process group gets it.
         grace_s: how long it may take.
     """
 
     number: signal.Signals = signal.SIGINT
-    alone: bool = False
+    only_leader: bool = False
     grace_s: float = GRACE_S
 
-    def ask(self, pid: int) -> None:
+    def begin(self, pid: int) -> None:
         with suppress(ProcessLookupError, PermissionError):
-            (os.kill if self.alone else os.killpg)(pid, self.number)
+            (os.kill if self.only_leader else os.killpg)(pid, self.number)
 
 
 def run_child(
     child: subprocess.Popen[bytes],
     sink: LogSink,
     on_start: Callable[[int], None],
-    on_output: Take,
-    asking: Asking = Asking(),  # noqa: B008: frozen
+    on_output: OnOutput,
+    shutdown: Shutdown = Shutdown(),  # noqa: B008: frozen
 ) -> ChildEnd:
-    """Hear a child out (`start_child`), to its end or ours, which it is asked to as `asking` says.
+    """Stream the output of a child (`start_child`) until it exits; on an interrupt, shut it down.
 
-    Whatever it printed is in `sink`, however it ended. Nothing of its session outlives this call.
+    All of its output is in `sink`, however it ended. No process of its session outlives this call.
     """
 
-    def take(data: bytes) -> None:
+    def forward(data: bytes) -> None:
         sink.write(data)
         on_output(data)
 
     interrupted = False
-    with ends_as_interrupts():
+    with signals_as_interrupts():
         try:
             on_start(child.pid)
-            _follow(child, take)
+            _stream(child, forward)
         except KeyboardInterrupt:
             interrupted = True
-            _end(child, take, asking)
+            _shut_down(child, forward, shutdown)
         finally:
             with ignore_signals():
-                exit_code = _reap(child, take)
+                exit_code = _reap(child, forward)
     return ChildEnd(exit_code, interrupted)
 
 
-def _follow(child: subprocess.Popen[bytes], take: Take, limit_s: float = math.inf) -> None:
-    """Pass on the child's output until it has ended, or for `limit_s`.
+def _stream(child: subprocess.Popen[bytes], forward: OnOutput, limit_s: float = math.inf) -> None:
+    """Forward the child's output until it exits, or for `limit_s`.
 
-    What counts is the child's own end: a process that it left behind may hold the pipe, or print into it for ever.
+    The end of the output is not waited for: a process that the child left behind may hold the pipe, or print into it forever.
     """
     assert child.stdout is not None
     descriptor = child.stdout.fileno()
@@ -136,64 +136,64 @@ def _follow(child: subprocess.Popen[bytes], take: Take, limit_s: float = math.in
         if not select.select([descriptor], [], [], POLL_S)[0]:
             continue
         if data := os.read(descriptor, 65536):
-            take(data)
-        else:  # it closed its output, and may go on
+            forward(data)
+        else:  # it closed its output, but may go on
             with suppress(subprocess.TimeoutExpired):
                 child.wait(POLL_S)
 
 
-def _end(child: subprocess.Popen[bytes], take: Take, asking: Asking) -> None:
-    """Ask the child to end, and hear it out; asked twice, it is killed at once."""
-    asking.ask(child.pid)
+def _shut_down(child: subprocess.Popen[bytes], forward: OnOutput, shutdown: Shutdown) -> None:
+    """Shut the child down and forward its last output; a second interrupt ends the grace period at once."""
+    shutdown.begin(child.pid)
     with suppress(KeyboardInterrupt):
-        _follow(child, take, asking.grace_s)
+        _stream(child, forward, shutdown.grace_s)
 
 
-def _reap(child: subprocess.Popen[bytes], take: Take) -> int:
-    """The child's exit code; it and what it left behind are dead, and what they printed is taken."""
+def _reap(child: subprocess.Popen[bytes], forward: OnOutput) -> int:
+    """Kill what is left of the child's session and drain its output; returns the child's exit code."""
     assert child.stdout is not None
     kill_session(child.pid)
     exit_code = child.wait()
-    kill_session(child.pid)  # what was started while the others were killed
+    kill_session(child.pid)  # processes that were started while the others were killed
     descriptor = child.stdout.fileno()
     os.set_blocking(descriptor, False)
     deadline_s = time.monotonic() + DRAIN_S  # a process in another session may still print
     with suppress(BlockingIOError):
         while time.monotonic() < deadline_s and (data := os.read(descriptor, 65536)):
-            take(data)
+            forward(data)
     child.stdout.close()
     return exit_code
 
 
 def kill_session(session: int) -> None:
-    """Kill every process of a session but the one that asks, whichever process group it is in."""
+    """Kill every process of a session, in any process group, except the calling one."""
     for pid in psutil.pids():
         with suppress(ProcessLookupError, PermissionError):
             if pid != os.getpid() and os.getsid(pid) == session:
                 os.kill(pid, signal.SIGKILL)
 
 
-_ENDS = (signal.SIGTERM, signal.SIGHUP)
+_END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def ends_as_interrupts() -> Iterator[None]:
-    """Take SIGTERM (a CI job that is cancelled, a container that is stopped) and SIGHUP (a lost terminal) as Ctrl-C is taken.
+def signals_as_interrupts() -> Iterator[None]:
+    """Handle SIGTERM (a cancelled CI job, a stopped container) and SIGHUP (a lost terminal) like Ctrl-C.
 
-    One that is ignored stays so: under nohup a load goes on without its terminal.
+    A signal that is ignored stays ignored: under nohup a load goes on without its terminal.
     """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    with _handling(interrupt, *(number for number in _ENDS if signal.getsignal(number) != signal.SIG_IGN)):
+    with _handling(interrupt, *(number for number in _END_SIGNALS if signal.getsignal(number) != signal.SIG_IGN)):
         yield
 
 
 @contextmanager
 def ignore_signals() -> Iterator[None]:
-    """Let no signal cut short the second in which the end is found out and written down."""
-    with _handling(signal.SIG_IGN, signal.SIGINT, *_ENDS):
+    """Ignore signals during the moment in which the child's end is determined and recorded."""
+    with _handling(signal.SIG_IGN, signal.SIGINT, *_END_SIGNALS):
         yield
 
 
@@ -201,7 +201,7 @@ def ignore_signals() -> Iterator[None]:
 def _handling(handler: signal._HANDLER, *numbers: signal.Signals) -> Iterator[None]:
     try:
         before = [signal.signal(number, handler) for number in numbers]
-    except ValueError:  # not in the main thread: nobody sends us signals there
+    except ValueError:  # signal handlers can be set in the main thread only
         yield
         return
     try:

@@ -25,7 +25,7 @@ from loadcheck.runs.secrets import secrets
 SCHEMA = 1
 RUNS = Path("runs")
 MAX_RECORD_BYTES = 4 * 1024 * 1024
-"""Far over what any run.json holds, so that a hostile one cannot fill memory."""
+"""Far larger than any run.json, so that a hostile one cannot fill memory."""
 
 RESERVE = ".reserve"
 RESERVE_BYTES = 65536
@@ -41,7 +41,7 @@ FILES = (
     "probe.safetensors",
     "verdict.json",
 )
-"""Of a load; train.json, rows.json, steps.jsonl and probe.safetensors are a training's, beside its folders checkpoints/ and adapter/."""
+"""The files of a run. train.json, rows.json, steps.jsonl and probe.safetensors are only a training's, as are its folders checkpoints/ and adapter/."""
 PARTIAL = ".partial"
 
 
@@ -51,15 +51,15 @@ Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 
 @dataclass(slots=True, kw_only=True)
 class RunRecord:
-    """run.json. `outcome` is "running" until the parent has seen the end, so a parent that was killed leaves it so.
+    """run.json. `outcome` stays "running" until the parent has seen the end, so it remains so if the parent was killed.
 
     Attributes:
         machine: the GPU and the memory before the load; `gpu` is null without one.
-        predicted: the figures predicted before the load, by JSON name; null where they are not predicted.
+        predicted: the figures predicted before the load, by JSON name; null if not predicted.
         outcome: running, completed, failed, killed or interrupted.
-        reason: in words, how the child ended.
-        training: of `loadcheck train`: its job (specs/training.py: TrainJob) and the peaks that were predicted; null for a load.
-        origin: of which fleet's node it is; None in folders that are older than fleets.
+        reason: how the child ended, in words.
+        training: for `loadcheck train`: its job (specs/training.py: TrainJob) and the predicted peaks; null for a load.
+        origin: the fleet's node that it ran on; None in folders older than fleets.
     """
 
     schema: int = SCHEMA
@@ -118,7 +118,7 @@ class RunFolder:
 
     @property
     def probe_path(self) -> Path:
-        """What the trained model says (stacks/probe.py), which an export is held to."""
+        """Logits of the trained model (stacks/probe.py), which an export is checked against."""
         return self.path / "probe.safetensors"
 
     @property
@@ -133,7 +133,7 @@ class RunFolder:
         write_json(self.record_path, asdict(record))
 
     def read_record(self) -> RunRecord:
-        """BadInput where run.json is missing or no run.json of ours."""
+        """BadInput if run.json is missing or invalid."""
         try:
             with own_file(self.record_path).open("rb") as file:
                 text = file.read(MAX_RECORD_BYTES + 1)
@@ -145,16 +145,16 @@ class RunFolder:
                 raise ValueError(f"its schema is {record.schema}, and this is loadcheck of schema {SCHEMA}")
         except FileNotFoundError:
             raise BadInput(
-                Problem(str(self.path), "no run folder: run.json is missing", "give a folder under runs/")
+                Problem(str(self.path), "not a run folder: run.json is missing", "give a folder under runs/")
             ) from None
         except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
             raise BadInput(
-                Problem(str(self.record_path), f"no run record ({error})", "give the folder of another run")
+                Problem(str(self.record_path), f"not a valid run record ({error})", "give the folder of another run")
             ) from None
         return record
 
     def release_reserve(self) -> None:
-        """Make room for what is written at the end, on a disk that the log has filled."""
+        """Free the reserved space, so that the record can be written even if the log has filled the disk."""
         with suppress(OSError):
             (self.path / RESERVE).unlink()
 
@@ -172,7 +172,7 @@ class _MachineGpu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Machine:
-    """`machine` of run.json; what else stands there is not read."""
+    """`machine` of run.json; other keys are ignored."""
 
     gpu: _MachineGpu | None = None
     ram_available_bytes: NumBytes | None = None
@@ -180,7 +180,7 @@ class _Machine:
 
 
 def _no_number(constant: str) -> float:
-    """JSON has no NaN and no Infinity, though Python reads them."""
+    """Refuse NaN and Infinity, which Python's parser accepts and JSON does not have."""
     raise ValueError(f"{constant} is no number of JSON")
 
 
@@ -194,14 +194,14 @@ def new_run_id(profile: str, now: datetime) -> str:
 
 
 def default_folder(profile: str) -> Path:
-    """Where a run goes that names no folder: runs/<time>-<profile>."""
+    """The default folder of a run: runs/<time>-<profile>."""
     return RUNS / new_run_id(profile, datetime.now(timezone.utc))
 
 
 def create_run_folder(path: Path | None, run_id: str) -> RunFolder:
-    """Make the folder of a new run: `path`, or runs/<id>, or runs/<id>-2 where another run began in the same second.
+    """Make the folder of a new run: `path`, or runs/<id>, or runs/<id>-2 if another run began in the same second.
 
-    BadInput where `path` holds a run already, or cannot be written: found out before anything is loaded.
+    BadInput if `path` already holds a run, or cannot be written; this is checked before anything is loaded.
     """
     if path is not None:
         return _claim(path)
@@ -218,15 +218,15 @@ def create_run_folder(path: Path | None, run_id: str) -> RunFolder:
 
 
 def refuse_taken(path: Path) -> None:
-    """BadInput where `path` can be no folder of a new run: a file, or the folder of an earlier one."""
+    """BadInput if `path` cannot become the folder of a new run: it is a file, or the folder of an earlier run."""
     if path.exists() and not path.is_dir():
-        raise BadInput(Problem(str(path), "is a file", "give a --run-dir that is a folder, or not there yet"))
+        raise BadInput(Problem(str(path), "is a file", "give a --run-dir that is a folder, or does not exist yet"))
     if (path / "run.json").exists():
         raise _taken(path, "holds a run already")
 
 
 def _claim(folder: Path) -> RunFolder:
-    """Take the folder for one run, by a file that only one process can make; it keeps room for the end of the run, too."""
+    """Claim the folder for one run with a file that only one process can create; the file also reserves disk space for the end of the run."""
     try:
         make_private(folder, exist_ok=True)
         reserve = open_private(folder / RESERVE, "xb")
@@ -250,7 +250,7 @@ def _claim(folder: Path) -> RunFolder:
 
 
 def _taken(folder: Path, what: str) -> BadInput:
-    return BadInput(Problem(str(folder), what, "give another --run-dir; no run is written over"))
+    return BadInput(Problem(str(folder), what, "give another --run-dir; no run is overwritten"))
 
 
 def _unwritable(folder: Path, error: OSError) -> BadInput:
@@ -260,20 +260,20 @@ def _unwritable(folder: Path, error: OSError) -> BadInput:
 
 
 def own_file(path: Path) -> Path:
-    """`path`, a file of a run folder; BadInput where it is a link, which may lead anywhere, or a pipe, which may never end."""
+    """`path`, a file of a run folder; BadInput if it is a link, which may lead anywhere, or a pipe, which may never end."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        what = "is no file of this run, but a link, a folder or a device"
+        what = "is not a regular file, but a link, a folder or a device"
         raise BadInput(Problem(str(path), what, "give a run folder as `loadcheck load` made it"))
     return path
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write a JSON file so that a reader sees the old one or the new one, whole.
+    """Write a JSON file atomically, with secrets redacted, readable only by its owner.
 
-    Without tokens, and for its owner alone. In ASCII: a name that is no UTF-8 can be written so, and nothing in it moves a terminal. In a folder that has become
-    read-only, a file that is there already is written over in its place.
+    ASCII can hold names that are not valid UTF-8, and no terminal codes. If the folder has become read-only, an existing file is overwritten in
+    place.
     """
-    make_private(path.parent, exist_ok=True)  # someone may have cleaned up meanwhile
+    make_private(path.parent, exist_ok=True)  # the folder may have been removed meanwhile
     partial = path.with_suffix(path.suffix + PARTIAL)
     text = json_text(Redactor(secrets(os.environ)).data(data)) + "\n"
     try:

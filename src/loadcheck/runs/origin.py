@@ -1,4 +1,4 @@
-"""Where a run was made, as the fleet that started it says: which node, of which image, by which lock."""
+"""Where a run was made, as the fleet that started it states: on which node, with which image and which lock."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from msgspec import Meta
 from loadcheck.specs.files import env_dir
 
 NODE_VARIABLE, IMAGE_VARIABLE, FLEET_VARIABLE = "LOADCHECK_NODE", "LOADCHECK_IMAGE", "LOADCHECK_FLEET"
-"""Set by what starts a node: an image cannot know its own digest."""
+"""Set by whatever starts a node: an image cannot know its own digest."""
 LOCK = "requirements.lock"
-"""The lock that all others are constrained by."""
+"""The lock that constrains all others."""
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 Word = Annotated[str, Meta(max_length=200)]
@@ -24,13 +24,13 @@ Word = Annotated[str, Meta(max_length=200)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """None where it is not said.
+    """None means not stated.
 
     Attributes:
         node: its name in the fleet.
-        image: the digest of its image, "sha256:…"; the word of who started it.
-        lock_sha256: of the lock that is installed beside this loadcheck.
-        fleet: for which plan it was started (FleetPlan.identity).
+        image: the digest of its image, "sha256:…", as stated by whoever started it.
+        lock_sha256: of the lock that is installed with this loadcheck.
+        fleet: the plan that it was started for (FleetPlan.identity).
     """
 
     node: Word | None = None
@@ -40,7 +40,7 @@ class Origin:
 
 
 def read_origin(environ: Mapping[str, str]) -> Origin:
-    """What the environment and the installed lock say."""
+    """The origin by the environment variables and the installed lock."""
     digest = DIGEST.search(environ.get(IMAGE_VARIABLE, ""))
     return Origin(
         node=environ.get(NODE_VARIABLE) or None,
@@ -52,7 +52,7 @@ def read_origin(environ: Mapping[str, str]) -> Origin:
 
 @cache
 def lock_sha256() -> str | None:
-    """Of the installed lock; None where it cannot be read."""
+    """The SHA-256 of the installed lock; None if it cannot be read."""
     try:
         return sha256((env_dir() / LOCK).read_bytes()).hexdigest()
     except OSError:

@@ -1,4 +1,4 @@
-"""Tokens out of what is written and shown: as they are, encoded, and broken by a terminal's codes or the end of a line."""
+"""Removes tokens from what is written and shown: verbatim, encoded, and split by terminal codes or line breaks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REDACTED = b"[secret]"
 _ESCAPE = rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"
 _GAP = re.compile(rb"(?:" + _ESCAPE + rb"|[\r\n][ \t]*)+")
 _TAIL_GAP = re.compile(_GAP.pattern + rb"|\x1b(?:\[[0-?]*[ -/]*)?\Z")
-"""What may stand between two characters of a token: codes of a terminal, and a line's end with what the next line is indented by."""
+"""What may come between two characters of a token: terminal codes, and a line break with the next line's indentation."""
 
 # The published forms of tokens (GitHub's secret scanning patterns; huggingface_hub's, OpenAI's and AWS's documentation).
 _PREFIXES = (b"hf_", b"sk-", b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"github_pat_", b"glpat-", b"AKIA", b"ASIA")
@@ -45,7 +45,7 @@ _BEGUN = re.compile(
 
 
 class Redactor:
-    """Puts [secret] for every known token, in any of its encodings, and for what has the form of one.
+    """Replaces every known token, in any of its encodings, and whatever has the form of a token, with [secret].
 
     Args:
         secrets: the tokens that are known (`loadcheck.runs.secrets.secrets`).
@@ -53,30 +53,30 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         forms = {form for secret in secrets if secret for form in encodings(secret.encode(errors="surrogateescape"))}
-        self._forms = sorted(forms, key=len, reverse=True)  # one may begin another
+        self._forms = sorted(forms, key=len, reverse=True)  # longest first: one may be the beginning of another
         self._window = 4 * max(map(len, (*self._forms, *_STARTS))) + 256
 
     def raw(self, data: bytes) -> bytes:
         """`data` without tokens."""
-        return self.looks(self.known(data))
+        return self.token_forms(self.known_tokens(data))
 
-    def known(self, data: bytes) -> bytes:
-        """`data` without the tokens that are known, in any encoding."""
+    def known_tokens(self, data: bytes) -> bytes:
+        """`data` without the known tokens, in any encoding."""
         if not self._forms:
             return data
         stripped = _GAP.sub(b"", data)
         return self._without_known(data) if any(form in stripped for form in self._forms) else data
 
-    def looks(self, data: bytes) -> bytes:
-        """`data` without what has the form of a token, or is the credential of a header."""
+    def token_forms(self, data: bytes) -> bytes:
+        """`data` without what has the form of a token, or is the credential of an HTTP header."""
         return _HEADER.sub(rb"\1" + REDACTED, _LOOKS.sub(REDACTED, data))
 
     def text(self, text: str) -> str:
-        """As `raw`, of text."""
+        """Like `raw`, for text."""
         return self.raw(text.encode(errors="surrogatepass")).decode(errors="surrogatepass")
 
     def data(self, data: Any) -> Any:
-        """As `text`, of every text in what goes into a JSON file."""
+        """Like `text`, for every string in the data of a JSON file."""
         if isinstance(data, str):
             return self.text(data)
         if isinstance(data, dict):
@@ -86,10 +86,10 @@ class Redactor:
         return data
 
     def num_held(self, data: bytes) -> int:
-        """How many bytes at the end of `data` may be the beginning of a token, and must wait for what comes next.
+        """How many bytes at the end of `data` may be the beginning of a token, and must be held back until more arrives.
 
-        A known token may go on in the next line, where a page broke it; what only has the form of one may not. Whatever is held is lost
-        where this process is killed, so a line that is whole is not held for its last letter.
+        A known token may continue on the next line, if it was wrapped; what only has the form of a token may not. Held bytes are lost if this
+        process is killed, so a complete line is not held back for its last letter.
         """
         end = data[max(len(data) - self._window, 0) :]
         line = re.split(rb"[\r\n]", end)[-1]
@@ -107,7 +107,7 @@ class Redactor:
 
 
 class _Redacted:
-    """A stream of text that shows no token; all else is the stream's own."""
+    """A text stream that redacts what is written; everything else is the wrapped stream's."""
 
     def __init__(self, stream: TextIO, redactor: Redactor) -> None:
         self._stream, self._redactor = stream, redactor
@@ -120,14 +120,14 @@ class _Redacted:
         self.write("".join(lines))
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("buffer", "detach"):  # click would write there itself where the encoding is ASCII
+        if name in ("buffer", "detach"):  # click would write to them directly if the encoding is ASCII
             raise AttributeError(name)
         return getattr(self._stream, name)
 
 
 @contextmanager
 def redacted_output(secrets: Iterable[str]) -> Iterator[None]:
-    """Within it nothing that is printed, for people or as JSON, on stdout or on stderr, holds a token."""
+    """Within the block, redact everything printed to stdout and stderr."""
     redactor, before = Redactor(secrets), (sys.stdout, sys.stderr)
     sys.stdout, sys.stderr = (cast(TextIO, stream and _Redacted(stream, redactor)) for stream in before)
     try:
@@ -137,10 +137,10 @@ def redacted_output(secrets: Iterable[str]) -> Iterator[None]:
 
 
 def encodings(secret: bytes) -> Iterator[bytes]:
-    """A token as it is, in a URL, in JSON, in hex, and in base64.
+    """A token verbatim, in a URL, in JSON, in hex, and in base64.
 
-    In base64 it depends on what stands before it, such as the user's name of Basic authentication: of three bytes each, so that
-    there are three forms. Their first and last characters are left out, which hold bits of the neighbours.
+    Base64 encodes groups of three bytes, so the form depends on how many bytes come before, such as the user name of Basic authentication: there
+    are three forms. Their first and last characters are left out, as they hold bits of the neighbouring bytes.
     """
     yield secret
     yield quote(secret, safe="").encode()
@@ -153,7 +153,7 @@ def encodings(secret: bytes) -> Iterator[bytes]:
 
 
 def _stripped(data: bytes, gap: re.Pattern[bytes]) -> tuple[bytes, list[int]]:
-    """`data` without gaps, and where each of its bytes was."""
+    """`data` without gaps, and the original position of each remaining byte."""
     out, places, end = bytearray(), list[int](), 0
     for match in gap.finditer(data):
         out += data[end : match.start()]
@@ -164,12 +164,12 @@ def _stripped(data: bytes, gap: re.Pattern[bytes]) -> tuple[bytes, list[int]]:
 
 
 def _held(data: bytes, starts: Iterable[bytes]) -> int:
-    """How many bytes at the end of `data` may begin one of `starts`, gaps included."""
+    """How many bytes at the end of `data` may be the beginning of one of `starts`, gaps included."""
     stripped, places = _stripped(data, _TAIL_GAP)
     overlap = max((_overlap(stripped.lower(), start.lower()) for start in starts), default=0)
     return len(data) - places[len(places) - overlap] if overlap else 0
 
 
 def _overlap(data: bytes, start: bytes) -> int:
-    """Length of the longest end of `data` that begins `start`, and is not all of it."""
+    """The length of the longest suffix of `data` that is a proper prefix of `start`."""
     return next((n for n in range(min(len(start) - 1, len(data)), 0, -1) if data.endswith(start[:n])), 0)

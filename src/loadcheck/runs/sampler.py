@@ -1,4 +1,4 @@
-"""Device and host memory beside the load, ten times a second."""
+"""Samples device and host memory during the load, ten times a second."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ INTERVAL_S = 0.1
 MAX_SECONDS = 10_000_000.0
 MAX_BYTES = 2**63
 MAX_FILE_BYTES = 64 * 1024 * 1024
-"""Days of samples, so that a hostile file cannot fill memory."""
+"""Room for days of samples, but a hostile file cannot fill memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One reading, `t_s` seconds after its process began; None is what could not be read."""
+    """One sample, `t_s` seconds after its process began; None for what could not be read."""
 
     t_s: float
     device_used_bytes: int | None
@@ -32,9 +32,9 @@ class Sample:
 
 
 def read_samples(path: Path) -> list[list[Sample]]:
-    """The samples of memory.jsonl, a list for each process that they are of: none without the file, and no line that is no sample.
+    """The samples of memory.jsonl, one list per process; empty without the file. Invalid lines are skipped.
 
-    BadInput where `path` is no file of the run.
+    BadInput if `path` is not a regular file.
     """
     try:
         with own_file(path).open("rb") as file:
@@ -62,7 +62,7 @@ def _parsed(line: bytes) -> Sample | None:
 class Sampler:
     """Appends {"t_s", "device_used_bytes", "child_rss_bytes", "ram_available_bytes"} lines until stopped.
 
-    Keeps the peaks of each, which survive a disk that fills up.
+    Keeps the peaks in memory, too, so that they survive a full disk.
     """
 
     def __init__(self, path: Path, pid: int) -> None:
@@ -91,7 +91,7 @@ class Sampler:
                     file.write(json.dumps({"t_s": round(time.monotonic() - start_s, 2), **sample}) + "\n")
                     file.flush()
         except OSError:
-            while not self._stop.wait(INTERVAL_S):  # a full disk: keep the peaks, at least
+            while not self._stop.wait(INTERVAL_S):  # the disk is full: at least keep the peaks
                 self._sample(device_used())
 
     def _sample(self, device_used_bytes: int | None) -> dict[str, int | None]:

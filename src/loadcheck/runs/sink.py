@@ -1,4 +1,4 @@
-"""Where the child's raw output goes: a file, and memory when the file's disk is full."""
+"""Writes the child's raw output to a file; if the disk is full, keeps it in memory."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MAX_SPOOL_BYTES = 64 * 1024 * 1024
 class LogSink:
     """Keeps every byte of the child's output, whatever happens to the disk.
 
-    Once a write fails, what follows is held in memory (the newest 64 MiB) and written at the end: to the file if there is
-    room again, else the whole log goes to the system's temporary folder. Secrets are redacted before anything is written.
+    Once a write fails, what follows is kept in memory (the newest 64 MiB) and written at the end: to the file if there is
+    room again, otherwise the whole log goes to the system's temporary folder. Secrets are redacted before anything is written.
 
     Attributes:
-        path: the file that holds the log. It must be new: no link is followed, nothing is written over.
-        note: what went wrong with it; empty where nothing did.
+        path: the file that holds the log. It must be new: no link is followed, nothing is overwritten.
+        note: what went wrong while writing; empty if nothing did.
     """
 
     def __init__(self, path: Path, secrets: tuple[str, ...] = ()) -> None:
@@ -38,7 +38,7 @@ class LogSink:
         self._put(self._redact(data))
 
     def close(self) -> Path:
-        """Write out what is held and close; returns the file that holds the log."""
+        """Write what is still in memory, and close; returns the file that holds the log."""
         self._put(self._redact(b"", final=True))
         if self._spool or not self.path.exists():
             self._rescue()
@@ -62,7 +62,7 @@ class LogSink:
                 return
 
     def _rescue(self) -> None:
-        """Bring what is held into the file; else the whole log into a new one; else as much of it as there is room for."""
+        """Write what is in memory to the file; failing that, write the whole log to a new file."""
         if self._num_dropped:
             self.note += f"; {self._num_dropped} bytes in its middle are lost"
         try:
@@ -88,7 +88,7 @@ class LogSink:
 
     def _move(self) -> None:
         try:
-            # delete=False: this file is all that is left of the log
+            # delete=False: this file is the only copy of the log
             with tempfile.NamedTemporaryFile(prefix="loadcheck-", suffix=".log", delete=False) as rescue:
                 self._copy(rescue.file)
         except OSError as error:
@@ -99,8 +99,8 @@ class LogSink:
         self.note += f"; the whole log is in {self.path}"
 
     def _redact(self, data: bytes, final: bool = False) -> bytes:
-        """`data` without tokens; the end that may be the beginning of one is held back until more comes."""
-        data = self._redactor.known(self._held + data)
+        """`data` without tokens; an end that may be the beginning of a token is held back until more arrives."""
+        data = self._redactor.known_tokens(self._held + data)
         keep = 0 if final else self._redactor.num_held(data)
         self._held = data[len(data) - keep :]
-        return self._redactor.looks(data[: len(data) - keep])
+        return self._redactor.token_forms(data[: len(data) - keep])

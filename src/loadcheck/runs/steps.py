@@ -1,4 +1,4 @@
-"""steps.jsonl of a training's run folder: each optimizer step with its loss and its memory."""
+"""Reads and writes steps.jsonl of a training's run folder: each optimizer step with its loss and its memory."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """One optimizer step.
 
     Attributes:
-        step: from 1.
-        loss: of its batches together; None where it is no number.
-        num_tokens: padding included; None where they are not counted (GRPO).
+        step: counted from 1.
+        loss: over all its batches; None if not finite.
+        num_tokens: padding included; None if not counted (GRPO).
         longest_tokens: of its longest row, to which the others of its batch are padded.
         peak_allocated_bytes: torch's peak during the step; None on a CPU.
-        device_used_bytes: what the card had in use at torch's peak of the step, as the driver says of the rest; None on a CPU.
+        device_used_bytes: in use on the card at torch's peak of the step, what is not torch's by the driver; None on a CPU.
         host_bytes: the process's resident memory at the end of the step.
-        reward: GRPO's, averaged over its completions; None in SFT.
+        reward: GRPO's mean over its completions; None in SFT.
     """
 
     step: Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -47,7 +47,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class StepWriter:
-    """Appends steps as they are taken; `sync` has them on the disk, whatever happens next."""
+    """Appends steps as they are taken; `sync` flushes them to disk."""
 
     def __init__(self, path: Path, earlier: Sequence[Step] = ()) -> None:
         self._file = open_private(path, "x", encoding="ascii")
@@ -63,7 +63,7 @@ class StepWriter:
 
 
 def read_steps(path: Path) -> list[Step]:
-    """The steps of a run, none without the file; BadInput for a line that is no step, but for a last one that was cut off."""
+    """The steps of a run, empty without the file; BadInput for an invalid line. A truncated last line is skipped."""
     try:
         with own_file(path).open("rb") as file:
             lines = file.read(MAX_FILE_BYTES).split(b"\n")
@@ -77,5 +77,5 @@ def _read(path: Path, lines: list[bytes]) -> Iterator[Step]:
         try:
             yield msgspec.json.decode(line, type=Step)
         except (msgspec.DecodeError, RecursionError) as error:
-            what = f"is no step of a training ({error})"
+            what = f"not a step of a training ({error})"
             raise BadInput(Problem(f"{path}:{number}", what, "give the folder of another run")) from None

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadcheck.checking import run_log
+from loadcheck.checking import parse_run_log
 from loadcheck.errors import BadInput, Problem
 from loadcheck.findings.finding import Check, Finding, Status, Verdict
 from loadcheck.loading import child_environment
 from loadcheck.predict.case import Case
-from loadcheck.runs.child import Asking, ChildEnd, run_child, start_child
+from loadcheck.runs.child import ChildEnd, Shutdown, run_child, start_child
 from loadcheck.runs.folder import RunFolder, write_json
 from loadcheck.runs.secrets import secrets
 from loadcheck.runs.sink import LogSink
@@ -29,7 +29,7 @@ GRACE_S = 30.0
 """How long requests that run may go on once the server is asked to end."""
 END_S = 15.0
 """How long the server may take to end after that: it leaves its engine 4 s (vllm/entrypoints/openai/api_server.py:228-247)."""
-ASKING = Asking(signal.SIGTERM, alone=True, grace_s=GRACE_S + END_S)
+SHUTDOWN = Shutdown(signal.SIGTERM, only_leader=True, grace_s=GRACE_S + END_S)
 """The engine is a process of the server's own, in its group: a signal to both would cut what it is working on."""
 POLL_S = 0.5
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -99,7 +99,7 @@ def serve(served: Served, key: ApiKey, case: Case, folder: RunFolder, ready: Rea
     watch = Watch(served, folder, case, ready, threading.Event())
     thread = threading.Thread(target=watch.run, daemon=True)
     try:
-        end = run_child(start_child(command(served), env), sink, lambda _: thread.start(), on_output, ASKING)
+        end = run_child(start_child(command(served), env), sink, lambda _: thread.start(), on_output, SHUTDOWN)
     finally:
         watch.ended.set()
         if thread.is_alive():
@@ -112,6 +112,6 @@ def serve(served: Served, key: ApiKey, case: Case, folder: RunFolder, ready: Rea
 def judge_start(log: Path, case: Case) -> Verdict:
     """The log of a start by what its lines state of each other, and each figure against what is predicted of it."""
     try:
-        return judge(evidence_of(run_log(log), case))
+        return judge(evidence_of(parse_run_log(log), case))
     except BadInput as error:
         return Verdict((Finding(figure="log", check=Check.SHAPE, status=Status.FAIL, why=str(error)),))

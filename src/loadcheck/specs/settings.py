@@ -1,6 +1,6 @@
-"""What a setting of a profile is called on the command line, and what it does: written once, beside the setting itself.
+"""Metadata of a profile's settings: the flag, its help, and its effects, declared once beside the setting itself.
 
-A field of a record carries its `Setting` in its annotation; options, flags and remedies are derived from it.
+The annotation of a record's field holds its `Setting`; options, flags and remedies are derived from it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from loadcheck.specs.files import Spec, SpecT, changed, flat
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How one key of a record is set by a flag.
+    """The flag and the effects of one key of a record.
 
     Attributes:
-        help: of the flag.
-        flag: such as "--lora-r"; empty for the key's own name. A switch has two: "--on/--off".
-        moves_memory: whether the memory of a load depends on it, so that it is among the flags that make one load of another.
-        only_load: whether it is a flag of `load` alone, and not of the commands that predict.
-        of_engine: whether a load without an inference engine takes no notice of it.
-        argument: what the engine itself calls it, where it takes the value as it is, and the default is its own; another value is handed on.
-        figure: the attribute of the log's figure that says, as Python prints it, what the engine was asked for.
-        words: what is said of a load that has it on, or otherwise than by default.
-        costs: what a user loses by a switch that frees memory. A switch that says so is tried where memory is short, after all else.
+        help: the flag's help text.
+        flag: such as "--lora-r"; empty if derived from the key's name. A switch has two: "--on/--off".
+        moves_memory: whether it changes a load's memory, so that proposed commands include it.
+        only_load: whether it is a flag of `load` only, and not of the commands that predict.
+        of_engine: whether a load without an inference engine ignores it.
+        argument: the engine's name for it, if the engine takes the value unchanged and has the same default; other values are passed to it.
+        figure: the attribute of the log's figure that states the value that the engine got, as Python prints it.
+        words: the description of a load in which it is on, or is not the default.
+        costs: what the user loses by a switch that frees memory; such a switch is tried last when memory is short.
     """
 
     help: str
@@ -48,11 +48,11 @@ class Flag:
     """A setting with its place in the record.
 
     Attributes:
-        key: dotted, of the record.
-        name: the flag itself, without the other one of a switch.
-        off: the other one of a switch; None for a flag that takes a value.
+        key: its dotted key in the record.
+        name: the flag itself; of a switch, the one that turns it on.
+        off: the flag that turns a switch off; None for a flag that takes a value.
         kind: the type of the value: bool, int, float, str or tuple.
-        choices: the words that it may be; empty where it is no choice of words.
+        choices: the allowed values of a Literal; otherwise empty.
     """
 
     key: str
@@ -64,11 +64,11 @@ class Flag:
 
     @property
     def parameter(self) -> str:
-        """The flag as a name of Python."""
+        """The flag as a Python identifier."""
         return self.name.removeprefix("--").replace("-", "_")
 
     def set_to(self, value: Any) -> str:
-        """The flag that gives the setting this value, quoted for a shell."""
+        """The flag that sets this value, quoted for a shell."""
         if self.off is not None:
             return self.name if value else self.off
         text = ",".join(value) if isinstance(value, list | tuple) else str(value)
@@ -95,24 +95,24 @@ def _settings(record: type[Any], prefix: str) -> Iterator[Flag]:
 
 
 def _plain(kind: Any) -> tuple[type, tuple[str, ...]]:
-    """The type of the values that a flag may have (text where there are several), and its words where it is a choice of them."""
+    """The type of a flag's value (str if several are allowed), and the choices of a Literal."""
     if get_origin(kind) is Annotated:
         return _plain(get_args(kind)[0])
-    if type(None) in get_args(kind) and len(get_args(kind)) == 2:  # without the flag it is None
+    if type(None) in get_args(kind) and len(get_args(kind)) == 2:  # optional: None without the flag
         return _plain(next(part for part in get_args(kind) if part is not type(None)))
     origin = get_origin(kind) or kind
     return (origin if origin in (bool, int, float, tuple) else str), (get_args(kind) if origin is Literal else ())
 
 
-def handed_on(record: Spec) -> dict[str, Any]:
-    """What an engine is asked for by its own names, of the settings that it takes as they are: those that are not the default."""
+def engine_arguments(record: Spec) -> dict[str, Any]:
+    """The engine's own arguments for the settings that it takes unchanged and that are not the default."""
     return {
         flag.setting.argument: getattr(record, flag.key) for flag in _not_by_default(record) if flag.setting.argument
     }
 
 
 def words_of(record: Spec) -> list[str]:
-    """What is said of a load for the settings that it has otherwise than by default."""
+    """The descriptions of the settings that are not the default."""
     return [flag.setting.words for flag in _not_by_default(record) if flag.setting.words]
 
 
@@ -125,13 +125,13 @@ def _not_by_default(record: Spec) -> Iterator[Flag]:
 
 
 def figures_of_settings(record: Spec) -> dict[str, str]:
-    """What a log says, by figure, of an engine that was asked for these settings."""
+    """The values, by figure, that a log of an engine with these settings states."""
     kind: Any = type(record)
     return {flag.setting.figure: str(getattr(record, flag.key)) for flag in settings_of(kind) if flag.setting.figure}
 
 
 def switched_on(record: SpecT) -> Iterator[tuple[str, SpecT]]:
-    """The record with each switch on that frees memory and is off, and what is said of it."""
+    """For each switch that frees memory and is off: its description, and the record with it on."""
     kind: Any = type(record)
     for flag in settings_of(kind):
         if flag.setting.costs and not getattr(record, flag.key):
@@ -139,7 +139,7 @@ def switched_on(record: SpecT) -> Iterator[tuple[str, SpecT]]:
 
 
 def flags(record: Spec, base: Spec) -> str:
-    """The flags that turn `base` into `record`, of the settings that move memory, quoted for a shell; switches last."""
+    """The flags of settings that move memory which turn `base` into `record`, quoted for a shell; switches last."""
     before, after = flat(base), flat(record)
     kind: Any = type(record)
     differ = [
@@ -154,5 +154,5 @@ def flags(record: Spec, base: Spec) -> str:
 
 
 def load_command(record: Spec, base: Spec, name: str) -> str:
-    """The whole command that loads `record`, where `name` is what `base` is loaded by: env/profiles' name or a file."""
+    """The whole command that loads `record`; `name` is the profile's name or file that loads `base`."""
     return f"loadcheck load {shlex.quote(name)} {flags(record, base)}".rstrip()

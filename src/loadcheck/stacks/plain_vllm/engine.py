@@ -9,7 +9,7 @@ from typing import Any
 
 from loadcheck.logs.events import Answered, Done, Loaded
 from loadcheck.plan import LoadPlan
-from loadcheck.specs.settings import handed_on
+from loadcheck.specs.settings import engine_arguments
 from loadcheck.stacks.engine_common import expectation, seconds_since
 from loadcheck.stacks.plain_vllm import PACKAGES
 from loadcheck.stacks.recorder import Recorder
@@ -58,7 +58,7 @@ def arguments(plan: LoadPlan, directory: Path) -> dict[str, Any]:
         "kv_cache_dtype": dtype_of(profile),
         "enable_chunked_prefill": SWITCH[profile.chunked_prefill],
         "enable_prefix_caching": profile.caches_prefixes,
-        **handed_on(profile),
+        **engine_arguments(profile),
     }
 
 

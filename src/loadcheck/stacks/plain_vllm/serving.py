@@ -14,7 +14,7 @@ from loadcheck.predict.case import Case
 from loadcheck.runs.secrets import TOKEN_VARIABLES
 from loadcheck.specs.files import changed
 from loadcheck.specs.model import find_model
-from loadcheck.specs.settings import handed_on
+from loadcheck.specs.settings import engine_arguments
 from loadcheck.stacks.plain_vllm import STACK
 from loadcheck.stacks.plain_vllm.gate import EXPIRES, GRACE, KEY, VERDICT
 from loadcheck.stacks.plain_vllm.prediction import activation_band, predict
@@ -66,7 +66,7 @@ def argv(served: Served) -> list[str]:
     ]  # fmt: skip
     if loader:
         words += ["--quantization", loader, "--load-format", loader]
-    for name, value in handed_on(profile).items():
+    for name, value in engine_arguments(profile).items():
         flag = "--" + name.replace("_", "-")
         words += [flag] if value is True else [flag, str(value)]
     words += ["--enable-prefix-caching"] if profile.caches_prefixes else []

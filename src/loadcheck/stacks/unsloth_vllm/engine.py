@@ -24,7 +24,7 @@ from loadcheck.errors import Problem, UnsupportedMachine
 from loadcheck.logs.events import Answered, AnsweredAfterTraining, Attached, Done, Imported, Loaded, Slots
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.profile import Adapters, Profile
-from loadcheck.specs.settings import handed_on
+from loadcheck.specs.settings import engine_arguments
 from loadcheck.stacks.engine_common import digest, seconds_since, trainable
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.unsloth_vllm import isolation, startup
@@ -228,7 +228,7 @@ def load_arguments(profile: Profile, directory: Path) -> dict[str, Any]:
         return arguments
     # Passed on to unsloth_zoo's load_vllm if it accepts them (unsloth/models/llama.py:1792-1795, unsloth_zoo/vllm_utils.py:794-814),
     # else to transformers.
-    arguments |= handed_on(profile)
+    arguments |= engine_arguments(profile)
     if profile.float8_kv_cache:
         arguments["float8_kv_cache"] = True
     if profile.prefix_caching != "default":
