@@ -14,7 +14,7 @@ from loadcheck.specs.trouble import Trouble, load_troubles
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "troubles.md"
 EXCERPT_TEST = "test_diagnosis.py::test_each_trouble_is_named_by_its_excerpt"
-STAGE_TEST = "test_diagnosis.py::test_out_of_memory_means_what_the_load_had_reached"
+STAGE_TEST = "test_diagnosis.py::test_out_of_memory_depends_on_the_stage"
 HEAD = """# Known troubles
 
 Made from `env/troubles.toml` by `scripts/troubles.py`; edit that file.

@@ -1,4 +1,4 @@
-"""Diagnosis of a failed load from its log alone: every known trouble by its own words, and none in a log that passes."""
+"""Diagnosis of a failed load from its log alone: each known trouble is found by its words, and none in a log that passes."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ OOM = (
     "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1002.00 MiB. GPU 0 has a total capacity of 14.74 GiB of which "
     "120.12 MiB is free. Process 4242 has 14.62 GiB memory in use."
 )
-# The words that the load had printed last when memory ran out: the same error means something else each time.
+# The last words before memory ran out: the same error means something else after each of them.
 OOM_AFTER = {
     "oom-weights": "Starting to load model",
     "oom-profile": "Loading model weights took",
@@ -32,7 +32,7 @@ OOM_AFTER = {
     "oom-after-load": "QKV layers",
 }
 BY_ID = {trouble.id: trouble for trouble in load_troubles()}
-NOT_FINISHED_BUT_FINE = {  # excerpts of loads whose end was not kept
+NOT_FINISHED_BUT_FINE = {  # excerpts whose end was not kept
     *("v1", "repeated", "ends after blocks", "notes"),
     "gh_vllm-17122_L40S_llama3.1-8b_V1.txt",
     "nb_2025-04-29_Meta_Synthetic_Data_Llama3.1_8B__0388.txt",
@@ -42,14 +42,14 @@ NOT_FINISHED_BUT_FINE = {  # excerpts of loads whose end was not kept
 
 
 def _diagnoses(log: Path) -> dict[str, Finding]:
-    """Trouble id -> its finding."""
+    """The findings by trouble id."""
     findings = judge(gather(log)).findings
     return {finding.trouble: finding for finding in findings if finding.trouble}
 
 
 @pytest.mark.parametrize("excerpt", EXCERPTS, ids=lambda path: path.stem)
 def test_each_trouble_is_named_by_its_excerpt(excerpt: Path):
-    """The words of a trouble give a failing finding with its cause, its fix, its references and its line."""
+    """A trouble's excerpt gives a failing finding with its cause, fix, references and line."""
     trouble = BY_ID[excerpt.stem.partition(".")[0]]
     finding = _diagnoses(excerpt)[trouble.id]
     assert (finding.check, finding.status) == (Check.SHAPE, Status.FAIL)
@@ -62,8 +62,8 @@ def test_each_trouble_is_named_by_its_excerpt(excerpt: Path):
 
 
 @pytest.mark.parametrize(("trouble_id", "last_words"), OOM_AFTER.items(), ids=OOM_AFTER)
-def test_out_of_memory_means_what_the_load_had_reached(trouble_id: str, last_words: str, t4_log: Path, tmp_path: Path):
-    """The same CUDA error is another trouble at each stage of the load, and only one of them."""
+def test_out_of_memory_depends_on_the_stage(trouble_id: str, last_words: str, t4_log: Path, tmp_path: Path):
+    """The same CUDA error is a different trouble at each stage of the load, and only one."""
     lines = t4_log.read_text().split("\n")
     last = max(number for number, line in enumerate(lines) if last_words in line)
     log = tmp_path / "load.log"
@@ -94,8 +94,8 @@ WORDS_OF_OOM = (
 @pytest.mark.parametrize("words", WORDS_OF_OOM)
 @pytest.mark.parametrize("frames", OOM_BELOW)
 @pytest.mark.parametrize("whole", [True, False])
-def test_the_frames_of_a_traceback_tell_the_stage(whole: bool, frames: str, words: str, t4_log: Path, tmp_path: Path):
-    """Whatever the error is called, after a whole load or alone: the innermost work that a frame names is the stage."""
+def test_a_tracebacks_frames_give_the_stage(whole: bool, frames: str, words: str, t4_log: Path, tmp_path: Path):
+    """Whatever the error is called, with the load before it or alone, the innermost work named by a frame is the stage."""
     log = tmp_path / "load.log"
     before = t4_log.read_text() + "\n" + TRAINER if whole else ""
     log.write_text(f"{before}Traceback (most recent call last):\n  {frames}\n{words}\n")
@@ -103,8 +103,8 @@ def test_the_frames_of_a_traceback_tell_the_stage(whole: bool, frames: str, word
 
 
 @pytest.mark.parametrize("words", WORDS_OF_OOM)
-def test_without_frames_it_is_what_was_reached_or_unknown(words: str, t4_log: Path, tmp_path: Path):
-    """After a trainer's banner it is training; where capture has begun without a bar, the graphs; alone it is unknown."""
+def test_without_frames_the_stage_reached_decides(words: str, t4_log: Path, tmp_path: Path):
+    """Without frames, an error after a trainer's banner is training's, after the capture line the graphs', and alone unknown."""
     log = tmp_path / "load.log"
     text = t4_log.read_text()
     captured = (
@@ -117,13 +117,13 @@ def test_without_frames_it_is_what_was_reached_or_unknown(words: str, t4_log: Pa
 
 
 def test_every_trouble_that_a_log_shows_has_an_excerpt():
-    """No entry of env/troubles.toml with words is without a test of them."""
+    """Each entry of env/troubles.toml with words has an excerpt."""
     shown = {path.stem.partition(".")[0] for path in EXCERPTS} | set(OOM_AFTER) | set(OOM_BELOW.values())
     assert {trouble.id for trouble in load_troubles() if trouble.says} == shown
 
 
-def test_no_excerpt_shows_a_trouble_that_its_words_do_not_name():
-    """Excerpts are told apart: only a retry's own error, a card in use and its empty cache come together."""
+def test_an_excerpt_shows_only_its_own_trouble():
+    """An excerpt shows only its own trouble, except for a retry's own error, and a card in use with its empty cache."""
     together = {
         excerpt.stem: set(_diagnoses(excerpt)) - {excerpt.stem.partition(".")[0]}
         for excerpt in EXCERPTS
@@ -134,21 +134,21 @@ def test_no_excerpt_shows_a_trouble_that_its_words_do_not_name():
 
 @pytest.mark.parametrize("log", sorted(RUNS.rglob("*.txt")), ids=lambda path: path.stem)
 def test_no_trouble_in_our_passing_runs(log: Path):
-    """The words of no trouble are in a log that passes."""
+    """A log that passes contains no trouble's words."""
     if judge(gather(log)).passed:
         assert sightings(parse_log(log)) == ()
 
 
 @pytest.mark.parametrize("name", with_public_logs([*SAMPLES], sorted(log.name for log in SHARED_LOGS.glob("*.txt"))))
 def test_no_trouble_in_a_log_that_completed(name: str, tmp_path: Path):
-    """Nor in any kind of log of a load that went well, whatever its stack."""
+    """A completed load contains no trouble's words, in any sample log."""
     parsed = parse_log(sample_log(name, tmp_path))
     if parsed.outcome.value == "completed" or name in NOT_FINISHED_BUT_FINE:
         assert sightings(parsed) == ()
 
 
-def test_an_unknown_failure_says_its_error_and_how_far_it_came(t4_log: Path, tmp_path: Path):
-    """What no entry knows still names the last error, its line and the stage that the load had reached."""
+def test_an_unknown_failure_names_error_and_stage(t4_log: Path, tmp_path: Path):
+    """An unknown failure names the last error, its line and the stage reached."""
     log = tmp_path / "load.log"
     head = t4_log.read_text().split("Memory profiling takes")[0]
     log.write_text(head + "\nOverflowError: something never seen\n")
@@ -158,43 +158,43 @@ def test_an_unknown_failure_says_its_error_and_how_far_it_came(t4_log: Path, tmp
     assert str(unknown[0].where) == f"load.log:{head.count(chr(10)) + 2}"
 
 
-def test_what_a_model_says_is_no_trouble(tmp_path: Path):
-    """An event of our own engine may quote anything."""
+def test_a_models_answer_is_no_trouble(tmp_path: Path):
+    """An answer in our engine's events may quote any trouble."""
     log = tmp_path / "load.log"
     log.write_text('loadcheck: {"event": "answer", "text": "No space left on device"}\nOverflowError: another\n')
     assert sightings(parse_log(log)) == ()
 
 
-def test_a_secret_in_an_error_is_not_said_again(tmp_path: Path):
-    """A diagnosis says what is known of the trouble, not the line, which may quote a token."""
+def test_a_diagnosis_quotes_no_secret(tmp_path: Path):
+    """A diagnosis describes the trouble and does not quote the line, which may hold a token."""
     log = tmp_path / "load.log"
     log.write_text("httpx.LocalProtocolError: Illegal header value b'Bearer hf_canary'\n")
     assert "canary" not in _diagnoses(log)["hub-token"].why
 
 
 def test_hostile_repetition_is_cheap(tmp_path: Path):
-    """The same error on 5,000 lines is looked at a few times only, and named once."""
+    """The same error on 5,000 lines is examined only a few times, and named once."""
     log = tmp_path / "load.log"
     log.write_text("CUDA out of memory.\n" * 5_000)
     assert [sighting.line for sighting in sightings(parse_log(log))] == [1]
 
 
 def test_stages_are_those_of_the_parser():
-    """A trouble's stages are spelled as the parser, and what tells them from a traceback, spell them."""
+    """A trouble's stages are spelled like the parser's, and like those found by a traceback."""
     known = {stage.name.lower() for stage in Stage} | {stage for stage, _ in FRAMES} | {"unknown"}
     assert all(set(trouble.stages) <= known for trouble in load_troubles())
 
 
 def test_every_named_test_exists():
-    """The tests that an entry names are there."""
+    """The tests that an entry names exist."""
     for trouble in load_troubles():
         for test in trouble.tests:
             file, _, name = test.partition("::")
             assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{trouble.id}: {test}"
 
 
-def test_every_trouble_is_shown_by_a_test_or_out_of_reach():
-    """An entry without words needs a test of its own, or says that it is out of reach."""
+def test_every_trouble_has_a_test_or_is_out_of_reach():
+    """An entry without words names a test, or says that it is out of reach."""
     assert [
         each.id for each in load_troubles() if not (each.says or each.tests or each.handling == "out of reach")
     ] == []
@@ -206,7 +206,7 @@ def test_every_trouble_is_shown_by_a_test_or_out_of_reach():
      ("abcd?e", "abc"), (r"\d+", "")],
 )  # fmt: skip
 def test_the_anchor_is_the_literal_beginning(pattern: str, anchor: str):
-    """What is looked for first ends before the first character that means something else in a pattern."""
+    """The searched literal ends before the pattern's first special character."""
     assert anchor_of(pattern) == anchor
 
 
@@ -224,7 +224,7 @@ def _entry(**changes: object) -> dict[str, object]:
 
 
 def test_entries_that_cannot_be_searched_for_are_refused():
-    """A pattern without a literal beginning, and an id that is there twice, are problems of the file."""
+    """A pattern without a literal beginning, and a duplicate id, are errors of the file."""
     with pytest.raises(BadInput, match="does not begin with literal text"):
         validate(Trouble, _entry(says=[r".*memory"]), "here")
     with pytest.raises(BadInput, match="x is there twice"):
@@ -232,6 +232,6 @@ def test_entries_that_cannot_be_searched_for_are_refused():
 
 
 def test_the_table_of_troubles_is_up_to_date():
-    """docs/troubles.md is what scripts/troubles.py makes of env/troubles.toml."""
+    """docs/troubles.md is what scripts/troubles.py generates from env/troubles.toml."""
     script = [sys.executable, str(ROOT / "scripts" / "troubles.py"), "--check"]
     assert subprocess.run(script, check=False).returncode == 0, "run scripts/troubles.py"

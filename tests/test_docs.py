@@ -1,4 +1,4 @@
-"""What the documents promise: links lead somewhere, commands exist, the code of the library page runs, translations keep step."""
+"""The documents: links and anchors lead somewhere, commands and files exist, the library page's code runs, translations match."""
 
 import re
 import runpy
@@ -23,7 +23,7 @@ def _blocks(path: Path) -> list[str]:
 
 
 def _shape(path: Path) -> list[str]:
-    """What a translation must share: the level of each heading, rows of tables, items of lists, code, and where links lead."""
+    """What a translation must share: heading levels, table rows, list items, code, and link targets."""
     text = path.read_text(encoding="utf-8")
     prose = _FENCE.sub("", text)
     marks = [match.group() for match in re.finditer(r"^(#+ |\| |- )", prose, re.MULTILINE)]
@@ -33,20 +33,20 @@ def _shape(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path):
-    """Every relative link of a document is a file of the repository."""
+    """Each relative link of a document leads to a file of the repository."""
     targets = _LINK.findall(document.read_text(encoding="utf-8"))
     assert [target for target in targets if not (document.parent / target).exists()] == []
 
 
 def _anchors(path: Path) -> set[str]:
-    """The anchors of a document's headings, as GitHub makes them: lower case, hyphens for spaces, no punctuation."""
+    """A document's anchors as GitHub makes them: lower case, hyphens for spaces, no punctuation."""
     headings = re.findall(r"^#+ (.*)$", _FENCE.sub("", path.read_text(encoding="utf-8")), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_anchors_are_headings(document: Path):
-    """Every anchor of a link is a heading of the document that it leads to."""
+    """The anchor of each link is a heading of the document that it leads to."""
     links = _ANCHOR.findall(document.read_text(encoding="utf-8"))
     targets = [(document.parent / target if target else document, anchor) for target, anchor in links]
     assert [anchor for target, anchor in targets if anchor not in _anchors(target)] == []
@@ -56,15 +56,15 @@ def test_anchors_are_headings(document: Path):
     "document", [path for path in DOCUMENTS if path.name not in HISTORY], ids=lambda path: path.name
 )
 def test_named_files_exist(document: Path):
-    """Every file of the repository that a document names exists; the log and the changelog name files of their day."""
+    """Each file of the repository that a document names exists, except in the log and the changelog, which may name files of their time."""
     named = [name for name in _PATH.findall(document.read_text(encoding="utf-8")) if not re.search("[A-Z]{4}", name)]
     missing = [name for name in named if not any([*ROOT.glob(name), *(ROOT / "src" / "loadcheck").glob(name)])]
     assert missing == []
 
 
 @pytest.mark.parametrize("translation", TRANSLATIONS, ids=lambda path: path.name)
-def test_translations_keep_step(translation: Path):
-    """A translated README has the same headings, rows, code and links, and the same numbers, as the English one."""
+def test_translations_match(translation: Path):
+    """A translated README has the same headings, rows, code, links and numbers as the English one."""
     english = ROOT / "README.md"
     assert _shape(translation) == _shape(english)
     numbers = re.compile(r"\d[\d.,]*\d|\d")
@@ -73,13 +73,13 @@ def test_translations_keep_step(translation: Path):
 
 
 def test_readme_is_short():
-    """README is read in a minute: at most 80 lines."""
+    """README has at most 80 lines."""
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 80
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_exist(document: Path):
-    """Every `make TARGET` and `loadcheck COMMAND` in a block of code is one."""
+    """Each `make TARGET` and `loadcheck COMMAND` in a code block exists."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     for block in _blocks(document):
@@ -88,8 +88,8 @@ def test_commands_exist(document: Path):
         assert set(commands) <= set(COMMANDS)
 
 
-def test_workflows_call_what_there_is():
-    """Each command of a workflow of ours is a target of make or a script of the repository."""
+def test_workflows_call_existing_commands():
+    """Each command of our workflows is a make target or a script of the repository."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for workflow in (ROOT / ".github" / "workflows").iterdir():
         for command in re.findall(r"- run: (.*)", workflow.read_text(encoding="utf-8")):
@@ -98,7 +98,7 @@ def test_workflows_call_what_there_is():
 
 
 def test_the_library_page_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """The code of docs/library.md runs as it stands, from the repository's folder."""
+    """The code of docs/library.md runs as written, from the repository's folder."""
     monkeypatch.chdir(ROOT)
     script = tmp_path / "library.py"
     script.write_text(_blocks(ROOT / "docs" / "library.md")[0], encoding="utf-8")
@@ -108,8 +108,8 @@ def test_the_library_page_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     assert moved.startswith("peak_device_gib ") and "training.steps 0 → 3" in moved
 
 
-def test_the_card_example_tells_what_fits(capsys: pytest.CaptureFixture[str]):
-    """examples/choose_card.py says of each card and length whether it fits; a T4 does not hold 16384 tokens."""
+def test_the_card_example_says_what_fits(capsys: pytest.CaptureFixture[str]):
+    """examples/choose_card.py says for each card and length whether it fits; a T4 does not hold 16384 tokens."""
     runpy.run_path(str(ROOT / "examples" / "choose_card.py"), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 15

@@ -1,4 +1,4 @@
-"""The doctor's checks over faked facts, how facts are read, and the command."""
+"""The doctor's checks on faked facts, how facts are read, and the command."""
 
 import base64
 import dataclasses
@@ -57,7 +57,7 @@ def _bad(report: Report) -> list[Finding]:
 
 
 def _only(report: Report) -> Finding:
-    """The one finding that is not as it should be."""
+    """The only finding that is not OK."""
     assert len(_bad(report)) == 1, _bad(report)
     return _bad(report)[0]
 
@@ -78,7 +78,7 @@ def _local(folder: Path, quantized: bool, **overrides: Any) -> LoadPlan:
 
 
 def test_a_good_machine_is_fine():
-    """Nothing to fix, on a GPU and on the CPU: every check says so, and the exit code is 0."""
+    """On a good machine, with a GPU or without, every check passes and the exit code is 0."""
     for plan in (GPU_PLAN, CPU_PLAN):
         report = _examine(plan)
         assert (report.outcome, report.exit_code, _bad(report)) == ("fine", EXIT_PASS, [])
@@ -88,14 +88,14 @@ def test_a_good_machine_is_fine():
     }  # fmt: skip
 
 
-def test_what_versions_are_counted_is_said():
-    """The doctor looks at the main packages alone, and names the command that looks at all."""
+def test_the_checked_packages_are_named():
+    """The doctor checks only the main packages, and names the command that checks all."""
     said = next(finding.what for finding in _examine().findings if finding.check == "versions")
     assert said == "14 of the stack's main packages are as pinned; `loadcheck manifest` looks at all"
 
 
 def test_a_machine_without_a_gpu_is_fine_for_the_cpu():
-    """The CPU profile asks for no GPU, driver, compiler or shared memory."""
+    """The CPU profile needs no GPU, driver, compiler or shared memory."""
     bare = {"gpu": None, "driver": None, "compiler": None, "libcuda_dirs": (), "shm_bytes": None, "platform": "aarch64"}
     assert _examine(CPU_PLAN, **bare).outcome == "fine"
 
@@ -110,8 +110,8 @@ def test_a_machine_without_a_gpu_is_fine_for_the_cpu():
         ({}, "lists no device", "dmesg"),
     ],
 )
-def test_each_way_of_having_no_gpu_has_its_own_remedy(changes: dict[str, Any], what: str, remedy: str):
-    """No driver, a container without its GPU, no library, a GPU that is hidden, and a driver without a device differ."""
+def test_each_reason_for_no_gpu_has_its_own_remedy(changes: dict[str, Any], what: str, remedy: str):
+    """No driver, a container without its GPU, a missing library, a hidden GPU and a driver without a device get different remedies."""
     report = _examine(gpu=None, **changes)
     finding = next(finding for finding in report.findings if finding.check == "gpu")
     assert what in finding.what and remedy in finding.remedy and "smollm2-135m-cpu" in finding.remedy
@@ -130,7 +130,7 @@ def test_each_way_of_having_no_gpu_has_its_own_remedy(changes: dict[str, Any], w
     ],
 )
 def test_drivers(version: str, level: Level, says: str):
-    """From 525.60.13 on a driver runs CUDA 12.4, by minor-version compatibility below 550.54.14."""
+    """Drivers from 525.60.13 run CUDA 12.4, below 550.54.14 by minor-version compatibility."""
     finding = next(each for each in _examine(driver=Driver(version, True, ())).findings if each.check == "driver")
     assert finding.level is level and says in f"{finding.what} {finding.why}"
     assert finding.cannot is (level is Level.PROBLEM)
@@ -149,7 +149,7 @@ def test_drivers(version: str, level: Level, says: str):
     ],
 )
 def test_compute_capabilities(capability: str, level: Level, says: str):
-    """7.0 to 9.0 is in reach, and decides between float16 and bfloat16."""
+    """Compute capabilities 7.0 to 9.0 are supported; the capability decides between float16 and bfloat16."""
     report = _examine(gpu=dataclasses.replace(T4, name="A card", compute_capability=capability))
     finding = next(each for each in report.findings if each.check == "capability")
     assert finding.level is level and says in finding.what
@@ -157,15 +157,15 @@ def test_compute_capabilities(capability: str, level: Level, says: str):
 
 
 @pytest.mark.parametrize(("capability", "times"), [("7.0", 1), ("7.5", 0), ("8.0", 0)])
-def test_volta_is_warned_of_once(capability: str, times: int):
-    """Prefix caching aborts there: a warning of the capability, and not of the memory as well."""
+def test_volta_gets_one_warning(capability: str, times: int):
+    """Prefix caching aborts on Volta: one warning about the capability, and none about memory."""
     report = _examine(gpu=dataclasses.replace(T4, name="A card", compute_capability=capability))
     found = [each for each in report.findings if "Volta" in each.what]
     assert [(each.check, each.level) for each in found] == [("capability", Level.WARNING)] * times
 
 
 def test_processes_on_the_gpu_are_named():
-    """Who uses the GPU is a warning with names; memory in use by nobody that is visible is one too."""
+    """Processes on the GPU are a warning with their names; so is memory in use without a visible process."""
     processes = (GpuProcess(4242, "python3", 3 * GIB), GpuProcess(7, None, None))
     finding = _only(_examine(driver=Driver("550.54.15", True, processes)))
     assert finding.what == (
@@ -177,7 +177,7 @@ def test_processes_on_the_gpu_are_named():
 
 
 def test_memory_is_compared_with_the_prediction():
-    """What the prediction says will not fit is a problem, in its words and with its remedy."""
+    """A predicted lack of memory is a problem, with the prediction's words and remedy."""
     little = dataclasses.replace(T4, total_bytes=8 * GIB, free_bytes=8 * GIB - 100 * MIB)
     report = _examine(gpu=little)
     problems = [finding for finding in report.problems if finding.check == "memory"]
@@ -186,7 +186,7 @@ def test_memory_is_compared_with_the_prediction():
 
 
 def test_a_full_batch_that_would_not_fit_is_a_warning():
-    """The load fits, and what it is for would not: said before it starts, and no reason to refuse it."""
+    """If the load fits but a full batch would not, that is a warning before the start, and no reason to refuse."""
     report = _examine(make_plan(load_profile("llama31-8b-instruct-4bit", {"gpu_memory_utilization": 0.97})))
     finding = next(each for each in _bad(report) if "requests at once" in each.what)
     assert (finding.check, finding.level, report.exit_code) == ("memory", Level.WARNING, EXIT_PASS)
@@ -194,7 +194,7 @@ def test_a_full_batch_that_would_not_fit_is_a_warning():
 
 @pytest.mark.parametrize("changes", [{"max_seq_length": 128}, {"gpu_memory_utilization": 0.2}])
 def test_a_load_without_vllm_is_not_refused_for_vllms_reasons(changes: dict[str, Any]):
-    """What vLLM would lack is no matter where there is no vLLM."""
+    """Without vLLM, what vLLM would lack is no problem."""
     name = "llama31-8b-instruct-4bit"
     with_vllm = make_plan(load_profile(name, changes))
     assert any(finding.check == "memory" for finding in _bad(_examine(with_vllm)))
@@ -202,8 +202,8 @@ def test_a_load_without_vllm_is_not_refused_for_vllms_reasons(changes: dict[str,
     assert not _bad(_examine(without))
 
 
-def test_an_edge_of_the_ladder_is_a_warning():
-    """A card whose free memory stands on a step of unsloth's ladder gives two figures on two days."""
+def test_free_memory_near_a_step_of_sequences_is_a_warning():
+    """Free memory close to a step of unsloth's table of sequences is a warning: the figures may differ from day to day."""
     h100 = GpuDevice("NVIDIA H100 80GB HBM3", "9.0", 85_017_493_504, 84_465_090_560, "13.0")
     finding = _only(_examine(gpu=h100, ram_available_bytes=100 * GIB, ram_total_bytes=125 * GIB))
     assert (finding.check, finding.level) == ("memory", Level.WARNING)
@@ -223,14 +223,14 @@ def test_an_edge_of_the_ladder_is_a_warning():
     ],
 )
 def test_visible_devices(value: str, says: str):
-    """Every form of CUDA_VISIBLE_DEVICES but none and 0 is a problem, each with its own reason."""
+    """Any CUDA_VISIBLE_DEVICES except unset and 0 is a problem, each form with its own reason."""
     finding = _only(_examine(variables={"CUDA_VISIBLE_DEVICES": value}))
     assert (finding.check, finding.level) == ("visible-devices", Level.PROBLEM)
     assert says in finding.what and "--gpus" in finding.remedy
 
 
-def test_the_first_device_is_no_problem():
-    """CUDA_VISIBLE_DEVICES=0 is what unsloth sets itself."""
+def test_the_first_device_is_accepted():
+    """CUDA_VISIBLE_DEVICES=0 is accepted, as unsloth sets it itself."""
     assert _examine(variables={"CUDA_VISIBLE_DEVICES": "0"}).outcome == "fine"
 
 
@@ -239,21 +239,21 @@ def test_the_first_device_is_no_problem():
     ["VLLM_USE_V1", "UNSLOTH_USE_MODELSCOPE", "UNSLOTH_VLLM_STANDBY", "BNB_CUDA_VERSION", "PYTORCH_CUDA_ALLOC_CONF"],
 )
 def test_variables_that_change_a_load(name: str):
-    """A variable that would change the load is a warning by its name."""
+    """A variable that would change the load is a warning with its name."""
     finding = _only(_examine(variables={name: "1"}))
     assert (finding.level, finding.what) == (Level.WARNING, f"{name} is set")
     assert finding.remedy and finding.references
 
 
 def test_memory_of_the_host():
-    """Too little memory is a warning; a swap space over 70 % of it is what vLLM refuses."""
+    """Too little memory is a warning; a swap space above 70 % of it is refused by vLLM."""
     assert _only(_examine(CPU_PLAN, ram_available_bytes=MIB)).check == "ram"
     finding = _only(_examine(ram_total_bytes=2 * GIB))
     assert finding.cannot and "over 70 %" in finding.what
 
 
 def test_disk():
-    """A disk that the weights do not fit on is a problem, unless they are there already or come from elsewhere."""
+    """A disk too small for the weights is a problem, unless they are already there or come from elsewhere."""
     report = _examine(disk_free_bytes=5 * GIB)
     assert _only(report).check == "disk" and report.exit_code == EXIT_MACHINE
     assert _examine(disk_free_bytes=5 * GIB, has_weights=True).outcome == "fine"
@@ -262,7 +262,7 @@ def test_disk():
 
 
 def test_shared_memory():
-    """The 64 MiB that Docker gives are a warning, and so is no /dev/shm at all."""
+    """Docker's default of 64 MiB is a warning, and so is a missing /dev/shm."""
     assert "64.0 MiB" in _only(_examine(shm_bytes=64 * MIB)).what
     assert "is not there" in _only(_examine(shm_bytes=None)).what
 
@@ -289,7 +289,7 @@ def test_what_triton_compiles_with(changes: dict[str, Any], check: str, says: st
     [("/usr/local/cuda/lib64/stubs", "LD_LIBRARY_PATH"), ("/usr/local/cuda-12.4/compat", "update the host's driver")],
 )
 def test_another_libcuda_than_the_drivers_is_named(found: str, says: str):
-    """A stub, or the toolkit's compatibility library, that is found before the driver's own is a problem; after it, it is none."""
+    """A stub, or the toolkit's compatibility library, found before the driver's libcuda is a problem; after it, it is not."""
     own = "/usr/lib/x86_64-linux-gnu"
     finding = _only(_examine(libcuda_dirs=(found, own)))
     assert finding.check == "libcuda" and found in finding.what and says in finding.remedy
@@ -297,13 +297,13 @@ def test_another_libcuda_than_the_drivers_is_named(found: str, says: str):
 
 
 def test_libstdcxx_must_be_new_enough():
-    """A libstdc++ without the symbols that bitsandbytes needs is a problem; equal ones are enough."""
+    """A libstdc++ without the symbols that bitsandbytes needs is a problem; exactly these are enough."""
     assert "has up to GLIBCXX_3.4.21" in _only(_examine(glibcxx_found=(3, 4, 21))).what
     assert _examine(glibcxx_found=(3, 4, 22)).outcome == "fine"
 
 
-def test_drift_is_named():
-    """A package of another version, and one that is missing, are problems with the pin and its reason."""
+def test_version_drift_is_a_problem():
+    """A package with another version, or a missing one, is a problem with the pin and its reason."""
     installed = {name: version for name, version in GOOD.installed.items() if name != "setuptools"} | {"trl": "0.15.0"}
     trl, setuptools = _bad(_examine(installed=installed))
     assert trl.what == "trl 0.14.0 is pinned, and 0.15.0 is installed" and "0.15.0 breaks" in trl.why
@@ -312,7 +312,7 @@ def test_drift_is_named():
 
 
 def test_an_environment_without_the_stack_is_fine():
-    """Before `make load` there is nothing to compare; that is said, and is neither problem nor warning."""
+    """Before `make load` no stack is installed: that is reported, but neither as a problem nor as a warning."""
     report = _examine(installed={})
     assert report.outcome == "fine"
     assert [each.what for each in report.findings if each.check == "versions"] == [
@@ -325,17 +325,17 @@ def test_an_environment_without_the_stack_is_fine():
     [
         (GPU_PLAN, {}, 7 * GIB, 50 * GIB, "cannot"),
         (GPU_PLAN, {}, 8 * GIB, 50 * GIB, "fine"),
-        (GPU_PLAN, {}, 12 * GIB, 12 * GIB, "cannot"),  # one disk: the weights take 5.3 GiB of it too
+        (GPU_PLAN, {}, 12 * GIB, 12 * GIB, "cannot"),  # on one disk, where the weights take another 5.3 GiB
         (GPU_PLAN, {}, 13 * GIB, 13 * GIB, "fine"),
         (CPU_PLAN, {}, 5 * GIB, 50 * GIB, "cannot"),
         (GPU_PLAN, GOOD.installed, 0, 50 * GIB, "fine"),
         (GPU_PLAN, {}, None, 50 * GIB, "fine"),
     ],
 )
-def test_the_disk_of_the_stack(
+def test_the_disk_must_hold_the_stack(
     plan: LoadPlan, installed: dict[str, str], free_bytes: int | None, weights_free_bytes: int, outcome: str
 ):
-    """Before it is installed it must have a place, with the weights where they share a disk; afterwards it has one."""
+    """The disk must have room for the stack before it is installed, and for the weights if they share the disk."""
     report = _examine(plan, installed=installed, environment_free_bytes=free_bytes, disk_free_bytes=weights_free_bytes)
     assert report.outcome == outcome
 
@@ -344,8 +344,8 @@ def test_the_disk_of_the_stack(
     ("made", "is_named"),
     [("torch/__init__.py", True), ("numpy.py", True), ("google/protobuf/a.py", True), ("torchx/__init__.py", False)],
 )
-def test_python_path_that_shadows_a_pin(made: str, is_named: bool, tmp_path: Path):
-    """A folder or a module under a pinned package's name is named, and is a warning; anything else in PYTHONPATH is none."""
+def test_python_path_that_shadows_a_pinned_package(made: str, is_named: bool, tmp_path: Path):
+    """A folder or module in PYTHONPATH with the name of a pinned package is a warning with its name; anything else is not."""
     (tmp_path / made).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / made).touch()
     found = facts._shadowed(os.pathsep.join(("/nowhere", str(tmp_path))))
@@ -354,7 +354,7 @@ def test_python_path_that_shadows_a_pin(made: str, is_named: bool, tmp_path: Pat
 
 
 def test_no_python_path_shadows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """None is not this folder; an empty entry is."""
+    """An unset PYTHONPATH is not the current folder; an empty entry in it is."""
     (tmp_path / "torch").mkdir()
     monkeypatch.chdir(tmp_path)
     assert facts._shadowed("") == ()
@@ -362,7 +362,7 @@ def test_no_python_path_shadows_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_edited_files_are_named():
-    """A file that is not as in its wheel is a problem; unsloth's own edit is named and none."""
+    """A file that differs from its wheel is a problem; unsloth's own edit is named, but is none."""
     own = ChangedFile("xformers/ops/fmha/cutlass.py", "changed", "unsloth's own edit")
     odd = tuple(ChangedFile(f"vllm/{number}.py", "changed", None) for number in range(7))
     finding = _only(_examine(changed_files=(own, *odd)))
@@ -372,7 +372,7 @@ def test_edited_files_are_named():
 
 
 def test_xformers_before_unsloths_edit_is_said():
-    """Where the edit is still to come, its reason is named."""
+    """If unsloth has not edited xformers yet, the reason is given."""
     finding = next(each for each in _examine(has_edited_xformers=False).findings if each.check == "xformers-edit")
     assert finding.level is Level.OK and "on its first import" in finding.what
 
@@ -400,12 +400,12 @@ def _jwt(expires_s: float) -> str:
     ],
 )
 def test_token_forms(token: str, form: str):
-    """A token's form and date are told from its letters alone, without a network."""
+    """A token's form and date are read from its text alone, without a network."""
     assert token_form(token, NOW_S) == form
 
 
 def test_tokens():
-    """A bad token is a problem where the hub is asked, an empty one a warning, and none is as it should be."""
+    """A bad token is a problem if the hub is needed, an empty one a warning, and none is fine."""
     finding = _only(_examine(tokens=(Token("HF_TOKEN", "expired"),)))
     assert finding.level is Level.PROBLEM and finding.what == "HF_TOKEN is expired"
     assert _only(_examine(tokens=(Token("HF_TOKEN", "empty"),))).level is Level.WARNING
@@ -414,7 +414,7 @@ def test_tokens():
 
 
 def test_offline_without_weights_is_a_problem():
-    """HF_HUB_OFFLINE is fine once the weights are there."""
+    """HF_HUB_OFFLINE is accepted once the weights are there."""
     assert _only(_examine(variables={"HF_HUB_OFFLINE": "1"})).check == "offline"
     assert _examine(variables={"HF_HUB_OFFLINE": "1"}, has_weights=True).outcome == "fine"
     assert _examine(variables={"HF_HUB_OFFLINE": "0"}).outcome == "fine"
@@ -432,21 +432,23 @@ def test_offline_without_weights_is_a_problem():
         ("tiny", False, {"fast_inference": False}, None),
     ],
 )
-def test_names_of_local_directories(name: str, quantized: bool, overrides: Any, says: str | None, tmp_path: Path):
-    """Under vLLM unsloth goes by the end of a directory's name; where that and config.json differ, the load fails or is silently in 16 bits."""
+def test_the_name_of_a_local_directory_must_match_its_config(
+    name: str, quantized: bool, overrides: Any, says: str | None, tmp_path: Path
+):
+    """Under vLLM unsloth goes by the end of a directory's name. If config.json disagrees, the load fails or is silently in 16 bits."""
     report = _examine(_local(tmp_path / name, quantized, **overrides))
     found = [finding for finding in _bad(report) if finding.check == "model-name"]
     assert [says in finding.what for finding in found if says] == ([True] if says else [])
     assert bool(found) is bool(says)
 
 
-def test_a_machine_that_cannot_outweighs_other_problems():
-    """Exit code 3 where the machine lacks something, whatever else there is to fix."""
+def test_a_machine_that_cannot_load_exits_3():
+    """If the machine lacks something the exit code is 3, whatever else must be fixed."""
     assert _examine(gpu=None, compiler=None).exit_code == EXIT_MACHINE
 
 
 def test_every_finding_that_is_not_ok_says_why_and_how_to_fix_it():
-    """On the worst of machines each finding has a reason and a remedy."""
+    """On the worst machine each finding has a reason and a remedy."""
     worst = Machine(
         platform="riscv64", variables={"CUDA_VISIBLE_DEVICES": "1"}, tokens=(Token("HF_TOKEN", "malformed"),)
     )
@@ -459,7 +461,7 @@ def test_every_finding_that_is_not_ok_says_why_and_how_to_fix_it():
 
 
 def _distribution(site: Path) -> Distribution:
-    """An installed package of four files: one as in its wheel, one edited, one of another size, one missing."""
+    """An installed package of four files: one unchanged, one edited, one with another size, one missing."""
     info = site / "odd-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 1.0\n")
@@ -478,7 +480,7 @@ def _distribution(site: Path) -> Distribution:
 
 
 def test_files_are_compared_with_their_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """An edit, another size and a missing file are found; what RECORD has no hash of is passed over."""
+    """An edited file, another size and a missing file are found; files without a hash in RECORD are skipped."""
     distribution = _distribution(tmp_path / "site")
     monkeypatch.setattr(facts, "distributions", lambda: [distribution])
     assert facts._changed_files() == (
@@ -489,7 +491,7 @@ def test_files_are_compared_with_their_record(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_token_never_leaves_the_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Facts hold a token's place and form, and nothing of itself; the variable comes before the file."""
+    """The facts hold where a token is and its form, and nothing of its text; the variable takes precedence over the file."""
     canary = "hf_" + "canary" * 6
     (tmp_path / "token").write_text(canary + "\n")
     monkeypatch.setenv("HF_TOKEN", canary)
@@ -506,7 +508,7 @@ class _NvmlError(Exception):
 
 
 def _nvml_processes(handle: str) -> list[SimpleNamespace]:
-    """This very process, and one that is not of this container."""
+    """This process, and one outside this container."""
     if handle == "lost":
         raise _NvmlError
     return [SimpleNamespace(pid=os.getpid(), usedGpuMemory=GIB), SimpleNamespace(pid=2**31 - 1, usedGpuMemory=None)]
@@ -520,8 +522,8 @@ NVML = SimpleNamespace(
 
 
 @pytest.mark.parametrize("handle", ["first", "lost"])
-def test_the_driver_by_nvml(handle: str, monkeypatch: pytest.MonkeyPatch):
-    """NVML gives the version and the processes; a GPU that is lost has none that could be asked for."""
+def test_the_driver_is_read_from_nvml(handle: str, monkeypatch: pytest.MonkeyPatch):
+    """NVML gives the version and the processes; for a lost GPU there are no processes."""
     monkeypatch.setattr(device, "_nvml", lambda: (NVML, handle))
     driver = device.read_driver()
     assert driver is not None and driver.version == "580.159.04"
@@ -540,10 +542,10 @@ def test_the_driver_by_nvml(handle: str, monkeypatch: pytest.MonkeyPatch):
         (None, None),
     ],
 )
-def test_the_driver_by_the_kernel(
+def test_the_driver_is_read_from_the_kernel(
     text: str | None, version: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """In a container that was given no GPU, the host's driver still shows in /proc."""
+    """In a container without a GPU, /proc still shows the host's driver."""
     if text:
         (tmp_path / "version").write_text(text)
     monkeypatch.setattr(device, "_nvml", lambda: (None, None))
@@ -552,8 +554,8 @@ def test_the_driver_by_the_kernel(
     assert device.read_driver() == (Driver(version, False, None) if version else None)
 
 
-def test_triton_looks_where_its_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """TRITON_LIBCUDA_PATH is taken alone, and the link is looked for in it."""
+def test_triton_searches_the_folder_of_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """If TRITON_LIBCUDA_PATH is set, only that folder is searched for the link."""
     monkeypatch.setenv("TRITON_LIBCUDA_PATH", str(tmp_path))
     assert facts._libcuda_dirs() == (str(tmp_path),)
     (tmp_path / "libcuda.so").touch()
@@ -562,7 +564,7 @@ def test_triton_looks_where_its_variable_says(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize(("answer", "found"), [("libcuda.so", False), ("/usr/lib/libcuda.so", True)])
 def test_the_compiler_is_asked_for_the_link(answer: str, found: bool, tmp_path: Path):
-    """Where Triton's directories have no link, the compiler says whether it finds one; the bare name means none."""
+    """If Triton's directories have no link, the compiler is asked; an answer of the bare name means none."""
     compiler = tmp_path / "cc"
     compiler.write_text(f"#!/bin/sh\necho {answer}\n")
     compiler.chmod(0o755)
@@ -570,21 +572,21 @@ def test_the_compiler_is_asked_for_the_link(answer: str, found: bool, tmp_path: 
     assert not facts._has_libcuda_link((), str(tmp_path / "no-compiler"))
 
 
-def test_the_newest_symbol_is_the_newest_number(tmp_path: Path):
-    """3.4.9 is older than 3.4.30, though not as text."""
+def test_symbol_versions_are_compared_as_numbers(tmp_path: Path):
+    """3.4.9 is older than 3.4.30, although not as text."""
     library = tmp_path / "lib.so"
     library.write_bytes(b"\0GLIBCXX_3.4.9\0GLIBCXX_3.4.30\0GLIBCXX_3.4\0GLIBCXX_DEBUG\0")
     assert facts._newest_symbol(library) == (3, 4, 30)
     assert facts._newest_symbol(tmp_path / "none.so") is None
 
 
-def test_a_folder_that_is_not_there_yet_has_a_disk(tmp_path: Path):
-    """The disk is that of the nearest folder that exists."""
+def test_a_missing_folder_is_on_its_parents_disk(tmp_path: Path):
+    """A folder that does not exist yet is on the disk of its nearest existing parent."""
     assert facts._disk_free_bytes(tmp_path / "not" / "yet") > 0
 
 
 def test_weights_in_the_cache_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Weights under their final name count as there, for each of their sources."""
+    """Weights in the cache under their final name count as present, from each of their sources."""
     monkeypatch.setenv("LOADCHECK_CACHE", str(tmp_path))
     synthetic = make_plan(load_profile("llama31-8b-instruct-4bit", {"weights": "synthetic"}))
     folders = {
@@ -609,7 +611,7 @@ def test_weights_in_the_cache_are_found(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_command(
     machine: Machine, outcome: str, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    """--json puts one document on stdout and nothing on stderr; the exit code says what it comes to."""
+    """--json prints one document on stdout and nothing on stderr; the exit code is the result."""
     monkeypatch.setattr("loadcheck.doctor.read_machine", lambda plan, gpu: machine)
     assert cli.run(["doctor", "--profile", "llama31-8b-instruct-4bit", "--json"]) == code
     captured = capsys.readouterr()
@@ -621,8 +623,8 @@ def test_the_command(
     assert captured.err == ""
 
 
-def test_what_is_shown_cannot_style_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Markup in a fact is shown as it is."""
+def test_markup_in_a_fact_is_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Markup in a fact is shown literally."""
     odd = dataclasses.replace(GOOD, compiler="/usr/bin/[bold]gcc[/bold]")
     monkeypatch.setattr("loadcheck.doctor.read_machine", lambda plan, gpu: odd)
     cli.run(["doctor", "--profile", "llama31-8b-instruct-4bit"])
@@ -631,7 +633,7 @@ def test_what_is_shown_cannot_style_the_terminal(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize(("checkpointing", "warns"), [("unsloth", True), (True, False), (False, False)])
 def test_wsl2_has_little_pinned_memory(checkpointing: str | bool, warns: bool):
-    """On WSL2 a profile whose training moves activations to pinned memory is warned of, with the remedy; elsewhere it is not."""
+    """On WSL2 a profile whose training moves activations to pinned memory gets a warning with the remedy; elsewhere not."""
     plan = make_plan(load_profile("llama31-8b-instruct-4bit", {"adapters.use_gradient_checkpointing": checkpointing}))
     found = _bad(_examine(plan, is_wsl=True))
     assert [finding.check for finding in found] == ["pinned-memory"] * warns
@@ -643,6 +645,6 @@ def test_wsl2_has_little_pinned_memory(checkpointing: str | bool, warns: bool):
     ("release", "wsl"),
     [("5.15.167.4-microsoft-standard-WSL2", True), ("4.4.0-19041-Microsoft", True), ("6.8.0-45-generic", False)],
 )
-def test_wsl_is_known_by_its_kernel(release: str, wsl: bool):
-    """The kernel's release names it."""
+def test_wsl_is_recognized_by_its_kernel(release: str, wsl: bool):
+    """WSL is recognized by the kernel's release."""
     assert facts.is_wsl(release) is wsl

@@ -1,4 +1,4 @@
-"""Dynamic quants: which layers are in 16 bits, what that moves, and for which names they are loaded."""
+"""Dynamic quants: which layers are in 16 bits, what that changes, and for which names they are loaded."""
 
 import json
 from pathlib import Path
@@ -42,15 +42,15 @@ def _config(model: str, *kept: str) -> ModelConfig:
         ("qwen2.5-3b-instruct", ["layers.2.mlp", "layers.3.mlp", "layers.30.mlp"], 2.2160),
     ],
 )
-def test_weights_are_those_that_public_logs_print(model: str, kept: list[str], printed_gib: float):
-    """To the printed digit: the notebooks of 2025-03-07 and 2025-02-06, whose modules in 16 bits are the model's known ones."""
+def test_weights_equal_those_in_public_logs(model: str, kept: list[str], printed_gib: float):
+    """Weights equal those in public logs to the printed digit: the notebooks of 2025-03-07 and 2025-02-06, with the model's known 16-bit modules."""
     config = _config(model, *kept)
     assert round(to_gib(weights(config).num_bytes), 4) == printed_gib
     assert resolve_model(f"unsloth/{model}-unsloth-bnb-4bit", True)[1] == config
 
 
-def test_a_model_whose_modules_are_all_in_16_bits_has_the_weights_of_one_that_is_not_quantized():
-    """The two ways to the same tensors."""
+def test_a_model_with_all_modules_in_16_bits_weighs_as_unquantized():
+    """A model with all modules kept in 16 bits has the same weights as one that is not quantized."""
     kept = [f"layers.{layer}" for layer in range(32)]
     config = _config("llama-3.1-8b-instruct", *kept)
     plain = changed(config, {"quantization": "16bit", "kept_modules": ()})
@@ -58,8 +58,8 @@ def test_a_model_whose_modules_are_all_in_16_bits_has_the_weights_of_one_that_is
     assert graph_nodes(config, 32) == graph_nodes(plain, 32)
 
 
-def test_what_is_merged_is_kept_whole():
-    """A block keeps both of its linears, a single name one; `layers.1` does not match layer 11."""
+def test_merged_linears_are_kept_together():
+    """Keeping a block keeps both of its linears; keeping a single name keeps one. `layers.1` does not match layer 11."""
     kinds = kinds_of_layers(_config("llama-3.1-8b-instruct", "layers.1", "layers.2.mlp", "layers.3.self_attn.o_proj"))
     every = {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
     assert kinds == {
@@ -71,7 +71,7 @@ def test_what_is_merged_is_kept_whole():
 
 
 def test_the_widest_layer_decides_the_forward_peak():
-    """One layer in 16 bits leaves the peak where it was; only with all of them is nothing dequantized."""
+    """One layer in 16 bits does not change the peak; only with all of them is nothing dequantized."""
     plain, one = _config("llama-3.1-8b-instruct"), _config("llama-3.1-8b-instruct", "layers.1.mlp")
     every = _config("llama-3.1-8b-instruct", *(f"layers.{layer}" for layer in range(32)))
     assert forward_peak(one, 512, 7.5).num_bytes == forward_peak(plain, 512, 7.5).num_bytes
@@ -87,7 +87,7 @@ def test_the_widest_layer_decides_the_forward_peak():
         ((), True),
     ],
 )
-def test_what_unsloth_has_vllm_load(skipped: tuple[str, ...], supported: bool):
+def test_which_kept_modules_are_supported(skipped: tuple[str, ...], supported: bool):
     """A single linear without its block is not supported (unsloth_zoo/vllm_utils.py:346-376)."""
     assert is_supported(skipped) is supported
 
@@ -103,7 +103,7 @@ def test_what_unsloth_has_vllm_load(skipped: tuple[str, ...], supported: bool):
     ],
 )
 def test_the_checkpoint_that_unsloth_loads_for_a_name(name: str, in_4bit: bool, loaded: str):
-    """By its own table, in any case."""
+    """unsloth maps a name to a checkpoint by its own table, ignoring case."""
     assert loaded_for(name, in_4bit).lower() == loaded_for(name.upper(), in_4bit).lower() == loaded.lower()
 
 
@@ -120,22 +120,22 @@ def test_the_checkpoint_that_unsloth_loads_for_a_name(name: str, in_4bit: bool, 
         ("llama-3.2-3b-instruct", "llama-3.2-3b-instruct", ""),
     ],
 )
-def test_a_name_is_predicted_as_what_is_loaded_for_it(name: str, shown: str, note: str):
-    """And it is said; a name of env/models is the plain checkpoint, which is what a load of ours takes."""
+def test_a_name_is_predicted_as_the_loaded_checkpoint(name: str, shown: str, note: str):
+    """A name is predicted as the checkpoint loaded for it, with a note; a name in env/models is the plain checkpoint, as in our own loads."""
     found = resolve(changed(PROFILE, {"model": name}))
     assert found.name == shown
     assert note in "".join(found.notes) and bool(note) == bool(found.notes)
 
 
-def test_predict_names_the_checkpoint_that_is_really_loaded(capsys: pytest.CaptureFixture[str]):
-    """In the JSON document too."""
+def test_predict_names_the_loaded_checkpoint(capsys: pytest.CaptureFixture[str]):
+    """predict names the checkpoint that is loaded, also in the JSON document."""
     assert cli.run(["predict", "--gpu", "T4", "--model", "unsloth/Llama-3.2-3B-Instruct-bnb-4bit", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert "unsloth/llama-3.2-3b-instruct-unsloth-bnb-4bit" in said["notes"][0]
 
 
 def test_a_config_without_quantization_is_loaded_in_16_bits(tmp_path: Path):
-    """load_in_4bit quantizes nothing under vLLM, and predict says so."""
+    """Under vLLM load_in_4bit quantizes nothing, and predict says so."""
     data = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
             "vocab_size": 512, "max_position_embeddings": 4096}  # fmt: skip
     path = tmp_path / "config.json"
@@ -146,7 +146,7 @@ def test_a_config_without_quantization_is_loaded_in_16_bits(tmp_path: Path):
 
 
 def test_a_config_that_keeps_a_part_of_a_merged_linear_is_refused(tmp_path: Path):
-    """vLLM merges gate and up: it cannot keep one of them."""
+    """vLLM merges gate and up, so a config that keeps only one of them is refused."""
     data = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
             "vocab_size": 512, "max_position_embeddings": 4096,
             "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4",
@@ -161,7 +161,7 @@ def test_a_config_that_keeps_a_part_of_a_merged_linear_is_refused(tmp_path: Path
 
 
 def _log(tmp_path: Path, t4_log: Path, skipped: str = f"{SKIPPED}, 'model.layers.1.mlp'") -> Path:
-    """The reference log as it would be of the dynamic quant: what follows from its weights is changed with them."""
+    """The reference log as a dynamic quant would print it, with the figures that follow from its weights."""
     config = _config("llama-3.1-8b-instruct", "layers.1.mlp")
     figures = predict(config, PROFILE, card_from_table("T4"), 12 * 1024**3).figures
     assert figures.num_gpu_blocks is not None and figures.kv_cache_bytes is not None
@@ -180,8 +180,8 @@ def _log(tmp_path: Path, t4_log: Path, skipped: str = f"{SKIPPED}, 'model.layers
     return path
 
 
-def test_a_log_is_predicted_by_the_modules_that_it_prints(tmp_path: Path, t4_log: Path):
-    """Weights of the printed list; one module more in the list is another prediction."""
+def test_a_log_is_predicted_by_its_printed_modules(tmp_path: Path, t4_log: Path):
+    """Weights are predicted from the printed list of modules; one more module changes the prediction."""
     evidence = gather(_log(tmp_path, t4_log))
     assert evidence.config is not None and evidence.config.kept_modules == ("layers.1.mlp",)
     found = {each.figure: each.status.value for each in judge(evidence).findings if each.check.value == "model"}
@@ -190,13 +190,13 @@ def test_a_log_is_predicted_by_the_modules_that_it_prints(tmp_path: Path, t4_log
     assert "weights_gib" in {each.figure for each in other.failures()}
 
 
-def test_a_dynamic_quant_is_no_load_of_a_profile(tmp_path: Path, t4_log: Path):
-    """The reference's golden ranges are of the plain checkpoint."""
+def test_golden_ranges_do_not_apply_to_a_dynamic_quant(tmp_path: Path, t4_log: Path):
+    """A dynamic quant is not judged by the reference's golden ranges, which are for the plain checkpoint."""
     assert gather(_log(tmp_path, t4_log)).profile is None
 
 
 def test_synthetic_weights_of_a_dynamic_quant():
-    """The kept modules are 16-bit tensors, the config names them, and the folder ends as unsloth's own do."""
+    """Synthetic weights have the kept modules as 16-bit tensors, name them in the config, and end the folder's name as unsloth does."""
     config = _config("smollm2-135m-instruct", "layers.1.mlp")
     tensors = {tensor.name: tensor.dtype for tensor in checkpoint_tensors(config)}
     assert tensors["model.layers.1.mlp.down_proj.weight"] == "BF16"
@@ -206,8 +206,8 @@ def test_synthetic_weights_of_a_dynamic_quant():
     assert directory_name("smollm2-135m-instruct", config) == "smollm2-135m-instruct-unsloth-bnb-4bit"
 
 
-def test_a_dynamic_quant_is_not_the_plain_checkpoint_that_a_profile_asks_for(tmp_path: Path, t4_log: Path):
-    """Named as such, and by its printed modules alone."""
+def test_a_dynamic_quant_fails_a_profile_of_the_plain_checkpoint(tmp_path: Path, t4_log: Path):
+    """A dynamic quant fails a profile that asks for the plain checkpoint, by its name and by its printed modules alone."""
     path = _log(tmp_path, t4_log)
     failed = {each.figure: each.why for each in judge(gather(path, "llama31-8b-instruct-4bit")).failures()}
     assert "all of it in 4 bits" in failed["model"]
@@ -217,7 +217,7 @@ def test_a_dynamic_quant_is_not_the_plain_checkpoint_that_a_profile_asks_for(tmp
 
 
 def test_a_dynamic_quant_of_unknown_modules_is_not_predicted(tmp_path: Path, t4_log: Path):
-    """Where neither the log nor env/models says which layers are in 16 bits, a note says so."""
+    """If neither the log nor env/models gives the 16-bit layers, a note says so and nothing is predicted."""
     text = _log(tmp_path, t4_log).read_text(encoding="utf-8").replace("vLLM Bitsandbytes config", "another line")
     path = tmp_path / "unknown.log"
     path.write_text(text.replace("meta-llama-3.1-8b-instruct", "qwen2.5-7b-instruct"), encoding="utf-8")
@@ -227,8 +227,8 @@ def test_a_dynamic_quant_of_unknown_modules_is_not_predicted(tmp_path: Path, t4_
 
 
 @pytest.mark.parametrize(("model", "named"), [("Qwen/Qwen2.5-3B-Instruct", True), ("qwen2.5-3b-instruct", False)])
-def test_doctor_says_that_a_script_would_load_another_checkpoint(model: str, named: bool):
-    """A warning with the name; nothing for a name of env/models, which no script would give."""
+def test_doctor_warns_that_a_script_would_load_another_checkpoint(model: str, named: bool):
+    """A name for which a script would load another checkpoint is a warning; a name of env/models is not."""
     plan = make_plan(changed(PROFILE, {"model": model, "weights": "synthetic"}))
     found = [each.what for each in _other_checkpoint(plan.profile)]
     assert found == ([f"for {model} unsloth itself loads {QWEN_3B}"] if named else [])

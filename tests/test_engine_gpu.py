@@ -1,4 +1,4 @@
-"""The GPU engine, as far as it goes without a GPU."""
+"""The GPU engine, as far as it runs without a GPU."""
 
 import builtins
 import os
@@ -31,8 +31,8 @@ def profile(**overrides) -> Profile:
 
 
 @pytest.mark.parametrize("visible", ["1", "0,1", "GPU-8a1b", ""])
-def test_other_devices_than_the_first_are_refused(monkeypatch: pytest.MonkeyPatch, visible: str):
-    """What unsloth_zoo 2025.2.4 breaks on is refused before anything is imported, with what to do instead."""
+def test_devices_other_than_the_first_are_refused(monkeypatch: pytest.MonkeyPatch, visible: str):
+    """Devices that unsloth_zoo 2025.2.4 fails on are refused before any import, with what to do instead."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with pytest.raises(UnsupportedMachine, match="CUDA_VISIBLE_DEVICES: unsloth_zoo 2025.2.4 breaks with .*; unset it"):
         gpu.check_visible_devices()
@@ -40,7 +40,7 @@ def test_other_devices_than_the_first_are_refused(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("visible", [None, "0"])
 def test_first_device_is_accepted(monkeypatch: pytest.MonkeyPatch, visible: str | None):
-    """Unset and "0" are the two that work."""
+    """CUDA_VISIBLE_DEVICES may be unset or "0"."""
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
@@ -49,8 +49,8 @@ def test_first_device_is_accepted(monkeypatch: pytest.MonkeyPatch, visible: str 
 
 
 @pytest.mark.parametrize("pinned", ["GPU-b", None])
-def test_another_gpu_that_fills_is_no_load_on_two(monkeypatch: pytest.MonkeyPatch, pinned: str | None):
-    """What unsloth asks nvidia-smi is of the load's own GPU; every other command is as it was."""
+def test_unsloth_queries_only_its_own_gpu(monkeypatch: pytest.MonkeyPatch, pinned: str | None):
+    """unsloth's nvidia-smi query is limited to the load's own GPU; other commands are unchanged."""
     asked: list[object] = []
     monkeypatch.setattr(subprocess, "check_output", lambda command, **options: asked.append((command, options)))
     monkeypatch.delenv(PIN, raising=False)
@@ -93,10 +93,10 @@ def test_adapters_are_recorded_with_their_hash_before_the_answer(monkeypatch: py
 
 
 @pytest.mark.parametrize(("pinned", "seen"), [("GPU-b", "1"), ("GPU-a", "0"), (None, None)])
-def test_the_children_of_a_server_see_the_pinned_gpu_too(
+def test_a_servers_children_get_the_pinned_gpus_number(
     monkeypatch: pytest.MonkeyPatch, pinned: str | None, seen: str | None
 ):
-    """By its number, in the order of the bus: they start the driver themselves."""
+    """A server's children get the pinned GPU's number in bus order, as they start the driver themselves."""
     monkeypatch.setattr("loadcheck.device.read_gpus", lambda: (("GPU-a", "H200"), ("GPU-b", "H200")))
     monkeypatch.delenv(PIN, raising=False)
     if pinned is not None:
@@ -105,8 +105,8 @@ def test_the_children_of_a_server_see_the_pinned_gpu_too(
     assert pin_for_children() == wanted
 
 
-def test_a_server_is_not_put_on_another_gpu_than_the_pinned_one(monkeypatch: pytest.MonkeyPatch):
-    """One that NVML does not list has no number, and 0 would be another's."""
+def test_a_server_on_an_unlisted_gpu_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """A GPU that NVML does not list has no number, so the server is refused: 0 would be another GPU."""
     monkeypatch.setattr("loadcheck.device.read_gpus", lambda: (("GPU-a", "H200"),))
     monkeypatch.setenv(PIN, "GPU-c")
     with pytest.raises(UnsupportedMachine, match=r"LOADCHECK_GPU: GPU-c is none of this host's GPUs.*\(GPU-a\)"):
@@ -114,8 +114,8 @@ def test_a_server_is_not_put_on_another_gpu_than_the_pinned_one(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("own", [(8, 9), (7, 5), None])
-def test_a_pinned_gpu_is_like_the_first(monkeypatch: pytest.MonkeyPatch, own: tuple[int, int] | None):
-    """vLLM takes the capability of the host's first GPU for it, so another one is refused; where NVML says nothing, CUDA will."""
+def test_a_pinned_gpu_needs_the_capability_of_the_first(monkeypatch: pytest.MonkeyPatch, own: tuple[int, int] | None):
+    """vLLM uses the capability of the host's first GPU, so a pinned GPU with another one is refused; without NVML's answer, CUDA will check."""
 
     class Nvml:
         NVMLError = KeyError
@@ -142,8 +142,8 @@ def test_a_pinned_gpu_is_like_the_first(monkeypatch: pytest.MonkeyPatch, own: tu
         gpu.check_visible_devices()
 
 
-def test_the_ram_that_unsloth_finds_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """At the moment when it decides on the swap space, and as it finds it."""
+def test_the_ram_that_unsloth_finds_is_recorded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The RAM that unsloth reads when it decides on the swap space is recorded."""
     utils = SimpleNamespace(psutil=None)
     monkeypatch.setitem(sys.modules, "unsloth_zoo", cast(Any, SimpleNamespace(vllm_utils=utils)))
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=7))
@@ -156,7 +156,7 @@ def test_the_ram_that_unsloth_finds_is_said(monkeypatch: pytest.MonkeyPatch, cap
 
 
 def test_environment_keeps_the_load_off_the_network(monkeypatch: pytest.MonkeyPatch):
-    """Statistics and downloads are off, and what would hide the log or change the engine is unset."""
+    """Statistics and downloads are off, and variables that hide the log or change the engine are unset."""
     monkeypatch.setattr(
         os, "environ", {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_PORT": "1", "VLLM_USE_V1": "1", "HF_HUB_OFFLINE": "0"}
     )
@@ -166,7 +166,7 @@ def test_environment_keeps_the_load_off_the_network(monkeypatch: pytest.MonkeyPa
 
 
 def test_unsloth_is_imported_before_what_it_patches(monkeypatch: pytest.MonkeyPatch):
-    """The first of the stack to be imported is unsloth, which patches the others as they come."""
+    """unsloth is the first of the stack to be imported, as it patches the others on import."""
     order: list[str] = []
 
     def imported(name: str, *arguments: Any) -> Any:
@@ -185,8 +185,8 @@ def test_unsloth_is_imported_before_what_it_patches(monkeypatch: pytest.MonkeyPa
     assert order == ["unsloth", "torch"]
 
 
-def test_unsloth_runs_no_command_at_its_import():
-    """ldconfig and pip are not there while it is imported, and are afterwards."""
+def test_unsloth_runs_no_command_on_import():
+    """ldconfig and pip cannot be run while unsloth is imported, and can afterwards."""
     system, code = os.system, None
     with suppress(KeyError), isolation.no_shell():
         code = os.system("exit 3")
@@ -208,7 +208,7 @@ def test_unsloth_runs_no_command_at_its_import():
     ],
 )
 def test_a_group_of_one_process_opens_no_port(asked: dict, got: dict):
-    """Its store is in memory; any other group is started as it was asked for."""
+    """A process group of one keeps its store in memory; any other group starts as requested."""
     seen = []
     torch = SimpleNamespace(
         HashStore=lambda: "memory", init_process_group=lambda *words, **named: seen.append((words, named))
@@ -219,7 +219,7 @@ def test_a_group_of_one_process_opens_no_port(asked: dict, got: dict):
 
 
 def test_load_gets_an_absolute_directory_under_its_exact_name():
-    """A relative path would be taken for a name on the hub."""
+    """unsloth gets an absolute directory, as a relative path would be read as a name on the hub."""
     arguments = gpu.load_arguments(profile(), Path("weights/some-bnb-4bit"))
     assert arguments["model_name"] == str(Path.cwd() / "weights/some-bnb-4bit")
     assert arguments["use_exact_model_name"] is True
@@ -235,7 +235,7 @@ def test_load_gets_an_absolute_directory_under_its_exact_name():
     ],
 )
 def test_conservativeness_is_passed_only_where_vllm_takes_it(overrides: dict, passed: bool):
-    """Without vLLM it would reach transformers, which knows no such argument."""
+    """Without vLLM conservativeness is not passed, as it would reach transformers, which does not know it."""
     assert ("conservativeness" in gpu.load_arguments(profile(**overrides), Path("x"))) is passed
 
 
@@ -244,12 +244,12 @@ def test_conservativeness_is_passed_only_where_vllm_takes_it(overrides: dict, pa
     [({}, False), ({"enforce_eager": True}, True), ({"enforce_eager": True, "fast_inference": False}, False)],
 )
 def test_enforce_eager_is_passed_only_where_vllm_takes_it(overrides: dict, passed: bool):
-    """As conservativeness, it is an argument of unsloth_zoo's load_vllm alone."""
+    """enforce_eager, like conservativeness, is an argument of unsloth_zoo's load_vllm alone."""
     assert gpu.load_arguments(profile(**overrides), Path("x")).get("enforce_eager", False) is passed
 
 
 class Module:
-    """A module of vLLM's: children, and plain attributes."""
+    """A vLLM module: children, and plain attributes."""
 
     def __init__(self, *children: "Module", **attributes) -> None:
         self._children = children
@@ -265,22 +265,22 @@ def tensor(nbytes: int) -> SimpleNamespace:
     return SimpleNamespace(nbytes=nbytes)
 
 
-def test_lora_slots_are_every_stacked_buffer_once():
-    """Tuples count one by one, a layer reached twice counts once, and weights and views do not count."""
+def test_lora_slots_count_each_stacked_buffer_once():
+    """Buffers in tuples count one by one, a layer reached twice counts once, and weights and views do not count."""
     qkv = Module(lora_a_stacked=(tensor(1), tensor(2)), lora_b_stacked=(tensor(4),), weight=tensor(1000))
     embedding = Module(embeddings_tensors=tensor(8), lora_a_stacked=tensor(16), lora_a_stacked_2d=tensor(1000))
     assert gpu.lora_slots_bytes(Module(qkv, embedding, Module(qkv), lora_b_stacked=None)) == 31
 
 
-def test_random_weights_are_asked_for_no_word():
-    """The profile's word is expected of real weights only."""
+def test_random_weights_need_no_expected_word():
+    """The profile's expected word is required of real weights only."""
     said = {weights: shared.expectation(profile(weights=weights), "It is PARIS.") for weights in ("hub", "synthetic")}
     assert said == {"hub": {"expected": "Paris", "found": True}, "synthetic": {"expected": None, "found": None}}
 
 
 @pytest.mark.parametrize(("number", "result"), [(1.5, 1.5), (float("nan"), None), (float("inf"), None)])
-def test_loss_that_is_no_number_is_not_said(number: float, result: float | None):
-    """JSON has no word for NaN, and an event must not be lost for it."""
+def test_a_loss_that_is_not_finite_is_omitted(number: float, result: float | None):
+    """JSON cannot represent NaN, and an event must not be lost for it."""
     assert shared.finite(number) == result
 
 
@@ -298,8 +298,8 @@ class Weight(SimpleNamespace):
 
 
 @pytest.mark.parametrize("fast_inference", [True, False])
-def test_a_session_says_what_it_measured(fast_inference: bool, monkeypatch: pytest.MonkeyPatch):
-    """Adapters, answers and training steps as events that are read back as they are, with stand-ins for torch, unsloth and vLLM."""
+def test_a_session_records_what_it_measured(fast_inference: bool, monkeypatch: pytest.MonkeyPatch):
+    """A session records adapters, answers and training steps as events that are read back unchanged, with stand-ins for torch, unsloth and vLLM."""
     model = SimpleNamespace(parameters=lambda: [Weight()], get_nb_trainable_parameters=lambda: (9, 99))
     unsloth = SimpleNamespace(FastLanguageModel=SimpleNamespace(
         get_peft_model=lambda model, **_: model, for_training=lambda *_: None))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Settings that unsloth hands on to its engine: a KV cache of 8 bits, and prefix caching."""
+"""Settings that unsloth passes to its engine: an 8-bit KV cache, and prefix caching."""
 
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ def _says(case: Case) -> list[str]:
     return [each.engine_says for each in refusals(case)]
 
 
-def test_a_cache_of_8_bits_has_twice_the_blocks():
-    """Half the bytes a block, in the card's memory and in the host's; weights and budget are as they were."""
+def test_an_8_bit_cache_has_twice_the_blocks():
+    """Half the bytes per block in the card's and the host's memory; weights and budget do not change."""
     usual, halved = _predict().figures, _predict(float8_kv_cache=True, conservativeness=400 / 420).figures
     assert usual.max_num_seqs is not None and halved.max_num_seqs is not None
     assert usual.num_cpu_blocks is not None and halved.num_cpu_blocks == 2 * usual.num_cpu_blocks
@@ -51,27 +51,27 @@ def test_a_cache_of_8_bits_has_twice_the_blocks():
     ("estimate_gib", "share", "sequences"),
     [(2, 1.0, 134), (45, 1.0, 237), (100, 1.0, 420), (100, 0.4, 168), (3, 0.1, 16)],
 )
-def test_unsloth_lets_a_twentieth_more_run(estimate_gib: float, share: float, sequences: int):
-    """Cut to a whole number before conservativeness scales it (unsloth_zoo/vllm_utils.py:908, 928)."""
+def test_an_8_bit_cache_allows_more_sequences(estimate_gib: float, share: float, sequences: int):
+    """The number of sequences grows by 5 %, rounded down before conservativeness scales it (unsloth_zoo/vllm_utils.py:908, 928)."""
     assert num_sequences(estimate_gib, share, float8=True) == sequences
 
 
-def test_unsloth_takes_1_25_bytes_for_a_number():
-    """Of its own estimate, which is to leave so many tokens (vllm_utils.py:773-775)."""
+def test_an_8_bit_cache_is_estimated_at_1_25_bytes():
+    """unsloth's own estimate of the tokens that fit takes 1.25 bytes per number (vllm_utils.py:773-775)."""
     case = _case(float8_kv_cache=True)
     assert kv_estimate_needed(case.config, 512) == -(-768 * 1024 * 2 * 32 * 1.25 // 0.95)
 
 
-def test_an_old_card_has_no_cache_of_8_bits():
-    """In unsloth's own words; a newer one takes it."""
+def test_an_old_card_has_no_8_bit_cache():
+    """An old card refuses an 8-bit cache in unsloth's own words; a newer one accepts it."""
     assert _says(_case("T4", float8_kv_cache=True)) == [
         "Unsloth: Your GPU is too old for float8 KV cache! Set it to False."
     ]
     assert _says(_case(float8_kv_cache=True)) == []
 
 
-def test_a_cache_of_8_bits_is_xformers_work():
-    """Which has fewer head sizes than FlashAttention, and copies what the kernel gives."""
+def test_an_8_bit_cache_uses_xformers():
+    """An 8-bit cache uses xformers, which supports fewer head sizes than FlashAttention and copies the kernel's result."""
     assert 224 in head_sizes(9.0) and 224 not in head_sizes(9.0, float8=True)
     odd = {"head_dim": 224, "hidden_size": 224 * 32}
     assert _says(_case(of_model=odd)) == []
@@ -82,7 +82,7 @@ def test_a_cache_of_8_bits_is_xformers_work():
 
 
 def test_without_prefix_caching_a_windowed_model_loads():
-    """vLLM refuses the two together, and unsloth hands the setting on."""
+    """Without prefix caching a model with a sliding window loads: vLLM refuses only the two together, and unsloth passes the setting on."""
     window = {"sliding_window": True}
     assert "Prefix caching is not supported with sliding window" in _says(_case(of_model=window))[0]
     assert _says(_case(of_model=window, prefix_caching="off")) == []
@@ -98,8 +98,8 @@ def test_without_prefix_caching_a_windowed_model_loads():
         ({"float8_kv_cache": True, "prefix_caching": "off", "fast_inference": False}, {}),
     ],
 )
-def test_only_what_is_asked_for_is_handed_on(settings: dict[str, Any], passed: dict[str, Any]):
-    """As keyword arguments of from_pretrained; none of them to transformers."""
+def test_only_requested_settings_are_passed(settings: dict[str, Any], passed: dict[str, Any]):
+    """Only requested settings are passed to from_pretrained, as keyword arguments, and none to transformers."""
     found = load_arguments(with_flags(PROFILE, settings), Path("x"))
     assert {key: value for key, value in found.items() if key in ("float8_kv_cache", "enable_prefix_caching")} == passed
 
@@ -113,8 +113,8 @@ def _log(tmp_path: Path, **settings: Any) -> Path:
     return path
 
 
-def test_a_log_of_such_a_load_is_judged_by_its_own_line(tmp_path: Path):
-    """Blocks of half the size, a twentieth more sequences; of a profile that does not ask for it, it is another load."""
+def test_a_log_with_an_8_bit_cache_is_judged_as_such(tmp_path: Path):
+    """A log with an 8-bit cache has half the block size and 5 % more sequences; it fails a profile without that setting."""
     path = _log(tmp_path, float8_kv_cache=True, max_seq_length=2048)
     evidence = gather(path)
     assert evidence.profile is None and evidence.predicted is not None
@@ -126,8 +126,8 @@ def test_a_log_of_such_a_load_is_judged_by_its_own_line(tmp_path: Path):
     assert not judge(asked).failures()
 
 
-def test_a_log_without_prefix_caching_is_that_of_a_profile_that_asks_for_it(tmp_path: Path):
-    """And of no other."""
+def test_a_log_without_prefix_caching_needs_a_profile_without_it(tmp_path: Path):
+    """A log without prefix caching passes only for a profile that asks for it."""
     path = _log(tmp_path, prefix_caching="off", max_seq_length=1024)
     asked = gather(path, "llama31-8b-instruct-4bit", overrides={"max_seq_length": 1024, "prefix_caching": "off"})
     assert not judge(asked).failures()

@@ -17,7 +17,7 @@ from loadcheck.stacks.transformers_cpu import memory
 
 
 class Tensor:
-    """As much of a tensor as counting needs."""
+    """The parts of a tensor that counting needs."""
 
     def __init__(self, address, nbytes, quant_state=None):
         self.address, self.nbytes, self.quant_state = address, nbytes, quant_state
@@ -27,7 +27,7 @@ class Tensor:
 
 
 NO_TENSORS = (2).to_bytes(8, "little") + b"{}"
-"""A safetensors file of nothing."""
+"""An empty safetensors file."""
 
 
 def model(parameters, buffers=()):
@@ -35,7 +35,7 @@ def model(parameters, buffers=()):
 
 
 def test_every_tensor_is_counted_once_by_kind():
-    """Packed weights bring their quantization state, and a tied output layer adds nothing."""
+    """Packed weights include their quantization state, and a tied output layer adds nothing."""
     nested = SimpleNamespace(absmax=Tensor(3, 4), code=Tensor(4, 1024))
     state = SimpleNamespace(absmax=Tensor(2, 8), code=Tensor(5, 64), offset=Tensor(6, 4), state2=nested)
     parameters = {
@@ -60,7 +60,7 @@ def test_every_tensor_is_counted_once_by_kind():
     ],
 )
 def test_unquantized_parameters_have_a_kind(name, kind):
-    """Norms, linears and embeddings are told apart by their names."""
+    """Norms, linears and embeddings are recognized by their names."""
     assert memory.kind_of(name) == kind
 
 
@@ -90,8 +90,8 @@ ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pro
         ([layer(())], "qwen2", 0.0, (1, 1, 0, 0)),
     ],
 )
-def test_layers_count_as_patched_where_unsloth_would_patch_them(layers, model_type, dropout, counts):
-    """All linears of a block need an adapter and no bias, and any dropout patches nothing."""
+def test_layers_count_as_patched_as_in_unsloth(layers, model_type, dropout, counts):
+    """A block counts as patched if all its linears have an adapter and no bias; with dropout nothing is."""
     assert tuple(cpu.patched_counts(layers, model_type, dropout).values()) == counts
 
 
@@ -109,7 +109,7 @@ def write_plan(run_dir, model_dir):
 
 
 def test_prepare_leaves_the_directory_for_load(tmp_path, capsys):
-    """The first step writes where the weights are and says it in an event."""
+    """The first step writes the weights' path to a file and records an event."""
     weights = tmp_path / "w"
     weights.mkdir()
     (weights / "config.json").write_text("{}")
@@ -121,8 +121,8 @@ def test_prepare_leaves_the_directory_for_load(tmp_path, capsys):
     assert (event["event"], event["directory"], event["disk_bytes"]) == ("weights_ready", "w", 2 + len(NO_TENSORS))
 
 
-def test_an_error_in_words_has_its_exit_code_and_no_traceback(tmp_path, capsys):
-    """A LoadcheckError ends the child with its lines and its code."""
+def test_a_loadcheck_error_has_its_exit_code_and_no_traceback(tmp_path, capsys):
+    """A LoadcheckError ends the child with its lines and its exit code."""
     write_plan(tmp_path, tmp_path / "nothing")
     assert child.main(["prepare", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("Error: profile: model: ")
@@ -131,13 +131,13 @@ def test_an_error_in_words_has_its_exit_code_and_no_traceback(tmp_path, capsys):
 
 
 def test_an_unforeseen_error_keeps_its_traceback(tmp_path):
-    """An error that is none of ours is not caught."""
+    """Any other error keeps its traceback."""
     with pytest.raises(FileNotFoundError):
         child.main(["prepare", str(tmp_path)])
 
 
-def test_the_clock_may_jump_while_weights_are_made(tmp_path, capsys, monkeypatch):
-    """What is measured comes from a clock that only goes forward, and a folder that was there is cached whatever the time."""
+def test_durations_come_from_a_monotonic_clock(tmp_path, capsys, monkeypatch):
+    """Durations come from a monotonic clock, and an existing folder counts as cached at any time."""
     directory = tmp_path / "w"
     directory.mkdir()
     (directory / "config.json").write_text("{}")
@@ -152,8 +152,8 @@ def test_the_clock_may_jump_while_weights_are_made(tmp_path, capsys, monkeypatch
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
-def test_a_child_whose_parent_is_gone_already_ends():
-    """loadcheck was killed before its child could ask to die with it."""
+def test_a_child_without_its_parent_ends():
+    """The child ends if loadcheck was killed before the child could ask to die with it."""
     code = "from loadcheck.engines.child import die_with_parent; die_with_parent(2**22 + 1); print('lives on')"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, start_new_session=True)
     assert (ended.returncode, ended.stdout) == (-9, b"")

@@ -1,4 +1,4 @@
-"""Events: one record each, written as ever, and read field by field, so that a damaged line loses nothing else."""
+"""Events: one record each, with a stable format, read field by field so that a damaged line loses nothing else."""
 
 import json
 from pathlib import Path
@@ -29,8 +29,8 @@ def _lines(log: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("log", KEPT, ids=lambda log: log.parent.name)
-def test_an_event_is_written_as_ever(log: Path):
-    """Made anew from what it says, each line of a kept run is the same to the byte: the names, their order, null and what is left out."""
+def test_the_format_of_events_is_stable(log: Path):
+    """Written again, each event of a kept run is the same line to the byte: names, order, null and omitted fields."""
     kinds = OF_A_CPU if "training" in log.parts else KINDS
     for line in _lines(log):
         data = split_event(line)[1]
@@ -38,8 +38,8 @@ def test_an_event_is_written_as_ever(log: Path):
 
 
 @pytest.mark.parametrize("log", KEPT, ids=lambda log: log.parent.name)
-def test_every_event_of_a_kept_run_is_read_whole(log: Path):
-    """No fault, no field that no record has, each value as it is."""
+def test_every_event_of_a_kept_run_is_read(log: Path):
+    """Each event of a kept run is read without faults or unknown fields, and with the same values."""
     for line in _lines(log):
         data = split_event(line)[1]
         said = read_event(1, data, OF_A_CPU)
@@ -53,8 +53,8 @@ FIELDS = [(kind, field) for kind in KINDS.values() for field in structs.fields(k
 @pytest.mark.parametrize(
     ("kind", "field"), FIELDS, ids=lambda each: getattr(each, "name", getattr(each, "__name__", ""))
 )
-def test_every_field_refuses_what_it_cannot_be(kind: type[Event], field: structs.FieldInfo):
-    """Of any type at most a few of these values are right; each other one is a fault with words, and the record says None."""
+def test_every_field_refuses_wrong_values(kind: type[Event], field: structs.FieldInfo):
+    """A wrong value for a field is a fault with words, and the record holds None; at most three of the values fit any type."""
     said = [read_event(7, {"event": name_of(kind), field.name: value}) for value in WRONG]
     faults = [each.faults[0] for each in said if each.faults]
     assert len(faults) >= len(WRONG) - 3
@@ -62,8 +62,8 @@ def test_every_field_refuses_what_it_cannot_be(kind: type[Event], field: structs
     assert all(getattr(each.event, field.name) is None for each in said if each.faults)
 
 
-def test_null_is_a_value_where_it_is_written_alone():
-    """An engine leaves out what it does not know; null says that there is no such thing, and stands in those fields only."""
+def test_which_fields_may_be_null():
+    """Engines omit what they do not know; null means that there is no such thing, and is allowed in these fields only."""
     may = {(name_of(kind), field.name) for kind, field in FIELDS
            if not read_event(1, {"event": name_of(kind), field.name: None}).faults}  # fmt: skip
     assert may == {
@@ -86,13 +86,13 @@ def test_null_is_a_value_where_it_is_written_alone():
         ({"event": "weights", "by_kind": {"norms": -1}}, "bytes by kind"),
     ],
 )
-def test_a_fault_says_what_the_field_must_be(data: dict[str, Any], wanted: str):
-    """In words, as the finding about it does."""
+def test_a_fault_names_what_the_field_must_be(data: dict[str, Any], wanted: str):
+    """A fault names what the field must be, in the words of the finding."""
     assert [fault.wanted for fault in read_event(1, data).faults] == [wanted]
 
 
-def test_a_wrong_field_is_a_fault_of_its_line(tmp_path: Path):
-    """The event is there, its other fields are read and so are its figures; the verdict names the field and the line."""
+def test_a_wrong_field_loses_nothing_else(tmp_path: Path):
+    """A wrong field loses neither the event nor its other fields and figures; the verdict names the field and the line."""
     log = tmp_path / "load.log"
     log.write_text('x\nloadcheck: {"event": "adapters", "adapter_bytes": 9, "trainable_params": "8", "attach_s": 2}\n')
     evidence = gather(log)
@@ -112,8 +112,8 @@ def _on_events(findings: tuple[Finding, ...]) -> list[Finding]:
 @pytest.mark.parametrize(
     "newer", ['{"event": "cooled", "fan_s": -1, "loss": [], "max_model_len": 512}', '{"event": "done", "max_model_len": 512, "of": {}}']
 )  # fmt: skip
-def test_what_a_newer_version_says_is_kept(newer: str, tmp_path: Path):
-    """An event, or a field, that this version does not know is no fault: it stays as it is, and says its figures."""
+def test_events_of_a_newer_version_are_kept(newer: str, tmp_path: Path):
+    """An event or field of a newer version is no fault: it is kept, and its figures are read."""
     log = tmp_path / "load.log"
     log.write_text(f"loadcheck: {newer}\n")
     attempt = parse_log(log, Dialect()).last
@@ -124,15 +124,15 @@ def test_what_a_newer_version_says_is_kept(newer: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", [r'"\ud800"', r'"\u0000"', '"' + "x" * 100_000 + '"'])
-def test_any_text_is_a_text(text: str):
-    """Half a character, none, and a very long one."""
+def test_any_text_is_valid(text: str):
+    """Half a surrogate pair, a null character and a very long text are valid."""
     said = read_event(1, {"event": "answer", "text": json.loads(text)})
     assert isinstance(said.event, Answered)
     assert (said.faults, said.event.text) == ((), json.loads(text))
 
 
-def test_the_last_of_a_kind_is_found_and_all_of_it(tmp_path: Path):
-    """By the kind itself: an answer after the training is no answer of the model as it was loaded."""
+def test_events_are_found_by_class(tmp_path: Path):
+    """last() and all() go by the class: an answer after training is not an answer of the loaded model."""
     log = tmp_path / "load.log"
     steps = "".join(format_event(Stepped(step=number, loss=None)) + "\n" for number in range(3))
     log.write_text(steps + 'loadcheck: {"event": "answer_after_training"}\n')
@@ -142,24 +142,24 @@ def test_the_last_of_a_kind_is_found_and_all_of_it(tmp_path: Path):
     assert (attempt.last(Answered), attempt.last(Trained), attempt.all(Device)) == (None, None, [])
 
 
-def test_what_a_step_says_of_memory_a_training_begins_with():
-    """The trainer hands on whatever its machine measures (stacks/trainer.py), before it is made and at its first step."""
+def test_memory_figures_of_steps_and_of_a_trainings_start():
+    """The trainer records any memory figures that its backend measures (stacks/trainer.py), before it is made and at its first step."""
     measured = {name for name in Step.__struct_fields__ if name.endswith("_bytes")}
     assert {f"train_{when}{name}" for name in measured for when in ("", "before_")} <= {*TrainBegin.__struct_fields__}
 
 
 class OwnText(str):
-    """As torch has its version."""
+    """A str subclass, like torch's version."""
 
 
-def test_a_value_is_written_as_it_is_given():
-    """A version may be of a class of its package's own."""
+def test_a_str_subclass_is_written_as_text():
+    """A version of a package's own class is written as text."""
     line = format_event(Started(torch=OwnText("2.5.1+cu124")))
     assert line == 'loadcheck: {"event": "started", "torch": "2.5.1+cu124"}'
 
 
-def test_a_recorder_says_when(capsys: pytest.CaptureFixture[str]):
-    """On a line of its own, the seconds right behind the name."""
+def test_a_recorder_adds_the_seconds(capsys: pytest.CaptureFixture[str]):
+    """Each event is on its own line, with the seconds right after its name."""
     Recorder().record(Trained(train_s=1.5, first_loss=None, last_loss=None, used_bytes=3, steps=2))
     blank, line = capsys.readouterr().out.removesuffix("\n").split("\n")
     data = split_event(line)[1]
@@ -168,13 +168,13 @@ def test_a_recorder_says_when(capsys: pytest.CaptureFixture[str]):
 
 
 class Cooled(Event, frozen=True, kw_only=True, tag="cooled"):
-    """The toy's own."""
+    """An event of the toy stack."""
 
     num_fans: Count | None = None
 
 
-def test_a_stack_brings_events_of_its_own(tmp_path: Path):
-    """Named in its dialect, they are read as the others are, also where dialects are merged."""
+def test_a_stack_may_have_its_own_events(tmp_path: Path):
+    """The events that a stack's dialect names are read like ours, also after dialects are merged."""
     log = tmp_path / "load.log"
     log.write_text(f'{format_event(Cooled(num_fans=3))}\nloadcheck: {{"event": "cooled", "num_fans": -3}}\n')
     attempt = parse_log(log, merged([Dialect(), Dialect(events=(Cooled,))])).last
@@ -183,6 +183,6 @@ def test_a_stack_brings_events_of_its_own(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.__name__)
-def test_every_event_says_who_says_it_and_when(kind: type[Event]):
-    """In its own docstring; what has several fields beside the obvious says what they are."""
+def test_every_events_docstring_says_who_records_it(kind: type[Event]):
+    """Each event's docstring says who records it and when; the fields of larger ones are described."""
     assert kind.__doc__ and kind.__doc__ != Event.__doc__

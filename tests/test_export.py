@@ -1,4 +1,4 @@
-"""`loadcheck export` and `generate` as a user starts them, with a process that plays the one that holds a model."""
+"""`loadcheck export` and `generate` as a user starts them, with a fake of the process that holds the model."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ FOUND: dict[str, Any] = {
     "distance": 0.02, "base_distance": 3.5, "num_positions": 8, "same_tokens": True, "num_chats": 3, "device": "cpu", "versions": {"torch": "2.5.1"},
 }  # fmt: skip
 BASE = {"model.safetensors": "ab" * 32}
-PLAYED = """
+CHILD_CODE = """
 import json, pathlib, shutil, sys
 step, found, dies = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
 asked = json.load(sys.stdin)
@@ -45,8 +45,7 @@ if step == "answer":
 
 
 class Child:
-    """What the processes do: write the adapters, and find what they are told to find. One that is to die is a process; of the others the words
-    are enough."""
+    """The fake processes: they write the adapters and report given results. A process is started only to die; otherwise its output is enough."""
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = dict(FOUND)
@@ -66,7 +65,7 @@ class Child:
             sys.executable,
             "-S",
             "-c",
-            PLAYED,
+            CHILD_CODE,
             step,
             json.dumps(self.found),
             self.dies,
@@ -77,7 +76,7 @@ class Child:
 
 @pytest.fixture
 def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Child:
-    """A machine that has all packages, and a working directory with a training, `run`."""
+    """A machine with all packages, and a working directory with a training, `run`."""
     found = Child()
     monkeypatch.chdir(tmp_path)
     for module in ("export", "answering"):
@@ -89,7 +88,7 @@ def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Child:
 
 
 def _training(run: Path, **config: Any) -> None:
-    """A run folder that came to its end, its adapters with these keys of their config."""
+    """A completed run folder, whose adapters have these keys in their config."""
     run.mkdir()
     for name in ("run.json", "load.log"):
         shutil.copy(KEPT / name, run)
@@ -117,7 +116,7 @@ def _error(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_an_export_is_proven_and_its_proof_names_every_file(child: Child, capsys: pytest.CaptureFixture[str]):
-    """Exit 0; the adapters byte for byte, the base by its name and not its path, and a hash of each file."""
+    """Exit 0: the adapters byte for byte, the base by name rather than path, and a hash of each file."""
     child.is_process = True
     assert loadcheck(["export", "run", "out/adapters"]) == 0
     folder = Path("out/adapters")
@@ -131,7 +130,7 @@ def test_an_export_is_proven_and_its_proof_names_every_file(child: Child, capsys
 
 
 def test_json_is_one_document(child: Child, capsys: pytest.CaptureFixture[str]):
-    """Nothing else on stdout, of a verification too."""
+    """Stdout is only one document, also for a verification."""
     for words in (["run", "out"], ["--verify", "out"]):
         assert loadcheck(["export", *words, "--json"]) == 0
         said = json.loads(capsys.readouterr().out)
@@ -143,10 +142,10 @@ def test_json_is_one_document(child: Child, capsys: pytest.CaptureFixture[str]):
     [({"distance": 0.3}, "logits"), ({"base_distance": 0.03}, "base"), ({"base_distance": 0.0, "distance": 0.0}, "base"),
      ({"same_tokens": False}, "template")],
 )  # fmt: skip
-def test_what_is_not_proven_is_not_there(
+def test_an_export_that_fails_its_proof_is_removed(
     child: Child, capsys: pytest.CaptureFixture[str], found: dict[str, Any], figure: str
 ):
-    """Exit 1: too far from the trained model, no nearer than the base, another template; and nothing is left beside."""
+    """Exit 1 if the export is too far from the trained model, no nearer than the base, or has another template; and no folder is left."""
     child.found |= found
     assert loadcheck(["export", "run", "out", "--json"]) == 1
     failed = [each["figure"] for each in json.loads(capsys.readouterr().out)["findings"] if each["status"] == "fail"]
@@ -154,8 +153,8 @@ def test_what_is_not_proven_is_not_there(
     assert [path.name for path in Path().iterdir()] == ["run"]
 
 
-def test_tolerances_follow_the_form(child: Child):
-    """A merged model is rounded once more, so it may be farther away."""
+def test_a_merged_model_has_a_larger_tolerance(child: Child):
+    """A merged model is rounded once more, so its tolerance is larger."""
     child.found |= {"distance": 0.4}
     assert loadcheck(["export", "run", "out", "--merged"]) == 0
     assert json.loads(Path("out/proof.json").read_text())["tolerance"] == 0.5
@@ -172,7 +171,7 @@ def test_tolerances_follow_the_form(child: Child):
     ],
 )
 def test_a_tampered_export_fails(child: Child, capsys: pytest.CaptureFixture[str], tamper: Any, words: str):
-    """Exit 1 of --verify, and its model is not opened; `generate` refuses it with 2."""
+    """--verify exits 1 and does not open the model; `generate` refuses it with 2."""
     assert loadcheck(["export", "run", "out"]) == 0
     tamper(Path("out"))
     child.dies = "prove"
@@ -194,10 +193,10 @@ def _pickled(folder: Path) -> None:
         (lambda folder: (folder / "modeling.py").touch(), "modeling.py, which is no data"),
     ],
 )
-def test_pickles_and_code_are_not_opened_though_a_proof_names_them(
+def test_pickles_and_code_are_refused_despite_a_proof(
     child: Child, capsys: pytest.CaptureFixture[str], change: Any, words: str
 ):
-    """Who writes the folder writes its proof, too: exit 2 of --verify, of `generate` and of `serve`; so it is of a run's adapters."""
+    """Pickles and code are refused even if the proof lists them: exit 2 of --verify, `generate` and `serve`, and for a run's adapters."""
     assert loadcheck(["export", "run", "out"]) == 0
     change(Path("out"))
     proof = json.loads(Path("out", PROOF).read_text())
@@ -217,15 +216,15 @@ def test_pickles_and_code_are_not_opened_though_a_proof_names_them(
         assert words in _error(capsys)
 
 
-def test_a_verification_compares_anew(child: Child):
-    """A file that is as it was proves nothing of another base or another package."""
+def test_a_verification_compares_again(child: Child):
+    """Unchanged files do not pass with another base or another package: --verify compares again."""
     assert loadcheck(["export", "run", "out"]) == 0
     child.found |= {"distance": 2.0}
     assert loadcheck(["export", "--verify", "out"]) == 1
 
 
-def test_half_an_export_is_none(child: Child, capsys: pytest.CaptureFixture[str]):
-    """A process that dies leaves nothing under the name, and exit 1 says its last word; a folder without a proof is refused with 2."""
+def test_an_unfinished_export_is_not_left(child: Child, capsys: pytest.CaptureFixture[str]):
+    """A process that dies leaves no export; exit 1 gives its last words. A folder without a proof is refused with 2."""
     child.dies = "prove"
     assert loadcheck(["export", "run", "out"]) == 1
     assert "exit code 1: RuntimeError: out of luck" in _error(capsys)
@@ -236,7 +235,7 @@ def test_half_an_export_is_none(child: Child, capsys: pytest.CaptureFixture[str]
 
 
 def test_an_interrupt_leaves_nothing(child: Child, monkeypatch: pytest.MonkeyPatch):
-    """Ctrl-C between two processes."""
+    """Ctrl-C between two processes leaves nothing."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -258,10 +257,10 @@ def test_an_interrupt_leaves_nothing(child: Child, monkeypatch: pytest.MonkeyPat
         ({"rank_pattern": {"q_proj": 512}}, "rank 512 is above 256"),
     ],
 )
-def test_adapters_that_nobody_could_use_are_refused(
+def test_unusable_adapters_are_refused(
     child: Child, tmp_path: Path, capsys: pytest.CaptureFixture[str], config: dict[str, Any], words: str
 ):
-    """Exit 2 and one line, before any process starts."""
+    """Unusable adapters are refused with exit 2 and one line, before any process starts."""
     _training(tmp_path / "other", **config)
     child.dies = "write"
     assert loadcheck(["export", "other", "out"]) == 2
@@ -269,7 +268,7 @@ def test_adapters_that_nobody_could_use_are_refused(
 
 
 def test_a_rank_above_a_servers_default_is_named_with_its_flag(child: Child, tmp_path: Path):
-    """In proof.json, too; merged there is no rank any more."""
+    """A rank above the server's default is named with its flag, also in proof.json; a merged model has no rank."""
     _training(tmp_path / "other", r=17)
     assert loadcheck(["export", "other", "out"]) == loadcheck(["export", "other", "merged", "--merged"]) == 0
     notes = [json.loads(Path(name, PROOF).read_text())["notes"] for name in ("out", "merged")]
@@ -297,10 +296,10 @@ def _load(run: Path) -> None:
         (shutil.rmtree, "run: not a run folder: run.json is missing"),
     ],
 )  # fmt: skip
-def test_runs_without_whole_adapters_are_refused(
+def test_runs_without_complete_adapters_are_refused(
     child: Child, capsys: pytest.CaptureFixture[str], spoil: Any, words: str
 ):
-    """Exit 2 and one line."""
+    """A run without complete adapters is refused with exit 2 and one line."""
     spoil(Path("run"))
     assert loadcheck(["export", "run", "out"]) == 2
     assert words in _error(capsys)
@@ -316,16 +315,16 @@ def test_runs_without_whole_adapters_are_refused(
         (["--verify", "run"], "proof.json is missing"),
     ],
 )
-def test_words_that_make_no_sense_are_refused(
+def test_contradictory_arguments_are_refused(
     child: Child, capsys: pytest.CaptureFixture[str], words: list[str], said: str
 ):
-    """Exit 2 and one line."""
+    """Contradictory arguments are refused with exit 2 and one line."""
     assert loadcheck(["export", *words]) == 2
     assert said in _error(capsys)
 
 
-def test_a_proof_that_is_none_is_refused(child: Child, capsys: pytest.CaptureFixture[str]):
-    """Exit 2, by file and key."""
+def test_an_invalid_proof_is_refused(child: Child, capsys: pytest.CaptureFixture[str]):
+    """An invalid proof is refused with exit 2, naming file and key."""
     assert loadcheck(["export", "run", "out"]) == 0
     proof = json.loads(Path("out/proof.json").read_text())
     for text in ("{", json.dumps({**proof, "form": "gguf"}), json.dumps({**proof, "dtype": "int4"})):
@@ -336,7 +335,7 @@ def test_a_proof_that_is_none_is_refused(child: Child, capsys: pytest.CaptureFix
 
 
 def test_an_answer_comes_word_by_word(child: Child, capsys: pytest.CaptureFixture[str]):
-    """From an export and from a run; nothing in it moves the terminal; with --json it is one document."""
+    """An answer is printed word by word, from an export or a run, and cannot send terminal codes; with --json it is one document."""
     assert loadcheck(["export", "run", "out"]) == 0
     child.is_process = True
     for source in ("out", "run"):
@@ -348,8 +347,8 @@ def test_an_answer_comes_word_by_word(child: Child, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["answer"] == "Paris."
 
 
-def test_an_answer_of_nothing_is_refused(child: Child, capsys: pytest.CaptureFixture[str]):
-    """A folder that is neither, an empty question, and a process that is killed."""
+def test_invalid_questions_are_refused(child: Child, capsys: pytest.CaptureFixture[str]):
+    """A folder that is neither, an empty question, and a killed process are refused."""
     Path("empty").mkdir()
     assert loadcheck(["generate", "empty", "--prompt", "What?"]) == 2
     assert "is neither an export" in _error(capsys)
@@ -360,10 +359,10 @@ def test_an_answer_of_nothing_is_refused(child: Child, capsys: pytest.CaptureFix
     assert "exit code 3: RuntimeError" in _error(capsys)
 
 
-def test_a_machine_without_the_packages_cannot(
+def test_without_the_packages_export_exits_3(
     child: Child, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """Exit 3, and nothing is left."""
+    """Without the packages: exit 3, and nothing is left."""
     monkeypatch.setattr("loadcheck.exporting.export.require", require)
     monkeypatch.setattr("loadcheck.exporting.export.NEEDED", ("no_such_package",))
     assert loadcheck(["export", "run", "out"]) == 3
@@ -371,7 +370,7 @@ def test_a_machine_without_the_packages_cannot(
     assert [path.name for path in Path().iterdir()] == ["run"]
 
 
-def test_at_the_tolerance_it_is_within():
-    """And a base is farther away where it is twice as far."""
+def test_the_tolerance_is_inclusive():
+    """The tolerance itself passes, and a base counts as farther away if it is twice as far."""
     found = Comparison(**FOUND | {"distance": 0.25, "base_distance": 0.5})
     assert {finding.status.value for finding in comparison_findings(found, 0.25)} == {"ok"}

@@ -1,4 +1,4 @@
-"""One frozen type for predicted, measured and expected figures."""
+"""Figures: one frozen type for predicted, measured and expected values."""
 
 import json
 
@@ -17,19 +17,19 @@ patched_layers patched_qkv patched_o patched_mlp trainable_params total_params a
 """.split()
 
 
-def test_json_names_are_the_contract():
-    """The JSON document of figures has exactly the names of the contract, in its order."""
+def test_json_names_follow_the_contract():
+    """The JSON document has exactly the names of the contract, in order."""
     assert list(Figures().to_json()) == CONTRACT
 
 
-def test_what_is_not_said_is_null():
-    """A figure that is not said is null in JSON, and "not in log" on screen; never 0."""
+def test_an_unknown_figure_is_null():
+    """An unknown figure is null in JSON and "not in log" on screen, never 0."""
     assert json.loads(json.dumps(Figures().to_json()))["kv_cache_gib"] is None
     assert figure_specs()["kv_cache_bytes"].show(None) == "not in log"
 
 
-def test_memory_leaves_as_gib_with_the_decimals_of_the_log():
-    """Weights have four decimals, the swap space none, everything else of the profile two."""
+def test_memory_is_in_gib_with_the_logs_decimals():
+    """Weights have four decimals, swap space none, and the profile's other figures two."""
     figures = Figures(weights_bytes=5_748_957_184, swap_bytes=2 * GIB, kv_cache_bytes=2_837_493_579)
     said = figures.to_json()
     assert (said["weights_gib"], said["swap_gib"], said["kv_cache_gib"]) == (5.3541, 2, 2.64)
@@ -41,14 +41,14 @@ def test_memory_leaves_as_gib_with_the_decimals_of_the_log():
 
 
 @pytest.mark.parametrize("name", ["weights_gib", "swap_gib", "kv_cache_gib"])
-def test_edges_are_inverse(name: str):
-    """What to_edge writes, from_edge reads back, to the printed digit."""
+def test_edge_conversions_are_inverse(name: str):
+    """from_edge reverses to_edge, to the printed digit."""
     spec = specs_by_name()[name]
     assert spec.to_edge(spec.from_edge(3)) == 3
 
 
-def test_a_reading_agrees_with_all_values_that_print_alike():
-    """A printed "5.3541" agrees with every byte count that prints so, and with no other."""
+def test_a_reading_agrees_with_all_values_that_print_the_same():
+    """A printed "5.3541" agrees with exactly the byte counts that print so."""
     reading = Reading("weights_bytes", from_gib(5.3541), 4, 1)
     assert reading.agrees(5_748_957_184)
     assert reading.agrees(5_748_867_500)
@@ -56,14 +56,14 @@ def test_a_reading_agrees_with_all_values_that_print_alike():
     assert not reading.agrees(5_748_980_000)
 
 
-def test_an_exact_reading_agrees_with_itself_alone():
+def test_an_exact_reading_agrees_only_with_itself():
     """Counts have no tolerance."""
     assert Reading("num_gpu_blocks", 1353, None, 1).agrees(1353)
     assert not Reading("num_gpu_blocks", 1353, None, 1).agrees(1354)
 
 
-def test_an_attempt_s_reading_is_its_most_precise():
-    """5.3541 tells more than 5.35; of none there is none; of two alike it is the first; a later line counts as well."""
+def test_an_attempts_reading_is_the_most_precise():
+    """5.3541 is preferred to 5.35, and of two equally precise readings the first; later lines count too; without a reading it is None."""
     coarse, fine = Reading("weights_bytes", from_gib(5.35), 2, 9), Reading("weights_bytes", from_gib(5.3541), 4, 5)
     attempt = Attempt(readings=[coarse])
     assert (attempt.reading("weights_bytes"), attempt.reading("kv_cache_bytes")) == (coarse, None)

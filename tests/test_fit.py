@@ -38,7 +38,7 @@ def _fit(goal: Goal, gpu: str = "T4") -> Fit:
 @pytest.mark.parametrize("goal", GOALS)
 @pytest.mark.parametrize("gpu", ["T4", "H100"])
 def test_every_proposal_fits(goal: Goal, gpu: str):
-    """What is proposed is predicted to load, and leaves memory on the card."""
+    """A proposal is predicted to load, and leaves memory on the card."""
     found = _fit(goal, gpu)
     assert found.proposals
     for proposal in found.proposals:
@@ -48,8 +48,8 @@ def test_every_proposal_fits(goal: Goal, gpu: str):
 
 @pytest.mark.parametrize("gpu", ["T4", "L4", "RTX3090"])
 @pytest.mark.parametrize("model", ["llama-3.1-8b-instruct", "llama-3.2-3b-instruct"])
-def test_a_proposal_leaves_what_the_prediction_may_be_off(gpu: str, model: str):
-    """With non_torch higher by as much as it may be, what is proposed still holds a whole request."""
+def test_a_proposal_holds_at_the_top_of_the_band(gpu: str, model: str):
+    """With non_torch at the top of its band, a proposal still holds a whole request."""
     card, config = card_from_table(gpu), _config(model)
     off = KV_SLACK_BYTES if card.non_torch_bytes is not None else NON_TORCH_SLACK_BYTES
     worse = dataclasses.replace(card, non_torch_bytes=card.assumed_non_torch_bytes + off)
@@ -59,8 +59,8 @@ def test_a_proposal_leaves_what_the_prediction_may_be_off(gpu: str, model: str):
         assert search_of(config, worse, RAM, PROFILE).predict(proposal.profile).fits
 
 
-def test_the_longest_length_is_the_longest():
-    """256 tokens more than the best proposal fit at no utilization."""
+def test_the_best_length_is_the_longest():
+    """256 tokens more than the best proposal do not fit at any utilization."""
     best = _fit("length").proposals[0].profile
     search = search_of(_config(), card_from_table("T4"), RAM, PROFILE)
     longer = changed(best, {"max_seq_length": best.max_seq_length + 256})
@@ -69,7 +69,7 @@ def test_the_longest_length_is_the_longest():
 
 
 def test_goals_order_the_proposals():
-    """Length, requests at once, or memory left: the first proposal has the most of what was asked for."""
+    """By length, by requests at once, or by memory left: the first proposal has the most."""
     length, concurrency, training = (_fit(goal).proposals for goal in GOALS)
     assert length[0].profile.max_seq_length == max(each.profile.max_seq_length for each in length)
     assert concurrency[0].prediction.figures.max_num_seqs == max(
@@ -79,8 +79,8 @@ def test_goals_order_the_proposals():
     assert training[0].headroom_bytes > length[0].headroom_bytes
 
 
-def test_a_full_card_keeps_what_the_prediction_may_be_off():
-    """The fullest utilization leaves as much as the peak's own band, so that the proposal does load."""
+def test_the_highest_utilization_leaves_the_peaks_band():
+    """The highest utilization leaves as much as the peak's band, so that the proposal loads."""
     card = card_from_table("T4")
     proposal = search_of(_config(), card, RAM, PROFILE).highest_utilization(PROFILE)
     assert proposal is not None
@@ -90,7 +90,7 @@ def test_a_full_card_keeps_what_the_prediction_may_be_off():
 @pytest.mark.parametrize("goal", GOALS)
 @pytest.mark.parametrize("gpu", ["T4", "H100"])
 def test_every_proposal_leaves_room_for_a_full_batch(goal: Goal, gpu: str):
-    """With a full batch the engine takes its whole activation peak; the card holds it, with the peak's own band to spare."""
+    """The card holds a full batch with its whole activation peak, and the peak's band on top."""
     card = card_from_table(gpu)
     for proposal in _fit(goal, gpu).proposals:
         figures = proposal.prediction.figures
@@ -103,22 +103,22 @@ def test_every_proposal_leaves_room_for_a_full_batch(goal: Goal, gpu: str):
         assert not proposal.prediction.warnings
 
 
-def test_knobs_say_what_they_move():
-    """A smaller rank and fewer targets lower the peak; a smaller utilization takes it from the KV cache."""
+def test_each_setting_says_what_it_changes():
+    """A smaller rank and fewer targets lower the peak; a smaller utilization takes its saving from the KV cache."""
     knobs = {knob.change: knob for knob in _fit("concurrency").knobs}
     assert knobs["rank 32 → 16"].peak_bytes < 0
     assert knobs["no q, k, v, o adapters"].peak_bytes < 0
     assert knobs["gpu_memory_utilization − 0.05"].kv_cache_bytes < 0
 
 
-def test_an_edge_of_the_ladder_is_named():
-    """A card whose KV estimate is near to 40 GiB is told that it flips between 320 and 226 sequences."""
+def test_a_note_names_a_step_of_sequences():
+    """A card whose KV estimate is near 40 GiB gets a note that it flips between 320 and 226 sequences."""
     edges = "\n".join(_fit("length", "H100").edges)
     assert "up to 40 GiB it runs 320 sequences, above it 226" in edges
 
 
-def test_when_nothing_fits_it_says_what_would():
-    """16 bits do not fit a T4 at all; a bigger card does."""
+def test_if_nothing_fits_a_bigger_card_is_suggested():
+    """16 bits do not fit a T4 at all; a bigger card is suggested."""
     found = fit(_config(quantization="16bit"), PROFILE, card_from_table("T4"), RAM)
     assert not found.proposals
     assert any("a bigger card: H100" in way for way in found.would_fit)
@@ -126,12 +126,12 @@ def test_when_nothing_fits_it_says_what_would():
 
 @pytest.mark.parametrize(("bound", "answer"), [(0, None), (1, 1), (7, 7), (10, 10), (99, 10)])
 def test_bisection(bound: int, answer: int | None):
-    """The largest number up to the end for which something holds; none if it holds for none."""
+    """The largest number up to the limit for which the condition holds, or none."""
     assert last_true(lambda n: n <= bound, 1, 10) == answer
 
 
-def test_the_flags_of_a_proposal_make_it(capsys: pytest.CaptureFixture[str]):
-    """What `fit` prints as flags, `predict` takes, and says that it fits."""
+def test_predict_accepts_the_flags_of_a_proposal(capsys: pytest.CaptureFixture[str]):
+    """`predict` accepts the flags that `fit` prints, and says that it fits."""
     best = _fit("length").proposals[0]
     code = cli.run(["predict", "--gpu", "T4", "--ram-available-bytes", str(RAM), *flags(best.profile, PROFILE).split()])
     assert code == 0
@@ -146,8 +146,8 @@ GIVEN = [
 
 
 @pytest.mark.parametrize("arguments", GIVEN)
-def test_the_command_that_is_printed_is_whole(arguments: list[str], capsys: pytest.CaptureFixture[str]):
-    """Pasted, it is the load that was proposed: what was given is in it too."""
+def test_the_printed_command_is_complete(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    """The printed command is the proposed load, including the given flags."""
     ram = ["--ram-available-bytes", str(RAM)]
     assert cli.run(["fit", "--json", *arguments, *ram]) == 0
     best = json.loads(capsys.readouterr().out)["proposals"][0]
@@ -158,7 +158,7 @@ def test_the_command_that_is_printed_is_whole(arguments: list[str], capsys: pyte
 
 
 def test_the_command_is_quoted_for_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """A model in a folder with a blank in its name stays one word, and its weights are those of the folder."""
+    """A model folder with a space in its name stays one argument, and its weights are the folder's."""
     folder = tmp_path / "my model"
     folder.mkdir()
     model = find_model("llama-3.2-1b-instruct")
@@ -170,8 +170,8 @@ def test_the_command_is_quoted_for_the_shell(tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("goal", GOALS)
-def test_what_is_given_is_kept(goal: Goal):
-    """A length, a utilization or a share of sequences that was given is no longer looked for, whatever the goal."""
+def test_given_settings_are_not_varied(goal: Goal):
+    """A given length, utilization or conservativeness is not varied, whatever the goal."""
     for key, value in (("max_seq_length", 1024), ("gpu_memory_utilization", 0.7), ("conservativeness", 0.3)):
         asked = changed(PROFILE, {key: value})
         found = fit(_config(), asked, card_from_table("T4"), RAM, goal, frozenset({key}))
@@ -179,8 +179,8 @@ def test_what_is_given_is_kept(goal: Goal):
         assert {getattr(each.profile, key) for each in found.proposals} == {value}
 
 
-def test_of_a_length_that_is_given_most_requests_come_first():
-    """Asked for the longest requests, of one length: the proposals are ordered by how many run at once."""
+def test_with_a_given_length_most_requests_come_first():
+    """For the longest requests with a given length, proposals are ordered by how many run at once."""
     asked = changed(PROFILE, {"max_seq_length": 4096})
     found = fit(_config(), asked, card_from_table("H100"), RAM, "length", frozenset({"max_seq_length"}))
     sequences = [each.prediction.figures.max_num_seqs or 0 for each in found.proposals]
@@ -198,26 +198,26 @@ def _would_fit(**changes: Any) -> str:
     return "\n".join(found.would_fit)
 
 
-def test_where_16_bits_do_not_fit_4_are_proposed():
-    """The nearest that fits is the same model in 4-bit, with all its flags."""
+def test_4_bit_is_proposed_if_16_bits_do_not_fit():
+    """If 16 bits do not fit, the same model in 4-bit is proposed, with all flags."""
     said = _would_fit(config=_config(quantization="16bit"), load_in_4bit=False)
     assert said.startswith("in 4-bit: --max-seq-length") and said.splitlines()[0].endswith("--load-in-4bit")
 
 
-def test_where_a_length_does_not_fit_the_longest_is_proposed():
-    """As many requests as can be, of a length that does not fit: the longest that does is named, with its flags."""
+def test_the_longest_length_is_proposed_if_the_given_does_not_fit():
+    """If a given length does not fit, the longest that does is proposed with its flags."""
     said = _would_fit(goal="concurrency", max_seq_length=60_000)
     longest = _fit("length").proposals[0].profile.max_seq_length
     assert f"requests no longer than fit: --max-seq-length {longest} " in said
 
 
-def test_where_given_settings_do_not_fit_others_are_proposed():
-    """A utilization that was given and cannot work: what would in its place."""
+def test_another_utilization_is_proposed_if_the_given_cannot_work():
+    """If a given utilization cannot work, one that works is proposed."""
     assert _would_fit(gpu_memory_utilization=0.2).startswith("other settings than those given: --max-seq-length")
 
 
-def test_no_bigger_card_is_the_same_or_a_smaller_one():
-    """A T4 in use is told of an empty T4, never of a bigger card called T4; an H100 is not told of a T4."""
+def test_a_suggested_card_is_really_bigger():
+    """A T4 in use is told of an empty T4, not of a bigger card called T4; an H100 is not told of a T4."""
     t4, h100 = card_from_table("T4"), card_from_table("H100")
     said = _would_fit(card=dataclasses.replace(t4, name="Tesla T4", free_bytes=5_000_000_000)).splitlines()
     assert "T4 with nothing else on it" in said and "a bigger card: T4" not in said
@@ -225,8 +225,8 @@ def test_no_bigger_card_is_the_same_or_a_smaller_one():
     assert said == ["H100 with nothing else on it", "a bigger card: H200"]
 
 
-def test_the_table_keeps_to_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """At 80 columns the heads of the table are whole words on one line."""
+def test_the_table_fits_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """At 80 columns the table's heads are whole words on one line."""
     monkeypatch.setenv("COLUMNS", "80")
     assert cli.run(["fit", "--gpu", "H200", "--for", "concurrency"]) == 0
     heads = ["length", "utilization", "sequences", "concurrency", "KV", "GiB", "peak", "full", "batch", "left"]
@@ -234,7 +234,7 @@ def test_the_table_keeps_to_a_narrow_terminal(capsys: pytest.CaptureFixture[str]
 
 
 def test_fit_exit_codes(capsys: pytest.CaptureFixture[str]):
-    """0 with a proposal, 1 where nothing fits."""
+    """Exit code 0 with a proposal, 1 if nothing fits."""
     assert cli.run(["fit", "--gpu", "T4"]) == 0
     assert "  loadcheck load llama31-8b-instruct-4bit --max-seq-length" in capsys.readouterr().out
     assert cli.run(["fit", "--gpu", "T4", "--load-in-16bit"]) == 1
@@ -243,8 +243,8 @@ def test_fit_exit_codes(capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize("goal", GOALS)
 @pytest.mark.parametrize("gpu", ["T4", "L4", "H100"])
-def test_no_lower_utilization_gives_the_same_load(goal: Goal, gpu: str):
-    """Above its cap unsloth takes no more than below it: the lowest utilization of the same figures is proposed."""
+def test_the_lowest_utilization_of_the_same_load_is_proposed(goal: Goal, gpu: str):
+    """Above its cap unsloth takes no more memory, so the lowest utilization with the same figures is proposed."""
     search = search_of(_config(), card_from_table(gpu), RAM, PROFILE)
     for proposal in _fit(goal, gpu).proposals:
         hundredths = round(proposal.profile.gpu_memory_utilization * 100)
@@ -253,7 +253,7 @@ def test_no_lower_utilization_gives_the_same_load(goal: Goal, gpu: str):
             assert search.predict(lower).figures != proposal.prediction.figures
 
 
-def test_the_cap_is_no_reason_for_0_99():
+def test_a_utilization_above_the_cap_is_not_proposed():
     """The longest length on an H100 is held at 0.74 as at 0.99: what unsloth keeps for training caps both."""
     best = _fit("length", "H100").proposals[0]
     assert best.profile.gpu_memory_utilization < 0.8
@@ -263,8 +263,8 @@ def test_the_cap_is_no_reason_for_0_99():
     )
 
 
-def test_a_utilization_that_is_given_is_not_lowered():
-    """It was asked for."""
+def test_a_given_utilization_is_not_lowered():
+    """A given utilization is not lowered."""
     asked = changed(PROFILE, {"gpu_memory_utilization": 0.99})
     search = search_of(_config(), card_from_table("H100"), RAM, PROFILE, frozenset({"gpu_memory_utilization"}))
     proposal = search.propose(changed(asked, {"max_seq_length": 131_072}))

@@ -1,4 +1,4 @@
-"""fleet bundle and verify: what was signed is believed, and nothing else."""
+"""fleet bundle and verify: only what was signed is trusted."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from tests.fleets import DIGEST, Node, fleet
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two SSH keys, "mine" and "other"; skipped where ssh-keygen is not, or knows no such user."""
+    """Two SSH keys, "mine" and "other"; skipped without ssh-keygen, or if it does not know the user."""
     folder = tmp_path_factory.mktemp("keys")
     for name in ("mine", "other"):
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "a comment", "-f", str(folder / name)]
@@ -30,7 +30,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fleet of two nodes that pass, bundled; to be copied."""
+    """A bundled fleet of two passing nodes, to be copied."""
     root = tmp_path_factory.mktemp("bundle") / "runs"
     root.mkdir()
     fleet(root, 2)
@@ -43,8 +43,8 @@ def mine(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "runs"))
 
 
-def test_the_statement_is_in_totos(made: Path):
-    """A test result over every file, each by SHA-256, with image, lock and profile as what it was tested with."""
+def test_the_statement_follows_in_toto(made: Path):
+    """The statement is an in-toto test result over the SHA-256 of each file, configured by image, lock and profile."""
     data = json.loads((made / NAME).read_text())
     assert (data["_type"], data["predicateType"]) == (TYPE, PREDICATE)
     names = [each["name"] for each in data["subject"]]
@@ -62,8 +62,8 @@ def test_the_statement_is_in_totos(made: Path):
     assert found["image"] == DIGEST[7:] and found["requirements.lock"] == lock_sha256()
 
 
-def test_what_was_signed_is_verified(made: Path, keys: Path, capsys: pytest.CaptureFixture[str]):
-    """From the folder and from the tar, by a public key and by a file of allowed signers, which names the signer."""
+def test_a_signed_bundle_is_verified(made: Path, keys: Path, capsys: pytest.CaptureFixture[str]):
+    """A bundle is verified from its folder or a tar, by a public key or a file of allowed signers, which names the signer."""
     allowed = keys / "allowed"
     allowed.write_text(f'a.person@example namespaces="{NAMESPACE}" {(keys / "mine.pub").read_text()}')
     for target, signers, name in (
@@ -81,12 +81,12 @@ def _edited(path: Path, old: bytes, new: bytes) -> None:
 
 
 def _resigned(root: Path, keys: Path, old: bytes, new: bytes) -> None:
-    """A statement that lies, signed by the right key."""
+    """A false statement, signed with the right key."""
     _edited(root / NAME, old, new)
     sign(root / NAME, keys / "mine")
 
 
-def _linked(root: Path, keys: Path) -> None:
+def _with_a_link(root: Path, keys: Path) -> None:
     (root / "h200-0/1/load.log").unlink()
     (root / "h200-0/1/load.log").symlink_to(root / "h200-1/1/load.log")
 
@@ -105,7 +105,7 @@ FAULTS: dict[str, tuple[Callable[[Path, Path], object], set[Fault]]] = {
     "a node that was added": (lambda r, k: Node(r, "h200-2", 2), {Fault.ADDED}),
     "a file that was added": (lambda r, k: (r / "h200-0" / "note.txt").write_text("x"), {Fault.ADDED}),
     "a link": (lambda r, k: (r / "h200-0" / "x").symlink_to("/etc"), {Fault.ADDED}),
-    "a file that became a link": (_linked, {Fault.MISSING, Fault.ADDED}),
+    "a file that became a link": (_with_a_link, {Fault.MISSING, Fault.ADDED}),
     "an edited statement": (lambda r, k: _edited(r / NAME, b'"pass": 2', b'"pass": 3'), {Fault.FORGED}),
     "a forged signature": (lambda r, k: _edited(r / SIGNATURE, b"\n", b"A\n"), {Fault.FORGED}),
     "an empty signature": (lambda r, k: (r / SIGNATURE).write_text(""), {Fault.FORGED}),
@@ -121,8 +121,8 @@ FAULTS: dict[str, tuple[Callable[[Path, Path], object], set[Fault]]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_was_not_signed_is_not_believed(mine: Path, keys: Path, fault: str):
-    """Forged, changed, missing, added, or another verdict than the runs come to: refused, and named."""
+def test_a_tampered_bundle_is_refused(mine: Path, keys: Path, fault: str):
+    """Forged, changed, missing and added files, and a verdict that the runs do not give, are refused and named."""
     befall, kinds = FAULTS[fault]
     befall(mine, keys)
     found = verify(mine, keys / "mine.pub")
@@ -130,15 +130,15 @@ def test_what_was_not_signed_is_not_believed(mine: Path, keys: Path, fault: str)
     assert not found.is_believed and found.exit_code == 1
 
 
-def test_nobody_is_believed_who_was_not_named(mine: Path, keys: Path, capsys: pytest.CaptureFixture[str]):
-    """A good signature of a key that nobody vouches for is no evidence; whose it is is said."""
+def test_an_untrusted_key_is_refused(mine: Path, keys: Path, capsys: pytest.CaptureFixture[str]):
+    """A valid signature of an untrusted key is refused, and its key is named."""
     assert cli.run(["fleet", "verify", str(mine)]) == 1
     out = capsys.readouterr().out
     assert "by nobody whom you named" in out and "SHA256:" in out and out.splitlines()[-1].startswith("NOT VERIFIED")
 
 
 def test_a_genuine_statement_of_a_failure_is_no_pass(mine: Path, keys: Path, capsys: pytest.CaptureFixture[str]):
-    """It is verified, says FAILED, and the exit code is 1."""
+    """A signed statement of a failure is verified as FAILED, with exit code 1."""
     shutil.rmtree(mine / "h200-1")
     assert cli.run(["fleet", "bundle", str(mine), "--key", str(keys / "mine")]) == 1
     assert cli.run(["fleet", "verify", str(mine), "--signers", str(keys / "mine.pub"), "--json"]) == 1
@@ -147,14 +147,14 @@ def test_a_genuine_statement_of_a_failure_is_no_pass(mine: Path, keys: Path, cap
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"_type": "https://in-toto.io/Statement/v0.1"}', "[" * 100_000])
-def test_what_is_no_statement_is_bad_input(mine: Path, keys: Path, text: str):
-    """Exit code 2."""
+def test_an_invalid_statement_is_bad_input(mine: Path, keys: Path, text: str):
+    """An invalid statement exits 2."""
     (mine / NAME).write_text(text)
     assert cli.run(["fleet", "verify", str(mine), "--signers", str(keys / "mine.pub")]) == 2
 
 
-def test_half_a_tar_is_bad_input(made: Path, tmp_path: Path, keys: Path):
-    """A download that broke off is none that was verified."""
+def test_a_truncated_tar_is_bad_input(made: Path, tmp_path: Path, keys: Path):
+    """A truncated tar is refused, although statement and signature come first in it."""
     whole = (made.parent / "runs.tar.gz").read_bytes()
     (tmp_path / "half.tar.gz").write_bytes(whole[: len(whole) // 2])
     assert cli.run(["fleet", "verify", str(tmp_path / "half.tar.gz"), "--signers", str(keys / "mine.pub")]) == 2
@@ -163,18 +163,18 @@ def test_half_a_tar_is_bad_input(made: Path, tmp_path: Path, keys: Path):
 
 
 def test_a_key_that_cannot_sign_is_bad_input(mine: Path, tmp_path: Path):
-    """Exit code 2, with ssh-keygen's own words; and 3 where there is no ssh-keygen."""
+    """A key that cannot sign exits 2."""
     assert cli.run(["fleet", "bundle", str(mine), "--key", str(tmp_path / "none")]) == 2
 
 
-def test_without_the_tool_nothing_is_believed(mine: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Exit code 3: this machine cannot."""
+def test_without_ssh_keygen_verify_exits_3(mine: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Without ssh-keygen the exit code is 3."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert cli.run(["fleet", "verify", str(mine), "--signers", str(keys / "mine.pub")]) == 3
 
 
-def test_a_file_without_an_end_is_not_waited_for(mine: Path, keys: Path):
-    """Neither when a bundle is made nor when it is checked, by whomever it was signed: exit code 2."""
+def test_an_endless_file_is_refused(mine: Path, keys: Path):
+    """An endless file is refused with exit 2, when bundling and when verifying, whoever signed it."""
     with (mine / "h200-1" / "1" / "load.log").open("ab") as file:
         file.truncate(1 << 42)
     assert cli.run(["fleet", "verify", str(mine), "--signers", str(keys / "mine.pub")]) == 2

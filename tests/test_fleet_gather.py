@@ -1,4 +1,4 @@
-"""fleet gather: no wrong pass, and no node that is missing unnoticed."""
+"""fleet gather: no false pass, and no unnoticed missing node."""
 
 import json
 import shutil
@@ -38,8 +38,8 @@ def _cut(node: Node, size: int) -> None:
     log.write_bytes(log.read_bytes()[:size])
 
 
-def _again(node: Node, attempt: str) -> Node:
-    """A further run in the folder of the same node, with another log."""
+def _run_again(node: Node, attempt: str) -> Node:
+    """Another run in the same node's folder, with another log."""
     other = node.path.parent / attempt
     shutil.copytree(node.path, other)
     again = Node.__new__(Node)
@@ -50,12 +50,12 @@ def _again(node: Node, attempt: str) -> Node:
     return again
 
 
-def _emptied(node: Node) -> None:
+def _empty(node: Node) -> None:
     for file in node.path.iterdir():
         file.unlink()
 
 
-def _dead(node: Node) -> None:
+def _killed(node: Node) -> None:
     _cut(node, 4000)
     (node.path / SEAL).unlink()
     node.change(outcome="running", ended_at=None, duration_s=None, exit_code=None)
@@ -63,7 +63,7 @@ def _dead(node: Node) -> None:
 
 
 def _retried(node: Node) -> None:
-    _dead(_again(node, "0"))
+    _killed(_run_again(node, "0"))
 
 
 def _link(path: Path) -> None:
@@ -77,7 +77,7 @@ def _log_of_another(node: Node) -> None:
 
 
 def _edited_copy(node: Node) -> None:
-    """Of another's run, with every name of its own, and one second edited."""
+    """A copy of another node's run, with this node's names and one duration edited."""
     other = Node(node.path.parents[1] / "aside", node.name, int(node.name.rpartition("-")[2]), "2")
     record = json.loads((node.path.parents[1] / "h200-0/1/run.json").read_text())
     other.change(started_at=record["started_at"], ended_at=record["ended_at"])
@@ -96,16 +96,16 @@ def _moved(node: Node, **times: timedelta) -> None:
 
 
 DAY, SHORT = timedelta(days=1), timedelta(seconds=35.53)
-# What befalls a node, and what it must be found out in.
+# The faults of a node, and the kind of finding that each must give.
 FAULTS: dict[str, tuple[Callable[[Node], object], set[Kind]]] = {
     "never came": (lambda n: shutil.rmtree(n.path.parent), {Kind.MISSING}),
-    "an empty folder": (_emptied, {Kind.MISSING}),
-    "died": (_dead, {Kind.VERDICT, Kind.UNSEALED}),
+    "an empty folder": (_empty, {Kind.MISSING}),
+    "died": (_killed, {Kind.VERDICT, Kind.UNSEALED}),
     "interrupted": (lambda n: n.change(outcome="interrupted", exit_code=-2), {Kind.VERDICT}),
     "out of memory": (lambda n: n.change(outcome="killed", exit_code=-9), {Kind.VERDICT}),
     "failed, and says completed": (lambda n: n.change(exit_code=1), {Kind.VERDICT}),
     "late": (lambda n: _moved(n, started_at=3 * SHORT * 200, ended_at=3 * SHORT * 200 + SHORT), {Kind.LATE}),
-    "doubled": (lambda n: _again(n, "2"), {Kind.DOUBLED}),
+    "doubled": (lambda n: _run_again(n, "2"), {Kind.DOUBLED}),
     "lost, and tried again": (_retried, {Kind.RETRIED, Kind.VERDICT, Kind.UNSEALED}),
     "another card": (lambda n: n.edit(b"NVIDIA H200", b"NVIDIA H100 80GB HBM3"), {Kind.CARD, Kind.VERDICT}),
     "another image": (lambda n: n.change(origin__image="sha256:" + "b" * 64), {Kind.IMAGE}),
@@ -139,7 +139,7 @@ FAULTS: dict[str, tuple[Callable[[Node], object], set[Kind]]] = {
 
 @pytest.fixture(scope="module")
 def gathered(tmp_path_factory: pytest.TempPathFactory) -> FleetVerdict:
-    """A fleet of which each fault has befallen one node, and the others are sound; one that nobody planned is there, too."""
+    """A fleet in which each fault has its own node and the other nodes pass, with one unplanned node."""
     root = tmp_path_factory.mktemp("fleet")
     made = fleet(root, COUNT)
     for node, (befall, _) in zip(made[1:], FAULTS.values(), strict=False):
@@ -149,8 +149,8 @@ def gathered(tmp_path_factory: pytest.TempPathFactory) -> FleetVerdict:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_befell_a_node_is_found_out(gathered: FleetVerdict, fault: str):
-    """Each of the faults is named by its kind, of that node, and the node is no pass."""
+def test_each_fault_of_a_node_is_found(gathered: FleetVerdict, fault: str):
+    """Each fault is reported with its kind and node, and the node does not pass."""
     node = names(COUNT)[1 + list(FAULTS).index(fault)]
     kinds = {finding.kind for finding in gathered.findings if finding.node == node}
     (status,) = (each.status for each in gathered.nodes if each.node == node)
@@ -158,8 +158,8 @@ def test_what_befell_a_node_is_found_out(gathered: FleetVerdict, fault: str):
     assert status != "pass"
 
 
-def test_a_fleet_with_faults_fails_and_loses_nobody(gathered: FleetVerdict):
-    """Every planned node has its line, the sound ones pass, and the fleet does not."""
+def test_a_fleet_with_faults_fails_and_lists_every_node(gathered: FleetVerdict):
+    """Every planned node has a line, the sound ones pass, and the fleet fails."""
     status = {each.node: each.status for each in gathered.nodes}
     sound = {"h200-0", *names(COUNT)[1 + len(FAULTS) :]}
     assert set(status) == {*names(COUNT), "unplanned"}
@@ -169,8 +169,8 @@ def test_a_fleet_with_faults_fails_and_loses_nobody(gathered: FleetVerdict):
     assert gathered.counts["missing"] == 2 and gathered.counts["retried"] == 1
 
 
-def test_nodes_that_deviate_are_named_by_the_digit(gathered: FleetVerdict):
-    """A value that is not the usual one of its card is named with its nodes and the digit."""
+def test_deviating_nodes_are_named_with_the_digit(gathered: FleetVerdict):
+    """A value that is not the card's usual one is reported with its nodes and the digit that differs."""
     found = {(each.figure, each.measured): each for each in gathered.tally.deviations()}
     weights = found["weights_gib", "5.3641"]
     assert (weights.usual, weights.count, weights.digit, weights.predicted) == (
@@ -186,13 +186,13 @@ def test_nodes_that_deviate_are_named_by_the_digit(gathered: FleetVerdict):
     [("5.3541", "5.3542", "the 4th decimal"), ("39,083", "39,183", "the 3rd digit"), ("0.6", "0.60", "the 2nd decimal"),
      ("nf4", "16bit", ""), ("9", "10", ""), ("5.35", "5.35", "")],
 )  # fmt: skip
-def test_digits(a: str, b: str, digit: str):
-    """The first place where two numbers differ; of words and of numbers of other lengths there is none."""
+def test_the_first_differing_digit(a: str, b: str, digit: str):
+    """The first digit where two numbers differ; none for words and for numbers of different lengths."""
     assert differing_digit(a, b) == digit
 
 
-def test_a_sound_fleet_passes_whatever_it_came_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """From a folder, from a tar of it, and judged in several processes: one verdict, a pass, with what it cost."""
+def test_a_sound_fleet_passes_from_a_folder_or_a_tar(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """From a folder, from its tar, and judged in several processes: the same passing verdict, with its cost."""
     fleet(tmp_path / "a", 3)
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "a", "results")
@@ -209,7 +209,7 @@ def test_a_sound_fleet_passes_whatever_it_came_in(tmp_path: Path, capsys: pytest
 
 
 def test_a_tar_is_read_from_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As `kubectl exec … tar c` or an object store writes it: once, from its beginning."""
+    """A tar is read from stdin once, in order, as `kubectl exec … tar c` or an object store writes it."""
     fleet(tmp_path / "a", 2)
     content = BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as archive:
@@ -220,15 +220,15 @@ def test_a_tar_is_read_from_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_many_nodes_are_judged_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What several processes find is what one finds, in the same order."""
+    """Several processes give the same verdict as one, in the same order."""
     fleet(tmp_path, 6)
     monkeypatch.setattr("loadcheck.fleet.gather.ALONE", 2)
     one, two = (gather_folder(tmp_path, jobs=jobs).to_json() for jobs in (1, 2))
     assert one == two and one["counts"] == {"pass": 6}
 
 
-def test_a_judging_process_that_is_killed_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Exit code 3, and what to do: half a fleet is none."""
+def test_a_killed_judging_process_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """If a judging process is killed: exit code 3, and what to do, instead of half a verdict."""
 
     class Pool(ThreadPoolExecutor):
         def __init__(self, jobs: int, *_: object) -> None:
@@ -244,7 +244,7 @@ def test_a_judging_process_that_is_killed_is_no_verdict(tmp_path: Path, monkeypa
 
 
 def test_without_a_plan_nodes_are_compared_with_each_other(tmp_path: Path):
-    """Of a fleet without a plan nobody is missing, but one image and one lock it must be of."""
+    """Without a plan no node can be missing, but all need one image and one lock."""
     (*_, last) = nodes(tmp_path, 3)
     assert gather_folder(tmp_path).passed
     last.change(origin__image="sha256:" + "b" * 64)
@@ -256,7 +256,7 @@ def test_without_a_plan_nodes_are_compared_with_each_other(tmp_path: Path):
 def test_no_byte_of_a_sealed_run_changes_unnoticed(
     name: str, at: float, byte: int, tmp_path_factory: pytest.TempPathFactory
 ):
-    """Whatever byte is another one: the run is no pass, and it is told of that node, without an error of ours."""
+    """With any byte changed the run does not pass, the node is named, and nothing crashes."""
     root = tmp_path_factory.mktemp("sealed")
     made = Node(root, "h200-0", 0)
     content = bytearray((made.path / name).read_bytes())
@@ -267,8 +267,8 @@ def test_no_byte_of_a_sealed_run_changes_unnoticed(
     assert seen.passed is same and seen.node == "h200-0"
 
 
-def test_a_tar_leads_nowhere(tmp_path: Path):
-    """Of a tar only the files of runs are taken, and none through a link or to a place outside."""
+def test_a_tar_cannot_write_outside(tmp_path: Path):
+    """Only files of runs are taken from a tar, and none through a link or to a path outside."""
     file = tmp_path / "evil.tar"
     with tarfile.open(file, "w") as archive:
         for name in ("../run.json", "/abs/run.json", "a/../../run.json", "b/other.txt", "c/run.json"):
@@ -285,8 +285,10 @@ def test_a_tar_leads_nowhere(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar", None])
-def test_what_is_no_fleet_is_bad_input(tmp_path: Path, content: bytes | None, capsys: pytest.CaptureFixture[str]):
-    """An empty file, another file, and a folder without runs: exit code 2, and it is said."""
+def test_an_input_that_is_no_fleet_is_refused(
+    tmp_path: Path, content: bytes | None, capsys: pytest.CaptureFixture[str]
+):
+    """An empty file, another file and a folder without runs exit 2 with an error."""
     target = tmp_path / "x"
     if content is None:
         target.mkdir()
@@ -297,15 +299,15 @@ def test_what_is_no_fleet_is_bad_input(tmp_path: Path, content: bytes | None, ca
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 2}', "[" * 100_000])
-def test_a_plan_that_is_none_is_bad_input(tmp_path: Path, text: str):
-    """Nothing is gathered by a plan that cannot be read."""
+def test_an_unreadable_plan_is_refused(tmp_path: Path, text: str):
+    """An unreadable plan is refused."""
     fleet(tmp_path, 1)
     (tmp_path / NAME).write_text(text)
     assert cli.run(["fleet", "gather", str(tmp_path)]) == 2
 
 
 def test_a_plan_is_read_as_it_was_written(tmp_path: Path):
-    """And names no node twice."""
+    """A plan is read as it was written, and names no node twice."""
     plan = plan_of(names(2))
     write_plan(plan, tmp_path / NAME)
     assert read_plan(tmp_path / NAME) == plan
@@ -313,8 +315,8 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path):
         plan_of(["h200-0", "h200-0"])
 
 
-def test_people_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """The table has predicted beside measured, each finding its node and its remedy, and the last line the verdict."""
+def test_the_printed_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The table shows predicted beside measured, each finding names its node and remedy, and the last line is the verdict."""
     made = fleet(tmp_path, 2)
     shutil.rmtree(made[1].path)
     assert cli.run(["fleet", "gather", str(tmp_path)]) == 1
@@ -326,8 +328,8 @@ def test_people_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     )
 
 
-def test_a_fleet_has_a_page(tmp_path: Path, gathered: FleetVerdict):
-    """What is wrong first, by node; the cards, the figures with who prints others, and every node; no script, and markup is text."""
+def test_the_page_of_a_fleet(tmp_path: Path, gathered: FleetVerdict):
+    """The page shows faults by node first, then cards, figures with deviating nodes, and all nodes; it has no script, and markup is text."""
     made = fleet(tmp_path / "runs", 2)
     made[1].change(outcome="failed", reason="<script>alert(1)</script>")
     page = tmp_path / "fleet.html"
@@ -340,8 +342,8 @@ def test_a_fleet_has_a_page(tmp_path: Path, gathered: FleetVerdict):
     assert all(f'<td class="name">{node.node}</td>' in whole for node in gathered.nodes) and "the 2nd decimal" in whole
 
 
-def test_a_ci_is_told_node_by_node(tmp_path: Path):
-    """In CTRF and JUnit each node is a test: a missing one failed, with why."""
+def test_a_ci_report_has_a_test_per_node(tmp_path: Path):
+    """In CTRF and JUnit each node is a test; a missing one fails with the reason."""
     made = fleet(tmp_path / "runs", 2)
     shutil.rmtree(made[1].path)
     files = [tmp_path / name for name in ("ctrf.json", "junit.xml")]
@@ -351,8 +353,8 @@ def test_a_ci_is_told_node_by_node(tmp_path: Path):
     assert "there is no run of it" in tests["h200-1"]["message"] and 'failures="1"' in files[1].read_text()
 
 
-def test_what_is_kept_of_a_node_is_small(tmp_path: Path):
-    """Of a fleet no log, no evidence and no figure of a single node is kept: a node more is a few hundred bytes more."""
+def test_little_is_kept_of_each_node(tmp_path: Path):
+    """No log, evidence or single figure of a node is kept, so each node adds only a few hundred bytes."""
     fleet(tmp_path, 1)
     (seen,) = examined(tmp_path, ["h200-0/1"], Against(datetime.now(timezone.utc)))
     gathering = Gathering()
@@ -361,8 +363,8 @@ def test_what_is_kept_of_a_node_is_small(tmp_path: Path):
     assert attempts.last is not None and attempts.last.figures == ()
 
 
-def test_what_the_system_refuses_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A folder that cannot be opened is told of that node, and the others are judged."""
+def test_an_unreadable_folder_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A folder that cannot be opened is a finding of its node, and the others are judged."""
     fleet(tmp_path, 2)
 
     def judge(path: Path) -> Loaded:

@@ -1,4 +1,4 @@
-"""fleet plan: each card predicted before it is rented, and what an engine is handed."""
+"""fleet plan: each card is predicted before it is rented, and each engine gets its files."""
 
 import ast
 import json
@@ -58,14 +58,14 @@ def _spec(table: str, **changes: Any) -> FleetSpec:
 
 
 def plan_for(engine: str, **changes: Any) -> FleetPlan:
-    """The plan of a fleet of three T4 and an A100, by an engine, with other keys of FLEET.toml."""
+    """The plan of a fleet of three T4 and an A100 for an engine, with changed keys of FLEET.toml."""
     plan = plan_fleet(_spec(engine, **changes)).plan
     assert plan is not None
     return plan
 
 
-def test_a_card_that_will_not_hold_the_model_is_refused_before_it_is_rented():
-    """By the prediction, by what the stack can use, and by its price; what is left is planned, and the exit code says so."""
+def test_unsuitable_cards_are_refused_before_they_are_rented():
+    """Cards are refused by prediction, by what the stack supports and by price; the rest is planned, and the exit code says so."""
     nodes = [
         {"card": "T4", "count": 2, "price_per_hour": 0.4},
         {"card": "RTX5090"},
@@ -83,16 +83,16 @@ def test_a_card_that_will_not_hold_the_model_is_refused_before_it_is_rented():
     assert long.plan is None and "below the number of sequences" in long.groups[0].refused
 
 
-def test_each_node_costs_what_its_group_does():
-    """Two groups of one card may have two prices: the lower is the card's, and each node keeps its own."""
+def test_each_node_has_the_price_of_its_group():
+    """Two groups with the same card may have two prices: the lower is the card's, and each node keeps its own."""
     nodes = [{"card": "T4", "price_per_hour": 0.5}, {"card": "T4", "hosts": ["a"], "price_per_hour": 0.2}]
     plan = plan_for("local", nodes=nodes)
     assert [(node.node, node.price_per_hour) for node in plan.nodes] == [("t4-0", 0.5), ("t4-2-a-0", 0.2)]
     assert [card.price_per_hour for card in plan.cards] == [0.2]
 
 
-def test_the_ram_that_a_node_is_predicted_with_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """As FLEET.toml states it, else assumed, and for this host its own: the swap space follows from it."""
+def test_a_note_says_which_ram_a_node_is_predicted_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A node's RAM, which decides the swap space, is FLEET.toml's, else assumed, and for this host its own; a note says which."""
     nodes = [{"card": "T4", "ram_available_gib": 12.5}, {"card": "L4"}]
     groups = plan_fleet(_spec("ray", nodes=nodes)).groups
     assert [(each.ram.num_bytes, each.ram.source) for each in groups] == [
@@ -111,8 +111,8 @@ def test_the_ram_that_a_node_is_predicted_with_is_said(tmp_path: Path, capsys: p
     assert "64.00 GiB of available RAM are assumed of a node: say it as ram_available_gib of [[nodes]]" in out
 
 
-def test_what_is_predicted_goes_into_the_plan():
-    """Of each card every figure, and the lock that each node must have."""
+def test_the_plan_holds_each_cards_prediction():
+    """The plan holds each card's predicted figures, and the lock that each node must have."""
     plan = plan_for("local", settings={"max_seq_length": 1024, "weights": "synthetic"})
     assert {card.card: card.predicted["weights_gib"] for card in plan.cards} == {"T4": 5.3541, "A100-40GB": 5.3541}
     assert plan.lock_sha256 == lock_sha256() and plan.profile.max_seq_length == 1024
@@ -156,14 +156,14 @@ def _planned_and_written(changes: dict[str, Any]) -> None:
         ({"engine": "kubernetes", "image": None, "kubernetes": {"results_claim": "x"}}, "needs an image"),
     ],
 )
-def test_what_is_wrong_with_a_fleet_is_said(changes: dict[str, Any], word: str):
-    """Before anything is written, with the key."""
+def test_an_invalid_fleet_is_refused_with_its_key(changes: dict[str, Any], word: str):
+    """An invalid fleet is refused with its key, before anything is written."""
     with pytest.raises(BadInput, match=word):
         _planned_and_written(changes)
 
 
 def test_kubernetes_gets_a_job_for_each_card():
-    """Indexed, by digest, on the nodes that carry the card's label, with /dev/shm, tolerations, secrets and nothing more than it needs."""
+    """Each card gets an indexed job, by digest, on nodes with the card's label, with /dev/shm, tolerations, secrets and nothing more than it needs."""
     jobs = list(yaml.safe_load_all(engine_of(plan := plan_for("kubernetes", retries=1)).files(plan)["job.yaml"]))
     assert [job["metadata"]["name"] for job in jobs] == ["fleet-t4", "fleet-a100-40gb"]
     spec, pod = jobs[0]["spec"], jobs[0]["spec"]["template"]["spec"]
@@ -190,7 +190,7 @@ def test_kubernetes_gets_a_job_for_each_card():
 
 
 def test_a_named_host_gets_a_job_of_its_own():
-    """With its name in the node's, and in what places it."""
+    """A named host gets its own job, with the host in the node's name and in the placement."""
     plan = plan_for("kubernetes", nodes=[{"card": "T4", "hosts": ["gpu-a", "gpu-b"]}])
     jobs = list(yaml.safe_load_all(engine_of(plan).files(plan)["job.yaml"]))
     assert [node.node for node in plan.nodes] == ["t4-gpu-a-0", "t4-gpu-b-0"]
@@ -199,7 +199,7 @@ def test_a_named_host_gets_a_job_of_its_own():
 
 
 def test_without_a_gpu_none_is_asked_for():
-    """Of a node on the CPU no engine asks for a card, a label or a toleration."""
+    """On a CPU node no engine asks for a card, a label or a toleration."""
     changes: dict[str, Any] = {"profile": "smollm2-135m-cpu", "nodes": [{"card": "cpu", "count": 2}]}
     plans = {engine: plan_for(engine, **changes) for engine in OPTIONS}
     texts = {engine: "".join(engine_of(plan).files(plan).values()) for engine, plan in plans.items()}
@@ -210,7 +210,7 @@ def test_without_a_gpu_none_is_asked_for():
 
 
 def test_skypilot_gets_a_task_for_each_card():
-    """By SkyPilot's name of the card and by digest; a machine that fails does not end the others; all of it is taken down."""
+    """Each card gets a task, by SkyPilot's name for it and by digest; one failing machine does not end the others; all are taken down."""
     plan = plan_for("skypilot")
     files = engine_of(plan).files(plan)
     task = yaml.safe_load(files["a100-40gb.yaml"])
@@ -242,14 +242,14 @@ RAYS = {
 }  # fmt: skip
 
 
-def test_engines_names_of_cards():
-    """Those of SkyPilot's catalog, and what Ray makes of a device name."""
+def test_card_names_of_the_engines():
+    """The names of SkyPilot's catalog, and what Ray makes of a device name."""
     assert {card: accelerator(card, Skypilot()) for card in SKYPILOTS} == SKYPILOTS
     assert {name: accelerator_type(name) for name in RAYS} == RAYS
 
 
-def test_what_skypilot_runs_copies_a_run_into_the_bucket(tmp_path: Path):
-    """Once it is sealed, below the folder of the results; a load that fails does not fail the machine."""
+def test_skypilot_copies_a_run_into_the_bucket(tmp_path: Path):
+    """SkyPilot copies a sealed run into the results folder of the bucket, and a failed load does not fail the machine."""
     plan = plan_for("skypilot", skypilot={"runtime": "image"})
     script = yaml.safe_load(engine_of(plan).files(plan)["t4.yaml"])["run"]
     for place in ("/var/tmp/fleet", "/bucket"):
@@ -267,15 +267,15 @@ def test_what_skypilot_runs_copies_a_run_into_the_bucket(tmp_path: Path):
 
 
 @pytest.mark.parametrize("changes", [{"results": "results"}, {"nodes": [{"card": "T4", "hosts": ["a"]}]}])
-def test_skypilot_refuses_what_would_be_lost(changes: dict[str, Any]):
-    """Results on a machine that is taken down, and machines that it cannot choose."""
+def test_skypilot_refuses_results_that_would_be_lost(changes: dict[str, Any]):
+    """Results on a machine that is taken down, and machines that SkyPilot cannot choose, are refused."""
     with pytest.raises(BadInput):
         engine_of(plan := plan_for("skypilot", **changes)).files(plan)
 
 
 @pytest.mark.parametrize("container", ["apptainer", "pyxis"])
 def test_slurm_gets_an_array_for_each_card(container: str, tmp_path: Path):
-    """A script that bash reads; what image it ran is what lies there, not what was asked for."""
+    """Each card gets a script that bash parses; the image it ran is recorded by what was there, not by what was requested."""
     plan = plan_for("slurm", slurm={**OPTIONS["slurm"], "container": container})
     write_files(plan, tmp_path)
     text = (tmp_path / "t4.sbatch").read_text()
@@ -288,8 +288,8 @@ def test_slurm_gets_an_array_for_each_card(container: str, tmp_path: Path):
         assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
 
 
-def test_slurm_runs_what_it_was_handed(tmp_path: Path):
-    """The script, with the bundle's own `run` and a stand-in for Apptainer: node, digest and GPU reach the container."""
+def test_a_slurm_script_runs_the_bundle(tmp_path: Path):
+    """With the bundle's own `run` and a stand-in for Apptainer, node, digest and GPU reach the container."""
     bundle, tools, root = tmp_path / "bundle", tmp_path / "bin", tmp_path / "root"
     for folder in (bundle, tools, root / "usr/local/bin"):
         folder.mkdir(parents=True)
@@ -314,15 +314,15 @@ def test_slurm_runs_what_it_was_handed(tmp_path: Path):
 
 
 @pytest.mark.parametrize("engine", ["kubernetes", "skypilot", "slurm", "ray"])
-def test_a_node_is_told_for_which_plan_it_runs(engine: str):
-    """Name and time of the plan, so that its runs are told from those of the same nodes for another one."""
+def test_each_node_is_told_its_plan(engine: str):
+    """Each node is told the plan's name and time, so that its runs are not mistaken for another plan's."""
     plan = plan_for(engine)
     assert re.fullmatch(r"fleet-\d{8}T\d{6}Z", plan.identity)
     assert all(plan.identity in text for text in engine_of(plan).files(plan).values())
 
 
 def test_ray_gets_a_script_with_a_task_for_each_gpu():
-    """Python that parses, each node once, placed by Ray's own name of its card."""
+    """A Python script that parses, with each node once, placed by Ray's name for its card."""
     plan = plan_for("ray")
     text = engine_of(plan).files(plan)["ray_fleet.py"]
     (nodes,) = (
@@ -338,8 +338,8 @@ def test_ray_gets_a_script_with_a_task_for_each_gpu():
 
 
 @pytest.mark.parametrize("engine", OPTIONS)
-def test_every_engine_can_be_started_and_taken_back(engine: str):
-    """Each has its commands in the plan's folder; every unit that costs money is named in what takes it back."""
+def test_every_engine_has_start_and_stop_commands(engine: str):
+    """Each engine has start and stop commands in the plan's folder; every unit that costs money is in the stop command."""
     plan = plan_for(engine)
     module = engine_of(plan)
     assert all(isinstance(word, str) for command in (*module.start(plan), *module.stop(plan)) for word in command)
@@ -348,8 +348,8 @@ def test_every_engine_can_be_started_and_taken_back(engine: str):
         assert all(f"fleet-{unit}" in told for unit in plan.units())
 
 
-def test_the_command_writes_the_plan_and_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """fleet.json and the engine's files; a second time it writes over nothing."""
+def test_the_command_writes_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The command writes fleet.json and the engine's files, and refuses to overwrite them."""
     file = tmp_path / "FLEET.toml"
     file.write_text(
         f'name = "mine"\nengine = "kubernetes"\nimage = "{IMAGE}"\nprofile = "llama31-8b-instruct-4bit"\nuntil = 2030-01-01T00:00:00Z\n'
@@ -373,8 +373,8 @@ def _tables() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("table", _tables(), ids=lambda table: "-".join(table))
-def test_what_the_page_says_is_planned(table: dict[str, Any]):
-    """Each FLEET.toml of docs/clouds.md, and each table of an engine laid over the first, makes files of its engine."""
+def test_the_examples_of_the_page_are_planned(table: dict[str, Any]):
+    """Each FLEET.toml in docs/clouds.md, and each engine's table merged into the first, produces that engine's files."""
     engine = table.get("engine") or next(name for name in OPTIONS if name in table)
     data = table if "name" in table else {**_tables()[0], "engine": engine, **table}
     if engine == "skypilot":

@@ -156,7 +156,7 @@ def gathered(root: Path) -> FleetVerdict:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_befell_a_node_is_found_out(gathered: FleetVerdict, fault: str):
+def test_each_fault_of_a_node_is_found(gathered: FleetVerdict, fault: str):
     """Each of the faults is named by its kind, of that node, and the node is no pass."""
     node = names(COUNT)[1 + list(FAULTS).index(fault)]
     (status,) = (each.status for each in gathered.nodes if each.node == node)
