@@ -1,4 +1,4 @@
-"""The ladder: what fixes a load that is short of memory, cheapest first, and what each rung of it gains."""
+"""The ladder: the changes that fix a load short of memory, cheapest first, and what each rung gains."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ TIGHT: list[tuple[dict[str, Any], Any]] = [  # settings that do not fit a T4, an
 
 @pytest.mark.parametrize(("overrides", "short"), TIGHT)
 def test_the_ladder_ends_at_the_first_step_that_fits(overrides: dict[str, Any], short: str):
-    """Steps come in the order of the rungs; only the last one fits, and leaves as much as the prediction may be off."""
+    """Steps follow the order of the rungs. Only the last one fits, and it leaves the prediction's uncertainty as slack."""
     ladder, steps = _climb(**overrides)
     assert ladder.base.short == short
     names = [rung.name for rung in RUNGS]
@@ -62,7 +62,7 @@ def test_the_ladder_ends_at_the_first_step_that_fits(overrides: dict[str, Any], 
 
 @pytest.mark.parametrize(("overrides", "short"), TIGHT)
 def test_a_gain_is_the_difference_of_two_predictions(overrides: dict[str, Any], short: str):
-    """What a step gains is how much more is left of what was short, in bytes, or tokens for a batch."""
+    """A step's gain is how much more is left of what was short, in bytes, or in tokens for a batch."""
     ladder, steps = _climb(**overrides)
     before = ladder.base.prediction.figures
     for step in steps:
@@ -79,8 +79,8 @@ def test_a_gain_is_the_difference_of_two_predictions(overrides: dict[str, Any], 
 
 
 @pytest.mark.parametrize(("utilization", "away"), [(0.4, -0.01), (0.99, 0.01)])
-def test_utilization_is_turned_no_further_than_it_must(utilization: float, away: float):
-    """Up for want of KV cache, down for want of room beside it; a hundredth less of a change would not fit."""
+def test_utilization_changes_no_more_than_needed(utilization: float, away: float):
+    """Utilization rises for KV cache and falls for the room beside it, and one hundredth less would not fit."""
     ladder, steps = _climb(gpu_memory_utilization=utilization)
     found = steps[-1].state.profile
     assert steps[-1].rung.name == "another utilization"
@@ -89,15 +89,15 @@ def test_utilization_is_turned_no_further_than_it_must(utilization: float, away:
     assert not ladder.state(milder).fits
 
 
-def test_one_rung_alone_comes_before_several():
-    """The rung below, which did not suffice, is not part of a step that fits without it."""
+def test_a_step_has_one_rung_if_that_suffices():
+    """A step that fits with one rung does not include the previous rung, which did not suffice."""
     _, steps = _climb(gpu_memory_utilization=0.4)
     assert steps[0].changes and not steps[0].fits
     assert [change.split()[0] for change in steps[1].changes] == ["gpu_memory_utilization"]
 
 
-def test_where_one_rung_does_not_suffice_several_do():
-    """Rungs add up, and what of them is not needed is given back."""
+def test_a_step_combines_rungs_if_one_does_not_suffice():
+    """Rungs add up if one does not suffice, and what is not needed of them is undone."""
     ladder, steps = _climb(**TIGHT[-1][0])
     found, base = steps[-1].state.profile, ladder.base.profile
     keys = [change.split()[0] for change in steps[-1].changes]
@@ -108,7 +108,7 @@ def test_where_one_rung_does_not_suffice_several_do():
 
 
 def test_no_graphs_is_the_last_resort():
-    """A card that is too small for everything but a load without CUDA graphs ends there."""
+    """If only a load without CUDA graphs fits the card, that is the last rung."""
     card = _small_card(6_860 * MIB)
     _, steps = _climb(card, max_lora_rank=8, adapters__r=8, adapters__target_modules=list(MLP_ONLY), conservativeness=0.1,
                       max_seq_length=256, gpu_memory_utilization=0.9)  # fmt: skip
@@ -132,23 +132,23 @@ def _small_card(total_bytes: int) -> Card:
         (T4, {"conservativeness": 0.001}),
     ],
 )  # fmt: skip
-def test_what_is_no_matter_of_memory_has_no_ladder(card: Card, overrides: dict[str, Any]):
-    """A card out of reach, and settings that no memory would help, have no step at all."""
+def test_a_problem_that_is_not_memory_has_no_ladder(card: Card, overrides: dict[str, Any]):
+    """An unsupported card, and settings that more memory would not help, have no steps."""
     ladder, steps = _climb(card, **overrides)
     assert not ladder.base.prediction.fits
     assert steps == []
 
 
-def test_a_model_too_large_for_the_card_climbs_to_the_top():
-    """Where nothing fits, every rung is said, and none of them fits."""
+def test_a_model_too_large_for_the_card_tries_every_rung():
+    """If nothing fits, every rung is listed, and none of them fits."""
     assert MODEL is not None
     steps = list(_ladder(_profile(load_in_4bit=False), config=MODEL.config_for("16bit")).climb())
     assert [step.rung for step in steps] == list(RUNGS)
     assert not any(step.fits for step in steps)
 
 
-def test_a_failed_load_asks_for_more_than_was_predicted():
-    """What failed with so much predicted to be left needs that much more and the slack; what the log says missed, too."""
+def test_after_a_failure_more_is_needed_than_was_predicted():
+    """After a failure the next step must leave more than was predicted to be left, plus the slack, and what the log says was missing."""
     needs = slack(T4)
     assert need_after(needs, slack(T4), "kv_cache", 100 * MIB, None)["kv_cache"] == 100 * MIB + KV_SLACK_BYTES
     assert need_after(needs, slack(T4), "kv_cache", 100 * MIB, -50 * MIB)["kv_cache"] == 150 * MIB + KV_SLACK_BYTES
@@ -157,8 +157,8 @@ def test_a_failed_load_asks_for_more_than_was_predicted():
     assert need_after(needs, slack(T4), "peak", GIB, None) == {**needs, "peak": GIB + needs["peak"]}
 
 
-def test_the_ladder_finds_more_than_failed():
-    """Settings that are predicted to fit but did not: the next step leaves more of what was short than they did."""
+def test_a_step_after_a_failure_leaves_more():
+    """After a failure of settings that were predicted to fit, the next step leaves more of what was short."""
     profile = _profile(gpu_memory_utilization=0.9)
     search = search_of(CONFIG, T4, RAM, profile)
     left = Ladder(search, profile).base.left["peak"]
@@ -175,8 +175,8 @@ TRIED = st.fixed_dictionaries({
 
 
 @given(card=st.sampled_from(["T4", "RTX3090", "H100"]), tried=TRIED)
-def test_the_ladder_misses_nothing_that_its_harshest_steps_would_fix(card: str, tried: dict[str, Any]):
-    """Where the furthest turn of every rung fits at some utilization, the ladder ends in a step that fits."""
+def test_the_ladder_fixes_what_the_furthest_settings_fix(card: str, tried: dict[str, Any]):
+    """If the furthest setting of every rung fits at some utilization, the ladder ends in a step that fits."""
     ladder = _ladder(_profile(**tried), card_from_table(card))
     if ladder.base.short is None:
         return
@@ -188,8 +188,8 @@ def test_the_ladder_misses_nothing_that_its_harshest_steps_would_fix(card: str, 
 
 
 @given(length=st.integers(1, 40_000), free=st.integers(6 * GIB, 14 * GIB))
-def test_what_the_estimate_must_leave_is_what_keeps_the_length(length: int, free: int):
-    """unsloth cuts the length just where its estimate leaves less than we say it must."""
+def test_the_estimate_required_for_a_length_is_exact(length: int, free: int):
+    """unsloth cuts the length exactly where its estimate leaves less than our requirement."""
     plan = unsloth_plan(
         CONFIG, total_bytes=40 * GIB, free_bytes=free, max_seq_length=length, max_lora_rank=32,
         gpu_memory_utilization=1.0, conservativeness=1.0, swap_bytes=0,

@@ -1,4 +1,4 @@
-"""Reading load logs in every dialect that is known."""
+"""Reading load logs in every known dialect."""
 
 import re
 import time
@@ -33,14 +33,14 @@ def _write(path: Path, text: str) -> Path:
 
 
 def test_every_figure_of_the_reference(t4_log: Path):
-    """The T4 reference says exactly these figures, and nothing of the others."""
+    """The T4 reference has exactly these figures."""
     parsed = parse_log(t4_log)
     assert {name: value for name, value in parsed.last.figures.to_json().items() if value is not None} == T4_FIGURES
     assert (parsed.outcome, len(parsed.attempts)) == (Outcome.COMPLETED, 1)
 
 
-def test_readings_carry_their_line(t4_log: Path):
-    """A figure names the line that it was read in."""
+def test_readings_name_their_line(t4_log: Path):
+    """A figure names the line that it was read from."""
     reading = parse_log(t4_log).last.reading("weights_bytes")
     assert reading is not None
     assert "took 5.3541 GB" in t4_log.read_text().splitlines()[reading.line - 1]
@@ -59,8 +59,8 @@ def test_readings_carry_their_line(t4_log: Path):
     ],
     ids=["one line", "crlf", "worker prefix", "colour", "comment", "cuda blocks", "no markdown"],
 )
-def test_dialects_say_the_same(change, t4_log: Path, tmp_path: Path):
-    """However a log was pasted or prefixed, it says the same figures."""
+def test_dialects_give_the_same_figures(change, t4_log: Path, tmp_path: Path):
+    """However a log was pasted or prefixed, it has the same figures."""
     log = _write(tmp_path / "log", change(t4_log.read_text()))
     figures = parse_log(log).last.figures.to_json()
     assert {name: value for name, value in figures.items() if value is not None} == T4_FIGURES
@@ -68,27 +68,27 @@ def test_dialects_say_the_same(change, t4_log: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
 def test_other_encodings(encoding: str, t4_log: Path, tmp_path: Path):
-    """A log written by PowerShell (UTF-16 or UTF-8, with a byte order mark) is read as well."""
+    """A log from PowerShell (UTF-16 or UTF-8, with a byte order mark) is read."""
     log = tmp_path / "log"
     log.write_text(t4_log.read_text(), encoding=encoding)
     assert parse_log(log).last.figures.num_gpu_blocks == 1353
 
 
-def test_blanks_of_a_web_page_are_blanks(t4_log: Path, tmp_path: Path):
-    """What a page keeps together with U+00A0 was a blank where it was printed."""
+def test_no_break_spaces_are_spaces(t4_log: Path, tmp_path: Path):
+    """U+00A0 from a web page is read as a space."""
     text = t4_log.read_text(encoding="utf-8").replace(" ", "\u00a0")
     assert parse_log(_write(tmp_path / "log", text)).last.figures == parse_log(t4_log).last.figures
 
 
-def test_terminal_codes_within_a_line_are_nothing(t4_log: Path, tmp_path: Path):
-    """Colours of figures and words, a reset of tput's and a collector's own strings leave the log as it was printed."""
+def test_terminal_codes_are_ignored(t4_log: Path, tmp_path: Path):
+    """Colours of figures and words, tput's reset and a collector's own strings do not change what is read."""
     text = re.sub(r"(\d+\.\d+|took|blocks)", "\x1b[1;36m\\1\x1b(B\x1b[m", t4_log.read_text(encoding="utf-8"))
     text = "".join(f"\x1b_bk;t=17394620{n:02d}\x07{line}\n" for n, line in enumerate(text.splitlines()))
     assert parse_log(_write(tmp_path / "log", text)).last.figures == parse_log(t4_log).last.figures
 
 
 def test_a_progress_bar_rewritten_in_place_is_one_line(tmp_path: Path, t4_log: Path):
-    """A bar that a carriage return moves back says its total once, however often it is drawn."""
+    """A progress bar that is redrawn with carriage returns gives its total once."""
     bar = "".join(f"\rCapturing CUDA graph shapes: {n}%|█| {n}/23 [00:40<00:00]" for n in range(24))
     text = t4_log.read_text().replace("Capturing CUDA graph shapes: 100%|██████████| 23/23", bar)
     attempt = parse_log(_write(tmp_path / "log", text)).last
@@ -124,13 +124,13 @@ LATER = ("num_gpu_blocks", "weights_gib", "weights_load_s", "activation_peak_gib
     ),
 )
 def test_later_dialects(log: str, said: tuple[float, ...], tmp_path: Path):
-    """vLLM 0.8 and 0.9 name the weights and the blocks in other words; one of these logs is a single line."""
+    """vLLM 0.8 and 0.9 print weights and blocks in other words; one of these logs is a single line."""
     figures = parse_log(sample_log(log, tmp_path)).last.figures.to_json()
     assert tuple(figures[name] for name in LATER) == said
 
 
-def test_trainable_params_may_be_printed_again(t4_log: Path, tmp_path: Path):
-    """Whoever trains calls peft's print as often as they like; other numbers are another line."""
+def test_trainable_params_may_be_repeated(t4_log: Path, tmp_path: Path):
+    """A training may print peft's line again; with other numbers it is a different line."""
     line = "trainable params: 83,886,080 || all params: 8,114,147,328 || trainable%: 1.0338\n"
     text = t4_log.read_text(encoding="utf-8").rstrip("\n") + "\n" + line
     assert parse_log(_write(tmp_path / "log", text + line)).last.formats["trainable"] == 1
@@ -157,7 +157,7 @@ Unsloth 2025.2.5 patched 32 layers with 32 QKV layers, 32 O layers and 32 MLP la
 
 
 def test_a_retry_is_an_attempt_with_its_own_sequences(tmp_path: Path):
-    """The retry has its own number of sequences; the plan and the adapters, said once, belong to both; the error to the first."""
+    """A retry has its own number of sequences; plan and adapters, printed once, belong to both attempts; the error to the first."""
     first, second = parse_log(_write(tmp_path / "log", RETRIED)).attempts
     assert (first.figures.max_num_seqs, second.figures.max_num_seqs) == (160, 120)
     assert first.figures.chunked_prefill_tokens == second.figures.chunked_prefill_tokens == 512
@@ -189,7 +189,7 @@ def test_outcomes(log: str, outcome: Outcome, tmp_path: Path):
 
 
 def test_an_error_after_the_load_fails_it(t4_log: Path, tmp_path: Path):
-    """Figures that are all there do not make up for an error after them."""
+    """An error after complete figures fails the load."""
     text = t4_log.read_text() + "\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n"
     attempt = parse_log(_write(tmp_path / "log", text)).last
     assert attempt.outcome is Outcome.FAILED
@@ -212,14 +212,14 @@ Call stack:
 
 
 @pytest.mark.parametrize("printed", [IGNORED, LOGGING, IGNORED + IGNORED])
-def test_an_exception_that_python_ignores_is_no_failure(printed: str, t4_log: Path, tmp_path: Path):
-    """What CPython 3.11 prints of an exception in `__del__` or in a log handler says nothing about the load."""
+def test_an_ignored_exception_is_no_failure(printed: str, t4_log: Path, tmp_path: Path):
+    """What CPython 3.11 prints about an exception in `__del__` or a log handler does not affect the outcome."""
     assert parse_log(_write(tmp_path / "log", t4_log.read_text() + printed)).outcome is Outcome.COMPLETED
 
 
 @pytest.mark.parametrize("after", [IGNORED.partition("\n")[2], "torch.OutOfMemoryError: CUDA out of memory. Tried\n"])
 def test_an_error_after_an_ignored_one_counts(after: str, t4_log: Path, tmp_path: Path):
-    """Only the one exception is ignored, not what follows it."""
+    """Only the ignored exception is skipped, not an error after it."""
     assert parse_log(_write(tmp_path / "log", t4_log.read_text() + IGNORED + after)).outcome is Outcome.FAILED
 
 
@@ -227,8 +227,8 @@ def test_an_error_after_an_ignored_one_counts(after: str, t4_log: Path, tmp_path
     ("content", "words"),
     [(b"", "empty"), (b"\x7fELF\x02\x01\0\0\0", "binary"), (b"hello\nworld\n", "no line of a load log")],
 )
-def test_what_is_no_log_is_refused(content: bytes, words: str, tmp_path: Path):
-    """An empty file, a binary one and a text of something else are each named as what they are."""
+def test_a_file_that_is_no_log_is_refused(content: bytes, words: str, tmp_path: Path):
+    """An empty file, a binary one and other text are each refused with their own reason."""
     log = tmp_path / "log"
     log.write_bytes(content)
     with pytest.raises(BadInput, match=words) as caught:
@@ -237,7 +237,7 @@ def test_what_is_no_log_is_refused(content: bytes, words: str, tmp_path: Path):
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path):
-    """A path that cannot be read says why."""
+    """An unreadable path is refused with the reason."""
     with pytest.raises(BadInput, match="No such file"):
         parse_log(tmp_path / "nothing")
     with pytest.raises(BadInput, match="a folder"):
@@ -245,7 +245,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path):
 
 
 def test_a_truncated_log_is_partial(t4_log: Path, tmp_path: Path):
-    """A log that breaks off anywhere before the engine was ready is partial, and what it said is kept."""
+    """A log cut anywhere before the engine was ready is partial, and its figures are kept."""
     text = t4_log.read_text()
     attempt = parse_log(_write(tmp_path / "log", text[: text.index("Capturing cudagraphs")])).last
     assert (attempt.outcome, attempt.figures.num_gpu_blocks, attempt.figures.cuda_graph_bytes) == (
@@ -254,7 +254,7 @@ def test_a_truncated_log_is_partial(t4_log: Path, tmp_path: Path):
 
 
 def test_a_log_of_many_megabytes_is_read_in_seconds(t4_log: Path, tmp_path: Path):
-    """4 MB of noise around the reference are read at more than 10 MB a second, and change nothing."""
+    """4 MB of noise around the reference are read at over 10 MB/s, and change nothing."""
     noise = "INFO 02-13 15:56:09 something.py:1] nothing to see here, move along please, 12345 of 67890\n" * 21_000
     log = _write(tmp_path / "log", noise + t4_log.read_text() + noise)
     start_s = time.process_time()
@@ -264,27 +264,27 @@ def test_a_log_of_many_megabytes_is_read_in_seconds(t4_log: Path, tmp_path: Path
 
 
 def test_a_file_of_endless_loads_is_refused(tmp_path: Path):
-    """Hostile input that begins load after load is refused, not kept in memory."""
+    """Hostile input that starts load after load is refused, not kept in memory."""
     line = "vLLM loading x with actual GPU utilization = 1% # CUDA blocks: 1, # CPU blocks: 1\n"
     with pytest.raises(BadInput, match="more than 1000 loads begin"):
         parse_log(_write(tmp_path / "log", line * 2_000))
 
 
-def test_a_line_without_end_is_cut(tmp_path: Path, t4_log: Path):
-    """A line of many megabytes does not grow in memory; what follows it is still read."""
+def test_an_endless_line_is_cut(tmp_path: Path, t4_log: Path):
+    """A line of many megabytes does not grow in memory, and what follows it is read."""
     log = _write(tmp_path / "log", "x" * 5_000_000 + "\n" + t4_log.read_text())
     assert parse_log(log).last.figures.num_gpu_blocks == 1353
 
 
-def test_an_overlong_number_is_no_line(t4_log: Path, tmp_path: Path):
-    """A line whose figure is too long to be one is missing, so no coarser reading can stand in for it unnoticed."""
+def test_a_line_with_an_overlong_number_is_missing(t4_log: Path, tmp_path: Path):
+    """A line with an overlong figure counts as missing, so that no coarser reading replaces it unnoticed."""
     log = _write(tmp_path / "log", t4_log.read_text().replace("59.59%", "59." + "9" * 400 + "%"))
     assert parse_log(t4_log).last.formats["plan utilization"] == 1
     assert parse_log(log).last.formats["plan utilization"] == 0
 
 
 def test_an_event_is_one_ascii_line():
-    """No value of an event can break its line or colour the terminal, and it reads back as it was."""
+    """No value of an event can break its line or colour the terminal, and it reads back unchanged."""
     event = Answered(
         text="a\nloadcheck: {\x1b[31m", num_new_tokens=2, first_token_unix_s=None, expected=None, found=None
     )
@@ -294,13 +294,13 @@ def test_an_event_is_one_ascii_line():
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"no": "event"}', '{"event": 1}', "[" * 100_000])
-def test_what_is_no_event_is_none(text: str):
-    """Broken JSON, another type, or an event without a name is no event, however deep."""
+def test_invalid_events_are_none(text: str):
+    """Broken JSON, another type or a missing name is no event, at any depth."""
     assert find_event(f"loadcheck: {text}") is None
 
 
-def test_a_capability_that_is_none_is_not_read(tmp_path: Path, t4_log: Path):
-    """An event's compute capability counts only where it looks like one."""
+def test_an_invalid_compute_capability_is_not_read(tmp_path: Path, t4_log: Path):
+    """An event's compute capability is used only if it looks like one."""
     said = {text: format_event(Device(compute_capability=text)) for text in ("9.0", "9.08.post3", "٩.٠")}
     read = {text: parse_log(_write(tmp_path / "log", f"{t4_log.read_text()}\n{line}\n")) for text, line in said.items()}
     values = {
@@ -309,8 +309,8 @@ def test_a_capability_that_is_none_is_not_read(tmp_path: Path, t4_log: Path):
     assert {text for text, found in values.items() if text in found} == {"9.0"}
 
 
-def test_events_say_figures_to_the_byte(tmp_path: Path):
-    """A figure in an event is exact, and is preferred over a rounded one."""
+def test_events_hold_exact_figures(tmp_path: Path):
+    """A figure in an event is exact, and preferred to a rounded one."""
     log = _write(
         tmp_path / "log",
         "INFO x] Loading model weights took 5.3541 GB\n"

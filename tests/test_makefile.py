@@ -1,4 +1,4 @@
-"""What is given to make is text: neither make nor a shell evaluates it."""
+"""Input to make is text: neither make nor a shell evaluates it."""
 
 import os
 import re
@@ -17,7 +17,7 @@ WORDS = ["$(touch o1) `touch o2` $(shell touch o3)", ";", "touch", "o4", "", "a 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The Makefile, its scripts, and programs that only write down what they were given."""
+    """The Makefile, its scripts, and programs that only record their arguments."""
     for name in ("Makefile", *(f"scripts/{script}" for script in SCRIPTS)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -33,7 +33,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 OF_AN_OUTER_MAKE = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "ARGS", "RUN", "LOG", "GPU", "PROFILE")
-"""What `make unit ARGS=…` hands on to the tests, and is none of theirs."""
+"""What `make unit ARGS=…` passes to the tests, and these must not inherit."""
 
 
 def clean_environment() -> dict[str, str]:
@@ -41,7 +41,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def make(checkout: Path, *arguments: str, **environment: str) -> tuple[int, list[str], str]:
-    """The exit code, what loadcheck was given, and what was said."""
+    """The exit code, loadcheck's arguments, and the output."""
     said = subprocess.run(["make", "ENGINE=cpu", "RUNTIME=local", *arguments], cwd=checkout, env={**clean_environment(), **environment},
                           capture_output=True, text=True, check=False)  # fmt: skip
     given = checkout / "given"
@@ -68,10 +68,10 @@ def make(checkout: Path, *arguments: str, **environment: str) -> tuple[int, list
         ("release", ["RELEASE"], ["scripts/release.py", EVIL]),
     ],
 )
-def test_what_is_given_reaches_the_program_as_it_is(
+def test_values_reach_the_program_unchanged(
     target: str, names: list[str], expected: list[str], where: str, checkout: Path
 ):
-    """Quotes, spaces, newlines, `$(…)`, back quotes, `;` and make's own functions are nothing but characters."""
+    """Quotes, spaces, newlines, `$(…)`, back quotes, `;` and make's functions are passed as plain characters."""
     values = dict.fromkeys(names, EVIL)
     if where == "environment":
         code, words, said = make(checkout, target, **values)
@@ -83,34 +83,34 @@ def test_what_is_given_reaches_the_program_as_it_is(
 @pytest.mark.parametrize(
     ("target", "own"), [("predict", ["predict", "--gpu", "T4"]), ("load", ["load"]), ("manifest", ["manifest"])]
 )
-def test_the_words_of_args_are_split_and_not_evaluated(target: str, own: list[str], checkout: Path):
-    """Quotes hold words together, an empty word stays, and no character starts a command or names a file."""
+def test_args_are_split_and_not_evaluated(target: str, own: list[str], checkout: Path):
+    """In ARGS quotes group words, an empty word stays, and no character starts a command or names a file."""
     assert make(checkout, target, f"ARGS={QUOTED}")[:2] == (0, [*own, *WORDS])
 
 
 def test_an_open_quote_in_args_is_bad_usage(checkout: Path):
-    """Nothing is run with half of the words."""
+    """With an open quote nothing is run."""
     code, words, said = make(checkout, "predict", "ARGS=--model 'a b")
     assert (code, words, "Error: ARGS: " in said) == (2, [], True)
 
 
-def test_the_newest_run_is_taken_whatever_its_name(checkout: Path):
-    """Its name is neither evaluated nor split."""
+def test_the_newest_run_may_have_any_name(checkout: Path):
+    """The newest run's name is neither evaluated nor split."""
     for age, name in enumerate(("$(touch o1)\n;touch o2 'x", "older one", "oldest")):
         (checkout / "runs" / name).mkdir(parents=True)
         os.utime(checkout / "runs" / name, (1e9 - age, 1e9 - age))
     assert make(checkout, "report")[:2] == (0, ["report", "runs/$(touch o1)\n;touch o2 'x/"])
 
 
-def test_without_a_run_nothing_is_shown(checkout: Path):
-    """Exit 2, and what makes one."""
+def test_without_a_run_report_exits_2(checkout: Path):
+    """Without a run: exit 2, and the command that makes one."""
     code, words, said = make(checkout, "check")
     assert (code, words, "there is no run yet; run: make load" in said) == (2, [], True)
 
 
 @pytest.mark.parametrize("name", ["ENGINE", "RUNTIME"])
-def test_an_unknown_engine_or_runtime_is_no_recipe(name: str, checkout: Path):
-    """Names of targets are made of them: only the known ones pass."""
+def test_an_unknown_engine_or_runtime_is_refused(name: str, checkout: Path):
+    """Targets are named after engine and runtime, so only known ones are accepted."""
     code, words, said = make(checkout, "load", f"{name}=cpu; touch o1")
     assert (code, words, f"{name}: " in said) == (2, [], True)
 
@@ -133,7 +133,7 @@ USERS_TARGETS = [
 
 @pytest.mark.parametrize("columns", ["20", "200"])
 def test_help_lists_every_target_in_three_groups(columns: str):
-    """Those for users come first; each target that is described has one line of at most 80 columns on any terminal."""
+    """The users' group comes first, and each described target has one line of at most 80 columns on any terminal."""
     done = subprocess.run(["make", "ENGINE=cpu", "RUNTIME=local"], cwd=ROOT, env=clean_environment() | {"COLUMNS": columns},
                           capture_output=True, text=True, check=True)  # fmt: skip
     groups = [group.splitlines() for group in done.stdout.split("\n\n")]

@@ -1,4 +1,4 @@
-"""What is installed, against the lock."""
+"""What is installed, compared with the lock."""
 
 from email.message import Message
 from types import SimpleNamespace
@@ -16,10 +16,10 @@ def _install(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
     monkeypatch.setattr("loadcheck.manifest.distributions", lambda: found)
 
 
-def test_an_environment_that_is_not_the_stack_is_said_once(
+def test_an_environment_without_the_stack_is_one_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    """No list of packages that the lock never had: one error, with the environment to ask, exit 3."""
+    """An environment without the stack gives one error that names the environment to ask, and exit 3, instead of a list of packages."""
     _install(monkeypatch, mypy="1.15.0", ruff="0.9.6")
     assert cli.run(["manifest"]) == 3
     out, err = capsys.readouterr()
@@ -27,8 +27,8 @@ def test_an_environment_that_is_not_the_stack_is_said_once(
     assert "none of the stack's" in err and "make manifest" in err and "mypy" not in err
 
 
-def test_what_is_not_as_locked_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """In an environment of the stack each package that the lock has not, or in another version, is an error; exit 1."""
+def test_packages_not_as_locked_are_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """In an environment with the stack each package that the lock lacks, or has in another version, is an error; exit 1."""
     _install(monkeypatch, torch=locked_versions()["torch"], numpy="9.9", mypy="1.15.0")
     assert cli.run(["manifest"]) == 1
     out, err = capsys.readouterr()
@@ -39,8 +39,10 @@ def test_what_is_not_as_locked_is_named(capsys: pytest.CaptureFixture[str], monk
     ]
 
 
-def test_a_version_is_whole_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """At 30 columns a package is some lines, and its version one piece."""
+def test_a_version_is_not_broken_on_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """At 30 columns a package takes several lines, and its version stays in one piece."""
     monkeypatch.setenv("COLUMNS", "30")
     _install(monkeypatch, torch="2.5.1+cu124.a.long.local.version")
     cli.run(["manifest"])

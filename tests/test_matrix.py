@@ -25,8 +25,8 @@ def _single(capsys: pytest.CaptureFixture[str], gpu: str, *flags: str) -> dict[s
 
 
 @pytest.mark.parametrize("flags", [(), ("--model", "phi-4"), ("--max-seq-length", "16384")])
-def test_each_card_says_what_it_says_alone(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]):
-    """Fit, peaks and requests are those of `predict --gpu`, in the order given."""
+def test_each_card_is_predicted_as_alone(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]):
+    """Fit, peaks and requests equal those of `predict --gpu`, in the given order."""
     code, rows = _rows(capsys, "--gpus", "T4, L4,H100", *flags)
     assert [row["gpu"] for row in rows] == ["T4", "L4", "H100"]
     for row in rows:
@@ -37,8 +37,8 @@ def test_each_card_says_what_it_says_alone(flags: tuple[str, ...], capsys: pytes
     assert code == (0 if any(row["fits"] for row in rows) else 1)
 
 
-def test_all_are_the_known_ones_from_the_smallest_on(capsys: pytest.CaptureFixture[str]):
-    """Refused cards and those whose free memory is not known are not among them."""
+def test_all_means_every_known_card(capsys: pytest.CaptureFixture[str]):
+    """ "all" is every known card, smallest first, without refused ones and those with unknown free memory."""
     _, rows = _rows(capsys, "--gpus", "all")
     assert [row["gpu"] for row in rows] == list(every_card())
     totals = [row["gpu_total_gib"] for row in rows]
@@ -47,7 +47,7 @@ def test_all_are_the_known_ones_from_the_smallest_on(capsys: pytest.CaptureFixtu
 
 
 def test_a_training_on_each_card(capsys: pytest.CaptureFixture[str]):
-    """With --method the peak is the training's, and what is short is said."""
+    """With --method the peak is the training's, and what is short is stated."""
     _, rows = _rows(capsys, "--gpus", "T4,H100", "--method", "sft", "--per-device-train-batch-size", "64")
     assert [row["fits"] for row in rows] == [False, True]
     assert "the training needs" in rows[0]["why_not"]
@@ -55,7 +55,7 @@ def test_a_training_on_each_card(capsys: pytest.CaptureFixture[str]):
 
 
 def test_the_table_for_people(capsys: pytest.CaptureFixture[str]):
-    """A row a card, and why one does not hold it."""
+    """One row per card, with the reason if the card does not hold the load."""
     assert cli.run(["predict", *RAM, "--gpus", "T4,H100", "--model", "phi-4", "--max-seq-length", "8192"]) == 0
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines() if line.split()[2:3] in (["fits"], ["NO"])] == ["T4", "H100"]
@@ -73,14 +73,14 @@ def test_the_table_for_people(capsys: pytest.CaptureFixture[str]):
         (["--gpus", "T4", "--no-fast-inference"], "loads without vLLM"),
     ],
 )
-def test_what_names_no_cards_is_refused(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]):
-    """One line for each problem, exit code 2."""
+def test_invalid_cards_are_refused(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]):
+    """Invalid cards give one line per problem and exit code 2."""
     assert cli.run(["predict", *RAM, *flags]) == 2
     assert words in capsys.readouterr().err
 
 
 def test_the_longest_request_of_each_card_fits_and_a_longer_one_is_not_proposed(capsys: pytest.CaptureFixture[str]):
-    """At the utilization asked for: `predict` says that it fits; with 256 tokens more `fit` proposes nothing that keeps it."""
+    """At the given utilization the longest request fits in `predict`, and with 256 tokens more `fit` proposes nothing with it."""
     for row in _rows(capsys, "--gpus", "T4,L4")[1]:
         longest = row["longest_tokens"]
         assert longest % 256 == 0

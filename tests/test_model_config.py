@@ -1,4 +1,4 @@
-"""A config.json, whatever is in it: the shape, or one line a problem."""
+"""A config.json gives a shape, or one line per problem."""
 
 import codecs
 import json
@@ -45,8 +45,8 @@ def _with(path: tuple[str, ...], value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2"])
 @pytest.mark.parametrize("path", KEYS, ids=".".join)
-def test_an_odd_value_is_a_shape_or_one_line(path: tuple[str, ...], kind: str):
-    """Of every key that is read: what is wrong is said in short lines that name it, and nothing else is ever raised."""
+def test_a_wrong_value_gives_a_shape_or_one_line(path: tuple[str, ...], kind: str):
+    """A wrong value of any key gives short lines that name the key, and no other exception."""
     for value in ODD:
         try:
             hf = _with(path, value)
@@ -85,7 +85,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.parametrize("key", WRONG)
 def test_a_wrong_value_is_refused_by_its_key(key: str):
-    """Text, another type, nothing, less than nothing, no number: never taken for what it is not."""
+    """Text, another type, null, a negative number and NaN are refused."""
     for value in WRONG[key]:
         with pytest.raises(BadInput) as caught:
             config_from_hf(_with(tuple(key.split(".")), value), "config.json")
@@ -94,7 +94,7 @@ def test_a_wrong_value_is_refused_by_its_key(key: str):
 
 
 def test_every_wrong_key_is_named_at_once():
-    """A missing key, a text and a nested one, in one go."""
+    """A missing key, a text and a nested one are reported at once."""
     hf = {**WHOLE, "hidden_size": "x", "rope_scaling": {"rope_type": "linear", "factor": "y"}}
     del hf["vocab_size"]
     with pytest.raises(BadInput) as caught:
@@ -106,8 +106,8 @@ def test_every_wrong_key_is_named_at_once():
     ]
 
 
-def test_a_scaling_to_endless_positions_names_the_factor():
-    """The key that the file has, not the one that follows from it."""
+def test_an_infinite_rope_scaling_names_the_factor():
+    """The error names the file's key, not the one computed from it."""
     with pytest.raises(BadInput) as caught:
         config_from_hf(_with(("rope_scaling",), {"rope_type": "linear", "factor": 1000}), "config.json")
     assert caught.value.problems[0].key == "rope_scaling.factor"
@@ -124,7 +124,7 @@ FILES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_is_no_config_is_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Exit 2, the file's name, no traceback."""
+    """A file that is no config: exit 2, the file's name, no traceback."""
     file = tmp_path / "model.json"
     file.write_bytes(FILES[name])
     assert cli.run(["predict", "--gpu", "H100", "--model", str(file)]) == 2
@@ -132,16 +132,16 @@ def test_a_file_that_is_no_config_is_one_line(name: str, tmp_path: Path, capsys:
     assert said.startswith("Error: ") and said.count("\n") == 1 and "model.json" in said
 
 
-def test_of_doubled_keys_the_last_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """As for upstream, which reads it with the same json."""
+def test_the_last_duplicate_key_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """As in upstream's json, the last duplicate key counts."""
     file = tmp_path / "model.json"
     file.write_text('{"vocab_size": "x", ' + TEXT[1:])
     assert cli.run(["predict", "--gpu", "H100", "--model", str(file)]) == 0
     capsys.readouterr()
 
 
-def test_a_changed_record_is_checked():
-    """Slots of rank 8 do not hold adapters of rank 32; a record that is changed is as sound as one that was read."""
+def test_a_changed_record_is_validated():
+    """A changed record is validated like one that was read: slots of rank 8 do not hold adapters of rank 32."""
     profile = load_profile("llama31-8b-instruct-4bit")
     with pytest.raises(BadInput, match="LoRA rank 32 is greater than max_lora_rank 8"):
         changed(profile, {"max_lora_rank": 8})
@@ -165,8 +165,8 @@ PROFILE_ODD = {
 
 
 @pytest.mark.parametrize("key", PROFILE_ODD)
-def test_an_odd_value_in_a_profile_is_one_line(key: str, tmp_path: Path):
-    """Not a number, infinite, of another type, a date: BadInput that names the key."""
+def test_a_wrong_value_in_a_profile_is_one_line(key: str, tmp_path: Path):
+    """NaN, infinity, another type or a date in a profile is BadInput that names the key."""
     base = {
         "description": '"d"', "engine": '"gpu"', "model": '"phi-4"', "weights": '"synthetic"', "max_seq_length": "512",
         "load_in_4bit": "true", "fast_inference": "true", "max_lora_rank": "32", "gpu_memory_utilization": "0.6",

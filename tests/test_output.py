@@ -1,4 +1,4 @@
-"""How output looks: nothing is wrapped where nobody watches, and no figure is broken on a narrow terminal."""
+"""The layout of the output: no wrapping in a pipe, and no broken figures on a narrow terminal."""
 
 import codecs
 import os
@@ -31,13 +31,13 @@ COMMANDS = {
 }
 WIDTHS = (80, 50, 40)
 WIDE: dict[str, str] = {}
-"""What each command prints without a width, once it was run."""
+"""Each command's output without a width, once it was run."""
 NUMBER = re.compile(r"(?<![\w.,/-])[-+]?\d+(?:,\d{3})*(?:\.\d+)?x?(?![\w/-])")
 
 
 @pytest.fixture(autouse=True)
 def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The width is what a test says."""
+    """The width is set by the test."""
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
@@ -53,13 +53,13 @@ def _table(width: int, *rows: tuple[str, ...], justify: str = "lrl") -> list[str
 
 
 def test_a_sentence_in_a_pipe_is_one_line(capsys: pytest.CaptureFixture[str]):
-    """Where stdout is no terminal, what is to be done can be found by grep, whatever its length."""
+    """In a pipe a sentence is one line of any length, so grep finds it."""
     out = _shown(capsys, "predict", "--gpu", "T4", "--max-seq-length", "100")
     assert any("is below the number of sequences 160; raise max_seq_length to 160" in line for line in out.splitlines())
 
 
 def test_columns_is_the_width_of_a_pipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """COLUMNS set: sentences are wrapped there as on a terminal of that width."""
+    """With COLUMNS set, a pipe is wrapped like a terminal of that width."""
     monkeypatch.setenv("COLUMNS", "50")
     out = _shown(capsys, "predict", "--gpu", "T4", "--max-seq-length", "100")
     assert max(map(len, out.splitlines())) <= 50
@@ -68,10 +68,10 @@ def test_columns_is_the_width_of_a_pipe(capsys: pytest.CaptureFixture[str], monk
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_number_is_whole_at_every_width(
+def test_no_number_is_broken_at_any_width(
     command: str, width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    """The numbers of a narrow terminal are those of a wide one, in whatever lines; and the words that judge them are there."""
+    """A narrow terminal shows the same numbers as a wide one, in other lines, and the words that judge them."""
     if command not in WIDE:
         WIDE[command] = _shown(capsys, *COMMANDS[command])
     wide = WIDE[command]
@@ -86,7 +86,7 @@ def test_every_number_is_whole_at_every_width(
 def test_no_line_is_longer_than_the_terminal(
     command: str, width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    """But for a command, its flags and a path, which people copy."""
+    """No line exceeds the terminal, except commands, their flags and paths, which people copy."""
     monkeypatch.setenv("COLUMNS", str(width))
     long = [line for line in _shown(capsys, *COMMANDS[command]).splitlines() if len(line) > width]
     assert all(line.startswith(("  --", "  loadcheck ")) or " " not in line for line in long), long
@@ -94,14 +94,14 @@ def test_no_line_is_longer_than_the_terminal(
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_flags_are_one_line(width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """What fit proposes can be copied from a narrow terminal."""
+    """The flags that fit proposes can be copied from a narrow terminal."""
     monkeypatch.setenv("COLUMNS", str(width))
     command = "  loadcheck load llama31-8b-instruct-4bit --max-seq-length 23296 --gpu-memory-utilization 0.74"
     assert command in _shown(capsys, "fit", "--gpu", "T4").splitlines()
 
 
 def test_a_name_is_shortened_and_a_figure_is_not():
-    """A long name beside figures loses its middle, so that the columns keep to the terminal."""
+    """A long name beside figures loses its middle, so that the columns fit the terminal."""
     rows = (
         ("model", Name("unsloth/meta-llama-3.1-8b-instruct-bnb-4bit"), "ok"),
         ("total_params", "8,114,147,328", "ok"),
@@ -113,23 +113,23 @@ def test_a_name_is_shortened_and_a_figure_is_not():
     ]  # fmt: skip
 
 
-def test_a_table_with_no_room_is_lines():
-    """Each row by itself: on one line, or its values below it; a value longer than the terminal is whole all the same."""
+def test_a_table_without_room_becomes_lines():
+    """Without room, a table's rows become lines with the values below; a value longer than the terminal stays whole."""
     assert _table(20, ("figure_of_some_length", "1.25", "FAIL"), ("short", "2", ""), ("x", "123456789012345678901", "ok")) == [
         "figure_of_some_length  FAIL", "  measured 1.25", "short  measured 2", "x  ok", "  measured 123456789012345678901",
     ]  # fmt: skip
 
 
-def test_a_shortened_text_keeps_its_ends_and_its_width():
-    """Both ends are there, by columns of the terminal; wide characters count two."""
+def test_a_shortened_text_keeps_both_ends():
+    """A shortened text keeps both ends, measured in terminal columns; wide characters count two."""
     assert shortened("abcdefghij", 10) == "abcdefghij"
     assert shortened("abcdefghij", 6) == "abc…ij"
     assert cell_len(shortened("模型" * 20, 13)) == 13
     assert shortened("abc", 1) == "…"
 
 
-def test_further_lines_stand_below_the_first():
-    """An item's text is hung in; where there is no room beside its lead, below it."""
+def test_further_lines_are_indented():
+    """An item's text is indented, or below its lead if there is no room beside it."""
     out = Console(file=StringIO(), width=40)
     print_item(out, Text("ok  disk"), "one two three four five six seven eight")
     print_item(out, Text("a lead that is longer"), "one two")
@@ -138,16 +138,16 @@ def test_further_lines_stand_below_the_first():
     )
 
 
-def test_what_is_read_is_named_by_its_path(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """A log under a long path: the place of a finding is its file and line, not broken in a pipe."""
+def test_a_finding_names_its_path_unbroken(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """A finding under a long path is named by file and line, unbroken in a pipe."""
     log = tmp_path / ("a" * 100 + ".txt")
     log.write_text(Path(T4).read_text().replace("# CUDA blocks: 1353", "# CUDA blocks: 1354"))
     assert re.search(rf"{log.name}:\d+", _shown(capsys, "check", str(log)))
 
 
 @pytest.mark.parametrize(("command", "code"), [("fit", 0), ("no-such-→", 2)])
-def test_a_terminal_in_ascii_ends_no_command(command: str, code: int):
-    """What ASCII lacks is printed in other characters, and the exit code is the command's own."""
+def test_an_ascii_terminal_keeps_the_exit_code(command: str, code: int):
+    """Characters that ASCII lacks are replaced, and the exit code stays the command's."""
     arguments = COMMANDS.get(command, [command])
     done = subprocess.run(
         [sys.executable, "-m", "loadcheck", *arguments], capture_output=True, check=False,
@@ -158,8 +158,8 @@ def test_a_terminal_in_ascii_ends_no_command(command: str, code: int):
     assert done.stdout.isascii()
 
 
-def test_what_has_no_stand_in_is_escaped():
-    """Any other character is the escape that says which; where the encoding has it, it is itself."""
+def test_other_characters_are_escaped():
+    """A character without a replacement is escaped; if the encoding has it, it is printed."""
     codecs.register_error("stand-in", stand_in)
     assert "2 → 1 … 模 é".encode("latin-1", "stand-in") == b"2 -> 1 .. \\u6a21 \xe9"
 
@@ -174,8 +174,8 @@ def test_what_has_no_stand_in_is_escaped():
         ("ranges skipped", "1 skipped: ranges, as noted"),
     ],
 )  # fmt: skip
-def test_the_verdict_says_what_it_counts(ends: str, said: str):
-    """Checks are more than the rows of figures: how many are of figures, how many of what else, and what was skipped."""
+def test_the_verdict_counts_its_checks(ends: str, said: str):
+    """The verdict counts the checks of figures, the other checks, and those skipped."""
     pairs = [each.split() for each in ends.split(", ")]
     assert (
         summary(Verdict(tuple(Finding(figure=name, check=Check.MODEL, status=Status(end)) for name, end in pairs)))
@@ -184,7 +184,7 @@ def test_the_verdict_says_what_it_counts(ends: str, said: str):
 
 
 def test_a_note_names_what_was_skipped(capsys: pytest.CaptureFixture[str]):
-    """What the count calls skipped has a note of that name with the reason."""
+    """Each check counted as skipped has a note with its name and the reason."""
     out = _shown(capsys, "check", str(RUNS / "h100" / "15-sequences"))
     skipped = re.search(r"(\d) skipped: (\w+), as noted", out)
     assert skipped is not None and f"\nNote, {skipped[2]}: " in out

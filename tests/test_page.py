@@ -1,4 +1,4 @@
-"""A run as a page: what stands on it, and what is drawn."""
+"""A run as an HTML page: its text and its drawings."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def _samples(run: Path, *samples: tuple[float, float | None]) -> None:
 
 
 def _texts(page: str, tag: str) -> list[str]:
-    """What stands in each element of this name, without the tags in it."""
+    """The text of each element with this tag, without tags."""
     found = re.findall(rf"<{tag}\b[^>]*>(.*?)</{tag}>", page, re.DOTALL)
     return [unescape(re.sub(r"<[^>]+>", "", each)).strip() for each in found]
 
@@ -59,7 +59,7 @@ def _row(page: str, name: str) -> list[str]:
 
 
 def _points(page: str) -> list[tuple[float, float]]:
-    """The line of memory over time: seconds and GiB as shares of 1000 of the axes, the origin above."""
+    """The line of memory over time: seconds and GiB in thousandths of the axes, from the origin at the top."""
     (points,) = re.findall(r'<polyline class="l0" points="([^"]*)"', page)
     return [tuple(map(float, each.split(","))) for each in points.split()]  # type: ignore[misc]
 
@@ -68,8 +68,8 @@ def _top_gib(page: str) -> float:
     return float(re.findall(r'<span class="y" style="top:0%">([\d.]+)<', page)[0])
 
 
-def test_a_page_says_what_was_loaded_and_how_it_ended(run: Path):
-    """The verdict as a word, card, model, date, commit, settings and every figure; nothing is loaded from elsewhere."""
+def test_a_page_shows_the_load_and_its_verdict(run: Path):
+    """The page has the verdict as a word, card, model, date, commit, settings and every figure, and loads nothing from elsewhere."""
     record = json.loads((run / "run.json").read_text()) | {"commit": "0123abc"}
     (run / "run.json").write_text(json.dumps(record))
     page = _page(run)
@@ -88,16 +88,16 @@ def test_a_page_says_what_was_loaded_and_how_it_ended(run: Path):
     assert len(page.encode()) < 300_000
 
 
-def test_a_page_has_the_answers_and_the_training(run: Path):
-    """What was asked and said, and the loss of each step as a line that falls."""
+def test_a_page_shows_answers_and_losses(run: Path):
+    """The page has prompts and answers, and the losses as a falling line."""
     page = _page(run)
     assert {"Answer", "Answer after training", "Training"} <= set(_texts(page, "h2"))
     losses = [y for _, y in _points(page)]
     assert len(losses) == 3 and losses == sorted(losses)  # downwards
 
 
-def test_a_page_says_what_is_wrong_with_the_line_of_the_log(run: Path):
-    """A failure: the word, the finding with its remedy, the line as the log has it, the figure's status, what failed before what passed."""
+def test_a_page_shows_a_failure_with_its_log_line(run: Path):
+    """A failure has its word, the finding with its remedy, the log's line and the figure's status; failures come before passes."""
     log = (run / "load.log").read_text()
     line = next(each for each in log.splitlines() if "# CUDA blocks: " in each)
     wrong = line.replace("# CUDA blocks: 2", "# CUDA blocks: 3")
@@ -112,7 +112,7 @@ def test_a_page_says_what_is_wrong_with_the_line_of_the_log(run: Path):
 
 
 def test_a_killed_run_begins_with_its_cause():
-    """Not among what it did not reach, which is folded and counted."""
+    """The page of a killed run starts with the cause; the figures that it did not reach are folded and counted."""
     loaded = judge_folder(RUNS / "h200" / "killed")
     page = run_page(loaded.record, loaded.evidence, loaded.verdict, [])
     assert page.index("SIGKILL") < page.index("Memory of the card")
@@ -122,7 +122,7 @@ def test_a_killed_run_begins_with_its_cause():
 
 
 def test_memory_is_shown_term_by_term(run: Path):
-    """Predicted beside measured; the budget's four terms sum to it, all terms to the peak, and the bars' shares to both."""
+    """Predicted and measured are side by side; the budget's four terms sum to it, all terms to the peak, and the bars' shares to both."""
     loaded = judge_folder(run)
     assert loaded.evidence is not None and loaded.evidence.case is not None
     prediction = predict(loaded.evidence.case)
@@ -142,8 +142,8 @@ def test_memory_is_shown_term_by_term(run: Path):
     assert f'<i style="left:{100 * memory.budget / memory.total:.3f}%">' in page
 
 
-def test_a_rest_below_nothing_is_shown_and_not_drawn(run: Path):
-    """A measured peak that is less than its terms: the table says so."""
+def test_a_negative_rest_is_shown_but_not_drawn(run: Path):
+    """If the measured peak is below its terms, the table shows a negative rest, and the bar omits it."""
     log = (run / "load.log").read_text()
     (run / "load.log").write_text(re.sub(r'"peak_device_bytes": \d+', '"peak_device_bytes": 40000000000', log))
     page = _page(run)
@@ -151,7 +151,7 @@ def test_a_rest_below_nothing_is_shown_and_not_drawn(run: Path):
 
 
 def test_memory_is_drawn_over_time(run: Path):
-    """Both processes one after the other, axes with their units, the stages by our events' own times, and the predicted peak's level."""
+    """Both processes are drawn one after the other, with units on the axes, the stages at their events' times, and the predicted peak."""
     _samples(run, (0.0, 1.0), (10.0, 1.0), (0.0, 1.0), (60.0, 40.0), (125.0, 50.0))
     page = _page(run).partition("<h2>Training")[0]
     points = _points(page)
@@ -168,22 +168,22 @@ def test_memory_is_drawn_over_time(run: Path):
     assert f'<span class="mark" style="left:{100 * (10 + 108.687) / 135:.3f}%"><b>3</b>' in page
 
 
-def test_the_cursor_reads_the_highest_of_its_place(run: Path):
-    """A hundred places, each with its time and what stood there."""
+def test_each_position_shows_its_highest_memory(run: Path):
+    """A hundred positions each show their time and highest memory."""
     _samples(run, *((each / 10, 60.0 if each == 4321 else 1.0) for each in range(10_000)))
     read = re.findall(r'data-v="([^"]*)"', _page(run).partition("<h2>Training")[0])
     assert len(read) == 100 and [text for text in read if "60.00 GiB" in text] == ["435.0 s: 60.00 GiB"]
 
 
 def test_without_a_device_the_process_is_drawn(run: Path):
-    """On the CPU it is the memory of the loading process, and the heading says so."""
+    """On the CPU the loading process is drawn, and the heading says so."""
     _samples(run, (0.0, None), (1.0, None))
     page = _page(run)
     assert "Memory of the loading process over time" in _texts(page, "h2")
 
 
 def test_a_long_load_keeps_its_peak(run: Path):
-    """However many samples there are, the drawing has few points, and the highest among them."""
+    """With any number of samples the drawing has few points, and keeps the highest."""
     _samples(run, *((each / 10, 60.0 if each == 4321 else 1.0) for each in range(10_000)))
     page = _page(run).partition("<h2>Training")[0]
     points = _points(page)
@@ -201,8 +201,8 @@ def test_a_long_load_keeps_its_peak(run: Path):
         ("compare h200/reference h200/reference", "SAME", "none of 25 figures moved"),
     ],
 )
-def test_other_pages(arguments: str, title: str, says: str, tmp_path: Path):
-    """A prediction, a table of cards and a comparison: the verdict first, and the command that prints the page again."""
+def test_pages_of_other_commands(arguments: str, title: str, says: str, tmp_path: Path):
+    """The pages of a prediction, a table of cards and a comparison start with the verdict, and hold the command that makes them."""
     page = tmp_path / "page.html"
     words = [str(RUNS / word) if word.startswith("h200/") else word for word in arguments.split()]
     assert cli.run([*words, "--html", str(page)]) in (0, 1)
@@ -214,7 +214,7 @@ def test_other_pages(arguments: str, title: str, says: str, tmp_path: Path):
 
 
 def test_a_comparison_draws_both_runs(run: Path, tmp_path: Path):
-    """One picture with a line for each, where both were sampled; a page of three loads there is none."""
+    """Two sampled runs share a picture with a line for each; a page of three loads has none."""
     other = Path(shutil.copytree(run, tmp_path / "other"))
     for folder, gib in ((run, 10.0), (other, 20.0)):
         _samples(folder, (0.0, 1.0), (10.0, gib))
@@ -225,8 +225,8 @@ def test_a_comparison_draws_both_runs(run: Path, tmp_path: Path):
     assert cli.run(["compare", str(run), str(other), str(run), "--html", str(page)]) == 2
 
 
-def test_a_training_s_prediction_has_a_page(tmp_path: Path):
-    """Its terms sum to the card's peak, the bar ends at what is asked of the card, and the card's own end is marked."""
+def test_the_page_of_a_predicted_training(tmp_path: Path):
+    """A predicted training's terms sum to the card's peak, the bar ends at the requested memory, and the card's own end is marked."""
     page = tmp_path / "page.html"
     flags = [
         "--method",
@@ -246,14 +246,14 @@ def test_a_training_s_prediction_has_a_page(tmp_path: Path):
     assert "num_generations" not in text and _row(text, "train_seq_length")[1] == "4096"
 
 
-def test_a_training_on_the_cpu_needs_none(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """It is one figure."""
+def test_a_training_on_the_cpu_has_no_page(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """A training on the CPU has no page, as it is one figure."""
     assert cli.run(["predict", "smollm2-135m-cpu", "--method", "sft", "--html", str(tmp_path / "page.html")]) == 2
     assert "there is no page for a training on the CPU" in capsys.readouterr().err
 
 
-def test_a_training_s_page_has_its_peaks_its_losses_and_its_command():
-    """Of a training that was kept: the measured peak beside the predicted, a point for each step, and what trains so again."""
+def test_the_page_of_a_training_has_peaks_losses_and_command():
+    """A kept training's page has the measured peak beside the predicted, a point per step, and the command to repeat it."""
     trained = judge_training_folder(Path(__file__).parent / "training" / "run")
     page = run_page(trained.record, trained.evidence, trained.verdict, [], trained_part(trained))
     assert _row(page, "train_peak_host_gib")[4] == "ok"
@@ -263,8 +263,8 @@ def test_a_training_s_page_has_its_peaks_its_losses_and_its_command():
     assert not re.search(r"<dt>(num_generations|max_prompt_length)</dt>", page)
 
 
-def test_the_command_of_a_packed_training_says_how_long_its_rows_are():
-    """Of others the longest row is the data's own."""
+def test_the_command_of_a_packed_training_has_its_row_length():
+    """The command states the row length of a packed training; otherwise the longest row is the data's."""
     trained = judge_training_folder(Path(__file__).parent / "training" / "run")
     assert trained.found is not None
     plain, job = trained.found.job, changed(trained.found.job, {"settings.packing": True, "limit_tokens": 96})
@@ -279,8 +279,8 @@ def test_the_command_of_a_packed_training_says_how_long_its_rows_are():
      '{"t_s": 1e300, "device_used_bytes": 1, "child_rss_bytes": 1}', '{"t_s": 1, "device_used_bytes": -5, "child_rss_bytes": 1}',
      '{"t_s": 1, "device_used_bytes": 1e99, "child_rss_bytes": true}'],
 )  # fmt: skip
-def test_what_is_no_sample_is_left_out(text: str, tmp_path: Path):
-    """Damaged lines of memory.jsonl are no samples, and those around them are."""
+def test_damaged_samples_are_skipped(text: str, tmp_path: Path):
+    """Damaged lines of memory.jsonl are skipped, and the lines around them are read."""
     good = '{"t_s": 1, "device_used_bytes": null, "child_rss_bytes": 5, "ram_available_bytes": 7}'
     (tmp_path / "memory.jsonl").write_text(f"{good}\n{text}\n{good}\n")
     assert [len(process) for process in read_samples(tmp_path / "memory.jsonl")] == [2]
@@ -294,8 +294,8 @@ def test_a_page_needs_no_samples_and_no_log(run: Path):
     assert _texts(page, "h1") == ["FAILref_a"] and "<dt>ended</dt><dd>completed</dd>" in page
 
 
-def test_a_link_for_samples_is_not_followed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """memory.jsonl that is a link is no file of the run: exit 2, and the file's name."""
+def test_linked_samples_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A memory.jsonl that is a link is refused: exit 2, with the file's name."""
     (run / "memory.jsonl").symlink_to("/etc/passwd")
     assert cli.run(["report", str(run), "--html", str(tmp_path / "page.html")]) == 2
     assert "memory.jsonl" in capsys.readouterr().err

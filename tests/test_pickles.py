@@ -1,4 +1,4 @@
-"""A local directory of weights: what the engine would open of it is data, or nothing opens it."""
+"""A local directory of weights: the engine opens only data, or the load is refused."""
 
 import json
 import os
@@ -27,7 +27,7 @@ PICKLED = "pickle, which runs code as it is opened"
 
 
 def directory(folder: Path, files: dict[str, bytes | str | dict[str, object]]) -> Path:
-    """A model's folder; a text is where a link leads to."""
+    """A model's folder; a text value is the target of a link."""
     folder.mkdir(exist_ok=True)
     for name, content in {"config.json": CONFIG, **files}.items():
         if isinstance(content, str):
@@ -83,31 +83,31 @@ UNSAFE_DIRECTORIES: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("by_engine", [True, False], ids=["vLLM", "transformers"])
 @pytest.mark.parametrize("files", SAFE_DIRECTORIES.values(), ids=SAFE_DIRECTORIES)
-def test_safetensors_are_taken_whatever_lies_beside_them(files, by_engine: bool, tmp_path: Path):
-    """A pickle that is never opened does no harm."""
+def test_safetensors_are_accepted_beside_other_files(files, by_engine: bool, tmp_path: Path):
+    """A pickle that is never opened is accepted."""
     assert unsafe(directory(tmp_path, files), by_engine) == ()
 
 
 @pytest.mark.parametrize("by_engine", [True, False], ids=["vLLM", "transformers"])
 @pytest.mark.parametrize(("files", "says"), UNSAFE_DIRECTORIES.values(), ids=UNSAFE_DIRECTORIES)
-def test_what_is_no_data_is_named(files, says: str, by_engine: bool, tmp_path: Path):
-    """The file is named, in a line."""
+def test_a_file_that_is_not_data_is_named(files, says: str, by_engine: bool, tmp_path: Path):
+    """A file that could execute code is named, on one line."""
     problems = unsafe(directory(tmp_path / "model", files), by_engine)
     assert len(problems) == 1
     assert says in str(problems[0])
     assert "\n" not in str(problems[0])
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path):
-    """Nobody writes to it."""
+def test_a_pipe_does_not_block(tmp_path: Path):
+    """A pipe that nobody writes to does not block."""
     directory(tmp_path, {})
     os.mkfifo(tmp_path / "model.safetensors")
     assert "no plain file" in str(unsafe(tmp_path, by_engine=True)[0])
 
 
 @pytest.mark.parametrize(("by_engine", "refused"), [(True, False), (False, True)])
-def test_each_engine_by_what_it_opens(by_engine: bool, refused: bool, tmp_path: Path):
-    """Safetensors under other names are enough for vLLM; transformers would take the pickle beside them."""
+def test_each_engine_is_checked_for_what_it_opens(by_engine: bool, refused: bool, tmp_path: Path):
+    """Safetensors under other names suffice for vLLM; transformers would open the pickle beside them."""
     folder = directory(tmp_path, {"consolidated.safetensors": SAFE, "pytorch_model.bin": PICKLE})
     assert bool(unsafe(folder, by_engine)) is refused
 
@@ -117,15 +117,15 @@ def plan_of(folder: Path) -> LoadPlan:
 
 
 def test_a_load_refuses_it_before_and_in_the_engine(tmp_path: Path):
-    """Exit 2, before anything is imported; and again where the directory has changed meanwhile."""
+    """Exit 2 before anything is imported, and again in the engine if the directory has changed."""
     folder = directory(tmp_path / "model", {"pytorch_model.bin": PICKLE})
     for refuse in (lambda: prepare(plan_of(folder).profile, None), lambda: weights.prepare(plan_of(folder))):
         with pytest.raises(BadInput, match=PICKLED):
             refuse()
 
 
-def test_a_load_of_a_mirror_checks_its_sums(tmp_path: Path):
-    """A folder that brings SHA256SUMS is what they say, or is not loaded."""
+def test_a_mirror_must_match_its_checksums(tmp_path: Path):
+    """A folder with SHA256SUMS must match them."""
     folder = directory(tmp_path / "model", {"model.safetensors": SAFE})
     assert weights.prepare(plan_of(folder)) == folder.resolve()
     (folder / "SHA256SUMS").write_text(f"{'0' * 64}  model.safetensors\n")
@@ -135,7 +135,7 @@ def test_a_load_of_a_mirror_checks_its_sums(tmp_path: Path):
 
 @pytest.mark.parametrize("profile", ["llama31-8b-instruct-4bit", "smollm2-135m-cpu"])
 def test_doctor_names_the_pickle(profile: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
-    """As a finding, beside all others."""
+    """doctor reports the pickle as a finding beside all others."""
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
     folder = directory(tmp_path / "a-bnb-4bit", {"pytorch_model.bin": PICKLE})
     code = cli.run(["doctor", "--profile", profile, "--weights", "local", "--model", str(folder), "--json"])
@@ -145,8 +145,8 @@ def test_doctor_names_the_pickle(profile: str, tmp_path: Path, capsys, monkeypat
     assert "pytorch_model.bin" in findings[0]["what"]
 
 
-def test_doctor_says_so_where_all_is_well(tmp_path: Path):
-    """Only of a local directory."""
+def test_doctor_reports_safe_weights(tmp_path: Path):
+    """doctor says that the weights are safe only for a local directory."""
     folder = directory(tmp_path, {"model.safetensors": SAFE})
     assert [each.level.value for each in settings.check_local_weights(Machine(), plan_of(folder))] == ["ok"]
     assert list(settings.check_local_weights(Machine(), make_plan(load_profile("smollm2-135m-cpu")))) == []

@@ -1,4 +1,4 @@
-"""vLLM without unsloth: its defaults, torch's own allocator, its refusals, and how its logs are read and judged."""
+"""vLLM without unsloth: its defaults, torch's own allocator, its refusals, and its logs."""
 
 import csv
 import json
@@ -69,8 +69,9 @@ def _predict(gpu: str = "H200", **settings: Any) -> Prediction:
     ("model", "in_4bit", "printed_gib"),
     [("qwen2.5-7b-instruct", True, 5.2032), ("llama-3.1-8b-instruct", False, 14.9888)],
 )
-def test_weights_are_those_that_public_logs_of_vllm_alone_print(model: str, in_4bit: bool, printed_gib: float):
-    """To the printed digit (vllm #13882 of 2025-02-26, and a log of 2025-03-25): 30 MiB of the first are blocks that are too large."""
+def test_weights_equal_those_in_public_logs_of_vllm_alone(model: str, in_4bit: bool, printed_gib: float):
+    """Weights equal those in public logs to the printed digit (vllm #13882 of 2025-02-26, and a log of 2025-03-25); 30 MiB of the first are oversized
+    blocks."""
     figures = _predict(model=model, load_in_4bit=in_4bit).figures
     assert figures.weights_bytes is not None and round(to_gib(figures.weights_bytes), 4) == printed_gib
 
@@ -79,17 +80,17 @@ def test_weights_are_those_that_public_logs_of_vllm_alone_print(model: str, in_4
     ("model", "in_4bit", "activation_gib", "cpu_blocks"),
     [("qwen2.5-1.5b-instruct", False, 1.40, 9362), ("qwen2.5-7b-instruct", True, 1.42, 4681)],
 )
-def test_the_peak_of_256_sequences_is_that_of_public_logs(
+def test_the_peak_of_256_sequences_equals_that_of_public_logs(
     model: str, in_4bit: bool, activation_gib: float, cpu_blocks: int
 ):
-    """Of 4096 tokens and vLLM's 256 sequences, with its 4 GiB of swap space (vLLM 0.7.2: a log of 2025-03-01, and vllm #13882)."""
+    """4096 tokens, vLLM's default of 256 sequences and its 4 GiB of swap space (vLLM 0.7.2: a log of 2025-03-01, and vllm #13882)."""
     figures = _predict("A10G", model=model, load_in_4bit=in_4bit, max_seq_length=4096).figures
     assert figures.activation_peak_bytes is not None
     assert (round(to_gib(figures.activation_peak_bytes), 2), figures.num_cpu_blocks) == (activation_gib, cpu_blocks)
 
 
-def test_without_lora_a_forward_pass_holds_what_a_trace_does():
-    """To the byte, and so do the tensors outside of the layers; without LoRA there are no rows and no buffers for it."""
+def test_without_lora_a_forward_pass_equals_a_trace():
+    """The forward pass and the tensors outside the layers equal a trace to the byte; without LoRA it has no rows and no buffers."""
     for row in csv.DictReader(TRACED.splitlines(), delimiter="\t"):
         model = find_model(row["model"])
         assert model is not None
@@ -108,14 +109,14 @@ def test_without_lora_a_forward_pass_holds_what_a_trace_does():
     ("asked", "counted"),
     [(100, 512), (1024, 1024), (9 * MIB + 1, 9 * MIB + 512), (25 * MIB, 26 * MIB), (25 * MIB - 512, 25 * MIB - 512), (26 * MIB, 26 * MIB)],
 )  # fmt: skip
-def test_a_block_of_its_own_segment(asked: int, counted: int):
-    """A segment is of whole 2 MiB; a rest of up to 1 MiB is not split off, and a larger one is."""
+def test_the_size_of_a_segment(asked: int, counted: int):
+    """A segment is whole multiples of 2 MiB; a rest of up to 1 MiB is not split off, a larger one is."""
     assert own_segment(asked) == counted
     assert tight(asked) <= counted
 
 
-def test_a_block_is_taken_from_what_is_free():
-    """The smallest free one that holds it; its rest of at most 1 MiB counts as taken; freed neighbours become one."""
+def test_free_blocks_are_reused():
+    """The smallest sufficient free block is used; a rest of at most 1 MiB stays with it; freed neighbours merge."""
     allocator = Allocator()
     first, second = (
         allocator.allocate(12 * MIB),
@@ -131,8 +132,8 @@ def test_a_block_is_taken_from_what_is_free():
 # -------------------------------------------------------------------------------------------------------------- settings
 
 
-def test_what_vllm_takes_where_it_is_not_told():
-    """256 sequences, batches of at least 2048 tokens, a share of the whole card; above 32768 tokens prompts come in parts."""
+def test_vllms_defaults():
+    """vLLM's defaults: 256 sequences, batches of at least 2048 tokens, a share of the whole card, and chunked prefill above 32768 tokens."""
     figures = _predict().figures
     assert (figures.max_num_seqs, figures.chunked_prefill_tokens, figures.kv_estimate_bytes) == (256, 2048, None)
     assert figures.gpu_memory_utilization_pct == 90
@@ -142,8 +143,8 @@ def test_what_vllm_takes_where_it_is_not_told():
     assert _predict(max_seq_length=65536, chunked_prefill="off").figures.chunked_prefill_tokens == 65536
 
 
-def test_what_is_given_is_taken():
-    """Sequences, tokens of a batch, and a KV cache of 8 bits, which holds twice the blocks; fewer sequences have a smaller peak."""
+def test_given_settings_are_used():
+    """Given sequences, batch tokens and an 8-bit KV cache are used: the cache has twice the blocks, and fewer sequences lower the peak."""
     usual, given = _predict().figures, _predict(max_num_seqs=64, max_num_batched_tokens=4096).figures
     assert (given.max_num_seqs, given.chunked_prefill_tokens, given.num_cuda_graphs) == (64, 4096, 11)
     assert given.activation_peak_bytes is not None and usual.activation_peak_bytes is not None
@@ -153,8 +154,8 @@ def test_what_is_given_is_taken():
     assert halved.num_gpu_blocks // 2 == usual.num_gpu_blocks
 
 
-def test_without_lora_there_is_no_room_for_it():
-    """Neither rows of the vocabulary nor kernels of a graph."""
+def test_without_lora_no_room_is_kept_for_it():
+    """Without LoRA there are no extra vocabulary rows and no LoRA kernels in a graph."""
     case = _case(model="llama-3.1-8b-instruct")
     assert not case.config.lora and case.config.lora_vocabulary is False
     assert embedding_rows(case.config) == head_rows(case.config) == 128256
@@ -172,7 +173,7 @@ def test_without_lora_there_is_no_room_for_it():
     ],
 )
 def test_a_setting_of_the_other_loader_is_refused(settings: dict[str, Any], words: str):
-    """With what to do instead."""
+    """A setting of the other loader is refused, with what to do instead."""
     with pytest.raises(BadInput, match=words):
         with_flags(REFERENCE, {"loader": "vllm", **settings})
 
@@ -190,7 +191,7 @@ def test_a_setting_of_the_other_loader_is_refused(settings: dict[str, Any], word
     ],
 )  # fmt: skip
 def test_failures_are_predicted_in_vllms_own_words(gpu: str, settings: dict[str, Any], words: str):
-    """Each in the order in which the engine comes to it."""
+    """Failures are predicted in vLLM's words, in the order in which the engine meets them."""
     if gpu == "P100":
         with pytest.raises(BadInput, match="below 7.0"):
             card_from_table(gpu)
@@ -199,14 +200,14 @@ def test_failures_are_predicted_in_vllms_own_words(gpu: str, settings: dict[str,
 
 
 def test_a_dynamic_quant_needs_unsloth():
-    """vLLM looks for a word of a module's name, and finds no path."""
+    """vLLM matches one word of a module's name, not a path, so a dynamic quant needs unsloth."""
     case = _case()
     kept = Case(config=changed(case.config, {"kept_modules": ("layers.1.mlp",)}), profile=case.profile, card=case.card)
     assert [each.engine_says for each in PLAIN_VLLM.model_refusals(kept)] == ["AssertionError"]
 
 
-def test_prefix_caching_is_off_where_vllm_is_not_told():
-    """So that a windowed model loads by default, and does not with it."""
+def test_prefix_caching_is_off_by_default():
+    """Prefix caching is off by default, so a model with a sliding window loads by default, and not with it."""
     case = _case()
     windowed = changed(case.config, {"sliding_window": True})
 
@@ -220,7 +221,7 @@ def test_prefix_caching_is_off_where_vllm_is_not_told():
 
 
 def test_fit_proposes_settings_of_vllm_alone():
-    """With the flags that load them, and none of unsloth's."""
+    """fit proposes flags that load with vLLM alone, and none of unsloth's."""
     found = fit(
         PLAIN_VLLM, _case("T4", dtype="half", max_seq_length=4096), "concurrency", frozenset({"max_seq_length"})
     )
@@ -235,7 +236,7 @@ def test_fit_proposes_settings_of_vllm_alone():
 
 
 def test_the_engine_gets_the_profiles_settings(tmp_path: Path):
-    """What is not given is left to vLLM."""
+    """The engine gets the profile's settings; unset ones are left to vLLM."""
     usual = arguments(make_plan(_profile(weights="synthetic")), tmp_path)
     assert usual["quantization"] == usual["load_format"] == "bitsandbytes"
     assert usual["enable_chunked_prefill"] is None
@@ -249,8 +250,8 @@ def test_the_engine_gets_the_profiles_settings(tmp_path: Path):
     assert (given["kv_cache_dtype"], given["dtype"]) == ("fp8", "half")
 
 
-def test_what_is_handed_on_as_it_is_is_what_is_not_the_default(tmp_path: Path):
-    """By the names that a setting says itself: to the class, and to the server's command line."""
+def test_non_default_settings_are_passed_on(tmp_path: Path):
+    """Non-default settings are passed under their engine's names, to the class and to the server's command line."""
     assert engine_arguments(_profile()) == {}
     changes: dict[str, Any] = {"enforce_eager": True, "max_num_seqs": 8, "dtype": "half"}
     plan = make_plan(_profile(weights="synthetic", **changes))
@@ -260,8 +261,8 @@ def test_what_is_handed_on_as_it_is_is_what_is_not_the_default(tmp_path: Path):
     assert words[-5:] == ["--enforce-eager", "--max-num-seqs", "8", "--dtype", "half"]
 
 
-def test_the_engine_says_what_it_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """One event for each stage of a load, with stand-ins for torch and vLLM; the allocator's setting is torch's own."""
+def test_the_engine_records_what_it_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The engine records one event per stage, with stand-ins for torch and vLLM; the allocator's setting is torch's own."""
     cuda = SimpleNamespace(mem_get_info=lambda: (90, 100), get_device_capability=lambda: (9, 0), get_device_name=lambda: "NVIDIA H200",
                            **dict.fromkeys(("memory_allocated", "memory_reserved", "max_memory_allocated", "max_memory_reserved"), lambda: 5))  # fmt: skip
     output = SimpleNamespace(outputs=[SimpleNamespace(token_ids=[1, 2])], metrics=SimpleNamespace(first_token_time=1.0))
@@ -294,7 +295,7 @@ def test_the_engine_says_what_it_measured(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_a_config_without_quantization_is_predicted_in_16_bits(tmp_path: Path):
-    """What vLLM would quantize as it loads is not modelled, and that is said."""
+    """vLLM's quantization at load time is not modelled, and a note says so."""
     path = tmp_path / "config.json"
     data = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
             "vocab_size": 512, "max_position_embeddings": 4096}  # fmt: skip
@@ -305,7 +306,7 @@ def test_a_config_without_quantization_is_predicted_in_16_bits(tmp_path: Path):
 
 
 def test_predict_takes_the_loader_as_a_flag(capsys: pytest.CaptureFixture[str]):
-    """The profile's adapters are not asked for then, and the line that says what is predicted says so."""
+    """With the loader as a flag, the profile's adapters are dropped, and the first line says so."""
     assert cli.run(["predict", "--gpu", "H200", "--loader", "vllm", "--max-num-seqs", "64", "--float8-kv-cache"]) == 0
     said = capsys.readouterr().out
     assert "no adapters" in said and "vLLM alone, 8-bit KV cache, 64 sequences" in said and "slots of rank" not in said
@@ -332,7 +333,7 @@ INFO 11-29 16:00:30 llm_engine.py:431] init engine (profile, create kv cache, wa
 
 
 def _judged(tmp_path: Path, *changes: tuple[str, str]) -> dict[str, str]:
-    """The figures that fail, with why."""
+    """The failing figures, with their reasons."""
     text = LOG
     for old, new in changes:
         assert old in text
@@ -342,8 +343,8 @@ def _judged(tmp_path: Path, *changes: tuple[str, str]) -> dict[str, str]:
     return {finding.figure: finding.why for finding in judge(gather(path)).failures()}
 
 
-def test_a_log_of_vllm_alone_passes_without_a_line_of_unsloths(tmp_path: Path):
-    """It is recognised by what it prints; its weights are predicted, and what else is not is said."""
+def test_a_log_of_vllm_alone_passes_without_unsloths_lines(tmp_path: Path):
+    """The stack is recognized by its lines; weights are predicted, and a note says what is not."""
     path = tmp_path / "plain.log"
     path.write_text(LOG, encoding="utf-8")
     evidence = gather(path)
@@ -354,8 +355,8 @@ def test_a_log_of_vllm_alone_passes_without_a_line_of_unsloths(tmp_path: Path):
     assert "only the weights are predicted" in evidence.prediction_note
 
 
-def test_its_weights_may_be_of_an_allocator_that_somebody_set(tmp_path: Path):
-    """With expandable segments no block is larger than its tensor; less than that is another model."""
+def test_weights_may_come_from_expandable_segments(tmp_path: Path):
+    """With expandable segments no block is larger than its tensor; smaller weights are another model's."""
     smaller = (
         ("5.2032 GB", "5.1742 GB"),
         ("take 5.20GiB", "take 5.17GiB"),
@@ -376,20 +377,20 @@ def test_its_weights_may_be_of_an_allocator_that_somebody_set(tmp_path: Path):
         (("Memory profiling takes 3.25 seconds", "Memory"), "profile_s"),
     ],
 )
-def test_what_its_lines_state_of_each_other_is_judged(tmp_path: Path, change: tuple[str, str], figure: str):
-    """As of every log; a line that is missing is named."""
+def test_the_figures_of_a_log_must_agree(tmp_path: Path, change: tuple[str, str], figure: str):
+    """The figures of a log must agree with each other, and a missing line is named."""
     assert figure in _judged(tmp_path, change)
 
 
-def test_a_cache_of_8_bits_has_blocks_of_half_the_size(tmp_path: Path):
-    """By the engine's own line; the same blocks without that line's word are of another model."""
+def test_an_8_bit_cache_has_blocks_of_half_the_size(tmp_path: Path):
+    """An 8-bit cache is recognized by the engine's line; without that word the same blocks are another model's."""
     blocks = ("15425", "30850"), ("4681", "9362"), ("60.25x", "120.51x")
     assert _judged(tmp_path, ("kv_cache_dtype=auto", "kv_cache_dtype=fp8"), *blocks) == {}
     assert "num_gpu_blocks" in _judged(tmp_path, *blocks)
 
 
-def test_lora_or_a_line_of_unsloths_is_another_stack(tmp_path: Path):
-    """vLLM with LoRA counts other things, and is not modelled without unsloth."""
+def test_a_log_with_lora_or_unsloths_lines_is_another_stack(tmp_path: Path):
+    """vLLM with LoRA prints other figures, and is not modelled without unsloth."""
     weights = "INFO 11-29 16:00:12 worker.py:267] Memory profiling"
     for line in (
         "INFO 11-29 16:00:10 punica_selector.py:18] Using PunicaWrapperGPU.\n",
@@ -401,7 +402,7 @@ def test_lora_or_a_line_of_unsloths_is_another_stack(tmp_path: Path):
 
 
 def _run_folder(folder: Path, settings: dict[str, Any]) -> None:
-    """A run of ours by vLLM alone, as its engine would print it on an A10G."""
+    """A run folder of vLLM alone, as the engine would print it on an A10G."""
     profile = _profile(model="qwen2.5-7b-instruct", max_seq_length=4096, weights="synthetic", **settings)
     card = card_from_table("A10G")
     events = (
@@ -420,8 +421,8 @@ def _run_folder(folder: Path, settings: dict[str, Any]) -> None:
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
 
 
-def test_a_run_by_vllm_alone_is_judged_by_its_whole_prediction(tmp_path: Path):
-    """From its own card and settings: the activation within what the allocator leaves, the weights to the digit."""
+def test_a_run_of_vllm_alone_is_judged_by_its_prediction(tmp_path: Path):
+    """Predicted from its own card and settings: the activation within the allocator's rests, the weights to the digit."""
     _run_folder(tmp_path / "run", {})
     evidence = gather(tmp_path / "run")
     assert evidence.predicted is not None and evidence.predicted.num_gpu_blocks is not None
@@ -432,13 +433,13 @@ def test_a_run_by_vllm_alone_is_judged_by_its_whole_prediction(tmp_path: Path):
 
 
 def test_a_run_with_other_settings_than_its_profiles_fails(tmp_path: Path):
-    """The engine's line says what was asked for."""
+    """The engine's line shows settings other than the profile's."""
     _run_folder(tmp_path / "run", {"prefix_caching": "on", "float8_kv_cache": True})
     failed = {finding.figure for finding in judge(gather(tmp_path / "run")).failures()}
     assert {"enable_prefix_caching", "kv_cache_dtype", "num_gpu_blocks"} <= failed
 
 
-def test_the_stack_is_that_of_the_profiles_loader():
-    """And a profile says it in one key."""
+def test_the_profiles_loader_decides_the_stack():
+    """One key of the profile decides the stack."""
     assert stack_of(_profile()) is PLAIN_VLLM and stack_of(REFERENCE) is UNSLOTH_VLLM
     assert engine_of(_profile()) == PLAIN_VLLM.engine

@@ -15,8 +15,8 @@ from loadcheck.show.progress import Progress
 from loadcheck.units import GIB
 
 
-def test_no_silence_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch):
-    """A stage that takes long gets dots on a line of its own; the next stage begins a line; the end leaves none open."""
+def test_a_long_stage_prints_dots_without_a_terminal(monkeypatch: pytest.MonkeyPatch):
+    """Without a terminal a long stage prints dots on its own line; the next stage starts a line, and the end leaves none open."""
     monkeypatch.setattr(progress, "SILENCE_S", 0.01)
     said = io.StringIO()
     with Progress(Console(file=said)) as shown:
@@ -37,8 +37,8 @@ STAGES = b"INFO executor_base.py:110] # CUDA blocks: 1353, # CPU blocks: 1024\n"
 BAR = "Capturing CUDA graph shapes:  {percent}%|####      | {done}/23 [00:10<00:13,  1.03s/it]\r"
 
 
-def test_a_terminal_shows_how_far_a_stage_is_and_memory_against_its_peak(monkeypatch: pytest.MonkeyPatch):
-    """The bar's n of m, which a new stage forgets; memory is read again while nothing is printed."""
+def test_a_terminal_shows_progress_and_memory(monkeypatch: pytest.MonkeyPatch):
+    """A terminal shows the bar's n of m, reset by each stage, and memory against the peak, which is read even while nothing is printed."""
     monkeypatch.setattr(progress, "REFRESH_S", 0.01)
     used = iter(range(1, 1000))
     said = io.StringIO()
@@ -53,8 +53,8 @@ def test_a_terminal_shows_how_far_a_stage_is_and_memory_against_its_peak(monkeyp
     assert " of 9.00 GiB" in said.getvalue() and "attaching adapters 10 of 23" not in said.getvalue()
 
 
-def test_a_terminal_shows_how_much_of_the_weights_has_come(monkeypatch: pytest.MonkeyPatch):
-    """The downloader's own line, in the words of its units."""
+def test_a_terminal_shows_the_progress_of_a_download(monkeypatch: pytest.MonkeyPatch):
+    """A terminal shows the downloader's progress in its own units."""
     monkeypatch.setattr(progress, "REFRESH_S", 0.01)
     said = io.StringIO()
     with Progress(Console(file=said, force_terminal=True)) as shown:
@@ -69,8 +69,8 @@ def _until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_ci_log_has_a_line_a_stage_with_its_memory():
-    """No bar, and nothing of memory where it cannot be read."""
+def test_a_ci_log_has_a_line_per_stage_with_its_memory():
+    """A CI log has one line per stage with its memory, if that can be read, and no bar."""
     sizes = iter([None, 5 * GIB])
     said = io.StringIO()
     with Progress(Console(file=said), Gauge(lambda: next(sizes), None)) as shown:
@@ -80,8 +80,8 @@ def test_a_ci_log_has_a_line_a_stage_with_its_memory():
     assert lines == ["preparing the weights", "importing the libraries", "capturing CUDA graphs, 5.00 GiB"]
 
 
-def test_the_process_that_loads_is_the_largest_that_was_started():
-    """On a CPU its resident set is read; without one nothing is."""
+def test_the_largest_child_is_the_process_that_loads():
+    """On a CPU the resident set of the largest child is read; without a child nothing is."""
     child = subprocess.Popen([sys.executable, "-c", "x = bytearray(50_000_000); print(flush=True); import time; time.sleep(30)"],
                              stdout=subprocess.PIPE)  # fmt: skip
     assert child.stdout is not None

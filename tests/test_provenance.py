@@ -33,7 +33,7 @@ NEW, OLD = "2026-11-29T10:00:00Z", "2026-11-28T10:00:00Z"
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two keys without a passphrase, mine and other; skipped where ssh-keygen is not, or knows no such user."""
+    """Two keys without a passphrase, mine and other; skipped without ssh-keygen, or if it does not know the user."""
     folder = tmp_path_factory.mktemp("keys")
     for name in ("mine", "other"):
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(folder / name)]
@@ -44,7 +44,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """A layout of an image of two layers."""
+    """An image layout with two layers."""
     folder = tmp_path / "oci"
     (folder / "blobs" / "sha256").mkdir(parents=True)
     config = provenance._put(folder, b"{}", provenance.CONFIG_TYPE)
@@ -56,7 +56,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def write_index(folder: Path, manifest: dict[str, Any]) -> None:
-    """Have the layout hold this image, as "latest"."""
+    """Tag this image as "latest" in the layout."""
     entry = provenance._put(folder, json.dumps(manifest).encode(), provenance.MANIFEST_TYPE)
     entry["annotations"] = {"org.opencontainers.image.ref.name": "latest"}
     (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
@@ -65,7 +65,7 @@ def write_index(folder: Path, manifest: dict[str, Any]) -> None:
 
 @pytest.fixture
 def signed(image: Path, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A statement on it, of today, signed by mine."""
+    """A statement on the image, of today, signed by mine."""
     monkeypatch.setenv("COMMIT", COMMIT)
     return stated(image, keys / "mine", tmp_path / "provenance.json", NEW)
 
@@ -77,7 +77,7 @@ def stated(image: Path, key: Path, path: Path, finished_on: str) -> Path:
 
 
 def test_a_statement_says_what_the_image_was_built_from(image, signed, keys):
-    """SLSA's provenance of the image: commit, locks, base and builder, each by its digest, as its own reader reads it."""
+    """The statement is SLSA provenance of the image: commit, locks, base and builder, each with its digest, as its own reader reads it."""
     data, read = json.loads(signed.read_text()), read_statement(signed)
     assert (data["_type"], data["predicateType"]) == (
         "https://in-toto.io/Statement/v1",
@@ -107,21 +107,21 @@ FORGED = {
 
 
 @pytest.mark.parametrize(("forge", "says"), FORGED.values(), ids=FORGED)
-def test_what_is_not_signed_by_whom_you_name_is_refused(forge, says, image, signed, keys):
-    """One fault, that says which."""
+def test_a_statement_not_signed_by_the_given_key_is_refused(forge, says, image, signed, keys):
+    """A statement not signed by the given key is refused with one fault that names the reason."""
     forge(signed, keys)
     found = verify(signed, keys / "mine.pub", layout.image_digest(image))
     assert found.signer is None and len(found.faults) == 1 and says in found.faults[0]
 
 
 def test_a_statement_on_another_image_is_refused(signed, keys):
-    """However genuine."""
+    """A genuine statement on another image is refused."""
     (fault,) = verify(signed, keys / "mine.pub", "sha256:" + "0" * 64).faults
     assert "and not sha256:000" in fault
 
 
-def test_a_tag_that_was_moved_back_is_refused(image, signed, keys, tmp_path):
-    """An older image, signed by the same key; the same one again is taken."""
+def test_an_older_image_is_refused(image, signed, keys, tmp_path):
+    """An older image signed by the same key is refused; the same one again is accepted."""
     digest, old = layout.image_digest(image), stated(image, keys / "mine", tmp_path / "old.json", OLD)
     (fault,) = verify(old, keys / "mine.pub", digest, seen=signed).faults
     assert "the tag was moved back" in fault
@@ -131,16 +131,16 @@ def test_a_tag_that_was_moved_back_is_refused(image, signed, keys, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"_type": "https://in-toto.io/Statement/v0.1"}', ""])
-def test_what_is_no_statement_is_said_in_a_line(text, tmp_path):
-    """Of another form, empty, or not there."""
+def test_an_invalid_statement_is_reported_on_one_line(text, tmp_path):
+    """Another format, an empty file and a missing file are reported on one line."""
     (tmp_path / "a.json").write_text(text)
     for name in ("a.json", "none.json"):
         with pytest.raises(BadInput, match=rf"{name}: no statement"):
             read_statement(tmp_path / name)
 
 
-def test_a_layer_that_was_changed_is_found(image):
-    """By its name, which is its hash; so is a manifest that was changed, and a blob that is not there."""
+def test_a_changed_layer_is_found(image):
+    """A changed layer is found by its name, which is its hash; so are a changed manifest and a missing blob."""
     assert list(provenance.changed_blobs(image)) == []
     code = layout.blob(image, f"sha256:{sha256(b'code').hexdigest()}")
     code.write_bytes(b"evil")
@@ -151,8 +151,8 @@ def test_a_layer_that_was_changed_is_found(image):
     assert list(provenance.changed_blobs(image)) == [f"{layout.image_digest(image)} was changed"]
 
 
-def test_a_statement_travels_as_an_image(signed, tmp_path):
-    """Packed and unpacked, both files are the same to the byte; an image of another kind is none."""
+def test_a_statement_can_be_packed_as_an_image(signed, tmp_path):
+    """Packed as an image and unpacked, both files are the same to the byte; another kind of image is refused."""
     provenance.pack(signed, tmp_path / "packed")
     assert list(provenance.changed_blobs(tmp_path / "packed")) == []
     provenance.unpack(tmp_path / "packed", tmp_path / "back.json")
@@ -161,7 +161,7 @@ def test_a_statement_travels_as_an_image(signed, tmp_path):
 
 
 def test_the_script_refuses_with_exit_1(image, signed, keys, monkeypatch, capsys):
-    """And says whose the image is where it takes it."""
+    """The script exits 1 on refusal, and names the signer otherwise."""
     digest, signers = layout.image_digest(image), str(keys / "mine.pub")
     for words, code in (((signers, digest), 0), ((signers, "sha256:0"), 1), ((str(keys / "other.pub"), digest), 1)):
         monkeypatch.setattr(sys, "argv", ["provenance.py", "verify", str(signed), *words])
@@ -184,13 +184,13 @@ def findings(environ: dict[str, str]) -> list[tuple[Level, str]]:
     return [(each.level, each.what) for each in origin.check_provenance(machine, plan)]
 
 
-def test_doctor_says_nothing_without_a_statement():
-    """A checkout has none."""
+def test_doctor_reports_nothing_without_a_statement():
+    """doctor has no finding in a checkout, which has no statement."""
     assert findings({}) == []
 
 
-def test_doctor_holds_what_runs_against_the_statement(image, signed, keys):
-    """The image, the commit and the lock are those that were signed."""
+def test_doctor_accepts_the_signed_image(image, signed, keys):
+    """doctor accepts the signed image, commit and lock."""
     own = environment(signed, keys, LOADCHECK_IMAGE=layout.image_digest(image), LOADCHECK_COMMIT=COMMIT)
     assert findings(own) == [(Level.OK, f"built from {COMMIT}, signed by signer")]
 
@@ -204,21 +204,21 @@ def test_doctor_holds_what_runs_against_the_statement(image, signed, keys):
         ({"LOADCHECK_PROVENANCE": "/nowhere.json"}, "no statement"),
     ],
 )
-def test_doctor_finds_what_is_not_as_signed(more, says, signed, keys):
-    """Each is a problem of its own."""
+def test_doctor_finds_differences_from_the_statement(more, says, signed, keys):
+    """Each difference from the signed statement is a problem."""
     ((level, what),) = findings(environment(signed, keys) | more)
     assert level is Level.PROBLEM and says in what
 
 
 def test_doctor_finds_another_lock(signed, keys, monkeypatch):
-    """What is installed was not built from the lock that was signed."""
+    """doctor finds that the installed lock is not the signed one."""
     monkeypatch.setattr("loadcheck.provenance.lock_sha256", lambda: "0" * 64)
     ((level, what),) = findings(environment(signed, keys))
     assert level is Level.PROBLEM and "another requirements.lock" in what
 
 
-def test_the_command_asks_for_it(signed, keys, monkeypatch, capsys):
-    """`doctor` names the check beside all others."""
+def test_the_doctor_command_checks_the_statement(signed, keys, monkeypatch, capsys):
+    """The command `doctor` lists the check beside all others."""
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
     for name, value in environment(signed, keys).items():
         monkeypatch.setenv(name, value)

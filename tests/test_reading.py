@@ -1,4 +1,4 @@
-"""How a log is read: pipes, retries, wrapped lines, ranks, today's engine; and what is written as JSON."""
+"""How a log is read: pipes, retries, wrapped lines, ranks and today's engine; and JSON output."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _failures(log: Path) -> set[str]:
 def test_a_pipe_is_read_once_and_judged_as_a_file(
     command: str, t4_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    """A named pipe gives the document and exit code of the file, for a load that failed too, and does not hang."""
+    """A named pipe gives the same document and exit code as the file, also for a failed load, and does not hang."""
     log = _write(
         tmp_path / "log",
         t4_log.read_text() + "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n",
@@ -45,7 +45,7 @@ def test_a_pipe_is_read_once_and_judged_as_a_file(
 
 
 def test_an_error_about_a_pipe_names_it(tmp_path: Path):
-    """Prose through a pipe: exit code 2, and the name that was given, not that of a copy."""
+    """Prose from a pipe: exit code 2, and the given name rather than that of a copy."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_text, args=("no load\n",), daemon=True)
@@ -55,7 +55,7 @@ def test_an_error_about_a_pipe_names_it(tmp_path: Path):
     assert f"{pipe}: not a load log" in str(result.exception)
 
 
-def test_json_has_no_number_that_is_none():
+def test_json_has_no_nan():
     """NaN and infinity become null, at any depth."""
     text = json_text({"a": [float("nan"), (1.5, float("-inf"))], "b": {"c": float("inf"), "d": "NaN"}})
     assert json.loads(text) == {"a": [None, [1.5, None]], "b": {"c": None, "d": "NaN"}}
@@ -72,7 +72,7 @@ INFO 02-13 15:56:20 worker.py:267] the current vLLM instance can use total_gpu_m
 
 
 def test_a_retry_has_the_plan_of_its_run(tmp_path: Path):
-    """The plan's utilization is more precise than what vLLM rounds; the sequences are the retry's own."""
+    """A retry uses the plan's utilization, which is more precise than vLLM's, and its own number of sequences."""
     retry = "Unsloth: Retrying vLLM to process 120 sequences and 512 tokens in tandem.\nError:\nNo available memory\n"
     first, second = parse_log(_write(tmp_path / "log", PLAN + TRY + retry + TRY)).attempts
     assert first.figures.gpu_memory_utilization_pct == second.figures.gpu_memory_utilization_pct == 4.18
@@ -87,15 +87,15 @@ def test_a_retry_has_the_plan_of_its_run(tmp_path: Path):
         ("took 54.71 seconds", "took 40.71 seconds", "engine_init_s"),
     ],
 )
-def test_times_are_looked_at(t4_log: Path, tmp_path: Path, was: str, now: str, figure: str):
-    """No time is negative, and the engine's start lasts as long as what it consists of."""
+def test_times_must_be_plausible(t4_log: Path, tmp_path: Path, was: str, now: str, figure: str):
+    """Times must not be negative, and the engine's start must last as long as its parts."""
     assert was in t4_log.read_text()
     assert figure in _failures(_write(tmp_path / "log", t4_log.read_text().replace(was, now)))
     assert _failures(t4_log) == set()
 
 
-def test_the_captures_seconds_are_whole(t4_log: Path, tmp_path: Path):
-    """41 secs may be 40.5: a start that took 11.34 s and that is possible."""
+def test_the_captures_seconds_are_rounded(t4_log: Path, tmp_path: Path):
+    """41 secs may be 40.5, so a start of 11.34 s and 40.5 s is possible."""
     text = t4_log.read_text()
     assert _failures(_write(tmp_path / "log", text.replace("took 54.71 seconds", "took 51.84 seconds"))) == set()
     assert _failures(_write(tmp_path / "log", text.replace("took 54.71 seconds", "took 51.82 seconds"))) == {
@@ -111,10 +111,8 @@ def test_the_captures_seconds_are_whole(t4_log: Path, tmp_path: Path):
         ("in 41 secs", "in 4,100 secs", "graph_capture_s"),
     ],
 )
-def test_separators_stand_only_where_upstream_prints_them(
-    was: str, now: str, figure: str, t4_log: Path, tmp_path: Path
-):
-    """A count that vLLM 0.7.2 prints without them was edited."""
+def test_an_added_thousands_separator_is_found(was: str, now: str, figure: str, t4_log: Path, tmp_path: Path):
+    """A thousands separator that vLLM 0.7.2 does not print shows that a count was edited."""
     assert was in t4_log.read_text()
     assert figure in _failures(_write(tmp_path / "log", t4_log.read_text().replace(was, now)))
 
@@ -122,7 +120,7 @@ def test_separators_stand_only_where_upstream_prints_them(
 @pytest.mark.parametrize(
     "said", ['{"event": 1} Killed', "{broken} Segmentation fault (core dumped)", '{"event": "x"} Killed']
 )
-def test_what_stands_behind_an_event_is_read(said: str, t4_log: Path, tmp_path: Path):
-    """Whether it is an event of ours or only looks like one."""
+def test_text_after_an_event_is_read(said: str, t4_log: Path, tmp_path: Path):
+    """Text after an event is read, whether it is our event or only looks like one."""
     log = _write(tmp_path / "log", f"{t4_log.read_text()}\nloadcheck: {said}\n")
     assert "error" in _failures(log)

@@ -1,4 +1,4 @@
-"""`load --recover` from end to end, on paper: the T4 of env/gpus.toml, and an engine that prints what the formulas say."""
+"""`load --recover` from end to end without a GPU: the T4 of env/gpus.toml, and an engine that prints the predicted figures."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ T4 = card_from_table("T4")
 
 @pytest.fixture(autouse=True)
 def t4(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A machine with a T4, the whole stack, nothing wrong with it, and the fake engine."""
+    """A machine with a T4, the whole stack, no problems, and the fake engine."""
     gpu = GpuDevice("Tesla T4", "7.5", T4.total_bytes, T4.free_bytes, "12.4")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: gpu)
@@ -43,14 +43,14 @@ def t4(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def _load(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any], str]:
-    """Exit code, the JSON document, and the progress on stderr."""
+    """The exit code, the JSON document, and the progress on stderr."""
     code = cli.run(["load", PROFILE, "--json", "--run-dir", "run", *arguments])
     captured = capsys.readouterr()
     return code, json.loads(captured.out), captured.err
 
 
 def test_from_a_refusal_to_a_passing_load(capsys: pytest.CaptureFixture[str]):
-    """What does not fit a T4 is not loaded; the first step that does is, and gains what was predicted."""
+    """Settings that do not fit a T4 are not loaded; the first step that fits is, with the predicted gain."""
     code, said, _ = _load(capsys, "--max-seq-length", "32768", "--recover")
     found = said["recovery"]
     assert (code, said["verdict"], found["passed"], len(found["attempts"])) == (0, "pass", True, 1)
@@ -61,8 +61,8 @@ def test_from_a_refusal_to_a_passing_load(capsys: pytest.CaptureFixture[str]):
     assert {gain["agrees"] for gain in found["gains"]} == {True}
 
 
-def test_the_settings_that_passed_are_a_profile(capsys: pytest.CaptureFixture[str]):
-    """recovered.toml beside the passing run holds the very settings, and loads at once; the flags say the same."""
+def test_the_passing_settings_are_saved_as_a_profile(capsys: pytest.CaptureFixture[str]):
+    """recovered.toml beside the passing run has exactly its settings, and loads without recovery; the flags match."""
     _, said, _ = _load(capsys, "--max-seq-length", "32768", "--recover")
     kept = Path(said["recovery"]["profile"])
     assert kept == Path("run/recovered.toml")
@@ -76,21 +76,21 @@ def test_the_settings_that_passed_are_a_profile(capsys: pytest.CaptureFixture[st
 
 
 def test_a_load_that_fits_needs_no_recovery(capsys: pytest.CaptureFixture[str]):
-    """The reference runs as ever, says that there is nothing to recover, and leaves no profile."""
+    """The reference loads as usual, reports that there is nothing to recover, and leaves no profile."""
     code, said, _ = _load(capsys, "--recover")
     assert (code, said["verdict"], said["recovery"]["needed"], said["recovery"]["profile"]) == (0, "pass", False, None)
     assert said["recovery"]["passed"]
     assert not Path("run/recovered.toml").exists()
 
 
-def test_without_recover_a_refusal_stays_one(capsys: pytest.CaptureFixture[str]):
-    """Nothing is changed that was not asked for."""
+def test_without_recover_nothing_is_changed(capsys: pytest.CaptureFixture[str]):
+    """Without --recover a refused load changes nothing."""
     code, said, _ = _load(capsys, "--max-seq-length", "32768")
     assert (code, said["outcome"], "recovery" in said) == (1, "refused", False)
 
 
-def test_forced_the_failed_load_is_measured_too(capsys: pytest.CaptureFixture[str]):
-    """With --force the load is tried as asked; its log says the KV cache, and the measured gain is the predicted one."""
+def test_with_force_the_failing_load_is_measured(capsys: pytest.CaptureFixture[str]):
+    """With --force the load is tried as given; its log shows the KV cache, and the measured gain equals the predicted one."""
     code, said, _ = _load(capsys, "--gpu-memory-utilization", "0.4", "--recover", "--force")
     found = said["recovery"]
     assert code == 0
@@ -108,10 +108,8 @@ def test_forced_the_failed_load_is_measured_too(capsys: pytest.CaptureFixture[st
     assert (peak["measured_gain_gib"], peak["agrees"]) == (None, None)
 
 
-def test_a_load_that_fails_against_its_prediction_is_learned_from(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
-    """Out of memory though it should fit: the next step leaves more room at the peak than was predicted to be enough."""
+def test_after_an_unpredicted_failure_more_is_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """If it runs out of memory although it should fit, the next step leaves more than the predicted peak."""
     monkeypatch.setenv("FAKE_SPIKE_BYTES", str(int(1.2 * GIB)))
     code, said, _ = _load(capsys, "--gpu-memory-utilization", "0.9", "--recover")
     found = said["recovery"]
@@ -121,10 +119,8 @@ def test_a_load_that_fails_against_its_prediction_is_learned_from(
     assert load_profile(found["profile"]).gpu_memory_utilization < 0.9
 
 
-def test_a_kv_cache_that_is_smaller_than_predicted_is_learned_from(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
-    """The log says how much was missing; the next step gains that, too."""
+def test_a_missing_kv_cache_is_gained_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """If the log shows how much KV cache was missing, the next step gains that as well."""
     monkeypatch.setenv("FAKE_NON_TORCH_BYTES", _more_non_torch(0.09))
     code, said, _ = _load(capsys, *TIGHT_KV, "--recover")
     found = said["recovery"]
@@ -133,20 +129,20 @@ def test_a_kv_cache_that_is_smaller_than_predicted_is_learned_from(
     assert gain["agrees"] is True
 
 
-# Few weights and a long request: here it is vLLM's own KV cache that is tight, by 9 MiB, and not unsloth's estimate.
+# Small weights and a long request: here vLLM's own KV cache is short, by 9 MiB, and not unsloth's estimate.
 TIGHT_KV = (
     "--model", "qwen2.5-3b-instruct", "--weights", "synthetic", "--max-seq-length", "8192", "--gpu-memory-utilization", "0.205",
 )  # fmt: skip
 
 
 def _more_non_torch(gib: float) -> str:
-    """So many bytes more than the T4's that vLLM prints just `gib`."""
+    """The non_torch bytes to add to the T4's so that vLLM prints just `gib`."""
     assert T4.non_torch_bytes is not None
     return str(int(gib * GIB) - T4.non_torch_bytes)
 
 
-def test_a_retry_that_went_through_is_no_pass(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """unsloth fails, runs fewer sequences than asked for, and loads: a finding, and the ladder finds settings that need no retry."""
+def test_a_successful_retry_is_no_pass(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """unsloth's retry loads with fewer sequences than requested: a finding, and the ladder finds settings that need no retry."""
     monkeypatch.setenv("FAKE_MOST_SEQUENCES", "150")
     code, said, _ = _load(capsys, "--recover")
     first = judge_folder(Path("run"))
@@ -156,8 +152,8 @@ def test_a_retry_that_went_through_is_no_pass(capsys: pytest.CaptureFixture[str]
     assert len(parse_log(Path(said["run"]) / "load.log").attempts) == 1
 
 
-def test_a_batch_that_is_too_short_runs_fewer_sequences(capsys: pytest.CaptureFixture[str]):
-    """A request shorter than the sequences are many: fewer of them, and the gain is in tokens."""
+def test_a_short_request_runs_fewer_sequences(capsys: pytest.CaptureFixture[str]):
+    """If the request is shorter than the number of sequences, fewer sequences run, and the gain is in tokens."""
     code, said, _ = _load(capsys, "--max-seq-length", "128", "--recover")
     step = said["recovery"]["steps"][0]
     assert (code, step["changes"], step["gain_tokens"], step["gain_gib"]) == (
@@ -172,7 +168,7 @@ def test_a_batch_that_is_too_short_runs_fewer_sequences(capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize(("trouble_id", "last_words"), OOM_AFTER.items(), ids=OOM_AFTER)
 def test_out_of_memory_is_fixed_at_every_stage(trouble_id: str, last_words: str, t4_log: Path):
-    """What the load had too little of follows from how far it came; no setting makes the weights smaller."""
+    """The stage reached decides what was short of memory; no setting makes the weights smaller."""
     shutil.copytree(RUNS / "h100" / "reference-train3", "oom")
     lines = t4_log.read_text().split("\n")
     last = max(number for number, line in enumerate(lines) if last_words in line)
@@ -184,8 +180,8 @@ def test_out_of_memory_is_fixed_at_every_stage(trouble_id: str, last_words: str,
 
 
 @pytest.mark.parametrize("outcome", ["interrupted", "killed"])
-def test_an_end_from_outside_is_not_fixed(outcome: str, t4_log: Path):
-    """The user's Ctrl-C and a kill by the system end the walk, though the log had named a trouble of memory before."""
+def test_an_interruption_or_kill_ends_recovery(outcome: str, t4_log: Path):
+    """Ctrl-C or a kill by the system ends the recovery, even after a trouble of memory in the log."""
     shutil.copytree(RUNS / "h100" / "reference-train3", "ended")
     text = t4_log.read_text()
     Path("ended/load.log").write_text(text[: text.index("# CUDA blocks")] + "\n" + OOM + "\n")
@@ -196,7 +192,7 @@ def test_an_end_from_outside_is_not_fixed(outcome: str, t4_log: Path):
 
 
 def test_attempts_are_bounded(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """A card that never does what is predicted ends the walk after four loads, or before."""
+    """If predictions never hold, recovery ends after at most four loads."""
     monkeypatch.setenv("FAKE_SPIKE_BYTES", str(20 * GIB))
     code, said, _ = _load(capsys, "--recover")
     assert (code, said["verdict"], said["recovery"]["passed"]) == (1, "fail", False)
@@ -214,25 +210,25 @@ def test_attempts_are_bounded(capsys: pytest.CaptureFixture[str], monkeypatch: p
         "No available memory for the cache blocks.\nOSError: No space left on device",  # memory, but not that alone
     ],
 )
-def test_what_is_no_matter_of_memory_ends_the_walk(
+def test_a_failure_that_is_not_memory_ends_recovery(
     words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    """A full disk, broken weights and what nobody knows are not fixed by settings: one load, and its own exit code."""
+    """A full disk, broken weights and unknown errors are not fixed by settings: one load, with its own exit code."""
     monkeypatch.setenv("FAKE_WORDS", words)
     code, said, _ = _load(capsys, "--recover")
     assert (code, len(said["recovery"]["attempts"]), said["recovery"]["steps"]) == (1, 1, [])
     assert "attempt 1 failed for something that other settings would not fix" in said["recovery"]["end"]
 
 
-def test_what_is_not_predicted_has_no_ladder(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """A load without vLLM is run once, as it was asked for, whatever it fails of."""
+def test_an_unpredicted_load_has_no_ladder(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """A load without vLLM is run once, as given, whatever it fails with."""
     monkeypatch.setenv("FAKE_WORDS", "torch.OutOfMemoryError: CUDA out of memory. x")
     code, said, _ = _load(capsys, "--no-fast-inference", "--recover")
     assert (code, len(said["recovery"]["attempts"]), said["recovery"]["steps"]) == (1, 1, [])
 
 
-def test_a_gpu_is_read_again_until_the_last_load_is_gone(monkeypatch: pytest.MonkeyPatch):
-    """Memory that the driver frees late is waited for, and what somebody else has taken is not."""
+def test_freed_memory_is_waited_for(monkeypatch: pytest.MonkeyPatch):
+    """Memory that the driver frees late is waited for; memory that another process took is not."""
     before = GpuDevice("Tesla T4", "7.5", T4.total_bytes, T4.free_bytes, "12.4")
     full = dataclasses.replace(before, free_bytes=GIB)
     seen = iter([full, full, before])
@@ -248,15 +244,15 @@ def test_a_gpu_is_read_again_until_the_last_load_is_gone(monkeypatch: pytest.Mon
 def test_a_child_that_refuses_keeps_its_exit_code(
     exit_code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    """Bad input and a machine that cannot are the child's own to say, whatever else its log holds."""
+    """A child's exit code for bad input or an unsupported machine is kept, whatever else is in its log."""
     code = f"import sys; print('CUDA out of memory. x'); sys.exit({exit_code})"
     monkeypatch.setattr("loadcheck.loading.child_command", lambda step, folder: [sys.executable, "-c", code])
     found, said, _ = _load(capsys, "--recover")
     assert (found, len(said["recovery"]["attempts"])) == (exit_code, 1)
 
 
-def test_where_nothing_fits_nothing_is_loaded(capsys: pytest.CaptureFixture[str]):
-    """The 16-bit model is too large for a T4: every step is said, none is tried, exit 1."""
+def test_if_nothing_fits_nothing_is_loaded(capsys: pytest.CaptureFixture[str]):
+    """The 16-bit model is too large for a T4: every step is listed, none is tried, exit 1."""
     code, said, _ = _load(capsys, "--load-in-16bit", "--weights", "synthetic", "--recover")
     assert (code, said["run"], said["outcome"], said["fits"]) == (1, None, "refused", False)
     assert len(said["recovery"]["steps"]) == 6
@@ -265,14 +261,14 @@ def test_where_nothing_fits_nothing_is_loaded(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_request_beyond_the_model_has_no_ladder(capsys: pytest.CaptureFixture[str]):
-    """What no memory would help is said, and nothing is tried."""
+    """A problem that no memory solves is reported, and nothing is tried."""
     code, said, _ = _load(capsys, "--max-seq-length", "200000", "--recover")
     assert (code, said["recovery"]["steps"], said["recovery"]["attempts"]) == (1, [], [])
     assert "memory is not what is wrong: max_seq_length 200000" in said["recovery"]["end"]
 
 
-def test_no_run_is_written_over(capsys: pytest.CaptureFixture[str]):
-    """A later attempt finds a folder of its own beside those that are there; an earlier run is refused as ever."""
+def test_no_run_is_overwritten(capsys: pytest.CaptureFixture[str]):
+    """A later attempt gets its own folder; an earlier run's folder is refused as usual."""
     write = ("--gpu-memory-utilization", "0.4", "--recover", "--force")
     _load(capsys, *write)
     assert cli.run(["load", PROFILE, "--run-dir", "run", *write]) == 2
@@ -282,8 +278,8 @@ def test_no_run_is_written_over(capsys: pytest.CaptureFixture[str]):
     assert [each["run"] for each in said["recovery"]["attempts"]] == ["run", "run-attempt3"]
 
 
-def test_a_folder_without_a_name_has_its_later_attempts_beside_it(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """`--run-dir .` is a folder like any other."""
+def test_a_folder_without_a_name_is_accepted(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """`--run-dir .` is a folder like any other, and later attempts lie beside it."""
     here = tmp_path / "here"
     here.mkdir()
     os.chdir(here)
@@ -292,10 +288,8 @@ def test_a_folder_without_a_name_has_its_later_attempts_beside_it(capsys: pytest
     assert [each["run"] for each in said["recovery"]["attempts"]] == [".", str(tmp_path / "here-attempt2")]
 
 
-def test_a_machine_that_cannot_is_refused_before_any_step(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
-    """The doctor's problems refuse as in load, but for those of memory, which are about to be fixed."""
+def test_doctors_problems_refuse_a_recovery(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """doctor's problems refuse the load, except for those of memory, which recovery is about to fix."""
 
     def examine(check: str) -> Any:
         finding = Finding(check=check, level=Level.PROBLEM, what="x", why="y", remedy="z", cannot=check != "memory")
@@ -307,7 +301,7 @@ def test_a_machine_that_cannot_is_refused_before_any_step(
     assert _load(capsys, "--recover")[0] == 0
 
 
-def test_bad_input_is_what_it_is_without_recover(capsys: pytest.CaptureFixture[str]):
+def test_bad_input_exits_2(capsys: pytest.CaptureFixture[str]):
     """An unknown profile and a wrong value exit 2 and load nothing."""
     assert cli.run(["load", "no-such-profile", "--recover"]) == 2
     assert cli.run(["load", PROFILE, "--max-lora-rank", "7", "--recover"]) == 2
@@ -322,17 +316,17 @@ def test_bad_input_is_what_it_is_without_recover(capsys: pytest.CaptureFixture[s
         (["--load-in-16bit", "--weights", "synthetic"], 1, "NOT RECOVERED no step of the ladder is predicted to fit"),
     ],
 )
-def test_a_recovery_is_told_to_people(flags: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]):
-    """Without --json: whether there was anything to fix, the steps, and how it ended."""
+def test_the_printed_output_of_a_recovery(flags: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]):
+    """Without --json the output says whether anything was wrong, the steps, and the result."""
     assert cli.run(["load", PROFILE, "--run-dir", "run", "--recover", *flags]) == code
     assert words in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("width", [60, 40])
-def test_a_recovery_reads_on_a_narrow_terminal(
+def test_a_recovery_fits_a_narrow_terminal(
     width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    """At 60 and 40 columns: each step with its gain and what became of it, the loads, the flags and the profile; no colour codes."""
+    """At 60 and 40 columns: each step with its gain and result, the loads, the flags and the profile, without colour codes."""
     monkeypatch.setenv("COLUMNS", str(width))
     assert (
         cli.run(["load", PROFILE, "--run-dir", "run", "--gpu-memory-utilization", "0.4", "--recover", "--force"]) == 0
@@ -349,8 +343,8 @@ def test_a_recovery_reads_on_a_narrow_terminal(
     assert "not in log" in flat
 
 
-def test_a_load_that_went_through_by_a_cut_is_no_pass(capsys: pytest.CaptureFixture[str]):
-    """unsloth cuts 2048 to 256 and loads: a finding, and the ladder gives the whole length."""
+def test_a_cut_length_is_no_pass(capsys: pytest.CaptureFixture[str]):
+    """A load that succeeds because unsloth cuts 2048 to 256 is a finding, and the ladder restores the length."""
     code, said, _ = _load(
         capsys, "--gpu-memory-utilization", "0.42", "--max-seq-length", "2048", "--recover", "--force"
     )
@@ -361,7 +355,7 @@ def test_a_load_that_went_through_by_a_cut_is_no_pass(capsys: pytest.CaptureFixt
     assert said["figures"]["max_model_len"] == 2048
 
 
-def test_recovered_troubles_are_those_with_something_to_gain():
-    """env/troubles.toml calls recovered what says what is short, and unsloth's own retry, whose cause is named beside it."""
+def test_recovered_troubles_say_what_was_short():
+    """env/troubles.toml marks as recovered the troubles that say what is short, and unsloth's own retry, whose cause is named beside it."""
     recovered = {trouble.id for trouble in load_troubles() if trouble.handling == "recovered"}
     assert recovered == {trouble.id for trouble in load_troubles() if trouble.short is not None} | {"retry"}

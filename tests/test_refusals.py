@@ -1,4 +1,4 @@
-"""What the pinned unsloth and vLLM refuse whatever the memory, a prediction refuses too, in the engine's own words."""
+"""What the pinned unsloth and vLLM refuse whatever the memory, predicted in the engine's own words."""
 
 import dataclasses
 import json
@@ -46,14 +46,14 @@ def _head(size: int) -> ModelConfig:
 
 
 @pytest.mark.parametrize("size", [32, 64, 80, 96, 112, 120, 128, 160, 192, 224, 256])
-def test_a_head_size_of_flash_or_paged_attention_is_taken(size: int):
-    """From 8.0 on either backend will do."""
+def test_a_head_size_of_flash_or_paged_attention_is_accepted(size: int):
+    """From 8.0 a head size that either backend supports is accepted."""
     assert _says(_head(size)) == ""
 
 
 @pytest.mark.parametrize("size", [16, 48, 72, 100, 104, 144, 176, 240, 288, 320, 512])
-def test_a_head_size_of_neither_is_refused(size: int):
-    """vLLM falls back to xFormers, which raises."""
+def test_a_head_size_that_no_backend_has_is_refused(size: int):
+    """With a head size that neither backend supports, vLLM falls back to xFormers, which raises."""
     assert f"Head size {size} is not supported by PagedAttention" in _says(_head(size))
 
 
@@ -61,14 +61,14 @@ def test_a_head_size_of_neither_is_refused(size: int):
     ("size", "taken"), [(80, True), (112, True), (120, True), (256, True), (160, False), (224, False)]
 )
 def test_below_8_0_there_is_no_flash_attention(size: int, taken: bool):
-    """On a T4 the sizes that only FlashAttention has are refused, and a newer card is the remedy."""
+    """On a T4 the sizes that only FlashAttention supports are refused, with a newer card as the remedy."""
     found = predict(_head(size), PROFILE, T4, RAM).obstacles
     assert (found == ()) is taken
     assert taken or "8.0 or newer" in found[0].remedy
 
 
 def test_head_sizes_of_each_architecture():
-    """As the pinned sources list them."""
+    """Head sizes are checked as in the pinned sources, by architecture."""
     assert head_sizes(7.0) == head_sizes(7.5) == (32, 64, 80, 96, 112, 120, 128, 192, 256)
     assert head_sizes(8.0) == head_sizes(9.0) == (32, 64, 80, 96, 112, 120, 128, 160, 192, 224, 256)
 
@@ -77,15 +77,15 @@ def test_head_sizes_of_each_architecture():
 @pytest.mark.parametrize(
     ("vocab", "taken"), [(512, True), (32_000, True), (256_768, True), (256_769, False), (262_144, False)]
 )
-def test_a_vocabulary_beyond_that_of_lora(kind: str, vocab: int, taken: bool):
-    """LoRA's 256 extra rows count; there is no lower bound, whatever the message says."""
+def test_a_vocabulary_too_large_for_lora(kind: str, vocab: int, taken: bool):
+    """LoRA's 256 extra rows count towards the limit; there is no lower one, whatever the message says."""
     says = _says(_config(model_type=kind, vocab_size=vocab, sliding_window=None))
     assert ("When using LoRA, vocab size must be" in says) is not taken
     assert taken or says
 
 
 def test_the_vocabulary_of_qwen2_has_no_limit():
-    """Its lm_head takes no LoRA, so nothing looks at it."""
+    """qwen2's lm_head takes no LoRA, so its vocabulary is not checked."""
     assert _says(_config(model_type="qwen2", vocab_size=300_000)) == ""
 
 
@@ -96,7 +96,7 @@ def test_lora_is_on_without_adapters():
 
 @pytest.mark.parametrize("name", ["gelu", "relu", "gelu_new", None])
 def test_another_activation_function_is_refused(name: str | None):
-    """vLLM's llama and qwen2 have silu alone."""
+    """vLLM's llama and qwen2 only support silu."""
     assert "Only silu is supported for now." in _says(_config(hidden_act=name))
 
 
@@ -113,14 +113,14 @@ ROPE = {
 
 @pytest.mark.parametrize("case", ROPE)
 def test_a_rope_scaling_that_vllm_refuses(case: str):
-    """Its words, where the type is missing, unknown or said twice, or a key of it is missing."""
+    """A rope_scaling with a missing, unknown or duplicate type, or a missing key, is refused in vLLM's words."""
     scaling, words = ROPE[case]
     assert words in _says(_config(rope_scaling=scaling))
 
 
 @pytest.mark.parametrize("kind", ["default", "linear", "dynamic", "yarn", "llama3"])
-def test_a_whole_rope_scaling_is_taken(kind: str):
-    """Every type that is modelled, with its keys, under the old name too."""
+def test_a_complete_rope_scaling_is_accepted(kind: str):
+    """Every modelled type with its keys is accepted, also under the old name."""
     scaling = {
         "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32768,
     }  # fmt: skip
@@ -128,21 +128,21 @@ def test_a_whole_rope_scaling_is_taken(kind: str):
     assert _says(_config(rope_scaling={"type": kind, **scaling})) == ""
 
 
-def test_a_length_beyond_what_yarn_gives():
-    """vLLM derives it from the original length, not from max_position_embeddings."""
+def test_a_length_beyond_yarns_is_refused():
+    """vLLM derives the longest length from the original length, not from max_position_embeddings."""
     scaling = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 1024}
     assert _says(_config(rope_scaling=scaling), max_seq_length=2048) == ""
     assert "greater than the derived max_model_len" in _says(_config(rope_scaling=scaling), max_seq_length=4096)
 
 
-def test_a_length_beyond_the_positions_is_said_once():
-    """unsloth refuses it before vLLM would."""
+def test_a_length_beyond_the_positions_is_reported_once():
+    """A length beyond the positions is reported once, as unsloth refuses it before vLLM would."""
     says = _says(_config(max_position_embeddings=2048), max_seq_length=4096)
     assert says == "Unsloth: Fast inference does not yet work with RoPE Scaling."
 
 
 def test_an_odd_linear_has_no_4_bit_form():
-    """Two elements make a byte; in 16 bits it is taken."""
+    """A linear with an odd number of elements has no 4-bit form, as two make a byte; in 16 bits it is accepted."""
     odd = {"hidden_size": 32 * 64, "intermediate_size": 8191, "head_dim": 64, "num_key_value_heads": 8}
     assert _says(_config(**odd, quantization_config=QUANTIZED)) == ""  # 2048 is even, so every product is
     odder = {"hidden_size": 2047, "intermediate_size": 8191, "head_dim": 64, "num_key_value_heads": 8}
@@ -153,7 +153,7 @@ def test_an_odd_linear_has_no_4_bit_form():
 @pytest.mark.parametrize("name", sorted(model.name for model in load_models() if model.refused is None))
 @pytest.mark.parametrize("quantization", ["nf4", "16bit"])
 def test_no_known_model_is_refused(name: str, quantization: Any):
-    """Each of env/models loads but granite, which unsloth drops once vLLM is ready; no rule may say otherwise, on any card."""
+    """Each model of env/models loads on any supported card, except granite, which unsloth rejects after vLLM's start."""
     config = next(model for model in load_models() if model.name == name).config_for(quantization)
     met = {
         rule.__name__ for rule in RULES for card in (H100, T4) if rule(case_of(config, PROFILE, card, RAM)) is not None
@@ -171,28 +171,28 @@ REFUSED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", REFUSED)
 @pytest.mark.parametrize("goal", GOALS)
 def test_fit_proposes_nothing_that_is_refused(case: str, goal: Goal):
-    """No settings help, and the reason is what is said."""
+    """For a refused model fit proposes nothing, and gives the reason."""
     found = fit(_config(**REFUSED[case]), PROFILE, H100, RAM, goal)
     assert found.proposals == ()
     assert found.would_fit and found.would_fit[0].startswith("no settings: ")
 
 
 def test_fit_names_a_card_that_has_the_head_size():
-    """160 is FlashAttention's alone: nothing fits a T4, and a newer card is named."""
+    """Head size 160 needs FlashAttention: nothing fits a T4, and a newer card is named."""
     found = fit(_head(160), PROFILE, T4, RAM)
     assert found.proposals == ()
     assert any("H100" in way for way in found.would_fit)
 
 
-def test_the_ladder_does_not_climb_for_it():
-    """No setting is turned where memory is not what is wrong."""
+def test_the_ladder_is_not_used_for_a_refusal():
+    """The ladder changes no setting if memory is not the problem."""
     search = search_of(_config(vocab_size=262_144), T4, RAM, PROFILE)
     assert list(Ladder(search, PROFILE).climb()) == []
 
 
 @pytest.mark.parametrize(("capability", "warned"), [(7.0, True), (7.2, True), (7.5, False), (8.0, False), (9.0, False)])
-def test_volta_is_warned_of(capability: float, warned: bool):
-    """Prefix caching is known to abort there, so a load that fits is no promise."""
+def test_volta_gets_a_warning(capability: float, warned: bool):
+    """Prefix caching is known to abort on Volta, so a load that fits gets a warning."""
     card = dataclasses.replace(H100, compute_capability=capability)
     prediction = predict(_config(), PROFILE, card, RAM)
     assert prediction.fits
@@ -203,7 +203,7 @@ def test_volta_is_warned_of(capability: float, warned: bool):
 def test_predict_exits_1_with_the_engines_words(
     changes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    """On the command line, as for every other obstacle."""
+    """predict exits 1 with the engine's words, as for every other obstacle."""
     file = tmp_path / "model.json"
     file.write_text(json.dumps({**SMALL, **changes}))
     assert cli.run(["predict", "--gpu", "H100", "--model", str(file)]) == 1
@@ -218,18 +218,16 @@ def test_predict_exits_1_with_the_engines_words(
         (["--model", "llama-3.2-1b-instruct"], "peak_device_gib is not predicted: without vLLM there is no budget"),
     ],
 )
-def test_a_load_without_vllm_says_what_its_peak_is_worth(
-    flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
-):
-    """Its band, or why it has none; in plain lines, with no stray sign before them."""
+def test_a_load_without_vllm_states_its_peaks_band(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    """A load without vLLM states the band of its peak, or why it has none, in plain lines."""
     assert cli.run(["predict", "--profile", "smollm2-135m-cpu", *flags]) == 0
     out = capsys.readouterr().out
     assert said in out
     assert "\N{MIDDLE DOT}" not in out
 
 
-def test_the_list_says_the_weights_of_either_load(capsys: pytest.CaptureFixture[str]):
-    """On the CPU as the load measures it, on a GPU as vLLM prints it."""
+def test_the_list_gives_the_weights_of_both_loads(capsys: pytest.CaptureFixture[str]):
+    """The list gives the weights as a load measures them on the CPU, and as vLLM prints them on a GPU."""
     assert cli.run(["list", "models", "--json"]) == 0
     listed = {each["name"]: each for each in json.loads(capsys.readouterr().out)["models"]}
     smollm2 = listed["smollm2-135m-instruct"]

@@ -1,4 +1,4 @@
-"""A release: one version everywhere, nothing uncommitted, tests that pass, a wheel that works, and only then the tag."""
+"""A release: one version everywhere, a clean tree, passing tests, a working wheel, and only then the tag."""
 
 import runpy
 import subprocess
@@ -21,7 +21,7 @@ def module() -> dict[str, Any]:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository that can be released, with one commit; its tests leave a mark, and fail where there is a file `broken`."""
+    """A releasable repository with one commit. Its tests leave a mark, and fail if there is a file `broken`."""
     for name in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{name}_NAME", "a")
         monkeypatch.setenv(f"GIT_{name}_EMAIL", "a@example.com")
@@ -50,7 +50,7 @@ def tags(repository: Path) -> str:
 
 
 def release(module: dict[str, Any], repository: Path, tagging: bool) -> list[str]:
-    """What was done, with stand-ins for building the wheel and trying it."""
+    """The steps done, with stand-ins for building and trying the wheel."""
     done: list[str] = []
     names = module["release"].__globals__
     names["build"] = lambda root, out: done.append("build")
@@ -61,13 +61,13 @@ def release(module: dict[str, Any], repository: Path, tagging: bool) -> list[str
 
 @pytest.mark.parametrize(("tagging", "found"), [(True, "v1.2.0\n"), (False, "")])
 def test_the_tag_comes_last(tagging: bool, found: str, module: dict[str, Any], repository: Path):
-    """Lint, tests, the build and its trial come first; RELEASE=check does all but the tag."""
+    """The tag comes after lint, tests, build and trial; RELEASE=check does all but the tag."""
     assert release(module, repository, tagging) == ["lint", "test", "build", "try"]
     assert tags(repository) == found
 
 
 def test_a_version_is_tagged_once(module: dict[str, Any], repository: Path):
-    """The second time it names the three places where the version is raised."""
+    """A second release of a version names the three places where the version is raised."""
     release(module, repository, tagging=True)
     with pytest.raises(
         module["NotReleasableError"], match=r"v1\.2\.0 is tagged already; raise the version, here, in __init__"
@@ -76,8 +76,8 @@ def test_a_version_is_tagged_once(module: dict[str, Any], repository: Path):
 
 
 @pytest.mark.parametrize("file", ["src/loadcheck/__init__.py", "CHANGELOG.md"])
-def test_versions_must_be_one(file: str, module: dict[str, Any], repository: Path):
-    """The file that states another is named, in a check as well, and nothing is run."""
+def test_versions_must_agree(file: str, module: dict[str, Any], repository: Path):
+    """A file with another version is named, also by a check, and nothing is run."""
     change(repository / file, "1.2.0", "1.3.0")
     with pytest.raises(
         module["NotReleasableError"], match=rf"{file}: states version 1\.3\.0, and pyproject\.toml 1\.2\.0"
@@ -86,8 +86,8 @@ def test_versions_must_be_one(file: str, module: dict[str, Any], repository: Pat
     assert not (repository / "made").exists()
 
 
-def test_what_is_not_ready_can_be_checked_and_not_tagged(module: dict[str, Any], repository: Path):
-    """A changed working tree and an entry without a date stop the tag, both named at once."""
+def test_an_unready_release_can_be_checked_but_not_tagged(module: dict[str, Any], repository: Path):
+    """A changed working tree and an entry without a date both stop the tag, and are named together."""
     change(repository / "CHANGELOG.md", "(2026-11-29)", "(unreleased)")
     assert release(module, repository, tagging=False)[-1] == "try"
     with pytest.raises(module["NotReleasableError"]) as error:
@@ -96,8 +96,8 @@ def test_what_is_not_ready_can_be_checked_and_not_tagged(module: dict[str, Any],
     assert tags(repository) == ""
 
 
-def test_failing_tests_stop_it(module: dict[str, Any], repository: Path):
-    """Nothing is built and nothing tagged."""
+def test_failing_tests_stop_a_release(module: dict[str, Any], repository: Path):
+    """After failing tests nothing is built or tagged."""
     (repository / "broken").touch()
     with pytest.raises(module["NotReleasableError"], match="make lint test: exit code 2; lint or tests fail"):
         release(module, repository, tagging=True)
@@ -105,7 +105,7 @@ def test_failing_tests_stop_it(module: dict[str, Any], repository: Path):
 
 
 def test_an_unknown_mode_is_bad_usage():
-    """Exit 2, and nothing is done."""
+    """An unknown mode exits 2 and does nothing."""
     command = [sys.executable, str(ROOT / "scripts" / "release.py"), "tga"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (
@@ -115,12 +115,12 @@ def test_an_unknown_mode_is_bad_usage():
 
 
 def test_this_checkout_has_one_version(module: dict[str, Any]):
-    """pyproject.toml, __init__.py and CHANGELOG.md's first entry agree at every commit."""
+    """pyproject.toml, __init__.py and CHANGELOG.md's first entry have the same version at every commit."""
     assert len(set(module["versions"](ROOT).values())) == 1
 
 
 def test_the_wheel_names_every_package():
-    """A folder of modules that pyproject.toml does not name would be missing from the wheel."""
+    """pyproject.toml lists every package; an unlisted one would be missing from the wheel."""
     source = ROOT / "src" / "loadcheck"
     folders = {path.parent.relative_to(source.parent) for path in source.rglob("__init__.py")}
     named = read_toml(ROOT / "pyproject.toml")["tool"]["setuptools"]["packages"]

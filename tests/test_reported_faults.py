@@ -1,4 +1,4 @@
-"""Inputs that were once answered wrongly, each with its right answer: tests/reported/INDEX.tsv."""
+"""Inputs that once got wrong answers, each with the right one: tests/reported/INDEX.tsv."""
 
 import csv
 import json
@@ -22,8 +22,8 @@ ROWS = _rows()
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row["input"] for row in ROWS])
-def test_a_reported_input_is_answered_rightly(row: dict[str, str], capsys: pytest.CaptureFixture[str]):
-    """The exit code is the right one, what is said holds the right words, there is no traceback, and what is called JSON is."""
+def test_a_reported_input_gets_the_right_answer(row: dict[str, str], capsys: pytest.CaptureFixture[str]):
+    """The exit code and words are right, there is no traceback, and JSON output is JSON."""
     pipe = _pipe(REPORTED / row["input"]) if "PIPE" in row["command"] else ""
     arguments = row["command"].replace("INPUT", shlex.quote(str(REPORTED / row["input"]))).replace("PIPE", pipe)
     code = cli.run(shlex.split(arguments))
@@ -38,7 +38,7 @@ def test_a_reported_input_is_answered_rightly(row: dict[str, str], capsys: pytes
 
 
 def _pipe(path: Path) -> str:
-    """The file through a pipe, as `<(cat FILE)` of a shell names it; what the reports hold fits a pipe's buffer."""
+    """The file through a pipe, named like a shell's `<(cat FILE)`; these files fit a pipe's buffer."""
     read, write = os.pipe()
     os.write(write, path.read_bytes())
     os.close(write)
@@ -46,5 +46,5 @@ def _pipe(path: Path) -> str:
 
 
 def test_every_reported_input_is_in_the_index():
-    """No input is left without its right answer."""
+    """Every reported input has its answer in the index."""
     assert {row["input"] for row in ROWS} == {path.name for path in REPORTED.iterdir()} - {"INDEX.tsv"}

@@ -1,4 +1,4 @@
-"""What a log says was loaded, on which card, against what was asked for: one changed word at a time."""
+"""What a log says was loaded, and on which card, against what was requested: one changed word at a time."""
 
 import json
 import shutil
@@ -31,8 +31,8 @@ def _figures(verdict: Verdict) -> set[str]:
 
 
 @pytest.mark.parametrize("text", [T4, NO_PROFILE], ids=["profile", "no profile"])
-def test_the_logs_that_are_changed_below_pass(text: str, tmp_path: Path):
-    """What fails below fails by its change alone."""
+def test_the_unchanged_logs_pass(text: str, tmp_path: Path):
+    """The logs changed below pass unchanged."""
     assert _verdict(text, tmp_path).status == "pass"
 
 
@@ -58,8 +58,8 @@ def test_the_logs_that_are_changed_below_pass(text: str, tmp_path: Path):
         ("32 MLP layers", "0 MLP layers", "fail", "patched_mlp"),
     ],
 )
-def test_another_word_is_a_finding(text: str, old: str, new: str, status: str, figure: str, tmp_path: Path):
-    """Whether a profile is known or not, and the prediction is there all the same."""
+def test_a_changed_word_is_a_finding(text: str, old: str, new: str, status: str, figure: str, tmp_path: Path):
+    """A changed word is a finding, for a known profile and without one, and the prediction is still made."""
     assert old in text
     verdict = _verdict(text.replace(old, new), tmp_path)
     assert (verdict.status, figure in _figures(verdict)) == (status, True)
@@ -77,18 +77,18 @@ def test_another_word_is_a_finding(text: str, old: str, new: str, status: str, f
     ],
 )
 def test_another_kind_of_4_bits_is_a_finding(old: str, new: str, figure: str, tmp_path: Path):
-    """fp4 takes as many bytes as nf4: only the settings that vLLM is given tell them apart."""
+    """fp4 and nf4 take the same bytes, so only the settings passed to vLLM tell them apart."""
     assert _figures(_verdict(T4.replace(old, new), tmp_path)) == {figure}
 
 
-def test_builds_for_the_pinned_cuda_are_the_pinned_ones(tmp_path: Path):
-    """torch without its suffix, and vLLM built from source for CUDA 12.4."""
+def test_builds_for_the_pinned_cuda_pass(tmp_path: Path):
+    """torch without its suffix, and vLLM built from source for CUDA 12.4, count as the pinned versions."""
     text = T4.replace("2.5.1+cu124", "2.5.1").replace("(v0.7.2)", "(v0.7.2+cu124)")
     assert _verdict(text, tmp_path).status == "pass"
 
 
-def test_layers_that_are_not_patched_for_a_reason_pass(tmp_path: Path):
-    """Adapters on the attention alone: unsloth says why it patches no MLP; with the reason, a count that is not 0 is the odd one."""
+def test_unpatched_layers_pass_with_a_reason(tmp_path: Path):
+    """With adapters only on the attention, unsloth prints why it patches no MLP. After that reason a count other than 0 fails."""
     reason = (
         "Not an error, but Unsloth cannot patch MLP layers with our manual autograd engine since either LoRA adapters\n"
     )
@@ -100,8 +100,8 @@ def test_layers_that_are_not_patched_for_a_reason_pass(tmp_path: Path):
 @pytest.mark.parametrize(
     ("owner", "noted"), [("unsloth", 0), ("meta-llama", 0), ("evil", 1), ("/models", 0), ("./weights", 0)]
 )
-def test_another_owner_is_noted(owner: str, noted: int, tmp_path: Path):
-    """A repository of somebody else has the same shape; a local directory has no owner."""
+def test_another_owner_gets_a_note(owner: str, noted: int, tmp_path: Path):
+    """A repository of another owner has the same shape, so it gets a note; a local directory has no owner."""
     verdict = _verdict(T4.replace("unsloth/meta-llama", f"{owner}/meta-llama"), tmp_path)
     notes = [finding for finding in verdict.findings if "of another owner" in finding.why]
     assert (verdict.status, len(notes)) == ("pass", noted)
@@ -111,10 +111,10 @@ def test_another_owner_is_noted(owner: str, noted: int, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", sorted({name for gpu in load_gpus().values() for name in gpu.names} - {"Tesla T4"}))
-def test_a_t4_s_numbers_are_no_other_card_s(name: str, tmp_path: Path):
-    """Under the name of every other card of env/gpus.toml."""
+def test_a_t4s_numbers_fail_under_other_names(name: str, tmp_path: Path):
+    """A T4's numbers under the name of any other card of env/gpus.toml fail."""
     verdict = _verdict(T4.replace("Tesla T4", name), tmp_path)
-    turing = gpu_named(name)[1].compute_capability == "7.5"  # whose memory alone is another one
+    turing = gpu_named(name)[1].compute_capability == "7.5"  # which differs only in memory
     assert ("gpu_total_gib" if turing else "compute_capability") in _figures(verdict)
 
 
@@ -130,7 +130,7 @@ def test_a_t4_s_numbers_are_no_other_card_s(name: str, tmp_path: Path):
     ],
 )
 def test_the_memory_of_a_card_is_known(name: str, key: str, gib: float):
-    """A MIG slice by the size in its name, a card by its own totals, on any system."""
+    """A MIG slice's memory is the size in its name, and a card's is its own totals, on any system."""
     known = named_card(name)
     assert known is not None and known.key == key
     assert any(low <= gib <= high for low, high in known.gib)
@@ -145,14 +145,14 @@ def test_the_memory_of_a_card_is_known(name: str, key: str, gib: float):
         "NVIDIA A100-SXM-64GB",
     ],
 )
-def test_a_card_that_is_not_in_the_table_has_no_facts(name: str):
-    """Like enough to another one, and judged by its own numbers."""
+def test_a_similar_card_is_not_in_the_table(name: str):
+    """A card that is only similar to one in the table is judged by its own numbers."""
     assert named_card(name) is None
 
 
 @pytest.mark.parametrize(("name", "status"), [("NVIDIA RTX 6000", "fail"), ("NVIDIA RTX 8000", "pass")])
-def test_an_unknown_card_that_the_stack_refuses_cannot_have_loaded(name: str, status: str, tmp_path: Path):
-    """By its compute capability; a Turing card like the T4 can have."""
+def test_an_unknown_unsupported_card_fails(name: str, status: str, tmp_path: Path):
+    """An unknown card with an unsupported compute capability fails; one like the T4's passes."""
     text = T4.replace("Tesla T4", name)
     assert _verdict(text.replace("7.5", "12.0") if status == "fail" else text, tmp_path).status == status
 
@@ -195,8 +195,8 @@ RECORD_FIELDS = [
 
 
 @pytest.mark.parametrize(("value", "dotted"), thinned([*product(NASTY, EVENT_FIELDS)]), ids=repr)
-def test_a_field_of_an_event_that_is_none_fails(dotted: str, value: Any, run: Path):
-    """Words, nothing, flags, tables, negative and endless numbers: no pass, and no traceback."""
+def test_a_wrong_value_in_an_event_fails(dotted: str, value: Any, run: Path):
+    """Text, null, booleans, lists, negative and huge numbers in an event's field give no pass, and no traceback."""
     name, _, field = dotted.partition(".")
     _change_event(run, name, field, value)
     assert judge(gather(run)).status == "fail"
@@ -212,16 +212,16 @@ def test_a_field_of_an_event_that_is_none_fails(dotted: str, value: Any, run: Pa
         ("adapters.adapter_dtype", "torch.float16", "adapter bytes"),
     ],
 )
-def test_what_a_run_cannot_have_said_fails(dotted: str, value: Any, figure: str, run: Path):
-    """More tokens than it asked for, a prompt of none, adapters that are not as large as their parameters."""
+def test_an_impossible_event_fails(dotted: str, value: Any, figure: str, run: Path):
+    """More tokens than requested, a prompt of 0 tokens, and adapters whose size does not match their parameters fail."""
     name, _, field = dotted.partition(".")
     _change_event(run, name, field, value)
     assert [finding.figure for finding in judge(gather(run)).failures()] == [figure]
 
 
 @pytest.mark.parametrize(("dotted", "value"), thinned([*product(RECORD_FIELDS, [*NASTY, 137])]), ids=repr)
-def test_a_field_of_the_record_that_is_none_is_no_pass(dotted: str, value: Any, run: Path):
-    """A failure, or bad input in a line; what may be null, or any number, may."""
+def test_a_wrong_value_in_the_record_is_no_pass(dotted: str, value: Any, run: Path):
+    """A wrong value in run.json is a failure, or bad input on one line, except where null or any number is valid."""
     _change_record(run, dotted, value)
     may = {"duration_s": (None, 137), "peak_host_bytes": (None, 137)}
     try:
@@ -233,8 +233,8 @@ def test_a_field_of_the_record_that_is_none_is_no_pass(dotted: str, value: Any, 
 
 
 @pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
-def test_a_number_that_json_has_not_is_no_record(number: str, run: Path):
-    """Python reads NaN and Infinity, and would write them again."""
+def test_nan_and_infinity_are_refused_in_the_record(number: str, run: Path):
+    """NaN and Infinity, which Python's json accepts, make run.json invalid."""
     text = (run / "run.json").read_text()
     (run / "run.json").write_text(text.replace('"duration_s": 134.27', f'"duration_s": {number}'))
     with pytest.raises(BadInput, match="no number of JSON"):
@@ -256,8 +256,8 @@ def test_a_number_that_json_has_not_is_no_record(number: str, run: Path):
         ("machine.gpu.free_bytes", 150109880320, "gpu_total_gib"),
     ],
 )
-def test_a_run_that_is_not_what_was_asked_for_fails(dotted: str, value: Any, figure: str, run: Path):
-    """run.json asks for one thing, and the log is of another."""
+def test_a_run_that_differs_from_the_request_fails(dotted: str, value: Any, figure: str, run: Path):
+    """A run.json that requests other settings than the log shows fails."""
     _change_record(run, dotted, value)
     verdict = judge(gather(run))
     assert figure in {finding.figure for finding in verdict.findings if finding.status is Status.FAIL}
@@ -277,7 +277,7 @@ def test_a_run_that_is_not_what_was_asked_for_fails(dotted: str, value: Any, fig
     ],
 )
 def test_an_event_that_contradicts_the_rest_fails(name: str, field: str, value: Any, figure: str, run: Path):
-    """A value of the right type that cannot be true."""
+    """A value of the right type that cannot be true fails."""
     _change_event(run, name, field, value)
     assert figure in _figures(judge(gather(run)))
 
@@ -286,8 +286,8 @@ def test_an_event_that_contradicts_the_rest_fails(name: str, field: str, value: 
 
 
 @pytest.mark.parametrize(("estimate", "rank"), [("2.45", 64), ("2.14", 128)])
-def test_another_rank_is_recognised_by_the_estimate(estimate: str, rank: int, tmp_path: Path):
-    """On the reference's own card, too: a T4's estimate that is another rank's to the digit."""
+def test_another_rank_is_recognized_by_the_estimate(estimate: str, rank: int, tmp_path: Path):
+    """A T4's estimate that matches another rank to the digit is recognized as that rank, even on the reference's card."""
     evidence_path = tmp_path / "load.log"
     evidence_path.write_text(T4.replace("2.61 GB", f"{estimate} GB"))
     evidence = gather(evidence_path)
@@ -295,8 +295,8 @@ def test_another_rank_is_recognised_by_the_estimate(estimate: str, rank: int, tm
     assert judge(evidence).status == "pass"
 
 
-def test_an_estimate_one_digit_off_the_reference_is_a_changed_digit(tmp_path: Path):
-    """2.69 GiB is also what rank 16 would have: it fails, and the finding has the flags."""
+def test_an_estimate_one_digit_off_fails(tmp_path: Path):
+    """2.69 GiB is also rank 16's estimate, so it fails, and the finding suggests the flags."""
     verdict = _verdict(T4.replace("2.61 GB", "2.69 GB"), tmp_path)
     assert _figures(verdict) == {"kv_estimate_gib"}
     assert any("check with --max-lora-rank 16 --lora-r 16" in finding.remedy for finding in verdict.failures())
@@ -321,14 +321,14 @@ def test_an_estimate_one_digit_off_the_reference_is_a_changed_digit(tmp_path: Pa
         ("Intel(R) Data Center GPU Max 1100", "gpu_name"),
     ],
 )
-def test_a_card_that_nobody_measured_has_its_family(name: str, figure: str, tmp_path: Path):
-    """A T4's numbers are none of theirs: by the family's compute capability, by the memory in the name, or by the maker."""
+def test_a_t4s_numbers_fail_for_an_unmeasured_card(name: str, figure: str, tmp_path: Path):
+    """A T4's numbers fail under unmeasured names, by the family's compute capability, the memory in the name, or the maker."""
     assert figure in _figures(_verdict(T4.replace("Tesla T4", name), tmp_path))
 
 
 @pytest.mark.parametrize("name", ["NVIDIA GeForce RTX 2070", "Quadro RTX 5000", "NVIDIA T4G", "NVIDIA Wonder 1"])
 def test_a_card_of_the_same_family_passes(name: str, tmp_path: Path):
-    """Or of one that nobody knows: it is judged by its own numbers."""
+    """An unmeasured card of the same family, or an unknown one, is judged by its own numbers and passes."""
     assert _verdict(T4.replace("Tesla T4", name), tmp_path).status == "pass"
 
 
@@ -342,18 +342,18 @@ def test_a_card_of_the_same_family_passes(name: str, tmp_path: Path):
         ("quant_storage': 'uint8'", "quant_storage': 'bfloat16'", "bnb_4bit_quant_storage"),
     ],
 )
-def test_what_unsloth_never_asks_for_is_named(was: str, now: str, figure: str, tmp_path: Path):
-    """A setting of the engine that no load of unsloth's has."""
+def test_a_setting_that_unsloth_never_uses_is_named(was: str, now: str, figure: str, tmp_path: Path):
+    """An engine setting that no load by unsloth has is named."""
     assert was in T4 and _figures(_verdict(T4.replace(was, now), tmp_path)) == {figure}
 
 
-def test_a_local_build_of_unsloth_is_still_read(tmp_path: Path):
-    """Its suffix is part of its version, and every line is there."""
+def test_a_local_build_of_unsloth_is_read(tmp_path: Path):
+    """The local suffix of unsloth's version is accepted, and every line is read."""
     verdict = _verdict(T4.replace("Unsloth 2025.2.5", "Unsloth 2025.2.5+local"), tmp_path)
     assert (verdict.status, _figures(verdict)) == ("refused", {"unsloth"})
 
 
-def test_an_endless_number_of_an_event_is_a_finding(tmp_path: Path):
-    """And no traceback: it is larger than any memory."""
+def test_a_huge_number_in_an_event_is_a_finding(tmp_path: Path):
+    """A number larger than any memory is a finding, without a traceback."""
     event = f'loadcheck: {{"event": "device", "device_total_bytes": {"9" * 400}, "device_free_bytes": 1}}'
     assert _verdict(f"{T4}\n{event}\n", tmp_path).status == "fail"

@@ -1,4 +1,4 @@
-"""torch's allocator with expandable segments: whole pages, gaps, and what it gives back before it gives up."""
+"""torch's allocator with expandable segments: whole pages, gaps, and what it releases before it gives up."""
 
 from loadcheck.stacks.trainer import MonitoredTrainer, share_quantization_maps
 from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Event, Label
@@ -9,42 +9,42 @@ LABEL = Label("a tensor", "somewhere.py:1")
 
 
 def events(*sizes: tuple[int, int]) -> list[Event]:
-    """Of each pair the number of a block, and its MiB; below 0 where it is freed."""
+    """Pairs of a block's number and its MiB; negative when it is freed."""
     return [Event(number, size * MIB, LABEL) for number, size in sizes]
 
 
-def test_memory_is_taken_by_whole_pages():
+def test_memory_is_allocated_in_whole_pages():
     """41 MiB take three pages of 20."""
     assert reserve([], events((0, 41)), 0) == Reserved(0, 3 * LARGE_PAGE_BYTES)
 
 
-def test_a_gap_of_whole_pages_is_given_back_where_the_card_has_no_more():
-    """A free block of 40 MiB lies before one in use; 60 MiB do not fit into it, and are found where 100 MiB are all there is."""
+def test_the_pages_of_a_gap_are_released_if_needed():
+    """60 MiB do not fit a free gap of 40 MiB before a used block. On a card of 100 MiB the gap's pages are released for them."""
     found = events((0, 40), (1, 40), (0, -40), (2, 60))
     assert reserve([], found, 0).steps_bytes == 140 * MIB
     assert reserve([], found, 0, 100 * MIB) == Reserved(0, 100 * MIB)
 
 
-def test_what_is_lacking_is_said_in_bytes():
-    """99 MiB hold no five pages: one is lacking by 1 MiB."""
+def test_the_shortfall_is_in_bytes():
+    """99 MiB do not hold five pages: 1 MiB is short."""
     found = events((0, 40), (1, 40), (0, -40), (2, 60))
     assert reserve([], found, 0, 99 * MIB).short_bytes == MIB
 
 
-def test_a_page_that_is_partly_in_use_is_not_given_back():
-    """Of 30 freed MiB beside 30 in use one page of the three is shared, so 40 MiB stay, and not 30."""
+def test_a_partly_used_page_is_not_released():
+    """Of 30 freed MiB beside 30 used ones, one of the three pages is shared, so 40 MiB stay, not 30."""
     found = events((0, 30), (1, 30), (0, -30), (2, 40))
     assert reserve([], found, 0, 80 * MIB).short_bytes == 0
     assert reserve([], found, 0, 79 * MIB).short_bytes > 0
 
 
-def test_a_model_that_does_not_fit_is_out_of_memory_before_it_trains():
-    """What is loaded counts as much."""
+def test_the_loaded_model_counts():
+    """The loaded model counts towards the memory in use."""
     assert reserve([100 * MIB], events((0, 40)), 0, 80 * MIB).short_bytes == 20 * MIB
 
 
-def test_the_adapters_of_a_checkpoint_are_read_by_way_of_the_host():
-    """peft would read them onto the card beside those that are there."""
+def test_a_checkpoints_adapters_are_read_on_the_host():
+    """peft would read the adapters onto the card beside the existing ones."""
     calls: list[tuple[str, str, dict[str, object]]] = []
 
     class Model:
@@ -58,8 +58,8 @@ def test_the_adapters_of_a_checkpoint_are_read_by_way_of_the_host():
     assert calls == [("checkpoint-5", "default", {"is_trainable": True, "torch_device": "cpu"})]
 
 
-def test_the_states_of_a_checkpoint_share_their_maps_again():
-    """As they did when they were made: a checkpoint has two for each trained tensor."""
+def test_a_checkpoints_states_share_their_maps():
+    """As when they were created, the optimizer's states share their quantization maps; a checkpoint has two per trained tensor."""
     states = [{"step": 1, "qmap1": object(), "qmap2": object(), "state1": object()} for _ in range(3)] + [{"step": 1}]
     share_quantization_maps(states)
     assert {id(state["qmap1"]) for state in states[:3]} == {id(states[0]["qmap1"])}

@@ -1,4 +1,4 @@
-"""The reward functions of a user's file, as GRPO takes them."""
+"""The reward functions in a user's file, as GRPO uses them."""
 
 from pathlib import Path
 
@@ -29,8 +29,8 @@ class Reward:
 """
 
 
-def test_the_functions_of_a_file_that_take_completions_are_the_rewards(tmp_path: Path):
-    """Neither what it imports, nor helpers, nor functions of something else."""
+def test_functions_that_take_completions_are_rewards(tmp_path: Path):
+    """Imports, helpers and functions without completions are no rewards."""
     path = tmp_path / "rewards.py"
     path.write_text(FILE)
     found = reward_functions(str(path))
@@ -48,7 +48,7 @@ def test_the_functions_of_a_file_that_take_completions_are_the_rewards(tmp_path:
     ],
 )
 def test_a_file_without_rewards_is_refused(text: str | None, said: str, tmp_path: Path):
-    """Before the model is loaded, in its own words."""
+    """A file without reward functions is refused before the model is loaded, with its own reason."""
     path = tmp_path / "rewards.py"
     if text is not None:
         path.write_text(text)
@@ -57,6 +57,6 @@ def test_a_file_without_rewards_is_refused(text: str | None, said: str, tmp_path
 
 
 def test_grpo_without_a_file_is_refused():
-    """There is no reward that suits every task."""
+    """GRPO needs a reward file, as no reward suits every task."""
     with pytest.raises(BadInput, match="GRPO needs reward functions"):
         reward_functions(None)
