@@ -135,7 +135,7 @@ def test_each_kind_maps_to_our_flags(text: str, kind: str, settings: dict[str, A
 
 
 @pytest.mark.parametrize(
-    ("text", "not_taken"),
+    ("text", "ignored"),
     [
         (UNSLOTH, ["data.dataset: 'someone/chats'", "data.format_type: 'auto'"]),
         (
@@ -150,9 +150,9 @@ def test_each_kind_maps_to_our_flags(text: str, kind: str, settings: dict[str, A
     ],
     ids=["unsloth", "axolotl", "LLaMA-Factory", "TRL"],
 )
-def test_keys_that_are_not_taken_are_named(text: str, not_taken: list[str], tmp_path: Path):
+def test_keys_that_are_not_taken_are_named(text: str, ignored: list[str], tmp_path: Path):
     """Each key that is not taken is named, except for keys without effect."""
-    assert _read(tmp_path, text).not_taken == not_taken
+    assert _read(tmp_path, text).ignored == ignored
 
 
 def test_a_data_file_is_found_relative_to_the_config(tmp_path: Path):
@@ -205,7 +205,7 @@ def test_packing_is_taken_with_a_note_on_differences(kind: str, tmp_path: Path):
     config = _read(tmp_path, text)
     assert (config.settings["packing"], len(config.differs)) == (True, 1)
     assert differs in config.differs[0]
-    assert not [each for each in config.not_taken if "pack" in each or "pad_to" in each]
+    assert not [each for each in config.ignored if "pack" in each or "pad_to" in each]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_packing_that_keeps_examples_apart_is_refused(text: str, said: str, tmp_
     if "maybe" not in text:
         assert "or --no-packing" in str(error.value)
         config = read_config(tmp_path / "config.yaml", {"packing"})
-        assert config.differs == [] and any(said.partition(":")[0] in each for each in config.not_taken)
+        assert config.differs == [] and any(said.partition(":")[0] in each for each in config.ignored)
 
 
 @pytest.mark.parametrize(
@@ -240,8 +240,8 @@ def test_padding_that_changes_rows_is_reported(value: str, packs: str, named: bo
         "flash_attention: true", f"pad_to_sequence_len: {value}"
     )
     config = _read(tmp_path, text)
-    assert (f"pad_to_sequence_len: {value.capitalize()}" in config.not_taken) == named
-    assert ("pad_to_sequence_len" in config.taken) != named
+    assert (f"pad_to_sequence_len: {value.capitalize()}" in config.ignored) == named
+    assert ("pad_to_sequence_len" in config.used) != named
 
 
 def test_all_problems_are_reported_at_once(tmp_path: Path):

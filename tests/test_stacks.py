@@ -14,7 +14,7 @@ from loadcheck.logs import Attempt
 from loadcheck.predict import Case, MemoryAccount, Prediction, card_from_table
 from loadcheck.predict.fit import fit
 from loadcheck.predict.search import Search
-from loadcheck.predict.stack import FromLog
+from loadcheck.predict.stack import LogPrediction
 from loadcheck.predict.terms import Term
 from loadcheck.specs.files import changed, to_data, validate
 from loadcheck.specs.model import resolve_model
@@ -54,8 +54,8 @@ class Toy(JudgedStack):
 
     def predict_from_log(
         self, attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None
-    ) -> FromLog:
-        return FromLog()
+    ) -> LogPrediction:
+        return LogPrediction()
 
 
 def _case() -> Case:

@@ -32,12 +32,12 @@ def _filled(path: Path, flags: dict[str, Any]) -> dict[str, Any]:
     found = read_config(path, {name for name, value in flags.items() if value is not None})
     no_flag = [name for name in found.settings if name not in flags]
     out = console(stderr=True)
-    print_words(out, f"{path} is a config of {found.kind}; used: {', '.join(found.taken)}")
+    print_words(out, f"{path} is a config of {found.kind}; used: {', '.join(found.used)}")
     if found.assumed:
         said = ", ".join(f"{name} {found.settings[name]}" for name in found.assumed)
         print_words(out, f"Not in it, so the defaults of {found.kind}: {said}")
-    if found.not_taken:
-        print_words(out, f"Note: not used: {'; '.join(found.not_taken)}")
+    if found.ignored:
+        print_words(out, f"Note: not used: {'; '.join(found.ignored)}")
     for differs in found.differs:
         print_words(out, f"Note: {differs}")
     if no_flag:

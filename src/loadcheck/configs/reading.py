@@ -38,18 +38,18 @@ class Config:
 
     Attributes:
         settings: by the parameter of our flag, with the value that the flag would have.
-        taken: the file's keys that they come from.
+        used: the file's keys that they come from.
         assumed: parameters that the file leaves out, with its tool's own values.
-        not_taken: keys, with their values, that are ignored.
+        ignored: keys, with their values, that have no setting here.
         differs: how something that is used differs from its tool.
     """
 
     path: Path
     kind: str
     settings: dict[str, Any] = field(default_factory=dict)
-    taken: list[str] = field(default_factory=list)
+    used: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
-    not_taken: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
     differs: list[str] = field(default_factory=list)
 
 
@@ -73,7 +73,7 @@ def read_config(path: Path, given: Collection[str] = ()) -> Config:
     problems = [*_refused(path, kind, data), *(_isolating(path, kind, data) if "packing" not in given else ())]
     config = Config(path, kind.name)
     for key, value in data.items():
-        problems += _take(config, kind, key, value)
+        problems += _store(config, kind, key, value)
     if problems:
         raise BadInput(problems)
     _assume(config, kind)
@@ -114,14 +114,14 @@ def _remedy(harmless: tuple[Any, ...]) -> str:
     return f"set it to {' or '.join(words)}" if words else "leave it out"
 
 
-def _take(config: Config, kind: Kind, key: str, value: Any) -> list[Problem]:
+def _store(config: Config, kind: Kind, key: str, value: Any) -> list[Problem]:
     """Store one key's value as our parameter; returns the problems with its value."""
     parameter = kind.parameters.get(key)
     if value in (None, "", []):
         return []
     if parameter is None:
         if key not in kind.refused and value not in kind.isolates.get(key, ()):
-            config.not_taken.append(f"{key}: {shown(value)}")
+            config.ignored.append(f"{key}: {shown(value)}")
         return []
     try:
         found = _value(parameter, value, config.path)
@@ -129,10 +129,10 @@ def _take(config: Config, kind: Kind, key: str, value: Any) -> list[Problem]:
         return [Problem(str(config.path), f"{error} (got {shown(value)})", "correct the value", key)]
     if found is None:
         if parameter == "data":
-            config.not_taken.append(f"{key}: {shown(value)}, which is not a file here")
+            config.ignored.append(f"{key}: {shown(value)}, which is not a file here")
         return []
     config.settings[parameter] = found
-    config.taken.append(key)
+    config.used.append(key)
     return []
 
 
@@ -238,5 +238,5 @@ def _pads(config: Config) -> None:
     key = "pad_to_sequence_len"
     pads = config.settings.pop("pads_to_length", None)
     if pads is not None and pads != config.settings.get("packing", False):
-        config.taken.remove(key)
-        config.not_taken.append(f"{key}: {pads}")
+        config.used.remove(key)
+        config.ignored.append(f"{key}: {pads}")

@@ -14,7 +14,7 @@ from typing import Any
 from loadcheck.data.faults import Faults
 from loadcheck.data.rows import Message, Role, Row
 
-Build = Callable[[int, dict[str, Any], Faults], Row | None]
+RowBuilder = Callable[[int, dict[str, Any], Faults], Row | None]
 
 ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 SHAREGPT_ROLES: dict[str, Role] = {
@@ -37,7 +37,7 @@ class Form:
     needs: tuple[str, ...]
     keys: tuple[str, ...]
     method: str | None
-    row: Build
+    row: RowBuilder
 
     def fits(self, record: dict[str, Any]) -> bool:
         return all(key in record for key in self.needs)

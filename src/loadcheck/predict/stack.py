@@ -46,7 +46,7 @@ Concession = tuple[tuple[str, Case], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class FromLog:
+class LogPrediction:
     """The prediction that a log is judged by.
 
     Attributes:
@@ -116,7 +116,7 @@ class Stack(Protocol):
 
     def predict_from_log(
         self, attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None
-    ) -> FromLog:
+    ) -> LogPrediction:
         """The figures that an attempt in a log should contain, from its own card, free memory and settings.
 
         Args:

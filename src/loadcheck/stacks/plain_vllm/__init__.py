@@ -9,7 +9,7 @@ from loadcheck.logs import Attempt
 from loadcheck.predict.account import Obstacle, Prediction
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
-from loadcheck.predict.stack import Concession, FromLog, Resolved
+from loadcheck.predict.stack import Concession, LogPrediction, Resolved
 from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
@@ -22,14 +22,14 @@ from loadcheck.stacks.unsloth_vllm import identities as v0
 from loadcheck.stacks.unsloth_vllm import machine, unsloth_lines
 from loadcheck.stacks.unsloth_vllm.bands import PEAK_SLACK
 from loadcheck.stacks.unsloth_vllm.from_log import why_not_predicted
-from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, ENGINE_LINES, without_graphs
+from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, ENGINE_LINES, applicable_lines
 
 PACKAGES = ("torch", "triton", "vllm", "xformers", "transformers", "bitsandbytes", "protobuf", "numpy", "setuptools")
-IN_FLIGHT = (
+IN_FLIGHT_NOTE = (
     "{model} has no quantization_config, so it is predicted and loaded in 16 bits: what vLLM would quantize as it loads is not modelled; "
     "for 4 bits take a checkpoint that says so"
 )
-OF_UNSLOTH = frozenset(each.name for each in unsloth_lines.FORMATS)
+UNSLOTH_LINES = frozenset(each.name for each in unsloth_lines.FORMATS)
 
 
 class PlainVllm(JudgedStack):
@@ -41,7 +41,7 @@ class PlainVllm(JudgedStack):
     peak_slack = PEAK_SLACK
     identities = (
         v0.check_budget, v0.check_kv_cache, v0.check_gpu_blocks, v0.check_cpu_blocks, v0.check_concurrency,
-        v0.check_room, v0.check_graphs, v0.check_times, v0.check_model,
+        v0.check_full_request, v0.check_graphs, v0.check_times, v0.check_model,
     )  # fmt: skip
     settings_checks = CHECKS
     alternatives = ALTERNATIVES
@@ -54,11 +54,11 @@ class PlainVllm(JudgedStack):
         """A V0 engine that logs its configuration, without a line of unsloth's. LoRA occurs in servers' logs only, not in a load's."""
         reading = attempt.reading("engine")
         lora = attempt.formats["LoRA kernels"] and not attempt.formats["API server"]
-        others = OF_UNSLOTH.intersection(attempt.formats) or lora
+        others = UNSLOTH_LINES.intersection(attempt.formats) or lora
         return reading is not None and str(reading.value) == "V0" and not others
 
     def required_lines(self, attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
-        return without_graphs(ENGINE_LINES, attempt)
+        return applicable_lines(ENGINE_LINES, attempt)
 
     def why_not_predicted(self, attempt: Attempt) -> str:
         return why_not_predicted(attempt)
@@ -69,14 +69,14 @@ class PlainVllm(JudgedStack):
     def resolve(self, profile: Profile) -> Resolved:
         title, config = resolve_model(profile.model, profile.load_in_4bit)
         in_flight = profile.load_in_4bit and config.quantization == "16bit"
-        return Resolved(title, config, (IN_FLIGHT.format(model=profile.model),) if in_flight else ())
+        return Resolved(title, config, (IN_FLIGHT_NOTE.format(model=profile.model),) if in_flight else ())
 
     def predict(self, case: Case) -> Prediction:
         return predict(case)
 
     def predict_from_log(
         self, attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None
-    ) -> FromLog:
+    ) -> LogPrediction:
         return predict_from_log(attempt, config, profile, gpu)
 
     def needs(self, case: Case) -> dict[Shortage, int]:

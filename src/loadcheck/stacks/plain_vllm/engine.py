@@ -16,7 +16,7 @@ from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.unsloth_vllm import engine as common
 from loadcheck.stacks.unsloth_vllm import startup
 from loadcheck.stacks.unsloth_vllm.device import memory_now, record_device, record_peak
-from loadcheck.stacks.unsloth_vllm.kv import dtype_of
+from loadcheck.stacks.unsloth_vllm.kv import kv_cache_dtype_of
 from loadcheck.stacks.unsloth_vllm.session import Generated
 
 SWITCH = {"default": None, "on": True, "off": False}
@@ -55,7 +55,7 @@ def arguments(plan: LoadPlan, directory: Path) -> dict[str, Any]:
         "load_format": loader or "auto",
         "max_model_len": profile.max_seq_length,
         "gpu_memory_utilization": profile.gpu_memory_utilization,
-        "kv_cache_dtype": dtype_of(profile),
+        "kv_cache_dtype": kv_cache_dtype_of(profile),
         "enable_chunked_prefill": SWITCH[profile.chunked_prefill],
         "enable_prefix_caching": profile.caches_prefixes,
         **engine_arguments(profile),

@@ -11,7 +11,7 @@ from loadcheck.logs import Attempt
 from loadcheck.predict.account import MemoryAccount, Prediction
 from loadcheck.predict.band import Band
 from loadcheck.predict.case import Case
-from loadcheck.predict.stack import FromLog
+from loadcheck.predict.stack import LogPrediction
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
@@ -95,22 +95,22 @@ def _peak(case: Case, plan: EnginePlan, budget: Budget) -> Term:
     )
 
 
-def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None) -> FromLog:
+def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None) -> LogPrediction:
     """The figures that the log should contain; without a profile only the weights, for either allocator configuration."""
     if attempt.formats["LoRA kernels"]:
-        return FromLog(note=SERVED_NOTE)
+        return LogPrediction(note=SERVED_NOTE)
     config = structs.replace(config, lora=False)
     if profile is None:
         with rounding_by(tight):
             least = weights(config).num_bytes
         most = plain_weights(config).num_bytes
         band = Band(least, most, "by how torch's allocator was set")
-        return FromLog(Figures(weights_bytes=most), {"weights_bytes": band}, BARE_NOTE)
+        return LogPrediction(Figures(weights_bytes=most), {"weights_bytes": band}, BARE_NOTE)
     log = LogFacts(attempt, config, profile, gpu)
     if (card := log.card()) is None:
-        return FromLog(note="the log does not say the card's memory, so nothing is predicted")
+        return LogPrediction(note="the log does not say the card's memory, so nothing is predicted")
     figures = predict(Case(config=config, profile=profile, card=card)).figures
-    return FromLog(figures, {**log.bands(figures), **activation_band(figures)})
+    return LogPrediction(figures, {**log.bands(figures), **activation_band(figures)})
 
 
 def activation_band(figures: Figures) -> dict[str, Band]:

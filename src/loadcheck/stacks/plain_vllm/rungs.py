@@ -57,9 +57,9 @@ def concessions(case: Case) -> Iterator[Concession]:
 
 def slack(card: Card) -> dict[Shortage, int]:
     """The margin that a load must leave, because the prediction may be off by that much."""
-    of_card = int(PEAK_SLACK * card.total_bytes)
+    card_share = int(PEAK_SLACK * card.total_bytes)
     non_torch = 0 if card.non_torch_bytes is not None else NON_TORCH_SLACK_BYTES
-    return {"batch": 0, "profile": of_card, "kv_cache": KV_SLACK_BYTES + non_torch, "peak": of_card}
+    return {"batch": 0, "profile": card_share, "kv_cache": KV_SLACK_BYTES + non_torch, "peak": card_share}
 
 
 def amounts_left(case: Case, prediction: Prediction) -> dict[Shortage, int]:
@@ -69,10 +69,10 @@ def amounts_left(case: Case, prediction: Prediction) -> dict[Shortage, int]:
     assert tokens is not None and sequences is not None and figures.max_model_len is not None
     assert figures.weights_bytes is not None and figures.activation_peak_bytes is not None
     assert figures.kv_cache_bytes is not None and figures.peak_device_bytes is not None
-    beside = prediction.memory.sum_bytes(("context", "non_torch"))
+    other_bytes = prediction.memory.sum_bytes(("context", "non_torch"))
     return {
         "batch": tokens - sequences,
-        "profile": card.total_bytes - beside - figures.weights_bytes - figures.activation_peak_bytes,
+        "profile": card.total_bytes - other_bytes - figures.weights_bytes - figures.activation_peak_bytes,
         "kv_cache": figures.kv_cache_bytes - request_bytes(case.config, figures.max_model_len),
         "peak": card.total_bytes - figures.peak_device_bytes,
     }

@@ -20,7 +20,7 @@ from loadcheck.stacks.plain_vllm.gate import EXPIRES, GRACE, KEY, VERDICT
 from loadcheck.stacks.plain_vllm.prediction import activation_band, predict
 from loadcheck.stacks.unsloth_vllm.bands import EXACT, Rounding, bands
 from loadcheck.stacks.unsloth_vllm.engine import ENVIRONMENT, UNSET
-from loadcheck.stacks.unsloth_vllm.kv import config_block_bytes, dtype_of
+from loadcheck.stacks.unsloth_vllm.kv import config_block_bytes, kv_cache_dtype_of
 from loadcheck.units import show_bytes
 
 SERVER = "loadcheck.stacks.plain_vllm.server"
@@ -62,7 +62,7 @@ def argv(served: Served) -> list[str]:
         "--model", str(served.directory.resolve()), "--served-model-name", served.plan.model_name, "--host", served.host,
         "--port", str(served.port), "--middleware", GATE, "--disable-log-requests", "--disable-fastapi-docs", "--allowed-origins", "[]",
         "--max-model-len", str(profile.max_seq_length),
-        "--gpu-memory-utilization", str(profile.gpu_memory_utilization), "--kv-cache-dtype", dtype_of(profile),
+        "--gpu-memory-utilization", str(profile.gpu_memory_utilization), "--kv-cache-dtype", kv_cache_dtype_of(profile),
     ]  # fmt: skip
     if loader:
         words += ["--quantization", loader, "--load-format", loader]

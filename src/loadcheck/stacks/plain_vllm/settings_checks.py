@@ -10,7 +10,7 @@ from loadcheck.findings.finding import Finding
 from loadcheck.specs.profile import Profile
 from loadcheck.stacks.plain_vllm.plan import MAX_NUM_SEQS
 from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes, captures_graphs
-from loadcheck.stacks.unsloth_vllm.kv import dtype_of
+from loadcheck.stacks.unsloth_vllm.kv import kv_cache_dtype_of
 
 
 def check_settings(evidence: Evidence) -> Iterator[Finding]:
@@ -20,7 +20,7 @@ def check_settings(evidence: Evidence) -> Iterator[Finding]:
         return
     wanted_of: dict[str, Value] = {
         "engine": "V0",
-        "kv_cache_dtype": dtype_of(profile),
+        "kv_cache_dtype": kv_cache_dtype_of(profile),
         "prefix_caching": str(profile.caches_prefixes),
         "load_format": "bitsandbytes" if profile.load_in_4bit else "auto",
         "pipeline_parallel_size": "1",

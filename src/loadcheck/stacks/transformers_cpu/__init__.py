@@ -9,7 +9,7 @@ from loadcheck.logs.events import Answered, Attached, Done, Peak, Started, Weigh
 from loadcheck.machine import Check
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
-from loadcheck.predict.stack import FromLog
+from loadcheck.predict.stack import LogPrediction
 from loadcheck.predict.train_account import TrainAccount
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
@@ -69,14 +69,14 @@ class TransformersCpu(JudgedStack):
 
     def predict_from_log(
         self, attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None
-    ) -> FromLog:
+    ) -> LogPrediction:
         if profile is None:  # a model other than the profile's is reported by another finding
-            return FromLog()
+            return LogPrediction()
         if not profile.on_cpu:
-            return FromLog(note="a load without vLLM has no plan, so its memory is not predicted")
+            return LogPrediction(note="a load without vLLM has no plan, so its memory is not predicted")
         case = Case(config=config, profile=profile)
         figures = predict(case).figures
-        return FromLog(figures, cpu_bands(figures.peak_device_bytes), case=case)
+        return LogPrediction(figures, cpu_bands(figures.peak_device_bytes), case=case)
 
 
 STACK = TransformersCpu()

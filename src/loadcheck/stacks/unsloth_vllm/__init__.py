@@ -11,7 +11,7 @@ from loadcheck.machine import Check
 from loadcheck.predict.account import Obstacle, Prediction
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
-from loadcheck.predict.stack import Concession, FromLog, Resolved
+from loadcheck.predict.stack import Concession, LogPrediction, Resolved
 from loadcheck.predict.train_account import TrainAccount
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
@@ -78,7 +78,7 @@ class UnslothVllm(JudgedStack):
 
     def predict_from_log(
         self, attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None
-    ) -> FromLog:
+    ) -> LogPrediction:
         return predict_from_log(attempt, config, profile, gpu)
 
     def needs(self, case: Case) -> dict[Shortage, int]:

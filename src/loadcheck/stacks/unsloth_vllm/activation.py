@@ -131,7 +131,7 @@ def forward_peak(config: ModelConfig, num_tokens: int, compute_capability: float
 
 def _moments(sizes: _Layer, compute_capability: float) -> dict[str, int]:
     """The bytes that a layer holds at each of its steps."""
-    first, second = sizes.beside
+    first, second = sizes.residual
     return {
         "qkv_proj": first + sizes.linear("qkv_proj"),
         "attention": first + sizes.qkv + sizes.attention(compute_capability),
@@ -150,7 +150,7 @@ class _Layer:
         self._num_tokens = num_tokens
         hidden = self._tensor(config.hidden_size)
         attention, mlp = config.architecture.hidden_copies
-        self.beside = attention * hidden, mlp * hidden
+        self.residual = attention * hidden, mlp * hidden
         self.q = self._tensor(config.q_size)
         self.qkv = self._tensor(config.q_size + 2 * config.kv_size)
         self.inner = self._tensor(config.intermediate_size)

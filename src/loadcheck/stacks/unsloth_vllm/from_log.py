@@ -15,7 +15,7 @@ from loadcheck.logs.events import Device, RamFound
 from loadcheck.predict.band import Band
 from loadcheck.predict.card import Card, card_from_device, card_from_table
 from loadcheck.predict.case import Case
-from loadcheck.predict.stack import FromLog
+from loadcheck.predict.stack import LogPrediction
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.versions import release_of
@@ -37,7 +37,7 @@ _GIVEN_BY_LOG = (
 )
 
 
-def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None) -> FromLog:
+def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None) -> LogPrediction:
     """The figures that the log should contain; without a profile, only those that follow from the plan that the log prints.
 
     Without a profile, rank and target modules are unknown, and what depends on them is not predicted.
@@ -48,23 +48,25 @@ def predict_from_log(attempt: Attempt, config: ModelConfig, profile: Profile | N
     dtype = attempt.reading("kv_cache_dtype")
     size = number_bytes(None if dtype is None else str(dtype.value))
     if size is None:
-        return FromLog(note=f"a KV cache of {dtype.value if dtype else None} is not modelled, so nothing is predicted")
+        return LogPrediction(
+            note=f"a KV cache of {dtype.value if dtype else None} is not modelled, so nothing is predicted"
+        )
     log = LogFacts(attempt, structs.replace(config, kv_number_bytes=size), profile, gpu)
     card = log.card()
     if card is None:
-        return FromLog(note="the log does not say the card's memory, so nothing is predicted")
+        return LogPrediction(note="the log does not say the card's memory, so nothing is predicted")
     if profile is not None:
         ram, swap = log.ram_available_bytes(), log.swap_bytes()
         case = Case(config=config, profile=profile, card=card, ram_available_bytes=ram)
         figures = predict_from_plan(case, plan_of(case, None if ram is not None else swap or 0)).figures
         if ram is None and swap is None:  # the available RAM is unknown
             figures = dataclasses.replace(figures, swap_bytes=None, num_cpu_blocks=None)
-        return FromLog(figures, log.bands(figures), case=case)
+        return LogPrediction(figures, log.bands(figures), case=case)
     printed = log.plan()
     if printed is None:
-        return FromLog(note="the log does not say unsloth's plan, so nothing is predicted")
+        return LogPrediction(note="the log does not say unsloth's plan, so nothing is predicted")
     figures = engine_figures(log.config, card, printed)
-    return FromLog(dataclasses.replace(figures, **dict.fromkeys(_GIVEN_BY_LOG)), log.bands(figures))
+    return LogPrediction(dataclasses.replace(figures, **dict.fromkeys(_GIVEN_BY_LOG)), log.bands(figures))
 
 
 class Memory(NamedTuple):

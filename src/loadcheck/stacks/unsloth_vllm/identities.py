@@ -94,7 +94,7 @@ def check_concurrency(evidence: Evidence) -> Iterator[Finding]:
         yield from compare(evidence, "max_concurrency", ratio, formula)
 
 
-def check_room(evidence: Evidence) -> Iterator[Finding]:
+def check_full_request(evidence: Evidence) -> Iterator[Finding]:
     """The KV cache holds at least one request of full length (vllm/worker/worker.py:532-549 at 0.7.2)."""
     blocks, length = evidence.attempt.reading("num_gpu_blocks"), evidence.attempt.reading("max_model_len")
     if blocks is None or length is None:
@@ -279,7 +279,7 @@ def check_trainable(evidence: Evidence) -> Iterator[Finding]:
 
 
 IDENTITIES: tuple[Identity, ...] = (
-    check_budget, check_kv_cache, check_kv_cache_of_0_6_4, check_gpu_blocks, check_cpu_blocks, check_concurrency, check_room,
+    check_budget, check_kv_cache, check_kv_cache_of_0_6_4, check_gpu_blocks, check_cpu_blocks, check_concurrency, check_full_request,
     check_graphs, check_sequences, check_lengths, check_times, check_dtype, check_model, check_patched, check_estimate, check_trainable,
 )  # fmt: skip
 """In the order in which they are checked."""

@@ -24,7 +24,7 @@ def number_bytes(kv_cache_dtype: str | None) -> int | None:
     return _NUMBER_BYTES.get(kv_cache_dtype or "auto")
 
 
-def dtype_of(profile: Profile) -> str:
+def kv_cache_dtype_of(profile: Profile) -> str:
     """vLLM's kv_cache_dtype for the profile."""
     return "fp8" if profile.float8_kv_cache else "auto"
 

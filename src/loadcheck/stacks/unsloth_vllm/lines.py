@@ -25,9 +25,9 @@ REQUIRED = (
     *ENGINE_LINES,
 )  # fmt: skip
 # Always printed by the pinned vLLM, but not by all releases.
-REQUIRED_OF_THE_PIN = "engine graph sizes"
+PINNED_GRAPH_LINE = "engine graph sizes"
 # Missing from a load without CUDA graphs, which logs an empty list of sizes instead.
-OF_GRAPHS = {"captured", REQUIRED_OF_THE_PIN}
+GRAPH_LINES = {"captured", PINNED_GRAPH_LINE}
 # Formats of a required line in other releases. 0.6.4 prints neither the time nor the budget nor the weights of its profile.
 ALTERNATIVES = {
     "weights": ("weights", "weights 0.8"),
@@ -42,14 +42,14 @@ ALTERNATIVES = {
 
 def required_lines(attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
     """All required lines; for a load without vLLM only unsloth's banner, because the rest are our own events."""
-    lines = without_graphs(REQUIRED, attempt)
+    lines = applicable_lines(REQUIRED, attempt)
     without_vllm = profile is not None and not profile.fast_inference
     return tuple(name for name in lines if not without_vllm or name.startswith("banner"))
 
 
-def without_graphs(lines: tuple[str, ...], attempt: Attempt) -> tuple[str, ...]:
+def applicable_lines(lines: tuple[str, ...], attempt: Attempt) -> tuple[str, ...]:
     """The lines plus the one that the pinned vLLM adds, minus those of CUDA graphs if none are captured."""
     vllm = attempt.reading("vllm")
     pinned = vllm is not None and release_of(str(vllm.value)) == load_versions().version("vllm")
-    lines = (*lines, REQUIRED_OF_THE_PIN) if pinned else lines
-    return lines if captured_in_log(attempt) else tuple(name for name in lines if name not in OF_GRAPHS)
+    lines = (*lines, PINNED_GRAPH_LINE) if pinned else lines
+    return lines if captured_in_log(attempt) else tuple(name for name in lines if name not in GRAPH_LINES)

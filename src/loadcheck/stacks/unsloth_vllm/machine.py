@@ -45,7 +45,7 @@ def check_swap(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
     yield from ram_for(machine, needed)
 
 
-def check_at_work(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
+def check_after_load(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
     """What may fail after a load that fits, because of the card, or because the settings leave too little memory."""
     gpu = machine.gpu
     if gpu is None:
@@ -53,8 +53,8 @@ def check_at_work(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
     card = card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
     if card.refused is not None:
         return
-    of_card = tuple(known_warnings(card))
-    for what in of_card:
+    card_warnings = tuple(known_warnings(card))
+    for what in card_warnings:
         why, remedy = (
             "the load itself may pass, but the engine may die at a later prompt",
             "take a card of 7.5 or newer",
@@ -62,7 +62,7 @@ def check_at_work(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
         yield Finding(check="capability", level=Level.WARNING, what=what, why=why, remedy=remedy,
                       references=("vllm/attention/ops/prefix_prefill.py",))  # fmt: skip
     case = Case(config=plan.config, profile=plan.profile, card=card, ram_available_bytes=machine.ram_available_bytes)
-    for what in (each for each in predict(case).warnings if each not in of_card):
+    for what in (each for each in predict(case).warnings if each not in card_warnings):
         why, remedy = "the load itself fits, and answers once", "`loadcheck fit` finds settings that hold a full batch"
         yield Finding(check="memory", level=Level.WARNING, what=what, why=why, remedy=remedy)
 
@@ -155,4 +155,4 @@ def _other_checkpoint(profile: Profile) -> Iterator[Finding]:
 
 WITHOUT_ENGINE: tuple[Check, ...] = (check_pinned_memory, check_xformers_edit, check_visible_devices, check_variables)
 """For a load by unsloth without vLLM."""
-CHECKS: tuple[Check, ...] = (check_swap, check_at_work, *WITHOUT_ENGINE, check_model_name)
+CHECKS: tuple[Check, ...] = (check_swap, check_after_load, *WITHOUT_ENGINE, check_model_name)

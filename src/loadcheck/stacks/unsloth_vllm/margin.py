@@ -14,14 +14,14 @@ from loadcheck.stacks.unsloth_vllm.plan import kv_estimate_needed
 
 def slack(card: Card) -> dict[Shortage, int]:
     """The margin that a load must leave, because the prediction may be off by that much (stacks/unsloth_vllm/bands.py)."""
-    of_card = int(PEAK_SLACK * card.total_bytes)
+    card_share = int(PEAK_SLACK * card.total_bytes)
     non_torch = 0 if card.non_torch_bytes is not None else NON_TORCH_SLACK_BYTES
     return {
         "kv_estimate": KV_SLACK_BYTES,
         "batch": 0,
-        "profile": of_card,
+        "profile": card_share,
         "kv_cache": KV_SLACK_BYTES + non_torch,
-        "peak": of_card,
+        "peak": card_share,
     }
 
 
@@ -32,11 +32,11 @@ def amounts_left(case: Case, prediction: Prediction) -> dict[Shortage, int]:
     assert length is not None and sequences is not None and figures.kv_estimate_bytes is not None
     assert figures.weights_bytes is not None and figures.activation_peak_bytes is not None
     assert figures.kv_cache_bytes is not None and figures.peak_device_bytes is not None
-    beside = prediction.memory.sum_bytes(("context", "non_torch", "lora_slots"))
+    other_bytes = prediction.memory.sum_bytes(("context", "non_torch", "lora_slots"))
     return {
         "kv_estimate": figures.kv_estimate_bytes - kv_estimate_needed(config, case.profile.max_seq_length),
         "batch": length - sequences,
-        "profile": card.total_bytes - beside - figures.weights_bytes - figures.activation_peak_bytes,
+        "profile": card.total_bytes - other_bytes - figures.weights_bytes - figures.activation_peak_bytes,
         "kv_cache": figures.kv_cache_bytes - request_bytes(config, length),
         "peak": card.total_bytes - figures.peak_device_bytes,
     }

@@ -9,7 +9,7 @@ from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.specs.profile import load_profile, profile_names
 from loadcheck.specs.versions import is_release, load_versions
 from loadcheck.stacks.unsloth_vllm.identities import fitting_ranks, pinned_unsloth_zoo
-from loadcheck.stacks.unsloth_vllm.kv import dtype_of
+from loadcheck.stacks.unsloth_vllm.kv import kv_cache_dtype_of
 from loadcheck.stacks.unsloth_vllm.refusals import FLASH_CAPABILITY
 
 SUFFIX = "-bnb-4bit"
@@ -94,7 +94,7 @@ def _handed_on(evidence: Evidence) -> dict[str, str]:
         has_8_bits = capability is not None and float(capability.value) >= FLASH_CAPABILITY
         return {"kv_cache_dtype": "fp8" if has_8_bits and dtype is not None and dtype.value == "fp8" else "auto"}
     return {
-        "kv_cache_dtype": dtype_of(profile),
+        "kv_cache_dtype": kv_cache_dtype_of(profile),
         "prefix_caching": str(profile.caches_prefixes),
     }
 

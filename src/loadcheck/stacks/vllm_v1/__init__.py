@@ -6,7 +6,7 @@ from loadcheck.findings.stack import JudgedStack
 from loadcheck.logs import Attempt
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
-from loadcheck.predict.stack import FromLog
+from loadcheck.predict.stack import LogPrediction
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm import identities as v0
@@ -65,7 +65,7 @@ class VllmV1(JudgedStack):
 
     def predict_from_log(
         self, attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None
-    ) -> FromLog:
+    ) -> LogPrediction:
         """Called only for a release whose V0 engine is modelled; its formulas hold for the memory that V1 prints, too."""
         return predict_from_log(attempt, config, profile, gpu)
 

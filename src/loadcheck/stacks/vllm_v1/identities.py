@@ -22,7 +22,7 @@ SUGGESTED_LESS_BYTES = 150 * MIB
 
 _BLOCKS_TOKENS = (16, 32, 64, 128)
 """Block sizes in use, in tokens (--block-size); CUDA's default is 16."""
-_OF_CONCURRENCY = ((0, 9, 2), (0, 21))
+_CONCURRENCY_RELEASES = ((0, 9, 2), (0, 21))
 """The releases from which the concurrency is computed from blocks, and from which the tokens are derived from it (core/kv_cache_utils.py)."""
 _MIXED_LAYERS = re.compile(
     r"gemma-?[23]|gpt-oss|llama-?4|command-?(?:r7b|a)|cohere2|ministral|qwen3-(?:next|coder-next)|qwen3\.5|jamba|bamba|zamba|"
@@ -96,15 +96,17 @@ def check_graphs_as_utilization(evidence: Evidence) -> Iterator[Finding]:
     """The utilization without the graphs' estimate, and with it added (worker/gpu_worker.py:780-799)."""
     needed = ("gpu_memory_utilization_pct", "graph_estimate_bytes", "gpu_total_bytes")
     if intervals := intervals_of(evidence, *needed):
-        asked, estimate, total = intervals
+        utilization, estimate, total = intervals
         share = Interval(100 * estimate.low / total.high, 100 * estimate.high / total.low)
-        more = asked + share
-        yield from compare(evidence, "utilization_without_graphs_pct", asked - share, "utilization − estimate / total")
+        more = utilization + share
+        yield from compare(
+            evidence, "utilization_without_graphs_pct", utilization - share, "utilization − estimate / total"
+        )
         most = Interval(min(more.low, 100.0), min(more.high, 100.0))
         yield from compare(evidence, "utilization_with_graphs_pct", most, "utilization + estimate / total, at most 1")
     if intervals := intervals_of(evidence, "gpu_memory_utilization_pct", "utilization_without_graphs_pct"):
-        asked, without = intervals
-        more = asked + (asked - without)
+        utilization, without = intervals
+        more = utilization + (utilization - without)
         most = Interval(min(more.low, 100.0), min(more.high, 100.0))
         yield from compare(
             evidence, "utilization_with_graphs_pct", most, "as far above the utilization as the other is below it"
@@ -132,7 +134,7 @@ def check_tokens(evidence: Evidence) -> Iterator[Finding]:
         return
     length = lengths[-1].low
     concurrency, found = Interval.of(reading), release(evidence.attempt.reading("vllm"))
-    of_blocks = found is None or _OF_CONCURRENCY[0] <= found < _OF_CONCURRENCY[1]
+    of_blocks = found is None or _CONCURRENCY_RELEASES[0] <= found < _CONCURRENCY_RELEASES[1]
     per_request = [length, *(-(-length // size) * size for size in _BLOCKS_TOKENS if of_blocks)]
     sizes = [concurrency.scaled(each).widened(BLOCK_TOKENS) for each in per_request]
     wanted = next((size for size in sizes if Interval.of(tokens).meets(size)), sizes[0])
@@ -168,6 +170,6 @@ def _least_used(evidence: Evidence) -> float:
     """The smallest share of a request's blocks that its tokens fill: from 0.21 on only these are counted (core/kv_cache_utils.py:1128)."""
     lengths = [int(each.value) for each in evidence.attempt.readings_of("max_model_len")]
     found = release(evidence.attempt.reading("vllm"))
-    if not lengths or lengths[-1] < 1 or (found is not None and found < _OF_CONCURRENCY[1]):
+    if not lengths or lengths[-1] < 1 or (found is not None and found < _CONCURRENCY_RELEASES[1]):
         return 1.0
     return min(lengths[-1] / (-(-lengths[-1] // size) * size) for size in _BLOCKS_TOKENS)

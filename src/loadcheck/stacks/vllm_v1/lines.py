@@ -83,18 +83,18 @@ DIALECT = Dialect(FORMATS, leads=("Free memory on device",), heads=("GPU KV cach
 
 REQUIRED = ("engine", "weights", "v1 tokens", "concurrency", "captured", "ready")
 """What every release prints during its start, apart from lines that are not judged."""
-OF_KV_CACHE = "v1 kv cache"
+KV_CACHE_LINE = "v1 kv cache"
 _KV_CACHE_SINCE: Release = (0, 9, 1)
-_OF_GRAPHS = ("captured",)
+_GRAPH_LINES = ("captured",)
 
 
 def required_lines(attempt: Attempt) -> tuple[str, ...]:
     """The lines of a complete start of this release, with or without graphs."""
     found = release(attempt.reading("vllm"))
-    names = (*REQUIRED, OF_KV_CACHE) if found is not None and found >= _KV_CACHE_SINCE else REQUIRED
+    names = (*REQUIRED, KV_CACHE_LINE) if found is not None and found >= _KV_CACHE_SINCE else REQUIRED
     eager = attempt.reading("enforce_eager")
     without_graphs = attempt.formats["v1 no capture"] or (eager is not None and eager.value == "True")
-    return tuple(name for name in names if not (without_graphs and name in _OF_GRAPHS))
+    return tuple(name for name in names if not (without_graphs and name in _GRAPH_LINES))
 
 
 def release(reading: Reading | None) -> Release | None:
