@@ -29,7 +29,9 @@ def _check(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
 def test_the_first_line_names_input_and_profile(capsys: pytest.CaptureFixture[str], t4_log: Path):
     """The first line names the file or run folder, the profile and its utilization, and that nobody named them."""
     _, said = _check(capsys, str(t4_log))
-    assert said.startswith(f"{t4_log}: judged as profile {PROFILE} (utilization 0.6), which fits its model and length")
+    assert said.startswith(
+        f"{t4_log}: judged as profile {PROFILE} (utilization 0.6), which matches its model and length"
+    )
     _, said = _check(capsys, str(RUNS / "h100" / "reference-train3"))
     assert f"reference-train3: judged as profile {PROFILE} (utilization 0.6) figure" in said
 
@@ -43,7 +45,7 @@ def test_the_document_names_the_profile(capsys: pytest.CaptureFixture[str], t4_l
 def test_a_log_of_other_settings_is_judged_by_its_own(capsys: pytest.CaptureFixture[str]):
     """A log with a profile's model and length but another utilization is not judged as that profile, and does not fail for it."""
     code, said = _check(capsys, str(OTHER_SETTINGS / "load.log"))
-    assert code == 0 and "judged as a load of no known profile" in said
+    assert code == 0 and "judged without a profile" in said
 
 
 def test_settings_that_differ_from_the_load_are_the_cause(capsys: pytest.CaptureFixture[str]):
@@ -52,7 +54,7 @@ def test_settings_that_differ_from_the_load_are_the_cause(capsys: pytest.Capture
     code, said = _check(capsys, log, "--gpu-memory-utilization", "0.6")
     assert (code, said.count("FAIL gpu_memory_utilization_pct")) == (1, 1)
     assert "this load was made with about 0.05; check with --gpu-memory-utilization 0.05" in said
-    assert "these are off, too: gpu_memory_utilization_pct, max_num_seqs" in said
+    assert "not the settings of this load: gpu_memory_utilization_pct, max_num_seqs" in said
     assert "FAIL max_num_seqs" not in said
     assert _check(capsys, log, "--gpu-memory-utilization", "0.05")[0] == 0
 
@@ -73,7 +75,7 @@ def test_another_length_is_judged_by_its_flag(capsys: pytest.CaptureFixture[str]
     log.write_text(
         t4_log.read_text().replace("max_seq_len=512", "max_seq_len=640").replace("for 512 tokens", "for 640 tokens")
     )
-    assert "judged as a load of no known profile" in _check(capsys, str(log))[1]
+    assert "judged without a profile" in _check(capsys, str(log))[1]
     assert f"judged as profile {PROFILE}" in _check(capsys, str(log), "--max-seq-length", "640")[1]
     code, said = _check(capsys, str(log), "--conservativeness", "0.5")
     assert (code, "no profile is of this log's model and length" in said) == (2, True)

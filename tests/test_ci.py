@@ -127,7 +127,7 @@ def test_a_summary_of_10000_findings_keeps_its_verdict():
     text = markdown(_report(*results, cause="the cause", fix="the fix", table=(("a", "b"), *[("x" * 99, "y")] * 9999)))
     assert 0.9 * MAX_BYTES < len(text.encode()) <= MAX_BYTES
     assert text.startswith("## FAIL t\n") and "**Cause:** the cause" in text and "**Fix:** the fix" in text
-    assert text.endswith("More is not shown here: there is no room for it.\n")
+    assert text.endswith("The rest is not shown: it would exceed the size limit.\n")
 
 
 def test_a_summary_is_appended_within_the_limit(tmp_path: Path):

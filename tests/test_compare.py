@@ -242,7 +242,7 @@ def test_a_training_is_not_a_load(capsys: pytest.CaptureFixture[str], tmp_path: 
     record = json.loads((load / "run.json").read_text())
     (load / "run.json").write_text(json.dumps(record | {"training": None}))
     code, out = _run(capsys, KEPT, load)
-    assert code == 1 and out.splitlines()[-1].endswith("; one trains, and the other does not")
+    assert code == 1 and out.splitlines()[-1].endswith("; one is a training, the other is not")
 
 
 def test_predicted_trainings_are_compared_term_by_term(capsys: pytest.CaptureFixture[str], tmp_path: Path):

@@ -107,8 +107,8 @@ def test_a_note_says_which_ram_a_node_is_predicted_with(tmp_path: Path, capsys: 
     )
     assert cli.run(["fleet", "plan", str(tmp_path / "FLEET.toml"), "--out", str(tmp_path / "a")]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "12.00 GiB of RAM are available on a node, as FLEET.toml says" in out
-    assert "64.00 GiB of available RAM are assumed of a node: say it as ram_available_gib of [[nodes]]" in out
+    assert "FLEET.toml: 12.00 GiB of RAM available on each node" in out
+    assert "The swap space assumes 64.00 GiB of available RAM on each node; set ram_available_gib in [[nodes]]" in out
 
 
 def test_the_plan_holds_each_cards_prediction():

@@ -48,7 +48,7 @@ def test_packed_rows_are_as_long_as_predicted(capsys: pytest.CaptureFixture[str]
         ["smollm2-135m-cpu", "--method", "sft", "--train-seq-length", "2048"],
     ):
         assert run(["predict", *command, "--packing"]) == 0
-        assert "packed, each row is 2048 tokens long" in " ".join(capsys.readouterr().out.split())
+        assert "packed rows are all 2048 tokens long" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_first_step_takes_less_than_later_ones() -> None:
@@ -90,7 +90,7 @@ def test_text_names_what_limits(capsys: pytest.CaptureFixture[str]) -> None:
     """The peaks, what limits, and with --tree the upstream line of each term."""
     assert run(["predict", "--method", "sft", *WITHOUT_VLLM, "--train-seq-length", "1024", "--tree"]) == 0
     out = capsys.readouterr().out
-    assert "What limits, in the forward pass: logits" in out
+    assert "Limited in the forward pass by: logits" in out
     assert "unsloth/models/llama.py:1097" in out
 
 

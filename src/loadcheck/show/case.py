@@ -1,4 +1,4 @@
-"""A case as it is shown: in a line for people, and as a part of a JSON document."""
+"""A case, rendered as one line for people and as a part of a JSON document."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ NOTHING: frozenset[str] = frozenset()
 def describe(case: Case, searched: frozenset[str] = NOTHING) -> str:
     """In a line: `llama-3.1-8b-instruct nf4, r 32, length 512, utilization 0.6, on T4 with 14.64 GiB free`.
 
-    `searched` are keys of the profile that an answer is going to say, so that the profile's own values do not count.
+    `searched` are keys of the profile that a search varies, so their own values are left out.
     """
     model = f"{case.model_name} {case.config.quantization}"
     return f"{case.profile.name}: {', '.join([model, *_settings(case, searched), _where(case)])}"
 
 
 def describe_load(case: Case) -> str:
-    """As `describe`, without the card: of a load that is looked at on several."""
+    """As `describe`, without the card, for a load on several cards."""
     model = f"{case.model_name} {case.config.quantization}"
     return f"{case.profile.name}: {', '.join([model, *_settings(case, NOTHING)])}"
 
 
 def show_case(out: Console, case: Case, searched: frozenset[str] = NOTHING) -> None:
-    """What is predicted, in a line."""
+    """Print in a line what is predicted."""
     print_words(out, describe(case, searched))
 
 
 def _settings(case: Case, searched: frozenset[str]) -> Iterator[str]:
-    """Those that move memory; of the ones that are seldom other than by default, only where they are."""
+    """The settings that move memory; rarely used ones only if they differ from their default."""
     profile, adapters = case.profile, case.profile.adapters
     yield "no adapters" if adapters is None else f"r {adapters.r}"
     if adapters is not None and set(adapters.target_modules) != set(LINEAR_MODULES):
@@ -56,11 +56,11 @@ def _settings(case: Case, searched: frozenset[str]) -> Iterator[str]:
         yield f"utilization {profile.gpu_memory_utilization}"
     if profile.conservativeness != 1 and "conservativeness" not in searched:
         yield f"conservativeness {profile.conservativeness}"
-    yield from _seldom(profile)
+    yield from _rare_settings(profile)
 
 
-def _seldom(profile: Profile) -> Iterator[str]:
-    """What few loads ask for otherwise than by default."""
+def _rare_settings(profile: Profile) -> Iterator[str]:
+    """Settings that few loads change."""
     if not profile.keeps_slots:
         yield "vLLM alone"
     yield from words_of(profile)
@@ -80,7 +80,7 @@ def _where(case: Case) -> str:
 
 
 def case_json(case: Case, searched: frozenset[str] = NOTHING) -> dict[str, Any]:
-    """`model`, `profile`, `settings` (the profile's keys, but those searched) and `gpu`: null where none counts."""
+    """`model`, `profile`, `settings` (the profile's keys, without those searched) and `gpu` (null without a card)."""
     settings = to_data(case.profile)
     named = {key: settings.pop(key) for key in ("name", "description")}
     return {

@@ -16,7 +16,7 @@ Number = int | float
 
 
 def show_comparison(out: Console, found: Comparison) -> None:
-    """Both loads, what differs in settings, versions and machine, each moved figure with what moved it, and the verdict in a line."""
+    """Print both loads, the differing settings, versions and machine facts, each moved figure with its causes, and the verdict."""
     for letter, subject in (("A", found.a), ("B", found.b)):
         print_words(out, f"{letter}  {subject.name}: {_described(subject)}")
     for title, changes in (("settings", found.settings), ("versions", found.versions), ("machine", found.machine)):
@@ -31,11 +31,11 @@ def show_comparison(out: Console, found: Comparison) -> None:
 
 
 def summary(found: Comparison) -> str:
-    """In a line: the same or different, of how many figures, and whether each difference is explained."""
+    """The verdict in a line: same or different, how many figures moved, and whether each difference is explained."""
     if found.num_compared == 0:
-        return "DIFFERENT: there is no figure that both state"
+        return "DIFFERENT: they have no figure in common"
     ended = "" if found.ended_alike else f"; A {found.a.ending}, B {found.b.ending}"
-    ended += "" if found.of_a_kind else "; one trains, and the other does not"
+    ended += "" if found.of_a_kind else "; one is a training, the other is not"
     figures = f"{found.num_compared} figure{'s' if found.num_compared > 1 else ''}"
     if not found.moved:
         return f"{'SAME' if found.same else 'DIFFERENT'}: none of {figures} moved{ended}"
@@ -50,7 +50,7 @@ def _described(subject: Subject) -> str:
 
 
 def shown_change(change: Change) -> tuple[str, str, str]:
-    """Its name and both values, for people."""
+    """The name and both values of a change, for people."""
     if change.name.endswith("_bytes"):
         return change.name.removesuffix("_bytes"), show_bytes(change.a), show_bytes(change.b)
     return change.name, Name(_shown(change.a)), Name(_shown(change.b))
@@ -63,7 +63,7 @@ def _shown(value: object) -> str:
 
 
 def _show_moved(out: Console, moved: Iterable[Difference]) -> None:
-    """A row a figure, and below the table what moved each of them."""
+    """Print a row for each figure, and below the table what moved it."""
     moved = tuple(moved)
     rows = ((each.spec.name, each.a.show(), each.b.show(), amount_of(each.spec, each.amount)) for each in moved)
     print_table(out, ("figure", "A", "B", "difference"), "lrrr", rows)
@@ -75,7 +75,7 @@ def _show_moved(out: Console, moved: Iterable[Difference]) -> None:
 
 
 def causes(found: Difference) -> Iterator[str]:
-    """A line for each change that moved the figure, by terms, and one for what they leave."""
+    """A line for each change that moved the figure, by terms, and one for the rest."""
     for part in found.parts:
         yield f"{part.change}: {_terms(found.spec, part)}"
     if not found.explained or (found.rest and found.why != ROUNDING):
@@ -83,14 +83,14 @@ def causes(found: Difference) -> Iterator[str]:
 
 
 def _terms(spec: FigureSpec, part: Part) -> str:
-    """Each term by its name; a figure that is its own only term needs none."""
+    """Each term by name; a figure with itself as its only term needs no name."""
     if list(part.terms) == [spec.attribute.removesuffix("_bytes")]:
         return exact(spec, part.amount)
     return ", ".join(f"{name} {exact(spec, amount)}" for name, amount in part.terms.items())
 
 
 def exact(spec: FigureSpec, amount: Number) -> str:
-    """An amount with its sign: memory to the byte, everything else as it is printed."""
+    """An amount with its sign: memory to the byte, everything else as printed."""
     return f"{round(amount):+,} bytes" if spec.kind is Kind.MEMORY else amount_of(spec, amount)
 
 

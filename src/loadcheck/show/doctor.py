@@ -12,20 +12,20 @@ _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"
 _ENDS = {
     "fine": "[green]FINE[/]  this machine is ready for profile {}",
     "warnings": "[green]FINE[/]  this machine is ready for profile {}, with warnings",
-    "problems": "[bold red]PROBLEMS[/]  profile {} will not load before they are fixed",
+    "problems": "[bold red]PROBLEMS[/]  profile {} will not load until they are fixed",
     "cannot": "[bold red]CANNOT[/]  this machine cannot load profile {}",
 }
 
 
 def show_troubles(out: Console, report: Report) -> None:
-    """The warnings and problems alone, as they stand before a load."""
+    """Print only the warnings and problems, before a load."""
     for finding in report.findings:
         if finding.level is not Level.OK:
             _show_finding(out, finding)
 
 
 def show_report(out: Console, report: Report) -> None:
-    """A line for each finding, with what follows from it below; what it comes to on a line of its own."""
+    """Print each finding with its reason and fix, and the result on a line of its own."""
     for finding in report.findings:
         _show_finding(out, finding)
     out.print("\n" + _ENDS[report.outcome].format(escape(report.profile)))

@@ -1,4 +1,4 @@
-"""An export, for people: what it is, what was proven of it, and what who takes it must know."""
+"""An export, for people: what it is, what was proven, and notes for its users."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loadcheck.terminal import print_words
 
 
 def show_exported(out: Console, exported: Exported, is_check: bool) -> None:
-    """The findings, the notes, and where it is."""
+    """Print the findings, the notes, and the folder."""
     proof = exported.proof
     what = (
         f"adapters of rank {proof.rank} for {proof.model}"

@@ -14,26 +14,24 @@ from loadcheck.units import to_gib
 
 
 def show_fit(out: Console, fit: Fit, command: Callable[[Profile], str]) -> None:
-    """The settings that fit, best first; the `command` that loads the best; what each knob moves; what stands on an edge; or what
-    would fit.
-    """
+    """Print the settings that fit, best first, the `command` that loads the best, the effect of each knob and the edges; or what would fit."""
     if fit.proposals:
         print_table(out, PROPOSAL, "r" * len(PROPOSAL), map(_proposal_row, fit.proposals))
         print_words(
             out,
-            "In GiB: peak of a load, which answers once; full batch: the peak when all sequences run at once; left: what the card has free then.",
+            "In GiB. peak: of a load that answers once; full batch: with all sequences running at once; left: free on the card then.",
         )
-        out.print("\nThe best of them:", markup=False)
+        out.print("\nBest:", markup=False)
         print_whole(out, f"  {command(fit.proposals[0].profile)}")
-        out.print("\nWhat one step of each setting moves, in GiB, from the best:", markup=False)
+        out.print("\nEffect of one step of each setting on the best, in GiB:", markup=False)
         knobs = (
             (knob.change, f"{to_gib(knob.peak_bytes):+.2f}", f"{to_gib(knob.kv_cache_bytes):+.2f}")
             for knob in fit.knobs
         )
         print_table(out, ("setting", "peak", "KV cache"), "lrr", knobs)
     else:
-        out.print("[bold red]NOTHING FITS[/] as asked. What would, with its flags after those given:")
-        for way in fit.would_fit or ("nothing: no smaller rank, no other targets and no larger card of the table",):
+        out.print("[bold red]NOTHING FITS[/] with these settings. These flags, appended to yours, would fit:")
+        for way in fit.would_fit or ("nothing: no smaller rank, no other targets, no larger known card",):
             print_whole(out, f"  {way}")
     for edge in fit.edges:
         out.print(f"Edge: {escape(edge)}")

@@ -1,4 +1,4 @@
-"""A fleet for people: what was planned, and what came of it."""
+"""A fleet for people: the plan and its result."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from loadcheck.fleet.verdict import CardResult, FleetVerdict
 from loadcheck.terminal import Name, print_item, print_table, print_words
 
 SHOWN = 50
-"""Findings, and deviations, that are printed; the rest is counted. --json has them all."""
+"""Findings and deviations that are printed; the rest is counted. --json has them all."""
 
 
 def show_fleet(out: Console, verdict: FleetVerdict) -> None:
-    """Cards, figures, what deviates, what is wrong, and the verdict in a line."""
+    """Print cards, figures, deviations, findings, and the verdict."""
     plan = verdict.plan
     if plan is None:
-        print_words(out, "There is no plan (fleet.json, --plan): which nodes are missing cannot be told.")
+        print_words(out, "There is no plan (fleet.json or --plan), so missing nodes cannot be detected.")
     else:
         image = f", image {plan.image}" if plan.image else ""
         print_words(out, f"{plan.name}: profile {plan.profile.name} on {len(plan.nodes)} nodes by {plan.engine}{image}")
@@ -36,18 +36,18 @@ def show_fleet(out: Console, verdict: FleetVerdict) -> None:
 
 
 def summary(verdict: FleetVerdict) -> str:
-    """In a line: how many nodes came to what, and what a verified load cost."""
+    """The verdict in a line: how many nodes ended how, and the cheapest card."""
     counts = [f"{count} {status}" for status, count in verdict.counts.items() if status != "pass"]
     said = [f"{verdict.counts['pass']} of {len(verdict.nodes)} nodes pass", *counts]
     cheapest = verdict.cheapest
     if cheapest is not None:
-        said.append(f"the cheapest card that holds it is {cheapest.card}, {cheapest.price_per_hour:g} an hour")
+        said.append(f"the cheapest card that holds it is {cheapest.card}, {cheapest.price_per_hour:g} per hour")
     return f"{verdict.status.upper()}: {', '.join(said)}"
 
 
 def _show_cards(out: Console, cards: Sequence[CardResult]) -> None:
     priced = any(card.price_per_hour is not None for card in cards)
-    header = ("card", "nodes", "pass", "loads s") + (("an hour", "a verified load") if priced else ())
+    header = ("card", "nodes", "pass", "loads s") + (("per hour", "per verified load") if priced else ())
     rows = (_card(card) if priced else _card(card)[:4] for card in cards)
     print_table(out, header, "l" + "r" * (len(header) - 1), rows)
 
@@ -65,7 +65,7 @@ def _card(card: CardResult) -> tuple[str, ...]:
 
 
 def _show_figures(out: Console, verdict: FleetVerdict) -> None:
-    """What most nodes of a card print, of the figures that are predicted."""
+    """Print what most nodes of a card log, for the predicted figures."""
     for card, figures in groupby(verdict.tally.usual(), key=lambda each: each[0]):
         rows = [(name, value.predicted or "", Name(measured), f"{value.count:,}") for _, name, measured, value in figures
                 if value.predicted is not None]  # fmt: skip
@@ -75,7 +75,7 @@ def _show_figures(out: Console, verdict: FleetVerdict) -> None:
 
 
 def deviation_in_words(each: Deviation) -> str:
-    """Which nodes print what, what is usual there, and in which digit they differ."""
+    """Which nodes log what, what is usual on their card, and in which digit they differ."""
     more = each.count - len(each.nodes)
     nodes = ", ".join(each.nodes) + (f" and {more} more" if more else "")
     digit = f", {each.digit}" if each.digit else ""
@@ -102,7 +102,7 @@ def _show_findings(out: Console, findings: Sequence[NodeFinding]) -> None:
 
 
 def in_words(finding: NodeFinding) -> str:
-    """One finding in a sentence: whose, what, what to do, where."""
+    """One finding in a sentence: node, kind, what, fix, folder."""
     where = f"; at {finding.folder}" if finding.folder else ""
     return f"{finding.node}: {finding.kind.value}: {finding.what}; {finding.remedy}{where}"
 
@@ -113,10 +113,10 @@ def _left(findings: Sequence[NodeFinding]) -> Iterator[str]:
 
 
 def show_verified(out: Console, found: Verified) -> None:
-    """By whom it is, what speaks against it, and in a line whether it is believed."""
+    """Print what the bundle states, its faults, and whether it is verified."""
     predicate = found.statement.predicate
     for each in predicate.configuration:
-        sha256 = each.get("digest", {}).get("sha256", "not said")
+        sha256 = each.get("digest", {}).get("sha256", "not stated")
         print_words(out, f"{each.get('name')}: {each.get('uri') or 'sha256:' + str(sha256)}")
     for fault, what in found.faults[:SHOWN]:
         print_item(out, Text("FAIL", style="bold red"), f"{fault.value}: {what}")
@@ -124,9 +124,9 @@ def show_verified(out: Console, found: Verified) -> None:
         print_words(out, f"and {len(found.faults) - SHOWN:,} more faults (--json)")
     nodes = f"{len(predicate.passed_tests)} of {len(predicate.passed_tests) + len(predicate.failed_tests)} nodes pass"
     if not found.is_believed:
-        print_words(out, f"NOT VERIFIED: what it states ({predicate.result}, {nodes}) is not to be believed")
+        print_words(out, f"NOT VERIFIED: do not trust what it states ({predicate.result}, {nodes})")
         return
     print_words(
         out,
-        f"VERIFIED: {len(found.statement.subject):,} files as {found.signer} signed them; {predicate.result}, {nodes}",
+        f"VERIFIED: {len(found.statement.subject):,} files, signed by {found.signer}; {predicate.result}, {nodes}",
     )

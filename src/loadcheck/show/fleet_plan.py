@@ -1,4 +1,4 @@
-"""What is planned for a fleet, for people."""
+"""The plan of a fleet, for people."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from loadcheck.fleet.planning import Planned, PlannedGroup
 from loadcheck.terminal import Name, print_table, print_words
 from loadcheck.units import show_bytes
 
-COLUMNS = ("card", "nodes", "an hour", "weights", "KV cache", "peak", "")
+COLUMNS = ("card", "nodes", "per hour", "weights", "KV cache", "peak", "")
 FIGURES = ("weights_bytes", "kv_cache_bytes", "peak_device_bytes")
 
 _SOURCES = {
-    "assumed": "{} of available RAM are assumed of a node: say it as ram_available_gib of [[nodes]]. Its swap space follows from it.",
-    "this machine": "{} of RAM are available on this machine now; the swap space follows from it.",
-    "FLEET.toml": "{} of RAM are available on a node, as FLEET.toml says; the swap space follows from it.",
+    "assumed": "The swap space assumes {} of available RAM on each node; set ram_available_gib in [[nodes]] if it is another.",
+    "this machine": "The swap space follows from this machine's RAM, {} available now.",
+    "FLEET.toml": "The swap space follows from FLEET.toml: {} of RAM available on each node.",
 }
 
 
 def show_plan(out: Console, planned: Planned, folder: Path, names: Sequence[str]) -> None:
-    """A row a group, why the others are refused, and what to do next."""
+    """Print a row for each group, why cards are refused, and the next command."""
     print_table(out, COLUMNS, "lrrrrrl", map(_row, planned.groups), {"planned": "green", "REFUSED": "bold red"})
-    print_words(out, "Predicted, in GiB; empty where it is not.")
+    print_words(out, "Predicted, in GiB; empty if not predicted.")
     for words in dict.fromkeys(
         _ram(each) for each in planned.groups if each.prediction is not None and each.card != CPU
     ):

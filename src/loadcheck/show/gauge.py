@@ -1,4 +1,4 @@
-"""Memory in use while a load runs, against the peak that is predicted of it."""
+"""Memory in use while a load runs, against its predicted peak."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from loadcheck.units import to_gib
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """What is in use now, and the peak to come, in bytes; `read` returns None, and `peak_bytes` is None, where that is not known."""
+    """Memory in use and the predicted peak, in bytes; None if unknown."""
 
     read: Callable[[], int | None]
     peak_bytes: int | None
 
     def show(self) -> str:
-        """`84.90 of 85.33 GiB`; empty where nothing is known of what is in use."""
+        """`84.90 of 85.33 GiB`; empty if the memory in use is unknown."""
         used = self.read()
         if used is None:
             return ""
@@ -28,12 +28,12 @@ class Gauge:
 
 
 def gauge(on_cpu: bool, peak_bytes: int | None) -> Gauge:
-    """Of the GPU, or of the loading process where the load runs on a CPU."""
+    """The gauge of the GPU, or on the CPU of the loading process."""
     return Gauge(_largest_child_bytes if on_cpu else device_used_reader(), peak_bytes)
 
 
 def _largest_child_bytes() -> int | None:
-    """Of the resident sets of all that this process has started, the largest: the engine's. None where there is none."""
+    """The largest resident set of this process's descendants: the engine's. None without any."""
     try:
         sizes = [each.memory_info().rss for each in psutil.Process().children(recursive=True)]
     except psutil.Error:  # one of them has ended meanwhile

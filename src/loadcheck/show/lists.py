@@ -1,4 +1,4 @@
-"""What loadcheck knows by name: the cards, models and profiles of env/, as data and as tables."""
+"""The known cards, models and profiles (env/), as data and as tables."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from loadcheck.units import to_gib
 Rows = list[dict[str, Any]]
 
 FACTS = ("total_bytes", "used_before_bytes", "non_torch_bytes", "graph_node_bytes")
-"""What a prediction uses of a card; the first two it cannot do without."""
+"""The facts of a card that a prediction uses; the first two are required."""
 
 
 def cards() -> Rows:
-    """Each card of env/gpus.toml. Memory in GiB; `unknown` names the facts that were never seen of it."""
+    """Each card of env/gpus.toml. Memory in GiB; `unknown` names the facts that were never measured."""
     return [_card(key, gpu) for key, gpu in load_gpus().items()]
 
 
@@ -40,10 +40,10 @@ def _card(key: str, gpu: Gpu) -> dict[str, Any]:
 
 
 def models() -> Rows:
-    """Each model of env/models. Of a refused one neither the parameters nor the 4-bit weights in GiB are said.
+    """Each model of env/models. For a refused one, parameters and 4-bit weights are None.
 
-    `weights_4bit_gib` is what vLLM's "model weights take" says on a GPU, rounded by torch's allocator; `weights_4bit_cpu_gib` what a load
-    on the CPU holds, where each linear has its own codes and no allocator rounds.
+    `weights_4bit_gib` is vLLM's "model weights take" on a GPU, rounded by torch's allocator; `weights_4bit_cpu_gib` is what a load on the CPU
+    holds, where each linear has its own codes and no allocator rounds.
     """
     return [_model(model) for model in load_models()]
 
@@ -91,7 +91,7 @@ def _card_row(card: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _known(card: dict[str, Any]) -> str:
-    """What can be said of loads on a card."""
+    """What is known of loads on a card."""
     names = {"used_before_bytes": "free memory", "non_torch_bytes": "non_torch", "graph_node_bytes": "graphs"}
     unknown = [names[fact] for fact in card["unknown"] if fact in names]
     if card["refused"]:

@@ -9,11 +9,11 @@ from loadcheck.terminal import Name, print_table, print_words
 
 
 def show_manifest(out: Console, errors: Console, manifest: Manifest) -> None:
-    """Every package with its version and licence, every file that differs, and on `errors` what is not as locked."""
+    """Print every package with version and licence and every file that differs; on `errors`, what differs from the lock."""
     rows = ((Name(each.name), each.version, Name(each.licence)) for each in manifest.packages)
     print_table(out, ("package", "version", "licence"), "lll", rows)
     for file in manifest.files:
-        print_words(out, f"{file.path}: {file.difference}: {file.why or 'no reason is known'}")
+        print_words(out, f"{file.path}: {file.difference}: {file.why or 'unexplained'}")
     for problem in manifest.problems:
         print_words(errors, f"Error: {problem}; install from the lock again")
     out.print(f"{len(manifest.packages)} packages, {len(manifest.problems)} problems")

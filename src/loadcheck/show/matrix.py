@@ -14,13 +14,12 @@ COLUMNS = ("card", "GiB", "", "peak", "full batch", "left", "KV tokens", "reques
 
 
 def show_matrix(out: Console, rows: Sequence[Row]) -> None:
-    """A row a card, and why the others do not hold it."""
+    """Print a row for each card, and why some do not hold the load."""
     print_table(out, COLUMNS, "lrlrrrrrr", map(_row, rows), {"fits": "green", "NO": "bold red"})
     print_words(
         out,
-        "In GiB: peak, of the card as the load (or the training) comes to it; full batch, with as many requests at once as are allowed; "
-        "left of the card at the larger of the two. Requests of full length that the KV cache holds; the longest "
-        "that fit with the other settings as they are.",
+        "In GiB. peak: of the load or the training; full batch: with as many requests at once as allowed; left: free on the card at the larger "
+        "of the two. requests: of full length that fit in the KV cache; longest: tokens of a request that fit, other settings unchanged.",
     )
     for row in rows:
         if row.outcome.why_not:

@@ -12,13 +12,13 @@ from loadcheck.terminal import Name, escape, print_item, print_table, print_word
 
 
 def show_without_budget(out: Console, prediction: Prediction) -> None:
-    """What is predicted of a load without vLLM, that it is not more, and what its notes say."""
+    """Print the prediction of a load without vLLM, with its limits and notes."""
     _show_figures(out, prediction.figures)
     exact = (
         "adapters and parameters" if prediction.figures.weights_bytes is None else "weights, adapters and parameters"
     )
     out.print()
-    print_words(out, f"Loads without vLLM: only {exact} are predicted to the byte, not whether it fits.")
+    print_words(out, f"Without vLLM only {exact} are predicted to the byte, not whether the load fits.")
     for note in prediction.notes:
         print_words(out, f"{note}.")
 
@@ -30,14 +30,14 @@ def _show_figures(out: Console, figures: Figures) -> None:
 
 
 def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
-    """Every figure of the load log before there is one, and whether it fits."""
+    """Print every predicted figure of the load log, and whether it fits."""
     _show_figures(out, prediction.figures)
     if tree:
         out.print()
         for depth, term in prediction.memory.peak.walk():
             _show_term(out, depth, term)
         for batch in (prediction.memory.full_batch, prediction.memory.sorted_batch):
-            if batch is not None:  # the same parts without training, and one more
+            if batch is not None:  # the parts of the peak without training, and one more
                 _show_term(out, 0, batch)
                 _show_term(out, 1, batch.parts[-1])
     for note in (*prediction.notes, *prediction.edges):

@@ -1,4 +1,4 @@
-"""What a person sees while the load runs: the stage it has reached, how far that is, the seconds it took, and memory towards its peak."""
+"""The progress of a load: its stage, how far that is, the seconds since the start, and memory against its peak."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from loadcheck.logs.text import clean_line
 from loadcheck.show.gauge import Gauge
 from loadcheck.stacks import DIALECT
 
-# What the load is doing once a stage's line was seen.
+# What the load does after a stage's line.
 _AFTER = {
     Stage.BANNER: "planning",
     Stage.PLAN: "starting the engine",
@@ -44,7 +44,7 @@ _AFTER = {
 _AFTER_EVENT: dict[type[Event] | type[None], str] = {
     WeightsReady: "importing the libraries",
     Started: "loading the weights",
-    Imported: "looking at the device",
+    Imported: "checking the device",
     Device: "loading the model",
     WeightsLoaded: "attaching adapters",
     Loaded: "attaching adapters",
@@ -59,22 +59,22 @@ if TYPE_CHECKING:
 
 PREPARING = "preparing the weights"
 REFRESH_S = 0.5
-"""Between two looks at the memory, on a terminal."""
+"""Seconds between updates on a terminal."""
 _COUNTED = re.compile(r"\|\s*(\d{1,6})/(\d{1,6}) \[| weights: ([\d.]{1,9} \w{1,3}) of ([\d.]{1,9} \w{1,3})")
-"""How far a bar of tqdm is (tqdm/std.py at 4.67: bar_format), as the capture of CUDA graphs and the loading of shards have one; and how
-many bytes of the weights have come or are made (weights/following.py, weights/synthetic.py)."""
+"""The counter of a tqdm bar (tqdm/std.py at 4.67: bar_format), as for CUDA graphs and shards, or the bytes of weights that were fetched or
+made (weights/following.py, weights/synthetic.py)."""
 _BAR_CHARS = 4096
 SILENCE_S = 2.5
-"""The longest that nothing is shown where there is no terminal: a CI job that hangs looks like one that works otherwise."""
+"""Longest silence without a terminal, in seconds; otherwise a working CI job looks like one that hangs."""
 
 _ANCHORS = (PREFIX, *{format.anchor for format in DIALECT.formats if format.opens})
 
 
 class Progress:
-    """Follows the child's output. On a terminal a line that changes; elsewhere one line a stage, so that a CI log has them.
+    """Follows the child's output. On a terminal, one line that changes; elsewhere one line per stage, for CI logs.
 
     Args:
-        gauge: memory against its predicted peak, shown beside the stage; None where nobody reads it.
+        gauge: memory against its predicted peak, shown beside the stage; None to show none.
     """
 
     def __init__(self, out: Console, gauge: Gauge | None = None) -> None:
@@ -107,7 +107,7 @@ class Progress:
             self._end_dots()
 
     def _break_silence(self) -> None:
-        """A dot every few seconds of a stage, all on one line."""
+        """Print a dot every few seconds of a stage, all on one line."""
         while not self._ended.wait(SILENCE_S):
             with self._lock:
                 if not self._ended.is_set():
@@ -115,12 +115,12 @@ class Progress:
                     self._print(".", end="")
 
     def _follow(self) -> None:
-        """Look at the memory, and how far the stage is, twice a second."""
+        """Update memory and counter twice a second."""
         while not self._ended.wait(REFRESH_S):
             self._update()
 
     def _update(self) -> None:
-        """The line of a terminal: stage, n of m, seconds, memory."""
+        """Rewrite the line of the terminal: stage, n of m, memory, seconds."""
         parts = filter(None, (self._stage + self._counted, self._memory_used()))
         try:
             if self._status:
@@ -129,7 +129,7 @@ class Progress:
             self._out.quiet = True
 
     def _memory_used(self) -> str:
-        """Of the load; empty before it, as the weights are made by a process of their own."""
+        """Memory of the load; empty while another process makes the weights."""
         return "" if self._gauge is None or self._stage == PREPARING else self._gauge.show()
 
     def _end_dots(self) -> None:
@@ -141,11 +141,11 @@ class Progress:
         try:
             self._out.print(text, markup=False, end=end)
             self._out.file.flush()
-        except OSError:  # nobody reads any more; the load goes on, and its folder tells
+        except OSError:  # the reader is gone; the load goes on, and its folder has everything
             self._out.quiet = True
 
     def feed(self, data: bytes) -> None:
-        """Take a piece of the child's output."""
+        """Read a piece of the child's output."""
         text = self._rest + data.decode(errors="replace")
         end = text.rfind("\n") + 1
         self._rest = text[end:][-65536:]
@@ -160,11 +160,11 @@ class Progress:
 
     @property
     def on_terminal(self) -> bool:
-        """Whether what is shown is written over what was shown before."""
+        """Whether the output goes to a terminal, where it is overwritten."""
         return self._status is not None
 
     def doing(self, line: str) -> str | None:
-        """What happens after this line; None where it says nothing of it."""
+        """What happens after this line; None if the line does not tell."""
         return _doing(line)
 
     def _show(self, doing: str) -> None:
@@ -182,7 +182,7 @@ class Progress:
 
 
 def _doing(line: str) -> str | None:
-    """What the load does after this line; None where the line says nothing of it."""
+    """What the load does after this line; None if the line does not tell."""
     if PREFIX in line:
         return _AFTER_EVENT.get(type(find_event(line)))
     for format in DIALECT.formats:

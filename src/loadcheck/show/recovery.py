@@ -1,4 +1,4 @@
-"""A recovery for people: each step with its gain, the loads, what they measured, and the settings to keep."""
+"""A recovery for people: each step with its gain, the attempts, what they measured, and the settings to keep."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHORT: dict[Shortage, str] = {
 
 
 def show_recovery(out: Console, recovery: Recovery) -> None:
-    """Steps, attempts, gains, and how it ended; nothing but the end where nothing had to be fixed."""
+    """Print steps, attempts, gains and the end; only the end if nothing had to be fixed."""
     if not recovery.needed:
         _show_end(out, recovery, "Nothing to recover:")
         return
@@ -37,7 +37,7 @@ def show_recovery(out: Console, recovery: Recovery) -> None:
     if recovery.flags:
         print_whole(out, f"flags: {recovery.flags}")
     if recovery.kept is not None:
-        print_words(out, f"profile: {recovery.kept}, which `loadcheck load` takes")
+        print_words(out, f"profile: {recovery.kept} (for `loadcheck load`)")
 
 
 def _show_end(out: Console, recovery: Recovery, passed: str) -> None:
@@ -65,13 +65,13 @@ def _step(walked: Walked) -> str:
 
 
 def show_gain(step: Step) -> str:
-    """What a step gains of what is short, with its unit."""
+    """The gain of a step in what is short, with its unit."""
     amount = f"{step.gain:+d}" if step.at == "batch" else f"{to_gib(step.gain):+.2f} GiB of"
     return f"{amount} {SHORT[step.at]}"
 
 
 def _lacks(step: Step) -> str:
-    """What is still missing, named where it is something else than what the gain is of."""
+    """What is still missing, named if the gain is of something else."""
     short = step.state.short
     lack = None if short is None else step.state.lacks.get(short)
     if short is None or lack is None:
@@ -81,7 +81,7 @@ def _lacks(step: Step) -> str:
 
 
 def _what(short: Shortage | None) -> str:
-    return "nothing known" if short is None else SHORT[short]
+    return "something unknown" if short is None else SHORT[short]
 
 
 def _ended(attempt: Attempt) -> str:
@@ -93,7 +93,7 @@ def _ended(attempt: Attempt) -> str:
 
 
 def _show_gains(out: Console, gains: Iterable[Gain]) -> None:
-    """predicted | measured, a table for each load, or refusal, that the passing one is compared with."""
+    """Print predicted and measured gains: a table for each load or refusal that the passing one is compared with."""
     for before, group in groupby(gains, lambda gain: gain.before):
         what = "the settings asked for, as predicted" if before is None else f"attempt {before}"
         out.print(f"\nChange in GiB from {what}, to the load that passed:", markup=False)

@@ -1,4 +1,4 @@
-"""A training, for people: its data, what is predicted, how far it is, its verdict."""
+"""A training, for people: data, predictions, progress, verdict."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from loadcheck.verdict.train import packed_words
 from loadcheck.workloads.peaks import Peaks
 
 NOT_SAID = "not in log"
-"""Of figures of a load that a training has not, such as its peak."""
+"""Marks figures of a load that a training does not have, such as its peak."""
 LINE_S = 5.0
-"""Between two lines of progress where there is no terminal."""
+"""Seconds between lines of progress without a terminal."""
 
 
 def show_data(out: Console, data: Data) -> None:
-    """What was read, and which keys of it nothing reads."""
+    """Print what was read, and unused keys."""
     print_words(out, f"{data.path}: {len(data.rows)} rows of the form {data.form}")
     if data.unused:
-        print_words(out, f"Note: nothing reads {', '.join(data.unused)}")
+        print_words(out, f"Note: unused keys: {', '.join(data.unused)}")
 
 
 def show_counted(out: Console, job: TrainJob, peaks: Peaks, counted: dict[str, Any]) -> None:
@@ -53,13 +53,13 @@ def show_counted(out: Console, job: TrainJob, peaks: Peaks, counted: dict[str, A
 
 
 def show_peaks(out: Console, peaks: Peaks) -> None:
-    """Each peak that is predicted, and what is to be said of it."""
+    """Print each predicted peak, and its notes."""
     for name, size in _peaks(peaks):
         print_words(out, f"Predicted peak of {name}: {show_bytes(size)} ({size:,} bytes)")
     if peaks.host_slack is not None:
         print_words(
             out,
-            f"Note: of the process, ± {peaks.host_slack:.0%}: most of it is libraries, which differ between machines",
+            f"Note: the peak of the process is ± {peaks.host_slack:.0%}: most of it is libraries, which differ between machines",
         )
     if peaks.note:
         print_words(out, f"Note: {peaks.note}")
@@ -77,7 +77,7 @@ def _peaks(peaks: Peaks) -> Iterator[tuple[str, int]]:
 
 
 class TrainProgress(Progress):
-    """As a load's, and while it trains the step, the loss, tokens per second, memory against the prediction, and the time that is left."""
+    """Like the progress of a load; in training also step, loss, tokens per second, memory against the prediction, and the time left."""
 
     def __init__(self, out: Console) -> None:
         super().__init__(out)
@@ -103,7 +103,7 @@ class TrainProgress(Progress):
             return None
         self._shown_s = now_s
         mean_s = sum(self._times_s[-10:]) / len(self._times_s[-10:])
-        loss = "loss no number" if event.loss is None else f"loss {event.loss:.4f}"
+        loss = "loss not a number" if event.loss is None else f"loss {event.loss:.4f}"
         parts = [f"step {step} of {self._num_steps}", loss]
         if event.reward is not None:
             parts.append(f"reward {event.reward:.3f}")
@@ -128,7 +128,7 @@ def _duration(seconds: float) -> str:
 
 
 def show_trained(out: Console, trained: Trained) -> None:
-    """The table of figures, the findings, the verdict, and where it is kept."""
+    """Print the figures, the findings, the verdict, and the folder."""
     found = trained.found
     if found is not None:
         said = (row for row in figure_rows(found.evidence, trained.verdict) if row[2] != NOT_SAID or row[4])

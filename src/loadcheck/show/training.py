@@ -1,4 +1,4 @@
-"""A training before it is run, for people: its peaks, what limits it, and the most of each setting that fits."""
+"""A predicted training, for people: its peaks, what limits it, and the largest of each setting that fits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loadcheck.workloads.training import STEP, Largest, TrainPrediction
 
 
 def show_training(out: Console, training: TrainPrediction, tree: bool) -> None:
-    """The peaks, what limits, and with `tree` every term with its source."""
+    """Print the peaks, what limits the training, and with `tree` every term with its source."""
     memory = training.memory
     rows = [
         ("torch's allocator, before the trainer", memory.before.num_bytes),
@@ -27,7 +27,7 @@ def show_training(out: Console, training: TrainPrediction, tree: bool) -> None:
     print_table(out, (f"{training.settings.method}: peak of", "GiB", "bytes"), "lrr",
                 [(name, f"{to_gib(value):.2f}", f"{value}") for name, value in rows])  # fmt: skip
     parts = [f"{term.name} {show_bytes(term.num_bytes)}" for term in memory.limits][:3]
-    print_words(out, f"What limits, in the {memory.peak.name}: {', '.join(parts)}")
+    print_words(out, f"Limited in the {memory.peak.name} by: {', '.join(parts)}")
     if tree:
         _show_tree(out, (memory.peak, training.device, training.host))
     if training.settings.packing:
@@ -39,22 +39,22 @@ def show_training(out: Console, training: TrainPrediction, tree: bool) -> None:
 
 
 def _with_engine(training: TrainPrediction) -> Iterator[str]:
-    """What `loadcheck train` does otherwise than the profile."""
+    """How `loadcheck train` differs from the profile."""
     if training.engine is not None and training.settings.method == "sft":
-        yield "with vLLM in the card, as the profile loads; `loadcheck train` trains SFT without it: --no-fast-inference"
+        yield "this includes vLLM, as the profile does; `loadcheck train` runs SFT without it: add --no-fast-inference"
 
 
 def packed_note(settings: TrainSettings) -> str:
-    """What packing does to the rows that are predicted."""
-    return f"packed, each row is {settings.train_seq_length} tokens long: the memory is that of so long a row, whatever the data"
+    """The effect of packing on the predicted rows."""
+    return f"packed rows are all {settings.train_seq_length} tokens long, so the memory does not depend on the data"
 
 
 def _room(training: TrainPrediction) -> str:
-    """What is left of the card, or is lacking."""
+    """What the card has left, or lacks."""
     if training.fits_with_gaps:
         return f"The card has {show_bytes(training.left_bytes)} left."
     if training.fits:
-        gaps = "torch has to give back the gaps between its blocks again and again, which takes time"
+        gaps = "torch must keep giving back the gaps between its blocks, which is slow"
         return f"The card lacks {show_bytes(-training.left_bytes)}: {gaps}."
     lacking = training.needed_bytes - training.case.gpu.total_bytes
     return f"The card lacks {show_bytes(lacking)}." if lacking > 0 else "The load itself does not fit."
@@ -69,7 +69,7 @@ def _show_tree(out: Console, terms: tuple[Term, ...]) -> None:
 
 
 def show_fit_training(out: Console, found: list[Largest]) -> None:
-    """The most of each setting, what the card has left then, what one step more of it moves, and the most that runs at all."""
+    """Print the largest value of each setting, what the card has left then, the cost of one step more, and the most that runs at all."""
     rows = []
     for each in found:
         flag, at_most = "--" + each.setting.replace("_", "-"), "none" if each.at_most is None else f"{each.at_most}"
@@ -80,8 +80,8 @@ def show_fit_training(out: Console, found: list[Largest]) -> None:
         left = to_gib(each.training.left_bytes)
         step = f"{STEP[each.setting]} more: {show_bytes(each.one_more_bytes)}"
         rows.append((flag, f"{each.value}", f"{device:.2f}", f"{left:.2f}", step, at_most))
-    print_table(out, ("the most of", "value", "peak GiB", "left", "one step", "runs up to"), "lrrrlr", rows)
-    print_words(out, "Each with the other settings as they are. The card's peak may be 1 % off. Above the value, torch gives back the gaps "
-                     "between its blocks again and again, which takes time; above what it runs up to, it is out of memory.")  # fmt: skip
+    print_table(out, ("setting", "largest", "peak GiB", "left", "one step", "runs up to"), "lrrrlr", rows)
+    print_words(out, "Each with the other settings unchanged; the card's peak may be 1 % off. Above the largest value, torch must keep giving back "
+                     "the gaps between its blocks, which is slow; above what it runs up to, it is out of memory.")  # fmt: skip
     for note in {note for each in found if each.training is not None for note in _with_engine(each.training)}:
         print_words(out, f"Note: {note}")

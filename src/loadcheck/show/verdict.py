@@ -1,4 +1,4 @@
-"""A verdict, for people: the table of figures, what failed and what to do, how the run ended."""
+"""A verdict, for people: the figures, the failures with their fixes, and how the run ended."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def show_verdict(
     record: RunRecord | None = None,
     folder: Path | None = None,
 ) -> None:
-    """The table of figures (none where the log says nothing), what failed and what to do, and the verdict on a line of its own.
+    """Print the figures (without evidence none), the failures with their fixes, and the verdict on a line of its own.
 
-    What is no pass ends with its cause and fix, where people look: the last five lines of a CI job are what is seen of it first.
+    Anything but a pass ends with its cause and fix: the last lines of a CI job are the first that people see.
 
     Args:
-        record, folder: of a run, how it ended and where it is kept.
+        record, folder: the run's record, for how it ended, and its folder.
     """
     if evidence is not None:
         print_table(out, COLUMNS, "lrrrl", figure_rows(evidence, verdict), _WORDS)
@@ -54,7 +54,7 @@ def show_verdict(
 
 
 def cause_and_fix(verdict: Verdict) -> tuple[str, str]:
-    """Why it is no pass, and what to do: of a load that did not finish why it did not, else the first thing that is wrong; empty of a pass."""
+    """Why this is no pass, and the fix: why a load did not finish, else the first failure. Empty for a pass."""
     for cause in causes(verdict)[:1]:
         return cause.why, cause.remedy
     failures = verdict.failures()
@@ -66,7 +66,7 @@ _ENDED = {Status.FAIL: "failed", Status.REFUSED: "refused", Status.OK: "ok"}
 
 
 def summary(verdict: Verdict) -> str:
-    """How many checks ended how, of how many figures and of what else, and what was skipped; a note says why it was."""
+    """How many checks ended how, on how many figures and other subjects, and which were skipped."""
     looked_at = [finding for finding in verdict.findings if finding.status in _ENDED]
     counts = Counter(finding.status for finding in looked_at)
     ended = [f"{counts[status]} {word}" for status, word in _ENDED.items() if counts[status]]
@@ -81,7 +81,7 @@ def summary(verdict: Verdict) -> str:
 
 
 def _points(looked_at: Sequence[Finding]) -> str:
-    """What the checks are of: a figure of the table often has several, and some are of no figure."""
+    """What the checks are about: a figure often has several, and some are about no figure."""
     of_figures = [finding.figure for finding in looked_at if finding.figure in specs_by_name()]
     num_figures, num_others = len(set(of_figures)), len(looked_at) - len(of_figures)
     figures = f"{len(of_figures)} on {num_figures} figure{'' if num_figures == 1 else 's'}"
@@ -93,7 +93,7 @@ COLUMNS = ("figure", "predicted", "measured", "expected", "")
 
 
 def figure_rows(evidence: Evidence, verdict: Verdict) -> Iterator[tuple[str, str, str, str, str]]:
-    """A row of COLUMNS for each figure that the prediction, the log or the ranges say."""
+    """A row of COLUMNS for each figure that the prediction, the log or the golden ranges state."""
     predicted = evidence.predicted or Figures()
     for attribute, spec in figure_specs().items():
         reading = evidence.attempt.reading(attribute)
@@ -112,7 +112,7 @@ def figure_rows(evidence: Evidence, verdict: Verdict) -> Iterator[tuple[str, str
 
 
 def reading_rows(attempt: Attempt) -> Iterator[tuple[str, str, str]]:
-    """Each figure that a log says: its name, its value, its line."""
+    """Each figure that a log states: its name, value and line."""
     for attribute, spec in figure_specs().items():
         reading = attempt.reading(attribute)
         if reading is not None:
@@ -121,7 +121,7 @@ def reading_rows(attempt: Attempt) -> Iterator[tuple[str, str, str]]:
 
 
 def _expected(findings: Iterable[Finding]) -> str:
-    """The golden value or range, where there is one."""
+    """The golden value or range, if there is one."""
     for finding in findings:
         if finding.check is Check.GOLDEN:
             if finding.low is None or finding.low == finding.high:
@@ -143,7 +143,7 @@ def _plain(value: Value | None) -> str:
 
 
 def _status(findings: list[Finding]) -> str:
-    """The worst of a figure's findings, in a word; nothing where nothing was checked."""
+    """The worst of a figure's findings, in a word; empty if nothing was checked."""
     for status in (Status.FAIL, Status.REFUSED, Status.OK):
         if any(finding.status is status for finding in findings):
             word = str(status.value)
@@ -152,17 +152,17 @@ def _status(findings: list[Finding]) -> str:
 
 
 def judged_as(evidence: Evidence) -> str:
-    """By which settings a load is judged, and where they come from."""
+    """The settings that a load is judged by, and where they come from."""
     profile = evidence.profile
     if profile is None:
-        return "judged as a load of no known profile, by what its log says"
+        return "judged without a profile, by its log alone"
     share = f" (utilization {profile.gpu_memory_utilization:g})" if profile.fast_inference else ""
-    fits = ", which fits its model and length; for other settings see check --help" if evidence.assumed else ""
+    fits = ", which matches its model and length; for other settings see check --help" if evidence.assumed else ""
     return f"judged as profile {profile.name}{share}{fits}"
 
 
 def _show_failures(out: Console, verdict: Verdict, assumed: bool) -> None:
-    """What failed; where the settings were only assumed, and are not the load's, not what follows from that."""
+    """Print what failed. If the settings were only assumed and differ from the load's, print only the names of what follows from that."""
     failures, ends = verdict.failures(), causes(verdict)
     if failures:
         out.print()
@@ -175,7 +175,7 @@ def _show_failures(out: Console, verdict: Verdict, assumed: bool) -> None:
     _show_each(out, (finding for finding in failures if finding not in (*missing, *follow)))
     if follow:
         names = ", ".join(dict.fromkeys(finding.figure for finding in follow))
-        out.print(f"Judged by settings that are not this load's, these are off, too: {escape(names)}")
+        out.print(f"Also off, because these are not the settings of this load: {escape(names)}")
     if len(missing) > 3:
         names = ", ".join(dict.fromkeys(finding.figure for finding in missing))
         out.print(f"[{_STYLES['fail']}]FAIL[/] {len(missing)} required lines are not in the log: {escape(names)}")
@@ -185,7 +185,7 @@ def _show_failures(out: Console, verdict: Verdict, assumed: bool) -> None:
 
 
 def _show_unfinished(out: Console, failures: Iterable[Finding], ends: tuple[Finding, ...]) -> None:
-    """Why a load did not finish, what else was wrong by then, and of what it did not reach the count alone."""
+    """Print why a load did not finish, what else was wrong by then, and the number of figures that it did not reach."""
     _show_each(out, (*ends, *(each for each in failures if each.figure not in END_FIGURES and not each.missing)))
     unreached = {finding.figure for finding in failures if finding.missing} & set(specs_by_name())
     if unreached:
@@ -193,7 +193,7 @@ def _show_unfinished(out: Console, failures: Iterable[Finding], ends: tuple[Find
 
 
 def _show_each(out: Console, findings: Iterable[Finding]) -> None:
-    """Each in a sentence; a remedy that several have, such as of seven packages, is said once."""
+    """Print each in a sentence; a shared remedy, such as for seven packages, only once."""
     remedies: set[str] = set()
     for finding in findings:
         told = replace(finding, remedy="") if finding.remedy in remedies else finding
@@ -202,7 +202,7 @@ def _show_each(out: Console, findings: Iterable[Finding]) -> None:
 
 
 def explain(finding: Finding) -> str:
-    """One finding in a sentence: what, against what, why, what to do, where."""
+    """One finding in a sentence: what, against what, why, the fix, where."""
     said = f"{finding.figure}"
     if finding.trouble is not None:
         said = finding.trouble
@@ -238,7 +238,7 @@ def _show_run(out: Console, verdict: Verdict) -> None:
 
 
 def show_end(out: Console, record: RunRecord, folder: Path | None) -> None:
-    """How the run ended and where it is kept."""
+    """Print how the run ended, and its folder."""
     for note in record.notes:
         out.print(f"Note: {escape(note)}")
     took = "" if record.duration_s is None else f" after {record.duration_s:.1f} s"

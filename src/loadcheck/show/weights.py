@@ -16,7 +16,7 @@ NOT_HERE = "not on this machine"
 
 
 def model_json(model: CheckedModel) -> dict[str, Any]:
-    """One model; `files` is empty where nothing was hashed."""
+    """One model; `files` is empty if nothing was hashed."""
     locked = model.locked
     return {
         "name": model.name,
@@ -42,7 +42,7 @@ def model_json(model: CheckedModel) -> dict[str, Any]:
 
 
 def show_listed(out: Console, models: Sequence[CheckedModel]) -> None:
-    """A line for each model."""
+    """Print a line for each model."""
     rows = [
         (
             model.name,
@@ -56,7 +56,7 @@ def show_listed(out: Console, models: Sequence[CheckedModel]) -> None:
 
 
 def show_verified(out: Console, models: Sequence[CheckedModel]) -> None:
-    """Each file with its state; what differs in words below; what is not here by name."""
+    """Print each file with its state, the differences, and the models that are not here."""
     here = [model for model in models if model.files]
     rows = [
         (Name(file.path), "" if file.found is None else show_bytes(int(file.found.size_bytes)), file.state)
@@ -75,8 +75,8 @@ def show_verified(out: Console, models: Sequence[CheckedModel]) -> None:
 
 
 def show_recorded(out: Console, name: str, new: Sequence[LockedFile]) -> None:
-    """What was written, file by file."""
+    """Print what was written, file by file."""
     for file in new:
         print_words(out, f"{name}: {file.path}: {file.size_bytes} bytes, SHA-256 {file.sha256}")
-    done = f"wrote {len(new)} hashes into env/weights.lock" if new else "env/weights.lock knows all of it already"
+    done = f"wrote {len(new)} hashes into env/weights.lock" if new else "env/weights.lock already has every hash"
     print_words(out, done)

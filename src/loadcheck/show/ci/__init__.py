@@ -1,1 +1,1 @@
-"""A judgement in the forms that a CI reads: JUnit XML, CTRF JSON, a summary in Markdown, annotations."""
+"""A verdict in the forms that CI systems read: JUnit XML, CTRF JSON, a Markdown summary, annotations."""

@@ -1,4 +1,4 @@
-"""A verdict where a CI shows it beside the change: lines for GitHub Actions, a file for GitLab, the words for Buildkite's agent."""
+"""A verdict that a CI shows beside the change: lines for GitHub Actions, a file for GitLab, a command for Buildkite's agent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ESCAPES = {"%": "%25", "\r": "%0D", "\n": "%0A", ":": "%3A", ",": "%2C"}
 
 
 def github_lines(report: Report) -> Iterator[str]:
-    """Workflow commands: an error for each failure, the cause first; of a pass a notice."""
+    """Workflow commands: an error for each failure, the cause first; for a pass a notice."""
     title = _property(f"loadcheck {report.status.upper()}")
     if report.passed:
         yield f"::notice title={title}::{_message(f'{report.title}: {report.summary}')}"

@@ -12,7 +12,7 @@ SPEC = "1.0.0"
 
 
 def ctrf(report: Report) -> str:
-    """The document; times in ms since 1970. No check takes a time of its own: the load's is that between start and stop."""
+    """The document; times in ms since 1970. Checks have no duration; the load's is from start to stop."""
     start_ms = round(report.started.timestamp() * 1000)
     counts = report.counts
     document = {

@@ -1,4 +1,4 @@
-"""A fleet in the forms of CI: each node is a test."""
+"""A fleet as a CI report: each node is a test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loadcheck.show.fleet import in_words, summary
 
 
 def of_fleet(title: str, verdict: FleetVerdict) -> Report:
-    """One result for each node, by its card; and for each finding on what is no node of the fleet."""
+    """One result for each node, grouped by card."""
     plan = verdict.plan
     header = ("card", "nodes", "pass", "loads s")
     rows = ((card.card, str(card.nodes), str(card.passed), str(card.loads_s)) for card in verdict.cards)

@@ -12,11 +12,11 @@ from loadcheck.errors import printable
 from loadcheck.show.ci.report import Outcome, Report, Result
 
 HOST = "localhost"
-"""A report names no machine."""
+"""Reports do not name the machine."""
 
 
 def junit(report: Report) -> str:
-    """The document: a suite for each step of the judgement, a case for each check; a check that was refused is a failure."""
+    """The document: a suite for each step of judging, a case for each check; a refused check is a failure."""
     root = Element("testsuites")
     suites: dict[str, list[Result]] = {}
     for each in report.results:
@@ -57,5 +57,5 @@ def _case(suite: Element, result: Result) -> None:
 
 
 def _text(value: object) -> str:
-    """Characters that XML 1.0 has: a log may hold any."""
+    """Text without the characters that XML 1.0 forbids: a log may hold any."""
     return printable(str(value))

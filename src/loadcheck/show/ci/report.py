@@ -1,4 +1,4 @@
-"""What every form of CI is made of: a verdict in a line, its cause, and one result for each check."""
+"""The report behind every CI form: the verdict in a line, its cause, and one result for each check."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from loadcheck.verdict import Evidence, Verdict
 
 
 class Outcome(Enum):
-    """How a result counts for a CI. What was refused failed: it is no pass."""
+    """How a result counts in CI. A refused check failed: it is no pass."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -39,7 +39,7 @@ _OUTCOMES = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One check: `name` is unique in its `group`, and the same from run to run; `kind` says what kind of failure it is."""
+    """One check. `name` is unique in its `group`, and stable between runs; `kind` is the kind of failure."""
 
     group: str
     name: str
@@ -50,15 +50,15 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a CI is told.
+    """A report for CI.
 
     Attributes:
         title: what was judged.
         status: the verdict in a word, such as pass.
         summary: the counts behind it.
-        cause, fix: why it is no pass, and what to do; empty of a pass.
-        facts: names and values to recognise the load by.
-        table: rows for people, the first of them the header; empty where there is none.
+        cause, fix: why it is no pass, and the fix; empty for a pass.
+        facts: names and values that identify the load.
+        table: rows for people, the first is the header; may be empty.
         duration_s: of the load, in seconds.
     """
 
@@ -80,7 +80,7 @@ class Report:
 
 
 def of_verdict(title: str, evidence: Evidence | None, verdict: Verdict, record: RunRecord | None = None) -> Report:
-    """Of a run or a log: one result for each finding; `evidence` is None where the log says nothing at all."""
+    """The report of a run or a log: one result for each finding; `evidence` is None if the log states nothing."""
     cause, fix = cause_and_fix(verdict)
     header = (*COLUMNS[:-1], "status")
     return Report(
@@ -99,14 +99,14 @@ def of_verdict(title: str, evidence: Evidence | None, verdict: Verdict, record: 
 
 
 def of_prediction(title: str, prediction: Prediction) -> Report:
-    """Of a load that was not begun, as it would not fit: one result for each thing that keeps it from succeeding."""
+    """The report of a load that was not started because it would not fit: one result for each obstacle."""
     results = (Result("prediction", each.short or "setting", Outcome.FAILED, f"{each.what}; {each.remedy}") for each in prediction.obstacles)  # fmt: skip
     first = prediction.obstacles[0] if prediction.obstacles else None
     return Report(
         title=title,
         status="refused",
         passed=prediction.fits,
-        summary="nothing was loaded, as it would not fit",
+        summary="nothing was loaded, because it would not fit",
         results=tuple(_unique(results)),
         cause=first.what if first else "",
         fix=first.remedy if first else "",
@@ -115,7 +115,7 @@ def of_prediction(title: str, prediction: Prediction) -> Report:
 
 
 def of_machine(found: Examined) -> Report:
-    """Of what `doctor` looked at: one result for each check; a problem is a failure, a warning is none."""
+    """The report of `doctor`: one result for each check; problems are failures, warnings are not."""
     first = found.problems[0] if found.problems else None
     counts = Counter(each.level for each in found.findings)
     return Report(
@@ -137,7 +137,7 @@ def _of_check(finding: Checked) -> Result:
 
 
 def of_comparisons(found: Sequence[Comparison]) -> Report:
-    """One result for each figure that both loads of a pair state, and one for how they ended."""
+    """The report of comparisons: one result for each figure that both loads state, and one for how they ended."""
     same = all(each.same for each in found)
     rows = [
         (each.b.name, moved.spec.name, moved.a.show(), moved.b.show(), amount_of(moved.spec, moved.amount))
@@ -150,7 +150,7 @@ def of_comparisons(found: Sequence[Comparison]) -> Report:
         passed=same,
         summary="; ".join(comparison_summary(each) for each in found),
         results=tuple(_unique(result for each in found for result in _of_comparison(each))),
-        table=(("load", "figure", found[0].a.name, "there", "difference"), *rows) if rows else (),
+        table=(("load", "figure", found[0].a.name, "this load", "difference"), *rows) if rows else (),
         started=datetime.now(timezone.utc),
     )
 
@@ -177,7 +177,7 @@ def _of_finding(finding: Finding) -> Result:
 
 
 def _unique(results: Iterable[Result]) -> Iterator[Result]:
-    """A CI tells results apart by group and name; a figure has several checks in a group, which are numbered in their order."""
+    """Number the checks of one figure: CI systems identify results by group and name."""
     seen: Counter[tuple[str, str]] = Counter()
     for each in results:
         key = (each.group, each.name)
@@ -201,7 +201,7 @@ def _facts(evidence: Evidence | None, record: RunRecord | None) -> Iterator[tupl
 
 
 def _started(record: RunRecord | None) -> datetime:
-    """When the run began, in UTC; of what is no run, or says no time, now."""
+    """When the run began, in UTC; now if that is unknown."""
     try:
         found = datetime.fromisoformat(record.started_at) if record is not None else datetime.now(timezone.utc)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A judgement in Markdown, for the page of a CI's job: the verdict first, then what failed, as much of it as there is room for."""
+"""A verdict in Markdown, for the page of a CI job: the verdict first, then the failures, as many as fit."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from loadcheck.errors import printable
 from loadcheck.show.ci.report import Outcome, Report, Result
 
 MAX_BYTES = 1024 * 1024
-"""Of all that a step of GitHub Actions says; of more, nothing is shown."""
+"""The limit of a step of GitHub Actions; above it, nothing is shown."""
 SPARE_BYTES = 4096
-"""Kept for the lines at the end."""
+"""Reserved for the last lines."""
 MAX_CELL_CHARS = 500
 _SPECIAL = re.compile(r"([\\`*_\[\]#|~])")
 
 
 def markdown(report: Report, room_bytes: int = MAX_BYTES) -> str:
-    """The summary in at most `room_bytes` of UTF-8; the verdict, its cause and its fix are there however little room there is.
+    """The summary in at most `room_bytes` of UTF-8; verdict, cause and fix come first, however little room there is.
 
     Args:
-        room_bytes: what the file has left, where something stands in it already.
+        room_bytes: what is left below the limit, if the file has content already.
     """
     parts = list(_head(report))
     left = room_bytes - SPARE_BYTES - _size("\n".join(parts))
@@ -28,7 +28,7 @@ def markdown(report: Report, room_bytes: int = MAX_BYTES) -> str:
         for line in table:
             left -= _size(line) + 1
             if left < 0:
-                return _joined([*parts, "", "More is not shown here: there is no room for it."], room_bytes)
+                return _joined([*parts, "", "The rest is not shown: it would exceed the size limit."], room_bytes)
             parts.append(line)
     return _joined(parts, room_bytes)
 
@@ -62,7 +62,7 @@ def _failed(results: Sequence[Result]) -> Iterator[str]:
 
 
 def _figures(table: Sequence[Sequence[str]]) -> Iterator[str]:
-    """The table of figures, folded; it is cut between rows, and a page closes what is left open."""
+    """The table of figures, folded. It may be cut between rows; browsers close the open tag."""
     if not table:
         return
     header, *rows = table
@@ -77,6 +77,6 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text of a log as text: no Markdown, no HTML, no line break, and no longer than a cell should be."""
+    """Log text as plain text: no Markdown, no HTML, no line break, at most MAX_CELL_CHARS."""
     cut = text if len(text) <= MAX_CELL_CHARS else f"{text[:MAX_CELL_CHARS]}…"
     return _SPECIAL.sub(r"\\\1", printable(cut)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
