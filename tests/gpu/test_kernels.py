@@ -8,11 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from loadcheck.plan import make_plan
+from loadcheck.loading import child_environment
+from loadcheck.plan import make_plan, plan_to_json
+from loadcheck.runs.ahead import ahead
+from loadcheck.runs.child import run_child
+from loadcheck.runs.folder import write_json
+from loadcheck.runs.sink import LogSink
 from loadcheck.specs.profile import load_profile
 from loadcheck.stacks.unsloth_vllm.kernel_compiler import MODULE, Sizes
+from loadcheck.stacks.unsloth_vllm.startup import ENABLE_VARIABLE, OPT_IN
 from tests.conftest import ROOT
-from tests.gpu.test_gpu_load import PROFILE, PYTHON, VENV
+from tests.gpu.test_gpu_load import PROFILE, PYTHON, VENV, has_gpu  # noqa: F401  # in words that pytest evaluates
+from tests.gpu.test_unused import CHILD
 
 pytestmark = [
     pytest.mark.gpu,
@@ -83,3 +90,39 @@ def test_what_vllm_asks_for_is_compiled(environment: dict[str, str], model: str,
     assert list(cache.glob("loadcheck-*"))
     subprocess.run([PYTHON, "-c", WRAPPER, json.dumps(json.loads(sizes.to_json()))], env=environment, check=True)
     assert {path.parent.name for path in cache.glob("*/*")} - compiled == set()
+
+
+ENGINE = """
+import os, sys
+from loadcheck.stacks.unsloth_vllm import kernel_compiler, startup
+kernel_compiler.device_capability = lambda: 90
+begin = startup.begin_context
+def pretend_and_pin():
+    startup._PINNED.set()
+    begin()
+startup.begin_context = pretend_and_pin
+kernel_compiler.KernelCompiler.finish_ = kernel_compiler.KernelCompiler.finish
+def finish(self, timeout_s=60.0):
+    self.finish_(timeout_s)
+    print("kernels:", os.listdir(os.environ["TRITON_CACHE_DIR"]), flush=True)
+kernel_compiler.KernelCompiler.finish = finish
+"""
+
+
+@pytest.mark.skipif("has_gpu()", reason="a load shows it")
+def test_the_engine_waits_for_its_kernels_before_it_looks_at_the_memory(environment: dict[str, str], tmp_path: Path):
+    """Started with all opt-in measures and the real imports: the process has ended, well, by the time that the device and the RAM are read."""
+    write_json(tmp_path / "plan.json", plan_to_json(make_plan(load_profile(PROFILE, {"weights": "synthetic"}))))
+    (tmp_path / "weights.json").write_text(json.dumps({"directory": str(tmp_path)}))
+    code = f"ROOT = {str(ROOT)!r}\n{CHILD}".replace("sys.exit(", f"{ENGINE}\nsys.exit(")
+    command = [PYTHON, "-B", "-c", code, "ahead", "loadcheck.stacks.unsloth_vllm.engine", str(os.getpid())]
+    cache = tmp_path / "cache"
+    env = {**child_environment(), **environment, "TRITON_CACHE_DIR": str(cache), ENABLE_VARIABLE: ",".join(OPT_IN)}
+    with ahead(command, env) as process:
+        process.looked()
+        sink = LogSink(tmp_path / "load.log")
+        end = run_child(process.load(tmp_path), sink, lambda _: None, lambda _: None)
+    log = sink.close().read_text(errors="replace")
+    assert end.exit_code == 5, log
+    assert log.index('"event": "imported"') < log.index("kernels: [") < log.index('"event": "device"')
+    assert "loadcheck-" in log[log.index("kernels: [") :].splitlines()[0]
