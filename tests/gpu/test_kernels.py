@@ -119,7 +119,7 @@ def test_the_engine_waits_for_its_kernels_before_it_looks_at_the_memory(environm
     cache = tmp_path / "cache"
     env = {**child_environment(), **environment, "TRITON_CACHE_DIR": str(cache), ENABLE_VARIABLE: ",".join(OPT_IN)}
     with ahead(command, env) as process:
-        process.looked()
+        process.allow_device()
         sink = LogSink(tmp_path / "load.log")
         end = run_child(process.load(tmp_path), sink, lambda _: None, lambda _: None)
     log = sink.close().read_text(errors="replace")

@@ -11,6 +11,7 @@ from typing import Any, cast
 import psutil
 import pytest
 
+from loadcheck import weights
 from loadcheck.cli import ahead as cli_ahead
 from loadcheck.loading import child_environment
 from loadcheck.plan import make_plan, plan_to_json
@@ -22,6 +23,7 @@ from loadcheck.runs.sink import LogSink
 from loadcheck.specs.profile import load_profile
 from loadcheck.stacks import ahead_engine_of
 from loadcheck.stacks.unsloth_vllm import startup
+from loadcheck.weights.cache import weights_dir
 
 ROOT = Path(__file__).parents[2]
 CODE = """
@@ -144,3 +146,27 @@ def test_starting_ahead_is_off_by_default(monkeypatch: pytest.MonkeyPatch):
     assert ahead_engine_of(profile) == "loadcheck.stacks.unsloth_vllm.engine"
     monkeypatch.setenv(startup.DISABLE_VARIABLE, "ahead")
     assert ahead_engine_of(profile) is None
+
+
+def test_the_command_reads_ahead_what_a_gpu_will_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Weights in our cache, for a GPU that has its files; none of a CPU's, none that are not there yet, and no folder of the user's own."""
+    monkeypatch.setenv("LOADCHECK_CACHE", str(tmp_path))
+    monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
+    read: list[Path] = []
+    monkeypatch.setattr(startup, "begin_reading", read.append)
+    monkeypatch.setattr(cli_ahead, "has_device", lambda: True)
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "config.json").write_text("{}")
+    synthetic, package = {"weights": "synthetic"}, {"weights": "package"}
+    cli_ahead.begin_reading(None, synthetic)
+    folder = weights.synthetic.prepare(
+        make_plan(load_profile("smollm2-135m-cpu", {"weights": "synthetic"})), weights_dir()
+    )
+    small = {**synthetic, "model": "smollm2-135m-instruct"}
+    for profile, changed in ((None, small), ("smollm2-135m-cpu", synthetic), ("smollm2-135m-cpu", package), ("no such", {}),
+                             (None, {"weights": "local", "model": str(own)})):  # fmt: skip
+        cli_ahead.begin_reading(profile, changed)
+    monkeypatch.setattr(cli_ahead, "has_device", lambda: False)
+    cli_ahead.begin_reading(None, small)
+    assert read == [folder]

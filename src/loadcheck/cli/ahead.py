@@ -1,17 +1,19 @@
-"""Start the engine's process as soon as the command line is parsed: it imports while the machine is checked."""
+"""Start the engine's process, and reading the weights, as soon as the command line is parsed, while the machine is checked."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from loadcheck import stacks, weights
 from loadcheck.cli.chosen import chosen_profile
 from loadcheck.device import has_device
 from loadcheck.errors import LoadcheckError
 from loadcheck.loading import child_environment
+from loadcheck.plan import make_plan
 from loadcheck.preparing import GPU_PROFILE
 from loadcheck.runs.ahead import AHEAD, Ahead, ahead
 from loadcheck.runs.secrets import TOKEN_VARIABLES
@@ -31,6 +33,17 @@ def started_ahead(profile: str | None, changed: dict[str, Any]) -> Iterator[Ahea
     command = [sys.executable, "-m", "loadcheck.engines.child", AHEAD, engine, str(os.getpid())]
     with ahead(command, env) as process:
         yield process
+
+
+def begin_reading(profile: str | None, changed: dict[str, Any]) -> None:
+    """Start to read the weights that will probably be loaded into memory; only weights in our own cache, and only if there is a GPU."""
+    if not has_device():
+        return
+    with suppress(LoadcheckError):  # reported when the load is prepared
+        chosen = chosen_profile(profile or GPU_PROFILE, changed)
+        folder = weights.cached_folder(make_plan(chosen))
+        if folder is not None:
+            stacks.begin_reading(chosen, folder)
 
 
 def if_for(process: Ahead | None, profile: Profile) -> Ahead | None:

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from loadcheck import device, doctor
-from loadcheck.cli.ahead import if_for, started_ahead
+from loadcheck.cli.ahead import begin_reading, if_for, started_ahead
 from loadcheck.cli.chosen import chosen_profile, overrides
 from loadcheck.cli.ci import CiReports, ci_options
 from loadcheck.cli.options import json_option, setting_options
@@ -80,6 +80,7 @@ def command(
     changed = overrides(flags) | ({"adapters": None} if no_adapters else {})
     if recover:
         return _recover(asked, _prepared(asked.out, profile, changed))
+    begin_reading(profile, changed)
     with started_ahead(profile, changed) as ahead:
         return _load(asked, _prepared(asked.out, profile, changed), ahead)
 

@@ -87,6 +87,12 @@ def ahead_engine_of(profile: Profile) -> str | None:
     return engine if can and startup.enabled("ahead") else None
 
 
+def begin_reading(profile: Profile, directory: Path) -> None:
+    """Read the weights that this profile's engine is going to load into memory, in the background; nothing for a CPU's."""
+    if engine_of(profile) != TRANSFORMERS_CPU.engine:
+        startup.begin_reading(directory)
+
+
 def trainer_of(profile: Profile) -> str:
     """The module that trains this profile's adapters: its run(session)."""
     return engine_of(profile).removesuffix("engine") + "training"

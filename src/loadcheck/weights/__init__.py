@@ -27,17 +27,24 @@ def check(plan: LoadPlan) -> None:
 
 def in_cache(plan: LoadPlan) -> bool:
     """Whether the cache has the plan's folder under its final name; what is in it is checked before a load."""
-    source, cache = plan.profile.weights, weights_dir()
+    source = plan.profile.weights
     if source == "local":
         return True
     if source == "package":
-        return any(cache.glob(package.directory_name(plan.model_name, plan.quantization, "*")))
+        return any(weights_dir().glob(package.directory_name(plan.model_name, plan.quantization, "*")))
+    return cached_folder(plan) is not None
+
+
+def cached_folder(plan: LoadPlan) -> Path | None:
+    """The folder of the cache that holds the plan's weights, made up or from the hub, under its final name; None where there is none."""
+    source, cache, checkpoint = plan.profile.weights, weights_dir(), plan.checkpoint
     if source == "synthetic":
-        return (cache / "synthetic" / synthetic.directory_name(plan.model_name, plan.config)).is_dir()
-    checkpoint = plan.checkpoint
-    if checkpoint is None or checkpoint.revision is None:
-        return False
-    return (cache / checkpoint.revision[:12] / hub.directory_name(checkpoint, plan.quantization)).is_dir()
+        folder = cache / "synthetic" / synthetic.directory_name(plan.model_name, plan.config)
+    elif source == "hub" and checkpoint is not None and checkpoint.revision is not None:
+        folder = cache / checkpoint.revision[:12] / hub.directory_name(checkpoint, plan.quantization)
+    else:
+        return None
+    return folder if folder.is_dir() else None
 
 
 def prepare(plan: LoadPlan) -> Path:
