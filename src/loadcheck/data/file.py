@@ -80,39 +80,44 @@ def _of_lines(text: str, faults: Faults) -> Iterator[tuple[int, Any]]:
 
 def _of_array(text: str, faults: Faults) -> Iterator[tuple[int, Any]]:
     """The elements of the array in a .json file, each with the line on which it begins."""
-    decoder = json.JSONDecoder(parse_constant=_refuse)
-    at = _after_blanks(text, 0)
-    if not text[at:]:
+    start = _skip_whitespace(text, 0)
+    if start == len(text):
         return
-    if text[at] != "[":
+    if text[start] != "[":
         faults.add(
-            1 + text.count("\n", 0, at),
+            1 + text.count("\n", 0, start),
             "is not a JSON array",
             "write [ {…}, {…} ], or name it .jsonl with one object per line",
         )
         return
-    at, line, counted = _after_blanks(text, at + 1), 1, 0
-    while text[at : at + 1] != "]":
-        line, counted = line + text.count("\n", counted, at), at
+    yield from _elements(text, _skip_whitespace(text, start + 1), faults)
+
+
+def _elements(text: str, position: int, faults: Faults) -> Iterator[tuple[int, Any]]:
+    """The elements of an array from the first, at `position`, to its end."""
+    decoder = json.JSONDecoder(parse_constant=_refuse)
+    line = 1 + text.count("\n", 0, position)
+    while text[position : position + 1] != "]":
         try:
-            value, at = decoder.raw_decode(text, at)
+            value, end = decoder.raw_decode(text, position)
             yield line, value
-            at = _after_blanks(text, at)
-            if text[at : at + 1] not in (",", "]"):
+            end = _skip_whitespace(text, end)
+            if text[end : end + 1] not in (",", "]"):
                 raise ValueError("a comma or ] is missing after this element")
         except (ValueError, RecursionError) as error:
             faults.add(line, f"is not JSON ({_message(error)})", "fix the element that begins here")
             return
-        if text[at] == ",":
-            at = _after_blanks(text, at + 1)
-    if text[at + 1 :].strip():
-        faults.add(line + text.count("\n", counted, at), "has more after the array", "remove what follows the ]")
+        following = _skip_whitespace(text, end + 1) if text[end] == "," else end
+        line += text.count("\n", position, following)
+        position = following
+    if text[position + 1 :].strip():
+        faults.add(line, "has more after the array", "remove what follows the ]")
 
 
-def _after_blanks(text: str, at: int) -> int:
-    while text[at : at + 1] in (" ", "\t", "\r", "\n"):
-        at += 1
-    return at
+def _skip_whitespace(text: str, position: int) -> int:
+    while text[position : position + 1] in (" ", "\t", "\r", "\n"):
+        position += 1
+    return position
 
 
 def _refuse(constant: str) -> Any:

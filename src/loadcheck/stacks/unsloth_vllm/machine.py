@@ -11,7 +11,7 @@ from loadcheck.plan import LoadPlan
 from loadcheck.predict import Case, card_from_device
 from loadcheck.specs.model import is_dynamic
 from loadcheck.specs.profile import Profile
-from loadcheck.stacks.unsloth_vllm.names import loaded_for
+from loadcheck.stacks.unsloth_vllm.names import SUFFIX_4BIT, loaded_for
 from loadcheck.stacks.unsloth_vllm.plan import swap_space_bytes
 from loadcheck.stacks.unsloth_vllm.prediction import predict
 from loadcheck.stacks.unsloth_vllm.refusals import known_warnings
@@ -30,7 +30,6 @@ CHANGING = {
 """Variables that change a load, each with its entry in env/troubles.toml."""
 VARIABLES = (*CHANGING, "PYTORCH_CUDA_ALLOC_CONF")
 UUIDS = ("GPU-", "MIG-")
-SUFFIX = "-bnb-4bit"
 MAX_SWAP_SHARE = 0.7
 """Of the host's memory (vllm/config.py:1145 at 0.7.2)."""
 
@@ -125,16 +124,16 @@ def check_model_name(_: Machine, plan: LoadPlan) -> Iterator[Finding]:
     if profile.weights != "local":
         yield from _other_checkpoint(profile)
         yield ok("model-name", f"{plan.model_name} in {plan.quantization}, from a directory that is named accordingly",
-                 f"this unsloth quantizes only models named …{SUFFIX}, whatever load_in_4bit says")  # fmt: skip
+                 f"this unsloth quantizes only models named …{SUFFIX_4BIT}, whatever load_in_4bit says")  # fmt: skip
         return
     name = Path(profile.model).expanduser().resolve().name
-    named, quantized = name.lower().endswith(SUFFIX), plan.quantization == "nf4"
+    named, quantized = name.lower().endswith(SUFFIX_4BIT), plan.quantization == "nf4"
     if quantized and not named:
         yield problem(
-            "model-name", f"{name} is quantized, but its name does not end in {SUFFIX}", "name-without-suffix"
+            "model-name", f"{name} is quantized, but its name does not end in {SUFFIX_4BIT}", "name-without-suffix"
         )
     elif named and not quantized:
-        yield problem("model-name", f"{name} ends in {SUFFIX}, but its config.json has no quantization",
+        yield problem("model-name", f"{name} ends in {SUFFIX_4BIT}, but its config.json has no quantization",
                       "suffix-without-quantization")  # fmt: skip
     elif profile.load_in_4bit and not named:
         yield problem("model-name", f"{name} will load in 16 bits, whatever load_in_4bit says", "silent-16bit")

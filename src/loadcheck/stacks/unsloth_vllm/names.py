@@ -11,6 +11,9 @@ from loadcheck.specs.model import DYNAMIC_SUFFIX, find_model, is_dynamic, is_loc
 from loadcheck.specs.profile import Profile
 from loadcheck.stacks.unsloth_vllm.quantization import is_supported
 
+SUFFIX_4BIT = "-bnb-4bit"
+"""unsloth_zoo/vllm_utils.py at 2025.2.4 loads a checkpoint with this suffix in 4 bits, whatever was requested."""
+
 
 class _Names(Spec, frozen=True, kw_only=True):
     """The tables of unsloth/models/mapper.py: a checkpoint, and the names in lower case that are mapped to it."""
@@ -79,7 +82,7 @@ def _dynamic(name: str, loaded: str) -> Resolved:
         )
         return Resolved(model.name, config, (note,))
     if not model.dynamic or not is_supported(model.dynamic):
-        plain = loaded.removesuffix(DYNAMIC_SUFFIX) + "-bnb-4bit"
+        plain = loaded.removesuffix(DYNAMIC_SUFFIX) + SUFFIX_4BIT
         return Resolved(model.name, config, (f"{mapping}, but vLLM cannot load that, so it loads {plain} instead",))
     note = f"{mapping}, with {', '.join(model.dynamic)} in 16 bits, and that is predicted; `loadcheck load` loads the plain one, from a folder"
     return Resolved(loaded, changed(config, {"kept_modules": model.dynamic}), (note,))

@@ -17,6 +17,7 @@ from loadcheck.predict.account import Obstacle
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
 from loadcheck.specs.files import shown
+from loadcheck.stacks.unsloth_vllm.weights import LORA_EXTRA_VOCAB
 
 FLASH_CAPABILITY = 8.0
 """Below it, vLLM uses xFormers instead of FlashAttention (vllm/platforms/cuda.py:176-182)."""
@@ -25,8 +26,6 @@ FLASH_HEAD_SIZES = (32, 64, 96, 128, 160, 192, 224, 256)
 PAGED_HEAD_SIZES = (32, 64, 80, 96, 112, 120, 128, 192, 256)
 """vllm/attention/ops/paged_attn.py:38-39, which the xFormers backend uses for decoding (backends/xformers.py:412-416)."""
 
-LORA_EXTRA_VOCAB = 256
-"""Rows that LoRA adds to the vocabulary of llama and mistral (vllm/config.py:2095, models/llama.py:494-517)."""
 LORA_MAX_VOCAB = 257_024
 """vllm/lora/layers.py:969, `32000 < vocab_size > 257024`: only the upper bound has an effect."""
 

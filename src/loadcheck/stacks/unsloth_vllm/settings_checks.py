@@ -10,10 +10,8 @@ from loadcheck.specs.profile import load_profile, profile_names
 from loadcheck.specs.versions import is_release, load_versions
 from loadcheck.stacks.unsloth_vllm.identities import fitting_ranks, pinned_unsloth_zoo
 from loadcheck.stacks.unsloth_vllm.kv import kv_cache_dtype_of
+from loadcheck.stacks.unsloth_vllm.names import SUFFIX_4BIT
 from loadcheck.stacks.unsloth_vllm.refusals import FLASH_CAPABILITY
-
-SUFFIX = "-bnb-4bit"
-"""unsloth_zoo/vllm_utils.py at 2025.2.4 loads a checkpoint with this suffix in 4 bits, whatever was requested."""
 
 # The keyword arguments of vLLM's BitsAndBytesConfig that determine what is loaded, with the values that nf4 needs.
 _NF4 = {
@@ -102,7 +100,7 @@ def _handed_on(evidence: Evidence) -> dict[str, str]:
 def _suffix(evidence: Evidence) -> Iterator[Finding]:
     """A checkpoint with a 4-bit name that was loaded in 16 bits: nothing else in the log would look wrong."""
     model, quantization = evidence.attempt.reading("model"), evidence.attempt.reading("quantization")
-    if model is None or quantization is None or not str(model.value).lower().rstrip("/").endswith(SUFFIX):
+    if model is None or quantization is None or not str(model.value).lower().rstrip("/").endswith(SUFFIX_4BIT):
         return
     yield evidence.finding(quantization, Check.STACK, quantization.value == "nf4", predicted="nf4",
                            why=f"{model.value} is a 4-bit checkpoint by its name",

@@ -18,7 +18,8 @@ DTYPE_BYTES = 2
 VOCAB_PADDING = 64
 LORA_VOCAB_PADDING = 256
 LORA_EXTRA_VOCAB = 256
-"""vllm/config.py lora_extra_vocab_size, which unsloth leaves at its default."""
+"""Rows that LoRA adds to the vocabulary of llama and mistral (vllm/config.py:2095 lora_extra_vocab_size, which unsloth leaves at its default;
+models/llama.py:494-517)."""
 
 # bitsandbytes/functional.py quantize_4bit: one absmax per 64 weights; these are in turn quantized in blocks of 256.
 NF4_BLOCK = 64

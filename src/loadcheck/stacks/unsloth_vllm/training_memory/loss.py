@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loadcheck.stacks.unsloth_vllm.outside_budget import RETURN_LOGITS_TOKENS
 from loadcheck.stacks.unsloth_vllm.training_memory.autograd import (
     FULL,
     HALF,
@@ -13,8 +14,6 @@ from loadcheck.stacks.unsloth_vllm.training_memory.autograd import (
 )
 from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label
 
-RETURN_LOGITS_TOKENS = 1024
-"""unsloth keeps the logits of batches of up to this many tokens (unsloth/models/llama.py:1070)."""
 MAX_FUSED_SIZE = 65_536
 """The largest vocabulary of one cross-entropy kernel (unsloth/kernels/cross_entropy_loss.py:281)."""
 CCE_LSE_BLOCK = 128

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.adapters import patched
 from loadcheck.stacks.unsloth_vllm.training_memory.attention import Heads
-from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, INDEX, Leaf, Tape, Tensor
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, Leaf, Tape, Tensor
 from loadcheck.stacks.unsloth_vllm.training_memory.layer import (
     Checkpointing,
     Layer,
@@ -120,8 +120,3 @@ def _linear(
         leaves += [tape.leaf(a), tape.leaf(b)]
         linear.lora = Lora(r, a, b, dropout > 0)
     return linear
-
-
-def ids(tape: Tape, num_elements: int, label: Label) -> Tensor:
-    """Token ids, masks or labels: int64."""
-    return tape.tensor(num_elements, label, INDEX)
