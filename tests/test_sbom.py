@@ -1,4 +1,4 @@
-"""The image's bill of materials: what its layers list, in a document that CycloneDX's own schema allows."""
+"""The image's bill of materials: its layers' contents, in a document that follows CycloneDX's schema."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ def _components():
 
 
 def test_each_package_is_a_component_with_its_hashes():
-    """By its package URL, which a scanner looks up; a wheel with the hashes that the lock installs it by."""
+    """Each component has its package URL, which scanners look up; a wheel has the hashes of the lock."""
     document = json.loads(sbom.sbom("sha256:abc", _components()))
     found = {component["purl"]: component for component in document["components"]}
     assert set(found) == {"pkg:pypi/torch@2.5.1", "pkg:deb/debian/openssl@3.0.15-1~deb12u1?arch=amd64&distro=bookworm",
@@ -33,7 +33,7 @@ def test_each_package_is_a_component_with_its_hashes():
 
 
 def test_the_same_image_gives_the_same_document():
-    """Without a time and a serial number of its own, so that two builds can be compared byte for byte."""
+    """The document has no time or serial number, so that two builds can be compared byte for byte."""
     assert sbom.sbom("sha256:abc", _components()) == sbom.sbom("sha256:abc", _components())
 
 
@@ -44,8 +44,8 @@ class Nameless(JsonV1Dot5):
         return json.dumps({**json.loads(super().output_as_string(**keywords)), "components": [{"type": "library"}]})
 
 
-def test_what_the_schema_does_not_allow_is_no_document(monkeypatch: pytest.MonkeyPatch):
-    """It is refused before anything is written."""
+def test_a_document_that_breaks_the_schema_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """A document that breaks the schema is refused before anything is written."""
     monkeypatch.setattr(sbom, "JsonV1Dot5", Nameless)
     with pytest.raises(sbom.LayoutError, match=r"CycloneDX 1\.5"):
         sbom.sbom("sha256:abc", _components())

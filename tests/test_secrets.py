@@ -1,4 +1,4 @@
-"""A canary for a token: wherever it is set and whoever prints it, it is in no file of a run and on no terminal."""
+"""A canary token: wherever it is set and whatever prints it, it is in no file of a run and on no terminal."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ CANARY = "hf_CanaryCanaryCanaryCanaryCanary1234"
 
 @pytest.fixture(params=["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HOME"])
 def set_token(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The canary, set in one of the four ways of the hub's client, with white space around it."""
+    """The canary, set with white space around it in one of the four ways of the hub's client."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
@@ -33,13 +33,13 @@ def set_token(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     return str(request.param)
 
 
-def test_every_place_of_a_token_is_known(set_token: str):
+def test_a_token_is_found_in_every_place(set_token: str):
     """Variables and files are read as the hub's client reads them."""
     assert secrets(os.environ) == (CANARY,)
 
 
 def test_of_two_tokens_the_longer_is_redacted_whole(tmp_path: Path):
-    """Where one token begins another, nothing of the longer one is left."""
+    """If one token starts with another, nothing of the longer one is left."""
     both = {"HF_TOKEN": CANARY, "HUGGING_FACE_HUB_TOKEN": CANARY + "5678", "HF_HOME": str(tmp_path)}
     sink = LogSink(tmp_path / "log", secrets(both))
     sink.write(f"<{CANARY}> <{CANARY}5678>".encode())
@@ -65,7 +65,7 @@ COMMANDS = (
 
 @pytest.mark.parametrize("flags", [[], ["--json"], ["--debug"]], ids=str)
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: "-".join(command[:2]))
-def test_no_command_shows_it(
+def test_no_command_shows_the_token(
     command: tuple[str, ...],
     flags: list[str],
     set_token: str,
@@ -73,7 +73,7 @@ def test_no_command_shows_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    """Not for people, not as JSON, not with a traceback; and nothing is left behind that holds it."""
+    """No output, JSON or traceback shows the token, and no file left behind holds it."""
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -118,7 +118,7 @@ UNKNOWN = {
 
 
 def left_over(shown: bytes, secret: str) -> bool:
-    """Whether 12 characters in a row of it, in any of its encodings, can still be read."""
+    """Whether 12 consecutive characters of it, in any of its encodings, are still readable."""
     plain = Redactor().known_tokens(shown)
     for gap in (b"\n", b"\r", b" ", b"\t"):
         plain = plain.replace(gap, b"")
@@ -132,8 +132,8 @@ def left_over(shown: bytes, secret: str) -> bool:
 
 @pytest.mark.parametrize("num_bytes", [1, 7, 64, 100_000])
 @pytest.mark.parametrize("hidden", HIDDEN.values(), ids=HIDDEN)
-def test_a_known_token_is_found_however_it_is_written(hidden: str, num_bytes: int, tmp_path: Path):
-    """Encoded, wrapped or coloured, and in whatever pieces it comes."""
+def test_a_known_token_is_found_in_any_form(hidden: str, num_bytes: int, tmp_path: Path):
+    """A token is found encoded, wrapped or coloured, and split in any way."""
     sink = LogSink(tmp_path / "log", (CANARY,))
     data = f"before {hidden} after\n".encode()
     assert left_over(data, CANARY)
@@ -146,8 +146,8 @@ def test_a_known_token_is_found_however_it_is_written(hidden: str, num_bytes: in
 
 @pytest.mark.parametrize("num_bytes", [1, 7, 100_000])
 @pytest.mark.parametrize("token", UNKNOWN.values(), ids=UNKNOWN)
-def test_a_token_that_nobody_set_is_known_by_its_form(token: str, num_bytes: int, tmp_path: Path):
-    """Of the hub, OpenAI, GitHub, AWS, and the credential of a header."""
+def test_an_unknown_token_is_recognized_by_its_form(token: str, num_bytes: int, tmp_path: Path):
+    """Tokens of the hub, OpenAI, GitHub and AWS, and a header's credential, are recognized by their form."""
     sink = LogSink(tmp_path / "log")
     data = f"before\n<{token}>\nafter\n".encode()
     for start in range(0, len(data), num_bytes):
@@ -166,13 +166,13 @@ def test_a_token_that_nobody_set_is_known_by_its_form(token: str, num_bytes: int
         "sha256:" + "0123456789abcdef" * 4,
     ],
 )
-def test_what_is_no_token_stays(line: str):
-    """A log is not damaged by what only begins like one."""
+def test_text_that_is_no_token_is_kept(line: str):
+    """Text that only starts like a token is not changed."""
     assert Redactor((CANARY,)).text(line) == line
 
 
 def test_a_password_is_found_in_a_url_and_in_json():
-    """Characters that are written otherwise there."""
+    """A password is also found where a URL or JSON encodes its characters."""
     shown = Redactor((ODD,)).text(f"{urllib.parse.quote(ODD, safe='')} {json.dumps(ODD)} {ODD}")
     assert shown == '[secret] "[secret]" [secret]'
 
@@ -180,8 +180,8 @@ def test_a_password_is_found_in_a_url_and_in_json():
 @pytest.mark.parametrize(
     "name", ["WANDB_API_KEY", "GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "OPENAI_API_KEY"]
 )
-def test_other_secrets_of_the_environment_are_known(name: str, tmp_path: Path):
-    """By the names of their variables; a path or a word is none."""
+def test_other_secrets_of_the_environment_are_redacted(name: str, tmp_path: Path):
+    """Other secrets are recognized by their variables' names; a path or a word is none."""
     environ = {
         "HF_HOME": str(tmp_path),
         name: "0123456789abcdefXYZ",
@@ -191,8 +191,8 @@ def test_other_secrets_of_the_environment_are_known(name: str, tmp_path: Path):
     assert secrets(environ) == ("0123456789abcdefXYZ",)
 
 
-def test_no_file_of_a_run_folder_holds_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """run.json, plan.json and verdict.json are written by this; keys and lists included."""
+def test_no_file_of_a_run_folder_holds_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """run.json, plan.json and verdict.json are written through this function; keys and lists are redacted too."""
     monkeypatch.setenv("HF_TOKEN", CANARY)
     write_json(tmp_path / "x.json", {"prompt": f"say {CANARY}", CANARY: [BASIC["use"], {"a": (CANARY, 1, None)}]})
     text = (tmp_path / "x.json").read_text()
@@ -204,7 +204,7 @@ def test_no_file_of_a_run_folder_holds_one(tmp_path: Path, monkeypatch: pytest.M
 def test_no_token_of_a_log_is_shown(
     flags: list[str], t4_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    """A log of elsewhere may hold one."""
+    """A token in somebody else's log is not shown."""
     monkeypatch.setenv("HF_TOKEN", CANARY)
     log = tmp_path / "log"
     log.write_text(f"{t4_log.read_text()}\nRuntimeError: no {CANARY} {BASIC['us']} {UNKNOWN['hub']} here\n")
@@ -218,7 +218,7 @@ def test_no_token_of_a_log_is_shown(
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_no_token_is_shown_in_any_encoding_of_the_terminal(encoding: str, monkeypatch: pytest.MonkeyPatch):
-    """Where it is ASCII, click would write into the stream below."""
+    """On an ASCII terminal, click would write to the underlying stream."""
     out, said = BytesIO(), BytesIO()
     monkeypatch.setattr("sys.stdout", TextIOWrapper(out, encoding=encoding, write_through=True))
     monkeypatch.setattr("sys.stderr", TextIOWrapper(said, encoding=encoding, write_through=True))
@@ -231,8 +231,8 @@ def test_no_token_is_shown_in_any_encoding_of_the_terminal(encoding: str, monkey
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o277])
-def test_a_run_folder_is_its_owners_alone(umask: int, tmp_path: Path):
-    """Whatever the umask: a log may hold what nobody thought of."""
+def test_a_run_folder_is_private(umask: int, tmp_path: Path):
+    """A run folder is readable by its owner alone, whatever the umask: a log may hold unforeseen secrets."""
     before = os.umask(umask)
     try:
         folder = create_run_folder(tmp_path / "run", "id")
@@ -247,15 +247,15 @@ def test_a_run_folder_is_its_owners_alone(umask: int, tmp_path: Path):
     assert len(list(folder.path.iterdir())) == 3
 
 
-def test_a_folder_that_was_there_keeps_its_mode(tmp_path: Path):
-    """It is the user's own; the files in it are as ever."""
+def test_an_existing_folder_keeps_its_mode(tmp_path: Path):
+    """An existing folder is the user's and keeps its mode; the files in it are private as usual."""
     (tmp_path / "run").mkdir(mode=0o755)
     assert stat.S_IMODE(create_run_folder(tmp_path / "run", "id").path.stat().st_mode) == 0o755
 
 
 @pytest.mark.parametrize("line", [b"Loading model weights took 5.3541 GB\n", b"at the path\r\n", b"as usual\n"])
-def test_a_whole_line_is_not_held_for_its_last_letters(line: bytes):
-    """A process that is killed takes with it what it holds: a line that ends as "bearer" begins is written at once."""
+def test_a_complete_line_is_written_at_once(line: bytes):
+    """A killed process loses what it buffers, so a line that ends like the start of "bearer" is written at once."""
     assert Redactor().num_held(line) == 0
     assert Redactor(["hf_abcdefghijklmnopqrstuvwxyz012345"]).num_held(b"token hf_abc\n") == len(b"hf_abc\n")
     assert Redactor().num_held(b"authorization: bea") > 0

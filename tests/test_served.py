@@ -1,7 +1,8 @@
-"""The start of a server, judged by its log: kept ones of vLLM 0.7.2 on an H200 (tests/served), and each digit that they print.
+"""The start of a server, judged by its log: kept logs of vLLM 0.7.2 on an H200 (tests/served), and each digit that they print.
 
-Driver 580.159.04, 2026-11-29, commit e428a97, synthetic weights of Llama 3.1 8B, `--max-num-seqs 64 --max-seq-length 2048`: `adapters` in 4 bits
-with two adapters of rank 16, `merged` in 16 bits without. Each is kept up to the first answer, its progress bars without their middle.
+Driver 580.159.04, 2026-11-29, commit e428a97, synthetic weights of Llama 3.1 8B, `--max-num-seqs 64 --max-seq-length 2048`: `adapters` in
+4-bit with two adapters of rank 16, `merged` in 16 bits without. Each is kept up to the first answer, with the middle of its progress bars
+removed.
 """
 
 import asyncio
@@ -44,7 +45,7 @@ H200 = card_from_device("NVIDIA H200", "9.0", 150_109_880_320, 149_557_477_376)
 
 
 def _case(name: str, card: Card = H200) -> Case:
-    """What was asked of the server of this log."""
+    """What was requested of this log's server."""
     asked = {"max_seq_length": 2048, "max_num_seqs": 64, "weights": "synthetic", "load_in_4bit": name == "adapters"}
     plan = make_plan(changed(load_profile("llama31-8b-instruct-4bit"), AS_SERVED | asked))
     case = Case(config=plan.config, profile=plan.profile, card=card, model_name=plan.model_name)
@@ -54,7 +55,7 @@ def _case(name: str, card: Card = H200) -> Case:
 
 
 def _judged(name: str, tmp_path: Path, old: str = "", new: str = "", case: Case | None = None) -> Verdict:
-    """The verdict on a kept log in which one text is another."""
+    """The verdict on a kept log in which one text is replaced."""
     text = (SERVED / f"{name}.log").read_text()
     assert old in text
     log = tmp_path / "load.log"
@@ -68,7 +69,7 @@ def _of(verdict: Verdict, figure: str) -> Finding:
 
 @pytest.mark.parametrize("name", ["adapters", "merged"])
 def test_a_start_is_one_attempt_and_passes(name: str, tmp_path: Path):
-    """The arguments that a server prints are no load, and what it warns of is no error; nothing that was predicted is left out."""
+    """A server's start is one attempt: its printed arguments are no load and its warnings no errors. Every predicted figure is checked."""
     (attempt,) = parse_log(SERVED / f"{name}.log").attempts
     assert attempt.outcome is Outcome.COMPLETED
     verdict = _judged(name, tmp_path)
@@ -81,7 +82,7 @@ def test_a_start_is_one_attempt_and_passes(name: str, tmp_path: Path):
 
 
 def test_two_adapters_are_predicted_to_the_printed_digit():
-    """Embedding rows of each adapter, head rows of one; the peak of the profile with LoRA; what is left, to the block."""
+    """Embedding rows per adapter, head rows once, the profile's peak with LoRA, and the rest, to the block."""
     figures = predict_served(_case("adapters")).figures
     memory = (figures.weights_bytes, figures.activation_peak_bytes, figures.kv_cache_bytes)
     assert [f"{to_gib(value):.4f}" for value in memory] == ["5.3483", "0.4340", "77.9418"]
@@ -92,14 +93,14 @@ def test_two_adapters_are_predicted_to_the_printed_digit():
 
 
 def test_a_merged_model_is_predicted_to_the_printed_digit():
-    """But for one block of 34,971: the allocator's rests."""
+    """All figures match, except for one block of 34,971: the allocator's rests."""
     figures = predict_served(_case("merged")).figures
     assert f"{to_gib(figures.weights_bytes):.4f}" == "14.9888"
     assert abs(figures.num_gpu_blocks - 34971) == 1
 
 
-def test_slots_grow_with_the_adapters_and_their_indices_do_not():
-    """Each slot has `max_loras` as its first dimension (vllm/lora/layers.py); one adapter is unsloth's own."""
+def test_slots_grow_with_the_adapters_but_index_buffers_do_not():
+    """Each slot has `max_loras` as its first dimension (vllm/lora/layers.py), and the index buffers do not grow; one adapter is unsloth's own case."""
     config = _case("adapters").config
     with rounding_by(tight):
         one, two, three = (lora_slots(config, 16, 2048, 64, count).num_bytes for count in (1, 2, 3))
@@ -109,15 +110,15 @@ def test_slots_grow_with_the_adapters_and_their_indices_do_not():
 
 
 def test_a_card_too_small_for_a_full_batch_is_refused():
-    """What the budget leaves outside of it, its slots above all, has to be there once requests come."""
+    """The memory outside the budget, mainly the slots, must be free once requests come."""
     case = _case("adapters").changed({"gpu_memory_utilization": 0.99})
     whats = [[each.what for each in predict_served(replace(case, max_loras=count)).obstacles] for count in (2, 8, 12)]
     assert whats[0] == []
     assert whats[1][0].startswith("a full batch of requests needs") and whats[2][0].startswith("the load peaks at")
 
 
-def test_a_card_that_was_never_measured_is_judged_by_its_own_non_torch(tmp_path: Path):
-    """KV cache and blocks follow from what the log says of non_torch, whatever was assumed before."""
+def test_an_unmeasured_card_is_judged_by_its_own_non_torch(tmp_path: Path):
+    """KV cache and blocks follow from the log's non_torch, whatever was assumed before."""
     unknown = replace(H200, name="NVIDIA H300", non_torch_bytes=None, graph_node_bytes=None)
     assert _judged("adapters", tmp_path, case=_case("adapters", unknown)).status == "pass"
     far = replace(H200, non_torch_bytes=round(0.3 * GIB))
@@ -128,8 +129,8 @@ def test_a_card_that_was_never_measured_is_judged_by_its_own_non_torch(tmp_path:
 @pytest.mark.parametrize(
     ("count", "figure"), [(1, "weights_gib"), (3, "weights_gib"), (0, "weights_gib")], ids=["one", "three", "none"]
 )
-def test_another_number_of_adapters_is_no_pass(count: int, figure: str, tmp_path: Path):
-    """Its rows among the weights are others."""
+def test_another_number_of_adapters_fails(count: int, figure: str, tmp_path: Path):
+    """Another number of adapters fails, as its rows among the weights differ."""
     case = replace(_case("adapters"), max_loras=count)
     assert _of(_judged("adapters", tmp_path, case=case), figure).status is Status.FAIL
 
@@ -146,13 +147,13 @@ def test_another_number_of_adapters_is_no_pass(count: int, figure: str, tmp_path
         ("INFO 11-29 18:22:40 llm_engine.py:431] init engine", "INFO 11-29 18:22:40 llm_engine.py:431] init nothing"),
     ],
 )  # fmt: skip
-def test_another_start_than_was_asked_for_is_no_pass(old: str, new: str, tmp_path: Path):
-    """Another release, other settings, or one that never came to its end."""
+def test_a_start_that_differs_from_the_request_fails(old: str, new: str, tmp_path: Path):
+    """Another release, other settings, and a start that did not finish fail."""
     assert _judged("adapters", tmp_path, old, new).status == "fail"
 
 
 def test_a_second_start_in_one_log_is_a_second_attempt(tmp_path: Path):
-    """A server that came up twice is not judged by one of both."""
+    """A server that started twice in one log fails."""
     text = (SERVED / "merged.log").read_text()
     log = tmp_path / "load.log"
     log.write_text(text + text)
@@ -162,15 +163,15 @@ def test_a_second_start_in_one_log_is_a_second_attempt(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "note"), [("adapters", "how many adapters it serves"), ("merged", "is not in env/models")]
 )
-def test_its_log_alone_is_judged_as_a_server_s(name: str, note: str):
-    """By what its lines state of each other, whoever started it; no line of unsloth's is missed, and what is not predicted is noted."""
+def test_a_servers_log_alone_is_judged_as_such(name: str, note: str):
+    """Without its run, a server's log is judged by its own figures; no line of unsloth's is required, and a note says what is not predicted."""
     verdict = judge(gather(SERVED / f"{name}.log"))
     assert verdict.status == "pass"
     assert any(each.status is Status.SKIPPED and note in each.why for each in verdict.findings)
 
 
-def test_lora_without_a_server_is_unsloth_s(tmp_path: Path):
-    """A log from which unsloth's own lines are gone is not whole."""
+def test_lora_without_a_server_is_unsloths(tmp_path: Path):
+    """unsloth's log without unsloth's lines is incomplete, not a server's."""
     log = tmp_path / "load.log"
     log.write_text((SERVED / "adapters.log").read_text().replace("vLLM API server version", ""))
     assert "unsloth" in {each.figure for each in judge(gather(log)).failures()}
@@ -180,7 +181,7 @@ def test_lora_without_a_server_is_unsloth_s(tmp_path: Path):
 
 
 class _Listening:
-    """uvicorn's server, as far as it begins to listen and hears that it is to end."""
+    """uvicorn's server, up to listening and being told to stop."""
 
     should_exit = False
 
@@ -188,7 +189,7 @@ class _Listening:
         os.kill(os.getpid(), signal.SIGTERM)
 
     async def serve(self) -> bool:
-        """Whether a signal, which its owner would take to cancel it, has it end by itself."""
+        """Whether it stops by itself after a signal, which its owner would otherwise handle by cancelling it."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, loop.stop)
         await self.startup(sockets=None)
@@ -203,7 +204,7 @@ class _Listening:
 
 @pytest.fixture
 def packages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Modules in the place of vllm's and uvicorn's; what the server was run with comes into the dict."""
+    """Fakes of vllm's and uvicorn's modules; the server's arguments are stored in the dict."""
     seen: dict[str, Any] = {}
 
     class Parser:
@@ -231,15 +232,15 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return seen
 
 
-def test_the_server_is_run_with_a_limit_to_its_grace(packages: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
-    """As vLLM's own module runs it, its arguments checked; uvicorn takes whole seconds."""
+def test_the_server_is_run_with_a_grace_limit(packages: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    """The server is run as by vLLM's own module, with checked arguments, and a grace limit in uvicorn's whole seconds."""
     monkeypatch.setenv(GRACE, "29.5")
     server.main()
     assert packages == {"validated": "parsed", "run": ("parsed", {"timeout_graceful_shutdown": 30})}
 
 
-def test_a_signal_has_the_server_end_by_itself(packages: dict[str, Any]):
-    """Whatever its owner has set up before it listens: the launcher's handler would cancel it, and end the engine first."""
+def test_a_signal_lets_the_server_end_by_itself(packages: dict[str, Any]):
+    """A signal ends the server by itself. The launcher's handler, set up before it listens, would cancel it and end the engine first."""
     server.shut_down_in_order()
     assert asyncio.run(sys.modules["uvicorn"].Server().serve())
 
@@ -248,11 +249,11 @@ def test_a_signal_has_the_server_end_by_itself(packages: dict[str, Any]):
 
 TEXT = (SERVED / "adapters.log").read_text()
 WITHIN_ITS_BAND = {("profile non_torch", 1), ("profile activation", 1), ("blocks", 1), ("captured", 1)}
-"""(line, digits from the end) that may be another by one: figures with a band, which no other line contradicts (bands.py)."""
+"""(line, digits from the end) that may differ by one: figures with a band that no other line contradicts (bands.py)."""
 
 
 def _digits() -> dict[int, str]:
-    """Position in the log -> the line that it is a digit of a memory figure or a count in."""
+    """Position in the log of each digit of a memory figure or a count, with its line."""
     specs = figure_specs() | SIDE_SPECS
     found: dict[int, str] = {}
     for format in DIALECT.formats:
@@ -273,7 +274,7 @@ DIGITS = _digits()
 
 @pytest.mark.parametrize("position", thinned([*DIGITS]), ids=lambda at: f"{DIGITS[at]}@{at}".replace(" ", "-"))
 def test_a_changed_digit_is_no_pass(position: int, tmp_path: Path):
-    """One up or, by turns, one down."""
+    """Each digit changed by one, alternately up and down, is no pass."""
     digit = (int(TEXT[position]) + (1 if position % 2 else -1)) % 10
     log = tmp_path / "tampered.log"
     log.write_text(f"{TEXT[:position]}{digit}{TEXT[position + 1 :]}")
@@ -285,17 +286,19 @@ def test_a_changed_digit_is_no_pass(position: int, tmp_path: Path):
 QUOTED = "fd limit errors like`OSError: [Errno 24] Too many open files`. Consider increasing with ulimit -n"
 
 
-def _seen(line: str, tmp_path: Path) -> list[str]:
-    """The troubles of a failed start with this line."""
+def _troubles(line: str, tmp_path: Path) -> list[str]:
+    """The troubles found in a failed start with this line."""
     log = tmp_path / "load.log"
     log.write_text("\n".join([*TEXT.splitlines()[:20], line, "ValueError: something else", ""]))
     return [sighting.trouble.id for sighting in sightings(parse_log(log))]
 
 
 @pytest.mark.parametrize("level", ["WARNING", "INFO", "DEBUG"])
-def test_a_warning_that_quotes_an_error_is_none(level: str, tmp_path: Path):
-    """vLLM warns of a low limit of open files in the words of the error that may come (vllm/utils.py:2081-2086)."""
-    assert "open-files" not in _seen(f"{level} 11-29 18:22:03 utils.py:2081] Found ulimit of 20000; {QUOTED}", tmp_path)
+def test_a_warning_that_quotes_an_error_is_no_error(level: str, tmp_path: Path):
+    """vLLM warns of a low limit of open files with the words of the later error (vllm/utils.py:2081-2086)."""
+    assert "open-files" not in _troubles(
+        f"{level} 11-29 18:22:03 utils.py:2081] Found ulimit of 20000; {QUOTED}", tmp_path
+    )
 
 
 @pytest.mark.parametrize(
@@ -307,6 +310,6 @@ def test_a_warning_that_quotes_an_error_is_none(level: str, tmp_path: Path):
         "ERROR 11-29 18:22:03 engine.py:387] `OSError: [Errno 24] Too many open files`",
     ],
 )
-def test_an_error_is_one_in_any_record(line: str, tmp_path: Path):
-    """In its own line, in a record that does not quote it, in one that says to be an error."""
-    assert "open-files" in _seen(line, tmp_path)
+def test_an_error_counts_in_any_record(line: str, tmp_path: Path):
+    """An error counts on its own line, in a record that does not quote it, and in a record of level error."""
+    assert "open-files" in _troubles(line, tmp_path)

@@ -1,4 +1,4 @@
-"""The facts of env/*.toml: what is there is valid, and what is wrong is said whole and with a remedy."""
+"""The facts in env/*.toml: valid files load, and invalid ones are refused with all problems and their remedies."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def _problems(error: pytest.ExceptionInfo[BadInput]) -> list[str]:
 
 
 def test_every_shipped_file_is_valid():
-    """All profiles, models, cards, pins and expected ranges can be loaded."""
+    """All profiles, models, cards, pins and expected ranges load."""
     assert {profile.name for profile in load_profiles()} >= {"llama31-8b-instruct-4bit", "smollm2-135m-cpu"}
     assert len(load_models()) > 8
     assert len(load_gpus()) > 10
@@ -45,8 +45,8 @@ def test_every_shipped_file_is_valid():
         assert path.stem == f"{expected.profile}@{expected.gpu}"
 
 
-def test_the_pins_are_those_of_the_locks():
-    """What a run asserts is what the locks install."""
+def test_the_pins_match_the_locks():
+    """The versions that a run requires are those that the locks install."""
     for name in ("requirements", "cpu"):
         text = (ROOT / "env" / f"{name}.lock").read_text()
         for package, pin in load_versions().pins.items():
@@ -55,7 +55,7 @@ def test_the_pins_are_those_of_the_locks():
 
 
 def test_the_locks_hold_hashes_and_no_address():
-    """Every package of a lock has a hash, and no lock names an index."""
+    """Each package of a lock has a hash, and no lock names an index."""
     for path in (ROOT / "env").glob("*.lock"):
         text = path.read_text()
         assert "://" not in text, path.name
@@ -64,7 +64,7 @@ def test_the_locks_hold_hashes_and_no_address():
 
 
 def test_the_reference_profile_is_the_reference():
-    """The profile holds the settings of the T4 run."""
+    """The reference profile has the settings of the T4 run."""
     profile = load_profile("llama31-8b-instruct-4bit")
     assert (profile.max_seq_length, profile.max_lora_rank, profile.gpu_memory_utilization) == (512, 32, 0.6)
     assert profile.adapters is not None
@@ -80,13 +80,13 @@ def test_overrides_reach_nested_keys():
 
 
 def test_an_unknown_profile_is_suggested():
-    """A misspelt profile names the nearest one."""
+    """For a misspelt profile the nearest name is suggested."""
     with pytest.raises(BadInput, match=r"did you mean smollm2-135m-cpu\?"):
         load_profile("smollm2-135m-cpuu")
 
 
-def test_every_problem_of_a_profile_is_said_at_once(tmp_path: Path):
-    """A misspelt key, its twin in a table, and a value out of range come in one error, each with its key and remedy."""
+def test_all_problems_of_a_profile_are_reported_at_once(tmp_path: Path):
+    """A misspelt key, another in a table, and a value out of range are one error, each with its key and remedy."""
     path = tmp_path / "mine.toml"
     text = (env_dir() / "profiles" / "llama31-8b-instruct-4bit.toml").read_text()
     text = (
@@ -115,22 +115,22 @@ def test_every_problem_of_a_profile_is_said_at_once(tmp_path: Path):
         ({"adapters.modules_to_save": ["lm_head"]}, "adapters.modules_to_save"),
     ],
 )
-def test_values_that_cannot_be_are_refused(override: dict[str, Any], words: str):
+def test_impossible_values_are_refused(override: dict[str, Any], words: str):
     """What unsloth or vLLM would refuse minutes later is refused at once, by name."""
     with pytest.raises(BadInput, match=words):
         load_profile("llama31-8b-instruct-4bit", override)
 
 
-def test_a_file_that_is_no_toml(tmp_path: Path):
-    """A TOML error names the file and the place."""
+def test_invalid_toml_is_reported(tmp_path: Path):
+    """A TOML error names the file and the position."""
     path = tmp_path / "broken.toml"
     path.write_text("a = = 1")
     with pytest.raises(BadInput, match="not valid TOML"):
         load(Profile, path)
 
 
-def test_all_missing_keys_of_a_config_are_named_at_once():
-    """A config without needed keys names all of them."""
+def test_all_missing_keys_of_a_config_are_named():
+    """All missing keys of a config are named at once."""
     with pytest.raises(BadInput) as error:
         config_from_hf({"model_type": "llama", "hidden_size": 8}, "config.json")
     said = "\n".join(_problems(error))
@@ -162,13 +162,13 @@ def test_all_missing_keys_of_a_config_are_named_at_once():
     ],
 )
 def test_configs_that_are_not_modelled_are_refused_by_name(change: dict[str, Any], words: str):
-    """Another architecture, another quantization, a part of a merged linear or an absurd size is refused, not guessed."""
+    """Another architecture, another quantization, part of a merged linear or an absurd size is refused."""
     with pytest.raises(BadInput, match=words):
         config_from_hf(LLAMA | change, "config.json")
 
 
-def test_what_a_config_leaves_out_is_what_transformers_assumes():
-    """head_dim is hidden/heads, kv heads are the heads, embeddings are not tied, no quantization is 16 bits."""
+def test_defaults_of_a_config_are_those_of_transformers():
+    """By default head_dim is hidden/heads, kv heads equal the heads, embeddings are not tied, and weights are in 16 bits."""
     config = config_from_hf({key: value for key, value in LLAMA.items() if key != "num_key_value_heads"}, "config.json")
     assert (config.head_dim, config.num_key_value_heads, config.tie_word_embeddings) == (128, 32, False)
     assert config.quantization == "16bit"
@@ -194,14 +194,14 @@ def test_rope_scaling_stretches_the_cache(scaling: dict[str, Any] | None, tokens
     ["meta-llama/meta-Llama-3.1-8B-Instruct", "unsloth/meta-llama-3.1-8b-instruct-bnb-4bit", "llama-3.1-8b-instruct",
      "/models/meta-llama-3.1-8b-instruct-bnb-4bit"],
 )  # fmt: skip
-def test_a_model_goes_by_many_names(name: str):
-    """A hub name in any case, a folder named as the repository, and our own name are one model."""
+def test_a_model_has_many_names(name: str):
+    """A hub name in any case, a folder named like the repository, and our own name mean the same model."""
     model = find_model(name)
     assert model is not None and model.name == "llama-3.1-8b-instruct"
 
 
-def test_a_dynamic_quant_is_known_by_its_name():
-    """unsloth's dynamic quant has the model's shape, and other weights."""
+def test_a_dynamic_quant_is_recognized_by_its_name():
+    """unsloth's dynamic quant has the model's shape, but other weights."""
     name = "unsloth/meta-llama-3.1-8b-instruct-unsloth-bnb-4bit"
     model = find_model(name)
     assert model is not None and model.name == "llama-3.1-8b-instruct"
@@ -209,7 +209,7 @@ def test_a_dynamic_quant_is_known_by_its_name():
 
 
 def test_a_local_config_decides_its_own_quantization(tmp_path: Path):
-    """A directory or a config.json is what it says it is, whatever was asked for."""
+    """A directory or config.json keeps its own quantization, whatever was requested."""
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     for name in (tmp_path, tmp_path / "config.json"):
         assert resolve_model(str(name), load_in_4bit=True)[1].quantization == "16bit"
@@ -217,27 +217,27 @@ def test_a_local_config_decides_its_own_quantization(tmp_path: Path):
 
 @pytest.mark.parametrize(("content", "words"), [("{", "not valid JSON"), ("[]", "no JSON object")])
 def test_a_broken_config_is_named(content: str, words: str, tmp_path: Path):
-    """A config.json that is none says so, with its path."""
+    """A broken config.json is reported with its path."""
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(BadInput, match=words):
         resolve_model(str(tmp_path), load_in_4bit=True)
 
 
 def test_an_unknown_model_is_suggested():
-    """A misspelt model names the nearest that is predicted."""
+    """For a misspelt model the nearest known one is suggested."""
     with pytest.raises(BadInput, match=r"did you mean llama-3.1-8b-instruct\?"):
         resolve_model("llama-3.1-8b-instrct", load_in_4bit=True)
 
 
-def test_other_numbers_are_no_misspelling():
-    """Llama 3.4 70B is not meant to be Llama 3.3 70B: the known models are named, and none is suggested."""
+def test_another_number_is_no_misspelling():
+    """Llama 3.4 70B is not a misspelt Llama 3.3 70B: the known models are listed, and none is suggested."""
     with pytest.raises(BadInput) as caught:
         resolve_model("Llama-3.4-70B-Instruct", load_in_4bit=True)
     assert caught.value.problems[0].remedy.startswith("known: deepseek-r1-distill-llama-8b")
 
 
-def test_a_missing_key_says_what_it_may_be(tmp_path: Path):
-    """A profile without engine and load_in_4bit is told the values of each."""
+def test_a_missing_key_lists_its_values(tmp_path: Path):
+    """For a profile without engine and load_in_4bit the values of each are listed."""
     file = tmp_path / "mine.toml"
     file.write_text("")
     with pytest.raises(BadInput) as caught:
@@ -255,8 +255,8 @@ def test_a_missing_key_says_what_it_may_be(tmp_path: Path):
      ("NVIDIA GeForce RTX 4090", "RTX4090"), ("GeForce RTX 3090", "RTX3090"), ("NVIDIA A10G", "A10G"),
      ("NVIDIA H200", "H200"), ("Tesla V100-SXM2-16GB", "V100-16GB"), ("Tesla P100-PCIE-16GB", "P100")],
 )  # fmt: skip
-def test_device_names_find_their_card(device: str, key: str):
-    """A name as a driver reports it, with or without the brand that older drivers leave out, is its card."""
+def test_a_card_is_found_by_its_device_name(device: str, key: str):
+    """A card is found by the driver's name, with or without the brand that older drivers omit."""
     assert find_gpu(device) == key
 
 
@@ -266,16 +266,16 @@ def test_device_names_find_their_card(device: str, key: str):
      "NVIDIA GeForce RTX 3080 Ti", "NVIDIA A16", "NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA H200 NVL",
      "NVIDIA A100-SXM4-80GB MIG 3g.40gb", "Radeon", "NVIDIA", ""],
 )  # fmt: skip
-def test_a_card_with_another_name_is_another_card(device: str):
-    """A part of a device's name is no match: those cards have other memory."""
+def test_a_partial_device_name_is_no_match(device: str):
+    """Part of a device's name is no match, as those cards have other memory."""
     assert find_gpu(device) is None
 
 
 @pytest.mark.parametrize(
     "name", ["rtx4090", "RTX 4090", "rtx-4090", "NVIDIA RTX 4090", "NVIDIA GeForce RTX 4090", "4090", "GeForce 4090", "4090 24GB"]
 )  # fmt: skip
-def test_a_card_is_named_as_people_type_it(name: str):
-    """Case, spaces, hyphens, the brand and its "RTX" do not matter in a card's short name."""
+def test_a_cards_short_name_may_be_typed_freely(name: str):
+    """Case, spaces, hyphens, the brand and "RTX" do not matter in a card's short name."""
     assert gpu_named(name)[0] == "RTX4090"
 
 
@@ -286,8 +286,8 @@ def test_a_card_is_named_as_people_type_it(name: str):
      ("4090 48GB", "RTX4090", 47.5), ("RTX 6000 Ada", "RTX6000Ada", 44.43), ("L40", "L40", 44.402), ("H800", "H800", 79.179), ("H20", "H20", 95.33),
      ("A100 80GB", "A100-80GB", 79.151), ("A100-40G", "A100-40GB", 39.557), ("H100 80GB", "H100", 79.179)],
 )  # fmt: skip
-def test_a_card_of_a_memory_size_is_found_by_it(name: str, key: str, gib: float):
-    """Of the sizes that are known of it, the one in the name."""
+def test_a_card_is_found_by_its_memory_size(name: str, key: str, gib: float):
+    """A card with several memory sizes is found by the size in its name."""
     found, gpu = gpu_named(name)
     total = known_bytes(gpu.total_bytes)
     assert found == key and total is not None and to_gib(total) == pytest.approx(gib, abs=0.01)
@@ -298,8 +298,8 @@ def test_a_card_of_a_memory_size_is_found_by_it(name: str, key: str, gib: float)
     [("V100-32GB", "7.0"), ("4090 16GB", "8.9"), ("A100 64GB", "8.0"), ("GH200", "9.0"), ("A100 1g.5gb", "8.0"), ("H100 3g.40gb", "9.0"),
      ("A100-40GB MIG 3g.20gb", "8.0"), ("NVIDIA H100 PCIe", "9.0"), ("RTX 4090 D", "8.9"), ("RTX 3060", "8.6"), ("A30 1g.6gb", "8.0")],
 )  # fmt: skip
-def test_a_card_of_another_size_is_asked_for_it(name: str, capability: str):
-    """What is known of it is its architecture; with its memory it is predicted."""
+def test_a_card_of_unknown_size_is_asked_for_it(name: str, capability: str):
+    """For an unknown size the architecture is known, and the memory is asked for; with it the card is predicted."""
     with pytest.raises(BadInput) as caught:
         described_card(name, None, None, None)
     assert [problem.where for problem in caught.value.problems] == ["--gpu-total-bytes", "--gpu-free-bytes"]
@@ -311,8 +311,8 @@ def test_a_card_of_another_size_is_asked_for_it(name: str, capability: str):
     ("name", "words"),
     [("RTX 5060 Ti", "12.0 is above 9.0"), ("K80", "3.7 is below 7.0"), ("B200", "10.0 is above 9.0")],
 )
-def test_a_card_out_of_reach_is_not_asked_for_its_size(name: str, words: str):
-    """It is told why."""
+def test_an_unsupported_card_is_not_asked_for_its_size(name: str, words: str):
+    """An unsupported card is refused with the reason, and not asked for its size."""
     with pytest.raises(BadInput, match=words):
         described_card(name, None, None, None)
 
@@ -321,16 +321,16 @@ def test_a_card_out_of_reach_is_not_asked_for_its_size(name: str, words: str):
     ("name", "words"),
     [("A100", "its family there: A100-40GB, A100-80GB"), ("V100", "its family there: V100-16GB"), ("RTX4900", "did you mean RTX4090?")],
 )  # fmt: skip
-def test_a_family_names_its_cards(name: str, words: str):
-    """A family's name gives the entries of that family, two characters swapped the card that is meant, and no other card."""
+def test_a_family_name_lists_its_cards(name: str, words: str):
+    """A family's name lists its cards, swapped characters suggest the intended card, and no other card is named."""
     with pytest.raises(BadInput) as caught:
         gpu_named(name)
     assert caught.value.problems[0].remedy == words
 
 
 @pytest.mark.parametrize("name", ["RTX", "L41", "A11", "T40", "Radeon VII"])
-def test_an_unknown_card_is_told_the_known_and_how_to_describe_it(name: str):
-    """One other character is another card: none is suggested; all are named, and the flags for any other."""
+def test_for_an_unknown_card_the_known_ones_are_listed(name: str):
+    """One different character is another card: none is suggested; all are listed, with the flags that describe any other."""
     with pytest.raises(BadInput) as caught:
         gpu_named(name)
     (problem,) = caught.value.problems
@@ -338,7 +338,7 @@ def test_an_unknown_card_is_told_the_known_and_how_to_describe_it(name: str):
     assert "--gpu-total-bytes, --gpu-free-bytes, --compute-capability" in problem.remedy
 
 
-def test_cards_out_of_reach_say_why():
+def test_unsupported_cards_say_why():
     """P100, RTX 5090 and B200 are refused with their compute capability."""
     for name in ("P100", "RTX5090", "B200"):
         gpu = gpu_named(name)[1]
@@ -351,14 +351,14 @@ def test_unknown_facts_stay_unknown():
 
 
 @pytest.mark.parametrize("data", [{"why": "x"}, {"exactly": 1, "low": 0.0, "high": 1.0, "why": "x"}, {"low": 2.0, "high": 1.0, "why": "x"}, {"low": 1.0, "why": "x"}])  # fmt: skip
-def test_a_range_has_one_form(data: dict[str, Any]):
-    """Exactly one value or a low and a high, the low first; nothing else is a range."""
+def test_invalid_ranges_are_refused(data: dict[str, Any]):
+    """A range is one exact value, or a low and a high in that order."""
     with pytest.raises(BadInput):
         validate(Range, data, "expected")
 
 
 def test_expected_ranges_name_real_figures(tmp_path: Path):
-    """A figure that no log says is an error of the file."""
+    """A figure that no log has is an error of the file."""
     text = (
         (env_dir() / "expected" / "llama31-8b-instruct-4bit@t4.toml").read_text().replace("weights_gib", "weight_gib")
     )
@@ -368,8 +368,8 @@ def test_expected_ranges_name_real_figures(tmp_path: Path):
         load(Expected, path)
 
 
-def test_no_expected_ranges_is_none():
-    """A profile that was never run on a card has no ranges, which is no error."""
+def test_a_profile_may_have_no_expected_ranges():
+    """A profile that never ran on a card has no ranges, which is no error."""
     assert load_expected("llama31-8b-instruct-4bit", "P100") is None
 
 
@@ -386,15 +386,15 @@ def test_no_expected_ranges_is_none():
         {"generation.expect": None, "adapters.use_gradient_checkpointing": False},
     ],
 )
-def test_a_profile_that_was_written_reads_back(overrides: dict[str, Any], tmp_path: Path):
-    """A saved profile is the same once it is loaded again, adapters or none, whatever its prompt holds."""
+def test_a_saved_profile_loads_unchanged(overrides: dict[str, Any], tmp_path: Path):
+    """A saved profile loads unchanged, with or without adapters, whatever its prompt holds."""
     profile = load_profile("llama31-8b-instruct-4bit", overrides)
     (tmp_path / "kept.toml").write_text(profile_toml(profile, "a comment"))
     assert load_profile(str(tmp_path / "kept.toml")) == profile
 
 
-def test_a_flag_brings_back_adapters_that_a_profile_has_not(tmp_path: Path):
-    """`adapters = false` is none at all; asked for a rank, there are some again."""
+def test_a_flag_adds_adapters_to_a_profile_without(tmp_path: Path):
+    """`adapters = false` means none; --lora-r adds them again."""
     (tmp_path / "kept.toml").write_text(
         profile_toml(load_profile("llama31-8b-instruct-4bit", {"adapters": None}), "none")
     )

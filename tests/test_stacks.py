@@ -1,4 +1,4 @@
-"""The house: a stack is a folder behind one protocol, and nothing above it names one more than it must."""
+"""The architecture: a stack is a folder behind one protocol, and nothing above the stacks names one unnecessarily."""
 
 import re
 import subprocess
@@ -37,7 +37,7 @@ PROFILE = load_profile("llama31-8b-instruct-4bit")
 
 
 class Toy(JudgedStack):
-    """A stack of which a load takes one GiB for each 1,024 tokens, and nothing else."""
+    """A stack whose loads take one GiB per 1,024 tokens, and nothing else."""
 
     name = "toy"
 
@@ -65,8 +65,8 @@ def _case() -> Case:
     )
 
 
-def test_a_stack_of_a_few_lines_is_searched_like_any_other():
-    """Search and fit ask a stack by the protocol alone: the toy's longest length is what its card holds."""
+def test_a_minimal_stack_can_be_searched():
+    """Search and fit use the protocol alone: the toy's longest length is what its card holds."""
     longest = Search(Toy(), _case()).longest(PROFILE)
     assert longest is not None
     assert longest.profile.max_seq_length == card_from_table("T4").total_bytes * 1024 // GIB // 256 * 256
@@ -75,13 +75,13 @@ def test_a_stack_of_a_few_lines_is_searched_like_any_other():
 
 @pytest.mark.parametrize("profile", load_profiles(), ids=lambda profile: profile.name)
 def test_every_profile_has_one_stack(profile: Profile):
-    """The registry answers for each, and the stack's engine is a module."""
+    """The registry has a stack for each profile, and the stack's engine is a module."""
     assert [stack.name for stack in STACKS if stack.loads(profile)] == [stack_of(profile).name]
     assert (ROOT / "src" / Path(*stack_of(profile).engine.split("."))).with_suffix(".py").is_file()
 
 
-def test_a_log_is_of_one_stack(t4_log: Path, tmp_path: Path):
-    """By the lines that it prints."""
+def test_a_log_belongs_to_one_stack(t4_log: Path, tmp_path: Path):
+    """A log's stack is found by its lines."""
     assert stack_of_log(parse_log(t4_log).last).name == "unsloth_vllm"
     log = tmp_path / "v1.log"
     log.write_text("INFO 01-01 00:00:00 [core.py:1] Available KV cache memory: 5.6 GiB\n", encoding="utf-8")
@@ -89,8 +89,8 @@ def test_a_log_is_of_one_stack(t4_log: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("flag", settings_of(Profile), ids=lambda flag: flag.key)
-def test_what_moves_memory_is_a_flag_of_a_proposal(flag):
-    """A setting that differs is among the flags where it moves memory, and only there."""
+def test_settings_that_affect_memory_are_flags_of_a_proposal(flag):
+    """A setting is among a proposal's flags exactly if it affects memory."""
     others = {
         bool: lambda value: not value,
         int: lambda value: value + 1,
@@ -112,8 +112,8 @@ def test_what_moves_memory_is_a_flag_of_a_proposal(flag):
     assert bool(flags(with_flags(base, {flag.key: value}), base)) == flag.setting.moves_memory
 
 
-class Newer(Profile, frozen=True, kw_only=True):
-    """A profile with one setting more."""
+class NewerProfile(Profile, frozen=True, kw_only=True):
+    """A profile with one additional setting."""
 
     quiet_fans: Annotated[
         bool,
@@ -122,11 +122,11 @@ class Newer(Profile, frozen=True, kw_only=True):
     ] = False  # fmt: skip
 
 
-def test_a_new_setting_is_known_by_what_it_says_of_itself():
-    """Its option, flags, the engine's argument, what its log says, what is said of it, and the step that frees memory: nothing else names it."""
-    loud = validate(Newer, to_data(PROFILE), "newer")
+def test_a_new_setting_needs_no_other_code():
+    """A new setting needs no other code: its own description gives the option, flags, engine argument, log name, help and memory step."""
+    loud = validate(NewerProfile, to_data(PROFILE), "newer")
     quiet = changed(loud, {"quiet_fans": True})
-    flag = next(flag for flag in settings_of(Newer) if flag.key == "quiet_fans")
+    flag = next(flag for flag in settings_of(NewerProfile) if flag.key == "quiet_fans")
     assert (flag.name, flag.off, flag.parameter) == ("--quiet-fans", "--loud-fans", "quiet_fans")
     assert (flags(quiet, loud), flags(loud, quiet)) == ("--quiet-fans", "--loud-fans")
     assert (engine_arguments(loud), engine_arguments(quiet)) == ({}, {"fan_mode": True})
@@ -145,11 +145,11 @@ def _value(key: str):
 
 NAMES = re.compile(r"vllm|unsloth|zoo|qwen2|engine ==")
 CONTRACT = ("figures.py: unsloth: str", "figures.py: vllm: str")
-"""Names of figures, which the JSON documents have."""
+"""Names of figures in the JSON documents."""
 
 
 def test_nothing_outside_the_stacks_names_a_package():
-    """In code, not in words for people: comments, docstrings and texts may say what they are about."""
+    """Code outside the stacks names no package; comments, docstrings and texts may."""
     found = []
     for path in sorted((ROOT / "src" / "loadcheck").rglob("*.py")):
         inside = path.relative_to(ROOT / "src" / "loadcheck")
@@ -165,8 +165,8 @@ def _code(path: Path) -> list[str]:
     return [line.partition("#")[0] for line in text.splitlines()]
 
 
-def test_documents_of_the_same_commit_are_the_same():
-    """The comparison that holds a move knows its inputs: every command that it runs has a file name of its own."""
+def test_each_compared_command_has_its_own_file():
+    """scripts/documents.py gives each command that it runs its own file name."""
     script = ROOT / "scripts" / "documents.py"
     code = f"import runpy; m = runpy.run_path({str(script)!r}); names = [m['_file_name'](c) for c in m['commands']()]; " \
            "assert len(names) == len(set(names)) > 1000"  # fmt: skip
@@ -181,8 +181,8 @@ def test_documents_of_the_same_commit_are_the_same():
         (load_profile("smollm2-135m-cpu"), "transformers_cpu"),
     ],
 )
-def test_the_engine_is_that_of_the_machine(profile: Profile, folder: str):
-    """Without vLLM a load on a GPU is predicted as the CPU's is, and run by unsloth all the same."""
+def test_the_engine_fits_the_machine(profile: Profile, folder: str):
+    """Without vLLM a GPU load is predicted as the CPU's, but run by unsloth."""
     for module in (engine_of(profile), trainer_of(profile)):
         assert module.startswith(f"loadcheck.stacks.{folder}.")
         assert (ROOT / "src" / Path(*module.split("."))).with_suffix(".py").is_file()

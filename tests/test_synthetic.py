@@ -1,4 +1,4 @@
-"""Checkpoints with random weights: the layout of real ones, to the byte."""
+"""Checkpoints with random weights, with the layout of real ones, to the byte."""
 
 import json
 import math
@@ -45,7 +45,7 @@ def tiny(**changes) -> ModelConfig:
 
 
 def plan_of(folder: Path, **changes) -> LoadPlan:
-    """A plan for a model that is nothing but a config.json."""
+    """A plan for a model that is only a config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({**TINY, "quantization_config": NF4, **changes}))
     return make_plan(load_profile("smollm2-135m-cpu", {"model": str(folder), "weights": "synthetic"}))
@@ -56,7 +56,7 @@ def shapes(config: ModelConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def read_safetensors(path: Path) -> dict[str, tuple[str, list[int], bytes]]:
-    """The file as its documented format says: each tensor's dtype, shape and bytes."""
+    """The file by its documented format: each tensor's dtype, shape and bytes."""
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     entries = json.loads(data[8 : 8 + length])
@@ -68,7 +68,7 @@ def read_safetensors(path: Path) -> dict[str, tuple[str, list[int], bytes]]:
 
 
 def test_llama_31_8b_has_the_size_of_the_real_file():
-    """The NF4 checkpoint of Llama 3.1 8B is as long as the real model.safetensors, to the byte."""
+    """The NF4 checkpoint of Llama 3.1 8B has the size of the real model.safetensors, to the byte."""
     config = make_plan(load_profile("llama31-8b-instruct-4bit", {"weights": "synthetic"})).config
     tensors = synthetic.checkpoint_tensors(config)
     assert len(tensors) == 1_411
@@ -77,7 +77,7 @@ def test_llama_31_8b_has_the_size_of_the_real_file():
 
 
 def test_nf4_linear_has_the_six_tensors_of_bitsandbytes():
-    """A linear whose elements fill no whole block has its last blocks all the same."""
+    """A linear whose elements do not fill the last blocks still has these blocks."""
     linear = {name: shape for name, shape in shapes(tiny()).items() if name.startswith("model.layers.1.mlp.down_proj.")}
     prefix = "model.layers.1.mlp.down_proj.weight"
     state_bytes = linear.pop(f"{prefix}.quant_state.bitsandbytes__nf4")[1][0]
@@ -100,7 +100,7 @@ def test_head_dim_need_not_be_hidden_over_heads():
 
 
 def test_tied_model_has_no_lm_head():
-    """Where the embeddings are tied, the file holds them once."""
+    """With tied embeddings the file holds them once."""
     assert "lm_head.weight" in shapes(tiny())
     assert "lm_head.weight" not in shapes(tiny(tie_word_embeddings=True))
 
@@ -115,13 +115,13 @@ def test_tied_model_has_no_lm_head():
     ],
 )
 def test_linears_have_the_biases_of_the_config(changes: dict, biased: set[str]):
-    """Qwen2 has a bias on each of q, k and v; llama has those that its config asks for; mistral has none."""
+    """qwen2 has a bias on q, k and v; llama has those that its config enables; mistral has none."""
     assert {name.split(".")[-2] for name in shapes(tiny(**changes)) if name.endswith(".bias")} == biased
 
 
 @pytest.mark.parametrize("quantization_config", [NF4, None])
 def test_written_file_is_the_documented_format(tmp_path: Path, quantization_config: dict | None):
-    """Every tensor lies where the header says, in its own length, and nothing follows the last."""
+    """Each tensor is where the header says, with its length, and nothing follows the last."""
     tensors = synthetic.checkpoint_tensors(tiny(quantization_config=quantization_config))
     path = tmp_path / "model.safetensors"
     synthetic.write_safetensors(path, tensors)
@@ -134,8 +134,8 @@ def test_written_file_is_the_documented_format(tmp_path: Path, quantization_conf
         assert (dtype, tuple(shape), len(data)) == (tensor.dtype, tensor.shape, tensor.num_bytes)
 
 
-def test_rows_beyond_the_tokenizer_are_zero(tmp_path: Path):
-    """A greedy answer stays inside the tokenizer: no other token has a logit but 0."""
+def test_tokens_beyond_the_tokenizer_have_zero_rows(tmp_path: Path):
+    """Tokens outside the tokenizer have logit 0, so greedy answers stay inside."""
     path = tmp_path / "model.safetensors"
     synthetic.write_safetensors(path, synthetic.checkpoint_tensors(tiny()))
     _, (vocab, hidden), data = read_safetensors(path)["lm_head.weight"]
@@ -145,7 +145,7 @@ def test_rows_beyond_the_tokenizer_are_zero(tmp_path: Path):
 
 
 def test_quantization_state_is_what_bitsandbytes_reads(tmp_path: Path):
-    """The packed state names the linear's shape, and an offset that keeps every absmax positive."""
+    """The packed state has the linear's shape, and an offset that keeps every absmax positive."""
     path = tmp_path / "model.safetensors"
     synthetic.write_safetensors(path, synthetic.checkpoint_tensors(tiny()))
     state = json.loads(
@@ -163,7 +163,7 @@ def test_quantization_state_is_what_bitsandbytes_reads(tmp_path: Path):
     }
 
 
-def test_weights_have_the_spread_of_trained_ones():
+def test_weights_are_distributed_like_trained_ones():
     """Dequantized weights have a mean near 0 and a standard deviation near 0.02, in NF4 and in bfloat16."""
     noise = synthetic.nf4_noise()
     counts = {byte: noise.count(byte) for byte in range(256)}
@@ -191,12 +191,12 @@ def test_weights_have_the_spread_of_trained_ones():
     ],
 )
 def test_directory_name_says_whether_it_is_4_bit(model_name: str, quantization: dict | None, name: str):
-    """The folder's name ends in -bnb-4bit where the weights are NF4, and does not where they are not."""
+    """The folder's name ends in -bnb-4bit exactly if the weights are NF4."""
     assert synthetic.directory_name(model_name, tiny(quantization_config=quantization)) == name
 
 
 def test_tokenizer_ids_agree_with_the_config():
-    """bos, eos and pad have the ids in the config that they have in the tokenizer, whatever the model's own are."""
+    """bos, eos and pad have the same ids in the config and the tokenizer, whatever the model's own are."""
     config = tiny()
     files = small_files.small_files({**TINY, "bos_token_id": 99_999}, config)
     added = {token["content"]: token["id"] for token in files["tokenizer.json"]["added_tokens"]}
@@ -215,13 +215,13 @@ def test_tokenizer_has_one_token_for_each_byte():
 
 
 def test_16_bit_config_has_no_quantization():
-    """A 16-bit checkpoint of a quantized config says nothing of a quantization."""
+    """A 16-bit checkpoint of a quantized config states no quantization."""
     config = tiny(quantization_config=None)
     assert "quantization_config" not in small_files.small_files(dict(TINY), config)["config.json"]
 
 
-def test_checkpoint_is_made_once_and_used_again(tmp_path: Path):
-    """A complete checkpoint stays as it is; its folder holds what unsloth and vLLM look for, and no adapter config."""
+def test_checkpoint_is_made_once_and_reused(tmp_path: Path):
+    """A complete checkpoint is kept; its folder holds what unsloth and vLLM look for, and no adapter config."""
     plan = plan_of(tmp_path / "tiny-bnb-4bit")
     directory = synthetic.prepare(plan, tmp_path / "cache")
     assert {path.name for path in directory.iterdir()} == {
@@ -233,8 +233,8 @@ def test_checkpoint_is_made_once_and_used_again(tmp_path: Path):
     assert (directory / "model.safetensors").stat().st_ino == inode
 
 
-def test_two_at_once_make_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The second waits, and takes nothing away that the first one's load may have begun to read."""
+def test_two_processes_make_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The second process waits, and removes nothing that the first one's load may be reading."""
     plan, made, begun = plan_of(tmp_path / "model"), [], Barrier(2)
     write = synthetic.write_safetensors
 
@@ -260,8 +260,8 @@ def test_same_plan_makes_the_same_bytes(tmp_path: Path):
     assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
 
 
-def test_damaged_checkpoint_is_made_anew(tmp_path: Path):
-    """A file that is too short is not used."""
+def test_truncated_checkpoint_is_replaced(tmp_path: Path):
+    """A file that is too short is replaced."""
     plan = plan_of(tmp_path / "tiny-bnb-4bit")
     file = synthetic.prepare(plan, tmp_path / "cache") / "model.safetensors"
     whole = file.read_bytes()
@@ -271,8 +271,8 @@ def test_damaged_checkpoint_is_made_anew(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_damaged_file_is_made_anew(name: str, tmp_path: Path):
-    """A file of the same length with another byte in it: what a small file says, and what the weights' header says, counts."""
+def test_a_damaged_file_is_replaced(name: str, tmp_path: Path):
+    """A file of the same length with a changed byte is replaced: a small file's content and the weights' header are checked."""
     plan = plan_of(tmp_path / "tiny-bnb-4bit")
     file = synthetic.prepare(plan, tmp_path / "cache") / name
     whole = file.read_bytes()
@@ -281,16 +281,16 @@ def test_a_damaged_file_is_made_anew(name: str, tmp_path: Path):
     assert file.read_bytes() == whole
 
 
-def test_checkpoint_of_another_config_is_made_anew(tmp_path: Path):
-    """The same name with another shape is another checkpoint."""
+def test_checkpoint_of_another_config_is_replaced(tmp_path: Path):
+    """The same name with another shape is a different checkpoint."""
     directory = synthetic.prepare(plan_of(tmp_path / "tiny-bnb-4bit"), tmp_path / "cache")
     size = (directory / "model.safetensors").stat().st_size
     assert synthetic.prepare(plan_of(tmp_path / "tiny-bnb-4bit", num_hidden_layers=3), tmp_path / "cache") == directory
     assert (directory / "model.safetensors").stat().st_size > size
 
 
-def test_broken_off_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Whoever sees the folder sees a whole checkpoint: a write that fails leaves neither it nor a part, but its empty lock."""
+def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A failed write leaves no folder and no part of one, only its empty lock."""
 
     def full_disk(path: Path, tensors: list) -> None:
         path.write_bytes(b"half")
@@ -304,21 +304,21 @@ def test_broken_off_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_small_vocabulary_is_refused(tmp_path: Path):
-    """A vocabulary without room for the 256 bytes and three special tokens is refused by name."""
+    """A vocabulary without room for 256 bytes and three special tokens is refused by name."""
     with pytest.raises(BadInput, match="vocab_size: 258 is less than the 259 tokens"):
         synthetic.prepare(plan_of(tmp_path / "tiny-bnb-4bit", vocab_size=258), tmp_path / "cache")
 
 
 def test_full_disk_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Where the disk is too small, the error says how much is free and how much is needed."""
+    """If the disk is too small, the error says how much is free and how much is needed."""
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=512))
     with pytest.raises(UnsupportedMachine, match="512 B of disk are free, the synthetic weights take"):
         synthetic.prepare(plan_of(tmp_path / "tiny-bnb-4bit"), tmp_path / "cache")
 
 
-def test_model_known_by_name_has_its_config(tmp_path: Path):
-    """A known model's config.json is that of env/models, with the quantization of the real checkpoint."""
+def test_known_model_has_its_config(tmp_path: Path):
+    """A known model's config.json is that of env/models, with the real checkpoint's quantization."""
     profile: Profile = load_profile("smollm2-135m-cpu", {"weights": "synthetic"})
     files = small_files.small_files(synthetic._hf_config(make_plan(profile)), make_plan(profile).config)
     assert files["config.json"]["rope_theta"] == 100000.0

@@ -1,4 +1,4 @@
-"""One changed digit of a memory figure or a count in the reference log, and the check fails and names the figure."""
+"""With one digit of a memory figure or a count changed in the reference log, the check fails and names the figure."""
 
 import re
 from itertools import product
@@ -17,7 +17,7 @@ CHECKED_KINDS = {Kind.COUNT, Kind.MEMORY, Kind.PERCENT, Kind.RATIO}
 
 
 def _digits() -> dict[int, set[str]]:
-    """Position in the log -> figures that it is a digit of: every digit of every memory figure and count."""
+    """Position in the log of each digit of a memory figure or a count, with its figures."""
     specs = figure_specs() | SIDE_SPECS
     found: dict[int, set[str]] = {}
     for format in DIALECT.formats:
@@ -34,8 +34,8 @@ def _digits() -> dict[int, set[str]]:
 DIGITS = _digits()
 
 
-def test_the_reference_log_holds_every_figure_to_tamper_with():
-    """The digits that are changed below are those of all memory figures and counts of the log."""
+def test_every_figure_of_the_reference_is_tampered_with():
+    """All memory figures and counts of the log have digits in the test below."""
     assert set().union(*DIGITS.values()) >= {
         "gpu_total_gib", "gpu_memory_utilization_pct", "max_num_seqs", "chunked_prefill_tokens", "kv_estimate_gib",
         "swap_gib", "max_model_len", "weights_gib", "budget_gib", "non_torch_gib", "activation_peak_gib", "kv_cache_gib",
@@ -45,7 +45,7 @@ def test_the_reference_log_holds_every_figure_to_tamper_with():
 
 
 def check_position(position: int, digits: str, log: Path) -> None:
-    """Whatever of `digits` the digit there is changed to, the verdict is fail, and a failing finding is of its figure."""
+    """Changed to any of `digits`, the digit there makes the verdict fail, with a failing finding on its figure."""
     for digit in digits:
         if digit == T4_TEXT[position]:
             continue
@@ -58,7 +58,7 @@ def check_position(position: int, digits: str, log: Path) -> None:
 
 @pytest.mark.parametrize("position", thinned([*DIGITS]), ids=lambda at: f"{min(DIGITS[at])}@{at}")
 def test_a_changed_digit_fails_and_is_named(position: int, tmp_path: Path):
-    """A digit one up or, by turns, one down: the verdict is fail, and a failing finding is of that figure. All others: tests/sweeps."""
+    """With a digit changed by one, alternately up and down, the verdict is fail, and a finding names the figure. All other changes: tests/sweeps."""
     changed = int(T4_TEXT[position]) + (1 if position % 2 else -1)
     check_position(position, str(changed % 10), tmp_path / "tampered.log")
 
@@ -67,8 +67,8 @@ NAMES = sorted(set().union(*DIGITS.values()) - {"graph_sizes"})
 
 
 @pytest.mark.parametrize(("number", "name"), thinned([*product(("0", "0.00", "-1", "99999999"), NAMES)]))
-def test_a_figure_that_is_absurd_in_every_line_fails(number: str, name: str, tmp_path: Path):
-    """The same absurd number wherever the log says the figure: it agrees with itself, and the verdict is still fail."""
+def test_a_figure_that_is_absurd_on_every_line_fails(number: str, name: str, tmp_path: Path):
+    """The same absurd number wherever the log has the figure agrees with itself, and the verdict is still fail."""
     positions = {at for at, names in DIGITS.items() if name in names}
     spans = {re.compile(r"[\d.]*\d").search(T4_TEXT, _start(at)).span() for at in positions}
     text = T4_TEXT
@@ -80,12 +80,12 @@ def test_a_figure_that_is_absurd_in_every_line_fails(number: str, name: str, tmp
 
 
 def _start(position: int) -> int:
-    """Where the number begins that has a digit at `position`."""
+    """The start of the number with a digit at `position`."""
     return position - len(re.search(r"[\d.]*$", T4_TEXT[:position]).group())
 
 
 def test_a_changed_card_name_is_judged_as_an_unknown_card(tmp_path: Path):
-    """A T4's log that says T40: no range and no constant of the T4 is used, and a note says so."""
+    """A T4's log that says T40 is judged without the T4's ranges and constants, and a note says so."""
     log = tmp_path / "renamed.log"
     log.write_text(T4_TEXT.replace("Tesla T4", "Tesla T40"))
     evidence = gather(log)
@@ -97,8 +97,8 @@ def test_a_changed_card_name_is_judged_as_an_unknown_card(tmp_path: Path):
     assert "never measured on this card" in graphs.why
 
 
-def test_a_swapped_model_name_fails_by_the_size_of_its_blocks(tmp_path: Path):
-    """A log that names another known model fails on its KV blocks, not on the name alone."""
+def test_a_swapped_model_name_fails_by_its_kv_blocks(tmp_path: Path):
+    """A log that names another known model fails by its KV blocks, not by the name alone."""
     log = tmp_path / "renamed.log"
     log.write_text(T4_TEXT.replace("meta-llama-3.1-8b-instruct", "llama-3.2-3b-instruct"))
     named = {f.figure for f in judge(gather(log)).failures()}

@@ -1,4 +1,4 @@
-"""The audit hook of the traced loads: what it counts, by whom, and what of it is explained."""
+"""The audit hook of the traced loads: which events it records, by whom, and which of them are explained."""
 
 import os
 from pathlib import Path
@@ -40,21 +40,21 @@ def seen(event: str, *arguments: object) -> list[tuple[str, str]]:
         ("import", ("os", None, None, None, None), []),
     ],
 )
-def test_what_counts(event: str, arguments: tuple, expected: list):
-    """Changes, the network, processes, pickles and code from elsewhere; nothing that only reads."""
+def test_which_events_are_recorded(event: str, arguments: tuple, expected: list):
+    """Changes, network, processes, pickles and foreign code are recorded; reading is not."""
     assert seen(event, *arguments) == expected
 
 
-def test_a_name_below_a_descriptor_is_found(tmp_path: Path):
-    """As shutil.rmtree removes files: relative to an open folder."""
+def test_a_path_relative_to_a_descriptor_is_resolved(tmp_path: Path):
+    """A path relative to an open folder is resolved, as when shutil.rmtree removes files."""
     folder = os.open(tmp_path, os.O_RDONLY)
     assert seen("os.remove", "a", folder) == [("write", str(tmp_path.resolve() / "a"))]
     assert seen("os.chmod", folder, 0o600, -1) == [("write", str(tmp_path.resolve()))]
     os.close(folder)
 
 
-def test_only_what_an_entry_names_is_explained():
-    """By kind, file, target and time: some imports come late, but what a load may do its imports may not."""
+def test_only_named_events_are_explained():
+    """An event is explained by kind, file, target and time: some imports come late, but imports may not do what a load may."""
     entry = Allowed("write", "pkg/*", "{HOME}/.cache*", "why")
     places = {"HOME": "/h"}
     known = Seen("write", "pkg/a.py", "/h/.cache/x", "")
@@ -73,7 +73,7 @@ def test_only_what_an_entry_names_is_explained():
 
 
 def test_the_imports_explain_no_pickle_and_no_connection():
-    """No entry allows one, and each file that does something is named in SECURITY.md."""
+    """No entry for the imports allows a pickle or a connection, and SECURITY.md names each file with an entry."""
     text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     imports = [entry for entry in ALLOWED if entry.when != "load" and entry.by != "*"]
     assert {entry.kind for entry in ALLOWED} == {"write", "network", "process", "code"}

@@ -1,4 +1,4 @@
-"""`loadcheck train` as a user starts it, with a process that plays a training that was kept (tests/training/run)."""
+"""`loadcheck train` as a user starts it, with a process that replays a kept training (tests/training/run)."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ CPU = ("train", "smollm2-135m-cpu")
 
 
 class Child:
-    """What the child processes do: the kept run's lines, its counts and its steps."""
+    """The child processes: the kept run's lines, counts and steps."""
 
     def __init__(self) -> None:
         self.problems: list[dict[str, Any]] = []
@@ -50,7 +50,7 @@ def _event(line: str) -> str:
 
 @pytest.fixture
 def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Child:
-    """A machine without a GPU that has all packages, and a working directory of its own."""
+    """A machine without a GPU that has all packages, and a working directory."""
     found = Child()
     monkeypatch.chdir(tmp_path)
     for module in ("preparing", "cli.train"):  # which has its own name for it, once it was imported
@@ -61,7 +61,7 @@ def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Child:
 
 
 def test_a_training_is_run_judged_and_kept(child: Child, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Exit 0; the data, the counts and the prediction are said before, the verdict after; the folder is judged the same again."""
+    """Exit 0: data, counts and prediction are printed before the training, the verdict after it; checking the folder gives the same."""
     assert (
         loadcheck(
             [*CPU, "--data", str(DATA), "--max-steps", "8", "--per-device-train-batch-size", "2", "--run-dir", "run"]
@@ -87,7 +87,7 @@ def test_a_training_is_run_judged_and_kept(child: Child, tmp_path: Path, capsys:
 
 
 def test_json_is_one_document(child: Child, capsys: pytest.CaptureFixture[str]):
-    """Nothing else on stdout; progress goes to stderr."""
+    """Stdout is only one document; progress goes to stderr."""
     assert loadcheck([*CPU, "--data", str(DATA), "--run-dir", "run", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["verdict"], said["run"], said["predicted"]["train_peak_host_gib"]) == (
@@ -97,17 +97,15 @@ def test_json_is_one_document(child: Child, capsys: pytest.CaptureFixture[str]):
     )
 
 
-def test_what_packing_does_is_said_before_the_training(child: Child, capsys: pytest.CaptureFixture[str]):
-    """By the counts of rows.json; the run that is played has no packed rows, which the verdict sees."""
+def test_the_effect_of_packing_is_printed_before_the_training(child: Child, capsys: pytest.CaptureFixture[str]):
+    """The effect of packing is printed from rows.json's counts; the replayed run has no packed rows, and the verdict notices."""
     assert loadcheck([*CPU, "--data", str(DATA), "--packing", "--run-dir", "run"]) == 1
     assert "Note: 50 examples packed into (not in log) rows of 70 tokens" in " ".join(capsys.readouterr().out.split())
     assert json.loads(Path("run/train.json").read_text())["settings"]["packing"] is True
 
 
-def test_rows_that_the_tokenizer_shows_to_be_wrong_end_it_before_the_model_loads(
-    child: Child, capsys: pytest.CaptureFixture[str]
-):
-    """Exit 2, a line for each, and the run folder says so."""
+def test_wrong_rows_end_the_run_before_the_model_loads(child: Child, capsys: pytest.CaptureFixture[str]):
+    """Rows that the tokenizer shows to be wrong end the run before the model loads: exit 2, a line each, also in the run folder."""
     child.problems = [
         {"where": f"data.jsonl:{line}", "what": "has 900 tokens", "remedy": "cut it", "key": None} for line in (3, 5)
     ]
@@ -124,7 +122,7 @@ def test_rows_that_the_tokenizer_shows_to_be_wrong_end_it_before_the_model_loads
 def test_a_training_that_would_not_fit_is_not_started(
     child: Child, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """Exit 1, unless --force says to try."""
+    """Exit 1, unless --force is given."""
     monkeypatch.setattr("loadcheck.preparing.ram_available_bytes", lambda: 1_200_000_000)
     assert loadcheck([*CPU, "--data", str(DATA), "--run-dir", "run", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["outcome"] == "refused"
@@ -133,7 +131,7 @@ def test_a_training_that_would_not_fit_is_not_started(
 
 
 def test_a_training_process_that_fails_fails_the_run(child: Child):
-    """Whatever it had printed by then."""
+    """A training process that fails makes the run fail, whatever it printed."""
     child.fails_in = "train"
     assert loadcheck([*CPU, "--data", str(DATA), "--run-dir", "run"]) == 1
     assert loadcheck(["check", "run"]) == 1
@@ -153,10 +151,10 @@ def test_a_training_process_that_fails_fails_the_run(child: Child):
         (("--data", str(DATA), "--max-steps", "0"), 2, "must be at least 1"),
     ],
 )
-def test_what_no_training_takes_is_refused_before_anything_is_made(
+def test_invalid_settings_are_refused_before_anything_is_made(
     arguments: tuple[str, ...], code: int, said: str, child: Child, capsys: pytest.CaptureFixture[str]
 ):
-    """Exit 2, one line, no folder."""
+    """Settings that no training accepts exit 2 with one line, before a folder is made."""
     assert loadcheck([*CPU, *arguments, "--run-dir", "run"]) == code
     assert said in capsys.readouterr().err
     assert not Path("run").exists()
@@ -176,7 +174,7 @@ def test_what_no_training_takes_is_refused_before_anything_is_made(
 def test_grpo_needs_rewards_and_room(
     more: tuple[str, ...], said: str, child: Child, capsys: pytest.CaptureFixture[str]
 ):
-    """Exit 2 before anything is made."""
+    """GRPO without rewards or room exits 2 before anything is made."""
     Path("prompts.jsonl").write_text('{"prompt": "2+2?", "answer": "4"}\n')
     Path("rewards.py").write_text("def right(completions, **columns): ...\n")
     assert loadcheck([*CPU, "--data", "prompts.jsonl", "--method", "grpo", *more, "--run-dir", "run"]) == 2
@@ -185,7 +183,7 @@ def test_grpo_needs_rewards_and_room(
 
 
 def _with_checkpoint(outcome: str) -> None:
-    """A run of eight steps that came to its fourth's checkpoint."""
+    """A run of eight steps that ended after the checkpoint of its fourth."""
     record = json.loads(Path("run/run.json").read_text())
     Path("run/run.json").write_text(json.dumps({**record, "outcome": outcome}))
     written = Path("run/checkpoints/.partial/checkpoint-4")
@@ -195,7 +193,7 @@ def _with_checkpoint(outcome: str) -> None:
 
 
 def test_a_killed_run_is_resumed_from_its_newest_checkpoint(child: Child):
-    """With its own settings, into a folder of its own."""
+    """A killed run is resumed with its own settings, in a new folder."""
     assert loadcheck([*CPU, "--data", str(DATA), "--max-steps", "8", "--run-dir", "run"]) == 0
     _with_checkpoint("killed")
     assert loadcheck(["train", "--resume", "run", "--run-dir", "resumed"]) == 0
@@ -216,7 +214,7 @@ def test_a_killed_run_is_resumed_from_its_newest_checkpoint(child: Child):
         ("killed", None, ("--data", "other.jsonl"), "is not the data that this run was trained on"),
     ],
 )
-def test_what_cannot_be_resumed_is_refused(
+def test_a_run_that_cannot_be_resumed_is_refused(
     outcome: str,
     damage: str | None,
     arguments: tuple[str, ...],
@@ -224,7 +222,7 @@ def test_what_cannot_be_resumed_is_refused(
     child: Child,
     capsys: pytest.CaptureFixture[str],
 ):
-    """Exit 2, one line."""
+    """A run that cannot be resumed exits 2 with one line."""
     assert loadcheck([*CPU, "--data", str(DATA), "--run-dir", "run"]) == 0
     _with_checkpoint(outcome)
     Path("other.jsonl").write_text('{"text": "other"}\n')

@@ -1,4 +1,4 @@
-"""Faults that no error tells of, each seeded, and each refused in one line before the first step of a training."""
+"""Silent faults: each is injected, and refused on one line before a training's first step."""
 
 import json
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from tests.test_train_rows import BOS, EOS, Tokenizer, _chat
 LIMIT = 60
 
 
-class Grown(Tokenizer):
-    """One token more than the model has embeddings for."""
+class LargerTokenizer(Tokenizer):
+    """Has one token more than the model has embeddings."""
 
     def __call__(self, text: str, *words: Any, **named: Any) -> dict[str, Any]:
         found = super().__call__(text, *words, **named)
@@ -30,14 +30,14 @@ class Grown(Tokenizer):
 
 
 class NoTemplate(Tokenizer):
-    """A base model's."""
+    """Has no chat template, like a base model's."""
 
     def apply_chat_template(self, *_: Any, **__: Any) -> str:
         raise ValueError("Cannot use chat template functions because tokenizer.chat_template is not set\nand more")
 
 
 class NoEnd(Tokenizer):
-    """Without an EOS of its own."""
+    """Has no EOS."""
 
     eos_token_id = None
 
@@ -49,14 +49,14 @@ DATA_FAULTS = {
     "all labels masked": (Tokenizer(), _chat("q" * LIMIT, "b"), "every label is masked"),
     "duplicated BOS": (Tokenizer(start=BOS + BOS), _chat("a", "b"), "begins with two BOS tokens"),
     "cut by length": (Tokenizer(), _chat("a", "b" * LIMIT), "above the limit of 60"),
-    "tokenizer grown": (Grown(), _chat("a", "b"), "the tokenizer was extended"),
+    "tokenizer grown": (LargerTokenizer(), _chat("a", "b"), "the tokenizer was extended"),
     "a token of the template": (Tokenizer(), _chat("a" + EOS, "b"), "contains the tokenizer's own"),
 }
 
 
 @pytest.mark.parametrize("fault", DATA_FAULTS)
 def test_a_fault_of_data_and_tokenizer_is_one_line(fault: str):
-    """By its line of the file, or of the file as a whole."""
+    """A fault names its line of the file, or the file."""
     tokenizer, row, words = DATA_FAULTS[fault]
     faults = Faults("data.jsonl")
     made = RowTokenizer(tokenizer, frozenset({2}), LIMIT, truncate=fault == "all labels masked")
@@ -65,15 +65,15 @@ def test_a_fault_of_data_and_tokenizer_is_one_line(fault: str):
     assert words in str(problem) and str(problem).startswith("data.jsonl")
 
 
-def test_prompts_that_the_template_refuses_are_faults_too():
-    """GRPO's."""
+def test_prompts_that_the_template_rejects_are_faults():
+    """GRPO prompts that the template rejects are faults."""
     faults = Faults("data.jsonl")
     assert RowTokenizer(NoTemplate(), frozenset({2}), LIMIT, truncate=False).prompts([_chat("a")], faults) == []
     assert len(faults) == 1
 
 
 def test_another_template_in_the_trainer_is_refused(tmp_path: Path):
-    """Its tokens are not those that were counted; nothing counted is nothing to compare with."""
+    """A trainer with another template would train on other tokens than were counted; without counts nothing is compared."""
     tokens = [
         RowTokenizer(Tokenizer(template), frozenset({2}), LIMIT, truncate=False).rows([_chat("a", "b")], Faults("x"))
         for template in ("{role}:{content}" + EOS, "{role}={content}" + EOS)
@@ -109,7 +109,7 @@ class Weight:
 
 
 class Model:
-    """Its parameters by name."""
+    """Named parameters."""
 
     def __init__(self, **weights: Weight) -> None:
         self.weights = weights
@@ -131,22 +131,22 @@ A, BASE = "q__lora_A__weight", "q__base_layer__weight"
     ],
 )  # fmt: skip
 def test_adapters_that_could_not_be_trained_are_refused(model: Model, words: str):
-    """Attached for inference, a base that is not frozen, float16, and what is no number."""
+    """Adapters attached for inference, an unfrozen base, float16 and values that are not finite are refused."""
     with pytest.raises(BadInput) as caught:
         check_adapters(model)
     (problem,) = caught.value.problems
     assert words in str(problem)
 
 
-def test_adapters_as_they_are_to_be():
-    """In float32 or bfloat16, over a base that is frozen."""
+def test_correct_adapters_are_accepted():
+    """Adapters in float32 or bfloat16 over a frozen base are accepted."""
     check_adapters(
         Model(**{A: Weight(), "q__lora_B__weight": Weight(dtype="torch.bfloat16"), BASE: Weight(False, "x")})
     )
 
 
 def test_a_checkpoint_on_another_base_is_refused(tmp_path: Path):
-    """By the hash of the weights that were loaded; a checkpoint of an earlier loadcheck says none."""
+    """A checkpoint is refused if the loaded weights have another hash; an older checkpoint has none, and is accepted."""
     check_base(None, "aa")
     check_base(tmp_path, "aa")
     (tmp_path / "base.json").write_text('{"sha256": "aa"}')
@@ -155,8 +155,8 @@ def test_a_checkpoint_on_another_base_is_refused(tmp_path: Path):
         check_base(tmp_path, "bb")
 
 
-def test_a_rank_that_nothing_serves_is_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Exit 2, before anything is made."""
+def test_a_rank_that_no_server_supports_is_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """A rank that no server supports exits 2, before anything is made."""
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
     data = str(ROOT / "examples" / "glossary.jsonl")
     assert loadcheck(["train", "smollm2-135m-cpu", "--data", data, "--lora-r", "257", "--max-lora-rank", "512"]) == 2

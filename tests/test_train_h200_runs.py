@@ -1,7 +1,7 @@
-"""Two trainings of Llama 3.1 8B on an H200 as they were kept: one that was killed and resumed, and one of packed rows.
+"""Two kept trainings of Llama 3.1 8B on an H200: one that was killed and resumed, and one with packed rows.
 
-NVIDIA H200, driver 580.159.04, 2026-11-29, commit 1a506e1, synthetic weights (run.json names the commit of the machine's own git folder). The first was
-ended by -9 after step 13 of 20 and went on from the checkpoint of step 10.
+NVIDIA H200, driver 580.159.04, 2026-11-29, commit 1a506e1, synthetic weights (run.json names the commit of the machine's own git folder).
+The first was killed (-9) after step 13 of 20, and resumed from the checkpoint of step 10.
 """
 
 from pathlib import Path
@@ -23,16 +23,16 @@ def test_a_training_on_a_gpu_passes(name: str):
     assert trained.exit_code == 0
 
 
-def test_a_resumed_training_has_the_losses_of_one_that_was_not_ended():
-    """To the last digit that was written, in all 20 steps (the other: commit e428a97, the same adapters by their SHA-256)."""
+def test_a_resumed_training_has_the_losses_of_an_uninterrupted_one():
+    """All 20 losses equal, to the last written digit, those of an uninterrupted run (commit e428a97, adapters with the same SHA-256)."""
     resumed = read_steps(FOLDER / "h200-resumed" / "steps.jsonl")
     whole = read_steps(FOLDER / "h200-uninterrupted.steps.jsonl")
     assert [step.loss for step in resumed] == [step.loss for step in whole]
     assert len(whole) == 20
 
 
-def test_a_resumed_training_takes_no_more_than_a_mebibyte_more_of_torch():
-    """894 KiB: read from a checkpoint, each state had its own two maps (stacks/trainer.py: share_quantization_maps, made after this run)."""
+def test_a_resumed_training_needs_at_most_a_mebibyte_more():
+    """894 KiB more: each state read from the checkpoint had its own two maps (stacks/trainer.py: share_quantization_maps, added after this run)."""
     resumed = read_steps(FOLDER / "h200-resumed" / "steps.jsonl")
     whole = read_steps(FOLDER / "h200-uninterrupted.steps.jsonl")
     for mine, theirs in zip(resumed, whole, strict=True):

@@ -1,4 +1,4 @@
-"""Rows as tokens: what is learned of them, what is cut, and the faults that only a tokenizer shows."""
+"""Rows as tokens: what is learned, what is cut, and faults that only a tokenizer shows."""
 
 import re
 from typing import Any
@@ -13,7 +13,7 @@ BOS, EOS = "<s>", "<end>"
 
 
 class Tokenizer:
-    """A token a character, and one for each special; its template writes `role:content<end>` and a line break."""
+    """One token per character and per special token; its template writes `role:content<end>` and a line break."""
 
     is_fast = True
     all_special_tokens = (BOS, EOS)
@@ -61,8 +61,8 @@ def _learned(tokens: TokenRow) -> str:
     return Tokenizer().text([label for label in tokens.labels if label != IGNORED])
 
 
-def test_the_answers_alone_are_learned_each_with_its_end():
-    """Neither the questions, nor the template's words, nor the line break after a turn."""
+def test_only_answers_are_learned_with_their_ends():
+    """Only the answers are learned, each with its end: no questions, no template text, no line break after a turn."""
     (tokens,), faults = _rows(_chat("hi", "yes", "why", "so"))
     assert (_learned(tokens), tokens.ends_answer, faults) == ("yes<end>so<end>", True, [])
     assert (
@@ -70,15 +70,15 @@ def test_the_answers_alone_are_learned_each_with_its_end():
     )
 
 
-def test_a_text_is_learned_whole_and_ends():
-    """The tokenizer's BOS, the text, and an EOS."""
+def test_a_text_is_learned_as_a_whole():
+    """A text is learned as a whole, with the tokenizer's BOS and an EOS."""
     made = RowTokenizer(Tokenizer(), frozenset({2}), 100, False)
     (tokens,) = made.rows([Row(1, text="once")], Faults("x"))
     assert (_learned(tokens), made.learned) == ("<s>once<end>", "text")
 
 
 def test_a_template_that_rewrites_earlier_turns_has_everything_learned():
-    """Where what was said before changes as a chat goes on, the answers cannot be told; that is said, and not guessed."""
+    """If the template rewrites earlier turns, the answers cannot be located, so everything is learned, and the count says so."""
 
     class Rewriting(Tokenizer):
         def apply_chat_template(self, chat: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool) -> str:
@@ -90,7 +90,7 @@ def test_a_template_that_rewrites_earlier_turns_has_everything_learned():
 
 
 def test_a_row_that_is_too_long_is_refused_with_its_line():
-    """Nothing is cut without a word."""
+    """A row that is too long is refused with its line, not cut silently."""
     found, (fault,) = _rows(_chat("hi", "yes", line=7), limit=10)
     assert (found, fault.startswith("data.jsonl:7: has 25 tokens, above the limit of 10; raise --max-seq-length")) == (
         [],
@@ -98,8 +98,8 @@ def test_a_row_that_is_too_long_is_refused_with_its_line():
     )
 
 
-def test_a_row_is_cut_where_that_was_asked_for():
-    """To the limit, and counted; its end is gone, which is no fault of the template."""
+def test_a_row_is_cut_on_request():
+    """With truncation a long row is cut to the limit and counted; its missing end is no fault of the template."""
     found, faults = _rows(_chat("hi", "yes"), limit=24, truncate=True)
     assert (len(found[0].input_ids), found[0].num_cut, found[0].ends_answer, faults) == (24, 1, True, [])
     found, faults = _rows(_chat("hi", "yes"), limit=22, truncate=True)
@@ -107,13 +107,13 @@ def test_a_row_is_cut_where_that_was_asked_for():
 
 
 def test_a_row_whose_answer_is_cut_off_is_refused():
-    """Every label masked: the row would teach nothing, and its loss is no number."""
+    """A row with all labels masked is refused: it teaches nothing, and its loss is not a number."""
     found, (fault,) = _rows(_chat("hi", "yes"), limit=12, truncate=True)
     assert (found, "has nothing to learn in its first 12 tokens" in fault) == ([], True)
 
 
 def test_two_bos_tokens_are_refused():
-    """A text that brings the BOS which the tokenizer writes, too."""
+    """A text with the BOS that the tokenizer adds as well is refused."""
     assert "begins with two BOS tokens" in _rows(Row(3, text=BOS + "once"))[1][0]
 
 
@@ -125,13 +125,13 @@ def test_a_template_without_an_end_of_turn_is_refused():
     )
 
 
-def test_a_turn_that_holds_the_template_s_own_token_is_refused():
-    """It would end the turn in the middle."""
+def test_a_turn_with_the_templates_end_token_is_refused():
+    """A turn that contains the template's own end token is refused, as it would end there."""
     assert "contains the tokenizer's own <end>" in _rows(_chat("hi", f"yes{EOS}no"))[1][0]
 
 
-def test_prompts_begin_the_answer_and_are_held_to_their_limit():
-    """GRPO's prompts, cut from the left as trl does, but only where that was asked for."""
+def test_prompts_are_cut_to_their_limit_on_request():
+    """GRPO's prompts are cut from the left as in trl, but only if requested."""
     row = Row(4, (Message("user", "hi"),))
     faults = Faults("x")
     (tokens,) = RowTokenizer(Tokenizer(), frozenset({2}), 100, False).prompts([row], faults)
@@ -142,7 +142,7 @@ def test_prompts_begin_the_answer_and_are_held_to_their_limit():
     assert (Tokenizer().text(cut.input_ids), cut.num_cut) == ("<end>\nassistant:", 8)
 
 
-def test_the_summary_counts_and_tells_other_tokens_apart():
+def test_the_summary_has_counts_and_a_hash_of_the_tokens():
     """The hash covers ids and labels."""
     rows = [TokenRow(1, [5, 6, 7], [IGNORED, 6, 7], True), TokenRow(2, [5, 6], [5, 6], False, num_cut=3)]
     found = summary(rows, learned="assistant")
@@ -157,10 +157,8 @@ def test_the_summary_counts_and_tells_other_tokens_apart():
     ("text", "ids"),
     [('{"eos_token_id": [2, 9]}', {2, 9}), ('{"eos_token_id": 9}', {2, 9}), ("{}", {2}), ("[", {2}), (None, {2})],
 )
-def test_what_ends_a_generation_is_said_by_tokenizer_and_generation_config(
-    text: str | None, ids: set[int], tmp_path: Any
-):
-    """A chat model often has a second token for it, which its template writes."""
+def test_end_tokens_come_from_tokenizer_and_generation_config(text: str | None, ids: set[int], tmp_path: Any):
+    """The end tokens come from the tokenizer and the generation config: a chat model often has a second one, which its template writes."""
     if text is not None:
         (tmp_path / "generation_config.json").write_text(text)
     assert end_ids(Tokenizer(), tmp_path) == ids

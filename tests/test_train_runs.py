@@ -19,10 +19,10 @@ from loadcheck.stacks.unsloth_vllm.training_memory.optimizer import Optimizer
 
 RUNS = Path(__file__).parent / "runs"
 TOKENS = len(TRAINING_TEXT.encode())
-"""The synthetic tokenizer has one for each byte."""
+"""The synthetic tokenizer has one per byte."""
 
 
-def trainee(model: str) -> Trainee:
+def trainable_config(model: str) -> Trainee:
     _, config = resolve_model(model, True)
     tape = Tape(Ledger(), cublas_workspace(9.0).num_bytes, {"main": None})
     tables = [rope_tables(config, min(tokens, config.max_position_embeddings)) for tokens in (32_768, 1 << 30)]
@@ -41,8 +41,8 @@ def trainee(model: str) -> Trainee:
 
 
 def peak_of_steps(model: str) -> int:
-    """Steps on one text with torch's AdamW, without a trainer: no copy of the logits, no clipping; the loss lives on."""
-    trained = trainee(model)
+    """Steps on one text with torch's AdamW and without a trainer: no copy of the logits, no clipping, and the loss stays in memory."""
+    trained = trainable_config(model)
     tape, config = trained.tape, trained.config
     before = tape.ledger.held_bytes
     ids = tape.tensor(TOKENS, Label("token ids", ""), INDEX)
@@ -72,8 +72,8 @@ def peak_of_steps(model: str) -> int:
         ("h200/recovered-peak-train3", "llama-3.1-8b-instruct"),
     ],
 )
-def test_peak_of_our_own_steps_is_the_measured_one(run: str, model: str) -> None:
-    """Four runs on two cards, of two models: equal to the byte; the peak is in the optimizer's step."""
+def test_peak_of_our_own_steps_equals_the_measured_one(run: str, model: str) -> None:
+    """Four runs of two models on two cards are predicted to the byte; the peak is in the optimizer's step."""
     attempt = parse_log(RUNS / run / "load.log").last
     trained, answer = attempt.last(Trained), attempt.last(Answered)
     assert trained is not None and trained.peak_allocated_bytes is not None

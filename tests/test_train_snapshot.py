@@ -1,9 +1,8 @@
-"""What torch's allocator held at the peak of a training, block by block, against the tensors that are followed.
+"""The blocks that torch's allocator held at a training's peak, against the tensors that the prediction follows.
 
-`torch.cuda.memory._record_memory_history` in `loadcheck train` on an H200 (driver 580.159.04, 2026-11-29, commits e428a97 and
-1a506e1, synthetic weights, three steps):
-each row of a file is a size as it was asked for, how many blocks of it were held at the largest moment of the steps, and the line that made them, or
-"loaded" for what was there before the trainer was made.
+`torch.cuda.memory._record_memory_history` in `loadcheck train` on an H200 (driver 580.159.04, 2026-11-29, commits e428a97 and 1a506e1,
+synthetic weights, three steps). Each row of a file is a requested size, how many blocks of it were held at the largest moment of the steps,
+and the line that allocated them, or "loaded" for blocks from before the trainer.
 """
 
 import csv
@@ -47,7 +46,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """Blocks by their size, all of them and those that were made in the training."""
+    """Number of blocks by size: all, and those allocated during the training."""
 
     held: Counter[int]
     made: Counter[int]
@@ -72,7 +71,7 @@ def predicted(name: str) -> TrainMemory:
 
 
 def alive_at_peak(events: list[Event]) -> Counter[int]:
-    """The sizes of the blocks that are held at the largest moment."""
+    """The sizes of the blocks held at the largest moment."""
     total = largest = 0
     held: dict[int, int] = {}
     alive: dict[int, int] = {}
@@ -88,8 +87,8 @@ def alive_at_peak(events: list[Event]) -> Counter[int]:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_every_block_at_the_peak_is_one_that_is_followed(name: str):
-    """Every tensor of the prediction is a block of its size; every block made in the training is one of them; the rest is the loaded model."""
+def test_every_block_at_the_peak_is_predicted(name: str):
+    """Each predicted tensor is a block of its size, and each block allocated in training is predicted; the rest is the loaded model."""
     found, memory = measured(name), predicted(name)
     followed = alive_at_peak(memory.ledger.events)
     assert not followed - found.held

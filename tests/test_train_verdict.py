@@ -1,4 +1,4 @@
-"""The verdict on a training: a real run passes, and each silent fault that is put into it fails by its name."""
+"""The verdict on a training: a real run passes, and each silent fault injected into it fails by its name."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def _failed(folder: Path) -> set[str]:
 
 
 def _with_event(folder: Path, name: str, **fields: Any) -> None:
-    """Change what an event of the log says; a value of None removes the field."""
+    """Change fields of an event in the log; None removes one."""
     lines = (folder / "load.log").read_text().split("\n")
     for number, line in enumerate(lines):
         if line.startswith(PREFIX) and json.loads(line[len(PREFIX) :])["event"] == name:
@@ -53,7 +53,7 @@ def _with_steps(folder: Path, change: Callable[[int, dict[str, Any]], None]) -> 
 
 
 def _with_rows(folder: Path, **fields: Any) -> None:
-    """Change what is said of the rows, before the load and by the trainer."""
+    """Change the rows' counts, both before the load and by the trainer."""
     for name in ("train_data", "train_rows"):
         _with_event(folder, name, **fields)
 
@@ -64,7 +64,7 @@ def _with_record(folder: Path, **fields: Any) -> None:
 
 
 def test_a_real_training_passes(capsys: pytest.CaptureFixture[str]):
-    """`check` and `report` judge the folder anew, and say PASS with the figures of load and training."""
+    """`check` and `report` judge the folder again, and print PASS with the figures of load and training."""
     for command in ("check", "report"):
         assert loadcheck([command, str(RUN)]) == 0
         said = capsys.readouterr().out
@@ -73,7 +73,7 @@ def test_a_real_training_passes(capsys: pytest.CaptureFixture[str]):
         assert "the loss goes from" in said
 
 
-def test_the_document_says_peaks_losses_and_verdict(capsys: pytest.CaptureFixture[str]):
+def test_the_document_has_peaks_losses_and_verdict(capsys: pytest.CaptureFixture[str]):
     """One document, with exact bytes beside GiB."""
     assert loadcheck(["report", str(RUN), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -108,7 +108,7 @@ def test_the_document_says_peaks_losses_and_verdict(capsys: pytest.CaptureFixtur
     ],
 )
 def test_each_fault_fails_by_its_name(event: str, fields: dict[str, Any], figure: str, folder: Path):
-    """What would make a good-looking run worth nothing."""
+    """Each silent fault in a run that looks good fails by its name."""
     _with_event(folder, event, **fields)
     assert figure in _failed(folder)
 
@@ -116,15 +116,15 @@ def test_each_fault_fails_by_its_name(event: str, fields: dict[str, Any], figure
 @pytest.mark.parametrize(
     ("labels", "said"), [("text", "of plain texts all are"), ("all", "as the template does not tell")]
 )
-def test_what_is_learned_is_said(labels: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str]):
-    """Also where it is more than the assistant's tokens."""
+def test_the_output_says_what_is_learned(labels: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str]):
+    """The output says what is learned, also if it is more than the assistant's tokens."""
     _with_rows(folder, labels=labels)
     assert loadcheck(["check", str(folder)]) == 0
     assert said in capsys.readouterr().out
 
 
-def test_rows_that_were_cut_as_asked_are_no_fault(folder: Path):
-    """--truncate said so, and the verdict says how many."""
+def test_rows_cut_on_request_are_no_fault(folder: Path):
+    """Rows cut with --truncate are no fault, and the verdict says how many."""
     record = json.loads((folder / "run.json").read_text())
     record["training"]["job"]["truncate"] = True
     _with_record(folder, training=record["training"])
@@ -137,7 +137,7 @@ PACKED = {"num_packed_rows": 23, "num_longest_tokens": 70, "num_tokens": 23 * 70
 
 
 def _packed(folder: Path, **fields: Any) -> None:
-    """Have the run be one of packed rows, each batch of two of them."""
+    """Turn the run into one with packed rows, two per batch."""
     record = json.loads((folder / "run.json").read_text())
     record["training"]["job"]["settings"]["packing"] = True
     record["training"]["job"]["limit_tokens"] = 70
@@ -146,8 +146,8 @@ def _packed(folder: Path, **fields: Any) -> None:
     _with_steps(folder, lambda number, step: step.update(longest_tokens=70, num_tokens=140))
 
 
-def test_packed_rows_pass_and_what_packing_did_is_said(folder: Path, capsys: pytest.CaptureFixture[str]):
-    """Examples that go on in the next row are not cut, and those whose end is left out are not taken for some without one."""
+def test_packed_rows_pass_with_the_effect_of_packing(folder: Path, capsys: pytest.CaptureFixture[str]):
+    """Split examples do not count as cut, nor examples whose end was dropped as having none."""
     _packed(folder)
     assert loadcheck(["check", str(folder)]) == 0
     said = " ".join(capsys.readouterr().out.split())
@@ -167,22 +167,22 @@ def test_packed_rows_pass_and_what_packing_did_is_said(folder: Path, capsys: pyt
         ({"num_ended_rows": 46}, "end of answers"),
     ],
 )
-def test_packed_rows_that_are_not_full_or_have_no_ends_fail(fields: dict[str, int], figure: str, folder: Path):
-    """By the counts of the training's own event."""
+def test_packed_rows_must_be_full_and_have_ends(fields: dict[str, int], figure: str, folder: Path):
+    """Packed rows that are not full or have no ends fail by the counts in the training's event."""
     _packed(folder, **fields)
     assert figure in _failed(folder)
 
 
 @pytest.mark.parametrize("odd", [{"longest_tokens": 69}, {"num_tokens": 139}, {"longest_tokens": None}])
-def test_a_step_of_rows_that_are_not_full_fails(odd: dict[str, int | None], folder: Path):
-    """Packed rows are all as long as the prediction is for; one that is not came from elsewhere."""
+def test_a_step_with_short_packed_rows_fails(odd: dict[str, int | None], folder: Path):
+    """Packed rows all have the predicted length; a step with another one fails."""
     _packed(folder)
     _with_steps(folder, lambda number, step: step.update(odd) if number == 3 else None)
     assert "rows" in _failed(folder)
 
 
 def test_a_loss_that_rises_fails(folder: Path):
-    """By the means of the first and the last quarter."""
+    """The loss must fall from the mean of the first quarter to that of the last."""
     _with_steps(folder, lambda number, step: step.update(loss=5 + 0.1 * number))
     assert _failed(folder) == {"loss"}
 
@@ -192,7 +192,7 @@ def test_a_loss_that_rises_fails(folder: Path):
     [(True, 0.1, "skipped"), (True, 0.7, "fail"), (False, 0.1, "fail"), (True, -0.1, "ok")],
 )
 def test_a_rise_within_the_noise_of_packed_rows_is_not_judged(packed: bool, rise: float, status: str, folder: Path):
-    """The rows of the first and the last quarter are other text; two standard errors of the difference are 0.57 here."""
+    """With packed rows the quarters have different texts, so a rise within two standard errors of the difference, here 0.57, is not judged."""
     if packed:
         _packed(folder)
     losses = [5, 5.4, 0, 0, 0, 0, 5 + rise, 5.4 + rise]
@@ -201,43 +201,43 @@ def test_a_rise_within_the_noise_of_packed_rows_is_not_judged(packed: bool, rise
     assert found["loss"] == status
 
 
-def test_a_loss_that_is_no_number_fails(folder: Path):
-    """One is enough, wherever it comes."""
+def test_a_loss_that_is_not_finite_fails(folder: Path):
+    """One loss that is not finite fails, at any step."""
     _with_steps(folder, lambda number, step: step.update(loss=None) if number == 3 else None)
     assert _failed(folder) == {"losses"}
 
 
-def test_a_loss_below_0_is_a_number(folder: Path):
-    """GRPO's is, by a hair, where no reward differs: seen on an H200 as -0.0000."""
+def test_a_negative_loss_is_valid(folder: Path):
+    """GRPO's loss is slightly negative if no reward differs: seen on an H200 as -0.0000."""
     _with_steps(folder, lambda number, step: step.update(loss=-1e-9) if number == 7 else None)
     assert _failed(folder) == set()
 
 
 @pytest.mark.parametrize("words", ["Killed", "Segmentation fault (core dumped)", "RuntimeError: x"])
-def test_a_death_in_the_log_fails_a_run_that_says_to_be_completed(words: str, folder: Path):
-    """As it does a load, whatever run.json says."""
+def test_a_death_in_the_log_fails_a_completed_run(words: str, folder: Path):
+    """A death in the log fails the run as it does a load, whatever run.json says."""
     with (folder / "load.log").open("a") as log:
         log.write(f"\n{words}\n")
     assert "error" in _failed(folder)
 
 
-def test_other_steps_than_were_asked_for_fail(folder: Path):
-    """The trainer plans what --max-steps says."""
+def test_another_number_of_steps_fails(folder: Path):
+    """The number of planned steps must be that of --max-steps."""
     record = json.loads((folder / "run.json").read_text())
     record["training"]["job"]["schedule"]["max_steps"] = 9
     _with_record(folder, training=record["training"])
     assert _failed(folder) == {"planned steps"}
 
 
-def test_a_step_that_is_missing_fails(folder: Path):
-    """Each is in steps.jsonl, once, in order."""
+def test_a_missing_step_fails(folder: Path):
+    """Each step must be in steps.jsonl once, in order."""
     lines = (folder / "steps.jsonl").read_text().splitlines(keepends=True)
     (folder / "steps.jsonl").write_text("".join(lines[:2] + lines[3:]))
     assert "steps" in _failed(folder)
 
 
-def test_few_steps_skip_the_loss_and_pass_by_the_rest(folder: Path):
-    """Three losses say nothing; that they are numbers does."""
+def test_with_few_steps_the_loss_is_not_judged(folder: Path):
+    """Three losses are too few to judge, but must be finite."""
     lines = (folder / "steps.jsonl").read_text().splitlines(keepends=True)
     (folder / "steps.jsonl").write_text("".join(lines[:3]))
     _with_steps(folder, lambda number, step: None)
@@ -250,8 +250,8 @@ def test_few_steps_skip_the_loss_and_pass_by_the_rest(folder: Path):
     assert "loss" in {finding.figure for finding in verdict.findings if finding.status.value == "skipped"}
 
 
-def test_a_training_that_was_interrupted_can_go_on(folder: Path, capsys: pytest.CaptureFixture[str]):
-    """By --resume, and not by a load."""
+def test_an_interrupted_training_can_be_resumed(folder: Path, capsys: pytest.CaptureFixture[str]):
+    """An interrupted training suggests --resume, not a load."""
     _with_record(folder, outcome="interrupted", exit_code=None, reason="the user ended it")
     assert loadcheck(["check", str(folder)]) == 1
     assert "Fix: go on from its newest checkpoint with `loadcheck train --resume RUN`" in " ".join(
@@ -259,20 +259,20 @@ def test_a_training_that_was_interrupted_can_go_on(folder: Path, capsys: pytest.
     )
 
 
-def test_a_training_that_was_killed_fails(folder: Path):
-    """The process did not end by itself."""
+def test_a_killed_training_fails(folder: Path):
+    """A killed training fails."""
     _with_record(folder, outcome="killed", exit_code=-9, reason="the loading process was ended by SIGKILL")
     assert "process" in _failed(folder)
 
 
 def test_a_folder_without_a_log_fails(folder: Path):
-    """As a load's: nothing to read is no pass."""
+    """A folder without a log fails, as for a load."""
     (folder / "load.log").write_text("")
     assert _failed(folder) == {"log"}
 
 
-def test_a_step_that_is_none_is_bad_input(folder: Path):
-    """steps.jsonl is ours: what is no step is named by its line. A last line that was cut off is none yet."""
+def test_an_invalid_step_is_bad_input(folder: Path):
+    """An invalid line of steps.jsonl is bad input with its number; an incomplete last line is ignored."""
     path = folder / "steps.jsonl"
     path.write_text(path.read_text() + '{"step": 9')
     assert len(read_steps(path)) == 8
@@ -285,10 +285,11 @@ def test_a_step_that_is_none_is_bad_input(folder: Path):
     ("even", "share", "passes"),
     [(True, 1.0, True), (True, 0.999, False), (False, 0.99, True), (False, 0.97, False), (False, 1.001, False)],
 )
-def test_the_allocated_peak_is_held_to_the_byte_where_rows_are_even(
+def test_with_even_rows_the_allocated_peak_must_match_to_the_byte(
     even: bool, share: float, passes: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """On a GPU; where rows differ the largest batch may be smaller, and never larger."""
+    """On a GPU the allocated peak must match to the byte. If rows differ in length, it may be lower, as the largest batch may be smaller, but never
+    higher."""
     predicted = 7_000_000_000
     monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: Peaks(allocated_bytes=predicted))
     _with_rows(folder, **({"num_shortest_tokens": 70} if even else {}))
@@ -300,10 +301,11 @@ def test_the_allocated_peak_is_held_to_the_byte_where_rows_are_even(
     ("num_tokens", "share", "passes"),
     [(140, 1.0, True), (140, 0.96, False), (70, 0.96, True), (70, 1.0, True), (70, 0.94, False), (70, 1.01, False)],
 )
-def test_without_a_full_step_after_the_first_the_peak_is_no_less_than_the_first_s(
+def test_without_a_second_full_step_the_peak_reaches_the_firsts(
     num_tokens: int, share: float, passes: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Few packed rows: the second step has what is left of them, and the optimizer's states never meet a whole batch."""
+    """With few packed rows the second step is not full, so the optimizer's states never meet a whole batch. The peak must still reach the first
+    step's."""
     predicted = 7_000_000_000
     peaks = Peaks(allocated_bytes=predicted, first_step_bytes=int(0.95 * predicted))
     monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: peaks)
@@ -329,10 +331,10 @@ def test_without_a_full_step_after_the_first_the_peak_is_no_less_than_the_first_
         (False, 0.96, False),
     ],
 )
-def test_the_card_s_peak_has_a_band(
+def test_the_cards_peak_has_a_band(
     even: bool, share: float, passes: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Within 1 % of the prediction; where rows differ the largest batch may be smaller."""
+    """The card's peak must be within 1 % of the prediction. If rows differ in length it may be lower."""
     predicted = 7_000_000_000
     _with_rows(folder, **({"num_shortest_tokens": 70} if even else {}))
     monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: Peaks(device_bytes=predicted))
@@ -350,10 +352,10 @@ def test_the_card_s_peak_has_a_band(
         (7_262_123_520, 4_166, False),
     ],
 )
-def test_tokens_that_are_not_learned_take_eight_bytes_less(
+def test_tokens_without_labels_take_eight_bytes_less(
     measured: int, num_label_tokens: int, passes: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """8B, packed, 2 × 2048 of which the assistant's are learned: 10,240 bytes below (H200, driver 580.159.04, 2026-11-29, commit 1a506e1)."""
+    """8B, packed, 2 × 2048 of which the assistant's tokens are learned: 10,240 bytes below (H200, driver 580.159.04, 2026-11-29, commit 1a506e1)."""
     peaks = Peaks(allocated_bytes=7_262_123_008)
     monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: peaks)
     sizes = {"num_shortest_tokens": 2048, "num_longest_tokens": 2048, "num_tokens": 6144}
@@ -367,10 +369,10 @@ def test_tokens_that_are_not_learned_take_eight_bytes_less(
 
 
 @pytest.mark.parametrize(("resumed", "more", "passes"), [(True, 84, True), (True, 85, False), (False, 1, False)])
-def test_paged_states_of_a_checkpoint_are_torch_s(
+def test_a_resumed_training_has_no_paged_states(
     resumed: bool, more: int, passes: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Once a training is resumed, the optimizer's states are plain tensors."""
+    """In a resumed training the optimizer's states are plain tensors, not paged."""
     peaks = Peaks(allocated_bytes=7_000_000_000, paged_bytes=84_000_000)
     monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: peaks)
     training = json.loads((folder / "run.json").read_text())["training"]
@@ -382,10 +384,8 @@ def test_paged_states_of_a_checkpoint_are_torch_s(
 
 
 @pytest.mark.parametrize(("used", "passes"), [(7_500_000_000, True), (6_900_000_000, True), (6_800_000_000, False)])
-def test_a_card_that_is_filled_makes_torch_give_back_gaps(
-    used: int, passes: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Its peak then lies between the prediction and the same without the gaps."""
+def test_on_a_full_card_torch_releases_gaps(used: int, passes: bool, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """On a full card torch releases gaps, so the peak is between the prediction with and without them."""
     peaks = Peaks(device_bytes=8_000_000_000, least_device_bytes=6_950_000_000)
     _with_rows(folder, num_shortest_tokens=70)
     monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: peaks)
@@ -394,10 +394,10 @@ def test_a_card_that_is_filled_makes_torch_give_back_gaps(
 
 
 @pytest.mark.parametrize(("share", "fails"), [(0.5, set()), (1.02, {"train_peak_device_gib"})])
-def test_a_training_that_ended_early_is_not_held_to_a_peak_that_was_to_come(
+def test_a_training_that_ended_early_may_have_a_lower_peak(
     share: float, fails: set[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Out of memory, killed: the peaks so far may be smaller, never larger."""
+    """A training that ran out of memory or was killed may have lower peaks, never higher ones."""
     predicted = 7_000_000_000
     monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: Peaks(device_bytes=predicted))
     _with_record(folder, outcome="killed", reason="the loading process was killed")
@@ -405,8 +405,8 @@ def test_a_training_that_ended_early_is_not_held_to_a_peak_that_was_to_come(
     assert _failed(folder) - {"process"} == fails
 
 
-def test_the_exit_code_is_the_child_s_where_it_is_bad_input(folder: Path):
-    """2 and 3 are handed on; else it is by the verdict."""
+def test_the_exit_code_is_the_childs_for_bad_input(folder: Path):
+    """Exit codes 2 and 3 of the child are kept; otherwise the verdict decides."""
     trained: Trained = judge_training_folder(folder)
     assert trained.exit_code == 0
     trained.record.exit_code = 3

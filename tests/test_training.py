@@ -1,4 +1,4 @@
-"""`predict --method` and `fit --method`: what they say, and what they refuse."""
+"""`predict --method` and `fit --method`: output and refusals."""
 
 import json
 
@@ -24,7 +24,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict
 
 
 def test_sft_is_predicted_to_the_byte(capsys: pytest.CaptureFixture[str]) -> None:
-    """2 rows of 2048 tokens without vLLM: the bytes measured on an H100, under `bytes`, and GiB among the figures."""
+    """2 rows of 2048 tokens without vLLM: the bytes measured on an H100 under `bytes`, and GiB among the figures."""
     flags = ["--per-device-train-batch-size", "2", "--train-seq-length", "2048"]
     code, document = said(capsys, "predict", "--method", "sft", *WITHOUT_VLLM, *flags)
     assert code == 0 and document["fits"] is True
@@ -35,8 +35,8 @@ def test_sft_is_predicted_to_the_byte(capsys: pytest.CaptureFixture[str]) -> Non
     assert document["training"]["limits"][0]["name"] == "activations"
 
 
-def test_packed_rows_are_as_long_as_predicted(capsys: pytest.CaptureFixture[str]) -> None:
-    """Every row is full, so the bytes are those of so long a row; that they are packed is said, on the CPU, too."""
+def test_packed_rows_are_predicted_as_full(capsys: pytest.CaptureFixture[str]) -> None:
+    """Packed rows are full, so the prediction is that of one row of this length; the output says that rows are packed, also on the CPU."""
     flags = ["--per-device-train-batch-size", "2", "--train-seq-length", "2048"]
     plain, packed = (
         said(capsys, "predict", "--method", "sft", *WITHOUT_VLLM, *flags, *more)[1] for more in ([], ["--packing"])
@@ -52,7 +52,7 @@ def test_packed_rows_are_as_long_as_predicted(capsys: pytest.CaptureFixture[str]
 
 
 def test_the_first_step_takes_less_than_later_ones() -> None:
-    """It has no optimizer's states: what a training of few rows is held to (verdict/train.py)."""
+    """The first step has no optimizer states; trainings with few rows are held to it (verdict/train.py)."""
     profile = changed(load_profile("llama31-8b-instruct-4bit"), {"fast_inference": False})
     _, config = resolve_model(profile.model, profile.load_in_4bit)
     case = case_of(config, profile, card_from_table("H100"), 1 << 36)
@@ -63,7 +63,7 @@ def test_the_first_step_takes_less_than_later_ones() -> None:
 
 
 def test_grpo_is_predicted_beside_the_engine(capsys: pytest.CaptureFixture[str]) -> None:
-    """The load's figures stay as they are, and the training's stand among them."""
+    """The load's figures do not change, and the training's are added."""
     flags = ["--num-generations", "4", "--max-prompt-length", "128", "--max-completion-length", "64"]
     code, document = said(capsys, "predict", "--method", "grpo", "--optim", "paged_adamw_8bit", *WITH_VLLM, *flags)
     assert code == 0
@@ -72,22 +72,22 @@ def test_grpo_is_predicted_beside_the_engine(capsys: pytest.CaptureFixture[str])
     assert document["training"]["paged_bytes"] > 0
 
 
-def test_without_method_nothing_is_said_of_a_training(capsys: pytest.CaptureFixture[str]) -> None:
-    """The document of a load is as it was."""
+def test_without_method_no_training_is_predicted(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --method the document of a load does not change."""
     _, document = said(capsys, "predict", *WITH_VLLM)
     assert "training" not in document
     assert not [name for name in document["figures"] if name.startswith("train_peak")]
 
 
-def test_more_than_the_card_holds_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 1, and fits is false, though the load itself fits."""
+def test_a_training_larger_than_the_card_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 1 and fits false, although the load itself fits."""
     flags = ["--per-device-train-batch-size", "64", "--train-seq-length", "131072"]
     code, document = said(capsys, "predict", "--method", "sft", *WITHOUT_VLLM, *flags)
     assert code == 1 and document["fits"] is False
 
 
-def test_text_names_what_limits(capsys: pytest.CaptureFixture[str]) -> None:
-    """The peaks, what limits, and with --tree the upstream line of each term."""
+def test_the_text_names_what_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    """The text shows the peaks, what limits them, and with --tree the upstream line of each term."""
     assert run(["predict", "--method", "sft", *WITHOUT_VLLM, "--train-seq-length", "1024", "--tree"]) == 0
     out = capsys.readouterr().out
     assert "Limited in the forward pass by: logits" in out
@@ -104,22 +104,22 @@ def test_text_names_what_limits(capsys: pytest.CaptureFixture[str]) -> None:
         (["--method", "sft", "--train-seq-length", "0"], "0 is not in the range"),
     ],
 )
-def test_what_cannot_be_predicted_is_refused(capsys: pytest.CaptureFixture[str], flags: list[str], says: str) -> None:
-    """In one line, with exit code 2."""
+def test_unpredictable_settings_are_refused(capsys: pytest.CaptureFixture[str], flags: list[str], says: str) -> None:
+    """Settings that cannot be predicted are refused on one line, with exit code 2."""
     assert run(["predict", *flags, "--gpu", "H100"]) == 2
     assert says in " ".join(capsys.readouterr().err.split())
 
 
-def test_what_is_not_counted_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    """GRPO without vLLM, on a card that no run has shown: a note for each."""
+def test_notes_name_what_is_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """A note says that GRPO without vLLM is not counted, and another that the card has no runs."""
     flags = ["--no-fast-inference", "--model", "llama-3.2-1b-instruct", "--max-completion-length", "64"]
     _, document = said(capsys, "predict", "--method", "grpo", "--gpu", "T4", *flags)
     assert [note.split()[0] for note in document["training"]["notes"]] == ["without", "before"]
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_card_of_unknown_multiprocessors_is_said(known: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is assumed of such a card stands in a note; of one that is known there is none."""
+def test_a_note_names_assumed_multiprocessors(known: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """For a card with an unknown number of multiprocessors a note states the assumption; for a known one there is no note."""
     described = ["--gpu-total-bytes", "79GiB", "--gpu-free-bytes", "78GiB", "--compute-capability", "9.0"]
     card = ["--gpu", "H100"] if known else described
     _, document = said(capsys, "predict", "--method", "sft", "--ram-available-bytes", "64GiB", *card)
@@ -127,7 +127,7 @@ def test_a_card_of_unknown_multiprocessors_is_said(known: bool, capsys: pytest.C
 
 
 def test_on_a_cpu_the_peak_of_the_process_is_predicted(capsys: pytest.CaptureFixture[str]) -> None:
-    """In text and in the document; of GRPO it was not measured, and fit has no card to fill."""
+    """In text and JSON. GRPO was not measured on the CPU, and fit has no card to fill."""
     code, document = said(capsys, "predict", "smollm2-135m-cpu", "--method", "sft", "--train-seq-length", "128")
     assert (code, document["figures"]["train_peak_host_gib"]) == (0, 1.34)
     assert document["training"]["settings"]["optim"] == "adamw_torch"

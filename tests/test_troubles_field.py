@@ -1,4 +1,4 @@
-"""Troubles of the field: what a finding says by the figures of the engine's own words, and which of two troubles is the one."""
+"""Troubles from the field: figures in a finding taken from the engine's own words, and which of two troubles is reported."""
 
 from pathlib import Path
 from string import Formatter
@@ -19,13 +19,13 @@ BY_ID = {trouble.id: trouble for trouble in load_troubles()}
 
 
 def _named(log: Path) -> dict[str, Finding]:
-    """Trouble id -> its finding, in a judgement of the log."""
+    """The findings on troubles by id, in a judgement of the log."""
     findings = judge(gather(log)).findings
     return {each.trouble: each for each in findings if each.trouble}
 
 
 def _after_weights(t4_log: Path, tmp_path: Path, lines: str) -> Path:
-    """A load that came as far as its weights, and then said these lines."""
+    """A load that got as far as its weights, and then printed these lines."""
     log = tmp_path / "load.log"
     log.write_text(t4_log.read_text().split("Memory profiling takes")[0] + "\n" + lines + "\n")
     return log
@@ -44,10 +44,10 @@ FREE = "ValueError: Free memory on device{device} ({free}/{total} GiB) on startu
         (" cuda:0", "0.1", "79.1", "0.00"),
     ],
 )
-def test_the_largest_utilization_is_what_is_free(
+def test_the_remedy_names_the_largest_utilization(
     device: str, free: str, total: str, at_most: str, t4_log: Path, tmp_path: Path
 ):
-    """A utilization above what is free names the largest one: free / total, rounded down, as up would not fit."""
+    """If the utilization exceeds the free memory, the remedy is free / total, rounded down, as rounded up would not fit."""
     log = _after_weights(t4_log, tmp_path, FREE.format(device=device, free=free, total=total))
     assert f"at most {at_most} here" in _named(log)["utilization-above-free"].remedy
 
@@ -75,8 +75,8 @@ def test_the_largest_utilization_is_what_is_free(
         ("Error 804: forward compatibility was attempted on non supported HW", "forward-compatibility", "driver"),
     ],
 )  # fmt: skip
-def test_a_remedy_has_the_figures_of_the_words(line: str, trouble_id: str, says: str, t4_log: Path, tmp_path: Path):
-    """What the line's own numbers allow comes before the general remedy."""
+def test_a_remedy_uses_the_lines_figures(line: str, trouble_id: str, says: str, t4_log: Path, tmp_path: Path):
+    """What the line's own numbers allow is suggested before the general remedy."""
     found = _named(_after_weights(t4_log, tmp_path, "RuntimeError: " + line))
     assert list(found) == [trouble_id]
     assert says in found[trouble_id].remedy and found[trouble_id].remedy.endswith(BY_ID[trouble_id].remedy)
@@ -85,28 +85,28 @@ def test_a_remedy_has_the_figures_of_the_words(line: str, trouble_id: str, says:
 @pytest.mark.parametrize("prefix", ["(EngineCore pid=1) ERROR 01-01 00:00:00 [core.py:1] ", "vllm-1  | ", "[rank0]: ",
                                     "2025-02-13T10:00:00.000000000Z stderr F "])  # fmt: skip
 def test_words_are_found_below_any_prefix(prefix: str, t4_log: Path, tmp_path: Path):
-    """Whoever wrapped the line, its words and its figures are read."""
+    """A line's words and figures are read behind any prefix."""
     log = _after_weights(t4_log, tmp_path, prefix + FREE.format(device=" cuda:0", free="10.00", total="24.00"))
     assert "at most 0.41 here" in _named(log)["utilization-above-free"].remedy
 
 
-def test_a_context_alone_is_no_use_by_another_process(t4_log: Path, tmp_path: Path):
-    """A few hundred MiB before the load are the load's own context, and no cause of a failure."""
+def test_a_cuda_context_is_no_other_process(t4_log: Path, tmp_path: Path):
+    """A few hundred MiB in use before the load are its own context, and no cause of a failure."""
     profile = (
         "Memory profiling results: total_gpu_memory=79.10GiB initial_memory_usage=0.60GiB peak_torch_memory=3.10GiB"
     )
     assert "gpu-in-use" not in _named(_after_weights(t4_log, tmp_path, profile + "\nOverflowError: another"))
 
 
-def test_nothing_freed_is_not_said_to_be_freed():
-    """Where both measurements are the same, the remedy has no figure."""
+def test_without_freed_memory_the_remedy_has_no_figure():
+    """If both measurements are equal, the remedy has no figure."""
     trouble = BY_ID["memory-freed-meanwhile"]
     figures = figures_of(trouble, {"used_before": "1073741824", "used_after": "1073741824"})
     assert figures is not None and remedy_for(trouble, figures) == trouble.remedy
 
 
-def test_a_prompt_that_was_dropped_is_no_pass(t4_log: Path, tmp_path: Path):
-    """A whole load whose prompts were too long fails, with the lengths and what to do; as it is, it passes."""
+def test_a_dropped_prompt_is_no_pass(t4_log: Path, tmp_path: Path):
+    """A complete load whose prompts were too long fails with the lengths and the fix; without that line it passes."""
     log = tmp_path / t4_log.name
     said = "WARNING 02-13 18:00:00 scheduler.py:949] Input prompt (2611 tokens) is too long and exceeds limit of 512"
     log.write_text(t4_log.read_text() + "\n" + said + "\n")
@@ -116,8 +116,8 @@ def test_a_prompt_that_was_dropped_is_no_pass(t4_log: Path, tmp_path: Path):
     assert "2611 tokens came, and 512 are the limit" in finding.remedy and "truncate" in finding.remedy
 
 
-def test_a_budget_below_the_weights_is_not_a_matter_of_length():
-    """Where nothing is left for the KV cache, the advice is not to lower max_seq_length."""
+def test_a_budget_below_the_weights_does_not_suggest_a_length():
+    """If nothing is left for the KV cache, a lower max_seq_length is not suggested."""
     found = _named(ROOT / "tests" / "troubles" / "budget-below-weights.txt")
     assert list(found) == ["budget-below-weights"]
     assert "raise gpu_memory_utilization" in found["budget-below-weights"].remedy
@@ -138,12 +138,12 @@ def test_a_budget_below_the_weights_is_not_a_matter_of_length():
     ],
 )  # fmt: skip
 def test_the_specific_trouble_wins(lines: str, only: str, t4_log: Path, tmp_path: Path):
-    """Words that mean a trouble of their own hide the general one that comes with them."""
+    """A specific trouble hides the general one that comes with it."""
     assert list(_named(_after_weights(t4_log, tmp_path, lines))) == [only]
 
 
-def test_out_of_memory_of_the_gpu_is_not_that_of_the_machine(t4_log: Path, tmp_path: Path):
-    """Python's MemoryError is the machine's; torch's OutOfMemoryError has its name in it, and is not."""
+def test_the_gpus_out_of_memory_is_not_the_machines(t4_log: Path, tmp_path: Path):
+    """Python's MemoryError is the machine's; torch's OutOfMemoryError, whose name contains it, is the GPU's."""
     log = _after_weights(
         t4_log, tmp_path, "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 1002.00 MiB."
     )
@@ -151,8 +151,8 @@ def test_out_of_memory_of_the_gpu_is_not_that_of_the_machine(t4_log: Path, tmp_p
 
 
 @pytest.mark.parametrize("trouble_id", [trouble.id for trouble in BY_ID.values() if trouble.advice])
-def test_an_advice_asks_for_what_its_words_have(trouble_id: str):
-    """Each field of an advice is said by an excerpt's words, or follows from them."""
+def test_a_remedys_fields_come_from_its_words(trouble_id: str):
+    """Each field of a remedy is in an excerpt's words, or follows from them."""
     trouble = BY_ID[trouble_id]
     fields = {name for _, name, _, _ in Formatter().parse(trouble.advice) if name}
     excerpts = (ROOT / "tests" / "troubles").glob(f"{trouble_id}*.txt")
@@ -166,7 +166,7 @@ def test_an_advice_asks_for_what_its_words_have(trouble_id: str):
 
 
 def test_no_remedy_recommends_volta():
-    """Compute capability 7.0 loads, and then fails at the first cached prompt: no remedy sends anybody there."""
+    """Compute capability 7.0 loads, and then fails at the first cached prompt: no remedy suggests it."""
     assert [each.id for each in BY_ID.values() if "7.0 to" in each.remedy] == []
 
 
@@ -184,14 +184,14 @@ Loading safetensors checkpoint shards: 100% Completed | 2/2 [00:09<00:00,  4.71s
 """
 
 
-def test_what_a_good_load_says_is_no_trouble(t4_log: Path, tmp_path: Path):
-    """Warnings that every load prints name nothing, not even where the load failed of something unknown."""
+def test_warnings_of_a_good_load_are_no_trouble(t4_log: Path, tmp_path: Path):
+    """Warnings of every load name no trouble, even if the load failed for an unknown reason."""
     log = _after_weights(t4_log, tmp_path, BENIGN + "OverflowError: never seen")
     assert sightings(parse_log(log)) == ()
 
 
-def test_what_is_hidden_must_be_a_trouble():
-    """An entry that hides an id that is none is a problem of the file."""
+def test_a_hidden_id_must_be_a_trouble():
+    """An entry that hides an unknown id is an error of the file."""
     entry = {
         "id": "x",
         "title": "t",

@@ -6,7 +6,7 @@ from loadcheck.units import GIB, from_gib, parse_bytes, round_up, show_bytes, to
 
 
 def test_gib_round_trip():
-    """A number of GiB with four decimals survives the way to bytes and back."""
+    """A number of GiB with four decimals survives conversion to bytes and back."""
     for hundredths in range(0, 10_000, 37):
         gib = 5 + hundredths / 10_000
         assert round(to_gib(from_gib(gib)), 4) == round(gib, 4)
@@ -17,14 +17,14 @@ def test_gib_round_trip():
     [("0", 0), ("15828320256", 15_828_320_256), ("24GiB", 24 * GIB), ("24 GB", 24 * GIB), ("1.5g", 3 * GIB // 2),
      ("60 MiB", 62_914_560), ("7 B", 7)],
 )  # fmt: skip
-def test_bytes_are_read_as_people_write_them(text: str, num_bytes: int):
-    """Bytes alone, or a number with KiB, MiB or GiB, which may be called GB."""
+def test_bytes_may_have_units(text: str, num_bytes: int):
+    """Plain bytes, or a number with KiB, MiB or GiB, also written GB."""
     assert parse_bytes(text) == num_bytes
 
 
 @pytest.mark.parametrize("text", ["", "-1", "24.5", "GiB", "1e9", "24TiB", "nan", "9" * 5000])
-def test_what_is_no_number_of_bytes_is_refused(text: str):
-    """A sign, a fraction of a byte, another unit or no number is a ValueError."""
+def test_invalid_bytes_are_refused(text: str):
+    """A sign, a fraction of a byte, another unit or text is a ValueError."""
     with pytest.raises(ValueError, match="is no number of bytes"):
         parse_bytes(text)
 

@@ -1,4 +1,4 @@
-"""Logs of vLLM's V1 engine, and of releases before 0.7: read, judged by what they state of each other, and not predicted."""
+"""Logs of vLLM's V1 engine, and of releases before 0.7: read and judged by their own figures, and not predicted."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,8 +33,8 @@ def _judged(tmp_path: Path, text: str):
     return judge(gather(log))
 
 
-def test_a_whole_start_is_read_and_passes(tmp_path: Path):
-    """Every figure of its lines is read; a rounded 0.6 stands for 0.60; nothing is called missing, and one note says what is not done."""
+def test_a_complete_start_is_read_and_passes(tmp_path: Path):
+    """Every figure of a complete start is read, 0.6 as 0.60, nothing is called missing, and one note says what is not checked."""
     verdict = _judged(tmp_path, V1)
     assert verdict.status == "pass", verdict.failures()
     assert sum("V1 engine" in finding.why for finding in verdict.findings) == 1
@@ -44,8 +44,8 @@ def test_a_whole_start_is_read_and_passes(tmp_path: Path):
 
 
 @pytest.mark.parametrize("prefix", ["(EngineCore_0 pid=41) ", "(EngineCore pid=1) ", "(Worker_TP0 pid=9) "])
-def test_its_prefixes_change_nothing(prefix: str, tmp_path: Path):
-    """Who printed a line is no part of it; a trial capture before the real one is no second load."""
+def test_prefixes_change_nothing(prefix: str, tmp_path: Path):
+    """Prefixes change nothing, and a trial capture before the real one is no second load."""
     lines = V1.splitlines()
     trial = lines[5].replace("0.52", "0.11")
     text = "".join(prefix + line + "\n" for line in [*lines[:5], trial, *lines[5:]])
@@ -63,20 +63,20 @@ def test_its_prefixes_change_nothing(prefix: str, tmp_path: Path):
     ],
 )
 def test_one_changed_digit_fails(old: str, new: str, figure: str, tmp_path: Path):
-    """What its lines state of each other holds, or the figure is named."""
+    """Figures that contradict each other are named."""
     verdict = _judged(tmp_path, V1.replace(old, new))
     assert figure in {finding.figure for finding in verdict.failures()}
 
 
-def test_a_start_that_did_not_finish_is_told_as_that(tmp_path: Path):
-    """Two lines alone are a start that was cut off, with no line of the other engine missing."""
+def test_an_unfinished_start_is_reported_as_such(tmp_path: Path):
+    """Two lines alone are an unfinished start, without missing lines of the other engine."""
     verdict = _judged(tmp_path, "\n".join(V1.splitlines()[2:4]))
     assert [finding.figure for finding in verdict.failures() if not finding.missing] == ["outcome"]
     assert not any("unsloth" in finding.why for finding in verdict.failures())
 
 
 def test_the_older_breakdown_is_read(tmp_path: Path):
-    """vLLM 0.6.4 prints it in one line, its development builds one figure a line; Markdown may eat a number sign."""
+    """vLLM 0.6.4 prints the breakdown on one line, its development builds one figure per line, and Markdown may remove a number sign."""
     figures = "total_gpu_memory=79.1GiB {0}initial_memory_usage=68.2GiB {0}peak_torch_memory=3.1GiB {0}non_torch_memory=1.9GiB {0}kv_cache_size=0.2GiB"
     log = tmp_path / "old.log"
     for separator in ("", "\n"):
@@ -99,16 +99,16 @@ def test_the_older_breakdown_is_read(tmp_path: Path):
         (443_968, "auto", "fail"),
     ],
 )
-def test_tokens_are_those_that_the_memory_holds(tokens: int, dtype: str, status: str, tmp_path: Path):
-    """Of a known model the cache has as many tokens as its bytes hold in whole blocks, in the type that the engine names."""
+def test_tokens_must_match_the_memory(tokens: int, dtype: str, status: str, tmp_path: Path):
+    """For a known model the cache has as many tokens as its bytes hold in whole blocks, in the engine's dtype."""
     text = V1.replace("enforce_eager=False,", f"kv_cache_dtype={dtype}, enforce_eager=False,").replace(
         "443,328", f"{tokens:,}"
     )
     assert _judged(tmp_path, text.replace("54.12x", f"{tokens / 8192:.2f}x")).status == status
 
 
-def test_the_bytes_in_use_are_the_cache(tmp_path: Path):
-    """The summary's last sentence says the cache to the byte, and another number there fails."""
+def test_the_summarys_bytes_are_the_cache(tmp_path: Path):
+    """The summary's last sentence has the cache in bytes, and another number there fails."""
     text = V1.replace(
         "CUDAGraph memory.", f"CUDAGraph memory. Current kv cache memory in use is {int(54.12 * GIB)} bytes."
     )
@@ -130,7 +130,7 @@ LOGS = {
 
 @pytest.mark.parametrize("name", LOGS)
 def test_a_start_of_each_release_passes(name: str, tmp_path: Path):
-    """Every line that a release prints of memory is read and holds, and none that it does not print is called missing."""
+    """For each release every memory line is read and consistent, and no line that it lacks is called missing."""
     log = tmp_path / "v1.log"
     log.write_text(text(LOGS[name]))
     evidence = gather(log)
@@ -147,36 +147,36 @@ HELD = {"budget_gib", "kv_cache_gib", "kv_cache_tokens", "budget_kv_gib", "card_
         "graph_difference_pct", "utilization_without_graphs_pct", "utilization_with_graphs_pct", "weights_gib", "activation_peak_gib",
         "non_torch_gib", "consumed_gib", "max_concurrency", "free_on_start_gib", "graph_estimate_gib", "max_model_len", "gpu_total_gib",
         "asked_length", "fitted_length"}  # fmt: skip
-"""What an identity of V1 holds, where the release prints what it needs."""
+"""The figures that V1's identities cover, if the release prints what they need."""
 
 
 @pytest.mark.parametrize("name", ["0.8.5", "0.10.2", "debug", "0.18 counted", "0.27.0", "0.33.0", "shortened"])
 def test_one_changed_digit_of_a_start_fails(name: str, tmp_path: Path):
-    """The first digit of each number that an identity holds, one after the other: the verdict is no pass."""
+    """With the first digit of any figure of an identity changed, the verdict is no pass."""
     whole = text(LOGS[name])
     passed = {
         (spec, shown)
         for spec, shown, changed in _changed_digits(whole)
         if spec in HELD and _judged(tmp_path, changed).status == "pass"
     }
-    alone = {"weights_gib"} if "Actual usage" not in whole else set()  # no sum that it is a part of is printed
+    alone = {"weights_gib"} if "Actual usage" not in whole else set()  # no sum with it is printed
     assert {(spec, shown) for spec, shown in passed if spec not in alone} == set()
 
 
 def _changed_digits(whole: str) -> Iterator[tuple[str, str, str]]:
-    """(figure, what the log prints of it, the log with the first digit of that changed)."""
+    """(figure, its text in the log, the log with the first digit of that changed)."""
     specs = figure_specs() | SIDE_SPECS
     for format in DIALECT.formats:
         for match in format.pattern.finditer(whole):
             for group, capture in enumerate(format.captures, 1):
                 at = next((at for at in range(*match.span(group)) if whole[at].isdigit()), None)
-                if at is not None and not _is_of_the_trial(whole, match.start()):
+                if at is not None and not _is_in_the_trial(whole, match.start()):
                     digit = str((int(whole[at]) + 1) % 10 or 1)
                     yield specs[capture.attribute].name, match.group(group), whole[:at] + digit + whole[at + 1 :]
 
 
-def _is_of_the_trial(whole: str, at: int) -> bool:
-    """The first of two captures, which nothing else speaks of."""
+def _is_in_the_trial(whole: str, at: int) -> bool:
+    """Whether it is in the first of two captures, which nothing else checks."""
     return (
         "Graph capturing" in whole[at:]
         and whole[at:].startswith("Graph capturing")
@@ -194,8 +194,8 @@ Unsloth: vLLM's KV Cache can use up to 63.2 GB. Swap space is left to vLLM.
 """
 
 
-def test_unsloths_newer_plan_is_its_own(tmp_path: Path):
-    """Its lines before a V1 start are read, with or without a swap space, and held to no ladder or graph sizes of the pinned month."""
+def test_newer_plans_of_unsloth_are_not_held_to_the_pinned(tmp_path: Path):
+    """Newer lines of unsloth before a V1 start are read, with or without swap space, and not held to the pinned version's sequences or graph sizes."""
     start = text(Start(release="0.33.0", model="unsloth/meta-llama-3.1-8b-instruct-bnb-4bit", utilization=0.8942))
     assert _judged(tmp_path, PLAN + start).status == "pass"
     figures = parse_log(tmp_path / "v1.log").last.figures
@@ -203,8 +203,8 @@ def test_unsloths_newer_plan_is_its_own(tmp_path: Path):
 
 
 @pytest.mark.parametrize("model", ["google/gemma-3-12b-it", "openai/gpt-oss-20b"])
-def test_models_with_windows_have_fewer_tokens(model: str, tmp_path: Path):
-    """Before 0.21 their tokens are counted as if each layer kept all: fewer than concurrency × length is no contradiction, more is."""
+def test_models_with_windows_may_have_fewer_tokens(model: str, tmp_path: Path):
+    """Before 0.21 tokens are counted as if each layer kept all, so fewer than concurrency × length is no contradiction; more is."""
     whole = text(Start(release="0.11.0", model=model))
     concurrency = f"{Start(release='0.11.0').concurrency:.2f}x"
     assert _judged(tmp_path, whole.replace(concurrency, "161.30x")).status == "pass"
@@ -213,7 +213,7 @@ def test_models_with_windows_have_fewer_tokens(model: str, tmp_path: Path):
 
 @pytest.mark.parametrize("release", ["0.8.5", "0.11.0", "0.33.0"])
 def test_each_rank_prints_its_start(release: str, tmp_path: Path):
-    """Of a tensor-parallel start one rank's lines are read: it is one load, and what is not modelled is said once."""
+    """Of a tensor-parallel start one rank is read: it is one load, and one note says what is not modelled."""
     stamp = "(VllmWorker rank={} pid=41) " if release == "0.8.5" else "(Worker_TP{} pid=41) "
     ranks = [text(replace(Start(release=release), cards=2), stamp.format(rank)).splitlines() for rank in (0, 1)]
     whole = "\n".join(line for pair in zip(*ranks, strict=True) for line in pair)
@@ -234,8 +234,8 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("release", FAILURES)
-def test_a_cache_that_is_too_small_says_the_length_that_fits(release: str, tmp_path: Path):
-    """The engine's own estimate of it is in the fix."""
+def test_a_cache_that_is_too_small_suggests_a_length(release: str, tmp_path: Path):
+    """The fix has the engine's own estimate of the longest length."""
     whole = text(Start(release=release))
     until = whole[: whole.index("GPU KV cache size")].rpartition("\n")[0]
     failed = f"{until}\n(EngineCore_0 pid=9) ERROR 06-01 10:00:09 [core.py:700] {FAILURES[release]}\n"
@@ -259,7 +259,7 @@ INFO 12-13 19:54:19 gpu_executor.py:76] # GPU blocks: 27284, # CPU blocks: 2048
 
 @pytest.mark.parametrize("gap", ["\t", "     ", " "])
 def test_the_breakdown_as_a_table_is_checked(gap: str, tmp_path: Path):
-    """One figure a line, as 0.6.5 printed it for a while: all are read, none is missing, and no identity fails."""
+    """In the table that 0.6.5 printed for a while, one figure per line, all are read, none is missing, and every identity holds."""
     verdict = _judged(tmp_path, TABLE.replace("\t", gap))
     figures = parse_log(tmp_path / "v1.log").last.figures.to_json()
     assert [figures[f"{name}_gib"] for name in ("gpu_total", "budget", "weights", "non_torch", "activation_peak", "kv_cache")] == [
@@ -274,13 +274,13 @@ def test_the_breakdown_as_a_table_is_checked(gap: str, tmp_path: Path):
      ("1.26", "2.26", "kv_cache_gib"), ("53.29", "53.59", "kv_cache_gib"), ("0.90", "0.70", "budget_gib"), ("79.22", "69.22", "budget_gib")],
 )  # fmt: skip
 def test_a_changed_figure_of_the_table_fails(was: str, now: str, figure: str, tmp_path: Path):
-    """By the same identities as the sentence."""
+    """A changed figure of the table fails by the same identities as the sentence."""
     assert was in TABLE
     assert figure in {finding.figure for finding in _judged(tmp_path, TABLE.replace(was, now)).failures()}
 
 
 def test_the_line_of_0_6_4_is_checked(tmp_path: Path):
-    """kv_cache = total × utilization − peak_torch − non_torch, as far as its two decimals of utilization say it."""
+    """kv_cache = total × utilization − peak_torch − non_torch, within utilization's two decimals."""
     line = (
         "INFO 12-06 17:07:09 worker.py:232] Memory profiling results: total_gpu_memory=7.92GiB initial_memory_usage=0.65GiB "
         "peak_torch_memory=0.71GiB memory_usage_post_profile=0.68GiB non_torch_memory=0.43GiB kv_cache_size=5.99GiB "

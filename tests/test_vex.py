@@ -1,4 +1,4 @@
-"""What is said of known holes, as OpenVEX, and the audit by a database in OSV's format."""
+"""Known vulnerabilities as OpenVEX, and the audit with a database in OSV's format."""
 
 import io
 import json
@@ -25,8 +25,8 @@ HOLES = vex.load_holes()
 
 
 @pytest.mark.parametrize("hole", HOLES, ids=lambda hole: hole.ids[0])
-def test_each_hole_is_of_a_locked_version_and_has_its_proof(hole):
-    """The lock still has it, and the tests that are named are there."""
+def test_each_entry_is_of_a_locked_version_with_existing_tests(hole):
+    """Each entry is of a version in a lock, and its named tests exist."""
     versions = audit.all_versions()[hole.package]
     assert hole.fixed is None or all(Version(version) < Version(hole.fixed) for version in versions)
     for test in hole.tests:
@@ -34,15 +34,15 @@ def test_each_hole_is_of_a_locked_version_and_has_its_proof(hole):
         assert re.search(rf"^def {name}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), test
 
 
-def test_what_is_said_to_be_in_no_image_is_in_none():
-    """Neither the image's locks nor that of the load on the CPU pins it, and the image's document leaves it out."""
+def test_packages_in_no_image_are_in_none():
+    """An entry that says "in no image" is in neither the image's locks nor the CPU's, and the image's document omits it."""
     (locks,) = audit.all_versions()["cryptography"].values()
     assert locks == ("engines",)
     assert "cryptography" not in vex.openvex("sha256:abc", HOLES)
 
 
-def test_every_lock_is_looked_at():
-    """A package of several locks is named with all of them, one of two versions with both."""
+def test_every_lock_is_read():
+    """A package in several locks is listed with all of them, and with both versions if they differ."""
     versions = audit.all_versions()
     (torch,) = versions["torch"].values()
     assert torch[0] == "requirements" and "cpu" in torch
@@ -51,8 +51,8 @@ def test_every_lock_is_looked_at():
     }
 
 
-def test_the_document_is_openvex():
-    """The keys that its specification asks for, each status with its reason; of the same image the same."""
+def test_the_document_follows_openvex():
+    """The document has the keys that OpenVEX requires, each status with its reason, and is the same for the same image."""
     document = json.loads(vex.openvex("sha256:abc", HOLES))
     assert {"@context", "@id", "author", "timestamp", "version", "statements"} == set(document)
     assert document["@context"] == "https://openvex.dev/ns/v0.2.0"
@@ -70,7 +70,7 @@ def test_the_document_is_openvex():
     [{"status": "affected"}, {"status": "not_affected", "justification": "component_not_present", "because": "so"}],
 )
 def test_a_statement_without_its_reason_is_refused(entry):
-    """An affected one has an action, one that is not affected a test."""
+    """An affected entry needs an action, and one that is not affected a test."""
     with pytest.raises(ValueError, match="without a"):
         vex.Hole(ids=("CVE-1",), package="torch", **entry)
 
@@ -98,7 +98,7 @@ def span(*events: dict[str, str]) -> list[dict[str, Any]]:
     ],
 )
 def test_a_version_is_affected_as_osv_evaluates_it(version, affected, expected):
-    """Listed, or between introduced and fixed; the events of git are none of ours."""
+    """A version is affected if listed, or between introduced and fixed; git events are ignored."""
     assert audit.is_affected(version, affected) is expected
 
 
@@ -115,14 +115,14 @@ def database(tmp_path: Path, *records: dict[str, Any]) -> Path:
     return folder
 
 
-def test_a_hole_that_is_explained_passes(tmp_path, monkeypatch, capsys):
-    """By an alias, with what is said of it."""
+def test_an_explained_vulnerability_passes(tmp_path, monkeypatch, capsys):
+    """A vulnerability explained under an alias passes, with the explanation."""
     assert run_audit(monkeypatch, database(tmp_path, record(versions=["2.5.1"]))) == 0
     assert "not_affected: a pickle runs code" in capsys.readouterr().out
 
 
-def test_a_hole_that_nobody_explained_fails(tmp_path, monkeypatch, capsys):
-    """In a ZIP, too; what is withdrawn, of another version or of a package that is not locked is none."""
+def test_an_unexplained_vulnerability_fails(tmp_path, monkeypatch, capsys):
+    """An unexplained one fails, also from a ZIP. Withdrawn ones, other versions and packages outside the locks are ignored."""
     unknown = {**record(versions=["2.5.1"]), "aliases": ["CVE-1"]}
     others = [
         {**unknown, "withdrawn": "2025-01-01T00:00:00Z"},
@@ -136,8 +136,8 @@ def test_a_hole_that_nobody_explained_fails(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("NOT IN env/vex.toml") == 1
 
 
-def as_pypa_has_it(folder: Path, holes: Any) -> None:
-    """A made database in the form of PyPA's: YAML in vulns/PACKAGE/ID.yaml, other YAML beside it, and a workflow."""
+def pypa_database(folder: Path, holes: Any) -> None:
+    """A database in PyPA's format: YAML in vulns/PACKAGE/ID.yaml, other YAML beside it, and a workflow."""
     for hole in holes:
         for name in hole.ids:
             events = [{"introduced": "0"}, *([{"fixed": hole.fixed}] if hole.fixed else [])]
@@ -155,8 +155,8 @@ def as_pypa_has_it(folder: Path, holes: Any) -> None:
 
 
 def test_a_database_in_pypas_form_is_read(tmp_path, monkeypatch, capsys):
-    """Each hole of env/vex.toml is found in it once and explained, and none is called unknown to it."""
-    as_pypa_has_it(tmp_path, HOLES)
+    """Each entry of env/vex.toml is found in it once and explained, and none is reported as unknown to it."""
+    pypa_database(tmp_path, HOLES)
     assert run_audit(monkeypatch, tmp_path) == 0
     out = capsys.readouterr().out
     count = sum(len(hole.ids) for hole in HOLES)
@@ -164,9 +164,9 @@ def test_a_database_in_pypas_form_is_read(tmp_path, monkeypatch, capsys):
     assert "not in this database" not in out
 
 
-def test_each_hole_that_is_missing_is_told(tmp_path, monkeypatch, capsys):
-    """One that env/vex.toml has not fails; one that the database has not is named, and is no failure."""
-    as_pypa_has_it(tmp_path, HOLES[1:])
+def test_missing_vulnerabilities_are_reported(tmp_path, monkeypatch, capsys):
+    """A vulnerability that env/vex.toml lacks fails; one that the database lacks is reported without failing."""
+    pypa_database(tmp_path, HOLES[1:])
     monkeypatch.setattr(audit, "load_holes", lambda: HOLES[:-1])
     assert run_audit(monkeypatch, tmp_path) == 1
     out = capsys.readouterr().out
@@ -175,29 +175,29 @@ def test_each_hole_that_is_missing_is_told(tmp_path, monkeypatch, capsys):
 
 
 def test_a_version_in_yaml_is_text():
-    """0.10 is no 0.1."""
+    """0.10 is not 0.1."""
     text = b"id: PYSEC-1\naffected:\n- versions: [0.10, 1.0]\n"
     assert audit._record("a.yaml", text)["affected"][0]["versions"] == ["0.10", "1.0"]
 
 
-def test_a_hole_is_explained_once(monkeypatch):
-    """Two entries for one could contradict each other."""
+def test_a_vulnerability_has_one_entry(monkeypatch):
+    """Two entries for one vulnerability are refused, as they could contradict each other."""
     monkeypatch.setattr(vex, "load", lambda *_: vex.Holes(hole=(*HOLES, HOLES[0])))
     with pytest.raises(ValueError, match=f"{HOLES[0].ids[0]}: there twice; keep one"):
         vex.load_holes()
 
 
 @pytest.mark.parametrize("content", [None, "[]", "{", '{"id": "A", "affected": []}'])
-def test_no_database_is_no_pass(tmp_path, monkeypatch, capsys, content):
-    """Missing, of another form, damaged, or without a record of PyPI: exit 2, in a line."""
+def test_an_invalid_database_exits_2(tmp_path, monkeypatch, capsys, content):
+    """A missing or damaged database, another format, and one without PyPI records exit 2 with one line."""
     if content is not None:
         (tmp_path / "a.json").write_text(content)
     assert run_audit(monkeypatch, tmp_path if content else "") == 2
     assert capsys.readouterr().err.startswith("Error: ")
 
 
-def test_the_bill_of_materials_comes_with_it(tmp_path, monkeypatch):
-    """Of the same image, by its digest."""
+def test_sbom_and_vex_are_of_the_same_image(tmp_path, monkeypatch):
+    """The VEX document is on a component of the bill of materials, and on the same image by its digest."""
     wheel = b"Name: torch\nVersion: 2.5.1\n\n"
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:

