@@ -193,7 +193,7 @@ def _chat_row(line: int, turns: tuple[Message, ...] | None, faults: Faults) -> R
 
 
 def _alternate(line: int, turns: tuple[Message, ...], faults: Faults) -> bool:
-    """Whether only the first turn is a system turn, a user turn comes next, and no role but tool has two turns in a row."""
+    """Whether at most the first turn is a system turn, a user turn comes next, and no role but tool has two turns in a row."""
     roles = [turn.role for turn in turns]
     spoken = roles[1:] if roles[0] == "system" else roles
     if "system" in spoken:

@@ -323,7 +323,6 @@ def run_trainer(
     )
     _keep_probe(session, backend, model, trainer.processing_class)
     os.chdir(session.folder.path)  # a GPU's training works in the folder that is deleted here
-    os.chdir(session.folder.path)  # a GPU's training works in the folder that goes now
     shutil.rmtree(session.partial)
 
 

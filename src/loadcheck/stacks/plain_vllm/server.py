@@ -1,7 +1,7 @@
 """vLLM 0.7.2's own OpenAI-compatible server, with an orderly shutdown: running requests first, then the engine.
 
 On SIGTERM or SIGINT, vLLM's launcher cancels the server, stops the engine, and only then waits for open connections, without a limit
-(vllm/entrypoints/launcher.py:43-60, openai/api_server.py:884-887): a running stream is cut off, and its client waits forever. If uvicorn
+(vllm/entrypoints/launcher.py:43-60, openai/api_server.py:884-887): a running stream is cut off, and its client waits in vain. If uvicorn
 exits by itself, the launcher shuts down in the right order; so both signals make uvicorn exit.
 """
 
