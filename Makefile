@@ -71,7 +71,7 @@ train: $(RUNTIME_NEEDS) ## fine-tune on your data, predicted and judged (DATA=fi
 # Only in the local environment: a container's port would have to be published.
 .PHONY: serve
 serve: .venv/$(ENGINE)/.complete ## run vLLM's server with your adapters (RUN=folder, PROFILE=)
-	@served=$${RUN:-$${PROFILE:-}}; scripts/with-args .venv/$(ENGINE)/bin/loadcheck serve $${served:+"$$served"}
+	@served=$${RUN:-$${PROFILE:-}}; exec scripts/with-args .venv/$(ENGINE)/bin/loadcheck serve $${served:+"$$served"}
 
 .PHONY: check
 check: .venv/dev/.complete ## judge the newest run, or another one (RUN=folder, LOG=file)
