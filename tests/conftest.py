@@ -36,8 +36,15 @@ CLEARED_PREFIXES = (
 )
 
 
+HANDED_ON = {"LOADCHECK_GPU": "TESTS_GPU", "LOADCHECK_KEEP": "TESTS_KEEP"}
+"""Variables for tests/gpu, kept under names that no program reads: the GPU to run on, and the folder for the results."""
+
+
 def _own_environment() -> None:
     """Clear what tests must not see, and give this session its own HOME, so that no cache or token of the user is read or written."""
+    for name, own in HANDED_ON.items():
+        if name in os.environ:
+            os.environ[own] = os.environ[name]
     for name in list(os.environ):
         if name in CLEARED or name.startswith(CLEARED_PREFIXES):
             del os.environ[name]

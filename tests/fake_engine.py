@@ -24,6 +24,7 @@ from loadcheck.logs.events import (
     Imported,
     Loaded,
     Peak,
+    SavedAdapter,
     Slots,
     Stepped,
     Trained,
@@ -164,9 +165,10 @@ def _finish(profile: Profile, prediction: Prediction) -> None:
             mlp=figures.patched_mlp,
         )
         _event(Attached(trainable_params=figures.trainable_params, total_params=figures.total_params,
-                        adapter_bytes=figures.adapter_bytes))  # fmt: skip
+                        adapter_bytes=figures.adapter_bytes, adapter_sha256="a0" * 32))  # fmt: skip
     _event(Slots(lora_slots_bytes=figures.lora_slots_bytes))
-    _event(Answered(prompt=profile.generation.prompt, text="Paris.", num_new_tokens=2, expected="Paris", found=True))
+    _event(Answered(prompt=profile.generation.prompt, text="Paris.", num_new_tokens=2, expected="Paris", found=True,
+                    adapter_enabled=profile.adapters is not None, token_ids_sha256="b0" * 32))  # fmt: skip
     if profile.training.steps:
         losses = [2.0 - step / profile.training.steps for step in range(profile.training.steps)]
         for step, loss in enumerate(losses):
@@ -174,9 +176,11 @@ def _finish(profile: Profile, prediction: Prediction) -> None:
         _event(Trained(first_loss=losses[0], last_loss=losses[-1], adapter_changed=True, base_unchanged=True))
         _event(
             AnsweredAfterTraining(
-                prompt=profile.generation.prompt, text="Paris.", num_new_tokens=2, expected=None, found=None
+                prompt=profile.generation.prompt, text="Paris.", num_new_tokens=2, expected=None, found=None,
+                token_ids_sha256="b1" * 32,
             )
-        )
+        )  # fmt: skip
+        _event(SavedAdapter(same_weights=True, num_same_tokens=2, num_new_tokens=2))
     _event(Peak(peak_device_bytes=figures.peak_device_bytes))
     _event(Done())
 

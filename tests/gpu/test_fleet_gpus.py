@@ -8,8 +8,10 @@ from shutil import which
 
 import pytest
 
-from loadcheck.device import read_gpus
+from loadcheck.device import PIN, read_gpus
 from loadcheck.specs.gpu import find_gpu
+from tests.conftest import ROOT
+from tests.gpu.kept import keep
 from tests.gpu.test_gpu_load import PROFILE, PYTHON, has_gpu
 
 pytestmark = [
@@ -44,14 +46,21 @@ def _gpus() -> list[tuple[str, str]]:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """With an nvidia-smi, which unsloth asks for all GPUs of the host; NVML is asked in its place where there is none."""
+    """With an nvidia-smi, which unsloth asks for all GPUs of the host; NVML is asked in its place where there is none.
+
+    Gigabytes of weights are made once for all sessions, on the checkout's disk: /tmp may be memory.
+    """
     if which("nvidia-smi") is None:
         folder.mkdir()
         (folder / "nvidia-smi").write_text(SMI.format(python=PYTHON))
         (folder / "nvidia-smi").chmod(0o755)
-    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    cache = str(ROOT / "build" / "test-weights")
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "LOADCHECK_CACHE": cache}
 
 
+@pytest.mark.skipif(
+    "'TESTS_GPU' in os.environ", reason="it takes every GPU of the host, and these tests were given one"
+)
 def test_every_gpu_of_this_host_passes_at_once(tmp_path: Path):
     """One node for each GPU, side by side; each on a GPU of its own, and each judged by its own free memory."""
     gpus, environ = _gpus(), _environment(tmp_path / "bin")
@@ -61,10 +70,22 @@ def test_every_gpu_of_this_host_passes_at_once(tmp_path: Path):
         f'name = "all"\nengine = "local"\nprofile = "{PROFILE}"\nresults = "{results}"\n{SETTINGS}\n{groups}'
     )
     fleet = [PYTHON, "-m", "loadcheck", "fleet"]
-    subprocess.run([*fleet, "plan", "FLEET.toml", "--out", "plan"], cwd=tmp_path, check=True, capture_output=True)
+    assert PIN not in environ
+    planned = subprocess.run(
+        [*fleet, "plan", "FLEET.toml", "--out", "plan"],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert planned.returncode == 0, planned.stdout + planned.stderr
     run = subprocess.run(
         [*fleet, "run", "plan", "--json"], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
     )
+    for folder in (tmp_path / "plan", results):
+        keep(folder, f"fleet-of-{len(gpus)}/{folder.name}")
+    assert run.stdout, run.stderr
     said = json.loads(run.stdout)
     printed = {path.name: path.read_text()[-2000:] for path in (tmp_path / "plan").glob("*.out")}
     assert (run.returncode, said["counts"]) == (0, {"pass": len(gpus)}), (said["findings"], printed)

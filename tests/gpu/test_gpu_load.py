@@ -18,11 +18,12 @@ import pytest
 from loadcheck.device import read_gpu
 from loadcheck.figures import Kind, figure_specs
 from loadcheck.logs.event import EventT
-from loadcheck.logs.events import Answered, AnsweredAfterTraining, Attached, SavedAdapter, Trained
+from loadcheck.logs.events import Answered, AnsweredAfterTraining, Attached, Imported, SavedAdapter, Trained
 from loadcheck.stacks import parse_log
 from loadcheck.stacks.unsloth_vllm import startup
 from loadcheck.units import GIB
 from tests.conftest import ROOT
+from tests.gpu.kept import keep, name_of
 
 VENV = ROOT / ".venv" / "gpu" / "bin" / "python"
 PYTHON = str(VENV) if VENV.exists() else sys.executable  # in the image there is one Python
@@ -89,6 +90,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Loader:
         folder = tmp_path_factory.mktemp("gpu") / "run"
         process = start(folder, *flags, **environment)
         out, err = process.communicate(timeout=600)
+        keep(folder, f"load-{name_of((*flags, *environment.values()))}")
         assert out, err
         return Load(process.returncode, json.loads(out), folder)
 
@@ -125,6 +127,18 @@ def test_plain_start_has_the_same_figures_adapters_and_tokens(load: Loader, trai
     assert theirs == mine
     assert plain.last(Attached).adapter_sha256 == trained.last(Attached).adapter_sha256
     assert plain.last(Answered).token_ids_sha256 == trained.last(Answered).token_ids_sha256
+
+
+def test_a_start_ahead_has_the_same_figures_adapters_and_tokens(load: Loader):
+    """Its process has imported before the plan is there, so that less of the imports is waited for; nothing else is another."""
+    usual, ahead = load(), load(**{startup.WITH: "ahead"})
+    mine, theirs = usual.figures(), ahead.figures()
+    assert theirs.pop("peak_device_bytes") == pytest.approx(mine.pop("peak_device_bytes"), abs=8 * 2**20)
+    assert theirs == mine
+    assert (ahead.exit_code, ahead.said["verdict"]) == (0, "pass"), ahead.failures()
+    assert ahead.last(Attached).adapter_sha256 == usual.last(Attached).adapter_sha256
+    assert ahead.last(Answered).token_ids_sha256 == usual.last(Answered).token_ids_sha256
+    assert ahead.last(Imported).import_s < usual.last(Imported).import_s
 
 
 @pytest.mark.parametrize(

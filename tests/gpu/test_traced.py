@@ -12,6 +12,7 @@ from loadcheck.plan import make_plan, plan_to_json
 from loadcheck.specs.files import read_toml
 from loadcheck.specs.profile import load_profile
 from tests.conftest import ROOT
+from tests.gpu.kept import keep
 from tests.gpu.test_gpu_load import PROFILE, PYTHON, VENV, has_gpu  # noqa: F401  # in words that pytest evaluates
 from tests.traces import Trace, trace
 
@@ -51,7 +52,12 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Trace:
     assert trace(PYTHON, folder, "run", "{RUN}", "prepare", weights=WEIGHTS).code == 0
     for path in (folder / "home").iterdir():
         path.rename(folder / f"before-{path.name}")
-    return trace(PYTHON, folder, "run", "{RUN}", "load", weights=WEIGHTS)
+    try:
+        return trace(PYTHON, folder, "run", "{RUN}", "load", weights=WEIGHTS)
+    finally:
+        for name in ("trace.json", "output"):
+            if (folder / name).exists():
+                keep(folder / name, "traced")
 
 
 @on_a_gpu

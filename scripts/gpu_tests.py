@@ -1,0 +1,147 @@
+"""Run the tests that need a GPU, in parts, side by side on the cards of this host; all that they saw comes to lie in one folder, and one file.
+
+    python3 scripts/gpu_tests.py KEPT                          (every part, one after another, on the first card)
+    python3 scripts/gpu_tests.py KEPT load,ahead traced,serve  (two cards: the first takes the parts of the first word, the second those of the second)
+    python3 scripts/gpu_tests.py KEPT fleet                    (takes every card itself)
+
+It needs .venv/dev and .venv/gpu, and no network. What is still running after --limit seconds is interrupted, so that KEPT.tgz is there in time.
+Exit 0: all that were asked for passed, and none was skipped for want of a card. tests/gpu/README.md says what each part shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+GPU = "tests/gpu/"
+PARTS = {
+    "stack": ["test_serve.py", "test_reach_stack.py", "test_unused.py"],
+    "load": ["test_gpu_load.py"],
+    "traced": ["test_traced.py"],
+    "serve": ["test_serve_for_real.py"],
+    "make": ["test_make_serve.py"],
+    "resume": ["test_resume.py"],
+    "merged": ["test_serve_merged.py"],
+    "fleet": ["test_fleet_gpus.py"],
+}
+ON_ALL_CARDS = "fleet"
+SKIPPED_FOR_WANT = re.compile(r"SKIPPED .*(no usable NVIDIA GPU|is not installed$|has no make)")
+END_S = 25
+"""What an interrupted session may take to end what it started."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kept", type=Path, metavar="KEPT")
+    parser.add_argument("words", nargs="*", metavar="PART,…", default=[",".join(PARTS)])
+    parser.add_argument("--limit", type=float, default=570.0, metavar="SECONDS")
+    asked = parser.parse_args()
+    words = [word.split(",") for word in asked.words]
+    if unknown := {part for parts in words for part in parts} - {*PARTS}:
+        parser.error(f"{', '.join(sorted(unknown))}: no part; known: {', '.join(PARTS)}")
+    if len(words) > 1 and any(ON_ALL_CARDS in parts for parts in words):
+        parser.error(f"{ON_ALL_CARDS} takes every card: ask for it alone")
+    cards = uuids()
+    if len(words) > max(1, len(cards)):
+        parser.error(f"{len(words)} words for {len(cards)} cards")
+    kept: Path = asked.kept.absolute()
+    kept.mkdir(parents=True, exist_ok=True)
+    codes = run(
+        [(parts, kept / f"pytest-{'-'.join(parts)}.txt", card(parts, cards, at)) for at, parts in enumerate(words)],
+        kept,
+        asked.limit,
+    )
+    print(
+        f"kept in {shutil.make_archive(str(kept), 'gztar', kept.parent, kept.name)[: -len('.tar.gz')]}.tar.gz",
+        flush=True,
+    )
+    return max(codes)
+
+
+def card(parts: list[str], cards: list[str], at: int) -> str | None:
+    """The card of a session; None for the one that takes all, or where there is none."""
+    return None if ON_ALL_CARDS in parts or not cards else cards[at]
+
+
+def uuids() -> list[str]:
+    """Of this host's GPUs, as the environment of the stack sees them by NVML."""
+    code = "import json; from loadcheck.device import read_gpus; print(json.dumps([uuid for uuid, _ in read_gpus()]))"
+    said = subprocess.run([str(ROOT / ".venv/gpu/bin/python"), "-c", code], capture_output=True, text=True, check=False)
+    found: list[str] = json.loads(said.stdout or "[]")
+    return found
+
+
+def run(sessions: list[tuple[list[str], Path, str | None]], kept: Path, limit_s: float) -> list[int]:
+    """Run them side by side; the exit code of each."""
+    deadline_s = time.monotonic() + limit_s
+    running = [start(parts, words, gpu, kept) for parts, words, gpu in sessions]
+    for process in running:
+        try:
+            process.wait(max(0.0, deadline_s - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            print("the limit is over: interrupted", flush=True)
+            interrupt(running)
+    return [shown(words, process.returncode) for (_, words, _), process in zip(sessions, running, strict=True)]
+
+
+def start(parts: list[str], words: Path, gpu: str | None, kept: Path) -> subprocess.Popen[bytes]:
+    tests = [GPU + name for part in parts for name in PARTS[part]]
+    command = [
+        str(ROOT / ".venv/dev/bin/python"),
+        "-X",
+        "utf8",
+        "-m",
+        "pytest",
+        "-n",
+        "0",
+        "-v",
+        "--durations",
+        "0",
+        "-p",
+        "no:cacheprovider",
+    ]
+    env = {**os.environ, "LOADCHECK_KEEP": str(kept)} | ({"LOADCHECK_GPU": gpu} if gpu else {})
+    print(f"{', '.join(parts)} on {gpu or 'every card'}: {words}", flush=True)
+    with words.open("wb") as out:
+        return subprocess.Popen(
+            [*command, *tests], cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+def interrupt(running: list[subprocess.Popen[bytes]]) -> None:
+    """As Ctrl-C does, so that fixtures end what they started; then the rest of each session."""
+    for process in running:
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGINT)
+    until_s = time.monotonic() + END_S
+    for process in running:
+        try:
+            process.wait(max(0.0, until_s - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def shown(words: Path, code: int) -> int:
+    """Print how each test ended; its exit code, 1 where what was asked for was skipped."""
+    text = words.read_text(encoding="utf-8", errors="replace")
+    lines = [
+        line
+        for line in text.splitlines()
+        if re.search(r" (PASSED|FAILED|ERROR|SKIPPED)|^(E  |FAILED|ERROR|SKIPPED|=+ .* in )|s (call|setup) ", line)
+    ]
+    print(f"\n{words.name}: exit code {code}", *lines[-150:], sep="\n", flush=True)
+    return code or int(bool(re.search(SKIPPED_FOR_WANT.pattern, text, re.MULTILINE)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

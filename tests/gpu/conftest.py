@@ -1,0 +1,26 @@
+"""What the tests of a GPU share: the one card that they are pinned to, and a training that several look at."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from loadcheck.device import PIN
+from tests.gpu.trainings import Training, trained
+
+
+@pytest.fixture(scope="package", autouse=True)
+def pinned() -> Iterator[None]:
+    """Take the GPU that LOADCHECK_GPU named when the tests were started, so that two sessions run side by side."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "TESTS_GPU" in os.environ:
+            patch.setenv(PIN, os.environ["TESTS_GPU"])
+        yield
+
+
+@pytest.fixture(scope="package")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    """A training of 8B that nobody ended."""
+    folder: Path = tmp_path_factory.mktemp("whole") / "run"
+    return trained(folder)

@@ -1,0 +1,68 @@
+"""An engine of vLLM's server that knows no model: it prints the log that one left on an H200, and answers with one token after another.
+
+Everything around it is vLLM 0.7.2's own: parser, routes, streams, adapters by their names, launcher.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+SERVED = Path(__file__).resolve().parents[2] / "served"
+FIRST, LAST = "Started engine process", "init engine (profile"
+"""What the server itself does not print of a kept log."""
+TOKEN_S = 0.002
+NUM_KNOWN = 400
+"""Tokens that answers are made of."""
+
+
+@asynccontextmanager
+async def client(args: Any) -> AsyncIterator[Any]:
+    """In place of vllm.entrypoints.openai.api_server.build_async_engine_client."""
+    log = (SERVED / ("adapters.log" if args.enable_lora else "merged.log")).read_text()
+    lines = log.splitlines()
+    begin, end = (next(at for at, line in enumerate(lines) if words in line) for words in (FIRST, LAST))
+    print(*lines[begin : end + 1], sep="\n", flush=True)
+    yield _client(args)
+    print("the engine ends", flush=True)
+
+
+def _client(args: Any) -> Any:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.engine.protocol import EngineClient
+    from vllm.outputs import CompletionOutput, RequestOutput
+    from vllm.sampling_params import RequestOutputKind
+    from vllm.transformers_utils.tokenizer import get_tokenizer
+
+    model_config = AsyncEngineArgs.from_cli_args(args).create_model_config()
+    tokenizer = get_tokenizer(args.model)
+
+    async def generate(_self: Any, prompt: Any, sampling_params: Any, request_id: str, **_: Any) -> AsyncIterator[Any]:
+        prompt_ids, found = list(prompt["prompt_token_ids"]), list[int]()
+        delta = sampling_params.output_kind == RequestOutputKind.DELTA
+        for number in range(sampling_params.max_tokens):
+            await asyncio.sleep(TOKEN_S)
+            found.append((sum(prompt_ids) + number) % NUM_KNOWN)
+            finished = len(found) == sampling_params.max_tokens
+            if not delta and not finished:
+                continue
+            new = found[-1:] if delta else found
+            output = CompletionOutput(0, tokenizer.decode(new), new, None, None, "length" if finished else None)
+            yield RequestOutput(request_id, None, prompt_ids, None, [output], finished)
+
+    async def of_model(_self: Any) -> Any:
+        return model_config
+
+    async def of_tokenizer(_self: Any, _request: Any = None) -> Any:
+        return tokenizer
+
+    async def nothing(_self: Any, *_: Any) -> None:
+        pass
+
+    methods: dict[str, Any] = {name: nothing for name in EngineClient.__abstractmethods__}
+    methods |= {"generate": generate, "get_model_config": of_model, "get_tokenizer": of_tokenizer}
+    methods |= {name: property(lambda _self: False) for name in ("is_running", "is_stopped", "errored", "dead_error")}
+    return type("Client", (EngineClient,), methods)()

@@ -1,0 +1,46 @@
+"""A checkout of a rehearsal: a copy of this one, whose environments have the packages of those that are installed, and machine.py as Python starts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+COPIED = ("Makefile", "env", "examples", "pyproject.toml", "scripts", "src", "tests")
+START = """\
+import site; site.addsitedir({site!r})
+import sys; sys.path.insert(0, {src!r})
+import sys; sys.path.insert(0, {stand_in!r}); import machine; sys.path.remove({stand_in!r})
+"""
+PROGRAM = "#!{python}\nimport sys\nfrom loadcheck.cli import main\nsys.exit(main())\n"
+
+
+def checkout(root: Path, folder: Path, environments: tuple[str, ...]) -> Path:
+    """Copy `root`, with these of its environments."""
+    folder.mkdir()
+    for name in COPIED:
+        if (root / name).is_dir():
+            shutil.copytree(root / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(root / name, folder / name)
+    for name in environments:
+        _environment(root / ".venv" / name, folder / ".venv" / name, folder)
+    return folder
+
+
+def _environment(installed: Path, own: Path, folder: Path) -> None:
+    """Children are started by the same Python (sys.executable), and so find the same."""
+    (site,) = installed.glob("lib/python3.*/site-packages")
+    (own / "bin").mkdir(parents=True)
+    (own / "bin" / "python").symlink_to((installed / "bin" / "python").resolve())
+    (own / "pyvenv.cfg").write_text((installed / "pyvenv.cfg").read_text())
+    packages = own / site.relative_to(installed)
+    packages.mkdir(parents=True)
+    places = {
+        "site": str(site.absolute()),
+        "src": str(folder / "src"),
+        "stand_in": str(folder / "tests" / "gpu" / "stand_in"),
+    }
+    (packages / "stand_in.pth").write_text(START.format(**places))
+    program = own / "bin" / "loadcheck"
+    program.write_text(PROGRAM.format(python=own / "bin" / "python"))
+    program.chmod(0o755)

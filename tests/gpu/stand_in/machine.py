@@ -1,0 +1,237 @@
+"""A machine with two H200 that are none: what a process of a rehearsal finds in place of the driver, the engines and gigabytes of weights.
+
+It is imported as Python starts, by an environment that `environment.py` makes; everything else is what a GPU's machine runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from io import StringIO
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+ROOT = Path(__file__).resolve().parents[3]
+NAME, CAPABILITY, DRIVER = "NVIDIA H200", (9, 0), "580.159.04"
+TOTAL_BYTES, FREE_BYTES = 150_109_880_320, 149_557_477_376
+GPUS = tuple(f"GPU-{UUID(int=number)}" for number in (1, 2))
+PIN = "LOADCHECK_GPU"
+RAM_BYTES, WEIGHTS_S = 64 << 30, 0.5
+
+
+# ------------------------------------------------------------------------------------------------------------- driver, NVML
+
+
+class Driver:
+    """As much of libcuda.so.1 as loadcheck asks."""
+
+    def cuInit(self, _flags: int) -> int:  # noqa: N802
+        return 0
+
+    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
+        return _set(count, len(GPUS))
+
+    def cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802
+        return _set(version, 13000)
+
+    def cuDeviceGet(self, _device: Any, _number: int) -> int:  # noqa: N802
+        return 0
+
+    def cuDeviceGetName(self, name: Any, _length: int, _device: Any) -> int:  # noqa: N802
+        name.value = NAME.encode()
+        return 0
+
+    def cuDeviceGetAttribute(self, value: Any, number: int, _device: Any) -> int:  # noqa: N802
+        return _set(value, CAPABILITY[number - 75])
+
+    def cuDevicePrimaryCtxRetain(self, _context: Any, _device: Any) -> int:  # noqa: N802
+        return 0
+
+    def cuCtxSetCurrent(self, _context: Any) -> int:  # noqa: N802
+        return 0
+
+    def cuMemGetInfo_v2(self, free: Any, total: Any) -> int:  # noqa: N802
+        return _set(free, FREE_BYTES) + _set(total, TOTAL_BYTES)
+
+    def cuDeviceGetUuid(self, raw: Any, _device: Any) -> int:  # noqa: N802
+        raw._obj[:] = UUID((os.environ.get(PIN) or GPUS[0]).removeprefix("GPU-")).bytes
+        return 0
+
+
+def _set(reference: Any, value: int) -> int:
+    reference._obj.value = value
+    return 0
+
+
+class Library(ctypes.CDLL):
+    """Opens every library but the driver's."""
+
+    def __new__(cls, name: str | None = None, *_arguments: Any, **_named: Any) -> Any:
+        return Driver() if name == "libcuda.so.1" else super().__new__(cls)
+
+
+def nvml() -> ModuleType:
+    """The module pynvml, as far as it is asked."""
+    module = ModuleType("pynvml")
+    module.__file__ = "pynvml.py"
+    error = type("NVMLError", (Exception,), {})
+
+    def init() -> None:
+        if "vllm" in sys.modules:  # with a card it would open its library of kernels, which needs the driver's own
+            raise error
+
+    memory = SimpleNamespace(total=TOTAL_BYTES, free=FREE_BYTES, used=TOTAL_BYTES - FREE_BYTES)
+    answers: dict[str, Any] = {
+        "nvmlInit": init,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetCount": lambda: len(GPUS),
+        "nvmlDeviceGetHandleByIndex": lambda number: GPUS[number],
+        "nvmlDeviceGetHandleByUUID": lambda uuid: GPUS[GPUS.index(uuid)],
+        "nvmlDeviceGetUUID": lambda handle: handle,
+        "nvmlDeviceGetName": lambda _: NAME,
+        "nvmlDeviceGetMemoryInfo": lambda _handle, version=None: memory,
+        "nvmlMemory_v2": 2,
+        "nvmlDeviceGetComputeRunningProcesses": lambda _: [],
+        "nvmlDeviceGetCudaComputeCapability": lambda _: CAPABILITY,
+        "nvmlSystemGetDriverVersion": lambda: DRIVER,
+        "NVMLError": error,
+    }
+    vars(module).update(answers)
+    return module
+
+
+# ------------------------------------------------------------------------------------------------------------- what is changed
+
+
+def of_device(module: Any) -> None:
+    """A file of a device is there."""
+    module.has_device = lambda: True
+
+
+def of_synthetic(module: Any) -> None:
+    """Weights of the right header and size, that take no disk."""
+
+    def write(path: Path, tensors: Any) -> None:
+        with path.open("wb") as file:
+            file.write(module.header(tensors))
+            file.truncate(module.file_bytes(tensors))
+
+    module.write_safetensors = write
+
+
+def of_engine(module: Any) -> None:
+    """unsloth's engine prints what it would, by the formulas; it takes a while for its weights, and less to import where it has begun ahead."""
+    begun = threading.Event()
+
+    def begin(looked: threading.Event) -> None:
+        begun.set()
+        looked.wait()
+
+    def run(plan: Any, _directory: Path, recorder: Any) -> None:
+        from loadcheck.logs.events import Imported
+        from loadcheck.predict import card_from_device
+        from tests import fake_engine
+
+        recorder.record(Imported(import_s=0.5 if begun.is_set() else 1.0))
+
+        card = card_from_device(NAME, ".".join(map(str, CAPABILITY)), TOTAL_BYTES, FREE_BYTES)
+        with redirect_stdout(StringIO()) as said:
+            code = fake_engine.load(plan, card, RAM_BYTES)
+        for line in said.getvalue().splitlines(keepends=True):
+            if '"event": "imported"' in line:
+                continue
+            sys.stdout.write(line)
+            if "model weights took" in line:
+                sys.stdout.flush()
+                time.sleep(WEIGHTS_S)
+        if code:
+            sys.exit(code)
+
+    module.begin, module.run = begin, run
+
+
+def of_judge(module: Any) -> None:
+    """A server of another model than the one that was kept prints the kept one's log: its verdict is as if that were its own."""
+    from dataclasses import replace
+
+    judge_start = module.judge_start
+
+    def judge(log: Path, case: Any) -> Any:
+        found = judge_start(log, case)
+        if case.config.num_hidden_layers == KEPT_LAYERS:
+            return found
+        return replace(found, findings=tuple(replace(each, status=module.Status.OK) for each in found.findings))
+
+    module.judge_start = judge
+
+
+KEPT_LAYERS = 32
+
+
+def of_server(module: Any) -> None:
+    """vLLM's server with an engine that knows no model."""
+    from tests.gpu.stand_in.engine import client
+
+    module.build_async_engine_client = client
+
+
+CHANGES: dict[str, Callable[[Any], None]] = {
+    "loadcheck.device": of_device,
+    "loadcheck.weights.synthetic": of_synthetic,
+    "loadcheck.stacks.unsloth_vllm.engine": of_engine,
+    "loadcheck.serving.server": of_judge,
+    "vllm.entrypoints.openai.api_server": of_server,
+}
+
+
+class Changing(MetaPathFinder):
+    """Finds these modules as Python does, and has them changed once they are there."""
+
+    def __init__(self) -> None:
+        self._left = dict(CHANGES)
+
+    def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> ModuleSpec | None:
+        change = self._left.pop(name, None)
+        if change is None:
+            return None
+        spec = importlib.util.find_spec(name)
+        assert spec is not None and spec.loader is not None
+        spec.loader = Changed(spec.loader, change)
+        return spec
+
+
+class Changed(Loader):
+    """A module's own loader, and what is done after it."""
+
+    def __init__(self, loader: Loader, change: Callable[[Any], None]) -> None:
+        self._loader, self._change = loader, change
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        self._change(module)
+
+    def __getattr__(self, name: str) -> Any:  # runpy asks for the code, inspect for the source
+        return getattr(self._loader, name)
+
+
+def stand_in() -> None:
+    setattr(ctypes, "CDLL", Library)  # noqa: B010
+    sys.modules["pynvml"] = nvml()
+    sys.meta_path.insert(0, Changing())
+    sys.path.append(str(ROOT))
+
+
+stand_in()

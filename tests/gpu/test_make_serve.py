@@ -1,0 +1,64 @@
+"""`make serve` on a real GPU: what the Makefile starts is ended in order, though make is what is asked to end."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import which
+
+import psutil
+import pytest
+
+from tests.conftest import ROOT
+from tests.gpu.servers import Serving, assert_ends_in_order, assert_passes, started, words_of, write_profile_and_run
+from tests.gpu.test_gpu_load import has_gpu  # noqa: F401  # in words that pytest evaluates
+from tests.integration.test_serve import _free_port
+
+CHECKOUT = ROOT
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.xdist_group("real loads"),
+    pytest.mark.skipif("not has_gpu()", reason="this machine has no usable NVIDIA GPU"),
+    pytest.mark.skipif(which("make") is None, reason="this machine has no make"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("make")
+
+
+@pytest.fixture(scope="module")
+def serving(folder: Path) -> Iterator[Serving]:
+    """The environment is the one that is there (a copied checkout would install it anew); scripts/engine wants nvidia-smi, which may be missing."""
+    write_profile_and_run(folder)
+    port = _free_port()
+    words = [
+        "--adapter",
+        f"one={folder}/run",
+        "--adapter",
+        f"two={folder}/run",
+        *words_of(port)[:-1],
+        f"{folder}/served",
+    ]
+    command = [
+        "make", "-C", str(CHECKOUT), "-o", ".venv/gpu/.complete", "ENGINE=gpu", "RUNTIME=local", "serve",
+        f"RUN={folder}/served.toml", f"ARGS={' '.join(words)}",
+    ]  # fmt: skip
+    with started(command, port, folder, "make-serve") as found:
+        yield found
+
+
+def test_it_is_alive_and_its_start_passes(serving: Serving):
+    """Anybody may ask whether it lives; the verdict is as without make."""
+    with serving.ask("/health") as answer:
+        assert answer.status == 200
+    assert_passes(serving)
+
+
+def test_make_hands_sigterm_on(serving: Serving, folder: Path):
+    """The stream is whole, no process is left, and make says of no failed command that it failed."""
+    left = psutil.Process(serving.process.pid).children(recursive=True)
+    assert left
+    assert_ends_in_order(serving, "two")
+    assert psutil.wait_procs(left, timeout=10)[1] == []
+    assert "Error" not in (folder / "said.txt").read_text()

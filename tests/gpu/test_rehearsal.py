@@ -1,0 +1,66 @@
+"""Every test of a GPU is run where there is none, on a machine that only seems to have two (stand_in/): a lent card is too dear for a typing error.
+
+What runs is each test's own code, loadcheck's commands, vLLM's real server with an engine that knows no model, and trainings of the small
+model on the CPU. What a card shows is not shown here.
+"""
+
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.gpu.stand_in.environment import checkout
+from tests.gpu.test_gpu_load import VENV, has_gpu  # noqa: F401  # in words that pytest evaluates
+
+ENVIRONMENTS = ("cpu", "dev", "gpu")
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.xdist_group("real loads"),
+    pytest.mark.skipif("has_gpu()", reason="the tests themselves run here"),
+    pytest.mark.skipif(
+        not all((ROOT / ".venv" / name / "bin" / "python").exists() for name in ENVIRONMENTS),
+        reason="one of .venv/cpu, dev and gpu is not installed",
+    ),
+]
+
+
+LEFT_OUT = ("a_group_of_vllm", "the_edit_of_unsloth", "the_imports_of_a_load", "a_load_was_traced")
+"""They look into the environment's own folder, or at what an engine does beside printing."""
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rehearsal")
+    for name in ("libcuda.so", "libcuda.so.1"):  # which Triton would look for
+        (folder / name).touch()
+    return checkout(ROOT, folder / "checkout", ENVIRONMENTS)
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (("load", "traced"), ["load-ahead/load.log", "traced/trace.json"]),
+        (("serve", "make"), ["serve-adapters/asked.json", "make-serve/said.txt"]),
+        (
+            ("resume,merged",),
+            ["resume.json", "train-resumed/steps.jsonl", "serve-merged/asked.json", "export-merged.json"],
+        ),
+        (("fleet",), ["fleet-of-2/results/fleet.json"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_is_to_run_on_a_gpu_runs(copied: Path, words: tuple[str, ...], kept: list[str]):
+    """Each part by the command of tests/gpu/README.md, words side by side on a card each; what is to be kept is in the one file."""
+    folder, chosen = copied.parent / "-".join(words), " and ".join(f"not {name}" for name in LEFT_OUT)
+    environment = {
+        **os.environ, "TRITON_LIBCUDA_PATH": str(copied.parent), "PYTEST_PLUGINS": "tests.gpu.stand_in.plugin", "PYTEST_ADDOPTS": f"-k '{chosen}'",
+    }  # fmt: skip
+    command = [str(copied / ".venv/dev/bin/python"), str(copied / "scripts/gpu_tests.py"), str(folder), *words]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=580)
+    assert said.returncode == 0, said.stdout[-6000:] + said.stderr
+    with tarfile.open(f"{folder}.tar.gz") as tar:
+        assert {f"{folder.name}/{name}" for name in kept} <= set(tar.getnames())

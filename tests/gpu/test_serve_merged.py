@@ -1,0 +1,83 @@
+"""A training that was merged and exported, served on a real GPU and asked by its folder's name."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.gpu import trainings
+from tests.gpu.kept import keep, keep_figures
+from tests.gpu.servers import COMMAND, Serving, assert_ends_in_order, assert_passes, measure, started, words_of
+from tests.gpu.test_gpu_load import has_gpu  # noqa: F401  # in words that pytest evaluates
+from tests.gpu.trainings import Training
+from tests.integration.test_serve import _free_port
+
+NAME = "merged"
+EXPORT_S = 300
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.xdist_group("real loads"),
+    pytest.mark.skipif("not has_gpu()", reason="this machine has no usable NVIDIA GPU"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """16 GB of the merged model lie on the checkout's disk: /tmp may be memory."""
+    parent = ROOT / "build" / "test-exports"
+    parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=parent) as found:
+        yield Path(found)
+
+
+@pytest.fixture(scope="module")
+def merged(folder: Path, whole: Training) -> Path:
+    """The export, proven."""
+    assert whole.exit_code == 0, whole.failures
+    command = [*trainings.COMMAND, "export", str(whole.folder), NAME, "--merged", "--json"]
+    ended = subprocess.run(
+        command, cwd=folder, env=trainings.environment(), capture_output=True, text=True, check=False, timeout=EXPORT_S
+    )
+    assert ended.stdout, ended.stderr
+    said = json.loads(ended.stdout)
+    keep_figures("export-merged", said)
+    assert (ended.returncode, said["verdict"]) == (0, "pass"), said["findings"]
+    return folder / NAME
+
+
+@pytest.fixture(scope="module")
+def serving(folder: Path, merged: Path) -> Iterator[Serving]:
+    port = _free_port()
+    with started([*COMMAND, NAME, *words_of(port)], port, folder, "serve-merged") as found:
+        keep(merged / "proof.json", "serve-merged")
+        yield found
+
+
+def test_its_start_passes(serving: Serving):
+    """Each figure as it was predicted before, in 16 bits and without slots."""
+    assert_passes(serving)
+
+
+def test_it_is_asked_by_the_name_of_its_folder(serving: Serving):
+    """It is the one model that is there; that of its base is not."""
+    assert serving.models() == [NAME]
+    asked = {"prompt": "The KV cache", "max_tokens": 4, "temperature": 0}
+    status, answer = serving.said("/v1/completions", {**asked, "model": NAME})
+    assert (status, answer["usage"]["completion_tokens"]) == (200, 4)
+    assert serving.said("/v1/completions", {**asked, "model": "llama-3.1-8b-instruct"})[0] == 404
+
+
+def test_an_openai_client_is_answered(serving: Serving):
+    """Alone and 64 at once; its figures are kept."""
+    assert measure(serving, [NAME], "serve-merged")[NAME]["alone_tokens_per_s"] > 0
+
+
+def test_a_stream_comes_to_its_end_after_sigterm(serving: Serving):
+    """The last test of this server: all tokens come, exit code 0 follows the verdict, and the card is free again."""
+    assert_ends_in_order(serving, NAME)
+    assert serving.process.returncode == 0

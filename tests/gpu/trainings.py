@@ -1,0 +1,89 @@
+"""Trainings of 8B on a GPU as `loadcheck train` runs them, with synthetic weights: 20 steps of two rows, a checkpoint after the tenth."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from loadcheck.runs.steps import Step, read_steps
+from tests.conftest import ROOT
+from tests.gpu.kept import keep
+from tests.gpu.test_gpu_load import PROFILE, PYTHON
+
+CHECKPOINT, KILLED_AFTER, STEPS = 10, 13, 20
+SETTINGS = (
+    PROFILE, "--weights", "synthetic", "--max-seq-length", "512", "--lora-r", "16", "--lora-alpha", "32",
+    "--per-device-train-batch-size", "2", "--learning-rate", "1e-3",
+)  # fmt: skip
+"""As the kept runs in tests/training have them."""
+COMMAND = (PYTHON, "-m", "loadcheck")
+LIMIT_S = 400
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that has ended: its exit code, what `loadcheck train --json` said, its run folder."""
+
+    exit_code: int
+    said: dict[str, Any]
+    folder: Path
+
+    @property
+    def steps(self) -> list[Step]:
+        return read_steps(self.folder / "steps.jsonl")
+
+    @property
+    def failures(self) -> list[str]:
+        return [f"{each['figure']}: {each['why']}" for each in self.said["findings"] if each["status"] == "fail"]
+
+
+def environment() -> dict[str, str]:
+    """Gigabytes of weights are made once for all sessions, on the checkout's disk: /tmp may be memory."""
+    return {**os.environ, "LOADCHECK_CACHE": str(ROOT / "build" / "test-weights")}
+
+
+def _start(*words: str) -> subprocess.Popen[str]:
+    command = [*COMMAND, "train", *words, "--json"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+
+
+def _fresh(folder: Path) -> tuple[str, ...]:
+    data = str(ROOT / "examples" / "glossary.jsonl")
+    return (*SETTINGS, "--data", data, "--max-steps", str(STEPS), "--save-steps", str(CHECKPOINT), "--run-dir", str(folder))  # fmt: skip
+
+
+def _ended(process: subprocess.Popen[str], folder: Path, name: str) -> Training:
+    out, err = process.communicate(timeout=LIMIT_S)
+    keep(folder, name)
+    assert out, err
+    return Training(process.returncode, json.loads(out), folder)
+
+
+def trained(folder: Path) -> Training:
+    """To its end."""
+    return _ended(_start(*_fresh(folder)), folder, "train-whole")
+
+
+def killed(folder: Path) -> int:
+    """Its process killed by -9 once some steps after its checkpoint are done; the exit code."""
+    process = _start(*_fresh(folder))
+    deadline_s = time.monotonic() + LIMIT_S
+    while len(read_steps(folder / "steps.jsonl")) < KILLED_AFTER:
+        assert process.poll() is None and time.monotonic() < deadline_s, process.communicate(timeout=60)
+        time.sleep(0.02)
+    psutil.Process(process.pid).children()[0].kill()
+    process.communicate(timeout=60)
+    keep(folder, "train-killed")
+    return process.returncode
+
+
+def resumed(run: Path, folder: Path) -> Training:
+    """Another from its checkpoint on."""
+    return _ended(_start("--resume", str(run), "--run-dir", str(folder)), folder, "train-resumed")
