@@ -129,16 +129,23 @@ def test_plain_start_has_the_same_figures_adapters_and_tokens(load: Loader, trai
     assert plain.last(Answered).token_ids_sha256 == trained.last(Answered).token_ids_sha256
 
 
-def test_a_start_ahead_has_the_same_figures_adapters_and_tokens(load: Loader):
-    """Its process has imported before the plan is there, so that less of the imports is waited for; nothing else is another."""
-    usual, ahead = load(), load(**{startup.WITH: "ahead"})
-    mine, theirs = usual.figures(), ahead.figures()
+@pytest.fixture(scope="module")
+def usual(load: Loader) -> Load:
+    """The reference settings, without training."""
+    return load()
+
+
+@pytest.mark.parametrize("measures", ["ahead", ",".join(startup.OPT_IN)])
+def test_opt_in_measures_change_no_figure_adapter_or_token(load: Loader, usual: Load, measures: str):
+    """A load that imports before its plan is known passes with the usual figures, adapters and tokens, and waits less for imports."""
+    faster = load(**{startup.ENABLE_VARIABLE: measures})
+    mine, theirs = usual.figures(), faster.figures()
     assert theirs.pop("peak_device_bytes") == pytest.approx(mine.pop("peak_device_bytes"), abs=8 * 2**20)
     assert theirs == mine
-    assert (ahead.exit_code, ahead.said["verdict"]) == (0, "pass"), ahead.failures()
-    assert ahead.last(Attached).adapter_sha256 == usual.last(Attached).adapter_sha256
-    assert ahead.last(Answered).token_ids_sha256 == usual.last(Answered).token_ids_sha256
-    assert ahead.last(Imported).import_s < usual.last(Imported).import_s
+    assert (faster.exit_code, faster.said["verdict"]) == (0, "pass"), faster.failures()
+    assert faster.last(Attached).adapter_sha256 == usual.last(Attached).adapter_sha256
+    assert faster.last(Answered).token_ids_sha256 == usual.last(Answered).token_ids_sha256
+    assert faster.last(Imported).import_s < usual.last(Imported).import_s
 
 
 @pytest.mark.parametrize(

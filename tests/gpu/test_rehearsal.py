@@ -43,7 +43,10 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("words", "kept"),
     [
-        (("load", "traced"), ["load-ahead/load.log", "traced/trace.json"]),
+        (
+            ("load", "traced"),
+            ["load-ahead/load.log", "load-ahead-hash-kernels-nvidia-smi/load.log", "traced/trace.json"],
+        ),
         (("serve", "make"), ["serve-adapters/asked.json", "make-serve/said.txt"]),
         (
             ("resume,merged",),

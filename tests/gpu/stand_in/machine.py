@@ -133,9 +133,9 @@ def of_engine(module: Any) -> None:
     """unsloth's engine prints what it would, by the formulas; it takes a while for its weights, and less to import where it has begun ahead."""
     begun = threading.Event()
 
-    def begin(looked: threading.Event) -> None:
+    def import_ahead(device_free: threading.Event) -> None:
         begun.set()
-        looked.wait()
+        device_free.wait()
 
     def run(plan: Any, _directory: Path, recorder: Any) -> None:
         from loadcheck.logs.events import Imported
@@ -157,7 +157,7 @@ def of_engine(module: Any) -> None:
         if code:
             sys.exit(code)
 
-    module.begin, module.run = begin, run
+    module.import_ahead, module.run = import_ahead, run
 
 
 def of_judge(module: Any) -> None:
