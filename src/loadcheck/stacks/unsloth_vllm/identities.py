@@ -46,27 +46,28 @@ def check_kv_cache_of_0_6_4(evidence: Evidence) -> Iterator[Finding]:
         yield from compare(evidence, "kv_cache_bytes", left.widened(KV_SLACK_BYTES), formula)
 
 
-def _block_bytes(evidence: Evidence) -> tuple[float, str] | None:
-    """Bytes of one KV block: by the named model if it is known, else as implied by the log's own swap space."""
+def _block_bytes(evidence: Evidence) -> tuple[Interval, str] | None:
+    """Bytes of one KV block: by the named model if it is known, else by how many of them the log's own swap space holds, and not one more."""
     dtype = evidence.attempt.reading("kv_cache_dtype")
     size = number_bytes(None if dtype is None else str(dtype.value))
     if (model := evidence.model) is not None and size is not None:
-        return block_bytes(model.num_layers, model.kv_size, size), f"of {model.name}"
+        exactly = block_bytes(model.num_layers, model.kv_size, size)
+        return Interval(exactly, exactly), f"of {model.name}"
     swap, blocks = evidence.attempt.reading("swap_bytes"), evidence.attempt.reading("num_cpu_blocks")
     if swap is None or blocks is None or not swap.value or not blocks.value:
         return None
     assert not isinstance(swap.value, str) and not isinstance(blocks.value, str)
-    return swap.value / blocks.value, "from swap / CPU blocks"
+    return Interval(swap.value / (blocks.value + 1), swap.value / blocks.value), "from swap / CPU blocks"
 
 
 def check_gpu_blocks(evidence: Evidence) -> Iterator[Finding]:
     """The number of KV blocks follows from the cache's size."""
     size = _block_bytes(evidence)
     if size and not evidence.is_parallel and (intervals := intervals_of(evidence, "kv_cache_bytes")):
-        kv = intervals[0].scaled(1 / size[0])
+        kv = intervals[0] * Interval(1 / size[0].high, 1 / size[0].low)
         # vllm/worker/worker.py:245-249 at 0.7.2: int(kv // block bytes), at least 0
         blocks = Interval(max(kv.low // 1, 0), max(kv.high // 1, 0))
-        formula = f"num_gpu_blocks = ⌊kv_cache / block⌋, block {size[0] / 1024:.1f} KiB {size[1]}"
+        formula = f"num_gpu_blocks = ⌊kv_cache / block⌋, block {size[0].high / 1024:.1f} KiB {size[1]}"
         yield from compare(evidence, "num_gpu_blocks", blocks, formula, WRONG_MODEL)
 
 
@@ -78,8 +79,8 @@ def check_cpu_blocks(evidence: Evidence) -> Iterator[Finding]:
     size = _block_bytes(evidence)
     if size and not evidence.is_parallel and (intervals := intervals_of(evidence, "swap_bytes")):
         middle = (intervals[0].low + intervals[0].high) / 2  # an exact number of GiB, not a rounded one
-        blocks = (middle + 0.5) // size[0]
-        formula = f"num_cpu_blocks = ⌊swap / block⌋, block {size[0] / 1024:.1f} KiB {size[1]}"
+        blocks = (middle + 0.5) // size[0].high
+        formula = f"num_cpu_blocks = ⌊swap / block⌋, block {size[0].high / 1024:.1f} KiB {size[1]}"
         yield from compare(evidence, "num_cpu_blocks", Interval(blocks, blocks), formula, WRONG_MODEL)
 
 
