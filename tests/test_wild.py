@@ -1,10 +1,12 @@
 """Logs of other people, shortened and rewritten: what an expert says of each. The public repository or issue is named where the form is from."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from loadcheck.checking import gather
+from loadcheck.stacks import parse_log
 from loadcheck.verdict import Verdict, causes, judge
 from tests.v1_logs import Start, text
 
@@ -28,6 +30,15 @@ def _cause(verdict: Verdict) -> str:
 # ------------------------------------------------------------------------------------------------------------------------ servers
 
 # ------------------------------------------------------------------------------------------------------------------------- causes
+
+
+def test_the_traceback_of_a_notebooks_cell_is_read(tmp_path: Path):
+    """It is saved with colours and without line breaks, each part a string of its own (trietnguyeminh/Submission---EXACT--IJCNN)."""
+    parts = ["-" * 75, "\x1b[0;31mRuntimeError\x1b[0m      Traceback (most recent call last)", "\x1b[0;32m/tmp/a.py\x1b[0m in \x1b[0;36m<cell line: 0>\x1b[0;34m()\x1b[0m\n    1 x", "\x1b[0;31mRuntimeError\x1b[0m: Engine core initialization failed."]  # fmt: skip
+    cell = json.dumps({"output_type": "error", "ename": "RuntimeError", "traceback": parts}, indent=1)
+    _judged(tmp_path, READY.partition("INFO 06-01 10:00:05")[0] + cell)
+    texts = [error.text for error in parse_log(tmp_path / "load.log").last.errors]
+    assert texts[-1] == "RuntimeError: Engine core initialization failed."
 
 
 # ---------------------------------------------------------------------------------------------------------------- figures and shape

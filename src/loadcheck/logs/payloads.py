@@ -31,8 +31,8 @@ _WITHIN = ("jsonPayload", "_source", "fields", "kubernetes", "data", "attributes
 _NAMED = "|".join(KEYS)
 _FIELD = re.compile(rf'"(?:{_NAMED})"\s{{0,9}}:\s{{0,9}}("(?:[^"\\]|\\.)*")')
 _ALONE = re.compile(rf'\s*"(?:{_NAMED})"\s{{0,9}}:\s{{0,9}}("(?:[^"\\]|\\.)*")\s*,?\s*$')
-_CELL = re.compile(r'\s*("(?:[^"\\]|\\.)*\\n")\s*,?\s*$')
-"""One line of a notebook's saved output (.ipynb): only a string, which ends in an escaped line break."""
+_CELL = re.compile(r'\s*("(?:[^"\\]|\\.)*\\n"|"(?=[^\n]{0,4096}?\\u001b\[)(?:[^"\\]|\\.)*")\s*,?\s*$')
+"""One line of a notebook's saved output (.ipynb): only a string, which ends in an escaped line break, or has colors, as a traceback's parts do."""
 _LOGFMT = re.compile(r'(?:time|ts|level|t|lvl)=\S.{0,300}? (?:msg|message)=("(?:[^"\\]|\\.)*")')
 """One record of logfmt, as Go programs write it."""
 _STAMPED = re.compile(r'[^"{}]{0,300}?(?=\{\s{0,9}")')
@@ -40,7 +40,7 @@ _STAMPED = re.compile(r'[^"{}]{0,300}?(?=\{\s{0,9}")')
 _ERROR = re.compile(r"loadcheck: $|Error|Exception|payload|config")
 MAX_DEPTH = 3
 """How deeply records may nest: a record's message is a record if one collector reads another's output."""
-_SIGNS = (*(f'"{key}"' for key in KEYS), ' msg="', ' message="', '\\n"')
+_SIGNS = (*(f'"{key}"' for key in KEYS), ' msg="', ' message="', '\\n"', "\\u001b[")
 """A line without any of these is not a record."""
 
 
