@@ -1,6 +1,7 @@
 """Logs of other people, shortened and rewritten: what an expert says of each. The public repository or issue is named where the form is from."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,87 @@ def _cause(verdict: Verdict) -> str:
 # ---------------------------------------------------------------------------------------------------------------- several cards
 
 
+def test_each_ranks_cache_is_no_line_twice(tmp_path: Path):
+    """To 0.10.1 the engine core tells each rank's cache, which differ a little: one load (jyngjeon/multiagentsdebate, DaisukeTakai/eval_dataset)."""
+    lines = text(Start(release="0.9.2", cards=2)).splitlines(keepends=True)
+    caches = [line for line in lines if "GPU KV cache size" in line or "Maximum concurrency" in line]
+    other = [line.replace("size: ", "size: 1").replace("request: ", "request: 1") for line in caches]
+    after = lines.index(caches[-1]) + 1
+    assert _judged(tmp_path, "".join([*lines[:after], *other, *lines[after:]])).status == "pass"
+    of_one_card = text(Start(release="0.9.2")).splitlines(keepends=True)
+    assert _judged(tmp_path, "".join([*of_one_card[:after], *other, *of_one_card[after:]])).status == "fail"
+
+
+def _by_worker(start: Start, *workers: str) -> str:
+    """A start whose workers print their own lines, one after the other, and whose engine core prints the rest."""
+    of_worker = ("gpu_model_runner", "gpu_worker")
+    return "".join(
+        f"{name} {line}"
+        for line in text(start).splitlines(keepends=True)
+        for name in (workers if any(word in line for word in of_worker) else ["(EngineCore_DP0 pid=7)"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("(VllmWorker TP0 pid=41)", "(VllmWorker TP1 pid=42)"),
+        ("(Worker_TP0_EP0 pid=41)", "(Worker_TP1_EP1 pid=42)"),
+        ("(Worker_PP0_TP0 pid=41)", "(Worker_PP1_TP0 pid=42)"),
+        ("(RayWorkerWrapper pid=291, ip=10.0.0.168)", "(RayWorkerWrapper pid=292, ip=10.0.0.169)"),
+        ("(vLLMHttpServer pid=9) (Worker_TP0 pid=41)", "(vLLMHttpServer pid=9) (Worker_TP1 pid=42)"),
+    ],
+)
+def test_one_rank_of_each_naming_is_read(first: str, second: str, tmp_path: Path):
+    """Whatever an executor calls its ranks, the lines of one are read, and the load is known to be of several cards."""
+    start = replace(LLAMA, cards=2)
+    verdict = _judged(tmp_path, _by_worker(start, first, second))
+    assert verdict.status == "pass", verdict.failures()
+    assert parse_log(tmp_path / "load.log").last.other_ranks
+
+
+def test_the_one_worker_of_one_card_is_no_rank(tmp_path: Path):
+    """The multiprocessing executor names its worker for one card, too."""
+    assert _judged(tmp_path, _by_worker(LLAMA, "(Worker pid=41)")).status == "pass"
+    assert not parse_log(tmp_path / "load.log").last.other_ranks
+
+
+def test_another_engine_core_of_data_parallelism_is_no_second_load(tmp_path: Path):
+    """Each core prints the whole start; one is read."""
+    cores = [text(LLAMA, f"(EngineCore_DP{number} pid=4{number}) ").splitlines(keepends=True) for number in (0, 1)]
+    verdict = _judged(tmp_path, "".join(line for pair in zip(*cores, strict=True) for line in pair))
+    assert verdict.status == "pass", verdict.failures()
+
+
+def test_ranks_are_told_apart_within_one_line_of_a_notebook(tmp_path: Path):
+    """A notebook keeps a cell's output as one string (trietnguyeminh/Submission---EXACT--IJCNN, two T4 of Kaggle)."""
+    printed = _by_worker(replace(LLAMA, cards=2), "(Worker_TP0 pid=41)", "(Worker_TP1 pid=42)")
+    assert _judged(tmp_path, json.dumps({"text": printed})).status == "pass"
+
+
 # ------------------------------------------------------------------------------------------------------------------------ servers
+
+
+def test_a_second_start_after_one_that_failed_is_a_second_attempt(tmp_path: Path):
+    """Both came to their engine's line alone; the one before is told by its error (mrpid12org/imageworks)."""
+    failed = (
+        READY.splitlines(keepends=True)[0]
+        + "ValueError: Free memory on device (13.58/15.99 GiB) on startup is less than desired GPU memory utilization (0.85, 13.59 GiB).\n"
+    )
+    _judged(tmp_path, failed + READY)
+    outcomes = [attempt.outcome.value for attempt in parse_log(tmp_path / "load.log").attempts]
+    assert outcomes == ["failed", "completed"]
+
+
+def test_the_configuration_that_a_crash_dumps_is_no_second_engine(tmp_path: Path):
+    """V1 prints it again with the batch that failed (v1/engine/core.py, dump_input.py)."""
+    engine = READY.splitlines()[0].partition("] ")[2]
+    dumped = engine.replace("Initializing a V1", "Dumping input data for V1")
+    verdict = _judged(
+        tmp_path, READY + f"ERROR 06-01 10:01:00 [dump_input.py:72] {dumped}\nEngineCore encountered a fatal error.\n"
+    )
+    assert not [finding for finding in verdict.failures() if "times in one attempt" in finding.why]
+
 
 # ------------------------------------------------------------------------------------------------------------------------- causes
 

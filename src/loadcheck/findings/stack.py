@@ -27,7 +27,6 @@ class JudgedStack(Stack, Protocol):
         dialect: the lines that it prints and no other stack does.
         identities: in the order in which they are judged.
         settings_checks: whether the engine got the settings that this stack passes to it, by the lines that state them.
-        repeated_lines: formats that one attempt may print twice.
         alternatives: by a required line's format, the formats that other releases print instead.
         variables: the environment variables that change a load of this stack.
         note: why a log of versions other than the pinned ones is not refused; empty if it is.
@@ -36,7 +35,6 @@ class JudgedStack(Stack, Protocol):
     dialect: Dialect = Dialect()
     identities: tuple[Identity, ...] = ()
     settings_checks: tuple[Identity, ...] = ()
-    repeated_lines: frozenset[str] = frozenset()
     alternatives: dict[str, tuple[str, ...]] = {}
     variables: tuple[str, ...] = ()
     note: str = ""
@@ -48,6 +46,10 @@ class JudgedStack(Stack, Protocol):
     def required_events(self, profile: Profile | None) -> tuple[type[Event], ...]:
         """The events that our own engine prints in a whole load, in order."""
         return ()
+
+    def repeated_lines(self, attempt: Attempt) -> frozenset[str]:
+        """The formats that one attempt may print more than once."""
+        return frozenset()
 
     def restated_figures(self, attempt: Attempt) -> frozenset[str]:
         """Figures that the engine printed again because they had changed; every other figure must agree wherever it is printed."""

@@ -18,7 +18,7 @@ from loadcheck.logs.events import Done, Started
 from loadcheck.logs.formats import RUN_STAGES, LineFormat, Stage
 from loadcheck.logs.matches import Match, find_matches
 from loadcheck.logs.mentions import is_mention
-from loadcheck.logs.prefixes import Stamp, rank_of, strip_prefixes
+from loadcheck.logs.prefixes import RAY, Stamp, rank_of, strip_prefixes
 from loadcheck.logs.wrapped import Crossing, with_crossing
 
 MAX_ATTEMPTS = 1_000
@@ -26,6 +26,8 @@ MAX_ATTEMPTS = 1_000
 MATCHES_OF_A_LOG = 3
 """This many known lines make a file a log even if none begins as a load's line does: all on one line (pasted without its line breaks),
 or in one attempt (behind unknown prefixes)."""
+MAX_RECORD_CHARS = 8_000
+"""How far before a figure its line's prefix is looked for: vLLM's line of its whole configuration has 1,500 to 5,000 characters."""
 MAX_WORDS_CHARS = 110
 """The longest line that makes a file a log by its report of a process death alone. A sentence of prose is longer, or wraps later."""
 _LEAD = re.compile(r"(?![-*+] )\W{0,4}(?:[\w./:-]{1,255}: )?(?:[A-Z][\w ]{0,40}: )?")
@@ -84,26 +86,31 @@ class AttemptBuilder:
         self._feed_text(line, text, crossing)
 
     def _feed_text(self, line: int, text: str, crossing: Crossing | None = None) -> None:
-        matches = self._of_one_rank(text, with_crossing(find_matches(self.dialect, line, text), crossing))
-        for match in matches:
-            self._feed_match(line, match)
+        num_matches = 0
+        for match in with_crossing(find_matches(self.dialect, line, text), crossing):
+            if self._is_of_judged_rank(_before(text, match), match):
+                self._feed_match(line, match)
+                num_matches += 1
         for piece in text.split("\n"):
             bare = strip_prefixes(self._stamp.strip(piece))
-            self._is_log |= len(matches) >= MATCHES_OF_A_LOG or _begins_as_a_load(self.dialect, bare)
+            self._is_log |= num_matches >= MATCHES_OF_A_LOG or _begins_as_a_load(self.dialect, bare)
             self._feed_error(line, bare)
 
-    def _of_one_rank(self, text: str, matches: list[Match]) -> list[Match]:
-        """The matches, if the line is of the rank that printed first. The other ranks print the same lines, which are no second load."""
-        if not matches:
-            return matches
-        rank = rank_of(text)
+    def _is_of_judged_rank(self, before: str, match: Match) -> bool:
+        """Whether a match is of the rank that printed first, by the text before it on its line. The other ranks print the same lines, which are
+        no second load. Ray's workers do not say their ranks, so each of their lines counts once, whichever prints it first.
+        """
+        rank = rank_of(before)
         if not self._rank_is_known:
             self._rank, self._rank_is_known = rank, True
         if rank is None or rank == self._rank:
-            return matches
-        if self._attempts:
-            self._attempts[-1].other_ranks.add(rank)
-        return []
+            return True
+        if not self._attempts:
+            return False
+        attempt = self._attempts[-1]
+        attempt.other_ranks.add(rank)
+        engine = attempt.reading("engine") if rank.startswith(RAY) else None
+        return engine is not None and engine.value == "V1" and not attempt.formats[match.format.name]
 
     def finish(self) -> list[Attempt]:
         """The attempts, each with what was printed once for the whole run; empty if the file is not a log."""
@@ -139,7 +146,8 @@ class AttemptBuilder:
         if format.retries:
             self._retrying = True
             return self._begin()
-        return self._begin() if format.opens and format.stage < attempt.stage else attempt
+        again = format.stage <= Stage.ENGINE and attempt.errors and attempt.formats[format.name]
+        return self._begin() if format.opens and (format.stage < attempt.stage or again) else attempt
 
     def _begin(self) -> Attempt:
         if len(self._attempts) == MAX_ATTEMPTS:
@@ -193,6 +201,12 @@ class AttemptBuilder:
         for attribute, spec in figure_specs().items():
             if spec.holds(value := data.get(attribute)):
                 attempt.readings.append(Reading(spec.attribute, value, None, line))
+
+
+def _before(text: str, match: Match) -> str:
+    """What stands before a match on its line, as far as a record of the engine reaches."""
+    far = max(match.position - MAX_RECORD_CHARS, 0)
+    return text[max(text.rfind("\n", far, match.position) + 1, far) : match.position]
 
 
 def _is_report(text: str, error: LogError) -> bool:

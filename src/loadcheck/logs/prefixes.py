@@ -42,12 +42,16 @@ _PREFIXES = re.compile(
     re.ASCII,
 )
 _REPEATED = re.compile(r" ?\[repeated \d+x across (?:all nodes|cluster)\].*$")
-MAX_PREFIXES = 8
-"""Any further prefixes of a line are kept."""
 _RANK = re.compile(
     r"\(VllmWorker rank=(?P<number>\d+)[^)]*\)|"
-    r"\((?:Vllm)?Worker(?:Process|Proc)?(?:_TP(?P<tp>\d+))?[^)]* pid=(?P<pid>\d+)[^)]*\)|^\[rank(?P<rank>\d+)\]"
+    # data parallelism's engine cores, and workers: (VllmWorker TP1 pid=9), (Worker_DP0_TP1_EP1 pid=9), on one card (Worker pid=9)
+    r"\((?:EngineCore|(?:Vllm)?Worker)(?P<named>(?:[_ ][A-Z]{2,3}\d+)*) pid=\d+[^)]*\)|"
+    r"\((?P<other>VllmWorkerProcess|RayWorker(?:Wrapper|Proc)?) [^)]{0,64}?pid=(?P<pid>\d+)[^)]*\)|^\[rank(?P<rank>\d+)\]"
 )
+MAX_PREFIXES = 8
+"""Any further prefixes of a line are kept."""
+RAY = "RayWorker"
+"""How a rank begins that Ray names by its process only: no line tells which of them is the first."""
 
 
 def strip_prefixes(text: str) -> str:
@@ -61,12 +65,18 @@ def strip_prefixes(text: str) -> str:
 
 
 def rank_of(text: str) -> str | None:
-    """Which process of a tensor-parallel load printed a line; None for rank 0, or if the line does not say."""
-    match = _RANK.search(text)
-    if match is None:
+    """Which process of a tensor-parallel load printed a line; None for the first rank, or if the line does not say.
+
+    The innermost name counts, as Ray puts its own before what the process prints.
+    """
+    matches = list(_RANK.finditer(text))
+    if not matches:
         return None
-    number = match["tp"] or match["rank"] or match["number"]
-    return None if number == "0" else number or match["pid"]
+    match = matches[-1]
+    if match["pid"]:
+        return f"{match['other']} {match['pid']}"
+    numbers = re.findall(r"\d+", match["named"] or match["rank"] or match["number"] or "")
+    return "-".join(numbers) if any(int(each) for each in numbers) else None
 
 
 _HEAD = re.compile(r"(?:DEBUG|INFO|WARNING|ERROR) \d\d-\d\d \d\d:\d\d:\d\d ", re.ASCII)

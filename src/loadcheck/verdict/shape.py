@@ -106,8 +106,9 @@ def _last_stage(attempt: Attempt) -> str:
 
 
 def _doubled(evidence: Evidence) -> Iterator[Finding]:
+    repeated = evidence.stack.repeated_lines(evidence.attempt)
     for name, times in evidence.attempt.formats.items():
-        if times > 1 and name not in evidence.stack.repeated_lines:
+        if times > 1 and name not in repeated:
             yield _fail(
                 name,
                 f"the line `{name}` is in the log {times} times in one attempt",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loadcheck.findings.evidence import is_parallel
 from loadcheck.findings.stack import JudgedStack
 from loadcheck.logs import Attempt
 from loadcheck.predict.account import Prediction
@@ -24,6 +25,9 @@ from loadcheck.stacks.vllm_v1.identities import (
 )
 from loadcheck.stacks.vllm_v1.lines import DIALECT, required_lines
 
+OF_EACH_RANK = {"v1 tokens": "kv_cache_tokens", "concurrency": "max_concurrency"}
+"""Lines that the engine core prints for each rank, up to 0.10.1 (core/kv_cache_utils.py:716 at 0.9.2), and their figures: ranks differ in free memory."""
+
 
 class VllmV1(JudgedStack):
     """See `findings.stack.JudgedStack`."""
@@ -36,8 +40,6 @@ class VllmV1(JudgedStack):
         v0.check_patched, v0.check_estimate, v0.check_trainable,
     )  # fmt: skip
     settings_checks = CHECKS
-    # a trial capture precedes the real one, and both print their memory (gpu/model_runner.py:1163 at 0.33)
-    repeated_lines = frozenset({"captured", "v1 kv cache"})
     alternatives = ALTERNATIVES
     note = "vLLM's V1 engine: judged by what its lines state of each other, and not predicted"
 
@@ -53,9 +55,15 @@ class VllmV1(JudgedStack):
     def required_lines(self, attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
         return required_lines(attempt) if profile is None or profile.fast_inference else ()
 
+    def repeated_lines(self, attempt: Attempt) -> frozenset[str]:
+        """What a trial capture prints as the real one does (gpu/model_runner.py:1163 at 0.33), and what is printed for each rank."""
+        ranks = OF_EACH_RANK if is_parallel(attempt) else {}
+        return frozenset({"captured", "v1 kv cache", *ranks})
+
     def restated_figures(self, attempt: Attempt) -> frozenset[str]:
         lengths = {"max_model_len"} if attempt.formats["v1 auto-fit"] else set()
-        return frozenset({"cuda_graph_bytes", "graph_capture_s", *lengths})
+        ranks = OF_EACH_RANK.values() if is_parallel(attempt) else ()
+        return frozenset({"cuda_graph_bytes", "graph_capture_s", *lengths, *ranks})
 
     def why_not_predicted(self, attempt: Attempt) -> str:
         return why_not_predicted(attempt)
