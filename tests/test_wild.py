@@ -88,6 +88,80 @@ def test_ranks_are_told_apart_within_one_line_of_a_notebook(tmp_path: Path):
 
 # ------------------------------------------------------------------------------------------------------------------------ servers
 
+REFUSED = "This model's maximum context length is 2048 tokens. However, you requested 2297 tokens"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "ERROR 08-18 20:02:48 [serving_chat.py:203] Error in preprocessing prompt inputs\n"
+        "ERROR 08-18 20:02:48 [serving_chat.py:203] Traceback (most recent call last):\n"
+        'ERROR 08-18 20:02:48 [serving_chat.py:203]   File "vllm/entrypoints/openai/serving_engine.py", line 626, in _validate_input\n'
+        f"ERROR 08-18 20:02:48 [serving_chat.py:203] ValueError: {REFUSED}\n",
+        "(APIServer pid=1) ERROR:    Exception in ASGI application\n"
+        "(APIServer pid=1) Traceback (most recent call last):\n"
+        '(APIServer pid=1)   File "uvicorn/protocols/http/httptools_impl.py", line 421, in run_asgi\n'
+        f"(APIServer pid=1) vllm.exceptions.VLLMValidationError: {REFUSED}\n",
+        "ERROR:    Exception in ASGI application\n"
+        "  + Exception Group Traceback (most recent call last):\n"
+        '  |   File "starlette/_utils.py", line 87, in collapse_excgroups\n'
+        "  | ExceptionGroup: unhandled errors in a TaskGroup (1 sub-exception)\n"
+        "  +-+---------------- 1 ----------------\n"
+        "    | Traceback (most recent call last):\n"
+        '    |   File "uvicorn/protocols/http/httptools_impl.py", line 399, in run_asgi\n'
+        "    | jinja2.exceptions.TemplateError: Conversation roles must alternate\n"
+        "    +------------------------------------\n",
+    ],
+)
+def test_a_request_that_was_refused_ends_no_load(lines: str, tmp_path: Path):
+    """The server answers 400 and lives on (ljg6861/anton_new, NnamdiOdozi/mlops-assignment, vllm #6689)."""
+    answered = 'INFO:     127.0.0.1:41234 - "POST /v1/chat/completions HTTP/1.1" 400 Bad Request\n'
+    assert _judged(tmp_path, READY + lines + answered).status == "pass"
+    after = "RuntimeError: CUDA error: an illegal memory access was encountered\n"
+    assert _judged(tmp_path, READY + lines + answered + after).status == "fail"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "vllm.engine.async_llm_engine.AsyncEngineDeadError: Task finished unexpectedly.",
+        "RuntimeError: NCCL error: unhandled cuda error",
+    ],
+)
+def test_a_request_that_met_a_dead_engine_tells_of_it(error: str, tmp_path: Path):
+    """What is more than the request's own counts, though a request shows it (vllm #7073, vllm #10925)."""
+    lines = f'ERROR:    Exception in ASGI application\nTraceback (most recent call last):\n  File "a.py", line 1, in run_asgi\n{error}\n'
+    assert _judged(tmp_path, READY + lines).status == "fail"
+
+
+SHUTDOWN = """\
+(EngineCore pid=41490) INFO 08-02 11:46:06 [core.py:1214] [shutdown] EngineCore: trigger received signal=SIGTERM
+(APIServer pid=41356) INFO 08-02 11:46:06 [launcher.py:100] [shutdown] API server: shutdown triggered
+"""
+DEAD = """\
+(APIServer pid=5) ERROR 08-21 10:24:34 [async_llm.py:704] AsyncLLM output_handler failed.
+(APIServer pid=5) ERROR 08-21 10:24:34 [async_llm.py:704] Traceback (most recent call last):
+(APIServer pid=5) ERROR 08-21 10:24:34 [async_llm.py:704]     outputs = await engine_core.get_output_async()
+(APIServer pid=5) ERROR 08-21 10:24:34 [async_llm.py:704] vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.
+"""
+
+
+def test_a_server_that_shuts_down_when_asked_has_not_died(tmp_path: Path):
+    """From 0.25 on it says each step of it; before it served, it is an end all the same (sostrowsk/dgx-spark-local-llm)."""
+    assert _judged(tmp_path, READY + SHUTDOWN).status == "pass"
+    assert _judged(tmp_path, READY + SHUTDOWN + DEAD).status == "pass"
+    assert _judged(tmp_path, READY + DEAD).status == "fail"
+    begun = READY.partition("INFO 06-01 10:00:02")[0]
+    assert "SIGTERM" in _cause(_judged(tmp_path, begun + SHUTDOWN))
+
+
+@pytest.mark.parametrize("banner", ["vLLM API server version 0.10.0", "  ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.25.1"])
+def test_a_server_that_was_cut_off_before_its_engine_is_a_log(banner: str, tmp_path: Path):
+    """Its first lines are a start that did not finish, and no file of another kind."""
+    verdict = _judged(tmp_path, f"(APIServer pid=2) INFO 08-01 18:02:54 [api_utils.py:339] {banner}\n")
+    assert [finding.figure for finding in verdict.failures() if not finding.missing] == ["outcome"]
+
 
 def test_a_second_start_after_one_that_failed_is_a_second_attempt(tmp_path: Path):
     """Both came to their engine's line alone; the one before is told by its error (mrpid12org/imageworks)."""
@@ -111,6 +185,25 @@ def test_the_configuration_that_a_crash_dumps_is_no_second_engine(tmp_path: Path
 
 
 # ------------------------------------------------------------------------------------------------------------------------- causes
+
+
+def test_the_trouble_in_the_blamed_line_is_the_cause(t4_log: Path, tmp_path: Path):
+    """An installer's line about a missing package, which it then installed, is none (trietnguyeminh/Submission---EXACT--IJCNN)."""
+    begun = t4_log.read_text().partition("Memory profiling takes")[0]
+    log = f"Pre-installed vLLM: FAIL (No module named 'vllm')\n{begun}\n/usr/bin/ld: cannot find -lcuda: No such file or directory\n"
+    assert "Triton cannot link" in _cause(_judged(tmp_path, log))
+
+
+def test_a_warning_is_no_cause(t4_log: Path, tmp_path: Path):
+    """Of an error that nobody knows the error is told, and not what unsloth warned of before (johnson7788/RLDecisionAgent)."""
+    log = f"UserWarning: WARNING: Unsloth should be imported before transformers\n{t4_log.read_text()}\nTypeError: 'NoneType' object is not iterable\n"
+    assert "'NoneType' object is not iterable" in _cause(_judged(tmp_path, log))
+
+
+def test_a_git_that_failed_is_no_death(tmp_path: Path):
+    """wandb looks for a checkout, and logs that git does not like its owner (zhiyuanhubj/logic-rl-formula)."""
+    line = "ERROR:2025-03-02 11:56:34,332:git root error: Cmd('git') failed due to: exit code(128)\n"
+    assert _judged(tmp_path, READY + line).status == "pass"
 
 
 def test_the_traceback_of_a_notebooks_cell_is_read(tmp_path: Path):

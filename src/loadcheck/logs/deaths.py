@@ -53,6 +53,8 @@ _ENGINE = re.compile(
     r"(?:A|The) worker died|[Ww]orker (?:process )?(?:has )?(?:crashed|died)|actor (?:has )?died|DataLoader worker .{0,80}(?:killed|exited unexpectedly)|"
     r"(?:Background loop|MQLLMEngine) (?:has errored|is (?:already )?dead|terminated)"
 )
+_OF_TOOL = "Cmd('"
+"""GitPython's report of a git that failed (git/exc.py), such as wandb logs where a checkout is another user's."""
 
 
 # Reports of schedulers, mpirun, timeout, Jupyter, Kubernetes, CI and clouds that a process they watched is gone.
@@ -92,7 +94,7 @@ def find_death(text: str) -> tuple[str, str | None] | None:
         return match.group(), None
     if match := _CAUGHT.match(text):
         return match.group(), match["signal"]
-    if len(text) > MAX_REPORT_CHARS or "`" in text or text[:1] in PROSE:
+    if len(text) > MAX_REPORT_CHARS or "`" in text or text[:1] in PROSE or _OF_TOOL in text:
         return None
     return _reported_death(text)
 

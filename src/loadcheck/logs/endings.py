@@ -22,6 +22,16 @@ MAX_TEXT = 500
 
 TRACEBACK = "Traceback (most recent call last)"
 _IGNORED = re.compile(r"Exception ignored (?:in|on)\b|--- Logging error ---")
+# What a server logs before the traceback of one request, which it answers with an error: uvicorn's protocols/http/httptools_impl.py, and vLLM's
+# entrypoints/openai/serving_*.py and tool_parsers/ at 0.7.2.
+_OF_REQUEST = re.compile(
+    r"\W{0,4}(?:Exception in ASGI application|Error (?:trying to handle streaming tool call|in (?:preprocessing prompt inputs|"
+    r"applying chat template from request|(?:chat )?completion stream generator|(?:reasoning|tool) parser creation|"
+    r"extracting tool call from response)))\b"
+)
+_OF_ENGINE = re.compile(r"\b(?:CUDA|HIP|NCCL|cuBLAS|cuDNN|Triton)\b|RuntimeError|memory|Engine|Worker")
+"""An exception with one of these may be more than its request's."""
+_GROUP_MEMBER = re.compile(r"(?:\d{1,4} )?-{4,}")
 _CHAIN = re.compile(
     r"(?:During handling of the above exception, another exception occurred|"
     r"The above exception was the direct cause of the following exception):?"
@@ -34,9 +44,15 @@ _EXCEPTION = re.compile(
     re.ASCII,
 )
 _RAISED = re.compile(rf"{_NAME}(?:: .*|:?$)", re.ASCII)
+ORDERLY = "[shutdown] "
+"""How the lines begin that vLLM's processes print while they shut down on a signal (v1/engine/core.py, from 0.25)."""
+ORDERLY_ENDS = (ORDERLY, TRACEBACK, "vllm.v1.engine.exceptions.EngineDeadError")
 BENIGN_EXITS = ("SystemExit: 0", "SystemExit: None", "SystemExit")
-_GROUP_EDGE = re.compile(r"^[ |+-]*(?=\S)")
+_GROUP_EDGE = re.compile(r"^ {0,8}[|+](?:-[+-]*)? ?")
+"""What Python draws before the lines of an exception group (Lib/traceback.py), without the frames' own indentation."""
 _LOGGING_TAIL = ("Call stack:", "Message: ", "Arguments: ")
+_INTERRUPTIONS = ("KeyboardInterrupt", "asyncio.exceptions.CancelledError", "SystemExit: 15")
+"""15 is SIGTERM, which Ray raises as an exit (ray/_private/worker.py, sigterm_handler)."""
 # A message that only points to an error elsewhere.
 _POINTER = re.compile(r"root cause|see (?:the )?(?:stack ?trace|error|above)", re.IGNORECASE)
 
@@ -75,13 +91,18 @@ class LogError:
         """Whether it only says that the cause is found elsewhere."""
         return _POINTER.search(self.text) is not None
 
+    @property
+    def is_interruption(self) -> bool:
+        """Whether the process was ended from outside: by Ctrl-C, or by a signal whose handler raises this."""
+        return self.kind is Kind.EXCEPTION and self.text.startswith(_INTERRUPTIONS)
+
 
 # Messages that end a load of any stack: of CUDA and its libraries, of what runs before a load (Docker, the linker, the system), and
 # of our own engine when it refuses.
 ENDINGS: tuple[EndingWords, ...] = tuple(
     (anchor, re.compile(pattern))
     for anchor, pattern in (
-        ("out of memory", r"(?:torch\.(?:cuda\.)?\w+Error: )?CUDA (?:driver )?(?:error: )?out of memory.*"),
+        ("out of memory", r"(?:torch\.(?:cuda\.)?\w+Error: )?(?:CUDA|HIP) (?:driver )?(?:error: )?out of memory.*"),
         ("out of memory", r"Cuda failure \d+ 'out of memory'.*"),
         (
             "Cannot allocate memory",
@@ -89,7 +110,7 @@ ENDINGS: tuple[EndingWords, ...] = tuple(
         ),
         ("INTERNAL ASSERT FAILED", r"INTERNAL ASSERT FAILED at .*"),
         ("Watchdog caught", r"Watchdog caught collective operation timeout.*"),
-        ("cudaErrorMemoryAllocation", r"cudaErrorMemoryAllocation.*"),
+        ("cudaErrorMemoryAllocation", r"(?<!`)cudaErrorMemoryAllocation.*"),
         ("CUBLAS_STATUS_ALLOC_FAILED", r"CUBLAS_STATUS_ALLOC_FAILED.*"),
         ("unsatisfied condition", r"requirement error: unsatisfied condition:.*"),
         ("could not select device driver", r"could not select device driver.*"),
@@ -152,6 +173,8 @@ class EndingReader:
         self._frames: list[str] = []
         self._ignoring = False
         self._logging = False
+        self._of_request = False
+        self._shutting_down = False
         self._expects = False
         """Within what Python ignores: whether the exception, or one chained to it, is still to come."""
         self._follows = False
@@ -168,18 +191,27 @@ class EndingReader:
             text: the line without its prefixes.
             stage: how far the load has come.
         """
-        if _IGNORED.search(text):
+        of_request = _OF_REQUEST.match(text) is not None
+        if of_request or _IGNORED.search(text):
             self._ignoring, self._logging, self._expects, self._state = True, "Logging" in text, True, _State.RAISED
+            self._of_request = of_request
             return None
         found = self._read(line, text)
         if found is None:
             return None
-        if self._ignoring:
+        if self._ignoring and not (self._of_request and _OF_ENGINE.search(found.text)):
+            return None
+        if stage is not None and stage >= Stage.READY and self._is_of_shutdown(found):
             return None
         return replace(found, text=found.text[:MAX_TEXT], stage=stage)
 
+    def _is_of_shutdown(self, found: LogError) -> bool:
+        """Whether a server that was ready is told to shut down, or misses its engine because it does."""
+        self._shutting_down |= found.text.startswith(ORDERLY)
+        return self._shutting_down and found.text.startswith(ORDERLY_ENDS)
+
     def _read(self, line: int, text: str) -> LogError | None:
-        bare = _GROUP_EDGE.sub("", text) if text[:3].strip() in ("|", "+") else text
+        bare = _GROUP_EDGE.sub("", text)
         if TRACEBACK in bare and not _is_quoted(bare):
             return self._head(line, bare)
         if _CHAIN.match(bare.strip()):
@@ -225,6 +257,9 @@ class EndingReader:
         if self._expects and _EXCEPTION.match(text):
             self._expects = False
             return True
+        if _GROUP_MEMBER.fullmatch(text.strip()):
+            self._expects = True
+            return True
         if self._logging:
             return text[:1] in " \t" or text.startswith(_LOGGING_TAIL)
         return self._expects and text[:1] in " \t"
@@ -256,10 +291,11 @@ def _only_mentions(text: str, match: re.Match[str], anchor: str) -> bool:
 def cause_of(errors: list[LogError]) -> LogError | None:
     """The error to blame: the first of the last chain, where pointers and heads do not count; None if there is no error.
 
-    An exception tells more than the death that follows it, and a line that points elsewhere tells nothing.
+    An exception tells more than the death or the interruption that follows it, and a line that points elsewhere tells nothing.
     """
     specific = [error for error in errors if error.kind is not Kind.HEAD and not error.is_pointer]
     raised = [error for error in specific if error.kind is not Kind.DEATH] or specific
+    raised = [error for error in raised if not error.is_interruption] or raised
     if not raised:
         return errors[-1] if errors else None
     position = len(raised) - 1

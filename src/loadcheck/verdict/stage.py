@@ -32,7 +32,7 @@ FRAMES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("sampler", r"\bin _dummy_sampler_run\b"),
         (
             "capture",
-            r"\bin (?:capture_model|_capture_cudagraphs|capture_graph|graph_capture|compile_or_warm_up_model)\b|compilation/cuda_graph\.py",
+            r"\bin (?:capture_model|_capture_cudagraphs|capture_graph|graph_capture|compile_or_warm_up_model)\b|with torch\.cuda\.graph\(",
         ),
         ("profile", r"\bin (?:determine_num_available_blocks|determine_available_memory|profile_run|_dummy_run)\b"),
         (
@@ -51,6 +51,8 @@ FRAMES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ),
     )
 )
+_COMPILER = re.compile(r"/torch/_(?:inductor|dynamo|functorch)/")
+"""Frames of torch.compile, whose functions are called generate and the like; it is called at any stage."""
 
 
 def stage_of(error: LogError) -> str:
@@ -58,7 +60,7 @@ def stage_of(error: LogError) -> str:
     if _SAMPLER.search(error.text):
         return "sampler"
     for stage, pattern in FRAMES:
-        if any(pattern.search(frame) for frame in error.frames):
+        if any(pattern.search(frame) and not _COMPILER.search(frame) for frame in error.frames):
             return stage
     return UNKNOWN if error.stage is None else error.stage.name.lower()
 
