@@ -79,6 +79,9 @@ OOM_BELOW = {
     'File "/x/transformers/trainer.py", line 9, in training_step': "oom-training",
     'File "/x/vllm/worker/model_runner.py", line 1437, in capture_model': "oom-graphs",
     'File "/x/vllm/worker/worker.py", line 229, in determine_num_available_blocks': "oom-profile",
+    # torch.compile, within V1's profile run: Kelsidavis/rusteze, mobambas/Agentic-Healthcare-Maps
+    'File "/x/vllm/v1/worker/gpu_model_runner.py", line 5474, in _dummy_run\n  File "/x/vllm/compilation/cuda_graph.py", line 254, in __call__\n'
+    '  File "/x/torch/_inductor/codegen/wrapper.py", line 1780, in _generate': "oom-profile",
     'File "/x/unsloth_zoo/gradient_checkpointing.py", line 9, in forward\n    saved = hidden.to("cpu", non_blocking = True)': "oom-pinned",
     'File "/x/vllm/worker/model_runner.py", line 1112, in load_model': "oom-weights",
 }
@@ -87,6 +90,7 @@ WORDS_OF_OOM = (
     "RuntimeError: CUDA error: out of memory",
     "torch.AcceleratorError: CUDA error: out of memory",
     "RuntimeError: CUDA driver error: out of memory",
+    "torch._inductor.exc.InductorError: OutOfMemoryError: HIP out of memory. Tried to allocate 80.00 MiB.",
     "torch.distributed.DistBackendError: NCCL error: Cuda failure 2 'out of memory'",
 )
 
@@ -123,13 +127,17 @@ def test_every_trouble_that_a_log_shows_has_an_excerpt():
 
 
 def test_an_excerpt_shows_only_its_own_trouble():
-    """An excerpt shows only its own trouble, except for a retry's own error, and a card in use with its empty cache."""
+    """An excerpt shows only its own trouble, except for a retry's own error, a card in use with its empty cache, and a warning."""
     together = {
         excerpt.stem: set(_diagnoses(excerpt)) - {excerpt.stem.partition(".")[0]}
         for excerpt in EXCERPTS
         if len(_diagnoses(excerpt)) > 1
     }
-    assert together == {"retry": {"kv-too-small"}, "gpu-in-use.negative": {"kv-too-small"}}
+    assert together == {
+        "retry": {"kv-too-small"},
+        "gpu-in-use.negative": {"kv-too-small"},
+        "import-order": {"unknown"},
+    }
 
 
 @pytest.mark.parametrize("log", sorted(RUNS.rglob("*.txt")), ids=lambda path: path.stem)

@@ -187,6 +187,29 @@ def test_the_configuration_that_a_crash_dumps_is_no_second_engine(tmp_path: Path
 # ------------------------------------------------------------------------------------------------------------------------- causes
 
 
+def test_a_failure_before_any_line_of_a_load_lacks_no_lines_of_unsloths(tmp_path: Path):
+    """What died while it was imported is told by its error alone, whoever started it (apollo-mg/Project-Apollo)."""
+    log = "Traceback (most recent call last):\n  File \"vllm/_custom_ops.py\", line 9, in <module>\nRuntimeError: Tried to instantiate class '_core_C.ScalarType'\n"
+    verdict = _judged(tmp_path, log)
+    assert {finding.figure for finding in verdict.failures()} == {"error"}
+    assert "no line of a load before its error: RuntimeError: Tried to instantiate" in _cause(verdict)
+
+
+@pytest.mark.parametrize("last", ["KeyboardInterrupt: terminated", "KeyboardInterrupt", "SystemExit: 15"])
+def test_an_interrupted_start_is_told_as_that(last: str, tmp_path: Path):
+    """A server's handler raises SIGTERM as an exception: no trouble to look up in issues (kaimu11111/Prompt-Kernel_Generation)."""
+    begun = READY.splitlines(keepends=True)[0]
+    verdict = _judged(tmp_path, begun + f'Traceback (most recent call last):\n  File "a.py", line 1, in main\n{last}\n')
+    assert _cause(verdict).startswith("the load was interrupted")
+    earlier = _judged(
+        tmp_path,
+        begun
+        + "ValueError: a wrong option\n\n"
+        + f'Traceback (most recent call last):\n  File "a.py", line 1, in main\n{last}\n',
+    )
+    assert "a wrong option" in _cause(earlier)
+
+
 def test_the_trouble_in_the_blamed_line_is_the_cause(t4_log: Path, tmp_path: Path):
     """An installer's line about a missing package, which it then installed, is none (trietnguyeminh/Submission---EXACT--IJCNN)."""
     begun = t4_log.read_text().partition("Memory profiling takes")[0]
@@ -198,6 +221,20 @@ def test_a_warning_is_no_cause(t4_log: Path, tmp_path: Path):
     """Of an error that nobody knows the error is told, and not what unsloth warned of before (johnson7788/RLDecisionAgent)."""
     log = f"UserWarning: WARNING: Unsloth should be imported before transformers\n{t4_log.read_text()}\nTypeError: 'NoneType' object is not iterable\n"
     assert "'NoneType' object is not iterable" in _cause(_judged(tmp_path, log))
+
+
+def test_cudas_own_word_for_an_error_is_no_second_one(tmp_path: Path):
+    """torch prints it below the error, as what to search for (Panteaforoutan/151B_SP26_Competition_)."""
+    log = READY.partition("INFO 06-01 10:00:05")[0] + (
+        'Traceback (most recent call last):\n  File "vllm/compilation/cuda_graph.py", line 308, in __call__\n    with torch.cuda.graph(\n'
+        "torch.AcceleratorError: CUDA error: out of memory\n"
+        "Search for `cudaErrorMemoryAllocation' in https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html for more information.\n"
+    )
+    verdict = _judged(tmp_path, log)
+    assert [cause.trouble for cause in causes(verdict)] == ["oom-graphs"]
+    assert "torch.AcceleratorError: CUDA error" in next(
+        finding.why for finding in verdict.failures() if finding.figure == "error"
+    )
 
 
 def test_a_git_that_failed_is_no_death(tmp_path: Path):
@@ -231,3 +268,23 @@ def test_a_block_that_the_swap_space_implies_is_an_interval(blocks: int, holds: 
     """6 GiB hold 2,730 blocks of 2,303.7 to 2,304.6 KiB; Qwen3-4B's have 2,304 (johnson7788/RLDecisionAgent, an RTX 4090 D)."""
     verdict = _judged(tmp_path, PLAN + V0.format(blocks=blocks))
     assert ("num_gpu_blocks" not in {finding.figure for finding in verdict.failures()}) == holds
+
+
+TRAINED = """\
+==((====))==  Unsloth 2025.2.5: Fast Llama patching. Transformers: 4.48.2.
+Unsloth 2025.2.5 patched 32 layers with 32 QKV layers, 32 O layers and 32 MLP layers.
+   \\\\   /|    Num examples = 7,473 | Num Epochs = 1 | Total steps = 250
+{'loss': 1.2, 'epoch': 0.01}
+"""
+
+
+def test_a_training_without_vllm_is_refused_and_did_not_stop(tmp_path: Path):
+    """unsloth trains so without fast_inference: nothing of it is missing, and nothing of it is judged (LEON-gittech/OpenFedLLM)."""
+    verdict = _judged(tmp_path, TRAINED)
+    assert verdict.status == "refused"
+    assert [finding.figure for finding in verdict.failures()] == ["outcome"]
+    plan = "Unsloth: vLLM loading unsloth/llama-3.1-8b with actual GPU utilization = 59.59%\n"
+    assert (
+        _judged(tmp_path, TRAINED.replace("Unsloth 2025.2.5 patched", plan + "Unsloth 2025.2.5 patched")).status
+        == "fail"
+    )

@@ -38,8 +38,8 @@ def show_verdict(
     Args:
         record, folder: the run's record, for how it ended, and its folder.
     """
-    if evidence is not None:
-        print_table(out, COLUMNS, "lrrrl", figure_rows(evidence, verdict), _WORDS)
+    if rows := [] if evidence is None else list(figure_rows(evidence, verdict)):
+        print_table(out, COLUMNS, "lrrrl", rows, _WORDS)
     _show_failures(out, verdict, evidence is not None and evidence.assumed)
     _show_run(out, verdict)
     for finding in verdict.findings:

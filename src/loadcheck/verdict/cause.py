@@ -8,13 +8,15 @@ END_FIGURES = ("process", "error", "outcome", "log")
 """The figures of the findings that tell that a load did not finish, or why."""
 SURVIVED = ("length-cut", "budget-below-weights", "retry", "prompt-too-long")
 """Troubles of env/troubles.toml after which unsloth goes on: they do not end a load, so what did end it is named first."""
+WARNINGS = ("import-order",)
+"""Troubles that are only warned of: something else ended the load."""
 
 
 def causes(verdict: Verdict) -> tuple[Finding, ...]:
     """Why the load did not finish, the most specific finding first; empty for a load that finished.
 
-    An interruption is the whole cause. Otherwise it is what the diagnosis names; failing that, how the process ended; failing that, how far
-    the log goes.
+    An interruption is the whole cause. Otherwise it is what the diagnosis names, first of all the trouble on the blamed line, as a log may also
+    tell of troubles that the load survived; failing that, how the process ended; failing that, how far the log goes.
     """
     ends = [finding for finding in verdict.failures() if finding.figure in END_FIGURES]
     process = [finding for finding in ends if finding.figure == "process"]
@@ -23,4 +25,10 @@ def causes(verdict: Verdict) -> tuple[Finding, ...]:
     named = [finding for finding in ends if finding.trouble is not None]
     if len(named) == len(ends):  # only troubles that the load survived
         return ()
-    return tuple(sorted(named, key=lambda finding: finding.trouble in SURVIVED) or process or ends[:1])
+    unnamed = [finding for finding in ends if finding.trouble is None]
+    blamed = next((finding.where for finding in unnamed if finding.figure == "error"), None)
+    decisive = [finding for finding in named if finding.trouble not in WARNINGS]
+    first = (
+        sorted(decisive, key=lambda each: (each.trouble in SURVIVED, each.where != blamed)) or process or unnamed[:1]
+    )
+    return (*first, *(finding for finding in named if finding.trouble in WARNINGS))

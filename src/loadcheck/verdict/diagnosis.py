@@ -15,6 +15,9 @@ from loadcheck.logs.text import clean_line, read_blocks
 from loadcheck.logs.wrapped import is_head
 from loadcheck.specs.trouble import Trouble, load_troubles
 from loadcheck.verdict.advice import figures_of, remedy_for
+from loadcheck.verdict.cause import WARNINGS
+from loadcheck.verdict.shape import is_without_engine
+from loadcheck.verdict.stage import UNKNOWN as UNKNOWN_STAGE
 from loadcheck.verdict.stage import stage_at, stage_of
 
 MAX_MATCHES = 100
@@ -41,7 +44,7 @@ class Sighting:
 def check_diagnosis(evidence: Evidence) -> Iterator[Finding]:
     """A finding for each known trouble of a load that went wrong; or for each refusal of our own engine; or, if the error is unknown, for that
     error and how far the load came. A load that was ended from outside has no trouble to look for."""
-    went_wrong = _went_wrong(evidence.log)
+    went_wrong = _went_wrong(evidence.log) and not _lacks_only_engine(evidence)
     found = sightings(evidence.log, whole_load=not went_wrong)
     for sighting in found:
         trouble = sighting.trouble
@@ -58,16 +61,22 @@ def check_diagnosis(evidence: Evidence) -> Iterator[Finding]:
     yield from own
     error = evidence.attempt.error
     from_outside = evidence.process is not None and evidence.process[0] in ENDED_FROM_OUTSIDE
-    died = error is not None and error.kind is Kind.DEATH  # check_shape reports that
-    if not found and not own and error is not None and not from_outside and not died:
+    ended = error is not None and (error.kind is Kind.DEATH or error.is_interruption)  # check_shape reports both
+    decisive = [sighting for sighting in found if sighting.trouble.id not in WARNINGS]
+    if not decisive and not own and error is not None and not from_outside and not ended:
         yield _finding(
             evidence,
-            f"no known trouble; the load had reached the stage {stage_of(error)}, and its error is: {error.text}"
-            + _surfaced(evidence.attempt, error),
+            f"no known trouble; {_reached(stage_of(error))}: {error.text}" + _surfaced(evidence.attempt, error),
             "look for these words in the issues of unsloth and vLLM; loadcheck doctor looks at the machine",
             error.line,
             UNKNOWN,
         )
+
+
+def _reached(stage: str) -> str:
+    if stage == UNKNOWN_STAGE:
+        return "the log has no line of a load before its error"
+    return f"the load had reached the stage {stage}, and its error is"
 
 
 def _surfaced(attempt: Attempt, error: LogError) -> str:
@@ -81,6 +90,11 @@ def _refusals(evidence: Evidence) -> Iterator[Finding]:
     for error in evidence.attempt.errors:
         if (refusal := _OWN.fullmatch(error.text)) is not None:
             yield _finding(evidence, refusal["what"], refusal["remedy"], error.line, REFUSED)
+
+
+def _lacks_only_engine(evidence: Evidence) -> bool:
+    """Whether all that its log lacks is vLLM, which it did without."""
+    return len(evidence.log.attempts) == 1 and not evidence.attempt.errors and is_without_engine(evidence)
 
 
 def _went_wrong(log: ParsedLog) -> bool:
@@ -133,13 +147,15 @@ def _joined_errors(log: ParsedLog) -> Iterator[tuple[int, str]]:
 
 _NO_ERROR = re.compile(r"\b(?:DEBUG|INFO|WARNING)\b")
 _QUOTE = "`"
+_HINT = "Search for `"
+"""Of torch, which names CUDA's own word for an error below it (c10/cuda/CUDAException.cpp)."""
 
 
 def _is_quoted(before: str) -> bool:
     """Whether text after `before`, the beginning of its line, is only quoted by a record that is not an error, such as vLLM's warning of a low limit
     of open files: "This can cause fd limit errors like`OSError: [Errno 24] Too many open files`" (vllm/utils.py:2081-2086).
     """
-    return before.count(_QUOTE) % 2 == 1 and _NO_ERROR.search(before) is not None
+    return before.endswith(_HINT) or (before.count(_QUOTE) % 2 == 1 and _NO_ERROR.search(before) is not None)
 
 
 def _first(trouble: Trouble, block: str, first_line: int, log: ParsedLog) -> Sighting | None:

@@ -10,7 +10,7 @@ from loadcheck.findings.finding import Check, Finding, Place, Status
 from loadcheck.logs import Attempt, Kind, LogError, Outcome
 from loadcheck.logs.event import Event, name_of
 from loadcheck.logs.events import Started
-from loadcheck.logs.formats import RUN_STAGES, LineFormat
+from loadcheck.logs.formats import RUN_STAGES, LineFormat, Stage
 
 
 def check_shape(evidence: Evidence) -> Iterator[Finding]:
@@ -22,6 +22,8 @@ def check_shape(evidence: Evidence) -> Iterator[Finding]:
     if evidence.is_parallel:
         yield Finding(figure="tensor_parallel", check=Check.SHAPE, status=Status.SKIPPED,
                       why="tensor parallel is not modelled: the lines of one rank are judged by what they state of each other")  # fmt: skip
+    if is_without_engine(evidence):
+        return
     events = evidence.stack.required_events(evidence.profile)
     yield from _missing_events(evidence, events) if events else _missing_lines(evidence)
 
@@ -54,6 +56,14 @@ def _attempts(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
+def is_without_engine(evidence: Evidence) -> bool:
+    """Whether a log from elsewhere goes on to adapters or training with no line of vLLM: unsloth loads so without fast_inference."""
+    attempt = evidence.attempt
+    seen = {evidence.log.dialect.by_name[name].stage for name, times in attempt.formats.items() if times}
+    later = attempt.stage in (Stage.ADAPTERS, Stage.TRAINING)
+    return later and not evidence.strict_stack and seen.isdisjoint(range(Stage.PLAN, Stage.READY + 1))
+
+
 def check_errors(evidence: Evidence) -> Iterator[Finding]:
     """What ended the load, by its log; nothing if the log has no error."""
     attempt = evidence.attempt
@@ -64,7 +74,17 @@ def check_errors(evidence: Evidence) -> Iterator[Finding]:
 def _outcome(evidence: Evidence) -> Iterator[Finding]:
     yield from check_errors(evidence)
     attempt = evidence.attempt
-    if attempt.outcome is Outcome.PARTIAL:
+    if attempt.outcome is Outcome.PARTIAL and is_without_engine(evidence):
+        yield Finding(
+            figure="outcome",
+            check=Check.SHAPE,
+            status=Status.REFUSED,
+            why=f"the log came to its stage {_last_stage(attempt)} with no line of vLLM: unsloth loads so without fast_inference, and "
+            "prints no figures that could be judged",
+            remedy="load with fast_inference = True, or with loadcheck load, which measures a load without it, too",
+            where=evidence.where(None),
+        )
+    elif attempt.outcome is Outcome.PARTIAL:
         yield _fail(
             "outcome",
             f"the load was not finished: its last known stage is {_last_stage(attempt)}, and figures alone are no pass",
@@ -77,6 +97,8 @@ def _ended(attempt: Attempt, error: LogError) -> str:
     """What ended a load: its cause, and the error or signal that it surfaced as."""
     last = attempt.errors[-1]
     death = attempt.death
+    if error.is_interruption:
+        return f"the load was interrupted ({error.text}): by Ctrl-C, or by a signal from whoever ran it"
     if error.kind is Kind.DEATH:
         return f"the process died: {error.text}" + (f" ({_signal_words(error.signal)})" if error.signal else "")
     if death is not None and death.signal is not None:
@@ -97,6 +119,8 @@ def _signal_words(name: str) -> str:
 def _ending_fix(attempt: Attempt) -> str:
     if attempt.death is not None and attempt.death.signal == "SIGKILL":
         return "give the container or the job more memory, and look into dmesg for `Out of memory`"
+    if attempt.error is not None and attempt.error.is_interruption:
+        return "let the load run to its end; where nobody interrupted it, look for a time limit of the job or a health check"
     return "see the log around that line"
 
 
@@ -144,7 +168,7 @@ def _missing_lines(evidence: Evidence) -> Iterator[Finding]:
             evidence.where(None),
             missing=True,
         )
-    if not missing:
+    if required and not missing:
         yield Finding(figure="lines", check=Check.SHAPE, status=Status.OK, measured=len(required),
                       why="every required line is there exactly once")  # fmt: skip
 

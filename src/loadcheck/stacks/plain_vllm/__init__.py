@@ -19,17 +19,16 @@ from loadcheck.stacks.plain_vllm.obstacles import model_refusals
 from loadcheck.stacks.plain_vllm.prediction import predict, predict_from_log
 from loadcheck.stacks.plain_vllm.settings_checks import CHECKS
 from loadcheck.stacks.unsloth_vllm import identities as v0
-from loadcheck.stacks.unsloth_vllm import machine, unsloth_lines
+from loadcheck.stacks.unsloth_vllm import machine
 from loadcheck.stacks.unsloth_vllm.bands import PEAK_SLACK
 from loadcheck.stacks.unsloth_vllm.from_log import why_not_predicted
-from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, ENGINE_LINES, applicable_lines
+from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, ENGINE_LINES, UNSLOTH_LINES, applicable_lines
 
 PACKAGES = ("torch", "triton", "vllm", "xformers", "transformers", "bitsandbytes", "protobuf", "numpy", "setuptools")
 IN_FLIGHT_NOTE = (
     "{model} has no quantization_config, so it is predicted and loaded in 16 bits: what vLLM would quantize as it loads is not modelled; "
     "for 4 bits take a checkpoint that says so"
 )
-UNSLOTH_LINES = frozenset(each.name for each in unsloth_lines.FORMATS)
 
 
 class PlainVllm(JudgedStack):

@@ -14,6 +14,7 @@ DIALECT = Dialect(
     leads=(*unsloth_lines.LEADS, *engine_lines.LEADS),
     heads=(*unsloth_lines.HEADS, *engine_lines.HEADS),
 )
+UNSLOTH_LINES = frozenset(each.name for each in unsloth_lines.FORMATS)
 ENGINE_LINES = (
     "engine", "engine model", "engine dtype", "engine quantization",
     "weights", "profile time", "profile budget", "profile weights", "profile non_torch", "profile activation", "profile kv",
@@ -41,8 +42,12 @@ ALTERNATIVES = {
 
 
 def required_lines(attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
-    """All required lines; for a load without vLLM only unsloth's banner, because the rest are our own events."""
-    lines = applicable_lines(REQUIRED, attempt)
+    """All required lines; for a load without vLLM only unsloth's banner, because the rest are our own events.
+
+    A log that has no line of unsloth and does not name its engine may be of vLLM alone, so only the engine's lines are required.
+    """
+    unknown = profile is None and attempt.reading("engine") is None and not UNSLOTH_LINES.intersection(attempt.formats)
+    lines = applicable_lines(ENGINE_LINES if unknown else REQUIRED, attempt)
     without_vllm = profile is not None and not profile.fast_inference
     return tuple(name for name in lines if not without_vllm or name.startswith("banner"))
 
