@@ -63,6 +63,40 @@ def test_the_imports_of_the_stack_use_nothing_that_is_put_off(tmp_path: Path):
     assert after == "said: 3 True ['pandas', 'pyarrow', 'openai']"
 
 
+MAPPINGS = """
+import sys, types
+sys.path[:0] = [ROOT + "/src"]
+from loadcheck.stacks.unsloth_vllm import unused
+from transformers.models.auto import auto_factory, configuration_auto, modeling_auto
+if sys.argv[1] == "deferred":
+    unused.defer_configs(auto_factory)
+mapping = modeling_auto.AutoModelForCausalLM._model_mapping
+from transformers import LlamaConfig, Qwen2Config, ViTConfig
+class Own(LlamaConfig): pass
+Own.__name__ = "LlamaConfig"
+class Registered(LlamaConfig): model_type = "registered"
+print(LlamaConfig in mapping.keys(), sum(name.startswith("transformers.models.") and ".configuration_" in name for name in sys.modules) < 10)
+print([each in mapping.keys() for each in (Qwen2Config, ViTConfig, Own, Registered, int, None)])
+mapping.register(Registered, object)
+every = [each for each in vars(configuration_auto).get("CONFIG_MAPPING").values()]
+print([each.__name__ for each in every if each in mapping.keys()], Registered in mapping.keys(),
+      [each.__name__ for each in mapping.keys()] == [each.__name__ for each in mapping.keys() + []], len(mapping.keys()), bool(mapping))
+"""
+
+
+def test_an_auto_class_knows_the_same_configs(tmp_path: Path):
+    """Of every family, of one that was registered, of a class of the same name and of no config; but one family alone is imported to tell."""
+    said = []
+    for how in ("deferred", "plain"):
+        command = [PYTHON, "-B", "-c", f"ROOT = {str(ROOT)!r}\n{MAPPINGS}", how]
+        found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)})  # fmt: skip
+        said.append(found.stdout.splitlines())
+    deferred, plain = said
+    assert (deferred[0], plain[0]) == ("True True", "True False")
+    assert deferred[1] == "[True, False, False, False, False, False]" and "LlamaConfig" in deferred[2]
+    assert deferred[1:] == plain[1:]
+
+
 CHILD = """
 import os, sys
 sys.path[:0] = [ROOT + "/scripts", ROOT + "/src"]

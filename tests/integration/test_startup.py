@@ -162,6 +162,12 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         give(package, ModuleType(package))
     vars(sys.modules["vllm.model_executor.model_loader"]).update(loader=loader)
 
+    for package in ("transformers", "transformers.models", "transformers.models.auto"):
+        give(package, ModuleType(package))
+    auto_factory = ModuleType("auto_factory")
+    vars(auto_factory).update(_LazyAutoMapping=type("_LazyAutoMapping", (), {"keys": lambda _: []}))
+    vars(sys.modules["transformers.models.auto"]).update(auto_factory=auto_factory)
+
     class Pool:
         def __init__(self, block_size: int, create_block: Any, allocator: Any, pool_size: int) -> None:
             order.append(f"{pool_size} blocks")

@@ -196,6 +196,13 @@ def begin_hash(compute: Callable[[], str]) -> Callable[[], str]:
 # ---------------------------------------------------------------------------------------------------------- before the engine
 
 
+def find_configs_by_name() -> None:
+    """See `unused.defer_configs`."""
+    from transformers.models.auto import auto_factory
+
+    unused.defer_configs(auto_factory)
+
+
 def inspect_in_process() -> None:
     """Have vLLM inspect the model's class in this process, not in a subprocess that imports all of vLLM again.
 
@@ -343,6 +350,8 @@ def patch_vllm_start() -> None:
 
     # Must come first: unsloth replaces classes in vLLM modules from which other modules import them (unsloth/models/loader.py:279).
     patch_vllm()
+    if enabled("unused"):
+        find_configs_by_name()
     if enabled("inspection"):
         inspect_in_process()
     if enabled("loopback"):

@@ -5,6 +5,7 @@ The names are those of the pinned versions. This holds for loads without trainin
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from loadcheck.stacks import lazy_imports
@@ -53,3 +54,39 @@ def defer_compiler(torch: Any) -> None:
             return config.get_config_copy()
 
     torch._TorchCompileInductorWrapper.get_compiler_config = get_compiler_config
+
+
+class ConfigKeys(Sequence[Any]):
+    """The config classes of an auto class's mapping, as its own `keys()` lists them; the list is made only if one class does not answer."""
+
+    def __init__(self, mapping: Any, keys: Callable[[Any], list[Any]]) -> None:
+        self._mapping, self._keys = mapping, keys
+
+    def __contains__(self, item: object) -> bool:
+        mapping = self._mapping
+        model_type = mapping._reverse_config_mapping.get(getattr(item, "__name__", None))
+        if model_type in mapping._model_mapping:
+            found = mapping._load_attr_from_module(model_type, mapping._config_mapping[model_type])
+            if found is item:
+                return True
+        return item in self._keys(mapping)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._keys(self._mapping)[index]
+
+    def __len__(self) -> int:
+        return len(self._keys(self._mapping))
+
+    def __add__(self, other: list[Any]) -> list[Any]:
+        return self._keys(self._mapping) + other
+
+
+def defer_configs(auto_factory: Any) -> None:
+    """Find out whether an auto class knows a config without importing the configs of all 300 families.
+
+    `from_config`, by which unsloth makes the Hugging Face model, looks for the config's class in a list of all of them
+    (transformers/models/auto/auto_factory.py:422, 779-786): that imports 91 modules that `defer` had left out.
+    """
+    mapping = auto_factory._LazyAutoMapping
+    keys = mapping.keys
+    mapping.keys = lambda self: ConfigKeys(self, keys)
