@@ -1,12 +1,12 @@
 """Time from start to first token, stage by stage: unsloth's own script against `loadcheck load`, one after the other.
 
-python -m scripts.bench [--out DIR] [--rounds N] [--cold-rounds N] [--limit-s S] [--continue] [--with MEASURE,...] [--also KEY=VALUE] ...
+python -m scripts.bench [--out DIR] [--rounds N] [--cold-rounds N] [--plain-rounds N] [--limit-s S] [--continue] [--with MEASURE,...] ...
 
 A warm round is a run of the plain script, ours, ours with few sequences (--also), and the last two again with the measures that are opt-in
 (--with); a cold one has only the plain script and those two. All on the same weights: synthetic, made before the first round.
-A round begins where it can be expected to end before the limit, and what still runs then is ended. DIR gets a log and a run folder of each run;
-bench.json and table.md, after each round, of all whole rounds; --continue adds to them. Exit code 1 where something differs that must not, or a
-run failed; 4 where rounds are left.
+A round begins if it can be expected to end before the limit, and what still runs then is ended. DIR gets a log and a run folder of each run;
+bench.json and table.md, after each round, of all rounds; --continue adds to them. A way that fails is missing from its round. Exit code 1 if
+something differs that must not, or a run failed; 4 if rounds are left.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scripts.bench.reporting import Rounds, differences, medians, table
-from scripts.bench.timing import Bench, Cut, Timed, Way, import_once, run
+from scripts.bench.reporting import PLAIN, Rounds, differences, medians, table
+from scripts.bench.timing import Bench, Cut, OutOfTime, Timed, Way, import_once, run
 
 from loadcheck.device import read_gpu
 from loadcheck.stacks.unsloth_vllm.startup import DISABLE_VARIABLE, ENABLE_VARIABLE, OPT_IN
@@ -65,7 +65,7 @@ def main() -> int:
     try:
         bench = prepared(options, deadline_s)
         run_rounds(options, bench, ways, state, keep)
-    except (Cut, KeyboardInterrupt) as error:
+    except (Cut, OutOfTime, KeyboardInterrupt) as error:
         state.failures.append(str(error) or "the user ended it")
     keep()
     print((options.out / "table.md").read_text(encoding="utf-8"))
@@ -81,7 +81,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     parser.add_argument("--rounds", type=int, default=3, help="warm ones")
     parser.add_argument("--cold-rounds", type=int, default=2, help="files that were read, and compiled kernels, are forgotten before each run")  # fmt: skip
-    parser.add_argument("--limit-s", type=float, default=840.0, help="for all of it")
+    parser.add_argument("--plain-rounds", type=int, default=2, help="how many rounds of each kind have the plain script, the longest")  # fmt: skip
+    parser.add_argument("--run-limit-s", type=float, default=240.0, help="for one run")
+    parser.add_argument("--limit-s", type=float, default=780.0, help="for all of it")
     parser.add_argument("--continue", dest="go_on", action="store_true", help="keep the whole rounds that DIR has, and run the rest")  # fmt: skip
     parser.add_argument("--weights", type=Path, help="the weights, where an earlier bench has made them")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of all ways")
@@ -97,7 +99,7 @@ def ways_of(options: argparse.Namespace) -> list[Way]:
     """The plain script first: the others are told as parts of its time."""
     both, also = tuple(options.set), (options.also,) if options.also else ()
     opt_in = tuple(name for name in options.opt_in.split(",") if name)
-    ways = [Way("plain", plain=True, settings=both), Way("ours", settings=both, like="plain")]
+    ways = [Way(PLAIN, plain=True, settings=both), Way("ours", settings=both, like=PLAIN)]
     if also:
         ways.append(Way("few sequences", settings=both + also))
     if opt_in:
@@ -105,10 +107,11 @@ def ways_of(options: argparse.Namespace) -> list[Way]:
     return ways
 
 
-def of_kind(ways: Sequence[Way], kind: str) -> list[Way]:
+def ways_in(ways: Sequence[Way], kind: str, with_plain: bool) -> list[Way]:
     """The ways of a round: a cold one is long, so it has only those with opt-in measures, where there are some."""
-    chosen = [way for way in ways if way.plain or way.opt_in]
-    return list(ways) if kind == "warm" or len(chosen) == 1 else chosen
+    opt_in = [way for way in ways if way.opt_in]
+    chosen = [way for way in ways if way.plain] + opt_in if kind == "cold" and opt_in else ways
+    return [way for way in chosen if with_plain or not way.plain]
 
 
 # ---------------------------------------------------------------------------------------------------------------------- rounds
@@ -116,18 +119,19 @@ def of_kind(ways: Sequence[Way], kind: str) -> list[Way]:
 
 def prepared(options: argparse.Namespace, deadline_s: float) -> Bench:
     """Load once, uncounted, where there are no weights yet: they are made, and compiled kernels are where either way finds them."""
-    bench = Bench(options.out, options.weights, options.without, deadline_s)
+    bench = Bench(options.out, options.weights, options.without, deadline_s, options.run_limit_s)
     found = options.out / "ours-0" / "weights.json"
     if bench.weights is None and not (options.go_on and found.exists()):
-        run(Way("ours", settings=tuple(options.set)), bench, "ours-0", cold=False)
+        opt_in = ("kernels",) if "kernels" in options.opt_in.split(",") else ()  # it leaves a mark beside the kernels
+        run(Way("ours", settings=tuple(options.set), opt_in=opt_in), bench, "ours-0", cold=False)
     weights = bench.weights or Path(json.loads(found.read_text(encoding="utf-8"))["directory"])
-    return Bench(options.out, weights, options.without, deadline_s)
+    return replace(bench, weights=weights)
 
 
 def run_rounds(
     options: argparse.Namespace, bench: Bench, ways: Sequence[Way], state: State, keep: Callable[[], None]
 ) -> None:
-    """The rounds that are wanted and not there yet; one that fails is said, and the next one begins."""
+    """Run the rounds that are wanted and not there yet, until the time is over."""
     wanted = {"warm": options.rounds, "cold": options.cold_rounds}
     todo = [(kind, n) for kind in KINDS for n in range(len(state.rounds.get(kind, [])) + 1, wanted[kind] + 1)]
     state.left = [f"{kind} round {number}" for kind, number in todo]
@@ -137,14 +141,26 @@ def run_rounds(
         if time.monotonic() + expected_s(state.rounds, kind) > bench.deadline_s:
             return
         try:
-            runs = [run(way, bench, f"{kind}-{number}-{at}", kind == "cold") for at, way in enumerate(of_kind(ways, kind))]  # fmt: skip
+            runs = run_round(bench, ways_in(ways, kind, number <= options.plain_rounds), kind, number, state)
+        except OutOfTime:
+            return
+        finally:
+            keep()
+        state.rounds.setdefault(kind, []).append(runs)
+        state.left.remove(f"{kind} round {number}")
+        print(f"{kind} round {number}: " + ", ".join(f"{each.way} {each.first_token_s:.1f} s" for each in runs), flush=True)  # fmt: skip
+        keep()
+
+
+def run_round(bench: Bench, ways: Sequence[Way], kind: str, number: int, state: State) -> list[Timed]:
+    """One run of each way; one that fails is reported and missing. OutOfTime at the bench's limit."""
+    runs = []
+    for way in ways:
+        try:
+            runs.append(run(way, bench, f"{kind}-{number}-{way.folder}", kind == "cold"))
         except Cut as error:
             state.failures.append(f"{kind} round {number}: {error}")
-        else:
-            state.rounds.setdefault(kind, []).append(runs)
-            state.left.remove(f"{kind} round {number}")
-            print(f"{kind} round {number}: " + ", ".join(f"{each.way} {each.first_token_s:.1f} s" for each in runs), flush=True)  # fmt: skip
-        keep()  # a bench that is cut short has what was run by then
+    return runs
 
 
 def expected_s(rounds: Rounds, kind: str) -> float:

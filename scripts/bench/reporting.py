@@ -9,8 +9,10 @@ from typing import Any
 from scripts.bench.timing import HASHES, STAGES, TORCHS, Timed, Way
 
 Rounds = dict[str, list[list[Timed]]]
-"""The whole rounds of each kind, "warm" and "cold"."""
+"""The rounds of each kind, "warm" and "cold"; a way that failed is missing from its round."""
 TOTAL = "start to first token"
+PLAIN = "plain"
+"""The way whose times the others are parts of."""
 
 
 def differences(rounds: Rounds, ways: Sequence[Way]) -> list[str]:
@@ -45,7 +47,7 @@ def _differing(one: Timed | None, two: Timed) -> Iterator[tuple[str, Any, Any]]:
 
 def medians(rounds: list[list[Timed]]) -> dict[str, dict[str, float]]:
     """The median seconds of each stage, and of all of them, by way."""
-    ways = [run.way for run in rounds[0]] if rounds else []
+    ways = dict.fromkeys(run.way for each in rounds for run in each)
     found = {}
     for name in ways:
         runs = [run for each in rounds for run in each if run.way == name]
@@ -64,13 +66,12 @@ def table(rounds: Rounds, heading: str) -> str:
         cells = [_cell(found[kind], way, stage) for kind, way in columns]
         lines.append([_bold(text) if stage == TOTAL else text for text in (stage, *cells)])
     counts = ", ".join(f"{len(each)} {kind}" for kind, each in rounds.items())
-    return f"{heading} Medians of whole rounds: {counts}.\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return f"{heading} Medians of {counts} rounds.\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _cell(ways: dict[str, dict[str, float]], way: str, stage: str) -> str:
-    plain = next(iter(ways))
-    seconds, of = ways[way][stage], ways[plain][stage]
-    return f"{seconds:.1f}" if way == plain or not of else f"{seconds:.1f} ({seconds / of:.2f})"
+    seconds, of = ways[way][stage], ways.get(PLAIN, {}).get(stage)
+    return f"{seconds:.1f}" if way == PLAIN or not of else f"{seconds:.1f} ({seconds / of:.2f})"
 
 
 def _bold(text: str) -> str:

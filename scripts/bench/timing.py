@@ -48,7 +48,11 @@ TORCHS = ("allocated_bytes", "reserved_bytes", "peak_allocated_bytes", "peak_res
 
 
 class Cut(Exception):  # noqa: N818  # no fault of the bench's
-    """A run that gave no time: it failed, or the bench's own time was over."""
+    """A run that gave no time."""
+
+
+class OutOfTime(Exception):  # noqa: N818  # no fault either
+    """The bench's limit."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,10 @@ class Way:
     opt_in: tuple[str, ...] = ()
     like: str | None = None
 
+    @property
+    def folder(self) -> str:
+        return re.sub(r"\W+", "-", self.name)
+
 
 @dataclass
 class Timed:
@@ -85,12 +93,13 @@ class Timed:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all runs have in common. `deadline_s` is of time.monotonic: what runs by then is ended."""
+    """What all runs have in common. `deadline_s` is of time.monotonic: what runs by then is ended; no run takes longer than `run_limit_s`."""
 
     out: Path
     weights: Path | None
     without: str
     deadline_s: float
+    run_limit_s: float
 
 
 def run(way: Way, bench: Bench, name: str, cold: bool) -> Timed:
@@ -129,7 +138,7 @@ def _timed(way: Way, words: list[str], log: Path, output: Any, bench: Bench, col
         process = subprocess.Popen(
             words, stdout=output, stderr=subprocess.STDOUT, env=variables, start_new_session=True
         )
-        appeared = watch(process, log, bench.deadline_s)
+        appeared = watch(process, log, way.name, bench)
     read_gb, wall_s = (disk_read_bytes() - read_bytes) / 1e9, time.time() - start_unix_s
     timed = Timed(way.name, round(read_gb, 2), round(wall_s, 3), process.returncode)
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
@@ -138,14 +147,19 @@ def _timed(way: Way, words: list[str], log: Path, output: Any, bench: Bench, col
     return timed
 
 
-def watch(process: subprocess.Popen[bytes], log: Path, deadline_s: float) -> list[tuple[int, float]]:
-    """(bytes in the log, time) each time that it has grown, until the process has ended; Cut where it is ended, with what it started."""
+def watch(process: subprocess.Popen[bytes], log: Path, name: str, bench: Bench) -> list[tuple[int, float]]:
+    """(bytes in the log, time) each time that it has grown, until the process has ended.
+
+    Cut or OutOfTime where it takes too long; it has ended then, with what it started.
+    """
     grown: list[tuple[int, float]] = []
-    size = 0
+    size, limit_s = 0, time.monotonic() + bench.run_limit_s
     try:
         while process.poll() is None:
-            if time.monotonic() > deadline_s:
-                raise Cut("the time was over")
+            if time.monotonic() > bench.deadline_s:
+                raise OutOfTime(f"{name}: the time was over")
+            if time.monotonic() > limit_s:
+                raise Cut(f"{name}: took more than {bench.run_limit_s:.0f} s")
             time.sleep(POLL_S)
             now = log.stat().st_size if log.exists() else 0
             if now > size:

@@ -42,11 +42,11 @@ sys.exit(int(code))
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
-    """A machine with a GPU where each way prints what a load prints; `says` changes it by way, `runs` has the order, `asked` what each is told."""
-    seen = SimpleNamespace(runs=[], asked=[], says={}, out=tmp_path / "out")
+    """A machine with a GPU where each way prints what a load prints; `says` changes it by way, `runs` has the order, `told` what each is told."""
+    seen = SimpleNamespace(runs=[], told=[], says={}, out=tmp_path / "out")
 
     def command(way: timing.Way, own: timing.Bench, folder: Path) -> list[str]:
-        seen.runs.append(f"{folder.name} {way.name}")
+        seen.runs.append(folder.name)
         says: dict[str, Any] = {"weights": "5.3541", "adapters": "aa", "allocated": 7, "wait_s": 0, "code": 0, **seen.says.get(way.name, {})}  # fmt: skip
         text = (LINES + (PLAIN if way.plain else OURS)).format(**says, at="AT")
         (folder.parent / "ours-0").mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
 
     def told(way: timing.Way, own: timing.Bench) -> dict[str, str]:
         variables = environment(way, own)
-        seen.asked.append(variables["LOADCHECK_START_WITH"])
+        seen.told.append(variables["LOADCHECK_START_WITH"])
         return variables
 
     monkeypatch.setattr(bench, "read_gpu", lambda: gpu)
@@ -79,18 +79,17 @@ def run(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace, *arguments: str) 
 def test_a_session_runs_warm_rounds_and_then_cold_ones(
     monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace, capsys: Any
 ):
-    """Each way in turn, the cold rounds without what is not asked for; the table has medians and parts of the plain script's time."""
-    code, report = run(monkeypatch, ran, "--rounds", "2", "--cold-rounds", "1")
-    few = "few sequences"
-    warm = ["plain", "ours", few, "ours + opt-in", f"{few} + opt-in"]
+    """Each way in turn, the plain script in the first rounds alone; cold, without ours as it is. The table has medians and parts of the plain time."""
+    code, report = run(monkeypatch, ran, "--rounds", "2", "--cold-rounds", "1", "--plain-rounds", "1")
+    ours, opt_in = ["ours", "few-sequences"], ["ours-opt-in", "few-sequences-opt-in"]
     assert (code, report["left"], report["failures"], report["differing"]) == (0, [], [], [])
     assert ran.runs == [
-        "ours-0 ours", "imports",
-        *(f"warm-{number}-{at} {way}" for number in (1, 2) for at, way in enumerate(warm)),
-        "cold-1-0 plain", "forgets", "cold-1-1 ours + opt-in", "forgets", f"cold-1-2 {few} + opt-in", "forgets",
+        "ours-0", "imports",
+        *(f"warm-1-{way}" for way in ("plain", *ours, *opt_in)), *(f"warm-2-{way}" for way in (*ours, *opt_in)),
+        *(each for way in ("plain", *opt_in) for each in (f"cold-1-{way}", "forgets")),
     ]  # fmt: skip
-    assert ran.asked == ["", *["", "", "", "ahead", "ahead"] * 2, "", "ahead", "ahead"]
-    assert [[each["way"] for each in runs] for runs in report["rounds"]["warm"]] == [warm, warm]
+    assert ran.told == ["", "", "", "", "ahead", "ahead", "", "", "ahead", "ahead", "", "ahead", "ahead"]
+    assert [len(runs) for runs in report["rounds"]["warm"]] == [5, 4]
     head, *rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert head.split(" | ")[1:3] == ["plain, warm", "ours, warm"] and "few sequences + opt-in, cold" in head
     assert len(rows) == 1 + len(timing.STAGES) + 1 and rows[-1].startswith("| **start to first token** | **")
@@ -109,9 +108,8 @@ def test_it_begins_no_round_that_would_end_too_late(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_runs_at_the_limit_is_ended(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
-    """The round that is cut is none; those before it are there."""
+    """The round that is cut is none, and left; those before it are there."""
     monkeypatch.setattr(bench, "GUESS_S", {"warm": 0.0, "cold": 0.0})
-    ran.says["ours + opt-in"] = {"wait_s": 0}
     begin_s = time.monotonic()
     commands = timing.command
 
@@ -122,8 +120,22 @@ def test_what_runs_at_the_limit_is_ended(monkeypatch: pytest.MonkeyPatch, ran: S
     monkeypatch.setattr(timing, "command", hangs)
     code, report = run(monkeypatch, ran, "--rounds", "2", "--cold-rounds", "0", "--limit-s", "4")
     assert time.monotonic() - begin_s < 20
-    assert (code, len(report["rounds"]["warm"])) == (1, 1)
-    assert report["failures"] == ["warm round 2: the time was over"] and report["left"] == ["warm round 2"]
+    assert (code, len(report["rounds"]["warm"])) == (bench.LEFT, 1)
+    assert (report["failures"], report["left"]) == ([], ["warm round 2"])
+
+
+def test_a_way_that_fails_or_hangs_is_missing_from_its_round(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
+    """It is said which line is missing, or how long it took; the others have their times, and a table without a plain time has no parts of it."""
+    ran.says["ours + opt-in"] = {"wait_s": 60}
+    monkeypatch.setitem(globals(), "PLAIN", "no token\n")
+    code, report = run(monkeypatch, ran, "--rounds", "1", "--cold-rounds", "0", "--run-limit-s", "3")
+    assert code == 1 and report["left"] == []
+    assert [each["way"] for each in report["rounds"]["warm"][0]] == ["ours", "few sequences", "few sequences + opt-in"]
+    assert report["failures"] == [
+        "warm round 1: plain: exit code 0; the last line of 'first token' is not in the log",
+        "warm round 1: ours + opt-in: took more than 3 s",
+    ]
+    assert "(" not in (ran.out / "table.md").read_text().partition("|")[2]
 
 
 def test_what_differs_is_said(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
@@ -140,19 +152,9 @@ def test_what_differs_is_said(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamesp
     ]
 
 
-def test_a_round_with_a_load_that_did_not_get_there_is_none(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
-    """It is said which line is missing, and the next round begins."""
-    ran.says["plain"] = {"weights": "5.3541", "code": 1}
-    monkeypatch.setitem(globals(), "PLAIN", "no token\n")
-    code, report = run(monkeypatch, ran, "--rounds", "1", "--cold-rounds", "1")
-    assert code == 1 and report["rounds"] == {}
-    assert report["failures"][0] == "warm round 1: plain: exit code 1; the last line of 'first token' is not in the log"
-    assert [text.partition(":")[0] for text in report["failures"]] == ["warm round 1", "cold round 1"]
-
-
 def test_the_command_lines_are_those_of_the_two_scripts(tmp_path: Path):
     """Settings go to the plain script as they are, and to ours as flags."""
-    own = timing.Bench(tmp_path, Path("/weights"), "swap", 0)
+    own = timing.Bench(tmp_path, Path("/weights"), "swap", 0, 0)
     few = timing.Way("few", settings=("max_lora_rank=16", "conservativeness=0.041"), opt_in=("ahead",))
     assert timing.command(few, own, tmp_path / "x")[-5:] == [str(tmp_path / "x"), "--max-lora-rank", "16", "--conservativeness", "0.041"]  # fmt: skip
     assert timing.command(timing.Way("plain", plain=True, settings=("a=1",)), own, tmp_path)[-2:] == ["/weights", "a=1"]
