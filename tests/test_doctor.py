@@ -91,7 +91,7 @@ def test_a_good_machine_is_fine():
 def test_the_checked_packages_are_named():
     """The doctor checks only the main packages, and names the command that checks all."""
     said = next(finding.what for finding in _examine().findings if finding.check == "versions")
-    assert said == "14 of the stack's main packages are as pinned; `loadcheck manifest` looks at all"
+    assert said == "14 of the stack's main packages are as pinned; `loadcheck manifest` checks all"
 
 
 def test_a_machine_without_a_gpu_is_fine_for_the_cpu():
@@ -104,7 +104,7 @@ def test_a_machine_without_a_gpu_is_fine_for_the_cpu():
     ("changes", "what", "remedy"),
     [
         ({"driver": None}, "no NVIDIA driver", "install the driver"),
-        ({"driver": Driver("550.54.15", False, None), "in_container": True}, "given none of it", "--gpus all"),
+        ({"driver": Driver("550.54.15", False, None), "in_container": True}, "has no access to it", "--gpus all"),
         ({"driver": Driver("550.54.15", False, None)}, "libcuda.so.1 is not found", "own libraries"),
         ({"variables": {"CUDA_VISIBLE_DEVICES": ""}}, "leaves no GPU visible", "unset CUDA_VISIBLE_DEVICES"),
         ({}, "lists no device", "dmesg"),

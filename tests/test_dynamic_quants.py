@@ -154,9 +154,7 @@ def test_a_config_that_keeps_a_part_of_a_merged_linear_is_refused(tmp_path: Path
             }  # fmt: skip
     path = tmp_path / "config.json"
     path.write_text(json.dumps(data), encoding="utf-8")
-    with pytest.raises(
-        BadInput, match=r"'layers\.1\.mlp\.gate_proj' is no module whose weights vLLM can keep in 16 bits"
-    ):
+    with pytest.raises(BadInput, match=r"'layers\.1\.mlp\.gate_proj' is not a module that vLLM can keep in 16 bits"):
         resolve_model(str(path), True)
 
 

@@ -24,7 +24,7 @@ def test_an_environment_without_the_stack_is_one_error(
     assert cli.run(["manifest"]) == 3
     out, err = capsys.readouterr()
     assert (out, err.count("Error:"), err.count("\n")) == ("", 1, 1)
-    assert "none of the stack's" in err and "make manifest" in err and "mypy" not in err
+    assert "not one of the stack's" in err and "make manifest" in err and "mypy" not in err
 
 
 def test_packages_not_as_locked_are_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

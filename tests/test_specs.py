@@ -153,11 +153,11 @@ def test_all_missing_keys_of_a_config_are_named():
         ({"quantization_config": NF4 | {"bnb_4bit_use_double_quant": False}}, "False is not modelled"),
         (
             {"quantization_config": NF4 | {"llm_int8_skip_modules": ["lm_head", "model.layers.1.mlp.up_proj"]}},
-            "no module whose weights",
+            "not a module that vLLM",
         ),
         ({"hidden_size": -1}, "hidden_size"),
         ({"num_hidden_layers": "many"}, "num_hidden_layers"),
-        ({"num_key_value_heads": 5}, "no multiple"),
+        ({"num_key_value_heads": 5}, "not a multiple"),
         ({"vocab_size": 10**12}, "vocab_size"),
     ],
 )
@@ -215,7 +215,7 @@ def test_a_local_config_decides_its_own_quantization(tmp_path: Path):
         assert resolve_model(str(name), load_in_4bit=True)[1].quantization == "16bit"
 
 
-@pytest.mark.parametrize(("content", "words"), [("{", "not valid JSON"), ("[]", "no JSON object")])
+@pytest.mark.parametrize(("content", "words"), [("{", "not valid JSON"), ("[]", "not a JSON object")])
 def test_a_broken_config_is_named(content: str, words: str, tmp_path: Path):
     """A broken config.json is reported with its path."""
     (tmp_path / "config.json").write_text(content)

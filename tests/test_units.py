@@ -25,7 +25,7 @@ def test_bytes_may_have_units(text: str, num_bytes: int):
 @pytest.mark.parametrize("text", ["", "-1", "24.5", "GiB", "1e9", "24TiB", "nan", "9" * 5000])
 def test_invalid_bytes_are_refused(text: str):
     """A sign, a fraction of a byte, another unit or text is a ValueError."""
-    with pytest.raises(ValueError, match="is no number of bytes"):
+    with pytest.raises(ValueError, match="is not a number of bytes"):
         parse_bytes(text)
 
 

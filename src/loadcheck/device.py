@@ -1,7 +1,7 @@
-"""What this machine has: its GPU as CUDA and NVML see it, and its memory.
+"""Reads this machine's GPU, through CUDA and NVML, and its memory.
 
-`python -m loadcheck.device` prints the GPU as JSON. It runs as its own short-lived process, because the memory that is free can
-only be asked for within a CUDA context, and a context of ours must not weigh on the load that follows.
+`python -m loadcheck.device` prints the GPU as JSON. It runs as a short-lived process of its own, because free memory can only be read
+within a CUDA context, and our context must not take memory from the load that follows.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from uuid import UUID
 from loadcheck.errors import Problem, UnsupportedMachine
 
 KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
-"""Of the host's kernel, so it is there in a container that was given no GPU."""
+"""Belongs to the host's kernel, so it exists in a container without a GPU, too."""
 PIN = "LOADCHECK_GPU"
-"""The UUID of the one GPU that a load is to see, on a host with several. CUDA_VISIBLE_DEVICES cannot say it: vLLM 0.7.2 takes its
-entries for numbers (vllm/platforms/cuda.py:35-48), so it is 0 once the driver has started."""
+"""The UUID of the only GPU that a load may see, on a host with several. CUDA_VISIBLE_DEVICES cannot hold it: vLLM 0.7.2 parses its
+entries as numbers (vllm/platforms/cuda.py:35-48), so it is set to 0 once the driver has started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class GpuDevice:
     """A GPU as CUDA reports it, with nothing loaded but the context itself.
 
     Attributes:
-        total_bytes, free_bytes: of cuMemGetInfo, which is what torch.cuda.mem_get_info returns.
-        driver_cuda: the newest CUDA version that the driver knows, such as "12.4".
-        uuid: as nvidia-smi -L prints it, "GPU-…"; None where the driver does not say it.
+        total_bytes, free_bytes: from cuMemGetInfo, which torch.cuda.mem_get_info returns.
+        driver_cuda: the newest CUDA version that the driver supports, such as "12.4".
+        uuid: as nvidia-smi -L prints it, "GPU-…"; None if the driver does not report it.
     """
 
     name: str
@@ -47,7 +47,7 @@ class GpuDevice:
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
-    """A process that has memory on the first GPU. `name` is None for one outside of this container."""
+    """A process that uses memory on the first GPU. `name` is None for a process outside of this container."""
 
     pid: int
     name: str | None
@@ -59,9 +59,9 @@ class Driver:
     """The NVIDIA driver of this machine.
 
     Attributes:
-        version: such as "550.54.15"; None where only its library is there.
-        has_library: whether libcuda.so.1 can be opened here.
-        processes: those that use the first GPU; None where NVML cannot be asked.
+        version: such as "550.54.15"; None if only its library is found.
+        has_library: whether libcuda.so.1 can be opened.
+        processes: those that use the first GPU; None if NVML is not available.
     """
 
     version: str | None
@@ -70,12 +70,12 @@ class Driver:
 
 
 def has_device() -> bool:
-    """Whether this machine shows the file of an NVIDIA GPU (of WSL: dxg), so that one may be read; asks nothing and takes no time."""
+    """Whether an NVIDIA GPU's device file (on WSL: dxg) exists, so that a GPU may be read. A quick test that does not call the driver."""
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
 
 
 def read_gpu() -> GpuDevice | None:
-    """The first visible GPU; None where there is no driver or no device."""
+    """The first visible GPU; None without a driver or a device."""
     try:
         result = subprocess.run(
             [sys.executable, "-m", "loadcheck.device"], capture_output=True, text=True, timeout=60, check=False
@@ -87,26 +87,26 @@ def read_gpu() -> GpuDevice | None:
 
 
 def read_gpus() -> tuple[tuple[str, str], ...]:
-    """UUID and name of every GPU of this host, in the order of their numbers, by NVML; empty where there is none."""
+    """UUID and name of every GPU of this host, in NVML's order; empty if there is none."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
         return tuple((str(pynvml.nvmlDeviceGetUUID(each)), str(pynvml.nvmlDeviceGetName(each))) for each in handles)
-    except Exception:  # no package, no driver, no device: there is none to name
+    except Exception:  # no package, no driver or no device
         return ()
 
 
 def ram_available_bytes() -> int:
-    """Memory that programs may still take, as unsloth reads it for its swap space (unsloth_zoo/vllm_utils.py:931)."""
+    """Memory available to programs, as unsloth reads it for its swap space (unsloth_zoo/vllm_utils.py:931)."""
     import psutil
 
     return int(psutil.virtual_memory().available)
 
 
 def start_driver() -> ctypes.CDLL | None:
-    """The CUDA driver of this process, started; with `PIN` it sees that GPU alone, whatever variables say later. None without one."""
+    """Start the CUDA driver in this process; with `PIN` it sees only that GPU, even if variables change later. None without a driver."""
     if pinned := os.environ.get(PIN):
         os.environ["CUDA_VISIBLE_DEVICES"] = pinned
     try:
@@ -117,16 +117,16 @@ def start_driver() -> ctypes.CDLL | None:
 
 
 def pin_gpu() -> None:
-    """Have this process, where `PIN` names a GPU, see that one alone, as the first; before torch, or anything else, has started the driver."""
+    """If `PIN` names a GPU, make it the only and first GPU of this process. Must run before torch, or anything else, starts the driver."""
     if os.environ.get(PIN):
         start_driver()
         os.environ["CUDA_VISIBLE_DEVICES"] = "0"
 
 
 def pin_for_children() -> dict[str, str]:
-    """The variables of a process whose children start the driver themselves, as the engine's of a server: with 0 they would take the host's first GPU.
+    """The variables for a process whose children start the driver themselves, such as a server's engine: with 0 they would use the host's first GPU.
 
-    The number of `PIN`'s GPU in NVML's order, which is that of the bus; nothing without `PIN`. UnsupportedMachine where NVML has no such GPU.
+    They give the index of `PIN`'s GPU in NVML's order, which is the bus order; empty without `PIN`. UnsupportedMachine if NVML lists no such GPU.
     """
     if not (pinned := os.environ.get(PIN)):
         return {}
@@ -138,7 +138,7 @@ def pin_for_children() -> dict[str, str]:
 
 
 def _probe() -> GpuDevice | None:
-    """Ask the CUDA driver itself, through its C interface: no torch, half a second."""
+    """Read the GPU from the CUDA driver's C interface: no torch, half a second."""
     cuda = start_driver()
     if cuda is None:
         return None
@@ -171,29 +171,29 @@ def _probe() -> GpuDevice | None:
 
 
 def _uuid(cuda: ctypes.CDLL, device: ctypes.c_int) -> str | None:
-    """As nvidia-smi writes it; of a MIG slice the whole card's (cuda.h, cuDeviceGetUuid)."""
+    """The UUID as nvidia-smi prints it; for a MIG slice that of the whole card (cuda.h, cuDeviceGetUuid)."""
     raw = (ctypes.c_ubyte * 16)()
     return None if cuda.cuDeviceGetUuid(ctypes.byref(raw), device) else f"GPU-{UUID(bytes=bytes(raw))}"
 
 
 def device_used_reader() -> Callable[[], int | None]:
-    """A function that returns the bytes in use on the GPU of a load, by NVML; it returns None where there is no NVML."""
+    """A function that returns the bytes in use on the load's GPU, by NVML; None without NVML."""
     nvml, handle = _nvml()
 
     def read() -> int | None:
         if nvml is None:
             return None
         try:
-            # version 2 counts the driver's own reserve (480 MiB on an H100) apart, as CUDA does
+            # version 2 does not count the driver's own reserve (480 MiB on an H100) as used, like CUDA
             return int(nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2).used)
-        except Exception:  # a device that is gone, or a driver that is, can fail in any way
+        except Exception:  # if the device or the driver has gone, it may fail in any way
             return None
 
     return read
 
 
 def read_driver() -> Driver | None:
-    """The driver by NVML, or by the kernel's own file; None where there is none."""
+    """The driver, by NVML or by the kernel's file; None if there is none."""
     nvml, handle = _nvml()
     version = _nvml_driver_version(nvml) or _kernel_driver_version()
     has_library = _has_library()
@@ -243,7 +243,7 @@ def _process_name(pid: int) -> str | None:
 
 
 def _nvml() -> tuple[Any, Any]:
-    """NVML and its handle of the pinned GPU, or of the first: it takes no notice of CUDA_VISIBLE_DEVICES."""
+    """NVML and its handle of the pinned GPU, or of the first: NVML ignores CUDA_VISIBLE_DEVICES."""
     pinned = os.environ.get(PIN)
     try:
         import pynvml
@@ -252,7 +252,7 @@ def _nvml() -> tuple[Any, Any]:
         if pinned:
             return pynvml, pynvml.nvmlDeviceGetHandleByUUID(pinned)
         return pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)
-    except Exception:  # no package, no driver, no device: in each case there is nothing to read
+    except Exception:  # no package, no driver or no device
         return None, None
 
 

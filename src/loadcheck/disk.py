@@ -1,4 +1,4 @@
-"""Files as they lie on the disk: what they hold by its hash, and that they are there after a power cut."""
+"""Hashes files, and syncs them to disk so that they survive a power cut."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHUNK_BYTES = 1 << 20
 
 
 def hash_of(path: Path, digest: Any = None) -> Any:
-    """A hash of hashlib's of all that the file holds, SHA-256 where none is given; OSError where it cannot be read.
+    """The hashlib hash of a file's content, by default SHA-256; OSError if it cannot be read.
 
     About 1 s per GB (measured with SHA instructions; some 3 s without).
     """
@@ -23,12 +23,12 @@ def hash_of(path: Path, digest: Any = None) -> Any:
 
 
 def sha256_of(path: Path) -> str:
-    """In hexadecimal digits."""
+    """The SHA-256 of a file in hexadecimal."""
     return str(hash_of(path).hexdigest())
 
 
 def sync_path(path: Path) -> None:
-    """A file or a folder onto the disk, so that a power cut leaves it whole, and a folder with its files."""
+    """Flush a file, or a folder with its entries, to disk, so that it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Text that leaves us: stand-ins for what stdout cannot encode, and JSON that every reader takes."""
+"""Output encoding: replacements for characters that stdout cannot encode, and JSON that every parser accepts."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import sys
 from typing import Any
 
 STAND_INS = {"→": "->", "−": "-", "…": "..", "×": "x", "·": "."}
-"""For what we print ourselves; any other character becomes its escape."""
+"""Replacements for the characters that loadcheck prints; any other character is escaped."""
 HANDLER = "loadcheck"
 
 
 def print_in_any_encoding() -> None:
-    """Have stdout and stderr print what their encoding lacks as stand-ins; nothing changes where it lacks nothing."""
+    """Make stdout and stderr replace characters that their encoding lacks, instead of raising an error."""
     codecs.register_error(HANDLER, stand_in)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -23,7 +23,7 @@ def print_in_any_encoding() -> None:
 
 
 def stand_in(error: UnicodeError) -> tuple[str, int]:
-    """The codec error handler: stand-ins for the characters that `error` is about, and where to go on."""
+    """The codec error handler: replacements for the characters of `error`, and the position at which to go on."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
@@ -31,7 +31,7 @@ def stand_in(error: UnicodeError) -> tuple[str, int]:
 
 
 def json_text(data: Any) -> str:
-    """`data` as one indented JSON document in ASCII, so that nothing in it moves a terminal; null for NaN and infinity, which are none."""
+    """`data` as one indented JSON document in ASCII, so that it holds no terminal codes; NaN and infinity, which JSON lacks, become null."""
     return json.dumps(_finite(data), indent=2, allow_nan=False)
 
 

@@ -1,4 +1,4 @@
-"""The errors that a user can cause or meet, each with its exit code.
+"""The errors that a user can cause or run into, each with its exit code.
 
 LoadcheckError
 ├── BadInput        2   a file, key, flag or value is wrong; lists every problem of the input at once
@@ -53,22 +53,22 @@ class UnsupportedMachine(LoadcheckError):  # noqa: N818
 
 
 def printable(text: str) -> str:
-    """Text from a log, a file or its name, for the terminal: a character that would move, colour or reverse it is a dot.
+    """Text from a log, a file or its name, made safe for a terminal: control and formatting characters become dots.
 
-    Line breaks are among them; see `printable_lines`.
+    So do line breaks; see `printable_lines`.
     """
     return "".join(char if char.isprintable() else "\N{MIDDLE DOT}" for char in text)
 
 
 def printable_lines(text: str) -> str:
-    """As `printable`, with the line breaks kept: a traceback."""
+    """Like `printable`, but keeps line breaks, as for a traceback."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """`did you mean X?` where something known is close to `word`, else the list of what is known.
+    """`did you mean X?` if something known is close to `word`, else the list of what is known.
 
-    Other numbers in a name are no misspelling: llama-3.3-70b is not meant to be llama-3.2-3b.
+    A name with other numbers is not a misspelling: llama-3.3-70b does not mean llama-3.2-3b.
     """
     choices = sorted(known)
     same_numbers = [choice for choice in choices if _numbers(choice) == _numbers(word)]

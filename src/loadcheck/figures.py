@@ -1,7 +1,7 @@
 """The figures of a load: one frozen type for predicted, measured and expected values.
 
-`None` means "not said", never 0. Memory is held as a whole number of bytes and leaves as GiB with the number of decimals
-that the load log prints, under the name that ends in `_gib`.
+`None` means "not in the log", never 0. Memory is kept as a whole number of bytes and written as GiB with as many decimals
+as the load log prints, under a name that ends in `_gib`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from loadcheck.units import from_gib, to_gib
 
 Value = str | int | float
 MAX_NUMBER = 2**63
-"""No figure is as large, in any unit."""
+"""Above every figure, in any unit."""
 
 
 class Kind(Enum):
-    """What a figure measures, which decides how it is held, printed and compared."""
+    """What a figure measures, which decides how it is stored, printed and compared."""
 
     TEXT = "text"
     COUNT = "count"
@@ -35,13 +35,13 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class FigureSpec:
-    """What is known of a figure besides its value.
+    """The definition of a figure.
 
     Attributes:
         attribute: its name in `Figures` (memory ends in `_bytes`).
         name: its name in JSON, TOML and on screen (memory ends in `_gib`).
-        decimals: how many the log prints; None where the value is no decimal number.
-        pattern: what the whole of a text must look like; None where any text will do.
+        decimals: how many the log prints; None if the value is not a decimal number.
+        pattern: a regular expression for the whole text; None if any text is valid.
     """
 
     attribute: str
@@ -51,7 +51,7 @@ class FigureSpec:
     pattern: str | None = None
 
     def holds(self, value: object) -> TypeGuard[Value]:
-        """Whether `value` is of the type, and of the form, that this figure is held as."""
+        """Whether `value` has this figure's type and form."""
         if self.kind is Kind.TEXT:
             return isinstance(value, str) and (
                 self.pattern is None or re.fullmatch(self.pattern, value, re.ASCII) is not None
@@ -63,7 +63,7 @@ class FigureSpec:
         return math.isfinite(value) and self.kind not in (Kind.COUNT, Kind.MEMORY)
 
     def to_edge(self, value: Value, decimals: int | None = None) -> Value:
-        """The value as it is written outside: GiB for memory, rounded as the log prints it (or to `decimals`)."""
+        """The value as it is written to JSON and TOML: memory in GiB, rounded as the log prints it (or to `decimals`)."""
         places = self.decimals if decimals is None else decimals
         if self.kind is Kind.TEXT or isinstance(value, str) or places is None:
             return value
@@ -71,18 +71,18 @@ class FigureSpec:
         return round(number, places) if places else round(number)
 
     def from_edge(self, value: Value) -> Value:
-        """The inverse of `to_edge`: GiB become bytes, everything else stays."""
+        """The inverse of `to_edge`: GiB become bytes, everything else is unchanged."""
         return from_gib(float(value)) if self.kind is Kind.MEMORY else value
 
     def show(self, value: Value | None, decimals: int | None = None) -> str:
-        """The value for a person, with as many decimals as the log prints, without the unit."""
+        """The value for people, with as many decimals as the log prints, without the unit."""
         if value is None:
             return "not in log"
         edge = self.to_edge(value, decimals)
         places = self.decimals if decimals is None else decimals
         if self.kind is Kind.COUNT and isinstance(edge, int):
             return f"{edge:,}"
-        # a utilization printed as "0.6" is one of whole tens of percent: fewer than no decimals
+        # a utilization printed as "0.6" is known to tens of percent only: a negative number of decimals
         return f"{edge:.{places}f}" if places and places > 0 and not isinstance(edge, str) else str(edge)
 
 
@@ -92,7 +92,7 @@ def _figure(kind: Kind, decimals: int | None = None, pattern: str | None = None)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """Every figure that a load log says, in the order in which it says them."""
+    """Every figure of a load log, in the log's order."""
 
     # the machine and the stack: unsloth's banner
     gpu_name: str | None = _figure(Kind.TEXT)
@@ -146,15 +146,15 @@ class Figures:
             yield spec, getattr(self, spec.attribute)
 
     def known(self) -> dict[str, Value]:
-        """The figures that are known, by attribute."""
+        """The known figures, by attribute."""
         return {spec.attribute: value for spec, value in self.items() if value is not None}
 
     def to_json(self) -> dict[str, Value | None]:
-        """By JSON name, rounded as the log prints them; null where not said."""
+        """By JSON name, rounded as the log prints them; null if unknown."""
         return {spec.name: None if value is None else spec.to_edge(value) for spec, value in self.items()}
 
     def bytes_json(self) -> dict[str, int]:
-        """The memory figures that are known, to the byte, by attribute."""
+        """The known memory figures in bytes, by attribute."""
         return {
             spec.attribute: int(value) for spec, value in self.items() if spec.kind is Kind.MEMORY and value is not None
         }
@@ -171,7 +171,7 @@ def figure_specs() -> dict[str, FigureSpec]:
     return specs
 
 
-# What a log says beside the figures, used only to check them against each other; and the peaks of a training, which no load has.
+# What else a log states, used only to check the figures against each other; and the peaks of a training, which a load does not have.
 SIDE_SPECS = {
     spec.attribute: spec
     for spec in (
@@ -230,11 +230,11 @@ def specs_by_name() -> dict[str, FigureSpec]:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One place where a log says a figure.
+    """One place where a log states a figure.
 
     Attributes:
         attribute: which figure, by its name in `Figures` or `SIDE_SPECS`.
-        value: what it says, in the figure's own unit (bytes for memory).
+        value: in the figure's own unit (bytes for memory).
         decimals: how many decimals were printed; None for exact values, such as counts and our own byte counts.
         line: number of the line, from 1.
     """
@@ -250,14 +250,14 @@ class Reading:
 
     @property
     def tolerance(self) -> float:
-        """Half a unit of the last printed digit, in the figure's own unit: the true value lies within ± this."""
+        """Half a unit of the last printed digit, in the figure's own unit: the true value is within ± this."""
         if self.decimals is None:
             return 0.0
         half = 0.5 * 10.0**-self.decimals
         return from_gib(half) if self.spec.kind is Kind.MEMORY else half
 
     def agrees(self, value: Value) -> bool:
-        """Whether `value`, printed with this reading's decimals, reads the same (a last digit may fall either way on a tie)."""
+        """Whether `value`, printed with this reading's decimals, looks the same (a tie may round either way)."""
         if isinstance(self.value, str) or isinstance(value, str):
             return self.value == value
         slack = 1 if self.spec.kind is Kind.MEMORY else 1e-9

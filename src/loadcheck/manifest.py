@@ -1,6 +1,6 @@
-"""What is really installed in this environment, compared with the lock and, file by file, with the wheels.
+"""Lists what is installed in this environment, compared with the lock and, file by file, with the wheels.
 
-A file may differ from its wheel in three ways that env/image.toml names: patched, stripped or left out. Anything else is a
+A file may differ from its wheel in three ways that env/image.toml declares: patched, stripped or left out. Any other difference is a
 finding: an edited package, a damaged disk, an image that was tampered with.
 """
 
@@ -26,13 +26,13 @@ from loadcheck.specs.files import env_dir, read_toml
 
 OURS = "loadcheck"
 MARK = "torch"
-"""What every environment of the stack has, and no other."""
+"""A package that every environment of the stack has, and other environments lack."""
 LOCKS = ("requirements.lock", "smollm2.lock")
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One installed distribution. `locked` is None where the lock does not have it."""
+    """One installed distribution. `locked` is None if the lock does not have it."""
 
     name: str
     version: str
@@ -46,7 +46,7 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Every installed package, and the files that differ from their wheels (empty where they were not read)."""
+    """Every installed package, and the files that differ from their wheels (empty if they were not read)."""
 
     packages: tuple[Package, ...]
     files: tuple[ChangedFile, ...] = field(default=())
@@ -78,9 +78,9 @@ class Manifest:
 
 
 def read_manifest(check_files: bool = False) -> Manifest:
-    """Look at every installed distribution; with `check_files`, hash each of its files too (half a minute in the image).
+    """Read every installed distribution; with `check_files`, also hash each of its files (half a minute in the image).
 
-    UnsupportedMachine in an environment that is none of the stack's: the lock says nothing about it.
+    UnsupportedMachine in an environment that is not one of the stack's, as the lock does not apply to it.
     """
     locked = locked_versions()
     found = sorted(distributions(), key=lambda distribution: canonicalize_name(distribution.name))
@@ -88,8 +88,8 @@ def read_manifest(check_files: bool = False) -> Manifest:
         raise UnsupportedMachine(
             Problem(
                 sys.prefix,
-                f"this environment is none of the stack's, which all have {MARK}",
-                "ask one that is: make manifest, or .venv/gpu/bin/loadcheck manifest (.venv/cpu without a GPU)",
+                f"this environment is not one of the stack's, which all have {MARK}",
+                "run it in one of those: make manifest, or .venv/gpu/bin/loadcheck manifest (.venv/cpu without a GPU)",
             )
         )
     packages = tuple(
@@ -102,7 +102,7 @@ def read_manifest(check_files: bool = False) -> Manifest:
 
 
 def locked_versions() -> dict[str, str]:
-    """The version of each package in the locks that the image is made of."""
+    """The version of each package in the locks from which the image is built."""
     text = "\n".join((env_dir() / lock).read_text(encoding="utf-8") for lock in LOCKS)
     return {
         canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==([^\s;\\]+)", text, re.MULTILINE)
@@ -110,13 +110,13 @@ def locked_versions() -> dict[str, str]:
 
 
 class Metadata(Protocol):
-    """What a package's METADATA gives, as importlib.metadata or the email package read it."""
+    """A package's METADATA, as importlib.metadata or the email package reads it."""
 
     def get_all(self, name: str, /) -> list[Any] | None: ...
 
 
 def licence_of(metadata: Metadata) -> str:
-    """The licence that a package's metadata names, by its shortest form; "not stated" where it names none."""
+    """The licence in a package's metadata, in its shortest form; "not stated" if there is none."""
     expression = (metadata.get_all("License-Expression") or [""])[0]
     lines = metadata.get_all("Classifier") or ()
     classifiers = ", ".join(line.rsplit(" :: ", 1)[-1] for line in lines if line.startswith("License ::"))
@@ -125,7 +125,7 @@ def licence_of(metadata: Metadata) -> str:
 
 
 def changed_files(found: list[Distribution]) -> list[ChangedFile]:
-    """The files of RECORD that are missing, or whose hash is another one."""
+    """The files in RECORD that are missing or have another hash."""
     changed = []
     for distribution in found:
         for path in distribution.files or ():
@@ -136,7 +136,7 @@ def changed_files(found: list[Distribution]) -> list[ChangedFile]:
 
 
 def _difference(path: PackagePath) -> Difference | None:
-    # A script's first line is the interpreter's path, and bytecode is compiled here: neither is the wheel's.
+    # The installer writes the interpreter's path into scripts, and compiles bytecode: neither is as in the wheel.
     if path.hash is None or path.suffix == ".pyc" or ("bin" in path.parts[:-1] and path.parts[0] == ".."):
         return None
     file = Path(str(path.locate()))
@@ -146,12 +146,12 @@ def _difference(path: PackagePath) -> Difference | None:
 
 
 def _hash(path: Path) -> str:
-    """As RECORD writes it: URL-safe base 64, without padding."""
+    """The hash as in RECORD: URL-safe base 64, without padding."""
     return urlsafe_b64encode(hash_of(path).digest()).rstrip(b"=").decode()
 
 
 def explanation(path: str) -> str | None:
-    """Why env/image.toml has this file patched, stripped or left out; None where it does not."""
+    """Why env/image.toml patches, strips or leaves out this file; None if it does not."""
     for pattern, why in _explanations():
         if fnmatch(path, pattern) or fnmatch(path, pattern + "/*"):
             return why

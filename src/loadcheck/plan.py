@@ -1,4 +1,4 @@
-"""From a profile to a plan: everything decided, nothing left to look up, before any process starts."""
+"""Makes a plan from a profile: everything is resolved before any process starts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from loadcheck.specs.shape import ModelConfig, Quantization
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """A load with every question answered.
+    """A load, fully resolved.
 
     Attributes:
-        model_name: the name to show, and the folder of its weights.
-        config: its shape, quantization included.
-        checkpoint: where its weights are on the hub; None for weights that come from elsewhere.
+        model_name: the name to show, and of the folder of its weights.
+        config: the model's shape, quantization included.
+        checkpoint: where its weights are on the hub; None if they come from elsewhere.
     """
 
     profile: Profile
@@ -33,7 +33,7 @@ class LoadPlan:
 
 
 def make_plan(profile: Profile) -> LoadPlan:
-    """Resolve a profile's model; BadInput where the profile asks for weights that are not to be had."""
+    """Resolve a profile's model; BadInput if the profile's weights are not available."""
     model_name, config = resolve_model(profile.model, profile.load_in_4bit)
     checkpoint = None
     if profile.weights == "hub":
@@ -52,7 +52,7 @@ def make_plan(profile: Profile) -> LoadPlan:
 
 
 def plan_to_json(plan: LoadPlan) -> dict[str, Any]:
-    """The plan as the engine's process gets it."""
+    """The plan as JSON data, for the engine's process."""
     return {
         "profile": to_data(plan.profile),
         "model_name": plan.model_name,

@@ -1,6 +1,7 @@
-"""Signatures by the user's own key: of SSH, by OpenSSH's own tool (ssh-keygen -Y, OpenSSH 8.1 and newer; PROTOCOL.sshsig), or of cosign, where it is there.
+"""Signs and verifies with the user's own key: an SSH key (ssh-keygen -Y, OpenSSH 8.1 and newer; PROTOCOL.sshsig), or a cosign key if cosign is
+installed.
 
-cosign has no namespaces: statements that it signed are told apart by their predicateType, which each reader asks for.
+cosign has no namespaces: statements that it signed are told apart by their predicateType, which each reader checks.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ _COSIGN_PUBLIC = (b"-----BEGIN PUBLIC KEY-----",)
 """As `cosign generate-key-pair` writes them."""
 _PUBLIC = re.compile(r"(?:ssh-|ecdsa-|sk-)\S+ [A-Za-z0-9+/=]+(?: .*)?")
 PRINCIPAL = "signer"
-"""Of a public key that is given alone."""
+"""The signer's name if only a public key is given."""
 
 
 def sign(path: Path, key: Path, namespace: str) -> None:
-    """Write `path`.sig with a private key, or a public one of SSH whose private half an agent holds. BadInput where the key cannot sign.
+    """Write `path`.sig with a private key, or with an SSH public key whose private key an agent holds. BadInput if the key cannot sign.
 
     Args:
-        namespace: what is signed for one purpose is no signature for another.
+        namespace: the purpose; a signature is not valid for another one.
     """
     signed = path.with_name(path.name + ".sig")
     signed.unlink(missing_ok=True)
@@ -41,10 +42,10 @@ def sign(path: Path, key: Path, namespace: str) -> None:
 
 
 def signer_of(path: Path, signature: Path, signers: Path | None, namespace: str) -> tuple[str | None, str]:
-    """Who of `signers` signed `path` for `namespace`; None where nobody of them did, and why.
+    """Which of `signers` signed `path` for `namespace`; or None, and why there is none.
 
     Args:
-        signers: a file of OpenSSH's allowed signers (ssh-keygen(1), ALLOWED SIGNERS), or one public key; of cosign's the file's name is the signer's.
+        signers: an OpenSSH allowed signers file (ssh-keygen(1), ALLOWED SIGNERS), or one public key; for a cosign key, its file name is the signer.
     """
     if not signature.is_file() or signature.is_symlink():
         return None, f"there is no {signature.name}"
@@ -66,7 +67,7 @@ def signer_of(path: Path, signature: Path, signers: Path | None, namespace: str)
 
 @contextmanager
 def _allowed(signers: Path) -> Iterator[Path]:
-    """A file of allowed signers: `signers`, or one made of the public key that it is."""
+    """An allowed signers file: `signers` itself, or one made from it if it is a public key."""
     try:
         text = signers.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -81,7 +82,7 @@ def _allowed(signers: Path) -> Iterator[Path]:
 
 
 def _sign_by_cosign(path: Path, key: Path, signed: Path) -> None:
-    """By no service on a network. It asks for the password itself, on stderr, where COSIGN_PASSWORD does not say it."""
+    """Sign without any network service. cosign prompts for the password on stderr unless COSIGN_PASSWORD is set."""
     command = [
         "sign-blob",
         "--yes",
@@ -97,7 +98,7 @@ def _sign_by_cosign(path: Path, key: Path, signed: Path) -> None:
 
 
 def _signer_by_cosign(path: Path, signed: Path, signers: Path) -> tuple[str | None, str]:
-    """The log of what was signed is on a network, and nothing of it was written there."""
+    """Verify without the transparency log, which is on a network, and to which nothing was written."""
     command = [
         "verify-blob",
         "--insecure-ignore-tlog=true",
@@ -115,7 +116,7 @@ def _signer_by_cosign(path: Path, signed: Path, signers: Path) -> tuple[str | No
 
 
 def _begins(file: Path, marks: tuple[bytes, ...]) -> bool:
-    """False, too, where it cannot be read: whoever reads it next says why."""
+    """Whether a file begins with one of these; False if it cannot be read, which the next reader reports."""
     try:
         with file.open("rb") as content:
             return content.read(100).startswith(marks)

@@ -1,4 +1,4 @@
-"""Text on a terminal: from elsewhere made harmless, and tables that fit any width with every figure whole."""
+"""Terminal output: escapes untrusted text, and fits tables into any width without truncating a figure."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from rich.text import Text
 from loadcheck.errors import printable, printable_lines
 
 UNLIMITED = 1_000_000
-"""Columns of what is no terminal: nothing is wrapped there, so that a sentence is a line to grep."""
+"""Columns if stdout is not a terminal: nothing is wrapped, so that each sentence is one line to grep."""
 GAP = 2
 LEAST_NAME = 12
-"""A shortened name keeps so many columns, by which it is still known."""
+"""Columns that a shortened name keeps, to stay recognizable."""
 LEAST_TEXT = 24
-"""Text that has less room beside what it belongs to goes below it."""
+"""Text with less room than this next to its lead goes below it."""
 
 
 class Name(str):
-    """A cell that may be shortened in its middle; every other cell of a table is a figure or a word, and stays whole."""
+    """A cell that may be shortened in its middle; every other cell of a table is a figure or a word, and is never shortened."""
 
     __slots__ = ()
 
 
 def escape(text: str) -> str:
-    """Text from a log, a model, a variable or a path, for the terminal: no markup, and no control character."""
+    """Untrusted text (from a log, a model, a variable or a path) without markup and control characters."""
     return escape_markup(printable(text))
 
 
 def console(stderr: bool = False) -> Console:
-    """A console whose output reads the same without colour: as wide as COLUMNS says, else as the terminal is, else without end."""
+    """A console whose width is $COLUMNS, else that of the terminal, else unlimited; its output needs no colour to be understood."""
     stream, columns = sys.stderr if stderr else sys.stdout, os.environ.get("COLUMNS", "")
     width = int(columns) if columns.isdecimal() else 0
     if not width and not (stream is not None and stream.isatty()):
@@ -44,24 +44,24 @@ def console(stderr: bool = False) -> Console:
 
 
 class _Console(Console):
-    """A console whose broken pipe is an error like that of print, not the end of the program with exit code 1."""
+    """A console that raises BrokenPipeError like print, instead of exiting with code 1."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
 def print_whole(out: Console, text: str) -> None:
-    """A line that people copy, such as flags: as it is, never broken by us."""
+    """Print a line that people copy, such as flags, without wrapping it."""
     out.print(printable_lines(text), markup=False, soft_wrap=True)
 
 
 def print_words(out: Console, text: str) -> None:
-    """A sentence with a path in it: wrapped between its words alone, so that the path is whole."""
+    """Print a sentence with a path in it: wrapped only between words, so that the path stays whole."""
     print_whole(out, fill(printable(text), out.width, break_long_words=False, break_on_hyphens=False))
 
 
 def print_item(out: Console, lead: Text, text: str | Text) -> None:
-    """`text` after `lead`, its further lines below its first; on a narrow terminal below `lead`."""
+    """Print `text` after `lead` with a hanging indent; on a narrow terminal, print it below `lead`."""
     lead, indent = lead + " ", lead.cell_len + 1
     if out.width - indent < LEAST_TEXT:
         lead.rstrip()
@@ -80,11 +80,11 @@ def print_table(
     rows: Iterable[Sequence[str]],
     styles: Mapping[str, str] | None = None,
 ) -> None:
-    """Columns, with names shortened where room is short; where even so it is too short, some lines for each row.
+    """Print a table. Names are shortened if room is short; if that is not enough, each row takes several lines.
 
     Args:
         justify: "l" or "r" for each column.
-        styles: the style of a last cell, by its text.
+        styles: the style of a row's last cell, by its text.
     """
     cells = [[type(cell)(printable(cell)) for cell in row] for row in rows]
     widths = _widths([header, *cells], out.width)
@@ -97,7 +97,7 @@ def print_table(
 
 
 def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int] | None:
-    """Of each column; None where the figures alone are too wide."""
+    """The width of each column; None if the figures alone are too wide."""
     columns = list(zip(*rows, strict=True))
     widths = [max(cell_len(cell) for cell in column) for column in columns]
     least = [max(_least(cell) for cell in column) for column in columns]
@@ -130,7 +130,7 @@ def _line(row: Sequence[str], justify: str, widths: Sequence[int], styles: Mappi
 def _print_stacked(
     out: Console, header: Sequence[str], justify: str, row: Sequence[str], styles: Mapping[str, str]
 ) -> None:
-    """One line where all of a row fits on it; else its first and its unlabelled last cell, and the others below."""
+    """Print a row on one line if it fits; otherwise its first and its unlabelled last cell, with the others below."""
     first = row[0] if justify[0] == "l" else f"{header[0]} {row[0]}"
     last = "" if header[-1] else row[-1]
     labels = header[1:] if header[-1] else header[1:-1]
@@ -148,20 +148,20 @@ def _print_stacked(
 
 
 def _packed(pairs: Iterable[tuple[str, str]], room: int) -> list[str]:
-    """Labels with their cells, as many a line as fit; a cell is never broken, and only a name is shortened."""
+    """Labels with their cells, as many per line as fit; a cell is never wrapped, and only a name is shortened."""
     lines: list[str] = []
     for label, cell in pairs:
         name_room = max(room - cell_len(label) - 1, LEAST_NAME)
-        said = label + (shortened(cell, name_room) if isinstance(cell, Name) else cell)
-        if lines and cell_len(f"{lines[-1]}, {said},") <= room:
-            lines[-1] += f", {said}"
+        item = label + (shortened(cell, name_room) if isinstance(cell, Name) else cell)
+        if lines and cell_len(f"{lines[-1]}, {item},") <= room:
+            lines[-1] += f", {item}"
         else:
-            lines = [*lines[:-1], lines[-1] + ",", said] if lines else [said]
+            lines = [*lines[:-1], lines[-1] + ",", item] if lines else [item]
     return lines
 
 
 def shortened(text: str, width: int) -> str:
-    """The text with its middle left out, so that it takes no more than `width` columns."""
+    """The text with its middle replaced by an ellipsis, so that it takes at most `width` columns."""
     if cell_len(text) <= width:
         return text
     tail = (width - 1) // 2

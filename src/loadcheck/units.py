@@ -1,4 +1,4 @@
-"""Bytes inside, GiB at the edges. What these logs print as "GB" is GiB throughout."""
+"""Units: bytes inside, GiB in files and on screen. What these logs print as "GB" is always GiB."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _UNITS = {"k": KIB, "m": MIB, "g": GIB}
 def parse_bytes(text: str) -> int:
     """Bytes as people write them: `15828320256`, `24GiB`, `24 GiB`, `14.7G`; "GB" is GiB, as in the logs.
 
-    ValueError for anything else, a minus sign and a fraction of a byte among it.
+    ValueError for anything else, including a minus sign and a fraction of a byte.
     """
     match = _AS_WRITTEN.fullmatch(text.strip())
     if match is None or (match[2] is None and "." in match[1]):
-        raise ValueError(f"{text!r} is no number of bytes")
+        raise ValueError(f"{text!r} is not a number of bytes")
     return round(float(match[1]) * _UNITS[match[2].lower()]) if match[2] else int(match[1])
 
 
@@ -39,7 +39,7 @@ def round_up(value: int, multiple: int) -> int:
 
 
 def show_bytes(num_bytes: int | float) -> str:
-    """Bytes for a person, in the largest binary unit that leaves a whole part: `1.50 GiB`, `180.2 MiB`, `512 B`."""
+    """Bytes for people, in the largest binary unit in which they are at least 1: `1.50 GiB`, `180.2 MiB`, `512 B`."""
     if abs(num_bytes) >= GIB:
         return f"{num_bytes / GIB:.2f} GiB"
     if abs(num_bytes) >= MIB:

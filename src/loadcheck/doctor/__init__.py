@@ -1,6 +1,6 @@
-"""What is wrong with this machine for this stack, before anything is downloaded.
+"""Checks what is wrong with this machine for this stack, before anything is downloaded.
 
-`facts` reads the machine, and every check is a function of those facts and of the plan alone.
+`facts` reads the machine; every check is a function of these facts and the plan.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ GPU_CHECKS = (*gpu.CHECKS, *host.CHECKS, *host.GPU_CHECKS, *stack.CHECKS, *setti
 
 
 def examine(machine: Machine, plan: LoadPlan) -> Report:
-    """Every check that the plan's engine calls for, and those of its stack."""
+    """Run every check for the plan's engine, and those of its stack."""
     neutral = CPU_CHECKS if plan.profile.on_cpu else GPU_CHECKS
     checks = (*neutral, *stack_of(plan.profile).machine_checks(plan.profile))
     return Report(plan.profile.name, tuple(finding for check in checks for finding in check(machine, plan)))

@@ -1,4 +1,4 @@
-"""Reading the facts of this machine: files, variables, installed packages; no network, and no library that takes seconds."""
+"""Reads the facts of this machine: files, variables, installed packages. It uses no network, and no library that takes seconds to import."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ from loadcheck.weights.lock import hash_file
 NOT_PACKAGES = ("python", "cuda")
 XFORMERS_FILE = "xformers/ops/fmha/cutlass.py"
 ENVIRONMENTS = Path(sys.prefix).parent
-"""Beside the environment that this runs in: .venv of a checkout."""
+"""The folder of this environment and its siblings: .venv of a checkout."""
 MODULES = {"protobuf": "google/protobuf"}
-"""Packages that are imported under another name than their own."""
+"""Packages that are imported under a name other than their own."""
 HASHED_BYTES = 1 << 20
-"""Files up to this size are hashed, larger ones are compared by size alone: 3 s for the whole stack (30,313 files) instead of 30.
+"""Files up to this size are hashed, larger ones are compared only by size: 3 s for the whole stack (30,313 files) instead of 30.
 `loadcheck manifest --files` hashes them all."""
 
 
 def read_machine(plan: LoadPlan, gpu: GpuDevice | None, files: bool = True) -> Machine:
-    """Everything that a check looks at; some seconds, of which the installed files take the most (none without `files`)."""
+    """Everything that the checks need; takes some seconds, most of them for the installed files (which `files=False` skips)."""
     memory = psutil.virtual_memory()
     dirs, compiler = _libcuda_dirs(), _compiler()
     needed, found = _glibcxx(plan.profile.on_cpu)
@@ -87,7 +87,7 @@ def read_machine(plan: LoadPlan, gpu: GpuDevice | None, files: bool = True) -> M
 
 
 def _variables() -> tuple[str, ...]:
-    """Those that change a load of any stack."""
+    """The environment variables that change a load of any stack."""
     return (*VARIABLES, *(name for stack in STACKS for name in stack.variables))
 
 
@@ -98,12 +98,12 @@ def _in_container() -> bool:
 
 
 def is_wsl(kernel_release: str) -> bool:
-    """Whether a kernel is WSL2's own, by its name: 5.15.167.4-microsoft-standard-WSL2; one built by hand may have lost the last part."""
+    """Whether a kernel is WSL2's, by its name: 5.15.167.4-microsoft-standard-WSL2; a custom build may lack the last part."""
     return "microsoft" in kernel_release.lower()
 
 
 def _disk_free_bytes(folder: Path) -> int:
-    """Of the disk that a folder is on, or will be on."""
+    """The free space on the disk that a folder is on, or will be on."""
     return shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
 
 
@@ -128,7 +128,7 @@ def _libcuda_dirs() -> tuple[str, ...]:
 
 
 def _has_libcuda_link(dirs: tuple[str, ...], compiler: str | None) -> bool:
-    """Whether -lcuda is found: in Triton's directories, in LIBRARY_PATH, or where the compiler looks by itself."""
+    """Whether the linker finds -lcuda: in Triton's directories, in LIBRARY_PATH, or in the compiler's default path."""
     if any(Path(each, "libcuda.so").exists() for each in (*dirs, "/usr/local/lib")):
         return True
     try:
@@ -136,11 +136,11 @@ def _has_libcuda_link(dirs: tuple[str, ...], compiler: str | None) -> bool:
         found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:
         return False
-    return Path(found).is_absolute()  # the bare name, where there is none
+    return Path(found).is_absolute()  # the compiler prints the bare name if there is none
 
 
 def _compiler() -> str | None:
-    """The C compiler that Triton takes (triton/runtime/build.py:24-32 at 3.1.0)."""
+    """The C compiler that Triton uses (triton/runtime/build.py:24-32 at 3.1.0)."""
     return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
 
 
@@ -148,7 +148,7 @@ def _compiler() -> str | None:
 
 
 def _glibcxx(on_cpu: bool) -> tuple[Symbols | None, Symbols | None]:
-    """The newest GLIBCXX symbols that bitsandbytes' library names, and that libstdc++ has."""
+    """The newest GLIBCXX symbol that bitsandbytes' library needs, and the newest that libstdc++ has."""
     spec = importlib.util.find_spec("bitsandbytes")
     library = "libbitsandbytes_cpu.so" if on_cpu else "libbitsandbytes_cuda124.so"
     needed = Path(spec.origin).parent / library if spec and spec.origin else None
@@ -156,7 +156,7 @@ def _glibcxx(on_cpu: bool) -> tuple[Symbols | None, Symbols | None]:
 
 
 def _libstdcxx() -> Path | None:
-    """The libstdc++ that this process gets, by the system's own search."""
+    """The libstdc++ that the dynamic loader finds for this process."""
     try:
         ctypes.CDLL("libstdc++.so.6")
         mapped = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
@@ -205,7 +205,7 @@ def _changed_files() -> tuple[ChangedFile, ...]:
 
 
 def _is_compared(path: PackagePath) -> bool:
-    # A script's first line is the interpreter's path, and bytecode is compiled here: neither is the wheel's.
+    # The installer writes the interpreter's path into scripts, and compiles bytecode: neither is as in the wheel.
     return path.hash is not None and path.suffix != ".pyc" and not (path.parts[0] == ".." and "bin" in path.parts[:-1])
 
 
@@ -222,19 +222,19 @@ def _compare(path: PackagePath) -> ChangedFile | None:
 
 
 def _record_hash(file: Path) -> str:
-    """As RECORD writes it: URL-safe base 64, without padding."""
+    """The hash as in RECORD: URL-safe base 64, without padding."""
     return urlsafe_b64encode(sha256(file.read_bytes()).digest()).rstrip(b"=").decode()
 
 
 def _why(path: PackagePath) -> str | None:
-    """Why a file differs; of xformers only unsloth's very edit is explained, and no other."""
+    """Why a file differs; xformers' file may differ only by unsloth's exact edit."""
     if str(path) == XFORMERS_FILE:
         return "unsloth's own edit" if _has_edited_xformers() else None
     return explanation(str(path))
 
 
 def _has_edited_xformers() -> bool | None:
-    """Whether xformers' file is as unsloth leaves it (unsloth/__init__.py:98-117); None without xformers."""
+    """Whether xformers' file is as unsloth edits it (unsloth/__init__.py:98-117); None without xformers."""
     spec = importlib.util.find_spec("xformers")
     if spec is None or spec.origin is None:
         return None

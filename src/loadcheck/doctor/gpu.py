@@ -21,7 +21,7 @@ CPU_INSTEAD = "; without one, the small model runs on the CPU: loadcheck load sm
 
 
 def check_gpu(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
-    """Whether CUDA sees a GPU; where it does not, which of the four reasons it is."""
+    """Whether CUDA sees a GPU; if not, which of the known reasons applies."""
     if machine.gpu is not None:
         yield ok("gpu", f"{machine.gpu.name}, {show_bytes(machine.gpu.total_bytes)}")
         return
@@ -38,7 +38,7 @@ def _why_no_gpu(machine: Machine) -> tuple[str, str]:
         )
     if not machine.driver.has_library and machine.in_container:
         return (
-            "the host has an NVIDIA driver, but this container was given none of it",
+            "the host has an NVIDIA driver, but this container has no access to it",
             "start the container with --gpus all; for that the host needs nvidia-container-toolkit",
         )
     if not machine.driver.has_library:
@@ -52,7 +52,7 @@ def _why_no_gpu(machine: Machine) -> tuple[str, str]:
 
 
 def check_driver(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
-    """The driver against CUDA 12.4, with the compatibility of CUDA's minor versions."""
+    """The driver's version against CUDA 12.4, considering CUDA's minor version compatibility."""
     if machine.driver is None or machine.driver.version is None:
         return
     version = machine.driver.version
@@ -72,7 +72,7 @@ def check_driver(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
 
 
 def check_capability(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
-    """Compute capability 7.0 to 9.0, and the type of number that follows from it."""
+    """Compute capability 7.0 to 9.0, and the data type that follows from it."""
     if machine.gpu is None:
         return
     card = _card(machine)
@@ -85,7 +85,7 @@ def check_capability(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
 
 
 def check_processes(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
-    """Who else has memory on the GPU, and how much of it is free."""
+    """Which processes use memory on the GPU, and how much is free."""
     if machine.gpu is None:
         return
     processes = machine.driver.processes if machine.driver else None
@@ -105,7 +105,7 @@ def _show(process: GpuProcess) -> str:
 
 
 def check_memory(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
-    """The card's free memory against the prediction for the profile; of a load without vLLM there is none."""
+    """The card's free memory against the prediction for the profile; there is none for a load without vLLM."""
     if not plan.profile.has_budget:
         return
     if machine.gpu is None or (card := _card(machine)).refused is not None:

@@ -1,4 +1,4 @@
-"""Checks of the host: disk, and what Triton and bitsandbytes need of the system."""
+"""Checks of the host: its disk, and what Triton and bitsandbytes need from the system."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from loadcheck.units import GIB, show_bytes
 from loadcheck.weights.package import NEEDED_BYTES
 from loadcheck.weights.synthetic import checkpoint_tensors, file_bytes
 
-SHM = "/dev/shm"  # noqa: S108: its size is what is looked at
+SHM = "/dev/shm"  # noqa: S108: only its size is read
 SHM_BYTES = GIB
 NOT_THE_DRIVERS = {"stubs": "stub-libcuda", "compat": "forward-compatibility"}
-"""Directories of the CUDA toolkit that hold another libcuda.so.1 than the driver's, and the trouble that it makes."""
+"""Directories of the CUDA toolkit with a libcuda.so.1 that is not the driver's, and the trouble that it causes."""
 
 SMALL_FILES_BYTES = 20_000_000
 """A checkpoint's tokenizer and configs: 17.2 MB of tokenizer.json for Llama 3."""
 
 
 def check_platform(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
-    """The processor and the Python that the locks hold for."""
+    """Whether the locks support the processor and the Python version."""
     known = ("x86_64", "aarch64") if plan.profile.on_cpu else ("x86_64",)
     python = ".".join(map(str, machine.python))
     if machine.platform not in known:
@@ -37,7 +37,7 @@ def check_platform(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
 
 
 def check_disk(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
-    """The disk of the cache against what the profile fetches or makes."""
+    """The free space for the cache against the size of the profile's weights."""
     needed = needed_disk_bytes(plan)
     if machine.has_weights or needed == 0:
         yield ok("disk", f"the weights are here already; {show_bytes(machine.disk_free_bytes)} are free")
@@ -49,7 +49,7 @@ def check_disk(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
 
 
 def check_environment_disk(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
-    """The disk of the checkout against what the stack takes there; nothing once it is installed."""
+    """The free space for the checkout's environment against the size of the stack; nothing once it is installed."""
     if "torch" in machine.installed or machine.environment_free_bytes is None:
         return
     needed, free = environment_bytes(plan.profile.engine), machine.environment_free_bytes
@@ -64,17 +64,17 @@ def check_environment_disk(machine: Machine, plan: LoadPlan) -> Iterator[Finding
 
 
 def _on_one_disk(machine: Machine) -> bool:
-    """Whether weights and environment share a disk: then the same bytes are free on both, to what others write meanwhile."""
+    """Whether weights and environment share a disk: then both have the same free space, but for what was written between the two readings."""
     return abs(machine.disk_free_bytes - (machine.environment_free_bytes or 0)) < GIB // 16
 
 
 def environment_bytes(engine: str) -> int:
-    """What the environment of an engine takes on the disk (env/sizes.toml)."""
+    """The size on disk of an engine's environment (env/sizes.toml)."""
     return int(read_toml(env_dir() / "sizes.toml")[engine]["disk_bytes"])
 
 
 def needed_disk_bytes(plan: LoadPlan) -> int:
-    """What the plan's weights take on the disk. A checkpoint of the hub has the size of a synthetic one, to some kilobytes."""
+    """The size on disk of the plan's weights. A checkpoint of the hub is as large as a synthetic one, to some kilobytes."""
     if plan.profile.weights == "local":
         return 0
     if plan.profile.weights == "package":
@@ -83,7 +83,7 @@ def needed_disk_bytes(plan: LoadPlan) -> int:
 
 
 def check_shm(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
-    """The size of /dev/shm: one load on one GPU does without, data loaders and several GPUs do not."""
+    """The size of /dev/shm: a load on one GPU does not need it; data loaders and several GPUs do."""
     if machine.shm_bytes is not None and machine.shm_bytes >= SHM_BYTES:
         yield ok("shm", f"{SHM} has {show_bytes(machine.shm_bytes)}")
         return
@@ -92,9 +92,9 @@ def check_shm(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
 
 
 def check_libcuda(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
-    """Where Triton finds the driver's library, and whether the linker can link to it."""
+    """Whether Triton finds the driver's library, and the linker can link to it."""
     if machine.driver is None or not machine.driver.has_library:
-        return  # what is wrong is said of the GPU
+        return  # check_gpu reports that
     first = next(iter(machine.libcuda_dirs), "")
     if foreign := next((each for each in NOT_THE_DRIVERS if each in Path(first).parts), None):
         yield problem("libcuda", f"libcuda.so.1 is found in {first} first", NOT_THE_DRIVERS[foreign])
@@ -107,7 +107,7 @@ def check_libcuda(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
 
 
 def check_compiler(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
-    """A C compiler and Python's headers, which Triton compiles its launchers with."""
+    """Whether there are a C compiler and Python's headers, with which Triton compiles its launchers."""
     if machine.compiler is None:
         yield problem("compiler", "there is no C compiler (CC, gcc or clang)", "no-compiler")
     else:
@@ -117,7 +117,7 @@ def check_compiler(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
 
 
 def check_libstdcxx(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
-    """libstdc++ against what bitsandbytes' library needs."""
+    """Whether libstdc++ has the symbols that bitsandbytes' library needs."""
     needed, found = machine.glibcxx_needed, machine.glibcxx_found
     if needed is None or found is None:
         return

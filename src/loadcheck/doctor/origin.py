@@ -1,4 +1,4 @@
-"""Whether what runs here is what somebody signed; only where a statement is named (LOADCHECK_PROVENANCE)."""
+"""Checks that the running image is the one that was signed, if LOADCHECK_PROVENANCE names a statement."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loadcheck.plan import LoadPlan
 REMEDY = "pull the image again with make pull SIGNERS=, and name the statement that came with it (LOADCHECK_PROVENANCE, LOADCHECK_SIGNERS)"
 
 
-def check_provenance(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:  # noqa: ARG001: the form of every check
+def check_provenance(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:  # noqa: ARG001: all checks have this signature
     """The signature, the image's digest, its commit and its lock."""
     found = machine.provenance
     if found is None:
@@ -26,7 +26,7 @@ def check_provenance(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:  # 
 
 def _problem(what: str) -> Finding:
     return Finding(check="provenance", level=Level.PROBLEM, what=what,
-                   why="what runs here is then not known to be what was built and signed", remedy=REMEDY)  # fmt: skip
+                   why="it is then not known whether what runs here is what was built and signed", remedy=REMEDY)  # fmt: skip
 
 
 CHECKS = (check_provenance,)

@@ -1,4 +1,4 @@
-"""Checks of what the user set: variables, the hub's token, and a folder of weights."""
+"""Checks of what the user set: environment variables, the hub's token, and a folder of weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from loadcheck.stacks.serving import known_holes
 
 OFFLINE = "HF_HUB_OFFLINE"
 VARIABLES = ("CUDA_VISIBLE_DEVICES", OFFLINE)
-"""What doctor itself looks at; a stack names what changes its own loads."""
+"""The variables that doctor itself reads; each stack lists those that change its own loads."""
 _TRUE = ("1", "ON", "YES", "TRUE")  # huggingface_hub/constants.py:10
 
 
 def check_offline(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
-    """Whether a download that is needed is switched off."""
+    """Whether offline mode prevents a download that is needed."""
     offline = machine.variables.get(OFFLINE, "").upper() in _TRUE
     if offline and plan.profile.weights == "hub" and not machine.has_weights:
         what = "HF_HUB_OFFLINE is set, and the weights are not in the cache yet"
@@ -33,13 +33,13 @@ def check_token(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
     for empty in machine.tokens:
         if empty.form == "empty":
             yield warning("token", f"{empty.source} is empty", "hub-token",
-                          "this version of the hub's client takes it for none; others send it, and are refused",
+                          "this version of the hub's client ignores it; others send it, and are refused",
                           "unset it")  # fmt: skip
     token = next((each for each in machine.tokens if each.form != "empty"), None)
     if token is None:
         yield ok("token", "no token of the hub is set", "the pinned checkpoint is public and needs none")
     elif token.form == "well-formed":
-        yield ok("token", f"{token.source} is {token.form}", "whether the hub takes it shows at the download")
+        yield ok("token", f"{token.source} is {token.form}", "only the download shows whether the hub accepts it")
     else:
         what = f"{token.source} is {token.form}"
         why = "the hub refuses a bad token for public repositories too"
@@ -53,9 +53,9 @@ def check_token(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
 
 
 def token_form(text: str, now_s: float) -> TokenForm:
-    """What a token looks like: hf_ and letters since 2022, api_ before, or a JSON web token with its date.
+    """The form of a token: hf_ and letters since 2022, api_ before, or a JSON web token with its expiry date.
 
-    White space around it is none of it, as for the hub's client (huggingface_hub/utils/_auth.py:214).
+    White space around it is ignored, as by the hub's client (huggingface_hub/utils/_auth.py:214).
     """
     token = text.strip()
     if not token:
@@ -70,7 +70,7 @@ def token_form(text: str, now_s: float) -> TokenForm:
 
 
 def _expires_s(jwt: str) -> float | None:
-    """The date in a JSON web token; None where it is none."""
+    """The expiry date of a JSON web token; None if it is not one."""
     try:
         payload = jwt.split(".")[1]
         data = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
@@ -80,7 +80,7 @@ def _expires_s(jwt: str) -> float | None:
 
 
 def check_local_weights(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
-    """Whether all that is opened of a local directory is data: a load refuses it otherwise (weights/opened.py)."""
+    """Whether all files that a load opens in a local directory are pure data; a load refuses others (weights/opened.py)."""
     for each in machine.unsafe_weights:
         yield Finding(check="local-weights", level=Level.PROBLEM, what=f"{each.where}: {each.what}",
                       why="a pickle runs code when it is opened, and weights from elsewhere are not trusted",
@@ -90,11 +90,11 @@ def check_local_weights(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
 
 
 def check_server(_: Machine, plan: LoadPlan) -> Iterator[Finding]:
-    """What is known of the server that comes with the stack; a load starts none."""
+    """The known vulnerabilities of the stack's server; a load does not start it."""
     if not plan.profile.on_cpu:
         holes = [name for names, _ in known_holes() for name in names]
-        what = f"`loadcheck serve` starts a server with {len(holes)} known holes: {', '.join(holes)}"
-        yield ok("server", what, "a load starts none; put a gateway before it (SECURITY.md)")
+        what = f"`loadcheck serve` starts a server with {len(holes)} known vulnerabilities: {', '.join(holes)}"
+        yield ok("server", what, "a load does not start it; put a gateway in front of it (SECURITY.md)")
 
 
 CHECKS = (check_offline, check_token, check_local_weights, check_server)

@@ -1,4 +1,4 @@
-"""Checks of what is installed: versions against the pins, files against their wheels."""
+"""Checks of the installed packages: versions against the pins, files against their wheels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loadcheck.stacks import stack_of
 INSTALL = "install from the lock again: make clean load"
 NAMED_FILES = 5
 
-# A pin with a trouble of its own where it is another.
+# Packages whose drift is a trouble of its own.
 _TROUBLE = {
     "xformers": "xformers-of-another-torch",
     "protobuf": "protobuf",
@@ -22,7 +22,7 @@ _TROUBLE = {
 
 
 def check_versions(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
-    """What the profile's engine imports, against env/versions.toml."""
+    """The versions of the packages that the profile's engine imports, against env/versions.toml."""
     needed = stack_of(plan.profile).packages(plan.profile)
     if "torch" not in machine.installed:
         yield ok(
@@ -37,7 +37,7 @@ def check_versions(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
         yield problem("versions", what, _TROUBLE.get(name, "moved-dependency"), pin.source, INSTALL)
     if not drift:
         yield ok(
-            "versions", f"{len(needed)} of the stack's main packages are as pinned; `loadcheck manifest` looks at all"
+            "versions", f"{len(needed)} of the stack's main packages are as pinned; `loadcheck manifest` checks all"
         )
 
 
@@ -47,7 +47,7 @@ def _as_pinned(name: str, version: str | None) -> bool:
 
 
 def check_files(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
-    """Every installed file against its wheel's RECORD; edits that are known are named too."""
+    """Every installed file against its wheel's RECORD; known edits are listed, too."""
     if "torch" not in machine.installed:
         return
     odd = [file for file in machine.changed_files if file.why is None]
@@ -64,12 +64,12 @@ def check_files(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
 
 
 def check_python_path(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
-    """PYTHONPATH, which comes before everything that is installed."""
+    """Whether PYTHONPATH, which precedes all installed packages, shadows a pinned package."""
     if machine.shadowed:
         more = f" and {len(machine.shadowed) - NAMED_FILES} more" if len(machine.shadowed) > NAMED_FILES else ""
         what = f"PYTHONPATH has another copy of what is pinned: {', '.join(machine.shadowed[:NAMED_FILES])}{more}"
         yield Finding(check="python-path", level=Level.WARNING, what=what, remedy="unset PYTHONPATH",
-                      why="a load of ours does without it; a script of yours would import that copy")  # fmt: skip
+                      why="loadcheck's loads ignore it, but a script of yours would import that copy")  # fmt: skip
 
 
 CHECKS = (check_versions, check_files, check_python_path)

@@ -1,4 +1,4 @@
-"""What is known of a machine, and what a check says of it. The checks are doctor's (neutral ones) and the stacks' (`machine_checks`)."""
+"""The facts of a machine, and the findings of checks on them. The checks are doctor's (for any stack) and the stacks' (`machine_checks`)."""
 
 from __future__ import annotations
 

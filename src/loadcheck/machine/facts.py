@@ -1,4 +1,4 @@
-"""What is known of a machine, as one record: the checks are functions of it, and doctor/facts.py reads it."""
+"""The facts of a machine as one record, which doctor/facts.py fills; the checks are functions of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Difference = Literal["missing", "changed"]
 
 @dataclass(frozen=True, slots=True)
 class ChangedFile:
-    """A file that is not as in its wheel; `why` is None where env/image.toml does not explain it."""
+    """A file that differs from its wheel; `why` is None if env/image.toml does not explain it."""
 
     path: str
     difference: Difference
@@ -29,7 +29,7 @@ class ChangedFile:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token of the hub, without the token: where it is set, and what it looks like."""
+    """Where a token of the hub is set, and its form, but not the token itself."""
 
     source: str
     form: TokenForm
@@ -41,24 +41,24 @@ class Machine:
 
     Attributes:
         gpu: the first visible GPU, as CUDA reports it.
-        driver: None where there is none.
+        driver: None if there is none.
         is_wsl: whether this Linux runs in Windows (WSL2).
-        cache_dir, disk_free_bytes: where weights are kept, and the room on that disk.
-        has_weights: whether the profile's weights are in the cache already.
-        unsafe_weights: what is no data of that which the engine would open in a local directory of weights.
-        environment_dir, environment_free_bytes: where make installs the stack, and the room on that disk; None in no checkout.
-        shadowed: what stands in PYTHONPATH under the name of a pinned package.
-        shm_bytes: the size of /dev/shm; None where there is none.
+        cache_dir, disk_free_bytes: where weights are kept, and the free space on that disk.
+        has_weights: whether the profile's weights are already in the cache.
+        unsafe_weights: files in a local directory of weights that the engine would open and that are not pure data.
+        environment_dir, environment_free_bytes: where make installs the stack, and the free space on that disk; None outside a checkout.
+        shadowed: pinned packages of which PYTHONPATH has another copy.
+        shm_bytes: the size of /dev/shm; None if there is none.
         libcuda_dirs: where Triton will look for the driver's library to link to.
         has_libcuda_link: whether the linker will find libcuda.so there.
         compiler: the C compiler that Triton will use.
         glibcxx_needed, glibcxx_found: the newest symbols that bitsandbytes' library needs, and that this system's libstdc++ has.
-        installed: version by package (as env/versions.toml spells them), of those that are installed.
-        changed_files: files that are not as in their wheels.
-        has_edited_xformers: whether unsloth's edit of xformers is in place; None where xformers is not installed.
-        variables: those that change a load, as they are set.
-        tokens: the hub's tokens that are set, the one that counts first.
-        provenance: the statement that LOADCHECK_PROVENANCE names, and what speaks against it; text where it cannot be read.
+        installed: the versions of the installed packages, by their names in env/versions.toml.
+        changed_files: files that differ from their wheels.
+        has_edited_xformers: whether unsloth's edit of xformers is in place; None if xformers is not installed.
+        variables: the environment variables that change a load, as they are set.
+        tokens: the hub's tokens that are set, the effective one first.
+        provenance: the statement that LOADCHECK_PROVENANCE names, with its faults; an error message if it cannot be read.
     """
 
     gpu: GpuDevice | None = None

@@ -1,4 +1,4 @@
-"""What a check of the machine found, and what all findings come to."""
+"""The findings of the checks of a machine, and their outcome."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loadcheck.specs.trouble import Trouble, load_troubles
 
 
 class Level(Enum):
-    """OK: as it should be. WARNING: the load will run, but something may surprise. PROBLEM: it will fail."""
+    """OK: as it should be. WARNING: the load will run, but perhaps not as expected. PROBLEM: it will fail."""
 
     OK = "ok"
     WARNING = "warning"
@@ -21,14 +21,14 @@ class Level(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        what: what was seen.
+        what: what was found.
         why: why it matters.
-        remedy: how to fix it; empty where nothing is wrong.
+        remedy: how to fix it; empty if nothing is wrong.
         references: the issues, or the lines of the pinned packages, that it is known from.
-        cannot: whether it is the machine itself that lacks something, and no setting.
+        cannot: whether the machine itself lacks something that no setting can replace.
     """
 
     check: str
@@ -45,13 +45,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Every finding about this machine for one profile."""
+    """All findings about this machine for one profile."""
 
     profile: str
     findings: tuple[Finding, ...]
 
     def without(self, check: str) -> Report:
-        """The same, but for what one check has found."""
+        """The report without the findings of one check."""
         return Report(self.profile, tuple(finding for finding in self.findings if finding.check != check))
 
     @property
@@ -60,7 +60,7 @@ class Report:
 
     @property
     def outcome(self) -> str:
-        """fine, warnings, problems, or cannot: this machine lacks what the profile needs."""
+        """fine, warnings, problems, or cannot (this machine lacks what the profile needs)."""
         if any(finding.cannot for finding in self.problems):
             return "cannot"
         if self.problems:
@@ -84,12 +84,12 @@ def ok(check: str, what: str, why: str = "") -> Finding:
 
 
 def warning(check: str, what: str, trouble_id: str, why: str = "", remedy: str = "") -> Finding:
-    """A warning of a known trouble; its cause and its fix are the trouble's own where none are given."""
+    """A warning about a known trouble, with the trouble's own cause and remedy unless others are given."""
     return _known(Level.WARNING, check, what, trouble_id, why, remedy, cannot=False)
 
 
 def problem(check: str, what: str, trouble_id: str, why: str = "", remedy: str = "", cannot: bool = False) -> Finding:
-    """A problem that is a known trouble; its cause and its fix are the trouble's own where none are given."""
+    """A problem that is a known trouble, with the trouble's own cause and remedy unless others are given."""
     return _known(Level.PROBLEM, check, what, trouble_id, why, remedy, cannot)
 
 

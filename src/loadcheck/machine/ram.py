@@ -1,4 +1,4 @@
-"""The host's memory against what a load takes of it."""
+"""Checks the host's memory against what a load needs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loadcheck.units import show_bytes
 
 
 def ram_for(machine: Machine, needed_bytes: int) -> Iterator[Finding]:
-    """A warning where less is available: other programs may give some back until it is needed."""
+    """Only a warning if less is available, as other programs may free some before it is needed."""
     available = show_bytes(machine.ram_available_bytes)
     if machine.ram_available_bytes < needed_bytes:
         what = f"{available} are available, and the load takes about {show_bytes(needed_bytes)}"

@@ -1,4 +1,4 @@
-"""What sets one architecture apart from the others, as far as a figure depends on it. To add one, add its record here, and trace it."""
+"""How architectures differ, as far as a figure depends on it. To add one, add its record here, and trace its real classes."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ class Architecture:
     """One `model_type` of a config.json.
 
     Attributes:
-        source: the file of vllm 0.7.2 that all but the defaults are read from.
-        default_kv_heads: where a config does not say; None for as many as attention heads
-            (transformers 4.48.2 models/*/configuration_*.py, as the next three).
-        default_head_dim: likewise; None for hidden_size / heads.
-        default_tied: whether embedding and head are one where a config does not say.
-        always_tied: whether vLLM takes them as one alone.
-        reads_head_dim: whether `head_dim` of a config counts, and not hidden_size / heads alone.
-        always_qkv_bias, never_bias: whether q, k and v have a bias, or no linear has one, whatever the config says.
+        source: the file of vllm 0.7.2 that everything but the defaults comes from.
+        default_kv_heads: the default if a config has none; None means as many as attention heads
+            (transformers 4.48.2 models/*/configuration_*.py, as for the next three).
+        default_head_dim: likewise; None means hidden_size / heads.
+        default_tied: likewise, whether embedding and head are tied.
+        always_tied: whether vLLM supports only tied ones.
+        reads_head_dim: whether a config's `head_dim` is used, rather than always hidden_size / heads.
+        always_qkv_bias, never_bias: whether q, k and v always have a bias, or no linear ever has one, whatever the config says.
         window: when attention is windowed.
-        activations: the activation functions that vLLM takes.
+        activations: the activation functions that vLLM supports.
         lora_vocabulary: whether embedding and head take adapters, with rows and slots for them.
-        keeps_gate_up: whether the output of gate and up lives on through the down projection.
-        hidden_copies: tensors of the residual stream that live beside a layer's attention, and beside its MLP.
-        normalizer: whether the embedding has a factor that is a tensor.
-        more_kernels: of a layer in a decode step, beside those that every architecture launches.
-        rope_table_bytes: of one number in unsloth's own rotary tables (unsloth/models/*.py at 2025.2.5).
-        trained: whether what a training of it holds was traced (scripts/trace_training.py).
+        keeps_gate_up: whether the output of gate and up stays allocated through the down projection.
+        hidden_copies: tensors of the residual stream that are alive during a layer's attention, and during its MLP.
+        normalizer: whether the embedding is scaled by a factor that is a tensor.
+        more_kernels: kernels of a layer in a decode step, in addition to those of every architecture.
+        rope_table_bytes: bytes per number in unsloth's own rotary tables (unsloth/models/*.py at 2025.2.5).
+        trained: whether the tensors of its training were traced (scripts/trace_training.py).
     """
 
     name: str
@@ -69,7 +69,7 @@ ARCHITECTURES = {
         ),
         Architecture(
             "granite",
-            "vllm/model_executor/models/granite.py",  # in each layer two products and two sums: :237-254
+            "vllm/model_executor/models/granite.py",  # two multiplications and two additions per layer: :237-254
             keeps_gate_up=True,
             more_kernels=4,
             trained=False,
@@ -85,7 +85,7 @@ ARCHITECTURES = {
             activations=("gelu_pytorch_tanh", "gelu"),
             lora_vocabulary=False,
             keeps_gate_up=True,
-            hidden_copies=(4, 4),  # its norms are not done in place: layers/layernorm.py:150-200
+            hidden_copies=(4, 4),  # its norms do not work in place: layers/layernorm.py:150-200
             normalizer=True,
             rope_table_bytes=4,  # unsloth/models/gemma.py:240-254
             trained=False,
@@ -99,10 +99,10 @@ NOT_PREDICTED = {
     "cohere": "vLLM loads it, and then unsloth ends with AttributeError: 'CohereDecoderLayer' object has no attribute "
     "'post_attention_layernorm'",
 }
-"""Architectures that unsloth 2025.2.5 hands to vLLM, and that fail all the same: what happens, by `model_type` (unsloth_zoo/vllm_utils.py:
-454-467, 563-577; its half that needs no GPU was run on 2026-11-29)."""
+"""Architectures that unsloth 2025.2.5 passes to vLLM, but that fail later: what happens, by `model_type` (unsloth_zoo/vllm_utils.py:
+454-467, 563-577; the part that needs no GPU was run on 2026-11-29)."""
 NOT_LOADED = "unsloth ends with NotImplementedError: Unsloth: … not supported yet!"
-"""What happens to every other one that the pinned transformers knows (unsloth/models/loader.py:194-262)."""
+"""What happens to every other architecture that the pinned transformers knows (unsloth/models/loader.py:194-262)."""
 UNKNOWN_TO_STACK = "it is newer than transformers 4.48.2, which does not know its architecture"
 
 _FAMILIES = (
@@ -111,13 +111,13 @@ _FAMILIES = (
     ("llama-?4", "llama4"), ("gpt-oss", "gpt_oss"), ("deepseek-(?:v3|r1(?!-distill))", "deepseek_v3"), ("glm-?4-.*0414", "glm4"),
     ("smollm-?3", "smollm3"), ("granite-?4", "granitemoehybrid"), ("command-?(?:r7b|a)", "cohere2"),
 )  # fmt: skip
-"""(in a model's name, model_type): families that users ask for, and that this stack does not load."""
-# Looked up in CONFIG_MAPPING_NAMES of transformers 4.48.2 (models/auto/configuration_auto.py), as every other one of _FAMILIES that is there.
+"""(pattern in a model's name, model_type): families that users ask for, and that this stack does not load."""
+# Those of _FAMILIES that are missing in CONFIG_MAPPING_NAMES of transformers 4.48.2 (models/auto/configuration_auto.py).
 _NEWER = frozenset({"gemma3", "qwen3", "llama4", "gpt_oss", "glm4", "smollm3", "granitemoehybrid", "deepseek_v3"})
 
 
 def family_not_loaded(name: str) -> tuple[str, str] | None:
-    """The `model_type` of a family that the stack does not load and what happens to it, by a model's name; None of other names."""
+    """By a model's name, the `model_type` of a family that the stack does not load, and what happens to it; None for other names."""
     family = next((kind for pattern, kind in _FAMILIES if re.search(pattern, name.lower())), None)
     if family is None:
         return None

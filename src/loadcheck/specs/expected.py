@@ -1,4 +1,4 @@
-"""Golden ranges: what a profile's figures were on one GPU, with the runs that they come from (env/expected)."""
+"""Golden ranges: the figures of a profile on one GPU, with the runs that they come from (env/expected)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Basis(Spec, frozen=True, kw_only=True):
 
 
 class Range(Spec, frozen=True, kw_only=True):
-    """What a figure may be, at the log's own precision: exactly one value, or low to high, both included.
+    """The allowed values of a figure, at the log's precision: exactly one value, or low to high, both included.
 
     Attributes:
-        host: the fact of the basis's host that the figure follows from too, such as "ram"; None where any host has the same.
+        host: the fact of the host that the figure also depends on, such as "ram"; None if it is the same on any host.
     """
 
     exactly: str | int | float | None = None
@@ -49,7 +49,7 @@ class Expected(Spec, frozen=True, kw_only=True):
     gpu: str
     basis: Annotated[tuple[Basis, ...], Meta(min_length=1)]
     settings: dict[str, Value | bool]
-    """The profile's own values that the ranges hold for, by dotted key; other settings are not judged by them."""
+    """The profile's values that the ranges hold for, by dotted key. A load with other settings is not judged by them."""
     figures: dict[str, Range]
 
     def __post_init__(self) -> None:
@@ -60,6 +60,6 @@ class Expected(Spec, frozen=True, kw_only=True):
 
 @cache
 def load_expected(profile: str, gpu: str) -> Expected | None:
-    """The ranges for this profile on this GPU (a key of env/gpus.toml, or `cpu`); None where there are none."""
+    """The ranges for this profile on this GPU (a key of env/gpus.toml, or `cpu`); None if there are none."""
     path = env_dir() / "expected" / f"{profile}@{gpu.lower()}.toml"
     return load(Expected, path) if path.exists() else None

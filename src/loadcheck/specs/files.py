@@ -1,7 +1,7 @@
-"""Where the facts live (env/*.toml), and how one file becomes one checked object.
+"""Reads the files of facts (env/*.toml) as validated records.
 
-msgspec, not pydantic: it is imported in 5 ms instead of 200, which is most of what `loadcheck predict` may take. It stops at the first
-error, so a file is looked over key by key before it is converted.
+msgspec, not pydantic: it imports in 5 ms instead of 200, which is most of what `loadcheck predict` may take. It stops at the first
+error, so after a failure each key is checked by itself to report every problem at once.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ _BOUND = re.compile(r"^Expected `(?:int|float)` (>=|<=|>|<) (\S+)$")
 _BOUND_WORDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
-"""Far over what any file of facts holds, so that a hostile one cannot fill memory."""
+"""Far larger than any file of facts, so that a hostile one cannot fill memory."""
 
 MAX_SHOWN_CHARS = 80
-"""Of a value in a message; the rest is cut."""
+"""Longer values are truncated in messages."""
 
 
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A frozen record from a TOML file; a key that it does not know is an error.
+    """A frozen record from a TOML file; an unknown key is an error.
 
-    `__post_init__` raises a ValueError "what; how to fix it" for values that do not go together.
+    `__post_init__` raises a ValueError "what; how to fix it" for values that contradict each other.
     """
 
 
 @cache
 def env_dir() -> Path:
-    """The folder of facts: env/ of the checkout, or the copy inside an installed package."""
+    """The folder of facts: env/ of the checkout, or the copy in the installed package."""
     package = Path(__file__).resolve().parents[1]
     checkout = package.parents[1] / "env"
     return checkout if (checkout / "versions.toml").exists() else package / "env"
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Parse a TOML file; BadInput where it is missing, unreadable or no TOML."""
+    """Parse a TOML file; BadInput if it is missing, unreadable or not TOML."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_FILE_BYTES + 1)
@@ -69,7 +69,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def is_file(path: Path) -> bool:
-    """Whether it is one; what is too long or odd for a file's name is none."""
+    """Whether the path is a file; False if the name is too long or invalid."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -82,7 +82,7 @@ def load(spec: type[SpecT], path: Path) -> SpecT:
 
 
 def validate(spec: type[SpecT], data: object, where: str) -> SpecT:
-    """`data` as a `spec`; BadInput with every problem of it at once."""
+    """`data` as a `spec`; BadInput with all of its problems at once."""
     try:
         return msgspec.convert(data, spec)
     except (msgspec.ValidationError, ValueError) as error:
@@ -93,8 +93,8 @@ def validate(spec: type[SpecT], data: object, where: str) -> SpecT:
 def changed(spec: SpecT, changes: Mapping[str, Any], where: str | None = None) -> SpecT:
     """A copy with the values at some dotted keys changed, such as `changed(profile, {"adapters.r": 16})`.
 
-    It is as well checked as one that was read: BadInput, of `where`, for every unknown key, wrong value, and values that do not go
-    together, at once. A table that is None is made.
+    It is validated like a file: BadInput (for `where`) lists every unknown key, wrong value and contradiction at once. A table that is None is
+    created.
     """
     data = to_data(spec)
     for key, value in changes.items():
@@ -106,19 +106,19 @@ def changed(spec: SpecT, changes: Mapping[str, Any], where: str | None = None) -
 
 
 def set_at(data: dict[str, Any], key: str, value: Any) -> None:
-    """Set the value at a dotted key of nested tables, which are made where they are missing or None."""
+    """Set the value at a dotted key of nested tables; tables that are missing or None are created."""
     *tables, last = key.split(".")
     for table in tables:
         if data.get(table) is None:
             data[table] = {}
         data = data[table]
         if not isinstance(data, dict):
-            return  # no table: that is found out when the record is checked
+            return  # not a table: validation will report it
     data[last] = msgspec.to_builtins(value)
 
 
 def value_at(spec: Spec, key: str) -> Any:
-    """The value at a dotted key, as plain data; None where there is none."""
+    """The value at a dotted key, as plain data; None if there is none."""
     value: Any = to_data(spec)
     for name in key.split("."):
         value = value.get(name) if isinstance(value, dict) else None
@@ -126,7 +126,7 @@ def value_at(spec: Spec, key: str) -> Any:
 
 
 def flat(spec: Spec) -> dict[str, Any]:
-    """Every value of the record as plain data, by dotted key; a table that is None is one."""
+    """Every value of the record as plain data, by dotted key; a table that is None counts as a value."""
     return dict(_flat(to_data(spec), ""))
 
 
@@ -139,7 +139,7 @@ def _flat(data: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def shown(value: object, quote: str = "'") -> str:
-    """A value of a file for one line of a message: escaped, and no longer than `MAX_SHOWN_CHARS`."""
+    """A value for one line of a message: escaped, and truncated to `MAX_SHOWN_CHARS`."""
     text = repr(value)
     if isinstance(value, str):
         text = quote + text[1:-1] + quote
@@ -153,7 +153,7 @@ def to_data(spec: Spec) -> dict[str, Any]:
 
 
 def to_toml(data: dict[str, Any]) -> str:
-    """`to_data` as TOML text; what is None is left out, as TOML has no word for it."""
+    """`to_data` as TOML text without None values, as TOML has no null."""
     return tomli_w.dumps(_without_none(data))
 
 
@@ -166,7 +166,7 @@ def _without_none(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _problems(kind: Any, data: object, where: str, key: Path_) -> Iterator[Problem]:
-    """Everything that is wrong with `data` as a `kind`, key by key."""
+    """Every problem of `data` as a `kind`, key by key."""
     inner = _record_in(kind)
     if inner is None or not isinstance(data, dict | list) or isinstance(data, list) is not _holds(kind, tuple):
         yield from _value_problems(kind, data, where, key)
@@ -194,7 +194,7 @@ def _record_problems(record: type[Spec], data: dict[str, Any], where: str, key: 
 
 @cache
 def _fields(record: type[Spec]) -> dict[str, msgspec.structs.FieldInfo]:
-    """The fields of a record type by name; kept, as msgspec reads the annotations anew each time."""
+    """The fields of a record type by name; cached, as msgspec evaluates the annotations on each call."""
     return {field.name: field for field in msgspec.structs.fields(record)}
 
 
@@ -210,7 +210,7 @@ def _add(choices: tuple[str, ...]) -> str:
 
 
 def _as_problem(message: str, where: str, key: Path_, value: object = None, choices: tuple[str, ...] = ()) -> Problem:
-    """An error of msgspec, or of a `__post_init__`, as one of ours."""
+    """An error message of msgspec or of a `__post_init__` as a Problem."""
     what, _, remedy = message.partition(" - at `")[0].partition("; ")
     what = _BOUND.sub(lambda bound: f"must be {_BOUND_WORDS[bound[1]]} {bound[2]}", what)
     got = f" (got {shown(value)})" if isinstance(value, str | int | float) else ""
@@ -220,14 +220,14 @@ def _as_problem(message: str, where: str, key: Path_, value: object = None, choi
 
 
 def _record_in(kind: Any) -> type[Spec] | None:
-    """The record type that `kind` is, or is an option, a list or a table of; None for plain values."""
+    """The record type in `kind`, which may be optional, a list or a table of it; None for plain values."""
     if isinstance(kind, type) and issubclass(kind, Spec):
         return kind
     return next((found for part in get_args(kind) if (found := _record_in(part)) is not None), None)
 
 
 def _holds(kind: Any, container: type) -> bool:
-    """Whether `kind`, or an option of it, is a table (dict) or a list (tuple) of records."""
+    """Whether `kind`, or a member of its union, is a table (dict) or a list (tuple) of records."""
     origin = get_origin(kind)
     if origin in (Union, UnionType, Annotated):
         return any(_holds(part, container) for part in get_args(kind))
@@ -235,7 +235,7 @@ def _holds(kind: Any, container: type) -> bool:
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
-    """The words that a value may be, where it is one of some words, or true or false."""
+    """The allowed values of a bool or a Literal; empty for other types."""
     if kind is bool:
         return ("true", "false")
     if get_origin(kind) is Literal:

@@ -1,4 +1,4 @@
-"""What is known of each GPU (env/gpus.toml), each number with its evidence."""
+"""The known GPUs (env/gpus.toml), each number with its evidence, and the resolution of their names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Fact(Spec, frozen=True, kw_only=True):
 Unknown = Literal["unknown"]
 
 _BRANDS = ("nvidia", "geforce", "tesla")
-"""Words before a card's name: one driver says "Tesla V100-SXM2-16GB", another "NVIDIA Tesla …", and a person neither."""
+"""Words that may precede a card's name: one driver reports "Tesla V100-SXM2-16GB", another "NVIDIA Tesla …", and people type neither."""
 
 
 class Gpu(Spec, frozen=True, kw_only=True):
@@ -32,11 +32,11 @@ class Gpu(Spec, frozen=True, kw_only=True):
         names: the whole device names that drivers report for it.
         total_bytes: the total of `cudaMemGetInfo`.
         other_totals: totals of cards that report the same name with other memory chips.
-        used_before_bytes: total - free once a CUDA context exists and nothing else does.
-        non_torch_bytes: what vLLM's profile counts as non_torch memory in a fresh process.
+        used_before_bytes: total - free with a CUDA context and nothing else.
+        non_torch_bytes: what vLLM's profile run counts as non_torch memory in a fresh process.
         graph_node_bytes: the driver's memory for one node of a CUDA graph.
-        inline_ecc: whether its total is with error correction on, which takes a sixteenth of the memory (GDDR6; HBM has chips of its own).
-        refused: why this stack cannot use the card; None where it can.
+        inline_ecc: whether error correction takes a sixteenth of the memory, and `total_bytes` is with it on (GDDR6; HBM has separate chips).
+        refused: why this stack cannot use the card; None if it can.
     """
 
     names: tuple[str, ...]
@@ -51,12 +51,12 @@ class Gpu(Spec, frozen=True, kw_only=True):
 
 
 TOTAL_SLACK = 0.02
-"""Share by which the total of one kind of card differs with driver and system: 14.56 to 14.75 GiB on a T4, 23.55 to 23.99 on an RTX 4090
+"""Share by which the total of one kind of card varies with driver and system: 14.56 to 14.75 GiB on a T4, 23.55 to 23.99 on an RTX 4090
 (public logs; the highest is WSL2's). The nearest two kinds of one compute capability, L4 and RTX 4090, are 6.6 % apart."""
 
 
 WITHOUT_ECC = 16 / 15
-"""The total of a card with `inline_ecc` once that is switched off (nvidia-smi -e 0), as a share of its total with it."""
+"""The total of a card with `inline_ecc` with error correction off (nvidia-smi -e 0), as a share of its total with it on."""
 
 
 class Gpus(Spec, frozen=True, kw_only=True):
@@ -64,11 +64,11 @@ class Gpus(Spec, frozen=True, kw_only=True):
 
     gpus: dict[str, Gpu]
     capabilities: dict[str, str]
-    """Compute capability by a pattern of whole device names, the brand left out, of cards that nobody measured; the first that fits."""
+    """Compute capability of cards that nobody measured, by a pattern of the whole device name without its brand; the first match counts."""
 
 
 def known_bytes(fact: Fact | Unknown) -> int | None:
-    """A fact's value; None where it is unknown."""
+    """A fact's value; None if unknown."""
     return fact.value if isinstance(fact, Fact) else None
 
 
@@ -82,7 +82,7 @@ def load_gpus() -> dict[str, Gpu]:
 
 
 def capability_of(device_name: str) -> str | None:
-    """The compute capability of a card that is not in the table as a whole, by the family of its name; None for an unknown family."""
+    """The compute capability of a card by the family of its name; None for an unknown family."""
     part = _SLICE.fullmatch(device_name)
     name = _without_brand(part["card"] if part else device_name)
     families = _load().capabilities.items()
@@ -95,7 +95,7 @@ _OTHER_MAKER = re.compile(
 
 
 def is_of_another_maker(device_name: str) -> bool:
-    """Whether a device is none of NVIDIA's, by its name."""
+    """Whether a device is another maker's than NVIDIA's, by its name."""
     return _OTHER_MAKER.search(device_name) is not None and "nvidia" not in device_name.lower()
 
 
@@ -103,11 +103,11 @@ _GB_IN_NAME = re.compile(r"(?<![\d.])(\d{1,3})GB\b(?! of)")
 _OF_ALL_MEMORY = re.compile(r"\bG[HB]\d{3}\b")
 """Grace Hopper and Grace Blackwell: the number in the name is the processor's memory."""
 GB_IN_NAME_SHARE = (0.85, 1.02)
-"""GiB that CUDA reports, as a share of the GB in a name: 15.77 of 16 (V100), 39.4 of 40, 79.2 of 80; 14.75 of 16 where ECC takes its part."""
+"""GiB that CUDA reports, as a share of the GB in a name: 15.77 of 16 (V100), 39.4 of 40, 79.2 of 80; 14.75 of 16 with ECC."""
 
 
 def gib_in_name(device_name: str) -> tuple[float, float] | None:
-    """The lowest and highest totals that a name allows which ends in its memory; None for others."""
+    """The lowest and highest totals for a name that states its memory; None for other names."""
     match = _GB_IN_NAME.search(device_name)
     if match is None or _OF_ALL_MEMORY.search(device_name) or _SLICE.fullmatch(device_name):
         return None
@@ -117,7 +117,7 @@ def gib_in_name(device_name: str) -> tuple[float, float] | None:
 def find_gpu(device_name: str) -> str | None:
     """The key in env/gpus.toml of the card that CUDA calls `device_name`; None for a card that is not there.
 
-    The whole name decides: an L40 is no L4, and a laptop's RTX 4090 has 16 GB.
+    The whole name must match: an L40 is not an L4, and a laptop's RTX 4090 has 16 GB.
     """
     wanted = _without_brand(device_name)
     known = {_without_brand(name): key for key, gpu in load_gpus().items() for name in gpu.names}
@@ -126,19 +126,19 @@ def find_gpu(device_name: str) -> str | None:
 
 _SLICE = re.compile(r"(?P<card>.+?) MIG (?P<slices>\d)g\.(?P<gb>\d{1,3})gb\b.*", re.IGNORECASE)
 SLICE_SHARE = (0.8, 1.02)
-"""GiB that a MIG slice has, as a share of the GB in its name: 4.75 of 5, 19.5 of 20, 16.0 of 18 (NVIDIA's MIG user guide, supported
-profiles; a slice of an H200 has least)."""
+"""GiB of a MIG slice, as a share of the GB in its name: 4.75 of 5, 19.5 of 20, 16.0 of 18 (NVIDIA's MIG user guide, supported
+profiles; a slice of an H200 has the smallest share)."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedCard:
-    """What a device name alone says of a card.
+    """What a device name alone tells of a card.
 
     Attributes:
-        key: in env/gpus.toml.
-        gib: the lowest and highest totals that it can have; empty where they are not known.
-        gib_without_ecc: the same with its error correction switched off; None where that changes nothing.
-        is_slice: whether the name is of a part of the card (MIG).
+        key: its key in env/gpus.toml.
+        gib: the lowest and highest totals of each memory size; empty if unknown.
+        is_slice: whether the name is that of a MIG slice of the card.
+        gib_without_ecc: the same with error correction off; None if that changes nothing.
     """
 
     key: str
@@ -149,7 +149,7 @@ class NamedCard:
 
 
 def named_card(device_name: str) -> NamedCard | None:
-    """The facts that belong to a device name; None for a card that is not in env/gpus.toml, as a whole or as a MIG slice."""
+    """The facts for the name of a card or of its MIG slice; None for a card that is not in env/gpus.toml."""
     part = _SLICE.fullmatch(device_name)
     key = find_gpu(part["card"] if part else device_name)
     if key is None:
@@ -164,21 +164,20 @@ def named_card(device_name: str) -> NamedCard | None:
 
 
 def _around(total_bytes: float) -> tuple[float, float]:
-    """In GiB."""
+    """The lowest and highest GiB of a card with this total."""
     return to_gib(total_bytes) * (1 - TOTAL_SLACK), to_gib(total_bytes) * (1 + TOTAL_SLACK)
 
 
 def gpu_key(name: str) -> str | None:
-    """The key in env/gpus.toml of a card called by that key, however it is typed, or by its device name; None for an unknown one."""
+    """The key in env/gpus.toml of a card, given by that key (in any spelling) or by its device name; None for an unknown card."""
     by_key = {_typed(key): key for key in load_gpus()}
     return by_key.get(_typed(_without_brand(name))) or find_gpu(name)
 
 
 def gpu_named(name: str) -> tuple[str, Gpu]:
-    """The entry for a key of the table or a device name, or what else is known of a card called so; BadInput for an unknown one.
+    """The entry for a key of the table or a device name, or whatever else the name tells; BadInput for an unknown card.
 
-    Of a card of another memory size, of a part of one (MIG) and of one whose family alone is known, memory is "unknown": the user can
-    say it.
+    For a card of another memory size, a MIG slice, and a card of which only the family is known, memory is "unknown"; the user can give it.
     """
     table = load_gpus()
     key = gpu_key(name)
@@ -196,7 +195,7 @@ _NO_MEMORY: dict[str, Any] = {"total_bytes": "unknown", "other_totals": (), "use
 
 
 def _relatives(card: str) -> list[str]:
-    """The entries of a card's name without its size: itself, or those of its family (V100-16GB of V100)."""
+    """The keys for a card's name without its memory size: its own, or those of its family (V100-16GB for V100)."""
     if (key := gpu_key(card)) is not None:
         return [key]
     wanted = _typed(_without_brand(card))
@@ -204,7 +203,7 @@ def _relatives(card: str) -> list[str]:
 
 
 def _of_size(name: str) -> tuple[str, Gpu] | None:
-    """A card with the size of its memory ("4090 48GB", "2080 Ti 22G"); None where it is not called so, or unknown."""
+    """The entry for a name with a memory size ("4090 48GB", "2080 Ti 22G"); None for other names and unknown cards."""
     match = _SIZED.fullmatch(name.strip())
     keys = _relatives(match["card"]) if match else []
     for key in keys:
@@ -221,14 +220,14 @@ def _is_of(total_bytes: int, gb: int) -> bool:
 
 
 def _slice_of(name: str) -> tuple[str, Gpu] | None:
-    """A part of a card by its profile ("A100 1g.5gb"): the card's compute capability, and nothing else of it."""
+    """A MIG slice by its profile ("A100 1g.5gb"): it has the card's compute capability, and nothing else is known."""
     match = _TYPED_SLICE.fullmatch(name.strip())
     capability = None if match is None else _capability_of_any(match["card"])
     return None if capability is None else (name, Gpu(names=(name,), compute_capability=capability))
 
 
 def _of_family(name: str) -> tuple[str, Gpu] | None:
-    """A card that nobody measured, by the family of its device name; a family alone (A100) is more than one card."""
+    """A card that nobody measured, by the family of its device name. A bare family (A100) is ambiguous, so it gives None."""
     capability = capability_of(name)
     if capability is None or _relatives(name):
         return None
@@ -248,17 +247,17 @@ def _without_brand(name: str) -> str:
 
 
 def _typed(name: str) -> str:
-    """A card's name as few people type more of it: "4090" is the RTX4090, and "A6000" the RTX A6000."""
+    """A card's name in its shortest spelling: "4090" is the RTX4090, and "A6000" the RTX A6000."""
     return _compact(name).removeprefix("rtx")
 
 
 def _compact(name: str) -> str:
-    """A key as it may be typed: "RTX 4090", "rtx-4090" and "RTX4090" are one."""
+    """A name without case and separators: "RTX 4090", "rtx-4090" and "RTX4090" are the same."""
     return re.sub(r"[\s_-]+", "", name.lower())
 
 
 def _advice(name: str, table: dict[str, Gpu]) -> str:
-    """The cards of a family (A100), a slip of the fingers (RTX4900), else all: one other character is another card."""
+    """Suggests the cards of a family (A100), or the card with swapped characters (RTX4900), or else all; one other character is another card."""
     words = set(re.split(r"[\s_-]+", name.lower()))
     family = [key for key in table if key.lower().partition("-")[0] in words]
     swapped = [key for key in table if sorted(_compact(key)) == sorted(_compact(name))]

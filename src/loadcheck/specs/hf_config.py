@@ -1,4 +1,4 @@
-"""A Hugging Face config.json as a model's shape: every key that a figure depends on, checked."""
+"""Reads a Hugging Face config.json as a model's shape, and checks every key that a figure depends on."""
 
 from __future__ import annotations
 
@@ -83,14 +83,14 @@ _ROPE_KEYS = {
 }
 """The rope types that are modelled, with the keys that vLLM needs (vllm/model_executor/layers/rotary_embedding.py:1023-1068)."""
 _ROPE_NOT_MODELLED = ("longrope", "su", "deepseek_yarn", "mrope")
-"""Those that vLLM takes beside them (the same file, :1069-1110; vllm/transformers_utils/config.py:142-148)."""
+"""The other types that vLLM supports (the same file, :1069-1110; vllm/transformers_utils/config.py:142-148)."""
 
 
 def config_from_hf(hf: Mapping[str, Any], where: str) -> ModelConfig:
     """A Hugging Face config.json as a ModelConfig.
 
-    BadInput names every missing key and every value of a wrong type at once, and by name an architecture, a quantization or a rope
-    scaling that is not modelled. Keys that no figure depends on are not looked at.
+    BadInput lists every missing key and every value of a wrong type at once, and names an architecture, a quantization or a rope
+    scaling that is not modelled. Keys that no figure depends on are ignored.
     """
     problems = [Problem(where, "missing", "add it", key) for key in NEEDED_KEYS if hf.get(key) is None]
     model_type = hf.get("model_type")
@@ -118,7 +118,7 @@ def config_from_hf(hf: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _read_keys(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that are read, here and in the two tables; {} is no quantization, as for upstream."""
+    """Only the keys that are read, also within the two tables. {} means no quantization, as it does upstream."""
     data = {key: hf[key] for key in _HfConfig.__struct_fields__ if key in hf}
     for key, table in (("rope_scaling", _RopeScaling), ("quantization_config", _QuantizationConfig)):
         if isinstance(inner := data.get(key), dict):
@@ -145,19 +145,19 @@ def _model_data(config: _HfConfig) -> dict[str, Any]:
 
 
 def _activation(config: _HfConfig) -> str:
-    """gemma has a key of its own, and without it the tanh approximation (vllm/model_executor/models/gemma.py:51-73)."""
+    """gemma has its own key, whose default is the tanh approximation (vllm/model_executor/models/gemma.py:51-73)."""
     if config.model_type == "gemma":
         return config.hidden_activation or "gelu_pytorch_tanh"
     return config.hidden_act or "null"
 
 
 def kept_modules(skip_modules: Iterable[str]) -> tuple[str, ...]:
-    """Of `llm_int8_skip_modules`, those within the layers, below `model.`, in order; the others are in 16 bits in every checkpoint."""
+    """The modules of `llm_int8_skip_modules` within the layers, without `model.`, sorted; others are in 16 bits in every checkpoint."""
     return tuple(sorted({name.removeprefix("model.") for name in skip_modules if ".layers." in f".{name}."}))
 
 
 def _rope(config: _HfConfig) -> dict[str, Any]:
-    """What follows from rope scaling: the rows of vLLM's rotary cache, and the longest max_model_len that it takes.
+    """What rope scaling changes: the rows of vLLM's rotary cache, and the longest max_model_len that it accepts.
 
     vllm/model_executor/layers/rotary_embedding.py:988-1110 and vllm/config.py:2456-2486 at 0.7.2.
     """
@@ -173,7 +173,7 @@ def _rope(config: _HfConfig) -> dict[str, Any]:
 
 
 def _rope_refusal(scaling: _RopeScaling) -> str | None:
-    """What vLLM says where it refuses it (vllm/transformers_utils/config.py:125-140, rotary_embedding.py:1023-1113)."""
+    """vLLM's message if it refuses the rope scaling (vllm/transformers_utils/config.py:125-140, rotary_embedding.py:1023-1113)."""
     kind = scaling.rope_type or scaling.type
     if kind is None:
         return "rope_scaling should have a 'rope_type' key"
@@ -208,7 +208,7 @@ def _biases(config: _HfConfig) -> dict[str, bool]:
 
 
 def _has_window(config: _HfConfig) -> bool:
-    """A mistral config that does not say has a window of 4096; qwen2 has one only where it says that it uses it."""
+    """A mistral config has a window of 4096 by default; qwen2 has one only if it enables it."""
     window = ARCHITECTURES[config.model_type].window
     if window == "unless null":
         return config.sliding_window is not None
@@ -216,12 +216,12 @@ def _has_window(config: _HfConfig) -> bool:
 
 
 _KEPT = re.compile(r"layers\.\d{1,4}(\.mlp(\.down_proj)?|\.self_attn(\.o_proj)?)?")
-"""What vLLM can leave unquantized: one of its own linears or a block of them. It merges q, k, v and gate, up, whole or not at all
-(unsloth_zoo/vllm_utils.py:58-74, vllm/model_executor/model_loader/loader.py:862-951)."""
+"""What vLLM can leave unquantized: one of its own linears, or a block of them. It merges q, k and v, and gate and up, so they are quantized
+together or not at all (unsloth_zoo/vllm_utils.py:58-74, vllm/model_executor/model_loader/loader.py:862-951)."""
 
 
 def _quantization_problems(quantization: _QuantizationConfig | None, where: str) -> list[Problem]:
-    """What is not the plain NF4 with double quantization that the weights formula holds for."""
+    """Problems of a quantization other than NF4 with double quantization, for which the weights formula holds."""
     if quantization is None:
         return []
     method = quantization.quant_method
@@ -236,7 +236,7 @@ def _quantization_problems(quantization: _QuantizationConfig | None, where: str)
     problems += [
         Problem(
             where,
-            f"{shown(name)} is no module whose weights vLLM can keep in 16 bits",
+            f"{shown(name)} is not a module that vLLM can keep in 16 bits",
             "modelled: model.layers.N.mlp, .self_attn, .mlp.down_proj and .self_attn.o_proj",
             "quantization_config.llm_int8_skip_modules",
         )
@@ -247,7 +247,7 @@ def _quantization_problems(quantization: _QuantizationConfig | None, where: str)
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The JSON object of a config.json; BadInput where it is none."""
+    """The JSON object of a config.json; BadInput if it is not one."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_FILE_BYTES + 1)
@@ -261,5 +261,5 @@ def read_config(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadInput(Problem(str(path), f"not valid JSON ({error})", "fix the file")) from None
     if not isinstance(data, dict):
-        raise BadInput(Problem(str(path), "holds no JSON object", "give a Hugging Face config.json"))
+        raise BadInput(Problem(str(path), "not a JSON object", "give a Hugging Face config.json"))
     return data

@@ -1,4 +1,4 @@
-"""Parameters of a model and of LoRA adapters on it: counts that follow from the shape alone."""
+"""Counts of a model's parameters and of LoRA adapters on it, from the shape alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import combinations
 from loadcheck.specs.shape import ModelConfig
 
 MAX_RANK = 1024
-"""The highest rank that a profile takes (specs/profile.py: Adapters.r)."""
+"""The highest rank that a profile accepts (specs/profile.py: Adapters.r)."""
 
 
 def adapter_params(config: ModelConfig, r: int, targets: Collection[str]) -> int:
@@ -18,7 +18,7 @@ def adapter_params(config: ModelConfig, r: int, targets: Collection[str]) -> int
 
 
 def possible_ranks(config: ModelConfig, num_params: int) -> tuple[int, ...]:
-    """The ranks with which adapters on some of the linears have so many trainable parameters; empty where none has."""
+    """The ranks at which adapters on some of the linears have this many trainable parameters; empty if there is none."""
     sizes = [sum(shape) * config.num_hidden_layers for shape in config.linears.values()]
     per_rank = {sum(chosen) for count in range(1, len(sizes) + 1) for chosen in combinations(sizes, count)}
     ranks = {num_params // size for size in per_rank if num_params % size == 0}
@@ -26,7 +26,7 @@ def possible_ranks(config: ModelConfig, num_params: int) -> tuple[int, ...]:
 
 
 def base_params(config: ModelConfig) -> int:
-    """Parameters as peft counts them: a 4-bit weight at its real size (peft/peft_model.py:715-736), tied ones once."""
+    """Parameters as peft counts them: a 4-bit weight at its real size (peft/peft_model.py:715-736), tied weights once."""
     linears = sum(num_in * num_out for num_in, num_out in config.linears.values())
     bias = config.q_size + 2 * config.kv_size if config.architecture.always_qkv_bias else 0
     layers = config.num_hidden_layers * (linears + bias + 2 * config.hidden_size)

@@ -1,4 +1,4 @@
-"""The models that are known by name (env/models), and what a name, a directory or a config.json stands for."""
+"""The models that are known by name (env/models), and the resolution of a name, a directory or a config.json."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Checkpoint(Spec, frozen=True, kw_only=True):
 
     repo: str
     revision: str | None = None
-    """A commit; None where it is not known to us, which `loadcheck load` refuses."""
+    """A commit; None if it is unknown, which `loadcheck load` refuses."""
 
 
 class Model(Spec, frozen=True, kw_only=True):
@@ -28,26 +28,26 @@ class Model(Spec, frozen=True, kw_only=True):
 
     name: str
     names: tuple[str, ...]
-    """Every hub name it goes by, compared without case."""
+    """Every hub name it goes by, compared case-insensitively."""
     source: str
     config: dict[str, Any]
     """Its Hugging Face config, without the quantization."""
     checkpoints: dict[Quantization, Checkpoint] = {}
     dynamic: tuple[str, ...] | None = None
-    """Modules that its dynamic quant (-unsloth-bnb-4bit) keeps in 16 bits, such as `layers.1.mlp`; none where vLLM cannot load it, so that
-    unsloth takes the plain checkpoint; None where they are not known."""
+    """Modules that its dynamic quant (-unsloth-bnb-4bit) keeps in 16 bits, such as `layers.1.mlp`; empty if vLLM cannot load it, so that
+    unsloth loads the plain checkpoint; None if they are unknown."""
     refused: str | None = None
-    """Why its figures are not predicted; None where they are."""
+    """Why its figures are not predicted; None if they are."""
 
     nulls: tuple[str, ...] = ()
-    """The keys that are null in the config.json, which TOML has no word for; `config` has them as None."""
+    """The keys that are null in the config.json, as TOML has no null; `config` has them as None."""
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "config", {**self.config, **dict.fromkeys(self.nulls)})
 
     @property
     def family(self) -> str:
-        """The word in unsloth's banner, "Fast Llama patching" (unsloth/models/llama.py:1661 at 2025.2.5)."""
+        """The family in unsloth's banner, such as Llama in "Fast Llama patching" (unsloth/models/llama.py:1661 at 2025.2.5)."""
         return str(self.config["model_type"]).capitalize()
 
     @property
@@ -56,13 +56,13 @@ class Model(Spec, frozen=True, kw_only=True):
 
     @property
     def kv_size(self) -> int:
-        """Elements of one token's keys in one layer; known for refused models too, to tell them from others."""
+        """Elements of one token's keys in one layer; also for refused models, to tell them from others."""
         heads = int(self.config["num_attention_heads"])
         head_dim = self.config.get("head_dim") or self.config["hidden_size"] // heads
         return int(self.config.get("num_key_value_heads") or heads) * int(head_dim)
 
     def config_for(self, quantization: Quantization) -> ModelConfig:
-        """Its shape; BadInput where the model is one that is not predicted."""
+        """Its shape; BadInput if its figures are not predicted."""
         if self.refused is not None:
             raise BadInput(Problem(f"env/models/{self.name}.toml", self.refused, "take another model", "refused"))
         config = config_from_hf(self.config, f"env/models/{self.name}.toml")
@@ -75,7 +75,7 @@ def load_models() -> tuple[Model, ...]:
 
 
 def find_model(name: str) -> Model | None:
-    """The known model of this name (its own or a hub name, without case or a path before it); None if there is none."""
+    """The known model of this name (its own or a hub name; case and a leading path are ignored); None if there is none."""
     wanted = _base_name(name)
     for model in load_models():
         if wanted in {_base_name(known) for known in (model.name, *model.names)}:
@@ -85,29 +85,29 @@ def find_model(name: str) -> Model | None:
 
 DYNAMIC_SUFFIX = "-unsloth-bnb-4bit"
 UNSLOTH = "unsloth"
-"""Its repositories of a model are the checkpoints that unsloth/models/mapper.py sends every other name to."""
+"""The owner of the checkpoints to which unsloth/models/mapper.py maps every other name."""
 
 
 def known_owners(model: Model) -> frozenset[str]:
-    """Those whose repositories of this model are known, in lower case."""
+    """The owners of known repositories of this model, in lower case."""
     owners = (name.partition("/")[0].lower() for name in model.names if "/" in name)
     return frozenset({UNSLOTH, *owners})
 
 
 def _base_name(name: str) -> str:
-    """A hub name or a path without its owner or folder, in lower case, without the mark of a 4-bit checkpoint."""
+    """A hub name or a path without its owner or folder, in lower case, without the suffix of a 4-bit checkpoint."""
     return name.lower().rstrip("/").rsplit("/", 1)[-1].removesuffix("-bnb-4bit").removesuffix("-unsloth")
 
 
 def is_dynamic(name: str) -> bool:
-    """Whether a checkpoint's name is that of a dynamic quant, some of whose layers are in 16 bits."""
+    """Whether a checkpoint's name is that of a dynamic quant, which keeps some layers in 16 bits."""
     return name.lower().rstrip("/").endswith(DYNAMIC_SUFFIX)
 
 
 def resolve_model(name: str, load_in_4bit: bool) -> tuple[str, ModelConfig]:
-    """A name in env/models, a local directory or a JSON file with a config: (the name to show, its shape).
+    """The name to show, and the shape, of a name in env/models, a local directory or a JSON file with a config.
 
-    A local config says itself whether it is quantized; a known name follows `load_in_4bit`.
+    A local config states whether it is quantized; for a known name `load_in_4bit` decides.
     """
     path = Path(name)
     if is_local(name):
@@ -126,22 +126,22 @@ def resolve_model(name: str, load_in_4bit: bool) -> tuple[str, ModelConfig]:
 
 
 def is_local(name: str) -> bool:
-    """Whether the name is that of a directory or of a JSON file, and not of a model."""
+    """Whether the name is a directory or a JSON file rather than a model."""
     return name.endswith(".json") or _is_dir(Path(name))
 
 
 def unknown_model(name: str) -> Problem:
-    """What to say of a name that is no known model, and no directory or config.json either."""
+    """The Problem for a name that is neither a known model nor a directory or config.json."""
     known = [model.name for model in load_models() if model.refused is None]
     if (family := family_not_loaded(name)) is not None:
         what = f"{name!r} is a {family[0]} model by its name, which this stack does not load: {family[1]}"
         return Problem("model", what, f"modelled: {', '.join(ARCHITECTURES)}; see loadcheck list models")
-    what = f"{name!r} is no known model, directory or config.json"
+    what = f"{name!r} is not a known model, directory or config.json"
     return Problem("model", what, suggestion(_base_name(name), known))
 
 
 def _is_dir(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # a name that is too long for one
+    except OSError:  # the name is too long for a path
         return False

@@ -1,4 +1,4 @@
-"""A profile: which model to load, how, with which adapters, and what to do once it is loaded."""
+"""A profile: which model to load, how, with which adapters, and what to do after the load."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Loader = Literal["unsloth", "vllm"]
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,99}"
-"""Of a profile: the names of run folders and of expected ranges are made from it, so it can lead nowhere else."""
+"""The form of a profile's name: it becomes part of the names of run folders and range files, so it must not lead elsewhere."""
 
 MAX_COUNT = 2**31 - 1
-"""No length, step or seed is larger; a number without end would only be found out by what it does."""
+"""The upper bound of every length, step count and seed, so that absurd values are refused at once."""
 Count = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
 
 # vllm/config.py:2119-2127 at 0.7.2
@@ -66,7 +66,6 @@ class Generation(Spec, frozen=True, kw_only=True):
     expect: Annotated[
         str | None, Setting("Word that the answer must contain; ignored with synthetic weights.", only_load=True)
     ] = None
-    """A word that the answer must hold; only for real weights."""
 
 
 class Training(Spec, frozen=True, kw_only=True):
@@ -152,7 +151,7 @@ class Profile(Spec, frozen=True, kw_only=True):
             costs="speed of every answer",
         ),
     ] = False
-    """Capture no CUDA graphs: less memory, slower answers. Only vLLM takes it."""
+
     float8_kv_cache: Annotated[
         bool,
         Setting(
@@ -206,27 +205,27 @@ class Profile(Spec, frozen=True, kw_only=True):
 
     @property
     def has_budget(self) -> bool:
-        """Whether an inference engine is part of the load; without it there is no plan, no budget and no KV cache to predict."""
+        """Whether the load has an inference engine; without one there is no plan, no budget and no KV cache to predict."""
         return not self.on_cpu and self.fast_inference
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the load runs on a CPU, whatever cards there are."""
+        """Whether the load runs on the CPU, even if there is a card."""
         return self.engine != "gpu"
 
     @property
     def keeps_slots(self) -> bool:
-        """Whether the engine keeps slots for adapters, whether or not there are any."""
+        """Whether the engine allocates slots for adapters, even if there are none."""
         return self.has_budget and self.loader == "unsloth"
 
     @property
     def expected_word(self) -> str | None:
-        """The word that the answer must hold; random weights know no answer."""
+        """The word that the answer must contain; None for random weights, which know no answer."""
         return None if self.weights == "synthetic" else self.generation.expect
 
     @property
     def caches_prefixes(self) -> bool:
-        """Whether the engine keeps what prompts begin with alike (unsloth_zoo/vllm_utils.py:811, vllm/engine/arg_utils.py:212)."""
+        """Whether the engine caches the common prefixes of prompts (unsloth_zoo/vllm_utils.py:811, vllm/engine/arg_utils.py:212)."""
         return self.prefix_caching == "on" or (self.prefix_caching == "default" and self.loader == "unsloth")
 
     def __post_init__(self) -> None:
@@ -250,18 +249,18 @@ class Profile(Spec, frozen=True, kw_only=True):
 
 
 VLLM_ALONE: dict[str, Any] = {"adapters": None, "conservativeness": 1.0}
-"""What a load by vLLM alone cannot be asked for."""
+"""Settings that vLLM alone does not support, with the values that they must have."""
 OF_VLLM_ALONE: dict[str, Any] = {
     "max_num_seqs": None,
     "max_num_batched_tokens": None,
     "chunked_prefill": "default",
     "dtype": "auto",
 }
-"""What unsloth's from_pretrained takes no notice of, or sets itself (unsloth_zoo/vllm_utils.py:794-814, 893-982)."""
+"""Settings that unsloth's from_pretrained ignores or sets itself (unsloth_zoo/vllm_utils.py:794-814, 893-982), with their defaults."""
 
 
 def _of_other_loader(profile: Profile) -> str:
-    """What is wrong with settings that the profile's loader does not take; empty where nothing is."""
+    """The problem with a setting that the profile's loader does not support; empty if there is none."""
     others, remedy = (
         OF_VLLM_ALONE,
         "leave it out, or set loader = 'vllm'; conservativeness scales unsloth's own number of sequences",
@@ -280,12 +279,12 @@ def profile_names() -> list[str]:
 
 @cache
 def load_profiles() -> tuple[Profile, ...]:
-    """Every profile of env/profiles, as it is there."""
+    """Every profile of env/profiles, unchanged."""
     return tuple(load_profile(name) for name in profile_names())
 
 
 def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
-    """The profile called `name` (or in the file `name`), with dotted keys of `overrides` laid over it.
+    """The profile called `name` (or in the file `name`), with the dotted keys of `overrides` applied.
 
     BadInput for an unknown name (with a suggestion), and for every wrong key or value at once. `adapters = false` means none.
     """
@@ -304,17 +303,17 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
 
 
 def with_flags(profile: Profile, overrides: dict[str, Any]) -> Profile:
-    """The profile with dotted keys of flags laid over it; BadInput for every wrong key or value at once."""
+    """The profile with the dotted keys of flags applied; BadInput for every wrong key or value at once."""
     return changed(profile, _with_implied(overrides), f"profile {profile.name} with the flags given")
 
 
 def _with_implied(overrides: dict[str, Any]) -> dict[str, Any]:
-    """Asked for vLLM alone, what it cannot do is not asked for."""
+    """The overrides; with loader = "vllm", also the values that vLLM alone requires."""
     return {**VLLM_ALONE, **overrides} if overrides.get("loader") == "vllm" else overrides
 
 
 def profile_toml(profile: Profile, comment: str) -> str:
-    """The text of a profile that `load_profile` reads back."""
+    """A profile as TOML text, which `load_profile` reads back."""
     data = to_data(profile)
     if profile.adapters is None:
         data["adapters"] = False

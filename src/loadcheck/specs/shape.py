@@ -1,4 +1,4 @@
-"""A model's shape: the only thing about a model that the memory figures depend on."""
+"""A model's shape: all that the memory figures depend on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ModelType = Literal["llama", "mistral", "qwen2", "granite", "gemma"]
 """The keys of `specs.architecture.ARCHITECTURES`."""
 
 MAX_SIZE = 10_000_000
-"""Far over any size of a model, so that no product of sizes is without end."""
+"""Far larger than any size of a model, so that products of sizes stay bounded."""
 Size = Annotated[int, Meta(ge=1, le=MAX_SIZE)]
 MLP_LINEARS = ("gate_proj", "up_proj", "down_proj")
 
@@ -33,35 +33,35 @@ class ModelConfig(Spec, frozen=True, kw_only=True):
     max_position_embeddings: Size
     tie_word_embeddings: bool
     rope_cache_tokens: Size
-    """Positions that vLLM keeps rotary factors for; the same as max_position_embeddings unless rope scaling stretches it."""
+    """Positions in vLLM's rotary cache; max_position_embeddings unless rope scaling stretches it."""
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
     sliding_window: bool = False
-    """Whether attention is windowed, which vLLM refuses beside the prefix caching that unsloth always asks for."""
+    """Whether attention is windowed, which vLLM refuses with prefix caching, which unsloth always enables."""
     quantization: Quantization = "16bit"
     kept_modules: tuple[str, ...] = ()
     """Modules that a 4-bit checkpoint keeps in 16 bits, such as `layers.1.mlp`: unsloth's dynamic quants."""
     hidden_act: str = "silu"
     derived_max_model_len: Annotated[int, Meta(ge=1)] | None = None
-    """The longest max_model_len that vLLM takes, where rope scaling makes it another than max_position_embeddings."""
+    """The longest max_model_len that vLLM accepts, if rope scaling changes it from max_position_embeddings."""
     rope_refusal: str | None = None
-    """What vLLM says where it refuses the rope scaling; None where it takes it."""
+    """vLLM's message if it refuses the rope scaling; None if it accepts it."""
     lora: bool = True
-    """Whether what loads it keeps room for adapters. Of the load and not of the model, as the next; `predict.case.Case` sets both."""
+    """Whether the engine reserves room for adapters. This and the next depend on the load, not on the model; `predict.case.Case` sets both."""
     kv_number_bytes: Literal[1, 2] = 2
-    """Of one number in the KV cache."""
+    """Bytes per number in the KV cache."""
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
-                f"num_attention_heads ({self.num_attention_heads}) is no multiple of num_key_value_heads "
+                f"num_attention_heads ({self.num_attention_heads}) is not a multiple of num_key_value_heads "
                 f"({self.num_key_value_heads}); correct the two"
             )
 
     @property
     def architecture(self) -> Architecture:
-        """What its `model_type` stands for."""
+        """The record of its `model_type`."""
         return ARCHITECTURES[self.model_type]
 
     @property

@@ -1,4 +1,4 @@
-"""How a training is set: transformers' and trl's own names for each setting."""
+"""The settings of a training, by transformers' and trl's own names."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Count = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
 OPTIMIZERS = (
     "adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit",
 )  # fmt: skip
-"""transformers' names (training_args.py:150-185) of those that are modelled; paged_adamw is paged_adamw_32bit."""
+"""The modelled optimizers, by transformers' names (training_args.py:150-185); paged_adamw is paged_adamw_32bit."""
 CPU_OPTIMIZERS = ("adamw_torch",)
-"""bitsandbytes' need a GPU."""
+"""Those of bitsandbytes need a GPU."""
 
 
 class TrainSettings(Spec, frozen=True, kw_only=True):
-    """What of a training moves its memory. Lengths are in tokens, counted as the model gets them: every row of a batch as long as its longest.
+    """The settings of a training that affect its memory. Lengths are in tokens with padding: every row of a batch is as long as its longest.
 
     Attributes:
-        train_seq_length: of a row of SFT; GRPO's rows are prompt and completion.
-        packing: whether rows of SFT are packed into full ones of `train_seq_length` (stacks/packing.py), which are what is predicted anyway.
-        num_generations: completions of one prompt; per_device_train_batch_size counts prompts in GRPO (trl 0.14.0).
+        train_seq_length: the length of a row in SFT; in GRPO a row is a prompt with its completion.
+        packing: whether rows of SFT are packed into full rows of `train_seq_length` (stacks/packing.py), for which memory is predicted anyway.
+        num_generations: completions per prompt; per_device_train_batch_size counts prompts in GRPO (trl 0.14.0).
     """
 
     method: Method
@@ -46,7 +46,7 @@ class TrainSettings(Spec, frozen=True, kw_only=True):
 
     @property
     def rows(self) -> int:
-        """Rows of one forward pass."""
+        """Rows per forward pass."""
         return self.per_device_train_batch_size * (self.num_generations if self.method == "grpo" else 1)
 
     @property
@@ -55,11 +55,11 @@ class TrainSettings(Spec, frozen=True, kw_only=True):
 
 
 class Schedule(Spec, frozen=True, kw_only=True):
-    """How long and how fast is trained; no memory depends on it. transformers' names (training_args.py), and its defaults where none is said.
+    """How long and how fast to train; memory does not depend on it. Names (training_args.py), and defaults unless stated, are transformers'.
 
     Attributes:
-        max_steps: optimizer steps; without it `num_train_epochs` says how many.
-        save_steps: steps from one checkpoint to the next; None for the one at the end alone.
+        max_steps: optimizer steps; if None, `num_train_epochs` decides.
+        save_steps: steps between checkpoints; None for only one at the end.
     """
 
     max_steps: Annotated[Count | None, Setting("Optimizer steps; overrides --num-train-epochs.")] = None
@@ -79,14 +79,14 @@ class Schedule(Spec, frozen=True, kw_only=True):
 
 
 class TrainJob(Spec, frozen=True, kw_only=True):
-    """train.json: one training with every question answered.
+    """train.json: one training, fully specified.
 
     Attributes:
-        settings: its `train_seq_length` is the longest row, once the rows have been counted.
-        data, data_sha256: the file, by its absolute path, and what was in it when the run began.
-        limit_tokens: of a row; where one has more, `truncate` says whether it is cut or refused. Of packed rows all have so many.
-        reward_functions: a Python file; GRPO alone has them.
-        resume_from: the folder of a checkpoint; None for a training that starts anew.
+        settings: its `train_seq_length` is the longest row, once the rows are counted.
+        data, data_sha256: the data file's absolute path, and its hash when the run began.
+        limit_tokens: the longest row allowed; `truncate` decides whether longer rows are cut or refused. Packed rows all have this length.
+        reward_functions: a Python file; only for GRPO.
+        resume_from: the folder of a checkpoint; None for a new training.
     """
 
     settings: TrainSettings

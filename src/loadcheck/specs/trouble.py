@@ -1,4 +1,4 @@
-"""The known troubles of this stack (env/troubles.toml): the engine's own words, what they mean, and what fixes it."""
+"""The known troubles of this stack (env/troubles.toml): the engine's message, its cause, and its fix."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ StageName = Literal[
     "banner", "plan", "engine", "loading", "weights", "profile", "profiled", "blocks", "capture", "ready", "adapters", "training",
     "sampler", "grpo", "pinned", "unknown"
 ]  # fmt: skip
-"""How far a load had come, in the words of logs.formats.Stage; the last four as verdict/stage.py tells them from a traceback."""
+"""How far a load had come: the names of logs.formats.Stage; the last four are found from a traceback by verdict/stage.py."""
 
 Shortage = Literal["kv_estimate", "batch", "profile", "kv_cache", "peak"]
-"""What a load has too little of, in the order in which it shows: unsloth's estimate of the KV cache, tokens of a batch for one of each
+"""What a load is short of, in the order in which it shows: unsloth's estimate of the KV cache, tokens of a batch for one of each
 sequence, memory in vLLM's profile run, memory for the KV cache, and memory at the peak, outside vLLM's budget."""
 
 MIN_ANCHOR_CHARS = 6
@@ -28,19 +28,19 @@ _QUANTIFIERS = ("?", "*", "+", "{")
 
 
 class Trouble(Spec, frozen=True, kw_only=True):
-    """One trouble, from its words in a log to its fix.
+    """One trouble, from its message in a log to its fix.
 
     Attributes:
-        says: patterns of the words; each begins with literal text, which is looked for first. Empty where no log shows it.
-        stages: the same words mean this trouble only where the load had come so far; empty for anywhere.
-        short: what the load had too little of, where other settings need less of it (predict/ladder.py).
-        advice: what to do by the figures of the words themselves, said before the remedy: a template of the named groups of `says`
+        says: patterns of the message; each begins with literal text, which is searched for first. Empty if no log shows it.
+        stages: the message means this trouble only if the load had reached one of these stages; empty for any stage.
+        short: what the load was short of, if other settings need less of it (predict/ladder.py).
+        advice: what to do by the figures in the message, shown before the remedy: a template of the named groups of `says`
             and of what verdict/advice.py computes from them.
-        hides: ids of less specific troubles, which are not named beside this one.
-        whole_load: whether it is named of a load that went well too, as what came after it is not what was asked for.
+        hides: ids of less specific troubles, which are not shown together with this one.
+        whole_load: whether it is also reported for a load that went well, as the load then differs from what was requested.
         references: the issues, or the lines of the pinned packages, that it is known from.
-        handling: what becomes of it here at best; `we_do` says how.
-        tests: the tests that show it, beside the one of its excerpt, as FILE::NAME below tests/.
+        handling: the best that loadcheck does about it; `we_do` says how.
+        tests: the tests that show it, in addition to the one of its excerpt, as FILE::NAME below tests/.
     """
 
     id: Annotated[str, Meta(pattern=r"^[a-z0-9-]+$")]
@@ -86,7 +86,7 @@ class Troubles(Spec, frozen=True, kw_only=True):
 
 
 def anchor_of(phrase: str) -> str:
-    """The literal text that a pattern begins with."""
+    """The literal text at the beginning of a pattern."""
     match = _LITERAL.match(phrase)
     literal = match.group() if match else ""
     return literal[:-1] if phrase[len(literal) :].startswith(_QUANTIFIERS) else literal
@@ -99,5 +99,5 @@ def load_troubles() -> tuple[Trouble, ...]:
 
 @cache
 def failure_words() -> tuple[tuple[str, re.Pattern[str]], ...]:
-    """The words of every trouble, as `logs.parse_log` takes them: a line that begins so is worth a diagnosis, figures or not."""
+    """The phrases of every trouble, for `logs.parse_log`: a line that begins with one makes a file a log even without figures."""
     return tuple(phrase for trouble in load_troubles() for phrase in trouble.phrases())

@@ -1,4 +1,4 @@
-"""The pins that a run asserts (env/versions.toml)."""
+"""The pinned versions (env/versions.toml)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from loadcheck.specs.files import Spec, env_dir, load
 
 
 class Pin(Spec, frozen=True, kw_only=True):
-    """One package's pinned version, and why that one."""
+    """One package's pinned version, and the reason."""
 
     version: str
     source: str
     also: tuple[str, ...] = ()
-    """Further versions that load the same bytes, each seen to; named in `source`."""
+    """Further versions that were checked to load the same bytes; named in `source`."""
 
 
 class Versions(Spec, frozen=True, kw_only=True):
@@ -33,13 +33,13 @@ def load_versions() -> Versions:
 
 
 def release_of(version: str) -> str:
-    """The release that a version is a build of: 0.7.2 of 0.7.2+cu118, 0.7.2.dev5 and 0.7.2.post1; a version that is none is itself."""
+    """The release that a version is a build of: 0.7.2 for 0.7.2+cu118, 0.7.2.dev5 and 0.7.2.post1; an invalid version is returned as is."""
     numbers = release_numbers(version)
     return version if numbers is None else ".".join(map(str, numbers))
 
 
 def release_numbers(version: str) -> tuple[int, ...] | None:
-    """The numbers of a release (PEP 440), such as (0, 7, 2) of 0.7.2.post1; None of what is no version."""
+    """The numbers of a release (PEP 440), such as (0, 7, 2) for 0.7.2.post1; None for an invalid version."""
     try:
         return Version(version).release
     except InvalidVersion:
@@ -47,6 +47,6 @@ def release_numbers(version: str) -> tuple[int, ...] | None:
 
 
 def is_release(version: str, pinned: str) -> bool:
-    """Whether `version` is the pinned release, as it is or built for the pinned CUDA (PEP 440: a local version after a plus)."""
+    """Whether `version` is the pinned release, without a build or built for the pinned CUDA (PEP 440: a local version after a plus)."""
     base, _, build = version.partition("+")
     return base == pinned and build in ("", "cu" + load_versions().version("cuda").replace(".", ""))
