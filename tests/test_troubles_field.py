@@ -113,7 +113,7 @@ def test_a_dropped_prompt_is_no_pass(t4_log: Path, tmp_path: Path):
     verdict = judge(gather(log))
     assert verdict.status == "fail" and judge(gather(t4_log)).status == "pass"
     finding = _named(log)["prompt-too-long"]
-    assert "2611 tokens came, and 512 are the limit" in finding.remedy and "truncate" in finding.remedy
+    assert "a prompt had 2611 tokens, and the limit is 512" in finding.remedy and "truncate" in finding.remedy
 
 
 def test_a_budget_below_the_weights_does_not_suggest_a_length():

@@ -93,7 +93,7 @@ def test_nodes_run_side_by_side_and_pass(standing_in: Path, capsys: pytest.Captu
     assert json.loads(out)["counts"] == {"pass": 2}
     assert "one: GPU-a" in err and "other: exit code 0" in err
     assert cli.run(["fleet", "run", str(standing_in.parent / "plan")]) == 2
-    assert "holds runs of 2 of its nodes already" in capsys.readouterr().err
+    assert "already holds runs of 2 of its nodes" in capsys.readouterr().err
     assert [(standing_in / f"{name}.gpu").read_text() for name in ("one", "other")] == ["GPU-a", "GPU-c"]
     assert (standing_in / "one.fleet").read_text() == plan.identity
 

@@ -151,7 +151,7 @@ def test_a_server_that_dies_is_told(server: Server, capsys: pytest.CaptureFixtur
     server.dies = True
     assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--run-dir", "kept"]) == 1
     assert (
-        "ended before it was asked to: the loading process ended with exit code 7; see kept/load.log"
+        "the server ended by itself: the loading process ended with exit code 7; see kept/load.log"
         in capsys.readouterr().out
     )
 
@@ -289,7 +289,7 @@ def test_wrong_bases_names_and_ranks_are_refused(run: Path, capsys: pytest.Captu
         ),
         ("run", "r2=one", "is taken or no name"),
         ("run", "-x=one", "is taken or no name"),
-        ("run", "one", "is no NAME=DIR"),
+        ("run", "one", "is not NAME=DIR"),
         ("half", "", "tokenizer.json is missing"),
         ("large", "", "rank 300 is above 256"),
         ("no-such-profile", "", "no-such-profile"),

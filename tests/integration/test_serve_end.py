@@ -138,7 +138,7 @@ def test_a_server_that_does_not_end_is_killed(
     monkeypatch.setattr("loadcheck.serving.server.SHUTDOWN", Shutdown(signal.SIGTERM, only_leader=True, grace_s=0.2))
     code, lines, log = ended(ends="no")
     assert (code, "whole" in lines) == (0, False)
-    assert "the server did not end by itself (exit code -9); see kept/load.log" in capsys.readouterr().out
+    assert "the server did not shut down cleanly (exit code -9); see kept/load.log" in capsys.readouterr().out
     for pid in _words(log, "pids")[:2]:
         assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]
 
@@ -152,4 +152,6 @@ def test_an_end_before_the_first_answer_judges_nothing(
     code = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(20)"
     monkeypatch.setattr("loadcheck.serving.server.command", lambda _: [sys.executable, "-S", "-c", code])
     assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--run-dir", "kept"]) == 1
-    assert "ended before the server answered, so its start was not judged; see kept/load.log" in capsys.readouterr().out
+    assert (
+        "stopped before the server answered, so its start was not judged; see kept/load.log" in capsys.readouterr().out
+    )
