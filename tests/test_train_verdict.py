@@ -32,12 +32,29 @@ def _failed(folder: Path) -> set[str]:
 
 def _with_event(folder: Path, name: str, **fields: Any) -> None:
     """Change fields of an event in the log; None removes one."""
-    lines = (folder / "load.log").read_text().split("\n")
-    for number, line in enumerate(lines):
-        if line.startswith(PREFIX) and json.loads(line[len(PREFIX) :])["event"] == name:
-            event = {**json.loads(line[len(PREFIX) :]), **fields}
-            lines[number] = PREFIX + json.dumps({key: value for key, value in event.items() if value is not None})
+    _change_events(
+        folder, name, lambda said: {key: value for key, value in {**said, **fields}.items() if value is not None}
+    )
+
+
+def _change_events(folder: Path, name: str, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
+    """Replace each event of this name by what `change` returns; None removes the event."""
+    lines = []
+    for line in (folder / "load.log").read_text().split("\n"):
+        if line.startswith(PREFIX) and (said := json.loads(line[len(PREFIX) :]))["event"] == name:
+            changed = change(said)
+            lines += [] if changed is None else [PREFIX + json.dumps(changed)]
+        else:
+            lines.append(line)
     (folder / "load.log").write_text("\n".join(lines))
+
+
+def _as_step(said: dict[str, Any], step: dict[str, Any]) -> dict[str, Any]:
+    """The event with what steps.jsonl says of its step, by its own names."""
+    names = {"loss": "loss", "num_tokens": "num_tokens"} | {
+        f"train_{name}": name for name in ("peak_allocated_bytes", "device_used_bytes", "host_bytes")
+    }
+    return said | {name: step[key] for name, key in names.items() if step[key] is not None or name == "loss"}
 
 
 def _with_steps(folder: Path, change: Callable[[int, dict[str, Any]], None]) -> None:
@@ -46,6 +63,10 @@ def _with_steps(folder: Path, change: Callable[[int, dict[str, Any]], None]) -> 
         change(number, step)
     (folder / "steps.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     lines = (folder / "load.log").read_text()
+    kept = {step["step"]: step for step in steps}
+    _change_events(
+        folder, "train_step", lambda said: _as_step(said, kept[said["step"]]) if said["step"] in kept else None
+    )
     if steps and '"event": "train_done"' in lines:
         _with_event(
             folder, "train_done", num_steps=len(steps), first_loss=steps[0]["loss"], last_loss=steps[-1]["loss"]
@@ -53,14 +74,21 @@ def _with_steps(folder: Path, change: Callable[[int, dict[str, Any]], None]) -> 
 
 
 def _with_rows(folder: Path, **fields: Any) -> None:
-    """Change the rows' counts, both before the load and by the trainer."""
+    """Change the rows' counts, both before the load and by the trainer, and in every file."""
     for name in ("train_data", "train_rows"):
         _with_event(folder, name, **fields)
+    record = json.loads((folder / "run.json").read_text())
+    record["training"]["rows"] |= fields
+    _with_record(folder, training=record["training"])
+    counted = json.loads((folder / "rows.json").read_text())
+    (folder / "rows.json").write_text(json.dumps(counted | fields))
 
 
 def _with_record(folder: Path, **fields: Any) -> None:
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**record, **fields}))
+    if "training" in fields:
+        (folder / "train.json").write_text(json.dumps(fields["training"]["job"]))
 
 
 def test_a_real_training_passes(capsys: pytest.CaptureFixture[str]):
@@ -242,6 +270,7 @@ def test_with_few_steps_the_loss_is_not_judged(folder: Path):
     (folder / "steps.jsonl").write_text("".join(lines[:3]))
     _with_steps(folder, lambda number, step: None)
     _with_event(folder, "train_done", num_planned_steps=3)
+    _with_event(folder, "train_begin", num_steps=3)
     record = json.loads((folder / "run.json").read_text())
     record["training"]["job"]["schedule"]["max_steps"] = 3
     _with_record(folder, training=record["training"])

@@ -18,11 +18,12 @@ from loadcheck.logs.events import Device
 from loadcheck.plan import LoadPlan, plan_from_json
 from loadcheck.predict import Card, Case, card_from_device
 from loadcheck.preparing import Prepared
-from loadcheck.runs.folder import RunFolder, RunRecord, own_file, write_json
+from loadcheck.runs.folder import RunFolder, RunRecord, own_file, read_json, write_json
 from loadcheck.runs.steps import read_steps
 from loadcheck.specs.files import changed, to_data, validate
 from loadcheck.specs.training import TrainJob
 from loadcheck.units import to_gib
+from loadcheck.verdict.records import Records
 from loadcheck.verdict.run import process_finding
 from loadcheck.verdict.train import TrainEvidence, judge_training, measured_allocated, measured_device, measured_host
 from loadcheck.workloads.peaks import Peaks, predict_peaks
@@ -188,9 +189,24 @@ def _judge(folder: RunFolder, record: RunRecord, log_path: Path) -> tuple[TrainE
         return None, Verdict((no_log, process_finding(record.outcome, record.reason)))
     evidence = gather(folder.path, log=log, record=record)
     job = validate(TrainJob, (record.training or {}).get("job"), f"run.json of {record.id}: training.job")
-    found = TrainEvidence(evidence=evidence, job=job, steps=read_steps(folder.steps_path), peaks=None)
-    found = replace(found, peaks=_peaks(_plan(folder), found))
+    plan = _plan(folder)
+    found = TrainEvidence(
+        evidence=evidence,
+        job=job,
+        steps=read_steps(folder.steps_path),
+        peaks=None,
+        records=_records(folder, record, plan),
+    )
+    found = replace(found, peaks=_peaks(plan, found))
     return found, judge_training(found)
+
+
+def _records(folder: RunFolder, record: RunRecord, plan: LoadPlan) -> Records:
+    """The training as the folder's other files have it; BadInput for a file that cannot be read."""
+    job, counted, rows = read_json(folder.train_path), read_json(folder.rows_path), (record.training or {}).get("rows")
+    written = None if job is None else validate(TrainJob, job, str(folder.train_path))
+    rows_of = {"run.json": rows, "rows.json": counted}
+    return Records(plan=plan, job=written, rows=rows_of, predicted=record.predicted or {})
 
 
 def _card(device: Device | None) -> Card | None:
@@ -205,7 +221,13 @@ def _card(device: Device | None) -> Card | None:
 
 
 def _plan(folder: RunFolder) -> LoadPlan:
-    return plan_from_json(json.loads(own_file(folder.plan_path).read_text(encoding="utf-8")))
+    """plan.json; BadInput if it is missing or invalid."""
+    data = read_json(folder.plan_path)
+    if data is None:
+        raise BadInput(
+            Problem(str(folder.plan_path), "is missing", "give the whole run folder, as `loadcheck train` left it")
+        )
+    return plan_from_json(data)
 
 
 def _peaks(plan: LoadPlan, found: TrainEvidence) -> Peaks | None:

@@ -13,7 +13,7 @@ from loadcheck.figures import Reading, figure_specs
 from loadcheck.logs.attempt import MAX_KEPT, Attempt
 from loadcheck.logs.dialect import Dialect, EndingWords
 from loadcheck.logs.endings import MAX_TEXT, EndingReader, Kind, LogError
-from loadcheck.logs.event_lines import EVENT_ANCHOR, read_event, split_event
+from loadcheck.logs.event_lines import EVENT_ANCHOR, LoggedEvent, damaged_event, read_event, split_event
 from loadcheck.logs.events import Done, Started
 from loadcheck.logs.formats import RUN_STAGES, LineFormat, Stage
 from loadcheck.logs.matches import Match, find_matches
@@ -77,6 +77,8 @@ class AttemptBuilder:
                 self._feed_event(line, data)
                 self._feed_text(line, after.lstrip(" "))
                 return
+            if not before and (damaged := damaged_event(line, text)) is not None:
+                self._keep_event(damaged)
             text = before + "\n" + after  # not an event of ours, so ordinary text of the log
             num_errors = self._num_errors
             self._feed_text(line, text, crossing)
@@ -192,15 +194,22 @@ class AttemptBuilder:
         begins = isinstance(logged.event, Started) and any(
             attempt.last(Started) is not None for attempt in self._attempts[-1:]
         )
-        attempt = self._begin() if begins or not self._attempts else self._attempts[-1]
-        if len(attempt.events) >= MAX_KEPT:
+        attempt = self._keep_event(logged, begins)
+        if attempt is None:
             return
-        attempt.events.append(logged)
         if isinstance(logged.event, Done) and attempt.ready_line is None:
             attempt.ready_line = line
         for attribute, spec in figure_specs().items():
             if spec.holds(value := data.get(attribute)):
                 attempt.readings.append(Reading(spec.attribute, value, None, line))
+
+    def _keep_event(self, logged: LoggedEvent, begins: bool = False) -> Attempt | None:
+        """Append an event to its attempt and return that; None if the attempt is full."""
+        attempt = self._begin() if begins or not self._attempts else self._attempts[-1]
+        if len(attempt.events) >= MAX_KEPT:
+            return None
+        attempt.events.append(logged)
+        return attempt
 
 
 def _before(text: str, match: Match) -> str:

@@ -7,6 +7,7 @@ by field, so that one bad field, or one of another version, does not lose the ot
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, reduce
@@ -26,7 +27,7 @@ EVENT_ANCHOR = PREFIX + "{"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A field of an event with an invalid value. In the record it is None."""
+    """A field of an event with an invalid value. In the record it is None. An empty field stands for the whole line."""
 
     field: str
     value: object
@@ -69,6 +70,19 @@ def split_event(line: str) -> tuple[str, dict[str, Any] | None, str]:
     before, _, text = line.partition(PREFIX)
     data, end = _decode(text)
     return before, data, text[end:]
+
+
+_BEGINS = re.compile(re.escape(EVENT_ANCHOR) + r'"event": "(\w{1,40})"', re.ASCII)
+
+
+def damaged_event(line: int, text: str) -> LoggedEvent | None:
+    """A line that begins as `format_event` writes an event but does not hold one; None for any other line."""
+    match = _BEGINS.match(text)
+    return (
+        None
+        if match is None
+        else LoggedEvent(line, {"event": match[1]}, None, (Fault("", text, "one whole JSON object"),))
+    )
 
 
 def _decode(text: str) -> tuple[dict[str, Any] | None, int]:

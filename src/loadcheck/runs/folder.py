@@ -267,6 +267,20 @@ def own_file(path: Path) -> Path:
     return path
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of a run folder; None if it does not exist, BadInput if it cannot be read."""
+    try:
+        with own_file(path).open("rb") as file:
+            text = file.read(MAX_RECORD_BYTES + 1)
+        if len(text) > MAX_RECORD_BYTES:
+            raise ValueError(f"it is larger than {MAX_RECORD_BYTES} bytes")
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput(Problem(str(path), f"cannot be read ({error})", "give the folder of another run")) from None
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file atomically, with secrets redacted, readable only by its owner.
 

@@ -1,4 +1,4 @@
-"""Whether each field of our engine's events has the right type and is within its bounds (logs/events.py).
+"""Whether each field of our engine's events has the right type, is within its bounds (logs/events.py), and agrees with the others.
 
 A later step can rely on the fields that it reads: for every invalid one there is a finding.
 """
@@ -9,15 +9,19 @@ from collections.abc import Iterator
 
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status
+from loadcheck.verdict.contradictions import REMEDY, check_contradictions
 
 
 def check_events(evidence: Evidence) -> Iterator[Finding]:
-    """A failure for each invalid field, once per event name and field."""
+    """A failure for each invalid field, once per event name and field, and for each event that cannot be true."""
     seen: set[tuple[str, str]] = set()
     for event in evidence.attempt.events:
         for fault in event.faults:
+            if not fault.field and evidence.process is None:
+                continue  # a terminal may have broken the line that was pasted from it
             if (event.name, fault.field) not in seen:
                 seen.add((event.name, fault.field))
                 yield Finding(figure=event.name, check=Check.RUN, status=Status.FAIL, measured=repr(fault.value)[:80],
-                              why=f"{fault.field} of the engine's event {event.name} must be {fault.wanted}",
-                              remedy="the log was damaged or edited: load it again", where=evidence.where(event.line))  # fmt: skip
+                              why=f"{fault.field or 'the line'} of the engine's event {event.name} must be {fault.wanted}",
+                              remedy=REMEDY, where=evidence.where(event.line))  # fmt: skip
+    yield from check_contradictions(evidence)

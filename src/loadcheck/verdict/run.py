@@ -42,7 +42,7 @@ def check_run(evidence: Evidence) -> Iterator[Finding]:
             yield from _length(evidence, answer)
             yield from _adapters_used(evidence, answer)
     if (attached := evidence.attempt.last(Attached)) is not None:
-        yield from _adapter_bytes(attached)
+        yield from check_adapter_bytes(attached)
     if (trained := evidence.attempt.last(Trained)) is not None:
         yield from _training(trained, evidence.attempt.all(Stepped))
     yield from _steps_taken(evidence)
@@ -149,7 +149,7 @@ def _adapters_used(evidence: Evidence, answer: Answer) -> Iterator[Finding]:
 _BYTES_OF = {"torch.float32": 4, "torch.bfloat16": 2, "torch.float16": 2}
 
 
-def _adapter_bytes(attached: Attached) -> Iterator[Finding]:
+def check_adapter_bytes(attached: Attached) -> Iterator[Finding]:
     """A failure if the adapters' bytes are not exactly those of their parameters in their type."""
     size, trainable = _BYTES_OF.get(attached.adapter_dtype or ""), attached.trainable_params
     if size and trainable is not None and attached.adapter_bytes not in (None, trainable * size):

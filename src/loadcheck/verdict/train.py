@@ -24,10 +24,12 @@ from loadcheck.logs.events import (
 from loadcheck.runs.steps import Step
 from loadcheck.specs.training import TrainJob
 from loadcheck.units import to_gib
+from loadcheck.verdict.card import check_card
 from loadcheck.verdict.diagnosis import check_diagnosis
 from loadcheck.verdict.events import check_events
 from loadcheck.verdict.model import check_model
-from loadcheck.verdict.run import process_finding
+from loadcheck.verdict.records import Records, check_records, check_steps
+from loadcheck.verdict.run import check_adapter_bytes, process_finding
 from loadcheck.verdict.shape import check_errors
 from loadcheck.verdict.stack import check_stack
 from loadcheck.workloads.peaks import Peaks
@@ -62,12 +64,14 @@ class TrainEvidence:
         evidence: that of its log, as for a load.
         steps: the steps in steps.jsonl.
         peaks: predicted for the run's own longest batch; None if the run had no batch.
+        records: what the other files of the run folder say of it; None if they are not known.
     """
 
     evidence: Evidence
     job: TrainJob
     steps: Sequence[Step]
     peaks: Peaks | None
+    records: Records | None = None
 
     def last(self, kind: type[EventT]) -> EventT | None:
         return self.evidence.attempt.last(kind)
@@ -84,8 +88,14 @@ def _findings(found: TrainEvidence) -> Iterator[Finding]:
     yield process_finding(*evidence.process, again=AGAIN)
     yield from check_diagnosis(evidence)
     yield from check_stack(evidence)
+    yield from check_card(evidence)
     yield from check_model(evidence)
     yield from check_events(evidence)
+    if (attached := found.last(Attached)) is not None:
+        yield from check_adapter_bytes(attached)
+    yield from check_steps(evidence.attempt, found.job, found.steps)
+    if found.records is not None:
+        yield from check_records(evidence, found.job, found.records)
     if evidence.process[0] == "completed":
         yield from _missing_events(found)
         yield from check_errors(evidence)  # otherwise the findings `process` and the diagnosis tell why it ended
@@ -203,6 +213,13 @@ def _trained(found: TrainEvidence, done: TrainDone) -> Iterator[Finding]:
     yield run_finding("saved adapter", done.saved_adapter_same is True, "the adapters on the disk are those in memory",
                 "what was written is not what was trained; look for a full disk")  # fmt: skip
     looked_at, learned = done.num_ends_looked_at, done.num_ends_learned or 0
+    if learned > (looked_at or 0):
+        yield run_finding(
+            "stopping",
+            False,
+            f"the model ends {learned} of {looked_at} answers",
+            "the log was damaged or edited: train again",
+        )
     if looked_at and len(found.steps) >= MIN_STEPS:
         yield run_finding("stopping", learned > 0, f"asked for the end of {looked_at} answers, the model ends {learned}",
                     "train longer, or see whether the template's end of turn is the tokenizer's EOS")  # fmt: skip

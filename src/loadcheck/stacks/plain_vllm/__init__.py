@@ -40,7 +40,7 @@ class PlainVllm(JudgedStack):
     peak_slack = PEAK_SLACK
     identities = (
         v0.check_budget, v0.check_kv_cache, v0.check_gpu_blocks, v0.check_cpu_blocks, v0.check_concurrency,
-        v0.check_full_request, v0.check_graphs, v0.check_times, v0.check_model,
+        v0.check_full_request, v0.check_graphs, v0.check_times, v0.check_attention, v0.check_model,
     )  # fmt: skip
     settings_checks = CHECKS
     alternatives = ALTERNATIVES

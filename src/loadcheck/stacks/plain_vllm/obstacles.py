@@ -44,7 +44,7 @@ def model_refusals(case: Case) -> Iterator[Obstacle]:
 def _batch(case: Case, plan: EnginePlan) -> Iterator[Obstacle]:
     """vllm/config.py:1563-1578."""
     tokens, length, sequences = plan.num_batched_tokens, plan.max_model_len, plan.max_num_seqs
-    if tokens < length and not chunks_prefill(case):
+    if tokens < length and not chunks_prefill(case.profile, case.config):
         yield Obstacle(
             f"a batch of {tokens} tokens holds no request of {length}",
             f"max_num_batched_tokens ({tokens}) is smaller than max_model_len ({length}).",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from loadcheck.predict.case import Case
+from loadcheck.specs.profile import Profile
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.graphs import captures_graphs
 from loadcheck.stacks.unsloth_vllm.plan import EnginePlan
 from loadcheck.units import GIB
@@ -20,7 +22,7 @@ SWAP_BYTES = 4 * GIB
 def plan_of(case: Case) -> EnginePlan:
     """The engine's settings. The utilization applies to the whole card, and nothing is estimated."""
     profile, length = case.profile, case.profile.max_seq_length
-    least = LEAST_BATCHED_TOKENS if chunks_prefill(case) else max(length, LEAST_BATCHED_TOKENS)
+    least = LEAST_BATCHED_TOKENS if chunks_prefill(case.profile, case.config) else max(length, LEAST_BATCHED_TOKENS)
     return EnginePlan(
         utilization=profile.gpu_memory_utilization,
         kv_estimate_bytes=None,
@@ -32,8 +34,8 @@ def plan_of(case: Case) -> EnginePlan:
     )
 
 
-def chunks_prefill(case: Case) -> bool:
+def chunks_prefill(profile: Profile, config: ModelConfig) -> bool:
     """Whether long prompts are prefilled in chunks (vllm/engine/arg_utils.py:1103-1139)."""
-    if case.profile.chunked_prefill != "default":
-        return case.profile.chunked_prefill == "on"
-    return case.profile.max_seq_length > LONG_CONTEXT and not case.config.sliding_window
+    if profile.chunked_prefill != "default":
+        return profile.chunked_prefill == "on"
+    return profile.max_seq_length > LONG_CONTEXT and not config.sliding_window

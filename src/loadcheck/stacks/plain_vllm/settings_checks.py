@@ -8,9 +8,10 @@ from loadcheck.figures import Value
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Finding
 from loadcheck.specs.profile import Profile
-from loadcheck.stacks.plain_vllm.plan import MAX_NUM_SEQS
+from loadcheck.stacks.plain_vllm.plan import MAX_NUM_SEQS, chunks_prefill
 from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes, captures_graphs
 from loadcheck.stacks.unsloth_vllm.kv import kv_cache_dtype_of
+from loadcheck.stacks.unsloth_vllm.settings_checks import tokenizer_of_model
 
 
 def check_settings(evidence: Evidence) -> Iterator[Finding]:
@@ -25,12 +26,16 @@ def check_settings(evidence: Evidence) -> Iterator[Finding]:
         "load_format": "bitsandbytes" if profile.load_in_4bit else "auto",
         "pipeline_parallel_size": "1",
         "speculative_config": "None",
+        "scheduler_steps": "1",
+        "remote_code": "False",
+        **({} if evidence.config is None else {"chunked_prefill": str(chunks_prefill(profile, evidence.config))}),
         **_graphs(profile),
     }
     why = f"profile {profile.name} has vLLM load with {{figure}} {{wanted}}"
     yield from evidence.setting_findings(
         wanted_of, why, "load with this profile's settings, or give the raw output of one load"
     )
+    yield from tokenizer_of_model(evidence)
 
 
 def _graphs(profile: Profile) -> dict[str, Value]:

@@ -18,6 +18,7 @@ from loadcheck.specs.versions import load_versions
 from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes, captured_in_log
 from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS, block_bytes, number_bytes
 from loadcheck.stacks.unsloth_vllm.plan import kv_estimate, num_sequences
+from loadcheck.stacks.unsloth_vllm.refusals import FLASH_CAPABILITY
 from loadcheck.units import GIB
 
 
@@ -187,6 +188,28 @@ def check_dtype(evidence: Evidence) -> Iterator[Finding]:
                            why=f"compute capability {capability.value} computes in {wanted}", remedy=EDITED)  # fmt: skip
 
 
+def check_attention(evidence: Evidence) -> Iterator[Finding]:
+    """A failure for each line about bfloat16 or FlashAttention that contradicts the card's compute capability.
+
+    Both need 8.0 (unsloth/models/_utils.py:279-326 at 2025.2.5, vllm/platforms/cuda.py:178-185 at 0.7.2).
+    """
+    capability = evidence.attempt.reading("compute_capability")
+    if capability is None or not (evidence.strict_stack or pinned_unsloth_zoo(evidence.attempt)):
+        return
+    has_it = float(capability.value) >= FLASH_CAPABILITY
+    said_of = {
+        "bfloat16": str(has_it).upper(),
+        "flash_attention_2": "False" if not has_it else None,
+        "attention_backend": "XFormers" if not has_it else None,
+        "no_flash_attention": None if not has_it else "Flash Attention",
+    }
+    for attribute, wanted in said_of.items():
+        reading = evidence.attempt.reading(attribute)
+        if reading is not None and wanted is not None and reading.value != wanted:
+            yield evidence.finding(reading, Check.IDENTITY, False, predicted=wanted,
+                                   why=f"a card of compute capability {capability.value} prints {wanted} here", remedy=EDITED)  # fmt: skip
+
+
 def check_model(evidence: Evidence) -> Iterator[Finding]:
     """The log shows the named model's family and number of layers."""
     model = evidence.model
@@ -281,6 +304,6 @@ def check_trainable(evidence: Evidence) -> Iterator[Finding]:
 
 IDENTITIES: tuple[Identity, ...] = (
     check_budget, check_kv_cache, check_kv_cache_of_0_6_4, check_gpu_blocks, check_cpu_blocks, check_concurrency, check_full_request,
-    check_graphs, check_sequences, check_lengths, check_times, check_dtype, check_model, check_patched, check_estimate, check_trainable,
+    check_graphs, check_sequences, check_lengths, check_times, check_dtype, check_attention, check_model, check_patched, check_estimate, check_trainable,
 )  # fmt: skip
 """In the order in which they are checked."""

@@ -74,6 +74,9 @@ def _settings(evidence: Evidence) -> Iterator[Finding]:
         "device": "cuda",
         "pipeline_parallel_size": "1",
         "speculative_config": "None",
+        "scheduler_steps": "1",
+        "chunked_prefill": "False",  # above 32768 tokens, too: not with LoRA (vllm/engine/arg_utils.py:1126-1132 at 0.7.2)
+        "remote_code": "False",
         **handed_on,
     }
     if (dtype := evidence.attempt.reading("dtype")) is not None:
@@ -82,6 +85,16 @@ def _settings(evidence: Evidence) -> Iterator[Finding]:
     yield from evidence.setting_findings(
         wanted_of, why, "load with unsloth's own settings, or give the raw output of one load"
     )
+    yield from tokenizer_of_model(evidence)
+
+
+def tokenizer_of_model(evidence: Evidence) -> Iterator[Finding]:
+    """A failure if the engine has another tokenizer than the model's own, which neither stack asks for."""
+    reading, models = evidence.attempt.reading("tokenizer"), evidence.attempt.readings_of("model")
+    if reading is not None and models and all(reading.value != model.value for model in models):
+        yield evidence.finding(reading, Check.STACK, False, predicted=str(models[-1].value),
+                               why="the engine must have the model's own tokenizer: another one makes other tokens",
+                               remedy="load the model with its own tokenizer, or give the raw output of one load")  # fmt: skip
 
 
 def _handed_on(evidence: Evidence) -> dict[str, str]:

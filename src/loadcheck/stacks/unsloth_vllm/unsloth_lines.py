@@ -40,6 +40,8 @@ FORMATS: tuple[LineFormat, ...] = (
     part("banner triton", "llama.py:1663", Stage.BANNER, "Triton: ", r"Triton: ([\w.+]+)", text("triton")),
     part("banner xformers", "llama.py:1664", Stage.BANNER, "FA [Xformers", r"FA \[Xformers = ([\w.+]+)\. ",
           text("xformers")),
+    part("banner bfloat16", "llama.py:1664", Stage.BANNER, "Bfloat16 = ", r"Bfloat16 = (TRUE|FALSE)\.", text("bfloat16")),
+    part("banner FA2", "llama.py:1664", Stage.BANNER, "FA2 = ", r" FA2 = (True|False)\]", text("flash_attention_2")),
     line("plan utilization", "vllm_utils.py:942", Stage.PLAN, "actual GPU utilization",
           rf"vLLM loading (\S+) with actual GPU utilization = {NUMBER}%",
           text("model"), number("gpu_memory_utilization_pct")),

@@ -1,0 +1,99 @@
+"""Whether the amounts and times in our engine's events can all be true: within one event, and from one event to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import structs
+
+from loadcheck.findings.evidence import Evidence
+from loadcheck.findings.finding import Check, Finding, Status
+from loadcheck.logs.events import Device, Imported, OnDevice, RamFound, TrainData, WeightsLoaded, WeightsReady
+
+REMEDY = "the log was damaged or edited: load it again"
+_AT_MOST = (
+    ("allocated_bytes", "reserved_bytes"),
+    ("allocated_bytes", "peak_allocated_bytes"),
+    ("reserved_bytes", "peak_reserved_bytes"),
+    ("peak_allocated_bytes", "peak_reserved_bytes"),
+    ("reserved_bytes", "used_bytes"),
+    ("peak_allocated_bytes", "device_used_bytes"),
+    ("reserved_bytes", "device_used_bytes"),
+)
+"""torch reserves what it allocates from, the card has that in use, and a peak is no less than the present amount."""
+_PEAKS = ("peak_allocated_bytes", "peak_reserved_bytes")
+_OTHER_CLOCK = (WeightsReady, TrainData, Imported, RamFound)
+"""Recorded by another process, which has its own clock (stacks/recorder.py), or possibly ahead of it."""
+_ROUNDED_S = 0.002
+"""Two times are each rounded to a millisecond."""
+
+Numbers = dict[str, int | float]
+
+
+def check_contradictions(evidence: Evidence) -> Iterator[Finding]:
+    """A failure for each event that contradicts itself or an earlier one."""
+    peaks: Numbers = dict.fromkeys(_PEAKS, 0)
+    total, clock = None, 0.0
+    for logged in evidence.attempt.events:
+        event = logged.event
+        if event is None:
+            continue
+        numbers = {name: value for name, value in structs.asdict(event).items() if type(value) in (int, float)}
+        why = [*_amounts(numbers), *_durations(numbers)]
+        if isinstance(event, Device):
+            total = event.device_total_bytes
+        if isinstance(event, WeightsLoaded):
+            why += _parts(event)
+        if isinstance(event, OnDevice):
+            why += [*_over_total(numbers, total), *_fallen(numbers, peaks)]
+            peaks |= {name: numbers[name] for name in _PEAKS if name in numbers}
+        if not isinstance(event, _OTHER_CLOCK):
+            at_s = numbers.get("at_s", clock)
+            why += [f"at_s is {at_s} after {clock}"] if at_s < clock - _ROUNDED_S else []
+            clock = at_s
+        if why:
+            yield Finding(figure=logged.name, check=Check.RUN, status=Status.FAIL, remedy=REMEDY, where=evidence.where(logged.line),
+                          why=f"the engine's event {logged.name} contradicts itself or an earlier event: {why[0]}")  # fmt: skip
+
+
+def _amounts(numbers: Numbers) -> Iterator[str]:
+    for prefix in ("", "train_"):
+        for part, whole in _AT_MOST:
+            small, large = numbers.get(prefix + part), numbers.get(prefix + whole)
+            if small is not None and large is not None and small > large:
+                yield f"{prefix}{part} is {small}, more than {prefix}{whole}, {large}"
+    if {"peak_device_bytes", "used_bytes", "reserved_bytes", "peak_reserved_bytes"} <= numbers.keys():
+        # stacks/unsloth_vllm/device.py: record_peak
+        wanted = numbers["used_bytes"] - numbers["reserved_bytes"] + numbers["peak_reserved_bytes"]
+        if numbers["peak_device_bytes"] != wanted:
+            yield f"peak_device_bytes is {numbers['peak_device_bytes']}, and used - reserved + peak_reserved is {wanted}"
+
+
+def _durations(numbers: Numbers) -> Iterator[str]:
+    """A part of a process's work that took longer than the process had run."""
+    at_s = numbers.get("at_s")
+    for name, value in numbers.items():
+        is_duration = name.endswith("_s") and name not in ("at_s", "first_token_unix_s")
+        if is_duration and at_s is not None and value > at_s + _ROUNDED_S:
+            yield f"{name} is {value}, {at_s} s after the process began"
+
+
+def _parts(event: WeightsLoaded) -> Iterator[str]:
+    if (
+        event.by_kind
+        and event.weights_bytes is not None
+        and (parts := sum(event.by_kind.values())) != event.weights_bytes
+    ):
+        yield f"weights_bytes is {event.weights_bytes}, and the sum of by_kind is {parts}"
+
+
+def _over_total(numbers: Numbers, total: int | None) -> Iterator[str]:
+    used = numbers.get("used_bytes")
+    if used is not None and total is not None and used > total:
+        yield f"used_bytes is {used}, and the card has {total}"
+
+
+def _fallen(numbers: Numbers, peaks: Numbers) -> Iterator[str]:
+    for name, before in peaks.items():
+        if name in numbers and numbers[name] < before:
+            yield f"{name} is {numbers[name]} after {before}"

@@ -1,0 +1,196 @@
+"""Two things that cannot both be true: amounts and times of one event, settings of an engine's line, the files of one training."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadcheck import cli
+from loadcheck.checking import gather
+from loadcheck.errors import BadInput
+from loadcheck.training import judge_training_folder
+from loadcheck.verdict import Status, judge
+from tests.conftest import RUNS
+
+T4 = (RUNS / "t4_llama31-8b_reference.txt").read_text(encoding="utf-8")
+H200 = RUNS / "h200" / "reference-train3"
+PACKED = Path(__file__).parent / "training" / "h200-packed"
+ON_CPU = Path(__file__).parent / "training" / "run"
+
+
+def _failed(text: str, log: Path) -> set[str]:
+    log.write_text(text, encoding="utf-8")
+    return {finding.figure for finding in judge(gather(log)).findings if finding.status is Status.FAIL}
+
+
+# ----------------------------------------------------------------------------------------------------------------- the events
+
+
+@pytest.mark.parametrize(
+    ("event", "field", "value"),
+    [
+        ("loaded", "allocated_bytes", 90_005_569_537),
+        ("loaded", "reserved_bytes", 91_166_146_561),
+        ("adapters", "peak_allocated_bytes", 89_915_271_167),
+        ("answer", "peak_reserved_bytes", 90_156_564_479),
+        ("trained", "used_bytes", 150_109_880_321),
+        ("peak", "peak_device_bytes", 93_124_886_529),
+        ("trained", "train_s", 99.5),
+        ("answer", "at_s", 1.5),
+    ],
+)
+def test_amounts_and_times_of_an_event_that_cannot_be_true_fail(event: str, field: str, value: float, tmp_path: Path):
+    """More in torch's blocks than it reserves, a peak that falls, more in use than the card has, a time before the one before it."""
+    text = (H200 / "load.log").read_text(encoding="utf-8")
+    changed, count = re.subn(rf'(loadcheck: {{"event": "{event}", .*?"{field}": )[\d.]+', rf"\g<1>{value}", text)
+    assert count == 1
+    assert (_failed(text, tmp_path / "as-it-is.log"), _failed(changed, tmp_path / "changed.log")) == (set(), {event})
+
+
+def test_the_parts_of_a_cpu_s_weights_are_their_sum(tmp_path: Path):
+    """The engine says them by kind, and in all."""
+    folder = _copy(ON_CPU, tmp_path)
+    _replace(folder / "load.log", '"norms": 70272', '"norms": 60272')
+    assert _failures(folder) == {"weights"}
+
+
+def test_an_event_that_is_cut_off_is_named_in_a_run_of_ours(tmp_path: Path):
+    """No load needs that line; a log from elsewhere may have been pasted from a terminal that broke it."""
+    folder = _copy(H200, tmp_path)
+    with (folder / "load.log").open("a", encoding="utf-8") as log:
+        log.write('loadcheck: {"event": "step", "at_s": 29.2, "st\n')
+    found = {finding.figure for finding in judge(gather(folder)).failures()}
+    assert found == {"step"}
+    assert _failed((folder / "load.log").read_text(encoding="utf-8"), tmp_path / "pasted.log") == set()
+
+
+# ------------------------------------------------------------------------------------------------------- what the engine was asked for
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "figure"),
+    [
+        ("chunked_prefill_enabled=False", "chunked_prefill_enabled=True", "chunked_prefill_enabled"),
+        ("num_scheduler_steps=1", "num_scheduler_steps=8", "num_scheduler_steps"),
+        ("trust_remote_code=False", "trust_remote_code=True", "trust_remote_code"),
+        ("tokenizer='unsloth/meta-llama-3.1-8b-instruct-bnb-4bit'", "tokenizer='unsloth/llama-2-7b'", "tokenizer"),
+        ("Casting torch.bfloat16 to torch.float16", "Casting torch.float16 to torch.bfloat16", "dtype"),
+        ("Bfloat16 = FALSE", "Bfloat16 = TRUE", "bfloat16"),
+        ("FA2 = False", "FA2 = True", "flash_attention_2"),
+        ("Using XFormers backend", "Using Flash Attention backend", "attention_backend"),
+    ],
+)
+def test_a_setting_that_this_load_cannot_have_is_named(was: str, now: str, figure: str, tmp_path: Path):
+    """By the stack, by the card, or by another line."""
+    assert was in T4
+    assert figure in _failed(T4.replace(was, now), tmp_path / "load.log")
+
+
+def test_prompts_in_parts_are_what_the_profile_says(tmp_path: Path):
+    """vLLM alone takes them so where it is asked to."""
+    folder = _copy(RUNS / "h200" / "plain-llama-3.2-1b-fp8-chunked", tmp_path)
+    assert judge(gather(folder)).passed
+    _replace(folder / "load.log", "chunked_prefill_enabled=True", "chunked_prefill_enabled=False")
+    assert {finding.figure for finding in judge(gather(folder)).failures()} == {"chunked_prefill_enabled"}
+
+
+def test_a_card_with_flash_attention_is_not_told_that_it_has_none(tmp_path: Path):
+    """vLLM says so of Volta and Turing alone."""
+    text = (H200 / "load.log").read_text(encoding="utf-8")
+    words = "INFO cuda.py:183] Cannot use FlashAttention-2 backend for Volta and Turing GPUs.\n"
+    at = text.index("INFO", text.index("Initializing a V0"))
+    assert _failed(text[:at] + words + text[at:], tmp_path / "load.log") == {"no_flash_attention"}
+
+
+# ---------------------------------------------------------------------------------------------------------- the files of a training
+
+
+def _copy(folder: Path, into: Path) -> Path:
+    shutil.copytree(folder, into / "run")
+    return into / "run"
+
+
+def _replace(file: Path, was: str, now: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert was in text
+    file.write_text(text.replace(was, now, 1), encoding="utf-8")
+
+
+def _failures(folder: Path) -> set[str]:
+    return {finding.figure for finding in judge_training_folder(folder).verdict.failures()}
+
+
+SAID_TWICE = [
+    ("plan.json", '"lora_alpha": 32', '"lora_alpha": 64', "plan.json"),
+    ("plan.json", '"quantization": "nf4"', '"quantization": "16bit"', "plan.json"),
+    ("run.json", '"max_seq_length": ', '"max_seq_length": 1', "plan.json"),
+    ("train.json", '"seed": 3407', '"seed": 3408', "train.json"),
+    ("run.json", '"save_steps": ', '"weight_decay": 0.5, "save_steps": ', "train.json"),
+    ("rows.json", '"num_rows": 50', '"num_rows": 51', "rows.json"),
+    ("load.log", '"step": 2, "loss": ', '"step": 2, "loss": 1', "steps"),
+    ("load.log", '"step": 2, "loss": ', '"step": 1, "loss": ', "steps"),
+    ("steps.jsonl", '"host_bytes":', '"host_bytes":1', "steps"),
+    ("steps.jsonl", '"learning_rate":0.0002', '"learning_rate":0.2', "steps"),
+    ("load.log", '"num_steps": ', '"num_steps": 1', "steps"),
+    ("load.log", '"total_params": ', '"total_params": 1', "total_params"),
+]
+"""What a file says, what it says instead, and the finding that names it."""
+
+
+def check_said_twice(folder: Path, file: str, was: str, now: str, figure: str, copy: Path) -> None:
+    """A copy of a training passes; with one thing changed, that is named."""
+    shutil.copytree(folder, copy)
+    _replace(copy / file, was, now)
+    assert figure in _failures(copy)
+
+
+@pytest.mark.parametrize(("file", "was", "now", "figure"), SAID_TWICE)
+def test_the_files_of_a_training_say_the_same(file: str, was: str, now: str, figure: str, tmp_path: Path):
+    """Each thing stands in several of them; one that says otherwise is named. Of a GPU's: tests/sweeps."""
+    check_said_twice(ON_CPU, file, was, now, figure, tmp_path / "run")
+
+
+def test_more_tokens_than_the_rows_of_a_batch_hold_fail(tmp_path: Path):
+    """Two rows of at most 60 tokens."""
+    folder = _copy(ON_CPU, tmp_path)
+    _replace(folder / "steps.jsonl", '"num_tokens":120', '"num_tokens":121')
+    assert "steps" in _failures(folder)
+
+
+def test_other_parameters_than_the_rank_has_fail(tmp_path: Path):
+    """On a GPU, too, where no line of a load says which model it is."""
+    folder = _copy(PACKED, tmp_path)
+    _replace(folder / "load.log", '"trainable_params": 41943040', '"trainable_params": 21943040')
+    assert {"trainable_params", "adapter bytes"} <= _failures(folder)
+
+
+@pytest.mark.parametrize("file", ["plan.json", "train.json", "rows.json"])
+@pytest.mark.parametrize("text", ["", "[1, 2", "\0", '{"a": NaN}', "\ud800"])
+def test_a_file_of_a_training_that_cannot_be_read_is_bad_input(
+    file: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Exit 2 and one line that names it, from every command that reads it; no traceback."""
+    folder = _copy(ON_CPU, tmp_path)
+    (folder / file).write_bytes(text.encode("utf-8", "surrogatepass"))
+    for command in (["check", str(folder)], ["report", str(folder), "--json"], ["compare", str(folder), str(ON_CPU)]):
+        assert cli.run(command) == 2
+        said = capsys.readouterr().err
+        assert (file in said, said.count("\n")) == (True, 1)
+
+
+def test_a_training_without_its_plan_is_bad_input(tmp_path: Path):
+    """It is judged by what it was loaded by."""
+    folder = _copy(ON_CPU, tmp_path)
+    (folder / "plan.json").unlink()
+    with pytest.raises(BadInput, match="plan.json"):
+        judge_training_folder(folder)
+
+
+def test_the_kept_trainings_say_the_same_in_every_file():
+    """And what was predicted before they began."""
+    for folder in (PACKED, ON_CPU, PACKED.parent / "h200-resumed"):
+        record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        assert (record["outcome"], _failures(folder)) == ("completed", set())
