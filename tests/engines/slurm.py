@@ -1,4 +1,4 @@
-"""Slurm itself, on this machine: a controller and one node on loopback, in a folder, with keys of their own."""
+"""Slurm on this machine: a controller and one node on loopback, in a folder, with their own keys."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=64000 Gres=gpu:t4:3,gpu:a10
 PartitionName={partition} Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 GPUS = (("t4", "/dev/null"), ("t4", "/dev/zero"), ("t4", "/dev/full"), ("a100", "/dev/random"))
-"""Slurm looks for nothing of a GPU but its device's file."""
+"""Slurm needs only the device file of a GPU."""
 START_S = 30.0
 
 
 def missing() -> str:
-    """Why there is no cluster to be had here; empty where there is."""
+    """Why a cluster cannot run here; empty if it can."""
     absent = [name for name in NEEDS if shutil.which(name, path=_path()) is None]
     if absent:
         return f"{', '.join(absent)} is not installed (apt-get install slurm-wlm)"
@@ -62,7 +62,7 @@ def _path() -> str:
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[dict[str, str]]:
-    """A cluster of one idle node; gives the environment in which Slurm's commands find it. Nothing of it outlives the call."""
+    """A cluster of one idle node: the environment in which Slurm's commands find it. No process outlives the call."""
     for name in ("state", "spool", "munge"):
         (folder / name).mkdir()
         (folder / name).chmod(0o700)

@@ -1,4 +1,4 @@
-"""What fleet plan writes, read by the engines themselves (`make engines`): none of them needs an account for that."""
+"""The output of fleet plan, read by the engines themselves (`make engines`), which needs no account."""
 
 import json
 import os
@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.xdist_group("real loads"),
 ]
 
-# A bucket is looked for with an account, so it is held to the schema alone.
+# The bucket is only checked against the schema, as looking it up needs an account.
 READ_TASK = """\
 import json, sys
 import jsonschema, sky, yaml
@@ -72,7 +72,7 @@ def _run(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("options", [{}, {"runtime": "image", "use_spot": True}], ids=["docker", "image"])
 def test_skypilot_reads_the_tasks(tmp_path: Path, options: dict[str, Any]):
-    """Task.from_yaml takes them, with cards, count and image as planned; the bucket is as its schema wants it."""
+    """Task.from_yaml accepts the tasks, with cards, count and image as planned; the bucket follows its schema."""
     folder = _written(tmp_path, plan := plan_for("skypilot", skypilot=options))
     read = _run(folder, "python", "-c", READ_TASK, "t4.yaml", "a100-40gb.yaml")
     assert read.returncode == 0, read.stderr
@@ -94,7 +94,7 @@ KUBERNETES = {
 
 @pytest.mark.parametrize("changes", KUBERNETES.values(), ids=KUBERNETES)
 def test_kubernetes_takes_the_jobs(tmp_path: Path, changes: dict[str, Any]):
-    """Each is valid by the API's own schema, with nothing in it that the API does not know."""
+    """Each job is valid by the API's own schema, without unknown fields."""
     folder = _written(tmp_path, plan_for("kubernetes", retries=2, **changes))
     checked = _run(folder, "kubernetes-validate", "--strict", "job.yaml")
     said = checked.stdout + checked.stderr
@@ -104,8 +104,8 @@ def test_kubernetes_takes_the_jobs(tmp_path: Path, changes: dict[str, Any]):
 
 
 @pytest.mark.parametrize("container", ["apptainer", "pyxis"])
-def test_shells_have_nothing_to_say(tmp_path: Path, container: str):
-    """shellcheck, of what Slurm runs and of what SkyPilot does."""
+def test_shellcheck_finds_nothing(tmp_path: Path, container: str):
+    """shellcheck finds nothing in the scripts for Slurm and SkyPilot."""
     import yaml
 
     folder = _written(tmp_path, plan_for("slurm", slurm={**OPTIONS["slurm"], "container": container}))
@@ -115,15 +115,15 @@ def test_shells_have_nothing_to_say(tmp_path: Path, container: str):
     assert checked.returncode == 0, checked.stdout
 
 
-def test_cards_are_called_as_ray_calls_them(tmp_path: Path):
-    """Each device name of env/gpus.toml, by Ray's own function."""
+def test_card_names_equal_rays(tmp_path: Path):
+    """Each device name in env/gpus.toml is converted like by Ray's own function."""
     names = [name for gpu in load_gpus().values() for name in gpu.names]
     named = _run(tmp_path, "python", "-c", NAMES, *names)
     assert json.loads(named.stdout) == {name: accelerator_type(name) for name in names}
 
 
 def test_ray_runs_a_task_on_each_node_of_a_cluster(tmp_path: Path):
-    """On eight simulated nodes of one T4 each: every planned node is begun once, and here, without a GPU, says why it loads nothing."""
+    """On eight simulated nodes with one T4 each every node runs once, and reports why it cannot load without a GPU."""
     plan = plan_for("ray", results=str(tmp_path / "results"), nodes=[{"card": "T4", "count": 8}])
     write_plan(plan, _written(tmp_path, plan) / NAME)
     ran = _run(tmp_path, "python", "-c", CLUSTER)
@@ -138,7 +138,7 @@ def test_ray_runs_a_task_on_each_node_of_a_cluster(tmp_path: Path):
 @pytest.mark.cpu
 @pytest.mark.skipif(not CPU.exists(), reason=".venv/cpu is not installed; `make test` installs it")
 def test_the_cpu_default_passes_through_ray(tmp_path: Path):
-    """On two simulated machines of a CPU each: both nodes are loaded at once, gathered, one verdict, a pass."""
+    """On two simulated CPU machines both nodes load at once, are gathered, and pass."""
     plan = plan_for(
         "ray",
         profile="smollm2-135m-cpu",
@@ -148,7 +148,7 @@ def test_the_cpu_default_passes_through_ray(tmp_path: Path):
     )
     write_plan(plan, _written(tmp_path, plan) / NAME)
     (packages,) = (BIN.parent / "lib").glob("python3.*/site-packages")
-    environ = {**os.environ, "PYTHONPATH": str(packages)}  # of which a load itself takes no notice
+    environ = {**os.environ, "PYTHONPATH": str(packages)}  # which the load itself ignores
     ran = subprocess.run(
         [str(CPU), "-c", CPU_CLUSTER],
         cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""What fleet plan writes for Slurm, handed to Slurm itself: a cluster of one node on loopback, where its programs are installed."""
+"""The output of fleet plan for Slurm, submitted to Slurm itself: one node on loopback, if its programs are installed."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from tests.test_fleet_plan import IMAGE, plan_for
 LOADCHECK = ROOT / ".venv" / "cpu" / "bin" / "loadcheck"
 pytestmark = [pytest.mark.skipif(bool(missing()), reason=missing() or "-"), pytest.mark.xdist_group("real loads")]
 
-# In Apptainer's place: what is bound is called by its own name, and what has the prefix is the environment.
+# Stands in for Apptainer: bound folders are used under their own names, and prefixed variables become the environment.
 STAND_IN = """\
 #!/bin/bash
 while [ "$1" != --bind ]; do shift; done
@@ -39,7 +39,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def site(tmp_path: Path, slurm: dict[str, str]) -> dict[str, str]:
-    """A site that has unpacked the bundle, and Apptainer; PROGRAM is what is in the image."""
+    """A site with the unpacked bundle and Apptainer; PROGRAM is the image's program."""
     for folder in ("bundle", "bin", "root/usr/local/bin", "results"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "bundle" / "digest").write_text(IMAGE.partition("@")[2] + "\n")
@@ -73,8 +73,8 @@ def _run(folder: Path, environ: dict[str, str], *command: str) -> subprocess.Com
     )
 
 
-def test_slurm_would_take_the_arrays(tmp_path: Path, site: dict[str, str]):
-    """By `sbatch --test-only`, each array; of a partition that is not there it would not."""
+def test_slurm_accepts_the_arrays(tmp_path: Path, site: dict[str, str]):
+    """`sbatch --test-only` accepts each array, and refuses one for an unknown partition."""
     for partition, code in ((PARTITION, 0), ("other", 1)):
         _plan(tmp_path, partition=partition)
         for unit in ("t4", "a100-40gb"):
@@ -82,8 +82,8 @@ def test_slurm_would_take_the_arrays(tmp_path: Path, site: dict[str, str]):
             assert tested.returncode == code, tested.stderr
 
 
-def test_each_task_of_an_array_is_a_node_with_a_gpu_of_its_own(tmp_path: Path, site: dict[str, str]):
-    """Slurm says in CUDA_VISIBLE_DEVICES which it chose: of three T4 each is one node's."""
+def test_each_task_of_an_array_has_its_own_gpu(tmp_path: Path, site: dict[str, str]):
+    """Slurm sets CUDA_VISIBLE_DEVICES: each of three nodes gets its own T4."""
     plan = _plan(tmp_path)
     ran = _run(tmp_path / "plan", site, *engine_of(plan).start(plan)[0])
     printed = [file.read_text() for file in (tmp_path / "plan").glob("*.out")]
@@ -94,8 +94,8 @@ def test_each_task_of_an_array_is_a_node_with_a_gpu_of_its_own(tmp_path: Path, s
     assert {image for _, image in said.values()} == {IMAGE.partition("@")[2]}
 
 
-def test_what_waits_is_taken_back(tmp_path: Path, site: dict[str, str]):
-    """By the plan's own command, by name: nothing of it is left in the queue."""
+def test_waiting_tasks_are_cancelled(tmp_path: Path, site: dict[str, str]):
+    """The plan's stop command cancels queued tasks by name."""
     plan = _plan(tmp_path)
     assert _run(tmp_path / "plan", site, "sbatch", "--hold", "t4.sbatch").returncode == 0
     queue = ("squeue", "--noheader", "--format=%j")
@@ -111,7 +111,7 @@ def test_what_waits_is_taken_back(tmp_path: Path, site: dict[str, str]):
 @pytest.mark.cpu
 @pytest.mark.skipif(not LOADCHECK.exists(), reason=".venv/cpu is not installed; `make test` installs it")
 def test_the_cpu_default_passes_through_slurm(tmp_path: Path, site: dict[str, str]):
-    """Planned, run by Slurm as an array of two, sealed, gathered: one verdict, a pass."""
+    """Planned, run by Slurm as an array of two, sealed and gathered: a pass."""
     (tmp_path / "FLEET.toml").write_text(
         f'name = "two"\nengine = "slurm"\nimage = "{IMAGE}"\nprofile = "smollm2-135m-cpu"\nresults = "{tmp_path}/results"\n'
         f'[[nodes]]\ncard = "cpu"\ncount = 2\n[slurm]\nbundle = "{tmp_path}/bundle"\nroot = "{tmp_path}/root"\ncpus = 1\nram_gib = 2\n'

@@ -1,4 +1,4 @@
-"""The adapters' first weights, drawn ahead: peft's own, with the real torch and peft of the CPU's environment."""
+"""Drawing the adapters' first weights ahead gives peft's own, with the real torch and peft of the CPU environment."""
 
 import json
 import os
@@ -65,13 +65,13 @@ ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pro
     ("targets", "seed", "ahead", "left"),
     [(ALL, 3407, 3407, 0), (("v_proj", "down_proj"), 1, 1, 0), (ALL, 3407, 3408, 42)],
 )
-def test_what_is_drawn_ahead_is_what_peft_draws(targets: tuple[str, ...], seed: int, ahead: int, left: int):
-    """Every weight to the byte, and the generator afterwards; of another seed nothing is taken, and peft draws for itself."""
+def test_weights_drawn_ahead_equal_pefts(targets: tuple[str, ...], seed: int, ahead: int, left: int):
+    """Every weight and the generator's state afterwards are equal to the byte; with another seed nothing is used, and peft draws itself."""
     assert run(targets, seed, ahead) == [True, left]
 
 
 def test_each_adapter_is_drawn_three_times_in_the_order_of_the_layers():
-    """A, B, and A once more, for each target of a layer."""
+    """For each target of a layer A, B and A again are drawn."""
     plan = make_plan(load_profile("llama31-8b-instruct-4bit", {}))
     assert plan.profile.adapters is not None
     found = init_shapes(plan.config, plan.profile.adapters)

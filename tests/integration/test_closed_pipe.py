@@ -1,4 +1,4 @@
-"""What reads our output goes away, as `| head` does: the command as a process of its own."""
+"""A reader of our output that closes its pipe, such as `| head`, tested with the command as its own process."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ import pytest
     [("check LOG", ""), ("check LOG --json", ""), ("check LOG", "1"), ("--help", "")],
 )
 def test_a_closed_pipe_has_its_own_exit_code(arguments: str, unbuffered: str, t4_log: Path):
-    """The table, the document and the help alike, buffered by Python or not: 141, and no traceback."""
+    """The table, the document and the help exit with 141 and no traceback, with and without Python's buffer."""
     read, write = os.pipe()
     os.close(read)
     command = [

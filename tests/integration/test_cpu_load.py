@@ -1,4 +1,4 @@
-"""The real load on the CPU, end to end, as a user starts it: SmolLM2 in 4-bit, adapters, an answer, training."""
+"""A real load on the CPU, end to end: SmolLM2 in 4-bit, adapters, an answer, training."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any], Path, str]:
-    """One load with three training steps: its exit code, its JSON, its run folder, its progress."""
+    """A load with three training steps: its exit code, JSON, run folder and progress."""
     folder = tmp_path_factory.mktemp("cpu") / "run"
     process = _start(folder, "--train-steps", "3", "--json")
     out, err = process.communicate(timeout=1200)
@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, An
 
 
 def test_the_load_passes(trained: tuple[int, dict[str, Any], Path, str]):
-    """Exit 0, verdict pass, and the stages on stderr; the run folder's table for people ends in PASS."""
+    """Exit 0, verdict pass, and the stages on stderr; the report of the run folder ends in PASS."""
     code, data, folder, progress = trained
     assert (code, data["verdict"], data["outcome"]) == (0, "pass", "completed"), progress
     assert "loading the weights" in progress
@@ -51,7 +51,7 @@ def test_the_answer_is_sensible(trained: tuple[int, dict[str, Any], Path, str]):
 
 
 def test_weights_and_adapters_to_the_byte(trained: tuple[int, dict[str, Any], Path, str]):
-    """Measured equals predicted, to the byte where the engine counts bytes."""
+    """Measured and predicted bytes of weights and adapters are equal."""
     _, data, folder, _ = trained
     assert (data["figures"]["trainable_params"], data["figures"]["total_params"]) == (9_768_960, 144_283_968)
     log = (folder / "load.log").read_text()
@@ -60,13 +60,13 @@ def test_weights_and_adapters_to_the_byte(trained: tuple[int, dict[str, Any], Pa
 
 
 def test_training_lowers_the_loss(trained: tuple[int, dict[str, Any], Path, str]):
-    """Real steps: the loss falls, the adapters change, the base does not."""
+    """In real steps the loss falls, the adapters change, and the base does not."""
     statuses = {finding["figure"]: finding["status"] for finding in trained[1]["findings"] if finding["check"] == "run"}
     assert {statuses[name] for name in ("loss", "base weights", "adapter weights")} == {"ok"}
 
 
-def test_the_run_folder_is_whole(trained: tuple[int, dict[str, Any], Path, str]):
-    """run.json, the raw log, the samples and the verdict are there, and `check` of the folder agrees."""
+def test_the_run_folder_is_complete(trained: tuple[int, dict[str, Any], Path, str]):
+    """run.json, the raw log, the samples and the verdict exist, and `check` of the folder agrees."""
     folder = trained[2]
     assert {path.name for path in folder.iterdir()} >= {"run.json", "load.log", "memory.jsonl", "verdict.json"}
     record = json.loads((folder / "run.json").read_text())
@@ -77,7 +77,7 @@ def test_the_run_folder_is_whole(trained: tuple[int, dict[str, Any], Path, str])
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A load that has just begun to load its weights."""
+    """A load that is about to load its weights."""
     folder = tmp_path / "run"
     process = _start(folder)
     assert process.stdout is not None
@@ -91,13 +91,13 @@ def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
 
 
 def _child(parent: subprocess.Popen[str]) -> psutil.Process:
-    """The loading process; the guard that it has forked has the same command line."""
+    """The loading process; the guard that it forked has the same command line."""
     (child,) = psutil.Process(parent.pid).children()
     assert "loadcheck.engines.child" in child.cmdline()
     return child
 
 
-def test_a_killed_child_leaves_a_run_that_says_so(running: tuple[subprocess.Popen[str], Path]):
+def test_a_killed_child_is_recorded_in_the_run(running: tuple[subprocess.Popen[str], Path]):
     """kill -9 of the loading process: exit 1, and run.json names the signal."""
     process, folder = running
     _child(process).kill()
@@ -108,7 +108,7 @@ def test_a_killed_child_leaves_a_run_that_says_so(running: tuple[subprocess.Pope
 
 
 def test_an_interrupt_ends_everything(running: tuple[subprocess.Popen[str], Path]):
-    """Ctrl-C ends the child and leaves a run folder marked so."""
+    """Ctrl-C ends the child, and the run folder records it."""
     process, folder = running
     child = _child(process)
     process.send_signal(2)
@@ -118,7 +118,7 @@ def test_an_interrupt_ends_everything(running: tuple[subprocess.Popen[str], Path
 
 
 def test_a_killed_parent_takes_the_child_with_it(running: tuple[subprocess.Popen[str], Path]):
-    """kill -9 of loadcheck itself: no orphan goes on loading, and no guard; the folder stays at "running", which is no pass."""
+    """kill -9 of loadcheck itself leaves no loading process and no guard; the folder stays at "running", which is no pass."""
     process, folder = running
     child = _child(process)
     guard = min(child.children(), key=psutil.Process.create_time)
@@ -132,7 +132,7 @@ def test_a_killed_parent_takes_the_child_with_it(running: tuple[subprocess.Popen
 
 @pytest.mark.parametrize("flag", ["--load-in-4bit", "--load-in-16bit"])
 def test_a_synthetic_checkpoint_loads_like_a_real_one(flag: str, tmp_path: Path):
-    """The libraries read our own safetensors file, tokenizer and chat template, and every figure is as predicted."""
+    """The libraries read our safetensors file, tokenizer and chat template, and every figure is as predicted."""
     process = _start(tmp_path / "run", "--weights", "synthetic", flag, "--max-new-tokens", "2", "--json")
     out, err = process.communicate(timeout=1200)
     data = json.loads(out)

@@ -1,4 +1,4 @@
-"""The real training on the CPU, as a user starts it: SmolLM2 in 4-bit, trl's SFTTrainer; killed, and resumed to the same bits."""
+"""A real training on the CPU: SmolLM2 in 4-bit with trl's SFTTrainer, killed, and resumed to the same bits."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def _arguments(data: Path, folder: Path) -> tuple[str | Path, ...]:
 
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any], Path]:
-    """One training to its end: its exit code, its JSON, its run folder."""
+    """A complete training: its exit code, JSON and run folder."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     process = _start(*_arguments(data, folder), "--json")
     out, _ = process.communicate(timeout=600)
@@ -50,7 +50,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, 
 
 
 def test_a_training_passes(trained: tuple[int, dict[str, Any], Path]):
-    """Exit 0: the loss fell, the memory was predicted, the adapters are there in peft's form, and `check` says the same."""
+    """Exit 0: the loss fell, the memory was as predicted, the adapters are in peft's format, and `check` agrees."""
     code, said, folder = trained
     assert (code, said["verdict"]) == (0, "pass"), said["findings"]
     figures = {finding["figure"]: finding["status"] for finding in said["findings"]}
@@ -76,10 +76,10 @@ def _losses(steps: list[Step]) -> list[tuple[int, float | None, float]]:
     return [(step.step, step.loss, step.learning_rate) for step in steps]
 
 
-def test_a_killed_training_goes_on_to_the_same_bits(
+def test_a_killed_training_resumes_to_the_same_bits(
     data: Path, trained: tuple[int, dict[str, Any], Path], tmp_path: Path
 ):
-    """kill -9 of the training process in the middle: --resume has the losses and the adapters of the run that was not killed."""
+    """After kill -9 of the training process, --resume gives the losses and adapters of an uninterrupted run."""
     killed, resumed = tmp_path / "killed", tmp_path / "resumed"
     process = _start(*_arguments(data, killed))
     while len(read_steps(killed / "steps.jsonl")) < 3 and process.poll() is None:
@@ -100,8 +100,8 @@ def test_a_killed_training_goes_on_to_the_same_bits(
     assert whole.read_bytes() == again.read_bytes()
 
 
-def test_what_was_trained_is_exported_proven_and_asked(trained: tuple[int, dict[str, Any], Path], tmp_path: Path):
-    """The adapters and the merged model, opened anew, say what the trained model said; a tampered export fails; the adapters answer."""
+def test_trained_adapters_are_exported_verified_and_asked(trained: tuple[int, dict[str, Any], Path], tmp_path: Path):
+    """The exported adapters and merged model answer like the trained model; a tampered export fails; the adapters can be asked."""
     for form, limit in (((), 0.1), (("--merged",), 0.3)):
         out = tmp_path / f"export{len(form)}"
         code, said = _said("export", trained[2], out, *form)
@@ -122,13 +122,13 @@ def test_what_was_trained_is_exported_proven_and_asked(trained: tuple[int, dict[
 
 
 def _said(*arguments: str | Path) -> tuple[int, dict[str, Any]]:
-    """The exit code and the document of one command."""
+    """The exit code and JSON document of a command."""
     ended = subprocess.run([LOADCHECK, *arguments, "--json"], capture_output=True, text=True, check=False, timeout=300)
     return ended.returncode, json.loads(ended.stdout)
 
 
 def test_a_packed_training_passes(data: Path, tmp_path: Path):
-    """Four examples in four rows of 64 tokens: each step's batch is full, as predicted, and what packing did is said and judged."""
+    """Four examples in four rows of 64 tokens: each step's batch is full, as predicted, and the effect of packing is printed and judged."""
     folder = tmp_path / "run"
     process = _start(*_arguments(data, folder), "--packing", "--train-seq-length", "64", "--json")
     out, err = process.communicate(timeout=600)
@@ -168,8 +168,8 @@ print("batch", {name: (str(each.dtype), tuple(each.shape)) for name, each in sor
 """
 
 
-def test_packed_rows_are_those_of_trl(tmp_path: Path):
-    """trl's own SFTTrainer with packing=True: the same ids row by row, and a batch of ids, labels and a mask of ones, as ours."""
+def test_packed_rows_equal_trls(tmp_path: Path):
+    """trl's own SFTTrainer with packing=True has our ids in each row, and our batches of ids, labels and a mask of ones."""
     env = {**os.environ, "HF_HOME": str(tmp_path)}
     python = LOADCHECK.with_name("python")
     said = subprocess.run(
@@ -205,15 +205,15 @@ for check, model in ((lambda each: check_seeded(each, 7), attached(False)), (che
 """
 
 
-def test_adapters_made_before_the_seed_are_told():
-    """With peft itself: made from the seed they pass; made before it, in float16 or for inference they are refused."""
+def test_adapters_made_before_seeding_are_refused():
+    """With peft itself, adapters made after seeding pass; those made before it, in float16 or for inference are refused."""
     python = LOADCHECK.with_name("python")
     said = subprocess.run([python, "-c", SEEDS], capture_output=True, text=True, check=True, timeout=120).stdout
     assert [line.split(":")[1].strip() for line in said.splitlines()] == ["random_state", "dtype", "requires_grad"]
 
 
 def test_grpo_trains_on_rewards_of_a_file(tmp_path: Path):
-    """One step: completions are generated, scored by the user's functions, and learned from; the reward is in steps.jsonl."""
+    """One step: completions are generated, scored by the user's functions, and learned; the reward is in steps.jsonl."""
     folder, prompts = tmp_path / "run", ROOT / "examples" / "sums.jsonl"
     rewards = ("--method", "grpo", "--reward-functions", ROOT / "examples" / "rewards.py", "--num-generations", "2")
     more = ("--max-completion-length", "6", "--max-steps", "1", "--lora-r", "8")

@@ -1,4 +1,4 @@
-"""The hash of the adapters, made while they are copied, with the real torch of the CPU's environment."""
+"""The hash of the adapters, made while they are copied, with the real torch of the CPU environment."""
 
 import os
 import subprocess
@@ -21,6 +21,6 @@ assert digest([]) == hashlib.sha256().hexdigest()
 @pytest.mark.cpu
 @pytest.mark.skipif(not PYTHON.exists(), reason=".venv/cpu is not installed; `make test` installs it")
 def test_the_digest_is_of_the_bytes_in_their_order():
-    """Of every tensor, whatever its type, layout and number."""
+    """The digest is of the bytes of every tensor in order, for any dtype, layout and count."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     subprocess.run([PYTHON, "-c", CODE], env=environment, check=True)

@@ -1,4 +1,4 @@
-"""The published comparison of predictions and logs is the one that the code gives."""
+"""The published comparison of predictions and logs is up to date."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from tests.conftest import ROOT
 
 
 def test_the_evidence_table_is_up_to_date():
-    """docs/evidence.md is what scripts/evidence.py writes today."""
+    """docs/evidence.md is what scripts/evidence.py writes."""
     command = [sys.executable, "scripts/evidence.py", "--check"]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0, (
         "run: .venv/dev/bin/python scripts/evidence.py"
@@ -15,7 +15,7 @@ def test_the_evidence_table_is_up_to_date():
 
 
 def test_misses_are_explained():
-    """A figure that differs in a printed digit is only one with a band, or of a vLLM that counts otherwise."""
+    """Only a figure with a band, or of a vLLM that counts differently, differs in a printed digit."""
     for line in (ROOT / "docs" / "evidence.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("| ") and len(cells) == 12 and cells[2].startswith("0.7"):

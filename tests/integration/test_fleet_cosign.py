@@ -1,4 +1,4 @@
-"""fleet bundle and verify by cosign itself, where it is installed: with a key of one's own, and with no network."""
+"""fleet bundle and verify with cosign itself, if it is installed: with the user's own key, and without a network."""
 
 import json
 import os
@@ -17,7 +17,7 @@ NEEDS_COSIGN = pytest.mark.skipif(shutil.which("cosign") is None, reason="cosign
 
 @pytest.fixture
 def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two key pairs, "mine" and "other", of no password; every request to a network fails."""
+    """Two key pairs without passwords, "mine" and "other"; any network request fails."""
     monkeypatch.setenv("COSIGN_PASSWORD", "")
     for name in ("HTTPS_PROXY", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -28,8 +28,8 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @NEEDS_COSIGN
-def test_what_cosign_signed_is_verified(keys: Path, capsys: pytest.CaptureFixture[str]):
-    """By its public key, and by no other one; one byte more in the statement, and it is forged."""
+def test_a_signature_of_cosign_is_verified(keys: Path, capsys: pytest.CaptureFixture[str]):
+    """A signature is verified by its public key and by no other; one byte added to the statement makes it fail."""
     root = keys / "runs"
     root.mkdir()
     fleet(root, 2)
@@ -50,8 +50,8 @@ def test_what_cosign_signed_is_verified(keys: Path, capsys: pytest.CaptureFixtur
 
 
 @NEEDS_COSIGN
-def test_a_key_without_its_password_signs_nothing(keys: Path, monkeypatch: pytest.MonkeyPatch):
-    """Exit code 2, and no signature of before is left beside the new statement."""
+def test_a_key_with_a_wrong_password_signs_nothing(keys: Path, monkeypatch: pytest.MonkeyPatch):
+    """With a wrong password: exit code 2, and no earlier signature is left beside the new statement."""
     root = keys / "runs"
     root.mkdir()
     fleet(root, 1)
@@ -61,8 +61,8 @@ def test_a_key_without_its_password_signs_nothing(keys: Path, monkeypatch: pytes
     assert not (root / SIGNATURE).exists()
 
 
-def test_without_cosign_nothing_is_signed_or_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Exit code 3: this machine cannot, and says what can."""
+def test_without_cosign_nothing_is_signed_or_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without cosign the exit code is 3, and the error says what would work."""
     fleet(tmp_path / "runs", 1)
     (tmp_path / "mine.key").write_text("-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\n")
     (tmp_path / "mine.pub").write_text("-----BEGIN PUBLIC KEY-----\n")

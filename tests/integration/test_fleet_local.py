@@ -1,4 +1,4 @@
-"""A fleet on this machine for real: the CPU default on two workers, gathered, one verdict."""
+"""A real fleet on this machine: the CPU default on two workers, gathered to one verdict."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ pytestmark = [
 
 
 def test_two_workers_pass_side_by_side(tmp_path: Path):
-    """Planned, run at once, gathered: both nodes pass, with the figures that the plan predicted."""
+    """Planned, run at once and gathered: both nodes pass with the predicted figures."""
     results = tmp_path / "results"
     (tmp_path / "FLEET.toml").write_text(
         f'name = "two"\nengine = "local"\nprofile = "smollm2-135m-cpu"\nresults = "{results}"\n'

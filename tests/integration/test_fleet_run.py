@@ -1,4 +1,4 @@
-"""fleet run and fleet node: a node is lost or it answers, nothing of it outlives the call, and nothing that was lost is a pass."""
+"""fleet run and fleet node: each node answers or is lost, no process outlives the call, and a lost node is no pass."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from loadcheck.fleet.plan import NAME, FleetPlan, write_plan
 from loadcheck.fleet.seal import REFUSED, SEAL
 from tests.fleets import STARTED, Node, plan_of
 
-# What a node's process does, by its name.
+# What a node's process does, by the node's name.
 NODE = """\
 import os, signal, sys, time
 from pathlib import Path
@@ -44,8 +44,8 @@ ROOT = str(Path(__file__).resolve().parents[2])
 
 
 @pytest.fixture
-def standing_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The results of nodes that a stand-in of loadcheck makes, by their names; on a host with two H200 and one T4."""
+def stand_in_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host with two H200 and one T4, where a stand-in of loadcheck makes each node's result by its name."""
     script, results = tmp_path / "node.py", tmp_path / "results"
     results.mkdir()
     script.write_text(NODE.format(root=ROOT, results=str(results)))
@@ -59,60 +59,60 @@ def _plan(results: Path, *names: str, **changes: Any) -> FleetPlan:
     return plan_of(names, results=str(results), **changes)
 
 
-def test_each_node_has_a_gpu_of_its_own(standing_in: Path):
-    """By UUID, and of its card; with more nodes than GPUs nothing is begun."""
-    assert [slot.gpu for slot in slots(_plan(standing_in, "a", "b"))] == ["GPU-a", "GPU-c"]
+def test_each_node_has_a_gpu_of_its_own(stand_in_results: Path):
+    """Each node gets a GPU of its card, by UUID; with more nodes than GPUs nothing is started."""
+    assert [slot.gpu for slot in slots(_plan(stand_in_results, "a", "b"))] == ["GPU-a", "GPU-c"]
     with pytest.raises(UnsupportedMachine, match="3 nodes of H200, and this host has 2"):
-        slots(_plan(standing_in, "a", "b", "c"))
+        slots(_plan(stand_in_results, "a", "b", "c"))
 
 
 @pytest.mark.parametrize(
     ("said", "left"),
     [(None, ["a", "b", "c"]), ("2,0", ["c", "a"]), ("GPU-b", ["b"]), ("0,7,1", ["a"]), ("", []), ("-1", []), ("0,0", ["a"]), ("GPU-", [])],
 )  # fmt: skip
-def test_gpus_that_a_scheduler_gave_to_others_are_left_alone(said: str | None, left: list[str]):
-    """CUDA_VISIBLE_DEVICES as CUDA reads it: numbers or UUIDs, up to the first that names no GPU, or several."""
+def test_gpus_of_other_jobs_are_left_alone(said: str | None, left: list[str]):
+    """CUDA_VISIBLE_DEVICES is read as CUDA does: numbers or UUIDs, up to the first that matches no GPU, or several."""
     gpus = [(f"GPU-{letter}", "Tesla T4") for letter in "abc"]
     assert [uuid for uuid, _ in visible(gpus, said)] == [f"GPU-{letter}" for letter in left]
 
 
-def test_a_job_of_one_gpu_runs_on_that_one(standing_in: Path, monkeypatch: pytest.MonkeyPatch):
-    """And a plan for more is refused."""
+def test_a_job_with_one_gpu_runs_on_it(stand_in_results: Path, monkeypatch: pytest.MonkeyPatch):
+    """A job with one GPU runs on it, and a plan that needs more is refused."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
-    assert [slot.gpu for slot in slots(_plan(standing_in, "a"))] == ["GPU-c"]
+    assert [slot.gpu for slot in slots(_plan(stand_in_results, "a"))] == ["GPU-c"]
     with pytest.raises(UnsupportedMachine, match="2 nodes of H200, and this host has 1"):
-        slots(_plan(standing_in, "a", "b"))
+        slots(_plan(stand_in_results, "a", "b"))
 
 
-def test_nodes_run_side_by_side_and_pass(standing_in: Path, capsys: pytest.CaptureFixture[str]):
-    """The command runs the plan, pins each node, gathers, and its exit code is the fleet's."""
-    plan = _plan(standing_in, "one", "other")
-    write_plan(plan, standing_in.parent / "plan" / NAME)
-    assert cli.run(["fleet", "run", str(standing_in.parent / "plan"), "--json"]) == 0
+def test_nodes_run_side_by_side_and_pass(stand_in_results: Path, capsys: pytest.CaptureFixture[str]):
+    """The command runs the plan, pins each node, gathers, and exits with the fleet's exit code."""
+    plan = _plan(stand_in_results, "one", "other")
+    write_plan(plan, stand_in_results.parent / "plan" / NAME)
+    assert cli.run(["fleet", "run", str(stand_in_results.parent / "plan"), "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["counts"] == {"pass": 2}
     assert "one: GPU-a" in err and "other: exit code 0" in err
-    assert cli.run(["fleet", "run", str(standing_in.parent / "plan")]) == 2
+    assert cli.run(["fleet", "run", str(stand_in_results.parent / "plan")]) == 2
     assert "already holds runs of 2 of its nodes" in capsys.readouterr().err
-    assert [(standing_in / f"{name}.gpu").read_text() for name in ("one", "other")] == ["GPU-a", "GPU-c"]
-    assert (standing_in / "one.fleet").read_text() == plan.identity
+    assert [(stand_in_results / f"{name}.gpu").read_text() for name in ("one", "other")] == ["GPU-a", "GPU-c"]
+    assert (stand_in_results / "one.fleet").read_text() == plan.identity
 
 
 @pytest.mark.parametrize("retries", [0, 1])
-def test_a_lost_node_is_named_and_never_a_pass(standing_in: Path, retries: int):
-    """Tried again as often as the plan says; a further try that passes is told, and is no pass."""
+def test_a_lost_node_is_named_and_never_a_pass(stand_in_results: Path, retries: int):
+    """A lost node is retried as often as the plan says; a later pass is reported, but the node does not pass."""
     told: list[str] = []
-    plan = _plan(standing_in, "lost", retries=retries)
-    assert run_local(plan, standing_in.parent, told.append)
-    write_plan(plan, standing_in / NAME)
-    verdict = gather_folder(standing_in)
+    plan = _plan(stand_in_results, "lost", retries=retries)
+    assert run_local(plan, stand_in_results.parent, told.append)
+    write_plan(plan, stand_in_results / NAME)
+    verdict = gather_folder(stand_in_results)
     assert any("lost after" in line and "-9" in line for line in told)
     assert [node.status for node in verdict.nodes] == ["retried" if retries else "fail"]
     assert not verdict.passed and (Kind.RETRIED in {each.kind for each in verdict.findings}) is bool(retries)
 
 
-def test_nothing_is_left_when_it_is_interrupted(standing_in: Path):
-    """What runs is ended, what waits is not begun, and both are said."""
+def test_an_interruption_leaves_no_process(stand_in_results: Path):
+    """On interruption running nodes are ended and waiting ones not started, and both are reported."""
     told: list[str] = []
 
     def say(line: str) -> None:
@@ -121,8 +121,8 @@ def test_nothing_is_left_when_it_is_interrupted(standing_in: Path):
             raise KeyboardInterrupt
 
     begun_s = time.monotonic()
-    plan = _plan(standing_in, "slow-a", "slow-b", options={"workers": 2})
-    assert run_local(plan, standing_in.parent, say) is False
+    plan = _plan(stand_in_results, "slow-a", "slow-b", options={"workers": 2})
+    assert run_local(plan, stand_in_results.parent, say) is False
     assert time.monotonic() - begun_s < 15 and told[-1].startswith("interrupted: 1 running nodes are ended")
     mine = {int(pid) for pid in os.listdir("/proc") if pid.isdecimal() and _parent(pid) == os.getpid()}
     assert not any(b"node.py" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in mine)
@@ -135,15 +135,15 @@ def _parent(pid: str) -> int:
         return 0
 
 
-def test_a_node_that_takes_too_long_is_lost(standing_in: Path):
-    """It is killed, and named."""
+def test_a_node_that_takes_too_long_is_lost(stand_in_results: Path):
+    """A node that takes too long is killed and reported."""
     told: list[str] = []
-    assert run_local(replace(_plan(standing_in, "slow"), minutes=0), standing_in.parent, told.append)
+    assert run_local(replace(_plan(stand_in_results, "slow"), minutes=0), stand_in_results.parent, told.append)
     assert "slow: lost after 0 s (exit code -9)" in told
 
 
-def test_a_node_seals_what_its_load_left(tmp_path: Path):
-    """In a folder of its own below the node's name; the exit code is the load's."""
+def test_a_node_seals_its_loads_results(tmp_path: Path):
+    """A node seals its load's results in a folder below its name, and exits with the load's exit code."""
 
     def load(folder: Path) -> int:
         made = Node(tmp_path / "made", "a", 1)
@@ -159,8 +159,8 @@ def test_a_node_seals_what_its_load_left(tmp_path: Path):
         run_node(tmp_path, load, {})
 
 
-def test_a_load_that_was_not_begun_says_why(tmp_path: Path):
-    """Its node is not missing: it is a refusal, in the node's own words."""
+def test_a_load_that_did_not_start_is_a_refusal(tmp_path: Path):
+    """A load that did not start is a refusal in the node's own words, not a missing node."""
 
     def load(folder: Path) -> int:
         raise UnsupportedMachine(Problem("driver", "is too old", "install 525"))
@@ -178,7 +178,7 @@ def test_a_load_that_was_not_begun_says_why(tmp_path: Path):
 def test_the_command_of_a_node_is_a_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """Profile and flags are those of `load`; here nothing of the stack is installed, which is said and kept."""
+    """Profile and flags of a node are those of `load`; here the stack is missing, which is printed and kept."""
     monkeypatch.setenv("LOADCHECK_NODE", "cpu-0")
     monkeypatch.setattr("loadcheck.preparing.importlib.util.find_spec", lambda name: None)
     assert cli.run(["fleet", "node", str(tmp_path), "smollm2-135m-cpu", "--max-seq-length", "256"]) == 3
@@ -194,7 +194,7 @@ def test_the_command_of_a_node_is_a_load(
 def test_the_gpu_that_a_scheduler_chose_is_pinned(
     visible: str | None, pinned: str | None, monkeypatch: pytest.MonkeyPatch
 ):
-    """Slurm and Ray say it in CUDA_VISIBLE_DEVICES, of which the pinned stack reads 0 alone."""
+    """Slurm and Ray set CUDA_VISIBLE_DEVICES, of which the pinned stack reads only 0, so the chosen GPU is pinned."""
     monkeypatch.setattr("loadcheck.fleet.node.read_gpus", lambda: (("GPU-a", "Tesla T4"), ("GPU-b", "Tesla T4")))
     environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     pin_visible(environ)
@@ -203,15 +203,15 @@ def test_the_gpu_that_a_scheduler_chose_is_pinned(
     assert environ.get("CUDA_VISIBLE_DEVICES") != "0,1"  # of several it takes the first
 
 
-def test_what_is_pinned_already_stays_so():
-    """`fleet run` has chosen among the visible GPUs: the variable would only be refused."""
+def test_a_pinned_gpu_stays_pinned():
+    """A GPU that `fleet run` has pinned stays so; the variable would only be refused."""
     environ = {PIN: "GPU-b", "CUDA_VISIBLE_DEVICES": "1,0"}
     pin_visible(environ)
     assert environ == {PIN: "GPU-b"}
 
 
-def test_a_pinned_process_sees_one_gpu_whatever_its_libraries_set(monkeypatch: pytest.MonkeyPatch):
-    """The driver reads the variable once, as it starts; afterwards it is 0, which the pinned stack can read."""
+def test_a_pinned_process_sees_only_its_gpu(monkeypatch: pytest.MonkeyPatch):
+    """The driver reads the variable once at its start; afterwards it is 0, which the pinned stack reads."""
     seen = []
 
     class Driver:
@@ -230,7 +230,7 @@ def test_a_pinned_process_sees_one_gpu_whatever_its_libraries_set(monkeypatch: p
 
 
 def test_the_memory_in_use_is_that_of_the_pinned_gpu(monkeypatch: pytest.MonkeyPatch):
-    """NVML takes no notice of any variable: it is asked by UUID."""
+    """NVML ignores the variable, so it is asked by UUID."""
     nvml = SimpleNamespace(
         nvmlInit=lambda: None,
         nvmlMemory_v2=2,
@@ -246,7 +246,7 @@ def test_the_memory_in_use_is_that_of_the_pinned_gpu(monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def sky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stand-in for `sky`, which notes what it is asked for, and fails what FAILS names."""
+    """A stand-in for `sky` that records its arguments, and fails for what FAILS names."""
     tool = tmp_path / "bin" / "sky"
     tool.parent.mkdir()
     tool.write_text('#!/bin/sh\necho "$@" >>given\n[ "$1" != "$FAILS" ]\n')
@@ -266,7 +266,7 @@ def sky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_engine_is_run_by_its_own_command(
     sky: Path, fails: str, given: list[str], last: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """Each unit is started; where one fails, all of them are taken back."""
+    """Each unit is started; if one fails, all are stopped."""
     monkeypatch.setenv("FAILS", fails)
     told: list[str] = []
     assert launch(_two_units(), sky, told.append)
@@ -274,8 +274,8 @@ def test_an_engine_is_run_by_its_own_command(
     assert told[-1].startswith(last)
 
 
-def test_what_may_still_cost_money_is_said(sky: Path, monkeypatch: pytest.MonkeyPatch):
-    """Interrupted, all is taken back; what cannot be is named, with the command that does it."""
+def test_units_that_may_still_cost_money_are_named(sky: Path, monkeypatch: pytest.MonkeyPatch):
+    """On interruption all units are stopped; those that cannot be are named, with the command to stop them."""
     monkeypatch.setenv("FAILS", "down")
     told: list[str] = []
 
@@ -290,14 +290,14 @@ def test_what_may_still_cost_money_is_said(sky: Path, monkeypatch: pytest.Monkey
     ]
 
 
-def test_an_engine_that_is_not_here_is_no_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Exit code 3, and the command is named."""
+def test_a_missing_engine_exits_3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Without the engine's command the exit code is 3, and the command is named."""
     monkeypatch.setenv("PATH", str(tmp_path))
     write_plan(_two_units(), tmp_path / NAME)
     assert cli.run(["fleet", "run", str(tmp_path)]) == 3
 
 
-def test_what_ran_elsewhere_is_no_pass(sky: Path, capsys: pytest.CaptureFixture[str]):
+def test_remote_results_are_no_pass(sky: Path, capsys: pytest.CaptureFixture[str]):
     """Results that are not on this machine are not judged: exit code 1, and how to gather them."""
     write_plan(_two_units(), sky / NAME)
     assert cli.run(["fleet", "run", str(sky), "--json"]) == 1

@@ -15,8 +15,8 @@ sys.exit(pytest.main(["-p", "tests.heartbeat", "-p", "no:cacheprovider", "-c", s
 """
 
 
-def test_a_slow_test_is_not_silent(tmp_path: Path):
-    """A mark comes while a test runs, although its output is captured."""
+def test_a_slow_test_prints_a_mark(tmp_path: Path):
+    """A mark is printed during a slow test, although its output is captured."""
     (tmp_path / "empty.ini").write_text("[pytest]\n")
     (tmp_path / "test_slow.py").write_text(
         "import time\ndef test_slow():\n    print('captured')\n    time.sleep(0.6)\n"

@@ -1,4 +1,4 @@
-"""A download with the pinned client of the hub, from a stand-in for the hub on loopback."""
+"""A download with the pinned hub client, from a stand-in for the hub on loopback."""
 
 import os
 import subprocess
@@ -59,8 +59,8 @@ def fetch(hub: Hub, cache: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([PYTHON, "-c", FETCH], capture_output=True, text=True, env=kept | own, check=False)
 
 
-def test_what_the_commit_lists_is_fetched_and_recorded(hub: Hub, tmp_path: Path):
-    """Six files of seven, each as the listing says; verified from then on, and written into a copy of the lock by hand only."""
+def test_the_commits_files_are_fetched(hub: Hub, tmp_path: Path):
+    """Six of seven listed files are fetched, and reported as not yet in env/weights.lock."""
     done = fetch(hub, tmp_path)
     assert done.returncode == 0, done.stderr
     folder = Path(done.stdout.strip())
@@ -68,8 +68,8 @@ def test_what_the_commit_lists_is_fetched_and_recorded(hub: Hub, tmp_path: Path)
     assert "6 files were not in env/weights.lock yet" in done.stderr
 
 
-def test_a_download_that_breaks_off_goes_on_where_it_was(hub: Hub, tmp_path: Path):
-    """The second request asks for what is missing; the client keeps whole pieces of 10 MiB (constants.py, DOWNLOAD_CHUNK_SIZE)."""
+def test_an_interrupted_download_is_continued(hub: Hub, tmp_path: Path):
+    """A second request asks only for the missing part; the client keeps whole pieces of 10 MiB (constants.py, DOWNLOAD_CHUNK_SIZE)."""
     hub.cut = {"model.safetensors"}
     done = fetch(hub, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -78,8 +78,8 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(hub: Hub, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
-def test_what_the_commit_does_not_list_is_refused(hub: Hub, tmp_path: Path, name: str):
-    """A mirror that sends other bytes of the same length, in LFS or not, is found out at the first download; the next fetches that file anew."""
+def test_bytes_that_the_commit_does_not_list_are_refused(hub: Hub, tmp_path: Path, name: str):
+    """A mirror that sends other bytes of the same length, in LFS or not, is detected at the first download; the next fetches that file again."""
     hub.sent = {name: hub.files[name][::-1]}
     done = fetch(hub, tmp_path)
     assert done.returncode == 1 and f"{name}: " in done.stderr and "the commit's own" in done.stderr
@@ -90,8 +90,8 @@ def test_what_the_commit_does_not_list_is_refused(hub: Hub, tmp_path: Path, name
     ]
 
 
-def test_no_hub_is_said_in_words(hub: Hub, tmp_path: Path):
-    """A commit that is not there, with the status, and no traceback."""
+def test_a_missing_commit_is_reported(hub: Hub, tmp_path: Path):
+    """A missing commit is reported with the status and no traceback."""
     hub.revision = "0" * 40
     done = fetch(hub, tmp_path)
     assert done.returncode == 1 and "the hub answered 404" in done.stderr

@@ -1,4 +1,4 @@
-"""Environments are as their locks say, belong to this checkout, and are made without touching anything else."""
+"""Environments match their locks, belong to this checkout, and are made without touching anything else."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# Stand-ins write down what they were given, and what of the variables they see.
+# Stand-ins record their arguments, and which of the variables they see.
 UV = """#!/bin/bash
 echo "uv $*" >>given
 env | grep -E '^(UV|PIP|PYTHON|VIRTUAL_ENV|CONDA|__PYVENV)' | sort >seen
@@ -31,7 +31,7 @@ OWN = {"UV_DEFAULT_INDEX": "https://index.example/simple", "UV_INDEX_COMPANY_PAS
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The scripts and a lock, with uv's stand-in as already installed, in a folder with a space and an umlaut in its name."""
+    """The scripts and a lock, with uv's stand-in installed, in a folder with a space and an umlaut in its name."""
     folder = tmp_path / "a checkout ü"
     (folder / "env").mkdir(parents=True)
     (folder / "scripts").mkdir()
@@ -56,7 +56,7 @@ def put_tools(folder: Path) -> None:
 
 
 def install(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
-    """The exit code of scripts/venv, and what it said."""
+    """The exit code and output of scripts/venv."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "PIP_", "PYTHON"))}
     done = subprocess.run([folder / "scripts/venv", *(arguments or ("dev", "env/dev.lock"))], cwd=folder,
                           env=clean | environment, capture_output=True, text=True, check=False)  # fmt: skip
@@ -70,7 +70,7 @@ def installs(folder: Path) -> int:
 
 
 def test_variables_that_redirect_are_unset(checkout: Path):
-    """uv gets the environment's Python by path and sees the user's index and certificates, and nothing that leads elsewhere."""
+    """uv gets the environment's Python by path and sees the user's index and certificates, but no variable that redirects it."""
     assert install(checkout, **REDIRECTS, **OWN)[0] == 0
     assert "uv pip install --python .venv/dev/bin/python --compile-bytecode" in (checkout / "given").read_text()
     seen = dict(line.partition("=")[::2] for line in (checkout / "seen").read_text().splitlines())
@@ -78,16 +78,16 @@ def test_variables_that_redirect_are_unset(checkout: Path):
     assert not set(REDIRECTS) & set(seen)
 
 
-def test_the_checkout_s_path_is_in_no_file_that_python_decodes(checkout: Path):
-    """A .pth file is read in the locale's encoding, which may have no umlaut: its path is relative, and leads to src."""
+def test_the_checkouts_path_is_in_no_pth_file(checkout: Path):
+    """A .pth file is read in the locale's encoding, which may lack the umlaut, so its path is relative, and leads to src."""
     install(checkout)
     (link,) = checkout.glob(".venv/dev/lib/python3.*/site-packages/*.pth")
     assert (link.parent / link.read_text().strip()).resolve() == (checkout / "src").resolve()
     assert link.read_text().isascii() and not link.read_text().startswith("/")
 
 
-def test_contents_decide_and_not_times(checkout: Path):
-    """Another time makes nothing anew; another content of a lock or of pyproject.toml does."""
+def test_contents_decide_rather_than_times(checkout: Path):
+    """New times change nothing; new content of a lock or of pyproject.toml does."""
     assert install(checkout) == install(checkout, "dev", "env/dev.lock") or installs(checkout) == 1
     os.utime(checkout / "env/dev.lock")
     install(checkout)
@@ -102,7 +102,7 @@ def test_contents_decide_and_not_times(checkout: Path):
 
 
 def test_the_newest_environment_has_no_lock(checkout: Path):
-    """It takes the newest that its files allow; every other one takes its lock's, hashes required."""
+    """ "newest" installs the newest packages that its files allow; every other environment its lock's, with hashes."""
     (checkout / "env/newest.in").write_text("pytest")
     assert install(checkout, "newest", "pyproject.toml", "env/newest.in")[0] == 0
     (line,) = [line for line in (checkout / "given").read_text().splitlines() if "--compile-bytecode" in line]
@@ -110,8 +110,8 @@ def test_the_newest_environment_has_no_lock(checkout: Path):
 
 
 @pytest.mark.parametrize("how", [shutil.copytree, shutil.move])
-def test_a_checkout_that_was_copied_or_moved_installs_anew(how, checkout: Path, tmp_path: Path):
-    """Its environment would run the other checkout's code."""
+def test_a_copied_or_moved_checkout_installs_again(how, checkout: Path, tmp_path: Path):
+    """A copied or moved checkout installs again, as its environment would run the other checkout's code."""
     install(checkout)
     other = tmp_path / "other"
     how(checkout, other)
@@ -121,8 +121,8 @@ def test_a_checkout_that_was_copied_or_moved_installs_anew(how, checkout: Path, 
     assert (install(other)[0], installs(other)) == (0, 2)
 
 
-def test_half_an_environment_is_made_anew(checkout: Path):
-    """One whose installation was killed has no stamp."""
+def test_an_incomplete_environment_is_made_again(checkout: Path):
+    """An environment whose installation was killed has no stamp, and is made again."""
     install(checkout)
     (checkout / ".venv/dev/.complete").unlink()
     (checkout / ".venv/dev/half").touch()
@@ -130,8 +130,8 @@ def test_half_an_environment_is_made_anew(checkout: Path):
     assert not (checkout / ".venv/dev/half").exists()
 
 
-def test_the_second_of_two_waits(checkout: Path):
-    """It says so, and installs once the first is done."""
+def test_a_second_call_waits(checkout: Path):
+    """A second call waits, says so, and installs after the first."""
     with (checkout / ".venv/.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         second = subprocess.Popen([checkout / "scripts/venv", "dev", "env/dev.lock"], stderr=subprocess.PIPE, text=True)
@@ -145,7 +145,7 @@ def test_the_second_of_two_waits(checkout: Path):
 
 
 def test_a_slow_step_shows_dots(checkout: Path, tmp_path: Path):
-    """One every two seconds (a tenth here) while a step takes long, on a line of their own, and none where it does not."""
+    """A slow step prints a dot every two seconds (a tenth here) on its own line; a fast one prints none."""
     assert install(checkout)[1].startswith("Installing .venv/dev")
     (checkout / ".venv/dev/.complete").unlink()
     uv, sleep, slept = checkout / ".venv/tools/bin/uv", tmp_path / "bin/sleep", tmp_path / "slept"
@@ -167,8 +167,8 @@ def test_a_slow_step_shows_dots(checkout: Path, tmp_path: Path):
         ("error: something new", "the packages could not be installed"),
     ],
 )
-def test_what_fails_says_its_cause_last(says: str, cause: str, checkout: Path):
-    """uv's own words come first; nothing half-made is left."""
+def test_a_failure_prints_its_cause_last(says: str, cause: str, checkout: Path):
+    """uv's own words come first, the cause last, and nothing incomplete is left."""
     (checkout / "says").write_text(says + "\n")
     code, said = install(checkout)
     assert code == 3 and says in said
@@ -176,15 +176,15 @@ def test_what_fails_says_its_cause_last(says: str, cause: str, checkout: Path):
     assert not (checkout / ".venv/dev").exists()
 
 
-def test_a_machine_without_python(checkout: Path):
-    """It is named, with what to install."""
+def test_a_missing_python_is_named(checkout: Path):
+    """A missing Python is named, with what to install."""
     shutil.rmtree(checkout / ".venv")
     code, said = install(checkout, PYTHON="python-of-nowhere")
     assert code == 3
     assert said.splitlines()[-1].startswith("Error: python-of-nowhere: not found on this machine; install Python 3.10")
 
 
-def test_a_checkout_that_cannot_be_written(checkout: Path):
+def test_an_unwritable_checkout_is_named(checkout: Path):
     """A .venv that cannot be made is named, with the system's reason."""
     shutil.rmtree(checkout / ".venv")
     (checkout / ".venv").write_text("a file, which root cannot make a folder of either")
@@ -195,15 +195,15 @@ def test_a_checkout_that_cannot_be_written(checkout: Path):
     )
 
 
-def test_a_home_that_cannot_be_written(checkout: Path):
-    """uv's cache is then the checkout's own."""
+def test_with_an_unwritable_home_the_cache_is_in_the_checkout(checkout: Path):
+    """If the home cannot be written, uv's cache is in the checkout."""
     assert install(checkout, HOME="/dev/null", XDG_CACHE_HOME="/dev/null/cache")[0] == 0
     assert f"UV_CACHE_DIR={checkout.resolve()}/.venv/cache" in (checkout / "seen").read_text()
 
 
 @pytest.mark.parametrize(("home", "own"), [("/dev/null", True), ("home", False)])
-def test_weights_where_home_cannot_be_written(home: str, own: bool, checkout: Path, tmp_path: Path):
-    """They are kept in the checkout then, and only then; a folder that the user names holds."""
+def test_with_an_unwritable_home_weights_are_in_the_checkout(home: str, own: bool, checkout: Path, tmp_path: Path):
+    """Weights are kept in the checkout only if the home cannot be written, and in the user's folder if one is named."""
     script = 'source scripts/cache; echo "${LOADCHECK_CACHE:-none}"'
     environment = {"PATH": os.environ["PATH"], "HOME": home if own else str(tmp_path / home)}
     found = subprocess.check_output(["bash", "-c", script], cwd=checkout, env=environment, text=True).strip()
@@ -218,8 +218,8 @@ def test_weights_where_home_cannot_be_written(home: str, own: bool, checkout: Pa
     ("code", "arguments", "exit_code"),
     [(0, "", 0), (1, "", 3), (1, "--recover", 0), (3, "--recover", 3), (3, "--force", 0), (2, "", 2)],
 )
-def test_doctor_is_asked_before_the_stack_is_fetched(code: int, arguments: str, exit_code: int, checkout: Path):
-    """What this machine lacks stops; what ARGS may change does not; a profile that is none is bad input."""
+def test_doctor_runs_before_the_stack_is_fetched(code: int, arguments: str, exit_code: int, checkout: Path):
+    """doctor runs before the stack is fetched: what this machine lacks stops it, what ARGS may change does not, and an invalid profile is bad input."""
     doctor = checkout / ".venv/dev/bin/loadcheck"
     doctor.parent.mkdir(parents=True)
     doctor.write_text(f"#!/bin/sh\necho what is wrong\nexit {code}\n")

@@ -1,4 +1,4 @@
-"""Installing for real leaves the machine's own Python as it was, whatever the variables say; wheels of our own stand for the locked ones."""
+"""A real installation leaves the machine's own Python unchanged, whatever the variables are; our own wheels stand in for the locked ones."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# Builds the checkout's editable wheel with nothing but the standard library.
+# Builds the checkout's editable wheel with the standard library alone.
 BACKEND = """
 import pathlib, shutil
 def build_editable(folder, config_settings=None, metadata_directory=None):
@@ -67,7 +67,7 @@ def locked(file: Path) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout whose locks name wheels of our own; that of uv holds a call of the real one."""
+    """A checkout whose locks name our own wheels; uv's wheel calls the real uv."""
     folder, wheels = tmp_path / "checkout ü", tmp_path / "wheels"
     for name in ("scripts/venv", "scripts/progress", "env/sizes.toml"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A throw-away Python with an older toy and a package that nobody locks: an installation there would change or remove them."""
+    """A temporary Python with an older toy package and an unlocked one: an installation there would change or remove them."""
     home = tmp_path_factory.mktemp("home")
     subprocess.run([sys.executable, "-m", "venv", home / "machine"], check=True)
     for name in ("toy", "other"):
@@ -97,7 +97,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def state(machine: Path) -> tuple[str, list[str]]:
-    """What pip freeze says of it, and every file that is no bytecode."""
+    """Its pip freeze, and all files except bytecode."""
     frozen = subprocess.check_output(
         [machine / "bin/python", "-m", "pip", "freeze"], text=True, env={"PATH": os.defpath}
     )
@@ -106,7 +106,7 @@ def state(machine: Path) -> tuple[str, list[str]]:
 
 @pytest.mark.parametrize("redirects", REDIRECTS, ids=lambda redirects: "+".join(redirects))
 def test_the_machines_python_is_untouched(redirects: dict[str, str], checkout: Path, machine: Path, tmp_path: Path):
-    """The packages are in .venv/dev; pip freeze of the machine's Python, and its files, are as before, and no user's folder is made."""
+    """The packages are in .venv/dev; the machine's pip freeze and files are unchanged, and no user folder is made."""
     before = state(machine)
     assert "toy==1.0" in before[0] and "other==1.0" in before[0]
     user, home = tmp_path / "user", tmp_path / "home"

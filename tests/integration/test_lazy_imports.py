@@ -1,4 +1,4 @@
-"""Libraries that are put off until they are used: toy ones, in processes of their own."""
+"""Deferred imports of libraries, with toy libraries in their own processes."""
 
 import subprocess
 import sys
@@ -38,8 +38,8 @@ def run(tmp_path: Path):
     return run_code
 
 
-def test_what_is_only_named_is_not_imported(run):
-    """By either form of import, in annotations, by a look through all modules and for whether it is there."""
+def test_an_unused_library_is_not_imported(run):
+    """Neither form of import, annotations, a scan of all modules nor a check for its presence imports a library."""
     code = """
 import inspect, importlib.util
 import light.user as user
@@ -70,8 +70,8 @@ print(importlib.util.find_spec("heavy") is not None, lazy_imports.used)
         ("user.heavy.__version__", "1.2"),
     ],
 )
-def test_the_first_use_imports_it_whole(run, use: str, said: str):
-    """Whichever way it is used, the real thing answers; and it was imported once."""
+def test_the_first_use_imports_the_library(run, use: str, said: str):
+    """Any use imports the real library, once."""
     code = f"""
 import light.user as user
 try: print({use})
@@ -82,32 +82,32 @@ print(type(heavy) is type(sys), heavy.double(2), len(lazy_imports.used))
     assert run(code) == ["heavy imported", said, "True 4 1"]
 
 
-def test_a_module_that_nobody_imported_is_found_below(run):
-    """`from heavy import lonely` imports it where the library itself does not."""
+def test_a_submodule_is_imported_on_request(run):
+    """`from heavy import lonely` imports the submodule, even if the library does not."""
     assert run("from heavy import lonely\nprint(lonely.alone)") == ["heavy imported", "1"]
 
 
-def test_each_library_is_its_own(run):
-    """One that is used does not bring the others; a part of a package is put off without the package."""
+def test_libraries_are_deferred_separately(run):
+    """Using one library does not import the others; part of a package can be deferred without the package."""
     code = "import light.user as user\nuser.double(1)\nprint(lazy_imports.used)"
     assert run(code) == ["heavy imported", "['heavy']"]
 
 
-def test_what_is_imported_already_stays(run):
-    """It is not put off any more."""
+def test_an_imported_library_is_not_deferred(run):
+    """An imported library is not deferred any more."""
     assert run("import families\nlazy_imports.defer(('families',)); lazy_imports.defer_packages('families')\nprint(families.one.name)") == [
         "one executed", "two executed", "one",
     ]  # fmt: skip
 
 
-def test_what_is_not_there_is_not_put_off(run):
-    """A library that is not installed fails where it is imported, as ever."""
+def test_a_missing_library_is_not_deferred(run):
+    """A missing library fails at its import, as usual."""
     code = "lazy_imports.defer(('absent',))\ntry: import absent\nexcept ModuleNotFoundError as error: print(error.name)"
     assert run(code) == ["absent"]
 
 
-def test_a_package_that_is_only_named_is_not_executed(run):
-    """Its modules can be imported all the same; an attribute has it executed, once, also where it puts another object in its place."""
+def test_an_unused_package_is_not_executed(run):
+    """Modules of an unused package can be imported without executing it; an attribute executes it once, even if it replaces itself."""
     code = """
 lazy_imports.defer_packages("families")
 import families
@@ -125,8 +125,8 @@ print(families.one.name)
     assert run(code) == ["1 1", "one executed", "one one", "two executed", "odd two odd two", "odd two", "changed"]
 
 
-def test_a_package_that_is_changed_is_executed_first(run):
-    """What is set on it is set on the real one."""
+def test_setting_an_attribute_executes_the_package(run):
+    """Setting an attribute executes the package first, and sets it on the real one."""
     code = """
 lazy_imports.defer_packages("families")
 import families

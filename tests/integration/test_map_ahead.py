@@ -19,7 +19,7 @@ PAGES = 2048
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[int]:
-    """Where a file of PAGES pages is mapped."""
+    """The address of a mapped file of PAGES pages."""
     (tmp_path / "weights").write_bytes(b"x" * PAGE * PAGES)
     with (tmp_path / "weights").open("rb") as file:
         found = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE)
@@ -30,7 +30,7 @@ def address(tmp_path: Path) -> Iterator[int]:
 
 
 def faults_of_reading(address: int) -> int:
-    """How often the system was asked for a page while all are read; it maps 16 at once by itself."""
+    """Page faults while all pages are read; the system maps 16 at once by itself."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for page in range(PAGES):
         ctypes.string_at(address + page * PAGE, 1)
@@ -41,23 +41,23 @@ def tensor(address: int) -> Any:
     return SimpleNamespace(data_ptr=lambda: address)
 
 
-def test_a_mapping_is_found_by_an_address_in_it(address: int):
-    """The whole of it; and nothing around an address that nobody mapped."""
+def test_a_mapping_is_found_by_an_address(address: int):
+    """An address inside a mapping finds all of it; an unmapped one finds nothing."""
     found = map_ahead.mapping_of(address + 3 * PAGE + 5)
     assert found.start <= address and found.stop >= address + PAGES * PAGE
     assert map_ahead.mapping_of(1) == range(1, 2)
 
 
 def test_all_pages_are_mapped(address: int, monkeypatch: pytest.MonkeyPatch):
-    """By several threads, chunk for chunk, the last one shorter."""
+    """Several threads map all chunks, the last one shorter."""
     monkeypatch.setattr(map_ahead, "_CHUNK_BYTES", 300 * PAGE)
     for thread in map_ahead.map_in_background(range(address, address + PAGES * PAGE)):
         thread.join(timeout=20)
     assert faults_of_reading(address) < PAGES / 32
 
 
-def test_a_system_that_cannot_says_nothing(address: int, monkeypatch: pytest.MonkeyPatch):
-    """The pages come one by one then, as ever."""
+def test_an_unsupported_system_prints_nothing(address: int, monkeypatch: pytest.MonkeyPatch):
+    """If the system does not support it, pages are mapped one by one as usual, without a message."""
     monkeypatch.setattr(map_ahead, "_POPULATE_READ", 99)
     for thread in map_ahead.map_in_background(range(address, address + PAGES * PAGE)):
         thread.join(timeout=20)
@@ -65,7 +65,7 @@ def test_a_system_that_cannot_says_nothing(address: int, monkeypatch: pytest.Mon
 
 
 def test_a_file_is_mapped_once_its_first_tensor_was_copied(monkeypatch: pytest.MonkeyPatch):
-    """Not while the names alone are gone through, and once for each file."""
+    """A file is mapped once, after its first tensor was copied, not while names are listed."""
     asked: list[range] = []
     monkeypatch.setattr(
         map_ahead, "mapping_of", lambda address: range(address // 100 * 100, address // 100 * 100 + 100)

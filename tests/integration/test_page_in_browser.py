@@ -1,4 +1,4 @@
-"""A page of a hostile run in a real browser runs nothing: neither by its policy alone, nor by its escaping alone."""
+"""The page of a hostile run executes nothing in a real browser: policy and escaping each suffice alone."""
 
 import json
 import re
@@ -22,7 +22,7 @@ POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
 
 @pytest.fixture
 def page(tmp_path: Path) -> str:
-    """The page of a run that says this wherever a run can say something."""
+    """The page of a run with this text in every field."""
     run = Path(shutil.copytree(RUNS / "h100" / "reference-train3", tmp_path / "run"))
     record = json.loads((run / "run.json").read_text())
     record |= dict.fromkeys(("id", "reason", "commit", "loadcheck", "started_at"), HOSTILE) | {"notes": [HOSTILE]}
@@ -37,8 +37,8 @@ def page(tmp_path: Path) -> str:
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("case", ["page", "page without its policy", "script that must be stopped", "script that runs"])
-def test_nothing_of_a_hostile_run_is_executed(case: str, page: str, tmp_path: Path):
-    """The last two show that the test can tell: a script that slipped through runs without the policy, and does not with it."""
+def test_a_hostile_run_executes_nothing(case: str, page: str, tmp_path: Path):
+    """No hostile content is executed. The last two cases prove the test: an unescaped script runs without the policy, and not with it."""
     assert "onerror" in page and POLICY.search(page)
     text = page if case in ("page", "script that must be stopped") else POLICY.sub("", page)
     if case.startswith("script"):

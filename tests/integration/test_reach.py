@@ -1,4 +1,4 @@
-"""What of the packages' known holes cannot be reached from here: env/vex.toml names these tests as its proof."""
+"""Known vulnerabilities of the packages that our code cannot reach; env/vex.toml names these tests as proof."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _read(path: Path) -> ast.Module:
 
 @cache
 def text() -> str:
-    """All code of ours, without its comments and docstrings."""
+    """All our code, without comments and docstrings."""
     return "\n".join(ast.unparse(_undocumented(_read(path))) for path in SOURCES)
 
 
@@ -55,7 +55,7 @@ def _is_text(node: ast.stmt) -> bool:
 
 
 def imported() -> Iterator[tuple[str, str]]:
-    """Each module that a file of ours imports, inside functions, too."""
+    """Each module that our files import, also inside functions."""
     for path in SOURCES:
         for node in ast.walk(_tree(path)):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -65,19 +65,19 @@ def imported() -> Iterator[tuple[str, str]]:
 
 
 def test_no_server_is_started_by_a_load():
-    """No file of ours imports a server but the one that is a server's process, and no other file imports that one."""
+    """Only the server's process imports a server, and no other file imports that process."""
     found = {path for path, name in imported() if any(f"{name}.".startswith(f"{each}.") for each in SERVERS)}
     assert found == {"server.py"}
     assert [path for path, name in imported() if name == SERVER] == []
 
 
-def test_no_code_of_a_repository_is_asked_for():
+def test_no_code_of_a_repository_is_trusted():
     """trust_remote_code is set nowhere."""
     assert not re.search(r"trust_remote_code\s*=", text())
 
 
-def test_no_source_of_ours_opens_a_pickle():
-    """Neither by torch, nor by what reads pickles itself."""
+def test_our_code_opens_no_pickle():
+    """Our code opens no pickle, by torch or by a library that reads pickles."""
     assert not re.search(r"torch\.load\(|weights_only", text())
     assert [name for _, name in imported() if name in ("pickle", "joblib", "dill", "cloudpickle", "shelve")] == []
 
@@ -119,13 +119,13 @@ def test_no_source_of_ours_opens_a_pickle():
         "pt2",
     ],
 )
-def test_what_is_never_named(name: str):
-    """Neither called nor set: images, speech, several hosts, downloads by setuptools, functions of torch that have holes."""
+def test_vulnerable_functions_are_not_used(name: str):
+    """Neither called nor set: images, speech, several hosts, downloads by setuptools, vulnerable functions of torch."""
     assert name.lower() not in text().lower()
 
 
 def test_an_engine_is_one_process_on_one_gpu():
-    """No call asks for more, by whatever name; a log that says so is read."""
+    """No call requests more than one process, under any name; a log that does is read."""
     asked = {node.arg for path in SOURCES for node in ast.walk(_tree(path)) if isinstance(node, ast.keyword)}
     assert not asked & {
         "tensor_parallel_size",
@@ -135,38 +135,38 @@ def test_an_engine_is_one_process_on_one_gpu():
     }
 
 
-def test_ray_is_started_by_a_fleet_alone():
-    """Its own script asks the user's cluster; no load does."""
+def test_only_a_fleet_uses_ray():
+    """Only the fleet's own script uses the user's Ray cluster; no load does."""
     assert {path.parent.name for path in SOURCES if "ray.init(" in path.read_text(encoding="utf-8")} <= {"engines"}
     assert "ray.init(" not in "".join(
         path.read_text(encoding="utf-8") for path in (ROOT / "src/loadcheck/stacks").rglob("*.py")
     )
 
 
-def test_no_model_of_images_is_known():
-    """Every architecture is a decoder of text."""
+def test_every_architecture_is_a_text_decoder():
+    """Every architecture is a text decoder."""
     assert {name for name in ARCHITECTURES if re.search(r"vl|vision|mllama|llava|image", name)} == set()
 
 
-def test_every_model_is_of_a_known_family():
-    """All are decoders of text; a new one is looked at before it is put here."""
+def test_every_model_is_a_known_text_decoder():
+    """Every model is a known text decoder; a new one must be reviewed before it is added here."""
     assert set(ARCHITECTURES) == {"gemma", "granite", "llama", "mistral", "qwen2"}
 
 
-def test_gguf_is_read_for_the_cpu_alone():
-    """The converter of the package's weights is the only one that names it, but for the list of what no load imports."""
+def test_only_the_cpu_converter_reads_gguf():
+    """Only the converter of the package's weights uses gguf, beside the list of what no load imports."""
     found = {path.name for path in SOURCES if "gguf" in ast.unparse(_undocumented(_read(path))).lower()}
     assert found == {"package.py", "unused.py"}
 
 
 def test_the_image_is_installed_by_hash():
-    """From the lock, with no index beside the user's own."""
+    """The image is installed from the lock by hash, with no index but the user's."""
     script = (ROOT / "scripts/image/inside/install-stack").read_text(encoding="utf-8")
     assert script.count("install --quiet") == script.count("--require-hashes") == 2
     assert not re.search(r"extra.index|find.links|index-url|flashinfer", script)
 
 
-def test_rays_servers_are_left_out_of_the_image():
-    """The dashboard, which takes jobs, and what would run them."""
+def test_the_image_has_no_ray_servers():
+    """The image lacks Ray's dashboard, which accepts jobs, and what would run them."""
     left_out = {path for entry in read_toml(ROOT / "env" / "image.toml")["prune"] for path in entry["paths"]}
     assert {"ray/dashboard", "ray/core/src/ray/raylet/raylet", "ray/core/src/ray/gcs/gcs_server"} <= left_out

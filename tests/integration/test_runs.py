@@ -1,4 +1,4 @@
-"""The child process, what it printed, and the folder that keeps it."""
+"""The child process, its output, and the run folder."""
 
 import json
 import os
@@ -36,8 +36,8 @@ def _run(code: str, tmp_path: Path, on_start: Any = lambda pid: None, on_output:
     return end, sink.close().read_bytes()
 
 
-def test_output_is_kept_as_it_came(tmp_path: Path):
-    """stdout and stderr are one stream, byte for byte, carriage returns and broken UTF-8 included."""
+def test_output_is_kept_byte_for_byte(tmp_path: Path):
+    """stdout and stderr are one stream, kept byte for byte with carriage returns and broken UTF-8."""
     code = "import os; os.write(1, b'a\\r'); os.write(2, b'b\\xff\\n'); os.write(1, b'c')"
     end, log = _run(code, tmp_path)
     assert (end.outcome, end.reason, log) == ("completed", "", b"a\rb\xff\nc")
@@ -52,15 +52,15 @@ def test_output_is_kept_as_it_came(tmp_path: Path):
         ("import os; os.abort()", "killed", "SIGABRT"),
     ],
 )
-def test_every_end_has_its_word(code: str, outcome: str, words: str, tmp_path: Path):
-    """An exit code, a kill and a crash in native code are told apart, and what was printed before is kept."""
+def test_every_end_is_named(code: str, outcome: str, words: str, tmp_path: Path):
+    """An exit code, a kill and a native crash are distinguished, and earlier output is kept."""
     end, log = _run(f"print('before', flush=True); {code}", tmp_path)
     assert (end.outcome, log) == (outcome, b"before\n")
     assert words in end.reason
 
 
 def test_an_interrupt_ends_the_child(tmp_path: Path):
-    """Ctrl-C, or SIGTERM from a CI that gives up, ends the child and is told from a failure."""
+    """Ctrl-C, or SIGTERM from a CI, ends the child, and is not recorded as a failure."""
     pids: list[int] = []
     code = "import time; print('up', flush=True); time.sleep(60)"
     end, _ = _run(code, tmp_path, pids.append, _interrupt_at_first(signal.SIGTERM))
@@ -69,7 +69,7 @@ def test_an_interrupt_ends_the_child(tmp_path: Path):
 
 
 def _interrupt_at_first(number: signal.Signals) -> Callable[[bytes], None]:
-    """Have this process interrupted once the child has printed something, in a moment: our loop of reading goes on until then."""
+    """Interrupt this process shortly after the child's first output, while our loop reads on."""
     waiting = [threading.Timer(0.05, os.kill, (os.getpid(), number))]
 
     def output(_: bytes) -> None:
@@ -79,8 +79,8 @@ def _interrupt_at_first(number: signal.Signals) -> Callable[[bytes], None]:
     return output
 
 
-def test_nothing_of_the_child_is_left(tmp_path: Path):
-    """A process that the child started and left holding the pipe neither holds us up nor outlives the call."""
+def test_no_process_of_the_child_is_left(tmp_path: Path):
+    """A process that the child left with the pipe open neither blocks us nor outlives the call."""
     code = (
         "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
         "print(child.pid, flush=True)"
@@ -93,7 +93,7 @@ def test_nothing_of_the_child_is_left(tmp_path: Path):
 
 
 def _assert_ends(pid: int) -> None:
-    """A process that was killed is gone in a moment, or a zombie whose parent has not looked yet."""
+    """A killed process soon disappears, or is a zombie that its parent has not reaped."""
     deadline = time.monotonic() + 5
     while psutil.pid_exists(pid):
         with suppress(psutil.NoSuchProcess):
@@ -104,7 +104,7 @@ def _assert_ends(pid: int) -> None:
 
 
 class _FullDisk:
-    """A file on a disk that takes `room` bytes and no more."""
+    """A file on a disk with `room` bytes left."""
 
     def __init__(self, file: Any, room: int) -> None:
         self._file, self.room = file, room
@@ -128,7 +128,7 @@ def _on_a_full_disk(path: Path, room: int) -> tuple[LogSink, _FullDisk]:
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path):
-    """What did not fit is written once there is room again; the note says what happened."""
+    """Output that did not fit is written once there is room again; a note tells what happened."""
     sink, disk = _on_a_full_disk(tmp_path / "load.log", room=5)
     for piece in (b"abc", b"defg", b"hi"):
         sink.write(piece)
@@ -139,7 +139,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path):
 
 @pytest.mark.parametrize("more_room", [0, 2])
 def test_a_disk_that_stays_full_moves_the_log(more_room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Without room to the end, the whole log is in a temporary file that the note names, and no byte is in it twice."""
+    """If the disk stays full, the whole log moves to a temporary file that the note names, with no byte twice."""
     sink, disk = _on_a_full_disk(tmp_path / "load.log", room=3)
     sink.write(b"abcdefgh")
     disk.room = more_room
@@ -151,7 +151,7 @@ def test_a_disk_that_stays_full_moves_the_log(more_room: int, tmp_path: Path, mo
 
 
 def test_two_full_disks_lose_the_end_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Where the temporary folder cannot be written either, what fitted is kept, and the note counts what is lost."""
+    """If the temporary folder cannot be written either, what fitted is kept, and the note counts the lost bytes."""
     sink, _ = _on_a_full_disk(tmp_path / "load.log", room=3)
     sink.write(b"abcdefgh")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nothing"))
@@ -159,8 +159,8 @@ def test_two_full_disks_lose_the_end_and_say_so(tmp_path: Path, monkeypatch: pyt
     assert "its last 5 bytes are lost" in sink.note
 
 
-def test_what_memory_cannot_hold_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A flood onto a full disk keeps its beginning and its end, and the note counts what is lost between."""
+def test_lost_output_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of a flood onto a full disk the beginning and the end are kept, and the note counts the bytes lost between."""
     monkeypatch.setattr("loadcheck.runs.sink.MAX_SPOOL_BYTES", 4)
     sink, disk = _on_a_full_disk(tmp_path / "load.log", room=3)
     for piece in (b"abcdef", b"ghij"):
@@ -170,8 +170,8 @@ def test_what_memory_cannot_hold_is_counted(tmp_path: Path, monkeypatch: pytest.
     assert "3 bytes in its middle are lost" in sink.note
 
 
-def test_a_log_whose_folder_is_removed_is_written_anew(tmp_path: Path):
-    """Someone cleans up runs/ while a load runs: what it printed is there all the same, and the note says why."""
+def test_a_log_whose_folder_is_removed_is_written_again(tmp_path: Path):
+    """If runs/ is removed during a load, the log is written again completely, and the note says why."""
     folder = tmp_path / "run"
     folder.mkdir()
     sink = LogSink(folder / "load.log")
@@ -184,8 +184,8 @@ def test_a_log_whose_folder_is_removed_is_written_anew(tmp_path: Path):
     assert "was removed" in sink.note
 
 
-def test_a_log_is_new(tmp_path: Path):
-    """A link that lies where the log is to be written is not followed."""
+def test_a_log_does_not_follow_a_link(tmp_path: Path):
+    """A link in the log's place is not followed."""
     (tmp_path / "elsewhere").write_text("")
     (tmp_path / "load.log").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(FileExistsError):
@@ -196,7 +196,7 @@ def test_a_log_is_new(tmp_path: Path):
     "pieces", [[b"x hf_secret y"], [b"x hf_", b"secret y"], [bytes([b]) for b in b"x hf_secret y"]]
 )
 def test_secrets_never_reach_the_log(pieces: list[bytes], tmp_path: Path):
-    """A token is redacted, also where it comes in pieces."""
+    """A token is redacted, also if it comes in pieces."""
     sink = LogSink(tmp_path / "load.log", secrets=("hf_secret",))
     for piece in pieces:
         sink.write(piece)
@@ -204,7 +204,7 @@ def test_secrets_never_reach_the_log(pieces: list[bytes], tmp_path: Path):
 
 
 def test_the_sampler_follows_a_process(tmp_path: Path):
-    """Ten times a second a line of JSON with the process's memory; without NVML the device is null, not 0."""
+    """Ten times a second a JSON line records the process's memory; without NVML the device is null, not 0."""
     code = "x = bytearray(50_000_000); print(flush=True); import time; time.sleep(30)"
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert child.stdout is not None
@@ -222,7 +222,7 @@ def test_the_sampler_follows_a_process(tmp_path: Path):
     assert samples[-1]["ram_available_bytes"] > 0
 
 
-def test_a_record_reads_back(tmp_path: Path):
+def test_a_record_reads_back_unchanged(tmp_path: Path):
     """run.json holds every field of the record."""
     folder = RunFolder(tmp_path)
     record = RunRecord(**RECORD, outcome="killed", reason="x")
@@ -232,27 +232,27 @@ def test_a_record_reads_back(tmp_path: Path):
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"unknown": 1}'])
 def test_a_broken_record_is_bad_input(text: str, tmp_path: Path):
-    """A run.json that is none of ours says so."""
+    """An invalid run.json is reported as such."""
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(BadInput, match="not a valid run record"):
         RunFolder(tmp_path).read_record()
 
 
-def test_no_run_is_written_over(tmp_path: Path):
+def test_no_run_is_overwritten(tmp_path: Path):
     """A folder that holds a run refuses a second one."""
     RunFolder(tmp_path).write_record(RunRecord(**RECORD))
     with pytest.raises(BadInput, match="holds a run already"):
         create_run_folder(tmp_path, "x")
 
 
-def test_a_folder_that_cannot_be_written_is_found_out_first(tmp_path: Path):
+def test_an_unwritable_folder_is_refused_first(tmp_path: Path):
     """A path that cannot be a folder is refused before anything is loaded."""
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="cannot be written"):
         create_run_folder(tmp_path / "file" / "run", "x")
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path: Path):
+def test_json_is_written_completely_or_not_at_all(tmp_path: Path):
     """A failed write leaves the old file and no partial one."""
     path = tmp_path / "a.json"
     write_json(path, {"a": 1})
@@ -263,12 +263,12 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path):
 
 
 def test_run_ids_sort_by_time():
-    """An id begins with the time in UTC, and names the profile."""
+    """An id starts with the UTC time, and contains the profile's name."""
     assert new_run_id("p", datetime(2026, 11, 24, 3, 4, 5, tzinfo=timezone.utc)) == "20261124T030405Z-p"
 
 
-def test_a_talkative_orphan_does_not_keep_a_run_open(tmp_path: Path):
-    """A process that was left behind prints on for ever, in a group of its own: the run ends with its child, and so does that."""
+def test_an_orphan_that_prints_does_not_keep_a_run_open(tmp_path: Path):
+    """A process left behind in its own group prints forever: the run ends with its child, and that process too."""
     code = (
         "import os, subprocess, sys; talker = subprocess.Popen([sys.executable, '-c', "
         "'while True: print(1, flush=True)'], preexec_fn=os.setpgrp); print(f'pid {talker.pid}', flush=True)"
@@ -278,8 +278,8 @@ def test_a_talkative_orphan_does_not_keep_a_run_open(tmp_path: Path):
     _assert_ends(int(log.partition(b"pid ")[2].split()[0]))
 
 
-def test_what_was_printed_by_the_interrupt_is_kept(tmp_path: Path):
-    """The last words of a child that is interrupted are in the log, more than a pipe holds."""
+def test_output_on_interruption_is_kept(tmp_path: Path):
+    """The last output of an interrupted child is in the log, even more than a pipe holds."""
     code = (
         "import os, signal, sys, time\n"
         "def last(*_):\n    print('x' * 300_000 + 'end'); sys.exit(0)\n"
@@ -292,7 +292,7 @@ def test_what_was_printed_by_the_interrupt_is_kept(tmp_path: Path):
 
 @pytest.mark.parametrize("at", ["start", "output"])
 def test_an_error_of_ours_ends_the_child(at: str, tmp_path: Path):
-    """What fails right after the start (no thread to be had), or at its first output, neither hangs nor leaves the child."""
+    """An error right after the start (no thread available), or at the first output, neither hangs nor leaves the child."""
     pids: list[int] = []
 
     def start(pid: int) -> None:
@@ -311,8 +311,8 @@ def test_an_error_of_ours_ends_the_child(at: str, tmp_path: Path):
     assert not psutil.pid_exists(pids[0])
 
 
-def test_a_disk_without_room_is_found_out_before_a_load(tmp_path: Path):
-    """A run keeps room for its end on its disk; where there is none, nothing is loaded and nothing is left."""
+def test_a_full_disk_is_refused_before_a_load(tmp_path: Path):
+    """A run reserves disk space for its end; if there is none, nothing is loaded and nothing is left."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     try:
@@ -324,7 +324,7 @@ def test_a_disk_without_room_is_found_out_before_a_load(tmp_path: Path):
 
 
 def test_a_record_is_kept_in_a_folder_that_became_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """No new file can be made there, so the one that is there is written over."""
+    """If the folder becomes read-only, the existing file is overwritten, as no new one can be made."""
     write_json(tmp_path / "run.json", {"long": "x" * 100})
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -336,10 +336,8 @@ def test_a_record_is_kept_in_a_folder_that_became_read_only(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("error", [RuntimeError("Function Not Found"), OSError("driver is gone")])
-def test_a_gpu_that_disappears_costs_its_samples_alone(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Whatever NVML raises, the sampler goes on with null for the device, and keeps the peak."""
+def test_a_lost_gpu_only_loses_its_samples(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever NVML raises, the sampler continues with null for the device, and keeps the peak."""
     calls = iter(range(1_000))
 
     def info(_handle: object, version: int) -> SimpleNamespace:
@@ -357,8 +355,8 @@ def test_a_gpu_that_disappears_costs_its_samples_alone(
     assert samples[:3] == [7, 7, None]
 
 
-def test_what_nohup_ignores_stays_ignored():
-    """A load under nohup goes on without its terminal; being asked to end is heard as ever."""
+def test_nohups_ignored_signal_stays_ignored():
+    """Under nohup a load goes on without its terminal, and still obeys a request to end."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with signals_as_interrupts():

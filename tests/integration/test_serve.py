@@ -1,4 +1,4 @@
-"""`loadcheck serve` as a user starts it, with a process that plays the server: its log is one that was kept, and it answers /health."""
+"""`loadcheck serve` as a user starts it, with a process that replays a kept server's log and answers /health."""
 
 import asyncio
 import json
@@ -74,7 +74,7 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
-    """A machine with an H200 and all packages; the profile is that of the kept run, `q.toml`; ready means that it is ended."""
+    """A machine with an H200 and all packages, and the kept run's profile `q.toml`; the server is ended once it is ready."""
     found = Server()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("loadcheck.cli.serve.require", lambda names, profile: None)
@@ -91,7 +91,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
 
 
 def _then_ended(shown: Callable[..., None], is_ready: Callable[[Any], bool]) -> Callable[..., None]:
-    """As SIGTERM ends it once it has said that it is ready."""
+    """End the server by SIGTERM once it has reported that it is ready."""
 
     def show(*words: Any) -> None:
         shown(*words)
@@ -107,8 +107,8 @@ def _error(capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
-def test_a_server_is_judged_once_it_answers_and_ends_with_grace(server: Server, capsys: pytest.CaptureFixture[str]):
-    """Exit 0: warned of, the verdict, the address, a new key shown once, and not in its log; the verdict is kept."""
+def test_a_server_is_judged_once_it_answers(server: Server, capsys: pytest.CaptureFixture[str]):
+    """Exit 0: the warning, the verdict, the address, and a new key, shown once and not in the log; the verdict is kept."""
     port = _free_port()
     assert loadcheck(["serve", "q.toml", "--port", str(port), "--run-dir", "kept"]) == 0
     said = capsys.readouterr().out
@@ -119,8 +119,8 @@ def test_a_server_is_judged_once_it_answers_and_ends_with_grace(server: Server, 
     assert json.loads(Path("kept/verdict.json").read_text())["verdict"] == "pass"
 
 
-def test_a_pinned_gpu_is_handed_on_by_its_number(server: Server, monkeypatch: pytest.MonkeyPatch):
-    """vLLM's engine is a child of the server and starts the driver itself: 0, as in a load, was another's GPU (two H200, 2026-11-29)."""
+def test_a_pinned_gpu_is_passed_on_by_number(server: Server, monkeypatch: pytest.MonkeyPatch):
+    """vLLM's engine is the server's child and starts the driver itself; with 0, as in a load, it used another GPU (two H200, 2026-11-29)."""
     monkeypatch.setattr("loadcheck.device.read_gpus", lambda: (("GPU-a", "NVIDIA H200"), ("GPU-b", "NVIDIA H200")))
     monkeypatch.setenv("LOADCHECK_GPU", "GPU-b")
     assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--run-dir", "served"]) == 0
@@ -128,7 +128,7 @@ def test_a_pinned_gpu_is_handed_on_by_its_number(server: Server, monkeypatch: py
 
 
 def test_json_is_one_document(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Once it answers; a key that was given is not repeated."""
+    """One document, once the server answers; a given key is not repeated."""
     monkeypatch.setenv("LOADCHECK_API_KEY", SECRET)
     assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--json", "--key-hours", "1"]) == 0
     said = capsys.readouterr()
@@ -138,16 +138,16 @@ def test_json_is_one_document(server: Server, monkeypatch: pytest.MonkeyPatch, c
     assert SECRET not in said.out + said.err
 
 
-def test_another_model_than_was_asked_for_is_no_pass(server: Server, tmp_path: Path):
-    """Its weights are not those that were predicted: exit 1, though it served."""
+def test_another_model_fails(server: Server, tmp_path: Path):
+    """Another model's weights differ from the prediction: exit 1, although it served."""
     server.log = tmp_path / "other.log"
     server.log.write_text((RUN / "load.log").read_text().replace("weights took 5.2", "weights took 5.9"))
     assert server.log.read_text() != (RUN / "load.log").read_text()
     assert loadcheck(["serve", "q.toml", "--port", str(_free_port())]) == 1
 
 
-def test_a_server_that_dies_is_told(server: Server, capsys: pytest.CaptureFixture[str]):
-    """Exit 1, with its code and its log."""
+def test_a_server_that_dies_is_reported(server: Server, capsys: pytest.CaptureFixture[str]):
+    """A server that dies: exit 1, with its code and its log."""
     server.dies = True
     assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--run-dir", "kept"]) == 1
     assert (
@@ -156,17 +156,17 @@ def test_a_server_that_dies_is_told(server: Server, capsys: pytest.CaptureFixtur
     )
 
 
-def test_where_there_is_no_gpu_generate_is_named(
+def test_without_a_gpu_generate_is_suggested(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """Exit 3."""
+    """Without a GPU: exit 3, with `generate` as the alternative."""
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
     assert loadcheck(["serve", "q.toml", "--port", str(_free_port())]) == 3
     assert "loadcheck generate DIR --prompt" in _error(capsys)
 
 
 def test_a_port_in_use_is_refused(server: Server, capsys: pytest.CaptureFixture[str]):
-    """Exit 2, before anything starts; so is a host that is none of this machine's."""
+    """A port in use, and a host that is not this machine's, exit 2 before anything starts."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -176,10 +176,10 @@ def test_a_port_in_use_is_refused(server: Server, capsys: pytest.CaptureFixture[
     assert server.served is None
 
 
-def test_what_does_not_fit_is_not_started(
+def test_a_server_that_does_not_fit_is_not_started(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """Exit 1; --force starts it."""
+    """A server that does not fit exits 1; --force starts it."""
     small = GpuDevice("NVIDIA H200", "9.0", 6 * GIB, 6 * GIB, "12.4")
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: small)
     words = ["serve", "q.toml", "--port", str(_free_port())]
@@ -192,7 +192,7 @@ def test_what_does_not_fit_is_not_started(
 
 @pytest.mark.parametrize("text", ["short", "with a blank in its middle", "ключ-ключ-ключ-ключ"])
 def test_a_weak_key_is_refused(server: Server, capsys: pytest.CaptureFixture[str], text: str):
-    """Exit 2, without the key in the line."""
+    """A weak key exits 2, without the key in the error."""
     Path("key").write_text(text)
     Path("key").chmod(0o600)
     assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--api-key-file", "key"]) == 2
@@ -200,7 +200,7 @@ def test_a_weak_key_is_refused(server: Server, capsys: pytest.CaptureFixture[str
 
 
 def test_a_key_that_others_can_read_is_refused(server: Server, capsys: pytest.CaptureFixture[str]):
-    """Exit 2, with the command that mends it."""
+    """A key file that others can read exits 2, with the command to fix it."""
     Path("key").write_text(SECRET)
     Path("key").chmod(0o644)
     assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--api-key-file", "key"]) == 2
@@ -211,7 +211,7 @@ def test_a_key_that_others_can_read_is_refused(server: Server, capsys: pytest.Ca
 
 
 def _export(folder: Path, run: Path, **proof: Any) -> None:
-    """An export of the run with these keys of its proof."""
+    """An export of the run with these keys in its proof."""
     from loadcheck.exporting.proof import hashes
 
     shutil.copytree(run / "adapter", folder)
@@ -237,8 +237,8 @@ def _served(found: Asked) -> list[str]:
     return argv(Served(found.plan, Path("/base"), found.adapters, found.rank, "127.0.0.1", 8000))
 
 
-def test_a_run_is_served_with_its_adapters_and_others_beside(run: Path):
-    """By names that requests ask for; the rank is the least that takes all of them; no key is among the arguments."""
+def test_a_run_is_served_with_other_adapters(run: Path):
+    """Adapters are served under names for requests, with the smallest rank that fits them all; no key is in the arguments."""
     _training(run.parent / "other", r=40)
     found = asked("run", [("sql", Path("other"))], {"max_num_seqs": 16})
     words = _served(found)
@@ -250,7 +250,7 @@ def test_a_run_is_served_with_its_adapters_and_others_beside(run: Path):
 
 
 def test_exports_are_served_by_their_folder(run: Path):
-    """Adapters by its name; a merged model as its own base, without adapters."""
+    """An export of adapters is served under its folder's name; a merged model is its own base, without adapters."""
     _export(Path("my export"), run)
     assert list(asked("my export", [], {}).adapters) == ["my-export"]
     _export(Path("merged"), run, form="merged")
@@ -274,7 +274,7 @@ def _reprove(folder: Path) -> None:
 
 
 def test_wrong_bases_names_and_ranks_are_refused(run: Path, capsys: pytest.CaptureFixture[str]):
-    """Exit 2 and one line: another base by name or by its weights, a name that is taken, adapters on a merged model, half an export."""
+    """Another base by name or weights, a duplicate name, adapters on a merged model and an incomplete export exit 2 with one line."""
     _export(Path("one"), run)
     _export(Path("two"), run, base_files={"model.safetensors": "bb"})
     _export(Path("half"), run)
@@ -299,7 +299,7 @@ def test_wrong_bases_names_and_ranks_are_refused(run: Path, capsys: pytest.Captu
 
 
 def test_slots_of_adapters_are_predicted_outside_the_budget(run: Path):
-    """Twice the adapters, twice the slots; without a rank there are none. The indices beside them are there once."""
+    """Twice the adapters need twice the slots, and no rank needs none; the index buffers are there once."""
     plan = (
         plan_from_json(json.loads((RUN / "plan.json").read_text()))
         if (RUN / "plan.json").exists()
@@ -316,8 +316,8 @@ def test_slots_of_adapters_are_predicted_outside_the_budget(run: Path):
     assert slots[0] == 0 and 0 < slots[2] - slots[1] == slots[3] - slots[2] < slots[1]
 
 
-def test_the_server_s_variables_open_nothing(tmp_path: Path):
-    """Neither routes that take any folder, nor a hub's token, nor telemetry; the key is there and nowhere else."""
+def test_the_servers_variables_enable_nothing(tmp_path: Path):
+    """The server's variables enable no route that takes a folder, no hub token and no telemetry; only they hold the key."""
     env = environment(
         {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_SERVER_DEV_MODE": "1", "HF_TOKEN": "hf", "PATH": "/bin", EXPIRES: "1"},
         SECRET, None, tmp_path / "verdict.json", 30.0,
@@ -326,8 +326,8 @@ def test_the_server_s_variables_open_nothing(tmp_path: Path):
     assert not {"VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_SERVER_DEV_MODE", "HF_TOKEN", EXPIRES} & env.keys()
 
 
-def test_known_holes_are_those_of_the_server():
-    """Of env/vex.toml, affected alone."""
+def test_listed_vulnerabilities_are_the_affected_ones():
+    """The vulnerabilities listed for a server are the affected ones of env/vex.toml."""
     names = [name for names, _ in known_holes() for name in names]
     assert "CVE-2025-29770" in names and "CVE-2025-32444" not in names and "CVE-2025-32434" not in names
 
@@ -344,7 +344,7 @@ def _ask(
     expires: str = "",
     host: str = "x",
 ) -> tuple[int, Any]:
-    """Status and body of one request through the gate; what comes through is 299, with the length of the body that came."""
+    """Status and body of one request through the gate; a request that passes gets 299, with the length of its body."""
     for name, value in {KEY: SECRET, VERDICT: str(folder / "verdict.json"), EXPIRES: expires}.items():
         monkeypatch.setenv(name, value)
     sent: list[Any] = []
@@ -372,8 +372,8 @@ def _ask(
 @pytest.mark.parametrize(
     "path", ["/v1/chat/completions", "/tokenize", "/invocations", "/metrics", "/loadcheck", "/", "//health"]
 )
-def test_every_route_asks_for_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: str):
-    """Also those that the server itself leaves open: 401 for none, another, or one that has expired."""
+def test_every_route_needs_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: str):
+    """Every route needs the key, also those that the server leaves open: 401 without one, with another, or with an expired one."""
     for key in (None, "", SECRET[:-1], SECRET + "x"):
         assert _ask(monkeypatch, tmp_path, path, key)[0] == 401
     status, said = _ask(monkeypatch, tmp_path, path, expires="1")
@@ -381,21 +381,21 @@ def test_every_route_asks_for_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 @pytest.mark.parametrize("host", ["x/health?", "x/health#", "/health", "http://x/ping", ""])
-def test_the_host_of_a_request_opens_no_route(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str):
-    """A name of the host that makes the address look like an open route's (CVE-2026-48710, -48746) is asked for the key all the same."""
+def test_a_host_header_opens_no_route(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str):
+    """A Host header that makes an address look like an open route (CVE-2026-48710, -48746) still needs the key."""
     assert _ask(monkeypatch, tmp_path, "/v1/models", None, host=host)[0] == 401
 
 
-def test_who_has_the_key_comes_through(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """And anybody may ask whether it lives."""
+def test_the_key_opens_every_route(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """With the key every route is open, and anybody may ask for the health."""
     assert _ask(monkeypatch, tmp_path, "/v1/models")[0] == 299
     assert _ask(monkeypatch, tmp_path, "/v1/models", expires=str(time.time() + 60))[0] == 299
     assert _ask(monkeypatch, tmp_path, "/health", None)[0] == 299
 
 
 @pytest.mark.parametrize("key", ["chat_template", "chat_template_kwargs"])
-def test_a_template_of_a_request_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str):
-    """In any encoding that the server's parser reads; null is none."""
+def test_a_chat_template_in_a_request_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str):
+    """A request with a chat template is refused in any encoding that the server's parser reads; null is no template."""
     for encoding in ("utf-8", "utf-16"):
         body = json.dumps({"messages": [], key: "{{ x }}"}).encode(encoding)
         status, said = _ask(monkeypatch, tmp_path, "/v1/chat/completions", parts=(body[:7], body[7:]))
@@ -403,23 +403,23 @@ def test_a_template_of_a_request_is_refused(monkeypatch: pytest.MonkeyPatch, tmp
     assert _ask(monkeypatch, tmp_path, "/v1/chat/completions", parts=(json.dumps({key: None}).encode(),))[0] == 299
 
 
-def test_a_body_is_handed_on_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """One of several parts in one piece, what is no JSON as it is, and above 4 MiB none."""
+def test_a_body_is_passed_on_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A body in several parts is passed on in one piece, invalid JSON unchanged, and more than 4 MiB not at all."""
     assert _ask(monkeypatch, tmp_path, "/v1/completions", parts=(b"[1, ", b"2]")) == (299, 6)
     assert _ask(monkeypatch, tmp_path, "/v1/completions", parts=(b"no json",)) == (299, 7)
     assert _ask(monkeypatch, tmp_path, "/v1/completions", parts=(b"x" * MAX_BODY_BYTES,)) == (299, MAX_BODY_BYTES)
     assert _ask(monkeypatch, tmp_path, "/v1/completions", parts=(b"x" * MAX_BODY_BYTES, b"x"))[0] == 413
 
 
-def test_the_verdict_is_said_once_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """503 before, then the document."""
+def test_the_verdict_is_served_once_it_exists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """503 before the verdict, then the document."""
     assert _ask(monkeypatch, tmp_path, "/loadcheck")[0] == 503
     RunFolder(tmp_path).verdict_path.write_text('{"verdict": "pass"}')
     assert _ask(monkeypatch, tmp_path, "/loadcheck") == (200, {"verdict": "pass"})
 
 
-def test_only_requests_and_the_server_s_own_life_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """A web socket is let nowhere; lifespan is the server's own."""
+def test_only_requests_and_lifespan_events_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Web sockets are refused; lifespan events pass."""
     monkeypatch.setenv(KEY, SECRET)
     monkeypatch.setenv(VERDICT, str(tmp_path))
     seen = []

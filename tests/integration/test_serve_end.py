@@ -1,4 +1,4 @@
-"""How a server ends: its first process alone is asked, the streams that run come to their end, then the engine does; at last all is killed."""
+"""How a server ends: only its first process is asked, running streams finish, then the engine ends; at last all is killed."""
 
 import http.client
 import json
@@ -58,7 +58,7 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(port)), Streams).serve_forever
 
 
 class Stream(threading.Thread):
-    """A client that reads a stream; `began` once its first token came."""
+    """A client that reads a stream; `began` is set at its first token."""
 
     def __init__(self, port: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Stream(threading.Thread):
 
 @pytest.fixture
 def ended(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, list[str], str]]:  # noqa: F811
-    """Serve, have a client stream, end it by SIGTERM within the stream: the exit code, what the client got, and the server's log."""
+    """Serve, start a client's stream, send SIGTERM during it: the exit code, the client's tokens, and the server's log."""
 
     def serve(ends: str = "yes") -> tuple[int, list[str], str]:
         port = _free_port()
@@ -113,16 +113,16 @@ def _words(log: str, first: str) -> list[str]:
     return next(line for line in log.splitlines() if line.startswith(first + " ")).split()[1:]
 
 
-def test_a_stream_that_runs_comes_to_its_end(ended: Callable[..., tuple[int, list[str], str]]):
-    """Every token, with the engine alive until the last; then it ends, and the exit code is that of the verdict."""
+def test_a_running_stream_finishes(ended: Callable[..., tuple[int, list[str], str]]):
+    """The client gets every token while the engine is alive; then the server ends, with the verdict's exit code."""
     code, lines, log = ended()
     assert lines == [*(f"token {number}" for number in range(NUM_TOKENS)), "whole"]
     assert (code, _words(log, "engine")) == (0, ["lives", "True"])
     assert json.loads(Path("kept/verdict.json").read_text())["verdict"] == "pass"
 
 
-def test_a_terminal_s_signals_do_not_reach_the_server(ended: Callable[..., tuple[int, list[str], str]]):
-    """Ctrl-C goes to the group in front: the server and its engine are in another one, and are asked by us, once."""
+def test_a_terminals_signals_do_not_reach_the_server(ended: Callable[..., tuple[int, list[str], str]]):
+    """Ctrl-C goes to the foreground group. The server and its engine are in another one, and we ask them once."""
     _, _, log = ended()
     server_pid, _, _, group, of_engine = _words(log, "pids")
     assert group == of_engine == server_pid != str(os.getpgid(0))
@@ -134,7 +134,7 @@ def test_a_server_that_does_not_end_is_killed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    """After its grace, with its engine; people are told."""
+    """After the grace period the server and its engine are killed, with a message."""
     monkeypatch.setattr("loadcheck.serving.server.SHUTDOWN", Shutdown(signal.SIGTERM, only_leader=True, grace_s=0.2))
     code, lines, log = ended(ends="no")
     assert (code, "whole" in lines) == (0, False)
@@ -143,12 +143,12 @@ def test_a_server_that_does_not_end_is_killed(
         assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]
 
 
-def test_an_end_before_the_first_answer_judges_nothing(
+def test_without_an_answer_nothing_is_judged(
     server: Server,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    """Exit 1, in the words of who asked for it."""
+    """If it is ended before the first answer: exit 1, naming who asked for it."""
     code = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(20)"
     monkeypatch.setattr("loadcheck.serving.server.command", lambda _: [sys.executable, "-S", "-c", code])
     assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--run-dir", "kept"]) == 1

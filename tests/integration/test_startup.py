@@ -1,4 +1,4 @@
-"""What makes a start fast, as far as it goes without a GPU: vLLM and unsloth are stand-ins."""
+"""What makes a start fast, as far as it runs without a GPU, with stand-ins for vLLM and unsloth."""
 
 import builtins
 import gc
@@ -21,7 +21,7 @@ from loadcheck.stacks.unsloth_vllm.adapter_init import AdapterInit
 
 @pytest.fixture(autouse=True)
 def thawed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """All measures are taken at first, and no object stays frozen."""
+    """At first all measures are enabled; no object stays frozen afterwards."""
     monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
     yield
     gc.enable()
@@ -31,14 +31,14 @@ def thawed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("left_out", "taken"), [("", True), ("swap", False), ("warm_up,swap", False), ("all", False), ("warm_up", True)]
 )
-def test_measures_are_left_out_by_name(monkeypatch: pytest.MonkeyPatch, left_out: str, taken: bool):
-    """All are taken but those that the variable names."""
+def test_measures_are_disabled_by_name(monkeypatch: pytest.MonkeyPatch, left_out: str, taken: bool):
+    """All measures are taken except those that the variable names."""
     monkeypatch.setenv(startup.DISABLE_VARIABLE, left_out)
     assert startup.enabled("swap") is taken
 
 
-def test_a_measure_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch):
-    """A misspelt name would leave out nothing: all of them are said at once, each with what may be meant."""
+def test_an_unknown_measure_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """A misspelt name would disable nothing, so all such names are refused at once, each with a suggestion."""
     monkeypatch.setenv(startup.DISABLE_VARIABLE, "colector,swap,xyz")
     with pytest.raises(BadInput) as refused:
         startup.check_variables()
@@ -53,8 +53,8 @@ def test_a_measure_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch):
         startup.check_variables()
 
 
-def test_the_device_is_left_alone_until_it_was_looked_at(monkeypatch: pytest.MonkeyPatch):
-    """Ahead of its plan the engine imports torch at once, and starts the driver, and what asks it, only then."""
+def test_the_device_is_not_touched_until_allowed(monkeypatch: pytest.MonkeyPatch):
+    """Ahead of its plan the engine imports torch at once, and starts the driver, and what queries it, only when allowed."""
     order: list[str] = []
     looked: Any = SimpleNamespace(wait=lambda: order.append("waits"))
     monkeypatch.setattr(os, "environ", {})
@@ -68,7 +68,7 @@ def test_the_device_is_left_alone_until_it_was_looked_at(monkeypatch: pytest.Mon
             return real(name, *arguments)
         order.append(name)
         if name == "unsloth":
-            raise NotImplementedError  # no GPU: said by `run`
+            raise NotImplementedError  # no GPU: `run` reports it
         return ModuleType(name)
 
     real = builtins.__import__
@@ -78,30 +78,30 @@ def test_the_device_is_left_alone_until_it_was_looked_at(monkeypatch: pytest.Mon
     assert gc.isenabled()
 
 
-def test_nothing_is_begun_for_devices_that_are_refused(monkeypatch: pytest.MonkeyPatch):
-    """`run` says what is wrong with them; nothing is imported before."""
+def test_nothing_is_imported_for_refused_devices(monkeypatch: pytest.MonkeyPatch):
+    """For unusable devices nothing is imported ahead; `run` reports them."""
     monkeypatch.delenv(PIN, raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     engine.import_ahead(threading.Event())
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
 
 
-def test_imports_run_without_the_collector_and_are_frozen():
-    """While importing, nothing is collected; afterwards it is on again, and has nothing of before to look at."""
+def test_imports_run_without_garbage_collection():
+    """Imports run with the garbage collector off; afterwards it is on, and the objects are frozen."""
     with startup.paused_collector():
         assert not gc.isenabled()
     assert gc.isenabled() and gc.get_freeze_count() > 0
 
 
 def test_an_import_that_fails_leaves_the_collector_on():
-    """Whatever ends the imports."""
+    """A failed import leaves the collector on."""
     with pytest.raises(ImportError), startup.paused_collector():
         raise ImportError
     assert gc.isenabled()
 
 
-def test_the_collector_is_left_alone_where_that_is_asked(monkeypatch: pytest.MonkeyPatch):
-    """Without the measure nothing is paused and nothing frozen."""
+def test_without_the_measure_the_collector_runs(monkeypatch: pytest.MonkeyPatch):
+    """Without the measure the collector is not paused, and nothing is frozen."""
     monkeypatch.setenv(startup.DISABLE_VARIABLE, "collector")
     with startup.paused_collector():
         assert gc.isenabled()
@@ -110,7 +110,7 @@ def test_the_collector_is_left_alone_where_that_is_asked(monkeypatch: pytest.Mon
 
 @pytest.fixture
 def stack(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Stand-ins of the modules that are changed; `order` says what was imported or called when."""
+    """Stand-ins of the modules that are changed; `order` records imports and calls."""
     order: list[str] = []
     runner_module, registry, zoo = ModuleType("model_runner"), ModuleType("registry"), ModuleType("vllm_utils")
 
@@ -193,8 +193,8 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     )
 
 
-def test_vllm_is_quickened_after_unsloth_has_patched_it(stack: SimpleNamespace):
-    """Unsloth's patches come first: what is imported before them keeps the unpatched classes."""
+def test_vllm_is_patched_after_unsloth(stack: SimpleNamespace):
+    """vLLM is patched after unsloth, as earlier imports would keep the unpatched classes."""
     startup.patch_vllm_start()
     assert stack.order[0].startswith("patched")
     assert stack.registry._run_in_subprocess(lambda: "looked at here") == "looked at here"
@@ -202,15 +202,15 @@ def test_vllm_is_quickened_after_unsloth_has_patched_it(stack: SimpleNamespace):
     assert stack.settings[0].startswith(startup.ALLOCATOR + ",pinned_use_cuda_host_register:True,")
 
 
-def test_an_address_that_the_user_has_set_stays(stack: SimpleNamespace):
-    """What vLLM was told to use is used."""
+def test_the_users_address_is_kept(stack: SimpleNamespace):
+    """An address that the user set for vLLM is used."""
     os.environ["VLLM_HOST_IP"] = "10.0.0.7"
     startup.patch_vllm_start()
     assert os.environ["VLLM_HOST_IP"] == "10.0.0.7"
 
 
-def test_without_measures_vllm_is_as_it_was(stack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
-    """Nothing is set and nothing is changed."""
+def test_without_measures_vllm_is_unchanged(stack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
+    """Without measures nothing is set or changed."""
     monkeypatch.setitem(os.environ, startup.DISABLE_VARIABLE, "all")
     startup.patch_vllm_start()
     stack.registry._run_in_subprocess(lambda: None)
@@ -218,8 +218,8 @@ def test_without_measures_vllm_is_as_it_was(stack: SimpleNamespace, monkeypatch:
     assert stack.runner._NUM_WARMUP_ITERS == 2 and stack.settings == [] and "VLLM_HOST_IP" not in os.environ
 
 
-def test_a_capture_that_fails_gives_all_back_to_the_collector(stack: SimpleNamespace):
-    """Unsloth tries once more: the first engine must be collected by then. A capture that goes well leaves it frozen."""
+def test_after_a_failed_capture_everything_can_be_collected(stack: SimpleNamespace):
+    """After a failed capture everything can be collected, as unsloth tries again; after a successful one it stays frozen."""
     startup.patch_vllm_start()
     stack.runner.GPUModelRunnerBase().capture_model("goes well")
     assert stack.order[-1] == "captured with True" and gc.get_freeze_count() > 0
@@ -229,7 +229,7 @@ def test_a_capture_that_fails_gives_all_back_to_the_collector(stack: SimpleNames
 
 
 def test_the_model_runs_once_before_the_first_graph_of_each_kind(stack: SimpleNamespace):
-    """A kind is what Triton compiles anew for: 1, multiples of 16, and the rest. Each model has its own."""
+    """A kind is what Triton compiles separately: 1, multiples of 16, and the rest. Each model has its own."""
     startup.patch_vllm_start()
     model = ModuleType("model")
     for size in (32, 24, 16, 8, 4, 2, 1):
@@ -239,8 +239,8 @@ def test_the_model_runs_once_before_the_first_graph_of_each_kind(stack: SimpleNa
     assert stack.order[-1] == "16: 1"
 
 
-def test_it_runs_again_where_the_graphs_have_grown(stack: SimpleNamespace):
-    """Its own memory above that of the graphs is torch's peak: the largest run after each growth counts."""
+def test_the_model_runs_again_after_the_graphs_have_grown(stack: SimpleNamespace):
+    """The model's memory above that of the graphs is torch's peak, so the largest size runs after each growth."""
     startup.patch_vllm_start()
     model = ModuleType("model")
     for size, reserved in ((32, 100), (24, 110), (16, 110), (8, 120), (4, 120), (2, 115)):
@@ -249,16 +249,16 @@ def test_it_runs_again_where_the_graphs_have_grown(stack: SimpleNamespace):
     assert stack.order[-6:] == ["32: 1", "24: 1", "16: 0", "8: 1", "4: 0", "2: 0"]
 
 
-def test_the_schedulers_pool_begins_small(stack: SimpleNamespace):
-    """A small one stays as it is."""
+def test_the_schedulers_pool_starts_small(stack: SimpleNamespace):
+    """The scheduler's pool starts small, and one that is small is not changed."""
     startup.patch_vllm_start()
     stack.pool(16, None, None, 80_000)
     stack.pool(16, None, allocator=None, pool_size=40)
     assert stack.order[-2:] == ["1024 blocks", "40 blocks"]
 
 
-def test_an_engine_that_stands_is_frozen(stack: SimpleNamespace):
-    """Its scheduler's objects are made without the collector, which is on again after it, whether it failed or not."""
+def test_a_started_engine_is_frozen(stack: SimpleNamespace):
+    """The scheduler's objects are made without the collector, which is on again afterwards, also after a failure."""
     startup.patch_vllm_start()
     stack.engine("stands")
     assert stack.order[-2:] == ["cache with True", "scheduler with False"]
@@ -272,14 +272,14 @@ def test_an_engine_that_stands_is_frozen(stack: SimpleNamespace):
 def test_pages_are_pinned_by_a_power_of_two_of_threads(
     stack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, cores: int, threads: int
 ):
-    """torch takes no other number of them."""
+    """torch accepts only powers of two as the number of threads."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     startup.pin_in_parallel()
     assert stack.settings[0].endswith(f"pinned_num_register_threads:{threads}")
 
 
-def test_weights_are_read_ahead_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Every file of weights, to its end, and no other file."""
+def test_weights_are_read_ahead_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """All weight files are read to the end, and no others."""
     monkeypatch.setattr(startup, "_READ_BYTES", 4)
     (tmp_path / "model.safetensors").write_bytes(b"123456789")
     (tmp_path / "config.json").write_text("{}")
@@ -296,13 +296,13 @@ def test_weights_are_read_ahead_whole(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_without_a_driver_no_context_is_made():
-    """A machine without a GPU says so later, in words; this is silent."""
+    """Without a driver this is silent; the load reports it later in words."""
     code = "from loadcheck.stacks.unsloth_vllm.startup import make_context; make_context()"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_what_fails_in_the_background_says_nothing(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """A traceback there would be that of a load that failed, and the load goes on."""
+def test_a_background_failure_prints_nothing(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """A traceback from the background would look like a failed load, although the load goes on."""
     monkeypatch.setattr(threading, "excepthook", lambda _failed: pytest.fail("a thread has failed aloud"))
 
     def fail() -> None:

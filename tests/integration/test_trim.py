@@ -1,4 +1,4 @@
-"""The one edit of an installed file: made once, in a copy of its own, and only where the file is the one that was reviewed."""
+"""The only edit of an installed file: made once, in its own copy, and only if the file is the reviewed one."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ def digest(text: str) -> str:
 
 
 def patched(tmp_path: Path, text: str) -> tuple[int, str, Path]:
-    """The exit code of trim.py --patch on a file that shares its bytes with a cache, what it said, and the cache's file."""
+    """trim.py --patch on a file that shares its bytes with a cache: the exit code, the output, and the cache's file."""
     site, cache = tmp_path / "site", tmp_path / "cached.py"
     site.mkdir(exist_ok=True)
     cache.write_text(text)
@@ -40,7 +40,7 @@ def patched(tmp_path: Path, text: str) -> tuple[int, str, Path]:
 
 @pytest.mark.parametrize("text", [OLD, NEW])
 def test_an_edit_is_made_once_in_a_copy(tmp_path: Path, text: str):
-    """Whether a cache has the file as it was or an edited one: the environment's is edited, and the cache's is left as it is."""
+    """Whether a cache has the original or an edited file, the environment's is edited, and the cache's is not."""
     assert patched(tmp_path, text)[0] == 0
     assert (tmp_path / "site" / "a.py").read_text() == NEW
     assert (tmp_path / "cached.py").read_text() == text
@@ -48,7 +48,7 @@ def test_an_edit_is_made_once_in_a_copy(tmp_path: Path, text: str):
 
 
 def test_another_file_is_not_edited(tmp_path: Path):
-    """A file that nobody reviewed stays, with its hash named."""
+    """An unreviewed file is not edited, and its hash is named."""
     code, said, _ = patched(tmp_path, "other")
     assert code == 2 and "patch.a.py: sha256_before is" in said
     assert (tmp_path / "site" / "a.py").read_text() == "other"

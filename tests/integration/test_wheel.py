@@ -1,4 +1,4 @@
-"""The light core as a wheel: its facts are inside, and no checkout is needed."""
+"""The light core as a wheel, with its data inside and without a checkout."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ RUN = ROOT / "tests" / "runs" / "h100" / "reference-train3"
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout, built from a copy so that nothing is left in it."""
+    """The wheel of this checkout, built from a copy so that the checkout stays clean."""
     source = tmp_path_factory.mktemp("source")
     for name in ("src", "env", "pyproject.toml", "README.md", "LICENSE"):
         os.symlink(ROOT / name, source / name)
@@ -33,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment whose loadcheck is the wheel's alone: -S below leaves out the checkout that .pth files would add."""
+    """An environment with only the wheel's loadcheck: -S below leaves out the checkout that .pth files would add."""
     folder = tmp_path_factory.mktemp("site")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
@@ -45,8 +45,8 @@ def _run(environment: dict[str, str], folder: Path, *arguments: str) -> subproce
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_wheel_holds_its_facts(wheel: Path):
-    """The cards, models, profiles, troubles and locks are inside, and py.typed; no test and no script is."""
+def test_the_wheel_holds_its_data(wheel: Path):
+    """Cards, models, profiles, troubles, locks and py.typed are inside; tests and scripts are not."""
     names = zipfile.ZipFile(wheel).namelist()
     for fact in (
         "gpus.toml",
@@ -62,8 +62,8 @@ def test_the_wheel_holds_its_facts(wheel: Path):
     assert modules <= set(names)
 
 
-def test_it_predicts_and_judges_from_any_folder(installed: dict[str, str], tmp_path: Path, t4_log: Path):
-    """predict, fit, list, parse, check, report and compare answer as in a checkout, and write their pages."""
+def test_the_wheel_predicts_and_judges_from_any_folder(installed: dict[str, str], tmp_path: Path, t4_log: Path):
+    """predict, fit, list, parse, check, report and compare work as in a checkout, and write their pages."""
     (tmp_path / "load.log").write_bytes(t4_log.read_bytes())
     where = _run(installed, tmp_path, "--version")
     assert where.returncode == 0, where.stderr

@@ -1,4 +1,4 @@
-"""`fit` of a training, which predicts hundreds of them: seconds each."""
+"""`fit` of a training, which predicts hundreds of them and takes seconds each."""
 
 import json
 
@@ -10,7 +10,7 @@ from tests.test_training import WITH_VLLM, said
 
 
 def test_fit_finds_the_edge(capsys: pytest.CaptureFixture[str]) -> None:
-    """What is proposed fits as it is, and one step more only where torch gives back gaps, or not at all."""
+    """The proposal fits as it is; one step more fits only if torch releases gaps, or not at all."""
     base = ["--no-fast-inference", "--gpu", "T4", "--model", "smollm2-135m-instruct", "--method", "sft"]
     code, document = said(capsys, "fit", *base, "--train-seq-length", "8192")
     assert code == 0
@@ -22,8 +22,8 @@ def test_fit_finds_the_edge(capsys: pytest.CaptureFixture[str]) -> None:
     assert [each["training"]["fits_with_gaps"] for each in fits] == [True, False]
 
 
-def test_fit_of_grpo_says_the_most_generations(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each with the other settings as they are, bounded by the engine's longest request."""
+def test_fit_of_grpo_finds_the_most_generations(capsys: pytest.CaptureFixture[str]) -> None:
+    """The largest value of each setting with the others kept, bounded by the engine's longest request."""
     code, document = said(
         capsys, "fit", "--method", "grpo", "--model", "qwen2.5-0.5b-instruct", "--gpu", "L4", *WITH_VLLM[2:],
         "--max-prompt-length", "128", "--max-completion-length", "64",
@@ -35,10 +35,10 @@ def test_fit_of_grpo_says_the_most_generations(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(("flags", "value", "at_most"), [(GRPO, 7, 8), (SFT, 47, 48)])
-def test_fit_finds_the_edge_that_a_card_showed(
+def test_fit_finds_the_edge_measured_on_a_card(
     flags: tuple[str, ...], value: int, at_most: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On an H200 that was filled: it proposes what needs no gaps, and says up to where it runs at all."""
+    """On a filled H200 fit proposes what needs no gaps, and states how far it runs at all."""
     assert cli.run(["fit", *flags, "--json"]) == 0
     most = {each["setting"]: each for each in json.loads(capsys.readouterr().out)["most"]}
     found = most["per_device_train_batch_size"]

@@ -1,4 +1,4 @@
-"""fleet gather, of folders and tars that nobody meant to be read: nothing hangs, nothing is lost, and no node passes by it."""
+"""fleet gather on hostile folders and tars: nothing hangs, nothing is lost, and no node passes because of it."""
 
 import bz2
 import gzip
@@ -33,13 +33,13 @@ UNBEGUN = "20261124T090000.000000Z"
 
 
 def _pipe(name: str) -> Callable[[Node], None]:
-    """In place of a file, or beside them: who opens it waits for ever."""
+    """A pipe in place of a file, or beside the files: opening it would block forever."""
 
-    def befall(node: Node) -> None:
+    def apply_to(node: Node) -> None:
         (node.path / name).unlink(missing_ok=True)
         os.mkfifo(node.path / name)
 
-    return befall
+    return apply_to
 
 
 def _folder(node: Node) -> None:
@@ -48,17 +48,17 @@ def _folder(node: Node) -> None:
 
 
 def _sparse(name: str, size: int = 1 << 40) -> Callable[[Node], None]:
-    """As long as a disk, and of no bytes."""
+    """A file as long as a disk, without content."""
 
-    def befall(node: Node) -> None:
+    def apply_to(node: Node) -> None:
         with (node.path / name).open("ab") as file:
             file.truncate(size)
 
-    return befall
+    return apply_to
 
 
 def _text(node: Node, old: str, new: str) -> None:
-    """Of run.json, as no writer of JSON writes it."""
+    """Replace text of run.json, also by what no JSON writer writes."""
     text = (node.path / "run.json").read_text()
     assert old in text
     (node.path / "run.json").write_text(text.replace(old, new))
@@ -96,7 +96,7 @@ def _refused_too(node: Node) -> None:
     (node.path / "refused.json").write_text('{"why": ["the driver"]}')
 
 
-# What befalls a node, and what it must be found out in.
+# The faults of a node, and the kind of finding that each must give.
 FAULTS: dict[str, tuple[Callable[[Node], object], set[Kind]]] = {
     "a pipe for run.json": (_pipe("run.json"), {Kind.UNREADABLE}),
     "a pipe for its log": (_pipe("load.log"), {Kind.UNREADABLE}),
@@ -143,10 +143,10 @@ COUNT = len(FAULTS) + 3
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fleet of which each fault has befallen one node, and three are sound."""
+    """A fleet in which each fault has its own node, and three nodes are sound."""
     folder = tmp_path_factory.mktemp("hostile")
-    for node, (befall, _) in zip(fleet(folder, COUNT)[1:], FAULTS.values(), strict=False):
-        befall(node)
+    for node, (apply_to, _) in zip(fleet(folder, COUNT)[1:], FAULTS.values(), strict=False):
+        apply_to(node)
     return folder
 
 
@@ -157,29 +157,29 @@ def gathered(root: Path) -> FleetVerdict:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_of_a_node_is_found(gathered: FleetVerdict, fault: str):
-    """Each of the faults is named by its kind, of that node, and the node is no pass."""
+    """Each fault is reported with its kind and node, and the node does not pass."""
     node = names(COUNT)[1 + list(FAULTS).index(fault)]
     (status,) = (each.status for each in gathered.nodes if each.node == node)
     assert {finding.kind for finding in gathered.findings if finding.node == node} == FAULTS[fault][1]
     assert status != "pass"
 
 
-def test_a_run_for_this_plan_is_no_stranger(tmp_path: Path):
-    """It says so itself, where its engine did; one that says nothing of it is believed, too."""
+def test_a_run_for_this_plan_is_accepted(tmp_path: Path):
+    """A run that names this plan is accepted, and so is one that names none."""
     made = fleet(tmp_path, 2)
     made[0].change(origin__fleet=read_plan(tmp_path / NAME).identity)
     assert gather_folder(tmp_path).passed
 
 
-def test_nobody_else_fails_by_it(gathered: FleetVerdict):
-    """The sound ones pass, and the four of another name are told as such."""
+def test_no_other_node_fails(gathered: FleetVerdict):
+    """The sound nodes pass, and the four with another name are reported as such."""
     sound = {"h200-0", *names(COUNT)[1 + len(FAULTS) :]}
     assert {node.node for node in gathered.nodes if node.status == "pass"} == sound
     assert len({each.node for each in gathered.findings if each.kind is Kind.UNPLANNED}) == 4
 
 
-def test_what_a_node_calls_itself_is_shown_as_text(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """In the table, the page, JUnit, CTRF and the summary: nothing of a folder's name is a line, or a code, of its own."""
+def test_a_nodes_name_is_shown_as_text(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A folder's name adds no line or code to the table, the page, JUnit, CTRF and the summary."""
     files = [tmp_path / name for name in ("page.html", "junit.xml", "ctrf.json", "summary.md")]
     flags = [
         word
@@ -193,16 +193,16 @@ def test_what_a_node_calls_itself_is_shown_as_text(root: Path, tmp_path: Path, c
     assert json.loads(files[2].read_text())["results"]["summary"]["passed"] == 3
 
 
-def test_what_a_node_says_is_cut(tmp_path: Path):
-    """All nodes are held in memory, and each may say as much as it likes."""
+def test_a_nodes_text_is_limited(tmp_path: Path):
+    """All nodes are held in memory, so what each may say is limited."""
     made = fleet(tmp_path, 1)
     made[0].change(outcome="failed", exit_code=1, reason="x" * 1_000_000, profile__generation__prompt="y" * 1_000_000)
     findings = gather_folder(tmp_path).findings
     assert len(findings) == 2 and all(len(finding.what) <= MAX_WORDS + 1 for finding in findings)
 
 
-def test_an_error_of_ours_is_one_node_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Whatever a folder brings about in the judging of it, the others are judged."""
+def test_an_error_of_ours_affects_one_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """If judging one folder raises, the other nodes are judged."""
     fleet(tmp_path, 2)
 
     def judge(path: Path) -> Loaded:
@@ -217,7 +217,7 @@ def test_an_error_of_ours_is_one_node_s(tmp_path: Path, monkeypatch: pytest.Monk
 
 @contextmanager
 def _deep(folder: Path) -> Iterator[None]:
-    """Folders in folders, deeper than a path may be long: made, and removed, from where they are."""
+    """Nested folders deeper than the longest path, made and removed relative to their parents."""
     here = os.open(".", os.O_RDONLY)
     os.chdir(folder)
     try:
@@ -237,8 +237,8 @@ def _deep(folder: Path) -> Iterator[None]:
         os.close(here)
 
 
-def test_folders_without_an_end(tmp_path: Path):
-    """As deep as the system makes them: what cannot be opened is told, and nothing is lost."""
+def test_endlessly_nested_folders(tmp_path: Path):
+    """Folders as deep as the system allows: what cannot be opened is reported, and nothing is lost."""
     fleet(tmp_path, 2)
     with _deep(tmp_path / "h200-1"):
         verdict = gather_folder(tmp_path)
@@ -247,8 +247,8 @@ def test_folders_without_an_end(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "dangling", "folder"])
-def test_a_plan_that_is_no_file_is_not_passed_over(tmp_path: Path, kind: str):
-    """Without it nobody would be missing: exit code 2, and no wait."""
+def test_a_plan_that_is_no_regular_file_exits_2(tmp_path: Path, kind: str):
+    """A plan that is no regular file exits 2 without blocking. If it were ignored, no node could be missing."""
     fleet(tmp_path, 2)
     plan = tmp_path / NAME
     plan.unlink()
@@ -325,8 +325,8 @@ def _add(archive: tarfile.TarFile, name: str, kind: bytes = tarfile.REGTYPE) -> 
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_tar_that_is_not_whole_is_no_fleet(tmp_path: Path, packed: bytes, damage: str, capsys: pytest.CaptureFixture[str]):  # fmt: skip
-    """Exit code 2, and it is said: what was lost of it, nobody would miss without a plan."""
+def test_a_damaged_tar_exits_2(tmp_path: Path, packed: bytes, damage: str, capsys: pytest.CaptureFixture[str]):  # fmt: skip
+    """A damaged tar exits 2 with an error: without a plan nobody would miss the lost part."""
     file = tmp_path / "fleet.tar"
     file.write_bytes(DAMAGE[damage](packed))
     assert cli.run(["fleet", "gather", str(file)]) == 2
@@ -334,15 +334,15 @@ def test_a_tar_that_is_not_whole_is_no_fleet(tmp_path: Path, packed: bytes, dama
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress])
-def test_a_whole_tar_is_read_however_it_is_packed(tmp_path: Path, packed: bytes, pack: Callable[[bytes], bytes]):
-    """As it is, by gzip, bzip2 and xz."""
+def test_an_intact_tar_is_read_in_any_compression(tmp_path: Path, packed: bytes, pack: Callable[[bytes], bytes]):
+    """An intact tar is read plain, and packed by gzip, bzip2 and xz."""
     file = tmp_path / "fleet.tar"
     file.write_bytes(pack(packed))
     assert cli.run(["fleet", "gather", str(file)]) == 0
 
 
-def test_of_a_file_without_an_end_no_more_is_taken_than_tells_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """One byte more than may be: the disk is not filled, and the node fails."""
+def test_of_an_endless_file_only_the_limit_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of an endless file one byte above the limit is taken: the disk is not filled, and the node fails."""
     made = fleet(tmp_path / "a", 2)
     monkeypatch.setattr("loadcheck.fleet.folders.MAX_FILE_BYTES", limit := 100_000)
     monkeypatch.setattr("loadcheck.fleet.seal.MAX_FILE_BYTES", limit)
@@ -355,8 +355,8 @@ def test_of_a_file_without_an_end_no_more_is_taken_than_tells_that(tmp_path: Pat
     assert [(each.node, each.kind) for each in verdict.findings] == [("h200-1", Kind.UNREADABLE)]
 
 
-def test_a_tar_ends_with_zeros_alone(tmp_path: Path):
-    """However many: archives are padded to their tape's block."""
+def test_a_tar_may_end_with_any_number_of_zeros(tmp_path: Path):
+    """A tar may end with any number of zeros, as archives are padded to the tape's block."""
     file = tmp_path / "fleet.tar"
     file.write_bytes(_tar(_adding("a/run.json")) + bytes(100_000))
     tars.unpack(file, tmp_path / "into", None, 10)

@@ -1,6 +1,6 @@
-"""Hypothesis on everything that reads a stranger's file: it answers, or says BadInput; it neither crashes nor passes by chance.
+"""Hypothesis on everything that reads foreign files: it answers or raises BadInput, and neither crashes nor passes by chance.
 
-The same examples each time (tests/conftest.py); `make fuzz` and `make fuzz-atheris` go on for as long as one lets them.
+The examples are the same each time (tests/conftest.py); `make fuzz` and `make fuzz-atheris` run as long as you let them.
 """
 
 import json
@@ -58,7 +58,7 @@ values = st.recursive(
 
 @given(log=logs)
 def test_a_log_is_judged_or_refused(log: bytes, tmp_path: Path):
-    """parse and check of any bytes: figures and a verdict that can be written as JSON, or BadInput."""
+    """parse and check of any bytes give figures and a verdict that JSON can hold, or BadInput."""
     path = tmp_path / "log"
     path.write_bytes(log)
     try:
@@ -72,14 +72,14 @@ def test_a_log_is_judged_or_refused(log: bytes, tmp_path: Path):
 
 @given(junk=st.lists(noise, max_size=6))
 def test_noise_between_lines_never_turns_a_failure_into_a_pass(junk: list[bytes], tmp_path: Path):
-    """The reference without its last lines, with anything after it: still no pass."""
+    """The reference without its last lines never passes, whatever follows."""
     path = tmp_path / "log"
     path.write_bytes(REFERENCE[: REFERENCE.index(b"Memory profiling takes")] + b"\n" + b"".join(junk))
     assert judge(gather(path)).status != "pass"
 
 
 def _toml(value: object) -> str:
-    """A value in TOML, in the spellings that TOML has."""
+    """A value in TOML's syntax."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
@@ -97,7 +97,7 @@ KEYS = ("name", "description", "engine", "model", "weights", "max_seq_length", "
 
 @given(key=st.sampled_from(KEYS), value=values, flag=st.sampled_from([{}, {"adapters.r": 8}, {"training.steps": 1}]))
 def test_a_profile_is_a_profile_or_bad_input(key: str, value: object, flag: dict[str, Any], tmp_path: Path):
-    """A reference profile with any value for any key, with and without a flag laid over it."""
+    """A reference profile with any value for any key, with a flag or without, is a profile or BadInput."""
     kept = PROFILE[: PROFILE.index("\n[")] if "\n[" in PROFILE else PROFILE
     path = tmp_path / "p.toml"
     text = re.sub(rf"(?m)^{key} = .*\n", "", kept) + f"\n{key} = {_toml(value)}\n"
@@ -111,8 +111,8 @@ def test_a_profile_is_a_profile_or_bad_input(key: str, value: object, flag: dict
         st.binary(max_size=300), st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass"))
     )
 )
-def test_a_file_that_is_no_profile_is_bad_input(text: bytes, tmp_path: Path):
-    """Any bytes at all."""
+def test_any_bytes_as_a_profile(text: bytes, tmp_path: Path):
+    """Any bytes as a profile are a profile or BadInput."""
     (tmp_path / "p.toml").write_bytes(text)
     with pytest.raises(BadInput):
         load_profile(str(tmp_path / "p.toml"))
@@ -124,8 +124,8 @@ def test_a_file_that_is_no_profile_is_bad_input(text: bytes, tmp_path: Path):
 @pytest.mark.parametrize(
     "number", [float("nan"), float("inf"), float("-inf"), -1.0, 10**400], ids=lambda number: str(number)[:9]
 )
-def test_a_number_that_is_none_is_refused(key: str, number: float):
-    """NaN is in no range, and no setting may be without end."""
+def test_nan_and_infinity_are_refused(key: str, number: float):
+    """NaN is in no range, and no setting may be infinite."""
     with pytest.raises(BadInput):
         load_profile("llama31-8b-instruct-4bit", {key: number})
 
@@ -135,8 +135,8 @@ def test_a_number_that_is_none_is_refused(key: str, number: float):
     ["max_seq_length", "adapters.lora_alpha", "adapters.random_state", "generation.max_new_tokens", "training.steps"],
 )
 @pytest.mark.parametrize("number", [10**400, 2**64, -(2**64)], ids=lambda number: str(number)[:9])
-def test_a_count_without_end_is_refused(key: str, number: int):
-    """A count is one that a machine could hold."""
+def test_a_huge_count_is_refused(key: str, number: int):
+    """A count must be one that a machine could hold."""
     with pytest.raises(BadInput):
         load_profile("llama31-8b-instruct-4bit", {key: number})
 
@@ -146,7 +146,7 @@ RECORD = json.loads((H100 / "run.json").read_text())
 
 @given(key=st.sampled_from([*RECORD, "more"]), value=values)
 def test_a_run_folder_is_judged_or_refused(key: str, value: object, tmp_path: Path):
-    """run.json with any value for any key: it has a page, and passes only where the process is said to have ended by itself."""
+    """run.json with any value for any key has a page, and passes only if the process ended by itself."""
     run = tmp_path / "run"
     run.mkdir(exist_ok=True)
     shutil.copy(H100 / "load.log", run)
@@ -162,7 +162,7 @@ def test_a_run_folder_is_judged_or_refused(key: str, value: object, tmp_path: Pa
 
 @given(text=st.binary(max_size=300))
 def test_any_bytes_as_run_json(text: bytes, tmp_path: Path):
-    """No record, and that is said."""
+    """Any bytes as run.json are refused."""
     (tmp_path / "run.json").write_bytes(text)
     with pytest.raises(BadInput):
         judge_folder(tmp_path)
@@ -177,7 +177,7 @@ PLAN = plan_to_json(make_plan(load_profile("smollm2-135m-cpu")))
     value=values,
 )
 def test_a_plan_is_a_plan_or_bad_input(table: str, key: str, value: object):
-    """plan.json with any value for any key."""
+    """plan.json with any value for any key is a plan or BadInput."""
     data = json.loads(json.dumps(PLAN))
     (data[table] if table else data)[key] = value
     with suppress(BadInput):
@@ -185,7 +185,7 @@ def test_a_plan_is_a_plan_or_bad_input(table: str, key: str, value: object):
 
 
 def test_a_figure_flood_stays_in_memory(tmp_path: Path):
-    """12,000 lines that each say a figure: what is kept of them is bounded."""
+    """Of 12,000 lines with a figure each, only a limited number is kept."""
     log = tmp_path / "log"
     log.write_bytes(b"INFO model_runner.py:1115] Loading model weights took 5.3541 GB\n" * 12_000)
     attempt = parse_log(log).last

@@ -1,4 +1,4 @@
-"""No genuine log fails: what an engine prints by the formulas, of any card, settings and model, rounded as it rounds."""
+"""No genuine log fails: what an engine prints by the formulas, for any card, settings and model, with its own rounding."""
 
 import random
 import re
@@ -34,7 +34,7 @@ DEVICES = {
 
 
 def _card(key: str, more_used_bytes: int = 0, more_non_torch_bytes: int = 0) -> Card:
-    """The card of the table with another driver: more in use before the load, another non_torch."""
+    """The table's card with another driver: more memory in use before the load, and another non_torch."""
     card = card_from_table(key)
     return replace(
         card,
@@ -71,7 +71,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ),
 )
 def test_a_genuine_log_passes(key: str, more_used: int, more_non_torch: int, changes: dict[str, Any], log: Path):
-    """On every card, whatever its driver holds and whatever was asked for, its printed digits are reason enough for themselves."""
+    """On every card, with any driver and settings, a log passes by its printed digits."""
     text = printed_load(_card(key, more_used * MIB, more_non_torch * MIB), 28 * GIB, changes)
     assume(text is not None)
     assert _failures(log, text) == []
@@ -79,18 +79,18 @@ def test_a_genuine_log_passes(key: str, more_used: int, more_non_torch: int, cha
 
 @pytest.mark.parametrize("ram_gib", [5, 11, 28, 60])
 def test_a_t4_may_have_any_ram(ram_gib: int, log: Path):
-    """Swap space follows from the host's RAM, and is no part of what a T4 is."""
+    """Swap space follows from the host's RAM, so a T4 passes with any."""
     assert _failures(log, printed_load(_card("T4"), ram_gib * GIB, {})) == []
 
 
-def test_a_t4_in_use_is_no_other_load(log: Path):
-    """With 200 MiB more in use, budget, cache and blocks are others, and follow from the printed utilization."""
+def test_a_t4_in_use_passes(log: Path):
+    """With 200 MiB more in use, budget, cache and blocks change, and follow from the printed utilization."""
     assert _failures(log, printed_load(_card("T4", more_used_bytes=200 * MIB), 11 * GIB, {})) == []
 
 
 @pytest.mark.parametrize("key", ["T4", "A10G", "L4", "L40S"])
-def test_a_card_without_ecc_is_that_card(key: str, log: Path):
-    """With error correction switched off it has a fifteenth more memory: judged by its own numbers, with a note."""
+def test_a_card_without_ecc_passes(key: str, log: Path):
+    """Without error correction a card has a fifteenth more memory: it is judged by its own numbers, with a note."""
     card = _card(key)
     more = round(card.total_bytes * (WITHOUT_ECC - 1))
     card = replace(card, total_bytes=card.total_bytes + more, free_bytes=card.free_bytes + more)
@@ -101,8 +101,8 @@ def test_a_card_without_ecc_is_that_card(key: str, log: Path):
 
 @pytest.mark.parametrize(("name", "capability", "gib"), [("NVIDIA A10", "8.6", 23.7), ("NVIDIA RTX A6000", "8.6", 47.4),
                                                          ("NVIDIA RTX A6000", "8.6", 44.4), ("NVIDIA RTX 6000 Ada Generation", "8.9", 47.5)])  # fmt: skip
-def test_a_card_that_nobody_knows_is_judged_by_its_own_numbers(name: str, capability: str, gib: float, log: Path):
-    """With ECC or without it, whatever it is called."""
+def test_an_unknown_card_is_judged_by_its_own_numbers(name: str, capability: str, gib: float, log: Path):
+    """An unknown card passes by its own numbers, with ECC or without, under any name."""
     total = round(gib * GIB)
     card = card_from_device(name, capability, total, total - 300 * MIB)
     card = replace(card, non_torch_bytes=card.assumed_non_torch_bytes, graph_node_bytes=5000)
@@ -118,7 +118,7 @@ LARGEST_LENGTH = 8192
 
 
 def _any_card(dice: random.Random) -> Card:
-    """A card of the table with 0.2 to 2 % of it in use, and a non_torch and a memory for graphs as other drivers have them."""
+    """A card of the table with 0.2 to 2 % in use, and non_torch and graph memory as with other drivers."""
     gpu = load_gpus()[dice.choice(CARDS)]
     total = dice.choice([known_bytes(fact) for fact in (gpu.total_bytes, *gpu.other_totals)])
     assert total is not None
@@ -149,7 +149,7 @@ def _any_settings(dice: random.Random) -> dict[str, Any]:
 
 
 def _any_log(dice: random.Random) -> str:
-    """A log of the first settings that fit their card; every second one is of the profile's own model, length and share."""
+    """A log of the first random settings that fit their card; every second has the profile's own model, length and utilization."""
     while True:
         changes = _any_settings(dice)
         if dice.random() < 0.5:
@@ -166,7 +166,7 @@ def _any_log(dice: random.Random) -> str:
 
 @pytest.mark.parametrize("seed", range(SAMPLE))
 def test_no_genuine_log_fails(seed: int, log: Path):
-    """On any card, of any model, rank, length and share, whatever the driver takes: it passes, or the finding has the flags to pass with."""
+    """With any card, model, rank, length, utilization and driver a log passes, or the finding has the flags with which it does."""
     log.write_text(_any_log(random.Random(seed)))
     failures = judge(gather(log)).failures()
     overrides = {key: value for finding in failures for key, value in _overrides(finding.remedy).items()}
@@ -176,7 +176,7 @@ def test_no_genuine_log_fails(seed: int, log: Path):
 
 
 def _overrides(remedy: str) -> dict[str, Any]:
-    """The settings that a finding's remedy would have `check` judge by."""
+    """The settings that a finding's remedy suggests for `check`."""
     if "check with --load-in-16bit" in remedy:
         return {"load_in_4bit": False}
     flags = re.search(r"check with --max-lora-rank (\d+) --lora-r (\d+)", remedy)

@@ -1,4 +1,4 @@
-"""Our own runs on real cards, kept as golden: every one is predicted, and judged as it was."""
+"""Our own golden runs on real cards: each is predicted, and judged as before."""
 
 import json
 from pathlib import Path
@@ -37,21 +37,21 @@ FAILED = {
 LOADED = sorted(PASSED | {"h100/llama-3.2-3b-interrupted"})
 
 
-def test_every_kept_run_is_judged_here():
-    """No run lies in the folders unjudged."""
+def test_every_golden_run_has_a_test():
+    """Every run in the folders has a test."""
     kept = {f"{folder.name}/{path.name}" for folder in (H100, H200) for path in folder.iterdir()}
     assert kept == PASSED | set(FAILED)
 
 
 @pytest.mark.parametrize("name", sorted(PASSED))
 def test_runs_that_passed_still_pass(name: str):
-    """Each of these loads passes by its prediction: other models, lengths, ranks, utilizations, a card in use, no graphs."""
+    """These loads pass by their predictions: other models, lengths, ranks, utilizations, a card in use, no graphs."""
     assert judge(gather(RUNS / name)).status == "pass"
 
 
 @pytest.mark.parametrize("name", sorted(FAILED))
 def test_runs_that_failed_still_fail(name: str):
-    """A load that was refused, killed, interrupted, short of memory, cut or tried again fails, and says why."""
+    """A load that was refused, killed, interrupted, short of memory, cut or retried fails with the reason."""
     verdict = judge(gather(RUNS / name))
     assert verdict.status == "fail"
     assert any(FAILED[name] in finding.why for finding in verdict.failures())
@@ -71,12 +71,12 @@ OF_THE_ENGINE = (
     "num_cpu_blocks",
     "num_cuda_graphs",
 )
-"""Of vLLM alone, which has no plan of unsloth's and no adapters."""
+"""Runs of vLLM alone have no plan of unsloth's and no adapters."""
 
 
 @pytest.mark.parametrize("name", LOADED)
 def test_figures_are_predicted_to_the_printed_digit(name: str):
-    """From the run's own free memory and settings; what has a band lies within it."""
+    """Each figure is predicted to the printed digit from the run's free memory and settings, or is within its band."""
     findings = [finding for finding in judge(gather(RUNS / name)).findings if finding.check is Check.MODEL]
     assert all(finding.status is Status.OK for finding in findings)
     compared = {finding.figure: finding for finding in findings}
@@ -90,7 +90,7 @@ def _numbers(figures: Figures) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", LOADED)
 def test_bands_are_as_narrow_as_promised(name: str):
-    """KV within 0.02 GiB, blocks within 0.1 %, graphs within 15 % and half a printed digit, the device's peak within 3 %."""
+    """KV cache within 0.02 GiB, blocks within 0.1 %, graphs within 15 % and half a printed digit, the device's peak within 3 %."""
     evidence = gather(RUNS / name)
     assert evidence.predicted is not None
     measured, predicted = _numbers(evidence.attempt.figures), _numbers(evidence.predicted)
@@ -108,7 +108,7 @@ def _event(name: str, kind: type[EventT]) -> EventT:
 
 
 def test_loads_are_reproducible():
-    """The same model and seed gave the same adapters and the same greedy tokens in every run of the day, on both cards."""
+    """The same model and seed gave the same adapters and greedy tokens in every run of the day, on both cards."""
     runs = [
         "h100/reference-train3", "h100/15-sequences", "h100/113-sequences", "h100/utilization-0.08",
         "h100/beside-another-process", "h200/reference", "h200/reference-train3", "h200/15-sequences",
@@ -118,8 +118,8 @@ def test_loads_are_reproducible():
     assert len({_event(name, Answered).token_ids_sha256 for name in runs}) == 1
 
 
-def test_training_trained():
-    """Three steps on the card: the loss falls, the adapters change, the base weights do not."""
+def test_training_changed_the_adapters():
+    """Three training steps on the card: the loss falls, the adapters change, the base weights do not."""
     for name in ("h100/reference-train3", "h100/smollm2-train3", "h200/reference-train3", "h200/recovered-peak-train3"):
         trained = _event(name, Trained)
         assert trained.base_unchanged is True and trained.adapter_changed is True
@@ -127,8 +127,8 @@ def test_training_trained():
         assert trained.last_loss < trained.first_loss
 
 
-def test_the_basis_runs_satisfy_their_expected_ranges():
-    """The runs that a range comes from lie in it."""
+def test_the_runs_behind_a_range_are_within_it():
+    """The runs that a range is based on are within it."""
     for log in (
         H100 / "reference-train3",
         H200 / "reference",
@@ -143,8 +143,8 @@ def test_the_basis_runs_satisfy_their_expected_ranges():
         assert all(finding.status is Status.OK for finding in golden)
 
 
-def test_ranges_hold_for_their_settings_alone():
-    """A run of other settings on the same card is not judged by the reference's ranges."""
+def test_ranges_apply_to_their_settings_only():
+    """A run with other settings on the same card is not judged by the reference's ranges."""
     assert gather(H100 / "15-sequences").expected is None
     assert load_expected("llama31-8b-instruct-4bit", "H100") is not None
 
@@ -157,7 +157,7 @@ def test_ranges_hold_for_their_settings_alone():
     ],
 )
 def test_a_recovery_gained_what_was_predicted(short: str, recovered: str, figures: tuple[str, ...]):
-    """What `load --recover` gained on the card, from the first try of the load that failed to the one that passed, is what it said."""
+    """The gain of `load --recover` on the card, from the first try of the failed load to the passing one, equals the predicted gain."""
     before, after = gather(H200 / short), gather(H200 / recovered)
     first_try = _numbers(parse_log(H200 / short / "load.log").attempts[0].figures)
     planned = json.loads((H200 / short / "run.json").read_text())["predicted"]

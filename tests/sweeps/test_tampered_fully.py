@@ -1,4 +1,4 @@
-"""The sweep of test_tampered, to every other digit."""
+"""test_tampered with every other digit."""
 
 from pathlib import Path
 
@@ -6,6 +6,6 @@ from tests.test_tampered import DIGITS, check_position
 
 
 def test_no_other_digit_passes(tmp_path: Path):
-    """Each digit of each memory figure and count, changed to each other digit: none passes, all are named."""
+    """Each digit of each memory figure and count, changed to each other digit, fails and is named."""
     for position in DIGITS:
         check_position(position, "0123456789", tmp_path / "tampered.log")

@@ -1,7 +1,7 @@
 """Predicted memory of training against a trace of upstream's own code.
 
-tests/training/traced.tsv: unsloth's, peft's, bitsandbytes' and trl's functions at the pinned versions, run on torch's meta device with
-every tensor counted as torch's CUDA allocator does; models of two layers, the second optimizer step. Of 9.0, rank 16.
+tests/training/traced.tsv: functions of unsloth, peft, bitsandbytes and trl at the pinned versions, run on torch's meta device with every
+tensor counted as by torch's CUDA allocator; models of two layers, the second optimizer step, compute capability 9.0, rank 16.
 """
 
 import csv
@@ -24,7 +24,7 @@ from loadcheck.stacks.unsloth_vllm.training_memory.steps import Steps
 with (Path(__file__).parents[1] / "training" / "traced.tsv").open(encoding="utf-8") as file:
     ROWS = list(csv.DictReader(file, delimiter="\t"))
 
-# Not in the model: one fp32 scalar, which the trace counts twice with torch's own checkpointing, and beside a detached loss.
+# Not modelled: one fp32 scalar, which the trace counts twice with torch's own checkpointing, and beside a detached loss.
 SCALAR_BYTES = 512
 
 
@@ -36,8 +36,8 @@ def settings(row: dict[str, str]) -> TrainSettings:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(value for value in row.values() if value))
-def test_peak_is_the_traced_one(row: dict[str, str]) -> None:
-    """Every model, quantization, target, dropout, checkpointing and method: equal to the byte, or to one scalar."""
+def test_peak_equals_the_trace(row: dict[str, str]) -> None:
+    """For every model, quantization, target, dropout, checkpointing and method the peak equals the trace to the byte, or to one scalar."""
     _, config = resolve_model(row["model"], row["quantization"] == "nf4")
     config = msgspec.structs.replace(config, num_hidden_layers=2)
     tape = Tape(Ledger())
@@ -55,7 +55,7 @@ def test_peak_is_the_traced_one(row: dict[str, str]) -> None:
         compute_capability=9.0,
     )
     steps = Steps(trainee, settings(row), 9.0, engine_num_seqs=None)
-    if row["method"] == "grpo":  # traced as beside an engine that has made the main thread's workspace
+    if row["method"] == "grpo":  # as beside an engine, whose main thread has made its workspace
         tape.workspaces["main"] = None
     before = tape.ledger.held_bytes
     steps.step()

@@ -1,4 +1,4 @@
-"""Predicted memory of training against what was measured on an H100, to the byte."""
+"""Predicted memory of training against measurements on an H100, to the byte."""
 
 import csv
 from functools import cache
@@ -19,14 +19,14 @@ from loadcheck.units import GIB
 from tests.cases import case_of
 
 pytestmark = pytest.mark.xdist_group("training")  # one process: each row is predicted once
-RAM_BYTES = 133_427_548_160  # of the machine that was measured on
+RAM_BYTES = 133_427_548_160  # of the machine of the measurements
 
 with (Path(__file__).parents[1] / "training" / "truth.tsv").open(encoding="utf-8") as file:
     ROWS = list(csv.DictReader(file, delimiter="\t"))
 
-# What is measured beyond what is predicted, by row; every other row is equal to the byte. In both, the sizes of the logits say that
-# the longest completion was of 198 tokens, not 200: completions are sampled, and end where the model ends them. 3,584 bytes more are
-# alive in the reference's pass than are accounted for: as many as the seven tensors of vLLM's sampler for one batch.
+# Measured minus predicted, by row; every other row is equal to the byte. In both rows the sizes of the logits show that the longest completion had
+# 198 tokens, not 200: completions are sampled, and end where the model ends them. In the reference's pass 3,584 bytes more are alive than accounted
+# for: as many as the seven tensors of vLLM's sampler for one batch.
 LONGEST_COMPLETION = {("256", "200"): 198}
 UNKNOWN_BYTES = {("grpo", "6"): 3_584, ("grpo", "8"): 3_584}
 
@@ -56,7 +56,7 @@ def case_of_row(row: dict[str, str]) -> Case:
 
 
 def engine(row: dict[str, str]) -> Prediction | None:
-    """The load with the engine, where there is one."""
+    """The load with the engine, if the row has one."""
     return UNSLOTH_VLLM.predict(case_of_row(row)) if row["fast_inference"] == "True" else None
 
 
@@ -91,24 +91,24 @@ TRAININGS = [row for row in ROWS if row["kind"] != "busy"]
 
 
 @pytest.mark.parametrize("row", TRAININGS, ids=name)
-def test_peak_of_torchs_allocator_is_the_measured_one(row: dict[str, str]) -> None:
-    """The peak is equal to the byte, or short by what is stated as unknown."""
+def test_peak_of_torchs_allocator_equals_the_measured_one(row: dict[str, str]) -> None:
+    """The peak equals the measured one to the byte, or is short by the stated unknown."""
     memory = predicted(row)
-    # An earlier training of the same process has left what the first forward and backward pass make for good.
+    # An earlier training in the same process leaves what the first forward and backward pass allocate for good.
     left = int(row["before_alloc"]) - memory.before.num_bytes
     peak = max(memory.check.num_bytes + left, memory.first_step.num_bytes, memory.later_step.num_bytes)
     assert int(row["peak_alloc"]) - peak == UNKNOWN_BYTES.get((row["kind"], row["G"]), 0)
 
 
 @pytest.mark.parametrize("row", [row for row in TRAININGS if row["first_in_process"] == "yes"], ids=name)
-def test_what_is_held_before_the_trainer_is_the_measured_one(row: dict[str, str]) -> None:
-    """With vLLM in the card and without it, equal to the byte."""
+def test_memory_before_the_trainer_equals_the_measured_one(row: dict[str, str]) -> None:
+    """The memory before the trainer equals the measured one to the byte, with vLLM on the card and without."""
     assert predicted(row).before.num_bytes == int(row["before_alloc"])
 
 
 @pytest.mark.parametrize("row", TRAININGS, ids=name)
 def test_terms_sum(row: dict[str, str]) -> None:
-    """Every tree of terms sums to its root, and nothing is left on the ledger that was freed twice."""
+    """Each tree of terms sums to its root, and no block is freed twice."""
     memory = predicted(row)
     for tree in (memory.before, memory.check, memory.first_step, memory.later_step):
         for _, term in tree.walk():
@@ -118,16 +118,16 @@ def test_terms_sum(row: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("row", [row for row in TRAININGS if row["first_in_process"] == "yes"], ids=name)
 def test_peak_of_the_card_is_near_the_measured_one(row: dict[str, str]) -> None:
-    """In a process of its own: within 0.25 %, with checkpointing and without."""
+    """In its own process the card's peak is within 0.25 %, with checkpointing and without."""
     device = device_peak(case_of_row(row), settings(row), engine(row), predicted(row)).num_bytes
     assert device == pytest.approx(int(row["device_used"]), rel=0.0025)
 
 
 @pytest.mark.parametrize("row", [row for row in TRAININGS if row["B"] != "1" or row["T"] != "512"], ids=name)
 def test_reserve_is_near_the_measured_one(row: dict[str, str]) -> None:
-    """What torch reserves: within 0.5 %.
+    """The memory that torch reserves is within 0.5 %.
 
-    Left out is the one row whose peak is before the first step, in a process whose earlier trainings have left gaps of their own.
+    The one row whose peak is before the first step is left out: earlier trainings in its process left gaps.
     """
     device = device_peak(case_of_row(row), settings(row), engine(row), predicted(row))
     reserved = sum(part.num_bytes for part in device.parts if part.name.startswith("torch's allocator"))

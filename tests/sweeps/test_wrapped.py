@@ -1,4 +1,4 @@
-"""Logs that a page broke at its width, and logs within a collector's JSON: read as the program printed them."""
+"""Logs wrapped by a page and logs in a collector's JSON are read as the program printed them."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def _broken(text: str, width: int, breaks: Breaks) -> str:
 
 @pytest.mark.parametrize("breaks", WAYS)
 @pytest.mark.parametrize("source", LOGS, ids=["t4", "h100"])
-def test_a_broken_log_has_the_same_attempts(source: Path, breaks: Breaks, tmp_path: Path):
-    """At every width of a page, at the column or at blanks: the same attempts, figures and lines."""
+def test_a_wrapped_log_has_the_same_attempts(source: Path, breaks: Breaks, tmp_path: Path):
+    """Wrapped at any width, at the column or at spaces, a log has the same attempts, figures and lines."""
     wanted, text, log = parse_log(source), source.read_text(), tmp_path / "log"
     for width in WIDTHS:
         log.write_text(_broken(text, width, breaks))
@@ -57,16 +57,16 @@ def test_a_broken_log_has_the_same_attempts(source: Path, breaks: Breaks, tmp_pa
 @pytest.mark.parametrize("breaks", WAYS)
 @pytest.mark.parametrize("width", [60, 101])
 @pytest.mark.parametrize("source", LOGS, ids=["t4", "h100"])
-def test_a_broken_log_has_the_same_verdict(source: Path, width: int, breaks: Breaks, tmp_path: Path):
-    """It passes as the whole one does."""
+def test_a_wrapped_log_has_the_same_verdict(source: Path, width: int, breaks: Breaks, tmp_path: Path):
+    """A wrapped log passes like the original."""
     log = tmp_path / "log"
     log.write_text(_broken(source.read_text(), width, breaks))
     assert judge(log).status == judge(source).status == "pass"
 
 
 @pytest.mark.parametrize("breaks", [_at_the_column, _at_blanks])
-def test_a_changed_digit_in_a_broken_log_fails(breaks: Breaks, tmp_path: Path):
-    """Any digit of a figure, at some width: the verdict is fail and names it."""
+def test_a_changed_digit_in_a_wrapped_log_fails(breaks: Breaks, tmp_path: Path):
+    """With any digit of a figure changed, at some width, the verdict is fail and names the figure."""
     log = tmp_path / "log"
     for number, (at, names) in enumerate(thinned(list(DIGITS.items()))):
         text = T4_TEXT[:at] + str((int(T4_TEXT[at]) + 1) % 10) + T4_TEXT[at + 1 :]
@@ -74,8 +74,8 @@ def test_a_changed_digit_in_a_broken_log_fails(breaks: Breaks, tmp_path: Path):
         assert {finding.figure for finding in judge(log).failures()} & names
 
 
-def test_a_number_that_goes_on_in_the_next_piece_is_one(tmp_path: Path):
-    """`1024` that is broken after `10` is 1024, and not read as 10."""
+def test_a_wrapped_number_is_read_whole(tmp_path: Path):
+    """`1024` wrapped after `10` is read as 1024, not 10."""
     line = next(line for line in T4_TEXT.split("\n") if "# CPU blocks" in line)
     width = line.index("1024") + 2
     log = tmp_path / "log"
@@ -83,8 +83,8 @@ def test_a_number_that_goes_on_in_the_next_piece_is_one(tmp_path: Path):
     assert parse_log(log).last.figures.num_cpu_blocks == 1024
 
 
-def test_words_of_a_failure_are_found_across_a_break(tmp_path: Path):
-    """What an engine says of a failure is known by its words, wherever a page broke them."""
+def test_a_wrapped_failure_is_found(tmp_path: Path):
+    """A failure is found by its words, wherever they are wrapped."""
     said = "ValueError: Free memory on device cuda:0 (10.00/24.00 GiB) on startup is less than desired GPU memory utilization (0.9, 21.60 GiB)."
     log = tmp_path / "log"
     for breaks in (_at_the_column, _at_blanks):
@@ -98,8 +98,8 @@ def _records(key: str, lines: list[str]) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("key", ["textPayload", "message", "log", "MESSAGE"])
 @pytest.mark.parametrize("layout", ["a line each", "an indented array", "one line", "within", "stamped"])
-def test_a_collectors_json_is_what_it_holds(key: str, layout: str, tmp_path: Path):
-    """Whoever collected the lines, and however its records are laid out: the same figures, formats and verdict."""
+def test_a_collectors_json_is_read_as_its_messages(key: str, layout: str, tmp_path: Path):
+    """A collector's records in any layout give the same figures, formats and verdict."""
     records = _records(key, T4_TEXT.split("\n"))
     texts = {
         "a line each": "\n".join(map(json.dumps, records)),
@@ -133,13 +133,13 @@ def test_a_collectors_json_is_what_it_holds(key: str, layout: str, tmp_path: Pat
         ('"message": not JSON', '"message": not JSON'),
     ],
 )
-def test_a_records_line(line: str, message: str):
-    """Each layout of a record is its message; our own events, an exception's text and other JSON stay as they are."""
+def test_the_message_of_a_record(line: str, message: str):
+    """A record in any layout is its message; our own events, an exception's text and other JSON are not changed."""
     assert unwrap(line) == message
 
 
-def test_a_notebook_is_its_output(tmp_path: Path):
-    """A saved notebook (.ipynb) holds the log as strings of lines."""
+def test_a_notebook_is_read_as_its_output(tmp_path: Path):
+    """In a saved notebook (.ipynb) the log is read from its strings of lines."""
     lines = [line + "\n" for line in T4_TEXT.split("\n")]
     cell = {
         "cell_type": "code",
@@ -152,7 +152,7 @@ def test_a_notebook_is_its_output(tmp_path: Path):
 
 
 def test_words_within_json_escapes_are_found(tmp_path: Path):
-    """A trouble's words are those that the program printed, with their quotes and line breaks."""
+    """A trouble's words are matched as printed, with quotes and line breaks."""
     said = "Traceback (most recent call last):\n  File \"x.py\", line 1, in f\nValueError: invalid literal for int() with base 10: 'MIG-1'\tx"
     log = tmp_path / "log"
     for record in (json.dumps([{"textPayload": said}], indent=2), json.dumps({"message": said.replace("'", "\u0027")})):
