@@ -202,7 +202,7 @@ def test_newer_plans_of_unsloth_are_not_held_to_the_pinned(tmp_path: Path):
     assert (figures.kv_estimate_bytes, figures.max_num_seqs, figures.unsloth) == (round(63.2 * GIB), 128, "2026.10.9")
 
 
-@pytest.mark.parametrize("model", ["google/gemma-3-12b-it", "openai/gpt-oss-20b"])
+@pytest.mark.parametrize("model", ["google/gemma-4-E4b-it", "openai/gpt-oss-20b", "poolside/Laguna-S-2.1"])
 def test_models_with_windows_may_have_fewer_tokens(model: str, tmp_path: Path):
     """Before 0.21 tokens are counted as if each layer kept all, so fewer than concurrency × length is no contradiction; more is."""
     whole = text(Start(release="0.11.0", model=model))
