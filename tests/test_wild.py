@@ -237,6 +237,35 @@ def test_cudas_own_word_for_an_error_is_no_second_one(tmp_path: Path):
     )
 
 
+OOM = """\
+ERROR 06-01 10:00:09 [core.py:708] Traceback (most recent call last):
+ERROR 06-01 10:00:09 [core.py:708]   File "vllm/v1/worker/gpu_model_runner.py", line 2978, in capture_model
+ERROR 06-01 10:00:09 [core.py:708] torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB.
+"""
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "│ {} │",
+        '2025-08-18T14:14:59.123Z,INFO,"{}"',
+        "авг 18 14:14:59 llm python3[28145]: {}",
+        "(head, rank=0, pid=2045) {}",
+    ],
+)
+def test_the_frames_are_read_within_what_closes_a_line(around: str, tmp_path: Path):
+    """A terminal's box and a table's quotes hold a traceback together, too (k9s in vllm #12568; journald in 1CatAI/1Cat-vLLM #237)."""
+    log = "\n".join(around.format(line) for line in (READY.partition("INFO 06-01 10:00:05")[0] + OOM).splitlines())
+    assert [cause.trouble for cause in causes(_judged(tmp_path, log))] == ["oom-graphs"]
+
+
+def test_a_link_that_a_page_made_of_a_loggers_place_is_its_prefix(tmp_path: Path):
+    """`[core.py:708]` becomes a link in chats and mails, and the traceback goes on below it."""
+    linked = OOM.replace("[core.py:708]", "[core.py:708](http://core.py:708/)]")
+    verdict = _judged(tmp_path, READY.partition("INFO 06-01 10:00:05")[0] + linked)
+    assert [cause.trouble for cause in causes(verdict)] == ["oom-graphs"]
+
+
 def test_a_git_that_failed_is_no_death(tmp_path: Path):
     """wandb looks for a checkout, and logs that git does not like its owner (zhiyuanhubj/logic-rl-formula)."""
     line = "ERROR:2025-03-02 11:56:34,332:git root error: Cmd('git') failed due to: exit code(128)\n"
@@ -268,6 +297,13 @@ def test_a_block_that_the_swap_space_implies_is_an_interval(blocks: int, holds: 
     """6 GiB hold 2,730 blocks of 2,303.7 to 2,304.6 KiB; Qwen3-4B's have 2,304 (johnson7788/RLDecisionAgent, an RTX 4090 D)."""
     verdict = _judged(tmp_path, PLAN + V0.format(blocks=blocks))
     assert ("num_gpu_blocks" not in {finding.figure for finding in verdict.failures()}) == holds
+
+
+def test_a_start_of_0_6_is_refused_by_its_version(tmp_path: Path):
+    """Its engine's line does not name the engine: no line of it is missing, and its figures are of another stack (Ning-Guo/hotpotqa-agent)."""
+    engine = "INFO 06-30 03:44:12 llm_engine.py:234] Initializing an LLM engine (v0.6.6) with config: model='Qwen/Qwen2.5-32B-Instruct', quantization=None, "
+    verdict = _judged(tmp_path, engine + "dtype=torch.bfloat16, max_seq_len=4096,\n")
+    assert {finding.figure for finding in verdict.failures()} == {"vllm", "outcome"}
 
 
 TRAINED = """\

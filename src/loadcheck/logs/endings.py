@@ -50,6 +50,8 @@ ORDERLY_ENDS = (ORDERLY, TRACEBACK, "vllm.v1.engine.exceptions.EngineDeadError")
 BENIGN_EXITS = ("SystemExit: 0", "SystemExit: None", "SystemExit")
 _GROUP_EDGE = re.compile(r"^ {0,8}[|+](?:-[+-]*)? ?")
 """What Python draws before the lines of an exception group (Lib/traceback.py), without the frames' own indentation."""
+_EDGES = " │|\"'"
+"""What closes a line of a terminal's box (k9s) or of a CSV file's quotes."""
 _LOGGING_TAIL = ("Call stack:", "Message: ", "Arguments: ")
 _INTERRUPTIONS = ("KeyboardInterrupt", "asyncio.exceptions.CancelledError", "SystemExit: 15")
 """15 is SIGTERM, which Ray raises as an exit (ray/_private/worker.py, sigterm_handler)."""
@@ -232,7 +234,7 @@ class EndingReader:
         self._ignoring, self._expects = self._ignoring and self._expects, False
         if self._ignoring:
             return None
-        if rest := after.lstrip("): "):  # a web page or a repr put the whole traceback on one line
+        if rest := after.lstrip("): ").rstrip(_EDGES):  # a web page or a repr put the whole traceback on one line
             self._state = _State.NOTHING
             return LogError(line, rest, Kind.EXCEPTION)
         return LogError(line, (TRACEBACK + after).strip(), Kind.HEAD, follows=self._follows)

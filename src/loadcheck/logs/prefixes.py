@@ -27,7 +27,7 @@ _PREFIXES = re.compile(
             r"\[(?:rank|default)? ?\d+\]: ?",  # torch, torchrun
             r"vLLM STD(?:OUT|ERR): ",  # unsloth's synthetic data kit
             # vLLM's own logger, 0.7 (file.py:12]) and later ([file.py:12])
-            rf"(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) {{1,4}}(?:\d\d-\d\d {_TIME} )?\[?[\w./-]{{1,128}}:\d+\] ",
+            rf"(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) {{1,4}}(?:\d\d-\d\d {_TIME} )?\[?[\w./-]{{1,128}}:\d+\](?:\([^)\s]{{1,255}}\)\])? ",
             r"\[(?:debug|info|warning|error|critical)\] +",  # structlog
             r"(?:DEBUG|INFO|WARNING|ERROR|CRITICAL):[\w.-]{0,128}:\s?",  # logging.basicConfig
             r"(?:ERROR|CRITICAL|FATAL)\s*[:|-]\s+",

@@ -36,6 +36,11 @@ def _quantization(text: str) -> Value:
     return "nf4" if text == "bitsandbytes" else "16bit" if text == "None" else text
 
 
+def _v0(_text: str) -> Value:
+    """The only engine of releases that do not name it."""
+    return "V0"
+
+
 def _length(text: str) -> Value:
     """The number of sizes in a list of CUDA graph sizes."""
     return text.count(",") + 1
@@ -49,6 +54,8 @@ def _none(_text: str) -> Value:
 FORMATS: tuple[LineFormat, ...] = (
     line("engine", "llm_engine.py:234", Stage.ENGINE, "Initializing a",
           r"Initializing a (V\d) LLM engine \(v([^)\s]{1,100})\)", text("engine"), text("vllm")),
+    line("engine 0.6", "vllm 0.6.6 engine/llm_engine.py:234", Stage.ENGINE, "Initializing an LLM engine",
+          r"Initializing an (LLM engine) \(v([^)\s]{1,100})\)", Capture("engine", _v0), text("vllm")),
     part("engine model", "llm_engine.py:234", Stage.ENGINE, "Initializing a",
           r"with config: model='([^']{0,4096})'", text("model")),
     part("engine dtype", "llm_engine.py:234", Stage.ENGINE, "Initializing a",

@@ -31,6 +31,7 @@ PINNED_GRAPH_LINE = "engine graph sizes"
 GRAPH_LINES = {"captured", PINNED_GRAPH_LINE}
 # Formats of a required line in other releases. 0.6.4 prints neither the time nor the budget nor the weights of its profile.
 ALTERNATIVES = {
+    "engine": ("engine", "engine 0.6"),
     "weights": ("weights", "weights 0.8"),
     "profile time": ("profile time", "table time", "profile 0.6.4"),
     "profile budget": ("profile budget", "table budget", "profile 0.6.4"),
