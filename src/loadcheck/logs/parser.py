@@ -11,7 +11,7 @@ from loadcheck.logs.builder import AttemptBuilder
 from loadcheck.logs.dialect import Dialect, EndingWords
 from loadcheck.logs.endings import ANCHORS as ENDING_ANCHORS
 from loadcheck.logs.event_lines import EVENT_ANCHOR
-from loadcheck.logs.signal_words import FIND_TRANSLATED
+from loadcheck.logs.signal_words import translated
 from loadcheck.logs.text import clean_line, read_blocks
 from loadcheck.logs.wrapped import find_crossings
 
@@ -48,7 +48,7 @@ def _feed_lines(path: Path, builder: AttemptBuilder) -> None:
     for first_line, block in read_blocks(path):
         anchors = known if builder.has_figures else (*known, *literals)
         present = [anchor for anchor in anchors if anchor in block]
-        present += {*FIND_TRANSLATED.findall(block)}
+        present += {*translated().findall(block)}
         if not present and not builder.needs_next_line:
             num_binary += "\0" in block
             if num_binary > MAX_BINARY_BLOCKS and not any_line:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Iterable
+from functools import cache
 
 ENGLISH = {  # strsignal(3); zsh prints the same in small letters
     "Hangup": signal.SIGHUP, "Quit": signal.SIGQUIT, "Illegal instruction": signal.SIGILL, "Trace/breakpoint trap": signal.SIGTRAP,
@@ -94,9 +95,13 @@ def _any(words: Iterable[str]) -> str:
     return "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
 
 
-FIND_TRANSLATED = re.compile(_any(_TRANSLATED_WORDS | _AMBIGUOUS))
-"""Finds any of them in one search; 340 searches would be slow."""
-_ALONE, _ALL = _any(ENGLISH | _TRANSLATED_WORDS), _any(_SIGNALS)
+# Patterns of 400 words take 20 ms to compile, and every process of a load imports this module: so each is compiled when it is first used.
+@cache
+def translated() -> re.Pattern[str]:
+    """Finds any translated word in one search; 340 searches would be slow."""
+    return re.compile(_any(_TRANSLATED_WORDS | _AMBIGUOUS))
+
+
 _CORE = r"(?: ?[(（].{1,60}[)）])?"
 """`(core dumped)`, in the shell's language."""
 _SCRIPT = r"\S{1,255} ?[:,]? ?[^\d:：\n]{0,20}\d+[^\d:：\n]{0,12}[:：] +\d+ "
@@ -106,16 +111,26 @@ _LEAD = (
     r"srun: error: \S{1,255}: tasks? [\d,-]{1,99}: )"
 )
 _REST = rf"(?:: \d{{1,2}})?{_CORE}(?: {{2,}}.*|\s*)$"
-_SHELL = re.compile(rf"(?:{_LEAD}(?P<led>{_ALL})|(?P<word>{_ALONE})){_REST}")
-"""bash: `Killed`, `run.sh: line 3:  1234 Killed   python load.py`; zsh: `[1]  1234 killed  python load.py`; make: `*** [Makefile:3: load] Killed`."""
-_GLUED = re.compile(rf"(?:it/s?\]|s/it\]|\bseconds|\bGi?B|\blayers\.|%)\s?(?P<word>{_ALONE}){_CORE}\s*$")
-"""The same at the end of a line that a progress bar or unterminated output had begun."""
+
+
+@cache
+def _shell() -> re.Pattern[str]:
+    """bash: `Killed`, `run.sh: line 3:  1234 Killed   python load.py`; zsh: `[1]  1234 killed  python load.py`; make: `*** [Makefile:3: load] Killed`."""
+    alone, every = _any(ENGLISH | _TRANSLATED_WORDS), _any(_SIGNALS)
+    return re.compile(rf"(?:{_LEAD}(?P<led>{every})|(?P<word>{alone})){_REST}")
+
+
+@cache
+def _glued() -> re.Pattern[str]:
+    """The same at the end of a line that a progress bar or unterminated output had begun."""
+    alone = _any(ENGLISH | _TRANSLATED_WORDS)
+    return re.compile(rf"(?:it/s?\]|s/it\]|\bseconds|\bGi?B|\blayers\.|%)\s?(?P<word>{alone}){_CORE}\s*$")
 
 
 def find_report(text: str) -> tuple[str, str] | None:
     """A shell's report that a signal ended a process, and the signal's name; None if the line is no such report."""
-    if match := _SHELL.match(text):
+    if match := _shell().match(text):
         return match.group().strip(), _SIGNALS[match["led"] or match["word"]].name
-    if match := _GLUED.search(text):
+    if match := _glued().search(text):
         return match.group().strip(), _SIGNALS[match["word"]].name
     return None
