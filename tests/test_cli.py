@@ -372,8 +372,12 @@ def test_report_names_the_page_that_it_wrote(capsys: pytest.CaptureFixture[str],
 @pytest.mark.parametrize(
     ("flags", "cache", "words"),
     [
-        (["--model", "phi-4"], "", "no package that is locked holds weights of phi-4; give --weights hub"),
-        (["--weights", "local"], "", "'smollm2-135m-instruct' is no directory with a config.json; give the directory"),
+        (["--model", "phi-4"], "", "no locked package holds weights of phi-4; give --weights hub"),
+        (
+            ["--weights", "local"],
+            "",
+            "'smollm2-135m-instruct' is not a directory with a config.json; give the directory",
+        ),
         (["--max-seq-length", "5"], "", "5 tokens hold no prompt and an answer of 12; raise it"),
         (
             ["--max-seq-length", "9000"],

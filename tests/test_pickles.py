@@ -23,7 +23,7 @@ CONFIG = {
 PICKLE = b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00}."
 SAFE = (2).to_bytes(8, "little") + b"{}"
 INDEX = "model.safetensors.index.json"
-PICKLED = "pickle, which runs code as it is opened"
+PICKLED = "pickle, which runs code when it is opened"
 
 
 def directory(folder: Path, files: dict[str, bytes | str | dict[str, object]]) -> Path:
@@ -68,7 +68,7 @@ UNSAFE_DIRECTORIES: dict[str, tuple[dict[str, Any], str]] = {
     "a renamed zip": ({"model.safetensors": b"PK\x03\x04" + bytes(99)}, "zip"),
     "a link to a pickle": ({"pytorch_model.bin": PICKLE, "model.safetensors": "pytorch_model.bin"}, "model.safetensors"),
     "a link to nowhere": ({"model.safetensors": "nowhere"}, "model.safetensors"),
-    "a link to a device": ({"model.safetensors": "/dev/zero"}, "no plain file"),
+    "a link to a device": ({"model.safetensors": "/dev/zero"}, "not a regular file"),
     "an empty file": ({"model.safetensors": b""}, "length of a header"),
     "a header of no JSON": ({"model.safetensors": (3).to_bytes(8, "little") + b"abc"}, "JSON"),
     "a header that is a list": ({"model.safetensors": (2).to_bytes(8, "little") + b"[]"}, "JSON object"),
@@ -102,7 +102,7 @@ def test_a_pipe_does_not_block(tmp_path: Path):
     """A pipe that nobody writes to does not block."""
     directory(tmp_path, {})
     os.mkfifo(tmp_path / "model.safetensors")
-    assert "no plain file" in str(unsafe(tmp_path, by_engine=True)[0])
+    assert "not a regular file" in str(unsafe(tmp_path, by_engine=True)[0])
 
 
 @pytest.mark.parametrize(("by_engine", "refused"), [(True, False), (False, True)])

@@ -15,7 +15,7 @@ from loadcheck.errors import BadInput, UnsupportedMachine
 from loadcheck.plan import LoadPlan, make_plan
 from loadcheck.specs.files import changed, env_dir, load
 from loadcheck.specs.profile import load_profile
-from loadcheck.weights import cache, following, hub, listing, mirror, package, verifying
+from loadcheck.weights import cache, hub, listing, mirror, package, progress, verifying
 from loadcheck.weights.listing import ListedFile
 from loadcheck.weights.lock import LockedFile, LockedModel, WeightsLock, load_weights_lock
 from tests.stand_in_hub import blob_id
@@ -258,7 +258,7 @@ def test_a_download_is_checked_and_recorded(capsys):
     assert directory.name == "meta-llama-3.1-8b-instruct-bnb-4bit"
     assert not (directory / ".cache").exists()
     assert (directory.parent / "recorded.json").exists()
-    assert "may be committed to the lock" in capsys.readouterr().err
+    assert "may be added to the lock" in capsys.readouterr().err
 
 
 def test_a_download_that_differs_from_the_record_is_refused(tmp_path):
@@ -302,7 +302,7 @@ def test_a_hub_folder_is_named_as_unsloth_expects():
 def test_a_first_download_that_the_commit_does_not_list_is_refused(name, content):
     """A first download with another byte or length than listed, in LFS or in git, is not recorded, and the file is removed."""
     files = whole() | {name: content}
-    with pytest.raises(BadInput, match=rf"/{name}: .*the commit's own") as caught:
+    with pytest.raises(BadInput, match=rf"/{name}: .*the commit's") as caught:
         hub.prepare(hub_plan(), fake_hub(files, whole()))
     assert len(caught.value.problems) == 1
     assert not list(cache.weights_dir().rglob("recorded.json")) and not list(cache.weights_dir().rglob(name))
@@ -327,13 +327,13 @@ def test_blob_ids_equal_gits(tmp_path):
 
 def test_a_download_shows_its_progress(tmp_path, monkeypatch):
     """Progress counts the bytes on disk, including the client's partial files."""
-    monkeypatch.setattr(following, "LOOK_S", 0.001)
+    monkeypatch.setattr(progress, "POLL_S", 0.001)
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "half.incomplete").write_bytes(b"12345678")
     said = io.StringIO()  # pytest's own would collect output while it is read
     monkeypatch.setattr("sys.stderr", said)
     deadline_s = time.monotonic() + 10
-    with following.following(tmp_path, 1 << 30):
+    with progress.reporting_progress(tmp_path, 1 << 30):
         while not said.getvalue() and time.monotonic() < deadline_s:
             time.sleep(0.001)
     assert said.getvalue() == "hub weights: 8 B of 1.00 GiB\n"
@@ -457,8 +457,8 @@ def test_a_mirror_must_match_its_checksums(copied):
         mirror.check_sums(copied)
     said = [problem.what for problem in caught.value.problems]
     assert "has the SHA-256" in said[0] and said[1:] == [
-        "is not there, and SHA256SUMS names it",
-        "is not named in SHA256SUMS",
+        "is listed in SHA256SUMS, but missing",
+        "is not listed in SHA256SUMS",
     ]
 
 
@@ -466,7 +466,7 @@ def test_a_mirror_must_match_its_checksums(copied):
 def test_invalid_checksums_are_refused(copied, line):
     """A line in another format, and a file listed twice, are refused."""
     (copied / "SHA256SUMS").write_text(line)
-    with pytest.raises(BadInput, match=r"SHA256SUMS:\d: is no line of sha256sum"):
+    with pytest.raises(BadInput, match=r"SHA256SUMS:\d: is not a line of sha256sum"):
         mirror.check_sums(copied)
 
 
@@ -474,5 +474,5 @@ def test_a_local_directory_is_used_unchanged(tmp_path):
     """A directory with a config.json is the weights; anything else is refused."""
     (tmp_path / "config.json").write_bytes(CONFIG)
     assert weights.local(str(tmp_path)) == tmp_path
-    with pytest.raises(BadInput, match="no directory with a config.json"):
+    with pytest.raises(BadInput, match="not a directory with a config.json"):
         weights.local(str(tmp_path / "nothing"))

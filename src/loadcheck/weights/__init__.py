@@ -1,4 +1,4 @@
-"""Weights: from the hub, a package, a local directory, or made up; always a Hugging Face directory in the end."""
+"""Provides the weights as a Hugging Face directory: from the hub, a package, a local directory, or synthetic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loadcheck.weights.opened import unsafe
 
 
 def check(plan: LoadPlan) -> None:
-    """BadInput where the plan's weights cannot be had, as far as that shows without a download: their source, and the cache."""
+    """BadInput if the plan's weights are not available, as far as can be checked without a download: their source, and the cache."""
     source = plan.profile.weights
     if source == "local":
         local(plan.profile.model)
@@ -26,7 +26,7 @@ def check(plan: LoadPlan) -> None:
 
 
 def in_cache(plan: LoadPlan) -> bool:
-    """Whether the cache has the plan's folder under its final name; what is in it is checked before a load."""
+    """Whether the cache has the plan's folder under its final name; its content is checked only before a load."""
     source = plan.profile.weights
     if source == "local":
         return True
@@ -48,9 +48,9 @@ def cached_folder(plan: LoadPlan) -> Path | None:
 
 
 def prepare(plan: LoadPlan) -> Path:
-    """The directory that holds the plan's weights, made or fetched where it is not there yet.
+    """The directory of the plan's weights, made or downloaded if it does not exist yet.
 
-    BadInput or UnsupportedMachine, in words, where it cannot be had.
+    BadInput or UnsupportedMachine if that is not possible.
     """
     source = plan.profile.weights
     if source == "package":
@@ -66,7 +66,7 @@ def prepare(plan: LoadPlan) -> Path:
 
 
 def unsafe_local(plan: LoadPlan) -> tuple[Problem, ...]:
-    """What is no data of that which the engine would open in a local directory: pickles, code, what only has the name of weights."""
+    """Problems of a local directory in which the engine would open anything but pure data: pickles, code, files that only look like weights."""
     if plan.profile.weights != "local":
         return ()
     directory = local(plan.profile.model)
@@ -77,17 +77,17 @@ def unsafe_local(plan: LoadPlan) -> tuple[Problem, ...]:
 
 
 def refuse_unsafe(plan: LoadPlan) -> None:
-    """BadInput where the engine would open a pickle; nothing has opened it by then."""
+    """BadInput if the engine would open a pickle; this check does not open it."""
     problems = unsafe_local(plan)
     if problems:
         raise BadInput(problems)
 
 
 def local(model: str) -> Path:
-    """A directory of the user's own; BadInput where it is none with a config.json."""
+    """The user's own directory; BadInput if it has no config.json."""
     directory = Path(model).expanduser()
     if not (directory / "config.json").is_file():
-        what = f"{model!r} is no directory with a config.json"
+        what = f"{model!r} is not a directory with a config.json"
         remedy = "give the directory of a Hugging Face checkpoint, or other weights than local"
         raise BadInput(Problem("profile", what, remedy, "model"))
     return directory.resolve()

@@ -1,4 +1,4 @@
-"""The cache of weights: folders that are whole or not there, made once, by one process, whatever the others do."""
+"""The cache of weights: folders that appear atomically, each made once by a single process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from loadcheck.weights.lock import LockedFile, hash_file, hash_files, to_json
 
 MANIFEST = "manifest.json"
 RECORD = "recorded.json"
-"""Beside a folder of the hub's weights: what was seen at the first download, and is checked ever after."""
+"""A file next to a folder of the hub's weights: the hashes of the first download, against which later ones are checked."""
 REMEDY = "set LOADCHECK_CACHE to a folder that can be written to and has space"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -36,7 +36,7 @@ def weights_dir() -> Path:
 
 
 def check_usable() -> None:
-    """Make the cache's folder; BadInput where that cannot be done or nothing can be written there, UnsupportedMachine for a full disk."""
+    """Create the cache's folder; BadInput if it cannot be created or is not writable, UnsupportedMachine if the disk is full."""
     folder = weights_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,16 +50,16 @@ def check_usable() -> None:
 
 
 def build_once(directory: Path, build: Callable[[Path], None], needed_bytes: int, keep_partial: bool = False) -> Path:
-    """`directory`, whole: as it is where its files are those of its manifest, else made by `build` in a folder beside it.
+    """Return `directory` if its files match its manifest; otherwise let `build` make it in a temporary folder, then rename that.
 
-    A cache that is whole may be read-only. Two processes at once: the second waits, and finds it made.
+    A complete cache may be read-only. If two processes do this at once, the second waits and uses what the first has made.
 
     Args:
-        needed_bytes: free disk to ask for beforehand; 0 where it is not known.
-        keep_partial: whether what a failed `build` left is there for the next one (a download that goes on).
+        needed_bytes: free disk space to require beforehand; 0 if unknown.
+        keep_partial: whether to keep what a failed `build` left, for the next try (to resume a download).
 
     Raises:
-        BadInput: the cache cannot be written to.
+        BadInput: the cache is not writable.
         UnsupportedMachine: its disk is full, or too small.
     """
     if is_whole(directory):
@@ -76,7 +76,7 @@ def build_once(directory: Path, build: Callable[[Path], None], needed_bytes: int
 
 
 def is_whole(directory: Path) -> bool:
-    """Whether every file of the manifest is there with its size and hash."""
+    """Whether every file of the manifest exists with its size and hash."""
     try:
         manifest = msgspec.json.decode((directory / MANIFEST).read_bytes(), type=tuple[LockedFile, ...])
         return all(hash_file(directory, directory / file.path) == file for file in manifest)
@@ -85,32 +85,32 @@ def is_whole(directory: Path) -> bool:
 
 
 def _build(directory: Path, build: Callable[[Path], None], keep_partial: bool) -> None:
-    """Make everything beside `directory`, then give it its name; the lock is held, so nobody else uses these names."""
-    beside = directory.with_name(f".{directory.name}.partial")
-    if not keep_partial:  # of a process that was killed
-        shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(exist_ok=True)
+    """Build in a temporary folder next to `directory`, then rename it; the lock is held, so no other process uses these names."""
+    partial = directory.with_name(f".{directory.name}.partial")
+    if not keep_partial:  # left by a process that was killed
+        shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(exist_ok=True)
     try:
-        build(beside)
-        (beside / MANIFEST).write_bytes(to_json(hash_files(beside)))
-        for path in beside.rglob("*"):
+        build(partial)
+        (partial / MANIFEST).write_bytes(to_json(hash_files(partial)))
+        for path in partial.rglob("*"):
             sync_path(path)
-        shutil.rmtree(directory, ignore_errors=True)  # not whole, or we would not be here
-        beside.rename(directory)
+        shutil.rmtree(directory, ignore_errors=True)  # incomplete, as it did not match its manifest
+        partial.rename(directory)
         sync_path(directory.parent)
     finally:
         if not keep_partial:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Be the one process that makes `directory`, beside which the lock lies; the system lets go of it when the process ends, however it ends."""
+    """Hold the lock for making `directory`; the kernel releases it when the process ends, however it ends."""
     with directory.with_name(f".{directory.name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for another process that makes {directory}", file=sys.stderr, flush=True)
+            print(f"waiting for another process that is making {directory}", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -123,7 +123,7 @@ def _check_space(folder: Path, needed_bytes: int) -> None:
 
 
 def _explained(folder: Path, error: OSError) -> Exception:
-    """An error of the disk in words; any other (a library's own OSError) as it is."""
+    """A disk error as one of ours; any other error (such as a library's own OSError) unchanged."""
     if error.errno in _FULL:
         return UnsupportedMachine(
             Problem(str(folder), "the disk is full", f"free some, or {REMEDY}", "LOADCHECK_CACHE")

@@ -16,30 +16,30 @@ from loadcheck.plan import LoadPlan
 from loadcheck.specs.model import Checkpoint
 from loadcheck.specs.shape import Quantization
 from loadcheck.weights.cache import RECORD, build_once, weights_dir
-from loadcheck.weights.following import following
 from loadcheck.weights.listing import ListedFile, list_commit
 from loadcheck.weights.lock import LockedFile, hash_files, load_weights_lock, to_json
+from loadcheck.weights.progress import reporting_progress
 
 PATTERNS = ("*.json", "*.safetensors", "tokenizer*")
 RETRY_WAITS_S = (1.0, 5.0, 20.0, 60.0, None)
-"""After each try of a download whose connection broke; the last one gives up."""
+"""Wait after each try of a download whose connection broke; None gives up."""
 
 Snapshot = Callable[[Checkpoint, Path], tuple[ListedFile, ...]]
-"""Fetches a checkpoint into a folder, and gives what the hub lists of its commit."""
+"""Downloads a checkpoint into a folder, and returns the hub's listing of its commit."""
 
 
 def prepare(plan: LoadPlan, snapshot: Snapshot | None = None) -> Path:
-    """The directory of the plan's checkpoint, downloaded if it has not been; a broken download goes on where it was.
+    """The directory of the plan's checkpoint, downloaded if necessary; a broken download is resumed.
 
-    BadInput for a file that is not as locked or recorded, UnsupportedMachine where the hub cannot be reached or refuses.
+    BadInput for a file that differs from its locked or recorded hash, UnsupportedMachine if the hub cannot be reached or refuses.
     """
     checkpoint, revision = pinned(plan)
-    # The revision above it, so that another one is another folder; the name itself is what unsloth goes by.
+    # One folder per revision; the revision is not in the directory's own name, as unsloth parses that.
     folder = weights_dir() / revision[:12]
 
     def build(directory: Path) -> None:
         listed = (snapshot or download)(checkpoint, directory)
-        shutil.rmtree(directory / ".cache", ignore_errors=True)  # the downloader's notes
+        shutil.rmtree(directory / ".cache", ignore_errors=True)  # the downloader's metadata
         check(directory, checkpoint, listed, folder / RECORD)
 
     return build_once(
@@ -48,7 +48,7 @@ def prepare(plan: LoadPlan, snapshot: Snapshot | None = None) -> Path:
 
 
 def pinned(plan: LoadPlan) -> tuple[Checkpoint, str]:
-    """The plan's checkpoint and its revision; BadInput where none is known."""
+    """The plan's checkpoint and its revision; BadInput if none is known."""
     checkpoint = plan.checkpoint
     if checkpoint is None or checkpoint.revision is None:
         what = f"no pinned revision of {plan.model_name} is known"
@@ -57,13 +57,13 @@ def pinned(plan: LoadPlan) -> tuple[Checkpoint, str]:
 
 
 def directory_name(checkpoint: Checkpoint, quantization: Quantization) -> str:
-    """Ends in -bnb-4bit where it is quantized: unsloth_zoo goes by the name (vllm_utils.py:869 at 2025.2.4)."""
+    """The directory's name, which ends in -bnb-4bit if quantized: unsloth_zoo decides by the name (vllm_utils.py:869 at 2025.2.4)."""
     base = checkpoint.repo.rsplit("/", 1)[-1].lower()
     return base if quantization == "16bit" or base.endswith("-bnb-4bit") else f"{base}-bnb-4bit"
 
 
 def locked_files(checkpoint: Checkpoint) -> tuple[LockedFile, ...]:
-    """The files that env/weights.lock has for this repository at this revision; none for one that is not there."""
+    """The files that env/weights.lock has for this repository at this revision; empty if it has none."""
     for model in load_weights_lock().models.values():
         if (model.repo, model.revision) == (checkpoint.repo, checkpoint.revision):
             return model.files
@@ -75,9 +75,9 @@ def _known_bytes(checkpoint: Checkpoint) -> int:
 
 
 def check(directory: Path, checkpoint: Checkpoint, listed: tuple[ListedFile, ...], record: Path) -> None:
-    """Compare every file with the commit's own listing, with the lock, and where the lock does not know it with `record`, which gets what is new.
+    """Compare every file with the commit's listing, and with the lock or, if the lock lacks it, with `record`, to which new files are added.
 
-    A file that differs is removed, so that the next try fetches it again. BadInput with every problem at once.
+    A file that differs is deleted, so that the next try downloads it again. BadInput with every problem at once.
     """
     found = {file.path: file for file in hash_files(directory)}
     recorded = msgspec.json.decode(record.read_bytes(), type=tuple[LockedFile, ...]) if record.exists() else ()
@@ -106,27 +106,27 @@ def _difference(root: Path, file: LockedFile, listed: ListedFile | None, expecte
 
 
 def _record(new: dict[str, LockedFile], recorded: tuple[LockedFile, ...], record: Path) -> None:
-    """Add the hashes of the files that were seen for the first time, and say so."""
+    """Add the hashes of files that were downloaded for the first time, and print a note."""
     if new:
         record.write_bytes(to_json((*recorded, *new.values())))
         print(
-            f"{len(new)} files were not in env/weights.lock yet: they are those that the commit lists; their sizes and hashes are now in "
-            f"{record}, are checked from now on, and may be committed to the lock (loadcheck weights record)",
+            f"{len(new)} files were not in env/weights.lock yet. They match the commit's listing; their sizes and hashes are now in "
+            f"{record}, are checked from now on, and may be added to the lock (loadcheck weights record)",
             file=sys.stderr,
         )
 
 
 def download(checkpoint: Checkpoint, directory: Path) -> tuple[ListedFile, ...]:
-    """Fetch the checkpoint into `directory`, several files at once, and go on where an earlier try was cut off; returns the commit's listing.
+    """Download the checkpoint into `directory`, several files in parallel, resuming an earlier try; returns the commit's listing.
 
-    The token, if one is needed, is taken from HF_TOKEN and never shown.
+    The token, if one is needed, is read from HF_TOKEN and never shown.
     """
-    # Read once, at the import. hf_transfer neither resumes nor says what went wrong.
+    # huggingface_hub reads these once, on import. hf_transfer neither resumes nor reports what went wrong.
     os.environ["HF_HUB_ENABLE_HF_TRANSFER"] = "0"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     try:
         listed = list_commit(checkpoint, PATTERNS)
-        with following(directory, sum(file.size_bytes for file in listed)):
+        with reporting_progress(directory, sum(file.size_bytes for file in listed)):
             _fetch(checkpoint, directory)
     except Exception as error:
         raise explained(checkpoint, error) from error
@@ -134,7 +134,7 @@ def download(checkpoint: Checkpoint, directory: Path) -> tuple[ListedFile, ...]:
 
 
 def _fetch(checkpoint: Checkpoint, directory: Path) -> None:
-    """A connection that breaks is taken up again where it was; the client itself gives up (seen at 0.28.1, tests/integration/test_hub_download.py)."""
+    """Download, and resume after a broken connection, at which the client itself gives up (seen at 0.28.1, tests/integration/test_hub_download.py)."""
     from huggingface_hub import snapshot_download
     from requests import ConnectionError as NoConnection
     from requests import Timeout
@@ -148,14 +148,14 @@ def _fetch(checkpoint: Checkpoint, directory: Path) -> None:
         except (NoConnection, ChunkedEncodingError, Timeout):
             if wait_s is None:
                 raise
-            print(f"the connection broke; going on in {wait_s:.0f} s", file=sys.stderr, flush=True)
+            print(f"the connection broke; resuming in {wait_s:.0f} s", file=sys.stderr, flush=True)
             time.sleep(wait_s)
         else:
             return
 
 
 def explained(checkpoint: Checkpoint, error: Exception) -> Exception:
-    """What the hub's client raises, in words; a full disk and what is unknown as they are."""
+    """An error of the hub's client as one of ours; a full disk and unknown errors unchanged."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
     from requests import RequestException
 

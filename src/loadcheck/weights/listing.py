@@ -1,7 +1,7 @@
-"""What a commit on the hub says of its own files: git's hash of each, and the SHA-256 of those that are kept in LFS.
+"""The listing of a commit on the hub: git's hash of each file, and the SHA-256 of those in LFS.
 
-With it the first download is no leap of faith: whoever has the commit's id, which env/models pins, need not trust a cache or a mirror
-on the way to hand out the files that the commit names.
+It verifies even the first download: with the commit's id, which env/models pins, no cache or mirror on the way has to be trusted to serve
+the commit's files.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class ListedFile(Spec, frozen=True, kw_only=True):
     """One file of a commit.
 
     Args:
-        blob_id: git's hash of it (SHA-1); of a file in LFS that of the pointer, which nobody downloads.
-        sha256: of a file in LFS; None for a small one.
+        blob_id: git's hash of it (SHA-1); for a file in LFS, that of its pointer, which is not downloaded.
+        sha256: of a file in LFS; None for other files.
     """
 
     path: str
@@ -30,25 +30,25 @@ class ListedFile(Spec, frozen=True, kw_only=True):
     sha256: str | None = None
 
     def difference(self, root: Path, found: LockedFile) -> str | None:
-        """What of the file below `root`, whose size and SHA-256 are `found`, is not as the commit has it; None where nothing is."""
+        """How the file below `root`, whose size and SHA-256 are `found`, differs from the commit's; None if it does not."""
         if found.size_bytes != self.size_bytes:
-            return f"has {found.size_bytes} bytes, and the commit's own has {self.size_bytes}"
+            return f"has {found.size_bytes} bytes, not the commit's {self.size_bytes}"
         if self.sha256 is not None:
             same = found.sha256 == self.sha256
-            return None if same else f"has the SHA-256 {found.sha256}, and the commit's own {self.sha256}"
+            return None if same else f"has the SHA-256 {found.sha256}, not the commit's {self.sha256}"
         blob_id = git_blob_id(root / self.path)
-        return None if blob_id == self.blob_id else f"is git's blob {blob_id}, and the commit's own {self.blob_id}"
+        return None if blob_id == self.blob_id else f"is the git blob {blob_id}, not the commit's {self.blob_id}"
 
 
 def git_blob_id(path: Path) -> str:
-    """Git's name of a file by its content: the SHA-1 of "blob", its length and its bytes (git-hash-object(1))."""
+    """Git's object id of a file: the SHA-1 of "blob", its length and its bytes (git-hash-object(1))."""
     return str(hash_of(path, sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)).hexdigest())
 
 
 def list_commit(checkpoint: Checkpoint, patterns: tuple[str, ...]) -> tuple[ListedFile, ...]:
     """The files of a checkpoint's pinned commit that match one of `patterns`, as the hub lists them (HF_ENDPOINT).
 
-    What the hub's client raises is raised: see `hub.explained`.
+    Raises the errors of the hub's client: see `hub.explained`.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile

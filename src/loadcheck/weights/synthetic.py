@@ -1,8 +1,8 @@
-"""Checkpoints with random weights for a real architecture, made on the spot.
+"""Makes checkpoints with random weights for a real architecture.
 
-They have the layout of a Hugging Face checkpoint, and its size to the byte, so that every memory figure of a load is that of
-the real model (none depends on a value), and their values are such that logits stay finite and a few training steps lower the
-loss. Standard library only: one block of noise is made once and read again and again, so the disk is what takes the time.
+They have the layout of a Hugging Face checkpoint and its exact size, so that every memory figure of a load is that of
+the real model (none depends on a value). Their values are such that logits stay finite and a few training steps lower the
+loss. Standard library only: one block of noise is generated and written repeatedly, so the disk is the bottleneck.
 The same seed gives the same file on every machine.
 """
 
@@ -32,8 +32,8 @@ from loadcheck.weights.cache import locked
 from loadcheck.weights.small_files import NUM_TOKENS, small_files
 
 SEED = 35
-"""Nothing depends on it, but the text of `nested_offset`, a number of 16 to 21 digits in each of the 224 quantization states of
-Llama 3.1 8B: with this seed they are together as long as in the real file, so that the two files have the same length."""
+"""Only the text of `nested_offset` depends on it, a number of 16 to 21 digits in each of the 224 quantization states of
+Llama 3.1 8B: with this seed their total length is that of the real file, so that the two files have the same size."""
 
 # bitsandbytes/functional.py:885-902 at 0.46.1: the 16 levels of NF4
 NF4_LEVELS = (
@@ -44,21 +44,22 @@ NF4_LEVELS = (
 )  # fmt: skip
 NF4_BLOCK_SIZE = 64  # elements that share one absmax
 NESTED_BLOCK_SIZE = 256  # absmax values that share one nested_absmax
-# An absmax lies between 0.03 and 0.05, which gives weights of a standard deviation of about 0.02, as trained ones have.
+# An absmax is between 0.03 and 0.05, which gives weights a standard deviation of about 0.02, as trained ones have.
 NESTED_ABSMAX = 0.01
 NESTED_OFFSETS = (0.039, 0.041)
 
 NOISE_BYTES = 1_048_573
-"""Length of the block of noise: a prime, so that no row of a matrix begins where another did."""
+"""Length of the block of noise: a prime, so that the rows of a matrix begin at different offsets."""
 
 DTYPE_BYTES = {"F32": 4, "BF16": 2, "U8": 1}
 """The safetensors dtypes that a checkpoint has, in the order in which the safetensors library writes them."""
 
 
 def prepare(plan: LoadPlan, cache: Path) -> Path:
-    """The directory of the plan's synthetic checkpoint under `cache`: made if it is not there yet, else as it is.
+    """The directory of the plan's synthetic checkpoint under `cache`, made if it does not exist yet.
 
-    Of two processes at once the second waits: it must not take away what the first one's load has begun to read. BadInput for a vocabulary that the tokenizer does not fit in; UnsupportedMachine where the disk is too small.
+    If two processes do this at once, the second waits: it must not replace files that the first one's load is already reading. BadInput if the
+    vocabulary is smaller than the tokenizer's; UnsupportedMachine if the disk is too small.
     """
     config = plan.config
     if config.vocab_size < NUM_TOKENS:
@@ -80,7 +81,7 @@ def prepare(plan: LoadPlan, cache: Path) -> Path:
 
 
 def directory_name(model_name: str, config: ModelConfig) -> str:
-    """The checkpoint's folder; unsloth_zoo loads in 4-bit if, and only if, it ends in -bnb-4bit (vllm_utils.py:869)."""
+    """The checkpoint's folder; unsloth_zoo loads in 4-bit if and only if it ends in -bnb-4bit (vllm_utils.py:869)."""
     base = model_name.lower().removesuffix("-bnb-4bit").removesuffix("-unsloth")
     dynamic = "-unsloth" if config.kept_modules else ""
     return f"{base}{dynamic}-bnb-4bit" if config.quantization == "nf4" else base
@@ -94,9 +95,9 @@ class Tensor:
     """One tensor of a safetensors file.
 
     Attributes:
-        pattern: what its bytes are, again and again.
-        start: where in the pattern they begin.
-        filled_bytes: how many of its bytes come from the pattern, zeros following; None for all.
+        pattern: the bytes that it repeats.
+        start: the offset in the pattern at which it begins.
+        filled_bytes: how many of its bytes come from the pattern, followed by zeros; None for all.
     """
 
     name: str
@@ -127,7 +128,7 @@ def _cycle(pattern: bytes, start: int, num_bytes: int) -> Iterator[memoryview]:
 
 
 def checkpoint_tensors(config: ModelConfig) -> list[Tensor]:
-    """Every tensor of the checkpoint, in the safetensors library's own order: widest dtype first, then by name."""
+    """Every tensor of the checkpoint, in the safetensors library's order: widest dtype first, then by name."""
     tensors = [_embedding(config, "model.embed_tokens.weight"), _ones("model.norm.weight", config.hidden_size)]
     if not config.tie_word_embeddings:
         tensors.append(_embedding(config, "lm_head.weight"))
@@ -183,13 +184,13 @@ def _nf4_linear(weight: str, num_out: int, num_in: int) -> Iterator[Tensor]:
 
 
 def _nested_offset(weight: str) -> float:
-    """The mean absmax of a linear: a float32, so that its text has the digits of one."""
+    """The mean absmax of a linear, rounded to a float32, so that its text has as many digits as one."""
     (offset,) = struct.unpack("<f", struct.pack("<f", random.Random(f"{SEED} {weight}").uniform(*NESTED_OFFSETS)))
     return float(offset)
 
 
 def _embedding(config: ModelConfig, name: str) -> Tensor:
-    """Noise for the tokens that the tokenizer has; zeros for the others, whose logits of 0 no greedy answer picks."""
+    """Noise for the tokenizer's tokens; zeros for the others, whose logits of 0 greedy decoding never picks."""
     shape = (config.vocab_size, config.hidden_size)
     return _noise(name, "BF16", shape, filled_bytes=NUM_TOKENS * config.hidden_size * DTYPE_BYTES["BF16"])
 
@@ -210,10 +211,10 @@ def _float32s(*values: float) -> bytes:
 
 @cache
 def nf4_noise() -> bytes:
-    """Random bytes, each a pair of NF4 codes whose mean is about 0.
+    """Random bytes, each a pair of NF4 codes, with a mean of about 0.
 
-    All 16 levels have a mean of 0.024, and a matrix with a mean drives every activation to the same vector, layer after layer.
-    Without level 11 (0.338), which becomes level 7 (0), it is 0.002.
+    The mean of all 16 levels is 0.024, and a matrix with a nonzero mean drives all activations to the same vector, layer after layer.
+    With level 11 (0.338) replaced by level 7 (0), it is 0.002.
     """
     codes = [7 if code == 11 else code for code in range(16)]
     pairs = bytes(codes[byte >> 4] << 4 | codes[byte & 15] for byte in range(256))
@@ -222,7 +223,7 @@ def nf4_noise() -> bytes:
 
 @cache
 def bfloat16_noise() -> bytes:
-    """Random bfloat16 numbers of either sign, with a magnitude from 2**-7 up to 2**-5: a standard deviation of 0.019."""
+    """Random bfloat16 numbers of either sign with magnitudes from 2**-7 to 2**-5: a standard deviation of 0.019."""
     signs = bytes(
         byte & 0x80 | 0x3C for byte in range(256)
     )  # the sign, and an exponent whose last bit is in the low byte
@@ -236,10 +237,10 @@ def bfloat16_noise() -> bytes:
 
 
 def header(tensors: list[Tensor]) -> bytes:
-    """What precedes the tensors' bytes in a safetensors file: the length of the JSON (8 bytes), and the JSON itself.
+    """The header of a safetensors file: the length of the JSON (8 bytes), then the JSON itself.
 
-    Padded to 8 bytes with spaces, as the safetensors library does. The library writes whole files from memory only, which a
-    machine that fits the model on its GPU may not have; hence a writer of our own.
+    It is padded to 8 bytes with spaces, as by the safetensors library. That library can only write whole files from memory, of which a
+    machine whose GPU holds the model may not have enough; hence our own writer.
     """
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     begin = 0
@@ -255,13 +256,13 @@ def header(tensors: list[Tensor]) -> bytes:
 def file_bytes(tensors: list[Tensor]) -> int:
     """Size of the safetensors file.
 
-    Of Llama 3.1 8B in NF4, 5,702,746,371 bytes: 5,702,577,939 of 1,411 tensors, 168,424 of JSON, and 8.
+    For Llama 3.1 8B in NF4 it is 5,702,746,371 bytes: 5,702,577,939 of 1,411 tensors, 168,424 of JSON, and 8.
     """
     return len(header(tensors)) + sum(tensor.num_bytes for tensor in tensors)
 
 
 def write_safetensors(path: Path, tensors: list[Tensor]) -> None:
-    """Write the file, tensor by tensor; says each GiB on stderr."""
+    """Write the file, tensor by tensor; prints each GiB to stderr."""
     total, written = file_bytes(tensors), 0
     with path.open("wb") as file:
         file.write(header(tensors))
@@ -279,7 +280,7 @@ def write_safetensors(path: Path, tensors: list[Tensor]) -> None:
 
 
 def _hf_config(plan: LoadPlan) -> dict[str, Any]:
-    """The raw Hugging Face config, without a quantization: of the file that the profile names, else of env/models."""
+    """The raw Hugging Face config without quantization, from the file that the profile names, else from env/models."""
     path = Path(plan.profile.model)
     if path.is_dir() or path.name == "config.json":
         file = path / "config.json" if path.is_dir() else path
@@ -293,15 +294,15 @@ def _hf_config(plan: LoadPlan) -> dict[str, Any]:
 
 
 def _manifest(files: dict[str, str], tensors: list[Tensor]) -> str:
-    """What the folder must say of itself to be used again: of the same small files and seed, and whole."""
+    """The manifest that a folder must have to be reused: for the same small files, seed and size."""
     digest = sha256("".join(files.values()).encode()).hexdigest()
     return json.dumps({"seed": SEED, "safetensors_bytes": file_bytes(tensors), "small_files_sha256": digest}) + "\n"
 
 
 def _is_complete(directory: Path, files: dict[str, str], tensors: list[Tensor]) -> bool:
-    """Whether all is there that a figure can depend on: each small file to the letter, the weights by header and length.
+    """Whether everything that a figure can depend on is correct: the small files exactly, the weights by header and length.
 
-    Their values are noise, and are not looked at: it would take as long as making them anew.
+    Their values are noise and are not checked: that would take as long as making them again.
     """
     weights, wanted = directory / "model.safetensors", header(tensors)
     try:
@@ -320,15 +321,15 @@ def _check_disk(cache: Path, needed: int) -> None:
 
 
 def _make(directory: Path, files: dict[str, str], tensors: list[Tensor]) -> None:
-    """Write everything beside `directory`, then give it its name: whoever sees that name sees a whole checkpoint."""
-    beside = directory.with_name(f".{directory.name}.{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
+    """Write everything to a temporary folder, then rename it to `directory`, which is therefore always a whole checkpoint."""
+    partial = directory.with_name(f".{directory.name}.{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
     try:
         for name, text in files.items():
-            (beside / name).write_text(text, encoding="utf-8")
-        write_safetensors(beside / "model.safetensors", tensors)
+            (partial / name).write_text(text, encoding="utf-8")
+        write_safetensors(partial / "model.safetensors", tensors)
         shutil.rmtree(directory, ignore_errors=True)
-        beside.rename(directory)
+        partial.rename(directory)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)

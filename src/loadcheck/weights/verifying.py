@@ -1,4 +1,4 @@
-"""`loadcheck weights`: the files of every locked model as they are on this machine, held against env/weights.lock, and written into it."""
+"""`loadcheck weights`: compares every locked model's files on this machine with env/weights.lock, and records unknown hashes in it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ LOCK = "env/weights.lock"
 
 @dataclass(frozen=True, slots=True)
 class CheckedFile:
-    """One file, and how it compares.
+    """One file, and the result of comparing it.
 
     Args:
-        state: "as recorded" is of the first download here, which was checked against the commit's own listing; "unknown" was never seen.
-        found: the file as it is on disk; None where it is missing.
-        why: what differs; empty where nothing does.
+        state: "as recorded" means equal to the first download here, which was checked against the commit's listing; "unknown" has no known hash.
+        found: the file on disk; None if it is missing.
+        why: what differs; empty if nothing does.
     """
 
     path: str
@@ -40,7 +40,7 @@ class CheckedFile:
 
 @dataclass(frozen=True, slots=True)
 class CheckedModel:
-    """A locked model on this machine; `folder` is None, and there are no files, where it is not here."""
+    """A locked model on this machine; if it is not here, `folder` is None and there are no files."""
 
     name: str
     locked: LockedModel
@@ -49,13 +49,13 @@ class CheckedModel:
 
     @property
     def exit_code(self) -> int:
-        """0 where every file was compared with a hash and is equal; what was not compared is no pass."""
+        """0 if every file was compared with a hash and is equal; a file that could not be compared does not pass."""
         passed = bool(self.files) and all(file.state in PASSING for file in self.files)
         return EXIT_PASS if passed else EXIT_FAIL
 
 
 def locked_models(name: str | None) -> dict[str, LockedModel]:
-    """All models of the lock, or the one of that name; BadInput where there is none."""
+    """All models of the lock, or the one of that name; BadInput if there is none."""
     models = load_weights_lock().models
     if name is None:
         return models
@@ -65,7 +65,7 @@ def locked_models(name: str | None) -> dict[str, LockedModel]:
 
 
 def folder_of(model: LockedModel) -> Path | None:
-    """Where the model's locked files lie on this machine: the hub's in the cache, a package's where it is installed; None for neither."""
+    """The folder of the model's locked files: the hub's are in the cache, a package's where it is installed; None if they are not here."""
     if model.package is not None:
         try:
             return Path(str(distribution(model.package).locate_file("")))
@@ -80,15 +80,15 @@ def folder_of(model: LockedModel) -> Path | None:
 def verify(name: str, model: LockedModel, folder: Path | None = None) -> CheckedModel:
     """Hash every file of the model, in `folder` or where it is kept, and compare. About 1 s per GB.
 
-    What lies in a folder of the hub's weights beside the locked files is "not locked".
+    Other files in a folder of the hub's weights are "not locked".
     """
     root = folder or folder_of(model)
     if root is None:
         return CheckedModel(name, model, None)
     recorded = {} if model.package else _recorded(root)
     locked = {file.path: file for file in model.files}
-    beside = () if model.package else _beside(root)
-    files = (_checked(root, path, locked.get(path), recorded.get(path)) for path in dict.fromkeys((*locked, *beside)))
+    present = () if model.package else _present(root)
+    files = (_checked(root, path, locked.get(path), recorded.get(path)) for path in dict.fromkeys((*locked, *present)))
     return CheckedModel(name, model, root, tuple(files))
 
 
@@ -108,7 +108,7 @@ def _checked(root: Path, path: str, locked: LockedFile | None, recorded: LockedF
 
 
 def _recorded(root: Path) -> dict[str, LockedFile]:
-    """What the first download into this folder was; nothing where there was none, or its record is not readable."""
+    """The recorded files of the first download into this folder; empty without a readable record."""
     try:
         files = msgspec.json.decode((root.parent / RECORD).read_bytes(), type=tuple[LockedFile, ...])
     except (OSError, msgspec.DecodeError):
@@ -116,8 +116,8 @@ def _recorded(root: Path) -> dict[str, LockedFile]:
     return {file.path: file for file in files}
 
 
-def _beside(root: Path) -> Iterator[str]:
-    """What an engine could read: every file but hidden ones and our own notes."""
+def _present(root: Path) -> Iterator[str]:
+    """Every file that an engine could read: all but hidden ones and our own manifests."""
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root)
         hidden = any(part.startswith(".") for part in name.parts)
@@ -126,9 +126,9 @@ def _beside(root: Path) -> Iterator[str]:
 
 
 def record(checked: CheckedModel) -> tuple[LockedFile, ...]:
-    """Write the hashes that the lock does not know yet into it, from files that were just verified; returns those.
+    """Add the hashes of just verified files to the lock where it has none yet; returns the added files.
 
-    BadInput where a file is missing or differs, so that nothing known is ever written over, and where the lock cannot be written.
+    BadInput if a file is missing or differs, so that no known hash is ever overwritten, and if the lock cannot be written.
     """
     bad = [file for file in checked.files if file.state in ("missing", "differs")]
     if bad:
@@ -154,7 +154,7 @@ def _write(name: str, new: tuple[LockedFile, ...]) -> None:
 
 
 def recorded_text(text: str, name: str, new: tuple[LockedFile, ...]) -> str:
-    """The lock's text with the unknown entries of one model filled in; every other byte, comments too, stays. BadInput where one is not found."""
+    """The lock's text with the unknown entries of one model filled in; all else, comments included, stays the same. BadInput for a missing entry."""
     head = re.search(rf'^\[models\."?{re.escape(name)}"?\]$', text, re.MULTILINE)
     begin = head.end() if head else len(text)
     following = re.compile(r"^\[", re.MULTILINE).search(text, begin)
