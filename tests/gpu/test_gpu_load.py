@@ -90,7 +90,10 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Loader:
         folder = tmp_path_factory.mktemp("gpu") / "run"
         process = start(folder, *flags, **environment)
         out, err = process.communicate(timeout=600)
-        keep(folder, f"load-{name_of((*flags, *environment.values()))}")
+        measures = [
+            environment[name] for name in (startup.ENABLE_VARIABLE, startup.DISABLE_VARIABLE) if name in environment
+        ]
+        keep(folder, f"load-{name_of((*flags, *measures))}")
         assert out, err
         return Load(process.returncode, json.loads(out), folder)
 
@@ -135,17 +138,29 @@ def usual(load: Loader) -> Load:
     return load()
 
 
-@pytest.mark.parametrize("measures", ["ahead", ",".join(startup.OPT_IN)])
-def test_opt_in_measures_change_no_figure_adapter_or_token(load: Loader, usual: Load, measures: str):
-    """A load that imports before its plan is known passes with the usual figures, adapters and tokens, and waits less for imports."""
-    faster = load(**{startup.ENABLE_VARIABLE: measures})
+def assert_same_load(usual: Load, faster: Load) -> None:
+    """The load passes, and has the usual figures, adapters and tokens."""
     mine, theirs = usual.figures(), faster.figures()
     assert theirs.pop("peak_device_bytes") == pytest.approx(mine.pop("peak_device_bytes"), abs=8 * 2**20)
     assert theirs == mine
     assert (faster.exit_code, faster.said["verdict"]) == (0, "pass"), faster.failures()
     assert faster.last(Attached).adapter_sha256 == usual.last(Attached).adapter_sha256
     assert faster.last(Answered).token_ids_sha256 == usual.last(Answered).token_ids_sha256
-    assert faster.last(Imported).import_s < usual.last(Imported).import_s
+
+
+def test_importing_ahead_changes_no_figure_adapter_or_token(load: Loader, usual: Load):
+    """A load that imports before its plan is known waits less for the imports."""
+    ahead = load(**{startup.ENABLE_VARIABLE: "ahead"})
+    assert_same_load(usual, ahead)
+    assert ahead.last(Imported).import_s < usual.last(Imported).import_s
+
+
+def test_all_opt_in_measures_change_no_figure_adapter_or_token(load: Loader, usual: Load, tmp_path: Path):
+    """With an empty Triton cache, so that the kernels that run are those compiled beside the imports (its marker says that all were)."""
+    cache = tmp_path / "triton"
+    every = load(**{startup.ENABLE_VARIABLE: ",".join(startup.OPT_IN), "TRITON_CACHE_DIR": str(cache)})
+    assert_same_load(usual, every)
+    assert list(cache.glob("loadcheck-*"))
 
 
 @pytest.mark.parametrize(
