@@ -178,6 +178,7 @@ def assert_passes(serving: Serving) -> None:
 
 CLIENT = """
 import asyncio, json, statistics, sys, time
+import httpx
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, NotFoundError
 
 url, key, at_once, tokens, names = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:]
@@ -208,7 +209,10 @@ async def measure(client, name):
     }
 
 async def main():
-    async with AsyncOpenAI(base_url=url, api_key=key, max_retries=0, http_client=DefaultAsyncHttpxClient(trust_env=False)) as client:
+    # The server closes connections that are idle for 5 s (vllm/entrypoints/openai/api_server.py:87): none is reused that late.
+    limits = httpx.Limits(max_connections=1000, keepalive_expiry=1)
+    http = DefaultAsyncHttpxClient(trust_env=False, limits=limits)
+    async with AsyncOpenAI(base_url=url, api_key=key, max_retries=0, http_client=http) as client:
         found = {name: await measure(client, name) for name in names}
         chat = await client.chat.completions.create(
             model=names[0], messages=[{"role": "user", "content": "What is the KV cache?"}], max_tokens=8, temperature=0)

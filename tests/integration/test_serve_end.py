@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ class Stream(threading.Thread):
 def ended(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, list[str], str]]:  # noqa: F811
     """Serve, start a client's stream, send SIGTERM during it: the exit code, the client's tokens, and the server's log."""
 
-    def serve(ends: str = "yes") -> tuple[int, list[str], str]:
+    def serve(ends: str = "yes", repeats: int = 0) -> tuple[int, list[str], str]:
         port = _free_port()
         stream = Stream(port)
 
@@ -99,6 +100,9 @@ def ended(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tupl
             stream.start()
             assert stream.began.wait(10)
             os.kill(os.getpid(), signal.SIGTERM)
+            for _number in range(repeats):
+                time.sleep(0.02)
+                os.kill(os.getpid(), signal.SIGTERM)
 
         monkeypatch.setattr("loadcheck.serving.server.command", command)
         monkeypatch.setattr(of_cli, "show_ready", ready)
@@ -119,6 +123,12 @@ def test_a_running_stream_finishes(ended: Callable[..., tuple[int, list[str], st
     assert lines == [*(f"token {number}" for number in range(NUM_TOKENS)), "whole"]
     assert (code, _words(log, "engine")) == (0, ["lives", "True"])
     assert json.loads(Path("kept/verdict.json").read_text())["verdict"] == "pass"
+
+
+def test_sigterm_delivered_twice_cuts_no_stream(ended: Callable[..., tuple[int, list[str], str]]):
+    """timeout(1) signals its child, and then the child's group: the second signal does not end the grace period."""
+    code, lines, log = ended(repeats=2)
+    assert (code, lines[-1], log.splitlines().count("asked")) == (0, "whole", 1)
 
 
 def test_a_terminals_signals_do_not_reach_the_server(ended: Callable[..., tuple[int, list[str], str]]):

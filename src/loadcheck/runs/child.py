@@ -174,17 +174,24 @@ def kill_session(session: int) -> None:
 
 
 _END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+REPEAT_S = 0.5
+"""A second SIGTERM or SIGHUP within this time is the first one, delivered twice."""
 
 
 @contextmanager
 def signals_as_interrupts() -> Iterator[None]:
     """Handle SIGTERM (a cancelled CI job, a stopped container) and SIGHUP (a lost terminal) like Ctrl-C.
 
-    A signal that is ignored stays ignored: under nohup a load goes on without its terminal.
+    A signal that is ignored stays ignored: under nohup a load goes on without its terminal. One that arrives again at once is the same
+    request: timeout(1) signals its child, and then the child's group.
     """
+    last_s: dict[int, float] = {}
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        now_s = time.monotonic()
+        if now_s - last_s.get(number, -math.inf) > REPEAT_S:
+            last_s[number] = now_s
+            raise KeyboardInterrupt
 
     with _handling(interrupt, *(number for number in _END_SIGNALS if signal.getsignal(number) != signal.SIG_IGN)):
         yield
