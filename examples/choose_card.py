@@ -1,4 +1,4 @@
-"""Which cards hold Llama 3.1 8B in 4-bit at each length, with the KV cache that is left: `python examples/choose_card.py`."""
+"""Which cards hold Llama 3.1 8B in 4-bit at each length, and with how much KV cache: `.venv/dev/bin/python examples/choose_card.py`."""
 
 from loadcheck.api import predict
 
@@ -8,7 +8,7 @@ HOST_RAM_BYTES = 32 * 1024**3
 
 
 def cell(card: str, length: int) -> str:
-    """The KV cache in GiB where the load fits; else the first thing that prevents it."""
+    """The KV cache in GiB if the load fits, else the first reason why not."""
     prediction = predict(gpu=card, settings={"max_seq_length": length}, ram_available_bytes=HOST_RAM_BYTES)
     if not prediction.fits:
         return "does not fit: " + prediction.obstacles[0].what
