@@ -317,3 +317,10 @@ def test_events_hold_exact_figures(tmp_path: Path):
         + format_event(WeightsLoaded(weights_bytes=5_748_957_184)) + "\n",
     )  # fmt: skip
     assert parse_log(log).last.figures.weights_bytes == 5_748_957_184
+
+
+def test_a_nul_at_the_end_of_every_line_changes_nothing(t4_log: Path, tmp_path: Path):
+    """A NUL shows nothing on a terminal, and is no part of a version or a number."""
+    path = tmp_path / "log"
+    path.write_bytes(t4_log.read_bytes().replace(b"\n", b"\0\n"))
+    assert parse_log(path).last.figures == parse_log(t4_log).last.figures

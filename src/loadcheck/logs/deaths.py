@@ -11,8 +11,8 @@ MAX_REPORT_CHARS, MAX_WORDS_BEFORE, PROSE = 400, 12, "|#-*"
 """A report of a death is a short line that says so early. A longer line, or one of Markdown, only mentions a death."""
 
 _EXIT_CODE = re.compile(
-    r"\b(?:exit(?:ed)?(?: with)? (?:exit )?(?:code|status)|exit_?code|non-zero (?:exit )?status(?: of)?|exited with(?= -\d| 1[2-5]\d\b)|npm \S+ errno|"
-    r"(?:failed|died|terminated|finished) with (?:exit )?(?:code|status)|returncode|return code)[\"']?\s*(?:[:=(]\s*|\s)[\"']?"
+    r"(?:^\[\d{1,4}\][-+]? {1,8}exit|\b(?:exit(?:ed)?(?: with)? (?:exit )?(?:code|status)|exit_?code|non-zero (?:exit )?status(?: of)?|exited with(?= -\d| 1[2-5]\d\b)|npm \S+ errno|"
+    r"(?:failed|died|terminated|finished) with (?:exit )?(?:code|status)|returncode|return code))[\"']?\s*(?:[:=(]\s*|\s)[\"']?"
     r"(?P<code>-?\d{1,10})(?=[)\]}.,;:\"'\s]|$)",
     re.IGNORECASE | re.ASCII,
 )
@@ -38,6 +38,8 @@ _NATIVE = re.compile(
     # glibc: malloc/malloc.c (malloc_printerr), debug/fortify_fail.c
     r"(?:\*\*\* Error in `[^`\n]{1,255}': )?(?:\*\*\* (?:stack smashing|buffer overflow) detected.*|double free or corruption.*|corrupted (?:size|double|unsorted).*|"
     r"(?:free|calloc|malloc|realloc|malloc_\w+|munmap_chunk|mremap_chunk|unlink_chunk|tcache\w*)\(\): \S.*)|"
+    # C++'s runtime, glog (a failed check ends the process), Go's runtime
+    r"pure virtual method called\s*$|(?:F\d{4,8} \d\d:\d\d:\d\d\.\d{1,9} +\d+ )?\S{1,255}:\d+\] Check failed: .*|panic: \S.*|"
     r"\w[\w.-]{0,63}\[\d+\]: segfault at [0-9a-f]+ ip .*|!+ Segfault encountered !+.*|\S{1,255}: \S{1,255}:\d+: .{1,400}: Assertion .{1,400} failed\.?"
 )
 # ld.so, Python and argparse, before there is a program that runs
@@ -67,7 +69,8 @@ _GONE = re.compile(
     r"^\s*Reason:\s+(?:Error|StartError|ContainerCannotRun|Evicted|DeadlineExceeded)\s*$|failed liveness probe, will be restarted|"
     r"active longer than specified deadline|exceeds the total limit of containers|OCI runtime (?:exec|create) failed|"
     r"^The operation was cancell?ed\b|^The runner has received a shutdown signal|^The (?:self-)?hosted runner\b.{0,200} lost communication|"
-    r"^Job failed: |ran longer than the maximum time|hit its timeout of \d+|^Runner terminated\b"
+    r"^Job failed: |ran longer than the maximum time|hit its timeout of \d+|^Runner terminated\b|has exceeded the maximum execution time|^The job was cancell?ed because|"
+    r"^Unable to determine the device handle for (?:GPU|gpu)"
 )
 _PROSE = re.compile(
     r"\b(?:you|your|if|when|use|means?|would|could|should|may|likely|does|why|how|what|an? process)\b", re.IGNORECASE
@@ -132,5 +135,5 @@ DEATH_ANCHORS = (
     "encountered a", "crashed", "initialization failed", "status=9", "with code", "with status", "loop is not", "has errored", "make", "lookup error", "shared libraries", "can't open file", ": error: ", "Job step aborted",
     "EXIT STRING", "BAD TERMINATION", "state:", "State:", "status: ", "ack-off restarting", "BackOff", "Reason:", "liveness probe",
     "specified deadline", "total limit", "OCI runtime", "operation was cancel", "hosted runner", "shutdown signal", "Job failed", "maximum time",
-    "its timeout", "Runner terminated", "out-of-memory", "more memory than", "cess ", "fish: ",
+    "its timeout", "Runner terminated", "maximum execution", "job was cancel", "device handle", "pure virtual", "Check failed", "panic: ", "zsh: ", "out-of-memory", "more memory than", "cess ", "fish: ",
 )  # fmt: skip

@@ -18,7 +18,7 @@ _QUOTE = re.compile(
 )
 """Where a line begins to quote a prompt or an answer, in JSON or in a Python repr (vLLM's RequestOutput, and its server's line of each request,
 vllm/entrypoints/logger.py:35-40), or program text."""
-_PHRASE_BEFORE, _PHRASE_AFTER = re.compile(r"\w [\"“`]$"), re.compile(r"[\"”`] (?=\w)")
+_PHRASE_BEFORE, _PHRASE_AFTER = re.compile(r"\w [\"“`]$"), re.compile(r"[\"”`][,;:)]{0,2} (?=\w)")
 """What surrounds words that are quoted within a sentence."""
 
 

@@ -14,7 +14,14 @@ ENGLISH = {  # strsignal(3); zsh prints the same in small letters
     "Hangup": signal.SIGHUP, "Quit": signal.SIGQUIT, "Illegal instruction": signal.SIGILL, "Trace/breakpoint trap": signal.SIGTRAP,
     "Aborted": signal.SIGABRT, "Bus error": signal.SIGBUS, "Floating point exception": signal.SIGFPE, "Killed": signal.SIGKILL,
     "killed": signal.SIGKILL, "Segmentation fault": signal.SIGSEGV, "segmentation fault": signal.SIGSEGV, "aborted": signal.SIGABRT,
-    "Terminated": signal.SIGTERM, "terminated": signal.SIGTERM,
+    "Terminated": signal.SIGTERM, "terminated": signal.SIGTERM, "Bad system call": signal.SIGSYS, "Alarm clock": signal.SIGALRM,
+    "CPU time limit exceeded": signal.SIGXCPU, "File size limit exceeded": signal.SIGXFSZ, "User defined signal 1": signal.SIGUSR1,
+    "User defined signal 2": signal.SIGUSR2, "Abort trap": signal.SIGABRT,
+}  # fmt: skip
+_OF_ZSH = {  # Src/signames1.awk of zsh; what also is a word of English counts only after zsh's own prefix
+    "hangup": signal.SIGHUP, "quit": signal.SIGQUIT, "illegal hardware instruction": signal.SIGILL, "trace trap": signal.SIGTRAP,
+    "abort": signal.SIGABRT, "bus error": signal.SIGBUS, "floating point exception": signal.SIGFPE, "invalid system call": signal.SIGSYS,
+    "cpu limit exceeded": signal.SIGXCPU, "file size limit exceeded": signal.SIGXFSZ, "alarm": signal.SIGALRM,
 }  # fmt: skip
 _TRANSLATED = {  # every translation of the English word in glibc 2.36 (libc.mo) and bash 5.2 (bash.mo)
     signal.SIGKILL: """
@@ -88,7 +95,7 @@ _TERMINATED = """
 """
 _TRANSLATED_WORDS = {word.strip(): number for number, words in _TRANSLATED.items() for word in words.split("|")}
 _AMBIGUOUS = {word.strip(): signal.SIGTERM for word in _TERMINATED.split("|")}
-_SIGNALS = _AMBIGUOUS | ENGLISH | _TRANSLATED_WORDS
+_SIGNALS = _AMBIGUOUS | _OF_ZSH | ENGLISH | _TRANSLATED_WORDS
 
 
 def _any(words: Iterable[str]) -> str:

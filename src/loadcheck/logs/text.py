@@ -25,6 +25,7 @@ MAX_LINE_CHARS = 1024 * 1024
 _ANSI = re.compile(
     r"\x1b(?:\[[0-?]{0,64}[ -/]{0,4}[@-~]|[\]PX^_][^\x07\x1b\n]{0,4096}(?:\x07|\x1b\\)|[#%(-/][0-~]|[78=>cDEHM])"
 )
+_ENDING_NULS = re.compile(r"\0{1,64}(?=\r?\n)")
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -109,9 +110,11 @@ def clean_line(line: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text without terminal codes, and with plain for non-breaking spaces; line numbers stay the same."""
+    """The text without terminal codes and NULs at the ends of lines, and with plain for non-breaking spaces; line numbers stay the same."""
     if "\x1b" in text:
         text = _ANSI.sub("", text)
+    if "\0" in text:
+        text = _ENDING_NULS.sub("", text)
     return text.replace("\u00a0", " ")
 
 
