@@ -188,9 +188,9 @@ def _pickled(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_pickled, "adapter_model.bin, which is no data"),
+        (_pickled, "adapter_model.bin, which is not data"),
         (lambda folder: (folder / ADAPTER).unlink(), f"holds no {ADAPTER}"),
-        (lambda folder: (folder / "modeling.py").touch(), "modeling.py, which is no data"),
+        (lambda folder: (folder / "modeling.py").touch(), "modeling.py, which is not data"),
     ],
 )
 def test_pickles_and_code_are_refused_despite_a_proof(
@@ -231,7 +231,7 @@ def test_an_unfinished_export_is_not_left(child: Child, capsys: pytest.CaptureFi
     assert [path.name for path in Path().iterdir()] == ["run"]
     Path("out").mkdir()
     assert loadcheck(["export", "--verify", "out"]) == 2
-    assert "half of one: proof.json is missing" in _error(capsys)
+    assert "not an export, or incomplete: proof.json is missing" in _error(capsys)
 
 
 def test_an_interrupt_leaves_nothing(child: Child, monkeypatch: pytest.MonkeyPatch):
@@ -249,11 +249,11 @@ def test_an_interrupt_leaves_nothing(child: Child, monkeypatch: pytest.MonkeyPat
     ("config", "words"),
     [
         ({"modules_to_save": ["lm_head"]}, "modules_to_save: lm_head"),
-        ({"use_dora": True}, "use_dora: is no plain LoRA"),
-        ({"peft_type": "IA3"}, "peft_type: is no plain LoRA"),
-        ({"bias": "all"}, "bias: a trained bias"),
-        ({"r": None}, "r: says no rank"),
-        ({"r": 300}, "rank 300 is above 256, the highest that is served"),
+        ({"use_dora": True}, "use_dora: is not plain LoRA"),
+        ({"peft_type": "IA3"}, "peft_type: is not plain LoRA"),
+        ({"bias": "all"}, "bias: the server does not support"),
+        ({"r": None}, "r: has no rank"),
+        ({"r": 300}, "rank 300 is above 256, the highest that can be served"),
         ({"rank_pattern": {"q_proj": 512}}, "rank 512 is above 256"),
     ],
 )
@@ -288,11 +288,11 @@ def _load(run: Path) -> None:
     ("spoil", "words"),
     [
         (_no_adapter, "run: has no adapters: the training is completed"),
-        (_load, "run: is a load, and has no adapters"),
+        (_load, "run: is a load, which leaves no adapters"),
         (lambda run: (run / "probe.safetensors").unlink(), "run: has no probe.safetensors"),
-        (lambda run: (run / "probe.safetensors").write_bytes(b"123"), "is no probe of a training"),
+        (lambda run: (run / "probe.safetensors").write_bytes(b"123"), "is not a training's probe"),
         (lambda run: (run / "adapter" / ADAPTER).write_bytes(b"x"), "is not what was trained (adapter_model.safetensors"),
-        (lambda run: (run / "plan.json").write_text("[]"), "plan.json: is no JSON object"),
+        (lambda run: (run / "plan.json").write_text("[]"), "plan.json: is not a JSON object"),
         (shutil.rmtree, "run: not a run folder: run.json is missing"),
     ],
 )  # fmt: skip
@@ -309,8 +309,8 @@ def test_runs_without_complete_adapters_are_refused(
     ("words", "said"),
     [
         (["run"], "DIR: is missing"),
-        (["run", "run"], "run: DIR: is there already"),
-        (["run", "run/run.json/out"], "cannot be made"),
+        (["run", "run"], "run: DIR: already exists"),
+        (["run", "run/run.json/out"], "cannot be created"),
         (["--verify", "run", "out"], "--verify: takes only the folder of an export"),
         (["--verify", "run"], "proof.json is missing"),
     ],

@@ -23,7 +23,7 @@ from loadcheck.logs import Outcome
 from loadcheck.plan import make_plan
 from loadcheck.predict import Case, card_from_device
 from loadcheck.predict.card import Card
-from loadcheck.serving.asked import AS_SERVED
+from loadcheck.serving.request import SERVER_SETTINGS
 from loadcheck.serving.server import judge_start
 from loadcheck.specs.files import changed
 from loadcheck.specs.profile import load_profile
@@ -47,7 +47,7 @@ H200 = card_from_device("NVIDIA H200", "9.0", 150_109_880_320, 149_557_477_376)
 def _case(name: str, card: Card = H200) -> Case:
     """What was requested of this log's server."""
     asked = {"max_seq_length": 2048, "max_num_seqs": 64, "weights": "synthetic", "load_in_4bit": name == "adapters"}
-    plan = make_plan(changed(load_profile("llama31-8b-instruct-4bit"), AS_SERVED | asked))
+    plan = make_plan(changed(load_profile("llama31-8b-instruct-4bit"), SERVER_SETTINGS | asked))
     case = Case(config=plan.config, profile=plan.profile, card=card, model_name=plan.model_name)
     if name == "adapters":
         return served_case(case, 16, 2)

@@ -1,6 +1,6 @@
-"""Where an image comes from: an in-toto statement with SLSA's provenance, signed by the builder's own SSH key.
+"""The provenance of an image: an in-toto statement with SLSA provenance, signed with the builder's own SSH key.
 
-https://slsa.dev/spec/v1.0/provenance: the subject is the image by its digest, what it was made of are resolved dependencies.
+https://slsa.dev/spec/v1.0/provenance: the subject is the image by its digest; what it was built from are the resolved dependencies.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAKE_ONE = "make one with scripts/image/oci, or pull it with the image"
 
 
 class Descriptor(msgspec.Struct, frozen=True):
-    """A thing by its digests, such as {"sha256": …} or {"gitCommit": …}."""
+    """An artifact with its digests, such as {"sha256": …} or {"gitCommit": …}."""
 
     name: str = ""
     uri: str = ""
@@ -37,7 +37,7 @@ class Descriptor(msgspec.Struct, frozen=True):
 
 
 class BuildDefinition(msgspec.Struct, frozen=True, rename="camel"):
-    """What was built, from what."""
+    """What was built, and from what."""
 
     build_type: str
     external_parameters: dict[str, Any] = {}
@@ -45,33 +45,33 @@ class BuildDefinition(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Builder(msgspec.Struct, frozen=True):
-    """Who built; whose word it is, the signature says."""
+    """Who built it, as stated; only the signature proves who made the statement."""
 
     id: str
 
 
 class Metadata(msgspec.Struct, frozen=True, rename="camel"):
-    """When, in RFC 3339 and UTC, so that two can be compared as text."""
+    """When it was built, as RFC 3339 in UTC, so that two times can be compared as text."""
 
     finished_on: str = ""
 
 
 class RunDetails(msgspec.Struct, frozen=True):
-    """By whom, and when."""
+    """Who built it, and when."""
 
     builder: Builder
     metadata: Metadata = Metadata()
 
 
 class Predicate(msgspec.Struct, frozen=True, rename="camel"):
-    """SLSA's provenance."""
+    """SLSA's provenance predicate."""
 
     build_definition: BuildDefinition
     run_details: RunDetails
 
 
 class Statement(msgspec.Struct, frozen=True, rename={"type": "_type", "predicate_type": "predicateType"}):
-    """A key that it does not know is no error: that is in-toto's rule."""
+    """An in-toto statement. Unknown keys are ignored, as in-toto requires."""
 
     type: Literal["https://in-toto.io/Statement/v1"]
     subject: list[Descriptor]
@@ -80,7 +80,7 @@ class Statement(msgspec.Struct, frozen=True, rename={"type": "_type", "predicate
 
     @property
     def digest(self) -> str:
-        """Of the image, as registries write it."""
+        """The image's digest, as registries write it."""
         return f"sha256:{self.subject[0].digest.get('sha256', '')}" if len(self.subject) == 1 else ""
 
     @property
@@ -88,14 +88,14 @@ class Statement(msgspec.Struct, frozen=True, rename={"type": "_type", "predicate
         return self.predicate.run_details.metadata.finished_on
 
     def dependency(self, name: str) -> Mapping[str, str]:
-        """The digests of what it was made of; empty where the statement does not name it."""
+        """The digests of one thing that it was built from; empty if the statement does not name it."""
         found = self.predicate.build_definition.resolved_dependencies
         return next((each.digest for each in found if each.name == name), {})
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """A statement, who signed it, and what speaks against it."""
+    """A statement, who signed it, and its faults."""
 
     statement: Statement
     signer: str | None
@@ -103,12 +103,12 @@ class Provenance:
 
 
 def read_statement(path: Path) -> Statement:
-    """BadInput where it is missing, or no statement on an image."""
+    """Read a statement; BadInput if it is missing, or not a statement on an image."""
     return read_stated(path, Statement, MAX_BYTES, "an image", MAKE_ONE)
 
 
 def read_stated(path: Path, kind: type[StatementT], max_bytes: int, subject: str, remedy: str) -> StatementT:
-    """A statement as one of these records; BadInput where it is missing, too large, or none on such a subject."""
+    """Read a statement as a record of this kind; BadInput if it is missing, too large, or not on such a subject."""
     try:
         with own_file(path).open("rb") as file:
             text = file.read(max_bytes + 1)
@@ -122,11 +122,11 @@ def read_stated(path: Path, kind: type[StatementT], max_bytes: int, subject: str
 
 
 def verify(path: Path, signers: Path | None, digest: str | None, seen: Path | None = None) -> Provenance:
-    """Check the signature (`path`.sig), that it is about the image with this digest, and that it is no older than one seen before.
+    """Check a statement's signature (`path`.sig), that it is about the image with this digest, and that it is not older than `seen`.
 
     Args:
-        digest: "sha256:…"; None where it is not known.
-        seen: the statement of the image that was taken last; an older one is what a tag that was moved back leads to.
+        digest: "sha256:…"; None if unknown.
+        seen: the statement of the image that was pulled last. An older statement means that the tag was moved back.
     """
     statement = read_statement(path)
     signer, why = signature.signer_of(path, path.with_name(path.name + ".sig"), signers, NAMESPACE)
@@ -137,15 +137,16 @@ def verify(path: Path, signers: Path | None, digest: str | None, seen: Path | No
 
 def _faults(statement: Statement, digest: str | None, seen: Path | None) -> Iterator[str]:
     if digest is not None and statement.digest != digest:
-        yield f"it is about the image {statement.digest or 'without a digest'}, and not {digest}"
+        yield f"it is about the image {statement.digest or 'without a digest'}, not {digest}"
     if seen is not None and seen.exists():
         last = read_statement(seen)
         if statement.finished_on < last.finished_on:
-            yield f"it was built on {statement.finished_on or 'no day'}, before the one taken last ({last.finished_on}): the tag was moved back"
+            yield f"it was built on {statement.finished_on or 'no date'}, before the one pulled last ({last.finished_on}): the tag was moved back"
 
 
 def of_this_process(environ: Mapping[str, str]) -> Provenance | str | None:
-    """The statement that LOADCHECK_PROVENANCE names, held against what runs here: image, commit and lock. None where none is named; why, where it cannot be read."""
+    """The statement that LOADCHECK_PROVENANCE names, compared with the running image, commit and lock. None if none is named; an error message if it
+    cannot be read."""
     named = environ.get(STATEMENT_VARIABLE)
     if not named:
         return None
@@ -161,7 +162,7 @@ def of_this_process(environ: Mapping[str, str]) -> Provenance | str | None:
 def _differing(statement: Statement, environ: Mapping[str, str]) -> Iterator[str]:
     lock, ours = statement.dependency(f"env/{LOCK}").get("sha256"), lock_sha256()
     if lock != ours:
-        yield f"it was built from another {LOCK} ({lock or 'not stated'}) than the one that is here ({ours})"
+        yield f"it was built from another {LOCK} ({lock or 'not stated'}) than the one here ({ours})"
     commit, here = statement.dependency("source").get("gitCommit"), environ.get("LOADCHECK_COMMIT")
     if here and commit != here:
-        yield f"it was built from the commit {commit or 'not stated'}, and here runs {here}"
+        yield f"it was built from the commit {commit or 'not stated'}, but {here} runs here"

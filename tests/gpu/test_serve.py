@@ -22,9 +22,9 @@ PATHS = ("/health", "/ping", "/v1/models", "/tokenize", "/metrics", "/version", 
 SCRIPT = """
 import asyncio, json, sys
 from pathlib import Path
-from loadcheck.serving.asked import asked
+from loadcheck.serving.request import resolve_request
 from loadcheck.stacks.serving import Served, argv
-found = asked("run", [("sql", Path("run"))], {"max_num_seqs": 16, "chunked_prefill": "off"})
+found = resolve_request("run", [("sql", Path("run"))], {"max_num_seqs": 16, "chunked_prefill": "off"})
 words = argv(Served(found.plan, Path("base"), found.adapters, found.rank, "127.0.0.1", 8000))
 from vllm.utils import FlexibleArgumentParser
 from vllm.entrypoints.openai.api_server import build_app

@@ -22,7 +22,7 @@ from loadcheck.exporting.source import ADAPTER
 from loadcheck.plan import plan_from_json
 from loadcheck.predict import Case, card_from_device
 from loadcheck.runs.folder import RunFolder
-from loadcheck.serving.asked import Asked, asked
+from loadcheck.serving.request import ServeRequest, resolve_request
 from loadcheck.specs.files import to_data, to_toml, validate
 from loadcheck.specs.profile import Profile
 from loadcheck.stacks.plain_vllm.gate import EXPIRES, GRACE, KEY, MAX_BODY_BYTES, VERDICT, Gate
@@ -171,7 +171,7 @@ def test_a_port_in_use_is_refused(server: Server, capsys: pytest.CaptureFixture[
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert loadcheck(["serve", "q.toml", "--port", str(taken.getsockname()[1])]) == 2
-    assert "--port: 127.0.0.1:" in _error(capsys)
+    assert "--port: cannot listen on 127.0.0.1:" in _error(capsys)
     assert loadcheck(["serve", "q.toml", "--host", "192.0.2.1"]) == 2
     assert server.served is None
 
@@ -233,14 +233,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "run"
 
 
-def _served(found: Asked) -> list[str]:
+def _served(found: ServeRequest) -> list[str]:
     return argv(Served(found.plan, Path("/base"), found.adapters, found.rank, "127.0.0.1", 8000))
 
 
 def test_a_run_is_served_with_other_adapters(run: Path):
     """Adapters are served under names for requests, with the smallest rank that fits them all; no key is in the arguments."""
     _training(run.parent / "other", r=40)
-    found = asked("run", [("sql", Path("other"))], {"max_num_seqs": 16})
+    found = resolve_request("run", [("sql", Path("other"))], {"max_num_seqs": 16})
     words = _served(found)
     at = words.index("--enable-lora")
     assert words[at : at + 6] == ["--enable-lora", "--max-loras", "2", "--max-lora-rank", "64", "--lora-modules"]
@@ -252,7 +252,7 @@ def test_a_run_is_served_with_other_adapters(run: Path):
 def test_exports_are_served_by_their_folder(run: Path):
     """An export of adapters is served under its folder's name; a merged model is its own base, without adapters."""
     _export(Path("my export"), run)
-    assert list(asked("my export", [], {}).adapters) == ["my-export"]
+    assert list(resolve_request("my export", [], {}).adapters) == ["my-export"]
     _export(Path("merged"), run, form="merged")
     shutil.copy(ROOT / "tests" / "training" / "run" / "plan.json", "config.json")
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
@@ -261,7 +261,7 @@ def test_exports_are_served_by_their_folder(run: Path):
     Path("merged/config.json").write_text(json.dumps(config))
     (Path("merged") / ADAPTER).rename("merged/model.safetensors")
     _reprove(Path("merged"))
-    found = asked("merged", [], {})
+    found = resolve_request("merged", [], {})
     assert (found.merged, found.rank, found.plan.quantization) == (Path("merged"), None, "16bit")
     assert "--enable-lora" not in _served(found)
 
@@ -281,14 +281,14 @@ def test_wrong_bases_names_and_ranks_are_refused(run: Path, capsys: pytest.Captu
     Path("half/tokenizer.json").unlink()
     _training(run.parent / "large", r=300)
     for source, more, words in (
-        ("one", "b=two", "is of the base smollm2-135m-instruct, and"),
+        ("one", "b=two", "has the base smollm2-135m-instruct, but"),
         (
             "llama31-8b-instruct-4bit",
             "b=one",
-            "is of the base smollm2-135m-instruct, and llama-3.1-8b-instruct is served",
+            "has the base smollm2-135m-instruct, but llama-3.1-8b-instruct is served",
         ),
-        ("run", "r2=one", "is taken or no name"),
-        ("run", "-x=one", "is taken or no name"),
+        ("run", "r2=one", "is taken, or not a valid name"),
+        ("run", "-x=one", "is taken, or not a valid name"),
         ("run", "one", "is not NAME=DIR"),
         ("half", "", "tokenizer.json is missing"),
         ("large", "", "rank 300 is above 256"),
@@ -303,7 +303,7 @@ def test_slots_of_adapters_are_predicted_outside_the_budget(run: Path):
     plan = (
         plan_from_json(json.loads((RUN / "plan.json").read_text()))
         if (RUN / "plan.json").exists()
-        else asked("run", [], {}).plan
+        else resolve_request("run", [], {}).plan
     )
     card = card_from_device("NVIDIA H200", "9.0", H200.total_bytes, H200.free_bytes)
     case = Case(

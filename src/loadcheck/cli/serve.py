@@ -22,8 +22,8 @@ from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
 from loadcheck.preparing import GPU_PROFILE, case_of, require
 from loadcheck.runs.folder import create_run_folder, new_run_id
-from loadcheck.serving.asked import Asked, asked
 from loadcheck.serving.key import ApiKey, api_key
+from loadcheck.serving.request import ServeRequest, resolve_request
 from loadcheck.serving.server import LOOPBACK, check_port, serve
 from loadcheck.show.prediction import show_prediction
 from loadcheck.show.serve import ending, show_ready, show_warnings
@@ -69,7 +69,7 @@ def command(source: str, host: str, port: int, adapters: tuple[str, ...], api_ke
     verdict on its start. Ctrl-C and SIGTERM let running requests finish.
     """
     out = console(stderr=as_json)
-    found = asked(source, [_named(each) for each in adapters], overrides(flags))
+    found = resolve_request(source, [_named(each) for each in adapters], overrides(flags))
     check_port(host, port)
     key = api_key(api_key_file, key_hours)
     gpu, variables = _gpu(source), device.pin_for_children()
@@ -99,7 +99,7 @@ def _gpu(source: str) -> device.GpuDevice:
     return gpu
 
 
-def _base(found: Asked) -> Path:
+def _base(found: ServeRequest) -> Path:
     """The directory to serve: the merged model, or the base, fetched or made if missing."""
     if found.merged is not None:
         return found.merged

@@ -1,1 +1,1 @@
-"""The engines: what runs in the child process of a load."""
+"""The entry points of the child processes that import the stack."""

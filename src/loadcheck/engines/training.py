@@ -1,4 +1,4 @@
-"""The two steps of a training in a process of their own: counting the tokens of the rows, and training."""
+"""The two steps of a training that run in child processes: counting the tokens of the rows, and training."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.trainer import Session
 
 ENVIRONMENT = {
-    "USE_TORCH": "0",  # the tokenizer needs none, and it takes seconds
-    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",  # that there is none
+    "USE_TORCH": "0",  # the tokenizer does not need torch, whose import takes seconds
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",  # silences the warning that torch is missing
     "TRANSFORMERS_OFFLINE": "1",
     "HF_HUB_OFFLINE": "1",
 }
@@ -32,7 +32,7 @@ def _session(plan: LoadPlan, run_dir: Path, directory: Path, recorder: Recorder)
 
 
 def count_rows(plan: LoadPlan, run_dir: Path, directory: Path, recorder: Recorder) -> None:
-    """Leave rows.json: what the rows come to in tokens, and every fault that needs the tokenizer to be found."""
+    """Write rows.json: the token counts of the rows, and every fault that only the tokenizer can find."""
     os.environ |= ENVIRONMENT
     from transformers import AutoTokenizer
 

@@ -1,7 +1,8 @@
-"""Exports: what was trained as a folder for others, with the proof that it is that.
+"""Exports a trained model as a folder for others, with a proof that it is what was trained.
 
-source    the run that is exported, its adapters looked at before anything is made
-child     the processes that hold a model (engines/exported.py)
-proof     proof.json, what it must show, and whether a folder still is what it says
-export    from a run to a folder that is whole or not there
+source     the run to export, with its adapters, which are checked first
+child      runs the processes that load a model (engines/exported.py)
+proof      proof.json: its content, its checks, and whether a folder still matches it
+export     makes the folder from a run, atomically
+answering  generates an answer with an export or a run
 """

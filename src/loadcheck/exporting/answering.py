@@ -1,4 +1,4 @@
-"""An answer of what was trained: of an export, or of a run's adapters as they are."""
+"""Generates an answer with a trained model: an export, or a run's adapters."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from loadcheck.preparing import require
 
 
 def generate(source: Path, prompt: str, max_new_tokens: int, on_text: Callable[[str], None]) -> dict[str, Any]:
-    """What the model in `source` answers; `on_text` gets each piece as it comes.
+    """The answer of the model in `source`; `on_text` is called with each piece as it arrives.
 
     Raises:
-        BadInput: it is neither an export nor a training, or is not what was proven, or its base is another.
+        BadInput: it is neither an export nor a training, or differs from its proof, or its base is another one.
         UnsupportedMachine: this environment lacks a package.
     """
     request = _request(source)
@@ -32,5 +32,5 @@ def _request(source: Path) -> dict[str, Any]:
         return request_of(source, proven(source))
     if not (source / "run.json").exists():
         what = "is neither an export (proof.json is missing) nor a run (run.json is missing)"
-        raise BadInput(Problem(str(source), what, "name what `loadcheck export` or `loadcheck train` wrote"))
+        raise BadInput(Problem(str(source), what, "give a folder that `loadcheck export` or `loadcheck train` wrote"))
     return adapter_request(read_adapter(source))

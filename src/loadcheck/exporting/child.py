@@ -1,4 +1,4 @@
-"""The processes that hold a model while it is written, proven or asked: this one never imports torch."""
+"""Runs the child processes that load a model to write, prove or query it: the parent never imports torch."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from loadcheck.loading import child_environment
 from loadcheck.runs.child import ChildEnd, kill_session, signals_as_interrupts
 
 TAIL_CHARS = 2000
-"""Of what a process printed, looked at for its last line."""
+"""How much of a process's output is searched for its last line."""
 
 
 class StepFailed(LoadcheckError):  # noqa: N818: it names what happened
-    """A process that ended in a way that nobody foresaw: killed, or by an error of a library."""
+    """A child process ended unexpectedly: it was killed, or a library raised an error."""
 
     exit_code = EXIT_FAIL
 
 
 def command(step: str) -> list[str]:
-    """The process of one step: "write", "prove" or "answer"."""
+    """The command of one step: "write", "prove", "base" or "answer"."""
     return [sys.executable, "-m", "loadcheck.engines.exported", step, str(os.getpid())]
 
 
 def run_step(step: str, request: dict[str, Any], on_text: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """What a step found, its last line; `on_text` gets each piece of an answer as it comes.
+    """The result of a step, which is its last line; `on_text` is called with each piece of an answer.
 
     Raises:
-        BadInput, UnsupportedMachine: as the step itself says.
+        BadInput, UnsupportedMachine: as the step reports them.
         StepFailed: it ended without a result.
     """
     with tempfile.TemporaryFile() as noise, signals_as_interrupts():
@@ -68,12 +68,12 @@ def _close(pipe: IO[bytes] | None) -> None:
     try:
         if pipe is not None:
             pipe.close()
-    except BrokenPipeError:  # it had ended before it was asked
+    except BrokenPipeError:  # the process ended before it read its request
         pass
 
 
 def _talk(child: subprocess.Popen[bytes], request: dict[str, Any], on_text: Callable[[str], None]) -> dict[str, Any]:
-    """Hand over the request and hear the process out; gives its last line that is no text."""
+    """Send the request and read all output; returns the last line that is not a piece of text."""
     assert child.stdin is not None and child.stdout is not None
     try:
         child.stdin.write(json.dumps(request).encode("ascii"))
@@ -82,11 +82,11 @@ def _talk(child: subprocess.Popen[bytes], request: dict[str, Any], on_text: Call
         return {}
     last: dict[str, Any] = {}
     for line in child.stdout:
-        said = json.loads(line)
-        if "text" in said:
-            on_text(said["text"])
+        message = json.loads(line)
+        if "text" in message:
+            on_text(message["text"])
         else:
-            last = said
+            last = message
     return last
 
 
@@ -98,6 +98,6 @@ def _result(step: str, last: dict[str, Any], code: int, noise: IO[bytes]) -> dic
         raise kinds[code](Problem(**each) for each in last["problems"])
     noise.seek(max(0, noise.seek(0, os.SEEK_END) - TAIL_CHARS))
     lines = noise.read().decode("utf-8", "replace").split("\n")
-    said = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
+    last_line = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
     reason = ChildEnd(code, interrupted=False).reason.removeprefix("the loading process ") or "ended without a result"
-    raise StepFailed(Problem(f"step `{step}`", f"its process {reason}: {said}", "free memory, or see that line"))
+    raise StepFailed(Problem(f"step `{step}`", f"its process {reason}: {last_line}", "free memory, or see that line"))

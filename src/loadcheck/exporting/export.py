@@ -1,4 +1,4 @@
-"""From a run to a folder for others: written aside, proven, and then given its name; it is whole and proven, or not there."""
+"""Exports a run as a folder for others, atomically: it is written to a temporary folder, proven, and only then renamed."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ from loadcheck.specs.files import to_data, validate
 
 NEEDED = ("torch", "transformers", "peft", "bitsandbytes")
 NOT_COPIED = (ADAPTER, CONFIG, "README.md", MANIFEST)
-"""Of the run's folder of adapters: what is written anew, in another place or not at all. The rest is the tokenizer with its template."""
+"""Files in the run's folder of adapters that are not copied: they are written otherwise, or not at all. The rest is the tokenizer with its template."""
 HEADER_BYTES = 8
-"""Of a safetensors file: the length of its JSON header, little-endian."""
+"""The first bytes of a safetensors file hold the length of its JSON header, little-endian."""
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """An export, made or verified; it is at `folder` where the verdict is a pass."""
+    """An export, made or verified; a new one exists at `folder` only if the verdict is a pass."""
 
     folder: Path
     proof: Proof
@@ -64,110 +64,110 @@ class Exported:
 
 
 def export(adapter: Adapter, target: Path, merged: bool, say: Say) -> Exported:
-    """Write a run's adapters, or their model with them merged, prove them, and only then have the folder be there.
+    """Write a run's adapters, or the model with them merged, prove the result, and only then create the folder.
 
     Raises:
-        BadInput: `target` is taken or cannot be written, or the base is another.
+        BadInput: `target` is taken or cannot be written, or the base is another one.
         UnsupportedMachine: this environment lacks a package.
         StepFailed: a process died.
     """
     if not merged:
         refuse_rank(adapter)
     require(NEEDED, adapter.plan.profile)
-    aside = _aside(target)
+    staging = _staging_folder(target)
     try:
-        exported = _proven(adapter, aside, target, "merged" if merged else "adapters", say)
+        exported = _proven(adapter, staging, target, "merged" if merged else "adapters", say)
         if exported.verdict.passed:
-            _publish(aside, target)
+            _publish(staging, target)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
     return exported
 
 
-def _aside(target: Path) -> Path:
-    """A new folder beside the target; BadInput where that is there already, or its parent is not to be written to."""
+def _staging_folder(target: Path) -> Path:
+    """A new temporary folder next to the target; BadInput if the target exists, or its parent is not writable."""
     if target.exists() or target.is_symlink():
-        raise BadInput(Problem(str(target), "is there already", "name a folder that is not there yet", "DIR"))
+        raise BadInput(Problem(str(target), "already exists", "give a folder that does not exist yet", "DIR"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.", dir=target.parent))
     except OSError as error:
         raise BadInput(
-            Problem(str(target), f"cannot be made ({error.strerror})", "name another folder", "DIR")
+            Problem(str(target), f"cannot be created ({error.strerror})", "give another folder", "DIR")
         ) from None
 
 
-def _proven(adapter: Adapter, aside: Path, target: Path, form: Form, say: Say) -> Exported:
-    request = {**adapter_request(adapter), "target": str(aside), "merged": form == "merged"}
+def _proven(adapter: Adapter, staging: Path, target: Path, form: Form, say: Say) -> Exported:
+    request = {**adapter_request(adapter), "target": str(staging), "merged": form == "merged"}
     say("merging the adapters into their base" if form == "merged" else "writing the adapters")
     base_files = run_step("write", {**request, "adapters": str(adapter.path.resolve())})["base_files"]
-    _write_rest(adapter, aside, form)
-    say("opening it anew with plain transformers and peft")
+    _write_rest(adapter, staging, form)
+    say("loading it again with plain transformers and peft")
     found = run_step("prove", {**request, "base_files": base_files})
     comparison = validate(Comparison, found, "the comparison")
     proof = Proof(
         loadcheck=__version__, commit=adapter.record.commit, run=adapter.record.id, run_verdict=adapter.verdict, form=form,
         model=adapter.plan.model_name, plan=plan_to_json(adapter.plan), base_files=base_files, dtype=request["dtype"], rank=adapter.rank,
-        tolerance=TOLERANCES[request["dtype"]][form], notes=tuple(adapter.notes(form == "merged")), comparison=comparison, files=hashes(aside),
+        tolerance=TOLERANCES[request["dtype"]][form], notes=tuple(adapter.notes(form == "merged")), comparison=comparison, files=hashes(staging),
     )  # fmt: skip
-    (aside / PROOF).write_text(json_text(to_data(proof)) + "\n", encoding="ascii")
-    return Exported(target, proof, judge_proof(aside, proof, comparison))
+    (staging / PROOF).write_text(json_text(to_data(proof)) + "\n", encoding="ascii")
+    return Exported(target, proof, judge_proof(staging, proof, comparison))
 
 
-def _write_rest(adapter: Adapter, aside: Path, form: Form) -> None:
-    """The tokenizer with its template, what the proof is held to, and of adapters their config, with the base by its name and not its path."""
+def _write_rest(adapter: Adapter, staging: Path, form: Form) -> None:
+    """Copy the tokenizer with its template and the probe, and for adapters write their config with the base's name instead of its path."""
     for path in files_of(adapter.path):
         if path.name not in NOT_COPIED:
-            shutil.copy(own_file(path), aside / path.name)
-    shutil.copy(own_file(adapter.folder.probe_path), aside)
+            shutil.copy(own_file(path), staging / path.name)
+    shutil.copy(own_file(adapter.folder.probe_path), staging)
     if form == "adapters":
         config = {**adapter.config, "base_model_name_or_path": base_name(adapter)}
-        (aside / CONFIG).write_text(json_text(config) + "\n", encoding="ascii")
+        (staging / CONFIG).write_text(json_text(config) + "\n", encoding="ascii")
 
 
 def base_name(adapter: Adapter) -> str:
-    """Of the base, as others can have it: its name on the hub, where it is from there."""
+    """The name by which others can get the base: its name on the hub if it is from there."""
     checkpoint = adapter.plan.checkpoint
     return adapter.plan.model_name if checkpoint is None else checkpoint.repo
 
 
 def probe_dtype(path: Path) -> Any:
-    """The dtype that a probe names in its header; BadInput where the file is none of ours."""
+    """The dtype in the header of a probe; BadInput if the file is not a probe of ours."""
     try:
         with own_file(path).open("rb") as file:
             size = int.from_bytes(file.read(HEADER_BYTES), "little")
             dtype = json.loads(file.read(min(size, 1 << 20)))["__metadata__"]["dtype"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(Problem(str(path), f"is no probe of a training ({error})", "train anew")) from None
+        raise BadInput(Problem(str(path), f"is not a training's probe ({error})", "train again")) from None
     if dtype not in TOLERANCES:
-        raise BadInput(Problem(str(path), f"is of dtype {dtype!r:.40}", f"known: {', '.join(TOLERANCES)}"))
+        raise BadInput(Problem(str(path), f"has the dtype {dtype!r:.40}", f"known: {', '.join(TOLERANCES)}"))
     return dtype
 
 
-def _publish(aside: Path, target: Path) -> None:
-    """Have every byte on the disk, then the name."""
-    aside.chmod(0o755)
-    for path in (*(each for each in aside.rglob("*") if each.is_file()), aside):
+def _publish(staging: Path, target: Path) -> None:
+    """Sync every file to disk, then rename the folder."""
+    staging.chmod(0o755)
+    for path in (*(each for each in staging.rglob("*") if each.is_file()), staging):
         sync_path(path)
-    aside.rename(target)
+    staging.rename(target)
     sync_path(target.parent)
 
 
 def verify(folder: Path, say: Say) -> Exported:
-    """Check an export again: every file by its hash, then opened anew; nothing is opened where a file is not as it was."""
+    """Check an export again: every file by its hash, then by loading it; nothing is loaded if a file has changed."""
     proof = read_proof(folder)
     say("hashing the files")
     if file_finding(folder, proof).status is Status.FAIL:
         return Exported(folder, proof, judge_proof(folder, proof, None))
     refuse_unsafe(folder, proof.form)
     require(NEEDED, plan_from_json(proof.plan).profile)
-    say("opening it anew with plain transformers and peft")
+    say("loading it again with plain transformers and peft")
     comparison = validate(Comparison, run_step("prove", request_of(folder, proof)), "the comparison")
     return Exported(folder, proof, judge_proof(folder, proof, comparison))
 
 
 def adapter_request(adapter: Adapter) -> dict[str, Any]:
-    """The same of a run's adapters as they are."""
+    """The request that loads a run's adapters (engines/exported.py)."""
     return {
         "plan": plan_to_json(adapter.plan),
         "dtype": probe_dtype(adapter.folder.probe_path),
@@ -177,7 +177,7 @@ def adapter_request(adapter: Adapter) -> dict[str, Any]:
 
 
 def request_of(folder: Path, proof: Proof) -> dict[str, Any]:
-    """What a process is asked to open an export with (engines/exported.py)."""
+    """The request that loads an export (engines/exported.py)."""
     return {
         "plan": proof.plan,
         "dtype": proof.dtype,

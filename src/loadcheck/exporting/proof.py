@@ -1,4 +1,4 @@
-"""proof.json: that an export is what was trained; written last, and checked again by whoever takes the folder."""
+"""proof.json: the proof that an export is what was trained; written last, and checked again by whoever uses the folder."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ TOLERANCES: dict[str, dict[str, float]] = {
     "float16": {"adapters": 0.25, "merged": 0.5},
     "bfloat16": {"adapters": 1.0, "merged": 1.0},
 }
-"""In logits, the largest difference to the trained model, by what the weights are held in. A logit between 16 and 32 has a step of
-0.0156 in float16 and of 0.125 in bfloat16. Measured in float16 (SmolLM2 135M in 4-bit on a CPU, rank 8, eight steps, 2026-11-29): 0.016 by its
-adapters, 0.108 merged, and 20.3 to the base. In bfloat16 (Llama 3.1 8B in 4-bit, synthetic weights, rank 16, 20 steps, H200, driver 580.159.04,
+"""The largest allowed difference to the trained model's logits, by the type of the weights. A logit between 16 and 32 has a step of
+0.0156 in float16 and of 0.125 in bfloat16. Measured in float16 (SmolLM2 135M in 4-bit on a CPU, rank 8, eight steps, 2026-11-29): 0.016 with its
+adapters, 0.108 merged, and 20.3 for the base. In bfloat16 (Llama 3.1 8B in 4-bit, synthetic weights, rank 16, 20 steps, H200, driver 580.159.04,
 2026-11-29, commit e428a97): 0.234, 0.258 and 13.96."""
 DATA = (".json", ".safetensors", ".model", ".txt", ".md", ".jinja")
-"""What is in an export, and in a run's folder of adapters: safetensors, and texts of tokenizers, which run nothing."""
+"""Suffixes of the files in an export, and in a run's folder of adapters: safetensors and the tokenizer's text files, which run no code."""
 BASE_FACTOR = 2.0
 """How many times farther from the trained model its base must be than the export."""
 
@@ -35,13 +35,13 @@ Distance = Annotated[float, Meta(ge=0, le=1e30)]
 
 
 class Comparison(Spec, frozen=True, kw_only=True):
-    """An export opened anew by plain transformers and peft in a process of its own (stacks/reloaded.py), against the trained model.
+    """An export, loaded again by plain transformers and peft in a process of its own (stacks/reloaded.py), compared with the trained model.
 
     Attributes:
-        distance: the largest difference of two logits, of the export and of the trained model.
-        base_distance: the same of the base and the trained model.
-        num_positions: tokens after which all logits were compared.
-        same_tokens, num_chats: whether tokenizer and template make the same tokens of so many chats.
+        distance: the largest difference between a logit of the export and of the trained model.
+        base_distance: the same for the base and the trained model.
+        num_positions: the number of tokens after which all logits were compared.
+        same_tokens, num_chats: whether tokenizer and template give the same tokens, and for how many chats.
     """
 
     distance: Distance
@@ -57,9 +57,9 @@ class Proof(Spec, frozen=True, kw_only=True):
     """proof.json.
 
     Attributes:
-        run, run_verdict, commit: the training, the verdict on it, and the commit that it was done with.
-        plan: of its base (plan.py), by which that can be had again.
-        base_files: SHA-256 of the base's files of weights.
+        run, run_verdict, commit: the training, its verdict, and the commit that ran it.
+        plan: the plan of its base (plan.py), from which the base can be made again.
+        base_files: SHA-256 of the base's weight files.
         dtype: of the weights that are not quantized.
         files: SHA-256 of every other file of the export.
     """
@@ -82,21 +82,21 @@ class Proof(Spec, frozen=True, kw_only=True):
 
 
 def read_proof(folder: Path) -> Proof:
-    """BadInput where a folder is no export, or half of one."""
+    """The proof of an export; BadInput if the folder is not an export, or incomplete."""
     path = folder / PROOF
     if not path.is_file() or path.is_symlink():
-        what = "is no export, or half of one: proof.json is missing"
+        what = "is not an export, or incomplete: proof.json is missing"
         raise BadInput(Problem(str(folder), what, "make it with `loadcheck export RUN DIR`"))
     try:
         with path.open("rb") as file:
             data = json.loads(file.read(MAX_PROOF_BYTES))
     except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(Problem(str(path), f"is no proof ({error})", "export the run again")) from None
+        raise BadInput(Problem(str(path), f"is not a valid proof ({error})", "export the run again")) from None
     return validate(Proof, data, str(path))
 
 
 def proven(folder: Path) -> Proof:
-    """The proof of an export that still is what it says, and that holds nothing but data; BadInput for any other."""
+    """The proof of an export whose files still match it and are all pure data; BadInput otherwise."""
     proof = read_proof(folder)
     files = file_finding(folder, proof)
     if files.status is Status.FAIL:
@@ -106,16 +106,16 @@ def proven(folder: Path) -> Proof:
 
 
 def refuse_unsafe(folder: Path, form: Form) -> None:
-    """BadInput where weights would be opened that are no safetensors: a pickle runs code, and its proof is written by who wrote it."""
+    """BadInput if anything but safetensors would be loaded as weights: a pickle runs code, and its author also writes its proof."""
     wanted = "adapter_model.safetensors" if form == "adapters" else "model*.safetensors"
     odd = sorted(path.name for path in folder.rglob("*") if path.is_file() and path.suffix not in DATA)
     if odd or not any(folder.glob(wanted)):
-        what = f"holds {', '.join(odd[:3])}, which is no data" if odd else f"holds no {wanted}"
-        raise BadInput(Problem(str(folder), what, "take an export with its weights in safetensors, and nothing else"))
+        what = f"holds {', '.join(odd[:3])}, which is not data" if odd else f"holds no {wanted}"
+        raise BadInput(Problem(str(folder), what, "use an export that has only safetensors as weights"))
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of an export but its proof; a link is no file of it, and counts as one that is not as it was."""
+    """SHA-256 of every file of an export except its proof; a link gets another value, so that it counts as changed."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -127,32 +127,32 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def file_finding(folder: Path, proof: Proof) -> Finding:
-    """Whether the folder still holds what was proven, and nothing else."""
+    """Whether the folder holds exactly the files of the proof."""
     found = hashes(folder)
     wrong = [
         *(f"{name} is missing" for name in proof.files if name not in found),
         *(f"{name} was added" for name in found if name not in proof.files),
         *(f"{name} was changed" for name in found if name in proof.files and found[name] != proof.files[name]),
     ]
-    why = "; ".join(wrong) if wrong else f"all {len(found)} files are those that were proven, by SHA-256"
+    why = "; ".join(wrong) if wrong else f"all {len(found)} files match the proof by SHA-256"
     return run_finding("files", not wrong, why, "it is not what was exported: export the run again")
 
 
 def comparison_findings(comparison: Comparison, tolerance: float) -> Iterator[Finding]:
-    """Whether what was opened anew is what was trained."""
+    """Whether the model that was loaded again is the one that was trained."""
     near, base = comparison.distance, comparison.base_distance
     yield run_finding(
         "logits", near <= tolerance,
-        f"opened anew it differs from the trained model by at most {near:.4g} in any logit (tolerance {tolerance:g})",
-        "the adapters, their base or a package is not the one that was trained with",
+        f"loaded again, it differs from the trained model by at most {near:.4g} in any logit (tolerance {tolerance:g})",
+        "the adapters, their base or a package is not the one of the training",
     )  # fmt: skip
     yield run_finding(
         "base", base > 0 and base >= BASE_FACTOR * near, f"the base differs from the trained model by {base:.4g}, {_times(base, near)}",
-        "the training moved so little that nobody could tell its export from the base: train longer",
+        "the training changed so little that its export cannot be told from the base: train longer",
     )  # fmt: skip
     yield run_finding(
-        "template", comparison.same_tokens, f"tokenizer and template make the tokens of the training of {comparison.num_chats} chats",
-        "another tokenizer or template: answers would be gibberish; use those of the export",
+        "template", comparison.same_tokens, f"tokenizer and template give the same tokens as in the training for {comparison.num_chats} chats",
+        "another tokenizer or template would give gibberish: use those of the export",
     )  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def _times(base: float, near: float) -> str:
 
 
 def judge_proof(folder: Path, proof: Proof, comparison: Comparison | None) -> Verdict:
-    """The verdict on an export; `comparison` is that of now, and None where its files are wrong already."""
+    """The verdict on an export; `comparison` is None if its files already differ."""
     files = file_finding(folder, proof)
     if comparison is None:
         return Verdict((files,))

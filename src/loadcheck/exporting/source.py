@@ -1,4 +1,4 @@
-"""The run that is exported: whether it has adapters, and whether they are such as can be handed on."""
+"""Reads the run to export, and checks that it has adapters that others can use."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """The adapters of a training that came to its end.
+    """The adapters of a finished training.
 
     Attributes:
-        config: of adapter_config.json.
-        verdict: on the training: pass, fail, refused or skipped; None where there is none.
+        config: the content of adapter_config.json.
+        verdict: the training's: pass, fail, refused or skipped; None if there is none.
     """
 
     folder: RunFolder
@@ -40,28 +40,28 @@ class Adapter:
 
     @property
     def rank(self) -> int:
-        """The highest of its linears."""
+        """The highest rank of any linear."""
         return max([int(self.config["r"]), *map(int, (self.config.get("rank_pattern") or {}).values())])
 
     def notes(self, merged: bool) -> list[str]:
-        """What who takes the export must know."""
-        said = []
+        """What users of the export must know."""
+        notes = []
         if not merged and (flag := rank_flag(self.rank)) is not None:
-            said.append(f"rank {self.rank} is above a server's default: serve it with {flag}")
+            notes.append(f"rank {self.rank} is above a server's default: serve it with {flag}")
         if self.verdict != "pass":
-            said.append(f"the verdict on the training is {self.verdict or 'not there'}: see `loadcheck report`")
-        return said
+            notes.append(f"the verdict on the training is {self.verdict or 'missing'}: see `loadcheck report`")
+        return notes
 
 
 def read_adapter(run: Path) -> Adapter:
-    """The adapters of a run; BadInput, in a line for each, for what keeps them from being handed on."""
+    """The adapters of a run; BadInput lists every reason why they cannot be exported."""
     folder = RunFolder(run)
     record = folder.read_record()
     _refuse_unfinished(run, folder, record)
     changed = changed_files(folder.adapter_path)
     if changed:
         what = f"is not what was trained ({', '.join(changed)})"
-        raise BadInput(Problem(str(folder.adapter_path), what, "export another run, or train anew"))
+        raise BadInput(Problem(str(folder.adapter_path), what, "export another run, or train again"))
     for path in files_of(folder.adapter_path):
         own_file(path)
     refuse_unsafe(folder.adapter_path, "adapters")
@@ -73,52 +73,52 @@ def read_adapter(run: Path) -> Adapter:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """A file with one JSON object; BadInput for any other."""
+    """The JSON object in a file; BadInput if there is none."""
     try:
         found = json.loads(own_file(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(Problem(str(path), f"cannot be read ({error})", "export another run, or train anew")) from None
+        raise BadInput(Problem(str(path), f"cannot be read ({error})", "export another run, or train again")) from None
     if not isinstance(found, dict):
-        raise BadInput(Problem(str(path), "is no JSON object", "export another run, or train anew"))
+        raise BadInput(Problem(str(path), "is not a JSON object", "export another run, or train again"))
     return found
 
 
 def _refuse_unfinished(run: Path, folder: RunFolder, record: RunRecord) -> None:
     if record.training is None:
-        raise BadInput(Problem(str(run), "is a load, and has no adapters", "name the folder of a training"))
+        raise BadInput(Problem(str(run), "is a load, which leaves no adapters", "give the folder of a training"))
     if not folder.adapter_path.is_dir() or folder.adapter_path.is_symlink():
         what = f"has no adapters: the training is {record.outcome}"
-        raise BadInput(Problem(str(run), what, "bring it to its end with `loadcheck train --resume`"))
+        raise BadInput(Problem(str(run), what, "finish it with `loadcheck train --resume`"))
     if not own_file(folder.probe_path).is_file():
-        what = "has no probe.safetensors, to which an export is held"
-        raise BadInput(Problem(str(run), what, "train anew: trainings of an earlier loadcheck kept none"))
+        what = "has no probe.safetensors, against which an export is checked"
+        raise BadInput(Problem(str(run), what, "train again: earlier versions of loadcheck did not write it"))
 
 
 def _unservable(where: str, config: dict[str, Any]) -> Iterator[Problem]:
-    """Kinds of adapters that a plain LoRA is not, which would be dropped in silence or refused where they are used."""
+    """Problems of adapters that are not plain LoRA: a server would silently ignore parts of them, or refuse them."""
     if type(config.get("r")) is not int:
-        yield Problem(where, "says no rank", "train anew", "r")
+        yield Problem(where, "has no rank", "train again", "r")
     if config.get("peft_type") != "LORA" or config.get("use_dora"):
         yield Problem(
-            where, "is no plain LoRA", "train LoRA adapters", "use_dora" if config.get("use_dora") else "peft_type"
+            where, "is not plain LoRA", "train LoRA adapters", "use_dora" if config.get("use_dora") else "peft_type"
         )
     if config.get("modules_to_save"):
-        what = f"{', '.join(config['modules_to_save'])}: trained whole, which the server takes no adapters with"
+        what = f"{', '.join(config['modules_to_save'])}: fully trained modules, which the server does not support in adapters"
         yield Problem(where, what, "train without it", "modules_to_save")
     if config.get("bias", "none") != "none":
-        yield Problem(where, "a trained bias is no part of an adapter", "train with bias none", "bias")
+        yield Problem(where, "the server does not support a trained bias", "train with bias none", "bias")
 
 
 def refuse_rank(adapter: Adapter) -> None:
-    """BadInput for adapters of a rank that no server takes."""
+    """BadInput for adapters of a rank that no server supports."""
     if adapter.rank > MAX_SERVED_RANK:
-        what = f"rank {adapter.rank} is above {MAX_SERVED_RANK}, the highest that is served"
+        what = f"rank {adapter.rank} is above {MAX_SERVED_RANK}, the highest that can be served"
         raise BadInput(Problem(str(adapter.path), what, "export it with --merged", "r"))
 
 
 def _verdict(folder: RunFolder) -> str | None:
     try:
-        said = json.loads(own_file(folder.verdict_path).read_text(encoding="utf-8"))["verdict"]
+        verdict = json.loads(own_file(folder.verdict_path).read_text(encoding="utf-8"))["verdict"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return said if isinstance(said, str) else None
+    return verdict if isinstance(verdict, str) else None

@@ -1,6 +1,6 @@
-"""A server for what was loaded or trained: the engine's own, behind our door, predicted before and judged after its start.
+"""Serves a model with vLLM's own server and an API key; its memory is predicted before its start, and judged after it.
 
-asked     what is to be served: a profile, a run, an export, and further adapters
-key       the API key: given, or made and shown once
-server    the process from its start to its end
+request   what to serve: a profile, a run or an export, and further adapters
+key       the API key: given, or generated and shown once
+server    runs and watches the server's process
 """

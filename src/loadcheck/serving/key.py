@@ -1,4 +1,4 @@
-"""The API key of a server: given in a file or a variable, or made anew; never an argument, never in a log."""
+"""The API key of a server: given in a file or a variable, or generated; never an argument, never in a log."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SECONDS = 3600
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key, and until when it holds.
+    """A key and its expiry.
 
     Attributes:
-        is_new: it was made here, so that somebody has to be told.
-        expires_unix_s: None for as long as the server lives.
+        is_new: whether it was generated here, so that the user must be shown it.
+        expires_unix_s: None if it is valid as long as the server runs.
     """
 
     text: str
@@ -34,7 +34,7 @@ class ApiKey:
 
 
 def api_key(file: Path | None, hours: float | None) -> ApiKey:
-    """The key in a file, else in LOADCHECK_API_KEY, else a new one; BadInput for one that is weak, odd or open to others."""
+    """The key in a file, else in LOADCHECK_API_KEY, else a new one; BadInput for a key that is weak, invalid or readable by others."""
     expires_s = None if hours is None else time.time() + hours * SECONDS
     if file is not None:
         return ApiKey(_checked(_read(file), str(file)), is_new=False, expires_unix_s=expires_s)
@@ -58,6 +58,6 @@ def _read(file: Path) -> str:
 
 def _checked(key: str, where: str) -> str:
     if not MIN_CHARS <= len(key) <= MAX_CHARS or not key.isascii() or not key.isprintable() or " " in key:
-        what = f"is no key of {MIN_CHARS} to {MAX_CHARS} printable characters without blanks"
-        raise BadInput(Problem(where, what, "take one of `openssl rand -hex 32`, or none: one is made"))
+        what = f"is not a key of {MIN_CHARS} to {MAX_CHARS} printable characters without blanks"
+        raise BadInput(Problem(where, what, "make one with `openssl rand -hex 32`, or give none: one is generated"))
     return key

@@ -1,4 +1,4 @@
-"""A server's process from its start to its end: watched until it answers, its start judged by its log, ended with grace."""
+"""Runs the server's process: watches it until it answers, judges its start by its log, and shuts it down gracefully."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from loadcheck.stacks.serving import SERVER, Served, argv, environment, evidence
 from loadcheck.verdict import judge
 
 GRACE_S = 30.0
-"""How long requests that run may go on once the server is asked to end."""
+"""How long running requests may go on once the server is shutting down."""
 END_S = 15.0
-"""How long the server may take to end after that: it leaves its engine 4 s (vllm/entrypoints/openai/api_server.py:228-247)."""
+"""How long the server may take to exit after that: it gives its engine 4 s (vllm/entrypoints/openai/api_server.py:228-247)."""
 SHUTDOWN = Shutdown(signal.SIGTERM, only_leader=True, grace_s=GRACE_S + END_S)
-"""The engine is a process of the server's own, in its group: a signal to both would cut what it is working on."""
+"""The engine is the server's child in the same process group: a signal to the whole group would abort its running requests."""
 POLL_S = 0.5
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104: asked for by the user, and warned of
+ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104: the user's choice, with a warning
 
 Ready = Callable[[Verdict], None]
 
 
 def command(served: Served) -> list[str]:
-    """The server's process; it ends when this one does."""
+    """The command of the server's process, which ends when this one does."""
     return [sys.executable, "-m", "loadcheck.engines.served", str(os.getpid()), SERVER, *argv(served)]
 
 
 def check_port(host: str, port: int) -> None:
-    """BadInput where nothing can listen there: the port is in use, or the host is none of this machine's."""
+    """BadInput if the server cannot listen there: the port is in use, or the host is not an address of this machine."""
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, number) as found:
@@ -52,13 +52,13 @@ def check_port(host: str, port: int) -> None:
             found.bind(address)
             found.listen(1)
     except OSError as error:
-        what = f"{host}:{port} cannot be listened on ({error.strerror})"
-        raise BadInput(Problem("command line", what, "end what uses it, or give another --port", "--port")) from None
+        what = f"cannot listen on {host}:{port} ({error.strerror})"
+        raise BadInput(Problem("command line", what, "stop what uses it, or give another --port", "--port")) from None
 
 
 @dataclass(slots=True)
 class Watch:
-    """Waits, beside the server, until it answers; then its start is judged and kept, and `ready` is called once."""
+    """Waits in a thread until the server answers; then judges its start, writes the verdict, and calls `ready` once."""
 
     served: Served
     folder: RunFolder
@@ -89,9 +89,9 @@ class Watch:
 
 def serve(served: Served, key: ApiKey, case: Case, folder: RunFolder, ready: Ready,
           on_output: Callable[[bytes], None]) -> tuple[ChildEnd, Verdict | None]:  # fmt: skip
-    """Run the server to its end or ours; gives how it ended, and the verdict on its start, None where it never answered.
+    """Run the server until it or this process ends; returns how it ended, and the verdict on its start (None if it never answered).
 
-    Its log is server.log's place in the folder, without the key.
+    Its log is the folder's load.log, without the key.
     """
     env = environment(child_environment(), key.text, key.expires_unix_s, folder.verdict_path, GRACE_S)
     env |= served.variables
@@ -110,7 +110,7 @@ def serve(served: Served, key: ApiKey, case: Case, folder: RunFolder, ready: Rea
 
 
 def judge_start(log: Path, case: Case) -> Verdict:
-    """The log of a start by what its lines state of each other, and each figure against what is predicted of it."""
+    """The verdict on the log of a start: by its identities, and by each figure against its prediction."""
     try:
         return judge(evidence_of(parse_run_log(log), case))
     except BadInput as error:
