@@ -281,7 +281,7 @@ def test_weights_that_do_not_fit_are_the_one_cause():
     (sixteen,) = _obstacle_texts(t4, CONFIGS["llama-3.1-8b-instruct", "16bit"])
     assert sixteen[1] == "load in 4-bit, which takes 5.35 GiB"
     (small,) = _obstacle_texts(dataclasses.replace(t4, total_bytes=5 * GIB, free_bytes=5 * GIB))
-    assert small[1] == "take a smaller model, or a card with more memory"
+    assert small[1] == "use a smaller model, or a card with more memory"
 
 
 def test_a_batch_that_does_not_fit_beside_the_weights_is_the_one_cause():

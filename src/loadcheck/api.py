@@ -142,7 +142,7 @@ def _case(name: str, settings: Settings | None, gpu: str | Card, ram_available_b
     if not profile.has_budget:
         what = "loads without vLLM, so its memory depends on no card"
         raise BadInput(
-            Problem(f"profile {profile.name}", what, "take a profile with engine = 'gpu' and fast_inference = true")
+            Problem(f"profile {profile.name}", what, "use a profile with engine = 'gpu' and fast_inference = true")
         )
     card = gpu if isinstance(gpu, Card) else card_from_table(gpu)
     return case_of(profile, card, present_ram_bytes() if ram_available_bytes is None else ram_available_bytes)

@@ -68,6 +68,6 @@ def _nothing_to_fit(profile: Profile) -> Problem:
     return Problem(
         f"profile {profile.name}",
         "loads without vLLM, and fit searches vLLM's settings",
-        f"see `loadcheck predict {profile.name}`, or take a profile with engine = 'gpu' and fast_inference = true",
+        f"see `loadcheck predict {profile.name}`, or use a profile with engine = 'gpu' and fast_inference = true",
         "engine" if profile.on_cpu else "fast_inference",
     )

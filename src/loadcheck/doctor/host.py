@@ -26,7 +26,7 @@ def check_platform(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
     known = ("x86_64", "aarch64") if plan.profile.on_cpu else ("x86_64",)
     python = ".".join(map(str, machine.python))
     if machine.platform not in known:
-        remedy = f"take a machine with {' or '.join(known)}"
+        remedy = f"use a machine with {' or '.join(known)}"
         yield problem("platform", f"the processor is {machine.platform}", "moved-dependency",
                       "the lock's wheels are for others", remedy, cannot=True)  # fmt: skip
     elif not (3, 10) <= machine.python <= (3, 12):

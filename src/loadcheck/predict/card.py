@@ -123,7 +123,7 @@ def described_card(
     capability = compute_capability or (entry.compute_capability if entry else None)
     refused = None if entry is None else entry.refused or why_refused(float(entry.compute_capability))
     if refused and (total is None or free_bytes is None):
-        raise BadInput(Problem(f"env/gpus.toml: {gpu}", refused, "take a card of compute capability 7.5 to 9.0"))
+        raise BadInput(Problem(f"env/gpus.toml: {gpu}", refused, "use a card of compute capability 7.5 to 9.0"))
     problems = _described_problems(total, free_bytes, capability)
     if problems:
         raise BadInput(problems)

@@ -64,7 +64,7 @@ class Model(Spec, frozen=True, kw_only=True):
     def config_for(self, quantization: Quantization) -> ModelConfig:
         """Its shape; BadInput if its figures are not predicted."""
         if self.refused is not None:
-            raise BadInput(Problem(f"env/models/{self.name}.toml", self.refused, "take another model", "refused"))
+            raise BadInput(Problem(f"env/models/{self.name}.toml", self.refused, "use another model", "refused"))
         config = config_from_hf(self.config, f"env/models/{self.name}.toml")
         return changed(config, {"quantization": quantization})
 

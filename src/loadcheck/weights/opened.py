@@ -16,7 +16,7 @@ from typing import IO, Any
 from loadcheck.errors import Problem, printable
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-CONVERT = "convert it to safetensors on a machine that may run what is in it, or take a checkpoint that has them"
+CONVERT = "convert it to safetensors on a machine that may run what is in it, or use a checkpoint that has them"
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the format (safetensors/src/tensor.rs, MAX_HEADER_SIZE)."""

@@ -123,7 +123,7 @@ def _training(case: Case, settings: TrainSettings, engine: Prediction | None) ->
     account = stack_of(case.profile).predict_training(case, settings, engine)
     if account is None:
         what = "a training of this profile is not predicted"
-        raise BadInput(Problem(f"profile {case.profile.name}", what, "take a GPU profile"))
+        raise BadInput(Problem(f"profile {case.profile.name}", what, "use a GPU profile"))
     return TrainPrediction(case, settings, engine, account)
 
 

@@ -27,7 +27,7 @@ from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, ENGINE_LINES, UNSL
 PACKAGES = ("torch", "triton", "vllm", "xformers", "transformers", "bitsandbytes", "protobuf", "numpy", "setuptools")
 IN_FLIGHT_NOTE = (
     "{model} has no quantization_config, so it is predicted and loaded in 16 bits: what vLLM would quantize as it loads is not modelled; "
-    "for 4 bits take a checkpoint that says so"
+    "for 4 bits use a checkpoint that says so"
 )
 
 

@@ -18,7 +18,7 @@ def obstacles(case: Case, plan: EnginePlan, budget: Budget, account: MemoryAccou
     """In the order in which the engine would hit them."""
     card = case.gpu
     if card.refused is not None:
-        remedy = "take a card of compute capability 7.5 to 9.0"
+        remedy = "use a card of compute capability 7.5 to 9.0"
         yield Obstacle(f"{card.name} cannot run this stack: {card.refused}", "no kernel image is available", remedy)
     yield from apply_rules(RULES, case)
     yield from _batch(case, plan)
@@ -26,7 +26,7 @@ def obstacles(case: Case, plan: EnginePlan, budget: Budget, account: MemoryAccou
     model, of = budget.weights.num_bytes + slots_bytes, "and the adapters' slots" if slots_bytes else "alone"
     if model + budget.non_torch_bytes > card.free_bytes:
         what = f"the weights {of} take {show_bytes(model)}, and {show_bytes(card.free_bytes)} of the card are free"
-        yield Obstacle(what, "CUDA out of memory.", "take a smaller model, or a card with more memory", "profile")
+        yield Obstacle(what, "CUDA out of memory.", "use a smaller model, or a card with more memory", "profile")
         return
     too_full = account.peak.num_bytes > card.total_bytes
     short = kv_cache_obstacle(plan, budget, too_full)
@@ -91,7 +91,7 @@ def _kept(case: Case) -> Obstacle | None:
     return Obstacle(
         "vLLM alone assumes that every linear of a dynamic quant is in 4 bits",
         "AssertionError",
-        "load it with unsloth, or take the plain 4-bit checkpoint",
+        "load it with unsloth, or use the plain 4-bit checkpoint",
     )
 
 

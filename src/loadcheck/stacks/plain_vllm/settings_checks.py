@@ -11,7 +11,7 @@ from loadcheck.specs.profile import Profile
 from loadcheck.stacks.plain_vllm.plan import MAX_NUM_SEQS, chunks_prefill
 from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes, captures_graphs
 from loadcheck.stacks.unsloth_vllm.kv import kv_cache_dtype_of
-from loadcheck.stacks.unsloth_vllm.settings_checks import tokenizer_of_model
+from loadcheck.stacks.unsloth_vllm.settings_checks import check_tokenizer
 
 
 def check_settings(evidence: Evidence) -> Iterator[Finding]:
@@ -35,7 +35,7 @@ def check_settings(evidence: Evidence) -> Iterator[Finding]:
     yield from evidence.setting_findings(
         wanted_of, why, "load with this profile's settings, or give the raw output of one load"
     )
-    yield from tokenizer_of_model(evidence)
+    yield from check_tokenizer(evidence)
 
 
 def _graphs(profile: Profile) -> dict[str, Value]:

@@ -48,12 +48,12 @@ def check_kv_cache_of_0_6_4(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _block_bytes(evidence: Evidence) -> tuple[Interval, str] | None:
-    """Bytes of one KV block: by the named model if it is known, else by how many of them the log's own swap space holds, and not one more."""
+    """Bytes of one KV block: exact for a known model, else the interval implied by the number of blocks in the log's own swap space."""
     dtype = evidence.attempt.reading("kv_cache_dtype")
     size = number_bytes(None if dtype is None else str(dtype.value))
     if (model := evidence.model) is not None and size is not None:
-        exactly = block_bytes(model.num_layers, model.kv_size, size)
-        return Interval(exactly, exactly), f"of {model.name}"
+        exact = block_bytes(model.num_layers, model.kv_size, size)
+        return Interval(exact, exact), f"of {model.name}"
     swap, blocks = evidence.attempt.reading("swap_bytes"), evidence.attempt.reading("num_cpu_blocks")
     if swap is None or blocks is None or not swap.value or not blocks.value:
         return None
@@ -196,14 +196,14 @@ def check_attention(evidence: Evidence) -> Iterator[Finding]:
     capability = evidence.attempt.reading("compute_capability")
     if capability is None or not (evidence.strict_stack or pinned_unsloth_zoo(evidence.attempt)):
         return
-    has_it = float(capability.value) >= FLASH_CAPABILITY
-    said_of = {
-        "bfloat16": str(has_it).upper(),
-        "flash_attention_2": "False" if not has_it else None,
-        "attention_backend": "XFormers" if not has_it else None,
-        "no_flash_attention": None if not has_it else "Flash Attention",
+    supported = float(capability.value) >= FLASH_CAPABILITY
+    expected_of = {
+        "bfloat16": str(supported).upper(),
+        "flash_attention_2": "False" if not supported else None,
+        "attention_backend": "XFormers" if not supported else None,
+        "no_flash_attention": None if not supported else "Flash Attention",
     }
-    for attribute, wanted in said_of.items():
+    for attribute, wanted in expected_of.items():
         reading = evidence.attempt.reading(attribute)
         if reading is not None and wanted is not None and reading.value != wanted:
             yield evidence.finding(reading, Check.IDENTITY, False, predicted=wanted,

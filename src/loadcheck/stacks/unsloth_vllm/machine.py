@@ -56,7 +56,7 @@ def check_after_load(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
     for what in card_warnings:
         why, remedy = (
             "the load itself may pass, but the engine may die at a later prompt",
-            "take a card of 7.5 or newer",
+            "use a card of 7.5 or newer",
         )
         yield Finding(check="capability", level=Level.WARNING, what=what, why=why, remedy=remedy,
                       references=("vllm/attention/ops/prefix_prefill.py",))  # fmt: skip

@@ -63,7 +63,7 @@ def _local(profile: Profile) -> Resolved:
     """A folder or a config.json states its own quantization; load_in_4bit quantizes nothing (vllm_utils.py:869)."""
     title, config = resolve_model(profile.model, profile.load_in_4bit)
     note = (
-        f"{profile.model} has no quantization_config: vLLM loads it in 16 bits, whatever load_in_4bit says; for 4 bits take a checkpoint "
+        f"{profile.model} has no quantization_config: vLLM loads it in 16 bits, whatever load_in_4bit says; for 4 bits use a checkpoint "
         "that has one, in a folder whose name ends in -bnb-4bit"
     )
     return Resolved(title, config, (note,) if profile.load_in_4bit and config.quantization == "16bit" else ())

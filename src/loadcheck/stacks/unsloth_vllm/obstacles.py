@@ -32,7 +32,7 @@ def obstacles(case: Case, plan: EnginePlan, budget: Budget, account: MemoryAccou
         yield Obstacle(
             f"{card.name} cannot run this stack: {card.refused}",
             message,
-            "take a card of compute capability 7.5 to 9.0",
+            "use a card of compute capability 7.5 to 9.0",
         )
     yield from refusals(case)
     cause = _too_large(case, plan, budget, account)
@@ -119,7 +119,7 @@ def _fix_weights(config: ModelConfig, card: Card, budget: Budget) -> str:
     used = card.total_bytes - card.free_bytes
     if budget.fixed_bytes < card.total_bytes:
         return f"free the card: {show_bytes(used)} of it are in use"
-    return "take a smaller model, or a card with more memory"
+    return "use a smaller model, or a card with more memory"
 
 
 def _fix_batch(config: ModelConfig, card: Card, plan: EnginePlan) -> str:

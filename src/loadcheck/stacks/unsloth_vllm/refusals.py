@@ -99,7 +99,7 @@ def _window(case: Case) -> Obstacle | None:
     return Obstacle(
         "the model's attention has a sliding window, and prefix caching is on, which is unsloth's default",
         "Prefix caching is not supported with sliding window. Run with --disable-sliding-window to use prefix caching.",
-        "load with --prefix-caching off, or take a model without a window, such as mistral 7B v0.3",
+        "load with --prefix-caching off, or use a model without a window, such as mistral 7B v0.3",
     )
 
 
@@ -121,9 +121,9 @@ def _activation(case: Case) -> Obstacle | None:
         return None
     activation = shown(config.hidden_act, "")
     message = f"Unsupported activation: {activation}. Only silu is supported for now."
-    remedy = "take a model with silu, such as llama, mistral or qwen2"
+    remedy = "use a model with silu, such as llama, mistral or qwen2"
     if "silu" not in supported:
-        message, remedy = f"Activation function {activation} is not supported", f"take a model with {supported[0]}"
+        message, remedy = f"Activation function {activation} is not supported", f"use a model with {supported[0]}"
     return Obstacle(f"the model's activation function is {activation}", message, remedy)
 
 
@@ -133,7 +133,7 @@ def _untied(case: Case) -> Obstacle | None:
     if config.tie_word_embeddings or not config.architecture.always_tied:
         return None
     return Obstacle(
-        "the model's head is not tied to its embedding", "AssertionError", "take a model with tied embeddings"
+        "the model's head is not tied to its embedding", "AssertionError", "use a model with tied embeddings"
     )
 
 
@@ -144,7 +144,7 @@ def _unsloth_copy(case: Case) -> Obstacle | None:
     return Obstacle(
         "once vLLM has loaded, unsloth fails to create its own copy of a granite model, which adapters and answers need",
         "GraniteRotaryEmbedding.__init__() got an unexpected keyword argument 'device'",
-        "load it with vLLM alone, or without vLLM (--no-fast-inference), or take a llama, mistral, qwen2 or gemma model",
+        "load it with vLLM alone, or without vLLM (--no-fast-inference), or use a llama, mistral, qwen2 or gemma model",
     )
 
 
@@ -154,9 +154,9 @@ def _head_size(case: Case) -> Obstacle | None:
     supported = head_sizes(card.compute_capability, case.profile.float8_kv_cache)
     if config.head_dim in supported:
         return None
-    remedy = f"take a model whose head size is one of {', '.join(map(str, supported))}"
+    remedy = f"use a model whose head size is one of {', '.join(map(str, supported))}"
     if config.head_dim in FLASH_HEAD_SIZES:
-        remedy = "take a card of compute capability 8.0 or newer, whose FlashAttention supports it"
+        remedy = "use a card of compute capability 8.0 or newer, whose FlashAttention supports it"
     return Obstacle(
         f"no attention backend for compute capability {card.compute_capability} supports head size {config.head_dim}",
         f"Head size {config.head_dim} is not supported by PagedAttention. Supported head sizes are: {list(PAGED_HEAD_SIZES)}.",
@@ -173,7 +173,7 @@ def _vocabulary(case: Case) -> Obstacle | None:
     return Obstacle(
         f"the vocabulary of {config.vocab_size} is above the {most} that vLLM's LoRA supports",
         "When using LoRA, vocab size must be 32000 >= vocab_size <= 257024",
-        f"take a model with a vocabulary of {most} or less",
+        f"use a model with a vocabulary of {most} or less",
     )
 
 
@@ -189,7 +189,7 @@ def _packed_weights(case: Case) -> Obstacle | None:
     return Obstacle(
         "a linear has an odd number of elements, which 4-bit packing cannot halve",
         "The input size is not aligned with the quantized weight shape.",
-        "load in 16 bits, or take a model with even sizes",
+        "load in 16 bits, or use a model with even sizes",
     )
 
 
@@ -211,6 +211,6 @@ def known_warnings(card: Card) -> Iterator[str]:
 
 VOLTA_PREFIX = (
     "Volta (compute capability 7.0): unsloth always turns on prefix caching, and in public reports Triton 3.1 aborts the process there "
-    "(mma -> mma layout conversion is only supported on Ampere) as soon as two prompts share a prefix; take a card of 7.5 or newer"
+    "(mma -> mma layout conversion is only supported on Ampere) as soon as two prompts share a prefix; use a card of 7.5 or newer"
 )
 """vllm/attention/ops/prefix_prefill.py, which xFormers' backend calls for a cached prefix. Not seen in a run of ours."""

@@ -85,15 +85,15 @@ def _settings(evidence: Evidence) -> Iterator[Finding]:
     yield from evidence.setting_findings(
         wanted_of, why, "load with unsloth's own settings, or give the raw output of one load"
     )
-    yield from tokenizer_of_model(evidence)
+    yield from check_tokenizer(evidence)
 
 
-def tokenizer_of_model(evidence: Evidence) -> Iterator[Finding]:
-    """A failure if the engine has another tokenizer than the model's own, which neither stack asks for."""
+def check_tokenizer(evidence: Evidence) -> Iterator[Finding]:
+    """A failure if the engine has another tokenizer than the model's own, which neither stack requests."""
     reading, models = evidence.attempt.reading("tokenizer"), evidence.attempt.readings_of("model")
     if reading is not None and models and all(reading.value != model.value for model in models):
         yield evidence.finding(reading, Check.STACK, False, predicted=str(models[-1].value),
-                               why="the engine must have the model's own tokenizer: another one makes other tokens",
+                               why="the engine must have the model's own tokenizer: another one produces different tokens",
                                remedy="load the model with its own tokenizer, or give the raw output of one load")  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from loadcheck.stacks.vllm_v1.identities import (
 )
 from loadcheck.stacks.vllm_v1.lines import DIALECT, required_lines
 
-OF_EACH_RANK = {"v1 tokens": "kv_cache_tokens", "concurrency": "max_concurrency"}
+PER_RANK_LINES = {"v1 tokens": "kv_cache_tokens", "concurrency": "max_concurrency"}
 """Lines that the engine core prints for each rank, up to 0.10.1 (core/kv_cache_utils.py:716 at 0.9.2), and their figures: ranks differ in free memory."""
 
 
@@ -56,13 +56,13 @@ class VllmV1(JudgedStack):
         return required_lines(attempt) if profile is None or profile.fast_inference else ()
 
     def repeated_lines(self, attempt: Attempt) -> frozenset[str]:
-        """What a trial capture prints as the real one does (gpu/model_runner.py:1163 at 0.33), and what is printed for each rank."""
-        ranks = OF_EACH_RANK if is_parallel(attempt) else {}
+        """The lines that a trial capture prints like the real one (gpu/model_runner.py:1163 at 0.33), and those printed by each rank."""
+        ranks = PER_RANK_LINES if is_parallel(attempt) else {}
         return frozenset({"captured", "v1 kv cache", *ranks})
 
     def restated_figures(self, attempt: Attempt) -> frozenset[str]:
         lengths = {"max_model_len"} if attempt.formats["v1 auto-fit"] else set()
-        ranks = OF_EACH_RANK.values() if is_parallel(attempt) else ()
+        ranks = PER_RANK_LINES.values() if is_parallel(attempt) else ()
         return frozenset({"cuda_graph_bytes", "graph_capture_s", *lengths, *ranks})
 
     def why_not_predicted(self, attempt: Attempt) -> str:

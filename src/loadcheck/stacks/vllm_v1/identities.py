@@ -118,8 +118,8 @@ def check_tokens(evidence: Evidence) -> Iterator[Finding]:
     """The size of the cache against its concurrency, which is printed to two decimals.
 
     Up to 0.9.1 concurrency is tokens / length; then blocks / blocks per request, whose last block counts as full; from 0.21 on the tokens
-    are ⌊concurrency × length⌋ (core/kv_cache_utils.py at 0.8.5:632-638, 0.18.1:1299-1321, 0.21.0:1697-1712). Between, a model with windowed or
-    recurrent layers has fewer tokens than that, and every season brings new ones, so only models of env/models are held to it.
+    are ⌊concurrency × length⌋ (core/kv_cache_utils.py at 0.8.5:632-638, 0.18.1:1299-1321, 0.21.0:1697-1712). In between, a model with
+    windowed or recurrent layers has fewer tokens than that; new ones keep appearing, so only models in env/models must be equal.
     """
     lengths = [Interval.of(each) for each in evidence.attempt.readings_of("max_model_len")]
     reading, tokens = evidence.attempt.reading("max_concurrency"), evidence.attempt.reading("kv_cache_tokens")
