@@ -259,6 +259,54 @@ def test_the_frames_are_read_within_what_closes_a_line(around: str, tmp_path: Pa
     assert [cause.trouble for cause in causes(_judged(tmp_path, log))] == ["oom-graphs"]
 
 
+IPYTHON = """\
+---------------------------------------------------------------------------
+OutOfMemoryError                          Traceback (most recent call last)
+Cell In[8], line 14
+      1 trainer = GRPOTrainer(
+---> 14 trainer.train()
+
+{frames}
+    100     x = y
+
+OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 14.74 GiB
+"""
+
+
+@pytest.mark.parametrize(
+    ("frames", "trouble"),
+    [
+        (
+            "File ~/unsloth_compiled_cache/UnslothGRPOTrainer.py:1132, in _UnslothGRPOTrainer.compute_loss(self, model)",
+            "oom-grpo",
+        ),
+        (
+            "File ~/.conda/lib/python3.11/site-packages/transformers/trainer.py:2245, in Trainer.training_step(self, *args)",
+            "oom-training",
+        ),
+        (
+            "/usr/local/lib/python3.10/dist-packages/vllm/worker/model_runner.py in capture_model(self, kv_caches)",
+            "oom-graphs",
+        ),
+    ],
+)
+def test_the_frames_of_a_notebook_tell_the_stage(frames: str, trouble: str, tmp_path: Path):
+    """IPython prints them in forms of its own (unsloth #1634, unsloth #2387)."""
+    assert [cause.trouble for cause in causes(_judged(tmp_path, IPYTHON.format(frames=frames)))] == [trouble]
+
+
+def test_a_port_of_nccls_own_monitor_is_no_trouble(tmp_path: Path):
+    """NCCL's RAS warns and goes on without its port (vllm #19204, 2215860382/VedioSifter); a server without its port does not."""
+    begun = READY.partition("INFO 06-01 10:00:05")[0]
+    warned = (
+        begun
+        + "[2025-06-05 10:45:19] paula09:2528103:2528103 [0] ras/client_support.cc:160 NCCL WARN Call to bind failed: Address already in use\n"
+    )
+    assert causes(_judged(tmp_path, warned))[0].trouble is None
+    port = "OSError: [Errno 98] error while attempting to bind on address ('0.0.0.0', 8000): address already in use\n"
+    assert causes(_judged(tmp_path, begun + port))[0].trouble == "host-address"
+
+
 def test_a_link_that_a_page_made_of_a_loggers_place_is_its_prefix(tmp_path: Path):
     """`[core.py:708]` becomes a link in chats and mails, and the traceback goes on below it."""
     linked = OOM.replace("[core.py:708]", "[core.py:708](http://core.py:708/)]")

@@ -50,6 +50,12 @@ ORDERLY_ENDS = (ORDERLY, TRACEBACK, "vllm.v1.engine.exceptions.EngineDeadError")
 BENIGN_EXITS = ("SystemExit: 0", "SystemExit: None", "SystemExit")
 _GROUP_EDGE = re.compile(r"^ {0,8}[|+](?:-[+-]*)? ?")
 """What Python draws before the lines of an exception group (Lib/traceback.py), without the frames' own indentation."""
+# IPython's frames, 7.34 to 9: `/x/vllm/utils.py in inner(*args)`, `File ~/x/trainer.py:2245, in Trainer.train(self)`, `---> 14 trainer.train()`
+# (IPython/core/ultratb.py).
+_FRAME_OF_IPYTHON = re.compile(
+    r"(?:File )?(?P<file>[~/<][^\s:]{1,255})(?::(?P<number>\d+),)? in (?:[\w<>]+\.){0,4}(?P<name>[\w<>]+)(?:\(.*)?"
+)
+_OF_IPYTHON = re.compile(rf"-+> ?\d+ |(?:Cell )?In ?\[\d+\]|{_FRAME_OF_IPYTHON.pattern}$")
 _EDGES = " │|\"'"
 """What closes a line of a terminal's box (k9s) or of a CSV file's quotes."""
 _LOGGING_TAIL = ("Call stack:", "Message: ", "Arguments: ")
@@ -242,8 +248,8 @@ class EndingReader:
         return LogError(line, (TRACEBACK + after).strip(), Kind.HEAD, follows=self._follows)
 
     def _in_frames(self, line: int, text: str) -> LogError | None:
-        if not text.strip() or text[:1] in " \t":
-            self._frames = [*self._frames[-MAX_FRAMES:], text.strip()]
+        if not text.strip() or text[:1] in " \t" or _OF_IPYTHON.match(text):
+            self._frames = [*self._frames[-MAX_FRAMES:], _as_frame(text.strip())]
             return None
         self._state = _State.RAISED
         if not _RAISED.match(text) and not _EXCEPTION.match(text):
@@ -278,6 +284,13 @@ class EndingReader:
             if anchor in text and (match := pattern.search(text)) and not _only_mentions(text, match, anchor):
                 return LogError(line, match.group())
         return None
+
+
+def _as_frame(text: str) -> str:
+    """A line below a traceback's head, with IPython's frames written as Python writes them."""
+    if (frame := _FRAME_OF_IPYTHON.fullmatch(text)) is None:
+        return text
+    return f'File "{frame["file"]}", line {frame["number"] or 0}, in {frame["name"]}'
 
 
 def _is_quoted(text: str) -> bool:
