@@ -174,6 +174,14 @@ def test_a_second_start_after_one_that_failed_is_a_second_attempt(tmp_path: Path
     assert outcomes == ["failed", "completed"]
 
 
+def test_two_banners_of_unsloth_are_two_attempts(tmp_path: Path):
+    """Two runs in one file are no edited log, whatever each had installed (johnson7788/RLDecisionAgent)."""
+    banner = "==((====))==  Unsloth {}: Fast Qwen3 patching. Transformers: 4.55.4. vLLM: {}.\n"
+    verdict = _judged(tmp_path, banner.format("2025.9.1", "0.10.1.1") + banner.format("2025.8.6", "0.8.5.post1"))
+    assert len(parse_log(tmp_path / "load.log").attempts) == 2
+    assert not [finding for finding in verdict.failures() if "was edited" in finding.remedy]
+
+
 def test_the_configuration_that_a_crash_dumps_is_no_second_engine(tmp_path: Path):
     """V1 prints it again with the batch that failed (v1/engine/core.py, dump_input.py)."""
     engine = READY.splitlines()[0].partition("] ")[2]

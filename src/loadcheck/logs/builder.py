@@ -148,7 +148,11 @@ class AttemptBuilder:
         if format.retries:
             self._retrying = True
             return self._begin()
-        again = format.stage <= Stage.ENGINE and attempt.errors and attempt.formats[format.name]
+        again = (
+            format.stage <= Stage.ENGINE
+            and attempt.formats[format.name]
+            and (attempt.errors or format.stage is Stage.BANNER)
+        )
         return self._begin() if format.opens and (format.stage < attempt.stage or again) else attempt
 
     def _begin(self) -> Attempt:
