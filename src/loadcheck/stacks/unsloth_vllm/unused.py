@@ -11,6 +11,7 @@ from typing import Any
 from loadcheck.stacks import lazy_imports
 
 LIBRARIES = (
+    "accelerate.commands",  # accelerate's command line (accelerate/utils/other.py:29)
     "aiohttp",  # fetches pictures from the web (vllm/connections.py:7)
     "cpuinfo",  # for usage statistics, which are off (vllm/usage/usage_lib.py)
     "datasets",  # for training (trl, transformers/trainer.py, unsloth_zoo/tokenizer_utils.py)
@@ -21,7 +22,16 @@ LIBRARIES = (
     "pandas",  # tables in trl (trl/trainer/callbacks.py, utils.py)
     "pyarrow",
     "ray",  # multi-process execution (vllm/executor/ray_utils.py)
+    "rich",  # tables in trl (trl/trainer/utils.py:33, callbacks.py:23)
+    "sympy.geometry",  # sympy imports all it has (sympy/__init__.py); torch's compiler uses little of it (torch/utils/_sympy)
+    "sympy.integrals",
+    "sympy.plotting",
+    "sympy.solvers",
+    "torch.ao.quantization",  # torch's own quantization (torch/quantization/__init__.py:8)
     "torch.distributed._composable",  # traces FSDP (torch/_dynamo/variables/functions.py:31, torch.py:61)
+    "torch.export",  # exports models (torch/_dynamo/eval_frame.py:58)
+    "torch.onnx",  # exports models (torch/_dynamo/variables/higher_order_ops.py:14)
+    "torch.quantization",  # torch/__init__.py:2129
     "torch.utils.hipify.hipify_python",  # builds a trie of AMD's names (torch/_inductor/codegen/aoti_hipify_utils.py:5)
     "trl.extras.dataset_formatting",  # builds dataset features on import (trl/trainer/sft_trainer.py:46)
     "xformers.ops.fmha._triton.splitk_kernels",  # generates kernels of one attention (xformers/ops/fmha/triton_splitk.py:110)
