@@ -79,6 +79,17 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "quantization_config.quant_method": (5, None, "gptq", []),
     "quantization_config.bnb_4bit_quant_type": ("fp4", 4, None),
     "quantization_config.llm_int8_skip_modules": (5, "lm_head", [5], {}, True),
+    "quantization_config.bnb_4bit_quant_storage": ("bfloat16", "x", 5, []),
+    "architectures": (
+        5,
+        "LlamaForCausalLM",
+        [],
+        [5],
+        {},
+        ["LlamaForSequenceClassification"],
+        ["BertModel"],
+        ["Qwen2ForCausalLM"],
+    ),
     "model_type": (5, None, [], "gpt2", ""),
 }
 
@@ -91,6 +102,14 @@ def test_a_wrong_value_is_refused_by_its_key(key: str):
             config_from_hf(_with(tuple(key.split(".")), value), "config.json")
         named = key.removesuffix("rope_type").removesuffix("load_in_4bit")
         assert any((problem.key or "").startswith(named) for problem in caught.value.problems), value
+
+
+@pytest.mark.parametrize(
+    "names", [None, ["LlamaForCausalLM"], ["LLaMAForCausalLM"], ["X", "LlamaForCausalLM"], ["MistralForCausalLM"]]
+)
+def test_a_class_that_vllm_loads_as_a_language_model_is_accepted(names: list[str] | None):
+    """One of those that vLLM loads by the same source is enough; a config that was cut down may have none."""
+    assert config_from_hf({**WHOLE, "architectures": names}, "config.json").model_type == "llama"
 
 
 def test_every_wrong_key_is_named_at_once():

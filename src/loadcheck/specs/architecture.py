@@ -12,6 +12,7 @@ class Architecture:
     """One `model_type` of a config.json.
 
     Attributes:
+        classes: the names in a config's `architectures` that vLLM loads by this source (vllm/model_executor/models/registry.py:24-96).
         source: the file of vllm 0.7.2 that everything but the defaults comes from.
         default_kv_heads: the default if a config has none; None means as many as attention heads
             (transformers 4.48.2 models/*/configuration_*.py, as for the next three).
@@ -32,6 +33,7 @@ class Architecture:
     """
 
     name: str
+    classes: tuple[str, ...]
     source: str
     default_kv_heads: int | None = None
     default_head_dim: int | None = None
@@ -52,13 +54,17 @@ class Architecture:
 
 
 _LLAMA = "vllm/model_executor/models/llama.py"
+_LLAMA_CLASSES = ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM")
 ARCHITECTURES = {
     each.name: each
     for each in (
-        Architecture("llama", _LLAMA),
-        Architecture("mistral", _LLAMA, default_kv_heads=8, window="unless null"),
+        Architecture("llama", _LLAMA_CLASSES, _LLAMA),
+        Architecture(
+            "mistral", ("MistralForCausalLM", *_LLAMA_CLASSES), _LLAMA, default_kv_heads=8, window="unless null"
+        ),
         Architecture(
             "qwen2",
+            ("Qwen2ForCausalLM",),
             "vllm/model_executor/models/qwen2.py",  # :94-98 and :434-442
             default_kv_heads=32,
             reads_head_dim=False,
@@ -69,6 +75,7 @@ ARCHITECTURES = {
         ),
         Architecture(
             "granite",
+            ("GraniteForCausalLM",),
             "vllm/model_executor/models/granite.py",  # two multiplications and two additions per layer: :237-254
             keeps_gate_up=True,
             more_kernels=4,
@@ -76,6 +83,7 @@ ARCHITECTURES = {
         ),
         Architecture(
             "gemma",
+            ("GemmaForCausalLM",),
             "vllm/model_executor/models/gemma.py",  # :85-89, :288-289, :344-356, :367
             default_kv_heads=16,
             default_head_dim=256,

@@ -46,6 +46,7 @@ class _QuantizationConfig(Spec, frozen=True, kw_only=True):
     load_in_4bit: bool | None = None
     bnb_4bit_quant_type: str | None = None
     bnb_4bit_use_double_quant: bool | None = None
+    bnb_4bit_quant_storage: str | None = None
     llm_int8_skip_modules: tuple[str, ...] | None = None
 
 
@@ -68,6 +69,7 @@ class _HfConfig(Spec, frozen=True, kw_only=True):
     bias: bool | None = None
     qkv_bias: bool | None = None
     mlp_bias: bool | None = None
+    architectures: tuple[str, ...] | None = None
     sliding_window: Size | None = _MISTRAL_WINDOW
     use_sliding_window: bool | None = None
     rope_scaling: _RopeScaling | None = None
@@ -111,7 +113,11 @@ def config_from_hf(hf: Mapping[str, Any], where: str) -> ModelConfig:
     if config.hidden_size < config.num_attention_heads:
         what = f"{config.hidden_size} is below num_attention_heads ({config.num_attention_heads})"
         problems.append(Problem(where, what, "correct the two", "hidden_size"))
-    problems += [*_quantization_problems(config.quantization_config, where), *_rope_problems(config, where)]
+    problems += [
+        *_class_problems(config, where),
+        *_quantization_problems(config.quantization_config, where),
+        *_rope_problems(config, where),
+    ]
     if problems:
         raise BadInput(problems)
     return validate(ModelConfig, _model_data(config), where)
@@ -220,6 +226,15 @@ _KEPT = re.compile(r"layers\.\d{1,4}(\.mlp(\.down_proj)?|\.self_attn(\.o_proj)?)
 together or not at all (unsloth_zoo/vllm_utils.py:58-74, vllm/model_executor/model_loader/loader.py:862-951)."""
 
 
+def _class_problems(config: _HfConfig, where: str) -> list[Problem]:
+    """Problems of a model with another head than a language model's, which vLLM chooses by its class (models/registry.py:24-96 at 0.7.2)."""
+    architecture = ARCHITECTURES.get(config.model_type)
+    if architecture is None or config.architectures is None or set(config.architectures) & set(architecture.classes):
+        return []
+    return [Problem(where, f"{shown(', '.join(config.architectures)) or 'an empty list'} is not modelled",
+                    f"modelled for {config.model_type}: {architecture.classes[0]}", "architectures")]  # fmt: skip
+
+
 def _quantization_problems(quantization: _QuantizationConfig | None, where: str) -> list[Problem]:
     """Problems of a quantization other than NF4 with double quantization, for which the weights formula holds."""
     if quantization is None:
@@ -233,6 +248,9 @@ def _quantization_problems(quantization: _QuantizationConfig | None, where: str)
         if (value := getattr(quantization, key)) != wanted:
             problems.append(Problem(where, f"{shown(value)} is not modelled", f"modelled: {wanted!r}",
                                     f"quantization_config.{key}"))  # fmt: skip
+    if (storage := quantization.bnb_4bit_quant_storage) not in (None, "uint8"):
+        problems.append(Problem(where, f"vLLM 0.7.2 does not support {shown(storage)}", "take a checkpoint that is stored as 'uint8'",
+                                "quantization_config.bnb_4bit_quant_storage"))  # fmt: skip
     problems += [
         Problem(
             where,
