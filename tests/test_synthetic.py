@@ -108,7 +108,7 @@ def test_tied_model_has_no_lm_head():
 @pytest.mark.parametrize(
     ("changes", "biased"),
     [
-        ({"model_type": "qwen2"}, {"q_proj", "k_proj", "v_proj"}),
+        ({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, {"q_proj", "k_proj", "v_proj"}),
         ({"model_type": "mistral"}, set()),
         ({"attention_bias": True}, {"q_proj", "k_proj", "v_proj", "o_proj"}),
         ({"mlp_bias": True}, {"gate_proj", "up_proj", "down_proj"}),
