@@ -33,6 +33,8 @@ from loadcheck.runs.sampler import Sampler
 from loadcheck.runs.secrets import TOKEN_VARIABLES, secrets
 from loadcheck.runs.sink import LogSink
 from loadcheck.specs.files import to_data
+from loadcheck.specs.profile import Profile
+from loadcheck.stacks import load_variables
 from loadcheck.verdict import Check, Evidence, Finding, Status, Verdict, judge
 from loadcheck.verdict.run import process_finding
 
@@ -177,7 +179,7 @@ def _run(
         with signals_as_interrupts():
             write_json(folder.plan_path, plan_to_json(prepared.plan))
             work.begin(folder)
-            end = _run_children(folder, record, sink, on_output, work)
+            end = _run_children(prepared.plan.profile, folder, record, sink, on_output, work)
     except KeyboardInterrupt:  # between two children
         end = ChildEnd(0, interrupted=True)
     finally:
@@ -193,7 +195,12 @@ REDIRECTS = ("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONSTARTUP")
 
 
 def _run_children(
-    folder: RunFolder, record: RunRecord, sink: LogSink, on_output: Callable[[bytes], None], work: Work
+    profile: Profile,
+    folder: RunFolder,
+    record: RunRecord,
+    sink: LogSink,
+    on_output: Callable[[bytes], None],
+    work: Work,
 ) -> ChildEnd:
     """Run each step in its own process, so that making the weights leaves no trace in the figures of the load."""
     env = child_environment()
@@ -201,7 +208,8 @@ def _run_children(
         if work.ahead is not None and step == work.steps[-1]:
             child = work.ahead.load(folder.path)
         else:
-            child = start_child(child_command(step, folder), env)
+            own = load_variables(profile) if step == "load" else {}
+            child = start_child(child_command(step, folder), {**env, **own})
         end = _run_step(step, child, folder, record, sink, on_output)
         if end.outcome != "completed":
             return end

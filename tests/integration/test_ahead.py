@@ -108,12 +108,13 @@ def test_only_unsloths_engine_is_started_ahead(monkeypatch: pytest.MonkeyPatch):
     @contextmanager
     def start(command: list[str], env: dict[str, str]) -> Iterator[Any]:
         assert "HF_TOKEN" not in env
+        assert env["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
         begun.append(command[2:-1])
         yield "process"
 
     monkeypatch.setenv("HF_TOKEN", "hf_secret_of_mine")
     monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
-    monkeypatch.setenv(startup.ENABLE_VARIABLE, "ahead")
+    monkeypatch.setenv(startup.ENABLE_VARIABLE, "ahead,huge_pages")
     monkeypatch.setattr(cli_ahead, "ahead", start)
     monkeypatch.setattr(cli_ahead, "has_device", lambda: True)
     for profile, changed in (

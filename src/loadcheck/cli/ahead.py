@@ -24,12 +24,14 @@ from loadcheck.stacks import ahead_engine_of
 @contextmanager
 def started_ahead(profile: str | None, changed: dict[str, Any]) -> Iterator[Ahead | None]:
     """The process that will load this profile; None if it is started later, as usual. It ends with the block."""
-    engine = _engine(profile or GPU_PROFILE, changed)
-    if engine is None:
+    chosen = _chosen(profile, changed) if has_device() else None
+    engine = None if chosen is None else ahead_engine_of(chosen)
+    if chosen is None or engine is None:
         yield None
         return
     # The hub's tokens are for the earlier step; by now the weights are local.
     env = {name: value for name, value in child_environment().items() if name not in TOKEN_VARIABLES}
+    env |= stacks.load_variables(chosen)
     command = [sys.executable, "-m", "loadcheck.engines.child", AHEAD, engine, str(os.getpid())]
     with ahead(command, env) as process:
         yield process
@@ -37,10 +39,10 @@ def started_ahead(profile: str | None, changed: dict[str, Any]) -> Iterator[Ahea
 
 def begin_reading(profile: str | None, changed: dict[str, Any]) -> None:
     """Start to read the weights that will probably be loaded into memory; only weights in our own cache, and only if there is a GPU."""
-    if not has_device():
+    chosen = _chosen(profile, changed) if has_device() else None
+    if chosen is None:
         return
     with suppress(LoadcheckError):  # reported when the load is prepared
-        chosen = chosen_profile(profile or GPU_PROFILE, changed)
         folder = weights.cached_folder(make_plan(chosen))
         if folder is not None:
             stacks.begin_reading(chosen, folder)
@@ -51,11 +53,9 @@ def if_for(process: Ahead | None, profile: Profile) -> Ahead | None:
     return None if ahead_engine_of(profile) is None else process
 
 
-def _engine(profile: str, changed: dict[str, Any]) -> str | None:
-    """The module that will probably load it; None without a GPU."""
-    if not has_device():
-        return None
+def _chosen(profile: str | None, changed: dict[str, Any]) -> Profile | None:
+    """The profile that will probably be loaded; None if it is refused, which is reported when the load is prepared."""
     try:
-        return ahead_engine_of(chosen_profile(profile, changed))
-    except LoadcheckError:  # reported when the load is prepared
+        return chosen_profile(profile or GPU_PROFILE, changed)
+    except LoadcheckError:
         return None

@@ -93,6 +93,11 @@ def begin_reading(profile: Profile, directory: Path) -> None:
         startup.begin_reading(directory)
 
 
+def load_variables(profile: Profile) -> dict[str, str]:
+    """Variables that this profile's engine needs from the start of its process on, beside those of `child_environment`."""
+    return startup.variables() if engine_of(profile) == UNSLOTH_VLLM.engine else {}
+
+
 def trainer_of(profile: Profile) -> str:
     """The module that trains this profile's adapters: its run(session)."""
     return engine_of(profile).removesuffix("engine") + "training"
