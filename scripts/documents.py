@@ -1,11 +1,11 @@
-"""Whether another commit says the same as this checkout, byte for byte: what a refactoring must leave as it is.
+"""Whether another commit gives the same output as this checkout, byte for byte, as it must after a refactoring.
 
-    python scripts/documents.py REF              every document by both, and a diff of those that differ; exit 1 where one does
-    python scripts/documents.py --write FOLDER   this checkout's alone, one file a command
+    python scripts/documents.py REF              every document from both, and a diff of those that differ; exit 1 if any does
+    python scripts/documents.py --write FOLDER   this checkout's alone, one file per command
 
-A document is all that one command prints, as text or with --json: predictions of every profile and model on every card, fits, lists,
-and what is read and judged of every log and run folder in tests/. Commands run in the root of this checkout, so that both read the
-same inputs by the same names; facts (env/) and code are those of each commit.
+A document is the output of one command, as text or with --json: predictions of every profile and model on every card, fits, lists, and what
+is read and judged of every log and run folder in tests/. Commands run in this checkout's root, so that both read the same inputs by the same
+names; data (env/) and code are each commit's own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SETTINGS = (
 )  # fmt: skip
 RAM = ("--ram-available-bytes", "64GiB")
 SHOWN_LINES = 40
-"""Of a document that differs."""
+"""Lines of the diff of a document that differs."""
 
 
 def commands() -> Iterator[tuple[str, ...]]:
@@ -60,7 +60,7 @@ def _predictions() -> Iterator[tuple[str, ...]]:
 
 
 def _targets() -> Iterator[str]:
-    """Every log and run folder of the tests, by its path from the root."""
+    """Every log and run folder of the tests, as a path from the root."""
     for folder in ("tests/runs", "tests/reported", "tests/troubles"):
         for path in sorted((ROOT / folder).rglob("*")):
             if (path.is_dir() and (path / "run.json").is_file()) or (
@@ -70,14 +70,14 @@ def _targets() -> Iterator[str]:
 
 
 def write(folder: Path) -> None:
-    """Every document into `folder`; the code is that on sys.path."""
+    """Write every document into `folder`, with the code on sys.path."""
     with ProcessPoolExecutor() as pool:
         for command, text in zip(commands(), pool.map(_document, commands(), chunksize=16), strict=True):
             (folder / _file_name(command)).write_text(text, encoding="utf-8")
 
 
 def _document(command: tuple[str, ...]) -> str:
-    """What the command prints, and its exit code."""
+    """The command's output and its exit code."""
     from loadcheck.cli import run
 
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
@@ -92,7 +92,7 @@ def _file_name(command: tuple[str, ...]) -> str:
 
 
 def _written(source: Path, folder: Path) -> dict[str, str]:
-    """The documents by the code of `source`, by name."""
+    """The documents by name, with the code of `source`."""
     folder.mkdir()
     env = {**os.environ, "PYTHONPATH": str(source / "src"), "COLUMNS": "120", "NO_COLOR": "1"}
     subprocess.run([sys.executable, __file__, "--write", str(folder)], cwd=ROOT, env=env, check=True)
@@ -100,7 +100,7 @@ def _written(source: Path, folder: Path) -> dict[str, str]:
 
 
 def compare(ref: str) -> int:
-    """How many documents differ between the commit `ref` and this checkout, each shown as a diff."""
+    """How many documents differ between the commit `ref` and this checkout; each is shown as a diff."""
     with tempfile.TemporaryDirectory() as name:
         other = Path(name, "checkout")
         subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "--quiet", "--detach", str(other), ref], check=True)

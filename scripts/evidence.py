@@ -1,6 +1,6 @@
-"""Write docs/evidence.md: what was predicted and what was logged, for every log whose model is known.
+"""Write docs/evidence.md: what was predicted and what was logged, for every log with a known model.
 
-Our own runs are in tests/runs; the public logs are read where they are on this machine, and their lines kept where they are not.
+Our own runs are in tests/runs. Public logs are read if they are on this machine; otherwise their lines are kept.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Write docs/faults.md from what `make faults` has just seen (build/faults/results.json).
+"""Write docs/faults.md from the results of `make faults` (build/faults/results.json).
 
-The runs are those of tests/faults: each that is counted held everything that its test asserts.
+The runs are those of tests/faults; each counted run passed all checks of its test.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ What these runs cannot show:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the table, as far as its kinds and runs go."""
+    """A line of the table: its kinds and the number of runs."""
 
     fault: str
     runs: int

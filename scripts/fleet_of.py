@@ -1,4 +1,4 @@
-"""How long a fleet of many nodes takes to gather, and with how much memory: fleet_of.py [NODES], 10,000 where none is said."""
+"""How long gathering a fleet of many nodes takes, and how much memory: fleet_of.py [NODES], 10,000 by default."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Throw damaged logs at the parser and the judgement (`make fuzz`): no crash, no hang, no wrong PASS.
+"""Feed damaged logs to the parser and the judgement (`make fuzz`): no crash, no hang, no wrong PASS.
 
-Each input is a real log, damaged at random in one to six ways. A PASS is wrong where the log is the T4 reference, whose every memory
-figure and count has one value, and one of them reads otherwise than it did. Graph memory is fitted to a card: of a card that the
-log no longer names, it may be another. What goes wrong is kept in build/fuzz.
+Each input is a real log, randomly damaged in one to six ways. A PASS is wrong if the log is the T4 reference, whose every memory figure and
+count has one value, and one of them is read differently. The exception is graph memory, which is fitted to a card, so it may differ if the
+log no longer names the card. Failing inputs are kept in build/fuzz.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ DAMAGES: tuple[Damage, ...] = (flip, flip, digit, digit, digit, number, cut, rep
 
 
 def seeds() -> list[tuple[str, bool]]:
-    """(text, whether it is the reference) of every log that is kept here."""
+    """(text, whether it is the reference) of every kept log."""
     logs = [
         *(ROOT / "tests" / "runs").glob("*.txt"),
         *(ROOT / "tests" / "runs").glob("h100/*/load.log"),
@@ -111,7 +111,7 @@ def judged_values(path: Path) -> dict[str, object]:
 
 
 def wrongly_read(path: Path, reference: dict[str, object]) -> bool:
-    """Whether a judged figure reads otherwise than in the reference, but for the graph memory of a card that nobody knows."""
+    """Whether a judged figure differs from the reference, except for the graph memory of an unknown card."""
     values = judged_values(path)
     changed = {name for name in {*values, *reference} if values.get(name) != reference.get(name)}
     if find_gpu(str(parse_log(path).last.figures.gpu_name)) is None:
@@ -124,7 +124,7 @@ def _hang(_number: int, _frame: object) -> None:
 
 
 def work(job: tuple[int, int]) -> list[str]:
-    """`count` inputs from one seed of randomness; a line for each that went wrong."""
+    """`count` inputs from one random seed; a line for each that failed."""
     seed, count = job
     signal.signal(signal.SIGALRM, _hang)
     rng, logs, wrong = random.Random(seed), seeds(), []
@@ -143,7 +143,7 @@ def work(job: tuple[int, int]) -> list[str]:
 
 
 def tried(path: Path, reference: dict[str, object] | None) -> str | None:
-    """What went wrong with this input; None where nothing did."""
+    """What went wrong with this input; None if nothing did."""
     signal.alarm(HANG_S)
     try:
         verdict = judge(gather(path))

@@ -1,6 +1,6 @@
-"""Coverage-guided fuzzing (`make fuzz-atheris`): no crash, no hang, bounded memory on what a stranger may hand over.
+"""Coverage-guided fuzzing (`make fuzz-atheris`) of untrusted input: no crash, no hang, bounded memory.
 
-fuzz_atheris.py log|run|profile [arguments of libFuzzer, such as -max_total_time=60]. What makes a target fail is kept in build/fuzz.
+fuzz_atheris.py log|run|profile [arguments of libFuzzer, such as -max_total_time=60]. Inputs that make a target fail are kept in build/fuzz.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ H100 = RUNS / "h100" / "reference-train3"
 LIMITS = ("-max_total_time=60", "-timeout=10", "-rss_limit_mb=1024", "-max_len=65536")
 SCRATCH = (
     FOUND / f"scratch-{sys.argv[1] if len(sys.argv) > 1 else ''}"
-)  # libFuzzer ends the process without a last word, so this is cleared at the next start
+)  # libFuzzer ends the process abruptly, so this is cleared at the next start
 
 
 def log(data: bytes) -> None:

@@ -1,7 +1,7 @@
-"""Regenerate env/*.lock from env/*.in and say what moved (`make lock`).
+"""Regenerate env/*.lock from env/*.in and print what changed (`make lock`).
 
-Every lock is resolved in the world as of one day, for Python 3.10-3.12 on any platform, with hashes and without an index
-address: the address comes from the user's own configuration.
+Every lock is resolved as of one day, for Python 3.10-3.12 on any platform, with hashes and without an index address, which comes from the
+user's own configuration.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from pathlib import Path
 
 ENV = Path(__file__).resolve().parents[1] / "env"
 EXCLUDE_NEWER = "2025-02-14"  # the day after the reference run
-# Each with the last day that is looked at, and why. Those for a hole are pure Python, run in no load, and move no figure (see LOG.md).
+# Packages that may be newer, each with its last day and the reason. Those for a vulnerability are pure Python, run in no load, and move no figure
+# (see LOG.md).
 EXCEPTIONS = {
     "bitsandbytes": "2025-07-15",  # the first release whose 4-bit kernels run on a CPU; loads the same bytes on a GPU
-    "filelock": "2026-01-11",  # CVE-2025-68146, CVE-2026-22701: a lock's file that is exchanged for a link empties another file
-    "h11": "2025-04-25",  # CVE-2025-43859: request smuggling through a proxy that reads chunks otherwise
-    "httpcore": "2025-04-25",  # the first release that takes that h11
-    "jinja2": "2025-03-06",  # CVE-2025-27516: a template breaks out of the sandbox, in which chat templates are rendered
-    "requests": "2026-03-26",  # CVE-2024-47081, CVE-2026-25645: a crafted address gets the password of another host out of .netrc
-    "urllib3": "2026-05-12",  # CVE-2025-50181, -50182, -66418, -66471, CVE-2026-21441, -44431, -44432: redirects, compressed bombs
+    "filelock": "2026-01-11",  # CVE-2025-68146, CVE-2026-22701: replacing a lock's file by a link empties another file
+    "h11": "2025-04-25",  # CVE-2025-43859: request smuggling through a proxy that parses chunks differently
+    "httpcore": "2025-04-25",  # the first release that accepts that h11
+    "jinja2": "2025-03-06",  # CVE-2025-27516: a template escapes the sandbox in which chat templates are rendered
+    "requests": "2026-03-26",  # CVE-2024-47081, CVE-2026-25645: a crafted address gets another host's password from .netrc
+    "urllib3": "2026-05-12",  # CVE-2025-50181, -50182, -66418, -66471, CVE-2026-21441, -44431, -44432: redirects, decompression bombs
 }
 
 # Each lock's own arguments. All but the first are constrained by the first, so a package has one version everywhere.
@@ -49,7 +50,7 @@ def main() -> int:
 
 
 def compile_lock(uv: str, name: str, arguments: tuple[str, ...]) -> None:
-    """Run `uv pip compile` for one lock; uv keeps the versions of the present lock where they still satisfy the .in file."""
+    """Run `uv pip compile` for one lock; uv keeps the present versions that still satisfy the .in file."""
     command = [
         uv,
         "pip",
@@ -69,7 +70,7 @@ def compile_lock(uv: str, name: str, arguments: tuple[str, ...]) -> None:
 
 
 def versions(lock: Path) -> dict[str, str]:
-    """The pinned version of each package in a lock file; empty if there is none yet."""
+    """The pinned version of each package in a lock file; empty if there is no lock yet."""
     text = lock.read_text() if lock.exists() else ""
     return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", text, flags=re.MULTILINE))
 

@@ -1,8 +1,8 @@
-"""Write env/stacks/unsloth_vllm/names.toml: what the pinned unsloth loads for a name.
+"""Write env/stacks/unsloth_vllm/names.toml: the checkpoints that the pinned unsloth loads for names.
 
     .venv/gpu/bin/python scripts/names.py
 
-The table is read from the installed package's models/mapper.py without importing it, as an import of unsloth needs a GPU.
+The table is parsed from the installed package's models/mapper.py, as importing unsloth needs a GPU.
 """
 
 from __future__ import annotations

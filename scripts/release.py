@@ -1,8 +1,8 @@
 """Check, build and tag a release of the light core (`make release`; `RELEASE=check` does all but the tag).
 
-The version of pyproject.toml, of loadcheck/__init__.py and of CHANGELOG.md's first entry must be one; its tag must not exist; lint and tests
-must pass. What is built is the commit, not the working tree: a source distribution, and from that the wheel. The wheel must work from an
-environment that holds nothing else, in a folder that is no checkout. Exit code 1 names what is wrong; nothing is tagged then.
+pyproject.toml, loadcheck/__init__.py and CHANGELOG.md's first entry must have the same version, its tag must not exist, and lint and tests must
+pass. The commit is built, not the working tree: a source distribution, and from it the wheel. The wheel must work in an environment that
+holds nothing else, outside a checkout. Exit code 1 names what is wrong, and nothing is tagged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 UV = ROOT / ".venv/tools/bin/uv"
 T4_LOG = "tests/runs/t4_llama31-8b_reference.txt"
 H100_RUN = "tests/runs/h100/reference-train3"
-# What a user of the wheel does; each must exit with 0. A card's host is named, so that this machine's RAM decides nothing.
+# What a user of the wheel does; each must exit with 0. The RAM is given, so that this machine's does not matter.
 TRIALS = (
     ("--version",),
     ("list",),
@@ -39,7 +39,7 @@ _DATED = re.compile(r"^## \S+ \(\d{4}-\d\d-\d\d\)$", re.MULTILINE)
 
 
 class NotReleasableError(Exception):
-    """What keeps the commit from being released, as `FILE: what is wrong; how to fix it`, one a line."""
+    """What keeps the commit from being released, as `FILE: what is wrong; how to fix it`, one per line."""
 
 
 def main() -> int:
@@ -73,14 +73,14 @@ def release(root: Path, tagging: bool) -> None:
 
 
 def versions(root: Path) -> dict[str, str]:
-    """The version that each file states, by file; empty where it states none."""
+    """The version in each file; empty if it has none."""
     texts = {name: (root / name).read_text(encoding="utf-8") for name in _VERSIONS}
     found = {name: pattern.search(texts[name]) for name, pattern in _VERSIONS.items()}
     return {name: match[1] if match else "" for name, match in found.items()}
 
 
 def problems(root: Path) -> Iterator[str]:
-    """What a release cannot have, whether it is tagged now or not."""
+    """Problems that prevent a release, whether it is tagged now or not."""
     stated = versions(root)
     version = stated["pyproject.toml"]
     for name, each in stated.items():
@@ -91,7 +91,7 @@ def problems(root: Path) -> Iterator[str]:
 
 
 def unready(root: Path) -> Iterator[str]:
-    """What keeps this very commit from being tagged."""
+    """Problems that prevent tagging this commit."""
     if output(["git", "status", "--porcelain"], root):
         yield "git: the working tree has changes; commit or remove them, as what is tagged is the commit"
     first = next(iter(re.findall(r"^## .*$", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)), "")
@@ -100,7 +100,7 @@ def unready(root: Path) -> Iterator[str]:
 
 
 def build(root: Path, out: Path) -> Path:
-    """The wheel, made from the source distribution of the commit; both in `out`, which held nothing before."""
+    """The wheel, made from the commit's source distribution; both are in `out`, which was empty before."""
     shutil.rmtree(out, ignore_errors=True)
     with TemporaryDirectory() as folder:
         run(["bash", "-c", 'git archive HEAD | tar --extract --directory "$0"', folder], root, "git cannot archive")
@@ -115,7 +115,7 @@ def build(root: Path, out: Path) -> Path:
 
 
 def try_wheel(root: Path, wheel: Path) -> None:
-    """Install it with its dependencies into an environment of its own, and use it from a folder that is no checkout."""
+    """Install the wheel with its dependencies into a new environment, and use it outside a checkout."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         python = folder / "environment/bin/python"
@@ -132,7 +132,7 @@ def try_wheel(root: Path, wheel: Path) -> None:
 
 
 def run(command: list[str], folder: Path, wrong: str, env: dict[str, str] | None = None, quiet: bool = False) -> None:
-    """Run it in `folder`; NotReleasableError, with what it printed where it was not shown, if its exit code is not 0."""
+    """Run in `folder`; NotReleasableError if the exit code is not 0, with the output if it was not shown."""
     done = subprocess.run(command, cwd=folder, env=env, check=False, capture_output=quiet, text=True)
     if done.returncode:
         print((done.stdout or "") + (done.stderr or ""), file=sys.stderr)
@@ -140,7 +140,7 @@ def run(command: list[str], folder: Path, wrong: str, env: dict[str, str] | None
 
 
 def output(command: list[str], folder: Path) -> str:
-    """What a command of git prints; NotReleasableError where it fails."""
+    """The output of a git command; NotReleasableError if it fails."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise NotReleasableError(f"{' '.join(command)}: {done.stderr.strip()}; run it in a checkout of git")

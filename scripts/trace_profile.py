@@ -1,12 +1,11 @@
-"""Write tests/traced_profile.tsv: what vLLM's own model classes hold in weights and in a forward pass, with no GPU.
+"""Write tests/traced_profile.tsv: the weights and the forward pass of vLLM's own model classes, without a GPU.
 
     .venv/gpu/bin/python scripts/trace_profile.py
 
-vllm 0.7.2's models run unchanged on torch's meta device, where a tensor has its size and no values. What only a GPU can do is put in
-its place, making the tensors that it makes there: the attention (FlashAttention's output and log-sum-exp), vLLM's own kernels (which
-write into what their callers have made), bitsandbytes' product of a 4-bit weight (its absmax in fp32, the weight in 16 bits, the
-product), LoRA's buffers, and gemma's norm, which torch.compile makes one kernel of. A dispatch mode counts each tensor as torch's CUDA
-allocator does.
+vllm 0.7.2's models run unchanged on torch's meta device, where a tensor has a size but no values. What needs a GPU is replaced by code that
+makes the same tensors: the attention (FlashAttention's output and log-sum-exp), vLLM's own kernels (which write into their callers'
+tensors), bitsandbytes' product with a 4-bit weight (its absmax in fp32, the weight in 16 bits, the product), LoRA's buffers, and gemma's norm,
+which torch.compile turns into one kernel. A dispatch mode counts each tensor as torch's CUDA allocator does.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class Attention(torch.nn.Module):
 
 
 def replace_kernels() -> None:
-    """Kernels that write into what is there, and gemma's compiled norm, of which only what it returns is ever made."""
+    """Replace kernels that write into existing tensors, and gemma's compiled norm, which only allocates its result."""
     from vllm import _custom_ops
     from vllm.model_executor.layers import activation, layernorm, rotary_embedding
     from vllm.model_executor.models import gemma, granite, llama, qwen2
@@ -144,7 +143,7 @@ def build(config: Any, lora: bool) -> Any:
 
 
 def trace(name: str, quantized: bool, lora: bool, num_tokens: int) -> dict[str, object]:
-    """Peak of a forward pass over what is there before it, and the tensors outside of the layers."""
+    """The peak of a forward pass above the memory before it, and the tensors outside the layers."""
     from transformers import AutoConfig
     from vllm.model_executor.layers import rotary_embedding
 
@@ -174,7 +173,7 @@ def trace(name: str, quantized: bool, lora: bool, num_tokens: int) -> dict[str, 
 
 
 def start() -> None:
-    """One process as a whole group, on the CPU."""
+    """Initialize torch.distributed with this process alone, on the CPU."""
     from vllm.distributed.parallel_state import init_distributed_environment, initialize_model_parallel
 
     with tempfile.NamedTemporaryFile() as file:

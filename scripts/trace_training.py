@@ -1,15 +1,15 @@
-"""Write tests/training/traced.tsv: what upstream's own training code holds, counted tensor by tensor, with no GPU.
+"""Write tests/training/traced.tsv: the memory of upstream's own training code, counted tensor by tensor, without a GPU.
 
     .venv/gpu/bin/python scripts/trace_training.py           (all cases, 2 to 5 minutes)
     .venv/gpu/bin/python scripts/trace_training.py 3 7       (some; prints, and writes nothing)
 
-unsloth, peft, bitsandbytes and trl run unchanged at the pinned versions, on torch's meta device: a tensor has its size and no values. What
-only a GPU can do is put in its place: CUDA's own queries, Triton's kernels (which make no tensors), 4-bit's library calls, autocast (which
-meta tensors do not have), dropout's and attention's CUDA versions, and the copy to the host. A dispatch mode then sees every tensor that is
-made, and counts it as torch's CUDA allocator does until its storage is gone.
+unsloth, peft, bitsandbytes and trl run unchanged at the pinned versions, on torch's meta device: a tensor has a size but no values. What needs
+a GPU is replaced: CUDA's own queries, Triton's kernels (which make no tensors), calls of the 4-bit library, autocast (which meta tensors lack),
+dropout's and attention's CUDA versions, and the copy to the host. A dispatch mode sees every tensor that is made, and counts it as torch's
+CUDA allocator does until its storage is freed.
 
-What the meta device does otherwise: two gradients for one tensor are never added in place, which no peak depends on; and a scalar of 512
-bytes is counted twice where a loss is detached.
+The meta device differs in two ways: two gradients for one tensor are never added in place, which no peak depends on; and a scalar of 512 bytes is
+counted twice where a loss is detached.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ CASES: list[dict[str, Any]] = [
 
 
 def pretend_gpu() -> None:
-    """What unsloth asks of CUDA at its import, answered for a card of 9.0."""
+    """Answer what unsloth asks of CUDA at its import, for a card of 9.0."""
     os.environ.update(UNSLOTH_DISABLE_STATISTICS="1", DO_NOT_TRACK="1", VLLM_NO_USAGE_STATS="1", HF_HUB_OFFLINE="1",
                       TRANSFORMERS_OFFLINE="1", CUDA_VISIBLE_DEVICES="0", CUDA_DEVICE_ORDER="PCI_BUS_ID")  # fmt: skip
     os.system = lambda command: 0  # noqa: ARG005  # unsloth/__init__.py:152-172 would run ldconfig
@@ -100,7 +100,7 @@ class NoKernel:
 
 
 def replace_kernels() -> None:
-    """Triton's and bitsandbytes' kernels, which write into tensors that their callers have made."""
+    """Replace Triton's and bitsandbytes' kernels, which write into their callers' tensors."""
     import cut_cross_entropy.cce_backward as backward
     import cut_cross_entropy.cce_lse_forward as forward
     import cut_cross_entropy.indexed_dot as dot
@@ -117,7 +117,7 @@ def replace_kernels() -> None:
 
 
 def replace_operators() -> None:
-    """bitsandbytes' dequantize_4bit, CUDA's dropout, xformers' attention, and the copies to the host and back."""
+    """Replace bitsandbytes' dequantize_4bit, CUDA's dropout, xformers' attention, and the copies to the host and back."""
     import bitsandbytes.functional
     import torch.utils.checkpoint
     import unsloth.models.llama
@@ -138,7 +138,7 @@ def replace_operators() -> None:
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of the same shape that takes nothing of the card."""
+    """A tensor of the same shape that takes no memory of the card."""
     return torch.empty((1,), dtype=tensor.dtype, device="cpu").expand(tensor.shape)
 
 
@@ -155,7 +155,7 @@ def dequantize_4bit(packed: torch.Tensor, quant_state: Any, **_kwargs: object) -
 
 
 class NativeDropout(torch.autograd.Function):
-    """aten::native_dropout, which CUDA takes: a mask of one byte an element."""
+    """aten::native_dropout, which CUDA uses: a mask of one byte per element."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -197,7 +197,7 @@ class FlashAttention(torch.autograd.Function):
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_bias: object = None) -> torch.Tensor:  # noqa: ARG001
-    """xformers' memory_efficient_attention; without gradients it takes groups of heads as they are."""
+    """xformers' memory_efficient_attention; without gradients it takes groups of heads unexpanded."""
     shape = q.shape
     if q.requires_grad or k.requires_grad or v.requires_grad:
         return FlashAttention.apply(q, k, v)[0].reshape(shape)
@@ -259,7 +259,7 @@ def _moved(value: Any) -> Any:
 
 
 class Count(TorchDispatchMode):
-    """Bytes of every storage on the meta device from its making to its end, as the CUDA allocator rounds them."""
+    """Bytes of every storage on the meta device while it is alive, as the CUDA allocator rounds them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -276,12 +276,12 @@ class Count(TorchDispatchMode):
         return out
 
     def sweep(self) -> None:
-        """Let go of what is gone."""
+        """Stop counting freed storages."""
         for key in [key for key, (reference, _) in self._live.items() if reference.expired()]:
             self.held_bytes -= self._live.pop(key)[1]
 
     def keep(self) -> None:
-        """What is there now stays, and need not be looked at again, but for the rotary tables, which the first pass makes anew."""
+        """Keep the present storages for good and stop checking them, except for the rotary tables, which the first pass makes again."""
         self.sweep()
         self._kept = {key for key, (_, num_bytes) in self._live.items() if num_bytes not in self.moving}
         self._live = {key: value for key, value in self._live.items() if key not in self._kept}
@@ -297,7 +297,9 @@ class Count(TorchDispatchMode):
         if before and not resized:
             return
         self.held_bytes += num_bytes
-        self.peak_bytes = max(self.peak_bytes, self.held_bytes)  # a larger block is taken before the smaller is let go
+        self.peak_bytes = max(
+            self.peak_bytes, self.held_bytes
+        )  # a larger block is allocated before the smaller one is freed
         self.held_bytes -= before
         self._live[key] = StorageWeakRef(storage), num_bytes
 
@@ -357,7 +359,7 @@ def _named(name: str) -> Any:
 
 
 def _quantize(model: Any) -> None:
-    """bitsandbytes' 4-bit in the place of every linear of a layer, with the state that double quantization keeps."""
+    """Replace every linear of a layer by bitsandbytes' 4-bit one, with the state that double quantization keeps."""
     for layer in model.model.layers:
         for block in (layer.self_attn, layer.mlp):
             for name in ALL:
@@ -394,7 +396,7 @@ def _linear4bit(linear: Any) -> Any:
 
 
 class Sft:
-    """transformers' Trainer at 4.48.2, as SFTTrainer has it: training_step, compute_loss, and what the loop holds between steps."""
+    """transformers' Trainer at 4.48.2, as used by SFTTrainer: training_step, compute_loss, and what the loop holds between steps."""
 
     engine = False
 
@@ -410,7 +412,7 @@ class Sft:
         model.forward = lambda *args, **kwargs: convert_to_fp32(forward(*args, **kwargs))
 
     def step(self, total: torch.Tensor) -> torch.Tensor:
-        """One optimizer step; gives the loss so far."""
+        """One optimizer step; returns the total loss so far."""
         batches = self.batches()
         for inputs in batches:
             self.last = self.training_step(inputs)
@@ -436,7 +438,7 @@ class Sft:
         return loss.detach()
 
     def workspace(self, wanted: int) -> None:
-        """cuBLAS's, of the main thread and of autograd's."""
+        """cuBLAS's workspaces, of the main thread and of autograd's."""
         while len(self.workspaces) < wanted:
             self.workspaces.append(torch.empty(WORKSPACE_BYTES, dtype=torch.uint8, device=META))
 
@@ -520,7 +522,7 @@ class Grpo(Sft):
 
 
 def trace(case: dict[str, Any]) -> int:
-    """The peak of the second step, in bytes above what is held before the trainer."""
+    """The peak of the second step, in bytes above the memory before the trainer."""
     from unsloth.kernels import utils
 
     utils.WEIGHT_BUFFER = utils.ABSMAX_BUFFER = None

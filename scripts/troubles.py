@@ -76,7 +76,7 @@ def render() -> str:
 
 
 def _sections() -> Iterator[str]:
-    """The section of each trouble, by the comments that head the sections of the file."""
+    """The section of each trouble, by the comments that start sections of the file."""
     section = ""
     for line in (ROOT / "env" / "troubles.toml").read_text(encoding="utf-8").splitlines():
         if (match := _SECTION.match(line)) is not None:
@@ -86,7 +86,7 @@ def _sections() -> Iterator[str]:
 
 
 def _messages(trouble: Trouble) -> list[str]:
-    """How the engine's messages begin, to be searched for on the page."""
+    """The beginnings of the engine's messages, to be searched for on the page."""
     anchors = dict.fromkeys(anchor_of(phrase).replace("`", "'") for phrase in trouble.says)
     return [each for each in anchors if len(each.strip()) >= MIN_MESSAGE_CHARS][:MAX_MESSAGES]
 

@@ -1,8 +1,8 @@
-"""Which packages of env/*.lock have known holes, by a database of yours, and what env/vex.toml says of each: audit.py FOLDER|ZIP (`make audit`).
+"""Which packages of env/*.lock have known vulnerabilities, by your database, and what env/vex.toml says of each: audit.py FOLDER|ZIP (`make audit`).
 
 The database is in OSV's format (https://ossf.github.io/osv-schema/): JSON or YAML files below a folder, such as a clone of PyPA's
-advisory-database, or the ZIP in which osv.dev hands out one ecosystem. Nothing is asked of a network. Also named is what env/vex.toml says and the
-database does not know of the locked version. Exit codes: 0 where every hole is in env/vex.toml, 1 where one is not, 2 where there is no database.
+advisory-database, or the ZIP of one ecosystem from osv.dev. No network is used. Entries of env/vex.toml that the database does not have for
+the locked version are listed, too. Exit codes: 0 if every vulnerability is in env/vex.toml, 1 if one is not, 2 if there is no database.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ FORMS = (".json", ".yaml", ".yml")
 
 PIN = re.compile(r"^([\w.-]+)==([^\s;\\]+)", re.MULTILINE)
 Versions = dict[str, dict[str, tuple[str, ...]]]
-"""Of each package its versions, and the locks that have each."""
+"""The versions of each package, and the locks that have each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One record of the database that a locked version falls under. `locks` are those that have it."""
+    """One record of the database that applies to a locked version. `locks` are those that have it."""
 
     id: str
     names: frozenset[str]
@@ -51,7 +51,7 @@ class DatabaseError(ValueError):
 
 
 def records(database: Path) -> Iterator[dict[str, Any]]:
-    """Every record of the database; DatabaseError where there is none, or one cannot be read."""
+    """Every record of the database; DatabaseError if there is none, or one cannot be read."""
     try:
         for name, text in _texts(database):
             if (record := _record(name, text)) is not None:
@@ -63,7 +63,7 @@ def records(database: Path) -> Iterator[dict[str, Any]]:
 
 
 def _record(name: str, text: bytes) -> dict[str, Any] | None:
-    """One file's record; None of YAML that is none, as a repository has other such files. All of YAML is text: 0.10 is a version."""
+    """One file's record; None for other YAML files, which a repository also has. All YAML is read as text: 0.10 is a version."""
     if name.endswith(".json"):
         record = json.loads(text)
         if not isinstance(record, dict) or "id" not in record:
@@ -96,7 +96,7 @@ def all_versions() -> Versions:
 
 
 def holes_of(versions: Versions, database: Path) -> tuple[list[Found], int, str]:
-    """What of the locked versions is affected, how many records of PyPI the database has, and the day of its newest."""
+    """The affected locked versions, how many records of PyPI the database has, and the day of its newest."""
     found, seen, newest = [], 0, ""
     for record in records(database):
         newest = max(newest, str(record.get("published", ""))[:10])
@@ -116,7 +116,7 @@ def holes_of(versions: Versions, database: Path) -> tuple[list[Found], int, str]
 
 
 def is_affected(version: str, affected: dict[str, Any]) -> bool:
-    """Whether a version is listed, or lies in a range, as OSV's schema evaluates them."""
+    """Whether a version is listed, or in a range, as OSV's schema evaluates them."""
     if version in affected.get("versions", ()):
         return True
     ranges = (each for each in affected.get("ranges", ()) if each.get("type") in ("ECOSYSTEM", "SEMVER"))
@@ -134,7 +134,7 @@ def _in_range(version: Version, events: list[dict[str, str]]) -> bool:
 
 
 def _at(event: dict[str, str]) -> tuple[str, Version]:
-    """One event and its version; what is no version of Python's lies after all others, so that nothing ends there."""
+    """One event and its version; an invalid Python version sorts last, so that no range ends there."""
     kind, text = next(iter(event.items()))
     try:
         return kind, Version(text)
@@ -148,7 +148,7 @@ def said_of(found: Found, holes: tuple[Hole, ...]) -> Hole | None:
 
 
 def unknown_to(found: list[Found], holes: tuple[Hole, ...]) -> list[str]:
-    """What env/vex.toml says of the locked versions and the database does not."""
+    """Entries of env/vex.toml for the locked versions that the database lacks."""
     known = {(each.package, name) for each in found for name in each.names}
     return [f"{hole.package} {name}" for hole in holes for name in hole.ids if (hole.package, name) not in known]
 
@@ -174,7 +174,7 @@ def main() -> int:
 
 
 def show(found: list[Found], holes: tuple[Hole, ...]) -> int:
-    """Print each hole with what is said of it, and what is said beyond the database; how many nobody has explained."""
+    """Print each vulnerability with its entry, and entries beyond the database; returns how many have no entry."""
     unsaid = 0
     for each in found:
         hole = said_of(each, holes)

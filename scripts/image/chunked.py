@@ -1,9 +1,9 @@
-"""The image with its layers in zstd chunks, file by file, so that a lazy puller fetches the files that are read: chunked.py LAYOUT OUT [LEVEL]
+"""The image with its layers in zstd chunks, file by file, so that a lazy puller fetches only the files that are read: chunked.py LAYOUT OUT [LEVEL]
 
-OUT is a layout of the same root and settings with another digest. The chunks and the table at each layer's end are those of zstd:chunked
-(containers/storage, pkg/chunked), written by skopeo; to any other puller a layer is zstd. Each layer is unpacked again and held against the
-image's own list (diff_ids): what skopeo 1.9 makes of a tar with more padding than Go writes is another one, and stays as it was. Exit codes: 0 where
-every layer is in chunks or named, 2 where there is no image or no skopeo.
+OUT is a layout of the same root and config with another digest. The chunks and the table at each layer's end are zstd:chunked
+(containers/storage, pkg/chunked), written by skopeo; for other pullers a layer is plain zstd. Each layer is unpacked again and compared with
+the image's own list (diff_ids): skopeo 1.9 changes a tar with more padding than Go writes, so such a layer is kept as it was. Exit codes: 0 if
+every layer is in chunks or named, 2 if there is no image or no skopeo.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from layout import LayoutError, blob, image_config, image_digest, read_json
 TAG = "latest"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 TABLE = "io.containers.zstd-chunked.manifest-position"
-"""The annotation that says where a layer's table lies."""
+"""The annotation with the position of a layer's table."""
 
 
 def main() -> int:
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def convert(layout: Path, out: Path, level: str) -> list[str]:
-    """Write OUT, and name the layers of it that are not in chunks; LayoutError where there is no image, or it cannot be read or written."""
+    """Write OUT, and return the layers that are not in chunks; LayoutError if there is no image, or it cannot be read or written."""
     before = read_json(blob(layout, image_digest(layout)))
     contents = image_config(layout)["rootfs"]["diff_ids"]
     shutil.rmtree(out, ignore_errors=True)
@@ -80,7 +80,7 @@ def _by_skopeo(layout: Path, made: Path, level: str) -> str:
 
 
 def unpacked_digest(layer: Path) -> str:
-    """The sha256 of what a layer unpacks to, as diff_ids name it."""
+    """The sha256 of an unpacked layer, as in diff_ids."""
     found = sha256()
     with subprocess.Popen(["zstd", "-dc", str(layer)], stdout=subprocess.PIPE, bufsize=1 << 20) as process:
         assert process.stdout is not None
@@ -97,7 +97,7 @@ def _take(layout: Path, digest: str, out: Path) -> None:
 
 
 def _finish(out: Path, manifest: dict[str, Any]) -> None:
-    """The manifest and the index; what reads a layout finds it once both are there."""
+    """The manifest and the index; readers of a layout find it once both are there."""
     data = json.dumps(manifest, separators=(",", ":")).encode()
     digest = f"sha256:{sha256(data).hexdigest()}"
     blob(out, digest).write_bytes(data)

@@ -1,9 +1,9 @@
-"""Read an image out of its OCI layout, a folder with index.json and blobs: layout.py digest|size|root|config FOLDER
+"""Read an image from its OCI layout, a folder with index.json and blobs: layout.py digest|size|root|config FOLDER
 
 digest FOLDER         the digest of the image
-size FOLDER           its layers, and the gate of env/image.toml: exit 1 where one is over a limit
-config FOLDER         its settings as lines of a Dockerfile, for docker import --change
-root FOLDER           the root as one tar on stdout, in the order of its layers and without what a later one replaces
+size FOLDER           its layers, and the limits of env/image.toml: exit 1 if one is exceeded
+config FOLDER         its config as lines of a Dockerfile, for docker import --change
+root FOLDER           the root as one tar on stdout, in the order of the layers, without files that a later one replaces
 
 Standard library only; layers are read through the zstd program.
 """
@@ -25,7 +25,7 @@ FACTS = Path(__file__).resolve().parents[2] / "env" / "image.toml"
 WHITEOUT = ".wh."
 EMPTY_LAYER_BYTES = 1_000
 TWICE_LIMIT_BYTES = 20_000_000
-"""Debian's package lists and the linker cache are written by each layer that installs; nothing of ours may be stored twice."""
+"""Debian's package lists and the linker cache are written by each installing layer; nothing of ours may be stored twice."""
 
 
 class LayoutError(Exception):
@@ -34,7 +34,7 @@ class LayoutError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer as it is stored, and what made it."""
+    """One stored layer, and the step that made it."""
 
     path: Path
     compressed_bytes: int
@@ -42,7 +42,7 @@ class Layer:
 
     @contextmanager
     def open(self) -> Iterator[tarfile.TarFile]:
-        """The layer's tar, as a stream."""
+        """The layer's tar as a stream."""
         tool = {b"\x28\xb5": "zstd", b"\x1f\x8b": "gzip"}.get(self._magic(), "cat")
         command = [tool, "-dc", str(self.path)] if tool != "cat" else ["cat", str(self.path)]
         if shutil.which(tool) is None:
@@ -91,7 +91,7 @@ def layers(layout: Path) -> list[Layer]:
 
 
 def show_size(layout: Path) -> int:
-    """Print the layers and what is stored twice; 1 where a limit is passed."""
+    """Print the layers and what is stored twice; returns 1 if a limit is exceeded."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -138,7 +138,7 @@ def show_size(layout: Path) -> int:
 
 
 def final_names(layout: Path) -> list[set[str]]:
-    """For each layer, the names that are still of it in the end."""
+    """For each layer, the names that it still provides in the end."""
     owner: dict[str, int] = {}
     for number, layer in enumerate(layers(layout)):
         with layer.open() as tar:
@@ -154,7 +154,7 @@ def final_names(layout: Path) -> list[set[str]]:
 
 
 def write_root(layout: Path, out: IO[bytes]) -> None:
-    """The image's root as one tar stream, of plain GNU entries."""
+    """Write the image's root as one tar stream of plain GNU entries."""
     names = final_names(layout)
     with tarfile.open(fileobj=out, mode="w|", format=tarfile.GNU_FORMAT, bufsize=1 << 20) as root:
         for layer, wanted in zip(layers(layout), names, strict=True):
@@ -166,7 +166,7 @@ def write_root(layout: Path, out: IO[bytes]) -> None:
 
 
 def dockerfile_lines(layout: Path) -> list[str]:
-    """The image's settings, one line each; a value with a space is quoted as JSON, which Docker reads."""
+    """The image's config, one line each; a value with a space is quoted as JSON, which Docker reads."""
     config = image_config(layout)["config"]
     return [
         *(f"ENV {name}={json.dumps(value)}" for name, _, value in (line.partition("=") for line in config["Env"])),

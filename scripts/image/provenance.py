@@ -1,11 +1,11 @@
-"""The statement on where the image comes from, for build, push and pull: provenance.py write|sign|verify|check|pack|unpack …
+"""The statement of where the image comes from, for build, push and pull: provenance.py write|sign|verify|check|pack|unpack …
 
-write LAYOUT FILE                 state what the image in LAYOUT was built from: the commit, the locks, the base; not signed yet
+write LAYOUT FILE                 state what the image in LAYOUT was built from: commit, locks, base; unsigned
 sign FILE KEY                     sign it with an SSH key, as FILE.sig
-verify FILE SIGNERS DIGEST [SEEN] refuse one that is not signed by one of SIGNERS, of another image, or older than SEEN: exit 1
-check LAYOUT                      refuse a layout of which a blob is not what its name says: exit 1
-pack FILE LAYOUT                  FILE and FILE.sig as an OCI image of two layers, which any registry takes
-unpack LAYOUT FILE                the same back
+verify FILE SIGNERS DIGEST [SEEN] refuse it if it is not signed by one of SIGNERS, is of another image, or is older than SEEN: exit 1
+check LAYOUT                      refuse a layout with a blob that does not match its digest: exit 1
+pack FILE LAYOUT                  FILE and FILE.sig as an OCI image of two layers, which any registry accepts
+unpack LAYOUT FILE                the reverse
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from loadcheck.provenance import BUILD_TYPE, NAMESPACE, PREDICATE, TYPE, verify
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ("env/requirements.lock", "env/smollm2.lock", "env/tools.lock", "env/image.toml", "Dockerfile")
-"""Every file that decides what is in the image beside the code."""
+"""Every file besides the code that decides what is in the image."""
 BUILDER = "urn:loadcheck:builder:buildah"
 CONFIG_TYPE, MANIFEST_TYPE = "application/vnd.oci.image.config.v1+json", "application/vnd.oci.image.manifest.v1+json"
 LAYER_TYPES = ("application/vnd.in-toto+json", "application/vnd.loadcheck.sshsig")
@@ -36,7 +36,7 @@ CHUNK_BYTES = 1 << 20
 
 
 def statement(layout: Path, finished_on: str) -> dict[str, Any]:
-    """What `write` writes. The base is BASE, else the Dockerfile's own; a name without a digest has none here either."""
+    """What `write` writes. The base is BASE, or the Dockerfile's own; a name without a digest gets none here."""
     base = os.environ.get("BASE") or _default_base()
     commit, modified = _source()
     dependencies = [{"name": "source", "digest": {"gitCommit": commit}}] if commit else []
@@ -69,7 +69,7 @@ def _default_base() -> str:
 
 
 def _source() -> tuple[str | None, bool]:
-    """The commit, as the build is given it, and whether files differ from it; None where this is no checkout."""
+    """The commit as given to the build, and whether files differ from it; None outside a checkout."""
     commit = os.environ.get("COMMIT") or _git("rev-parse", "HEAD")
     return commit or None, bool(_git("status", "--porcelain", "--untracked-files=no"))
 
@@ -80,10 +80,10 @@ def _git(*arguments: str) -> str:
 
 
 def changed_blobs(layout: Path) -> Iterator[str]:
-    """Each blob of the image that is missing or not what its name says: manifest, config and layers."""
+    """Each blob of the image that is missing or does not match its digest: manifest, config and layers."""
     digest = image_digest(layout)
     if (why := _changed(layout, digest)) is not None:
-        yield why  # what it names then is not to be believed
+        yield why  # what it names cannot be trusted then
         return
     manifest = read_json(blob(layout, digest))
     for each in (manifest["config"], *manifest["layers"]):
@@ -132,7 +132,7 @@ def unpack(layout: Path, file: Path) -> None:
 
 
 def refused(file: Path, signers: Path, digest: str, seen: Path | None) -> list[str]:
-    """Why the image is not taken; says whose it is where it is."""
+    """Why the image is refused; prints its signer if it is not."""
     found = verify(file, signers, digest, seen)
     if not found.faults:
         commit = found.statement.dependency("source").get("gitCommit", "an unknown commit")
@@ -151,7 +151,7 @@ def main() -> int:
 
 
 def run(what: str, words: list[str], paths: list[Path]) -> int:
-    """One of the commands above."""
+    """Run one of the commands above."""
     faults: list[str] = []
     if what == "write":
         finished_on = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,7 +1,8 @@
 """The image's bill of materials, CycloneDX 1.5, from its OCI layout and the locks: sbom.py LAYOUT OUT_FOLDER.
 
-Writes sbom.cdx.json, licences.tsv and vex.openvex.json, which says what known holes of the packages mean (env/vex.toml). What is listed is what the image really holds: each package's metadata as it is in the
-layers, and Debian's own list; the locks add the hashes that each package was installed by. The same image gives the same file.
+Writes sbom.cdx.json, licences.tsv and vex.openvex.json, which explains known vulnerabilities of the packages (env/vex.toml). It lists what the
+image really holds: the metadata of each package in the layers, and Debian's own list; the locks add the hashes that each package was installed
+by. The same image gives the same files.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def read_packages(layout: Path) -> tuple[list[str], str]:
 
 
 def python_component(metadata: str) -> Component:
-    """One component from a wheel's METADATA, with the hashes that the lock allows for it."""
+    """A component from a wheel's METADATA, with the hashes that the lock allows for it."""
     headers = HeaderParser().parsestr(metadata)
     name, version = canonicalize_name(headers["Name"]), headers["Version"]
     hashes = locked_hashes().get(name, [])
@@ -81,7 +82,7 @@ def python_component(metadata: str) -> Component:
 
 
 def debian_components(status: str) -> list[Component]:
-    """One component for each paragraph of dpkg's list."""
+    """A component for each paragraph of dpkg's list."""
     packages = [HeaderParser().parsestr(paragraph) for paragraph in status.strip().split("\n\n") if paragraph]
     return [
         library(
@@ -95,7 +96,7 @@ def debian_components(status: str) -> list[Component]:
 
 
 def library(purl: PackageURL, licence: str, properties: Iterable[Property] = ()) -> Component:
-    """A component that is named by its package URL."""
+    """A component named by its package URL."""
     return Component(
         type=ComponentType.LIBRARY,
         bom_ref=str(purl),
@@ -124,7 +125,7 @@ def licence_name(component: Component) -> str:
 
 
 def sbom(digest: str, components: list[Component]) -> str:
-    """The document as JSON that its schema allows; of the same image the same, so it has no time and no serial number of its own."""
+    """The document as JSON, checked against its schema; it has no time or serial number, so the same image gives the same document."""
     bom = Bom(components=components)
     image = Component(type=ComponentType.CONTAINER, bom_ref="loadcheck", name="loadcheck", version=digest)
     bom.metadata.component = image

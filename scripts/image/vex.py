@@ -1,7 +1,7 @@
-"""What known holes of the locked packages mean for this project (env/vex.toml), as OpenVEX 0.2.0.
+"""What known vulnerabilities of the locked packages mean for this project (env/vex.toml), as OpenVEX 0.2.0.
 
-https://github.com/openvex/spec, OPENVEX-SPEC.md: not_affected has a justification, affected an action; the product is the image, by its
-digest, and the package in it a subcomponent, by the package URL that the bill of materials has, too.
+https://github.com/openvex/spec, OPENVEX-SPEC.md: not_affected has a justification, affected an action. The product is the image, by its digest,
+and the package a subcomponent, by its package URL as in the bill of materials.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from loadcheck.specs.files import Spec, load
 ENV = Path(__file__).resolve().parents[2] / "env"
 CONTEXT = "https://openvex.dev/ns/v0.2.0"
 WRITTEN = "2026-11-29T00:00:00Z"
-"""The day of env/vex.toml's own head, so that the same facts give the same document."""
+"""The date in the head of env/vex.toml, so that the same data gives the same document."""
 
 Justification = Literal[
     "component_not_present",
@@ -32,13 +32,13 @@ Justification = Literal[
 
 
 class Hole(Spec, frozen=True, kw_only=True):
-    """Known holes of one locked package for which the same holds.
+    """Known vulnerabilities of one locked package with the same assessment.
 
     Args:
         ids: of the CVE list.
-        fixed: the first version without any of them; None where none is known.
-        because, tests: of one that does not reach us, and the tests that show it, as FILE::TEST.
-        action: of one that does, what a user has to do or leave.
+        fixed: the first version without any of them; None if none is known.
+        because, tests: of one that does not affect us, and the tests that prove it, as FILE::TEST.
+        action: of one that does, what a user must do or avoid.
     """
 
     ids: tuple[str, ...]
@@ -64,7 +64,7 @@ class Holes(Spec, frozen=True, kw_only=True):
 
 
 def load_holes() -> tuple[Hole, ...]:
-    """All of env/vex.toml; ValueError where a hole of a package is there twice, as the two may contradict each other."""
+    """All of env/vex.toml; ValueError if a vulnerability of a package is there twice, as the two could contradict each other."""
     holes = load(Holes, ENV / "vex.toml").hole
     named = Counter((hole.package, each) for hole in holes for each in hole.ids)
     if twice := sorted(each for (_, each), times in named.items() if times > 1):
@@ -73,9 +73,9 @@ def load_holes() -> tuple[Hole, ...]:
 
 
 def openvex(digest: str, holes: tuple[Hole, ...]) -> str:
-    """The document, of the same holes and image the same to the byte; its name is a hash of its statements.
+    """The document; the same to the byte for the same image and entries, as its id is a hash of its statements.
 
-    Of packages that are in no image, as those of developers' tools, it says nothing.
+    Packages that are in no image, such as developers' tools, are left out.
     """
     inside = locked_versions()
     statements = [_statement(digest, hole, each) for hole in holes if hole.package in inside for each in hole.ids]

@@ -1,4 +1,4 @@
-"""What `make faults` keeps for docs/faults.md (scripts/faults.py)."""
+"""Results of `make faults`, kept for docs/faults.md (scripts/faults.py)."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ RESULTS = ROOT / "build" / "faults" / "results.json"
 
 
 class Results:
-    """Every run that held, and every kind that this machine cannot have."""
+    """Every run that passed its checks, and every kind that this machine cannot have."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
@@ -22,7 +22,7 @@ class Results:
 
 @pytest.fixture(scope="session")
 def results() -> Iterator[Results]:
-    """Collects, and writes what was collected at the end."""
+    """Collects results, and writes them at the end."""
     found = Results()
     yield found
     RESULTS.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""loadcheck itself as a process of its own, with the stand-in for its engine and an H100 that is not there.
+"""loadcheck as its own process, with the stand-in for its engine and a pretended H100.
 
-python -m tests.faults.driver ARGUMENTS of loadcheck. CLOCK_JUMP_S makes the wall clock jump back and forth once the stand-in has
-come to its moment; what takes seconds and has nothing to do with a fault (looking the machine over) is left out.
+python -m tests.faults.driver ARGUMENTS of loadcheck. With CLOCK_JUMP_S the wall clock jumps back and forth once the stand-in has reached
+its moment. Slow checks of the machine that no fault concerns are skipped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def child_command(step: str, folder: RunFolder) -> list[str]:
 
 
 def jumping(jump_s: float, scratch: Path) -> type[datetime.datetime]:
-    """A wall clock that stands `jump_s` off from the fault's moment on; time.monotonic goes on."""
+    """A wall clock that is off by `jump_s` from the fault's moment on; time.monotonic is not changed."""
     real = time.time
 
     def now_s() -> float:

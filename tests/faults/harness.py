@@ -1,4 +1,4 @@
-"""One run of one fault: start `loadcheck load`, let the fault happen, and look at what is left."""
+"""One run of one fault: start `loadcheck load`, inject the fault, and check what is left."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIMIT_S = 120.0
 
 
 def run_fault(fault: Fault, moment: str) -> Seen:
-    """Run `fault` at `moment`; AssertionError where something does not hold, Unavailable where this machine cannot have it."""
+    """Run `fault` at `moment`. AssertionError if a check fails, Unavailable if this machine cannot have the fault."""
     with tempfile.TemporaryDirectory(prefix="loadcheck-fault-") as base:
         Path(base).chmod(0o755)
         return _run_in(Path(base), fault, moment)
@@ -76,7 +76,7 @@ def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
 
 
 def _wait_for_log(scene: Scene) -> None:
-    """Until loadcheck has read what the load has printed: what still is in the pipe when it is killed, nobody can keep."""
+    """Wait until loadcheck has read what the load has printed: if it is killed, what is still in the pipe is lost."""
     printed = scene.scratch / "printed"
     num_bytes = int(printed.read_text()) if printed.exists() else 0
     log, deadline_s = scene.run / "load.log", time.monotonic() + 2
@@ -105,14 +105,14 @@ def _look(scene: Scene, fault: Fault, moment: str) -> Seen:
 
 
 def _verdict(run: Path) -> str:
-    """verdict.json, which a run that was cut off does not have."""
+    """verdict.json, which a run that was cut off lacks."""
     with suppress(FileNotFoundError):
         return (run / "verdict.json").read_text()
     return ""
 
 
 def _kept_figures(scene: Scene) -> int:
-    """How many figures had been printed by the fault: each of them must be read from the run's log."""
+    """How many figures were printed before the fault; each must be read from the run's log."""
     printed = int((scene.scratch / "printed").read_text())
     before = _figures(LOG.read_bytes()[:printed], scene.base / "before.log")
     log = scene.moved_log() or scene.run / "load.log"
@@ -145,7 +145,7 @@ def _no_orphan(scene: Scene) -> None:
 
 
 def _ours(scene: Scene) -> list[psutil.Process]:
-    """What runs of the loading processes' sessions."""
+    """The processes in the sessions of the loading processes."""
     pids = {int(pid) for pid in (scene.scratch / "pids").read_text().split()}
     if (scene.scratch / "left").exists():
         pids.add(int((scene.scratch / "left").read_text()))
@@ -165,7 +165,7 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def _end_all(scene: Scene) -> None:
-    """After a failure too, nothing is left running."""
+    """Leave no process running, also after a failure."""
     for process in (scene.process, scene.twin):
         if process is not None:
             process.kill()

@@ -1,4 +1,4 @@
-"""What is done to a load from outside, and what must hold of its folder beyond what holds for every run."""
+"""What is done to a load from outside, and what must then hold of its folder besides the checks for every run."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ DISK_BYTES = 160 * 1024
 
 
 class Unavailable(Exception):  # noqa: N818: it says what is so
-    """This machine cannot have this fault, and why."""
+    """This machine cannot have the fault, with the reason."""
 
 
 @dataclass(slots=True)
 class Scene:
-    """One run under test: its folders, its process, and how to tidy up after it."""
+    """One run under test: its folders, its process, and how to clean up."""
 
     base: Path
     env: dict[str, str]
@@ -49,7 +49,7 @@ class Scene:
         self.scratch.mkdir()
 
     def start(self) -> subprocess.Popen[bytes]:
-        """`loadcheck load` of the stand-in, its output in one stream."""
+        """`loadcheck load` with the stand-in, its output in one stream."""
         command = [*DRIVER, *LOAD, str(self.run)]
         return subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self.env, cwd=ROOT, **self.popen
@@ -64,17 +64,17 @@ class Scene:
         return data
 
     def moved_log(self) -> Path | None:
-        """The temporary file that the log was moved to, by what loadcheck said."""
+        """The temporary file that the log was moved to, from loadcheck's output."""
         words = self.out.decode(errors="replace").replace("\n", "").partition("the whole log is in ")[2]
         return Path(words.partition(".log")[0] + ".log") if words else None
 
 
-def plain(_: Scene) -> None:
-    """Nothing is in the way."""
+def no_setting(_: Scene) -> None:
+    """No special setting."""
 
 
-def nothing_more(_: Scene) -> None:
-    """What holds for every run is enough."""
+def no_more_checks(_: Scene) -> None:
+    """No checks besides those for every run."""
 
 
 # ------------------------------------------------------------------------------------------------------- at the moment
@@ -186,7 +186,7 @@ def false_nvml(scene: Scene) -> None:
 
 
 def small_disk(scene: Scene) -> None:
-    """A file system of its own for the run folder."""
+    """A separate file system for the run folder."""
     disk = scene.base / "disk"
     disk.mkdir()
     done = subprocess.run(
@@ -206,14 +206,14 @@ def _temporary(scene: Scene) -> None:
 
 
 def small_memory(scene: Scene) -> None:
-    """A control group of its own for loadcheck and what it starts, below the one that we are in."""
+    """A separate control group for loadcheck and its children, below our own."""
     group = _new_group()
     scene.tidy.append(lambda: _remove_group(group))
     scene.popen["preexec_fn"] = lambda: (group / "cgroup.procs").write_text(str(os.getpid()))
 
 
 def _new_group() -> Path:
-    """Of control groups of version 1 or 2, whichever limits memory here."""
+    """A control group of version 1 or 2, whichever limits memory here."""
     own = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
     version_1 = Path("/sys/fs/cgroup/memory" + own.get("memory", "/nowhere"))
     version_2 = Path("/sys/fs/cgroup" + own.get("", "/nowhere"))
@@ -234,7 +234,7 @@ def _remove_group(group: Path) -> None:
     while True:
         try:
             group.rmdir()
-        except OSError:  # its last process is not quite gone
+        except OSError:  # its last process has not quite gone
             if time.monotonic() > deadline_s:
                 raise
             time.sleep(0.05)
@@ -242,8 +242,8 @@ def _remove_group(group: Path) -> None:
             return
 
 
-def bound_by_permissions(scene: Scene) -> None:
-    """Root may write anywhere; without this capability it may not."""
+def without_dac_override(scene: Scene) -> None:
+    """Root may write anywhere, except without this capability."""
     pr_capbset_drop, cap_dac_override = 24, 1  # linux/prctl.h, linux/capability.h
     if os.geteuid() == 0:
         scene.popen["preexec_fn"] = lambda: ctypes.CDLL(None).prctl(pr_capbset_drop, cap_dac_override)
@@ -262,17 +262,17 @@ def log_was_moved(scene: Scene) -> None:
     assert moved is not None and moved.exists(), scene.out.decode(errors="replace")
 
 
-def time_is_sane(scene: Scene) -> None:
-    """What is measured comes from a clock that only goes forward."""
+def durations_are_plausible(scene: Scene) -> None:
+    """Durations come from a monotonic clock."""
     assert 0 < scene.record()["duration_s"] < 120
     times_s = [json.loads(line)["t_s"] for line in (scene.run / "memory.jsonl").read_text().splitlines()]
     steps = [later - sooner for sooner, later in pairwise(times_s)]
     assert all(step < 60 for step in steps)
-    assert sum(step < 0 for step in steps) <= 1  # the second process begins again
+    assert sum(step < 0 for step in steps) <= 1  # the second process starts again
 
 
 def token_is_nowhere(scene: Scene) -> None:
-    """In no file of the run and in nothing that was printed; and where it stood, something else stands."""
+    """The token is in no file of the run and in no output, and something else is in its place."""
     for path in scene.run.iterdir():
         assert CANARY.encode() not in path.read_bytes(), path
     assert CANARY.encode() not in scene.out
@@ -280,7 +280,7 @@ def token_is_nowhere(scene: Scene) -> None:
 
 
 def peak_is_kept(scene: Scene) -> None:
-    """What was sampled before the loss stays; after it there is null, never 0."""
+    """Samples before the loss are kept; after it there is null, never 0."""
     assert scene.record()["peak_device_bytes"] == 12_345_678
     used = [json.loads(line)["device_used_bytes"] for line in (scene.run / "memory.jsonl").read_text().splitlines()]
     assert set(used) == {12_345_678, None}

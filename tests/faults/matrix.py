@@ -1,4 +1,4 @@
-"""The faults as data: what is done to a load, at which moments of it, and what must be said afterwards."""
+"""The faults as data: what is done to a load, at which moments, and what must be reported afterwards."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Fault:
 
     Attributes:
         what: in words, for the table of docs/faults.md.
-        action: what the stand-in does at its moment (tests/faults/stand_in.py).
+        action: what the stand-in does at the moment (tests/faults/stand_in.py).
         moments: of the load; each is one run.
-        inject: what the test does once the stand-in has come there; None where the stand-in does it alone.
-        setting: what surrounds the run: a small disk, a control group, variables.
-        outcome, says: of run.json, and words of its reason or notes, or of the error where nothing was loaded.
-        exit_code: of `loadcheck load`, or several where it depends on the microsecond; negative for a signal.
-        passes: whether the load came to its end all the same, and is a PASS; every other verdict is a wrong one.
-        later: what `report` and `check` exit with.
+        inject: what the test does when the stand-in has reached the moment; None if the stand-in does it alone.
+        setting: the run's surroundings: a small disk, a control group, variables.
+        outcome, says: of run.json, and words of its reason or notes, or of the error if nothing was loaded.
+        exit_code: of `loadcheck load`, or several if it depends on the microsecond; negative for a signal.
+        passes: whether the load still completes with PASS; any other verdict is then wrong.
+        later: the exit code of `report` and `check`.
         slow: whether a run takes so long that only `make faults` has it.
     """
 
@@ -48,14 +48,14 @@ class Fault:
     action: str
     moments: tuple[str, ...] = SOME
     inject: Callable[[Scene], None] | None = None
-    setting: Callable[[Scene], None] = injectors.plain
+    setting: Callable[[Scene], None] = injectors.no_setting
     outcome: str = "completed"
     says: str = ""
     exit_code: int | tuple[int, ...] = 1
     passes: bool = False
     later: int = 1
     slow: bool = False
-    check: Callable[[Scene], None] = field(default=injectors.nothing_more)
+    check: Callable[[Scene], None] = field(default=injectors.no_more_checks)
 
 
 def ended(name: str, what: str, action: str, **other: object) -> Fault:
@@ -63,7 +63,7 @@ def ended(name: str, what: str, action: str, **other: object) -> Fault:
 
 
 def survived(name: str, what: str, action: str, **other: object) -> Fault:
-    """A fault that the load outlives: a PASS, exit 0, and so later."""
+    """A fault that the load survives: PASS and exit 0, also later."""
     return Fault(name=name, what=what, action=action, exit_code=0, passes=True, later=0, **other)  # type: ignore[arg-type]
 
 
@@ -101,15 +101,15 @@ FAULTS = (
     ended("disk-full", "the disk of the run folder is full while the log is written", "fill", moments=EARLY, setting=injectors.small_disk,
           says="No space left on device", exit_code=0, passes=True, check=injectors.log_was_moved),
     survived("folder-read-only", "the run folder becomes read-only", "meet", moments=FEW, inject=injectors.make_read_only,
-             setting=injectors.bound_by_permissions, says="could not be written"),
+             setting=injectors.without_dac_override, says="could not be written"),
     survived("folder-removed", "the run folder is removed", "meet", moments=FEW, inject=injectors.remove_folder,
              says="was removed"),
     survived("output-unread", "nobody reads what loadcheck prints (`loadcheck load | head -1`)", "meet",
              moments=FEW, inject=injectors.close_our_output),
     survived("clock-back", "the clock goes back a day", "meet", moments=FEW, inject=injectors.go_on,
-             setting=injectors.clock(-86_400), check=injectors.time_is_sane),
+             setting=injectors.clock(-86_400), check=injectors.durations_are_plausible),
     survived("clock-forward", "the clock goes forward a day", "meet", moments=FEW, inject=injectors.go_on,
-             setting=injectors.clock(86_400), check=injectors.time_is_sane),
+             setting=injectors.clock(86_400), check=injectors.durations_are_plausible),
     survived("encoding", "PYTHONIOENCODING is utf-16, and the engine prints in it", "speak", moments=FEW,
              setting=injectors.variables(PYTHONIOENCODING="utf-16")),
     survived("latin-1", "a library prints in Latin-1", "latin_1", moments=FEW),

@@ -1,4 +1,4 @@
-"""Faults of the weights, with the real engine on the CPU: SmolLM2 in 4-bit, some 20 s a load."""
+"""Faults of the weights, with the real engine on the CPU: SmolLM2 in 4-bit, about 20 s per load."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class WeightsFault:
     """One kind of damage to a checkpoint.
 
     Attributes:
-        damage: done to the folder of the weights.
-        is_own: whether the folder is the user's own (`--weights local`), else it is the cache's.
-        says: words that must be in what loadcheck prints.
+        damage: applied to the folder of the weights.
+        is_own: whether the folder is the user's (`--weights local`); otherwise it is the cache's.
+        says: words that loadcheck must print.
     """
 
     name: str
@@ -47,7 +47,7 @@ class WeightsFault:
 
 
 def flip(directory: Path) -> None:
-    """One byte in the middle."""
+    """Change one byte in the middle."""
     with (directory / WEIGHTS).open("r+b") as file:
         file.seek((directory / WEIGHTS).stat().st_size // 2)
         byte = file.read(1)
@@ -60,7 +60,7 @@ def truncate(directory: Path) -> None:
 
 
 def break_header(directory: Path) -> None:
-    """Still JSON, so that it is found by who opens it; what is no safetensors file at all is refused before a load."""
+    """Break the header but keep it JSON, so that the engine finds it; a file that is not safetensors is refused before a load."""
     with (directory / WEIGHTS).open("r+b") as file:
         header = file.read(int.from_bytes(file.read(8), "little"))
         file.seek(8)
@@ -68,7 +68,7 @@ def break_header(directory: Path) -> None:
 
 
 def overwrite(directory: Path) -> None:
-    """The largest tensor with noise, as of a bad disk: the file is whole, and so is every shape."""
+    """Fill the largest tensor with noise, as a bad disk would: the file is complete, and every shape is right."""
     with (directory / WEIGHTS).open("r+b") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(header_bytes))
@@ -79,7 +79,7 @@ def overwrite(directory: Path) -> None:
 
 
 def swap(directory: Path) -> None:
-    """Another checkpoint of the very same shape, whole in itself: no size and no hash of its own tells."""
+    """Swap in another complete checkpoint with the same shapes: no size and no hash of its own reveals it."""
     plan = make_plan(load_profile("smollm2-135m-cpu", {"weights": "synthetic"}))
     other = synthetic.prepare(plan, directory.parent / "other")
     shutil.rmtree(directory)
@@ -88,7 +88,7 @@ def swap(directory: Path) -> None:
 
 
 def shorten(directory: Path) -> None:
-    """A checkpoint of the same name with a layer less."""
+    """Swap in a checkpoint of the same name with one layer fewer."""
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {"num_hidden_layers": config["num_hidden_layers"] - 1}))
     _sign(directory)
@@ -118,7 +118,7 @@ REAL_FAULTS = (
 
 
 def run_real(fault: WeightsFault, warm: Path, base: Path) -> Seen:
-    """Load with a damaged copy of the weights in `warm`; AssertionError where something does not hold."""
+    """Load with a damaged copy of the weights in `warm`; AssertionError if a check fails."""
     cache, run = base / "cache", base / "run"
     source = next(warm.glob("smollm2-*"))
     directory = base / "own" / "smollm2-135m-instruct-bnb-4bit" if fault.is_own else cache / "weights" / source.name
@@ -135,7 +135,7 @@ def run_real(fault: WeightsFault, warm: Path, base: Path) -> Seen:
 
 
 def _running(run: Path) -> list[int]:
-    """The processes that name a run folder: the loading process, and what was forked from it."""
+    """The processes that name a run folder: the loading process and its forks."""
     found = psutil.process_iter(["cmdline"])
     return [process.pid for process in found if str(run) in (process.info["cmdline"] or [])]
 

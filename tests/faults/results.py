@@ -11,7 +11,7 @@ class Seen:
 
     Attributes:
         outcome, reason: of its run.json.
-        figures: printed before the fault; each was read from the run's log afterwards.
+        figures: the number printed before the fault, each of which was then read from the run's log.
     """
 
     fault: str

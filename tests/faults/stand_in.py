@@ -1,7 +1,7 @@
-"""Stands in for the engine's process: prints the log of a real load, and does what a fault asks for at one moment of it.
+"""Stands in for the engine's process: prints the log of a real load, and injects a fault at one moment.
 
 python -m tests.faults.stand_in prepare|load RUN_DIR PARENT_PID, with the fault in LOADCHECK_STAND_IN as JSON: `moment` (a key of
-MOMENTS), `action` (a function below), `scratch` (a folder where it meets the test).
+MOMENTS), `action` (a function below), `scratch` (the folder through which it and the test signal each other).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MOMENTS = {
     "answer": b'"event": "answer"',
     "end": b'"event": "peak"',
 }
-"""Of a load, by a word of the line that has been printed by then."""
+"""Moments of a load, each by a word of the last line printed."""
 
 PATIENCE_S = 60.0
 GO_ON = (
@@ -45,7 +45,7 @@ GO_ON = (
     "fill",
     "speak",
 )
-"""Actions after which the load goes on to its end."""
+"""Actions after which the load completes."""
 
 
 def main(step: str, _run_dir: str, parent: str) -> None:
@@ -71,13 +71,13 @@ def main(step: str, _run_dir: str, parent: str) -> None:
 
 
 def say(line: bytes) -> None:
-    """Write all of it; what a write has taken, the parent can read, whatever becomes of us."""
+    """Write all of it. Once written, the parent can read it, whatever happens to this process."""
     while line:
         line = line[os.write(1, line) :]
 
 
 def say_as_text(line: bytes) -> None:
-    """As Python's own print does, in the encoding that is set."""
+    """Print like Python, in the configured encoding."""
     print(line.decode(), end="", flush=True)
 
 
@@ -105,7 +105,7 @@ def end_early(_: Path) -> None:
 
 
 def eat_memory(_: Path) -> None:
-    """More than the control group allows, page by page."""
+    """Exceed the control group's limit, page by page."""
     eaten: list[bytearray] = []
     while len(eaten) < 1024:
         eaten.append(bytearray(os.urandom(1) * (1 << 20)))
@@ -120,7 +120,7 @@ def pause(scratch: Path) -> None:
 
 
 def hang(scratch: Path) -> None:
-    """Native code that answers to nothing."""
+    """Block in native code that responds to nothing."""
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     pause(scratch)
 
@@ -147,7 +147,7 @@ def leave_and_die(scratch: Path) -> None:
 
 
 def meet(scratch: Path) -> None:
-    """Wait until the test has done its part, then go on."""
+    """Wait until the test has done its part, then continue."""
     (scratch / "here").touch()
     deadline_s = time.monotonic() + PATIENCE_S
     while not (scratch / "go").exists() and time.monotonic() < deadline_s:
@@ -158,14 +158,14 @@ def meet(scratch: Path) -> None:
 
 
 def flood(_: Path) -> None:
-    """200 MB of lines that say nothing."""
+    """Print 200 MB of meaningless lines."""
     piece = b"INFO 11-24 04:46:13 some.py:1] a line that says nothing at all, again and again and again\n" * 12_000
     for _number in range(185):
         say(piece)
 
 
 def fill(_: Path) -> None:
-    """More than the small disk of the run folder holds."""
+    """Print more than the run folder's small disk holds."""
     for _number in range(40):
         say(b"INFO 11-24 04:46:13 some.py:1] a line that says nothing at all, again and again and again\n" * 100)
 
@@ -179,7 +179,7 @@ def latin_1(_: Path) -> None:
 
 
 def speak(_: Path) -> None:
-    """From here on as text, in the encoding that the environment asks for."""
+    """From here on print text in the environment's encoding."""
     globals()["say"] = say_as_text
 
 
@@ -197,12 +197,12 @@ def token_in_pieces(_: Path) -> None:
 
 
 def leave_a_process(scratch: Path) -> None:
-    """A process in a group of its own that sleeps on, with our output open."""
+    """Leave a process in its own group that sleeps with our output open."""
     _leave(scratch, "import time; time.sleep(600)")
 
 
 def leave_a_talker(scratch: Path) -> None:
-    """A process that prints for ever."""
+    """Leave a process that prints forever."""
     _leave(scratch, "import time\nwhile True: print('still here', flush=True); time.sleep(0.01)")
 
 

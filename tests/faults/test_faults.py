@@ -1,6 +1,6 @@
-"""Whatever happens to a load: its run folder says so, nothing of it is left running, and no figure is lost.
+"""After any fault of a load, its run folder records it, no process is left running, and no figure is lost.
 
-Each kind once here; `make faults` injects each at every moment of the load, with real loads on the CPU, and writes docs/faults.md.
+Each kind is injected once here. `make faults` injects each at every moment, with real loads on the CPU, and writes docs/faults.md.
 """
 
 import sys
@@ -25,8 +25,8 @@ EVERY = [pytest.param(fault, moment, id=f"{fault.name}-{moment}") for fault in F
 
 
 @pytest.mark.parametrize(("fault", "moment"), MIDDLE)
-def test_a_fault_leaves_a_run_that_says_so(fault: Fault, moment: str):
-    """What was printed is kept, the outcome is the true one, no process goes on, and later commands judge as they should."""
+def test_a_fault_is_recorded_in_the_run(fault: Fault, moment: str):
+    """Output is kept, the outcome is right, no process goes on, and later commands judge the run correctly."""
     try:
         run_fault(fault, moment)
     except Unavailable as why:
@@ -36,7 +36,7 @@ def test_a_fault_leaves_a_run_that_says_so(fault: Fault, moment: str):
 @pytest.mark.faults
 @pytest.mark.parametrize(("fault", "moment"), EVERY)
 def test_a_fault_at_every_moment(fault: Fault, moment: str, results: Results):
-    """The same, wherever in the load it happens."""
+    """The same at every moment of the load."""
     try:
         results.seen.append(run_fault(fault, moment))
     except Unavailable as why:
@@ -46,7 +46,7 @@ def test_a_fault_at_every_moment(fault: Fault, moment: str, results: Results):
 
 @pytest.fixture(scope="module")
 def warm_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The weights of the small model, as a load leaves them in its cache."""
+    """The small model's weights, as a load leaves them in its cache."""
     if not LOADCHECK.exists():
         pytest.skip(".venv/cpu is not installed; `make faults` installs it")
     cache = tmp_path_factory.mktemp("warm")
@@ -59,21 +59,21 @@ def warm_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.cpu
 @pytest.mark.parametrize("fault", REAL_FAULTS, ids=lambda fault: fault.name)
 def test_damaged_weights_are_never_a_pass(fault: WeightsFault, warm_weights: Path, tmp_path: Path, results: Results):
-    """The real engine on damaged weights: they are made anew, or the load fails in words."""
+    """With damaged weights the real engine makes them again, or the load fails with a reason."""
     results.seen.append(run_real(fault, warm_weights, tmp_path))
 
 
 # --------------------------------------------------------------------------------------------------------- docs/faults.md
 
 
-def test_the_document_has_every_kind():
-    """docs/faults.md was written after the last kind was added, with a run of each at every moment."""
+def test_the_document_is_up_to_date():
+    """docs/faults.md is newer than the last kind of fault, and has a run of each at every moment."""
     planned = Counter({fault.name: len(fault.moments) for fault in FAULTS} | {fault.name: 1 for fault in REAL_FAULTS})
     assert {row.fault: row.runs for row in read_rows(DOCUMENT.read_text())} == planned
 
 
-def test_the_document_keeps_what_was_promised():
-    """At least 12 kinds and 100 runs."""
+def test_the_document_has_enough_runs():
+    """docs/faults.md has at least 12 kinds and 100 runs."""
     rows = read_rows(DOCUMENT.read_text())
     assert len(rows) >= 12
     assert sum(row.runs for row in rows) >= 100

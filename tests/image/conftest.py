@@ -1,3 +1,3 @@
-"""The tests in inside/ run in the image, where they are mounted alone (docker-compose.yml, service test)."""
+"""The tests in inside/ run in the image, where only they are mounted (docker-compose.yml, service test)."""
 
 collect_ignore = ["inside"]

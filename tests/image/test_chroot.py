@@ -1,4 +1,4 @@
-"""What a load in the bundle's chroot can do to the machine: as root, in a root that is made of this machine's own programs."""
+"""What a load in the bundle's chroot can do to the machine, as root, in a root made of this machine's programs."""
 
 import os
 import shutil
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.skipif(not _can_mount(), reason="the chroot needs root 
 
 @pytest.fixture
 def said(tmp_path: Path) -> list[str]:
-    """What a load that looks around said, line by line."""
+    """Output of a load that inspects its surroundings, by line."""
     root, here, programs = tmp_path / "root", tmp_path / "bundle", tmp_path / "programs"
     for folder in (here, programs, *(root / name for name in FOLDERS)):
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,21 +71,21 @@ def said(tmp_path: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_a_chroot_can_change_nothing_of_the_kernel(said: list[str]):
-    """No setting of the kernel opens for writing, though root owns it; nothing is mounted, made or left."""
+def test_a_chroot_cannot_change_the_kernel(said: list[str]):
+    """No kernel setting opens for writing, although root owns it; nothing can be mounted, created or left."""
     assert [line for line in said if line.startswith("open: ") or line in ("mknod", "mounted", "chroot")] == []
     assert said[-1] == "said: load --json" and "random" in said
 
 
-def test_a_chroot_has_three_capabilities_and_gets_no_more(said: list[str]):
-    """CAP_CHOWN, CAP_DAC_OVERRIDE and CAP_FOWNER, by which it writes where RUNS and WEIGHTS are."""
+def test_a_chroot_has_only_three_capabilities(said: list[str]):
+    """The capabilities are CAP_CHOWN, CAP_DAC_OVERRIDE and CAP_FOWNER, which it needs to write to RUNS and WEIGHTS, and no others."""
     words = dict(line.split(":\t") for line in said if ":\t" in line)
     assert int(words["CapBnd"], 16) == int(words["CapEff"], 16) == 0b1011
     assert words["NoNewPrivs"] == "1"
 
 
-def test_a_chroot_has_the_devices_of_a_load_alone(said: list[str]):
-    """No disk, no memory, no console; what is NVIDIA's is lent as it is here."""
+def test_a_chroot_has_only_a_loads_devices(said: list[str]):
+    """No disk, no memory and no console; NVIDIA's devices are passed through."""
     names = {line.removeprefix("device: /dev/") for line in said if line.startswith("device: ")}
     nvidia = {
         str(path.relative_to("/dev")) for path in Path("/dev").glob("nvidia*") if stat.S_ISCHR(path.stat().st_mode)
@@ -95,7 +95,7 @@ def test_a_chroot_has_the_devices_of_a_load_alone(said: list[str]):
 
 
 def test_a_chroot_shares_no_memory(said: list[str]):
-    """/dev/shm is its own and of 1 GiB, and so is what System V shares."""
+    """/dev/shm is its own, with 1 GiB, and so is System V's shared memory."""
     assert f"shm: {1 << 30}" in [line.replace("shm:  ", "shm: ") for line in said]
     (own,) = (line for line in said if line.startswith("ipc: "))
     assert own != f"ipc: {Path('/proc/self/ns/ipc').readlink()}"

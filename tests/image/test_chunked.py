@@ -1,4 +1,4 @@
-"""Layers in zstd chunks: one file is had by its range alone, as a lazy puller has it, and the whole is the same root."""
+"""Layers in zstd chunks: a file can be fetched by its range, as lazy pullers do, and the whole is the same root."""
 
 import hashlib
 import io
@@ -27,7 +27,7 @@ FILES["opt/venv/large.so"] = random.Random(0).randbytes(300_000)
 
 
 def tar_of(files: dict[str, bytes], padding_bytes: int) -> bytes:
-    """As Go writes it, with 1024 zeros at the end, or as GNU tar does, with more."""
+    """A tar as Go writes it, with 1024 zeros at the end, or as GNU tar does, with more."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, data in files.items():
@@ -39,7 +39,7 @@ def tar_of(files: dict[str, bytes], padding_bytes: int) -> bytes:
 
 
 def image(folder: Path, *layers: bytes) -> Path:
-    """An OCI layout of these tars, not compressed."""
+    """An uncompressed OCI layout of these tars."""
 
     def put(data: bytes, kind: str) -> dict[str, Any]:
         digest = hashlib.sha256(data).hexdigest()
@@ -71,7 +71,7 @@ def unpacked(data: bytes) -> bytes:
 
 
 def fetch(folder: Path, layer: dict[str, Any], name: str) -> tuple[bytes, int]:
-    """A file by the layer's table and its own range, and how many bytes were read for both."""
+    """A file fetched by the layer's table and its own range, and how many bytes were read for both."""
     at, size, _, _ = map(int, layer["annotations"][chunked.TABLE].split(":"))
     data = layout.blob(folder, layer["digest"]).read_bytes()
     table = json.loads(unpacked(data[at : at + size]))
@@ -81,8 +81,8 @@ def fetch(folder: Path, layer: dict[str, Any], name: str) -> tuple[bytes, int]:
     return unpacked(pieces), size + len(pieces)
 
 
-def test_a_file_is_had_by_its_range_alone(tmp_path: Path):
-    """The table at a layer's end says where it lies and what it hashes to; little else is read for it."""
+def test_a_file_can_be_fetched_by_its_range(tmp_path: Path):
+    """The table at a layer's end has a file's position and hash; little else is read."""
     made = image(tmp_path / "oci", tar_of(FILES, 1024))
     assert chunked.convert(made, tmp_path / "chunks", "3") == []
     (layer,) = manifest_of(tmp_path / "chunks")["layers"]
@@ -91,8 +91,8 @@ def test_a_file_is_had_by_its_range_alone(tmp_path: Path):
     assert read_bytes < layer["size"] / 10
 
 
-def test_the_root_and_its_settings_are_the_same(tmp_path: Path):
-    """Its list of layers (diff_ids) is untouched and true, and so is the config; twice made it is the same to the byte."""
+def test_the_root_and_its_config_are_unchanged(tmp_path: Path):
+    """The list of layers (diff_ids) is unchanged and correct, and so is the config; a second run gives the same bytes."""
     made = image(tmp_path / "oci", tar_of(FILES, 1024), tar_of({"etc/a": b"a"}, 1024))
     digests = set()
     for name in ("one", "two"):
@@ -106,10 +106,10 @@ def test_the_root_and_its_settings_are_the_same(tmp_path: Path):
         assert chunked.unpacked_digest(layout.blob(tmp_path / "one", layer["digest"])) == content
 
 
-def test_a_layer_that_would_be_another_stays(
+def test_a_layer_that_would_change_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """skopeo 1.9 drops what GNU tar pads with, and the engine would refuse the layer: it is named, and left as it was."""
+    """skopeo 1.9 drops GNU tar's padding, and the engine would refuse the layer: it is named, and not changed."""
     made = image(tmp_path / "oci", tar_of({"etc/a": b"a"}, 10240), tar_of(FILES, 1024))
     monkeypatch.setattr(sys, "argv", ["chunked.py", str(made), str(tmp_path / "chunks"), "3"])
     assert chunked.main() == 0
@@ -123,8 +123,8 @@ def test_a_layer_that_would_be_another_stays(
     assert layout.blob(tmp_path / "chunks", first["digest"]).exists() and contents[1] != second["digest"]
 
 
-def test_another_puller_takes_it(tmp_path: Path):
-    """Copied on as any image is, with its digest."""
+def test_the_image_can_be_copied(tmp_path: Path):
+    """The image can be copied like any other, with its digest."""
     made = image(tmp_path / "oci", tar_of(FILES, 1024))
     chunked.convert(made, tmp_path / "chunks", "3")
     command = [
@@ -142,7 +142,7 @@ def test_another_puller_takes_it(tmp_path: Path):
 def test_a_folder_without_an_image_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """Exit 2, in a line."""
+    """A folder without an image exits 2 with one line."""
     monkeypatch.setattr(sys, "argv", ["chunked.py", str(tmp_path), str(tmp_path / "chunks")])
     assert chunked.main() == 2
     assert capsys.readouterr().err.startswith("Error: ")

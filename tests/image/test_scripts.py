@@ -1,4 +1,4 @@
-"""The image's scripts where there is no Docker, no image and no GPU: what they refuse, and how."""
+"""The image's scripts without Docker, an image or a GPU: what they refuse, and how."""
 
 import hashlib
 import io
@@ -47,7 +47,7 @@ def run(command, path=None, **environment):
 
 @pytest.fixture
 def bin_dir(tmp_path):
-    """A PATH of the tools that the scripts need, and no docker."""
+    """A PATH with the tools that the scripts need, but no docker."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for tool in TOOLS:
@@ -82,8 +82,8 @@ def dockerfile_settings():
     return dict(line.strip(" \\").split("=", 1) for line in block.group(1).split("\n"))
 
 
-def test_a_lost_shell_gets_the_settings_of_the_dockerfile():
-    """The wrapper and the Dockerfile name the same variables with the same values."""
+def test_the_wrapper_has_the_settings_of_the_dockerfile():
+    """The wrapper and the Dockerfile set the same variables to the same values."""
     text = (SCRIPTS / "inside" / "settings").read_text()
     wrapper = dict(re.findall(r"^set_default (\w+) (.+)$", text, flags=re.MULTILINE))
     settings = dockerfile_settings()
@@ -92,14 +92,14 @@ def test_a_lost_shell_gets_the_settings_of_the_dockerfile():
 
 
 def test_statistics_are_off_and_the_token_is_a_file():
-    """No library phones home, and no variable of the image holds a secret."""
+    """No library sends statistics, and no variable of the image holds a secret."""
     settings = dockerfile_settings()
     assert settings["UNSLOTH_DISABLE_STATISTICS"] == settings["VLLM_NO_USAGE_STATS"] == settings["DO_NOT_TRACK"] == "1"
     assert "HF_TOKEN" not in settings
 
 
-def test_no_service_shares_what_is_the_hosts():
-    """Neither memory, network, processes nor devices: a GPU's service has 1 GiB of /dev/shm of its own, which the doctor is content with."""
+def test_no_service_shares_host_resources():
+    """Memory, network, processes and devices are not shared; a GPU service has its own 1 GiB of /dev/shm, which doctor accepts."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     for service in services.values():
         assert not {"ipc", "pid", "privileged", "devices", "cap_add"} & service.keys()
@@ -110,35 +110,35 @@ def test_no_service_shares_what_is_the_hosts():
     assert [path.name for path in documented if re.search(r"--ipc[ =]host", path.read_text(encoding="utf-8"))] == []
 
 
-def test_every_removal_has_its_size_reason_and_exercise():
-    """Nothing is left out without a word."""
+def test_every_removal_has_its_size_reason_and_test():
+    """Each removal from the image has its size, reason and test."""
     facts = read_toml(ROOT / "env" / "image.toml")
     assert all(entry["bytes"] > 0 and entry["reason"] and entry["exercise"] for entry in facts["prune"])
 
 
-def test_every_script_can_be_run():
-    """What the Makefile calls by its name starts with a shebang and may be executed; what is sourced or given to Python has neither."""
+def test_every_script_is_executable():
+    """Scripts that the Makefile calls by name have a shebang and are executable; sourced ones and Python's are neither."""
     scripts = [path for path in (ROOT / "scripts").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     run = {path for path in scripts if path.read_bytes().startswith(b"#!")}
     assert run == {path for path in scripts if os.access(path, os.X_OK)}
 
 
 def test_without_docker_the_remedy_is_named(bin_dir):
-    """Exit 3: this machine cannot."""
+    """Without Docker: exit 3, with the remedy."""
     result = run([SCRIPTS / "run", "load"], bin_dir)
     assert (result.returncode, "Error: docker: not found on this machine; install Docker" in result.stderr) == (3, True)
 
 
-def test_a_docker_whose_engine_is_down_is_told_from_none(bin_dir):
-    """The engine's own words are in the error."""
+def test_a_stopped_docker_engine_is_reported(bin_dir):
+    """If Docker's engine is down, the error has the engine's own words."""
     add_program(bin_dir, "docker", "echo 'Cannot connect to the Docker daemon' >&2; exit 1")
     result = run([SCRIPTS / "run", "load"], bin_dir)
     assert result.returncode == 3
     assert "does not answer (Cannot connect to the Docker daemon)" in result.stderr
 
 
-def test_docker_without_a_gpu_runtime_is_refused_for_a_gpu_service_alone(bin_dir):
-    """`load` names the toolkit that is missing; `cpu` goes on, to the image that is not there."""
+def test_docker_without_a_gpu_runtime_is_refused_for_gpu_services(bin_dir):
+    """`load` names the missing toolkit; `cpu` goes on, and fails for the missing image."""
     add_docker(bin_dir)
     assert "nvidia-container-toolkit" in run([SCRIPTS / "run", "load"], bin_dir).stderr
     result = run([SCRIPTS / "run", "cpu"], bin_dir)
@@ -146,13 +146,13 @@ def test_docker_without_a_gpu_runtime_is_refused_for_a_gpu_service_alone(bin_dir
 
 
 def test_the_runtime_is_local_without_a_gpu(bin_dir):
-    """Docker alone does not make a load go into the image."""
+    """Docker without a GPU does not make a load run in the image."""
     add_docker(bin_dir, '{"nvidia":{}}')
     assert run([SCRIPTS / "runtime"], bin_dir).stdout == "local\n"
 
 
-def test_the_runtime_is_the_image_where_docker_can_hand_on_a_gpu(bin_dir):
-    """Both the driver and Docker's runtime for it are there."""
+def test_the_runtime_is_the_image_if_docker_has_a_gpu(bin_dir):
+    """The image is used if both the driver and Docker's runtime for it are there."""
     add_docker(bin_dir, '{"nvidia":{}}')
     add_program(bin_dir, "nvidia-smi", "echo 'GPU 0: Tesla T4'")
     assert run([SCRIPTS / "runtime"], bin_dir).stdout == "image\n"
@@ -167,8 +167,8 @@ def test_the_runtime_is_the_image_where_docker_can_hand_on_a_gpu(bin_dir):
         ("exit 9", "cpu", "it says nothing"),
     ],
 )
-def test_a_driver_that_fails_is_no_gpu_and_is_said(script, engine, says, bin_dir):
-    """nvidia-smi prints its errors where its devices would stand."""
+def test_a_failing_driver_is_no_gpu_and_is_reported(script, engine, says, bin_dir):
+    """If nvidia-smi fails, it prints its errors in place of its devices: that is no GPU, and reported."""
     add_program(bin_dir, "nvidia-smi", script)
     result = run([ROOT / "scripts" / "engine"], bin_dir)
     assert (result.stdout, says in result.stderr) == (f"{engine}\n", True)
@@ -179,8 +179,8 @@ def common(bin_dir, command):
 
 
 @pytest.mark.parametrize("missing", ["first", "second", "third"])
-def test_each_tool_is_looked_for(missing, bin_dir):
-    """One that is there does not stand for those that are not."""
+def test_each_missing_tool_is_noticed(missing, bin_dir):
+    """Each missing tool is noticed, even if the others are there."""
     for name in {"first", "second", "third"} - {missing}:
         add_program(bin_dir, name, "")
     assert common(bin_dir, "has_all first second third") == 1
@@ -188,8 +188,8 @@ def test_each_tool_is_looked_for(missing, bin_dir):
     assert common(bin_dir, "has_all first second third") == 0
 
 
-def test_no_script_asks_for_several_commands_at_once():
-    """`command -v a b` succeeds where any one of them is there."""
+def test_no_script_checks_several_commands_at_once():
+    """`command -v a b` succeeds if any of them is there."""
     files = [
         *(path for path in (ROOT / "scripts").rglob("*") if path.is_file()),
         ROOT / ".ci" / "run",
@@ -202,15 +202,15 @@ def test_no_script_asks_for_several_commands_at_once():
 FORGIVEN = {
     "scripts/progress": 1,  # a process that has ended has no /proc
     "scripts/venv": 2,  # ends its own dots
-    "scripts/image/bundle-run": 1,  # folders of NVIDIA's that clusters alone have
-    "scripts/image/ci": 2,  # ends what it started; what apt-get cannot fetch its next line says
+    "scripts/image/bundle-run": 1,  # NVIDIA folders that only clusters have
+    "scripts/image/ci": 2,  # ends what it started; if apt-get cannot fetch, the next line fails
     "scripts/image/oci": 1,  # cleans up
     ".ci/run": 1,  # apt-get again
 }
 
 
-def test_a_failure_is_forgiven_only_where_it_is_known():
-    """How many commands of each script may fail without a word; a new one is to be put here with its reason."""
+def test_only_known_commands_may_fail_silently():
+    """The number of commands in each script that may fail silently; a new one must be added here with its reason."""
     files = [
         *(path for path in (ROOT / "scripts").rglob("*") if path.is_file()),
         ROOT / ".ci" / "run",
@@ -224,8 +224,8 @@ def test_a_failure_is_forgiven_only_where_it_is_known():
     assert found == FORGIVEN
 
 
-def test_the_linters_look_at_everything_or_fail(bin_dir, tmp_path):
-    """Without docker compose its file was not checked: exit 3, not a pass."""
+def test_the_linters_check_everything_or_fail(bin_dir, tmp_path):
+    """Without docker compose its file is not linted: exit 3, not a pass."""
     tools = tmp_path / ".venv" / "image-lint" / "bin"
     tools.mkdir(parents=True)
     for name in ("hadolint", "shellcheck"):
@@ -244,7 +244,7 @@ def test_the_linters_look_at_everything_or_fail(bin_dir, tmp_path):
 
 @pytest.fixture
 def ci(tmp_path, bin_dir):
-    """.ci/run with an image's CI and a make that only say how they end."""
+    """.ci/run with fakes of the image's CI and make that only return exit codes."""
     for name in (".ci/run", "scripts/image/common"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -264,8 +264,8 @@ def ci(tmp_path, bin_dir):
         (1, 1000, False, 1, "failed with exit code 1"),
     ],
 )
-def test_a_skip_passes_only_where_nothing_can_be_installed(image, user, has_apt, expected, says, ci, bin_dir):
-    """Root on a Debian could have had the tools."""
+def test_a_skip_passes_only_if_nothing_can_be_installed(image, user, has_apt, expected, says, ci, bin_dir):
+    """A skip is no pass for root on Debian, who could have installed the tools."""
     (bin_dir / "id").unlink()
     add_program(bin_dir, "id", f"echo {user}")
     for name in ("apt-get", "dpkg-deb") if has_apt else ():
@@ -275,13 +275,13 @@ def test_a_skip_passes_only_where_nothing_can_be_installed(image, user, has_apt,
 
 
 def test_an_unknown_runtime_is_bad_usage(bin_dir):
-    """Exit 2, and the known ones are listed."""
+    """An unknown runtime exits 2, and the known ones are listed."""
     result = run([SCRIPTS / "load", "podman", "cpu", "load"], bin_dir)
     assert (result.returncode, "image and local are known" in result.stderr) == (2, True)
 
 
 def test_a_build_does_not_start_on_a_full_disk(bin_dir):
-    """What is free and what is needed are said before anything is fetched."""
+    """On a full disk a build states the free and the needed space before it fetches anything."""
     add_docker(bin_dir)
     (bin_dir / "df").unlink()
     add_program(bin_dir, "df", "echo Avail; echo 3000000000")
@@ -327,7 +327,7 @@ def layout_command(command, out):
 
 
 def test_the_root_is_what_the_layers_leave(out):
-    """A later layer's file wins, and a whiteout removes."""
+    """A later layer's file wins, and a whiteout removes one."""
     data = subprocess.run(
         ["python3", SCRIPTS / "layout.py", "root", out / "oci"], capture_output=True, check=True
     ).stdout
@@ -336,8 +336,8 @@ def test_the_root_is_what_the_layers_leave(out):
     assert found == {"etc/kept": b"kept", "etc/old": b"new", "usr/local/bin/loadcheck": b"#!/bin/sh\n"}
 
 
-def test_a_folder_that_holds_no_image_is_named(tmp_path):
-    """Exit 2, no traceback."""
+def test_a_folder_without_an_image_is_named(tmp_path):
+    """A folder without an image exits 2 without a traceback."""
     result = layout_command("digest", tmp_path)
     assert (result.returncode, result.stderr.startswith("Error: "), "Traceback" in result.stderr) == (2, True, False)
 
@@ -350,8 +350,8 @@ def bundle(out):
 
 
 @needs_zstd
-def test_a_whole_bundle_verifies_and_unpacks(bundle, tmp_path):
-    """The root that comes out is the image's."""
+def test_a_complete_bundle_verifies_and_unpacks(bundle, tmp_path):
+    """The unpacked root is the image's."""
     assert run([bundle / "run", "verify"]).returncode == 0
     assert run([bundle / "run", "unpack", tmp_path / "root"]).returncode == 0
     assert (tmp_path / "root/etc/old").read_text() == "new"
@@ -359,7 +359,7 @@ def test_a_whole_bundle_verifies_and_unpacks(bundle, tmp_path):
 
 @needs_zstd
 def test_a_missing_chunk_is_named_and_nothing_is_unpacked(bundle, tmp_path):
-    """An interrupted transfer is found before it does harm."""
+    """A missing chunk, as after an interrupted transfer, is named, and nothing is unpacked."""
     (bundle / "root.tar.zst.0000").unlink()
     result = run([bundle / "run", "unpack", tmp_path / "root"])
     assert (result.returncode, "root.tar.zst.0000: missing; copy it again" in result.stderr) == (2, True)
@@ -368,7 +368,7 @@ def test_a_missing_chunk_is_named_and_nothing_is_unpacked(bundle, tmp_path):
 
 @needs_zstd
 def test_a_damaged_chunk_is_named(bundle):
-    """One byte is enough."""
+    """One changed byte in a chunk is found."""
     chunk = bundle / "root.tar.zst.0000"
     data = bytearray(chunk.read_bytes())
     data[10] ^= 1
@@ -415,8 +415,8 @@ def with_another(line):
         (with_another(""), "no hash and name"),
     ],
 )
-def test_sums_that_are_not_whole_are_refused(lines, says, bundle, tmp_path):
-    """Cut off, with a gap, twice, or of files elsewhere: nothing is unpacked."""
+def test_incomplete_checksums_are_refused(lines, says, bundle, tmp_path):
+    """Checksums that are truncated, have a gap or a duplicate, or name other files: nothing is unpacked."""
     (bundle / "SHA256SUMS").write_text("".join(f"{line}\n" for line in lines(bundle)))
     result = run([bundle / "run", "unpack", tmp_path / "root"])
     assert (result.returncode, says in result.stderr) == (2, True), result.stderr
@@ -424,8 +424,8 @@ def test_sums_that_are_not_whole_are_refused(lines, says, bundle, tmp_path):
 
 
 @needs_zstd
-def test_a_chunk_that_is_not_named_is_refused(bundle):
-    """It would have been unpacked with the others, and nobody knows whose it is."""
+def test_a_chunk_without_a_checksum_is_refused(bundle):
+    """A chunk without a checksum would be unpacked with the others, so it is refused."""
     (bundle / "root.tar.zst.0001").write_bytes(b"x")
     result = run([bundle / "run", "verify"])
     assert (result.returncode, "root.tar.zst.0001: not named by SHA256SUMS" in result.stderr) == (2, True)
@@ -433,7 +433,7 @@ def test_a_chunk_that_is_not_named_is_refused(bundle):
 
 @needs_zstd
 def test_a_chunk_that_is_a_link_is_refused(bundle):
-    """Its content may be another one when it is read again."""
+    """A chunk that is a link is refused, as its content may change between two reads."""
     chunk = bundle / "root.tar.zst.0000"
     chunk.rename(bundle / "elsewhere")
     chunk.symlink_to("elsewhere")
@@ -442,7 +442,7 @@ def test_a_chunk_that_is_a_link_is_refused(bundle):
 
 
 def rebundle(bundle, entries):
-    """The bundle with another root: (name, mode, what a link leads to)."""
+    """The bundle with another root: (name, mode, link target)."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, mode, link in entries:
@@ -460,8 +460,8 @@ def rebundle(bundle, entries):
 
 
 @needs_zstd
-def test_what_is_unpacked_has_no_rights_here(bundle, tmp_path):
-    """setuid and setgid bits are gone, devices are left out, and owners are not taken over."""
+def test_unpacked_files_have_no_special_rights(bundle, tmp_path):
+    """setuid and setgid bits are removed, devices are omitted, and owners are not restored."""
     rebundle(bundle, [("usr/bin/su", 0o6755, None), ("dev/null", 0o666, None), ("tmp/x", 0o644, None)])
     assert run([bundle / "run", "unpack", tmp_path / "root"]).returncode == 0
     assert (tmp_path / "root/usr/bin/su").stat().st_mode & 0o7777 == 0o755
@@ -472,7 +472,7 @@ def test_what_is_unpacked_has_no_rights_here(bundle, tmp_path):
 @needs_zstd
 @pytest.mark.parametrize("name", ["../evil", "link/evil"])
 def test_nothing_is_unpacked_outside(name, bundle, tmp_path):
-    """Neither by .. nor through a link."""
+    """Neither .. nor a link leads outside."""
     rebundle(bundle, [("link", 0o777, str(tmp_path)), (name, 0o644, None)])
     run([bundle / "run", "unpack", tmp_path / "root"])
     assert not (tmp_path / "evil").exists()
@@ -490,8 +490,8 @@ def unpacked(root, links):
 @pytest.mark.parametrize(
     "name", ["dev", "run", "etc", "etc/hosts", "home", "home/loadcheck/runs", "opt", "opt/loadcheck"]
 )
-def test_no_link_of_the_root_is_mounted_on(name, tmp_path):
-    """A link there leads into this machine's own files; it is found before anything is mounted or written."""
+def test_a_link_in_the_root_is_refused(name, tmp_path):
+    """A link in the root would lead into this machine's files, so it is refused before anything is mounted or written."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     root = unpacked(tmp_path / "root", {name: str(elsewhere)})
@@ -501,8 +501,8 @@ def test_no_link_of_the_root_is_mounted_on(name, tmp_path):
 
 
 @needs_zstd
-def test_a_folder_that_is_there_is_not_unpacked_over(bundle, tmp_path):
-    """Nothing is mixed with what was there before."""
+def test_an_existing_folder_is_not_unpacked_into(bundle, tmp_path):
+    """An existing folder is never mixed with the unpacked files."""
     (tmp_path / "root").mkdir()
     result = run([bundle / "run", "unpack", tmp_path / "root"])
     assert (result.returncode, "is there already" in result.stderr) == (2, True)

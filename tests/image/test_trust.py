@@ -1,4 +1,4 @@
-"""An image in a registry on loopback: what is pushed with a statement is taken, and nothing else."""
+"""A registry on loopback: an image pushed with a statement is accepted, and no other."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def registry(storage: Path) -> Iterator[str]:
-    """HOST:PORT of an empty one."""
+    """HOST:PORT of an empty registry."""
     folder = storage
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -70,7 +70,7 @@ def _wait_for(address: str) -> None:
 
 
 class Place:
-    """A registry, a folder with what was built, one with what was pulled, and the keys."""
+    """A registry, folders with the built and the pulled image, and the keys."""
 
     def __init__(self, registry: str, built: Path, keys: Path) -> None:
         self.registry, self.built, self.keys = registry, built, keys
@@ -90,12 +90,12 @@ class Place:
         return self.run("trust", f"{self.registry}/test", SIGNERS=str(self.keys / signers), **more)
 
     def take(self) -> None:
-        """As pull does once the image has come."""
+        """Verify like pull, after the image has come."""
         subprocess.run(["bash", "-c", "source scripts/image/common; keep_statement"], cwd=ROOT, check=True,
                        env={**os.environ, "OUT": str(self.built)})  # fmt: skip
 
     def push(self, finished_on: str, key: str = "mine") -> str:
-        """Push what is in `built/oci` with a statement of that day; returns its digest."""
+        """Push `built/oci` with a statement of that day; returns its digest."""
         stated(self.built / "oci", self.keys / key, self.built / "provenance.json", finished_on)
         pushed = self.run("push", SIGN_KEY=str(self.keys / key))
         assert pushed.returncode == 0, pushed.stderr
@@ -109,15 +109,15 @@ def place(registry: str, image: Path, keys: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def rebuilt(place: Place, content: bytes) -> None:
-    """Another image in its place: one layer more."""
+    """Replace the image by another one with one more layer."""
     index = json.loads((place.built / "oci" / "index.json").read_text())
     manifest = json.loads(layout.blob(place.built / "oci", index["manifests"][0]["digest"]).read_text())
     manifest["layers"] += [provenance._put(place.built / "oci", content, "application/vnd.oci.image.layer.v1.tar")]
     write_index(place.built / "oci", manifest)
 
 
-def test_what_was_signed_is_taken_and_what_was_not_is_refused(place: Place):
-    """Its digest, and whose it is; by another's key nothing is taken."""
+def test_only_a_signed_image_is_accepted(place: Place):
+    """Accepted with its digest and signer; with another's key nothing is accepted."""
     digest = place.push(NEW)
     trusted = place.trust()
     assert (trusted.returncode, trusted.stdout.strip()) == (0, digest), trusted.stderr
@@ -129,8 +129,8 @@ def test_what_was_signed_is_taken_and_what_was_not_is_refused(place: Place):
 @pytest.mark.skipif(
     shutil.which("cosign") is None, reason="cosign is not installed; scripts/image/ci does (Debian 13 has it)"
 )
-def test_a_key_of_cosigns_is_as_good(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """By its public half, whose file names the signer, and by no other; nothing asks a network."""
+def test_a_key_of_cosign_is_accepted(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """cosign's public key verifies, and its file names the signer; no other key does, and no network is used."""
     monkeypatch.setenv("COSIGN_PASSWORD", "")
     for name in ("HTTPS_PROXY", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -147,8 +147,8 @@ def test_a_key_of_cosigns_is_as_good(place: Place, tmp_path: Path, monkeypatch: 
     assert refused.returncode == 1 and refused.stdout == "" and "is not signed by" in refused.stderr
 
 
-def test_a_tag_that_was_moved_back_is_refused(place: Place):
-    """To an older image of the same signer; by its digest it can be had."""
+def test_a_tag_moved_back_is_refused(place: Place):
+    """A tag moved back to an older image of the same signer is refused; by its digest that image is accepted."""
     old = place.push(OLD)
     rebuilt(place, b"newer")
     assert place.push(NEW) != old
@@ -163,7 +163,7 @@ def test_a_tag_that_was_moved_back_is_refused(place: Place):
 
 
 def test_a_tag_without_a_statement_is_refused(place: Place):
-    """Such as one that somebody else pushed over it."""
+    """A tag without a statement, such as one that somebody else pushed, is refused."""
     place.push(NEW)
     rebuilt(place, b"unsigned")
     assert place.run("push").returncode == 0
@@ -171,8 +171,8 @@ def test_a_tag_without_a_statement_is_refused(place: Place):
     assert refused.returncode == 1 and "has no statement" in refused.stderr
 
 
-def test_a_layer_that_was_changed_in_the_registry_is_refused(place: Place, storage: Path):
-    """Whoever fetches it by its digest finds out: here skopeo, as docker pull does."""
+def test_a_layer_changed_in_the_registry_is_refused(place: Place, storage: Path):
+    """Fetching a changed layer by its digest fails, here with skopeo, as in docker pull."""
     rebuilt(place, b"a layer of its own")
     digest = place.push(NEW)
     name = next(
@@ -204,7 +204,7 @@ esac
 
 @pytest.fixture
 def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stand-in for Docker's client; the file has what it was asked to pull."""
+    """A stand-in for Docker's client; the file records what it was asked to pull."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "docker").write_text(DOCKER)
     (tmp_path / "bin" / "docker").chmod(0o755)
@@ -213,8 +213,8 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "asked"
 
 
-def test_pull_takes_what_was_signed_by_its_digest(place: Place, docker: Path):
-    """And remembers it as the newest, once it has come."""
+def test_pull_fetches_a_signed_image_by_digest(place: Place, docker: Path):
+    """The pulled image is remembered as the newest once it has come."""
     digest, kept = place.push(NEW), place.built / "pulled" / "provenance.json"
     signers = str(place.keys / "mine.pub")
     assert place.run("pull", SIGNERS=signers, REFUSES="1").returncode == 3 and not kept.exists()
@@ -224,15 +224,15 @@ def test_pull_takes_what_was_signed_by_its_digest(place: Place, docker: Path):
     assert kept.exists() and kept.with_name("provenance.json.sig").exists()
 
 
-def test_pull_asks_docker_for_nothing_that_is_not_signed(place: Place, docker: Path):
-    """Exit 1 before anything is fetched."""
+def test_pull_fetches_nothing_unsigned(place: Place, docker: Path):
+    """An unsigned image exits 1 before anything is fetched."""
     place.push(NEW)
     assert place.run("pull", SIGNERS=str(place.keys / "other.pub")).returncode == 1
     assert not docker.exists()
 
 
-def test_pull_without_a_digest_says_what_it_trusts(place: Place, docker: Path):
-    """The registry's word; with one it says nothing."""
+def test_pull_without_a_digest_says_that_it_trusts_the_registry(place: Place, docker: Path):
+    """Without a digest pull says that it trusts the registry; with one it does not."""
     digest = place.push(NEW)
     assert f"whatever {place.registry} calls latest today is taken on its word" in place.run("pull").stderr
     assert place.run("pull", DIGEST=digest).stderr == ""

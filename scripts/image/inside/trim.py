@@ -1,8 +1,8 @@
 """Patch, strip and prune the image's site-packages as env/image.toml says: trim.py IMAGE_TOML SITE_PACKAGES.
 
-Each entry is checked against what the file says of it, all problems at once, so that a new lock cannot leave an entry that no
-longer matches. With --measure as the third argument nothing is changed: the bytes that each entry would remove are printed. With --patch
-the edits alone are made, once, in an environment that is no image (scripts/venv).
+Each entry is first checked against the file's contents, and all problems are reported at once, so that a new lock cannot leave an entry that
+no longer matches. With --measure as the third argument nothing is changed, and the bytes that each entry would remove are printed. With --patch
+only the edits are made, once, in an environment outside an image (scripts/venv).
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def main() -> int:
 
 
 def told(problems: list[str]) -> int:
-    """The exit code, once all of them are on stderr."""
+    """Print all problems on stderr; returns the exit code."""
     for problem in problems:
         print(f"Error: env/image.toml: {problem}; bring the entry up to date with the lock", file=sys.stderr)
     return 2 if problems else 0
 
 
 def patch(site: Path, entry: dict[str, Any]) -> list[str]:
-    """Replace a text in one file, whose hash is known before and after; a file that has it already is a copy of it.
+    """Replace a text in one file, whose hash is known before and after. A file that has the text already is a copy of the result.
 
     Never in place: the installer may share the file with its cache, and so with every other environment.
     """
@@ -94,7 +94,7 @@ def matches(site: Path, entry: dict[str, Any]) -> list[Path]:
 
 
 def size_bytes(paths: list[Path]) -> int:
-    """Sum of the files below `paths`, but for bytecode, which is not there yet at build."""
+    """Sum of the files below `paths`, except for bytecode, which does not exist yet during a build."""
     files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))]
     return sum(file.stat().st_size for file in files if file.is_file() and file.suffix != ".pyc")
 

@@ -17,7 +17,7 @@ from loadcheck.stacks.unsloth_vllm import startup
 
 SITE = Path("/opt/venv/lib/python3.11/site-packages")
 FACTS = tomllib.loads(Path("/env/image.toml").read_text())
-# What cannot be imported where there is no GPU, or no host of that kind, and says so.
+# Modules that cannot be imported without a GPU, or without a host of that kind, and say so.
 NEEDS_MORE = {
     "unsloth": "raises without a GPU (unsloth/__init__.py:91)",
     "unsloth_zoo": "asks for unsloth to be imported first",
@@ -31,7 +31,7 @@ def run_python(code):
 
 
 def test_the_root_is_read_only_and_the_user_is_an_ordinary_one():
-    """Everything below is seen with the rights that compose gives."""
+    """The tests below run with the rights that compose gives."""
     assert os.getuid() != 0
     with pytest.raises(OSError, match="Read-only"):
         Path("/opt/venv/probe").write_text("")
@@ -48,7 +48,7 @@ def top_level_modules():
 
 
 def test_every_package_imports():
-    """Nothing that was left out is missed by an import."""
+    """Every package can be imported, so nothing that they need was removed."""
     code = f"""
 import importlib, json, sys, io, contextlib
 failed = {{}}
@@ -83,7 +83,7 @@ print("\\nFAILED=" + json.dumps(failed))
     ],
 )
 def test_what_a_load_imports(module):
-    """The modules that a load reaches after its first import."""
+    """The modules that a load imports after its first import can be imported."""
     result = run_python(f"import {module}")
     assert result.returncode == 0, result.stderr[-2000:]
 
@@ -98,7 +98,7 @@ def test_the_worker_imports_once_there_is_a_driver():
 
 
 def test_unsloth_fails_for_want_of_a_gpu_alone():
-    """All that unsloth imports before it asks for a GPU is there."""
+    """Everything that unsloth imports before it asks for a GPU is there."""
     result = run_python("import unsloth")
     assert "No NVIDIA GPU found" in result.stderr, result.stderr[-2000:]
 
@@ -107,7 +107,7 @@ def test_unsloth_fails_for_want_of_a_gpu_alone():
     "entry", FACTS["prune"] + FACTS["strip"], ids=lambda entry: entry.get("path") or entry["paths"][0]
 )
 def test_what_was_left_out_is_gone_and_not_missed(entry):
-    """Each removed thing is absent, and what stands next to it runs."""
+    """Each removed file is absent, and its neighbours work."""
     for pattern in entry.get("paths", []):
         assert not [path for path in SITE.glob(pattern) if path.is_file() or any(path.rglob("*.so*"))]
     result = run_python(entry["exercise"])
@@ -120,7 +120,7 @@ def needed_libraries(path):
 
 
 def test_every_library_that_a_library_links_to_is_there():
-    """No library was removed that another one names; the driver's come from the host."""
+    """No library that another one needs was removed; the driver's come from the host."""
     libraries = [path for path in SITE.rglob("*.so*") if path.is_file() and path.read_bytes()[:4] == b"\x7fELF"]
     system = [path for folder in ("/lib", "/usr/lib") for path in Path(folder).rglob("*.so*")]
     present = {path.name for path in [*libraries, *system]}
@@ -136,20 +136,20 @@ def test_every_library_that_a_library_links_to_is_there():
 
 
 def test_the_edit_of_xformers_is_in_place():
-    """unsloth's own edit was made at build, and is the one that was reviewed."""
+    """unsloth's own edit was made at build, and is the reviewed one."""
     for entry in FACTS["patch"]:
         assert hashlib.sha256((SITE / entry["path"]).read_bytes()).hexdigest() == entry["sha256_after"]
 
 
 def test_the_allocators_settings_are_unsloths_own():
-    """What a start sets again, with its own beside it, is what unsloth sets at its import, to the letter."""
+    """The start sets the allocator's settings that unsloth sets at its import, exactly, with our own added."""
     first, _, rest = startup.ALLOCATOR.partition(",")
     source = (SITE / "unsloth" / "__init__.py").read_text()
     assert f'"{first},"' in source and f'"{rest}"' in source
 
 
 def test_bytecode_is_there_and_is_used():
-    """No start compiles anything: each source has bytecode that holds the source's own time and length."""
+    """No start compiles bytecode: each source has bytecode with the source's time and length."""
     tag = f".{sys.implementation.cache_tag}.pyc"
     without, other = [], []
     for source in [*SITE.rglob("*.py"), *Path("/usr/lib/python3.11").glob("*.py")]:
@@ -174,7 +174,7 @@ def is_python(path):
 
 
 def test_triton_can_compile_and_link_its_launchers(tmp_path):
-    """gcc, Python.h and a libcuda to link with, as Triton calls for them (triton/runtime/build.py)."""
+    """gcc, Python.h and a libcuda to link to are there, as Triton uses them (triton/runtime/build.py)."""
     source = tmp_path / "launcher.c"
     source.write_text("#include <Python.h>\n#include <cuda.h>\nint launch(void) { return cuInit(0); }\n")
     include = subprocess.run(
@@ -216,7 +216,7 @@ def test_the_settings_survive_a_shell_that_lost_them():
 
 
 def test_everything_inside_is_as_locked():
-    """`loadcheck manifest` finds no package and no file that neither the lock nor env/image.toml accounts for."""
+    """`loadcheck manifest` finds no package or file that neither the lock nor env/image.toml explains."""
     result = subprocess.run(["loadcheck", "manifest", "--files", "--json"], capture_output=True, text=True, check=False)
     assert json.loads(result.stdout)["problems"] == [], result.stderr[-2000:]
 
