@@ -3,7 +3,7 @@
 python -m scripts.bench [--out DIR] [--rounds N] [--cold-rounds N] [--plain-rounds N] [--limit-s S] [--continue] [--with MEASURE,...] ...
 
 A warm round is a run of the plain script, ours, ours with few sequences (--also), and the last two again with the measures that are opt-in
-(--with); a cold one has only the plain script and those two. All on the same weights: synthetic, made before the first round.
+(--with), and the last once more with one that may cost time (--trial); a cold one has only the plain script and the two with opt-in measures. All on the same weights: synthetic, made before the first round.
 A round begins if it can be expected to end before the limit, and what still runs then is ended. DIR gets a log and a run folder of each run;
 bench.json and table.md, after each round, of all rounds; --continue adds to them. A way that fails is missing from its round. Exit code 1 if
 something differs that must not, or a run failed; 4 if rounds are left.
@@ -31,9 +31,10 @@ from loadcheck.device import read_gpu
 from loadcheck.stacks.unsloth_vllm.startup import DISABLE_VARIABLE, ENABLE_VARIABLE, OPT_IN
 
 KINDS = ("warm", "cold")
-GUESS_S = {"warm": 180.0, "cold": 190.0}
+GUESS_S = {"warm": 195.0, "cold": 190.0}
 """What a round takes (H200), until one was run."""
 LEFT = 4
+TRIAL = "huge_pages"
 
 
 @dataclass
@@ -57,7 +58,7 @@ def main() -> int:
     ways = ways_of(options)
     state = kept(options.out) if options.go_on else State({}, [], [])
     about = {"gpu": gpu.name, "driver_cuda": gpu.driver_cuda, "date": time.strftime("%Y-%m-%d"), "commit": commit(),
-             "settings": {"both": options.set, "also": options.also, "with": options.opt_in, "without": options.without}}  # fmt: skip
+             "settings": {"both": options.set, "also": options.also, "with": options.opt_in, "trial": options.trial, "without": options.without}}  # fmt: skip
 
     def keep() -> None:
         write(options.out, about, ways, state)
@@ -88,7 +89,8 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="the weights, where an earlier bench has made them")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of all ways")
     parser.add_argument("--also", default="conservativeness=0.041", metavar="KEY=VALUE", help="ours again with this setting; empty for not again")  # fmt: skip
-    parser.add_argument("--with", dest="opt_in", default=",".join(OPT_IN), help=f"opt-in measures of two further ways, as {ENABLE_VARIABLE} names them; empty for none")  # fmt: skip
+    parser.add_argument("--with", dest="opt_in", default=",".join(name for name in OPT_IN if name != TRIAL), help=f"opt-in measures of two further ways, as {ENABLE_VARIABLE} names them; empty for none")  # fmt: skip
+    parser.add_argument("--trial", default=TRIAL, help="an opt-in measure that may cost time: the last of these ways again with it, warm; empty for not again")  # fmt: skip
     parser.add_argument(
         "--without", default="", help=f"measures to leave out of ours, as {DISABLE_VARIABLE} names them"
     )
@@ -104,14 +106,17 @@ def ways_of(options: argparse.Namespace) -> list[Way]:
         ways.append(Way("few sequences", settings=both + also))
     if opt_in:
         ways += [Way(f"{way.name} + opt-in", False, way.settings, opt_in, way.name) for way in ways[1:]]
+    if options.trial:
+        last = ways[-1]
+        ways.append(Way(f"{last.name} + {options.trial}", False, last.settings, (*last.opt_in, options.trial), last.name, only_warm=True))  # fmt: skip
     return ways
 
 
 def ways_in(ways: Sequence[Way], kind: str, with_plain: bool) -> list[Way]:
     """The ways of a round: a cold one is long, so it has only those with opt-in measures, where there are some."""
-    opt_in = [way for way in ways if way.opt_in]
+    opt_in = [way for way in ways if way.opt_in and not way.only_warm]
     chosen = [way for way in ways if way.plain] + opt_in if kind == "cold" and opt_in else ways
-    return [way for way in chosen if with_plain or not way.plain]
+    return [way for way in chosen if (with_plain or not way.plain) and (kind == "warm" or not way.only_warm)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------- rounds
@@ -176,7 +181,6 @@ def write(out: Path, about: dict[str, Any], ways: Sequence[Way], state: State) -
     heading = f"{about['gpu']}, {about['date']}, commit {about['commit']}."
     report = {
         **about,
-        "opt_in": list(ways[-1].opt_in),
         "medians_s": {kind: medians(each) for kind, each in state.rounds.items()},
         "differing": differences(state.rounds, ways),
         "failures": state.failures,

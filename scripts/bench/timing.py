@@ -65,6 +65,7 @@ class Way:
         settings: KEY=VALUE each.
         opt_in: the measures that LOADCHECK_START_WITH names.
         like: the name of the way whose figures, hashes and bytes it must have; None for one that stands alone.
+        only_warm: whether cold rounds leave it out.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Way:
     settings: tuple[str, ...] = ()
     opt_in: tuple[str, ...] = ()
     like: str | None = None
+    only_warm: bool = False
 
     @property
     def folder(self) -> str:

@@ -71,7 +71,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace, *arguments: str) -> tuple[int, dict[str, Any]]:
-    monkeypatch.setattr(sys, "argv", ["bench", "--out", str(ran.out), "--with", "ahead", *arguments])
+    monkeypatch.setattr(sys, "argv", ["bench", "--out", str(ran.out), "--with", "ahead", "--trial", "swap", *arguments])
     code = bench.main()
     return code, json.loads((ran.out / "bench.json").read_text())
 
@@ -82,14 +82,22 @@ def test_a_session_runs_warm_rounds_and_then_cold_ones(
     """Each way in turn, the plain script in the first rounds alone; cold, without ours as it is. The table has medians and parts of the plain time."""
     code, report = run(monkeypatch, ran, "--rounds", "2", "--cold-rounds", "1", "--plain-rounds", "1")
     ours, opt_in = ["ours", "few-sequences"], ["ours-opt-in", "few-sequences-opt-in"]
+    trial = "few-sequences-opt-in-swap"
     assert (code, report["left"], report["failures"], report["differing"]) == (0, [], [], [])
     assert ran.runs == [
         "ours-0", "imports",
-        *(f"warm-1-{way}" for way in ("plain", *ours, *opt_in)), *(f"warm-2-{way}" for way in (*ours, *opt_in)),
+        *(f"warm-1-{way}" for way in ("plain", *ours, *opt_in, trial)), *(f"warm-2-{way}" for way in (*ours, *opt_in, trial)),
         *(each for way in ("plain", *opt_in) for each in (f"cold-1-{way}", "forgets")),
     ]  # fmt: skip
-    assert ran.told == ["", "", "", "", "ahead", "ahead", "", "", "ahead", "ahead", "", "ahead", "ahead"]
-    assert [len(runs) for runs in report["rounds"]["warm"]] == [5, 4]
+    assert ran.told == [
+        "",
+        *["", "", "", "ahead", "ahead", "ahead,swap"],
+        *["", "", "ahead", "ahead", "ahead,swap"],
+        "",
+        "ahead",
+        "ahead",
+    ]
+    assert [len(runs) for runs in report["rounds"]["warm"]] == [6, 5]
     head, *rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert head.split(" | ")[1:3] == ["plain, warm", "ours, warm"] and "few sequences + opt-in, cold" in head
     assert len(rows) == 1 + len(timing.STAGES) + 1 and rows[-1].startswith("| **start to first token** | **")
@@ -130,7 +138,7 @@ def test_a_way_that_fails_or_hangs_is_missing_from_its_round(monkeypatch: pytest
     monkeypatch.setitem(globals(), "PLAIN", "no token\n")
     code, report = run(monkeypatch, ran, "--rounds", "1", "--cold-rounds", "0", "--run-limit-s", "3")
     assert code == 1 and report["left"] == []
-    assert [each["way"] for each in report["rounds"]["warm"][0]] == ["ours", "few sequences", "few sequences + opt-in"]
+    assert [each["way"] for each in report["rounds"]["warm"][0]] == ["ours", "few sequences", "few sequences + opt-in", "few sequences + opt-in + swap"]  # fmt: skip
     assert report["failures"] == [
         "warm round 1: plain: exit code 0; the last line of 'first token' is not in the log",
         "warm round 1: ours + opt-in: took more than 3 s",
