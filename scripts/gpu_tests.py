@@ -1,7 +1,7 @@
 """Run the tests that need a GPU, in parts, side by side on the cards of this host; all that they saw comes to lie in one folder, and one file.
 
     python3 scripts/gpu_tests.py KEPT                          (every part, one after another, on the first card)
-    python3 scripts/gpu_tests.py KEPT load,traced serve,make  (two cards: the first takes the parts of the first word, the second those of the second)
+    python3 scripts/gpu_tests.py KEPT load,traced resume,merged  (two cards: the first takes the parts of the first word, the second those of the second)
     python3 scripts/gpu_tests.py KEPT fleet                    (takes every card itself)
 
 It needs .venv/dev and .venv/gpu, and no network. What is still running after --limit seconds is interrupted, so that KEPT.tgz is there in time.

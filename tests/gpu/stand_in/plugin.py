@@ -31,7 +31,7 @@ def pytest_collection_finish() -> None:
         "SETTINGS": SETTINGS,
         "CHECKPOINT": 2,
         "KILLED_AFTER": 3,
-        "STEPS": 6,
+        "STEPS": 5,
     }
     for name, value in {**changes, "read_steps": read, "_ended": end}.items():
         setattr(trainings, name, value)
