@@ -4,7 +4,7 @@
     python3 scripts/gpu_tests.py KEPT load,traced resume,merged  (two cards: the first takes the parts of the first word, the second those of the second)
     python3 scripts/gpu_tests.py KEPT fleet                    (takes every card itself)
 
-It needs .venv/dev and .venv/gpu, and no network. What is still running after --limit seconds is interrupted, so that KEPT.tgz is there in time.
+It needs .venv/dev and .venv/gpu, and no network. What is still running after --limit seconds is interrupted, so that KEPT.tar.gz is there in time.
 Exit 0: all that were asked for passed, and none was skipped for want of a card. tests/gpu/README.md says what each part shows.
 """
 
