@@ -1,4 +1,4 @@
-"""What differs between loads: settings, versions, machine and figures, each moved figure by the change that moved it."""
+"""Compares loads: their settings, versions, machines and figures, and explains each moved figure by the changes that moved it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ROUNDING", "Change", "Comparison", "Difference", "Part", "Subject", 
 def read_subject(target: Path) -> Subject:
     """A run folder, a log, or the document of `predict --json` in a file that ends in .json.
 
-    BadInput where it is none of them.
+    BadInput if it is none of these.
     """
     document = None if target.is_dir() or target.suffix != ".json" else read_document(target)
     return of_run_or_log(target) if document is None else of_document(str(target), document)

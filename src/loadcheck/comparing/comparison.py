@@ -1,4 +1,4 @@
-"""Two loads side by side."""
+"""The comparison of two loads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loadcheck.comparing.subject import Subject
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something other than a figure that is not the same; None is what is not stated."""
+    """A difference in anything but a figure; None means not stated."""
 
     name: str
     a: Any
@@ -25,10 +25,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What differs between two loads. Settings and versions are told; only figures, and how the loads ended, make them different.
+    """What differs between two loads. Settings and versions are listed, but only figures and endings decide whether the loads are the same.
 
     Attributes:
-        num_compared: figures that both state.
+        num_compared: the number of figures that both state.
     """
 
     a: Subject
@@ -45,12 +45,12 @@ class Comparison:
 
     @property
     def of_a_kind(self) -> bool:
-        """Whether both are trainings, or none of them is."""
+        """Whether both are trainings, or neither is."""
         return (self.a.training is None) == (self.b.training is None)
 
     @property
     def same(self) -> bool:
-        """Whether no figure moved, of at least one that both state, and both are of a kind and ended alike."""
+        """Whether no figure moved, at least one was compared, and both are of a kind and ended alike."""
         return not self.moved and self.of_a_kind and self.ended_alike and self.num_compared > 0
 
     @property
@@ -58,7 +58,7 @@ class Comparison:
         return tuple(each for each in self.moved if not each.explained)
 
     def to_json(self) -> dict[str, Any]:
-        """Amounts in bytes for memory, else in the figure's own unit."""
+        """Amounts are in bytes for memory, otherwise in the figure's own unit."""
         return {
             "a": self.a.name,
             "b": self.b.name,
@@ -94,7 +94,7 @@ def _difference_json(found: Difference) -> dict[str, Any]:
 
 
 def compare(a: Subject, b: Subject) -> Comparison:
-    """Everything that differs, each moved figure by the changes that moved it."""
+    """Everything that differs, with the changes that moved each figure."""
     both = (a.training is None) == (b.training is None)
     path = None
     if a.case is not None and b.case is not None:
@@ -112,7 +112,7 @@ def compare(a: Subject, b: Subject) -> Comparison:
 
 
 def _changes(mine: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[Change]:
-    """What both state, and state differently."""
+    """The values that both state, but differently."""
     for name in mine:
         if name in other and mine[name] != other[name]:
             yield Change(name, mine[name], other[name])

@@ -1,4 +1,4 @@
-"""A figure that moved between two loads, and which change moved it by how much."""
+"""A figure that moved between two loads, and by how much each change moved it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ ROUNDING = "rounding of the log"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one change moved a figure by, in the figure's own unit: as a whole, and by its terms.
+    """By how much one change moved a figure, in the figure's own unit: in total, and by its terms.
 
     Attributes:
-        moves: whether the change makes another load of it; a constant that either load measured itself does not.
+        moves: whether the change makes it a different load; a constant that either load measured itself does not.
     """
 
     change: str
@@ -29,11 +29,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A figure that is not the same in two loads, in its own unit (bytes for memory).
+    """A figure that differs between two loads, in its own unit (bytes for memory).
 
     Attributes:
-        parts: by the changes that moved it, as predicted.
-        why: what the rest beside the parts is, or why it is not explained.
+        parts: the predicted effect of each change.
+        why: what the remainder is, or why it is not explained.
     """
 
     spec: FigureSpec
@@ -49,12 +49,12 @@ class Difference:
 
     @property
     def rest(self) -> Number:
-        """What the parts leave of the whole."""
+        """The remainder that the parts do not explain."""
         return self.amount - sum(part.amount for part in self.parts)
 
 
 def differences(a: Subject, b: Subject, path: tuple[Step, ...] | None) -> Iterator[Difference]:
-    """Every number that both state and that is not the same; `path` is None where one of them is not predicted."""
+    """Every number that both state, but differently; `path` is None if one of the two is not predicted."""
     for attribute, mine in a.readings.items():
         spec, other = mine.spec, b.readings.get(attribute)
         if other is None or _agree(mine, other):
@@ -67,12 +67,12 @@ def differences(a: Subject, b: Subject, path: tuple[Step, ...] | None) -> Iterat
         band = b.banded.get(attribute) or a.banded.get(attribute)
         off = [each for each in (a, b) if attribute not in each.as_predicted]
         if not off and band and not any(part.moves for part in parts):
-            continue  # the same within what physics leaves open
+            continue  # the same within the physical band
         yield Difference(spec, mine, other, parts, all(each.again for each in off), _why(off, band))
 
 
 def _why(off: list[Subject], band: str | None) -> str:
-    """What the rest is, where `off` are the subjects whose figure is not as predicted."""
+    """What the remainder is; `off` are the subjects whose figure is not as predicted."""
     if not off:
         return f"its band: {band}" if band else ROUNDING
     names = " and ".join(each.name for each in off)
@@ -82,7 +82,7 @@ def _why(off: list[Subject], band: str | None) -> str:
 
 
 def _agree(a: Reading, b: Reading) -> bool:
-    """Whether both read the same, with the decimals of the one that was printed with fewer."""
+    """Whether both are equal at the precision of the coarser one."""
     coarser, finer = (a, b) if a.tolerance >= b.tolerance else (b, a)
     return coarser.agrees(finer.value)
 
@@ -99,13 +99,13 @@ def _parts(attribute: str, path: tuple[Step, ...]) -> Iterator[Part]:
             continue
         mine, other = _terms(attribute, step.before), _terms(attribute, step.after)
         moved = {name: other.get(name, 0) - mine.get(name, 0) for name in dict.fromkeys((*mine, *other))}
-        least = 1 if attribute.endswith("_bytes") else 0  # each term is rounded to the byte for itself
+        least = 1 if attribute.endswith("_bytes") else 0  # each term is rounded to the byte separately
         terms = {name: amount for name, amount in moved.items() if abs(amount) > least}
         yield Part(step.change, after - before, terms, moves=not step.measured)
 
 
 def _terms(attribute: str, predicted: Predicted) -> Mapping[str, Number]:
-    """A predicted figure by terms that sum: of the peak and the weights those of the account, of the cache what the budget leaves."""
+    """A predicted figure as terms that sum: for the peak and the weights those of the account, for the cache what the budget leaves."""
     if attribute in predicted.peaks:
         return predicted.peaks[attribute]
     account, figures, value = predicted.load.account, predicted.load.figures, predicted.figure(attribute) or 0
@@ -115,14 +115,14 @@ def _terms(attribute: str, predicted: Predicted) -> Mapping[str, Number]:
         (weights,) = (term for term in account.peak.parts if term.name == "weights")
         return {term.name: term.num_bytes for term in weights.parts}
     if attribute == "kv_cache_bytes" and figures.budget_bytes is not None:
-        held = {name: -(getattr(figures, f"{name}_bytes") or 0) for name in ("weights", "activation_peak")}
-        known = {"budget": figures.budget_bytes, **held}
+        used = {name: -(getattr(figures, f"{name}_bytes") or 0) for name in ("weights", "activation_peak")}
+        known = {"budget": figures.budget_bytes, **used}
         return {**known, "non_torch": value - sum(known.values())}
     return {attribute.removesuffix("_bytes"): value}
 
 
 def in_unit(spec: FigureSpec, amount: Number) -> Number:
-    """An amount as it leaves: bytes for memory, else the figure's own unit rounded as it is printed."""
+    """An amount for JSON: bytes for memory, otherwise in the figure's own unit, rounded as it is printed."""
     if spec.kind in (Kind.MEMORY, Kind.COUNT):
         return round(amount)
     return round(float(amount), spec.decimals or 0)

@@ -1,4 +1,4 @@
-"""A prediction, as `predict --json` writes it, as what is compared."""
+"""Reads a document of `predict --json` as a Subject of a comparison."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from loadcheck.specs.training import TrainSettings
 from loadcheck.stacks import stack_of
 
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
-"""Far over what `predict --json` prints, so that a hostile file cannot fill memory."""
+"""Far larger than any document of `predict --json`, so that a hostile file cannot fill memory."""
 
 
 def read_document(path: Path) -> dict[str, Any] | None:
-    """The JSON of a prediction; None for a file that is none."""
+    """The JSON of a prediction; None for any other file."""
     with suppress(OSError, ValueError, RecursionError), path.open("rb") as file:
         text = file.read(MAX_DOCUMENT_BYTES + 1)
         document = json.loads(text) if len(text) <= MAX_DOCUMENT_BYTES else None
@@ -34,7 +34,7 @@ def read_document(path: Path) -> dict[str, Any] | None:
 
 
 def of_document(name: str, document: dict[str, Any]) -> Subject:
-    """BadInput where it is not as `predict --json` writes it."""
+    """The Subject of a document; BadInput if it is not as `predict --json` writes it."""
     try:
         readings = dict(_stated(document["figures"], document.get("bytes") or {}))
         case = _case(name, document, readings)
@@ -44,8 +44,8 @@ def of_document(name: str, document: dict[str, Any]) -> Subject:
         machine = {} if card is None else {"gpu_name": card["name"], "compute_capability": card["compute_capability"],
                                            "gpu_total_gib": card["total_gib"], "device_free_bytes": card["free_bytes"]}  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"is no document of predict --json ({type(error).__name__}: {error})"
-        raise BadInput(Problem(name, what, "write it anew: loadcheck predict … --json")) from None
+        what = f"is not a document of predict --json ({type(error).__name__}: {error})"
+        raise BadInput(Problem(name, what, "write it again: loadcheck predict … --json")) from None
     peaks = {} if training is None else measured_peaks(document.get("bytes") or {})
     return Subject(
         name=name,
@@ -62,7 +62,7 @@ def of_document(name: str, document: dict[str, Any]) -> Subject:
 
 
 def _training(name: str, document: dict[str, Any]) -> TrainSettings | None:
-    """The settings of the training that a document is of; None for a load's."""
+    """The settings of a training's document; None for a load's."""
     training = document.get("training")
     return None if training is None else validate(TrainSettings, training["settings"], name)
 
@@ -73,7 +73,7 @@ def _equal_peaks(case: Case, training: TrainSettings | None, peaks: Mapping[str,
 
 
 def _stated(figures: dict[str, Any], exact: dict[str, Any]) -> Iterator[tuple[str, Reading]]:
-    """The figures of a document, memory to the byte."""
+    """The figures of a document; memory is exact to the byte."""
     for attribute, spec in figure_specs().items():
         value: Value | None = exact.get(attribute, figures.get(spec.name))
         if value is None:
@@ -84,7 +84,7 @@ def _stated(figures: dict[str, Any], exact: dict[str, Any]) -> Iterator[tuple[st
 
 
 def _case(name: str, document: dict[str, Any], readings: Mapping[str, Reading]) -> Case | None:
-    """The case that the document is of; None for a model that is not known here."""
+    """The case of the document; None for an unknown model."""
     profile = validate(Profile, {**document["settings"], **document["profile"]}, name)
     try:
         model = stack_of(profile).resolve(profile)

@@ -1,4 +1,4 @@
-"""A run, a training or a log as what is compared."""
+"""Reads a run, a training or a log as a Subject of a comparison."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _NO_VERSIONS = (*MACHINE, "model", "dtype", "quantization")
 
 
 def of_run_or_log(target: Path) -> Subject:
-    """BadInput where it is neither a run folder nor a log."""
+    """The Subject of a run folder or a log; BadInput if it is neither."""
     record = RunFolder(target).read_record() if target.is_dir() else None
     found = _of_evidence(str(target), gather(target, record=record), record)
     return found if record is None or not is_training(record) else _of_training(found, judge_training_folder(target))
 
 
 def _of_training(load: Subject, trained: Trained) -> Subject:
-    """What a training's run states beside what a load's does."""
+    """The load's Subject with what a training adds."""
     fine, banded = judged_peaks(trained.verdict)
     return replace(
         load,
@@ -67,7 +67,7 @@ def _of_evidence(name: str, evidence: Evidence, record: RunRecord | None) -> Sub
 
 
 def case_of(evidence: Evidence, record: RunRecord | None) -> Case | None:
-    """What the log was predicted from; of a run that ended before its log said enough, what its record says."""
+    """The case from which the log was predicted; for a run that ended before its log stated enough, the case of its record."""
     swap = evidence.attempt.reading("swap_bytes")
     if evidence.case is not None:
         return with_ram(evidence.case, swap)
@@ -77,7 +77,7 @@ def case_of(evidence: Evidence, record: RunRecord | None) -> Case | None:
     try:
         card = card_from_device(gpu["name"], gpu["compute_capability"], gpu["total_bytes"], gpu["free_bytes"])
         model = stack_of(evidence.profile).resolve(evidence.profile)
-    except (BadInput, ValueError):  # a model or a compute capability that is none
+    except (BadInput, ValueError):  # an unknown model or an invalid compute capability
         return None
     ram = record.machine.get("ram_available_bytes")
     case = Case(config=model.config, profile=evidence.profile, card=card, ram_available_bytes=ram)
@@ -85,7 +85,7 @@ def case_of(evidence: Evidence, record: RunRecord | None) -> Case | None:
 
 
 def _as_predicted(evidence: Evidence, case: Case | None, readings: Mapping[str, Reading]) -> frozenset[str]:
-    """By the verdict's own rule; of a run that it does not predict, those that equal its record's prediction to the digit."""
+    """The figures that match the prediction by the verdict's rule; if the log is not predicted, those that equal the record's prediction."""
     if evidence.predicted is None and case is not None:
         return equal_to(case, readings)
     findings = {each.figure: each.status for each in check_model(evidence)}
@@ -93,13 +93,13 @@ def _as_predicted(evidence: Evidence, case: Case | None, readings: Mapping[str, 
 
 
 def _model(readings: Mapping[str, Reading]) -> str | None:
-    """The model without the folder or the owner before it, and how it is quantized."""
-    said = [str(readings[name].value).rpartition("/")[2] for name in ("model", "quantization") if name in readings]
-    return " ".join(said) or None
+    """The model's name without its folder or owner, and its quantization."""
+    words = [str(readings[name].value).rpartition("/")[2] for name in ("model", "quantization") if name in readings]
+    return " ".join(words) or None
 
 
 def versions_of(evidence: Evidence, record: RunRecord | None) -> Iterator[tuple[str, str]]:
-    """As our own engine read them of every package that matters, and as the log prints them, which says more of torch."""
+    """The versions that our own engine recorded, and those that the log prints, which are more detailed for torch."""
     imported = evidence.attempt.last(Imported)
     if imported is not None and imported.versions is not None:
         yield from imported.versions.items()

@@ -1,4 +1,4 @@
-"""From one load to another, one change at a time: each change is predicted, so that what it moves is known to the byte."""
+"""Walks from one load to another, one change at a time, and predicts after each, so that each change's effect is known to the byte."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Turn = tuple[str, Callable[[Case], Case]]
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is predicted: a load, and the training after it where there is one."""
+    """A load, and the training after it if there is one."""
 
     case: Case
     training: TrainSettings | None = None
@@ -29,7 +29,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """Its prediction; `peaks` are those of a training, by terms that sum."""
+    """The prediction of a state; `peaks` are a training's, as terms that sum."""
 
     load: Prediction
     peaks: Mapping[str, Mapping[str, int]]
@@ -39,7 +39,7 @@ class Predicted:
         return cls(predict(state.case), {} if state.training is None else peak_terms(state.case, state.training))
 
     def figure(self, attribute: str) -> int | float | None:
-        """A number by its attribute; None where it is not predicted."""
+        """A number by its attribute; None if it is not predicted."""
         if attribute in PEAKS:
             return sum(self.peaks[attribute].values()) if attribute in self.peaks else None
         value: int | float | None = getattr(self.load.figures, attribute)
@@ -51,7 +51,7 @@ class Step:
     """One change between two loads, with the predictions before and after it.
 
     Attributes:
-        measured: whether the change is no setting but a constant that either load measured itself, as non_torch is.
+        measured: whether the change is not a setting but a constant that either load measured itself, such as non_torch.
     """
 
     change: str
@@ -65,11 +65,10 @@ ELSE = "what else differs"
 
 
 def steps(a: State, b: State) -> tuple[Step, ...]:
-    """The changes from `a` to `b` in order: model, settings, card, what is in use on it, RAM, non_torch, and the training's settings.
+    """The changes from `a` to `b` in order: model, settings, card, memory in use on it, RAM, non_torch, and the training's settings.
 
-    Those that move nothing are left out.
-
-    Another order would give a change another share, where two work on one figure; the sum is always the whole difference.
+    Changes that move nothing are left out. If two changes move the same figure, their shares depend on the order; their sum is always the
+    whole difference.
     """
     found: list[Step] = []
     before = Predicted.of(a)
@@ -90,7 +89,7 @@ def _states(a: State, b: State) -> Iterator[tuple[str, State]]:
 
 
 def _walk(case: Case, turns: list[Turn]) -> Iterator[tuple[str, Case]]:
-    """The case after each change; one that cannot be made yet, as a setting that it goes with has its old value, comes later."""
+    """The case after each change. A change that is not valid yet, because it depends on a later one, is made after that."""
     later: list[Turn] = []
     for change, turn in turns:
         try:
@@ -122,7 +121,7 @@ def _model(case: Case) -> str:
 
 
 def _settings(a: Case, b: Case) -> Iterator[Turn]:
-    """Each setting that moves memory, and differs; adapters as a whole where only one of the two has any."""
+    """Each setting that moves memory and differs; adapters as a whole if only one of the two has any."""
     mine, other = flat(a.profile), flat(b.profile)
     if (a.profile.adapters is None) != (b.profile.adapters is None):
         yield f"adapters {_on(a)} → {_on(b)}", lambda case: case.changed({"adapters": to_data(b.profile)["adapters"]})
@@ -142,7 +141,7 @@ def _shown(value: object) -> str:
 
 
 def _machine(a: Case, b: Case) -> Iterator[Turn]:
-    """The card with as much in use as before, then what is in use, the RAM, and last what vLLM measured on it."""
+    """The card with as much in use as before, then the memory in use, the RAM, and last what vLLM measured on the card."""
     mine, other = a.gpu, b.gpu
     used, own = mine.total_bytes - mine.free_bytes, mine.non_torch_bytes
     if replace(mine, free_bytes=0, non_torch_bytes=None) != replace(other, free_bytes=0, non_torch_bytes=None):

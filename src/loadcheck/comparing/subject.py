@@ -1,4 +1,4 @@
-"""One of the loads that are compared."""
+"""One of the two loads in a comparison."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from loadcheck.stacks import predict
 from loadcheck.units import GIB
 
 _RAM_BYTES = tuple(gib * GIB for gib in range(4, 68, 4))
-"""Hosts that are tried for one of whose RAM nothing is known but the swap space."""
+"""Amounts of RAM that are tried for a host of which only the swap space is known."""
 MACHINE = ("gpu_name", "gpu_total_bytes", "compute_capability")
-"""Figures that say what the card is."""
+"""The figures that identify the card."""
 _NOT_SETTINGS = ("name", "description")
 
 
@@ -26,19 +26,19 @@ class Subject:
     """What is known of one load.
 
     Attributes:
-        name: what the user called it.
-        kind: run, log or prediction.
-        ending: completed, failed, killed, …; None for a prediction, which has not ended.
-        model: what is loaded, and how it is quantized; None where the log does not say.
-        settings: of its profile, by dotted key; empty where they are not known.
-        versions, machine: by what they are of.
-        readings: every number that it states, by the figure's attribute, without times.
-        as_predicted: the figures among them that are what `case` predicts, to the printed digit or within their band.
-        banded: those that have a band, and why.
-        case: what its figures are predicted from; None where that is not all known.
-        note: why it has none.
-        training: the settings of a training, with the longest row that came; None for a load.
-        again: whether it is a second attempt in one process, which begins with what the first one left.
+        name: the path that the user gave.
+        kind: run, training, log or prediction.
+        ending: completed, failed, killed, …; None for a prediction.
+        model: the model with its quantization; None if the log does not state it.
+        settings: of its profile, by dotted key; empty if unknown.
+        versions, machine: by name.
+        readings: every number that it states except times, by the figure's attribute.
+        as_predicted: the figures among them that `case` predicts to the printed digit or within their band.
+        banded: the figures with a band, and the reason for it.
+        case: the case from which its figures are predicted; None if it is not fully known.
+        note: why there is no case.
+        training: the settings of a training, with its longest row; None for a load.
+        again: whether it is a second attempt in one process, which starts with the memory that the first one left.
     """
 
     name: str
@@ -58,23 +58,23 @@ class Subject:
 
 
 def is_compared(attribute: str) -> bool:
-    """Whether a figure is a number that a load's settings, model and card decide: no name, no version and no time."""
+    """Whether a figure is a number that the load's settings, model and card determine, rather than a name, a version or a time."""
     return figure_specs()[attribute].kind not in (Kind.TEXT, Kind.SECONDS) and attribute not in MACHINE
 
 
 def settings_of(profile: Profile) -> dict[str, Any]:
-    """Of a profile, by dotted key; its name and its description are none."""
+    """A profile's settings by dotted key, without its name and description."""
     return {key: value for key, value in flat(profile).items() if key not in _NOT_SETTINGS}
 
 
 def equal_to(case: Case, readings: Mapping[str, Reading]) -> frozenset[str]:
-    """The readings that are what the case predicts, to their own decimals."""
+    """The readings that equal the case's prediction at their own precision."""
     predicted = predict(case).figures.known()
     return frozenset(name for name, each in readings.items() if name in predicted and each.agrees(predicted[name]))
 
 
 def with_ram(case: Case, swap: Reading | None) -> Case:
-    """The case on a host with so much RAM that its swap space is as stated, where the RAM itself is not known."""
+    """The case; if its RAM is unknown, with an amount of RAM that gives the stated swap space."""
     if case.ram_available_bytes is not None or case.card is None:
         return case
     hosts = [replace(case, ram_available_bytes=ram_bytes) for ram_bytes in _RAM_BYTES]

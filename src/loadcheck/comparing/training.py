@@ -1,4 +1,4 @@
-"""What a training has to be compared by, beside its load: its peaks, and the settings that move them."""
+"""What a comparison of trainings adds to that of loads: the peaks, and the settings that move them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from loadcheck.training import Trained
 from loadcheck.workloads.peaks import predict_peaks
 
 PEAKS = ("train_peak_allocated_bytes", "train_peak_device_bytes", "train_peak_host_bytes")
-_TOLD_APART = ("data", "resume_from", "train_seq_length")
-"""Of a job: a path says nothing of what is in it, and the longest row is a setting of its own."""
+_NOT_COMPARED = ("data", "resume_from", "train_seq_length")
+"""Keys of a job: a path does not tell what a file holds, and the longest row is a setting of its own."""
 
 
 @lru_cache(maxsize=16)
 def peak_terms(case: Case, settings: TrainSettings) -> dict[str, dict[str, int]]:
-    """Each peak that is predicted, by terms that sum, in bytes; nothing where the training is not predicted.
+    """Each predicted peak as terms in bytes that sum; empty if the training is not predicted.
 
-    Kept, as following a training takes a tenth of a second, and each end of a comparison is asked for twice.
+    Cached, as following a training takes a tenth of a second, and both ends of a comparison are needed twice.
     """
     if case.profile.on_cpu:
         size = predict_peaks(case, settings).host_bytes
         return {} if size is None else {"train_peak_host_bytes": {"process": size}}
     if case.card is None:
         return {}
-    from loadcheck.workloads.training import predict_training  # it takes modules that a load needs not
+    from loadcheck.workloads.training import predict_training  # imports modules that a load does not need
 
     training = predict_training(case, settings)
     roots = (training.memory.peak, training.device, training.host)
@@ -39,7 +39,7 @@ def peak_terms(case: Case, settings: TrainSettings) -> dict[str, dict[str, int]]
 
 
 def setting_changes(a: TrainSettings, b: TrainSettings) -> Iterator[tuple[str, TrainSettings]]:
-    """Each setting of a training that differs, and the settings after it, one after the other; what cannot stand alone is left to the last."""
+    """Each setting of a training that differs, with the settings after the change; a change that is invalid by itself is skipped."""
     settings, other = a, flat(b)
     for key, value in flat(a).items():
         if other[key] != value:
@@ -51,13 +51,13 @@ def setting_changes(a: TrainSettings, b: TrainSettings) -> Iterator[tuple[str, T
 
 
 def job_settings(job: TrainJob) -> dict[str, Any]:
-    """What a training was asked for, by the flags' own names."""
+    """A training's settings by the names of their flags."""
     named = {key.rpartition(".")[2]: value for key, value in flat(job).items()}
-    return {key: value for key, value in named.items() if key not in _TOLD_APART and value is not None}
+    return {key: value for key, value in named.items() if key not in _NOT_COMPARED and value is not None}
 
 
 def longest_batch(trained: Trained) -> TrainSettings | None:
-    """The settings with the longest row that came; None where the log does not tell of a training."""
+    """The settings with the run's longest row; None if the log holds no line of a load."""
     found = trained.found
     if found is None:
         return None
@@ -67,13 +67,13 @@ def longest_batch(trained: Trained) -> TrainSettings | None:
 
 
 def measured_peaks(sizes: Mapping[str, Any]) -> dict[str, Reading]:
-    """The peaks that were measured, or are predicted in a document, to the byte."""
+    """The peaks that were measured, or predicted in a document, in exact bytes."""
     known = {name: sizes.get(name) for name in PEAKS}
     return {name: Reading(name, size, None, 0) for name, size in known.items() if isinstance(size, int) and size >= 0}
 
 
 def judged_peaks(verdict: Verdict) -> tuple[frozenset[str], dict[str, str]]:
-    """The peaks that are as predicted, and those of them that have a band, with the reason for it."""
+    """The peaks that are as predicted, and the bands of those that have one."""
     by_name = {each.figure: each for each in verdict.findings}
     found = {name: by_name.get(name.removesuffix("_bytes") + "_gib") for name in PEAKS}
     fine = {name: each for name, each in found.items() if each is not None and each.status is Status.OK}

@@ -1,4 +1,4 @@
-"""`loadcheck load --recover`: when the prediction or the load says that it does not fit, walk the ladder until a load passes."""
+"""`loadcheck load --recover`: if a load does not fit, by its prediction or in fact, walks the ladder of settings until a load passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One real load of a recovery: what it was short of, and what it measured beside what was predicted."""
+"""One real load of a recovery: what it was short of, and its measured figures against the predicted ones."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from loadcheck.units import to_gib
 from loadcheck.verdict.diagnosis import sightings
 
 RETRY = "retry"
-"""unsloth's own second try: the trouble that it had is named beside it."""
+"""The trouble of unsloth's own second try; the trouble that caused it is reported as well."""
 COMPARED = (
     "kv_estimate_bytes", "activation_peak_bytes", "kv_cache_bytes", "cuda_graph_bytes", "lora_slots_bytes", "adapter_bytes",
     "peak_device_bytes",
 )  # fmt: skip
-"""The figures that a step moves."""
+"""The figures that a step of the ladder may change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One real load. `short` is what it had too little of; None where it passed, or where that is not what failed it."""
+    """One real load. `short` is what it was short of; None if it passed, or failed for another reason."""
 
     number: int
     prepared: Prepared
@@ -45,12 +45,12 @@ class Attempt:
         return self.loaded.verdict.passed
 
     def reading(self, attribute: str) -> Reading | None:
-        """What its log says of a figure: of the first try, where unsloth tried again with other settings than the profile's."""
+        """A figure in its log; of the first try, if unsloth tried again with settings other than the profile's."""
         evidence = self.loaded.evidence
         return None if evidence is None else evidence.log.attempts[0].reading(attribute)
 
     def band(self, attribute: str) -> float:
-        """By how much the figure may be off its prediction (stacks/unsloth_vllm/bands.py), in bytes; 0 where it is predicted to the digit."""
+        """By how many bytes the figure may differ from its prediction (stacks/unsloth_vllm/bands.py); 0 if it is predicted to the digit."""
         bands = self.loaded.evidence.bands if self.loaded.evidence is not None else None
         band = (bands or {}).get(attribute)
         return 0.0 if band is None else (band.high - band.low) / 2
@@ -69,12 +69,12 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """How a figure changed from the settings before to those that passed, in bytes.
+    """How a figure changed from earlier settings to those that passed, in bytes.
 
     Attributes:
-        before: the attempt compared with; None for settings that were refused, whose figures are predicted.
-        measured_bytes: None where one of the two logs does not say the figure.
-        agrees: whether the two are the same as far as the logs print them and the prediction claims; None likewise.
+        before: the number of the earlier attempt; None for settings that were refused, whose figures are only predicted.
+        measured_bytes: None if one of the two logs lacks the figure.
+        agrees: whether measured and predicted change agree within the precision of the logs and the bands; None likewise.
     """
 
     attribute: str
@@ -99,10 +99,10 @@ class Gain:
 
 
 def short_of(loaded: Loaded) -> Shortage | None:
-    """What a load that did not pass had too little of; None where it passed, or where other settings would not fix it.
+    """What a failed load was short of; None if it passed, or other settings would not help.
 
-    Only a failure whose every known trouble is one of memory counts: not one of the machine or of the files, not one that nobody
-    knows, and not an end that the user or the system brought about.
+    It counts only if all known troubles of the failure are shortages of memory: not troubles of the machine or of files, not unknown ones, and
+    not an end by the user or the system.
     """
     ended = loaded.record.outcome in ("completed", "failed") and loaded.exit_code == EXIT_FAIL
     if loaded.evidence is None or not ended:
@@ -114,24 +114,24 @@ def short_of(loaded: Loaded) -> Shortage | None:
 
 
 def search_of(prepared: Prepared) -> Search:
-    """Predictions of this load's model on this load's card."""
+    """A search over predictions of this load's model on its card."""
     return Search(stack_of(prepared.plan.profile), prepared.case)
 
 
 def predicted_left(prepared: Prepared) -> Amounts:
-    """What was predicted to be left."""
+    """What the prediction leaves free, by shortage."""
     return search_of(prepared).left(prepared.plan.profile, prepared.prediction)
 
 
 def measured_left(attempt: Attempt, short: Shortage) -> int | None:
-    """What was left of it, in bytes, by the attempt's own log; None where the log does not say."""
+    """How many bytes of it were left, by the attempt's own log; None if the log does not tell."""
     search = search_of(attempt.prepared)
     need, reading = search.stack.needs(search.case).get(short), attempt.reading(f"{short}_bytes")
     return None if need is None or reading is None else int(reading.value) - need
 
 
 def gains(before: Attempt | Prepared, after: Attempt) -> Iterator[Gain]:
-    """Every figure that is predicted to change between two settings, and how it did; the first may have been refused."""
+    """Every figure that is predicted to change between two loads, and how it did change; the first may have been refused."""
     prepared = before.prepared if isinstance(before, Attempt) else before
     for attribute in COMPARED:
         was, became = (
@@ -144,7 +144,7 @@ def gains(before: Attempt | Prepared, after: Attempt) -> Iterator[Gain]:
 
 def _gain(attribute: str, before: Attempt | Prepared, was: int, after: Attempt, became: int) -> Gain:
     number = before.number if isinstance(before, Attempt) else None
-    # settings that were refused have no log: they count as predicted
+    # refused settings have no log, so their predicted figures are used
     first = before.reading(attribute) if isinstance(before, Attempt) else Reading(attribute, was, None, 0)
     last = after.reading(attribute)
     if first is None or last is None:

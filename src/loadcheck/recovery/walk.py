@@ -1,6 +1,6 @@
-"""The walk: settings that are predicted not to fit are skipped, the others are loaded, each in processes and a folder of its own.
+"""The walk over the ladder: settings that are predicted not to fit are skipped; others are loaded, each in its own processes and folder.
 
-A load that fails for want of memory although it was predicted to fit tells by how much the prediction is off; the next step must
+If a load runs out of memory although it was predicted to fit, its log shows by how much the prediction is off; the next step must
 leave that much more. Any other failure ends the walk.
 """
 
@@ -34,12 +34,12 @@ KEPT = "recovered.toml"
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """What the walk does to the world.
+    """The side effects of a walk.
 
     Attributes:
-        prepare: predict a profile from what is free right now; may raise what `preparing.prepare` raises.
-        load: run it, into a folder of its own.
-        say: tell the user, a line at a time.
+        prepare: predicts a profile from the memory that is free now; may raise what `preparing.prepare` raises.
+        load: runs it in a folder of its own.
+        say: shows the user a line.
     """
 
     prepare: Callable[[Profile], Prepared]
@@ -49,7 +49,7 @@ class Effects:
 
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """A step that was looked at after so many attempts, and the one that it became; None where it was skipped."""
+    """A step of the ladder that was considered after `after` attempts, and the number of its own attempt; None if it was skipped."""
 
     step: Step
     after: int
@@ -61,12 +61,12 @@ class Walked:
 
 @dataclass(slots=True)
 class Recovery:
-    """What a walk came to.
+    """The state and the result of a walk.
 
     Attributes:
-        base: the load as it was asked for.
-        end: why it ended, in words; empty while it goes on.
-        kept: the profile that passed, where it is another than the one asked for.
+        base: the load that was requested.
+        end: why the walk ended, in words; empty until then.
+        kept: the file with the profile that passed, if it is not the requested one.
     """
 
     base: Prepared
@@ -81,21 +81,21 @@ class Recovery:
 
     @property
     def needed(self) -> bool:
-        """Whether anything had to be fixed: nothing does where the first load was the one asked for, and memory was not short."""
+        """Whether anything had to be changed; not so if the requested load ran first and was not short of memory."""
         return bool(self.walked) or not self.attempts
 
     @property
     def exit_code(self) -> int:
-        """That of the last load; 1 where there was none."""
+        """That of the last load; 1 if there was none."""
         return self.attempts[-1].loaded.exit_code if self.attempts else EXIT_FAIL
 
     @property
     def flags(self) -> str:
-        """The flags that turn the load asked for into the one that passed; empty where it needed none, or where none passed."""
+        """The flags that turn the requested load into the one that passed; empty if it needs none, or none passed."""
         return flags(self.attempts[-1].profile, self.base.plan.profile) if self.passed else ""
 
     def gains(self) -> tuple[Gain, ...]:
-        """From every load that failed, or from the settings that were refused, to the load that passed."""
+        """The gains from every failed load, or from the refused settings, to the load that passed."""
         if not self.passed or not self.needed:
             return ()
         befores: tuple[Attempt | Prepared, ...] = tuple(self.attempts[:-1]) or (self.base,)
@@ -115,9 +115,9 @@ class Recovery:
 
 
 def recover(base: Prepared, effects: Effects, folder: Path, force: bool = False) -> Recovery:
-    """Load `base` where it is predicted to fit (or with `force` in any case); where it does not, walk the ladder.
+    """Load `base` if it is predicted to fit, or in any case with `force`; if it does not fit, walk the ladder.
 
-    `folder` is that of the first attempt; the others stand beside it. What `effects.prepare` and `effects.load` raise goes through.
+    `folder` is that of the first attempt; the others are next to it. Exceptions of `effects.prepare` and `effects.load` are passed on.
     """
     recovery = Recovery(base)
     needs: Amounts | None = None
@@ -137,7 +137,7 @@ def recover(base: Prepared, effects: Effects, folder: Path, force: bool = False)
 def _attempt(
     recovery: Recovery, prepared: Prepared, effects: Effects, folder: Path, needs: Amounts | None
 ) -> Amounts | None:
-    """One real load; what the next one must be predicted to have left, where this one was short of memory."""
+    """Run one load; returns what the next one must be predicted to leave, which is more if this one was short of memory."""
     number = len(recovery.attempts) + 1
     what = flags(prepared.plan.profile, recovery.base.plan.profile) or "as asked for"
     effects.say(f"attempt {number}: {what}")
@@ -159,7 +159,7 @@ def _attempt(
 
 
 def _next(recovery: Recovery, effects: Effects, needs: Amounts | None) -> Prepared | None:
-    """The first step that is predicted to fit what is free now; None, and the end, where there is none."""
+    """The first step that is predicted to fit in the memory that is free now; if there is none, None, and the walk ends."""
     now = effects.prepare(recovery.base.plan.profile)
     ladder = Ladder(search_of(now), now.plan.profile, needs)
     steps = list(ladder.climb())
@@ -176,7 +176,7 @@ def _next(recovery: Recovery, effects: Effects, needs: Amounts | None) -> Prepar
 
 
 def _folder(first: Path, number: int) -> Path:
-    """The folder of an attempt: the first one's, or the next free name beside it. No run is written over."""
+    """The folder of an attempt: the first one's, or the next free name next to it. No run is overwritten."""
     if number == 1:
         return first
     if not first.name:  # "." and "/" have none
@@ -186,7 +186,7 @@ def _folder(first: Path, number: int) -> Path:
 
 
 def _keep(recovery: Recovery, effects: Effects) -> None:
-    """Write the settings that passed, where they are others than those asked for."""
+    """Write the settings that passed, if they are not the requested ones."""
     base = recovery.base.plan.profile
     if not recovery.passed or recovery.attempts[-1].profile == base:
         return
