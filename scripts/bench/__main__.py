@@ -24,11 +24,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scripts.bench.reporting import PLAIN, Rounds, differences, medians, table
-from scripts.bench.timing import Bench, Cut, OutOfTime, Timed, Way, import_once, run
-
 from loadcheck.device import read_gpu
 from loadcheck.stacks.unsloth_vllm.startup import DISABLE_VARIABLE, ENABLE_VARIABLE, OPT_IN
+from scripts.bench.reporting import PLAIN, Rounds, differences, medians, table
+from scripts.bench.timing import Bench, Cut, OutOfTime, Timed, Way, import_once, run
 
 KINDS = ("warm", "cold")
 GUESS_S = {"warm": 195.0, "cold": 190.0}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 from scripts.bench import __main__ as bench
 from scripts.bench import timing
+
+from tests.conftest import ROOT
 
 LINES = """\
 ==((====))==  Unsloth 2025.2.5: Fast Llama patching. Transformers: 4.48.2.
@@ -168,3 +171,11 @@ def test_the_command_lines_are_those_of_the_two_scripts(tmp_path: Path):
     assert timing.command(timing.Way("plain", plain=True, settings=("a=1",)), own, tmp_path)[-2:] == ["/weights", "a=1"]
     assert timing.environment(few, own)["LOADCHECK_START_WITHOUT"] == "swap"
     assert os.environ.get("LOADCHECK_START_WITH", "") == ""
+
+
+@pytest.mark.skipif(not (ROOT / ".venv" / "gpu" / "bin" / "python").exists(), reason=".venv/gpu is not installed")
+def test_it_starts_in_the_environment_of_the_stack():
+    """Where another package is named as its folder is: packages of the pinned stack bring one."""
+    command = [str(ROOT / ".venv" / "gpu" / "bin" / "python"), "-m", "scripts.bench", "--help"]
+    said = subprocess.run(command, cwd=ROOT, env={"PATH": os.defpath}, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout[:20]) == (0, "usage: scripts.bench"), said.stderr

@@ -80,8 +80,8 @@ def command(
     changed = overrides(flags) | ({"adapters": None} if no_adapters else {})
     if recover:
         return _recover(asked, _prepared(asked.out, profile, changed))
-    begin_reading(profile, changed)
     with started_ahead(profile, changed) as ahead:
+        begin_reading(profile, changed)
         return _load(asked, _prepared(asked.out, profile, changed), ahead)
 
 

@@ -11,6 +11,7 @@ import threading
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from loadcheck.specs.shape import ModelConfig
@@ -49,7 +50,15 @@ class Sizes:
     def marker(self) -> Path:
         """A file in Triton's cache (triton/runtime/cache.py:11-12) saying that these kernels have been compiled into it."""
         folder = os.environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache"
-        return Path(folder, f"loadcheck-{sha256(self.to_json().encode()).hexdigest()[:16]}")
+        what = "\n".join((self.to_json(), *map(_version, ("triton", "vllm"))))
+        return Path(folder, f"loadcheck-{sha256(what.encode()).hexdigest()[:16]}")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 class KernelCompiler(threading.Thread):
