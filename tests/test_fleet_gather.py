@@ -111,6 +111,8 @@ FAULTS: dict[str, tuple[Callable[[Node], object], set[Kind]]] = {
     "another image": (lambda n: n.change(origin__image="sha256:" + "b" * 64), {Kind.IMAGE}),
     "no image": (lambda n: n.change(origin__image=None), {Kind.IMAGE}),
     "another lock": (lambda n: n.change(origin__lock_sha256="c" * 64), {Kind.LOCK}),
+    "another version": (lambda n: n.change(loadcheck="0.0.9"), {Kind.CODE}),
+    "another commit": (lambda n: n.change(commit="d" * 40), {Kind.CODE}),
     "no origin": (lambda n: n.change(origin=None), {Kind.IMAGE, Kind.LOCK, Kind.NODE}),
     "an edited figure": (lambda n: n.edit(b"weights took 5.3541", b"weights took 5.3641"), {Kind.VERDICT}),
     "an edited seal": (lambda n: (n.path / SEAL).write_text("0" * 64 + "  load.log\n"), {Kind.CHANGED}),

@@ -24,6 +24,7 @@ class Kind(Enum):
     CARD = "card"
     IMAGE = "image"
     LOCK = "lock"
+    CODE = "code"
     PROFILE = "profile"
     NODE = "node"
     UNSEALED = "unsealed"
@@ -45,6 +46,7 @@ REMEDIES = {
     Kind.CARD: "ask the provider for the card that was planned; or plan the one that is there",
     Kind.IMAGE: "start it by the digest of the plan",
     Kind.LOCK: "start it from the image of the plan",
+    Kind.CODE: "load it with the same loadcheck as the others",
     Kind.PROFILE: "load it with the profile of the plan",
     Kind.NODE: "give each node its own folder",
     Kind.UNSEALED: "copy its folder again; where there is no SHA256SUMS, load it again",

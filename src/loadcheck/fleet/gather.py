@@ -119,6 +119,8 @@ class Gathering:
             other = self.uuids.setdefault(seen.gpu_uuid.lower(), seen.node)
             if other != seen.node:
                 self._found(seen, Kind.SAME_CARD, f"its card is that of {other}: {seen.gpu_uuid}")
+        if seen.code is not None:
+            self.origins.setdefault((Kind.CODE, seen.code), []).append(seen.node)
         if self.plan is None:
             for kind, value in ((Kind.IMAGE, seen.image), (Kind.LOCK, seen.lock_sha256)):
                 self.origins.setdefault((kind, value or "not said"), []).append(seen.node)
@@ -139,8 +141,8 @@ class Gathering:
         return FleetVerdict(self.plan, nodes, tuple(self.findings), cards, self.tally)
 
     def _mixed(self) -> Iterator[NodeFinding]:
-        """Without a plan a fleet is at least of one image and one lock."""
-        for kind in (Kind.IMAGE, Kind.LOCK):
+        """All nodes were loaded by the same code, and without a plan from one image and one lock."""
+        for kind in (Kind.CODE, Kind.IMAGE, Kind.LOCK):
             values = {value: nodes for (each, value), nodes in self.origins.items() if each is kind}
             usual = max(values, key=lambda value: len(values[value]), default="")
             for value, nodes in values.items():

@@ -47,6 +47,7 @@ class Seen:
         folder: below the one that was gathered.
         card: its key in env/gpus.toml, the device name of a card that is not there, "cpu", or None where nothing says it.
         status: of its verdict: pass, fail, refused or skipped.
+        code: the version of loadcheck that it was loaded by, and its commit; None for a folder that cannot be read.
         log_digest: of load.log; no two loads print the same seconds.
         began: the microsecond and the free RAM, to the byte, that it began with; None where run.json does not say both.
     """
@@ -59,6 +60,7 @@ class Seen:
     gpu_uuid: str | None = None
     image: str | None = None
     lock_sha256: str | None = None
+    code: str | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
     duration_s: float | None = None
@@ -138,6 +140,7 @@ def _seen(loaded: Loaded, folder: str, named: str, plan: FleetPlan | None, diges
         gpu_uuid=_uuid(gpu),
         image=None if origin is None else origin.image,
         lock_sha256=None if origin is None else origin.lock_sha256,
+        code=" ".join(("loadcheck", record.loadcheck, *([record.commit] if record.commit else []))),
         started_at=start,
         began=None if start is None or ram is None else (start, ram),
         ended_at=time_of(record.ended_at),
