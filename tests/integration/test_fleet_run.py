@@ -62,7 +62,7 @@ def _plan(results: Path, *names: str, **changes: Any) -> FleetPlan:
 def test_each_node_has_a_gpu_of_its_own(stand_in_results: Path):
     """Each node gets a GPU of its card, by UUID; with more nodes than GPUs nothing is started."""
     assert [slot.gpu for slot in slots(_plan(stand_in_results, "a", "b"))] == ["GPU-a", "GPU-c"]
-    with pytest.raises(UnsupportedMachine, match="3 nodes of H200, and this host has 2"):
+    with pytest.raises(UnsupportedMachine, match="3 nodes with H200, but this host has 2"):
         slots(_plan(stand_in_results, "a", "b", "c"))
 
 
@@ -80,7 +80,7 @@ def test_a_job_with_one_gpu_runs_on_it(stand_in_results: Path, monkeypatch: pyte
     """A job with one GPU runs on it, and a plan that needs more is refused."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
     assert [slot.gpu for slot in slots(_plan(stand_in_results, "a"))] == ["GPU-c"]
-    with pytest.raises(UnsupportedMachine, match="2 nodes of H200, and this host has 1"):
+    with pytest.raises(UnsupportedMachine, match="2 nodes with H200, but this host has 1"):
         slots(_plan(stand_in_results, "a", "b"))
 
 
@@ -112,7 +112,7 @@ def test_a_lost_node_is_named_and_never_a_pass(stand_in_results: Path, retries: 
 
 
 def test_an_interruption_leaves_no_process(stand_in_results: Path):
-    """On interruption running nodes are ended and waiting ones not started, and both are reported."""
+    """On interruption running nodes are stopped and waiting ones not started, and both are reported."""
     told: list[str] = []
 
     def say(line: str) -> None:
@@ -123,7 +123,7 @@ def test_an_interruption_leaves_no_process(stand_in_results: Path):
     begun_s = time.monotonic()
     plan = _plan(stand_in_results, "slow-a", "slow-b", options={"workers": 2})
     assert run_local(plan, stand_in_results.parent, say) is False
-    assert time.monotonic() - begun_s < 15 and told[-1].startswith("interrupted: 1 running nodes are ended")
+    assert time.monotonic() - begun_s < 15 and told[-1].startswith("interrupted: 1 running nodes are stopped")
     mine = {int(pid) for pid in os.listdir("/proc") if pid.isdecimal() and _parent(pid) == os.getpid()}
     assert not any(b"node.py" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in mine)
 
@@ -259,7 +259,7 @@ def sky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("fails", "given", "last"),
     [
         ("", ["launch", "launch"], "sky launch"),
-        ("launch", ["launch", "launch", "down", "down"], "nothing of it is left running"),
+        ("launch", ["launch", "launch", "down", "down"], "nothing is left running"),
         ("down", ["launch", "launch"], "sky launch"),
     ],
 )
@@ -285,8 +285,8 @@ def test_units_that_may_still_cost_money_are_named(sky: Path, monkeypatch: pytes
             raise KeyboardInterrupt
 
     assert launch(_two_units(), sky, say) is False
-    assert [line for line in told if line.startswith("NOT TAKEN BACK")] == [
-        f"NOT TAKEN BACK, and it may still cost money: sky down --yes test-{unit}" for unit in ("t4", "l4")
+    assert [line for line in told if line.startswith("NOT STOPPED")] == [
+        f"NOT STOPPED, and it may still cost money: sky down --yes test-{unit}" for unit in ("t4", "l4")
     ]
 
 

@@ -1,1 +1,1 @@
-"""A fleet: one image and one profile on every card or node, and one verdict on all of it."""
+"""A fleet: one image and one profile on every card or node, with a single verdict."""

@@ -1,4 +1,4 @@
-"""`loadcheck fleet bundle` and `verify`: evidence that travels, and whether it is what was signed."""
+"""`loadcheck fleet bundle` and `verify`: packs and signs a fleet's evidence, and verifies it."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from loadcheck.runs.private import write_whole
 
 
 def bundle(root: Path, key: Path, plan_file: Path | None = None, tar: Path | None = None) -> FleetVerdict:
-    """Gather, state, sign, and with `tar` put all of it into one file; returns the verdict that is signed.
+    """Gather the runs, write and sign a statement, and with `tar` pack everything into one file; returns the signed verdict.
 
-    A fleet that fails is bundled, too: the statement says that it failed. BadInput where the key cannot sign, or nothing can be written.
+    A fleet that fails is bundled, too; its statement says so. BadInput if the key cannot sign, or a file cannot be written.
     """
     if plan_file is not None:
         write_plan(read_plan(plan_file), root / PLAN)
     verdict = gather_folder(root)
     if not verdict.nodes:
-        raise BadInput(Problem(str(root), "holds no run folder", "name the folder that the nodes wrote into"))
+        raise BadInput(Problem(str(root), "holds no run folder", "give the folder that the nodes wrote into"))
     try:
         write_whole(root / NAME, statement_text(make_statement(root, verdict)))
         sign(root / NAME, key)
@@ -53,7 +53,7 @@ def bundle(root: Path, key: Path, plan_file: Path | None = None, tar: Path | Non
 
 
 def _pack(root: Path, tar: Path) -> None:
-    """The statement first, so that a reader of the stream knows what is to come."""
+    """Write the tar, with the statement first, so that a streaming reader knows what follows."""
     names = [NAME, SIGNATURE, *files_below(root)]
     with tarfile.open(tar, "w:gz" if tar.suffix in (".gz", ".tgz") else "w") as archive:
         for name in names:
@@ -61,7 +61,7 @@ def _pack(root: Path, tar: Path) -> None:
 
 
 class Fault(Enum):
-    """Why a bundle is not believed."""
+    """Why a bundle is not accepted."""
 
     FORGED = "forged"
     CHANGED = "changed"
@@ -72,7 +72,7 @@ class Fault(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What a statement says, by whom, and what speaks against it."""
+    """A statement, its signer, and the faults found."""
 
     statement: Statement
     signer: str | None
@@ -84,7 +84,7 @@ class Verified:
 
     @property
     def exit_code(self) -> int:
-        """0 for a fleet that passed, as signed and as judged again; a statement of a failure, however genuine, is no pass."""
+        """0 for a fleet that passed, both as signed and as judged again; a genuine statement of a failure is no pass."""
         return EXIT_PASS if self.is_believed and self.statement.predicate.result == "PASSED" else EXIT_FAIL
 
     def to_json(self) -> dict[str, Any]:
@@ -102,21 +102,21 @@ class Verified:
 
 
 def verify(root: Path, signers: Path | None) -> Verified:
-    """Check the signature, then every file, then judge the runs again: nothing of it asks a network.
+    """Check the signature, then every file, then judge the runs again, all without a network.
 
-    BadInput where there is no statement.
+    BadInput if there is no statement.
     """
     statement = read_statement(root / NAME)
     signer, why = signer_of(root / NAME, root / SIGNATURE, signers)
     faults = [] if signer is not None else [(Fault.FORGED, why)]
     faults += _files(root, statement)
-    if not faults:  # of files that were changed no verdict is worth its time
+    if not faults:  # judging changed files would be pointless
         faults += _judged_again(root, statement)
     return Verified(statement, signer, tuple(faults))
 
 
 def _files(root: Path, statement: Statement) -> Iterator[tuple[Fault, str]]:
-    """Each file as it was signed, none missing and none beside."""
+    """Check that every signed file is unchanged, and that none is missing or was added."""
     named: set[str] = set()
     for subject in statement.subject:
         path = root / subject.name
@@ -125,7 +125,7 @@ def _files(root: Path, statement: Statement) -> Iterator[tuple[Fault, str]]:
             or ".." in PurePosixPath(subject.name).parts
             or subject.name in named
         ):
-            yield Fault.FORGED, f"{subject.name!r} is no file of this bundle, or named twice"
+            yield Fault.FORGED, f"{subject.name!r} is not a path within this bundle, or is listed twice"
             continue
         named.add(subject.name)
         if path.is_symlink() or not path.is_file():
@@ -141,7 +141,7 @@ def _files(root: Path, statement: Statement) -> Iterator[tuple[Fault, str]]:
 
 
 def _judged_again(root: Path, statement: Statement) -> Iterator[tuple[Fault, str]]:
-    """The same runs come to the same verdict, node by node."""
+    """Check that judging the runs again gives the stated verdict, node by node."""
     predicate, verdict = statement.predicate, gather_folder(root)
     passed = {node.node for node in verdict.nodes if node.status == "pass"}
     made_by = predicate.loadcheck.get("version")
@@ -152,7 +152,7 @@ def _judged_again(root: Path, statement: Statement) -> Iterator[tuple[Fault, str
             f"the statement says {predicate.result}, and judged again the fleet is {verdict.status}{by}",
         )
     if configuration(verdict.plan) != predicate.configuration:
-        yield Fault.VERDICT, "image, lock and profile are stated as others than those of the plan"
+        yield Fault.VERDICT, "the stated image, lock or profile is not that of the plan"
     differ = sorted(passed ^ set(predicate.passed_tests))
     if differ:
         yield Fault.VERDICT, f"judged again, other nodes pass than stated: {', '.join(differ[:5])}{by}"

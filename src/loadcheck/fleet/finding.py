@@ -1,4 +1,4 @@
-"""What is wrong with a node, as far as the fleet goes: its own verdict is one of the kinds."""
+"""The findings about a node of a fleet; its own verdict is one kind of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Kind(Enum):
-    """What a node can be found out in."""
+    """What can be wrong with a node."""
 
     MISSING = "missing"
     UNREADABLE = "unreadable"
@@ -33,30 +33,30 @@ class Kind(Enum):
 
 REMEDIES = {
     Kind.MISSING: "see the engine's own record of that node; load it again",
-    Kind.UNREADABLE: "copy its folder again; where it is the same, load it again",
-    Kind.REFUSED: "loadcheck doctor on that node says how to mend it",
-    Kind.UNPLANNED: "name it in the plan, or take its folder away",
-    Kind.VERDICT: "loadcheck report shows all of it",
-    Kind.DOUBLED: "keep the one that counts; where you cannot say which, load it again",
-    Kind.RETRIED: "look at why the first was lost; to count the second, take the first one's folder away",
+    Kind.UNREADABLE: "copy its folder again; if that does not help, load it again",
+    Kind.REFUSED: "loadcheck doctor on that node says how to fix it",
+    Kind.UNPLANNED: "add it to the plan, or remove its folder",
+    Kind.VERDICT: "loadcheck report shows all findings",
+    Kind.DOUBLED: "keep the one that counts; if you cannot tell which, load it again",
+    Kind.RETRIED: "find out why the first was lost; to count the second, remove the first one's folder",
     Kind.COPIED: "load that node itself",
     Kind.SAME_CARD: "load each node on its own card",
     Kind.LATE: "load it again, or plan a later time",
     Kind.CLOCK: "set its clock (chronyc makestep), and load it again",
-    Kind.CARD: "ask the provider for the card that was planned; or plan the one that is there",
-    Kind.IMAGE: "start it by the digest of the plan",
-    Kind.LOCK: "start it from the image of the plan",
+    Kind.CARD: "ask the provider for the planned card, or plan the one that the node has",
+    Kind.IMAGE: "start it by the plan's digest",
+    Kind.LOCK: "start it from the plan's image",
     Kind.CODE: "load it with the same loadcheck as the others",
-    Kind.PROFILE: "load it with the profile of the plan",
+    Kind.PROFILE: "load it with the plan's profile",
     Kind.NODE: "give each node its own folder",
-    Kind.UNSEALED: "copy its folder again; where there is no SHA256SUMS, load it again",
-    Kind.CHANGED: "copy its folder again; where it is the same, it was edited: load it again",
+    Kind.UNSEALED: "copy its folder again; if it has no SHA256SUMS, load it again",
+    Kind.CHANGED: "copy its folder again; if that does not help, it was edited: load it again",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class NodeFinding:
-    """One thing that keeps a node, and so the fleet, from a pass. `folder` is below the one that was gathered; "" for none."""
+    """One thing that keeps a node, and so the fleet, from passing. `folder` is relative to the gathered one; "" for none."""
 
     node: str
     kind: Kind

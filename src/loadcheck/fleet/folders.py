@@ -1,4 +1,4 @@
-"""Where the run folders of a fleet are: a directory, a mounted bucket, a tar, or a tar on stdin."""
+"""Finds the run folders of a fleet in a directory, a mounted bucket, a tar, or a tar on stdin."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from loadcheck.fleet.seal import MAX_FILE_BYTES, REFUSED, SEAL
 from loadcheck.runs.folder import FILES
 
 MARKS = ("run.json", "load.log", REFUSED)
-"""A folder with one of them is a run's, half of one, or that of a load which was not begun."""
-TAKEN = frozenset((*FILES, SEAL, REFUSED, NAME))
-_BEGUN = re.compile(r"\d{8}T\d{6}\.\d{6}Z")
-"""What `fleet node` calls the folder of a try: one without any of the marks was lost before it could write them."""
+"""A folder with one of these files is a run folder, perhaps incomplete, or that of a load which was refused."""
+UNPACKED = frozenset((*FILES, SEAL, REFUSED, NAME))
+_TRY = re.compile(r"\d{8}T\d{6}\.\d{6}Z")
+"""The name that `fleet node` gives the folder of a try. A folder without any of the marks is of a try that was lost before it wrote them."""
 
 
 @contextmanager
 def opened(target: Path, whole: bool = False) -> Iterator[Path]:
-    """The directory `target`; of a tar, and of "-", a temporary one with what they hold. BadInput where it is neither.
+    """The directory `target`; for a tar, or "-", a temporary directory with its files. BadInput if it is neither.
 
     Args:
-        whole: take every file of a tar, and not the files of runs and plans alone.
+        whole: unpack every file of a tar, not only the files of runs and plans.
     """
     if target.is_dir():
         yield target
         return
     with TemporaryDirectory(prefix="loadcheck-fleet-") as scratch:
-        names, most_bytes = (None, tars.MAX_FILE_BYTES) if whole else (TAKEN, MAX_FILE_BYTES)
+        names, most_bytes = (None, tars.MAX_FILE_BYTES) if whole else (UNPACKED, MAX_FILE_BYTES)
         tars.unpack(target, Path(scratch), names, most_bytes)
         yield Path(scratch)
 
 
 def run_folders(root: Path) -> Iterator[str]:
-    """Each run folder, as a path below `root` with "/" ("." for itself), in the order of their names; no link is followed.
+    """Yield each run folder, as a path below `root` with "/" ("." for itself), sorted by name; no link is followed.
 
-    So is each folder that cannot be opened, as nobody knows what is in it, and that of a try which left nothing. A run inside a run's folder
-    is one more.
+    Folders that cannot be opened are included, as they may hold a run, and so are folders of tries that left nothing. A run inside a run's folder
+    counts, too.
     """
-    waiting = [str(root)]  # no recursion, as a folder may be as deep as it likes
+    waiting = [str(root)]  # no recursion, as folders may be nested arbitrarily deep
     while waiting:
         folder = waiting.pop()
         try:
@@ -52,6 +52,6 @@ def run_folders(root: Path) -> Iterator[str]:
         except OSError:
             yield Path(folder).relative_to(root).as_posix()
             continue
-        if any(name in MARKS for name, _ in found) or _BEGUN.fullmatch(Path(folder).name):
+        if any(name in MARKS for name, _ in found) or _TRY.fullmatch(Path(folder).name):
             yield Path(folder).relative_to(root).as_posix()
         waiting += [os.path.join(folder, name) for name, is_folder in reversed(found) if is_folder]  # noqa: PTH118

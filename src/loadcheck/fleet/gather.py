@@ -1,4 +1,4 @@
-"""`loadcheck fleet gather`: run folders into one verdict. What is kept of a node is a few hundred bytes."""
+"""`loadcheck fleet gather`: judges run folders and combines them into one verdict, keeping a few hundred bytes per node."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from loadcheck.fleet.tally import Tally
 from loadcheck.fleet.verdict import CardResult, FleetVerdict, NodeResult, cards_of
 
 ALONE = 64
-"""So many folders are judged sooner than other processes are started."""
+"""Fewer folders than this are judged in this process: that is faster than starting others."""
 BATCH, CHUNK = 1024, 16
 
 
 def examined(root: Path, folders: Iterable[str], against: Against, jobs: int | None = None) -> Iterator[Seen]:
-    """Each folder judged, in order; by as many processes as there are cores where there are many."""
+    """Judge each folder, in order; many folders by as many processes as there are cores."""
     rest = iter(folders)
     first = list(islice(rest, ALONE))
     jobs = len(os.sched_getaffinity(0)) if jobs is None else jobs
@@ -43,8 +43,8 @@ def examined(root: Path, folders: Iterable[str], against: Against, jobs: int | N
                 yield from pool.map(_examine, batch, chunksize=CHUNK)
                 batch = list(islice(rest, BATCH))
         except BrokenProcessPool:
-            what = "a process that judges was killed, most often for want of memory"
-            raise UnsupportedMachine(Problem("gather", what, "take fewer at once", "--jobs")) from None
+            what = "a worker process was killed, most likely for lack of memory"
+            raise UnsupportedMachine(Problem("gather", what, "use fewer at once", "--jobs")) from None
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -53,7 +53,7 @@ _of_worker: dict[str, tuple[Path, Against]] = {}
 
 
 def _begin(root: Path, against: Against) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _of_worker["task"] = root, against
 
 
@@ -64,7 +64,7 @@ def _examine(folder: str) -> Seen:
 
 @dataclass(slots=True)
 class _Attempts:
-    """What is known of one node: its runs, by how they ended."""
+    """The runs of one node, by how they ended."""
 
     passed: int = 0
     ended: list[str] = field(default_factory=list)
@@ -74,7 +74,7 @@ class _Attempts:
 
 @dataclass(slots=True)
 class Gathering:
-    """The nodes of a fleet as they come, and what only shows between them."""
+    """Collects the nodes of a fleet one by one, and the findings that only a comparison of nodes shows."""
 
     plan: FleetPlan | None = None
     nodes: dict[str, _Attempts] = field(default_factory=dict)
@@ -106,14 +106,14 @@ class Gathering:
         self._compare(seen)
 
     def _compare(self, seen: Seen) -> None:
-        """With the other nodes: no two print one log, and no two have one card; those that died early may print the same."""
+        """Compare with the other nodes: no two passing nodes have the same log, and no two have the same card. Logs of early deaths may be equal."""
         if seen.log_digest is not None and seen.status == "pass":
             other = self.logs.setdefault(seen.log_digest, seen.folder)
             if other != seen.folder:
-                self._found(seen, Kind.COPIED, f"its load.log is that of {other}, line by line")
+                self._found(seen, Kind.COPIED, f"its load.log equals that of {other}, line by line")
             elif seen.began is not None and (twin := self.began.setdefault(seen.began, seen.folder)) != seen.folder:
                 self._found(
-                    seen, Kind.COPIED, f"it began in the microsecond of {twin}, with the same free RAM to the byte"
+                    seen, Kind.COPIED, f"it began in the same microsecond as {twin}, with the same free RAM to the byte"
                 )
         if seen.gpu_uuid is not None:
             other = self.uuids.setdefault(seen.gpu_uuid.lower(), seen.node)
@@ -123,7 +123,7 @@ class Gathering:
             self.origins.setdefault((Kind.CODE, seen.code), []).append(seen.node)
         if self.plan is None:
             for kind, value in ((Kind.IMAGE, seen.image), (Kind.LOCK, seen.lock_sha256)):
-                self.origins.setdefault((kind, value or "not said"), []).append(seen.node)
+                self.origins.setdefault((kind, value or "not stated"), []).append(seen.node)
 
     def _found(self, seen: Seen, kind: Kind, what: str) -> None:
         self.findings.append(NodeFinding(seen.node, kind, what, seen.folder))
@@ -134,7 +134,7 @@ class Gathering:
         self.findings += self._mixed()
         for planned in () if self.plan is None else self.plan.nodes:
             if planned.node not in self.nodes:
-                what = f"there is no run of it; {planned.card} was planned"
+                what = f"it has no run; {planned.card} was planned"
                 self.findings.append(NodeFinding(planned.node, Kind.MISSING, what))
         nodes = tuple(self._results())
         cards: tuple[CardResult, ...] = cards_of(self.plan, nodes, self.loads_s, self.costs)
@@ -150,7 +150,7 @@ class Gathering:
                     yield NodeFinding(node, kind, f"its {kind.value} is {value}, and that of most is {usual}")
 
     def _results(self) -> Iterator[NodeResult]:
-        """In the order of the plan, then those that it does not have."""
+        """The results in the order of the plan, then those of unplanned nodes."""
         found = {finding.node for finding in self.findings}
         planned = {} if self.plan is None else {each.node: each.card for each in self.plan.nodes}
         for node in dict.fromkeys((*planned, *self.nodes)):
@@ -175,12 +175,12 @@ def _several(node: str, attempts: _Attempts) -> Iterator[NodeFinding]:
         what = f"it has {len(attempts.ended)} runs that ended: {', '.join(attempts.ended)}"
         yield NodeFinding(node, Kind.DOUBLED, what, attempts.ended[-1])
     elif attempts.ended and attempts.lost:
-        what = f"{', '.join(attempts.lost)} was lost, and {attempts.ended[0]} is a further try"
+        what = f"{', '.join(attempts.lost)} was lost, and {attempts.ended[0]} is another try"
         yield NodeFinding(node, Kind.RETRIED, what, attempts.ended[0])
 
 
 def gather_folder(root: Path, plan_file: Path | None = None, jobs: int | None = None) -> FleetVerdict:
-    """The verdict on all run folders below `root`, held against `plan_file`, or the fleet.json there; BadInput where that is none."""
+    """The verdict on all run folders below `root`, checked against `plan_file` or the fleet.json there; BadInput if that is invalid."""
     file = plan_file or plan_below(root)
     plan = None if file is None else read_plan(file)
     against = Against.of(plan, datetime.now(timezone.utc))
@@ -191,11 +191,11 @@ def gather_folder(root: Path, plan_file: Path | None = None, jobs: int | None = 
 
 
 def plan_below(root: Path) -> Path | None:
-    """The fleet.json of a folder of runs, or of the one folder in it, as a tar of that folder has it; None where there is none."""
+    """The fleet.json in a folder of runs, or one level below, as in a tar of that folder; None if there is none."""
     found = [root / NAME] if os.path.lexists(root / NAME) else sorted(root.glob(f"*/{NAME}"))
     if len(found) > 1:
         what = f"holds several plans: {', '.join(str(path.relative_to(root)) for path in found)}"
         raise BadInput(Problem(str(root), what, "gather one fleet at a time, or name the plan with --plan"))
     if found and found[0].exists() and not found[0].is_file():
-        raise BadInput(Problem(str(found[0]), "is no file", "take it away, and name the plan with --plan"))
+        raise BadInput(Problem(str(found[0]), "is not a file", "remove it, and give the plan with --plan"))
     return found[0] if found else None

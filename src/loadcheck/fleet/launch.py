@@ -1,4 +1,4 @@
-"""`loadcheck fleet run` by an engine's own command, and how all of it is taken back."""
+"""`loadcheck fleet run` with an engine's own commands, and the cleanup after a failure or an interrupt."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Say = Callable[[str], None]
 
 
 def launch(plan: FleetPlan, folder: Path, say: Say) -> bool:
-    """Run the engine's commands in the plan's folder; whether the user let them come to their end, well or not.
+    """Run the engine's commands in the plan's folder; returns False if the user interrupted them.
 
-    What was started is taken back where the user interrupts it, and where one of the commands fails: what it left may cost money.
-    UnsupportedMachine where a command is not here.
+    If the user interrupts it or a command fails, everything that was started is stopped, as it may cost money. UnsupportedMachine if a command is
+    not installed.
     """
     engine = engine_of(plan)
     commands = engine.start(plan)
@@ -37,7 +37,7 @@ def launch(plan: FleetPlan, folder: Path, say: Say) -> bool:
         say(f"failed: {shlex.join(command)}")
     if failed or interrupted:
         with ignore_signals():
-            _take_back(engine.stop(plan), folder, say)
+            _clean_up(engine.stop(plan), folder, say)
     return not interrupted
 
 
@@ -45,19 +45,19 @@ def _require(plan: FleetPlan, commands: list[list[str]]) -> None:
     missing = sorted({command[0] for command in commands if shutil.which(command[0]) is None})
     if missing:
         what = f"{', '.join(missing)} is not on this machine"
-        raise UnsupportedMachine(Problem(plan.engine, what, "start what was planned where it is (docs/clouds.md)"))
+        raise UnsupportedMachine(Problem(plan.engine, what, "run the plan where it is installed (docs/clouds.md)"))
 
 
 def _run(command: list[str], folder: Path, say: Say) -> bool:
-    """Its own output goes where ours does not: stdout is one document."""
+    """Run a command, with its stdout redirected to stderr, as our stdout is one JSON document."""
     say(shlex.join(command))
     return subprocess.run(command, cwd=folder, check=False, stdout=2).returncode == 0
 
 
-def _take_back(commands: list[list[str]], folder: Path, say: Say) -> None:
-    """What could not be taken back is said: it may cost money."""
-    left = [command for command in commands if not _run(command, folder, say)]
-    for command in left:
-        say(f"NOT TAKEN BACK, and it may still cost money: {shlex.join(command)}")
-    if not left:
-        say("nothing of it is left running")
+def _clean_up(commands: list[list[str]], folder: Path, say: Say) -> None:
+    """Run the engine's stop commands, and warn if one fails, as what is left may cost money."""
+    failed = [command for command in commands if not _run(command, folder, say)]
+    for command in failed:
+        say(f"NOT STOPPED, and it may still cost money: {shlex.join(command)}")
+    if not failed:
+        say("nothing is left running")

@@ -1,4 +1,4 @@
-"""`loadcheck fleet run` on this host: every node in a process of its own, on a GPU of its own; nothing of it outlives the call."""
+"""`loadcheck fleet run` on this host: each node is a process on its own GPU; no process outlives the call."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from loadcheck.specs.gpu import find_gpu
 
 POLL_S = 0.1
 ANSWERS = (0, 1, 2, 3)
-"""The exit codes that a load gives itself; with any other the node was lost."""
+"""The exit codes of a load that ended by itself; with any other the node was lost."""
 
 Gpu = tuple[str, str]
-"""UUID and name."""
+"""(UUID, name)."""
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A node with the GPU that it is pinned to, by UUID; None on the CPU."""
+    """A node and the UUID of its GPU; None on the CPU."""
 
     node: PlannedNode
     gpu: str | None = None
@@ -48,7 +48,7 @@ class _Running:
 
 
 def slots(plan: FleetPlan) -> tuple[Slot, ...]:
-    """A GPU for each node; UnsupportedMachine where this host has too few of a card."""
+    """Assign a GPU to each node; UnsupportedMachine if this host has too few of a card."""
     free: dict[str, list[str]] = {}
     for uuid, name in visible(read_gpus(), os.environ.get(VISIBLE)):
         free.setdefault(find_gpu(name) or name, []).append(uuid)
@@ -58,12 +58,12 @@ def slots(plan: FleetPlan) -> tuple[Slot, ...]:
     return tuple(Slot(node, None if node.card == CPU else free[node.card].pop(0)) for node in plan.nodes)
 
 
-def visible(gpus: Sequence[Gpu], said: str | None) -> tuple[Gpu, ...]:
-    """Those that CUDA_VISIBLE_DEVICES leaves, as a scheduler may have given us some alone: by number or UUID, up to the first that is none."""
-    if said is None:
+def visible(gpus: Sequence[Gpu], variable: str | None) -> tuple[Gpu, ...]:
+    """The GPUs in CUDA_VISIBLE_DEVICES, by number or UUID, up to the first invalid entry; a scheduler may have assigned only some."""
+    if variable is None:
         return tuple(gpus)
     found: list[Gpu] = []
-    for word in (word.strip() for word in said.split(",")):
+    for word in (word.strip() for word in variable.split(",")):
         named = [each for number, each in enumerate(gpus) if word and (word == str(number) or each[0].startswith(word))]
         if len(named) != 1 or named[0] in found:
             break
@@ -75,16 +75,16 @@ def _too_few(plan: FleetPlan, free: dict[str, list[str]]) -> Iterator[Problem]:
     for card in dict.fromkeys(node.card for node in plan.nodes if node.card != CPU):
         wanted, there = sum(node.card == card for node in plan.nodes), len(free.get(card, ()))
         if wanted > there:
-            what = f"the plan has {wanted} nodes of {card}, and this host has {there}"
-            yield Problem("fleet.json", what, "plan as many as there are: each node has a GPU of its own", "nodes")
+            what = f"the plan has {wanted} nodes with {card}, but this host has {there}"
+            yield Problem("fleet.json", what, "plan only as many: each node has a GPU of its own", "nodes")
 
 
 def run_local(plan: FleetPlan, folder: Path, say: Say) -> bool:
-    """Run every node, as many at once as the plan says; whether all were run, and none was cut short by the user.
+    """Run every node, as many at once as the plan says; returns False if the user interrupted it.
 
     Args:
-        folder: of the plan; what a node prints goes to NODE.out there.
-        say: takes a line for each start and end.
+        folder: the plan's; a node's output goes to NODE.out there.
+        say: called with a line for each start and end.
     """
     waiting, running = deque(slots(plan)), list[_Running]()
     workers = plan.options.get("workers") or max(1, sum(slot.gpu is not None for slot in waiting))
@@ -99,7 +99,7 @@ def run_local(plan: FleetPlan, folder: Path, say: Say) -> bool:
                     waiting.extend(_again(plan, ended, say))
                 time.sleep(POLL_S)
         except KeyboardInterrupt:
-            say(f"interrupted: {len(running)} running nodes are ended, {len(waiting)} are not begun")
+            say(f"interrupted: {len(running)} running nodes are stopped, {len(waiting)} are not started")
             return False
         finally:
             with ignore_signals():
@@ -122,12 +122,12 @@ def _start(plan: FleetPlan, folder: Path, slot: Slot, say: Say) -> _Running:
 
 
 def command_of(plan: FleetPlan) -> list[str]:
-    """A node's process; who it is stands in its environment."""
+    """The command of a node's process; its environment holds the node's name."""
     return [sys.executable, "-m", "loadcheck", *node_command(plan, str(Path(plan.results).absolute()))]
 
 
 def _ended(plan: FleetPlan, running: Sequence[_Running]) -> list[_Running]:
-    """Those that have ended; one that takes longer than it may is killed, and so was lost."""
+    """The nodes that have ended; a node that exceeds its time limit is killed, and counts as lost."""
     for each in running:
         if each.process.poll() is None and time.monotonic() - each.started_s > plan.minutes * 60:
             kill_session(each.process.pid)
@@ -136,21 +136,21 @@ def _ended(plan: FleetPlan, running: Sequence[_Running]) -> list[_Running]:
 
 
 def _again(plan: FleetPlan, ended: _Running, say: Say) -> Iterator[Slot]:
-    """A further try for a node that was lost: gather names it, and counts it as no pass."""
+    """Another try for a node that was lost; gather reports it, and does not count it as a pass."""
     slot, code = ended.slot, ended.process.returncode
     kill_session(ended.process.pid)
     took = f"after {time.monotonic() - ended.started_s:.0f} s"
     if code in ANSWERS:
         say(f"{slot.node.node}: exit code {code} {took}")
         return
-    once_more = slot.tries <= plan.retries
-    say(f"{slot.node.node}: lost {took} (exit code {code}){'; once more' if once_more else ''}")
-    if once_more:
+    retry = slot.tries <= plan.retries
+    say(f"{slot.node.node}: lost {took} (exit code {code}){'; trying again' if retry else ''}")
+    if retry:
         yield Slot(slot.node, slot.gpu, slot.tries + 1)
 
 
 def _end(running: Sequence[_Running]) -> None:
-    """Ask each node to end, as Ctrl-C asks a load, and kill what has not ended then."""
+    """Interrupt each node, as Ctrl-C does, and kill those that do not end in time."""
     for each in running:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(each.process.pid, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""`loadcheck fleet node`: what every engine starts on a node. One load in a folder of its own, sealed when it has ended."""
+"""`loadcheck fleet node`: the command that every engine starts on a node. It runs one load in its own folder, and seals that at the end."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def run_node(results: Path, load: Callable[[Path], int], environ: MutableMapping[str, str]) -> int:
-    """One load of this node, by `load`, in RESULTS/NODE/TIME: a further try lies beside the first. Returns its exit code."""
+    """Run one load of this node with `load` in RESULTS/NODE/TIME, so that each try has its own folder. Returns its exit code."""
     name = environ.get(NODE_VARIABLE)
     if not name:
-        what = "is not set, so nobody could say whose this load is"
+        what = "is not set, so it is unknown which node this is"
         raise BadInput(Problem("environment", what, "set it to the node's name in fleet.json", NODE_VARIABLE))
     pin_visible(environ)
     folder = results / name / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%fZ}"
@@ -31,7 +31,7 @@ def run_node(results: Path, load: Callable[[Path], int], environ: MutableMapping
 
 @contextmanager
 def _sealed(folder: Path) -> Iterator[None]:
-    """Seal what a load left, however it ended; of one that was not begun, say why."""
+    """Seal the folder of a load, however it ended; if the load was refused, write the reason instead."""
     problems: tuple[Problem, ...] = ()
     try:
         yield
@@ -42,14 +42,14 @@ def _sealed(folder: Path) -> Iterator[None]:
         if (folder / "run.json").exists():
             seal(folder)
         else:
-            why = [str(problem) for problem in problems] or ["see what it printed, in the engine's own log"]
+            why = [str(problem) for problem in problems] or ["see its output in the engine's own log"]
             write_json(folder / REFUSED, {"why": why})
 
 
 def pin_visible(environ: MutableMapping[str, str]) -> None:
-    """Take the GPU that a scheduler chose by CUDA_VISIBLE_DEVICES for this load's: the pinned stack reads no other entry than 0."""
+    """Pin the GPU that a scheduler chose with CUDA_VISIBLE_DEVICES, as the pinned stack supports no entry but 0 there."""
     chosen = environ.get(VISIBLE, "").split(",")[0].strip()
-    if environ.get(PIN):  # whoever chose it has taken notice of the variable, and nobody else may
+    if environ.get(PIN):  # it was chosen with regard to the variable, which must not be applied again
         environ.pop(VISIBLE, None)
         return
     if chosen in ("", "-1", "NoDevFiles"):
@@ -66,5 +66,5 @@ def pin_visible(environ: MutableMapping[str, str]) -> None:
 
 
 def node_environment(name: str, fleet: str, gpu: str | None = None) -> dict[str, str]:
-    """This environment, for a node that is started from here; of which image it is, only who started us can say (LOADCHECK_IMAGE)."""
+    """This environment, for a node started from here. LOADCHECK_IMAGE is inherited, as only whoever started this process knows the image."""
     return {**os.environ, NODE_VARIABLE: name, FLEET_VARIABLE: fleet} | ({PIN: gpu} if gpu else {})

@@ -1,4 +1,4 @@
-"""fleet.json: what a fleet was told to run, against which its run folders are read."""
+"""fleet.json: the plan of a fleet, against which its run folders are checked."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from loadcheck.specs.profile import Profile
 
 NAME = "fleet.json"
 CPU = "cpu"
-"""The card of a node that has none."""
+"""The `card` of a node without one."""
 MAX_BYTES = 64 * 1024 * 1024
-"""Far over the plan of 100,000 nodes, so that a hostile one cannot fill memory."""
+"""Far larger than a plan of 100,000 nodes, so that a hostile one cannot fill memory."""
 
 Engine = Literal["local", "kubernetes", "skypilot", "slurm", "ray"]
 HERE = ("local",)
 FleetName = Annotated[str, Meta(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
-"""It begins the names of clusters and jobs, which may have 63 characters in all."""
+"""It begins the names of clusters and jobs, which may have at most 63 characters."""
 NodeName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
-"""As Kubernetes and DNS want names (RFC 1123), and no path leads anywhere by one."""
+"""A name as Kubernetes and DNS require it (RFC 1123), which is also safe in a path."""
 Price = Annotated[float, Meta(gt=0, le=10_000)]
 
 
 class PlannedCard(Spec, frozen=True, kw_only=True):
-    """One kind of card. `predicted` is by JSON name; `price_per_hour`, of the cheapest of its nodes, is in whatever money the plan is in."""
+    """One kind of card. `predicted` is by JSON name; `price_per_hour` is that of its cheapest node, in the plan's currency."""
 
     card: str
     price_per_hour: Price | None = None
@@ -40,7 +40,7 @@ class PlannedCard(Spec, frozen=True, kw_only=True):
 
 
 class PlannedNode(Spec, frozen=True, kw_only=True):
-    """A node, and the card that it has; "cpu" for none. `unit` is what the engine starts at once; `host` the machine that was named."""
+    """A node with its card ("cpu" for none). `unit` is the group that the engine starts at once; `host` is the requested machine."""
 
     node: NodeName
     card: str
@@ -53,15 +53,15 @@ class FleetPlan(Spec, frozen=True, kw_only=True):
     """One image and one profile on these nodes.
 
     Attributes:
-        created_at: when it was planned; a run that began before that is of another plan, or of a wrong clock.
+        created_at: when it was planned; a run that began earlier is of another plan, or its clock is wrong.
         until: when a run must have ended; None for no limit.
-        image: by digest, HOST/PATH@sha256:…; None where the engine runs this very environment.
+        image: by digest, HOST/PATH@sha256:…; None if the engine runs the installed environment.
         lock_sha256: of the lock that every node must have.
-        arguments: of `loadcheck load` on every node: the profile's name, and flags.
-        results: the folder, or the bucket, that every node writes into.
-        minutes: that a node may take, its start included.
-        retries: how often a node that is lost is started again.
-        options: what the engine alone takes (spec.py).
+        arguments: for `loadcheck load` on every node: the profile's name, and flags.
+        results: the folder or bucket that every node writes into.
+        minutes: the time limit of a node, including its start.
+        retries: how often a lost node is started again.
+        options: the engine's own options (spec.py).
     """
 
     schema: Literal[1] = 1
@@ -92,12 +92,12 @@ class FleetPlan(Spec, frozen=True, kw_only=True):
 
     @property
     def digest(self) -> str | None:
-        """Of the image: "sha256:…"."""
+        """The image's digest, "sha256:…"."""
         return None if self.image is None else self.image.partition("@")[2]
 
     @property
     def identity(self) -> str:
-        """By which its runs are told from those of another plan, of the same nodes even: they are handed it as LOADCHECK_FLEET."""
+        """Distinguishes its runs from those of another plan, even for the same nodes; nodes get it as LOADCHECK_FLEET."""
         return f"{self.name}-{self.created_at.astimezone(timezone.utc):%Y%m%dT%H%M%SZ}"
 
     @property
@@ -105,7 +105,7 @@ class FleetPlan(Spec, frozen=True, kw_only=True):
         return self.engine in HERE
 
     def units(self) -> dict[str, tuple[PlannedNode, ...]]:
-        """The nodes by what the engine starts at once; those of a unit differ by their number alone."""
+        """The nodes by unit; those of a unit differ only in their number."""
         found: dict[str, tuple[PlannedNode, ...]] = {}
         for node in self.nodes:
             found[node.unit] = (*found.get(node.unit, ()), node)
@@ -113,7 +113,7 @@ class FleetPlan(Spec, frozen=True, kw_only=True):
 
 
 def settings_of(profile: Profile) -> dict[str, Any]:
-    """Every setting of a profile by dotted key, without what only describes it."""
+    """Every setting of a profile by dotted key, without its name and description."""
     return {key: value for key, value in flat(profile).items() if key not in ("name", "description")}
 
 
@@ -122,7 +122,7 @@ def write_plan(plan: FleetPlan, path: Path) -> None:
 
 
 def read_plan(path: Path) -> FleetPlan:
-    """BadInput where it is missing or no plan of a fleet."""
+    """Read a plan; BadInput if it is missing or invalid."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_BYTES + 1)
@@ -130,7 +130,8 @@ def read_plan(path: Path) -> FleetPlan:
             raise ValueError(f"is larger than {MAX_BYTES} bytes")
         data = json.loads(text)
     except OSError as error:
-        raise BadInput(Problem(str(path), f"no plan ({error.strerror})", "name fleet.json with --plan")) from None
+        what = f"cannot be read ({error.strerror})"
+        raise BadInput(Problem(str(path), what, "give the path of fleet.json with --plan")) from None
     except (ValueError, RecursionError) as error:
-        raise BadInput(Problem(str(path), f"no plan ({error})", "make it with loadcheck fleet plan")) from None
+        raise BadInput(Problem(str(path), f"not a plan ({error})", "make it with loadcheck fleet plan")) from None
     return validate(FleetPlan, data, str(path))

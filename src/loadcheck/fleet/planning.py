@@ -1,4 +1,4 @@
-"""From FLEET.toml to a plan: each card predicted first, and those that will not hold the model refused before they are rented."""
+"""Makes a plan from FLEET.toml: predicts each card, and refuses those that cannot hold the model before they are rented."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from loadcheck.stacks import case_of, predict
 from loadcheck.units import GIB, from_gib
 
 ASSUMED_RAM_BYTES = 64 * GIB
-"""Of a node that is not this machine, and of which FLEET.toml does not say it."""
+"""For a node that is not this machine, if FLEET.toml does not state its RAM."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ram:
-    """What is available on a node. On a GPU it moves the swap space and its CPU blocks alone, which a node is judged by from its own RAM."""
+    """The RAM available on a node. On a GPU it affects only the swap space and its CPU blocks, which a node's verdict predicts from its own RAM."""
 
     num_bytes: int
     source: Literal["FLEET.toml", "this machine", "assumed"]
@@ -44,7 +44,7 @@ class Ram:
 
 @dataclass(frozen=True, slots=True)
 class PlannedGroup:
-    """Nodes of one card, with what is predicted there; `refused` says why they are not planned, and is empty where they are."""
+    """Nodes of one card with their prediction; `refused` is the reason why they are not planned, empty if they are."""
 
     group: Group
     card: str
@@ -67,7 +67,7 @@ class PlannedGroup:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """The plan, and the groups that it was made of; None where every one is refused."""
+    """The plan (None if every group is refused), and the groups that it was made from."""
 
     plan: FleetPlan | None
     groups: tuple[PlannedGroup, ...]
@@ -78,7 +78,7 @@ class Planned:
 
     @property
     def exit_code(self) -> int:
-        """1 where any card that was asked for is refused."""
+        """1 if any requested card is refused."""
         return EXIT_FAIL if self.refused else EXIT_PASS
 
     def to_json(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Planned:
 
 
 def plan_fleet(spec: FleetSpec, now: datetime | None = None) -> Planned:
-    """Predict each card, and plan those that hold the model. BadInput for names that are unknown, all at once."""
+    """Predict each card, and plan those that hold the model. BadInput lists all unknown names at once."""
     profile = _profile(spec)
     refuse_bad_input(make_plan(profile))
     groups = tuple(_groups(spec, profile))
@@ -110,7 +110,7 @@ def plan_fleet(spec: FleetSpec, now: datetime | None = None) -> Planned:
 
 
 def _profile(spec: FleetSpec) -> Profile:
-    """By name alone: no file of this machine is on the nodes."""
+    """The profile, by name only, as files of this machine are not on the nodes."""
     if spec.profile not in profile_names():
         known = ", ".join(profile_names())
         raise BadInput(Problem("FLEET.toml", f"there is no profile {spec.profile!r}", f"known: {known}", "profile"))
@@ -118,7 +118,7 @@ def _profile(spec: FleetSpec) -> Profile:
 
 
 def _arguments(profile: Profile, name: str) -> tuple[str, ...]:
-    """Of `loadcheck load` on a node: the profile's name, and a flag for each key that is not the profile's own."""
+    """The arguments of `loadcheck load` on a node: the profile's name, and a flag for each key that differs from it."""
     base, mine = flat(load_profile(name)), flat(profile)
     differ = [flag for flag in settings_of(Profile) if base.get(flag.key) != mine.get(flag.key)]
     return (name, *(word for flag in differ for word in shlex.split(flag.set_to(mine[flag.key]))))
@@ -138,7 +138,7 @@ def _groups(spec: FleetSpec, profile: Profile) -> Iterator[PlannedGroup]:
 
 
 def _group(spec: FleetSpec, profile: Profile, group: Group) -> PlannedGroup:
-    """BadInput for a card that is not known, and for a CPU where a GPU is needed, or the other way round."""
+    """Predict a group; BadInput for an unknown card, and for a CPU where a GPU is needed or vice versa."""
     on_cpu = group.card.lower() == CPU
     if on_cpu != profile.on_cpu:
         needs = "no card: write cpu" if profile.on_cpu else "a GPU: name its card"
@@ -152,11 +152,11 @@ def _group(spec: FleetSpec, profile: Profile, group: Group) -> PlannedGroup:
 
 
 def _known(card: str) -> tuple[str, str | None]:
-    """Its key in env/gpus.toml, and why this stack cannot use it; BadInput for one that is not there, or whose memory is not known."""
+    """A card's key in env/gpus.toml, and why this stack cannot use it; BadInput for a card that is unknown or whose memory is unknown."""
     key, gpu = gpu_named(card)
     if gpu.refused is None and None in (known_bytes(gpu.total_bytes), known_bytes(gpu.used_before_bytes)):
-        what = f"the free memory of {key} is not known, so nothing is predicted there"
-        raise BadInput(Problem("FLEET.toml", what, "take another; loadcheck list cards"))
+        what = f"the free memory of {key} is not known, so nothing can be predicted for it"
+        raise BadInput(Problem("FLEET.toml", what, "use another card; see loadcheck list cards"))
     return key, gpu.refused
 
 
@@ -169,14 +169,14 @@ def _why_refused(spec: FleetSpec, group: Group, prediction: Prediction) -> str:
     if not prediction.fits:
         return prediction.obstacles[0].what if prediction.obstacles else "it does not fit"
     if cap is not None and price is None:
-        return f"its price is not said, and no card may cost more than {cap:g} an hour"
+        return f"its price is not stated, and no card may cost more than {cap:g} an hour"
     if cap is not None and price is not None and price > cap:
         return f"it costs {price:g} an hour, and no card may cost more than {cap:g}"
     return ""
 
 
 def _cards(groups: list[PlannedGroup]) -> Iterator[PlannedCard]:
-    """Each card once, at the lowest of its prices."""
+    """Each card once, at its lowest price."""
     for card in dict.fromkeys(each.card for each in groups):
         of_it = [each for each in groups if each.card == card]
         prices = [each.group.price_per_hour for each in of_it if each.group.price_per_hour is not None]
@@ -186,7 +186,7 @@ def _cards(groups: list[PlannedGroup]) -> Iterator[PlannedCard]:
 
 
 def _nodes(groups: list[PlannedGroup]) -> Iterator[PlannedNode]:
-    """Named by card and number, or by card and host; a card's second group has a number of its own."""
+    """The nodes, named by card and number, or by card and host; further groups of a card are numbered."""
     seen: dict[str, int] = {}
     for each in groups:
         base = each.card.lower()

@@ -1,4 +1,4 @@
-"""SHA256SUMS of a run folder, written when the run has ended: half an upload and a later edit show."""
+"""Seals a run folder with SHA256SUMS when the run has ended, which reveals incomplete uploads and later edits."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from loadcheck.units import show_bytes
 
 SEAL = "SHA256SUMS"
 REFUSED = "refused.json"
-"""In place of run.json, where a load was not begun: {"why": […]}."""
+"""Written instead of run.json if a load was refused: {"why": […]}."""
 MAX_BYTES = 65536
 MAX_FILE_BYTES = 64 * 1024 * 1024
-"""Of one file of a load that is judged: none comes near it, and one that does would take minutes to read."""
+"""Limit for a file of a load that is judged: real ones are far smaller, and reading a larger one would take minutes."""
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file, in hexadecimal; BadInput where it is a link or a device."""
+    """The SHA-256 of a file in hexadecimal; BadInput if it is a link or a device."""
     return disk.sha256_of(own_file(path))
 
 
 def text_sha256_of(path: Path) -> bytes:
-    """Of the lines of a text, whatever ends them and however many are empty; BadInput as `sha256_of`."""
+    """The SHA-256 of the stripped, non-empty lines of a text; BadInput as in `sha256_of`."""
     digest = sha256()
     with own_file(path).open("rb") as file:
         for line in file:
@@ -39,19 +39,19 @@ def text_sha256_of(path: Path) -> bytes:
 
 
 def seal(folder: Path) -> None:
-    """Write the sums of a run's files, as sha256sum does."""
+    """Write the checksums of a run's files, in sha256sum's format."""
     names = [name for name in FILES if (folder / name).is_file()]
     write_whole(folder / SEAL, "".join(f"{sha256_of(folder / name)}  {name}\n" for name in names))
 
 
 def broken_seal(folder: Path) -> Iterator[str]:
-    """What is not as it was sealed, in words; a folder that has no seal yields nothing (see `is_sealed`)."""
+    """Yield, in words, each difference from the seal of a folder that has one (see `is_sealed`)."""
     with own_file(folder / SEAL).open("rb") as file:
         text = file.read(MAX_BYTES + 1).decode("utf-8", "replace")
     lines = [_LINE.fullmatch(line) for line in text.splitlines()]
     named = {line[2].removeprefix("./"): line[1] for line in lines if line}
     if len(text) > MAX_BYTES or None in lines or len(named) < len(lines):
-        yield f"{SEAL} is none: it has a line that is no sum, or one twice, or more than {MAX_BYTES} bytes"
+        yield f"{SEAL} is invalid: it has an invalid or a duplicate line, or more than {MAX_BYTES} bytes"
     for name in FILES:
         path = folder / name
         if name not in named:
@@ -60,11 +60,11 @@ def broken_seal(folder: Path) -> Iterator[str]:
         elif not path.exists():
             yield f"{name} is missing"
         elif sha256_of(path) != named[name]:
-            yield f"{name} is not what was sealed"
+            yield f"{name} was changed after it was sealed"
 
 
 def refuse_foreign(folder: Path) -> None:
-    """BadInput where a run's folder holds what no load leaves there: a link or a device, or a file that is too large to be read."""
+    """BadInput if a run's folder holds what a load never leaves there: a link, a device, or an oversized file."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if not entry.is_dir(follow_symlinks=False):

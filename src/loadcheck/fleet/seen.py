@@ -1,4 +1,4 @@
-"""One run folder of a fleet, judged: what the fleet needs to know of it, small enough to keep ten thousand of."""
+"""Judges one run folder of a fleet, and keeps what the fleet needs of it: small enough to hold ten thousand of them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from loadcheck.runs.folder import MAX_RECORD_BYTES, own_file
 from loadcheck.specs.gpu import find_gpu
 
 MAX_WORDS = 500
-"""Characters of a finding."""
+"""The most characters of a finding."""
 MAX_VALUE = 100
-"""Characters of a figure's value."""
+"""The most characters of a figure's value."""
 NAMED_FAILURES = 3
-"""Of a node; `loadcheck report` of its folder has all."""
+"""How many failures of a node are listed; `loadcheck report` shows all."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeenFigure:
-    """A figure as a node's log prints it, and as it was predicted for that node; None where it is not."""
+    """A figure as a node's log prints it, and as predicted for that node (None if it is not)."""
 
     name: str
     measured: str
@@ -41,15 +41,16 @@ class SeenFigure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """A run folder. `ended` is whether its process came to an end of its own: the others were lost.
+    """A judged run folder.
 
     Attributes:
-        folder: below the one that was gathered.
-        card: its key in env/gpus.toml, the device name of a card that is not there, "cpu", or None where nothing says it.
+        folder: its path relative to the gathered folder.
         status: of its verdict: pass, fail, refused or skipped.
-        code: the version of loadcheck that it was loaded by, and its commit; None for a folder that cannot be read.
-        log_digest: of load.log; no two loads print the same seconds.
-        began: the microsecond and the free RAM, to the byte, that it began with; None where run.json does not say both.
+        ended: whether its process ended by itself; otherwise it was lost.
+        card: its key in env/gpus.toml, or the device name of an unknown card, or "cpu"; None if not stated.
+        code: the version and the commit of the loadcheck that ran it; None for a folder that cannot be read.
+        log_digest: the hash of load.log, which is unique, as no two loads take the same seconds.
+        began: the start time to the microsecond and the free RAM in bytes; None if run.json lacks one of them.
     """
 
     folder: str
@@ -75,15 +76,15 @@ class Seen:
 
 
 def examine(root: Path, folder: str, against: Against) -> Seen:
-    """Judge the run folder `root`/`folder`. What cannot be read is a finding, too: it never raises for what a folder holds."""
+    """Judge the run folder `root`/`folder`. It never raises because of a folder's content: what cannot be read is a finding."""
     parts = folder.split("/")
     named = next((part for part in parts if part in against.cards), parts[0])
     path = root / folder
     try:
         return _examined(path, folder, named, against)
     except (LoadcheckError, OSError, ValueError, RecursionError) as error:
-        what = _said(error.problems[0]) if isinstance(error, LoadcheckError) else str(error)
-    except Exception as error:  # ours, as like as not: but it is this node's alone, and the others are judged
+        what = _without_remedy(error.problems[0]) if isinstance(error, LoadcheckError) else str(error)
+    except Exception as error:  # probably a bug of ours, but it must not keep the other nodes from being judged
         what = f"loadcheck itself failed at it: {type(error).__name__}: {error}"
     node = named if folder != "." else path.resolve().name
     why = _why_refused(path)
@@ -106,18 +107,18 @@ def _examined(path: Path, folder: str, named: str, against: Against) -> Seen:
     return replace(seen, findings=tuple(NodeFinding(seen.node, kind, _cut(what), folder) for kind, what in found))
 
 
-def _said(problem: Problem) -> str:
-    """Without its remedy, which is another one of a fleet."""
+def _without_remedy(problem: Problem) -> str:
+    """A problem in words without its remedy, as that of a fleet differs."""
     return ": ".join(word for word in (problem.where.rpartition("/")[2], problem.key, problem.what) if word)
 
 
 def _cut(text: str) -> str:
-    """So much as a person reads: a node may say as much as it likes, and all nodes are held in memory."""
+    """The text truncated to MAX_WORDS, as the findings of all nodes are kept in memory."""
     return text if len(text) <= MAX_WORDS else f"{text[:MAX_WORDS]}…"
 
 
 def _why_refused(path: Path) -> str | None:
-    """Why a load was not begun, as its node says; None where it does not."""
+    """Why a load was refused, by its node's refused.json; None without one."""
     try:
         with own_file(path / REFUSED).open("rb") as file:
             why = json.loads(file.read(MAX_RECORD_BYTES))["why"]
@@ -130,10 +131,10 @@ def _seen(loaded: Loaded, folder: str, named: str, plan: FleetPlan | None, diges
     record = loaded.record
     origin, gpu = record.origin, record.machine.get("gpu")
     start, ram = time_of(record.started_at), record.machine.get("ram_available_bytes")
-    said = folder if origin is None or origin.node is None else origin.node
+    stated = folder if origin is None or origin.node is None else origin.node
     return Seen(
         folder=folder,
-        node=said if plan is None else named,
+        node=stated if plan is None else named,
         status=loaded.verdict.status,
         ended=record.outcome in ENDED,
         card=card_of(loaded),
@@ -151,13 +152,13 @@ def _seen(loaded: Loaded, folder: str, named: str, plan: FleetPlan | None, diges
 
 
 def _uuid(gpu: Mapping[str, Any] | None) -> str | None:
-    """None where it is none."""
-    said = None if gpu is None else gpu.get("uuid")
-    return said.strip() if isinstance(said, str) and 0 < len(said) <= MAX_VALUE else None
+    """The GPU's UUID; None if it is missing or invalid."""
+    uuid = None if gpu is None else gpu.get("uuid")
+    return uuid.strip() if isinstance(uuid, str) and 0 < len(uuid) <= MAX_VALUE else None
 
 
 def card_of(loaded: Loaded) -> str | None:
-    """By the log, which is judged; by run.json where the log ends before it."""
+    """The card by the log, which is what is judged; by run.json if the log ends before stating it."""
     if loaded.record.profile.get("engine") == "cpu":
         return CPU
     printed = None if loaded.evidence is None else loaded.evidence.attempt.figures.gpu_name
@@ -167,7 +168,7 @@ def card_of(loaded: Loaded) -> str | None:
 
 
 def _figures(loaded: Loaded) -> Iterator[SeenFigure]:
-    """Without times, which no two loads share, and without the card's name, by which nodes are compared."""
+    """The figures without times, which always differ, and without the card's name, by which nodes are grouped."""
     evidence = loaded.evidence
     if evidence is None:
         return
@@ -177,7 +178,7 @@ def _figures(loaded: Loaded) -> Iterator[SeenFigure]:
         if reading is None or spec.kind is FigureKind.SECONDS or attribute == "gpu_name":
             continue
         wanted = None if predicted is None else getattr(predicted, attribute)
-        measured = reading.show().rstrip("/").rsplit("/", 1)[-1]  # of a model's folder the last name
+        measured = reading.show().rstrip("/").rsplit("/", 1)[-1]  # only the last component of a model's path
         yield SeenFigure(
             spec.name, measured[:MAX_VALUE], None if wanted is None else spec.show(wanted, reading.decimals)
         )
@@ -187,22 +188,22 @@ def _own_verdict(verdict: Verdict) -> Iterator[tuple[Kind, str]]:
     if verdict.passed:
         return
     failures = verdict.failures()
-    named = "; ".join(map(_in_words, failures[:NAMED_FAILURES])) or "nothing of it could be compared"
+    named = "; ".join(map(_in_words, failures[:NAMED_FAILURES])) or "nothing could be compared"
     more = len(failures) - NAMED_FAILURES
     yield Kind.VERDICT, f"{verdict.status}: {named}" + (f"; and {more} more" if more > 0 else "")
 
 
 def _in_words(finding: Finding) -> str:
-    said = finding.trouble or finding.figure
+    subject = finding.trouble or finding.figure
     if finding.measured is not None and finding.predicted is not None and finding.trouble is None:
-        return f"{said} is {finding.measured}, not {finding.predicted}"
-    return f"{said}: {finding.why}" if finding.why else said
+        return f"{subject} is {finding.measured}, not {finding.predicted}"
+    return f"{subject}: {finding.why}" if finding.why else subject
 
 
 def _seal_findings(path: Path, broken: tuple[str, ...], plan: FleetPlan | None) -> Iterator[tuple[Kind, str]]:
     if os.path.lexists(path / REFUSED):
-        yield Kind.CHANGED, f"it has run.json and {REFUSED}: it was begun, and was not"
+        yield Kind.CHANGED, f"it has both run.json and {REFUSED}, which contradict each other"
     if broken:
         yield Kind.CHANGED, "; ".join(broken)
     elif plan is not None and not is_sealed(path):
-        yield Kind.UNSEALED, f"there is no {SEAL}: the node did not come to its end, or its upload did not"
+        yield Kind.UNSEALED, f"there is no {SEAL}: the node or its upload did not finish"

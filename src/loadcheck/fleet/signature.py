@@ -1,4 +1,4 @@
-"""Whose a fleet's statement is (`loadcheck.signature`): what is signed for it is no signature of an image."""
+"""Signs a fleet's statement (`loadcheck.signature`) in its own namespace, so that its signature is not valid for an image."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ NAMESPACE = "fleet@loadcheck"
 
 
 def sign(path: Path, key: Path) -> None:
-    """As `signature.sign`."""
+    """Like `signature.sign`."""
     signature.sign(path, key, NAMESPACE)
 
 
 def signer_of(path: Path, signed: Path, signers: Path | None) -> tuple[str | None, str]:
-    """As `signature.signer_of`."""
+    """Like `signature.signer_of`."""
     return signature.signer_of(path, signed, signers, NAMESPACE)

@@ -1,4 +1,4 @@
-"""FLEET.toml: what a fleet is to be, as a person writes it."""
+"""FLEET.toml: the description of a fleet, as a person writes it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from loadcheck.specs.files import Spec, load
 
 Count = Annotated[int, Meta(ge=1, le=100_000)]
 Word = Annotated[str, Meta(pattern=r"^[^\s'\"\\`$]+$", max_length=500)]
-"""It stands in shell scripts and in command lines."""
+"""A word without whitespace and quotes, as it is put into shell scripts and command lines."""
 Gres = Annotated[str, Meta(pattern=r"^[\w.:,-]+$")]
 
 
 class Group(Spec, frozen=True, kw_only=True):
-    """Nodes of one card. With `hosts` there is one node on each of them; else `count` wherever the engine finds that card.
+    """Nodes of one card: one on each of `hosts`, or `count` wherever the engine finds that card.
 
-    `ram_available_gib` is what programs may take of a node, from which the swap space follows; None where it is not known.
+    `ram_available_gib` is the memory available to programs on a node, which determines the swap space; None if unknown.
     """
 
     card: str
@@ -35,7 +35,7 @@ class Group(Spec, frozen=True, kw_only=True):
 
 
 class Local(Spec, frozen=True, kw_only=True):
-    """This host. `workers`: how many nodes at once; None for as many as there are GPUs, and one without."""
+    """This host. `workers`: how many nodes run at once; None means as many as there are GPUs, or one without GPUs."""
 
     workers: Count | None = None
 
@@ -47,8 +47,8 @@ class Kubernetes(Spec, frozen=True, kw_only=True):
         results_claim: the PersistentVolumeClaim that all nodes write into (ReadWriteMany).
         queue: the LocalQueue of Kueue; None without Kueue.
         token_secret: the Secret with the hub's token under the key "token".
-        products: the nvidia.com/gpu.product labels of a card, where they are others than its device names.
-        tolerations: further taints, by key, that the nodes have beside nvidia.com/gpu.
+        products: the nvidia.com/gpu.product labels of a card, if they differ from its device names.
+        tolerations: keys of further taints of the nodes, in addition to nvidia.com/gpu.
     """
 
     results_claim: NodeName
@@ -68,9 +68,9 @@ class Skypilot(Spec, frozen=True, kw_only=True):
     """A task for each card.
 
     Attributes:
-        infra: where, as SkyPilot writes it, such as "aws/us-east-1"; None for the cheapest that it finds.
+        infra: where to run, in SkyPilot's notation, such as "aws/us-east-1"; None for the cheapest that it finds.
         runtime: "docker": a virtual machine that runs the image with Docker; "image": the image is the machine (RunPod, Kubernetes).
-        accelerators: SkyPilot's name of a card, where it is another than ours.
+        accelerators: SkyPilot's name of a card, if it differs from ours.
     """
 
     infra: Word | None = None
@@ -85,9 +85,9 @@ class Slurm(Spec, frozen=True, kw_only=True):
 
     Attributes:
         container: "apptainer" with the bundle of `make bundle`, or "pyxis" with a squashfs of the image.
-        root: where the bundle was unpacked (apptainer), or the squashfs (pyxis), on a disk that all nodes see.
-        bundle: the folder of the bundle, which says the digest.
-        gres: what asks for one card; by card where the site names them.
+        root: the unpacked bundle (apptainer), or the squashfs (pyxis), on a disk that all nodes share.
+        bundle: the folder of the bundle, which holds the image's digest.
+        gres: the request for one card; by card if the site names them.
     """
 
     bundle: Word
@@ -101,7 +101,7 @@ class Slurm(Spec, frozen=True, kw_only=True):
 
 
 class Ray(Spec, frozen=True, kw_only=True):
-    """A task for each GPU of a cluster that runs the image already. `accelerator_types`: Ray's name of a card, where its Ray is another."""
+    """A task for each GPU of a cluster that already runs the image. `accelerator_types`: Ray's names of cards, if another version of Ray differs."""
 
     address: Word = "auto"
     accelerator_types: dict[str, str] = {}
@@ -111,10 +111,10 @@ class FleetSpec(Spec, frozen=True, kw_only=True):
     """One image and one profile on these nodes.
 
     Attributes:
-        image: by digest; None for local and Ray, which run what is installed. Where it is named there, LOADCHECK_IMAGE on each machine says so.
-        profile: a name of env/profiles.
-        settings: keys of the profile that differ, nested ones with a dot.
-        price_cap_per_hour: of a card; one that costs more is refused. In the money of the prices.
+        image: by digest; None for local and Ray, which run what is installed. If it is given for these, each machine must set LOADCHECK_IMAGE.
+        profile: a name in env/profiles.
+        settings: changed keys of the profile, nested ones with a dot.
+        price_cap_per_hour: a card that costs more is refused; in the same currency as the prices.
     """
 
     name: FleetName
@@ -148,5 +148,5 @@ class FleetSpec(Spec, frozen=True, kw_only=True):
 
 
 def read_spec(path: Path) -> FleetSpec:
-    """BadInput with everything that is wrong with it at once."""
+    """Read FLEET.toml; BadInput lists all of its problems at once."""
     return load(FleetSpec, path)

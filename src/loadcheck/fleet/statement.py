@@ -1,6 +1,6 @@
-"""What a bundle says: an in-toto statement over every file of a fleet's runs, with its verdict as a test result.
+"""The statement of a bundle: an in-toto statement about every file of a fleet's runs, with the verdict as a test result.
 
-https://github.com/in-toto/attestation, spec/v1/statement.md and spec/predicates/test-result.md. What we add to it is under `loadcheck`.
+https://github.com/in-toto/attestation, spec/v1/statement.md and spec/predicates/test-result.md. Our additions are under `loadcheck`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ NAME, SIGNATURE = "statement.json", "statement.json.sig"
 TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE: Final = "https://in-toto.io/attestation/test-result/v0.1"
 MAX_BYTES = 512 * 1024 * 1024
-"""Far over the statement of 100,000 runs, so that a hostile one cannot fill memory."""
+"""Far larger than a statement about 100,000 runs, so that a hostile one cannot fill memory."""
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """A file, below the folder that the statement lies in."""
+    """A file, by its path relative to the statement's folder."""
 
     name: str
     digest: dict[str, str]
@@ -52,7 +52,7 @@ class Predicate(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Statement(msgspec.Struct, frozen=True, rename={"type": "_type", "predicate_type": "predicateType"}):
-    """A key that it does not know is no error: that is in-toto's rule."""
+    """An in-toto statement. Unknown keys are ignored, as in-toto requires."""
 
     type: Literal["https://in-toto.io/Statement/v1"]
     subject: list[Subject]
@@ -61,7 +61,7 @@ class Statement(msgspec.Struct, frozen=True, rename={"type": "_type", "predicate
 
 
 def make_statement(root: Path, verdict: FleetVerdict) -> Statement:
-    """Over every file below `root`; BadInput where one of them is a link or a device, as it may be another file elsewhere."""
+    """The statement about every file below `root`; BadInput if one is a link or a device, as that may be another file elsewhere."""
     passed = [node.node for node in verdict.nodes if node.status == "pass"]
     failed = [node.node for node in verdict.nodes if node.status != "pass"]
     predicate = Predicate(
@@ -81,15 +81,15 @@ def make_statement(root: Path, verdict: FleetVerdict) -> Statement:
 
 
 def stated_sha256(path: Path) -> str:
-    """Of a file of a bundle; BadInput where it is a link or a device, or so large that reading it is no check but a wait."""
+    """The SHA-256 of a file of a bundle; BadInput if it is a link, a device, or too large to be read in a reasonable time."""
     if own_file(path).stat().st_size > MAX_FILE_BYTES:
         what = f"is larger than {show_bytes(MAX_FILE_BYTES)}"
-        raise BadInput(Problem(str(path), what, "take it out of the folder of the runs"))
+        raise BadInput(Problem(str(path), what, "remove it from the folder of the runs"))
     return sha256_of(path)
 
 
 def configuration(plan: FleetPlan | None) -> list[dict[str, Any]]:
-    """What was tested with, as resource descriptors: the image, the lock, the profile."""
+    """The configuration of the test as resource descriptors: the image, the lock, the profile."""
     return [] if plan is None else list(_resources(plan))
 
 
@@ -103,7 +103,7 @@ def _resources(plan: FleetPlan) -> Iterator[dict[str, Any]]:
 
 
 def files_below(root: Path) -> Iterator[str]:
-    """Every file below `root`, by its path with "/", in order; without the statement itself and its signature."""
+    """Yield every file below `root` by its path with "/", sorted, except the statement and its signature."""
     for folder, folders, names in os.walk(root):
         folders.sort()
         for name in sorted([*names, *(each for each in folders if (Path(folder) / each).is_symlink())]):
@@ -117,5 +117,5 @@ def statement_text(statement: Statement) -> str:
 
 
 def read_statement(path: Path) -> Statement:
-    """BadInput where it is missing, or none of ours."""
+    """Read a statement; BadInput if it is missing or invalid."""
     return read_stated(path, Statement, MAX_BYTES, "a fleet", "make one with loadcheck fleet bundle")

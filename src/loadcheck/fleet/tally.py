@@ -1,4 +1,4 @@
-"""The figures of a fleet, card by card: what most nodes print, and which print something else; as large as there are other values."""
+"""Tallies the figures of a fleet by card: the value that most nodes print, and the deviations. Its size grows with the number of distinct values."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from loadcheck.fleet.seen import Seen
 
 NAMED_NODES = 5
-"""Of those that print one and the same other value."""
+"""How many of the nodes with the same value are named."""
 MAX_VALUES = 200
-"""Of one figure on one card; what comes after them is counted alone."""
+"""Distinct values kept per figure and card; further ones are only counted."""
 
 
 @dataclass(slots=True)
 class Value:
-    """How many nodes print a value, the first of them by name, and what was predicted for the first."""
+    """How many nodes print a value, the first few nodes, and what was predicted for the first."""
 
     count: int = 0
     nodes: list[str] = field(default_factory=list)
@@ -26,7 +26,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """A value that is not the usual one of its card. `predicted` is what was predicted for that node from its own free memory."""
+    """A value that differs from the usual one of its card. `predicted` is what was predicted for that node from its own free memory."""
 
     card: str
     figure: str
@@ -47,7 +47,7 @@ class Deviation:
 
 @dataclass(slots=True)
 class Tally:
-    """The values of each figure of each card, as they come."""
+    """The values of each figure on each card, in order of arrival."""
 
     values: dict[tuple[str, str], dict[str, Value]] = field(default_factory=dict)
     left_out: int = 0
@@ -64,7 +64,7 @@ class Tally:
                 value.nodes.append(seen.node)
 
     def usual(self) -> Iterator[tuple[str, str, str, Value]]:
-        """Card, figure, and the value that most nodes print; of two that as many print, the first."""
+        """Yield card, figure, and the value that most nodes print; the first one in a tie."""
         for (card, figure), values in sorted(self.values.items(), key=lambda item: item[0][0]):
             measured, value = max(values.items(), key=lambda item: item[1].count)
             yield card, figure, measured, value
@@ -78,7 +78,7 @@ class Tally:
 
 
 def differing_digit(measured: str, usual: str) -> str:
-    """Where two printed numbers begin to differ: "the 3rd decimal"; of words, and of numbers of other lengths, nothing."""
+    """Where two printed numbers begin to differ, such as "the 3rd decimal"; empty for words, and for numbers of different length."""
     whole, _, decimals = measured.replace(",", "").partition(".")
     usual_whole, _, usual_decimals = usual.replace(",", "").partition(".")
     if not (whole + decimals + usual_whole + usual_decimals).isdecimal() or len(whole) != len(usual_whole):

@@ -1,4 +1,4 @@
-"""A tar of run folders, read once from its beginning, as `kubectl exec … tar c` and object stores write it."""
+"""Unpacks a tar of run folders in one streaming pass, as `kubectl exec … tar c` and object stores write it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from loadcheck.errors import BadInput, Problem
 from loadcheck.fleet.plan import NAME
 
 MAX_FILE_BYTES = 1 << 30
-"""Of one file of a bundle; nothing of it comes near."""
+"""Limit per file of a bundle; real files are far smaller."""
 BLOCK_BYTES = tarfile.BLOCKSIZE
 CHUNK_BYTES = 1 << 20
 _OPENERS: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-"""By what a file begins with. They read to its last byte and check its sums, which tarfile's own streams do not."""
+"""Decompressors by magic number. They read to the last byte and verify checksums, which tarfile's own streams do not."""
 
 
 def unpack(target: Path, into: Path, names: frozenset[str] | None, most_bytes: int) -> None:
-    """Put the files of the tar `target`, or of the one on stdin ("-"), into a folder. BadInput where it is none, or not whole.
+    """Unpack the tar `target`, or the one on stdin ("-"), into a folder. BadInput if it is not a tar, or truncated.
 
     Args:
-        names: of the files that are taken; None for all.
-        most_bytes: that are taken of one of them; where it has more, one byte more is taken, so that whoever reads it sees that.
+        names: the names of the files to unpack; None for all.
+        most_bytes: the limit per file; of a larger file one byte more is unpacked, so that later readers notice.
     """
     try:
         if str(target) == "-":
@@ -38,13 +38,14 @@ def unpack(target: Path, into: Path, names: frozenset[str] | None, most_bytes: i
             with target.open("rb") as file:
                 _unpack(file, into, names, most_bytes)
     except FileNotFoundError:
-        raise BadInput(Problem(str(target), "no such folder or tar", "name where the run folders are")) from None
+        raise BadInput(Problem(str(target), "no such folder or tar", "give the path of the run folders")) from None
     except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error, ValueError) as error:
-        raise BadInput(Problem(str(target), f"no folder and no whole tar ({error})", "name one of the two")) from None
+        what = f"neither a folder nor a whole tar ({error})"
+        raise BadInput(Problem(str(target), what, "give one of the two")) from None
 
 
 class _Watched:
-    """A stream that knows how much of it was read, and where the last byte was that is not zero."""
+    """A stream that tracks how much was read, and the position of the last nonzero byte."""
 
     def __init__(self, source: IO[bytes]) -> None:
         self.source, self.total_bytes, self.last_nonzero = source, 0, 0
@@ -58,34 +59,34 @@ class _Watched:
 
 
 def _unpack(file: Any, into: Path, names: frozenset[str] | None, most_bytes: int) -> None:
-    """tarfile takes a header that is cut off, or none at all, for the end: so the end is looked at here."""
+    """Unpack a stream, and check its end, as tarfile takes a truncated or missing header for the end of the archive."""
     reader = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)
     start = reader.peek(6)
     opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
     watched: Any = _Watched(reader if opener is None else opener(reader))
     with tarfile.open(fileobj=watched, mode="r|") as archive:
         for member in archive:
-            _take(archive, member, into, names, most_bytes)
+            _extract(archive, member, into, names, most_bytes)
         end = archive.offset
     while watched.read(CHUNK_BYTES):
         pass
     if watched.total_bytes < end + BLOCK_BYTES:
-        raise tarfile.ReadError("it breaks off")
+        raise tarfile.ReadError("it is truncated")
     if watched.last_nonzero > end:
-        raise tarfile.ReadError("it goes on after its end: it is damaged, or several in one")
+        raise tarfile.ReadError("there is data after its end: it is damaged, or several tars in one")
 
 
-def _take(
+def _extract(
     archive: tarfile.TarFile, member: tarfile.TarInfo, into: Path, names: frozenset[str] | None, most_bytes: int
 ) -> None:
-    """What is called by one of `names`, as a plain file; a link, a device, and a path that leads out are left out. BadInput for a plan that is one."""
+    """Extract a member with one of `names` as a regular file. Links, devices and paths that lead out of the tar are skipped; BadInput if the plan is one."""
     parts = PurePosixPath(member.name).parts
     if member.isdir() or not parts or (names is not None and parts[-1] not in names):
         return
     if not member.isreg() or ".." in parts or member.name.startswith("/"):
         if parts[-1] == NAME:
-            what = "is a link, or leads out of the tar, so that nobody knows what was planned"
-            raise BadInput(Problem(member.name, what, "pack the file itself, or name the plan with --plan"))
+            what = "is a link, or leads out of the tar, so the plan is unknown"
+            raise BadInput(Problem(member.name, what, "pack the file itself, or give the plan with --plan"))
         return
     path = into.joinpath(*parts)
     path.parent.mkdir(parents=True, exist_ok=True)

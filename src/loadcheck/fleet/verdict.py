@@ -1,4 +1,4 @@
-"""The verdict on a fleet: every node, every card, and what keeps it from a pass."""
+"""The verdict on a fleet: every node, every card, and what keeps it from passing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loadcheck.fleet.tally import Tally
 
 @dataclass(frozen=True, slots=True)
 class NodeResult:
-    """A node and what it came to: pass, fail, refused, skipped, retried or missing. `runs` is how many folders it has."""
+    """A node and its status: pass, fail, refused, skipped, retried or missing. `runs` is how many run folders it has."""
 
     node: str
     card: str | None
@@ -30,9 +30,9 @@ class CardResult:
     """The nodes of one card.
 
     Attributes:
-        loads_s: all its loads together, those that failed or were lost among them.
+        loads_s: the total time of all its loads, including failed and lost ones.
         price_per_hour: of its cheapest node.
-        cost: of the loads' own time, by the price of each node, in the money of the plan; None without prices.
+        cost: of the loads' time at the price of each node, in the plan's currency; None without prices.
     """
 
     card: str
@@ -53,7 +53,7 @@ class CardResult:
 
 @dataclass(frozen=True, slots=True)
 class FleetVerdict:
-    """All of it. Only a fleet of which every node passes, and nothing else was found, is a pass."""
+    """The whole verdict. A fleet passes only if every node passes and there are no findings."""
 
     plan: FleetPlan | None
     nodes: tuple[NodeResult, ...]
@@ -63,7 +63,7 @@ class FleetVerdict:
 
     @property
     def status(self) -> str:
-        """pass or fail; "skipped" where there is no node."""
+        """pass or fail; "skipped" without any node."""
         if not self.nodes:
             return "skipped"
         return "pass" if not self.findings and all(node.status == "pass" for node in self.nodes) else "fail"
@@ -78,18 +78,18 @@ class FleetVerdict:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many nodes came to what, the passes first."""
+        """The number of nodes by status, passes first."""
         found = Counter(node.status for node in self.nodes)
         return {"pass": found.pop("pass", 0), **dict(found.most_common())}
 
     @property
     def cheapest(self) -> CardResult | None:
-        """The cheapest card by the hour that was seen to hold the model; None without prices."""
-        held = [(card.price_per_hour, card) for card in self.cards if card.passed and card.price_per_hour is not None]
-        return min(held, key=lambda each: each[0])[1] if held else None
+        """The cheapest card per hour on which a node passed; None without prices."""
+        priced = [(card.price_per_hour, card) for card in self.cards if card.passed and card.price_per_hour is not None]
+        return min(priced, key=lambda each: each[0])[1] if priced else None
 
     def to_json(self) -> dict[str, Any]:
-        """`figures` is what most nodes of a card print; `deviations` are the others, of whom some are named."""
+        """`figures` holds the values that most nodes of a card print; `deviations` the others, with some of their nodes."""
         plan = self.plan
         return {
             "verdict": self.status,
@@ -120,7 +120,7 @@ class FleetVerdict:
 def cards_of(
     plan: FleetPlan | None, nodes: tuple[NodeResult, ...], loads_s: Mapping[str, float], costs: Mapping[str, float]
 ) -> tuple[CardResult, ...]:
-    """By card, in the order of their names; the seconds of its loads, and what they cost, by card too."""
+    """The results by card, sorted by name; `loads_s` and `costs` are by card, too."""
     prices = {} if plan is None else {each.card: each.price_per_hour for each in plan.cards}
     found = Counter(node.card or "" for node in nodes)
     passed = Counter(node.card or "" for node in nodes if node.status == "pass")

@@ -1,4 +1,4 @@
-"""What each engine is handed: files made from a plan, and how they are started and taken back."""
+"""The engines that run a fleet: each makes its files from a plan, and has commands to start and stop it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Files = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """An engine: `files` makes what it is handed, by name; `start` and `stop` are its own commands, in the plan's folder."""
+    """An engine: `files` makes its files by name; `start` and `stop` return its own commands, to be run in the plan's folder."""
 
     files: Callable[[FleetPlan], Files]
     start: Callable[[FleetPlan], list[list[str]]]
@@ -24,13 +24,13 @@ class Engine:
 
 
 def engine_of(plan: FleetPlan) -> Engine:
-    """The plan's engine: the functions of its module, imported when it is asked for."""
+    """The plan's engine, whose module is imported only now."""
     module = import_module(f"loadcheck.fleet.engines.{plan.engine}")
     return Engine(module.files, module.start, module.stop)
 
 
 def write_files(plan: FleetPlan, folder: Path) -> tuple[str, ...]:
-    """Write what the engine is handed; returns the names. OSError where they cannot be written."""
+    """Write the engine's files; returns their names. OSError if they cannot be written."""
     made = engine_of(plan).files(plan)
     make_private(folder, exist_ok=True)
     for name, text in made.items():
@@ -39,12 +39,14 @@ def write_files(plan: FleetPlan, folder: Path) -> tuple[str, ...]:
 
 
 def node_command(plan: FleetPlan, results: str) -> list[str]:
-    """What runs on every node, after `loadcheck`."""
+    """The arguments of `loadcheck` on every node."""
     return ["fleet", "node", results, *plan.arguments]
 
 
 def require_absolute(plan: FleetPlan) -> None:
-    """BadInput where the results are in no folder that all nodes, and this machine, call the same."""
+    """BadInput if the results' path is not absolute, as it must be the same folder on all nodes and this machine."""
     if not plan.results.startswith("/"):
         what = f"{plan.results!r} is another folder on each node"
-        raise BadInput(Problem("FLEET.toml", what, "name one that all nodes see, from / on", "results"))
+        raise BadInput(
+            Problem("FLEET.toml", what, "give the absolute path of a folder that all nodes share", "results")
+        )

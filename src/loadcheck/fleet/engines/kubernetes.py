@@ -22,11 +22,11 @@ INDEX = "batch.kubernetes.io/job-completion-index"
 MOUNTS = {"shm": "/dev/shm", "tmp": "/tmp", "home": HOME, "results": RESULTS}  # noqa: S108: of a container of its own
 """The image's root is read-only, as in docker-compose.yml."""
 GRACE_S = 600
-"""Beyond a Job's own deadline: until an autoscaler has brought its machines."""
+"""How long to wait beyond a Job's own deadline, for an autoscaler to add machines."""
 MAX_NAME = 63
-"""Of a DNS label (RFC 1123), which an indexed Job makes its pods' host names."""
+"""The longest DNS label (RFC 1123), as an indexed Job uses its pods' names as host names."""
 USER = 1000
-"""The image's."""
+"""The image's user id."""
 
 
 def files(plan: FleetPlan) -> Files:
@@ -38,7 +38,7 @@ def files(plan: FleetPlan) -> Files:
 
 
 def _require_short(plan: FleetPlan) -> None:
-    """BadInput where a pod's name, JOB-INDEX, would be longer than a host's may be."""
+    """BadInput if a pod's name, JOB-INDEX, would be too long for a host name."""
     long = [unit for unit, nodes in plan.units().items() if len(f"{plan.name}-{unit}-{len(nodes) - 1}") > MAX_NAME]
     if long:
         what = f"the pods of {long[0]} would have names of more than {MAX_NAME} characters"
@@ -46,7 +46,7 @@ def _require_short(plan: FleetPlan) -> None:
 
 
 def start(plan: FleetPlan) -> list[list[str]]:
-    """Apply, and wait for each Job until it is complete or has failed, whichever comes: kubectl waits for one of the two alone."""
+    """Apply the Jobs, and wait until each is complete or has failed; one kubectl wait can only wait for one of the two."""
     options = validate(Kubernetes, plan.options, "fleet.json")
     seconds = plan.minutes * 60 + GRACE_S
     waits = [
@@ -69,12 +69,12 @@ def _job(plan: FleetPlan, options: Kubernetes, unit: str, nodes: Sequence[Planne
         "kind": "Job",
         "metadata": {"name": f"{plan.name}-{unit}", "namespace": options.namespace, "labels": labels | queue},
         "spec": {
-            **({"suspend": True} if options.queue else {}),  # Kueue lets it go when there is room
+            **({"suspend": True} if options.queue else {}),  # Kueue starts it when there is room
             "completionMode": "Indexed",
             "completions": len(nodes),
             "parallelism": len(nodes),
             "backoffLimitPerIndex": plan.retries,
-            # What loadcheck itself says is its answer; only a pod that was lost is tried again.
+            # loadcheck's own exit codes are final; only a lost pod is tried again.
             "podFailurePolicy": {
                 "rules": [{"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [1, 2, 3]}}]
             },
@@ -106,7 +106,7 @@ def _pod(plan: FleetPlan, options: Kubernetes, unit: str, node: PlannedNode) -> 
 
 
 def _placed(options: Kubernetes, node: PlannedNode) -> list[dict[str, Any]]:
-    """On which machines: those whose label names this card, or the one that was named."""
+    """Node selector terms for the machines with this card's label, or for the requested host."""
     found = []
     if node.card != CPU:
         names = options.products.get(node.card) or tuple(
@@ -142,7 +142,7 @@ def _container(plan: FleetPlan, options: Kubernetes, unit: str, node: PlannedNod
 
 
 def _volumes(options: Kubernetes) -> list[dict[str, Any]]:
-    """As in docker-compose.yml /dev/shm is larger than the 64 MiB that a pod has by itself; what is used of it counts as the pod's memory."""
+    """As in docker-compose.yml, /dev/shm is larger than a pod's default of 64 MiB; what is used of it counts as the pod's memory."""
     token = [{"name": "token", "secret": {"secretName": options.token_secret, "defaultMode": 0o440}}]
     return [
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{options.shm_gib}Gi"}},

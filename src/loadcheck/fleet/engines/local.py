@@ -1,4 +1,4 @@
-"""This host: nothing is handed on, `loadcheck fleet run` starts the loads itself (fleet/local.py)."""
+"""This host: no files and no commands, as `loadcheck fleet run` starts the loads itself (fleet/local.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ray: a task for each GPU of a cluster that is there, placed by the kind of its card."""
+"""Ray: a task for each GPU of an existing cluster, placed by the kind of card."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def start(_: FleetPlan) -> list[list[str]]:
 
 
 def stop(_: FleetPlan) -> list[list[str]]:
-    """Its tasks end with the script that asked for them."""
+    """The tasks end with the script that started them."""
     return []
 
 
@@ -86,10 +86,10 @@ def _options(card: str, options: Ray) -> dict[str, object]:
 
 
 def accelerator_type(device_name: str) -> str:
-    """Ray's name of a card, as the stack's own Ray makes it: the capitals and digits that its second word begins with.
+    """Ray's name of a card, as the stack's version of Ray derives it: the capitals and digits at the beginning of its second word.
 
     ray/_private/accelerators/nvidia_gpu.py:15 of 2.42.1: "Tesla T4" is T4, "NVIDIA A100-SXM4-40GB" A100, and "NVIDIA GeForce RTX 4090" G.
-    Newer ones name those of the last sort otherwise (`accelerator_types`).
+    Newer versions name cards of the last kind otherwise (`accelerator_types`).
     """
     maker, *words = device_name.split()
     match = re.match(r"[A-Z0-9]+", words[0] if words else maker)

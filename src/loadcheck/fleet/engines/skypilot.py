@@ -1,4 +1,4 @@
-"""SkyPilot: a task for each card, each of its machines a node; everything is taken down when it is done."""
+"""SkyPilot: a task for each card, with each of its machines a node; all machines are terminated when they are done."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from loadcheck.fleet.spec import Skypilot
 from loadcheck.specs.files import validate
 
 ACCELERATORS = {"V100-16GB": "V100", "A100-40GB": "A100", "RTX3090Ti": "RTX3090-Ti", "RTX6000Ada": "RTX6000-Ada"}
-"""SkyPilot's names that are not ours (sky/utils/gpu_names.py and sky/catalog of 0.14.1: A100 is the one of 40 GB, V100 that of 16)."""
+"""SkyPilot's names that differ from ours (sky/utils/gpu_names.py and sky/catalog of 0.14.1: A100 is the one with 40 GB, V100 that with 16)."""
 IDLE_MINUTES = 5
 RESULTS, BUCKET = "/var/tmp/fleet", "/bucket"  # noqa: S108: of a machine of its own
 SCHEMES = ("s3://", "gs://", "r2://", "cos://", "nebius://", "https://")
 
-# A bucket that is mounted takes whole new files, and not everything that a disk takes: a run is copied into it once it is sealed.
-# A machine that fails ends the others of its task, so what a load comes to is printed, and left to gather.
+# A mounted bucket supports only writing whole new files, so a run is copied into it once it is sealed.
+# A failing machine ends the others of its task, so a load's exit code is only printed; gather judges the load.
 HEAD = """\
 export LOADCHECK_NODE={unit}-${{SKYPILOT_NODE_RANK:-0}}
 mkdir -p {results}
@@ -44,22 +44,22 @@ sudo docker run --rm {gpus}--shm-size 1g --user "$(id -u):$(id -g)" --read-only 
 
 
 def files(plan: FleetPlan) -> Files:
-    """BadInput where the results would be taken down with the machines."""
+    """The task files; BadInput if the results would be lost with the machines."""
     if not plan.results.startswith(SCHEMES):
-        what = f"{plan.results!r} is on machines that are taken down when they are done"
-        raise BadInput(Problem("FLEET.toml", what, "name a bucket, such as s3://mine/fleet", "results"))
+        what = f"{plan.results!r} is on machines that are terminated when they are done"
+        raise BadInput(Problem("FLEET.toml", what, "give a bucket, such as s3://mine/fleet", "results"))
     options = validate(Skypilot, plan.options, "fleet.json")
     found = {}
     for unit, nodes in plan.units().items():
         if nodes[0].host:
-            what = "SkyPilot finds machines itself, and hosts are named"
-            raise BadInput(Problem("FLEET.toml", what, "write a count in their place", "nodes"))
+            what = "SkyPilot finds machines itself, but hosts are given"
+            raise BadInput(Problem("FLEET.toml", what, "give a count instead", "nodes"))
         found[f"{unit}.yaml"] = yaml_text(_task(plan, options, unit, nodes), comment=f"sky launch --down {unit}.yaml")
     return found
 
 
 def start(plan: FleetPlan) -> list[list[str]]:
-    """One after the other: a task's machines run at once."""
+    """One command per task, one after the other; the machines of a task run at once."""
     return [
         ["sky", "launch", "--yes", "--down", "--idle-minutes-to-autostop", str(IDLE_MINUTES), "--cluster", cluster(plan, unit), f"{unit}.yaml"]
         for unit in plan.units()
@@ -106,7 +106,7 @@ def _task(plan: FleetPlan, options: Skypilot, unit: str, nodes: Sequence[Planned
 
 
 def _bucket(results: str) -> tuple[str, str]:
-    """The bucket, which alone can be mounted (sky/data/storage.py of 0.8), and the folder in it; an address of Azure is a bucket."""
+    """The bucket, as only a whole bucket can be mounted (sky/data/storage.py of 0.8), and the folder in it; an Azure URL is a bucket."""
     scheme, _, path = results.partition("://")
     name, _, folder = path.partition("/")
     return (results, "") if scheme == "https" else (f"{scheme}://{name}", folder.strip("/"))

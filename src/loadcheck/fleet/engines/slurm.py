@@ -1,4 +1,4 @@
-"""Slurm: an array for each card, each task a node."""
+"""Slurm: a job array for each card, each task a node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loadcheck.specs.files import validate
 RESULTS = "/home/loadcheck/runs"
 """Where the bundle's `run` binds RUNS."""
 
-# The bundle's `run` hands on node and digest, pyxis the whole environment. The GPU of a site without cgroups is in CUDA_VISIBLE_DEVICES.
+# The bundle's `run` passes on the node and the digest, pyxis the whole environment. Without cgroups the GPU is in CUDA_VISIBLE_DEVICES.
 APPTAINER = """\
 export APPTAINERENV_CUDA_VISIBLE_DEVICES="${{CUDA_VISIBLE_DEVICES:-}}"
 WEIGHTS="$RUNS/.weights/$LOADCHECK_NODE" exec "$bundle/run" apptainer "$root" {command}
@@ -42,7 +42,7 @@ def files(plan: FleetPlan) -> Files:
 
 
 def start(plan: FleetPlan) -> list[list[str]]:
-    """--wait: sbatch ends when its array has."""
+    """With --wait, sbatch ends when its array has ended."""
     return [["sbatch", "--wait", f"{unit}.sbatch"] for unit in plan.units()]
 
 
@@ -66,7 +66,7 @@ def _script(plan: FleetPlan, options: Slurm, unit: str, nodes: Sequence[PlannedN
 
 def _flags(plan: FleetPlan, options: Slurm, unit: str, nodes: Sequence[PlannedNode]) -> list[str]:
     gres = options.gres if isinstance(options.gres, str) else options.gres.get(nodes[0].card, "gpu:1")
-    asked = {
+    optional = {
         "partition": options.partition,
         "account": options.account,
         "gres": None if nodes[0].card == CPU else gres,
@@ -79,7 +79,7 @@ def _flags(plan: FleetPlan, options: Slurm, unit: str, nodes: Sequence[PlannedNo
         f"--cpus-per-task={options.cpus}",
         f"--mem={options.ram_gib}G",
         f"--time={plan.minutes}",
-        *(f"--{name}={value}" for name, value in asked.items() if value),
+        *(f"--{name}={value}" for name, value in optional.items() if value),
         "--requeue" if plan.retries else "--no-requeue",
         f"--output={plan.name}-{unit}-%a.out",
     ]

@@ -1,4 +1,4 @@
-"""YAML, as people and engines read it."""
+"""Writes YAML that people and engines read."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def yaml_text(*documents: dict[str, Any], comment: str = "") -> str:
-    """YAML documents, keys in their own order, texts of several lines as blocks."""
+    """YAML documents with keys in the given order, and multi-line text as blocks."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """Of its own, as how texts are written is kept at the class."""
+        """A local class, as representers are registered on the class."""
 
         def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
             return True
