@@ -25,26 +25,62 @@ used: list[str] = []
 
 def defer(roots: Iterable[str]) -> None:
     """Import these libraries on first use; those already imported stay as they are."""
-    sys.meta_path[:0] = [LibraryFinder(root) for root in roots if root not in sys.modules]
+    for root in roots:
+        if root not in sys.modules:
+            _finder().add(root, LibraryFinder(root))
 
 
 def defer_packages(parent: str) -> None:
     """Execute a subpackage of `parent` when one of its attributes is used, not when `parent` imports it."""
     if parent not in sys.modules:
-        sys.meta_path.insert(0, PackageFinder(parent))
+        _finder().add(parent, PackageFinder(parent))
 
 
-class LibraryFinder(MetaPathFinder, Loader):
-    """Creates placeholders for the modules of one library, until one of them is used."""
+class DeferredFinder(MetaPathFinder):
+    """Asks those finders that a module may belong to: there are dozens, each import asks, and a load has thousands."""
+
+    def __init__(self) -> None:
+        self._by_package: dict[str, list[LibraryFinder | PackageFinder]] = {}
+
+    def add(self, root: str, finder: LibraryFinder | PackageFinder) -> None:
+        self._by_package.setdefault(root.partition(".")[0], []).insert(0, finder)
+
+    def find_spec(self, name: str, path: Sequence[str] | None, _target: ModuleType | None = None) -> ModuleSpec | None:
+        for finder in self._by_package.get(name.partition(".")[0], ()):
+            if (spec := finder.find_spec(name, path)) is not None:
+                return spec
+        return None
+
+
+def _finder() -> DeferredFinder:
+    """The one of this process, which comes before Python's own."""
+    found = next((each for each in sys.meta_path if isinstance(each, DeferredFinder)), None)
+    if found is None:
+        found = DeferredFinder()
+        sys.meta_path.insert(0, found)
+    return found
+
+
+class LibraryFinder(Loader):
+    """Creates placeholders for the modules of one library, until one of them is used.
+
+    Attributes:
+        deferred: whether none was used yet.
+    """
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self.deferred = True
 
     def covers(self, name: str) -> bool:
         return name == self.root or name.startswith(f"{self.root}.")
 
-    def find_spec(self, name: str, path: Sequence[str] | None, _target: ModuleType | None = None) -> ModuleSpec | None:
-        if not self.covers(name) or (name == self.root and PathFinder.find_spec(name, path) is None):
+    def find_spec(self, name: str, path: Sequence[str] | None) -> ModuleSpec | None:
+        if (
+            not self.deferred
+            or not self.covers(name)
+            or (name == self.root and PathFinder.find_spec(name, path) is None)
+        ):
             return None
         spec = ModuleSpec(name, self, is_package=True)
         spec.submodule_search_locations = []
@@ -58,8 +94,8 @@ class LibraryFinder(MetaPathFinder, Loader):
 
     def module(self, name: str) -> ModuleType:
         """The real module; the first call imports the library."""
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
+        if self.deferred:
+            self.deferred = False
             used.append(name)
             for each in [each for each in sys.modules if self.covers(each)]:
                 del sys.modules[each]
@@ -86,7 +122,7 @@ class LazyModule(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         library, own = self.__dict__["_library"], self.__dict__["__name__"]
-        if library not in sys.meta_path:
+        if not library.deferred:
             return library.value(own, name)
         if name == "__version__":
             return library.value(own, name)
@@ -163,7 +199,7 @@ def _import(module: str, name: str) -> Any:
 # -------------------------------------------------------------------------------------------------------------- packages, by name
 
 
-class PackageFinder(MetaPathFinder, Loader):
+class PackageFinder(Loader):
     """Creates placeholders for the subpackages of one parent: each is executed when one of its attributes is used."""
 
     def __init__(self, parent: str) -> None:
@@ -171,7 +207,7 @@ class PackageFinder(MetaPathFinder, Loader):
         self._real: dict[str, ModuleType] = {}
         self._wanted: set[str] = set()
 
-    def find_spec(self, name: str, path: Sequence[str] | None, _target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Sequence[str] | None) -> ModuleSpec | None:
         parent, _, own = name.rpartition(".")
         if parent != self._parent or name in self._wanted or not path:
             return None
