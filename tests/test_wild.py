@@ -315,11 +315,46 @@ def test_a_port_of_nccls_own_monitor_is_no_trouble(tmp_path: Path):
     assert causes(_judged(tmp_path, begun + port))[0].trouble == "host-address"
 
 
+@pytest.mark.parametrize(
+    ("line", "trouble"),
+    [
+        (
+            "(VllmWorker rank=1 pid=12) RuntimeError: NCCL error: unhandled system error (run with NCCL_DEBUG=INFO for details)",
+            "nccl",
+        ),
+        ("(head, rank=0, pid=2045) RuntimeError: No CUDA GPUs are available", "no-gpu"),
+        (
+            'Error: failed to start container "vllm": Error response from daemon: OCI runtime create failed: container_linux.go:370: starting '
+            "container process caused: process_linux.go:459: container init caused: Running hook #0:: error running hook: exit status 1, stdout: , "
+            "stderr: nvidia-container-cli.real: initialization error: driver error: failed to process request: unknown",
+            "no-gpu",
+        ),
+    ],
+)
+def test_one_line_of_a_failure_is_enough(line: str, trouble: str, tmp_path: Path):
+    """What people paste is often the last line alone, behind its prefix (vllm #7800, SkyPilot's ranks, NVIDIA/gpu-operator #130)."""
+    assert causes(_judged(tmp_path, line + "\n"))[0].trouble == trouble
+
+
+def test_a_probe_that_failed_at_startup_ends_the_container(tmp_path: Path):
+    """Kubernetes kills what does not answer in time, whichever of its probes asks."""
+    event = "Normal   Killing    2m    kubelet  Container vllm failed startup probe, will be restarted\n"
+    assert "failed startup probe" in _cause(_judged(tmp_path, READY.partition("INFO 06-01 10:00:05")[0] + event))
+
+
 def test_a_link_that_a_page_made_of_a_loggers_place_is_its_prefix(tmp_path: Path):
     """`[core.py:708]` becomes a link in chats and mails, and the traceback goes on below it."""
     linked = OOM.replace("[core.py:708]", "[core.py:708](http://core.py:708/)]")
     verdict = _judged(tmp_path, READY.partition("INFO 06-01 10:00:05")[0] + linked)
     assert [cause.trouble for cause in causes(verdict)] == ["oom-graphs"]
+
+
+def test_what_a_model_answered_in_an_example_is_no_end(tmp_path: Path):
+    """vLLM's first example prints each prompt and what was generated."""
+    answer = (
+        "Prompt: 'Hello, my name is', Generated text: ' Joel. I was Killed by a signal 9 error: CUDA out of memory'\n"
+    )
+    assert _judged(tmp_path, READY + answer).status == "pass"
 
 
 def test_a_git_that_failed_is_no_death(tmp_path: Path):
@@ -360,6 +395,15 @@ def test_a_start_of_0_6_is_refused_by_its_version(tmp_path: Path):
     engine = "INFO 06-30 03:44:12 llm_engine.py:234] Initializing an LLM engine (v0.6.6) with config: model='Qwen/Qwen2.5-32B-Instruct', quantization=None, "
     verdict = _judged(tmp_path, engine + "dtype=torch.bfloat16, max_seq_len=4096,\n")
     assert {finding.figure for finding in verdict.failures()} == {"vllm", "outcome"}
+
+
+def test_a_cache_of_a_given_size_is_read(tmp_path: Path):
+    """With --kv-cache-memory-bytes nothing is profiled, and another line says the cache (SergiioB/intel-arc-pro-b70-inference-cookbook #4)."""
+    cache = f"{LLAMA.cache / 2**30:.2f}"
+    given = f"Initial free memory 78.67 GiB, reserved {cache} GiB memory for KV Cache as specified by kv_cache_memory_bytes config and skipped memory profiling."
+    verdict = _judged(tmp_path, READY.replace(f"Available KV cache memory: {cache} GiB", given))
+    assert verdict.status == "pass", verdict.failures()
+    assert parse_log(tmp_path / "load.log").last.reading("kv_cache_bytes") is not None
 
 
 TRAINED = """\

@@ -225,7 +225,7 @@ def _before(text: str, match: Match) -> str:
 def _is_report(text: str, error: LogError) -> bool:
     """Whether a line without its prefixes reports this failure, rather than being a sentence about it."""
     if error.kind is Kind.DEATH:
-        return len(text) <= MAX_WORDS_CHARS
+        return len(text) <= MAX_WORDS_CHARS or text.startswith(("Error: ", "docker: "))
     return _LEAD.fullmatch(text.partition(error.text)[0]) is not None
 
 

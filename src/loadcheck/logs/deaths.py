@@ -66,7 +66,7 @@ _GONE = re.compile(
     r"restarting kernel \(|Canceled future for execute_request|session crashed|^Evicted\b|\bpod \S+ evicted|"
     r"^srun: Job step aborted|APPLICATION TERMINATED WITH THE EXIT STRING|BAD TERMINATION OF ONE OF YOUR APPLICATION|^\W*(?:[Jj]ob_?)?[Ss]tate: +"
     r"(?:FAILED|OUT_OF_MEMORY|NODE_FAIL|TIMEOUT|CANCELLED|PREEMPTED)\b|\(status: FAILED\w*\)|[Bb]ack-off restarting failed|\bCrashLoopBackOff\b|"
-    r"^\s*Reason:\s+(?:Error|StartError|ContainerCannotRun|Evicted|DeadlineExceeded)\s*$|failed liveness probe, will be restarted|"
+    r"^\s*Reason:\s+(?:Error|StartError|ContainerCannotRun|Evicted|DeadlineExceeded)\s*$|failed (?:liveness|startup) probe, will be restarted|"
     r"active longer than specified deadline|exceeds the total limit of containers|OCI runtime (?:exec|create) failed|"
     r"^The operation was cancell?ed\b|^The runner has received a shutdown signal|^The (?:self-)?hosted runner\b.{0,200} lost communication|"
     r"^Job failed: |ran longer than the maximum time|hit its timeout of \d+|^Runner terminated\b|has exceeded the maximum execution time|^The job was cancell?ed because|"
@@ -123,7 +123,7 @@ def _reported_death(text: str) -> tuple[str, str | None] | None:
 
 def _is_near(text: str, match: re.Match[str]) -> bool:
     """Whether the match is near the beginning of its line, as in a report. A sentence may get there later."""
-    return text[: match.start()].count(" ") <= MAX_WORDS_BEFORE
+    return len(text[: match.start()].split()) <= MAX_WORDS_BEFORE
 
 
 DEATH_ANCHORS = (
@@ -133,7 +133,7 @@ DEATH_ANCHORS = (
     "Iteration", "Pool", "exc.", "error.", "errors.", "exception.", "exceptions.", "Timeout", "Failed", "Failure", "Refused", "Crashed", "Cancelled", "non-zero",
     "bad_alloc", "Segfault", "Assertion", "SIG", "signal", "exit", "Exit", "EXIT", "returncode", "return code", "died", "dead", "failed to start",
     "encountered a", "crashed", "initialization failed", "status=9", "with code", "with status", "loop is not", "has errored", "make", "lookup error", "shared libraries", "can't open file", ": error: ", "Job step aborted",
-    "EXIT STRING", "BAD TERMINATION", "state:", "State:", "status: ", "ack-off restarting", "BackOff", "Reason:", "liveness probe",
+    "EXIT STRING", "BAD TERMINATION", "state:", "State:", "status: ", "ack-off restarting", "BackOff", "Reason:", "probe, will be restarted",
     "specified deadline", "total limit", "OCI runtime", "operation was cancel", "hosted runner", "shutdown signal", "Job failed", "maximum time",
     "its timeout", "Runner terminated", "maximum execution", "job was cancel", "device handle", "pure virtual", "Check failed", "panic: ", "zsh: ", "out-of-memory", "more memory than", "cess ", "fish: ",
 )  # fmt: skip

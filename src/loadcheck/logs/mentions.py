@@ -13,11 +13,11 @@ _GOES_ON = re.compile(
 _ITEM = re.compile(r"\s*(?:\d{1,2}[.)]|[-*•]) {1,4}[\"'“‘`*]{0,3}")
 """The beginning of an item in a list of advice."""
 _QUOTE = re.compile(
-    r"(?:[\"'](?:generated_text|prompt|completion|answer|question|instruction)[\"']\s{0,9}:|\b(?:text|prompt|outputs)=|\bprompt: |\bprint\()"
+    r"(?:[\"'](?:generated_text|prompt|completion|answer|question|instruction)[\"']\s{0,9}:|\b(?:text|prompt|outputs)=|\bprompt: |\bprint\(|\b(?:Prompt|Generated text|Output):)"
     r"\s{0,9}\[?\s{0,9}[\"']"
 )
 """Where a line begins to quote a prompt or an answer, in JSON or in a Python repr (vLLM's RequestOutput, and its server's line of each request,
-vllm/entrypoints/logger.py:35-40), or program text."""
+vllm/entrypoints/logger.py:35-40), as vLLM's examples print them (examples/offline_inference/basic/basic.py), or in program text."""
 _PHRASE_BEFORE, _PHRASE_AFTER = re.compile(r"\w [\"“`]$"), re.compile(r"[\"”`][,;:)]{0,2} (?=\w)")
 """What surrounds words that are quoted within a sentence."""
 

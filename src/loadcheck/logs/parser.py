@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from loadcheck.errors import BadInput, Problem
@@ -43,10 +44,10 @@ def _feed_lines(path: Path, builder: AttemptBuilder) -> None:
     BadInput for a binary file. NUL bytes alone do not make a file binary, as a load may print anything among its lines.
     """
     num_binary, any_line = 0, False
-    known = tuple({*builder.dialect.anchors, *ENDING_ANCHORS, EVENT_ANCHOR})
+    known = frozenset({*builder.dialect.anchors, *ENDING_ANCHORS, EVENT_ANCHOR})
     literals = {literal for literal, _ in builder.words}
     for first_line, block in read_blocks(path):
-        anchors = known if builder.has_figures else (*known, *literals)
+        anchors = _shortest(known if builder.has_figures else known | literals)
         present = [anchor for anchor in anchors if anchor in block]
         present += {*translated().findall(block)}
         if not present and not builder.needs_next_line:
@@ -58,6 +59,16 @@ def _feed_lines(path: Path, builder: AttemptBuilder) -> None:
         _feed_block(first_line, [clean_line(line) for line in block.split("\n")], present, builder)
     if num_binary and not any_line:
         raise BadInput(Problem(str(path), "a binary file, not a log", "give the text that the load printed"))
+
+
+@cache
+def _shortest(anchors: frozenset[str]) -> tuple[str, ...]:
+    """The anchors without those that hold another one, as a line that has those has that one, too."""
+    kept: list[str] = []
+    for anchor in sorted(anchors, key=lambda each: (len(each), each)):
+        if not any(other in anchor for other in kept):
+            kept.append(anchor)
+    return tuple(kept)
 
 
 def _feed_block(first_line: int, lines: list[str], present: list[str], builder: AttemptBuilder) -> None:

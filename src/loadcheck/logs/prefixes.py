@@ -23,7 +23,7 @@ _PREFIXES = re.compile(
             r"[\w.-]{1,128} +\| (?! )|[\w.-]{1,128}\s{0,64}\| ",  # docker compose
             r"\d{1,5}: ",  # srun --label
             r"\d{1,7}:(?!\d\d)(?=\S)",  # grep -n
-            r"\((?:[\w.:/-]{1,128} )?pid=\d+[^)\n]{0,128}\) ?",  # Ray, (VllmWorkerProcess pid=9), (EngineCore pid=1)
+            r"\((?:[\w.:/=-]{1,128},? ){0,3}pid=\d+[^)\n]{0,128}\) ?",  # Ray, SkyPilot, (VllmWorker TP0 pid=9), (EngineCore pid=1)
             r"\[(?:rank|default)? ?\d+\]: ?",  # torch, torchrun
             r"vLLM STD(?:OUT|ERR): ",  # unsloth's synthetic data kit
             # vLLM's own logger, 0.7 (file.py:12]) and later ([file.py:12])

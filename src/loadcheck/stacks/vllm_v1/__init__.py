@@ -40,7 +40,7 @@ class VllmV1(JudgedStack):
         v0.check_patched, v0.check_estimate, v0.check_trainable,
     )  # fmt: skip
     settings_checks = CHECKS
-    alternatives = ALTERNATIVES
+    alternatives = {**ALTERNATIVES, "v1 kv cache": ("v1 kv cache", "v1 kv cache given")}
     note = "vLLM's V1 engine: judged by what its lines state of each other, and not predicted"
 
     def loads(self, profile: Profile) -> bool:

@@ -34,6 +34,8 @@ _PROFILED = "CUDA graph memory profiling is"
 FORMATS: tuple[LineFormat, ...] = (
     line("v1 kv cache", "worker/gpu_worker.py:772, from 0.9.1", Stage.PROFILED, "Available KV cache memory",
          rf"Available KV cache memory: {NUMBER} GiB", rounded("kv_cache_bytes")),
+    line("v1 kv cache given", "worker/gpu_worker.py, from 0.10.2, with --kv-cache-memory-bytes", Stage.PROFILED, "memory for KV Cache as specified",
+         rf"reserved {NUMBER} GiB memory for KV Cache as specified by kv_cache_memory_bytes", rounded("kv_cache_bytes")),
     part("v1 estimated graphs", "worker/gpu_model_runner.py:6410, from 0.18", Stage.PROFILE, "Estimated CUDA graph memory",
          rf"Estimated CUDA graph memory: {NUMBER} GiB total", memory("graph_estimate_bytes")),
     part("v1 graphs counted", "worker/gpu_worker.py:787-799; from 0.18", Stage.PROFILED, _PROFILED,
