@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+IS_KEPT = "TESTS_KEEP" in os.environ
 KINDS = (".json", ".jsonl", ".log", ".txt", ".out", "")  # SHA256SUMS has none
 MAX_BYTES = 16 * 2**20
 

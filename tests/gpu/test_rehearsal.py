@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.gpu.kept import IS_KEPT
 from tests.gpu.stand_in.environment import checkout
 from tests.gpu.test_gpu_load import VENV, has_gpu  # noqa: F401  # in words that pytest evaluates
 
@@ -49,9 +50,10 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["load-ahead/load.log", "load-ahead-hash-kernels-nvidia-smi/load.log", "traced/trace.json"],
         ),
         (("serve", "make"), ["serve-adapters/asked.json", "make-serve/said.txt"]),
-        (
+        pytest.param(
             ("resume,merged",),
             ["resume.json", "train-resumed/steps.jsonl", "serve-merged/asked.json", "export-merged.json"],
+            marks=pytest.mark.skipif(not IS_KEPT, reason="trains for minutes; LOADCHECK_KEEP=FOLDER has it run"),
         ),
         (("fleet",), ["fleet-of-2/results/fleet.json"]),
     ],
