@@ -164,7 +164,7 @@ def test_the_runtime_is_the_image_if_docker_has_a_gpu(bin_dir):
         ("echo 'GPU 0: Tesla T4 (UUID: GPU-1)'", "gpu", ""),
         ("echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18", "cpu", "version mismatch"),
         ("echo 'No devices were found'", "cpu", "No devices were found"),
-        ("exit 9", "cpu", "it says nothing"),
+        ("exit 9", "cpu", "nvidia-smi printed nothing"),
     ],
 )
 def test_a_failing_driver_is_no_gpu_and_is_reported(script, engine, says, bin_dir):

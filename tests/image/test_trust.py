@@ -234,6 +234,6 @@ def test_pull_fetches_nothing_unsigned(place: Place, docker: Path):
 def test_pull_without_a_digest_says_that_it_trusts_the_registry(place: Place, docker: Path):
     """Without a digest pull says that it trusts the registry; with one it does not."""
     digest = place.push(NEW)
-    assert f"whatever {place.registry} calls latest today is taken on its word" in place.run("pull").stderr
+    assert f"this trusts whatever {place.registry} calls latest today" in place.run("pull").stderr
     assert place.run("pull", DIGEST=digest).stderr == ""
     assert docker.read_text().split() == [f"{place.registry}/test:latest", f"{place.registry}/test@{digest}"]

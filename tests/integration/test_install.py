@@ -136,7 +136,7 @@ def test_a_second_call_waits(checkout: Path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         second = subprocess.Popen([checkout / "scripts/venv", "dev", "env/dev.lock"], stderr=subprocess.PIPE, text=True)
         assert second.stderr is not None
-        assert second.stderr.readline() == "Waiting for another make, which installs in this checkout\n"
+        assert second.stderr.readline() == "Waiting for another make that installs into this checkout\n"
         time.sleep(0.1)
         assert installs(checkout) == 0
         fcntl.flock(lock, fcntl.LOCK_UN)
