@@ -361,11 +361,17 @@ def test_an_error_is_one_json_document(
     assert "Error: " in err
 
 
-def test_report_names_the_page_that_it_wrote(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """report --html names the file that it wrote."""
+@pytest.mark.parametrize(
+    "command",
+    [("report", str(RUNS / "h100" / "reference-train3")), ("predict", "--gpu", "T4", "--json"), ("predict", "--gpus", "T4,L4")],
+)  # fmt: skip
+def test_commands_name_the_page_that_they_wrote(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    """--html names the file that was written, on stderr."""
     page = tmp_path / "page.html"
-    _, out, _ = _run(capsys, "report", str(RUNS / "h100" / "reference-train3"), "--html", str(page))
-    assert page.exists() and f"wrote {page}" in out.replace("\n", "")
+    _, _, err = _run(capsys, *command, "--html", str(page))
+    assert page.exists() and f"wrote {page}\n" in err
 
 
 @pytest.mark.parametrize("command", [["load", "smollm2-135m-cpu"], ["doctor", "--profile", "smollm2-135m-cpu"]])

@@ -8,8 +8,8 @@ import click
 
 from loadcheck.cli.ci import CiReports, ci_options
 from loadcheck.cli.options import json_option
-from loadcheck.cli.output import HTML, given_command, html_option, print_json
-from loadcheck.cli.written import write_named
+from loadcheck.cli.output import given_command, html_option, print_json
+from loadcheck.cli.written import write_page
 from loadcheck.comparing import Comparison, compare, read_subject
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
 from loadcheck.runs.folder import RunFolder
@@ -57,4 +57,4 @@ def _write_page(path: Path, targets: tuple[Path, ...], found: list[Comparison]) 
     from loadcheck.show.page import comparison_page
 
     mine, other = (read_samples(RunFolder(each).memory_path) if each.is_dir() else [] for each in targets)
-    write_named(path, comparison_page(found[0], (mine, other), given_command()), "--html", HTML)
+    write_page(path, comparison_page(found[0], (mine, other), given_command()))

@@ -10,8 +10,8 @@ import click
 from loadcheck.cli.ci import CiReports, ci_options
 from loadcheck.cli.group import Group
 from loadcheck.cli.options import json_option
-from loadcheck.cli.output import HTML, given_command, html_option, print_json
-from loadcheck.cli.written import write_named
+from loadcheck.cli.output import given_command, html_option, print_json
+from loadcheck.cli.written import write_page
 from loadcheck.errors import EXIT_FAIL, BadInput, Problem, printable
 from loadcheck.fleet.engines import write_files
 from loadcheck.fleet.plan import NAME, FleetPlan, read_plan, write_plan
@@ -55,7 +55,7 @@ def gather(
     if html is not None:
         from loadcheck.show.page import fleet_page
 
-        write_named(html, fleet_page(str(target), verdict, given_command()), "--html", HTML)
+        write_page(html, fleet_page(str(target), verdict, given_command()))
     ci_reports.write(lambda: of_fleet(str(target), verdict))
     if as_json:
         print_json(verdict.to_json())

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck.cli.chosen import CARD_FLAGS, chosen_case
-from loadcheck.cli.output import HTML, given_command, print_json
-from loadcheck.cli.written import write_named
+from loadcheck.cli.output import given_command, print_json
+from loadcheck.cli.written import write_page
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
 from loadcheck.predict import Card, Case
 from loadcheck.predict.matrix import Outcome, cards_named, every_card, matrix
@@ -39,7 +39,7 @@ def predicted_on(
     if html is not None:
         from loadcheck.show.page import matrix_page
 
-        write_named(html, matrix_page(case, rows, given_command()), "--html", HTML)
+        write_page(html, matrix_page(case, rows, given_command()))
     if as_json:
         print_json({**case_json(replace(case, card=None)), "cards": [row.to_json() for row in rows]})
     else:

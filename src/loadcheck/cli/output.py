@@ -10,7 +10,6 @@ import click
 
 from loadcheck.encoding import json_text
 
-HTML = (".html", ".htm")
 SCHEMA = 1
 """Version of the --json documents. Keys may be added under the same number; none changes its meaning."""
 

@@ -12,9 +12,9 @@ from loadcheck.cli.chosen import chosen_case, chosen_profile, names_card, one_pr
 from loadcheck.cli.config_option import config_option
 from loadcheck.cli.matrix import predicted_on
 from loadcheck.cli.options import card_options, json_option, predicted_profile, profile_options, train_steps_option
-from loadcheck.cli.output import HTML, given_command, html_option, print_json
+from loadcheck.cli.output import given_command, html_option, print_json
 from loadcheck.cli.train_options import train_options
-from loadcheck.cli.written import write_named
+from loadcheck.cli.written import write_page
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS
 from loadcheck.predict import Case, Prediction
 from loadcheck.show.case import case_json, show_case
@@ -64,7 +64,7 @@ def command(
     if html is not None:
         from loadcheck.show.page import prediction_page
 
-        write_named(html, prediction_page(case, prediction, given_command()), "--html", HTML)
+        write_page(html, prediction_page(case, prediction, given_command()))
     if as_json:
         print_json({**case_json(case), **prediction.to_json()})
     else:

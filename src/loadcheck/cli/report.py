@@ -8,8 +8,8 @@ import click
 
 from loadcheck.cli.ci import CiReports, ci_options
 from loadcheck.cli.options import json_option
-from loadcheck.cli.output import HTML, html_option, print_json
-from loadcheck.cli.written import write_named
+from loadcheck.cli.output import html_option, print_json
+from loadcheck.cli.written import write_page
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
 from loadcheck.loading import Loaded, judge_folder
 from loadcheck.runs.folder import RunFolder
@@ -18,7 +18,7 @@ from loadcheck.show.ci.report import of_verdict
 from loadcheck.show.page import run_page, trained_part
 from loadcheck.show.train import show_trained
 from loadcheck.show.verdict import show_verdict
-from loadcheck.terminal import console, print_words
+from loadcheck.terminal import console
 from loadcheck.training import Trained, is_training, judge_training_folder
 
 
@@ -38,9 +38,7 @@ def command(run: Path, as_json: bool, html: Path | None, ci_reports: CiReports) 
         samples = read_samples(loaded.folder.memory_path)
         training = trained_part(loaded) if isinstance(loaded, Trained) else None
         page = run_page(loaded.record, loaded.evidence, loaded.verdict, samples, training)
-        write_named(html, page, "--html", HTML, loaded.folder.path)
-        if not as_json:
-            print_words(console(), f"wrote {html}")
+        write_page(html, page, loaded.folder.path)
     ci_reports.write(lambda: of_verdict(f"run {loaded.record.id}", loaded.evidence, loaded.verdict, loaded.record), run)
     if as_json:  # last, as an error would be the one document
         print_json(loaded.to_json())

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck.cli.chosen import with_card
-from loadcheck.cli.output import HTML, given_command, print_json
+from loadcheck.cli.output import given_command, print_json
 from loadcheck.cli.train_job import refuse_settings
-from loadcheck.cli.written import write_named
+from loadcheck.cli.written import write_page
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
 from loadcheck.predict import Case
 from loadcheck.show.case import case_json, show_case
@@ -41,7 +41,7 @@ def predicted(case: Case, flags: dict[str, Any], as_json: bool, tree: bool, html
     if html is not None:
         from loadcheck.show.page import training_page
 
-        write_named(html, training_page(case, training, given_command()), "--html", HTML)
+        write_page(html, training_page(case, training, given_command()))
     load = training.engine if training.engine is not None else predict(case)
     if as_json:
         print_json(_document(training, {**case_json(case), **load.to_json()}))

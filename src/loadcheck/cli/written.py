@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from loadcheck.errors import BadInput, Problem
+import click
+
+from loadcheck.errors import BadInput, Problem, printable
 from loadcheck.runs.folder import FILES, PARTIAL, RESERVE
 from loadcheck.runs.private import write_whole
 from loadcheck.runs.redact import Redactor
 from loadcheck.runs.secrets import secrets
+
+HTML = (".html", ".htm")
 
 
 def write_named(path: Path, text: str, flag: str, endings: tuple[str, ...], run: Path | None = None) -> None:
@@ -27,6 +31,12 @@ def write_named(path: Path, text: str, flag: str, endings: tuple[str, ...], run:
     except OSError as error:
         problem = Problem(str(path), error.strerror or str(error), "name a file that can be written")
         raise BadInput(problem) from None
+
+
+def write_page(path: Path, page: str, run: Path | None = None) -> None:
+    """Write the page of --html, and name it on stderr."""
+    write_named(path, page, "--html", HTML, run)
+    click.echo(f"wrote {printable(str(path))}", err=True)
 
 
 def _refusal(path: Path, run: Path | None, endings: tuple[str, ...]) -> str:

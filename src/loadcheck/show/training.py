@@ -17,15 +17,8 @@ from loadcheck.workloads.training import STEP, Largest, TrainPrediction
 def show_training(out: Console, training: TrainPrediction, tree: bool) -> None:
     """Print the peaks, what limits the training, and with `tree` every term with its source."""
     memory = training.memory
-    rows = [
-        ("torch's allocator, before the trainer", memory.before.num_bytes),
-        ("torch's allocator, first step", memory.first_step.num_bytes),
-        ("torch's allocator, later steps", memory.later_step.num_bytes),
-        ("the card", training.device.num_bytes),
-        ("the host's pinned memory", training.host.num_bytes),
-    ]
     print_table(out, (f"{training.settings.method}: peak of", "GiB", "bytes"), "lrr",
-                [(name, f"{to_gib(value):.2f}", f"{value}") for name, value in rows])  # fmt: skip
+                [(name, f"{to_gib(value):.2f}", f"{value}") for name, value in peaks_of(training)])  # fmt: skip
     parts = [f"{term.name} {show_bytes(term.num_bytes)}" for term in memory.limits][:3]
     print_words(out, f"Limited in the {memory.peak.name} by: {', '.join(parts)}")
     if tree:
@@ -36,6 +29,18 @@ def show_training(out: Console, training: TrainPrediction, tree: bool) -> None:
         print_words(out, f"Note: {note}")
     print_words(out, _room(training))
     out.print("\n[green]FITS[/]" if training.fits else "\n[bold red]DOES NOT FIT[/]")
+
+
+def peaks_of(training: TrainPrediction) -> tuple[tuple[str, int], ...]:
+    """Each predicted peak, with its name."""
+    memory = training.memory
+    return (
+        ("torch's allocator, before the trainer", memory.before.num_bytes),
+        ("torch's allocator, first step", memory.first_step.num_bytes),
+        ("torch's allocator, later steps", memory.later_step.num_bytes),
+        ("the card", training.device.num_bytes),
+        ("the host's pinned memory", training.host.num_bytes),
+    )
 
 
 def _with_engine(training: TrainPrediction) -> Iterator[str]:

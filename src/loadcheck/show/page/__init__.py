@@ -1,4 +1,4 @@
-"""Pages: one file each that needs nothing else, without a script or an address. What a log holds is text on them."""
+"""Self-contained pages: one file each, without scripts or addresses. Content of logs is always plain text."""
 
 from __future__ import annotations
 

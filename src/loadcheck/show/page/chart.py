@@ -1,4 +1,4 @@
-"""Memory over time, and a training's loss, as lines that a page can draw at any width."""
+"""Charts of memory over time and of a training's loss, drawn at any width."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from loadcheck.verdict import Evidence
 
 MAX_POINTS = 500
 MAX_READINGS = 100
-"""Places where the cursor reads a value."""
+"""Places at which the cursor shows a value."""
 STAGES: dict[type[Event], str] = {
     WeightsReady: "weights made",
     Imported: "imported",
@@ -37,9 +37,9 @@ STAGES: dict[type[Event], str] = {
     TrainBegin: "training begins",
     TrainDone: "trained",
 }
-"""Events of our engines that are marked, by what had happened then."""
+"""Events of our engines that are marked, and their labels."""
 MAX_LOSS = 1e6
-"""A loss above it, or below 0, is not drawn."""
+"""Losses above this, or below 0, are not drawn."""
 Points = Sequence[tuple[float, float]]
 
 
@@ -56,9 +56,9 @@ class Chart:
     """Lines over one pair of axes that begin at 0.
 
     Attributes:
-        unit_x, unit_y: of the axes.
-        marks: where a stage was reached: x, and its name.
-        level: a line that the others are held against, such as the predicted peak; None without one.
+        unit_x, unit_y: units of the axes.
+        marks: stages: the x at which each was reached, and its name.
+        level: a reference line, such as the predicted peak; None without one.
     """
 
     lines: tuple[Line, ...]
@@ -78,33 +78,33 @@ class Chart:
         return max(highest, self.level or 0.0) * 1.05 or 1.0
 
     def path(self, line: Line) -> str:
-        """The line in a drawing of 1000 by 1000 units, the origin above."""
+        """The points of the line in a drawing of 1000 by 1000 units, with the origin at the top left."""
         return " ".join(
             f"{1000 * x / self.end_x:.1f},{1000 - 1000 * y / self.top_y:.1f}"
             for x, y in thinned(line.points, MAX_POINTS)
         )
 
     def ticks(self) -> tuple[tuple[float, str], ...]:
-        """Of the x axis: quarters of it, or whole steps."""
+        """Ticks of the x axis: quarters of it, or whole steps."""
         if self.unit_x == "s":
             return tuple((self.end_x * quarter / 4, f"{self.end_x * quarter / 4:.1f}") for quarter in range(5))
         step = -(-int(self.end_x) // 4) or 1
         return tuple((float(x), f"{x}") for x in range(0, int(self.end_x) + 1, step))
 
     def readings(self) -> Iterator[tuple[float, float, str]]:
-        """For the cursor: from x to x, and what is read there, the highest of its points."""
+        """For the cursor: ranges of x, and the text for each, with the highest value in it."""
         step = self.end_x / MAX_READINGS
         highest = [self._highest(line, step) for line in self.lines]
         for number in range(MAX_READINGS):
             values = [(line.name, found.get(number)) for line, found in zip(self.lines, highest, strict=True)]
-            told = [f"{name} {value:.2f} {self.unit_y}".strip() for name, value in values if value is not None]
-            if told:
+            texts = [f"{name} {value:.2f} {self.unit_y}".strip() for name, value in values if value is not None]
+            if texts:
                 middle = (number + 0.5) * step
-                yield number * step, (number + 1) * step, f"{middle:.1f} {self.unit_x}: {', '.join(told)}"
+                yield number * step, (number + 1) * step, f"{middle:.1f} {self.unit_x}: {', '.join(texts)}"
 
     @staticmethod
     def _highest(line: Line, step: float) -> dict[int, float]:
-        """By the number of a place, what the line's highest point is there."""
+        """The highest point of the line at each place, by its number."""
         found: dict[int, float] = {}
         for x, y in line.points:
             place = min(int(x / step), MAX_READINGS - 1)
@@ -113,17 +113,17 @@ class Chart:
 
 
 def thinned(points: Points, most: int) -> Points:
-    """No more than so many points, the highest of neighbours each."""
+    """At most `most` points: the highest of each group of neighbours."""
     step = -(-len(points) // most) or 1
     return [max(points[at : at + step], key=lambda point: point[1]) for at in range(0, len(points), step)]
 
 
 def memory_chart(samples: Sequence[Sequence[Sample]], evidence: Evidence | None, peak_bytes: int | None) -> tuple[str, Chart] | None:  # fmt: skip
-    """What is drawn, and the chart, in seconds and GiB: the device where it was read, else the loading process; None without samples.
+    """The subject and the chart, in seconds and GiB: the device if it was sampled, else the loading process; None without samples.
 
     Args:
-        samples: of each of the run's processes.
-        peak_bytes: predicted, of what is drawn.
+        samples: those of each process of the run.
+        peak_bytes: the predicted peak of the subject.
     """
     for attribute, what in (("device_used_bytes", "device"), ("child_rss_bytes", "loading process")):
         line, starts_s = memory_line(samples, attribute)
@@ -135,7 +135,7 @@ def memory_chart(samples: Sequence[Sequence[Sample]], evidence: Evidence | None,
 
 
 def memory_line(samples: Sequence[Sequence[Sample]], attribute: str) -> tuple[list[tuple[float, float]], list[float]]:
-    """(seconds, GiB) of one process after the other, and when each began."""
+    """(seconds, GiB) of the processes, one after the other, and when each began."""
     points: list[tuple[float, float]] = []
     starts_s, end_s = [], 0.0
     for process in samples:
@@ -147,7 +147,7 @@ def memory_line(samples: Sequence[Sequence[Sample]], attribute: str) -> tuple[li
 
 
 def _marks(starts_s: Sequence[float], evidence: Evidence | None) -> Iterator[tuple[float, str]]:
-    """When which stage was reached, by our engines' events; they count from the start of their process, the second of two."""
+    """The stages, by our engines' events, whose times count from the start of their process: for all but the weights, the last one."""
     for event in () if evidence is None else evidence.attempt.all(Event):
         if type(event) in STAGES and event.at_s is not None and event.at_s < MAX_SECONDS:
             yield starts_s[0 if isinstance(event, WeightsReady) else -1] + event.at_s, STAGES[type(event)]

@@ -1,4 +1,4 @@
-"""What was loaded, with which settings, on which machine, and the command that does it again."""
+"""What was loaded, with which settings, on which machine, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _gpu_name(machine: Mapping[str, Any]) -> object:
 
 
 def settings_of(profile: Profile) -> tuple[tuple[str, str, bool], ...]:
-    """The settings that apply: key, value, and whether it is another than the named profile's own."""
+    """The settings that apply: key, value, and whether the value differs from the named profile's."""
     own = _base(profile)
     base = {} if own is None else flat(own)
     return tuple(
@@ -56,7 +56,7 @@ def settings_of(profile: Profile) -> tuple[tuple[str, str, bool], ...]:
 
 
 def settings_of_table(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, bool]]:
-    """Of a record that is no profile any more, what stands in it."""
+    """The settings in a record that is no longer a valid profile."""
     for key, value in table.items():
         if isinstance(value, dict):
             yield from settings_of_table(value, f"{prefix}{key}.")
@@ -69,7 +69,7 @@ def _shown(value: object) -> str:
 
 
 def rerun_command(profile: Profile | None) -> str:
-    """The command that makes the load again; empty where no profile of env/profiles has this name."""
+    """The command that repeats the load; empty if env/profiles has no profile of this name."""
     base = None if profile is None else _base(profile)
     return "" if base is None or profile is None else load_command(profile, base, base.name)
 
@@ -81,7 +81,7 @@ def _base(profile: Profile) -> Profile | None:
 
 
 def machine_facts(evidence: Evidence | None, record: RunRecord | None) -> tuple[Fact, ...]:
-    """The card, its memory, its driver and the host's RAM before the load, as far as they are known."""
+    """The card, its memory, its driver and the host's RAM before the load, as far as known."""
     facts = {} if evidence is None else dict(machine_of(evidence, record))
     return tuple((_named(name), show_bytes(value) if name.endswith("_bytes") else str(value)) for name, value in facts.items())  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Figures and findings as a page shows them: what failed first, and behind each figure what was checked."""
+"""Figures and findings as a page shows them: failures first, and the checks behind each figure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ MAX_LINE_CHARS = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """One finding: its step and status, in a sentence, and the line of the log that it is about; empty where there is none."""
+class ShownFinding:
+    """One finding: its step and status, a sentence, and the line of the log that it is about (may be empty)."""
 
     step: str
     status: str
@@ -25,10 +25,10 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure as text, its status ("fail", "refused", "ok" or empty where nothing was checked), and its findings.
+    """One figure as text, its status ("fail", "refused", "ok", or empty if unchecked), and its findings.
 
     Attributes:
-        unreached: whether it only lacks, as the load ended before.
+        unreached: whether it is only missing because the load ended earlier.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Row:
     measured: str
     expected: str
     status: str
-    told: tuple[Told, ...]
+    told: tuple[ShownFinding, ...]
     unreached: bool = False
 
     @property
@@ -45,10 +45,10 @@ class Row:
 
 
 def rows_of(evidence: Evidence, verdict: Verdict, more: Iterable[Sequence[str]] = ()) -> tuple[Row, ...]:
-    """A row for each figure that the prediction, the log or the ranges state, and for what else was measured."""
-    told = _told(verdict.findings, evidence)
-    by_figure: dict[str, list[Told]] = {}
-    for finding, each in zip(verdict.findings, told, strict=True):
+    """A row for each figure that the prediction, the log or the ranges state, and `more` rows."""
+    shown = _shown(verdict.findings, evidence)
+    by_figure: dict[str, list[ShownFinding]] = {}
+    for finding, each in zip(verdict.findings, shown, strict=True):
         by_figure.setdefault(finding.figure, []).append(each)
     unreached = {each.figure for each in _unreached(verdict)}
     unreached -= {each.figure for each in verdict.failures() if not each.missing}
@@ -59,35 +59,37 @@ def rows_of(evidence: Evidence, verdict: Verdict, more: Iterable[Sequence[str]] 
 
 
 def _unreached(verdict: Verdict) -> tuple[Finding, ...]:
-    """What a load that did not finish did not print."""
+    """The figures that a load which did not finish did not print."""
     return tuple(each for each in verdict.failures() if each.missing) if causes(verdict) else ()
 
 
-def failures_of(verdict: Verdict, evidence: Evidence | None) -> tuple[Told, ...]:
-    """Everything that keeps the load from being a pass, of one that did not finish the cause first and nothing that it did not reach."""
+def failures_of(verdict: Verdict, evidence: Evidence | None) -> tuple[ShownFinding, ...]:
+    """Every failure. For a load that did not finish, the cause first, without the figures that it did not reach."""
     unreached, ends = _unreached(verdict), causes(verdict)
     rest = (each for each in verdict.failures() if each not in unreached and each not in ends)
-    return _told((*ends, *rest), evidence)
+    return _shown((*ends, *rest), evidence)
 
 
-def others_of(verdict: Verdict, evidence: Evidence | None) -> tuple[Told, ...]:
-    """What was checked of versions, settings and the run and was fine, and what was not checked, and why."""
+def others_of(verdict: Verdict, evidence: Evidence | None) -> tuple[ShownFinding, ...]:
+    """Passed and skipped checks of versions, settings and the run."""
     figures = specs_by_name()
     kept = [each for each in verdict.findings if each.status in (Status.OK, Status.SKIPPED) and each.figure not in figures]  # fmt: skip
-    return _told(kept, evidence)
+    return _shown(kept, evidence)
 
 
-def _told(findings: Iterable[Finding], evidence: Evidence | None) -> tuple[Told, ...]:
+def _shown(findings: Iterable[Finding], evidence: Evidence | None) -> tuple[ShownFinding, ...]:
     findings = tuple(findings)
     lines = dict(_lines(findings, evidence))
     return tuple(
-        Told(each.check.value, each.status.value, explain(each), lines.get(each.where.line, "") if each.where else "")
+        ShownFinding(
+            each.check.value, each.status.value, explain(each), lines.get(each.where.line, "") if each.where else ""
+        )
         for each in findings
     )
 
 
 def _lines(findings: Iterable[Finding], evidence: Evidence | None) -> Iterator[tuple[int | None, str]]:
-    """The text of each line that a finding is about, by its number."""
+    """Number and text of each line that a finding is about."""
     if evidence is None:
         return
     numbers = {each.where.line for each in findings if each.where is not None and each.where.line is not None}

@@ -1,4 +1,4 @@
-"""The page of a fleet: what is wrong first, then cards, figures and nodes."""
+"""The page of a fleet: findings first, then cards, figures and nodes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from loadcheck.show.fleet import deviation_in_words, summary
 from loadcheck.show.page.render import render
 
 SHOWN = 1000
-"""Findings, and nodes, on a page; a browser takes seconds for more. Nodes that do not pass come first."""
+"""Findings and nodes on a page; browsers need seconds for more. Nodes that do not pass come first."""
 
 Row = tuple[str, str | None, str, int, list[str]]
 
 
 def fleet_page(title: str, verdict: FleetVerdict, command: str) -> str:
-    """All of a fleet's verdict in one file.
+    """The verdict on a fleet, in one file.
 
     Args:
         title: what was gathered.
-        command: that did it.
+        command: the command that did it.
     """
     nodes = sorted(verdict.nodes, key=lambda node: node.status == "pass")
     return render(
@@ -42,17 +42,17 @@ def fleet_page(title: str, verdict: FleetVerdict, command: str) -> str:
 def _facts(verdict: FleetVerdict) -> Iterator[tuple[str, str]]:
     plan = verdict.plan
     if plan is None:
-        yield "plan", "none: which nodes are missing cannot be told"
+        yield "plan", "none, so missing nodes cannot be detected"
         return
     yield "profile", plan.profile.name
     yield "engine", plan.engine
-    yield "image", plan.image or "not said"
-    yield "lock", plan.lock_sha256 or "not said"
+    yield "image", plan.image or "not stated"
+    yield "lock", plan.lock_sha256 or "not stated"
     yield "planned", plan.created_at.isoformat()
 
 
 def _figures(verdict: FleetVerdict) -> Iterator[tuple[str, list[Row]]]:
-    """By card, each figure with what most nodes print, and what the others do."""
+    """For each card, each figure with what most nodes print, and what the others print."""
     others: dict[tuple[str, str], list[str]] = defaultdict(list)
     for each in verdict.tally.deviations():
         others[each.card, each.figure].append(deviation_in_words(each))

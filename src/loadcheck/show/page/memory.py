@@ -10,9 +10,9 @@ from loadcheck.predict import Prediction
 from loadcheck.predict.terms import Term
 
 INSIDE = ("weights", "non_torch", "activation_peak", "kv_cache")
-"""What the budget of the engine holds; the four sum to it (DESIGN.md, identities). All other terms lie on top."""
+"""The parts of the engine's budget; the four sum to it (DESIGN.md, identities). All other terms lie outside."""
 RESERVED = "activation_peak"
-"""Kept free for a full batch: a load that answers once takes next to nothing of it."""
+"""Reserved for a full batch: a load that answers once uses almost nothing of it."""
 REST = "rest"
 _HATCHED = {RESERVED: 2, REST: 12}
 _COLOURS = (0, 1, 9, 3, 4, 5, 6, 7, 8, 10, 11)
@@ -21,7 +21,7 @@ _NAMED_PARTS = 6
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One term in bytes; None is what is not predicted, or not measured by itself."""
+    """One term in bytes; None if it is not predicted, or not measured separately."""
 
     name: str
     inside: bool
@@ -34,7 +34,7 @@ class Row:
         return self.name == RESERVED
 
     def colour(self, number: int) -> int:
-        """Of the row at this place of the table, by its class in style.css; what is no memory in use is hatched."""
+        """The colour of the row with this number, as its class in style.css; memory that is not in use is hatched."""
         return _HATCHED.get(self.name, _COLOURS[number % len(_COLOURS)])
 
 
@@ -43,9 +43,9 @@ class Memory:
     """A card's memory in bytes.
 
     Attributes:
-        budget: of the engine; None where it has none.
-        rows: those of the budget first, so that its line stands where they end.
-        peak_predicted, peak_measured: of the whole card; None where not known.
+        budget: the engine's; None without one.
+        rows: those of the budget first, so that they end at its line.
+        peak_predicted, peak_measured: of the whole card; None if unknown.
     """
 
     total: int
@@ -56,8 +56,8 @@ class Memory:
 
     @property
     def bars(self) -> tuple[tuple[str, tuple[tuple[int, Row, int], ...]], ...]:
-        """What is drawn: a name, and (number of the row, row, bytes) from left to right. What was not measured by itself has its
-        predicted size in the measured bar, and the rest is what that leaves."""
+        """The bars: a name, and (number of the row, row, bytes) from left to right. In the measured bar, terms that were not measured
+        separately have their predicted size, and the rest is what remains."""
         predicted = self._segments(each.predicted for each in self.rows)
         if self.peak_measured is None:
             return (("predicted", predicted),)
@@ -70,15 +70,15 @@ class Memory:
 
     @property
     def width(self) -> int:
-        """What the bars are drawn on: the card, or more where more is asked of it."""
+        """The length of the bars: the card, or more if more is needed."""
         return max(self.total, *(sum(size for *_, size in segments) for _, segments in self.bars))
 
 
 def memory_of(prediction: Prediction, readings: Mapping[str, Reading], used_before: int | None = None) -> Memory | None:
-    """The card's memory as predicted, and as the log states it; None for a load whose memory is not predicted by terms.
+    """The card's memory as predicted and as logged; None for a load whose memory is not predicted by terms.
 
     Args:
-        used_before: bytes in use on the card before the load, as the engine read them; None where nobody did.
+        used_before: bytes in use on the card before the load, as the engine read them; None if unknown.
     """
     account, figures = prediction.account, prediction.figures
     if account is None or figures.gpu_total_bytes is None:
@@ -129,17 +129,15 @@ def _outside(prediction: Prediction, readings: Mapping[str, Reading], used_befor
 
 
 def source_of(term: Term) -> str:
-    """Where its formula comes from; of a term that is a sum, what it is of."""
+    """The source of a term's formula; for a sum, the names of its parts."""
     names = [each.name for each in term.parts]
     more = f", and {len(names) - _NAMED_PARTS} more" if len(names) > _NAMED_PARTS else ""
     return term.source or ", ".join(names[:_NAMED_PARTS]) + more
 
 
 def _rest(rows: Iterable[Row], peak: int | None) -> Iterator[Row]:
-    """What the measured peak has beside all terms, mostly what torch's cache keeps; nothing where it was not measured."""
+    """What the measured peak has beyond all terms, mostly torch's cache; nothing if it was not measured."""
     if peak is None:
         return
     held = sum((each.predicted or 0) if each.measured is None else each.measured for each in rows if not each.reserved)
-    yield Row(
-        REST, False, None, peak - held, "what the peak has beside these terms: slack of torch's cache, and rounding"
-    )
+    yield Row(REST, False, None, peak - held, "the rest of the peak: slack of torch's cache, and rounding")

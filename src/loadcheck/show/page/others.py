@@ -19,10 +19,10 @@ from loadcheck.show.page.render import render
 
 
 def prediction_page(case: Case, prediction: Prediction, command: str) -> str:
-    """A load before there is one: whether it fits, where the bytes go, every figure, the terms with their sources.
+    """A predicted load: whether it fits, where the bytes go, every figure, the terms with their sources.
 
     Args:
-        command: that printed it, to be run again.
+        command: the command that made the prediction.
     """
     known = [(spec, value) for spec, value in prediction.figures.items() if value is not None]
     account = prediction.account
@@ -44,7 +44,7 @@ def prediction_page(case: Case, prediction: Prediction, command: str) -> str:
 def comparison_page(
     found: Comparison, samples: tuple[Sequence[Sequence[Sample]], Sequence[Sequence[Sample]]], command: str
 ) -> str:
-    """Two loads side by side: what differs, what moved by which change, and the memory of both over time in one picture."""
+    """Two loads side by side: what differs, what each change moved, and the memory of both over time in one chart."""
     moved = [
         (each.spec.name, each.a.show(), each.b.show(), amount_of(each.spec, each.amount), list(causes(each)), each.explained)
         for each in found.moved
@@ -57,13 +57,13 @@ def comparison_page(
         summary=comparison_summary(found),
         moved=moved,
         groups=[(title, [shown_change(each) for each in changes]) for title, changes in groups if changes],
-        chart=_both(samples),
+        chart=_chart_of_both(samples),
         command=command,
     )
 
 
-def _both(samples: tuple[Sequence[Sequence[Sample]], Sequence[Sequence[Sample]]]) -> Chart | None:
-    """The device's memory of both runs, each from its own start; None where either was not sampled."""
+def _chart_of_both(samples: tuple[Sequence[Sequence[Sample]], Sequence[Sequence[Sample]]]) -> Chart | None:
+    """The device's memory of both runs, each from its own start; None if one was not sampled."""
     for attribute in ("device_used_bytes", "child_rss_bytes"):
         lines = tuple(Line(name, memory_line(each, attribute)[0]) for name, each in zip("AB", samples, strict=True))
         if all(len(line.points) > 1 for line in lines):
@@ -72,5 +72,5 @@ def _both(samples: tuple[Sequence[Sequence[Sample]], Sequence[Sequence[Sample]]]
 
 
 def matrix_page(case: Case, rows: Sequence[Row], command: str) -> str:
-    """Which cards hold a load, with the memory that is left on each."""
+    """Which cards hold a load, with the memory left on each."""
     return render("matrix", title=describe_load(case), rows=rows, command=command, settings=settings_of(case.profile))

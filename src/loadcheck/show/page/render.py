@@ -1,4 +1,4 @@
-"""Templates to pages: everything that is filled in is escaped, and a page may load and run nothing."""
+"""Render templates: all values are escaped, and a page may neither load nor run anything."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(template: str, **values: Any) -> str:
-    """The page of a template of this folder, without its ending."""
+    """Render the template of this name (without its file ending)."""
     text: str = _environment().get_template(f"{template}.html.j2").render(**values)
     return text
 
 
 @cache
 def _environment() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # 40 ms, for those who ask for a page
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # 40 ms, only needed for pages
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, finalize=_finalize,
@@ -31,7 +31,7 @@ def _environment() -> Any:
 
 
 def _finalize(value: Any) -> Any:
-    """Text from elsewhere without a control character; what is not known as nothing; markup of our own templates as it is."""
+    """Remove control characters from text, and render None as nothing; markup of our templates is unchanged."""
     if value is None:
         return ""
     return printable(value) if type(value) is str and not value.isprintable() else value
@@ -46,5 +46,5 @@ def _exact(num_bytes: float | None) -> str:
 
 
 def _share(part: float, whole: float) -> str:
-    """Per cent for a style, within what there is room for."""
+    """A percentage for a style, from 0 to 100."""
     return f"{min(max(100 * part / whole, 0.0), 100.0) if whole else 0.0:.3f}%"

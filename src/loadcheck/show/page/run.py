@@ -38,10 +38,11 @@ def run_page(
     samples: Sequence[Sequence[Sample]],
     training: TrainedPart | None = None,
 ) -> str:
-    """The page of a run; `samples` are those of each of its processes, none where they were not kept.
+    """The page of a run.
 
     Args:
-        training: what a training adds; None for a load.
+        samples: those of each process, as far as they were kept.
+        training: the training's part; None for a load.
     """
     case = None if evidence is None else case_of(evidence, record)
     prediction = None if case is None else predict(case)
@@ -62,7 +63,7 @@ def run_page(
         answers=() if evidence is None else tuple(_answers(evidence)),
         loss=loss_chart(evidence),
         job=part.settings,
-        **_known_of(record, evidence),
+        **_context(record, evidence),
         command=_command(evidence) if training is None else training.command,
     )
 
@@ -71,8 +72,8 @@ def _command(evidence: Evidence | None) -> str:
     return "" if evidence is None else rerun_command(evidence.profile)
 
 
-def _known_of(record: RunRecord, evidence: Evidence | None) -> dict[str, Any]:
-    """What was loaded, with which settings, on what and by what."""
+def _context(record: RunRecord, evidence: Evidence | None) -> dict[str, Any]:
+    """What was loaded, with which settings, on which machine and versions."""
     profile = None if evidence is None else evidence.profile
     return {
         "facts": tuple(run_facts(record, evidence)),
@@ -99,7 +100,7 @@ def _peak_bytes(prediction: Prediction | None) -> int | None:
 
 
 def _answers(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
-    """What the model was asked and said, by the events of our engine."""
+    """Title, prompt and answer of each answer in our engine's events."""
     for kind, title in ANSWERS.items():
         answer = evidence.attempt.last(kind)
         if answer is not None and answer.text is not None:

@@ -1,4 +1,4 @@
-"""What a training has on a page besides what a load has."""
+"""The part of a page that only trainings have, and the page of a predicted training."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from loadcheck.show.page.facts import settings_of
 from loadcheck.show.page.memory import Memory, Row, source_of
 from loadcheck.show.page.render import render
 from loadcheck.show.train import peak_rows
+from loadcheck.show.training import peaks_of
 from loadcheck.specs.files import flat
 from loadcheck.specs.training import TrainJob, TrainSettings
 from loadcheck.training import Trained
@@ -20,18 +21,18 @@ from loadcheck.units import show_bytes
 from loadcheck.workloads.training import TrainPrediction
 
 OTHER_METHOD = {"sft": ("num_generations", "max_prompt_length", "max_completion_length"), "grpo": ("train_seq_length",)}
-"""Settings that a training of this method does not have."""
+"""Settings that a training of each method does not have."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedPart:
-    """Of a training that has run.
+    """The part of a training that has run.
 
     Attributes:
         rows: its peaks, as rows of the table of figures.
-        settings: of data, rows, batch and schedule.
-        command: that trains so again.
-        peak_bytes: predicted, of what is drawn over time: of the process on a CPU, else of the card.
+        settings: those of data, rows, batch and schedule.
+        command: the command that repeats the training.
+        peak_bytes: the predicted peak of what the chart shows: of the process on a CPU, else of the card.
     """
 
     rows: tuple[tuple[str, str, str, str, str], ...]
@@ -41,7 +42,7 @@ class TrainedPart:
 
 
 def trained_part(trained: Trained) -> TrainedPart:
-    """The page's part of a training; what its log does not tell is empty."""
+    """The training's part of a page; empty where the log does not tell."""
     predicted, found = trained.predicted(), trained.found
     on_cpu = found is not None and found.evidence.profile is not None and found.evidence.profile.on_cpu
     return TrainedPart(
@@ -53,7 +54,7 @@ def trained_part(trained: Trained) -> TrainedPart:
 
 
 def _settings(job: TrainJob) -> Iterator[tuple[str, str]]:
-    """Every setting of the job that its method has, by its own name."""
+    """Every setting of the job that applies to its method."""
     left_out = OTHER_METHOD[job.settings.method]
     for key, value in flat(job).items():
         name = key.rpartition(".")[2]
@@ -62,7 +63,7 @@ def _settings(job: TrainJob) -> Iterator[tuple[str, str]]:
 
 
 def _command(job: TrainJob, profile: str) -> str:
-    """Flags of everything that is not as the command itself would have it."""
+    """The command with flags for every setting that is not its default."""
     defaults = {
         **flat(type(job.schedule)()),
         **flat(TrainSettings(method=job.settings.method)),
@@ -85,26 +86,19 @@ def _flag(key: str) -> str:
 
 
 def training_page(case: Case, training: TrainPrediction, command: str) -> str:
-    """A training before there is one: whether it fits, what of the card it takes, every term with its source.
+    """A predicted training: whether it fits, its memory on the card, every term with its source.
 
     Args:
-        command: that printed it, to be run again.
+        command: the command that made the prediction.
     """
     memory = training.memory
-    peaks = [
-        ("torch's allocator, before the trainer", memory.before.num_bytes),
-        ("torch's allocator, first step", memory.first_step.num_bytes),
-        ("torch's allocator, later steps", memory.later_step.num_bytes),
-        ("the card", training.device.num_bytes),
-        ("the host's pinned memory", training.host.num_bytes),
-    ]
     return render(
         "training",
         title=f"{training.settings.method.upper()}, {describe(case)}",
         training=training,
         lacking=training.needed_bytes - case.gpu.total_bytes,
         memory=Memory(case.gpu.total_bytes, None, tuple(_rows(training)), training.device.num_bytes, None),
-        peaks=peaks,
+        peaks=peaks_of(training),
         limits=", ".join(f"{term.name} {show_bytes(term.num_bytes)}" for term in memory.limits[:3]),
         terms=[pair for root in (memory.peak, training.device, training.host) for pair in root.walk()],
         settings=(*((key, str(value), False) for key, value in _own(training.settings)), *settings_of(case.profile)),
@@ -113,7 +107,7 @@ def training_page(case: Case, training: TrainPrediction, command: str) -> str:
 
 
 def _rows(training: TrainPrediction) -> Iterator[Row]:
-    """The card's terms, and in place of the allocator's peak what that holds."""
+    """The card's terms, with the parts of the allocator's peak instead of the peak."""
     peak: Term = training.memory.peak
     for part in training.device.parts:
         for each in peak.parts if part.num_bytes == peak.num_bytes else (part,):
