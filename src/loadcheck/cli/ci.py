@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +18,9 @@ from loadcheck.errors import BadInput, Problem
 from loadcheck.runs.private import open_private
 from loadcheck.runs.redact import Redactor
 from loadcheck.runs.secrets import secrets
-from loadcheck.show.ci.report import Report
+
+if TYPE_CHECKING:
+    from loadcheck.show.ci.report import Report
 
 AGENT_S = 10
 """Timeout of Buildkite's agent, in seconds."""

@@ -12,7 +12,7 @@ from loadcheck import device, doctor
 from loadcheck.cli.chosen import chosen_profile, overrides
 from loadcheck.cli.ci import CiReports, ci_options
 from loadcheck.cli.config_option import config_option
-from loadcheck.cli.load import refused_by
+from loadcheck.cli.load_job import refused_by
 from loadcheck.cli.options import json_option, setting_options
 from loadcheck.cli.output import print_json
 from loadcheck.cli.train_job import chosen_job, resumed
