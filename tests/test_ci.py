@@ -176,6 +176,17 @@ def test_github_actions_gets_annotations_and_summary(
     assert code == 0 or "no room for the KV cache" in lines[0]
 
 
+@pytest.mark.parametrize(("target", "code"), [(REFERENCE, 0), (FAILED, 1)])
+def test_a_runners_summary_that_cannot_be_written_leaves_the_verdict(
+    target: Path, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """In a container the runner's variable may name a file that is not mounted: a note, and the verdict's own exit code."""
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "/nosuch/summary.md")
+    assert cli.run(["check", str(target)]) == code
+    assert "Note: /nosuch/summary.md (GITHUB_STEP_SUMMARY) gets no summary: No such file" in capsys.readouterr().err
+    assert cli.run(["check", str(target), "--summary", "/nosuch/other.md"]) == 2
+
+
 @pytest.mark.parametrize("exit_code", [0, 1])
 def test_buildkites_agent_gets_the_summary(
     exit_code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -223,6 +223,38 @@ def test_a_verification_compares_again(child: Child):
     assert loadcheck(["export", "--verify", "out"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (["tolerance"], 1e9),
+        (["rank"], 7),
+        (["model"], "other"),
+        (["run_verdict"], "fail"),
+        (["run_verdict"], None),
+        (["notes"], ["the verdict on the training is fail"]),
+        (["comparison", "distance"], 5.0),
+        (["comparison", "same_tokens"], False),
+        (["comparison", "num_positions"], 1),
+        (["comparison", "num_chats"], 99),
+    ],
+)
+def test_an_edited_proof_fails(child: Child, capsys: pytest.CaptureFixture[str], keys: list[str], value: Any):
+    """--verify compares what the proof says with itself, with the adapters and with the present comparison."""
+    assert loadcheck(["export", "run", "out"]) == 0
+    assert loadcheck(["export", "--verify", "out"]) == 0
+    proof = json.loads(Path("out", PROOF).read_text())
+    if keys[0] == "notes":
+        proof["run_verdict"] = "pass"
+    table = proof
+    for key in keys[:-1]:
+        table = table[key]
+    table[keys[-1]] = value
+    Path("out", PROOF).write_text(json.dumps(proof))
+    capsys.readouterr()
+    assert loadcheck(["export", "--verify", "out"]) == 1
+    assert "proof.json was edited" in " ".join(capsys.readouterr().out.split())
+
+
 def test_an_unfinished_export_is_not_left(child: Child, capsys: pytest.CaptureFixture[str]):
     """A process that dies leaves no export; exit 1 gives its last words. A folder without a proof is refused with 2."""
     child.dies = "prove"

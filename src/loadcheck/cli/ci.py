@@ -73,6 +73,10 @@ class CiReports:
             _append_summary(self.summary, report)
 
 
+RUNNERS_SUMMARY = "GITHUB_STEP_SUMMARY"
+"""GitHub's runner names the file of a step's summary in this variable."""
+
+
 def ci_options(command: Callable[..., int]) -> Callable[..., int]:
     """The four flags, as one argument `ci_reports` of the command."""
 
@@ -82,7 +86,7 @@ def ci_options(command: Callable[..., int]) -> Callable[..., int]:
 
     decorated: Callable[..., int] = with_reports
     for name, text in reversed(_HELP.items()):
-        envvar = "GITHUB_STEP_SUMMARY" if name == "summary" else None
+        envvar = RUNNERS_SUMMARY if name == "summary" else None
         option = click.option(f"--{name}", type=click.Path(path_type=Path), metavar="FILE", envvar=envvar, help=text)
         decorated = option(decorated)
     return decorated
@@ -97,7 +101,16 @@ def _append_summary(path: Path, report: Report) -> None:
             text = Redactor(secrets(os.environ)).text(markdown(report, MAX_BYTES - file.tell()))
             file.write(text.encode()[: max(MAX_BYTES - file.tell(), 0)])
     except OSError as error:
-        raise BadInput(Problem(str(path), error.strerror or str(error), "name a file", "--summary")) from None
+        why = error.strerror or str(error)
+        if str(path) == os.environ.get(
+            RUNNERS_SUMMARY
+        ):  # a container may have the variable, and not the file: the verdict counts
+            click.echo(
+                f"Note: {path} ({RUNNERS_SUMMARY}) gets no summary: {why}; mount it, or unset {RUNNERS_SUMMARY}",
+                err=True,
+            )
+            return
+        raise BadInput(Problem(str(path), why, "name a file", "--summary")) from None
 
 
 def _print_github(report: Report) -> None:

@@ -15,6 +15,9 @@ from loadcheck.findings.finding import Finding, Status, Verdict, run_finding
 from loadcheck.specs.files import Spec, validate
 
 PROOF = "proof.json"
+ADAPTER_CONFIG = "adapter_config.json"
+VERDICT_NOTE = "the verdict on the training is"
+"""The note of an export of a training that did not pass begins so (exporting/source.py)."""
 MAX_PROOF_BYTES = 4 * 1024 * 1024
 Form = Literal["adapters", "merged"]
 TOLERANCES: dict[str, dict[str, float]] = {
@@ -165,4 +168,35 @@ def judge_proof(folder: Path, proof: Proof, comparison: Comparison | None) -> Ve
     files = file_finding(folder, proof)
     if comparison is None:
         return Verdict((files,))
-    return Verdict((files, *comparison_findings(comparison, TOLERANCES[proof.dtype][proof.form])))
+    tolerance = TOLERANCES[proof.dtype][proof.form]
+    if comparison is proof.comparison:  # the export is being made
+        return Verdict((files, *comparison_findings(comparison, tolerance)))
+    contradictions = [*_contradictions(proof, comparison), *_other_rank(folder, proof)]
+    edited = [run_finding("proof", False, "; ".join(contradictions), "proof.json was edited: export the run again")]
+    return Verdict((files, *comparison_findings(comparison, tolerance), *(edited if contradictions else [])))
+
+
+def _contradictions(proof: Proof, comparison: Comparison) -> Iterator[str]:
+    """What a proof says that its other statements, or the present comparison, rule out."""
+    tolerance, kept = TOLERANCES[proof.dtype][proof.form], proof.comparison
+    if proof.tolerance != tolerance:
+        yield f"its tolerance is {proof.tolerance:g}, and that of {proof.dtype} is {tolerance:g}"
+    if any(finding.status is Status.FAIL for finding in comparison_findings(kept, tolerance)):
+        yield "its own comparison is not a pass"
+    if proof.model != proof.plan.get("model_name"):
+        yield f"its model is {proof.model}, and its plan is of {proof.plan.get('model_name')}"
+    for name in ("num_positions", "num_chats"):
+        if getattr(kept, name) != getattr(comparison, name):
+            yield f"its {name} is {getattr(kept, name)}, and {getattr(comparison, name)} were compared now"
+    if (proof.run_verdict == "pass") == any(note.startswith(VERDICT_NOTE) for note in proof.notes):
+        yield f"its run_verdict is {proof.run_verdict or 'missing'}, and its notes say otherwise"
+
+
+def _other_rank(folder: Path, proof: Proof) -> Iterator[str]:
+    """A rank other than that of the adapters; a merged model has no config of theirs."""
+    try:
+        rank = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["r"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return
+    if rank != proof.rank:
+        yield f"its rank is {proof.rank}, and {ADAPTER_CONFIG} says {rank}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck.errors import BadInput, Problem
-from loadcheck.exporting.proof import refuse_unsafe
+from loadcheck.exporting.proof import VERDICT_NOTE, refuse_unsafe
 from loadcheck.plan import LoadPlan, plan_from_json
 from loadcheck.runs.checkpoints import changed_files, files_of
 from loadcheck.runs.folder import RunFolder, RunRecord, own_file
@@ -49,7 +49,7 @@ class Adapter:
         if not merged and (flag := rank_flag(self.rank)) is not None:
             notes.append(f"rank {self.rank} is above a server's default: serve it with {flag}")
         if self.verdict != "pass":
-            notes.append(f"the verdict on the training is {self.verdict or 'missing'}: see `loadcheck report`")
+            notes.append(f"{VERDICT_NOTE} {self.verdict or 'missing'}: see `loadcheck report`")
         return notes
 
 
