@@ -64,7 +64,7 @@ def test_a_short_gemma_config_has_gemmas_defaults():
     assert (llama.head_dim, llama.tie_word_embeddings, llama.hidden_act, llama.qkv_bias) == (16, False, "silu", True)
 
 
-def _says(config: ModelConfig) -> list[str]:
+def _engine_messages(config: ModelConfig) -> list[str]:
     case = Case(config=config, profile=PROFILE, card=card_from_table("H200"), ram_available_bytes=2**34)
     return [obstacle.engine_says for obstacle in refusals(case)]
 
@@ -73,7 +73,7 @@ def test_granite_fails_once_vllm_is_ready():
     """granite fails after vLLM's start with the error of unsloth's rotary embedding; the figures that vLLM prints before are predicted."""
     found = predict(_config("granite-3.1-2b-instruct"), PROFILE, card_from_table("H200"), 2**34)
     assert not found.fits and found.figures.weights_bytes is not None
-    assert _says(_config("granite-3.1-2b-instruct")) == [
+    assert _engine_messages(_config("granite-3.1-2b-instruct")) == [
         "GraniteRotaryEmbedding.__init__() got an unexpected keyword argument 'device'"
     ]
 
@@ -81,9 +81,9 @@ def test_granite_fails_once_vllm_is_ready():
 def test_gemma_needs_gelu_and_tied_embeddings():
     """gemma without GELU or without tied embeddings is refused with vLLM's words."""
     gemma = _config("gemma-2b-it")
-    assert _says(gemma) == []
-    assert _says(changed(gemma, {"hidden_act": "silu"})) == ["Activation function silu is not supported"]
-    assert _says(changed(gemma, {"tie_word_embeddings": False})) == ["AssertionError"]
+    assert _engine_messages(gemma) == []
+    assert _engine_messages(changed(gemma, {"hidden_act": "silu"})) == ["Activation function silu is not supported"]
+    assert _engine_messages(changed(gemma, {"tie_word_embeddings": False})) == ["AssertionError"]
 
 
 def test_gemmas_tables_and_granites_kernels():
@@ -128,8 +128,8 @@ def test_models_of_public_reports_are_known_by_name(model: str, billions: float)
 def test_phi_4_mini_is_refused_with_the_reason(capsys: pytest.CaptureFixture[str]):
     """phi-4-mini is refused with the reason, and with a model that loads."""
     assert cli.run(["predict", "--gpu", "H200", "--model", "microsoft/Phi-4-mini-instruct"]) == 2
-    said = capsys.readouterr().err
-    assert "phi3" in said and "phi-4 is converted to llama" in said
+    output = capsys.readouterr().err
+    assert "phi3" in output and "phi-4 is converted to llama" in output
 
 
 def test_training_of_an_untraced_architecture_is_refused():

@@ -37,7 +37,7 @@ def _run(tmp_path: Path, log: str, outcome: str, reason: str, exit_code: int) ->
     return run
 
 
-def _shown(run: Path, capsys: pytest.CaptureFixture[str], command: str = "report") -> str:
+def _printed(run: Path, capsys: pytest.CaptureFixture[str], command: str = "report") -> str:
     """Everything printed below the table, on one line."""
     assert cli.run([command, str(run)]) != 0
     out = capsys.readouterr().out
@@ -51,7 +51,7 @@ def _verdict(run: Path) -> Verdict:
 def test_an_interruption_is_the_only_cause(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Ctrl-C is reported with a cause, a fix and a count, the cause last: no traceback, no unknown trouble, no line per figure."""
     run = _run(tmp_path, f"{STARTED}\n{WEIGHTS}\n{INTERRUPT}", "interrupted", "the user ended it", -2)
-    shown = _shown(run, capsys)
+    shown = _printed(run, capsys)
     assert shown.count("FAIL ") == 2  # the cause, and the verdict
     assert "FAIL process is interrupted: the user ended it; load it again" in shown
     assert "9 figures were not reached" in shown
@@ -96,7 +96,7 @@ def test_our_own_error_is_the_cause(tmp_path: Path, capsys: pytest.CaptureFixtur
     (cause,) = causes(_verdict(run))
     assert (cause.trouble, cause.why) == ("refused", "profile p: generation: prompt and answer need 49 tokens")
     assert (cause.remedy, str(cause.where)) == ("shorten the prompt", "load.log:2")
-    shown = _shown(run, capsys)
+    shown = _printed(run, capsys)
     assert "issues of unsloth" not in shown and "see the log around" not in shown
     assert shown.count("FAIL ") == 2
 
@@ -119,7 +119,7 @@ def test_an_unknown_trouble_replaces_the_generic_error(t4_log: Path, tmp_path: P
 def test_a_wrong_version_is_reported_beside_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """A wrong version is its own finding, whatever ended the load."""
     log = f"{STARTED.replace('2.5.1', '2.6.0')}\n{INTERRUPT}"
-    shown = _shown(_run(tmp_path, log, "interrupted", "the user ended it", -2), capsys)
+    shown = _printed(_run(tmp_path, log, "interrupted", "the user ended it", -2), capsys)
     assert "FAIL torch is 2.6.0+cu124, not 2.5.1" in shown
 
 

@@ -28,12 +28,12 @@ def _check(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
 
 def test_the_first_line_names_input_and_profile(capsys: pytest.CaptureFixture[str], t4_log: Path):
     """The first line names the file or run folder, the profile and its utilization, and that nobody named them."""
-    _, said = _check(capsys, str(t4_log))
-    assert said.startswith(
+    _, output = _check(capsys, str(t4_log))
+    assert output.startswith(
         f"{t4_log}: judged as profile {PROFILE} (utilization 0.6), which matches its model and length"
     )
-    _, said = _check(capsys, str(RUNS / "h100" / "reference-train3"))
-    assert f"reference-train3: judged as profile {PROFILE} (utilization 0.6) figure" in said
+    _, output = _check(capsys, str(RUNS / "h100" / "reference-train3"))
+    assert f"reference-train3: judged as profile {PROFILE} (utilization 0.6) figure" in output
 
 
 def test_the_document_names_the_profile(capsys: pytest.CaptureFixture[str], t4_log: Path):
@@ -44,18 +44,18 @@ def test_the_document_names_the_profile(capsys: pytest.CaptureFixture[str], t4_l
 
 def test_a_log_of_other_settings_is_judged_by_its_own(capsys: pytest.CaptureFixture[str]):
     """A log with a profile's model and length but another utilization is not judged as that profile, and does not fail for it."""
-    code, said = _check(capsys, str(OTHER_SETTINGS / "load.log"))
-    assert code == 0 and "judged without a profile" in said
+    code, output = _check(capsys, str(OTHER_SETTINGS / "load.log"))
+    assert code == 0 and "judged without a profile" in output
 
 
 def test_settings_that_differ_from_the_load_are_the_cause(capsys: pytest.CaptureFixture[str]):
     """Settings that differ from the load's give one FAIL with the flag that fixes it. Consequences share one line, and with the flag it passes."""
     log = str(OTHER_SETTINGS / "load.log")
-    code, said = _check(capsys, log, "--gpu-memory-utilization", "0.6")
-    assert (code, said.count("FAIL gpu_memory_utilization_pct")) == (1, 1)
-    assert "this load was made with about 0.05; check with --gpu-memory-utilization 0.05" in said
-    assert "not the settings of this load: gpu_memory_utilization_pct, max_num_seqs" in said
-    assert "FAIL max_num_seqs" not in said
+    code, output = _check(capsys, log, "--gpu-memory-utilization", "0.6")
+    assert (code, output.count("FAIL gpu_memory_utilization_pct")) == (1, 1)
+    assert "this load was made with about 0.05; check with --gpu-memory-utilization 0.05" in output
+    assert "not the settings of this load: gpu_memory_utilization_pct, max_num_seqs" in output
+    assert "FAIL max_num_seqs" not in output
     assert _check(capsys, log, "--gpu-memory-utilization", "0.05")[0] == 0
 
 
@@ -63,10 +63,10 @@ def test_a_printed_setting_is_compared(capsys: pytest.CaptureFixture[str], t4_lo
     """unsloth prints its conservativeness; another one than expected is named with its flag."""
     log = tmp_path / "load.log"
     log.write_text(t4_log.read_text().replace("conservativeness = 1.0", "conservativeness = 0.5"))
-    code, said = _check(capsys, str(log), "--profile", PROFILE)
+    code, output = _check(capsys, str(log), "--profile", PROFILE)
     assert code == 1
-    assert "FAIL conservativeness is 0.5" in said and f"profile {PROFILE} asks for 1.0" in said
-    assert "check with --conservativeness 0.5" in said
+    assert "FAIL conservativeness is 0.5" in output and f"profile {PROFILE} asks for 1.0" in output
+    assert "check with --conservativeness 0.5" in output
 
 
 def test_another_length_is_judged_by_its_flag(capsys: pytest.CaptureFixture[str], t4_log: Path, tmp_path: Path):
@@ -77,8 +77,8 @@ def test_another_length_is_judged_by_its_flag(capsys: pytest.CaptureFixture[str]
     )
     assert "judged without a profile" in _check(capsys, str(log))[1]
     assert f"judged as profile {PROFILE}" in _check(capsys, str(log), "--max-seq-length", "640")[1]
-    code, said = _check(capsys, str(log), "--conservativeness", "0.5")
-    assert (code, "no profile is of this log's model and length" in said) == (2, True)
+    code, output = _check(capsys, str(log), "--conservativeness", "0.5")
+    assert (code, "no profile is of this log's model and length" in output) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_a_flag_that_contradicts_the_run_is_refused(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ):
     """A card, profile or setting that contradicts the run folder is bad input, on one line."""
-    code, said = _check(capsys, str(RUNS / "h100" / "reference-train3"), *arguments)
-    assert (code, words in said, said.count("Error: ")) == (2, True, 1)
+    code, output = _check(capsys, str(RUNS / "h100" / "reference-train3"), *arguments)
+    assert (code, words in output, output.count("Error: ")) == (2, True, 1)
 
 
 def test_a_flag_that_agrees_with_the_run_is_accepted(capsys: pytest.CaptureFixture[str]):
@@ -108,8 +108,8 @@ def test_a_load_on_the_cpu_has_no_card(capsys: pytest.CaptureFixture[str], tmp_p
     """A log of the small CPU model has no GPU, whatever --gpu says."""
     log = tmp_path / "load.log"
     log.write_text(format_event(Started(model="smollm2-135m-instruct", max_model_len=512, quantization="nf4")) + "\n")
-    code, said = _check(capsys, str(log), "--gpu", "T4")
-    assert (code, "is of a load on cpu, not on T4" in said) == (2, True)
+    code, output = _check(capsys, str(log), "--gpu", "T4")
+    assert (code, "is of a load on cpu, not on T4" in output) == (2, True)
 
 
 def test_a_note_says_that_golden_ranges_do_not_apply(capsys: pytest.CaptureFixture[str], t4_log: Path):
@@ -129,8 +129,8 @@ def test_a_note_says_that_golden_ranges_do_not_apply(capsys: pytest.CaptureFixtu
 def test_the_note_says_why_nothing_is_predicted(model: str | None, note: str, tmp_path: Path):
     """A log without a model and one with an unknown model get different notes."""
     log = tmp_path / "load.log"
-    said = "" if model is None else f"INFO model_runner.py:1110] Starting to load model {model}...\n"
-    log.write_text(said + "INFO model_runner.py:1115] Loading model weights took 5.3541 GB\n")
+    line = "" if model is None else f"INFO model_runner.py:1110] Starting to load model {model}...\n"
+    log.write_text(line + "INFO model_runner.py:1115] Loading model weights took 5.3541 GB\n")
     notes = [finding.why for finding in judge(gather(log)).findings if finding.status is Status.SKIPPED]
     assert any(each.startswith(note) for each in notes)
 
@@ -148,15 +148,15 @@ def test_a_run_of_other_settings_is_fixed_by_a_load(t4_log: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("said", "status"), [(20 * GIB, "pass"), (None, "fail"), (60 * GIB, "fail"), ("20", "fail"), (-1, "fail")]
+    ("ram_bytes", "status"), [(20 * GIB, "pass"), (None, "fail"), (60 * GIB, "fail"), ("20", "fail"), (-1, "fail")]
 )
-def test_swap_space_follows_from_the_ram_that_unsloth_found(said: Any, status: str, tmp_path: Path):
+def test_swap_space_follows_from_the_ram_that_unsloth_found(ram_bytes: Any, status: str, tmp_path: Path):
     """Swap space follows the RAM that unsloth found, as another load may have taken some before. Implausible values are ignored."""
     text = (RUNS / "h200" / "reference" / "load.log").read_text(encoding="utf-8")
     text = text.replace("swap space = 6 GB", "swap space = 4 GB").replace("# CPU blocks: 3072", "# CPU blocks: 2048")
-    if said is not None:
+    if ram_bytes is not None:
         text = text.replace(
-            "Unsloth: vLLM loading", format_event(RamFound(ram_available_bytes=said)) + "\nUnsloth: vLLM loading"
+            "Unsloth: vLLM loading", format_event(RamFound(ram_available_bytes=ram_bytes)) + "\nUnsloth: vLLM loading"
         )
     log = tmp_path / "load.log"
     log.write_text(text, encoding="utf-8")

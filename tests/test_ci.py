@@ -169,9 +169,9 @@ def test_github_actions_gets_annotations_and_summary(
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "step.md"))
     code = cli.run(["check", str(target), "--json"])
-    said = capsys.readouterr()
-    lines = [line for line in said.err.splitlines() if line.startswith(f"::{kind} title=loadcheck ")]
-    assert (len(lines), json.loads(said.out)["verdict"]) == (count, ["pass", "fail"][code])
+    output = capsys.readouterr()
+    lines = [line for line in output.err.splitlines() if line.startswith(f"::{kind} title=loadcheck ")]
+    assert (len(lines), json.loads(output.out)["verdict"]) == (count, ["pass", "fail"][code])
     assert (tmp_path / "step.md").read_text().startswith("## ")
     assert code == 0 or "no room for the KV cache" in lines[0]
 

@@ -178,8 +178,8 @@ def test_a_profile_is_named_as_for_load(command: str, capsys: pytest.CaptureFixt
     """PROFILE and --profile mean the same; two different ones are bad input."""
     name = "llama31-8b-instruct-4bit"
     asked = (command, "--json", "--gpu", "T4", "--ram-available-bytes", "11000000000")
-    said = [_run(capsys, *asked, *way) for way in ([name], ["--profile", name], [])]
-    assert said[0] == said[1] == said[2] and said[0][0] == 0
+    output = [_run(capsys, *asked, *way) for way in ([name], ["--profile", name], [])]
+    assert output[0] == output[1] == output[2] and output[0][0] == 0
     code, _, err = _run(capsys, command, name, "--profile", "smollm2-135m-cpu", "--gpu", "T4")
     assert code == 2 and "differ; name one of them" in err
 
@@ -576,8 +576,8 @@ def test_markup_in_a_log_is_text(capsys: pytest.CaptureFixture[str], t4_log: Pat
     assert "[bold red]boo[/]" in out and "[/nonsense]" in out
 
 
-def _from_stdin(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
-    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(said)))
+def _from_stdin(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(content)))
 
 
 def test_a_log_from_stdin_is_judged_as_from_a_file(

@@ -141,7 +141,7 @@ def test_versions_and_machine_are_listed_without_effect(tmp_path: Path):
 
 
 @cache
-def _repeat(seed: int) -> str:
+def _repeated_log(seed: int) -> str:
     """The reference's log with random values within the bands, and the figures that follow from them."""
     chance = Random(seed)
     known = card_from_table("T4")
@@ -168,7 +168,7 @@ def _printed(plan: Any, card: Any) -> str:
 @pytest.mark.parametrize("seed", thinned(range(100)))
 def test_repeats_of_a_load_are_the_same(seed: int, tmp_path: Path):
     """Repeats with non_torch, graphs and peak anywhere in their bands, and the cache that follows, are the same."""
-    for number, text in enumerate((_repeat(-1), _repeat(seed))):
+    for number, text in enumerate((_repeated_log(-1), _repeated_log(seed))):
         (tmp_path / f"{number}.log").write_text(text)
     found = compare(*(read_subject(tmp_path / f"{number}.log") for number in range(2)))
     assert found.same, [(each.spec.name, each.a.show(), each.b.show(), each.parts) for each in found.moved]

@@ -162,7 +162,7 @@ def test_a_data_file_is_found_relative_to_the_config(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (AXOLOTL.replace("adapter: qlora", ""), "adapter: is missing, which is a different training than the one predicted here; set it to lora or qlora"),
         (AXOLOTL.replace("load_in_8bit: false", "load_in_8bit: true"), "load_in_8bit: is True"),
@@ -180,11 +180,11 @@ def test_a_data_file_is_found_relative_to_the_config(tmp_path: Path):
         (TRL.replace("[q_proj, v_proj]", "[1, 2]"), "lora_target_modules: must be a string"),
     ],
 )  # fmt: skip
-def test_unsupported_training_is_refused(text: str, said: str, tmp_path: Path):
+def test_unsupported_training_is_refused(text: str, message: str, tmp_path: Path):
     """Full fine-tuning, 8 bits, other losses, several cards and invalid values are refused, with file and key."""
     with pytest.raises(BadInput) as error:
         _read(tmp_path, text)
-    assert any(said in str(problem) and str(problem).startswith(str(tmp_path)) for problem in error.value.problems)
+    assert any(message in str(problem) and str(problem).startswith(str(tmp_path)) for problem in error.value.problems)
 
 
 PACKING = {
@@ -209,7 +209,7 @@ def test_packing_is_taken_with_a_note_on_differences(kind: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (PACKING["axolotl"][0] + "flash_attention: true\n", "flash_attention: is True, which separates the examples of a packed row"),
         (PACKING["axolotl"][0] + "attn_implementation: sdpa\n", "attn_implementation: is 'sdpa', which separates"),
@@ -220,15 +220,15 @@ def test_packing_is_taken_with_a_note_on_differences(kind: str, tmp_path: Path):
         (TRL + "packing: maybe\n", "packing: must be true or false"),
     ],
 )  # fmt: skip
-def test_packing_that_keeps_examples_apart_is_refused(text: str, said: str, tmp_path: Path):
+def test_packing_that_keeps_examples_apart_is_refused(text: str, message: str, tmp_path: Path):
     """Packing that keeps examples apart is refused by its key, unless a flag says whether to pack."""
     with pytest.raises(BadInput) as error:
         _read(tmp_path, text)
-    assert any(said in str(problem) for problem in error.value.problems)
+    assert any(message in str(problem) for problem in error.value.problems)
     if "maybe" not in text:
         assert "or --no-packing" in str(error.value)
         config = read_config(tmp_path / "config.yaml", {"packing"})
-        assert config.differs == [] and any(said.partition(":")[0] in each for each in config.ignored)
+        assert config.differs == [] and any(message.partition(":")[0] in each for each in config.ignored)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "contains no settings"),
         ("- a\n- b\n", "contains no settings"),
@@ -266,13 +266,13 @@ def test_all_problems_are_reported_at_once(tmp_path: Path):
         ("lora_r: \xff", "not valid YAML"),
     ],
 )  # fmt: skip
-def test_an_invalid_config_is_refused(text: str, said: str | None, tmp_path: Path):
+def test_an_invalid_config_is_refused(text: str, message: str | None, tmp_path: Path):
     """Other files, YAML that creates objects, duplicate keys, and short files that expand to a billion values are refused."""
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="latin-1")
     with pytest.raises(BadInput) as error:
         read_config(path)
-    assert said is None or said in str(error.value)
+    assert message is None or message in str(error.value)
 
 
 def test_a_flag_decides_how_a_config_is_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -293,8 +293,11 @@ def test_flags_override_the_config(tmp_path: Path, capsys: pytest.CaptureFixture
     path.write_text(AXOLOTL)
     assert loadcheck(["predict", "--config", str(path), "--gpu", "A100-40GB", "--lora-r", "4", "--json"]) == 0
     out, err = capsys.readouterr()
-    said = json.loads(out)
-    assert (said["training"]["settings"]["per_device_train_batch_size"], said["settings"]["adapters"]["r"]) == (2, 4)
+    document = json.loads(out)
+    assert (document["training"]["settings"]["per_device_train_batch_size"], document["settings"]["adapters"]["r"]) == (
+        2,
+        4,
+    )
     assert "is a config of axolotl; used: base_model" in err
     assert "Note: not used: " in err
     assert "this command does not use num_train_epochs" in err

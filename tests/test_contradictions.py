@@ -177,8 +177,8 @@ def test_a_file_of_a_training_that_cannot_be_read_is_bad_input(
     (folder / file).write_bytes(text.encode("utf-8", "surrogatepass"))
     for command in (["check", str(folder)], ["report", str(folder), "--json"], ["compare", str(folder), str(ON_CPU)]):
         assert cli.run(command) == 2
-        said = capsys.readouterr().err
-        assert (file in said, said.count("\n")) == (True, 1)
+        output = capsys.readouterr().err
+        assert (file in output, output.count("\n")) == (True, 1)
 
 
 def test_a_training_without_its_plan_is_bad_input(tmp_path: Path):

@@ -89,7 +89,7 @@ def _chat(*turns: tuple[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ('{"messages": [', "is not JSON"),
         ('{"text": NaN}', "NaN is not a JSON number"),
@@ -119,11 +119,11 @@ def _chat(*turns: tuple[str, Any]) -> dict[str, Any]:
         ({"text": ""}, "text: is empty"),
     ],
 )  # fmt: skip
-def test_a_broken_row_is_refused_in_one_line_that_names_it(row: Any, said: str, tmp_path: Path):
+def test_a_broken_row_is_refused_in_one_line_that_names_it(row: Any, message: str, tmp_path: Path):
     """A broken row is refused with file, line, key, what is wrong and the fix."""
     (fault,) = _faults(_file(tmp_path, "", row))
     assert fault.startswith("data.jsonl:2: ")
-    assert said in fault
+    assert message in fault
     assert "; " in fault
 
 
@@ -156,7 +156,7 @@ def test_a_file_without_a_row_is_refused(content: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("{}", "data.json:1: is not a JSON array"),
         ('[\n{"text": "a"}\n{"text": "b"}]', "data.json:2: is not JSON (a comma or ] is missing"),
@@ -165,24 +165,24 @@ def test_a_file_without_a_row_is_refused(content: str, tmp_path: Path):
         ('[{"text": "a"}]\n[]', "has more after the array"),
     ],
 )
-def test_a_broken_array_is_refused_by_line(content: str, said: str, tmp_path: Path):
+def test_a_broken_array_is_refused_by_line(content: str, message: str, tmp_path: Path):
     """A fault in an array is reported with its line, as for JSON lines."""
     path = tmp_path / "data.json"
     path.write_text(content)
-    assert said in _faults(path)[0]
+    assert message in _faults(path)[0]
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda folder: folder / "none.jsonl", "No such file"),
         (lambda folder: _file(folder, CHAT, name="data.csv"), "is neither a .jsonl nor a .json file"),
         (lambda folder: _folder(folder / "x.jsonl"), "Is a directory"),
     ],
 )
-def test_an_invalid_data_file_is_refused(make: Callable[[Path], Path], said: str, tmp_path: Path):
+def test_an_invalid_data_file_is_refused(make: Callable[[Path], Path], message: str, tmp_path: Path):
     """A missing file, another format and a folder are refused."""
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         read_data(make(tmp_path), "sft")
 
 

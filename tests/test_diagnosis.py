@@ -57,8 +57,8 @@ def test_each_trouble_is_named_by_its_excerpt(excerpt: Path):
     assert trouble.cause in finding.why and all(reference in finding.why for reference in trouble.references)
     assert finding.where is not None and finding.where.line is not None
     line = finding.where.line
-    said = "\n".join(excerpt.read_text().split("\n")[line - 1 :])
-    assert any(pattern.search(said.split("\n")[0]) for _, pattern in trouble.phrases())
+    rest = "\n".join(excerpt.read_text().split("\n")[line - 1 :])
+    assert any(pattern.search(rest.split("\n")[0]) for _, pattern in trouble.phrases())
 
 
 @pytest.mark.parametrize(("trouble_id", "last_words"), OOM_AFTER.items(), ids=OOM_AFTER)

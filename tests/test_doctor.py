@@ -52,17 +52,17 @@ def _examine(plan: LoadPlan = GPU_PLAN, **changes: Any) -> Report:
     return examine(dataclasses.replace(GOOD, **changes), plan)
 
 
-def _bad(report: Report) -> list[Finding]:
+def _problems(report: Report) -> list[Finding]:
     return [finding for finding in report.findings if finding.level is not Level.OK]
 
 
-def _only(report: Report) -> Finding:
+def _only_finding(report: Report) -> Finding:
     """The only finding that is not OK."""
-    assert len(_bad(report)) == 1, _bad(report)
-    return _bad(report)[0]
+    assert len(_problems(report)) == 1, _problems(report)
+    return _problems(report)[0]
 
 
-def _local(folder: Path, quantized: bool, **overrides: Any) -> LoadPlan:
+def _local_plan(folder: Path, quantized: bool, **overrides: Any) -> LoadPlan:
     """A plan of a local directory with a tiny llama's config."""
     folder.mkdir()
     config = {
@@ -81,7 +81,7 @@ def test_a_good_machine_is_fine():
     """On a good machine, with a GPU or without, every check passes and the exit code is 0."""
     for plan in (GPU_PLAN, CPU_PLAN):
         report = _examine(plan)
-        assert (report.outcome, report.exit_code, _bad(report)) == ("fine", EXIT_PASS, [])
+        assert (report.outcome, report.exit_code, _problems(report)) == ("fine", EXIT_PASS, [])
     assert {finding.check for finding in _examine().findings} == {
         "gpu", "driver", "capability", "processes", "memory", "platform", "ram", "disk", "libstdc++", "shm", "libcuda",
         "compiler", "versions", "files", "xformers-edit", "token", "visible-devices", "model-name", "server",
@@ -90,8 +90,8 @@ def test_a_good_machine_is_fine():
 
 def test_the_checked_packages_are_named():
     """The doctor checks only the main packages, and names the command that checks all."""
-    said = next(finding.what for finding in _examine().findings if finding.check == "versions")
-    assert said == "14 of the stack's main packages are as pinned; `loadcheck manifest` checks all"
+    found = next(finding.what for finding in _examine().findings if finding.check == "versions")
+    assert found == "14 of the stack's main packages are as pinned; `loadcheck manifest` checks all"
 
 
 def test_a_machine_without_a_gpu_is_fine_for_the_cpu():
@@ -167,12 +167,12 @@ def test_volta_gets_one_warning(capability: str, times: int):
 def test_processes_on_the_gpu_are_named():
     """Processes on the GPU are a warning with their names; so is memory in use without a visible process."""
     processes = (GpuProcess(4242, "python3", 3 * GIB), GpuProcess(7, None, None))
-    finding = _only(_examine(driver=Driver("550.54.15", True, processes)))
+    finding = _only_finding(_examine(driver=Driver("550.54.15", True, processes)))
     assert finding.what == (
         "in use on the GPU: python3 (process 4242, 3.00 GiB), outside of this container (process 7)"
     )
     hidden = dataclasses.replace(T4, free_bytes=T4.free_bytes - GIB)
-    finding = next(each for each in _bad(_examine(gpu=hidden)) if each.check == "processes")
+    finding = next(each for each in _problems(_examine(gpu=hidden)) if each.check == "processes")
     assert "not visible from here" in finding.what and "vllm #2248" in finding.references
 
 
@@ -188,7 +188,7 @@ def test_memory_is_compared_with_the_prediction():
 def test_a_full_batch_that_would_not_fit_is_a_warning():
     """If the load fits but a full batch would not, that is a warning before the start, and no reason to refuse."""
     report = _examine(make_plan(load_profile("llama31-8b-instruct-4bit", {"gpu_memory_utilization": 0.97})))
-    finding = next(each for each in _bad(report) if "requests at once" in each.what)
+    finding = next(each for each in _problems(report) if "requests at once" in each.what)
     assert (finding.check, finding.level, report.exit_code) == ("memory", Level.WARNING, EXIT_PASS)
 
 
@@ -197,15 +197,15 @@ def test_a_load_without_vllm_is_not_refused_for_vllms_reasons(changes: dict[str,
     """Without vLLM, what vLLM would lack is no problem."""
     name = "llama31-8b-instruct-4bit"
     with_vllm = make_plan(load_profile(name, changes))
-    assert any(finding.check == "memory" for finding in _bad(_examine(with_vllm)))
+    assert any(finding.check == "memory" for finding in _problems(_examine(with_vllm)))
     without = make_plan(load_profile(name, changes | {"fast_inference": False}))
-    assert not _bad(_examine(without))
+    assert not _problems(_examine(without))
 
 
 def test_free_memory_near_a_step_of_sequences_is_a_warning():
     """Free memory close to a step of unsloth's table of sequences is a warning: the figures may differ from day to day."""
     h100 = GpuDevice("NVIDIA H100 80GB HBM3", "9.0", 85_017_493_504, 84_465_090_560, "13.0")
-    finding = _only(_examine(gpu=h100, ram_available_bytes=100 * GIB, ram_total_bytes=125 * GIB))
+    finding = _only_finding(_examine(gpu=h100, ram_available_bytes=100 * GIB, ram_total_bytes=125 * GIB))
     assert (finding.check, finding.level) == ("memory", Level.WARNING)
     assert "226" in finding.what
 
@@ -224,7 +224,7 @@ def test_free_memory_near_a_step_of_sequences_is_a_warning():
 )
 def test_visible_devices(value: str, says: str):
     """Any CUDA_VISIBLE_DEVICES except unset and 0 is a problem, each form with its own reason."""
-    finding = _only(_examine(variables={"CUDA_VISIBLE_DEVICES": value}))
+    finding = _only_finding(_examine(variables={"CUDA_VISIBLE_DEVICES": value}))
     assert (finding.check, finding.level) == ("visible-devices", Level.PROBLEM)
     assert says in finding.what and "--gpus" in finding.remedy
 
@@ -240,22 +240,22 @@ def test_the_first_device_is_accepted():
 )
 def test_variables_that_change_a_load(name: str):
     """A variable that would change the load is a warning with its name."""
-    finding = _only(_examine(variables={name: "1"}))
+    finding = _only_finding(_examine(variables={name: "1"}))
     assert (finding.level, finding.what) == (Level.WARNING, f"{name} is set")
     assert finding.remedy and finding.references
 
 
 def test_memory_of_the_host():
     """Too little memory is a warning; a swap space above 70 % of it is refused by vLLM."""
-    assert _only(_examine(CPU_PLAN, ram_available_bytes=MIB)).check == "ram"
-    finding = _only(_examine(ram_total_bytes=2 * GIB))
+    assert _only_finding(_examine(CPU_PLAN, ram_available_bytes=MIB)).check == "ram"
+    finding = _only_finding(_examine(ram_total_bytes=2 * GIB))
     assert finding.cannot and "over 70 %" in finding.what
 
 
 def test_disk():
     """A disk too small for the weights is a problem, unless they are already there or come from elsewhere."""
     report = _examine(disk_free_bytes=5 * GIB)
-    assert _only(report).check == "disk" and report.exit_code == EXIT_MACHINE
+    assert _only_finding(report).check == "disk" and report.exit_code == EXIT_MACHINE
     assert _examine(disk_free_bytes=5 * GIB, has_weights=True).outcome == "fine"
     assert _examine(CPU_PLAN, disk_free_bytes=5 * GIB).outcome == "fine"
     assert 5_702_746_371 < needed_disk_bytes(GPU_PLAN) < 5_750_000_000
@@ -263,8 +263,8 @@ def test_disk():
 
 def test_shared_memory():
     """Docker's default of 64 MiB is a warning, and so is a missing /dev/shm."""
-    assert "64.0 MiB" in _only(_examine(shm_bytes=64 * MIB)).what
-    assert "is not there" in _only(_examine(shm_bytes=None)).what
+    assert "64.0 MiB" in _only_finding(_examine(shm_bytes=64 * MIB)).what
+    assert "is not there" in _only_finding(_examine(shm_bytes=None)).what
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_shared_memory():
 def test_what_triton_compiles_with(changes: dict[str, Any], check: str, says: str):
     """Triton needs a compiler, Python's headers, and a libcuda.so to link to."""
     report = _examine(**changes)
-    finding = _only(report)
+    finding = _only_finding(report)
     assert finding.check == check and says in finding.what and finding.remedy
     assert report.exit_code == EXIT_FAIL
 
@@ -291,21 +291,21 @@ def test_what_triton_compiles_with(changes: dict[str, Any], check: str, says: st
 def test_another_libcuda_than_the_drivers_is_named(found: str, says: str):
     """A stub, or the toolkit's compatibility library, found before the driver's libcuda is a problem; after it, it is not."""
     own = "/usr/lib/x86_64-linux-gnu"
-    finding = _only(_examine(libcuda_dirs=(found, own)))
+    finding = _only_finding(_examine(libcuda_dirs=(found, own)))
     assert finding.check == "libcuda" and found in finding.what and says in finding.remedy
     assert _examine(libcuda_dirs=(own, found)).outcome == "fine"
 
 
 def test_libstdcxx_must_be_new_enough():
     """A libstdc++ without the symbols that bitsandbytes needs is a problem; exactly these are enough."""
-    assert "has up to GLIBCXX_3.4.21" in _only(_examine(glibcxx_found=(3, 4, 21))).what
+    assert "has up to GLIBCXX_3.4.21" in _only_finding(_examine(glibcxx_found=(3, 4, 21))).what
     assert _examine(glibcxx_found=(3, 4, 22)).outcome == "fine"
 
 
 def test_version_drift_is_a_problem():
     """A package with another version, or a missing one, is a problem with the pin and its reason."""
     installed = {name: version for name, version in GOOD.installed.items() if name != "setuptools"} | {"trl": "0.15.0"}
-    trl, setuptools = _bad(_examine(installed=installed))
+    trl, setuptools = _problems(_examine(installed=installed))
     assert trl.what == "trl 0.14.0 is pinned, and 0.15.0 is installed" and "0.15.0 breaks" in trl.why
     assert setuptools.what == "setuptools 75.8.0 is pinned, and none is installed"
     assert _examine(installed=dict(GOOD.installed) | {"torch": "2.5.1+cu124"}).outcome == "fine"
@@ -350,7 +350,7 @@ def test_python_path_that_shadows_a_pinned_package(made: str, is_named: bool, tm
     (tmp_path / made).touch()
     found = facts._shadowed(os.pathsep.join(("/nowhere", str(tmp_path))))
     assert bool(found) is is_named
-    assert [each.check for each in _bad(_examine(shadowed=found))] == ["python-path"] * is_named
+    assert [each.check for each in _problems(_examine(shadowed=found))] == ["python-path"] * is_named
 
 
 def test_no_python_path_shadows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -365,7 +365,7 @@ def test_edited_files_are_named():
     """A file that differs from its wheel is a problem; unsloth's own edit is named, but is none."""
     own = ChangedFile("xformers/ops/fmha/cutlass.py", "changed", "unsloth's own edit")
     odd = tuple(ChangedFile(f"vllm/{number}.py", "changed", None) for number in range(7))
-    finding = _only(_examine(changed_files=(own, *odd)))
+    finding = _only_finding(_examine(changed_files=(own, *odd)))
     assert "vllm/0.py (changed)" in finding.what and finding.what.endswith("and 2 more")
     expected = next(each for each in _examine(changed_files=(own,)).findings if each.check == "files")
     assert expected.level is Level.OK and "cutlass.py (unsloth's own edit)" in expected.what
@@ -406,16 +406,16 @@ def test_token_forms(token: str, form: str):
 
 def test_tokens():
     """A bad token is a problem if the hub is needed, an empty one a warning, and none is fine."""
-    finding = _only(_examine(tokens=(Token("HF_TOKEN", "expired"),)))
+    finding = _only_finding(_examine(tokens=(Token("HF_TOKEN", "expired"),)))
     assert finding.level is Level.PROBLEM and finding.what == "HF_TOKEN is expired"
-    assert _only(_examine(tokens=(Token("HF_TOKEN", "empty"),))).level is Level.WARNING
+    assert _only_finding(_examine(tokens=(Token("HF_TOKEN", "empty"),))).level is Level.WARNING
     assert _examine(tokens=(Token("HF_TOKEN", "well-formed"),)).outcome == "fine"
     assert _examine(CPU_PLAN, tokens=(Token("HF_TOKEN", "expired"),)).outcome == "fine"
 
 
 def test_offline_without_weights_is_a_problem():
     """HF_HUB_OFFLINE is accepted once the weights are there."""
-    assert _only(_examine(variables={"HF_HUB_OFFLINE": "1"})).check == "offline"
+    assert _only_finding(_examine(variables={"HF_HUB_OFFLINE": "1"})).check == "offline"
     assert _examine(variables={"HF_HUB_OFFLINE": "1"}, has_weights=True).outcome == "fine"
     assert _examine(variables={"HF_HUB_OFFLINE": "0"}).outcome == "fine"
 
@@ -436,8 +436,8 @@ def test_the_name_of_a_local_directory_must_match_its_config(
     name: str, quantized: bool, overrides: Any, says: str | None, tmp_path: Path
 ):
     """Under vLLM unsloth goes by the end of a directory's name. If config.json disagrees, the load fails or is silently in 16 bits."""
-    report = _examine(_local(tmp_path / name, quantized, **overrides))
-    found = [finding for finding in _bad(report) if finding.check == "model-name"]
+    report = _examine(_local_plan(tmp_path / name, quantized, **overrides))
+    found = [finding for finding in _problems(report) if finding.check == "model-name"]
     assert [says in finding.what for finding in found if says] == ([True] if says else [])
     assert bool(found) is bool(says)
 
@@ -453,7 +453,7 @@ def test_every_finding_that_is_not_ok_says_why_and_how_to_fix_it():
         platform="riscv64", variables={"CUDA_VISIBLE_DEVICES": "1"}, tokens=(Token("HF_TOKEN", "malformed"),)
     )
     for plan in (GPU_PLAN, CPU_PLAN):
-        bad = _bad(examine(worst, plan))
+        bad = _problems(examine(worst, plan))
         assert len(bad) >= 3 and all(finding.why and finding.remedy for finding in bad)
 
 
@@ -635,10 +635,10 @@ def test_markup_in_a_fact_is_text(capsys: pytest.CaptureFixture[str], monkeypatc
 def test_wsl2_has_little_pinned_memory(checkpointing: str | bool, warns: bool):
     """On WSL2 a profile whose training moves activations to pinned memory gets a warning with the remedy; elsewhere not."""
     plan = make_plan(load_profile("llama31-8b-instruct-4bit", {"adapters.use_gradient_checkpointing": checkpointing}))
-    found = _bad(_examine(plan, is_wsl=True))
+    found = _problems(_examine(plan, is_wsl=True))
     assert [finding.check for finding in found] == ["pinned-memory"] * warns
     assert all("use_gradient_checkpointing=True" in finding.remedy for finding in found)
-    assert not _bad(_examine(plan))
+    assert not _problems(_examine(plan))
 
 
 @pytest.mark.parametrize(

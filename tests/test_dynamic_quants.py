@@ -130,8 +130,8 @@ def test_a_name_is_predicted_as_the_loaded_checkpoint(name: str, shown: str, not
 def test_predict_names_the_loaded_checkpoint(capsys: pytest.CaptureFixture[str]):
     """predict names the checkpoint that is loaded, also in the JSON document."""
     assert cli.run(["predict", "--gpu", "T4", "--model", "unsloth/Llama-3.2-3B-Instruct-bnb-4bit", "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert "unsloth/llama-3.2-3b-instruct-unsloth-bnb-4bit" in said["notes"][0]
+    document = json.loads(capsys.readouterr().out)
+    assert "unsloth/llama-3.2-3b-instruct-unsloth-bnb-4bit" in document["notes"][0]
 
 
 def test_a_config_without_quantization_is_loaded_in_16_bits(tmp_path: Path):
@@ -199,8 +199,8 @@ def test_synthetic_weights_of_a_dynamic_quant():
     tensors = {tensor.name: tensor.dtype for tensor in checkpoint_tensors(config)}
     assert tensors["model.layers.1.mlp.down_proj.weight"] == "BF16"
     assert tensors["model.layers.1.self_attn.q_proj.weight"] == tensors["model.layers.0.mlp.down_proj.weight"] == "U8"
-    said = small_files({}, config)["config.json"]["quantization_config"]["llm_int8_skip_modules"]
-    assert said[-1] == "model.layers.1.mlp" and said[0] == "lm_head"
+    skipped = small_files({}, config)["config.json"]["quantization_config"]["llm_int8_skip_modules"]
+    assert skipped[-1] == "model.layers.1.mlp" and skipped[0] == "lm_head"
     assert directory_name("smollm2-135m-instruct", config) == "smollm2-135m-instruct-unsloth-bnb-4bit"
 
 

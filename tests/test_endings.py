@@ -422,7 +422,7 @@ def test_indentation_is_kept_below_a_prefix():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("Killed", "ended by SIGKILL, most likely by the kernel for lack of host memory"),
         ("Segmentation fault", "ended by SIGSEGV: native code crashed"),
@@ -431,12 +431,12 @@ def test_indentation_is_kept_below_a_prefix():
     ],
 )
 def test_the_finding_tells_the_cause_and_how_it_surfaced(
-    words: str, said: str, log, capsys: pytest.CaptureFixture[str]
+    words: str, message: str, log, capsys: pytest.CaptureFixture[str]
 ):
     """The finding gives the signal with its most likely meaning, and both ends of an exception chain."""
     assert cli.run(["check", str(log(words + "\n")), "--json"]) == 1
     findings = json.loads(capsys.readouterr().out)["findings"]
-    assert said in next(each["why"] for each in findings if each["figure"] == "error" and each["measured"] is None)
+    assert message in next(each["why"] for each in findings if each["figure"] == "error" and each["measured"] is None)
 
 
 RANK_LINE = "INFO 02-13 15:56:20 worker.py:267] model weights take 5.35GiB; non_torch_memory takes 0.05GiB; PyTorch activation peak memory takes 0.74GiB; the rest of the memory reserved for KV Cache is 2.64GiB."

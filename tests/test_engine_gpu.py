@@ -151,7 +151,7 @@ def test_the_ram_that_unsloth_finds_is_recorded(monkeypatch: pytest.MonkeyPatch,
     record_ram(Recorder(), lambda: after.append("taken"))
     assert capsys.readouterr().out == ""
     assert cast(Any, utils.psutil).virtual_memory().available == 7
-    assert '"event": "ram"' in (said := capsys.readouterr().out) and said.endswith('"ram_available_bytes": 7}\n')
+    assert '"event": "ram"' in (output := capsys.readouterr().out) and output.endswith('"ram_available_bytes": 7}\n')
     assert after == ["taken"]
 
 
@@ -274,8 +274,8 @@ def test_lora_slots_count_each_stacked_buffer_once():
 
 def test_random_weights_need_no_expected_word():
     """The profile's expected word is required of real weights only."""
-    said = {weights: shared.expectation(profile(weights=weights), "It is PARIS.") for weights in ("hub", "synthetic")}
-    assert said == {"hub": {"expected": "Paris", "found": True}, "synthetic": {"expected": None, "found": None}}
+    found = {weights: shared.expectation(profile(weights=weights), "It is PARIS.") for weights in ("hub", "synthetic")}
+    assert found == {"hub": {"expected": "Paris", "found": True}, "synthetic": {"expected": None, "found": None}}
 
 
 @pytest.mark.parametrize(("number", "result"), [(1.5, 1.5), (float("nan"), None), (float("inf"), None)])

@@ -32,7 +32,7 @@ def _predict(**settings: Any) -> Prediction:
     return predict(_case(**settings))
 
 
-def _says(case: Case) -> list[str]:
+def _engine_messages(case: Case) -> list[str]:
     return [each.engine_says for each in refusals(case)]
 
 
@@ -64,18 +64,21 @@ def test_an_8_bit_cache_is_estimated_at_1_25_bytes():
 
 def test_an_old_card_has_no_8_bit_cache():
     """An old card refuses an 8-bit cache in unsloth's own words; a newer one accepts it."""
-    assert _says(_case("T4", float8_kv_cache=True)) == [
+    assert _engine_messages(_case("T4", float8_kv_cache=True)) == [
         "Unsloth: Your GPU is too old for float8 KV cache! Set it to False."
     ]
-    assert _says(_case(float8_kv_cache=True)) == []
+    assert _engine_messages(_case(float8_kv_cache=True)) == []
 
 
 def test_an_8_bit_cache_uses_xformers():
     """An 8-bit cache uses xformers, which supports fewer head sizes than FlashAttention and copies the kernel's result."""
     assert 224 in head_sizes(9.0) and 224 not in head_sizes(9.0, float8=True)
     odd = {"head_dim": 224, "hidden_size": 224 * 32}
-    assert _says(_case(of_model=odd)) == []
-    assert "Head size 224 is not supported by PagedAttention" in _says(_case(of_model=odd, float8_kv_cache=True))[0]
+    assert _engine_messages(_case(of_model=odd)) == []
+    assert (
+        "Head size 224 is not supported by PagedAttention"
+        in _engine_messages(_case(of_model=odd, float8_kv_cache=True))[0]
+    )
     wide = {"intermediate_size": 64, "quantization": "16bit"}  # so that attention is the widest moment of a layer
     usual, halved = (forward_peak(_case(of_model=wide, float8_kv_cache=on).config, 4096, 9.0) for on in (False, True))
     assert (usual.name, halved.name) == ("forward: o_proj", "forward: attention")
@@ -84,8 +87,8 @@ def test_an_8_bit_cache_uses_xformers():
 def test_without_prefix_caching_a_windowed_model_loads():
     """Without prefix caching a model with a sliding window loads: vLLM refuses only the two together, and unsloth passes the setting on."""
     window = {"sliding_window": True}
-    assert "Prefix caching is not supported with sliding window" in _says(_case(of_model=window))[0]
-    assert _says(_case(of_model=window, prefix_caching="off")) == []
+    assert "Prefix caching is not supported with sliding window" in _engine_messages(_case(of_model=window))[0]
+    assert _engine_messages(_case(of_model=window, prefix_caching="off")) == []
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from loadcheck.verdict import Finding, Status, judge
 from tests.conftest import RUNS
 
 KEPT = (*sorted(RUNS.rglob("load.log")), Path(__file__).parent / "training" / "run" / "load.log")
-OF_A_CPU: dict[str, type[Event]] = KINDS | {"adapters": of_a_cpu.Attached, "trained": of_a_cpu.Trained}
+CPU_EVENTS: dict[str, type[Event]] = KINDS | {"adapters": of_a_cpu.Attached, "trained": of_a_cpu.Trained}
 WRONG: tuple[Any, ...] = ([], "x", -1, True, None, 1e400, 10**30, {"a": []}, "9.08", 0.5)
 
 
@@ -31,7 +31,7 @@ def _lines(log: Path) -> list[str]:
 @pytest.mark.parametrize("log", KEPT, ids=lambda log: log.parent.name)
 def test_the_format_of_events_is_stable(log: Path):
     """Written again, each event of a kept run is the same line to the byte: names, order, null and omitted fields."""
-    kinds = OF_A_CPU if "training" in log.parts else KINDS
+    kinds = CPU_EVENTS if "training" in log.parts else KINDS
     for line in _lines(log):
         data = split_event(line)[1]
         assert format_event(kinds[data["event"]](**{name: data[name] for name in data if name != "event"})) == line
@@ -42,9 +42,9 @@ def test_every_event_of_a_kept_run_is_read(log: Path):
     """Each event of a kept run is read without faults or unknown fields, and with the same values."""
     for line in _lines(log):
         data = split_event(line)[1]
-        said = read_event(1, data, OF_A_CPU)
-        assert said.faults == ()
-        assert {"event": said.name, **{name: getattr(said.event, name) for name in data if name != "event"}} == data
+        logged = read_event(1, data, CPU_EVENTS)
+        assert logged.faults == ()
+        assert {"event": logged.name, **{name: getattr(logged.event, name) for name in data if name != "event"}} == data
 
 
 FIELDS = [(kind, field) for kind in KINDS.values() for field in structs.fields(kind)]
@@ -55,11 +55,11 @@ FIELDS = [(kind, field) for kind in KINDS.values() for field in structs.fields(k
 )
 def test_every_field_refuses_wrong_values(kind: type[Event], field: structs.FieldInfo):
     """A wrong value for a field is a fault with words, and the record holds None; at most three of the values fit any type."""
-    said = [read_event(7, {"event": name_of(kind), field.name: value}) for value in WRONG]
-    faults = [each.faults[0] for each in said if each.faults]
+    logged = [read_event(7, {"event": name_of(kind), field.name: value}) for value in WRONG]
+    faults = [each.faults[0] for each in logged if each.faults]
     assert len(faults) >= len(WRONG) - 3
     assert all(fault.field == field.name and fault.wanted for fault in faults)
-    assert all(getattr(each.event, field.name) is None for each in said if each.faults)
+    assert all(getattr(each.event, field.name) is None for each in logged if each.faults)
 
 
 def test_which_fields_may_be_null():
@@ -126,9 +126,9 @@ def test_events_of_a_newer_version_are_kept(newer: str, tmp_path: Path):
 @pytest.mark.parametrize("text", [r'"\ud800"', r'"\u0000"', '"' + "x" * 100_000 + '"'])
 def test_any_text_is_valid(text: str):
     """Half a surrogate pair, a null character and a very long text are valid."""
-    said = read_event(1, {"event": "answer", "text": json.loads(text)})
-    assert isinstance(said.event, Answered)
-    assert (said.faults, said.event.text) == ((), json.loads(text))
+    logged = read_event(1, {"event": "answer", "text": json.loads(text)})
+    assert isinstance(logged.event, Answered)
+    assert (logged.faults, logged.event.text) == ((), json.loads(text))
 
 
 def test_events_are_found_by_class(tmp_path: Path):
@@ -148,13 +148,13 @@ def test_memory_figures_of_steps_and_of_a_trainings_start():
     assert {f"train_{when}{name}" for name in measured for when in ("", "before_")} <= {*TrainBegin.__struct_fields__}
 
 
-class OwnText(str):
+class VersionText(str):
     """A str subclass, like torch's version."""
 
 
 def test_a_str_subclass_is_written_as_text():
     """A version of a package's own class is written as text."""
-    line = format_event(Started(torch=OwnText("2.5.1+cu124")))
+    line = format_event(Started(torch=VersionText("2.5.1+cu124")))
     assert line == 'loadcheck: {"event": "started", "torch": "2.5.1+cu124"}'
 
 
@@ -179,7 +179,7 @@ def test_a_stack_may_have_its_own_events(tmp_path: Path):
     log.write_text(f'{format_event(Cooled(num_fans=3))}\nloadcheck: {{"event": "cooled", "num_fans": -3}}\n')
     attempt = parse_log(log, merged([Dialect(), Dialect(events=(Cooled,))])).last
     assert [each.num_fans for each in attempt.all(Cooled)] == [3, None]
-    assert [len(said.faults) for said in attempt.events] == [0, 1]
+    assert [len(logged.faults) for logged in attempt.events] == [0, 1]
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.__name__)

@@ -102,8 +102,8 @@ def _training(run: Path, **config: Any) -> None:
 def _adapter(run: Path, config: dict[str, Any]) -> None:
     written = run / "written"
     written.mkdir()
-    said = {"peft_type": "LORA", "r": 8, "bias": "none", "base_model_name_or_path": "/home/me/base"}
-    (written / CONFIG).write_text(json.dumps(said | config))
+    known = {"peft_type": "LORA", "r": 8, "bias": "none", "base_model_name_or_path": "/home/me/base"}
+    (written / CONFIG).write_text(json.dumps(known | config))
     (written / ADAPTER).write_bytes(b"weights")
     (written / "tokenizer.json").write_text("{}")
     publish(written, run / "adapter")
@@ -133,8 +133,12 @@ def test_json_is_one_document(child: Child, capsys: pytest.CaptureFixture[str]):
     """Stdout is only one document, also for a verification."""
     for words in (["run", "out"], ["--verify", "out"]):
         assert loadcheck(["export", *words, "--json"]) == 0
-        said = json.loads(capsys.readouterr().out)
-        assert (said["verdict"], said["export"], said["comparison"]["base_distance"]) == ("pass", "out", 3.5)
+        document = json.loads(capsys.readouterr().out)
+        assert (document["verdict"], document["export"], document["comparison"]["base_distance"]) == (
+            "pass",
+            "out",
+            3.5,
+        )
 
 
 @pytest.mark.parametrize(
@@ -338,7 +342,7 @@ def test_runs_without_complete_adapters_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["run"], "DIR: is missing"),
         (["run", "run"], "run: DIR: already exists"),
@@ -348,11 +352,11 @@ def test_runs_without_complete_adapters_are_refused(
     ],
 )
 def test_contradictory_arguments_are_refused(
-    child: Child, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    child: Child, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ):
     """Contradictory arguments are refused with exit 2 and one line."""
     assert loadcheck(["export", *words]) == 2
-    assert said in _error(capsys)
+    assert message in _error(capsys)
 
 
 def test_an_invalid_proof_is_refused(child: Child, capsys: pytest.CaptureFixture[str]):
@@ -373,8 +377,8 @@ def test_an_answer_comes_word_by_word(child: Child, capsys: pytest.CaptureFixtur
     for source in ("out", "run"):
         capsys.readouterr()
         assert loadcheck(["generate", source, "--prompt", "What?"]) == 0
-        said = capsys.readouterr()
-        assert (said.out, said.err) == ("Paris.·[31m\n", "4 tokens, 2.0 tokens/s on the cpu\n")
+        output = capsys.readouterr()
+        assert (output.out, output.err) == ("Paris.·[31m\n", "4 tokens, 2.0 tokens/s on the cpu\n")
     assert loadcheck(["generate", "out", "--prompt", "What?", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["answer"] == "Paris."
 

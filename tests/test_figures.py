@@ -31,8 +31,8 @@ def test_an_unknown_figure_is_null():
 def test_memory_is_in_gib_with_the_logs_decimals():
     """Weights have four decimals, swap space none, and the profile's other figures two."""
     figures = Figures(weights_bytes=5_748_957_184, swap_bytes=2 * GIB, kv_cache_bytes=2_837_493_579)
-    said = figures.to_json()
-    assert (said["weights_gib"], said["swap_gib"], said["kv_cache_gib"]) == (5.3541, 2, 2.64)
+    document = figures.to_json()
+    assert (document["weights_gib"], document["swap_gib"], document["kv_cache_gib"]) == (5.3541, 2, 2.64)
     assert figures.bytes_json() == {
         "weights_bytes": 5_748_957_184,
         "swap_bytes": 2 * GIB,

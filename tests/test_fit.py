@@ -200,15 +200,15 @@ def _would_fit(**changes: Any) -> str:
 
 def test_4_bit_is_proposed_if_16_bits_do_not_fit():
     """If 16 bits do not fit, the same model in 4-bit is proposed, with all flags."""
-    said = _would_fit(config=_config(quantization="16bit"), load_in_4bit=False)
-    assert said.startswith("in 4-bit: --max-seq-length") and said.splitlines()[0].endswith("--load-in-4bit")
+    proposal = _would_fit(config=_config(quantization="16bit"), load_in_4bit=False)
+    assert proposal.startswith("in 4-bit: --max-seq-length") and proposal.splitlines()[0].endswith("--load-in-4bit")
 
 
 def test_the_longest_length_is_proposed_if_the_given_does_not_fit():
     """If a given length does not fit, the longest that does is proposed with its flags."""
-    said = _would_fit(goal="concurrency", max_seq_length=60_000)
+    proposal = _would_fit(goal="concurrency", max_seq_length=60_000)
     longest = _fit("length").proposals[0].profile.max_seq_length
-    assert f"requests no longer than fit: --max-seq-length {longest} " in said
+    assert f"requests no longer than fit: --max-seq-length {longest} " in proposal
 
 
 def test_another_utilization_is_proposed_if_the_given_cannot_work():
@@ -219,10 +219,10 @@ def test_another_utilization_is_proposed_if_the_given_cannot_work():
 def test_a_suggested_card_is_really_bigger():
     """A T4 in use is told of an empty T4, not of a bigger card called T4; an H100 is not told of a T4."""
     t4, h100 = card_from_table("T4"), card_from_table("H100")
-    said = _would_fit(card=dataclasses.replace(t4, name="Tesla T4", free_bytes=5_000_000_000)).splitlines()
-    assert "T4 with nothing else on it" in said and "a bigger card: T4" not in said
-    said = _would_fit(card=dataclasses.replace(h100, name="H100", free_bytes=5_000_000_000)).splitlines()
-    assert said == ["H100 with nothing else on it", "a bigger card: H200"]
+    proposal = _would_fit(card=dataclasses.replace(t4, name="Tesla T4", free_bytes=5_000_000_000)).splitlines()
+    assert "T4 with nothing else on it" in proposal and "a bigger card: T4" not in proposal
+    proposal = _would_fit(card=dataclasses.replace(h100, name="H100", free_bytes=5_000_000_000)).splitlines()
+    assert proposal == ["H100 with nothing else on it", "a bigger card: H200"]
 
 
 def test_the_table_fits_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

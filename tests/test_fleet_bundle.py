@@ -39,7 +39,7 @@ def made(keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def mine(made: Path, tmp_path: Path) -> Path:
+def bundle_copy(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "runs"))
 
 
@@ -121,36 +121,36 @@ FAULTS: dict[str, tuple[Callable[[Path, Path], object], set[Fault]]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_tampered_bundle_is_refused(mine: Path, keys: Path, fault: str):
+def test_a_tampered_bundle_is_refused(bundle_copy: Path, keys: Path, fault: str):
     """Forged, changed, missing and added files, and a verdict that the runs do not give, are refused and named."""
     befall, kinds = FAULTS[fault]
-    befall(mine, keys)
-    found = verify(mine, keys / "mine.pub")
+    befall(bundle_copy, keys)
+    found = verify(bundle_copy, keys / "mine.pub")
     assert {kind for kind, _ in found.faults} == kinds
     assert not found.is_believed and found.exit_code == 1
 
 
-def test_an_untrusted_key_is_refused(mine: Path, keys: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_untrusted_key_is_refused(bundle_copy: Path, keys: Path, capsys: pytest.CaptureFixture[str]):
     """A valid signature of an untrusted key is refused, and its key is named."""
-    assert cli.run(["fleet", "verify", str(mine)]) == 1
+    assert cli.run(["fleet", "verify", str(bundle_copy)]) == 1
     out = capsys.readouterr().out
     assert "by nobody whom you named" in out and "SHA256:" in out and out.splitlines()[-1].startswith("NOT VERIFIED")
 
 
-def test_a_genuine_statement_of_a_failure_is_no_pass(mine: Path, keys: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_genuine_statement_of_a_failure_is_no_pass(bundle_copy: Path, keys: Path, capsys: pytest.CaptureFixture[str]):
     """A signed statement of a failure is verified as FAILED, with exit code 1."""
-    shutil.rmtree(mine / "h200-1")
-    assert cli.run(["fleet", "bundle", str(mine), "--key", str(keys / "mine")]) == 1
-    assert cli.run(["fleet", "verify", str(mine), "--signers", str(keys / "mine.pub"), "--json"]) == 1
+    shutil.rmtree(bundle_copy / "h200-1")
+    assert cli.run(["fleet", "bundle", str(bundle_copy), "--key", str(keys / "mine")]) == 1
+    assert cli.run(["fleet", "verify", str(bundle_copy), "--signers", str(keys / "mine.pub"), "--json"]) == 1
     data = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
     assert (data["verified"], data["verdict"], data["failed"]) == (True, "fail", ["h200-1"])
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"_type": "https://in-toto.io/Statement/v0.1"}', "[" * 100_000])
-def test_an_invalid_statement_is_bad_input(mine: Path, keys: Path, text: str):
+def test_an_invalid_statement_is_bad_input(bundle_copy: Path, keys: Path, text: str):
     """An invalid statement exits 2."""
-    (mine / NAME).write_text(text)
-    assert cli.run(["fleet", "verify", str(mine), "--signers", str(keys / "mine.pub")]) == 2
+    (bundle_copy / NAME).write_text(text)
+    assert cli.run(["fleet", "verify", str(bundle_copy), "--signers", str(keys / "mine.pub")]) == 2
 
 
 def test_a_truncated_tar_is_bad_input(made: Path, tmp_path: Path, keys: Path):
@@ -162,20 +162,22 @@ def test_a_truncated_tar_is_bad_input(made: Path, tmp_path: Path, keys: Path):
         assert archive.getnames()[:2] == [NAME, SIGNATURE]
 
 
-def test_a_key_that_cannot_sign_is_bad_input(mine: Path, tmp_path: Path):
+def test_a_key_that_cannot_sign_is_bad_input(bundle_copy: Path, tmp_path: Path):
     """A key that cannot sign exits 2."""
-    assert cli.run(["fleet", "bundle", str(mine), "--key", str(tmp_path / "none")]) == 2
+    assert cli.run(["fleet", "bundle", str(bundle_copy), "--key", str(tmp_path / "none")]) == 2
 
 
-def test_without_ssh_keygen_verify_exits_3(mine: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_without_ssh_keygen_verify_exits_3(
+    bundle_copy: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     """Without ssh-keygen the exit code is 3."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert cli.run(["fleet", "verify", str(mine), "--signers", str(keys / "mine.pub")]) == 3
+    assert cli.run(["fleet", "verify", str(bundle_copy), "--signers", str(keys / "mine.pub")]) == 3
 
 
-def test_an_endless_file_is_refused(mine: Path, keys: Path):
+def test_an_endless_file_is_refused(bundle_copy: Path, keys: Path):
     """An endless file is refused with exit 2, when bundling and when verifying, whoever signed it."""
-    with (mine / "h200-1" / "1" / "load.log").open("ab") as file:
+    with (bundle_copy / "h200-1" / "1" / "load.log").open("ab") as file:
         file.truncate(1 << 42)
-    assert cli.run(["fleet", "verify", str(mine), "--signers", str(keys / "mine.pub")]) == 2
-    assert cli.run(["fleet", "bundle", str(mine), "--key", str(keys / "mine")]) == 2
+    assert cli.run(["fleet", "verify", str(bundle_copy), "--signers", str(keys / "mine.pub")]) == 2
+    assert cli.run(["fleet", "bundle", str(bundle_copy), "--key", str(keys / "mine")]) == 2

@@ -86,8 +86,8 @@ def _edited_copy(node: Node) -> None:
     shutil.rmtree(other.path.parents[1])
 
 
-def _verdict_json(node: Node, said: str) -> None:
-    (node.path / "verdict.json").write_text(json.dumps({"verdict": said}))
+def _verdict_json(node: Node, verdict: str) -> None:
+    (node.path / "verdict.json").write_text(json.dumps({"verdict": verdict}))
     seal(node.path)
 
 
@@ -198,16 +198,16 @@ def test_a_sound_fleet_passes_from_a_folder_or_a_tar(tmp_path: Path, capsys: pyt
     fleet(tmp_path / "a", 3)
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "a", "results")
-    said = []
+    documents = []
     for name in ("a", "a.tar.gz"):
         code = cli.run(["fleet", "gather", str(tmp_path / name), "--json"])
-        said.append(json.loads(capsys.readouterr().out))
-        assert code == 0, said
-    assert said[0]["verdict"] == "pass" and said[0]["counts"] == {"pass": 3}
-    assert said[0]["cards"][0]["cost_per_verified_load"] == pytest.approx(35.53 / 3600 * 3.6, abs=1e-6)
-    assert said[0]["cheapest_card"] == "H200"
-    assert {each["figure"]: each["measured"] for each in said[0]["figures"]}["weights_gib"] == "5.3541"
-    assert said[0]["figures"] == said[1]["figures"]
+        documents.append(json.loads(capsys.readouterr().out))
+        assert code == 0, documents
+    assert documents[0]["verdict"] == "pass" and documents[0]["counts"] == {"pass": 3}
+    assert documents[0]["cards"][0]["cost_per_verified_load"] == pytest.approx(35.53 / 3600 * 3.6, abs=1e-6)
+    assert documents[0]["cheapest_card"] == "H200"
+    assert {each["figure"]: each["measured"] for each in documents[0]["figures"]}["weights_gib"] == "5.3541"
+    assert documents[0]["figures"] == documents[1]["figures"]
 
 
 def test_a_tar_is_read_from_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -302,10 +302,10 @@ def test_a_slurm_script_runs_the_bundle(tmp_path: Path):
     write_files(plan, tmp_path)
     own = {"SLURM_ARRAY_TASK_ID": "2", "CUDA_VISIBLE_DEVICES": "3", "PATH": f"{tools}:{os.environ['PATH']}"}
     command = ["bash", str(tmp_path / "t4.sbatch")]
-    said = subprocess.run(
+    output = subprocess.run(
         command, env={**os.environ, **own}, cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout
-    first, *environment = said.splitlines()
+    first, *environment = output.splitlines()
     assert first.endswith(f"{root} /usr/local/bin/loadcheck fleet node /home/loadcheck/runs llama31-8b-instruct-4bit")
     assert f"--bind {tmp_path}/results:/home/loadcheck/runs,{tmp_path}/results/.weights/t4-2:" in first
     assert environment == [f"APPTAINERENV_{each}" for each in
@@ -356,8 +356,11 @@ def test_the_command_writes_the_plan(tmp_path: Path, capsys: pytest.CaptureFixtu
     )
     out = tmp_path / "out"
     assert cli.run(["fleet", "plan", str(file), "--out", str(out)]) == 1
-    said = capsys.readouterr().out
-    assert re.search(r"^T4 +2 +0.40 +5.3541 .*planned$", said, re.MULTILINE) and "B200: compute capability 10.0" in said
+    output = capsys.readouterr().out
+    assert (
+        re.search(r"^T4 +2 +0.40 +5.3541 .*planned$", output, re.MULTILINE)
+        and "B200: compute capability 10.0" in output
+    )
     plan = read_plan(out / "fleet.json")
     assert [node.node for node in plan.nodes] == ["t4-0", "t4-1"] and plan.until is not None
     assert cli.run(["fleet", "plan", str(file), "--out", str(out)]) == 2

@@ -111,7 +111,7 @@ LATER = ("num_gpu_blocks", "weights_gib", "weights_load_s", "activation_peak_gib
 
 
 @pytest.mark.parametrize(
-    ("log", "said"),
+    ("log", "expected"),
     with_public_logs(
         [
             ("one line", (26624, 1.0755, 61.2, 1.4, 256)),
@@ -123,10 +123,10 @@ LATER = ("num_gpu_blocks", "weights_gib", "weights_load_s", "activation_peak_gib
         ],
     ),
 )
-def test_later_dialects(log: str, said: tuple[float, ...], tmp_path: Path):
+def test_later_dialects(log: str, expected: tuple[float, ...], tmp_path: Path):
     """vLLM 0.8 and 0.9 print weights and blocks in other words; one of these logs is a single line."""
     figures = parse_log(sample_log(log, tmp_path)).last.figures.to_json()
-    assert tuple(figures[name] for name in LATER) == said
+    assert tuple(figures[name] for name in LATER) == expected
 
 
 def test_trainable_params_may_be_repeated(t4_log: Path, tmp_path: Path):
@@ -302,8 +302,10 @@ def test_invalid_events_are_none(text: str):
 
 def test_an_invalid_compute_capability_is_not_read(tmp_path: Path, t4_log: Path):
     """An event's compute capability is used only if it looks like one."""
-    said = {text: format_event(Device(compute_capability=text)) for text in ("9.0", "9.08.post3", "٩.٠")}
-    read = {text: parse_log(_write(tmp_path / "log", f"{t4_log.read_text()}\n{line}\n")) for text, line in said.items()}
+    events = {text: format_event(Device(compute_capability=text)) for text in ("9.0", "9.08.post3", "٩.٠")}
+    read = {
+        text: parse_log(_write(tmp_path / "log", f"{t4_log.read_text()}\n{line}\n")) for text, line in events.items()
+    }
     values = {
         text: [r.value for r in log.last.readings if r.attribute == "compute_capability"] for text, log in read.items()
     }

@@ -32,22 +32,22 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-OF_AN_OUTER_MAKE = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "ARGS", "RUN", "LOG", "GPU", "PROFILE")
+OUTER_MAKE_VARIABLES = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "ARGS", "RUN", "LOG", "GPU", "PROFILE")
 """What `make unit ARGS=…` passes to the tests, and these must not inherit."""
 
 
 def clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in OF_AN_OUTER_MAKE}
+    return {name: value for name, value in os.environ.items() if name not in OUTER_MAKE_VARIABLES}
 
 
 def make(checkout: Path, *arguments: str, **environment: str) -> tuple[int, list[str], str]:
     """The exit code, loadcheck's arguments, and the output."""
-    said = subprocess.run(["make", "ENGINE=cpu", "RUNTIME=local", *arguments], cwd=checkout, env={**clean_environment(), **environment},
+    output = subprocess.run(["make", "ENGINE=cpu", "RUNTIME=local", *arguments], cwd=checkout, env={**clean_environment(), **environment},
                           capture_output=True, text=True, check=False)  # fmt: skip
     given = checkout / "given"
     words = given.read_text().split("\0")[:-1] if given.exists() else []
     assert not list(checkout.glob("o[0-9]")), "something that was given was run"
-    return said.returncode, words, said.stderr
+    return output.returncode, words, output.stderr
 
 
 @pytest.mark.parametrize("where", ["command line", "environment"])
@@ -74,10 +74,10 @@ def test_values_reach_the_program_unchanged(
     """Quotes, spaces, newlines, `$(…)`, back quotes, `;` and make's functions are passed as plain characters."""
     values = dict.fromkeys(names, EVIL)
     if where == "environment":
-        code, words, said = make(checkout, target, **values)
+        code, words, output = make(checkout, target, **values)
     else:
-        code, words, said = make(checkout, target, *(f"{name}={value}" for name, value in values.items()))
-    assert (code, words) == (0, expected), said
+        code, words, output = make(checkout, target, *(f"{name}={value}" for name, value in values.items()))
+    assert (code, words) == (0, expected), output
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_args_are_split_and_not_evaluated(target: str, own: list[str], checkout:
 
 def test_an_open_quote_in_args_is_bad_usage(checkout: Path):
     """With an open quote nothing is run."""
-    code, words, said = make(checkout, "predict", "ARGS=--model 'a b")
-    assert (code, words, "Error: ARGS: " in said) == (2, [], True)
+    code, words, output = make(checkout, "predict", "ARGS=--model 'a b")
+    assert (code, words, "Error: ARGS: " in output) == (2, [], True)
 
 
 def test_the_newest_run_may_have_any_name(checkout: Path):
@@ -104,15 +104,15 @@ def test_the_newest_run_may_have_any_name(checkout: Path):
 
 def test_without_a_run_report_exits_2(checkout: Path):
     """Without a run: exit 2, and the command that makes one."""
-    code, words, said = make(checkout, "check")
-    assert (code, words, "there is no run yet; run: make load" in said) == (2, [], True)
+    code, words, output = make(checkout, "check")
+    assert (code, words, "there is no run yet; run: make load" in output) == (2, [], True)
 
 
 @pytest.mark.parametrize("name", ["ENGINE", "RUNTIME"])
 def test_an_unknown_engine_or_runtime_is_refused(name: str, checkout: Path):
     """Targets are named after engine and runtime, so only known ones are accepted."""
-    code, words, said = make(checkout, "load", f"{name}=cpu; touch o1")
-    assert (code, words, f"{name}: " in said) == (2, [], True)
+    code, words, output = make(checkout, "load", f"{name}=cpu; touch o1")
+    assert (code, words, f"{name}: " in output) == (2, [], True)
 
 
 USERS_TARGETS = [

@@ -13,7 +13,7 @@ from loadcheck.specs.files import MAX_FILE_BYTES, changed
 from loadcheck.specs.hf_config import config_from_hf
 from loadcheck.specs.profile import load_profile
 
-WHOLE: dict[str, Any] = {
+COMPLETE: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
     "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256, "max_position_embeddings": 131072, "hidden_act": "silu",
     "tie_word_embeddings": False, "attention_bias": False, "bias": False, "qkv_bias": False, "mlp_bias": False,
@@ -28,28 +28,28 @@ WHOLE: dict[str, Any] = {
     },
 }  # fmt: skip
 KEYS = [
-    *((key,) for key in WHOLE),
-    *((key, inner) for key in ("rope_scaling", "quantization_config") for inner in WHOLE[key]),
+    *((key,) for key in COMPLETE),
+    *((key, inner) for key in ("rope_scaling", "quantization_config") for inner in COMPLETE[key]),
 ]
-ODD: list[Any] = [
+WRONG_VALUES: list[Any] = [
     "x", "", "1", "\ud800", "a\nb", "y" * 9999, 5, -1, 0, 10**30, -(10**30), 2**63, 1.5, 4096.0, 1e308, float("nan"),
     float("inf"), -float("inf"), True, False, [], [1], ["x"], [None], {}, {"a": 1}, {"factor": {}}, None,
 ]  # fmt: skip
 
 
-def _with(path: tuple[str, ...], value: Any) -> dict[str, Any]:
+def _with_value(path: tuple[str, ...], value: Any) -> dict[str, Any]:
     if len(path) == 1:
-        return {**WHOLE, path[0]: value}
-    return {**WHOLE, path[0]: {**WHOLE[path[0]], path[1]: value}}
+        return {**COMPLETE, path[0]: value}
+    return {**COMPLETE, path[0]: {**COMPLETE[path[0]], path[1]: value}}
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2"])
 @pytest.mark.parametrize("path", KEYS, ids=".".join)
 def test_a_wrong_value_gives_a_shape_or_one_line(path: tuple[str, ...], kind: str):
     """A wrong value of any key gives short lines that name the key, and no other exception."""
-    for value in ODD:
+    for value in WRONG_VALUES:
         try:
-            hf = _with(path, value)
+            hf = _with_value(path, value)
             config_from_hf(hf if path == ("model_type",) else {**hf, "model_type": kind}, "f")
         except BadInput as error:
             for problem in error.problems:
@@ -99,7 +99,7 @@ def test_a_wrong_value_is_refused_by_its_key(key: str):
     """Text, another type, null, a negative number and NaN are refused."""
     for value in WRONG[key]:
         with pytest.raises(BadInput) as caught:
-            config_from_hf(_with(tuple(key.split(".")), value), "config.json")
+            config_from_hf(_with_value(tuple(key.split(".")), value), "config.json")
         named = key.removesuffix("rope_type").removesuffix("load_in_4bit")
         assert any((problem.key or "").startswith(named) for problem in caught.value.problems), value
 
@@ -109,12 +109,12 @@ def test_a_wrong_value_is_refused_by_its_key(key: str):
 )
 def test_a_class_that_vllm_loads_as_a_language_model_is_accepted(names: list[str] | None):
     """One of those that vLLM loads by the same source is enough; a config that was cut down may have none."""
-    assert config_from_hf({**WHOLE, "architectures": names}, "config.json").model_type == "llama"
+    assert config_from_hf({**COMPLETE, "architectures": names}, "config.json").model_type == "llama"
 
 
 def test_every_wrong_key_is_named_at_once():
     """A missing key, a text and a nested one are reported at once."""
-    hf = {**WHOLE, "hidden_size": "x", "rope_scaling": {"rope_type": "linear", "factor": "y"}}
+    hf = {**COMPLETE, "hidden_size": "x", "rope_scaling": {"rope_type": "linear", "factor": "y"}}
     del hf["vocab_size"]
     with pytest.raises(BadInput) as caught:
         config_from_hf(hf, "config.json")
@@ -128,11 +128,11 @@ def test_every_wrong_key_is_named_at_once():
 def test_an_infinite_rope_scaling_names_the_factor():
     """The error names the file's key, not the one computed from it."""
     with pytest.raises(BadInput) as caught:
-        config_from_hf(_with(("rope_scaling",), {"rope_type": "linear", "factor": 1000}), "config.json")
+        config_from_hf(_with_value(("rope_scaling",), {"rope_type": "linear", "factor": 1000}), "config.json")
     assert caught.value.problems[0].key == "rope_scaling.factor"
 
 
-TEXT = json.dumps(WHOLE)
+TEXT = json.dumps(COMPLETE)
 FILES: dict[str, bytes] = {
     "empty": b"", "list": b"[]", "number": b"5", "null": b"null", "text": b'"x"', "half": TEXT[:50].encode(),
     "deep": b"[" * 100_000, "deep objects": b'{"a":' * 50_000, "utf-16": TEXT.encode("utf-16"), "bom": codecs.BOM_UTF8 + TEXT.encode(),
@@ -147,8 +147,8 @@ def test_a_file_that_is_no_config_is_one_line(name: str, tmp_path: Path, capsys:
     file = tmp_path / "model.json"
     file.write_bytes(FILES[name])
     assert cli.run(["predict", "--gpu", "H100", "--model", str(file)]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("Error: ") and said.count("\n") == 1 and "model.json" in said
+    output = capsys.readouterr().err
+    assert output.startswith("Error: ") and output.count("\n") == 1 and "model.json" in output
 
 
 def test_the_last_duplicate_key_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

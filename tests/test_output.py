@@ -165,7 +165,7 @@ def test_other_characters_are_escaped():
 
 
 @pytest.mark.parametrize(
-    ("ends", "said"),
+    ("ends", "message"),
     [
         ("weights_gib ok, weights_gib ok, budget_gib ok, peft ok", "4 checks ok (3 on 2 figures, 1 on versions, settings and the run)"),
         ("weights_gib ok, weights_gib fail", "1 check failed, 1 ok (2 on 1 figure)"),
@@ -174,12 +174,12 @@ def test_other_characters_are_escaped():
         ("ranges skipped", "1 skipped: ranges, as noted"),
     ],
 )  # fmt: skip
-def test_the_verdict_counts_its_checks(ends: str, said: str):
+def test_the_verdict_counts_its_checks(ends: str, message: str):
     """The verdict counts the checks of figures, the other checks, and those skipped."""
     pairs = [each.split() for each in ends.split(", ")]
     assert (
         summary(Verdict(tuple(Finding(figure=name, check=Check.MODEL, status=Status(end)) for name, end in pairs)))
-        == said
+        == message
     )
 
 

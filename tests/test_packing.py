@@ -124,16 +124,18 @@ def test_fewer_rows_than_a_step_are_refused(num_step_rows: int, faulty: bool):
     """Fewer rows than a step would train with less than predicted; with no row at all trl fails by itself."""
     faults = Faults("data.jsonl")
     check_enough_rows(pack([_row(1, 1, 7)], 4, EOS, seed=1), 4, num_step_rows, faults)
-    said = [str(each) for each in faults.problems()]
-    assert bool(said) == faulty
-    assert not faulty or said[0].startswith("data.jsonl: fills 2 rows of 4 tokens, fewer than the 3 of one step; lower")
+    messages = [str(each) for each in faults.problems()]
+    assert bool(messages) == faulty
+    assert not faulty or messages[0].startswith(
+        "data.jsonl: fills 2 rows of 4 tokens, fewer than the 3 of one step; lower"
+    )
 
 
 @pytest.mark.parametrize(
-    ("packing", "batch", "said"),
+    ("packing", "batch", "message"),
     [(True, 2, None), (True, 3, "fewer than the 6 of one step"), (False, 2, "has 31 tokens, above the limit of 12")],
 )
-def test_a_long_example_can_be_packed(packing: bool, batch: int, said: str | None, tmp_path: Path):
+def test_a_long_example_can_be_packed(packing: bool, batch: int, message: str | None, tmp_path: Path):
     """A long example continues in the next row, if there are enough rows for one step of all batches."""
     data = tmp_path / "data.jsonl"
     data.write_text('{"text": "What does not fit in one row."}\n' * 2)
@@ -154,8 +156,8 @@ def test_a_long_example_can_be_packed(packing: bool, batch: int, said: str | Non
     session = Session(plan, validate(TrainJob, job, "x"), tmp_path, RunFolder(tmp_path), Recorder())
     faults = Faults("data.jsonl")
     found = session.tokens(Tokenizer(), faults)
-    assert [said in str(each) for each in faults.problems() if said][:1] == ([True] if said else [])
-    assert said or ([len(row.input_ids) for row in found.trained], faults.problems()) == ([12] * 5, [])
+    assert [message in str(each) for each in faults.problems() if message][:1] == ([True] if message else [])
+    assert message or ([len(row.input_ids) for row in found.trained], faults.problems()) == ([12] * 5, [])
 
 
 def test_the_summary_counts_examples_and_packed_rows():
@@ -164,6 +166,11 @@ def test_the_summary_counts_examples_and_packed_rows():
     plain = TokenRows(examples, "assistant")
     packed = TokenRows(examples, "assistant", pack(examples, 8, EOS, seed=1))
     assert plain.trained == examples and "num_packed_rows" not in plain.summary()
-    said = packed.summary()
-    assert (said["num_rows"], said["num_packed_rows"], said["num_tokens"], said["num_shortest_tokens"]) == (3, 2, 16, 8)
-    assert said["tokens_sha256"] != plain.summary()["tokens_sha256"]
+    found = packed.summary()
+    assert (
+        found["num_rows"],
+        found["num_packed_rows"],
+        found["num_tokens"],
+        found["num_shortest_tokens"],
+    ) == (3, 2, 16, 8)
+    assert found["tokens_sha256"] != plain.summary()["tokens_sha256"]

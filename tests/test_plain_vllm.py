@@ -211,13 +211,13 @@ def test_prefix_caching_is_off_by_default():
     case = _case()
     windowed = changed(case.config, {"sliding_window": True})
 
-    def said(**settings: Any) -> list[str]:
+    def messages(**settings: Any) -> list[str]:
         return [
             each.engine_says
             for each in PLAIN_VLLM.model_refusals(Case(config=windowed, profile=_profile(**settings), card=case.card))
         ]
 
-    assert said() == [] and "Prefix caching is not supported" in said(prefix_caching="on")[0]
+    assert messages() == [] and "Prefix caching is not supported" in messages(prefix_caching="on")[0]
 
 
 def test_fit_proposes_settings_of_vllm_alone():
@@ -290,8 +290,8 @@ def test_the_engine_records_what_it_measured(monkeypatch: pytest.MonkeyPatch, tm
     assert asked["max_num_seqs"] == 8 and asked["model"] == str(tmp_path)
     answer = events[3]
     assert isinstance(answer, Answered)
-    said = (answer.num_prompt_tokens, answer.num_new_tokens, answer.text, answer.adapter_enabled)
-    assert said == (3, 2, "Paris", False)
+    shown = (answer.num_prompt_tokens, answer.num_new_tokens, answer.text, answer.adapter_enabled)
+    assert shown == (3, 2, "Paris", False)
 
 
 def test_a_config_without_quantization_is_predicted_in_16_bits(tmp_path: Path):
@@ -308,8 +308,12 @@ def test_a_config_without_quantization_is_predicted_in_16_bits(tmp_path: Path):
 def test_predict_takes_the_loader_as_a_flag(capsys: pytest.CaptureFixture[str]):
     """With the loader as a flag, the profile's adapters are dropped, and the first line says so."""
     assert cli.run(["predict", "--gpu", "H200", "--loader", "vllm", "--max-num-seqs", "64", "--float8-kv-cache"]) == 0
-    said = capsys.readouterr().out
-    assert "no adapters" in said and "vLLM alone, 8-bit KV cache, 64 sequences" in said and "slots of rank" not in said
+    output = capsys.readouterr().out
+    assert (
+        "no adapters" in output
+        and "vLLM alone, 8-bit KV cache, 64 sequences" in output
+        and "slots of rank" not in output
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------ logs

@@ -54,7 +54,7 @@ def _figures(gpu: str, ram: int, **changes: Any) -> dict[str, Any]:
 
 def test_the_t4_reference_from_the_table_alone():
     """Every figure of the T4 log is predicted as printed, the blocks included, from the constants of the card's table."""
-    said = _figures("T4", COLAB_RAM)
+    figures = _figures("T4", COLAB_RAM)
     assert {
         "gpu_total_gib": 14.741, "compute_capability": "7.5", "dtype": "float16", "quantization": "nf4",
         "gpu_memory_utilization_pct": 59.59, "kv_estimate_gib": 2.61, "max_num_seqs": 160, "max_model_len": 512,
@@ -63,18 +63,18 @@ def test_the_t4_reference_from_the_table_alone():
         "max_concurrency": 42.28, "num_cuda_graphs": 23, "cuda_graph_gib": 0.58,
         "patched_layers": 32, "patched_qkv": 32, "patched_o": 32, "patched_mlp": 32,
         "trainable_params": 83_886_080, "total_params": 8_114_147_328,
-    }.items() <= said.items()  # fmt: skip
+    }.items() <= figures.items()  # fmt: skip
 
 
 def test_the_h100_run_from_the_table_alone():
     """Every figure of our H100 run is predicted as printed."""
-    said = _figures("H100", 100 * GIB)
+    figures = _figures("H100", 100 * GIB)
     assert {
         "gpu_memory_utilization_pct": 59.61, "kv_estimate_gib": 41.02, "max_num_seqs": 226, "swap_gib": 6,
         "weights_gib": 5.3541, "activation_peak_gib": 1.07, "budget_gib": 47.2, "num_cuda_graphs": 32,
         "num_cpu_blocks": 3072, "dtype": "bfloat16", "cuda_graph_gib": 0.48, "kv_cache_gib": 40.62,
-    }.items() <= said.items()  # fmt: skip
-    assert abs(said["num_gpu_blocks"] / 20797 - 1) < 0.001
+    }.items() <= figures.items()  # fmt: skip
+    assert abs(figures["num_gpu_blocks"] / 20797 - 1) < 0.001
 
 
 @pytest.mark.parametrize(
@@ -232,8 +232,8 @@ def test_adapters_of_the_reference():
 )
 def test_what_unsloth_patches(targets: tuple[str, ...], dropout: float, counts: tuple[int, int, int]):
     """A group without all of its targets is not patched; with dropout nothing is."""
-    said = patched(LLAMA, targets, dropout)
-    assert (said["patched_qkv"], said["patched_o"], said["patched_mlp"]) == counts
+    found = patched(LLAMA, targets, dropout)
+    assert (found["patched_qkv"], found["patched_o"], found["patched_mlp"]) == counts
 
 
 def _obstacles(card: Card, config: ModelConfig = LLAMA, **changes: Any) -> str:
@@ -460,14 +460,14 @@ Unsloth 2025.2.5 patched {patched_layers} layers with {patched_qkv} QKV layers, 
 @given(gpu=st.sampled_from(["T4", "H100"]), ram=st.integers(0, 200 * GIB), length=st.integers(600, 8_192))
 def test_a_rendered_prediction_reads_back_the_same(gpu: str, ram: int, length: int, tmp_path_factory: Any):
     """A predicted log parses to the predicted figures, digit for digit."""
-    said = _figures(gpu, ram, max_seq_length=length)
+    figures = _figures(gpu, ram, max_seq_length=length)
     log: Path = tmp_path_factory.mktemp("rendered") / "log"
-    log.write_text(RENDERED.format(**said, vram=round(said["gpu_total_gib"], 2)))
+    log.write_text(RENDERED.format(**figures, vram=round(figures["gpu_total_gib"], 2)))
     read = parse_log(log).last
     for spec in figure_specs().values():
         reading = read.reading(spec.attribute)
-        if reading is not None and said[spec.name] is not None and spec.name != "gpu_total_gib":
-            assert spec.to_edge(reading.value) == said[spec.name], spec.name
+        if reading is not None and figures[spec.name] is not None and spec.name != "gpu_total_gib":
+            assert spec.to_edge(reading.value) == figures[spec.name], spec.name
 
 
 def test_a_term_knows_its_depth():

@@ -166,9 +166,9 @@ def test_the_script_refuses_with_exit_1(image, signed, keys, monkeypatch, capsys
     for words, code in (((signers, digest), 0), ((signers, "sha256:0"), 1), ((str(keys / "other.pub"), digest), 1)):
         monkeypatch.setattr(sys, "argv", ["provenance.py", "verify", str(signed), *words])
         assert provenance.main() == code
-    said = capsys.readouterr()
-    assert f"{digest}: built from {COMMIT} on {NEW}, signed by signer" in said.out
-    assert said.err.count("Error: ") == 2
+    output = capsys.readouterr()
+    assert f"{digest}: built from {COMMIT} on {NEW}, signed by signer" in output.out
+    assert output.err.count("Error: ") == 2
 
 
 # ---- doctor

@@ -118,9 +118,9 @@ def test_an_added_thousands_separator_is_found(was: str, now: str, figure: str, 
 
 
 @pytest.mark.parametrize(
-    "said", ['{"event": 1} Killed', "{broken} Segmentation fault (core dumped)", '{"event": "x"} Killed']
+    "text", ['{"event": 1} Killed', "{broken} Segmentation fault (core dumped)", '{"event": "x"} Killed']
 )
-def test_text_after_an_event_is_read(said: str, t4_log: Path, tmp_path: Path):
+def test_text_after_an_event_is_read(text: str, t4_log: Path, tmp_path: Path):
     """Text after an event is read, whether it is our event or only looks like one."""
-    log = _write(tmp_path / "log", f"{t4_log.read_text()}\nloadcheck: {said}\n")
+    log = _write(tmp_path / "log", f"{t4_log.read_text()}\nloadcheck: {text}\n")
     assert "error" in _failures(log)

@@ -51,9 +51,9 @@ def _load(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dic
 
 def test_from_a_refusal_to_a_passing_load(capsys: pytest.CaptureFixture[str]):
     """Settings that do not fit a T4 are not loaded; the first step that fits is, with the predicted gain."""
-    code, said, _ = _load(capsys, "--max-seq-length", "32768", "--recover")
-    found = said["recovery"]
-    assert (code, said["verdict"], found["passed"], len(found["attempts"])) == (0, "pass", True, 1)
+    code, document, _ = _load(capsys, "--max-seq-length", "32768", "--recover")
+    found = document["recovery"]
+    assert (code, document["verdict"], found["passed"], len(found["attempts"])) == (0, "pass", True, 1)
     assert [step["fits"] for step in found["steps"]] == [False, False, True]
     assert [step["attempt"] for step in found["steps"]] == [None, None, 1]
     gains = {gain["figure"]: gain for gain in found["gains"]}
@@ -63,36 +63,42 @@ def test_from_a_refusal_to_a_passing_load(capsys: pytest.CaptureFixture[str]):
 
 def test_the_passing_settings_are_saved_as_a_profile(capsys: pytest.CaptureFixture[str]):
     """recovered.toml beside the passing run has exactly its settings, and loads without recovery; the flags match."""
-    _, said, _ = _load(capsys, "--max-seq-length", "32768", "--recover")
-    kept = Path(said["recovery"]["profile"])
+    _, document, _ = _load(capsys, "--max-seq-length", "32768", "--recover")
+    kept = Path(document["recovery"]["profile"])
     assert kept == Path("run/recovered.toml")
     ran = judge_folder(Path("run")).record.profile
     profile = load_profile(str(kept))
     assert (profile.max_seq_length, profile.gpu_memory_utilization) == (23040, ran["gpu_memory_utilization"])
     assert (
-        said["recovery"]["flags"] == f"--max-seq-length 23040 --gpu-memory-utilization {ran['gpu_memory_utilization']}"
+        document["recovery"]["flags"]
+        == f"--max-seq-length 23040 --gpu-memory-utilization {ran['gpu_memory_utilization']}"
     )
     assert cli.run(["load", str(kept), "--run-dir", "again"]) == 0
 
 
 def test_a_load_that_fits_needs_no_recovery(capsys: pytest.CaptureFixture[str]):
     """The reference loads as usual, reports that there is nothing to recover, and leaves no profile."""
-    code, said, _ = _load(capsys, "--recover")
-    assert (code, said["verdict"], said["recovery"]["needed"], said["recovery"]["profile"]) == (0, "pass", False, None)
-    assert said["recovery"]["passed"]
+    code, document, _ = _load(capsys, "--recover")
+    assert (code, document["verdict"], document["recovery"]["needed"], document["recovery"]["profile"]) == (
+        0,
+        "pass",
+        False,
+        None,
+    )
+    assert document["recovery"]["passed"]
     assert not Path("run/recovered.toml").exists()
 
 
 def test_without_recover_nothing_is_changed(capsys: pytest.CaptureFixture[str]):
     """Without --recover a refused load changes nothing."""
-    code, said, _ = _load(capsys, "--max-seq-length", "32768")
-    assert (code, said["outcome"], "recovery" in said) == (1, "refused", False)
+    code, document, _ = _load(capsys, "--max-seq-length", "32768")
+    assert (code, document["outcome"], "recovery" in document) == (1, "refused", False)
 
 
 def test_with_force_the_failing_load_is_measured(capsys: pytest.CaptureFixture[str]):
     """With --force the load is tried as given; its log shows the KV cache, and the measured gain equals the predicted one."""
-    code, said, _ = _load(capsys, "--gpu-memory-utilization", "0.4", "--recover", "--force")
-    found = said["recovery"]
+    code, document, _ = _load(capsys, "--gpu-memory-utilization", "0.4", "--recover", "--force")
+    found = document["recovery"]
     assert code == 0
     assert [(each["run"], each["verdict"], each["short"]) for each in found["attempts"]] == [
         ("run", "fail", "kv_estimate"),
@@ -111,8 +117,8 @@ def test_with_force_the_failing_load_is_measured(capsys: pytest.CaptureFixture[s
 def test_after_an_unpredicted_failure_more_is_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """If it runs out of memory although it should fit, the next step leaves more than the predicted peak."""
     monkeypatch.setenv("FAKE_SPIKE_BYTES", str(int(1.2 * GIB)))
-    code, said, _ = _load(capsys, "--gpu-memory-utilization", "0.9", "--recover")
-    found = said["recovery"]
+    code, document, _ = _load(capsys, "--gpu-memory-utilization", "0.9", "--recover")
+    found = document["recovery"]
     assert (code, found["attempts"][0]["short"], found["passed"]) == (0, "peak", True)
     assert found["steps"][-1]["step"] == "another utilization"
     assert found["steps"][-1]["short"] == "peak"
@@ -122,8 +128,8 @@ def test_after_an_unpredicted_failure_more_is_left(capsys: pytest.CaptureFixture
 def test_a_missing_kv_cache_is_gained_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """If the log shows how much KV cache was missing, the next step gains that as well."""
     monkeypatch.setenv("FAKE_NON_TORCH_BYTES", _more_non_torch(0.09))
-    code, said, _ = _load(capsys, *TIGHT_KV, "--recover")
-    found = said["recovery"]
+    code, document, _ = _load(capsys, *TIGHT_KV, "--recover")
+    found = document["recovery"]
     assert (code, found["attempts"][0]["short"], found["passed"]) == (0, "kv_cache", True)
     gain = next(each for each in found["gains"] if each["figure"] == "kv_cache_gib")
     assert gain["agrees"] is True
@@ -144,25 +150,25 @@ def _more_non_torch(gib: float) -> str:
 def test_a_successful_retry_is_no_pass(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """unsloth's retry loads with fewer sequences than requested: a finding, and the ladder finds settings that need no retry."""
     monkeypatch.setenv("FAKE_MOST_SEQUENCES", "150")
-    code, said, _ = _load(capsys, "--recover")
+    code, document, _ = _load(capsys, "--recover")
     first = judge_folder(Path("run"))
     assert (first.record.outcome, len(parse_log(Path("run/load.log")).attempts)) == ("completed", 2)
     assert any("2 attempts at a load" in finding.why for finding in first.verdict.failures())
-    assert (code, said["recovery"]["attempts"][0]["short"]) == (0, "peak")
-    assert len(parse_log(Path(said["run"]) / "load.log").attempts) == 1
+    assert (code, document["recovery"]["attempts"][0]["short"]) == (0, "peak")
+    assert len(parse_log(Path(document["run"]) / "load.log").attempts) == 1
 
 
 def test_a_short_request_runs_fewer_sequences(capsys: pytest.CaptureFixture[str]):
     """If the request is shorter than the number of sequences, fewer sequences run, and the gain is in tokens."""
-    code, said, _ = _load(capsys, "--max-seq-length", "128", "--recover")
-    step = said["recovery"]["steps"][0]
+    code, document, _ = _load(capsys, "--max-seq-length", "128", "--recover")
+    step = document["recovery"]["steps"][0]
     assert (code, step["changes"], step["gain_tokens"], step["gain_gib"]) == (
         0,
         ["conservativeness 1.0 → 0.75"],
         40,
         None,
     )
-    step = said["recovery"]["steps"][0]
+    step = document["recovery"]["steps"][0]
     assert (step["step"], step["attempt"]) == ("fewer sequences", 1)
 
 
@@ -194,10 +200,10 @@ def test_an_interruption_or_kill_ends_recovery(outcome: str, t4_log: Path):
 def test_attempts_are_bounded(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """If predictions never hold, recovery ends after at most four loads."""
     monkeypatch.setenv("FAKE_SPIKE_BYTES", str(20 * GIB))
-    code, said, _ = _load(capsys, "--recover")
-    assert (code, said["verdict"], said["recovery"]["passed"]) == (1, "fail", False)
-    assert len(said["recovery"]["attempts"]) == 4
-    assert not said["recovery"]["passed"]
+    code, document, _ = _load(capsys, "--recover")
+    assert (code, document["verdict"], document["recovery"]["passed"]) == (1, "fail", False)
+    assert len(document["recovery"]["attempts"]) == 4
+    assert not document["recovery"]["passed"]
     assert not list(Path().glob("*/recovered.toml"))
 
 
@@ -215,16 +221,16 @@ def test_a_failure_that_is_not_memory_ends_recovery(
 ):
     """A full disk, broken weights and unknown errors are not fixed by settings: one load, with its own exit code."""
     monkeypatch.setenv("FAKE_WORDS", words)
-    code, said, _ = _load(capsys, "--recover")
-    assert (code, len(said["recovery"]["attempts"]), said["recovery"]["steps"]) == (1, 1, [])
-    assert "attempt 1 failed for something that other settings would not fix" in said["recovery"]["end"]
+    code, document, _ = _load(capsys, "--recover")
+    assert (code, len(document["recovery"]["attempts"]), document["recovery"]["steps"]) == (1, 1, [])
+    assert "attempt 1 failed for something that other settings would not fix" in document["recovery"]["end"]
 
 
 def test_an_unpredicted_load_has_no_ladder(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """A load without vLLM is run once, as given, whatever it fails with."""
     monkeypatch.setenv("FAKE_WORDS", "torch.OutOfMemoryError: CUDA out of memory. x")
-    code, said, _ = _load(capsys, "--no-fast-inference", "--recover")
-    assert (code, len(said["recovery"]["attempts"]), said["recovery"]["steps"]) == (1, 1, [])
+    code, document, _ = _load(capsys, "--no-fast-inference", "--recover")
+    assert (code, len(document["recovery"]["attempts"]), document["recovery"]["steps"]) == (1, 1, [])
 
 
 def test_freed_memory_is_waited_for(monkeypatch: pytest.MonkeyPatch):
@@ -247,24 +253,24 @@ def test_a_child_that_refuses_keeps_its_exit_code(
     """A child's exit code for bad input or an unsupported machine is kept, whatever else is in its log."""
     code = f"import sys; print('CUDA out of memory. x'); sys.exit({exit_code})"
     monkeypatch.setattr("loadcheck.loading.child_command", lambda step, folder: [sys.executable, "-c", code])
-    found, said, _ = _load(capsys, "--recover")
-    assert (found, len(said["recovery"]["attempts"])) == (exit_code, 1)
+    found, document, _ = _load(capsys, "--recover")
+    assert (found, len(document["recovery"]["attempts"])) == (exit_code, 1)
 
 
 def test_if_nothing_fits_nothing_is_loaded(capsys: pytest.CaptureFixture[str]):
     """The 16-bit model is too large for a T4: every step is listed, none is tried, exit 1."""
-    code, said, _ = _load(capsys, "--load-in-16bit", "--weights", "synthetic", "--recover")
-    assert (code, said["run"], said["outcome"], said["fits"]) == (1, None, "refused", False)
-    assert len(said["recovery"]["steps"]) == 6
+    code, document, _ = _load(capsys, "--load-in-16bit", "--weights", "synthetic", "--recover")
+    assert (code, document["run"], document["outcome"], document["fits"]) == (1, None, "refused", False)
+    assert len(document["recovery"]["steps"]) == 6
     assert not Path("run").exists()
-    assert "no step of the ladder is predicted to fit" in said["recovery"]["end"]
+    assert "no step of the ladder is predicted to fit" in document["recovery"]["end"]
 
 
 def test_a_request_beyond_the_model_has_no_ladder(capsys: pytest.CaptureFixture[str]):
     """A problem that no memory solves is reported, and nothing is tried."""
-    code, said, _ = _load(capsys, "--max-seq-length", "200000", "--recover")
-    assert (code, said["recovery"]["steps"], said["recovery"]["attempts"]) == (1, [], [])
-    assert "memory is not what is wrong: max_seq_length 200000" in said["recovery"]["end"]
+    code, document, _ = _load(capsys, "--max-seq-length", "200000", "--recover")
+    assert (code, document["recovery"]["steps"], document["recovery"]["attempts"]) == (1, [], [])
+    assert "memory is not what is wrong: max_seq_length 200000" in document["recovery"]["end"]
 
 
 def test_no_run_is_overwritten(capsys: pytest.CaptureFixture[str]):
@@ -274,8 +280,8 @@ def test_no_run_is_overwritten(capsys: pytest.CaptureFixture[str]):
     assert cli.run(["load", PROFILE, "--run-dir", "run", *write]) == 2
     Path("run").rename("old")
     capsys.readouterr()
-    _, said, _ = _load(capsys, *write)
-    assert [each["run"] for each in said["recovery"]["attempts"]] == ["run", "run-attempt3"]
+    _, document, _ = _load(capsys, *write)
+    assert [each["run"] for each in document["recovery"]["attempts"]] == ["run", "run-attempt3"]
 
 
 def test_a_folder_without_a_name_is_accepted(capsys: pytest.CaptureFixture[str], tmp_path: Path):
@@ -284,8 +290,8 @@ def test_a_folder_without_a_name_is_accepted(capsys: pytest.CaptureFixture[str],
     here.mkdir()
     os.chdir(here)
     write = ("--gpu-memory-utilization", "0.4", "--recover", "--force", "--run-dir", ".")
-    _, said, _ = _load(capsys, *write)
-    assert [each["run"] for each in said["recovery"]["attempts"]] == [".", str(tmp_path / "here-attempt2")]
+    _, document, _ = _load(capsys, *write)
+    assert [each["run"] for each in document["recovery"]["attempts"]] == [".", str(tmp_path / "here-attempt2")]
 
 
 def test_doctors_problems_refuse_a_recovery(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
@@ -345,14 +351,14 @@ def test_a_recovery_fits_a_narrow_terminal(
 
 def test_a_cut_length_is_no_pass(capsys: pytest.CaptureFixture[str]):
     """A load that succeeds because unsloth cuts 2048 to 256 is a finding, and the ladder restores the length."""
-    code, said, _ = _load(
+    code, document, _ = _load(
         capsys, "--gpu-memory-utilization", "0.42", "--max-seq-length", "2048", "--recover", "--force"
     )
     first = judge_folder(Path("run"))
     assert first.record.outcome == "completed"
     assert any("unsloth cut max_seq_length" in finding.why for finding in first.verdict.failures())
-    assert (code, said["recovery"]["attempts"][0]["short"]) == (0, "kv_estimate")
-    assert said["figures"]["max_model_len"] == 2048
+    assert (code, document["recovery"]["attempts"][0]["short"]) == (0, "kv_estimate")
+    assert document["figures"]["max_model_len"] == 2048
 
 
 def test_recovered_troubles_say_what_was_short():

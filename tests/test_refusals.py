@@ -36,25 +36,25 @@ def _config(**changes: Any) -> ModelConfig:
     return config_from_hf({**SMALL, **changes}, "config.json")
 
 
-def _says(config: ModelConfig, gpu: str = "H100", **changes: Any) -> str:
+def _engine_messages(config: ModelConfig, gpu: str = "H100", **changes: Any) -> str:
     profile = with_flags(PROFILE, changes)
     return "\n".join(each.engine_says for each in predict(config, profile, card_from_table(gpu), RAM).obstacles)
 
 
-def _head(size: int) -> ModelConfig:
+def _config_with_head_size(size: int) -> ModelConfig:
     return _config(head_dim=size, num_attention_heads=8)
 
 
 @pytest.mark.parametrize("size", [32, 64, 80, 96, 112, 120, 128, 160, 192, 224, 256])
 def test_a_head_size_of_flash_or_paged_attention_is_accepted(size: int):
     """From 8.0 a head size that either backend supports is accepted."""
-    assert _says(_head(size)) == ""
+    assert _engine_messages(_config_with_head_size(size)) == ""
 
 
 @pytest.mark.parametrize("size", [16, 48, 72, 100, 104, 144, 176, 240, 288, 320, 512])
 def test_a_head_size_that_no_backend_has_is_refused(size: int):
     """With a head size that neither backend supports, vLLM falls back to xFormers, which raises."""
-    assert f"Head size {size} is not supported by PagedAttention" in _says(_head(size))
+    assert f"Head size {size} is not supported by PagedAttention" in _engine_messages(_config_with_head_size(size))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_head_size_that_no_backend_has_is_refused(size: int):
 )
 def test_below_8_0_there_is_no_flash_attention(size: int, taken: bool):
     """On a T4 the sizes that only FlashAttention supports are refused, with a newer card as the remedy."""
-    found = predict(_head(size), PROFILE, T4, RAM).obstacles
+    found = predict(_config_with_head_size(size), PROFILE, T4, RAM).obstacles
     assert (found == ()) is taken
     assert taken or "8.0 or newer" in found[0].remedy
 
@@ -79,25 +79,25 @@ def test_head_sizes_of_each_architecture():
 )
 def test_a_vocabulary_too_large_for_lora(kind: str, vocab: int, taken: bool):
     """LoRA's 256 extra rows count towards the limit; there is no lower one, whatever the message says."""
-    says = _says(_config(model_type=kind, vocab_size=vocab, sliding_window=None))
+    says = _engine_messages(_config(model_type=kind, vocab_size=vocab, sliding_window=None))
     assert ("When using LoRA, vocab size must be" in says) is not taken
     assert taken or says
 
 
 def test_the_vocabulary_of_qwen2_has_no_limit():
     """qwen2's lm_head takes no LoRA, so its vocabulary is not checked."""
-    assert _says(_config(model_type="qwen2", vocab_size=300_000)) == ""
+    assert _engine_messages(_config(model_type="qwen2", vocab_size=300_000)) == ""
 
 
 def test_lora_is_on_without_adapters():
     """unsloth starts vLLM with LoRA whether adapters are attached or not."""
-    assert "When using LoRA" in _says(_config(vocab_size=262_144), adapters=None)
+    assert "When using LoRA" in _engine_messages(_config(vocab_size=262_144), adapters=None)
 
 
 @pytest.mark.parametrize("name", ["gelu", "relu", "gelu_new", None])
 def test_another_activation_function_is_refused(name: str | None):
     """vLLM's llama and qwen2 only support silu."""
-    assert "Only silu is supported for now." in _says(_config(hidden_act=name))
+    assert "Only silu is supported for now." in _engine_messages(_config(hidden_act=name))
 
 
 ROPE = {
@@ -115,7 +115,7 @@ ROPE = {
 def test_a_rope_scaling_that_vllm_refuses(case: str):
     """A rope_scaling with a missing, unknown or duplicate type, or a missing key, is refused in vLLM's words."""
     scaling, words = ROPE[case]
-    assert words in _says(_config(rope_scaling=scaling))
+    assert words in _engine_messages(_config(rope_scaling=scaling))
 
 
 @pytest.mark.parametrize("kind", ["default", "linear", "dynamic", "yarn", "llama3"])
@@ -124,30 +124,34 @@ def test_a_complete_rope_scaling_is_accepted(kind: str):
     scaling = {
         "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32768,
     }  # fmt: skip
-    assert _says(_config(rope_scaling={"rope_type": kind, **scaling})) == ""
-    assert _says(_config(rope_scaling={"type": kind, **scaling})) == ""
+    assert _engine_messages(_config(rope_scaling={"rope_type": kind, **scaling})) == ""
+    assert _engine_messages(_config(rope_scaling={"type": kind, **scaling})) == ""
 
 
 def test_a_length_beyond_yarns_is_refused():
     """vLLM derives the longest length from the original length, not from max_position_embeddings."""
     scaling = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 1024}
-    assert _says(_config(rope_scaling=scaling), max_seq_length=2048) == ""
-    assert "greater than the derived max_model_len" in _says(_config(rope_scaling=scaling), max_seq_length=4096)
+    assert _engine_messages(_config(rope_scaling=scaling), max_seq_length=2048) == ""
+    assert "greater than the derived max_model_len" in _engine_messages(
+        _config(rope_scaling=scaling), max_seq_length=4096
+    )
 
 
 def test_a_length_beyond_the_positions_is_reported_once():
     """A length beyond the positions is reported once, as unsloth refuses it before vLLM would."""
-    says = _says(_config(max_position_embeddings=2048), max_seq_length=4096)
+    says = _engine_messages(_config(max_position_embeddings=2048), max_seq_length=4096)
     assert says == "Unsloth: Fast inference does not yet work with RoPE Scaling."
 
 
 def test_an_odd_linear_has_no_4_bit_form():
     """A linear with an odd number of elements has no 4-bit form, as two make a byte; in 16 bits it is accepted."""
     odd = {"hidden_size": 32 * 64, "intermediate_size": 8191, "head_dim": 64, "num_key_value_heads": 8}
-    assert _says(_config(**odd, quantization_config=QUANTIZED)) == ""  # 2048 is even, so every product is
+    assert _engine_messages(_config(**odd, quantization_config=QUANTIZED)) == ""  # 2048 is even, so every product is
     odder = {"hidden_size": 2047, "intermediate_size": 8191, "head_dim": 64, "num_key_value_heads": 8}
-    assert "not aligned with the quantized weight shape" in _says(_config(**odder, quantization_config=QUANTIZED))
-    assert _says(_config(**odder)) == ""
+    assert "not aligned with the quantized weight shape" in _engine_messages(
+        _config(**odder, quantization_config=QUANTIZED)
+    )
+    assert _engine_messages(_config(**odder)) == ""
 
 
 @pytest.mark.parametrize("name", sorted(model.name for model in load_models() if model.refused is None))
@@ -179,7 +183,7 @@ def test_fit_proposes_nothing_that_is_refused(case: str, goal: Goal):
 
 def test_fit_names_a_card_that_has_the_head_size():
     """Head size 160 needs FlashAttention: nothing fits a T4, and a newer card is named."""
-    found = fit(_head(160), PROFILE, T4, RAM)
+    found = fit(_config_with_head_size(160), PROFILE, T4, RAM)
     assert found.proposals == ()
     assert any("H100" in way for way in found.would_fit)
 
@@ -212,17 +216,17 @@ def test_predict_exits_1_with_the_engines_words(
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ([], "peak_device_gib is ± 25%: the resident set of the whole process"),
         (["--model", "llama-3.2-1b-instruct"], "peak_device_gib is not predicted: without vLLM there is no budget"),
     ],
 )
-def test_a_load_without_vllm_states_its_peaks_band(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+def test_a_load_without_vllm_states_its_peaks_band(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]):
     """A load without vLLM states the band of its peak, or why it has none, in plain lines."""
     assert cli.run(["predict", "--profile", "smollm2-135m-cpu", *flags]) == 0
     out = capsys.readouterr().out
-    assert said in out
+    assert message in out
     assert "\N{MIDDLE DOT}" not in out
 
 

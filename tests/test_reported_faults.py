@@ -28,13 +28,13 @@ def test_a_reported_input_gets_the_right_answer(row: dict[str, str], capsys: pyt
     arguments = row["command"].replace("INPUT", shlex.quote(str(REPORTED / row["input"]))).replace("PIPE", pipe)
     code = cli.run(shlex.split(arguments))
     captured = capsys.readouterr()
-    said = " ".join((captured.out + captured.err).split())
-    assert (str(code) in row["exit"].split(), "Traceback" in captured.err) == (True, False), said
+    output = " ".join((captured.out + captured.err).split())
+    assert (str(code) in row["exit"].split(), "Traceback" in captured.err) == (True, False), output
     for words in row["words"].split(" | "):
         if words == "JSON":
             json.loads(captured.out, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
         else:
-            assert words in said
+            assert words in output
 
 
 def _pipe(path: Path) -> str:

@@ -183,7 +183,7 @@ def _change_event(run: Path, name: str, field: str, value: Any) -> None:
     (run / "load.log").write_text("\n".join(lines))
 
 
-NASTY = ["x", None, True, [], -1, 10**30]
+WRONG_VALUES = ["x", None, True, [], -1, 10**30]
 EVENT_FIELDS = [
     "answer.num_new_tokens", "answer.event", "device.device_free_bytes", "imported.versions", "adapters.adapter_bytes", "trained.first_loss",
     "step.step", "peak.peak_device_bytes", "loaded.event", "slots.lora_slots_bytes", "answer_after_training.num_new_tokens",
@@ -194,7 +194,7 @@ RECORD_FIELDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("value", "dotted"), thinned([*product(NASTY, EVENT_FIELDS)]), ids=repr)
+@pytest.mark.parametrize(("value", "dotted"), thinned([*product(WRONG_VALUES, EVENT_FIELDS)]), ids=repr)
 def test_a_wrong_value_in_an_event_fails(dotted: str, value: Any, run: Path):
     """Text, null, booleans, lists, negative and huge numbers in an event's field give no pass, and no traceback."""
     name, _, field = dotted.partition(".")
@@ -219,7 +219,7 @@ def test_an_impossible_event_fails(dotted: str, value: Any, figure: str, run: Pa
     assert [finding.figure for finding in judge(gather(run)).failures()] == [figure]
 
 
-@pytest.mark.parametrize(("dotted", "value"), thinned([*product(RECORD_FIELDS, [*NASTY, 137])]), ids=repr)
+@pytest.mark.parametrize(("dotted", "value"), thinned([*product(RECORD_FIELDS, [*WRONG_VALUES, 137])]), ids=repr)
 def test_a_wrong_value_in_the_record_is_no_pass(dotted: str, value: Any, run: Path):
     """A wrong value in run.json is a failure, or bad input on one line, except where null or any number is valid."""
     _change_record(run, dotted, value)

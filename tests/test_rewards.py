@@ -39,7 +39,7 @@ def test_functions_that_take_completions_are_rewards(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("def other(text): ...", "has no function that takes `completions`"),
         ("raise OSError('no such disk')", "OSError: no such disk"),
@@ -47,12 +47,12 @@ def test_functions_that_take_completions_are_rewards(tmp_path: Path):
         (None, "FileNotFoundError"),
     ],
 )
-def test_a_file_without_rewards_is_refused(text: str | None, said: str, tmp_path: Path):
+def test_a_file_without_rewards_is_refused(text: str | None, message: str, tmp_path: Path):
     """A file without reward functions is refused before the model is loaded, with its own reason."""
     path = tmp_path / "rewards.py"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         reward_functions(str(path))
 
 

@@ -117,7 +117,7 @@ UNKNOWN = {
 }
 
 
-def left_over(shown: bytes, secret: str) -> bool:
+def leaks(shown: bytes, secret: str) -> bool:
     """Whether 12 consecutive characters of it, in any of its encodings, are still readable."""
     plain = Redactor().known_tokens(shown)
     for gap in (b"\n", b"\r", b" ", b"\t"):
@@ -136,11 +136,11 @@ def test_a_known_token_is_found_in_any_form(hidden: str, num_bytes: int, tmp_pat
     """A token is found encoded, wrapped or coloured, and split in any way."""
     sink = LogSink(tmp_path / "log", (CANARY,))
     data = f"before {hidden} after\n".encode()
-    assert left_over(data, CANARY)
+    assert leaks(data, CANARY)
     for start in range(0, len(data), num_bytes):
         sink.write(data[start : start + num_bytes])
     shown = sink.close().read_bytes()
-    assert not left_over(shown, CANARY), shown
+    assert not leaks(shown, CANARY), shown
     assert shown.startswith(b"before ") and shown.endswith(b" after\n") and b"[secret]" in shown
 
 
@@ -196,7 +196,7 @@ def test_no_file_of_a_run_folder_holds_a_token(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("HF_TOKEN", CANARY)
     write_json(tmp_path / "x.json", {"prompt": f"say {CANARY}", CANARY: [BASIC["use"], {"a": (CANARY, 1, None)}]})
     text = (tmp_path / "x.json").read_text()
-    assert not left_over(text.encode(), CANARY)
+    assert not leaks(text.encode(), CANARY)
     assert json.loads(text)["[secret]"][1] == {"a": ["[secret]", 1, None]}
 
 
@@ -212,18 +212,18 @@ def test_no_token_of_a_log_is_shown(
     captured = capsys.readouterr()
     shown = captured.out + captured.err
     assert "[secret]" in shown
-    assert not left_over(shown.encode(), CANARY)
+    assert not leaks(shown.encode(), CANARY)
     assert UNKNOWN["hub"] not in shown
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_no_token_is_shown_in_any_encoding_of_the_terminal(encoding: str, monkeypatch: pytest.MonkeyPatch):
     """On an ASCII terminal, click would write to the underlying stream."""
-    out, said = BytesIO(), BytesIO()
+    out, output = BytesIO(), BytesIO()
     monkeypatch.setattr("sys.stdout", TextIOWrapper(out, encoding=encoding, write_through=True))
-    monkeypatch.setattr("sys.stderr", TextIOWrapper(said, encoding=encoding, write_through=True))
+    monkeypatch.setattr("sys.stderr", TextIOWrapper(output, encoding=encoding, write_through=True))
     assert cli.run(["parse", UNKNOWN["hub"], "--json"]) == 2
-    for shown in (out.getvalue(), said.getvalue()):
+    for shown in (out.getvalue(), output.getvalue()):
         assert b"[secret]" in shown and UNKNOWN["hub"].encode() not in shown
 
 

@@ -63,7 +63,7 @@ def _judged(name: str, tmp_path: Path, old: str = "", new: str = "", case: Case 
     return judge_start(log, case or _case(name))
 
 
-def _of(verdict: Verdict, figure: str) -> Finding:
+def _finding(verdict: Verdict, figure: str) -> Finding:
     return next(each for each in verdict.findings if each.figure == figure and each.check is Check.MODEL)
 
 
@@ -132,7 +132,7 @@ def test_an_unmeasured_card_is_judged_by_its_own_non_torch(tmp_path: Path):
 def test_another_number_of_adapters_fails(count: int, figure: str, tmp_path: Path):
     """Another number of adapters fails, as its rows among the weights differ."""
     case = replace(_case("adapters"), max_loras=count)
-    assert _of(_judged("adapters", tmp_path, case=case), figure).status is Status.FAIL
+    assert _finding(_judged("adapters", tmp_path, case=case), figure).status is Status.FAIL
 
 
 @pytest.mark.parametrize(

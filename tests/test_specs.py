@@ -95,10 +95,10 @@ def test_all_problems_of_a_profile_are_reported_at_once(tmp_path: Path):
     path.write_text(text)
     with pytest.raises(BadInput) as error:
         load_profile(str(path))
-    said = "\n".join(_problems(error))
-    assert "max_seq_lenght: unknown key; did you mean max_seq_length?" in said
-    assert "adapters.lora_alhpa: unknown key; did you mean lora_alpha?" in said
-    assert "gpu_memory_utilization: " in said and "1.6" in said
+    output = "\n".join(_problems(error))
+    assert "max_seq_lenght: unknown key; did you mean max_seq_length?" in output
+    assert "adapters.lora_alhpa: unknown key; did you mean lora_alpha?" in output
+    assert "gpu_memory_utilization: " in output and "1.6" in output
     assert all(str(path) in problem for problem in _problems(error))
 
 
@@ -133,7 +133,7 @@ def test_all_missing_keys_of_a_config_are_named():
     """All missing keys of a config are named at once."""
     with pytest.raises(BadInput) as error:
         config_from_hf({"model_type": "llama", "hidden_size": 8}, "config.json")
-    said = "\n".join(_problems(error))
+    output = "\n".join(_problems(error))
     for key in (
         "intermediate_size",
         "num_hidden_layers",
@@ -141,7 +141,7 @@ def test_all_missing_keys_of_a_config_are_named():
         "vocab_size",
         "max_position_embeddings",
     ):
-        assert f"config.json: {key}: missing" in said
+        assert f"config.json: {key}: missing" in output
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.traced import Allowed, Seen, Watch, unexplained
+from tests.traced import Allowed, AuditHook, TracedEvent, unexplained
 from tests.traces import ALLOWED
 
 
 def seen(event: str, *arguments: object) -> list[tuple[str, str]]:
-    watch = Watch()
+    watch = AuditHook()
     watch(event, arguments)
     return [(each.kind, each.what) for each in watch.seen]
 
@@ -57,13 +57,13 @@ def test_only_named_events_are_explained():
     """An event is explained by kind, file, target and time: some imports come late, but imports may not do what a load may."""
     entry = Allowed("write", "pkg/*", "{HOME}/.cache*", "why")
     places = {"HOME": "/h"}
-    known = Seen("write", "pkg/a.py", "/h/.cache/x", "")
+    known = TracedEvent("write", "pkg/a.py", "/h/.cache/x", "")
     others = [
-        Seen("process", "pkg/a.py", "/h/.cache/x", ""),
-        Seen("write", "other/a.py", "/h/.cache/x", ""),
-        Seen("write", "pkg/a.py", "/etc/x", ""),
+        TracedEvent("process", "pkg/a.py", "/h/.cache/x", ""),
+        TracedEvent("write", "other/a.py", "/h/.cache/x", ""),
+        TracedEvent("write", "pkg/a.py", "/etc/x", ""),
     ]
-    late = Seen("write", "pkg/a.py", "/h/.cache/x", "imported")
+    late = TracedEvent("write", "pkg/a.py", "/h/.cache/x", "imported")
     assert list(unexplained([known, late], (entry,), places)) == []
     assert len(list(unexplained([*others, *others], (entry,), places))) == len(others)
     of_loads = Allowed("write", "pkg/*", "{HOME}/.cache*", "why", when="load")

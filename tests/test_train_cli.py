@@ -28,7 +28,7 @@ class Child:
     def command(self, step: str, folder: RunFolder) -> list[str]:
         events = {"prepare": ("weights_ready",), "rows": ("train_data",)}.get(step)
         lines = [line for line in (KEPT / "load.log").read_text().split("\n") if '"event"' in line]
-        said = [line for line in lines if _event(line) in events] if events else lines[2:]
+        printed = [line for line in lines if _event(line) in events] if events else lines[2:]
         if step == "rows":
             counted = {**json.loads((KEPT / "rows.json").read_text()), "num_longest_tokens": self.longest}
             folder.rows_path.write_text(json.dumps({**counted, "problems": self.problems}))
@@ -39,7 +39,7 @@ class Child:
             "-c",
             'printf "%s\n" "$1"; exit $2',
             "child",
-            "\n".join(said),
+            "\n".join(printed),
             "1" if step == self.fails_in else "0",
         ]
 
@@ -63,15 +63,15 @@ def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Child:
 def test_a_training_is_run_judged_and_kept(child: Child, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Exit 0: data, counts and prediction are printed before the training, the verdict after it; checking the folder gives the same."""
     assert loadcheck([*CPU, "--data", str(DATA), "--max-steps", "8", "--run-dir", "run"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for words in (
         "50 rows of the form messages",
         "1,088 of them learned (assistant)",
         "Predicted peak of the process",
         "PASS",
     ):
-        assert words in said
-    assert "step 8 of 8, loss 5.4163" in said
+        assert words in output
+    assert "step 8 of 8, loss 5.4163" in output
     assert loadcheck(["check", "run"]) == 0
     job = json.loads(Path("run/train.json").read_text())
     assert (job["settings"]["train_seq_length"], job["settings"]["optim"], job["schedule"]["max_steps"]) == (
@@ -84,8 +84,8 @@ def test_a_training_is_run_judged_and_kept(child: Child, tmp_path: Path, capsys:
 def test_json_is_one_document(child: Child, capsys: pytest.CaptureFixture[str]):
     """Stdout is only one document; progress goes to stderr."""
     assert loadcheck([*CPU, "--data", str(DATA), "--run-dir", "run", "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert (said["verdict"], said["run"], said["predicted"]["train_peak_host_gib"]) == (
+    document = json.loads(capsys.readouterr().out)
+    assert (document["verdict"], document["run"], document["predicted"]["train_peak_host_gib"]) == (
         "pass",
         "run",
         pytest.approx(1.4, abs=0.2),
@@ -133,7 +133,7 @@ def test_a_training_process_that_fails_fails_the_run(child: Child):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         ((), 2, "--data: is missing"),
         (("--data", "none.jsonl"), 2, "none.jsonl: --data: No such file"),
@@ -147,16 +147,16 @@ def test_a_training_process_that_fails_fails_the_run(child: Child):
     ],
 )
 def test_invalid_settings_are_refused_before_anything_is_made(
-    arguments: tuple[str, ...], code: int, said: str, child: Child, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...], code: int, message: str, child: Child, capsys: pytest.CaptureFixture[str]
 ):
     """Settings that no training accepts exit 2 with one line, before a folder is made."""
     assert loadcheck([*CPU, *arguments, "--run-dir", "run"]) == code
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not Path("run").exists()
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ((), "GRPO needs reward functions"),
         (("--reward-functions", "none.py"), "none.py: --reward-functions: no such file"),
@@ -167,13 +167,13 @@ def test_invalid_settings_are_refused_before_anything_is_made(
     ],
 )
 def test_grpo_needs_rewards_and_room(
-    more: tuple[str, ...], said: str, child: Child, capsys: pytest.CaptureFixture[str]
+    more: tuple[str, ...], message: str, child: Child, capsys: pytest.CaptureFixture[str]
 ):
     """GRPO without rewards or room exits 2 before anything is made."""
     Path("prompts.jsonl").write_text('{"prompt": "2+2?", "answer": "4"}\n')
     Path("rewards.py").write_text("def right(completions, **columns): ...\n")
     assert loadcheck([*CPU, "--data", "prompts.jsonl", "--method", "grpo", *more, "--run-dir", "run"]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not Path("run").exists()
 
 
@@ -200,7 +200,7 @@ def test_a_killed_run_is_resumed_from_its_newest_checkpoint(child: Child):
 
 
 @pytest.mark.parametrize(
-    ("outcome", "damage", "arguments", "said"),
+    ("outcome", "damage", "arguments", "message"),
     [
         ("completed", None, (), "is completed"),
         ("killed", "checkpoints/checkpoint-4/optimizer.pt", (), "is not a whole checkpoint"),
@@ -213,7 +213,7 @@ def test_a_run_that_cannot_be_resumed_is_refused(
     outcome: str,
     damage: str | None,
     arguments: tuple[str, ...],
-    said: str,
+    message: str,
     child: Child,
     capsys: pytest.CaptureFixture[str],
 ):
@@ -224,4 +224,4 @@ def test_a_run_that_cannot_be_resumed_is_refused(
     if damage is not None:
         (Path("run") / damage).unlink()
     assert loadcheck(["train", "--resume", "run", *arguments]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

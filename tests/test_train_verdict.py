@@ -33,7 +33,7 @@ def _failed(folder: Path) -> set[str]:
 def _with_event(folder: Path, name: str, **fields: Any) -> None:
     """Change fields of an event in the log; None removes one."""
     _change_events(
-        folder, name, lambda said: {key: value for key, value in {**said, **fields}.items() if value is not None}
+        folder, name, lambda event: {key: value for key, value in {**event, **fields}.items() if value is not None}
     )
 
 
@@ -41,20 +41,20 @@ def _change_events(folder: Path, name: str, change: Callable[[dict[str, Any]], d
     """Replace each event of this name by what `change` returns; None removes the event."""
     lines = []
     for line in (folder / "load.log").read_text().split("\n"):
-        if line.startswith(PREFIX) and (said := json.loads(line[len(PREFIX) :]))["event"] == name:
-            changed = change(said)
+        if line.startswith(PREFIX) and (event := json.loads(line[len(PREFIX) :]))["event"] == name:
+            changed = change(event)
             lines += [] if changed is None else [PREFIX + json.dumps(changed)]
         else:
             lines.append(line)
     (folder / "load.log").write_text("\n".join(lines))
 
 
-def _as_step(said: dict[str, Any], step: dict[str, Any]) -> dict[str, Any]:
+def _as_step(event: dict[str, Any], step: dict[str, Any]) -> dict[str, Any]:
     """The event with what steps.jsonl says of its step, by its own names."""
     names = {"loss": "loss", "num_tokens": "num_tokens"} | {
         f"train_{name}": name for name in ("peak_allocated_bytes", "device_used_bytes", "host_bytes")
     }
-    return said | {name: step[key] for name, key in names.items() if step[key] is not None or name == "loss"}
+    return event | {name: step[key] for name, key in names.items() if step[key] is not None or name == "loss"}
 
 
 def _with_steps(folder: Path, change: Callable[[int, dict[str, Any]], None]) -> None:
@@ -65,7 +65,7 @@ def _with_steps(folder: Path, change: Callable[[int, dict[str, Any]], None]) -> 
     lines = (folder / "load.log").read_text()
     kept = {step["step"]: step for step in steps}
     _change_events(
-        folder, "train_step", lambda said: _as_step(said, kept[said["step"]]) if said["step"] in kept else None
+        folder, "train_step", lambda event: _as_step(event, kept[event["step"]]) if event["step"] in kept else None
     )
     if steps and '"event": "train_done"' in lines:
         _with_event(
@@ -95,19 +95,23 @@ def test_a_real_training_passes(capsys: pytest.CaptureFixture[str]):
     """`check` and `report` judge the folder again, and print PASS with the figures of load and training."""
     for command in ("check", "report"):
         assert loadcheck([command, str(RUN)]) == 0
-        said = capsys.readouterr().out
-        assert "PASS" in said
-        assert "train_peak_host_gib" in said
-        assert "the loss goes from" in said
+        output = capsys.readouterr().out
+        assert "PASS" in output
+        assert "train_peak_host_gib" in output
+        assert "the loss goes from" in output
 
 
 def test_the_document_has_peaks_losses_and_verdict(capsys: pytest.CaptureFixture[str]):
     """One document, with exact bytes beside GiB."""
     assert loadcheck(["report", str(RUN), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert (said["verdict"], said["training"]["num_steps"], said["profile"]) == ("pass", 8, "smollm2-135m-cpu")
-    assert said["bytes"]["train_peak_host_bytes"] > 1_000_000_000
-    assert [said["training"][key] for key in ("first_loss", "last_loss")] == [5.0012969970703125, 5.416332244873047]
+    document = json.loads(capsys.readouterr().out)
+    assert (document["verdict"], document["training"]["num_steps"], document["profile"]) == (
+        "pass",
+        8,
+        "smollm2-135m-cpu",
+    )
+    assert document["bytes"]["train_peak_host_bytes"] > 1_000_000_000
+    assert [document["training"][key] for key in ("first_loss", "last_loss")] == [5.0012969970703125, 5.416332244873047]
 
 
 @pytest.mark.parametrize(
@@ -142,13 +146,13 @@ def test_each_fault_fails_by_its_name(event: str, fields: dict[str, Any], figure
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"), [("text", "of plain texts all are"), ("all", "as the template does not tell")]
+    ("labels", "message"), [("text", "of plain texts all are"), ("all", "as the template does not tell")]
 )
-def test_the_output_says_what_is_learned(labels: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_output_says_what_is_learned(labels: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]):
     """The output says what is learned, also if it is more than the assistant's tokens."""
     _with_rows(folder, labels=labels)
     assert loadcheck(["check", str(folder)]) == 0
-    assert said in capsys.readouterr().out
+    assert message in capsys.readouterr().out
 
 
 def test_rows_cut_on_request_are_no_fault(folder: Path):
@@ -178,13 +182,13 @@ def test_packed_rows_pass_with_the_effect_of_packing(folder: Path, capsys: pytes
     """Split examples do not count as cut, nor examples whose end was dropped as having none."""
     _packed(folder)
     assert loadcheck(["check", str(folder)]) == 0
-    said = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     assert (
         "50 examples packed into 23 rows of 70 tokens; examples that go on in the next row: 22; tokens left out, as they fill no row: 9"
-        in said
+        in output
     )
-    assert "ends not learned: 3" in said
-    assert "8 of 8 steps had full rows alone" in said
+    assert "ends not learned: 3" in output
+    assert "8 of 8 steps had full rows alone" in output
 
 
 @pytest.mark.parametrize(

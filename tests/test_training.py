@@ -18,7 +18,7 @@ WITHOUT_VLLM = ["--no-fast-inference", "--gpu", "H100", "--lora-r", "16", "--max
 WITH_VLLM = ["--gpu", "H100", "--ram-available-bytes", "100GiB"]
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict]:
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict]:
     code = run([*arguments, "--json"])
     return code, json.loads(capsys.readouterr().out)
 
@@ -26,7 +26,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict
 def test_sft_is_predicted_to_the_byte(capsys: pytest.CaptureFixture[str]) -> None:
     """2 rows of 2048 tokens without vLLM: the bytes measured on an H100 under `bytes`, and GiB among the figures."""
     flags = ["--per-device-train-batch-size", "2", "--train-seq-length", "2048"]
-    code, document = said(capsys, "predict", "--method", "sft", *WITHOUT_VLLM, *flags)
+    code, document = run_json(capsys, "predict", "--method", "sft", *WITHOUT_VLLM, *flags)
     assert code == 0 and document["fits"] is True
     assert document["bytes"]["train_peak_allocated_bytes"] == 7_262_123_008
     assert document["figures"]["train_peak_allocated_gib"] == 6.76
@@ -39,7 +39,7 @@ def test_packed_rows_are_predicted_as_full(capsys: pytest.CaptureFixture[str]) -
     """Packed rows are full, so the prediction is that of one row of this length; the output says that rows are packed, also on the CPU."""
     flags = ["--per-device-train-batch-size", "2", "--train-seq-length", "2048"]
     plain, packed = (
-        said(capsys, "predict", "--method", "sft", *WITHOUT_VLLM, *flags, *more)[1] for more in ([], ["--packing"])
+        run_json(capsys, "predict", "--method", "sft", *WITHOUT_VLLM, *flags, *more)[1] for more in ([], ["--packing"])
     )
     assert packed["bytes"] == plain["bytes"]
     assert (packed["training"]["settings"]["packing"], plain["training"]["settings"]["packing"]) == (True, False)
@@ -65,7 +65,7 @@ def test_the_first_step_takes_less_than_later_ones() -> None:
 def test_grpo_is_predicted_beside_the_engine(capsys: pytest.CaptureFixture[str]) -> None:
     """The load's figures do not change, and the training's are added."""
     flags = ["--num-generations", "4", "--max-prompt-length", "128", "--max-completion-length", "64"]
-    code, document = said(capsys, "predict", "--method", "grpo", "--optim", "paged_adamw_8bit", *WITH_VLLM, *flags)
+    code, document = run_json(capsys, "predict", "--method", "grpo", "--optim", "paged_adamw_8bit", *WITH_VLLM, *flags)
     assert code == 0
     assert document["figures"]["num_gpu_blocks"] == 20_797
     assert document["bytes"]["train_peak_allocated_bytes"] == 50_382_027_776 + 594_521_088 + 204_996_096
@@ -74,7 +74,7 @@ def test_grpo_is_predicted_beside_the_engine(capsys: pytest.CaptureFixture[str])
 
 def test_without_method_no_training_is_predicted(capsys: pytest.CaptureFixture[str]) -> None:
     """Without --method the document of a load does not change."""
-    _, document = said(capsys, "predict", *WITH_VLLM)
+    _, document = run_json(capsys, "predict", *WITH_VLLM)
     assert "training" not in document
     assert not [name for name in document["figures"] if name.startswith("train_peak")]
 
@@ -82,7 +82,7 @@ def test_without_method_no_training_is_predicted(capsys: pytest.CaptureFixture[s
 def test_a_training_larger_than_the_card_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 1 and fits false, although the load itself fits."""
     flags = ["--per-device-train-batch-size", "64", "--train-seq-length", "131072"]
-    code, document = said(capsys, "predict", "--method", "sft", *WITHOUT_VLLM, *flags)
+    code, document = run_json(capsys, "predict", "--method", "sft", *WITHOUT_VLLM, *flags)
     assert code == 1 and document["fits"] is False
 
 
@@ -113,7 +113,7 @@ def test_unpredictable_settings_are_refused(capsys: pytest.CaptureFixture[str], 
 def test_notes_name_what_is_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
     """A note says that GRPO without vLLM is not counted, and another that the card has no runs."""
     flags = ["--no-fast-inference", "--model", "llama-3.2-1b-instruct", "--max-completion-length", "64"]
-    _, document = said(capsys, "predict", "--method", "grpo", "--gpu", "T4", *flags)
+    _, document = run_json(capsys, "predict", "--method", "grpo", "--gpu", "T4", *flags)
     assert [note.split()[0] for note in document["training"]["notes"]] == ["without", "before"]
 
 
@@ -122,13 +122,13 @@ def test_a_note_names_assumed_multiprocessors(known: bool, capsys: pytest.Captur
     """For a card with an unknown number of multiprocessors a note states the assumption; for a known one there is no note."""
     described = ["--gpu-total-bytes", "79GiB", "--gpu-free-bytes", "78GiB", "--compute-capability", "9.0"]
     card = ["--gpu", "H100"] if known else described
-    _, document = said(capsys, "predict", "--method", "sft", "--ram-available-bytes", "64GiB", *card)
+    _, document = run_json(capsys, "predict", "--method", "sft", "--ram-available-bytes", "64GiB", *card)
     assert any("multiprocessors" in note for note in document["training"]["notes"]) is not known
 
 
 def test_on_a_cpu_the_peak_of_the_process_is_predicted(capsys: pytest.CaptureFixture[str]) -> None:
     """In text and JSON. GRPO was not measured on the CPU, and fit has no card to fill."""
-    code, document = said(capsys, "predict", "smollm2-135m-cpu", "--method", "sft", "--train-seq-length", "128")
+    code, document = run_json(capsys, "predict", "smollm2-135m-cpu", "--method", "sft", "--train-seq-length", "128")
     assert (code, document["figures"]["train_peak_host_gib"]) == (0, 1.34)
     assert document["training"]["settings"]["optim"] == "adamw_torch"
     assert run(["predict", "smollm2-135m-cpu", "--method", "sft"]) == 0

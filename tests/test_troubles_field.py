@@ -108,8 +108,8 @@ def test_without_freed_memory_the_remedy_has_no_figure():
 def test_a_dropped_prompt_is_no_pass(t4_log: Path, tmp_path: Path):
     """A complete load whose prompts were too long fails with the lengths and the fix; without that line it passes."""
     log = tmp_path / t4_log.name
-    said = "WARNING 02-13 18:00:00 scheduler.py:949] Input prompt (2611 tokens) is too long and exceeds limit of 512"
-    log.write_text(t4_log.read_text() + "\n" + said + "\n")
+    warning = "WARNING 02-13 18:00:00 scheduler.py:949] Input prompt (2611 tokens) is too long and exceeds limit of 512"
+    log.write_text(t4_log.read_text() + "\n" + warning + "\n")
     verdict = judge(gather(log))
     assert verdict.status == "fail" and judge(gather(t4_log)).status == "pass"
     finding = _named(log)["prompt-too-long"]
@@ -156,13 +156,13 @@ def test_a_remedys_fields_come_from_its_words(trouble_id: str):
     trouble = BY_ID[trouble_id]
     fields = {name for _, name, _, _ in Formatter().parse(trouble.advice) if name}
     excerpts = (ROOT / "tests" / "troubles").glob(f"{trouble_id}*.txt")
-    said = [
+    found = [
         sighting.figures
         for excerpt in excerpts
         for sighting in sightings(parse_log(excerpt))
         if sighting.trouble == trouble
     ]
-    assert any(fields <= figures.keys() for figures in said)
+    assert any(fields <= figures.keys() for figures in found)
 
 
 def test_no_remedy_recommends_volta():

@@ -143,7 +143,7 @@ def _is_read(line: str) -> bool:
     return any(format.pattern.search(line) for format in DIALECT.formats)
 
 
-HELD = {"budget_gib", "kv_cache_gib", "kv_cache_tokens", "budget_kv_gib", "card_kv_gib", "graph_pool_gib", "graph_difference_gib",
+FIGURES_OF_IDENTITIES = {"budget_gib", "kv_cache_gib", "kv_cache_tokens", "budget_kv_gib", "card_kv_gib", "graph_pool_gib", "graph_difference_gib",
         "graph_difference_pct", "utilization_without_graphs_pct", "utilization_with_graphs_pct", "weights_gib", "activation_peak_gib",
         "non_torch_gib", "consumed_gib", "max_concurrency", "free_on_start_gib", "graph_estimate_gib", "max_model_len", "gpu_total_gib",
         "asked_length", "fitted_length"}  # fmt: skip
@@ -157,7 +157,7 @@ def test_one_changed_digit_of_a_start_fails(name: str, tmp_path: Path):
     passed = {
         (spec, shown)
         for spec, shown, changed in _changed_digits(whole)
-        if spec in HELD and _judged(tmp_path, changed).status == "pass"
+        if spec in FIGURES_OF_IDENTITIES and _judged(tmp_path, changed).status == "pass"
     }
     alone = {"weights_gib"} if "Actual usage" not in whole else set()  # no sum with it is printed
     assert {(spec, shown) for spec, shown in passed if spec not in alone} == set()
@@ -286,6 +286,6 @@ def test_the_line_of_0_6_4_is_checked(tmp_path: Path):
         "peak_torch_memory=0.71GiB memory_usage_post_profile=0.68GiB non_torch_memory=0.43GiB kv_cache_size=5.99GiB "
         "gpu_memory_utilization=0.90\n"
     )
-    for said, fails in ((line, False), (line.replace("5.99", "5.89"), True), (line.replace("0.71", "1.71"), True)):
-        failures = {finding.figure for finding in _judged(tmp_path, said).failures()}
+    for changed, fails in ((line, False), (line.replace("5.99", "5.89"), True), (line.replace("0.71", "1.71"), True)):
+        failures = {finding.figure for finding in _judged(tmp_path, changed).failures()}
         assert ("kv_cache_gib" in failures) is fails

@@ -56,12 +56,14 @@ def test_the_document_follows_openvex():
     document = json.loads(vex.openvex("sha256:abc", HOLES))
     assert {"@context", "@id", "author", "timestamp", "version", "statements"} == set(document)
     assert document["@context"] == "https://openvex.dev/ns/v0.2.0"
-    for said in document["statements"]:
-        assert said["vulnerability"]["name"] and said["products"][0]["subcomponents"][0]["@id"].startswith("pkg:pypi/")
+    for statement in document["statements"]:
+        assert statement["vulnerability"]["name"] and statement["products"][0]["subcomponents"][0]["@id"].startswith(
+            "pkg:pypi/"
+        )
         wanted = {"not_affected": {"justification", "impact_statement"}, "affected": {"action_statement"}}[
-            said["status"]
+            statement["status"]
         ]
-        assert set(said) == {"vulnerability", "products", "status"} | wanted
+        assert set(statement) == {"vulnerability", "products", "status"} | wanted
     assert vex.openvex("sha256:abc", HOLES) == vex.openvex("sha256:abc", HOLES)
 
 
@@ -214,6 +216,6 @@ def test_sbom_and_vex_are_of_the_same_image(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["sbom.py", str(layout), str(tmp_path)])
     assert sbom.main() == 0
     listed = {each["purl"] for each in json.loads((tmp_path / "sbom.cdx.json").read_text())["components"]}
-    said = json.loads((tmp_path / "vex.openvex.json").read_text())["statements"][0]["products"][0]
-    assert said["subcomponents"][0]["@id"] in listed
-    assert said["@id"].removeprefix("pkg:oci/loadcheck@").replace("%3A", ":") == manifest["digest"]
+    document = json.loads((tmp_path / "vex.openvex.json").read_text())["statements"][0]["products"][0]
+    assert document["subcomponents"][0]["@id"] in listed
+    assert document["@id"].removeprefix("pkg:oci/loadcheck@").replace("%3A", ":") == manifest["digest"]

@@ -330,13 +330,13 @@ def test_a_download_shows_its_progress(tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "POLL_S", 0.001)
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "half.incomplete").write_bytes(b"12345678")
-    said = io.StringIO()  # pytest's own would collect output while it is read
-    monkeypatch.setattr("sys.stderr", said)
+    output = io.StringIO()  # pytest's own would collect output while it is read
+    monkeypatch.setattr("sys.stderr", output)
     deadline_s = time.monotonic() + 10
     with progress.reporting_progress(tmp_path, 1 << 30):
-        while not said.getvalue() and time.monotonic() < deadline_s:
+        while not output.getvalue() and time.monotonic() < deadline_s:
             time.sleep(0.001)
-    assert said.getvalue() == "hub weights: 8 B of 1.00 GiB\n"
+    assert output.getvalue() == "hub weights: 8 B of 1.00 GiB\n"
 
 
 # ---- verify and record
@@ -365,8 +365,8 @@ def test_a_download_is_verified_by_its_record():
     (directory / "config.json").write_bytes(CONFIG[::-1])
     (directory / "tokenizer.json").unlink()
     (directory / "extra.json").write_bytes(b"{}")
-    said = states(verified())
-    assert (said["config.json"], said["tokenizer.json"], said["extra.json"]) == ("differs", "missing", "not locked")
+    found = states(verified())
+    assert (found["config.json"], found["tokenizer.json"], found["extra.json"]) == ("differs", "missing", "not locked")
     assert verified().exit_code == 1
 
 
@@ -423,8 +423,8 @@ def test_the_commands_list_and_verify_weights(capsys):
     assert cli.run(["weights", "verify", NAME]) == 0
     assert f"{NAME}: verified" in capsys.readouterr().out
     assert cli.run(["weights", "verify", NAME, "--json"]) == 0
-    (said,) = json.loads(capsys.readouterr().out)["models"]
-    assert said["verified"] and {file["state"] for file in said["files"]} == {"as recorded"}
+    (document,) = json.loads(capsys.readouterr().out)["models"]
+    assert document["verified"] and {file["state"] for file in document["files"]} == {"as recorded"}
     assert cli.run(["weights", "list"]) == 0
     assert "0 of 6" in capsys.readouterr().out
     assert cli.run(["weights", "record", "smollm2-135m-instruct"]) == 2
@@ -455,8 +455,8 @@ def test_a_mirror_must_match_its_checksums(copied):
     (copied / "tokenizer.json").write_bytes(b"{}")
     with pytest.raises(BadInput) as caught:
         mirror.check_sums(copied)
-    said = [problem.what for problem in caught.value.problems]
-    assert "has the SHA-256" in said[0] and said[1:] == [
+    output = [problem.what for problem in caught.value.problems]
+    assert "has the SHA-256" in output[0] and output[1:] == [
         "is listed in SHA256SUMS, but missing",
         "is not listed in SHA256SUMS",
     ]

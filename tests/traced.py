@@ -29,9 +29,9 @@ KINDS = {
     "pickle.find_class": "pickle",
 }
 PACKAGE = re.compile(r".*/(?:site-packages|src)/(.+)")
-HANDED_ON = ("check_output",)
+OUR_WRAPPERS = ("check_output",)
 """Our functions between unsloth and what it calls (stacks/unsloth_vllm/engine.py: query_own_gpu_only)."""
-UNWRITTEN = ("/dev/null", "/dev/tty")
+IGNORED_PATHS = ("/dev/null", "/dev/tty")
 IMPORTED = (
     "vllm.entrypoints.llm", "vllm.lora.worker_manager", "vllm.model_executor.models.llama", "vllm.model_executor.model_loader.loader",
     "vllm.model_executor.layers.quantization.bitsandbytes", "vllm.executor.uniproc_executor", "transformers.models.llama.modeling_llama",
@@ -41,7 +41,7 @@ IMPORTED = (
 
 
 @dataclass(frozen=True)
-class Seen:
+class TracedEvent:
     """One event: its kind (write, network, process, pickle, code), the package file that caused it, and its target.
 
     `stage` is the last event that the engine recorded before it.
@@ -53,11 +53,11 @@ class Seen:
     stage: str
 
 
-class Watch:
+class AuditHook:
     """The hook. It records code from files that are neither installed nor ours; the file of code compiled from text is unknown."""
 
     def __init__(self) -> None:
-        self.seen: list[Seen] = []
+        self.seen: list[TracedEvent] = []
         self.stage = ""
         own = (sys.prefix, sys.base_prefix, str(Path(__file__).parents[1]))
         self._installed = tuple(dict.fromkeys((*own, *map(os.path.realpath, own))))
@@ -67,20 +67,20 @@ class Watch:
             path, _, flags = arguments
             if isinstance(path, str | bytes) and isinstance(flags, int) and flags & WRITES:
                 path = os.path.abspath(os.fsdecode(path))  # noqa: PTH100
-                if path not in UNWRITTEN:
+                if path not in IGNORED_PATHS:
                     self._note("write", path)
         elif event == "exec":
             file = getattr(arguments[0], "co_filename", "")
             if file.startswith("/") and not file.startswith(self._installed):
                 self._note("code", file)
         elif kind := KINDS.get(event):
-            self._note(kind, WORDS[kind](event, arguments))
+            self._note(kind, TARGETS_OF[kind](event, arguments))
 
     def _note(self, kind: str, what: str) -> None:
-        self.seen.append(Seen(kind, caller(), what, self.stage))
+        self.seen.append(TracedEvent(kind, caller(), what, self.stage))
 
 
-def _changed(event: str, arguments: tuple[Any, ...]) -> str:
+def _changed_path(event: str, arguments: tuple[Any, ...]) -> str:
     """The changed path: of two names the new one. A relative path is resolved by the folder's descriptor, which is the last argument if any."""
     path = arguments[1 if event in ("os.rename", "os.link", "os.symlink") else 0]
     if isinstance(path, int):
@@ -91,20 +91,20 @@ def _changed(event: str, arguments: tuple[Any, ...]) -> str:
     return os.path.abspath(name if name.startswith("/") else below + name)  # noqa: PTH100  # no links are followed
 
 
-def _asked(event: str, arguments: tuple[Any, ...]) -> str:
+def _network_target(event: str, arguments: tuple[Any, ...]) -> str:
     address = arguments[1] if event.startswith(("socket.bind", "socket.connect", "socket.send")) else arguments[0]
     return f"{event.removeprefix('socket.')} {address}"
 
 
-def _started(event: str, arguments: tuple[Any, ...]) -> str:
+def _command(event: str, arguments: tuple[Any, ...]) -> str:
     words = arguments[1] if event == "subprocess.Popen" else arguments[0] if arguments else event
     return " ".join(map(os.fsdecode, words)) if isinstance(words, list | tuple) else os.fsdecode(words)
 
 
-WORDS: dict[str, Callable[[str, tuple[Any, ...]], str]] = {
-    "write": _changed,
-    "network": _asked,
-    "process": _started,
+TARGETS_OF: dict[str, Callable[[str, tuple[Any, ...]], str]] = {
+    "write": _changed_path,
+    "network": _network_target,
+    "process": _command,
     "pickle": lambda _, arguments: ".".join(arguments),
 }
 
@@ -114,7 +114,7 @@ def caller() -> str:
     frame = sys._getframe(2)
     while frame is not None:
         found = PACKAGE.search(frame.f_code.co_filename)
-        if found and frame.f_code.co_name not in HANDED_ON:
+        if found and frame.f_code.co_name not in OUR_WRAPPERS:
             return found[1]
         frame = frame.f_back
     return ""
@@ -123,7 +123,7 @@ def caller() -> str:
 # ------------------------------------------------------------------------------------------------------------------- what is run
 
 
-def run_steps(watch: Watch, folder: str, *steps: str) -> int:
+def run_steps(watch: AuditHook, folder: str, *steps: str) -> int:
     from loadcheck.engines.child import main as child
     from loadcheck.stacks.recorder import Recorder
 
@@ -131,7 +131,7 @@ def run_steps(watch: Watch, folder: str, *steps: str) -> int:
     return max(child([step, folder]) for step in steps)
 
 
-def run_imports(watch: Watch) -> int:
+def run_imports(watch: AuditHook) -> int:
     """The imports of unsloth's engine, with torch's answers about a card faked (scripts/trace_training.py)."""
     from loadcheck.stacks.recorder import Recorder
     from loadcheck.stacks.unsloth_vllm import engine
@@ -155,30 +155,30 @@ def run_imports(watch: Watch) -> int:
     return 0
 
 
-def follow(watch: Watch, recorder: Any) -> None:
+def follow(watch: AuditHook, recorder: Any) -> None:
     """Keep the name of the engine's newest event."""
     record = recorder.record
 
-    def noted(self: Any, event: Any) -> None:
+    def recorded(self: Any, event: Any) -> None:
         record(self, event)
         watch.stage = type(event).__name__
 
-    recorder.record = noted
+    recorder.record = recorded
 
 
 def main(arguments: list[str]) -> None:
     import pickle
     from collections import OrderedDict
 
-    watch = Watch()
+    watch = AuditHook()
     sys.addaudithook(watch)
     run: Callable[..., int] = run_steps if arguments[1] == "run" else run_imports
     code = run(watch, *arguments[2:])
     seen = list(watch.seen)
     pickle.loads(pickle.dumps(OrderedDict()))  # check that the hook works
     control = [each.kind for each in watch.seen[len(seen) :]]
-    said = {"code": code, "seen": [vars(each) for each in seen], "control": control, "modules": sorted(sys.modules)}
-    Path(arguments[0]).write_text(json.dumps(said))
+    result = {"code": code, "seen": [vars(each) for each in seen], "control": control, "modules": sorted(sys.modules)}
+    Path(arguments[0]).write_text(json.dumps(result))
     sys.stdout.flush()
     os._exit(0)
 
@@ -199,13 +199,13 @@ class Allowed:
     why: str
     when: str = "imports"
 
-    def covers(self, seen: Seen, places: dict[str, str]) -> bool:
+    def covers(self, seen: TracedEvent, places: dict[str, str]) -> bool:
         named = self.kind == seen.kind and fnmatchcase(seen.by, self.by)
         then = self.when == "imports" or not is_import(seen)
         return named and then and fnmatchcase(shortened(seen.what, places), self.what)
 
 
-def is_import(seen: Seen) -> bool:
+def is_import(seen: TracedEvent) -> bool:
     """Whether it happened before the engine recorded that everything is imported."""
     return seen.stage == ""
 
@@ -217,7 +217,7 @@ def shortened(what: str, places: dict[str, str]) -> str:
     return what
 
 
-def unexplained(seen: list[Seen], allowed: tuple[Allowed, ...], places: dict[str, str]) -> Iterator[str]:
+def unexplained(seen: list[TracedEvent], allowed: tuple[Allowed, ...], places: dict[str, str]) -> Iterator[str]:
     """Each event that no entry covers, once, as a readable line."""
     for each in dict.fromkeys(seen):
         if not any(entry.covers(each, places) for entry in allowed):

@@ -14,7 +14,7 @@ from psutil import NoSuchProcess
 
 from loadcheck.specs.files import read_toml
 from tests.conftest import ROOT
-from tests.traced import Allowed, Seen, is_import, unexplained
+from tests.traced import Allowed, TracedEvent, is_import, unexplained
 
 ALLOWED = tuple(Allowed(**entry) for entry in read_toml(ROOT / "tests" / "traced.toml")["allowed"])
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
@@ -25,7 +25,7 @@ class Trace:
     """What was seen of a finished process. `listened`: addresses other than loopback; `shm_bytes`: the largest growth of /dev/shm."""
 
     code: int
-    seen: list[Seen]
+    seen: list[TracedEvent]
     control: list[str]
     modules: list[str]
     places: dict[str, str]
@@ -60,19 +60,19 @@ def trace(python: Path | str, folder: Path, *words: str, weights: Path | None = 
     ]
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(command, cwd=places["CWD"], env=env, stdout=output, stderr=subprocess.STDOUT)
-        listened, shm_bytes = watched(process)
+        listened, shm_bytes = watch(process)
     assert out.exists(), (folder / "output").read_text(errors="replace")[-3000:]
-    said = json.loads(out.read_text())
-    seen = [Seen(**each) for each in said["seen"]]
-    return Trace(said["code"], seen, said["control"], said["modules"], places, listened, shm_bytes)
+    document = json.loads(out.read_text())
+    seen = [TracedEvent(**each) for each in document["seen"]]
+    return Trace(document["code"], seen, document["control"], document["modules"], places, listened, shm_bytes)
 
 
-def watched(process: subprocess.Popen[bytes], limit_s: float = 600) -> tuple[set[str], int]:
+def watch(process: subprocess.Popen[bytes], limit_s: float = 600) -> tuple[set[str], int]:
     """Wait for a process to end: the addresses other than loopback that it listened on, and the largest growth of /dev/shm."""
-    before, most, listened, deadline_s = used_bytes(), 0, set(), time.monotonic() + limit_s
+    before, most, listened, deadline_s = shm_used_bytes(), 0, set(), time.monotonic() + limit_s
     while process.poll() is None:
         assert time.monotonic() < deadline_s, "still running"
-        most = max(most, used_bytes() - before)
+        most = max(most, shm_used_bytes() - before)
         try:
             sockets = psutil.Process(process.pid).net_connections("inet")
         except NoSuchProcess:
@@ -83,7 +83,7 @@ def watched(process: subprocess.Popen[bytes], limit_s: float = 600) -> tuple[set
     return {address for address in listened if address not in LOOPBACK}, most
 
 
-def used_bytes() -> int:
+def shm_used_bytes() -> int:
     """Of /dev/shm, by all processes."""
-    said = os.statvfs("/dev/shm")
-    return (said.f_blocks - said.f_bfree) * said.f_frsize
+    stats = os.statvfs("/dev/shm")
+    return (stats.f_blocks - stats.f_bfree) * stats.f_frsize

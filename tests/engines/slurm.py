@@ -48,7 +48,7 @@ GPUS = (("t4", "/dev/null"), ("t4", "/dev/zero"), ("t4", "/dev/full"), ("a100", 
 START_S = 30.0
 
 
-def missing() -> str:
+def unavailable_reason() -> str:
     """Why a cluster cannot run here; empty if it can."""
     absent = [name for name in NEEDS if shutil.which(name, path=_path()) is None]
     if absent:
@@ -82,15 +82,15 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     ]
     with ExitStack() as stack:
         stack.enter_context(_daemon(munge, environ, folder / "munge.out"))
-        _until(lambda: (folder / "munge.socket").exists(), folder)
+        _wait_until(lambda: (folder / "munge.socket").exists(), folder)
         stack.enter_context(_daemon(["slurmctld", "-D", "-i"], environ, folder / "slurmctld.out"))
         stack.enter_context(_daemon(["slurmd", "-D"], environ, folder / "slurmd.out"))
-        _until(lambda: _says(["sinfo", "--noheader", "--format=%T"], environ) == "idle", folder)
+        _wait_until(lambda: _output(["sinfo", "--noheader", "--format=%T"], environ) == "idle", folder)
         try:
             yield environ
         finally:
-            _says(["scancel", "--user=root", "--full"], environ)
-            _until(lambda: not _says(["squeue", "--noheader"], environ), folder)
+            _output(["scancel", "--user=root", "--full"], environ)
+            _wait_until(lambda: not _output(["squeue", "--noheader"], environ), folder)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -122,11 +122,11 @@ def _daemon(command: list[str], environ: dict[str, str], out: Path) -> Iterator[
         process.wait()
 
 
-def _says(command: list[str], environ: dict[str, str]) -> str:
+def _output(command: list[str], environ: dict[str, str]) -> str:
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def _until(is_so: Callable[[], bool], folder: Path) -> None:
+def _wait_until(is_so: Callable[[], bool], folder: Path) -> None:
     deadline_s = time.monotonic() + START_S
     while not is_so():
         if time.monotonic() > deadline_s:

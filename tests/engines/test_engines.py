@@ -97,8 +97,8 @@ def test_kubernetes_takes_the_jobs(tmp_path: Path, changes: dict[str, Any]):
     """Each job is valid by the API's own schema, without unknown fields."""
     folder = _written(tmp_path, plan_for("kubernetes", retries=2, **changes))
     checked = _run(folder, "kubernetes-validate", "--strict", "job.yaml")
-    said = checked.stdout + checked.stderr
-    assert (checked.returncode, said.count(" passed ")) == (0, 2), said
+    output = checked.stdout + checked.stderr
+    assert (checked.returncode, output.count(" passed ")) == (0, 2), output
     (folder / "job.yaml").write_text((folder / "job.yaml").read_text().replace("completions:", "completion:"))
     assert _run(folder, "kubernetes-validate", "--strict", "job.yaml").returncode
 

@@ -12,11 +12,14 @@ import pytest
 from loadcheck.fleet.engines import engine_of, write_files
 from loadcheck.fleet.plan import FleetPlan
 from tests.conftest import ROOT
-from tests.engines.slurm import PARTITION, cluster, missing
+from tests.engines.slurm import PARTITION, cluster, unavailable_reason
 from tests.test_fleet_plan import IMAGE, plan_for
 
 LOADCHECK = ROOT / ".venv" / "cpu" / "bin" / "loadcheck"
-pytestmark = [pytest.mark.skipif(bool(missing()), reason=missing() or "-"), pytest.mark.xdist_group("real loads")]
+pytestmark = [
+    pytest.mark.skipif(bool(unavailable_reason()), reason=unavailable_reason() or "-"),
+    pytest.mark.xdist_group("real loads"),
+]
 
 # Stands in for Apptainer: bound folders are used under their own names, and prefixed variables become the environment.
 STAND_IN = """\
@@ -88,10 +91,10 @@ def test_each_task_of_an_array_has_its_own_gpu(tmp_path: Path, site: dict[str, s
     ran = _run(tmp_path / "plan", site, *engine_of(plan).start(plan)[0])
     printed = [file.read_text() for file in (tmp_path / "plan").glob("*.out")]
     assert ran.returncode == 0, (ran.stderr, printed)
-    said = {file.name: file.read_text().split() for file in (tmp_path / "results").glob("t4-*")}
-    assert sorted(said) == ["t4-0", "t4-1", "t4-2"]
-    assert sorted(gpu for gpu, _ in said.values()) == ["0", "1", "2"]
-    assert {image for _, image in said.values()} == {IMAGE.partition("@")[2]}
+    output = {file.name: file.read_text().split() for file in (tmp_path / "results").glob("t4-*")}
+    assert sorted(output) == ["t4-0", "t4-1", "t4-2"]
+    assert sorted(gpu for gpu, _ in output.values()) == ["0", "1", "2"]
+    assert {image for _, image in output.values()} == {IMAGE.partition("@")[2]}
 
 
 def test_waiting_tasks_are_cancelled(tmp_path: Path, site: dict[str, str]):
@@ -122,6 +125,6 @@ def test_the_cpu_default_passes_through_slurm(tmp_path: Path, site: dict[str, st
     ran = _run(tmp_path, environ, *fleet, "run", "plan", "--json")
     printed = [file.read_text()[-2000:] for file in (tmp_path / "plan").glob("*.out")]
     assert ran.returncode == 0, (ran.stdout[-3000:], ran.stderr, printed)
-    said = json.loads(ran.stdout)
-    assert (said["verdict"], said["counts"], said["image"]) == ("pass", {"pass": 2}, IMAGE)
+    document = json.loads(ran.stdout)
+    assert (document["verdict"], document["counts"], document["image"]) == ("pass", {"pass": 2}, IMAGE)
     assert {file.name for file in (tmp_path / "plan").glob("*.out")} == {"two-cpu-0.out", "two-cpu-1.out"}

@@ -41,15 +41,15 @@ def _run_in(base: Path, fault: Fault, moment: str) -> Seen:
     )
     try:
         fault.setting(scene)
-        _play(scene, fault)
-        return _look(scene, fault, moment)
+        _run_scene(scene, fault)
+        return _check(scene, fault, moment)
     finally:
         _end_all(scene)
         for undo in reversed(scene.tidy):
             undo()
 
 
-def _play(scene: Scene, fault: Fault) -> None:
+def _run_scene(scene: Scene, fault: Fault) -> None:
     scene.process = scene.start()
     if fault.inject is not None:
         _wait_for(scene.scratch / "here", scene.process)
@@ -84,21 +84,21 @@ def _wait_for_log(scene: Scene) -> None:
         time.sleep(0.01)
 
 
-def _look(scene: Scene, fault: Fault, moment: str) -> Seen:
+def _check(scene: Scene, fault: Fault, moment: str) -> Seen:
     """Everything that must hold after every fault, then what must hold after this one."""
     assert scene.process is not None
-    said = scene.out.decode(errors="replace")
+    output = scene.out.decode(errors="replace")
     one_of_two = scene.twin is not None and scene.process.returncode == 2
     exit_codes = fault.exit_code if isinstance(fault.exit_code, tuple) else (fault.exit_code,)
-    assert one_of_two or scene.process.returncode in exit_codes, said
+    assert one_of_two or scene.process.returncode in exit_codes, output
     _no_orphan(scene)
     fault.check(scene)
     record = scene.record() if fault.outcome else {"outcome": "", "reason": "", "notes": []}
-    assert record["outcome"] == fault.outcome, (record["outcome"], said)
-    assert fault.says in " ".join([record["reason"], *record["notes"], " ".join(said.split())]), record
+    assert record["outcome"] == fault.outcome, (record["outcome"], output)
+    assert fault.says in " ".join([record["reason"], *record["notes"], " ".join(output.split())]), record
     figures = _kept_figures(scene)
     later = {command: _cli(command, str(scene.run)) for command in ("report", "check")}
-    assert set(later.values()) == {fault.later}, (later, said)
+    assert set(later.values()) == {fault.later}, (later, output)
     if fault.outcome and not one_of_two and not fault.passes:
         assert '"verdict": "pass"' not in _verdict(scene.run)
     return Seen(fault.name, moment, scene.process.returncode, record["outcome"], record["reason"], figures)
@@ -139,12 +139,12 @@ def _cli(*arguments: str) -> int:
 
 def _no_orphan(scene: Scene) -> None:
     deadline_s = time.monotonic() + 5
-    while alive := [process for process in _ours(scene) if _is_alive(process)]:
+    while alive := [process for process in _loading_processes(scene) if _is_alive(process)]:
         assert time.monotonic() < deadline_s, f"orphans: {alive}"
         time.sleep(0.02)
 
 
-def _ours(scene: Scene) -> list[psutil.Process]:
+def _loading_processes(scene: Scene) -> list[psutil.Process]:
     """The processes in the sessions of the loading processes."""
     pids = {int(pid) for pid in (scene.scratch / "pids").read_text().split()}
     if (scene.scratch / "left").exists():
@@ -173,6 +173,6 @@ def _end_all(scene: Scene) -> None:
             if process.stdout is not None:
                 process.stdout.close()
     with suppress(FileNotFoundError):
-        for orphan in _ours(scene):
+        for orphan in _loading_processes(scene):
             with suppress(psutil.Error):
                 orphan.kill()

@@ -125,10 +125,10 @@ def run_real(fault: WeightsFault, warm: Path, base: Path) -> Seen:
     shutil.copytree(source, directory)
     fault.damage(directory)
     own = ("--weights", "local", "--model", str(directory)) if fault.is_own else ()
-    code, said = run_cpu(cache, "load", "smollm2-135m-cpu", *own, "--run-dir", str(run))
+    code, output = run_cpu(cache, "load", "smollm2-135m-cpu", *own, "--run-dir", str(run))
     record: dict[str, Any] = json.loads((run / "run.json").read_text())
-    assert (code, record["outcome"]) == (fault.exit_code, fault.outcome), said
-    assert fault.says in said, said
+    assert (code, record["outcome"]) == (fault.exit_code, fault.outcome), output
+    assert fault.says in output, output
     assert {run_cpu(cache, command, str(run))[0] for command in ("report", "check")} == {fault.exit_code}
     assert not _running(run)
     return Seen(fault.name, "before the load", code, record["outcome"], record["reason"], 0)

@@ -50,8 +50,8 @@ def warm_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not LOADCHECK.exists():
         pytest.skip(".venv/cpu is not installed; `make faults` installs it")
     cache = tmp_path_factory.mktemp("warm")
-    code, said = run_cpu(cache, "load", "smollm2-135m-cpu", "--run-dir", str(cache / "run"))
-    assert code == 0, said
+    code, output = run_cpu(cache, "load", "smollm2-135m-cpu", "--run-dir", str(cache / "run"))
+    assert code == 0, output
     return cache / "weights"
 
 

@@ -49,7 +49,7 @@ pytestmark = pytest.mark.skipif(not _can_mount(), reason="the chroot needs root 
 
 
 @pytest.fixture
-def said(tmp_path: Path) -> list[str]:
+def probe_output(tmp_path: Path) -> list[str]:
     """Output of a load that inspects its surroundings, by line."""
     root, here, programs = tmp_path / "root", tmp_path / "bundle", tmp_path / "programs"
     for folder in (here, programs, *(root / name for name in FOLDERS)):
@@ -71,22 +71,22 @@ def said(tmp_path: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_a_chroot_cannot_change_the_kernel(said: list[str]):
+def test_a_chroot_cannot_change_the_kernel(probe_output: list[str]):
     """No kernel setting opens for writing, although root owns it; nothing can be mounted, created or left."""
-    assert [line for line in said if line.startswith("open: ") or line in ("mknod", "mounted", "chroot")] == []
-    assert said[-1] == "said: load --json" and "random" in said
+    assert [line for line in probe_output if line.startswith("open: ") or line in ("mknod", "mounted", "chroot")] == []
+    assert probe_output[-1] == "said: load --json" and "random" in probe_output
 
 
-def test_a_chroot_has_only_three_capabilities(said: list[str]):
+def test_a_chroot_has_only_three_capabilities(probe_output: list[str]):
     """The capabilities are CAP_CHOWN, CAP_DAC_OVERRIDE and CAP_FOWNER, which it needs to write to RUNS and WEIGHTS, and no others."""
-    words = dict(line.split(":\t") for line in said if ":\t" in line)
+    words = dict(line.split(":\t") for line in probe_output if ":\t" in line)
     assert int(words["CapBnd"], 16) == int(words["CapEff"], 16) == 0b1011
     assert words["NoNewPrivs"] == "1"
 
 
-def test_a_chroot_has_only_a_loads_devices(said: list[str]):
+def test_a_chroot_has_only_a_loads_devices(probe_output: list[str]):
     """No disk, no memory and no console; NVIDIA's devices are passed through."""
-    names = {line.removeprefix("device: /dev/") for line in said if line.startswith("device: ")}
+    names = {line.removeprefix("device: /dev/") for line in probe_output if line.startswith("device: ")}
     nvidia = {
         str(path.relative_to("/dev")) for path in Path("/dev").glob("nvidia*") if stat.S_ISCHR(path.stat().st_mode)
     }
@@ -94,8 +94,8 @@ def test_a_chroot_has_only_a_loads_devices(said: list[str]):
     assert {name for name in names - LENT - nvidia if not name.startswith(("pts/", "nvidia-caps/"))} == set()
 
 
-def test_a_chroot_shares_no_memory(said: list[str]):
+def test_a_chroot_shares_no_memory(probe_output: list[str]):
     """/dev/shm is its own, with 1 GiB, and so is System V's shared memory."""
-    assert f"shm: {1 << 30}" in [line.replace("shm:  ", "shm: ") for line in said]
-    (own,) = (line for line in said if line.startswith("ipc: "))
+    assert f"shm: {1 << 30}" in [line.replace("shm:  ", "shm: ") for line in probe_output]
+    (own,) = (line for line in probe_output if line.startswith("ipc: "))
     assert own != f"ipc: {Path('/proc/self/ns/ipc').readlink()}"

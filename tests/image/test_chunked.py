@@ -114,11 +114,11 @@ def test_a_layer_that_would_change_is_kept(
     monkeypatch.setattr(sys, "argv", ["chunked.py", str(made), str(tmp_path / "chunks"), "3"])
     assert chunked.main() == 0
     first, second = manifest_of(tmp_path / "chunks")["layers"]
-    said = capsys.readouterr()
-    assert said.out.strip() == layout.image_digest(tmp_path / "chunks")
+    output = capsys.readouterr()
+    assert output.out.strip() == layout.image_digest(tmp_path / "chunks")
     contents = layout.image_config(made)["rootfs"]["diff_ids"]
     if chunked.TABLE not in first.get("annotations", {}):  # a newer skopeo keeps it whole
-        assert first == manifest_of(made)["layers"][0] and f"{first['digest']}: stays as it is" in said.err
+        assert first == manifest_of(made)["layers"][0] and f"{first['digest']}: stays as it is" in output.err
     assert chunked.TABLE in second["annotations"]
     assert layout.blob(tmp_path / "chunks", first["digest"]).exists() and contents[1] != second["digest"]
 

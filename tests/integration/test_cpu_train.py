@@ -51,9 +51,9 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, 
 
 def test_a_training_passes(trained: tuple[int, dict[str, Any], Path]):
     """Exit 0: the loss fell, the memory was as predicted, the adapters are in peft's format, and `check` agrees."""
-    code, said, folder = trained
-    assert (code, said["verdict"]) == (0, "pass"), said["findings"]
-    figures = {finding["figure"]: finding["status"] for finding in said["findings"]}
+    code, document, folder = trained
+    assert (code, document["verdict"]) == (0, "pass"), document["findings"]
+    figures = {finding["figure"]: finding["status"] for finding in document["findings"]}
     wanted = (
         "loss",
         "template",
@@ -104,24 +104,26 @@ def test_trained_adapters_are_exported_verified_and_asked(trained: tuple[int, di
     """The exported adapters and merged model answer like the trained model; a tampered export fails; the adapters can be asked."""
     for form, limit in (((), 0.1), (("--merged",), 0.3)):
         out = tmp_path / f"export{len(form)}"
-        code, said = _said("export", trained[2], out, *form)
-        assert (code, said["verdict"]) == (0, "pass"), said
-        found = said["comparison"]
+        code, document = _run_json("export", trained[2], out, *form)
+        assert (code, document["verdict"]) == (0, "pass"), document
+        found = document["comparison"]
         assert found["distance"] < limit < found["base_distance"] / 10
     assert (tmp_path / "export0" / "adapter_model.safetensors").read_bytes() == (
         trained[2] / "adapter" / "adapter_model.safetensors"
     ).read_bytes()
-    code, said = _said("generate", tmp_path / "export0", "--prompt", "What is the KV cache?", "--max-new-tokens", "4")
-    assert (code, 0 < said["num_new_tokens"] <= 4) == (0, True)
-    assert _said("export", "--verify", tmp_path / "export0")[0] == 0
+    code, document = _run_json(
+        "generate", tmp_path / "export0", "--prompt", "What is the KV cache?", "--max-new-tokens", "4"
+    )
+    assert (code, 0 < document["num_new_tokens"] <= 4) == (0, True)
+    assert _run_json("export", "--verify", tmp_path / "export0")[0] == 0
     weights = tmp_path / "export0" / "adapter_model.safetensors"
     changed = bytearray(weights.read_bytes())
     changed[-1] ^= 1
     weights.write_bytes(changed)
-    assert _said("export", "--verify", tmp_path / "export0")[0] == 1
+    assert _run_json("export", "--verify", tmp_path / "export0")[0] == 1
 
 
-def _said(*arguments: str | Path) -> tuple[int, dict[str, Any]]:
+def _run_json(*arguments: str | Path) -> tuple[int, dict[str, Any]]:
     """The exit code and JSON document of a command."""
     ended = subprocess.run([LOADCHECK, *arguments, "--json"], capture_output=True, text=True, check=False, timeout=300)
     return ended.returncode, json.loads(ended.stdout)
@@ -132,9 +134,9 @@ def test_a_packed_training_passes(data: Path, tmp_path: Path):
     folder = tmp_path / "run"
     process = _start(*_arguments(data, folder), "--packing", "--train-seq-length", "64", "--json")
     out, err = process.communicate(timeout=600)
-    said = json.loads(out)
-    assert (process.returncode, said["verdict"]) == (0, "pass"), err
-    figures = {finding["figure"]: finding for finding in said["findings"]}
+    document = json.loads(out)
+    assert (process.returncode, document["verdict"]) == (0, "pass"), err
+    figures = {finding["figure"]: finding for finding in document["findings"]}
     assert {
         figures[name]["status"] for name in ("rows", "labels", "template", "loss", "stopping", "train_peak_host_gib")
     } == {"ok"}
@@ -172,11 +174,11 @@ def test_packed_rows_equal_trls(tmp_path: Path):
     """trl's own SFTTrainer with packing=True has our ids in each row, and our batches of ids, labels and a mask of ones."""
     env = {**os.environ, "HF_HOME": str(tmp_path)}
     python = LOADCHECK.with_name("python")
-    said = subprocess.run(
+    output = subprocess.run(
         [python, "-c", PACKED], capture_output=True, text=True, check=True, timeout=120, env=env
     ).stdout
     batch = {name: ("torch.int64", (3, 16)) for name in ("attention_mask", "input_ids", "labels")}
-    assert said.splitlines()[-2:] == ["same rows True 17", f"batch {batch} True"]
+    assert output.splitlines()[-2:] == ["same rows True 17", f"batch {batch} True"]
 
 
 SEEDS = """
@@ -208,8 +210,8 @@ for check, model in ((lambda each: check_seeded(each, 7), attached(False)), (che
 def test_adapters_made_before_seeding_are_refused():
     """With peft itself, adapters made after seeding pass; those made before it, in float16 or for inference are refused."""
     python = LOADCHECK.with_name("python")
-    said = subprocess.run([python, "-c", SEEDS], capture_output=True, text=True, check=True, timeout=120).stdout
-    assert [line.split(":")[1].strip() for line in said.splitlines()] == ["random_state", "dtype", "requires_grad"]
+    output = subprocess.run([python, "-c", SEEDS], capture_output=True, text=True, check=True, timeout=120).stdout
+    assert [line.split(":")[1].strip() for line in output.splitlines()] == ["random_state", "dtype", "requires_grad"]
 
 
 def test_grpo_trains_on_rewards_of_a_file(tmp_path: Path):
@@ -219,8 +221,8 @@ def test_grpo_trains_on_rewards_of_a_file(tmp_path: Path):
     more = ("--max-completion-length", "6", "--max-steps", "1", "--lora-r", "8")
     process = _start("smollm2-135m-cpu", "--data", prompts, "--run-dir", folder, *rewards, *more, "--json")
     out, err = process.communicate(timeout=600)
-    said = json.loads(out)
-    figures = {finding["figure"]: finding["status"] for finding in said["findings"]}
+    document = json.loads(out)
+    figures = {finding["figure"]: finding["status"] for finding in document["findings"]}
     assert (figures["losses"], figures["rewards"], figures["base weights"]) == ("ok", "ok", "ok"), err
     (step,) = read_steps(folder / "steps.jsonl")
     assert step.reward is not None and step.reward > 0

@@ -29,7 +29,10 @@ def test_two_workers_pass_side_by_side(tmp_path: Path):
     run = subprocess.run(
         [str(LOADCHECK), "fleet", "run", "plan", "--json"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    said = json.loads(run.stdout)
-    assert (run.returncode, said["verdict"], said["counts"]) == (0, "pass", {"pass": 2}), (said["findings"], run.stderr)
-    measured = {each["figure"]: (each["measured"], each["nodes"]) for each in said["figures"]}
-    assert measured["weights_gib"] == ("0.1040", 2) and said["findings"] == []
+    document = json.loads(run.stdout)
+    assert (run.returncode, document["verdict"], document["counts"]) == (0, "pass", {"pass": 2}), (
+        document["findings"],
+        run.stderr,
+    )
+    measured = {each["figure"]: (each["measured"], each["nodes"]) for each in document["figures"]}
+    assert measured["weights_gib"] == ("0.1040", 2) and document["findings"] == []

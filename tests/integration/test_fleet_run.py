@@ -67,13 +67,13 @@ def test_each_node_has_a_gpu_of_its_own(stand_in_results: Path):
 
 
 @pytest.mark.parametrize(
-    ("said", "left"),
+    ("variable", "left"),
     [(None, ["a", "b", "c"]), ("2,0", ["c", "a"]), ("GPU-b", ["b"]), ("0,7,1", ["a"]), ("", []), ("-1", []), ("0,0", ["a"]), ("GPU-", [])],
 )  # fmt: skip
-def test_gpus_of_other_jobs_are_left_alone(said: str | None, left: list[str]):
+def test_gpus_of_other_jobs_are_left_alone(variable: str | None, left: list[str]):
     """CUDA_VISIBLE_DEVICES is read as CUDA does: numbers or UUIDs, up to the first that matches no GPU, or several."""
     gpus = [(f"GPU-{letter}", "Tesla T4") for letter in "abc"]
-    assert [uuid for uuid, _ in visible(gpus, said)] == [f"GPU-{letter}" for letter in left]
+    assert [uuid for uuid, _ in visible(gpus, variable)] == [f"GPU-{letter}" for letter in left]
 
 
 def test_a_job_with_one_gpu_runs_on_it(stand_in_results: Path, monkeypatch: pytest.MonkeyPatch):

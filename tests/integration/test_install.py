@@ -153,8 +153,8 @@ def test_a_slow_step_shows_dots(checkout: Path, tmp_path: Path):
     sleep.parent.mkdir()
     sleep.write_text(f'#!/bin/sh\necho "$1" >>"{slept}"\nexec /bin/sleep 0.1\n')
     sleep.chmod(0o755)
-    code, said = install(checkout, PATH=f"{sleep.parent}:{os.environ['PATH']}")
-    assert code == 0 and set(said.splitlines()[0]) == {"."}
+    code, output = install(checkout, PATH=f"{sleep.parent}:{os.environ['PATH']}")
+    assert code == 0 and set(output.splitlines()[0]) == {"."}
     assert slept.read_text().startswith("2\n2\n")
 
 
@@ -170,27 +170,29 @@ def test_a_slow_step_shows_dots(checkout: Path, tmp_path: Path):
 def test_a_failure_prints_its_cause_last(says: str, cause: str, checkout: Path):
     """uv's own words come first, the cause last, and nothing incomplete is left."""
     (checkout / "says").write_text(says + "\n")
-    code, said = install(checkout)
-    assert code == 3 and says in said
-    assert said.splitlines()[-1].startswith(f"Error: .venv/dev: {cause}; ")
+    code, output = install(checkout)
+    assert code == 3 and says in output
+    assert output.splitlines()[-1].startswith(f"Error: .venv/dev: {cause}; ")
     assert not (checkout / ".venv/dev").exists()
 
 
 def test_a_missing_python_is_named(checkout: Path):
     """A missing Python is named, with what to install."""
     shutil.rmtree(checkout / ".venv")
-    code, said = install(checkout, PYTHON="python-of-nowhere")
+    code, output = install(checkout, PYTHON="python-of-nowhere")
     assert code == 3
-    assert said.splitlines()[-1].startswith("Error: python-of-nowhere: not found on this machine; install Python 3.10")
+    assert output.splitlines()[-1].startswith(
+        "Error: python-of-nowhere: not found on this machine; install Python 3.10"
+    )
 
 
 def test_an_unwritable_checkout_is_named(checkout: Path):
     """A .venv that cannot be made is named, with the system's reason."""
     shutil.rmtree(checkout / ".venv")
     (checkout / ".venv").write_text("a file, which root cannot make a folder of either")
-    code, said = install(checkout)
+    code, output = install(checkout)
     assert code == 3
-    assert said.splitlines()[-1] == (
+    assert output.splitlines()[-1] == (
         f"Error: {checkout.resolve()}/.venv: cannot be written (File exists); use a checkout on a disk that you may write to"
     )
 
@@ -224,6 +226,6 @@ def test_doctor_runs_before_the_stack_is_fetched(code: int, arguments: str, exit
     doctor.parent.mkdir(parents=True)
     doctor.write_text(f"#!/bin/sh\necho what is wrong\nexit {code}\n")
     doctor.chmod(0o755)
-    found, said = install(checkout, "cpu", "env/dev.lock", ARGS=arguments)
+    found, output = install(checkout, "cpu", "env/dev.lock", ARGS=arguments)
     assert (found, installs(checkout)) == (exit_code, int(exit_code == 0))
-    assert ("what is wrong" in said) is (exit_code != 0 or arguments == "--force")
+    assert ("what is wrong" in output) is (exit_code != 0 or arguments == "--force")

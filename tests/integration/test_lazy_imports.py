@@ -52,7 +52,7 @@ print(importlib.util.find_spec("heavy") is not None, lazy_imports.used)
 
 
 @pytest.mark.parametrize(
-    ("use", "said"),
+    ("use", "printed"),
     [
         ("user.double(4)", "8"),
         ("user.heavy.version + user.heavy.double(1)", "TypeError"),
@@ -70,7 +70,7 @@ print(importlib.util.find_spec("heavy") is not None, lazy_imports.used)
         ("user.heavy.__version__", "1.2"),
     ],
 )
-def test_the_first_use_imports_the_library(run, use: str, said: str):
+def test_the_first_use_imports_the_library(run, use: str, printed: str):
     """Any use imports the real library, once."""
     code = f"""
 import light.user as user
@@ -79,7 +79,7 @@ except TypeError: print("TypeError")
 import heavy
 print(type(heavy) is type(sys), heavy.double(2), len(lazy_imports.used))
 """
-    assert run(code) == ["heavy imported", said, "True 4 1"]
+    assert run(code) == ["heavy imported", printed, "True 4 1"]
 
 
 def test_a_submodule_is_imported_on_request(run):

@@ -35,7 +35,7 @@ from tests.test_export import _training
 RUN = RUNS / "h200" / "plain-qwen2.5-7b"
 H200 = GpuDevice("NVIDIA H200", "9.0", 150_109_880_320, 149_500_000_000, "12.4")
 SECRET = "a-key-that-nobody-guesses"
-PLAYED = """
+SERVER_CODE = """
 import http.server, os, pathlib, signal, sys
 sys.stdout.write(pathlib.Path(sys.argv[2]).read_text())
 print("key", os.environ["VLLM_API_KEY"], flush=True)
@@ -69,7 +69,7 @@ class Server:
 
     def command(self, served: Served) -> list[str]:
         self.served = served
-        return [sys.executable, "-S", "-c", PLAYED, "0" if self.dies else str(served.port), str(self.log)]
+        return [sys.executable, "-S", "-c", SERVER_CODE, "0" if self.dies else str(served.port), str(self.log)]
 
 
 @pytest.fixture
@@ -84,13 +84,13 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
     monkeypatch.setattr("loadcheck.serving.server.POLL_S", 0.02)
     for name, is_ready in (("show_ready", lambda _: True), ("print_json", lambda words: "url" in words[0])):
         shown = vars(of_cli)[name]
-        monkeypatch.setattr(of_cli, name, _then_ended(shown, is_ready))
+        monkeypatch.setattr(of_cli, name, _ended_when_ready(shown, is_ready))
     profile = validate(Profile, json.loads((RUN / "run.json").read_text())["profile"], "run.json")
     Path("q.toml").write_text(to_toml(to_data(profile) | {"adapters": False}))
     return found
 
 
-def _then_ended(shown: Callable[..., None], is_ready: Callable[[Any], bool]) -> Callable[..., None]:
+def _ended_when_ready(shown: Callable[..., None], is_ready: Callable[[Any], bool]) -> Callable[..., None]:
     """End the server by SIGTERM once it has reported that it is ready."""
 
     def show(*words: Any) -> None:
@@ -111,11 +111,11 @@ def test_a_server_is_judged_once_it_answers(server: Server, capsys: pytest.Captu
     """Exit 0: the warning, the verdict, the address, and a new key, shown once and not in the log; the verdict is kept."""
     port = _free_port()
     assert loadcheck(["serve", "q.toml", "--port", str(port), "--run-dir", "kept"]) == 0
-    said = capsys.readouterr().out
-    assert f"http://127.0.0.1:{port}/v1" in said and "PASS" in said and "CVE-2025-48956" in said
-    key = said.partition("API key, shown once: ")[2].strip()
+    output = capsys.readouterr().out
+    assert f"http://127.0.0.1:{port}/v1" in output and "PASS" in output and "CVE-2025-48956" in output
+    key = output.partition("API key, shown once: ")[2].strip()
     log = Path("kept/load.log").read_text()
-    assert len(key) > 40 and said.count(key) == 1 and key not in log and "ended with grace" in log
+    assert len(key) > 40 and output.count(key) == 1 and key not in log and "ended with grace" in log
     assert json.loads(Path("kept/verdict.json").read_text())["verdict"] == "pass"
 
 
@@ -131,11 +131,11 @@ def test_json_is_one_document(server: Server, monkeypatch: pytest.MonkeyPatch, c
     """One document, once the server answers; a given key is not repeated."""
     monkeypatch.setenv("LOADCHECK_API_KEY", SECRET)
     assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--json", "--key-hours", "1"]) == 0
-    said = capsys.readouterr()
-    document = json.loads(said.out)
+    output = capsys.readouterr()
+    document = json.loads(output.out)
     assert (document["verdict"], document["api_key"], document["models"]) == ("pass", None, ["qwen2.5-7b-instruct"])
     assert 0 < document["key_expires_unix_s"] - time.time() <= 3600
-    assert SECRET not in said.out + said.err
+    assert SECRET not in output.out + output.err
 
 
 def test_another_model_fails(server: Server, tmp_path: Path):
@@ -215,14 +215,14 @@ def _export(folder: Path, run: Path, **proof: Any) -> None:
     from loadcheck.exporting.proof import hashes
 
     shutil.copytree(run / "adapter", folder)
-    said = {
+    data = {
         "loadcheck": "0", "commit": None, "run": "r2", "run_verdict": "pass", "form": "adapters", "model": "smollm2-135m-instruct",
         "plan": json.loads((run / "plan.json").read_text()), "base_files": {"model.safetensors": "aa"}, "dtype": "float16", "rank": 8,
         "tolerance": 1, "notes": [], "files": hashes(folder),
         "comparison": {"distance": 0, "base_distance": 1, "num_positions": 8, "same_tokens": True, "num_chats": 3, "device": "cpu",
                        "versions": {}},
     }  # fmt: skip
-    (folder / PROOF).write_text(json.dumps(said | proof))
+    (folder / PROOF).write_text(json.dumps(data | proof))
 
 
 @pytest.fixture
@@ -260,13 +260,13 @@ def test_exports_are_served_by_their_folder(run: Path):
               "max_position_embeddings": 8192, "tie_word_embeddings": True, "torch_dtype": "float16"}  # fmt: skip
     Path("merged/config.json").write_text(json.dumps(config))
     (Path("merged") / ADAPTER).rename("merged/model.safetensors")
-    _reprove(Path("merged"))
+    _update_proof(Path("merged"))
     found = resolve_request("merged", [], {})
     assert (found.merged, found.rank, found.plan.quantization) == (Path("merged"), None, "16bit")
     assert "--enable-lora" not in _served(found)
 
 
-def _reprove(folder: Path) -> None:
+def _update_proof(folder: Path) -> None:
     from loadcheck.exporting.proof import hashes
 
     proof = json.loads((folder / PROOF).read_text())
@@ -335,7 +335,7 @@ def test_listed_vulnerabilities_are_the_affected_ones():
 # --------------------------------------------------------------------------------------------------------------------- the gate
 
 
-def _ask(
+def _request(
     monkeypatch: pytest.MonkeyPatch,
     folder: Path,
     path: str,
@@ -375,22 +375,22 @@ def _ask(
 def test_every_route_needs_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: str):
     """Every route needs the key, also those that the server leaves open: 401 without one, with another, or with an expired one."""
     for key in (None, "", SECRET[:-1], SECRET + "x"):
-        assert _ask(monkeypatch, tmp_path, path, key)[0] == 401
-    status, said = _ask(monkeypatch, tmp_path, path, expires="1")
-    assert (status, said["error"]["message"]) == (401, "the key has expired: restart the server")
+        assert _request(monkeypatch, tmp_path, path, key)[0] == 401
+    status, document = _request(monkeypatch, tmp_path, path, expires="1")
+    assert (status, document["error"]["message"]) == (401, "the key has expired: restart the server")
 
 
 @pytest.mark.parametrize("host", ["x/health?", "x/health#", "/health", "http://x/ping", ""])
 def test_a_host_header_opens_no_route(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str):
     """A Host header that makes an address look like an open route (CVE-2026-48710, -48746) still needs the key."""
-    assert _ask(monkeypatch, tmp_path, "/v1/models", None, host=host)[0] == 401
+    assert _request(monkeypatch, tmp_path, "/v1/models", None, host=host)[0] == 401
 
 
 def test_the_key_opens_every_route(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """With the key every route is open, and anybody may ask for the health."""
-    assert _ask(monkeypatch, tmp_path, "/v1/models")[0] == 299
-    assert _ask(monkeypatch, tmp_path, "/v1/models", expires=str(time.time() + 60))[0] == 299
-    assert _ask(monkeypatch, tmp_path, "/health", None)[0] == 299
+    assert _request(monkeypatch, tmp_path, "/v1/models")[0] == 299
+    assert _request(monkeypatch, tmp_path, "/v1/models", expires=str(time.time() + 60))[0] == 299
+    assert _request(monkeypatch, tmp_path, "/health", None)[0] == 299
 
 
 @pytest.mark.parametrize("key", ["chat_template", "chat_template_kwargs"])
@@ -398,24 +398,24 @@ def test_a_chat_template_in_a_request_is_refused(monkeypatch: pytest.MonkeyPatch
     """A request with a chat template is refused in any encoding that the server's parser reads; null is no template."""
     for encoding in ("utf-8", "utf-16"):
         body = json.dumps({"messages": [], key: "{{ x }}"}).encode(encoding)
-        status, said = _ask(monkeypatch, tmp_path, "/v1/chat/completions", parts=(body[:7], body[7:]))
-        assert (status, said["error"]["message"]) == (400, f"{key}: not accepted in a request")
-    assert _ask(monkeypatch, tmp_path, "/v1/chat/completions", parts=(json.dumps({key: None}).encode(),))[0] == 299
+        status, document = _request(monkeypatch, tmp_path, "/v1/chat/completions", parts=(body[:7], body[7:]))
+        assert (status, document["error"]["message"]) == (400, f"{key}: not accepted in a request")
+    assert _request(monkeypatch, tmp_path, "/v1/chat/completions", parts=(json.dumps({key: None}).encode(),))[0] == 299
 
 
 def test_a_body_is_passed_on_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A body in several parts is passed on in one piece, invalid JSON unchanged, and more than 4 MiB not at all."""
-    assert _ask(monkeypatch, tmp_path, "/v1/completions", parts=(b"[1, ", b"2]")) == (299, 6)
-    assert _ask(monkeypatch, tmp_path, "/v1/completions", parts=(b"no json",)) == (299, 7)
-    assert _ask(monkeypatch, tmp_path, "/v1/completions", parts=(b"x" * MAX_BODY_BYTES,)) == (299, MAX_BODY_BYTES)
-    assert _ask(monkeypatch, tmp_path, "/v1/completions", parts=(b"x" * MAX_BODY_BYTES, b"x"))[0] == 413
+    assert _request(monkeypatch, tmp_path, "/v1/completions", parts=(b"[1, ", b"2]")) == (299, 6)
+    assert _request(monkeypatch, tmp_path, "/v1/completions", parts=(b"no json",)) == (299, 7)
+    assert _request(monkeypatch, tmp_path, "/v1/completions", parts=(b"x" * MAX_BODY_BYTES,)) == (299, MAX_BODY_BYTES)
+    assert _request(monkeypatch, tmp_path, "/v1/completions", parts=(b"x" * MAX_BODY_BYTES, b"x"))[0] == 413
 
 
 def test_the_verdict_is_served_once_it_exists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """503 before the verdict, then the document."""
-    assert _ask(monkeypatch, tmp_path, "/loadcheck")[0] == 503
+    assert _request(monkeypatch, tmp_path, "/loadcheck")[0] == 503
     RunFolder(tmp_path).verdict_path.write_text('{"verdict": "pass"}')
-    assert _ask(monkeypatch, tmp_path, "/loadcheck") == (200, {"verdict": "pass"})
+    assert _request(monkeypatch, tmp_path, "/loadcheck") == (200, {"verdict": "pass"})
 
 
 def test_only_requests_and_lifespan_events_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

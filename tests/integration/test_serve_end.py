@@ -27,7 +27,7 @@ for _ in sys.stdin:
         time.sleep(0.05); print("token", number, flush=True)
     print("whole", flush=True)
 """
-PLAYED = """
+SERVER_CODE = """
 import http.server, os, pathlib, signal, subprocess, sys, threading, time
 log, port, engine_code, tokens, ends = sys.argv[1:]
 sys.stdout.write(pathlib.Path(log).read_text())
@@ -76,7 +76,7 @@ class Stream(threading.Thread):
 
 
 @pytest.fixture
-def ended(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, list[str], str]]:  # noqa: F811
+def serve_and_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, list[str], str]]:  # noqa: F811
     """Serve, start a client's stream, send SIGTERM during it: the exit code, the client's tokens, and the server's log."""
 
     def serve(ends: str = "yes", repeats: int = 0) -> tuple[int, list[str], str]:
@@ -88,7 +88,7 @@ def ended(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tupl
                 sys.executable,
                 "-S",
                 "-c",
-                PLAYED,
+                SERVER_CODE,
                 str(server.log),
                 str(served.port),
                 ENGINE,
@@ -117,36 +117,36 @@ def _words(log: str, first: str) -> list[str]:
     return next(line for line in log.splitlines() if line.startswith(first + " ")).split()[1:]
 
 
-def test_a_running_stream_finishes(ended: Callable[..., tuple[int, list[str], str]]):
+def test_a_running_stream_finishes(serve_and_end: Callable[..., tuple[int, list[str], str]]):
     """The client gets every token while the engine is alive; then the server ends, with the verdict's exit code."""
-    code, lines, log = ended()
+    code, lines, log = serve_and_end()
     assert lines == [*(f"token {number}" for number in range(NUM_TOKENS)), "whole"]
     assert (code, _words(log, "engine")) == (0, ["lives", "True"])
     assert json.loads(Path("kept/verdict.json").read_text())["verdict"] == "pass"
 
 
-def test_sigterm_delivered_twice_cuts_no_stream(ended: Callable[..., tuple[int, list[str], str]]):
+def test_sigterm_delivered_twice_cuts_no_stream(serve_and_end: Callable[..., tuple[int, list[str], str]]):
     """timeout(1) signals its child, and then the child's group: the second signal does not end the grace period."""
-    code, lines, log = ended(repeats=2)
+    code, lines, log = serve_and_end(repeats=2)
     assert (code, lines[-1], log.splitlines().count("asked")) == (0, "whole", 1)
 
 
-def test_a_terminals_signals_do_not_reach_the_server(ended: Callable[..., tuple[int, list[str], str]]):
+def test_a_terminals_signals_do_not_reach_the_server(serve_and_end: Callable[..., tuple[int, list[str], str]]):
     """Ctrl-C goes to the foreground group. The server and its engine are in another one, and we ask them once."""
-    _, _, log = ended()
+    _, _, log = serve_and_end()
     server_pid, _, _, group, of_engine = _words(log, "pids")
     assert group == of_engine == server_pid != str(os.getpgid(0))
     assert log.splitlines().count("asked") == 1
 
 
 def test_a_server_that_does_not_end_is_killed(
-    ended: Callable[..., tuple[int, list[str], str]],
+    serve_and_end: Callable[..., tuple[int, list[str], str]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
     """After the grace period the server and its engine are killed, with a message."""
     monkeypatch.setattr("loadcheck.serving.server.SHUTDOWN", Shutdown(signal.SIGTERM, only_leader=True, grace_s=0.2))
-    code, lines, log = ended(ends="no")
+    code, lines, log = serve_and_end(ends="no")
     assert (code, "whole" in lines) == (0, False)
     assert "the server did not shut down cleanly (exit code -9); see kept/load.log" in capsys.readouterr().out
     for pid in _words(log, "pids")[:2]:

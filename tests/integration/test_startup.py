@@ -42,9 +42,9 @@ def test_an_unknown_measure_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(startup.DISABLE_VARIABLE, "colector,swap,xyz")
     with pytest.raises(BadInput) as refused:
         startup.check_variables()
-    said = [str(problem) for problem in refused.value.problems]
-    assert len(said) == 2
-    assert "LOADCHECK_START_WITHOUT: 'colector' is not a measure; did you mean collector?" in said[0]
+    refusals = [str(problem) for problem in refused.value.problems]
+    assert len(refusals) == 2
+    assert "LOADCHECK_START_WITHOUT: 'colector' is not a measure; did you mean collector?" in refusals[0]
     monkeypatch.setenv(startup.DISABLE_VARIABLE, "collector, swap,")
     monkeypatch.setenv(startup.ENABLE_VARIABLE, "ahead")
     startup.check_variables()

@@ -49,6 +49,6 @@ def test_an_edit_is_made_once_in_a_copy(tmp_path: Path, text: str):
 
 def test_another_file_is_not_edited(tmp_path: Path):
     """An unreviewed file is not edited, and its hash is named."""
-    code, said, _ = patched(tmp_path, "other")
-    assert code == 2 and "patch.a.py: sha256_before is" in said
+    code, output, _ = patched(tmp_path, "other")
+    assert code == 2 and "patch.a.py: sha256_before is" in output
     assert (tmp_path / "site" / "a.py").read_text() == "other"

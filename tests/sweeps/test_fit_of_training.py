@@ -6,17 +6,17 @@ import pytest
 
 from loadcheck import cli
 from tests.sweeps.test_train_h200 import GRPO, SFT
-from tests.test_training import WITH_VLLM, said
+from tests.test_training import WITH_VLLM, run_json
 
 
 def test_fit_finds_the_edge(capsys: pytest.CaptureFixture[str]) -> None:
     """The proposal fits as it is; one step more fits only if torch releases gaps, or not at all."""
     base = ["--no-fast-inference", "--gpu", "T4", "--model", "smollm2-135m-instruct", "--method", "sft"]
-    code, document = said(capsys, "fit", *base, "--train-seq-length", "8192")
+    code, document = run_json(capsys, "fit", *base, "--train-seq-length", "8192")
     assert code == 0
     batch = next(each for each in document["most"] if each["setting"] == "per_device_train_batch_size")["value"]
     fits = [
-        said(capsys, "predict", *base, "--train-seq-length", "8192", "--per-device-train-batch-size", str(rows))[1]
+        run_json(capsys, "predict", *base, "--train-seq-length", "8192", "--per-device-train-batch-size", str(rows))[1]
         for rows in (batch, batch + 1)
     ]
     assert [each["training"]["fits_with_gaps"] for each in fits] == [True, False]
@@ -24,7 +24,7 @@ def test_fit_finds_the_edge(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_fit_of_grpo_finds_the_most_generations(capsys: pytest.CaptureFixture[str]) -> None:
     """The largest value of each setting with the others kept, bounded by the engine's longest request."""
-    code, document = said(
+    code, document = run_json(
         capsys, "fit", "--method", "grpo", "--model", "qwen2.5-0.5b-instruct", "--gpu", "L4", *WITH_VLLM[2:],
         "--max-prompt-length", "128", "--max-completion-length", "64",
     )  # fmt: skip

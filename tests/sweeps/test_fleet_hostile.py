@@ -29,7 +29,7 @@ from tests.fleets import STARTED, Node, fleet, names
 
 DEPTH = 2200
 OLDEST, LAST = "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"
-UNBEGUN = "20261124T090000.000000Z"
+NOT_STARTED = "20261124T090000.000000Z"
 
 
 def _pipe(name: str) -> Callable[[Node], None]:
@@ -47,7 +47,7 @@ def _folder(node: Node) -> None:
     (node.path / "load.log").mkdir()
 
 
-def _sparse(name: str, size: int = 1 << 40) -> Callable[[Node], None]:
+def _sparse_file(name: str, size: int = 1 << 40) -> Callable[[Node], None]:
     """A file as long as a disk, without content."""
 
     def apply_to(node: Node) -> None:
@@ -92,7 +92,7 @@ def _linked(node: Node) -> None:
     node.path.symlink_to("../h200-0/1")
 
 
-def _refused_too(node: Node) -> None:
+def _also_refused(node: Node) -> None:
     (node.path / "refused.json").write_text('{"why": ["the driver"]}')
 
 
@@ -103,14 +103,14 @@ FAULTS: dict[str, tuple[Callable[[Node], object], set[Kind]]] = {
     "a pipe for its seal": (_pipe(SEAL), {Kind.UNREADABLE}),
     "a pipe beside": (_pipe("other"), {Kind.UNREADABLE}),
     "a link to itself": (lambda n: (n.path / "loop").symlink_to(".."), {Kind.UNREADABLE}),
-    "a log without an end": (_sparse("load.log"), {Kind.UNREADABLE}),
-    "samples without an end": (_sparse("memory.jsonl"), {Kind.UNREADABLE}),
-    "a seal without an end": (_sparse(SEAL), {Kind.CHANGED}),
+    "a log without an end": (_sparse_file("load.log"), {Kind.UNREADABLE}),
+    "samples without an end": (_sparse_file("memory.jsonl"), {Kind.UNREADABLE}),
+    "a seal without an end": (_sparse_file(SEAL), {Kind.CHANGED}),
     "half a seal": (lambda n: (n.path / SEAL).write_text((n.path / SEAL).read_text()[:90]), {Kind.CHANGED}),
     "an empty seal": (lambda n: (n.path / SEAL).write_text(""), {Kind.CHANGED}),
     "a seal that says two sums": (lambda n: (n.path / SEAL).write_text("0" * 64 + "  run.json\n" + (n.path / SEAL).read_text()), {Kind.CHANGED}),
     "a folder for its log": (_folder, {Kind.UNREADABLE}),
-    "begun and not begun": (_refused_too, {Kind.CHANGED}),
+    "begun and not begun": (_also_refused, {Kind.CHANGED}),
     "the year 1": (lambda n: n.change(started_at=OLDEST, ended_at=OLDEST), {Kind.CLOCK}),
     "the year 9999": (lambda n: n.change(started_at=LAST, ended_at=LAST), {Kind.CLOCK}),
     "a zone by its name": (lambda n: n.change(started_at="2026-11-24 09:00:00 CET"), {Kind.CLOCK}),
@@ -130,7 +130,7 @@ FAULTS: dict[str, tuple[Callable[[Node], object], set[Kind]]] = {
     "the log of another, ended otherwise": (lambda n: _log_of_another(n, b"\n", b"\r\n"), {Kind.COPIED}),
     "a pass after a failure": (lambda n: _failed_beside(n, n.path.parent / "0"), {Kind.DOUBLED, Kind.VERDICT}),
     "a failure inside the pass": (lambda n: _failed_beside(n, n.path / "2"), {Kind.DOUBLED, Kind.VERDICT}),
-    "a try that left nothing": (lambda n: (n.path.parent / UNBEGUN).mkdir(), {Kind.RETRIED, Kind.UNREADABLE}),
+    "a try that left nothing": (lambda n: (n.path.parent / NOT_STARTED).mkdir(), {Kind.RETRIED, Kind.UNREADABLE}),
     "another letter case": (_renamed("H200-34"), {Kind.MISSING}),
     "another hyphen": (_renamed("h200\u201035"), {Kind.MISSING}),
     "a name of no UTF-8": (_renamed("h200-36\udcff"), {Kind.MISSING}),
@@ -346,7 +346,7 @@ def test_of_an_endless_file_only_the_limit_is_read(tmp_path: Path, monkeypatch: 
     made = fleet(tmp_path / "a", 2)
     monkeypatch.setattr("loadcheck.fleet.folders.MAX_FILE_BYTES", limit := 100_000)
     monkeypatch.setattr("loadcheck.fleet.seal.MAX_FILE_BYTES", limit)
-    _sparse("load.log", 10 * limit)(made[1])
+    _sparse_file("load.log", 10 * limit)(made[1])
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         archive.add(tmp_path / "a", "a")
     with opened(tmp_path / "a.tar") as folder:

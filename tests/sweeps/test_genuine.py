@@ -117,7 +117,7 @@ MODELS = [model.name for model in load_models() if model.refused is None]
 LARGEST_LENGTH = 8192
 
 
-def _any_card(dice: random.Random) -> Card:
+def _random_card(dice: random.Random) -> Card:
     """A card of the table with 0.2 to 2 % in use, and non_torch and graph memory as with other drivers."""
     gpu = load_gpus()[dice.choice(CARDS)]
     total = dice.choice([known_bytes(fact) for fact in (gpu.total_bytes, *gpu.other_totals)])
@@ -132,7 +132,7 @@ def _any_card(dice: random.Random) -> Card:
     return replace(card, non_torch_bytes=non_torch, graph_node_bytes=graph_node)
 
 
-def _any_settings(dice: random.Random) -> dict[str, Any]:
+def _random_settings(dice: random.Random) -> dict[str, Any]:
     rank = dice.choice(VLLM_LORA_RANKS)
     positions = {model.name: int(model.config["max_position_embeddings"]) for model in load_models()}
     model = dice.choice(MODELS)
@@ -148,10 +148,10 @@ def _any_settings(dice: random.Random) -> dict[str, Any]:
     }
 
 
-def _any_log(dice: random.Random) -> str:
+def _random_log(dice: random.Random) -> str:
     """A log of the first random settings that fit their card; every second has the profile's own model, length and utilization."""
     while True:
-        changes = _any_settings(dice)
+        changes = _random_settings(dice)
         if dice.random() < 0.5:
             changes |= {
                 "model": "llama-3.1-8b-instruct",
@@ -159,7 +159,7 @@ def _any_log(dice: random.Random) -> str:
                 "max_seq_length": 512,
                 "gpu_memory_utilization": 0.6,
             }
-        text = printed_load(_any_card(dice), dice.choice([5, 11, 28, 60, 120]) * GIB, changes)
+        text = printed_load(_random_card(dice), dice.choice([5, 11, 28, 60, 120]) * GIB, changes)
         if text is not None:
             return text
 
@@ -167,7 +167,7 @@ def _any_log(dice: random.Random) -> str:
 @pytest.mark.parametrize("seed", range(SAMPLE))
 def test_no_genuine_log_fails(seed: int, log: Path):
     """With any card, model, rank, length, utilization and driver a log passes, or the finding has the flags with which it does."""
-    log.write_text(_any_log(random.Random(seed)))
+    log.write_text(_random_log(random.Random(seed)))
     failures = judge(gather(log)).failures()
     overrides = {key: value for finding in failures for key, value in _overrides(finding.remedy).items()}
     if overrides:

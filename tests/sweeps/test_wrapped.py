@@ -85,10 +85,10 @@ def test_a_wrapped_number_is_read_whole(tmp_path: Path):
 
 def test_a_wrapped_failure_is_found(tmp_path: Path):
     """A failure is found by its words, wherever they are wrapped."""
-    said = "ValueError: Free memory on device cuda:0 (10.00/24.00 GiB) on startup is less than desired GPU memory utilization (0.9, 21.60 GiB)."
+    words = "ValueError: Free memory on device cuda:0 (10.00/24.00 GiB) on startup is less than desired GPU memory utilization (0.9, 21.60 GiB)."
     log = tmp_path / "log"
     for breaks in (_at_the_column, _at_blanks):
-        log.write_text("\n".join(breaks(said, 60)) + "\n")
+        log.write_text("\n".join(breaks(words, 60)) + "\n")
         assert [each.trouble.id for each in sightings(gather(log).log)] == ["utilization-above-free"]
 
 
@@ -153,8 +153,11 @@ def test_a_notebook_is_read_as_its_output(tmp_path: Path):
 
 def test_words_within_json_escapes_are_found(tmp_path: Path):
     """A trouble's words are matched as printed, with quotes and line breaks."""
-    said = "Traceback (most recent call last):\n  File \"x.py\", line 1, in f\nValueError: invalid literal for int() with base 10: 'MIG-1'\tx"
+    words = "Traceback (most recent call last):\n  File \"x.py\", line 1, in f\nValueError: invalid literal for int() with base 10: 'MIG-1'\tx"
     log = tmp_path / "log"
-    for record in (json.dumps([{"textPayload": said}], indent=2), json.dumps({"message": said.replace("'", "\u0027")})):
+    for record in (
+        json.dumps([{"textPayload": words}], indent=2),
+        json.dumps({"message": words.replace("'", "\u0027")}),
+    ):
         log.write_text(record + "\n")
         assert "visible-devices-uuid" in [each.trouble.id for each in sightings(gather(log).log)]

@@ -115,8 +115,8 @@ def test_what_was_left_out_is_gone_and_not_missed(entry):
 
 
 def needed_libraries(path):
-    said = subprocess.run(["readelf", "-d", path], capture_output=True, text=True, check=False).stdout
-    return re.findall(r"\(NEEDED\).*\[(.+)\]", said)
+    output = subprocess.run(["readelf", "-d", path], capture_output=True, text=True, check=False).stdout
+    return re.findall(r"\(NEEDED\).*\[(.+)\]", output)
 
 
 def test_every_library_that_a_library_links_to_is_there():
