@@ -1,4 +1,4 @@
-"""Two things that cannot both be true: amounts and times of one event, settings of an engine's line, the files of one training."""
+"""Contradictions: impossible amounts and times in events, impossible settings in an engine's line, and files of a training that disagree."""
 
 import json
 import re
@@ -42,23 +42,23 @@ def _failed(text: str, log: Path) -> set[str]:
         ("answer", "at_s", 1.5),
     ],
 )
-def test_amounts_and_times_of_an_event_that_cannot_be_true_fail(event: str, field: str, value: float, tmp_path: Path):
-    """More in torch's blocks than it reserves, a peak that falls, more in use than the card has, a time before the one before it."""
+def test_impossible_amounts_and_times_fail(event: str, field: str, value: float, tmp_path: Path):
+    """More in torch's blocks than it reserves, a falling peak, more in use than the card has, and times out of order fail."""
     text = (H200 / "load.log").read_text(encoding="utf-8")
     changed, count = re.subn(rf'(loadcheck: {{"event": "{event}", .*?"{field}": )[\d.]+', rf"\g<1>{value}", text)
     assert count == 1
     assert (_failed(text, tmp_path / "as-it-is.log"), _failed(changed, tmp_path / "changed.log")) == (set(), {event})
 
 
-def test_the_parts_of_a_cpu_s_weights_are_their_sum(tmp_path: Path):
-    """The engine says them by kind, and in all."""
+def test_the_parts_of_a_cpus_weights_add_up(tmp_path: Path):
+    """The weights by kind must add up to the total that the engine records."""
     folder = _copy(ON_CPU, tmp_path)
     _replace(folder / "load.log", '"norms": 70272', '"norms": 60272')
     assert _failures(folder) == {"weights"}
 
 
-def test_an_event_that_is_cut_off_is_named_in_a_run_of_ours(tmp_path: Path):
-    """No load needs that line; a log from elsewhere may have been pasted from a terminal that broke it."""
+def test_a_truncated_event_in_our_run_is_named(tmp_path: Path):
+    """A truncated event in our own run is named, although no load needs that line; a foreign log may be from a terminal that broke it."""
     folder = _copy(H200, tmp_path)
     with (folder / "load.log").open("a", encoding="utf-8") as log:
         log.write('loadcheck: {"event": "step", "at_s": 29.2, "st\n')
@@ -83,22 +83,22 @@ def test_an_event_that_is_cut_off_is_named_in_a_run_of_ours(tmp_path: Path):
         ("Using XFormers backend", "Using Flash Attention backend", "attention_backend"),
     ],
 )
-def test_a_setting_that_this_load_cannot_have_is_named(was: str, now: str, figure: str, tmp_path: Path):
-    """By the stack, by the card, or by another line."""
+def test_an_impossible_setting_is_named(was: str, now: str, figure: str, tmp_path: Path):
+    """A setting is impossible by the stack, by the card, or by another line, and is named."""
     assert was in T4
     assert figure in _failed(T4.replace(was, now), tmp_path / "load.log")
 
 
-def test_prompts_in_parts_are_what_the_profile_says(tmp_path: Path):
-    """vLLM alone takes them so where it is asked to."""
+def test_chunked_prefill_must_match_the_profile(tmp_path: Path):
+    """vLLM alone uses chunked prefill only if the profile requests it."""
     folder = _copy(RUNS / "h200" / "plain-llama-3.2-1b-fp8-chunked", tmp_path)
     assert judge(gather(folder)).passed
     _replace(folder / "load.log", "chunked_prefill_enabled=True", "chunked_prefill_enabled=False")
     assert {finding.figure for finding in judge(gather(folder)).failures()} == {"chunked_prefill_enabled"}
 
 
-def test_a_card_with_flash_attention_is_not_told_that_it_has_none(tmp_path: Path):
-    """vLLM says so of Volta and Turing alone."""
+def test_a_card_with_flash_attention_does_not_lack_it(tmp_path: Path):
+    """vLLM prints this line only on Volta and Turing."""
     text = (H200 / "load.log").read_text(encoding="utf-8")
     words = "INFO cuda.py:183] Cannot use FlashAttention-2 backend for Volta and Turing GPUs.\n"
     at = text.index("INFO", text.index("Initializing a V0"))
@@ -137,31 +137,31 @@ SAID_TWICE = [
     ("load.log", '"num_steps": ', '"num_steps": 1', "steps"),
     ("load.log", '"total_params": ', '"total_params": 1', "total_params"),
 ]
-"""What a file says, what it says instead, and the finding that names it."""
+"""What a file has, what it has instead, and the finding that names it."""
 
 
 def check_said_twice(folder: Path, file: str, was: str, now: str, figure: str, copy: Path) -> None:
-    """A copy of a training passes; with one thing changed, that is named."""
+    """An unchanged copy of a training passes; with one value changed, the finding names it."""
     shutil.copytree(folder, copy)
     _replace(copy / file, was, now)
     assert figure in _failures(copy)
 
 
 @pytest.mark.parametrize(("file", "was", "now", "figure"), SAID_TWICE)
-def test_the_files_of_a_training_say_the_same(file: str, was: str, now: str, figure: str, tmp_path: Path):
-    """Each thing stands in several of them; one that says otherwise is named. Of a GPU's: tests/sweeps."""
+def test_files_of_a_training_that_disagree_are_named(file: str, was: str, now: str, figure: str, tmp_path: Path):
+    """Each value is in several of a training's files; one that disagrees is named. For a GPU's training: tests/sweeps."""
     check_said_twice(ON_CPU, file, was, now, figure, tmp_path / "run")
 
 
 def test_more_tokens_than_the_rows_of_a_batch_hold_fail(tmp_path: Path):
-    """Two rows of at most 60 tokens."""
+    """Two rows of at most 60 tokens hold no more than 120."""
     folder = _copy(ON_CPU, tmp_path)
     _replace(folder / "steps.jsonl", '"num_tokens":120', '"num_tokens":121')
     assert "steps" in _failures(folder)
 
 
-def test_other_parameters_than_the_rank_has_fail(tmp_path: Path):
-    """On a GPU, too, where no line of a load says which model it is."""
+def test_parameters_must_match_the_rank(tmp_path: Path):
+    """The number of parameters must match the rank, also on a GPU, where no line of a load names the model."""
     folder = _copy(PACKED, tmp_path)
     _replace(folder / "load.log", '"trainable_params": 41943040', '"trainable_params": 21943040')
     assert {"trainable_params", "adapter bytes"} <= _failures(folder)
@@ -169,10 +169,10 @@ def test_other_parameters_than_the_rank_has_fail(tmp_path: Path):
 
 @pytest.mark.parametrize("file", ["plan.json", "train.json", "rows.json"])
 @pytest.mark.parametrize("text", ["", "[1, 2", "\0", '{"a": NaN}', "\ud800"])
-def test_a_file_of_a_training_that_cannot_be_read_is_bad_input(
+def test_an_unreadable_file_of_a_training_is_bad_input(
     file: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    """Exit 2 and one line that names it, from every command that reads it; no traceback."""
+    """Exit 2 and one line that names the file, from every command that reads it; no traceback."""
     folder = _copy(ON_CPU, tmp_path)
     (folder / file).write_bytes(text.encode("utf-8", "surrogatepass"))
     for command in (["check", str(folder)], ["report", str(folder), "--json"], ["compare", str(folder), str(ON_CPU)]):
@@ -182,15 +182,15 @@ def test_a_file_of_a_training_that_cannot_be_read_is_bad_input(
 
 
 def test_a_training_without_its_plan_is_bad_input(tmp_path: Path):
-    """It is judged by what it was loaded by."""
+    """A training is judged by the plan that it was loaded with, so without it the run is bad input."""
     folder = _copy(ON_CPU, tmp_path)
     (folder / "plan.json").unlink()
     with pytest.raises(BadInput, match="plan.json"):
         judge_training_folder(folder)
 
 
-def test_the_kept_trainings_say_the_same_in_every_file():
-    """And what was predicted before they began."""
+def test_the_files_of_the_kept_trainings_agree():
+    """The files of the kept trainings agree with each other, and with what was predicted before."""
     for folder in (PACKED, ON_CPU, PACKED.parent / "h200-resumed"):
         record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         assert (record["outcome"], _failures(folder)) == ("completed", set())

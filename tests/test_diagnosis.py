@@ -12,10 +12,11 @@ from loadcheck.logs.formats import Stage
 from loadcheck.specs.files import validate
 from loadcheck.specs.trouble import Trouble, Troubles, anchor_of, load_troubles
 from loadcheck.stacks import parse_log
-from loadcheck.verdict import Check, Finding, Status, judge
+from loadcheck.verdict import Check, Status, judge
 from loadcheck.verdict.diagnosis import sightings
 from loadcheck.verdict.stage import FRAMES
 from tests.conftest import ROOT, RUNS, SHARED_LOGS
+from tests.diagnoses import TROUBLES, diagnoses, trouble_entry
 from tests.sample_logs import SAMPLES, sample_log, with_public_logs
 
 EXCERPTS = sorted((ROOT / "tests" / "troubles").glob("*.txt"))
@@ -31,7 +32,6 @@ OOM_AFTER = {
     "oom-graphs": "Capturing CUDA graph shapes",
     "oom-after-load": "QKV layers",
 }
-BY_ID = {trouble.id: trouble for trouble in load_troubles()}
 NOT_FINISHED_BUT_FINE = {  # excerpts whose end was not kept
     *("v1", "repeated", "ends after blocks", "notes"),
     "gh_vllm-17122_L40S_llama3.1-8b_V1.txt",
@@ -41,17 +41,11 @@ NOT_FINISHED_BUT_FINE = {  # excerpts whose end was not kept
 }
 
 
-def _diagnoses(log: Path) -> dict[str, Finding]:
-    """The findings by trouble id."""
-    findings = judge(gather(log)).findings
-    return {finding.trouble: finding for finding in findings if finding.trouble}
-
-
 @pytest.mark.parametrize("excerpt", EXCERPTS, ids=lambda path: path.stem)
 def test_each_trouble_is_named_by_its_excerpt(excerpt: Path):
     """A trouble's excerpt gives a failing finding with its cause, fix, references and line."""
-    trouble = BY_ID[excerpt.stem.partition(".")[0]]
-    finding = _diagnoses(excerpt)[trouble.id]
+    trouble = TROUBLES[excerpt.stem.partition(".")[0]]
+    finding = diagnoses(excerpt)[trouble.id]
     assert (finding.check, finding.status) == (Check.SHAPE, Status.FAIL)
     assert finding.remedy.endswith(trouble.remedy)
     assert trouble.cause in finding.why and all(reference in finding.why for reference in trouble.references)
@@ -68,7 +62,7 @@ def test_out_of_memory_depends_on_the_stage(trouble_id: str, last_words: str, t4
     last = max(number for number, line in enumerate(lines) if last_words in line)
     log = tmp_path / "load.log"
     log.write_text("\n".join([*lines[: last + 1], OOM]) + "\n")
-    found = _diagnoses(log)
+    found = diagnoses(log)
     assert list(found) == [trouble_id]
     assert str(found[trouble_id].where) == f"load.log:{last + 2}"
 
@@ -103,7 +97,7 @@ def test_a_tracebacks_frames_give_the_stage(whole: bool, frames: str, words: str
     log = tmp_path / "load.log"
     before = t4_log.read_text() + "\n" + TRAINER if whole else ""
     log.write_text(f"{before}Traceback (most recent call last):\n  {frames}\n{words}\n")
-    assert list(_diagnoses(log)) == [OOM_BELOW[frames]]
+    assert list(diagnoses(log)) == [OOM_BELOW[frames]]
 
 
 @pytest.mark.parametrize("words", WORDS_OF_OOM)
@@ -117,7 +111,7 @@ def test_without_frames_the_stage_reached_decides(words: str, t4_log: Path, tmp_
     )
     for before, expected in ((text + "\n" + TRAINER, "oom-training"), (captured, "oom-graphs"), ("", "oom-unknown")):
         log.write_text(before + words + "\n")
-        assert list(_diagnoses(log)) == [expected]
+        assert list(diagnoses(log)) == [expected]
 
 
 def test_every_trouble_that_a_log_shows_has_an_excerpt():
@@ -129,9 +123,9 @@ def test_every_trouble_that_a_log_shows_has_an_excerpt():
 def test_an_excerpt_shows_only_its_own_trouble():
     """An excerpt shows only its own trouble, except for a retry's own error, a card in use with its empty cache, and a warning."""
     together = {
-        excerpt.stem: set(_diagnoses(excerpt)) - {excerpt.stem.partition(".")[0]}
+        excerpt.stem: set(diagnoses(excerpt)) - {excerpt.stem.partition(".")[0]}
         for excerpt in EXCERPTS
-        if len(_diagnoses(excerpt)) > 1
+        if len(diagnoses(excerpt)) > 1
     }
     assert together == {
         "retry": {"kv-too-small"},
@@ -177,7 +171,7 @@ def test_a_diagnosis_quotes_no_secret(tmp_path: Path):
     """A diagnosis describes the trouble and does not quote the line, which may hold a token."""
     log = tmp_path / "load.log"
     log.write_text("httpx.LocalProtocolError: Illegal header value b'Bearer hf_canary'\n")
-    assert "canary" not in _diagnoses(log)["hub-token"].why
+    assert "canary" not in diagnoses(log)["hub-token"].why
 
 
 def test_hostile_repetition_is_cheap(tmp_path: Path):
@@ -218,25 +212,12 @@ def test_the_anchor_is_the_literal_beginning(pattern: str, anchor: str):
     assert anchor_of(pattern) == anchor
 
 
-def _entry(**changes: object) -> dict[str, object]:
-    entry = {
-        "id": "x",
-        "title": "t",
-        "cause": "c",
-        "remedy": "r",
-        "references": ["z #1"],
-        "handling": "diagnosed",
-        "we_do": "w",
-    }
-    return entry | changes
-
-
 def test_entries_that_cannot_be_searched_for_are_refused():
     """A pattern without a literal beginning, and a duplicate id, are errors of the file."""
     with pytest.raises(BadInput, match="does not begin with literal text"):
-        validate(Trouble, _entry(says=[r".*memory"]), "here")
+        validate(Trouble, trouble_entry(says=[r".*memory"]), "here")
     with pytest.raises(BadInput, match="x is there twice"):
-        validate(Troubles, {"troubles": [_entry(), _entry()]}, "here")
+        validate(Troubles, {"troubles": [trouble_entry(), trouble_entry()]}, "here")
 
 
 def test_the_table_of_troubles_is_up_to_date():

@@ -8,20 +8,13 @@ import pytest
 from loadcheck.checking import gather
 from loadcheck.errors import BadInput
 from loadcheck.specs.files import validate
-from loadcheck.specs.trouble import Troubles, load_troubles
+from loadcheck.specs.trouble import Troubles
 from loadcheck.stacks import parse_log
-from loadcheck.verdict import Finding, judge
+from loadcheck.verdict import judge
 from loadcheck.verdict.advice import figures_of, remedy_for
 from loadcheck.verdict.diagnosis import sightings
 from tests.conftest import ROOT
-
-BY_ID = {trouble.id: trouble for trouble in load_troubles()}
-
-
-def _named(log: Path) -> dict[str, Finding]:
-    """The findings on troubles by id, in a judgement of the log."""
-    findings = judge(gather(log)).findings
-    return {each.trouble: each for each in findings if each.trouble}
+from tests.diagnoses import TROUBLES, diagnoses, trouble_entry
 
 
 def _after_weights(t4_log: Path, tmp_path: Path, lines: str) -> Path:
@@ -49,7 +42,7 @@ def test_the_remedy_names_the_largest_utilization(
 ):
     """If the utilization exceeds the free memory, the remedy is free / total, rounded down, as rounded up would not fit."""
     log = _after_weights(t4_log, tmp_path, FREE.format(device=device, free=free, total=total))
-    assert f"at most {at_most} here" in _named(log)["utilization-above-free"].remedy
+    assert f"at most {at_most} here" in diagnoses(log)["utilization-above-free"].remedy
 
 
 @pytest.mark.parametrize(
@@ -77,9 +70,9 @@ def test_the_remedy_names_the_largest_utilization(
 )  # fmt: skip
 def test_a_remedy_uses_the_lines_figures(line: str, trouble_id: str, says: str, t4_log: Path, tmp_path: Path):
     """What the line's own numbers allow is suggested before the general remedy."""
-    found = _named(_after_weights(t4_log, tmp_path, "RuntimeError: " + line))
+    found = diagnoses(_after_weights(t4_log, tmp_path, "RuntimeError: " + line))
     assert list(found) == [trouble_id]
-    assert says in found[trouble_id].remedy and found[trouble_id].remedy.endswith(BY_ID[trouble_id].remedy)
+    assert says in found[trouble_id].remedy and found[trouble_id].remedy.endswith(TROUBLES[trouble_id].remedy)
 
 
 @pytest.mark.parametrize("prefix", ["(EngineCore pid=1) ERROR 01-01 00:00:00 [core.py:1] ", "vllm-1  | ", "[rank0]: ",
@@ -87,7 +80,7 @@ def test_a_remedy_uses_the_lines_figures(line: str, trouble_id: str, says: str, 
 def test_words_are_found_below_any_prefix(prefix: str, t4_log: Path, tmp_path: Path):
     """A line's words and figures are read behind any prefix."""
     log = _after_weights(t4_log, tmp_path, prefix + FREE.format(device=" cuda:0", free="10.00", total="24.00"))
-    assert "at most 0.41 here" in _named(log)["utilization-above-free"].remedy
+    assert "at most 0.41 here" in diagnoses(log)["utilization-above-free"].remedy
 
 
 def test_a_cuda_context_is_no_other_process(t4_log: Path, tmp_path: Path):
@@ -95,12 +88,12 @@ def test_a_cuda_context_is_no_other_process(t4_log: Path, tmp_path: Path):
     profile = (
         "Memory profiling results: total_gpu_memory=79.10GiB initial_memory_usage=0.60GiB peak_torch_memory=3.10GiB"
     )
-    assert "gpu-in-use" not in _named(_after_weights(t4_log, tmp_path, profile + "\nOverflowError: another"))
+    assert "gpu-in-use" not in diagnoses(_after_weights(t4_log, tmp_path, profile + "\nOverflowError: another"))
 
 
 def test_without_freed_memory_the_remedy_has_no_figure():
     """If both measurements are equal, the remedy has no figure."""
-    trouble = BY_ID["memory-freed-meanwhile"]
+    trouble = TROUBLES["memory-freed-meanwhile"]
     figures = figures_of(trouble, {"used_before": "1073741824", "used_after": "1073741824"})
     assert figures is not None and remedy_for(trouble, figures) == trouble.remedy
 
@@ -112,13 +105,13 @@ def test_a_dropped_prompt_is_no_pass(t4_log: Path, tmp_path: Path):
     log.write_text(t4_log.read_text() + "\n" + warning + "\n")
     verdict = judge(gather(log))
     assert verdict.status == "fail" and judge(gather(t4_log)).status == "pass"
-    finding = _named(log)["prompt-too-long"]
+    finding = diagnoses(log)["prompt-too-long"]
     assert "a prompt had 2611 tokens, and the limit is 512" in finding.remedy and "truncate" in finding.remedy
 
 
 def test_a_budget_below_the_weights_does_not_suggest_a_length():
     """If nothing is left for the KV cache, a lower max_seq_length is not suggested."""
-    found = _named(ROOT / "tests" / "troubles" / "budget-below-weights.txt")
+    found = diagnoses(ROOT / "tests" / "troubles" / "budget-below-weights.txt")
     assert list(found) == ["budget-below-weights"]
     assert "raise gpu_memory_utilization" in found["budget-below-weights"].remedy
     assert "lower max_seq_length" not in found["budget-below-weights"].remedy
@@ -139,7 +132,7 @@ def test_a_budget_below_the_weights_does_not_suggest_a_length():
 )  # fmt: skip
 def test_the_specific_trouble_wins(lines: str, only: str, t4_log: Path, tmp_path: Path):
     """A specific trouble hides the general one that comes with it."""
-    assert list(_named(_after_weights(t4_log, tmp_path, lines))) == [only]
+    assert list(diagnoses(_after_weights(t4_log, tmp_path, lines))) == [only]
 
 
 def test_the_gpus_out_of_memory_is_not_the_machines(t4_log: Path, tmp_path: Path):
@@ -147,13 +140,13 @@ def test_the_gpus_out_of_memory_is_not_the_machines(t4_log: Path, tmp_path: Path
     log = _after_weights(
         t4_log, tmp_path, "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 1002.00 MiB."
     )
-    assert "host-memory" not in _named(log)
+    assert "host-memory" not in diagnoses(log)
 
 
-@pytest.mark.parametrize("trouble_id", [trouble.id for trouble in BY_ID.values() if trouble.advice])
+@pytest.mark.parametrize("trouble_id", [trouble.id for trouble in TROUBLES.values() if trouble.advice])
 def test_a_remedys_fields_come_from_its_words(trouble_id: str):
     """Each field of a remedy is in an excerpt's words, or follows from them."""
-    trouble = BY_ID[trouble_id]
+    trouble = TROUBLES[trouble_id]
     fields = {name for _, name, _, _ in Formatter().parse(trouble.advice) if name}
     excerpts = (ROOT / "tests" / "troubles").glob(f"{trouble_id}*.txt")
     found = [
@@ -167,7 +160,7 @@ def test_a_remedys_fields_come_from_its_words(trouble_id: str):
 
 def test_no_remedy_recommends_volta():
     """Compute capability 7.0 loads, and then fails at the first cached prompt: no remedy suggests it."""
-    assert [each.id for each in BY_ID.values() if "7.0 to" in each.remedy] == []
+    assert [each.id for each in TROUBLES.values() if "7.0 to" in each.remedy] == []
 
 
 BENIGN = """
@@ -192,14 +185,5 @@ def test_warnings_of_a_good_load_are_no_trouble(t4_log: Path, tmp_path: Path):
 
 def test_a_hidden_id_must_be_a_trouble():
     """An entry that hides an unknown id is an error of the file."""
-    entry = {
-        "id": "x",
-        "title": "t",
-        "cause": "c",
-        "remedy": "r",
-        "references": ["z #1"],
-        "handling": "diagnosed",
-        "we_do": "w",
-    }
     with pytest.raises(BadInput, match="hides y, which is no trouble"):
-        validate(Troubles, {"troubles": [entry | {"hides": ["y"]}]}, "here")
+        validate(Troubles, {"troubles": [trouble_entry(hides=["y"])]}, "here")

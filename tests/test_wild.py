@@ -1,4 +1,4 @@
-"""Logs of other people, shortened and rewritten: what an expert says of each. The public repository or issue is named where the form is from."""
+"""Logs of other people, shortened and rewritten, judged as an expert would. The public repository or issue is named where the form is from."""
 
 import json
 from dataclasses import replace
@@ -28,8 +28,9 @@ def _cause(verdict: Verdict) -> str:
 # ---------------------------------------------------------------------------------------------------------------- several cards
 
 
-def test_each_ranks_cache_is_no_line_twice(tmp_path: Path):
-    """To 0.10.1 the engine core tells each rank's cache, which differ a little: one load (jyngjeon/multiagentsdebate, DaisukeTakai/eval_dataset)."""
+def test_each_ranks_cache_is_no_repeated_line(tmp_path: Path):
+    """Up to 0.10.1 the engine core prints each rank's cache, with small differences: one load (jyngjeon/multiagentsdebate,
+    DaisukeTakai/eval_dataset)."""
     lines = text(Start(release="0.9.2", cards=2)).splitlines(keepends=True)
     caches = [line for line in lines if "GPU KV cache size" in line or "Maximum concurrency" in line]
     other = [line.replace("size: ", "size: 1").replace("request: ", "request: 1") for line in caches]
@@ -40,7 +41,7 @@ def test_each_ranks_cache_is_no_line_twice(tmp_path: Path):
 
 
 def _by_worker(start: Start, *workers: str) -> str:
-    """A start whose workers print their own lines, one after the other, and whose engine core prints the rest."""
+    """A start whose workers print their own lines one after the other, and whose engine core prints the rest."""
     of_worker = ("gpu_model_runner", "gpu_worker")
     return "".join(
         f"{name} {line}"
@@ -59,22 +60,22 @@ def _by_worker(start: Start, *workers: str) -> str:
         ("(vLLMHttpServer pid=9) (Worker_TP0 pid=41)", "(vLLMHttpServer pid=9) (Worker_TP1 pid=42)"),
     ],
 )
-def test_one_rank_of_each_naming_is_read(first: str, second: str, tmp_path: Path):
-    """Whatever an executor calls its ranks, the lines of one are read, and the load is known to be of several cards."""
+def test_one_rank_is_read_in_every_naming(first: str, second: str, tmp_path: Path):
+    """Whatever an executor calls its ranks, one rank's lines are read, and the load is known to use several cards."""
     start = replace(LLAMA, cards=2)
     verdict = _judged(tmp_path, _by_worker(start, first, second))
     assert verdict.status == "pass", verdict.failures()
     assert parse_log(tmp_path / "load.log").last.other_ranks
 
 
-def test_the_one_worker_of_one_card_is_no_rank(tmp_path: Path):
-    """The multiprocessing executor names its worker for one card, too."""
+def test_the_worker_of_a_single_card_is_no_rank(tmp_path: Path):
+    """The multiprocessing executor also names the worker of a single card."""
     assert _judged(tmp_path, _by_worker(LLAMA, "(Worker pid=41)")).status == "pass"
     assert not parse_log(tmp_path / "load.log").last.other_ranks
 
 
 def test_another_engine_core_of_data_parallelism_is_no_second_load(tmp_path: Path):
-    """Each core prints the whole start; one is read."""
+    """Each engine core of data parallelism prints the whole start; one is read."""
     cores = [text(LLAMA, f"(EngineCore_DP{number} pid=4{number}) ").splitlines(keepends=True) for number in (0, 1)]
     verdict = _judged(tmp_path, "".join(line for pair in zip(*cores, strict=True) for line in pair))
     assert verdict.status == "pass", verdict.failures()
@@ -113,7 +114,7 @@ REFUSED = "This model's maximum context length is 2048 tokens. However, you requ
         "    +------------------------------------\n",
     ],
 )
-def test_a_request_that_was_refused_ends_no_load(lines: str, tmp_path: Path):
+def test_a_refused_request_ends_no_load(lines: str, tmp_path: Path):
     """The server answers 400 and lives on (ljg6861/anton_new, NnamdiOdozi/mlops-assignment, vllm #6689)."""
     answered = 'INFO:     127.0.0.1:41234 - "POST /v1/chat/completions HTTP/1.1" 400 Bad Request\n'
     assert _judged(tmp_path, READY + lines + answered).status == "pass"
@@ -129,8 +130,8 @@ def test_a_request_that_was_refused_ends_no_load(lines: str, tmp_path: Path):
         "RuntimeError: NCCL error: unhandled cuda error",
     ],
 )
-def test_a_request_that_met_a_dead_engine_tells_of_it(error: str, tmp_path: Path):
-    """What is more than the request's own counts, though a request shows it (vllm #7073, vllm #10925)."""
+def test_a_request_shows_that_the_engine_is_dead(error: str, tmp_path: Path):
+    """An error beyond the request's own counts, even if a request shows it (vllm #7073, vllm #10925)."""
     lines = f'ERROR:    Exception in ASGI application\nTraceback (most recent call last):\n  File "a.py", line 1, in run_asgi\n{error}\n'
     assert _judged(tmp_path, READY + lines).status == "fail"
 
@@ -148,7 +149,7 @@ DEAD = """\
 
 
 def test_a_server_that_shuts_down_when_asked_has_not_died(tmp_path: Path):
-    """From 0.25 on it says each step of it; before it served, it is an end all the same (sostrowsk/dgx-spark-local-llm)."""
+    """From 0.25 on a server logs each step of its shutdown. Before it served, that is still a failure (sostrowsk/dgx-spark-local-llm)."""
     assert _judged(tmp_path, READY + SHUTDOWN).status == "pass"
     assert _judged(tmp_path, READY + SHUTDOWN + DEAD).status == "pass"
     assert _judged(tmp_path, READY + DEAD).status == "fail"
@@ -158,13 +159,13 @@ def test_a_server_that_shuts_down_when_asked_has_not_died(tmp_path: Path):
 
 @pytest.mark.parametrize("banner", ["vLLM API server version 0.10.0", "  ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.25.1"])
 def test_a_server_that_was_cut_off_before_its_engine_is_a_log(banner: str, tmp_path: Path):
-    """Its first lines are a start that did not finish, and no file of another kind."""
+    """A server's first lines are an unfinished start, not another kind of file."""
     verdict = _judged(tmp_path, f"(APIServer pid=2) INFO 08-01 18:02:54 [api_utils.py:339] {banner}\n")
     assert [finding.figure for finding in verdict.failures() if not finding.missing] == ["outcome"]
 
 
 def test_a_second_start_after_one_that_failed_is_a_second_attempt(tmp_path: Path):
-    """Both came to their engine's line alone; the one before is told by its error (mrpid12org/imageworks)."""
+    """Both starts reached only the engine's line; the first is reported by its error (mrpid12org/imageworks)."""
     failed = (
         READY.splitlines(keepends=True)[0]
         + "ValueError: Free memory on device (13.58/15.99 GiB) on startup is less than desired GPU memory utilization (0.85, 13.59 GiB).\n"
@@ -175,7 +176,7 @@ def test_a_second_start_after_one_that_failed_is_a_second_attempt(tmp_path: Path
 
 
 def test_two_banners_of_unsloth_are_two_attempts(tmp_path: Path):
-    """Two runs in one file are no edited log, whatever each had installed (johnson7788/RLDecisionAgent)."""
+    """Two runs in one file are no edited log, even with different packages (johnson7788/RLDecisionAgent)."""
     banner = "==((====))==  Unsloth {}: Fast Qwen3 patching. Transformers: 4.55.4. vLLM: {}.\n"
     verdict = _judged(tmp_path, banner.format("2025.9.1", "0.10.1.1") + banner.format("2025.8.6", "0.8.5.post1"))
     assert len(parse_log(tmp_path / "load.log").attempts) == 2
@@ -183,7 +184,7 @@ def test_two_banners_of_unsloth_are_two_attempts(tmp_path: Path):
 
 
 def test_the_configuration_that_a_crash_dumps_is_no_second_engine(tmp_path: Path):
-    """V1 prints it again with the batch that failed (v1/engine/core.py, dump_input.py)."""
+    """V1 prints the configuration again with the batch that failed (v1/engine/core.py, dump_input.py)."""
     engine = READY.splitlines()[0].partition("] ")[2]
     dumped = engine.replace("Initializing a V1", "Dumping input data for V1")
     verdict = _judged(
@@ -195,8 +196,8 @@ def test_the_configuration_that_a_crash_dumps_is_no_second_engine(tmp_path: Path
 # ------------------------------------------------------------------------------------------------------------------------- causes
 
 
-def test_a_failure_before_any_line_of_a_load_lacks_no_lines_of_unsloths(tmp_path: Path):
-    """What died while it was imported is told by its error alone, whoever started it (apollo-mg/Project-Apollo)."""
+def test_a_failure_before_the_load_lacks_no_lines(tmp_path: Path):
+    """A failure during the imports is reported by its error alone, whoever started it (apollo-mg/Project-Apollo)."""
     log = "Traceback (most recent call last):\n  File \"vllm/_custom_ops.py\", line 9, in <module>\nRuntimeError: Tried to instantiate class '_core_C.ScalarType'\n"
     verdict = _judged(tmp_path, log)
     assert {finding.figure for finding in verdict.failures()} == {"error"}
@@ -204,8 +205,8 @@ def test_a_failure_before_any_line_of_a_load_lacks_no_lines_of_unsloths(tmp_path
 
 
 @pytest.mark.parametrize("last", ["KeyboardInterrupt: terminated", "KeyboardInterrupt", "SystemExit: 15"])
-def test_an_interrupted_start_is_told_as_that(last: str, tmp_path: Path):
-    """A server's handler raises SIGTERM as an exception: no trouble to look up in issues (kaimu11111/Prompt-Kernel_Generation)."""
+def test_an_interrupted_start_is_reported_as_such(last: str, tmp_path: Path):
+    """A server's handler raises SIGTERM as an exception: not a trouble to look up (kaimu11111/Prompt-Kernel_Generation)."""
     begun = READY.splitlines(keepends=True)[0]
     verdict = _judged(tmp_path, begun + f'Traceback (most recent call last):\n  File "a.py", line 1, in main\n{last}\n')
     assert _cause(verdict).startswith("the load was interrupted")
@@ -219,20 +220,20 @@ def test_an_interrupted_start_is_told_as_that(last: str, tmp_path: Path):
 
 
 def test_the_trouble_in_the_blamed_line_is_the_cause(t4_log: Path, tmp_path: Path):
-    """An installer's line about a missing package, which it then installed, is none (trietnguyeminh/Submission---EXACT--IJCNN)."""
+    """An installer's line about a missing package that it then installed is no trouble (trietnguyeminh/Submission---EXACT--IJCNN)."""
     begun = t4_log.read_text().partition("Memory profiling takes")[0]
     log = f"Pre-installed vLLM: FAIL (No module named 'vllm')\n{begun}\n/usr/bin/ld: cannot find -lcuda: No such file or directory\n"
     assert "Triton cannot link" in _cause(_judged(tmp_path, log))
 
 
 def test_a_warning_is_no_cause(t4_log: Path, tmp_path: Path):
-    """Of an error that nobody knows the error is told, and not what unsloth warned of before (johnson7788/RLDecisionAgent)."""
+    """An unknown error is reported itself, not an earlier warning of unsloth (johnson7788/RLDecisionAgent)."""
     log = f"UserWarning: WARNING: Unsloth should be imported before transformers\n{t4_log.read_text()}\nTypeError: 'NoneType' object is not iterable\n"
     assert "'NoneType' object is not iterable" in _cause(_judged(tmp_path, log))
 
 
-def test_cudas_own_word_for_an_error_is_no_second_one(tmp_path: Path):
-    """torch prints it below the error, as what to search for (Panteaforoutan/151B_SP26_Competition_)."""
+def test_cudas_name_for_an_error_is_no_second_error(tmp_path: Path):
+    """torch prints it below the error, as a search term (Panteaforoutan/151B_SP26_Competition_)."""
     log = READY.partition("INFO 06-01 10:00:05")[0] + (
         'Traceback (most recent call last):\n  File "vllm/compilation/cuda_graph.py", line 308, in __call__\n    with torch.cuda.graph(\n'
         "torch.AcceleratorError: CUDA error: out of memory\n"
@@ -261,8 +262,8 @@ ERROR 06-01 10:00:09 [core.py:708] torch.OutOfMemoryError: CUDA out of memory. T
         "(head, rank=0, pid=2045) {}",
     ],
 )
-def test_the_frames_are_read_within_what_closes_a_line(around: str, tmp_path: Path):
-    """A terminal's box and a table's quotes hold a traceback together, too (k9s in vllm #12568; journald in 1CatAI/1Cat-vLLM #237)."""
+def test_frames_are_read_within_boxes_and_quotes(around: str, tmp_path: Path):
+    """A traceback is read within a terminal's box or a table's quotes (k9s in vllm #12568; journald in 1CatAI/1Cat-vLLM #237)."""
     log = "\n".join(around.format(line) for line in (READY.partition("INFO 06-01 10:00:05")[0] + OOM).splitlines())
     assert [cause.trouble for cause in causes(_judged(tmp_path, log))] == ["oom-graphs"]
 
@@ -298,8 +299,8 @@ OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a to
         ),
     ],
 )
-def test_the_frames_of_a_notebook_tell_the_stage(frames: str, trouble: str, tmp_path: Path):
-    """IPython prints them in forms of its own (unsloth #1634, unsloth #2387)."""
+def test_a_notebooks_frames_give_the_stage(frames: str, trouble: str, tmp_path: Path):
+    """IPython prints frames in its own formats (unsloth #1634, unsloth #2387)."""
     assert [cause.trouble for cause in causes(_judged(tmp_path, IPYTHON.format(frames=frames)))] == [trouble]
 
 
@@ -332,39 +333,39 @@ def test_a_port_of_nccls_own_monitor_is_no_trouble(tmp_path: Path):
     ],
 )
 def test_one_line_of_a_failure_is_enough(line: str, trouble: str, tmp_path: Path):
-    """What people paste is often the last line alone, behind its prefix (vllm #7800, SkyPilot's ranks, NVIDIA/gpu-operator #130)."""
+    """People often paste only the last line, behind its prefix (vllm #7800, SkyPilot's ranks, NVIDIA/gpu-operator #130)."""
     assert causes(_judged(tmp_path, line + "\n"))[0].trouble == trouble
 
 
 def test_a_probe_that_failed_at_startup_ends_the_container(tmp_path: Path):
-    """Kubernetes kills what does not answer in time, whichever of its probes asks."""
+    """Kubernetes kills a container that does not answer in time, whichever of its probes asks."""
     event = "Normal   Killing    2m    kubelet  Container vllm failed startup probe, will be restarted\n"
     assert "failed startup probe" in _cause(_judged(tmp_path, READY.partition("INFO 06-01 10:00:05")[0] + event))
 
 
-def test_a_link_that_a_page_made_of_a_loggers_place_is_its_prefix(tmp_path: Path):
-    """`[core.py:708]` becomes a link in chats and mails, and the traceback goes on below it."""
+def test_a_linked_source_line_is_a_prefix(tmp_path: Path):
+    """`[core.py:708]` becomes a link in chats and mails, and the traceback continues below it."""
     linked = OOM.replace("[core.py:708]", "[core.py:708](http://core.py:708/)]")
     verdict = _judged(tmp_path, READY.partition("INFO 06-01 10:00:05")[0] + linked)
     assert [cause.trouble for cause in causes(verdict)] == ["oom-graphs"]
 
 
-def test_what_a_model_answered_in_an_example_is_no_end(tmp_path: Path):
-    """vLLM's first example prints each prompt and what was generated."""
+def test_an_answer_in_an_example_is_no_end(tmp_path: Path):
+    """vLLM's first example prints each prompt and the generated text."""
     answer = (
         "Prompt: 'Hello, my name is', Generated text: ' Joel. I was Killed by a signal 9 error: CUDA out of memory'\n"
     )
     assert _judged(tmp_path, READY + answer).status == "pass"
 
 
-def test_a_git_that_failed_is_no_death(tmp_path: Path):
-    """wandb looks for a checkout, and logs that git does not like its owner (zhiyuanhubj/logic-rl-formula)."""
+def test_a_failing_git_is_no_death(tmp_path: Path):
+    """wandb looks for a checkout, and logs git's complaint about its owner (zhiyuanhubj/logic-rl-formula)."""
     line = "ERROR:2025-03-02 11:56:34,332:git root error: Cmd('git') failed due to: exit code(128)\n"
     assert _judged(tmp_path, READY + line).status == "pass"
 
 
 def test_the_traceback_of_a_notebooks_cell_is_read(tmp_path: Path):
-    """It is saved with colours and without line breaks, each part a string of its own (trietnguyeminh/Submission---EXACT--IJCNN)."""
+    """It is saved with colours and without line breaks, each part as a string (trietnguyeminh/Submission---EXACT--IJCNN)."""
     parts = ["-" * 75, "\x1b[0;31mRuntimeError\x1b[0m      Traceback (most recent call last)", "\x1b[0;32m/tmp/a.py\x1b[0m in \x1b[0;36m<cell line: 0>\x1b[0;34m()\x1b[0m\n    1 x", "\x1b[0;31mRuntimeError\x1b[0m: Engine core initialization failed."]  # fmt: skip
     cell = json.dumps({"output_type": "error", "ename": "RuntimeError", "traceback": parts}, indent=1)
     _judged(tmp_path, READY.partition("INFO 06-01 10:00:05")[0] + cell)
@@ -384,21 +385,21 @@ PLAN = "Unsloth: vLLM's KV Cache can use up to 15.62 GB. Also swap space = 6 GB.
 
 
 @pytest.mark.parametrize(("blocks", "holds"), [(5540, True), (5535, True), (5550, False)])
-def test_a_block_that_the_swap_space_implies_is_an_interval(blocks: int, holds: bool, tmp_path: Path):
+def test_the_block_size_from_swap_space_is_an_interval(blocks: int, holds: bool, tmp_path: Path):
     """6 GiB hold 2,730 blocks of 2,303.7 to 2,304.6 KiB; Qwen3-4B's have 2,304 (johnson7788/RLDecisionAgent, an RTX 4090 D)."""
     verdict = _judged(tmp_path, PLAN + V0.format(blocks=blocks))
     assert ("num_gpu_blocks" not in {finding.figure for finding in verdict.failures()}) == holds
 
 
 def test_a_start_of_0_6_is_refused_by_its_version(tmp_path: Path):
-    """Its engine's line does not name the engine: no line of it is missing, and its figures are of another stack (Ning-Guo/hotpotqa-agent)."""
+    """Its engine's line does not name the engine. No line of it is missing, and its figures are another stack's (Ning-Guo/hotpotqa-agent)."""
     engine = "INFO 06-30 03:44:12 llm_engine.py:234] Initializing an LLM engine (v0.6.6) with config: model='Qwen/Qwen2.5-32B-Instruct', quantization=None, "
     verdict = _judged(tmp_path, engine + "dtype=torch.bfloat16, max_seq_len=4096,\n")
     assert {finding.figure for finding in verdict.failures()} == {"vllm", "outcome"}
 
 
 def test_a_cache_of_a_given_size_is_read(tmp_path: Path):
-    """With --kv-cache-memory-bytes nothing is profiled, and another line says the cache (SergiioB/intel-arc-pro-b70-inference-cookbook #4)."""
+    """With --kv-cache-memory-bytes nothing is profiled, and another line has the cache (SergiioB/intel-arc-pro-b70-inference-cookbook #4)."""
     cache = f"{LLAMA.cache / 2**30:.2f}"
     given = f"Initial free memory 78.67 GiB, reserved {cache} GiB memory for KV Cache as specified by kv_cache_memory_bytes config and skipped memory profiling."
     verdict = _judged(tmp_path, READY.replace(f"Available KV cache memory: {cache} GiB", given))
@@ -414,8 +415,8 @@ Unsloth 2025.2.5 patched 32 layers with 32 QKV layers, 32 O layers and 32 MLP la
 """
 
 
-def test_a_training_without_vllm_is_refused_and_did_not_stop(tmp_path: Path):
-    """unsloth trains so without fast_inference: nothing of it is missing, and nothing of it is judged (LEON-gittech/OpenFedLLM)."""
+def test_a_training_without_vllm_is_refused(tmp_path: Path):
+    """unsloth trains like this without fast_inference: no line is missing, and nothing is judged (LEON-gittech/OpenFedLLM)."""
     verdict = _judged(tmp_path, TRAINED)
     assert verdict.status == "refused"
     assert [finding.figure for finding in verdict.failures()] == ["outcome"]

@@ -1,4 +1,4 @@
-"""When the kernels' process is started, waited for and ended; the process is a stand-in."""
+"""When the process that compiles kernels is started, waited for and ended, with a stand-in for it."""
 
 import threading
 from pathlib import Path
@@ -16,7 +16,7 @@ CONFIG = make_plan(load_profile("llama31-8b-instruct-4bit", {})).config
 
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> KernelCompiler:
-    """One for a card of 9.0 with an empty cache."""
+    """A compiler for a card of 9.0 with an empty cache."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(kernel_compiler, "device_capability", lambda: 90)
     monkeypatch.setattr(kernel_compiler, "MODULE", "this")
@@ -28,7 +28,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> KernelCompiler:
 def test_the_process_knows_the_sizes_and_sees_no_device(
     monkeypatch: pytest.MonkeyPatch, compiler: KernelCompiler, tmp_path: Path
 ):
-    """It is waited for."""
+    """The process gets the sizes, sees no device, and is waited for."""
     (tmp_path / "this.py").write_text(
         "import os, sys; open('said', 'w').write(os.environ['CUDA_VISIBLE_DEVICES'] + sys.argv[1])"
     )
@@ -38,8 +38,8 @@ def test_the_process_knows_the_sizes_and_sees_no_device(
     assert Sizes.from_json((tmp_path / "said").read_text()).to_json() == Sizes.of(CONFIG, 32, 90).to_json()
 
 
-def test_what_was_compiled_is_not_compiled_again(compiler: KernelCompiler):
-    """A marker in Triton's own cache says so; another rank is another marker."""
+def test_compiled_kernels_are_not_compiled_again(compiler: KernelCompiler):
+    """A marker in Triton's own cache prevents compiling again; another rank has another marker."""
     sizes = Sizes.of(CONFIG, 32, 90)
     assert sizes.marker != Sizes.of(CONFIG, 16, 90).marker
     sizes.marker.touch()
@@ -51,7 +51,7 @@ def test_what_was_compiled_is_not_compiled_again(compiler: KernelCompiler):
 def test_a_process_that_takes_too_long_is_ended(
     monkeypatch: pytest.MonkeyPatch, compiler: KernelCompiler, tmp_path: Path
 ):
-    """Its memory would count as what is not available; the load compiles for itself then."""
+    """Its memory would count as unavailable, so it is ended, and the load compiles for itself."""
     (tmp_path / "this.py").write_text("import time; time.sleep(60)")
     monkeypatch.chdir(tmp_path)
     compiler.start()
@@ -59,8 +59,8 @@ def test_a_process_that_takes_too_long_is_ended(
     assert compiler._process is not None and not psutil.pid_exists(compiler._process.pid)
 
 
-def test_the_driver_is_left_alone_until_the_gpu_is_chosen(monkeypatch: pytest.MonkeyPatch):
-    """A driver that starts before sees the host's first GPU, whichever is pinned."""
+def test_the_driver_is_not_started_before_the_gpu_is_chosen(monkeypatch: pytest.MonkeyPatch):
+    """A driver started earlier sees the host's first GPU, whichever is pinned."""
     asked = threading.Event()
     monkeypatch.setattr(kernel_compiler, "device_capability", asked.set)
     pinned = threading.Event()
@@ -73,7 +73,7 @@ def test_the_driver_is_left_alone_until_the_gpu_is_chosen(monkeypatch: pytest.Mo
 
 
 def test_without_a_driver_nothing_is_started(monkeypatch: pytest.MonkeyPatch):
-    """There is no card to compile for; the load says so."""
+    """Without a driver there is no card to compile for, and the load reports it."""
 
     def missing(_name: str) -> None:
         raise OSError("libcuda.so.1: cannot open shared object file")
@@ -82,8 +82,8 @@ def test_without_a_driver_nothing_is_started(monkeypatch: pytest.MonkeyPatch):
     assert kernel_compiler.device_capability() is None
 
 
-def test_it_has_to_be_asked_for(monkeypatch: pytest.MonkeyPatch):
-    """No GPU has run it yet."""
+def test_compiling_ahead_is_off_by_default(monkeypatch: pytest.MonkeyPatch):
+    """It is off by default, as no GPU has run it yet."""
     monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
     monkeypatch.delenv(startup.ENABLE_VARIABLE, raising=False)
     assert startup.begin_kernels(CONFIG, 7) is None
