@@ -142,7 +142,8 @@ engines: .venv/dev/.complete .venv/engines/.complete ## check fleet plans with S
 	@scripts/with-args $(DEV)/$(PYTEST) -n 0 tests/engines
 
 .PHONY: bench
-bench: .venv/gpu/.complete ## time to first token: unsloth's plain script against ours (GPU)
+bench: $(if $(filter gpu,$(ENGINE)),.venv/gpu/.complete) ## time to first token: unsloth's plain script against ours (GPU)
+	@[ "$$ENGINE" = gpu ] || { echo "Error: bench: needs an NVIDIA GPU, and nvidia-smi lists none; run it where there is one" >&2; exit 3; }
 	@scripts/with-args .venv/gpu/bin/python -m scripts.bench
 
 .PHONY: clean

@@ -82,6 +82,21 @@ def test_unsuitable_cards_are_refused_before_they_are_rented():
     assert long.plan is None and "below the number of sequences" in long.groups[0].refused
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("name", "My fleet", "name: must be at most 40 lower-case letters, digits and hyphens"),
+        ("results", "my results", "results: must be a word without spaces"),
+        ("nodes", [{"card": "T4", "hosts": ["A b"]}], "nodes.0.hosts: must be at most 63 lower-case letters"),
+    ],
+)
+def test_a_name_of_another_form_is_refused_with_its_rule(key: str, value: object, rule: str):
+    """The message says in words what a name may contain, not the regular expression."""
+    with pytest.raises(BadInput) as error:
+        _spec("local", **{key: value})
+    assert rule in str(error.value) and "regex" not in str(error.value)
+
+
 def test_each_node_has_the_price_of_its_group():
     """Two groups with the same card may have two prices: the lower is the card's, and each node keeps its own."""
     nodes = [{"card": "T4", "price_per_hour": 0.5}, {"card": "T4", "hosts": ["a"], "price_per_hour": 0.2}]

@@ -121,6 +121,8 @@ def run(folder: Path, as_json: bool) -> int:
     from loadcheck.fleet.local import run_local
     from loadcheck.show.fleet import show_fleet
 
+    if not (folder / NAME).exists():
+        raise BadInput(Problem(str(folder), f"holds no {NAME}", "make it with loadcheck fleet plan FLEET.toml"))
     planned = read_plan(folder / NAME)
     if planned.is_of_this_host:
         _take_results(planned)

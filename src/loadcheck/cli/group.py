@@ -16,4 +16,5 @@ class Group(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            raise click.UsageError(f"{error.message} {suggestion(args[0], self.list_commands(ctx))}", ctx) from None
+            message = error.message.removesuffix(".")
+            raise click.UsageError(f"{message}; {suggestion(args[0], self.list_commands(ctx))}", ctx) from None

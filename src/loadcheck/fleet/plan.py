@@ -24,9 +24,21 @@ MAX_BYTES = 64 * 1024 * 1024
 
 Engine = Literal["local", "kubernetes", "skypilot", "slurm", "ray"]
 HERE = ("local",)
-FleetName = Annotated[str, Meta(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
+FleetName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$",
+        description="at most 40 lower-case letters, digits and hyphens, beginning with a letter",
+    ),
+]
 """It begins the names of clusters and jobs, which may have at most 63 characters."""
-NodeName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+NodeName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$",
+        description="at most 63 lower-case letters, digits, dots and hyphens",
+    ),
+]
 """A name as Kubernetes and DNS require it (RFC 1123), which is also safe in a path."""
 Price = Annotated[float, Meta(gt=0, le=10_000)]
 

@@ -12,9 +12,16 @@ from loadcheck.fleet.plan import Engine, FleetName, NodeName, Price
 from loadcheck.specs.files import Spec, load
 
 Count = Annotated[int, Meta(ge=1, le=100_000)]
-Word = Annotated[str, Meta(pattern=r"^[^\s'\"\\`$]+$", max_length=500)]
+Word = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\s'\"\\`$]+$",
+        max_length=500,
+        description="a word without spaces, quotes, backslashes, backticks and $",
+    ),
+]
 """A word without whitespace and quotes, as it is put into shell scripts and command lines."""
-Gres = Annotated[str, Meta(pattern=r"^[\w.:,-]+$")]
+Gres = Annotated[str, Meta(pattern=r"^[\w.:,-]+$", description="a gres of Slurm, such as gpu:t4:1")]
 
 
 class Group(Spec, frozen=True, kw_only=True):

@@ -202,7 +202,18 @@ def _value_problems(kind: Any, data: object, where: str, key: Path_) -> Iterator
     try:
         msgspec.convert(data, kind)
     except (msgspec.ValidationError, ValueError) as error:
-        yield _as_problem(str(error), where, key, data, _choices(kind))
+        message, rule = str(error), _rule(kind)
+        if rule and "matching regex" in message:
+            message = f"must be {rule}"
+        yield _as_problem(message, where, key, data, _choices(kind))
+
+
+def _rule(kind: Any) -> str:
+    """What a pattern in `kind` allows, as its `description` says it; empty without one."""
+    if isinstance(kind, msgspec.Meta):
+        return kind.description or ""
+    parts = (*getattr(kind, "__metadata__", ()), *get_args(kind))
+    return next((found for part in parts if (found := _rule(part))), "")
 
 
 def _add(choices: tuple[str, ...]) -> str:
