@@ -78,13 +78,13 @@ def test_another_length_is_judged_by_its_flag(capsys: pytest.CaptureFixture[str]
     assert "judged without a profile" in _check(capsys, str(log))[1]
     assert f"judged as profile {PROFILE}" in _check(capsys, str(log), "--max-seq-length", "640")[1]
     code, output = _check(capsys, str(log), "--conservativeness", "0.5")
-    assert (code, "no profile is of this log's model and length" in output) == (2, True)
+    assert (code, "no profile has this log's model and length" in output) == (2, True)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--gpu", "T4"], "is of a load on H100, not on T4; leave --gpu out"),
+        (["--gpu", "T4"], "is the log of a load on H100, not on T4; leave --gpu out"),
         (["--profile", "smollm2-135m-cpu"], "the run was made with engine gpu, not cpu, model"),
         (["--profile", PROFILE], "training.steps 3, not 0; leave --profile"),
         (["--max-seq-length", "1024"], "the run was made with max_seq_length 512, not 1024"),
@@ -109,7 +109,7 @@ def test_a_load_on_the_cpu_has_no_card(capsys: pytest.CaptureFixture[str], tmp_p
     log = tmp_path / "load.log"
     log.write_text(format_event(Started(model="smollm2-135m-instruct", max_model_len=512, quantization="nf4")) + "\n")
     code, output = _check(capsys, str(log), "--gpu", "T4")
-    assert (code, "is of a load on cpu, not on T4" in output) == (2, True)
+    assert (code, "is the log of a load on cpu, not on T4" in output) == (2, True)
 
 
 def test_a_note_says_that_golden_ranges_do_not_apply(capsys: pytest.CaptureFixture[str], t4_log: Path):

@@ -92,7 +92,7 @@ def test_a_changed_card_name_is_judged_as_an_unknown_card(tmp_path: Path):
     assert (evidence.gpu, evidence.expected) == (None, None)
     findings = judge(evidence).findings
     notes = [finding.why for finding in findings if finding.status is Status.SKIPPED]
-    assert any(why.startswith("Tesla T40 is no card of env/gpus.toml") for why in notes)
+    assert any(why.startswith("Tesla T40 is not in env/gpus.toml") for why in notes)
     (graphs,) = [each for each in findings if each.figure == "cuda_graph_gib" and each.check is Check.MODEL]
     assert "never measured on this card" in graphs.why
 

@@ -119,7 +119,7 @@ def _profile(
             if same and (overrides or on_cpu or _has_settings(attempt, other, model)):
                 return other
     if overrides:
-        what = "no profile is of this log's model and length, so there are no settings to change"
+        what = "no profile has this log's model and length, so there are no settings to change"
         raise BadInput(Problem("command line", what, "name one with --profile, and --model and --max-seq-length"))
     return None
 
@@ -219,7 +219,9 @@ def _gpu(requested: str | None, known: str | None, target: Path) -> str | None:
         return known
     key = gpu_named(requested)[0]
     if known is not None and known != key:
-        raise BadInput(Problem(str(target), f"is of a load on {known}, not on {key}", "leave --gpu out", "--gpu"))
+        raise BadInput(
+            Problem(str(target), f"is the log of a load on {known}, not on {key}", "leave --gpu out", "--gpu")
+        )
     return key
 
 

@@ -14,7 +14,7 @@ from loadcheck.units import from_gib, to_gib
 KV_SLACK_BYTES = from_gib(0.02)
 
 
-EDITED = "the log was edited, or is of two loads; give the raw output of one"
+EDITED = "the log was edited, or mixes two loads; give the raw output of one"
 
 
 def compare(

@@ -57,7 +57,7 @@ def check_claims(claims: Claims, against: Against) -> Iterator[Fault]:
     yield from _kept_verdict(claims.loaded)
     yield from _clock(claims, against.now)
     if claims.loaded.record.training is not None:
-        yield Kind.PROFILE, "it is a training, and a fleet is of loads"
+        yield Kind.PROFILE, "it is a training, but a fleet consists of loads"
     if against.plan is not None:
         yield from _node(claims, against)
         yield from _image(claims, against.plan)

@@ -15,7 +15,7 @@ from loadcheck.specs.versions import load_versions
 from loadcheck.units import from_gib, to_gib
 
 OTHER_CARD = (
-    "the log is of another card than it names, or was edited; give the raw output of one load, or, for a card that really is so, add its "
+    "the log is from another card than it names, or was edited; give the raw output of one load, or, if the card really is like this, add its "
     "facts to env/gpus.toml"
 )
 
@@ -126,7 +126,7 @@ def _device(evidence: Evidence) -> Iterator[Finding]:
     in_banner = "nothing" if reading is None else f"{reading.show()} GiB"
     yield Finding(figure="device", check=Check.STACK, status=Status.OK if ok else Status.FAIL, measured=round(to_gib(total), 3), unit="GiB",
                   why=f"the engine read {to_gib(total):.3f} GiB of which {to_gib(free):.3f} are free, and the banner says {in_banner}",
-                  remedy="" if ok else "the log is of two cards, or was edited; give the raw output of one load")  # fmt: skip
+                  remedy="" if ok else "the log is from two cards, or was edited; give the raw output of one load")  # fmt: skip
 
 
 def _machine(evidence: Evidence) -> Iterator[Finding]:
@@ -134,7 +134,7 @@ def _machine(evidence: Evidence) -> Iterator[Finding]:
     gpu, name = evidence.machine.get("gpu"), evidence.attempt.reading("gpu_name")
     if not isinstance(gpu, dict) or name is None:
         return
-    remedy = "the log is of another machine than its run.json; load it again"
+    remedy = "the log is from another machine than its run.json; load it again"
     yield evidence.finding(name, Check.STACK, gpu.get("name") == name.value, predicted=str(gpu.get("name")),
                            why="the card that run.json names", remedy=remedy)  # fmt: skip
     capability, total = evidence.attempt.reading("compute_capability"), evidence.attempt.reading("gpu_total_bytes")

@@ -77,7 +77,7 @@ def _unknown_card(evidence: Evidence) -> Iterator[Finding]:
     if reading is not None and evidence.gpu is None:
         yield Finding(
             figure="gpu_name", check=Check.GOLDEN, status=Status.SKIPPED, where=evidence.where(reading.line),
-            why=f"{reading.value} is no card of env/gpus.toml: there are no expected ranges for it, and what its driver takes is an estimate",
+            why=f"{reading.value} is not in env/gpus.toml: there are no expected ranges for it, and what its driver takes is an estimate",
         )  # fmt: skip
 
 

@@ -30,8 +30,8 @@ class Records:
     """The files of a training besides its log and steps.jsonl.
 
     Attributes:
-        plan: plan.json, which the model was loaded by.
-        job: train.json, which it was trained by; None if there is no such file.
+        plan: plan.json, by which the model was loaded.
+        job: train.json, by which it was trained; None if there is no such file.
         rows: the counts of the rows in each file that has them; None if there are none.
         predicted: the load's figures in run.json, by their JSON names.
     """

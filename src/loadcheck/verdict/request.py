@@ -34,8 +34,8 @@ def _owner(evidence: Evidence) -> Iterator[Finding]:
         if model is not None and owner.lower() not in known_owners(model):
             yield Finding(
                 figure="model", check=Check.STACK, status=Status.SKIPPED, measured=name, where=evidence.where(reading.line),
-                why=f"{name} is judged as {model.name}, but is of another owner than {', '.join(sorted(known_owners(model)))}: the same "
-                "shape, and weights that nobody here knows",
+                why=f"{name} is judged as {model.name}, but its owner is none of {', '.join(sorted(known_owners(model)))}: the shape is the same, "
+                "the weights are unknown",
             )  # fmt: skip
 
 

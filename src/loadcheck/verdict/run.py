@@ -123,7 +123,7 @@ def _length(evidence: Evidence, answer: Answer) -> Iterator[Finding]:
     if (num_tokens is not None and num_tokens > most) or answer.num_prompt_tokens == 0:
         yield run_finding(f"{name_of(type(answer))} tokens", False,
                    f"{num_tokens} tokens to a prompt of {answer.num_prompt_tokens}, where at most {most} were asked for",
-                   "the log was edited, or is of another run; load it again")  # fmt: skip
+                   "the log was edited, or is from another run; load it again")  # fmt: skip
 
 
 def _word_asked_for(evidence: Evidence) -> str | None:

@@ -21,7 +21,7 @@ def check_shape(evidence: Evidence) -> Iterator[Finding]:
     yield from _one_card(evidence)
     if evidence.is_parallel:
         yield Finding(figure="tensor_parallel", check=Check.SHAPE, status=Status.SKIPPED,
-                      why="tensor parallel is not modelled: the lines of one rank are judged by what they state of each other")  # fmt: skip
+                      why="tensor parallel is not modelled: the lines of one rank are only checked against each other")  # fmt: skip
     if is_without_engine(evidence):
         return
     events = evidence.stack.required_events(evidence.profile)
