@@ -45,7 +45,7 @@ __all__ = [
 ]  # fmt: skip
 
 REFERENCE = "llama31-8b-instruct-4bit"
-"""The profile that is meant where none is named: Llama 3.1 8B Instruct in 4-bit with vLLM."""
+"""The default profile: Llama 3.1 8B Instruct in 4-bit with vLLM."""
 
 Settings = Mapping[str, Any]
 """Keys of a profile that differ from it, nested ones with a dot: {"max_seq_length": 2048, "adapters.r": 16}."""
@@ -58,7 +58,7 @@ def predict(
     settings: Settings | None = None,
     ram_available_bytes: int | None = None,
 ) -> Prediction:
-    """Every figure that the log of this load will print, whether it fits, and what prevents it where it does not.
+    """Every figure that the log of this load will print, whether it fits, and if not, why.
 
     Args:
         profile: a name of env/profiles, or a path that ends in .toml.
