@@ -103,7 +103,7 @@ def test_unpatched_layers_pass_with_a_reason(tmp_path: Path):
 def test_another_owner_gets_a_note(owner: str, noted: int, tmp_path: Path):
     """A repository of another owner has the same shape, so it gets a note; a local directory has no owner."""
     verdict = _verdict(T4.replace("unsloth/meta-llama", f"{owner}/meta-llama"), tmp_path)
-    notes = [finding for finding in verdict.findings if "of another owner" in finding.why]
+    notes = [finding for finding in verdict.findings if "its owner is none of" in finding.why]
     assert (verdict.status, len(notes)) == ("pass", noted)
 
 
