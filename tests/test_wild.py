@@ -350,6 +350,52 @@ def test_a_linked_source_line_is_a_prefix(tmp_path: Path):
     assert [cause.trouble for cause in causes(verdict)] == ["oom-graphs"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ERROR:    [Errno 98] error while attempting to bind on address ('0.0.0.0', 8000): address already in use",
+        "ERROR:    Application startup failed. Exiting.",
+        "[rank0]:[E1119 10:00:00.123 ProcessGroupNCCL.cpp:1785] [PG ID 2 Rank 0] Exception (either an error or timeout) detected by watchdog at work: 3",
+        "[rank1]:[F1119 10:00:00.123 ProcessGroupNCCL.cpp:1554] [PG ID 0 PG GUID 0(default_pg) Rank 1] [PG ID 0 PG GUID 0(default_pg) Rank 1] "
+        "Terminating the process after attempting to dump debug info, due to collective timeout or exception.",
+        "(APIServer pid=1) ERROR 08-06 10:00:09 [async_llm.py:480] AsyncLLM output_handler failed.",
+        "Aug 18 14:14:59 host systemd[1]: vllm.service: Main process exited, code=exited, status=1/FAILURE",
+        "Aug 18 14:14:59 host systemd[1]: vllm.service: Main process exited, code=dumped, status=6/ABRT",
+        "systemd[1]: vllm.service: Failed with result 'exit-code'.",
+        "Exit code: 1. Reason: application does not seem to be initializing",
+        "Endpoint failed to start. See details below.",
+        "ERROR conda.cli.main_run:execute(47): `conda run python load.py` failed. (See above for error)",
+        "[2025-01-01 10:00:00,123] [INFO] [launch.py:319:sigkill_handler] Killing subprocess 1234",
+        'ERROR: Job failed (system failure): pods "runner" not found',
+        "Error response from daemon: Container abc is not running",
+        "Status: FAILED",
+        "The job was preempted",
+        "srun: error: Unable to confirm allocation for job",
+        "The kernel Python 3 died. Error: ... View Jupyter log for further details.",
+        "NVRM: GPU at PCI:0000:01:00: GPU-1a2b has fallen off the bus.",
+    ],
+)
+def test_who_watched_the_process_says_that_it_ended(line: str, tmp_path: Path):
+    """uvicorn, torch, systemd, Hugging Face, conda, deepspeed, GitLab, Docker, Slurm, VS Code and the driver, after a whole start."""
+    assert _judged(tmp_path, READY + line + "\n").status == "fail"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "WARNING 08-06 10:00:09 [shm_broadcast.py:466] No available shared memory broadcast block found in 60 second.",
+        "ERROR 08-06 10:00:09 [fa_utils.py:57] Cannot use FA version 2 is not supported due to FA2 is only supported on devices with compute capability >= 8",
+        "[2025-11-14 20:46:52,571] LMCache ERROR: Failed to connect to remote backend",
+        "Error in cpuinfo: prctl(PR_SVE_GET_VL) failed",
+        "Aug 18 14:14:59 host systemd[1]: vllm.service: Main process exited, code=exited, status=0/SUCCESS",
+        "2025-01-01 10:00:00.123: E external/local_xla/xla/stream_executor/cuda/cuda_fft.cc:477] Unable to register cuFFT factory",
+    ],
+)
+def test_what_a_load_goes_on_after_is_no_end(line: str, tmp_path: Path):
+    """What the logs of whole starts hold as well, though it says error or failed."""
+    assert _judged(tmp_path, READY + line + "\n").status == "pass"
+
+
 def test_an_answer_in_an_example_is_no_end(tmp_path: Path):
     """vLLM's first example prints each prompt and the generated text."""
     answer = (

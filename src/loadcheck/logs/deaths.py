@@ -53,7 +53,7 @@ _ENGINE = re.compile(
     r"Engine core (?:proc|initialization|process)\b.{0,80}(?:died|failed)|Engine process (?:\(pid \d+\) )?(?:died|failed to start)|"
     r"Engine loop (?:has died|is not running)|Worker(?:Proc| proc| process| \S+)\b.{0,80}\b(?:died|failed to start|exited unexpectedly|initialization failed)|"
     r"(?:A|The) worker died|[Ww]orker (?:process )?(?:has )?(?:crashed|died)|actor (?:has )?died|DataLoader worker .{0,80}(?:killed|exited unexpectedly)|"
-    r"(?:Background loop|MQLLMEngine) (?:has errored|is (?:already )?dead|terminated)"
+    r"(?:Background loop|MQLLMEngine) (?:has errored|is (?:already )?dead|terminated)|AsyncLLM output_handler failed"
 )
 _OF_TOOL = "Cmd('"
 """GitPython's report of a git that failed (git/exc.py), such as wandb logs where a checkout is another user's."""
@@ -62,14 +62,16 @@ _OF_TOOL = "Cmd('"
 # Reports of schedulers, mpirun, timeout, Jupyter, Kubernetes, CI and clouds that a process they watched is gone.
 _GONE = re.compile(
     r"\*\*\* (?:JOB|STEP) \S+ ON \S+ (?:CANCELLED|FAILED)|PBS: job killed|dumped core|"
-    r"[Kk]ernel (?:crashed while executing|died\b|for \S+ appears to have died|appears to have died|\S+ restarted$)|"
+    r"[Kk]ernel (?:crashed while executing|(?:[\w.()]+ ){0,4}died\b|for \S+ appears to have died|appears to have died|\S+ restarted$)|"
     r"restarting kernel \(|Canceled future for execute_request|session crashed|^Evicted\b|\bpod \S+ evicted|"
-    r"^srun: Job step aborted|APPLICATION TERMINATED WITH THE EXIT STRING|BAD TERMINATION OF ONE OF YOUR APPLICATION|^\W*(?:[Jj]ob_?)?[Ss]tate: +"
+    r"^srun: Job step aborted|APPLICATION TERMINATED WITH THE EXIT STRING|BAD TERMINATION OF ONE OF YOUR APPLICATION|^\W*(?:[Jj]ob_?)?[Ss]tat(?:e|us): +"
     r"(?:FAILED|OUT_OF_MEMORY|NODE_FAIL|TIMEOUT|CANCELLED|PREEMPTED)\b|\(status: FAILED\w*\)|[Bb]ack-off restarting failed|\bCrashLoopBackOff\b|"
     r"^\s*Reason:\s+(?:Error|StartError|ContainerCannotRun|Evicted|DeadlineExceeded)\s*$|failed (?:liveness|startup) probe, will be restarted|"
     r"active longer than specified deadline|exceeds the total limit of containers|OCI runtime (?:exec|create) failed|"
     r"^The operation was cancell?ed\b|^The runner has received a shutdown signal|^The (?:self-)?hosted runner\b.{0,200} lost communication|"
-    r"^Job failed: |ran longer than the maximum time|hit its timeout of \d+|^Runner terminated\b|has exceeded the maximum execution time|^The job was cancell?ed because|"
+    r"^Job failed(?: \(system failure\))?: |^srun: (?:error|fatal): |^(?:The )?job was preempted\b|sigkill_handler\] Killing subprocess|"
+    # systemd; Hugging Face's endpoints and spaces; conda run
+    r"Main process exited, code=(?:exited, status=[1-9]|killed|dumped)|Failed with result '(?!success)|^Exit code: [1-9]|^Endpoint failed to start|ran longer than the maximum time|hit its timeout of \d+|^Runner terminated\b|has exceeded the maximum execution time|^The job was cancell?ed because|"
     r"^Unable to determine the device handle for (?:GPU|gpu)"
 )
 _PROSE = re.compile(
@@ -133,7 +135,7 @@ DEATH_ANCHORS = (
     "Iteration", "Pool", "exc.", "error.", "errors.", "exception.", "exceptions.", "Timeout", "Failed", "Failure", "Refused", "Crashed", "Cancelled", "non-zero",
     "bad_alloc", "Segfault", "Assertion", "SIG", "signal", "exit", "Exit", "EXIT", "returncode", "return code", "died", "dead", "failed to start",
     "encountered a", "crashed", "initialization failed", "status=9", "with code", "with status", "loop is not", "has errored", "make", "lookup error", "shared libraries", "can't open file", ": error: ", "Job step aborted",
-    "EXIT STRING", "BAD TERMINATION", "state:", "State:", "status: ", "ack-off restarting", "BackOff", "Reason:", "probe, will be restarted",
+    "EXIT STRING", "BAD TERMINATION", "state:", "State:", "status: ", "Status: ", "ack-off restarting", "BackOff", "Reason:", "probe, will be restarted", "output_handler failed", "Failed with result", "rocess exited", "was preempted", "sigkill_handler", "srun: ",
     "specified deadline", "total limit", "OCI runtime", "operation was cancel", "hosted runner", "shutdown signal", "Job failed", "maximum time",
     "its timeout", "Runner terminated", "maximum execution", "job was cancel", "device handle", "pure virtual", "Check failed", "panic: ", "zsh: ", "out-of-memory", "more memory than", "cess ", "fish: ",
 )  # fmt: skip

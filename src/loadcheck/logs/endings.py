@@ -46,7 +46,7 @@ _EXCEPTION = re.compile(
 _RAISED = re.compile(rf"{_NAME}(?:: .*|:?$)", re.ASCII)
 ORDERLY = "[shutdown] "
 """How the lines begin that vLLM's processes print while they shut down on a signal (v1/engine/core.py, from 0.25)."""
-ORDERLY_ENDS = (ORDERLY, TRACEBACK, "vllm.v1.engine.exceptions.EngineDeadError")
+ORDERLY_ENDS = (ORDERLY, TRACEBACK, "AsyncLLM output_handler failed", "vllm.v1.engine.exceptions.EngineDeadError")
 BENIGN_EXITS = ("SystemExit: 0", "SystemExit: None", "SystemExit")
 _GROUP_EDGE = re.compile(r"^ {0,8}[|+](?:-[+-]*)? ?")
 """What Python draws before the lines of an exception group (Lib/traceback.py), without the frames' own indentation."""
@@ -126,8 +126,16 @@ ENDINGS: tuple[EndingWords, ...] = tuple(
         ("fatal error: Python.h", r"fatal error: Python\.h.*"),
         ("CUDA Setup failed", r"CUDA Setup failed.*"),
         ("Bus error", r"Bus error(?: \(.*|[:.].*|\s*$)"),
-        ("fallen off the bus", r"GPU has fallen off the bus.*"),
+        ("fallen off the bus", r"(?:GPU|GPU-\S{1,64}) has fallen off the bus.*"),
         ("GPU is lost", r"GPU is lost.*"),
+        # torch's ProcessGroupNCCL.cpp, before it aborts the process
+        ("by watchdog", r"Exception \(either an error or timeout\) detected by watchdog at work.*"),
+        ("dump debug info", r"Terminating the process after attempting to dump debug info.*"),
+        ("conda.cli.main_run", r"^ERROR conda\.cli\.main_run:.*"),
+        # uvicorn's server.py and lifespan/on.py
+        ("error while attempting to bind", r"\[Errno \d+\] error while attempting to bind on address.*"),
+        ("Application startup failed", r"Application startup failed\. Exiting\."),
+        ("Error response from daemon", r"^(?:docker: )?Error response from daemon: .*"),
         ("uncorrectable ECC", r"uncorrectable ECC error encountered.*"),
         # the kernel's driver; its other Xid numbers are notes (docs.nvidia.com/deploy/xid-errors)
         ("NVRM: Xid", r"NVRM: Xid \([^)]{1,64}\): (?:13|31|43|45|48|6[1249]|74|79|9[45]|119|120), .*"),
