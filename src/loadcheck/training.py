@@ -202,7 +202,7 @@ def _judge(folder: RunFolder, record: RunRecord, log_path: Path) -> tuple[TrainE
 
 
 def _records(folder: RunFolder, record: RunRecord, plan: LoadPlan) -> Records:
-    """The training as the folder's other files have it; BadInput for a file that cannot be read."""
+    """The training as recorded in the folder's other files; BadInput for a file that cannot be read."""
     job, counted, rows = read_json(folder.train_path), read_json(folder.rows_path), (record.training or {}).get("rows")
     written = None if job is None else validate(TrainJob, job, str(folder.train_path))
     rows_of = {"run.json": rows, "rows.json": counted}

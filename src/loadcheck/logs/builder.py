@@ -27,7 +27,7 @@ MATCHES_OF_A_LOG = 3
 """This many known lines make a file a log even if none begins as a load's line does: all on one line (pasted without its line breaks),
 or in one attempt (behind unknown prefixes)."""
 MAX_RECORD_CHARS = 8_000
-"""How far before a figure its line's prefix is looked for: vLLM's line of its whole configuration has 1,500 to 5,000 characters."""
+"""How far back from a figure its line's prefix is searched: vLLM's line of its whole configuration has 1,500 to 5,000 characters."""
 MAX_WORDS_CHARS = 110
 """The longest line that makes a file a log by its report of a process death alone. A sentence of prose is longer, or wraps later."""
 _LEAD = re.compile(r"(?![-*+] )\W{0,4}(?:[\w./:-]{1,255}: )?(?:[A-Z][\w ]{0,40}: )?")
@@ -217,7 +217,7 @@ class AttemptBuilder:
 
 
 def _before(text: str, match: Match) -> str:
-    """What stands before a match on its line, as far as a record of the engine reaches."""
+    """The text before a match on its line, at most MAX_RECORD_CHARS."""
     far = max(match.position - MAX_RECORD_CHARS, 0)
     return text[max(text.rfind("\n", far, match.position) + 1, far) : match.position]
 

@@ -22,15 +22,15 @@ MAX_TEXT = 500
 
 TRACEBACK = "Traceback (most recent call last)"
 _IGNORED = re.compile(r"Exception ignored (?:in|on)\b|--- Logging error ---")
-# What a server logs before the traceback of one request, which it answers with an error: uvicorn's protocols/http/httptools_impl.py, and vLLM's
-# entrypoints/openai/serving_*.py and tool_parsers/ at 0.7.2.
+# Lines that a server logs before the traceback of a failed request, after which it goes on: uvicorn's protocols/http/httptools_impl.py, and
+# vLLM's entrypoints/openai/serving_*.py and tool_parsers/ at 0.7.2.
 _OF_REQUEST = re.compile(
     r"\W{0,4}(?:Exception in ASGI application|Error (?:trying to handle streaming tool call|in (?:preprocessing prompt inputs|"
     r"applying chat template from request|(?:chat )?completion stream generator|(?:reasoning|tool) parser creation|"
     r"extracting tool call from response)))\b"
 )
 _OF_ENGINE = re.compile(r"\b(?:CUDA|HIP|NCCL|cuBLAS|cuDNN|Triton)\b|RuntimeError|memory|Engine|Worker")
-"""An exception with one of these may be more than its request's."""
+"""Words of an exception that may affect more than the failed request."""
 _GROUP_MEMBER = re.compile(r"(?:\d{1,4} )?-{4,}")
 _CHAIN = re.compile(
     r"(?:During handling of the above exception, another exception occurred|"
@@ -45,11 +45,11 @@ _EXCEPTION = re.compile(
 )
 _RAISED = re.compile(rf"{_NAME}(?:: .*|:?$)", re.ASCII)
 ORDERLY = "[shutdown] "
-"""How the lines begin that vLLM's processes print while they shut down on a signal (v1/engine/core.py, from 0.25)."""
+"""The beginning of the lines that vLLM's processes print while they shut down on a signal (v1/engine/core.py, from 0.25)."""
 ORDERLY_ENDS = (ORDERLY, TRACEBACK, "AsyncLLM output_handler failed", "vllm.v1.engine.exceptions.EngineDeadError")
 BENIGN_EXITS = ("SystemExit: 0", "SystemExit: None", "SystemExit")
 _GROUP_EDGE = re.compile(r"^ {0,8}[|+](?:-[+-]*)? ?")
-"""What Python draws before the lines of an exception group (Lib/traceback.py), without the frames' own indentation."""
+"""The margin that Python prints before the lines of an exception group (Lib/traceback.py), without the frames' own indentation."""
 # IPython's frames, 7.34 to 9: `/x/vllm/utils.py in inner(*args)`, `File ~/x/trainer.py:2245, in Trainer.train(self)`, `---> 14 trainer.train()`
 # (IPython/core/ultratb.py).
 _FRAME_OF_IPYTHON = re.compile(
@@ -57,7 +57,7 @@ _FRAME_OF_IPYTHON = re.compile(
 )
 _OF_IPYTHON = re.compile(rf"-+> ?\d+ |(?:Cell )?In ?\[\d+\]|{_FRAME_OF_IPYTHON.pattern}$")
 _EDGES = " │|\"'"
-"""What closes a line of a terminal's box (k9s) or of a CSV file's quotes."""
+"""Characters that may end a line: the border of a terminal's box (k9s), or the quotes of a CSV file."""
 _LOGGING_TAIL = ("Call stack:", "Message: ", "Arguments: ")
 _INTERRUPTIONS = ("KeyboardInterrupt", "asyncio.exceptions.CancelledError", "SystemExit: 15")
 """15 is SIGTERM, which Ray raises as an exit (ray/_private/worker.py, sigterm_handler)."""
@@ -224,7 +224,7 @@ class EndingReader:
         return replace(found, text=found.text[:MAX_TEXT], stage=stage)
 
     def _is_of_shutdown(self, found: LogError) -> bool:
-        """Whether a server that was ready is told to shut down, or misses its engine because it does."""
+        """Whether the line belongs to a server's orderly shutdown, including the errors for its missing engine that follow."""
         self._shutting_down |= found.text.startswith(ORDERLY)
         return self._shutting_down and found.text.startswith(ORDERLY_ENDS)
 
@@ -295,7 +295,7 @@ class EndingReader:
 
 
 def _as_frame(text: str) -> str:
-    """A line below a traceback's head, with IPython's frames written as Python writes them."""
+    """A line of a traceback, with a frame in IPython's format rewritten in Python's."""
     if (frame := _FRAME_OF_IPYTHON.fullmatch(text)) is None:
         return text
     return f'File "{frame["file"]}", line {frame["number"] or 0}, in {frame["name"]}'

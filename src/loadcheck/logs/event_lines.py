@@ -76,7 +76,7 @@ _BEGINS = re.compile(re.escape(EVENT_ANCHOR) + r'"event": "(\w{1,40})"', re.ASCI
 
 
 def damaged_event(line: int, text: str) -> LoggedEvent | None:
-    """A line that begins as `format_event` writes an event but does not hold one; None for any other line."""
+    """The fault of a line that begins like an event of `format_event` but does not hold one; None for any other line."""
     match = _BEGINS.match(text)
     return (
         None

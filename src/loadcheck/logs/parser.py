@@ -63,7 +63,7 @@ def _feed_lines(path: Path, builder: AttemptBuilder) -> None:
 
 @cache
 def _shortest(anchors: frozenset[str]) -> tuple[str, ...]:
-    """The anchors without those that hold another one, as a line that has those has that one, too."""
+    """The anchors without those that contain another one: a line with the longer one contains the shorter one, too."""
     kept: list[str] = []
     for anchor in sorted(anchors, key=lambda each: (len(each), each)):
         if not any(other in anchor for other in kept):

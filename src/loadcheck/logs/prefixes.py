@@ -51,7 +51,7 @@ _RANK = re.compile(
 MAX_PREFIXES = 8
 """Any further prefixes of a line are kept."""
 RAY = "RayWorker"
-"""How a rank begins that Ray names by its process only: no line tells which of them is the first."""
+"""The beginning of a rank that Ray names only by its process, so that no line tells which is the first."""
 
 
 def strip_prefixes(text: str) -> str:

@@ -9,7 +9,7 @@ END_FIGURES = ("process", "error", "outcome", "log")
 SURVIVED = ("length-cut", "budget-below-weights", "retry", "prompt-too-long")
 """Troubles of env/troubles.toml after which unsloth goes on: they do not end a load, so what did end it is named first."""
 WARNINGS = ("import-order",)
-"""Troubles that are only warned of: something else ended the load."""
+"""Troubles that are only warnings: something else ended the load."""
 
 
 def causes(verdict: Verdict) -> tuple[Finding, ...]:

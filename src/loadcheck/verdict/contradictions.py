@@ -20,12 +20,12 @@ _AT_MOST = (
     ("peak_allocated_bytes", "device_used_bytes"),
     ("reserved_bytes", "device_used_bytes"),
 )
-"""torch reserves what it allocates from, the card has that in use, and a peak is no less than the present amount."""
+"""(smaller, larger): torch allocates from what it reserves, the card's memory in use includes that, and a peak is at least the current amount."""
 _PEAKS = ("peak_allocated_bytes", "peak_reserved_bytes")
 _OTHER_CLOCK = (WeightsReady, TrainData, Imported, RamFound)
-"""Recorded by another process, which has its own clock (stacks/recorder.py), or possibly ahead of it."""
+"""Events of another process, which has its own clock (stacks/recorder.py), or possibly recorded ahead of this one's clock."""
 _ROUNDED_S = 0.002
-"""Two times are each rounded to a millisecond."""
+"""Tolerance: each of two times is rounded to a millisecond."""
 
 Numbers = dict[str, int | float]
 

@@ -93,7 +93,7 @@ def _refusals(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _lacks_only_engine(evidence: Evidence) -> bool:
-    """Whether all that its log lacks is vLLM, which it did without."""
+    """Whether the log only lacks the lines of vLLM, without which the load was made."""
     return len(evidence.log.attempts) == 1 and not evidence.attempt.errors and is_without_engine(evidence)
 
 
@@ -148,7 +148,7 @@ def _joined_errors(log: ParsedLog) -> Iterator[tuple[int, str]]:
 _NO_ERROR = re.compile(r"\b(?:DEBUG|INFO|WARNING)\b")
 _QUOTE = "`"
 _HINT = "Search for `"
-"""Of torch, which names CUDA's own word for an error below it (c10/cuda/CUDAException.cpp)."""
+"""torch's hint below an error, which repeats CUDA's name of it (c10/cuda/CUDAException.cpp)."""
 
 
 def _is_quoted(before: str) -> bool:

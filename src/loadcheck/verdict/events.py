@@ -18,7 +18,7 @@ def check_events(evidence: Evidence) -> Iterator[Finding]:
     for event in evidence.attempt.events:
         for fault in event.faults:
             if not fault.field and evidence.process is None:
-                continue  # a terminal may have broken the line that was pasted from it
+                continue  # a terminal may have wrapped the line before it was pasted
             if (event.name, fault.field) not in seen:
                 seen.add((event.name, fault.field))
                 yield Finding(figure=event.name, check=Check.RUN, status=Status.FAIL, measured=repr(fault.value)[:80],

@@ -51,12 +51,10 @@ def check_records(evidence: Evidence, job: TrainJob, records: Records) -> Iterat
         yield from _same("train.json", job, records.job)
     quantization = "nf4" if plan.profile.load_in_4bit else "16bit"
     if plan.config.quantization != quantization:
-        yield _fail(
-            "plan.json", f"its profile asks for {quantization}, and its config is of {plan.config.quantization}"
-        )
+        yield _fail("plan.json", f"its profile asks for {quantization}, but its config has {plan.config.quantization}")
     model = find_model(plan.profile.model)
     if model is not None and plan.model_name != model.name:
-        yield _fail("plan.json", f"its profile asks for {model.name}, and it loads {plan.model_name}")
+        yield _fail("plan.json", f"its profile asks for {model.name}, but it loads {plan.model_name}")
     yield from _rows(evidence, records)
     yield from _adapters(evidence, records)
 
@@ -98,7 +96,7 @@ def _adapters(evidence: Evidence, records: Records) -> Iterator[Finding]:
         measured = getattr(attached, name)
         if measured is not None and wanted is not None and measured != wanted:
             yield _fail(
-                name, f"load.log says {measured} parameters, and with adapters of rank {adapters.r} there are {wanted}"
+                name, f"load.log says {measured} parameters, but with adapters of rank {adapters.r} there are {wanted}"
             )
 
 

@@ -57,7 +57,7 @@ def _attempts(evidence: Evidence) -> Iterator[Finding]:
 
 
 def is_without_engine(evidence: Evidence) -> bool:
-    """Whether a log from elsewhere goes on to adapters or training with no line of vLLM: unsloth loads so without fast_inference."""
+    """Whether a log from elsewhere reaches adapters or training without any line of vLLM, as unsloth loads without fast_inference."""
     attempt = evidence.attempt
     seen = {evidence.log.dialect.by_name[name].stage for name, times in attempt.formats.items() if times}
     later = attempt.stage in (Stage.ADAPTERS, Stage.TRAINING)

@@ -36,7 +36,7 @@ def in_cache(plan: LoadPlan) -> bool:
 
 
 def cached_folder(plan: LoadPlan) -> Path | None:
-    """The folder of the cache that holds the plan's weights, made up or from the hub, under its final name; None where there is none."""
+    """The cached folder of the plan's weights, synthetic or from the hub, under its final name; None if there is none."""
     source, cache, checkpoint = plan.profile.weights, weights_dir(), plan.checkpoint
     if source == "synthetic":
         folder = cache / "synthetic" / synthetic.directory_name(plan.model_name, plan.config)
