@@ -36,10 +36,8 @@ EXIT_INTERRUPTED = 130
 
 
 COMMANDS = (
-    "parse",
-    "check",
-    "report",
-    "compare",
+    "doctor",
+    "list",
     "predict",
     "fit",
     "load",
@@ -47,11 +45,13 @@ COMMANDS = (
     "export",
     "generate",
     "serve",
-    "doctor",
+    "parse",
+    "check",
+    "report",
+    "compare",
     "fleet",
     "weights",
     "manifest",
-    "list",
 )
 
 

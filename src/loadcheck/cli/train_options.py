@@ -12,7 +12,11 @@ def train_options(command: Command) -> Command:
     """The flags of a training. Commands that only predict ignore them without --method."""
     count = click.IntRange(min=1)
     options = (
-        click.option("--method", type=click.Choice(["sft", "grpo"]), help="Predict a training of the adapters, too."),
+        click.option(
+            "--method",
+            type=click.Choice(["sft", "grpo"]),
+            help="Training method (train: sft by default); with it, predict and fit are about the training.",
+        ),
         click.option(
             "--per-device-train-batch-size", type=count, help="Rows in a batch (GRPO: prompts).  [default: 1]"
         ),
