@@ -194,3 +194,34 @@ def test_the_files_of_the_kept_trainings_agree():
     for folder in (PACKED, ON_CPU, PACKED.parent / "h200-resumed"):
         record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         assert (record["outcome"], _failures(folder)) == ("completed", set())
+
+
+# ---------------------------------------------------------------------------------------------------------------- a server's log
+
+SERVED = Path(__file__).parent / "served" / "adapters.log"
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "figure"),
+    [
+        ("# CPU blocks: 2048", "# CPU blocks: 2047", "num_cpu_blocks"),
+        ("total_gpu_memory (139.80GiB)", "total_gpu_memory (139.70GiB)", "budget_gib"),
+        ('sizes":[64,56,', 'sizes":[64,53,', "graph_sizes"),
+        ("max_model_len=2048", "max_model_len=2047", "max_model_len"),
+        ("gpu_memory_utilization=0.6", "gpu_memory_utilization=0.7", "gpu_memory_utilization_pct"),
+    ],
+)
+def test_a_server_s_arguments_are_held_against_its_engine(was: str, now: str, figure: str, tmp_path: Path):
+    """The server prints its arguments exactly, and its engine what followed from them."""
+    text = SERVED.read_text(encoding="utf-8")
+    assert _failed(text, tmp_path / "as-it-is.log") == set()
+    assert was in text
+    assert figure in _failed(text.replace(was, now, 1), tmp_path / "changed.log")
+
+
+def test_a_server_whose_port_is_taken_did_not_start(tmp_path: Path):
+    """uvicorn says so after the engine has started, and ends."""
+    taken = (
+        "ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 8011): address already in use\n"
+    )
+    assert "error" in _failed(SERVED.read_text(encoding="utf-8") + taken, tmp_path / "server.log")

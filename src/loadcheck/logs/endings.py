@@ -146,6 +146,10 @@ ENDINGS: tuple[EndingWords, ...] = tuple(
             r"(?<!\S)\S{1,255}:\d+: \S.{0,999}: block: \[[\d,]+\], thread: \[[\d,]+\] Assertion `.{1,400}` failed.*",
         ),
         ("CUDA error (", r"^\W{0,4}CUDA error \(\S{1,255}:\d+\): .*"),
+        (
+            "attempting to bind",
+            r"\[Errno \d+\] error while attempting to bind on address .*",
+        ),  # asyncio, which uvicorn listens by
         ("CUDA error: ", r"^\W{0,4}CUDA error: (?!no error|success|0\b)[a-z].*"),
         ("NCCL error: ", r"^\W{0,4}NCCL error: (?!no|success|0\b)\w.*"),
         (" at line ", r"^\W{0,4}Error .{1,200} at line \d+ in file \S.*"),

@@ -26,6 +26,7 @@ from loadcheck.logs.formats import (
     share,
     text,
 )
+from loadcheck.units import GIB
 
 
 def _dtype(text: str) -> Value:
@@ -44,6 +45,15 @@ def _v0(_text: str) -> Value:
 def _length(text: str) -> Value:
     """The number of sizes in a list of CUDA graph sizes."""
     return text.count(",") + 1
+
+
+def _gib(text: str) -> Value:
+    return round(float(text) * GIB)
+
+
+def _pct(text: str) -> Value:
+    """An argument of the server's, exact: not rounded to its decimals."""
+    return 100 * float(text)
 
 
 def _none(_text: str) -> Value:
@@ -94,6 +104,13 @@ FORMATS: tuple[LineFormat, ...] = (
           r'"cudagraph_capture_sizes":\[(([\d,]+))\],"max_capture_size":(\d+)',
           Capture("num_cuda_graphs", _length, longest=4096), text("graph_sizes"), exact("largest_graph")),
     repeated("API server", "entrypoints/openai/api_server.py:840", Stage.BANNER, "API server version", r"vLLM API server version \d"),
+    # the server prints all its arguments; None stands for a default
+    *(repeated(f"API server {key}", "entrypoints/openai/api_server.py:841", Stage.BANNER, "args: Namespace(",
+               rf"args: Namespace\(.{{0,8192}}?[ (]{key}={pattern},", capture)
+      for key, pattern, capture in (("max_model_len", r"(\d{1,9})", exact("max_model_len")),
+                                    ("max_num_seqs", r"(\d{1,9})", exact("max_num_seqs")),
+                                    ("swap_space", r"(\d{1,5}(?:\.\d{1,3})?)", Capture("swap_bytes", _gib)),
+                                    ("gpu_memory_utilization", r"([01](?:\.\d{1,6})?)", Capture("gpu_memory_utilization_pct", _pct)))),
     repeated("API server's banner", "vllm 0.25.1 entrypoints/serve/utils/api_utils.py:339", Stage.BANNER, "█  version ", r"█  version \d"),
     repeated("LoRA kernels", "punica_selector.py:18", Stage.LOADING, "Using PunicaWrapper", r"Using PunicaWrapper(?:GPU)?\b"),
     repeated("cast dtype", "config.py:2386", Stage.ENGINE, "Casting torch.", r"Casting torch\.\w{1,40} to (torch\.\w{1,40})\.",
