@@ -69,10 +69,10 @@ def rank_of(text: str) -> str | None:
 
     The innermost name counts, as Ray puts its own before what the process prints.
     """
-    matches = list(_RANK.finditer(text))
-    if not matches:
+    named = text.rfind("(", 0, max(text.rfind("pid="), 0))
+    match = _RANK.match(text, max(named, 0))
+    if match is None:
         return None
-    match = matches[-1]
     if match["pid"]:
         return f"{match['other']} {match['pid']}"
     numbers = re.findall(r"\d+", match["named"] or match["rank"] or match["number"] or "")
