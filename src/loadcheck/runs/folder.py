@@ -242,10 +242,12 @@ def _claim(folder: Path) -> RunFolder:
     except OSError as error:
         RunFolder(folder).release_reserve()
         raise _unwritable(folder, error) from None
-    held = [name for each in FILES for name in (each, each + PARTIAL) if os.path.lexists(folder / name)]
-    if held:
+    existing = [name for each in FILES for name in (each, each + PARTIAL) if os.path.lexists(folder / name)]
+    if existing:
         RunFolder(folder).release_reserve()
-        raise _taken(folder, "holds a run already" if "run.json" in held else f"holds {', '.join(held)} already")
+        raise _taken(
+            folder, "holds a run already" if "run.json" in existing else f"holds {', '.join(existing)} already"
+        )
     return RunFolder(folder)
 
 

@@ -78,9 +78,9 @@ def _rows(evidence: Evidence, records: Records) -> Iterator[Finding]:
         if counted is None or not isinstance(rows, Mapping):
             continue
         for name, value in rows.items():
-            said = getattr(counted, name, value)
-            if name != "at_s" and said != value:
-                yield _fail(file, f"{name} is {value} in {file} and {said} in load.log")
+            logged = getattr(counted, name, value)
+            if name != "at_s" and logged != value:
+                yield _fail(file, f"{name} is {value} in {file} and {logged} in load.log")
 
 
 def _adapters(evidence: Evidence, records: Records) -> Iterator[Finding]:
@@ -102,7 +102,7 @@ def _adapters(evidence: Evidence, records: Records) -> Iterator[Finding]:
 
 # ----------------------------------------------------------------------------------------------------------------- the steps
 
-_SAID = {
+_STEP_FIELDS = {
     "loss": "loss", "reward": "reward", "num_tokens": "num_tokens", "train_peak_allocated_bytes": "peak_allocated_bytes",
     "train_device_used_bytes": "device_used_bytes", "train_host_bytes": "host_bytes", "step_s": "step_s",
 }  # fmt: skip
@@ -113,11 +113,13 @@ _AT_MOST = (("peak_allocated_bytes", "reserved_bytes"), ("reserved_bytes", "devi
 def check_steps(attempt: Attempt, job: TrainJob, steps: Sequence[Step]) -> Iterator[Finding]:
     """A failure if the log's steps differ from steps.jsonl, or if a step cannot be true."""
     kept, last = {step.step: step for step in steps}, 0
-    for said in attempt.all(TrainStep):
-        step = kept.get(said.step or 0)
-        differ = "" if step is None else _differ(said, step)
+    for logged in attempt.all(TrainStep):
+        step = kept.get(logged.step or 0)
+        differ = "" if step is None else _differ(logged, step)
         if step is None or step.step <= last or differ:
-            why = differ or f"load.log says step {said.step} after step {last}, and steps.jsonl has {len(steps)} steps"
+            why = (
+                differ or f"load.log says step {logged.step} after step {last}, and steps.jsonl has {len(steps)} steps"
+            )
             yield _fail("steps", why)
             break
         last = step.step
@@ -141,9 +143,9 @@ def check_steps(attempt: Attempt, job: TrainJob, steps: Sequence[Step]) -> Itera
         )
 
 
-def _differ(said: TrainStep, step: Step) -> str:
-    for event_name, name in _SAID.items():
-        theirs, ours = getattr(said, event_name), getattr(step, name)
+def _differ(logged: TrainStep, step: Step) -> str:
+    for event_name, name in _STEP_FIELDS.items():
+        theirs, ours = getattr(logged, event_name), getattr(step, name)
         if theirs is not None and theirs != (ours or 0):
             return f"{name} of step {step.step} is {theirs} in load.log and {ours} in steps.jsonl"
     return ""
@@ -156,7 +158,7 @@ def _impossible(step: Step, job: TrainJob) -> Iterator[str]:
             yield f"{part} {small} in {whole} {large}"
     settings, most = job.settings, job.schedule.learning_rate
     if step.learning_rate > most:
-        yield f"a learning rate of {step.learning_rate}, where {most} was asked for"
+        yield f"a learning rate of {step.learning_rate}, above the requested {most}"
     if settings.method == "sft" and step.num_tokens is not None and step.longest_tokens is not None:
         rows = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
         if step.num_tokens > rows * step.longest_tokens:

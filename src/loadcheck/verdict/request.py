@@ -43,16 +43,16 @@ def _local(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
     """A run of the user's own directory: what was loaded has the name of that directory and came from there."""
     reading = evidence.attempt.reading("model")
     if reading is not None and find_model(profile.model) is None:
-        asked, loaded = _directory_name(profile.model), _directory_name(str(reading.value))
-        yield evidence.finding(reading, Check.STACK, asked == loaded, predicted=asked,
+        requested, loaded = _directory_name(profile.model), _directory_name(str(reading.value))
+        yield evidence.finding(reading, Check.STACK, requested == loaded, predicted=requested,
                                why=f"the run asked for {profile.model}",
-                               remedy="another model was loaded than the run asked for: load again")  # fmt: skip
+                               remedy="another model was loaded than the requested one: load again")  # fmt: skip
     ready = evidence.attempt.last(WeightsReady)
     if ready is not None and ready.source is not None:
         same = ready.source == profile.weights
         yield Finding(figure="weights source", check=Check.STACK, status=Status.OK if same else Status.FAIL, predicted=profile.weights,
                       measured=ready.source, why=f"the run asked for {profile.weights} weights",
-                      remedy="" if same else "other weights were loaded than the run asked for: load again")  # fmt: skip
+                      remedy="" if same else "other weights were loaded than the requested ones: load again")  # fmt: skip
 
 
 def _directory_name(path: str) -> str:

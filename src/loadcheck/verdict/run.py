@@ -66,7 +66,7 @@ def _missing_events(evidence: Evidence) -> Iterator[Finding]:
                           remedy="see the end of load.log for what ended it", where=evidence.where(None), missing=True)  # fmt: skip
     if not profile.has_budget and (reading := evidence.attempt.reading("engine")) is not None:
         yield evidence.finding(reading, Check.RUN, False, why="the run asked for a load without vLLM (fast_inference = false)",
-                               remedy="another load than the run asked for: load it again")  # fmt: skip
+                               remedy="the log is of another load than requested: load it again")  # fmt: skip
 
 
 def _events_of(profile: Profile) -> Iterator[type[Event]]:
@@ -105,10 +105,12 @@ def _answer(evidence: Evidence, answer: Answer) -> Finding:
     expected = (answer.expected or _word_asked_for(evidence)) if isinstance(answer, Answered) else None
     text = answer.text or ""
     found = expected is None or (answer.found is True and expected.lower() in text.lower())
-    asked = evidence.process is None or evidence.profile is None or answer.prompt == evidence.profile.generation.prompt
-    ok = bool(answer.num_new_tokens) and found and asked
+    same_prompt = (
+        evidence.process is None or evidence.profile is None or answer.prompt == evidence.profile.generation.prompt
+    )
+    ok = bool(answer.num_new_tokens) and found and same_prompt
     why = f"the answer to {answer.prompt!r}" + (f" must name {expected}" if expected else " must have a token")
-    if not asked:
+    if not same_prompt:
         why += ", and the run asked another question"
     return Finding(figure=name_of(type(answer)), check=Check.RUN, status=Status.OK if ok else Status.FAIL,
                    predicted=expected, measured=text.strip(), why=why,
@@ -142,7 +144,7 @@ def _adapters_used(evidence: Evidence, answer: Answer) -> Iterator[Finding]:
         f"{name_of(type(answer))} adapters",
         used is wanted,
         why,
-        "the engine answered by another model than the run asked for; load it again",
+        "the engine answered with another model than the requested one; load it again",
     )
 
 
@@ -161,12 +163,12 @@ def _steps_taken(evidence: Evidence) -> Iterator[Finding]:
     """As many training steps as the run asked for, each once, and the losses that the summary names."""
     if evidence.process is None or evidence.profile is None or evidence.process[0] != "completed":
         return
-    asked, steps = evidence.profile.training.steps, evidence.attempt.all(Stepped)
+    requested, steps = evidence.profile.training.steps, evidence.attempt.all(Stepped)
     if len(evidence.attempt.events) >= MAX_KEPT:
         return  # the log has more steps than are kept
     numbers = [step.step for step in steps]
-    if asked or steps:
-        yield run_finding("training steps", numbers == list(range(asked)), f"{asked} training steps were asked for, and the log has {len(steps)}",
+    if requested or steps:
+        yield run_finding("training steps", numbers == list(range(requested)), f"{requested} training steps were requested, and the log has {len(steps)}",
                     "the training ended early, or lines are missing from the log; load it again")  # fmt: skip
     trained = evidence.attempt.last(Trained)
     if trained is not None and steps:

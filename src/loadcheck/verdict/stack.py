@@ -95,14 +95,16 @@ def _settings(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
     if evidence.assumed:
         yield from _utilization(evidence, profile)
     reading = evidence.attempt.reading("model")
-    asked = find_model(profile.model)
-    if reading is not None and asked is not None:
+    requested = find_model(profile.model)
+    if reading is not None and requested is not None:
         kept = evidence.config is not None and bool(evidence.config.kept_modules)
         dynamic, loaded = kept or is_dynamic(str(reading.value)), find_model(str(reading.value))
-        same = loaded == asked and dynamic == is_dynamic(profile.model)
-        asked_for = f"{asked.name}, " + ("a dynamic quant" if is_dynamic(profile.model) else "all of it in 4 bits")
-        yield evidence.finding(reading, Check.STACK, same, predicted=asked.name,
-                               why=f"profile {profile.name} asks for {asked_for if dynamic else asked.name}",
+        same = loaded == requested and dynamic == is_dynamic(profile.model)
+        wanted_words = f"{requested.name}, " + (
+            "a dynamic quant" if is_dynamic(profile.model) else "all of it in 4 bits"
+        )
+        yield evidence.finding(reading, Check.STACK, same, predicted=requested.name,
+                               why=f"profile {profile.name} asks for {wanted_words if dynamic else requested.name}",
                                remedy=_settings_remedy(evidence, "the profile of this load"))  # fmt: skip
 
 

@@ -221,15 +221,15 @@ def _trained(found: TrainEvidence, done: TrainDone) -> Iterator[Finding]:
             "the log was damaged or edited: train again",
         )
     if looked_at and len(found.steps) >= MIN_STEPS:
-        yield run_finding("stopping", learned > 0, f"asked for the end of {looked_at} answers, the model ends {learned}",
+        yield run_finding("stopping", learned > 0, f"the model ends {learned} of {looked_at} answers",
                     "train longer, or see whether the template's end of turn is the tokenizer's EOS")  # fmt: skip
 
 
 def _as_asked(found: TrainEvidence, done: TrainDone) -> Iterator[Finding]:
     """A failure for each difference between what the trainer reports of its steps, what was asked for, and steps.jsonl."""
-    asked, steps = found.job.schedule.max_steps, found.steps
-    if asked is not None and done.num_planned_steps != asked:
-        yield run_finding("planned steps", False, f"{asked} steps were asked for, and the trainer planned {done.num_planned_steps}",
+    requested, steps = found.job.schedule.max_steps, found.steps
+    if requested is not None and done.num_planned_steps != requested:
+        yield run_finding("planned steps", False, f"{requested} steps were requested, but the trainer planned {done.num_planned_steps}",
                    "the trainer got other settings: train again")  # fmt: skip
     reported = done.num_steps, done.first_loss, done.last_loss
     kept = len(steps), *((steps[0].loss, steps[-1].loss) if steps else (None, None))

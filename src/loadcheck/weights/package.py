@@ -65,20 +65,20 @@ def locked(model_name: str) -> LockedModel:
     """The entry of a model's package in env/weights.lock; BadInput for a model that no package holds."""
     found = load_weights_lock().models.get(model_name)
     if found is None or found.package is None:
-        held = [name for name, model in load_weights_lock().models.items() if model.package]
+        packaged = [name for name, model in load_weights_lock().models.items() if model.package]
         what = f"no locked package holds weights of {model_name}"
-        remedy = f"give --weights hub, local or synthetic; weights = 'package' is for {', '.join(held)}"
+        remedy = f"give --weights hub, local or synthetic; weights = 'package' is for {', '.join(packaged)}"
         raise BadInput(Problem("env/weights.lock", what, remedy, "weights"))
     return found
 
 
 def find_gguf(model_name: str) -> Path:
     """The locked file inside the installed package, which is not imported; BadInput if it is missing or differs."""
-    held = locked(model_name)
-    file = held.files[0]
-    where, remedy = f"package {held.package}", f"install {held.package}=={held.version} from env/smollm2.lock"
+    entry = locked(model_name)
+    file = entry.files[0]
+    where, remedy = f"package {entry.package}", f"install {entry.package}=={entry.version} from env/smollm2.lock"
     try:
-        path = Path(str(distribution(str(held.package)).locate_file(file.path)))
+        path = Path(str(distribution(str(entry.package)).locate_file(file.path)))
         found = hash_file(path.parent, path)
     except PackageNotFoundError:
         raise BadInput(Problem(where, "is not installed", remedy)) from None
