@@ -225,3 +225,13 @@ def test_a_server_whose_port_is_taken_did_not_start(tmp_path: Path):
         "ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 8011): address already in use\n"
     )
     assert "error" in _failed(SERVED.read_text(encoding="utf-8") + taken, tmp_path / "server.log")
+
+
+@pytest.mark.parametrize(("folder", "package"), [(H200, "peft"), (H200, "vllm"), (ON_CPU, "bitsandbytes")])
+def test_a_package_that_a_run_does_not_report_is_named(folder: Path, package: str, tmp_path: Path):
+    """Every engine of ours reports all of them; a log from elsewhere reports none."""
+    copy = _copy(folder, tmp_path)
+    log = copy / "load.log"
+    log.write_text(re.sub(rf'"{package}": "[^"]+", ', "", log.read_text(encoding="utf-8")), encoding="utf-8")
+    failed = _failures(copy) if folder == ON_CPU else {finding.figure for finding in judge(gather(copy)).failures()}
+    assert package in failed

@@ -76,6 +76,23 @@ def _installed(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(figure=package, check=Check.STACK, status=Status.OK if same else Status.FAIL,
                           predicted=pinned, measured=value, why=pins[package].source,
                           remedy="" if same else "install from the lock again: make clean load")  # fmt: skip
+    yield from _unreported(evidence, event)
+
+
+UNREPORTED = ("setuptools",)
+"""Packages that a load needs, and unsloth's engine does not report."""
+
+
+def _unreported(evidence: Evidence, event: Imported | Started) -> Iterator[Finding]:
+    """A failure for each package that a run of ours must report and does not."""
+    if evidence.process is None or evidence.profile is None or event.versions is None:
+        return
+    pins = load_versions().pins
+    for package in evidence.stack.packages(evidence.profile):
+        if package in pins and package not in event.versions and package not in UNREPORTED:
+            yield Finding(figure=package, check=Check.STACK, status=Status.FAIL, predicted=pins[package].version,
+                          why="the engine's event does not report its version", remedy="the log was damaged or edited: load it again",
+                          where=evidence.where(None), missing=True)  # fmt: skip
 
 
 def _settings(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
