@@ -47,7 +47,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (
             ("load", "traced"),
-            ["load-ahead/load.log", "load-ahead-hash-kernels-nvidia-smi/load.log", "traced/trace.json"],
+            ["load-ahead/load.log", "traced/trace.json"],
         ),
         (("serve", "make"), ["serve-adapters/asked.json", "make-serve/said.txt"]),
         pytest.param(
