@@ -20,7 +20,7 @@ from loadcheck.stacks.unsloth_vllm.outside_budget import engine_extras
 from loadcheck.stacks.unsloth_vllm.refusals import refusals
 from loadcheck.stacks.unsloth_vllm.training_memory.prediction import check_traced
 from loadcheck.stacks.unsloth_vllm.weights import weights
-from tests.cases import predict
+from tests.cases import known_config, predict
 from tests.conftest import ROOT
 
 PROFILE = load_profile("llama31-8b-instruct-4bit")
@@ -31,19 +31,15 @@ TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "nu
         "num_key_value_heads": 2, "max_position_embeddings": 4096}  # fmt: skip
 
 
-def _config(name: str, quantization: str = "nf4") -> ModelConfig:
-    model = find_model(name)
-    assert model is not None
-    return model.config_for("nf4" if quantization == "nf4" else "16bit")
-
-
 def test_a_forward_pass_equals_a_trace_of_vllms_classes():
     """The forward pass equals a trace of vLLM's classes to the byte, with LoRA: in 4 and 16 bits, for both lengths of every model
     (scripts/trace_profile.py)."""
     rows = [row for row in TRACED if row["lora"] == "1"]
     assert {find_model(row["model"]).config["model_type"] for row in rows} >= {"granite", "gemma"}
     for row in rows:
-        found = forward_peak(_config(row["model"], row["quantization"]), int(row["tokens"]), 9.0).num_bytes
+        found = forward_peak(
+            known_config(row["model"], "nf4" if row["quantization"] == "nf4" else "16bit"), int(row["tokens"]), 9.0
+        ).num_bytes
         assert found == int(row["forward_bytes"]), row
 
 
@@ -51,7 +47,7 @@ def test_weights_outside_the_layers_equal_a_trace():
     """The weights outside the layers equal the trace: embedding, head, last norm, rotary cache and gemma's normalizer."""
     for row in TRACED:
         if row["lora"] == "1":
-            outside = sum(term.num_bytes for term in weights(_config(row["model"])).parts[1:])
+            outside = sum(term.num_bytes for term in weights(known_config(row["model"])).parts[1:])
             assert outside == int(row["outside_layers_bytes"]), row
 
 
@@ -71,16 +67,16 @@ def _engine_messages(config: ModelConfig) -> list[str]:
 
 def test_granite_fails_once_vllm_is_ready():
     """granite fails after vLLM's start with the error of unsloth's rotary embedding; the figures that vLLM prints before are predicted."""
-    found = predict(_config("granite-3.1-2b-instruct"), PROFILE, card_from_table("H200"), 2**34)
+    found = predict(known_config("granite-3.1-2b-instruct"), PROFILE, card_from_table("H200"), 2**34)
     assert not found.fits and found.figures.weights_bytes is not None
-    assert _engine_messages(_config("granite-3.1-2b-instruct")) == [
+    assert _engine_messages(known_config("granite-3.1-2b-instruct")) == [
         "GraniteRotaryEmbedding.__init__() got an unexpected keyword argument 'device'"
     ]
 
 
 def test_gemma_needs_gelu_and_tied_embeddings():
     """gemma without GELU or without tied embeddings is refused with vLLM's words."""
-    gemma = _config("gemma-2b-it")
+    gemma = known_config("gemma-2b-it")
     assert _engine_messages(gemma) == []
     assert _engine_messages(changed(gemma, {"hidden_act": "silu"})) == ["Activation function silu is not supported"]
     assert _engine_messages(changed(gemma, {"tie_word_embeddings": False})) == ["AssertionError"]
@@ -88,7 +84,7 @@ def test_gemma_needs_gelu_and_tied_embeddings():
 
 def test_gemmas_tables_and_granites_kernels():
     """unsloth keeps gemma's rotary tables in fp32; a granite layer launches two more products and two more sums."""
-    gemma, granite = _config("gemma-2b-it"), _config("granite-3.1-2b-instruct")
+    gemma, granite = known_config("gemma-2b-it"), known_config("granite-3.1-2b-instruct")
     tables = engine_extras(gemma, 512, 16, 9.0, False).parts[-1]
     assert tables.num_bytes == 2 * 4 * 8192 * 256
     assert graph_nodes(granite, 1) - graph_nodes(changed(granite, {"model_type": "llama"}), 1) == 4 * 40
@@ -122,7 +118,7 @@ def test_an_unmodelled_architecture_is_refused_with_the_engines_words(model_type
 )  # fmt: skip
 def test_models_of_public_reports_are_known_by_name(model: str, billions: float):
     """Each model is found by any of its names, with the parameter count that its publisher states."""
-    assert base_params(_config(model)) / 1e9 == pytest.approx(billions, rel=0.0005)
+    assert base_params(known_config(model)) / 1e9 == pytest.approx(billions, rel=0.0005)
 
 
 def test_phi_4_mini_is_refused_with_the_reason(capsys: pytest.CaptureFixture[str]):

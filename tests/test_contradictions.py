@@ -14,6 +14,7 @@ from loadcheck.errors import BadInput
 from loadcheck.training import judge_training_folder
 from loadcheck.verdict import Status, judge
 from tests.conftest import RUNS
+from tests.judging import failed_training_figures
 
 T4 = (RUNS / "t4_llama31-8b_reference.txt").read_text(encoding="utf-8")
 H200 = RUNS / "h200" / "reference-train3"
@@ -54,7 +55,7 @@ def test_the_parts_of_a_cpus_weights_add_up(tmp_path: Path):
     """The weights by kind must add up to the total that the engine records."""
     folder = _copy(ON_CPU, tmp_path)
     _replace(folder / "load.log", '"norms": 70272', '"norms": 60272')
-    assert _failures(folder) == {"weights"}
+    assert failed_training_figures(folder) == {"weights"}
 
 
 def test_a_truncated_event_in_our_run_is_named(tmp_path: Path):
@@ -119,10 +120,6 @@ def _replace(file: Path, was: str, now: str) -> None:
     file.write_text(text.replace(was, now, 1), encoding="utf-8")
 
 
-def _failures(folder: Path) -> set[str]:
-    return {finding.figure for finding in judge_training_folder(folder).verdict.failures()}
-
-
 SAID_TWICE = [
     ("plan.json", '"lora_alpha": 32', '"lora_alpha": 64', "plan.json"),
     ("plan.json", '"quantization": "nf4"', '"quantization": "16bit"', "plan.json"),
@@ -144,7 +141,7 @@ def check_said_twice(folder: Path, file: str, was: str, now: str, figure: str, c
     """An unchanged copy of a training passes; with one value changed, the finding names it."""
     shutil.copytree(folder, copy)
     _replace(copy / file, was, now)
-    assert figure in _failures(copy)
+    assert figure in failed_training_figures(copy)
 
 
 @pytest.mark.parametrize(("file", "was", "now", "figure"), SAID_TWICE)
@@ -157,14 +154,14 @@ def test_more_tokens_than_the_rows_of_a_batch_hold_fail(tmp_path: Path):
     """Two rows of at most 60 tokens hold no more than 120."""
     folder = _copy(ON_CPU, tmp_path)
     _replace(folder / "steps.jsonl", '"num_tokens":120', '"num_tokens":121')
-    assert "steps" in _failures(folder)
+    assert "steps" in failed_training_figures(folder)
 
 
 def test_parameters_must_match_the_rank(tmp_path: Path):
     """The number of parameters must match the rank, also on a GPU, where no line of a load names the model."""
     folder = _copy(PACKED, tmp_path)
     _replace(folder / "load.log", '"trainable_params": 41943040', '"trainable_params": 21943040')
-    assert {"trainable_params", "adapter bytes"} <= _failures(folder)
+    assert {"trainable_params", "adapter bytes"} <= failed_training_figures(folder)
 
 
 @pytest.mark.parametrize("file", ["plan.json", "train.json", "rows.json"])
@@ -193,7 +190,7 @@ def test_the_files_of_the_kept_trainings_agree():
     """The files of the kept trainings agree with each other, and with what was predicted before."""
     for folder in (PACKED, ON_CPU, PACKED.parent / "h200-resumed"):
         record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        assert (record["outcome"], _failures(folder)) == ("completed", set())
+        assert (record["outcome"], failed_training_figures(folder)) == ("completed", set())
 
 
 # ---------------------------------------------------------------------------------------------------------------- a server's log
@@ -211,16 +208,16 @@ SERVED = Path(__file__).parent / "served" / "adapters.log"
         ("gpu_memory_utilization=0.6", "gpu_memory_utilization=0.7", "gpu_memory_utilization_pct"),
     ],
 )
-def test_a_server_s_arguments_are_held_against_its_engine(was: str, now: str, figure: str, tmp_path: Path):
-    """The server prints its arguments exactly, and its engine what followed from them."""
+def test_a_servers_arguments_must_match_its_engine(was: str, now: str, figure: str, tmp_path: Path):
+    """A server prints its exact arguments, and its engine's figures must follow from them."""
     text = SERVED.read_text(encoding="utf-8")
     assert _failed(text, tmp_path / "as-it-is.log") == set()
     assert was in text
     assert figure in _failed(text.replace(was, now, 1), tmp_path / "changed.log")
 
 
-def test_a_server_whose_port_is_taken_did_not_start(tmp_path: Path):
-    """uvicorn says so after the engine has started, and ends."""
+def test_a_server_without_its_port_did_not_start(tmp_path: Path):
+    """uvicorn reports a port in use after the engine has started, and ends."""
     taken = (
         "ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 8011): address already in use\n"
     )

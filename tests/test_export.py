@@ -17,6 +17,7 @@ from loadcheck.plan import make_plan, plan_to_json
 from loadcheck.preparing import require
 from loadcheck.runs.checkpoints import publish
 from loadcheck.specs.profile import load_profile
+from tests.judging import only_error
 
 KEPT = Path(__file__).parent / "training" / "run"
 FOUND: dict[str, Any] = {
@@ -107,12 +108,6 @@ def _adapter(run: Path, config: dict[str, Any]) -> None:
     (written / ADAPTER).write_bytes(b"weights")
     (written / "tokenizer.json").write_text("{}")
     publish(written, run / "adapter")
-
-
-def _error(capsys: pytest.CaptureFixture[str]) -> str:
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error")]
-    assert len(lines) == 1
-    return lines[0]
 
 
 def test_an_export_is_proven_and_its_proof_names_every_file(child: Child, capsys: pytest.CaptureFixture[str]):
@@ -217,7 +212,7 @@ def test_pickles_and_code_are_refused_despite_a_proof(
     ):
         capsys.readouterr()
         assert loadcheck(command) == 2
-        assert words in _error(capsys)
+        assert words in only_error(capsys)
 
 
 def test_a_verification_compares_again(child: Child):
@@ -263,11 +258,11 @@ def test_an_unfinished_export_is_not_left(child: Child, capsys: pytest.CaptureFi
     """A process that dies leaves no export; exit 1 gives its last words. A folder without a proof is refused with 2."""
     child.dies = "prove"
     assert loadcheck(["export", "run", "out"]) == 1
-    assert "exit code 1: RuntimeError: out of luck" in _error(capsys)
+    assert "exit code 1: RuntimeError: out of luck" in only_error(capsys)
     assert [path.name for path in Path().iterdir()] == ["run"]
     Path("out").mkdir()
     assert loadcheck(["export", "--verify", "out"]) == 2
-    assert "not an export, or incomplete: proof.json is missing" in _error(capsys)
+    assert "not an export, or incomplete: proof.json is missing" in only_error(capsys)
 
 
 def test_an_interrupt_leaves_nothing(child: Child, monkeypatch: pytest.MonkeyPatch):
@@ -300,7 +295,7 @@ def test_unusable_adapters_are_refused(
     _training(tmp_path / "other", **config)
     child.dies = "write"
     assert loadcheck(["export", "other", "out"]) == 2
-    assert words in _error(capsys)
+    assert words in only_error(capsys)
 
 
 def test_a_rank_above_a_servers_default_is_named_with_its_flag(child: Child, tmp_path: Path):
@@ -338,7 +333,7 @@ def test_runs_without_complete_adapters_are_refused(
     """A run without complete adapters is refused with exit 2 and one line."""
     spoil(Path("run"))
     assert loadcheck(["export", "run", "out"]) == 2
-    assert words in _error(capsys)
+    assert words in only_error(capsys)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +351,7 @@ def test_contradictory_arguments_are_refused(
 ):
     """Contradictory arguments are refused with exit 2 and one line."""
     assert loadcheck(["export", *words]) == 2
-    assert message in _error(capsys)
+    assert message in only_error(capsys)
 
 
 def test_an_invalid_proof_is_refused(child: Child, capsys: pytest.CaptureFixture[str]):
@@ -367,7 +362,7 @@ def test_an_invalid_proof_is_refused(child: Child, capsys: pytest.CaptureFixture
         Path("out/proof.json").write_text(text)
         capsys.readouterr()
         assert loadcheck(["export", "--verify", "out"]) == 2
-        assert "proof.json: " in _error(capsys)
+        assert "proof.json: " in only_error(capsys)
 
 
 def test_an_answer_comes_word_by_word(child: Child, capsys: pytest.CaptureFixture[str]):
@@ -387,12 +382,12 @@ def test_invalid_questions_are_refused(child: Child, capsys: pytest.CaptureFixtu
     """A folder that is neither, an empty question, and a killed process are refused."""
     Path("empty").mkdir()
     assert loadcheck(["generate", "empty", "--prompt", "What?"]) == 2
-    assert "is neither an export" in _error(capsys)
+    assert "is neither an export" in only_error(capsys)
     assert loadcheck(["generate", "run", "--prompt", " "]) == 2
-    assert "--prompt: is empty" in _error(capsys)
+    assert "--prompt: is empty" in only_error(capsys)
     child.dies, child.code = "answer", 3
     assert loadcheck(["generate", "run", "--prompt", "What?"]) == 1
-    assert "exit code 3: RuntimeError" in _error(capsys)
+    assert "exit code 3: RuntimeError" in only_error(capsys)
 
 
 def test_without_the_packages_export_exits_3(
@@ -402,7 +397,7 @@ def test_without_the_packages_export_exits_3(
     monkeypatch.setattr("loadcheck.exporting.export.require", require)
     monkeypatch.setattr("loadcheck.exporting.export.NEEDED", ("no_such_package",))
     assert loadcheck(["export", "run", "out"]) == 3
-    assert "this environment lacks no_such_package" in _error(capsys)
+    assert "this environment lacks no_such_package" in only_error(capsys)
     assert [path.name for path in Path().iterdir()] == ["run"]
 
 

@@ -18,21 +18,15 @@ from loadcheck.specs.profile import load_profile
 from loadcheck.specs.settings import flags
 from loadcheck.stacks.unsloth_vllm.bands import KV_SLACK_BYTES, NON_TORCH_SLACK_BYTES, PEAK_SLACK
 from loadcheck.units import GIB, MIB
-from tests.cases import fit
+from tests.cases import fit, known_config
 from tests.cases import search as search_of
 
 PROFILE = load_profile("llama31-8b-instruct-4bit")
 RAM = 11 * GIB
 
 
-def _config(name: str = "llama-3.1-8b-instruct", quantization: Any = "nf4") -> Any:
-    model = find_model(name)
-    assert model is not None
-    return model.config_for(quantization)
-
-
 def _fit(goal: Goal, gpu: str = "T4") -> Fit:
-    return fit(_config(), PROFILE, card_from_table(gpu), RAM, goal)
+    return fit(known_config(), PROFILE, card_from_table(gpu), RAM, goal)
 
 
 @pytest.mark.parametrize("goal", GOALS)
@@ -50,7 +44,7 @@ def test_every_proposal_fits(goal: Goal, gpu: str):
 @pytest.mark.parametrize("model", ["llama-3.1-8b-instruct", "llama-3.2-3b-instruct"])
 def test_a_proposal_holds_at_the_top_of_the_band(gpu: str, model: str):
     """With non_torch at the top of its band, a proposal still holds a whole request."""
-    card, config = card_from_table(gpu), _config(model)
+    card, config = card_from_table(gpu), known_config(model)
     off = KV_SLACK_BYTES if card.non_torch_bytes is not None else NON_TORCH_SLACK_BYTES
     worse = dataclasses.replace(card, non_torch_bytes=card.assumed_non_torch_bytes + off)
     found = fit(config, changed(PROFILE, {"model": model, "weights": "synthetic"}), card, RAM, "length")
@@ -62,7 +56,7 @@ def test_a_proposal_holds_at_the_top_of_the_band(gpu: str, model: str):
 def test_the_best_length_is_the_longest():
     """256 tokens more than the best proposal do not fit at any utilization."""
     best = _fit("length").proposals[0].profile
-    search = search_of(_config(), card_from_table("T4"), RAM, PROFILE)
+    search = search_of(known_config(), card_from_table("T4"), RAM, PROFILE)
     longer = changed(best, {"max_seq_length": best.max_seq_length + 256})
     assert search.highest_utilization(best) is not None
     assert search.highest_utilization(longer) is None
@@ -82,7 +76,7 @@ def test_goals_order_the_proposals():
 def test_the_highest_utilization_leaves_the_peaks_band():
     """The highest utilization leaves as much as the peak's band, so that the proposal loads."""
     card = card_from_table("T4")
-    proposal = search_of(_config(), card, RAM, PROFILE).highest_utilization(PROFILE)
+    proposal = search_of(known_config(), card, RAM, PROFILE).highest_utilization(PROFILE)
     assert proposal is not None
     assert proposal.headroom_bytes >= PEAK_SLACK * card.total_bytes
 
@@ -119,7 +113,7 @@ def test_a_note_names_a_step_of_sequences():
 
 def test_if_nothing_fits_a_bigger_card_is_suggested():
     """16 bits do not fit a T4 at all; a bigger card is suggested."""
-    found = fit(_config(quantization="16bit"), PROFILE, card_from_table("T4"), RAM)
+    found = fit(known_config(quantization="16bit"), PROFILE, card_from_table("T4"), RAM)
     assert not found.proposals
     assert any("a bigger card: H100" in way for way in found.would_fit)
 
@@ -174,7 +168,7 @@ def test_given_settings_are_not_varied(goal: Goal):
     """A given length, utilization or conservativeness is not varied, whatever the goal."""
     for key, value in (("max_seq_length", 1024), ("gpu_memory_utilization", 0.7), ("conservativeness", 0.3)):
         asked = changed(PROFILE, {key: value})
-        found = fit(_config(), asked, card_from_table("T4"), RAM, goal, frozenset({key}))
+        found = fit(known_config(), asked, card_from_table("T4"), RAM, goal, frozenset({key}))
         assert found.proposals
         assert {getattr(each.profile, key) for each in found.proposals} == {value}
 
@@ -182,7 +176,7 @@ def test_given_settings_are_not_varied(goal: Goal):
 def test_with_a_given_length_most_requests_come_first():
     """For the longest requests with a given length, proposals are ordered by how many run at once."""
     asked = changed(PROFILE, {"max_seq_length": 4096})
-    found = fit(_config(), asked, card_from_table("H100"), RAM, "length", frozenset({"max_seq_length"}))
+    found = fit(known_config(), asked, card_from_table("H100"), RAM, "length", frozenset({"max_seq_length"}))
     sequences = [each.prediction.figures.max_num_seqs or 0 for each in found.proposals]
     served = [
         min(each.prediction.figures.max_concurrency or 0, n) for each, n in zip(found.proposals, sequences, strict=True)
@@ -192,7 +186,7 @@ def test_with_a_given_length_most_requests_come_first():
 
 def _would_fit(**changes: Any) -> str:
     card = changes.pop("card", card_from_table("T4"))
-    config, goal = changes.pop("config", _config()), changes.pop("goal", "length")
+    config, goal = changes.pop("config", known_config()), changes.pop("goal", "length")
     found = fit(config, changed(PROFILE, changes), card, RAM, goal, frozenset(changes))
     assert not found.proposals
     return "\n".join(found.would_fit)
@@ -200,7 +194,7 @@ def _would_fit(**changes: Any) -> str:
 
 def test_4_bit_is_proposed_if_16_bits_do_not_fit():
     """If 16 bits do not fit, the same model in 4-bit is proposed, with all flags."""
-    proposal = _would_fit(config=_config(quantization="16bit"), load_in_4bit=False)
+    proposal = _would_fit(config=known_config(quantization="16bit"), load_in_4bit=False)
     assert proposal.startswith("in 4-bit: --max-seq-length") and proposal.splitlines()[0].endswith("--load-in-4bit")
 
 
@@ -245,7 +239,7 @@ def test_fit_exit_codes(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize("gpu", ["T4", "L4", "H100"])
 def test_the_lowest_utilization_of_the_same_load_is_proposed(goal: Goal, gpu: str):
     """Above its cap unsloth takes no more memory, so the lowest utilization with the same figures is proposed."""
-    search = search_of(_config(), card_from_table(gpu), RAM, PROFILE)
+    search = search_of(known_config(), card_from_table(gpu), RAM, PROFILE)
     for proposal in _fit(goal, gpu).proposals:
         hundredths = round(proposal.profile.gpu_memory_utilization * 100)
         for fewer in range(1, min(hundredths, 4)):
@@ -259,13 +253,14 @@ def test_a_utilization_above_the_cap_is_not_proposed():
     assert best.profile.gpu_memory_utilization < 0.8
     highest = changed(best.profile, {"gpu_memory_utilization": 0.99})
     assert (
-        search_of(_config(), card_from_table("H100"), RAM, PROFILE).predict(highest).figures == best.prediction.figures
+        search_of(known_config(), card_from_table("H100"), RAM, PROFILE).predict(highest).figures
+        == best.prediction.figures
     )
 
 
 def test_a_given_utilization_is_not_lowered():
     """A given utilization is not lowered."""
     asked = changed(PROFILE, {"gpu_memory_utilization": 0.99})
-    search = search_of(_config(), card_from_table("H100"), RAM, PROFILE, frozenset({"gpu_memory_utilization"}))
+    search = search_of(known_config(), card_from_table("H100"), RAM, PROFILE, frozenset({"gpu_memory_utilization"}))
     proposal = search.propose(changed(asked, {"max_seq_length": 131_072}))
     assert proposal is not None and search.same_at_lower_utilization(proposal) is proposal

@@ -10,18 +10,16 @@ from loadcheck.predict import Card, card_from_table
 from loadcheck.predict.ladder import Ladder, Step, need_after
 from loadcheck.predict.search import at_utilization
 from loadcheck.specs.files import changed
-from loadcheck.specs.model import find_model
 from loadcheck.specs.profile import Profile, load_profile
 from loadcheck.stacks.unsloth_vllm.bands import KV_SLACK_BYTES
 from loadcheck.stacks.unsloth_vllm.margin import slack
 from loadcheck.stacks.unsloth_vllm.plan import kv_estimate_needed, unsloth_plan
 from loadcheck.stacks.unsloth_vllm.rungs import MLP_ONLY, RUNGS
 from loadcheck.units import GIB, MIB
+from tests.cases import known_config
 from tests.cases import search as search_of
 
-MODEL = find_model("llama-3.1-8b-instruct")
-assert MODEL is not None
-CONFIG = MODEL.config_for("nf4")
+CONFIG = known_config()
 RAM = 11 * GIB
 T4 = card_from_table("T4")
 
@@ -141,8 +139,7 @@ def test_a_problem_that_is_not_memory_has_no_ladder(card: Card, overrides: dict[
 
 def test_a_model_too_large_for_the_card_tries_every_rung():
     """If nothing fits, every rung is listed, and none of them fits."""
-    assert MODEL is not None
-    steps = list(_ladder(_profile(load_in_4bit=False), config=MODEL.config_for("16bit")).climb())
+    steps = list(_ladder(_profile(load_in_4bit=False), config=known_config(quantization="16bit")).climb())
     assert [step.rung for step in steps] == list(RUNGS)
     assert not any(step.fits for step in steps)
 

@@ -121,7 +121,7 @@ def test_a_packed_row_has_the_line_of_its_first_token():
 
 @pytest.mark.parametrize(("num_step_rows", "faulty"), [(2, False), (3, True)])
 def test_fewer_rows_than_a_step_are_refused(num_step_rows: int, faulty: bool):
-    """Fewer rows than a step would train with less than predicted; with no row at all trl fails by itself."""
+    """Fewer rows than one step needs are refused, as training would hold less than predicted; with no row at all trl fails by itself."""
     faults = Faults("data.jsonl")
     check_enough_rows(pack([_row(1, 1, 7)], 4, EOS, seed=1), 4, num_step_rows, faults)
     messages = [str(each) for each in faults.problems()]

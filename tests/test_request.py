@@ -14,16 +14,11 @@ from loadcheck.logs.event_lines import PREFIX
 from loadcheck.specs.gpu import gpu_named, load_gpus, named_card
 from loadcheck.verdict import Status, Verdict, judge
 from tests.conftest import RUNS, thinned
+from tests.judging import judge_text
 
 REPORTED = Path(__file__).parent / "reported"
 T4 = (RUNS / "t4_llama31-8b_reference.txt").read_text()
 NO_PROFILE = (REPORTED / "09-31-of-32-qkv-no-profile.log").read_text().replace("31 QKV", "32 QKV")
-
-
-def _verdict(text: str, folder: Path) -> Verdict:
-    log = folder / "load.log"
-    log.write_text(text)
-    return judge(gather(log))
 
 
 def _figures(verdict: Verdict) -> set[str]:
@@ -33,7 +28,7 @@ def _figures(verdict: Verdict) -> set[str]:
 @pytest.mark.parametrize("text", [T4, NO_PROFILE], ids=["profile", "no profile"])
 def test_the_unchanged_logs_pass(text: str, tmp_path: Path):
     """The logs changed below pass unchanged."""
-    assert _verdict(text, tmp_path).status == "pass"
+    assert judge_text(tmp_path, text).status == "pass"
 
 
 @pytest.mark.parametrize("text", [T4, NO_PROFILE], ids=["profile", "no profile"])
@@ -61,7 +56,7 @@ def test_the_unchanged_logs_pass(text: str, tmp_path: Path):
 def test_a_changed_word_is_a_finding(text: str, old: str, new: str, status: str, figure: str, tmp_path: Path):
     """A changed word is a finding, for a known profile and without one, and the prediction is still made."""
     assert old in text
-    verdict = _verdict(text.replace(old, new), tmp_path)
+    verdict = judge_text(tmp_path, text.replace(old, new))
     assert (verdict.status, figure in _figures(verdict)) == (status, True)
     if figure != "quantization":
         assert any(finding.figure == "weights_gib" and finding.predicted == 5.3541 for finding in verdict.findings)
@@ -78,13 +73,13 @@ def test_a_changed_word_is_a_finding(text: str, old: str, new: str, status: str,
 )
 def test_another_kind_of_4_bits_is_a_finding(old: str, new: str, figure: str, tmp_path: Path):
     """fp4 and nf4 take the same bytes, so only the settings passed to vLLM tell them apart."""
-    assert _figures(_verdict(T4.replace(old, new), tmp_path)) == {figure}
+    assert _figures(judge_text(tmp_path, T4.replace(old, new))) == {figure}
 
 
 def test_builds_for_the_pinned_cuda_pass(tmp_path: Path):
     """torch without its suffix, and vLLM built from source for CUDA 12.4, count as the pinned versions."""
     text = T4.replace("2.5.1+cu124", "2.5.1").replace("(v0.7.2)", "(v0.7.2+cu124)")
-    assert _verdict(text, tmp_path).status == "pass"
+    assert judge_text(tmp_path, text).status == "pass"
 
 
 def test_unpatched_layers_pass_with_a_reason(tmp_path: Path):
@@ -93,8 +88,8 @@ def test_unpatched_layers_pass_with_a_reason(tmp_path: Path):
         "Not an error, but Unsloth cannot patch MLP layers with our manual autograd engine since either LoRA adapters\n"
     )
     explained = NO_PROFILE.replace("Unsloth 2025.2.5 patched", f"{reason}Unsloth 2025.2.5 patched")
-    assert _verdict(explained.replace("32 MLP layers", "0 MLP layers"), tmp_path).status == "pass"
-    assert _figures(_verdict(explained, tmp_path)) == {"patched_mlp"}
+    assert judge_text(tmp_path, explained.replace("32 MLP layers", "0 MLP layers")).status == "pass"
+    assert _figures(judge_text(tmp_path, explained)) == {"patched_mlp"}
 
 
 @pytest.mark.parametrize(
@@ -102,7 +97,7 @@ def test_unpatched_layers_pass_with_a_reason(tmp_path: Path):
 )
 def test_another_owner_gets_a_note(owner: str, noted: int, tmp_path: Path):
     """A repository of another owner has the same shape, so it gets a note; a local directory has no owner."""
-    verdict = _verdict(T4.replace("unsloth/meta-llama", f"{owner}/meta-llama"), tmp_path)
+    verdict = judge_text(tmp_path, T4.replace("unsloth/meta-llama", f"{owner}/meta-llama"))
     notes = [finding for finding in verdict.findings if "its owner is none of" in finding.why]
     assert (verdict.status, len(notes)) == ("pass", noted)
 
@@ -113,7 +108,7 @@ def test_another_owner_gets_a_note(owner: str, noted: int, tmp_path: Path):
 @pytest.mark.parametrize("name", sorted({name for gpu in load_gpus().values() for name in gpu.names} - {"Tesla T4"}))
 def test_a_t4s_numbers_fail_under_other_names(name: str, tmp_path: Path):
     """A T4's numbers under the name of any other card of env/gpus.toml fail."""
-    verdict = _verdict(T4.replace("Tesla T4", name), tmp_path)
+    verdict = judge_text(tmp_path, T4.replace("Tesla T4", name))
     turing = gpu_named(name)[1].compute_capability == "7.5"  # which differs only in memory
     assert ("gpu_total_gib" if turing else "compute_capability") in _figures(verdict)
 
@@ -154,7 +149,7 @@ def test_a_similar_card_is_not_in_the_table(name: str):
 def test_an_unknown_unsupported_card_fails(name: str, status: str, tmp_path: Path):
     """An unknown card with an unsupported compute capability fails; one like the T4's passes."""
     text = T4.replace("Tesla T4", name)
-    assert _verdict(text.replace("7.5", "12.0") if status == "fail" else text, tmp_path).status == status
+    assert judge_text(tmp_path, text.replace("7.5", "12.0") if status == "fail" else text).status == status
 
 
 # ------------------------------------------------------------------------------------------------------------ a run's fields
@@ -297,7 +292,7 @@ def test_another_rank_is_recognized_by_the_estimate(estimate: str, rank: int, tm
 
 def test_an_estimate_one_digit_off_fails(tmp_path: Path):
     """2.69 GiB is also rank 16's estimate, so it fails, and the finding suggests the flags."""
-    verdict = _verdict(T4.replace("2.61 GB", "2.69 GB"), tmp_path)
+    verdict = judge_text(tmp_path, T4.replace("2.61 GB", "2.69 GB"))
     assert _figures(verdict) == {"kv_estimate_gib"}
     assert any("check with --max-lora-rank 16 --lora-r 16" in finding.remedy for finding in verdict.failures())
 
@@ -323,13 +318,13 @@ def test_an_estimate_one_digit_off_fails(tmp_path: Path):
 )
 def test_a_t4s_numbers_fail_for_an_unmeasured_card(name: str, figure: str, tmp_path: Path):
     """A T4's numbers fail under unmeasured names, by the family's compute capability, the memory in the name, or the maker."""
-    assert figure in _figures(_verdict(T4.replace("Tesla T4", name), tmp_path))
+    assert figure in _figures(judge_text(tmp_path, T4.replace("Tesla T4", name)))
 
 
 @pytest.mark.parametrize("name", ["NVIDIA GeForce RTX 2070", "Quadro RTX 5000", "NVIDIA T4G", "NVIDIA Wonder 1"])
 def test_a_card_of_the_same_family_passes(name: str, tmp_path: Path):
     """An unmeasured card of the same family, or an unknown one, is judged by its own numbers and passes."""
-    assert _verdict(T4.replace("Tesla T4", name), tmp_path).status == "pass"
+    assert judge_text(tmp_path, T4.replace("Tesla T4", name)).status == "pass"
 
 
 @pytest.mark.parametrize(
@@ -344,16 +339,16 @@ def test_a_card_of_the_same_family_passes(name: str, tmp_path: Path):
 )
 def test_a_setting_that_unsloth_never_uses_is_named(was: str, now: str, figure: str, tmp_path: Path):
     """An engine setting that no load by unsloth has is named."""
-    assert was in T4 and _figures(_verdict(T4.replace(was, now), tmp_path)) == {figure}
+    assert was in T4 and _figures(judge_text(tmp_path, T4.replace(was, now))) == {figure}
 
 
 def test_a_local_build_of_unsloth_is_read(tmp_path: Path):
     """The local suffix of unsloth's version is accepted, and every line is read."""
-    verdict = _verdict(T4.replace("Unsloth 2025.2.5", "Unsloth 2025.2.5+local"), tmp_path)
+    verdict = judge_text(tmp_path, T4.replace("Unsloth 2025.2.5", "Unsloth 2025.2.5+local"))
     assert (verdict.status, _figures(verdict)) == ("refused", {"unsloth"})
 
 
 def test_a_huge_number_in_an_event_is_a_finding(tmp_path: Path):
     """A number larger than any memory is a finding, without a traceback."""
     event = f'loadcheck: {{"event": "device", "device_total_bytes": {"9" * 400}, "device_free_bytes": 1}}'
-    assert _verdict(f"{T4}\n{event}\n", tmp_path).status == "fail"
+    assert judge_text(tmp_path, f"{T4}\n{event}\n").status == "fail"

@@ -14,6 +14,7 @@ from loadcheck.logs.event_lines import PREFIX
 from loadcheck.runs.steps import read_steps
 from loadcheck.training import Trained, judge_training_folder
 from loadcheck.workloads.peaks import Peaks
+from tests.judging import failed_training_figures
 
 RUN = Path(__file__).parent / "training" / "run"
 """Eight steps of the CPU default on examples/glossary.jsonl: 2026-11-29, x86-64, 2 cores, Python 3.11.7."""
@@ -24,10 +25,6 @@ def folder(tmp_path: Path) -> Path:
     """A copy of the run, to be damaged."""
     shutil.copytree(RUN, tmp_path / "run")
     return tmp_path / "run"
-
-
-def _failed(folder: Path) -> set[str]:
-    return {finding.figure for finding in judge_training_folder(folder).verdict.failures()}
 
 
 def _with_event(folder: Path, name: str, **fields: Any) -> None:
@@ -142,7 +139,7 @@ def test_the_document_has_peaks_losses_and_verdict(capsys: pytest.CaptureFixture
 def test_each_fault_fails_by_its_name(event: str, fields: dict[str, Any], figure: str, folder: Path):
     """Each silent fault in a run that looks good fails by its name."""
     _with_event(folder, event, **fields)
-    assert figure in _failed(folder)
+    assert figure in failed_training_figures(folder)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +158,7 @@ def test_rows_cut_on_request_are_no_fault(folder: Path):
     record["training"]["job"]["truncate"] = True
     _with_record(folder, training=record["training"])
     _with_rows(folder, num_cut_rows=3, num_ended_rows=47)
-    assert _failed(folder) == set()
+    assert failed_training_figures(folder) == set()
 
 
 PACKED = {"num_packed_rows": 23, "num_longest_tokens": 70, "num_tokens": 23 * 70, "num_split_rows": 22, "num_left_out_tokens": 9,
@@ -202,7 +199,7 @@ def test_packed_rows_pass_with_the_effect_of_packing(folder: Path, capsys: pytes
 def test_packed_rows_must_be_full_and_have_ends(fields: dict[str, int], figure: str, folder: Path):
     """Packed rows that are not full or have no ends fail by the counts in the training's event."""
     _packed(folder, **fields)
-    assert figure in _failed(folder)
+    assert figure in failed_training_figures(folder)
 
 
 @pytest.mark.parametrize("odd", [{"longest_tokens": 69}, {"num_tokens": 139}, {"longest_tokens": None}])
@@ -210,13 +207,13 @@ def test_a_step_with_short_packed_rows_fails(odd: dict[str, int | None], folder:
     """Packed rows all have the predicted length; a step with another one fails."""
     _packed(folder)
     _with_steps(folder, lambda number, step: step.update(odd) if number == 3 else None)
-    assert "rows" in _failed(folder)
+    assert "rows" in failed_training_figures(folder)
 
 
 def test_a_loss_that_rises_fails(folder: Path):
     """The loss must fall from the mean of the first quarter to that of the last."""
     _with_steps(folder, lambda number, step: step.update(loss=5 + 0.1 * number))
-    assert _failed(folder) == {"loss"}
+    assert failed_training_figures(folder) == {"loss"}
 
 
 @pytest.mark.parametrize(
@@ -236,13 +233,13 @@ def test_a_rise_within_the_noise_of_packed_rows_is_not_judged(packed: bool, rise
 def test_a_loss_that_is_not_finite_fails(folder: Path):
     """One loss that is not finite fails, at any step."""
     _with_steps(folder, lambda number, step: step.update(loss=None) if number == 3 else None)
-    assert _failed(folder) == {"losses"}
+    assert failed_training_figures(folder) == {"losses"}
 
 
 def test_a_negative_loss_is_valid(folder: Path):
     """GRPO's loss is slightly negative if no reward differs: seen on an H200 as -0.0000."""
     _with_steps(folder, lambda number, step: step.update(loss=-1e-9) if number == 7 else None)
-    assert _failed(folder) == set()
+    assert failed_training_figures(folder) == set()
 
 
 @pytest.mark.parametrize("words", ["Killed", "Segmentation fault (core dumped)", "RuntimeError: x"])
@@ -250,7 +247,7 @@ def test_a_death_in_the_log_fails_a_completed_run(words: str, folder: Path):
     """A death in the log fails the run as it does a load, whatever run.json says."""
     with (folder / "load.log").open("a") as log:
         log.write(f"\n{words}\n")
-    assert "error" in _failed(folder)
+    assert "error" in failed_training_figures(folder)
 
 
 def test_another_number_of_steps_fails(folder: Path):
@@ -258,14 +255,14 @@ def test_another_number_of_steps_fails(folder: Path):
     record = json.loads((folder / "run.json").read_text())
     record["training"]["job"]["schedule"]["max_steps"] = 9
     _with_record(folder, training=record["training"])
-    assert _failed(folder) == {"planned steps"}
+    assert failed_training_figures(folder) == {"planned steps"}
 
 
 def test_a_missing_step_fails(folder: Path):
     """Each step must be in steps.jsonl once, in order."""
     lines = (folder / "steps.jsonl").read_text().splitlines(keepends=True)
     (folder / "steps.jsonl").write_text("".join(lines[:2] + lines[3:]))
-    assert "steps" in _failed(folder)
+    assert "steps" in failed_training_figures(folder)
 
 
 def test_with_few_steps_the_loss_is_not_judged(folder: Path):
@@ -295,13 +292,13 @@ def test_an_interrupted_training_can_be_resumed(folder: Path, capsys: pytest.Cap
 def test_a_killed_training_fails(folder: Path):
     """A killed training fails."""
     _with_record(folder, outcome="killed", exit_code=-9, reason="the loading process was ended by SIGKILL")
-    assert "process" in _failed(folder)
+    assert "process" in failed_training_figures(folder)
 
 
 def test_a_folder_without_a_log_fails(folder: Path):
     """A folder without a log fails, as for a load."""
     (folder / "load.log").write_text("")
-    assert _failed(folder) == {"log"}
+    assert failed_training_figures(folder) == {"log"}
 
 
 def test_an_invalid_step_is_bad_input(folder: Path):
@@ -327,7 +324,7 @@ def test_with_even_rows_the_allocated_peak_must_match_to_the_byte(
     monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: Peaks(allocated_bytes=predicted))
     _with_rows(folder, **({"num_shortest_tokens": 70} if even else {}))
     _with_steps(folder, lambda number, step: step.update(peak_allocated_bytes=int(share * predicted)))
-    assert (_failed(folder) == set()) == passes
+    assert (failed_training_figures(folder) == set()) == passes
 
 
 @pytest.mark.parametrize(
@@ -350,7 +347,7 @@ def test_without_a_second_full_step_the_peak_reaches_the_firsts(
         ),
     )
     _with_rows(folder, num_shortest_tokens=70)
-    assert (_failed(folder) == set()) == passes
+    assert (failed_training_figures(folder) == set()) == passes
 
 
 @pytest.mark.parametrize(
@@ -372,7 +369,7 @@ def test_the_cards_peak_has_a_band(
     _with_rows(folder, **({"num_shortest_tokens": 70} if even else {}))
     monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: Peaks(device_bytes=predicted))
     _with_steps(folder, lambda number, step: step.update(device_used_bytes=int(share * predicted)))
-    assert (_failed(folder) == set()) == passes
+    assert (failed_training_figures(folder) == set()) == passes
 
 
 @pytest.mark.parametrize(
@@ -398,7 +395,7 @@ def test_tokens_without_labels_take_eight_bytes_less(
     _with_record(folder, training={**json.loads((folder / "run.json").read_text())["training"], "job": job})
     full = {"peak_allocated_bytes": measured, "num_tokens": 4096, "longest_tokens": 2048}
     _with_steps(folder, lambda number, step: step.update(full))
-    assert ("train_peak_allocated_gib" not in _failed(folder)) == passes
+    assert ("train_peak_allocated_gib" not in failed_training_figures(folder)) == passes
 
 
 @pytest.mark.parametrize(("resumed", "more", "passes"), [(True, 84, True), (True, 85, False), (False, 1, False)])
@@ -413,7 +410,7 @@ def test_a_resumed_training_has_no_paged_states(
     _with_record(folder, training=training)
     _with_event(folder, "train_rows", num_shortest_tokens=70)
     _with_steps(folder, lambda number, step: step.update(peak_allocated_bytes=7_000_000_000 + more * 1_000_000))
-    assert ("train_peak_allocated_gib" not in _failed(folder)) == passes
+    assert ("train_peak_allocated_gib" not in failed_training_figures(folder)) == passes
 
 
 @pytest.mark.parametrize(("used", "passes"), [(7_500_000_000, True), (6_900_000_000, True), (6_800_000_000, False)])
@@ -423,7 +420,7 @@ def test_on_a_full_card_torch_releases_gaps(used: int, passes: bool, folder: Pat
     _with_rows(folder, num_shortest_tokens=70)
     monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: peaks)
     _with_steps(folder, lambda number, step: step.update(device_used_bytes=used))
-    assert (_failed(folder) == set()) == passes
+    assert (failed_training_figures(folder) == set()) == passes
 
 
 @pytest.mark.parametrize(("share", "fails"), [(0.5, set()), (1.02, {"train_peak_device_gib"})])
@@ -435,7 +432,7 @@ def test_a_training_that_ended_early_may_have_a_lower_peak(
     monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: Peaks(device_bytes=predicted))
     _with_record(folder, outcome="killed", reason="the loading process was killed")
     _with_steps(folder, lambda number, step: step.update(device_used_bytes=int(share * predicted)))
-    assert _failed(folder) - {"process"} == fails
+    assert failed_training_figures(folder) - {"process"} == fails
 
 
 def test_the_exit_code_is_the_childs_for_bad_input(folder: Path):

@@ -11,6 +11,7 @@ from loadcheck.figures import SIDE_SPECS, figure_specs
 from loadcheck.stacks import DIALECT, parse_log
 from loadcheck.units import GIB
 from loadcheck.verdict import judge
+from tests.judging import judge_text
 from tests.v1_logs import RELEASES, Start, text
 
 CONFIG = "model='meta-llama/Llama-3.1-8B-Instruct', dtype=torch.bfloat16, max_seq_len=8192, load_format=auto, quantization=None, enforce_eager=False,"
@@ -27,18 +28,12 @@ INFO 03-02 10:00:45 [core.py:210] init engine (profile, create kv cache, warmup 
 """
 
 
-def _judged(tmp_path: Path, text: str):
-    log = tmp_path / "v1.log"
-    log.write_text(text)
-    return judge(gather(log))
-
-
 def test_a_complete_start_is_read_and_passes(tmp_path: Path):
     """Every figure of a complete start is read, 0.6 as 0.60, nothing is called missing, and one note says what is not checked."""
-    verdict = _judged(tmp_path, V1)
+    verdict = judge_text(tmp_path, V1)
     assert verdict.status == "pass", verdict.failures()
     assert sum("V1 engine" in finding.why for finding in verdict.findings) == 1
-    attempt = parse_log(tmp_path / "v1.log").last
+    attempt = parse_log(tmp_path / "load.log").last
     assert attempt.figures.kv_cache_bytes == round(54.12 * GIB)
     assert attempt.reading("non_torch_bytes").decimals == 2
 
@@ -49,7 +44,7 @@ def test_prefixes_change_nothing(prefix: str, tmp_path: Path):
     lines = V1.splitlines()
     trial = lines[5].replace("0.52", "0.11")
     text = "".join(prefix + line + "\n" for line in [*lines[:5], trial, *lines[5:]])
-    assert _judged(tmp_path, text).status == "pass"
+    assert judge_text(tmp_path, text).status == "pass"
 
 
 @pytest.mark.parametrize(
@@ -64,13 +59,13 @@ def test_prefixes_change_nothing(prefix: str, tmp_path: Path):
 )
 def test_one_changed_digit_fails(old: str, new: str, figure: str, tmp_path: Path):
     """Figures that contradict each other are named."""
-    verdict = _judged(tmp_path, V1.replace(old, new))
+    verdict = judge_text(tmp_path, V1.replace(old, new))
     assert figure in {finding.figure for finding in verdict.failures()}
 
 
 def test_an_unfinished_start_is_reported_as_such(tmp_path: Path):
     """Two lines alone are an unfinished start, without missing lines of the other engine."""
-    verdict = _judged(tmp_path, "\n".join(V1.splitlines()[2:4]))
+    verdict = judge_text(tmp_path, "\n".join(V1.splitlines()[2:4]))
     assert [finding.figure for finding in verdict.failures() if not finding.missing] == ["outcome"]
     assert not any("unsloth" in finding.why for finding in verdict.failures())
 
@@ -104,7 +99,7 @@ def test_tokens_must_match_the_memory(tokens: int, dtype: str, status: str, tmp_
     text = V1.replace("enforce_eager=False,", f"kv_cache_dtype={dtype}, enforce_eager=False,").replace(
         "443,328", f"{tokens:,}"
     )
-    assert _judged(tmp_path, text.replace("54.12x", f"{tokens / 8192:.2f}x")).status == status
+    assert judge_text(tmp_path, text.replace("54.12x", f"{tokens / 8192:.2f}x")).status == status
 
 
 def test_the_summarys_bytes_are_the_cache(tmp_path: Path):
@@ -112,8 +107,8 @@ def test_the_summarys_bytes_are_the_cache(tmp_path: Path):
     text = V1.replace(
         "CUDAGraph memory.", f"CUDAGraph memory. Current kv cache memory in use is {int(54.12 * GIB)} bytes."
     )
-    assert _judged(tmp_path, text).status == "pass"
-    assert "kv_cache_gib" in {f.figure for f in _judged(tmp_path, text.replace("use is 5", "use is 6")).failures()}
+    assert judge_text(tmp_path, text).status == "pass"
+    assert "kv_cache_gib" in {f.figure for f in judge_text(tmp_path, text.replace("use is 5", "use is 6")).failures()}
 
 
 LOGS = {
@@ -131,7 +126,7 @@ LOGS = {
 @pytest.mark.parametrize("name", LOGS)
 def test_a_start_of_each_release_passes(name: str, tmp_path: Path):
     """For each release every memory line is read and consistent, and no line that it lacks is called missing."""
-    log = tmp_path / "v1.log"
+    log = tmp_path / "load.log"
     log.write_text(text(LOGS[name]))
     evidence = gather(log)
     verdict = judge(evidence)
@@ -157,7 +152,7 @@ def test_one_changed_digit_of_a_start_fails(name: str, tmp_path: Path):
     passed = {
         (spec, shown)
         for spec, shown, changed in _changed_digits(whole)
-        if spec in FIGURES_OF_IDENTITIES and _judged(tmp_path, changed).status == "pass"
+        if spec in FIGURES_OF_IDENTITIES and judge_text(tmp_path, changed).status == "pass"
     }
     alone = {"weights_gib"} if "Actual usage" not in whole else set()  # no sum with it is printed
     assert {(spec, shown) for spec, shown in passed if spec not in alone} == set()
@@ -197,8 +192,8 @@ Unsloth: vLLM's KV Cache can use up to 63.2 GB. Swap space is left to vLLM.
 def test_newer_plans_of_unsloth_are_not_held_to_the_pinned(tmp_path: Path):
     """Newer lines of unsloth before a V1 start are read, with or without swap space, and not held to the pinned version's sequences or graph sizes."""
     start = text(Start(release="0.33.0", model="unsloth/meta-llama-3.1-8b-instruct-bnb-4bit", utilization=0.8942))
-    assert _judged(tmp_path, PLAN + start).status == "pass"
-    figures = parse_log(tmp_path / "v1.log").last.figures
+    assert judge_text(tmp_path, PLAN + start).status == "pass"
+    figures = parse_log(tmp_path / "load.log").last.figures
     assert (figures.kv_estimate_bytes, figures.max_num_seqs, figures.unsloth) == (round(63.2 * GIB), 128, "2026.10.9")
 
 
@@ -207,8 +202,8 @@ def test_models_with_windows_may_have_fewer_tokens(model: str, tmp_path: Path):
     """Before 0.21 tokens are counted as if each layer kept all, so fewer than concurrency × length is no contradiction; more is."""
     whole = text(Start(release="0.11.0", model=model))
     concurrency = f"{Start(release='0.11.0').concurrency:.2f}x"
-    assert _judged(tmp_path, whole.replace(concurrency, "161.30x")).status == "pass"
-    assert _judged(tmp_path, whole.replace(concurrency, "11.30x")).status == "fail"
+    assert judge_text(tmp_path, whole.replace(concurrency, "161.30x")).status == "pass"
+    assert judge_text(tmp_path, whole.replace(concurrency, "11.30x")).status == "fail"
 
 
 @pytest.mark.parametrize("release", ["0.8.5", "0.11.0", "0.33.0"])
@@ -217,7 +212,7 @@ def test_each_rank_prints_its_start(release: str, tmp_path: Path):
     stamp = "(VllmWorker rank={} pid=41) " if release == "0.8.5" else "(Worker_TP{} pid=41) "
     ranks = [text(replace(Start(release=release), cards=2), stamp.format(rank)).splitlines() for rank in (0, 1)]
     whole = "\n".join(line for pair in zip(*ranks, strict=True) for line in pair)
-    verdict = _judged(tmp_path, whole)
+    verdict = judge_text(tmp_path, whole)
     assert verdict.status == "pass", verdict.failures()
     assert sum(finding.figure == "tensor_parallel" for finding in verdict.findings) == 1
 
@@ -239,7 +234,7 @@ def test_a_cache_that_is_too_small_suggests_a_length(release: str, tmp_path: Pat
     whole = text(Start(release=release))
     until = whole[: whole.index("GPU KV cache size")].rpartition("\n")[0]
     failed = f"{until}\n(EngineCore_0 pid=9) ERROR 06-01 10:00:09 [core.py:700] {FAILURES[release]}\n"
-    causes = [finding for finding in _judged(tmp_path, failed).failures() if finding.trouble == "kv-too-small"]
+    causes = [finding for finding in judge_text(tmp_path, failed).failures() if finding.trouble == "kv-too-small"]
     assert len(causes) == 1 and "31616 tokens fit" in causes[0].remedy
 
 
@@ -260,8 +255,8 @@ INFO 12-13 19:54:19 gpu_executor.py:76] # GPU blocks: 27284, # CPU blocks: 2048
 @pytest.mark.parametrize("gap", ["\t", "     ", " "])
 def test_the_breakdown_as_a_table_is_checked(gap: str, tmp_path: Path):
     """In the table that 0.6.5 printed for a while, one figure per line, all are read, none is missing, and every identity holds."""
-    verdict = _judged(tmp_path, TABLE.replace("\t", gap))
-    figures = parse_log(tmp_path / "v1.log").last.figures.to_json()
+    verdict = judge_text(tmp_path, TABLE.replace("\t", gap))
+    figures = parse_log(tmp_path / "load.log").last.figures.to_json()
     assert [figures[f"{name}_gib"] for name in ("gpu_total", "budget", "weights", "non_torch", "activation_peak", "kv_cache")] == [
         79.22, 71.29, 14.96, 1.79, 1.26, 53.29]  # fmt: skip
     assert (figures["profile_s"], figures["gpu_memory_utilization_pct"]) == (0.75, 90.0)
@@ -276,7 +271,7 @@ def test_the_breakdown_as_a_table_is_checked(gap: str, tmp_path: Path):
 def test_a_changed_figure_of_the_table_fails(was: str, now: str, figure: str, tmp_path: Path):
     """A changed figure of the table fails by the same identities as the sentence."""
     assert was in TABLE
-    assert figure in {finding.figure for finding in _judged(tmp_path, TABLE.replace(was, now)).failures()}
+    assert figure in {finding.figure for finding in judge_text(tmp_path, TABLE.replace(was, now)).failures()}
 
 
 def test_the_line_of_0_6_4_is_checked(tmp_path: Path):
@@ -287,5 +282,5 @@ def test_the_line_of_0_6_4_is_checked(tmp_path: Path):
         "gpu_memory_utilization=0.90\n"
     )
     for changed, fails in ((line, False), (line.replace("5.99", "5.89"), True), (line.replace("0.71", "1.71"), True)):
-        failures = {finding.figure for finding in _judged(tmp_path, changed).failures()}
+        failures = {finding.figure for finding in judge_text(tmp_path, changed).failures()}
         assert ("kv_cache_gib" in failures) is fails

@@ -30,6 +30,7 @@ from loadcheck.stacks.plain_vllm.serving import Served, argv, environment, predi
 from loadcheck.stacks.serving import known_holes
 from loadcheck.units import GIB
 from tests.conftest import ROOT, RUNS
+from tests.judging import only_error
 from tests.test_export import _training
 
 RUN = RUNS / "h200" / "plain-qwen2.5-7b"
@@ -101,12 +102,6 @@ def _ended_when_ready(shown: Callable[..., None], is_ready: Callable[[Any], bool
     return show
 
 
-def _error(capsys: pytest.CaptureFixture[str]) -> str:
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error")]
-    assert len(lines) == 1
-    return lines[0]
-
-
 def test_a_server_is_judged_once_it_answers(server: Server, capsys: pytest.CaptureFixture[str]):
     """Exit 0: the warning, the verdict, the address, and a new key, shown once and not in the log; the verdict is kept."""
     port = _free_port()
@@ -162,7 +157,7 @@ def test_without_a_gpu_generate_is_suggested(
     """Without a GPU: exit 3, with `generate` as the alternative."""
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
     assert loadcheck(["serve", "q.toml", "--port", str(_free_port())]) == 3
-    assert "loadcheck generate DIR --prompt" in _error(capsys)
+    assert "loadcheck generate DIR --prompt" in only_error(capsys)
 
 
 def test_a_port_in_use_is_refused(server: Server, capsys: pytest.CaptureFixture[str]):
@@ -171,7 +166,7 @@ def test_a_port_in_use_is_refused(server: Server, capsys: pytest.CaptureFixture[
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert loadcheck(["serve", "q.toml", "--port", str(taken.getsockname()[1])]) == 2
-    assert "--port: cannot listen on 127.0.0.1:" in _error(capsys)
+    assert "--port: cannot listen on 127.0.0.1:" in only_error(capsys)
     assert loadcheck(["serve", "q.toml", "--host", "192.0.2.1"]) == 2
     assert server.served is None
 
@@ -196,7 +191,7 @@ def test_a_weak_key_is_refused(server: Server, capsys: pytest.CaptureFixture[str
     Path("key").write_text(text)
     Path("key").chmod(0o600)
     assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--api-key-file", "key"]) == 2
-    assert text not in _error(capsys)
+    assert text not in only_error(capsys)
 
 
 def test_a_key_that_others_can_read_is_refused(server: Server, capsys: pytest.CaptureFixture[str]):
@@ -204,7 +199,7 @@ def test_a_key_that_others_can_read_is_refused(server: Server, capsys: pytest.Ca
     Path("key").write_text(SECRET)
     Path("key").chmod(0o644)
     assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--api-key-file", "key"]) == 2
-    assert "chmod 600" in _error(capsys)
+    assert "chmod 600" in only_error(capsys)
 
 
 # ------------------------------------------------------------------------------------------------------- adapters and the base
@@ -295,7 +290,7 @@ def test_wrong_bases_names_and_ranks_are_refused(run: Path, capsys: pytest.Captu
         ("no-such-profile", "", "no-such-profile"),
     ):
         assert loadcheck(["serve", source, *(["--adapter", more] if more else [])]) == 2
-        assert words in _error(capsys), (source, more)
+        assert words in only_error(capsys), (source, more)
 
 
 def test_slots_of_adapters_are_predicted_outside_the_budget(run: Path):

@@ -20,7 +20,7 @@ from loadcheck.stacks.unsloth_vllm.adapter_init import AdapterInit
 
 
 @pytest.fixture(autouse=True)
-def thawed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def unfrozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """At first all measures are enabled; no object stays frozen afterwards."""
     monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
     yield
