@@ -64,7 +64,7 @@ def test_unsloth_queries_only_its_own_gpu(monkeypatch: pytest.MonkeyPatch, pinne
 
 
 def test_unsloths_query_can_be_answered_by_nvml(monkeypatch: pytest.MonkeyPatch):
-    """In nvidia-smi's own form, as unsloth reads it; without NVML, and for any other query, nvidia-smi is asked."""
+    """NVML answers in nvidia-smi's format, as unsloth reads it; without NVML, and for any other query, nvidia-smi is run."""
     asked: list[object] = []
     used = [5 * 2**30 + 1, None]
     monkeypatch.setattr(subprocess, "check_output", lambda command, **_: asked.append(command))
@@ -81,7 +81,7 @@ def test_unsloths_query_can_be_answered_by_nvml(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("enabled", ["", "hash"])
 def test_adapters_are_recorded_with_their_hash_before_the_answer(monkeypatch: pytest.MonkeyPatch, enabled: str):
-    """With the measure they are hashed meanwhile, and the event has the memory of when they were attached."""
+    """With the measure adapters are hashed in the background, and the event has the memory from when they were attached."""
     monkeypatch.setenv(startup.ENABLE_VARIABLE, enabled)
     monkeypatch.setattr(gpu, "digest", lambda weights: f"of {weights}")
     events: list[Event] = []

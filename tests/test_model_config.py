@@ -108,7 +108,7 @@ def test_a_wrong_value_is_refused_by_its_key(key: str):
     "names", [None, ["LlamaForCausalLM"], ["LLaMAForCausalLM"], ["X", "LlamaForCausalLM"], ["MistralForCausalLM"]]
 )
 def test_a_class_that_vllm_loads_as_a_language_model_is_accepted(names: list[str] | None):
-    """One of those that vLLM loads by the same source is enough; a config that was cut down may have none."""
+    """One class that vLLM loads from the same source is enough, and a shortened config may have none."""
     assert config_from_hf({**COMPLETE, "architectures": names}, "config.json").model_type == "llama"
 
 

@@ -375,8 +375,8 @@ def test_a_linked_source_line_is_a_prefix(tmp_path: Path):
         "NVRM: GPU at PCI:0000:01:00: GPU-1a2b has fallen off the bus.",
     ],
 )
-def test_who_watched_the_process_says_that_it_ended(line: str, tmp_path: Path):
-    """uvicorn, torch, systemd, Hugging Face, conda, deepspeed, GitLab, Docker, Slurm, VS Code and the driver, after a whole start."""
+def test_a_death_is_reported_by_whoever_watched_the_process(line: str, tmp_path: Path):
+    """Reports of uvicorn, torch, systemd, Hugging Face, conda, deepspeed, GitLab, Docker, Slurm, VS Code and the driver after a whole start."""
     assert _judged(tmp_path, READY + line + "\n").status == "fail"
 
 
@@ -391,8 +391,8 @@ def test_who_watched_the_process_says_that_it_ended(line: str, tmp_path: Path):
         "2025-01-01 10:00:00.123: E external/local_xla/xla/stream_executor/cuda/cuda_fft.cc:477] Unable to register cuFFT factory",
     ],
 )
-def test_what_a_load_goes_on_after_is_no_end(line: str, tmp_path: Path):
-    """What the logs of whole starts hold as well, though it says error or failed."""
+def test_a_survived_error_is_no_end(line: str, tmp_path: Path):
+    """Lines of whole starts that mention an error or a failure."""
     assert _judged(tmp_path, READY + line + "\n").status == "pass"
 
 

@@ -150,7 +150,7 @@ def test_starting_ahead_is_off_by_default(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_command_reads_ahead_what_a_gpu_will_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Weights in our cache, for a GPU that has its files; none of a CPU's, none that are not there yet, and no folder of the user's own."""
+    """The command reads ahead weights in our cache for a GPU with device files, but not a CPU's, missing ones, or a folder of the user's."""
     monkeypatch.setenv("LOADCHECK_CACHE", str(tmp_path))
     monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
     read: list[Path] = []

@@ -1,4 +1,4 @@
-"""The bench of a start, with stand-ins for the plain script and for ours: what it runs, when it stops, and what it leaves."""
+"""The benchmark of a start, with stand-ins for the plain script and ours: what it runs, when it stops, and what it leaves."""
 
 import json
 import os
@@ -45,7 +45,7 @@ sys.exit(int(code))
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
-    """A machine with a GPU where each way prints what a load prints; `says` changes it by way, `runs` has the order, `told` what each is told."""
+    """A machine with a GPU where each way prints a load's output; `says` changes it by way, `runs` has the order, `told` what each way gets."""
     seen = SimpleNamespace(runs=[], told=[], says={}, out=tmp_path / "out")
 
     def command(way: timing.Way, own: timing.Bench, folder: Path) -> list[str]:
@@ -82,7 +82,8 @@ def run(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace, *arguments: str) 
 def test_a_session_runs_warm_rounds_and_then_cold_ones(
     monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace, capsys: Any
 ):
-    """Each way in turn, the plain script in the first rounds alone; cold, without ours as it is. The table has medians and parts of the plain time."""
+    """Each way takes its turn, the plain script only in the first rounds of each kind; cold rounds omit ours unchanged. The table has medians and
+    shares of the plain time."""
     code, report = run(monkeypatch, ran, "--rounds", "2", "--cold-rounds", "1", "--plain-rounds", "1")
     ours, opt_in = ["ours", "few-sequences"], ["ours-opt-in", "few-sequences-opt-in"]
     trial = "few-sequences-opt-in-swap"
@@ -106,8 +107,8 @@ def test_a_session_runs_warm_rounds_and_then_cold_ones(
     assert len(rows) == 1 + len(timing.STAGES) + 1 and rows[-1].startswith("| **start to first token** | **")
 
 
-def test_it_begins_no_round_that_would_end_too_late(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
-    """What is left is said, and run where it is told to go on; the rounds of before stay."""
+def test_no_round_starts_that_would_end_too_late(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
+    """It starts no round that would end too late; remaining rounds are listed, and run when it is continued, and earlier rounds are kept."""
     monkeypatch.setattr(bench, "GUESS_S", {"warm": 0.0, "cold": 1e6})
     code, report = run(monkeypatch, ran, "--rounds", "1", "--cold-rounds", "1")
     assert (code, report["left"], len(report["rounds"]["warm"])) == (bench.LEFT, ["cold round 1"], 1)
@@ -118,8 +119,8 @@ def test_it_begins_no_round_that_would_end_too_late(monkeypatch: pytest.MonkeyPa
     assert not any(name.startswith(("ours-0", "imports", "warm")) for name in ran.runs)
 
 
-def test_what_runs_at_the_limit_is_ended(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
-    """The round that is cut is none, and left; those before it are there."""
+def test_a_round_at_the_limit_is_dropped(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
+    """The round cut off at the limit is dropped and listed as remaining; the rounds before it are kept."""
     monkeypatch.setattr(bench, "GUESS_S", {"warm": 0.0, "cold": 0.0})
     begin_s = time.monotonic()
     commands = timing.command
@@ -136,7 +137,7 @@ def test_what_runs_at_the_limit_is_ended(monkeypatch: pytest.MonkeyPatch, ran: S
 
 
 def test_a_way_that_fails_or_hangs_is_missing_from_its_round(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
-    """It is said which line is missing, or how long it took; the others have their times, and a table without a plain time has no parts of it."""
+    """The missing line or the time taken is reported, the other ways have their times, and without a plain time the table has no shares."""
     ran.says["ours + opt-in"] = {"wait_s": 60}
     monkeypatch.setitem(globals(), "PLAIN", "no token\n")
     code, report = run(monkeypatch, ran, "--rounds", "1", "--cold-rounds", "0", "--run-limit-s", "3")
@@ -149,8 +150,9 @@ def test_a_way_that_fails_or_hangs_is_missing_from_its_round(monkeypatch: pytest
     assert "(" not in (ran.out / "table.md").read_text().partition("|")[2]
 
 
-def test_what_differs_is_said(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
-    """A figure against the plain script, adapters and torch's bytes against the way without the measures; a load whose check fails keeps its times."""
+def test_differences_are_reported(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
+    """A figure that differs from the plain script's, and adapters or torch's bytes that differ from the way without measures, are reported; a load
+    that fails its check keeps its times."""
     ran.says = {"ours": {"weights": "5.3542"}, "ours + opt-in": {"weights": "5.3542", "adapters": "cc", "allocated": 8},
                 "few sequences": {"code": 1}}  # fmt: skip
     code, report = run(monkeypatch, ran, "--rounds", "1", "--cold-rounds", "0")
@@ -164,7 +166,7 @@ def test_what_differs_is_said(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamesp
 
 
 def test_the_command_lines_are_those_of_the_two_scripts(tmp_path: Path):
-    """Settings go to the plain script as they are, and to ours as flags."""
+    """Settings are passed to the plain script unchanged, and to ours as flags."""
     own = timing.Bench(tmp_path, Path("/weights"), "swap", 0, 0)
     few = timing.Way("few", settings=("max_lora_rank=16", "conservativeness=0.041"), opt_in=("ahead",))
     assert timing.command(few, own, tmp_path / "x")[-5:] == [str(tmp_path / "x"), "--max-lora-rank", "16", "--conservativeness", "0.041"]  # fmt: skip
@@ -175,7 +177,7 @@ def test_the_command_lines_are_those_of_the_two_scripts(tmp_path: Path):
 
 @pytest.mark.skipif(not (ROOT / ".venv" / "gpu" / "bin" / "python").exists(), reason=".venv/gpu is not installed")
 def test_it_starts_in_the_environment_of_the_stack():
-    """Where another package is named as its folder is: packages of the pinned stack bring one."""
+    """The benchmark starts although packages of the pinned stack bring another package named like its folder."""
     command = [str(ROOT / ".venv" / "gpu" / "bin" / "python"), "-m", "scripts.bench", "--help"]
     said = subprocess.run(command, cwd=ROOT, env={"PATH": os.defpath}, capture_output=True, text=True, check=False)
     assert (said.returncode, said.stdout[:20]) == (0, "usage: scripts.bench"), said.stderr
