@@ -230,5 +230,9 @@ def test_a_package_that_a_run_does_not_report_is_named(folder: Path, package: st
     copy = _copy(folder, tmp_path)
     log = copy / "load.log"
     log.write_text(re.sub(rf'"{package}": "[^"]+", ', "", log.read_text(encoding="utf-8")), encoding="utf-8")
-    failed = _failures(copy) if folder == ON_CPU else {finding.figure for finding in judge(gather(copy)).failures()}
+    failed = (
+        failed_training_figures(copy)
+        if folder == ON_CPU
+        else {finding.figure for finding in judge(gather(copy)).failures()}
+    )
     assert package in failed

@@ -70,8 +70,7 @@ def _predict(gpu: str = "H200", **settings: Any) -> Prediction:
     [("qwen2.5-7b-instruct", True, 5.2032), ("llama-3.1-8b-instruct", False, 14.9888)],
 )
 def test_weights_equal_those_in_public_logs_of_vllm_alone(model: str, in_4bit: bool, printed_gib: float):
-    """Weights equal those in public logs to the printed digit (vllm #13882 of 2025-02-26, and a log of 2025-03-25); 30 MiB of the first are oversized
-    blocks."""
+    """Weights equal public logs to the digit (vllm #13882 of 2025-02-26, a log of 2025-03-25); 30 MiB of the first are oversized blocks."""
     figures = _predict(model=model, load_in_4bit=in_4bit).figures
     assert figures.weights_bytes is not None and round(to_gib(figures.weights_bytes), 4) == printed_gib
 

@@ -318,8 +318,7 @@ def test_an_invalid_step_is_bad_input(folder: Path):
 def test_with_even_rows_the_allocated_peak_must_match_to_the_byte(
     even: bool, share: float, passes: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """On a GPU the allocated peak must match to the byte. If rows differ in length, it may be lower, as the largest batch may be smaller, but never
-    higher."""
+    """On a GPU the allocated peak must match to the byte. With uneven rows it may be lower (a smaller largest batch), never higher."""
     predicted = 7_000_000_000
     monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: Peaks(allocated_bytes=predicted))
     _with_rows(folder, **({"num_shortest_tokens": 70} if even else {}))
@@ -334,8 +333,7 @@ def test_with_even_rows_the_allocated_peak_must_match_to_the_byte(
 def test_without_a_second_full_step_the_peak_reaches_the_firsts(
     num_tokens: int, share: float, passes: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """With few packed rows the second step is not full, so the optimizer's states never meet a whole batch. The peak must still reach the first
-    step's."""
+    """With few packed rows no full batch meets the optimizer's states. The peak must still reach the first step's."""
     predicted = 7_000_000_000
     peaks = Peaks(allocated_bytes=predicted, first_step_bytes=int(0.95 * predicted))
     monkeypatch.setattr("loadcheck.training.predict_peaks", lambda case, settings: peaks)

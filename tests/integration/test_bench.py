@@ -82,8 +82,7 @@ def run(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace, *arguments: str) 
 def test_a_session_runs_warm_rounds_and_then_cold_ones(
     monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace, capsys: Any
 ):
-    """Each way takes its turn, the plain script only in the first rounds of each kind; cold rounds omit ours unchanged. The table has medians and
-    shares of the plain time."""
+    """Each way takes its turn, the plain script only in the first rounds; cold rounds omit ours unchanged; the table has medians and shares."""
     code, report = run(monkeypatch, ran, "--rounds", "2", "--cold-rounds", "1", "--plain-rounds", "1")
     ours, opt_in = ["ours", "few-sequences"], ["ours-opt-in", "few-sequences-opt-in"]
     trial = "few-sequences-opt-in-swap"
@@ -151,8 +150,7 @@ def test_a_way_that_fails_or_hangs_is_missing_from_its_round(monkeypatch: pytest
 
 
 def test_differences_are_reported(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
-    """A figure that differs from the plain script's, and adapters or torch's bytes that differ from the way without measures, are reported; a load
-    that fails its check keeps its times."""
+    """Figures unlike the plain script's, adapters and bytes unlike the way without measures are reported; a failed check keeps the times."""
     ran.says = {"ours": {"weights": "5.3542"}, "ours + opt-in": {"weights": "5.3542", "adapters": "cc", "allocated": 8},
                 "few sequences": {"code": 1}}  # fmt: skip
     code, report = run(monkeypatch, ran, "--rounds", "1", "--cold-rounds", "0")

@@ -221,7 +221,7 @@ def test_with_an_unwritable_home_weights_are_in_the_checkout(home: str, own: boo
     [(0, "", 0), (1, "", 3), (1, "--recover", 0), (3, "--recover", 3), (3, "--force", 0), (2, "", 2)],
 )
 def test_doctor_runs_before_the_stack_is_fetched(code: int, arguments: str, exit_code: int, checkout: Path):
-    """doctor runs before the stack is fetched: what this machine lacks stops it, what ARGS may change does not, and an invalid profile is bad input."""
+    """doctor runs before the stack is fetched. What this machine lacks stops it, what ARGS may change does not, and an invalid profile is bad input."""
     doctor = checkout / ".venv/dev/bin/loadcheck"
     doctor.parent.mkdir(parents=True)
     doctor.write_text(f"#!/bin/sh\necho what is wrong\nexit {code}\n")
