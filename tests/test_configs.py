@@ -172,9 +172,9 @@ def test_a_data_file_is_found_relative_to_the_config(tmp_path: Path):
         (LLAMA_FACTORY.replace("stage: sft", "stage: dpo"), "stage: is 'dpo', which is a different training"),
         (LLAMA_FACTORY.replace("quantization_bit: 4", "quantization_bit: 8"), "quantization_bit: must be 4, or left out (got 8)"),
         (TRL.replace("use_peft: true", ""), "use_peft: is missing"),
-        (TRL + "lora_r: many\n", "lora_r: could not convert"),
+        (TRL + "lora_r: many\n", "lora_r: must be a whole number"),
         (TRL + "lora_alpha: 1.5\n", "lora_alpha: must be a whole number"),
-        (TRL + "learning_rate: fast\n", "learning_rate: could not convert"),
+        (TRL + "learning_rate: fast\n", "learning_rate: must be a number"),
         (TRL.replace("use_vllm: true", "use_vllm: maybe"), "use_vllm: must be true or false"),
         (TRL.replace("gradient_checkpointing: true", "gradient_checkpointing: 3"), "must be true, false or unsloth"),
         (TRL.replace("[q_proj, v_proj]", "[1, 2]"), "lora_target_modules: must be a string"),
@@ -273,6 +273,28 @@ def test_an_invalid_config_is_refused(text: str, message: str | None, tmp_path: 
     with pytest.raises(BadInput) as error:
         read_config(path)
     assert message is None or message in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["1e400", ".inf", ".nan", "[]", "{}", "{a: 1}", "x", "2048.5", "[1]", "true"])
+@pytest.mark.parametrize("key", ["sequence_len", "lora_r"])
+def test_a_value_that_is_no_whole_number_is_refused_by_its_key(key: str, value: str, tmp_path: Path):
+    """An endless number, a table or a list in place of a number is one line that names the key, and never the default."""
+    path = tmp_path / "config.yaml"
+    text = f"base_model: unsloth/Meta-Llama-3.1-8B-Instruct\nadapter: qlora\nmicro_batch_size: 2\n{key}: {value}\n"
+    path.write_text(text + ("lora_r: 16\n" if key != "lora_r" else "sequence_len: 512\n"))
+    with pytest.raises(BadInput) as caught:
+        read_config(path)
+    assert [problem.key for problem in caught.value.problems] == [key]
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", "5", "{a: b}"])
+def test_a_model_that_is_no_name_is_refused(value: str, tmp_path: Path):
+    """And the default model is not taken instead."""
+    path = tmp_path / "config.yaml"
+    path.write_text(f"base_model: {value}\nadapter: qlora\nmicro_batch_size: 2\nsequence_len: 512\n")
+    with pytest.raises(BadInput) as caught:
+        read_config(path)
+    assert [problem.key for problem in caught.value.problems] == ["base_model"]
 
 
 def test_a_flag_decides_how_a_config_is_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

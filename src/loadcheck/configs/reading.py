@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,9 +118,12 @@ def _remedy(harmless: tuple[Any, ...]) -> str:
 def _store(config: Config, kind: Kind, key: str, value: Any) -> list[Problem]:
     """Store one key's value as our parameter; returns the problems with its value."""
     parameter = kind.parameters.get(key)
-    if value in (None, "", []):
+    if value in (None, "") or (value == [] and parameter in (None, *LISTS)) or (value == {} and parameter is None):
         return []
     if parameter is None:
+        table = next((each for each in kind.parameters if key.startswith(f"{each}.")), None)
+        if table is not None:
+            return [Problem(str(config.path), "is a table, and must be one value", "correct the value", table)]
         if key not in kind.refused and value not in kind.isolates.get(key, ()):
             config.ignored.append(f"{key}: {shown(value)}")
         return []
@@ -144,7 +148,7 @@ def _value(parameter: str, value: Any, path: Path) -> Any:
         number = _int(value)
         return None if parameter in NONE_IF_BELOW_1 and number < 1 else number
     if parameter in FLOATS:
-        return float(value)
+        return _float(value)
     return _OTHERS[parameter](value, path) if parameter in _OTHERS else _text(value)
 
 
@@ -155,10 +159,23 @@ def _bool(value: Any) -> bool:
 
 
 def _int(value: Any) -> int:
-    number = float(value)  # YAML reads "1e3" as a string
-    if isinstance(value, bool) or number != int(number):
-        raise ValueError("must be a whole number")
+    try:
+        number = float(value)  # YAML reads "1e3" as a string
+        if isinstance(value, bool) or number != int(number):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("must be a whole number") from None
     return int(number)
+
+
+def _float(value: Any) -> float:
+    try:
+        number = float(value)
+        if isinstance(value, bool) or not math.isfinite(number):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("must be a number") from None
+    return number
 
 
 def _text(value: Any) -> str:
@@ -197,6 +214,8 @@ def _data(value: Any, path: Path) -> Path | None:
     return next((each for each in (path.parent / found, Path(found)) if each.is_file()), None)
 
 
+LISTS = ("target_modules", "data")
+"""Parameters that are lists in some tool; an empty one is not set."""
 _OTHERS: dict[str, Callable[[Any, Path], Any]] = {
     "load_in_4bit": _four_bits,
     "target_modules": _targets,

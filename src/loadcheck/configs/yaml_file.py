@@ -46,7 +46,7 @@ def _message(error: Exception) -> str:
 
 def _flat(data: dict[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in data.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
