@@ -12,7 +12,12 @@ from loadcheck.units import show_bytes
 from loadcheck.weights.lock import LockedFile
 from loadcheck.weights.verifying import CheckedModel
 
-NOT_HERE = "not on this machine"
+
+def _where(model: CheckedModel) -> str:
+    """Where the files of a model are. A package belongs to one environment, a checkpoint of the hub to the machine."""
+    if model.folder is not None:
+        return str(model.folder)
+    return "not on this machine" if model.locked.package is None else "not installed in this environment"
 
 
 def model_json(model: CheckedModel) -> dict[str, Any]:
@@ -48,7 +53,7 @@ def show_listed(out: Console, models: Sequence[CheckedModel]) -> None:
             model.name,
             f"{sum(file.is_known for file in model.locked.files)} of {len(model.locked.files)}",
             Name(model.locked.repo or f"{model.locked.package} {model.locked.version}"),
-            Name(NOT_HERE if model.folder is None else str(model.folder)),
+            Name(_where(model)),
         )
         for model in models
     ]
@@ -70,7 +75,7 @@ def show_verified(out: Console, models: Sequence[CheckedModel]) -> None:
             if file.why:
                 print_words(out, f"{model.name}: {file.path}: {file.why}")
     for model in models:
-        said = NOT_HERE if not model.files else "verified" if model.exit_code == 0 else "not verified"
+        said = _where(model) if not model.files else "verified" if model.exit_code == 0 else "not verified"
         print_words(out, f"{model.name}: {said}")
 
 
