@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-OFF: tuple[Any, ...] = (None, False, "", 0, 0.0, [], "none", "no")
+OFF: tuple[Any, ...] = (None, False, "", 0, 0.0, [], {}, "none", "no")
 """Values of a switch that is off."""
 
 
@@ -159,6 +159,8 @@ LLAMA_FACTORY = Kind(
     {
         "stage": (None, "sft"), "finetuning_type": (None, "lora"), "use_dora": OFF, "use_rslora": OFF,
         "loraplus_lr_ratio": OFF, "additional_target": OFF, "use_galore": OFF, **DISTRIBUTED,
+        "use_apollo": OFF, "use_badam": OFF, "use_adam_mini": OFF, "use_muon": OFF, "use_llama_pro": OFF,
+        "quantization_method": (None, "bnb", "bitsandbytes"), "quantization_type": (None, "nf4"), "double_quantization": (None, True),
     },
     {**HF_DEFAULTS, "lora_r": 8, "lora_dropout": 0.0, "target_modules": "all", "max_seq_length": 2048, "load_in_4bit": False,
      "learning_rate": 5e-5, "use_gradient_checkpointing": True},
@@ -186,7 +188,7 @@ TRL = Kind(
     },
     {
         "use_peft": (True,), "load_in_8bit": OFF, "use_dora": OFF, "use_rslora": OFF,
-        "lora_modules_to_save": OFF, **DISTRIBUTED,
+        "lora_modules_to_save": OFF, "bnb_4bit_quant_type": (None, "nf4"), **DISTRIBUTED,
     },
     {**HF_DEFAULTS, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "q_proj,v_proj", "max_seq_length": 1024,
      "load_in_4bit": False, "learning_rate": 2e-5},
