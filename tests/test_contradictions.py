@@ -98,6 +98,23 @@ def test_chunked_prefill_must_match_the_profile(tmp_path: Path):
     assert {finding.figure for finding in judge(gather(folder)).failures()} == {"chunked_prefill_enabled"}
 
 
+def test_a_run_of_ours_is_of_one_card(tmp_path: Path):
+    """No profile asks for several cards, whose figures are not predicted: a run that says so is no pass."""
+    folder = _copy(RUNS / "h200" / "plain-granite-3.1-2b-16bit", tmp_path)
+    _replace(folder / "load.log", "tensor_parallel_size=1", "tensor_parallel_size=2")
+    assert "tensor_parallel_size" in {finding.figure for finding in judge(gather(folder)).failures()}
+
+
+@pytest.mark.parametrize("prefix", ["(VllmWorkerProcess pid=9) ", "[rank1]: ", "(VllmWorker rank=1 pid=9) "])
+def test_a_line_of_another_rank_does_not_end_the_prediction(prefix: str, tmp_path: Path):
+    """A run of ours is on one card; as its figures would not be predicted then, a line of another rank is a failure."""
+    line = f"{prefix}INFO 11-24 model_runner.py:1115] Loading model weights took 5.3541 GB\n"
+    folder = _copy(RUNS / "h200" / "plain-qwen2.5-7b", tmp_path)
+    with (folder / "load.log").open("a", encoding="utf-8") as log:
+        log.write(line)
+    assert "tensor_parallel" in {finding.figure for finding in judge(gather(folder)).failures()}
+
+
 def test_a_card_with_flash_attention_does_not_lack_it(tmp_path: Path):
     """vLLM prints this line only on Volta and Turing."""
     text = (H200 / "load.log").read_text(encoding="utf-8")

@@ -29,11 +29,18 @@ def check_shape(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _one_card(evidence: Evidence) -> Iterator[Finding]:
-    """unsloth loads on one card: it passes no tensor_parallel_size to vLLM (vllm_utils.py:955-1005), whose default is 1."""
+    """unsloth and every run of ours load on one card.
+
+    unsloth passes no tensor_parallel_size to vLLM (vllm_utils.py:955-1005), whose default is 1.
+    """
     size = evidence.attempt.reading("tensor_parallel_size")
     if size is not None and str(size.value) != "1" and evidence.attempt.reading("unsloth") is not None:
         yield _fail("tensor_parallel_size", f"unsloth loads on one card, and this engine is spread over {size.show()}",
                     "give the raw output of one load", evidence.where(size.line))  # fmt: skip
+    elif evidence.is_parallel and evidence.process is not None:
+        ranks = f"lines of other ranks ({', '.join(sorted(evidence.attempt.other_ranks))})"
+        yield _fail("tensor_parallel", f"this run is on one card, and its log has {ranks if evidence.attempt.other_ranks else 'several'}",
+                    "the log was edited, or is of another load: load it again", evidence.where(None))  # fmt: skip
 
 
 def _attempts(evidence: Evidence) -> Iterator[Finding]:

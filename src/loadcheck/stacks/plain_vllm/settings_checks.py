@@ -25,6 +25,7 @@ def check_settings(evidence: Evidence) -> Iterator[Finding]:
         "prefix_caching": str(profile.caches_prefixes),
         "load_format": "bitsandbytes" if profile.load_in_4bit else "auto",
         "pipeline_parallel_size": "1",
+        "tensor_parallel_size": "1",
         "speculative_config": "None",
         "scheduler_steps": "1",
         "remote_code": "False",
