@@ -110,7 +110,7 @@ def judged_values(path: Path) -> dict[str, object]:
     return {name: value for name, value in attempt.figures.known().items() if specs[name].kind in JUDGED}
 
 
-def wrongly_read(path: Path, reference: dict[str, object]) -> bool:
+def is_misread(path: Path, reference: dict[str, object]) -> bool:
     """Whether a judged figure differs from the reference, except for the graph memory of an unknown card."""
     values = judged_values(path)
     changed = {name for name in {*values, *reference} if values.get(name) != reference.get(name)}
@@ -134,7 +134,7 @@ def work(job: tuple[int, int]) -> list[str]:
         for n in range(count):
             text, is_reference = rng.choice(logs) if n % 2 else (REFERENCE.read_text(), True)
             path.write_text(damaged(rng, text), encoding="utf-8", errors="replace")
-            if (what := tried(path, reference if is_reference else None)) is not None:
+            if (what := problem_with(path, reference if is_reference else None)) is not None:
                 keep = FOUND / f"{seed}-{n}.txt"
                 keep.parent.mkdir(parents=True, exist_ok=True)
                 keep.write_bytes(path.read_bytes())
@@ -142,13 +142,13 @@ def work(job: tuple[int, int]) -> list[str]:
     return wrong
 
 
-def tried(path: Path, reference: dict[str, object] | None) -> str | None:
+def problem_with(path: Path, reference: dict[str, object] | None) -> str | None:
     """What went wrong with this input; None if nothing did."""
     signal.alarm(HANG_S)
     try:
         verdict = judge(gather(path))
         verdict.to_json()
-        if verdict.passed and reference is not None and wrongly_read(path, reference):
+        if verdict.passed and reference is not None and is_misread(path, reference):
             return "a wrong PASS"
     except BadInput:
         return None

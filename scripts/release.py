@@ -57,7 +57,7 @@ def main() -> int:
 
 def release(root: Path, tagging: bool) -> None:
     """Every step in order; NotReleasableError at the first that fails."""
-    found = [*problems(root), *(unready(root) if tagging else ())]
+    found = [*problems(root), *(tagging_problems(root) if tagging else ())]
     if found:
         raise NotReleasableError("\n".join(found))
     version = versions(root)["pyproject.toml"]
@@ -90,7 +90,7 @@ def problems(root: Path) -> Iterator[str]:
         yield f"pyproject.toml: v{version} is tagged already; raise the version, here, in __init__.py and in CHANGELOG.md"
 
 
-def unready(root: Path) -> Iterator[str]:
+def tagging_problems(root: Path) -> Iterator[str]:
     """Problems that prevent tagging this commit."""
     if output(["git", "status", "--porcelain"], root):
         yield "git: the working tree has changes; commit or remove them, as what is tagged is the commit"

@@ -545,7 +545,7 @@ def trace(case: dict[str, Any]) -> int:
 
 def row(case: dict[str, Any]) -> dict[str, str]:
     sizes = {name: str(case.get(name, "")) for name in "TGPC"}
-    said = {
+    values = {
         "model": case["model"],
         "method": case.get("method", "sft"),
         "quantization": "nf4" if case.get("quantized", True) else "16bit",
@@ -557,7 +557,7 @@ def row(case: dict[str, Any]) -> dict[str, str]:
         "optim": case.get("optim", case["default_optim"]),
         "later_peak": str(trace(case)),
     }
-    return said | sizes
+    return values | sizes
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Configs of other tools: which keys map to which flags, which are reported as not taken, and which are refused."""
+"""Configs of other tools: which keys map to which flags, which are reported as ignored, and which are refused."""
 
 import json
 from pathlib import Path
@@ -150,8 +150,8 @@ def test_each_kind_maps_to_our_flags(text: str, kind: str, settings: dict[str, A
     ],
     ids=["unsloth", "axolotl", "LLaMA-Factory", "TRL"],
 )
-def test_keys_that_are_not_taken_are_named(text: str, ignored: list[str], tmp_path: Path):
-    """Each key that is not taken is named, except for keys without effect."""
+def test_ignored_keys_are_named(text: str, ignored: list[str], tmp_path: Path):
+    """Each ignored key is named, except for keys without effect."""
     assert _read(tmp_path, text).ignored == ignored
 
 
@@ -315,7 +315,7 @@ def test_a_flag_decides_how_a_config_is_packed(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_flags_override_the_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Flags override the config; what was taken and what was not is on stderr."""
+    """Flags override the config; the keys used and ignored are on stderr."""
     path = tmp_path / "axolotl.yml"
     path.write_text(AXOLOTL)
     assert loadcheck(["predict", "--config", str(path), "--gpu", "A100-40GB", "--lora-r", "4", "--json"]) == 0

@@ -35,7 +35,7 @@ Versions = dict[str, dict[str, tuple[str, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Vulnerable:
     """One record of the database that applies to a locked version. `locks` are those that have it."""
 
     id: str
@@ -95,7 +95,7 @@ def all_versions() -> Versions:
     return found
 
 
-def holes_of(versions: Versions, database: Path) -> tuple[list[Found], int, str]:
+def holes_of(versions: Versions, database: Path) -> tuple[list[Vulnerable], int, str]:
     """The affected locked versions, how many records of PyPI the database has, and the day of its newest."""
     found, seen, newest = [], 0, ""
     for record in records(database):
@@ -111,7 +111,7 @@ def holes_of(versions: Versions, database: Path) -> tuple[list[Found], int, str]
             names = frozenset((record["id"], *record.get("aliases", ())))
             for version, locks in versions.get(name, {}).items():
                 if is_affected(version, affected):
-                    found.append(Found(record["id"], names, name, version, locks, record.get("summary", "")))
+                    found.append(Vulnerable(record["id"], names, name, version, locks, record.get("summary", "")))
     return found, seen, newest
 
 
@@ -142,12 +142,12 @@ def _at(event: dict[str, str]) -> tuple[str, Version]:
         return kind, Version("999999999")
 
 
-def said_of(found: Found, holes: tuple[Hole, ...]) -> Hole | None:
+def entry_of(found: Vulnerable, holes: tuple[Hole, ...]) -> Hole | None:
     """The entry of env/vex.toml for a record, by any of its names."""
     return next((hole for hole in holes if found.names & set(hole.ids) and hole.package == found.package), None)
 
 
-def unknown_to(found: list[Found], holes: tuple[Hole, ...]) -> list[str]:
+def unknown_to_database(found: list[Vulnerable], holes: tuple[Hole, ...]) -> list[str]:
     """Entries of env/vex.toml for the locked versions that the database lacks."""
     known = {(each.package, name) for each in found for name in each.names}
     return [f"{hole.package} {name}" for hole in holes for name in hole.ids if (hole.package, name) not in known]
@@ -173,18 +173,18 @@ def main() -> int:
     return 1 if unsaid else 0
 
 
-def show(found: list[Found], holes: tuple[Hole, ...]) -> int:
+def show(found: list[Vulnerable], holes: tuple[Hole, ...]) -> int:
     """Print each vulnerability with its entry, and entries beyond the database; returns how many have no entry."""
     unsaid = 0
     for each in found:
-        hole = said_of(each, holes)
+        hole = entry_of(each, holes)
         unsaid += hole is None
-        said = "NOT IN env/vex.toml" if hole is None else f"{hole.status}: {hole.because or hole.action}"
+        entry = "NOT IN env/vex.toml" if hole is None else f"{hole.status}: {hole.because or hole.action}"
         where = ", ".join(each.locks)
         print(
-            f"{each.package} {each.version} ({where})  {', '.join(sorted(each.names))}  {each.summary[:100]}\n  {said}"
+            f"{each.package} {each.version} ({where})  {', '.join(sorted(each.names))}  {each.summary[:100]}\n  {entry}"
         )
-    for line in unknown_to(found, holes):
+    for line in unknown_to_database(found, holes):
         print(f"{line}: in env/vex.toml, and not in this database")
     return unsaid
 

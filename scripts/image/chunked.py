@@ -50,10 +50,10 @@ def convert(layout: Path, out: Path, level: str) -> list[str]:
         for old, new, content in zip(before["layers"], after["layers"], contents, strict=True):
             whole = unpacked_digest(blob(Path(made), new["digest"])) == content
             layers.append(new if whole else old)
-            _take(Path(made) if whole else layout, layers[-1]["digest"], out)
+            _copy_blob(Path(made) if whole else layout, layers[-1]["digest"], out)
             if not whole:
                 kept.append(old["digest"])
-    _take(layout, before["config"]["digest"], out)
+    _copy_blob(layout, before["config"]["digest"], out)
     _finish(out, {**before, "layers": layers})
     return kept
 
@@ -89,7 +89,7 @@ def unpacked_digest(layer: Path) -> str:
     return f"sha256:{found.hexdigest()}"
 
 
-def _take(layout: Path, digest: str, out: Path) -> None:
+def _copy_blob(layout: Path, digest: str, out: Path) -> None:
     target = blob(out, digest)
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists():

@@ -131,7 +131,7 @@ def unpack(layout: Path, file: Path) -> None:
     file.with_name(file.name + ".sig").write_bytes(found[LAYER_TYPES[1]])
 
 
-def refused(file: Path, signers: Path, digest: str, seen: Path | None) -> list[str]:
+def faults_of(file: Path, signers: Path, digest: str, seen: Path | None) -> list[str]:
     """Why the image is refused; prints its signer if it is not."""
     found = verify(file, signers, digest, seen)
     if not found.faults:
@@ -159,7 +159,7 @@ def run(what: str, words: list[str], paths: list[Path]) -> int:
     elif what == "sign":
         signature.sign(paths[0], paths[1], NAMESPACE)
     elif what == "verify":
-        faults = refused(paths[0], paths[1], words[2], paths[3] if len(paths) > 3 else None)
+        faults = faults_of(paths[0], paths[1], words[2], paths[3] if len(paths) > 3 else None)
     elif what == "check":
         faults = list(changed_blobs(paths[0]))
     else:

@@ -94,7 +94,7 @@ def openvex(digest: str, holes: tuple[Hole, ...]) -> str:
 def _statement(digest: str, hole: Hole, name: str) -> dict[str, object]:
     package = PackageURL("pypi", name=hole.package, version=locked_versions()[hole.package])
     image = PackageURL("oci", name="loadcheck", version=digest)
-    said = {
+    statement = {
         "justification": hole.justification,
         "impact_statement": hole.because,
         "action_statement": hole.action,
@@ -103,5 +103,5 @@ def _statement(digest: str, hole: Hole, name: str) -> dict[str, object]:
         "vulnerability": {"name": name},
         "products": [{"@id": str(image), "subcomponents": [{"@id": str(package)}]}],
         "status": hole.status,
-        **{key: value for key, value in said.items() if value is not None},
+        **{key: value for key, value in statement.items() if value is not None},
     }

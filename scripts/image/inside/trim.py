@@ -29,13 +29,13 @@ def main() -> int:
         return 0
     problems = [problem for entry in facts["patch"] for problem in patch(site, entry)]
     if "--patch" in sys.argv:
-        return told(problems)
+        return report(problems)
     problems += [problem for entry in facts["strip"] for problem in strip(site, entry)]
     problems += [problem for entry in facts["prune"] for problem in prune(site, entry)]
-    return told(problems)
+    return report(problems)
 
 
-def told(problems: list[str]) -> int:
+def report(problems: list[str]) -> int:
     """Print all problems on stderr; returns the exit code."""
     for problem in problems:
         print(f"Error: env/image.toml: {problem}; bring the entry up to date with the lock", file=sys.stderr)
