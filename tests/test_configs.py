@@ -282,8 +282,8 @@ def test_an_invalid_config_is_refused(text: str, message: str | None, tmp_path: 
 
 @pytest.mark.parametrize("value", ["1e400", ".inf", ".nan", "[]", "{}", "{a: 1}", "x", "2048.5", "[1]", "true"])
 @pytest.mark.parametrize("key", ["sequence_len", "lora_r"])
-def test_a_value_that_is_no_whole_number_is_refused_by_its_key(key: str, value: str, tmp_path: Path):
-    """An endless number, a table or a list in place of a number is one line that names the key, and never the default."""
+def test_a_value_that_is_not_a_number_is_refused_by_its_key(key: str, value: str, tmp_path: Path):
+    """Infinity, a table or a list in place of a number gives one line that names the key, and not the default."""
     path = tmp_path / "config.yaml"
     text = f"base_model: unsloth/Meta-Llama-3.1-8B-Instruct\nadapter: qlora\nmicro_batch_size: 2\n{key}: {value}\n"
     path.write_text(text + ("lora_r: 16\n" if key != "lora_r" else "sequence_len: 512\n"))
@@ -293,8 +293,8 @@ def test_a_value_that_is_no_whole_number_is_refused_by_its_key(key: str, value: 
 
 
 @pytest.mark.parametrize("value", ["[]", "{}", "5", "{a: b}"])
-def test_a_model_that_is_no_name_is_refused(value: str, tmp_path: Path):
-    """And the default model is not taken instead."""
+def test_an_invalid_model_name_is_refused(value: str, tmp_path: Path):
+    """A value that is no name is refused, and the default model is not used instead."""
     path = tmp_path / "config.yaml"
     path.write_text(f"base_model: {value}\nadapter: qlora\nmicro_batch_size: 2\nsequence_len: 512\n")
     with pytest.raises(BadInput) as caught:

@@ -98,8 +98,8 @@ def test_chunked_prefill_must_match_the_profile(tmp_path: Path):
     assert {finding.figure for finding in judge(gather(folder)).failures()} == {"chunked_prefill_enabled"}
 
 
-def test_a_run_of_ours_is_of_one_card(tmp_path: Path):
-    """No profile asks for several cards, whose figures are not predicted: a run that says so is no pass."""
+def test_our_runs_use_one_card(tmp_path: Path):
+    """No profile uses several cards, and their figures are not predicted, so a run with them is no pass."""
     folder = _copy(RUNS / "h200" / "plain-granite-3.1-2b-16bit", tmp_path)
     _replace(folder / "load.log", "tensor_parallel_size=1", "tensor_parallel_size=2")
     assert "tensor_parallel_size" in {finding.figure for finding in judge(gather(folder)).failures()}
@@ -243,7 +243,7 @@ def test_a_server_without_its_port_did_not_start(tmp_path: Path):
 
 @pytest.mark.parametrize(("folder", "package"), [(H200, "peft"), (H200, "vllm"), (ON_CPU, "bitsandbytes")])
 def test_a_package_that_a_run_does_not_report_is_named(folder: Path, package: str, tmp_path: Path):
-    """Every engine of ours reports all of them; a log from elsewhere reports none."""
+    """Each of our engines reports every package; a foreign log reports none."""
     copy = _copy(folder, tmp_path)
     log = copy / "load.log"
     log.write_text(re.sub(rf'"{package}": "[^"]+", ', "", log.read_text(encoding="utf-8")), encoding="utf-8")
