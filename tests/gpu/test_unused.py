@@ -97,6 +97,33 @@ def test_an_auto_class_knows_the_same_configs(tmp_path: Path):
     assert deferred[1:] == plain[1:]
 
 
+COMPILED = """
+import sys
+sys.path[:0] = [ROOT + "/src"]
+from loadcheck.stacks.unsloth_vllm import engine, startup
+engine.set_environment()
+startup.defer_unused_imports()
+import torch, torch._dynamo
+
+def norm(x):  # as vLLM compiles gemma's (vllm/model_executor/layers/layernorm.py:206-213)
+    if torch.onnx.is_in_onnx_export():
+        return x
+    return (x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + 1e-6)).to(x.dtype)
+
+for dynamic in (None, True):
+    compiled = torch.compile(norm, dynamic=dynamic, fullgraph=True)
+    print([bool(torch.allclose(compiled(x), norm(x), atol=1e-5)) for x in map(torch.randn, (8, 5), (16, 16))])
+"""
+
+
+def test_a_function_is_compiled_as_ever(tmp_path: Path):
+    """torch's compiler, which needs parts of torch that are deferred, has them all when it compiles."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    command = [PYTHON, "-B", "-c", f"ROOT = {str(ROOT)!r}\n{COMPILED}"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+    assert found.stdout.splitlines() == ["[True, True]"] * 2, found.stderr
+
+
 CHILD = """
 import os, sys
 sys.path[:0] = [ROOT + "/scripts", ROOT + "/src"]

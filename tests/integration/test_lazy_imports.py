@@ -51,6 +51,17 @@ print(importlib.util.find_spec("heavy") is not None, lazy_imports.used)
     assert run(code) == ["True []"]
 
 
+def test_libraries_can_be_imported_before_they_are_used(run):
+    """Those that are named and still deferred, each once; placeholders made before stand for them."""
+    code = """
+import light.user as user
+lazy_imports.import_now(("heavy", "none"))
+lazy_imports.import_now(("heavy",))
+print(user.double(4), lazy_imports.used)
+"""
+    assert run(code) == ["heavy imported", "8 ['heavy']"]
+
+
 @pytest.mark.parametrize(
     ("use", "printed"),
     [

@@ -36,6 +36,14 @@ def defer_packages(parent: str) -> None:
         _finder().add(parent, PackageFinder(parent))
 
 
+def import_now(roots: Iterable[str]) -> None:
+    """Import those of these libraries that are still deferred."""
+    for root in roots:
+        for library in _finder().libraries(root):
+            if library.deferred:
+                library.module(root)
+
+
 class DeferredFinder(MetaPathFinder):
     """Asks those finders that a module may belong to: there are dozens, each import asks, and a load has thousands."""
 
@@ -44,6 +52,11 @@ class DeferredFinder(MetaPathFinder):
 
     def add(self, root: str, finder: LibraryFinder | PackageFinder) -> None:
         self._by_package.setdefault(root.partition(".")[0], []).insert(0, finder)
+
+    def libraries(self, root: str) -> list[LibraryFinder]:
+        """The finder of the library with this root; empty where it is not deferred."""
+        finders = self._by_package.get(root.partition(".")[0], ())
+        return [finder for finder in finders if isinstance(finder, LibraryFinder) and finder.root == root]
 
     def find_spec(self, name: str, path: Sequence[str] | None, _target: ModuleType | None = None) -> ModuleSpec | None:
         for finder in self._by_package.get(name.partition(".")[0], ()):

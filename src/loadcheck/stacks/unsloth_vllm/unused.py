@@ -30,7 +30,6 @@ LIBRARIES = (
     "torch.ao.quantization",  # torch's own quantization (torch/quantization/__init__.py:8)
     "torch.distributed._composable",  # traces FSDP (torch/_dynamo/variables/functions.py:31, torch.py:61)
     "torch.export",  # exports models (torch/_dynamo/eval_frame.py:58)
-    "torch.onnx",  # exports models (torch/_dynamo/variables/higher_order_ops.py:14)
     "torch.quantization",  # torch/__init__.py:2129
     "torch.utils.hipify.hipify_python",  # builds a trie of AMD's names (torch/_inductor/codegen/aoti_hipify_utils.py:5)
     "trl.extras.dataset_formatting",  # builds dataset features on import (trl/trainer/sft_trainer.py:46)
@@ -54,8 +53,11 @@ def defer() -> None:
 def defer_compiler(torch: Any) -> None:
     """Have `torch.compile` store its settings without importing the compiler, which is imported when it compiles; unsloth calls it 7 times.
 
-    The compiler reads the same settings itself (torch/__init__.py:2236-2239, torch/_inductor/compile_fx.py:442-444).
+    The compiler reads the same settings itself (torch/__init__.py:2236-2239, torch/_inductor/compile_fx.py:442-444). When it compiles, all
+    of torch is there, as it expects: some of it registers operators when it is imported (torch/_inductor/decomposition.py:12, lowering.py:17).
     """
+    wrapper = torch._TorchCompileInductorWrapper
+    compile_graph = wrapper.__call__
 
     def get_compiler_config(backend: Any) -> Any:
         from torch._inductor import config
@@ -63,7 +65,11 @@ def defer_compiler(torch: Any) -> None:
         with config.patch(backend.config):
             return config.get_config_copy()
 
-    torch._TorchCompileInductorWrapper.get_compiler_config = get_compiler_config
+    def compile_with_all_of_torch(backend: Any, *arguments: Any) -> Any:
+        lazy_imports.import_now(name for name in LIBRARIES if name.startswith(("sympy.", "torch.")))
+        return compile_graph(backend, *arguments)
+
+    wrapper.get_compiler_config, wrapper.__call__ = get_compiler_config, compile_with_all_of_torch
 
 
 class ConfigKeys(Sequence[Any]):
