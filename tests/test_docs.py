@@ -62,6 +62,45 @@ def test_named_files_exist(document: Path):
     assert missing == []
 
 
+SOURCES = sorted(
+    path
+    for pattern in (
+        "src/**/*.py",
+        "scripts/**/*.py",
+        "tests/**/*.py",
+        "env/*.toml",
+        "pyproject.toml",
+        "Makefile",
+        "Dockerfile",
+    )
+    for path in ROOT.glob(pattern)
+    if not path.is_relative_to(ROOT / "tests/runs")
+)
+_NAMED_FILE = re.compile(r"(?<![\w/.-])(?:src|tests|scripts|env|docs)/[\w/.-]+\.(?:py|toml|md|sh)\b")
+_NAMED_MODULE = re.compile(r"(?<=[\"' ])loadcheck(?:\.[a-z_]\w*){2,}(?=[\"' :])")
+
+
+@pytest.mark.parametrize("kind", ["files", "modules"])
+def test_what_sources_name_exists(kind: str):
+    """A file named in a comment or a message, and a module named in a string: that another process runs, or a log says."""
+    pattern, exists = (_NAMED_FILE, _is_file) if kind == "files" else (_NAMED_MODULE, _is_of_module)
+    named = {(name, path.name) for path in SOURCES for name in pattern.findall(path.read_text(encoding="utf-8"))}
+    assert len(named) > 20
+    assert [each for each in sorted(named) if not exists(each[0])] == []
+
+
+def _is_file(name: str) -> bool:
+    return (ROOT / name).exists()
+
+
+def _is_of_module(name: str) -> bool:
+    """Whether this is a package, a module, or a name within one."""
+    path = ROOT / "src" / name.replace(".", "/")
+    within = (each.with_suffix(".py").exists() for each in (path, *path.parents) if ROOT / "src" in each.parents)
+    package = path.parent / "__init__.py"
+    return path.is_dir() or any(within) or (package.exists() and path.name in package.read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("translation", TRANSLATIONS, ids=lambda path: path.name)
 def test_translations_match(translation: Path):
     """A translated README has the same headings, rows, code, links and numbers as the English one."""

@@ -38,7 +38,7 @@ def sign(path: Path, key: Path, namespace: str) -> None:
         return
     result = _run(["-Y", "sign", "-f", str(key), "-n", namespace, str(path)])
     if result.returncode:
-        raise BadInput(Problem(str(key), f"cannot sign: {_said(result)}", "give a private key of SSH", "--key"))
+        raise BadInput(Problem(str(key), f"cannot sign: {_message_of(result)}", "give a private key of SSH", "--key"))
 
 
 def signer_of(path: Path, signature: Path, signers: Path | None, namespace: str) -> tuple[str | None, str]:
@@ -54,7 +54,9 @@ def signer_of(path: Path, signature: Path, signers: Path | None, namespace: str)
     if signers is None:
         unknown = _run(["-Y", "check-novalidate", "-n", namespace, "-s", str(signature)], path)
         whose = "is by nobody whom you named (--signers)"
-        return None, f"the signature {whose}: {_said(unknown)}" if unknown.returncode == 0 else _said(unknown)
+        return None, f"the signature {whose}: {_message_of(unknown)}" if unknown.returncode == 0 else _message_of(
+            unknown
+        )
     with _allowed(signers) as file:
         found = _run(["-Y", "find-principals", "-f", str(file), "-s", str(signature)])
         if found.returncode or not found.stdout.strip():
@@ -62,7 +64,7 @@ def signer_of(path: Path, signature: Path, signers: Path | None, namespace: str)
         name = found.stdout.decode(errors="replace").splitlines()[0].split(",")[0]
         verify = ["-Y", "verify", "-f", str(file), "-I", name, "-n", namespace, "-s", str(signature)]
         result = _run(verify, path)
-    return (name, "") if result.returncode == 0 else (None, _said(result))
+    return (name, "") if result.returncode == 0 else (None, _message_of(result))
 
 
 @contextmanager
@@ -141,6 +143,6 @@ def _run(arguments: list[str], stdin: Path | None = None) -> subprocess.Complete
         raise UnsupportedMachine(Problem(TOOL, "is not on this machine", "install OpenSSH's client")) from None
 
 
-def _said(result: subprocess.CompletedProcess[bytes]) -> str:
+def _message_of(result: subprocess.CompletedProcess[bytes]) -> str:
     lines = (result.stderr + result.stdout).decode(errors="replace").strip().splitlines()
     return lines[-1].strip() if lines else f"{TOOL} ended with exit code {result.returncode}"

@@ -50,7 +50,7 @@ import os; sys.stdout.flush(); os._exit(0)
 """
 
 
-def test_the_imports_of_the_stack_use_nothing_that_is_put_off(tmp_path: Path):
+def test_the_imports_of_the_stack_use_nothing_that_is_deferred(tmp_path: Path):
     """Not one of the libraries is imported, nor the compiler, and a few families of models alone; what is used then works as ever."""
     code = f"ROOT = {str(ROOT)!r}\n{CODE}"
     found = subprocess.run([PYTHON, "-B", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,

@@ -48,11 +48,11 @@ def command(
     if recover:
         from loadcheck.cli import load_job
 
-        asked = load_job.asked(as_json, ci_reports, run_dir, force)
-        return load_job.recover(asked, load_job.prepared_load(asked.out, profile, changed))
+        options = load_job.load_options(as_json, ci_reports, run_dir, force)
+        return load_job.recover(options, load_job.prepared_load(options.out, profile, changed))
     with started_ahead(profile, changed) as ahead:
         from loadcheck.cli import load_job  # now that the engine's process imports, too
 
         begin_reading(profile, changed)
-        asked = load_job.asked(as_json, ci_reports, run_dir, force)
-        return load_job.load(asked, load_job.prepared_load(asked.out, profile, changed), ahead)
+        options = load_job.load_options(as_json, ci_reports, run_dir, force)
+        return load_job.load(options, load_job.prepared_load(options.out, profile, changed), ahead)

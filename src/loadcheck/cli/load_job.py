@@ -34,7 +34,7 @@ from loadcheck.terminal import console
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class LoadOptions:
     """The options of a load beside its settings; `out` is where people read, stderr beside JSON."""
 
     as_json: bool
@@ -44,8 +44,8 @@ class Asked:
     out: Console
 
 
-def asked(as_json: bool, ci_reports: CiReports, run_dir: Path | None, force: bool) -> Asked:
-    return Asked(as_json, ci_reports, run_dir, force, console(stderr=as_json))
+def load_options(as_json: bool, ci_reports: CiReports, run_dir: Path | None, force: bool) -> LoadOptions:
+    return LoadOptions(as_json, ci_reports, run_dir, force, console(stderr=as_json))
 
 
 def prepared_load(out: Console, profile: str | None, changed: dict[str, Any]) -> Prepared:
@@ -59,23 +59,23 @@ def prepared_load(out: Console, profile: str | None, changed: dict[str, Any]) ->
     return prepare(chosen, gpu)
 
 
-def load(asked: Asked, prepared: Prepared, ahead: Ahead | None) -> int:
-    out, profile = asked.out, prepared.plan.profile
-    if not prepared.prediction.fits and not asked.force:
-        asked.ci_reports.write(lambda: of_prediction(f"load {profile.name}", prepared.prediction))
-        if asked.as_json:
+def load(options: LoadOptions, prepared: Prepared, ahead: Ahead | None) -> int:
+    out, profile = options.out, prepared.plan.profile
+    if not prepared.prediction.fits and not options.force:
+        options.ci_reports.write(lambda: of_prediction(f"load {profile.name}", prepared.prediction))
+        if options.as_json:
             print_json({"run": None, "outcome": "refused", **prepared.prediction.to_json()})
         else:
             show_prediction(out, prepared.prediction, tree=False)
         out.print("Nothing was loaded. Add --force to load anyway.")
         return EXIT_FAIL
     report = doctor.examine(doctor.read_machine(prepared.plan, prepared.gpu, files=False), prepared.plan)
-    if refused_by(out, report, asked.as_json, asked.force, asked.ci_reports):
+    if refused_by(out, report, options.as_json, options.force, options.ci_reports):
         return report.exit_code
     with Progress(out, _gauge(prepared)) as progress:
-        loaded = run_load(prepared, asked.run_dir, progress.feed, if_for(ahead, profile))
-    asked.ci_reports.write(lambda: _report(loaded), loaded.folder.path)
-    if asked.as_json:
+        loaded = run_load(prepared, options.run_dir, progress.feed, if_for(ahead, profile))
+    options.ci_reports.write(lambda: _report(loaded), loaded.folder.path)
+    if options.as_json:
         print_json(loaded.to_json())
     else:
         show_verdict(out, loaded.evidence, loaded.verdict, loaded.record, loaded.folder.path)
@@ -102,12 +102,12 @@ def refused_by(out: Console, report: Report, as_json: bool, force: bool, ci_repo
     return refused
 
 
-def recover(asked: Asked, prepared: Prepared) -> int:
+def recover(options: LoadOptions, prepared: Prepared) -> int:
     """`load --recover`: like load, but walks the ladder when memory is short; JSON has one more key, `recovery`."""
-    out, name = asked.out, prepared.plan.profile.name
+    out, name = options.out, prepared.plan.profile.name
     machine = doctor.read_machine(prepared.plan, prepared.gpu, files=False)
     report = doctor.examine(machine, prepared.plan).without("memory")  # which is what is going to be fixed
-    if refused_by(out, report, asked.as_json, asked.force, asked.ci_reports):
+    if refused_by(out, report, options.as_json, options.force, options.ci_reports):
         return report.exit_code
 
     def run(attempt: Prepared, folder: Path) -> Loaded:
@@ -117,13 +117,13 @@ def recover(asked: Asked, prepared: Prepared) -> int:
     effects = Effects(
         lambda profile: prepare(profile, settled_gpu(prepared.gpu)), run, lambda text: out.print(text, markup=False)
     )
-    found = walk(prepared, effects, asked.run_dir or default_folder(name), asked.force)
+    found = walk(prepared, effects, options.run_dir or default_folder(name), options.force)
     loaded = found.attempts[-1].loaded if found.attempts else None
     if loaded is None:
-        asked.ci_reports.write(lambda: of_prediction(f"load {name}", prepared.prediction))
+        options.ci_reports.write(lambda: of_prediction(f"load {name}", prepared.prediction))
     else:
-        asked.ci_reports.write(lambda: _report(loaded), loaded.folder.path)
-    if asked.as_json:
+        options.ci_reports.write(lambda: _report(loaded), loaded.folder.path)
+    if options.as_json:
         said = loaded.to_json() if loaded else {"run": None, "outcome": "refused", **prepared.prediction.to_json()}
         print_json({**said, "recovery": found.to_json()})
     else:

@@ -68,16 +68,16 @@ def _loader(evidence: Evidence) -> Iterator[Finding]:
 
 def _settings(evidence: Evidence) -> Iterator[Finding]:
     """The settings that unsloth leaves at their defaults, and on which every figure depends (unsloth_zoo/vllm_utils.py at 2025.2.4, load_vllm)."""
-    handed_on = _handed_on(evidence)
+    passed_on = _passed_on(evidence)
     wanted_of = {
-        "kv_cache_dtype": handed_on.pop("kv_cache_dtype"),
+        "kv_cache_dtype": passed_on.pop("kv_cache_dtype"),
         "device": "cuda",
         "pipeline_parallel_size": "1",
         "speculative_config": "None",
         "scheduler_steps": "1",
         "chunked_prefill": "False",  # above 32768 tokens, too: not with LoRA (vllm/engine/arg_utils.py:1126-1132 at 0.7.2)
         "remote_code": "False",
-        **handed_on,
+        **passed_on,
     }
     if (dtype := evidence.attempt.reading("dtype")) is not None:
         wanted_of["compute_dtype"] = str(dtype.value)
@@ -97,7 +97,7 @@ def check_tokenizer(evidence: Evidence) -> Iterator[Finding]:
                                remedy="load the model with its own tokenizer, or give the raw output of one load")  # fmt: skip
 
 
-def _handed_on(evidence: Evidence) -> dict[str, str]:
+def _passed_on(evidence: Evidence) -> dict[str, str]:
     """The user's settings that unsloth passes on to the engine; without a profile, any value that the card supports."""
     profile, dtype = evidence.profile, evidence.attempt.reading("kv_cache_dtype")
     if profile is None:
