@@ -55,6 +55,7 @@ def defer_compiler(torch: Any) -> None:
 
     The compiler reads the same settings itself (torch/__init__.py:2236-2239, torch/_inductor/compile_fx.py:442-444). When it compiles, all
     of torch is there, as it expects: some of it registers operators when it is imported (torch/_inductor/decomposition.py:12, lowering.py:17).
+    Otherwise it fails, and dynamo, whose errors unsloth suppresses (unsloth_zoo/patching_utils.py:151), runs the function uncompiled.
     """
     wrapper = torch._TorchCompileInductorWrapper
     compile_graph = wrapper.__call__
