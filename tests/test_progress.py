@@ -40,6 +40,7 @@ BAR = "Capturing CUDA graph shapes:  {percent}%|####      | {done}/23 [00:10<00:
 def test_a_terminal_shows_progress_and_memory(monkeypatch: pytest.MonkeyPatch):
     """A terminal shows the bar's n of m, reset by each stage, and memory against the peak, which is read even while nothing is printed."""
     monkeypatch.setattr(progress, "REFRESH_S", 0.01)
+    monkeypatch.setenv("TERM", "xterm")
     used = iter(range(1, 1000))
     output = io.StringIO()
     with Progress(Console(file=output, force_terminal=True), Gauge(lambda: next(used) * GIB, 9 * GIB)) as shown:
@@ -56,6 +57,7 @@ def test_a_terminal_shows_progress_and_memory(monkeypatch: pytest.MonkeyPatch):
 def test_a_terminal_shows_the_progress_of_a_download(monkeypatch: pytest.MonkeyPatch):
     """A terminal shows the downloader's progress in its own units."""
     monkeypatch.setattr(progress, "REFRESH_S", 0.01)
+    monkeypatch.setenv("TERM", "xterm")
     output = io.StringIO()
     with Progress(Console(file=output, force_terminal=True)) as shown:
         shown.feed(b"hub weights: 256.0 MiB of 5.31 GiB\nhub weights: 1.25 GiB of 5.31 GiB\n")
@@ -78,6 +80,17 @@ def test_a_ci_log_has_a_line_per_stage_with_its_memory():
         shown.feed(STAGES + BAR.format(percent=43, done=10).encode())
     lines = [line.partition("s  ")[2] for line in output.getvalue().splitlines()]
     assert lines == ["preparing the weights", "importing the libraries", "capturing CUDA graphs, 5.00 GiB"]
+
+
+@pytest.mark.parametrize("terminal", ["dumb", "unknown"])
+def test_a_dumb_terminal_has_a_line_per_stage(monkeypatch: pytest.MonkeyPatch, terminal: str):
+    """A terminal that cannot overwrite a line, such as Emacs' shell, gets one line per stage, and is not left silent."""
+    monkeypatch.setenv("TERM", terminal)
+    output = io.StringIO()
+    with Progress(Console(file=output, force_terminal=True)) as shown:
+        shown.feed(STAGES)
+    lines = [line.partition("s  ")[2] for line in output.getvalue().splitlines()]
+    assert lines == ["preparing the weights", "capturing CUDA graphs"]
 
 
 def test_the_largest_child_is_the_process_that_loads():

@@ -189,6 +189,8 @@ def small_disk(scene: Scene) -> None:
     """A separate file system for the run folder."""
     disk = scene.base / "disk"
     disk.mkdir()
+    if shutil.which("mount") is None:
+        raise Unavailable("mount is not installed")
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", disk], capture_output=True, check=False
     )

@@ -71,7 +71,7 @@ _ANCHORS = (PREFIX, *{format.anchor for format in DIALECT.formats if format.open
 
 
 class Progress:
-    """Follows the child's output. On a terminal, one line that changes; elsewhere one line per stage, for CI logs.
+    """Follows the child's output. On a terminal, one line that changes; elsewhere, and with TERM=dumb, one line per stage, for CI logs.
 
     Args:
         gauge: memory against its predicted peak, shown beside the stage; None to show none.
@@ -89,7 +89,8 @@ class Progress:
         self._dots = 0
         self._lock = threading.Lock()
         spinner = "line" if out.options.ascii_only else "dots"
-        self._status: Status | None = Status(PREPARING, console=out, spinner=spinner) if out.is_terminal else None
+        overwrites = out.is_terminal and not out.is_dumb_terminal  # rich shows nothing that changes on a dumb one, such as Emacs' shell
+        self._status: Status | None = Status(PREPARING, console=out, spinner=spinner) if overwrites else None
 
     def __enter__(self) -> Self:
         if self._status:
