@@ -89,7 +89,9 @@ class Progress:
         self._dots = 0
         self._lock = threading.Lock()
         spinner = "line" if out.options.ascii_only else "dots"
-        overwrites = out.is_terminal and not out.is_dumb_terminal  # rich shows nothing that changes on a dumb one, such as Emacs' shell
+        overwrites = (
+            out.is_terminal and not out.is_dumb_terminal
+        )  # rich shows nothing that changes on a dumb one, such as Emacs' shell
         self._status: Status | None = Status(PREPARING, console=out, spinner=spinner) if overwrites else None
 
     def __enter__(self) -> Self:
