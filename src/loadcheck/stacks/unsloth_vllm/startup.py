@@ -27,11 +27,11 @@ from loadcheck.stacks.unsloth_vllm.map_ahead import map_ahead
 
 MEASURES = (
     "adapters", "ahead", "blocks", "collector", "context", "hash", "huge_pages", "inspection", "kernels", "loopback",
-    "map_ahead", "nvidia_smi", "read_ahead", "swap", "unused", "warm_up",
+    "map_ahead", "nvidia_smi", "read_ahead", "swap", "unused", "unused_more", "warm_up",
 )  # fmt: skip
 DISABLE_VARIABLE = "LOADCHECK_START_WITHOUT"
 ENABLE_VARIABLE = "LOADCHECK_START_WITH"
-OPT_IN = ("ahead", "hash", "huge_pages", "kernels", "nvidia_smi")
+OPT_IN = ("ahead", "hash", "huge_pages", "kernels", "nvidia_smi", "unused_more")
 """Measures that have not run on a GPU yet: enabled only where LOADCHECK_START_WITH names them."""
 
 ALLOCATOR = "expandable_segments:True,roundup_power2_divisions:[32:256,64:128,256:64,>:32]"
@@ -128,7 +128,7 @@ def defer_unused_imports() -> None:
     """Defer the imports that a load without training never uses; takes effect once, and must precede the import of unsloth."""
     if not enabled("unused"):
         return
-    unused.defer()
+    unused.defer(more=enabled("unused_more"))
     import torch  # unsloth imports it first, too
 
     unused.defer_compiler(torch)
@@ -362,7 +362,7 @@ def patch_vllm_start() -> None:
 
     # Must come first: unsloth replaces classes in vLLM modules from which other modules import them (unsloth/models/loader.py:279).
     patch_vllm()
-    if enabled("unused"):
+    if enabled("unused_more"):
         find_configs_by_name()
     if enabled("inspection"):
         inspect_in_process()
