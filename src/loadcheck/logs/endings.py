@@ -132,7 +132,7 @@ ENDINGS: tuple[EndingWords, ...] = tuple(
         ("by watchdog", r"Exception \(either an error or timeout\) detected by watchdog at work.*"),
         ("dump debug info", r"Terminating the process after attempting to dump debug info.*"),
         ("conda.cli.main_run", r"^ERROR conda\.cli\.main_run:.*"),
-        # uvicorn's server.py and lifespan/on.py
+        # asyncio, which uvicorn listens by, and uvicorn's lifespan/on.py
         ("error while attempting to bind", r"\[Errno \d+\] error while attempting to bind on address.*"),
         ("Application startup failed", r"Application startup failed\. Exiting\."),
         ("Error response from daemon", r"^(?:docker: )?Error response from daemon: .*"),
@@ -146,10 +146,6 @@ ENDINGS: tuple[EndingWords, ...] = tuple(
             r"(?<!\S)\S{1,255}:\d+: \S.{0,999}: block: \[[\d,]+\], thread: \[[\d,]+\] Assertion `.{1,400}` failed.*",
         ),
         ("CUDA error (", r"^\W{0,4}CUDA error \(\S{1,255}:\d+\): .*"),
-        (
-            "attempting to bind",
-            r"\[Errno \d+\] error while attempting to bind on address .*",
-        ),  # asyncio, which uvicorn listens by
         ("CUDA error: ", r"^\W{0,4}CUDA error: (?!no error|success|0\b)[a-z].*"),
         ("NCCL error: ", r"^\W{0,4}NCCL error: (?!no|success|0\b)\w.*"),
         (" at line ", r"^\W{0,4}Error .{1,200} at line \d+ in file \S.*"),
