@@ -1,11 +1,11 @@
-"""Run the tests that need a GPU, in parts, side by side on the cards of this host; all that they saw comes to lie in one folder, and one file.
+"""Run the tests that need a GPU, in parts, side by side on the cards of this host; all results go into one folder and one archive.
 
-    python3 scripts/gpu_tests.py KEPT                          (every part, one after another, on the first card)
-    python3 scripts/gpu_tests.py KEPT load,traced resume,merged  (two cards: the first takes the parts of the first word, the second those of the second)
-    python3 scripts/gpu_tests.py KEPT fleet                    (takes every card itself)
+    python3 scripts/gpu_tests.py KEPT                            (every part in sequence, on the first card)
+    python3 scripts/gpu_tests.py KEPT load,traced resume,merged  (two cards: the first runs the parts of the first group, the second those of the second)
+    python3 scripts/gpu_tests.py KEPT fleet                      (uses every card)
 
-It needs .venv/dev and .venv/gpu, and no network. What is still running after --limit seconds is interrupted, so that KEPT.tar.gz is there in time.
-Exit 0: all that were asked for passed, and none was skipped for want of a card. tests/gpu/README.md says what each part shows.
+It needs .venv/dev and .venv/gpu, but no network. After --limit seconds, running tests are interrupted, so that KEPT.tar.gz is written in time.
+Exit 0: all requested parts passed, and no test was skipped for lack of a card, make or .venv/gpu. tests/gpu/README.md says what each part shows.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PARTS = {
 ON_ALL_CARDS = "fleet"
 SKIPPED_FOR_WANT = re.compile(r"SKIPPED .*(no usable NVIDIA GPU|is not installed$|has no make)")
 END_S = 25
-"""What an interrupted session may take to end what it started."""
+"""The time that an interrupted session has to end what it started."""
 
 
 def main() -> int:
@@ -47,12 +47,12 @@ def main() -> int:
     asked = parser.parse_args()
     words = [word.split(",") for word in asked.words]
     if unknown := {part for parts in words for part in parts} - {*PARTS}:
-        parser.error(f"{', '.join(sorted(unknown))}: no part; known: {', '.join(PARTS)}")
+        parser.error(f"{', '.join(sorted(unknown))}: unknown part; known: {', '.join(PARTS)}")
     if len(words) > 1 and any(ON_ALL_CARDS in parts for parts in words):
-        parser.error(f"{ON_ALL_CARDS} takes every card: ask for it alone")
+        parser.error(f"{ON_ALL_CARDS} uses every card: run it by itself")
     cards = uuids()
     if len(words) > max(1, len(cards)):
-        parser.error(f"{len(words)} words for {len(cards)} cards")
+        parser.error(f"{len(words)} groups for {len(cards)} cards")
     kept: Path = asked.kept.absolute()
     kept.mkdir(parents=True, exist_ok=True)
     codes = run(
@@ -68,12 +68,12 @@ def main() -> int:
 
 
 def card(parts: list[str], cards: list[str], at: int) -> str | None:
-    """The card of a session; None for the one that takes all, or where there is none."""
+    """The card of a session; None for the one that uses all, or if there is none."""
     return None if ON_ALL_CARDS in parts or not cards else cards[at]
 
 
 def uuids() -> list[str]:
-    """Of this host's GPUs, as the environment of the stack sees them by NVML."""
+    """The UUIDs of this host's GPUs, by NVML in the stack's environment."""
     code = "import json; from loadcheck.device import read_gpus; print(json.dumps([uuid for uuid, _ in read_gpus()]))"
     said = subprocess.run([str(ROOT / ".venv/gpu/bin/python"), "-c", code], capture_output=True, text=True, check=False)
     found: list[str] = json.loads(said.stdout or "[]")
@@ -81,14 +81,14 @@ def uuids() -> list[str]:
 
 
 def run(sessions: list[tuple[list[str], Path, str | None]], kept: Path, limit_s: float) -> list[int]:
-    """Run them side by side; the exit code of each."""
+    """Run the sessions side by side; returns their exit codes."""
     deadline_s = time.monotonic() + limit_s
     running = [start(parts, words, gpu, kept) for parts, words, gpu in sessions]
     for process in running:
         try:
             process.wait(max(0.0, deadline_s - time.monotonic()))
         except subprocess.TimeoutExpired:
-            print("the limit is over: interrupted", flush=True)
+            print("time limit reached: interrupted", flush=True)
             interrupt(running)
     return [shown(words, process.returncode) for (_, words, _), process in zip(sessions, running, strict=True)]
 
@@ -118,7 +118,7 @@ def start(parts: list[str], words: Path, gpu: str | None, kept: Path) -> subproc
 
 
 def interrupt(running: list[subprocess.Popen[bytes]]) -> None:
-    """As Ctrl-C does, so that fixtures end what they started; then the rest of each session."""
+    """Interrupt each session like Ctrl-C, so that fixtures end what they started; kill those that remain."""
     for process in running:
         if process.poll() is None:
             os.kill(process.pid, signal.SIGINT)
@@ -132,7 +132,7 @@ def interrupt(running: list[subprocess.Popen[bytes]]) -> None:
 
 
 def shown(words: Path, code: int) -> int:
-    """Print how each test ended; its exit code, 1 where what was asked for was skipped."""
+    """Print how each test ended; returns the exit code, or 1 if a requested test was skipped."""
     text = words.read_text(encoding="utf-8", errors="replace")
     lines = [
         line

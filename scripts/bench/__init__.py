@@ -1,1 +1,1 @@
-"""The benchmark of a start (`make bench`)."""
+"""The start-up benchmark (`make bench`)."""

@@ -1,12 +1,12 @@
-"""Time from start to first token, stage by stage: unsloth's own script against `loadcheck load`, one after the other.
+"""Compare the time from start to first token, stage by stage: unsloth's own script and `loadcheck load`, one after the other.
 
 python -m scripts.bench [--out DIR] [--rounds N] [--cold-rounds N] [--plain-rounds N] [--limit-s S] [--continue] [--with MEASURE,...] ...
 
-A warm round is a run of the plain script, ours, ours with few sequences (--also), and the last two again with the measures that are opt-in
-(--with), and the last once more with one that may cost time (--trial); a cold one has only the plain script and the two with opt-in measures. All on the same weights: synthetic, made before the first round.
-A round begins if it can be expected to end before the limit, and what still runs then is ended. DIR gets a log and a run folder of each run;
-bench.json and table.md, after each round, of all rounds; --continue adds to them. A way that fails is missing from its round. Exit code 1 if
-something differs that must not, or a run failed; 4 if rounds are left.
+A warm round runs the plain script, ours, ours with few sequences (--also), the last two again with the opt-in measures (--with), and the last
+once more with a measure that may cost time (--trial). A cold round has only the plain script and the two with opt-in measures. All use the
+same synthetic weights, made before the first round. A round begins only if it is expected to end before the limit; a run that exceeds the
+limit is ended. DIR gets a log and a run folder of each run, and after each round bench.json and table.md of all rounds; --continue adds to
+them. A way that fails is missing from its round. Exit code 1 if something differs that must not, or a run failed; 4 if rounds are left.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from scripts.bench.timing import Bench, Cut, OutOfTime, Timed, Way, import_once,
 
 KINDS = ("warm", "cold")
 GUESS_S = {"warm": 195.0, "cold": 190.0}
-"""What a round takes (H200), until one was run."""
+"""The expected time of the first round of each kind (H200)."""
 LEFT = 4
 TRIAL = "huge_pages"
 
 
 @dataclass
 class State:
-    """What was run by now: whole rounds, what failed, and what is left."""
+    """The state of the benchmark: complete rounds, failures, and the rounds that are left."""
 
     rounds: Rounds
     failures: list[str]
@@ -49,7 +49,9 @@ def main() -> int:
     options = read_options()
     gpu = read_gpu()
     if gpu is None:
-        print("Error: this machine: no usable NVIDIA GPU; run the bench where nvidia-smi lists one", file=sys.stderr)
+        print(
+            "Error: this machine: no usable NVIDIA GPU; run the benchmark where nvidia-smi lists one", file=sys.stderr
+        )
         return 3
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     deadline_s = time.monotonic() + options.limit_s
@@ -80,24 +82,24 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts.bench", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     parser.add_argument("--rounds", type=int, default=3, help="warm ones")
-    parser.add_argument("--cold-rounds", type=int, default=2, help="files that were read, and compiled kernels, are forgotten before each run")  # fmt: skip
+    parser.add_argument("--cold-rounds", type=int, default=2, help="read files and compiled kernels are dropped before each run")  # fmt: skip
     parser.add_argument("--plain-rounds", type=int, default=2, help="how many rounds of each kind have the plain script, the longest")  # fmt: skip
     parser.add_argument("--run-limit-s", type=float, default=240.0, help="for one run")
     parser.add_argument("--limit-s", type=float, default=780.0, help="for all of it")
-    parser.add_argument("--continue", dest="go_on", action="store_true", help="keep the whole rounds that DIR has, and run the rest")  # fmt: skip
-    parser.add_argument("--weights", type=Path, help="the weights, where an earlier bench has made them")
+    parser.add_argument("--continue", dest="go_on", action="store_true", help="keep the complete rounds in DIR, and run the rest")  # fmt: skip
+    parser.add_argument("--weights", type=Path, help="the weights, if an earlier benchmark has made them")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of all ways")
-    parser.add_argument("--also", default="conservativeness=0.041", metavar="KEY=VALUE", help="ours again with this setting; empty for not again")  # fmt: skip
-    parser.add_argument("--with", dest="opt_in", default=",".join(name for name in OPT_IN if name != TRIAL), help=f"opt-in measures of two further ways, as {ENABLE_VARIABLE} names them; empty for none")  # fmt: skip
-    parser.add_argument("--trial", default=TRIAL, help="an opt-in measure that may cost time: the last of these ways again with it, warm; empty for not again")  # fmt: skip
+    parser.add_argument("--also", default="conservativeness=0.041", metavar="KEY=VALUE", help="run ours again with this setting; empty: do not")  # fmt: skip
+    parser.add_argument("--with", dest="opt_in", default=",".join(name for name in OPT_IN if name != TRIAL), help=f"opt-in measures of two further ways, in the format of {ENABLE_VARIABLE}; empty: none")  # fmt: skip
+    parser.add_argument("--trial", default=TRIAL, help="an opt-in measure that may cost time: run the last of these ways again with it, warm; empty: do not")  # fmt: skip
     parser.add_argument(
-        "--without", default="", help=f"measures to leave out of ours, as {DISABLE_VARIABLE} names them"
+        "--without", default="", help=f"measures to switch off in ours, in the format of {DISABLE_VARIABLE}"
     )
     return parser.parse_args()
 
 
 def ways_of(options: argparse.Namespace) -> list[Way]:
-    """The plain script first: the others are told as parts of its time."""
+    """All ways, the plain script first: the others' times are given as fractions of its time."""
     both, also = tuple(options.set), (options.also,) if options.also else ()
     opt_in = tuple(name for name in options.opt_in.split(",") if name)
     ways = [Way(PLAIN, plain=True, settings=both), Way("ours", settings=both, like=PLAIN)]
@@ -112,7 +114,7 @@ def ways_of(options: argparse.Namespace) -> list[Way]:
 
 
 def ways_in(ways: Sequence[Way], kind: str, with_plain: bool) -> list[Way]:
-    """The ways of a round: a cold one is long, so it has only those with opt-in measures, where there are some."""
+    """The ways of a round. A cold one is long, so it has only the plain script and those with opt-in measures, if there are any."""
     opt_in = [way for way in ways if way.opt_in and not way.only_warm]
     chosen = [way for way in ways if way.plain] + opt_in if kind == "cold" and opt_in else ways
     return [way for way in chosen if (with_plain or not way.plain) and (kind == "warm" or not way.only_warm)]
@@ -122,11 +124,13 @@ def ways_in(ways: Sequence[Way], kind: str, with_plain: bool) -> list[Way]:
 
 
 def prepared(options: argparse.Namespace, deadline_s: float) -> Bench:
-    """Load once, uncounted, where there are no weights yet: they are made, and compiled kernels are where either way finds them."""
+    """If there are no weights yet, load once, not counted: this makes them, and compiles the kernels for either way."""
     bench = Bench(options.out, options.weights, options.without, deadline_s, options.run_limit_s)
     found = options.out / "ours-0" / "weights.json"
     if bench.weights is None and not (options.go_on and found.exists()):
-        opt_in = ("kernels",) if "kernels" in options.opt_in.split(",") else ()  # it leaves a mark beside the kernels
+        opt_in = (
+            ("kernels",) if "kernels" in options.opt_in.split(",") else ()
+        )  # it leaves its marker beside the kernels
         run(Way("ours", settings=tuple(options.set), opt_in=opt_in), bench, "ours-0", cold=False)
     weights = bench.weights or Path(json.loads(found.read_text(encoding="utf-8"))["directory"])
     return replace(bench, weights=weights)
@@ -135,7 +139,7 @@ def prepared(options: argparse.Namespace, deadline_s: float) -> Bench:
 def run_rounds(
     options: argparse.Namespace, bench: Bench, ways: Sequence[Way], state: State, keep: Callable[[], None]
 ) -> None:
-    """Run the rounds that are wanted and not there yet, until the time is over."""
+    """Run the wanted rounds that are not there yet, until the time limit."""
     wanted = {"warm": options.rounds, "cold": options.cold_rounds}
     todo = [(kind, n) for kind in KINDS for n in range(len(state.rounds.get(kind, [])) + 1, wanted[kind] + 1)]
     state.left = [f"{kind} round {number}" for kind, number in todo]
@@ -157,7 +161,7 @@ def run_rounds(
 
 
 def run_round(bench: Bench, ways: Sequence[Way], kind: str, number: int, state: State) -> list[Timed]:
-    """One run of each way; one that fails is reported and missing. OutOfTime at the bench's limit."""
+    """One run of each way; a failed run is reported and omitted. OutOfTime at the benchmark's limit."""
     runs = []
     for way in ways:
         try:
@@ -168,7 +172,7 @@ def run_round(bench: Bench, ways: Sequence[Way], kind: str, number: int, state: 
 
 
 def expected_s(rounds: Rounds, kind: str) -> float:
-    """What one more round takes, by the longest by now; runs end a little after their process."""
+    """The expected time of one more round: that of the longest so far, and a little more, as runs end shortly after their process."""
     known = [sum(run.wall_s for run in each) for each in rounds.get(kind, [])]
     return 1.05 * max(known) if known else GUESS_S[kind]
 
@@ -191,14 +195,14 @@ def write(out: Path, about: dict[str, Any], ways: Sequence[Way], state: State) -
 
 
 def _replace(path: Path, text: str) -> None:
-    """Whole or not at all: it is written again after each round."""
+    """Replace the file atomically, as it is written again after each round."""
     new = path.with_name(f".{path.name}.new")
     new.write_text(text, encoding="utf-8")
     new.replace(path)
 
 
 def kept(out: Path) -> State:
-    """The whole rounds of an earlier bench in this folder."""
+    """The complete rounds of an earlier benchmark in this folder."""
     path = out / "bench.json"
     if not path.exists():
         return State({}, [], [])

@@ -1,4 +1,4 @@
-"""The load as the notebooks of unsloth write it, and nothing else: what `make bench` compares with.
+"""The load as unsloth's notebooks write it, and nothing else: the baseline of `make bench`.
 
 plain.py WEIGHTS_DIRECTORY [KEY=VALUE...]    the keys are arguments of from_pretrained
 """
@@ -15,7 +15,7 @@ from vllm import SamplingParams
 settings = {key: ast.literal_eval(value) for key, _, value in (word.partition("=") for word in sys.argv[2:])}
 model, tokenizer = FastLanguageModel.from_pretrained(
     model_name=sys.argv[1],
-    use_exact_model_name=True,  # else it asks the network for its newest list of names: time that says nothing here
+    use_exact_model_name=True,  # otherwise it fetches its newest list of names from the network, which is not what is measured
     **{
         "max_seq_length": 512,
         "load_in_4bit": True,
@@ -41,7 +41,7 @@ print("\nfirst token at", output.metrics.first_token_time)
 
 
 def say_what_is_compared() -> None:
-    """Not timed any more. The tokens are of a prompt in which the text's beginning is not there twice, as `loadcheck load` asks."""
+    """Print the hashes that are compared; this is not timed. The prompt has one beginning-of-text token, not two, as in `loadcheck load`."""
     from loadcheck.stacks.engine_common import digest, trainable
 
     messages = [{"role": "user", "content": "What is the capital of France?"}]
@@ -53,4 +53,4 @@ def say_what_is_compared() -> None:
 
 
 say_what_is_compared()
-os._exit(0)  # how it ends is not timed either
+os._exit(0)  # its exit is not timed either

@@ -1,4 +1,4 @@
-"""What the runs of a bench say together: what differs between ways that must be alike, medians, and the table of docs/startup.md."""
+"""The results of a benchmark's runs: differences between ways that must agree, medians, and the table of docs/startup.md."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Rounds = dict[str, list[list[Timed]]]
 """The rounds of each kind, "warm" and "cold"; a way that failed is missing from its round."""
 TOTAL = "start to first token"
 PLAIN = "plain"
-"""The way whose times the others are parts of."""
+"""The baseline: the other ways' times are given as fractions of its times."""
 
 
 def differences(rounds: Rounds, ways: Sequence[Way]) -> list[str]:
-    """Each run that says it failed, and each figure, hash and number of torch's bytes that differs from the way that a way must be like, or from its first round."""
+    """Each failed run, and each figure, hash and number of torch's bytes that differs from those of the way it must equal, or of its own first round."""
     like = {way.name: way.like for way in ways}
     return [text for kind in rounds for text in _of_kind(kind, rounds[kind], like)]
 
@@ -36,7 +36,7 @@ def _of_kind(kind: str, rounds: list[list[Timed]], like: dict[str, str | None]) 
 
 
 def _differing(one: Timed | None, two: Timed) -> Iterator[tuple[str, Any, Any]]:
-    """What both say and say differently; a figure that the first says and the second does not, too. Bytes are ours alone."""
+    """Values that differ, and figures that only the first run has. Hashes and bytes may be missing, as the plain script prints no bytes."""
     if one is None:
         return
     for name, value in one.said.items():
@@ -57,7 +57,7 @@ def medians(rounds: list[list[Timed]]) -> dict[str, dict[str, float]]:
 
 
 def table(rounds: Rounds, heading: str) -> str:
-    """Medians in seconds, and in brackets what part of the plain script's stage each is."""
+    """Medians in seconds, each with its fraction of the plain script's stage in brackets."""
     found = {kind: medians(each) for kind, each in rounds.items() if each}
     columns = [(kind, way) for kind, ways in found.items() for way in ways]
     names = [f"{way}, {kind}" for kind, way in columns]

@@ -1,4 +1,4 @@
-"""One run of one way, timed: the seconds of each stage, and what it said that must be the same whichever way was taken."""
+"""Times one run of one way: the seconds of each stage, and the values that must be the same for every way."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROFILE = "llama31-8b-instruct-4bit"
 POLL_S = 0.01
 PLAIN = Path(__file__).with_name("plain.py")
 
-# What ends each stage, in order: a line of unsloth's or vLLM's that both ways print.
+# The line that ends each stage, in order: unsloth or vLLM prints it in either way.
 STAGES = {
     "interpreter and imports": r"Unsloth \S+: Fast \w+ patching",
     "config and model's class": r"Initializing a V0 LLM engine",
@@ -40,19 +40,19 @@ STAGES = {
     "first token": r"first token at ([\d.]+)|\"first_token_unix_s\": ([\d.]+)",
 }
 UNLIKE = {spec.attribute for spec in figure_specs().values() if spec.kind is Kind.SECONDS} | {"peak_device_bytes"}
-"""Figures that two loads need not share: times, and the card's peak, of which a few MiB are the driver's own (LOG.md)."""
+"""Figures that may differ between two loads: times, and the card's peak, a few MiB of which belong to the driver (LOG.md)."""
 HASHES = ("adapter_sha256", "token_ids_sha256")
-"""What the plain script prints as NAME=VALUE, and ours in its events."""
+"""The plain script prints these as NAME=VALUE, ours in its events."""
 TORCHS = ("allocated_bytes", "reserved_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "lora_slots_bytes", "adapter_bytes")  # fmt: skip
-"""Bytes of ours that no driver moves: the same in two loads, or one of them is another load."""
+"""Bytes in our events that do not depend on the driver: two loads with the same settings must agree."""
 
 
-class Cut(Exception):  # noqa: N818  # no fault of the bench's
-    """A run that gave no time."""
+class Cut(Exception):  # noqa: N818  # not an error of the benchmark
+    """A run without a result."""
 
 
-class OutOfTime(Exception):  # noqa: N818  # no fault either
-    """The bench's limit."""
+class OutOfTime(Exception):  # noqa: N818  # not an error either
+    """The benchmark reached its time limit."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class Way:
     """How a load is started.
 
     Attributes:
-        name: as the table has it.
-        plain: unsloth's script; else ours.
-        settings: KEY=VALUE each.
-        opt_in: the measures that LOADCHECK_START_WITH names.
-        like: the name of the way whose figures, hashes and bytes it must have; None for one that stands alone.
-        only_warm: whether cold rounds leave it out.
+        name: as in the table.
+        plain: whether this is unsloth's script, and not ours.
+        settings: each as KEY=VALUE.
+        opt_in: the measures for LOADCHECK_START_WITH.
+        like: the name of the way whose figures, hashes and bytes it must equal; None if there is none.
+        only_warm: whether cold rounds omit it.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Way:
 
 @dataclass
 class Timed:
-    """One run: seconds of each stage, in order, and to the first token; what came from the disk, which says how cold it was; what it said."""
+    """One run: seconds of each stage, in order, and until the first token; bytes from the disk, which show how cold it was; the values to compare."""
 
     way: str
     disk_read_gb: float = 0.0
@@ -95,7 +95,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all runs have in common. `deadline_s` is of time.monotonic: what runs by then is ended; no run takes longer than `run_limit_s`."""
+    """Settings of all runs. A run is ended at `deadline_s` (of time.monotonic), and after `run_limit_s` of its own."""
 
     out: Path
     weights: Path | None
@@ -105,7 +105,7 @@ class Bench:
 
 
 def run(way: Way, bench: Bench, name: str, cold: bool) -> Timed:
-    """Run a way to its end; Cut where it gives no time."""
+    """Run a way to its end; Cut if it has no result."""
     folder = bench.out / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def environment(way: Way, bench: Bench) -> dict[str, str]:
 
 
 def _timed(way: Way, words: list[str], log: Path, output: Any, bench: Bench, cold: bool) -> Timed:
-    """Run one way to its end, and note when each line of its log appears."""
+    """Run one way to its end, and record when each line of its log appears."""
     variables = environment(way, bench)
     with tempfile.TemporaryDirectory() as kernels:
         if cold:
@@ -150,16 +150,16 @@ def _timed(way: Way, words: list[str], log: Path, output: Any, bench: Bench, col
 
 
 def watch(process: subprocess.Popen[bytes], log: Path, name: str, bench: Bench) -> list[tuple[int, float]]:
-    """(bytes in the log, time) each time that it has grown, until the process has ended.
+    """(bytes in the log, time) whenever the log has grown, until the process has ended.
 
-    Cut or OutOfTime where it takes too long; it has ended then, with what it started.
+    Cut or OutOfTime if it takes too long; it and its children have been ended by then.
     """
     grown: list[tuple[int, float]] = []
     size, limit_s = 0, time.monotonic() + bench.run_limit_s
     try:
         while process.poll() is None:
             if time.monotonic() > bench.deadline_s:
-                raise OutOfTime(f"{name}: the time was over")
+                raise OutOfTime(f"{name}: the time limit was reached")
             if time.monotonic() > limit_s:
                 raise Cut(f"{name}: took more than {bench.run_limit_s:.0f} s")
             time.sleep(POLL_S)
@@ -173,7 +173,7 @@ def watch(process: subprocess.Popen[bytes], log: Path, name: str, bench: Bench) 
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End it as Ctrl-C does, so that a load of ours ends its engine; what is left of its session after that is killed."""
+    """Interrupt it like Ctrl-C, so that our load ends its engine; then kill the rest of its session."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
@@ -198,7 +198,7 @@ def set_stages(timed: Timed, text: str, appeared: list[tuple[int, float]], start
 
 
 def said(attempt: Attempt, text: str) -> dict[str, Any]:
-    """What must be alike: every figure but those of `UNLIKE`, the hashes, and of ours torch's bytes at each stage."""
+    """The values to compare: every figure except those of `UNLIKE`, the hashes, and, for ours, torch's bytes at each stage."""
     found: dict[str, Any] = {name: value for name, value in attempt.figures.known().items() if name not in UNLIKE}
     found |= {name: match[1] for name in HASHES if (match := re.search(rf"^{name}=(\w+)$", text, re.MULTILINE))}
     for line in text.splitlines():
@@ -224,10 +224,10 @@ def _event(line: str) -> dict[str, Any]:
 
 
 def forget_files() -> None:
-    """Drop what was read of this Python, its packages and the weights from the page cache."""
+    """Drop the files of this Python, its packages and the weights from the page cache."""
     from loadcheck.weights.cache import weights_dir
 
-    os.sync()  # what is not yet on the disk stays in memory
+    os.sync()  # dirty pages would stay in memory
     for folder in (Path(sysconfig.get_path("stdlib")), Path(sys.prefix), weights_dir()):
         for path in folder.rglob("*"):
             if path.is_file():
@@ -237,10 +237,10 @@ def forget_files() -> None:
 
 
 def import_once() -> None:
-    """Have in memory what the plain script imports; a load of ours reads a part of it alone."""
+    """Read all that the plain script imports into memory; our load reads only a part of it."""
     subprocess.run([sys.executable, "-c", "import unsloth"], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, check=False)  # fmt: skip
 
 
 def disk_read_bytes() -> int:
-    """What all children that have ended had to read from a disk (in blocks of 512: Linux, task_io_accounting_ops.h, task_io_get_inblock)."""
+    """The bytes that all ended children read from a disk (in blocks of 512: Linux, task_io_accounting_ops.h, task_io_get_inblock)."""
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock * 512

@@ -1,7 +1,7 @@
 """loadcheck as a library: predict a load, find settings that fit, read a log, judge a log or a run folder.
 
 Everything here works without a GPU, a network or the stack; nothing imports torch. Errors are those of `loadcheck.errors`: BadInput
-for a file, key or name that is wrong, with one problem for each.
+for wrong files, keys or names, with one problem for each.
 
     from loadcheck.api import fit, judge, parse_log, predict
 
@@ -58,7 +58,7 @@ def predict(
     settings: Settings | None = None,
     ram_available_bytes: int | None = None,
 ) -> Prediction:
-    """Every figure that the log of this load will print, whether it fits, and if not, why.
+    """Every figure that this load's log will print, whether the load fits, and if not, why.
 
     Args:
         profile: a name of env/profiles, or a path that ends in .toml.
@@ -86,7 +86,7 @@ def fit(
     """The settings with which this model fits this card, best first.
 
     Args:
-        goal: what to have most of: "length" (tokens of a request), "concurrency" (requests) or "training" (free memory).
+        goal: what to maximize: "length" (tokens of a request), "concurrency" (requests) or "training" (free memory).
         settings: keys of the profile to change; they are kept, the others are searched. The rest as for `predict`.
 
     Raises:
@@ -116,7 +116,7 @@ def judge(
         profile, gpu, settings: what a log does not state: its profile, its card, the settings that differ from the profile.
 
     Raises:
-        BadInput: the target is neither, or contradicts what is named.
+        BadInput: the target is neither, or contradicts these arguments.
     """
     with rereadable(Path(target)) as file:
         return _judge(gather(file, profile, gpu, overrides=dict(settings or {})))
@@ -129,10 +129,10 @@ def compare(a: str | PathLike[str], b: str | PathLike[str]) -> Comparison:
         a, b: a run folder, a log, or the document of `loadcheck predict --json` in a file that ends in .json.
 
     Returns:
-        The comparison; `same` is whether no figure moved and both ended alike, amounts are in bytes for memory.
+        The comparison; `same` is whether no figure moved and both ended alike; memory is in bytes.
 
     Raises:
-        BadInput: a path that is none of them.
+        BadInput: a path that is none of these.
     """
     return _compare(read_subject(Path(a)), read_subject(Path(b)))
 

@@ -1,4 +1,4 @@
-"""What the tests of a GPU share: the one card that they are pinned to, and a training that several look at."""
+"""Shared by the GPU tests: the card that they are pinned to, and a training that several of them examine."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tests.gpu.trainings import Training, trained
 
 @pytest.fixture(scope="package", autouse=True)
 def pinned() -> Iterator[None]:
-    """Take the GPU that LOADCHECK_GPU named when the tests were started, so that two sessions run side by side."""
+    """Use the GPU that LOADCHECK_GPU named when the tests were started, so that two sessions can run side by side."""
     with pytest.MonkeyPatch.context() as patch:
         if "TESTS_GPU" in os.environ:
             patch.setenv(PIN, os.environ["TESTS_GPU"])
@@ -21,6 +21,6 @@ def pinned() -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Training:
-    """A training of 8B that nobody ended."""
+    """A training of 8B that was not interrupted."""
     folder: Path = tmp_path_factory.mktemp("whole") / "run"
     return trained(folder)

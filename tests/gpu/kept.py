@@ -1,4 +1,4 @@
-"""What the tests of a GPU keep, where LOADCHECK_KEEP names a folder: run folders as golden runs are kept, and figures that were measured."""
+"""Results of the GPU tests, kept if LOADCHECK_KEEP names a folder: run folders, in the layout of golden runs, and measured figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_BYTES = 16 * 2**20
 
 
 def keep(source: Path, name: str) -> None:
-    """Keep a folder's own words, or one file: no weights, adapters or checkpoints, which are no text."""
+    """Keep one file, or the text files of a folder: no weights, adapters or checkpoints."""
     if source.is_file():
         _copy(source, f"{name}/{source.name}")
         return
@@ -34,13 +34,13 @@ def _is_of_weights(path: Path, source: Path) -> bool:
 
 
 def keep_figures(name: str, figures: Any) -> None:
-    """Keep what was measured, as JSON."""
+    """Keep measured figures as JSON."""
     if (to := _place(f"{name}.json")) is not None:
         to.write_text(json.dumps(figures, indent=1) + "\n", encoding="ascii")
 
 
 def name_of(words: tuple[str, ...]) -> str:
-    """A file's name for a load with these flags."""
+    """A file name for a load with these flags."""
     return re.sub(r"[^a-z0-9.=]+", "-", " ".join(words).lower()).strip("-") or "plain"
 
 

@@ -1,4 +1,4 @@
-"""Servers as a user starts them, and what every one of them is asked: the verdict on its start, an OpenAI client's figures, an end in order."""
+"""Servers, started as a user starts them, and the checks of each: the verdict on its start, an OpenAI client's figures, a clean shutdown."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.test_export import _training
 COMMAND = (PYTHON, "-m", "loadcheck", "serve")
 KEY = "a-key-that-nobody-guesses"
 SETTINGS = ("--max-num-seqs", "64", "--max-seq-length", "2048")
-"""As the kept logs in tests/served have them."""
+"""The same as in the kept logs of tests/served."""
 RANK = 16
 TRAINED = {"q_proj": "self_attn", "down_proj": "mlp"}
 NUM_TOKENS = 500
@@ -39,18 +39,18 @@ START_S, END_S = 300, 60
 COMPARED = {"weights_gib", "activation_peak_gib", "kv_cache_gib", "num_gpu_blocks", "cuda_graph_gib"}
 
 
-# ---------------------------------------------------------------------------------------------------------------- what is served
+# ------------------------------------------------------------------------------------------------------------------ served model
 
 
 def write_profile_and_run(folder: Path) -> None:
-    """`served.toml`, the reference with synthetic weights, and `run`, a training of its model."""
+    """Write `served.toml`, the reference with synthetic weights, and `run`, a training of its model."""
     profile = changed(load_profile(PROFILE), {"weights": "synthetic"})
     (folder / "served.toml").write_text(to_toml(to_data(profile)))
     _write_run(folder / "run", profile)
 
 
 def _write_run(run: Path, profile: Profile) -> None:
-    """The folder of a training of this profile's model, whose adapters change nothing: all their weights are 0."""
+    """The run folder of a training of this profile's model. Its adapters change nothing: all their weights are 0."""
     plan = make_plan(profile)
     _training(run)
     (run / "plan.json").write_text(json.dumps(plan_to_json(plan)))
@@ -64,7 +64,7 @@ def _write_run(run: Path, profile: Profile) -> None:
 
 
 def _zeros(config: ModelConfig) -> bytes:
-    """A file of safetensors with A and B of each trained linear, as peft names them."""
+    """A safetensors file with A and B of each trained linear layer, named as peft names them."""
     header: dict[str, Any] = {}
     end = 0
     for layer in range(config.num_hidden_layers):
@@ -83,7 +83,7 @@ def _zeros(config: ModelConfig) -> bytes:
 
 @dataclass
 class Serving:
-    """A server that answers; `free_before_bytes` of the card, before it was started."""
+    """A server that answers; `free_before_bytes` is the card's free memory before it was started."""
 
     process: subprocess.Popen[str]
     port: int
@@ -110,8 +110,8 @@ class Serving:
 
 @contextmanager
 def started(command: Sequence[str], port: int, cwd: Path, name: str, **environment: str) -> Iterator[Serving]:
-    """Start a server and wait until its start is judged; its folder is `cwd`/served. What it said is kept under this name."""
-    # Gigabytes of weights are made once for all sessions, on the checkout's disk: /tmp may be memory.
+    """Start a server and wait for the verdict on its start; its folder is `cwd`/served. Its output is kept under this name."""
+    # Gigabytes of weights are made once for all sessions, on the checkout's disk, as /tmp may be in memory.
     own = {"LOADCHECK_CACHE": str(ROOT / "build" / "test-weights"), "LOADCHECK_API_KEY": KEY}
     free_before_bytes, begin_s, words = free_bytes(), time.monotonic(), cwd / "said.txt"
     with words.open("w") as said:
@@ -130,7 +130,7 @@ def started(command: Sequence[str], port: int, cwd: Path, name: str, **environme
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """What a failed test left; make would leave its children alone if it was killed."""
+    """End a server that a failed test left. SIGTERM first: if make were killed, its children would go on."""
     process.terminate()
     try:
         process.wait(END_S)
@@ -157,7 +157,7 @@ def words_of(port: int) -> tuple[str, ...]:
 
 @contextmanager
 def serving_adapters(folder: Path) -> Iterator[Serving]:
-    """The reference's model with two adapters."""
+    """Serve the reference's model with two adapters."""
     write_profile_and_run(folder)
     port = _free_port()
     command = [*COMMAND, "served.toml", "--adapter", "one=run", "--adapter", "two=run", *words_of(port)]
@@ -165,11 +165,11 @@ def serving_adapters(folder: Path) -> Iterator[Serving]:
         yield found
 
 
-# ----------------------------------------------------------------------------------------------------------- what it is held to
+# ----------------------------------------------------------------------------------------------------------------------- checks
 
 
 def assert_passes(serving: Serving) -> None:
-    """The verdict on its start, by what was predicted before."""
+    """The verdict on its start passes, compared with the earlier prediction."""
     _, verdict = serving.said("/loadcheck")
     failed = [f"{each['figure']}: {each['why']}" for each in verdict["findings"] if each["status"] == "fail"]
     assert verdict["verdict"] == "pass", failed
@@ -228,8 +228,7 @@ AT_ONCE, TOKENS = 64, 64
 
 
 def measure(serving: Serving, names: Sequence[str], kept: str) -> dict[str, Any]:
-    """First token and throughput as OpenAI's own client sees them, ten requests one after another and 64 at once; a name that is not served is
-    refused."""
+    """First token and throughput, measured by OpenAI's own client: ten requests in sequence, then 64 at once. An unknown model name is refused."""
     command = [PYTHON, "-c", CLIENT, f"http://127.0.0.1:{serving.port}/v1", KEY, str(AT_ONCE), str(TOKENS), *names]
     said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert said.returncode == 0 and said.stdout, said.stderr[-3000:]
@@ -239,7 +238,7 @@ def measure(serving: Serving, names: Sequence[str], kept: str) -> dict[str, Any]
 
 
 def assert_ends_in_order(serving: Serving, name: str) -> None:
-    """SIGTERM within a stream: all its tokens come, exit code 0 follows the verdict, and the card is free again."""
+    """SIGTERM during a stream: all its tokens arrive, the verdict decides the exit code (0 for a pass), and the card's memory is free again."""
     body = {"model": name, "prompt": "a long one", "max_tokens": NUM_TOKENS, "temperature": 0, "ignore_eos": True, "stream": True,
             "stream_options": {"include_usage": True}}  # fmt: skip
     with serving.ask("/v1/completions", body) as answer:
@@ -254,7 +253,7 @@ def assert_ends_in_order(serving: Serving, name: str) -> None:
 
 
 def _is_free(wanted_bytes: int) -> bool:
-    """Whether the card has as much again, within a few seconds: the driver takes a while to clean up after a process."""
+    """Whether the card has this much free memory within 10 seconds: the driver takes a while to clean up after a process."""
     deadline_s = time.monotonic() + 10
     while free_bytes() < wanted_bytes and time.monotonic() < deadline_s:
         time.sleep(0.5)

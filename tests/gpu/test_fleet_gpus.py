@@ -1,4 +1,4 @@
-"""Every GPU of this host at once, each pinned by its UUID: no load disturbs another."""
+"""All GPUs of this host at once, each pinned by its UUID: no load disturbs another."""
 
 import json
 import os
@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif("not has_gpu()", reason="this machine has no usable NVIDIA GPU"),
 ]
 
-# Where a machine has none: the memory in use on every GPU, or on the one that is named, as `nvidia-smi --query-gpu=memory.used` prints it.
+# For a machine without nvidia-smi: the memory in use on every GPU, or on the named one, as `nvidia-smi --query-gpu=memory.used` prints it.
 SMI = """\
 #!{python}
 import sys
@@ -39,16 +39,16 @@ __all__ = ["has_gpu"]
 
 
 def _gpus() -> list[tuple[str, str]]:
-    """UUID and card of each GPU, as the environment of the stack sees them: this one may have no NVML."""
+    """UUID and card of each GPU, read in the stack's environment, as this one may have no NVML."""
     code = "import json; from loadcheck.device import read_gpus; print(json.dumps(read_gpus()))"
     found = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True).stdout
     return [(uuid, find_gpu(name) or name) for uuid, name in (json.loads(found) or read_gpus())]
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """With an nvidia-smi, which unsloth asks for all GPUs of the host; NVML is asked in its place where there is none.
+    """With an nvidia-smi, by which unsloth queries all GPUs of the host; where there is none, a script that asks NVML.
 
-    Gigabytes of weights are made once for all sessions, on the checkout's disk: /tmp may be memory.
+    Gigabytes of weights are made once for all sessions, on the checkout's disk, as /tmp may be in memory.
     """
     if which("nvidia-smi") is None:
         folder.mkdir()
@@ -59,10 +59,10 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.skipif(
-    "'TESTS_GPU' in os.environ", reason="it takes every GPU of the host, and these tests were given one"
+    "'TESTS_GPU' in os.environ", reason="needs every GPU of the host, but these tests are pinned to one"
 )
 def test_every_gpu_of_this_host_passes_at_once(tmp_path: Path):
-    """One node for each GPU, side by side; each on a GPU of its own, and each judged by its own free memory."""
+    """One node for each GPU, side by side: each on its own GPU, and judged by its own free memory."""
     gpus, environ = _gpus(), _environment(tmp_path / "bin")
     groups = "".join(f'[[nodes]]\ncard = "{card}"\n' for _, card in gpus)
     results = tmp_path / "results"

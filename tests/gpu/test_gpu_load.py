@@ -1,4 +1,4 @@
-"""Loads on a real GPU, as a user starts them, with synthetic weights: `make test` runs these where there is a GPU. 20 to 60 s each."""
+"""Loads on a real GPU with synthetic weights, started as a user starts them. `make test` runs these if there is a GPU. 20 to 60 s each."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from tests.conftest import ROOT
 from tests.gpu.kept import keep, name_of
 
 VENV = ROOT / ".venv" / "gpu" / "bin" / "python"
-PYTHON = str(VENV) if VENV.exists() else sys.executable  # in the image there is one Python
+PYTHON = str(VENV) if VENV.exists() else sys.executable  # the image has one Python
 PROFILE = "llama31-8b-instruct-4bit"
 TIMES = {spec.attribute for spec in figure_specs().values() if spec.kind is Kind.SECONDS}
 
@@ -45,7 +45,7 @@ pytestmark = [
 
 @dataclass(frozen=True)
 class Load:
-    """A load that has ended: what `loadcheck load --json` said, and its run folder."""
+    """A finished load: the output of `loadcheck load --json`, and its run folder."""
 
     exit_code: int
     said: dict[str, Any]
@@ -58,7 +58,7 @@ class Load:
         return event
 
     def figures(self) -> dict[str, Any]:
-        """All figures but the times."""
+        """All figures except times."""
         known = parse_log(self.folder / "load.log").attempts[-1].figures.known()
         return {name: value for name, value in known.items() if name not in TIMES}
 
@@ -68,7 +68,7 @@ class Load:
 
 def start(folder: Path, *flags: str, **environment: str) -> subprocess.Popen[str]:
     command = [PYTHON, "-m", "loadcheck", "load", PROFILE, "--weights", "synthetic", "--run-dir", str(folder), "--json"]
-    # Gigabytes of weights are made once for all sessions, on the checkout's disk: /tmp may be memory.
+    # Gigabytes of weights are made once for all sessions, on the checkout's disk, as /tmp may be in memory.
     env = {**os.environ, "LOADCHECK_CACHE": str(ROOT / "build" / "test-weights"), **environment}
     return subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
@@ -107,12 +107,12 @@ def trained(load: Loader) -> Load:
 
 
 def test_the_reference_passes(trained: Load):
-    """Every figure is in range, and exit code 0 says so."""
+    """Every figure is in range: exit code 0."""
     assert (trained.exit_code, trained.said["verdict"]) == (0, "pass"), trained.failures()
 
 
 def test_adapters_are_used_trained_saved_and_read_back(trained: Load):
-    """The answers use the adapters; training changes them and not the base; what was saved is what is in memory."""
+    """The answers use the adapters; training changes them but not the base; the saved adapters equal those in memory."""
     answer, steps = trained.last(Answered), trained.last(Trained)
     assert answer.adapter_enabled is True
     assert (steps.last_loss or 0) < (steps.first_loss or 0)
@@ -122,7 +122,7 @@ def test_adapters_are_used_trained_saved_and_read_back(trained: Load):
 
 
 def test_plain_start_has_the_same_figures_adapters_and_tokens(load: Loader, trained: Load):
-    """Without the measures that make a start fast, another run gives the same figures, first adapter weights and greedy tokens."""
+    """A run without the start measures gives the same figures, initial adapter weights and greedy tokens."""
     plain = load("--train-steps", "3", **{startup.DISABLE_VARIABLE: "all"})
     mine, theirs = trained.figures(), plain.figures()
     # The peak counts the driver's own memory, which differed by 2 MiB of 50 GiB (H100, 2026-11-24).
@@ -149,14 +149,14 @@ def assert_same_load(usual: Load, faster: Load) -> None:
 
 
 def test_importing_ahead_changes_no_figure_adapter_or_token(load: Loader, usual: Load):
-    """A load that imports before its plan is known waits less for the imports."""
+    """A load that imports before its plan is known spends less time waiting for imports."""
     ahead = load(**{startup.ENABLE_VARIABLE: "ahead"})
     assert_same_load(usual, ahead)
     assert ahead.last(Imported).import_s < usual.last(Imported).import_s
 
 
 def test_all_opt_in_measures_change_no_figure_adapter_or_token(load: Loader, usual: Load, tmp_path: Path):
-    """With an empty Triton cache, so that the kernels that run are those compiled beside the imports (its marker says that all were)."""
+    """The Triton cache starts empty, so the kernels that run were compiled during the imports (the marker shows that all were)."""
     cache = tmp_path / "triton"
     every = load(**{startup.ENABLE_VARIABLE: ",".join(startup.OPT_IN), "TRITON_CACHE_DIR": str(cache)})
     assert_same_load(usual, every)
@@ -173,13 +173,13 @@ def test_all_opt_in_measures_change_no_figure_adapter_or_token(load: Loader, usu
     ids=["few-sequences", "qwen2-16bit", "tied-rank-8"],
 )
 def test_other_settings_pass(load: Loader, flags: tuple[str, ...]):
-    """Few sequences, a 16-bit model and a tied one are predicted as well as the reference."""
+    """Few sequences, a 16-bit model and one with tied embeddings pass like the reference."""
     found = load(*flags)
     assert (found.exit_code, found.said["verdict"]) == (0, "pass"), found.failures()
 
 
 def test_a_kv_cache_that_does_not_fit_is_named(load: Loader):
-    """A budget of 5 GiB does not hold the weights: refused before the load, and diagnosed when it is forced."""
+    """A budget of 5 GiB is too small for the weights: the load is refused, and diagnosed if it is forced."""
     flags = ("--gpu-memory-utilization", f"{5 * GIB / free_bytes():.4f}")
     refused = load(*flags)
     assert (refused.exit_code, refused.said["outcome"]) == (1, "refused")
@@ -197,11 +197,11 @@ class Running:
     free_before_bytes: int
 
     def started(self) -> list[psutil.Process]:
-        """The processes that loadcheck started, and theirs."""
+        """All descendants of loadcheck's process."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def assert_gone(self, started: list[psutil.Process]) -> None:
-        """None of them is left after a few seconds, and the GPU has its memory back."""
+        """None of them runs after 20 seconds, and the GPU's memory is free again."""
         _, left = psutil.wait_procs(started, timeout=20)
         assert not [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
         assert free_bytes() > self.free_before_bytes - GIB // 8
@@ -224,7 +224,7 @@ def running(tmp_path: Path) -> Iterator[Running]:
 
 
 def test_a_killed_load_keeps_what_it_had_measured(running: Running):
-    """The loading process is killed: the run folder says so and has the weights, and nothing is left on the GPU."""
+    """The loading process is killed: the outcome says so, the weights are reported, and nothing is left on the GPU."""
     started = running.started()
     for process in started:
         if "loadcheck.engines.child" in process.cmdline():
@@ -237,7 +237,7 @@ def test_a_killed_load_keeps_what_it_had_measured(running: Running):
 
 
 def test_an_interrupted_load_ends_in_order(running: Running):
-    """Ctrl-C: the run folder says that the user ended it and has the weights, and nothing is left on the GPU."""
+    """Ctrl-C: the outcome is "interrupted", the weights are reported, and nothing is left on the GPU."""
     started = running.started()
     running.process.send_signal(signal.SIGINT)
     out, _ = running.process.communicate(timeout=60)

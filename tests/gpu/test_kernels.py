@@ -1,4 +1,4 @@
-"""The LoRA kernels that are compiled beside the imports are those that vLLM's own wrapper asks for; seen without a GPU."""
+"""The LoRA kernels compiled during the imports are those that vLLM's own wrapper needs. No GPU is needed."""
 
 import json
 import os
@@ -67,7 +67,7 @@ for is_prefill, tokens, batch in ((True, 512, 2), (True, 37, 1), (False, 256, 25
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An empty cache of Triton's, and a driver that has names and does nothing."""
+    """An empty Triton cache, and a driver library whose functions do nothing."""
     folder = tmp_path_factory.mktemp("driver")
     source = folder / "cuda.c"
     source.write_text("".join(f"int {name}(void) {{ return 0; }}\n" for name in SYMBOLS))
@@ -79,7 +79,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.parametrize(("model", "rank"), [("llama-3.1-8b-instruct", 32), ("qwen2.5-1.5b-instruct", 16)])
 def test_what_vllm_asks_for_is_compiled(environment: dict[str, str], model: str, rank: int):
-    """After the process, vLLM's wrapper of the kernels compiles nothing more, in prefill and decode, whatever the batch."""
+    """After that process, vLLM's kernel wrapper compiles nothing more, in prefill or decode, whatever the batch."""
     plan = make_plan(load_profile(PROFILE, {"model": model, "weights": "synthetic"}))
     sizes = Sizes.of(plan.config, rank, 90)
     cache = Path(environment["TRITON_CACHE_DIR"])
@@ -111,7 +111,7 @@ kernel_compiler.KernelCompiler.finish = finish
 
 @pytest.mark.skipif("has_gpu()", reason="a load shows it")
 def test_the_engine_waits_for_its_kernels_before_it_looks_at_the_memory(environment: dict[str, str], tmp_path: Path):
-    """Started with all opt-in measures and the real imports: the process has ended, well, by the time that the device and the RAM are read."""
+    """With all opt-in measures and real imports: the compiling process has succeeded before the device and the RAM are read."""
     write_json(tmp_path / "plan.json", plan_to_json(make_plan(load_profile(PROFILE, {"weights": "synthetic"}))))
     (tmp_path / "weights.json").write_text(json.dumps({"directory": str(tmp_path)}))
     code = f"ROOT = {str(ROOT)!r}\n{CHILD}".replace("sys.exit(", f"{ENGINE}\nsys.exit(")

@@ -1,4 +1,4 @@
-"""`make serve` on a real GPU: what the Makefile starts is ended in order, though make is what is asked to end."""
+"""`make serve` on a real GPU: SIGTERM to make shuts the server down cleanly."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _checkout(folder: Path) -> Path:
-    """This checkout; if it is a copy, whose program names the Python of another folder, links to it and a program that works."""
+    """This checkout. If it is a copy, its program names a Python of another folder: then a folder of links, with a working program."""
     first = (ROOT / PROGRAM).read_text().partition("\n")[0]
     if Path(first.removeprefix("#!")).exists():
         return ROOT
@@ -44,7 +44,7 @@ def _checkout(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def serving(folder: Path) -> Iterator[Serving]:
-    """The environment is the one that is there (a copied checkout would install it anew); scripts/engine wants nvidia-smi, which may be missing."""
+    """Uses the installed environment (a copied checkout would install it again); ENGINE is set, as scripts/engine needs nvidia-smi."""
     write_profile_and_run(folder)
     port = _free_port()
     words = [
@@ -64,14 +64,14 @@ def serving(folder: Path) -> Iterator[Serving]:
 
 
 def test_it_is_alive_and_its_start_passes(serving: Serving):
-    """Anybody may ask whether it lives; the verdict is as without make."""
+    """/health answers, and the verdict is the same as without make."""
     with serving.ask("/health") as answer:
         assert answer.status == 200
     assert_passes(serving)
 
 
 def test_make_hands_sigterm_on(serving: Serving, folder: Path):
-    """The stream is whole, no process is left, and make says of no failed command that it failed."""
+    """The stream is complete, no process is left, and make reports no error."""
     left = psutil.Process(serving.process.pid).children(recursive=True)
     assert left
     assert_ends_in_order(serving, "two")

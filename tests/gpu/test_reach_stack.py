@@ -1,4 +1,4 @@
-"""What of the packages' own sources cannot be reached, looked up in them: env/vex.toml names these tests. They need the stack, and no GPU."""
+"""Code of the packages that a load cannot reach, shown by their sources. env/vex.toml names these tests. They need the stack, but no GPU."""
 
 import os
 import re
@@ -36,14 +36,14 @@ def naming(words: str, *below: str) -> set[str]:
 
 
 def test_no_package_of_a_load_calls_these_functions():
-    """Neither vLLM's engine, unsloth, peft nor bitsandbytes names them; vLLM's one nan_to_num is of scores, which stay floats."""
+    """vLLM's engine, unsloth, peft and bitsandbytes do not name them; vLLM uses nan_to_num only on scores, which stay floats."""
     words = "|".join(re.escape(name) if "." in name else rf"\b{name}\b" for name in FUNCTIONS)
     assert naming(words, *OF_A_LOAD) == set()
     assert naming(r"nan_to_num(?!_\(nan=float)", *OF_A_LOAD) == set()
 
 
 def test_vllms_server_parses_no_form_and_serves_no_file():
-    """None of its routes names what would."""
+    """None of its routes names a function for either."""
     assert (
         naming(r"StaticFiles|FileResponse|HTTPEndpoint|\.form\(\)|UploadFile|\bForm\(|\bFile\(", "vllm/entrypoints")
         == set()
@@ -51,14 +51,14 @@ def test_vllms_server_parses_no_form_and_serves_no_file():
 
 
 def test_what_came_with_later_releases_is_absent():
-    """Routes, layers and models that holes are of."""
+    """Routes, layers and models with known vulnerabilities that these versions do not have yet."""
     assert naming(r"has_mamba_layers|/audio/transcriptions|/v1/messages", "vllm") == set()
     (site,) = VENV.parents[1].glob("lib/python3.*/site-packages")
     assert not any((site / "transformers" / "models" / name).exists() for name in ("glm4", "lightglue"))
 
 
 def test_no_known_model_loads_an_activation_by_name():
-    """Cross-encoders alone do, and none of them is of a family that is known here."""
+    """Only cross-encoders do, and none of their families is known here."""
     found = naming("get_cross_encoder_activation_function", "vllm") - {"vllm/transformers_utils/config.py"}
     assert found == {f"vllm/model_executor/{name}.py" for name in ("layers/pooler", "models/bert", "models/roberta")}
     assert not {"bert", "roberta"} & set(ARCHITECTURES)
@@ -85,7 +85,7 @@ print(fetched)
 
 
 def test_vllm_fetches_nothing_for_a_model_of_text(tmp_path: Path):
-    """To its server a message with the address of an image or a sound is refused by the model's family, before anything is asked for it."""
+    """The server refuses a message with an image or audio URL because of the model's family, before it fetches anything."""
     command = [PYTHON, "-B", "-W", "ignore", "-c", FETCHES, *sorted(ARCHITECTURES)]
     said = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True, check=True

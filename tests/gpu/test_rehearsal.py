@@ -1,7 +1,7 @@
-"""Every test of a GPU is run where there is none, on a machine that only seems to have two (stand_in/): a lent card is too dear for a typing error.
+"""Runs every GPU test without a GPU, on a simulated machine with two (stand_in/), as a rented card is too expensive for finding typos.
 
-What runs is each test's own code, loadcheck's commands, vLLM's real server with an engine that knows no model, and trainings of the small
-model on the CPU. What a card shows is not shown here.
+It runs each test's own code, loadcheck's commands, vLLM's real server with an engine that has no model, and trainings of the small
+model on the CPU. It proves nothing about a card.
 """
 
 import os
@@ -31,13 +31,13 @@ pytestmark = [
 
 
 LEFT_OUT = ("a_group_of_vllm", "the_edit_of_unsloth", "the_imports_of_a_load", "a_load_was_traced")
-"""They look into the environment's own folder, or at what an engine does beside printing."""
+"""These examine the environment's own folder, or what an engine does besides printing."""
 
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rehearsal")
-    for name in ("libcuda.so", "libcuda.so.1"):  # which Triton would look for
+    for name in ("libcuda.so", "libcuda.so.1"):  # Triton looks for them
         (folder / name).touch()
     return checkout(ROOT, folder / "checkout", ENVIRONMENTS)
 
@@ -53,14 +53,14 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(
             ("resume,merged",),
             ["resume.json", "train-resumed/steps.jsonl", "serve-merged/asked.json", "export-merged.json"],
-            marks=pytest.mark.skipif(not IS_KEPT, reason="trains for minutes; LOADCHECK_KEEP=FOLDER has it run"),
+            marks=pytest.mark.skipif(not IS_KEPT, reason="trains for minutes; LOADCHECK_KEEP=FOLDER enables it"),
         ),
         (("fleet",), ["fleet-of-2/results/fleet.json"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
 )
 def test_what_is_to_run_on_a_gpu_runs(copied: Path, words: tuple[str, ...], kept: list[str]):
-    """Each part by the command of tests/gpu/README.md, words side by side on a card each; what is to be kept is in the one file."""
+    """Run each part by the command in tests/gpu/README.md, one card for each argument; the archive has the results that are to be kept."""
     folder, chosen = copied.parent / "-".join(words), " and ".join(f"not {name}" for name in LEFT_OUT)
     environment = {
         **os.environ, "TRITON_LIBCUDA_PATH": str(copied.parent), "PYTEST_PLUGINS": "tests.gpu.stand_in.plugin", "PYTEST_ADDOPTS": f"-k '{chosen}'",

@@ -1,4 +1,4 @@
-"""A training of 8B that is killed and resumed on a GPU: the same losses and adapters, and no byte more of torch's memory."""
+"""A training of 8B that is killed and resumed on a GPU: the same losses and adapters, and not a byte more of torch's memory."""
 
 import pytest
 
@@ -19,7 +19,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Training:
-    """One that was killed after its checkpoint, brought to its end."""
+    """A training that was killed after its checkpoint, resumed until its end."""
     folder = tmp_path_factory.mktemp("resumed")
     assert trainings.killed(folder / "killed") == 1
     return trainings.resumed(folder / "killed", folder / "resumed")
@@ -27,7 +27,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Training:
 
 @pytest.fixture(scope="module")
 def both(whole: Training, resumed: Training) -> tuple[Training, Training]:
-    """Figures of both are kept whatever the tests say."""
+    """Both trainings; their figures are kept whether or not the tests pass."""
     named = {"whole": whole, "resumed": resumed}
     keep_figures(
         "resume", {name: {"bytes": each.said["bytes"], "failures": each.failures} for name, each in named.items()}
@@ -36,12 +36,12 @@ def both(whole: Training, resumed: Training) -> tuple[Training, Training]:
 
 
 def test_both_pass(both: tuple[Training, Training]):
-    """Each by its own verdict."""
+    """Each has a passing verdict."""
     assert [(each.exit_code, each.failures) for each in both] == [(0, []), (0, [])]
 
 
 def test_it_goes_on_to_the_same_bits(both: tuple[Training, Training]):
-    """Every loss, and the adapters' file."""
+    """Every loss and the adapters' file are equal."""
     losses = [[(step.step, step.loss, step.learning_rate) for step in each.steps] for each in both]
     assert losses[0] == losses[1]
     files = [(each.folder / "adapter" / "adapter_model.safetensors").read_bytes() for each in both]
@@ -49,7 +49,7 @@ def test_it_goes_on_to_the_same_bits(both: tuple[Training, Training]):
 
 
 def test_it_takes_no_byte_more(both: tuple[Training, Training]):
-    """In no step after the checkpoint, and at no moment before: the 8-bit states share their two maps again (stacks/trainer.py: share_maps)."""
+    """Not in a step after the checkpoint, nor in the training's peak: the 8-bit states share their two maps again (stacks/trainer.py: share_maps)."""
     whole, resumed = both
     more = {
         f"step {mine.step}": (mine.peak_allocated_bytes or 0) - (theirs.peak_allocated_bytes or 0)

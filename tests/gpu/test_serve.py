@@ -1,5 +1,5 @@
-"""vLLM's own server is asked as we ask it: its parser takes every argument, its app asks for the key on each route, its launcher ends in order.
-No GPU is needed, but the stack."""
+"""vLLM's own server, used as loadcheck uses it: its parser accepts every argument, its app requires the key on each route, its launcher shuts
+down cleanly. Needs the stack, but no GPU."""
 
 import http.client
 import json
@@ -119,7 +119,7 @@ runpy.run_module("loadcheck.stacks.plain_vllm.server", run_name="__main__", alte
 
 
 def test_the_engine_of_a_server_opens_no_port(tmp_path: Path):
-    """vLLM spawns it (vllm/entrypoints/openai/api_server.py:193); there torch's store is in memory, as in a load."""
+    """vLLM spawns the engine (vllm/entrypoints/openai/api_server.py:193); torch's store is in memory there, as in a load."""
     environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", GRACE: "1"}
     said = subprocess.run(
         [PYTHON, "-c", SPAWNS], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
@@ -128,7 +128,7 @@ def test_the_engine_of_a_server_opens_no_port(tmp_path: Path):
 
 
 def test_the_server_takes_our_arguments_and_every_route_asks_for_the_key(tmp_path: Path):
-    """Two adapters by name, no key among the arguments; with the key a route is reached, without it only whether the server lives."""
+    """Two named adapters, no key among the arguments. With the key every route answers; without it only /health and /ping do."""
     _training(tmp_path / "run")
     (tmp_path / "verdict.json").write_text('{"verdict": "pass"}')
     env = {**os.environ, "VLLM_API_KEY": KEY, "LOADCHECK_SERVE_VERDICT": "verdict.json", "VLLM_NO_USAGE_STATS": "1"}
@@ -153,7 +153,7 @@ def test_the_server_takes_our_arguments_and_every_route_asks_for_the_key(tmp_pat
 
 @pytest.mark.parametrize(("num_tokens", "is_whole"), [(15, True), (100, False)])
 def test_vllm_s_launcher_ends_streams_first_then_the_engine(num_tokens: int, is_whole: bool):
-    """SIGTERM within a stream: it comes to its end, or is cut once its grace of 3 s is over, while the engine lives; then that ends: exit 0."""
+    """SIGTERM during a stream: it completes, or is cut after its grace of 3 s, while the engine still runs; then the engine ends: exit 0."""
     port = _free_port()
     env = {**os.environ, "LOADCHECK_SERVE_GRACE_S": "3", "VLLM_NO_USAGE_STATS": "1", "PYTHONPATH": str(ROOT / "src")}
     with subprocess.Popen([PYTHON, "-c", ENDING, "--host", "127.0.0.1", "--port", str(port)], env=env, text=True,
@@ -176,7 +176,7 @@ def test_vllm_s_launcher_ends_streams_first_then_the_engine(num_tokens: int, is_
 
 
 def _stream_and_end(server: subprocess.Popen[str], port: int, num_tokens: int) -> list[bytes]:
-    """The lines of a stream within which the server is asked to end."""
+    """The lines of a stream; the server gets SIGTERM after the first."""
     got = []
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
         connection.request("GET", f"/{num_tokens}")
@@ -189,7 +189,7 @@ def _stream_and_end(server: subprocess.Popen[str], port: int, num_tokens: int) -
 
 
 def _line(answer: http.client.HTTPResponse) -> bytes:
-    """The next line; none where the connection was cut."""
+    """The next line; empty if the connection was cut."""
     try:
         return answer.readline()
     except (http.client.HTTPException, OSError):

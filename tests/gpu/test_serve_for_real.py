@@ -1,4 +1,4 @@
-"""vLLM's own server on a real GPU, as a user starts it: 8B in 4-bit with two adapters passes, answers, and ends no stream when it is ended."""
+"""vLLM's own server on a real GPU, started as a user starts it: 8B in 4-bit with two adapters passes, answers, and completes streams at shutdown."""
 
 from collections.abc import Iterator
 
@@ -21,12 +21,12 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 
 def test_its_start_passes(serving: Serving):
-    """Each figure as it was predicted before, with the rows and slots of two adapters."""
+    """Each figure agrees with the earlier prediction, including the rows and slots of two adapters."""
     assert_passes(serving)
 
 
 def test_the_base_and_its_adapters_answer(serving: Serving):
-    """By name; adapters of zeros answer as the base does, and another name is not there."""
+    """Each by its name. Adapters of zeros answer like the base, and an unknown name gives 404."""
     names = serving.models()
     assert names[1:] == ["one", "two"]
     asked = {"prompt": "The KV cache", "max_tokens": 4, "temperature": 0}
@@ -37,12 +37,12 @@ def test_the_base_and_its_adapters_answer(serving: Serving):
 
 
 def test_an_openai_client_is_answered(serving: Serving):
-    """With the base and with each adapter, alone and 64 at once; its figures are kept."""
+    """By the base and by each adapter, one request at a time and 64 at once; the figures are kept."""
     found = measure(serving, serving.models(), "serve-adapters")
     assert all(each["alone_tokens_per_s"] > 0 for each in found.values())
 
 
 def test_a_stream_comes_to_its_end_after_sigterm(serving: Serving):
-    """The last test of this server: all tokens come, exit code 0 follows the verdict, and the card is free again."""
+    """The last test of this server: all tokens arrive, the exit code is 0 after a pass, and the card's memory is free again."""
     assert_ends_in_order(serving, "two")
     assert serving.process.returncode == 0

@@ -1,4 +1,4 @@
-"""A training that was merged and exported, served on a real GPU and asked by its folder's name."""
+"""A merged and exported training, served on a real GPU under its folder's name."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """16 GB of the merged model lie on the checkout's disk: /tmp may be memory."""
+    """The 16 GB of the merged model are on the checkout's disk, as /tmp may be in memory."""
     parent = ROOT / "build" / "test-exports"
     parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=parent) as found:
@@ -38,7 +38,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def merged(folder: Path, whole: Training) -> Path:
-    """The export, proven."""
+    """The export, verified."""
     assert whole.exit_code == 0, whole.failures
     command = [*trainings.COMMAND, "export", str(whole.folder), NAME, "--merged", "--json"]
     ended = subprocess.run(
@@ -60,12 +60,12 @@ def serving(folder: Path, merged: Path) -> Iterator[Serving]:
 
 
 def test_its_start_passes(serving: Serving):
-    """Each figure as it was predicted before, in 16 bits and without slots."""
+    """Each figure agrees with the earlier prediction, in 16 bits and without slots."""
     assert_passes(serving)
 
 
 def test_it_is_asked_by_the_name_of_its_folder(serving: Serving):
-    """It is the one model that is there; that of its base is not."""
+    """It is the only model served; its base's name gives 404."""
     assert serving.models() == [NAME]
     asked = {"prompt": "The KV cache", "max_tokens": 4, "temperature": 0}
     status, answer = serving.said("/v1/completions", {**asked, "model": NAME})
@@ -74,11 +74,11 @@ def test_it_is_asked_by_the_name_of_its_folder(serving: Serving):
 
 
 def test_an_openai_client_is_answered(serving: Serving):
-    """Alone and 64 at once; its figures are kept."""
+    """One request at a time and 64 at once; the figures are kept."""
     assert measure(serving, [NAME], "serve-merged")[NAME]["alone_tokens_per_s"] > 0
 
 
 def test_a_stream_comes_to_its_end_after_sigterm(serving: Serving):
-    """The last test of this server: all tokens come, exit code 0 follows the verdict, and the card is free again."""
+    """The last test of this server: all tokens arrive, the exit code is 0 after a pass, and the card's memory is free again."""
     assert_ends_in_order(serving, NAME)
     assert serving.process.returncode == 0

@@ -1,4 +1,4 @@
-"""The GPU's engine under an audit hook: what its imports do, and the load after them. The imports are seen without a GPU, too."""
+"""The GPU engine under an audit hook: what its imports do, and the load after them. The imports are also tested without a GPU."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.traces import Trace, trace
 
 WEIGHTS = ROOT / "build" / "test-weights"
 DOCKERS_SHM_BYTES = 64 << 20
-"""Of a container that asks for no more."""
+"""The size of /dev/shm in a container by default."""
 
 UNREACHED = (
     "aiohttp.web", "starlette", "fastapi", "uvicorn", "ray.data", "ray.dashboard", "ray.serve", "vllm.entrypoints.openai.api_server",
@@ -33,7 +33,7 @@ UNREACHED = (
         "x_clip.convert_x_clip_original_pytorch_to_hf", "donut.processing_donut", "marian.tokenization_marian",
         "gpt_neox_japanese.tokenization_gpt_neox_japanese", "whisper.english_normalizer")),
 )  # fmt: skip
-"""Whose holes env/vex.toml says are not reached."""
+"""env/vex.toml says that the vulnerabilities of these modules are not reached."""
 
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("real loads")]
 on_a_gpu = pytest.mark.skipif("not has_gpu()", reason="this machine has no usable NVIDIA GPU")
@@ -44,7 +44,7 @@ on_none = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> Trace:
-    """A load with synthetic weights, made beforehand in a process of its own."""
+    """A load with synthetic weights, which another process made beforehand."""
     folder = tmp_path_factory.mktemp("traced")
     (folder / "run").mkdir()
     plan = make_plan(load_profile(PROFILE, {"weights": "synthetic"}))
@@ -62,52 +62,52 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Trace:
 
 @on_a_gpu
 def test_a_load_was_traced_to_its_end(load: Trace):
-    """It ended well, its stages are known, and a pickle after it is seen."""
+    """It succeeded, its stages are known, and the hook still sees a pickle after it."""
     assert load.code == 0 and load.control == ["pickle"]
     assert {each.stage for each in load.seen} > {""}
 
 
 @on_a_gpu
 def test_the_imports_of_a_load_do_nothing_unexplained(load: Trace):
-    """They write nothing that is installed, reach no network, look up no pickle; what else they do is in tests/traced.toml."""
+    """They write no installed file, use no network and load no pickle; anything else that they do is in tests/traced.toml."""
     assert load.imports() == []
 
 
 @on_a_gpu
 def test_a_load_does_nothing_unexplained(load: Trace):
-    """After its imports it writes where it may, and reaches nothing."""
+    """After its imports it writes only where it may, and uses no network."""
     assert load.load() == []
 
 
 @on_a_gpu
 def test_a_load_leaves_its_home_and_its_folder_alone(load: Trace):
-    """Beside caches, which C++ writes too, nothing is left in either."""
+    """It leaves nothing in either except caches, some of which C++ writes."""
     assert {path.name for path in Path(load.places["HOME"]).iterdir()} <= {".cache", ".triton", ".nv"}
     assert list(Path(load.places["CWD"]).iterdir()) == []
 
 
 @on_a_gpu
 def test_a_load_opens_no_port(load: Trace):
-    """It listens on loopback at most."""
+    """It listens on loopback only, if at all."""
     assert load.listened == set()
 
 
 @on_a_gpu
 def test_dockers_own_shm_is_enough(load: Trace):
-    """Less than half of it is ever in use, by whoever uses it."""
+    """Less than half of it is ever in use, by all users together."""
     assert load.shm_bytes < DOCKERS_SHM_BYTES / 2
 
 
 @pytest.fixture(scope="module")
 def imports(tmp_path_factory: pytest.TempPathFactory) -> Trace:
-    """The imports of a load, with torch's answers of a card."""
+    """The imports of a load, with simulated answers of torch about a card."""
     folder = tmp_path_factory.mktemp("imports")
     return trace(PYTHON, folder, "imports", TRITON_LIBCUDA_PATH=str(folder))
 
 
 @on_none
 def test_the_imports_do_nothing_unexplained_without_a_gpu(imports: Trace):
-    """In a present folder that stays empty."""
+    """The working directory stays empty."""
     assert imports.code == 0 and imports.control == ["pickle"]
     assert "unsloth/__init__.py" in {each.by for each in imports.seen}
     assert imports.imports() + imports.load() == []
@@ -116,7 +116,7 @@ def test_the_imports_do_nothing_unexplained_without_a_gpu(imports: Trace):
 
 @on_none
 def test_what_holes_need_is_not_imported(imports: Trace):
-    """The modules that env/vex.toml says so of, and what is below them."""
+    """The modules that env/vex.toml names as unreached, and their submodules."""
     assert {"unsloth", "vllm", "PIL.Image", "setuptools"} <= set(imports.modules)
     found = [name for name in imports.modules if any(f"{name}.".startswith(f"{each}.") for each in UNREACHED)]
     assert found == []
@@ -140,7 +140,7 @@ print("\\n" + " ".join(sorted(addresses - {"127.0.0.1", "::1"})), summed.tolist(
 @pytest.mark.skipif("not VENV.exists()", reason=".venv/gpu is not installed")
 @pytest.mark.parametrize(("whose", "listens"), [("ours", ""), ("torch", ":: ")])
 def test_a_group_of_vllm_has_its_store_in_memory(tmp_path: Path, whose: str, listens: str):
-    """vLLM's own start of a group listens on all interfaces; ours does not, and the group works."""
+    """A group that vLLM starts listens on all interfaces; ours does not, and it works."""
     environment = {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
     said = subprocess.run(
         [PYTHON, "-B", "-c", STORE, whose],
@@ -155,7 +155,7 @@ def test_a_group_of_vllm_has_its_store_in_memory(tmp_path: Path, whose: str, lis
 
 @pytest.mark.skipif("not VENV.exists()", reason=".venv/gpu is not installed")
 def test_the_edit_of_unsloth_was_made_at_the_installation():
-    """With the bytes that were reviewed, in a file that no cache shares: its import opens the file, and has nothing to write."""
+    """The file has the reviewed bytes and no link from a cache: importing it opens the file, but has nothing to write."""
     (entry,) = read_toml(ROOT / "env" / "image.toml")["patch"]
     (path,) = VENV.parents[1].glob(f"lib/python3.*/site-packages/{entry['path']}")
     assert sha256(path.read_bytes()).hexdigest() == entry["sha256_after"]

@@ -1,4 +1,4 @@
-"""What a load's imports put off, and the imports ahead of the plan, on the stack itself; seen without a GPU."""
+"""Deferred imports, and imports ahead of the plan, with the real stack. No GPU is needed."""
 
 import json
 import os
@@ -35,7 +35,7 @@ startup.defer_unused_imports()
 compile = sys.modules["torch"].compile
 from trace_training import pretend_gpu
 pretend_gpu()
-sys.modules["torch"].compile = compile  # whose settings are put off, too
+sys.modules["torch"].compile = compile  # its settings are deferred, too
 from loadcheck.stacks.recorder import Recorder
 engine.import_stack(Recorder())
 from unsloth_zoo.vllm_utils import patch_vllm
@@ -53,7 +53,7 @@ import os; sys.stdout.flush(); os._exit(0)
 
 @pytest.mark.parametrize("opt_in", ["", "unused_more"])
 def test_the_imports_of_the_stack_use_nothing_that_is_deferred(tmp_path: Path, opt_in: str):
-    """Not one of the libraries is imported, nor the compiler, and a few families of models alone; what is used then works as ever."""
+    """None of the libraries is imported, nor the compiler, and only a few model families. On use, a deferred library works as usual."""
     code = f"ROOT = {str(ROOT)!r}\n{CODE}"
     found = subprocess.run([PYTHON, "-B", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,
                            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TRITON_LIBCUDA_PATH": str(tmp_path),
@@ -88,7 +88,7 @@ print([each.__name__ for each in every if each in mapping.keys()], Registered in
 
 
 def test_an_auto_class_knows_the_same_configs(tmp_path: Path):
-    """Of every family, of one that was registered, of a class of the same name and of no config; but one family alone is imported to tell."""
+    """The same for every family, a registered one, a class of the same name and no config at all; but only one family is imported."""
     said = []
     for how in ("deferred", "plain"):
         command = [PYTHON, "-B", "-c", f"ROOT = {str(ROOT)!r}\n{MAPPINGS}", how]
@@ -121,7 +121,7 @@ for dynamic in (None, True):
 
 @pytest.mark.parametrize("opt_in", ["", "unused_more"])
 def test_a_function_is_compiled_as_ever(tmp_path: Path, opt_in: str):
-    """torch's compiler, which needs parts of torch that are deferred, has them all when it compiles."""
+    """torch's compiler needs deferred parts of torch, and has them all when it compiles."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
                    startup.ENABLE_VARIABLE: opt_in}  # fmt: skip
     command = [PYTHON, "-B", "-c", f"ROOT = {str(ROOT)!r}\n{COMPILED}"]
@@ -154,7 +154,7 @@ sys.exit(child.main(sys.argv[1:]))
 
 
 def test_the_stack_is_imported_ahead_of_its_plan(tmp_path: Path):
-    """The engine's own process: told of nothing it leaves the device alone; told of a run folder it loads that, all imported by then."""
+    """The engine's process does not use the device until it is allowed to; given a run folder, it loads that after all imports."""
     write_json(tmp_path / "plan.json", plan_to_json(make_plan(load_profile(PROFILE, {"weights": "synthetic"}))))
     (tmp_path / "weights.json").write_text(json.dumps({"directory": str(tmp_path)}))
     engine = "loadcheck.stacks.unsloth_vllm.engine"

@@ -1,4 +1,4 @@
-"""Trainings of 8B on a GPU as `loadcheck train` runs them, with synthetic weights: 20 steps of two rows, a checkpoint after the tenth."""
+"""Trainings of 8B on a GPU by `loadcheck train`, with synthetic weights: 20 steps of two rows, a checkpoint after the tenth."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SETTINGS = (
     PROFILE, "--weights", "synthetic", "--max-seq-length", "512", "--lora-r", "16", "--lora-alpha", "32",
     "--per-device-train-batch-size", "2", "--learning-rate", "1e-3",
 )  # fmt: skip
-"""As the kept runs in tests/training have them."""
+"""The same as in the kept runs of tests/training."""
 COMMAND = (PYTHON, "-m", "loadcheck")
 LIMIT_S = 400
 
 
 @dataclass(frozen=True)
 class Training:
-    """A training that has ended: its exit code, what `loadcheck train --json` said, its run folder."""
+    """A finished training: its exit code, the output of `loadcheck train --json`, its run folder."""
 
     exit_code: int
     said: dict[str, Any]
@@ -45,7 +45,7 @@ class Training:
 
 
 def environment() -> dict[str, str]:
-    """Gigabytes of weights are made once for all sessions, on the checkout's disk: /tmp may be memory."""
+    """Gigabytes of weights are made once for all sessions, on the checkout's disk, as /tmp may be in memory."""
     return {**os.environ, "LOADCHECK_CACHE": str(ROOT / "build" / "test-weights")}
 
 
@@ -67,12 +67,12 @@ def _ended(process: subprocess.Popen[str], folder: Path, name: str) -> Training:
 
 
 def trained(folder: Path) -> Training:
-    """To its end."""
+    """A training that runs to its end."""
     return _ended(_start(*_fresh(folder)), folder, "train-whole")
 
 
 def killed(folder: Path) -> int:
-    """Its process killed by -9 once some steps after its checkpoint are done; the exit code."""
+    """Kill the training's process with SIGKILL some steps after its checkpoint; returns the exit code."""
     process = _start(*_fresh(folder))
     deadline_s = time.monotonic() + LIMIT_S
     while len(read_steps(folder / "steps.jsonl")) < KILLED_AFTER:
@@ -85,5 +85,5 @@ def killed(folder: Path) -> int:
 
 
 def resumed(run: Path, folder: Path) -> Training:
-    """Another from its checkpoint on."""
+    """A second training, resumed from the checkpoint of the first."""
     return _ended(_start("--resume", str(run), "--run-dir", str(folder)), folder, "train-resumed")

@@ -1,4 +1,4 @@
-"""Start the engine's process, and reading the weights, as soon as the command line is parsed, while the machine is checked."""
+"""Start the engine's process and the reading of the weights as soon as the command line is parsed, before the machine is checked."""
 
 from __future__ import annotations
 

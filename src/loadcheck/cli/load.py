@@ -51,7 +51,7 @@ def command(
         options = load_job.load_options(as_json, ci_reports, run_dir, force)
         return load_job.recover(options, load_job.prepared_load(options.out, profile, changed))
     with started_ahead(profile, changed) as ahead:
-        from loadcheck.cli import load_job  # now that the engine's process imports, too
+        from loadcheck.cli import load_job  # only now, as the engine's process already imports
 
         begin_reading(profile, changed)
         options = load_job.load_options(as_json, ci_reports, run_dir, force)

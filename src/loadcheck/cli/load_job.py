@@ -1,4 +1,4 @@
-"""What `loadcheck load` does: one load, judged; with --recover until one passes."""
+"""Implements `loadcheck load`: one load and its verdict; with --recover, loads until one passes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from loadcheck.terminal import console
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """The options of a load beside its settings; `out` is where people read, stderr beside JSON."""
+    """The options of a load besides its settings; `out` is for people: stderr if JSON goes to stdout."""
 
     as_json: bool
     ci_reports: CiReports
@@ -49,7 +49,7 @@ def load_options(as_json: bool, ci_reports: CiReports, run_dir: Path | None, for
 
 
 def prepared_load(out: Console, profile: str | None, changed: dict[str, Any]) -> Prepared:
-    """The load that is asked for, with its prediction."""
+    """The requested load, with its prediction."""
     gpu = device.read_gpu()
     if profile is None:
         profile, why = default_profile(gpu)
@@ -103,10 +103,10 @@ def refused_by(out: Console, report: Report, as_json: bool, force: bool, ci_repo
 
 
 def recover(options: LoadOptions, prepared: Prepared) -> int:
-    """`load --recover`: like load, but walks the ladder when memory is short; JSON has one more key, `recovery`."""
+    """`load --recover`: like load, but walks the ladder when memory is short; its JSON has one more key, `recovery`."""
     out, name = options.out, prepared.plan.profile.name
     machine = doctor.read_machine(prepared.plan, prepared.gpu, files=False)
-    report = doctor.examine(machine, prepared.plan).without("memory")  # which is what is going to be fixed
+    report = doctor.examine(machine, prepared.plan).without("memory")  # recovery fixes that
     if refused_by(out, report, options.as_json, options.force, options.ci_reports):
         return report.exit_code
 
@@ -124,8 +124,8 @@ def recover(options: LoadOptions, prepared: Prepared) -> int:
     else:
         options.ci_reports.write(lambda: _report(loaded), loaded.folder.path)
     if options.as_json:
-        said = loaded.to_json() if loaded else {"run": None, "outcome": "refused", **prepared.prediction.to_json()}
-        print_json({**said, "recovery": found.to_json()})
+        output = loaded.to_json() if loaded else {"run": None, "outcome": "refused", **prepared.prediction.to_json()}
+        print_json({**output, "recovery": found.to_json()})
     else:
         _show_recovered(out, loaded, found)
     return found.exit_code

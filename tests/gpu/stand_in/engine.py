@@ -1,6 +1,6 @@
-"""An engine of vLLM's server that knows no model: it prints the log that one left on an H200, and answers with one token after another.
+"""An engine without a model for vLLM's server: it prints the log of a real engine on an H200, and answers token by token.
 
-Everything around it is vLLM 0.7.2's own: parser, routes, streams, adapters by their names, launcher.
+Everything around it is vLLM 0.7.2's own: parser, routes, streams, named adapters, launcher.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 
 SERVED = Path(__file__).resolve().parents[2] / "served"
 FIRST, LAST = "Started engine process", "init engine (profile"
-"""What the server itself does not print of a kept log."""
+"""The first and last of the lines in a kept log that the engine printed, not the server."""
 TOKEN_S = 0.002
 NUM_KNOWN = 400
-"""Tokens that answers are made of."""
+"""Answers use the token ids below this number."""
 
 
 @asynccontextmanager
 async def client(args: Any) -> AsyncIterator[Any]:
-    """In place of vllm.entrypoints.openai.api_server.build_async_engine_client."""
+    """Replaces vllm.entrypoints.openai.api_server.build_async_engine_client."""
     log = (SERVED / ("adapters.log" if args.enable_lora else "merged.log")).read_text()
     lines = log.splitlines()
     begin, end = (next(at for at, line in enumerate(lines) if words in line) for words in (FIRST, LAST))

@@ -1,4 +1,4 @@
-"""A checkout of a rehearsal: a copy of this one, whose environments have the packages of those that are installed, and machine.py as Python starts."""
+"""The checkout of a rehearsal: a copy of this one. Its environments have the packages of the installed ones, and import machine.py at startup."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROGRAM = "#!{python}\nimport sys\nfrom loadcheck.cli import main\nsys.exit(main
 
 
 def checkout(root: Path, folder: Path, environments: tuple[str, ...]) -> Path:
-    """Copy `root`, with these of its environments."""
+    """Copy `root` with these environments."""
     folder.mkdir()
     for name in COPIED:
         if (root / name).is_dir():
@@ -28,7 +28,7 @@ def checkout(root: Path, folder: Path, environments: tuple[str, ...]) -> Path:
 
 
 def _environment(installed: Path, own: Path, folder: Path) -> None:
-    """Children are started by the same Python (sys.executable), and so find the same."""
+    """Child processes run the same Python (sys.executable), so they find the same packages."""
     (site,) = installed.glob("lib/python3.*/site-packages")
     (own / "bin").mkdir(parents=True)
     (own / "bin" / "python").symlink_to((installed / "bin" / "python").resolve())

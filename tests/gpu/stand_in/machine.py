@@ -1,6 +1,6 @@
-"""A machine with two H200 that are none: what a process of a rehearsal finds in place of the driver, the engines and gigabytes of weights.
+"""A simulated machine with two H200: replaces the driver, the engines and gigabytes of weights in the processes of a rehearsal.
 
-It is imported as Python starts, by an environment that `environment.py` makes; everything else is what a GPU's machine runs.
+Python imports it at startup, in an environment that `environment.py` made. Everything else is what a machine with a GPU runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RAM_BYTES, WEIGHTS_S = 64 << 30, 0.5
 
 
 class Driver:
-    """As much of libcuda.so.1 as loadcheck asks."""
+    """The part of libcuda.so.1 that loadcheck calls."""
 
     def cuInit(self, _flags: int) -> int:  # noqa: N802
         return 0
@@ -74,20 +74,20 @@ def _set(reference: Any, value: int) -> int:
 
 
 class Library(ctypes.CDLL):
-    """Opens every library but the driver's."""
+    """Opens any library but the driver's, which is simulated."""
 
     def __new__(cls, name: str | None = None, *_arguments: Any, **_named: Any) -> Any:
         return Driver() if name == "libcuda.so.1" else super().__new__(cls)
 
 
 def nvml() -> ModuleType:
-    """The module pynvml, as far as it is asked."""
+    """The module pynvml, as far as it is used."""
     module = ModuleType("pynvml")
     module.__file__ = "pynvml.py"
     error = type("NVMLError", (Exception,), {})
 
     def init() -> None:
-        if "vllm" in sys.modules:  # with a card it would open its library of kernels, which needs the driver's own
+        if "vllm" in sys.modules:  # if it found a card, vLLM would open its kernel library, which needs the real driver
             raise error
 
     memory = SimpleNamespace(total=TOTAL_BYTES, free=FREE_BYTES, used=TOTAL_BYTES - FREE_BYTES)
@@ -110,16 +110,16 @@ def nvml() -> ModuleType:
     return module
 
 
-# ------------------------------------------------------------------------------------------------------------- what is changed
+# -------------------------------------------------------------------------------------------------------------------- patches
 
 
 def of_device(module: Any) -> None:
-    """A file of a device is there."""
+    """The device file exists."""
     module.has_device = lambda: True
 
 
 def of_synthetic(module: Any) -> None:
-    """Weights of the right header and size, that take no disk."""
+    """Weights with the right header and size, as sparse files."""
 
     def write(path: Path, tensors: Any) -> None:
         with path.open("wb") as file:
@@ -130,7 +130,7 @@ def of_synthetic(module: Any) -> None:
 
 
 def of_engine(module: Any) -> None:
-    """unsloth's engine prints what it would, by the formulas; it takes a while for its weights, and less to import where it has begun ahead."""
+    """unsloth's engine prints the figures of the formulas. Its weights take a while; its imports take less time if they began ahead."""
     begun = threading.Event()
 
     def import_ahead(device_free: threading.Event) -> None:
@@ -146,7 +146,7 @@ def of_engine(module: Any) -> None:
             Path(cache).mkdir()
             Path(cache, "loadcheck-0").touch()
         import_s = 0.5 if begun.is_set() else 1.0
-        recorder._start_s -= import_s  # its clock is that of an engine that has imported
+        recorder._start_s -= import_s  # as if this process had spent that time importing
         recorder.record(Imported(import_s=import_s))
 
         card = card_from_device(NAME, ".".join(map(str, CAPABILITY)), TOTAL_BYTES, FREE_BYTES)
@@ -166,7 +166,7 @@ def of_engine(module: Any) -> None:
 
 
 def of_judge(module: Any) -> None:
-    """A server of another model than the one that was kept prints the kept one's log: its verdict is as if that were its own."""
+    """A server of another model prints the kept model's log, so its findings are all OK."""
     from dataclasses import replace
 
     judge_start = module.judge_start
@@ -184,7 +184,7 @@ KEPT_LAYERS = 32
 
 
 def of_server(module: Any) -> None:
-    """vLLM's server with an engine that knows no model."""
+    """vLLM's server with an engine that has no model."""
     from tests.gpu.stand_in.engine import client
 
     module.build_async_engine_client = client
@@ -200,7 +200,7 @@ CHANGES: dict[str, Callable[[Any], None]] = {
 
 
 class Changing(MetaPathFinder):
-    """Finds these modules as Python does, and has them changed once they are there."""
+    """Finds these modules as Python does, and patches each one after its import."""
 
     def __init__(self) -> None:
         self._left = dict(CHANGES)
@@ -216,7 +216,7 @@ class Changing(MetaPathFinder):
 
 
 class Changed(Loader):
-    """A module's own loader, and what is done after it."""
+    """A module's own loader, followed by a patch."""
 
     def __init__(self, loader: Loader, change: Callable[[Any], None]) -> None:
         self._loader, self._change = loader, change

@@ -1,4 +1,4 @@
-"""Of pytest, in a rehearsal: what even a machine that seems to have a GPU cannot do is done on the CPU, by the small model."""
+"""The pytest plugin of a rehearsal: what the simulated machine cannot do, the small model does on the CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SETTINGS = ("smollm2-135m-cpu", "--lora-r", "8", "--learning-rate", "1e-3")
 
 
 def pytest_collection_finish() -> None:
-    """Trainings are of SmolLM2 on the CPU, and a step's peak is its number of tokens."""
+    """Train SmolLM2 on the CPU; a step's number of tokens replaces its peak."""
     from loadcheck.runs.steps import read_steps
     from tests.gpu import trainings
 

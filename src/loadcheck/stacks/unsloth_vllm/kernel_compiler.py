@@ -1,4 +1,4 @@
-"""Compile vLLM's LoRA kernels in another process while the engine imports: when that is started, waited for and left out (see kernels.py)."""
+"""Starts the process that compiles vLLM's LoRA kernels while the engine imports, waits for it, or skips it (see kernels.py)."""
 
 from __future__ import annotations
 

@@ -24,12 +24,12 @@ from loadcheck.stacks.unsloth_vllm.kernel_compiler import Sizes
 
 OPS = "vllm.lora.ops.triton_ops"
 TOKENS = 512
-"""In a batch. Any other number gives the same kernels if the rank is a multiple of 16: it is only part of strides (punica_gpu.py:236-243)."""
+"""The tokens in a batch. Any other number gives the same kernels if the rank is a multiple of 16: it is only part of strides (punica_gpu.py:236-243)."""
 EXTRA_VOCAB = 256
 """Both lora_extra_vocab_size and lora_vocab_padding_size (vllm/config.py:1969-1977)."""
 
 PROCESSES = 12
-"""At most: as many as there are kernels, and the module that Triton's driver compiles for itself."""
+"""The most processes: one for each kernel, and one for the module that Triton's driver compiles for itself."""
 MERGED = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 """The projections that vLLM has in one linear each (packed_modules_mapping of vllm/model_executor/models/llama.py)."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -58,9 +58,7 @@ def import_operators(name: str = OPS) -> dict[str, Any]:
 
 
 def _not_registered(**_: object) -> None:
-    raise AttributeError(
-        "not registered"
-    )  # the modules expect it of some platforms, and go on (sgmv_shrink.py:190-200)
+    raise AttributeError("not registered")  # as on some platforms; the modules continue (sgmv_shrink.py:190-200)
 
 
 def calls(operators: dict[str, Any], sizes: Sizes) -> Iterator[tuple[str, Call]]:

@@ -38,7 +38,7 @@ MORE_LIBRARIES = (
     "torch.export",  # exports models (torch/_dynamo/eval_frame.py:58)
     "torch.quantization",  # torch/__init__.py:2129
 )
-"""Further 200 modules, deferred by `unused_more`: no load on a GPU has shown them yet."""
+"""A further 200 modules, deferred by `unused_more`, which no GPU has run yet."""
 PARENTS = (
     "torchvision",  # imports its datasets and models (torchvision/__init__.py)
     "transformers.models",  # imports all 300 model families (transformers/models/__init__.py)
@@ -56,9 +56,9 @@ def defer(more: bool) -> None:
 def defer_compiler(torch: Any) -> None:
     """Have `torch.compile` store its settings without importing the compiler, which is imported when it compiles; unsloth calls it 7 times.
 
-    The compiler reads the same settings itself (torch/__init__.py:2236-2239, torch/_inductor/compile_fx.py:442-444). When it compiles, all
-    of torch is there, as it expects: some of it registers operators when it is imported (torch/_inductor/decomposition.py:12, lowering.py:17).
-    Otherwise it fails, and dynamo, whose errors unsloth suppresses (unsloth_zoo/patching_utils.py:151), runs the function uncompiled.
+    The compiler reads the same settings itself (torch/__init__.py:2236-2239, torch/_inductor/compile_fx.py:442-444). All of
+    torch is imported before it compiles, as some modules register operators on import (torch/_inductor/decomposition.py:12, lowering.py:17).
+    Otherwise it would fail, and dynamo, whose errors unsloth suppresses (unsloth_zoo/patching_utils.py:151), would run the function uncompiled.
     """
     wrapper = torch._TorchCompileInductorWrapper
     compile_graph = wrapper.__call__
