@@ -327,3 +327,12 @@ def test_a_nul_at_the_end_of_every_line_changes_nothing(t4_log: Path, tmp_path: 
     path = tmp_path / "log"
     path.write_bytes(t4_log.read_bytes().replace(b"\n", b"\0\n"))
     assert parse_log(path).last.figures == parse_log(t4_log).last.figures
+
+
+@pytest.mark.parametrize("begin", ["args: Namespace(", "args: Namespace(a=1, ", "args: Namespace( max_model_len="])
+def test_a_line_of_many_servers_arguments_is_read_quickly(begin: str, t4_log: Path, tmp_path: Path):
+    """Each search for an argument ends where another server's arguments begin: such a line of 1 MiB took a minute."""
+    log = _write(tmp_path / "log", t4_log.read_text() + begin * (2**18 // len(begin)) + "\n")
+    start_s = time.process_time()
+    parse_log(log)
+    assert time.process_time() - start_s < 2

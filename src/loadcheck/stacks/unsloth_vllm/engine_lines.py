@@ -104,9 +104,9 @@ FORMATS: tuple[LineFormat, ...] = (
           r'"cudagraph_capture_sizes":\[(([\d,]+))\],"max_capture_size":(\d+)',
           Capture("num_cuda_graphs", _length, longest=4096), text("graph_sizes"), exact("largest_graph")),
     repeated("API server", "entrypoints/openai/api_server.py:840", Stage.BANNER, "API server version", r"vLLM API server version \d"),
-    # the server prints all its arguments; None stands for a default
+    # The server prints all its arguments; None stands for a default. No match goes on into another Namespace, or a line of many would take minutes.
     *(repeated(f"API server {key}", "entrypoints/openai/api_server.py:841", Stage.BANNER, "args: Namespace(",
-               rf"args: Namespace\(.{{0,8192}}?[ (]{key}={pattern},", capture)
+               rf"args: Namespace\((?:[^N\n]|N(?!amespace\()){{0,8192}}?(?<=[ (]){key}={pattern},", capture)
       for key, pattern, capture in (("max_model_len", r"(\d{1,9})", exact("max_model_len")),
                                     ("max_num_seqs", r"(\d{1,9})", exact("max_num_seqs")),
                                     ("swap_space", r"(\d{1,5}(?:\.\d{1,3})?)", Capture("swap_bytes", _gib)),
