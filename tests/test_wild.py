@@ -462,7 +462,10 @@ Unsloth 2025.2.5 patched 32 layers with 32 QKV layers, 32 O layers and 32 MLP la
 
 
 def test_a_training_without_vllm_is_refused(tmp_path: Path):
-    """unsloth trains like this without fast_inference: no line is missing, and nothing is judged (LEON-gittech/OpenFedLLM)."""
+    """unsloth trains like this without fast_inference: no line is missing, and nothing is judged (LEON-gittech/OpenFedLLM).
+
+    With the event of a finished load its lines are missing.
+    """
     verdict = _judged(tmp_path, TRAINED)
     assert verdict.status == "refused"
     assert [finding.figure for finding in verdict.failures()] == ["outcome"]
@@ -471,3 +474,5 @@ def test_a_training_without_vllm_is_refused(tmp_path: Path):
         _judged(tmp_path, TRAINED.replace("Unsloth 2025.2.5 patched", plan + "Unsloth 2025.2.5 patched")).status
         == "fail"
     )
+    done = 'loadcheck: {"event": "done", "at_s": 3.0}\n'
+    assert _judged(tmp_path, TRAINED + done).status == "fail"

@@ -22,7 +22,7 @@ def check_shape(evidence: Evidence) -> Iterator[Finding]:
     if evidence.is_parallel:
         yield Finding(figure="tensor_parallel", check=Check.SHAPE, status=Status.SKIPPED,
                       why="tensor parallel is not modelled: the lines of one rank are only checked against each other")  # fmt: skip
-    if is_without_engine(evidence):
+    if is_without_engine(evidence) and evidence.attempt.outcome is not Outcome.COMPLETED:
         return
     events = evidence.stack.required_events(evidence.profile)
     yield from _missing_events(evidence, events) if events else _missing_lines(evidence)
