@@ -327,6 +327,40 @@ def test_a_mention_of_an_end_is_no_failure(words: str, log):
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "Error response from daemon: No such container: vllm",
+        "srun: error: ioctl(TIOCGWINSZ): Inappropriate ioctl for device",
+        "srun: error: Not using a pseudo-terminal, disregarding --pty option",
+        "| Exit code: 1 | the server failed |",
+        "| Error: no such model | see below |",
+        "| RuntimeError: it failed | see below |",
+    ],
+)
+def test_what_scripts_and_tables_print_beside_a_load_is_no_failure(line: str, t4_log: Path, tmp_path: Path):
+    """A script removes a container that is not there, srun has no terminal, and a table may list failures."""
+    path = tmp_path / "log"
+    path.write_text(line + "\n" + t4_log.read_text(encoding="utf-8") + line + "\n", encoding="utf-8")
+    assert parse_log(path).outcome is Outcome.COMPLETED
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "ReturnCode: 3",
+        "Return Code: 3",
+        "RETURN CODE 3",
+        "Non-Zero exit status 1",
+        "NON-ZERO STATUS 3",
+        "Oom-Kill",
+    ],
+)
+def test_a_death_is_found_in_any_case_of_its_words(words: str, log):
+    """Patterns that ignore case need anchors that do, too: a line without an anchor is not read."""
+    assert parse_log(log(words + "\n")).outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize(
     "words",
     [
         "CUDA out of memory",
@@ -443,7 +477,14 @@ RANK_LINE = "INFO 02-13 15:56:20 worker.py:267] model weights take 5.35GiB; non_
 
 
 @pytest.mark.parametrize(
-    "prefix", ["(VllmWorkerProcess pid=9) ", "(VllmWorker rank=1 pid=9) ", "(Worker_TP1 pid=9) ", "[rank1]: "]
+    "prefix",
+    [
+        "(VllmWorkerProcess pid=9) ",
+        "(VllmWorker rank=1 pid=9) ",
+        "(Worker_TP1 pid=9) ",
+        "(EngineCore_1 pid=9) ",
+        "[rank1]: ",
+    ],
 )
 def test_another_ranks_lines_are_no_second_load(
     prefix: str, t4_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -69,7 +69,7 @@ _GONE = re.compile(
     r"^\s*Reason:\s+(?:Error|StartError|ContainerCannotRun|Evicted|DeadlineExceeded)\s*$|failed (?:liveness|startup) probe, will be restarted|"
     r"active longer than specified deadline|exceeds the total limit of containers|OCI runtime (?:exec|create) failed|"
     r"^The operation was cancell?ed\b|^The runner has received a shutdown signal|^The (?:self-)?hosted runner\b.{0,200} lost communication|"
-    r"^Job failed(?: \(system failure\))?: |^srun: (?:error|fatal): |^(?:The )?job was preempted\b|sigkill_handler\] Killing subprocess|"
+    r"^Job failed(?: \(system failure\))?: |^srun: (?:error|fatal): (?!ioctl\(TIOCGWINSZ\)|Not using a pseudo-terminal)|^(?:The )?job was preempted\b|sigkill_handler\] Killing subprocess|"
     # systemd; Hugging Face's endpoints and spaces; conda run
     r"Main process exited, code=(?:exited, status=[1-9]|killed|dumped)|Failed with result '(?!success)|^Exit code: [1-9]|^Endpoint failed to start|ran longer than the maximum time|hit its timeout of \d+|^Runner terminated\b|has exceeded the maximum execution time|^The job was cancell?ed because|"
     r"^Unable to determine the device handle for (?:GPU|gpu)"
@@ -129,11 +129,11 @@ def _is_near(text: str, match: re.Match[str]) -> bool:
 
 
 DEATH_ANCHORS = (
-    *ENGLISH, "oom", "OOM", "ut of memory", "Fatal Python", "fatal exception", "LLVM ERROR", "panicked at", "*** A", "*** b", "*** E", "terminate called", "libc++abi", "*** s", "*** S", "corrupt", "(): ",
+    *ENGLISH, "oom", "OOM", "Oom", "ut of memory", "Fatal Python", "fatal exception", "LLVM ERROR", "panicked at", "*** A", "*** b", "*** E", "terminate called", "libc++abi", "*** s", "*** S", "corrupt", "(): ",
     "segfault at", "what():", "memory pressure", "low on resource", "memory limit", "TERM_MEMLIMIT", "job killed", "available RAM", "Out Of Memory",
     "*** J", "*** P", "dumped core", "ernel ", "Canceled future", "session crashed", "victed", "errno", "Signal", "Sending", "sending",
-    "Iteration", "Pool", "exc.", "error.", "errors.", "exception.", "exceptions.", "Timeout", "Failed", "Failure", "Refused", "Crashed", "Cancelled", "non-zero",
-    "bad_alloc", "Segfault", "Assertion", "SIG", "signal", "exit", "Exit", "EXIT", "returncode", "return code", "died", "dead", "failed to start",
+    "Iteration", "Pool", "exc.", "error.", "errors.", "exception.", "exceptions.", "Timeout", "Failed", "Failure", "Refused", "Crashed", "Cancelled", "on-zero", "on-Zero", "ON-ZERO",
+    "bad_alloc", "Segfault", "Assertion", "SIG", "signal", "exit", "Exit", "EXIT", "returncode", "return code", "eturnCode", "eturn Code", "RETURN", "died", "dead", "failed to start",
     "encountered a", "crashed", "initialization failed", "status=9", "with code", "with status", "loop is not", "has errored", "make", "lookup error", "shared libraries", "can't open file", ": error: ", "Job step aborted",
     "EXIT STRING", "BAD TERMINATION", "state:", "State:", "status: ", "Status: ", "ack-off restarting", "BackOff", "Reason:", "probe, will be restarted", "output_handler failed", "Failed with result", "rocess exited", "was preempted", "sigkill_handler", "srun: ",
     "specified deadline", "total limit", "OCI runtime", "operation was cancel", "hosted runner", "shutdown signal", "Job failed", "maximum time",

@@ -135,7 +135,11 @@ ENDINGS: tuple[EndingWords, ...] = tuple(
         # asyncio, which uvicorn listens by, and uvicorn's lifespan/on.py
         ("error while attempting to bind", r"\[Errno \d+\] error while attempting to bind on address.*"),
         ("Application startup failed", r"Application startup failed\. Exiting\."),
-        ("Error response from daemon", r"^(?:docker: )?Error response from daemon: .*"),
+        # a script's `docker rm` of what is not there precedes a load
+        (
+            "Error response from daemon",
+            r"^(?:docker: )?Error response from daemon: (?!No such (?:container|network|volume)\b).*",
+        ),
         ("uncorrectable ECC", r"uncorrectable ECC error encountered.*"),
         # the kernel's driver; its other Xid numbers are notes (docs.nvidia.com/deploy/xid-errors)
         ("NVRM: Xid", r"NVRM: Xid \([^)]{1,64}\): (?:13|31|43|45|48|6[1249]|74|79|9[45]|119|120), .*"),
@@ -242,7 +246,8 @@ class EndingReader:
         if self._ignoring and self._is_covered(bare):
             return None
         self._state, self._ignoring = _State.NOTHING, False
-        return self._alone(line, bare)
+        is_row = text[:1] in ("|", "+")  # of a table; Python indents its margin
+        return self._alone(line, text if is_row else bare)
 
     def _head(self, line: int, text: str) -> LogError | None:
         self._state, self._frames = _State.FRAMES, []

@@ -44,8 +44,9 @@ _PREFIXES = re.compile(
 _REPEATED = re.compile(r" ?\[repeated \d+x across (?:all nodes|cluster)\].*$")
 _RANK = re.compile(
     r"\(VllmWorker rank=(?P<number>\d+)[^)]*\)|"
-    # data parallelism's engine cores, and workers: (VllmWorker TP1 pid=9), (Worker_DP0_TP1_EP1 pid=9), on one card (Worker pid=9)
-    r"\((?:EngineCore|(?:Vllm)?Worker)(?P<named>(?:[_ ][A-Z]{2,3}\d+)*) pid=\d+[^)]*\)|"
+    # data parallelism's engine cores, in 0.10.0 (EngineCore_1 pid=9), and workers: (VllmWorker TP1 pid=9), (Worker_DP0_TP1_EP1 pid=9), on one
+    # card (Worker pid=9)
+    r"\((?:EngineCore|(?:Vllm)?Worker)(?P<named>(?:[_ ](?:[A-Z]{2,3})?\d+)*) pid=\d+[^)]*\)|"
     r"\((?P<other>VllmWorkerProcess|RayWorker(?:Wrapper|Proc)?) [^)]{0,64}?pid=(?P<pid>\d+)[^)]*\)|^\[rank(?P<rank>\d+)\]"
 )
 MAX_PREFIXES = 8
