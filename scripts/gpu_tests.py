@@ -34,7 +34,7 @@ PARTS = {
     "fleet": ["test_fleet_gpus.py"],
 }
 ON_ALL_CARDS = "fleet"
-SKIPPED_FOR_WANT = re.compile(r"SKIPPED .*(no usable NVIDIA GPU|is not installed$|has no make)")
+SKIPPED_FOR_LACK = re.compile(r"SKIPPED .*(no usable NVIDIA GPU|is not installed$|has no make)")
 END_S = 25
 """The time that an interrupted session has to end what it started."""
 
@@ -42,23 +42,23 @@ END_S = 25
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kept", type=Path, metavar="KEPT")
-    parser.add_argument("words", nargs="*", metavar="PART,…", default=[",".join(PARTS)])
+    parser.add_argument("groups", nargs="*", metavar="PART,…", default=[",".join(PARTS)])
     parser.add_argument("--limit", type=float, default=570.0, metavar="SECONDS")
-    asked = parser.parse_args()
-    words = [word.split(",") for word in asked.words]
-    if unknown := {part for parts in words for part in parts} - {*PARTS}:
+    options = parser.parse_args()
+    groups = [word.split(",") for word in options.groups]
+    if unknown := {part for parts in groups for part in parts} - {*PARTS}:
         parser.error(f"{', '.join(sorted(unknown))}: unknown part; known: {', '.join(PARTS)}")
-    if len(words) > 1 and any(ON_ALL_CARDS in parts for parts in words):
+    if len(groups) > 1 and any(ON_ALL_CARDS in parts for parts in groups):
         parser.error(f"{ON_ALL_CARDS} uses every card: run it by itself")
     cards = uuids()
-    if len(words) > max(1, len(cards)):
-        parser.error(f"{len(words)} groups for {len(cards)} cards")
-    kept: Path = asked.kept.absolute()
+    if len(groups) > max(1, len(cards)):
+        parser.error(f"{len(groups)} groups for {len(cards)} cards")
+    kept: Path = options.kept.absolute()
     kept.mkdir(parents=True, exist_ok=True)
     codes = run(
-        [(parts, kept / f"pytest-{'-'.join(parts)}.txt", card(parts, cards, at)) for at, parts in enumerate(words)],
+        [(parts, kept / f"pytest-{'-'.join(parts)}.txt", card(parts, cards, at)) for at, parts in enumerate(groups)],
         kept,
-        asked.limit,
+        options.limit,
     )
     print(
         f"kept in {shutil.make_archive(str(kept), 'gztar', kept.parent, kept.name)[: -len('.tar.gz')]}.tar.gz",
@@ -75,25 +75,27 @@ def card(parts: list[str], cards: list[str], at: int) -> str | None:
 def uuids() -> list[str]:
     """The UUIDs of this host's GPUs, by NVML in the stack's environment."""
     code = "import json; from loadcheck.device import read_gpus; print(json.dumps([uuid for uuid, _ in read_gpus()]))"
-    said = subprocess.run([str(ROOT / ".venv/gpu/bin/python"), "-c", code], capture_output=True, text=True, check=False)
-    found: list[str] = json.loads(said.stdout or "[]")
+    completed = subprocess.run(
+        [str(ROOT / ".venv/gpu/bin/python"), "-c", code], capture_output=True, text=True, check=False
+    )
+    found: list[str] = json.loads(completed.stdout or "[]")
     return found
 
 
 def run(sessions: list[tuple[list[str], Path, str | None]], kept: Path, limit_s: float) -> list[int]:
     """Run the sessions side by side; returns their exit codes."""
     deadline_s = time.monotonic() + limit_s
-    running = [start(parts, words, gpu, kept) for parts, words, gpu in sessions]
+    running = [start(parts, output, gpu, kept) for parts, output, gpu in sessions]
     for process in running:
         try:
             process.wait(max(0.0, deadline_s - time.monotonic()))
         except subprocess.TimeoutExpired:
             print("time limit reached: interrupted", flush=True)
             interrupt(running)
-    return [shown(words, process.returncode) for (_, words, _), process in zip(sessions, running, strict=True)]
+    return [show_results(output, process.returncode) for (_, output, _), process in zip(sessions, running, strict=True)]
 
 
-def start(parts: list[str], words: Path, gpu: str | None, kept: Path) -> subprocess.Popen[bytes]:
+def start(parts: list[str], output: Path, gpu: str | None, kept: Path) -> subprocess.Popen[bytes]:
     tests = [GPU + name for part in parts for name in PARTS[part]]
     command = [
         str(ROOT / ".venv/dev/bin/python"),
@@ -110,8 +112,8 @@ def start(parts: list[str], words: Path, gpu: str | None, kept: Path) -> subproc
         "no:cacheprovider",
     ]
     env = {**os.environ, "LOADCHECK_KEEP": str(kept)} | ({"LOADCHECK_GPU": gpu} if gpu else {})
-    print(f"{', '.join(parts)} on {gpu or 'every card'}: {words}", flush=True)
-    with words.open("wb") as out:
+    print(f"{', '.join(parts)} on {gpu or 'every card'}: {output}", flush=True)
+    with output.open("wb") as out:
         return subprocess.Popen(
             [*command, *tests], cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -122,25 +124,25 @@ def interrupt(running: list[subprocess.Popen[bytes]]) -> None:
     for process in running:
         if process.poll() is None:
             os.kill(process.pid, signal.SIGINT)
-    until_s = time.monotonic() + END_S
+    deadline_s = time.monotonic() + END_S
     for process in running:
         try:
-            process.wait(max(0.0, until_s - time.monotonic()))
+            process.wait(max(0.0, deadline_s - time.monotonic()))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
-def shown(words: Path, code: int) -> int:
+def show_results(output: Path, code: int) -> int:
     """Print how each test ended; returns the exit code, or 1 if a requested test was skipped."""
-    text = words.read_text(encoding="utf-8", errors="replace")
+    text = output.read_text(encoding="utf-8", errors="replace")
     lines = [
         line
         for line in text.splitlines()
         if re.search(r" (PASSED|FAILED|ERROR|SKIPPED)|^(E  |FAILED|ERROR|SKIPPED|=+ .* in )|s (call|setup) ", line)
     ]
-    print(f"\n{words.name}: exit code {code}", *lines[-150:], sep="\n", flush=True)
-    return code or int(bool(re.search(SKIPPED_FOR_WANT.pattern, text, re.MULTILINE)))
+    print(f"\n{output.name}: exit code {code}", *lines[-150:], sep="\n", flush=True)
+    return code or int(bool(re.search(SKIPPED_FOR_LACK.pattern, text, re.MULTILINE)))
 
 
 if __name__ == "__main__":

@@ -27,10 +27,10 @@ from typing import Any
 from loadcheck.device import read_gpu
 from loadcheck.stacks.unsloth_vllm.startup import DISABLE_VARIABLE, ENABLE_VARIABLE, OPT_IN
 from scripts.bench.reporting import PLAIN, Rounds, differences, medians, table
-from scripts.bench.timing import Bench, Cut, OutOfTime, Timed, Way, import_once, run
+from scripts.bench.timing import Aborted, Bench, OutOfTime, Timed, Way, import_once, run
 
 KINDS = ("warm", "cold")
-GUESS_S = {"warm": 195.0, "cold": 190.0}
+ASSUMED_S = {"warm": 195.0, "cold": 190.0}
 """The expected time of the first round of each kind (H200)."""
 LEFT = 4
 TRIAL = "huge_pages"
@@ -57,19 +57,19 @@ def main() -> int:
     deadline_s = time.monotonic() + options.limit_s
     options.out.mkdir(parents=True, exist_ok=True)
     ways = ways_of(options)
-    state = kept(options.out) if options.go_on else State({}, [], [])
-    about = {"gpu": gpu.name, "driver_cuda": gpu.driver_cuda, "date": time.strftime("%Y-%m-%d"), "commit": commit(),
+    state = saved_state(options.out) if options.resume else State({}, [], [])
+    metadata = {"gpu": gpu.name, "driver_cuda": gpu.driver_cuda, "date": time.strftime("%Y-%m-%d"), "commit": commit(),
              "settings": {"both": options.set, "also": options.also, "with": options.opt_in, "trial": options.trial, "without": options.without}}  # fmt: skip
 
-    def keep() -> None:
-        write(options.out, about, ways, state)
+    def save() -> None:
+        write(options.out, metadata, ways, state)
 
     try:
-        bench = prepared(options, deadline_s)
-        run_rounds(options, bench, ways, state, keep)
-    except (Cut, OutOfTime, KeyboardInterrupt) as error:
+        bench = prepare(options, deadline_s)
+        run_rounds(options, bench, ways, state, save)
+    except (Aborted, OutOfTime, KeyboardInterrupt) as error:
         state.failures.append(str(error) or "the user ended it")
-    keep()
+    save()
     print((options.out / "table.md").read_text(encoding="utf-8"))
     wrong = [*differences(state.rounds, ways), *state.failures]
     for text in wrong:
@@ -86,7 +86,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--plain-rounds", type=int, default=2, help="how many rounds of each kind have the plain script, the longest")  # fmt: skip
     parser.add_argument("--run-limit-s", type=float, default=240.0, help="for one run")
     parser.add_argument("--limit-s", type=float, default=780.0, help="for all of it")
-    parser.add_argument("--continue", dest="go_on", action="store_true", help="keep the complete rounds in DIR, and run the rest")  # fmt: skip
+    parser.add_argument("--continue", dest="resume", action="store_true", help="keep the complete rounds in DIR, and run the rest")  # fmt: skip
     parser.add_argument("--weights", type=Path, help="the weights, if an earlier benchmark has made them")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of all ways")
     parser.add_argument("--also", default="conservativeness=0.041", metavar="KEY=VALUE", help="run ours again with this setting; empty: do not")  # fmt: skip
@@ -123,11 +123,11 @@ def ways_in(ways: Sequence[Way], kind: str, with_plain: bool) -> list[Way]:
 # ---------------------------------------------------------------------------------------------------------------------- rounds
 
 
-def prepared(options: argparse.Namespace, deadline_s: float) -> Bench:
+def prepare(options: argparse.Namespace, deadline_s: float) -> Bench:
     """If there are no weights yet, load once, not counted: this makes them, and compiles the kernels for either way."""
     bench = Bench(options.out, options.weights, options.without, deadline_s, options.run_limit_s)
     found = options.out / "ours-0" / "weights.json"
-    if bench.weights is None and not (options.go_on and found.exists()):
+    if bench.weights is None and not (options.resume and found.exists()):
         opt_in = (
             ("kernels",) if "kernels" in options.opt_in.split(",") else ()
         )  # it leaves its marker beside the kernels
@@ -137,7 +137,7 @@ def prepared(options: argparse.Namespace, deadline_s: float) -> Bench:
 
 
 def run_rounds(
-    options: argparse.Namespace, bench: Bench, ways: Sequence[Way], state: State, keep: Callable[[], None]
+    options: argparse.Namespace, bench: Bench, ways: Sequence[Way], state: State, save: Callable[[], None]
 ) -> None:
     """Run the wanted rounds that are not there yet, until the time limit."""
     wanted = {"warm": options.rounds, "cold": options.cold_rounds}
@@ -153,11 +153,11 @@ def run_rounds(
         except OutOfTime:
             return
         finally:
-            keep()
+            save()
         state.rounds.setdefault(kind, []).append(runs)
         state.left.remove(f"{kind} round {number}")
         print(f"{kind} round {number}: " + ", ".join(f"{each.way} {each.first_token_s:.1f} s" for each in runs), flush=True)  # fmt: skip
-        keep()
+        save()
 
 
 def run_round(bench: Bench, ways: Sequence[Way], kind: str, number: int, state: State) -> list[Timed]:
@@ -166,7 +166,7 @@ def run_round(bench: Bench, ways: Sequence[Way], kind: str, number: int, state: 
     for way in ways:
         try:
             runs.append(run(way, bench, f"{kind}-{number}-{way.folder}", kind == "cold"))
-        except Cut as error:
+        except Aborted as error:
             state.failures.append(f"{kind} round {number}: {error}")
     return runs
 
@@ -174,16 +174,16 @@ def run_round(bench: Bench, ways: Sequence[Way], kind: str, number: int, state: 
 def expected_s(rounds: Rounds, kind: str) -> float:
     """The expected time of one more round: that of the longest so far, and a little more, as runs end shortly after their process."""
     known = [sum(run.wall_s for run in each) for each in rounds.get(kind, [])]
-    return 1.05 * max(known) if known else GUESS_S[kind]
+    return 1.05 * max(known) if known else ASSUMED_S[kind]
 
 
 # ----------------------------------------------------------------------------------------------------------------------- files
 
 
-def write(out: Path, about: dict[str, Any], ways: Sequence[Way], state: State) -> None:
-    heading = f"{about['gpu']}, {about['date']}, commit {about['commit']}."
+def write(out: Path, metadata: dict[str, Any], ways: Sequence[Way], state: State) -> None:
+    heading = f"{metadata['gpu']}, {metadata['date']}, commit {metadata['commit']}."
     report = {
-        **about,
+        **metadata,
         "medians_s": {kind: medians(each) for kind, each in state.rounds.items()},
         "differing": differences(state.rounds, ways),
         "failures": state.failures,
@@ -201,7 +201,7 @@ def _replace(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def kept(out: Path) -> State:
+def saved_state(out: Path) -> State:
     """The complete rounds of an earlier benchmark in this folder."""
     path = out / "bench.json"
     if not path.exists():

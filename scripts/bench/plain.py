@@ -40,7 +40,7 @@ output = model.fast_generate([text], sampling_params=SamplingParams(temperature=
 print("\nfirst token at", output.metrics.first_token_time)
 
 
-def say_what_is_compared() -> None:
+def print_compared_hashes() -> None:
     """Print the hashes that are compared; this is not timed. The prompt has one beginning-of-text token, not two, as in `loadcheck load`."""
     from loadcheck.stacks.engine_common import digest, trainable
 
@@ -52,5 +52,5 @@ def say_what_is_compared() -> None:
     print(f"adapter_sha256={digest(trainable(model))}\ntoken_ids_sha256={sha256(tokens).hexdigest()}", flush=True)
 
 
-say_what_is_compared()
+print_compared_hashes()
 os._exit(0)  # its exit is not timed either

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
-from scripts.bench.timing import HASHES, STAGES, TORCHS, Timed, Way
+from scripts.bench.timing import HASHES, STAGES, TORCH_BYTES, Timed, Way
 
 Rounds = dict[str, list[list[Timed]]]
 """The rounds of each kind, "warm" and "cold"; a way that failed is missing from its round."""
@@ -29,9 +29,9 @@ def _of_kind(kind: str, rounds: list[list[Timed]], like: dict[str, str | None]) 
             if run.exit_code:
                 yield f"{kind} round {number}: {run.way}: exit code {run.exit_code}"
             other = by_name.get(like.get(run.way) or "")
-            for each, whose in ((other, other and other.way), (first.get(run.way), "its first round")):
+            for each, source in ((other, other and other.way), (first.get(run.way), "its first round")):
                 for name, one, two in _differing(each, run):
-                    yield f"{kind} round {number}: {run.way}: {name}: {two}, {whose}: {one}"
+                    yield f"{kind} round {number}: {run.way}: {name}: {two}, {source}: {one}"
             first.setdefault(run.way, run)
 
 
@@ -40,7 +40,7 @@ def _differing(one: Timed | None, two: Timed) -> Iterator[tuple[str, Any, Any]]:
     if one is None:
         return
     for name, value in one.said.items():
-        optional = name in HASHES or name.rpartition(".")[2] in TORCHS
+        optional = name in HASHES or name.rpartition(".")[2] in TORCH_BYTES
         if (name in two.said or not optional) and two.said.get(name) != value:
             yield name, value, two.said.get(name)
 

@@ -39,15 +39,15 @@ STAGES = {
     "Hugging Face side, adapters": r"patched \d+ layers with",
     "first token": r"first token at ([\d.]+)|\"first_token_unix_s\": ([\d.]+)",
 }
-UNLIKE = {spec.attribute for spec in figure_specs().values() if spec.kind is Kind.SECONDS} | {"peak_device_bytes"}
+NOT_COMPARED = {spec.attribute for spec in figure_specs().values() if spec.kind is Kind.SECONDS} | {"peak_device_bytes"}
 """Figures that may differ between two loads: times, and the card's peak, a few MiB of which belong to the driver (LOG.md)."""
 HASHES = ("adapter_sha256", "token_ids_sha256")
 """The plain script prints these as NAME=VALUE, ours in its events."""
-TORCHS = ("allocated_bytes", "reserved_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "lora_slots_bytes", "adapter_bytes")  # fmt: skip
+TORCH_BYTES = ("allocated_bytes", "reserved_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "lora_slots_bytes", "adapter_bytes")  # fmt: skip
 """Bytes in our events that do not depend on the driver: two loads with the same settings must agree."""
 
 
-class Cut(Exception):  # noqa: N818  # not an error of the benchmark
+class Aborted(Exception):  # noqa: N818  # not an error of the benchmark
     """A run without a result."""
 
 
@@ -105,7 +105,7 @@ class Bench:
 
 
 def run(way: Way, bench: Bench, name: str, cold: bool) -> Timed:
-    """Run a way to its end; Cut if it has no result."""
+    """Run a way to its end; Aborted if it has no result."""
     folder = bench.out / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -125,11 +125,11 @@ def command(way: Way, bench: Bench, folder: Path) -> list[str]:
 
 
 def environment(way: Way, bench: Bench) -> dict[str, str]:
-    own = {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1", "VLLM_NO_USAGE_STATS": "1"}  # fmt: skip
-    return {**os.environ, **own, DISABLE_VARIABLE: bench.without, ENABLE_VARIABLE: ",".join(way.opt_in)}
+    variables = {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1", "VLLM_NO_USAGE_STATS": "1"}  # fmt: skip
+    return {**os.environ, **variables, DISABLE_VARIABLE: bench.without, ENABLE_VARIABLE: ",".join(way.opt_in)}
 
 
-def _timed(way: Way, words: list[str], log: Path, output: Any, bench: Bench, cold: bool) -> Timed:
+def _timed(way: Way, arguments: list[str], log: Path, output: Any, bench: Bench, cold: bool) -> Timed:
     """Run one way to its end, and record when each line of its log appears."""
     variables = environment(way, bench)
     with tempfile.TemporaryDirectory() as kernels:
@@ -138,21 +138,21 @@ def _timed(way: Way, words: list[str], log: Path, output: Any, bench: Bench, col
             variables["TRITON_CACHE_DIR"] = kernels
         read_bytes, start_unix_s = disk_read_bytes(), time.time()
         process = subprocess.Popen(
-            words, stdout=output, stderr=subprocess.STDOUT, env=variables, start_new_session=True
+            arguments, stdout=output, stderr=subprocess.STDOUT, env=variables, start_new_session=True
         )
         appeared = watch(process, log, way.name, bench)
     read_gb, wall_s = (disk_read_bytes() - read_bytes) / 1e9, time.time() - start_unix_s
     timed = Timed(way.name, round(read_gb, 2), round(wall_s, 3), process.returncode)
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     set_stages(timed, text, appeared, start_unix_s)
-    timed.said = said(parse_log(log).attempts[-1], text)
+    timed.said = values_to_compare(parse_log(log).attempts[-1], text)
     return timed
 
 
 def watch(process: subprocess.Popen[bytes], log: Path, name: str, bench: Bench) -> list[tuple[int, float]]:
     """(bytes in the log, time) whenever the log has grown, until the process has ended.
 
-    Cut or OutOfTime if it takes too long; it and its children have been ended by then.
+    Aborted or OutOfTime if it takes too long; it and its children have been ended by then.
     """
     grown: list[tuple[int, float]] = []
     size, limit_s = 0, time.monotonic() + bench.run_limit_s
@@ -161,7 +161,7 @@ def watch(process: subprocess.Popen[bytes], log: Path, name: str, bench: Bench) 
             if time.monotonic() > bench.deadline_s:
                 raise OutOfTime(f"{name}: the time limit was reached")
             if time.monotonic() > limit_s:
-                raise Cut(f"{name}: took more than {bench.run_limit_s:.0f} s")
+                raise Aborted(f"{name}: took more than {bench.run_limit_s:.0f} s")
             time.sleep(POLL_S)
             now = log.stat().st_size if log.exists() else 0
             if now > size:
@@ -188,22 +188,22 @@ def set_stages(timed: Timed, text: str, appeared: list[tuple[int, float]], start
     for stage, pattern in STAGES.items():
         match = re.search(pattern, text)
         if match is None:
-            raise Cut(f"{timed.way}: exit code {timed.exit_code}; the last line of {stage!r} is not in the log")
-        told = next((group for group in match.groups() if group), None)
+            raise Aborted(f"{timed.way}: exit code {timed.exit_code}; the last line of {stage!r} is not in the log")
+        stated_s = next((group for group in match.groups() if group), None)
         offset = len(text[: match.start()].encode())
-        at_unix_s = float(told) if told else next((at for size, at in appeared if size > offset), time.time())
+        at_unix_s = float(stated_s) if stated_s else next((at for size, at in appeared if size > offset), time.time())
         timed.stages_s[stage] = round(at_unix_s - start_unix_s - before_s, 3)
         before_s = at_unix_s - start_unix_s
     timed.first_token_s = round(before_s, 3)
 
 
-def said(attempt: Attempt, text: str) -> dict[str, Any]:
-    """The values to compare: every figure except those of `UNLIKE`, the hashes, and, for ours, torch's bytes at each stage."""
-    found: dict[str, Any] = {name: value for name, value in attempt.figures.known().items() if name not in UNLIKE}
+def values_to_compare(attempt: Attempt, text: str) -> dict[str, Any]:
+    """The values to compare: every figure except those of `NOT_COMPARED`, the hashes, and, for ours, torch's bytes at each stage."""
+    found: dict[str, Any] = {name: value for name, value in attempt.figures.known().items() if name not in NOT_COMPARED}
     found |= {name: match[1] for name in HASHES if (match := re.search(rf"^{name}=(\w+)$", text, re.MULTILINE))}
     for line in text.splitlines():
         event = _event(line)
-        for name in (*HASHES, *TORCHS):
+        for name in (*HASHES, *TORCH_BYTES):
             if event.get(name) is not None:
                 found[name if name in HASHES else f"{event['event']}.{name}"] = event[name]
     return found

@@ -57,8 +57,8 @@ def _write_run(run: Path, profile: Profile) -> None:
     shutil.rmtree(run / "adapter")
     written = run / "written"
     written.mkdir()
-    said = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": RANK, "bias": "none", "target_modules": [*TRAINED]}  # fmt: skip
-    (written / CONFIG).write_text(json.dumps(said))
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": RANK, "bias": "none", "target_modules": [*TRAINED]}  # fmt: skip
+    (written / CONFIG).write_text(json.dumps(config))
     (written / ADAPTER).write_bytes(_zeros(plan.config))
     publish(written, run / "adapter")
 
@@ -74,8 +74,8 @@ def _zeros(config: ModelConfig) -> bytes:
                 begin, end = end, end + 2 * shape[0] * shape[1]
                 key = f"base_model.model.model.layers.{layer}.{parent}.{name}.lora_{part}.weight"
                 header[key] = {"dtype": "F16", "shape": shape, "data_offsets": [begin, end]}
-    said = json.dumps(header).encode("ascii")
-    return len(said).to_bytes(8, "little") + said + bytes(end)
+    encoded = json.dumps(header).encode("ascii")
+    return len(encoded).to_bytes(8, "little") + encoded + bytes(end)
 
 
 # ------------------------------------------------------------------------------------------------------------------- the server
@@ -93,17 +93,17 @@ class Serving:
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Iterator[http.client.HTTPResponse]:
         headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)) as connection:
-            how, sent = ("GET", None) if body is None else ("POST", json.dumps(body))
-            connection.request(how, path, sent, headers)
+            method, payload = ("GET", None) if body is None else ("POST", json.dumps(body))
+            connection.request(method, path, payload, headers)
             with closing(connection.getresponse()) as answer:
                 yield answer
 
-    def said(self, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
+    def ask_json(self, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
         with self.ask(path, body) as answer:
             return answer.status, json.loads(answer.read())
 
     def models(self) -> list[str]:
-        status, models = self.said("/v1/models")
+        status, models = self.ask_json("/v1/models")
         assert status == http.client.OK
         return [each["id"] for each in models["data"]]
 
@@ -112,20 +112,25 @@ class Serving:
 def started(command: Sequence[str], port: int, cwd: Path, name: str, **environment: str) -> Iterator[Serving]:
     """Start a server and wait for the verdict on its start; its folder is `cwd`/served. Its output is kept under this name."""
     # Gigabytes of weights are made once for all sessions, on the checkout's disk, as /tmp may be in memory.
-    own = {"LOADCHECK_CACHE": str(ROOT / "build" / "test-weights"), "LOADCHECK_API_KEY": KEY}
-    free_before_bytes, begin_s, words = free_bytes(), time.monotonic(), cwd / "said.txt"
-    with words.open("w") as said:
+    variables = {"LOADCHECK_CACHE": str(ROOT / "build" / "test-weights"), "LOADCHECK_API_KEY": KEY}
+    free_before_bytes, begin_s, output = free_bytes(), time.monotonic(), cwd / "said.txt"
+    with output.open("w") as stdout:
         process = subprocess.Popen(
-            command, cwd=cwd, env={**os.environ, **own, **environment}, stdout=said, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=cwd,
+            env={**os.environ, **variables, **environment},
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
     found = Serving(process, port, free_before_bytes)
     try:
-        _wait(found, words)
+        _wait(found, output)
         keep_figures(f"{name}/start", {"judged_after_s": round(time.monotonic() - begin_s, 1)})
         yield found
     finally:
         _end(process)
-        keep(words, name)
+        keep(output, name)
         keep(cwd / "served", name)
 
 
@@ -139,19 +144,19 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def _wait(serving: Serving, words: Path) -> None:
+def _wait(serving: Serving, output: Path) -> None:
     deadline_s = time.monotonic() + START_S
     while time.monotonic() < deadline_s and serving.process.poll() is None:
         time.sleep(0.5)
         try:
-            if serving.said("/loadcheck")[0] == http.client.OK:
+            if serving.ask_json("/loadcheck")[0] == http.client.OK:
                 return
         except (OSError, http.client.HTTPException):
             continue
-    raise AssertionError(words.read_text())
+    raise AssertionError(output.read_text())
 
 
-def words_of(port: int) -> tuple[str, ...]:
+def server_arguments(port: int) -> tuple[str, ...]:
     return ("--port", str(port), *SETTINGS, "--run-dir", "served")
 
 
@@ -160,7 +165,7 @@ def serving_adapters(folder: Path) -> Iterator[Serving]:
     """Serve the reference's model with two adapters."""
     write_profile_and_run(folder)
     port = _free_port()
-    command = [*COMMAND, "served.toml", "--adapter", "one=run", "--adapter", "two=run", *words_of(port)]
+    command = [*COMMAND, "served.toml", "--adapter", "one=run", "--adapter", "two=run", *server_arguments(port)]
     with started(command, port, folder, "serve-adapters") as found:
         yield found
 
@@ -170,7 +175,7 @@ def serving_adapters(folder: Path) -> Iterator[Serving]:
 
 def assert_passes(serving: Serving) -> None:
     """The verdict on its start passes, compared with the earlier prediction."""
-    _, verdict = serving.said("/loadcheck")
+    _, verdict = serving.ask_json("/loadcheck")
     failed = [f"{each['figure']}: {each['why']}" for each in verdict["findings"] if each["status"] == "fail"]
     assert verdict["verdict"] == "pass", failed
     assert {each["figure"] for each in verdict["findings"] if each["check"] == "model"} >= COMPARED
@@ -230,9 +235,9 @@ AT_ONCE, TOKENS = 64, 64
 def measure(serving: Serving, names: Sequence[str], kept: str) -> dict[str, Any]:
     """First token and throughput, measured by OpenAI's own client: ten requests in sequence, then 64 at once. An unknown model name is refused."""
     command = [PYTHON, "-c", CLIENT, f"http://127.0.0.1:{serving.port}/v1", KEY, str(AT_ONCE), str(TOKENS), *names]
-    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert said.returncode == 0 and said.stdout, said.stderr[-3000:]
-    found: dict[str, Any] = json.loads(said.stdout.splitlines()[-1])
+    client = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert client.returncode == 0 and client.stdout, client.stderr[-3000:]
+    found: dict[str, Any] = json.loads(client.stdout.splitlines()[-1])
     keep_figures(f"{kept}/asked", found)
     return found
 

@@ -86,8 +86,8 @@ def test_every_gpu_of_this_host_passes_at_once(tmp_path: Path):
     for folder in (tmp_path / "plan", results):
         keep(folder, f"fleet-of-{len(gpus)}/{folder.name}")
     assert run.stdout, run.stderr
-    said = json.loads(run.stdout)
+    output = json.loads(run.stdout)
     printed = {path.name: path.read_text()[-2000:] for path in (tmp_path / "plan").glob("*.out")}
-    assert (run.returncode, said["counts"]) == (0, {"pass": len(gpus)}), (said["findings"], printed)
+    assert (run.returncode, output["counts"]) == (0, {"pass": len(gpus)}), (output["findings"], printed)
     records = [json.loads(path.read_text()) for path in results.glob("*/*/run.json")]
     assert {record["machine"]["gpu"]["uuid"] for record in records} == {uuid for uuid, _ in gpus}

@@ -48,7 +48,7 @@ class Load:
     """A finished load: the output of `loadcheck load --json`, and its run folder."""
 
     exit_code: int
-    said: dict[str, Any]
+    output: dict[str, Any]
     folder: Path
 
     def last(self, kind: type[EventT]) -> EventT:
@@ -63,7 +63,7 @@ class Load:
         return {name: value for name, value in known.items() if name not in TIMES}
 
     def failures(self) -> list[str]:
-        return [f"{each['figure']}: {each['why']}" for each in self.said["findings"] if each["status"] != "ok"]
+        return [f"{each['figure']}: {each['why']}" for each in self.output["findings"] if each["status"] != "ok"]
 
 
 def start(folder: Path, *flags: str, **environment: str) -> subprocess.Popen[str]:
@@ -108,7 +108,7 @@ def trained(load: Loader) -> Load:
 
 def test_the_reference_passes(trained: Load):
     """Every figure is in range: exit code 0."""
-    assert (trained.exit_code, trained.said["verdict"]) == (0, "pass"), trained.failures()
+    assert (trained.exit_code, trained.output["verdict"]) == (0, "pass"), trained.failures()
 
 
 def test_adapters_are_used_trained_saved_and_read_back(trained: Load):
@@ -143,7 +143,7 @@ def assert_same_load(usual: Load, faster: Load) -> None:
     mine, theirs = usual.figures(), faster.figures()
     assert theirs.pop("peak_device_bytes") == pytest.approx(mine.pop("peak_device_bytes"), abs=8 * 2**20)
     assert theirs == mine
-    assert (faster.exit_code, faster.said["verdict"]) == (0, "pass"), faster.failures()
+    assert (faster.exit_code, faster.output["verdict"]) == (0, "pass"), faster.failures()
     assert faster.last(Attached).adapter_sha256 == usual.last(Attached).adapter_sha256
     assert faster.last(Answered).token_ids_sha256 == usual.last(Answered).token_ids_sha256
 
@@ -175,17 +175,17 @@ def test_all_opt_in_measures_change_no_figure_adapter_or_token(load: Loader, usu
 def test_other_settings_pass(load: Loader, flags: tuple[str, ...]):
     """Few sequences, a 16-bit model and one with tied embeddings pass like the reference."""
     found = load(*flags)
-    assert (found.exit_code, found.said["verdict"]) == (0, "pass"), found.failures()
+    assert (found.exit_code, found.output["verdict"]) == (0, "pass"), found.failures()
 
 
 def test_a_kv_cache_that_does_not_fit_is_named(load: Loader):
     """A budget of 5 GiB is too small for the weights: the load is refused, and diagnosed if it is forced."""
     flags = ("--gpu-memory-utilization", f"{5 * GIB / free_bytes():.4f}")
     refused = load(*flags)
-    assert (refused.exit_code, refused.said["outcome"]) == (1, "refused")
+    assert (refused.exit_code, refused.output["outcome"]) == (1, "refused")
     forced = load(*flags, "--force")
-    assert (forced.exit_code, forced.said["outcome"]) == (1, "failed")
-    assert "kv-too-small" in {finding["measured"] for finding in forced.said["findings"]}
+    assert (forced.exit_code, forced.output["outcome"]) == (1, "failed")
+    assert "kv-too-small" in {finding["measured"] for finding in forced.output["findings"]}
 
 
 @dataclass(frozen=True)
@@ -230,9 +230,9 @@ def test_a_killed_load_keeps_what_it_had_measured(running: Running):
         if "loadcheck.engines.child" in process.cmdline():
             process.send_signal(signal.SIGKILL)
     out, _ = running.process.communicate(timeout=60)
-    said = json.loads(out)
-    assert (running.process.returncode, said["outcome"]) == (1, "killed")
-    assert said["figures"]["weights_gib"] == pytest.approx(5.3541)
+    output = json.loads(out)
+    assert (running.process.returncode, output["outcome"]) == (1, "killed")
+    assert output["figures"]["weights_gib"] == pytest.approx(5.3541)
     running.assert_gone(started)
 
 
@@ -241,9 +241,9 @@ def test_an_interrupted_load_ends_in_order(running: Running):
     started = running.started()
     running.process.send_signal(signal.SIGINT)
     out, _ = running.process.communicate(timeout=60)
-    said = json.loads(out)
-    assert (running.process.returncode, said["outcome"]) == (1, "interrupted")
-    assert said["figures"]["weights_gib"] == pytest.approx(5.3541)
+    output = json.loads(out)
+    assert (running.process.returncode, output["outcome"]) == (1, "interrupted")
+    assert output["figures"]["weights_gib"] == pytest.approx(5.3541)
     running.assert_gone(started)
 
 

@@ -97,10 +97,10 @@ import os, sys
 from loadcheck.stacks.unsloth_vllm import kernel_compiler, startup
 kernel_compiler.device_capability = lambda: 90
 begin = startup.begin_context
-def pretend_and_pin():
+def pin_then_begin():
     startup._PINNED.set()
     begin()
-startup.begin_context = pretend_and_pin
+startup.begin_context = pin_then_begin
 kernel_compiler.KernelCompiler.finish_ = kernel_compiler.KernelCompiler.finish
 def finish(self, timeout_s=60.0):
     self.finish_(timeout_s)

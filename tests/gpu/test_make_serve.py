@@ -8,7 +8,14 @@ import psutil
 import pytest
 
 from tests.conftest import ROOT
-from tests.gpu.servers import Serving, assert_ends_in_order, assert_passes, started, words_of, write_profile_and_run
+from tests.gpu.servers import (
+    Serving,
+    assert_ends_in_order,
+    assert_passes,
+    server_arguments,
+    started,
+    write_profile_and_run,
+)
 from tests.gpu.test_gpu_load import PYTHON, has_gpu  # noqa: F401  # in words that pytest evaluates
 from tests.integration.test_serve import _free_port
 
@@ -47,17 +54,17 @@ def serving(folder: Path) -> Iterator[Serving]:
     """Uses the installed environment (a copied checkout would install it again); ENGINE is set, as scripts/engine needs nvidia-smi."""
     write_profile_and_run(folder)
     port = _free_port()
-    words = [
+    arguments = [
         "--adapter",
         f"one={folder}/run",
         "--adapter",
         f"two={folder}/run",
-        *words_of(port)[:-1],
+        *server_arguments(port)[:-1],
         f"{folder}/served",
     ]
     command = [
         "make", "-C", str(_checkout(folder)), "-o", ".venv/gpu/.complete", "ENGINE=gpu", "RUNTIME=local", "serve",
-        f"RUN={folder}/served.toml", f"ARGS={' '.join(words)}",
+        f"RUN={folder}/served.toml", f"ARGS={' '.join(arguments)}",
     ]  # fmt: skip
     with started(command, port, folder, "make-serve") as found:
         yield found
@@ -72,8 +79,8 @@ def test_it_is_alive_and_its_start_passes(serving: Serving):
 
 def test_make_hands_sigterm_on(serving: Serving, folder: Path):
     """The stream is complete, no process is left, and make reports no error."""
-    left = psutil.Process(serving.process.pid).children(recursive=True)
-    assert left
+    children = psutil.Process(serving.process.pid).children(recursive=True)
+    assert children
     assert_ends_in_order(serving, "two")
-    assert psutil.wait_procs(left, timeout=10)[1] == []
+    assert psutil.wait_procs(children, timeout=10)[1] == []
     assert "Error" not in (folder / "said.txt").read_text()

@@ -13,7 +13,7 @@ from tests.gpu.test_gpu_load import PYTHON, VENV
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not VENV.exists(), reason=".venv/gpu is not installed")]
 
-OF_A_LOAD = ("vllm/engine", "vllm/executor", "vllm/worker", "vllm/lora", "vllm/attention", "vllm/core", "vllm/model_executor/layers",
+LOADED_SOURCES = ("vllm/engine", "vllm/executor", "vllm/worker", "vllm/lora", "vllm/attention", "vllm/core", "vllm/model_executor/layers",
              "vllm/model_executor/model_loader", "vllm/model_executor/models/llama.py", "unsloth", "unsloth_zoo", "peft", "bitsandbytes",
              "transformers/models/llama", "transformers/modeling_utils.py", "transformers/tokenization_utils_fast.py", "safetensors")  # fmt: skip
 FUNCTIONS = ("_call_end_callbacks_on_jit_fut", "nnq", "pad_packed_sequence", "unpack_sequence", "lstm_cell", "jit_module_from_flatbuffer",
@@ -31,35 +31,37 @@ def sources(*below: str) -> Iterator[tuple[str, str]]:
             yield str(file.relative_to(site)), file.read_text(encoding="utf-8", errors="replace")
 
 
-def naming(words: str, *below: str) -> set[str]:
-    return {file for file, text in sources(*below) if re.search(words, text)}
+def files_matching(pattern: str, *below: str) -> set[str]:
+    return {file for file, text in sources(*below) if re.search(pattern, text)}
 
 
 def test_no_package_of_a_load_calls_these_functions():
     """vLLM's engine, unsloth, peft and bitsandbytes do not name them; vLLM uses nan_to_num only on scores, which stay floats."""
-    words = "|".join(re.escape(name) if "." in name else rf"\b{name}\b" for name in FUNCTIONS)
-    assert naming(words, *OF_A_LOAD) == set()
-    assert naming(r"nan_to_num(?!_\(nan=float)", *OF_A_LOAD) == set()
+    pattern = "|".join(re.escape(name) if "." in name else rf"\b{name}\b" for name in FUNCTIONS)
+    assert files_matching(pattern, *LOADED_SOURCES) == set()
+    assert files_matching(r"nan_to_num(?!_\(nan=float)", *LOADED_SOURCES) == set()
 
 
 def test_vllms_server_parses_no_form_and_serves_no_file():
     """None of its routes names a function for either."""
     assert (
-        naming(r"StaticFiles|FileResponse|HTTPEndpoint|\.form\(\)|UploadFile|\bForm\(|\bFile\(", "vllm/entrypoints")
+        files_matching(
+            r"StaticFiles|FileResponse|HTTPEndpoint|\.form\(\)|UploadFile|\bForm\(|\bFile\(", "vllm/entrypoints"
+        )
         == set()
     )
 
 
 def test_what_came_with_later_releases_is_absent():
     """Routes, layers and models with known vulnerabilities that these versions do not have yet."""
-    assert naming(r"has_mamba_layers|/audio/transcriptions|/v1/messages", "vllm") == set()
+    assert files_matching(r"has_mamba_layers|/audio/transcriptions|/v1/messages", "vllm") == set()
     (site,) = VENV.parents[1].glob("lib/python3.*/site-packages")
     assert not any((site / "transformers" / "models" / name).exists() for name in ("glm4", "lightglue"))
 
 
 def test_no_known_model_loads_an_activation_by_name():
     """Only cross-encoders do, and none of their families is known here."""
-    found = naming("get_cross_encoder_activation_function", "vllm") - {"vllm/transformers_utils/config.py"}
+    found = files_matching("get_cross_encoder_activation_function", "vllm") - {"vllm/transformers_utils/config.py"}
     assert found == {f"vllm/model_executor/{name}.py" for name in ("layers/pooler", "models/bert", "models/roberta")}
     assert not {"bert", "roberta"} & set(ARCHITECTURES)
 
@@ -87,7 +89,7 @@ print(fetched)
 def test_vllm_fetches_nothing_for_a_model_of_text(tmp_path: Path):
     """The server refuses a message with an image or audio URL because of the model's family, before it fetches anything."""
     command = [PYTHON, "-B", "-W", "ignore", "-c", FETCHES, *sorted(ARCHITECTURES)]
-    said = subprocess.run(
+    completed = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True, check=True
     )
-    assert said.stdout.splitlines()[-1] == "refused " * 2 * len(ARCHITECTURES) + "[]"
+    assert completed.stdout.splitlines()[-1] == "refused " * 2 * len(ARCHITECTURES) + "[]"

@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 
-LEFT_OUT = ("a_group_of_vllm", "the_edit_of_unsloth", "the_imports_of_a_load", "a_load_was_traced")
+EXCLUDED = ("a_group_of_vllm", "the_edit_of_unsloth", "the_imports_of_a_load", "a_load_was_traced")
 """These examine the environment's own folder, or what an engine does besides printing."""
 
 
@@ -43,7 +43,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "kept"),
+    ("groups", "kept"),
     [
         (
             ("load", "traced"),
@@ -59,9 +59,9 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
 )
-def test_what_is_to_run_on_a_gpu_runs(copied: Path, words: tuple[str, ...], kept: list[str]):
+def test_what_is_to_run_on_a_gpu_runs(copied: Path, groups: tuple[str, ...], kept: list[str]):
     """Run each part by the command in tests/gpu/README.md, one card for each argument; the archive has the results that are to be kept."""
-    folder, chosen = copied.parent / "-".join(words), " and ".join(f"not {name}" for name in LEFT_OUT)
+    folder, chosen = copied.parent / "-".join(groups), " and ".join(f"not {name}" for name in EXCLUDED)
     environment = {
         **os.environ, "TRITON_LIBCUDA_PATH": str(copied.parent), "PYTEST_PLUGINS": "tests.gpu.stand_in.plugin", "PYTEST_ADDOPTS": f"-k '{chosen}'",
     }  # fmt: skip
@@ -69,11 +69,13 @@ def test_what_is_to_run_on_a_gpu_runs(copied: Path, words: tuple[str, ...], kept
         str(copied / ".venv/dev/bin/python"),
         str(copied / "scripts/gpu_tests.py"),
         str(folder),
-        *words,
+        *groups,
         "--limit",
         str(LIMIT_S),
     ]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT_S + 60)
-    assert said.returncode == 0, said.stdout[-6000:] + said.stderr
+    completed = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT_S + 60
+    )
+    assert completed.returncode == 0, completed.stdout[-6000:] + completed.stderr
     with tarfile.open(f"{folder}.tar.gz") as tar:
         assert {f"{folder.name}/{name}" for name in kept} <= set(tar.getnames())

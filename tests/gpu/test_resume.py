@@ -30,7 +30,7 @@ def both(whole: Training, resumed: Training) -> tuple[Training, Training]:
     """Both trainings; their figures are kept whether or not the tests pass."""
     named = {"whole": whole, "resumed": resumed}
     keep_figures(
-        "resume", {name: {"bytes": each.said["bytes"], "failures": each.failures} for name, each in named.items()}
+        "resume", {name: {"bytes": each.output["bytes"], "failures": each.failures} for name, each in named.items()}
     )
     return whole, resumed
 
@@ -57,5 +57,5 @@ def test_it_takes_no_byte_more(both: tuple[Training, Training]):
         if mine.step > trainings.CHECKPOINT and theirs.peak_allocated_bytes
     }
     assert more
-    more[PEAK] = resumed.said["bytes"][PEAK] - whole.said["bytes"][PEAK]
+    more[PEAK] = resumed.output["bytes"][PEAK] - whole.output["bytes"][PEAK]
     assert {name: num_bytes for name, num_bytes in more.items() if num_bytes > 0} == {}

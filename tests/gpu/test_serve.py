@@ -18,8 +18,8 @@ from tests.integration.test_serve import _free_port
 from tests.test_export import _training
 
 KEY = "a-key-that-nobody-guesses"
-PATHS = ("/health", "/ping", "/v1/models", "/tokenize", "/metrics", "/version", "/loadcheck", "/docs")
-SCRIPT = """
+ROUTES = ("/health", "/ping", "/v1/models", "/tokenize", "/metrics", "/version", "/loadcheck", "/docs")
+ASK_ROUTES = """
 import asyncio, json, sys
 from pathlib import Path
 from loadcheck.serving.request import resolve_request
@@ -46,7 +46,7 @@ async def main():
 asyncio.run(main())
 """
 
-ENDING = """
+SHUTDOWN = """
 import asyncio, contextlib, multiprocessing, signal, sys, time
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
@@ -104,12 +104,12 @@ pytestmark = [
 ]
 
 
-SPAWNS = """
+SPAWN_ENGINE = """
 import multiprocessing, runpy, sys
 from vllm.entrypoints.openai import api_server
 async def run_server(args, **more):
-    asked = "import torch.distributed as found; print(found.init_process_group.__qualname__, flush=True)"
-    engine = multiprocessing.get_context("spawn").Process(target=exec, args=(asked,))
+    code = "import torch.distributed as found; print(found.init_process_group.__qualname__, flush=True)"
+    engine = multiprocessing.get_context("spawn").Process(target=exec, args=(code,))
     engine.start()
     engine.join()
 api_server.run_server = run_server
@@ -121,10 +121,10 @@ runpy.run_module("loadcheck.stacks.plain_vllm.server", run_name="__main__", alte
 def test_the_engine_of_a_server_opens_no_port(tmp_path: Path):
     """vLLM spawns the engine (vllm/entrypoints/openai/api_server.py:193); torch's store is in memory there, as in a load."""
     environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", GRACE: "1"}
-    said = subprocess.run(
-        [PYTHON, "-c", SPAWNS], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    completed = subprocess.run(
+        [PYTHON, "-c", SPAWN_ENGINE], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
-    assert said.stdout.splitlines()[-1] == "keep_store_in_process.<locals>.alone"
+    assert completed.stdout.splitlines()[-1] == "keep_store_in_process.<locals>.alone"
 
 
 def test_the_server_takes_our_arguments_and_every_route_asks_for_the_key(tmp_path: Path):
@@ -132,8 +132,8 @@ def test_the_server_takes_our_arguments_and_every_route_asks_for_the_key(tmp_pat
     _training(tmp_path / "run")
     (tmp_path / "verdict.json").write_text('{"verdict": "pass"}')
     env = {**os.environ, "VLLM_API_KEY": KEY, "LOADCHECK_SERVE_VERDICT": "verdict.json", "VLLM_NO_USAGE_STATS": "1"}
-    said = subprocess.run(
-        [PYTHON, "-c", SCRIPT, KEY, *PATHS],
+    completed = subprocess.run(
+        [PYTHON, "-c", ASK_ROUTES, KEY, *ROUTES],
         cwd=tmp_path,
         env=env,
         capture_output=True,
@@ -141,7 +141,7 @@ def test_the_server_takes_our_arguments_and_every_route_asks_for_the_key(tmp_pat
         check=True,
         timeout=300,
     )
-    found = json.loads(said.stdout.strip().splitlines()[-1])
+    found = json.loads(completed.stdout.strip().splitlines()[-1])
     adapter = str(tmp_path / "run" / "adapter")
     assert found["names"] == [["r2", adapter], ["sql", adapter]]
     assert (found["rank"], found["quantization"], found["key"]) == (8, "bitsandbytes", None)
@@ -156,20 +156,20 @@ def test_vllm_s_launcher_ends_streams_first_then_the_engine(num_tokens: int, is_
     """SIGTERM during a stream: it completes, or is cut after its grace of 3 s, while the engine still runs; then the engine ends: exit 0."""
     port = _free_port()
     env = {**os.environ, "LOADCHECK_SERVE_GRACE_S": "3", "VLLM_NO_USAGE_STATS": "1", "PYTHONPATH": str(ROOT / "src")}
-    with subprocess.Popen([PYTHON, "-c", ENDING, "--host", "127.0.0.1", "--port", str(port)], env=env, text=True,
+    with subprocess.Popen([PYTHON, "-c", SHUTDOWN, "--host", "127.0.0.1", "--port", str(port)], env=env, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:  # fmt: skip
         try:
-            said = []
+            lines = []
             for line in server.stdout:
-                said.append(line)
+                lines.append(line)
                 if "Uvicorn running" in line:
                     break
-            got = _stream_and_end(server, port, num_tokens)
-            said += server.stdout
+            received = _stream_and_end(server, port, num_tokens)
+            lines += server.stdout
         finally:
             server.kill()
-    log = "".join(said)
-    assert (len(got) == num_tokens) is is_whole, log
+    log = "".join(lines)
+    assert (len(received) == num_tokens) is is_whole, log
     ordered = [*(["the stream is whole"] if is_whole else []), "the engine lived: True", "ended in order"]
     assert [line for line in log.splitlines() if line in {*ordered, "the stream is whole"}] == ordered
     assert server.returncode == 0
@@ -177,15 +177,15 @@ def test_vllm_s_launcher_ends_streams_first_then_the_engine(num_tokens: int, is_
 
 def _stream_and_end(server: subprocess.Popen[str], port: int, num_tokens: int) -> list[bytes]:
     """The lines of a stream; the server gets SIGTERM after the first."""
-    got = []
+    received = []
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
         connection.request("GET", f"/{num_tokens}")
         with closing(connection.getresponse()) as answer:
             while line := _line(answer):
-                got.append(line)
-                if len(got) == 1:
+                received.append(line)
+                if len(received) == 1:
                     server.send_signal(signal.SIGTERM)
-    return got
+    return received
 
 
 def _line(answer: http.client.HTTPResponse) -> bytes:

@@ -29,11 +29,11 @@ def test_the_base_and_its_adapters_answer(serving: Serving):
     """Each by its name. Adapters of zeros answer like the base, and an unknown name gives 404."""
     names = serving.models()
     assert names[1:] == ["one", "two"]
-    asked = {"prompt": "The KV cache", "max_tokens": 4, "temperature": 0}
-    answers = [serving.said("/v1/completions", {**asked, "model": name}) for name in names]
+    request = {"prompt": "The KV cache", "max_tokens": 4, "temperature": 0}
+    answers = [serving.ask_json("/v1/completions", {**request, "model": name}) for name in names]
     assert [status for status, _ in answers] == [200, 200, 200]
     assert len({answer["choices"][0]["text"] for _, answer in answers}) == 1
-    assert serving.said("/v1/completions", {**asked, "model": "three"})[0] == 404
+    assert serving.ask_json("/v1/completions", {**request, "model": "three"})[0] == 404
 
 
 def test_an_openai_client_is_answered(serving: Serving):

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.gpu import trainings
 from tests.gpu.kept import IS_KEPT, keep, keep_figures
-from tests.gpu.servers import COMMAND, Serving, assert_ends_in_order, assert_passes, measure, started, words_of
+from tests.gpu.servers import COMMAND, Serving, assert_ends_in_order, assert_passes, measure, server_arguments, started
 from tests.gpu.test_gpu_load import has_gpu  # noqa: F401  # in words that pytest evaluates
 from tests.gpu.trainings import Training
 from tests.integration.test_serve import _free_port
@@ -45,16 +45,16 @@ def merged(folder: Path, whole: Training) -> Path:
         command, cwd=folder, env=trainings.environment(), capture_output=True, text=True, check=False, timeout=EXPORT_S
     )
     assert ended.stdout, ended.stderr
-    said = json.loads(ended.stdout)
-    keep_figures("export-merged", said)
-    assert (ended.returncode, said["verdict"]) == (0, "pass"), said["findings"]
+    output = json.loads(ended.stdout)
+    keep_figures("export-merged", output)
+    assert (ended.returncode, output["verdict"]) == (0, "pass"), output["findings"]
     return folder / NAME
 
 
 @pytest.fixture(scope="module")
 def serving(folder: Path, merged: Path) -> Iterator[Serving]:
     port = _free_port()
-    with started([*COMMAND, NAME, *words_of(port)], port, folder, "serve-merged") as found:
+    with started([*COMMAND, NAME, *server_arguments(port)], port, folder, "serve-merged") as found:
         keep(merged / "proof.json", "serve-merged")
         yield found
 
@@ -67,10 +67,10 @@ def test_its_start_passes(serving: Serving):
 def test_it_is_asked_by_the_name_of_its_folder(serving: Serving):
     """It is the only model served; its base's name gives 404."""
     assert serving.models() == [NAME]
-    asked = {"prompt": "The KV cache", "max_tokens": 4, "temperature": 0}
-    status, answer = serving.said("/v1/completions", {**asked, "model": NAME})
+    request = {"prompt": "The KV cache", "max_tokens": 4, "temperature": 0}
+    status, answer = serving.ask_json("/v1/completions", {**request, "model": NAME})
     assert (status, answer["usage"]["completion_tokens"]) == (200, 4)
-    assert serving.said("/v1/completions", {**asked, "model": "llama-3.1-8b-instruct"})[0] == 404
+    assert serving.ask_json("/v1/completions", {**request, "model": "llama-3.1-8b-instruct"})[0] == 404
 
 
 def test_an_openai_client_is_answered(serving: Serving):

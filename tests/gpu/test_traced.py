@@ -20,7 +20,7 @@ WEIGHTS = ROOT / "build" / "test-weights"
 DOCKERS_SHM_BYTES = 64 << 20
 """The size of /dev/shm in a container by default."""
 
-UNREACHED = (
+UNREACHED_MODULES = (
     "aiohttp.web", "starlette", "fastapi", "uvicorn", "ray.data", "ray.dashboard", "ray.serve", "vllm.entrypoints.openai.api_server",
     "pyasn1", "pygments.lexers.archetype", "pytest", "dotenv", "virtualenv", "wheel", "setuptools.package_index", "setuptools.command.sdist",
     *(f"PIL.{name}" for name in ("PsdImagePlugin", "FitsImagePlugin", "PdfParser", "FontFile", "PcfFontFile", "BdfFontFile", "GdImageFile",
@@ -36,8 +36,8 @@ UNREACHED = (
 """env/vex.toml says that the vulnerabilities of these modules are not reached."""
 
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("real loads")]
-on_a_gpu = pytest.mark.skipif("not has_gpu()", reason="this machine has no usable NVIDIA GPU")
-on_none = pytest.mark.skipif(
+with_gpu = pytest.mark.skipif("not has_gpu()", reason="this machine has no usable NVIDIA GPU")
+without_gpu = pytest.mark.skipif(
     "not VENV.exists() or has_gpu()", reason=".venv/gpu is not installed, or the load itself is traced"
 )
 
@@ -60,39 +60,39 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Trace:
                 keep(folder / name, "traced")
 
 
-@on_a_gpu
+@with_gpu
 def test_a_load_was_traced_to_its_end(load: Trace):
     """It succeeded, its stages are known, and the hook still sees a pickle after it."""
     assert load.code == 0 and load.control == ["pickle"]
     assert {each.stage for each in load.seen} > {""}
 
 
-@on_a_gpu
+@with_gpu
 def test_the_imports_of_a_load_do_nothing_unexplained(load: Trace):
     """They write no installed file, use no network and load no pickle; anything else that they do is in tests/traced.toml."""
     assert load.imports() == []
 
 
-@on_a_gpu
+@with_gpu
 def test_a_load_does_nothing_unexplained(load: Trace):
     """After its imports it writes only where it may, and uses no network."""
     assert load.load() == []
 
 
-@on_a_gpu
+@with_gpu
 def test_a_load_leaves_its_home_and_its_folder_alone(load: Trace):
     """It leaves nothing in either except caches, some of which C++ writes."""
     assert {path.name for path in Path(load.places["HOME"]).iterdir()} <= {".cache", ".triton", ".nv"}
     assert list(Path(load.places["CWD"]).iterdir()) == []
 
 
-@on_a_gpu
+@with_gpu
 def test_a_load_opens_no_port(load: Trace):
     """It listens on loopback only, if at all."""
     assert load.listened == set()
 
 
-@on_a_gpu
+@with_gpu
 def test_dockers_own_shm_is_enough(load: Trace):
     """Less than half of it is ever in use, by all users together."""
     assert load.shm_bytes < DOCKERS_SHM_BYTES / 2
@@ -105,7 +105,7 @@ def imports(tmp_path_factory: pytest.TempPathFactory) -> Trace:
     return trace(PYTHON, folder, "imports", TRITON_LIBCUDA_PATH=str(folder))
 
 
-@on_none
+@without_gpu
 def test_the_imports_do_nothing_unexplained_without_a_gpu(imports: Trace):
     """The working directory stays empty."""
     assert imports.code == 0 and imports.control == ["pickle"]
@@ -114,11 +114,11 @@ def test_the_imports_do_nothing_unexplained_without_a_gpu(imports: Trace):
     assert list(Path(imports.places["CWD"]).iterdir()) == []
 
 
-@on_none
+@without_gpu
 def test_what_holes_need_is_not_imported(imports: Trace):
     """The modules that env/vex.toml names as unreached, and their submodules."""
     assert {"unsloth", "vllm", "PIL.Image", "setuptools"} <= set(imports.modules)
-    found = [name for name in imports.modules if any(f"{name}.".startswith(f"{each}.") for each in UNREACHED)]
+    found = [name for name in imports.modules if any(f"{name}.".startswith(f"{each}.") for each in UNREACHED_MODULES)]
     assert found == []
 
 
@@ -138,19 +138,19 @@ print("\\n" + " ".join(sorted(addresses - {"127.0.0.1", "::1"})), summed.tolist(
 
 
 @pytest.mark.skipif("not VENV.exists()", reason=".venv/gpu is not installed")
-@pytest.mark.parametrize(("whose", "listens"), [("ours", ""), ("torch", ":: ")])
-def test_a_group_of_vllm_has_its_store_in_memory(tmp_path: Path, whose: str, listens: str):
+@pytest.mark.parametrize(("variant", "listens"), [("ours", ""), ("torch", ":: ")])
+def test_a_group_of_vllm_has_its_store_in_memory(tmp_path: Path, variant: str, listens: str):
     """A group that vLLM starts listens on all interfaces; ours does not, and it works."""
     environment = {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
-    said = subprocess.run(
-        [PYTHON, "-B", "-c", STORE, whose],
+    completed = subprocess.run(
+        [PYTHON, "-B", "-c", STORE, variant],
         env={**os.environ, **environment},
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert said.stdout.splitlines()[-1].strip() == f"{listens}[1.0, 1.0, 1.0]"
+    assert completed.stdout.splitlines()[-1].strip() == f"{listens}[1.0, 1.0, 1.0]"
 
 
 @pytest.mark.skipif("not VENV.exists()", reason=".venv/gpu is not installed")

@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif("not VENV.exists() or has_gpu()", reason=".venv/gpu is not installed, or a load shows it"),
 ]
 
-CODE = """
+IMPORTS = """
 import sys, types
 sys.path[:0] = [ROOT + "/scripts", ROOT + "/src", ROOT]
 from loadcheck.stacks import lazy_imports
@@ -44,9 +44,9 @@ import vllm.worker.model_runner, vllm.model_executor.models.llama, vllm.executor
 real = [name for name in unused.LIBRARIES + unused.MORE_LIBRARIES * startup.enabled("unused_more") if name in sys.modules and not isinstance(sys.modules[name], lazy_imports.LazyModule)]
 executed = [name for name, each in sys.modules.items()
             if name.startswith("transformers.models.") and name.count(".") == 2 and not isinstance(each, lazy_imports.LazyPackage)]
-print("\\nsaid:", lazy_imports.used, real, "torch._inductor.compile_fx" in sys.modules, len(executed))
+print("\\nresult:", lazy_imports.used, real, "torch._inductor.compile_fx" in sys.modules, len(executed))
 import pandas, openai
-print("said:", pandas.DataFrame({"a": [1, 2]}).a.sum(), issubclass(openai.OpenAI, openai._base_client.SyncAPIClient), lazy_imports.used)
+print("result:", pandas.DataFrame({"a": [1, 2]}).a.sum(), issubclass(openai.OpenAI, openai._base_client.SyncAPIClient), lazy_imports.used)
 import os; sys.stdout.flush(); os._exit(0)
 """
 
@@ -54,16 +54,16 @@ import os; sys.stdout.flush(); os._exit(0)
 @pytest.mark.parametrize("opt_in", ["", "unused_more"])
 def test_the_imports_of_the_stack_use_nothing_that_is_deferred(tmp_path: Path, opt_in: str):
     """None of the libraries is imported, nor the compiler, and only a few model families. On use, a deferred library works as usual."""
-    code = f"ROOT = {str(ROOT)!r}\n{CODE}"
+    code = f"ROOT = {str(ROOT)!r}\n{IMPORTS}"
     found = subprocess.run([PYTHON, "-B", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,
                            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TRITON_LIBCUDA_PATH": str(tmp_path),
                                 startup.ENABLE_VARIABLE: opt_in})  # fmt: skip
-    said = [line for line in found.stdout.splitlines() if line.startswith("said:")]
-    assert len(said) == 2, found.stderr
-    before, after = said
-    assert before.startswith("said: [] [] False ")
+    results = [line for line in found.stdout.splitlines() if line.startswith("result:")]
+    assert len(results) == 2, found.stderr
+    before, after = results
+    assert before.startswith("result: [] [] False ")
     assert int(before.split()[-1]) < 30
-    assert after == "said: 3 True ['pandas', 'pyarrow', 'openai']"
+    assert after == "result: 3 True ['pandas', 'pyarrow', 'openai']"
 
 
 MAPPINGS = """
@@ -89,18 +89,18 @@ print([each.__name__ for each in every if each in mapping.keys()], Registered in
 
 def test_an_auto_class_knows_the_same_configs(tmp_path: Path):
     """The same for every family, a registered one, a class of the same name and no config at all; but only one family is imported."""
-    said = []
-    for how in ("deferred", "plain"):
-        command = [PYTHON, "-B", "-c", f"ROOT = {str(ROOT)!r}\n{MAPPINGS}", how]
+    outputs = []
+    for variant in ("deferred", "plain"):
+        command = [PYTHON, "-B", "-c", f"ROOT = {str(ROOT)!r}\n{MAPPINGS}", variant]
         found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)})  # fmt: skip
-        said.append(found.stdout.splitlines())
-    deferred, plain = said
+        outputs.append(found.stdout.splitlines())
+    deferred, plain = outputs
     assert (deferred[0], plain[0]) == ("True True", "True False")
     assert deferred[1] == "[True, False, False, False, False, False]" and "LlamaConfig" in deferred[2]
     assert deferred[1:] == plain[1:]
 
 
-COMPILED = """
+COMPILE = """
 import sys
 sys.path[:0] = [ROOT + "/src"]
 from loadcheck.stacks.unsloth_vllm import engine, startup
@@ -124,7 +124,7 @@ def test_a_function_is_compiled_as_ever(tmp_path: Path, opt_in: str):
     """torch's compiler needs deferred parts of torch, and has them all when it compiles."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
                    startup.ENABLE_VARIABLE: opt_in}  # fmt: skip
-    command = [PYTHON, "-B", "-c", f"ROOT = {str(ROOT)!r}\n{COMPILED}"]
+    command = [PYTHON, "-B", "-c", f"ROOT = {str(ROOT)!r}\n{COMPILE}"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
     assert found.stdout.splitlines() == ["[True, True]"] * 2, found.stderr
 

@@ -32,7 +32,7 @@ class Training:
     """A finished training: its exit code, the output of `loadcheck train --json`, its run folder."""
 
     exit_code: int
-    said: dict[str, Any]
+    output: dict[str, Any]
     folder: Path
 
     @property
@@ -41,7 +41,7 @@ class Training:
 
     @property
     def failures(self) -> list[str]:
-        return [f"{each['figure']}: {each['why']}" for each in self.said["findings"] if each["status"] == "fail"]
+        return [f"{each['figure']}: {each['why']}" for each in self.output["findings"] if each["status"] == "fail"]
 
 
 def environment() -> dict[str, str]:

@@ -41,28 +41,28 @@ def _client(args: Any) -> Any:
     tokenizer = get_tokenizer(args.model)
 
     async def generate(_self: Any, prompt: Any, sampling_params: Any, request_id: str, **_: Any) -> AsyncIterator[Any]:
-        prompt_ids, found = list(prompt["prompt_token_ids"]), list[int]()
+        prompt_ids, answer_ids = list(prompt["prompt_token_ids"]), list[int]()
         delta = sampling_params.output_kind == RequestOutputKind.DELTA
         for number in range(sampling_params.max_tokens):
             await asyncio.sleep(TOKEN_S)
-            found.append((sum(prompt_ids) + number) % NUM_KNOWN)
-            finished = len(found) == sampling_params.max_tokens
+            answer_ids.append((sum(prompt_ids) + number) % NUM_KNOWN)
+            finished = len(answer_ids) == sampling_params.max_tokens
             if not delta and not finished:
                 continue
-            new = found[-1:] if delta else found
+            new = answer_ids[-1:] if delta else answer_ids
             output = CompletionOutput(0, tokenizer.decode(new), new, None, None, "length" if finished else None)
             yield RequestOutput(request_id, None, prompt_ids, None, [output], finished)
 
-    async def of_model(_self: Any) -> Any:
+    async def return_config(_self: Any) -> Any:
         return model_config
 
-    async def of_tokenizer(_self: Any, _request: Any = None) -> Any:
+    async def return_tokenizer(_self: Any, _request: Any = None) -> Any:
         return tokenizer
 
     async def nothing(_self: Any, *_: Any) -> None:
         pass
 
     methods: dict[str, Any] = {name: nothing for name in EngineClient.__abstractmethods__}
-    methods |= {"generate": generate, "get_model_config": of_model, "get_tokenizer": of_tokenizer}
+    methods |= {"generate": generate, "get_model_config": return_config, "get_tokenizer": return_tokenizer}
     methods |= {name: property(lambda _self: False) for name in ("is_running", "is_stopped", "errored", "dead_error")}
     return type("Client", (EngineClient,), methods)()

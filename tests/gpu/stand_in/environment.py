@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 COPIED = ("Makefile", "env", "examples", "pyproject.toml", "scripts", "src", "tests")
-START = """\
+STARTUP = """\
 import site; site.addsitedir({site!r})
 import sys; sys.path.insert(0, {src!r})
 import sys; sys.path.insert(0, {stand_in!r}); import machine; sys.path.remove({stand_in!r})
 """
-PROGRAM = "#!{python}\nimport sys\nfrom loadcheck.cli import main\nsys.exit(main())\n"
+LAUNCHER = "#!{python}\nimport sys\nfrom loadcheck.cli import main\nsys.exit(main())\n"
 
 
 def checkout(root: Path, folder: Path, environments: tuple[str, ...]) -> Path:
@@ -27,20 +27,20 @@ def checkout(root: Path, folder: Path, environments: tuple[str, ...]) -> Path:
     return folder
 
 
-def _environment(installed: Path, own: Path, folder: Path) -> None:
+def _environment(installed: Path, copied: Path, folder: Path) -> None:
     """Child processes run the same Python (sys.executable), so they find the same packages."""
     (site,) = installed.glob("lib/python3.*/site-packages")
-    (own / "bin").mkdir(parents=True)
-    (own / "bin" / "python").symlink_to((installed / "bin" / "python").resolve())
-    (own / "pyvenv.cfg").write_text((installed / "pyvenv.cfg").read_text())
-    packages = own / site.relative_to(installed)
+    (copied / "bin").mkdir(parents=True)
+    (copied / "bin" / "python").symlink_to((installed / "bin" / "python").resolve())
+    (copied / "pyvenv.cfg").write_text((installed / "pyvenv.cfg").read_text())
+    packages = copied / site.relative_to(installed)
     packages.mkdir(parents=True)
-    places = {
+    paths = {
         "site": str(site.absolute()),
         "src": str(folder / "src"),
         "stand_in": str(folder / "tests" / "gpu" / "stand_in"),
     }
-    (packages / "stand_in.pth").write_text(START.format(**places))
-    program = own / "bin" / "loadcheck"
-    program.write_text(PROGRAM.format(python=own / "bin" / "python"))
+    (packages / "stand_in.pth").write_text(STARTUP.format(**paths))
+    program = copied / "bin" / "loadcheck"
+    program.write_text(LAUNCHER.format(python=copied / "bin" / "python"))
     program.chmod(0o755)

@@ -113,12 +113,12 @@ def nvml() -> ModuleType:
 # -------------------------------------------------------------------------------------------------------------------- patches
 
 
-def of_device(module: Any) -> None:
+def patch_device(module: Any) -> None:
     """The device file exists."""
     module.has_device = lambda: True
 
 
-def of_synthetic(module: Any) -> None:
+def patch_synthetic(module: Any) -> None:
     """Weights with the right header and size, as sparse files."""
 
     def write(path: Path, tensors: Any) -> None:
@@ -129,12 +129,12 @@ def of_synthetic(module: Any) -> None:
     module.write_safetensors = write
 
 
-def of_engine(module: Any) -> None:
+def patch_engine(module: Any) -> None:
     """unsloth's engine prints the figures of the formulas. Its weights take a while; its imports take less time if they began ahead."""
-    begun = threading.Event()
+    began_ahead = threading.Event()
 
     def import_ahead(device_free: threading.Event) -> None:
-        begun.set()
+        began_ahead.set()
         device_free.wait()
 
     def run(plan: Any, _directory: Path, recorder: Any) -> None:
@@ -145,14 +145,14 @@ def of_engine(module: Any) -> None:
         if cache := os.environ.get("TRITON_CACHE_DIR"):  # as kernel_compiler.py marks it
             Path(cache).mkdir()
             Path(cache, "loadcheck-0").touch()
-        import_s = 0.5 if begun.is_set() else 1.0
+        import_s = 0.5 if began_ahead.is_set() else 1.0
         recorder._start_s -= import_s  # as if this process had spent that time importing
         recorder.record(Imported(import_s=import_s))
 
         card = card_from_device(NAME, ".".join(map(str, CAPABILITY)), TOTAL_BYTES, FREE_BYTES)
-        with redirect_stdout(StringIO()) as said:
+        with redirect_stdout(StringIO()) as printed:
             code = fake_engine.load(plan, card, RAM_BYTES)
-        for line in said.getvalue().splitlines(keepends=True):
+        for line in printed.getvalue().splitlines(keepends=True):
             if '"event": "imported"' in line:
                 continue
             sys.stdout.write(line)
@@ -165,7 +165,7 @@ def of_engine(module: Any) -> None:
     module.import_ahead, module.run = import_ahead, run
 
 
-def of_judge(module: Any) -> None:
+def patch_judge(module: Any) -> None:
     """A server of another model prints the kept model's log, so its findings are all OK."""
     from dataclasses import replace
 
@@ -183,50 +183,50 @@ def of_judge(module: Any) -> None:
 KEPT_LAYERS = 32
 
 
-def of_server(module: Any) -> None:
+def patch_server(module: Any) -> None:
     """vLLM's server with an engine that has no model."""
     from tests.gpu.stand_in.engine import client
 
     module.build_async_engine_client = client
 
 
-CHANGES: dict[str, Callable[[Any], None]] = {
-    "loadcheck.device": of_device,
-    "loadcheck.weights.synthetic": of_synthetic,
-    "loadcheck.stacks.unsloth_vllm.engine": of_engine,
-    "loadcheck.serving.server": of_judge,
-    "vllm.entrypoints.openai.api_server": of_server,
+PATCHES: dict[str, Callable[[Any], None]] = {
+    "loadcheck.device": patch_device,
+    "loadcheck.weights.synthetic": patch_synthetic,
+    "loadcheck.stacks.unsloth_vllm.engine": patch_engine,
+    "loadcheck.serving.server": patch_judge,
+    "vllm.entrypoints.openai.api_server": patch_server,
 }
 
 
-class Changing(MetaPathFinder):
+class PatchingFinder(MetaPathFinder):
     """Finds these modules as Python does, and patches each one after its import."""
 
     def __init__(self) -> None:
-        self._left = dict(CHANGES)
+        self._pending = dict(PATCHES)
 
     def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> ModuleSpec | None:
-        change = self._left.pop(name, None)
-        if change is None:
+        patch = self._pending.pop(name, None)
+        if patch is None:
             return None
         spec = importlib.util.find_spec(name)
         assert spec is not None and spec.loader is not None
-        spec.loader = Changed(spec.loader, change)
+        spec.loader = PatchingLoader(spec.loader, patch)
         return spec
 
 
-class Changed(Loader):
+class PatchingLoader(Loader):
     """A module's own loader, followed by a patch."""
 
-    def __init__(self, loader: Loader, change: Callable[[Any], None]) -> None:
-        self._loader, self._change = loader, change
+    def __init__(self, loader: Loader, patch: Callable[[Any], None]) -> None:
+        self._loader, self._patch = loader, patch
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        self._change(module)
+        self._patch(module)
 
     def __getattr__(self, name: str) -> Any:  # runpy asks for the code, inspect for the source
         return getattr(self._loader, name)
@@ -235,7 +235,7 @@ class Changed(Loader):
 def stand_in() -> None:
     setattr(ctypes, "CDLL", Library)  # noqa: B010
     sys.modules["pynvml"] = nvml()
-    sys.meta_path.insert(0, Changing())
+    sys.meta_path.insert(0, PatchingFinder())
     sys.path.append(str(ROOT))
 
 

@@ -23,7 +23,7 @@ def pytest_collection_finish() -> None:
 
     def end(*arguments: Any) -> Any:
         found = ended(*arguments)
-        found.said["bytes"]["train_peak_allocated_bytes"] = 0
+        found.output["bytes"]["train_peak_allocated_bytes"] = 0
         return found
 
     changes = {
