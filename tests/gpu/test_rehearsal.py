@@ -62,7 +62,9 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_to_run_on_a_gpu_runs(copied: Path, groups: tuple[str, ...], kept: list[str]):
     """Run each part by the command in tests/gpu/README.md, one card for each argument; the archive has the results that are to be kept."""
     folder, chosen = copied.parent / "-".join(groups), " and ".join(f"not {name}" for name in EXCLUDED)
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST_")}  # the runs in it are no worker's
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST_")
+    }  # the runs in it are no worker's
     environment = {
         **own, "TRITON_LIBCUDA_PATH": str(copied.parent), "PYTEST_PLUGINS": "tests.gpu.stand_in.plugin", "PYTEST_ADDOPTS": f"-k '{chosen}'",
     }  # fmt: skip
