@@ -353,10 +353,14 @@ def test_what_scripts_and_tables_print_beside_a_load_is_no_failure(line: str, t4
         "Non-Zero exit status 1",
         "NON-ZERO STATUS 3",
         "Oom-Kill",
+        "[1]  + 1234 bus error  python load.py",
+        "[1]    1234 abort      python load.py",
+        "[2]  - 1234 killed     python load.py",
+        "[1]  + 1234 exit 137   python load.py",
     ],
 )
-def test_a_death_is_found_in_any_case_of_its_words(words: str, log):
-    """Patterns that ignore case need anchors that do, too: a line without an anchor is not read."""
+def test_a_death_in_other_capitals_or_in_a_job_of_zsh_is_found(words: str, log):
+    """Whatever a pattern of deaths can match holds an anchor: a line without one is not read."""
     assert parse_log(log(words + "\n")).outcome is Outcome.FAILED
 
 

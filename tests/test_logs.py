@@ -336,3 +336,12 @@ def test_a_line_of_many_servers_arguments_is_read_quickly(begin: str, t4_log: Pa
     start_s = time.process_time()
     parse_log(log)
     assert time.process_time() - start_s < 2
+
+
+@pytest.mark.parametrize(("begin", "goes_on"), [("[1]", " "), ("1", "1")])
+def test_a_line_of_blanks_or_digits_is_read_quickly(begin: str, goes_on: str, t4_log: Path, tmp_path: Path):
+    """Reports of shells have few of both: a line of 1 MiB took hours, or 6 s."""
+    log = _write(tmp_path / "log", t4_log.read_text() + begin + goes_on * 2**19 + " killed\n")
+    start_s = time.process_time()
+    assert parse_log(log).outcome is Outcome.COMPLETED
+    assert time.process_time() - start_s < 2

@@ -11,7 +11,7 @@ MAX_REPORT_CHARS, MAX_WORDS_BEFORE, PROSE = 400, 12, "|#-*"
 """A report of a death is a short line that says so early. A longer line, or one of Markdown, only mentions a death."""
 
 _EXIT_CODE = re.compile(
-    r"(?:^\[\d{1,4}\][-+]? {1,8}exit|\b(?:exit(?:ed)?(?: with)? (?:exit )?(?:code|status)|exit_?code|non-zero (?:exit )?status(?: of)?|exited with(?= -\d| 1[2-5]\d\b)|npm \S+ errno|"
+    r"(?:^\[\d{1,4}\][-+]? {1,8}(?:[-+] {1,8})?(?:\d{1,8} {1,8})?exit|\b(?:exit(?:ed)?(?: with)? (?:exit )?(?:code|status)|exit_?code|non-zero (?:exit )?status(?: of)?|exited with(?= -\d| 1[2-5]\d\b)|npm \S+ errno|"
     r"(?:failed|died|terminated|finished) with (?:exit )?(?:code|status)|returncode|return code))[\"']?\s*(?:[:=(]\s*|\s)[\"']?"
     r"(?P<code>-?\d{1,10})(?=[)\]}.,;:\"'\s]|$)",
     re.IGNORECASE | re.ASCII,
@@ -137,5 +137,5 @@ DEATH_ANCHORS = (
     "encountered a", "crashed", "initialization failed", "status=9", "with code", "with status", "loop is not", "has errored", "make", "lookup error", "shared libraries", "can't open file", ": error: ", "Job step aborted",
     "EXIT STRING", "BAD TERMINATION", "state:", "State:", "status: ", "Status: ", "ack-off restarting", "BackOff", "Reason:", "probe, will be restarted", "output_handler failed", "Failed with result", "rocess exited", "was preempted", "sigkill_handler", "srun: ",
     "specified deadline", "total limit", "OCI runtime", "operation was cancel", "hosted runner", "shutdown signal", "Job failed", "maximum time",
-    "its timeout", "Runner terminated", "maximum execution", "job was cancel", "device handle", "pure virtual", "Check failed", "panic: ", "zsh: ", "out-of-memory", "more memory than", "cess ", "fish: ",
+    "its timeout", "Runner terminated", "maximum execution", "job was cancel", "device handle", "pure virtual", "Check failed", "panic: ", "zsh: ", "]  ", "out-of-memory", "more memory than", "cess ", "fish: ",
 )  # fmt: skip

@@ -111,10 +111,10 @@ def translated() -> re.Pattern[str]:
 
 _CORE = r"(?: ?[(（].{1,60}[)）])?"
 """`(core dumped)`, in the shell's language."""
-_SCRIPT = r"\S{1,255} ?[:,]? ?[^\d:：\n]{0,20}\d+[^\d:：\n]{0,12}[:：] +\d+ "
+_SCRIPT = r"\S{1,255} ?[:,]? ?[^\d:：\n]{0,20}\d{1,9}[^\d:：\n]{0,12}[:：] {1,16}\d{1,10} "
 """bash's `run.sh: line 3:  1234 `; in other languages `run.sh: Zeile 3:`, `run.sh : ligne 3 :`, `run.sh: 第 3 行：`."""
 _LEAD = (
-    rf"(?:{_SCRIPT}|\[\d+\] {{2,}}\+? *\d+ |zsh: |make(?:\[\d+\])?: \*\*\* \[[^\]]+\] |"
+    rf"(?:{_SCRIPT}|\[\d{{1,4}}\] {{2,16}}[+-]? {{0,16}}\d{{1,10}} |zsh: |make(?:\[\d+\])?: \*\*\* \[[^\]]+\] |"
     r"srun: error: \S{1,255}: tasks? [\d,-]{1,99}: )"
 )
 _REST = rf"(?:: \d{{1,2}})?{_CORE}(?: {{2,}}.*|\s*)$"
