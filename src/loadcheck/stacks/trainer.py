@@ -122,8 +122,7 @@ def _prefixed(memory: dict[str, int]) -> dict[str, int]:
 def _step_fields(step: Step) -> dict[str, Any]:
     names = ("peak_allocated_bytes", "device_used_bytes", "host_bytes")
     known = {f"train_{name}": getattr(step, name) for name in names if getattr(step, name) is not None}
-    known |= {} if step.reward is None else {"reward": step.reward}
-    return {"num_tokens": step.num_tokens or 0, **known}
+    return known | {name: getattr(step, name) for name in ("num_tokens", "reward") if getattr(step, name) is not None}
 
 
 def _mean(values: Sequence[float] | None) -> float | None:
