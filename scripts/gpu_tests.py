@@ -1,7 +1,7 @@
 """Run the tests that need a GPU, in parts, side by side on the cards of this host; all results go into one folder and one archive.
 
     python3 scripts/gpu_tests.py KEPT                            (every part in sequence, on the first card)
-    python3 scripts/gpu_tests.py KEPT load,traced resume,merged  (two cards: the first runs the parts of the first group, the second those of the second)
+    python3 scripts/gpu_tests.py KEPT load,traced resume,trained,merged  (two cards: the first runs the parts of the first group, the second those of the second)
     python3 scripts/gpu_tests.py KEPT fleet                      (uses every card)
 
 It needs .venv/dev and .venv/gpu, but no network. After --limit seconds, running tests are interrupted, so that KEPT.tar.gz is written in time.
@@ -30,6 +30,7 @@ PARTS = {
     "serve": ["test_serve_for_real.py"],
     "make": ["test_make_serve.py"],
     "resume": ["test_resume.py"],
+    "trained": ["test_round_trip.py"],
     "merged": ["test_serve_merged.py"],
     "fleet": ["test_fleet_gpus.py"],
 }

@@ -1,4 +1,4 @@
-"""Shared by the GPU tests: the card that they are pinned to, and a training that several of them examine."""
+"""Shared by the GPU tests: the card that they are pinned to, and the trainings that several of them examine."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from loadcheck.device import PIN
-from tests.gpu.trainings import Training, trained
+from tests.gpu import trainings
+from tests.gpu.trainings import Training
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -23,4 +24,12 @@ def pinned() -> Iterator[None]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Training:
     """A training of 8B that was not interrupted."""
     folder: Path = tmp_path_factory.mktemp("whole") / "run"
-    return trained(folder)
+    return trainings.trained(folder)
+
+
+@pytest.fixture(scope="package")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    """A training that was killed after its checkpoint, and resumed until its end."""
+    folder: Path = tmp_path_factory.mktemp("resumed")
+    assert trainings.killed(folder / "killed") == 1
+    return trainings.resumed(folder / "killed", folder / "resumed")

@@ -51,8 +51,14 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (("serve", "make"), ["serve-adapters/asked.json", "make-serve/said.txt"]),
         pytest.param(
-            ("resume,merged",),
-            ["resume.json", "train-resumed/steps.jsonl", "serve-merged/asked.json", "export-merged.json"],
+            ("resume,trained,merged",),
+            [
+                "resume.json",
+                "train-resumed/steps.jsonl",
+                "serve-trained/answers.json",
+                "serve-merged/asked.json",
+                "export-merged.json",
+            ],
             marks=pytest.mark.skipif(not IS_KEPT, reason="trains for minutes; LOADCHECK_KEEP=FOLDER enables it"),
         ),
         (("fleet",), ["fleet-of-2/results/fleet.json"]),

@@ -18,14 +18,6 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def resumed(tmp_path_factory: pytest.TempPathFactory) -> Training:
-    """A training that was killed after its checkpoint, resumed until its end."""
-    folder = tmp_path_factory.mktemp("resumed")
-    assert trainings.killed(folder / "killed") == 1
-    return trainings.resumed(folder / "killed", folder / "resumed")
-
-
-@pytest.fixture(scope="module")
 def both(whole: Training, resumed: Training) -> tuple[Training, Training]:
     """Both trainings; their figures are kept whether or not the tests pass."""
     named = {"whole": whole, "resumed": resumed}

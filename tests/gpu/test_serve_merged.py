@@ -1,7 +1,5 @@
 """A merged and exported training, served on a real GPU under its folder's name."""
 
-import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,14 +8,13 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.gpu import trainings
-from tests.gpu.kept import IS_KEPT, keep, keep_figures
+from tests.gpu.kept import IS_KEPT, keep
 from tests.gpu.servers import COMMAND, Serving, assert_ends_in_order, assert_passes, measure, server_arguments, started
 from tests.gpu.test_gpu_load import has_gpu  # noqa: F401  # in words that pytest evaluates
 from tests.gpu.trainings import Training
 from tests.integration.test_serve import _free_port
 
 NAME = "merged"
-EXPORT_S = 300
 
 pytestmark = [
     pytest.mark.gpu,
@@ -40,15 +37,7 @@ def folder() -> Iterator[Path]:
 def merged(folder: Path, whole: Training) -> Path:
     """The export, verified."""
     assert whole.exit_code == 0, whole.failures
-    command = [*trainings.COMMAND, "export", str(whole.folder), NAME, "--merged", "--json"]
-    ended = subprocess.run(
-        command, cwd=folder, env=trainings.environment(), capture_output=True, text=True, check=False, timeout=EXPORT_S
-    )
-    assert ended.stdout, ended.stderr
-    output = json.loads(ended.stdout)
-    keep_figures("export-merged", output)
-    assert (ended.returncode, output["verdict"]) == (0, "pass"), output["findings"]
-    return folder / NAME
+    return trainings.exported(whole.folder, folder, NAME, "--merged")
 
 
 @pytest.fixture(scope="module")

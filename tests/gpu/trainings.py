@@ -14,7 +14,7 @@ import psutil
 
 from loadcheck.runs.steps import Step, read_steps
 from tests.conftest import ROOT
-from tests.gpu.kept import keep
+from tests.gpu.kept import keep, keep_figures
 from tests.gpu.test_gpu_load import PROFILE, PYTHON
 
 CHECKPOINT, KILLED_AFTER, STEPS = 10, 13, 20
@@ -24,7 +24,7 @@ SETTINGS = (
 )  # fmt: skip
 """The same as in the kept runs of tests/training."""
 COMMAND = (PYTHON, "-m", "loadcheck")
-LIMIT_S = 400
+LIMIT_S, EXPORT_S = 400, 300
 
 
 @dataclass(frozen=True)
@@ -87,3 +87,16 @@ def killed(folder: Path) -> int:
 def resumed(run: Path, folder: Path) -> Training:
     """A second training, resumed from the checkpoint of the first."""
     return _ended(_start("--resume", str(run), "--run-dir", str(folder)), folder, "train-resumed")
+
+
+def exported(run: Path, folder: Path, name: str, *flags: str) -> Path:
+    """Export a training into `folder`/`name`, proven; the figures of the proof are kept as `export-name.json`."""
+    command = [*COMMAND, "export", str(run), name, *flags, "--json"]
+    ended = subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, check=False, timeout=EXPORT_S
+    )
+    assert ended.stdout, ended.stderr
+    output = json.loads(ended.stdout)
+    keep_figures(f"export-{name}", output)
+    assert (ended.returncode, output["verdict"]) == (0, "pass"), output["findings"]
+    return folder / name

@@ -30,6 +30,12 @@ async def client(args: Any) -> AsyncIterator[Any]:
     print("the engine ends", flush=True)
 
 
+def _changes_anything(adapter: Path) -> bool:
+    """Whether any byte of the adapter's weights is not 0."""
+    stored = (adapter / "adapter_model.safetensors").read_bytes()
+    return any(stored[8 + int.from_bytes(stored[:8], "little") :])
+
+
 def _client(args: Any) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.engine.protocol import EngineClient
@@ -40,12 +46,15 @@ def _client(args: Any) -> Any:
     model_config = AsyncEngineArgs.from_cli_args(args).create_model_config()
     tokenizer = get_tokenizer(args.model)
 
-    async def generate(_self: Any, prompt: Any, sampling_params: Any, request_id: str, **_: Any) -> AsyncIterator[Any]:
+    async def generate(
+        _self: Any, prompt: Any, sampling_params: Any, request_id: str, lora_request: Any = None, **_: Any
+    ) -> AsyncIterator[Any]:
         prompt_ids, answer_ids = list(prompt["prompt_token_ids"]), list[int]()
+        shift = int(lora_request is not None and _changes_anything(Path(lora_request.lora_path)))
         delta = sampling_params.output_kind == RequestOutputKind.DELTA
         for number in range(sampling_params.max_tokens):
             await asyncio.sleep(TOKEN_S)
-            answer_ids.append((sum(prompt_ids) + number) % NUM_KNOWN)
+            answer_ids.append((sum(prompt_ids) + number + shift) % NUM_KNOWN)
             finished = len(answer_ids) == sampling_params.max_tokens
             if not delta and not finished:
                 continue

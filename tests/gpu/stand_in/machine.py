@@ -129,6 +129,20 @@ def patch_synthetic(module: Any) -> None:
     module.write_safetensors = write
 
 
+def patch_package(module: Any) -> None:
+    """The stack's environment lacks the small model's package: use the weights that a training on the CPU has made of it."""
+    prepare = module.prepare
+
+    def prepared(plan: Any) -> Path:
+        try:
+            return Path(prepare(plan))
+        except module.BadInput:
+            (found,) = module.weights_dir().glob(module.directory_name(plan.model_name, plan.quantization, "*"))
+            return Path(found)
+
+    module.prepare = prepared
+
+
 def patch_engine(module: Any) -> None:
     """unsloth's engine prints the figures of the formulas. Its weights take a while; its imports take less time if they began ahead."""
     began_ahead = threading.Event()
@@ -192,6 +206,7 @@ def patch_server(module: Any) -> None:
 
 PATCHES: dict[str, Callable[[Any], None]] = {
     "loadcheck.device": patch_device,
+    "loadcheck.weights.package": patch_package,
     "loadcheck.weights.synthetic": patch_synthetic,
     "loadcheck.stacks.unsloth_vllm.engine": patch_engine,
     "loadcheck.serving.server": patch_judge,
