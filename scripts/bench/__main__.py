@@ -30,8 +30,8 @@ from scripts.bench.reporting import PLAIN, Rounds, differences, medians, table
 from scripts.bench.timing import Aborted, Bench, OutOfTime, Timed, Way, import_once, run
 
 KINDS = ("warm", "cold")
-ASSUMED_S = {"warm": 195.0, "cold": 190.0}
-"""The expected time of the first round of each kind (H200)."""
+ASSUMED_S = {True: 90.0, False: 30.0}
+"""The expected time of the plain script, and of ours, before either has run (H200)."""
 LEFT = 4
 TRIAL = "huge_pages"
 
@@ -146,10 +146,11 @@ def run_rounds(
     if any(kind == "warm" for kind, _ in todo):
         import_once()
     for kind, number in todo:
-        if time.monotonic() + expected_s(state.rounds, kind) > bench.deadline_s:
+        chosen = ways_in(ways, kind, number <= options.plain_rounds)
+        if time.monotonic() + expected_s(state.rounds.get(kind, []), chosen) > bench.deadline_s:
             return
         try:
-            runs = run_round(bench, ways_in(ways, kind, number <= options.plain_rounds), kind, number, state)
+            runs = run_round(bench, chosen, kind, number, state)
         except OutOfTime:
             return
         finally:
@@ -171,10 +172,13 @@ def run_round(bench: Bench, ways: Sequence[Way], kind: str, number: int, state: 
     return runs
 
 
-def expected_s(rounds: Rounds, kind: str) -> float:
-    """The expected time of one more round: that of the longest so far, and a little more, as runs end shortly after their process."""
-    known = [sum(run.wall_s for run in each) for each in rounds.get(kind, [])]
-    return 1.05 * max(known) if known else ASSUMED_S[kind]
+def expected_s(rounds: Sequence[Sequence[Timed]], ways: Sequence[Way]) -> float:
+    """The expected time of a round of these ways: each way's longest so far, and a little more, as runs end shortly after their process."""
+    longest: dict[str, float] = {}
+    for runs in rounds:
+        for each in runs:
+            longest[each.way] = max(each.wall_s, longest.get(each.way, 0.0))
+    return 1.05 * sum(longest.get(way.name, ASSUMED_S[way.plain]) for way in ways)
 
 
 # ----------------------------------------------------------------------------------------------------------------------- files

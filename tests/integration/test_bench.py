@@ -108,19 +108,32 @@ def test_a_session_runs_warm_rounds_and_then_cold_ones(
 
 def test_no_round_starts_that_would_end_too_late(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
     """It starts no round that would end too late; remaining rounds are listed, and run when it is continued, and earlier rounds are kept."""
-    monkeypatch.setattr(bench, "ASSUMED_S", {"warm": 0.0, "cold": 1e6})
+    expected_s = iter([0.0, 1e6])
+    monkeypatch.setattr(bench, "expected_s", lambda *_: next(expected_s))
     code, report = run(monkeypatch, ran, "--rounds", "1", "--cold-rounds", "1")
     assert (code, report["left"], len(report["rounds"]["warm"])) == (bench.LEFT, ["cold round 1"], 1)
     ran.runs.clear()
-    monkeypatch.setattr(bench, "ASSUMED_S", {"warm": 0.0, "cold": 0.0})
+    monkeypatch.setattr(bench, "expected_s", lambda *_: 0.0)
     code, report = run(monkeypatch, ran, "--rounds", "1", "--cold-rounds", "1", "--continue")
     assert (code, report["left"]) == (0, []) and [len(report["rounds"][kind]) for kind in ("warm", "cold")] == [1, 1]
     assert not any(name.startswith(("ours-0", "imports", "warm")) for name in ran.runs)
 
 
+def test_a_round_without_the_plain_script_is_expected_to_be_shorter():
+    """The longest run of each way counts, and an assumption for a way that has not run."""
+    plain, ours, few = timing.Way("plain", plain=True), timing.Way("ours"), timing.Way("few")
+    rounds = [
+        [timing.Timed("plain", wall_s=80.0), timing.Timed("ours", wall_s=20.0)],
+        [timing.Timed("ours", wall_s=22.0)],
+    ]
+    assert bench.expected_s(rounds, [plain, ours]) == pytest.approx(1.05 * (80 + 22))
+    assert bench.expected_s(rounds, [ours]) == pytest.approx(1.05 * 22)
+    assert bench.expected_s(rounds, [few, plain]) == pytest.approx(1.05 * (bench.ASSUMED_S[False] + 80))
+
+
 def test_a_round_at_the_limit_is_dropped(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
     """The round cut off at the limit is dropped and listed as remaining; the rounds before it are kept."""
-    monkeypatch.setattr(bench, "ASSUMED_S", {"warm": 0.0, "cold": 0.0})
+    monkeypatch.setattr(bench, "ASSUMED_S", {True: 0.0, False: 0.0})
     begin_s = time.monotonic()
     commands = timing.command
 

@@ -46,10 +46,10 @@ def test_an_unknown_measure_is_refused(monkeypatch: pytest.MonkeyPatch):
     assert len(refusals) == 2
     assert "LOADCHECK_START_WITHOUT: 'colector' is not a measure; did you mean collector?" in refusals[0]
     monkeypatch.setenv(startup.DISABLE_VARIABLE, "collector, swap,")
-    monkeypatch.setenv(startup.ENABLE_VARIABLE, "ahead")
+    monkeypatch.setenv(startup.ENABLE_VARIABLE, "huge_pages,swap")
     startup.check_variables()
-    monkeypatch.setenv(startup.ENABLE_VARIABLE, "swap")
-    with pytest.raises(BadInput, match=r"LOADCHECK_START_WITH: 'swap' is not a measure"):
+    monkeypatch.setenv(startup.ENABLE_VARIABLE, "swop")
+    with pytest.raises(BadInput, match=r"LOADCHECK_START_WITH: 'swop' is not a measure; did you mean swap\?"):
         startup.check_variables()
 
 

@@ -70,7 +70,10 @@ class AdapterInit(threading.Thread):
         generator.manual_seed(self._seed)
         after = generator.get_state()
         for size in self._sizes:
-            before, weight = after, torch.empty(size)
+            before, weight = (
+                after,
+                torch.empty(size, dtype=torch.float32),
+            )  # while vLLM loads, the default is the model's type
             init.kaiming_uniform_(weight, a=SLOPE, generator=generator)
             after = generator.get_state()
             self._draws.append(Draw(before, weight, after))

@@ -74,6 +74,7 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     if not profile.training.steps:
         startup.defer_unused_imports()
     import_stack(recorder)
+    startup.begin_triton_key()
     if kernels := begin_kernels(plan):
         kernels.finish()
     record_device(recorder)

@@ -81,11 +81,13 @@ class Session:
         and with random weights, where all tokens are about equally likely, answers soon diverge (after 10 tokens in one run).
         """
         tensors, config = _adapters_in_memory(self.model)
-        request = _request(tensors, config, adapter_id)
-        in_memory = self._generate_with_vllm(self._prompt_ids(), request)
+        same_weights = _same(
+            tensors, _adapters_on_disk(self.model)[0]
+        )  # first, as vLLM may scale them in place (vllm/lora/lora.py:40-46)
+        in_memory = self._generate_with_vllm(self._prompt_ids(), _request(tensors, config, adapter_id))
         self.recorder.record(
             SavedAdapter(
-                same_weights=_same(tensors, _adapters_on_disk(self.model)[0]),
+                same_weights=same_weights,
                 num_same_tokens=len(os.path.commonprefix([in_memory.token_ids, saved.token_ids])),
                 num_new_tokens=len(in_memory.token_ids),
             )

@@ -22,17 +22,18 @@ from loadcheck.specs.profile import Adapters
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm import unused
 from loadcheck.stacks.unsloth_vllm.adapter_init import AdapterInit, init_shapes
+from loadcheck.stacks.unsloth_vllm.copy_once import copy_once
 from loadcheck.stacks.unsloth_vllm.kernel_compiler import KernelCompiler
 from loadcheck.stacks.unsloth_vllm.map_ahead import map_ahead
 
 MEASURES = (
-    "adapters", "ahead", "blocks", "collector", "context", "hash", "huge_pages", "inspection", "kernels", "loopback",
-    "map_ahead", "nvidia_smi", "read_ahead", "swap", "unused", "unused_more", "warm_up",
+    "adapters", "ahead", "blocks", "collector", "context", "copy_once", "hash", "huge_pages", "inspection", "kernels", "loopback",
+    "map_ahead", "nvidia_smi", "pageable", "read_ahead", "swap", "triton_key", "unused", "unused_more", "warm_up",
 )  # fmt: skip
 DISABLE_VARIABLE = "LOADCHECK_START_WITHOUT"
 ENABLE_VARIABLE = "LOADCHECK_START_WITH"
-OPT_IN = ("ahead", "hash", "huge_pages", "kernels", "nvidia_smi", "unused_more")
-"""Measures that have not run on a GPU yet: enabled only where LOADCHECK_START_WITH names them."""
+OPT_IN = ("copy_once", "huge_pages", "pageable", "triton_key")
+"""Measures that no GPU has shown to save time yet: enabled only where LOADCHECK_START_WITH names them."""
 
 ALLOCATOR = "expandable_segments:True,roundup_power2_divisions:[32:256,64:128,256:64,>:32]"
 """The allocator configuration that unsloth sets (unsloth/__init__.py:47-50)."""
@@ -52,7 +53,7 @@ def enabled(measure: str) -> bool:
 
 def check_variables() -> None:
     """BadInput where either variable lists an unknown measure, which would have no effect."""
-    problems = [*_unknown(DISABLE_VARIABLE, (*MEASURES, "all")), *_unknown(ENABLE_VARIABLE, OPT_IN)]
+    problems = [*_unknown(DISABLE_VARIABLE, (*MEASURES, "all")), *_unknown(ENABLE_VARIABLE, MEASURES)]
     if problems:
         raise BadInput(problems)
 
@@ -108,7 +109,7 @@ def freeze_objects() -> None:
         gc.freeze()
 
 
-def in_background(work: Callable[[], None]) -> threading.Thread:
+def in_background(work: Callable[[], object]) -> threading.Thread:
     """Run `work` in a daemon thread. Where it fails, the load does the same work later and reports the error.
 
     A traceback printed by this thread would read, in the log, like that of a failed load.
@@ -160,6 +161,17 @@ def begin_kernels(config: ModelConfig, rank: int) -> KernelCompiler | None:
     compiler = KernelCompiler(config, rank, _PINNED)
     compiler.start()
     return compiler
+
+
+def begin_triton_key() -> None:
+    """Compute Triton's own key on another thread: it hashes its 473 MB library before its first kernel, and keeps the result.
+
+    (triton/compiler/compiler.py:146-178.) The hash leaves Python's lock to others; 0.25 s of one core.
+    """
+    if enabled("triton_key"):
+        from triton.compiler.compiler import triton_key
+
+        in_background(triton_key)
 
 
 def make_context() -> None:
@@ -275,11 +287,29 @@ def freeze_before_capture() -> None:
     model_runner.GPUModelRunnerBase.capture_model = capture
 
 
+def copy_weights_once() -> None:
+    """Copy each weight to the device once, not twice (see copy_once.py)."""
+    from vllm.model_executor.model_loader import loader
+
+    loader.safetensors_weights_iterator = copy_once(loader.safetensors_weights_iterator)
+
+
 def map_weights_ahead() -> None:
     """Map the pages of the weights in other threads while vLLM copies them (see map_ahead.py)."""
     from vllm.model_executor.model_loader import loader
 
     loader.safetensors_weights_iterator = map_ahead(loader.safetensors_weights_iterator)
+
+
+def keep_adapters_pageable() -> None:
+    """Read adapters into ordinary memory instead of pinning each of their 448 tensors (vllm/lora/models.py:121-170).
+
+    Pinned memory pays off for adapters that are swapped often; a load activates its own once. The adapters of zeros that vLLM profiles
+    with stay pinned, as they count in what it measures.
+    """
+    from vllm.lora import models
+
+    models.is_pin_memory_available = lambda: False
 
 
 def warm_up_once() -> None:
@@ -370,8 +400,12 @@ def patch_vllm_start() -> None:
         stay_on_this_machine()
     if enabled("swap"):
         pin_in_parallel()
+    if enabled("copy_once"):
+        copy_weights_once()
     if enabled("map_ahead"):
         map_weights_ahead()
+    if enabled("pageable"):
+        keep_adapters_pageable()
     if enabled("warm_up"):
         warm_up_once()
     if enabled("blocks"):
