@@ -143,6 +143,42 @@ def test_each_fault_fails_by_its_name(event: str, fields: dict[str, Any], figure
 
 
 @pytest.mark.parametrize(
+    ("event", "field", "figure", "words"),
+    [
+        ("train_done", "num_ends_learned", "stopping", "the model ends (not in log) of 4 answers"),
+        ("train_done", "num_planned_steps", "steps", "(not in log) steps were to be taken, 8 are in steps.jsonl"),
+        ("train_done", "adapter_changed", "adapter weights", "training changes the adapters: not in log"),
+        ("train_done", "base_unchanged", "base weights", "as they are: not in log"),
+        ("train_done", "saved_adapter_same", "saved adapter", "are those in memory: not in log"),
+        ("train_rows", "num_label_tokens", "labels", "(not in log) of 2,957 tokens are learned"),
+        ("train_rows", "num_ended_rows", "end of answers", "(not in log) rows end with"),
+        ("train_rows", "num_cut_rows", "rows", "rows that were cut: not in log"),
+    ],
+)
+def test_what_the_log_lacks_is_unknown(event: str, field: str, figure: str, words: str, folder: Path):
+    """A count or a proof that is missing from an event is named as not in the log: it is neither 0 nor a fault of the training."""
+    _with_event(folder, event, **{field: None})
+    failures = {each.figure: each for each in judge_training_folder(folder).verdict.failures()}
+    assert words in failures[figure].why
+    assert failures[figure].remedy == "see load.log: one of its events is damaged"
+
+
+def test_a_training_whose_ends_were_not_tested_passes(folder: Path):
+    """The engine tests no ends of random weights or of GRPO, and writes neither count: nothing is judged."""
+    _with_event(folder, "train_done", num_ends_looked_at=None, num_ends_learned=None)
+    verdict = judge_training_folder(folder).verdict
+    assert verdict.passed
+    assert "stopping" not in {each.figure for each in verdict.findings}
+
+
+def test_more_ends_than_were_tested_fail(folder: Path):
+    """A model cannot end more answers than were tested, also where the log does not say how many were."""
+    _with_event(folder, "train_done", num_ends_looked_at=None)
+    failures = {each.figure: each.why for each in judge_training_folder(folder).verdict.failures()}
+    assert failures["stopping"] == "the model ends 4 of (not in log) answers"
+
+
+@pytest.mark.parametrize(
     ("labels", "message"), [("text", "of plain texts all are"), ("all", "as the template does not tell")]
 )
 def test_the_output_says_what_is_learned(labels: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]):
@@ -186,6 +222,14 @@ def test_packed_rows_pass_with_the_effect_of_packing(folder: Path, capsys: pytes
     )
     assert "ends not learned: 3" in output
     assert "8 of 8 steps had full rows alone" in output
+
+
+def test_packed_steps_of_unknown_size_are_not_full(folder: Path):
+    """A step whose tokens are not in steps.jsonl does not count as one with full rows."""
+    _packed(folder)
+    assert "rows" not in failed_training_figures(folder)
+    _with_steps(folder, lambda number, step: step.update(num_tokens=None, longest_tokens=70))
+    assert "rows" in failed_training_figures(folder)
 
 
 @pytest.mark.parametrize(

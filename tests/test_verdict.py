@@ -343,6 +343,21 @@ def test_saved_adapters_are_those_in_memory(change: dict[str, object], figure: s
     )
 
 
+@pytest.mark.parametrize(
+    ("event", "figure"),
+    [
+        (structs.replace(TRAINED, base_unchanged=None), "base weights"),
+        (structs.replace(TRAINED, adapter_changed=None), "adapter weights"),
+        (SavedAdapter(same_weights=True, num_new_tokens=32), "saved adapter"),
+    ],
+)
+def test_a_missing_proof_fails_as_not_in_the_log(event: Event, figure: str, tmp_path: Path):
+    """Where an event lacks the result of a comparison, the load fails, but it is not accused of what was not seen."""
+    why = _cpu_failures(tmp_path, CPU_LOG + _lines(event))
+    assert set(why) == {figure}
+    assert why[figure].rstrip().endswith(": not in log")
+
+
 def _finding(status: Status) -> Finding:
     return Finding(figure="x", check=Check.SHAPE, status=status)
 

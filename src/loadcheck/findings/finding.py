@@ -78,9 +78,20 @@ class Finding:
         return asdict(self) | converted
 
 
-def run_finding(figure: str, ok: bool, why: str, remedy: str) -> Finding:
-    """A finding about what a run of ours must show; the remedy is dropped if it did."""
+NOT_IN_LOG = "not in log"
+"""How an unknown figure is shown. It proves nothing, so what a run of ours must show fails without it."""
+DAMAGED = "see load.log: one of its events is damaged"
+
+
+def run_finding(figure: str, ok: bool | None, why: str, remedy: str) -> Finding:
+    """A finding about what a run of ours must show; the remedy is dropped if it did.
+
+    Args:
+        ok: None if the log does not say: this fails for another reason than a figure that is wrong.
+    """
     status = Status.OK if ok else Status.FAIL
+    if ok is None:
+        why, remedy = why if NOT_IN_LOG in why else f"{why}: {NOT_IN_LOG}", DAMAGED
     return Finding(figure=figure, check=Check.RUN, status=status, why=why, remedy="" if ok else remedy)
 
 

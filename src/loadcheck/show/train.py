@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from loadcheck.data import Data
+from loadcheck.findings.finding import NOT_IN_LOG
 from loadcheck.logs.event import Event
 from loadcheck.logs.event_lines import PREFIX, find_event
 from loadcheck.logs.events import Attached, TrainBegin, TrainData, TrainDone, TrainStep, WeightsReady
@@ -21,8 +22,6 @@ from loadcheck.units import show_bytes, to_gib
 from loadcheck.verdict.train import packed_words
 from loadcheck.workloads.peaks import Peaks
 
-NOT_SAID = "not in log"
-"""Marks figures of a load that a training does not have, such as its peak."""
 LINE_S = 5.0
 """Seconds between lines of progress without a terminal."""
 
@@ -131,7 +130,8 @@ def show_trained(out: Console, trained: Trained) -> None:
     """Print the figures, the findings, the verdict, and the folder."""
     found = trained.found
     if found is not None:
-        said = (row for row in figure_rows(found.evidence, trained.verdict) if row[2] != NOT_SAID or row[4])
+        # A load's figures that a training does not have, such as its peak, are left out.
+        said = (row for row in figure_rows(found.evidence, trained.verdict) if row[2] != NOT_IN_LOG or row[4])
         rows = [*said, *peak_rows(trained)]
         print_table(out, COLUMNS, "lrrrl", rows)
     show_verdict(out, None, trained.verdict, trained.record, trained.folder.path)

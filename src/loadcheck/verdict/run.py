@@ -112,6 +112,8 @@ def _answer(evidence: Evidence, answer: Answer) -> Finding:
     why = f"the answer to {answer.prompt!r}" + (f" must name {expected}" if expected else " must have a token")
     if not same_prompt:
         why += ", and the run asked another question"
+    if answer.num_new_tokens is None:
+        why += "; its number of tokens is not known"
     return Finding(figure=name_of(type(answer)), check=Check.RUN, status=Status.OK if ok else Status.FAIL,
                    predicted=expected, measured=text.strip(), why=why,
                    remedy="" if ok else _ANSWER_REMEDY)  # fmt: skip
@@ -183,14 +185,19 @@ def _training(trained: Trained, steps: Sequence[Stepped]) -> Iterator[Finding]:
     first, last = trained.first_loss, trained.last_loss
     falls = first is not None and last is not None and (last < first or len(steps) == 1)
     yield run_finding("loss", falls, f"the loss goes from {_short(first)} to {_short(last)}", "lower the learning rate")
-    yield run_finding("base weights", trained.base_unchanged is True, "training leaves the base weights as they are",
+    yield run_finding("base weights", trained.base_unchanged, "training leaves the base weights as they are",
                 "the base weights were trained or damaged; load them anew")  # fmt: skip
-    yield run_finding("adapter weights", trained.adapter_changed is True, "training changes the adapters",
+    yield run_finding("adapter weights", trained.adapter_changed, "training changes the adapters",
                 "the adapters got no gradient; check target_modules")  # fmt: skip
 
 
-def _is_same(saved: SavedAdapter) -> bool:
-    """The weights to the byte; the answers in their first token, as later ones may differ by the order of a sum (stacks/unsloth_vllm/session.py)."""
+def _is_same(saved: SavedAdapter) -> bool | None:
+    """The weights to the byte; the answers in their first token, as later ones may differ by the order of a sum (stacks/unsloth_vllm/session.py).
+
+    None if the answers were not compared.
+    """
+    if saved.same_weights and saved.num_same_tokens is None:
+        return None
     return saved.same_weights is True and bool(saved.num_same_tokens)
 
 

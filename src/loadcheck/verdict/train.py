@@ -8,7 +8,7 @@ from math import sqrt
 from statistics import mean, variance
 
 from loadcheck.findings.evidence import Evidence
-from loadcheck.findings.finding import Check, Finding, Status, Verdict, run_finding
+from loadcheck.findings.finding import NOT_IN_LOG, Check, Finding, Status, Verdict, run_finding
 from loadcheck.logs.event import Event, EventT, name_of
 from loadcheck.logs.events import (
     Attached,
@@ -121,12 +121,7 @@ def _rows(found: TrainEvidence, rows: Rows) -> Iterator[Finding]:
     """No row was cut silently, there are labels, each answer's end is learned, and the tokens equal those counted before."""
     num_rows, num_cut = rows.num_rows, rows.num_cut_rows
     if num_rows is None or num_cut is None:
-        yield run_finding(
-            "rows",
-            False,
-            "the number of rows, or of rows that were cut, is not in the log",
-            "see load.log: one of its events is damaged",
-        )
+        yield run_finding("rows", None, "the number of rows, and of rows that were cut", "")
         return
     packing = found.job.settings.packing
     yield _packed(found, rows) if packing else _cut(found, num_rows, num_cut)
@@ -136,8 +131,8 @@ def _rows(found: TrainEvidence, rows: Rows) -> Iterator[Finding]:
         yield run_finding("template", same, "the trainer's tokenizer makes the same tokens and labels as the model's own",
                     "the engine changed the tokenizer or its template: train with the model's own")  # fmt: skip
     if found.job.settings.method == "sft":
-        num_unended = (rows.num_unended_rows or 0) if packing else num_cut
-        yield from _labels(rows, num_rows - num_unended)
+        num_unended = rows.num_unended_rows if packing else num_cut
+        yield from _labels(rows, None if num_unended is None else num_rows - num_unended)
 
 
 _ROW_FIELDS = tuple(Rows.__annotations__)
@@ -156,13 +151,24 @@ def _cut(found: TrainEvidence, num_rows: int, num_cut: int) -> Finding:
 
 def _packed(found: TrainEvidence, rows: Rows) -> Finding:
     """Whether the packed rows are full, in every step; the finding also tells what packing split and left out."""
-    length, num_packed = found.job.limit_tokens, rows.num_packed_rows or 0
-    full = num_packed > 0 and rows.num_tokens == num_packed * length
-    odd = [step for step in found.steps if step.longest_tokens != length or (step.num_tokens or 0) % length]
+    length, num_packed, num_tokens = found.job.limit_tokens, rows.num_packed_rows, rows.num_tokens
+    odd = [step for step in found.steps if not _is_full(step, length)]
     why = f"{packed_words(rows)}; {len(found.steps) - len(odd)} of {len(found.steps)} steps had full rows alone"
-    return run_finding(
-        "rows", full and not odd, why, "the trainer got other rows than those that were packed: train again"
+    full = (
+        None
+        if num_packed is None or num_tokens is None
+        else num_packed > 0 and num_tokens == num_packed * length and not odd
     )
+    return run_finding("rows", full, why, "the trainer got other rows than those that were packed: train again")
+
+
+def _is_full(step: Step, length: int) -> bool:
+    """Whether all rows of a step had this length; a step whose tokens are not known may have had others."""
+    return step.longest_tokens == length and step.num_tokens is not None and step.num_tokens % length == 0
+
+
+def _shown(count: int | None) -> str:
+    return f"({NOT_IN_LOG})" if count is None else f"{count:,}"
 
 
 def packed_words(rows: Rows) -> str:
@@ -175,22 +181,22 @@ def packed_words(rows: Rows) -> str:
         rows.num_left_out_tokens,
         rows.num_unended_rows,
     )
-    num, packed, length, split, left_out, unended = (
-        "(not in log)" if count is None else f"{count:,}" for count in counts
-    )
+    num, packed, length, split, left_out, unended = map(_shown, counts)
     return (
         f"{num} examples packed into {packed} rows of {length} tokens; examples that go on in the next row: {split}; tokens left out, as they "
         f"fill no row: {left_out}; ends not learned: {unended}"
     )
 
 
-def _labels(rows: Rows, num_whole: int) -> Iterator[Finding]:
-    num_labels, num_tokens = rows.num_label_tokens or 0, rows.num_tokens or 0
+def _labels(rows: Rows, num_whole: int | None) -> Iterator[Finding]:
+    """`num_whole` is the number of rows whose end is in them; None if it is not known."""
+    num_labels, num_tokens, num_ended = rows.num_label_tokens, rows.num_tokens, rows.num_ended_rows
     whose = LEARNED_WORDS.get(rows.labels or "all", LEARNED_WORDS["all"])
-    yield run_finding("labels", 0 < num_labels <= num_tokens, f"{num_labels:,} of {num_tokens:,} tokens are learned: {whose}",
+    learned = None if num_labels is None or num_tokens is None else 0 < num_labels <= num_tokens
+    yield run_finding("labels", learned, f"{_shown(num_labels)} of {_shown(num_tokens)} tokens are learned: {whose}",
                 "every label is masked: see the roles of the data")  # fmt: skip
-    num_ended = rows.num_ended_rows or 0
-    yield run_finding("end of answers", num_ended >= num_whole, f"{num_ended} rows end with a token that ends the answer, and it is learned",
+    ended = None if num_ended is None or num_whole is None else num_ended >= num_whole
+    yield run_finding("end of answers", ended, f"{_shown(num_ended)} rows end with a token that ends the answer, and it is learned",
                 "the template writes no end of turn: the model would not learn to stop")  # fmt: skip
 
 
@@ -198,30 +204,32 @@ def _labels(rows: Rows, num_whole: int) -> Iterator[Finding]:
 
 
 def _trained(found: TrainEvidence, done: TrainDone) -> Iterator[Finding]:
-    planned, numbers = done.num_planned_steps or 0, [step.step for step in found.steps]
-    yield run_finding("steps", numbers == list(range(1, planned + 1)), f"{planned} steps were to be taken, {len(numbers)} are in steps.jsonl",
+    planned, numbers = done.num_planned_steps, [step.step for step in found.steps]
+    taken = None if planned is None else numbers == list(range(1, planned + 1))
+    yield run_finding("steps", taken, f"{_shown(planned)} steps were to be taken, {len(numbers)} are in steps.jsonl",
                 "the training ended early, or steps.jsonl was damaged: train again")  # fmt: skip
     yield from _as_asked(found, done)
     grpo = found.job.settings.method == "grpo"
     learns = (
         "the rewards of every prompt's completions were the same" if grpo else "check target_modules and the labels"
     )
-    yield run_finding("adapter weights", done.adapter_changed is True, "training changes the adapters",
+    yield run_finding("adapter weights", done.adapter_changed, "training changes the adapters",
                 f"the adapters got no gradient; {learns}")  # fmt: skip
-    yield run_finding("base weights", done.base_unchanged is True, "training leaves the base weights as they are",
+    yield run_finding("base weights", done.base_unchanged, "training leaves the base weights as they are",
                 "the base weights were trained or damaged; load them anew")  # fmt: skip
-    yield run_finding("saved adapter", done.saved_adapter_same is True, "the adapters on the disk are those in memory",
+    yield run_finding("saved adapter", done.saved_adapter_same, "the adapters on the disk are those in memory",
                 "what was written is not what was trained; look for a full disk")  # fmt: skip
-    looked_at, learned = done.num_ends_looked_at, done.num_ends_learned or 0
-    if learned > (looked_at or 0):
-        yield run_finding(
-            "stopping",
-            False,
-            f"the model ends {learned} of {looked_at} answers",
-            "the log was damaged or edited: train again",
-        )
-    if looked_at and len(found.steps) >= MIN_STEPS:
-        yield run_finding("stopping", learned > 0, f"the model ends {learned} of {looked_at} answers",
+    yield from _stopping(found, done)
+
+
+def _stopping(found: TrainEvidence, done: TrainDone) -> Iterator[Finding]:
+    """The model ends some of the answers whose end was tested, unless the training was too short. With random weights none is tested."""
+    tested, learned = done.num_ends_looked_at, done.num_ends_learned
+    why = f"the model ends {_shown(learned)} of {_shown(tested)} answers"
+    if learned is not None and learned > (tested or 0):
+        yield run_finding("stopping", False, why, "the log was damaged or edited: train again")
+    elif tested and len(found.steps) >= MIN_STEPS:
+        yield run_finding("stopping", None if learned is None else learned > 0, why,
                     "train longer, or see whether the template's end of turn is the tokenizer's EOS")  # fmt: skip
 
 
