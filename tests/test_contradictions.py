@@ -11,6 +11,7 @@ import pytest
 from loadcheck import cli
 from loadcheck.checking import gather
 from loadcheck.errors import BadInput
+from loadcheck.logs.event_lines import PREFIX
 from loadcheck.training import judge_training_folder
 from loadcheck.verdict import Status, judge
 from tests.conftest import RUNS
@@ -49,6 +50,70 @@ def test_impossible_amounts_and_times_fail(event: str, field: str, value: float,
     changed, count = re.subn(rf'(loadcheck: {{"event": "{event}", .*?"{field}": )[\d.]+', rf"\g<1>{value}", text)
     assert count == 1
     assert (_failed(text, tmp_path / "as-it-is.log"), _failed(changed, tmp_path / "changed.log")) == (set(), {event})
+
+
+LINUX, WSL = "6.8.0-45-generic", "5.15.167.4-microsoft-standard-WSL2"
+
+
+def _on_kernel(text: str, kernel: str, changes: dict[str, dict[str, int]]) -> str:
+    """A log of our engine with the host's kernel in it, and with fields of its events changed."""
+    lines = text.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        if line.startswith(PREFIX):
+            event = json.loads(line.removeprefix(PREFIX))
+            kernels = {"kernel": kernel} if event["event"] == "device" else {}
+            lines[number] = f"{PREFIX}{json.dumps(event | kernels | changes.get(event['event'], {}))}\n"
+    return "".join(lines)
+
+
+PAGED = {
+    "trained": {"used_bytes": 85_000_000_000},
+    "peak": {"used_bytes": 85_000_000_000, "peak_device_bytes": 85_000_000_000},
+}
+TOO_LARGE = 150_109_880_321
+LAST_EVENTS = ("trained", "answer_after_training", "peak")
+OVERFLOW = {
+    name: {"used_bytes": 93_124_886_528, "reserved_bytes": TOO_LARGE, "peak_reserved_bytes": TOO_LARGE}
+    for name in LAST_EVENTS
+}
+ONCE_TOO_LARGE = {
+    "peak": {"peak_reserved_bytes": TOO_LARGE, "peak_device_bytes": 93_124_886_528 - 91_895_103_488 + TOO_LARGE}
+}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "changes", "figures"),
+    [
+        (WSL, {}, set()),
+        (WSL, PAGED, set()),
+        (LINUX, PAGED, {"trained", "peak", "peak_device_gib"}),
+        (WSL, OVERFLOW, {"device memory"}),
+        (LINUX, OVERFLOW, {*LAST_EVENTS}),
+        (WSL, ONCE_TOO_LARGE, {"device memory", "peak_device_gib"}),
+        # a note on one event is no pass for other contradictions, nor for another peak than the predicted one
+        (WSL, {"loaded": {"used_bytes": 90_000_000_000}, "peak": {"used_bytes": 99_000_000_000, "peak_device_bytes": 99_000_000_000}}, {"peak_device_gib"}),
+        (WSL, {"peak": {"used_bytes": 89_000_000_000, "peak_device_bytes": 89_000_000_000, "reserved_bytes": 88_000_000_000}}, {"peak"}),
+        (WSL, {**PAGED, "answer": {"allocated_bytes": 90_628_423_681}}, {"answer"}),
+        (WSL, {"trained": {"used_bytes": 150_109_880_321}}, {"trained"}),
+    ],
+)  # fmt: skip
+def test_paged_memory_is_no_contradiction(
+    kernel: str, changes: dict[str, dict[str, int]], figures: set[str], tmp_path: Path
+):
+    """In WSL2 torch may have more than is in use on the card, but not more than the card has; elsewhere neither can be true."""
+    text = (H200 / "load.log").read_text(encoding="utf-8")
+    assert _failed(_on_kernel(text, kernel, changes), tmp_path / "load.log") == figures
+
+
+def test_paged_memory_is_noted(tmp_path: Path):
+    """The note names one event with both amounts, and Windows."""
+    (tmp_path / "load.log").write_text(
+        _on_kernel((H200 / "load.log").read_text(encoding="utf-8"), WSL, PAGED), encoding="utf-8"
+    )
+    verdict = judge(gather(tmp_path / "load.log"))
+    (note,) = [each.why for each in verdict.findings if each.status is Status.SKIPPED and "Windows" in each.why]
+    assert note.startswith("reserved_bytes is 91895103488, more than used_bytes, 85000000000: Windows had moved some")
+    assert verdict.passed
 
 
 def test_the_parts_of_a_cpus_weights_add_up(tmp_path: Path):
@@ -172,6 +237,52 @@ def test_more_tokens_than_the_rows_of_a_batch_hold_fail(tmp_path: Path):
     folder = _copy(ON_CPU, tmp_path)
     _replace(folder / "steps.jsonl", '"num_tokens":120', '"num_tokens":121')
     assert "steps" in failed_training_figures(folder)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "reserved_bytes", "figures"),
+    [
+        (WSL, 8_300_000_000, set()),
+        (LINUX, 8_300_000_000, {"steps", "train_peak"}),
+        (WSL, TOO_LARGE, {"device memory"}),
+    ],
+)
+def test_a_training_in_wsl2_may_have_been_paged(kernel: str, reserved_bytes: int, figures: set[str], tmp_path: Path):
+    """As for a load: a step with more of torch's than is in use on the card is noted, unless the card could not have held it."""
+    folder = _copy(PACKED, tmp_path)
+    changes = {"train_peak": {"train_reserved_bytes": reserved_bytes, "train_peak_reserved_bytes": reserved_bytes}}
+    text = (folder / "load.log").read_text(encoding="utf-8")
+    (folder / "load.log").write_text(_on_kernel(text, kernel, changes), encoding="utf-8")
+    _replace(folder / "steps.jsonl", '"reserved_bytes":7293894656', f'"reserved_bytes":{reserved_bytes}')
+    assert failed_training_figures(folder) == figures
+
+
+def test_a_step_that_the_card_could_not_have_held_fails(tmp_path: Path):
+    """The reserve of each step is in steps.jsonl alone."""
+    folder = _copy(PACKED, tmp_path)
+    text = (folder / "load.log").read_text(encoding="utf-8")
+    (folder / "load.log").write_text(_on_kernel(text, WSL, {}), encoding="utf-8")
+    _replace(folder / "steps.jsonl", '"reserved_bytes":7291797504', f'"reserved_bytes":{TOO_LARGE}')
+    assert failed_training_figures(folder) == {"device memory"}
+
+
+@pytest.mark.parametrize(("kernel", "figures"), [(WSL, set()), (LINUX, {"steps", "train_peak_device_gib"})])
+def test_the_peak_of_a_paged_card_is_known_from_below(kernel: str, figures: set[str], tmp_path: Path):
+    """What is in use on the card may be less than predicted where Windows moved the rest; on Linux that is a failure."""
+    folder = _copy(PACKED, tmp_path)
+    steps = (folder / "steps.jsonl").read_text(encoding="utf-8")
+    (folder / "steps.jsonl").write_text(
+        re.sub(r'("device_used_bytes":)\d+', r"\g<1>7000000000", steps), encoding="utf-8"
+    )
+    text = _on_kernel(
+        (folder / "load.log").read_text(encoding="utf-8"),
+        kernel,
+        {"train_begin": {"train_device_used_bytes": 6_999_000_000}},
+    )
+    (folder / "load.log").write_text(
+        re.sub(r'(step": \d, .*"train_device_used_bytes": )\d+', r"\g<1>7000000000", text), encoding="utf-8"
+    )
+    assert failed_training_figures(folder) - {"train_step"} == figures
 
 
 def test_parameters_must_match_the_rank(tmp_path: Path):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from loadcheck import cli, device
-from loadcheck.device import Driver, GpuDevice, GpuProcess
+from loadcheck.device import Driver, GpuDevice, GpuProcess, is_wsl
 from loadcheck.doctor import Finding, Level, Machine, Report, examine, facts, read_machine
 from loadcheck.doctor.host import needed_disk_bytes
 from loadcheck.doctor.settings import token_form
@@ -647,4 +647,4 @@ def test_wsl2_has_little_pinned_memory(checkpointing: str | bool, warns: bool):
 )
 def test_wsl_is_recognized_by_its_kernel(release: str, wsl: bool):
     """WSL is recognized by the kernel's release."""
-    assert facts.is_wsl(release) is wsl
+    assert is_wsl(release) is wsl

@@ -285,6 +285,7 @@ def test_the_engine_records_what_it_measured(monkeypatch: pytest.MonkeyPatch, tm
     recorder = SimpleNamespace(record=events.append)
     engine.run(make_plan(_profile(weights="synthetic", max_num_seqs=8)), tmp_path, cast(Recorder, recorder))
     assert [type(event) for event in events] == [Imported, Device, Loaded, Answered, Peak, Done]
+    assert cast(Device, events[1]).kernel == os.uname().release
     assert "PYTORCH_CUDA_ALLOC_CONF" not in os.environ
     assert asked["max_num_seqs"] == 8 and asked["model"] == str(tmp_path)
     answer = events[3]

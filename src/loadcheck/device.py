@@ -105,6 +105,11 @@ def ram_available_bytes() -> int:
     return int(psutil.virtual_memory().available)
 
 
+def is_wsl(kernel_release: str) -> bool:
+    """Whether a kernel is WSL2's, by its name: 5.15.167.4-microsoft-standard-WSL2; a custom build may lack the last part."""
+    return "microsoft" in kernel_release.lower()
+
+
 def start_driver() -> ctypes.CDLL | None:
     """Start the CUDA driver in this process; with `PIN` it sees only that GPU, even if variables change later. None without a driver."""
     if pinned := os.environ.get(PIN):

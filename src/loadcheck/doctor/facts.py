@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from loadcheck.device import GpuDevice, read_driver
+from loadcheck.device import GpuDevice, is_wsl, read_driver
 from loadcheck.doctor.host import SHM
 from loadcheck.doctor.settings import VARIABLES, token_form
 from loadcheck.machine import ChangedFile, Machine, Symbols, Token
@@ -95,11 +95,6 @@ def _in_container() -> bool:
     return (
         Path("/.dockerenv").exists() or Path("/run/.containerenv").exists() or "KUBERNETES_SERVICE_HOST" in os.environ
     )
-
-
-def is_wsl(kernel_release: str) -> bool:
-    """Whether a kernel is WSL2's, by its name: 5.15.167.4-microsoft-standard-WSL2; a custom build may lack the last part."""
-    return "microsoft" in kernel_release.lower()
 
 
 def _disk_free_bytes(folder: Path) -> int:

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from loadcheck.device import is_wsl
 from loadcheck.figures import Figures, Kind, Reading, Value
 from loadcheck.findings.finding import Check, Finding, Place, Status
 from loadcheck.findings.stack import JudgedStack
 from loadcheck.logs import Attempt, ParsedLog
+from loadcheck.logs.events import Device
 from loadcheck.predict.band import Band
 from loadcheck.predict.case import Case
 from loadcheck.specs.expected import Expected
@@ -66,6 +68,12 @@ class Evidence:
     def is_parallel(self) -> bool:
         """Whether the load was spread over several cards."""
         return is_parallel(self.attempt)
+
+    @property
+    def is_wsl(self) -> bool:
+        """Whether our engine ran in WSL2, by the kernel that it recorded."""
+        device = self.attempt.last(Device)
+        return device is not None and device.kernel is not None and is_wsl(device.kernel)
 
     def where(self, line: int | None) -> Place:
         return Place(self.log.path.name, line or None)

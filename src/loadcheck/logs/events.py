@@ -75,7 +75,11 @@ class Imported(Event, frozen=True, kw_only=True, tag="imported"):
 
 
 class Device(Event, frozen=True, kw_only=True, tag="device"):
-    """The card with a CUDA context and nothing loaded, from which figures are predicted (stacks/unsloth_vllm/device.py: record_device)."""
+    """The card with a CUDA context and nothing loaded, from which figures are predicted (stacks/unsloth_vllm/device.py: record_device).
+
+    Attributes:
+        kernel: the release of the host's kernel, which tells WSL2; logs until d2e35e0 lack it.
+    """
 
     gpu_name: str | None = None
     compute_capability: Capability | None = None
@@ -83,6 +87,7 @@ class Device(Event, frozen=True, kw_only=True, tag="device"):
     device_free_bytes: Bytes | None = None
     ram_available_bytes: Bytes | None = None
     driver: str | None = None
+    kernel: str | None = None
 
 
 # ------------------------------------------------------------------------------------------------------------------- a load

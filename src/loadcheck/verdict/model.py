@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from loadcheck.figures import figure_specs
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status
+from loadcheck.predict.band import Band
+from loadcheck.verdict.contradictions import off_card
 
 # Inputs of the prediction.
 _NOT_COMPARED = {"model", "gpu_name"}
@@ -19,7 +22,7 @@ def check_model(evidence: Evidence) -> Iterator[Finding]:
         if evidence.prediction_note:
             yield Finding(figure="prediction", check=Check.MODEL, status=Status.SKIPPED, why=evidence.prediction_note)
         return
-    bands = evidence.bands or {}
+    bands = _bands(evidence)
     for attribute, value in predicted.known().items():
         reading = evidence.attempt.reading(attribute)
         if reading is None or attribute in _NOT_COMPARED:
@@ -47,3 +50,12 @@ def check_model(evidence: Evidence) -> Iterator[Finding]:
             if ok
             else "the stack, the model or a setting is not what the prediction was made from; compare the lines above",
         )
+
+
+def _bands(evidence: Evidence) -> Mapping[str, Band]:
+    """The band of each figure that has one; that of the card's peak begins at 0 if the peak is known only from below."""
+    bands = evidence.bands or {}
+    peak = bands.get("peak_device_bytes")
+    if peak is None or not any(off_card(evidence)):
+        return bands
+    return {**bands, "peak_device_bytes": replace(peak, low=0.0, why="some of it was not on the card")}

@@ -11,7 +11,6 @@ from typing import Any
 
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Finding, run_finding
-from loadcheck.logs import Attempt
 from loadcheck.logs.events import Attached, TrainBegin, TrainData, TrainDone, TrainStep
 from loadcheck.plan import LoadPlan
 from loadcheck.runs.steps import Step
@@ -19,6 +18,7 @@ from loadcheck.specs.files import Spec, flat
 from loadcheck.specs.lora import adapter_params
 from loadcheck.specs.model import find_model
 from loadcheck.specs.training import TrainJob
+from loadcheck.verdict.contradictions import check_reserve
 
 NAMED = 3
 """How many differing keys a finding names."""
@@ -107,12 +107,13 @@ _STEP_FIELDS = {
     "train_device_used_bytes": "device_used_bytes", "train_host_bytes": "host_bytes", "step_s": "step_s",
 }  # fmt: skip
 """The fields of a step's event, and their names in steps.jsonl (stacks/trainer.py: Watch)."""
-_AT_MOST = (("peak_allocated_bytes", "reserved_bytes"), ("reserved_bytes", "device_used_bytes"))
+_AT_MOST = (("peak_allocated_bytes", "reserved_bytes"),)
+_ON_CARD = (("reserved_bytes", "device_used_bytes"),)
 
 
-def check_steps(attempt: Attempt, job: TrainJob, steps: Sequence[Step]) -> Iterator[Finding]:
+def check_steps(evidence: Evidence, job: TrainJob, steps: Sequence[Step]) -> Iterator[Finding]:
     """A failure if the log's steps differ from steps.jsonl, or if a step cannot be true."""
-    kept, last = {step.step: step for step in steps}, 0
+    attempt, kept, last = evidence.attempt, {step.step: step for step in steps}, 0
     for logged in attempt.all(TrainStep):
         step = kept.get(logged.step or 0)
         differ = "" if step is None else _differ(logged, step)
@@ -124,9 +125,11 @@ def check_steps(attempt: Attempt, job: TrainJob, steps: Sequence[Step]) -> Itera
             break
         last = step.step
     for step in steps:
-        for why in _impossible(step, job):
+        for why in _impossible(step, job, evidence.is_wsl):
             yield _fail("steps", f"step {step.step} of steps.jsonl: {why}")
             return
+    if evidence.is_wsl:
+        yield from check_reserve(evidence, max((step.reserved_bytes or 0 for step in steps), default=0))
     begun, done = attempt.last(TrainBegin), attempt.last(TrainDone)
     if (
         begun is not None
@@ -152,8 +155,8 @@ def _differ(logged: TrainStep, step: Step) -> str:
     return ""
 
 
-def _impossible(step: Step, job: TrainJob) -> Iterator[str]:
-    for part, whole in _AT_MOST:
+def _impossible(step: Step, job: TrainJob, is_wsl: bool) -> Iterator[str]:
+    for part, whole in _AT_MOST if is_wsl else (*_AT_MOST, *_ON_CARD):
         small, large = getattr(step, part), getattr(step, whole)
         if small is not None and large is not None and small > large:
             yield f"{part} {small} in {whole} {large}"

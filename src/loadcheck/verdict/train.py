@@ -25,6 +25,7 @@ from loadcheck.runs.steps import Step
 from loadcheck.specs.training import TrainJob
 from loadcheck.units import to_gib
 from loadcheck.verdict.card import check_card
+from loadcheck.verdict.contradictions import off_card
 from loadcheck.verdict.diagnosis import check_diagnosis
 from loadcheck.verdict.events import check_events
 from loadcheck.verdict.model import check_model
@@ -93,7 +94,7 @@ def _findings(found: TrainEvidence) -> Iterator[Finding]:
     yield from check_events(evidence)
     if (attached := found.last(Attached)) is not None:
         yield from check_adapter_bytes(attached)
-    yield from check_steps(evidence.attempt, found.job, found.steps)
+    yield from check_steps(evidence, found.job, found.steps)
     if found.records is not None:
         yield from check_records(evidence, found.job, found.records)
     if evidence.process[0] == "completed":
@@ -296,7 +297,19 @@ def _memory(found: TrainEvidence) -> Iterator[Finding]:
     ended = found.evidence.process is not None and found.evidence.process[0] == "completed"
     for figure, predicted, measured, low, high in _peaks(found, peaks):
         if predicted is not None and measured is not None:
-            yield _compared(figure, predicted, measured, low if ended else 0, high)
+            from_below = not ended or (figure == "train_peak_device_gib" and _was_paged(found))
+            yield _compared(figure, predicted, measured, 0 if from_below else low, high)
+
+
+def _was_paged(found: TrainEvidence) -> bool:
+    """Whether Windows had moved some of the card's memory to the host's RAM (verdict/contradictions.py), by an event or a step."""
+    in_steps = (
+        step.reserved_bytes is not None
+        and step.device_used_bytes is not None
+        and step.reserved_bytes > step.device_used_bytes
+        for step in found.steps
+    )
+    return found.evidence.is_wsl and (any(in_steps) or any(off_card(found.evidence)))
 
 
 def _peaks(found: TrainEvidence, peaks: Peaks) -> Iterator[tuple[str, int | None, int | None, float, float]]:
@@ -394,7 +407,7 @@ def _is_even(found: TrainEvidence) -> bool:
 
 
 def _compared(figure: str, predicted: int, measured: int, low: float, high: float) -> Finding:
-    """`low` is 0 for a training that did not finish: its peak may have been still to come."""
+    """`low` is 0 for a peak that is known only from below: that of a training that did not finish, and of a card whose memory was paged."""
     ok = low * predicted <= measured <= high * predicted
     why = f"measured {measured:,} bytes, predicted {predicted:,}; must be {_band(low, high, predicted)}"
     return Finding(
@@ -410,7 +423,7 @@ SMALL_SHARE = 0.0005
 
 def _band(low: float, high: float, predicted: int) -> str:
     if not low:
-        return f"at most {100 * (high - 1):.1f} % above, as the training ended early"
+        return f"at most {100 * (high - 1):.1f} % above, as the peak is known only from below"
     if low == high:
         return "equal to the byte"
     if high == 1 and low > 1 - SMALL_SHARE:

@@ -43,6 +43,7 @@ def record_device(recorder: Recorder) -> None:
             device_free_bytes=free,
             ram_available_bytes=psutil.virtual_memory().available,
             driver=_driver_version(),
+            kernel=os.uname().release,
         )
     )
 
