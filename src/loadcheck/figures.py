@@ -195,6 +195,8 @@ SIDE_SPECS = {
         FigureSpec("quant_storage", "bnb_4bit_quant_storage", Kind.TEXT, None),
         FigureSpec("pipeline_parallel_size", "pipeline_parallel_size", Kind.TEXT, None),
         FigureSpec("speculative_config", "speculative_config", Kind.TEXT, None),
+        FigureSpec("draft_model", "draft_model", Kind.TEXT, None),
+        FigureSpec("draft_method", "draft_method", Kind.TEXT, None),
         FigureSpec("prefix_caching", "enable_prefix_caching", Kind.TEXT, None),
         FigureSpec("tokenizer", "tokenizer", Kind.TEXT, None),
         FigureSpec("chunked_prefill", "chunked_prefill_enabled", Kind.TEXT, None),

@@ -17,6 +17,8 @@ from loadcheck.logs.formats import Stage
 
 MAX_KEPT = 10_000
 """Limit on the readings, errors and events kept per attempt: far above what any load prints, so that hostile input cannot fill memory."""
+_NO_DRAFT = ("[ngram]", "None")
+"""What vLLM prints where tokens are drafted without a model (SpeculativeConfig.__repr__: vllm/config.py at 0.7.2, config/speculative.py later)."""
 
 
 class Outcome(Enum):
@@ -37,6 +39,7 @@ class Attempt:
         first_lines: by format, the number of the line where it was seen first.
         events: the events of our own engine, in order.
         other_ranks: of a tensor-parallel load, the processes whose lines are ignored in favour of the first one's.
+        draft_formats: the formats of the lines that were ignored because they are about the draft model.
     """
 
     readings: list[Reading] = field(default_factory=list)
@@ -47,6 +50,7 @@ class Attempt:
     stage: Stage = Stage.BANNER
     ready_line: int | None = None
     other_ranks: set[str] = field(default_factory=set)
+    draft_formats: set[str] = field(default_factory=set)
     _best: dict[str, Reading] = field(default_factory=dict, init=False, repr=False, compare=False)
     _num_indexed: int = field(default=0, init=False, repr=False, compare=False)
 
@@ -60,6 +64,12 @@ class Attempt:
     def error(self) -> LogError | None:
         """The error to blame (endings.cause_of); None if there is none."""
         return cause_of(self.errors)
+
+    @property
+    def draft_model(self) -> str | None:
+        """The model that drafts the tokens of an engine which decodes speculatively; None for other engines, and where no model drafts."""
+        reading = self.reading("draft_model")
+        return None if reading is None or reading.value in _NO_DRAFT else str(reading.value)
 
     @property
     def death(self) -> LogError | None:

@@ -127,6 +127,9 @@ class AttemptBuilder:
 
     def _feed_match(self, line: int, match: Match) -> None:
         format = match.format
+        if format.per_model and self._is_of_draft(format):
+            self._attempts[-1].draft_formats.add(format.name)
+            return
         attempt = self._attempt_for(format)
         if format.repeats and attempt.formats[format.name] and _values(match.readings) <= _values(attempt.readings):
             return
@@ -139,6 +142,15 @@ class AttemptBuilder:
             self._retrying = False
         if len(attempt.readings) < MAX_KEPT:
             attempt.readings.extend(match.readings)
+
+    def _is_of_draft(self, format: LineFormat) -> bool:
+        """Whether a line is about the draft model: V0 loads it after the model itself, and captures its graphs after the model's
+        (vllm/spec_decode/spec_decode_worker.py:325-328, 404-407 at 0.7.2). V1 prints no line for it.
+        """
+        attempt = self._attempts[-1] if self._attempts else Attempt()
+        engine = attempt.reading("engine")
+        first = attempt.formats[format.name] == 1 and format.name not in attempt.draft_formats
+        return first and attempt.draft_model is not None and engine is not None and engine.value == "V0"
 
     def _attempt_for(self, format: LineFormat) -> Attempt:
         """The current attempt, or a new one if this line begins another load."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from loadcheck.figures import Value
@@ -66,6 +66,7 @@ class LineFormat:
         opens: whether it begins a new attempt if the current one is already past its stage.
         repeats: a progress bar, which is printed many times; any other line that appears twice in one attempt is a finding.
         retries: whether it begins another try within one run: until its engine prints a line, errors belong to the try before.
+        per_model: whether an engine that decodes speculatively prints it a second time, for its draft model.
     """
 
     name: str
@@ -77,6 +78,7 @@ class LineFormat:
     opens: bool = True
     repeats: bool = False
     retries: bool = False
+    per_model: bool = False
 
 
 WHOLE = r"(?![\d.,]*\d|[eE][+-]?\d)"
@@ -120,6 +122,11 @@ def text(attribute: str, longest: int = 4096) -> Capture:
 def line(name: str, source: str, stage: Stage, anchor: str, pattern: str, *captures: Capture) -> LineFormat:
     """A line that begins its stage."""
     return LineFormat(name, source, stage, anchor, re.compile(pattern, re.ASCII), captures)
+
+
+def of_model(name: str, source: str, stage: Stage, anchor: str, pattern: str, *captures: Capture) -> LineFormat:
+    """A line that begins its stage, and that is printed for a draft model, too."""
+    return replace(line(name, source, stage, anchor, pattern, *captures), per_model=True)
 
 
 def part(name: str, source: str, stage: Stage, anchor: str, pattern: str, *captures: Capture) -> LineFormat:

@@ -187,6 +187,9 @@ MODELLED = ("0.7.1", "0.7.2")
 
 def why_not_predicted(attempt: Attempt) -> str:
     """See `findings.stack.JudgedStack`."""
+    speculative = attempt.reading("speculative_config")
+    if speculative is not None and speculative.value != "None":
+        return "speculative decoding is not modelled, so its figures are not predicted"
     engine = attempt.reading("vllm")
     if engine is None or release_of(str(engine.value)) in MODELLED:
         return ""

@@ -12,6 +12,7 @@ from loadcheck.findings.interval import Interval
 from loadcheck.findings.stack import Identity
 from loadcheck.logs import Attempt
 from loadcheck.specs.lora import possible_ranks
+from loadcheck.specs.model import find_model
 from loadcheck.specs.profile import VLLM_LORA_RANKS
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.versions import load_versions
@@ -69,7 +70,25 @@ def check_gpu_blocks(evidence: Evidence) -> Iterator[Finding]:
         # vllm/worker/worker.py:245-249 at 0.7.2: int(kv // block bytes), at least 0
         blocks = Interval(max(kv.low // 1, 0), max(kv.high // 1, 0))
         formula = f"num_gpu_blocks = ⌊kv_cache / block⌋, block {size[0].high / 1024:.1f} KiB {size[1]}"
+        if evidence.attempt.draft_model is not None:
+            blocks, share = _beside_draft(evidence, blocks, size[0])
+            formula += f"; {share}"
         yield from compare(evidence, "num_gpu_blocks", blocks, formula, WRONG_MODEL)
+
+
+def _beside_draft(evidence: Evidence, blocks: Interval, size: Interval) -> tuple[Interval, str]:
+    """The blocks that are left if a draft model gets as many, within the same memory (vllm/spec_decode/spec_decode_worker.py:1250-1270 at 0.7.2).
+
+    Some drafts need none, and the size of others is not known: then their number is only limited.
+    """
+    draft = find_model(str(evidence.attempt.draft_model))
+    dtype = evidence.attempt.reading("kv_cache_dtype")
+    number = number_bytes(None if dtype is None else str(dtype.value))
+    if draft is None or number is None:
+        return Interval(0, blocks.high), "at most, as a draft model of unknown size may share it"
+    beside = block_bytes(draft.num_layers, draft.kv_size, number)
+    low, high = (of * each / (each + beside) // 1 for of, each in ((blocks.low, size.low), (blocks.high, size.high)))
+    return Interval(low, high), f"times its share, as {draft.name} has as many of {beside / 1024:.1f} KiB"
 
 
 WRONG_MODEL = "the log names another model than it loaded, or was edited; give the raw output of one load"

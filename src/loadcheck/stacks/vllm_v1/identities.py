@@ -152,6 +152,9 @@ def check_tokens_of_memory(evidence: Evidence) -> Iterator[Finding]:
         tokens = intervals[0].scaled(1 / token_bytes)
         lowest = tokens.low * _least_used(evidence) - _BLOCKS_TOKENS[-1]
         formula = f"kv_cache_tokens = ⌊kv_cache / block⌋ × tokens of a block, {token_bytes / 1024:.1f} KiB a token of {model.name}"
+        if evidence.attempt.draft_model is not None:
+            lowest = 0.0
+            formula += "; at most, as the draft model's layers share the cache"
         yield from compare(evidence, "kv_cache_tokens", Interval(lowest, tokens.high), formula)
 
 
