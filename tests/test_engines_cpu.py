@@ -1,17 +1,24 @@
 from __future__ import annotations
 
 import json
+import shutil
+import stat
 import subprocess
 import sys
 import time
+from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
 
+from loadcheck import loading
+from loadcheck.disk import walked
 from loadcheck.engines import child
 from loadcheck.plan import make_plan, plan_to_json
+from loadcheck.preparing import Prepared, case_of
 from loadcheck.specs.files import changed
 from loadcheck.specs.profile import load_profile
+from loadcheck.stacks import predict
 from loadcheck.stacks.transformers_cpu import engine as cpu
 from loadcheck.stacks.transformers_cpu import memory
 
@@ -149,6 +156,34 @@ def test_durations_come_from_a_monotonic_clock(tmp_path, capsys, monkeypatch):
     event = json.loads(capsys.readouterr().out.strip().removeprefix("loadcheck: "))
     assert 0 <= event["prepare_s"] < 60
     assert event["cached"] is True
+
+
+def test_a_cache_that_another_process_changes_can_be_listed(tmp_path):
+    """What vanishes while the cache is listed, as another process makes weights there, is left out, and ends no load."""
+    for name in ("kept", ".model.partial/inner", ".other.partial"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "kept" / "weights").write_bytes(b"1234")
+    listing = walked(tmp_path)
+    first = next(listing)
+    for partial in tmp_path.glob(".*.partial"):
+        shutil.rmtree(partial)
+    rest = [first, *listing]
+    assert sum(found.st_size for found in rest if stat.S_ISREG(found.st_mode)) == 4
+    assert (tmp_path / "kept").stat().st_ino in {found.st_ino for found in rest}
+
+
+def test_a_run_tells_its_time_by_both_clocks_at_once(tmp_path, monkeypatch):
+    """A fleet compares the wall clock's time of a run with its duration: what is done before the load, however slow, is in both."""
+    plan = make_plan(load_profile("smollm2-135m-cpu"))
+    case = case_of(plan, None, 8 << 30)
+    monkeypatch.setattr(loading, "_commit", lambda: time.sleep(0.3))
+    monkeypatch.setattr(loading, "_run", lambda folder, *_: folder.log_path)
+    _, record, _ = loading.run(
+        Prepared(plan, None, case, predict(case)), tmp_path / "run", lambda _: None, loading.Work()
+    )
+    passed = datetime.fromisoformat(record.ended_at) - datetime.fromisoformat(record.started_at)
+    assert record.duration_s >= 0.3
+    assert abs(passed.total_seconds() - record.duration_s) < 0.1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")

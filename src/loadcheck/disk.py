@@ -1,8 +1,10 @@
-"""Hashes files, and syncs them to disk so that they survive a power cut."""
+"""Hashes files, syncs them to disk so that they survive a power cut, and lists folders that other processes change."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -34,3 +36,11 @@ def sync_path(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def walked(root: Path) -> Iterator[os.stat_result]:
+    """What every file and folder below `root` is like. What another process removes or renames meanwhile is left out; Path.rglob raises then."""
+    for folder, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            with suppress(OSError):
+                yield Path(folder, name).stat()

@@ -118,11 +118,13 @@ def run(
     """Do the work in child processes and record it in a run folder; returns the folder, its record and the file that holds the log."""
     if work.ahead is not None:
         work.ahead.allow_device()
-    now = datetime.now(timezone.utc)
+    now, start_s = (
+        datetime.now(timezone.utc),
+        time.monotonic(),
+    )  # at once: a fleet holds the two clocks against each other
     folder = create_run_folder(run_dir, new_run_id(prepared.plan.profile.name, now))
     record = _new_record(folder, prepared, now, work.training)
     folder.write_record(record)
-    start_s = time.monotonic()
     try:
         log_path = _run(folder, record, prepared, on_output, work)
     except LoadcheckError as error:

@@ -11,6 +11,7 @@ import ctypes
 import json
 import os
 import signal
+import stat
 import sys
 import time
 from importlib import import_module
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from loadcheck import weights
 from loadcheck.device import pin_gpu
+from loadcheck.disk import walked
 from loadcheck.engines.ahead import Orders
 from loadcheck.errors import BadInput, LoadcheckError, Problem
 from loadcheck.logs.events import WeightsReady
@@ -94,7 +96,7 @@ def prepare(plan: LoadPlan, run_dir: Path, recorder: Recorder) -> None:
 
 def _folders(cache: Path) -> set[int]:
     """The inodes of the cache's folders: a folder that was made anew has another, whatever the clock says."""
-    return {path.stat().st_ino for path in cache.rglob("*") if path.is_dir()}
+    return {found.st_ino for found in walked(cache) if stat.S_ISDIR(found.st_mode)}
 
 
 def load(plan: LoadPlan, run_dir: Path, recorder: Recorder) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import stat
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from loadcheck.disk import walked
 from loadcheck.units import show_bytes
 
 STEP_BYTES = 256 << 20
@@ -38,10 +40,4 @@ def reporting_progress(directory: Path, total_bytes: int) -> Iterator[None]:
 
 def present_bytes(directory: Path) -> int:
     """The bytes of all files below a directory, including the hub client's partial files; a file that is just being renamed is skipped."""
-    total = 0
-    for path in directory.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
-    return total
+    return sum(found.st_size for found in walked(directory) if stat.S_ISREG(found.st_mode))
