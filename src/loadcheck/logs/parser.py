@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from loadcheck.errors import BadInput, Problem
+from loadcheck.logs.answers import drop_answers
 from loadcheck.logs.attempt import ParsedLog
 from loadcheck.logs.builder import AttemptBuilder
 from loadcheck.logs.dialect import Dialect, EndingWords
@@ -35,6 +36,7 @@ def parse_log(path: Path, dialect: Dialect, words: Sequence[EndingWords] = ()) -
                 str(path), "not a load log: no line of a load log in it", "give the output of a load, stdout and stderr"
             )
         )
+    drop_answers(path, attempts)
     return ParsedLog(path, tuple(attempts), dialect)
 
 
