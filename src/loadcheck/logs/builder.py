@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from loadcheck.errors import BadInput, Problem
@@ -18,7 +19,7 @@ from loadcheck.logs.events import Done, Started
 from loadcheck.logs.formats import RUN_STAGES, LineFormat, Stage
 from loadcheck.logs.matches import Match, find_matches
 from loadcheck.logs.mentions import is_mention
-from loadcheck.logs.prefixes import RAY, Stamp, rank_of, strip_prefixes
+from loadcheck.logs.prefixes import Rank, Stamp, rank_of, strip_prefixes
 from loadcheck.logs.wrapped import Crossing, with_crossing
 
 MAX_ATTEMPTS = 1_000
@@ -37,7 +38,16 @@ _LEAD = re.compile(r"(?![-*+] )\W{0,4}(?:[\w./:-]{1,255}: )?(?:[A-Z][\w ]{0,40}:
 class AttemptBuilder:
     """Sorts what the lines hold into attempts."""
 
-    def __init__(self, path: Path, dialect: Dialect, words: Sequence[EndingWords] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        dialect: Dialect,
+        words: Sequence[EndingWords] = (),
+        first: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """Args:
+        first: the number of the judged process in each kind of parallelism, where it is not 0.
+        """
         self.dialect = dialect
         self.words = words
         self._path = path
@@ -48,8 +58,10 @@ class AttemptBuilder:
         """Whether the last load line announced a retry: until the new engine's first line, errors belong to the try before."""
         self._endings = EndingReader(dialect.endings)
         self._stamp = Stamp()
-        self._rank: str | None = None
-        self._rank_is_known = False
+        self._first = first
+        self._lowest: dict[str, int] = {}
+        """The lowest number in each kind of parallelism."""
+        self._actor: Rank | None = None
 
     @property
     def has_figures(self) -> bool:
@@ -99,20 +111,34 @@ class AttemptBuilder:
             self._feed_error(line, bare)
 
     def _is_of_judged_rank(self, before: str, match: Match) -> bool:
-        """Whether a match is of the rank that printed first, by the text before it on its line. The other ranks print the same lines, which are
-        no second load. Ray's workers do not say their ranks, so each of their lines counts once, whichever prints it first.
+        """Whether a match is of the judged process, by the text before it on its line. The other ranks print the same lines, which are no second
+        load. Ray's processes do not say their ranks, so each of their lines counts once, whichever prints it first.
         """
         rank = rank_of(before)
-        if not self._rank_is_known:
-            self._rank, self._rank_is_known = rank, True
-        if rank is None or rank == self._rank:
+        if rank is None:
+            return True
+        for kind, number in rank.numbers:
+            self._lowest[kind] = min(number, self._lowest.get(kind, number))
+        if rank.is_actor and self._actor in (None, rank):
+            self._actor = rank
+            return True
+        if all(number == self._first.get(kind, 0) for kind, number in rank.numbers):
             return True
         if not self._attempts:
             return False
         attempt = self._attempts[-1]
-        attempt.other_ranks.add(rank)
-        engine = attempt.reading("engine") if rank.startswith(RAY) else None
+        attempt.other_ranks.add(str(rank))
+        engine = attempt.reading("engine") if rank.is_of_ray else None
         return engine is not None and engine.value == "V1" and not attempt.formats[match.format.name]
+
+    @property
+    def unread(self) -> Mapping[str, int]:
+        """Where no process of number 0 printed a start, the lowest numbers of those that printed lines of one; else empty.
+
+        A host of data parallelism has its own numbers (--data-parallel-rank, --data-parallel-start-rank), and its log none of the others.
+        """
+        begun = any(attempt.stage > Stage.BANNER for attempt in self._attempts)
+        return {} if begun else self._lowest
 
     def finish(self) -> list[Attempt]:
         """The attempts, each with what was printed once for the whole run; empty if the file is not a log."""

@@ -29,6 +29,9 @@ def parse_log(path: Path, dialect: Dialect, words: Sequence[EndingWords] = ()) -
     """
     builder = AttemptBuilder(path, dialect, words)
     _feed_lines(path, builder)
+    if builder.unread:
+        builder = AttemptBuilder(path, dialect, words, builder.unread)
+        _feed_lines(path, builder)
     attempts = builder.finish()
     if not attempts:
         raise BadInput(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import dataclass
 
 _TIME = r"\d\d:\d\d:\d\d(?:[.,]\d{1,9})?"
 _PREFIXES = re.compile(
@@ -42,17 +43,44 @@ _PREFIXES = re.compile(
     re.ASCII,
 )
 _REPEATED = re.compile(r" ?\[repeated \d+x across (?:all nodes|cluster)\].*$")
+# vLLM's own names (utils/system_utils.py: decorate_logs): workers (VllmWorker TP1 pid=9), (Worker_DP0_TP1_EP1 pid=9), on one card (Worker pid=9);
+# engine cores (EngineCore_1 pid=9) in 0.10.1, (EngineCore_DP1 pid=9) from 0.10.2; of one alone (EngineCore_0 pid=9), (EngineCore_DP0 pid=9), and
+# from 0.18 (EngineCore pid=9) (v1/engine/utils.py: CoreEngineProcManager). Ray prints its actors' class and process.
 _RANK = re.compile(
-    r"\(VllmWorker rank=(?P<number>\d+)[^)]*\)|"
-    # data parallelism's engine cores, in 0.10.0 (EngineCore_1 pid=9), and workers: (VllmWorker TP1 pid=9), (Worker_DP0_TP1_EP1 pid=9), on one
-    # card (Worker pid=9)
-    r"\((?:EngineCore|(?:Vllm)?Worker)(?P<named>(?:[_ ](?:[A-Z]{2,3})?\d+)*) pid=\d+[^)]*\)|"
-    r"\((?P<other>VllmWorkerProcess|RayWorker(?:Wrapper|Proc)?) [^)]{0,64}?pid=(?P<pid>\d+)[^)]*\)|^\[rank(?P<rank>\d+)\]"
+    r"\(VllmWorker rank=(?P<number>\d{1,9})[^)]*\)|"
+    r"\((?:EngineCore|(?:Vllm)?Worker)(?P<named>(?:[_ ](?:[A-Z]{2,3})?\d{1,9})*) pid=\d+[^)]*\)|"
+    r"\((?P<other>VllmWorkerProcess|RayWorker(?:Wrapper|Proc)?|(?:DP(?:MoE)?)?EngineCoreActor) [^)]{0,64}?pid=(?P<pid>\d{1,9})[^)]*\)|"
+    r"^\[rank(?P<rank>\d{1,9})\]"
 )
 MAX_PREFIXES = 8
 """Any further prefixes of a line are kept."""
-RAY = "RayWorker"
-"""The beginning of a rank that Ray names only by its process, so that no line tells which is the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """Which process of a load on several cards printed a line.
+
+    Attributes:
+        numbers: its number in each kind of parallelism, such as DP and TP; of a process that states none its id, by its name.
+    """
+
+    numbers: tuple[tuple[str, int], ...]
+
+    @property
+    def is_actor(self) -> bool:
+        """Whether it is an engine core of Ray's, which prints the whole start."""
+        return self.numbers[0][0].endswith("EngineCoreActor")
+
+    @property
+    def is_of_ray(self) -> bool:
+        """Whether Ray names only its process, so that no line tells which is the first."""
+        return self.is_actor or self.numbers[0][0].startswith("RayWorker")
+
+    def __str__(self) -> str:
+        return "-".join(f"{kind}{number}" if kind in _KINDS else f"{kind} {number}" for kind, number in self.numbers)
+
+
+_KINDS = ("DP", "PP", "TP", "EP")
 
 
 def strip_prefixes(text: str) -> str:
@@ -65,19 +93,22 @@ def strip_prefixes(text: str) -> str:
     return _REPEATED.sub("", text)
 
 
-def rank_of(text: str) -> str | None:
-    """Which process of a tensor-parallel load printed a line; None for the first rank, or if the line does not say.
+def rank_of(text: str) -> Rank | None:
+    """Which process of a load on several cards printed a line; None if the line does not say.
 
-    The innermost name counts, as Ray puts its own before what the process prints.
+    The innermost name counts, as Ray and the server put their own before what the process prints.
     """
     named = text.rfind("(", 0, max(text.rfind("pid="), 0))
     match = _RANK.match(text, max(named, 0))
     if match is None:
         return None
     if match["pid"]:
-        return f"{match['other']} {match['pid']}"
-    numbers = re.findall(r"\d+", match["named"] or match["rank"] or match["number"] or "")
-    return "-".join(numbers) if any(int(each) for each in numbers) else None
+        return Rank(((match["other"], int(match["pid"])),))
+    if match["named"] is None:
+        return Rank((("rank", int(match["rank"] or match["number"])),))
+    kinds = [(kind or "DP", int(number)) for kind, number in re.findall(r"([A-Z]{2,3})?(\d+)", match["named"])]
+    own = [each for each in kinds if each[0] != "EP"]  # an expert's rank follows from the others
+    return Rank(tuple(own or kinds)) if kinds else None
 
 
 _HEAD = re.compile(r"(?:DEBUG|INFO|WARNING|ERROR) \d\d-\d\d \d\d:\d\d:\d\d ", re.ASCII)

@@ -1,0 +1,123 @@
+"""Starts of vLLM's V1 with data parallelism: one engine core is read, by whatever name its release prints before each line."""
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+import pytest
+
+from loadcheck.stacks import parse_log
+from tests.judging import judge_text
+from tests.v1_logs import Start, text
+
+SERVER = "(APIServer pid=1) INFO 06-01 09:59:00 [api_server.py:1896] vLLM API server version 0.11.0\n"
+# As 0.10.1, 0.10.2 to 0.17.0 and later releases name an engine core with data parallelism and one alone (v1/engine/utils.py, CoreEngineProcManager).
+NAMES = (
+    ("0.10.1", "EngineCore_{}", "EngineCore_0"),
+    ("0.10.2", "EngineCore_DP{}", "EngineCore_DP0"),
+    ("0.13.0", "EngineCore_DP{}", "EngineCore_DP0"),
+    ("0.16.0", "EngineCore_DP{}", "EngineCore_DP0"),
+    ("0.18.1", "EngineCore_DP{}", "EngineCore"),
+    ("0.33.0", "EngineCore_DP{}", "EngineCore"),
+)
+RAY = (
+    "(APIServer pid=5332) (DPEngineCoreActor pid={}) ",
+    "(DPMoEEngineCoreActor pid={}, ip=10.0.0.1) ",
+    "(EngineCoreActor pid={}) ",
+)
+
+
+def _core(release: str, name: str, tokens: str = "") -> list[str]:
+    """The lines of one engine core, optionally with another size of its cache."""
+    printed = text(Start(release=release), f"({name} pid=9) ")
+    return printed.replace("GPU KV cache size: ", f"GPU KV cache size: {tokens}").splitlines(keepends=True)
+
+
+def _interleaved(cores: Sequence[list[str]]) -> str:
+    return "".join(line for lines in zip_longest(*cores, fillvalue="") for line in lines)
+
+
+def _failures(log: str, folder: Path) -> set[str]:
+    return {finding.figure for finding in judge_text(folder, log).failures()}
+
+
+@pytest.mark.parametrize(("release", "alone"), [(release, alone) for release, _, alone in NAMES])
+def test_a_core_alone_is_no_rank(release: str, alone: str, tmp_path: Path):
+    """Without data parallelism the one engine core is read as a load on one card, by each release's name for it."""
+    assert _failures(SERVER + "".join(_core(release, alone)), tmp_path) == set()
+    assert not parse_log(tmp_path / "load.log").last.other_ranks
+
+
+@pytest.mark.parametrize(("release", "name"), [(release, name) for release, name, _ in NAMES])
+@pytest.mark.parametrize("server", ["", SERVER])
+@pytest.mark.parametrize("numbers", [(0, 1), (1, 0), (3, 1, 2, 0), (4, 5), (5, 4)])
+def test_the_first_core_of_a_host_is_read(
+    release: str, name: str, server: str, numbers: tuple[int, ...], tmp_path: Path
+):
+    """The core of the lowest number is read, whichever prints first; a host that is not the first has none of number 0."""
+    cores = [_core(release, name.format(each), "" if each == min(numbers) else "1,") for each in numbers]
+    assert _failures(server + _interleaved(cores), tmp_path) == set()
+    assert len(parse_log(tmp_path / "load.log").last.other_ranks) == len(numbers) - 1
+
+
+@pytest.mark.parametrize(("release", "name"), [(release, name) for release, name, _ in NAMES])
+def test_a_rank_of_its_own_server_is_a_whole_load(release: str, name: str, tmp_path: Path):
+    """A server that was started with --data-parallel-rank 1 prints that rank alone, and every equation is checked."""
+    assert _failures(SERVER + "".join(_core(release, name.format(1))), tmp_path) == set()
+    assert not parse_log(tmp_path / "load.log").last.other_ranks
+    assert "kv_cache_tokens" in _failures(SERVER + "".join(_core(release, name.format(1), "1,")), tmp_path)
+
+
+def test_the_workers_of_another_host_are_read_by_one_rank(tmp_path: Path):
+    """With tensor parallelism within it, the second host's core and the first of its workers are read."""
+    workers = ("Worker_DP1_TP1_EP3", "Worker_DP1_TP0_EP2")
+    lines = text(Start(release="0.11.0", cards=2)).splitlines(keepends=True)
+    of_worker = ("gpu_model_runner", "gpu_worker")
+    log = "".join(
+        f"({name} pid=9) {line}"
+        for line in lines
+        for name in (workers if any(word in line for word in of_worker) else ("EngineCore_DP1",))
+    )
+    assert _failures(SERVER + log, tmp_path) == set()
+    assert parse_log(tmp_path / "load.log").last.other_ranks == {"DP1-TP1"}
+
+
+@pytest.mark.parametrize("prefix", RAY)
+@pytest.mark.parametrize("first", [7, 8])
+def test_rays_cores_are_one_load(prefix: str, first: int, tmp_path: Path):
+    """Ray names the processes of its cores, not their ranks, and leaves out repeated lines: each line counts once."""
+    cores = [
+        text(Start(release="0.11.0"), prefix.format(each)).splitlines(keepends=True) for each in (first, 15 - first)
+    ]
+    assert _failures(SERVER + _interleaved(cores), tmp_path) == set()
+    repeated = [line.replace("\n", " [repeated 2x across cluster]\n") for line in cores[1][3:]]
+    assert _failures(SERVER + "".join([*cores[0][:3], *cores[1][:3], *repeated]), tmp_path) == set()
+
+
+CORES = [_core("0.13.0", f"EngineCore_DP{number}") for number in (0, 1)]
+OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+
+
+@pytest.mark.parametrize(
+    ("log", "figure"),
+    [
+        ("".join([*CORES[0][:1], *CORES[1]]), "outcome"),
+        ("".join([*CORES[0][:4], *CORES[1]]), "outcome"),
+        (_interleaved(CORES) + f"(EngineCore_DP1 pid=9) ERROR 06-01 10:00:09 [core.py:700] {OOM}\n", "error"),
+        ("".join([*CORES[1], *CORES[1]]), "attempts"),
+        ("".join(CORES[1][:-1]), "outcome"),
+        (_interleaved(CORES).replace("(EngineCore_DP1 pid=9) ", ""), "engine"),
+    ],
+)
+def test_another_cores_start_does_not_stand_for_the_first(log: str, figure: str, tmp_path: Path):
+    """A first core that did not finish, an error of any core, a start printed twice, and lines of nobody fail."""
+    assert figure in _failures(SERVER + log, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["(EngineCore_DP{} pid=9) ", "(Worker_TP0_PP{} pid=9) ", "(RayWorkerWrapper pid={}) ", "[rank{}]: ", "(VllmWorker rank={} pid=9) "],
+)  # fmt: skip
+def test_a_number_of_thousands_of_digits_is_no_rank(prefix: str, tmp_path: Path):
+    """Python reads no number of more than 4,300 digits; a hostile line is no traceback."""
+    _failures("".join(CORES[0]) + prefix.format("9" * 5_000) + CORES[0][1], tmp_path)
