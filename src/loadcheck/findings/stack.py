@@ -63,6 +63,10 @@ class JudgedStack(Stack, Protocol):
         """Why figures of this attempt are not predicted, whatever its model; empty if they are."""
         return ""
 
+    def why_not_judged(self, attempt: Attempt) -> str:
+        """Why the log of this release does not even show whether its load finished; empty if it does."""
+        return ""
+
     def packages(self, profile: Profile) -> tuple[str, ...]:
         """The packages that a load imports, by their names in env/versions.toml."""
         return ()

@@ -22,7 +22,7 @@ def check_shape(evidence: Evidence) -> Iterator[Finding]:
     if evidence.is_parallel:
         yield Finding(figure="tensor_parallel", check=Check.SHAPE, status=Status.SKIPPED,
                       why="tensor parallel is not modelled: the lines of one rank are only checked against each other")  # fmt: skip
-    if is_without_engine(evidence) and evidence.attempt.outcome is not Outcome.COMPLETED:
+    if evidence.attempt.outcome is not Outcome.COMPLETED and (is_without_engine(evidence) or _why_not_judged(evidence)):
         return
     events = evidence.stack.required_events(evidence.profile)
     yield from _missing_events(evidence, events) if events else _missing_lines(evidence)
@@ -71,6 +71,12 @@ def is_without_engine(evidence: Evidence) -> bool:
     return later and not evidence.strict_stack and seen.isdisjoint(range(Stage.PLAN, Stage.READY + 1))
 
 
+def _why_not_judged(evidence: Evidence) -> str:
+    """Why a log from elsewhere, which came as far as its last lines of a start, does not show whether that finished; empty if it does."""
+    came_far = evidence.attempt.stage >= Stage.BLOCKS
+    return evidence.stack.why_not_judged(evidence.attempt) if came_far and not evidence.strict_stack else ""
+
+
 def check_errors(evidence: Evidence) -> Iterator[Finding]:
     """What ended the load, by its log; nothing if the log has no error."""
     attempt = evidence.attempt
@@ -89,6 +95,15 @@ def _outcome(evidence: Evidence) -> Iterator[Finding]:
             why=f"the log came to its stage {_last_stage(attempt)} with no line of vLLM: unsloth loads so without fast_inference, and "
             "prints no figures that could be judged",
             remedy="load with fast_inference = True, or with loadcheck load, which measures a load without it, too",
+            where=evidence.where(None),
+        )
+    elif attempt.outcome is Outcome.PARTIAL and (why := _why_not_judged(evidence)):
+        yield Finding(
+            figure="outcome",
+            check=Check.SHAPE,
+            status=Status.REFUSED,
+            why=why,
+            remedy="load with a newer vLLM, or with loadcheck load",
             where=evidence.where(None),
         )
     elif attempt.outcome is Outcome.PARTIAL:

@@ -21,7 +21,7 @@ from loadcheck.stacks.plain_vllm.settings_checks import CHECKS
 from loadcheck.stacks.unsloth_vllm import identities as v0
 from loadcheck.stacks.unsloth_vllm import machine
 from loadcheck.stacks.unsloth_vllm.bands import PEAK_SLACK
-from loadcheck.stacks.unsloth_vllm.from_log import why_not_predicted
+from loadcheck.stacks.unsloth_vllm.from_log import why_not_judged, why_not_predicted
 from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, ENGINE_LINES, UNSLOTH_LINES, applicable_lines
 
 PACKAGES = ("torch", "triton", "vllm", "xformers", "transformers", "bitsandbytes", "protobuf", "numpy", "setuptools")
@@ -61,6 +61,9 @@ class PlainVllm(JudgedStack):
 
     def why_not_predicted(self, attempt: Attempt) -> str:
         return why_not_predicted(attempt)
+
+    def why_not_judged(self, attempt: Attempt) -> str:
+        return why_not_judged(attempt)
 
     def packages(self, profile: Profile) -> tuple[str, ...]:
         return PACKAGES

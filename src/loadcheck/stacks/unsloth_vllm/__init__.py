@@ -19,7 +19,7 @@ from loadcheck.specs.training import TrainSettings
 from loadcheck.specs.trouble import Shortage
 from loadcheck.stacks.unsloth_vllm import machine, rungs
 from loadcheck.stacks.unsloth_vllm.bands import PEAK_SLACK
-from loadcheck.stacks.unsloth_vllm.from_log import predict_from_log, why_not_predicted
+from loadcheck.stacks.unsloth_vllm.from_log import predict_from_log, why_not_judged, why_not_predicted
 from loadcheck.stacks.unsloth_vllm.identities import IDENTITIES, ranks_in_log
 from loadcheck.stacks.unsloth_vllm.lines import ALTERNATIVES, DIALECT, required_lines
 from loadcheck.stacks.unsloth_vllm.margin import amounts_left, needs, slack
@@ -58,6 +58,9 @@ class UnslothVllm(JudgedStack):
 
     def why_not_predicted(self, attempt: Attempt) -> str:
         return why_not_predicted(attempt)
+
+    def why_not_judged(self, attempt: Attempt) -> str:
+        return why_not_judged(attempt)
 
     def packages(self, profile: Profile) -> tuple[str, ...]:
         return machine.PACKAGES

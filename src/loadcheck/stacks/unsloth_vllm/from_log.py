@@ -18,7 +18,7 @@ from loadcheck.predict.case import Case
 from loadcheck.predict.stack import LogPrediction
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
-from loadcheck.specs.versions import release_of
+from loadcheck.specs.versions import release_numbers, release_of
 from loadcheck.stacks.unsloth_vllm.bands import EXACT, Rounding, bands
 from loadcheck.stacks.unsloth_vllm.graphs import captured_in_log
 from loadcheck.stacks.unsloth_vllm.kv import config_block_bytes, number_bytes
@@ -183,6 +183,20 @@ class LogFacts:
 
 MODELLED = ("0.7.1", "0.7.2")
 """The releases of vLLM that the formulas hold for; from 0.8 on, LoRA slots are counted as weights."""
+
+
+FIRST_WITH_AN_END = (0, 6, 4)
+"""The first release that prints its memory profile (vllm/worker/worker.py) and a line once the engine has started (engine/llm_engine.py)."""
+
+
+def why_not_judged(attempt: Attempt) -> str:
+    """See `findings.stack.JudgedStack`. A server's "Application startup complete" would tell its end, but nothing tells its memory."""
+    engine = attempt.reading("vllm")
+    release = None if engine is None else release_numbers(str(engine.value))
+    if engine is None or release is None or release >= FIRST_WITH_AN_END:
+        return ""
+    first = ".".join(map(str, FIRST_WITH_AN_END))
+    return f"before {first} vLLM prints neither its memory profile nor a line at the end of its start, and this log is of {engine.value}"
 
 
 def why_not_predicted(attempt: Attempt) -> str:
