@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from psutil import NoSuchProcess
+from psutil import AccessDenied, NoSuchProcess
 
 from loadcheck.specs.files import read_toml
 from tests.conftest import ROOT
@@ -58,9 +58,14 @@ def trace(python: Path | str, folder: Path, *words: str, weights: Path | None = 
         str(out),
         *(word.format(**places) for word in words),
     ]
-    with (folder / "output").open("wb") as output:
-        process = subprocess.Popen(command, cwd=places["CWD"], env=env, stdout=output, stderr=subprocess.STDOUT)
-        listened, shm_bytes = watch(process)
+    with (
+        (folder / "output").open("wb") as output,
+        subprocess.Popen(command, cwd=places["CWD"], env=env, stdout=output, stderr=subprocess.STDOUT) as process,
+    ):
+        try:
+            listened, shm_bytes = watch(process)
+        finally:  # a child that outlives its test warns when it is collected, which fails another test
+            process.kill()
     assert out.exists(), (folder / "output").read_text(errors="replace")[-3000:]
     document = json.loads(out.read_text())
     seen = [TracedEvent(**each) for each in document["seen"]]
@@ -73,9 +78,15 @@ def watch(process: subprocess.Popen[bytes], limit_s: float = 600) -> tuple[set[s
     while process.poll() is None:
         assert time.monotonic() < deadline_s, "still running"
         most = max(most, shm_used_bytes() - before)
+        child = psutil.Process(process.pid)
         try:
-            sockets = psutil.Process(process.pid).net_connections("inet")
+            sockets = child.net_connections("inet")
         except NoSuchProcess:
+            break
+        except AccessDenied:
+            # A process that ends frees its memory first, and then only root may read what it has open.
+            if child.memory_info().vms:
+                raise
             break
         listened |= {f"{each.laddr.ip}" for each in sockets if each.status == psutil.CONN_LISTEN}
         time.sleep(0.1)
