@@ -65,10 +65,15 @@ def test_the_table_for_people(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--gpus", "T4,T5,X9"], "there is no GPU 'X9'"),
+        (["--gpus", "T4,T5,X9"], "Error: --gpus: there is no GPU 'X9'"),
         (["--gpus", "T4", "--gpu", "L4"], "--gpus and --gpu exclude each other"),
         (["--gpus", " , "], "--gpus: names no card"),
-        (["--gpus", "B200"], "B200"),
+        (["--gpus", "B200"], "hold code for; use a card of compute capability 7.5 to 9.0"),
+        (
+            ["--gpus", "T4,A6000"],
+            "A6000: its memory is unknown; predict it alone, with --gpu A6000 and --gpu-free-bytes,",
+        ),
+        (["--gpus", "2080 Ti 20GB"], "with --gpu '2080 Ti 20GB' and --gpu-total-bytes and --gpu-free-bytes,"),
         (["smollm2-135m-cpu", "--gpus", "T4"], "runs on the CPU; leave --gpus out"),
         (["--gpus", "T4", "--no-fast-inference"], "loads without vLLM"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass, replace
 
 from loadcheck.device import read_gpu
@@ -14,6 +15,7 @@ from loadcheck.units import GIB, MIB, show_bytes
 # vllm/config.py and unsloth_zoo/vllm_utils.py:821 need 7.0; the torch 2.5.1 wheels for CUDA 12.4 contain code up to sm_90.
 MIN_CAPABILITY = 7.0
 MAX_CAPABILITY = 9.0
+ANOTHER_CARD = "use a card of compute capability 7.5 to 9.0"
 
 MIN_TOTAL_BYTES = GIB
 MIN_FREE_BYTES = MIB
@@ -71,11 +73,13 @@ def card_from_table(name: str) -> Card:
     key, gpu = gpu_named(name)
     total, used = known_bytes(gpu.total_bytes), known_bytes(gpu.used_before_bytes)
     if total is None or used is None:
+        missing = ["--gpu-total-bytes"] * (total is None) + ["--gpu-free-bytes"]
+        remedy = f"predict it alone, with --gpu {shlex.quote(name)} and {' and '.join(missing)}, or use another card"
         raise BadInput(
             Problem(
                 f"env/gpus.toml: {key}",
                 gpu.refused or "its memory is unknown",
-                "give --gpu-total-bytes, --gpu-free-bytes and --compute-capability instead",
+                ANOTHER_CARD if gpu.refused else remedy,
             )
         )
     return _card(key, gpu, total, total - used)
@@ -123,7 +127,7 @@ def described_card(
     capability = compute_capability or (entry.compute_capability if entry else None)
     refused = None if entry is None else entry.refused or why_refused(float(entry.compute_capability))
     if refused and (total is None or free_bytes is None):
-        raise BadInput(Problem(f"env/gpus.toml: {gpu}", refused, "use a card of compute capability 7.5 to 9.0"))
+        raise BadInput(Problem(f"env/gpus.toml: {gpu}", refused, ANOTHER_CARD))
     problems = _described_problems(total, free_bytes, capability)
     if problems:
         raise BadInput(problems)

@@ -84,7 +84,7 @@ def cards_named(names: Iterable[str]) -> list[tuple[str, Card]]:
         try:
             found.append((name, card_from_table(name)))
         except BadInput as error:
-            problems += error.problems
+            problems += (replace(each, where="--gpus") if each.where == "--gpu" else each for each in error.problems)
     if problems:
         raise BadInput(problems)
     return found
