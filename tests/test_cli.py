@@ -441,7 +441,7 @@ def test_the_gpu_profile_without_a_gpu_exits_3(capsys: pytest.CaptureFixture[str
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
     code, _, err = _run(capsys, "load", "llama31-8b-instruct-4bit")
     assert code == 3
-    assert "needs an NVIDIA GPU" in err and "loadcheck load smollm2-135m-cpu" in err
+    assert "needs an NVIDIA GPU" in err and "without one, use profile smollm2-135m-cpu" in err
 
 
 def test_predict_without_a_gpu_or_a_name_exits_3(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

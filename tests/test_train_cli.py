@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 
 KEPT = Path(__file__).parent / "training" / "run"
 DATA = ROOT / "examples" / "glossary.jsonl"
+PROFILE = "llama31-8b-instruct-4bit"
 CPU = ("train", "smollm2-135m-cpu", "--per-device-train-batch-size", "2")
 
 
@@ -142,8 +143,8 @@ def test_a_training_process_that_fails_fails_the_run(child: Child):
         (("--data", str(DATA), "--packing", "--truncate"), 2, "--truncate: no row is too long with --packing"),
         (("--data", str(DATA), "--reward-functions", "x.py"), 2, "only GRPO uses reward functions"),
         (("--data", str(DATA), "--method", "grpo"), 2, "those of one form: prompt"),
-        (("--data", str(DATA), "--learning-rate", "2"), 2, "must be at most 1"),
-        (("--data", str(DATA), "--max-steps", "0"), 2, "must be at least 1"),
+        (("--data", str(DATA), "--learning-rate", "2"), 2, "Error: --learning-rate: must be at most 1"),
+        (("--data", str(DATA), "--max-steps", "0"), 2, "Error: --max-steps: must be at least 1"),
     ],
 )
 def test_invalid_settings_are_refused_before_anything_is_made(
@@ -153,6 +154,24 @@ def test_invalid_settings_are_refused_before_anything_is_made(
     assert loadcheck([*CPU, *arguments, "--run-dir", "run"]) == code
     assert message in capsys.readouterr().err
     assert not Path("run").exists()
+
+
+def test_all_wrong_flags_of_a_training_are_reported(capsys: pytest.CaptureFixture[str]):
+    """Wrong values of the profile's flags and of the schedule's are one error, with one line for each flag."""
+    given = {"--learning-rate": "-3", "--warmup-ratio": "4", "--save-steps": "0", "--lora-r": "0"}
+    flags = [word for pair in given.items() for word in pair]
+    assert loadcheck([*CPU, "--data", str(DATA), *flags]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == list(given)
+
+
+@pytest.mark.parametrize(
+    "command", [("train", PROFILE, "--data", str(DATA)), ("predict", "--gpu", "T4", "--method", "sft")]
+)
+def test_vllm_alone_is_refused_by_its_flag(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]):
+    """A training with --loader vllm is refused, with that flag as the remedy."""
+    assert loadcheck([*command, "--loader", "vllm"]) == 2
+    assert "loader: vllm alone cannot train; set it to unsloth, or leave --loader out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def prepare(profile: Profile, gpu: GpuDevice | None) -> Prepared:
             Problem(
                 f"profile {profile.name}",
                 "needs an NVIDIA GPU, and none is visible here (no driver, or no device)",
-                f"run it where nvidia-smi lists one, in a container with --gpus all; without one: loadcheck load {CPU_PROFILE}",
+                f"run it where nvidia-smi lists one, in a container with --gpus all; without one, use profile {CPU_PROFILE}",
             )
         )
     _require_packages(profile)

@@ -15,7 +15,7 @@ from loadcheck.cli.config_option import config_option
 from loadcheck.cli.load_job import refused_by
 from loadcheck.cli.options import json_option, setting_options
 from loadcheck.cli.output import print_json
-from loadcheck.cli.train_job import chosen_job, resumed
+from loadcheck.cli.train_job import chosen_job, resumed, schedule_problems
 from loadcheck.cli.train_options import train_options
 from loadcheck.data import read_data
 from loadcheck.errors import EXIT_FAIL, BadInput, Problem, printable
@@ -127,11 +127,23 @@ def _chosen(
         name, why = default_profile(gpu)
         out.print(f"Profile {name}: {printable(why)}", markup=False)
     changed = overrides(flags)
-    if flags["method"] != "grpo":
+    if flags["method"] != "grpo" and changed.get("loader") != "vllm":  # which is refused by its own name
         changed.setdefault("fast_inference", False)
-    chosen = chosen_profile(name, changed, follows_rank=True)
+    chosen = _trained_profile(name, changed, flags)
     reject_ignored_flags(chosen, changed)
     return chosen, chosen_job(chosen, data, flags)
+
+
+def _trained_profile(name: str, changed: dict[str, Any], flags: dict[str, Any]) -> Profile:
+    """The profile to train; BadInput for every wrong flag of the profile or of the schedule at once."""
+    problems = schedule_problems(flags)
+    try:
+        chosen = chosen_profile(name, changed, follows_rank=True)
+    except BadInput as error:
+        problems += tuple(each for each in error.problems if each not in problems)
+    if problems:
+        raise BadInput(problems)
+    return chosen
 
 
 def _refused(out: Console, peaks: Peaks, as_json: bool) -> int:

@@ -45,6 +45,19 @@ def chosen_job(profile: Profile, data: Path, flags: dict[str, Any]) -> TrainJob:
     return job
 
 
+def schedule_problems(flags: dict[str, Any]) -> tuple[Problem, ...]:
+    """What is wrong with the values of the schedule's flags, each named by its flag."""
+    given = {flag.key: flag for flag in settings_of(Schedule) if flags.get(flag.parameter) is not None}
+    try:
+        validate(Schedule, {key: flags[flag.parameter] for key, flag in given.items()}, "command line")
+    except BadInput as error:
+        return tuple(
+            Problem(given[each.key].name, each.what, each.remedy) if each.key in given else each
+            for each in error.problems
+        )
+    return ()
+
+
 def _settings(profile: Profile, flags: dict[str, Any]) -> dict[str, Any]:
     names = TrainSettings.__struct_fields__
     given = {name: flags[name] for name in names if flags.get(name) is not None}
@@ -69,10 +82,11 @@ def refuse_settings(profile: Profile, settings: TrainSettings) -> None:
     """BadInput for settings with which this profile's adapters cannot be trained, whatever the data."""
     where = f"profile {profile.name}"
     problems = []
-    if profile.adapters is None:
-        problems.append(Problem(where, "has no adapters to train", "name another profile", "adapters"))
     if importlib.util.find_spec(trainer_of(profile)) is None:
-        problems.append(Problem(where, "has an engine that cannot train", "name another profile", "engine"))
+        what, remedy = f"{profile.loader} alone cannot train", "set it to unsloth, or leave --loader out"
+        problems.append(Problem(where, what, remedy, "loader"))
+    elif profile.adapters is None:
+        problems.append(Problem(where, "has no adapters to train", "name another profile", "adapters"))
     if profile.on_cpu and settings.optim not in CPU_OPTIMIZERS:
         problems.append(Problem("command line", f"{settings.optim} needs a GPU", f"use {CPU_OPTIMIZERS[0]}", "--optim"))
     if settings.packing and settings.method == "grpo":
