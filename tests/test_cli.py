@@ -1,6 +1,8 @@
 """The command line: stdout, stderr and exit codes."""
 
+import errno
 import json
+import os
 import re
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
@@ -13,7 +15,7 @@ from loadcheck.cli.app import COMMANDS
 from loadcheck.cli.chosen import overrides
 from loadcheck.device import GpuDevice
 from loadcheck.errors import BadInput
-from loadcheck.plan import make_plan
+from loadcheck.plan import LoadPlan, make_plan
 from loadcheck.preparing import CPU_PROFILE, default_profile, refuse_bad_input
 from loadcheck.show.lists import LISTS
 from loadcheck.specs.files import changed, to_data
@@ -308,7 +310,7 @@ def test_implausible_numbers_of_a_card_exit_2(arguments: list[str], words: str, 
     [
         (["parse", "no-such-file"], "No such file"),
         (["check", "no-such-file"], "No such file"),
-        (["report", "no-such-folder"], "run.json is missing"),
+        (["report", "no-such-folder"], "no-such-folder: no such folder; give a folder under runs/"),
         (["load", "no-such-profile"], "there is no profile 'no-such-profile'"),
         (["load", "smollm2-135m-cpu", "--lora-r", "64"], "LoRA rank 64 is greater than max_lora_rank 32"),
         (["predict", "--gpu", "T5"], "there is no GPU 'T5'"),
@@ -337,6 +339,36 @@ def test_bad_input_exits_2(arguments: list[str], words: str, capsys: pytest.Capt
     code, out, err = _run(capsys, *arguments)
     assert (code, out) == (2, "")
     assert "Error: " in err and words in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EACCES, "log.txt: Permission denied; get the right to it, or name another path"),
+        (errno.ENOSPC, "log.txt: No space left on device; free some of the disk, or use another one"),
+        (errno.EROFS, "log.txt: Read-only file system; name a path on a disk that you may write to"),
+        (errno.EIO, "log.txt: Input/output error; check the path"),
+    ],
+)
+def test_what_the_system_refuses_has_a_remedy_for_it(
+    number: int, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """A refusal of the operating system is one line with the path and the remedy for that refusal, exit 2."""
+
+    def refuse(path: Path) -> bool:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    code, _, err = _run(capsys, "check", "log.txt")
+    assert (code, err) == (2, f"Error: {words}\n")
+
+
+def test_a_folder_is_no_file_of_settings(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """A folder in place of a profile's file is named as one, exit 2."""
+    folder = tmp_path / "profile.toml"
+    folder.mkdir()
+    code, _, err = _run(capsys, "predict", "--gpu", "T4", str(folder))
+    assert (code, err) == (2, f"Error: {folder}: cannot be read (Is a directory); name a file, not a folder\n")
 
 
 @pytest.mark.parametrize(
@@ -409,6 +441,23 @@ def test_bad_input_is_refused_before_a_run(
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert words in err
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("command", [["load", "smollm2-135m-cpu"], ["doctor", "--profile", "smollm2-135m-cpu"]])
+def test_a_cache_that_may_not_be_read_is_named(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """A cache in another user's folder is refused by LOADCHECK_CACHE, exit 2."""
+
+    def refuse(plan: LoadPlan) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "weights")
+
+    monkeypatch.setattr("loadcheck.weights.in_cache", refuse)
+    monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
+    monkeypatch.setenv("LOADCHECK_CACHE", str(tmp_path))
+    code, _, err = _run(capsys, *command)
+    assert code == 2
+    assert f"{tmp_path}/weights: LOADCHECK_CACHE: cannot be used as the cache (Permission denied); set LOADCHECK" in err
 
 
 def test_a_complete_cache_may_be_read_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

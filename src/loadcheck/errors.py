@@ -7,6 +7,7 @@ LoadcheckError
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -50,6 +51,21 @@ class UnsupportedMachine(LoadcheckError):  # noqa: N818
     """This machine lacks what the input asks for: a GPU, a newer driver, memory."""
 
     exit_code = EXIT_MACHINE
+
+
+_REMEDIES = {
+    errno.EACCES: "get the right to it, or name another path",
+    errno.EPERM: "get the right to it, or name another path",
+    errno.EROFS: "name a path on a disk that you may write to",
+    errno.ENOSPC: "free some of the disk, or use another one",
+    errno.EDQUOT: "free some of your quota, or use another disk",
+    errno.EISDIR: "name a file, not a folder",
+}
+
+
+def remedy_of(error: OSError) -> str:
+    """How to fix what the operating system refused."""
+    return _REMEDIES.get(error.errno or 0, "check the path")
 
 
 def printable(text: str) -> str:

@@ -24,6 +24,7 @@ from loadcheck.errors import (
     Problem,
     printable,
     printable_lines,
+    remedy_of,
 )
 from loadcheck.runs.child import ignore_signals
 from loadcheck.runs.redact import redacted_output
@@ -144,7 +145,7 @@ def _run(arguments: list[str]) -> int:
         sys.stderr.close()
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        problem = Problem(str(error.filename or "system"), str(error.strerror), "free the disk or fix the path")
+        problem = Problem(str(error.filename or "system"), str(error.strerror), remedy_of(error))
         _show_errors((problem,), debug)
         return emit_json_error((problem,), BadInput.exit_code, as_json)
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from loadcheck import __version__
-from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, LoadcheckError, Problem
+from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, LoadcheckError, Problem, remedy_of
 from loadcheck.fleet.gather import gather_folder
 from loadcheck.fleet.plan import NAME as PLAN
 from loadcheck.fleet.plan import read_plan, write_plan
@@ -46,9 +46,7 @@ def bundle(root: Path, key: Path, plan_file: Path | None = None, tar: Path | Non
         if tar is not None:
             _pack(root, tar)
     except OSError as error:
-        raise BadInput(
-            Problem(str(error.filename or root), str(error.strerror), "free the disk or fix the path")
-        ) from None
+        raise BadInput(Problem(str(error.filename or root), str(error.strerror), remedy_of(error))) from None
     return verdict
 
 

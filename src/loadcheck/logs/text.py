@@ -14,7 +14,7 @@ from shutil import copyfileobj
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
-from loadcheck.errors import BadInput, Problem
+from loadcheck.errors import BadInput, Problem, remedy_of
 from loadcheck.logs.payloads import unwrap_block
 
 BLOCK_BYTES = 1024 * 1024
@@ -138,4 +138,4 @@ def _decoded(path: Path) -> Iterator[str]:
     except IsADirectoryError:
         raise BadInput(Problem(str(path), "a folder, not a log", "give a log, or a run folder with run.json")) from None
     except OSError as error:
-        raise BadInput(Problem(str(path), f"cannot be read ({error.strerror})", "check the path")) from None
+        raise BadInput(Problem(str(path), f"cannot be read ({error.strerror})", remedy_of(error))) from None

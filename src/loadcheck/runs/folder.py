@@ -144,9 +144,8 @@ class RunFolder:
             if record.schema != SCHEMA:
                 raise ValueError(f"its schema is {record.schema}, and this is loadcheck of schema {SCHEMA}")
         except FileNotFoundError:
-            raise BadInput(
-                Problem(str(self.path), "not a run folder: run.json is missing", "give a folder under runs/")
-            ) from None
+            what = "not a run folder: run.json is missing" if self.path.is_dir() else "no such folder"
+            raise BadInput(Problem(str(self.path), what, "give a folder under runs/")) from None
         except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
             raise BadInput(
                 Problem(str(self.record_path), f"not a valid run record ({error})", "give the folder of another run")
@@ -257,7 +256,11 @@ def _taken(folder: Path, what: str) -> BadInput:
 
 def _unwritable(folder: Path, error: OSError) -> BadInput:
     return BadInput(
-        Problem(str(folder), f"cannot be written ({error.strerror})", "give a --run-dir on a disk with room")
+        Problem(
+            str(folder),
+            f"cannot be written ({error.strerror})",
+            "give a --run-dir that you may write to, on a disk with room",
+        )
     )
 
 

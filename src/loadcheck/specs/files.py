@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 import tomli_w
 
-from loadcheck.errors import BadInput, Problem, suggestion
+from loadcheck.errors import BadInput, Problem, remedy_of, suggestion
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -63,7 +63,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise BadInput(Problem(str(path), "no such file", "check the name and the folder")) from None
     except OSError as error:
-        raise BadInput(Problem(str(path), f"cannot be read ({error.strerror})", "check its permissions")) from None
+        raise BadInput(Problem(str(path), f"cannot be read ({error.strerror})", remedy_of(error))) from None
     except (ValueError, RecursionError) as error:
         raise BadInput(Problem(str(path), f"not valid TOML ({error})", "fix that line")) from None
 

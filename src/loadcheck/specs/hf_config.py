@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from loadcheck.errors import BadInput, Problem
+from loadcheck.errors import BadInput, Problem, remedy_of
 from loadcheck.specs.architecture import ARCHITECTURES, NOT_LOADED, NOT_PREDICTED
 from loadcheck.specs.files import MAX_FILE_BYTES, Spec, shown, validate
 from loadcheck.specs.shape import MAX_SIZE, ModelConfig, Size
@@ -275,7 +275,7 @@ def read_config(path: Path) -> dict[str, Any]:
             )
         data = json.loads(text.decode("utf-8"))
     except OSError as error:
-        raise BadInput(Problem(str(path), f"cannot be read ({error.strerror})", "check the path")) from None
+        raise BadInput(Problem(str(path), f"cannot be read ({error.strerror})", remedy_of(error))) from None
     except (ValueError, RecursionError) as error:
         raise BadInput(Problem(str(path), f"not valid JSON ({error})", "fix the file")) from None
     if not isinstance(data, dict):

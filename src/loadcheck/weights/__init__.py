@@ -7,7 +7,7 @@ from pathlib import Path
 from loadcheck.errors import BadInput, Problem
 from loadcheck.plan import LoadPlan
 from loadcheck.weights import hub, package, synthetic
-from loadcheck.weights.cache import check_usable, weights_dir
+from loadcheck.weights.cache import check_usable, explained, weights_dir
 from loadcheck.weights.mirror import check_sums
 from loadcheck.weights.opened import unsafe
 
@@ -21,7 +21,11 @@ def check(plan: LoadPlan) -> None:
         package.locked(plan.model_name)
     elif source == "hub":
         hub.pinned(plan)
-    if not in_cache(plan):
+    try:
+        found = in_cache(plan)
+    except OSError as error:  # such as a folder that this user may not read
+        raise explained(weights_dir(), error) from None
+    if not found:
         check_usable()
 
 

@@ -42,7 +42,7 @@ def check_usable() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if error.errno in _FULL:
-            raise _explained(folder, error) from None
+            raise explained(folder, error) from None
         what = f"cannot be created ({error.strerror})"
         raise BadInput(Problem(str(folder), what, REMEDY, "LOADCHECK_CACHE")) from None
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -71,7 +71,7 @@ def build_once(directory: Path, build: Callable[[Path], None], needed_bytes: int
                 _check_space(directory.parent, needed_bytes)
                 _build(directory, build, keep_partial)
     except OSError as error:
-        raise _explained(directory.parent, error) from error
+        raise explained(directory.parent, error) from error
     return directory
 
 
@@ -122,7 +122,7 @@ def _check_space(folder: Path, needed_bytes: int) -> None:
         raise UnsupportedMachine(Problem(str(folder), what, f"free some, or {REMEDY}", "LOADCHECK_CACHE"))
 
 
-def _explained(folder: Path, error: OSError) -> Exception:
+def explained(folder: Path, error: OSError) -> Exception:
     """A disk error as one of ours; any other error (such as a library's own OSError) unchanged."""
     if error.errno in _FULL:
         return UnsupportedMachine(
