@@ -316,7 +316,7 @@ def test_an_environment_without_the_stack_is_fine():
     report = _examine(installed={})
     assert report.outcome == "fine"
     assert [each.what for each in report.findings if each.check == "versions"] == [
-        "the stack is not installed here yet; its versions and files are checked once `make load` has installed it"
+        "this environment has no stack; once `make load` has installed one, `make doctor` checks its versions and files"
     ]
 
 

@@ -27,7 +27,7 @@ def check_versions(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
     if "torch" not in machine.installed:
         yield ok(
             "versions",
-            "the stack is not installed here yet; its versions and files are checked once `make load` has installed it",
+            "this environment has no stack; once `make load` has installed one, `make doctor` checks its versions and files",
         )
         return
     drift = [name for name in needed if not _as_pinned(name, machine.installed.get(name))]
