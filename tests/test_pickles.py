@@ -2,6 +2,7 @@
 
 import json
 import os
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from loadcheck.plan import LoadPlan, make_plan
 from loadcheck.preparing import prepare
 from loadcheck.specs.profile import load_profile
 from loadcheck.weights.opened import unsafe
+from tests.diagnoses import diagnoses
 
 CONFIG = {
     "model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -129,8 +131,29 @@ def test_a_mirror_must_match_its_checksums(tmp_path: Path):
     folder = directory(tmp_path / "model", {"model.safetensors": SAFE})
     assert weights.prepare(plan_of(folder)) == folder.resolve()
     (folder / "SHA256SUMS").write_text(f"{'0' * 64}  model.safetensors\n")
-    with pytest.raises(BadInput, match="model.safetensors: model: has the SHA-256"):
+    with pytest.raises(
+        BadInput, match=r"model.safetensors: model: is not the file that SHA256SUMS lists.*copy it again"
+    ):
         weights.prepare(plan_of(folder))
+
+
+def test_checksums_may_be_made_again_by_the_documented_command(tmp_path: Path):
+    """`sha256sum * > SHA256SUMS` in a folder that has such a file lists that file, too, which is not compared."""
+    folder = directory(tmp_path / "model", {"model.safetensors": SAFE})
+    listed = {file.name: sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()} | {"SHA256SUMS": "0" * 64}
+    (folder / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in listed.items()))
+    assert weights.prepare(plan_of(folder)) == folder.resolve()
+
+
+def test_a_changed_mirror_is_no_damaged_download(tmp_path: Path):
+    """A load from a changed mirror is diagnosed with the file and its own remedy, not with another download."""
+    folder = directory(tmp_path / "model", {"model.safetensors": SAFE})
+    (folder / "SHA256SUMS").write_text(f"{'0' * 64}  model.safetensors\n")
+    with pytest.raises(BadInput) as refused:
+        weights.prepare(plan_of(folder))
+    log = tmp_path / "load.log"
+    log.write_text("".join(f"Error: {problem}\n" for problem in refused.value.problems))
+    assert "copy it again" in diagnoses(log)["refused"].remedy
 
 
 @pytest.mark.parametrize("profile", ["llama31-8b-instruct-4bit", "smollm2-135m-cpu"])

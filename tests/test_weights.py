@@ -456,7 +456,7 @@ def test_a_mirror_must_match_its_checksums(copied):
     with pytest.raises(BadInput) as caught:
         mirror.check_sums(copied)
     output = [problem.what for problem in caught.value.problems]
-    assert "has the SHA-256" in output[0] and output[1:] == [
+    assert "is not the file that SHA256SUMS lists" in output[0] and output[1:] == [
         "is listed in SHA256SUMS, but missing",
         "is not listed in SHA256SUMS",
     ]

@@ -26,6 +26,7 @@ def check_sums(directory: Path) -> None:
 def _problems(directory: Path) -> Iterator[Problem]:
     try:
         sums = read_sums(directory / SUMS)
+        sums.pop(SUMS, None)  # `sha256sum * > SHA256SUMS` lists the file that it is about to replace
         found = {file.path: file for file in hash_files(directory) if file.path != SUMS}
     except OSError as error:
         what = f"cannot be read ({error.strerror})"
@@ -36,8 +37,10 @@ def _problems(directory: Path) -> Iterator[Problem]:
             yield Problem(str(directory / path), f"is listed in {SUMS}, but missing", COPY_AGAIN, "model")
         elif path not in sums:
             yield Problem(str(directory / path), f"is not listed in {SUMS}", COPY_AGAIN, "model")
-        elif (why := sums[path].difference(found[path])) is not None:
-            yield Problem(str(directory / path), why, COPY_AGAIN, "model")
+        elif sums[path].difference(found[path]) is not None:
+            # Not in the words of a damaged file of the cache: the remedy for that one is another download (env/troubles.toml).
+            what = f"is not the file that {SUMS} lists: its SHA-256 is {found[path].sha256}"
+            yield Problem(str(directory / path), what, COPY_AGAIN, "model")
 
 
 def read_sums(path: Path) -> dict[str, LockedFile]:
