@@ -379,10 +379,12 @@ def test_an_answer_comes_word_by_word(child: Child, capsys: pytest.CaptureFixtur
 
 
 def test_invalid_questions_are_refused(child: Child, capsys: pytest.CaptureFixture[str]):
-    """A folder that is neither, an empty question, and a killed process are refused."""
+    """A folder that is neither, or is not there, an empty question, and a killed process are refused."""
     Path("empty").mkdir()
     assert loadcheck(["generate", "empty", "--prompt", "What?"]) == 2
     assert "is neither an export" in only_error(capsys)
+    assert loadcheck(["generate", "none", "--prompt", "What?"]) == 2
+    assert "none: no such folder" in only_error(capsys)
     assert loadcheck(["generate", "run", "--prompt", " "]) == 2
     assert "--prompt: is empty" in only_error(capsys)
     child.dies, child.code = "answer", 3

@@ -31,6 +31,7 @@ def _request(source: Path) -> dict[str, Any]:
     if (source / PROOF).exists():
         return request_of(source, proven(source))
     if not (source / "run.json").exists():
-        what = "is neither an export (proof.json is missing) nor a run (run.json is missing)"
+        neither = "is neither an export (proof.json is missing) nor a run (run.json is missing)"
+        what = neither if source.is_dir() else "no such folder"
         raise BadInput(Problem(str(source), what, "give a folder that `loadcheck export` or `loadcheck train` wrote"))
     return adapter_request(read_adapter(source))
