@@ -228,11 +228,12 @@ def test_the_table_fits_a_narrow_terminal(capsys: pytest.CaptureFixture[str], mo
 
 
 def test_fit_exit_codes(capsys: pytest.CaptureFixture[str]):
-    """Exit code 0 with a proposal, 1 if nothing fits."""
+    """Exit code 0 with a proposal; 1 if nothing fits, with what would: flags to append, or another card."""
     assert cli.run(["fit", "--gpu", "T4"]) == 0
     assert "  loadcheck load llama31-8b-instruct-4bit --max-seq-length" in capsys.readouterr().out
     assert cli.run(["fit", "--gpu", "T4", "--load-in-16bit"]) == 1
-    assert "NOTHING FITS" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "NOTHING FITS" in out and "What would fit, with the flags to append to yours:\n  in 4-bit: --max" in out
 
 
 @pytest.mark.parametrize("goal", GOALS)

@@ -30,7 +30,7 @@ def show_fit(out: Console, fit: Fit, command: Callable[[Profile], str]) -> None:
         )
         print_table(out, ("setting", "peak", "KV cache"), "lrr", knobs)
     else:
-        out.print("[bold red]NOTHING FITS[/] with these settings. These flags, appended to yours, would fit:")
+        out.print("[bold red]NOTHING FITS[/] with these settings. What would fit, with the flags to append to yours:")
         for way in fit.would_fit or ("nothing: no smaller rank, no other targets, no larger known card",):
             print_whole(out, f"  {way}")
     for edge in fit.edges:
