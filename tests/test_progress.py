@@ -72,14 +72,20 @@ def _wait_until(holds: Callable[[], bool]) -> None:
 
 
 def test_a_ci_log_has_a_line_per_stage_with_its_memory():
-    """A CI log has one line per stage with its memory, if that can be read, and no bar."""
+    """A CI log has one line per stage with its memory, if that can be read, and no bar; none right after another process made the weights."""
     sizes = iter([None, 5 * GIB])
     output = io.StringIO()
     with Progress(Console(file=output), Gauge(lambda: next(sizes), None)) as shown:
         shown.feed(b'loadcheck: {"event": "weights_ready", "at_s": 1.0}\n')
+        shown.feed(b'loadcheck: {"event": "started", "at_s": 2.0}\n')
         shown.feed(STAGES + BAR.format(percent=43, done=10).encode())
     lines = [line.partition("s  ")[2] for line in output.getvalue().splitlines()]
-    assert lines == ["preparing the weights", "importing the libraries", "capturing CUDA graphs, 5.00 GiB"]
+    assert lines == [
+        "preparing the weights",
+        "importing the libraries",
+        "loading the weights",
+        "capturing CUDA graphs, 5.00 GiB",
+    ]
 
 
 @pytest.mark.parametrize("terminal", ["dumb", "unknown"])

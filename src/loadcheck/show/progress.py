@@ -173,12 +173,12 @@ class Progress:
     def _show(self, doing: str) -> None:
         if doing == self._stage:
             return
-        self._stage, self._counted = doing, ""
+        weights_made, self._stage, self._counted = self._stage == PREPARING, doing, ""
         self._stage_at_s = time.monotonic() - self._start_s
         if self._status:
             self._update()
             return
-        memory = self._memory_used()
+        memory = "" if weights_made else self._memory_used()  # it would still be that of the process that made them
         with self._lock:
             self._end_dots()
             self._print(f"{self._stage_at_s:6.1f} s  {', '.join(filter(None, (doing, memory)))}")
