@@ -4,8 +4,9 @@ import errno
 import json
 import os
 import re
-from io import BytesIO, TextIOWrapper
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
@@ -361,6 +362,29 @@ def test_what_the_system_refuses_has_a_remedy_for_it(
     monkeypatch.setattr(Path, "is_dir", refuse)
     code, _, err = _run(capsys, "check", "log.txt")
     assert (code, err) == (2, f"Error: {words}\n")
+
+
+def test_output_on_a_full_disk_is_one_error(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """What cannot be written to stdout is one line of error and exit 2, also where Python keeps it for another try (3.11.2, Debian 12)."""
+
+    class FullDisk(StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def fileno(self) -> int:
+            return kept.fileno()
+
+    with TemporaryFile() as kept:
+        full = FullDisk()
+        monkeypatch.setattr("sys.stdout", full)
+        monkeypatch.setattr("sys.argv", ["loadcheck", "list", "profiles"])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        monkeypatch.undo()
+    assert ended.value.code == 2
+    assert (
+        capsys.readouterr().err == "Error: system: No space left on device; free some of the disk, or use another one\n"
+    )
 
 
 def test_a_folder_is_no_file_of_settings(capsys: pytest.CaptureFixture[str], tmp_path: Path):

@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def _drop_what_nobody_reads() -> None:
-    """Discard what is still buffered for a closed pipe.
+    """Discard what is still buffered for a closed pipe or a full disk; `run` has reported that already.
 
     Python flushes it when it exits; if that fails, as on Debian 12 (3.11.2), the exit code is 120 instead of ours.
     """
@@ -114,7 +114,7 @@ def _drop_what_nobody_reads() -> None:
         try:
             if stream is not None and not stream.closed:
                 stream.flush()
-        except BrokenPipeError:
+        except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
