@@ -62,6 +62,8 @@ class AttemptBuilder:
         self._lowest: dict[str, int] = {}
         """The lowest number in each kind of parallelism."""
         self._actor: Rank | None = None
+        self._may_end = True
+        """Whether the line that is read holds an anchor of logs/endings.py. Nine of ten lines of a load do not."""
 
     @property
     def has_figures(self) -> bool:
@@ -76,12 +78,14 @@ class AttemptBuilder:
     def needs_next_line(self) -> bool:
         return self._endings.needs_next_line
 
-    def feed(self, line: int, text: str, crossing: Crossing | None = None) -> None:
+    def feed(self, line: int, text: str, crossing: Crossing | None = None, may_end: bool = True) -> None:
         """Read one line.
 
         Args:
             crossing: what the line says together with the lines after it that were wrapped off it.
+            may_end: False if it holds none of the anchors of what ends a load, so that it need not be searched for that.
         """
+        self._may_end = may_end
         if EVENT_ANCHOR in text:
             before, data, after = split_event(text)
             if data is not None:
@@ -107,7 +111,7 @@ class AttemptBuilder:
                 num_matches += 1
         for piece in text.split("\n"):
             bare = strip_prefixes(self._stamp.strip(piece))
-            self._is_log |= num_matches >= MATCHES_OF_A_LOG or _begins_as_a_load(self.dialect, bare)
+            self._is_log = self._is_log or num_matches >= MATCHES_OF_A_LOG or _begins_as_a_load(self.dialect, bare)
             self._feed_error(line, bare)
 
     def _is_of_judged_rank(self, before: str, match: Match) -> bool:
@@ -203,7 +207,8 @@ class AttemptBuilder:
     def _feed_error(self, line: int, text: str) -> None:
         attempt = self._failing_attempt()
         stage = attempt.stage if attempt is not None and attempt.formats else None
-        error = self._endings.feed(line, text, stage)
+        may_end = self._may_end or self._endings.needs_next_line
+        error = self._endings.feed(line, text, stage) if may_end else None
         if error is None:
             self._feed_words(line, text)
             return
@@ -242,7 +247,7 @@ class AttemptBuilder:
         if isinstance(logged.event, Done) and attempt.ready_line is None:
             attempt.ready_line = line
         for attribute, spec in figure_specs().items():
-            if spec.holds(value := data.get(attribute)):
+            if attribute in data and spec.holds(value := data[attribute]):
                 attempt.readings.append(Reading(spec.attribute, value, None, line))
 
     def _keep_event(self, logged: LoggedEvent, begins: bool = False) -> Attempt | None:

@@ -24,7 +24,7 @@ _PHRASE_BEFORE, _PHRASE_AFTER = re.compile(r"\w [\"“`]$"), re.compile(r"[\"”
 
 def before_quote(text: str) -> str:
     """The line up to where it quotes a prompt or a model's answer."""
-    quote = _QUOTE.search(text)
+    quote = _QUOTE.search(text) if '"' in text or "'" in text else None
     return text if quote is None else text[: quote.end()]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 from loadcheck.errors import BadInput, Problem
@@ -49,19 +51,21 @@ def _feed_lines(path: Path, builder: AttemptBuilder) -> None:
     BadInput for a binary file. NUL bytes alone do not make a file binary, as a load may print anything among its lines.
     """
     num_binary, any_line = 0, False
-    known = frozenset({*builder.dialect.anchors, *ENDING_ANCHORS, EVENT_ANCHOR})
+    endings = frozenset({*ENDING_ANCHORS, *(literal for literal, _ in builder.dialect.endings)})
+    known = frozenset({*builder.dialect.anchors, *endings, EVENT_ANCHOR})
     literals = {literal for literal, _ in builder.words}
     for first_line, block in read_blocks(path):
         anchors = _shortest(known if builder.has_figures else known | literals)
-        present = [anchor for anchor in anchors if anchor in block]
-        present += {*translated().findall(block)}
-        if not present and not builder.needs_next_line:
+        present = {anchor for anchor in anchors if anchor in block}
+        words = {*translated().findall(block)}
+        if not present and not words and not builder.needs_next_line:
             num_binary += "\0" in block
             if num_binary > MAX_BINARY_BLOCKS and not any_line:
                 break
             continue
-        any_line = any_line or bool(present)
-        _feed_block(first_line, [clean_line(line) for line in block.split("\n")], present, builder)
+        any_line = any_line or bool(present or words)
+        of_endings = present & _of_endings(anchors, endings)
+        _feed_block(first_line, block, present - of_endings, of_endings | words, builder)
     if num_binary and not any_line:
         raise BadInput(Problem(str(path), "a binary file, not a log", "give the text that the load printed"))
 
@@ -76,9 +80,32 @@ def _shortest(anchors: frozenset[str]) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def _feed_block(first_line: int, lines: list[str], present: list[str], builder: AttemptBuilder) -> None:
+@cache
+def _of_endings(anchors: tuple[str, ...], endings: frozenset[str]) -> frozenset[str]:
+    """The anchors of lines that may end a load; a shorter anchor stands for the longer ones that contain it."""
+    return frozenset(anchor for anchor in anchors if any(anchor in ending for ending in endings))
+
+
+def _feed_block(first_line: int, block: str, present: set[str], of_endings: set[str], builder: AttemptBuilder) -> None:
     """Feed the lines of a block that hold an anchor, with the matches that wrapping split between them and the lines after them."""
+    raw = block.split("\n")
+    starts = list(accumulate((len(line) + 1 for line in raw), initial=0))
+    may_end = _lines_with(of_endings, block, starts)
+    anchored = may_end | _lines_with(present, block, starts)
+    lines = [clean_line(line) for line in raw]
     crossings = find_crossings(builder.dialect, first_line, lines)
     for offset, line in enumerate(lines):
-        if builder.needs_next_line or offset in crossings or any(anchor in line for anchor in present):
-            builder.feed(first_line + offset, line, crossings.get(offset))
+        if builder.needs_next_line or offset in crossings or offset in anchored:
+            builder.feed(first_line + offset, line, crossings.get(offset), offset in may_end)
+
+
+def _lines_with(anchors: Iterable[str], block: str, starts: Sequence[int]) -> set[int]:
+    """The lines of a block, counted from 0, that hold any of the anchors; `starts` are where its lines begin, and its end."""
+    found: set[int] = set()
+    for anchor in anchors:
+        at = block.find(anchor)
+        while at >= 0:
+            after = bisect_right(starts, at)
+            found.add(after - 1)
+            at = block.find(anchor, starts[after])
+    return found

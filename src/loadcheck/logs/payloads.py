@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 KEYS = (
@@ -47,17 +48,22 @@ _SIGNS = (*(f'"{key}"' for key in KEYS), ' msg="', ' message="', '\\n"', "\\u001
 def unwrap_block(block: str) -> str:
     """The block with each record replaced by what the program printed. A line break within it becomes a carriage return, so that
     line numbers stay the same."""
-    if not any(key in block for key in _SIGNS):
+    signs = [sign for sign in _SIGNS if sign in block]
+    if not signs:
         return block
-    return "\n".join(map(unwrap, block.split("\n")))
+    return "\n".join(unwrap(line) if _holds(line, signs) else line for line in block.split("\n"))
 
 
 def unwrap(line: str, depth: int = MAX_DEPTH) -> str:
     """What the program printed, if the line is a record, a value of one, or a list of records; otherwise the line itself."""
-    if not depth or not any(key in line for key in _SIGNS):
+    if not depth or not _holds(line, _SIGNS):
         return line
     messages = _messages(line)
     return line if messages is None else "\r".join(unwrap(_one_line(each), depth - 1) for each in messages)
+
+
+def _holds(line: str, signs: Sequence[str]) -> bool:
+    return any(sign in line for sign in signs)
 
 
 def _one_line(message: str) -> str:

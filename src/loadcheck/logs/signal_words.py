@@ -99,7 +99,11 @@ _SIGNALS = _AMBIGUOUS | _OF_ZSH | ENGLISH | _TRANSLATED_WORDS
 
 
 def _any(words: Iterable[str]) -> str:
-    return "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+    """A pattern of any of the words, by their first letter: most positions of a text then need one comparison, not one for each word."""
+    by_first: dict[str, list[str]] = {}
+    for word in sorted(words, key=len, reverse=True):
+        by_first.setdefault(word[0], []).append(re.escape(word[1:]))
+    return "|".join(f"{re.escape(first)}(?:{'|'.join(rest)})" for first, rest in by_first.items())
 
 
 # Patterns of 400 words take 20 ms to compile, and every process of a load imports this module: so each is compiled when it is first used.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from loadcheck.logs.dialect import Dialect
 from loadcheck.logs.event_lines import PREFIX
@@ -171,8 +172,13 @@ class _GroupReader:
         self._first_line = first_line
         self._group = group
         self._dialect = dialect
-        self._alone = [find_matches(dialect, first_line + at, piece) for at, piece in zip(group, pieces, strict=True)]
         self._shown: set[str] = set()
+
+    @cached_property
+    def _alone(self) -> list[list[Match]]:
+        """The matches of each piece by itself. Most groups hold no match that crosses a break, and need them not."""
+        numbered = zip(self._group, self.pieces, strict=True)
+        return [find_matches(self._dialect, self._first_line + at, piece) for at, piece in numbered]
 
     def take(self, joined: _Joined) -> None:
         """Add to `crossings` the matches that cross a break when the pieces are joined this way."""
