@@ -19,6 +19,7 @@ from loadcheck.stacks.unsloth_vllm.activation import (
     lora_pointers,
 )
 from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, patched
+from loadcheck.stacks.unsloth_vllm.allocator import cached
 from loadcheck.stacks.unsloth_vllm.batch import sampled_batch
 from loadcheck.stacks.unsloth_vllm.budget import Budget
 from loadcheck.stacks.unsloth_vllm.graphs import NO_GRAPHS, captures_graphs, graph_memory
@@ -44,8 +45,9 @@ EDGE_SHARE = 0.05
 """A KV estimate this close to a bound of unsloth's ladder is reported."""
 
 
+@cached(maxsize=1024)
 def predict(case: Case) -> Prediction:
-    """Predict a load by this stack, beginning with unsloth's own plan."""
+    """Predict a load by this stack, beginning with unsloth's own plan; cached, as bisections meet the same settings again."""
     return predict_from_plan(case, plan_of(case))
 
 
@@ -74,9 +76,8 @@ def predict_from_plan(case: Case, plan: EnginePlan) -> Prediction:
     peak = _peak(case, plan, budget)
     account = MemoryAccount(peak, full_batch(case, plan, peak), sorted_batch(case, peak, budget))
     found = tuple(obstacles(case, plan, budget, account))
-    figures = figures_of(case.config, case.gpu, plan, budget)
     return Prediction(
-        figures=replace(figures, **_outside_figures(case, peak)),
+        figures=figures_of(case.config, case.gpu, plan, budget, **_outside_figures(case, peak)),
         account=account,
         obstacles=found,
         notes=tuple(notes_on(case.gpu)),
@@ -153,9 +154,10 @@ def engine_figures(config: ModelConfig, card: Card, plan: EnginePlan) -> Figures
     return figures_of(config, card, plan, Budget.of(config, card, plan))
 
 
-def figures_of(config: ModelConfig, card: Card, plan: EnginePlan, budget: Budget) -> Figures:
-    """The same for a known budget."""
+def figures_of(config: ModelConfig, card: Card, plan: EnginePlan, budget: Budget, **outside: Any) -> Figures:
+    """The same for a known budget, with the figures `outside` it."""
     return Figures(
+        **outside,
         gpu_name=card.name,
         gpu_total_bytes=card.total_bytes,
         compute_capability=str(card.compute_capability),
