@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count
+from itertools import count, islice
 from typing import Literal, NamedTuple
 
 from loadcheck.predict.terms import Term, total
@@ -88,9 +88,17 @@ class Ledger:
         return self._alive(len(self.events), self._phase)
 
     def _alive(self, num_events: int, name: str) -> Term:
+        sums: dict[int, int] = defaultdict(int)
+        labels: dict[int, Label] = {}
+        for event in islice(self.events, num_events):
+            key = id(
+                event.label
+            )  # one label is in tens of thousands of events, and its hash takes longer than all else here
+            labels[key] = event.label
+            sums[key] += event.num_bytes
         alive: Counter[Label] = Counter()
-        for event in self.events[:num_events]:
-            alive[event.label] += event.num_bytes
+        for key, num_bytes in sums.items():
+            alive[labels[key]] += num_bytes
         kinds: dict[Kind, list[Term]] = defaultdict(list)
         for label, num_bytes in alive.most_common():
             kinds[label.kind].append(Term(label.name, num_bytes, label.source))
