@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import cache
 from typing import Annotated, Literal
 
@@ -25,6 +24,9 @@ sequence, memory in vLLM's profile run, memory for the KV cache, and memory at t
 MIN_ANCHOR_CHARS = 6
 _LITERAL = re.compile(r"[\w '\"`:,/=<>#-]*")
 _QUANTIFIERS = ("?", "*", "+", "{")
+
+Phrase = tuple[str, re.Pattern[str]]
+"""A message's pattern, and the literal that it begins with."""
 
 
 class Trouble(Spec, frozen=True, kw_only=True):
@@ -66,10 +68,9 @@ class Trouble(Spec, frozen=True, kw_only=True):
                     f"{phrase!r} does not begin with literal text; begin it with {MIN_ANCHOR_CHARS} letters"
                 )
 
-    def phrases(self) -> Iterator[tuple[str, re.Pattern[str]]]:
+    def phrases(self) -> tuple[Phrase, ...]:
         """Each pattern with the literal that it begins with."""
-        for phrase in self.says:
-            yield anchor_of(phrase), re.compile(phrase)
+        return _compiled(self.says)
 
 
 class Troubles(Spec, frozen=True, kw_only=True):
@@ -85,6 +86,12 @@ class Troubles(Spec, frozen=True, kw_only=True):
             raise ValueError(f"hides {', '.join(unknown)}, which is no trouble; name the id of one")
 
 
+@cache
+def _compiled(says: tuple[str, ...]) -> tuple[Phrase, ...]:
+    """Cached, as each block of a log is searched for all of them."""
+    return tuple((anchor_of(phrase), re.compile(phrase)) for phrase in says)
+
+
 def anchor_of(phrase: str) -> str:
     """The literal text at the beginning of a pattern."""
     match = _LITERAL.match(phrase)
@@ -98,6 +105,6 @@ def load_troubles() -> tuple[Trouble, ...]:
 
 
 @cache
-def failure_words() -> tuple[tuple[str, re.Pattern[str]], ...]:
+def failure_words() -> tuple[Phrase, ...]:
     """The phrases of every trouble, for `logs.parse_log`: a line that begins with one makes a file a log even without figures."""
     return tuple(phrase for trouble in load_troubles() for phrase in trouble.phrases())
