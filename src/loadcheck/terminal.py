@@ -68,9 +68,11 @@ def print_item(out: Console, lead: Text, text: str | Text) -> None:
         out.print(lead, soft_wrap=True)
         lead, indent = Text(GAP * " "), GAP
     body = text if isinstance(text, Text) else Text(printable(text))
+    lines = []
     for number, line in enumerate(body.wrap(out, max(out.width - indent, 1))):
         line.rstrip()
-        out.print((lead if number == 0 else Text(" " * indent)) + line, soft_wrap=True)
+        lines.append((lead if number == 0 else Text(" " * indent)) + line)
+    out.print(Text("\n").join(lines), soft_wrap=True)  # printing each by itself takes three times as long
 
 
 def print_table(
@@ -92,8 +94,10 @@ def print_table(
         for row in cells:
             _print_stacked(out, header, justify, row, styles or {})
         return
-    for row in [list(header), *cells] if any(header) else cells:
-        out.print(_line(row, justify, widths, styles or {}), soft_wrap=True)
+    shown = [list(header), *cells] if any(header) else cells
+    if shown:
+        lines = (_line(row, justify, widths, styles or {}) for row in shown)
+        out.print(Text("\n").join(lines), soft_wrap=True)
 
 
 def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int] | None:

@@ -79,9 +79,9 @@ class Chart:
 
     def path(self, line: Line) -> str:
         """The points of the line in a drawing of 1000 by 1000 units, with the origin at the top left."""
+        end_x, top_y = self.end_x, self.top_y  # each reads every point
         return " ".join(
-            f"{1000 * x / self.end_x:.1f},{1000 - 1000 * y / self.top_y:.1f}"
-            for x, y in thinned(line.points, MAX_POINTS)
+            f"{1000 * x / end_x:.1f},{1000 - 1000 * y / top_y:.1f}" for x, y in thinned(line.points, MAX_POINTS)
         )
 
     def ticks(self) -> tuple[tuple[float, str], ...]:
