@@ -22,12 +22,13 @@ audit: Any = import_module("audit")
 sbom: Any = import_module("sbom")
 provenance: Any = import_module("provenance")
 HOLES = vex.load_holes()
+VERSIONS = audit.all_versions()
 
 
 @pytest.mark.parametrize("hole", HOLES, ids=lambda hole: hole.ids[0])
 def test_each_entry_is_of_a_locked_version_with_existing_tests(hole):
     """Each entry is of a version in a lock, and its named tests exist."""
-    versions = audit.all_versions()[hole.package]
+    versions = VERSIONS[hole.package]
     assert hole.fixed is None or all(Version(version) < Version(hole.fixed) for version in versions)
     for test in hole.tests:
         file, _, name = test.partition("::")
@@ -36,18 +37,17 @@ def test_each_entry_is_of_a_locked_version_with_existing_tests(hole):
 
 def test_packages_in_no_image_are_in_none():
     """An entry that says "in no image" is in neither the image's locks nor the CPU's, and the image's document omits it."""
-    (locks,) = audit.all_versions()["cryptography"].values()
+    (locks,) = VERSIONS["cryptography"].values()
     assert locks == ("engines",)
     assert "cryptography" not in vex.openvex("sha256:abc", HOLES)
 
 
 def test_every_lock_is_read():
     """A package in several locks is listed with all of them, and with both versions if they differ."""
-    versions = audit.all_versions()
-    (torch,) = versions["torch"].values()
+    (torch,) = VERSIONS["torch"].values()
     assert torch[0] == "requirements" and "cpu" in torch
     assert {path.stem for path in (ROOT / "env").glob("*.lock")} - {"weights"} == {
-        lock for each in versions.values() for locks in each.values() for lock in locks
+        lock for each in VERSIONS.values() for locks in each.values() for lock in locks
     }
 
 
@@ -149,7 +149,7 @@ def pypa_database(folder: Path, holes: Any) -> None:
             }  # fmt: skip
             path = folder / "vulns" / hole.package / f"{name}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(yaml.safe_dump(made))
+            path.write_text(yaml.dump(made, Dumper=yaml.CSafeDumper))
     (folder / "triage").mkdir()
     (folder / "triage" / "false_positives.yaml").write_text("false_positives: [CVE-1]\n")
     (folder / ".github").mkdir()

@@ -78,7 +78,12 @@ def openvex(digest: str, holes: tuple[Hole, ...]) -> str:
     Packages that are in no image, such as developers' tools, are left out.
     """
     inside = locked_versions()
-    statements = [_statement(digest, hole, each) for hole in holes if hole.package in inside for each in hole.ids]
+    statements = [
+        _statement(digest, hole, each, inside[hole.package])
+        for hole in holes
+        if hole.package in inside
+        for each in hole.ids
+    ]
     name = sha256(json.dumps(statements, sort_keys=True).encode()).hexdigest()
     document = {
         "@context": CONTEXT,
@@ -91,8 +96,8 @@ def openvex(digest: str, holes: tuple[Hole, ...]) -> str:
     return json.dumps(document, indent=2)
 
 
-def _statement(digest: str, hole: Hole, name: str) -> dict[str, object]:
-    package = PackageURL("pypi", name=hole.package, version=locked_versions()[hole.package])
+def _statement(digest: str, hole: Hole, name: str, version: str) -> dict[str, object]:
+    package = PackageURL("pypi", name=hole.package, version=version)
     image = PackageURL("oci", name="loadcheck", version=digest)
     statement = {
         "justification": hole.justification,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from loadcheck.machine import Finding, Machine, Symbols, ok, problem, warning
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.files import env_dir, read_toml
+from loadcheck.specs.shape import ModelConfig
 from loadcheck.units import GIB, show_bytes
 from loadcheck.weights.package import NEEDED_BYTES
 from loadcheck.weights.synthetic import checkpoint_tensors, file_bytes
@@ -79,7 +81,13 @@ def needed_disk_bytes(plan: LoadPlan) -> int:
         return 0
     if plan.profile.weights == "package":
         return NEEDED_BYTES
-    return file_bytes(checkpoint_tensors(plan.config)) + SMALL_FILES_BYTES
+    return _checkpoint_bytes(plan.config) + SMALL_FILES_BYTES
+
+
+@cache
+def _checkpoint_bytes(config: ModelConfig) -> int:
+    """Cached, as two checks ask for it, and a model has a thousand tensors."""
+    return file_bytes(checkpoint_tensors(config))
 
 
 def check_shm(machine: Machine, _: LoadPlan) -> Iterator[Finding]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from loadcheck.specs.files import env_dir, read_toml
 from loadcheck.specs.profile import VLLM_LORA_RANKS as SERVED_RANKS
 from loadcheck.stacks.plain_vllm.serving import (
@@ -46,6 +48,7 @@ def rank_flag(rank: int) -> str | None:
 SERVERS = ("vllm", "starlette", "fastapi", "uvicorn")
 
 
+@cache
 def known_holes() -> tuple[tuple[tuple[str, ...], str], ...]:
     """The known vulnerabilities of this server: (their CVEs, what to do or avoid), from env/vex.toml."""
     holes = read_toml(env_dir() / "vex.toml")["hole"]

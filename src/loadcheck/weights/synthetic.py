@@ -178,9 +178,15 @@ def _nf4_linear(weight: str, num_out: int, num_in: int) -> Iterator[Tensor]:
     yield _noise(weight, "U8", (-(-num_elements // 2), 1))
     yield _noise(f"{weight}.absmax", "U8", (num_blocks,))
     yield Tensor(f"{weight}.nested_absmax", "F32", (num_nested,), _float32s(NESTED_ABSMAX))
-    yield Tensor(f"{weight}.nested_quant_map", "F32", (256,), _float32s(*(level / 127.5 - 1 for level in range(256))))
+    yield Tensor(f"{weight}.nested_quant_map", "F32", (256,), _nested_levels())
     yield Tensor(f"{weight}.quant_map", "F32", (16,), _float32s(*NF4_LEVELS))
     yield Tensor(f"{weight}.quant_state.bitsandbytes__nf4", "U8", (len(state),), state)
+
+
+@cache
+def _nested_levels() -> bytes:
+    """The levels of the 8-bit codes in which the absmax of NF4 are kept."""
+    return _float32s(*(level / 127.5 - 1 for level in range(256)))
 
 
 def _nested_offset(weight: str) -> float:
