@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from loadcheck.stacks import parse_log
 from loadcheck.verdict import Check, Status, judge
 from loadcheck.verdict.diagnosis import sightings
 from loadcheck.verdict.stage import FRAMES
-from tests.conftest import ROOT, RUNS, SHARED_LOGS
+from tests.conftest import ROOT, RUNS, SHARED_LOGS, thinned
 from tests.diagnoses import TROUBLES, diagnoses, trouble_entry
 from tests.sample_logs import SAMPLES, sample_log, with_public_logs
 
@@ -41,7 +42,7 @@ NOT_FINISHED_BUT_FINE = {  # excerpts whose end was not kept
 }
 
 
-@pytest.mark.parametrize("excerpt", EXCERPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("excerpt", thinned(EXCERPTS), ids=lambda path: path.stem)
 def test_each_trouble_is_named_by_its_excerpt(excerpt: Path):
     """A trouble's excerpt gives a failing finding with its cause, fix, references and line."""
     trouble = TROUBLES[excerpt.stem.partition(".")[0]]
@@ -89,9 +90,7 @@ WORDS_OF_OOM = (
 )
 
 
-@pytest.mark.parametrize("words", WORDS_OF_OOM)
-@pytest.mark.parametrize("frames", OOM_BELOW)
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(("whole", "frames", "words"), thinned([*product([True, False], OOM_BELOW, WORDS_OF_OOM)]))
 def test_a_tracebacks_frames_give_the_stage(whole: bool, frames: str, words: str, t4_log: Path, tmp_path: Path):
     """Whatever the error is called, with the load before it or alone, the innermost work named by a frame is the stage."""
     log = tmp_path / "load.log"
@@ -141,7 +140,9 @@ def test_no_trouble_in_our_passing_runs(log: Path):
         assert sightings(parse_log(log)) == ()
 
 
-@pytest.mark.parametrize("name", with_public_logs([*SAMPLES], sorted(log.name for log in SHARED_LOGS.glob("*.txt"))))
+@pytest.mark.parametrize(
+    "name", thinned(with_public_logs([*SAMPLES], sorted(log.name for log in SHARED_LOGS.glob("*.txt"))))
+)
 def test_no_trouble_in_a_log_that_completed(name: str, tmp_path: Path):
     """A completed load contains no trouble's words, in any sample log."""
     parsed = parse_log(sample_log(name, tmp_path))

@@ -1,6 +1,7 @@
 """How a log ends: chained exceptions, exceptions that Python ignores, processes that died, and prefixes that other programs add."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from loadcheck.logs.deaths import signal_name
 from loadcheck.logs.payloads import unwrap
 from loadcheck.logs.prefixes import strip_prefixes
 from loadcheck.stacks import parse_log
-from tests.conftest import ROOT
+from tests.conftest import ROOT, thinned
 
 DEATHS = [
     ("Killed", "SIGKILL"),
@@ -278,7 +279,7 @@ def log(t4_log: Path, tmp_path: Path):
     return write
 
 
-@pytest.mark.parametrize(("words", "signal"), DEATHS)
+@pytest.mark.parametrize(("words", "signal"), thinned(DEATHS))
 def test_a_process_that_died_fails_the_load(words: str, signal: str | None, log):
     """A log that reports a process's death fails the load, whatever came before, and the signal is named."""
     parsed = parse_log(log(words + "\n"))
@@ -287,8 +288,9 @@ def test_a_process_that_died_fails_the_load(words: str, signal: str | None, log)
     assert (None if death is None else death.signal) == signal
 
 
-@pytest.mark.parametrize("words", [DEATHS[0][0], DEATHS[6][0], DEATHS[18][0], DEATHS[24][0], DEATHS[-1][0]])
-@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize(
+    ("prefix", "words"), thinned([*product(PREFIXES, (DEATHS[number][0] for number in (0, 6, 18, 24, -1)))])
+)
 def test_a_death_is_found_behind_every_prefix(prefix: str, words: str, t4_log: Path, tmp_path: Path):
     """A death is found behind every prefix; an unknown prefix is learned from the lines before it."""
     path = tmp_path / "log"
@@ -320,7 +322,7 @@ def test_a_line_in_json_is_its_message(key: str, t4_log: Path, tmp_path: Path):
     assert unwrap(json.dumps({"jsonPayload": {"message": "Killed"}})) == "Killed"
 
 
-@pytest.mark.parametrize("words", BENIGN)
+@pytest.mark.parametrize("words", thinned(BENIGN))
 def test_a_mention_of_an_end_is_no_failure(words: str, log):
     """Exit code 0, a warning or a sentence about an end is no failure: the load is completed."""
     assert parse_log(log(words + "\n")).outcome is Outcome.COMPLETED

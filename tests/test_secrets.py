@@ -6,6 +6,7 @@ import os
 import stat
 import urllib.parse
 from io import BytesIO, TextIOWrapper
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,15 @@ from loadcheck.runs.folder import create_run_folder, write_json
 from loadcheck.runs.redact import Redactor
 from loadcheck.runs.secrets import hub_tokens, secrets
 from loadcheck.runs.sink import LogSink
+from tests.conftest import thinned
 
 CANARY = "hf_CanaryCanaryCanaryCanaryCanary1234"
 
 
-@pytest.fixture(params=["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HOME"])
+WAYS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HOME")
+
+
+@pytest.fixture(params=WAYS)
 def set_token(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The canary, set with white space around it in one of the four ways of the hub's client."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"):
@@ -63,8 +68,12 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize("flags", [[], ["--json"], ["--debug"]], ids=str)
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: "-".join(command[:2]))
+@pytest.mark.parametrize(
+    ("set_token", "command", "flags"),
+    thinned([*product(WAYS, COMMANDS, ([], ["--json"], ["--debug"]))]),
+    indirect=["set_token"],
+    ids=lambda each: "-".join(each[:2]) if isinstance(each, tuple) else None,
+)
 def test_no_command_shows_the_token(
     command: tuple[str, ...],
     flags: list[str],
@@ -130,12 +139,11 @@ def leaks(shown: bytes, secret: str) -> bool:
     return any(form[n : n + 12] in plain for form in forms for n in range(len(form) - 11))
 
 
-@pytest.mark.parametrize("num_bytes", [1, 7, 64, 100_000])
-@pytest.mark.parametrize("hidden", HIDDEN.values(), ids=HIDDEN)
-def test_a_known_token_is_found_in_any_form(hidden: str, num_bytes: int, tmp_path: Path):
+@pytest.mark.parametrize(("form", "num_bytes"), thinned([*product(HIDDEN, (1, 7, 64, 100_000))]))
+def test_a_known_token_is_found_in_any_form(form: str, num_bytes: int, tmp_path: Path):
     """A token is found encoded, wrapped or coloured, and split in any way."""
     sink = LogSink(tmp_path / "log", (CANARY,))
-    data = f"before {hidden} after\n".encode()
+    data = f"before {HIDDEN[form]} after\n".encode()
     assert leaks(data, CANARY)
     for start in range(0, len(data), num_bytes):
         sink.write(data[start : start + num_bytes])
