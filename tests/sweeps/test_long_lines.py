@@ -1,4 +1,4 @@
-"""Endless lines made of the words that reports of an end start with."""
+"""Logs of many megabytes, and endless lines made of the words that reports of an end start with."""
 
 import time
 from pathlib import Path
@@ -17,3 +17,22 @@ def test_a_line_of_a_million_characters_is_read_in_seconds(piece: str, t4_log: P
     start_s = time.monotonic()
     parse_log(log)
     assert time.monotonic() - start_s < 20
+
+
+def test_a_log_of_many_megabytes_is_read_in_seconds(t4_log: Path, tmp_path: Path):
+    """4 MB of noise around the reference are read at over 8 MB/s, and change nothing."""
+    noise = "INFO 02-13 15:56:09 something.py:1] nothing to see here, move along please, 12345 of 67890\n" * 21_000
+    log = tmp_path / "log"
+    log.write_text(noise + t4_log.read_text(encoding="utf-8") + noise, encoding="utf-8")
+    parse_log(t4_log)  # compiles the patterns, which this test does not measure
+    start_s = time.process_time()
+    figures = parse_log(log).last.figures
+    assert figures.num_gpu_blocks == 1353
+    assert time.process_time() - start_s < log.stat().st_size / 8e6
+
+
+def test_a_line_of_many_megabytes_is_cut(tmp_path: Path, t4_log: Path):
+    """A line of many megabytes does not grow in memory, and what follows it is read."""
+    log = tmp_path / "log"
+    log.write_text("x" * 5_000_000 + "\n" + t4_log.read_text(encoding="utf-8"), encoding="utf-8")
+    assert parse_log(log).last.figures.num_gpu_blocks == 1353
