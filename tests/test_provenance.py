@@ -220,6 +220,7 @@ def test_doctor_finds_another_lock(signed, keys, monkeypatch):
 def test_the_doctor_command_checks_the_statement(signed, keys, monkeypatch, capsys):
     """The command `doctor` lists the check beside all others."""
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
+    monkeypatch.setattr("loadcheck.doctor.facts.distributions", tuple)  # comparing each installed file takes a while
     for name, value in environment(signed, keys).items():
         monkeypatch.setenv(name, value)
     cli.run(["doctor", "--profile", "smollm2-135m-cpu", "--json"])
