@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import thinned
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("cache", "with-args", "newest-run", "engine", "doctor", "image/runtime", "image/load", "image/common")
 EVIL = "a'b\"c $(touch o1) `touch o2`; touch o3 & touch o4 | touch o5\n\ttouch o6\n$(shell touch o7) ${HOME} $(info x) %s \\ *"
@@ -50,26 +52,29 @@ def make(checkout: Path, *arguments: str, **environment: str) -> tuple[int, list
     return output.returncode, words, output.stderr
 
 
-@pytest.mark.parametrize("where", ["command line", "environment"])
+PASSED: list[tuple[str, list[str], list[str]]] = [
+    ("check", ["RUN"], ["check", EVIL]),
+    ("check", ["LOG"], ["check", EVIL]),
+    ("report", ["RUN"], ["report", EVIL]),
+    ("parse", ["LOG"], ["parse", EVIL]),
+    ("fit", ["GPU", "PROFILE"], ["fit", "--gpu", EVIL, "--profile", EVIL]),
+    ("predict", ["GPU", "PROFILE"], ["predict", "--gpu", EVIL, "--profile", EVIL]),
+    ("load", ["PROFILE"], ["load", EVIL]),
+    ("peft", ["PROFILE", "TAG", "REGISTRY"], ["load", EVIL, "--train-steps", "5"]),
+    ("serve", ["RUN"], ["serve", EVIL]),
+    ("serve", ["PROFILE"], ["serve", EVIL]),
+    ("doctor", ["PROFILE", "IMAGE", "OTHER"], ["doctor", "--profile", EVIL]),
+    ("release", ["RELEASE"], ["scripts/release.py", EVIL]),
+]
+"""A target, the variables that are given, and what the program then gets."""
+
+
 @pytest.mark.parametrize(
-    ("target", "names", "expected"),
-    [
-        ("check", ["RUN"], ["check", EVIL]),
-        ("check", ["LOG"], ["check", EVIL]),
-        ("report", ["RUN"], ["report", EVIL]),
-        ("parse", ["LOG"], ["parse", EVIL]),
-        ("fit", ["GPU", "PROFILE"], ["fit", "--gpu", EVIL, "--profile", EVIL]),
-        ("predict", ["GPU", "PROFILE"], ["predict", "--gpu", EVIL, "--profile", EVIL]),
-        ("load", ["PROFILE"], ["load", EVIL]),
-        ("peft", ["PROFILE", "TAG", "REGISTRY"], ["load", EVIL, "--train-steps", "5"]),
-        ("serve", ["RUN"], ["serve", EVIL]),
-        ("serve", ["PROFILE"], ["serve", EVIL]),
-        ("doctor", ["PROFILE", "IMAGE", "OTHER"], ["doctor", "--profile", EVIL]),
-        ("release", ["RELEASE"], ["scripts/release.py", EVIL]),
-    ],
+    ("where", "target", "names", "expected"),
+    thinned([(where, *each) for where in ("command line", "environment") for each in PASSED]),
 )
 def test_values_reach_the_program_unchanged(
-    target: str, names: list[str], expected: list[str], where: str, checkout: Path
+    where: str, target: str, names: list[str], expected: list[str], checkout: Path
 ):
     """Quotes, spaces, newlines, `$(…)`, back quotes, `;` and make's functions are passed as plain characters."""
     values = dict.fromkeys(names, EVIL)
