@@ -1,4 +1,4 @@
-"""The architecture: a stack is a folder behind one protocol, and nothing above the stacks names one unnecessarily."""
+"""The architecture: a stack is a folder behind one record, and nothing above the stacks names one unnecessarily."""
 
 import re
 import subprocess
@@ -10,7 +10,6 @@ import pytest
 
 from loadcheck.figures import Figures
 from loadcheck.findings.stack import JudgedStack
-from loadcheck.logs import Attempt
 from loadcheck.predict import Case, MemoryAccount, Prediction, card_from_table
 from loadcheck.predict.fit import fit
 from loadcheck.predict.search import Search
@@ -28,7 +27,6 @@ from loadcheck.specs.settings import (
     switched_on,
     words_of,
 )
-from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks import STACKS, engine_of, parse_log, stack_of, stack_of_log, trainer_of
 from loadcheck.units import GIB
 from tests.conftest import ROOT
@@ -36,26 +34,20 @@ from tests.conftest import ROOT
 PROFILE = load_profile("llama31-8b-instruct-4bit")
 
 
-class Toy(JudgedStack):
-    """A stack whose loads take one GiB per 1,024 tokens, and nothing else."""
+def _predict_toy(case: Case) -> Prediction:
+    peak = Term("peak_device", case.profile.max_seq_length * GIB // 1024)
+    figures = Figures(max_model_len=case.profile.max_seq_length, kv_cache_bytes=0, peak_device_bytes=peak.num_bytes)
+    return Prediction(figures, MemoryAccount(peak, peak))
 
-    name = "toy"
 
-    def loads(self, profile: Profile) -> bool:
-        return profile.engine == "gpu"
-
-    def recognises(self, attempt: Attempt) -> bool:
-        return False
-
-    def predict(self, case: Case) -> Prediction:
-        peak = Term("peak_device", case.profile.max_seq_length * GIB // 1024)
-        figures = Figures(max_model_len=case.profile.max_seq_length, kv_cache_bytes=0, peak_device_bytes=peak.num_bytes)
-        return Prediction(figures, MemoryAccount(peak, peak))
-
-    def predict_from_log(
-        self, attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None
-    ) -> LogPrediction:
-        return LogPrediction()
+# A stack whose loads take one GiB per 1,024 tokens, and nothing else.
+TOY = JudgedStack(
+    name="toy",
+    loads=lambda profile: profile.engine == "gpu",
+    recognises=lambda _: False,
+    predict=_predict_toy,
+    predict_from_log=lambda *_: LogPrediction(),
+)
 
 
 def _case() -> Case:
@@ -66,11 +58,11 @@ def _case() -> Case:
 
 
 def test_a_minimal_stack_can_be_searched():
-    """Search and fit use the protocol alone: the toy's longest length is what its card holds."""
-    longest = Search(Toy(), _case()).longest(PROFILE)
+    """Search and fit use the record alone: the toy's longest length is what its card holds."""
+    longest = Search(TOY, _case()).longest(PROFILE)
     assert longest is not None
     assert longest.profile.max_seq_length == card_from_table("T4").total_bytes * 1024 // GIB // 256 * 256
-    assert fit(Toy(), _case(), "length").proposals[0].profile.max_seq_length == longest.profile.max_seq_length
+    assert fit(TOY, _case(), "length").proposals[0].profile.max_seq_length == longest.profile.max_seq_length
 
 
 @pytest.mark.parametrize("profile", load_profiles(), ids=lambda profile: profile.name)

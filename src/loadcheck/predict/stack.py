@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from loadcheck.figures import Figures
 from loadcheck.logs import Attempt
@@ -76,7 +75,13 @@ class Resolved:
     notes: tuple[str, ...] = ()
 
 
-class Stack(Protocol):
+def resolve(profile: Profile) -> Resolved:
+    """The model of the profile's own name."""
+    return Resolved(*resolve_model(profile.model, profile.load_in_4bit))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stack:
     """One set of packages that loads models, as far as its memory is concerned. The defaults are for what a stack does not have.
 
     Attributes:
@@ -85,6 +90,20 @@ class Stack(Protocol):
         rungs: changes for a load that is short of memory, cheapest first.
         sequence_shares: factors by which the number of sequences may be scaled (`conservativeness`).
         peak_slack: share of the card that must be left at the peak, to cover the prediction's error.
+        loads: whether this stack loads a profile.
+        recognises: whether a log without a known profile belongs to this stack.
+        resolve: the model that this stack loads for the profile's name; BadInput for an unknown name.
+        predict: every figure of a load, and its obstacles.
+        predict_training: the memory of training the case's adapters; None where the stack's trainings are not modelled. The last argument is
+            the load's prediction where an inference engine stays on the card, else None.
+        predict_from_log: the figures that an attempt in a log should contain, from its own card, free memory and settings; the profile is
+            None where the settings are unknown, and the key in env/gpus.toml for a card that is not there.
+        needs: the bytes that a load needs of each resource whose amount the log prints.
+        left: what a load leaves of each resource that it can run out of, in the order in which the engine uses them.
+        slack: the margin of each that a load must leave on a card, to cover the prediction's error.
+        knobs: each setting that changes memory, changed by one step from the profile, with the step in words.
+        concessions: what a user could give up where nothing fits, mildest first.
+        model_refusals: why the engine refuses the model with any settings; empty where it accepts it.
     """
 
     name: str
@@ -92,58 +111,15 @@ class Stack(Protocol):
     rungs: tuple[Rung, ...] = ()
     sequence_shares: tuple[float, ...] = (1.0,)
     peak_slack: float = 0.0
-
-    def loads(self, profile: Profile) -> bool:
-        """Whether this stack loads this profile."""
-
-    def recognises(self, attempt: Attempt) -> bool:
-        """Whether a log without a known profile belongs to this stack."""
-
-    def resolve(self, profile: Profile) -> Resolved:
-        """The model that this stack loads for the profile's name; BadInput for an unknown name."""
-        return Resolved(*resolve_model(profile.model, profile.load_in_4bit))
-
-    def predict(self, case: Case) -> Prediction:
-        """Every figure of the load, and its obstacles."""
-
-    def predict_training(self, case: Case, settings: TrainSettings, engine: Prediction | None) -> TrainAccount | None:
-        """The memory of training the case's adapters; None where the stack's trainings are not modelled.
-
-        Args:
-            engine: the load's prediction where an inference engine stays on the card, else None.
-        """
-        return None
-
-    def predict_from_log(
-        self, attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None
-    ) -> LogPrediction:
-        """The figures that an attempt in a log should contain, from its own card, free memory and settings.
-
-        Args:
-            profile: the settings of the load; None where they are unknown.
-            gpu: the card's key in env/gpus.toml; None for another card.
-        """
-
-    def needs(self, case: Case) -> dict[Shortage, int]:
-        """The bytes that the load needs of each resource whose amount the log prints."""
-        return {}
-
-    def left(self, case: Case, prediction: Prediction) -> dict[Shortage, int]:
-        """What the load leaves of each resource that it can run out of, in the order in which the engine uses them."""
-        return {}
-
-    def slack(self, card: Card) -> dict[Shortage, int]:
-        """The margin of each that a load must leave on this card, to cover the prediction's error."""
-        return {}
-
-    def knobs(self, profile: Profile) -> Iterator[tuple[str, Profile]]:
-        """Each setting that changes memory, changed by one step from `profile`, with the step in words."""
-        return iter(())
-
-    def concessions(self, case: Case) -> Iterator[Concession]:
-        """What a user could give up where nothing fits, mildest first."""
-        return iter(())
-
-    def model_refusals(self, case: Case) -> Iterator[Obstacle]:
-        """Why the engine refuses the model with any settings; empty where it accepts it."""
-        return iter(())
+    loads: Callable[[Profile], bool]
+    recognises: Callable[[Attempt], bool]
+    resolve: Callable[[Profile], Resolved] = resolve
+    predict: Callable[[Case], Prediction]
+    predict_training: Callable[[Case, TrainSettings, Prediction | None], TrainAccount | None] = lambda *_: None
+    predict_from_log: Callable[[Attempt, ModelConfig, Profile | None, str | None], LogPrediction]
+    needs: Callable[[Case], dict[Shortage, int]] = lambda _: {}
+    left: Callable[[Case, Prediction], dict[Shortage, int]] = lambda *_: {}
+    slack: Callable[[Card], dict[Shortage, int]] = lambda _: {}
+    knobs: Callable[[Profile], Iterator[tuple[str, Profile]]] = lambda _: iter(())
+    concessions: Callable[[Case], Iterator[Concession]] = lambda _: iter(())
+    model_refusals: Callable[[Case], Iterator[Obstacle]] = lambda _: iter(())

@@ -1,6 +1,6 @@
 """The stacks: the knowledge of one set of pinned packages each. No module outside names a particular stack.
 
-A stack is a folder with an object `STACK` (predict/stack.py defines the protocol). To add one, write the folder and list it here.
+A stack is a folder with an object `STACK` (predict/stack.py and findings/stack.py define the record). To add one, write the folder and list it here.
 """
 
 from __future__ import annotations

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from loadcheck.findings.stack import JudgedStack
 from loadcheck.logs import Attempt
-from loadcheck.predict.account import Obstacle, Prediction
-from loadcheck.predict.card import Card
-from loadcheck.predict.case import Case
-from loadcheck.predict.stack import Concession, LogPrediction, Resolved
+from loadcheck.predict.stack import Resolved
 from loadcheck.specs.model import resolve_model
 from loadcheck.specs.profile import Profile
-from loadcheck.specs.shape import ModelConfig
-from loadcheck.specs.trouble import Shortage
 from loadcheck.stacks.plain_vllm import rungs
 from loadcheck.stacks.plain_vllm.obstacles import model_refusals
 from loadcheck.stacks.plain_vllm.prediction import predict, predict_from_log
@@ -31,73 +24,46 @@ IN_FLIGHT_NOTE = (
 )
 
 
-class PlainVllm(JudgedStack):
-    """See `predict.stack.Stack`. It prints the engine's own lines, which the unsloth stack reads, too."""
+def _recognises(attempt: Attempt) -> bool:
+    """A V0 engine that logs its configuration, without a line of unsloth's. LoRA occurs in servers' logs only, not in a load's."""
+    reading = attempt.reading("engine")
+    lora = attempt.formats["LoRA kernels"] and not attempt.formats["API server"]
+    others = UNSLOTH_LINES.intersection(attempt.formats) or lora
+    return reading is not None and str(reading.value) == "V0" and not others
 
-    name = "plain_vllm"
-    engine = "loadcheck.stacks.plain_vllm.engine"
-    rungs = rungs.RUNGS
-    peak_slack = PEAK_SLACK
-    identities = (
+
+def _resolve(profile: Profile) -> Resolved:
+    title, config = resolve_model(profile.model, profile.load_in_4bit)
+    in_flight = profile.load_in_4bit and config.quantization == "16bit"
+    return Resolved(title, config, (IN_FLIGHT_NOTE.format(model=profile.model),) if in_flight else ())
+
+
+# It prints the engine's own lines, which the unsloth stack reads, too.
+STACK = JudgedStack(
+    name="plain_vllm",
+    engine="loadcheck.stacks.plain_vllm.engine",
+    rungs=rungs.RUNGS,
+    peak_slack=PEAK_SLACK,
+    identities=(
         v0.check_budget, v0.check_kv_cache, v0.check_gpu_blocks, v0.check_cpu_blocks, v0.check_concurrency,
         v0.check_full_request, v0.check_graphs, v0.check_times, v0.check_attention, v0.check_model,
-    )  # fmt: skip
-    settings_checks = CHECKS
-    alternatives = ALTERNATIVES
-    variables = machine.VARIABLES
-
-    def loads(self, profile: Profile) -> bool:
-        return profile.has_budget and not profile.keeps_slots
-
-    def recognises(self, attempt: Attempt) -> bool:
-        """A V0 engine that logs its configuration, without a line of unsloth's. LoRA occurs in servers' logs only, not in a load's."""
-        reading = attempt.reading("engine")
-        lora = attempt.formats["LoRA kernels"] and not attempt.formats["API server"]
-        others = UNSLOTH_LINES.intersection(attempt.formats) or lora
-        return reading is not None and str(reading.value) == "V0" and not others
-
-    def required_lines(self, attempt: Attempt, profile: Profile | None) -> tuple[str, ...]:
-        return applicable_lines(ENGINE_LINES, attempt)
-
-    def why_not_predicted(self, attempt: Attempt) -> str:
-        return why_not_predicted(attempt)
-
-    def why_not_judged(self, attempt: Attempt) -> str:
-        return why_not_judged(attempt)
-
-    def packages(self, profile: Profile) -> tuple[str, ...]:
-        return PACKAGES
-
-    def resolve(self, profile: Profile) -> Resolved:
-        title, config = resolve_model(profile.model, profile.load_in_4bit)
-        in_flight = profile.load_in_4bit and config.quantization == "16bit"
-        return Resolved(title, config, (IN_FLIGHT_NOTE.format(model=profile.model),) if in_flight else ())
-
-    def predict(self, case: Case) -> Prediction:
-        return predict(case)
-
-    def predict_from_log(
-        self, attempt: Attempt, config: ModelConfig, profile: Profile | None, gpu: str | None
-    ) -> LogPrediction:
-        return predict_from_log(attempt, config, profile, gpu)
-
-    def needs(self, case: Case) -> dict[Shortage, int]:
-        return rungs.needs(case)
-
-    def left(self, case: Case, prediction: Prediction) -> dict[Shortage, int]:
-        return rungs.amounts_left(case, prediction)
-
-    def slack(self, card: Card) -> dict[Shortage, int]:
-        return rungs.slack(card)
-
-    def knobs(self, profile: Profile) -> Iterator[tuple[str, Profile]]:
-        return rungs.knobs(profile)
-
-    def concessions(self, case: Case) -> Iterator[Concession]:
-        return rungs.concessions(case)
-
-    def model_refusals(self, case: Case) -> Iterator[Obstacle]:
-        return model_refusals(case)
-
-
-STACK = PlainVllm()
+    ),
+    settings_checks=CHECKS,
+    alternatives=ALTERNATIVES,
+    variables=machine.VARIABLES,
+    loads=lambda profile: profile.has_budget and not profile.keeps_slots,
+    recognises=_recognises,
+    required_lines=lambda attempt, _: applicable_lines(ENGINE_LINES, attempt),
+    why_not_predicted=why_not_predicted,
+    why_not_judged=why_not_judged,
+    packages=lambda _: PACKAGES,
+    resolve=_resolve,
+    predict=predict,
+    predict_from_log=predict_from_log,
+    needs=rungs.needs,
+    left=rungs.amounts_left,
+    slack=rungs.slack,
+    knobs=rungs.knobs,
+    concessions=rungs.concessions,
+    model_refusals=model_refusals,
+)  # fmt: skip
