@@ -16,6 +16,7 @@ from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes
 from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS
 from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES
 
+SAMPLING = "sampling tensors"
 HF_ROPE = "Hugging Face rope tables"
 HF_ROPE_TOKENS = 32_768
 """The initial number of positions in unsloth's rotary tables (unsloth/models/llama.py:1225-1244 at 2025.2.5)."""
@@ -29,16 +30,21 @@ def engine_extras(
     config: ModelConfig, max_model_len: int, max_num_seqs: int, compute_capability: float, captures_graphs: bool
 ) -> Term:
     """What the engine keeps beside weights, slots, KV cache and graphs once it is ready."""
-    sampling = 6 * rounded(2 * max_num_seqs) + rounded(4 * max_num_seqs)
+    sampling = sum(map(rounded, sampling_tensors(max_num_seqs)))
     parts = [
         cublas_workspace(compute_capability),
         lora_pointers(config),
         Term("graph inputs", _graph_inputs(max_model_len, max_num_seqs) if captures_graphs else 0,
              "vllm/worker/model_runner.py:1419-1563"),
-        Term("sampling tensors", sampling, "vllm/model_executor/sampling_metadata.py"),
+        Term(SAMPLING, sampling, "vllm/model_executor/sampling_metadata.py"),
         Term(HF_ROPE, _hf_rope(config, HF_ROPE_TOKENS), "unsloth/models/llama.py:1225-1244"),
     ]  # fmt: skip
     return total("engine extras", parts)
+
+
+def sampling_tensors(num_seqs: int) -> list[int]:
+    """Bytes of the tensors that vLLM's sampler keeps from its last batch (vllm/model_executor/sampling_metadata.py)."""
+    return [2 * num_seqs] * 6 + [4 * num_seqs]
 
 
 def _graph_inputs(max_model_len: int, max_num_seqs: int) -> int:

@@ -81,17 +81,20 @@ def _linears(config: ModelConfig) -> Iterator[Term]:
                    "vllm/model_executor/layers/linear.py:124-139")  # fmt: skip
 
 
-def _quant_state(name: str, elements: int, num_layers: int) -> Term:
+def nf4_state_sizes(elements: int) -> dict[str, int]:
     """The quantization state of one Hugging Face linear, beside its packed weights: NF4 with double quantization."""
     absmax = -(-elements // NF4_BLOCK)
-    sizes = {
+    return {
         "absmax": absmax,
         "nested absmax": 4 * -(-absmax // NF4_NESTED_BLOCK),
         "code": 4 * 16,
         "nested code": 4 * 256,
         "offset": 4,  # created on the GPU by unsloth_zoo/vllm_utils.py:262-272
     }
-    source = "vllm/model_executor/model_loader/loader.py:862-951"
+
+
+def _quant_state(name: str, elements: int, num_layers: int) -> Term:
+    source, sizes = "vllm/model_executor/model_loader/loader.py:862-951", nf4_state_sizes(elements)
     return total(name, [Term(f"{name} {part}", num_layers * rounded(size), source) for part, size in sizes.items()])
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, Gradients, Tape, Tensor
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, Gradients, Tape, Tensor, creates
 from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label
 from loadcheck.units import round_up
 
@@ -68,11 +68,7 @@ def attend(tape: Tape, heads: Heads, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _repeated(tape: Tape, heads: Heads, x: Tensor, label: Label) -> Tensor:
     out = tape.tensor(heads.num_tokens * heads.num_heads * heads.head_dim, label)
-
-    def run(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
-        return [tape.tensor(heads.num_tokens * heads.num_kv_heads * heads.head_dim, D_ONCE)]
-
-    out.node = tape.record([x], run)
+    out.node = tape.record([x], creates(heads.num_tokens * heads.num_kv_heads * heads.head_dim, D_ONCE))
     return out
 
 

@@ -143,6 +143,11 @@ def to_both(_tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gr
     return [gradients[0], gradients[0]]
 
 
+def creates(num_elements: int, label: Label, item_bytes: int = HALF) -> Run:
+    """The backward function of an operation whose input gradient is a new tensor."""
+    return lambda tape, _saved, _gradients: [tape.tensor(num_elements, label, item_bytes)]
+
+
 def detached(tensor: Tensor) -> Tensor:
     """The same storage without its history."""
     return Tensor(tensor.storage, tensor.num_elements, tensor.item_bytes, transposed=tensor.transposed)

@@ -50,14 +50,8 @@ def _mlp_backward(
     d_down = _gradients_of(tape, down, n)
     d_up = _gradients_of(tape, up, n)
     d_gate = _gradients_of(tape, gate, n)
-    weight = fast_dequantize(tape, up)
-    tape.tensor(n * up.num_in, DX_PRODUCT)  # into X
-    del weight
-    _lora_into(tape, up, n)
-    weight = fast_dequantize(tape, gate)
-    tape.tensor(n * gate.num_in, DX_PRODUCT)
-    del weight
-    _lora_into(tape, gate, n)
+    _gradient_into(tape, up, n)
+    _gradient_into(tape, gate, n)
     del dw
     return [x, *d_gate, *d_up, *d_down]
 
@@ -82,10 +76,7 @@ def _qkv_backward(tape: Tape, x: Tensor, n: int, linears: list[Linear]) -> Gradi
     """LoRA_QKV.backward (fast_lora.py:256-318): overwrites X with its gradient."""
     gradients = [_gradients_of(tape, linear, n) for linear in linears]
     for linear in linears:
-        weight = fast_dequantize(tape, linear)
-        tape.tensor(n * linear.num_in, DX_PRODUCT)
-        del weight
-        _lora_into(tape, linear, n)
+        _gradient_into(tape, linear, n)
     return [x, *(each for pair in gradients for each in pair)]
 
 
@@ -113,6 +104,14 @@ def _weights(linear: Linear) -> list[Tensor]:
 def _gradients_of(tape: Tape, linear: Linear, n: int) -> tuple[Tensor, ...]:
     assert linear.lora is not None
     return lora_gradients(tape, linear.lora.r, n, linear.num_in, linear.num_out)
+
+
+def _gradient_into(tape: Tape, linear: Linear, n: int) -> None:
+    """dX += dY @ W.t(), and LoRA's part: X is overwritten."""
+    weight = fast_dequantize(tape, linear)
+    tape.tensor(n * linear.num_in, DX_PRODUCT)
+    del weight
+    _lora_into(tape, linear, n)
 
 
 def _lora_into(tape: Tape, linear: Linear, n: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loadcheck.specs.training import TrainSettings
-from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, HALF, INDEX, Gradients, Tape, Tensor
+from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, HALF, INDEX, Gradients, Tape, Tensor, creates
 from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label
 from loadcheck.stacks.unsloth_vllm.training_memory.loss import SCALAR, divided, lm_head, to_fp32
 from loadcheck.stacks.unsloth_vllm.training_memory.model import Trainee
@@ -85,23 +85,15 @@ def _half_logits(trainee: Trainee, settings: TrainSettings) -> Tensor:
     last = hidden
     if rows > 1 and tape.recording:
         last = tape.tensor(n * hidden_size, KEPT_HIDDEN)
-
-    def run(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
-        return [tape.tensor(rows * settings.row_tokens * hidden_size, KEPT_HIDDEN)]
-
-    last = Tensor(last.storage, n * hidden_size, HALF, tape.record([hidden], run))
+    spread = creates(rows * settings.row_tokens * hidden_size, KEPT_HIDDEN)
+    last = Tensor(last.storage, n * hidden_size, HALF, tape.record([hidden], spread))
     return lm_head(tape, last, n, trainee.config.vocab_size)
 
 
 def _rows(tape: Tape, logits: Tensor, rows: int, completion: int, vocab: int) -> list[Tensor]:
     """logits[:, :-1, :], then row by row: views, whose gradients are stacked and zero-padded."""
-
-    def sliced(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
-        return [tape.tensor(rows * (completion + 1) * vocab, D_STACKED, FULL)]
-
-    def unbound(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
-        return [tape.tensor(rows * completion * vocab, D_STACKED, FULL)]
-
+    sliced = creates(rows * (completion + 1) * vocab, D_STACKED, FULL)
+    unbound = creates(rows * completion * vocab, D_STACKED, FULL)
     view = Tensor(logits.storage, rows * completion * vocab, FULL, tape.record([logits], sliced))
     node = tape.record([view], unbound, num_outputs=rows)
     return [Tensor(logits.storage, completion * vocab, FULL, node, number) for number in range(rows)]
@@ -109,31 +101,23 @@ def _rows(tape: Tape, logits: Tensor, rows: int, completion: int, vocab: int) ->
 
 def _log_softmax(tape: Tape, row: Tensor, completion: int, vocab: int) -> Tensor:
     out = tape.tensor(completion * vocab, LOG_PROBS, FULL)
-
-    def run(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
-        return [tape.tensor(completion * vocab, D_LOG_PROBS, FULL)]
-
-    out.node = tape.record([row], run, [out])
+    out.node = tape.record([row], creates(completion * vocab, D_LOG_PROBS, FULL), [out])
     return out
 
 
 def _gathered(tape: Tape, log_probs: Tensor, completion: int, vocab: int) -> Tensor:
     out = tape.tensor(completion, TOKEN_LOG_PROBS, FULL)
-
-    def run(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
-        return [tape.tensor(completion * vocab, D_LOG_PROBS, FULL)]
-
-    out.node = tape.record([log_probs], run)
+    out.node = tape.record([log_probs], creates(completion * vocab, D_LOG_PROBS, FULL))
     return out
 
 
 def _stacked(tape: Tape, rows: list[Tensor]) -> Tensor:
-    out = tape.tensor(len(rows) * rows[0].num_elements, TOKEN_LOG_PROBS, FULL)
+    num_rows = len(rows)
+    out = tape.tensor(num_rows * rows[0].num_elements, TOKEN_LOG_PROBS, FULL)
 
     def run(_tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
         return [gradients[0]] * num_rows
 
-    num_rows = len(rows)
     out.node = tape.record(rows, run)
     return out
 
@@ -142,11 +126,7 @@ def _loss(tape: Tape, log_probs: Tensor, reference: Tensor, rows: int, completio
     """From log-probabilities to the loss: a few tensors with one number per token (grpo_trainer.py:454-515)."""
     kept = [tape.tensor(rows * completion, SMALL, FULL) for _ in range(8)]
     loss = tape.tensor(1, SCALAR, FULL)
-
-    def run(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
-        return [tape.tensor(rows * completion, SMALL, FULL)]
-
-    loss.node = tape.record([log_probs], run, [*kept, log_probs, reference])
+    loss.node = tape.record([log_probs], creates(rows * completion, SMALL, FULL), [*kept, log_probs, reference])
     return loss
 
 

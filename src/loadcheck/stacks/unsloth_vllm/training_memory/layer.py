@@ -12,13 +12,13 @@ from loadcheck.stacks.unsloth_vllm.training_memory.autograd import (
     Gradients,
     Tape,
     Tensor,
+    creates,
     detached,
     pass_through,
-    to_both,
 )
 from loadcheck.stacks.unsloth_vllm.training_memory.fused import lora_mlp, lora_qkv, lora_w
 from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label
-from loadcheck.stacks.unsloth_vllm.training_memory.linear import Linear, WeightBuffer, peft_linear
+from loadcheck.stacks.unsloth_vllm.training_memory.linear import Linear, WeightBuffer, add, peft_linear
 
 Checkpointing = bool | Literal["unsloth"]
 
@@ -38,7 +38,6 @@ LAYER_GRADIENT = Label("gradient of a layer's input", "unsloth_zoo/gradient_chec
 class Layer:
     """One decoder layer: its linears by name, and which groups unsloth has patched (unsloth/models/llama.py:2529-2603)."""
 
-    hidden_size: int
     linears: dict[str, Linear]
     fused_qkv: bool
     fused_o: bool
@@ -50,11 +49,11 @@ def decoder_layer(tape: Tape, buffer: WeightBuffer, heads: Heads, layer: Layer, 
     residual = hidden_states
     hidden_states = rms_norm(tape, heads.num_tokens, hidden_states)
     hidden_states = _attention(tape, buffer, heads, layer, hidden_states)
-    hidden_states = _plus(tape, residual, hidden_states, AFTER_ATTENTION)
+    hidden_states = add(tape, residual, hidden_states, AFTER_ATTENTION)
     residual = hidden_states
     hidden_states = rms_norm(tape, heads.num_tokens, hidden_states)
     hidden_states = _mlp(tape, buffer, layer, hidden_states)
-    return _plus(tape, residual, hidden_states, AFTER_MLP)
+    return add(tape, residual, hidden_states, AFTER_MLP)
 
 
 def rms_norm(tape: Tape, num_tokens: int, x: Tensor) -> Tensor:
@@ -62,12 +61,6 @@ def rms_norm(tape: Tape, num_tokens: int, x: Tensor) -> Tensor:
     out = tape.tensor(x.num_elements, NORMED)
     scale = tape.tensor(num_tokens, NORM_SCALE, FULL)
     out.node = tape.record([x], pass_through, [x, scale])
-    return out
-
-
-def _plus(tape: Tape, x: Tensor, y: Tensor, label: Label) -> Tensor:
-    out = tape.tensor(x.num_elements, label)
-    out.node = tape.record([x, y], to_both)
     return out
 
 
@@ -96,12 +89,11 @@ def _gated(tape: Tape, gate: Linear, up: Linear, x: Tensor, n: int) -> Tensor:
     """act_fn(gate_proj(x)) * up_proj(x), both factors saved for the gradient (transformers modeling_llama.py: LlamaMLP)."""
     activated = _silu(tape, peft_linear(tape, gate, x, n))
     upped = peft_linear(tape, up, x, n)
-    out = tape.tensor(activated.num_elements, GATED)
+    num_elements = activated.num_elements
+    out = tape.tensor(num_elements, GATED)
 
-    def run(tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
-        gradient = gradients[0]
-        assert gradient is not None
-        return [tape.tensor(gradient.num_elements, D_GATED), tape.tensor(gradient.num_elements, D_GATED)]
+    def run(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
+        return [tape.tensor(num_elements, D_GATED) for _ in range(2)]
 
     out.node = tape.record([activated, upped], run, [activated, upped])
     return out
@@ -109,13 +101,7 @@ def _gated(tape: Tape, gate: Linear, up: Linear, x: Tensor, n: int) -> Tensor:
 
 def _silu(tape: Tape, x: Tensor) -> Tensor:
     out = tape.tensor(x.num_elements, SILU)
-
-    def run(tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
-        gradient = gradients[0]
-        assert gradient is not None
-        return [tape.tensor(gradient.num_elements, D_SILU)]
-
-    out.node = tape.record([x], run, [x])
+    out.node = tape.record([x], creates(x.num_elements, D_SILU), [x])
     return out
 
 

@@ -10,6 +10,7 @@ from loadcheck.stacks.unsloth_vllm.training_memory.autograd import (
     Gradients,
     Tape,
     Tensor,
+    creates,
     pass_through,
     to_both,
 )
@@ -22,7 +23,6 @@ WEIGHT = Label("dequantized weight", "unsloth/kernels/utils.py:171", "dequantize
 ABSMAX = Label("dequantized absmax", "unsloth/kernels/utils.py:175", "dequantized weights")
 BNB_WEIGHT = Label("dequantized weight", "bitsandbytes/functional.py: dequantize_4bit", "dequantized weights")
 BNB_ABSMAX = Label("dequantized absmax", "bitsandbytes/functional.py: dequantize_4bit", "dequantized weights")
-PRODUCT = Label("product with a weight", "unsloth/kernels/utils.py:458")
 LORA_PRODUCT = Label("product with LoRA's B", "unsloth/kernels/utils.py:464")
 LORA_HIDDEN = Label("product with LoRA's A", "unsloth/kernels/utils.py:464")
 LORA_CAST = Label("LoRA weight in 16 bits", "unsloth/kernels/utils.py:464")
@@ -90,7 +90,7 @@ def bnb_dequantize(tape: Tape, linear: Linear) -> Tensor | None:
 
 
 def matmul_lora(
-    tape: Tape, buffer: WeightBuffer, linear: Linear, num_tokens: int, label: Label = PRODUCT, *, back: bool = False
+    tape: Tape, buffer: WeightBuffer, linear: Linear, num_tokens: int, label: Label, *, back: bool = False
 ) -> Tensor:
     """X W + X A B for `num_tokens` rows (unsloth/kernels/utils.py:446-468); `back` multiplies by the transposed weights.
 
@@ -143,19 +143,19 @@ def peft_linear(tape: Tape, linear: Linear, x: Tensor, num_tokens: int) -> Tenso
 
     torch.nn.Module holds the arguments of a call until it returns, so `x` stays alive throughout.
     """
-    if linear.lora is None:
-        return base_linear(tape, linear, x, num_tokens)
-    result = base_linear(tape, linear, x, num_tokens)
+    lora, result = linear.lora, base_linear(tape, linear, x, num_tokens)
+    if lora is None:
+        return result
     if linear.quantized:
         result = _clone(tape, result)
     lora_input = x if linear.quantized else _to_fp32(tape, x)
-    dropped = _dropout(tape, linear, lora_input)
-    hidden = _lora_a(tape, linear, dropped, num_tokens)
+    dropped = _dropout(tape, lora_input) if lora.dropout else lora_input
+    hidden = _trained(tape, dropped, lora.a, num_tokens, linear.num_in, lora.r, PEFT_HIDDEN)
     del dropped
-    output = _lora_b(tape, linear, hidden, num_tokens)
+    output = _trained(tape, hidden, lora.b, num_tokens, lora.r, linear.num_out, PEFT_OUTPUT)
     del hidden
     output = _scaled(tape, output)
-    return _add(tape, result, output)
+    return add(tape, result, output, PEFT_SUM)
 
 
 BASE_OUTPUT = Label("output of a linear", "bitsandbytes/autograd/_functions.py:322")
@@ -195,21 +195,12 @@ def _clone(tape: Tape, x: Tensor) -> Tensor:
 
 def _to_fp32(tape: Tape, x: Tensor) -> Tensor:
     out = tape.tensor(x.num_elements, CAST_INPUT, FULL)
-    out.node = tape.record([x], _to_half)
+    out.node = tape.record([x], creates(x.num_elements, SUM))
     return out
 
 
-def _to_half(tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
-    gradient = gradients[0]
-    assert gradient is not None
-    return [tape.tensor(gradient.num_elements, SUM, HALF)]
-
-
-def _dropout(tape: Tape, linear: Linear, x: Tensor) -> Tensor:
+def _dropout(tape: Tape, x: Tensor) -> Tensor:
     """native_dropout: the output, and a mask of one byte per element, which is saved."""
-    assert linear.lora is not None
-    if not linear.lora.dropout:
-        return x
     out = tape.tensor(x.num_elements, DROPOUT, x.item_bytes)
     mask = tape.tensor(x.num_elements, DROPOUT_MASK, 1)
     out.node = tape.record([x], _like, [mask])
@@ -221,16 +212,6 @@ def _like(tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradi
     gradient = gradients[0]
     assert gradient is not None
     return [tape.tensor(gradient.num_elements, SUM, gradient.item_bytes)]
-
-
-def _lora_a(tape: Tape, linear: Linear, x: Tensor, num_tokens: int) -> Tensor:
-    assert linear.lora is not None
-    return _trained(tape, x, linear.lora.a, num_tokens, linear.num_in, linear.lora.r, PEFT_HIDDEN)
-
-
-def _lora_b(tape: Tape, linear: Linear, x: Tensor, num_tokens: int) -> Tensor:
-    assert linear.lora is not None
-    return _trained(tape, x, linear.lora.b, num_tokens, linear.lora.r, linear.num_out, PEFT_OUTPUT)
 
 
 def _trained(tape: Tape, x: Tensor, weight: Tensor, num_tokens: int, num_in: int, num_out: int, label: Label) -> Tensor:
@@ -254,14 +235,8 @@ def _autocast(tape: Tape, x: Tensor) -> Tensor:
     if x.item_bytes == HALF:
         return x
     out = tape.tensor(x.num_elements, SUM, HALF)
-    out.node = tape.record([x], _to_full)
+    out.node = tape.record([x], creates(x.num_elements, SUM, FULL))
     return out
-
-
-def _to_full(tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
-    gradient = gradients[0]
-    assert gradient is not None
-    return [tape.tensor(gradient.num_elements, SUM, FULL)]
 
 
 def _cast_weight(tape: Tape, weight: Tensor) -> Tensor:
@@ -269,7 +244,7 @@ def _cast_weight(tape: Tape, weight: Tensor) -> Tensor:
     assert tape.casts is not None
     if id(weight) not in tape.casts:
         cast = tape.tensor(weight.num_elements, AUTOCAST)
-        cast.node = tape.record([weight], _to_full)
+        cast.node = tape.record([weight], creates(weight.num_elements, SUM, FULL))
         tape.casts[id(weight)] = cast
     return tape.casts[id(weight)]
 
@@ -280,7 +255,7 @@ def _scaled(tape: Tape, x: Tensor) -> Tensor:
     return out
 
 
-def _add(tape: Tape, x: Tensor, y: Tensor, label: Label = PEFT_SUM) -> Tensor:
+def add(tape: Tape, x: Tensor, y: Tensor, label: Label) -> Tensor:
     out = tape.tensor(x.num_elements, label, x.item_bytes)
     out.node = tape.record([x, y], to_both)
     return out

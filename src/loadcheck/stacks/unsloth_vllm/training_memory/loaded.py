@@ -12,12 +12,9 @@ from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace
 from loadcheck.stacks.unsloth_vllm.allocator import rounded
 from loadcheck.stacks.unsloth_vllm.kv import kv_cache_memory
-from loadcheck.stacks.unsloth_vllm.outside_budget import HF_ROPE_TOKENS, engine_extras
+from loadcheck.stacks.unsloth_vllm.outside_budget import HF_ROPE, SAMPLING, adapter_extras, engine_extras
 from loadcheck.stacks.unsloth_vllm.slots import lora_slots
-from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, NF4_BLOCK, NF4_NESTED_BLOCK, weights
-
-SAMPLING = "sampling tensors"
-ROPE = "Hugging Face rope tables"
+from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, nf4_state_sizes, weights
 
 
 def loaded_model(config: ModelConfig, profile: Profile, engine: Prediction | None, compute_capability: float) -> Term:
@@ -27,8 +24,7 @@ def loaded_model(config: ModelConfig, profile: Profile, engine: Prediction | Non
     allocated bytes before the trainer in both cases (5,900,935,168 and 50,382,027,776 in tests/sweeps/test_train_truth.py).
     """
     parts = [*_by_transformers(config)] if engine is None else [*_by_vllm(config, profile, engine, compute_capability)]
-    labels = rounded(8 * positions(config, profile))
-    parts.append(Term("ignored labels", labels, "unsloth/models/llama.py:2609"))
+    parts.append(adapter_extras(config, profile.max_seq_length))
     return total("loaded model", parts)
 
 
@@ -42,11 +38,6 @@ def rope_tables(config: ModelConfig, tokens: int) -> tuple[int, int]:
     return (DTYPE_BYTES * tokens * config.head_dim,) * 2
 
 
-def first_rope_tokens(config: ModelConfig, profile: Profile) -> int:
-    """The tables' positions until the first forward pass extends them to the model's own length."""
-    return min(HF_ROPE_TOKENS, positions(config, profile))
-
-
 def _by_vllm(config: ModelConfig, profile: Profile, engine: Prediction, compute_capability: float) -> Iterator[Term]:
     """vLLM's tensors, which the trained model shares (unsloth_zoo/vllm_utils.py:381-487, 543-694)."""
     figures = engine.figures
@@ -57,14 +48,9 @@ def _by_vllm(config: ModelConfig, profile: Profile, engine: Prediction, compute_
     yield kv_cache_memory(config, blocks)
     has_graphs = bool(figures.num_cuda_graphs)
     extras = engine_extras(config, length, num_seqs, compute_capability, has_graphs)
-    yield total(extras.name, [part for part in extras.parts if part.name not in (SAMPLING, ROPE)])
+    yield total(extras.name, [part for part in extras.parts if part.name not in (SAMPLING, HF_ROPE)])
     if has_graphs:  # the capture stream has its own workspace
         yield replace(cublas_workspace(compute_capability), name="cuBLAS workspace of the graphs")
-
-
-def sampling_tensors(num_seqs: int) -> list[int]:
-    """Bytes of the tensors that vLLM's sampler keeps from its last batch (vllm/model_executor/sampling_metadata.py)."""
-    return [2 * num_seqs] * 6 + [4 * num_seqs]
 
 
 def _by_transformers(config: ModelConfig) -> Iterator[Term]:
@@ -93,12 +79,4 @@ _NF4 = "bitsandbytes/functional.py: QuantState"
 
 def _nf4_sizes(elements: int) -> dict[str, int]:
     """The tensors of one linear in 4-bit with double quantization."""
-    absmax = -(-elements // NF4_BLOCK)
-    return {
-        "packed": elements // 2,
-        "absmax": absmax,
-        "nested absmax": 4 * -(-absmax // NF4_NESTED_BLOCK),
-        "code": 4 * 16,
-        "nested code": 4 * 256,
-        "offset": 4,
-    }
+    return {"packed": elements // 2, **nf4_state_sizes(elements)}

@@ -10,6 +10,7 @@ from loadcheck.stacks.unsloth_vllm.training_memory.autograd import (
     Gradients,
     Tape,
     Tensor,
+    creates,
     pass_through,
 )
 from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label
@@ -52,14 +53,8 @@ def causal_lm_loss(
 def to_fp32(tape: Tape, logits: Tensor) -> Tensor:
     """accelerate's fp32 copy of the 16-bit tensors that a model returns (accelerate/utils/operations.py:752-812)."""
     out = tape.tensor(logits.num_elements, FULL_LOGITS, FULL)
-    out.node = tape.record([logits], _to_half)
+    out.node = tape.record([logits], creates(logits.num_elements, D_LOGITS))
     return out
-
-
-def _to_half(tape: Tape, _saved: tuple[Tensor, ...], gradients: Gradients) -> Gradients:
-    gradient = gradients[0]
-    assert gradient is not None
-    return [tape.tensor(gradient.num_elements, D_LOGITS, HALF)]
 
 
 def lm_head(tape: Tape, hidden: Tensor, n: int, vocab: int) -> Tensor:
@@ -98,12 +93,8 @@ def _summed(tape: Tape, x: Tensor) -> Tensor:
 
 def divided(tape: Tape, x: Tensor) -> Tensor:
     out = tape.tensor(1, SCALAR, FULL)
-    out.node = tape.record([x], _new_scalar)
+    out.node = tape.record([x], creates(1, SCALAR, FULL))
     return out
-
-
-def _new_scalar(tape: Tape, _saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
-    return [tape.tensor(1, SCALAR, FULL)]
 
 
 def _cut_cross_entropy(tape: Tape, hidden: Tensor, batch: int, length: int, vocab: int) -> Tensor:

@@ -86,28 +86,19 @@ def build(
 ) -> Trainee:
     """The layers with LoRA on their `targets`, and with unsloth's patches."""
     counts = patched(config, targets, dropout)
+    biases = {"patched_qkv": config.qkv_bias, "patched_o": config.o_bias, "patched_mlp": config.mlp_bias}
+    # A base bias prevents a group from being patched, though qwen2's is counted as patched (unsloth/models/llama.py:2529-2600).
+    fused = [bool(counts[group]) and not bias for group, bias in biases.items()]
     leaves: list[Leaf] = []
     layers = []
     for number in range(config.num_hidden_layers):
         linears = {
             name: _linear(config, tape, number, name, r, name in targets, dropout, leaves) for name in config.linears
         }
-        fused = {
-            group: _is_fused(config, group, bool(counts[group]))
-            for group in ("patched_qkv", "patched_o", "patched_mlp")
-        }
-        layers.append(
-            Layer(config.hidden_size, linears, fused["patched_qkv"], fused["patched_o"], fused["patched_mlp"])
-        )
+        layers.append(Layer(linears, *fused))
     rope = [tape.ledger.allocate(num_bytes, ROPE) for num_bytes in first_rope_bytes]
     fused_loss = config.model_type != "mistral" and compute_capability >= 7.5
     return Trainee(config, tape, layers, checkpointing, num_sms, fused_loss, leaves, rope, rope_bytes)
-
-
-def _is_fused(config: ModelConfig, group: str, counted: bool) -> bool:
-    """A base bias prevents a group from being patched, though qwen2's is counted as patched (unsloth/models/llama.py:2529-2600)."""
-    biases = {"patched_qkv": config.qkv_bias, "patched_o": config.o_bias, "patched_mlp": config.mlp_bias}
-    return counted and not biases[group]
 
 
 def _linear(

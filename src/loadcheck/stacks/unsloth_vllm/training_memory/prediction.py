@@ -10,10 +10,11 @@ from loadcheck.predict.terms import Term, total
 from loadcheck.specs.architecture import ARCHITECTURES
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.training import TrainSettings
+from loadcheck.stacks.unsloth_vllm.outside_budget import HF_ROPE_TOKENS
 from loadcheck.stacks.unsloth_vllm.training_memory.attention import NUM_SMS_ASSUMED, num_sms
 from loadcheck.stacks.unsloth_vllm.training_memory.autograd import INDEX, Tape
 from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label, Ledger
-from loadcheck.stacks.unsloth_vllm.training_memory.loaded import first_rope_tokens, loaded_model, positions, rope_tables
+from loadcheck.stacks.unsloth_vllm.training_memory.loaded import loaded_model, positions, rope_tables
 from loadcheck.stacks.unsloth_vllm.training_memory.model import Trainee, build
 from loadcheck.stacks.unsloth_vllm.training_memory.steps import Steps
 
@@ -47,11 +48,6 @@ class TrainMemory:
     paged_bytes: int
     ledger: Ledger
     started_at: int
-
-    @property
-    def peak(self) -> Term:
-        """The largest peak of the whole training."""
-        return max(self.check, self.first_step, self.later_step, key=lambda term: term.num_bytes)
 
 
 def train_memory(case: Case, settings: TrainSettings, engine: Prediction | None) -> TrainMemory:
@@ -97,13 +93,13 @@ def _with_model(loaded: Term, moment: Term) -> Term:
 
 def _trainee(case: Case, tape: Tape) -> Trainee:
     config, profile, card = case.config, case.profile, case.gpu
-    adapters = profile.adapters
+    adapters, tokens = profile.adapters, positions(config, profile)
     assert adapters is not None
     return build(
         config,
         tape,
-        first_rope_bytes=rope_tables(config, first_rope_tokens(config, profile)),
-        rope_bytes=rope_tables(config, positions(config, profile)),
+        first_rope_bytes=rope_tables(config, min(HF_ROPE_TOKENS, tokens)),  # until the first forward pass extends them
+        rope_bytes=rope_tables(config, tokens),
         r=adapters.r,
         targets=adapters.target_modules,
         dropout=adapters.lora_dropout,

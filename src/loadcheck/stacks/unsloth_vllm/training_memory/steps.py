@@ -5,10 +5,10 @@ from __future__ import annotations
 from loadcheck.predict.terms import Term
 from loadcheck.specs.training import TrainSettings
 from loadcheck.stacks.unsloth_vllm.activation import cublas_workspace
+from loadcheck.stacks.unsloth_vllm.outside_budget import sampling_tensors
 from loadcheck.stacks.unsloth_vllm.training_memory import grpo, sft
 from loadcheck.stacks.unsloth_vllm.training_memory.autograd import FULL, Tensor
 from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Label, Storage
-from loadcheck.stacks.unsloth_vllm.training_memory.loaded import sampling_tensors
 from loadcheck.stacks.unsloth_vllm.training_memory.loss import SCALAR
 from loadcheck.stacks.unsloth_vllm.training_memory.model import Trainee
 from loadcheck.stacks.unsloth_vllm.training_memory.optimizer import Optimizer
