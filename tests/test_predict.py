@@ -14,7 +14,7 @@ from loadcheck.predict.terms import Term
 from loadcheck.specs.files import changed
 from loadcheck.specs.lora import adapter_params, base_params
 from loadcheck.specs.model import load_models
-from loadcheck.specs.profile import LINEAR_MODULES, Profile, load_profile
+from loadcheck.specs.profile import LINEAR_MODULES, Adapters, Profile, load_profile
 from loadcheck.specs.shape import ModelConfig, Quantization
 from loadcheck.stacks import parse_log
 from loadcheck.stacks.unsloth_vllm.activation import SEGMENTED_SORT_ROWS, activation_peak, forward_peak, sampler_peak
@@ -207,7 +207,7 @@ def test_the_h100s_memory_to_the_byte():
         + workspace
     )
     assert loaded == 50_045_434_880
-    with_adapters = loaded + adapter_memory(LLAMA, 32, LINEAR_MODULES).num_bytes + adapter_extras(LLAMA, 512).num_bytes
+    with_adapters = loaded + adapter_memory(LLAMA, Adapters(r=32)).num_bytes + adapter_extras(LLAMA, 512).num_bytes
     assert with_adapters == 50_382_027_776
     # 512 bytes fewer after one prompt was sampled; the batch's ids and loss are 8,704 more
     peak = with_adapters - 512 + 8_704 + training_memory(LLAMA, PROFILE, 1024, 9.0).num_bytes
@@ -217,7 +217,7 @@ def test_the_h100s_memory_to_the_byte():
 def test_adapters_of_the_reference():
     """The adapters have 83,886,080 parameters in fp32; the base counts 8,030,261,248."""
     assert adapter_params(LLAMA, 32, LINEAR_MODULES) == 83_886_080
-    assert adapter_memory(LLAMA, 32, LINEAR_MODULES).num_bytes == 4 * 83_886_080
+    assert adapter_memory(LLAMA, Adapters(r=32)).num_bytes == 4 * 83_886_080
     assert base_params(LLAMA) == 8_030_261_248
 
 

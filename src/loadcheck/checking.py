@@ -158,9 +158,7 @@ def _with_rank_of_log(profile: Profile, attempt: Attempt, model: Model) -> Profi
     """
     if not profile.has_budget or profile.adapters is None:
         return profile
-    try:
-        config = model.config_for("nf4" if profile.load_in_4bit else "16bit")
-    except BadInput:
+    if (config := _shape(profile, model)) is None:
         return profile
     ranks = stack_of(profile).ranks_in_log(attempt, config)
     if not ranks or profile.max_lora_rank in ranks or _differs_in_one_digit(profile, attempt):
@@ -188,13 +186,17 @@ def _differs_in_one_digit(profile: Profile, attempt: Attempt) -> bool:
 
 def _trainable_params(profile: Profile, model: Model) -> int | None:
     """The parameters of the profile's adapters; None if it attaches none, or the model's shape is unknown."""
-    if profile.adapters is None:
-        return None
-    try:
-        config = model.config_for("nf4" if profile.load_in_4bit else "16bit")
-    except BadInput:
+    if profile.adapters is None or (config := _shape(profile, model)) is None:
         return None
     return adapter_params(config, profile.adapters.r, profile.adapters.target_modules)
+
+
+def _shape(profile: Profile, model: Model) -> ModelConfig | None:
+    """The model's shape as the profile loads it; None if its figures are not predicted."""
+    try:
+        return model.config_for(profile.quantization)
+    except BadInput:
+        return None
 
 
 def _refuse_other_settings(record: RunRecord, own: Profile, requested: Profile) -> None:

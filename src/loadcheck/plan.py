@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from loadcheck.errors import BadInput, Problem
@@ -12,9 +11,8 @@ from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig, Quantization
 
 
-@dataclass(frozen=True, slots=True)
-class LoadPlan:
-    """A load, fully resolved.
+class LoadPlan(Spec, frozen=True):
+    """A load, fully resolved (plan.json).
 
     Attributes:
         model_name: the name to show, and of the folder of its weights.
@@ -53,26 +51,9 @@ def make_plan(profile: Profile) -> LoadPlan:
 
 def plan_to_json(plan: LoadPlan) -> dict[str, Any]:
     """The plan as JSON data, for the engine's process."""
-    return {
-        "profile": to_data(plan.profile),
-        "model_name": plan.model_name,
-        "config": to_data(plan.config),
-        "checkpoint": to_data(plan.checkpoint) if plan.checkpoint else None,
-    }
+    return to_data(plan)
 
 
 def plan_from_json(data: object) -> LoadPlan:
     """The inverse of `plan_to_json`; BadInput for anything else."""
-    return validate(_PlanFile, data, "plan.json").plan()
-
-
-class _PlanFile(Spec, frozen=True, kw_only=True):
-    """plan.json."""
-
-    profile: Profile
-    model_name: str
-    config: ModelConfig
-    checkpoint: Checkpoint | None
-
-    def plan(self) -> LoadPlan:
-        return LoadPlan(self.profile, self.model_name, self.config, self.checkpoint)
+    return validate(LoadPlan, data, "plan.json")

@@ -12,6 +12,7 @@ from msgspec import Meta
 from loadcheck.errors import BadInput, Problem, suggestion
 from loadcheck.specs.files import Spec, changed, env_dir, is_file, read_toml, set_at, to_data, to_toml, validate
 from loadcheck.specs.settings import Setting
+from loadcheck.specs.shape import Quantization
 
 Loader = Literal["unsloth", "vllm"]
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -202,6 +203,11 @@ class Profile(Spec, frozen=True, kw_only=True):
     adapters: Adapters | None = Adapters()
     generation: Generation = Generation()
     training: Training = Training()
+
+    @property
+    def quantization(self) -> Quantization:
+        """The one that is asked for; a local directory has its own."""
+        return "nf4" if self.load_in_4bit else "16bit"
 
     @property
     def has_budget(self) -> bool:

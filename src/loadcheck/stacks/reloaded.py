@@ -14,7 +14,7 @@ from loadcheck.disk import sha256_of
 from loadcheck.plan import LoadPlan
 from loadcheck.stacks.engine_common import seconds_since
 from loadcheck.stacks.probe import PROBE, chat_ids, distance, logits_of, read_probe
-from loadcheck.weights.nf4 import allow_cpu, nf4_config, quieten, wait_passively
+from loadcheck.weights.nf4 import nf4_arguments, quieten, wait_passively
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}  # all files are local by now
@@ -54,7 +54,7 @@ class Source:
     def _pretrained(self, directory: Path, quantization: str | None) -> Any:
         """On the kind of device that it was trained on, if this machine has one."""
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM
 
         on_gpu = torch.cuda.is_available() and not self.plan.profile.on_cpu
         arguments: dict[str, Any] = {
@@ -62,10 +62,7 @@ class Source:
             "device_map": {"": 0 if on_gpu else "cpu"},
         }
         if quantization == "nf4":
-            allow_cpu()
-            # A quantized checkpoint says so itself; a 16-bit one is quantized while it is read.
-            if getattr(AutoConfig.from_pretrained(directory), "quantization_config", None) is None:
-                arguments["quantization_config"] = nf4_config()
+            arguments |= nf4_arguments(directory)
         return AutoModelForCausalLM.from_pretrained(directory, **arguments)
 
 

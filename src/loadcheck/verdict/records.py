@@ -49,7 +49,7 @@ def check_records(evidence: Evidence, job: TrainJob, records: Records) -> Iterat
         yield from _same("plan.json", evidence.profile, plan.profile)
     if records.job is not None:
         yield from _same("train.json", job, records.job)
-    quantization = "nf4" if plan.profile.load_in_4bit else "16bit"
+    quantization = plan.profile.quantization
     if plan.config.quantization != quantization:
         yield _fail("plan.json", f"its profile asks for {quantization}, but its config has {plan.config.quantization}")
     model = find_model(plan.profile.model)

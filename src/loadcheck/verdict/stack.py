@@ -99,7 +99,7 @@ def _settings(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
     """The model, the length, the quantization, the graphs and the memory that the profile asks for."""
     wanted: dict[str, Value] = {
         "max_model_len": profile.max_seq_length,
-        "quantization": "nf4" if profile.load_in_4bit else "16bit",
+        "quantization": profile.quantization,
         **figures_of_settings(profile),
         "conservativeness": profile.conservativeness,
     }

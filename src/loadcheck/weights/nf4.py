@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 COMPUTE_DTYPE = "float32"
@@ -46,6 +47,15 @@ def allow_cpu() -> None:
         return True
 
     transformers.integrations.validate_bnb_backend_availability = is_available
+
+
+def nf4_arguments(directory: Path) -> dict[str, Any]:
+    """What `from_pretrained` needs to load a checkpoint in 4 bits: a quantized one says so itself, a 16-bit one is quantized while it is read."""
+    from transformers import AutoConfig
+
+    allow_cpu()
+    quantized = getattr(AutoConfig.from_pretrained(directory), "quantization_config", None) is not None
+    return {} if quantized else {"quantization_config": nf4_config()}
 
 
 def nf4_config() -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from loadcheck.predict import Case
 from loadcheck.specs.training import TrainSettings
-from loadcheck.stacks.transformers_cpu.train_peak import cpu_train_peak, cpu_train_slack
+from loadcheck.stacks.transformers_cpu.train_peak import SLACK, cpu_train_peak
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,4 +64,4 @@ def _cpu_peaks(case: Case, settings: TrainSettings) -> Peaks:
     if peak is None:
         return Peaks(note="the peak of a training on a CPU was measured only for SFT of SmolLM2 135M in 4-bit")
     fits = case.ram_available_bytes is None or peak.num_bytes <= case.ram_available_bytes
-    return Peaks(host_bytes=peak.num_bytes, host_slack=cpu_train_slack(), fits=fits)
+    return Peaks(host_bytes=peak.num_bytes, host_slack=SLACK, fits=fits)

@@ -15,8 +15,7 @@ from loadcheck.specs.profile import Profile
 from loadcheck.specs.settings import switched_on
 from loadcheck.specs.trouble import Shortage
 from loadcheck.stacks.plain_vllm.plan import MAX_NUM_SEQS
-from loadcheck.stacks.unsloth_vllm import rungs
-from loadcheck.stacks.unsloth_vllm.bands import KV_SLACK_BYTES, NON_TORCH_SLACK_BYTES, PEAK_SLACK
+from loadcheck.stacks.unsloth_vllm import margin, rungs
 from loadcheck.stacks.unsloth_vllm.margin import request_bytes
 
 SEQUENCES = (192, 128, 64, 32, 16, 8)
@@ -57,9 +56,7 @@ def concessions(case: Case) -> Iterator[Concession]:
 
 def slack(card: Card) -> dict[Shortage, int]:
     """The margin that a load must leave, because the prediction may be off by that much."""
-    card_share = int(PEAK_SLACK * card.total_bytes)
-    non_torch = 0 if card.non_torch_bytes is not None else NON_TORCH_SLACK_BYTES
-    return {"batch": 0, "profile": card_share, "kv_cache": KV_SLACK_BYTES + non_torch, "peak": card_share}
+    return {short: num_bytes for short, num_bytes in margin.slack(card).items() if short != "kv_estimate"}
 
 
 def amounts_left(case: Case, prediction: Prediction) -> dict[Shortage, int]:

@@ -21,10 +21,9 @@ from loadcheck.specs.profile import Adapters, Profile
 from loadcheck.stacks.engine_common import TRAINING_TEXT, digest, expectation, finite, frozen, seconds_since, trainable
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.transformers_cpu.events import Attached, Trained
+from loadcheck.stacks.transformers_cpu.machine import PACKAGES
 from loadcheck.stacks.transformers_cpu.memory import held_bytes, peak_rss_bytes
-from loadcheck.weights.nf4 import allow_cpu, nf4_config, quieten, wait_passively
-
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "numpy")
+from loadcheck.weights.nf4 import nf4_arguments, quieten, wait_passively
 
 ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",  # use the CPU even if there is a GPU
@@ -90,16 +89,12 @@ def tokenizer_of(directory: Path) -> Any:
 
 def load(plan: LoadPlan, directory: Path, recorder: Recorder) -> Any:
     import bitsandbytes  # noqa: F401  # takes seconds that are not part of the load
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(directory)
     arguments: dict[str, Any] = {"torch_dtype": DTYPE, "device_map": {"": "cpu"}}
     if plan.quantization == "nf4":
-        allow_cpu()
+        arguments |= nf4_arguments(directory)
         speed_up_dequantize()
-        # A quantized checkpoint says so itself; a 16-bit one is quantized while it is read.
-        if getattr(config, "quantization_config", None) is None:
-            arguments["quantization_config"] = nf4_config()
     start_s = time.monotonic()
     model = AutoModelForCausalLM.from_pretrained(directory, **arguments)
     weights_load_s = seconds_since(start_s)

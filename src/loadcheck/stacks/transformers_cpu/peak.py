@@ -27,12 +27,17 @@ SLACK = 0.25
 differ between machines: 0.79 to 0.81 GiB for the default load on two of them."""
 
 
+def was_measured(config: ModelConfig) -> bool:
+    """Whether the model has the shape of the one whose peaks were measured."""
+    return (config.num_hidden_layers, config.hidden_size, config.vocab_size) == MEASURED_SHAPE
+
+
 def cpu_peak(config: ModelConfig, profile: Profile, weights: Term) -> Term | None:
     """The peak in bytes as a tree; None where it was never measured: for other models, and for training in 16-bit."""
-    shape = (config.num_hidden_layers, config.hidden_size, config.vocab_size)
-    if shape != MEASURED_SHAPE or (profile.training.steps and config.quantization != "nf4"):
+    if not was_measured(config) or (profile.training.steps and config.quantization != "nf4"):
         return None
-    adapters = 0 if profile.adapters is None else _adapter_bytes(config, profile)
+    adapters = 0 if profile.adapters is None else adapter_memory(config, profile.adapters).num_bytes
+    training = TRAINING_BYTES + round(TRAINING_SHARE * adapters) if profile.training.steps else 0
     parts = [
         Term("libraries", LIBRARIES_BYTES, "measured"),
         weights,
@@ -43,18 +48,9 @@ def cpu_peak(config: ModelConfig, profile: Profile, weights: Term) -> Term | Non
         ),
         Term("adapters", adapters, "fp32"),
         Term("attaching", ATTACHING_BYTES if adapters else 0, "measured"),
-        Term("training", _training_bytes(adapters) if profile.training.steps else 0, "fitted"),
+        Term("training", training, "fitted"),
     ]
     return total("peak", parts)
-
-
-def _adapter_bytes(config: ModelConfig, profile: Profile) -> int:
-    assert profile.adapters is not None
-    return adapter_memory(config, profile.adapters.r, profile.adapters.target_modules).num_bytes
-
-
-def _training_bytes(adapter_bytes: int) -> int:
-    return TRAINING_BYTES + round(TRAINING_SHARE * adapter_bytes)
 
 
 def cpu_bands(peak_bytes: int | None) -> dict[str, Band]:

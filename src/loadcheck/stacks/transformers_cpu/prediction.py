@@ -12,11 +12,10 @@ from loadcheck.figures import Figures
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
 from loadcheck.predict.terms import Term, total
-from loadcheck.specs.lora import adapter_params, base_params
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.transformers_cpu.peak import cpu_peak, peak_note
-from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, patched
+from loadcheck.stacks.unsloth_vllm.adapters import adapter_figures
 from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, NF4_BLOCK, NF4_NESTED_BLOCK
 
 CODE_BYTES = 4 * (16 + 256)
@@ -73,22 +72,13 @@ def predict(case: Case) -> Prediction:
 
 
 def _figures(config: ModelConfig, profile: Profile) -> Figures:
-    adapters, weights = profile.adapters, cpu_weights(config)
+    weights = cpu_weights(config)
     peak = cpu_peak(config, profile, weights)
-    common: dict[str, Any] = {
-        "quantization": config.quantization,
-        "max_model_len": profile.max_seq_length,
-        "weights_bytes": weights.num_bytes,
-        "peak_device_bytes": None if peak is None else peak.num_bytes,
-    }
-    if adapters is None:
-        return Figures(**common)
-    params = adapter_params(config, adapters.r, adapters.target_modules)
-    counts: dict[str, Any] = patched(config, adapters.target_modules, adapters.lora_dropout)
+    adapters: dict[str, Any] = {} if profile.adapters is None else adapter_figures(config, profile.adapters)
     return Figures(
-        **common,
-        **counts,
-        trainable_params=params,
-        total_params=base_params(config) + params,
-        adapter_bytes=adapter_memory(config, adapters.r, adapters.target_modules).num_bytes,
+        quantization=config.quantization,
+        max_model_len=profile.max_seq_length,
+        weights_bytes=weights.num_bytes,
+        peak_device_bytes=None if peak is None else peak.num_bytes,
+        **adapters,
     )

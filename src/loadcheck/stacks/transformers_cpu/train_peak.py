@@ -10,7 +10,7 @@ from loadcheck.predict.terms import Term, total
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.specs.training import TrainSettings
-from loadcheck.stacks.transformers_cpu.peak import ATTACHING_BYTES, LIBRARIES_BYTES, MEASURED_SHAPE
+from loadcheck.stacks.transformers_cpu.peak import ATTACHING_BYTES, LIBRARIES_BYTES, was_measured
 from loadcheck.stacks.transformers_cpu.prediction import cpu_weights
 from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory
 
@@ -26,10 +26,14 @@ SLACK = 0.25
 
 def cpu_train_peak(config: ModelConfig, profile: Profile, settings: TrainSettings) -> Term | None:
     """The peak in bytes as a tree; None where it was never measured: for other models, 16-bit, and GRPO."""
-    shape = (config.num_hidden_layers, config.hidden_size, config.vocab_size)
-    if shape != MEASURED_SHAPE or config.quantization != "nf4" or profile.adapters is None or settings.method == "grpo":
+    if (
+        not was_measured(config)
+        or config.quantization != "nf4"
+        or profile.adapters is None
+        or settings.method == "grpo"
+    ):
         return None
-    adapters = adapter_memory(config, profile.adapters.r, profile.adapters.target_modules).num_bytes
+    adapters = adapter_memory(config, profile.adapters).num_bytes
     per_token = CHECKPOINTED_TOKEN_BYTES if profile.adapters.use_gradient_checkpointing else TOKEN_BYTES
     parts = [
         Term("libraries", LIBRARIES_BYTES + TRAINER_BYTES, "measured"),
@@ -41,8 +45,3 @@ def cpu_train_peak(config: ModelConfig, profile: Profile, settings: TrainSetting
         Term("batch", per_token * settings.rows * settings.row_tokens, "fitted"),
     ]
     return total("train_peak_host", parts)
-
-
-def cpu_train_slack() -> float:
-    """Half of the band, as a share."""
-    return SLACK

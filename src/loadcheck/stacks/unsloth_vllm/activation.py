@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from loadcheck.predict.terms import Term, total
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.allocator import cached, rounded
-from loadcheck.stacks.unsloth_vllm.quantization import kinds_of_layers
+from loadcheck.stacks.unsloth_vllm.quantization import MERGED_LINEARS, kinds_of_layers
 from loadcheck.stacks.unsloth_vllm.weights import DTYPE_BYTES, extended_vocab, head_rows
 from loadcheck.units import round_up
 
@@ -178,13 +178,8 @@ class _Layer:
         return rounded(DTYPE_BYTES * num_in * num_out) + max(self._tensor(num_out), absmax)
 
     def _shards(self, name: str) -> tuple[int, list[int]]:
-        config = self._config
-        return {
-            "qkv_proj": (config.hidden_size, [config.q_size, config.kv_size, config.kv_size]),
-            "o_proj": (config.q_size, [config.hidden_size]),
-            "gate_up_proj": (config.hidden_size, [config.intermediate_size] * 2),
-            "down_proj": (config.intermediate_size, [config.hidden_size]),
-        }[name]
+        linears, names = self._config.linears, MERGED_LINEARS[name]
+        return linears[names[0]][0], [linears[each][1] for each in names]
 
     def attention(self, compute_capability: float) -> int:
         """flash-attn's output and log-sum-exp; below 8.0 xformers' output, one part for each group of heads, and their stack.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from loadcheck.predict.terms import Term, total
-from loadcheck.specs.lora import adapter_params
+from loadcheck.specs.lora import adapter_params, base_params
+from loadcheck.specs.profile import Adapters
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.allocator import cached
 
@@ -14,13 +15,26 @@ ADAPTER_DTYPE_BYTES = 4
 
 
 @cached(maxsize=1024)
-def adapter_memory(config: ModelConfig, r: int, targets: tuple[str, ...]) -> Term:
+def adapter_memory(config: ModelConfig, adapters: Adapters) -> Term:
     parts = [
-        Term(name, ADAPTER_DTYPE_BYTES * adapter_params(config, r, [name]), "peft/tuners/lora/layer.py:116-118")
+        Term(
+            name, ADAPTER_DTYPE_BYTES * adapter_params(config, adapters.r, [name]), "peft/tuners/lora/layer.py:116-118"
+        )
         for name in config.linears
-        if name in targets
+        if name in adapters.target_modules
     ]
     return total("adapter", parts, "peft 0.14.0; fp32")
+
+
+def adapter_figures(config: ModelConfig, adapters: Adapters) -> dict[str, int]:
+    """Every figure of attached adapters."""
+    params = adapter_params(config, adapters.r, adapters.target_modules)
+    return {
+        **patched(config, adapters.target_modules, adapters.lora_dropout),
+        "trainable_params": params,
+        "total_params": base_params(config) + params,
+        "adapter_bytes": adapter_memory(config, adapters).num_bytes,
+    }
 
 
 def patched(config: ModelConfig, targets: Collection[str], lora_dropout: float) -> dict[str, int]:

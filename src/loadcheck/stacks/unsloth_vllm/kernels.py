@@ -21,6 +21,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from loadcheck.stacks.unsloth_vllm.kernel_compiler import Sizes
+from loadcheck.stacks.unsloth_vllm.quantization import MERGED_LINEARS
 
 OPS = "vllm.lora.ops.triton_ops"
 TOKENS = 512
@@ -30,8 +31,6 @@ EXTRA_VOCAB = 256
 
 PROCESSES = 12
 """The most processes: one for each kernel, and one for the module that Triton's driver compiles for itself."""
-MERGED = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
-"""The projections that vLLM has in one linear each (packed_modules_mapping of vllm/model_executor/models/llama.py)."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Call = Callable[[], object]
@@ -88,7 +87,7 @@ def calls(operators: dict[str, Any], sizes: Sizes) -> Iterator[tuple[str, Call]]
 
     embedding = weights(hidden, rank)
     yield call("embedding", "sgmv_expand", rows(rank).unsqueeze(0), [embedding], rows(hidden), *batch, 0, True)
-    for names in MERGED:
+    for names in MERGED_LINEARS.values():
         size_in, outs = linears[names[0]][0], [linears[name][1] for name in names]
         a, b, count = [weights(rank, size_in) for _ in outs], [weights(size, rank) for size in outs], len(outs)
         yield call(f"{count}", "sgmv_shrink", rows(size_in), a, buffer(count), *batch, 1.0)
@@ -96,7 +95,7 @@ def calls(operators: dict[str, Any], sizes: Sizes) -> Iterator[tuple[str, Call]]
     yield call("", "bgmv_shrink", rows(hidden)[:1], weights(rank, hidden), buffer()[:1], indices[:1], 1.0)
     yield call("logits", "bgmv_expand", buffer()[:1], weights(vocab, rank), rows(vocab)[:1], indices[:1], True)
     yield call("embedding", "bgmv_expand", rows(rank), embedding, rows(hidden), indices, True)
-    for names in MERGED:
+    for names in MERGED_LINEARS.values():
         width, start = sum(linears[name][1] for name in names), 0
         for size_in, size_out in (linears[name] for name in names):
             yield call("", "bgmv_shrink", rows(size_in), weights(rank, size_in), buffer(), indices, 1.0)

@@ -71,7 +71,7 @@ def training_memory(config: ModelConfig, profile: Profile, num_tokens: int, comp
     """What training steps on `num_tokens` tokens add at their peak, which for short batches is in the optimizer's step."""
     if profile.adapters is None:
         return total("training", [])
-    adapter = adapter_memory(config, profile.adapters.r, profile.adapters.target_modules).num_bytes
+    adapter = adapter_memory(config, profile.adapters).num_bytes
     largest = max(config.intermediate_size * config.hidden_size, config.q_size * config.hidden_size)
     quantized = config.quantization == "nf4"
     kept_logits = num_tokens if num_tokens <= RETURN_LOGITS_TOKENS else 0

@@ -12,13 +12,12 @@ from loadcheck.predict.account import MemoryAccount, Prediction
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
 from loadcheck.predict.terms import Term, total
-from loadcheck.specs.lora import adapter_params, base_params
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.unsloth_vllm.activation import (
     cublas_workspace,
     lora_pointers,
 )
-from loadcheck.stacks.unsloth_vllm.adapters import adapter_memory, patched
+from loadcheck.stacks.unsloth_vllm.adapters import adapter_figures, adapter_memory
 from loadcheck.stacks.unsloth_vllm.allocator import cached
 from loadcheck.stacks.unsloth_vllm.batch import sampled_batch
 from loadcheck.stacks.unsloth_vllm.budget import Budget
@@ -101,7 +100,7 @@ def _peak(case: Case, plan: EnginePlan, budget: Budget) -> Term:
         engine_extras(config, plan.max_model_len, num_seqs, capability, plan.captures_graphs),
     ]
     if adapters is not None:
-        adapter = adapter_memory(config, adapters.r, adapters.target_modules)
+        adapter = adapter_memory(config, adapters)
         terms += [
             adapter,
             Term(
@@ -189,16 +188,7 @@ def _outside_figures(case: Case, peak: Term) -> dict[str, Any]:
         "lora_slots_bytes": slots_only(config, case.profile.max_lora_rank),
         "peak_device_bytes": peak.num_bytes,
     }
-    if adapters is None:
-        return outside
-    params = adapter_params(config, adapters.r, adapters.target_modules)
-    return {
-        **outside,
-        **patched(config, adapters.target_modules, adapters.lora_dropout),
-        "trainable_params": params,
-        "total_params": base_params(config) + params,
-        "adapter_bytes": adapter_memory(config, adapters.r, adapters.target_modules).num_bytes,
-    }
+    return outside if adapters is None else outside | adapter_figures(config, adapters)
 
 
 def warnings_of(card: Card, plan: EnginePlan, largest_bytes: int) -> Iterator[str]:
