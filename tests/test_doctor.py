@@ -18,6 +18,7 @@ from loadcheck.doctor.host import needed_disk_bytes
 from loadcheck.doctor.settings import token_form
 from loadcheck.errors import EXIT_FAIL, EXIT_MACHINE, EXIT_PASS
 from loadcheck.machine import ChangedFile, Token
+from loadcheck.manifest import record_hash
 from loadcheck.plan import LoadPlan, make_plan
 from loadcheck.specs.profile import load_profile
 from loadcheck.specs.versions import load_versions
@@ -468,7 +469,7 @@ def _distribution(site: Path) -> Distribution:
     lines = []
     for name, recorded, now in (("same", b"abc", b"abc"), ("edited", b"abc", b"abd"), ("longer", b"abc", b"abcd")):
         (site / f"{name}.py").write_bytes(recorded)
-        lines.append(f"{name}.py,sha256={facts._record_hash(site / f'{name}.py')},{len(recorded)}")
+        lines.append(f"{name}.py,sha256={record_hash(site / f'{name}.py')},{len(recorded)}")
         (site / f"{name}.py").write_bytes(now)
     lines += [
         "gone.py,sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU,0",

@@ -13,7 +13,7 @@ from loadcheck.logs import Attempt, ParsedLog
 from loadcheck.logs.events import Started
 from loadcheck.runs.folder import RunFolder, RunRecord, own_file
 from loadcheck.specs.expected import Expected, load_expected
-from loadcheck.specs.files import changed, flat, validate, value_at
+from loadcheck.specs.files import changed, differences, validate, value_at
 from loadcheck.specs.gpu import find_gpu, gpu_named
 from loadcheck.specs.hf_config import kept_modules
 from loadcheck.specs.lora import adapter_params, possible_ranks
@@ -201,11 +201,10 @@ def _shape(profile: Profile, model: Model) -> ModelConfig | None:
 
 def _refuse_other_settings(record: RunRecord, own: Profile, requested: Profile) -> None:
     """BadInput if a run is to be judged by other settings than its own, in one line, however many differ."""
-    mine, other = flat(own), flat(requested)
     differ = [
-        f"{key} {mine.get(key)}, not {other.get(key)}"
-        for key in dict.fromkeys((*mine, *other))
-        if key not in ("name", "description") and mine.get(key) != other.get(key)
+        f"{key} {mine}, not {other}"
+        for key, (mine, other) in differences(own, requested).items()
+        if key not in ("name", "description")
     ]
     if differ:
         more = f" (and {len(differ) - NAMED_SETTINGS} more)" if len(differ) > NAMED_SETTINGS else ""

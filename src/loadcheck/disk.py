@@ -24,6 +24,15 @@ def hash_of(path: Path, digest: Any = None) -> Any:
     return digest
 
 
+def read_at_most(path: Path, max_bytes: int) -> bytes:
+    """The content of a file; ValueError if it is larger, so that a hostile file cannot fill memory."""
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"it is larger than {max_bytes} bytes")
+    return content
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file in hexadecimal."""
     return str(hash_of(path).hexdigest())

@@ -135,17 +135,21 @@ def changed_files(found: list[Distribution]) -> list[ChangedFile]:
     return changed
 
 
+def is_compared(path: PackagePath) -> bool:
+    """Whether a file must be as in its wheel. The installer writes the interpreter's path into scripts, and compiles bytecode."""
+    return path.hash is not None and path.suffix != ".pyc" and not (path.parts[0] == ".." and "bin" in path.parts[:-1])
+
+
 def _difference(path: PackagePath) -> Difference | None:
-    # The installer writes the interpreter's path into scripts, and compiles bytecode: neither is as in the wheel.
-    if path.hash is None or path.suffix == ".pyc" or ("bin" in path.parts[:-1] and path.parts[0] == ".."):
+    if path.hash is None or not is_compared(path):
         return None
     file = Path(str(path.locate()))
     if not file.exists():
         return "missing"
-    return None if _hash(file) == path.hash.value else "changed"
+    return None if record_hash(file) == path.hash.value else "changed"
 
 
-def _hash(path: Path) -> str:
+def record_hash(path: Path) -> str:
     """The hash as in RECORD: URL-safe base 64, without padding."""
     return urlsafe_b64encode(hash_of(path).digest()).rstrip(b"=").decode()
 

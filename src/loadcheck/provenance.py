@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 
 from loadcheck import signature
+from loadcheck.disk import read_at_most
 from loadcheck.errors import BadInput, LoadcheckError, Problem
 from loadcheck.runs.folder import own_file
 from loadcheck.runs.origin import LOCK, lock_sha256, read_origin
@@ -110,11 +111,7 @@ def read_statement(path: Path) -> Statement:
 def read_stated(path: Path, kind: type[StatementT], max_bytes: int, subject: str, remedy: str) -> StatementT:
     """Read a statement as a record of this kind; BadInput if it is missing, too large, or not on such a subject."""
     try:
-        with own_file(path).open("rb") as file:
-            text = file.read(max_bytes + 1)
-        if len(text) > max_bytes:
-            raise ValueError(f"it is larger than {max_bytes} bytes")
-        return msgspec.json.decode(text, type=kind)
+        return msgspec.json.decode(read_at_most(own_file(path), max_bytes), type=kind)
     except OSError as error:
         raise BadInput(Problem(str(path), f"no statement ({error.strerror})", remedy)) from None
     except (ValueError, RecursionError, msgspec.MsgspecError) as error:

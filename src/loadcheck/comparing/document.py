@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loadcheck.comparing.subject import Subject, equal_to, is_compared, settings_of, with_ram
+from loadcheck.comparing.subject import Subject, equal_to, is_compared, with_ram
 from loadcheck.comparing.training import measured_peaks, peak_terms
+from loadcheck.disk import read_at_most
 from loadcheck.errors import BadInput, Problem
 from loadcheck.figures import Kind, Reading, Value, figure_specs
 from loadcheck.predict import Case, card_from_device
 from loadcheck.specs.files import flat, validate
-from loadcheck.specs.profile import Profile
+from loadcheck.specs.profile import Profile, settings_by_key
 from loadcheck.specs.training import TrainSettings
 from loadcheck.stacks import stack_of
 
@@ -25,9 +26,8 @@ MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
 
 def read_document(path: Path) -> dict[str, Any] | None:
     """The JSON of a prediction; None for any other file."""
-    with suppress(OSError, ValueError, RecursionError), path.open("rb") as file:
-        text = file.read(MAX_DOCUMENT_BYTES + 1)
-        document = json.loads(text) if len(text) <= MAX_DOCUMENT_BYTES else None
+    with suppress(OSError, ValueError, RecursionError):
+        document = json.loads(read_at_most(path, MAX_DOCUMENT_BYTES))
         if isinstance(document, dict) and {"fits", "figures", "settings"} <= document.keys():
             return document
     return None
@@ -51,7 +51,7 @@ def of_document(name: str, document: dict[str, Any]) -> Subject:
         name=name,
         kind="prediction",
         model=f"{model['name']} {model['quantization']}",
-        settings={} if case is None else settings_of(case.profile) | ({} if training is None else flat(training)),
+        settings={} if case is None else settings_by_key(case.profile) | ({} if training is None else flat(training)),
         machine=machine,
         readings={attribute: each for attribute, each in readings.items() if is_compared(attribute)} | peaks,
         as_predicted=frozenset() if case is None else equal_to(case, readings) | _equal_peaks(case, training, peaks),

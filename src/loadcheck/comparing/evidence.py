@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck.checking import gather
-from loadcheck.comparing.subject import MACHINE, Subject, equal_to, is_compared, settings_of, with_ram
+from loadcheck.comparing.subject import MACHINE, Subject, equal_to, is_compared, with_ram
 from loadcheck.comparing.training import job_settings, judged_peaks, longest_batch, measured_peaks
 from loadcheck.errors import BadInput
 from loadcheck.figures import Kind, Reading, figure_specs
@@ -16,6 +16,7 @@ from loadcheck.findings.finding import Status
 from loadcheck.logs.events import Device, Imported
 from loadcheck.predict import Case, card_from_device
 from loadcheck.runs.folder import RunFolder, RunRecord
+from loadcheck.specs.profile import settings_by_key
 from loadcheck.stacks import stack_of
 from loadcheck.training import Trained, is_training, judge_training_folder
 from loadcheck.verdict import Evidence
@@ -54,7 +55,7 @@ def _of_evidence(name: str, evidence: Evidence, record: RunRecord | None) -> Sub
         kind="log" if record is None else "run",
         ending=attempt.outcome.value if record is None else record.outcome,
         model=_model(readings),
-        settings={} if evidence.profile is None else settings_of(evidence.profile),
+        settings={} if evidence.profile is None else settings_by_key(evidence.profile),
         versions=dict(versions_of(evidence, record)),
         machine=dict(machine_of(evidence, record)),
         readings={attribute: each for attribute, each in readings.items() if is_compared(attribute)},

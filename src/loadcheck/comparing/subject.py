@@ -8,8 +8,6 @@ from typing import Any
 
 from loadcheck.figures import Kind, Reading, figure_specs
 from loadcheck.predict import Case
-from loadcheck.specs.files import flat
-from loadcheck.specs.profile import Profile
 from loadcheck.specs.training import TrainSettings
 from loadcheck.stacks import predict
 from loadcheck.units import GIB
@@ -18,7 +16,6 @@ _RAM_BYTES = tuple(gib * GIB for gib in range(4, 68, 4))
 """Amounts of RAM that are tried for a host of which only the swap space is known."""
 MACHINE = ("gpu_name", "gpu_total_bytes", "compute_capability")
 """The figures that identify the card."""
-_NOT_SETTINGS = ("name", "description")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +57,6 @@ class Subject:
 def is_compared(attribute: str) -> bool:
     """Whether a figure is a number that the load's settings, model and card determine, rather than a name, a version or a time."""
     return figure_specs()[attribute].kind not in (Kind.TEXT, Kind.SECONDS) and attribute not in MACHINE
-
-
-def settings_of(profile: Profile) -> dict[str, Any]:
-    """A profile's settings by dotted key, without its name and description."""
-    return {key: value for key, value in flat(profile).items() if key not in _NOT_SETTINGS}
 
 
 def equal_to(case: Case, readings: Mapping[str, Reading]) -> frozenset[str]:

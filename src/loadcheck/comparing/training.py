@@ -10,7 +10,7 @@ from loadcheck.errors import BadInput
 from loadcheck.figures import Reading
 from loadcheck.findings.finding import Status, Verdict
 from loadcheck.predict import Case
-from loadcheck.specs.files import changed, flat
+from loadcheck.specs.files import changed, differences, flat
 from loadcheck.specs.training import TrainJob, TrainSettings
 from loadcheck.training import Trained
 from loadcheck.workloads.peaks import predict_peaks
@@ -40,14 +40,13 @@ def peak_terms(case: Case, settings: TrainSettings) -> dict[str, dict[str, int]]
 
 def setting_changes(a: TrainSettings, b: TrainSettings) -> Iterator[tuple[str, TrainSettings]]:
     """Each setting of a training that differs, with the settings after the change; a change that is invalid by itself is skipped."""
-    settings, other = a, flat(b)
-    for key, value in flat(a).items():
-        if other[key] != value:
-            try:
-                settings = changed(settings, {key: other[key]})
-            except BadInput:
-                continue
-            yield f"{key} {value} → {other[key]}", settings
+    settings = a
+    for key, (value, other) in differences(a, b).items():
+        try:
+            settings = changed(settings, {key: other})
+        except BadInput:
+            continue
+        yield f"{key} {value} → {other}", settings
 
 
 def job_settings(job: TrainJob) -> dict[str, Any]:

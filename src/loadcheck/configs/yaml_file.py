@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loadcheck.errors import BadInput, Problem
+from loadcheck.specs.files import flat_items
 
 if TYPE_CHECKING:
     import yaml
@@ -35,21 +36,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise BadInput(Problem(str(path), f"not valid YAML ({_message(error)})", "fix that line", "--config")) from None
     if not isinstance(data, dict) or not data:
         raise BadInput(Problem(str(path), "contains no settings", "write key: value on each line", "--config"))
-    return dict(_flat(data, ""))
+    return dict(flat_items(data))
 
 
 def _message(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error).split("\n", maxsplit=1)[0]
     return str(problem) if mark is None else f"line {mark.line + 1}: {problem}"
-
-
-def _flat(data: dict[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in data.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _check_duplicates(path: Path, root: yaml.Node | None) -> None:

@@ -12,9 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from base64 import urlsafe_b64encode
 from collections.abc import Iterator
-from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, PackagePath, distributions, version
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from loadcheck.device import GpuDevice, is_wsl, read_driver
 from loadcheck.doctor.host import SHM
 from loadcheck.doctor.settings import VARIABLES, token_form
 from loadcheck.machine import ChangedFile, Machine, Symbols, Token
-from loadcheck.manifest import OURS, explanation
+from loadcheck.manifest import OURS, explanation, is_compared, record_hash
 from loadcheck.plan import LoadPlan
 from loadcheck.provenance import of_this_process
 from loadcheck.runs.secrets import hub_tokens
@@ -195,13 +193,8 @@ def _shadowed(python_path: str) -> tuple[str, ...]:
 
 def _changed_files() -> tuple[ChangedFile, ...]:
     """Files that are missing, of another size than RECORD says, or (small ones) of another hash."""
-    files = [path for each in distributions() if each.name != OURS for path in each.files or () if _is_compared(path)]
+    files = [path for each in distributions() if each.name != OURS for path in each.files or () if is_compared(path)]
     return tuple(found for found in map(_compare, files) if found)  # threads made it slower: 7 s instead of 3
-
-
-def _is_compared(path: PackagePath) -> bool:
-    # The installer writes the interpreter's path into scripts, and compiles bytecode: neither is as in the wheel.
-    return path.hash is not None and path.suffix != ".pyc" and not (path.parts[0] == ".." and "bin" in path.parts[:-1])
 
 
 def _compare(path: PackagePath) -> ChangedFile | None:
@@ -209,16 +202,11 @@ def _compare(path: PackagePath) -> ChangedFile | None:
     try:
         size = file.stat().st_size
         same = path.size in (None, size) and (
-            size > HASHED_BYTES or _record_hash(file) == (path.hash and path.hash.value)
+            size > HASHED_BYTES or record_hash(file) == (path.hash and path.hash.value)
         )
     except OSError:
         return ChangedFile(str(path), "missing", explanation(str(path)))
     return None if same else ChangedFile(str(path), "changed", _why(path))
-
-
-def _record_hash(file: Path) -> str:
-    """The hash as in RECORD: URL-safe base 64, without padding."""
-    return urlsafe_b64encode(sha256(file.read_bytes()).digest()).rstrip(b"=").decode()
 
 
 def _why(path: PackagePath) -> str | None:

@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,7 @@ def main(arguments: list[str]) -> int:
     try:
         STEPS[arguments[0]](json.load(sys.stdin), send)
     except LoadcheckError as error:
-        keys = ("where", "what", "remedy", "key")
-        send({"problems": [{key: getattr(each, key) for key in keys} for each in error.problems]})
+        send({"problems": [asdict(each) for each in error.problems]})
         return error.exit_code
     return 0
 

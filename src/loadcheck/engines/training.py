@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
@@ -39,10 +40,7 @@ def count_rows(plan: LoadPlan, run_dir: Path, directory: Path, recorder: Recorde
     session = _session(plan, run_dir, directory, recorder)
     faults = Faults(session.job.data)
     counted = session.tokens(AutoTokenizer.from_pretrained(directory), faults).summary()
-    problems = [
-        {"where": each.where, "what": each.what, "remedy": each.remedy, "key": each.key} for each in faults.problems()
-    ]
-    write_json(session.folder.rows_path, {**counted, "problems": problems})
+    write_json(session.folder.rows_path, {**counted, "problems": list(map(asdict, faults.problems()))})
     recorder.record(TrainData(**counted))
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO, Any
 
 from loadcheck.errors import (
@@ -60,16 +61,10 @@ def run_step(step: str, request: dict[str, Any], on_text: Callable[[str], None] 
             kill_session(child.pid)
             child.wait()
             for pipe in (child.stdin, child.stdout):
-                _close(pipe)
+                with suppress(BrokenPipeError):  # the process ended before it read its request
+                    if pipe is not None:
+                        pipe.close()
         return _result(step, last, code, noise)
-
-
-def _close(pipe: IO[bytes] | None) -> None:
-    try:
-        if pipe is not None:
-            pipe.close()
-    except BrokenPipeError:  # the process ended before it read its request
-        pass
 
 
 def _talk(child: subprocess.Popen[bytes], request: dict[str, Any], on_text: Callable[[str], None]) -> dict[str, Any]:

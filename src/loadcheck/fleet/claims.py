@@ -10,10 +10,11 @@ from typing import Any
 
 from loadcheck.errors import LoadcheckError
 from loadcheck.fleet.finding import Kind
-from loadcheck.fleet.plan import CPU, FleetPlan, settings_of
+from loadcheck.fleet.plan import CPU, FleetPlan
 from loadcheck.loading import Loaded
 from loadcheck.runs.folder import MAX_RECORD_BYTES, own_file
 from loadcheck.runs.origin import Origin
+from loadcheck.specs.profile import settings_by_key
 
 CLOCK_SLACK = timedelta(minutes=5)
 """How far the clocks of a fleet may differ: as much as Kerberos allows (RFC 4120, 3.1.3)."""
@@ -40,7 +41,7 @@ class Against:
     def of(cls, plan: FleetPlan | None, now: datetime) -> Against:
         if plan is None:
             return cls(now)
-        return cls(now, plan, {each.node: each.card for each in plan.nodes}, settings_of(plan.profile))
+        return cls(now, plan, {each.node: each.card for each in plan.nodes}, settings_by_key(plan.profile))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ def _profile(claims: Claims, against: Against) -> Iterator[Fault]:
     evidence = claims.loaded.evidence
     if evidence is None or evidence.profile is None:
         return
-    mine, other = settings_of(evidence.profile), against.settings
+    mine, other = settings_by_key(evidence.profile), against.settings
     keys = [key for key in dict.fromkeys((*mine, *other)) if mine.get(key) != other.get(key)]
     if keys:
         named = ", ".join(f"{key} {mine.get(key)}, not {other.get(key)}" for key in keys[:NAMED_SETTINGS])

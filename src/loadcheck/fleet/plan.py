@@ -13,7 +13,7 @@ from msgspec import Meta
 from loadcheck.errors import BadInput, Problem
 from loadcheck.runs.folder import write_json
 from loadcheck.runs.origin import DIGEST
-from loadcheck.specs.files import Spec, flat, validate
+from loadcheck.specs.files import Spec, validate
 from loadcheck.specs.profile import Profile
 
 NAME = "fleet.json"
@@ -122,11 +122,6 @@ class FleetPlan(Spec, frozen=True, kw_only=True):
         for node in self.nodes:
             found[node.unit] = (*found.get(node.unit, ()), node)
         return found
-
-
-def settings_of(profile: Profile) -> dict[str, Any]:
-    """Every setting of a profile by dotted key, without its name and description."""
-    return {key: value for key, value in flat(profile).items() if key not in ("name", "description")}
 
 
 def write_plan(plan: FleetPlan, path: Path) -> None:

@@ -17,7 +17,7 @@ from loadcheck.predict import Case, Prediction
 from loadcheck.predict.card import card_from_table
 from loadcheck.preparing import refuse_bad_input
 from loadcheck.runs.origin import lock_sha256
-from loadcheck.specs.files import flat, to_data
+from loadcheck.specs.files import differences, to_data
 from loadcheck.specs.gpu import gpu_named, known_bytes
 from loadcheck.specs.profile import Profile, load_profile, profile_names
 from loadcheck.specs.settings import settings_of
@@ -119,9 +119,9 @@ def _profile(spec: FleetSpec) -> Profile:
 
 def _arguments(profile: Profile, name: str) -> tuple[str, ...]:
     """The arguments of `loadcheck load` on a node: the profile's name, and a flag for each key that differs from it."""
-    base, mine = flat(load_profile(name)), flat(profile)
-    differ = [flag for flag in settings_of(Profile) if base.get(flag.key) != mine.get(flag.key)]
-    return (name, *(word for flag in differ for word in shlex.split(flag.set_to(mine[flag.key]))))
+    found = differences(load_profile(name), profile)
+    differ = [flag.set_to(found[flag.key][1]) for flag in settings_of(Profile) if flag.key in found]
+    return (name, *(word for each in differ for word in shlex.split(each)))
 
 
 def _groups(spec: FleetSpec, profile: Profile) -> Iterator[PlannedGroup]:

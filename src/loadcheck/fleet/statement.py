@@ -18,13 +18,14 @@ import msgspec
 from loadcheck import __version__
 from loadcheck.encoding import json_text
 from loadcheck.errors import BadInput, Problem
-from loadcheck.fleet.plan import FleetPlan, settings_of
+from loadcheck.fleet.plan import FleetPlan
 from loadcheck.fleet.seal import sha256_of
 from loadcheck.fleet.tars import MAX_FILE_BYTES
 from loadcheck.fleet.verdict import FleetVerdict
 from loadcheck.provenance import read_stated
 from loadcheck.runs.folder import own_file
 from loadcheck.runs.origin import LOCK
+from loadcheck.specs.profile import settings_by_key
 from loadcheck.units import show_bytes
 
 NAME, SIGNATURE = "statement.json", "statement.json.sig"
@@ -98,7 +99,7 @@ def _resources(plan: FleetPlan) -> Iterator[dict[str, Any]]:
         yield {"name": "image", "uri": plan.image, "digest": {"sha256": plan.digest.removeprefix("sha256:")}}
     if plan.lock_sha256 is not None:
         yield {"name": LOCK, "digest": {"sha256": plan.lock_sha256}}
-    settings = json.dumps(settings_of(plan.profile), sort_keys=True).encode()
+    settings = json.dumps(settings_by_key(plan.profile), sort_keys=True).encode()
     yield {"name": f"profile {plan.profile.name}", "digest": {"sha256": sha256(settings).hexdigest()}}
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.search import UTILIZATION_STEPS, Search, at_utilization, last_true
 from loadcheck.predict.stack import Amounts, Rung
-from loadcheck.specs.files import changed, flat
+from loadcheck.specs.files import changed, differences
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.trouble import Shortage
 from loadcheck.units import to_gib
@@ -191,9 +191,9 @@ def need_after(
 
 def changes(rungs: tuple[Rung, ...], base: Profile, profile: Profile) -> tuple[str, ...]:
     """What the ladder has changed, key by key, in the order of its rungs."""
-    before, after = flat(base), flat(profile)
-    keys = [key for rung in rungs for key in rung.keys if before.get(key) != after.get(key)]
-    return tuple(f"{key} {_show(before.get(key))} → {_show(after.get(key))}" for key in keys)
+    found = differences(base, profile)
+    keys = [key for rung in rungs for key in rung.keys if key in found]
+    return tuple(f"{key} {' → '.join(map(_show, found[key]))}" for key in keys)
 
 
 def _show(value: Any) -> str:
@@ -202,5 +202,5 @@ def _show(value: Any) -> str:
 
 def _with_keys(profile: Profile, source: Profile, keys: tuple[str, ...]) -> Profile:
     """`profile` with these keys replaced by those of `source`."""
-    mine, other = flat(profile), flat(source)
-    return changed(profile, {key: other.get(key) for key in keys if mine.get(key) != other.get(key)})
+    found = differences(profile, source)
+    return changed(profile, {key: found[key][1] for key in keys if key in found})

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from loadcheck.disk import read_at_most
 from loadcheck.encoding import json_text
 from loadcheck.errors import BadInput, Problem
 from loadcheck.runs.origin import Origin
@@ -135,11 +136,7 @@ class RunFolder:
     def read_record(self) -> RunRecord:
         """BadInput if run.json is missing or invalid."""
         try:
-            with own_file(self.record_path).open("rb") as file:
-                text = file.read(MAX_RECORD_BYTES + 1)
-            if len(text) > MAX_RECORD_BYTES:
-                raise ValueError(f"it is larger than {MAX_RECORD_BYTES} bytes")
-            record = msgspec.convert(json.loads(text, parse_constant=_no_number, parse_float=_finite), RunRecord)
+            record = msgspec.convert(_json_of(self.record_path), RunRecord)
             msgspec.convert(record.machine, _Machine)
             if record.schema != SCHEMA:
                 raise ValueError(f"its schema is {record.schema}, and this is loadcheck of schema {SCHEMA}")
@@ -176,6 +173,12 @@ class _Machine:
     gpu: _MachineGpu | None = None
     ram_available_bytes: NumBytes | None = None
     python: str | None = None
+
+
+def _json_of(path: Path) -> Any:
+    """The content of a JSON file of a run folder; ValueError if it is too large or invalid."""
+    content = read_at_most(own_file(path), MAX_RECORD_BYTES)
+    return json.loads(content, parse_constant=_no_number, parse_float=_finite)
 
 
 def _no_number(constant: str) -> float:
@@ -275,11 +278,7 @@ def own_file(path: Path) -> Path:
 def read_json(path: Path) -> Any:
     """The content of a JSON file of a run folder; None if it does not exist, BadInput if it cannot be read."""
     try:
-        with own_file(path).open("rb") as file:
-            text = file.read(MAX_RECORD_BYTES + 1)
-        if len(text) > MAX_RECORD_BYTES:
-            raise ValueError(f"it is larger than {MAX_RECORD_BYTES} bytes")
-        return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        return _json_of(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:

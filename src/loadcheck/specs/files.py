@@ -127,15 +127,22 @@ def value_at(spec: Spec, key: str) -> Any:
 
 def flat(spec: Spec) -> dict[str, Any]:
     """Every value of the record as plain data, by dotted key; a table that is None counts as a value."""
-    return dict(_flat(to_data(spec), ""))
+    return dict(flat_items(to_data(spec)))
 
 
-def _flat(data: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def flat_items(data: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of nested tables; an empty table counts as a value."""
     for key, value in data.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+        if isinstance(value, dict) and value:
+            yield from flat_items(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield f"{prefix}{key}", value
+
+
+def differences(mine: Spec, other: Spec) -> dict[str, tuple[Any, Any]]:
+    """The two values at each dotted key where they differ; None where a record lacks the key."""
+    a, b = flat(mine), flat(other)
+    return {key: (a.get(key), b.get(key)) for key in dict.fromkeys((*a, *b)) if a.get(key) != b.get(key)}
 
 
 def shown(value: object, quote: str = "'") -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from loadcheck.errors import BadInput, Problem, suggestion
-from loadcheck.specs.files import Spec, changed, env_dir, is_file, read_toml, set_at, to_data, to_toml, validate
+from loadcheck.specs.files import Spec, changed, env_dir, flat, is_file, read_toml, set_at, to_data, to_toml, validate
 from loadcheck.specs.settings import Setting
 from loadcheck.specs.shape import Quantization
 
@@ -277,6 +277,11 @@ def _of_other_loader(profile: Profile) -> str:
             return "loader: vLLM alone loads on a GPU; set engine = 'gpu' and fast_inference = true"
     wrong = [key for key, value in others.items() if getattr(profile, key) != value]
     return f"{wrong[0]}: {profile.loader} does not take it; {remedy}" if wrong else ""
+
+
+def settings_by_key(profile: Profile) -> dict[str, Any]:
+    """A profile's settings by dotted key, without its name and description."""
+    return {key: value for key, value in flat(profile).items() if key not in ("name", "description")}
 
 
 def profile_names() -> list[str]:

@@ -14,7 +14,7 @@ from loadcheck.findings.finding import Finding, run_finding
 from loadcheck.logs.events import Attached, TrainBegin, TrainData, TrainDone, TrainStep
 from loadcheck.plan import LoadPlan
 from loadcheck.runs.steps import Step
-from loadcheck.specs.files import Spec, flat
+from loadcheck.specs.files import Spec, differences
 from loadcheck.specs.lora import adapter_params
 from loadcheck.specs.model import find_model
 from loadcheck.specs.training import TrainJob
@@ -61,11 +61,8 @@ def check_records(evidence: Evidence, job: TrainJob, records: Records) -> Iterat
 
 def _same(file: str, ours: Spec, theirs: Spec) -> Iterator[Finding]:
     """A failure that names the settings which differ from run.json's."""
-    mine, other = flat(ours), flat(theirs)
     differ = [
-        f"{key} {mine.get(key)} in run.json and {other.get(key)} in {file}"
-        for key in dict.fromkeys((*mine, *other))
-        if mine.get(key) != other.get(key)
+        f"{key} {mine} in run.json and {other} in {file}" for key, (mine, other) in differences(ours, theirs).items()
     ]
     if differ:
         more = f" (and {len(differ) - NAMED} more)" if len(differ) > NAMED else ""

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import IO, Any
 
+from loadcheck.disk import read_at_most
 from loadcheck.errors import Problem, printable
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -134,9 +135,7 @@ def _shards(index: Path) -> tuple[list[str], Problem | None]:
 def _read_json(path: Path) -> Any:
     """The data of a JSON file; None if it is not JSON, or far too large."""
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_JSON_BYTES + 1)
-        return json.loads(text) if len(text) <= MAX_JSON_BYTES else None
+        return json.loads(read_at_most(path, MAX_JSON_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
 

@@ -9,8 +9,8 @@ from typing import Any
 from loadcheck.comparing.evidence import machine_of, versions_of
 from loadcheck.errors import BadInput
 from loadcheck.runs.folder import RunRecord
-from loadcheck.specs.files import flat
-from loadcheck.specs.profile import Profile, load_profile, profile_names
+from loadcheck.specs.files import flat, flat_items
+from loadcheck.specs.profile import Profile, load_profile, profile_names, settings_by_key
 from loadcheck.specs.settings import load_command
 from loadcheck.specs.settings import settings_of as flags_of
 from loadcheck.units import show_bytes
@@ -48,20 +48,16 @@ def settings_of(profile: Profile) -> tuple[tuple[str, str, bool], ...]:
     base = {} if own is None else flat(own)
     return tuple(
         (key, _shown(value), own is not None and base.get(key) != value)
-        for key, value in flat(profile).items()
-        if key not in ("name", "description")
-        and value is not None
-        and (profile.has_budget or key not in ONLY_WITH_BUDGET)
+        for key, value in settings_by_key(profile).items()
+        if value is not None and (profile.has_budget or key not in ONLY_WITH_BUDGET)
     )
 
 
-def settings_of_table(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, bool]]:
+def settings_of_table(table: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
     """The settings in a record that is no longer a valid profile."""
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from settings_of_table(value, f"{prefix}{key}.")
-        elif prefix or key not in ("name", "description"):
-            yield prefix + key, _shown(value), False
+    for key, value in flat_items(table):
+        if key not in ("name", "description") and value != {}:
+            yield key, _shown(value), False
 
 
 def _shown(value: object) -> str:
