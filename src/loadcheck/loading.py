@@ -268,10 +268,15 @@ def _judge(
     try:
         log = parse_run_log(log_path)
     except BadInput as error:
-        no_log = Finding(figure="log", check=Check.SHAPE, status=Status.FAIL, why=str(error))
-        return None, Verdict((no_log, process_finding(record.outcome, record.reason)))
+        return None, judge_without_log(record, error)
     evidence = gather(folder.path, profile, gpu, log=log, record=record, overrides=overrides)
     return evidence, judge(evidence)
+
+
+def judge_without_log(record: RunRecord, error: BadInput) -> Verdict:
+    """The verdict on a run whose log holds no line of a load."""
+    no_log = Finding(figure="log", check=Check.SHAPE, status=Status.FAIL, why=str(error))
+    return Verdict((no_log, process_finding(record.outcome, record.reason)))
 
 
 def write_results(folder: RunFolder, record: RunRecord, verdict: Verdict | None = None) -> None:

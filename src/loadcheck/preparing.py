@@ -12,7 +12,8 @@ from loadcheck import weights
 from loadcheck.device import GpuDevice, ram_available_bytes, read_gpu
 from loadcheck.errors import BadInput, Problem, UnsupportedMachine
 from loadcheck.plan import LoadPlan, make_plan
-from loadcheck.predict import Case, Prediction, card_from_device
+from loadcheck.predict import Case, Prediction
+from loadcheck.predict.card import card_of
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.settings import settings_of
 from loadcheck.stacks import predict
@@ -68,10 +69,8 @@ def case_of(plan: LoadPlan, gpu: GpuDevice | None, ram_bytes: int) -> Case:
     """The planned load on this machine's card with its free memory."""
     card = None
     if gpu is not None and not plan.profile.on_cpu:
-        card = card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
-    return Case(
-        model_name=plan.model_name, config=plan.config, profile=plan.profile, card=card, ram_available_bytes=ram_bytes
-    )
+        card = card_of(gpu)
+    return Case.of(plan, card, ram_bytes)
 
 
 def refuse_bad_input(plan: LoadPlan) -> None:

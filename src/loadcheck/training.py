@@ -12,7 +12,7 @@ from loadcheck import loading
 from loadcheck.checking import gather, parse_run_log
 from loadcheck.errors import BadInput, Problem
 from loadcheck.findings.evidence import Evidence
-from loadcheck.findings.finding import Check, Finding, Status, Verdict
+from loadcheck.findings.finding import Verdict
 from loadcheck.loading import Work, exit_code_of
 from loadcheck.logs.events import Device
 from loadcheck.plan import LoadPlan, plan_from_json
@@ -21,10 +21,9 @@ from loadcheck.preparing import Prepared
 from loadcheck.runs.folder import RunFolder, RunRecord, own_file, read_json, write_json
 from loadcheck.runs.steps import read_steps
 from loadcheck.specs.files import changed, to_data, validate
-from loadcheck.specs.training import TrainJob
+from loadcheck.specs.training import TrainJob, TrainSettings
 from loadcheck.units import to_gib
 from loadcheck.verdict.records import Records
-from loadcheck.verdict.run import process_finding
 from loadcheck.verdict.train import TrainEvidence, judge_training, measured_allocated, measured_device, measured_host
 from loadcheck.workloads.peaks import Peaks, predict_peaks
 
@@ -185,8 +184,7 @@ def _judge(folder: RunFolder, record: RunRecord, log_path: Path) -> tuple[TrainE
     try:
         log = parse_run_log(log_path)
     except BadInput as error:
-        no_log = Finding(figure="log", check=Check.SHAPE, status=Status.FAIL, why=str(error))
-        return None, Verdict((no_log, process_finding(record.outcome, record.reason)))
+        return None, loading.judge_without_log(record, error)
     evidence = gather(folder.path, log=log, record=record)
     job = validate(TrainJob, (record.training or {}).get("job"), f"run.json of {record.id}: training.job")
     plan = _plan(folder)
@@ -238,11 +236,11 @@ def _peaks(plan: LoadPlan, found: TrainEvidence) -> Peaks | None:
     if card is None and not plan.profile.on_cpu:
         return None
     ram = found.evidence.machine.get("ram_available_bytes")
-    case = Case(
-        config=plan.config, profile=plan.profile, card=card, ram_available_bytes=ram, model_name=plan.model_name
-    )
+    return predict_peaks(Case.of(plan, card, ram), longest_batch(found))
+
+
+def longest_batch(found: TrainEvidence) -> TrainSettings:
+    """The settings with the run's longest row."""
     longest = max((step.longest_tokens or 0 for step in found.steps), default=0)
     settings = found.job.settings
-    if settings.method == "sft" and longest:
-        settings = changed(settings, {"train_seq_length": longest})
-    return predict_peaks(case, settings)
+    return changed(settings, {"train_seq_length": longest}) if longest and settings.method == "sft" else settings

@@ -13,7 +13,7 @@ from loadcheck.cli.options import PREDICTED_PROFILE
 from loadcheck.device import ram_available_bytes as read_ram
 from loadcheck.errors import BadInput, Problem
 from loadcheck.logs.text import rereadable
-from loadcheck.predict import Card, Case
+from loadcheck.predict import Case
 from loadcheck.predict.card import described_card, present_card
 from loadcheck.specs.files import changed
 from loadcheck.specs.model import find_model
@@ -42,8 +42,11 @@ def chosen_case(profile: Profile, flags: dict[str, Any], ram_available_bytes: in
 
 
 def with_card(case: Case, flags: dict[str, Any]) -> Case:
-    """The same load on the card of the flags, for a training that needs one although its load does not."""
-    return case if case.card is not None else replace(case, card=_card(**{name: flags[name] for name in CARD_FLAGS}))
+    """The same load on the card of the flags, else this machine's, for a training that needs one although its load does not."""
+    if case.card is not None:
+        return case
+    described = described_card(*(flags[name] for name in CARD_FLAGS)) if names_card(flags) else None
+    return replace(case, card=described or present_card(flags["non_torch_bytes"]))
 
 
 def chosen_profile(name: str, given: dict[str, Any], follows_rank: bool = False) -> Profile:
@@ -65,27 +68,13 @@ def one_rank(changed: dict[str, Any]) -> dict[str, Any]:
     return rank | changed
 
 
-CARD_FLAGS = ("gpu", "gpu_total_bytes", "gpu_free_bytes", "compute_capability", "non_torch_bytes")
-
-
-def _card(
-    gpu: str | None,
-    gpu_total_bytes: int | None,
-    gpu_free_bytes: int | None,
-    compute_capability: str | None,
-    non_torch_bytes: int | None,
-) -> Card:
-    """The card that the flags describe, else this machine's; BadInput names every missing or absurd flag."""
-    described = {"gpu_total_bytes": gpu_total_bytes, "gpu_free_bytes": gpu_free_bytes}
-    if not names_card({"gpu": gpu, "compute_capability": compute_capability, **described}):
-        return present_card(non_torch_bytes)
-    return described_card(gpu, gpu_total_bytes, gpu_free_bytes, compute_capability, non_torch_bytes)
+DESCRIBING = ("gpu", "gpu_total_bytes", "gpu_free_bytes", "compute_capability")
+CARD_FLAGS = (*DESCRIBING, "non_torch_bytes")
 
 
 def names_card(flags: dict[str, Any]) -> bool:
     """Whether the flags name or describe a card, rather than this machine's."""
-    names = ("gpu", "gpu_total_bytes", "gpu_free_bytes", "compute_capability")
-    return any(flags[name] is not None for name in names)
+    return any(flags[name] is not None for name in DESCRIBING)
 
 
 def overrides(flags: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from loadcheck.cli.written import write_page
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
 from loadcheck.predict import Case
 from loadcheck.show.case import case_json, show_case
-from loadcheck.show.prediction import show_prediction
+from loadcheck.show.prediction import show_fits, show_prediction
 from loadcheck.show.train import show_peaks
 from loadcheck.show.training import packed_note, show_fit_training, show_training
 from loadcheck.specs.files import to_data, validate
@@ -71,7 +71,7 @@ def _predicted_on_cpu(case: Case, settings: TrainSettings, as_json: bool) -> int
         show_peaks(out, peaks)
         if settings.packing:
             print_words(out, f"Note: {packed_note(settings)}")
-        out.print("\n[green]FITS[/]" if peaks.fits else "\n[bold red]DOES NOT FIT[/]")
+        show_fits(out, peaks.fits)
     return EXIT_PASS if peaks.fits else EXIT_FAIL
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from loadcheck.checking import gather
 from loadcheck.comparing.subject import MACHINE, Subject, equal_to, is_compared, with_ram
-from loadcheck.comparing.training import job_settings, judged_peaks, longest_batch, measured_peaks
+from loadcheck.comparing.training import job_settings, judged_peaks, measured_peaks
 from loadcheck.errors import BadInput
 from loadcheck.figures import Kind, Reading, figure_specs
 from loadcheck.findings.finding import Status
@@ -18,7 +18,7 @@ from loadcheck.predict import Case, card_from_device
 from loadcheck.runs.folder import RunFolder, RunRecord
 from loadcheck.specs.profile import settings_by_key
 from loadcheck.stacks import stack_of
-from loadcheck.training import Trained, is_training, judge_training_folder
+from loadcheck.training import Trained, is_training, judge_training_folder, longest_batch
 from loadcheck.verdict import Evidence
 from loadcheck.verdict.model import check_model
 
@@ -42,7 +42,7 @@ def _of_training(load: Subject, trained: Trained) -> Subject:
         readings={**load.readings, **measured_peaks(trained.measured())},
         as_predicted=load.as_predicted | fine,
         banded={**load.banded, **banded},
-        training=longest_batch(trained),
+        training=None if trained.found is None else longest_batch(trained.found),
     )
 
 

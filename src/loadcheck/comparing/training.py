@@ -12,7 +12,6 @@ from loadcheck.findings.finding import Status, Verdict
 from loadcheck.predict import Case
 from loadcheck.specs.files import changed, differences, flat
 from loadcheck.specs.training import TrainJob, TrainSettings
-from loadcheck.training import Trained
 from loadcheck.workloads.peaks import predict_peaks
 
 PEAKS = ("train_peak_allocated_bytes", "train_peak_device_bytes", "train_peak_host_bytes")
@@ -53,16 +52,6 @@ def job_settings(job: TrainJob) -> dict[str, Any]:
     """A training's settings by the names of their flags."""
     named = {key.rpartition(".")[2]: value for key, value in flat(job).items()}
     return {key: value for key, value in named.items() if key not in _NOT_COMPARED and value is not None}
-
-
-def longest_batch(trained: Trained) -> TrainSettings | None:
-    """The settings with the run's longest row; None if the log holds no line of a load."""
-    found = trained.found
-    if found is None:
-        return None
-    longest = max((step.longest_tokens or 0 for step in found.steps), default=0)
-    settings = found.job.settings
-    return changed(settings, {"train_seq_length": longest}) if longest and settings.method == "sft" else settings
 
 
 def measured_peaks(sizes: Mapping[str, Any]) -> dict[str, Reading]:

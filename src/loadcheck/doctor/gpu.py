@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from loadcheck.device import GpuProcess
 from loadcheck.machine import Finding, Level, Machine, ok, problem, warning
 from loadcheck.plan import LoadPlan
-from loadcheck.predict import Card, Case, card_from_device
+from loadcheck.predict import Case
+from loadcheck.predict.card import card_of
 from loadcheck.stacks import predict
 from loadcheck.units import show_bytes
 
@@ -75,7 +76,7 @@ def check_capability(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
     """Compute capability 7.0 to 9.0, and the data type that follows from it."""
     if machine.gpu is None:
         return
-    card = _card(machine)
+    card = card_of(machine.gpu)
     if card.refused is not None:
         trouble = "gpu-too-old" if card.compute_capability < 7 else "gpu-too-new"
         yield problem("capability", card.refused, trouble, cannot=True)
@@ -108,10 +109,9 @@ def check_memory(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
     """The card's free memory against the prediction for the profile; there is none for a load without vLLM."""
     if not plan.profile.has_budget:
         return
-    if machine.gpu is None or (card := _card(machine)).refused is not None:
+    if machine.gpu is None or (card := card_of(machine.gpu)).refused is not None:
         return
-    case = Case(config=plan.config, profile=plan.profile, card=card, ram_available_bytes=machine.ram_available_bytes)
-    prediction = predict(case)
+    prediction = predict(Case.of(plan, card, machine.ram_available_bytes))
     for obstacle in prediction.obstacles:
         why = f"the engine would say: {obstacle.engine_says}"
         yield Finding(check="memory", level=Level.PROBLEM, what=obstacle.what, why=why, remedy=obstacle.remedy)
@@ -125,12 +125,6 @@ def check_memory(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
         yield Finding(
             check="memory", level=Level.WARNING, what=edge, why="figures of two loads would differ", remedy=remedy
         )
-
-
-def _card(machine: Machine) -> Card:
-    gpu = machine.gpu
-    assert gpu is not None
-    return card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
 
 
 CHECKS = (check_gpu, check_driver, check_capability, check_processes, check_memory)

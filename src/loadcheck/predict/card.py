@@ -6,7 +6,7 @@ import re
 import shlex
 from dataclasses import dataclass, replace
 
-from loadcheck.device import read_gpu
+from loadcheck.device import GpuDevice, read_gpu
 from loadcheck.errors import BadInput, Problem, UnsupportedMachine
 from loadcheck.specs.files import changed
 from loadcheck.specs.gpu import Gpu, find_gpu, gpu_named, known_bytes, load_gpus
@@ -96,6 +96,11 @@ def card_from_device(name: str, compute_capability: str, total_bytes: int, free_
     return _card(name, gpu, total_bytes, free_bytes)
 
 
+def card_of(gpu: GpuDevice) -> Card:
+    """This machine's GPU, with the memory that it has free now."""
+    return card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
+
+
 def _card(name: str, gpu: Gpu, total_bytes: int, free_bytes: int) -> Card:
     return Card(
         name=name,
@@ -180,5 +185,5 @@ def present_card(non_torch_bytes: int | None = None) -> Card:
                 "name one with --gpu, such as --gpu T4, or describe one with --gpu-total-bytes",
             )
         )
-    card = card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
+    card = card_of(gpu)
     return card if non_torch_bytes is None else replace(card, non_torch_bytes=non_torch_bytes)

@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import structs
 
+from loadcheck.plan import LoadPlan
 from loadcheck.predict.card import Card
 from loadcheck.specs.files import changed
 from loadcheck.specs.profile import Profile
@@ -47,6 +48,17 @@ class Case:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "config", as_loaded(self.config, self.profile, self.max_loras))
+
+    @classmethod
+    def of(cls, plan: LoadPlan, card: Card | None, ram_available_bytes: int | None) -> Case:
+        """The load of a plan."""
+        return cls(
+            config=plan.config,
+            profile=plan.profile,
+            card=card,
+            ram_available_bytes=ram_available_bytes,
+            model_name=plan.model_name,
+        )
 
     @property
     def gpu(self) -> Card:

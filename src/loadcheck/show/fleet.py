@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 from rich.console import Console
@@ -29,7 +29,7 @@ def show_fleet(out: Console, verdict: FleetVerdict) -> None:
     out.print()
     _show_cards(out, verdict.cards)
     _show_figures(out, verdict)
-    _show_some(out, list(map(deviation_in_words, verdict.tally.deviations())), "other values")
+    _show_deviations(out, list(map(deviation_in_words, verdict.tally.deviations())))
     _show_findings(out, verdict.findings)
     out.print()
     print_words(out, summary(verdict))
@@ -83,13 +83,17 @@ def deviation_in_words(each: Deviation) -> str:
     return f"{each.figure} is {each.measured} on {nodes}, {each.usual} on most of {each.card}{digit}{own}"
 
 
-def _show_some(out: Console, lines: Sequence[str], what: str) -> None:
+def _show_deviations(out: Console, lines: Sequence[str]) -> None:
     if lines:
         out.print()
     for line in lines[:SHOWN]:
         print_words(out, line)
-    if len(lines) > SHOWN:
-        print_words(out, f"and {len(lines) - SHOWN:,} more {what} (--json)")
+    _show_rest(out, len(lines), "other values")
+
+
+def _show_rest(out: Console, num: int, what: str) -> None:
+    if num > SHOWN:
+        print_words(out, f"and {num - SHOWN:,} more {what} (--json)")
 
 
 def _show_findings(out: Console, findings: Sequence[NodeFinding]) -> None:
@@ -97,19 +101,13 @@ def _show_findings(out: Console, findings: Sequence[NodeFinding]) -> None:
         out.print()
     for finding in findings[:SHOWN]:
         print_item(out, Text("FAIL", style="bold red"), in_words(finding))
-    for line in _left(findings[SHOWN:]):
-        print_words(out, line)
+    _show_rest(out, len(findings), "findings")
 
 
 def in_words(finding: NodeFinding) -> str:
     """One finding in a sentence: node, kind, what, fix, folder."""
     where = f"; at {finding.folder}" if finding.folder else ""
     return f"{finding.node}: {finding.kind.value}: {finding.what}; {finding.remedy}{where}"
-
-
-def _left(findings: Sequence[NodeFinding]) -> Iterator[str]:
-    if findings:
-        yield f"and {len(findings):,} more findings (--json)"
 
 
 def show_verified(out: Console, found: Verified) -> None:
@@ -120,8 +118,7 @@ def show_verified(out: Console, found: Verified) -> None:
         print_words(out, f"{each.get('name')}: {each.get('uri') or 'sha256:' + str(sha256)}")
     for fault, what in found.faults[:SHOWN]:
         print_item(out, Text("FAIL", style="bold red"), f"{fault.value}: {what}")
-    if len(found.faults) > SHOWN:
-        print_words(out, f"and {len(found.faults) - SHOWN:,} more faults (--json)")
+    _show_rest(out, len(found.faults), "faults")
     nodes = f"{len(predicate.passed_tests)} of {len(predicate.passed_tests) + len(predicate.failed_tests)} nodes pass"
     if not found.is_believed:
         print_words(out, f"NOT VERIFIED: do not trust what it states ({predicate.result}, {nodes})")

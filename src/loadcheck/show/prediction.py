@@ -35,11 +35,11 @@ def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
     if tree:
         out.print()
         for depth, term in prediction.memory.peak.walk():
-            _show_term(out, depth, term)
+            show_term(out, depth, term)
         for batch in (prediction.memory.full_batch, prediction.memory.sorted_batch):
             if batch is not None:  # the parts of the peak without training, and one more
-                _show_term(out, 0, batch)
-                _show_term(out, 1, batch.parts[-1])
+                show_term(out, 0, batch)
+                show_term(out, 1, batch.parts[-1])
     for note in (*prediction.notes, *prediction.edges):
         out.print(f"Note: {escape(note)}")
     for warning in prediction.warnings:
@@ -47,9 +47,15 @@ def show_prediction(out: Console, prediction: Prediction, tree: bool) -> None:
     for obstacle in prediction.obstacles:
         out.print(f"[bold red]NO[/] {escape(obstacle.what)}; {escape(obstacle.remedy)}")
         out.print(f"   the engine would say: {escape(obstacle.engine_says)}")
-    out.print("\n[green]FITS[/]" if prediction.fits else "\n[bold red]DOES NOT FIT[/]")
+    show_fits(out, prediction.fits)
 
 
-def _show_term(out: Console, depth: int, term: Term) -> None:
+def show_fits(out: Console, fits: bool) -> None:
+    """Print whether it fits, on a line of its own."""
+    out.print("\n[green]FITS[/]" if fits else "\n[bold red]DOES NOT FIT[/]")
+
+
+def show_term(out: Console, depth: int, term: Term) -> None:
+    """Print a term of a tree, with the source of its formula."""
     source = (f"  {term.source}", "dim") if term.source else ""
     print_item(out, Text(f"{'  ' * depth}{term.num_bytes:>16}"), Text.assemble(term.name, source))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.text import Text
 
-from loadcheck.predict.terms import Term
+from loadcheck.show.prediction import show_fits, show_term
 from loadcheck.specs.training import TrainSettings
-from loadcheck.terminal import print_item, print_table, print_words
+from loadcheck.terminal import print_table, print_words
 from loadcheck.units import show_bytes, to_gib
 from loadcheck.workloads.training import STEP, Largest, TrainPrediction
 
@@ -22,13 +21,16 @@ def show_training(out: Console, training: TrainPrediction, tree: bool) -> None:
     parts = [f"{term.name} {show_bytes(term.num_bytes)}" for term in memory.limits][:3]
     print_words(out, f"Limited in the {memory.peak.name} by: {', '.join(parts)}")
     if tree:
-        _show_tree(out, (memory.peak, training.device, training.host))
+        for term in (memory.peak, training.device, training.host):
+            out.print()
+            for depth, each in term.walk():
+                show_term(out, depth, each)
     if training.settings.packing:
         print_words(out, f"Note: {packed_note(training.settings)}")
     for note in (*training.notes, *_with_engine(training)):
         print_words(out, f"Note: {note}")
     print_words(out, _room(training))
-    out.print("\n[green]FITS[/]" if training.fits else "\n[bold red]DOES NOT FIT[/]")
+    show_fits(out, training.fits)
 
 
 def peaks_of(training: TrainPrediction) -> tuple[tuple[str, int], ...]:
@@ -63,14 +65,6 @@ def _room(training: TrainPrediction) -> str:
         return f"The card lacks {show_bytes(-training.left_bytes)}: {gaps}."
     lacking = training.needed_bytes - training.case.gpu.total_bytes
     return f"The card lacks {show_bytes(lacking)}." if lacking > 0 else "The load itself does not fit."
-
-
-def _show_tree(out: Console, terms: tuple[Term, ...]) -> None:
-    for term in terms:
-        out.print()
-        for depth, each in term.walk():
-            source = (f"  {each.source}", "dim") if each.source else ""
-            print_item(out, Text(f"{'  ' * depth}{each.num_bytes:>16}"), Text.assemble(each.name, source))
 
 
 def show_fit_training(out: Console, found: list[Largest]) -> None:

@@ -207,7 +207,7 @@ def explain(finding: Finding) -> str:
     if finding.trouble is not None:
         said = finding.trouble
     elif finding.measured is not None:
-        said += f" is {_plain(finding.measured)}{_unit(finding)}"
+        said += f" is {_plain(finding.measured)}" + (f" {finding.unit}" if finding.unit else "")
         wanted = _wanted(finding)
         said += f", not {wanted}" if wanted and finding.status is not Status.OK else ""
     parts = [f"{said}: {finding.why}" if finding.why else said]
@@ -224,10 +224,6 @@ def _wanted(finding: Finding) -> str:
     if finding.low is not None and finding.high is None:
         return f"at least {_plain(finding.low)}"
     return _plain(finding.predicted if finding.predicted is not None else finding.low)
-
-
-def _unit(finding: Finding) -> str:
-    return f" {finding.unit}" if finding.unit else ""
 
 
 def _show_run(out: Console, verdict: Verdict) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from loadcheck.machine import Check, Finding, Level, Machine, ok, problem, warning
 from loadcheck.machine.ram import ram_for
 from loadcheck.plan import LoadPlan
-from loadcheck.predict import Case, card_from_device
+from loadcheck.predict import Case
+from loadcheck.predict.card import card_of
 from loadcheck.specs.model import is_dynamic
 from loadcheck.specs.profile import Profile
 from loadcheck.stacks.unsloth_vllm.names import SUFFIX_4BIT, loaded_for
@@ -49,7 +50,7 @@ def check_after_load(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
     gpu = machine.gpu
     if gpu is None:
         return
-    card = card_from_device(gpu.name, gpu.compute_capability, gpu.total_bytes, gpu.free_bytes)
+    card = card_of(gpu)
     if card.refused is not None:
         return
     card_warnings = tuple(known_warnings(card))
@@ -60,7 +61,7 @@ def check_after_load(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
         )
         yield Finding(check="capability", level=Level.WARNING, what=what, why=why, remedy=remedy,
                       references=("vllm/attention/ops/prefix_prefill.py",))  # fmt: skip
-    case = Case(config=plan.config, profile=plan.profile, card=card, ram_available_bytes=machine.ram_available_bytes)
+    case = Case.of(plan, card, machine.ram_available_bytes)
     for what in (each for each in predict(case).warnings if each not in card_warnings):
         why, remedy = "the load itself fits, and answers once", "`loadcheck fit` finds settings that hold a full batch"
         yield Finding(check="memory", level=Level.WARNING, what=what, why=why, remedy=remedy)
