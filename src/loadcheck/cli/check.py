@@ -10,7 +10,7 @@ import click
 from loadcheck.checking import gather
 from loadcheck.cli.chosen import log_file, overrides
 from loadcheck.cli.ci import CiReports, ci_options
-from loadcheck.cli.options import GPU_HELP, json_option, profile_options
+from loadcheck.cli.options import GPU_HELP, PATH, json_option, profile_options
 from loadcheck.cli.output import print_json
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS
 from loadcheck.loading import judge_folder
@@ -24,7 +24,7 @@ from loadcheck.verdict import judge
 
 
 @click.command("check", short_help="Judge a run or a log: pass, or what is wrong and the fix.")
-@click.argument("target", metavar="RUN|LOG", type=click.Path(path_type=Path))
+@click.argument("target", metavar="RUN|LOG", type=PATH)
 @click.option("--profile", help="Judge as a load of this profile; then any version but the pinned one fails.")
 @click.option("--gpu", help=GPU_HELP)
 @profile_options

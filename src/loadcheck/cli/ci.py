@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from loadcheck.cli.options import PATH
 from loadcheck.cli.written import write_named
 from loadcheck.errors import BadInput, Problem
 from loadcheck.runs.private import open_private
@@ -87,7 +88,7 @@ def ci_options(command: Callable[..., int]) -> Callable[..., int]:
     decorated: Callable[..., int] = with_reports
     for name, text in reversed(_HELP.items()):
         envvar = RUNNERS_SUMMARY if name == "summary" else None
-        option = click.option(f"--{name}", type=click.Path(path_type=Path), metavar="FILE", envvar=envvar, help=text)
+        option = click.option(f"--{name}", type=PATH, metavar="FILE", envvar=envvar, help=text)
         decorated = option(decorated)
     return decorated
 

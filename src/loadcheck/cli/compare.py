@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from loadcheck.cli.ci import CiReports, ci_options
-from loadcheck.cli.options import json_option
+from loadcheck.cli.options import PATH, json_option
 from loadcheck.cli.output import given_command, html_option, print_json
 from loadcheck.cli.written import write_page
 from loadcheck.comparing import Comparison, compare, read_subject
@@ -20,7 +20,7 @@ from loadcheck.terminal import console
 
 
 @click.command("compare", short_help="Show what differs between loads, and which change moved it.")
-@click.argument("targets", metavar="A B …", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("targets", metavar="A B …", nargs=-1, required=True, type=PATH)
 @ci_options
 @html_option
 @json_option

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from loadcheck.cli.options import Command
+from loadcheck.cli.options import PATH, Command
 from loadcheck.terminal import console, print_words
 
 
@@ -16,7 +16,7 @@ def config_option(command: Command) -> Command:
     """Fill the flags that are not given from --config FILE, and report what of it is used and what is not."""
 
     @click.option(
-        "--config", type=click.Path(path_type=Path), metavar="FILE",
+        "--config", type=PATH, metavar="FILE",
         help="YAML config of unsloth, axolotl, LLaMA-Factory or TRL; flags override it.",
     )  # fmt: skip
     @wraps(command)

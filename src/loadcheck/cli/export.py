@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from loadcheck.cli.options import json_option
+from loadcheck.cli.options import PATH, json_option
 from loadcheck.cli.output import print_json
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
 from loadcheck.exporting.export import Exported, export, verify
@@ -16,8 +16,8 @@ from loadcheck.terminal import console, print_words
 
 
 @click.command("export", short_help="Write trained adapters, or the merged model, and prove them.")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("target", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
+@click.argument("target", metavar="[DIR]", required=False, type=PATH)
 @click.option("--merged", is_flag=True, help="Write the whole model in 16 bits, with the adapters merged.")
 @click.option("--verify", "is_check", is_flag=True, help="Check the export in RUN again; write nothing.")
 @json_option

@@ -9,7 +9,7 @@ import click
 
 from loadcheck.cli.ci import CiReports, ci_options
 from loadcheck.cli.group import Group
-from loadcheck.cli.options import json_option
+from loadcheck.cli.options import PATH, json_option
 from loadcheck.cli.output import given_command, html_option, print_json
 from loadcheck.cli.written import write_page
 from loadcheck.errors import EXIT_FAIL, BadInput, Problem, printable
@@ -26,8 +26,8 @@ def command() -> None:
 
 
 @command.command("gather", short_help="Judge the run folders of all nodes as one fleet.")
-@click.argument("target", metavar="DIR|TAR", type=click.Path(path_type=Path))
-@click.option("--plan", "plan_file", metavar="FILE", type=click.Path(path_type=Path),
+@click.argument("target", metavar="DIR|TAR", type=PATH)
+@click.option("--plan", "plan_file", metavar="FILE", type=PATH,
               help="The fleet.json that was run.  [default: the one in DIR]")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1), help="Number of processes.  [default: one per core]")
 @html_option
@@ -63,13 +63,8 @@ def gather(
 
 
 @command.command("plan", short_help="Predict each card, and write the engine's files.")
-@click.argument("spec_file", metavar="FLEET.toml", type=click.Path(path_type=Path))
-@click.option(
-    "--out",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Folder for the files.  [default: the name of the fleet]",
-)
+@click.argument("spec_file", metavar="FLEET.toml", type=PATH)
+@click.option("--out", metavar="DIR", type=PATH, help="Folder for the files.  [default: the name of the fleet]")
 @click.option("--force", is_flag=True, help="Overwrite an earlier plan.")
 @json_option
 def plan(spec_file: Path, out: Path | None, force: bool, as_json: bool) -> int:
@@ -108,7 +103,7 @@ def _written(planned: FleetPlan, folder: Path, force: bool) -> tuple[str, ...]:
 
 
 @command.command("run", short_help="Run a plan: on this host, or by the engine's own command.")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=PATH)
 @json_option
 def run(folder: Path, as_json: bool) -> int:
     """Run what `fleet plan` wrote into DIR, then gather the results if they are on this machine.
@@ -159,7 +154,7 @@ def _say(line: str) -> None:
 
 @command.command("node", short_help="Load once, as a node of a fleet; engines call this.",
                  context_settings={"ignore_unknown_options": True})  # fmt: skip
-@click.argument("results", type=click.Path(path_type=Path))
+@click.argument("results", type=PATH)
 @click.argument("arguments", metavar="[PROFILE] [FLAGS OF LOAD]...", nargs=-1, type=click.UNPROCESSED)
 def node(results: Path, arguments: tuple[str, ...]) -> int:
     """Load once into RESULTS/NODE/TIME, as `load` does, and seal the folder with SHA256SUMS. The variable LOADCHECK_NODE names the node."""
@@ -179,17 +174,11 @@ def node(results: Path, arguments: tuple[str, ...]) -> int:
     "--key",
     required=True,
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Your SSH key (~/.ssh/id_ed25519, or its .pub with an agent), or a cosign key.",
 )
-@click.option(
-    "--plan",
-    "plan_file",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="The fleet.json that was run, if DIR has none.",
-)
-@click.option("--tar", metavar="FILE", type=click.Path(path_type=Path), help="Also pack everything into one tar.")
+@click.option("--plan", "plan_file", metavar="FILE", type=PATH, help="The fleet.json that was run, if DIR has none.")
+@click.option("--tar", metavar="FILE", type=PATH, help="Also pack everything into one tar.")
 @json_option
 def bundle(root: Path, key: Path, plan_file: Path | None, tar: Path | None, as_json: bool) -> int:
     """Gather the runs below DIR, write an in-toto statement over every file (statement.json), and sign it with ssh-keygen or cosign.
@@ -210,11 +199,11 @@ def bundle(root: Path, key: Path, plan_file: Path | None, tar: Path | None, as_j
 
 
 @command.command("verify", short_help="Check a bundle: its signature, every file, its verdict.")
-@click.argument("target", metavar="DIR|TAR", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DIR|TAR", type=PATH)
 @click.option(
     "--signers",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Trusted signers: a public key of SSH or cosign, or OpenSSH's allowed signers.",
 )
 @json_option

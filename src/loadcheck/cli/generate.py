@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from loadcheck.cli.options import json_option
+from loadcheck.cli.options import PATH, json_option
 from loadcheck.cli.output import print_json
 from loadcheck.errors import EXIT_PASS, BadInput, Problem, printable_lines
 from loadcheck.exporting.answering import generate
@@ -14,7 +14,7 @@ from loadcheck.specs.profile import MAX_COUNT
 
 
 @click.command("generate", short_help="Answer one prompt with an export or a training.")
-@click.argument("source", metavar="DIR|RUN", type=click.Path(path_type=Path))
+@click.argument("source", metavar="DIR|RUN", type=PATH)
 @click.option("--prompt", required=True, help="The prompt; the template makes it the user's turn.")
 @click.option(
     "--max-new-tokens",

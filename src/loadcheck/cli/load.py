@@ -10,7 +10,7 @@ import click
 from loadcheck.cli.ahead import begin_reading, started_ahead
 from loadcheck.cli.chosen import overrides
 from loadcheck.cli.ci import CiReports, ci_options
-from loadcheck.cli.options import json_option, setting_options
+from loadcheck.cli.options import PATH, json_option, setting_options
 from loadcheck.runs.folder import refuse_taken
 
 
@@ -18,9 +18,7 @@ from loadcheck.runs.folder import refuse_taken
 @click.argument("profile", required=False)
 @setting_options(lambda _: True)
 @click.option("--no-adapters", is_flag=True, help="Attach no LoRA adapters.")
-@click.option(
-    "--run-dir", type=click.Path(path_type=Path), help="Folder of this run.  [default: runs/<time>-<profile>]"
-)
+@click.option("--run-dir", type=PATH, help="Folder of this run.  [default: runs/<time>-<profile>]")
 @click.option("--force", is_flag=True, help="Start even if the load is predicted to fail.")
 @click.option(
     "--recover", is_flag=True,

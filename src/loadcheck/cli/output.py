@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import Any
 
 import click
 
+from loadcheck.cli.options import PATH
 from loadcheck.encoding import json_text
 
 SCHEMA = 1
 """Version of the --json documents. Keys may be added under the same number; none changes its meaning."""
 
 
-html_option = click.option(
-    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Also write it as a web page (one file)."
-)
+html_option = click.option("--html", type=PATH, metavar="FILE", help="Also write it as a web page (one file).")
 
 
 def given_command() -> str:

@@ -8,7 +8,7 @@ import click
 
 from loadcheck.checking import read_log
 from loadcheck.cli.chosen import log_file
-from loadcheck.cli.options import json_option
+from loadcheck.cli.options import PATH, json_option
 from loadcheck.cli.output import print_json
 from loadcheck.errors import EXIT_PASS, printable
 from loadcheck.show.verdict import reading_rows
@@ -16,7 +16,7 @@ from loadcheck.terminal import console, print_table
 
 
 @click.command("parse", short_help="Print every figure of a log, with its line.")
-@click.argument("target", metavar="RUN|LOG", type=click.Path(path_type=Path))
+@click.argument("target", metavar="RUN|LOG", type=PATH)
 @json_option
 def command(target: Path, as_json: bool) -> int:
     """Print every figure of a load LOG, or of a RUN folder's log, with its line. Use - to read a log from stdin."""

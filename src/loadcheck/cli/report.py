@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from loadcheck.cli.ci import CiReports, ci_options
-from loadcheck.cli.options import json_option
+from loadcheck.cli.options import PATH, json_option
 from loadcheck.cli.output import html_option, print_json
 from loadcheck.cli.written import write_page
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
@@ -23,7 +23,7 @@ from loadcheck.training import Trained, is_training, judge_training_folder
 
 
 @click.command("report", short_help="Show a run again: its figures, its verdict, how it ended.")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @html_option
 @ci_options
 @json_option

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from loadcheck import device
 from loadcheck.cli.chosen import overrides
-from loadcheck.cli.options import json_option, setting_options
+from loadcheck.cli.options import PATH, json_option, setting_options
 from loadcheck.cli.output import print_json
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem, UnsupportedMachine
 from loadcheck.exporting.child import run_step
@@ -49,16 +49,12 @@ KEYS = ("max_seq_length", "gpu_memory_utilization", "float8_kv_cache", "prefix_c
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option(
-    "--api-key-file", type=click.Path(path_type=Path), metavar="FILE",
+    "--api-key-file", type=PATH, metavar="FILE",
     help="File with the API key, readable by you alone. Without it: LOADCHECK_API_KEY, else a key is made and shown once.",
 )  # fmt: skip
 @click.option("--key-hours", type=click.FloatRange(0, 8760, min_open=True), help="Hours until the key expires.")
 @setting_options(lambda flag: flag.key in KEYS or (bool(flag.setting.argument) and flag.key not in VLLM_ALONE))
-@click.option(
-    "--run-dir",
-    type=click.Path(path_type=Path),
-    help="Folder of its log and verdict.  [default: served/<time>-<name>]",
-)
+@click.option("--run-dir", type=PATH, help="Folder of its log and verdict.  [default: served/<time>-<name>]")
 @click.option("--force", is_flag=True, help="Start even if it is predicted not to fit.")
 @json_option
 def command(source: str, host: str, port: int, adapters: tuple[str, ...], api_key_file: Path | None, key_hours: float | None,

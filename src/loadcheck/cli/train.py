@@ -13,7 +13,7 @@ from loadcheck.cli.chosen import chosen_profile, overrides
 from loadcheck.cli.ci import CiReports, ci_options
 from loadcheck.cli.config_option import config_option
 from loadcheck.cli.load_job import refused_by
-from loadcheck.cli.options import json_option, setting_options
+from loadcheck.cli.options import PATH, json_option, setting_options
 from loadcheck.cli.output import print_json
 from loadcheck.cli.train_job import chosen_job, resumed, schedule_problems
 from loadcheck.cli.train_options import train_options
@@ -38,30 +38,17 @@ OF_OTHERS = ("training.", "generation.", "adapters.use_gradient_checkpointing", 
 @click.command("train", short_help="Fine-tune the adapters on your data, predicted and judged.")
 @click.argument("profile", required=False)
 @click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Data: a .jsonl or .json file; docs/training.md lists the forms.",
+    "--data", type=PATH, metavar="FILE", help="Data: a .jsonl or .json file; docs/training.md lists the forms."
 )
 @train_options
 @setting_options(lambda _: True, Schedule)
 @setting_options(lambda flag: not flag.key.startswith(OF_OTHERS))
 @click.option("--truncate", is_flag=True, help="Cut rows that are too long instead of refusing them.")
 @click.option(
-    "--reward-functions",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="GRPO: Python file with functions that take `completions`.",
+    "--reward-functions", type=PATH, metavar="FILE", help="GRPO: Python file with functions that take `completions`."
 )
-@click.option(
-    "--resume",
-    type=click.Path(path_type=Path),
-    metavar="RUN",
-    help="Continue from the newest checkpoint of an earlier run.",
-)
-@click.option(
-    "--run-dir", type=click.Path(path_type=Path), help="Folder of this run.  [default: runs/<time>-<profile>]"
-)
+@click.option("--resume", type=PATH, metavar="RUN", help="Continue from the newest checkpoint of an earlier run.")
+@click.option("--run-dir", type=PATH, help="Folder of this run.  [default: runs/<time>-<profile>]")
 @click.option("--force", is_flag=True, help="Start even if the training is predicted not to fit.")
 @ci_options
 @json_option

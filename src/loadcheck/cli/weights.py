@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from loadcheck.cli.group import Group
-from loadcheck.cli.options import json_option
+from loadcheck.cli.options import PATH, json_option
 from loadcheck.cli.output import print_json
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
 from loadcheck.show.weights import model_json, show_listed, show_recorded, show_verified
@@ -39,7 +39,7 @@ def list_(as_json: bool) -> int:
 
 @command.command("verify", short_help="Hash every file, and compare with env/weights.lock.")
 @click.argument("model", required=False)
-@click.option("--dir", "folder", metavar="DIR", type=click.Path(path_type=Path), help=DIR_HELP)
+@click.option("--dir", "folder", metavar="DIR", type=PATH, help=DIR_HELP)
 @json_option
 def verify_(model: str | None, folder: Path | None, as_json: bool) -> int:
     """Hash every file of MODEL, or of all models that are here, and compare sizes and SHA-256 with env/weights.lock (1 s per GB).
@@ -57,7 +57,7 @@ def verify_(model: str | None, folder: Path | None, as_json: bool) -> int:
 
 @command.command("record", short_help="Write missing hashes into env/weights.lock.")
 @click.argument("model")
-@click.option("--dir", "folder", metavar="DIR", type=click.Path(path_type=Path), help=DIR_HELP)
+@click.option("--dir", "folder", metavar="DIR", type=PATH, help=DIR_HELP)
 @json_option
 def record_(model: str, folder: Path | None, as_json: bool) -> int:
     """Write the missing sizes and hashes of MODEL into env/weights.lock, from the files on this machine.
