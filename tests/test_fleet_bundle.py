@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from loadcheck import cli
-from loadcheck.fleet.bundle import Fault, bundle, verify
-from loadcheck.fleet.signature import NAMESPACE, sign
+from loadcheck.fleet.bundle import NAMESPACE, Fault, bundle, verify
 from loadcheck.fleet.statement import NAME, PREDICATE, SIGNATURE, TYPE
 from loadcheck.runs.origin import lock_sha256
+from loadcheck.signature import sign
 from tests.fleets import DIGEST, Node, fleet
 
 
@@ -83,7 +83,7 @@ def _edited(path: Path, old: bytes, new: bytes) -> None:
 def _resigned(root: Path, keys: Path, old: bytes, new: bytes) -> None:
     """A false statement, signed with the right key."""
     _edited(root / NAME, old, new)
-    sign(root / NAME, keys / "mine")
+    sign(root / NAME, keys / "mine", NAMESPACE)
 
 
 def _with_a_link(root: Path, keys: Path) -> None:
@@ -110,7 +110,7 @@ FAULTS: dict[str, tuple[Callable[[Path, Path], object], set[Fault]]] = {
     "a forged signature": (lambda r, k: _edited(r / SIGNATURE, b"\n", b"A\n"), {Fault.FORGED}),
     "an empty signature": (lambda r, k: (r / SIGNATURE).write_text(""), {Fault.FORGED}),
     "no signature": (lambda r, k: (r / SIGNATURE).unlink(), {Fault.FORGED}),
-    "another's signature": (lambda r, k: sign(r / NAME, k / "other"), {Fault.FORGED}),
+    "another's signature": (lambda r, k: sign(r / NAME, k / "other", NAMESPACE), {Fault.FORGED}),
     "a signature for another purpose": (_for_another_purpose, {Fault.FORGED}),
     "a pass that was none": (lambda r, k: _resigned(r, k, b'"PASSED"', b'"FAILED"'), {Fault.VERDICT}),
     "a node that did not pass": (lambda r, k: _resigned(r, k, b'"h200-1"\n', b'"h200-9"\n'), {Fault.VERDICT}),

@@ -275,8 +275,12 @@ def _judge(
 
 def judge_without_log(record: RunRecord, error: BadInput) -> Verdict:
     """The verdict on a run whose log holds no line of a load."""
-    no_log = Finding(figure="log", check=Check.SHAPE, status=Status.FAIL, why=str(error))
-    return Verdict((no_log, process_finding(record.outcome, record.reason)))
+    return Verdict((no_log(error), process_finding(record.outcome, record.reason)))
+
+
+def no_log(error: BadInput) -> Finding:
+    """The finding of a log that holds no line of a load."""
+    return Finding(figure="log", check=Check.SHAPE, status=Status.FAIL, why=str(error))
 
 
 def write_results(folder: RunFolder, record: RunRecord, verdict: Verdict | None = None) -> None:

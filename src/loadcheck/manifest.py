@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from base64 import urlsafe_b64encode
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from functools import cache
 from importlib.metadata import Distribution, PackagePath, distributions
@@ -68,11 +68,8 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "packages": [
-                {"name": package.name, "version": package.version, "locked": package.locked, "licence": package.licence}
-                for package in self.packages
-            ],
-            "files": [{"path": file.path, "difference": file.difference, "why": file.why} for file in self.files],
+            "packages": [asdict(package) for package in self.packages],
+            "files": [asdict(file) for file in self.files],
             "problems": self.problems,
         }
 

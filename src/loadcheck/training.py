@@ -22,7 +22,7 @@ from loadcheck.runs.folder import RunFolder, RunRecord, own_file, read_json, wri
 from loadcheck.runs.steps import read_steps
 from loadcheck.specs.files import changed, to_data, validate
 from loadcheck.specs.training import TrainJob, TrainSettings
-from loadcheck.units import to_gib
+from loadcheck.units import gib_figures
 from loadcheck.verdict.records import Records
 from loadcheck.verdict.train import TrainEvidence, judge_training, measured_allocated, measured_device, measured_host
 from loadcheck.workloads.peaks import Peaks, predict_peaks
@@ -53,9 +53,9 @@ class Trained:
             "profile": self.record.profile.get("name"),
             "outcome": self.record.outcome,
             "reason": self.record.reason,
-            "figures": {**figures, **_gib(measured)},
+            "figures": {**figures, **gib_figures(measured)},
             "bytes": measured,
-            "predicted": {**_gib(peaks), "bytes": peaks},
+            "predicted": {**gib_figures(peaks), "bytes": peaks},
             "training": {
                 **(self.record.training or {}),
                 "adapter": str(self.folder.path / "adapter") if (self.folder.path / "adapter").is_dir() else None,
@@ -84,13 +84,6 @@ class Trained:
         peaks = Peaks() if self.found is None or self.found.peaks is None else self.found.peaks
         names = ("allocated_bytes", "device_bytes", "host_bytes")
         return {f"train_peak_{name}": getattr(peaks, name) for name in names}
-
-
-def _gib(sizes: dict[str, int | None]) -> dict[str, float | None]:
-    return {
-        name.removesuffix("_bytes") + "_gib": None if size is None else round(to_gib(size), 2)
-        for name, size in sizes.items()
-    }
 
 
 class DoesNotFitError(Exception):

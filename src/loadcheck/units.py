@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 KIB = 1024
 MIB = 1024**2
@@ -11,6 +12,14 @@ GIB = 1024**3
 
 def to_gib(num_bytes: int | float) -> float:
     return num_bytes / GIB
+
+
+def gib_figures(sizes: Mapping[str, int | None]) -> dict[str, float | None]:
+    """Sizes with names in `_bytes` as figures in GiB with names in `_gib`; None for those that are not known."""
+    return {
+        name.removesuffix("_bytes") + "_gib": None if size is None else round(to_gib(size), 2)
+        for name, size in sizes.items()
+    }
 
 
 def from_gib(gib: float) -> int:

@@ -24,7 +24,7 @@ GRPO_LEARNING_RATE = 5e-6
 
 def chosen_job(profile: Profile, data: Path, flags: dict[str, Any]) -> TrainJob:
     """The training that the flags describe; BadInput for settings that no trainer takes."""
-    settings = _settings(profile, flags)
+    settings = {"method": "sft", **given_settings(profile, flags)}
     schedule = {
         flag.key: flags[flag.parameter] for flag in settings_of(Schedule) if flags.get(flag.parameter) is not None
     }
@@ -58,10 +58,9 @@ def schedule_problems(flags: dict[str, Any]) -> tuple[Problem, ...]:
     return ()
 
 
-def _settings(profile: Profile, flags: dict[str, Any]) -> dict[str, Any]:
-    names = TrainSettings.__struct_fields__
-    given = {name: flags[name] for name in names if flags.get(name) is not None}
-    given.setdefault("method", "sft")
+def given_settings(profile: Profile, flags: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the flags give, and on a CPU an optimizer that runs there."""
+    given = {name: flags[name] for name in TrainSettings.__struct_fields__ if flags.get(name) is not None}
     if profile.on_cpu:
         given.setdefault("optim", CPU_OPTIMIZERS[0])
     return given
@@ -115,9 +114,7 @@ def _problems(profile: Profile, job: TrainJob) -> Iterator[Problem]:
     if settings.packing and job.truncate:
         what = "no row is too long with --packing: it continues in the next one"
         yield Problem("command line", what, "leave it out", "--truncate")
-    if settings.method == "grpo" and settings.row_tokens > profile.max_seq_length:
-        what = f"prompt and completion are {settings.row_tokens} tokens, above max_seq_length {profile.max_seq_length}"
-        yield Problem("command line", what, "raise --max-seq-length", "--max-completion-length")
+    yield from completion_problems(profile, settings)
     if settings.method == "grpo" and job.reward_functions is None:
         yield Problem("command line", "GRPO needs reward functions", "name a Python file of them", "--reward-functions")
     elif settings.method == "grpo" and job.reward_functions is not None and not Path(job.reward_functions).is_file():
@@ -125,6 +122,13 @@ def _problems(profile: Profile, job: TrainJob) -> Iterator[Problem]:
     if settings.method == "sft" and job.reward_functions is not None:
         what = "only GRPO uses reward functions"
         yield Problem("command line", what, "add --method grpo, or leave it out", "--reward-functions")
+
+
+def completion_problems(profile: Profile, settings: TrainSettings) -> Iterator[Problem]:
+    """A problem if the prompts and completions of GRPO are longer than the model is loaded for."""
+    if settings.method == "grpo" and settings.row_tokens > profile.max_seq_length:
+        what = f"prompt and completion are {settings.row_tokens} tokens, above max_seq_length {profile.max_seq_length}"
+        yield Problem("command line", what, "raise --max-seq-length", "--max-completion-length")
 
 
 def resumed(run: Path, data: Path | None, flags: dict[str, Any]) -> tuple[Profile, TrainJob]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from loadcheck.cli.chosen import with_card
 from loadcheck.cli.output import given_command, print_json
-from loadcheck.cli.train_job import refuse_settings
+from loadcheck.cli.train_job import completion_problems, given_settings, refuse_settings
 from loadcheck.cli.written import write_page
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
 from loadcheck.predict import Case
@@ -20,12 +20,12 @@ from loadcheck.show.train import show_peaks
 from loadcheck.show.training import packed_note, show_fit_training, show_training
 from loadcheck.specs.files import to_data, validate
 from loadcheck.specs.profile import Profile
-from loadcheck.specs.training import CPU_OPTIMIZERS, TrainSettings
+from loadcheck.specs.training import TrainSettings
 from loadcheck.stacks import predict
 from loadcheck.terminal import console, print_words
-from loadcheck.units import to_gib
+from loadcheck.units import gib_figures
 from loadcheck.workloads.peaks import predict_peaks
-from loadcheck.workloads.training import SETTINGS, TrainPrediction, fit_training, predict_training
+from loadcheck.workloads.training import TrainPrediction, fit_training, predict_training
 
 
 def predicted(case: Case, flags: dict[str, Any], as_json: bool, tree: bool, html: Path | None = None) -> int:
@@ -57,10 +57,10 @@ def predicted(case: Case, flags: dict[str, Any], as_json: bool, tree: bool, html
 def _predicted_on_cpu(case: Case, settings: TrainSettings, as_json: bool) -> int:
     """The peak of the training process, where it was measured for this model."""
     peaks = predict_peaks(case, settings)
-    load, size = predict(case).to_json(), peaks.host_bytes
+    load = predict(case).to_json()
     if as_json:
-        figures = {**load["figures"], "train_peak_host_gib": None if size is None else round(to_gib(size), 2)}
-        sizes = {**load["bytes"], "train_peak_host_bytes": size}
+        host = {"train_peak_host_bytes": peaks.host_bytes}
+        figures, sizes = {**load["figures"], **gib_figures(host)}, {**load["bytes"], **host}
         said = {"settings": to_data(settings), "fits": peaks.fits, "notes": [peaks.note] if peaks.note else []}
         print_json(
             {**case_json(case), **load, "fits": peaks.fits, "figures": figures, "bytes": sizes, "training": said}
@@ -97,15 +97,11 @@ def settings_of_training(flags: dict[str, Any], profile: Profile) -> TrainSettin
 
     BadInput for a profile without adapters and for rows longer than the model takes.
     """
-    given = {name: flags[name] for name in SETTINGS if flags.get(name) is not None}
-    given.setdefault("train_seq_length", profile.max_seq_length)
-    if profile.on_cpu:
-        given.setdefault("optim", CPU_OPTIMIZERS[0])
+    given = {"train_seq_length": profile.max_seq_length, **given_settings(profile, flags)}
     settings = validate(TrainSettings, given, "command line")
     refuse_settings(profile, settings)
-    if settings.method == "grpo" and settings.row_tokens > profile.max_seq_length:
-        what = f"prompt and completion are {settings.row_tokens} tokens, above max_seq_length {profile.max_seq_length}"
-        raise BadInput(Problem("command line", what, "raise --max-seq-length", "--max-completion-length"))
+    if problems := list(completion_problems(profile, settings)):
+        raise BadInput(problems)
     return settings
 
 
@@ -114,7 +110,7 @@ def _document(training: TrainPrediction, base: dict[str, Any]) -> dict[str, Any]
     return {
         **base,
         "fits": training.fits,
-        "figures": {**base["figures"], **training.figures_json()},
+        "figures": {**base["figures"], **gib_figures(training.bytes_json())},
         "bytes": {**base["bytes"], **training.bytes_json()},
         "training": training.to_json(),
     }

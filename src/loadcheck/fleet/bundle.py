@@ -9,12 +9,11 @@ from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from loadcheck import __version__
+from loadcheck import __version__, signature
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, LoadcheckError, Problem, remedy_of
 from loadcheck.fleet.gather import gather_folder
 from loadcheck.fleet.plan import NAME as PLAN
 from loadcheck.fleet.plan import read_plan, write_plan
-from loadcheck.fleet.signature import sign, signer_of
 from loadcheck.fleet.statement import (
     NAME,
     SIGNATURE,
@@ -29,6 +28,9 @@ from loadcheck.fleet.statement import (
 from loadcheck.fleet.verdict import FleetVerdict
 from loadcheck.runs.private import write_whole
 
+NAMESPACE = "fleet@loadcheck"
+"""A signature on a fleet is not valid for an image."""
+
 
 def bundle(root: Path, key: Path, plan_file: Path | None = None, tar: Path | None = None) -> FleetVerdict:
     """Gather the runs, write and sign a statement, and with `tar` pack everything into one file; returns the signed verdict.
@@ -42,7 +44,7 @@ def bundle(root: Path, key: Path, plan_file: Path | None = None, tar: Path | Non
         raise BadInput(Problem(str(root), "holds no run folder", "give the folder that the nodes wrote into"))
     try:
         write_whole(root / NAME, statement_text(make_statement(root, verdict)))
-        sign(root / NAME, key)
+        signature.sign(root / NAME, key, NAMESPACE)
         if tar is not None:
             _pack(root, tar)
     except OSError as error:
@@ -105,7 +107,7 @@ def verify(root: Path, signers: Path | None) -> Verified:
     BadInput if there is no statement.
     """
     statement = read_statement(root / NAME)
-    signer, why = signer_of(root / NAME, root / SIGNATURE, signers)
+    signer, why = signature.signer_of(root / NAME, root / SIGNATURE, signers, NAMESPACE)
     faults = [] if signer is not None else [(Fault.FORGED, why)]
     faults += _files(root, statement)
     if not faults:  # judging changed files would be pointless

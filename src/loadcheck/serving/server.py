@@ -14,8 +14,8 @@ from pathlib import Path
 
 from loadcheck.checking import parse_run_log
 from loadcheck.errors import BadInput, Problem
-from loadcheck.findings.finding import Check, Finding, Status, Verdict
-from loadcheck.loading import child_environment
+from loadcheck.findings.finding import Verdict
+from loadcheck.loading import child_environment, no_log
 from loadcheck.predict.case import Case
 from loadcheck.runs.child import ChildEnd, Shutdown, run_child, start_child
 from loadcheck.runs.folder import RunFolder, write_json
@@ -114,4 +114,4 @@ def judge_start(log: Path, case: Case) -> Verdict:
     try:
         return judge(evidence_of(parse_run_log(log), case))
     except BadInput as error:
-        return Verdict((Finding(figure="log", check=Check.SHAPE, status=Status.FAIL, why=str(error)),))
+        return Verdict((no_log(error),))

@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from loadcheck.specs.files import Spec
-from loadcheck.specs.profile import MAX_COUNT
+from loadcheck.specs.profile import MAX_COUNT, Count
 from loadcheck.specs.settings import Setting
 
 Method = Literal["sft", "grpo"]
-Count = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
 
 OPTIMIZERS = (
     "adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit",

@@ -16,7 +16,7 @@ import msgspec
 from loadcheck.disk import sync_path
 from loadcheck.errors import BadInput, Problem, UnsupportedMachine
 from loadcheck.units import show_bytes
-from loadcheck.weights.lock import LockedFile, hash_file, hash_files, to_json
+from loadcheck.weights.lock import hash_file, hash_files, read_hashed, to_json
 
 MANIFEST = "manifest.json"
 RECORD = "recorded.json"
@@ -78,8 +78,7 @@ def build_once(directory: Path, build: Callable[[Path], None], needed_bytes: int
 def is_whole(directory: Path) -> bool:
     """Whether every file of the manifest exists with its size and hash."""
     try:
-        manifest = msgspec.json.decode((directory / MANIFEST).read_bytes(), type=tuple[LockedFile, ...])
-        return all(hash_file(directory, directory / file.path) == file for file in manifest)
+        return all(hash_file(directory, directory / file.path) == file for file in read_hashed(directory / MANIFEST))
     except (OSError, msgspec.DecodeError):
         return False
 

@@ -9,15 +9,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from loadcheck.errors import BadInput, LoadcheckError, Problem, UnsupportedMachine
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.model import Checkpoint
 from loadcheck.specs.shape import Quantization
 from loadcheck.weights.cache import RECORD, build_once, weights_dir
 from loadcheck.weights.listing import ListedFile, list_commit
-from loadcheck.weights.lock import LockedFile, hash_files, load_weights_lock, to_json
+from loadcheck.weights.lock import LockedFile, hash_files, load_weights_lock, read_hashed, to_json
 from loadcheck.weights.progress import reporting_progress
 
 PATTERNS = ("*.json", "*.safetensors", "tokenizer*")
@@ -80,7 +78,7 @@ def check(directory: Path, checkpoint: Checkpoint, listed: tuple[ListedFile, ...
     A file that differs is deleted, so that the next try downloads it again. BadInput with every problem at once.
     """
     found = {file.path: file for file in hash_files(directory)}
-    recorded = msgspec.json.decode(record.read_bytes(), type=tuple[LockedFile, ...]) if record.exists() else ()
+    recorded = read_hashed(record) if record.exists() else ()
     expected = {file.path: file for file in recorded} | {
         file.path: file for file in locked_files(checkpoint) if file.is_known
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -63,13 +64,20 @@ def hash_file(root: Path, path: Path) -> LockedFile:
 
 
 def hash_files(root: Path) -> tuple[LockedFile, ...]:
-    """The size and hash of every file below `root`, sorted by path, except hidden ones (a downloader's metadata)."""
-    files = (path for path in sorted(root.rglob("*")) if path.is_file())
-    return tuple(
-        hash_file(root, path)
-        for path in files
-        if not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
+    """The size and hash of every file below `root` that is not hidden, sorted by path."""
+    return tuple(hash_file(root, path) for path in visible_files(root))
+
+
+def visible_files(root: Path) -> Iterator[Path]:
+    """Every file below `root`, sorted, except hidden ones (a downloader's metadata)."""
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts):
+            yield path
+
+
+def read_hashed(path: Path) -> tuple[LockedFile, ...]:
+    """The files that `to_json` wrote; OSError or msgspec.DecodeError if it cannot be read."""
+    return msgspec.json.decode(path.read_bytes(), type=tuple[LockedFile, ...])
 
 
 def to_json(files: tuple[LockedFile, ...]) -> bytes:

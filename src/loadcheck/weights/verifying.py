@@ -14,7 +14,15 @@ import msgspec
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem, suggestion
 from loadcheck.specs.files import env_dir, read_toml, validate
 from loadcheck.weights.cache import MANIFEST, RECORD, weights_dir
-from loadcheck.weights.lock import LockedFile, LockedModel, WeightsLock, hash_file, load_weights_lock
+from loadcheck.weights.lock import (
+    LockedFile,
+    LockedModel,
+    WeightsLock,
+    hash_file,
+    load_weights_lock,
+    read_hashed,
+    visible_files,
+)
 from loadcheck.weights.mirror import SUMS
 
 State = Literal["as locked", "as recorded", "unknown", "differs", "missing", "not locked"]
@@ -110,7 +118,7 @@ def _checked(root: Path, path: str, locked: LockedFile | None, recorded: LockedF
 def _recorded(root: Path) -> dict[str, LockedFile]:
     """The recorded files of the first download into this folder; empty without a readable record."""
     try:
-        files = msgspec.json.decode((root.parent / RECORD).read_bytes(), type=tuple[LockedFile, ...])
+        files = read_hashed(root.parent / RECORD)
     except (OSError, msgspec.DecodeError):
         return {}
     return {file.path: file for file in files}
@@ -118,11 +126,8 @@ def _recorded(root: Path) -> dict[str, LockedFile]:
 
 def _present(root: Path) -> Iterator[str]:
     """Every file that an engine could read: all but hidden ones and our own manifests."""
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root)
-        hidden = any(part.startswith(".") for part in name.parts)
-        if path.is_file() and not hidden and name.as_posix() not in (MANIFEST, SUMS):
-            yield name.as_posix()
+    names = (path.relative_to(root).as_posix() for path in visible_files(root))
+    yield from (name for name in names if name not in (MANIFEST, SUMS))
 
 
 def record(checked: CheckedModel) -> tuple[LockedFile, ...]:

@@ -11,12 +11,9 @@ from loadcheck.errors import BadInput, Problem
 from loadcheck.predict import Case, Prediction
 from loadcheck.predict.terms import Term
 from loadcheck.predict.train_account import TrainAccount
-from loadcheck.specs.files import validate
+from loadcheck.specs.files import changed, to_data
 from loadcheck.specs.training import TrainSettings
 from loadcheck.stacks import predict, stack_of
-from loadcheck.units import to_gib
-
-SETTINGS = tuple(TrainSettings.__struct_fields__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +80,6 @@ class TrainPrediction:
             "train_peak_host_bytes": self.host.num_bytes,
         }
 
-    def figures_json(self) -> dict[str, float]:
-        return {
-            name.removesuffix("_bytes") + "_gib": round(to_gib(value), 2) for name, value in self.bytes_json().items()
-        }
-
     def to_json(self) -> dict[str, Any]:
         """What `predict --json` adds for the training, besides the figures."""
         memory = self.memory
@@ -98,7 +90,7 @@ class TrainPrediction:
             "later_step": memory.later_step,
         }
         return {
-            "settings": {name: getattr(self.settings, name) for name in SETTINGS},
+            "settings": to_data(self.settings),
             "fits": self.fits,
             "fits_with_gaps": self.fits_with_gaps,
             "peak_in": memory.peak.name,
@@ -168,14 +160,9 @@ def fit_training(case: Case, settings: TrainSettings) -> list[Largest]:
     engine = _engine(case)
 
     def predicted(name: str, value: int) -> TrainPrediction:
-        changed = validate(TrainSettings, {**_data(settings), name: value}, "fit")
-        return _training(case, changed, engine)
+        return _training(case, changed(settings, {name: value}, "fit"), engine)
 
     return [_largest(name, _bound(name, case, settings), predicted) for name in names]
-
-
-def _data(settings: TrainSettings) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in SETTINGS}
 
 
 def _bound(name: str, case: Case, settings: TrainSettings) -> int:
