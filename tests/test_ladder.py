@@ -11,10 +11,11 @@ from loadcheck.predict.ladder import Ladder, Step, need_after
 from loadcheck.predict.search import at_utilization
 from loadcheck.specs.files import changed
 from loadcheck.specs.profile import Profile, load_profile
+from loadcheck.specs.shape import MLP_LINEARS
 from loadcheck.stacks.unsloth_vllm.bands import KV_SLACK_BYTES
 from loadcheck.stacks.unsloth_vllm.margin import slack
 from loadcheck.stacks.unsloth_vllm.plan import kv_estimate_needed, unsloth_plan
-from loadcheck.stacks.unsloth_vllm.rungs import MLP_ONLY, RUNGS
+from loadcheck.stacks.unsloth_vllm.rungs import RUNGS
 from loadcheck.units import GIB, MIB
 from tests.cases import known_config
 from tests.cases import search as search_of
@@ -108,7 +109,7 @@ def test_a_step_combines_rungs_if_one_does_not_suffice():
 def test_no_graphs_is_the_last_resort():
     """If only a load without CUDA graphs fits the card, that is the last rung."""
     card = _small_card(6_860 * MIB)
-    _, steps = _climb(card, max_lora_rank=8, adapters__r=8, adapters__target_modules=list(MLP_ONLY), conservativeness=0.1,
+    _, steps = _climb(card, max_lora_rank=8, adapters__r=8, adapters__target_modules=list(MLP_LINEARS), conservativeness=0.1,
                       max_seq_length=256, gpu_memory_utilization=0.9)  # fmt: skip
     assert steps[-1].rung.name == "no CUDA graphs"
     assert steps[-1].fits and steps[-1].state.profile.enforce_eager
@@ -178,7 +179,7 @@ def test_the_ladder_fixes_what_the_furthest_settings_fix(card: str, tried: dict[
     if ladder.base.short is None:
         return
     assert ladder.base.profile.adapters is not None
-    adapters = changed(ladder.base.profile.adapters, {"r": 8, "target_modules": MLP_ONLY})
+    adapters = changed(ladder.base.profile.adapters, {"r": 8, "target_modules": MLP_LINEARS})
     harshest = changed(ladder.base.profile, {"conservativeness": 0.1, "max_seq_length": min(256, tried["max_seq_length"]), "max_lora_rank": 8, "adapters": adapters, "enforce_eager": True})  # fmt: skip
     if any(ladder.state(at_utilization(harshest, hundredths)).fits for hundredths in range(1, 100)):
         assert list(ladder.climb())[-1].fits

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from loadcheck.errors import BadInput, Problem
+from loadcheck.errors import BadInput, Problem, shortlist
 from loadcheck.findings.evidence import is_parallel
 from loadcheck.logs import Attempt, ParsedLog
 from loadcheck.logs.events import Started
@@ -207,8 +207,7 @@ def _refuse_other_settings(record: RunRecord, own: Profile, requested: Profile) 
         if key not in ("name", "description")
     ]
     if differ:
-        more = f" (and {len(differ) - NAMED_SETTINGS} more)" if len(differ) > NAMED_SETTINGS else ""
-        what = f"the run was made with {', '.join(differ[:NAMED_SETTINGS])}{more}"
+        what = f"the run was made with {shortlist(differ, NAMED_SETTINGS, ' (and {} more)')}"
         raise BadInput(
             Problem(f"run.json of {record.id}", what, "leave --profile and the settings out: the run has its own")
         )

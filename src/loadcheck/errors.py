@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -79,6 +79,12 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Like `printable`, but keeps line breaks, as for a traceback."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def shortlist(items: Sequence[str], most: int, rest: str = " and {} more", separator: str = ", ") -> str:
+    """The first items in one line; `rest` states how many others there are."""
+    others = len(items) - most
+    return separator.join(items[:most]) + (rest.format(others) if others > 0 else "")
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

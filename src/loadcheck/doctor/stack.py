@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from loadcheck.errors import shortlist
 from loadcheck.machine import Finding, Level, Machine, ok, problem
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.versions import load_versions
@@ -50,15 +51,13 @@ def check_files(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
     """Every installed file against its wheel's RECORD; known edits are listed, too."""
     if "torch" not in machine.installed:
         return
-    odd = [file for file in machine.changed_files if file.why is None]
+    odd = [f"{file.path} ({file.difference})" for file in machine.changed_files if file.why is None]
     if odd:
-        names = ", ".join(f"{file.path} ({file.difference})" for file in odd[:NAMED_FILES])
-        more = f" and {len(odd) - NAMED_FILES} more" if len(odd) > NAMED_FILES else ""
-        yield problem("files", f"not as in their wheels: {names}{more}", "moved-dependency",
+        yield problem("files", f"not as in their wheels: {shortlist(odd, NAMED_FILES)}", "moved-dependency",
                       "an edited package is another package under the same version", INSTALL)  # fmt: skip
-    explained = [file for file in machine.changed_files if file.why is not None]
-    named = ", ".join(f"{file.path} ({file.why})" for file in explained[:NAMED_FILES])
     if not odd:
+        explained = [file for file in machine.changed_files if file.why is not None]
+        named = ", ".join(f"{file.path} ({file.why})" for file in explained[:NAMED_FILES])
         rest = f"; {len(explained)} differ as expected: {named}" if explained else ""
         yield ok("files", "every file is as in its wheel" + rest)
 
@@ -66,8 +65,7 @@ def check_files(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
 def check_python_path(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
     """Whether PYTHONPATH, which precedes all installed packages, shadows a pinned package."""
     if machine.shadowed:
-        more = f" and {len(machine.shadowed) - NAMED_FILES} more" if len(machine.shadowed) > NAMED_FILES else ""
-        what = f"PYTHONPATH has another copy of what is pinned: {', '.join(machine.shadowed[:NAMED_FILES])}{more}"
+        what = f"PYTHONPATH has another copy of what is pinned: {shortlist(machine.shadowed, NAMED_FILES)}"
         yield Finding(check="python-path", level=Level.WARNING, what=what, remedy="unset PYTHONPATH",
                       why="loadcheck's loads ignore it, but a script of yours would import that copy")  # fmt: skip
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from loadcheck.errors import LoadcheckError
+from loadcheck.errors import LoadcheckError, shortlist
 from loadcheck.fleet.finding import Kind
 from loadcheck.fleet.plan import CPU, FleetPlan
 from loadcheck.loading import Loaded
@@ -159,8 +159,8 @@ def _profile(claims: Claims, against: Against) -> Iterator[Fault]:
     mine, other = settings_by_key(evidence.profile), against.settings
     keys = [key for key in dict.fromkeys((*mine, *other)) if mine.get(key) != other.get(key)]
     if keys:
-        named = ", ".join(f"{key} {mine.get(key)}, not {other.get(key)}" for key in keys[:NAMED_SETTINGS])
-        yield Kind.PROFILE, named + (f", and {len(keys) - NAMED_SETTINGS} more" if len(keys) > NAMED_SETTINGS else "")
+        differ = [f"{key} {mine.get(key)}, not {other.get(key)}" for key in keys]
+        yield Kind.PROFILE, shortlist(differ, NAMED_SETTINGS, ", and {} more")
 
 
 def _shown(time: datetime) -> str:

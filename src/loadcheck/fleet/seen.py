@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from loadcheck.errors import LoadcheckError, Problem
+from loadcheck.errors import LoadcheckError, Problem, shortlist
 from loadcheck.figures import Kind as FigureKind
 from loadcheck.figures import figure_specs
 from loadcheck.findings.finding import Finding, Verdict
@@ -187,10 +187,9 @@ def _figures(loaded: Loaded) -> Iterator[SeenFigure]:
 def _own_verdict(verdict: Verdict) -> Iterator[tuple[Kind, str]]:
     if verdict.passed:
         return
-    failures = verdict.failures()
-    named = "; ".join(map(_in_words, failures[:NAMED_FAILURES])) or "nothing could be compared"
-    more = len(failures) - NAMED_FAILURES
-    yield Kind.VERDICT, f"{verdict.status}: {named}" + (f"; and {more} more" if more > 0 else "")
+    failures = [_in_words(finding) for finding in verdict.failures()]
+    named = shortlist(failures, NAMED_FAILURES, "; and {} more", "; ") or "nothing could be compared"
+    yield Kind.VERDICT, f"{verdict.status}: {named}"
 
 
 def _in_words(finding: Finding) -> str:

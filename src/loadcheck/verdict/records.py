@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from loadcheck.errors import shortlist
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Finding, run_finding
 from loadcheck.logs.events import Attached, TrainBegin, TrainData, TrainDone, TrainStep
@@ -65,8 +66,7 @@ def _same(file: str, ours: Spec, theirs: Spec) -> Iterator[Finding]:
         f"{key} {mine} in run.json and {other} in {file}" for key, (mine, other) in differences(ours, theirs).items()
     ]
     if differ:
-        more = f" (and {len(differ) - NAMED} more)" if len(differ) > NAMED else ""
-        yield _fail(file, "; ".join(differ[:NAMED]) + more)
+        yield _fail(file, shortlist(differ, NAMED, " (and {} more)", "; "))
 
 
 def _rows(evidence: Evidence, records: Records) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import IO, Any
 
 from loadcheck.disk import read_at_most
-from loadcheck.errors import Problem, printable
+from loadcheck.errors import Problem, printable, shortlist
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 CONVERT = "convert it to safetensors on a machine that may run what is in it, or use a checkpoint that has them"
@@ -147,8 +147,7 @@ def _is_pickle(name: str) -> bool:
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return printable(", ".join(names[:3])) + more
+    return printable(shortlist(names, 3))
 
 
 def _why(names: list[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from loadcheck.errors import shortlist
 from loadcheck.figures import Figures, Reading
 from loadcheck.predict import Prediction
 from loadcheck.predict.terms import Term
@@ -130,9 +131,7 @@ def _outside(prediction: Prediction, readings: Mapping[str, Reading], used_befor
 
 def source_of(term: Term) -> str:
     """The source of a term's formula; for a sum, the names of its parts."""
-    names = [each.name for each in term.parts]
-    more = f", and {len(names) - _NAMED_PARTS} more" if len(names) > _NAMED_PARTS else ""
-    return term.source or ", ".join(names[:_NAMED_PARTS]) + more
+    return term.source or shortlist([each.name for each in term.parts], _NAMED_PARTS, ", and {} more")
 
 
 def _rest(rows: Iterable[Row], peak: int | None) -> Iterator[Row]:

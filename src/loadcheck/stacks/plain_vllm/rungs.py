@@ -8,7 +8,6 @@ from dataclasses import replace
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
-from loadcheck.predict.search import LENGTH_STEP, UTILIZATION_STEPS, at_length, at_utilization
 from loadcheck.predict.stack import Concession, Rung
 from loadcheck.specs.files import changed
 from loadcheck.specs.profile import Profile
@@ -37,12 +36,8 @@ RUNGS = (
 
 def knobs(profile: Profile) -> Iterator[tuple[str, Profile]]:
     """Each setting changed by one step from `profile`, with the step in words."""
-    hundredths = round(profile.gpu_memory_utilization * UTILIZATION_STEPS)
-    if hundredths > 5:
-        yield "gpu_memory_utilization − 0.05", at_utilization(profile, hundredths - 5)
-    yield "max_num_seqs halved", changed(profile, {"max_num_seqs": max((profile.max_num_seqs or MAX_NUM_SEQS) // 2, 1)})
-    if profile.max_seq_length >= 2 * LENGTH_STEP:
-        yield "max_seq_length halved", at_length(profile, profile.max_seq_length // 2)
+    halved = max((profile.max_num_seqs or MAX_NUM_SEQS) // 2, 1)
+    yield from rungs.engine_knobs(profile, "max_num_seqs", halved)
     yield from switched_on(profile)
 
 
@@ -61,18 +56,9 @@ def slack(card: Card) -> dict[Shortage, int]:
 
 def amounts_left(case: Case, prediction: Prediction) -> dict[Shortage, int]:
     """What is left of each resource that a load can run out of, in the order in which the engine uses them."""
-    card, figures = case.gpu, prediction.figures
-    tokens, sequences = figures.chunked_prefill_tokens, figures.max_num_seqs
-    assert tokens is not None and sequences is not None and figures.max_model_len is not None
-    assert figures.weights_bytes is not None and figures.activation_peak_bytes is not None
-    assert figures.kv_cache_bytes is not None and figures.peak_device_bytes is not None
-    other_bytes = prediction.memory.sum_bytes(("context", "non_torch"))
-    return {
-        "batch": tokens - sequences,
-        "profile": card.total_bytes - other_bytes - figures.weights_bytes - figures.activation_peak_bytes,
-        "kv_cache": figures.kv_cache_bytes - request_bytes(case.config, figures.max_model_len),
-        "peak": card.total_bytes - figures.peak_device_bytes,
-    }
+    tokens, sequences = prediction.figures.chunked_prefill_tokens, prediction.figures.max_num_seqs
+    assert tokens is not None and sequences is not None
+    return {"batch": tokens - sequences, **margin.engine_left(case, prediction, ("context", "non_torch"))}
 
 
 def needs(case: Case) -> dict[Shortage, int]:

@@ -27,17 +27,26 @@ def slack(card: Card) -> dict[Shortage, int]:
 
 def amounts_left(case: Case, prediction: Prediction) -> dict[Shortage, int]:
     """What is left of each resource that a load can run out of, in the order in which the engine uses them."""
-    config, card, figures = case.config, case.gpu, prediction.figures
-    length, sequences = figures.max_model_len, figures.max_num_seqs
-    assert length is not None and sequences is not None and figures.kv_estimate_bytes is not None
+    figures = prediction.figures
+    assert figures.max_model_len is not None and figures.max_num_seqs is not None
+    assert figures.kv_estimate_bytes is not None
+    return {
+        "kv_estimate": figures.kv_estimate_bytes - kv_estimate_needed(case.config, case.profile.max_seq_length),
+        "batch": figures.max_model_len - figures.max_num_seqs,
+        **engine_left(case, prediction, ("context", "non_torch", "lora_slots")),
+    }
+
+
+def engine_left(case: Case, prediction: Prediction, beside: tuple[str, ...]) -> dict[Shortage, int]:
+    """What is left while vLLM profiles the model next to the terms `beside`, in the KV cache, and at the card's peak."""
+    card, figures = case.gpu, prediction.figures
+    assert figures.max_model_len is not None
     assert figures.weights_bytes is not None and figures.activation_peak_bytes is not None
     assert figures.kv_cache_bytes is not None and figures.peak_device_bytes is not None
-    other_bytes = prediction.memory.sum_bytes(("context", "non_torch", "lora_slots"))
+    other_bytes = prediction.memory.sum_bytes(beside)
     return {
-        "kv_estimate": figures.kv_estimate_bytes - kv_estimate_needed(config, case.profile.max_seq_length),
-        "batch": length - sequences,
         "profile": card.total_bytes - other_bytes - figures.weights_bytes - figures.activation_peak_bytes,
-        "kv_cache": figures.kv_cache_bytes - request_bytes(config, length),
+        "kv_cache": figures.kv_cache_bytes - request_bytes(case.config, figures.max_model_len),
         "peak": card.total_bytes - figures.peak_device_bytes,
     }
 

@@ -23,6 +23,7 @@ from loadcheck.predict.stack import Concession, Rung
 from loadcheck.specs.files import changed
 from loadcheck.specs.profile import VLLM_LORA_RANKS, Profile
 from loadcheck.specs.settings import Flag, settings_of, switched_on
+from loadcheck.specs.shape import MLP_LINEARS
 from loadcheck.specs.trouble import Shortage
 from loadcheck.units import round_up
 
@@ -34,7 +35,6 @@ LENGTHS = 64
 """The largest number of shorter lengths to try."""
 GROWING: tuple[Shortage, ...] = ("kv_estimate", "kv_cache")
 """What grows with the utilization; room beside the budget shrinks."""
-MLP_ONLY = ("gate_proj", "up_proj", "down_proj")
 
 
 def smaller_rank(profile: Profile) -> Profile | None:
@@ -49,24 +49,29 @@ def smaller_rank(profile: Profile) -> Profile | None:
 def mlp_only(profile: Profile) -> Profile | None:
     """Without adapters on q, k, v and o; None where there are none."""
     adapters = profile.adapters
-    if adapters is None or not set(adapters.target_modules) > set(MLP_ONLY):
+    if adapters is None or not set(adapters.target_modules) > set(MLP_LINEARS):
         return None
-    return changed(profile, {"adapters.target_modules": MLP_ONLY})
+    return changed(profile, {"adapters.target_modules": MLP_LINEARS})
 
 
 def knobs(profile: Profile) -> Iterator[tuple[str, Profile]]:
     """Each setting changed by one step from `profile`, with the step in words."""
-    hundredths = round(profile.gpu_memory_utilization * UTILIZATION_STEPS)
-    if hundredths > 5:
-        yield "gpu_memory_utilization − 0.05", at_utilization(profile, hundredths - 5)
-    yield "conservativeness halved", changed(profile, {"conservativeness": profile.conservativeness / 2})
-    if profile.max_seq_length >= 2 * LENGTH_STEP:
-        yield "max_seq_length halved", at_length(profile, profile.max_seq_length // 2)
+    yield from engine_knobs(profile, "conservativeness", profile.conservativeness / 2)
     if (smaller := smaller_rank(profile)) is not None:
         yield f"rank {profile.max_lora_rank} → {smaller.max_lora_rank}", smaller
     if (fewer := mlp_only(profile)) is not None:
         yield "no q, k, v, o adapters", fewer
     yield from switched_on(profile)
+
+
+def engine_knobs(profile: Profile, sequences: str, halved: float) -> Iterator[tuple[str, Profile]]:
+    """The steps in vLLM's own settings; `sequences` is the key that limits the sequences of this stack."""
+    hundredths = round(profile.gpu_memory_utilization * UTILIZATION_STEPS)
+    if hundredths > 5:
+        yield "gpu_memory_utilization − 0.05", at_utilization(profile, hundredths - 5)
+    yield f"{sequences} halved", changed(profile, {sequences: halved})
+    if profile.max_seq_length >= 2 * LENGTH_STEP:
+        yield "max_seq_length halved", at_length(profile, profile.max_seq_length // 2)
 
 
 def concessions(case: Case) -> Iterator[Concession]:
