@@ -232,14 +232,11 @@ def _gpu_key(attempt: Attempt, profile: Profile | None) -> str | None:
     return find_gpu(str(reading.value)) if reading else None
 
 
-def _why_no_model(attempt: Attempt) -> str:
-    return "the log names no model" if attempt.reading("model") is None else "the log's model is not in env/models"
-
-
 def _config(model: Model | None, attempt: Attempt, any_release: bool) -> tuple[ModelConfig | None, str]:
     """The model's shape to predict from; or None and the reason."""
     if model is None:
-        return None, f"{_why_no_model(attempt)}, so its figures are not predicted"
+        why = "the log names no model" if attempt.reading("model") is None else "the log's model is not in env/models"
+        return None, f"{why}, so its figures are not predicted"
     if is_parallel(attempt):
         return None, "tensor parallel is not modelled, so its figures are not predicted"
     if not any_release and (note := stack_of_log(attempt).why_not_predicted(attempt)):

@@ -74,10 +74,11 @@ def plan(spec_file: Path, out: Path | None, force: bool, as_json: bool) -> int:
     a FLEET.toml for each engine.
     """
     from loadcheck.fleet.planning import plan_fleet
-    from loadcheck.fleet.spec import read_spec
+    from loadcheck.fleet.spec import FleetSpec
     from loadcheck.show.fleet_plan import show_plan
+    from loadcheck.specs.files import load
 
-    spec = read_spec(spec_file)
+    spec = load(FleetSpec, spec_file)
     planned = plan_fleet(spec)
     folder = out or Path(spec.name)
     names = () if planned.plan is None else _written(planned.plan, folder, force)

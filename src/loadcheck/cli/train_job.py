@@ -35,7 +35,7 @@ def chosen_job(profile: Profile, data: Path, flags: dict[str, Any]) -> TrainJob:
         "settings": settings,
         "schedule": schedule,
         "data": str(data.absolute()),
-        "data_sha256": _sha256(data, settings["method"]),
+        "data_sha256": read_data(data, settings["method"]).sha256,
         "limit_tokens": _limit(profile, settings),
         "truncate": flags["truncate"],
         "reward_functions": None if rewards is None else str(rewards.absolute()),
@@ -71,10 +71,6 @@ def _limit(profile: Profile, settings: dict[str, Any]) -> int:
     if settings["method"] == "grpo":
         return int(settings.get("max_prompt_length", 256))
     return int(settings.get("train_seq_length", profile.max_seq_length))
-
-
-def _sha256(data: Path, method: str) -> str:
-    return read_data(data, method).sha256
 
 
 def refuse_settings(profile: Profile, settings: TrainSettings) -> None:

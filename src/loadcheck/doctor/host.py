@@ -54,7 +54,8 @@ def check_environment_disk(machine: Machine, plan: LoadPlan) -> Iterator[Finding
     """The free space for the checkout's environment against the size of the stack; nothing once it is installed."""
     if "torch" in machine.installed or machine.environment_free_bytes is None:
         return
-    needed, free = environment_bytes(plan.profile.engine), machine.environment_free_bytes
+    needed = int(read_toml(env_dir() / "sizes.toml")[plan.profile.engine]["disk_bytes"])
+    free = machine.environment_free_bytes
     shared = machine.cache_dir and not machine.has_weights and _on_one_disk(machine)
     weights = needed_disk_bytes(plan) if shared else 0
     beside = f", and the weights {show_bytes(weights)} on the same disk" if weights else ""
@@ -68,11 +69,6 @@ def check_environment_disk(machine: Machine, plan: LoadPlan) -> Iterator[Finding
 def _on_one_disk(machine: Machine) -> bool:
     """Whether weights and environment share a disk: then both have the same free space, but for what was written between the two readings."""
     return abs(machine.disk_free_bytes - (machine.environment_free_bytes or 0)) < GIB // 16
-
-
-def environment_bytes(engine: str) -> int:
-    """The size on disk of an engine's environment (env/sizes.toml)."""
-    return int(read_toml(env_dir() / "sizes.toml")[engine]["disk_bytes"])
 
 
 def needed_disk_bytes(plan: LoadPlan) -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from loadcheck.fleet.plan import Engine, FleetName, NodeName, Price
-from loadcheck.specs.files import Spec, load
+from loadcheck.specs.files import Spec
 
 Count = Annotated[int, Meta(ge=1, le=100_000)]
 Word = Annotated[
@@ -152,8 +151,3 @@ class FleetSpec(Spec, frozen=True, kw_only=True):
             raise ValueError(f"{self.engine} needs an image; write it by digest, HOST/PATH@sha256:…")
         if self.image is not None and "@sha256:" not in self.image:
             raise ValueError("the image has no digest; a tag is moved, write it as HOST/PATH@sha256:…")
-
-
-def read_spec(path: Path) -> FleetSpec:
-    """Read FLEET.toml; BadInput lists all of its problems at once."""
-    return load(FleetSpec, path)

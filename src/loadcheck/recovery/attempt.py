@@ -10,7 +10,6 @@ from loadcheck.errors import EXIT_FAIL
 from loadcheck.figures import Reading, figure_specs
 from loadcheck.loading import Loaded
 from loadcheck.predict.search import Search
-from loadcheck.predict.stack import Amounts
 from loadcheck.preparing import Prepared
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.trouble import Shortage
@@ -116,11 +115,6 @@ def short_of(loaded: Loaded) -> Shortage | None:
 def search_of(prepared: Prepared) -> Search:
     """A search over predictions of this load's model on its card."""
     return Search(stack_of(prepared.plan.profile), prepared.case)
-
-
-def predicted_left(prepared: Prepared) -> Amounts:
-    """What the prediction leaves free, by shortage."""
-    return search_of(prepared).left(prepared.plan.profile, prepared.prediction)
 
 
 def measured_left(attempt: Attempt, short: Shortage) -> int | None:

@@ -18,7 +18,7 @@ from loadcheck.loading import Loaded
 from loadcheck.predict.ladder import Ladder, Step, changes, need_after
 from loadcheck.predict.stack import Amounts
 from loadcheck.preparing import Prepared
-from loadcheck.recovery.attempt import Attempt, Gain, gains, measured_left, predicted_left, search_of, short_of
+from loadcheck.recovery.attempt import Attempt, Gain, gains, measured_left, search_of, short_of
 from loadcheck.runs.folder import RunFolder
 from loadcheck.runs.private import open_private
 from loadcheck.runs.redact import Redactor
@@ -151,9 +151,10 @@ def _attempt(
     elif number == MAX_ATTEMPTS:
         recovery.end = f"{number} loads have failed for want of memory"
     else:
-        left = predicted_left(prepared)[attempt.short]
+        search = search_of(prepared)
+        left = search.left(prepared.plan.profile, prepared.prediction)[attempt.short]
         measured = measured_left(attempt, attempt.short)
-        slack = search_of(prepared).stack.slack(prepared.case.gpu)
+        slack = search.stack.slack(prepared.case.gpu)
         return need_after(needs or slack, slack, attempt.short, left, measured)
     return needs
 

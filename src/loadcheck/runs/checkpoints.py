@@ -56,7 +56,8 @@ def step_of(checkpoint: Path) -> int:
 def check_whole(checkpoint: Path) -> None:
     """BadInput if a file of it is missing or has changed."""
     if wrong := changed_files(checkpoint):
-        raise BadInput(_broken(checkpoint, ", ".join(wrong)))
+        what, remedy = f"is not a whole checkpoint ({', '.join(wrong)})", "resume from another run, or train anew"
+        raise BadInput(Problem(str(checkpoint), what, remedy))
 
 
 def changed_files(folder: Path) -> list[str]:
@@ -68,10 +69,6 @@ def changed_files(folder: Path) -> list[str]:
         ]
     except (OSError, ValueError, AttributeError) as error:
         return [str(error)]
-
-
-def _broken(checkpoint: Path, what: str) -> Problem:
-    return Problem(str(checkpoint), f"is not a whole checkpoint ({what})", "resume from another run, or train anew")
 
 
 def _folders(folder: Path) -> Iterator[Path]:

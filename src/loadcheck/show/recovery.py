@@ -48,9 +48,9 @@ def _show_steps(out: Console, recovery: Recovery) -> None:
     number = 0
     for after, walked in groupby(recovery.walked, lambda each: each.after):
         if after:
-            out.print(
-                f"after attempt {after}, which was short of {_what(recovery.attempts[after - 1].short)}:", markup=False
-            )
+            short = recovery.attempts[after - 1].short
+            what = "something unknown" if short is None else SHORT[short]
+            out.print(f"after attempt {after}, which was short of {what}:", markup=False)
         for each in walked:
             number += 1
             out.print(f"{number:>2} {_step(each)}", markup=False)
@@ -78,10 +78,6 @@ def _lacks(step: Step) -> str:
         return "does not fit"
     amount = f"{lack}" if short == "batch" else f"{to_gib(lack):.2f} GiB"
     return f"lacks {amount}" if short == step.at else f"lacks {amount} of {SHORT[short]}"
-
-
-def _what(short: Shortage | None) -> str:
-    return "something unknown" if short is None else SHORT[short]
 
 
 def _ended(attempt: Attempt) -> str:

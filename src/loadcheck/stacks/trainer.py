@@ -87,7 +87,9 @@ class StepMonitor:
 
     def begin_training(self, num_steps: int) -> None:
         self.every = 1 + num_steps // MAX_STEP_EVENTS
-        self.recorder.record(TrainBegin(num_steps=num_steps, **_prefixed({**self.before, **self.backend.memory()})))
+        # under names that differ from the figures of a load
+        memory = {f"train_{name}": size for name, size in (self.before | self.backend.memory()).items()}
+        self.recorder.record(TrainBegin(num_steps=num_steps, **memory))
         self.start_s = time.monotonic()
 
     def begin_step(self, learning_rate: float) -> None:
@@ -112,11 +114,6 @@ class StepMonitor:
         self.writer.write(step)
         if number % self.every == 0:
             self.recorder.record(TrainStep(step=number, loss=step.loss, step_s=step.step_s, **_step_fields(step)))
-
-
-def _prefixed(memory: dict[str, int]) -> dict[str, int]:
-    """Under names that differ from the figures of a load."""
-    return {f"train_{name}": value for name, value in memory.items()}
 
 
 def _step_fields(step: Step) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def run_page(
     case = None if evidence is None else case_of(evidence, record)
     prediction = None if case is None else predict(case)
     cause, fix = cause_and_fix(verdict)
-    part = TrainedPart((), (), "", _peak_bytes(prediction)) if training is None else training
+    peak_bytes = None if prediction is None else prediction.figures.peak_device_bytes
+    part = TrainedPart((), (), "", peak_bytes) if training is None else training
     return render(
         "run",
         title=record.id,
@@ -93,10 +94,6 @@ def _memory(prediction: Prediction, evidence: Evidence, record: RunRecord) -> Me
 def readings_of(evidence: Evidence) -> Mapping[str, Reading]:
     """Every figure that the log states, by attribute."""
     return {name: reading for name in figure_specs() if (reading := evidence.attempt.reading(name)) is not None}
-
-
-def _peak_bytes(prediction: Prediction | None) -> int | None:
-    return None if prediction is None else prediction.figures.peak_device_bytes
 
 
 def _answers(evidence: Evidence) -> Iterator[tuple[str, str, str]]:

@@ -76,12 +76,8 @@ def _cross_entropy(tape: Tape, logits: Tensor, labels: Tensor, n: int, vocab: in
     sums = tape.tensor(n * chunks, LOG_SUMS, FULL)
     if chunks > 1:
         sums = tape.tensor(n, LOG_SUMS, FULL)
-    losses.node = tape.record([logits], _gradient_over_first, [logits, sums, labels])
+    losses.node = tape.record([logits], lambda _tape, saved, _gradients: [saved[0]], [logits, sums, labels])
     return divided(tape, _summed(tape, losses))
-
-
-def _gradient_over_first(_tape: Tape, saved: tuple[Tensor, ...], _gradients: Gradients) -> Gradients:
-    return [saved[0]]
 
 
 def _summed(tape: Tape, x: Tensor) -> Tensor:
