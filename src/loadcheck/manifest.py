@@ -74,7 +74,7 @@ class Manifest:
         }
 
 
-def read_manifest(check_files: bool = False) -> Manifest:
+def read_manifest(check_files: bool) -> Manifest:
     """Read every installed distribution; with `check_files`, also hash each of its files (half a minute in the image).
 
     UnsupportedMachine in an environment that is not one of the stack's, as the lock does not apply to it.

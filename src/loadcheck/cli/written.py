@@ -16,7 +16,7 @@ from loadcheck.runs.secrets import secrets
 HTML = (".html", ".htm")
 
 
-def write_named(path: Path, text: str, flag: str, endings: tuple[str, ...], run: Path | None = None) -> None:
+def write_named(path: Path, text: str, flag: str, endings: tuple[str, ...], run: Path | None) -> None:
     """Write `text` to the file of `flag`; BadInput if that is impossible, or would overwrite something else.
 
     Args:

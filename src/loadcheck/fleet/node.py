@@ -65,6 +65,6 @@ def pin_visible(environ: MutableMapping[str, str]) -> None:
         del environ[VISIBLE]
 
 
-def node_environment(name: str, fleet: str, gpu: str | None = None) -> dict[str, str]:
+def node_environment(name: str, fleet: str, gpu: str | None) -> dict[str, str]:
     """This environment, for a node started from here. LOADCHECK_IMAGE is inherited, as only whoever started this process knows the image."""
     return {**os.environ, NODE_VARIABLE: name, FLEET_VARIABLE: fleet} | ({PIN: gpu} if gpu else {})

@@ -174,7 +174,7 @@ def _how_to_know(flag: str) -> str:
     )
 
 
-def present_card(non_torch_bytes: int | None = None) -> Card:
+def present_card(non_torch_bytes: int | None) -> Card:
     """This machine's GPU with its present free memory; UnsupportedMachine where there is none."""
     gpu = read_gpu()
     if gpu is None:

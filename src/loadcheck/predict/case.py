@@ -15,7 +15,7 @@ from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 
 
-def as_loaded(config: ModelConfig, profile: Profile, max_loras: int = 0) -> ModelConfig:
+def as_loaded(config: ModelConfig, profile: Profile, max_loras: int) -> ModelConfig:
     """The model with or without room for adapters, and with a 16-bit or 8-bit KV cache, according to profile and server."""
     return structs.replace(
         config,

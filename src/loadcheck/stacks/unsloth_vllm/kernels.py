@@ -39,12 +39,12 @@ Call = Callable[[], object]
 # ------------------------------------------------------------------------------------------------------------------- the calls
 
 
-def import_operators(name: str = OPS) -> dict[str, Any]:
+def import_operators() -> dict[str, Any]:
     """vLLM's modules of the kernels, without importing vLLM: empty packages stand in for theirs, and no operator is registered with torch."""
     spec = find_spec("vllm")
     assert spec is not None and spec.submodule_search_locations
     folder = Path(spec.submodule_search_locations[0])
-    parts = name.split(".")
+    parts = OPS.split(".")
     for number in range(1, len(parts) + 1):
         package = ModuleType(".".join(parts[:number]))
         package.__path__ = [str(folder.joinpath(*parts[1:number]))]
@@ -53,7 +53,7 @@ def import_operators(name: str = OPS) -> dict[str, Any]:
     utils.direct_register_custom_op = _not_registered
     sys.modules["vllm.utils"] = utils
     modules = ("sgmv_shrink", "sgmv_expand", "bgmv_shrink", "bgmv_expand", "bgmv_expand_slice")
-    return {each: getattr(importlib.import_module(f"{name}.{each}"), f"_{each}") for each in modules}
+    return {each: getattr(importlib.import_module(f"{OPS}.{each}"), f"_{each}") for each in modules}
 
 
 def _not_registered(**_: object) -> None:
