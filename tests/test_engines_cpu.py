@@ -15,7 +15,7 @@ from loadcheck import loading
 from loadcheck.disk import walked
 from loadcheck.engines import child
 from loadcheck.plan import make_plan, plan_to_json
-from loadcheck.preparing import Prepared, case_of
+from loadcheck.preparing import Prepared, case_here
 from loadcheck.specs.files import changed
 from loadcheck.specs.profile import load_profile
 from loadcheck.stacks import predict
@@ -175,7 +175,7 @@ def test_a_cache_that_another_process_changes_can_be_listed(tmp_path):
 def test_a_run_tells_its_time_by_both_clocks_at_once(tmp_path, monkeypatch):
     """A fleet compares the wall clock's time of a run with its duration: what is done before the load, however slow, is in both."""
     plan = make_plan(load_profile("smollm2-135m-cpu"))
-    case = case_of(plan, None, 8 << 30)
+    case = case_here(plan, None, 8 << 30)
     monkeypatch.setattr(loading, "_commit", lambda: time.sleep(0.3))
     monkeypatch.setattr(loading, "_run", lambda folder, *_: folder.log_path)
     _, record, _ = loading.run(

@@ -61,11 +61,11 @@ def prepare(profile: Profile, gpu: GpuDevice | None) -> Prepared:
             )
         )
     _require_packages(profile)
-    case = case_of(plan, gpu, ram_available_bytes())
+    case = case_here(plan, gpu, ram_available_bytes())
     return Prepared(plan, gpu, case, predict(case))
 
 
-def case_of(plan: LoadPlan, gpu: GpuDevice | None, ram_bytes: int) -> Case:
+def case_here(plan: LoadPlan, gpu: GpuDevice | None, ram_bytes: int) -> Case:
     """The planned load on this machine's card with its free memory."""
     card = None
     if gpu is not None and not plan.profile.on_cpu:

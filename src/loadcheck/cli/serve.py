@@ -20,7 +20,7 @@ from loadcheck.findings.finding import Verdict
 from loadcheck.plan import plan_to_json
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
-from loadcheck.preparing import GPU_PROFILE, case_of, require
+from loadcheck.preparing import GPU_PROFILE, case_here, require
 from loadcheck.runs.folder import create_run_folder, new_run_id
 from loadcheck.serving.key import ApiKey, api_key
 from loadcheck.serving.request import ServeRequest, resolve_request
@@ -70,7 +70,7 @@ def command(source: str, host: str, port: int, adapters: tuple[str, ...], api_ke
     key = api_key(api_key_file, key_hours)
     gpu, variables = _gpu(source), device.pin_for_children()
     require(NEEDED, found.plan.profile)
-    case = served_case(case_of(found.plan, gpu, device.ram_available_bytes()), found.rank, len(found.adapters))
+    case = served_case(case_here(found.plan, gpu, device.ram_available_bytes()), found.rank, len(found.adapters))
     prediction = predict_served(case)
     if not prediction.fits and not force:
         return _refused(out, prediction, as_json)

@@ -49,7 +49,7 @@ def _of_training(load: Subject, trained: Trained) -> Subject:
 def _of_evidence(name: str, evidence: Evidence, record: RunRecord | None) -> Subject:
     attempt = evidence.attempt
     readings = {attribute: reading for attribute in figure_specs() if (reading := attempt.reading(attribute))}
-    case = case_of(evidence, record)
+    case = recorded_case(evidence, record)
     return Subject(
         name=name,
         kind="log" if record is None else "run",
@@ -67,7 +67,7 @@ def _of_evidence(name: str, evidence: Evidence, record: RunRecord | None) -> Sub
     )
 
 
-def case_of(evidence: Evidence, record: RunRecord | None) -> Case | None:
+def recorded_case(evidence: Evidence, record: RunRecord | None) -> Case | None:
     """The case from which the log was predicted; for a run that ended before its log stated enough, the case of its record."""
     swap = evidence.attempt.reading("swap_bytes")
     if evidence.case is not None:

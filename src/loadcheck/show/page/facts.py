@@ -11,13 +11,12 @@ from loadcheck.errors import BadInput
 from loadcheck.runs.folder import RunRecord
 from loadcheck.specs.files import flat, flat_items
 from loadcheck.specs.profile import Profile, load_profile, profile_names, settings_by_key
-from loadcheck.specs.settings import load_command
-from loadcheck.specs.settings import settings_of as flags_of
+from loadcheck.specs.settings import load_command, settings_of
 from loadcheck.units import show_bytes
 from loadcheck.verdict import Evidence
 
 Fact = tuple[str, str]
-ONLY_WITH_BUDGET = {"max_lora_rank", *(flag.key for flag in flags_of(Profile) if flag.setting.of_engine)}
+ONLY_WITH_BUDGET = {"max_lora_rank", *(flag.key for flag in settings_of(Profile) if flag.setting.of_engine)}
 
 
 def run_facts(record: RunRecord, evidence: Evidence | None) -> Iterator[Fact]:
@@ -42,7 +41,7 @@ def _gpu_name(machine: Mapping[str, Any]) -> object:
     return gpu.get("name") if isinstance(gpu, dict) else "none: on the CPU"
 
 
-def settings_of(profile: Profile) -> tuple[tuple[str, str, bool], ...]:
+def shown_settings(profile: Profile) -> tuple[tuple[str, str, bool], ...]:
     """The settings that apply: key, value, and whether the value differs from the named profile's."""
     own = _base(profile)
     base = {} if own is None else flat(own)
@@ -53,7 +52,7 @@ def settings_of(profile: Profile) -> tuple[tuple[str, str, bool], ...]:
     )
 
 
-def settings_of_table(table: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+def shown_table(table: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
     """The settings in a record that is no longer a valid profile."""
     for key, value in flat_items(table):
         if key not in ("name", "description") and value != {}:

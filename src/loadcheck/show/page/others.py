@@ -13,7 +13,7 @@ from loadcheck.show.case import describe, describe_load
 from loadcheck.show.compare import amount_of, causes, shown_change
 from loadcheck.show.compare import summary as comparison_summary
 from loadcheck.show.page.chart import Chart, Line, memory_line
-from loadcheck.show.page.facts import rerun_command, settings_of
+from loadcheck.show.page.facts import rerun_command, shown_settings
 from loadcheck.show.page.memory import memory_of
 from loadcheck.show.page.render import render
 
@@ -35,7 +35,7 @@ def prediction_page(case: Case, prediction: Prediction, command: str) -> str:
         figures=[(spec.name, spec.show(value), "" if spec.kind is Kind.TEXT else spec.kind.value) for spec, value in known],
         terms=() if account is None else [(depth, term) for root in (account.peak, account.full_batch) for depth, term in root.walk()],
         full_batch=None if account is None else account.full_batch.num_bytes,
-        settings=settings_of(case.profile),
+        settings=shown_settings(case.profile),
         command=command,
         load=rerun_command(case.profile),
     )  # fmt: skip
@@ -73,4 +73,6 @@ def _chart_of_both(samples: tuple[Sequence[Sequence[Sample]], Sequence[Sequence[
 
 def matrix_page(case: Case, rows: Sequence[Row], command: str) -> str:
     """Which cards hold a load, with the memory left on each."""
-    return render("matrix", title=describe_load(case), rows=rows, command=command, settings=settings_of(case.profile))
+    return render(
+        "matrix", title=describe_load(case), rows=rows, command=command, settings=shown_settings(case.profile)
+    )

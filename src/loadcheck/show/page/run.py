@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from loadcheck.comparing.evidence import case_of
+from loadcheck.comparing.evidence import recorded_case
 from loadcheck.figures import Reading, figure_specs
 from loadcheck.logs.events import Answer, Answered, AnsweredAfterTraining
 from loadcheck.predict import Prediction
@@ -16,8 +16,8 @@ from loadcheck.show.page.facts import (
     machine_facts,
     rerun_command,
     run_facts,
-    settings_of,
-    settings_of_table,
+    shown_settings,
+    shown_table,
     version_facts,
 )
 from loadcheck.show.page.figures import failures_of, others_of, rows_of
@@ -44,7 +44,7 @@ def run_page(
         samples: those of each process, as far as they were kept.
         training: the training's part; None for a load.
     """
-    case = None if evidence is None else case_of(evidence, record)
+    case = None if evidence is None else recorded_case(evidence, record)
     prediction = None if case is None else predict(case)
     cause, fix = cause_and_fix(verdict)
     peak_bytes = None if prediction is None else prediction.figures.peak_device_bytes
@@ -79,7 +79,7 @@ def _context(record: RunRecord, evidence: Evidence | None) -> dict[str, Any]:
     return {
         "facts": tuple(run_facts(record, evidence)),
         "notes": record.notes,
-        "settings": tuple(settings_of_table(record.profile)) if profile is None else settings_of(profile),
+        "settings": tuple(shown_table(record.profile)) if profile is None else shown_settings(profile),
         "machine": machine_facts(evidence, record),
         "versions": version_facts(evidence, record),
     }

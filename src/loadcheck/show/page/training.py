@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from loadcheck.predict import Case
 from loadcheck.predict.terms import Term
 from loadcheck.show.case import describe
-from loadcheck.show.page.facts import settings_of
+from loadcheck.show.page.facts import shown_settings
 from loadcheck.show.page.memory import Memory, Row, source_of
 from loadcheck.show.page.render import render
 from loadcheck.show.train import peak_rows
@@ -101,7 +101,7 @@ def training_page(case: Case, training: TrainPrediction, command: str) -> str:
         peaks=peaks_of(training),
         limits=", ".join(f"{term.name} {show_bytes(term.num_bytes)}" for term in memory.limits[:3]),
         terms=[pair for root in (memory.peak, training.device, training.host) for pair in root.walk()],
-        settings=(*((key, str(value), False) for key, value in _own(training.settings)), *settings_of(case.profile)),
+        settings=(*((key, str(value), False) for key, value in _own(training.settings)), *shown_settings(case.profile)),
         command=command,
     )
 
