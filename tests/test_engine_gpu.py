@@ -69,7 +69,7 @@ def test_unsloths_query_can_be_answered_by_nvml(monkeypatch: pytest.MonkeyPatch)
     used = [5 * 2**30 + 1, None]
     monkeypatch.setattr(subprocess, "check_output", lambda command, **_: asked.append(command))
     monkeypatch.setattr(gpu, "device_used_reader", lambda: lambda: used.pop(0))
-    monkeypatch.setenv(startup.ENABLE_VARIABLE, "nvidia_smi")
+    monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
     monkeypatch.delenv(PIN, raising=False)
     gpu.query_own_gpu_only()
     answer = subprocess.check_output("nvidia-smi --query-gpu=memory.used --format=csv", shell=True)
@@ -79,15 +79,15 @@ def test_unsloths_query_can_be_answered_by_nvml(monkeypatch: pytest.MonkeyPatch)
     assert asked == ["nvidia-smi --query-gpu=memory.used --format=csv --id=0", "nvidia-smi -L --id=0"]
 
 
-@pytest.mark.parametrize("enabled", ["", "hash"])
-def test_adapters_are_recorded_with_their_hash_before_the_answer(monkeypatch: pytest.MonkeyPatch, enabled: str):
+@pytest.mark.parametrize("disabled", ["", "hash"])
+def test_adapters_are_recorded_with_their_hash_before_the_answer(monkeypatch: pytest.MonkeyPatch, disabled: str):
     """With the measure adapters are hashed in the background, and the event has the memory from when they were attached."""
-    monkeypatch.setenv(startup.ENABLE_VARIABLE, enabled)
+    monkeypatch.setenv(startup.DISABLE_VARIABLE, disabled)
     monkeypatch.setattr(gpu, "digest", lambda weights: f"of {weights}")
     events: list[Event] = []
     recorder = cast(Recorder, SimpleNamespace(record=events.append))
     record = gpu.recorded_with_hash(Attached(adapter_bytes=7), ["w"], recorder)
-    assert len(events) == (0 if enabled else 1)
+    assert len(events) == (1 if disabled else 0)
     record()
     assert events == [Attached(adapter_bytes=7, adapter_sha256="of ['w']")]
 

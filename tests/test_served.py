@@ -1,11 +1,12 @@
 """The start of a server, judged by its log: kept logs of vLLM 0.7.2 on an H200 (tests/served), and each digit that they print.
 
-Driver 580.159.04, 2026-11-29, commit e428a97, synthetic weights of Llama 3.1 8B, `--max-num-seqs 64 --max-seq-length 2048`: `adapters` in
-4-bit with two adapters of rank 16, `merged` in 16 bits without. Each is kept up to the first answer, with the middle of its progress bars
-removed.
+Driver 580.159.04, synthetic weights of Llama 3.1 8B, `--max-num-seqs 64 --max-seq-length 2048`: `adapters` in 4-bit with two adapters of
+rank 16, `merged` in 16 bits without (2026-11-29, commit e428a97; kept up to the first answer, with the middle of their progress bars
+removed), and `trained` in 4-bit with the exported adapter of a training that was killed and resumed (2026-11-30, commit 45edf1a; whole).
 """
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -46,11 +47,11 @@ H200 = card_from_device("NVIDIA H200", "9.0", 150_109_880_320, 149_557_477_376)
 
 def _case(name: str, card: Card = H200) -> Case:
     """What was requested of this log's server."""
-    asked = {"max_seq_length": 2048, "max_num_seqs": 64, "weights": "synthetic", "load_in_4bit": name == "adapters"}
+    asked = {"max_seq_length": 2048, "max_num_seqs": 64, "weights": "synthetic", "load_in_4bit": name != "merged"}
     plan = make_plan(changed(load_profile("llama31-8b-instruct-4bit"), SERVER_SETTINGS | asked))
     case = Case(config=plan.config, profile=plan.profile, card=card, model_name=plan.model_name)
-    if name == "adapters":
-        return served_case(case, 16, 2)
+    if name != "merged":
+        return served_case(case, 16, {"adapters": 2, "trained": 1}[name])
     return replace(case.changed({"model": "/tmp/r/merged", "weights": "local"}), model_name="merged")
 
 
@@ -67,7 +68,7 @@ def _finding(verdict: Verdict, figure: str) -> Finding:
     return next(each for each in verdict.findings if each.figure == figure and each.check is Check.MODEL)
 
 
-@pytest.mark.parametrize("name", ["adapters", "merged"])
+@pytest.mark.parametrize("name", ["adapters", "merged", "trained"])
 def test_a_start_is_one_attempt_and_passes(name: str, tmp_path: Path):
     """A server's start is one attempt: its printed arguments are no load and its warnings no errors. Every predicted figure is checked."""
     (attempt,) = parse_log(SERVED / f"{name}.log").attempts
@@ -90,6 +91,15 @@ def test_two_adapters_are_predicted_to_the_printed_digit():
     without = predict_served(replace(_case("adapters"), max_loras=0)).figures
     row_bytes = 2 * 4096
     assert figures.weights_bytes - without.weights_bytes == (2 * 256 + 256) * row_bytes
+
+
+def test_the_adapter_of_a_resumed_training_changes_the_answer():
+    """The same greedy chat, asked by an OpenAI client with and without it; the export's proof passed."""
+    answers = json.loads((SERVED / "trained" / "answers.json").read_text())
+    texts = [answer["choices"][0]["message"]["content"] for answer in answers.values()]
+    assert list(answers) == ["llama-3.1-8b-instruct", "trained"] and texts[0] != texts[1]
+    proof = json.loads((SERVED / "trained" / "proof.json").read_text())
+    assert (proof["form"], proof["run_verdict"], proof["model"]) == ("adapters", "pass", "llama-3.1-8b-instruct")
 
 
 def test_a_merged_model_is_predicted_to_the_printed_digit():

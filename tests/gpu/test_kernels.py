@@ -16,7 +16,6 @@ from loadcheck.runs.folder import write_json
 from loadcheck.runs.sink import LogSink
 from loadcheck.specs.profile import load_profile
 from loadcheck.stacks.unsloth_vllm.kernel_compiler import MODULE, Sizes
-from loadcheck.stacks.unsloth_vllm.startup import ENABLE_VARIABLE, OPT_IN
 from tests.conftest import ROOT
 from tests.gpu.test_gpu_load import PROFILE, PYTHON, VENV, has_gpu  # noqa: F401  # in words that pytest evaluates
 from tests.gpu.test_unused import CHILD
@@ -111,13 +110,13 @@ kernel_compiler.KernelCompiler.finish = finish
 
 @pytest.mark.skipif("has_gpu()", reason="a load shows it")
 def test_the_engine_waits_for_its_kernels_before_it_looks_at_the_memory(environment: dict[str, str], tmp_path: Path):
-    """With all opt-in measures and real imports: the compiling process has succeeded before the device and the RAM are read."""
+    """With real imports: the compiling process has succeeded before the device and the RAM are read."""
     write_json(tmp_path / "plan.json", plan_to_json(make_plan(load_profile(PROFILE, {"weights": "synthetic"}))))
     (tmp_path / "weights.json").write_text(json.dumps({"directory": str(tmp_path)}))
     code = f"ROOT = {str(ROOT)!r}\n{CHILD}".replace("sys.exit(", f"{ENGINE}\nsys.exit(")
     command = [PYTHON, "-B", "-c", code, "ahead", "loadcheck.stacks.unsloth_vllm.engine", str(os.getpid())]
     cache = tmp_path / "cache"
-    env = {**child_environment(), **environment, "TRITON_CACHE_DIR": str(cache), ENABLE_VARIABLE: ",".join(OPT_IN)}
+    env = {**child_environment(), **environment, "TRITON_CACHE_DIR": str(cache)}
     with ahead(command, env) as process:
         process.allow_device()
         sink = LogSink(tmp_path / "load.log")

@@ -16,7 +16,6 @@ from loadcheck.runs.child import run_child
 from loadcheck.runs.folder import write_json
 from loadcheck.runs.sink import LogSink
 from loadcheck.specs.profile import load_profile
-from loadcheck.stacks.unsloth_vllm import startup
 from tests.conftest import ROOT
 from tests.gpu.test_gpu_load import PROFILE, PYTHON, VENV, has_gpu  # noqa: F401  # in words that pytest evaluates
 
@@ -41,7 +40,7 @@ engine.import_stack(Recorder())
 from unsloth_zoo.vllm_utils import patch_vllm
 patch_vllm()
 import vllm.worker.model_runner, vllm.model_executor.models.llama, vllm.executor.uniproc_executor, transformers.models.llama.modeling_llama
-real = [name for name in unused.LIBRARIES + unused.MORE_LIBRARIES * startup.enabled("unused_more") if name in sys.modules and not isinstance(sys.modules[name], lazy_imports.LazyModule)]
+real = [name for name in unused.LIBRARIES if name in sys.modules and not isinstance(sys.modules[name], lazy_imports.LazyModule)]
 executed = [name for name, each in sys.modules.items()
             if name.startswith("transformers.models.") and name.count(".") == 2 and not isinstance(each, lazy_imports.LazyPackage)]
 print("\\nresult:", lazy_imports.used, real, "torch._inductor.compile_fx" in sys.modules, len(executed))
@@ -51,13 +50,11 @@ import os; sys.stdout.flush(); os._exit(0)
 """
 
 
-@pytest.mark.parametrize("opt_in", ["", "unused_more"])
-def test_the_imports_of_the_stack_use_nothing_that_is_deferred(tmp_path: Path, opt_in: str):
+def test_the_imports_of_the_stack_use_nothing_that_is_deferred(tmp_path: Path):
     """None of the libraries is imported, nor the compiler, and only a few model families. On use, a deferred library works as usual."""
     code = f"ROOT = {str(ROOT)!r}\n{IMPORTS}"
     found = subprocess.run([PYTHON, "-B", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,
-                           env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TRITON_LIBCUDA_PATH": str(tmp_path),
-                                startup.ENABLE_VARIABLE: opt_in})  # fmt: skip
+                           env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TRITON_LIBCUDA_PATH": str(tmp_path)})  # fmt: skip
     results = [line for line in found.stdout.splitlines() if line.startswith("result:")]
     assert len(results) == 2, found.stderr
     before, after = results
@@ -119,11 +116,9 @@ for dynamic in (None, True):
 """
 
 
-@pytest.mark.parametrize("opt_in", ["", "unused_more"])
-def test_a_function_is_compiled_as_ever(tmp_path: Path, opt_in: str):
+def test_a_function_is_compiled_as_ever(tmp_path: Path):
     """torch's compiler needs deferred parts of torch, and has them all when it compiles."""
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
-                   startup.ENABLE_VARIABLE: opt_in}  # fmt: skip
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     command = [PYTHON, "-B", "-c", f"ROOT = {str(ROOT)!r}\n{COMPILE}"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
     assert found.stdout.splitlines() == ["[True, True]"] * 2, found.stderr

@@ -114,7 +114,7 @@ def test_only_unsloths_engine_is_started_ahead(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setenv("HF_TOKEN", "hf_secret_of_mine")
     monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
-    monkeypatch.setenv(startup.ENABLE_VARIABLE, "ahead,huge_pages")
+    monkeypatch.setenv(startup.ENABLE_VARIABLE, "huge_pages")
     monkeypatch.setattr(cli_ahead, "ahead", start)
     monkeypatch.setattr(cli_ahead, "has_device", lambda: True)
     for profile, changed in (
@@ -131,19 +131,15 @@ def test_only_unsloths_engine_is_started_ahead(monkeypatch: pytest.MonkeyPatch):
 def test_a_gpu_process_loads_no_cpu_profile(monkeypatch: pytest.MonkeyPatch):
     """A card whose driver does not answer still has device files: the GPU's engine was started, but the default profile is then the CPU's."""
     monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
-    monkeypatch.setenv(startup.ENABLE_VARIABLE, "ahead")
     process = Ahead(cast("Any", None))
     assert cli_ahead.if_for(process, load_profile(GPU_PROFILE, {})) is process
     assert cli_ahead.if_for(process, load_profile("smollm2-135m-cpu", {})) is None
 
 
-def test_starting_ahead_is_off_by_default(monkeypatch: pytest.MonkeyPatch):
-    """No GPU has run this measure yet, so it is off by default and the process starts at its step."""
+def test_starting_ahead_can_be_disabled(monkeypatch: pytest.MonkeyPatch):
+    """Where it is disabled, the process starts at its step."""
     profile = load_profile(GPU_PROFILE, {})
     monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
-    monkeypatch.delenv(startup.ENABLE_VARIABLE, raising=False)
-    assert ahead_engine_of(profile) is None
-    monkeypatch.setenv(startup.ENABLE_VARIABLE, "ahead")
     assert ahead_engine_of(profile) == "loadcheck.stacks.unsloth_vllm.engine"
     monkeypatch.setenv(startup.DISABLE_VARIABLE, "ahead")
     assert ahead_engine_of(profile) is None

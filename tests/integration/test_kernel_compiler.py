@@ -82,8 +82,7 @@ def test_without_a_driver_nothing_is_started(monkeypatch: pytest.MonkeyPatch):
     assert kernel_compiler.device_capability() is None
 
 
-def test_compiling_ahead_is_off_by_default(monkeypatch: pytest.MonkeyPatch):
-    """It is off by default, as no GPU has run it yet."""
-    monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
-    monkeypatch.delenv(startup.ENABLE_VARIABLE, raising=False)
-    assert startup.begin_kernels(CONFIG, 7) is None
+def test_compiling_ahead_can_be_disabled(monkeypatch: pytest.MonkeyPatch):
+    """Where it is disabled, nothing is started."""
+    monkeypatch.setenv(startup.DISABLE_VARIABLE, "kernels")
+    assert startup.begin_kernels(CONFIG, 8) is None

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -108,6 +109,12 @@ def test_without_the_measure_the_collector_runs(monkeypatch: pytest.MonkeyPatch)
     assert gc.get_freeze_count() == 0
 
 
+def module_of(name: str, **values: Any) -> ModuleType:
+    module = ModuleType(name)
+    vars(module).update(values)
+    return module
+
+
 @pytest.fixture
 def stack(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Stand-ins of the modules that are changed; `order` records imports and calls."""
@@ -157,9 +164,12 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     vars(loader).update(safetensors_weights_iterator=lambda files: iter(()))
     for package in (
         "vllm", "vllm.worker", "vllm.engine", "vllm.model_executor", "vllm.model_executor.models",
-        "vllm.model_executor.model_loader", "vllm.core", "vllm.core.block",
+        "vllm.model_executor.model_loader", "vllm.core", "vllm.core.block", "vllm.lora",
     ):  # fmt: skip
         give(package, ModuleType(package))
+    lora = ModuleType("models")
+    vars(lora).update(is_pin_memory_available=lambda: True)
+    vars(sys.modules["vllm.lora"]).update(models=lora)
     vars(sys.modules["vllm.model_executor.model_loader"]).update(loader=loader)
 
     for package in ("transformers", "transformers.models", "transformers.models.auto"):
@@ -190,6 +200,8 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         engine=Engine,
         reserved=reserved,
         pool=Pool,
+        lora=lora,
+        loader=loader,
     )
 
 
@@ -216,6 +228,54 @@ def test_without_measures_vllm_is_unchanged(stack: SimpleNamespace, monkeypatch:
     stack.registry._run_in_subprocess(lambda: None)
     assert stack.order[-1] == "subprocess"
     assert stack.runner._NUM_WARMUP_ITERS == 2 and stack.settings == [] and "VLLM_HOST_IP" not in os.environ
+    assert stack.lora.is_pin_memory_available()
+    assert stack.loader.safetensors_weights_iterator.__name__ == "<lambda>"
+
+
+def test_a_load_pins_no_adapter(stack: SimpleNamespace):
+    """Adapters that a load activates once are read into ordinary memory."""
+    startup.patch_vllm_start()
+    assert not stack.lora.is_pin_memory_available()
+
+
+def test_weights_are_copied_without_torchs_default_device(stack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
+    """vLLM's iterator makes each tensor while torch functions are not redirected; who takes the tensor has them redirected as before."""
+    order: list[str] = []
+
+    class Undirected:
+        def __enter__(self) -> None:
+            order.append("off")
+
+        def __exit__(self, *_: object) -> None:
+            order.append("on")
+
+    def weights(_files: list[str]) -> Iterator[tuple[str, Any]]:
+        for name in "ab":
+            order.append(f"makes {name}")
+            yield name, SimpleNamespace(data_ptr=lambda: 0)
+
+    monkeypatch.setitem(sys.modules, "torch._C", module_of("torch._C", DisableTorchFunction=Undirected))
+    stack.loader.safetensors_weights_iterator = weights
+    startup.patch_vllm_start()
+    for name, _ in stack.loader.safetensors_weights_iterator(["file"]):
+        order.append(f"copies {name}")
+    assert order == ["off", "makes a", "on", "copies a", "off", "makes b", "on", "copies b", "off", "on"]
+
+
+def test_tritons_key_is_computed_on_another_thread(monkeypatch: pytest.MonkeyPatch):
+    """It is, once the stack is imported; not where the measure is off."""
+    threads: list[str] = []
+    compiler = module_of("triton.compiler.compiler", triton_key=lambda: threads.append(threading.current_thread().name))
+    for name, module in (("triton", ModuleType("triton")), ("triton.compiler", ModuleType("triton.compiler")), (compiler.__name__, compiler)):  # fmt: skip
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setenv(startup.DISABLE_VARIABLE, "triton_key")
+    startup.begin_triton_key()
+    monkeypatch.delenv(startup.DISABLE_VARIABLE)
+    startup.begin_triton_key()
+    deadline_s = time.monotonic() + 10
+    while not threads and time.monotonic() < deadline_s:
+        time.sleep(0.001)
+    assert len(threads) == 1 and threads[0] != threading.current_thread().name
 
 
 def test_after_a_failed_capture_everything_can_be_collected(stack: SimpleNamespace):

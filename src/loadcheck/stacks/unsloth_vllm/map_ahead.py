@@ -1,5 +1,7 @@
 """Maps the pages of the weights' file in other threads while vLLM copies one tensor after another to the device.
 
+It needs copy_once.py, without which the weights that vLLM receives are on the device already.
+
 safetensors maps the file (safetensors 0.5.2, bindings/python/src/lib.rs: Open), so the first access to each page interrupts the copy, even
 if the page is in memory: 1.2 s for 5.7 GB. Mapping them all at once takes 0.4 s of another core (2 cores, no GPU, 2026-11-29).
 """

@@ -11,6 +11,7 @@ from typing import Any
 from loadcheck.stacks import lazy_imports
 
 LIBRARIES = (
+    "accelerate.commands",  # accelerate's command line (accelerate/utils/other.py:29)
     "aiohttp",  # fetches pictures from the web (vllm/connections.py:7)
     "cpuinfo",  # for usage statistics, which are off (vllm/usage/usage_lib.py)
     "datasets",  # for training (trl, transformers/trainer.py, unsloth_zoo/tokenizer_utils.py)
@@ -21,24 +22,20 @@ LIBRARIES = (
     "pandas",  # tables in trl (trl/trainer/callbacks.py, utils.py)
     "pyarrow",
     "ray",  # multi-process execution (vllm/executor/ray_utils.py)
-    "torch.distributed._composable",  # traces FSDP (torch/_dynamo/variables/functions.py:31, torch.py:61)
-    "torch.utils.hipify.hipify_python",  # builds a trie of AMD's names (torch/_inductor/codegen/aoti_hipify_utils.py:5)
-    "trl.extras.dataset_formatting",  # builds dataset features on import (trl/trainer/sft_trainer.py:46)
-    "xformers.ops.fmha._triton.splitk_kernels",  # generates kernels of one attention (xformers/ops/fmha/triton_splitk.py:110)
-    "zmq",  # inter-process communication (vllm/utils.py:48-49)
-)
-MORE_LIBRARIES = (
-    "accelerate.commands",  # accelerate's command line (accelerate/utils/other.py:29)
     "rich",  # tables in trl (trl/trainer/utils.py:33, callbacks.py:23)
     "sympy.geometry",  # sympy imports all it has (sympy/__init__.py); torch's compiler uses little of it (torch/utils/_sympy)
     "sympy.integrals",
     "sympy.plotting",
     "sympy.solvers",
     "torch.ao.quantization",  # torch's own quantization (torch/quantization/__init__.py:8)
+    "torch.distributed._composable",  # traces FSDP (torch/_dynamo/variables/functions.py:31, torch.py:61)
     "torch.export",  # exports models (torch/_dynamo/eval_frame.py:58)
     "torch.quantization",  # torch/__init__.py:2129
+    "torch.utils.hipify.hipify_python",  # builds a trie of AMD's names (torch/_inductor/codegen/aoti_hipify_utils.py:5)
+    "trl.extras.dataset_formatting",  # builds dataset features on import (trl/trainer/sft_trainer.py:46)
+    "xformers.ops.fmha._triton.splitk_kernels",  # generates kernels of one attention (xformers/ops/fmha/triton_splitk.py:110)
+    "zmq",  # inter-process communication (vllm/utils.py:48-49)
 )
-"""A further 200 modules, deferred by `unused_more`, which no GPU has run yet."""
 PARENTS = (
     "torchvision",  # imports its datasets and models (torchvision/__init__.py)
     "transformers.models",  # imports all 300 model families (transformers/models/__init__.py)
@@ -46,9 +43,9 @@ PARENTS = (
 """They import many subpackages, of which a load uses a few."""
 
 
-def defer(more: bool) -> None:
-    """Import these on first use, with `more` also MORE_LIBRARIES; call before unsloth is imported."""
-    lazy_imports.defer((*LIBRARIES, *MORE_LIBRARIES) if more else LIBRARIES)
+def defer() -> None:
+    """Import these on first use; call before unsloth is imported."""
+    lazy_imports.defer(LIBRARIES)
     for parent in PARENTS:
         lazy_imports.defer_packages(parent)
 
@@ -70,7 +67,7 @@ def defer_compiler(torch: Any) -> None:
             return config.get_config_copy()
 
     def compile_with_all_of_torch(backend: Any, *arguments: Any) -> Any:
-        lazy_imports.import_now(name for name in (*LIBRARIES, *MORE_LIBRARIES) if name.startswith(("sympy.", "torch.")))
+        lazy_imports.import_now(name for name in LIBRARIES if name.startswith(("sympy.", "torch.")))
         return compile_graph(backend, *arguments)
 
     wrapper.get_compiler_config, wrapper.__call__ = get_compiler_config, compile_with_all_of_torch
