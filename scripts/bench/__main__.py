@@ -3,8 +3,8 @@
 python -m scripts.bench [--out DIR] [--rounds N] [--cold-rounds N] [--plain-rounds N] [--limit-s S] [--continue] [--with MEASURE,...] ...
 
 A warm round runs the plain script, ours, ours with few sequences (--also), the last two again with the opt-in measures (--with), and the last
-once more with a measure that may cost time (--trial). A cold round has only the plain script and the two with opt-in measures. All use the
-same synthetic weights, made before the first round. A round begins only if it is expected to end before the limit; a run that exceeds the
+once more with a measure that may cost time (--trial). A cold round has the plain script and ours, with opt-in measures if there are any. All use
+the same synthetic weights, made before the first round. A round begins only if it is expected to end before the limit; a run that exceeds the
 limit is ended. DIR gets a log and a run folder of each run, and after each round bench.json and table.md of all rounds; --continue adds to
 them. A way that fails is missing from its round. Exit code 1 if something differs that must not, or a run failed; 4 if rounds are left.
 """
