@@ -68,14 +68,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise BadInput(Problem(str(path), f"not valid TOML ({error})", "fix that line")) from None
 
 
-def is_file(path: Path) -> bool:
-    """Whether the path is a file; False if the name is too long or invalid."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
 def load(spec: type[SpecT], path: Path) -> SpecT:
     """Read one TOML file as a `spec`."""
     return validate(spec, read_toml(path), str(path))

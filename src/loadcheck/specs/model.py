@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def resolve_model(name: str, load_in_4bit: bool) -> tuple[str, ModelConfig]:
 
 def is_local(name: str) -> bool:
     """Whether the name is a directory or a JSON file rather than a model."""
-    return name.endswith(".json") or _is_dir(Path(name))
+    return name.endswith(".json") or os.path.isdir(Path(name))  # noqa: PTH112: False for a name that is too long
 
 
 def unknown_model(name: str) -> Problem:
@@ -138,10 +139,3 @@ def unknown_model(name: str) -> Problem:
         return Problem("model", what, f"modelled: {', '.join(ARCHITECTURES)}; see loadcheck list models")
     what = f"{name!r} is not a known model, directory or config.json"
     return Problem("model", what, suggestion(_base_name(name), known))
-
-
-def _is_dir(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # the name is too long for a path
-        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from loadcheck.errors import BadInput, Problem, suggestion
-from loadcheck.specs.files import Spec, changed, env_dir, flat, is_file, read_toml, set_at, to_data, to_toml, validate
+from loadcheck.specs.files import Spec, changed, env_dir, flat, read_toml, set_at, to_data, to_toml, validate
 from loadcheck.specs.settings import Setting
 from loadcheck.specs.shape import Quantization
 
@@ -301,7 +302,7 @@ def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     """
     path = Path(name) if name.endswith(".toml") else env_dir() / "profiles" / f"{name}.toml"
     if not name.endswith(".toml") and name not in profile_names():
-        if is_file(Path(name)):
+        if os.path.isfile(name):  # noqa: PTH113: False for a name that is too long or invalid
             raise BadInput(Problem(name, "a profile's file ends in .toml", "rename it, or give a profile's name"))
         raise BadInput(Problem("profile", f"there is no profile {name!r}", suggestion(name, profile_names())))
     data = read_toml(path)
