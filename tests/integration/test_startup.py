@@ -16,7 +16,7 @@ import pytest
 
 from loadcheck.device import PIN
 from loadcheck.errors import BadInput
-from loadcheck.stacks.unsloth_vllm import engine, startup
+from loadcheck.stacks.unsloth_vllm import engine, startup, vllm_start
 from loadcheck.stacks.unsloth_vllm.adapter_init import AdapterInit
 
 
@@ -207,24 +207,24 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_vllm_is_patched_after_unsloth(stack: SimpleNamespace):
     """vLLM is patched after unsloth, as earlier imports would keep the unpatched classes."""
-    startup.patch_vllm_start()
+    vllm_start.patch()
     assert stack.order[0].startswith("patched")
     assert stack.registry._run_in_subprocess(lambda: "looked at here") == "looked at here"
     assert (os.environ["VLLM_HOST_IP"], os.environ["GLOO_SOCKET_IFNAME"]) == ("127.0.0.1", "lo")
-    assert stack.settings[0].startswith(startup.ALLOCATOR + ",pinned_use_cuda_host_register:True,")
+    assert stack.settings[0].startswith(vllm_start.ALLOCATOR + ",pinned_use_cuda_host_register:True,")
 
 
 def test_the_users_address_is_kept(stack: SimpleNamespace):
     """An address that the user set for vLLM is used."""
     os.environ["VLLM_HOST_IP"] = "10.0.0.7"
-    startup.patch_vllm_start()
+    vllm_start.patch()
     assert os.environ["VLLM_HOST_IP"] == "10.0.0.7"
 
 
 def test_without_measures_vllm_is_unchanged(stack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
     """Without measures nothing is set or changed."""
     monkeypatch.setitem(os.environ, startup.DISABLE_VARIABLE, "all")
-    startup.patch_vllm_start()
+    vllm_start.patch()
     stack.registry._run_in_subprocess(lambda: None)
     assert stack.order[-1] == "subprocess"
     assert stack.runner._NUM_WARMUP_ITERS == 2 and stack.settings == [] and "VLLM_HOST_IP" not in os.environ
@@ -234,7 +234,7 @@ def test_without_measures_vllm_is_unchanged(stack: SimpleNamespace, monkeypatch:
 
 def test_a_load_pins_no_adapter(stack: SimpleNamespace):
     """Adapters that a load activates once are read into ordinary memory."""
-    startup.patch_vllm_start()
+    vllm_start.patch()
     assert not stack.lora.is_pin_memory_available()
 
 
@@ -256,7 +256,7 @@ def test_weights_are_copied_without_torchs_default_device(stack: SimpleNamespace
 
     monkeypatch.setitem(sys.modules, "torch._C", module_of("torch._C", DisableTorchFunction=Undirected))
     stack.loader.safetensors_weights_iterator = weights
-    startup.patch_vllm_start()
+    vllm_start.patch()
     for name, _ in stack.loader.safetensors_weights_iterator(["file"]):
         order.append(f"copies {name}")
     assert order == ["off", "makes a", "on", "copies a", "off", "makes b", "on", "copies b", "off", "on"]
@@ -280,7 +280,7 @@ def test_tritons_key_is_computed_on_another_thread(monkeypatch: pytest.MonkeyPat
 
 def test_after_a_failed_capture_everything_can_be_collected(stack: SimpleNamespace):
     """After a failed capture everything can be collected, as unsloth tries again; after a successful one it stays frozen."""
-    startup.patch_vllm_start()
+    vllm_start.patch()
     stack.runner.GPUModelRunnerBase().capture_model("goes well")
     assert stack.order[-1] == "captured with True" and gc.get_freeze_count() > 0
     with pytest.raises(MemoryError):
@@ -290,7 +290,7 @@ def test_after_a_failed_capture_everything_can_be_collected(stack: SimpleNamespa
 
 def test_the_model_runs_once_before_the_first_graph_of_each_kind(stack: SimpleNamespace):
     """A kind is what Triton compiles separately: 1, multiples of 16, and the rest. Each model has its own."""
-    startup.patch_vllm_start()
+    vllm_start.patch()
     model = ModuleType("model")
     for size in (32, 24, 16, 8, 4, 2, 1):
         stack.runner.CUDAGraphRunner(model).capture(input_ids=[0] * size, stream=None)
@@ -301,7 +301,7 @@ def test_the_model_runs_once_before_the_first_graph_of_each_kind(stack: SimpleNa
 
 def test_the_model_runs_again_after_the_graphs_have_grown(stack: SimpleNamespace):
     """The model's memory above that of the graphs is torch's peak, so the largest size runs after each growth."""
-    startup.patch_vllm_start()
+    vllm_start.patch()
     model = ModuleType("model")
     for size, reserved in ((32, 100), (24, 110), (16, 110), (8, 120), (4, 120), (2, 115)):
         stack.reserved[0] = reserved
@@ -311,7 +311,7 @@ def test_the_model_runs_again_after_the_graphs_have_grown(stack: SimpleNamespace
 
 def test_the_schedulers_pool_starts_small(stack: SimpleNamespace):
     """The scheduler's pool starts small, and one that is small is not changed."""
-    startup.patch_vllm_start()
+    vllm_start.patch()
     stack.pool(16, None, None, 80_000)
     stack.pool(16, None, allocator=None, pool_size=40)
     assert stack.order[-2:] == ["1024 blocks", "40 blocks"]
@@ -319,7 +319,7 @@ def test_the_schedulers_pool_starts_small(stack: SimpleNamespace):
 
 def test_a_started_engine_is_frozen(stack: SimpleNamespace):
     """The scheduler's objects are made without the collector, which is on again afterwards, also after a failure."""
-    startup.patch_vllm_start()
+    vllm_start.patch()
     stack.engine("stands")
     assert stack.order[-2:] == ["cache with True", "scheduler with False"]
     assert gc.isenabled() and gc.get_freeze_count() > 0
@@ -334,7 +334,7 @@ def test_pages_are_pinned_by_a_power_of_two_of_threads(
 ):
     """torch accepts only powers of two as the number of threads."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
-    startup.pin_in_parallel()
+    vllm_start.pin_in_parallel()
     assert stack.settings[0].endswith(f"pinned_num_register_threads:{threads}")
 
 

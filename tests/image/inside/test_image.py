@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tomllib
 
-from loadcheck.stacks.unsloth_vllm import startup
+from loadcheck.stacks.unsloth_vllm import vllm_start
 
 SITE = Path("/opt/venv/lib/python3.11/site-packages")
 FACTS = tomllib.loads(Path("/env/image.toml").read_text())
@@ -143,7 +143,7 @@ def test_the_edit_of_xformers_is_in_place():
 
 def test_the_allocators_settings_are_unsloths_own():
     """The start sets the allocator's settings that unsloth sets at its import, exactly, with our own added."""
-    first, _, rest = startup.ALLOCATOR.partition(",")
+    first, _, rest = vllm_start.ALLOCATOR.partition(",")
     source = (SITE / "unsloth" / "__init__.py").read_text()
     assert f'"{first},"' in source and f'"{rest}"' in source
 

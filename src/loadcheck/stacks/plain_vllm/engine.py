@@ -14,7 +14,7 @@ from loadcheck.stacks.engine_common import expectation, seconds_since
 from loadcheck.stacks.plain_vllm import PACKAGES
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.unsloth_vllm import engine as common
-from loadcheck.stacks.unsloth_vllm import startup
+from loadcheck.stacks.unsloth_vllm import startup, vllm_start
 from loadcheck.stacks.unsloth_vllm.device import memory_now, record_device, record_peak
 from loadcheck.stacks.unsloth_vllm.kv import kv_cache_dtype_of
 from loadcheck.stacks.unsloth_vllm.session import Generated
@@ -67,9 +67,9 @@ def _load(plan: LoadPlan, directory: Path, recorder: Recorder) -> Any:
 
     start_s = time.monotonic()
     if startup.enabled("inspection"):
-        startup.inspect_in_process()
+        vllm_start.inspect_in_process()
     if startup.enabled("loopback"):
-        startup.stay_on_this_machine()
+        vllm_start.stay_on_this_machine()
     llm = LLM(**arguments(plan, directory))
     recorder.record(Loaded(load_s=seconds_since(start_s), **memory_now()))
     return llm

@@ -27,7 +27,7 @@ from loadcheck.specs.profile import Adapters, Profile
 from loadcheck.specs.settings import engine_arguments
 from loadcheck.stacks.engine_common import digest, seconds_since, trainable
 from loadcheck.stacks.recorder import Recorder
-from loadcheck.stacks.unsloth_vllm import isolation, startup
+from loadcheck.stacks.unsloth_vllm import isolation, startup, vllm_start
 from loadcheck.stacks.unsloth_vllm.adapter_init import AdapterInit
 from loadcheck.stacks.unsloth_vllm.device import check_first_gpu, memory_now, record_device, record_peak, record_ram
 from loadcheck.stacks.unsloth_vllm.kernel_compiler import KernelCompiler
@@ -244,7 +244,7 @@ def load(
 
     start_s = time.monotonic()
     if profile.fast_inference:
-        startup.patch_vllm_start()
+        vllm_start.patch()
         record_ram(recorder, adapter_init.begin if adapter_init is not None else lambda: None)
     model, tokenizer = FastLanguageModel.from_pretrained(**load_arguments(profile, directory))
     recorder.record(Loaded(load_s=seconds_since(start_s), **memory_now()))
