@@ -131,12 +131,14 @@ def patch_synthetic(module: Any) -> None:
 
 def patch_package(module: Any) -> None:
     """The stack's environment lacks the small model's package: use the weights that a training on the CPU has made of it."""
+    from loadcheck.errors import BadInput
+
     prepare = module.prepare
 
     def prepared(plan: Any) -> Path:
         try:
             return Path(prepare(plan))
-        except module.BadInput:
+        except BadInput:
             (found,) = module.weights_dir().glob(module.directory_name(plan.model_name, plan.quantization, "*"))
             return Path(found)
 
@@ -183,13 +185,15 @@ def patch_judge(module: Any) -> None:
     """A server of another model prints the kept model's log, so its findings are all OK."""
     from dataclasses import replace
 
+    from loadcheck.verdict import Status
+
     judge_start = module.judge_start
 
     def judge(log: Path, case: Any) -> Any:
         found = judge_start(log, case)
         if case.config.num_hidden_layers == KEPT_LAYERS:
             return found
-        return replace(found, findings=tuple(replace(each, status=module.Status.OK) for each in found.findings))
+        return replace(found, findings=tuple(replace(each, status=Status.OK) for each in found.findings))
 
     module.judge_start = judge
 
