@@ -12,6 +12,8 @@ from tests.judging import judge_text
 from tests.v1_logs import Start, text
 
 SERVER = "(APIServer pid=1) INFO 06-01 09:59:00 [api_server.py:1896] vLLM API server version 0.11.0\n"
+OWN = "(APIServer pid=1) INFO 06-01 09:59:00 [utils.py:233] non-default args: {{'model': '/models/m', 'data_parallel_size': 8, 'data_parallel_{}': {}}}\n"
+"""The arguments of a server with ranks of its own."""
 # As 0.10.1, 0.10.2 to 0.17.0 and later releases name an engine core with data parallelism and one alone (v1/engine/utils.py, CoreEngineProcManager).
 NAMES = (
     ("0.10.1", "EngineCore_{}", "EngineCore_0"),
@@ -65,6 +67,7 @@ def test_the_first_core_of_a_host_is_read(
 ):
     """The core of the lowest number is read, whichever prints first; a host that is not the first has none of number 0."""
     cores = [_core(release, name.format(each), "" if each == min(numbers) else "1,") for each in numbers]
+    server += OWN.format("start_rank", 4) if server and min(numbers) else ""
     assert _failures(server + _interleaved(cores), tmp_path) == set()
     assert len(parse_log(tmp_path / "load.log").last.other_ranks) == len(numbers) - 1
 
@@ -72,9 +75,10 @@ def test_the_first_core_of_a_host_is_read(
 @pytest.mark.parametrize(("release", "name"), [(release, name) for release, name, _ in NAMES])
 def test_a_rank_of_its_own_server_is_a_whole_load(release: str, name: str, tmp_path: Path):
     """A server that was started with --data-parallel-rank 1 prints that rank alone, and every equation is checked."""
-    assert _failures(SERVER + "".join(_core(release, name.format(1))), tmp_path) == set()
+    server = SERVER + OWN.format("rank", 1)
+    assert _failures(server + "".join(_core(release, name.format(1))), tmp_path) == set()
     assert not parse_log(tmp_path / "load.log").last.other_ranks
-    assert "kv_cache_tokens" in _failures(SERVER + "".join(_core(release, name.format(1), "1,")), tmp_path)
+    assert "kv_cache_tokens" in _failures(server + "".join(_core(release, name.format(1), "1,")), tmp_path)
 
 
 def test_the_workers_of_another_host_are_read_by_one_rank(tmp_path: Path):
@@ -87,8 +91,10 @@ def test_the_workers_of_another_host_are_read_by_one_rank(tmp_path: Path):
         for line in lines
         for name in (workers if any(word in line for word in of_worker) else ("EngineCore_DP1",))
     )
-    assert _failures(SERVER + log, tmp_path) == set()
+    assert _failures(SERVER + OWN.format("rank", 1) + log, tmp_path) == set()
     assert parse_log(tmp_path / "load.log").last.other_ranks == {"DP1-TP1"}
+    without_first = "".join(line for line in log.splitlines(keepends=True) if workers[1] not in line)
+    assert "weights_gib" in _failures(SERVER + OWN.format("rank", 1) + without_first, tmp_path)
 
 
 @pytest.mark.parametrize("prefix", RAY)
@@ -121,6 +127,69 @@ OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
 def test_another_cores_start_does_not_stand_for_the_first(log: str, figure: str, tmp_path: Path):
     """A first core that did not finish, an error of any core, a start printed twice, and lines of nobody fail."""
     assert figure in _failures(SERVER + log, tmp_path)
+
+
+WHOLE = "".join(CORES[1])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (SERVER, ""),
+        ("INFO 06-01 09:59:00 [api_server.py:1896] vLLM API server version 0.10.1\n", ""),
+        ("", "(ApiServer_1 pid=3) INFO:     Started server process [3]\n"),
+        ("", "INFO:     Started server process [3]\n"),
+        ("(EngineCore_DP0 pid=8) INFO 06-01 10:00:00 [core.py:526] Waiting for init message from front-end.\n", ""),
+        ("(Worker_DP0_TP0_EP0 pid=8) INFO 06-01 10:00:00 [parallel_state.py:1165] rank 0 in world size 2\n", ""),
+        (SERVER + OWN.format("rank", 0), ""),
+        (SERVER + OWN.format("size_local", 1), ""),
+        (SERVER + OWN.format("start_rank", 4).replace("DP1", "DP5"), ""),
+        (
+            "(EngineCore_DP1 pid=9) DEBUG 06-01 10:00:00 [core.py:60] ParallelConfig(data_parallel_rank=1)\n" + SERVER,
+            "",
+        ),
+    ],
+)
+def test_a_first_core_that_printed_no_line_fails(before: str, after: str, tmp_path: Path):
+    """A server's log without a line of its first engine core's start is not that of a further host: another core's whole start is no load."""
+    assert _failures(before + WHOLE + after, tmp_path) == {"outcome"}
+
+
+SERVES = (
+    "(APIServer pid=1) INFO 06-01 10:00:59 [api_server.py:1912] Starting vLLM API server 0 on http://0.0.0.0:8000\n",
+    "(ApiServer_0 pid=3) INFO:     Started server process [3]\n",
+    "(APIServer pid=1) INFO:     Application startup complete.\n",
+)
+
+
+@pytest.mark.parametrize("shown", [1, 4, -1])
+@pytest.mark.parametrize("end", ["", *SERVES])
+def test_a_server_waits_for_all_cores(shown: int, end: str, tmp_path: Path):
+    """A core that did not end its start fails the load of another, unless the server went on: later releases print some lines for one core only."""
+    log = SERVER + "".join([*CORES[0], *CORES[1][:shown]]) + end
+    assert _failures(log, tmp_path) == (set() if end else {"outcome"})
+    (finding,) = judge_text(tmp_path, SERVER + "".join([*CORES[0], *CORES[1][:shown]])).failures()
+    assert "engine core 1," in finding.why
+    assert _failures("".join([*CORES[0], *CORES[1][:shown]]), tmp_path) == set()  # of a script, which waits for none
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        "INFO 06-01 09:59:00 [serve.py:120] Launching 1 data parallel engine(s) in headless mode, with head node address 10.0.0.1:5000.\n",
+        SERVER + OWN.format("rank", 1),
+        SERVER + OWN.format("start_rank", 1),
+        "+ vllm serve /models/m --data-parallel-size 8 --data-parallel-start-rank 1\n" + SERVER,
+        "+ vllm serve /models/m --data-parallel-rank=1\n" + SERVER,
+        SERVER + "(APIServer pid=1) INFO 06-01 09:59:00 [arg_utils.py:1400] Inferred data_parallel_rank 1 from node_rank 1 for external lb\n",
+        *("".join(f"{line[at:at + columns]}\n" for line in (SERVER + OWN.format("rank", 1)).splitlines() for at in range(0, len(line), columns))
+          for columns in (60, 80, 97, 120)),
+    ],
+)  # fmt: skip
+def test_a_host_that_does_not_begin_at_0_is_a_whole_load(before: str, tmp_path: Path):
+    """A further host without a server, and a server whose arguments name its own rank, hold no line of core 0; in wrapped logs, too."""
+    assert _failures(before + WHOLE, tmp_path) == set()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from loadcheck.logs.events import Done, Started
 from loadcheck.logs.formats import RUN_STAGES, LineFormat, Stage
 from loadcheck.logs.matches import Match, find_matches
 from loadcheck.logs.mentions import is_mention
-from loadcheck.logs.prefixes import Rank, Stamp, rank_of, strip_prefixes
+from loadcheck.logs.prefixes import CORE, Rank, Stamp, rank_of, strip_prefixes
 from loadcheck.logs.wrapped import Crossing, with_crossing
 
 MAX_ATTEMPTS = 1_000
@@ -62,6 +62,8 @@ class AttemptBuilder:
         self._lowest: dict[str, int] = {}
         """The lowest number in each kind of parallelism."""
         self._actor: Rank | None = None
+        self.ready_cores: set[int] = set()
+        """The engine cores, by their ranks in data parallelism, that printed the end of their start."""
         self._may_end = True
         """Whether the line that is read holds an anchor of logs/endings.py. Nine of ten lines of a load do not."""
 
@@ -123,6 +125,8 @@ class AttemptBuilder:
             return True
         for kind, number in rank.numbers:
             self._lowest[kind] = min(number, self._lowest.get(kind, number))
+            if kind == CORE and match.format.stage is Stage.READY:
+                self.ready_cores.add(number)
         if rank.is_actor and self._actor in (None, rank):
             self._actor = rank
             return True
@@ -139,10 +143,13 @@ class AttemptBuilder:
     def unread(self) -> Mapping[str, int]:
         """Where no process of number 0 printed a start, the lowest numbers of those that printed lines of one; else empty.
 
-        A host of data parallelism has its own numbers (--data-parallel-rank, --data-parallel-start-rank), and its log none of the others.
+        A host of data parallelism has its own numbers (--data-parallel-rank, --data-parallel-start-rank), and its log none of the others. The
+        workers within each of its engine cores begin at 0.
         """
         begun = any(attempt.stage > Stage.BANNER for attempt in self._attempts)
-        return {} if begun else self._lowest
+        if begun:
+            return {}
+        return {CORE: self._lowest[CORE]} if CORE in self._lowest else self._lowest
 
     def finish(self) -> list[Attempt]:
         """The attempts, each with what was printed once for the whole run; empty if the file is not a log."""

@@ -15,6 +15,8 @@ from loadcheck.logs.builder import AttemptBuilder
 from loadcheck.logs.dialect import Dialect, EndingWords
 from loadcheck.logs.endings import ANCHORS as ENDING_ANCHORS
 from loadcheck.logs.event_lines import EVENT_ANCHOR
+from loadcheck.logs.hosts import unready_cores
+from loadcheck.logs.prefixes import CORE
 from loadcheck.logs.signal_words import translated
 from loadcheck.logs.text import clean_line, read_blocks
 from loadcheck.logs.wrapped import find_crossings
@@ -31,8 +33,9 @@ def parse_log(path: Path, dialect: Dialect, words: Sequence[EndingWords] = ()) -
     """
     builder = AttemptBuilder(path, dialect, words)
     _feed_lines(path, builder)
-    if builder.unread:
-        builder = AttemptBuilder(path, dialect, words, builder.unread)
+    first = builder.unread
+    if first:
+        builder = AttemptBuilder(path, dialect, words, first)
         _feed_lines(path, builder)
     attempts = builder.finish()
     if not attempts:
@@ -42,6 +45,8 @@ def parse_log(path: Path, dialect: Dialect, words: Sequence[EndingWords] = ()) -
             )
         )
     drop_answers(path, attempts)
+    if CORE in first or attempts[-1].other_ranks:
+        attempts[-1].unready_cores = unready_cores(path, first.get(CORE, 0), builder.ready_cores)
     return ParsedLog(path, tuple(attempts), dialect)
 
 

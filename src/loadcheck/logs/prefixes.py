@@ -80,7 +80,9 @@ class Rank:
         return "-".join(f"{kind}{number}" if kind in _KINDS else f"{kind} {number}" for kind, number in self.numbers)
 
 
-_KINDS = ("DP", "PP", "TP", "EP")
+CORE = "DP"
+"""The kind of an engine core's number: its rank in data parallelism."""
+_KINDS = (CORE, "PP", "TP", "EP")
 
 
 def strip_prefixes(text: str) -> str:
@@ -106,7 +108,7 @@ def rank_of(text: str) -> Rank | None:
         return Rank(((match["other"], int(match["pid"])),))
     if match["named"] is None:
         return Rank((("rank", int(match["rank"] or match["number"])),))
-    kinds = [(kind or "DP", int(number)) for kind, number in re.findall(r"([A-Z]{2,3})?(\d+)", match["named"])]
+    kinds = [(kind or CORE, int(number)) for kind, number in re.findall(r"([A-Z]{2,3})?(\d+)", match["named"])]
     own = [each for each in kinds if each[0] != "EP"]  # an expert's rank follows from the others
     return Rank(tuple(own or kinds)) if kinds else None
 

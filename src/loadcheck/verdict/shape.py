@@ -17,6 +17,7 @@ def check_shape(evidence: Evidence) -> Iterator[Finding]:
     """One attempt, no error, finished, and no required line missing or duplicated."""
     yield from _attempts(evidence)
     yield from _outcome(evidence)
+    yield from _cores(evidence)
     yield from _doubled(evidence)
     yield from _one_card(evidence)
     if evidence.is_parallel:
@@ -113,6 +114,15 @@ def _outcome(evidence: Evidence) -> Iterator[Finding]:
             "let the load run to its end",
             evidence.where(None),
         )  # fmt: skip
+
+
+def _cores(evidence: Evidence) -> Iterator[Finding]:
+    """With data parallelism the start of one engine core does not stand for that of another, which may have died without a word."""
+    if unready := evidence.attempt.unready_cores:
+        numbers = ", ".join(map(str, unready))
+        why = f"the log does not show the end of the start of engine core {numbers}, and another core's start does not stand for it"
+        yield _fail("outcome", why, "see why that core did not start; or give the server's whole output, from its arguments on",
+                    evidence.where(None))  # fmt: skip
 
 
 def _ended(attempt: Attempt, error: LogError) -> str:

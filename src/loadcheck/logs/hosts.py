@@ -1,0 +1,47 @@
+"""Tells which engine cores of data parallelism a log must show: a core that is whole does not stand for one that died, perhaps without a line.
+
+A server starts the cores of its host, from 0 on, and goes on once all are ready. A host with ranks of its own is told by its server's arguments,
+`non-default args: {..., 'data_parallel_start_rank': 4}` (vllm/entrypoints/utils.py: log_non_default_args, since 0.9), by its command, or by the
+rank that is derived from --node-rank (engine/arg_utils.py: create_engine_config). A host without a server (--headless) has only its cores' lines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from loadcheck.logs.text import read_blocks
+
+# Blanks are left out of the text, as a window may wrap any of these lines.
+_OWN_RANK = re.compile(
+    r"['\"]data_parallel_(?:start_)?rank['\"]:(\d{1,9})|--data[-_]parallel[-_](?:start[-_])?rank=?(\d{1,9})|Inferreddata_parallel_rank(\d{1,9})"
+)
+_CORE = re.compile(r"\((?:EngineCore_(?:DP)?|(?:Vllm)?Worker_?DP)(\d{1,9})[^()]{0,64}?pid=\d")
+_SERVER = re.compile(r"\((?:APIServer|ApiServer_\d{1,4})pid=\d|vLLM(?:API|gRPC)serverversion|Startedserverprocess")
+_SERVES = re.compile(r"Startedserverprocess|Applicationstartupcomplete|StartingvLLM(?:API|gRPC)?server\d{0,4}on")
+"""What a server prints once all of its cores are ready (vllm/entrypoints/openai/api_server.py: run_server_worker)."""
+_BLANKS = re.compile(r"\s+")
+
+
+def unready_cores(path: Path, judged: int, ready: Collection[int]) -> tuple[int, ...]:
+    """The engine cores of this log's host whose start it does not show to its end; without a server nothing tells of those without a line.
+
+    Args:
+        judged: the lowest number of the cores that printed lines of a start.
+        ready: the numbers of those that printed its end.
+    """
+    own_ranks: set[int] = set()
+    cores: set[int] = set()
+    has_server = serves = False
+    for _, block in read_blocks(path):
+        text = _BLANKS.sub("", block)
+        own_ranks |= {int(match[match.lastindex or 0]) for match in _OWN_RANK.finditer(text)}
+        cores |= {int(match[1]) for match in _CORE.finditer(text)}
+        has_server = has_server or _SERVER.search(text) is not None
+        serves = serves or _SERVES.search(text) is not None
+    own_ranks.discard(0)  # the default, which other lines may print
+    first = min(own_ranks, default=0)
+    if judged and judged not in own_ranks and (0 in cores or own_ranks or has_server):
+        return (first,)
+    return tuple(sorted(cores - {judged} - set(ready))) if has_server and not serves else ()
