@@ -130,12 +130,12 @@ def _is_near(text: str, match: re.Match[str]) -> bool:
 
 DEATH_ANCHORS = (
     *ENGLISH, "oom", "OOM", "Oom", "ut of memory", "Fatal Python", "fatal exception", "LLVM ERROR", "panicked at", "*** A", "*** b", "*** E", "terminate called", "libc++abi", "*** s", "*** S", "corrupt", "(): ",
-    "segfault at", "what():", "memory pressure", "low on resource", "memory limit", "TERM_MEMLIMIT", "job killed", "available RAM", "Out Of Memory",
+    "segfault at", "what():", "emory pressure", "emory Pressure", "ow on resource", "emory limit", "emory Limit", "MEMORY", "TERM_MEMLIMIT", "job killed", "available RAM", "Out Of Memory",
     "*** J", "*** P", "dumped core", "ernel ", "Canceled future", "session crashed", "victed", "errno", "Signal", "Sending", "sending",
     "Iteration", "Pool", "exc.", "error.", "errors.", "exception.", "exceptions.", "Timeout", "Failed", "Failure", "Refused", "Crashed", "Cancelled", "on-zero", "on-Zero", "ON-ZERO",
     "bad_alloc", "Segfault", "Assertion", "SIG", "signal", "exit", "Exit", "EXIT", "returncode", "return code", "eturnCode", "eturn Code", "RETURN", "died", "dead", "failed to start",
-    "encountered a", "crashed", "initialization failed", "status=9", "with code", "with status", "loop is not", "has errored", "make", "lookup error", "shared libraries", "can't open file", ": error: ", "Job step aborted",
+    "encountered a", "crashed", "initialization failed", "/KILL", "KILLED", "ERRNO", "status=9", "with code", "with status", "ith Code", "ith Status", "WITH CODE", "WITH STATUS", "loop is not", "has errored", "make", "lookup error", "shared libraries", "can't open file", ": error: ", "Job step aborted",
     "EXIT STRING", "BAD TERMINATION", "state:", "State:", "status: ", "Status: ", "ack-off restarting", "BackOff", "Reason:", "probe, will be restarted", "output_handler failed", "Failed with result", "rocess exited", "was preempted", "sigkill_handler", "srun: ",
     "specified deadline", "total limit", "OCI runtime", "operation was cancel", "hosted runner", "shutdown signal", "Job failed", "maximum time",
-    "its timeout", "Runner terminated", "maximum execution", "job was cancel", "device handle", "pure virtual", "Check failed", "panic: ", "zsh: ", "]  ", "out-of-memory", "more memory than", "cess ", "fish: ",
+    "its timeout", "Runner terminated", "maximum execution", "job was cancel", "device handle", "pure virtual", "Check failed", "panic: ", "zsh: ", "]  ", "out-of-memory", "more memory than", "cess ", "fish: ", "ngine core",
 )  # fmt: skip
