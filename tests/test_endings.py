@@ -182,6 +182,35 @@ DEATHS = [
     ("State: OUT_OF_MEMORY", None),
     ("The replica workerpool0-0 exited with a non-zero status of 1.", None),
     ("Task's current input in-01 hit its timeout of 300s", None),
+    # of other watchers, kernels and runtimes
+    ("[1]+  Killed                  python load.py > load.log 2>&1", "SIGKILL"),
+    ("[2]-  Segmentation fault      (core dumped) python load.py", "SIGSEGV"),
+    ("[12345.678901] python3[4711]: segfault at 0 ip 00007f sp 00007f error 4 in libc10_cuda.so[7f+6]", "SIGSEGV"),
+    (
+        "[   98.123456] traps: python3[4711] general protection fault ip:7f3a sp:7ffd error:0 in libtorch_cuda.so[7f+1]",
+        "SIGABRT",
+    ),
+    ("systemd-oomd killed 23 process(es) in this unit.", "SIGKILL"),
+    ("srun: Force Terminated StepId=1234.0", None),
+    ("TERM_RUNLIMIT: job killed after reaching LSF run time limit.", None),
+    ("TERM_OWNER: job killed by owner.", None),
+    ("2025-02-13 15:58:00,000 INFO gave up: vllm entered FATAL state, too many start retries too quickly", None),
+    ("Build step 'Execute shell' marked build as failure", None),
+    ("Finished: ABORTED", None),
+    ("error: Recipe `train` was terminated on line 3 by signal 9", "SIGKILL"),
+    ("error: Recipe `train` failed on line 3 with exit code 139", "SIGSEGV"),
+    ("(raylet) [2025-02-13 15:58:00,000 C 12 12] (raylet) plasma_store_provider.cc:1: Check failed: s.ok()", "SIGABRT"),
+    (
+        "[rank0]:[E213 15:58:00.1 ProcessGroupNCCL.cpp:1515] [PG 0 Rank 0] Process group watchdog thread terminated with exception: x",
+        None,
+    ),
+    ("libgomp: Thread creation failed: Resource temporarily unavailable", None),
+    ("OMP: Error #15: Initializing libiomp5.so, but found libiomp5.so already initialized.", None),
+    ("Intel MKL FATAL ERROR: Cannot load libmkl_avx512.so.1 or libmkl_def.so.1.", None),
+    ("thread '<unnamed>' has overflowed its stack", "SIGABRT"),
+    ("memory allocation of 1073741824 bytes failed", "SIGABRT"),
+    ("signal: killed", None),
+    ("model.safetensors:  45%|####5     | 2.50G/5.70G [00:20<00:30, 100MB/s]Killed", "SIGKILL"),
     ("KeyboardInterrupt", None),
     ("torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", None),
 ]
@@ -204,6 +233,14 @@ BENIGN = [
     "Timeout: 30",
     "Q: What does exit code 137 mean?",
     "A: The container was killed by SIGKILL (128 + 9), most likely for want of memory.",
+    # what a container's state says of one that goes on, advice, and counts
+    "OOMKilled: false",
+    '            "OOMKilled": false,',
+    "If you get CUDA out of memory, lower the batch size.",
+    "To avoid CUDA out of memory errors set expandable_segments:True",
+    "Error: none",
+    "Aborted: 0",
+    "Finished: SUCCESS",
     # a script's own word for `done`
     "Terminado",
     "Terminé",
@@ -259,6 +296,7 @@ PREFIXES = [
     "    ",
     "[Tue Nov 24 04:47:07 2026] ",
     "47:",
+    "[12345.678901] ",
 ]
 CHAIN = """\
 Traceback (most recent call last):
@@ -394,6 +432,33 @@ def test_a_quoted_or_glued_report_counts(words: str, log):
     assert parse_log(log(words + "\n")).outcome is Outcome.FAILED
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        "INFO 02-13 15:57:03 llm_engine.py:431] init engine (profile, create kv cache, warmup model) took 54.71 seconds",
+        "INFO 02-13 15:56:09 model_runner.py:1115] Loading model weights took 5.3541 GB",
+        "Unsloth 2025.2.5 patched 32 layers with 32 QKV layers, 32 O layers and 32 MLP layers.",
+        "  0%|          | 0/250 [00:00<?, ?it/s]",
+        "model.safetensors:  45%|####5     | 2.50G/5.70G [00:20<00:30, 100MB/s]",
+        "Loading safetensors checkpoint shards: 100% Completed | 1/1 [00:23<00:00, 23.68s/it]",
+    ],
+)
+@pytest.mark.parametrize(
+    "words",
+    [
+        "RuntimeError: CUDA error: an illegal memory access was encountered",
+        "terminate called after throwing an instance of 'c10::Error'",
+        "Fatal Python error: Segmentation fault",
+        "malloc_consolidate(): invalid chunk size",
+    ],
+)
+def test_what_is_glued_to_a_figure_or_a_progress_bar_counts(before: str, words: str, log):
+    """stdout and stderr share lines: an end of the load is read behind a figure or a progress bar that did not end its line."""
+    parsed = parse_log(log(before + words + "\n"))
+    assert parsed.outcome is Outcome.FAILED
+    assert parsed.last.error is not None and parsed.last.error.text == words
+
+
 def test_the_first_of_a_chain_is_the_cause(log):
     """An exception raised while another was handled is not the cause; the first of the chain is."""
     attempt = parse_log(log(CHAIN)).last
@@ -415,6 +480,8 @@ def test_a_pointer_to_the_cause_is_not_the_cause(log):
     "ignored",
     [
         IGNORED + CHAIN,
+        "Exception ignored while calling deallocator <function A.__del__ at 0x7f>:\n" + CHAIN,  # Python 3.14
+        "Exception ignored on threading shutdown <module 'threading'>:\n" + CHAIN,
         IGNORED + "SystemExit: 1\n",
         "--- Logging error ---\n"
         + CHAIN

@@ -31,8 +31,13 @@ MAX_RECORD_CHARS = 8_000
 """How far back from a figure its line's prefix is searched: vLLM's line of its whole configuration has 1,500 to 5,000 characters."""
 MAX_WORDS_CHARS = 110
 """The longest line that makes a file a log by its report of a process death alone. A sentence of prose is longer, or wraps later."""
-_LEAD = re.compile(r"(?![-*+] )\W{0,4}(?:[\w./:-]{1,255}: )?(?:[A-Z][\w ]{0,40}: )?")
+_LEAD = re.compile(r"(?![-*+] )\W{0,4}(?:[\w./:-]{1,255}: )?(?:(?:fatal )?error: |fatal: )?(?:[A-Z][\w ]{0,40}: )?")
 """What may precede a failure's words at the beginning of a line: the name of an exception, a file, or a program (docker, ld)."""
+
+_BAR = re.compile(
+    r"\d\d:\d\d(?:<[\d:?]{1,12})?, {1,9}[\d.?]{1,12}[A-Za-z]{0,12}/(?:s|it)(?:, [^\]\n]{0,99})?\] ?", re.ASCII
+)
+"""The end of tqdm's progress bars: `[00:23<00:10, 23.68s/it]`, `[00:47<00:00, 190MB/s]`, `[00:00<?, ?it/s, loss=0.5]`."""
 
 
 class AttemptBuilder:
@@ -107,14 +112,28 @@ class AttemptBuilder:
 
     def _feed_text(self, line: int, text: str, crossing: Crossing | None = None) -> None:
         num_matches = 0
-        for match in with_crossing(find_matches(self.dialect, line, text), crossing):
+        matches = find_matches(self.dialect, line, text)
+        for match in with_crossing(matches, crossing):
             if self._is_of_judged_rank(_before(text, match), match):
                 self._feed_match(line, match)
                 num_matches += 1
+        num_errors = self._num_errors
         for piece in text.split("\n"):
             bare = strip_prefixes(self._stamp.strip(piece))
             self._is_log = self._is_log or num_matches >= MATCHES_OF_A_LOG or _begins_as_a_load(self.dialect, bare)
             self._feed_error(line, bare)
+        if self._may_end and self._num_errors == num_errors and not self._endings.needs_next_line:
+            self._feed_glued(line, text, max((match.end for match in matches), default=0))
+
+    def _feed_glued(self, line: int, text: str, end: int) -> None:
+        """Read what follows a figure or a progress bar on its line: stdout and stderr share lines, and neither of the two ends its own.
+
+        Args:
+            end: where the last figure of the line ends; 0 if it has none.
+        """
+        bars = [bar.end() for bar in _BAR.finditer(text)]
+        if rest := text[max(end, *bars[-1:], 0) :] if end or bars else "":
+            self._feed_error(line, rest.partition("\n")[0].lstrip("."))
 
     def _is_of_judged_rank(self, before: str, match: Match) -> bool:
         """Whether a match is of the judged process, by the text before it on its line. The other ranks print the same lines, which are no second

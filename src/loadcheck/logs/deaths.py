@@ -24,12 +24,14 @@ _SIGNALLED = re.compile(
     r"^Signal (?P<number>\d{1,2}) \(SIG[A-Z]+\) received|"
     r"^Signal: [A-Z][\w ]{2,30} \((?P<mpi>\d{1,2})\)"
 )
+_RECIPE = "error: Recipe `"
+"""The beginning of just's report that a command of a recipe failed, the only one with backquotes."""
 _CAUGHT = re.compile(
     r"\*\*\* (?P<signal>SIG[A-Z]{2,6}) (?:\(@0x[0-9a-f]+\) )?received\b.*"
 )  # absl's failure handler, of Ray; glog's
 _HOST_MEMORY = re.compile(
-    r"due to (?:memory pressure|out of memory)|low on resource: memory|[Ee]xceeded (?:job|step|job step) memory limit|job killed: mem|TERM_MEMLIMIT|"
-    r"using all available RAM|tasks? \d[\d,-]{0,99}: Out Of Memory|OOMKilled|\boom[-_ ]?kill|Out of memory: Kill|Killed process \d+ \(|tried to allocate more memory than is available|ran out-of-memory and exited|[Mm]emory cgroup out of memory|\boom_reaper|Detected \d+ oom[-_ ]?kill",
+    r"due to (?:memory pressure|out of memory)|low on resource: memory|[Ee]xceeded (?:job|step|job step) memory limit|job killed: mem|TERM_(?:MEMLIMIT|SWAP)|"
+    r"using all available RAM|tasks? \d[\d,-]{0,99}: Out Of Memory|OOMKilled(?!\W{1,9}(?:false|0)\b)|\boom(?:[-_ ]kill|kill(?!ed))|Out of memory: Kill|Killed process \d+ \(|tried to allocate more memory than is available|ran out-of-memory and exited|systemd-oomd killed|[Mm]emory cgroup out of memory|\boom_reaper|Detected \d+ oom[-_ ]?kill",
     re.IGNORECASE,
 )
 _NATIVE = re.compile(
@@ -39,7 +41,10 @@ _NATIVE = re.compile(
     r"(?:\*\*\* Error in `[^`\n]{1,255}': )?(?:\*\*\* (?:stack smashing|buffer overflow) detected.*|double free or corruption.*|corrupted (?:size|double|unsorted).*|"
     r"(?:free|calloc|malloc|realloc|malloc_\w+|munmap_chunk|mremap_chunk|unlink_chunk|tcache\w*)\(\): \S.*)|"
     # C++'s runtime, glog (a failed check ends the process), Go's runtime
-    r"pure virtual method called\s*$|(?:F\d{4,8} \d\d:\d\d:\d\d\.\d{1,9} +\d+ )?\S{1,255}:\d+\] Check failed: .*|panic: \S.*|"
+    r"pure virtual method called\s*$|(?:F\d{4,8} \d\d:\d\d:\d\d\.\d{1,9} +\d+ )?(?:\(\w+\) )?\S{1,255}:\d+(?:\]|: ) ?Check failed: .*|panic: \S.*|"
+    # Rust's and Go's runtimes, and the kernel's report of a fault
+    r"thread '[^'\n]{1,255}' (?:\(\d+\) )?has overflowed its stack.*|memory allocation of \d+ bytes failed.*|fatal runtime error: \S.*|"
+    r"traps: \S{1,99}\[\d+\] (?:general protection|trap ).*|"
     r"\w[\w.-]{0,63}\[\d+\]: segfault at [0-9a-f]+ ip .*|!+ Segfault encountered !+.*|\S{1,255}: \S{1,255}:\d+: .{1,400}: Assertion .{1,400} failed\.?"
 )
 # ld.so, Python and argparse, before there is a program that runs
@@ -61,7 +66,7 @@ _OF_TOOL = "Cmd('"
 
 # Reports of schedulers, mpirun, timeout, Jupyter, Kubernetes, CI and clouds that a process they watched is gone.
 _GONE = re.compile(
-    r"\*\*\* (?:JOB|STEP) \S+ ON \S+ (?:CANCELLED|FAILED)|PBS: job killed|dumped core|"
+    r"\*\*\* (?:JOB|STEP) \S+ ON \S+ (?:CANCELLED|FAILED)|PBS: job killed|^TERM_[A-Z_]{3,20}: job |dumped core|"
     r"[Kk]ernel (?:crashed while executing|(?:[\w.()]+ ){0,4}died\b|for \S+ appears to have died|appears to have died|\S+ restarted$)|"
     r"restarting kernel \(|Canceled future for execute_request|session crashed|^Evicted\b|\bpod \S+ evicted|"
     r"^srun: Job step aborted|APPLICATION TERMINATED WITH THE EXIT STRING|BAD TERMINATION OF ONE OF YOUR APPLICATION|^\W*(?:[Jj]ob_?)?[Ss]tat(?:e|us): +"
@@ -72,7 +77,10 @@ _GONE = re.compile(
     r"^Job failed(?: \(system failure\))?: |^srun: (?:error|fatal): (?!ioctl\(TIOCGWINSZ\)|Not using a pseudo-terminal)|^(?:The )?job was preempted\b|sigkill_handler\] Killing subprocess|"
     # systemd; Hugging Face's endpoints and spaces; conda run
     r"Main process exited, code=(?:exited, status=[1-9]|killed|dumped)|Failed with result '(?!success)|^Exit code: [1-9]|^Endpoint failed to start|ran longer than the maximum time|hit its timeout of \d+|^Runner terminated\b|has exceeded the maximum execution time|^The job was cancell?ed because|"
-    r"^Unable to determine the device handle for (?:GPU|gpu)"
+    r"^Unable to determine the device handle for (?:GPU|gpu)|"
+    # srun, supervisord, Jenkins, Go's os/exec
+    r"^srun: Force Terminated |\bgave up: \S{1,99} entered FATAL state|^Build step '.{1,99}' marked build as failure|^Finished: (?:FAILURE|ABORTED)\s*$|"
+    r"^signal: (?:killed|aborted|terminated|segmentation fault|bus error|illegal instruction)\b"
 )
 _PROSE = re.compile(
     r"\b(?:you|your|if|when|use|means?|would|could|should|may|likely|does|why|how|what|an? process)\b", re.IGNORECASE
@@ -99,7 +107,12 @@ def find_death(text: str) -> tuple[str, str | None] | None:
         return match.group(), None
     if match := _CAUGHT.match(text):
         return match.group(), match["signal"]
-    if len(text) > MAX_REPORT_CHARS or "`" in text or text[:1] in PROSE or _OF_TOOL in text:
+    if (
+        len(text) > MAX_REPORT_CHARS
+        or ("`" in text and not text.startswith(_RECIPE))
+        or text[:1] in PROSE
+        or _OF_TOOL in text
+    ):
         return None
     return _reported_death(text)
 
@@ -130,7 +143,7 @@ def _is_near(text: str, match: re.Match[str]) -> bool:
 
 DEATH_ANCHORS = (
     *ENGLISH, "oom", "OOM", "Oom", "ut of memory", "Fatal Python", "fatal exception", "LLVM ERROR", "panicked at", "*** A", "*** b", "*** E", "terminate called", "libc++abi", "*** s", "*** S", "corrupt", "(): ",
-    "segfault at", "what():", "emory pressure", "emory Pressure", "ow on resource", "emory limit", "emory Limit", "MEMORY", "TERM_MEMLIMIT", "job killed", "available RAM", "Out Of Memory",
+    "segfault at", "what():", "emory pressure", "emory Pressure", "ow on resource", "emory limit", "emory Limit", "MEMORY", "job killed", "available RAM", "Out Of Memory",
     "*** J", "*** P", "dumped core", "ernel ", "Canceled future", "session crashed", "victed", "errno", "Signal", "Sending", "sending",
     "Iteration", "Pool", "exc.", "error.", "errors.", "exception.", "exceptions.", "Timeout", "Failed", "Failure", "Refused", "Crashed", "Cancelled", "on-zero", "on-Zero", "ON-ZERO",
     "bad_alloc", "Segfault", "Assertion", "SIG", "signal", "exit", "Exit", "EXIT", "returncode", "return code", "eturnCode", "eturn Code", "RETURN", "died", "dead", "failed to start",
@@ -138,4 +151,5 @@ DEATH_ANCHORS = (
     "EXIT STRING", "BAD TERMINATION", "state:", "State:", "status: ", "Status: ", "ack-off restarting", "BackOff", "Reason:", "probe, will be restarted", "output_handler failed", "Failed with result", "rocess exited", "was preempted", "sigkill_handler", "srun: ",
     "specified deadline", "total limit", "OCI runtime", "operation was cancel", "hosted runner", "shutdown signal", "Job failed", "maximum time",
     "its timeout", "Runner terminated", "maximum execution", "job was cancel", "device handle", "pure virtual", "Check failed", "panic: ", "zsh: ", "]  ", "out-of-memory", "more memory than", "cess ", "fish: ", "ngine core",
+    "TERM_", "gave up: ", "marked build", "Finished: ", "Recipe `", "overflowed its stack", "memory allocation of", "fatal runtime error", "traps: ",
 )  # fmt: skip

@@ -21,7 +21,7 @@ MAX_FRAMES = 200
 MAX_TEXT = 500
 
 TRACEBACK = "Traceback (most recent call last)"
-_IGNORED = re.compile(r"Exception ignored (?:in|on)\b|--- Logging error ---")
+_IGNORED = re.compile(r"Exception ignored (?:in|on|while|for|during|from)\b|--- Logging error ---")
 # Lines that a server logs before the traceback of a failed request, after which it goes on: uvicorn's protocols/http/httptools_impl.py, and
 # vLLM's entrypoints/openai/serving_*.py and tool_parsers/ at 0.7.2.
 _OF_REQUEST = re.compile(
@@ -130,7 +130,13 @@ ENDINGS: tuple[EndingWords, ...] = tuple(
         ("GPU is lost", r"GPU is lost.*"),
         # torch's ProcessGroupNCCL.cpp, before it aborts the process
         ("by watchdog", r"Exception \(either an error or timeout\) detected by watchdog at work.*"),
+        ("watchdog thread terminated", r"Process group watchdog thread terminated with exception: .*"),
         ("dump debug info", r"Terminating the process after attempting to dump debug info.*"),
+        # OpenMP's and MKL's runtimes, which end the process
+        ("libgomp: ", r"^libgomp: (?:Thread creation failed|Out of memory allocating).*"),
+        ("OMP: Error #", r"^OMP: Error #\d+: .*"),
+        ("MKL FATAL ERROR", r"^Intel (?:oneAPI )?MKL FATAL ERROR: .*"),
+        ("ptxas fatal", r"^ptxas fatal +: .*"),
         ("conda.cli.main_run", r"^ERROR conda\.cli\.main_run:.*"),
         # asyncio, which uvicorn listens by, and uvicorn's lifespan/on.py
         ("error while attempting to bind", r"\[Errno \d+\] error while attempting to bind on address.*"),
@@ -156,7 +162,7 @@ ENDINGS: tuple[EndingWords, ...] = tuple(
         ("Failed: ", r"^\W{0,4}Failed: (?:Cuda|CUDA|NCCL) error .*"),
         ("failed with return code list", r"failed with return code list: ?.*"),  # SkyPilot
         ("Process ", r"^Process [\w.-]{1,64}-\d+(?::\d+)?:\s*$"),  # multiprocessing/process.py, before its traceback
-        ("Error: ", r"^Error: .*"),
+        ("Error: ", r"^Error: (?!(?:none|null|nil|0)\s*$).*"),
     )
 )
 

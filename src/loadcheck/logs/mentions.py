@@ -12,6 +12,11 @@ _GOES_ON = re.compile(
 """How a sentence goes on after a failure's words. A program prints them and stops, or goes on with figures."""
 _ITEM = re.compile(r"\s*(?:\d{1,2}[.)]|[-*•]) {1,4}[\"'“‘`*]{0,3}")
 """The beginning of an item in a list of advice."""
+_CONDITION = re.compile(
+    r"\W{0,4}(?:If|When|Whenever|Should|In case of|To (?:avoid|prevent|fix|solve|reduce)|How to)\b[^.!]{0,80} ",
+    re.IGNORECASE,
+)
+"""The beginning of a sentence that says what to do about a failure."""
 _QUOTE = re.compile(
     r"(?:[\"'](?:generated_text|prompt|completion|answer|question|instruction)[\"']\s{0,9}:|\b(?:text|prompt|outputs)=|\bprompt: |\bprint\(|\b(?:Prompt|Generated text|Output):)"
     r"\s{0,9}\[?\s{0,9}[\"']"
@@ -34,6 +39,7 @@ def is_mention(text: str, start: int, end: int) -> bool:
     return (
         _GOES_ON.match(after) is not None
         or (_ITEM.fullmatch(before) is not None and not after.startswith(". Tried to allocate"))
+        or _CONDITION.fullmatch(before) is not None
         or _QUOTE.search(before) is not None
         or (_PHRASE_BEFORE.search(before) is not None and _PHRASE_AFTER.match(after) is not None)
     )

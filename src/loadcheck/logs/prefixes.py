@@ -19,6 +19,7 @@ _PREFIXES = re.compile(
             # Python's logging, uvicorn, Ray: 2025-02-13 15:54:28,123
             rf"\d{{4}}-\d\d-\d\d {_TIME}(?: ?(?:Z|UTC|[+-]\d{{4}}))?\s*(?:[-|]\s*)?",
             rf"[A-Z][a-z]{{2}} [ \d]\d {_TIME} \S{{1,255}} [\w./@-]{{1,255}}(?:\[\d+\])?: ",  # journald, syslog
+            r"\[ {0,6}\d{1,9}\.\d{6}\] ",  # dmesg
             rf"\[{_TIME}\] ?|{_TIME}Z?\s+(?=[A-Z\[])",
             r"\[pod/[^\]\s]{1,255}\] ",  # kubectl logs --prefix
             r"[\w.-]{1,128} +\| (?! )|[\w.-]{1,128}\s{0,64}\| ",  # docker compose

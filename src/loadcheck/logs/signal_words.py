@@ -118,15 +118,15 @@ _CORE = r"(?: ?[(（].{1,60}[)）])?"
 _SCRIPT = r"\S{1,255} ?[:,]? ?[^\d:：\n]{0,20}\d{1,9}[^\d:：\n]{0,12}[:：] {1,16}\d{1,10} "
 """bash's `run.sh: line 3:  1234 `; in other languages `run.sh: Zeile 3:`, `run.sh : ligne 3 :`, `run.sh: 第 3 行：`."""
 _LEAD = (
-    rf"(?:{_SCRIPT}|\[\d{{1,4}}\] {{2,16}}[+-]? {{0,16}}\d{{1,10}} |zsh: |make(?:\[\d+\])?: \*\*\* \[[^\]]+\] |"
+    rf"(?:{_SCRIPT}|\[\d{{1,4}}\] {{2,16}}[+-]? {{0,16}}\d{{1,10}} |\[\d{{1,4}}\][+ -] {{2,8}}|zsh: |make(?:\[\d+\])?: \*\*\* \[[^\]]+\] |"
     r"srun: error: \S{1,255}: tasks? [\d,-]{1,99}: )"
 )
-_REST = rf"(?:: \d{{1,2}})?{_CORE}(?: {{2,}}.*|\s*)$"
+_REST = rf"(?:: [1-9]\d?)?{_CORE}(?: {{2,}}.*|\s*)$"
 
 
 @cache
 def _shell() -> re.Pattern[str]:
-    """bash: `Killed`, `run.sh: line 3:  1234 Killed   python load.py`; zsh: `[1]  1234 killed  python load.py`; make: `*** [Makefile:3: load] Killed`."""
+    """bash: `Killed`, `run.sh: line 3:  1234 Killed   python load.py`; without a job's id `[1]+  Killed  python load.py`; zsh: `[1]  1234 killed  python load.py`; make: `*** [Makefile:3: load] Killed`."""
     alone, every = _any(ENGLISH | _TRANSLATED_WORDS), _any(_SIGNALS)
     return re.compile(rf"(?:{_LEAD}(?P<led>{every})|(?P<word>{alone})){_REST}")
 
@@ -135,7 +135,7 @@ def _shell() -> re.Pattern[str]:
 def _glued() -> re.Pattern[str]:
     """The same at the end of a line that a progress bar or unterminated output had begun."""
     alone = _any(ENGLISH | _TRANSLATED_WORDS)
-    return re.compile(rf"(?:it/s?\]|s/it\]|\bseconds|\bGi?B|\blayers\.|%)\s?(?P<word>{alone}){_CORE}\s*$")
+    return re.compile(rf"(?:/s\]|/it\]|\bseconds|\bGi?B|\blayers\.|%)\s?(?P<word>{alone}){_CORE}\s*$")
 
 
 def find_report(text: str) -> tuple[str, str] | None:
