@@ -75,6 +75,46 @@ def test_a_remedy_uses_the_lines_figures(line: str, trouble_id: str, says: str, 
     assert says in found[trouble_id].remedy and found[trouble_id].remedy.endswith(TROUBLES[trouble_id].remedy)
 
 
+FRAME = 'Traceback (most recent call last):\n  File "/x/{file}", line 1, in {name}\n    x\n'
+OOM = "torch.OutOfMemoryError: Allocation on device 0 would exceed allowed memory. (out of memory)"
+
+
+@pytest.mark.parametrize(
+    ("lines", "trouble_id"),
+    [
+        (OOM, "oom-unknown"),
+        ("torch.OutOfMemoryError: Allocation on device", "oom-unknown"),
+        ("RuntimeError: Triton Error [CUDA]: out of memory", "oom-unknown"),
+        ("***** Running training *****\n  Num examples = 7,473\n  Num Epochs = 1\n" + OOM, "oom-training"),
+        ("{'loss': 0.0, 'grad_norm': 0.9, 'learning_rate': 5e-06, 'epoch': 0.01}\n" + OOM, "oom-training"),
+        (FRAME.format(file="unsloth_zoo/rl_replacements.py", name="grpo_compute_loss_slow") + OOM, "oom-grpo"),
+        (FRAME.format(file="vllm/v1/worker/gpu_model_runner.py", name="_allocate_kv_cache_tensors") + OOM, "oom-after-profile"),
+        ("RuntimeError: Unexpected error from cudaGetDeviceCount(). Error 101: invalid device ordinal", "visible-devices"),
+        ("nvidia-container-cli: device error: GPU-0: unknown device: unknown.", "visible-devices"),
+        ("RuntimeError: Unexpected error from cudaGetDeviceCount(). Error 3: initialization error", "forked-after-cuda"),
+        ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", "no-gpu"),
+        ("docker: Error response from daemon: unknown or invalid runtime name: nvidia.", "no-gpu"),
+        ("Error: setting up CDI devices: unresolvable CDI devices nvidia.com/gpu=all", "no-gpu"),
+        ("/usr/bin/ld.gold: error: cannot find -lcuda", "libcuda-link"),
+        ("ld.lld: error: unable to find library -lcuda", "libcuda-link"),
+        ("mold: fatal: library not found: cuda", "libcuda-link"),
+        ("FileNotFoundError: [Errno 2] No such file or directory: 'gcc'", "no-compiler"),
+        ("torch._inductor.exc.InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx", "no-compiler"),
+        ("/usr/include/python3.11/Python.h:12:10: fatal error: limits.h: No such file or directory", "no-compiler"),
+        ("huggingface_hub.errors.HFValidationError: Repo id must use alphanumeric chars or '-', '_', '.'", "hub-name"),
+        ("huggingface_hub.errors.LocalEntryNotFoundError: Cannot find an appropriate cached snapshot folder", "hub-offline"),
+        ("OSError: [Errno 30] Read-only file system: '/root/.cache/vllm'", "cache-not-writable"),
+        ("Unable to determine the device handle for GPU0000:01:00.0: Unknown Error", "gpu-lost"),
+        ("ptxas fatal   : Value 'sm_120' is not defined for option 'gpu-name'", "gpu-too-new"),
+    ],
+)  # fmt: skip
+def test_one_trouble_is_known_by_all_its_wordings(lines: str, trouble_id: str, tmp_path: Path):
+    """What other linkers, runtimes, releases and frames print of a trouble names it, even where nothing else was kept."""
+    log = tmp_path / "load.log"
+    log.write_text(lines + "\n")
+    assert list(diagnoses(log)) == [trouble_id]
+
+
 @pytest.mark.parametrize("prefix", ["(EngineCore pid=1) ERROR 01-01 00:00:00 [core.py:1] ", "vllm-1  | ", "[rank0]: ",
                                     "2025-02-13T10:00:00.000000000Z stderr F "])  # fmt: skip
 def test_words_are_found_below_any_prefix(prefix: str, t4_log: Path, tmp_path: Path):

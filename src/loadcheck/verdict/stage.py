@@ -18,7 +18,7 @@ FRAMES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("pinned", r"\.to\(\s*[\"']cpu[\"'],\s*non_blocking|\.pin_memory\(|pin_memory\s*=\s*True|cudaHostAlloc"),
         (
             "grpo",
-            r"UnslothGRPOTrainer|grpo_trainer\.py|_get_per_token_logps|grpo_accumulated_loss|_prepare_inputs.*completion",
+            r"UnslothGRPOTrainer|grpo_trainer\.py|_get_per_token_logps|grpo_(?:accumulated|compute)_loss|rl_replacements\.py|_prepare_inputs.*completion",
         ),
         (
             "unknown",
@@ -37,7 +37,7 @@ FRAMES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("profile", r"\bin (?:determine_num_available_blocks|determine_available_memory|profile_run|_dummy_run)\b"),
         (
             "blocks",
-            r"\bin (?:_allocate_kv_cache|initialize_cache|initialize_kv_cache|_init_cache_engine|_initialize_kv_caches)\b",
+            r"\bin (?:_allocate_kv_cache(?:_tensors)?|initialize_cache|initialize_kv_cache(?:_tensors)?|_init_cache_engine|_initialize_kv_caches)\b",
         ),
         ("adapters", r"\bin (?:get_peft_model|_create_and_replace|inject_adapter)\b|peft/tuners/"),
         (

@@ -75,8 +75,10 @@ FORMATS: tuple[LineFormat, ...] = (
           rf"Unsloth (\d[\w.+]*) patched {DIGITS} layers with {DIGITS} QKV layers, {DIGITS} O layers and {DIGITS} MLP layers",
           text("unsloth"), exact("patched_layers"), exact("patched_qkv"), exact("patched_o"),
           exact("patched_mlp")),
-    repeated("trainer", "unsloth/models/llama.py and its trainer's banner: `Num GPUs = 1 | Num examples = 7,473`", Stage.TRAINING,
-               "Num examples = ", r"Num examples = [\d,]+ \| Num Epochs = "),
+    repeated("trainer", "unsloth/models/llama.py and its trainer's banner: `Num GPUs = 1 | Num examples = 7,473`; transformers' own has a line for each",
+               Stage.TRAINING, "Num examples = ", r"Num examples = [\d,]+(?: \| Num Epochs = |\s*$)"),
+    repeated("trainer step", "transformers/trainer_callback.py: ProgressCallback.on_log", Stage.TRAINING, "{'loss': ",
+               r"\{'loss': '?-?\d[^{}\n]{0,4000}'epoch': "),
     # The tokens in this line are those of its KV estimate; vLLM gets the same length as before (vllm_utils.py:1007-1009).
     LineFormat("retry", "vllm_utils.py:1010-1013", Stage.PLAN, "Retrying vLLM",
                re.compile(rf"Retrying vLLM to process {DIGITS} sequences and \d+ tokens in tandem", re.ASCII),
