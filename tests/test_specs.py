@@ -113,6 +113,8 @@ def test_all_problems_of_a_profile_are_reported_at_once(tmp_path: Path):
         ({"max_seq_length": "long"}, "max_seq_length"),
         ({"adapters.bias": "all"}, "adapters.bias"),
         ({"adapters.modules_to_save": ["lm_head"]}, "adapters.modules_to_save"),
+        ({"adapters.r.x": 8}, "adapters.r.x: unknown key"),
+        ({"max_seq_length.x": 8}, "max_seq_length.x: unknown key"),
     ],
 )
 def test_impossible_values_are_refused(override: dict[str, Any], words: str):

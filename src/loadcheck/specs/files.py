@@ -98,15 +98,17 @@ def changed(spec: SpecT, changes: Mapping[str, Any], where: str | None = None) -
 
 
 def set_at(data: dict[str, Any], key: str, value: Any) -> None:
-    """Set the value at a dotted key of nested tables; tables that are missing or None are created."""
-    *tables, last = key.split(".")
-    for table in tables:
-        if data.get(table) is None:
-            data[table] = {}
-        data = data[table]
-        if not isinstance(data, dict):
-            return  # not a table: validation will report it
-    data[last] = msgspec.to_builtins(value)
+    """Set the value at a dotted key of nested tables; tables that are missing or None are created.
+
+    A key within a value that is no table stays whole, so that validation reports it as unknown.
+    """
+    name, _, rest = key.partition(".")
+    if rest and data.get(name) is None:
+        data[name] = {}
+    if rest and isinstance(data[name], dict):
+        set_at(data[name], rest, value)
+    else:
+        data[key] = msgspec.to_builtins(value)
 
 
 def value_at(spec: Spec, key: str) -> Any:
