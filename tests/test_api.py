@@ -1,12 +1,21 @@
 """loadcheck as a library."""
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from loadcheck import api, cli
+from loadcheck.units import GIB
 from tests.conftest import RUNS
+
+T4_LOG = RUNS / "t4_llama31-8b_reference.txt"
+
+
+def _card(total: int = 15 * GIB, free: int = 14 * GIB, capability: float = 7.5) -> api.Card:
+    return api.Card(name="mine", compute_capability=capability, total_bytes=total, free_bytes=free)
 
 
 def test_predict_equals_the_command(capsys: pytest.CaptureFixture[str]):
@@ -53,16 +62,62 @@ def test_compare_returns_what_moved():
         (api.REFERENCE, "T4", {"max_seq_length": -1}, "max_seq_length"),
         (api.REFERENCE, "T4", {"no_such_key": 1}, "no_such_key"),
         ("smollm2-135m-cpu", "T4", {}, "without vLLM"),
+        (api.REFERENCE, _card(total=0, free=0), {}, "0 bytes are less than any card has"),
+        (api.REFERENCE, _card(total=15 * GIB, free=16 * GIB), {}, "is more than the card's"),
+        (api.REFERENCE, _card(capability=float("nan")), {}, "'nan' is not one"),
     ],
 )
-def test_bad_input_is_named(profile: str, gpu: str, settings: dict[str, object], named: str):
-    """BadInput names the wrong name or key."""
-    with pytest.raises(api.BadInput, match=named):
+def test_bad_input_is_named(profile: str, gpu: str | api.Card, settings: dict[str, object], named: str):
+    """BadInput names the wrong name or key, or what is wrong with a card."""
+    with pytest.raises(api.BadInput, match=re.escape(named)):
         api.predict(profile, gpu=gpu, settings=settings)
 
 
+def test_a_goal_and_the_ram_are_checked():
+    """An unknown goal, which only a type checker would see, and a negative amount of RAM are BadInput."""
+    with pytest.raises(api.BadInput, match="there is no goal 'speed'; known: concurrency, length, training"):
+        api.fit(gpu="T4", goal="speed")  # type: ignore[arg-type]
+    with pytest.raises(api.BadInput, match="ram_available_bytes: -1 is not a number of bytes"):
+        api.predict(gpu="T4", ram_available_bytes=-1)
+
+
+@pytest.mark.parametrize(
+    ("command", "make"),
+    [
+        (["predict", "--gpu", "T4", "--ram-available-bytes", "12GiB"], lambda: api.predict(gpu="T4", ram_available_bytes=12 * GIB)),
+        (["check", str(T4_LOG)], lambda: api.judge(T4_LOG)),
+        (["parse", str(T4_LOG)], lambda: api.parse_log(T4_LOG)),
+    ],
+    ids=lambda each: each[0] if isinstance(each, list) else "",
+)  # fmt: skip
+def test_to_json_is_the_commands_document(
+    command: list[str],
+    make: Callable[[], api.Prediction | api.Verdict | api.ParsedLog],
+    capsys: pytest.CaptureFixture[str],
+):
+    """to_json() is a part of what the command prints with --json; only the keys that docs/library.md names are added."""
+    cli.run([*command, "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    mine = json.loads(json.dumps(make().to_json()))
+    assert {key: printed[key] for key in mine} == mine
+    assert printed.keys() - mine.keys() <= {"schema", "profile", "run", "model", "settings", "gpu"}
+
+
+def test_to_json_of_fit_and_compare(capsys: pytest.CaptureFixture[str]):
+    """A Fit is what `fit --json` prints without each proposal's command; a Comparison is one of the command's `comparisons`."""
+    cli.run(["fit", "--gpu", "T4", "--ram-available-bytes", "12GiB", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    for proposal in printed["proposals"]:
+        del proposal["command"]
+    mine = json.loads(json.dumps(api.fit(gpu="T4", ram_available_bytes=12 * GIB).to_json()))
+    assert {key: printed[key] for key in mine} == mine
+    a, b = RUNS / "h200" / "reference", RUNS / "h200" / "reference-train3"
+    cli.run(["compare", str(a), str(b), "--json"])
+    assert json.loads(capsys.readouterr().out)["comparisons"] == [json.loads(json.dumps(api.compare(a, b).to_json()))]
+
+
 def test_all_is_complete():
-    """Each name in __all__ exists and is documented."""
+    """Each name in __all__ exists, and each that can have a docstring has one."""
     for name in api.__all__:
         assert getattr(api, name) is not None
-        assert name == "REFERENCE" or getattr(api, name).__doc__
+        assert name in ("REFERENCE", "Goal") or getattr(api, name).__doc__

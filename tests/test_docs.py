@@ -3,9 +3,11 @@
 import re
 import runpy
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
+from loadcheck import api
 from loadcheck.cli.app import COMMANDS
 from tests.conftest import ROOT
 
@@ -145,6 +147,17 @@ def test_the_library_page_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     verdict, weights, moved = capsys.readouterr().out.splitlines()[-3:]
     assert (verdict, weights) == ("pass []", "5748921100")
     assert moved.startswith("peak_device_gib ") and "training.steps 0 → 3" in moved
+
+
+def test_the_library_page_names_what_exists():
+    """Each function of docs/library.md returns the type that its row names, and that type has the attributes of the row."""
+    text = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| .* \| `(\w+)`: (.*) \|$", text, re.MULTILINE)
+    assert len(rows) == 5
+    for function, returned, attributes in rows:
+        assert get_type_hints(getattr(api, function))["return"] is getattr(api, returned)
+        for name in re.findall(r"`(\w+)", attributes):
+            assert name in dir(getattr(api, returned)) or name in getattr(api, returned).__annotations__
 
 
 def test_the_card_example_says_what_fits(capsys: pytest.CaptureFixture[str]):

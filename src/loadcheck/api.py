@@ -23,13 +23,13 @@ from loadcheck.checking import gather
 from loadcheck.comparing import Comparison, read_subject
 from loadcheck.comparing import compare as _compare
 from loadcheck.device import ram_available_bytes as present_ram_bytes
-from loadcheck.errors import BadInput, LoadcheckError, Problem
+from loadcheck.errors import BadInput, LoadcheckError, Problem, suggestion
 from loadcheck.figures import Figures
 from loadcheck.logs import ParsedLog
 from loadcheck.logs.text import rereadable
 from loadcheck.predict import Card, Case, Prediction
-from loadcheck.predict.card import card_from_table
-from loadcheck.predict.fit import Fit, Goal
+from loadcheck.predict.card import card_from_table, described_problems
+from loadcheck.predict.fit import GOALS, Fit, Goal
 from loadcheck.predict.fit import fit as _fit
 from loadcheck.specs.profile import load_profile
 from loadcheck.specs.trouble import failure_words
@@ -40,7 +40,7 @@ from loadcheck.verdict import Verdict
 from loadcheck.verdict import judge as _judge
 
 __all__ = [
-    "REFERENCE", "BadInput", "Card", "Comparison", "Figures", "Fit", "LoadcheckError", "ParsedLog", "Prediction", "Problem", "Verdict",
+    "REFERENCE", "BadInput", "Card", "Comparison", "Figures", "Fit", "Goal", "LoadcheckError", "ParsedLog", "Prediction", "Problem", "Settings", "Verdict",
     "compare", "fit", "judge", "parse_log", "predict",
 ]  # fmt: skip
 
@@ -70,7 +70,8 @@ def predict(
         The prediction; `figures` are in bytes, `to_json()` is what `loadcheck predict --json` prints of it.
 
     Raises:
-        BadInput: an unknown name, a setting that is wrong, or a profile that loads without vLLM, whose memory depends on no card.
+        BadInput: an unknown name, a setting that is wrong, a Card that cannot be, or a profile that loads without vLLM, whose memory depends
+            on no card.
     """
     return _predict(_case(profile, settings, gpu, ram_available_bytes))
 
@@ -90,8 +91,10 @@ def fit(
         settings: keys of the profile to change; they are kept, the others are searched. The rest as for `predict`.
 
     Raises:
-        BadInput: as `predict`.
+        BadInput: as `predict`, and an unknown goal.
     """
+    if goal not in GOALS:
+        raise BadInput(Problem("goal", f"there is no goal {goal!r}", suggestion(str(goal), GOALS)))
     case = _case(profile, settings, gpu, ram_available_bytes)
     return _fit(stack_of(case.profile), case, goal, frozenset(settings or {}))
 
@@ -144,5 +147,16 @@ def _case(name: str, settings: Settings | None, gpu: str | Card, ram_available_b
         raise BadInput(
             Problem(f"profile {profile.name}", what, "use a profile with engine = 'gpu' and fast_inference = true")
         )
-    card = gpu if isinstance(gpu, Card) else card_from_table(gpu)
-    return case_of(profile, card, present_ram_bytes() if ram_available_bytes is None else ram_available_bytes)
+    card = _possible(gpu) if isinstance(gpu, Card) else card_from_table(gpu)
+    ram_bytes = present_ram_bytes() if ram_available_bytes is None else ram_available_bytes
+    if ram_bytes < 0:
+        raise BadInput(Problem("ram_available_bytes", f"{ram_bytes} is not a number of bytes", "give bytes"))
+    return case_of(profile, card, ram_bytes)
+
+
+def _possible(card: Card) -> Card:
+    """The card; BadInput if its numbers cannot be those of a card."""
+    problems = described_problems(card.total_bytes, card.free_bytes, f"{card.compute_capability:.1f}")
+    if problems:
+        raise BadInput(problems)
+    return card

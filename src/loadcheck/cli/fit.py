@@ -56,7 +56,7 @@ def command(
     found = find_fit(stack_of(base), case, goal, given)
     load_by = partial(load_command, base=load_profile(name), name=name)
     if as_json:
-        print_json({**case_json(case, searched(goal, given)), **found.to_json(base, load_by)})
+        print_json({**case_json(case, searched(goal, given)), **found.to_json(load_by)})
     else:
         out = console()
         show_case(out, case, searched(goal, given))

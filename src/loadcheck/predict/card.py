@@ -133,7 +133,7 @@ def described_card(
     refused = None if entry is None else entry.refused or why_refused(float(entry.compute_capability))
     if refused and (total is None or free_bytes is None):
         raise BadInput(Problem(f"env/gpus.toml: {gpu}", refused, ANOTHER_CARD))
-    problems = _described_problems(total, free_bytes, capability)
+    problems = described_problems(total, free_bytes, capability)
     if problems:
         raise BadInput(problems)
     assert total is not None and free_bytes is not None and capability is not None
@@ -143,7 +143,8 @@ def described_card(
     return card if non_torch_bytes is None else replace(card, non_torch_bytes=non_torch_bytes)
 
 
-def _described_problems(total: int | None, free: int | None, capability: str | None) -> list[Problem]:
+def described_problems(total: int | None, free: int | None, capability: str | None) -> list[Problem]:
+    """What is missing or impossible in a card that is described by its numbers."""
     given = {"--gpu-total-bytes": total, "--gpu-free-bytes": free, "--compute-capability": capability}
     problems = [Problem(flag, "unknown for this card", _how_to_know(flag)) for flag in given if given[flag] is None]
     for flag, value, least in (

@@ -40,21 +40,24 @@ class Fit:
     """The answer to "what fits": proposals, best first, the effect of each knob, and close thresholds.
 
     Attributes:
+        base: the profile from which the search started.
         would_fit: what would fit if nothing fits as requested, closest to the request first.
     """
 
     goal: Goal
+    base: Profile
     proposals: tuple[Proposal, ...]
     knobs: tuple[Knob, ...]
     edges: tuple[str, ...]
     would_fit: tuple[str, ...]
 
-    def to_json(self, base: Profile, command: Callable[[Profile], str]) -> dict[str, Any]:
-        """`flags` turn `base` into a proposal; `command` returns the whole command that loads a profile."""
+    def to_json(self, command: Callable[[Profile], str] | None = None) -> dict[str, Any]:
+        """`flags` turn `base` into a proposal; `command`, if given, returns the whole command that loads a profile."""
         return {
             "goal": self.goal,
             "proposals": [
-                {**_proposal_json(proposal, base), "command": command(proposal.profile)} for proposal in self.proposals
+                _proposal_json(each, self.base) | ({} if command is None else {"command": command(each.profile)})
+                for each in self.proposals
             ],
             "knobs": [
                 {
@@ -104,6 +107,7 @@ def fit(stack: Stack, case: Case, goal: Goal = "length", given: frozenset[str] =
     predictions = [search.predict(profile), *(proposal.prediction for proposal in proposals)]
     return Fit(
         goal=goal,
+        base=profile,
         proposals=tuple(_distinct(proposals)),
         knobs=tuple(_knobs(search, proposals[0].profile)) if proposals else (),
         edges=tuple(dict.fromkeys(edge for each in predictions for edge in each.edges)),
