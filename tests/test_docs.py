@@ -1,7 +1,11 @@
 """The documents: links and anchors lead somewhere, commands and files exist, the library page's code runs, translations match."""
 
+import json
+import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_type_hints
 
@@ -9,6 +13,8 @@ import pytest
 
 from loadcheck import api
 from loadcheck.cli.app import COMMANDS
+from loadcheck.specs.files import differences, validate
+from loadcheck.specs.profile import Profile, load_profile
 from tests.conftest import ROOT
 
 DOCUMENTS = sorted(path for pattern in ("*.md", "docs/*.md", "examples/*.md") for path in ROOT.glob(pattern))
@@ -158,6 +164,39 @@ def test_the_library_page_names_what_exists():
         assert get_type_hints(getattr(api, function))["return"] is getattr(api, returned)
         for name in re.findall(r"`(\w+)", attributes):
             assert name in dir(getattr(api, returned)) or name in getattr(api, returned).__annotations__
+
+
+@pytest.mark.parametrize("name", ["gate.yml", "gitlab-gate.yml"])
+def test_a_gate_compares_with_a_run_of_its_own_settings(name: str):
+    """The baseline of each example gate is a run of the profile that the gate loads, with the settings that it loads with; only its weights may differ."""
+    text = (ROOT / "examples" / name).read_text(encoding="utf-8")
+    (words,) = re.findall(r'loadcheck"? load (--run-dir .*)|LOADCHECK" load (--run-dir .*)', text, re.IGNORECASE)
+    flags = set(re.findall(r" --([\w-]+)", " " + "".join(words)))
+    assert flags <= {"run-dir", "junit", "annotations"}  # none of them changes the load
+    (baseline,) = re.findall(r"baseline: ([\w/.-]+)", text, re.IGNORECASE)
+    recorded = validate(Profile, json.loads((ROOT / baseline / "run.json").read_bytes())["profile"], baseline)
+    assert differences(recorded, load_profile(api.REFERENCE)).keys() <= {"weights"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["tests/runs/t4_llama31-8b_reference.txt"], 0),
+        (["tests/runs/h200/short-of-estimate"], 1),
+        (["README.md"], 2),
+        ([], 2),
+    ],
+)
+def test_the_log_example_exits_as_it_says(arguments: list[str], code: int, tmp_path: Path):
+    """examples/judge_log.sh exits with 0 for a log in range, with 1 for one that is not, and with 2 without a load log."""
+    command = tmp_path / "loadcheck"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m loadcheck "$@"\n')
+    command.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "examples/judge_log.sh", *arguments],
+        cwd=ROOT, env={**os.environ, "LOADCHECK": str(command)}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == code
 
 
 def test_the_card_example_says_what_fits(capsys: pytest.CaptureFixture[str]):
