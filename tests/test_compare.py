@@ -93,6 +93,18 @@ def test_a_rank_is_explained_by_the_slots_to_the_byte(capsys: pytest.CaptureFixt
     assert found.unexplained == () and slots.rest == 0
 
 
+def test_ram_is_told_by_the_swap_space_that_it_gives(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """A prediction states its swap space and not the RAM behind it, so a change of RAM is named by the swap space, to the byte."""
+    for ram in ("12GiB", "60GiB"):
+        assert cli.run(["predict", "--gpu", "T4", "--ram-available-bytes", ram, "--json"]) == 0
+        (tmp_path / f"{ram}.json").write_text(capsys.readouterr().out)
+    found = compare(read_subject(tmp_path / "12GiB.json"), read_subject(tmp_path / "60GiB.json"))
+    change = "RAM available, enough for 2.00 GiB → 6.00 GiB of swap space"
+    parts = {each.spec.name: [(part.change, part.amount) for part in each.parts] for each in found.moved}
+    assert parts == {"swap_gib": [(change, 4 * GIB)], "num_cpu_blocks": [(change, 2048)]}
+    assert not found.unexplained
+
+
 def test_a_run_is_compared_with_its_prediction(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     """A run equals the prediction for its own card and settings, within the bands."""
     machine = json.loads((REFERENCE / "run.json").read_text())["machine"]

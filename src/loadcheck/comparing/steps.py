@@ -140,6 +140,10 @@ def _shown(value: object) -> str:
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def _swap(case: Case) -> str:
+    return show_bytes(predict(case).figures.swap_bytes or 0)
+
+
 def _machine(a: Case, b: Case) -> Iterator[Turn]:
     """The card with as much in use as before, then the memory in use, the RAM, and last what vLLM measured on the card."""
     mine, other = a.gpu, b.gpu
@@ -152,6 +156,7 @@ def _machine(a: Case, b: Case) -> Iterator[Turn]:
         change = f"in use before the load {show_bytes(used)} → {show_bytes(used_there)}"
         yield change, lambda case: replace(case, card=replace(other, non_torch_bytes=own))
     if a.ram_available_bytes != b.ram_available_bytes:
-        ram = f"{show_bytes(a.ram_available_bytes or 0)} → {show_bytes(b.ram_available_bytes or 0)}"
-        yield f"RAM available {ram}", lambda case: replace(case, ram_available_bytes=b.ram_available_bytes)
+        # by the swap space, as logs and predictions state no RAM: theirs is only an amount that gives their swap space
+        change = f"RAM available, enough for {_swap(a)} → {_swap(b)} of swap space"
+        yield change, lambda case: replace(case, ram_available_bytes=b.ram_available_bytes)
     yield NON_TORCH, lambda case: replace(case, card=other)
