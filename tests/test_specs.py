@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from loadcheck.errors import BadInput
-from loadcheck.predict.card import described_card
+from loadcheck.predict.card import card_from_table, described_card
 from loadcheck.specs.expected import Expected, Range, load_expected
 from loadcheck.specs.files import env_dir, load, validate
-from loadcheck.specs.gpu import find_gpu, gpu_named, known_bytes, load_gpus
+from loadcheck.specs.gpu import capability_of, find_gpu, gpu_named, known_bytes, load_gpus
 from loadcheck.specs.hf_config import config_from_hf
 from loadcheck.specs.model import find_model, is_dynamic, load_models, resolve_model
 from loadcheck.specs.profile import Profile, load_profile, load_profiles, profile_toml
@@ -293,6 +293,37 @@ def test_a_card_is_found_by_its_memory_size(name: str, key: str, gib: float):
     found, gpu = gpu_named(name)
     total = known_bytes(gpu.total_bytes)
     assert found == key and total is not None and to_gib(total) == pytest.approx(gib, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("Tesla-T4", "T4"), ("nvidia-tesla-t4", "T4"), ("nvidia-l4", "L4"), ("NVIDIA-A10G", "A10G"), ("NVIDIA-GeForce-RTX-4090", "RTX4090"),
+     ("NVIDIA-H100-80GB-HBM3", "H100"), ("H100-80GB-HBM3", "H100"), ("nvidia-h100-80gb", "H100"), ("NVIDIA_A100_80GB", "A100-80GB"),
+     ("GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5f1b8a3e)", "A100-40GB"), ("T4:1", "T4"), ("A100-80GB:1", "A100-80GB")],
+)  # fmt: skip
+def test_a_card_is_found_by_its_label(name: str, key: str):
+    """Labels of Kubernetes and GKE, a line of `nvidia-smi -L` and SkyPilot's count of one name the same cards as CUDA does."""
+    assert gpu_named(name)[0] == key
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["NVIDIA-GeForce-RTX-4090-Laptop-GPU", "NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", "NVIDIA A10-24Q", "T4:2", "2xT4"],
+)
+def test_a_label_of_another_card_is_not_that_card(name: str):
+    """A laptop's card, a slice, a share of a card and two cards are not the card itself."""
+    with pytest.raises(BadInput):
+        card_from_table(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "capability"),
+    [("NVIDIA A10-24Q", "8.6"), ("GRID T4-16Q", "7.5"), ("GRID A100D-80C", "8.0"), ("GRID V100D-32C", "7.0"), ("NVIDIA L40S-48Q", "8.9"),
+     ("NVIDIA H100L-94C", "9.0"), ("GRID A100D-4-20C", "8.0")],
+)  # fmt: skip
+def test_a_share_of_a_card_has_its_capability(name: str, capability: str):
+    """A virtual machine's share of a card (vGPU) has the card's compute capability."""
+    assert capability_of(name) == capability
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ class Fact(Spec, frozen=True, kw_only=True):
 
 Unknown = Literal["unknown"]
 
-_BRANDS = ("nvidia", "geforce", "tesla")
+_BRANDS = ("nvidia", "geforce", "tesla", "grid")
 """Words that may precede a card's name: one driver reports "Tesla V100-SXM2-16GB", another "NVIDIA Tesla …", and people type neither."""
 
 
@@ -83,7 +83,7 @@ def load_gpus() -> dict[str, Gpu]:
 
 def capability_of(device_name: str) -> str | None:
     """The compute capability of a card by the family of its name; None for an unknown family."""
-    part = _SLICE.fullmatch(device_name)
+    part = _SLICE.fullmatch(device_name) or _SHARED.fullmatch(device_name)
     name = _without_brand(part["card"] if part else device_name)
     families = _load().capabilities.items()
     return next((found for pattern, found in families if re.fullmatch(pattern, name, re.IGNORECASE)), None)
@@ -125,6 +125,8 @@ def find_gpu(device_name: str) -> str | None:
 
 
 _SLICE = re.compile(r"(?P<card>.+?) MIG (?P<slices>\d)g\.(?P<gb>\d{1,3})gb\b.*", re.IGNORECASE)
+_SHARED = re.compile(r"(?P<card>.+?)[DXL]?-\d{1,3}(?:-\d{1,2})?[QCAB]", re.ASCII)
+"""A share of a card in a virtual machine (NVIDIA vGPU): "NVIDIA A10-24Q", "GRID A100D-80C"."""
 SLICE_SHARE = (0.8, 1.02)
 """GiB of a MIG slice, as a share of the GB in its name: 4.75 of 5, 19.5 of 20, 16.0 of 18 (NVIDIA's MIG user guide, supported
 profiles; a slice of an H200 has the smallest share)."""
@@ -171,7 +173,9 @@ def _around(total_bytes: float) -> tuple[float, float]:
 def gpu_key(name: str) -> str | None:
     """The key in env/gpus.toml of a card, given by that key (in any spelling) or by its device name; None for an unknown card."""
     by_key = {_typed(key): key for key in load_gpus()}
-    return by_key.get(_typed(_without_brand(name))) or find_gpu(name)
+    by_name = {_typed(_without_brand(each)): key for key, gpu in load_gpus().items() for each in gpu.names}
+    wanted = _typed(_without_brand(name))
+    return by_key.get(wanted) or by_name.get(wanted)
 
 
 def gpu_named(name: str) -> tuple[str, Gpu]:
@@ -180,6 +184,7 @@ def gpu_named(name: str) -> tuple[str, Gpu]:
     For a card of another memory size, a MIG slice, and a card of which only the family is known, memory is "unknown"; the user can give it.
     """
     table = load_gpus()
+    name = _unlabelled(name)
     key = gpu_key(name)
     if key is not None:
         return key, table[key]
@@ -228,7 +233,7 @@ def _slice_of(name: str) -> tuple[str, Gpu] | None:
 
 def _of_family(name: str) -> tuple[str, Gpu] | None:
     """A card that nobody measured, by the family of its device name. A bare family (A100) is ambiguous, so it gives None."""
-    capability = capability_of(name)
+    capability = capability_of(name) or capability_of(re.sub(r"[-_]", " ", name))
     if capability is None or _relatives(name):
         return None
     return name, Gpu(names=(name,), compute_capability=capability)
@@ -239,11 +244,20 @@ def _capability_of_any(card: str) -> str | None:
     return load_gpus()[keys[0]].compute_capability if keys else capability_of(card)
 
 
+_BRAND = re.compile(rf"^(?:(?:{'|'.join(_BRANDS)})[\s_-]+(?=\S))+")
+
+
 def _without_brand(name: str) -> str:
-    words = name.lower().split()
-    while len(words) > 1 and words[0] in _BRANDS:
-        del words[0]
-    return " ".join(words)
+    return _BRAND.sub("", " ".join(name.lower().split()), count=1)
+
+
+_LISTED = re.compile(r"(?:GPU \d+: (?P<listed>.+?) \(UUID: \S+\)|(?P<counted>.+):1)", re.IGNORECASE)
+
+
+def _unlabelled(name: str) -> str:
+    """The name in a line of `nvidia-smi -L`, or in a count of one card ("T4:1"), as SkyPilot writes it."""
+    match = _LISTED.fullmatch(name.strip())
+    return name if match is None else match["listed"] or match["counted"]
 
 
 def _typed(name: str) -> str:
