@@ -443,6 +443,13 @@ def test_the_name_of_a_local_directory_must_match_its_config(
     assert bool(found) is bool(says)
 
 
+def test_an_adapter_beside_a_local_model_is_a_problem(tmp_path: Path):
+    """unsloth cannot tell whether a directory with both config files is a model or an adapter."""
+    plan = _local_plan(tmp_path / "tiny-bnb-4bit", True)
+    (tmp_path / "tiny-bnb-4bit" / "adapter_config.json").write_text("{}")
+    assert any("adapter_config.json lies beside" in finding.what for finding in _problems(_examine(plan)))
+
+
 def test_a_machine_that_cannot_load_exits_3():
     """If the machine lacks something the exit code is 3, whatever else must be fixed."""
     assert _examine(gpu=None, compiler=None).exit_code == EXIT_MACHINE

@@ -126,6 +126,22 @@ def test_every_wrong_key_is_named_at_once():
     ]
 
 
+def test_an_architecture_that_is_not_modelled_is_the_only_problem():
+    """Other architectures have other keys, such as gemma3's text_config: nobody is asked to add llama's to them."""
+    with pytest.raises(BadInput) as caught:
+        config_from_hf({"model_type": "gemma3", "text_config": COMPLETE}, "config.json")
+    assert [problem.key for problem in caught.value.problems] == ["model_type"]
+
+
+def test_an_older_key_of_a_quantization_is_read():
+    """vLLM also reads compression_config: the checkpoint is quantized, not in 16 bits."""
+    with pytest.raises(BadInput, match="'compressed-tensors' is not modelled"):
+        config_from_hf(
+            {**COMPLETE, "quantization_config": None, "compression_config": {"format": "float-quantized"}},
+            "config.json",
+        )
+
+
 def test_an_infinite_rope_scaling_names_the_factor():
     """The error names the file's key, not the one computed from it."""
     with pytest.raises(BadInput) as caught:

@@ -240,3 +240,84 @@ def test_the_list_gives_the_weights_of_both_loads(capsys: pytest.CaptureFixture[
     listed = {each["name"]: each for each in json.loads(capsys.readouterr().out)["models"]}
     smollm2 = listed["smollm2-135m-instruct"]
     assert (smollm2["weights_4bit_gib"], smollm2["weights_4bit_cpu_gib"]) == (0.1057, 0.1040)
+
+
+def _folder(path: Path, quantized: bool, *files: str) -> str:
+    path.mkdir()
+    (path / "config.json").write_text(
+        json.dumps({**SMALL, **({"quantization_config": QUANTIZED} if quantized else {})})
+    )
+    for name in files:
+        (path / name).write_text("{}")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "quantized", "flags", "says"),
+    [
+        ("tiny-bnb-4bit", True, (), None),
+        ("tiny", False, (), None),  # in 16 bits, as a note says
+        ("tiny", True, (), "weight.absmax"),
+        ("tiny-bnb-4bit", False, (), "cannot access local variable 'compute_dtype'"),
+        ("tiny-bnb-4bit", False, ("--load-in-16bit",), None),
+        ("tiny", True, ("--loader", "vllm"), None),
+    ],
+)
+def test_the_name_of_a_directory_must_match_its_quantization(
+    name: str,
+    quantized: bool,
+    flags: tuple[str, ...],
+    says: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    """With vLLM, unsloth goes by the end of a directory's name: where config.json disagrees, predict says what the engine would."""
+    folder = _folder(tmp_path / name, quantized)
+    assert cli.run(["predict", "--gpu", "H100", "--model", folder, *flags]) == (0 if says is None else 1)
+    assert says is None or says in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_adapter_beside_the_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """unsloth cannot tell whether a directory with both config files is a model or an adapter."""
+    folder = _folder(tmp_path / "tiny-bnb-4bit", True, "adapter_config.json")
+    assert cli.run(["predict", "--gpu", "H100", "--model", folder]) == 1
+    assert "Unsloth: Your repo has a LoRA adapter and a base model." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (
+            {"adapter_config.json": '{"base_model_name_or_path": "meta-llama/Llama-3.1-8B"}'},
+            "trained on: 'meta-llama/Llama-3.1-8B'",
+        ),
+        ({"model-Q4_K_M.gguf": "GGUF"}, "holds a GGUF model"),
+        ({}, "cannot be read"),
+    ],
+)
+def test_a_directory_without_a_model_says_what_it_holds(
+    files: dict[str, str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """A directory of adapters or of a GGUF file is bad input that names what to give instead."""
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert cli.run(["predict", "--gpu", "H100", "--model", str(tmp_path)]) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x/Llama-3.1-8B-Instruct-GGUF", "x/Llama-3.1-8B-Instruct-AWQ-INT4", "x/Llama-3.1-8B-Instruct-FP8", "a_gptq_4bit"],
+)
+def test_a_name_of_another_form_is_not_taken_for_a_misspelt_one(name: str, capsys: pytest.CaptureFixture[str]):
+    """A repository that is named for another quantization or format is told so, and no other model is suggested."""
+    assert cli.run(["predict", "--gpu", "H100", "--model", name]) == 2
+    message = capsys.readouterr().err
+    assert "by its name, which is not modelled" in message and "did you mean" not in message
+
+
+def test_the_known_name_of_another_owner_gets_a_note(capsys: pytest.CaptureFixture[str]):
+    """A repository of an unknown owner is predicted as the known model that it is named for, and a note says so."""
+    for owner, noted in (("someone", True), ("unsloth", False), ("meta-llama", False)):
+        assert cli.run(["predict", "--gpu", "H100", "--model", f"{owner}/llama-3.1-8b-instruct"]) == 0
+        assert ("nobody compared the two" in " ".join(capsys.readouterr().out.split())) is noted

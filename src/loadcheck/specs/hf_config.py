@@ -94,17 +94,12 @@ def config_from_hf(hf: Mapping[str, Any], where: str) -> ModelConfig:
     BadInput lists every missing key and every value of a wrong type at once, and names an architecture, a quantization or a rope
     scaling that is not modelled. Keys that no figure depends on are ignored.
     """
-    problems = [Problem(where, "missing", "add it", key) for key in NEEDED_KEYS if hf.get(key) is None]
     model_type = hf.get("model_type")
-    if isinstance(model_type, str) and model_type not in ARCHITECTURES:
-        problems.append(
-            Problem(
-                where,
-                f"the architecture {shown(model_type)} is not modelled",
-                f"{NOT_PREDICTED.get(model_type, NOT_LOADED)}; modelled: {', '.join(ARCHITECTURES)}",
-                "model_type",
-            )
-        )
+    if isinstance(model_type, str) and model_type not in ARCHITECTURES:  # other architectures have other keys
+        what = f"the architecture {shown(model_type)} is not modelled"
+        remedy = f"{NOT_PREDICTED.get(model_type, NOT_LOADED)}; modelled: {', '.join(ARCHITECTURES)}"
+        raise BadInput(Problem(where, what, remedy, "model_type"))
+    problems = [Problem(where, "missing", "add it", key) for key in NEEDED_KEYS if hf.get(key) is None]
     try:
         config = validate(_HfConfig, _read_keys(hf), where)
     except BadInput as error:
@@ -131,6 +126,8 @@ def _read_keys(hf: Mapping[str, Any]) -> dict[str, Any]:
             data[key] = {name: inner[name] for name in table.__struct_fields__ if name in inner}
     if hf.get("quantization_config") == {}:
         data["quantization_config"] = None
+    if data.get("quantization_config") is None and isinstance(hf.get("compression_config"), dict):
+        data["quantization_config"] = {"quant_method": "compressed-tensors"}  # vllm/config.py, _parse_quant_hf_config
     return data
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import msgspec
 
 from loadcheck.errors import BadInput, Problem, suggestion
 from loadcheck.specs.architecture import ARCHITECTURES, family_not_loaded
-from loadcheck.specs.files import Spec, changed, env_dir, load
+from loadcheck.specs.files import Spec, changed, env_dir, load, shown
 from loadcheck.specs.hf_config import config_from_hf, read_config
 from loadcheck.specs.shape import ModelConfig, Quantization
 
@@ -84,6 +85,7 @@ def find_model(name: str) -> Model | None:
     return None
 
 
+ADAPTER_CONFIG = "adapter_config.json"
 DYNAMIC_SUFFIX = "-unsloth-bnb-4bit"
 UNSLOTH = "unsloth"
 """The owner of the checkpoints to which unsloth/models/mapper.py maps every other name."""
@@ -113,6 +115,8 @@ def resolve_model(name: str, load_in_4bit: bool) -> tuple[str, ModelConfig]:
     path = Path(name)
     if is_local(name):
         file = path / "config.json" if path.is_dir() else path
+        if path.is_dir() and not os.path.lexists(file):
+            raise BadInput(_no_model_in(path))
         title = file.parent.resolve().name if file.name == "config.json" else file.stem
         return title, config_from_hf(read_config(file), str(file))
     if (model := find_model(name)) is None:
@@ -126,9 +130,35 @@ def resolve_model(name: str, load_in_4bit: bool) -> tuple[str, ModelConfig]:
     return f"{model.name}{DYNAMIC_SUFFIX}", changed(config, {"kept_modules": model.dynamic})
 
 
+def _no_model_in(folder: Path) -> Problem:
+    """What a directory without a config.json holds instead, and what to give."""
+    if (folder / ADAPTER_CONFIG).is_file():
+        base = read_config(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+        return Problem(
+            str(folder),
+            "holds adapters, and no model",
+            f"give the model that they were trained on: {shown(base)}"
+            if base
+            else "give the model that they were trained on",
+        )
+    if any(folder.glob("*.gguf")):
+        return Problem(
+            str(folder),
+            "holds a GGUF model, which this stack does not load",
+            "give the checkpoint that it was converted from",
+        )
+    return Problem(str(folder / "config.json"), "cannot be read (No such file or directory)", "check the path")
+
+
 def is_local(name: str) -> bool:
     """Whether the name is a directory or a JSON file rather than a model."""
     return name.endswith(".json") or os.path.isdir(Path(name))  # noqa: PTH112: False for a name that is too long
+
+
+_OTHER_FORM = re.compile(
+    r"(?<![a-z])(?:GGUF|AWQ|GPTQ|FP8|EXL[23]|HQQ|AQLM|EETQ|MLX|ONNX|NVFP4|MXFP4)(?![a-z])", re.IGNORECASE
+)
+"""Quantizations and formats that repositories are named for, and that this stack does not load."""
 
 
 def unknown_model(name: str) -> Problem:
@@ -137,5 +167,8 @@ def unknown_model(name: str) -> Problem:
     if (family := family_not_loaded(name)) is not None:
         what = f"{name!r} is a {family[0]} model by its name, which this stack does not load: {family[1]}"
         return Problem("model", what, f"modelled: {', '.join(ARCHITECTURES)}; see loadcheck list models")
+    if (form := _OTHER_FORM.search(name)) is not None:
+        what = f"{name!r} is stored as {form[0].upper()} by its name, which is not modelled"
+        return Problem("model", what, "modelled: bitsandbytes 4-bit, and 16-bit; see loadcheck list models")
     what = f"{name!r} is not a known model, directory or config.json"
     return Problem("model", what, suggestion(_base_name(name), known))

@@ -10,7 +10,7 @@ from loadcheck.machine.ram import ram_for
 from loadcheck.plan import LoadPlan
 from loadcheck.predict import Case
 from loadcheck.predict.card import card_of
-from loadcheck.specs.model import is_dynamic
+from loadcheck.specs.model import ADAPTER_CONFIG, is_dynamic
 from loadcheck.specs.profile import Profile
 from loadcheck.stacks.unsloth_vllm.names import SUFFIX_4BIT, loaded_for
 from loadcheck.stacks.unsloth_vllm.plan import swap_space_bytes
@@ -127,7 +127,12 @@ def check_model_name(_: Machine, plan: LoadPlan) -> Iterator[Finding]:
         yield ok("model-name", f"{plan.model_name} in {plan.quantization}, from a directory that is named accordingly",
                  f"this unsloth quantizes only models named …{SUFFIX_4BIT}, whatever load_in_4bit says")  # fmt: skip
         return
-    name = Path(profile.model).expanduser().resolve().name
+    folder = Path(profile.model).expanduser().resolve()
+    if (folder / ADAPTER_CONFIG).is_file():
+        yield problem(
+            "model-name", f"{ADAPTER_CONFIG} lies beside the config.json of {folder.name}", "adapter-beside-model"
+        )
+    name = folder.name
     named, quantized = name.lower().endswith(SUFFIX_4BIT), plan.quantization == "nf4"
     if quantized and not named:
         yield problem(

@@ -7,7 +7,15 @@ from functools import cache
 from loadcheck.errors import BadInput
 from loadcheck.predict.stack import Resolved
 from loadcheck.specs.files import Spec, changed, env_dir, load
-from loadcheck.specs.model import DYNAMIC_SUFFIX, find_model, is_dynamic, is_local, resolve_model, unknown_model
+from loadcheck.specs.model import (
+    DYNAMIC_SUFFIX,
+    find_model,
+    is_dynamic,
+    is_local,
+    known_owners,
+    resolve_model,
+    unknown_model,
+)
 from loadcheck.specs.profile import Profile
 from loadcheck.stacks.unsloth_vllm.quantization import is_supported
 
@@ -55,8 +63,18 @@ def resolve(profile: Profile) -> Resolved:
         return Resolved(*resolve_model(name, profile.load_in_4bit))
     loaded = loaded_for(name, profile.load_in_4bit)
     if loaded.lower() == name.lower() or not is_dynamic(loaded):
-        return Resolved(*resolve_model(name, profile.load_in_4bit))
+        return Resolved(*resolve_model(name, profile.load_in_4bit), _owner_note(name))
     return _dynamic(name, loaded)
+
+
+def _owner_note(name: str) -> tuple[str, ...]:
+    """For a hub name of a known model: whether its owner is unknown."""
+    model, owner = find_model(name), name.partition("/")[0]
+    if model is None or owner.lower() in known_owners(model):
+        return ()
+    return (
+        f"{name} is predicted as {model.name}, whose name it has: nobody compared the two, so its shape and weights may differ",
+    )
 
 
 def _local(profile: Profile) -> Resolved:

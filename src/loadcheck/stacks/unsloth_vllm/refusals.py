@@ -12,11 +12,14 @@ kernels, which mask sizes that are not multiples of their blocks (vllm/lora/ops/
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from loadcheck.predict.account import Obstacle
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
 from loadcheck.specs.files import shown
+from loadcheck.specs.model import ADAPTER_CONFIG, is_local
+from loadcheck.stacks.unsloth_vllm.names import SUFFIX_4BIT
 from loadcheck.stacks.unsloth_vllm.weights import LORA_EXTRA_VOCAB
 
 FLASH_CAPABILITY = 8.0
@@ -193,7 +196,47 @@ def _packed_weights(case: Case) -> Obstacle | None:
     )
 
 
-SETTING_RULES: tuple[Rule, ...] = (_too_long, _above_derived_length, _float8)
+def _suffix(case: Case) -> Obstacle | None:
+    """unsloth_zoo/vllm_utils.py:549-604, 869: with vLLM, unsloth goes by the end of a directory's name."""
+    folder, quantized = _directory(case), case.config.quantization == "nf4"
+    if (
+        folder is None
+        or folder.name.lower().endswith(SUFFIX_4BIT) is quantized
+        or not (quantized or case.profile.load_in_4bit)
+    ):
+        return None
+    if quantized:
+        return Obstacle(
+            f"{shown(folder.name, '')} is quantized, but its name does not end in {SUFFIX_4BIT}",
+            "KeyError: 'layers.0.mlp.down_proj.weight.absmax'",
+            f"rename the directory so that its name ends in {SUFFIX_4BIT}",
+        )
+    return Obstacle(
+        f"{shown(folder.name, '')} ends in {SUFFIX_4BIT}, but its config.json has no quantization_config",
+        "cannot access local variable 'compute_dtype' where it is not associated with a value",
+        f"rename the directory without {SUFFIX_4BIT}, or quantize the model and save it with its quantization_config",
+    )
+
+
+def _adapter_beside(case: Case) -> Obstacle | None:
+    """unsloth/models/loader.py:144-165."""
+    folder = _directory(case)
+    if folder is None or not (folder / ADAPTER_CONFIG).is_file():
+        return None
+    return Obstacle(
+        f"{ADAPTER_CONFIG} lies beside config.json",
+        "Unsloth: Your repo has a LoRA adapter and a base model.",
+        "move it and the adapter's weights to their own directory",
+    )
+
+
+def _directory(case: Case) -> Path | None:
+    """The directory of a local model; None for a name or a config.json alone."""
+    folder = Path(case.profile.model).expanduser().resolve()
+    return folder if is_local(case.profile.model) and folder.is_dir() else None
+
+
+SETTING_RULES: tuple[Rule, ...] = (_adapter_beside, _suffix, _too_long, _above_derived_length, _float8)
 ENGINE_RULES: tuple[Rule, ...] = (_rope, _window, _head_size, _activation, _untied, _packed_weights)
 """vLLM's own, with or without unsloth."""
 MODEL_RULES: tuple[Rule, ...] = (
