@@ -33,6 +33,7 @@ from loadcheck.logs.events import (
 from loadcheck.plan import LoadPlan, plan_from_json
 from loadcheck.predict import Card, Case, Prediction, card_from_table
 from loadcheck.specs.profile import Profile
+from loadcheck.specs.versions import load_versions
 from loadcheck.stacks.unsloth_vllm.graphs import capture_sizes
 from loadcheck.stacks.unsloth_vllm.plan import EnginePlan
 from loadcheck.stacks.unsloth_vllm.prediction import plan_of, predict_from_plan
@@ -94,7 +95,7 @@ def _run(step: str, run_dir: Path) -> int:
 def load(plan: LoadPlan, card: Card, ram_bytes: int) -> int:
     """Print a load on this card, and return its exit code."""
     profile, config = plan.profile, plan.config
-    _event(Imported(import_s=1.0))
+    _event(Imported(import_s=1.0, versions={name: pin.version for name, pin in load_versions().pins.items()}))
     _event(Device(gpu_name=card.name, compute_capability=str(card.compute_capability), device_total_bytes=card.total_bytes,
                   device_free_bytes=card.free_bytes, ram_available_bytes=ram_bytes))  # fmt: skip
     _say(BANNER, family=plan.config.model_type.capitalize(),
@@ -177,7 +178,7 @@ def _finish(profile: Profile, prediction: Prediction) -> None:
         _event(
             AnsweredAfterTraining(
                 prompt=profile.generation.prompt, text="Paris.", num_new_tokens=2, expected=None, found=None,
-                token_ids_sha256="b1" * 32,
+                adapter_enabled=profile.adapters is not None, token_ids_sha256="b1" * 32,
             )
         )  # fmt: skip
         _event(SavedAdapter(same_weights=True, num_same_tokens=2, num_new_tokens=2))

@@ -24,6 +24,7 @@ from loadcheck.specs.files import changed
 from loadcheck.specs.model import find_model
 from loadcheck.specs.profile import Profile, load_profile, with_flags
 from loadcheck.specs.settings import engine_arguments
+from loadcheck.specs.versions import load_versions
 from loadcheck.stacks import engine_of, predict, stack_of, stack_of_log
 from loadcheck.stacks.plain_vllm import STACK as PLAIN_VLLM
 from loadcheck.stacks.plain_vllm import engine
@@ -410,7 +411,7 @@ def _run_folder(folder: Path, settings: dict[str, Any]) -> None:
     profile = _profile(model="qwen2.5-7b-instruct", max_seq_length=4096, weights="synthetic", **settings)
     card = card_from_table("A10G")
     events = (
-        WeightsReady(source="synthetic"), Imported(),
+        WeightsReady(source="synthetic"), Imported(versions={name: pin.version for name, pin in load_versions().pins.items()}),
         Device(gpu_name="NVIDIA A10G", compute_capability="8.6", device_total_bytes=card.total_bytes,
                device_free_bytes=card.free_bytes, ram_available_bytes=GIB_OF_RAM),
         Loaded(),

@@ -25,6 +25,7 @@ from loadcheck.logs.events import (
 )
 from loadcheck.specs.profile import Profile
 from loadcheck.verdict.events import check_events
+from loadcheck.verdict.needed import check_needed
 
 
 def check_run(evidence: Evidence) -> Iterator[Finding]:
@@ -64,6 +65,7 @@ def _missing_events(evidence: Evidence) -> Iterator[Finding]:
             why = f"the process ended by itself, but the engine's event `{name_of(kind)}` is not in the log"
             yield Finding(figure=name_of(kind), check=Check.RUN, status=Status.FAIL, why=why,
                           remedy="see the end of load.log for what ended it", where=evidence.where(None), missing=True)  # fmt: skip
+    yield from check_needed(evidence)
     if not profile.has_budget and (reading := evidence.attempt.reading("engine")) is not None:
         yield evidence.finding(reading, Check.RUN, False, why="the run asked for a load without vLLM (fast_inference = false)",
                                remedy="the log is of another load than requested: load it again")  # fmt: skip

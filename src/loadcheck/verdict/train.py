@@ -12,13 +12,18 @@ from loadcheck.findings.finding import NOT_IN_LOG, Check, Finding, Status, Verdi
 from loadcheck.logs.event import Event, EventT, name_of
 from loadcheck.logs.events import (
     Attached,
+    Device,
     Done,
+    Imported,
+    Loaded,
     Rows,
+    Started,
     TrainBegin,
     TrainData,
     TrainDone,
     TrainPeak,
     TrainRows,
+    WeightsLoaded,
     WeightsReady,
 )
 from loadcheck.runs.steps import Step
@@ -29,6 +34,7 @@ from loadcheck.verdict.contradictions import off_card
 from loadcheck.verdict.diagnosis import check_diagnosis
 from loadcheck.verdict.events import check_events
 from loadcheck.verdict.model import check_model
+from loadcheck.verdict.needed import check_needed
 from loadcheck.verdict.records import Records, check_records, check_steps
 from loadcheck.verdict.run import check_adapter_bytes, process_finding
 from loadcheck.verdict.shape import check_errors
@@ -43,6 +49,9 @@ LEARNED_WORDS = {
 """Which tokens are learned, by the event's value (stacks/rows.py: Learned)."""
 EVENTS: tuple[type[Event], ...] = (WeightsReady, TrainData, Attached, TrainRows, TrainBegin, TrainDone, TrainPeak, Done)
 """The events that every training prints (stacks/trainer.py, engines/training.py)."""
+EVENTS_ON_GPU: tuple[type[Event], ...] = (Imported, Device, Loaded)
+EVENTS_ON_CPU: tuple[type[Event], ...] = (Started, WeightsLoaded)
+"""Those of its load (stacks/unsloth_vllm/engine.py, stacks/transformers_cpu/engine.py)."""
 AGAIN = "go on from its newest checkpoint with `loadcheck train --resume RUN`; without one (--save-steps), train again"
 MIN_STEPS = 8
 """Over fewer steps the loss tells nothing: batches differ by more than is learned."""
@@ -109,10 +118,13 @@ def _findings(found: TrainEvidence) -> Iterator[Finding]:
 
 
 def _missing_events(found: TrainEvidence) -> Iterator[Finding]:
-    for kind in EVENTS:
+    profile = found.evidence.profile
+    of_load = EVENTS_ON_CPU if profile is not None and profile.on_cpu else EVENTS_ON_GPU
+    for kind in (*of_load, *EVENTS):
         if found.last(kind) is None:
             why = f"the process ended by itself, but its event `{name_of(kind)}` is not in the log"
             yield run_finding(name_of(kind), False, why, "see the end of load.log")
+    yield from check_needed(found.evidence)
 
 
 # ------------------------------------------------------------------------------------------------------------------ the rows
