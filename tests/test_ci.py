@@ -103,7 +103,8 @@ def test_each_format_has_the_commands_verdict(command: list[str], written: Writt
     ]
     assert forms["summary"].startswith(f"## {verdict} ")
     (link,) = json.loads(forms["annotations"])["loadcheck"]
-    assert link["external_link"]["label"].startswith(f"loadcheck {verdict}: ")
+    label = link["external_link"]["label"]
+    assert label.startswith(f"loadcheck {verdict}: ") and label.count(verdict) == 1
 
 
 def _report(*results: Result, **fields: Any) -> Report:

@@ -29,8 +29,11 @@ def github_lines(report: Report) -> Iterator[str]:
 
 def gitlab_file(report: Report, environ: Mapping[str, str]) -> str:
     """artifacts:reports:annotations: the verdict as a link to the job."""
-    label = f"loadcheck {report.status.upper()}: {report.cause or report.summary}"
-    link = {"label": printable(label), "url": environ.get("CI_JOB_URL", "")}
+    verdict, told = f"{report.status.upper()}: ", report.cause or report.summary
+    link = {
+        "label": printable(f"loadcheck {verdict}{told.removeprefix(verdict)}"),
+        "url": environ.get("CI_JOB_URL", ""),
+    }
     return json_text({"loadcheck": [{"external_link": link}]}) + "\n"
 
 
