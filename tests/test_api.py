@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from loadcheck import api, cli
 from loadcheck.units import GIB
-from tests.conftest import RUNS
+from tests.conftest import ROOT, RUNS
 
 T4_LOG = RUNS / "t4_llama31-8b_reference.txt"
 
@@ -71,6 +72,24 @@ def test_bad_input_is_named(profile: str, gpu: str | api.Card, settings: dict[st
     """BadInput names the wrong name or key, or what is wrong with a card."""
     with pytest.raises(api.BadInput, match=re.escape(named)):
         api.predict(profile, gpu=gpu, settings=settings)
+
+
+def test_a_profile_may_be_a_path(tmp_path: Path):
+    """predict() and judge() take a profile's file as a Path, too; both name a file that is missing."""
+    file = tmp_path / "mine.toml"
+    shutil.copy(ROOT / "env/profiles/llama31-8b-instruct-4bit.toml", file)
+    assert api.predict(file, gpu="T4").fits and api.judge(T4_LOG, profile=file).passed
+    with pytest.raises(api.BadInput, match=r"nope\.toml: no such file"):
+        api.predict(tmp_path / "nope.toml", gpu="T4")
+
+
+@pytest.mark.parametrize("call", [api.judge, api.parse_log, lambda path: api.compare(T4_LOG, path)])
+def test_a_path_that_no_file_can_have_is_bad_input(call: Callable[[str], object]):
+    """A null character in a path is BadInput, as a service's user may send one; so is one in a model's path."""
+    with pytest.raises(api.BadInput, match="holds a null character"):
+        call("a\0b")
+    with pytest.raises(api.BadInput, match="embedded null"):
+        api.predict(gpu="T4", settings={"model": "a\0b/config.json"})
 
 
 def test_a_goal_and_the_ram_are_checked():

@@ -15,7 +15,7 @@ for wrong files, keys or names, with one problem for each.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ Settings = Mapping[str, Any]
 
 
 def predict(
-    profile: str = REFERENCE,
+    profile: str | PathLike[str] = REFERENCE,
     *,
     gpu: str | Card,
     settings: Settings | None = None,
@@ -77,7 +77,7 @@ def predict(
 
 
 def fit(
-    profile: str = REFERENCE,
+    profile: str | PathLike[str] = REFERENCE,
     *,
     gpu: str | Card,
     goal: Goal = "length",
@@ -105,12 +105,16 @@ def parse_log(path: str | PathLike[str]) -> ParsedLog:
     Raises:
         BadInput: the file cannot be read, or holds no line that a load prints.
     """
-    with rereadable(Path(path)) as file:
+    with rereadable(_path(path)) as file:
         return _parse_log(file, failure_words())
 
 
 def judge(
-    target: str | PathLike[str], *, profile: str | None = None, gpu: str | None = None, settings: Settings | None = None
+    target: str | PathLike[str],
+    *,
+    profile: str | PathLike[str] | None = None,
+    gpu: str | None = None,
+    settings: Settings | None = None,
 ) -> Verdict:
     """The verdict on a log or a run folder: "pass", "fail", "refused" or "skipped", with every finding.
 
@@ -121,8 +125,8 @@ def judge(
     Raises:
         BadInput: the target is neither, or contradicts these arguments.
     """
-    with rereadable(Path(target)) as file:
-        return _judge(gather(file, profile, gpu, overrides=dict(settings or {})))
+    with rereadable(_path(target)) as file:
+        return _judge(gather(file, None if profile is None else fspath(profile), gpu, overrides=dict(settings or {})))
 
 
 def compare(a: str | PathLike[str], b: str | PathLike[str]) -> Comparison:
@@ -137,11 +141,21 @@ def compare(a: str | PathLike[str], b: str | PathLike[str]) -> Comparison:
     Raises:
         BadInput: a path that is none of these.
     """
-    return _compare(read_subject(Path(a)), read_subject(Path(b)))
+    return _compare(read_subject(_path(a)), read_subject(_path(b)))
 
 
-def _case(name: str, settings: Settings | None, gpu: str | Card, ram_available_bytes: int | None) -> Case:
-    profile = load_profile(name, dict(settings or {}))
+def _path(path: str | PathLike[str]) -> Path:
+    """The path; BadInput for one that no file can have, which the operating system's functions refuse with a ValueError."""
+    text = fspath(path)
+    if "\0" in text:
+        raise BadInput(Problem(repr(text), "holds a null character", "check the path"))
+    return Path(text)
+
+
+def _case(
+    name: str | PathLike[str], settings: Settings | None, gpu: str | Card, ram_available_bytes: int | None
+) -> Case:
+    profile = load_profile(fspath(name), dict(settings or {}))
     if not profile.has_budget:
         what = "loads without vLLM, so its memory depends on no card"
         raise BadInput(

@@ -117,8 +117,8 @@ def resolve_model(name: str, load_in_4bit: bool) -> tuple[str, ModelConfig]:
         file = path / "config.json" if path.is_dir() else path
         if path.is_dir() and not os.path.lexists(file):
             raise BadInput(_no_model_in(path))
-        title = file.parent.resolve().name if file.name == "config.json" else file.stem
-        return title, config_from_hf(read_config(file), str(file))
+        config = config_from_hf(read_config(file), str(file))
+        return file.parent.resolve().name if file.name == "config.json" else file.stem, config
     if (model := find_model(name)) is None:
         raise BadInput(unknown_model(name))
     config = model.config_for("nf4" if load_in_4bit else "16bit")
