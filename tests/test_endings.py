@@ -207,6 +207,7 @@ DEATHS = [
     ("libgomp: Thread creation failed: Resource temporarily unavailable", None),
     ("OMP: Error #15: Initializing libiomp5.so, but found libiomp5.so already initialized.", None),
     ("Intel MKL FATAL ERROR: Cannot load libmkl_avx512.so.1 or libmkl_def.so.1.", None),
+    ('Script done on 2025-02-13 15:58:00+00:00 [COMMAND_EXIT_CODE="137"]', "SIGKILL"),
     ("thread '<unnamed>' has overflowed its stack", "SIGABRT"),
     ("memory allocation of 1073741824 bytes failed", "SIGABRT"),
     ("signal: killed", None),
@@ -241,6 +242,7 @@ BENIGN = [
     "Error: none",
     "Aborted: 0",
     "Finished: SUCCESS",
+    'Script done on 2025-02-13 15:58:00+00:00 [COMMAND_EXIT_CODE="0"]',
     # a script's own word for `done`
     "Terminado",
     "Terminé",

@@ -10,6 +10,7 @@ from loadcheck.errors import BadInput
 from loadcheck.logs import Outcome
 from loadcheck.logs.event_lines import find_event, format_event
 from loadcheck.logs.events import Answered, Device, WeightsLoaded
+from loadcheck.logs.text import BLOCK_BYTES
 from loadcheck.stacks import parse_log
 from tests.conftest import thinned
 from tests.sample_logs import sample_log, with_public_logs
@@ -337,3 +338,29 @@ def test_a_line_of_blanks_or_digits_is_read_quickly(begin: str, goes_on: str, t4
     start_s = time.process_time()
     assert parse_log(log).outcome is Outcome.COMPLETED
     assert time.process_time() - start_s < 2
+
+
+def _wrapped(text: str, width: int) -> str:
+    return "\n".join(line[at : at + width] for line in text.splitlines() for at in range(0, max(len(line), 1), width))
+
+
+@pytest.mark.parametrize("width", [47, 80])
+def test_a_wrapped_last_line_needs_no_line_break(width: int, t4_log: Path, tmp_path: Path):
+    """The last line is read with what it was wrapped off, also where the file does not end in a line break."""
+    log = tmp_path / "load.log"
+    log.write_text(_wrapped(t4_log.read_text().rstrip(), width))
+    reading = parse_log(log).last.reading("patched_layers")
+    assert reading is not None and reading.value == 32
+
+
+@pytest.mark.parametrize("before_end", [688, 1755, 3000])
+def test_a_wrapped_line_is_read_across_a_block(before_end: int, t4_log: Path, tmp_path: Path):
+    """A file is read in blocks: a line that was wrapped where one ends is read as a whole."""
+    log, width = tmp_path / "load.log", 80
+    filler = "step done\n" * (BLOCK_BYTES // 10)
+    log.write_text(filler[before_end - BLOCK_BYTES % 10 :] + _wrapped(t4_log.read_text(), width) + "\n")
+    attempt = parse_log(log).last
+    missing = [
+        name for name in ("plan utilization", "engine model", "engine dtype", "weights") if not attempt.formats[name]
+    ]
+    assert missing == []

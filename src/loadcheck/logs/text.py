@@ -21,6 +21,10 @@ BLOCK_BYTES = 1024 * 1024
 MAX_LINE_CHARS = 1024 * 1024
 """A longer line is split. A figure at the split is lost, and so reported as missing."""
 
+MAX_TAIL_CHARS = 64 * 1024
+_RECORD = re.compile(r"\n(?=[^\n]{0,120}?(?:\b(?:DEBUG|INFO|WARNING|ERROR) \d\d-\d\d |\bUnsloth: ))")
+"""Before a line of vLLM or unsloth that begins as their lines do, behind any prefix. No line is wrapped there."""
+
 # ECMA-48: control sequences, control strings (a title, a link, a collector's own), and short escapes such as tput's `ESC ( B`.
 _ANSI = re.compile(
     r"\x1b(?:\[[0-?]{0,64}[ -/]{0,4}[@-~]|[\]PX^_][^\x07\x1b\n]{0,4096}(?:\x07|\x1b\\)|[#%(-/][0-~]|[78=>cDEHM])"
@@ -78,20 +82,42 @@ def read_blocks(path: Path) -> Iterator[tuple[int, str]]:
     BadInput if the file is missing, unreadable or empty.
     """
     line, rest, any_bytes = 1, "", False
-    for piece in _decoded(path):
+    for piece, is_last in _with_last(_decoded(path)):
         any_bytes = True
         text = rest + piece
-        end = text.rfind("\n") + 1
+        end = _end_of_block(text)
+        if is_last:  # with its last line, which may be the wrapped rest of the one before, and end without a line break
+            yield line, _plain(unwrap_block(text))
+            return
         if end == 0 and len(text) < MAX_LINE_CHARS:
             rest = text
             continue
         block, rest = (text[:end], text[end:]) if end else (text, "")
         yield line, _plain(unwrap_block(block))
         line += block.count("\n")
-    if rest:
-        yield line, _plain(unwrap_block(rest))
     if not any_bytes:
         raise BadInput(Problem(str(path), "the file is empty", "give the log of a load"))
+
+
+def _end_of_block(text: str) -> int:
+    """Where a block ends: before the last line that begins a record, so that what was wrapped off a line stays in its block; failing that, after the
+    last whole line; 0 without one.
+    """
+    last = text.rfind("\n") + 1
+    near = max(last - MAX_TAIL_CHARS, 0)
+    heads = [match.end() for match in _RECORD.finditer(text, near, last)]
+    return heads[-1] if heads else last
+
+
+def _with_last(pieces: Iterator[str]) -> Iterator[tuple[str, bool]]:
+    """Each piece, and whether it is the last."""
+    before: str | None = None
+    for piece in pieces:
+        if before is not None:
+            yield before, False
+        before = piece
+    if before is not None:
+        yield before, True
 
 
 def read_lines(path: Path, numbers: Collection[int]) -> dict[int, str]:
