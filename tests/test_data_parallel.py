@@ -1,5 +1,6 @@
 """Starts of vLLM's V1 with data parallelism: one engine core is read, by whatever name its release prints before each line."""
 
+import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -160,6 +161,40 @@ SERVES = (
     "(ApiServer_0 pid=3) INFO:     Started server process [3]\n",
     "(APIServer pid=1) INFO:     Application startup complete.\n",
 )
+
+
+def _wrapped(log: str, columns: int, at_blanks: bool) -> str:
+    """The log in a window of so many columns, which wraps at blanks or in the middle of words."""
+    return "".join(
+        f"{piece}\n"
+        for line in log.splitlines()
+        for piece in (
+            textwrap.wrap(line, columns, break_on_hyphens=False)
+            if at_blanks
+            else [line[at : at + columns] for at in range(0, len(line), columns)]
+        )
+    )
+
+
+@pytest.mark.parametrize("at_blanks", [False, True])
+@pytest.mark.parametrize("columns", thinned(range(60, 121)))
+def test_a_wrapped_line_is_of_the_process_that_its_beginning_names(columns: int, at_blanks: bool, tmp_path: Path):
+    """In a window of any width the lines of two cores are told apart, and no piece of one's stands for the other's."""
+    for release in ("0.10.2", "0.18.1", "0.33.0"):
+        cores = [_core(release, f"EngineCore_DP{number}") for number in (0, 1)]
+        whole = SERVER + _interleaved(cores)
+        assert _failures(_wrapped(whole, columns, at_blanks), tmp_path) == set(), release
+        without_end = SERVER + _interleaved([cores[0][:-1], cores[1]])
+        assert "outcome" in _failures(_wrapped(without_end, columns, at_blanks), tmp_path), release
+
+
+def test_a_line_after_a_short_one_is_not_wrapped_off_it(tmp_path: Path):
+    """Where a line of nobody's follows one of another core that filled no window, it counts, as before."""
+    progress = "Capturing CUDA graph shapes: 100%|##########| 67/67 [00:12<00:00,  5.42it/s]\n"
+    log = SERVER + "".join([*CORES[0][:-1], CORES[1][0], progress, CORES[0][-1]])
+    _failures(log, tmp_path)
+    reading = parse_log(tmp_path / "load.log").last.reading("num_cuda_graphs")
+    assert reading is not None and reading.value == 67
 
 
 @pytest.mark.parametrize("shown", [1, 4, -1])

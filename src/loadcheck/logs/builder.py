@@ -19,7 +19,7 @@ from loadcheck.logs.events import Done, Started
 from loadcheck.logs.formats import RUN_STAGES, LineFormat, Stage
 from loadcheck.logs.matches import Match, find_matches
 from loadcheck.logs.mentions import is_mention
-from loadcheck.logs.prefixes import CORE, Rank, Stamp, rank_of, strip_prefixes
+from loadcheck.logs.prefixes import CORE, Rank, Stamp, prefixes_of, rank_of, strip_prefixes
 from loadcheck.logs.wrapped import Crossing, with_crossing
 
 MAX_ATTEMPTS = 1_000
@@ -69,6 +69,8 @@ class AttemptBuilder:
         self._actor: Rank | None = None
         self.ready_cores: set[int] = set()
         """The engine cores, by their ranks in data parallelism, that printed the end of their start."""
+        self._head_rank: Rank | None = None
+        """The process that printed the line which the line that is read was wrapped off."""
         self._may_end = True
         """Whether the line that is read holds an anchor of logs/endings.py. Nine of ten lines of a load do not."""
 
@@ -85,14 +87,18 @@ class AttemptBuilder:
     def needs_next_line(self) -> bool:
         return self._endings.needs_next_line
 
-    def feed(self, line: int, text: str, crossing: Crossing | None = None, may_end: bool = True) -> None:
+    def feed(
+        self, line: int, text: str, crossing: Crossing | None = None, may_end: bool = True, head: str = ""
+    ) -> None:
         """Read one line.
 
         Args:
             crossing: what the line says together with the lines after it that were wrapped off it.
             may_end: False if it holds none of the anchors of what ends a load, so that it need not be searched for that.
+            head: the line that it was wrapped off, which names the process that printed both.
         """
         self._may_end = may_end
+        self._head_rank = rank_of(prefixes_of(head)) if head else None
         if EVENT_ANCHOR in text:
             before, data, after = split_event(text)
             if data is not None:
@@ -139,7 +145,7 @@ class AttemptBuilder:
         """Whether a match is of the judged process, by the text before it on its line. The other ranks print the same lines, which are no second
         load. Ray's processes do not say their ranks, so each of their lines counts once, whichever prints it first.
         """
-        rank = rank_of(before)
+        rank = rank_of(before) or self._head_rank
         if rank is None:
             return True
         for kind, number in rank.numbers:

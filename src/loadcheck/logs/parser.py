@@ -16,10 +16,10 @@ from loadcheck.logs.dialect import Dialect, EndingWords
 from loadcheck.logs.endings import ANCHORS as ENDING_ANCHORS
 from loadcheck.logs.event_lines import EVENT_ANCHOR
 from loadcheck.logs.hosts import unready_cores
-from loadcheck.logs.prefixes import CORE
+from loadcheck.logs.prefixes import CORE, NAMED
 from loadcheck.logs.signal_words import translated
 from loadcheck.logs.text import clean_line, read_blocks
-from loadcheck.logs.wrapped import find_crossings
+from loadcheck.logs.wrapped import find_crossings, find_heads
 
 MAX_BINARY_BLOCKS = 1_000
 """About a gigabyte of binary data without a line of a load is refused, as a device may never end."""
@@ -99,9 +99,11 @@ def _feed_block(first_line: int, block: str, present: set[str], of_endings: set[
     anchored = may_end | _lines_with(present, block, starts)
     lines = [clean_line(line) for line in raw]
     crossings = find_crossings(builder.dialect, first_line, lines)
+    heads = find_heads(lines) if NAMED in block else {}
     for offset, line in enumerate(lines):
         if builder.needs_next_line or offset in crossings or offset in anchored:
-            builder.feed(first_line + offset, line, crossings.get(offset), offset in may_end)
+            head = lines[heads[offset]] if offset in heads else ""
+            builder.feed(first_line + offset, line, crossings.get(offset), offset in may_end, head)
 
 
 def _lines_with(anchors: Iterable[str], block: str, starts: Sequence[int]) -> set[int]:

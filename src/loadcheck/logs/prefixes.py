@@ -53,6 +53,8 @@ _RANK = re.compile(
     r"\((?P<other>VllmWorkerProcess|RayWorker(?:Wrapper|Proc)?|(?:DP(?:MoE)?)?EngineCoreActor) [^)]{0,64}?pid=(?P<pid>\d{1,9})[^)]*\)|"
     r"^\[rank(?P<rank>\d{1,9})\]"
 )
+NAMED = "pid="
+"""What such a name holds, apart from torch's own, [rank1], before its errors."""
 MAX_PREFIXES = 8
 """Any further prefixes of a line are kept."""
 
@@ -101,7 +103,7 @@ def rank_of(text: str) -> Rank | None:
 
     The innermost name counts, as Ray and the server put their own before what the process prints.
     """
-    named = text.rfind("(", 0, max(text.rfind("pid="), 0))
+    named = text.rfind("(", 0, max(text.rfind(NAMED), 0))
     match = _RANK.match(text, max(named, 0))
     if match is None:
         return None
@@ -112,6 +114,11 @@ def rank_of(text: str) -> Rank | None:
     kinds = [(kind or CORE, int(number)) for kind, number in re.findall(r"([A-Z]{2,3})?(\d+)", match["named"])]
     own = [each for each in kinds if each[0] != "EP"]  # an expert's rank follows from the others
     return Rank(tuple(own or kinds)) if kinds else None
+
+
+def prefixes_of(text: str) -> str:
+    """What `strip_prefixes` takes off the beginning of a line."""
+    return text[: len(text) - len(strip_prefixes(text))]
 
 
 _HEAD = re.compile(r"(?:DEBUG|INFO|WARNING|ERROR) \d\d-\d\d \d\d:\d\d:\d\d ", re.ASCII)

@@ -15,7 +15,7 @@ from functools import cached_property
 from loadcheck.logs.dialect import Dialect
 from loadcheck.logs.event_lines import PREFIX
 from loadcheck.logs.matches import Match, find_matches
-from loadcheck.logs.prefixes import strip_prefixes
+from loadcheck.logs.prefixes import prefixes_of, strip_prefixes
 
 MAX_COLUMNS = 250
 """A longer line is not a wrapped piece: no window is as wide."""
@@ -28,6 +28,8 @@ LEAST_PREFIX_CHARS = 6
 """Of a prefix that marks a head; a shorter one may be a number that wrapping left at the beginning."""
 _MAY_HAVE_PREFIX = re.compile(r"[\d\[(>A-Z]|[\w.-]{1,128}\s{0,64}\|", re.ASCII)
 """The beginnings that logs/prefixes.py knows, roughly: a quick test, as it runs on every line of a log."""
+_PLACE = re.compile(r"\[[\w./-]{1,128}\.py:\d+\] ", re.ASCII)
+"""How a record of vLLM's goes on whose level and time were left on the line before."""
 _HYPHEN = re.compile(r"\w-$")
 
 
@@ -60,6 +62,22 @@ def find_crossings(dialect: Dialect, first_line: int, lines: Sequence[str]) -> d
             reader.take(joined)
         crossings |= reader.crossings
     return crossings
+
+
+def find_heads(lines: Sequence[str]) -> dict[int, int]:
+    """The index of the line that each piece was wrapped off, where a window surely wrapped it: the line before had no room for its first word.
+
+    Empty if a line is wider than any window, as then nothing was wrapped.
+    """
+    width = max((len(part) for line in lines for part in line.split("\n")), default=0)
+    heads: dict[int, int] = {}
+    for at in range(1, len(lines) if width <= MAX_COLUMNS else 0):
+        before, first_word = lines[at - 1].rstrip(), lines[at].lstrip().split(" ", 1)[0]
+        is_full = len(lines[at - 1]) >= width or len(before) + 1 + len(first_word) > width
+        goes_on = _PLACE.match(lines[at]) is not None or len(prefixes_of(lines[at])) < LEAST_PREFIX_CHARS
+        if before and first_word and is_full and goes_on:
+            heads[at] = heads.get(at - 1, at - 1)
+    return heads
 
 
 def with_crossing(matches: list[Match], crossing: Crossing | None) -> list[Match]:
