@@ -52,6 +52,35 @@ def test_impossible_amounts_and_times_fail(event: str, field: str, value: float,
     assert (_failed(text, tmp_path / "as-it-is.log"), _failed(changed, tmp_path / "changed.log")) == (set(), {event})
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"peak_device_bytes": 300_000_000_000}, "300000000000 bytes of the card were in use"),
+        ({"exit_code": 137}, "its exit code was 137"),
+    ],
+)
+def test_a_completed_run_whose_record_cannot_be_true_fails(changes: dict[str, Any], words: str, tmp_path: Path):
+    """A run that used more memory than the card has, or ended with an exit code, did not complete."""
+    run = tmp_path / "run"
+    shutil.copytree(H200, run)
+    assert judge(gather(run)).status == "pass"
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | changes))
+    (process,) = [finding for finding in judge(gather(run)).findings if finding.figure == "process"]
+    assert process.status is Status.FAIL and words in process.why
+
+
+def test_a_negative_loss_fails(tmp_path: Path):
+    """A cross-entropy is never negative."""
+    run = tmp_path / "run"
+    shutil.copytree(H200, run)
+    text = (run / "load.log").read_text(encoding="utf-8")
+    changed, count = re.subn(r'("event": "step", [^}]*"step": 1, "loss": )[\d.]+', r"\g<1>-11.4", text)
+    assert count == 1
+    (run / "load.log").write_text(changed, encoding="utf-8")
+    assert {finding.figure for finding in judge(gather(run)).findings if finding.status is Status.FAIL} == {"losses"}
+
+
 LINUX, WSL = "6.8.0-45-generic", "5.15.167.4-microsoft-standard-WSL2"
 
 

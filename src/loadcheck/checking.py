@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,20 @@ def gather(
 
 
 def _process(record: RunRecord) -> tuple[str, str]:
-    """How the run ended; a completed run with a nonzero exit code contradicts itself, so it counts as failed."""
-    if record.outcome == "completed" and record.exit_code != 0:
-        return "failed", f"run.json says that the run completed, but also that its exit code was {record.exit_code}"
+    """How the run ended; a completed run whose run.json cannot be true counts as failed."""
+    if record.outcome == "completed" and (why := next(_untrue(record), None)) is not None:
+        return "failed", f"run.json says that the run completed, but also that {why}"
     return record.outcome, record.reason
+
+
+def _untrue(record: RunRecord) -> Iterator[str]:
+    """What a completed run's record says that cannot be true."""
+    if record.exit_code != 0:
+        yield f"its exit code was {record.exit_code}"
+    gpu = record.machine.get("gpu")
+    total = gpu.get("total_bytes") if isinstance(gpu, dict) else None
+    if type(total) is int and record.peak_device_bytes is not None and record.peak_device_bytes > total:
+        yield f"{record.peak_device_bytes} bytes of the card were in use, which has {total}"
 
 
 def _profile(

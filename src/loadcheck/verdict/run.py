@@ -180,6 +180,9 @@ def _steps_taken(evidence: Evidence) -> Iterator[Finding]:
         has_losses = all(step.loss is not None for step in steps)
         yield run_finding("losses", has_losses and losses == named, "every step has a loss, and the summary of the training names the first and the last step's loss",
                     "the log was damaged or edited; load it again")  # fmt: skip
+        if negative := [step for step in steps if step.loss is not None and step.loss < 0]:
+            yield run_finding("losses", False, f"the loss of step {negative[0].step} is {negative[0].loss}, and a cross-entropy is never negative",
+                    "the log was damaged or edited; load it again")  # fmt: skip
 
 
 def _training(trained: Trained, steps: Sequence[Stepped]) -> Iterator[Finding]:
