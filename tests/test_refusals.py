@@ -284,6 +284,28 @@ def test_an_adapter_beside_the_model_is_refused(tmp_path: Path, capsys: pytest.C
     assert "Unsloth: Your repo has a LoRA adapter and a base model." in capsys.readouterr().out
 
 
+def test_a_directory_that_changed_is_predicted_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """In one process, such as a notebook, a prediction says what the directory holds now: an adapter moved away or beside it, or the directory renamed."""
+    folder = Path(_folder(tmp_path / "tiny-bnb-4bit", True, "adapter_config.json"))
+    adapter, kept = folder / "adapter_config.json", tmp_path / "adapter_config.json"
+    command = ["predict", "--gpu", "H100", "--model", str(folder)]
+    assert cli.run(command) == 1
+    adapter.rename(kept)
+    assert cli.run(command) == 0
+    kept.rename(adapter)
+    assert cli.run(command) == 1
+    adapter.rename(kept)
+    link = tmp_path / "model"
+    command[-1] = str(link)
+    link.symlink_to(folder)
+    assert cli.run(command) == 0
+    link.unlink()
+    folder.rename(tmp_path / "tiny")
+    link.symlink_to(tmp_path / "tiny")
+    assert cli.run(command) == 1
+    assert "its name does not end in -bnb-4bit" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     ("files", "says"),
     [

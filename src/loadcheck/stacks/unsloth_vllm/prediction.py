@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -32,7 +32,7 @@ from loadcheck.stacks.unsloth_vllm.plan import (
     swap_space_bytes,
     unsloth_plan,
 )
-from loadcheck.stacks.unsloth_vllm.refusals import known_warnings
+from loadcheck.stacks.unsloth_vllm.refusals import found_on_disk, known_warnings
 from loadcheck.stacks.unsloth_vllm.slots import lora_slots, slots_only
 from loadcheck.units import show_bytes, to_gib
 
@@ -44,9 +44,14 @@ EDGE_SHARE = 0.05
 """A KV estimate this close to a bound of unsloth's ladder is reported."""
 
 
-@cached(maxsize=1024)
 def predict(case: Case) -> Prediction:
-    """Predict a load by this stack, beginning with unsloth's own plan; cached, as bisections meet the same settings again."""
+    """Predict a load by this stack, beginning with unsloth's own plan."""
+    return _predict(case, found_on_disk(case))
+
+
+@cached(maxsize=1024)
+def _predict(case: Case, _found: Hashable) -> Prediction:
+    """Cached, as bisections meet the same settings again. A local model's directory may change between two predictions, so it is part of the key."""
     return predict_from_plan(case, plan_of(case))
 
 

@@ -232,8 +232,16 @@ def _adapter_beside(case: Case) -> Obstacle | None:
 
 def _directory(case: Case) -> Path | None:
     """The directory of a local model; None for a name or a config.json alone."""
+    if not is_local(case.profile.model):
+        return None
     folder = Path(case.profile.model).expanduser().resolve()
-    return folder if is_local(case.profile.model) and folder.is_dir() else None
+    return folder if folder.is_dir() else None
+
+
+def found_on_disk(case: Case) -> tuple[Path, bool] | None:
+    """What the rules look at outside of the case: a local model's directory, and whether it holds adapters, too."""
+    folder = _directory(case)
+    return None if folder is None else (folder, (folder / ADAPTER_CONFIG).is_file())
 
 
 SETTING_RULES: tuple[Rule, ...] = (_adapter_beside, _suffix, _too_long, _above_derived_length, _float8)
