@@ -18,10 +18,8 @@ _OWN_RANK = re.compile(
     r"['\"]data_parallel_(?:start_)?rank['\"]:(\d{1,9})|--data[-_]parallel[-_](?:start[-_])?rank=?(\d{1,9})|Inferreddata_parallel_rank(\d{1,9})"
 )
 _CORE = re.compile(r"\((?:EngineCore_(?:DP)?|(?:Vllm)?Worker_?DP)(\d{1,9})[^()]{0,64}?pid=\d")
-_SERVER = re.compile(
-    r"\((?:APIServer|ApiServer_\d{1,4})pid=\d|vLLM(?:API|gRPC)serverversion|█version\d|Startedserverprocess"
-)
-_SERVES = re.compile(r"Startedserverprocess|Applicationstartupcomplete|StartingvLLM(?:API|gRPC)?server\d{0,4}on")
+_SERVER = re.compile(r"\((?:APIServer|ApiServer_\d{1,4})pid=\d|vLLMAPIserverversion|Startedserverprocess")
+_SERVES = re.compile(r"Startedserverprocess|Applicationstartupcomplete|StartingvLLM(?:API)?server\d{0,4}on")
 """What a server prints once all of its cores are ready (vllm/entrypoints/openai/api_server.py: run_server_worker)."""
 _BLANKS = re.compile(r"\s+")
 
