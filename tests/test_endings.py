@@ -594,3 +594,37 @@ def test_an_engine_over_two_cards_is_not_modelled(t4_log: Path, tmp_path: Path, 
     )
     cli.run(["check", str(path)])
     assert "tensor parallel is not modelled" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("of_stdout", "of_stderr"),
+    [
+        ("[INFO ] PyProcess - W-210-model-stdout: ", "[WARN ] PyProcess - W-210-model-stderr: "),
+        ("2025-02-13T15:54:01.123456Z 01O ", "2025-02-13T15:58:01.123456Z 01E "),
+        ("INFO\t2025-02-13 15:54:01 +0000\tworkerpool0-0\t", "ERROR\t2025-02-13 15:58:01 +0000\tworkerpool0-0\t"),
+        ("[1,0]<stdout>:", "[1,0]<stderr>:"),
+        ("2025-02-13 15:54:01.1 | INFO     | app:main:42 - ", "2025-02-13 15:58:01.2 | CRITICAL | app:main:42 - "),
+        ("2025-02-13 15:54:01,1 - runner - INFO - ", "2025-02-13 15:58:01,2 - runner - ERROR - "),
+        ("2025-02-13 15:54:01,123 DEBG 'vllm' stdout output: ", "2025-02-13 15:58:01,123 DEBG 'vllm' stderr output: "),
+        ("     7\t", "   123\t"),
+    ],
+)
+@pytest.mark.parametrize("end", ["Killed", CHAIN.rstrip()])
+def test_a_prefix_may_name_another_level_or_stream_at_the_end(of_stdout: str, of_stderr: str, end: str, tmp_path: Path):
+    """The prefix of a log is known again where only its level, its stream or the width of a number differs."""
+    said = ("Memory profiling takes 11.34 seconds", "# CUDA blocks: 1353, # CPU blocks: 1024",
+            "Maximum concurrency for 512 tokens per request: 42.28x", "Graph capturing finished in 41 secs, took 0.36 GiB")  # fmt: skip
+    lines = [f"INFO 02-13 15:56:20 worker.py:267] {words}" for words in said]
+    text = "".join(f"{of_stdout}{line}\n" for line in lines) + "".join(
+        f"{of_stderr}{line}\n" for line in end.split("\n")
+    )
+    (tmp_path / "log").write_text(text)
+    error = parse_log(tmp_path / "log").last.error
+    assert error is not None and error.text == ("Killed" if end == "Killed" else "ValueError: first")
+
+
+@pytest.mark.parametrize("escape", ["#033", "^[", "\\x1b", "\\033", "\\u001b", "\\e", "\u241b", ""])
+def test_written_out_colours_are_no_text(escape: str, log):
+    """Colours count as such where a collector wrote their escape character out, or dropped it."""
+    text = f"{escape}[1;36m(VllmWorkerProcess pid=240){escape}[0;0m {escape}[31mKilled{escape}[0m\n"
+    assert parse_log(log(text)).outcome is Outcome.FAILED

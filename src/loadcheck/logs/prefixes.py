@@ -126,6 +126,18 @@ _HEAD = re.compile(r"(?:DEBUG|INFO|WARNING|ERROR) \d\d-\d\d \d\d:\d\d:\d\d ", re
 LEARNED_FROM, MOST_CHARS = 3, 200
 
 
+_LEVEL = re.compile(r"\b(?:debug|debg|info|notice|warn|warning|error|critical|fatal|default)\b(?:\\ )*", re.IGNORECASE)
+_STREAM = re.compile(r"\bstd(?:out|err)\b|(?<=\\d\+)[OE](?=\\ )")
+"""A line's stream by its name, or by GitLab's letter behind a number."""
+
+
+def _shape(prefix: str) -> str:
+    """A pattern of a prefix and of those that differ only in numbers (aligned to the right or not), the level, and the stream."""
+    shape = re.sub(r"(?:\\ )*\d+", lambda number: r" *\d+" if number[0].startswith("\\") else r"\d+", re.escape(prefix))
+    shape = _LEVEL.sub("[A-Za-z]{4,8} *", shape)
+    return _STREAM.sub(lambda stream: "std(?:out|err)" if len(stream[0]) > 1 else "[OE]", shape)
+
+
 class Stamp:
     """The prefix that all lines of a log share, learned from those lines whose own beginning is known.
 
@@ -146,7 +158,7 @@ class Stamp:
         head = _HEAD.search(text, 0, MOST_CHARS)
         if head is None:
             return
-        shape = re.sub(r"\d+", r"\\d+", re.escape(text[: head.start()]))
+        shape = _shape(text[: head.start()])
         self._seen[shape] += 1
         if shape and self._seen[shape] == LEARNED_FROM and self._seen[shape] > self._seen[""]:
             self._pattern = re.compile(shape)

@@ -29,6 +29,10 @@ _RECORD = re.compile(r"\n(?=[^\n]{0,120}?(?:\b(?:DEBUG|INFO|WARNING|ERROR) \d\d-
 _ANSI = re.compile(
     r"\x1b(?:\[[0-?]{0,64}[ -/]{0,4}[@-~]|[\]PX^_][^\x07\x1b\n]{0,4096}(?:\x07|\x1b\\)|[#%(-/][0-~]|[78=>cDEHM])"
 )
+# Colours whose escape character a collector wrote out (rsyslog's #033, cat's ^[, a literal's \\x1b) or dropped.
+_WRITTEN_COLOR = re.compile(r"(?:#033|\^\[|\\(?:x1b|033|u001b|e)|[\u241b\u2190])?\[(?:\d{1,3}(?:;\d{1,3}){0,4})?m")
+_COLOR_ENDS = ("[0m", "[0;0m", "[39m", "[00m")
+"""A text without any of these has no colours."""
 _ENDING_NULS = re.compile(r"\0{1,64}(?=\r?\n)")
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
@@ -139,6 +143,8 @@ def _plain(text: str) -> str:
     """The text without terminal codes and NULs at the ends of lines, and with plain for non-breaking spaces; line numbers stay the same."""
     if "\x1b" in text:
         text = _ANSI.sub("", text)
+    if any(end in text for end in _COLOR_ENDS):
+        text = _WRITTEN_COLOR.sub("", text)
     if "\0" in text:
         text = _ENDING_NULS.sub("", text)
     return text.replace("\u00a0", " ")
