@@ -628,3 +628,19 @@ def test_written_out_colours_are_no_text(escape: str, log):
     """Colours count as such where a collector wrote their escape character out, or dropped it."""
     text = f"{escape}[1;36m(VllmWorkerProcess pid=240){escape}[0;0m {escape}[31mKilled{escape}[0m\n"
     assert parse_log(log(text)).outcome is Outcome.FAILED
+
+
+DOCUMENTED = [
+    '    Raises:\n        ValueError: If matrix dimensions are incompatible.\n    """\n',
+    'Raises\n------\nValueError\n    If the inner dimensions do not match.\n"""\n',
+    "    Raises:\n        RuntimeError: if CUDA fails\n\n        MemoryError: if memory is short\n    '''\n",
+]
+
+
+@pytest.mark.parametrize("docstring", DOCUMENTED)
+def test_a_docstring_that_a_model_wrote_raises_nothing(docstring: str, log):
+    """Exceptions that a docstring only names, as in a training that prints the model's programs, are no failure; those after it are."""
+    assert parse_log(log(docstring)).outcome is Outcome.COMPLETED
+    for end in ("RuntimeError: boom\n", CHAIN, "Killed\n"):
+        assert parse_log(log(docstring + end)).outcome is Outcome.FAILED
+    assert parse_log(log(docstring.rstrip("\n\"' ") + "\n" + CHAIN)).outcome is Outcome.FAILED

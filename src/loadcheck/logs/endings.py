@@ -58,6 +58,10 @@ _FRAME_OF_IPYTHON = re.compile(
 _OF_IPYTHON = re.compile(rf"-+> ?\d+ |(?:Cell )?In ?\[\d+\]|{_FRAME_OF_IPYTHON.pattern}$")
 _EDGES = " │|\"'"
 """Characters that may end a line: the border of a terminal's box (k9s), or the quotes of a CSV file."""
+# A docstring's section on exceptions, in the styles of Google and numpy, as models write it; it ends with the docstring.
+_RAISES = re.compile(r"\s*(?:Raises|Exceptions):?\s*")
+_DOCSTRING_END = re.compile(r"\"\"\"|\'\'\'|```")
+MAX_RAISES_LINES = 12
 _LOGGING_TAIL = ("Call stack:", "Message: ", "Arguments: ")
 _INTERRUPTIONS = ("KeyboardInterrupt", "asyncio.exceptions.CancelledError", "SystemExit: 15")
 """15 is SIGTERM, which Ray raises as an exit (ray/_private/worker.py, sigterm_handler)."""
@@ -168,6 +172,7 @@ ENDINGS: tuple[EndingWords, ...] = tuple(
 
 ANCHORS = (
     TRACEBACK,
+    "Raises",
     "During handling",
     "direct cause of",
     "Exception",
@@ -206,11 +211,13 @@ class EndingReader:
         self._expects = False
         """Within what Python ignores: whether the exception, or one chained to it, is still to come."""
         self._follows = False
+        self._raises_lines = 0
+        """Lines left of a docstring's section on exceptions."""
 
     @property
     def needs_next_line(self) -> bool:
         """Whether the next line must be fed, whatever it holds."""
-        return self._state is not _State.NOTHING or self._ignoring
+        return self._state is not _State.NOTHING or self._ignoring or self._raises_lines > 0
 
     def feed(self, line: int, text: str, stage: Stage | None) -> LogError | None:
         """Read one line; None if it ends no load.
@@ -225,13 +232,22 @@ class EndingReader:
             self._of_request = of_request
             return None
         found = self._read(line, text)
-        if found is None:
+        documented = self._is_documented(text)
+        if found is None or (documented and found.kind is Kind.EXCEPTION and not found.frames):
             return None
         if self._ignoring and not (self._of_request and _OF_ENGINE.search(found.text)):
             return None
         if stage is not None and stage >= Stage.READY and self._is_of_shutdown(found):
             return None
         return replace(found, text=found.text[:MAX_TEXT], stage=stage)
+
+    def _is_documented(self, text: str) -> bool:
+        """Whether the line is in a docstring's section on exceptions."""
+        if _RAISES.fullmatch(text):
+            self._raises_lines = MAX_RAISES_LINES
+            return True
+        self._raises_lines = 0 if TRACEBACK in text or _DOCSTRING_END.search(text) else max(self._raises_lines - 1, 0)
+        return self._raises_lines > 0
 
     def _is_of_shutdown(self, found: LogError) -> bool:
         """Whether the line belongs to a server's orderly shutdown, including the errors for its missing engine that follow."""
