@@ -183,6 +183,14 @@ def test_the_gpus_out_of_memory_is_not_the_machines(t4_log: Path, tmp_path: Path
     assert "host-memory" not in diagnoses(log)
 
 
+def test_a_patch_that_is_only_skipped_is_no_cause(t4_log: Path, tmp_path: Path):
+    """Later unsloth_zoo skips the forward function of a class that this transformers lacks, and goes on."""
+    log = _after_weights(
+        t4_log, tmp_path, "Unsloth: Failed to patch SmolVLMForConditionalGeneration forward function.\nOverflowError: x"
+    )
+    assert list(diagnoses(log)) == ["unknown"]
+
+
 @pytest.mark.parametrize("trouble_id", [trouble.id for trouble in TROUBLES.values() if trouble.advice])
 def test_a_remedys_fields_come_from_its_words(trouble_id: str):
     """Each field of a remedy is in an excerpt's words, or follows from them."""
