@@ -240,6 +240,8 @@ BENIGN = [
     "If you get CUDA out of memory, lower the batch size.",
     "To avoid CUDA out of memory errors set expandable_segments:True",
     "Error: none",
+    "Error: 0.0132",
+    "Error: 3 %",
     "Aborted: 0",
     "Finished: SUCCESS",
     'Script done on 2025-02-13 15:58:00+00:00 [COMMAND_EXIT_CODE="0"]',

@@ -166,7 +166,7 @@ ENDINGS: tuple[EndingWords, ...] = tuple(
         ("Failed: ", r"^\W{0,4}Failed: (?:Cuda|CUDA|NCCL) error .*"),
         ("failed with return code list", r"failed with return code list: ?.*"),  # SkyPilot
         ("Process ", r"^Process [\w.-]{1,64}-\d+(?::\d+)?:\s*$"),  # multiprocessing/process.py, before its traceback
-        ("Error: ", r"^Error: (?!(?:none|null|nil|0)\s*$).*"),
+        ("Error: ", r"^Error: (?!(?:[Nn]one|null|nil|[-+]?\d[\d.,e-]{0,19} ?%?)\s*$).*"),
     )
 )
 
