@@ -154,6 +154,8 @@ def patch_engine(module: Any) -> None:
         device_free.wait()
 
     def run(plan: Any, _directory: Path, recorder: Any) -> None:
+        from importlib.metadata import version
+
         from loadcheck.logs.events import Imported
         from loadcheck.predict import card_from_device
         from tests import fake_engine
@@ -163,7 +165,7 @@ def patch_engine(module: Any) -> None:
             Path(cache, "loadcheck-0").touch()
         import_s = 0.5 if began_ahead.is_set() else 1.0
         recorder._start_s -= import_s  # as if this process had spent that time importing
-        recorder.record(Imported(import_s=import_s))
+        recorder.record(Imported(import_s=import_s, versions={name: version(name) for name in module.PACKAGES}))
 
         card = card_from_device(NAME, ".".join(map(str, CAPABILITY)), TOTAL_BYTES, FREE_BYTES)
         with redirect_stdout(StringIO()) as printed:
