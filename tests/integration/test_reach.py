@@ -157,8 +157,9 @@ def test_every_model_is_a_known_text_decoder():
 
 
 def test_only_the_cpu_converter_reads_gguf():
-    """Only the converter of the package's weights uses gguf, beside the list of what no load imports."""
-    found = {path.name for path in SOURCES if "gguf" in ast.unparse(_undocumented(_read(path))).lower()}
+    """Only the converter of the package's weights uses the package gguf, beside the list of what no load imports."""
+    used = re.compile(r"\b(?:import|from) gguf\b|['\"]gguf['\"]")
+    found = {path.name for path in SOURCES if used.search(ast.unparse(_undocumented(_read(path))))}
     assert found == {"package.py", "unused.py"}
 
 
