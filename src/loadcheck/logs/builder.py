@@ -193,7 +193,7 @@ class AttemptBuilder:
             self._attempts[-1].draft_formats.add(format.name)
             return
         attempt = self._attempt_for(format)
-        if format.repeats and attempt.formats[format.name] and _values(match.readings) <= _values(attempt.readings):
+        if format.repeats and attempt.formats[format.name] and _says_nothing_new(match, attempt):
             return
         attempt.formats[format.name] += 1
         attempt.first_lines.setdefault(format.name, line)
@@ -317,6 +317,11 @@ def _begins_as_a_load(dialect: Dialect, text: str) -> bool:
             if not any(char.isalnum() for char in lead) or lead.lstrip().startswith(dialect.leads):
                 return True
     return False
+
+
+def _says_nothing_new(match: Match, attempt: Attempt) -> bool:
+    """Whether the attempt has each of the match's figures, with the same value; a training's log has such a line for every step."""
+    return not match.readings or _values(match.readings) <= _values(attempt.readings)
 
 
 def _values(readings: Iterable[Reading]) -> set[tuple[str, Any]]:
