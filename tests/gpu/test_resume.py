@@ -3,18 +3,13 @@
 import pytest
 
 from tests.gpu import trainings
-from tests.gpu.kept import IS_KEPT, keep_figures
+from tests.gpu.kept import keep_figures
 from tests.gpu.test_gpu_load import has_gpu  # noqa: F401  # in words that pytest evaluates
 from tests.gpu.trainings import Training
 
 PEAK = "train_peak_allocated_bytes"
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.xdist_group("real loads"),
-    pytest.mark.skipif("not has_gpu()", reason="this machine has no usable NVIDIA GPU"),
-    pytest.mark.skipif(not IS_KEPT, reason="takes minutes, and disk: scripts/gpu_tests.py runs it"),
-]
+pytestmark = trainings.MARKS
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.gpu import trainings
-from tests.gpu.kept import IS_KEPT, keep, keep_figures
+from tests.gpu.kept import keep, keep_figures
 from tests.gpu.servers import COMMAND, Serving, assert_ends_in_order, assert_passes, measure, server_arguments, started
 from tests.gpu.test_gpu_load import has_gpu  # noqa: F401  # in words that pytest evaluates
 from tests.gpu.trainings import Training
@@ -15,12 +15,7 @@ from tests.integration.test_serve import _free_port
 NAME = "trained"
 QUESTION = "What is the KV cache?"
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.xdist_group("real loads"),
-    pytest.mark.skipif("not has_gpu()", reason="this machine has no usable NVIDIA GPU"),
-    pytest.mark.skipif(not IS_KEPT, reason="takes minutes, and disk: scripts/gpu_tests.py runs it"),
-]
+pytestmark = trainings.MARKS
 
 
 @pytest.fixture(scope="module")

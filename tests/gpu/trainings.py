@@ -11,11 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from loadcheck.runs.steps import Step, read_steps
 from tests.conftest import ROOT
-from tests.gpu.kept import keep, keep_figures
+from tests.gpu.kept import IS_KEPT, keep, keep_figures
 from tests.gpu.test_gpu_load import PROFILE, PYTHON
+
+MARKS = [
+    pytest.mark.gpu,
+    pytest.mark.xdist_group("real loads"),
+    pytest.mark.skipif("not has_gpu()", reason="this machine has no usable NVIDIA GPU"),
+    pytest.mark.skipif(not IS_KEPT, reason="takes minutes, and disk: scripts/gpu_tests.py runs it"),
+]
+"""The marks of a module that trains; it must import `has_gpu`, in whose words pytest evaluates the third."""
 
 CHECKPOINT, KILLED_AFTER, STEPS = 10, 13, 20
 SETTINGS = (

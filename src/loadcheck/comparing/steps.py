@@ -141,7 +141,8 @@ def _shown(value: object) -> str:
 
 
 def _swap(case: Case) -> str:
-    return show_bytes(predict(case).figures.swap_bytes or 0)
+    swap_bytes = predict(case).figures.swap_bytes
+    return "an unknown amount" if swap_bytes is None else show_bytes(swap_bytes)
 
 
 def _machine(a: Case, b: Case) -> Iterator[Turn]:
