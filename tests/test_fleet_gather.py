@@ -160,6 +160,16 @@ def test_each_fault_of_a_node_is_found(gathered: FleetVerdict, fault: str):
     assert status != "pass"
 
 
+def test_loads_that_began_at_the_same_moment_are_no_copies(tmp_path: Path):
+    """Two workers of one host may begin in the same microsecond with the same free RAM."""
+    first, second = fleet(tmp_path, 2)
+    record = json.loads((first.path / "run.json").read_text())
+    second.change(
+        started_at=record["started_at"], machine__ram_available_bytes=record["machine"]["ram_available_bytes"]
+    )
+    assert gather_folder(tmp_path, jobs=1).status == "pass"
+
+
 def test_a_fleet_with_faults_fails_and_lists_every_node(gathered: FleetVerdict):
     """Every planned node has a line, the sound ones pass, and the fleet fails."""
     status = {each.node: each.status for each in gathered.nodes}

@@ -84,7 +84,7 @@ class Gathering:
     costs: dict[str, float] = field(default_factory=dict)
     prices: dict[str, float] = field(default_factory=dict)
     logs: dict[bytes, str] = field(default_factory=dict)
-    began: dict[tuple[datetime, int], str] = field(default_factory=dict)
+    moments: dict[tuple[datetime, datetime, int], str] = field(default_factory=dict)
     uuids: dict[str, str] = field(default_factory=dict)
     origins: dict[tuple[Kind, str], list[str]] = field(default_factory=dict)
 
@@ -111,10 +111,9 @@ class Gathering:
             other = self.logs.setdefault(seen.log_digest, seen.folder)
             if other != seen.folder:
                 self._found(seen, Kind.COPIED, f"its load.log equals that of {other}, line by line")
-            elif seen.began is not None and (twin := self.began.setdefault(seen.began, seen.folder)) != seen.folder:
-                self._found(
-                    seen, Kind.COPIED, f"it began in the same microsecond as {twin}, with the same free RAM to the byte"
-                )
+            elif seen.moments and (twin := self.moments.setdefault(seen.moments, seen.folder)) != seen.folder:
+                what = f"it began and ended in the same microseconds as {twin}, with the same free RAM to the byte"
+                self._found(seen, Kind.COPIED, what)
         if seen.gpu_uuid is not None:
             other = self.uuids.setdefault(seen.gpu_uuid.lower(), seen.node)
             if other != seen.node:

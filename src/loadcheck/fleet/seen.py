@@ -50,7 +50,8 @@ class Seen:
         card: its key in env/gpus.toml, or the device name of an unknown card, or "cpu"; None if not stated.
         code: the version and the commit of the loadcheck that ran it; None for a folder that cannot be read.
         log_digest: the hash of load.log, which is unique, as no two loads take the same seconds.
-        began: the start time to the microsecond and the free RAM in bytes; None if run.json lacks one of them.
+        moments: the start and the end to the microsecond, and the free RAM in bytes; None if run.json lacks one of them. The start
+            and the free RAM alone may coincide: of 146 pairs of workers of one host, one did (2 cores, 68afd1a).
     """
 
     folder: str
@@ -66,7 +67,7 @@ class Seen:
     ended_at: datetime | None = None
     duration_s: float | None = None
     log_digest: bytes | None = None
-    began: tuple[datetime, int] | None = None
+    moments: tuple[datetime, datetime, int] | None = None
     figures: tuple[SeenFigure, ...] = ()
     findings: tuple[NodeFinding, ...] = ()
 
@@ -130,7 +131,7 @@ def _why_refused(path: Path) -> str | None:
 def _seen(loaded: Loaded, folder: str, named: str, plan: FleetPlan | None, digest: bytes | None) -> Seen:
     record = loaded.record
     origin, gpu = record.origin, record.machine.get("gpu")
-    start, ram = time_of(record.started_at), record.machine.get("ram_available_bytes")
+    start, end, ram = time_of(record.started_at), time_of(record.ended_at), record.machine.get("ram_available_bytes")
     stated = folder if origin is None or origin.node is None else origin.node
     return Seen(
         folder=folder,
@@ -143,8 +144,8 @@ def _seen(loaded: Loaded, folder: str, named: str, plan: FleetPlan | None, diges
         lock_sha256=None if origin is None else origin.lock_sha256,
         code=" ".join(("loadcheck", record.loadcheck, *([record.commit] if record.commit else []))),
         started_at=start,
-        began=None if start is None or ram is None else (start, ram),
-        ended_at=time_of(record.ended_at),
+        ended_at=end,
+        moments=None if start is None or end is None or ram is None else (start, end, ram),
         duration_s=record.duration_s,
         log_digest=digest,
         figures=tuple(_figures(loaded)),
