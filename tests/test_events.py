@@ -143,7 +143,7 @@ def test_events_are_found_by_class(tmp_path: Path):
 
 
 def test_memory_figures_of_steps_and_of_a_trainings_start():
-    """The trainer records any memory figures that its backend measures (stacks/trainer.py), before it is made and at its first step."""
+    """The trainer records any memory figures that its backend measures (stacks/step_monitor.py), before it is made and at its first step."""
     measured = {name for name in Step.__struct_fields__ if name.endswith("_bytes")}
     assert {f"train_{when}{name}" for name in measured for when in ("", "before_")} <= {*TrainBegin.__struct_fields__}
 

@@ -17,7 +17,7 @@ from loadcheck.specs.training import TrainJob
 from loadcheck.stacks.packing import PackedRows, TokenRows, check_enough_rows, pack
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.rows import IGNORED, TokenRow
-from loadcheck.stacks.trainer import Session
+from loadcheck.stacks.train_session import TrainSession
 from tests.test_train_rows import Tokenizer
 
 EOS = 2
@@ -153,7 +153,7 @@ def test_a_long_example_can_be_packed(packing: bool, batch: int, message: str | 
         "limit_tokens": 12,
     }
     plan: Any = SimpleNamespace(config=SimpleNamespace(vocab_size=300))
-    session = Session(plan, validate(TrainJob, job, "x"), tmp_path, RunFolder(tmp_path), Recorder())
+    session = TrainSession(plan, validate(TrainJob, job, "x"), tmp_path, RunFolder(tmp_path), Recorder())
     faults = Faults("data.jsonl")
     found = session.tokens(Tokenizer(), faults)
     assert [message in str(each) for each in faults.problems() if message][:1] == ([True] if message else [])

@@ -1,6 +1,6 @@
 """torch's allocator with expandable segments: whole pages, gaps, and what it releases before it gives up."""
 
-from loadcheck.stacks.trainer import MonitoredTrainer, share_quantization_maps
+from loadcheck.stacks.monitored_trainer import MonitoredTrainer, share_quantization_maps
 from loadcheck.stacks.unsloth_vllm.training_memory.ledger import Event, Label
 from loadcheck.stacks.unsloth_vllm.training_memory.reserve import LARGE_PAGE_BYTES, Reserved, reserve
 from loadcheck.units import MIB

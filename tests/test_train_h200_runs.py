@@ -32,7 +32,7 @@ def test_a_resumed_training_has_the_losses_of_an_uninterrupted_one():
 
 
 def test_a_resumed_training_needs_at_most_a_mebibyte_more():
-    """894 KiB more: each state read from the checkpoint had its own two maps (stacks/trainer.py: share_quantization_maps, added after this run)."""
+    """894 KiB more: each state read from the checkpoint had its own two maps (stacks/monitored_trainer.py: share_quantization_maps, added after this run)."""
     resumed = read_steps(FOLDER / "h200-resumed" / "steps.jsonl")
     whole = read_steps(FOLDER / "h200-uninterrupted.steps.jsonl")
     for mine, theirs in zip(resumed, whole, strict=True):

@@ -36,7 +36,7 @@ def test_it_goes_on_to_the_same_bits(both: tuple[Training, Training]):
 
 
 def test_it_takes_no_byte_more(both: tuple[Training, Training]):
-    """Not in a step after the checkpoint, nor in the training's peak: the 8-bit states share their two maps again (stacks/trainer.py: share_maps)."""
+    """Not in a step after the checkpoint, nor in the training's peak: the 8-bit states share their two maps again (stacks/monitored_trainer.py: share_quantization_maps)."""
     whole, resumed = both
     more = {
         f"step {mine.step}": (mine.peak_allocated_bytes or 0) - (theirs.peak_allocated_bytes or 0)

@@ -16,7 +16,7 @@ from loadcheck.specs.files import validate
 from loadcheck.specs.training import TrainJob
 from loadcheck.stacks import trainer_of
 from loadcheck.stacks.recorder import Recorder
-from loadcheck.stacks.trainer import Session
+from loadcheck.stacks.train_session import TrainSession
 
 ENVIRONMENT = {
     "USE_TORCH": "0",  # the tokenizer does not need torch, whose import takes seconds
@@ -26,10 +26,10 @@ ENVIRONMENT = {
 }
 
 
-def _session(plan: LoadPlan, run_dir: Path, directory: Path, recorder: Recorder) -> Session:
+def _session(plan: LoadPlan, run_dir: Path, directory: Path, recorder: Recorder) -> TrainSession:
     folder = RunFolder(run_dir.resolve())
     data = json.loads(folder.train_path.read_text(encoding="utf-8"))
-    return Session(plan, validate(TrainJob, data, "train.json"), directory.resolve(), folder, recorder)
+    return TrainSession(plan, validate(TrainJob, data, "train.json"), directory.resolve(), folder, recorder)
 
 
 def count_rows(plan: LoadPlan, run_dir: Path, directory: Path, recorder: Recorder) -> None:

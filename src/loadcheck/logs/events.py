@@ -267,7 +267,7 @@ class TrainRows(Rows, frozen=True, kw_only=True, tag="train_rows"):
 
 
 class TrainBegin(Event, frozen=True, kw_only=True, tag="train_begin"):
-    """The first step is about to be taken (stacks/trainer.py: StepMonitor.begin_training).
+    """The first step is about to be taken (stacks/step_monitor.py: StepMonitor.begin_training).
 
     Attributes:
         train_before_*: before the trainer was made; peaks are counted from there.
@@ -287,7 +287,7 @@ class TrainBegin(Event, frozen=True, kw_only=True, tag="train_begin"):
 
 
 class TrainStep(Event, frozen=True, kw_only=True, tag="train_step"):
-    """One step of a training, counted from 1, for progress: one of at most MAX_STEP_EVENTS (stacks/trainer.py); every step is in steps.jsonl.
+    """One step of a training, counted from 1, for progress: one of at most MAX_STEP_EVENTS (stacks/step_monitor.py); every step is in steps.jsonl.
 
     Attributes:
         loss: of all its batches; None if not finite.

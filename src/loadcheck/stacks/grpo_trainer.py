@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from loadcheck.errors import BadInput, Problem
-from loadcheck.stacks.trainer import Backend, Session, monitored
+from loadcheck.stacks.monitored_trainer import monitored
+from loadcheck.stacks.step_monitor import Backend
+from loadcheck.stacks.train_session import TrainSession
 
 Reward = Callable[..., list[float]]
 
 
-def grpo_trainer(session: Session, backend: Backend, model: Any, tokenizer: Any, rewards: list[Reward]) -> Any:
+def grpo_trainer(session: TrainSession, backend: Backend, model: Any, tokenizer: Any, rewards: list[Reward]) -> Any:
     """trl 0.14.0's GRPOTrainer, with unsloth's vLLM where it is loaded; reward functions receive the rows' own columns."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer

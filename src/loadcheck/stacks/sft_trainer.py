@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from loadcheck.stacks.monitored_trainer import monitored
 from loadcheck.stacks.rows import TokenRow
-from loadcheck.stacks.trainer import Backend, Session, monitored
+from loadcheck.stacks.step_monitor import Backend
+from loadcheck.stacks.train_session import TrainSession
 
 
-def sft_trainer(session: Session, backend: Backend, model: Any, tokenizer: Any, rows: list[TokenRow]) -> Any:
+def sft_trainer(session: TrainSession, backend: Backend, model: Any, tokenizer: Any, rows: list[TokenRow]) -> Any:
     """trl 0.14.0's SFTTrainer; each batch is padded to its longest row (packed rows need no padding)."""
     from datasets import Dataset
     from transformers import DataCollatorForSeq2Seq

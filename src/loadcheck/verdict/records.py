@@ -103,7 +103,7 @@ _STEP_FIELDS = {
     "loss": "loss", "reward": "reward", "num_tokens": "num_tokens", "train_peak_allocated_bytes": "peak_allocated_bytes",
     "train_device_used_bytes": "device_used_bytes", "train_host_bytes": "host_bytes", "step_s": "step_s",
 }  # fmt: skip
-"""The fields of a step's event, and their names in steps.jsonl (stacks/trainer.py: Watch)."""
+"""The fields of a step's event, and their names in steps.jsonl (stacks/step_monitor.py: StepMonitor)."""
 _AT_MOST = (("peak_allocated_bytes", "reserved_bytes"),)
 _ON_CARD = (("reserved_bytes", "device_used_bytes"),)
 

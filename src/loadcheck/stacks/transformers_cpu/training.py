@@ -14,13 +14,15 @@ from loadcheck.logs.events import Done, TrainPeak, TrainRows
 from loadcheck.stacks.grpo_trainer import grpo_trainer, reward_functions
 from loadcheck.stacks.preflight import check_seeded
 from loadcheck.stacks.sft_trainer import sft_trainer
-from loadcheck.stacks.trainer import Backend, Session, run_trainer
+from loadcheck.stacks.step_monitor import Backend
+from loadcheck.stacks.train_session import TrainSession
+from loadcheck.stacks.trainer import run_trainer
 from loadcheck.stacks.transformers_cpu import engine
 from loadcheck.stacks.transformers_cpu.memory import peak_rss_bytes
 from loadcheck.weights.nf4 import quieten, wait_passively
 
 
-def run(session: Session) -> None:
+def run(session: TrainSession) -> None:
     """Run the session's training; BadInput for data that has changed."""
     plan, recorder = session.plan, session.recorder
     assert plan.profile.adapters is not None

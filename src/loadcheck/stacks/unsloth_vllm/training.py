@@ -14,12 +14,14 @@ from loadcheck.logs.events import Done, TrainPeak, TrainRows
 from loadcheck.stacks.grpo_trainer import Reward, grpo_trainer, reward_functions
 from loadcheck.stacks.rows import TokenRow
 from loadcheck.stacks.sft_trainer import sft_trainer
-from loadcheck.stacks.trainer import Backend, Session, run_trainer
+from loadcheck.stacks.step_monitor import Backend
+from loadcheck.stacks.train_session import TrainSession
+from loadcheck.stacks.trainer import run_trainer
 from loadcheck.stacks.unsloth_vllm import engine, startup
 from loadcheck.stacks.unsloth_vllm.device import memory_now, record_device
 
 
-def run(session: Session) -> None:
+def run(session: TrainSession) -> None:
     """Run the session's training.
 
     BadInput for invalid data or reward functions; UnsupportedMachine without a GPU that this stack can use.
@@ -43,7 +45,7 @@ def run(session: Session) -> None:
         engine.leave_process_group()
 
 
-def _prepare(session: Session) -> list[Reward]:
+def _prepare(session: TrainSession) -> list[Reward]:
     """Everything before the model is loaded; returns GRPO's reward functions."""
     engine.check_visible_devices()
     startup.check_variables()
@@ -63,7 +65,7 @@ def _prepare(session: Session) -> list[Reward]:
 
 
 def _trainer(
-    session: Session, backend: Backend, model: Any, tokenizer: Any, rows: list[TokenRow], rewards: list[Reward]
+    session: TrainSession, backend: Backend, model: Any, tokenizer: Any, rows: list[TokenRow], rewards: list[Reward]
 ) -> Any:
     if session.job.settings.method == "grpo":
         return grpo_trainer(session, backend, model, tokenizer, rewards)
