@@ -20,8 +20,8 @@ from loadcheck.logs.events import Answered, AnsweredAfterTraining, Attached, Sav
 from loadcheck.specs.profile import Profile, load_profile
 from loadcheck.stacks import engine_common as shared
 from loadcheck.stacks.recorder import Recorder
+from loadcheck.stacks.unsloth_vllm import attaching, environment, isolation, session, startup, vllm_model
 from loadcheck.stacks.unsloth_vllm import engine as gpu
-from loadcheck.stacks.unsloth_vllm import isolation, session, startup
 from loadcheck.stacks.unsloth_vllm.device import record_ram
 from loadcheck.stacks.unsloth_vllm.session import Session
 
@@ -35,7 +35,7 @@ def test_devices_other_than_the_first_are_refused(monkeypatch: pytest.MonkeyPatc
     """Devices that unsloth_zoo 2025.2.4 fails on are refused before any import, with what to do instead."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with pytest.raises(UnsupportedMachine, match="CUDA_VISIBLE_DEVICES: unsloth_zoo 2025.2.4 breaks with .*; unset it"):
-        gpu.check_visible_devices()
+        environment.check_visible_devices()
 
 
 @pytest.mark.parametrize("visible", [None, "0"])
@@ -45,7 +45,7 @@ def test_first_device_is_accepted(monkeypatch: pytest.MonkeyPatch, visible: str 
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    gpu.check_visible_devices()
+    environment.check_visible_devices()
 
 
 @pytest.mark.parametrize("pinned", ["GPU-b", None])
@@ -56,7 +56,7 @@ def test_unsloth_queries_only_its_own_gpu(monkeypatch: pytest.MonkeyPatch, pinne
     monkeypatch.delenv(PIN, raising=False)
     if pinned is not None:
         monkeypatch.setenv(PIN, pinned)
-    gpu.query_own_gpu_only()
+    environment.query_own_gpu_only()
     subprocess.check_output("nvidia-smi --query-gpu=memory.used --format=csv", shell=True)
     subprocess.check_output(["true"])
     command = f"nvidia-smi --query-gpu=memory.used --format=csv --id={pinned or 0}"
@@ -68,10 +68,10 @@ def test_unsloths_query_can_be_answered_by_nvml(monkeypatch: pytest.MonkeyPatch)
     asked: list[object] = []
     used = [5 * 2**30 + 1, None]
     monkeypatch.setattr(subprocess, "check_output", lambda command, **_: asked.append(command))
-    monkeypatch.setattr(gpu, "device_used_reader", lambda: lambda: used.pop(0))
+    monkeypatch.setattr(environment, "device_used_reader", lambda: lambda: used.pop(0))
     monkeypatch.delenv(startup.DISABLE_VARIABLE, raising=False)
     monkeypatch.delenv(PIN, raising=False)
-    gpu.query_own_gpu_only()
+    environment.query_own_gpu_only()
     answer = subprocess.check_output("nvidia-smi --query-gpu=memory.used --format=csv", shell=True)
     assert re.findall(rb"([\d]{1,})[\s]{1,}M", answer) == [b"5120"]  # unsloth/models/_utils.py:963
     subprocess.check_output("nvidia-smi --query-gpu=memory.used --format=csv", shell=True)
@@ -83,10 +83,10 @@ def test_unsloths_query_can_be_answered_by_nvml(monkeypatch: pytest.MonkeyPatch)
 def test_adapters_are_recorded_with_their_hash_before_the_answer(monkeypatch: pytest.MonkeyPatch, disabled: str):
     """With the measure adapters are hashed in the background, and the event has the memory from when they were attached."""
     monkeypatch.setenv(startup.DISABLE_VARIABLE, disabled)
-    monkeypatch.setattr(gpu, "digest", lambda weights: f"of {weights}")
+    monkeypatch.setattr(attaching, "digest", lambda weights: f"of {weights}")
     events: list[Event] = []
     recorder = cast(Recorder, SimpleNamespace(record=events.append))
-    record = gpu.recorded_with_hash(Attached(adapter_bytes=7), ["w"], recorder)
+    record = attaching.recorded_with_hash(Attached(adapter_bytes=7), ["w"], recorder)
     assert len(events) == (1 if disabled else 0)
     record()
     assert events == [Attached(adapter_bytes=7, adapter_sha256="of ['w']")]
@@ -136,10 +136,10 @@ def test_a_pinned_gpu_needs_the_capability_of_the_first(monkeypatch: pytest.Monk
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv(PIN, "GPU-b")
     if own != (7, 5):
-        gpu.check_visible_devices()
+        environment.check_visible_devices()
         return
     with pytest.raises(UnsupportedMachine, match=r"LOADCHECK_GPU: its compute capability is 7\.5, .* first GPU, 8\.9"):
-        gpu.check_visible_devices()
+        environment.check_visible_devices()
 
 
 def test_the_ram_that_unsloth_finds_is_recorded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -160,8 +160,8 @@ def test_environment_keeps_the_load_off_the_network(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         os, "environ", {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_PORT": "1", "VLLM_USE_V1": "1", "HF_HUB_OFFLINE": "0"}
     )
-    gpu.set_environment()
-    assert os.environ == gpu.ENVIRONMENT
+    environment.set_environment()
+    assert os.environ == environment.ENVIRONMENT
     assert os.environ["HF_HUB_OFFLINE"] == os.environ["UNSLOTH_DISABLE_STATISTICS"] == "1"
 
 
@@ -269,7 +269,7 @@ def test_lora_slots_count_each_stacked_buffer_once():
     """Buffers in tuples count one by one, a layer reached twice counts once, and weights and views do not count."""
     qkv = Module(lora_a_stacked=(tensor(1), tensor(2)), lora_b_stacked=(tensor(4),), weight=tensor(1000))
     embedding = Module(embeddings_tensors=tensor(8), lora_a_stacked=tensor(16), lora_a_stacked_2d=tensor(1000))
-    assert gpu.lora_slots_bytes(Module(qkv, embedding, Module(qkv), lora_b_stacked=None)) == 31
+    assert vllm_model.lora_slots_bytes(Module(qkv, embedding, Module(qkv), lora_b_stacked=None)) == 31
 
 
 def test_random_weights_need_no_expected_word():
@@ -304,7 +304,7 @@ def test_a_session_records_what_it_measured(fast_inference: bool, monkeypatch: p
     unsloth = SimpleNamespace(FastLanguageModel=SimpleNamespace(
         get_peft_model=lambda model, **_: model, for_training=lambda *_: None))  # fmt: skip
     monkeypatch.setitem(sys.modules, "unsloth", unsloth)
-    for module in (gpu, session):
+    for module in (attaching, session):
         monkeypatch.setattr(module, "memory_now", lambda: MEMORY)
         monkeypatch.setattr(module, "digest", lambda _: "0" * 64)
     for name, value in (("_lora_request", 1), ("_adapters_on_disk", ({}, {})), ("_adapters_in_memory", ({}, {})), ("_base_weight", None),
@@ -317,7 +317,7 @@ def test_a_session_records_what_it_measured(fast_inference: bool, monkeypatch: p
     recorder = cast(Recorder, SimpleNamespace(record=events.append))
     tokenizer = SimpleNamespace(apply_chat_template=lambda *_, **__: [7, 8, 9], decode=lambda *_, **__: "Paris.")
     asked = profile(fast_inference=fast_inference)
-    gpu.attach(model, asked.adapters, recorder)
+    attaching.attach(model, asked.adapters, recorder)
     loaded = Session(asked, model, tokenizer, recorder)
     loaded.answer(Answered, 1)
     loaded.train()

@@ -34,7 +34,7 @@ from loadcheck.stacks.plain_vllm.serving import Served, argv
 from loadcheck.stacks.recorder import Recorder
 from loadcheck.stacks.unsloth_vllm import STACK as UNSLOTH_VLLM
 from loadcheck.stacks.unsloth_vllm import device, startup
-from loadcheck.stacks.unsloth_vllm import engine as common
+from loadcheck.stacks.unsloth_vllm import engine as unsloth_engine
 from loadcheck.stacks.unsloth_vllm.activation import forward_peak
 from loadcheck.stacks.unsloth_vllm.graphs import graph_nodes
 from loadcheck.stacks.unsloth_vllm.weights import embedding_rows, head_rows, weights
@@ -278,9 +278,9 @@ def test_the_engine_records_what_it_measured(monkeypatch: pytest.MonkeyPatch, tm
     torch = SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda="12.4"), distributed=distributed)
     for name, module in (("vllm", stand_in), ("torch", torch)):
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(common, "version", lambda _package: "1")
+    monkeypatch.setattr(unsloth_engine, "version", lambda _package: "1")
     monkeypatch.setattr(device, "_driver_version", lambda: "580")
-    monkeypatch.setattr(common, "leave_process_group", lambda: None)
+    monkeypatch.setattr(engine, "leave_process_group", lambda: None)
     monkeypatch.setattr(os, "environ", {"PYTORCH_CUDA_ALLOC_CONF": "x", startup.DISABLE_VARIABLE: "all"})
     events: list[Event] = []
     recorder = SimpleNamespace(record=events.append)

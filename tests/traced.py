@@ -30,7 +30,7 @@ KINDS = {
 }
 PACKAGE = re.compile(r".*/(?:site-packages|src)/(.+)")
 OUR_WRAPPERS = ("check_output",)
-"""Our functions between unsloth and what it calls (stacks/unsloth_vllm/engine.py: query_own_gpu_only)."""
+"""Our functions between unsloth and what it calls (stacks/unsloth_vllm/environment.py: query_own_gpu_only)."""
 IGNORED_PATHS = ("/dev/null", "/dev/tty")
 IMPORTED = (
     "vllm.entrypoints.llm", "vllm.lora.worker_manager", "vllm.model_executor.models.llama", "vllm.model_executor.model_loader.loader",
@@ -134,11 +134,11 @@ def run_steps(watch: AuditHook, folder: str, *steps: str) -> int:
 def run_imports(watch: AuditHook) -> int:
     """The imports of unsloth's engine, with torch's answers about a card faked (scripts/trace_training.py)."""
     from loadcheck.stacks.recorder import Recorder
-    from loadcheck.stacks.unsloth_vllm import engine
+    from loadcheck.stacks.unsloth_vllm import engine, environment
 
     sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
-    engine.set_environment()
-    engine.query_own_gpu_once()
+    environment.set_environment()
+    environment.query_own_gpu_once()
     shell = os.system
     from trace_training import pretend_gpu
 

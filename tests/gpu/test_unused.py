@@ -28,8 +28,8 @@ IMPORTS = """
 import sys, types
 sys.path[:0] = [ROOT + "/scripts", ROOT + "/src", ROOT]
 from loadcheck.stacks import lazy_imports
-from loadcheck.stacks.unsloth_vllm import engine, startup, unused
-engine.set_environment()
+from loadcheck.stacks.unsloth_vllm import engine, environment, startup, unused
+environment.set_environment()
 startup.defer_unused_imports()
 compile = sys.modules["torch"].compile
 from trace_training import pretend_gpu
@@ -100,8 +100,8 @@ def test_an_auto_class_knows_the_same_configs(tmp_path: Path):
 COMPILE = """
 import sys
 sys.path[:0] = [ROOT + "/src"]
-from loadcheck.stacks.unsloth_vllm import engine, startup
-engine.set_environment()
+from loadcheck.stacks.unsloth_vllm import environment, startup
+environment.set_environment()
 startup.defer_unused_imports()
 import torch, torch._dynamo
 

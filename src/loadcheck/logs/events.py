@@ -140,7 +140,7 @@ class Attached(OnDevice, frozen=True, kw_only=True, tag="adapters"):
 
 
 class Slots(Event, frozen=True, kw_only=True, tag="slots"):
-    """The buffers that wait for an adapter in vLLM's layers (stacks/unsloth_vllm/engine.py: lora_slots_bytes)."""
+    """The buffers that wait for an adapter in vLLM's layers (stacks/unsloth_vllm/vllm_model.py: lora_slots_bytes)."""
 
     lora_slots_bytes: Bytes | None = None
 

@@ -13,20 +13,22 @@ from loadcheck.specs.settings import engine_arguments
 from loadcheck.stacks.engine_common import expectation, seconds_since
 from loadcheck.stacks.plain_vllm import PACKAGES
 from loadcheck.stacks.recorder import Recorder
-from loadcheck.stacks.unsloth_vllm import engine as common
 from loadcheck.stacks.unsloth_vllm import startup, vllm_start
 from loadcheck.stacks.unsloth_vllm.device import memory_now, record_device, record_peak
+from loadcheck.stacks.unsloth_vllm.engine import record_imports
+from loadcheck.stacks.unsloth_vllm.environment import check_visible_devices, set_environment
 from loadcheck.stacks.unsloth_vllm.kv import kv_cache_dtype_of
 from loadcheck.stacks.unsloth_vllm.session import Generated
+from loadcheck.stacks.unsloth_vllm.vllm_model import leave_process_group
 
 SWITCH = {"default": None, "on": True, "off": False}
 
 
 def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     """Run the plan with the checkpoint in `directory`; UnsupportedMachine without a GPU that this stack can use."""
-    common.check_visible_devices()
+    check_visible_devices()
     startup.check_variables()
-    common.set_environment()
+    set_environment()
     os.environ.pop("PYTORCH_CUDA_ALLOC_CONF", None)  # the prediction assumes torch's default
     startup.begin_reading(directory)
     _import_stack(recorder)
@@ -35,14 +37,14 @@ def run(plan: LoadPlan, directory: Path, recorder: Recorder) -> None:
     _answer(plan, llm, recorder)
     record_peak(recorder)
     recorder.record(Done())
-    common.leave_process_group()
+    leave_process_group()
 
 
 def _import_stack(recorder: Recorder) -> None:
     start_s = time.monotonic()
     with startup.paused_collector():
         import vllm  # noqa: F401
-    common.record_imports(start_s, PACKAGES, recorder)
+    record_imports(start_s, PACKAGES, recorder)
 
 
 def arguments(plan: LoadPlan, directory: Path) -> dict[str, Any]:

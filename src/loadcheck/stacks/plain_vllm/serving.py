@@ -19,7 +19,7 @@ from loadcheck.stacks.plain_vllm import STACK
 from loadcheck.stacks.plain_vllm.gate import EXPIRES, GRACE, KEY, VERDICT
 from loadcheck.stacks.plain_vllm.prediction import activation_band, predict
 from loadcheck.stacks.unsloth_vllm.bands import EXACT, Rounding, bands
-from loadcheck.stacks.unsloth_vllm.engine import ENVIRONMENT, UNSET
+from loadcheck.stacks.unsloth_vllm.environment import ENVIRONMENT, UNSET
 from loadcheck.stacks.unsloth_vllm.kv import config_block_bytes, kv_cache_dtype_of
 from loadcheck.units import show_bytes
 

@@ -17,8 +17,12 @@ from loadcheck.stacks.sft_trainer import sft_trainer
 from loadcheck.stacks.step_monitor import Backend
 from loadcheck.stacks.train_session import TrainSession
 from loadcheck.stacks.trainer import run_trainer
-from loadcheck.stacks.unsloth_vllm import engine, startup
+from loadcheck.stacks.unsloth_vllm import startup
+from loadcheck.stacks.unsloth_vllm.attaching import attach
 from loadcheck.stacks.unsloth_vllm.device import memory_now, record_device
+from loadcheck.stacks.unsloth_vllm.engine import import_stack, load
+from loadcheck.stacks.unsloth_vllm.environment import check_visible_devices, query_own_gpu_once, set_environment
+from loadcheck.stacks.unsloth_vllm.vllm_model import leave_process_group
 
 
 def run(session: TrainSession) -> None:
@@ -28,12 +32,12 @@ def run(session: TrainSession) -> None:
     """
     profile, recorder = session.plan.profile, session.recorder
     rewards = _prepare(session)
-    model, tokenizer = engine.load(profile, session.directory, recorder)
+    model, tokenizer = load(profile, session.directory, recorder)
     faults = Faults(session.job.data)
     rows = session.tokens(tokenizer, faults)
     faults.refuse()
     assert profile.adapters is not None
-    model = engine.attach(model, profile.adapters, recorder)
+    model = attach(model, profile.adapters, recorder)
     recorder.record(TrainRows(**rows.summary()))
     backend = _backend()
     make = partial(_trainer, session, backend, model, tokenizer, rows.trained, rewards)
@@ -42,22 +46,22 @@ def run(session: TrainSession) -> None:
     recorder.record(TrainPeak(train_peak_host_bytes=peak_host_bytes(), **now))
     recorder.record(Done())
     if profile.fast_inference:
-        engine.leave_process_group()
+        leave_process_group()
 
 
 def _prepare(session: TrainSession) -> list[Reward]:
     """Everything before the model is loaded; returns GRPO's reward functions."""
-    engine.check_visible_devices()
+    check_visible_devices()
     startup.check_variables()
-    engine.set_environment()
-    engine.query_own_gpu_once()
+    set_environment()
+    query_own_gpu_once()
     grpo = session.job.settings.method == "grpo"
     rewards = reward_functions(session.job.reward_functions) if grpo else []
     session.partial.mkdir(parents=True, exist_ok=True)
     # unsloth writes its compiled trainers and, for vLLM, the adapters into the working directory
     os.chdir(session.partial)
     startup.begin_context()
-    engine.import_stack(session.recorder)
+    import_stack(session.recorder)
     record_device(session.recorder)
     if grpo:
         _patch_grpo()
