@@ -52,7 +52,7 @@ def test_packed_rows_are_predicted_as_full(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_first_step_takes_less_than_later_ones() -> None:
-    """The first step has no optimizer states; trainings with few rows are held to it (verdict/train.py)."""
+    """The first step has no optimizer states; trainings with few rows are held to it (verdict/training/memory.py)."""
     profile = changed(load_profile("llama31-8b-instruct-4bit"), {"fast_inference": False})
     _, config = resolve_model(profile.model, profile.load_in_4bit)
     case = case_of(config, profile, card_from_table("H100"), 1 << 36)

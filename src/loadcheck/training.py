@@ -23,8 +23,10 @@ from loadcheck.runs.steps import read_steps
 from loadcheck.specs.files import changed, to_data, validate
 from loadcheck.specs.training import TrainJob, TrainSettings
 from loadcheck.units import gib_figures
-from loadcheck.verdict.records import Records
-from loadcheck.verdict.train import TrainEvidence, judge_training, measured_allocated, measured_device, measured_host
+from loadcheck.verdict.training import judge_training
+from loadcheck.verdict.training.evidence import TrainEvidence
+from loadcheck.verdict.training.memory import measured_allocated, measured_device, measured_host
+from loadcheck.verdict.training.records import Records
 from loadcheck.workloads.peaks import Peaks, predict_peaks
 
 STEPS = ("prepare", "rows", "train")

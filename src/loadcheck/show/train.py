@@ -19,7 +19,7 @@ from loadcheck.specs.training import TrainJob
 from loadcheck.terminal import print_table, print_words
 from loadcheck.training import Trained
 from loadcheck.units import show_bytes, to_gib
-from loadcheck.verdict.train import packed_words
+from loadcheck.verdict.training.rows import packed_words
 from loadcheck.workloads.peaks import Peaks
 
 LINE_S = 5.0
