@@ -23,7 +23,8 @@ from loadcheck.stacks.unsloth_vllm.weights import weights
 from loadcheck.units import to_gib
 from loadcheck.verdict import judge
 from loadcheck.weights.small_files import small_files
-from loadcheck.weights.synthetic import checkpoint_tensors, directory_name
+from loadcheck.weights.synthetic import directory_name
+from loadcheck.weights.synthetic_tensors import checkpoint_tensors
 from tests.cases import predict
 
 PROFILE = load_profile("llama31-8b-instruct-4bit")

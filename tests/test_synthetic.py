@@ -17,7 +17,7 @@ from loadcheck.plan import LoadPlan, make_plan
 from loadcheck.specs.hf_config import config_from_hf
 from loadcheck.specs.profile import Profile, load_profile
 from loadcheck.specs.shape import ModelConfig
-from loadcheck.weights import small_files, synthetic
+from loadcheck.weights import noise, safetensors_file, small_files, synthetic, synthetic_tensors
 
 NF4 = {
     "quant_method": "bitsandbytes",
@@ -52,7 +52,7 @@ def plan_of(folder: Path, **changes) -> LoadPlan:
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
-    return {tensor.name: (tensor.dtype, tensor.shape) for tensor in synthetic.checkpoint_tensors(config)}
+    return {tensor.name: (tensor.dtype, tensor.shape) for tensor in synthetic_tensors.checkpoint_tensors(config)}
 
 
 def read_safetensors(path: Path) -> dict[str, tuple[str, list[int], bytes]]:
@@ -70,10 +70,10 @@ def read_safetensors(path: Path) -> dict[str, tuple[str, list[int], bytes]]:
 def test_llama_31_8b_has_the_size_of_the_real_file():
     """The NF4 checkpoint of Llama 3.1 8B has the size of the real model.safetensors, to the byte."""
     config = make_plan(load_profile("llama31-8b-instruct-4bit", {"weights": "synthetic"})).config
-    tensors = synthetic.checkpoint_tensors(config)
+    tensors = synthetic_tensors.checkpoint_tensors(config)
     assert len(tensors) == 1_411
     assert sum(tensor.num_bytes for tensor in tensors) == 5_702_577_939
-    assert synthetic.file_bytes(tensors) == 5_702_746_371
+    assert safetensors_file.file_bytes(tensors) == 5_702_746_371
 
 
 def test_nf4_linear_has_the_six_tensors_of_bitsandbytes():
@@ -122,12 +122,12 @@ def test_linears_have_the_biases_of_the_config(changes: dict, biased: set[str]):
 @pytest.mark.parametrize("quantization_config", [NF4, None])
 def test_written_file_is_the_documented_format(tmp_path: Path, quantization_config: dict | None):
     """Each tensor is where the header says, with its length, and nothing follows the last."""
-    tensors = synthetic.checkpoint_tensors(tiny(quantization_config=quantization_config))
+    tensors = synthetic_tensors.checkpoint_tensors(tiny(quantization_config=quantization_config))
     path = tmp_path / "model.safetensors"
-    synthetic.write_safetensors(path, tensors)
+    safetensors_file.write_safetensors(path, tensors)
     found = read_safetensors(path)
-    assert path.stat().st_size == synthetic.file_bytes(tensors)
-    assert len(synthetic.header(tensors)) % 8 == 0
+    assert path.stat().st_size == safetensors_file.file_bytes(tensors)
+    assert len(safetensors_file.header(tensors)) % 8 == 0
     assert [*found] == [tensor.name for tensor in tensors]
     for tensor in tensors:
         dtype, shape, data = found[tensor.name]
@@ -137,7 +137,7 @@ def test_written_file_is_the_documented_format(tmp_path: Path, quantization_conf
 def test_tokens_beyond_the_tokenizer_have_zero_rows(tmp_path: Path):
     """Tokens outside the tokenizer have logit 0, so greedy answers stay inside."""
     path = tmp_path / "model.safetensors"
-    synthetic.write_safetensors(path, synthetic.checkpoint_tensors(tiny()))
+    safetensors_file.write_safetensors(path, synthetic_tensors.checkpoint_tensors(tiny()))
     _, (vocab, hidden), data = read_safetensors(path)["lm_head.weight"]
     rows = [data[2 * hidden * row : 2 * hidden * (row + 1)] for row in range(vocab)]
     assert all(any(row) for row in rows[: small_files.NUM_TOKENS])
@@ -147,12 +147,12 @@ def test_tokens_beyond_the_tokenizer_have_zero_rows(tmp_path: Path):
 def test_quantization_state_is_what_bitsandbytes_reads(tmp_path: Path):
     """The packed state has the linear's shape, and an offset that keeps every absmax positive."""
     path = tmp_path / "model.safetensors"
-    synthetic.write_safetensors(path, synthetic.checkpoint_tensors(tiny()))
+    safetensors_file.write_safetensors(path, synthetic_tensors.checkpoint_tensors(tiny()))
     state = json.loads(
         read_safetensors(path)["model.layers.0.self_attn.k_proj.weight.quant_state.bitsandbytes__nf4"][2]
     )
     offset = state.pop("nested_offset")
-    assert offset > synthetic.NESTED_ABSMAX
+    assert offset > synthetic_tensors.NESTED_ABSMAX
     assert state == {
         "quant_type": "nf4",
         "blocksize": 64,
@@ -165,16 +165,16 @@ def test_quantization_state_is_what_bitsandbytes_reads(tmp_path: Path):
 
 def test_weights_are_distributed_like_trained_ones():
     """Dequantized weights have a mean near 0 and a standard deviation near 0.02, in NF4 and in bfloat16."""
-    noise = synthetic.nf4_noise()
-    counts = {byte: noise.count(byte) for byte in range(256)}
-    absmax = statistics.mean(synthetic.NESTED_OFFSETS)
-    pairs = [(synthetic.NF4_LEVELS[byte >> 4] * absmax, count) for byte, count in counts.items()]
-    mean = sum(value * count for value, count in pairs) / len(noise)
-    spread = math.sqrt(sum(value**2 * count for value, count in pairs) / len(noise))
+    block = noise.nf4_noise()
+    counts = {byte: block.count(byte) for byte in range(256)}
+    absmax = statistics.mean(synthetic_tensors.NESTED_OFFSETS)
+    pairs = [(synthetic_tensors.NF4_LEVELS[byte >> 4] * absmax, count) for byte, count in counts.items()]
+    mean = sum(value * count for value, count in pairs) / len(block)
+    spread = math.sqrt(sum(value**2 * count for value, count in pairs) / len(block))
     assert abs(mean) < 0.0002
     assert 0.018 < spread < 0.022
 
-    words = struct.unpack("<4096H", synthetic.bfloat16_noise()[:8192])
+    words = struct.unpack("<4096H", noise.bfloat16_noise()[:8192])
     floats = [struct.unpack("<f", struct.pack("<I", word << 16))[0] for word in words]
     assert {value < 0 for value in floats} == {True, False}
     assert 2**-7 <= min(map(abs, floats)) <= max(map(abs, floats)) < 2**-5
@@ -236,9 +236,9 @@ def test_checkpoint_is_made_once_and_reused(tmp_path: Path):
 def test_two_processes_make_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The second process waits, and removes nothing that the first one's load may be reading."""
     plan, made, begun = plan_of(tmp_path / "model"), [], Barrier(2)
-    write = synthetic.write_safetensors
+    write = safetensors_file.write_safetensors
 
-    def slowly(path: Path, tensors: list[synthetic.Tensor]) -> None:
+    def slowly(path: Path, tensors: list[safetensors_file.Tensor]) -> None:
         made.append(path)
         time.sleep(0.2)
         write(path, tensors)

@@ -12,7 +12,8 @@ from loadcheck.specs.files import env_dir, read_toml
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.units import GIB, show_bytes
 from loadcheck.weights.package import NEEDED_BYTES
-from loadcheck.weights.synthetic import checkpoint_tensors, file_bytes
+from loadcheck.weights.safetensors_file import file_bytes
+from loadcheck.weights.synthetic_tensors import checkpoint_tensors
 
 SHM = "/dev/shm"  # noqa: S108: only its size is read
 SHM_BYTES = GIB

@@ -62,7 +62,7 @@ REFRESH_S = 0.5
 """Seconds between updates on a terminal."""
 _COUNTED = re.compile(r"\|\s*(\d{1,6})/(\d{1,6}) \[| weights: ([\d.]{1,9} \w{1,3}) of ([\d.]{1,9} \w{1,3})")
 """The counter of a tqdm bar (tqdm/std.py at 4.67: bar_format), as for CUDA graphs and shards, or the bytes of weights that were fetched or
-made (weights/progress.py, weights/synthetic.py)."""
+made (weights/progress.py, weights/safetensors_file.py)."""
 _BAR_CHARS = 4096
 SILENCE_S = 2.5
 """Longest silence without a terminal, in seconds; otherwise a working CI job looks like one that hangs."""

@@ -19,7 +19,7 @@ from loadcheck.stacks.unsloth_vllm.training_memory.model import Trainee, build
 from loadcheck.stacks.unsloth_vllm.training_memory.steps import Steps
 
 SYNTHETIC_TOKENS = 259
-"""Nonzero rows of a synthetic embedding (loadcheck/weights/synthetic.py: NUM_TOKENS)."""
+"""Nonzero rows of a synthetic embedding (weights/small_files.py: NUM_TOKENS)."""
 UNTRAINED = Label(
     "lm_head's rows of untrained tokens", "unsloth_zoo/tokenizer_utils.py:225-233, called by SFTTrainer.train"
 )
