@@ -14,7 +14,9 @@ from loadcheck import cli, loading
 from loadcheck.errors import BadInput
 from loadcheck.loading import judge_folder
 from loadcheck.plan import make_plan, plan_from_json, plan_to_json
-from loadcheck.runs.folder import MAX_RECORD_BYTES, RunFolder, create_run_folder, write_json
+from loadcheck.runs.folder import RunFolder
+from loadcheck.runs.json_file import MAX_RECORD_BYTES, write_json
+from loadcheck.runs.new_folder import create_run_folder
 from loadcheck.specs.files import MAX_FILE_BYTES
 from loadcheck.specs.profile import load_profile
 from tests.conftest import RUNS

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from loadcheck import cli
-from loadcheck.runs.folder import create_run_folder, write_json
+from loadcheck.runs.json_file import write_json
+from loadcheck.runs.new_folder import create_run_folder
 from loadcheck.runs.redact import Redactor
 from loadcheck.runs.secrets import hub_tokens, secrets
 from loadcheck.runs.sink import LogSink

@@ -27,8 +27,11 @@ from loadcheck.plan import plan_to_json
 from loadcheck.preparing import Prepared
 from loadcheck.runs.ahead import Ahead
 from loadcheck.runs.child import ChildEnd, ignore_signals, run_child, signals_as_interrupts, start_child
-from loadcheck.runs.folder import RunFolder, RunRecord, create_run_folder, new_run_id, write_json
+from loadcheck.runs.folder import RunFolder
+from loadcheck.runs.json_file import write_json
+from loadcheck.runs.new_folder import create_run_folder, new_run_id
 from loadcheck.runs.origin import read_origin
+from loadcheck.runs.record import RunRecord
 from loadcheck.runs.sampler import Sampler
 from loadcheck.runs.secrets import TOKEN_VARIABLES, secrets
 from loadcheck.runs.sink import LogSink

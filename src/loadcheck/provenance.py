@@ -15,7 +15,7 @@ import msgspec
 from loadcheck import signature
 from loadcheck.disk import read_at_most
 from loadcheck.errors import BadInput, LoadcheckError, Problem
-from loadcheck.runs.folder import own_file
+from loadcheck.runs.json_file import own_file
 from loadcheck.runs.origin import LOCK, lock_sha256, read_origin
 
 NAMESPACE = "image@loadcheck"

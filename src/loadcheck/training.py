@@ -18,7 +18,9 @@ from loadcheck.logs.events import Device
 from loadcheck.plan import LoadPlan, plan_from_json
 from loadcheck.predict import Card, Case, card_from_device
 from loadcheck.preparing import Prepared
-from loadcheck.runs.folder import RunFolder, RunRecord, own_file, read_json, write_json
+from loadcheck.runs.folder import RunFolder
+from loadcheck.runs.json_file import own_file, read_json, write_json
+from loadcheck.runs.record import RunRecord
 from loadcheck.runs.steps import read_steps
 from loadcheck.specs.files import changed, to_data, validate
 from loadcheck.specs.training import TrainJob, TrainSettings

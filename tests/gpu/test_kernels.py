@@ -12,7 +12,7 @@ from loadcheck.loading import child_environment
 from loadcheck.plan import make_plan, plan_to_json
 from loadcheck.runs.ahead import ahead
 from loadcheck.runs.child import run_child
-from loadcheck.runs.folder import write_json
+from loadcheck.runs.json_file import write_json
 from loadcheck.runs.sink import LogSink
 from loadcheck.specs.profile import load_profile
 from loadcheck.stacks.unsloth_vllm.kernel_compiler import MODULE, Sizes

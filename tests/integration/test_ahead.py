@@ -18,7 +18,7 @@ from loadcheck.plan import make_plan, plan_to_json
 from loadcheck.preparing import GPU_PROFILE
 from loadcheck.runs.ahead import Ahead, ahead
 from loadcheck.runs.child import run_child
-from loadcheck.runs.folder import write_json
+from loadcheck.runs.json_file import write_json
 from loadcheck.runs.sink import LogSink
 from loadcheck.specs.profile import load_profile
 from loadcheck.stacks import ahead_engine_of

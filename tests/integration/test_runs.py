@@ -20,7 +20,10 @@ import pytest
 
 from loadcheck.errors import BadInput
 from loadcheck.runs.child import ChildEnd, run_child, signals_as_interrupts, start_child
-from loadcheck.runs.folder import RunFolder, RunRecord, create_run_folder, new_run_id, write_json
+from loadcheck.runs.folder import RunFolder
+from loadcheck.runs.json_file import write_json
+from loadcheck.runs.new_folder import create_run_folder, new_run_id
+from loadcheck.runs.record import RunRecord
 from loadcheck.runs.sampler import Sampler
 from loadcheck.runs.sink import LogSink
 

@@ -11,7 +11,9 @@ from loadcheck.checking.card import card_of_log, golden_ranges, named_card
 from loadcheck.checking.profile import profile_of
 from loadcheck.checking.shape import shape_of_log
 from loadcheck.logs import ParsedLog
-from loadcheck.runs.folder import RunFolder, RunRecord, own_file
+from loadcheck.runs.folder import RunFolder
+from loadcheck.runs.json_file import own_file
+from loadcheck.runs.record import RunRecord
 from loadcheck.specs.model import find_model
 from loadcheck.specs.trouble import failure_words
 from loadcheck.stacks import parse_log, stack_of, stack_of_log

@@ -11,7 +11,7 @@ from loadcheck.errors import BadInput, Problem, shortlist
 from loadcheck.findings.evidence import is_parallel
 from loadcheck.logs import Attempt
 from loadcheck.logs.events import Started
-from loadcheck.runs.folder import RunRecord
+from loadcheck.runs.record import RunRecord
 from loadcheck.specs.files import changed, differences, validate
 from loadcheck.specs.lora import adapter_params, possible_ranks
 from loadcheck.specs.model import Model, find_model

@@ -11,7 +11,7 @@ from loadcheck.cli.ahead import begin_reading, started_ahead
 from loadcheck.cli.chosen import overrides
 from loadcheck.cli.ci import CiReports, ci_options
 from loadcheck.cli.options import PATH, json_option, setting_options
-from loadcheck.runs.folder import refuse_taken
+from loadcheck.runs.new_folder import refuse_taken
 
 
 @click.command("load", short_help="Load a model, attach adapters, answer once, check each figure.")

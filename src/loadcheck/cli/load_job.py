@@ -21,7 +21,7 @@ from loadcheck.preparing import Prepared, default_profile, prepare, reject_ignor
 from loadcheck.recovery import Effects, Recovery
 from loadcheck.recovery import recover as walk
 from loadcheck.runs.ahead import Ahead
-from loadcheck.runs.folder import default_folder
+from loadcheck.runs.new_folder import default_folder
 from loadcheck.show.ci.report import Report as CiReport
 from loadcheck.show.ci.report import of_machine, of_prediction, of_verdict
 from loadcheck.show.doctor import show_troubles

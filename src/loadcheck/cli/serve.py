@@ -21,7 +21,7 @@ from loadcheck.plan import plan_to_json
 from loadcheck.predict.account import Prediction
 from loadcheck.predict.case import Case
 from loadcheck.preparing import GPU_PROFILE, case_here, require
-from loadcheck.runs.folder import create_run_folder, new_run_id
+from loadcheck.runs.new_folder import create_run_folder, new_run_id
 from loadcheck.serving.key import ApiKey, api_key
 from loadcheck.serving.request import ServeRequest, resolve_request
 from loadcheck.serving.server import LOOPBACK, check_port, serve

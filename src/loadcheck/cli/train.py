@@ -20,7 +20,7 @@ from loadcheck.cli.train_options import train_options
 from loadcheck.data import read_data
 from loadcheck.errors import EXIT_FAIL, BadInput, Problem, printable
 from loadcheck.preparing import Prepared, default_profile, prepare, reject_ignored_flags, require
-from loadcheck.runs.folder import refuse_taken
+from loadcheck.runs.new_folder import refuse_taken
 from loadcheck.show.ci.report import of_verdict
 from loadcheck.show.train import TrainProgress, show_counted, show_data, show_trained
 from loadcheck.specs.profile import Profile

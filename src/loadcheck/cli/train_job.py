@@ -10,7 +10,8 @@ from typing import Any
 from loadcheck.data import read_data
 from loadcheck.errors import BadInput, Problem
 from loadcheck.runs.checkpoints import check_whole, checkpoints
-from loadcheck.runs.folder import RunFolder, RunRecord
+from loadcheck.runs.folder import RunFolder
+from loadcheck.runs.record import RunRecord
 from loadcheck.specs.files import changed, validate
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.settings import settings_of

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from loadcheck.errors import BadInput, Problem, printable
-from loadcheck.runs.folder import FILES, PARTIAL, RESERVE
+from loadcheck.runs.folder import FILES, RESERVE
+from loadcheck.runs.json_file import PARTIAL
 from loadcheck.runs.private import write_whole
 from loadcheck.runs.redact import Redactor
 from loadcheck.runs.secrets import secrets

@@ -15,7 +15,8 @@ from loadcheck.figures import Kind, Reading, figure_specs
 from loadcheck.findings.finding import Status
 from loadcheck.logs.events import Device, Imported
 from loadcheck.predict import Case, card_from_device
-from loadcheck.runs.folder import RunFolder, RunRecord
+from loadcheck.runs.folder import RunFolder
+from loadcheck.runs.record import RunRecord
 from loadcheck.specs.profile import settings_by_key
 from loadcheck.stacks import stack_of
 from loadcheck.training import Trained, is_training, judge_training_folder, longest_batch

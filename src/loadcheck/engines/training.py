@@ -11,7 +11,8 @@ from pathlib import Path
 from loadcheck.data.faults import Faults
 from loadcheck.logs.events import TrainData
 from loadcheck.plan import LoadPlan
-from loadcheck.runs.folder import RunFolder, write_json
+from loadcheck.runs.folder import RunFolder
+from loadcheck.runs.json_file import write_json
 from loadcheck.specs.files import validate
 from loadcheck.specs.training import TrainJob
 from loadcheck.stacks import trainer_of

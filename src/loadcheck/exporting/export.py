@@ -32,7 +32,7 @@ from loadcheck.findings.finding import Status, Verdict
 from loadcheck.plan import plan_from_json, plan_to_json
 from loadcheck.preparing import require
 from loadcheck.runs.checkpoints import MANIFEST, files_of
-from loadcheck.runs.folder import own_file
+from loadcheck.runs.json_file import own_file
 from loadcheck.specs.files import to_data, validate
 
 NEEDED = ("torch", "transformers", "peft", "bitsandbytes")

@@ -12,7 +12,9 @@ from loadcheck.errors import BadInput, Problem
 from loadcheck.exporting.proof import VERDICT_NOTE, refuse_unsafe
 from loadcheck.plan import LoadPlan, plan_from_json
 from loadcheck.runs.checkpoints import changed_files, files_of
-from loadcheck.runs.folder import RunFolder, RunRecord, own_file
+from loadcheck.runs.folder import RunFolder
+from loadcheck.runs.json_file import own_file
+from loadcheck.runs.record import RunRecord
 from loadcheck.stacks.serving import MAX_SERVED_RANK, rank_flag
 
 ADAPTER = "adapter_model.safetensors"

@@ -12,7 +12,7 @@ from loadcheck.errors import LoadcheckError, shortlist
 from loadcheck.fleet.finding import Kind
 from loadcheck.fleet.plan import CPU, FleetPlan
 from loadcheck.loading import Loaded
-from loadcheck.runs.folder import MAX_RECORD_BYTES, own_file
+from loadcheck.runs.json_file import MAX_RECORD_BYTES, own_file
 from loadcheck.runs.origin import Origin
 from loadcheck.specs.profile import settings_by_key
 

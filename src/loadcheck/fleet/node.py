@@ -11,7 +11,7 @@ from pathlib import Path
 from loadcheck.device import PIN, read_gpus
 from loadcheck.errors import BadInput, LoadcheckError, Problem
 from loadcheck.fleet.seal import REFUSED, seal
-from loadcheck.runs.folder import write_json
+from loadcheck.runs.json_file import write_json
 from loadcheck.runs.origin import FLEET_VARIABLE, NODE_VARIABLE
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"

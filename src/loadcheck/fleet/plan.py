@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from loadcheck.errors import BadInput, Problem
-from loadcheck.runs.folder import write_json
+from loadcheck.runs.json_file import write_json
 from loadcheck.runs.origin import DIGEST
 from loadcheck.specs.files import Spec, validate
 from loadcheck.specs.profile import Profile

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from loadcheck import disk
 from loadcheck.errors import BadInput, Problem
-from loadcheck.runs.folder import FILES, own_file
+from loadcheck.runs.folder import FILES
+from loadcheck.runs.json_file import own_file
 from loadcheck.runs.private import write_whole
 from loadcheck.units import show_bytes
 

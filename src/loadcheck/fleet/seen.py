@@ -19,7 +19,7 @@ from loadcheck.fleet.finding import Kind, NodeFinding
 from loadcheck.fleet.plan import CPU, FleetPlan
 from loadcheck.fleet.seal import REFUSED, SEAL, broken_seal, is_sealed, refuse_foreign, text_sha256_of
 from loadcheck.loading import Loaded, judge_folder
-from loadcheck.runs.folder import MAX_RECORD_BYTES, own_file
+from loadcheck.runs.json_file import MAX_RECORD_BYTES, own_file
 from loadcheck.specs.gpu import find_gpu
 
 MAX_WORDS = 500

@@ -23,7 +23,7 @@ from loadcheck.fleet.seal import sha256_of
 from loadcheck.fleet.tars import MAX_FILE_BYTES
 from loadcheck.fleet.verdict import FleetVerdict
 from loadcheck.provenance import read_stated
-from loadcheck.runs.folder import own_file
+from loadcheck.runs.json_file import own_file
 from loadcheck.runs.origin import LOCK
 from loadcheck.specs.profile import settings_by_key
 from loadcheck.units import show_bytes

@@ -12,7 +12,7 @@ import msgspec
 import psutil
 
 from loadcheck.device import device_used_reader, ram_available_bytes
-from loadcheck.runs.folder import own_file
+from loadcheck.runs.json_file import own_file
 from loadcheck.runs.private import open_private
 
 INTERVAL_S = 0.1

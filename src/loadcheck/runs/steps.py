@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from loadcheck.errors import BadInput, Problem
-from loadcheck.runs.folder import own_file
+from loadcheck.runs.json_file import own_file
 from loadcheck.runs.private import open_private
 
 MAX_FILE_BYTES = 1 << 30

@@ -18,7 +18,8 @@ from loadcheck.findings.finding import Verdict
 from loadcheck.loading import child_environment, no_log
 from loadcheck.predict.case import Case
 from loadcheck.runs.child import ChildEnd, Shutdown, run_child, start_child
-from loadcheck.runs.folder import RunFolder, write_json
+from loadcheck.runs.folder import RunFolder
+from loadcheck.runs.json_file import write_json
 from loadcheck.runs.secrets import secrets
 from loadcheck.runs.sink import LogSink
 from loadcheck.serving.key import ApiKey

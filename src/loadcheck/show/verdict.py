@@ -18,7 +18,7 @@ from loadcheck.verdict.cause import END_FIGURES
 from loadcheck.verdict.stack import SETTINGS
 
 if TYPE_CHECKING:
-    from loadcheck.runs.folder import RunRecord
+    from loadcheck.runs.record import RunRecord
 
 _STYLES = {"ok": "green", "pass": "green", "fail": "bold red", "refused": "yellow", "skipped": "yellow"}
 _WORDS = {"ok": _STYLES["ok"], "FAIL": _STYLES["fail"], "REFUSED": _STYLES["refused"]}

@@ -14,7 +14,7 @@ from loadcheck.machine import Finding as Checked
 from loadcheck.machine import Level
 from loadcheck.machine import Report as Examined
 from loadcheck.predict import Prediction
-from loadcheck.runs.folder import RunRecord
+from loadcheck.runs.record import RunRecord
 from loadcheck.show.compare import amount_of, causes
 from loadcheck.show.compare import summary as comparison_summary
 from loadcheck.show.verdict import COLUMNS, cause_and_fix, explain, figure_rows, summary

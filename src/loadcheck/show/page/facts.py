@@ -8,7 +8,7 @@ from typing import Any
 
 from loadcheck.comparing.evidence import machine_of, versions_of
 from loadcheck.errors import BadInput
-from loadcheck.runs.folder import RunRecord
+from loadcheck.runs.record import RunRecord
 from loadcheck.specs.files import flat, flat_items
 from loadcheck.specs.profile import Profile, load_profile, profile_names, settings_by_key
 from loadcheck.specs.settings import load_command, settings_of

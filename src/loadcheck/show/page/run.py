@@ -9,7 +9,7 @@ from loadcheck.comparing.evidence import recorded_case
 from loadcheck.figures import Reading, figure_specs
 from loadcheck.logs.events import Answer, Answered, AnsweredAfterTraining
 from loadcheck.predict import Prediction
-from loadcheck.runs.folder import RunRecord
+from loadcheck.runs.record import RunRecord
 from loadcheck.runs.sampler import Sample
 from loadcheck.show.page.chart import loss_chart, memory_chart
 from loadcheck.show.page.facts import (
