@@ -65,12 +65,7 @@ def read_config(path: Path, given: Collection[str] = ()) -> Config:
             predicted here; every problem at once.
     """
     data = read_yaml(path)
-    kind = next((kind for kind in KINDS if _is_of(kind, data)), None)
-    if kind is None:
-        names = ", ".join(each.name for each in KINDS)
-        raise BadInput(
-            Problem(str(path), f"has no key of a config of {names}", "give a config of one of these", "--config")
-        )
+    kind = _kind_of(path, data)
     problems = [*_refused(path, kind, data), *(_isolating(path, kind, data) if "packing" not in given else ())]
     config = Config(path, kind.name)
     for key, value in data.items():
@@ -82,6 +77,16 @@ def read_config(path: Path, given: Collection[str] = ()) -> Config:
     if config.settings.get("packing") and "packing" not in given:
         config.differs.append(kind.packing_note)
     return config
+
+
+def _kind_of(path: Path, data: dict[str, Any]) -> Kind:
+    """Whose config it is; BadInput if nobody's."""
+    for kind in KINDS:
+        if _is_of(kind, data):
+            return kind
+    names = ", ".join(kind.name for kind in KINDS)
+    what = f"has no key of a config of {names}"
+    raise BadInput(Problem(str(path), what, "give a config of one of these", "--config"))
 
 
 def _is_of(kind: Kind, data: dict[str, Any]) -> bool:
@@ -118,25 +123,36 @@ def _remedy(harmless: tuple[Any, ...]) -> str:
 def _store(config: Config, kind: Kind, key: str, value: Any) -> list[Problem]:
     """Store one key's value as our parameter; returns the problems with its value."""
     parameter = kind.parameters.get(key)
-    if value in (None, "") or (value == [] and parameter in (None, *LISTS)) or (value == {} and parameter is None):
+    if _is_unset(parameter, value):
         return []
     if parameter is None:
-        table = next((each for each in kind.parameters if key.startswith(f"{each}.")), None)
-        if table is not None:
-            return [Problem(str(config.path), "is a table, and must be one value", "correct the value", table)]
-        if key not in kind.refused and value not in kind.isolates.get(key, ()):
-            config.ignored.append(f"{key}: {shown(value)}")
-        return []
+        return _ignore(config, kind, key, value)
     try:
-        found = _value(parameter, value, config.path)
+        converted = _value(parameter, value, config.path)
     except (TypeError, ValueError) as error:
         return [Problem(str(config.path), f"{error} (got {shown(value)})", "correct the value", key)]
-    if found is None:
-        if parameter == "data":
-            config.ignored.append(f"{key}: {shown(value)}, which is not a file here")
-        return []
-    config.settings[parameter] = found
-    config.used.append(key)
+    if converted is not None:
+        config.settings[parameter] = converted
+        config.used.append(key)
+    elif parameter == "data":
+        config.ignored.append(f"{key}: {shown(value)}, which is not a file here")
+    return []
+
+
+def _is_unset(parameter: str | None, value: Any) -> bool:
+    """Whether a value stands for none: null, an empty text, or an empty list or table where one is no value of its own."""
+    if value in (None, ""):
+        return True
+    return (value == [] and parameter in (None, *LISTS)) or (value == {} and parameter is None)
+
+
+def _ignore(config: Config, kind: Kind, key: str, value: Any) -> list[Problem]:
+    """Note a key that has no parameter of ours; returns a problem if it makes a table of a parameter."""
+    table = next((name for name in kind.parameters if key.startswith(f"{name}.")), None)
+    if table is not None:
+        return [Problem(str(config.path), "is a table, and must be one value", "correct the value", table)]
+    if key not in kind.refused and value not in kind.isolates.get(key, ()):
+        config.ignored.append(f"{key}: {shown(value)}")
     return []
 
 

@@ -60,11 +60,15 @@ def run_step(step: str, request: dict[str, Any], on_text: Callable[[str], None] 
         finally:
             kill_session(child.pid)
             child.wait()
-            for pipe in (child.stdin, child.stdout):
-                with suppress(BrokenPipeError):  # the process ended before it read its request
-                    if pipe is not None:
-                        pipe.close()
+            _close_pipes(child)
         return _result(step, last, code, noise)
+
+
+def _close_pipes(child: subprocess.Popen[bytes]) -> None:
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            with suppress(BrokenPipeError):  # the process ended before it read its request
+                pipe.close()
 
 
 def _talk(child: subprocess.Popen[bytes], request: dict[str, Any], on_text: Callable[[str], None]) -> dict[str, Any]:

@@ -106,14 +106,9 @@ class Gathering:
         self._compare(seen)
 
     def _compare(self, seen: Seen) -> None:
-        """Compare with the other nodes: no two passing nodes have the same log, and no two have the same card. Logs of early deaths may be equal."""
-        if seen.log_digest is not None and seen.status == "pass":
-            other = self.logs.setdefault(seen.log_digest, seen.folder)
-            if other != seen.folder:
-                self._found(seen, Kind.COPIED, f"its load.log equals that of {other}, line by line")
-            elif seen.moments and (twin := self.moments.setdefault(seen.moments, seen.folder)) != seen.folder:
-                what = f"it began and ended in the same microseconds as {twin}, with the same free RAM to the byte"
-                self._found(seen, Kind.COPIED, what)
+        """Compare with the other nodes: no two passing nodes have the same log, and no two have the same card."""
+        if seen.status == "pass":
+            self._compare_logs(seen)
         if seen.gpu_uuid is not None:
             other = self.uuids.setdefault(seen.gpu_uuid.lower(), seen.node)
             if other != seen.node:
@@ -123,6 +118,17 @@ class Gathering:
         if self.plan is None:
             for kind, value in ((Kind.IMAGE, seen.image), (Kind.LOCK, seen.lock_sha256)):
                 self.origins.setdefault((kind, value or "not stated"), []).append(seen.node)
+
+    def _compare_logs(self, seen: Seen) -> None:
+        """Only of nodes that pass, as the logs of early deaths may be equal."""
+        if seen.log_digest is None:
+            return
+        other = self.logs.setdefault(seen.log_digest, seen.folder)
+        if other != seen.folder:
+            self._found(seen, Kind.COPIED, f"its load.log equals that of {other}, line by line")
+        elif seen.moments and (twin := self.moments.setdefault(seen.moments, seen.folder)) != seen.folder:
+            what = f"it began and ended in the same microseconds as {twin}, with the same free RAM to the byte"
+            self._found(seen, Kind.COPIED, what)
 
     def _found(self, seen: Seen, kind: Kind, what: str) -> None:
         self.findings.append(NodeFinding(seen.node, kind, what, seen.folder))

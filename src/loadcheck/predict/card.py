@@ -123,24 +123,40 @@ def described_card(
 
     BadInput with everything that is missing or impossible, at once.
     """
-    entry = gpu_named(gpu)[1] if gpu is not None else None
-    known_total = known_bytes(entry.total_bytes) if entry else None
-    known_used = known_bytes(entry.used_before_bytes) if entry else None
-    total = known_total if total_bytes is None else total_bytes
-    if free_bytes is None and total is not None and known_used is not None:
-        free_bytes = total - known_used
-    capability = compute_capability or (entry.compute_capability if entry else None)
-    refused = None if entry is None else entry.refused or why_refused(float(entry.compute_capability))
-    if refused and (total is None or free_bytes is None):
-        raise BadInput(Problem(f"env/gpus.toml: {gpu}", refused, ANOTHER_CARD))
-    problems = described_problems(total, free_bytes, capability)
-    if problems:
-        raise BadInput(problems)
-    assert total is not None and free_bytes is not None and capability is not None
-    card = card_from_device(gpu or "a card", capability, total, free_bytes)
-    if entry is not None:
-        card = _card(gpu or "", changed(entry, {"compute_capability": capability}), total, free_bytes)
+    if gpu is None:
+        card = _card_from_numbers(total_bytes, free_bytes, compute_capability or None)
+    else:
+        card = _card_with_numbers(gpu, total_bytes, free_bytes, compute_capability)
     return card if non_torch_bytes is None else replace(card, non_torch_bytes=non_torch_bytes)
+
+
+def _card_from_numbers(total_bytes: int | None, free_bytes: int | None, compute_capability: str | None) -> Card:
+    refuse_described(total_bytes, free_bytes, compute_capability)
+    assert total_bytes is not None and free_bytes is not None and compute_capability is not None
+    return card_from_device("a card", compute_capability, total_bytes, free_bytes)
+
+
+def _card_with_numbers(
+    name: str, total_bytes: int | None, free_bytes: int | None, compute_capability: str | None
+) -> Card:
+    """The card of the table, with the numbers that are not None instead of its own."""
+    gpu = gpu_named(name)[1]
+    used = known_bytes(gpu.used_before_bytes)
+    total = known_bytes(gpu.total_bytes) if total_bytes is None else total_bytes
+    free = total - used if free_bytes is None and total is not None and used is not None else free_bytes
+    refused = gpu.refused or why_refused(float(gpu.compute_capability))
+    if refused and (total is None or free is None):
+        raise BadInput(Problem(f"env/gpus.toml: {name}", refused, ANOTHER_CARD))
+    capability = compute_capability or gpu.compute_capability
+    refuse_described(total, free, capability)
+    assert total is not None and free is not None
+    return _card(name, changed(gpu, {"compute_capability": capability}), total, free)
+
+
+def refuse_described(total: int | None, free: int | None, capability: str | None) -> None:
+    """BadInput with everything that is missing or impossible in a card that is described by its numbers."""
+    if problems := described_problems(total, free, capability):
+        raise BadInput(problems)
 
 
 def described_problems(total: int | None, free: int | None, capability: str | None) -> list[Problem]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _STYLES = {"ok": "green", "pass": "green", "fail": "bold red", "refused": "yellow", "skipped": "yellow"}
 _WORDS = {"ok": _STYLES["ok"], "FAIL": _STYLES["fail"], "REFUSED": _STYLES["refused"]}
+MAX_SHOWN_MISSING = 3
+"""How many missing lines are shown in a sentence each."""
 
 
 def show_verdict(
@@ -163,25 +165,37 @@ def judged_as(evidence: Evidence) -> str:
 
 def _show_failures(out: Console, verdict: Verdict, assumed: bool) -> None:
     """Print what failed. If the settings were only assumed and differ from the load's, print only the names of what follows from that."""
-    failures, ends = verdict.failures(), causes(verdict)
+    failures = verdict.failures()
     if failures:
         out.print()
-    if ends:
+    if ends := causes(verdict):
         _show_unfinished(out, failures, ends)
         return
-    wrong_settings = assumed and any(f.check is Check.STACK and f.figure in SETTINGS for f in failures)
-    follow = [f for f in failures if wrong_settings and f.check in (Check.MODEL, Check.GOLDEN)]
-    missing = [f for f in failures if f.missing and f.check is Check.SHAPE]
+    follow = [finding for finding in failures if finding.check in (Check.MODEL, Check.GOLDEN)]
+    if not assumed or not any(_is_of_setting(finding) for finding in failures):
+        follow = []
+    missing = [finding for finding in failures if finding.missing and finding.check is Check.SHAPE]
     _show_each(out, (finding for finding in failures if finding not in (*missing, *follow)))
     if follow:
-        names = ", ".join(dict.fromkeys(finding.figure for finding in follow))
-        out.print(f"Also off, because these are not the settings of this load: {escape(names)}")
-    if len(missing) > 3:
-        names = ", ".join(dict.fromkeys(finding.figure for finding in missing))
-        out.print(f"[{_STYLES['fail']}]FAIL[/] {len(missing)} required lines are not in the log: {escape(names)}")
-        out.print(f"     {escape(missing[0].remedy)}")
-    else:
+        out.print(f"Also off, because these are not the settings of this load: {_figures(follow)}")
+    _show_missing(out, missing)
+
+
+def _is_of_setting(finding: Finding) -> bool:
+    return finding.check is Check.STACK and finding.figure in SETTINGS
+
+
+def _show_missing(out: Console, missing: Sequence[Finding]) -> None:
+    """Print each line that the log lacks; of many, only the names."""
+    if len(missing) <= MAX_SHOWN_MISSING:
         _show_each(out, missing)
+        return
+    out.print(f"[{_STYLES['fail']}]FAIL[/] {len(missing)} required lines are not in the log: {_figures(missing)}")
+    out.print(f"     {escape(missing[0].remedy)}")
+
+
+def _figures(findings: Iterable[Finding]) -> str:
+    return escape(", ".join(dict.fromkeys(finding.figure for finding in findings)))
 
 
 def _show_unfinished(out: Console, failures: Iterable[Finding], ends: tuple[Finding, ...]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
 
@@ -45,32 +45,35 @@ def check_diagnosis(evidence: Evidence) -> Iterator[Finding]:
     """A finding for each known trouble of a load that went wrong; or for each refusal of our own engine; or, if the error is unknown, for that
     error and how far the load came. A load that was ended from outside has no trouble to look for."""
     went_wrong = _went_wrong(evidence.log) and not _lacks_only_engine(evidence)
-    found = sightings(evidence.log, whole_load=not went_wrong)
-    for sighting in found:
-        trouble = sighting.trouble
-        yield _finding(
-            evidence,
-            f"{trouble.title}: {trouble.cause} (see {', '.join(trouble.references)})",
-            remedy_for(trouble, sighting.figures),
-            sighting.line,
-            trouble.id,
-        )
+    troubles = sightings(evidence.log, whole_load=not went_wrong)
+    for sighting in troubles:
+        yield _sighting_finding(evidence, sighting)
     if not went_wrong:
         return
-    own = () if found else tuple(_refusals(evidence))
-    yield from own
+    refusals = () if troubles else tuple(_refusals(evidence))
+    yield from refusals
+    is_explained = bool(refusals) or any(sighting.trouble.id not in WARNINGS for sighting in troubles)
     error = evidence.attempt.error
+    if error is not None and not is_explained and not _was_ended(evidence, error):
+        yield _unknown_error(evidence, error)
+
+
+def _was_ended(evidence: Evidence, error: LogError) -> bool:
+    """Whether the load was ended from outside, or died or was interrupted, which check_shape reports."""
     from_outside = evidence.process is not None and evidence.process[0] in ENDED_FROM_OUTSIDE
-    ended = error is not None and (error.kind is Kind.DEATH or error.is_interruption)  # check_shape reports both
-    decisive = [sighting for sighting in found if sighting.trouble.id not in WARNINGS]
-    if not decisive and not own and error is not None and not from_outside and not ended:
-        yield _finding(
-            evidence,
-            f"no known trouble; {_reached(stage_of(error))}: {error.text}" + _surfaced(evidence.attempt, error),
-            "look for these words in the issues of unsloth and vLLM; loadcheck doctor looks at the machine",
-            error.line,
-            UNKNOWN,
-        )
+    return from_outside or error.kind is Kind.DEATH or error.is_interruption
+
+
+def _sighting_finding(evidence: Evidence, sighting: Sighting) -> Finding:
+    trouble = sighting.trouble
+    why = f"{trouble.title}: {trouble.cause} (see {', '.join(trouble.references)})"
+    return _finding(evidence, why, remedy_for(trouble, sighting.figures), sighting.line, trouble.id)
+
+
+def _unknown_error(evidence: Evidence, error: LogError) -> Finding:
+    why = f"no known trouble; {_reached(stage_of(error))}: {error.text}{_surfaced(evidence.attempt, error)}"
+    remedy = "look for these words in the issues of unsloth and vLLM; loadcheck doctor looks at the machine"
+    return _finding(evidence, why, remedy, error.line, UNKNOWN)
 
 
 def _reached(stage: str) -> str:
@@ -114,20 +117,23 @@ def sightings(log: ParsedLog, whole_load: bool = False) -> tuple[Sighting, ...]:
     Args:
         whole_load: look only for troubles that a load which went well may have.
     """
-    looked_for = [trouble for trouble in load_troubles() if trouble.whole_load or not whole_load]
-    found: dict[str, Sighting] = {}
-    for first_line, block in read_blocks(log.path):
-        for trouble in looked_for:
-            if trouble.id not in found and (sighting := _first(trouble, block, first_line, log)) is not None:
-                found[trouble.id] = sighting
+    candidates = [trouble for trouble in load_troubles() if trouble.whole_load or not whole_load]
+    found = _search(candidates, read_blocks(log.path), log)
     if not found and not whole_load:
-        for line, text in _joined_errors(log):
-            for trouble in looked_for:
-                if trouble.id not in found and (sighting := _first(trouble, text, line, log)) is not None:
-                    found[trouble.id] = sighting
-    hidden = {trouble_id for sighting in found.values() for trouble_id in sighting.trouble.hides}
-    shown = [sighting for sighting in found.values() if sighting.trouble.id not in hidden]
+        found = _search(candidates, _joined_errors(log), log)
+    hidden = {trouble_id for sighting in found for trouble_id in sighting.trouble.hides}
+    shown = [sighting for sighting in found if sighting.trouble.id not in hidden]
     return tuple(sorted(shown, key=lambda sighting: sighting.line))
+
+
+def _search(troubles: Sequence[Trouble], texts: Iterable[tuple[int, str]], log: ParsedLog) -> list[Sighting]:
+    """Where each trouble is seen first in these texts, each of which comes with the number of its first line."""
+    sightings: dict[str, Sighting] = {}
+    for first_line, text in texts:
+        for trouble in troubles:
+            if trouble.id not in sightings and (sighting := _first(trouble, text, first_line, log)) is not None:
+                sightings[trouble.id] = sighting
+    return list(sightings.values())
 
 
 def _joined_errors(log: ParsedLog) -> Iterator[tuple[int, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from loadcheck.figures import figure_specs
+from loadcheck.figures import Reading, Value
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.predict.band import Band
@@ -13,6 +13,9 @@ from loadcheck.verdict.contradictions import off_card
 
 # Inputs of the prediction.
 _NOT_COMPARED = {"model", "gpu_name"}
+OTHER_THAN_PREDICTED = (
+    "the stack, the model or a setting is not what the prediction was made from; compare the lines above"
+)
 
 
 def check_model(evidence: Evidence) -> Iterator[Finding]:
@@ -27,29 +30,22 @@ def check_model(evidence: Evidence) -> Iterator[Finding]:
         reading = evidence.attempt.reading(attribute)
         if reading is None or attribute in _NOT_COMPARED:
             continue
-        spec = figure_specs()[attribute]
-        band = bands.get(attribute)
-        if band is None:
-            ok = reading.agrees(value)
-            low = high = None
-            why = "predicted to the printed digit"
-        else:
-            assert not isinstance(reading.value, str)
-            ok = band.low - reading.tolerance <= reading.value <= band.high + reading.tolerance
-            low, high = (round(float(spec.to_edge(edge)), spec.decimals or 0) for edge in (band.low, band.high))
-            why = band.why
-        yield evidence.finding(
-            reading,
-            Check.MODEL,
-            ok,
-            predicted=spec.to_edge(value),
-            low=low,
-            high=high,
-            why=why,
-            remedy=""
-            if ok
-            else "the stack, the model or a setting is not what the prediction was made from; compare the lines above",
-        )
+        yield _compared(evidence, reading, value, bands.get(attribute))
+
+
+def _compared(evidence: Evidence, reading: Reading, predicted: Value, band: Band | None) -> Finding:
+    """One figure: equal to the printed digit without a band, otherwise within it."""
+    spec = reading.spec
+    low = high = None
+    if band is None:
+        ok, why = reading.agrees(predicted), "predicted to the printed digit"
+    else:
+        assert not isinstance(reading.value, str)
+        ok, why = band.low - reading.tolerance <= reading.value <= band.high + reading.tolerance, band.why
+        low, high = (round(float(spec.to_edge(edge)), spec.decimals or 0) for edge in (band.low, band.high))
+    remedy = "" if ok else OTHER_THAN_PREDICTED
+    edge = spec.to_edge(predicted)
+    return evidence.finding(reading, Check.MODEL, ok, predicted=edge, low=low, high=high, why=why, remedy=remedy)
 
 
 def _bands(evidence: Evidence) -> Mapping[str, Band]:

@@ -174,35 +174,39 @@ def _doubled(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _missing_lines(evidence: Evidence) -> Iterator[Finding]:
-    attempt, profile, formats = evidence.attempt, evidence.profile, evidence.log.dialect.by_name
-    required = [*evidence.stack.required_lines(attempt, profile)]
-    if profile is not None and profile.adapters is not None:
-        required.append("patched")
-    if attempt.outcome is not Outcome.COMPLETED:  # lines that would have come after the end are not reported
-        required = [name for name in required if formats[name].stage <= attempt.stage]
-    missing = [
-        name
-        for name in required
-        if not any(attempt.formats[each] for each in evidence.stack.alternatives.get(name, (name,)))
-    ]
+    required = _required_lines(evidence)
+    missing = [name for name in required if not _is_seen(evidence, name)]
     named: set[str] = set()
     for name in missing:
-        format = formats[name]
-        lost = _figures_only_of(attempt, format)
-        figure = next((each for each in lost if each not in named), name)
+        format = evidence.log.dialect.by_name[name]
+        lost = _figures_only_of(evidence.attempt, format)
+        figure = next((other for other in lost if other not in named), name)
         named.add(figure)
         scope = "the log" if format.stage in RUN_STAGES else "the last attempt"
-        yield _fail(
-            figure,
-            f"the line `{name}` ({format.source}) is not in {scope}"
-            + (f", so it does not say {', '.join(lost)}" if lost else ""),
-            "keep the whole output of the load, stdout and stderr",
-            evidence.where(None),
-            missing=True,
-        )
+        why = f"the line `{name}` ({format.source}) is not in {scope}"
+        if lost:
+            why += f", so it does not say {', '.join(lost)}"
+        remedy = "keep the whole output of the load, stdout and stderr"
+        yield _fail(figure, why, remedy, evidence.where(None), missing=True)
     if required and not missing:
         yield Finding(figure="lines", check=Check.SHAPE, status=Status.OK, measured=len(required),
                       why="every required line is there exactly once")  # fmt: skip
+
+
+def _required_lines(evidence: Evidence) -> list[str]:
+    """The lines that the log must have; of a load that did not complete, those up to the stage that it reached."""
+    attempt, profile = evidence.attempt, evidence.profile
+    required = [*evidence.stack.required_lines(attempt, profile)]
+    if profile is not None and profile.adapters is not None:
+        required.append("patched")
+    if attempt.outcome is Outcome.COMPLETED:
+        return required
+    return [name for name in required if evidence.log.dialect.by_name[name].stage <= attempt.stage]
+
+
+def _is_seen(evidence: Evidence, name: str) -> bool:
+    """Whether the log has a line, or one that takes its place."""
+    return any(evidence.attempt.formats[other] for other in evidence.stack.alternatives.get(name, (name,)))
 
 
 def _figures_only_of(attempt: Attempt, format: LineFormat) -> list[str]:
