@@ -93,7 +93,9 @@ def read_gpus() -> tuple[tuple[str, str], ...]:
 
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
-        return tuple((str(pynvml.nvmlDeviceGetUUID(each)), str(pynvml.nvmlDeviceGetName(each))) for each in handles)
+        return tuple(
+            (str(pynvml.nvmlDeviceGetUUID(handle)), str(pynvml.nvmlDeviceGetName(handle))) for handle in handles
+        )
     except Exception:  # no package, no driver or no device
         return ()
 
@@ -235,7 +237,7 @@ def _processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...] | None:
         found = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
     except nvml.NVMLError:
         return None
-    return tuple(GpuProcess(each.pid, _process_name(each.pid), each.usedGpuMemory) for each in found)
+    return tuple(GpuProcess(process.pid, _process_name(process.pid), process.usedGpuMemory) for process in found)
 
 
 def _process_name(pid: int) -> str | None:

@@ -40,7 +40,7 @@ def _finite(data: Any) -> Any:
         return data if math.isfinite(data) else None
     if isinstance(data, dict):
         return {key: _finite(value) for key, value in data.items()}
-    return [_finite(each) for each in data] if isinstance(data, list | tuple) else data
+    return [_finite(item) for item in data] if isinstance(data, list | tuple) else data
 
 
 def _escaped(char: str) -> str:

@@ -91,7 +91,7 @@ class Statement(msgspec.Struct, frozen=True, rename={"type": "_type", "predicate
     def dependency(self, name: str) -> Mapping[str, str]:
         """The digests of one thing that it was built from; empty if the statement does not name it."""
         found = self.predicate.build_definition.resolved_dependencies
-        return next((each.digest for each in found if each.name == name), {})
+        return next((entry.digest for entry in found if entry.name == name), {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,7 @@ def train(prepared: Prepared, training: Training, run_dir: Path | None, on_outpu
 def _read_counts(folder: RunFolder) -> dict[str, Any]:
     """The counts of rows.json; BadInput with every fault of the rows."""
     counted: dict[str, Any] = json.loads(own_file(folder.rows_path).read_text(encoding="utf-8"))
-    problems = [Problem(**each) for each in counted.pop("problems")]
+    problems = [Problem(**problem) for problem in counted.pop("problems")]
     if problems:
         raise BadInput(problems)
     return counted

@@ -55,7 +55,7 @@ class Comparison:
 
     @property
     def unexplained(self) -> tuple[Difference, ...]:
-        return tuple(each for each in self.moved if not each.explained)
+        return tuple(difference for difference in self.moved if not difference.explained)
 
     def to_json(self) -> dict[str, Any]:
         """Amounts are in bytes for memory, otherwise in the figure's own unit."""
@@ -65,10 +65,10 @@ class Comparison:
             "same": self.same,
             "compared": self.num_compared,
             "ended": {"a": self.a.ending, "b": self.b.ending},
-            "settings": [each.to_json() for each in self.settings],
-            "versions": [each.to_json() for each in self.versions],
-            "machine": [each.to_json() for each in self.machine],
-            "moved": [_difference_json(each) for each in self.moved],
+            "settings": [change.to_json() for change in self.settings],
+            "versions": [change.to_json() for change in self.versions],
+            "machine": [change.to_json() for change in self.machine],
+            "moved": [_difference_json(difference) for difference in self.moved],
         }
 
 

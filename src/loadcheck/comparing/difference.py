@@ -65,18 +65,18 @@ def differences(a: Subject, b: Subject, path: tuple[Step, ...] | None) -> Iterat
             continue
         parts = tuple(_parts(attribute, path))
         band = b.banded.get(attribute) or a.banded.get(attribute)
-        off = [each for each in (a, b) if attribute not in each.as_predicted]
+        off = [subject for subject in (a, b) if attribute not in subject.as_predicted]
         if not off and band and not any(part.moves for part in parts):
             continue  # the same within the physical band
-        yield Difference(spec, mine, other, parts, all(each.again for each in off), _why(off, band))
+        yield Difference(spec, mine, other, parts, all(subject.again for subject in off), _why(off, band))
 
 
 def _why(off: list[Subject], band: str | None) -> str:
     """What the remainder is; `off` are the subjects whose figure is not as predicted."""
     if not off:
         return f"its band: {band}" if band else ROUNDING
-    names = " and ".join(each.name for each in off)
-    if all(each.again for each in off):
+    names = " and ".join(subject.name for subject in off)
+    if all(subject.again for subject in off):
         return f"{names}: a second attempt in one process, which begins with what the first left"
     return f"not what the settings of {names} predict"
 

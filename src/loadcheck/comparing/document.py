@@ -53,7 +53,7 @@ def of_document(name: str, document: dict[str, Any]) -> Subject:
         model=f"{model['name']} {model['quantization']}",
         settings={} if case is None else settings_by_key(case.profile) | ({} if training is None else flat(training)),
         machine=machine,
-        readings={attribute: each for attribute, each in readings.items() if is_compared(attribute)} | peaks,
+        readings={attribute: reading for attribute, reading in readings.items() if is_compared(attribute)} | peaks,
         as_predicted=frozenset() if case is None else equal_to(case, readings) | _equal_peaks(case, training, peaks),
         training=training,
         case=case,
@@ -69,7 +69,7 @@ def _training(name: str, document: dict[str, Any]) -> TrainSettings | None:
 
 def _equal_peaks(case: Case, training: TrainSettings | None, peaks: Mapping[str, Reading]) -> frozenset[str]:
     terms = {} if training is None else peak_terms(case, training)
-    return frozenset(name for name, each in peaks.items() if name in terms and each.value == sum(terms[name].values()))
+    return frozenset(name for name, peak in peaks.items() if name in terms and peak.value == sum(terms[name].values()))
 
 
 def _stated(figures: dict[str, Any], exact: dict[str, Any]) -> Iterator[tuple[str, Reading]]:

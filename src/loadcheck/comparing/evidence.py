@@ -59,7 +59,7 @@ def _of_evidence(name: str, evidence: Evidence, record: RunRecord | None) -> Sub
         settings={} if evidence.profile is None else settings_by_key(evidence.profile),
         versions=dict(versions_of(evidence, record)),
         machine=dict(machine_of(evidence, record)),
-        readings={attribute: each for attribute, each in readings.items() if is_compared(attribute)},
+        readings={attribute: reading for attribute, reading in readings.items() if is_compared(attribute)},
         as_predicted=_as_predicted(evidence, case, readings),
         banded={attribute: band.why for attribute, band in (evidence.bands or {}).items()},
         case=case,
@@ -90,8 +90,10 @@ def _as_predicted(evidence: Evidence, case: Case | None, readings: Mapping[str, 
     """The figures that match the prediction by the verdict's rule; if the log is not predicted, those that equal the record's prediction."""
     if evidence.predicted is None and case is not None:
         return equal_to(case, readings)
-    findings = {each.figure: each.status for each in check_model(evidence)}
-    return frozenset(attribute for attribute, each in readings.items() if findings.get(each.spec.name) is Status.OK)
+    findings = {finding.figure: finding.status for finding in check_model(evidence)}
+    return frozenset(
+        attribute for attribute, reading in readings.items() if findings.get(reading.spec.name) is Status.OK
+    )
 
 
 def _model(readings: Mapping[str, Reading]) -> str | None:

@@ -62,7 +62,9 @@ def is_compared(attribute: str) -> bool:
 def equal_to(case: Case, readings: Mapping[str, Reading]) -> frozenset[str]:
     """The readings that equal the case's prediction at their own precision."""
     predicted = predict(case).figures.known()
-    return frozenset(name for name, each in readings.items() if name in predicted and each.agrees(predicted[name]))
+    return frozenset(
+        name for name, reading in readings.items() if name in predicted and reading.agrees(predicted[name])
+    )
 
 
 def with_ram(case: Case, swap: Reading | None) -> Case:

@@ -62,10 +62,12 @@ def measured_peaks(sizes: Mapping[str, Any]) -> dict[str, Reading]:
 
 def judged_peaks(verdict: Verdict) -> tuple[frozenset[str], dict[str, str]]:
     """The peaks that are as predicted, and the bands of those that have one."""
-    by_name = {each.figure: each for each in verdict.findings}
+    by_name = {finding.figure: finding for finding in verdict.findings}
     found = {name: by_name.get(name.removesuffix("_bytes") + "_gib") for name in PEAKS}
-    fine = {name: each for name, each in found.items() if each is not None and each.status is Status.OK}
+    fine = {name: finding for name, finding in found.items() if finding is not None and finding.status is Status.OK}
     banded = {
-        name: f"{each.low:g} to {each.high:g} {each.unit}" for name, each in fine.items() if each.low != each.high
+        name: f"{finding.low:g} to {finding.high:g} {finding.unit}"
+        for name, finding in fine.items()
+        if finding.low != finding.high
     }
     return frozenset(fine), banded

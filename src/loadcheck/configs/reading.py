@@ -116,7 +116,7 @@ def _isolating(path: Path, kind: Kind, data: dict[str, Any]) -> Iterator[Problem
 
 
 def _remedy(harmless: tuple[Any, ...]) -> str:
-    words = [str(each) for each in harmless if each not in OFF]
+    words = [str(value) for value in harmless if value not in OFF]
     return f"set it to {' or '.join(words)}" if words else "leave it out"
 
 
@@ -227,7 +227,7 @@ def _data(value: Any, path: Path) -> Path | None:
     found = found.get("path") if isinstance(found, dict) else found
     if not isinstance(found, str):
         return None
-    return next((each for each in (path.parent / found, Path(found)) if each.is_file()), None)
+    return next((candidate for candidate in (path.parent / found, Path(found)) if candidate.is_file()), None)
 
 
 LISTS = ("target_modules", "data")

@@ -68,5 +68,5 @@ def _nodes(node: Any) -> Iterator[Any]:
         return
     yield node
     for child in node.value if node.id in ("mapping", "sequence") else ():
-        for each in child if isinstance(child, tuple) else (child,):
-            yield from _nodes(each)
+        for inner in child if isinstance(child, tuple) else (child,):
+            yield from _nodes(inner)

@@ -140,7 +140,7 @@ def _rows(records: list[Record], method: str, faults: Faults) -> tuple[Form | No
     chosen: Form | None = None
     rows = []
     for line, record in records:
-        form = next((each for each in forms if each.fits(record)), None)
+        form = next((form for form in forms if form.fits(record)), None)
         if form is None:
             faults.add(
                 line,

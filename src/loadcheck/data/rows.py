@@ -36,7 +36,7 @@ class Row:
     @property
     def chat(self) -> list[dict[str, str]]:
         """The messages in the form of a chat template's input."""
-        return [{"role": each.role, "content": each.content} for each in self.messages]
+        return [{"role": message.role, "content": message.content} for message in self.messages]
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,7 @@ def _in_container() -> bool:
 
 def _disk_free_bytes(folder: Path) -> int:
     """The free space on the disk that a folder is on, or will be on."""
-    return shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
+    return shutil.disk_usage(next(ancestor for ancestor in (folder, *folder.parents) if ancestor.exists())).free
 
 
 def _shm_bytes() -> int | None:
@@ -116,13 +116,15 @@ def _libcuda_dirs() -> tuple[str, ...]:
     except OSError:
         listed = ""
     paths = [Path(line.split()[-1]) for line in listed.splitlines() if "libcuda.so.1" in line]
-    searched = [Path(each, "libcuda.so.1") for each in os.environ.get("LD_LIBRARY_PATH", "").split(":") if each]
+    searched = [
+        Path(directory, "libcuda.so.1") for directory in os.environ.get("LD_LIBRARY_PATH", "").split(":") if directory
+    ]
     return tuple(dict.fromkeys(str(path.parent) for path in paths or searched if path.exists()))
 
 
 def _has_libcuda_link(dirs: tuple[str, ...], compiler: str | None) -> bool:
     """Whether the linker finds -lcuda: in Triton's directories, in LIBRARY_PATH, or in the compiler's default path."""
-    if any(Path(each, "libcuda.so").exists() for each in (*dirs, "/usr/local/lib")):
+    if any(Path(directory, "libcuda.so").exists() for directory in (*dirs, "/usr/local/lib")):
         return True
     try:
         command = [compiler or "gcc", "-print-file-name=libcuda.so"]
@@ -164,7 +166,7 @@ def _newest_symbol(library: Path | None) -> Symbols | None:
         data = library.read_bytes() if library else b""
     except OSError:
         return None
-    found = {tuple(map(int, each.split(b"."))) for each in re.findall(rb"GLIBCXX_(\d+(?:\.\d+)+)\0", data)}
+    found = {tuple(map(int, version.split(b"."))) for version in re.findall(rb"GLIBCXX_(\d+(?:\.\d+)+)\0", data)}
     return max(found, default=None)
 
 
@@ -188,12 +190,18 @@ def _shadowed(python_path: str) -> tuple[str, ...]:
     folders = [Path(entry or ".") for entry in python_path.split(os.pathsep)] if python_path else []
     names = [MODULES.get(name, name.replace("-", "_")) for name in load_versions().pins if name not in NOT_PACKAGES]
     found = [folder / name for folder in folders for name in names]
-    return tuple(str(each) for each in found if each.is_dir() or each.with_name(each.name + ".py").is_file())
+    return tuple(str(path) for path in found if path.is_dir() or path.with_name(path.name + ".py").is_file())
 
 
 def _changed_files() -> tuple[ChangedFile, ...]:
     """Files that are missing, of another size than RECORD says, or (small ones) of another hash."""
-    files = [path for each in distributions() if each.name != OURS for path in each.files or () if is_compared(path)]
+    files = [
+        path
+        for distribution in distributions()
+        if distribution.name != OURS
+        for path in distribution.files or ()
+        if is_compared(path)
+    ]
     return tuple(found for found in map(_compare, files) if found)  # threads made it slower: 7 s instead of 3
 
 

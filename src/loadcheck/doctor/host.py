@@ -101,7 +101,7 @@ def check_libcuda(machine: Machine, _: LoadPlan) -> Iterator[Finding]:
     if machine.driver is None or not machine.driver.has_library:
         return  # check_gpu reports that
     first = next(iter(machine.libcuda_dirs), "")
-    if foreign := next((each for each in NOT_THE_DRIVERS if each in Path(first).parts), None):
+    if foreign := next((part for part in NOT_THE_DRIVERS if part in Path(first).parts), None):
         yield problem("libcuda", f"libcuda.so.1 is found in {first} first", NOT_THE_DRIVERS[foreign])
     elif not machine.libcuda_dirs:
         yield problem("libcuda", "Triton will not find libcuda.so.1", "libcuda-link")

@@ -35,7 +35,7 @@ def check_token(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
             yield warning("token", f"{empty.source} is empty", "hub-token",
                           "this version of the hub's client ignores it; others send it, and are refused",
                           "unset it")  # fmt: skip
-    token = next((each for each in machine.tokens if each.form != "empty"), None)
+    token = next((token for token in machine.tokens if token.form != "empty"), None)
     if token is None:
         yield ok("token", "no token of the hub is set", "the pinned checkpoint is public and needs none")
     elif token.form == "well-formed":
@@ -81,10 +81,10 @@ def _expires_s(jwt: str) -> float | None:
 
 def check_local_weights(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
     """Whether all files that a load opens in a local directory are pure data; a load refuses others (weights/opened.py)."""
-    for each in machine.unsafe_weights:
-        yield Finding(check="local-weights", level=Level.PROBLEM, what=f"{each.where}: {each.what}",
+    for weights in machine.unsafe_weights:
+        yield Finding(check="local-weights", level=Level.PROBLEM, what=f"{weights.where}: {weights.what}",
                       why="a pickle runs code when it is opened, and weights from elsewhere are not trusted",
-                      remedy=each.remedy, references=("CVE-2025-32434",))  # fmt: skip
+                      remedy=weights.remedy, references=("CVE-2025-32434",))  # fmt: skip
     if plan.profile.weights == "local" and not machine.unsafe_weights:
         yield ok("local-weights", "the weights are safetensors, and no pickle is opened")
 

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     try:
         STEPS[arguments[0]](json.load(sys.stdin), send)
     except LoadcheckError as error:
-        send({"problems": [asdict(each) for each in error.problems]})
+        send({"problems": [asdict(problem) for problem in error.problems]})
         return error.exit_code
     return 0
 

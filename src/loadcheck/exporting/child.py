@@ -94,7 +94,7 @@ def _result(step: str, last: dict[str, Any], code: int, noise: IO[bytes]) -> dic
         return last
     kinds = {EXIT_BAD_INPUT: BadInput, EXIT_MACHINE: UnsupportedMachine}
     if code in kinds and "problems" in last:
-        raise kinds[code](Problem(**each) for each in last["problems"])
+        raise kinds[code](Problem(**problem) for problem in last["problems"])
     noise.seek(max(0, noise.seek(0, os.SEEK_END) - TAIL_CHARS))
     lines = noise.read().decode("utf-8", "replace").split("\n")
     last_line = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")

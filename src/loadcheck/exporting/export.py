@@ -147,7 +147,7 @@ def probe_dtype(path: Path) -> Any:
 def _publish(staging: Path, target: Path) -> None:
     """Sync every file to disk, then rename the folder."""
     staging.chmod(0o755)
-    for path in (*(each for each in staging.rglob("*") if each.is_file()), staging):
+    for path in (*(path for path in staging.rglob("*") if path.is_file()), staging):
         sync_path(path)
     staging.rename(target)
     sync_path(target.parent)

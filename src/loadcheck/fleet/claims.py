@@ -41,7 +41,7 @@ class Against:
     def of(cls, plan: FleetPlan | None, now: datetime) -> Against:
         if plan is None:
             return cls(now)
-        return cls(now, plan, {each.node: each.card for each in plan.nodes}, settings_by_key(plan.profile))
+        return cls(now, plan, {node.node: node.card for node in plan.nodes}, settings_by_key(plan.profile))
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,7 @@ class Gathering:
     def _mixed(self) -> Iterator[NodeFinding]:
         """All nodes were loaded by the same code, and without a plan from one image and one lock."""
         for kind in (Kind.CODE, Kind.IMAGE, Kind.LOCK):
-            values = {value: nodes for (each, value), nodes in self.origins.items() if each is kind}
+            values = {value: nodes for (origin, value), nodes in self.origins.items() if origin is kind}
             usual = max(values, key=lambda value: len(values[value]), default="")
             for value, nodes in values.items():
                 for node in nodes if value != usual else ():
@@ -157,7 +157,7 @@ class Gathering:
     def _results(self) -> Iterator[NodeResult]:
         """The results in the order of the plan, then those of unplanned nodes."""
         found = {finding.node for finding in self.findings}
-        planned = {} if self.plan is None else {each.node: each.card for each in self.plan.nodes}
+        planned = {} if self.plan is None else {node.node: node.card for node in self.plan.nodes}
         for node in dict.fromkeys((*planned, *self.nodes)):
             attempts = self.nodes.get(node)
             last = None if attempts is None else attempts.last

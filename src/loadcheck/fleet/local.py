@@ -64,7 +64,7 @@ def visible(gpus: Sequence[Gpu], variable: str | None) -> tuple[Gpu, ...]:
         return tuple(gpus)
     found: list[Gpu] = []
     for word in (word.strip() for word in variable.split(",")):
-        named = [each for number, each in enumerate(gpus) if word and (word == str(number) or each[0].startswith(word))]
+        named = [gpu for number, gpu in enumerate(gpus) if word and (word == str(number) or gpu[0].startswith(word))]
         if len(named) != 1 or named[0] in found:
             break
         found += named
@@ -128,11 +128,11 @@ def command_of(plan: FleetPlan) -> list[str]:
 
 def _ended(plan: FleetPlan, running: Sequence[_Running]) -> list[_Running]:
     """The nodes that have ended; a node that exceeds its time limit is killed, and counts as lost."""
-    for each in running:
-        if each.process.poll() is None and time.monotonic() - each.started_s > plan.minutes * 60:
-            kill_session(each.process.pid)
-            each.process.wait()
-    return [each for each in running if each.process.poll() is not None]
+    for node in running:
+        if node.process.poll() is None and time.monotonic() - node.started_s > plan.minutes * 60:
+            kill_session(node.process.pid)
+            node.process.wait()
+    return [node for node in running if node.process.poll() is not None]
 
 
 def _again(plan: FleetPlan, ended: _Running, say: Say) -> Iterator[Slot]:
@@ -151,12 +151,12 @@ def _again(plan: FleetPlan, ended: _Running, say: Say) -> Iterator[Slot]:
 
 def _end(running: Sequence[_Running]) -> None:
     """Interrupt each node, as Ctrl-C does, and kill those that do not end in time."""
-    for each in running:
+    for node in running:
         with suppress(ProcessLookupError, PermissionError):
-            os.kill(each.process.pid, signal.SIGINT)
+            os.kill(node.process.pid, signal.SIGINT)
     deadline_s = time.monotonic() + 2 * GRACE_S
-    while any(each.process.poll() is None for each in running) and time.monotonic() < deadline_s:
+    while any(node.process.poll() is None for node in running) and time.monotonic() < deadline_s:
         time.sleep(POLL_S)
-    for each in running:
-        kill_session(each.process.pid)
-        each.process.wait()
+    for node in running:
+        kill_session(node.process.pid)
+        node.process.wait()

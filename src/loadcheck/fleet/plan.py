@@ -93,7 +93,7 @@ class FleetPlan(Spec, frozen=True, kw_only=True):
     options: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        names = [each.node for each in self.nodes]
+        names = [node.node for node in self.nodes]
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"two nodes are called {twice}; give each its own name")

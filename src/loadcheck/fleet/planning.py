@@ -74,7 +74,7 @@ class Planned:
 
     @property
     def refused(self) -> tuple[PlannedGroup, ...]:
-        return tuple(each for each in self.groups if each.refused)
+        return tuple(group for group in self.groups if group.refused)
 
     @property
     def exit_code(self) -> int:
@@ -97,7 +97,7 @@ def plan_fleet(spec: FleetSpec, now: datetime | None = None) -> Planned:
     profile = _profile(spec)
     refuse_bad_input(make_plan(profile))
     groups = tuple(_groups(spec, profile))
-    kept = [each for each in groups if not each.refused]
+    kept = [group for group in groups if not group.refused]
     if not kept:
         return Planned(None, groups)
     plan = FleetPlan(
@@ -121,7 +121,7 @@ def _arguments(profile: Profile, name: str) -> tuple[str, ...]:
     """The arguments of `loadcheck load` on a node: the profile's name, and a flag for each key that differs from it."""
     found = differences(load_profile(name), profile)
     differ = [flag.set_to(found[flag.key][1]) for flag in settings_of(Profile) if flag.key in found]
-    return (name, *(word for each in differ for word in shlex.split(each)))
+    return (name, *(word for flag in differ for word in shlex.split(flag)))
 
 
 def _groups(spec: FleetSpec, profile: Profile) -> Iterator[PlannedGroup]:
@@ -131,7 +131,9 @@ def _groups(spec: FleetSpec, profile: Profile) -> Iterator[PlannedGroup]:
         try:
             found.append(_group(spec, profile, group))
         except BadInput as error:
-            problems += [replace(each, where="FLEET.toml", key=f"nodes[{number}].card") for each in error.problems]
+            problems += [
+                replace(problem, where="FLEET.toml", key=f"nodes[{number}].card") for problem in error.problems
+            ]
     if problems:
         raise BadInput(problems)
     yield from found
@@ -177,9 +179,9 @@ def _why_refused(spec: FleetSpec, group: Group, prediction: Prediction) -> str:
 
 def _cards(groups: list[PlannedGroup]) -> Iterator[PlannedCard]:
     """Each card once, at its lowest price."""
-    for card in dict.fromkeys(each.card for each in groups):
-        of_it = [each for each in groups if each.card == card]
-        prices = [each.group.price_per_hour for each in of_it if each.group.price_per_hour is not None]
+    for card in dict.fromkeys(planned.card for planned in groups):
+        of_it = [planned for planned in groups if planned.card == card]
+        prices = [planned.group.price_per_hour for planned in of_it if planned.group.price_per_hour is not None]
         prediction = of_it[0].prediction
         predicted = {} if prediction is None else prediction.figures.to_json()
         yield PlannedCard(card=card, price_per_hour=min(prices, default=None), predicted=predicted)
@@ -188,14 +190,14 @@ def _cards(groups: list[PlannedGroup]) -> Iterator[PlannedCard]:
 def _nodes(groups: list[PlannedGroup]) -> Iterator[PlannedNode]:
     """The nodes, named by card and number, or by card and host; further groups of a card are numbered."""
     seen: dict[str, int] = {}
-    for each in groups:
-        base = each.card.lower()
+    for planned in groups:
+        base = planned.card.lower()
         seen[base] = seen.get(base, 0) + 1
         unit = base if seen[base] == 1 else f"{base}-{seen[base]}"
-        price = each.group.price_per_hour
-        for host in each.group.hosts:
+        price = planned.group.price_per_hour
+        for host in planned.group.hosts:
             own = f"{unit}-{host}"
-            yield PlannedNode(node=f"{own}-0", card=each.card, unit=own, host=host, price_per_hour=price)
-        if not each.group.hosts:
-            for number in range(each.group.count):
-                yield PlannedNode(node=f"{unit}-{number}", card=each.card, unit=unit, price_per_hour=price)
+            yield PlannedNode(node=f"{own}-0", card=planned.card, unit=own, host=host, price_per_hour=price)
+        if not planned.group.hosts:
+            for number in range(planned.group.count):
+                yield PlannedNode(node=f"{unit}-{number}", card=planned.card, unit=unit, price_per_hour=price)

@@ -107,7 +107,7 @@ def files_below(root: Path) -> Iterator[str]:
     """Yield every file below `root` by its path with "/", sorted, except the statement and its signature."""
     for folder, folders, names in os.walk(root):
         folders.sort()
-        for name in sorted([*names, *(each for each in folders if (Path(folder) / each).is_symlink())]):
+        for name in sorted([*names, *(name for name in folders if (Path(folder) / name).is_symlink())]):
             found = own_file(Path(folder) / name).relative_to(root).as_posix()
             if found not in (NAME, SIGNATURE):
                 yield found

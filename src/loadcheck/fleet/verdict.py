@@ -86,7 +86,7 @@ class FleetVerdict:
     def cheapest(self) -> CardResult | None:
         """The cheapest card per hour on which a node passed; None without prices."""
         priced = [(card.price_per_hour, card) for card in self.cards if card.passed and card.price_per_hour is not None]
-        return min(priced, key=lambda each: each[0])[1] if priced else None
+        return min(priced, key=lambda offer: offer[0])[1] if priced else None
 
     def to_json(self) -> dict[str, Any]:
         """`figures` holds the values that most nodes of a card print; `deviations` the others, with some of their nodes."""
@@ -121,7 +121,7 @@ def cards_of(
     plan: FleetPlan | None, nodes: tuple[NodeResult, ...], loads_s: Mapping[str, float], costs: Mapping[str, float]
 ) -> tuple[CardResult, ...]:
     """The results by card, sorted by name; `loads_s` and `costs` are by card, too."""
-    prices = {} if plan is None else {each.card: each.price_per_hour for each in plan.cards}
+    prices = {} if plan is None else {card.card: card.price_per_hour for card in plan.cards}
     found = Counter(node.card or "" for node in nodes)
     passed = Counter(node.card or "" for node in nodes if node.status == "pass")
     return tuple(

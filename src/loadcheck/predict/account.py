@@ -100,7 +100,8 @@ class Prediction:
             "fits": self.fits,
             **figures,
             "obstacles": [
-                {"what": each.what, "engine_says": each.engine_says, "remedy": each.remedy} for each in self.obstacles
+                {"what": obstacle.what, "engine_says": obstacle.engine_says, "remedy": obstacle.remedy}
+                for obstacle in self.obstacles
             ],
             "notes": [*self.notes, *self.edges],
             "warnings": list(self.warnings),

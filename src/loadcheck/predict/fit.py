@@ -56,8 +56,9 @@ class Fit:
         return {
             "goal": self.goal,
             "proposals": [
-                _proposal_json(each, self.base) | ({} if command is None else {"command": command(each.profile)})
-                for each in self.proposals
+                _proposal_json(proposal, self.base)
+                | ({} if command is None else {"command": command(proposal.profile)})
+                for proposal in self.proposals
             ],
             "knobs": [
                 {
@@ -103,14 +104,14 @@ def fit(stack: Stack, case: Case, goal: Goal = "length", given: frozenset[str] =
     search, profile = Search(stack, case, given), case.profile
     # with a given length, maximize the number of concurrent requests
     aim: Goal = "concurrency" if goal == "length" and "max_seq_length" in given else goal
-    proposals = sorted(_proposals(search, profile, aim), key=lambda each: _merit(each, aim), reverse=True)
+    proposals = sorted(_proposals(search, profile, aim), key=lambda proposal: _merit(proposal, aim), reverse=True)
     predictions = [search.predict(profile), *(proposal.prediction for proposal in proposals)]
     return Fit(
         goal=goal,
         base=profile,
         proposals=tuple(_distinct(proposals)),
         knobs=tuple(_knobs(search, proposals[0].profile)) if proposals else (),
-        edges=tuple(dict.fromkeys(edge for each in predictions for edge in each.edges)),
+        edges=tuple(dict.fromkeys(edge for prediction in predictions for edge in prediction.edges)),
         would_fit=() if proposals else tuple(_would_fit(search, profile, aim)),
     )
 
@@ -167,7 +168,7 @@ def _would_fit(search: Search, profile: Profile, goal: Goal) -> Iterator[str]:
     Where the engine refuses the model with any settings, that is reported instead; another card may still accept it.
     """
     refused = tuple(search.stack.model_refusals(search.case.with_profile(profile)))
-    yield from (f"no settings: {each.what}; {each.remedy}" for each in refused)
+    yield from (f"no settings: {obstacle.what}; {obstacle.remedy}" for obstacle in refused)
     if not refused:
         yield from _with_freed_settings(search, profile, goal)
         yield from _with_concessions(search, profile, goal)
@@ -197,7 +198,7 @@ def _with_concessions(search: Search, profile: Profile, goal: Goal) -> Iterator[
 
 def _best(search: Search, profile: Profile, goal: Goal) -> Proposal | None:
     proposals = list(_proposals(search, profile, goal))
-    return max(proposals, key=lambda each: _merit(each, goal)) if proposals else None
+    return max(proposals, key=lambda proposal: _merit(proposal, goal)) if proposals else None
 
 
 def _cards(search: Search, profile: Profile) -> Iterator[str]:

@@ -84,7 +84,9 @@ def cards_named(names: Iterable[str]) -> list[tuple[str, Card]]:
         try:
             found.append((name, card_from_table(name)))
         except BadInput as error:
-            problems += (replace(each, where="--gpus") if each.where == "--gpu" else each for each in error.problems)
+            problems += (
+                replace(problem, where="--gpus") if problem.where == "--gpu" else problem for problem in error.problems
+            )
     if problems:
         raise BadInput(problems)
     return found

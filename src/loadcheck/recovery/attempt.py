@@ -106,7 +106,7 @@ def short_of(loaded: Loaded) -> Shortage | None:
     ended = loaded.record.outcome in ("completed", "failed") and loaded.exit_code == EXIT_FAIL
     if loaded.evidence is None or not ended:
         return None
-    troubles = [each.trouble for each in sightings(loaded.evidence.log) if each.trouble.id != RETRY]
+    troubles = [sighting.trouble for sighting in sightings(loaded.evidence.log) if sighting.trouble.id != RETRY]
     if any(trouble.short is None for trouble in troubles):
         return None
     return troubles[0].short if troubles else None

@@ -88,7 +88,7 @@ class Redactor:
         if isinstance(data, dict):
             return {self.data(key): self.data(value) for key, value in data.items()}
         if isinstance(data, list | tuple):
-            return [self.data(each) for each in data]
+            return [self.data(item) for item in data]
         return data
 
     def num_held(self, data: bytes) -> int:

@@ -55,7 +55,7 @@ def _parsed(line: bytes) -> Sample | None:
     except (msgspec.DecodeError, RecursionError):
         return None
     used = (data.device_used_bytes, data.child_rss_bytes)
-    sane = 0 <= data.t_s < MAX_SECONDS and all(each is None or 0 <= each < MAX_BYTES for each in used)
+    sane = 0 <= data.t_s < MAX_SECONDS and all(size is None or 0 <= size < MAX_BYTES for size in used)
     return data if sane else None
 
 

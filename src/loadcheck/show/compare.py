@@ -39,14 +39,14 @@ def summary(found: Comparison) -> str:
     figures = f"{found.num_compared} figure{'s' if found.num_compared > 1 else ''}"
     if not found.moved:
         return f"{'SAME' if found.same else 'DIFFERENT'}: none of {figures} moved{ended}"
-    names = ", ".join(each.spec.name for each in found.unexplained)
+    names = ", ".join(difference.spec.name for difference in found.unexplained)
     explained = f"not explained: {names}" if names else "every difference is explained"
     return f"DIFFERENT: {len(found.moved)} of {figures} moved, {explained}{ended}"
 
 
 def _described(subject: Subject) -> str:
     said = (subject.kind, subject.ending, subject.model, subject.machine.get("gpu_name"))
-    return ", ".join(str(each) for each in said if each is not None)
+    return ", ".join(str(part) for part in said if part is not None)
 
 
 def shown_change(change: Change) -> tuple[str, str, str]:
@@ -65,12 +65,15 @@ def _shown(value: object) -> str:
 def _show_moved(out: Console, moved: Iterable[Difference]) -> None:
     """Print a row for each figure, and below the table what moved it."""
     moved = tuple(moved)
-    rows = ((each.spec.name, each.a.show(), each.b.show(), amount_of(each.spec, each.amount)) for each in moved)
+    rows = (
+        (difference.spec.name, difference.a.show(), difference.b.show(), amount_of(difference.spec, difference.amount))
+        for difference in moved
+    )
     print_table(out, ("figure", "A", "B", "difference"), "lrrr", rows)
     out.print()
-    for each in moved:
-        out.print(f"{each.spec.name}", markup=False)
-        for line in causes(each):
+    for difference in moved:
+        out.print(f"{difference.spec.name}", markup=False)
+        for line in causes(difference):
             print_item(out, Text(" "), line)
 
 

@@ -53,20 +53,20 @@ def _show_cards(out: Console, cards: Sequence[CardResult]) -> None:
 
 
 def _card(card: CardResult) -> tuple[str, ...]:
-    price, each = card.price_per_hour, card.cost_per_verified_load
+    price, per_load = card.price_per_hour, card.cost_per_verified_load
     return (
         Name(card.card),
         f"{card.nodes:,}",
         f"{card.passed:,}",
         f"{card.loads_s:,}",
         "" if price is None else f"{price:.2f}",
-        "" if each is None else f"{each:.4f}",
+        "" if per_load is None else f"{per_load:.4f}",
     )
 
 
 def _show_figures(out: Console, verdict: FleetVerdict) -> None:
     """Print what most nodes of a card log, for the predicted figures."""
-    for card, figures in groupby(verdict.tally.usual(), key=lambda each: each[0]):
+    for card, figures in groupby(verdict.tally.usual(), key=lambda entry: entry[0]):
         rows = [(name, value.predicted or "", Name(measured), f"{value.count:,}") for _, name, measured, value in figures
                 if value.predicted is not None]  # fmt: skip
         if rows:
@@ -74,13 +74,13 @@ def _show_figures(out: Console, verdict: FleetVerdict) -> None:
             print_table(out, (card, "predicted", "measured", "nodes"), "lrrr", rows)
 
 
-def deviation_in_words(each: Deviation) -> str:
+def deviation_in_words(deviation: Deviation) -> str:
     """Which nodes log what, what is usual on their card, and in which digit they differ."""
-    more = each.count - len(each.nodes)
-    nodes = ", ".join(each.nodes) + (f" and {more} more" if more else "")
-    digit = f", {each.digit}" if each.digit else ""
-    own = f"; predicted there: {each.predicted}" if each.predicted is not None else ""
-    return f"{each.figure} is {each.measured} on {nodes}, {each.usual} on most of {each.card}{digit}{own}"
+    more = deviation.count - len(deviation.nodes)
+    nodes = ", ".join(deviation.nodes) + (f" and {more} more" if more else "")
+    digit = f", {deviation.digit}" if deviation.digit else ""
+    own = f"; predicted there: {deviation.predicted}" if deviation.predicted is not None else ""
+    return f"{deviation.figure} is {deviation.measured} on {nodes}, {deviation.usual} on most of {deviation.card}{digit}{own}"
 
 
 def _show_deviations(out: Console, lines: Sequence[str]) -> None:
@@ -113,9 +113,9 @@ def in_words(finding: NodeFinding) -> str:
 def show_verified(out: Console, found: Verified) -> None:
     """Print what the bundle states, its faults, and whether it is verified."""
     predicate = found.statement.predicate
-    for each in predicate.configuration:
-        sha256 = each.get("digest", {}).get("sha256", "not stated")
-        print_words(out, f"{each.get('name')}: {each.get('uri') or 'sha256:' + str(sha256)}")
+    for file in predicate.configuration:
+        sha256 = file.get("digest", {}).get("sha256", "not stated")
+        print_words(out, f"{file.get('name')}: {file.get('uri') or 'sha256:' + str(sha256)}")
     for fault, what in found.faults[:SHOWN]:
         print_item(out, Text("FAIL", style="bold red"), f"{fault.value}: {what}")
     _show_rest(out, len(found.faults), "faults")

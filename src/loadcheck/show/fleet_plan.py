@@ -28,11 +28,11 @@ def show_plan(out: Console, planned: Planned, folder: Path, names: Sequence[str]
     print_table(out, COLUMNS, "lrrrrrl", map(_row, planned.groups), {"planned": "green", "REFUSED": "bold red"})
     print_words(out, "Predicted, in GiB; empty if not predicted.")
     for words in dict.fromkeys(
-        _ram(each) for each in planned.groups if each.prediction is not None and each.card != CPU
+        _ram(group) for group in planned.groups if group.prediction is not None and group.card != CPU
     ):
         print_words(out, words)
-    for each in planned.refused:
-        print_words(out, f"{each.card}: {each.refused}")
+    for group in planned.refused:
+        print_words(out, f"{group.card}: {group.refused}")
     if names:
         print_words(out, f"wrote {', '.join(str(folder / name) for name in names)}")
         print_words(out, f"next: loadcheck fleet run {folder}")
@@ -40,17 +40,17 @@ def show_plan(out: Console, planned: Planned, folder: Path, names: Sequence[str]
         print_words(out, "Nothing was written: no card is left.")
 
 
-def _ram(each: PlannedGroup) -> str:
-    return _SOURCES[each.ram.source].format(show_bytes(each.ram.num_bytes))
+def _ram(group: PlannedGroup) -> str:
+    return _SOURCES[group.ram.source].format(show_bytes(group.ram.num_bytes))
 
 
-def _row(each: PlannedGroup) -> tuple[str, ...]:
-    price, prediction, specs = each.group.price_per_hour, each.prediction, figure_specs()
+def _row(group: PlannedGroup) -> tuple[str, ...]:
+    price, prediction, specs = group.group.price_per_hour, group.prediction, figure_specs()
     values = [None if prediction is None else getattr(prediction.figures, name) for name in FIGURES]
     return (
-        Name(each.card),
-        f"{len(each.group.hosts) or each.group.count:,}",
+        Name(group.card),
+        f"{len(group.group.hosts) or group.group.count:,}",
         "" if price is None else f"{price:.2f}",
         *("" if value is None else specs[name].show(value) for name, value in zip(FIGURES, values, strict=True)),
-        "REFUSED" if each.refused else "planned",
+        "REFUSED" if group.refused else "planned",
     )

@@ -35,7 +35,7 @@ def gauge(on_cpu: bool, peak_bytes: int | None) -> Gauge:
 def _largest_child_bytes() -> int | None:
     """The largest resident set of this process's descendants: the engine's. None without any."""
     try:
-        sizes = [each.memory_info().rss for each in psutil.Process().children(recursive=True)]
+        sizes = [process.memory_info().rss for process in psutil.Process().children(recursive=True)]
     except psutil.Error:  # one of them has ended meanwhile
         return None
     return max(sizes, default=None)

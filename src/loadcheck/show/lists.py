@@ -67,7 +67,7 @@ def _model(model: Model) -> dict[str, Any]:
 
 def profiles() -> Rows:
     """Each profile of env/profiles."""
-    return [{"name": each.name, "description": each.description} for each in load_profiles()]
+    return [{"name": profile.name, "description": profile.description} for profile in load_profiles()]
 
 
 LISTS: dict[str, Callable[[], Rows]] = {"cards": cards, "models": models, "profiles": profiles}

@@ -10,7 +10,7 @@ from loadcheck.terminal import Name, print_table, print_words
 
 def show_manifest(out: Console, errors: Console, manifest: Manifest) -> None:
     """Print every package with version and licence and every file that differs; on `errors`, what differs from the lock."""
-    rows = ((Name(each.name), each.version, Name(each.licence)) for each in manifest.packages)
+    rows = ((Name(package.name), package.version, Name(package.licence)) for package in manifest.packages)
     print_table(out, ("package", "version", "licence"), "lll", rows)
     for file in manifest.files:
         print_words(out, f"{file.path}: {file.difference}: {file.why or 'unexplained'}")

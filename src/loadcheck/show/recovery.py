@@ -46,15 +46,15 @@ def _show_end(out: Console, recovery: Recovery, passed: str) -> None:
 
 def _show_steps(out: Console, recovery: Recovery) -> None:
     number = 0
-    for after, walked in groupby(recovery.walked, lambda each: each.after):
+    for after, walked in groupby(recovery.walked, lambda entry: entry.after):
         if after:
             short = recovery.attempts[after - 1].short
             what = "something unknown" if short is None else SHORT[short]
             out.print(f"after attempt {after}, which was short of {what}:", markup=False)
-        for each in walked:
+        for entry in walked:
             number += 1
-            out.print(f"{number:>2} {_step(each)}", markup=False)
-            for change in each.step.changes:
+            out.print(f"{number:>2} {_step(entry)}", markup=False)
+            for change in entry.step.changes:
                 out.print(f"     {change}", markup=False)
 
 

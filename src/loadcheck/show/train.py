@@ -142,7 +142,7 @@ def peak_rows(trained: Trained) -> Iterator[tuple[str, str, str, str, str]]:
     predicted = trained.predicted()
     for name, size in trained.measured().items():
         figure = name.removesuffix("_bytes") + "_gib"
-        finding = next((each for each in trained.verdict.findings if each.figure == figure), None)
+        finding = next((finding for finding in trained.verdict.findings if finding.figure == figure), None)
         if size is not None:
             guess = predicted[name]
             status = "" if finding is None else str(finding.status.value)

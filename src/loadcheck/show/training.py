@@ -23,8 +23,8 @@ def show_training(out: Console, training: TrainPrediction, tree: bool) -> None:
     if tree:
         for term in (memory.peak, training.device, training.host):
             out.print()
-            for depth, each in term.walk():
-                show_term(out, depth, each)
+            for depth, node in term.walk():
+                show_term(out, depth, node)
     if training.settings.packing:
         print_words(out, f"Note: {packed_note(training.settings)}")
     for note in (*training.notes, *_with_engine(training)):
@@ -70,17 +70,17 @@ def _room(training: TrainPrediction) -> str:
 def show_fit_training(out: Console, found: list[Largest]) -> None:
     """Print the largest value of each setting, what the card has left then, the cost of one step more, and the most that runs at all."""
     rows = []
-    for each in found:
-        flag, at_most = "--" + each.setting.replace("_", "-"), "none" if each.at_most is None else f"{each.at_most}"
-        if each.training is None or each.value is None or each.one_more_bytes is None:
+    for knob in found:
+        flag, at_most = "--" + knob.setting.replace("_", "-"), "none" if knob.at_most is None else f"{knob.at_most}"
+        if knob.training is None or knob.value is None or knob.one_more_bytes is None:
             rows.append((flag, "none fits", "", "", "", at_most))
             continue
-        device = to_gib(each.training.device.num_bytes)
-        left = to_gib(each.training.left_bytes)
-        step = f"{STEP[each.setting]} more: {show_bytes(each.one_more_bytes)}"
-        rows.append((flag, f"{each.value}", f"{device:.2f}", f"{left:.2f}", step, at_most))
+        device = to_gib(knob.training.device.num_bytes)
+        left = to_gib(knob.training.left_bytes)
+        step = f"{STEP[knob.setting]} more: {show_bytes(knob.one_more_bytes)}"
+        rows.append((flag, f"{knob.value}", f"{device:.2f}", f"{left:.2f}", step, at_most))
     print_table(out, ("setting", "largest", "peak GiB", "left", "one step", "runs up to"), "lrrrlr", rows)
     print_words(out, "Each with the other settings unchanged; the card's peak may be 1 % off. Above the largest value, torch must keep giving back "
                      "the gaps between its blocks, which is slow; above what it runs up to, it is out of memory.")  # fmt: skip
-    for note in {note for each in found if each.training is not None for note in _with_engine(each.training)}:
+    for note in {note for knob in found if knob.training is not None for note in _with_engine(knob.training)}:
         print_words(out, f"Note: {note}")

@@ -60,7 +60,7 @@ def cause_and_fix(verdict: Verdict) -> tuple[str, str]:
     for cause in causes(verdict)[:1]:
         return cause.why, cause.remedy
     failures = verdict.failures()
-    first = next((each for each in failures if not each.missing), failures[0] if failures else None)
+    first = next((finding for finding in failures if not finding.missing), failures[0] if failures else None)
     return ("", "") if first is None else (explain(replace(first, remedy="")), first.remedy)
 
 
@@ -200,7 +200,9 @@ def _figures(findings: Iterable[Finding]) -> str:
 
 def _show_unfinished(out: Console, failures: Iterable[Finding], ends: tuple[Finding, ...]) -> None:
     """Print why a load did not finish, what else was wrong by then, and the number of figures that it did not reach."""
-    _show_each(out, (*ends, *(each for each in failures if each.figure not in END_FIGURES and not each.missing)))
+    _show_each(
+        out, (*ends, *(finding for finding in failures if finding.figure not in END_FIGURES and not finding.missing))
+    )
     unreached = {finding.figure for finding in failures if finding.missing} & set(specs_by_name())
     if unreached:
         out.print("1 figure was not reached" if len(unreached) == 1 else f"{len(unreached)} figures were not reached")

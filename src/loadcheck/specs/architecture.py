@@ -56,8 +56,8 @@ class Architecture:
 _LLAMA = "vllm/model_executor/models/llama.py"
 _LLAMA_CLASSES = ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM")
 ARCHITECTURES = {
-    each.name: each
-    for each in (
+    architecture.name: architecture
+    for architecture in (
         Architecture("llama", _LLAMA_CLASSES, _LLAMA),
         Architecture(
             "mistral", ("MistralForCausalLM", *_LLAMA_CLASSES), _LLAMA, default_kv_heads=8, window="unless null"

@@ -173,7 +173,7 @@ def _around(total_bytes: float) -> tuple[float, float]:
 def gpu_key(name: str) -> str | None:
     """The key in env/gpus.toml of a card, given by that key (in any spelling) or by its device name; None for an unknown card."""
     by_key = {_typed(key): key for key in load_gpus()}
-    by_name = {_typed(_without_brand(each)): key for key, gpu in load_gpus().items() for each in gpu.names}
+    by_name = {_typed(_without_brand(name)): key for key, gpu in load_gpus().items() for name in gpu.names}
     wanted = _typed(_without_brand(name))
     return by_key.get(wanted) or by_name.get(wanted)
 

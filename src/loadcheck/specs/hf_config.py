@@ -104,7 +104,7 @@ def config_from_hf(hf: Mapping[str, Any], where: str) -> ModelConfig:
         config = validate(_HfConfig, _read_keys(hf), where)
     except BadInput as error:
         named = {problem.key for problem in problems}
-        raise BadInput([*problems, *(each for each in error.problems if each.key not in named)]) from None
+        raise BadInput([*problems, *(problem for problem in error.problems if problem.key not in named)]) from None
     if config.hidden_size < config.num_attention_heads:
         what = f"{config.hidden_size} is below num_attention_heads ({config.num_attention_heads})"
         problems.append(Problem(where, what, "correct the two", "hidden_size"))

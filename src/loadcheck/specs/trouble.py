@@ -80,9 +80,9 @@ class Troubles(Spec, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         ids = [trouble.id for trouble in self.troubles]
-        if twice := sorted({each for each in ids if ids.count(each) > 1}):
+        if twice := sorted({trouble_id for trouble_id in ids if ids.count(trouble_id) > 1}):
             raise ValueError(f"{', '.join(twice)} is there twice; give each trouble an id of its own")
-        if unknown := sorted({each for trouble in self.troubles for each in trouble.hides} - set(ids)):
+        if unknown := sorted({trouble_id for trouble in self.troubles for trouble_id in trouble.hides} - set(ids)):
             raise ValueError(f"hides {', '.join(unknown)}, which is no trouble; name the id of one")
 
 

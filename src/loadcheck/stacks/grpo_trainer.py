@@ -57,7 +57,7 @@ def reward_functions(file: str | None) -> list[Reward]:
             Problem(file, f"{type(error).__name__}: {error}", "fix it: the file is executed as it is")
         ) from error
     found = [
-        each for name, each in vars(module).items() if not name.startswith("_") and _takes_completions(each, module)
+        value for name, value in vars(module).items() if not name.startswith("_") and _takes_completions(value, module)
     ]
     if not found:
         what = "has no function that takes `completions`"

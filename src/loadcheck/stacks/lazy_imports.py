@@ -67,7 +67,7 @@ class DeferredFinder(MetaPathFinder):
 
 def _finder() -> DeferredFinder:
     """The one of this process, which comes before Python's own."""
-    found = next((each for each in sys.meta_path if isinstance(each, DeferredFinder)), None)
+    found = next((finder for finder in sys.meta_path if isinstance(finder, DeferredFinder)), None)
     if found is None:
         found = DeferredFinder()
         sys.meta_path.insert(0, found)
@@ -110,8 +110,8 @@ class LibraryFinder(Loader):
         if self.deferred:
             self.deferred = False
             used.append(name)
-            for each in [each for each in sys.modules if self.covers(each)]:
-                del sys.modules[each]
+            for covered in [module for module in sys.modules if self.covers(module)]:
+                del sys.modules[covered]
         return importlib.import_module(name)
 
     def value(self, module: str, name: str) -> Any:

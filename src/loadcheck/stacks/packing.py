@@ -81,7 +81,7 @@ def pack(examples: Sequence[TokenRow], length: int, eos_id: int | None, seed: in
         num_rows=len(ended),
         num_split_rows=sum(a // length != (b - 1) // length for a, b in pairwise(starts)),
         num_left_out_tokens=starts[-1] - length * len(rows),
-        num_ended_rows=sum(row.ends_answer and each for row, each in zip(ended, learned, strict=True)),
+        num_ended_rows=sum(row.ends_answer and is_learned for row, is_learned in zip(ended, learned, strict=True)),
         num_unended_rows=learned.count(False),
     )
 

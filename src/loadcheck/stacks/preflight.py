@@ -29,7 +29,9 @@ def check_tokens(folder: RunFolder, tokens_sha256: str) -> None:
 
 def check_adapters(model: Any) -> None:
     """BadInput, with all problems at once, where something other than the adapters would be trained, or they cannot be."""
-    problems = list(_adapter_problems([(name, each) for name, each in model.named_parameters() if each.requires_grad]))
+    problems = list(
+        _adapter_problems([(name, weight) for name, weight in model.named_parameters() if weight.requires_grad])
+    )
     if problems:
         raise BadInput(problems)
 
@@ -43,11 +45,12 @@ def _adapter_problems(trained: Sequence[tuple[str, Any]]) -> Iterator[Problem]:
     if others:
         what = f"{len(others)} weights of the base would be trained, {others[0]} among them"
         yield Problem("adapters", what, "freeze the base", "requires_grad")
-    odd = sorted({str(each.dtype) for _, each in trained} - set(TRAINABLE_DTYPES))
+    odd = sorted({str(weight.dtype) for _, weight in trained} - set(TRAINABLE_DTYPES))
     if odd:
         what = f"are in {', '.join(odd)}, in which small updates are lost"
         yield Problem("adapters", what, f"train them in {TRAINABLE_DTYPES[0]}", "dtype")
-    if not all(each.detach().cpu().isfinite().all() for _, each in trained):  # on the host: device memory is measured
+    # on the host, as device memory is measured
+    if not all(weight.detach().cpu().isfinite().all() for _, weight in trained):
         yield Problem("adapters", "contain values that are not finite", "attach them again", "weights")
 
 

@@ -44,13 +44,13 @@ def _ids(tokenizer: Any, chat: list[dict[str, str]]) -> list[int] | None:
         found = tokenizer.apply_chat_template(chat, add_generation_prompt=chat[-1]["role"] == "user")
     except Exception:  # jinja2's, from a template that raises, or transformers' own where there is none
         return None
-    return [int(each) for each in found]
+    return [int(token_id) for token_id in found]
 
 
 def probe_ids(tokenizer: Any) -> list[int]:
     """The tokens whose logits are compared: those of the first chat, or of its text where there is no template."""
     first = chat_ids(tokenizer)[0]
-    return [int(each) for each in tokenizer(f"{QUESTION} {ANSWER}")["input_ids"]] if first is None else first
+    return [int(token_id) for token_id in tokenizer(f"{QUESTION} {ANSWER}")["input_ids"]] if first is None else first
 
 
 def logits_of(model: Any, ids: list[int]) -> Any:

@@ -55,8 +55,8 @@ class RowTokenizer:
     def rows(self, rows: Sequence[Row], faults: Faults) -> list[TokenRow]:
         """Every valid row; the problems of the others are added to the faults."""
         found = [tokens for row in rows if (tokens := self._row(row, faults)) is not None]
-        whole = [each for each in found if not each.num_cut]
-        if whole and not faults and not any(each.ends_answer for each in whole):
+        whole = [row for row in found if not row.num_cut]
+        if whole and not faults and not any(row.ends_answer for row in whole):
             what = "the template ends no answer with a token that ends generation, so the model would not learn to stop"
             faults.add(None, what, "fix the tokenizer's chat_template or its eos_token")
         return found
@@ -109,7 +109,7 @@ class RowTokenizer:
 
     def _holds_special(self, row: Row, faults: Faults) -> bool:
         """Whether a text contains one of the template's special tokens, which would begin or end a turn unintentionally."""
-        texts = [each.content for each in row.messages]
+        texts = [message.content for message in row.messages]
         found = next((token for token in self._special for text in texts if token in text), None)
         if found is not None:
             faults.add(
@@ -209,7 +209,7 @@ def end_ids(tokenizer: Any, directory: Path) -> frozenset[int]:
     except (OSError, ValueError, AttributeError):
         named = None
     found |= set(named) if isinstance(named, list) else {named}
-    return frozenset(each for each in found if isinstance(each, int))
+    return frozenset(token_id for token_id in found if isinstance(token_id, int))
 
 
 def summary(rows: Sequence[TokenRow], learned: Learned) -> dict[str, Any]:

@@ -36,7 +36,7 @@ MAX_SERVED_RANK = SERVED_RANKS[-1]
 
 def served_rank(rank: int) -> int | None:
     """The smallest --max-lora-rank that accepts adapters of this rank; None where there is none."""
-    return next((each for each in SERVED_RANKS if each >= rank), None)
+    return next((served for served in SERVED_RANKS if served >= rank), None)
 
 
 def rank_flag(rank: int) -> str | None:
@@ -52,5 +52,5 @@ SERVERS = ("vllm", "starlette", "fastapi", "uvicorn")
 def known_holes() -> tuple[tuple[tuple[str, ...], str], ...]:
     """The known vulnerabilities of this server: (their CVEs, what to do or avoid), from env/vex.toml."""
     holes = read_toml(env_dir() / "vex.toml")["hole"]
-    affecting = (each for each in holes if each["package"] in SERVERS and each["status"] == "affected")
-    return tuple((tuple(each["ids"]), each["action"]) for each in affecting)
+    affecting = (hole for hole in holes if hole["package"] in SERVERS and hole["status"] == "affected")
+    return tuple((tuple(hole["ids"]), hole["action"]) for hole in affecting)

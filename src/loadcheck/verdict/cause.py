@@ -29,6 +29,8 @@ def causes(verdict: Verdict) -> tuple[Finding, ...]:
     blamed = next((finding.where for finding in unnamed if finding.figure == "error"), None)
     decisive = [finding for finding in named if finding.trouble not in WARNINGS]
     first = (
-        sorted(decisive, key=lambda each: (each.trouble in SURVIVED, each.where != blamed)) or process or unnamed[:1]
+        sorted(decisive, key=lambda finding: (finding.trouble in SURVIVED, finding.where != blamed))
+        or process
+        or unnamed[:1]
     )
     return (*first, *(finding for finding in named if finding.trouble in WARNINGS))

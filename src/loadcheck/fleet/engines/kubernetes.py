@@ -54,7 +54,7 @@ def start(plan: FleetPlan) -> list[list[str]]:
                    for condition in ("complete", "failed"))
         for unit in plan.units()
     ]  # fmt: skip
-    return [["kubectl", "apply", "-f", FILE], *(["bash", "-c", f"{each} & wait -n; kill $(jobs -p)"] for each in waits)]
+    return [["kubectl", "apply", "-f", FILE], *(["bash", "-c", f"{wait} & wait -n; kill $(jobs -p)"] for wait in waits)]
 
 
 def stop(_: FleetPlan) -> list[list[str]]:

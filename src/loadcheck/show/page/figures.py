@@ -48,10 +48,10 @@ def rows_of(evidence: Evidence, verdict: Verdict, more: Iterable[Sequence[str]] 
     """A row for each figure that the prediction, the log or the ranges state, and `more` rows."""
     shown = _shown(verdict.findings, evidence)
     by_figure: dict[str, list[ShownFinding]] = {}
-    for finding, each in zip(verdict.findings, shown, strict=True):
-        by_figure.setdefault(finding.figure, []).append(each)
-    unreached = {each.figure for each in _unreached(verdict)}
-    unreached -= {each.figure for each in verdict.failures() if not each.missing}
+    for finding, shown_finding in zip(verdict.findings, shown, strict=True):
+        by_figure.setdefault(finding.figure, []).append(shown_finding)
+    unreached = {finding.figure for finding in _unreached(verdict)}
+    unreached -= {finding.figure for finding in verdict.failures() if not finding.missing}
     return tuple(
         Row(name, predicted, measured, expected, status.lower(), tuple(by_figure.get(name, ())), name in unreached)
         for name, predicted, measured, expected, status in (*figure_rows(evidence, verdict), *more)
@@ -60,20 +60,20 @@ def rows_of(evidence: Evidence, verdict: Verdict, more: Iterable[Sequence[str]] 
 
 def _unreached(verdict: Verdict) -> tuple[Finding, ...]:
     """The figures that a load which did not finish did not print."""
-    return tuple(each for each in verdict.failures() if each.missing) if causes(verdict) else ()
+    return tuple(finding for finding in verdict.failures() if finding.missing) if causes(verdict) else ()
 
 
 def failures_of(verdict: Verdict, evidence: Evidence | None) -> tuple[ShownFinding, ...]:
     """Every failure. For a load that did not finish, the cause first, without the figures that it did not reach."""
     unreached, ends = _unreached(verdict), causes(verdict)
-    rest = (each for each in verdict.failures() if each not in unreached and each not in ends)
+    rest = (finding for finding in verdict.failures() if finding not in unreached and finding not in ends)
     return _shown((*ends, *rest), evidence)
 
 
 def others_of(verdict: Verdict, evidence: Evidence | None) -> tuple[ShownFinding, ...]:
     """Passed and skipped checks of versions, settings and the run."""
     figures = specs_by_name()
-    kept = [each for each in verdict.findings if each.status in (Status.OK, Status.SKIPPED) and each.figure not in figures]  # fmt: skip
+    kept = [finding for finding in verdict.findings if finding.status in (Status.OK, Status.SKIPPED) and finding.figure not in figures]  # fmt: skip
     return _shown(kept, evidence)
 
 
@@ -82,9 +82,12 @@ def _shown(findings: Iterable[Finding], evidence: Evidence | None) -> tuple[Show
     lines = dict(_lines(findings, evidence))
     return tuple(
         ShownFinding(
-            each.check.value, each.status.value, explain(each), lines.get(each.where.line, "") if each.where else ""
+            finding.check.value,
+            finding.status.value,
+            explain(finding),
+            lines.get(finding.where.line, "") if finding.where else "",
         )
-        for each in findings
+        for finding in findings
     )
 
 
@@ -92,6 +95,8 @@ def _lines(findings: Iterable[Finding], evidence: Evidence | None) -> Iterator[t
     """Number and text of each line that a finding is about."""
     if evidence is None:
         return
-    numbers = {each.where.line for each in findings if each.where is not None and each.where.line is not None}
+    numbers = {
+        finding.where.line for finding in findings if finding.where is not None and finding.where.line is not None
+    }
     for number, text in (read_lines(evidence.log.path, numbers) if numbers else {}).items():
         yield number, text[:MAX_LINE_CHARS]

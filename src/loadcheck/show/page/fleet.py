@@ -54,7 +54,7 @@ def _facts(verdict: FleetVerdict) -> Iterator[tuple[str, str]]:
 def _figures(verdict: FleetVerdict) -> Iterator[tuple[str, list[Row]]]:
     """For each card, each figure with what most nodes print, and what the others print."""
     others: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for each in verdict.tally.deviations():
-        others[each.card, each.figure].append(deviation_in_words(each))
-    for card, figures in groupby(verdict.tally.usual(), key=lambda each: each[0]):
+    for deviation in verdict.tally.deviations():
+        others[deviation.card, deviation.figure].append(deviation_in_words(deviation))
+    for card, figures in groupby(verdict.tally.usual(), key=lambda entry: entry[0]):
         yield card, [(name, value.predicted, measured, value.count, others[card, name]) for _, name, measured, value in figures]  # fmt: skip

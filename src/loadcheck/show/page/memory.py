@@ -59,10 +59,10 @@ class Memory:
     def bars(self) -> tuple[tuple[str, tuple[tuple[int, Row, int], ...]], ...]:
         """The bars: a name, and (number of the row, row, bytes) from left to right. In the measured bar, terms that were not measured
         separately have their predicted size, and the rest is what remains."""
-        predicted = self._segments(each.predicted for each in self.rows)
+        predicted = self._segments(row.predicted for row in self.rows)
         if self.peak_measured is None:
             return (("predicted", predicted),)
-        measured = self._segments(each.predicted if each.measured is None else each.measured for each in self.rows)
+        measured = self._segments(row.predicted if row.measured is None else row.measured for row in self.rows)
         return (("predicted", predicted), ("measured", measured))
 
     def _segments(self, sizes: Iterable[int | None]) -> tuple[tuple[int, Row, int], ...]:
@@ -131,12 +131,12 @@ def _outside(prediction: Prediction, readings: Mapping[str, Reading], used_befor
 
 def source_of(term: Term) -> str:
     """The source of a term's formula; for a sum, the names of its parts."""
-    return term.source or shortlist([each.name for each in term.parts], _NAMED_PARTS, ", and {} more")
+    return term.source or shortlist([part.name for part in term.parts], _NAMED_PARTS, ", and {} more")
 
 
 def _rest(rows: Iterable[Row], peak: int | None) -> Iterator[Row]:
     """What the measured peak has beyond all terms, mostly torch's cache; nothing if it was not measured."""
     if peak is None:
         return
-    held = sum((each.predicted or 0) if each.measured is None else each.measured for each in rows if not each.reserved)
+    held = sum((row.predicted or 0) if row.measured is None else row.measured for row in rows if not row.reserved)
     yield Row(REST, False, None, peak - held, "the rest of the peak: slack of torch's cache, and rounding")

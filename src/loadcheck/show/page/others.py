@@ -46,8 +46,8 @@ def comparison_page(
 ) -> str:
     """Two loads side by side: what differs, what each change moved, and the memory of both over time in one chart."""
     moved = [
-        (each.spec.name, each.a.show(), each.b.show(), amount_of(each.spec, each.amount), list(causes(each)), each.explained)
-        for each in found.moved
+        (difference.spec.name, difference.a.show(), difference.b.show(), amount_of(difference.spec, difference.amount), list(causes(difference)), difference.explained)
+        for difference in found.moved
     ]  # fmt: skip
     groups = (("Settings", found.settings), ("Versions", found.versions), ("Machine", found.machine))
     return render(
@@ -56,7 +56,7 @@ def comparison_page(
         found=found,
         summary=comparison_summary(found),
         moved=moved,
-        groups=[(title, [shown_change(each) for each in changes]) for title, changes in groups if changes],
+        groups=[(title, [shown_change(change) for change in changes]) for title, changes in groups if changes],
         chart=_chart_of_both(samples),
         command=command,
     )
@@ -65,7 +65,7 @@ def comparison_page(
 def _chart_of_both(samples: tuple[Sequence[Sequence[Sample]], Sequence[Sequence[Sample]]]) -> Chart | None:
     """The device's memory of both runs, each from its own start; None if one was not sampled."""
     for attribute in ("device_used_bytes", "child_rss_bytes"):
-        lines = tuple(Line(name, memory_line(each, attribute)[0]) for name, each in zip("AB", samples, strict=True))
+        lines = tuple(Line(name, memory_line(sample, attribute)[0]) for name, sample in zip("AB", samples, strict=True))
         if all(len(line.points) > 1 for line in lines):
             return Chart(lines, "s", "GiB")
     return None

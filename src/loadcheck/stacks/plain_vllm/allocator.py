@@ -54,7 +54,7 @@ class Allocator:
             if 0 <= other < len(segment) and segment[other].free:
                 block.num_bytes += segment[other].num_bytes
                 segment[other].num_bytes = 0
-        segment[:] = [each for each in segment if each.num_bytes]
+        segment[:] = [block for block in segment if block.num_bytes]
 
     def _large(self, wanted: int) -> Block:
         fitting = [

@@ -108,7 +108,7 @@ def predict_served(case: Case) -> Prediction:
         return found
     needed = found.account.largest_bytes
     short = needed - case.card.total_bytes
-    if short <= 0 or any(each.short == "peak" for each in found.obstacles):
+    if short <= 0 or any(obstacle.short == "peak" for obstacle in found.obstacles):
         return found
     return replace(found, warnings=(), obstacles=(*found.obstacles, _short(needed, short)))
 

@@ -179,7 +179,7 @@ class _Layer:
 
     def _shards(self, name: str) -> tuple[int, list[int]]:
         linears, names = self._config.linears, MERGED_LINEARS[name]
-        return linears[names[0]][0], [linears[each][1] for each in names]
+        return linears[names[0]][0], [linears[name][1] for name in names]
 
     def attention(self, compute_capability: float) -> int:
         """flash-attn's output and log-sum-exp; below 8.0 xformers' output, one part for each group of heads, and their stack.

@@ -84,7 +84,7 @@ def _capabilities(uuid: str) -> tuple[str | None, str | None]:
     try:
         pynvml.nvmlInit()
         handles = pynvml.nvmlDeviceGetHandleByUUID(uuid), pynvml.nvmlDeviceGetHandleByIndex(0)
-        own, first = ("{}.{}".format(*pynvml.nvmlDeviceGetCudaComputeCapability(each)) for each in handles)
+        own, first = ("{}.{}".format(*pynvml.nvmlDeviceGetCudaComputeCapability(handle)) for handle in handles)
     except pynvml.NVMLError:
         return None, None
     return own, first

@@ -87,7 +87,9 @@ def _beside_draft(evidence: Evidence, blocks: Interval, size: Interval) -> tuple
     if draft is None or number is None:
         return Interval(0, blocks.high), "at most, as a draft model of unknown size may share it"
     beside = block_bytes(draft.num_layers, draft.kv_size, number)
-    low, high = (of * each / (each + beside) // 1 for of, each in ((blocks.low, size.low), (blocks.high, size.high)))
+    low, high = (
+        num * block / (block + beside) // 1 for num, block in ((blocks.low, size.low), (blocks.high, size.high))
+    )
     return Interval(low, high), f"times its share, as {draft.name} has as many of {beside / 1024:.1f} KiB"
 
 

@@ -53,7 +53,7 @@ def import_operators() -> dict[str, Any]:
     utils.direct_register_custom_op = _not_registered
     sys.modules["vllm.utils"] = utils
     modules = ("sgmv_shrink", "sgmv_expand", "bgmv_shrink", "bgmv_expand", "bgmv_expand_slice")
-    return {each: getattr(importlib.import_module(f"{OPS}.{each}"), f"_{each}") for each in modules}
+    return {name: getattr(importlib.import_module(f"{OPS}.{name}"), f"_{name}") for name in modules}
 
 
 def _not_registered(**_: object) -> None:
@@ -155,8 +155,8 @@ def _forked(work: list[Call]) -> int:
     failed = 1
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        for each in work:
-            each()
+        for call in work:
+            call()
         failed = 0
     finally:
         os._exit(failed)

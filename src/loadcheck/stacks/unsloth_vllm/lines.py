@@ -14,7 +14,7 @@ DIALECT = Dialect(
     leads=(*unsloth_lines.LEADS, *engine_lines.LEADS),
     heads=(*unsloth_lines.HEADS, *engine_lines.HEADS),
 )
-UNSLOTH_LINES = frozenset(each.name for each in unsloth_lines.FORMATS)
+UNSLOTH_LINES = frozenset(format.name for format in unsloth_lines.FORMATS)
 ENGINE_LINES = (
     "engine", "engine model", "engine dtype", "engine quantization",
     "weights", "profile time", "profile budget", "profile weights", "profile non_torch", "profile activation", "profile kv",

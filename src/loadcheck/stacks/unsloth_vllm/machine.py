@@ -62,7 +62,7 @@ def check_after_load(machine: Machine, plan: LoadPlan) -> Iterator[Finding]:
         yield Finding(check="capability", level=Level.WARNING, what=what, why=why, remedy=remedy,
                       references=("vllm/attention/ops/prefix_prefill.py",))  # fmt: skip
     case = Case.of(plan, card, machine.ram_available_bytes)
-    for what in (each for each in predict(case).warnings if each not in card_warnings):
+    for what in (note for note in predict(case).warnings if note not in card_warnings):
         why, remedy = "the load itself fits, and answers once", "`loadcheck fit` finds settings that hold a full batch"
         yield Finding(check="memory", level=Level.WARNING, what=what, why=why, remedy=remedy)
 

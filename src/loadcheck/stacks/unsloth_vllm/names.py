@@ -35,7 +35,7 @@ class _Names(Spec, frozen=True, kw_only=True):
 def _tables() -> dict[str, dict[str, str]]:
     names = load(_Names, env_dir() / "stacks" / "unsloth_vllm" / "names.toml")
     return {
-        table: {name: checkpoint for checkpoint, each in getattr(names, table).items() for name in each}
+        table: {name: checkpoint for checkpoint, aliases in getattr(names, table).items() for name in aliases}
         for table in ("in_4bit", "from_4bit", "in_16bit")
     }
 

@@ -57,7 +57,7 @@ def _counted_graphs(evidence: Evidence) -> list[Interval]:
 
 def check_suggestions(evidence: Evidence) -> Iterator[Finding]:
     """The two cache sizes that the summary suggests, to the byte where their terms are printed so."""
-    graphs = [Interval.of(each) for each in evidence.attempt.readings_of("cuda_graph_bytes")]
+    graphs = [Interval.of(reading) for reading in evidence.attempt.readings_of("cuda_graph_bytes")]
     for parts in (WITH_WEIGHTS, WITH_CONSUMED):
         if (intervals := intervals_of(evidence, *parts)) and graphs:
             wanted = left_over(*intervals) - graphs[-1] - Interval(SUGGESTED_LESS_BYTES, SUGGESTED_LESS_BYTES)
@@ -71,7 +71,7 @@ def check_suggestions(evidence: Evidence) -> Iterator[Finding]:
 
 def check_graph_pool(evidence: Evidence) -> Iterator[Finding]:
     """The graphs' memory against their estimate: the last capture's amount, and the difference in GiB and in percent."""
-    captured = [Interval.of(each) for each in evidence.attempt.readings_of("cuda_graph_bytes")]
+    captured = [Interval.of(reading) for reading in evidence.attempt.readings_of("cuda_graph_bytes")]
     if captured:
         yield from compare(evidence, "graph_pool_bytes", captured[-1], "what the last capture took")
     if intervals := intervals_of(evidence, "graph_pool_bytes", "graph_estimate_bytes"):
@@ -121,7 +121,7 @@ def check_tokens(evidence: Evidence) -> Iterator[Finding]:
     are ⌊concurrency × length⌋ (core/kv_cache_utils.py at 0.8.5:632-638, 0.18.1:1299-1321, 0.21.0:1697-1712). In between, a model with
     windowed or recurrent layers has fewer tokens than that; new ones keep appearing, so only models in env/models must be equal.
     """
-    lengths = [Interval.of(each) for each in evidence.attempt.readings_of("max_model_len")]
+    lengths = [Interval.of(reading) for reading in evidence.attempt.readings_of("max_model_len")]
     reading, tokens = evidence.attempt.reading("max_concurrency"), evidence.attempt.reading("kv_cache_tokens")
     if reading is None or tokens is None or not lengths or evidence.is_parallel:
         return
@@ -129,7 +129,7 @@ def check_tokens(evidence: Evidence) -> Iterator[Finding]:
     concurrency, found = Interval.of(reading), release(evidence.attempt.reading("vllm"))
     of_blocks = found is None or _CONCURRENCY_RELEASES[0] <= found < _CONCURRENCY_RELEASES[1]
     per_request = [length, *(-(-length // size) * size for size in _BLOCKS_TOKENS if of_blocks)]
-    sizes = [concurrency.scaled(each).widened(BLOCK_TOKENS) for each in per_request]
+    sizes = [concurrency.scaled(tokens).widened(BLOCK_TOKENS) for tokens in per_request]
     wanted = next((size for size in sizes if Interval.of(tokens).meets(size)), sizes[0])
     formula = "kv_cache_tokens = max_concurrency × max_model_len"
     if of_blocks and evidence.model is None:
@@ -160,7 +160,7 @@ def check_tokens_of_memory(evidence: Evidence) -> Iterator[Finding]:
 
 def _least_used(evidence: Evidence) -> float:
     """The smallest share of a request's blocks that its tokens fill: from 0.21 on only these are counted (core/kv_cache_utils.py:1128)."""
-    lengths = [int(each.value) for each in evidence.attempt.readings_of("max_model_len")]
+    lengths = [int(reading.value) for reading in evidence.attempt.readings_of("max_model_len")]
     found = release(evidence.attempt.reading("vllm"))
     if not lengths or lengths[-1] < 1 or (found is not None and found < _CONCURRENCY_RELEASES[1]):
         return 1.0

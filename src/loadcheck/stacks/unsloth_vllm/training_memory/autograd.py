@@ -112,10 +112,10 @@ class Tape:
         self, inputs: Sequence[Tensor], run: Run, saved: Sequence[Tensor] = (), num_outputs: int = 1
     ) -> Node | None:
         """The node of a function on `inputs`; None where no gradient is needed."""
-        if not self.recording or all(each.node is None for each in inputs):
+        if not self.recording or all(tensor.node is None for tensor in inputs):
             return None
-        edges = tuple(None if each.node is None else (each.node, each.output) for each in inputs)
-        kept = tuple(detached(each) for each in saved)
+        edges = tuple(None if tensor.node is None else (tensor.node, tensor.output) for tensor in inputs)
+        kept = tuple(detached(tensor) for tensor in saved)
         return Node(run, edges, kept, next(self._orders), num_outputs)
 
     def leaf(self, tensor: Tensor, label: Label = GRADIENTS) -> Leaf:

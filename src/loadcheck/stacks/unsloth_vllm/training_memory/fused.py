@@ -77,7 +77,7 @@ def _qkv_backward(tape: Tape, x: Tensor, n: int, linears: list[Linear]) -> Gradi
     gradients = [_gradients_of(tape, linear, n) for linear in linears]
     for linear in linears:
         _gradient_into(tape, linear, n)
-    return [x, *(each for pair in gradients for each in pair)]
+    return [x, *(gradient for pair in gradients for gradient in pair)]
 
 
 def lora_w(tape: Tape, buffer: WeightBuffer, x: Tensor, linear: Linear) -> Tensor:

@@ -69,7 +69,7 @@ def train_memory(case: Case, settings: TrainSettings, engine: Prediction | None)
     started_at = len(ledger.events)
     first = steps.step()
     later = steps.step()
-    before, check, first, later = (_with_model(loaded, each) for each in (before, check, first, later))
+    before, check, first, later = (_with_model(loaded, memory) for memory in (before, check, first, later))
     return TrainMemory(loaded, before, check, first, later, steps.paged_bytes, ledger, started_at)
 
 
@@ -77,7 +77,7 @@ def check_traced(config: ModelConfig) -> None:
     """BadInput for an architecture whose training was never traced: its figures would be guesses."""
     if config.architecture.trained:
         return
-    known = ", ".join(name for name, each in ARCHITECTURES.items() if each.trained)
+    known = ", ".join(name for name, architecture in ARCHITECTURES.items() if architecture.trained)
     what = f"the training of a {config.model_type} model is not modelled"
     raise BadInput(Problem("model", what, f"predict the load alone; modelled: {known}"))
 

@@ -80,7 +80,7 @@ class _Pool:
 
     def _grown(self, num_bytes: int) -> _Block:
         """Map pages at the lowest free addresses that suffice, extending a free block before them (try_allocate_expandable_block)."""
-        block = next(found for each in self._unmapped if (found := _first_of(each, num_bytes)) is not None)
+        block = next(found for block in self._unmapped if (found := _first_of(block, num_bytes)) is not None)
         if not block.mapped:
             block = self._map(block, min(block.num_bytes, num_bytes))
         while block.num_bytes < num_bytes:
@@ -93,7 +93,7 @@ class _Pool:
         pages = round_up(num_bytes, self._page_bytes)
         self._unmapped.remove(block)
         if block.num_bytes > pages:
-            insort(self._unmapped, _split(block, pages), key=lambda each: each.address)
+            insort(self._unmapped, _split(block, pages), key=lambda block: block.address)
         block.mapped = True
         self.reserved_bytes += block.num_bytes
         return self._join_free(block)
@@ -139,7 +139,7 @@ class _Pool:
         if following is not None and not following.mapped:
             self._unmapped.remove(following)
             block = _join(block, following)
-        insort(self._unmapped, block, key=lambda each: each.address)
+        insort(self._unmapped, block, key=lambda block: block.address)
 
     def _insert(self, block: _Block) -> None:
         insort(self._free, (block.num_bytes, block.address))
