@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,8 +17,11 @@ from loadcheck.machine import ok, problem
 from loadcheck.show.ci.annotations import github_lines
 from loadcheck.show.ci.report import Outcome, Report, Result, of_verdict
 from loadcheck.show.ci.summary import MAX_BYTES, markdown
+from loadcheck.training import DoesNotFitError
+from loadcheck.units import GIB
 from loadcheck.verdict import Check, Finding, Status, Verdict
-from tests.conftest import RUNS
+from loadcheck.workloads.peaks import Peaks
+from tests.conftest import ROOT, RUNS
 
 T4 = RUNS / "t4_llama31-8b_reference.txt"
 FAILED, REFERENCE, TRAINED = RUNS / "h200/short-of-estimate", RUNS / "h200/reference", RUNS / "h200/reference-train3"
@@ -58,10 +62,14 @@ def _checked_junit(text: str) -> ElementTree.Element:
         assert all(each.tag == "property" and set(each.attrib) == {"name", "value"} for each in first)
         assert all(each.tag == "testcase" and set(each.attrib) == {"name", "classname", "time"} for each in cases)
         children = [list(each) for each in cases]
-        assert all(len(each) <= 1 and {child.tag for child in each} <= {"failure", "skipped"} for each in children)
-        failures = [child for each in children for child in each if child.tag == "failure"]
-        assert all(set(each.attrib) == {"message", "type"} for each in failures)
-        assert (suite.get("tests"), suite.get("failures")) == (str(len(cases)), str(len(failures)))
+        assert all(
+            len(each) <= 1 and {child.tag for child in each} <= {"failure", "error", "skipped"} for each in children
+        )
+        bad = [child for each in children for child in each if child.tag in ("failure", "error")]
+        assert all(set(each.attrib) == {"message", "type"} for each in bad)
+        counted = {tag: str([each.tag for each in bad].count(tag)) for tag in ("failure", "error")}
+        assert (suite.get("failures"), suite.get("errors")) == (counted["failure"], counted["error"])
+        assert suite.get("tests") == str(len(cases))
     keys = [(case.get("classname"), case.get("name")) for case in root.iter("testcase")]
     assert len(set(keys)) == len(keys) and len({suite.get("name") for suite in root}) == len(root)
     return root
@@ -151,7 +159,7 @@ def test_a_logs_text_is_text_in_every_format(tmp_path: Path):
 
     _checked_junit(junit(report))
     _checked_ctrf(ctrf(report))
-    lines = list(github_lines(report))
+    lines = list(github_lines(report, {}))
     assert len(lines) == 1 and lines[0].startswith("::error title=loadcheck FAIL::") and "\n" not in lines[0]
 
 
@@ -215,7 +223,6 @@ def test_a_report_is_not_written_through_a_link(form: str, tmp_path: Path, capsy
 def test_a_predicted_refusal_is_a_failure(written: Written, monkeypatch: pytest.MonkeyPatch):
     """Without a load, a predicted refusal is a failure in the reports, with its reason."""
     from loadcheck.device import GpuDevice
-    from loadcheck.units import GIB
 
     gpu = GpuDevice(
         name="Tesla T4", compute_capability="7.5", total_bytes=15 * GIB, free_bytes=4 * GIB, driver_cuda="12.4"
@@ -246,3 +253,120 @@ def test_doctors_problems_are_failures(command: list[str], written: Written, mon
     assert (code, failure.get("type"), results["summary"]["passed"]) == (3, "cannot", 1)
     assert results["extra"]["cause"].startswith("1 GiB is free: ") and results["extra"]["fix"]
     assert forms["summary"].startswith("## CANNOT this machine for smollm2-135m-cpu")
+
+
+NO_LOG = str(ROOT / "README.md")
+CANNOT_JUDGE = [
+    (["check", NO_LOG], "not a load log"),
+    (["check", str(T4), "--no-such-flag", "1"], "--no-such-flag"),
+    (["check"], "Missing argument"),
+    (["report", "no-such-folder"], "no such folder"),
+    (["compare", str(T4)], "nothing to compare with"),
+    (["compare", str(T4), "no-such-log"], "No such file"),
+    (["doctor", "--profile", "no-such-profile"], "there is no profile"),
+    (["load", "no-such-profile"], "there is no profile"),
+    (["load", "smollm2-135m-cpu", "--train-steps", "many"], "not a valid integer"),
+    (["train"], "--data"),
+    (["fleet", "gather", str(ROOT / "docs")], "holds no run folder"),
+]
+
+
+@pytest.mark.parametrize(("command", "words"), CANNOT_JUDGE, ids=lambda each: " ".join(each[:1]))
+def test_a_command_that_cannot_judge_says_so_in_each_format(
+    command: list[str], words: str, written: Written, capsys: pytest.CaptureFixture[str]
+):
+    """Bad input, even on the command line itself, is an error in JUnit, a failure in CTRF, and the first line of the summary; the exit code stays 2."""
+    code, forms = written(*command)
+    root = _checked_junit(forms["junit"])
+    (error,) = root.findall(".//error")
+    results = _checked_ctrf(forms["ctrf"])
+    (test,) = results["tests"]
+    (link,) = json.loads(forms["annotations"])["loadcheck"]
+    assert (code, root.findall(".//failure"), test["status"], test["rawStatus"]) == (2, [], "failed", "error")
+    assert words in error.get("message", "") and words in test["message"] and words in link["external_link"]["label"]
+    assert forms["summary"].startswith(f"## ERROR {' '.join(command[:1])}") and results["extra"]["fix"]
+    err = capsys.readouterr().err
+    assert err.count("Error: ") == 1 and "::" not in err
+
+
+def test_a_machine_that_cannot_is_an_error_in_each_format(written: Written, monkeypatch: pytest.MonkeyPatch):
+    """A load that this machine cannot run exits 3, and its reports say that the machine cannot."""
+    monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
+    monkeypatch.setattr("loadcheck.preparing._require_packages", lambda profile: None)
+    code, forms = written("load", "llama31-8b-instruct-4bit")
+    (error,) = _checked_junit(forms["junit"]).findall(".//error")
+    assert (code, error.get("type")) == (3, "cannot")
+    assert forms["summary"].startswith("## CANNOT load llama31-8b-instruct-4bit\n\nnothing was judged; exit code 3\n")
+
+
+def test_github_gets_one_annotation_beside_the_file_at_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """On GitHub Actions a command that cannot judge gives one annotation, with the file at fault if it is of the checkout, and one summary."""
+    summary = tmp_path / "step.md"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(tmp_path))
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "a:b.txt").write_text("no log\n")
+    monkeypatch.chdir(logs)
+    for target, place in (("a:b.txt", "file=logs/a%3Ab.txt,"), (NO_LOG, ""), (str(logs), "")):
+        assert cli.run(["check", target, "--json"]) == 2
+        output = capsys.readouterr()
+        (line,) = [line for line in output.err.splitlines() if line.startswith("::")]
+        assert line.startswith(f"::error {place}title=loadcheck ERROR::{target}: ")
+        assert json.loads(output.out)["exit_code"] == 2
+    assert summary.read_text().count("## ERROR check ") == 3
+
+
+def test_a_report_that_cannot_be_written_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Where one report cannot be written, the verdict is still shown, the other reports hold it, and the file is named; exit code 2."""
+    ctrf = tmp_path / "ctrf.json"
+    code = cli.run(["check", str(T4), "--junit", str(tmp_path / "none" / "junit.xml"), "--ctrf", str(ctrf)])
+    output = capsys.readouterr()
+    assert code == 2 and "\nPASS " in output.out
+    assert _checked_ctrf(ctrf.read_text())["environment"]["extra"]["verdict"] == "pass"
+    assert output.err.count("Error: ") == 1 and "junit.xml: No such file or directory" in output.err
+    code = cli.run(["check", NO_LOG, "--junit", str(tmp_path / "none" / "junit.xml"), "--ctrf", str(ctrf)])
+    err = capsys.readouterr().err
+    assert code == 2 and "junit.xml: No such file" in err and "not a load log" in err
+    assert _checked_ctrf(ctrf.read_text())["environment"]["extra"]["verdict"] == "error"
+
+
+@pytest.mark.parametrize("form", ["junit", "ctrf", "summary", "annotations"])
+@pytest.mark.parametrize("is_log", [True, False])
+def test_a_report_does_not_overwrite_what_is_judged(
+    form: str, is_log: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """No report is written over a file that the command reads, whether it can be judged or not, nor over one of a run folder that is compared."""
+    log = tmp_path / "load.log"
+    log.write_bytes(T4.read_bytes() if is_log else b"no log\n")
+    kept = log.read_bytes()
+    assert cli.run(["check", str(log), f"--{form}", str(log)]) == 2
+    assert cli.run(["compare", str(T4), str(log), f"--{form}", str(log)]) == 2
+    assert log.read_bytes() == kept and "is a file that this command reads" in capsys.readouterr().err
+    folder = tmp_path / "run"
+    shutil.copytree(REFERENCE, folder)
+    if not is_log:
+        (folder / "run.json").write_text("{")
+    kept = (folder / "load.log").read_bytes()
+    assert cli.run(["compare", str(T4), str(folder), f"--{form}", str(folder / "load.log")]) == 2
+    assert (folder / "load.log").read_bytes() == kept
+
+
+def test_a_training_that_would_not_fit_is_a_failure(written: Written, monkeypatch: pytest.MonkeyPatch):
+    """A training that was predicted not to fit is refused in the reports, with its peak."""
+
+    def refuse(*_: object) -> None:
+        raise DoesNotFitError(Peaks(host_bytes=3 * GIB, fits=False))
+
+    for name in ("require", "refused_by"):
+        monkeypatch.setattr(f"loadcheck.cli.train.{name}", lambda *_: False)
+    monkeypatch.setattr("loadcheck.preparing._require_packages", lambda profile: None)
+    monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
+    monkeypatch.setattr("loadcheck.cli.train._run", refuse)
+    code, forms = written("train", "smollm2-135m-cpu", "--data", str(ROOT / "examples" / "glossary.jsonl"))
+    (failure,) = _checked_junit(forms["junit"]).findall(".//failure")
+    assert (code, "3.00 GiB" in failure.get("message", "")) == (1, True)
+    assert forms["summary"].startswith("## REFUSED train smollm2-135m-cpu")

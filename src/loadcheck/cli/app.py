@@ -13,19 +13,11 @@ from typing import Any
 import click
 
 from loadcheck import __version__
+from loadcheck.cli.ending import ended_by
 from loadcheck.cli.group import Group
 from loadcheck.cli.output import print_json
 from loadcheck.encoding import print_in_any_encoding
-from loadcheck.errors import (
-    EXIT_BAD_INPUT,
-    EXIT_PASS,
-    BadInput,
-    LoadcheckError,
-    Problem,
-    printable,
-    printable_lines,
-    remedy_of,
-)
+from loadcheck.errors import EXIT_PASS, LoadcheckError, Problem, printable, printable_lines
 from loadcheck.runs.child import ignore_signals
 from loadcheck.runs.redact import redacted_output
 from loadcheck.runs.secrets import secrets
@@ -129,14 +121,10 @@ def _run(arguments: list[str]) -> int:
     try:
         code = cli.main(arguments, prog_name="loadcheck", standalone_mode=False, obj=tuple(arguments))
         return code if isinstance(code, int) else EXIT_PASS
-    except LoadcheckError as error:
-        _show_errors(error.problems, debug)
-        return emit_json_error(error.problems, error.exit_code, as_json)
     except click.ClickException as error:
         error.message = printable_lines(error.message)
         error.show()
-        usage = Problem("command line", error.format_message(), "see loadcheck --help")
-        return emit_json_error((usage,), EXIT_BAD_INPUT, as_json)
+        return emit_json_error(*ended_by(error), as_json)
     except (click.Abort, KeyboardInterrupt):
         with ignore_signals():  # a second Ctrl-C must not lose the message
             click.echo("Error: interrupted", err=True)
@@ -144,10 +132,10 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return EXIT_BROKEN_PIPE
-    except OSError as error:
-        problem = Problem(str(error.filename or "system"), str(error.strerror), remedy_of(error))
-        _show_errors((problem,), debug)
-        return emit_json_error((problem,), BadInput.exit_code, as_json)
+    except (LoadcheckError, OSError) as error:
+        problems, exit_code = ended_by(error)
+        _show_errors(problems, debug)
+        return emit_json_error(problems, exit_code, as_json)
 
 
 def emit_json_error(problems: tuple[Problem, ...], exit_code: int, as_json: bool) -> int:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from loadcheck.cli.ending import ended_by
 from loadcheck.cli.options import PATH
-from loadcheck.cli.written import write_named
-from loadcheck.errors import BadInput, Problem
+from loadcheck.cli.written import refusal, write_named
+from loadcheck.errors import BadInput, LoadcheckError, Problem, printable
 from loadcheck.runs.private import open_private
 from loadcheck.runs.redact import Redactor
 from loadcheck.runs.secrets import secrets
@@ -33,92 +34,159 @@ _HELP = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CiReports:
-    """The files that were asked for; None for the others."""
+    """The files that were asked for; None for the others.
+
+    Attributes:
+        inputs: what the command reads, and its run folder: files that no report may overwrite.
+        made: whether a report was made; that of a later error leaves its files as they are.
+    """
 
     junit: Path | None
     ctrf: Path | None
     summary: Path | None
     annotations: Path | None
+    inputs: tuple[Path, ...] = ()
+    made: bool = False
 
     def write(self, report: Callable[[], Report], run: Path | None = None) -> None:
         """Write each form that was asked for, and annotate in GitHub Actions and Buildkite. Without any reader, no report is made.
 
-        BadInput where a file cannot be written.
+        BadInput names each file that cannot be written, once all others are.
 
         Args:
-            run: a folder whose own files stay as they are.
+            run: a run folder that is no input of the command; its own files stay as they are.
         """
-        in_github, agent = os.environ.get("GITHUB_ACTIONS") == "true", _buildkite_agent()
+        in_github, agent = _in_github(), _buildkite_agent()
         if not (in_github or agent or any((self.junit, self.ctrf, self.summary, self.annotations))):
             return
-        self._write_files(found := report(), run)
+        found, self.made = report(), True
+        problems = tuple(self._unwritten(found, self.inputs if run is None else (*self.inputs, run)))
         if in_github:
             _print_github(found)
         if agent:
             _annotate_buildkite(found, agent)
+        if problems:
+            raise BadInput(problems)
 
-    def _write_files(self, report: Report, run: Path | None) -> None:
+    def write_error(self, title: str, error: Exception) -> None:
+        """Report the error that ends the command. A report that cannot be written is named, and changes neither the error nor the exit code."""
+        from loadcheck.show.ci.report import of_errors
+
+        found = partial(of_errors, title, *ended_by(error))
+        if self.made:  # the verdict's report stays
+            if _in_github():
+                _print_github(found())
+            return
+        try:
+            self.write(found)
+        except BadInput as unwritten:
+            for problem in unwritten.problems:
+                click.echo(f"Error: {printable(str(problem))}", err=True)
+
+    def _unwritten(self, report: Report, inputs: tuple[Path, ...]) -> Iterator[Problem]:
+        """Write each file; yield the problems of those that cannot be written."""
         from loadcheck.show.ci.annotations import gitlab_file
         from loadcheck.show.ci.ctrf import ctrf
         from loadcheck.show.ci.junit import junit
 
-        if self.junit is not None:
-            write_named(self.junit, junit(report), "--junit", (".xml",), run)
-        if self.ctrf is not None:
-            write_named(self.ctrf, ctrf(report), "--ctrf", (".json",), run)
-        if self.annotations is not None:
-            write_named(self.annotations, gitlab_file(report, os.environ), "--annotations", (".json",), run)
+        forms: tuple[tuple[Path | None, str, str, Callable[[], str]], ...] = (
+            (self.junit, "--junit", ".xml", lambda: junit(report)),
+            (self.ctrf, "--ctrf", ".json", lambda: ctrf(report)),
+            (self.annotations, "--annotations", ".json", lambda: gitlab_file(report, os.environ)),
+        )
+        for path, flag, ending, text in forms:
+            try:
+                if path is not None:
+                    write_named(path, text(), flag, (ending,), inputs)
+            except BadInput as error:
+                yield from error.problems
         if self.summary is not None:
-            _append_summary(self.summary, report)
+            yield from _append_summary(self.summary, report, inputs)
 
 
 RUNNERS_SUMMARY = "GITHUB_STEP_SUMMARY"
 """GitHub's runner names the file of a step's summary in this variable."""
 
 
-def ci_options(command: Callable[..., int]) -> Callable[..., int]:
-    """The four flags, as one argument `ci_reports` of the command."""
+class CiCommand(click.Command):
+    """A command with the four flags, as its argument `ci_reports`. An error that ends it, even one of its flags, is reported, too."""
 
-    @wraps(command)
-    def with_reports(*args: Any, **values: Any) -> int:
-        return command(*args, ci_reports=CiReports(**{name: values.pop(name) for name in _HELP}), **values)
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        for name, text in _HELP.items():
+            envvar = RUNNERS_SUMMARY if name == "summary" else None
+            self.params.append(click.Option([f"--{name}"], type=PATH, metavar="FILE", envvar=envvar, help=text))
 
-    decorated: Callable[..., int] = with_reports
-    for name, text in reversed(_HELP.items()):
-        envvar = RUNNERS_SUMMARY if name == "summary" else None
-        option = click.option(f"--{name}", type=PATH, metavar="FILE", envvar=envvar, help=text)
-        decorated = option(decorated)
-    return decorated
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        given = list(args)  # click empties the list
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            lenient = {**extra, "resilient_parsing": True, "ignore_unknown_options": True}
+            readable = super().make_context(info_name, given, parent, **lenient)
+            self._reports(readable).write_error(_title(readable), error)
+            raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        reports = ctx.params["ci_reports"] = self._reports(ctx)
+        title = _title(ctx)
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # nobody reads the output
+        except (LoadcheckError, click.ClickException, OSError) as error:
+            reports.write_error(title, error)
+            raise
+
+    @staticmethod
+    def _reports(ctx: click.Context) -> CiReports:
+        """The flags of the command, which takes them as one argument."""
+        files = {name: ctx.params.pop(name, None) for name in _HELP}
+        values = [each for value in ctx.params.values() for each in (value if isinstance(value, tuple) else (value,))]
+        return CiReports(**files, inputs=tuple(each for each in values if isinstance(each, Path)))
 
 
-def _append_summary(path: Path, report: Report) -> None:
-    """Append as much as the size limit of a step leaves."""
+def _title(ctx: click.Context) -> str:
+    """The command, and what it is about: `check load.log`."""
+    given = [ctx.params.get(str(each.name)) for each in ctx.command.params if isinstance(each, click.Argument)]
+    words = [word for each in given for word in (each if isinstance(each, tuple) else (each,)) if word is not None]
+    return " ".join((ctx.command_path.removeprefix("loadcheck "), *map(str, words)))
+
+
+def _append_summary(path: Path, report: Report, inputs: tuple[Path, ...]) -> Iterator[Problem]:
+    """Append as much as the size limit of a step leaves; yield the problem of a file that cannot be written."""
     from loadcheck.show.ci.summary import MAX_BYTES, markdown
 
     try:
+        if what := refusal(path, (".md",), inputs):
+            yield Problem(str(path), what, "name another file, such as report.md", "--summary")
+            return
         with open_private(path, "ab") as file:
             text = Redactor(secrets(os.environ)).text(markdown(report, MAX_BYTES - file.tell()))
             file.write(text.encode()[: max(MAX_BYTES - file.tell(), 0)])
     except OSError as error:
         why = error.strerror or str(error)
-        if str(path) == os.environ.get(
-            RUNNERS_SUMMARY
-        ):  # a container may have the variable, and not the file: the verdict counts
-            click.echo(
-                f"Note: {path} ({RUNNERS_SUMMARY}) gets no summary: {why}; mount it, or unset {RUNNERS_SUMMARY}",
-                err=True,
-            )
+        if str(path) != os.environ.get(RUNNERS_SUMMARY):
+            yield Problem(str(path), why, "name a file", "--summary")
             return
-        raise BadInput(Problem(str(path), why, "name a file", "--summary")) from None
+        # a container may have the variable, and not the file: the verdict counts
+        note = f"Note: {path} ({RUNNERS_SUMMARY}) gets no summary: {why}; mount it, or unset {RUNNERS_SUMMARY}"
+        click.echo(note, err=True)
+
+
+def _in_github() -> bool:
+    return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
 def _print_github(report: Report) -> None:
     """Print the annotations on stderr, which a runner reads, too: stdout belongs to the command."""
     from loadcheck.show.ci.annotations import github_lines
 
-    for line in github_lines(report):
+    for line in github_lines(report, os.environ):
         click.echo(line, err=True)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from loadcheck.cli.ci import CiReports, ci_options
+from loadcheck.cli.ci import CiCommand, CiReports
 from loadcheck.cli.options import PATH, json_option
 from loadcheck.cli.output import given_command, html_option, print_json
 from loadcheck.cli.written import write_page
@@ -19,9 +19,8 @@ from loadcheck.show.compare import show_comparison
 from loadcheck.terminal import console
 
 
-@click.command("compare", short_help="Show what differs between loads, and which change moved it.")
+@click.command("compare", cls=CiCommand, short_help="Show what differs between loads, and which change moved it.")
 @click.argument("targets", metavar="A B …", nargs=-1, required=True, type=PATH)
-@ci_options
 @html_option
 @json_option
 def command(targets: tuple[Path, ...], as_json: bool, html: Path | None, ci_reports: CiReports) -> int:
@@ -38,16 +37,20 @@ def command(targets: tuple[Path, ...], as_json: bool, html: Path | None, ci_repo
     found = [compare(subjects[0], other) for other in subjects[1:]]
     if html is not None:
         _write_page(html, targets, found)
+    if not as_json:
+        _show(found)
     ci_reports.write(lambda: of_comparisons(found))
     if as_json:
         print_json({"same": all(each.same for each in found), "comparisons": [each.to_json() for each in found]})
-    else:
-        out = console()
-        for number, each in enumerate(found):
-            if number:
-                out.rule()
-            show_comparison(out, each)
     return EXIT_PASS if all(each.same for each in found) else EXIT_FAIL
+
+
+def _show(found: list[Comparison]) -> None:
+    out = console()
+    for number, each in enumerate(found):
+        if number:
+            out.rule()
+        show_comparison(out, each)
 
 
 def _write_page(path: Path, targets: tuple[Path, ...], found: list[Comparison]) -> None:
@@ -57,4 +60,4 @@ def _write_page(path: Path, targets: tuple[Path, ...], found: list[Comparison]) 
     from loadcheck.show.page import comparison_page
 
     mine, other = (read_samples(RunFolder(each).memory_path) if each.is_dir() else [] for each in targets)
-    write_page(path, comparison_page(found[0], (mine, other), given_command()))
+    write_page(path, comparison_page(found[0], (mine, other), given_command()), *targets)

@@ -8,7 +8,7 @@ import click
 
 from loadcheck import device, doctor
 from loadcheck.cli.chosen import chosen_profile, overrides
-from loadcheck.cli.ci import CiReports, ci_options
+from loadcheck.cli.ci import CiCommand, CiReports
 from loadcheck.cli.options import json_option, profile_options, setting_options
 from loadcheck.cli.output import print_json
 from loadcheck.plan import make_plan
@@ -18,11 +18,10 @@ from loadcheck.show.doctor import show_report
 from loadcheck.terminal import console
 
 
-@click.command("doctor", short_help="Report what would stop a load here, before any download.")
+@click.command("doctor", cls=CiCommand, short_help="Report what would stop a load here, before any download.")
 @click.option("--profile", help="Profile to check for.  [default: the one that `loadcheck load` would use]")
 @profile_options
 @setting_options(lambda flag: flag.key == "weights")
-@ci_options
 @json_option
 def command(as_json: bool, ci_reports: CiReports, profile: str | None, **flags: Any) -> int:
     """Report what would stop a load on this machine, before anything is downloaded.
@@ -34,9 +33,9 @@ def command(as_json: bool, ci_reports: CiReports, profile: str | None, **flags: 
     reject_ignored_flags(plan.profile, changed)
     refuse_bad_input(plan)
     report = doctor.examine(doctor.read_machine(plan, gpu), plan)
+    if not as_json:
+        show_report(console(), report)
     ci_reports.write(lambda: of_machine(report))
     if as_json:
         print_json(report.to_json())
-    else:
-        show_report(console(), report)
     return report.exit_code

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from loadcheck.cli.ci import CiReports, ci_options
+from loadcheck.cli.ci import CiCommand, CiReports
 from loadcheck.cli.group import Group
 from loadcheck.cli.options import PATH, json_option
 from loadcheck.cli.output import given_command, html_option, print_json
@@ -25,13 +25,12 @@ def command() -> None:
     """Load one image and one profile on every card or node, and get one verdict for all of them."""
 
 
-@command.command("gather", short_help="Judge the run folders of all nodes as one fleet.")
+@command.command("gather", cls=CiCommand, short_help="Judge the run folders of all nodes as one fleet.")
 @click.argument("target", metavar="DIR|TAR", type=PATH)
 @click.option("--plan", "plan_file", metavar="FILE", type=PATH,
               help="The fleet.json that was run.  [default: the one in DIR]")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1), help="Number of processes.  [default: one per core]")
 @html_option
-@ci_options
 @json_option
 def gather(
     target: Path, plan_file: Path | None, jobs: int | None, as_json: bool, html: Path | None, ci_reports: CiReports
@@ -55,7 +54,7 @@ def gather(
     if html is not None:
         from loadcheck.show.page import fleet_page
 
-        write_page(html, fleet_page(str(target), verdict, given_command()))
+        write_page(html, fleet_page(str(target), verdict, given_command()), target)
     ci_reports.write(lambda: of_fleet(str(target), verdict))
     if as_json:
         print_json(verdict.to_json())

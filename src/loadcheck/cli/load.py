@@ -9,12 +9,12 @@ import click
 
 from loadcheck.cli.ahead import begin_reading, started_ahead
 from loadcheck.cli.chosen import overrides
-from loadcheck.cli.ci import CiReports, ci_options
+from loadcheck.cli.ci import CiCommand, CiReports
 from loadcheck.cli.options import PATH, json_option, setting_options
 from loadcheck.runs.new_folder import refuse_taken
 
 
-@click.command("load", short_help="Load a model, attach adapters, answer once, check each figure.")
+@click.command("load", cls=CiCommand, short_help="Load a model, attach adapters, answer once, check each figure.")
 @click.argument("profile", required=False)
 @setting_options(lambda _: True)
 @click.option("--no-adapters", is_flag=True, help="Attach no LoRA adapters.")
@@ -24,7 +24,6 @@ from loadcheck.runs.new_folder import refuse_taken
     "--recover", is_flag=True,
     help="If the load does not fit, change settings, cheapest first, until one passes.",
 )  # fmt: skip
-@ci_options
 @json_option
 def command(
     profile: str | None,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from loadcheck.cli.ci import CiReports, ci_options
+from loadcheck.cli.ci import CiCommand, CiReports
 from loadcheck.cli.options import PATH, json_option
 from loadcheck.cli.output import html_option, print_json
 from loadcheck.cli.written import write_page
@@ -22,10 +22,9 @@ from loadcheck.terminal import console
 from loadcheck.training import Trained, is_training, judge_training_folder
 
 
-@click.command("report", short_help="Show a run again: its figures, its verdict, how it ended.")
+@click.command("report", cls=CiCommand, short_help="Show a run again: its figures, its verdict, how it ended.")
 @click.argument("run", type=PATH)
 @html_option
-@ci_options
 @json_option
 def command(run: Path, as_json: bool, html: Path | None, ci_reports: CiReports) -> int:
     """Show a RUN folder again: its figures, its verdict, how it ended."""
@@ -39,7 +38,7 @@ def command(run: Path, as_json: bool, html: Path | None, ci_reports: CiReports) 
         training = trained_part(loaded) if isinstance(loaded, Trained) else None
         page = run_page(loaded.record, loaded.evidence, loaded.verdict, samples, training)
         write_page(html, page, loaded.folder.path)
-    ci_reports.write(lambda: of_verdict(f"run {loaded.record.id}", loaded.evidence, loaded.verdict, loaded.record), run)
+    ci_reports.write(lambda: of_verdict(f"run {loaded.record.id}", loaded.evidence, loaded.verdict, loaded.record))
     if as_json:  # last, as an error would be the one document
         print_json(loaded.to_json())
     return EXIT_PASS if loaded.verdict.passed else EXIT_FAIL

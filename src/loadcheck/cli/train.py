@@ -10,7 +10,7 @@ from rich.console import Console
 
 from loadcheck import device, doctor
 from loadcheck.cli.chosen import chosen_profile, overrides
-from loadcheck.cli.ci import CiReports, ci_options
+from loadcheck.cli.ci import CiCommand, CiReports
 from loadcheck.cli.config_option import config_option
 from loadcheck.cli.load_job import refused_by
 from loadcheck.cli.options import PATH, json_option, setting_options
@@ -21,7 +21,7 @@ from loadcheck.data import read_data
 from loadcheck.errors import EXIT_FAIL, BadInput, Problem, printable
 from loadcheck.preparing import Prepared, default_profile, prepare, reject_ignored_flags, require
 from loadcheck.runs.new_folder import refuse_taken
-from loadcheck.show.ci.report import of_verdict
+from loadcheck.show.ci.report import of_peaks, of_verdict
 from loadcheck.show.train import TrainProgress, show_counted, show_data, show_trained
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.training import Schedule, TrainJob
@@ -35,7 +35,7 @@ OF_OTHERS = ("training.", "generation.", "adapters.use_gradient_checkpointing", 
 """Settings of a profile that a training does not have, or has as its own options."""
 
 
-@click.command("train", short_help="Fine-tune the adapters on your data, predicted and judged.")
+@click.command("train", cls=CiCommand, short_help="Fine-tune the adapters on your data, predicted and judged.")
 @click.argument("profile", required=False)
 @click.option(
     "--data", type=PATH, metavar="FILE", help="Data: a .jsonl or .json file; docs/training.md lists the forms."
@@ -50,7 +50,6 @@ OF_OTHERS = ("training.", "generation.", "adapters.use_gradient_checkpointing", 
 @click.option("--resume", type=PATH, metavar="RUN", help="Continue from the newest checkpoint of an earlier run.")
 @click.option("--run-dir", type=PATH, help="Folder of this run.  [default: runs/<time>-<profile>]")
 @click.option("--force", is_flag=True, help="Start even if the training is predicted not to fit.")
-@ci_options
 @json_option
 @config_option
 def command(
@@ -82,13 +81,13 @@ def command(
     try:
         trained = _run(out, prepared, job, run_dir, force)
     except DoesNotFitError as error:
-        return _refused(out, error.peaks, as_json)
+        return _refused(out, prepared.plan.profile.name, error.peaks, as_json, ci_reports)
     title = f"train {trained.record.id}"
+    if not as_json:
+        show_trained(out, trained)
     ci_reports.write(lambda: of_verdict(title, trained.evidence, trained.verdict, trained.record), trained.folder.path)
     if as_json:
         print_json(trained.to_json())
-    else:
-        show_trained(out, trained)
     return trained.exit_code
 
 
@@ -133,10 +132,11 @@ def _trained_profile(name: str, changed: dict[str, Any], flags: dict[str, Any]) 
     return chosen
 
 
-def _refused(out: Console, peaks: Peaks, as_json: bool) -> int:
-    if as_json:
-        print_json({"run": None, "outcome": "refused", "fits": False, "predicted": peaks.to_json()})
+def _refused(out: Console, name: str, peaks: Peaks, as_json: bool, ci_reports: CiReports) -> int:
     out.print(
         "[bold red]DOES NOT FIT[/]  Nothing was trained. Add --force to train anyway; `loadcheck fit --method` shows what fits."
     )
+    ci_reports.write(lambda: of_peaks(f"train {name}", peaks))
+    if as_json:
+        print_json({"run": None, "outcome": "refused", "fits": False, "predicted": peaks.to_json()})
     return EXIT_FAIL

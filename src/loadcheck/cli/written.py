@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -17,41 +18,50 @@ from loadcheck.runs.secrets import secrets
 HTML = (".html", ".htm")
 
 
-def write_named(path: Path, text: str, flag: str, endings: tuple[str, ...], run: Path | None) -> None:
+def write_named(path: Path, text: str, flag: str, endings: tuple[str, ...], inputs: Iterable[Path]) -> None:
     """Write `text` to the file of `flag`; BadInput if that is impossible, or would overwrite something else.
 
     Args:
-        endings: a file in the run folder may only be overwritten if its name has one of these, such as ".html".
-        run: a folder whose own files must not change.
+        endings: a file in a run folder may only be overwritten if its name has one of these, such as ".html".
+        inputs: what the command reads: files, and folders whose own files must not change.
     """
-    what = _refusal(path, run, endings)
-    if what:
-        raise BadInput(Problem(str(path), what, f"name another file, such as report{endings[0]}", flag))
     try:
+        if what := refusal(path, endings, inputs):
+            raise BadInput(Problem(str(path), what, f"name another file, such as report{endings[0]}", flag))
         write_whole(path, Redactor(secrets(os.environ)).text(text))
     except OSError as error:
         problem = Problem(str(path), error.strerror or str(error), "name a file that can be written")
         raise BadInput(problem) from None
 
 
-def write_page(path: Path, page: str, run: Path | None = None) -> None:
+def write_page(path: Path, page: str, *inputs: Path) -> None:
     """Write the page of --html, and name it on stderr."""
-    write_named(path, page, "--html", HTML, run)
+    write_named(path, page, "--html", HTML, inputs)
     click.echo(f"wrote {printable(str(path))}", err=True)
 
 
-def _refusal(path: Path, run: Path | None, endings: tuple[str, ...]) -> str:
-    """Why `path` must not be written: a link, a folder, a device or a file of the run; empty if it may."""
+def refusal(path: Path, endings: tuple[str, ...], inputs: Iterable[Path]) -> str:
+    """Why `path` must not be written; empty if it may. The arguments are those of `write_named`."""
+    return _kind(path) or next(filter(None, (_of_input(path, each, endings) for each in inputs)), "")
+
+
+def _kind(path: Path) -> str:
+    """Why `path` must not be written: a link, a folder or a device; empty if it may."""
     if path.is_symlink():
         return "is a link, whose target would be overwritten"
-    if path.exists() and not path.is_file():
-        return "is a folder or a device"
-    if run is None or not run.is_dir():
+    return "is a folder or a device" if path.exists() and not path.is_file() else ""
+
+
+def _of_input(path: Path, read: Path, endings: tuple[str, ...]) -> str:
+    """Why `path` must not be written: it is a file that the command reads, or one of its run folder; empty if it may."""
+    if read.is_file():
+        return "is a file that this command reads" if path.exists() and path.samefile(read) else ""
+    if not read.is_dir():
         return ""
     own = {name + end for name in (*FILES, RESERVE) for end in ("", PARTIAL)}
-    in_run = path.parent.resolve() == run.resolve()
-    if in_run and (path.name in own or (path.exists() and path.suffix.lower() not in endings)):
+    within = read.resolve() in path.resolve().parents
+    if within and (path.name in own or (path.exists() and path.suffix.lower() not in endings)):
         return "is a file of the run itself"
-    if path.exists() and any(path.samefile(each) for each in run.iterdir() if each.is_file() and each != path):
+    if path.exists() and any(path.samefile(each) for each in read.iterdir() if each.is_file() and each != path):
         return "is a file of the run under another name"
     return ""

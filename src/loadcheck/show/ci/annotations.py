@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from loadcheck.encoding import json_text
 from loadcheck.errors import printable
-from loadcheck.show.ci.report import Outcome, Report
+from loadcheck.show.ci.report import Report
 
 MAX_LINES = 10
 """GitHub shows ten errors of a step (docs.github.com, workflow commands)."""
@@ -14,17 +15,27 @@ BUILDKITE = ("buildkite-agent", "annotate", "--context", "loadcheck", "--style")
 _ESCAPES = {"%": "%25", "\r": "%0D", "\n": "%0A", ":": "%3A", ",": "%2C"}
 
 
-def github_lines(report: Report) -> Iterator[str]:
-    """Workflow commands: an error for each failure, the cause first; for a pass a notice."""
+def github_lines(report: Report, environ: Mapping[str, str]) -> Iterator[str]:
+    """Workflow commands: an error for each failure, the cause first, beside the file that is at fault; for a pass a notice."""
     title = _property(f"loadcheck {report.status.upper()}")
     if report.passed:
         yield f"::notice title={title}::{_message(f'{report.title}: {report.summary}')}"
         return
-    failed = (each.message for each in report.results if each.outcome is Outcome.FAILED)
-    first = [f"{report.cause}; {report.fix}"] if report.cause else []
-    failed = (text for text in failed if not report.cause or report.cause not in text)
-    for text in (*first, *failed)[:MAX_LINES] or (report.summary,):
-        yield f"::error title={title}::{_message(text)}"
+    failed = [(each.message, each.file) for each in report.results if each.outcome.is_bad]
+    if report.cause:
+        of_cause = [each for each in failed if report.cause in each[0]]
+        file = of_cause[0][1] if of_cause else ""
+        failed = [(f"{report.cause}; {report.fix}", file), *(each for each in failed if each not in of_cause)]
+    for text, file in failed[:MAX_LINES] or [(report.summary, "")]:
+        yield f"::error {_file(file, environ)}title={title}::{_message(text)}"
+
+
+def _file(name: str, environ: Mapping[str, str]) -> str:
+    """The property that places an annotation beside a file of the checkout; empty for another file, or none."""
+    workspace = Path(environ.get("GITHUB_WORKSPACE") or ".").resolve()
+    file = Path(printable(name)).resolve()
+    inside = file.is_file() and file.is_relative_to(workspace)
+    return f"file={_property(str(file.relative_to(workspace)))}," if inside else ""
 
 
 def gitlab_file(report: Report, environ: Mapping[str, str]) -> str:

@@ -31,7 +31,7 @@ def _suite(root: Element, report: Report, number: int, group: str, results: list
     outcomes = [each.outcome for each in results]
     attributes = {
         "id": number, "name": group, "package": "loadcheck", "timestamp": f"{report.started:%Y-%m-%dT%H:%M:%S}", "hostname": HOST,
-        "tests": len(results), "failures": outcomes.count(Outcome.FAILED), "errors": 0, "skipped": outcomes.count(Outcome.SKIPPED),
+        "tests": len(results), "failures": outcomes.count(Outcome.FAILED), "errors": outcomes.count(Outcome.ERROR), "skipped": outcomes.count(Outcome.SKIPPED),
         "time": f"{report.duration_s if number == 0 else 0:.3f}",
     }  # fmt: skip
     suite = SubElement(root, "testsuite", {name: _text(value) for name, value in attributes.items()})
@@ -48,10 +48,9 @@ def _case(suite: Element, result: Result) -> None:
     case = SubElement(
         suite, "testcase", {"name": _text(result.name), "classname": _text(f"loadcheck.{result.group}"), "time": "0"}
     )
-    if result.outcome is Outcome.FAILED:
-        SubElement(case, "failure", {"message": _text(result.message), "type": result.kind}).text = _text(
-            result.message
-        )
+    if result.outcome.is_bad:
+        tag = "error" if result.outcome is Outcome.ERROR else "failure"
+        SubElement(case, tag, {"message": _text(result.message), "type": result.kind}).text = _text(result.message)
     elif result.outcome is Outcome.SKIPPED:
         SubElement(case, "skipped", {"message": _text(result.message)})
 

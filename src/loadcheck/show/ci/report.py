@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from enum import Enum
 
 from loadcheck.comparing import Comparison
+from loadcheck.errors import EXIT_MACHINE, Problem
 from loadcheck.findings.finding import Finding, Status
 from loadcheck.machine import Finding as Checked
 from loadcheck.machine import Level
@@ -18,15 +19,22 @@ from loadcheck.runs.record import RunRecord
 from loadcheck.show.compare import amount_of, causes
 from loadcheck.show.compare import summary as comparison_summary
 from loadcheck.show.verdict import COLUMNS, cause_and_fix, explain, figure_rows, summary
+from loadcheck.units import show_bytes
 from loadcheck.verdict import Evidence, Verdict
+from loadcheck.workloads.peaks import Peaks
 
 
 class Outcome(Enum):
-    """How a result counts in CI. A refused check failed: it is no pass."""
+    """How a result counts in CI. A refused check failed: it is no pass. An error is a check that could not be made: no pass either."""
 
     PASSED = "passed"
     FAILED = "failed"
+    ERROR = "error"
     SKIPPED = "skipped"
+
+    @property
+    def is_bad(self) -> bool:
+        return self in (Outcome.FAILED, Outcome.ERROR)
 
 
 _OUTCOMES = {
@@ -39,13 +47,14 @@ _OUTCOMES = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One check. `name` is unique in its `group`, and stable between runs; `kind` is the kind of failure."""
+    """One check. `name` is unique in its `group`, and stable between runs; `kind` is the kind of failure; `file` may be at fault."""
 
     group: str
     name: str
     outcome: Outcome
     message: str
     kind: str = "fail"
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +82,6 @@ class Report:
     table: tuple[Sequence[str], ...] = ()
     started: datetime
     duration_s: float = 0.0
-
-    @property
-    def counts(self) -> Counter[Outcome]:
-        return Counter(each.outcome for each in self.results)
 
 
 def of_verdict(title: str, evidence: Evidence | None, verdict: Verdict, record: RunRecord | None = None) -> Report:
@@ -114,6 +119,23 @@ def of_prediction(title: str, prediction: Prediction) -> Report:
     )
 
 
+def of_peaks(title: str, peaks: Peaks) -> Report:
+    """The report of a training that was not started because it would not fit."""
+    size = peaks.device_bytes or peaks.host_bytes or 0
+    what = f"the training's peak is predicted at {show_bytes(size)}, more than there is"
+    fix = "`loadcheck fit --method` shows what fits"
+    return Report(
+        title=title,
+        status="refused",
+        passed=False,
+        summary="nothing was trained, because it would not fit",
+        results=(Result("prediction", "training", Outcome.FAILED, f"{what}; {fix}"),),
+        cause=what,
+        fix=fix,
+        started=datetime.now(timezone.utc),
+    )
+
+
 def of_machine(found: Examined) -> Report:
     """The report of `doctor`: one result for each check; problems are failures, warnings are not."""
     first = found.problems[0] if found.problems else None
@@ -126,6 +148,23 @@ def of_machine(found: Examined) -> Report:
         results=tuple(_unique(map(_of_check, found.findings))),
         cause=f"{first.what}: {first.why}" if first else "",
         fix=first.remedy if first else "",
+        started=datetime.now(timezone.utc),
+    )
+
+
+def of_errors(title: str, problems: Sequence[Problem], exit_code: int) -> Report:
+    """The report of a command that could not judge: one result for each problem of its input, or of this machine."""
+    group, kind = ("machine", "cannot") if exit_code == EXIT_MACHINE else ("input", "error")
+    results = (Result(group, each.key or each.where, Outcome.ERROR, str(each), kind, each.where) for each in problems)
+    first = problems[0]
+    return Report(
+        title=title,
+        status=kind,
+        passed=False,
+        summary=f"nothing was judged; exit code {exit_code}",
+        results=tuple(_unique(results)),
+        cause=str(first).removesuffix(f"; {first.remedy}"),
+        fix=first.remedy,
         started=datetime.now(timezone.utc),
     )
 
@@ -183,7 +222,7 @@ def _unique(results: Iterable[Result]) -> Iterator[Result]:
         key = (each.group, each.name)
         seen[key] += 1
         name = each.name if seen[key] == 1 else f"{each.name} #{seen[key]}"
-        yield Result(each.group, name, each.outcome, each.message, each.kind)
+        yield replace(each, name=name)
 
 
 def _facts(evidence: Evidence | None, record: RunRecord | None) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from loadcheck.errors import printable
-from loadcheck.show.ci.report import Outcome, Report, Result
+from loadcheck.show.ci.report import Report, Result
 
 MAX_BYTES = 1024 * 1024
 """The limit of a step of GitHub Actions; above it, nothing is shown."""
@@ -55,7 +55,7 @@ def _head(report: Report) -> Iterator[str]:
 
 
 def _failed(results: Sequence[Result]) -> Iterator[str]:
-    failed = [each for each in results if each.outcome is Outcome.FAILED]
+    failed = [each for each in results if each.outcome.is_bad]
     if failed:
         yield from ("", "| check | of | what |", "| --- | --- | --- |")
         yield from (_row((each.group, each.name, each.message)) for each in failed)
