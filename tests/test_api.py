@@ -1,10 +1,12 @@
 """loadcheck as a library."""
 
+import dataclasses
 import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,8 +90,57 @@ def test_a_path_that_no_file_can_have_is_bad_input(call: Callable[[str], object]
     """A null character in a path is BadInput, as a service's user may send one; so is one in a model's path."""
     with pytest.raises(api.BadInput, match="holds a null character"):
         call("a\0b")
+    with pytest.raises(api.BadInput, match=r"cannot be a path \(surrogates not allowed\)"):
+        call("\ud800")
     with pytest.raises(api.BadInput, match="embedded null"):
         api.predict(gpu="T4", settings={"model": "a\0b/config.json"})
+
+
+class _BytesPath:
+    def __fspath__(self) -> bytes:
+        return b"load.log"
+
+
+WRONG: tuple[object, ...] = (None, 1, 1.5, True, b"T4", [], {}, object(), _BytesPath(), float("nan"), int)
+CALLS: dict[str, Callable[[Any], object]] = {
+    "profile": lambda value: api.predict(value, gpu="T4"),
+    "gpu": lambda value: api.predict(gpu=value),
+    "settings": lambda value: api.predict(gpu="T4", settings=value),
+    "ram_available_bytes": lambda value: api.predict(gpu="T4", ram_available_bytes=value),
+    "goal": lambda value: api.fit(gpu="T4", goal=value),
+    "path": api.parse_log,
+    "target": api.judge,
+    "a": lambda value: api.compare(value, T4_LOG),
+    "Card.name": lambda value: api.predict(gpu=dataclasses.replace(_card(), name=value)),
+    "Card.compute_capability": lambda value: api.predict(gpu=dataclasses.replace(_card(), compute_capability=value)),
+    "Card.free_bytes": lambda value: api.predict(gpu=dataclasses.replace(_card(), free_bytes=value)),
+}
+MEANT = {
+    "settings": (None, {}),
+    "ram_available_bytes": (None, 1),
+    "Card.compute_capability": (1, 1.5),
+    "Card.free_bytes": (1,),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in CALLS for value in WRONG if value not in MEANT.get(name, ()) or value is True])  # fmt: skip
+def test_an_argument_of_a_wrong_type_is_bad_input(name: str, value: object):
+    """Whatever is given in place of an argument, or of a Card's number, the error names the argument and its type, and comes from no place deep inside."""
+    of_value = name == "Card.compute_capability" and isinstance(value, float)  # not a number
+    with pytest.raises(
+        api.BadInput, match="is not one" if of_value else f"^{name}: is of type {type(value).__name__}; give"
+    ):
+        CALLS[name](value)
+
+
+@pytest.mark.parametrize("settings", [{1: 2}, {"generation": {1: 2}}, {("a",): 1}, {"model": object()}, {"model": b"x"}, {"max_seq_length": 1 + 0j}])  # fmt: skip
+def test_settings_of_wrong_types_are_bad_input(settings: dict[Any, object]):
+    """Keys and values that no profile can hold are bad input for every function that takes settings; a path is its text."""
+    for call in (api.predict, api.fit, lambda **given: api.judge(T4_LOG, **given)):
+        with pytest.raises(api.BadInput):
+            call(gpu="T4", settings=settings)
+    with pytest.raises(api.BadInput, match="model: 'nowhere' is not a known model"):
+        api.predict(gpu="T4", settings={"model": Path("nowhere")})
 
 
 def test_a_goal_and_the_ram_are_checked():

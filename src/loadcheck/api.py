@@ -1,7 +1,7 @@
 """loadcheck as a library: predict a load, find settings that fit, read a log, judge a log or a run folder.
 
 Everything here works without a GPU, a network or the stack; nothing imports torch. Errors are those of `loadcheck.errors`: BadInput
-for wrong files, keys or names, with one problem for each.
+for wrong files, keys, names or types of arguments, with one problem for each.
 
     from loadcheck.api import fit, judge, parse_log, predict
 
@@ -14,10 +14,13 @@ for wrong files, keys or names, with one problem for each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from os import PathLike, fspath
+from collections.abc import Callable, Mapping
+from functools import wraps
+from inspect import signature
+from os import PathLike, fsencode, fspath
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from loadcheck.checking import gather
 from loadcheck.comparing import Comparison, read_subject
@@ -51,6 +54,88 @@ Settings = Mapping[str, Any]
 """Keys of a profile that differ from it, nested ones with a dot: {"max_seq_length": 2048, "adapters.r": 16}."""
 
 
+Parameters = ParamSpec("Parameters")
+Returned = TypeVar("Returned")
+_WORDS = {
+    str: "a string",
+    int: "an int",
+    float: "a float",
+    PathLike: "a path",
+    Mapping: "a dict",
+    Card: "a Card",
+    type(None): "None",
+}
+
+
+def _checked(function: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+    """The function, with BadInput for each argument that is of another type than it is declared with."""
+    parameters, hints = signature(function), get_type_hints(function)
+
+    @wraps(function)
+    def checked(*given: Parameters.args, **named: Parameters.kwargs) -> Returned:
+        arguments = parameters.bind(*given, **named).arguments
+        _refuse_types("", arguments, hints)
+        return function(*given, **named)
+
+    return checked
+
+
+def _refuse_types(owner: str, values: Mapping[str, object], hints: Mapping[str, Any]) -> None:
+    """BadInput for each value that is not of the type of its hint."""
+    problems = [
+        Problem(
+            owner + name, f"is of type {type(value).__name__}", f"give {' or '.join(_WORDS[each] for each in kinds)}"
+        )
+        for name, value in values.items()
+        if not _is_one_of(value, kinds := _kinds(hints[name]))
+    ]
+    if problems:
+        raise BadInput(problems)
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    """The classes of a hint such as `str | PathLike[str] | None`; a Literal's values are strings."""
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(kind for part in get_args(hint) for kind in _kinds(part))
+    return (str if get_origin(hint) is Literal else get_origin(hint) or hint,)
+
+
+def _is_one_of(value: object, kinds: tuple[type, ...]) -> bool:
+    """Whether the value is of one of these classes: an int is a float, too, but True is neither, and a path has no bytes."""
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, PathLike) and not isinstance(fspath(value), str):
+        return False
+    return isinstance(value, (*kinds, int) if float in kinds else kinds)
+
+
+def _plain(settings: Settings | None) -> dict[str, Any]:
+    """The settings as a profile's file would hold them; a path is its text. BadInput for a key or a value that none can hold."""
+    return {_key(key): _value(value) for key, value in (settings or {}).items()}
+
+
+def _value(value: object) -> object:
+    if isinstance(value, Mapping):
+        return _plain(value)
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_value(each) for each in value]
+    if isinstance(value, PathLike):
+        return _value(fspath(value))
+    if value is None or isinstance(value, str | int | float):
+        return value
+    what = f"hold a value of type {type(value).__name__}"
+    raise BadInput(Problem("settings", what, "give strings, numbers, booleans, lists or dicts"))
+
+
+def _key(key: object) -> str:
+    if isinstance(key, str):
+        return key
+    raise BadInput(
+        Problem("settings", f"have a key of type {type(key).__name__}", "give keys of a profile, as strings")
+    )
+
+
+@_checked
 def predict(
     profile: str | PathLike[str] = REFERENCE,
     *,
@@ -76,6 +161,7 @@ def predict(
     return _predict(_case(profile, settings, gpu, ram_available_bytes))
 
 
+@_checked
 def fit(
     profile: str | PathLike[str] = REFERENCE,
     *,
@@ -99,6 +185,7 @@ def fit(
     return _fit(stack_of(case.profile), case, goal, frozenset(settings or {}))
 
 
+@_checked
 def parse_log(path: str | PathLike[str]) -> ParsedLog:
     """Every figure of a load log, attempt by attempt, with the line that states it.
 
@@ -109,6 +196,7 @@ def parse_log(path: str | PathLike[str]) -> ParsedLog:
         return _parse_log(file, failure_words())
 
 
+@_checked
 def judge(
     target: str | PathLike[str],
     *,
@@ -126,9 +214,10 @@ def judge(
         BadInput: the target is neither, or contradicts these arguments.
     """
     with rereadable(_path(target)) as file:
-        return _judge(gather(file, None if profile is None else fspath(profile), gpu, overrides=dict(settings or {})))
+        return _judge(gather(file, None if profile is None else fspath(profile), gpu, overrides=_plain(settings)))
 
 
+@_checked
 def compare(a: str | PathLike[str], b: str | PathLike[str]) -> Comparison:
     """What differs between two loads, each figure that moved by the changes that moved it.
 
@@ -149,13 +238,17 @@ def _path(path: str | PathLike[str]) -> Path:
     text = fspath(path)
     if "\0" in text:
         raise BadInput(Problem(repr(text), "holds a null character", "check the path"))
+    try:
+        fsencode(text)
+    except UnicodeEncodeError as error:
+        raise BadInput(Problem(repr(text), f"cannot be a path ({error.reason})", "check the path")) from None
     return Path(text)
 
 
 def _case(
     name: str | PathLike[str], settings: Settings | None, gpu: str | Card, ram_available_bytes: int | None
 ) -> Case:
-    profile = load_profile(fspath(name), dict(settings or {}))
+    profile = load_profile(fspath(name), _plain(settings))
     if not profile.has_budget:
         what = "loads without vLLM, so its memory depends on no card"
         raise BadInput(
@@ -170,6 +263,8 @@ def _case(
 
 def _possible(card: Card) -> Card:
     """The card; BadInput if its numbers cannot be those of a card."""
+    hints = get_type_hints(Card)
+    _refuse_types("Card.", {name: getattr(card, name) for name in hints}, hints)
     problems = described_problems(card.total_bytes, card.free_bytes, f"{card.compute_capability:.1f}")
     if problems:
         raise BadInput(problems)
