@@ -187,6 +187,46 @@ def test_a_profile_is_named_as_for_load(command: str, capsys: pytest.CaptureFixt
     assert code == 2 and "differ; name one of them" in err
 
 
+TRAIN = ("train", "--data", str(ROOT / "examples" / "glossary.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "command", [("predict",), ("fit",), ("load",), TRAIN, ("doctor",), ("serve",)], ids=lambda words: words[0]
+)
+def test_every_command_takes_its_profile_in_both_ways(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]):
+    """Each command that is about a profile takes PROFILE or --profile, and refuses two that differ."""
+    names = [_run(capsys, *command, *way) for way in (["no-such-profile"], ["--profile", "no-such-profile"])]
+    assert names[0] == names[1] and names[0][0] == 2 and "there is no profile 'no-such-profile'" in names[0][2]
+    code, _, err = _run(capsys, *command, "one", "--profile", "other")
+    assert code == 2 and "profile: 'one' and --profile 'other' differ; name one of them" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["load", "--gpu", "T4"], "No such option: --gpu; it is a flag of predict, fit, check"),
+        (["load", "--method", "sft"], "No such option: --method; it is a flag of predict, fit, train"),
+        (["compare", "--profile", "x"], "it is a flag of doctor, predict, fit, load, train, serve, check"),
+        (["load", "--max-model-len", "100"], "did you mean --max-seq-length?"),
+        (["train", "--lr", "1"], "did you mean --learning-rate?"),
+        (["train", "--micro-batch-size", "2"], "did you mean --per-device-train-batch-size?"),
+        (["predict", "--lora-rank", "8"], "did you mean --lora-r?"),
+        (["load", "--steps", "3"], "did you mean --train-steps?"),
+        (["check", "x", "--sumary", "x"], "did you mean --summary?"),
+        (["check", "--no-such-flag"], "No such option: --no-such-flag\n"),
+        (["fleet", "gather", "--juint", "x"], "did you mean --junit?"),
+    ],
+    ids=lambda each: each[-2] if isinstance(each, list) else "",
+)  # fmt: skip
+def test_an_unknown_flag_names_the_right_one(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]):
+    """An unknown flag names the one that has this meaning in vLLM or in another tool, the commands that have it, or a similar one."""
+    code, out, err = _run(capsys, *arguments)
+    assert (code, out) == (2, "") and words in err
+    assert json.loads(_run(capsys, *arguments, "--json")[1])["error"][0]["remedy"].startswith(
+        f"see loadcheck {arguments[0]}"
+    )
+
+
 def test_training_steps_raise_the_predicted_peak(capsys: pytest.CaptureFixture[str]):
     """--train-steps works as for `load`, so the figures of `make peft` can be predicted."""
     peaks = [

@@ -122,9 +122,9 @@ def _run(arguments: list[str]) -> int:
         code = cli.main(arguments, prog_name="loadcheck", standalone_mode=False, obj=tuple(arguments))
         return code if isinstance(code, int) else EXIT_PASS
     except click.ClickException as error:
-        error.message = printable_lines(error.message)
+        problems, exit_code = ended_by(error)
         error.show()
-        return emit_json_error(*ended_by(error), as_json)
+        return emit_json_error(problems, exit_code, as_json)
     except (click.Abort, KeyboardInterrupt):
         with ignore_signals():  # a second Ctrl-C must not lose the message
             click.echo("Error: interrupted", err=True)

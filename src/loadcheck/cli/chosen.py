@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loadcheck.cli.options import PREDICTED_PROFILE
 from loadcheck.device import ram_available_bytes as read_ram
 from loadcheck.errors import BadInput, Problem
 from loadcheck.logs.text import rereadable
@@ -26,13 +25,6 @@ def with_local_weights(profile: Profile) -> Profile:
     """A model that is not in env/models is a local folder, and so are its weights."""
     known = profile.weights not in ("hub", "package") or find_model(profile.model) is not None
     return profile if known else changed(profile, {"weights": "local"})
-
-
-def one_profile(profile: str | None, named: str | None) -> str:
-    """PROFILE or --profile, or the default; BadInput if the two differ."""
-    if profile and named and profile != named:
-        raise BadInput(Problem("profile", f"{profile!r} and --profile {named!r} differ", "name one of them"))
-    return profile or named or PREDICTED_PROFILE
 
 
 def chosen_case(profile: Profile, flags: dict[str, Any], ram_available_bytes: int | None) -> Case:

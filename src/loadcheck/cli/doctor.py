@@ -9,7 +9,7 @@ import click
 from loadcheck import device, doctor
 from loadcheck.cli.chosen import chosen_profile, overrides
 from loadcheck.cli.ci import CiCommand, CiReports
-from loadcheck.cli.options import json_option, profile_options, setting_options
+from loadcheck.cli.options import HERE, json_option, profile_argument, profile_options, setting_options
 from loadcheck.cli.output import print_json
 from loadcheck.plan import make_plan
 from loadcheck.preparing import default_profile, refuse_bad_input, reject_ignored_flags
@@ -19,12 +19,12 @@ from loadcheck.terminal import console
 
 
 @click.command("doctor", cls=CiCommand, short_help="Report what would stop a load here, before any download.")
-@click.option("--profile", help="Profile to check for.  [default: the one that `loadcheck load` would use]")
+@profile_argument(HERE)
 @profile_options
 @setting_options(lambda flag: flag.key == "weights")
 @json_option
 def command(as_json: bool, ci_reports: CiReports, profile: str | None, **flags: Any) -> int:
-    """Report what would stop a load on this machine, before anything is downloaded.
+    """Report what would stop a load of PROFILE on this machine, before anything is downloaded.
 
     Exit codes: 0 the load can start (there may be warnings), 1 problems to fix, 2 bad input, 3 this machine cannot.
     """

@@ -7,9 +7,16 @@ from typing import Any
 
 import click
 
-from loadcheck.cli.chosen import chosen_case, chosen_profile, one_profile, one_rank, overrides, with_local_weights
+from loadcheck.cli.chosen import chosen_case, chosen_profile, one_rank, overrides, with_local_weights
 from loadcheck.cli.config_option import config_option
-from loadcheck.cli.options import card_options, json_option, predicted_profile, profile_options, train_steps_option
+from loadcheck.cli.options import (
+    PREDICTED_PROFILE,
+    card_options,
+    json_option,
+    profile_argument,
+    profile_options,
+    train_steps_option,
+)
 from loadcheck.cli.output import print_json
 from loadcheck.cli.train_options import train_options
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem
@@ -24,7 +31,7 @@ from loadcheck.terminal import console
 
 
 @click.command("fit", short_help="Find the settings that fit a model on a card, best first.")
-@predicted_profile
+@profile_argument(PREDICTED_PROFILE)
 @click.option(
     "--for", "goal", type=click.Choice(GOALS), default="length", show_default=True,
     help="What to maximize: the length of requests, the number of requests at once, or the memory left for training.",
@@ -35,15 +42,13 @@ from loadcheck.terminal import console
 @card_options
 @json_option
 @config_option
-def command(
-    as_json: bool, goal: Any, profile: str | None, named: str | None, ram_available_bytes: int | None, **flags: Any
-) -> int:
+def command(as_json: bool, goal: Any, profile: str | None, ram_available_bytes: int | None, **flags: Any) -> int:
     """Find the settings that fit this model on this GPU, best first, and show what each of them moves.
 
     The search starts from PROFILE: its model, rank, targets and length. It varies --gpu-memory-utilization, --conservativeness and, for the
     longest requests, --max-seq-length. Settings given as flags stay fixed.
     """
-    name, changed = one_profile(profile, named), overrides(flags)
+    name, changed = profile or PREDICTED_PROFILE, overrides(flags)
     base = with_local_weights(chosen_profile(name, changed, follows_rank=True))
     given = frozenset(one_rank(changed))
     case = chosen_case(base, flags, ram_available_bytes)

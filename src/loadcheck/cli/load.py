@@ -10,12 +10,12 @@ import click
 from loadcheck.cli.ahead import begin_reading, started_ahead
 from loadcheck.cli.chosen import overrides
 from loadcheck.cli.ci import CiCommand, CiReports
-from loadcheck.cli.options import PATH, json_option, setting_options
+from loadcheck.cli.options import HERE, PATH, json_option, profile_argument, setting_options
 from loadcheck.runs.new_folder import refuse_taken
 
 
 @click.command("load", cls=CiCommand, short_help="Load a model, attach adapters, answer once, check each figure.")
-@click.argument("profile", required=False)
+@profile_argument(HERE)
 @setting_options(lambda _: True)
 @click.option("--no-adapters", is_flag=True, help="Attach no LoRA adapters.")
 @click.option("--run-dir", type=PATH, help="Folder of this run.  [default: runs/<time>-<profile>]")

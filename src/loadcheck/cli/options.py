@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from loadcheck.errors import BadInput, Problem
 from loadcheck.specs.files import Spec
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.settings import Flag, settings_of
@@ -64,13 +66,33 @@ profile_options = setting_options(lambda flag: not flag.setting.only_load and fl
 train_steps_option = setting_options(lambda flag: flag.key == STEPS)
 
 
-def predicted_profile(command: Command) -> Command:
-    """PROFILE, as `load` takes it, or --profile, for the commands that predict."""
-    option = click.option(
-        "--profile", "named", metavar="PROFILE",
-        help=f"The same as PROFILE: a name in env/profiles, or a .toml file.  [default: {PREDICTED_PROFILE}]",
-    )  # fmt: skip
-    return click.argument("profile", required=False)(option(command))
+HERE = "the reference on a GPU, else the small model of the CPU"
+"""The default of commands that load on this machine."""
+
+
+def profile_argument(default: str, metavar: str | None = None) -> Callable[[Command], Command]:
+    """PROFILE or --profile, as the one argument `profile`, for every command whose subject is a profile.
+
+    Args:
+        default: which one is taken without it, in words.
+        metavar: what else the argument may be.
+    """
+
+    def decorate(command: Command) -> Command:
+        @click.argument("profile", required=False, metavar=metavar)
+        @click.option(
+            "--profile", "named", metavar="PROFILE",
+            help=f"The same as PROFILE: a name in env/profiles, or a .toml file.  [default: {default}]",
+        )  # fmt: skip
+        @wraps(command)
+        def with_profile(*arguments: Any, profile: str | None, named: str | None, **flags: Any) -> Any:
+            if profile and named and profile != named:
+                raise BadInput(Problem("profile", f"{profile!r} and --profile {named!r} differ", "name one of them"))
+            return command(*arguments, profile=profile or named, **flags)
+
+        return with_profile  # type: ignore[return-value]  # click's command, with one option more
+
+    return decorate
 
 
 def card_options(command: Command) -> Command:

@@ -8,10 +8,17 @@ from typing import Any
 
 import click
 
-from loadcheck.cli.chosen import chosen_case, chosen_profile, names_card, one_profile, overrides
+from loadcheck.cli.chosen import chosen_case, chosen_profile, names_card, overrides
 from loadcheck.cli.config_option import config_option
 from loadcheck.cli.matrix import predicted_on
-from loadcheck.cli.options import card_options, json_option, predicted_profile, profile_options, train_steps_option
+from loadcheck.cli.options import (
+    PREDICTED_PROFILE,
+    card_options,
+    json_option,
+    profile_argument,
+    profile_options,
+    train_steps_option,
+)
 from loadcheck.cli.output import given_command, html_option, print_json
 from loadcheck.cli.train_options import train_options
 from loadcheck.cli.written import write_page
@@ -25,7 +32,7 @@ from loadcheck.units import show_bytes
 
 
 @click.command("predict", short_help="Predict every figure of a load, and whether it fits.")
-@predicted_profile
+@profile_argument(PREDICTED_PROFILE)
 @profile_options
 @train_steps_option
 @train_options
@@ -41,7 +48,6 @@ def command(
     tree: bool,
     gpus: str | None,
     profile: str | None,
-    named: str | None,
     ram_available_bytes: int | None,
     **flags: Any,
 ) -> int:
@@ -49,7 +55,7 @@ def command(
 
     Without vLLM, only weights, adapters and parameters are predicted, and on the CPU the peak of the process; no --gpu is needed.
     """
-    chosen = chosen_profile(one_profile(profile, named), overrides(flags), follows_rank=True)
+    chosen = chosen_profile(profile or PREDICTED_PROFILE, overrides(flags), follows_rank=True)
     if gpus is not None:
         return predicted_on(gpus, chosen, flags, ram_available_bytes, as_json, html)
     case = chosen_case(chosen, flags, ram_available_bytes)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from loadcheck import device
 from loadcheck.cli.chosen import overrides
-from loadcheck.cli.options import PATH, json_option, setting_options
+from loadcheck.cli.options import PATH, json_option, profile_argument, setting_options
 from loadcheck.cli.output import print_json
 from loadcheck.errors import EXIT_FAIL, EXIT_PASS, BadInput, Problem, UnsupportedMachine
 from loadcheck.exporting.child import run_step
@@ -37,7 +37,7 @@ KEYS = ("max_seq_length", "gpu_memory_utilization", "float8_kv_cache", "prefix_c
 
 
 @click.command("serve", short_help="Run vLLM's OpenAI-compatible server with your adapters.")
-@click.argument("source", metavar="[RUN|DIR|PROFILE]", default=GPU_PROFILE)
+@profile_argument(GPU_PROFILE, "[RUN|DIR|PROFILE]")
 @click.option(
     "--adapter", "adapters", metavar="NAME=DIR", multiple=True, help="More adapters on the same base, by name."
 )
@@ -57,14 +57,14 @@ KEYS = ("max_seq_length", "gpu_memory_utilization", "float8_kv_cache", "prefix_c
 @click.option("--run-dir", type=PATH, help="Folder of its log and verdict.  [default: served/<time>-<name>]")
 @click.option("--force", is_flag=True, help="Start even if it is predicted not to fit.")
 @json_option
-def command(source: str, host: str, port: int, adapters: tuple[str, ...], api_key_file: Path | None, key_hours: float | None,
+def command(profile: str | None, host: str, port: int, adapters: tuple[str, ...], api_key_file: Path | None, key_hours: float | None,
             run_dir: Path | None, force: bool, as_json: bool, **flags: Any) -> int:  # fmt: skip
     """Serve the model of a profile, or of a training or an export with its adapters, with vLLM's own server.
 
     It listens on loopback unless --host says otherwise, and every route but /health and /ping requires the key. GET /loadcheck returns the
     verdict on its start. Ctrl-C and SIGTERM let running requests finish.
     """
-    out = console(stderr=as_json)
+    out, source = console(stderr=as_json), profile or GPU_PROFILE
     found = resolve_request(source, [_named(each) for each in adapters], overrides(flags))
     check_port(host, port)
     key = api_key(api_key_file, key_hours)

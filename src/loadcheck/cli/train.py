@@ -13,7 +13,7 @@ from loadcheck.cli.chosen import chosen_profile, overrides
 from loadcheck.cli.ci import CiCommand, CiReports
 from loadcheck.cli.config_option import config_option
 from loadcheck.cli.load_job import refused_by
-from loadcheck.cli.options import PATH, json_option, setting_options
+from loadcheck.cli.options import HERE, PATH, json_option, profile_argument, setting_options
 from loadcheck.cli.output import print_json
 from loadcheck.cli.train_job import chosen_job, resumed, schedule_problems
 from loadcheck.cli.train_options import train_options
@@ -36,7 +36,7 @@ OF_OTHERS = ("training.", "generation.", "adapters.use_gradient_checkpointing", 
 
 
 @click.command("train", cls=CiCommand, short_help="Fine-tune the adapters on your data, predicted and judged.")
-@click.argument("profile", required=False)
+@profile_argument(HERE)
 @click.option(
     "--data", type=PATH, metavar="FILE", help="Data: a .jsonl or .json file; docs/training.md lists the forms."
 )
