@@ -273,9 +273,14 @@ CANNOT_JUDGE = [
 
 @pytest.mark.parametrize(("command", "words"), CANNOT_JUDGE, ids=lambda each: " ".join(each[:1]))
 def test_a_command_that_cannot_judge_says_so_in_each_format(
-    command: list[str], words: str, written: Written, capsys: pytest.CaptureFixture[str]
+    command: list[str],
+    words: str,
+    written: Written,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     """Bad input, even on the command line itself, is an error in JUnit, a failure in CTRF, and the first line of the summary; the exit code stays 2."""
+    monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)  # which takes a while
     code, forms = written(*command)
     root = _checked_junit(forms["junit"])
     (error,) = root.findall(".//error")

@@ -4,11 +4,13 @@ import errno
 import json
 import os
 import re
+from collections.abc import Iterator
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+import click
 import pytest
 
 from loadcheck import cli
@@ -193,8 +195,11 @@ TRAIN = ("train", "--data", str(ROOT / "examples" / "glossary.jsonl"))
 @pytest.mark.parametrize(
     "command", [("predict",), ("fit",), ("load",), TRAIN, ("doctor",), ("serve",)], ids=lambda words: words[0]
 )
-def test_every_command_takes_its_profile_in_both_ways(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]):
+def test_every_command_takes_its_profile_in_both_ways(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     """Each command that is about a profile takes PROFILE or --profile, and refuses two that differ."""
+    monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)  # which takes a while
     names = [_run(capsys, *command, *way) for way in (["no-such-profile"], ["--profile", "no-such-profile"])]
     assert names[0] == names[1] and names[0][0] == 2 and "there is no profile 'no-such-profile'" in names[0][2]
     code, _, err = _run(capsys, *command, "one", "--profile", "other")
@@ -653,6 +658,23 @@ def test_every_command_has_help_and_is_documented():
     for name, command in ((name, cli.cli.get_command(None, name)) for name in COMMANDS):
         assert command.help, name
         assert f"loadcheck {name}" in readme, name
+
+
+def _leaves(group: click.Group, path: str = "loadcheck") -> Iterator[tuple[str, click.Command]]:
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from _leaves(command, f"{path} {name}")
+        else:
+            yield f"{path} {name}", command
+
+
+@pytest.mark.parametrize(("name", "command"), _leaves(cli.cli), ids=lambda each: each if isinstance(each, str) else "")
+def test_help_says_the_exit_codes(name: str, command: click.Command):
+    """The help of each command, those of a group included, says its exit codes, and describes each of its options."""
+    assert re.search(r"^\s*Exit codes: (0 |those of )", command.help or "", re.MULTILINE), name
+    assert [each.name for each in command.params if isinstance(each, click.Option) and not each.help] == []
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "300"])

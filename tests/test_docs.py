@@ -4,14 +4,17 @@ import json
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import get_type_hints
 
+import click
 import pytest
 
 from loadcheck import api
+from loadcheck.cli import app
 from loadcheck.cli.app import COMMANDS
 from loadcheck.specs.files import differences, validate
 from loadcheck.specs.profile import Profile, load_profile
@@ -133,6 +136,45 @@ def test_commands_exist(document: Path):
         assert set(re.findall(r"^make ([a-z][a-z-]*)", block, re.MULTILINE)) <= targets
         commands = re.findall(r"^(?:\$ )?(?:\S*/)?loadcheck ([a-z]+)", block, re.MULTILINE)
         assert set(commands) <= set(COMMANDS)
+
+
+def _printed_commands() -> list[tuple[str, str]]:
+    """Each `loadcheck …` line of a code block of today's documents, with the block's text below it."""
+    blocks = [block for path in DOCUMENTS if path.name not in HISTORY for block in _blocks(path)]
+    return [
+        (found[1], block[found.end() :] if found[0].startswith("$ ") else "")
+        for block in blocks
+        for found in re.finditer(r"^(?:\$ )?(?:\S*/)?loadcheck ([a-z].*)", block, re.MULTILINE)
+    ]
+
+
+@pytest.mark.parametrize("line", sorted({line for line, _ in _printed_commands()}))
+def test_a_printed_command_is_parsed(line: str):
+    """Each command in a code block has only arguments, flags and values that exist."""
+    words = shlex.split(line.split(" && ")[0], comments=True)
+    command: click.Command = app.cli
+    context: click.Context | None = None
+    while isinstance(command, click.Group):
+        name, found, words = command.resolve_command(click.Context(command), words)
+        assert found is not None
+        command, context = found, click.Context(command, parent=context)
+    command.make_context(name, words, parent=context)
+
+
+@pytest.mark.parametrize(
+    ("line", "printed"),
+    [each for each in _printed_commands() if each[0].startswith(("predict", "compare")) and "--config" not in each[0]],
+)
+def test_a_printed_command_runs(
+    line: str, printed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Each prediction and comparison of a code block runs as printed, and prints each line that the block shows."""
+    monkeypatch.chdir(ROOT)
+    code = app.run(shlex.split(line, comments=True))
+    out = capsys.readouterr().out
+    assert code in (0, 1)
+    shown = [words.rstrip() for words in printed.splitlines() if words not in ("", "…")]
+    assert [words for words in shown if words not in out] == []
 
 
 def test_workflows_call_existing_commands():

@@ -384,6 +384,16 @@ def test_the_command_writes_the_plan(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert data["files"] == ["fleet.json", "job.yaml"] and data["cards"][1]["refused"]
 
 
+def test_a_problem_names_the_users_own_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """What is wrong with a fleet is reported under the name of the file that was given, whatever it is called."""
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'name = "a"\nengine = "local"\nprofile = "none"\nresults = "r"\n[[nodes]]\ncard = "T4"\ncount = 1\n'
+    )
+    assert cli.run(["fleet", "plan", str(file)]) == 2
+    assert capsys.readouterr().err.startswith(f"Error: {file}: profile: there is no profile 'none'")
+
+
 def _tables() -> list[dict[str, Any]]:
     text = (ROOT / "docs" / "clouds.md").read_text(encoding="utf-8")
     return [tomllib.loads(block) for block in re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]

@@ -84,7 +84,7 @@ def _refuse_types(owner: str, values: Mapping[str, object], hints: Mapping[str, 
     """BadInput for each value that is not of the type of its hint."""
     problems = [
         Problem(
-            owner + name, f"is of type {type(value).__name__}", f"give {' or '.join(_WORDS[each] for each in kinds)}"
+            owner + name, f"is of type {type(value).__name__}", f"give {' or '.join(_WORDS[kind] for kind in kinds)}"
         )
         for name, value in values.items()
         if not _is_one_of(value, kinds := _kinds(hints[name]))
@@ -118,7 +118,7 @@ def _value(value: object) -> object:
     if isinstance(value, Mapping):
         return _plain(value)
     if isinstance(value, list | tuple | set | frozenset):
-        return [_value(each) for each in value]
+        return [_value(item) for item in value]
     if isinstance(value, PathLike):
         return _value(fspath(value))
     if value is None or isinstance(value, str | int | float):

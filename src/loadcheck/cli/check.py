@@ -25,7 +25,9 @@ from loadcheck.verdict import Evidence, Verdict, judge
 
 @click.command("check", cls=CiCommand, short_help="Judge a run or a log: pass, or what is wrong and the fix.")
 @click.argument("target", metavar="RUN|LOG", type=PATH)
-@click.option("--profile", help="Judge as a load of this profile; then any version but the pinned one fails.")
+@click.option(
+    "--profile", metavar="PROFILE", help="Judge as a load of this profile; then any version but the pinned one fails."
+)
 @click.option("--gpu", help=GPU_HELP)
 @profile_options
 @json_option
@@ -36,6 +38,8 @@ def command(
 
     A run folder states its settings. A log does not state all of them: it is judged as the profile whose settings it prints, or as none.
     --profile names the profile, and the other flags name settings that differed from it.
+
+    Exit codes: 0 pass, 1 anything else, 2 bad input.
     """
     changed = overrides(flags)
     if target.is_dir() and is_training(RunFolder(target).read_record()):

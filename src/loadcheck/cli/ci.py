@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -146,15 +146,22 @@ class CiCommand(click.Command):
     def _reports(ctx: click.Context) -> CiReports:
         """The flags of the command, which takes them as one argument."""
         files = {name: ctx.params.pop(name, None) for name in _HELP}
-        values = [each for value in ctx.params.values() for each in (value if isinstance(value, tuple) else (value,))]
-        return CiReports(**files, inputs=tuple(each for each in values if isinstance(each, Path)))
+        return CiReports(
+            **files, inputs=tuple(value for value in _flat(ctx.params.values()) if isinstance(value, Path))
+        )
 
 
 def _title(ctx: click.Context) -> str:
     """The command, and what it is about: `check load.log`."""
-    given = [ctx.params.get(str(each.name)) for each in ctx.command.params if isinstance(each, click.Argument)]
-    words = [word for each in given for word in (each if isinstance(each, tuple) else (each,)) if word is not None]
-    return " ".join((ctx.command_path.removeprefix("loadcheck "), *map(str, words)))
+    arguments = [option.name for option in ctx.command.params if isinstance(option, click.Argument)]
+    words = [str(word) for word in _flat(ctx.params.get(str(name)) for name in arguments) if word is not None]
+    return " ".join((ctx.command_path.removeprefix("loadcheck "), *words))
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    """The values; those of a parameter that takes several, one by one."""
+    for value in values:
+        yield from value if isinstance(value, tuple) else (value,)
 
 
 def _append_summary(path: Path, report: Report, inputs: tuple[Path, ...]) -> Iterator[Problem]:

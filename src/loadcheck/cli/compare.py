@@ -29,7 +29,7 @@ def command(targets: tuple[Path, ...], as_json: bool, html: Path | None, ci_repo
     A prediction is a .json file with the document of `predict --json`. Each figure that moved is explained by the changes that moved it, to
     the byte, or reported as unexplained. There is no threshold, but figures with a physical band are equal within it.
 
-    Exit codes: 0 no figure moved and all ended alike, 1 something moved.
+    Exit codes: 0 no figure moved and all ended alike, 1 something moved, 2 bad input.
     """
     if len(targets) < 2:
         raise BadInput(Problem("compare", "one load has nothing to compare with", "name two or more"))

@@ -47,12 +47,12 @@ def _meant(flag: str, context: click.Context) -> str:
     names = {name.removeprefix("--"): name for name in own.values()}
     longer = [name for name in names if set(word.split("_")) <= set(name.split("-"))]
     close = longer or get_close_matches(word.replace("_", "-"), names, n=3)
-    return f"; did you mean {' or '.join(names[each] for each in close)}?" if close else ""
+    return f"; did you mean {' or '.join(names[name] for name in close)}?" if close else ""
 
 
 def _flags(command: click.Command) -> dict[str, str]:
     """The flags of a command, by the name of their parameter."""
-    return {str(each.name): each.opts[0] for each in command.params if isinstance(each, click.Option)}
+    return {str(option.name): option.opts[0] for option in command.params if isinstance(option, click.Option)}
 
 
 def _commands(root: click.Context) -> list[tuple[str, click.Command]]:

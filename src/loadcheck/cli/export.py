@@ -27,6 +27,8 @@ def command(run: Path, target: Path | None, merged: bool, is_check: bool, as_jso
     A new process opens the export with plain transformers and peft, and compares its logits with the trained model's. DIR is only kept if
     they agree within the tolerance and the base is farther away. proof.json holds the result and the SHA-256 of every file.
     `loadcheck export --verify DIR` checks it again.
+
+    Exit codes: 0 proven, 1 not, 2 bad input, 3 this machine cannot.
     """
     _refuse(target, merged, is_check)
     out = console(stderr=as_json)

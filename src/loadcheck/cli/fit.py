@@ -47,6 +47,8 @@ def command(as_json: bool, goal: Any, profile: str | None, ram_available_bytes: 
 
     The search starts from PROFILE: its model, rank, targets and length. It varies --gpu-memory-utilization, --conservativeness and, for the
     longest requests, --max-seq-length. Settings given as flags stay fixed.
+
+    Exit codes: 0 some settings fit, 1 none do, 2 bad input, 3 no --gpu is named, and this machine has none.
     """
     name, changed = profile or PREDICTED_PROFILE, overrides(flags)
     base = with_local_weights(chosen_profile(name, changed, follows_rank=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -39,6 +40,8 @@ def gather(
 
     Each folder is judged as by `report`, then compared with the plan. Findings are nodes that are missing, doubled, late or edited, on another
     card, with another image or lock, or with a wrong clock. A fleet passes only if every node passes.
+
+    Exit codes: 0 the fleet passed, 1 it did not, 2 bad input.
     """
     from loadcheck.fleet.folders import opened
     from loadcheck.fleet.gather import gather_folder
@@ -69,8 +72,9 @@ def gather(
 def plan(spec_file: Path, out: Path | None, force: bool, as_json: bool) -> int:
     """Predict the load on each card of FLEET.toml, and write the files of its engine: SkyPilot, Kubernetes, Slurm, Ray, or this host.
 
-    A card that will not hold the model, or costs more than the cap, is left out before it is rented, and the exit code is 1. docs/clouds.md has
-    a FLEET.toml for each engine.
+    A card that will not hold the model, or costs more than the cap, is left out before it is rented. docs/clouds.md has a FLEET.toml for each engine.
+
+    Exit codes: 0 every card is planned, 1 a card is left out, 2 bad input.
     """
     from loadcheck.fleet.planning import plan_fleet
     from loadcheck.fleet.spec import FleetSpec
@@ -78,14 +82,22 @@ def plan(spec_file: Path, out: Path | None, force: bool, as_json: bool) -> int:
     from loadcheck.specs.files import load
 
     spec = load(FleetSpec, spec_file)
-    planned = plan_fleet(spec)
     folder = out or Path(spec.name)
-    names = () if planned.plan is None else _written(planned.plan, folder, force)
+    try:
+        planned = plan_fleet(spec)
+        names = () if planned.plan is None else _written(planned.plan, folder, force)
+    except BadInput as error:
+        raise BadInput(_in_file(problem, spec_file) for problem in error.problems) from None
     if as_json:
         print_json({**planned.to_json(), "folder": str(folder) if names else None, "files": list(names)})
     else:
         show_plan(console(), planned, folder, names)
     return planned.exit_code
+
+
+def _in_file(problem: Problem, spec_file: Path) -> Problem:
+    """The problem with the name of the user's file."""
+    return replace(problem, where=str(spec_file)) if problem.where == "FLEET.toml" else problem
 
 
 def _written(planned: FleetPlan, folder: Path, force: bool) -> tuple[str, ...]:
@@ -110,6 +122,8 @@ def run(folder: Path, as_json: bool) -> int:
 
     On this host, each node is a process pinned to its own GPU; a lost node is retried as often as the plan allows, and named. Other engines are
     started by their own command. Ctrl-C takes everything back, and names what it could not.
+
+    Exit codes: 0 the fleet passed, 1 it did not, or its results are elsewhere, 2 bad input, 3 this machine cannot.
     """
     from loadcheck.fleet.gather import gather_folder
     from loadcheck.fleet.launch import launch
@@ -157,7 +171,10 @@ def _say(line: str) -> None:
 @click.argument("results", type=PATH)
 @click.argument("arguments", metavar="[PROFILE] [FLAGS OF LOAD]...", nargs=-1, type=click.UNPROCESSED)
 def node(results: Path, arguments: tuple[str, ...]) -> int:
-    """Load once into RESULTS/NODE/TIME, as `load` does, and seal the folder with SHA256SUMS. The variable LOADCHECK_NODE names the node."""
+    """Load once into RESULTS/NODE/TIME, as `load` does, and seal the folder with SHA256SUMS. The variable LOADCHECK_NODE names the node.
+
+    Exit codes: those of `load`.
+    """
     from loadcheck.cli.load import command as load
     from loadcheck.fleet.node import run_node
 
@@ -184,6 +201,8 @@ def bundle(root: Path, key: Path, plan_file: Path | None, tar: Path | None, as_j
     """Gather the runs below DIR, write an in-toto statement over every file (statement.json), and sign it with ssh-keygen or cosign.
 
     A failed fleet is bundled, too, and stated as failed.
+
+    Exit codes: 0 the fleet passed, 1 it did not, 2 bad input, 3 this machine has no ssh-keygen or cosign.
     """
     from loadcheck.fleet.bundle import bundle as make
     from loadcheck.show.fleet import summary
@@ -210,7 +229,8 @@ def bundle(root: Path, key: Path, plan_file: Path | None, tar: Path | None, as_j
 def verify(target: Path, signers: Path | None, as_json: bool) -> int:
     """Check offline that one of --signers signed this bundle: the signature, every file, and the runs judged again.
 
-    Exit codes: 0 the fleet passed; 1 the bundle is forged, changed or incomplete, or states a failure.
+    Exit codes: 0 the fleet passed; 1 the bundle is forged, changed or incomplete, or states a failure; 2 bad input; 3 this machine has no ssh-keygen or
+    cosign.
     """
     from loadcheck.fleet.bundle import verify as check
     from loadcheck.fleet.folders import opened

@@ -28,6 +28,8 @@ def command(source: Path, prompt: str, max_new_tokens: int, as_json: bool) -> in
     """Answer with plain transformers and peft, on a GPU or the CPU: greedy decoding, printed word by word.
 
     DIR is an export, whose files are checked first; RUN is a completed training.
+
+    Exit codes: 0 answered, 1 the model failed, 2 bad input, 3 this machine cannot.
     """
     if not prompt.strip():
         raise BadInput(Problem("command line", "is empty", "give a prompt", "--prompt"))

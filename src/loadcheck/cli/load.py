@@ -38,6 +38,8 @@ def command(
     """Load the model of PROFILE, attach adapters, answer once, and check every memory figure.
 
     Without PROFILE: the reference on a GPU, the small model on the CPU otherwise.
+
+    Exit codes: 0 every figure is in range, 1 one is not, or the load failed or would not fit, 2 bad input, 3 this machine cannot.
     """
     if run_dir is not None:
         refuse_taken(run_dir)

@@ -16,7 +16,10 @@ from loadcheck.terminal import console
 @click.option("--files", is_flag=True, help="Also hash every file and compare it with its wheel (half a minute).")
 @json_option
 def command(files: bool, as_json: bool) -> int:
-    """List what is installed here, and what differs from the lock."""
+    """List what is installed here, and what differs from the lock.
+
+    Exit codes: 0 nothing differs, 1 something does, 3 this environment is none of the stack's.
+    """
     found = read_manifest(files)
     if as_json:
         print_json(found.to_json())

@@ -19,7 +19,10 @@ from loadcheck.terminal import console, print_table
 @click.argument("target", metavar="RUN|LOG", type=PATH)
 @json_option
 def command(target: Path, as_json: bool) -> int:
-    """Print every figure of a load LOG, or of a RUN folder's log, with its line. Use - to read a log from stdin."""
+    """Print every figure of a load LOG, or of a RUN folder's log, with its line. Use - to read a log from stdin.
+
+    Exit codes: 0 read, whatever it says, 2 it is no load log.
+    """
     with log_file(target) as file:
         parsed = read_log(file)
     if as_json:

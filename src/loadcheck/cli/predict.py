@@ -54,6 +54,9 @@ def command(
     """Predict every figure of the load log of PROFILE, and whether it fits.
 
     Without vLLM, only weights, adapters and parameters are predicted, and on the CPU the peak of the process; no --gpu is needed.
+
+    Exit codes: 0 it fits (with --gpus, on one of the cards), or it loads without vLLM, 1 it would not fit, 2 bad input, 3 no --gpu is named, and this
+    machine has none.
     """
     chosen = chosen_profile(profile or PREDICTED_PROFILE, overrides(flags), follows_rank=True)
     if gpus is not None:

@@ -27,7 +27,10 @@ from loadcheck.training import Trained, is_training, judge_training_folder
 @html_option
 @json_option
 def command(run: Path, as_json: bool, html: Path | None, ci_reports: CiReports) -> int:
-    """Show a RUN folder again: its figures, its verdict, how it ended."""
+    """Show a RUN folder again: its figures, its verdict, how it ended.
+
+    Exit codes: 0 pass, 1 anything else, 2 bad input.
+    """
     if run.is_file():
         raise BadInput(Problem(str(run), "is a log, not a run folder", f"use: loadcheck check {run}"))
     loaded = judge_training_folder(run) if is_training(RunFolder(run).read_record()) else judge_folder(run)

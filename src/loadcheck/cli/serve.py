@@ -47,7 +47,7 @@ KEYS = ("max_seq_length", "gpu_memory_utilization", "float8_kv_cache", "prefix_c
     show_default=True,
     help="Address to listen on; anything but loopback gives a warning.",
 )
-@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port to listen on.")
 @click.option(
     "--api-key-file", type=PATH, metavar="FILE",
     help="File with the API key, readable by you alone. Without it: LOADCHECK_API_KEY, else a key is made and shown once.",
@@ -63,6 +63,9 @@ def command(profile: str | None, host: str, port: int, adapters: tuple[str, ...]
 
     It listens on loopback unless --host says otherwise, and every route but /health and /ping requires the key. GET /loadcheck returns the
     verdict on its start. Ctrl-C and SIGTERM let running requests finish.
+
+    Exit codes: 0 stopped by you after a start in range, 1 the start failed, was out of range or would not fit, or the server ended by itself, 2 bad input,
+    3 this machine cannot.
     """
     out, source = console(stderr=as_json), profile or GPU_PROFILE
     found = resolve_request(source, [_named(each) for each in adapters], overrides(flags))

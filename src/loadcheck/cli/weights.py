@@ -28,7 +28,10 @@ def command() -> None:
 @command.command("list", short_help="List the locked models, and which are on this machine.")
 @json_option
 def list_(as_json: bool) -> int:
-    """List the models of env/weights.lock: how many of their files have a hash, and where they are on this machine. No file is read."""
+    """List the models of env/weights.lock: how many of their files have a hash, and where they are on this machine. No file is read.
+
+    Exit codes: 0 listed, 2 bad input.
+    """
     models = [CheckedModel(name, model, folder_of(model)) for name, model in locked_models(None).items()]
     if as_json:
         print_json({"models": [model_json(model) for model in models]})
@@ -44,7 +47,7 @@ def list_(as_json: bool) -> int:
 def verify_(model: str | None, folder: Path | None, as_json: bool) -> int:
     """Hash every file of MODEL, or of all models that are here, and compare sizes and SHA-256 with env/weights.lock (1 s per GB).
 
-    Exit codes: 0 all files were compared and are equal; 1 a file differs, is missing, is not in the lock, or has no hash there.
+    Exit codes: 0 all files were compared and are equal; 1 a file differs, is missing, is not in the lock, or has no hash there; 2 bad input.
     """
     checked = _verified(model, folder)
     here = [each for each in checked if each.files]
@@ -64,6 +67,8 @@ def record_(model: str, folder: Path | None, as_json: bool) -> int:
 
     Known hashes are never overwritten: a file that differs is an error. Files that `load` fetched were checked against the commit's own listing;
     for another folder (--dir) you vouch yourself.
+
+    Exit codes: 0 recorded, 2 bad input, or a file differs.
     """
     (checked,) = _verified(model, folder)
     if checked.folder is None:

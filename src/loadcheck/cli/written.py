@@ -42,7 +42,7 @@ def write_page(path: Path, page: str, *inputs: Path) -> None:
 
 def refusal(path: Path, endings: tuple[str, ...], inputs: Iterable[Path]) -> str:
     """Why `path` must not be written; empty if it may. The arguments are those of `write_named`."""
-    return _kind(path) or next(filter(None, (_of_input(path, each, endings) for each in inputs)), "")
+    return _kind(path) or next(filter(None, (_of_input(path, read, endings) for read in inputs)), "")
 
 
 def _kind(path: Path) -> str:
@@ -58,10 +58,10 @@ def _of_input(path: Path, read: Path, endings: tuple[str, ...]) -> str:
         return "is a file that this command reads" if path.exists() and path.samefile(read) else ""
     if not read.is_dir():
         return ""
-    own = {name + end for name in (*FILES, RESERVE) for end in ("", PARTIAL)}
+    names = {name + end for name in (*FILES, RESERVE) for end in ("", PARTIAL)}
     within = read.resolve() in path.resolve().parents
-    if within and (path.name in own or (path.exists() and path.suffix.lower() not in endings)):
+    if within and (path.name in names or (path.exists() and path.suffix.lower() not in endings)):
         return "is a file of the run itself"
-    if path.exists() and any(path.samefile(each) for each in read.iterdir() if each.is_file() and each != path):
+    if path.exists() and any(path.samefile(own) for own in read.iterdir() if own.is_file() and own != path):
         return "is a file of the run under another name"
     return ""

@@ -21,11 +21,11 @@ def github_lines(report: Report, environ: Mapping[str, str]) -> Iterator[str]:
     if report.passed:
         yield f"::notice title={title}::{_message(f'{report.title}: {report.summary}')}"
         return
-    failed = [(each.message, each.file) for each in report.results if each.outcome.is_bad]
+    failed = [(result.message, result.file) for result in report.results if result.outcome.is_bad]
     if report.cause:
-        of_cause = [each for each in failed if report.cause in each[0]]
-        file = of_cause[0][1] if of_cause else ""
-        failed = [(f"{report.cause}; {report.fix}", file), *(each for each in failed if each not in of_cause)]
+        of_cause = [file for text, file in failed if report.cause in text]
+        others = ((text, file) for text, file in failed if report.cause not in text)
+        failed = [(f"{report.cause}; {report.fix}", of_cause[0] if of_cause else ""), *others]
     for text, file in failed[:MAX_LINES] or [(report.summary, "")]:
         yield f"::error {_file(file, environ)}title={title}::{_message(text)}"
 

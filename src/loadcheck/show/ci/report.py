@@ -155,7 +155,10 @@ def of_machine(found: Examined) -> Report:
 def of_errors(title: str, problems: Sequence[Problem], exit_code: int) -> Report:
     """The report of a command that could not judge: one result for each problem of its input, or of this machine."""
     group, kind = ("machine", "cannot") if exit_code == EXIT_MACHINE else ("input", "error")
-    results = (Result(group, each.key or each.where, Outcome.ERROR, str(each), kind, each.where) for each in problems)
+    results = (
+        Result(group, problem.key or problem.where, Outcome.ERROR, str(problem), kind, problem.where)
+        for problem in problems
+    )
     first = problems[0]
     return Report(
         title=title,
