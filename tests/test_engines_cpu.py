@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from loadcheck import loading
+from loadcheck import running
 from loadcheck.disk import walked
 from loadcheck.engines import child
 from loadcheck.plan import make_plan, plan_to_json
@@ -176,10 +176,10 @@ def test_a_run_tells_its_time_by_both_clocks_at_once(tmp_path, monkeypatch):
     """A fleet compares the wall clock's time of a run with its duration: what is done before the load, however slow, is in both."""
     plan = make_plan(load_profile("smollm2-135m-cpu"))
     case = case_here(plan, None, 8 << 30)
-    monkeypatch.setattr(loading, "_commit", lambda: time.sleep(0.3))
-    monkeypatch.setattr(loading, "_run", lambda folder, *_: folder.log_path)
-    _, record, _ = loading.run(
-        Prepared(plan, None, case, predict(case)), tmp_path / "run", lambda _: None, loading.Work()
+    monkeypatch.setattr(running, "_commit", lambda: time.sleep(0.3))
+    monkeypatch.setattr(running, "_run", lambda folder, *_: folder.log_path)
+    _, record, _ = running.run(
+        Prepared(plan, None, case, predict(case)), tmp_path / "run", lambda _: None, running.Work()
     )
     passed = datetime.fromisoformat(record.ended_at) - datetime.fromisoformat(record.started_at)
     assert record.duration_s >= 0.3

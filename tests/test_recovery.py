@@ -39,7 +39,7 @@ def t4(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("loadcheck.preparing.ram_available_bytes", lambda: fake_engine.RAM_BYTES)
     monkeypatch.setattr("loadcheck.preparing._require_packages", lambda profile: None)
     monkeypatch.setattr("loadcheck.doctor.examine", lambda machine, plan: Report(plan.profile.name, ()))
-    monkeypatch.setattr("loadcheck.loading.child_command", lambda step, folder: fake_engine.command(step, folder.path))
+    monkeypatch.setattr("loadcheck.running.child_command", lambda step, folder: fake_engine.command(step, folder.path))
 
 
 def _load(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any], str]:
@@ -252,7 +252,7 @@ def test_a_child_that_refuses_keeps_its_exit_code(
 ):
     """A child's exit code for bad input or an unsupported machine is kept, whatever else is in its log."""
     code = f"import sys; print('CUDA out of memory. x'); sys.exit({exit_code})"
-    monkeypatch.setattr("loadcheck.loading.child_command", lambda step, folder: [sys.executable, "-c", code])
+    monkeypatch.setattr("loadcheck.running.child_command", lambda step, folder: [sys.executable, "-c", code])
     found, document, _ = _load(capsys, "--recover")
     assert (found, len(document["recovery"]["attempts"])) == (exit_code, 1)
 

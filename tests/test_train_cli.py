@@ -57,7 +57,7 @@ def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Child:
     for module in ("preparing", "cli.train"):  # which has its own name for it, once it was imported
         monkeypatch.setattr(f"loadcheck.{module}.require", lambda names, profile: None)
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
-    monkeypatch.setattr("loadcheck.loading.child_command", found.command)
+    monkeypatch.setattr("loadcheck.running.child_command", found.command)
     return found
 
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from loadcheck import loading
 from loadcheck.checking import gather, parse_run_log
 from loadcheck.errors import BadInput, Problem
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Verdict
-from loadcheck.loading import Work, exit_code_of
+from loadcheck.loading import exit_code_of, judge_without_log
 from loadcheck.logs.events import Device
 from loadcheck.plan import LoadPlan, plan_from_json
 from loadcheck.predict import Card, Case, card_from_device
 from loadcheck.preparing import Prepared
+from loadcheck.running import Work, run, write_results
 from loadcheck.runs.folder import RunFolder
 from loadcheck.runs.json_file import own_file, read_json, write_json
 from loadcheck.runs.record import RunRecord
@@ -139,9 +139,9 @@ def train(prepared: Prepared, training: Training, run_dir: Path | None, on_outpu
     BadInput for rows in which the tokenizer found faults; DoesNotFitError if the training would not fit.
     """
     work = Work(STEPS, training.begin, training.after, training.record())
-    folder, record, log_path = loading.run(prepared, run_dir, on_output, work)
+    folder, record, log_path = run(prepared, run_dir, on_output, work)
     found, verdict = _judge(folder, record, log_path)
-    loading.write_results(folder, record, verdict)
+    write_results(folder, record, verdict)
     return Trained(folder, record, found, verdict)
 
 
@@ -181,7 +181,7 @@ def _judge(folder: RunFolder, record: RunRecord, log_path: Path) -> tuple[TrainE
     try:
         log = parse_run_log(log_path)
     except BadInput as error:
-        return None, loading.judge_without_log(record, error)
+        return None, judge_without_log(record, error)
     evidence = gather(folder.path, log=log, record=record)
     job = validate(TrainJob, (record.training or {}).get("job"), f"run.json of {record.id}: training.job")
     plan = _plan(folder)

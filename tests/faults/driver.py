@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from loadcheck import cli, device, doctor, loading, preparing
+from loadcheck import cli, device, doctor, preparing, running
 from loadcheck.machine import Machine
 from loadcheck.runs import child
 from loadcheck.runs.folder import RunFolder
@@ -44,10 +44,10 @@ def jumping(jump_s: float, scratch: Path) -> type[datetime.datetime]:
 
 if __name__ == "__main__":
     if jump := os.environ.get("CLOCK_JUMP_S"):
-        vars(loading)["datetime"] = jumping(float(jump), Path(json.loads(os.environ["LOADCHECK_STAND_IN"])["scratch"]))
+        vars(running)["datetime"] = jumping(float(jump), Path(json.loads(os.environ["LOADCHECK_STAND_IN"])["scratch"]))
     child.GRACE_S = GRACE_S
     device.read_gpu = lambda: H100
     doctor.read_machine = lambda *_, **__: Machine()
-    loading.child_command = child_command
+    running.child_command = child_command
     preparing._require_packages = lambda profile: None
     cli.main()

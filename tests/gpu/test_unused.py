@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from loadcheck.loading import child_environment
 from loadcheck.plan import make_plan, plan_to_json
+from loadcheck.running import child_environment
 from loadcheck.runs.ahead import ahead
 from loadcheck.runs.child import run_child
 from loadcheck.runs.json_file import write_json

@@ -13,9 +13,9 @@ import pytest
 
 from loadcheck import weights
 from loadcheck.cli import ahead as cli_ahead
-from loadcheck.loading import child_environment
 from loadcheck.plan import make_plan, plan_to_json
 from loadcheck.preparing import GPU_PROFILE
+from loadcheck.running import child_environment
 from loadcheck.runs.ahead import Ahead, ahead
 from loadcheck.runs.child import run_child
 from loadcheck.runs.json_file import write_json

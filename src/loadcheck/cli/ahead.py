@@ -12,9 +12,9 @@ from loadcheck import stacks, weights
 from loadcheck.cli.chosen import chosen_profile
 from loadcheck.device import has_device
 from loadcheck.errors import LoadcheckError
-from loadcheck.loading import child_environment
 from loadcheck.plan import make_plan
 from loadcheck.preparing import GPU_PROFILE
+from loadcheck.running import child_environment
 from loadcheck.runs.ahead import AHEAD, Ahead, ahead
 from loadcheck.runs.secrets import TOKEN_VARIABLES
 from loadcheck.specs.profile import Profile

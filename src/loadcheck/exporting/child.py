@@ -20,7 +20,7 @@ from loadcheck.errors import (
     Problem,
     UnsupportedMachine,
 )
-from loadcheck.loading import child_environment
+from loadcheck.running import child_environment
 from loadcheck.runs.child import ChildEnd, kill_session, signals_as_interrupts
 
 TAIL_CHARS = 2000

@@ -15,8 +15,9 @@ from pathlib import Path
 from loadcheck.checking import parse_run_log
 from loadcheck.errors import BadInput, Problem
 from loadcheck.findings.finding import Verdict
-from loadcheck.loading import child_environment, no_log
+from loadcheck.loading import no_log
 from loadcheck.predict.case import Case
+from loadcheck.running import child_environment
 from loadcheck.runs.child import ChildEnd, Shutdown, run_child, start_child
 from loadcheck.runs.folder import RunFolder
 from loadcheck.runs.json_file import write_json
