@@ -33,10 +33,10 @@ def command(run: Path, target: Path | None, merged: bool, is_check: bool, as_jso
     _refuse(target, merged, is_check)
     out = console(stderr=as_json)
 
-    def say(words: str) -> None:
+    def echo(words: str) -> None:
         print_words(out, words)
 
-    exported: Exported = verify(run, say) if target is None else export(read_adapter(run), target, merged, say)
+    exported: Exported = verify(run, echo) if target is None else export(read_adapter(run), target, merged, echo)
     if as_json:
         print_json(exported.to_json())
     else:

@@ -41,8 +41,6 @@ NOT_COPIED = (ADAPTER, CONFIG, "README.md", MANIFEST)
 HEADER_BYTES = 8
 """The first bytes of a safetensors file hold the length of its JSON header, little-endian."""
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True, slots=True)
 class Exported:
@@ -63,7 +61,7 @@ class Exported:
         }
 
 
-def export(adapter: Adapter, target: Path, merged: bool, say: Say) -> Exported:
+def export(adapter: Adapter, target: Path, merged: bool, echo: Callable[[str], None]) -> Exported:
     """Write a run's adapters, or the model with them merged, prove the result, and only then create the folder.
 
     Raises:
@@ -76,7 +74,7 @@ def export(adapter: Adapter, target: Path, merged: bool, say: Say) -> Exported:
     require(NEEDED, adapter.plan.profile)
     staging = _staging_folder(target)
     try:
-        exported = _proven(adapter, staging, target, "merged" if merged else "adapters", say)
+        exported = _proven(adapter, staging, target, "merged" if merged else "adapters", echo)
         if exported.verdict.passed:
             _publish(staging, target)
     finally:
@@ -97,12 +95,12 @@ def _staging_folder(target: Path) -> Path:
         ) from None
 
 
-def _proven(adapter: Adapter, staging: Path, target: Path, form: Form, say: Say) -> Exported:
+def _proven(adapter: Adapter, staging: Path, target: Path, form: Form, echo: Callable[[str], None]) -> Exported:
     request = {**adapter_request(adapter), "target": str(staging), "merged": form == "merged"}
-    say("merging the adapters into their base" if form == "merged" else "writing the adapters")
+    echo("merging the adapters into their base" if form == "merged" else "writing the adapters")
     base_files = run_step("write", {**request, "adapters": str(adapter.path.resolve())})["base_files"]
     _write_rest(adapter, staging, form)
-    say("loading it again with plain transformers and peft")
+    echo("loading it again with plain transformers and peft")
     found = run_step("prove", {**request, "base_files": base_files})
     comparison = validate(Comparison, found, "the comparison")
     proof = Proof(
@@ -153,15 +151,15 @@ def _publish(staging: Path, target: Path) -> None:
     sync_path(target.parent)
 
 
-def verify(folder: Path, say: Say) -> Exported:
+def verify(folder: Path, echo: Callable[[str], None]) -> Exported:
     """Check an export again: every file by its hash, then by loading it; nothing is loaded if a file has changed."""
     proof = read_proof(folder)
-    say("hashing the files")
+    echo("hashing the files")
     if file_finding(folder, proof).status is Status.FAIL:
         return Exported(folder, proof, judge_proof(folder, proof, None))
     refuse_unsafe(folder, proof.form)
     require(NEEDED, plan_from_json(proof.plan).profile)
-    say("loading it again with plain transformers and peft")
+    echo("loading it again with plain transformers and peft")
     comparison = validate(Comparison, run_step("prove", request_of(folder, proof)), "the comparison")
     return Exported(folder, proof, judge_proof(folder, proof, comparison))
 

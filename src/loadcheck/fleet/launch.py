@@ -13,10 +13,8 @@ from loadcheck.fleet.engines import engine_of
 from loadcheck.fleet.plan import FleetPlan
 from loadcheck.runs.child import ignore_signals, signals_as_interrupts
 
-Say = Callable[[str], None]
 
-
-def launch(plan: FleetPlan, folder: Path, say: Say) -> bool:
+def launch(plan: FleetPlan, folder: Path, echo: Callable[[str], None]) -> bool:
     """Run the engine's commands in the plan's folder; returns False if the user interrupted them.
 
     If the user interrupts it or a command fails, everything that was started is stopped, as it may cost money. UnsupportedMachine if a command is
@@ -29,15 +27,15 @@ def launch(plan: FleetPlan, folder: Path, say: Say) -> bool:
     interrupted = False
     try:
         with signals_as_interrupts():
-            failed += [command for command in commands if not _run(command, folder, say)]
+            failed += [command for command in commands if not _run(command, folder, echo)]
     except KeyboardInterrupt:
-        say("interrupted")
+        echo("interrupted")
         interrupted = True
     for command in failed:
-        say(f"failed: {shlex.join(command)}")
+        echo(f"failed: {shlex.join(command)}")
     if failed or interrupted:
         with ignore_signals():
-            _clean_up(engine.stop(plan), folder, say)
+            _clean_up(engine.stop(plan), folder, echo)
     return not interrupted
 
 
@@ -48,16 +46,16 @@ def _require(plan: FleetPlan, commands: list[list[str]]) -> None:
         raise UnsupportedMachine(Problem(plan.engine, what, "run the plan where it is installed (docs/clouds.md)"))
 
 
-def _run(command: list[str], folder: Path, say: Say) -> bool:
+def _run(command: list[str], folder: Path, echo: Callable[[str], None]) -> bool:
     """Run a command, with its stdout redirected to stderr, as our stdout is one JSON document."""
-    say(shlex.join(command))
+    echo(shlex.join(command))
     return subprocess.run(command, cwd=folder, check=False, stdout=2).returncode == 0
 
 
-def _clean_up(commands: list[list[str]], folder: Path, say: Say) -> None:
+def _clean_up(commands: list[list[str]], folder: Path, echo: Callable[[str], None]) -> None:
     """Run the engine's stop commands, and warn if one fails, as what is left may cost money."""
-    failed = [command for command in commands if not _run(command, folder, say)]
+    failed = [command for command in commands if not _run(command, folder, echo)]
     for command in failed:
-        say(f"NOT STOPPED, and it may still cost money: {shlex.join(command)}")
+        echo(f"NOT STOPPED, and it may still cost money: {shlex.join(command)}")
     if not failed:
-        say("nothing is left running")
+        echo("nothing is left running")

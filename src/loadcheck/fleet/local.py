@@ -28,7 +28,6 @@ ANSWERS = (0, 1, 2, 3)
 
 Gpu = tuple[str, str]
 """(UUID, name)."""
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +78,12 @@ def _too_few(plan: FleetPlan, free: dict[str, list[str]]) -> Iterator[Problem]:
             yield Problem("fleet.json", what, "plan only as many: each node has a GPU of its own", "nodes")
 
 
-def run_local(plan: FleetPlan, folder: Path, say: Say) -> bool:
+def run_local(plan: FleetPlan, folder: Path, echo: Callable[[str], None]) -> bool:
     """Run every node, as many at once as the plan says; returns False if the user interrupted it.
 
     Args:
         folder: the plan's; a node's output goes to NODE.out there.
-        say: called with a line for each start and end.
+        echo: called with a line for each start and end.
     """
     waiting, running = deque(slots(plan)), list[_Running]()
     workers = plan.options.get("workers") or max(1, sum(slot.gpu is not None for slot in waiting))
@@ -93,13 +92,13 @@ def run_local(plan: FleetPlan, folder: Path, say: Say) -> bool:
         try:
             while waiting or running:
                 while waiting and len(running) < workers:
-                    running.append(_start(plan, folder, waiting.popleft(), say))
+                    running.append(_start(plan, folder, waiting.popleft(), echo))
                 for ended in _ended(plan, running):
                     running.remove(ended)
-                    waiting.extend(_again(plan, ended, say))
+                    waiting.extend(_again(plan, ended, echo))
                 time.sleep(POLL_S)
         except KeyboardInterrupt:
-            say(f"interrupted: {len(running)} running nodes are stopped, {len(waiting)} are not started")
+            echo(f"interrupted: {len(running)} running nodes are stopped, {len(waiting)} are not started")
             return False
         finally:
             with ignore_signals():
@@ -107,8 +106,8 @@ def run_local(plan: FleetPlan, folder: Path, say: Say) -> bool:
     return True
 
 
-def _start(plan: FleetPlan, folder: Path, slot: Slot, say: Say) -> _Running:
-    say(f"{slot.node.node}: {slot.gpu or 'on the CPU'}" + (f", try {slot.tries}" if slot.tries > 1 else ""))
+def _start(plan: FleetPlan, folder: Path, slot: Slot, echo: Callable[[str], None]) -> _Running:
+    echo(f"{slot.node.node}: {slot.gpu or 'on the CPU'}" + (f", try {slot.tries}" if slot.tries > 1 else ""))
     with open_private(folder / f"{slot.node.node}.out", "ab") as out:
         process = subprocess.Popen(
             command_of(plan),
@@ -135,16 +134,16 @@ def _ended(plan: FleetPlan, running: Sequence[_Running]) -> list[_Running]:
     return [node for node in running if node.process.poll() is not None]
 
 
-def _again(plan: FleetPlan, ended: _Running, say: Say) -> Iterator[Slot]:
+def _again(plan: FleetPlan, ended: _Running, echo: Callable[[str], None]) -> Iterator[Slot]:
     """Another try for a node that was lost; gather reports it, and does not count it as a pass."""
     slot, code = ended.slot, ended.process.returncode
     kill_session(ended.process.pid)
     took = f"after {time.monotonic() - ended.started_s:.0f} s"
     if code in ANSWERS:
-        say(f"{slot.node.node}: exit code {code} {took}")
+        echo(f"{slot.node.node}: exit code {code} {took}")
         return
     retry = slot.tries <= plan.retries
-    say(f"{slot.node.node}: lost {took} (exit code {code}){'; trying again' if retry else ''}")
+    echo(f"{slot.node.node}: lost {took} (exit code {code}){'; trying again' if retry else ''}")
     if retry:
         yield Slot(slot.node, slot.gpu, slot.tries + 1)
 

@@ -39,12 +39,12 @@ class Effects:
     Attributes:
         prepare: predicts a profile from the memory that is free now; may raise what `preparing.prepare` raises.
         load: runs it in a folder of its own.
-        say: shows the user a line.
+        echo: shows the user a line.
     """
 
     prepare: Callable[[Profile], Prepared]
     load: Callable[[Prepared, Path], Loaded]
-    say: Callable[[str], None]
+    echo: Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def recover(base: Prepared, effects: Effects, folder: Path, force: bool = False)
         needs = _attempt(recovery, base, effects, folder, needs)
     else:
         for obstacle in base.prediction.obstacles:
-            effects.say(f"not loaded as asked for: {obstacle.what}")
+            effects.echo(f"not loaded as asked for: {obstacle.what}")
     while not recovery.end:
         prepared = _next(recovery, effects, needs)
         if prepared is not None:
@@ -140,7 +140,7 @@ def _attempt(
     """Run one load; returns what the next one must be predicted to leave, which is more if this one was short of memory."""
     number = len(recovery.attempts) + 1
     what = flags(prepared.plan.profile, recovery.base.plan.profile) or "as asked for"
-    effects.say(f"attempt {number}: {what}")
+    effects.echo(f"attempt {number}: {what}")
     loaded = effects.load(prepared, _folder(folder, number))
     attempt = Attempt(number, prepared, loaded, None if prepared.prediction.account is None else short_of(loaded))
     recovery.attempts.append(attempt)
@@ -200,6 +200,6 @@ def _keep(recovery: Recovery, effects: Effects) -> None:
         with open_private(path, "w", encoding="utf-8") as file:
             file.write(Redactor(secrets(os.environ)).text(profile_toml(found, comment)))
     except OSError as error:
-        effects.say(f"{path}: could not be written ({error.strerror}); the flags above say the same")
+        effects.echo(f"{path}: could not be written ({error.strerror}); the flags above say the same")
         return
     recovery.kept = path
