@@ -61,7 +61,7 @@ def differences(a: Subject, b: Subject, path: tuple[Step, ...] | None) -> Iterat
             continue
         if path is None:
             note = a.note if a.case is None else b.note
-            yield Difference(spec, mine, other, (), False, f"not predicted: {note}")
+            yield Difference(spec, mine, other, parts=(), explained=False, why=f"not predicted: {note}")
             continue
         parts = tuple(_parts(attribute, path))
         band = b.banded.get(attribute) or a.banded.get(attribute)

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from loadcheck.disk import sha256_of
 from loadcheck.errors import BadInput, Problem
-from loadcheck.findings.finding import Finding, Status, Verdict, run_finding
+from loadcheck.findings.finding import Finding, Status, Verdict, run_failure, run_finding
 from loadcheck.specs.files import Spec, validate
 
 PROOF = "proof.json"
@@ -172,7 +172,7 @@ def judge_proof(folder: Path, proof: Proof, comparison: Comparison | None) -> Ve
     if comparison is proof.comparison:  # the export is being made
         return Verdict((files, *comparison_findings(comparison, tolerance)))
     contradictions = [*_contradictions(proof, comparison), *_other_rank(folder, proof)]
-    edited = [run_finding("proof", False, "; ".join(contradictions), "proof.json was edited: export the run again")]
+    edited = [run_failure("proof", "; ".join(contradictions), "proof.json was edited: export the run again")]
     return Verdict((files, *comparison_findings(comparison, tolerance), *(edited if contradictions else [])))
 
 

@@ -28,7 +28,7 @@ def compare(
     yield evidence.finding(
         reading,
         Check.IDENTITY,
-        Interval.of(reading).meets(computed),
+        ok=Interval.of(reading).meets(computed),
         low=round(to_edge(computed.low), 4),
         high=round(to_edge(computed.high), 4),
         why=formula,

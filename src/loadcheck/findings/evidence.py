@@ -84,10 +84,10 @@ class Evidence:
             if (reading := self.attempt.reading(attribute)) is not None:
                 own_why = why.format(figure=reading.spec.name, wanted=wanted)
                 yield self.finding(
-                    reading, Check.STACK, reading.value == wanted, predicted=wanted, why=own_why, remedy=remedy
+                    reading, Check.STACK, ok=reading.value == wanted, predicted=wanted, why=own_why, remedy=remedy
                 )
 
-    def finding(self, reading: Reading, check: Check, ok: bool, **fields: object) -> Finding:
+    def finding(self, reading: Reading, check: Check, *, ok: bool, **fields: object) -> Finding:
         """A finding about one reading."""
         spec = reading.spec
         return Finding(

@@ -95,6 +95,11 @@ def run_finding(figure: str, ok: bool | None, why: str, remedy: str) -> Finding:
     return Finding(figure=figure, check=Check.RUN, status=status, why=why, remedy="" if ok else remedy)
 
 
+def run_failure(figure: str, why: str, remedy: str) -> Finding:
+    """The failure of what a run of ours must show."""
+    return run_finding(figure, ok=False, why=why, remedy=remedy)
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """All findings of a judgement."""

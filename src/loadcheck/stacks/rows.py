@@ -72,7 +72,7 @@ class RowTokenizer:
                 self._too_long(row.line, len(ids), "--max-prompt-length", faults)
                 continue
             num_cut = max(0, len(ids) - self._limit_tokens)
-            found.append(TokenRow(row.line, ids[-self._limit_tokens :], [], False, num_cut))
+            found.append(TokenRow(row.line, ids[-self._limit_tokens :], [], ends_answer=False, num_cut=num_cut))
         return found
 
     def _row(self, row: Row, faults: Faults) -> TokenRow | None:

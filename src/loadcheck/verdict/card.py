@@ -40,7 +40,7 @@ def _capability(evidence: Evidence, name: Reading, known: NamedCard) -> Iterator
     reading = evidence.attempt.reading("compute_capability")
     wanted = known.gpu.compute_capability
     if reading is not None:
-        yield evidence.finding(reading, Check.STACK, reading.value == wanted, predicted=wanted,
+        yield evidence.finding(reading, Check.STACK, ok=reading.value == wanted, predicted=wanted,
                                why=f"{name.value} has compute capability {wanted} (env/gpus.toml)", remedy=OTHER_CARD)  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def _total(evidence: Evidence, name: Reading, known: NamedCard) -> Iterator[Find
     fits = [gib for gib in _totals(known) if _meets(reading, gib)]
     low, high = fits[0] if fits else known.gib[0]
     why = f"{name.value} has {low:.1f} to {high:.1f} GiB (env/gpus.toml)"
-    yield evidence.finding(reading, Check.STACK, bool(fits), low=round(low, 3), high=round(high, 3), why=why,
+    yield evidence.finding(reading, Check.STACK, ok=bool(fits), low=round(low, 3), high=round(high, 3), why=why,
                            remedy="" if fits else OTHER_CARD)  # fmt: skip
     if known.is_slice or (fits and fits[0] != known.gib[0]):
         yield Finding(figure="gpu_name", check=Check.STACK, status=Status.SKIPPED, where=evidence.where(name.line),
@@ -62,11 +62,11 @@ def _family(evidence: Evidence, name: Reading) -> Iterator[Finding]:
     """For a card that nobody measured: what its name tells of its family and its memory."""
     capability, wanted = evidence.attempt.reading("compute_capability"), capability_of(str(name.value))
     if capability is not None and wanted is not None:
-        yield evidence.finding(capability, Check.STACK, capability.value == wanted, predicted=wanted,
+        yield evidence.finding(capability, Check.STACK, ok=capability.value == wanted, predicted=wanted,
                                why=f"{name.value} has compute capability {wanted} by its family (env/gpus.toml)", remedy=OTHER_CARD)  # fmt: skip
     total, gib = evidence.attempt.reading("gpu_total_bytes"), gib_in_name(str(name.value))
     if total is not None and gib is not None:
-        yield evidence.finding(total, Check.STACK, _meets(total, gib), low=round(gib[0], 3), high=round(gib[1], 3),
+        yield evidence.finding(total, Check.STACK, ok=_meets(total, gib), low=round(gib[0], 3), high=round(gib[1], 3),
                                why=f"{name.value} has {gib[0]:.1f} to {gib[1]:.1f} GiB by its name", remedy=OTHER_CARD)  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def _refused(evidence: Evidence) -> Iterator[Finding]:
         why = why_refused(float(capability.value))
     if why is not None:
         yield evidence.finding(
-            name, Check.STACK, False, why=f"this stack cannot have loaded on it: {why}", remedy=OTHER_CARD
+            name, Check.STACK, ok=False, why=f"this stack cannot have loaded on it: {why}", remedy=OTHER_CARD
         )
 
 
@@ -135,14 +135,14 @@ def _machine(evidence: Evidence) -> Iterator[Finding]:
     if not isinstance(gpu, dict) or name is None:
         return
     remedy = "the log is from another machine than its run.json; load it again"
-    yield evidence.finding(name, Check.STACK, gpu.get("name") == name.value, predicted=str(gpu.get("name")),
+    yield evidence.finding(name, Check.STACK, ok=gpu.get("name") == name.value, predicted=str(gpu.get("name")),
                            why="the card that run.json names", remedy=remedy)  # fmt: skip
     capability, total = evidence.attempt.reading("compute_capability"), evidence.attempt.reading("gpu_total_bytes")
     if capability is not None:
         recorded = str(gpu.get("compute_capability"))
-        yield evidence.finding(capability, Check.STACK, recorded == capability.value, predicted=recorded,
+        yield evidence.finding(capability, Check.STACK, ok=recorded == capability.value, predicted=recorded,
                                why="the compute capability that run.json names", remedy=remedy)  # fmt: skip
     if total is not None:
         same = abs(float(total.value) - gpu["total_bytes"]) <= SAME_TOTAL * gpu["total_bytes"] + total.tolerance
-        yield evidence.finding(total, Check.STACK, same and gpu["free_bytes"] <= gpu["total_bytes"], predicted=round(to_gib(gpu["total_bytes"]), 3),
+        yield evidence.finding(total, Check.STACK, ok=same and gpu["free_bytes"] <= gpu["total_bytes"], predicted=round(to_gib(gpu["total_bytes"]), 3),
                                why="the memory that run.json names", remedy=remedy)  # fmt: skip

@@ -11,7 +11,7 @@ from itertools import islice
 from msgspec import structs
 
 from loadcheck.findings.evidence import Evidence
-from loadcheck.findings.finding import Check, Finding, Status, run_finding
+from loadcheck.findings.finding import Check, Finding, Status, run_failure
 from loadcheck.logs.event import Event
 from loadcheck.logs.events import Device, Imported, OnDevice, RamFound, TrainData, WeightsLoaded, WeightsReady
 
@@ -97,7 +97,7 @@ def check_reserve(evidence: Evidence, reserved_bytes: int) -> Iterator[Finding]:
     total = None if device is None else device.device_total_bytes
     if total is not None and reserved_bytes > total:
         why = f"torch had reserved {reserved_bytes} bytes, and the card has {total}: {PAGED}"
-        yield run_finding("device memory", False, why, PREVENT_PAGING)
+        yield run_failure("device memory", why, PREVENT_PAGING)
 
 
 def _numbers(event: Event | None) -> Numbers:

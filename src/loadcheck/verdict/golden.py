@@ -42,7 +42,7 @@ def _compared(evidence: Evidence, name: str, allowed: Range, expected: Expected)
     return evidence.finding(
         reading,
         Check.GOLDEN,
-        ok,
+        ok=ok,
         predicted=allowed.exactly,
         low=allowed.low if allowed.exactly is None else exactly,
         high=allowed.high if allowed.exactly is None else exactly,

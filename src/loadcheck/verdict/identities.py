@@ -35,9 +35,9 @@ def _agreement(evidence: Evidence) -> Iterator[Finding]:
         if clash:
             first, second = clash
             why = f"line {first.line} says {first.show()}, line {second.line} says {second.show()}"
-            yield evidence.finding(second, Check.IDENTITY, False, why=why, remedy=EDITED)
+            yield evidence.finding(second, Check.IDENTITY, ok=False, why=why, remedy=EDITED)
         elif len(readings) > 1:
-            yield evidence.finding(readings[0], Check.IDENTITY, True, why=f"{len(readings)} lines say the same")
+            yield evidence.finding(readings[0], Check.IDENTITY, ok=True, why=f"{len(readings)} lines say the same")
 
 
 def _clash(readings: list[Reading]) -> tuple[Reading, Reading] | None:

@@ -45,7 +45,7 @@ def _compared(evidence: Evidence, reading: Reading, predicted: Value, band: Band
         low, high = (round(float(spec.to_edge(edge)), spec.decimals or 0) for edge in (band.low, band.high))
     remedy = "" if ok else OTHER_THAN_PREDICTED
     edge = spec.to_edge(predicted)
-    return evidence.finding(reading, Check.MODEL, ok, predicted=edge, low=low, high=high, why=why, remedy=remedy)
+    return evidence.finding(reading, Check.MODEL, ok=ok, predicted=edge, low=low, high=high, why=why, remedy=remedy)
 
 
 def _bands(evidence: Evidence) -> Mapping[str, Band]:

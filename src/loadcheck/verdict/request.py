@@ -44,7 +44,7 @@ def _local(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
     reading = evidence.attempt.reading("model")
     if reading is not None and find_model(profile.model) is None:
         requested, loaded = _directory_name(profile.model), _directory_name(str(reading.value))
-        yield evidence.finding(reading, Check.STACK, requested == loaded, predicted=requested,
+        yield evidence.finding(reading, Check.STACK, ok=requested == loaded, predicted=requested,
                                why=f"the run asked for {profile.model}",
                                remedy="another model was loaded than the requested one: load again")  # fmt: skip
     ready = evidence.attempt.last(WeightsReady)

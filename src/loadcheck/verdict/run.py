@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from loadcheck.findings.evidence import Evidence
-from loadcheck.findings.finding import Check, Finding, Status, run_finding
+from loadcheck.findings.finding import Check, Finding, Status, run_failure, run_finding
 from loadcheck.logs.attempt import MAX_KEPT
 from loadcheck.logs.event import Event, name_of
 from loadcheck.logs.events import (
@@ -67,7 +67,7 @@ def _missing_events(evidence: Evidence) -> Iterator[Finding]:
                           remedy="see the end of load.log for what ended it", where=evidence.where(None), missing=True)  # fmt: skip
     yield from check_needed(evidence)
     if not profile.has_budget and (reading := evidence.attempt.reading("engine")) is not None:
-        yield evidence.finding(reading, Check.RUN, False, why="the run asked for a load without vLLM (fast_inference = false)",
+        yield evidence.finding(reading, Check.RUN, ok=False, why="the run asked for a load without vLLM (fast_inference = false)",
                                remedy="the log is of another load than requested: load it again")  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def _length(evidence: Evidence, answer: Answer) -> Iterator[Finding]:
         return
     most, num_tokens = evidence.profile.generation.max_new_tokens, answer.num_new_tokens
     if (num_tokens is not None and num_tokens > most) or answer.num_prompt_tokens == 0:
-        yield run_finding(f"{name_of(type(answer))} tokens", False,
+        yield run_failure(f"{name_of(type(answer))} tokens",
                    f"{num_tokens} tokens to a prompt of {answer.num_prompt_tokens}, where at most {most} were asked for",
                    "the log was edited, or is from another run; load it again")  # fmt: skip
 
@@ -159,7 +159,7 @@ def check_adapter_bytes(attached: Attached) -> Iterator[Finding]:
     """A failure if the adapters' bytes are not exactly those of their parameters in their type."""
     size, trainable = _BYTES_OF.get(attached.adapter_dtype or ""), attached.trainable_params
     if size and trainable is not None and attached.adapter_bytes not in (None, trainable * size):
-        yield run_finding("adapter bytes", False, f"{attached.adapter_bytes} bytes are not those of {trainable} parameters of {attached.adapter_dtype}",
+        yield run_failure("adapter bytes", f"{attached.adapter_bytes} bytes are not those of {trainable} parameters of {attached.adapter_dtype}",
                    "the log was damaged or edited; load it again")  # fmt: skip
 
 
@@ -181,7 +181,7 @@ def _steps_taken(evidence: Evidence) -> Iterator[Finding]:
         yield run_finding("losses", has_losses and losses == named, "every step has a loss, and the summary of the training names the first and the last step's loss",
                     "the log was damaged or edited; load it again")  # fmt: skip
         if negative := [step for step in steps if step.loss is not None and step.loss < 0]:
-            yield run_finding("losses", False, f"the loss of step {negative[0].step} is {negative[0].loss}, and a cross-entropy is never negative",
+            yield run_failure("losses", f"the loss of step {negative[0].step} is {negative[0].loss}, and a cross-entropy is never negative",
                     "the log was damaged or edited; load it again")  # fmt: skip
 
 

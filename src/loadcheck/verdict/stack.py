@@ -35,11 +35,11 @@ def _version(evidence: Evidence, package: str, reading: Reading) -> Finding:
     pinned = load_versions().version(package)
     value = str(reading.value)
     if is_release(value, pinned):
-        return evidence.finding(reading, Check.STACK, True, predicted=pinned, why="the pinned version")
+        return evidence.finding(reading, Check.STACK, ok=True, predicted=pinned, why="the pinned version")
     built, is_gpu = f"the pin is {pinned}", evidence.profile is None or not evidence.profile.on_cpu
     if release_of(value) == release_of(pinned) and value != release_of(value):
         built = f"a build of its own, and the pin is {pinned} for CUDA {load_versions().version('cuda')}"
-    finding = evidence.finding(reading, Check.STACK, False, predicted=pinned, why=built, remedy=_OTHER_STACK)
+    finding = evidence.finding(reading, Check.STACK, ok=False, predicted=pinned, why=built, remedy=_OTHER_STACK)
     # a build that cannot use an NVIDIA GPU is not another stack: such a load is impossible
     if is_gpu and _NO_CUDA.search(value):
         return finding
@@ -106,7 +106,7 @@ def _settings(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
     for attribute, value in wanted.items():
         reading = evidence.attempt.reading(attribute)
         if reading is not None:
-            yield evidence.finding(reading, Check.STACK, reading.value == value, predicted=value,
+            yield evidence.finding(reading, Check.STACK, ok=reading.value == value, predicted=value,
                                    why=f"profile {profile.name} asks for {value}",
                                    remedy=_settings_remedy(evidence, _flag(reading)))  # fmt: skip
     if evidence.assumed:
@@ -120,7 +120,7 @@ def _settings(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
         wanted_words = f"{requested.name}, " + (
             "a dynamic quant" if is_dynamic(profile.model) else "all of it in 4 bits"
         )
-        yield evidence.finding(reading, Check.STACK, same, predicted=requested.name,
+        yield evidence.finding(reading, Check.STACK, ok=same, predicted=requested.name,
                                why=f"profile {profile.name} asks for {wanted_words if dynamic else requested.name}",
                                remedy=_settings_remedy(evidence, "the profile of this load"))  # fmt: skip
 
@@ -152,7 +152,7 @@ def _utilization(evidence: Evidence, profile: Profile) -> Iterator[Finding]:
         return
     share = round(profile.gpu_memory_utilization * float(reading.value) / predicted, 2)
     if share != profile.gpu_memory_utilization:
-        yield evidence.finding(reading, Check.STACK, False, predicted=round(predicted, 2),
+        yield evidence.finding(reading, Check.STACK, ok=False, predicted=round(predicted, 2),
                                why=f"profile {profile.name} asks for {profile.gpu_memory_utilization} of the free memory, and this "
                                f"load was made with about {share}",
                                remedy=f"check with --gpu-memory-utilization {share}, or --profile FILE of this load's settings")  # fmt: skip

@@ -109,7 +109,7 @@ def _inside(prediction: Prediction, readings: Mapping[str, Reading]) -> Iterator
         source = sources[name].source if name in sources else ""
         if name == RESERVED:
             source = "the engine's profile run of a full batch"
-        yield Row(name, True, predicted, _value(readings, f"{name}_bytes"), source)
+        yield Row(name, inside=True, predicted=predicted, measured=_value(readings, f"{name}_bytes"), source=source)
 
 
 def _outside(prediction: Prediction, readings: Mapping[str, Reading], used_before: int | None) -> Iterator[Row]:
@@ -118,15 +118,14 @@ def _outside(prediction: Prediction, readings: Mapping[str, Reading], used_befor
         if part.name == "kv_cache":
             rounding = part.num_bytes - (prediction.figures.kv_cache_bytes or 0)
             if rounding > 0:
-                yield Row(
-                    "kv_cache, rounded up", False, rounding, None, "torch's allocator rounds each layer's tensor up"
-                )
+                source = "torch's allocator rounds each layer's tensor up"
+                yield Row("kv_cache, rounded up", inside=False, predicted=rounding, measured=None, source=source)
         if part.name in INSIDE:
             continue
         attribute = f"{part.name}_bytes"
         measured = _value(readings, attribute) if attribute in known else None
         measured = used_before if part.name == "context" else measured
-        yield Row(part.name, False, part.num_bytes, measured, source_of(part))
+        yield Row(part.name, inside=False, predicted=part.num_bytes, measured=measured, source=source_of(part))
 
 
 def source_of(term: Term) -> str:
@@ -139,4 +138,5 @@ def _rest(rows: Iterable[Row], peak: int | None) -> Iterator[Row]:
     if peak is None:
         return
     held = sum((row.predicted or 0) if row.measured is None else row.measured for row in rows if not row.reserved)
-    yield Row(REST, False, None, peak - held, "the rest of the peak: slack of torch's cache, and rounding")
+    source = "the rest of the peak: slack of torch's cache, and rounding"
+    yield Row(REST, inside=False, predicted=None, measured=peak - held, source=source)

@@ -110,8 +110,8 @@ def _rows(training: TrainPrediction) -> Iterator[Row]:
     """The card's terms, with the parts of the allocator's peak instead of the peak."""
     peak: Term = training.memory.peak
     for part in training.device.parts:
-        for row in peak.parts if part.num_bytes == peak.num_bytes else (part,):
-            yield Row(row.name, False, row.num_bytes, None, source_of(row))
+        for term in peak.parts if part.num_bytes == peak.num_bytes else (part,):
+            yield Row(term.name, inside=False, predicted=term.num_bytes, measured=None, source=source_of(term))
 
 
 def _own(settings: TrainSettings) -> Iterator[tuple[str, object]]:

@@ -88,7 +88,7 @@ def _answer(plan: LoadPlan, llm: Any, recorder: Recorder) -> None:
     sampling = SamplingParams(temperature=0, max_tokens=generation.max_new_tokens)
     output = llm.generate([{"prompt_token_ids": ids}], sampling, use_tqdm=False)[0]
     token_ids = list(output.outputs[0].token_ids)
-    generated = Generated(token_ids, False, output.metrics.first_token_time)
+    generated = Generated(token_ids, adapter_enabled=False, first_token_unix_s=output.metrics.first_token_time)
     text = tokenizer.decode(token_ids, skip_special_tokens=True)
     recorder.record(
         Answered(

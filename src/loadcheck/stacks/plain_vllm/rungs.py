@@ -28,7 +28,7 @@ def _fewer_sequences(profile: Profile, _short: Shortage | None) -> Iterator[Prof
 
 
 RUNGS = (
-    Rung("fewer sequences", "answers at once", ("max_num_seqs",), _fewer_sequences, False),
+    Rung("fewer sequences", "answers at once", ("max_num_seqs",), _fewer_sequences, with_utilization=False),
     *(rung for rung in rungs.RUNGS if rung.keys[0] in ("gpu_memory_utilization", "max_seq_length")),
     *rungs.SWITCHES,
 )

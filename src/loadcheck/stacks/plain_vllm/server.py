@@ -42,7 +42,7 @@ def shut_down_in_order() -> None:
     async def startup(server: Any, sockets: Any = None) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, setattr, server, "should_exit", True)
+            loop.add_signal_handler(number, setattr, server, "should_exit", True)  # noqa: FBT003: of setattr
         await uvicorn_startup(server, sockets)
 
     uvicorn.Server.startup = startup

@@ -126,7 +126,7 @@ def check_full_request(evidence: Evidence) -> Iterator[Finding]:
     yield evidence.finding(
         blocks,
         Check.IDENTITY,
-        int(blocks.value) >= needed,
+        ok=int(blocks.value) >= needed,
         low=needed,
         why=f"the KV cache must hold one request of {length.show()} tokens",
         remedy="raise gpu_memory_utilization, or lower max_seq_length, max_lora_rank or the number of sequences",
@@ -143,7 +143,9 @@ def check_graphs(evidence: Evidence) -> Iterator[Finding]:
     listed = evidence.attempt.reading("graph_sizes")
     if listed is not None:
         wanted = ",".join(str(size) for size in reversed(sizes))
-        yield evidence.finding(listed, Check.IDENTITY, listed.value == wanted, predicted=wanted, why=why, remedy=EDITED)
+        yield evidence.finding(
+            listed, Check.IDENTITY, ok=listed.value == wanted, predicted=wanted, why=why, remedy=EDITED
+        )
     for attribute, value in (("num_cuda_graphs", len(sizes)), ("largest_graph", max(sizes, default=0))):
         yield from compare(evidence, attribute, Interval(value, value), why)
     if not sizes:
@@ -188,14 +190,14 @@ def check_times(evidence: Evidence) -> Iterator[Finding]:
     for attribute in ("weights_load_s", "profile_s", "graph_capture_s", "engine_init_s"):
         reading = evidence.attempt.reading(attribute)
         if reading is not None and float(reading.value) < 0:
-            yield evidence.finding(reading, Check.IDENTITY, False, low=0.0, why="no time is negative", remedy=EDITED)
+            yield evidence.finding(reading, Check.IDENTITY, ok=False, low=0.0, why="no time is negative", remedy=EDITED)
     parts = {part: intervals_of(evidence, part) for part in ("profile_s", "graph_capture_s")}
     inside = sum(
         (found[0].low - (0.5 if part == "graph_capture_s" else 0.0) for part, found in parts.items() if found), 0.0
     )
     start = evidence.attempt.reading("engine_init_s")
     if start is not None and inside > 0:
-        yield evidence.finding(start, Check.IDENTITY, Interval.of(start).high >= inside, low=round(inside, 2), remedy=EDITED,
+        yield evidence.finding(start, Check.IDENTITY, ok=Interval.of(start).high >= inside, low=round(inside, 2), remedy=EDITED,
                                why="the engine's start includes the memory profile and the graph capture, and takes at least as long")  # fmt: skip
 
 
@@ -205,7 +207,7 @@ def check_dtype(evidence: Evidence) -> Iterator[Finding]:
     if reading is None or capability is None:
         return
     wanted = "bfloat16" if float(capability.value) >= 8 else "float16"
-    yield evidence.finding(reading, Check.IDENTITY, reading.value == wanted, predicted=wanted,
+    yield evidence.finding(reading, Check.IDENTITY, ok=reading.value == wanted, predicted=wanted,
                            why=f"compute capability {capability.value} computes in {wanted}", remedy=EDITED)  # fmt: skip
 
 
@@ -227,7 +229,7 @@ def check_attention(evidence: Evidence) -> Iterator[Finding]:
     for attribute, wanted in expected_of.items():
         reading = evidence.attempt.reading(attribute)
         if reading is not None and wanted is not None and reading.value != wanted:
-            yield evidence.finding(reading, Check.IDENTITY, False, predicted=wanted,
+            yield evidence.finding(reading, Check.IDENTITY, ok=False, predicted=wanted,
                                    why=f"a card of compute capability {capability.value} prints {wanted} here", remedy=EDITED)  # fmt: skip
 
 
@@ -243,7 +245,7 @@ def check_model(evidence: Evidence) -> Iterator[Finding]:
     for attribute, wanted, holds in expectations:
         reading = evidence.attempt.reading(attribute)
         if reading is not None:
-            yield evidence.finding(reading, Check.IDENTITY, holds(reading), predicted=wanted,
+            yield evidence.finding(reading, Check.IDENTITY, ok=holds(reading), predicted=wanted,
                                    why=f"{model.name} has {wanted}", remedy=WRONG_MODEL)  # fmt: skip
 
 
@@ -262,7 +264,7 @@ def check_patched(evidence: Evidence) -> Iterator[Finding]:
         wanted = 0 if none or (evidence.profile is not None and reading.value == 0) else num_layers
         why = f"all {num_layers} layers are patched" if wanted else "no layer is patched, with unsloth's reason for it"
         yield evidence.finding(
-            reading, Check.IDENTITY, reading.value == wanted, predicted=wanted, why=why, remedy=EDITED
+            reading, Check.IDENTITY, ok=reading.value == wanted, predicted=wanted, why=why, remedy=EDITED
         )
 
 
@@ -280,7 +282,7 @@ def check_estimate(evidence: Evidence) -> Iterator[Finding]:
     if ranks is None:
         return
     fits = " or ".join(str(rank) for rank in ranks)
-    yield evidence.finding(reading, Check.IDENTITY, bool(ranks),
+    yield evidence.finding(reading, Check.IDENTITY, ok=bool(ranks),
                            why=f"unsloth's estimate at this utilization with max_lora_rank {fits}" if ranks else
                            f"unsloth's estimate at this utilization differs for every max_lora_rank ({_RANKS})",
                            remedy="" if ranks else EDITED)  # fmt: skip
@@ -318,7 +320,7 @@ def check_trainable(evidence: Evidence) -> Iterator[Finding]:
     reading, config = evidence.attempt.reading("trainable_params"), evidence.config
     if reading is None or config is None or evidence.profile is not None:
         return
-    yield evidence.finding(reading, Check.IDENTITY, bool(possible_ranks(config, int(reading.value))),
+    yield evidence.finding(reading, Check.IDENTITY, ok=bool(possible_ranks(config, int(reading.value))),
                            why=f"adapters of some rank on some linears of all {config.num_hidden_layers} layers",
                            remedy=WRONG_MODEL)  # fmt: skip
 

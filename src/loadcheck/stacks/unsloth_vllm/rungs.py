@@ -133,8 +133,14 @@ def _switch(flag: Flag) -> Rung:
 
 SWITCHES = tuple(_switch(flag) for flag in settings_of(Profile) if flag.setting.costs)
 RUNGS = (
-    Rung("fewer sequences", "answers at once", ("conservativeness",), _fewer_sequences, False),
-    Rung("another utilization", "KV cache, or room beside it", ("gpu_memory_utilization",), _other_utilization, False),
+    Rung("fewer sequences", "answers at once", ("conservativeness",), _fewer_sequences, with_utilization=False),
+    Rung(
+        "another utilization",
+        "KV cache, or room beside it",
+        ("gpu_memory_utilization",),
+        _other_utilization,
+        with_utilization=False,
+    ),
     Rung("shorter requests", "long requests", ("max_seq_length",), _shorter),
     Rung("smaller rank", "what adapters can learn", ("max_lora_rank", "adapters.r"), _smaller_ranks),
     Rung("no q, k, v, o adapters", "what adapters can learn", ("adapters.target_modules",), _fewer_targets),

@@ -26,7 +26,7 @@ def check_engine(evidence: Evidence) -> Iterator[Finding]:
     reading, unsloth = evidence.attempt.reading("engine"), evidence.attempt.reading("unsloth")
     if reading is None or unsloth is None or not is_release(str(unsloth.value), load_versions().version("unsloth")):
         return
-    yield evidence.finding(reading, Check.STACK, reading.value == "V0", predicted="V0",
+    yield evidence.finding(reading, Check.STACK, ok=reading.value == "V0", predicted="V0",
                              why=f"unsloth {unsloth.value} works only with vLLM's V0 engine",
                            remedy="unset VLLM_USE_V1, or set VLLM_USE_V1=0, before the load")  # fmt: skip
 
@@ -46,7 +46,7 @@ def _nf4(evidence: Evidence) -> Iterator[Finding]:
         if attribute == "double_quant" and evidence.config is None and evidence.profile is None:
             continue  # any kind of checkpoint is possible
         for reading in evidence.attempt.readings_of(attribute):
-            yield evidence.finding(reading, Check.STACK, reading.value in wanted, predicted=wanted[0],
+            yield evidence.finding(reading, Check.STACK, ok=reading.value in wanted, predicted=wanted[0],
                                    why="NF4 with double quantization is what was requested and predicted",
                                    remedy=f"load a checkpoint whose quantization_config has {reading.spec.name} {wanted[0].lower()}")  # fmt: skip
 
@@ -57,11 +57,11 @@ def _loader(evidence: Evidence) -> Iterator[Finding]:
         return
     wanted = _LOADERS.get(str(quantization.value), ()) if quantization is not None else ()
     if reading.value == "dummy":
-        yield evidence.finding(reading, Check.STACK, False, predicted=wanted[0] if wanted else None,
+        yield evidence.finding(reading, Check.STACK, ok=False, predicted=wanted[0] if wanted else None,
                                why="dummy weights are random numbers: no checkpoint was read",
                                remedy="load without load_format='dummy'")  # fmt: skip
     elif wanted:
-        yield evidence.finding(reading, Check.STACK, reading.value in wanted, predicted=wanted[0],
+        yield evidence.finding(reading, Check.STACK, ok=reading.value in wanted, predicted=wanted[0],
                                why=f"quantization {quantization.value if quantization else None} is read by the loader {wanted[0]}",
                                remedy="load with unsloth's own load_format, or give the raw output of one load")  # fmt: skip
 
@@ -92,7 +92,7 @@ def check_tokenizer(evidence: Evidence) -> Iterator[Finding]:
     """A failure if the engine has another tokenizer than the model's own, which neither stack requests."""
     reading, models = evidence.attempt.reading("tokenizer"), evidence.attempt.readings_of("model")
     if reading is not None and models and all(reading.value != model.value for model in models):
-        yield evidence.finding(reading, Check.STACK, False, predicted=str(models[-1].value),
+        yield evidence.finding(reading, Check.STACK, ok=False, predicted=str(models[-1].value),
                                why="the engine must have the model's own tokenizer: another one produces different tokens",
                                remedy="load the model with its own tokenizer, or give the raw output of one load")  # fmt: skip
 
@@ -115,7 +115,7 @@ def _suffix(evidence: Evidence) -> Iterator[Finding]:
     model, quantization = evidence.attempt.reading("model"), evidence.attempt.reading("quantization")
     if model is None or quantization is None or not str(model.value).lower().rstrip("/").endswith(SUFFIX_4BIT):
         return
-    yield evidence.finding(quantization, Check.STACK, quantization.value == "nf4", predicted="nf4",
+    yield evidence.finding(quantization, Check.STACK, ok=quantization.value == "nf4", predicted="nf4",
                            why=f"{model.value} is a 4-bit checkpoint by its name",
                            remedy="the weights were loaded without quantization: load with load_in_4bit=True, and check that the "
                            "checkpoint's config.json has its quantization_config")  # fmt: skip
@@ -130,7 +130,7 @@ def check_rank(evidence: Evidence) -> Iterator[Finding]:
         return
     ranks = fitting_ranks(evidence.attempt, config) or [profile.max_lora_rank]
     if profile.max_lora_rank not in ranks:
-        yield evidence.finding(reading, Check.STACK, False, why=f"profile {profile.name} has max_lora_rank {profile.max_lora_rank}, "
+        yield evidence.finding(reading, Check.STACK, ok=False, why=f"profile {profile.name} has max_lora_rank {profile.max_lora_rank}, "
                                f"but unsloth's estimate is for {ranks[0]}",
                                remedy=f"check with --max-lora-rank {ranks[0]} --lora-r {ranks[0]}")  # fmt: skip
     elif (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loadcheck.findings.finding import Finding, Verdict, run_finding
+from loadcheck.findings.finding import Finding, Verdict, run_failure
 from loadcheck.logs.event import Event, name_of
 from loadcheck.logs.events import (
     Attached,
@@ -80,5 +80,5 @@ def _missing_events(training: TrainEvidence) -> Iterator[Finding]:
     for kind in (*of_load, *EVENTS):
         if training.last(kind) is None:
             why = f"the process ended by itself, but its event `{name_of(kind)}` is not in the log"
-            yield run_finding(name_of(kind), False, why, "see the end of load.log")
+            yield run_failure(name_of(kind), why, "see the end of load.log")
     yield from check_needed(training.evidence)

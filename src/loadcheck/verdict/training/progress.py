@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from math import sqrt
 from statistics import mean, variance
 
-from loadcheck.findings.finding import Check, Finding, Status, run_finding
+from loadcheck.findings.finding import Check, Finding, Status, run_failure, run_finding
 from loadcheck.logs.events import (
     TrainDone,
 )
@@ -44,7 +44,7 @@ def _stopping(training: TrainEvidence, done: TrainDone) -> Iterator[Finding]:
     tested, learned = done.num_ends_looked_at, done.num_ends_learned
     why = f"the model ends {shown(learned)} of {shown(tested)} answers"
     if learned is not None and learned > (tested or 0):
-        yield run_finding("stopping", False, why, "the log was damaged or edited: train again")
+        yield run_failure("stopping", why, "the log was damaged or edited: train again")
     elif tested and len(training.steps) >= MIN_STEPS:
         yield run_finding("stopping", None if learned is None else learned > 0, why,
                     "train longer, or see whether the template's end of turn is the tokenizer's EOS")  # fmt: skip
@@ -54,12 +54,12 @@ def _as_asked(training: TrainEvidence, done: TrainDone) -> Iterator[Finding]:
     """A failure for each difference between what the trainer reports of its steps, what was asked for, and steps.jsonl."""
     requested, steps = training.job.schedule.max_steps, training.steps
     if requested is not None and done.num_planned_steps != requested:
-        yield run_finding("planned steps", False, f"{requested} steps were requested, but the trainer planned {done.num_planned_steps}",
+        yield run_failure("planned steps", f"{requested} steps were requested, but the trainer planned {done.num_planned_steps}",
                    "the trainer got other settings: train again")  # fmt: skip
     reported = done.num_steps, done.first_loss, done.last_loss
     kept = len(steps), *((steps[0].loss, steps[-1].loss) if steps else (None, None))
     if reported != kept:
-        yield run_finding("summary", False, f"number of steps, first and last loss: the engine reports {reported}, steps.jsonl has {kept}",
+        yield run_failure("summary", f"number of steps, first and last loss: the engine reports {reported}, steps.jsonl has {kept}",
                    "the run folder was damaged or edited: train again")  # fmt: skip
 
 

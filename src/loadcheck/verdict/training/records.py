@@ -11,7 +11,7 @@ from typing import Any
 
 from loadcheck.errors import shortlist
 from loadcheck.findings.evidence import Evidence
-from loadcheck.findings.finding import Finding, run_finding
+from loadcheck.findings.finding import Finding, run_failure
 from loadcheck.logs.events import Attached, TrainData
 from loadcheck.plan import LoadPlan
 from loadcheck.specs.files import Spec, differences
@@ -99,4 +99,4 @@ def _adapters(evidence: Evidence, records: Records) -> Iterator[Finding]:
 
 def mixed_up(figure: str, why: str) -> Finding:
     """The failure of files that contradict each other, or themselves."""
-    return run_finding(figure, False, why, REMEDY)
+    return run_failure(figure, why, REMEDY)
