@@ -339,6 +339,31 @@ def test_a_report_that_cannot_be_written_loses_nothing(tmp_path: Path, capsys: p
     assert _checked_ctrf(ctrf.read_text())["environment"]["extra"]["verdict"] == "error"
 
 
+def test_with_json_a_report_that_cannot_be_written_is_the_one_document(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """With --json stdout holds one document, also where a report cannot be written: the error."""
+    assert cli.run(["check", str(T4), "--json", "--junit", str(tmp_path / "none" / "junit.xml")]) == 2
+    (problem,) = json.loads(capsys.readouterr().out)["error"]
+    assert problem["where"].endswith("junit.xml")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_reports_are_written_though_nobody_reads_the_output(
+    command: list[str], written: Written, monkeypatch: pytest.MonkeyPatch
+):
+    """Where the reader of stdout is gone, as with `| head`, the reports hold the verdict all the same."""
+
+    def closed(*_: object) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stdout.write", closed)
+    monkeypatch.setattr("sys.stderr.close", lambda: None)
+    code, forms = written(*command)
+    monkeypatch.undo()
+    assert code == 141 and _checked_ctrf(forms["ctrf"])["environment"]["extra"]["verdict"] != "error"
+
+
 @pytest.mark.parametrize("form", ["junit", "ctrf", "summary", "annotations"])
 @pytest.mark.parametrize("is_log", [True, False])
 def test_a_report_does_not_overwrite_what_is_judged(

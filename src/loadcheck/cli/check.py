@@ -51,12 +51,12 @@ def command(
         with log_file(target) as file:
             evidence = gather(file, profile, gpu, overrides=changed)
             verdict, record = judge(evidence), None
-    if not as_json:
-        _show(target, evidence, verdict)
     ci_reports.write(lambda: of_verdict(f"check {target}", evidence, verdict, record))
     if as_json:
         named = evidence.profile.name if evidence is not None and evidence.profile is not None else None
         print_json({"profile": named, **verdict.to_json()})
+    else:
+        _show(target, evidence, verdict)
     return EXIT_PASS if verdict.passed else EXIT_FAIL
 
 
@@ -70,9 +70,9 @@ def _show(target: Path, evidence: Evidence | None, verdict: Verdict) -> None:
 def _training(folder: Path, as_json: bool, ci_reports: CiReports) -> int:
     """Judge a training, which states its settings itself."""
     trained = judge_training_folder(folder)
-    if not as_json:
-        show_trained(console(), trained)
     ci_reports.write(lambda: of_verdict(f"check {folder}", trained.evidence, trained.verdict, trained.record))
     if as_json:
         print_json({"profile": trained.record.profile.get("name"), **trained.verdict.to_json()})
+    else:
+        show_trained(console(), trained)
     return trained.exit_code

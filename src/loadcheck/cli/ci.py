@@ -7,7 +7,6 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +39,9 @@ class CiReports:
 
     Attributes:
         inputs: what the command reads, and its run folder: files that no report may overwrite.
+        as_json: whether an error is the one document of the command.
         made: whether a report was made; that of a later error leaves its files as they are.
+        unwritten: the problems of the reports that could not be written.
     """
 
     junit: Path | None
@@ -48,12 +49,14 @@ class CiReports:
     summary: Path | None
     annotations: Path | None
     inputs: tuple[Path, ...] = ()
+    as_json: bool = False
     made: bool = False
+    unwritten: tuple[Problem, ...] = ()
 
     def write(self, report: Callable[[], Report], run: Path | None = None) -> None:
         """Write each form that was asked for, and annotate in GitHub Actions and Buildkite. Without any reader, no report is made.
 
-        BadInput names each file that cannot be written, once all others are.
+        A file that cannot be written ends the command as BadInput, but only once the verdict is shown; with --json at once.
 
         Args:
             run: a run folder that is no input of the command; its own files stay as they are.
@@ -62,30 +65,38 @@ class CiReports:
         if not (in_github or agent or any((self.junit, self.ctrf, self.summary, self.annotations))):
             return
         found, self.made = report(), True
-        problems = tuple(self._unwritten(found, self.inputs if run is None else (*self.inputs, run)))
+        self.unwritten = tuple(self._write_files(found, self.inputs if run is None else (*self.inputs, run)))
         if in_github:
             _print_github(found)
         if agent:
             _annotate_buildkite(found, agent)
-        if problems:
-            raise BadInput(problems)
+        if self.as_json:
+            self.end()
+
+    def end(self) -> None:
+        """BadInput if a report could not be written."""
+        if self.unwritten:
+            raise BadInput(self.unwritten)
 
     def write_error(self, title: str, error: Exception) -> None:
         """Report the error that ends the command. A report that cannot be written is named, and changes neither the error nor the exit code."""
-        from loadcheck.show.ci.report import of_errors
+        problems, exit_code = ended_by(error)
 
-        found = partial(of_errors, title, *ended_by(error))
-        if self.made:  # the verdict's report stays
-            if _in_github():
-                _print_github(found())
-            return
-        try:
-            self.write(found)
-        except BadInput as unwritten:
-            for problem in unwritten.problems:
+        def report() -> Report:
+            from loadcheck.show.ci.report import of_errors  # takes a while, and is only needed where there is a reader
+
+            return of_errors(title, problems, exit_code)
+
+        if not self.made:
+            self.as_json = False  # the error is the document, not what is written of it
+            self.write(report)
+        elif _in_github():  # the verdict's report stays
+            _print_github(report())
+        for problem in self.unwritten:
+            if problem not in problems:
                 click.echo(f"Error: {printable(str(problem))}", err=True)
 
-    def _unwritten(self, report: Report, inputs: tuple[Path, ...]) -> Iterator[Problem]:
+    def _write_files(self, report: Report, inputs: tuple[Path, ...]) -> Iterator[Problem]:
         """Write each file; yield the problems of those that cannot be written."""
         from loadcheck.show.ci.annotations import gitlab_file
         from loadcheck.show.ci.ctrf import ctrf
@@ -135,7 +146,9 @@ class CiCommand(click.Command):
         reports = ctx.params["ci_reports"] = self._reports(ctx)
         title = _title(ctx)
         try:
-            return super().invoke(ctx)
+            code = super().invoke(ctx)
+            reports.end()
+            return code
         except BrokenPipeError:
             raise  # nobody reads the output
         except (LoadcheckError, click.ClickException, OSError) as error:
@@ -146,9 +159,8 @@ class CiCommand(click.Command):
     def _reports(ctx: click.Context) -> CiReports:
         """The flags of the command, which takes them as one argument."""
         files = {name: ctx.params.pop(name, None) for name in _HELP}
-        return CiReports(
-            **files, inputs=tuple(value for value in _flat(ctx.params.values()) if isinstance(value, Path))
-        )
+        inputs = tuple(value for value in _flat(ctx.params.values()) if isinstance(value, Path))
+        return CiReports(**files, inputs=inputs, as_json=bool(ctx.params.get("as_json")))
 
 
 def _title(ctx: click.Context) -> str:

@@ -37,11 +37,11 @@ def command(targets: tuple[Path, ...], as_json: bool, html: Path | None, ci_repo
     found = [compare(subjects[0], other) for other in subjects[1:]]
     if html is not None:
         _write_page(html, targets, found)
-    if not as_json:
-        _show(found)
     ci_reports.write(lambda: of_comparisons(found))
     if as_json:
         print_json({"same": all(each.same for each in found), "comparisons": [each.to_json() for each in found]})
+    else:
+        _show(found)
     return EXIT_PASS if all(each.same for each in found) else EXIT_FAIL
 
 

@@ -33,9 +33,9 @@ def command(as_json: bool, ci_reports: CiReports, profile: str | None, **flags: 
     reject_ignored_flags(plan.profile, changed)
     refuse_bad_input(plan)
     report = doctor.examine(doctor.read_machine(plan, gpu), plan)
-    if not as_json:
-        show_report(console(), report)
     ci_reports.write(lambda: of_machine(report))
     if as_json:
         print_json(report.to_json())
+    else:
+        show_report(console(), report)
     return report.exit_code

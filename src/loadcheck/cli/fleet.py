@@ -52,13 +52,13 @@ def gather(
         verdict = gather_folder(root, plan_file, jobs)
     if not verdict.nodes:
         raise BadInput(Problem(str(target), "holds no run folder", "name the folder that the nodes wrote to"))
+    ci_reports.write(lambda: of_fleet(str(target), verdict))
     if not as_json:
         show_fleet(console(), verdict)
     if html is not None:
         from loadcheck.show.page import fleet_page
 
         write_page(html, fleet_page(str(target), verdict, given_command()), target)
-    ci_reports.write(lambda: of_fleet(str(target), verdict))
     if as_json:
         print_json(verdict.to_json())
     return verdict.exit_code

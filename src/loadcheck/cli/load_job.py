@@ -62,23 +62,23 @@ def prepared_load(out: Console, profile: str | None, changed: dict[str, Any]) ->
 def load(options: LoadOptions, prepared: Prepared, ahead: Ahead | None) -> int:
     out, profile = options.out, prepared.plan.profile
     if not prepared.prediction.fits and not options.force:
-        if not options.as_json:
-            show_prediction(out, prepared.prediction, tree=False)
-        out.print("Nothing was loaded. Add --force to load anyway.")
         options.ci_reports.write(lambda: of_prediction(f"load {profile.name}", prepared.prediction))
         if options.as_json:
             print_json({"run": None, "outcome": "refused", **prepared.prediction.to_json()})
+        else:
+            show_prediction(out, prepared.prediction, tree=False)
+        out.print("Nothing was loaded. Add --force to load anyway.")
         return EXIT_FAIL
     report = doctor.examine(doctor.read_machine(prepared.plan, prepared.gpu, files=False), prepared.plan)
     if refused_by(out, report, options.as_json, options.force, options.ci_reports):
         return report.exit_code
     with Progress(out, _gauge(prepared)) as progress:
         loaded = run_load(prepared, options.run_dir, progress.feed, if_for(ahead, profile))
-    if not options.as_json:
-        show_verdict(out, loaded.evidence, loaded.verdict, loaded.record, loaded.folder.path)
     options.ci_reports.write(lambda: _report(loaded), loaded.folder.path)
     if options.as_json:
         print_json(loaded.to_json())
+    else:
+        show_verdict(out, loaded.evidence, loaded.verdict, loaded.record, loaded.folder.path)
     return loaded.exit_code
 
 
@@ -95,10 +95,10 @@ def refused_by(out: Console, report: Report, as_json: bool, force: bool, ci_repo
     show_troubles(out, report)
     refused = bool(report.problems) and not force
     if refused:
-        out.print("Nothing was started. Add --force to start anyway; run `loadcheck doctor` for details.")
         ci_reports.write(lambda: of_machine(report))
         if as_json:
             print_json({"run": None, **report.to_json(), "outcome": "refused"})
+        out.print("Nothing was started. Add --force to start anyway; run `loadcheck doctor` for details.")
     return refused
 
 
@@ -119,8 +119,6 @@ def recover(options: LoadOptions, prepared: Prepared) -> int:
     )
     found = walk(prepared, effects, options.run_dir or default_folder(name), options.force)
     loaded = found.attempts[-1].loaded if found.attempts else None
-    if not options.as_json:
-        _show_recovered(out, loaded, found)
     if loaded is None:
         options.ci_reports.write(lambda: of_prediction(f"load {name}", prepared.prediction))
     else:
@@ -128,6 +126,8 @@ def recover(options: LoadOptions, prepared: Prepared) -> int:
     if options.as_json:
         output = loaded.to_json() if loaded else {"run": None, "outcome": "refused", **prepared.prediction.to_json()}
         print_json({**output, "recovery": found.to_json()})
+    else:
+        _show_recovered(out, loaded, found)
     return found.exit_code
 
 

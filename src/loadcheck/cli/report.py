@@ -34,6 +34,7 @@ def command(run: Path, as_json: bool, html: Path | None, ci_reports: CiReports) 
     if run.is_file():
         raise BadInput(Problem(str(run), "is a log, not a run folder", f"use: loadcheck check {run}"))
     loaded = judge_training_folder(run) if is_training(RunFolder(run).read_record()) else judge_folder(run)
+    ci_reports.write(lambda: of_verdict(f"run {loaded.record.id}", loaded.evidence, loaded.verdict, loaded.record))
     if not as_json:
         _show(loaded)
     if html is not None:
@@ -41,7 +42,6 @@ def command(run: Path, as_json: bool, html: Path | None, ci_reports: CiReports) 
         training = trained_part(loaded) if isinstance(loaded, Trained) else None
         page = run_page(loaded.record, loaded.evidence, loaded.verdict, samples, training)
         write_page(html, page, loaded.folder.path)
-    ci_reports.write(lambda: of_verdict(f"run {loaded.record.id}", loaded.evidence, loaded.verdict, loaded.record))
     if as_json:  # last, as an error would be the one document
         print_json(loaded.to_json())
     return EXIT_PASS if loaded.verdict.passed else EXIT_FAIL

@@ -85,11 +85,11 @@ def command(
     except DoesNotFitError as error:
         return _refused(out, prepared.plan.profile.name, error.peaks, as_json, ci_reports)
     title = f"train {trained.record.id}"
-    if not as_json:
-        show_trained(out, trained)
     ci_reports.write(lambda: of_verdict(title, trained.evidence, trained.verdict, trained.record), trained.folder.path)
     if as_json:
         print_json(trained.to_json())
+    else:
+        show_trained(out, trained)
     return trained.exit_code
 
 
@@ -135,10 +135,10 @@ def _trained_profile(name: str, changed: dict[str, Any], flags: dict[str, Any]) 
 
 
 def _refused(out: Console, name: str, peaks: Peaks, as_json: bool, ci_reports: CiReports) -> int:
+    ci_reports.write(lambda: of_peaks(f"train {name}", peaks))
     out.print(
         "[bold red]DOES NOT FIT[/]  Nothing was trained. Add --force to train anyway; `loadcheck fit --method` shows what fits."
     )
-    ci_reports.write(lambda: of_peaks(f"train {name}", peaks))
     if as_json:
         print_json({"run": None, "outcome": "refused", "fits": False, "predicted": peaks.to_json()})
     return EXIT_FAIL
