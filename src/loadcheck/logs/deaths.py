@@ -120,20 +120,29 @@ def find_death(text: str) -> tuple[str, str | None] | None:
 def _reported_death(text: str) -> tuple[str, str | None] | None:
     """The same for a report by what watched the process: a kernel, a container, a scheduler, the other process of an engine."""
     words = text.strip()
-    if (match := _HOST_MEMORY.search(text)) and _is_near(text, match):
+    if _search_near(_HOST_MEMORY, text):
         return words, signal.SIGKILL.name
-    if _PROSE.search(text):
-        return (
-            (words, None) if (match := (_ENGINE.search(text) or _GONE.search(text))) and _is_near(text, match) else None
-        )
-    if (match := _SIGNALLED.search(text)) and _is_near(text, match):
-        word = match["signal"] or match["fish"] or match["number"] or match["mpi"]
-        digits = re.search(r"\d+", word)
-        return words, signal_name(int(digits.group())) if digits else f"SIG{word.removeprefix('SIG').split()[-1]}"
-    if ((match := _EXIT_CODE.search(text)) and _is_near(text, match)) or (match := _MAKE_ERROR.match(text)):
-        code = int(match["code"])
-        return (words, signal_name(code) if code < 0 or code > 128 else None) if code else None
-    return (words, None) if (match := (_ENGINE.search(text) or _GONE.search(text))) and _is_near(text, match) else None
+    if not _PROSE.search(text):
+        if match := _search_near(_SIGNALLED, text):
+            return words, _signal_in(match["signal"] or match["fish"] or match["number"] or match["mpi"])
+        if match := _search_near(_EXIT_CODE, text) or _MAKE_ERROR.match(text):
+            code = int(match["code"])
+            return (words, signal_name(code) if code < 0 or code > 128 else None) if code else None
+    match = _ENGINE.search(text) or _GONE.search(text)
+    return (words, None) if match and _is_near(text, match) else None
+
+
+def _signal_in(word: str) -> str | None:
+    """The signal that a report names, or states as a number."""
+    if digits := re.search(r"\d+", word):
+        return signal_name(int(digits.group()))
+    return f"SIG{word.removeprefix('SIG').split()[-1]}"
+
+
+def _search_near(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The first match, if it is near the beginning of its line."""
+    match = pattern.search(text)
+    return match if match and _is_near(text, match) else None
 
 
 def _is_near(text: str, match: re.Match[str]) -> bool:
