@@ -121,10 +121,10 @@ def licence_of(metadata: Metadata) -> str:
     return str(expression or classifiers or stated or "not stated")
 
 
-def changed_files(found: list[Distribution]) -> list[ChangedFile]:
+def changed_files(distributions: list[Distribution]) -> list[ChangedFile]:
     """The files in RECORD that are missing or have another hash."""
     changed = []
-    for distribution in found:
+    for distribution in distributions:
         for path in distribution.files or ():
             difference = _difference(path)
             if difference is not None:

@@ -225,19 +225,19 @@ def _plan(folder: RunFolder) -> LoadPlan:
     return plan_from_json(data)
 
 
-def _peaks(plan: LoadPlan, found: TrainEvidence) -> Peaks | None:
+def _peaks(plan: LoadPlan, training: TrainEvidence) -> Peaks | None:
     """The peaks predicted for the longest batch of the run, on its own card; None if the run took no step."""
-    if not found.steps:
+    if not training.steps:
         return None
-    card = None if plan.profile.on_cpu else _card(found.evidence.attempt.last(Device))
+    card = None if plan.profile.on_cpu else _card(training.evidence.attempt.last(Device))
     if card is None and not plan.profile.on_cpu:
         return None
-    ram = found.evidence.machine.get("ram_available_bytes")
-    return predict_peaks(Case.of(plan, card, ram), longest_batch(found))
+    ram = training.evidence.machine.get("ram_available_bytes")
+    return predict_peaks(Case.of(plan, card, ram), longest_batch(training))
 
 
-def longest_batch(found: TrainEvidence) -> TrainSettings:
+def longest_batch(training: TrainEvidence) -> TrainSettings:
     """The settings with the run's longest row."""
-    longest = max((step.longest_tokens or 0 for step in found.steps), default=0)
-    settings = found.job.settings
+    longest = max((step.longest_tokens or 0 for step in training.steps), default=0)
+    settings = training.job.settings
     return changed(settings, {"train_seq_length": longest}) if longest and settings.method == "sft" else settings

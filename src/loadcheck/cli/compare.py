@@ -45,19 +45,19 @@ def command(targets: tuple[Path, ...], as_json: bool, html: Path | None, ci_repo
     return EXIT_PASS if all(each.same for each in found) else EXIT_FAIL
 
 
-def _show(found: list[Comparison]) -> None:
+def _show(comparisons: list[Comparison]) -> None:
     out = console()
-    for number, each in enumerate(found):
+    for number, each in enumerate(comparisons):
         if number:
             out.rule()
         show_comparison(out, each)
 
 
-def _write_page(path: Path, targets: tuple[Path, ...], found: list[Comparison]) -> None:
+def _write_page(path: Path, targets: tuple[Path, ...], comparisons: list[Comparison]) -> None:
     """Write the page of two loads; BadInput for more, or if the file cannot be written."""
-    if len(found) > 1:
+    if len(comparisons) > 1:
         raise BadInput(Problem("--html", f"a page compares two loads, not {len(targets)}", "name two"))
     from loadcheck.show.page import comparison_page
 
     mine, other = (read_samples(RunFolder(each).memory_path) if each.is_dir() else [] for each in targets)
-    write_page(path, comparison_page(found[0], (mine, other), given_command()), *targets)
+    write_page(path, comparison_page(comparisons[0], (mine, other), given_command()), *targets)

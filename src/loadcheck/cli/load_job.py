@@ -131,10 +131,10 @@ def recover(options: LoadOptions, prepared: Prepared) -> int:
     return found.exit_code
 
 
-def _show_recovered(out: Console, loaded: Loaded | None, found: Recovery) -> None:
+def _show_recovered(out: Console, loaded: Loaded | None, recovery: Recovery) -> None:
     """Show the last load, and the steps to it."""
     if loaded is not None and loaded.evidence is not None:
         show_verdict(out, loaded.evidence, loaded.verdict, loaded.record, loaded.folder.path)
     elif loaded is not None:
         show_end(out, loaded.record, loaded.folder.path)
-    show_recovery(out, found)
+    show_recovery(out, recovery)

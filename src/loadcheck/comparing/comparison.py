@@ -72,24 +72,24 @@ class Comparison:
         }
 
 
-def _difference_json(found: Difference) -> dict[str, Any]:
-    spec = found.spec
+def _difference_json(difference: Difference) -> dict[str, Any]:
+    spec = difference.spec
     return {
         "figure": spec.name,
-        "a": spec.to_edge(found.a.value, found.a.decimals),
-        "b": spec.to_edge(found.b.value, found.b.decimals),
-        "difference": in_unit(spec, found.amount),
+        "a": spec.to_edge(difference.a.value, difference.a.decimals),
+        "b": spec.to_edge(difference.b.value, difference.b.decimals),
+        "difference": in_unit(spec, difference.amount),
         "parts": [
             {
                 "change": part.change,
                 "difference": in_unit(spec, part.amount),
                 "terms": {name: in_unit(spec, amount) for name, amount in part.terms.items()},
             }
-            for part in found.parts
+            for part in difference.parts
         ],
-        "rest": in_unit(spec, found.rest),
-        "explained": found.explained,
-        "why": found.why,
+        "rest": in_unit(spec, difference.rest),
+        "explained": difference.explained,
+        "why": difference.why,
     }
 
 

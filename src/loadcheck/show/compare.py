@@ -15,33 +15,37 @@ from loadcheck.units import show_bytes, to_gib
 Number = int | float
 
 
-def show_comparison(out: Console, found: Comparison) -> None:
+def show_comparison(out: Console, comparison: Comparison) -> None:
     """Print both loads, the differing settings, versions and machine facts, each moved figure with its causes, and the verdict."""
-    for letter, subject in (("A", found.a), ("B", found.b)):
+    for letter, subject in (("A", comparison.a), ("B", comparison.b)):
         print_words(out, f"{letter}  {subject.name}: {_described(subject)}")
-    for title, changes in (("settings", found.settings), ("versions", found.versions), ("machine", found.machine)):
+    for title, changes in (
+        ("settings", comparison.settings),
+        ("versions", comparison.versions),
+        ("machine", comparison.machine),
+    ):
         if changes:
             out.print()
             print_table(out, (title, "A", "B"), "lll", map(shown_change, changes))
-    if found.moved:
+    if comparison.moved:
         out.print()
-        _show_moved(out, found.moved)
+        _show_moved(out, comparison.moved)
     out.print()
-    print_words(out, summary(found))
+    print_words(out, summary(comparison))
 
 
-def summary(found: Comparison) -> str:
+def summary(comparison: Comparison) -> str:
     """The verdict in a line: same or different, how many figures moved, and whether each difference is explained."""
-    if found.num_compared == 0:
+    if comparison.num_compared == 0:
         return "DIFFERENT: they have no figure in common"
-    ended = "" if found.ended_alike else f"; A {found.a.ending}, B {found.b.ending}"
-    ended += "" if found.of_a_kind else "; one is a training, the other is not"
-    figures = f"{found.num_compared} figure{'s' if found.num_compared > 1 else ''}"
-    if not found.moved:
-        return f"{'SAME' if found.same else 'DIFFERENT'}: none of {figures} moved{ended}"
-    names = ", ".join(difference.spec.name for difference in found.unexplained)
+    ended = "" if comparison.ended_alike else f"; A {comparison.a.ending}, B {comparison.b.ending}"
+    ended += "" if comparison.of_a_kind else "; one is a training, the other is not"
+    figures = f"{comparison.num_compared} figure{'s' if comparison.num_compared > 1 else ''}"
+    if not comparison.moved:
+        return f"{'SAME' if comparison.same else 'DIFFERENT'}: none of {figures} moved{ended}"
+    names = ", ".join(difference.spec.name for difference in comparison.unexplained)
     explained = f"not explained: {names}" if names else "every difference is explained"
-    return f"DIFFERENT: {len(found.moved)} of {figures} moved, {explained}{ended}"
+    return f"DIFFERENT: {len(comparison.moved)} of {figures} moved, {explained}{ended}"
 
 
 def _described(subject: Subject) -> str:
@@ -77,12 +81,12 @@ def _show_moved(out: Console, moved: Iterable[Difference]) -> None:
             print_item(out, Text(" "), line)
 
 
-def causes(found: Difference) -> Iterator[str]:
+def causes(difference: Difference) -> Iterator[str]:
     """A line for each change that moved the figure, by terms, and one for the rest."""
-    for part in found.parts:
-        yield f"{part.change}: {_terms(found.spec, part)}"
-    if not found.explained or (found.rest and found.why != ROUNDING):
-        yield f"{'rest' if found.explained else 'NOT EXPLAINED'} {exact(found.spec, found.rest)}: {found.why}"
+    for part in difference.parts:
+        yield f"{part.change}: {_terms(difference.spec, part)}"
+    if not difference.explained or (difference.rest and difference.why != ROUNDING):
+        yield f"{'rest' if difference.explained else 'NOT EXPLAINED'} {exact(difference.spec, difference.rest)}: {difference.why}"
 
 
 def _terms(spec: FigureSpec, part: Part) -> str:

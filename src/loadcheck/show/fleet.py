@@ -110,20 +110,20 @@ def in_words(finding: NodeFinding) -> str:
     return f"{finding.node}: {finding.kind.value}: {finding.what}; {finding.remedy}{where}"
 
 
-def show_verified(out: Console, found: Verified) -> None:
+def show_verified(out: Console, verified: Verified) -> None:
     """Print what the bundle states, its faults, and whether it is verified."""
-    predicate = found.statement.predicate
+    predicate = verified.statement.predicate
     for file in predicate.configuration:
         sha256 = file.get("digest", {}).get("sha256", "not stated")
         print_words(out, f"{file.get('name')}: {file.get('uri') or 'sha256:' + str(sha256)}")
-    for fault, what in found.faults[:SHOWN]:
+    for fault, what in verified.faults[:SHOWN]:
         print_item(out, Text("FAIL", style="bold red"), f"{fault.value}: {what}")
-    _show_rest(out, len(found.faults), "faults")
+    _show_rest(out, len(verified.faults), "faults")
     nodes = f"{len(predicate.passed_tests)} of {len(predicate.passed_tests) + len(predicate.failed_tests)} nodes pass"
-    if not found.is_believed:
+    if not verified.is_believed:
         print_words(out, f"NOT VERIFIED: do not trust what it states ({predicate.result}, {nodes})")
         return
     print_words(
         out,
-        f"VERIFIED: {len(found.statement.subject):,} files, signed by {found.signer}; {predicate.result}, {nodes}",
+        f"VERIFIED: {len(verified.statement.subject):,} files, signed by {verified.signer}; {predicate.result}, {nodes}",
     )

@@ -67,10 +67,10 @@ def _room(training: TrainPrediction) -> str:
     return f"The card lacks {show_bytes(lacking)}." if lacking > 0 else "The load itself does not fit."
 
 
-def show_fit_training(out: Console, found: list[Largest]) -> None:
+def show_fit_training(out: Console, largest: list[Largest]) -> None:
     """Print the largest value of each setting, what the card has left then, the cost of one step more, and the most that runs at all."""
     rows = []
-    for knob in found:
+    for knob in largest:
         flag, at_most = "--" + knob.setting.replace("_", "-"), "none" if knob.at_most is None else f"{knob.at_most}"
         if knob.training is None or knob.value is None or knob.one_more_bytes is None:
             rows.append((flag, "none fits", "", "", "", at_most))
@@ -82,5 +82,5 @@ def show_fit_training(out: Console, found: list[Largest]) -> None:
     print_table(out, ("setting", "largest", "peak GiB", "left", "one step", "runs up to"), "lrrrlr", rows)
     print_words(out, "Each with the other settings unchanged; the card's peak may be 1 % off. Above the largest value, torch must keep giving back "
                      "the gaps between its blocks, which is slow; above what it runs up to, it is out of memory.")  # fmt: skip
-    for note in {note for knob in found if knob.training is not None for note in _with_engine(knob.training)}:
+    for note in {note for knob in largest if knob.training is not None for note in _with_engine(knob.training)}:
         print_words(out, f"Note: {note}")

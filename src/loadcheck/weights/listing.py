@@ -29,13 +29,13 @@ class ListedFile(Spec, frozen=True, kw_only=True):
     blob_id: str
     sha256: str | None = None
 
-    def difference(self, root: Path, found: LockedFile) -> str | None:
-        """How the file below `root`, whose size and SHA-256 are `found`, differs from the commit's; None if it does not."""
-        if found.size_bytes != self.size_bytes:
-            return f"has {found.size_bytes} bytes, not the commit's {self.size_bytes}"
+    def difference(self, root: Path, file: LockedFile) -> str | None:
+        """How the file below `root`, whose size and SHA-256 are `file`, differs from the commit's; None if it does not."""
+        if file.size_bytes != self.size_bytes:
+            return f"has {file.size_bytes} bytes, not the commit's {self.size_bytes}"
         if self.sha256 is not None:
-            same = found.sha256 == self.sha256
-            return None if same else f"has the SHA-256 {found.sha256}, not the commit's {self.sha256}"
+            same = file.sha256 == self.sha256
+            return None if same else f"has the SHA-256 {file.sha256}, not the commit's {self.sha256}"
         blob_id = git_blob_id(root / self.path)
         return None if blob_id == self.blob_id else f"is the git blob {blob_id}, not the commit's {self.blob_id}"
 

@@ -26,12 +26,12 @@ class LockedFile(Spec, frozen=True, kw_only=True):
     def is_known(self) -> bool:
         return self.size_bytes != "unknown" and self.sha256 != "unknown"
 
-    def difference(self, found: LockedFile) -> str | None:
-        """How `found`, the file on disk, differs from the lock; None if it does not."""
-        if self.size_bytes not in ("unknown", found.size_bytes):
-            return f"has {found.size_bytes} bytes, not {self.size_bytes}"
-        if self.sha256 not in ("unknown", found.sha256):
-            return f"has the SHA-256 {found.sha256}, not {self.sha256}"
+    def difference(self, file: LockedFile) -> str | None:
+        """How `file`, the file on disk, differs from the lock; None if it does not."""
+        if self.size_bytes not in ("unknown", file.size_bytes):
+            return f"has {file.size_bytes} bytes, not {self.size_bytes}"
+        if self.sha256 not in ("unknown", file.sha256):
+            return f"has the SHA-256 {file.sha256}, not {self.sha256}"
         return None
 
 

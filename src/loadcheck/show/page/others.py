@@ -42,19 +42,19 @@ def prediction_page(case: Case, prediction: Prediction, command: str) -> str:
 
 
 def comparison_page(
-    found: Comparison, samples: tuple[Sequence[Sequence[Sample]], Sequence[Sequence[Sample]]], command: str
+    comparison: Comparison, samples: tuple[Sequence[Sequence[Sample]], Sequence[Sequence[Sample]]], command: str
 ) -> str:
     """Two loads side by side: what differs, what each change moved, and the memory of both over time in one chart."""
     moved = [
         (difference.spec.name, difference.a.show(), difference.b.show(), amount_of(difference.spec, difference.amount), list(causes(difference)), difference.explained)
-        for difference in found.moved
+        for difference in comparison.moved
     ]  # fmt: skip
-    groups = (("Settings", found.settings), ("Versions", found.versions), ("Machine", found.machine))
+    groups = (("Settings", comparison.settings), ("Versions", comparison.versions), ("Machine", comparison.machine))
     return render(
         "comparison",
-        title=f"{found.a.name} and {found.b.name}",
-        found=found,
-        summary=comparison_summary(found),
+        title=f"{comparison.a.name} and {comparison.b.name}",
+        found=comparison,
+        summary=comparison_summary(comparison),
         moved=moved,
         groups=[(title, [shown_change(change) for change in changes]) for title, changes in groups if changes],
         chart=_chart_of_both(samples),
