@@ -108,10 +108,10 @@ def read_statement(path: Path) -> Statement:
     return read_stated(path, Statement, MAX_BYTES, "an image", MAKE_ONE)
 
 
-def read_stated(path: Path, kind: type[StatementT], max_bytes: int, subject: str, remedy: str) -> StatementT:
-    """Read a statement as a record of this kind; BadInput if it is missing, too large, or not on such a subject."""
+def read_stated(path: Path, record_type: type[StatementT], max_bytes: int, subject: str, remedy: str) -> StatementT:
+    """Read a statement as a record of this type; BadInput if it is missing, too large, or not on such a subject."""
     try:
-        return msgspec.json.decode(read_at_most(own_file(path), max_bytes), type=kind)
+        return msgspec.json.decode(read_at_most(own_file(path), max_bytes), type=record_type)
     except OSError as error:
         raise BadInput(Problem(str(path), f"no statement ({error.strerror})", remedy)) from None
     except (ValueError, RecursionError, msgspec.MsgspecError) as error:

@@ -100,13 +100,13 @@ class Attempt:
         """Every reading of one figure, in order."""
         return [reading for reading in self.readings if reading.attribute == attribute]
 
-    def last(self, kind: type[EventT]) -> EventT | None:
-        """The last event of this kind; None if there is none."""
-        return next((logged.event for logged in reversed(self.events) if isinstance(logged.event, kind)), None)
+    def last(self, event_type: type[EventT]) -> EventT | None:
+        """The last event of this type; None if there is none."""
+        return next((logged.event for logged in reversed(self.events) if isinstance(logged.event, event_type)), None)
 
-    def all(self, kind: type[EventT]) -> list[EventT]:
-        """Every event of this kind, in order."""
-        return [logged.event for logged in self.events if isinstance(logged.event, kind)]
+    def all(self, event_type: type[EventT]) -> list[EventT]:
+        """Every event of this type, in order."""
+        return [logged.event for logged in self.events if isinstance(logged.event, event_type)]
 
 
 @dataclass(frozen=True, slots=True)

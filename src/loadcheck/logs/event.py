@@ -36,9 +36,9 @@ class Event(Struct, frozen=True, kw_only=True, tag_field="event"):
 EventT = TypeVar("EventT", bound=Event)
 
 
-def name_of(kind: type[Event]) -> str:
+def name_of(event_type: type[Event]) -> str:
     """The event's name in a log."""
-    return str(kind.__struct_config__.tag)
+    return str(event_type.__struct_config__.tag)
 
 
 def to_data(event: Event) -> dict[str, object]:
@@ -50,6 +50,6 @@ def to_data(event: Event) -> dict[str, object]:
     return {"event": name_of(type(event))} | data | last
 
 
-def nullable(kind: type[Event]) -> frozenset[str]:
+def nullable(event_type: type[Event]) -> frozenset[str]:
     """The fields that are written as null if they have no value; all others are left out then."""
-    return frozenset(field.name for field in structs.fields(kind) if field.required or field.default is UNSET)
+    return frozenset(field.name for field in structs.fields(event_type) if field.required or field.default is UNSET)

@@ -117,12 +117,12 @@ def read_event(line: int, data: Mapping[str, Any], kinds: Mapping[str, type[Even
 
 
 @cache
-def _types(kind: type[Event]) -> dict[str, Any]:
+def _types(event_type: type[Event]) -> dict[str, Any]:
     """The type of each field in a log: fields that are always written may be null, those that are left out otherwise may not."""
-    may_be_null = nullable(kind)
+    may_be_null = nullable(event_type)
     return {
         field.name: field.type if field.name in may_be_null else _without_none(field.type)
-        for field in structs.fields(kind)
+        for field in structs.fields(event_type)
     }
 
 

@@ -82,26 +82,27 @@ def settings_of(record: type[Any]) -> tuple[Flag, ...]:
 
 
 def _settings(record: type[Any], prefix: str) -> Iterator[Flag]:
-    for name, kind in get_type_hints(record, include_extras=True).items():
+    for name, annotation in get_type_hints(record, include_extras=True).items():
         table = next(
-            (part for part in (kind, *get_args(kind)) if isinstance(part, type) and issubclass(part, Spec)), None
+            (part for part in (annotation, *get_args(annotation)) if isinstance(part, type) and issubclass(part, Spec)),
+            None,
         )
         if table is not None:
             yield from _settings(table, f"{prefix}{name}.")
-        for setting in getattr(kind, "__metadata__", ()):
+        for setting in getattr(annotation, "__metadata__", ()):
             if isinstance(setting, Setting):
                 on, _, off = (setting.flag or "--" + name.replace("_", "-")).partition("/")
-                yield Flag(prefix + name, on, off or None, *_plain(kind), setting)
+                yield Flag(prefix + name, on, off or None, *_plain(annotation), setting)
 
 
-def _plain(kind: Any) -> tuple[type, tuple[str, ...]]:
+def _plain(annotation: Any) -> tuple[type, tuple[str, ...]]:
     """The type of a flag's value (str if several are allowed), and the choices of a Literal."""
-    if get_origin(kind) is Annotated:
-        return _plain(get_args(kind)[0])
-    if type(None) in get_args(kind) and len(get_args(kind)) == 2:  # optional: None without the flag
-        return _plain(next(part for part in get_args(kind) if part is not type(None)))
-    origin = get_origin(kind) or kind
-    return (origin if origin in (bool, int, float, tuple) else str), (get_args(kind) if origin is Literal else ())
+    if get_origin(annotation) is Annotated:
+        return _plain(get_args(annotation)[0])
+    if type(None) in get_args(annotation) and len(get_args(annotation)) == 2:  # optional: None without the flag
+        return _plain(next(part for part in get_args(annotation) if part is not type(None)))
+    origin = get_origin(annotation) or annotation
+    return (origin if origin in (bool, int, float, tuple) else str), (get_args(annotation) if origin is Literal else ())
 
 
 def engine_arguments(record: Spec) -> dict[str, Any]:
@@ -117,23 +118,27 @@ def words_of(record: Spec) -> list[str]:
 
 
 def _not_by_default(record: Spec) -> Iterator[Flag]:
-    kind: Any = type(record)
-    defaults = {field.name: field.default for field in structs.fields(kind)}
+    record_type: Any = type(record)
+    defaults = {field.name: field.default for field in structs.fields(record_type)}
     yield from (
-        flag for flag in settings_of(kind) if flag.key in defaults and getattr(record, flag.key) != defaults[flag.key]
+        flag
+        for flag in settings_of(record_type)
+        if flag.key in defaults and getattr(record, flag.key) != defaults[flag.key]
     )
 
 
 def figures_of_settings(record: Spec) -> dict[str, str]:
     """The values, by figure, that a log of an engine with these settings states."""
-    kind: Any = type(record)
-    return {flag.setting.figure: str(getattr(record, flag.key)) for flag in settings_of(kind) if flag.setting.figure}
+    record_type: Any = type(record)
+    return {
+        flag.setting.figure: str(getattr(record, flag.key)) for flag in settings_of(record_type) if flag.setting.figure
+    }
 
 
 def switched_on(record: SpecT) -> Iterator[tuple[str, SpecT]]:
     """For each switch that frees memory and is off: its description, and the record with it on."""
-    kind: Any = type(record)
-    for flag in settings_of(kind):
+    record_type: Any = type(record)
+    for flag in settings_of(record_type):
         if flag.setting.costs and not getattr(record, flag.key):
             yield flag.setting.words, changed(record, {flag.key: True})
 
@@ -141,10 +146,10 @@ def switched_on(record: SpecT) -> Iterator[tuple[str, SpecT]]:
 def flags(record: Spec, base: Spec) -> str:
     """The flags of settings that move memory which turn `base` into `record`, quoted for a shell; switches last."""
     before, after = flat(base), flat(record)
-    kind: Any = type(record)
+    record_type: Any = type(record)
     differ = [
         flag
-        for flag in settings_of(kind)
+        for flag in settings_of(record_type)
         if flag.setting.moves_memory
         and flag.key in before
         and flag.key in after

@@ -42,7 +42,7 @@ class Session:
     recorder: Recorder
 
     def answer(
-        self, kind: type[Answer], adapter_id: int, before_record: Callable[[], None] = lambda: None
+        self, event_type: type[Answer], adapter_id: int, before_record: Callable[[], None] = lambda: None
     ) -> Generated:
         """Generate one greedy answer with the current adapters, saved and read back; `before_record` is called whether that fails or not."""
         prompt, prompt_ids = self.profile.generation.prompt, self._prompt_ids()
@@ -53,7 +53,7 @@ class Session:
         finally:
             before_record()
         text = self.tokenizer.decode(generated.token_ids, skip_special_tokens=True)
-        answer = kind(
+        answer = event_type(
             prompt=prompt,
             text=text,
             num_prompt_tokens=len(prompt_ids),

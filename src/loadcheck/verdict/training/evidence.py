@@ -30,5 +30,5 @@ class TrainEvidence:
     peaks: Peaks | None
     records: Records | None = None
 
-    def last(self, kind: type[EventT]) -> EventT | None:
-        return self.evidence.attempt.last(kind)
+    def last(self, event_type: type[EventT]) -> EventT | None:
+        return self.evidence.attempt.last(event_type)
