@@ -1,17 +1,14 @@
-"""A profile: which model to load, how, with which adapters, and what to do after the load."""
+"""The record of a profile. Each setting is declared here once, with its `Setting`."""
 
 from __future__ import annotations
 
-import os
 import re
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from loadcheck.errors import BadInput, Problem, suggestion
-from loadcheck.specs.files import Spec, changed, env_dir, flat, read_toml, set_at, to_data, to_toml, validate
+from loadcheck.specs.files import Spec
 from loadcheck.specs.settings import Setting
 from loadcheck.specs.shape import Quantization
 
@@ -236,23 +233,9 @@ class Profile(Spec, frozen=True, kw_only=True):
         return self.prefix_caching == "on" or (self.prefix_caching == "default" and self.loader == "unsloth")
 
     def __post_init__(self) -> None:
-        if re.fullmatch(NAME, self.name) is None:
-            raise ValueError("name: it becomes the name of a folder; take up to 100 letters, digits, spaces and ._+-")
-        if problem := _of_other_loader(self):
+        problem = next(_contradictions(self), None)
+        if problem is not None:
             raise ValueError(problem)
-        if self.fast_inference and self.max_lora_rank not in VLLM_LORA_RANKS:
-            raise ValueError(
-                f"max_lora_rank ({self.max_lora_rank}) must be one of {VLLM_LORA_RANKS}; vLLM takes no other"
-            )
-        if self.training.steps and self.adapters is None:
-            raise ValueError(
-                "training.steps: training changes the adapters, and there are none; add [adapters], or set steps = 0"
-            )
-        if self.adapters is not None and self.adapters.r > self.max_lora_rank:
-            raise ValueError(
-                f"LoRA rank {self.adapters.r} is greater than max_lora_rank {self.max_lora_rank}; "
-                "raise max_lora_rank or lower adapters.r"
-            )
 
 
 VLLM_ALONE: dict[str, Any] = {"adapters": None, "conservativeness": 1.0}
@@ -266,67 +249,30 @@ OF_VLLM_ALONE: dict[str, Any] = {
 """Settings that unsloth's from_pretrained ignores or sets itself (unsloth_zoo/vllm_utils.py:794-814, 893-982), with their defaults."""
 
 
-def _of_other_loader(profile: Profile) -> str:
-    """The problem with a setting that the profile's loader does not support; empty if there is none."""
-    others, remedy = (
-        OF_VLLM_ALONE,
-        "leave it out, or set loader = 'vllm'; conservativeness scales unsloth's own number of sequences",
-    )
+def _contradictions(profile: Profile) -> Iterator[str]:
+    """Each problem of settings that do not go together, and of the name."""
+    if re.fullmatch(NAME, profile.name) is None:
+        yield "name: it becomes the name of a folder; take up to 100 letters, digits, spaces and ._+-"
+    yield from _of_other_loader(profile)
+    rank = profile.max_lora_rank
+    if profile.fast_inference and rank not in VLLM_LORA_RANKS:
+        yield f"max_lora_rank ({rank}) must be one of {VLLM_LORA_RANKS}; vLLM takes no other"
+    if profile.training.steps and profile.adapters is None:
+        yield "training.steps: training changes the adapters, and there are none; add [adapters], or set steps = 0"
+    if profile.adapters is not None and profile.adapters.r > rank:
+        remedy = "raise max_lora_rank or lower adapters.r"
+        yield f"LoRA rank {profile.adapters.r} is greater than max_lora_rank {rank}; {remedy}"
+
+
+def _of_other_loader(profile: Profile) -> Iterator[str]:
+    """Each setting that the profile's loader does not support."""
     if profile.loader == "vllm":
         others, remedy = VLLM_ALONE, "leave it out (adapters = false), or set loader = 'unsloth'"
         if profile.on_cpu or not profile.fast_inference:
-            return "loader: vLLM alone loads on a GPU; set engine = 'gpu' and fast_inference = true"
-    wrong = [key for key, value in others.items() if getattr(profile, key) != value]
-    return f"{wrong[0]}: {profile.loader} does not take it; {remedy}" if wrong else ""
-
-
-def settings_by_key(profile: Profile) -> dict[str, Any]:
-    """A profile's settings by dotted key, without its name and description."""
-    return {key: value for key, value in flat(profile).items() if key not in ("name", "description")}
-
-
-def profile_names() -> list[str]:
-    return sorted(path.stem for path in (env_dir() / "profiles").glob("*.toml"))
-
-
-@cache
-def load_profiles() -> tuple[Profile, ...]:
-    """Every profile of env/profiles, unchanged."""
-    return tuple(load_profile(name) for name in profile_names())
-
-
-def load_profile(name: str, overrides: dict[str, Any] | None = None) -> Profile:
-    """The profile called `name` (or in the file `name`), with the dotted keys of `overrides` applied.
-
-    BadInput for an unknown name (with a suggestion), and for every wrong key or value at once. `adapters = false` means none.
-    """
-    path = Path(name) if name.endswith(".toml") else env_dir() / "profiles" / f"{name}.toml"
-    if not name.endswith(".toml") and name not in profile_names():
-        if os.path.isfile(name):  # noqa: PTH113: False for a name that is too long or invalid
-            raise BadInput(Problem(name, "a profile's file ends in .toml", "rename it, or give a profile's name"))
-        raise BadInput(Problem("profile", f"there is no profile {name!r}", suggestion(name, profile_names())))
-    data = read_toml(path)
-    data.setdefault("name", path.stem)
-    if data.get("adapters") is False:
-        data["adapters"] = None
-    for key, value in _with_implied(overrides or {}).items():
-        set_at(data, key, value)
-    return validate(Profile, data, str(path) + (" with the flags given" if overrides else ""))
-
-
-def with_flags(profile: Profile, overrides: dict[str, Any]) -> Profile:
-    """The profile with the dotted keys of flags applied; BadInput for every wrong key or value at once."""
-    return changed(profile, _with_implied(overrides), f"profile {profile.name} with the flags given")
-
-
-def _with_implied(overrides: dict[str, Any]) -> dict[str, Any]:
-    """The overrides; with loader = "vllm", also the values that vLLM alone requires."""
-    return {**VLLM_ALONE, **overrides} if overrides.get("loader") == "vllm" else overrides
-
-
-def profile_toml(profile: Profile, comment: str) -> str:
-    """A profile as TOML text, which `load_profile` reads back."""
-    data = to_data(profile)
-    if profile.adapters is None:
-        data["adapters"] = False
-    return f"# {comment}\n{to_toml(data)}"
+            yield "loader: vLLM alone loads on a GPU; set engine = 'gpu' and fast_inference = true"
+    else:
+        others = OF_VLLM_ALONE
+        remedy = "leave it out, or set loader = 'vllm'; conservativeness scales unsloth's own number of sequences"
+    for key, value in others.items():
+        if getattr(profile, key) != value:
+            yield f"{key}: {profile.loader} does not take it; {remedy}"
