@@ -35,9 +35,11 @@ _LEAD = re.compile(r"(?![-*+] )\W{0,4}(?:[\w./:-]{1,255}: )?(?:(?:fatal )?error:
 """What may precede a failure's words at the beginning of a line: the name of an exception, a file, or a program (docker, ld)."""
 
 _BAR = re.compile(
-    r"\d\d:\d\d(?:<[\d:?]{1,12})?, {1,9}[\d.?]{1,12}[A-Za-z]{0,12}/(?:s|it)(?:, [^\]\n]{0,99})?\] ?", re.ASCII
+    r"\d\d:\d\d(?:<[\d:?]{1,12})?, {1,9}[\d.?]{1,12}[A-Za-z]{0,12}/(?:s|it)(?:, [^\]\n]{0,99})?\] ?|"
+    r"\.(?:json|safetensors|model|txt|jinja|bin): {1,4}\d{1,3}%",
+    re.ASCII,
 )
-"""The end of tqdm's progress bars: `[00:23<00:10, 23.68s/it]`, `[00:47<00:00, 190MB/s]`, `[00:00<?, ?it/s, loss=0.5]`."""
+"""The end of tqdm's progress bars: `[00:23<00:10, 23.68s/it]`, `[00:47<00:00, 190MB/s]`, `[00:00<?, ?it/s, loss=0.5]`; in a notebook `tokenizer.json: 100%`."""
 
 
 class AttemptBuilder:
@@ -99,6 +101,13 @@ class AttemptBuilder:
         """
         self._may_end = may_end
         self._head_rank = rank_of(prefixes_of(head)) if head else None
+        if EVENT_ANCHOR in text and "\n" in text and crossing is None:
+            for part in _parts(text):
+                self._feed_part(line, part, None)
+            return
+        self._feed_part(line, text, crossing)
+
+    def _feed_part(self, line: int, text: str, crossing: Crossing | None) -> None:
         if EVENT_ANCHOR in text:
             before, data, after = split_event(text)
             if data is not None:
@@ -129,7 +138,8 @@ class AttemptBuilder:
             self._is_log = self._is_log or num_matches >= MATCHES_OF_A_LOG or _begins_as_a_load(self.dialect, bare)
             self._feed_error(line, bare)
         if self._may_end and self._num_errors == num_errors and not self._endings.needs_next_line:
-            self._feed_glued(line, text, max((match.end for match in matches), default=0))
+            ends_at = 0 if crossing is None else crossing.ends_at
+            self._feed_glued(line, text, max((match.end for match in matches), default=ends_at))
 
     def _feed_glued(self, line: int, text: str, end: int) -> None:
         """Read what follows a figure or a progress bar on its line: stdout and stderr share lines, and neither of the two ends its own.
@@ -289,6 +299,20 @@ class AttemptBuilder:
             return None
         attempt.events.append(logged)
         return attempt
+
+
+def _parts(text: str) -> list[str]:
+    """The lines with an event, and what is between them, of a text that a collector or a notebook put on one line."""
+    parts: list[str] = []
+    joins = False
+    for line in text.split("\n"):
+        has_event = EVENT_ANCHOR in line
+        if joins and not has_event:
+            parts[-1] += "\n" + line
+        else:
+            parts.append(line)
+        joins = not has_event
+    return parts
 
 
 def _before(text: str, match: Match) -> str:

@@ -72,7 +72,7 @@ _GONE = re.compile(
     r"^srun: Job step aborted|APPLICATION TERMINATED WITH THE EXIT STRING|BAD TERMINATION OF ONE OF YOUR APPLICATION|^\W*(?:[Jj]ob_?)?[Ss]tat(?:e|us): +"
     r"(?:FAILED|OUT_OF_MEMORY|NODE_FAIL|TIMEOUT|CANCELLED|PREEMPTED)\b|\(status: FAILED\w*\)|[Bb]ack-off restarting failed|\bCrashLoopBackOff\b|"
     r"^\s*Reason:\s+(?:Error|StartError|ContainerCannotRun|Evicted|DeadlineExceeded)\s*$|failed (?:liveness|startup) probe, will be restarted|"
-    r"active longer than specified deadline|exceeds the total limit of containers|OCI runtime (?:exec|create) failed|"
+    r"active longer than specified deadline|\bhas reached the specified backoff limit|exceeds the total limit of containers|OCI runtime (?:exec|create) failed|"
     r"^The operation was cancell?ed\b|^The runner has received a shutdown signal|^The (?:self-)?hosted runner\b.{0,200} lost communication|"
     r"^Job failed(?: \(system failure\))?: |^srun: (?:error|fatal): (?!ioctl\(TIOCGWINSZ\)|Not using a pseudo-terminal)|^(?:The )?job was preempted\b|sigkill_handler\] Killing subprocess|"
     # systemd; Hugging Face's endpoints and spaces; conda run
@@ -158,7 +158,7 @@ DEATH_ANCHORS = (
     "bad_alloc", "Segfault", "Assertion", "SIG", "signal", "exit", "Exit", "EXIT", "returncode", "return code", "eturnCode", "eturn Code", "RETURN", "died", "dead", "failed to start",
     "encountered a", "crashed", "initialization failed", "/KILL", "KILLED", "ERRNO", "status=9", "with code", "with status", "ith Code", "ith Status", "WITH CODE", "WITH STATUS", "loop is not", "has errored", "make", "lookup error", "shared libraries", "can't open file", ": error: ", "Job step aborted",
     "EXIT STRING", "BAD TERMINATION", "state:", "State:", "status: ", "Status: ", "ack-off restarting", "BackOff", "Reason:", "probe, will be restarted", "output_handler failed", "Failed with result", "rocess exited", "was preempted", "sigkill_handler", "srun: ",
-    "specified deadline", "total limit", "OCI runtime", "operation was cancel", "hosted runner", "shutdown signal", "Job failed", "maximum time",
+    "specified deadline", "specified backoff", "total limit", "OCI runtime", "operation was cancel", "hosted runner", "shutdown signal", "Job failed", "maximum time",
     "its timeout", "Runner terminated", "maximum execution", "job was cancel", "device handle", "pure virtual", "Check failed", "panic: ", "zsh: ", "]  ", "out-of-memory", "more memory than", "cess ", "fish: ", "ngine core",
     "TERM_", "gave up: ", "marked build", "Finished: ", "Recipe `", "overflowed its stack", "memory allocation of", "fatal runtime error", "traps: ",
 )  # fmt: skip

@@ -62,6 +62,8 @@ _EDGES = " │|\"'"
 _RAISES = re.compile(r"\s*(?:Raises|Exceptions):?\s*")
 _DOCSTRING_END = re.compile(r"\"\"\"|\'\'\'|```")
 MAX_RAISES_LINES = 12
+_CLOSING = re.compile(r"[^`]*\w`(?:[\s.,;:)]|$)")
+"""The first backtick closes: a window wrapped the line within a message that quotes an error, as vLLM's about `ulimit -n` does."""
 _LOGGING_TAIL = ("Call stack:", "Message: ", "Arguments: ")
 _INTERRUPTIONS = ("KeyboardInterrupt", "asyncio.exceptions.CancelledError", "SystemExit: 15")
 """15 is SIGTERM, which Ray raises as an exit (ray/_private/worker.py, sigterm_handler)."""
@@ -283,6 +285,9 @@ class EndingReader:
         return LogError(line, (TRACEBACK + after).strip(), Kind.HEAD, follows=self._follows)
 
     def _in_frames(self, line: int, text: str) -> LogError | None:
+        if self._frames and _is_cut_frame(self._frames[-1]) and not _EXCEPTION.match(text):
+            self._frames[-1] += text.strip()
+            return None
         if not text.strip() or text[:1] in " \t" or _OF_IPYTHON.match(text):
             self._frames = [*self._frames[-MAX_FRAMES:], _as_frame(text.strip())]
             return None
@@ -311,7 +316,7 @@ class EndingReader:
 
     def _alone(self, line: int, text: str) -> LogError | None:
         """An exception without a traceback, a failure message, or a process death."""
-        if _EXCEPTION.match(text.strip()):
+        if _EXCEPTION.match(text.strip()) and not _CLOSING.match(text):
             return None if text.strip() in BENIGN_EXITS else self._raised(line, text)
         if death := find_death(before_quote(text)):
             return LogError(line, death[0], Kind.DEATH, signal=death[1])
@@ -319,6 +324,11 @@ class EndingReader:
             if anchor in text and (match := pattern.search(text)) and not _only_mentions(text, match, anchor):
                 return LogError(line, match.group())
         return None
+
+
+def _is_cut_frame(frame: str) -> bool:
+    """Whether a window wrapped the line of a frame before its line number, so that the next line goes on with it."""
+    return frame.startswith('File "') and re.search(r'", line \d+(?:, in |$)', frame) is None
 
 
 def _as_frame(text: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from loadcheck.figures import Reading
 from loadcheck.logs.dialect import Dialect
@@ -33,7 +35,7 @@ def find_matches(dialect: Dialect, line: int, text: str) -> list[Match]:
     found = []
     for format in dialect.formats:
         if format.anchor in text:
-            for match in format.pattern.finditer(text):
+            for match in _of_their_record(format, text, format.pattern.finditer(text)):
                 readings = tuple(_readings(format, match, line))
                 # A line whose figure cannot be read does not count as seen, so it is reported as missing.
                 if len(readings) == len(format.captures):
@@ -41,6 +43,32 @@ def find_matches(dialect: Dialect, line: int, text: str) -> list[Match]:
                 if len(found) > MAX_MATCHES:
                     return found
     return sorted(found, key=lambda match: match.position)
+
+
+def _of_their_record(format: LineFormat, text: str, matches: Iterator[re.Match[str]]) -> Iterator[re.Match[str]]:
+    """The matches on the lines that hold the format's anchor, where the text is several lines that a collector or a notebook put on one.
+
+    A part of a line is searched without its anchor, and may stand on another line that means something else. If no line has both, a window wrapped
+    it between them, and every match counts.
+    """
+    if "\n" not in text:
+        yield from matches
+        return
+    found = list(islice(matches, MAX_MATCHES + 1))
+    breaks = _positions(text, "\n")
+    anchored = {bisect(breaks, at) for at in _positions(text, format.anchor)}
+    yield from [
+        match for match in found if bisect(breaks, match.start()) in anchored or bisect(breaks, match.end()) in anchored
+    ] or found
+
+
+def _positions(text: str, words: str) -> list[int]:
+    """Where the words are in the text."""
+    found, at = [], text.find(words)
+    while at >= 0:
+        found.append(at)
+        at = text.find(words, at + len(words))
+    return found
 
 
 def _readings(format: LineFormat, match: re.Match[str], line: int) -> Iterator[Reading]:

@@ -19,7 +19,7 @@ from loadcheck.logs.hosts import unready_cores
 from loadcheck.logs.prefixes import CORE, NAMED
 from loadcheck.logs.signal_words import translated
 from loadcheck.logs.text import clean_line, read_blocks
-from loadcheck.logs.wrapped import find_crossings, find_heads
+from loadcheck.logs.wrapped import find_crossings, find_heads, join_events
 
 MAX_BINARY_BLOCKS = 1_000
 """About a gigabyte of binary data without a line of a load is refused, as a device may never end."""
@@ -98,6 +98,8 @@ def _feed_block(first_line: int, block: str, present: set[str], of_endings: set[
     may_end = _lines_with(of_endings, block, starts)
     anchored = may_end | _lines_with(present, block, starts)
     lines = [clean_line(line) for line in raw]
+    if EVENT_ANCHOR in block:
+        lines = join_events(lines)
     crossings = find_crossings(builder.dialect, first_line, lines)
     heads = find_heads(lines) if NAMED in block else {}
     for offset, line in enumerate(lines):

@@ -30,18 +30,39 @@ KEYS = (
 _WITHIN = ("jsonPayload", "_source", "fields", "kubernetes", "data", "attributes", "body", "record")
 """Keys of a nested object that may hold that string."""
 _NAMED = "|".join(KEYS)
+_LIST = re.compile(r"\[\s{0,9}(?:[\[{\"]|$)|\[\d{1,9}\] [\w.*-]{1,128}: \[")
+"""The beginning of a list of records, or of fluent-bit's numbered one; a line may also begin with a time or a rank in brackets."""
 _FIELD = re.compile(rf'"(?:{_NAMED})"\s{{0,9}}:\s{{0,9}}("(?:[^"\\]|\\.)*")')
 _ALONE = re.compile(rf'\s*"(?:{_NAMED})"\s{{0,9}}:\s{{0,9}}("(?:[^"\\]|\\.)*")\s*,?\s*$')
 _CELL = re.compile(r'\s*("(?:[^"\\]|\\.)*\\n"|"(?=[^\n]{0,4096}?\\u001b\[)(?:[^"\\]|\\.)*")\s*,?\s*$')
 """One line of a notebook's saved output (.ipynb): only a string, which ends in an escaped line break, or has colors, as a traceback's parts do."""
 _LOGFMT = re.compile(r'(?:time|ts|level|t|lvl)=\S.{0,300}? (?:msg|message)=("(?:[^"\\]|\\.)*")')
 """One record of logfmt, as Go programs write it."""
+_QUERIED = re.compile(r'\[\s{0,9}"\d{13,19}"\s{0,9},\s{0,9}("(?:[^"\\]|\\.)*")\s{0,9}[,\]]')
+"""One line in the answer of Loki's query API: its time in nanoseconds, and the line (logcli and Grafana write objects)."""
+_RECORDED = re.compile(r'\[\d{1,9}(?:\.\d{1,9})?,\s?"o",\s?("(?:[^"\\]|\\.)*")\]\s*$')
+"""One output of a terminal that asciinema recorded."""
+_YAML = re.compile(
+    r"""(?:(?:- )?(?:textPayload|message|log|msg): (?:("(?:[^"\\]|\\.)*")|'((?:[^']|'')*)')|textPayload: ([^"'|>\s].*))\s*$"""
+)
+"""A record's string in YAML, which `gcloud logging read` writes."""
+_CSV = re.compile(
+    r'(?=[^,]{0,66}\d)(?:"[^",\n]{1,64}"|[^",\s][^",\n]{0,63}),(?:"[^",\n]{0,64}",|[^",\n]{0,64},){0,5}"(.*)"$'
+)
+"""A row of a table in CSV, as CloudWatch and Datadog export them: a time, at most five more cells, and the line in quotes, whose own may be doubled."""
+_STRUCTURE = re.compile(
+    r'\s*(?:---|(?:insertId|logName|receiveTimestamp|severity|timestamp): \S[^\n]{0,200}|[\[\]{}]{1,2},?|"(?:timestamp|ingestionTime|eventId|insertId|logName|severity|receiveTimestamp|stream|time|ts|level|levelname|name|'
+    r'output_type|execution_count|metadata|jsonPayload|resource|labels|attributes|fields|_source|data|record)"\s?: ?(?:"[^"]{0,200}"|[\d.]{1,32}|null|\{\}|[\[{]),?)\s*$'
+)
+"""The lines of an indented record around the string that the program printed. They would part a traceback's lines."""
 _STAMPED = re.compile(r'[^"{}]{0,300}?(?=\{\s{0,9}")')
 """What fluentd and `docker compose` put before a record: a time and a tag."""
 _ERROR = re.compile(r"loadcheck: $|Error|Exception|payload|config")
 MAX_DEPTH = 3
 """How deeply records may nest: a record's message is a record if one collector reads another's output."""
-_SIGNS = (*(f'"{key}"' for key in KEYS), ' msg="', ' message="', '\\n"', "\\u001b[")
+_SIGNS = (
+    *(f'"{key}"' for key in KEYS), ' msg="', ' message="', '\\n"', "\\u001b[", '"values"', '"o",', ': "', ": '", ',"', "textPayload",
+)  # fmt: skip
 """A line without any of these is not a record."""
 
 
@@ -51,7 +72,21 @@ def unwrap_block(block: str) -> str:
     signs = [sign for sign in _SIGNS if sign in block]
     if not signs:
         return block
-    return "\n".join(unwrap(line) if _holds(line, signs) else line for line in block.split("\n"))
+    lines = block.split("\n")
+    unwrapped = [unwrap(line) if _holds(line, signs) else line for line in lines]
+    if any(line is not before and _is_field(before) for line, before in zip(unwrapped, lines, strict=True)):
+        unwrapped = [
+            "" if line is before and _STRUCTURE.match(line) else line
+            for line, before in zip(unwrapped, lines, strict=True)
+        ]
+    return "\n".join(unwrapped)
+
+
+def _is_field(line: str) -> bool:
+    """Whether a line is one field of an indented record, or one line of a notebook's output."""
+    if line.startswith("textPayload: "):
+        return True
+    return line[:1] in " \t" and (_ALONE.match(line) is not None or _CELL.match(line) is not None)
 
 
 def unwrap(line: str, depth: int = MAX_DEPTH) -> str:
@@ -72,10 +107,10 @@ def _one_line(message: str) -> str:
 
 def _messages(line: str) -> list[str] | None:
     text = line.strip()
-    if match := _ALONE.match(text) or _LOGFMT.match(text) or _CELL.match(text):
-        return _strings([match[1]])
-    if text.startswith("["):
-        return _strings(_FIELD.findall(text)) or None
+    if (alone := _alone(text)) is not None:
+        return alone
+    if _LIST.match(text):
+        return _all(text)
     start = _STAMPED.match(text)
     if start is None or _ERROR.search(start.group()):
         return None
@@ -83,9 +118,23 @@ def _messages(line: str) -> list[str] | None:
     message = _message(record)
     if message is not None:
         return [message]
-    return (
-        (_strings(_FIELD.findall(text)) or None) if isinstance(record, dict) else None
-    )  # one object holds all records
+    return _all(text) if isinstance(record, dict) else None  # one object holds all records
+
+
+def _alone(text: str) -> list[str] | None:
+    """The string of a line that holds one: a field, a row or an event of a file with other lines; None if it does not."""
+    if match := _ALONE.match(text) or _LOGFMT.match(text) or _CELL.match(text) or _RECORDED.match(text):
+        return _strings([match[1]])
+    if match := _YAML.match(text):
+        return _strings([match[1]]) if match[1] else [match[3] or match[2].replace("''", "'")]
+    if match := _CSV.match(text):
+        return [match[1].replace('""', '"')]
+    return None
+
+
+def _all(text: str) -> list[str] | None:
+    """The strings of all records of a line; None if there are none."""
+    return _strings(_FIELD.findall(text)) or _strings(_QUERIED.findall(text)) or None
 
 
 def _strings(quoted: list[str]) -> list[str]:

@@ -14,16 +14,28 @@ _TIME = r"\d\d:\d\d:\d\d(?:[.,]\d{1,9})?"
 _PREFIXES = re.compile(
     "|".join(
         (
-            # docker logs -t, kubectl --timestamps, GitHub Actions; with the stream and tag of a CRI log
-            rf"\d{{4}}-\d\d-\d\dT{_TIME}(?:Z|[+-]\d\d:?\d\d)? ?(?:std(?:out|err) [FP] )?",
+            # docker logs -t, kubectl --timestamps, GitHub Actions; with journalctl -o short-iso's host and process, the stream and tag of a CRI log, or
+            # GitLab's stream
+            rf"\d{{4}}-\d\d-\d\dT{_TIME}(?:Z|[+-]\d\d:?\d\d)? ?(?:[\w.-]{{1,255}} [\w./@-]{{1,255}}\[\d+\]: |std(?:out|err) [FP] |\d\d[OE][ +])?",
             # Python's logging, uvicorn, Ray: 2025-02-13 15:54:28,123
-            rf"\d{{4}}-\d\d-\d\d {_TIME}(?: ?(?:Z|UTC|[+-]\d{{4}}))?\s*(?:[-|]\s*)?",
+            rf"\d{{4}}-\d\d-\d\d {_TIME}(?: ?(?:Z|UTC|[+-]\d\d:?\d\d))?\s*(?:[-|]\s*)?",
             rf"[A-Z][a-z]{{2}} [ \d]\d {_TIME} \S{{1,255}} [\w./@-]{{1,255}}(?:\[\d+\])?: ",  # journald, syslog
+            rf"[A-Z][a-z]{{2}} [ \d]\d {{1,2}}{_TIME} ",  # ts of moreutils
+            rf"\[\d{{4}}-\d\d-\d\d[T ]{_TIME}(?:Z|[+-]\d\d:?\d\d)?\] ",  # Jenkins, Airflow
+            r"\{[\w.]{1,64}\.py:\d+\} (?:DEBUG|INFO|WARNING|ERROR) - (?:\[base\] )?",  # Airflow
+            r"<\d{1,3}>1(?: \S{1,255}){5} (?:-|\[[^\]\n]{1,255}\]) ",  # syslog by RFC 5424
+            rf"[^\t\n]{{1,128}}\t[^\t\n]{{1,128}}\t(?=\d{{4}}-\d\d-\d\dT{_TIME})",  # gh run view --log
+            r"(?:app|heroku)\[[\w.-]{1,64}\](?:: | \w{3} \[\w{1,8}\] ?)",  # Heroku, fly.io
+            r"\[\d{1,6},\d{1,9}\]<std(?:out|err)>: ?",  # mpirun --tag-output
+            r" {0,6}\d{1,7}\t",  # cat -n
+            r"#\d{1,4} \d{1,6}\.\d{1,3} ",  # docker build
+            r"\d{13},(?=\S)",  # CloudWatch's export
+            r"[\w./-]{1,128}\.(?:log|txt|out|err):(?:\d{1,7}:)?(?=\S)",  # grep in several files
             r"\[ {0,6}\d{1,9}\.\d{6}\] ",  # dmesg
             rf"\[{_TIME}\] ?|{_TIME}Z?\s+(?=[A-Z\[])",
             r"\[pod/[^\]\s]{1,255}\] ",  # kubectl logs --prefix
             r"[\w.-]{1,128} +\| (?! )|[\w.-]{1,128}\s{0,64}\| ",  # docker compose
-            r"\d{1,5}: ",  # srun --label
+            r" {0,4}\d{1,5}: ",  # srun --label
             r"\d{1,7}:(?!\d\d)(?=\S)",  # grep -n
             r"\((?:[\w.:/=-]{1,128},? ){0,3}pid=\d+[^)\n]{0,128}\) ?",  # Ray, SkyPilot, (VllmWorker TP0 pid=9), (EngineCore pid=1)
             r"\[(?:rank|default)? ?\d+\]: ?",  # torch, torchrun

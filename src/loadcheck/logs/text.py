@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import os
 import re
 import stat
+import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from loadcheck.errors import BadInput, Problem, remedy_of
+from loadcheck.logs.event_lines import EVENT_ANCHOR
 from loadcheck.logs.payloads import unwrap_block
 
 BLOCK_BYTES = 1024 * 1024
@@ -34,6 +37,15 @@ _WRITTEN_COLOR = re.compile(r"(?:#033|\^\[|\\(?:x1b|033|u001b|e)|[\u241b\u2190])
 _COLOR_ENDS = ("[0m", "[0;0m", "[39m", "[00m")
 """A text without any of these has no colours."""
 _ENDING_NULS = re.compile(r"\0{1,64}(?=\r?\n)")
+_ZERO_WIDTH = re.compile(r"(?<!\d)[\u200b\u2060\ufeff]|[\u200b\u2060\ufeff](?!\d)", re.ASCII)
+"""What web pages and chats put between words, and a byte order mark where files were joined; within a number it is no digit."""
+_QUOTES = {"&#39;": "'", "&#x27;": "'", "&apos;": "'", "&#34;": '"', "&quot;": '"'}
+"""Quotes in HTML. Text without any was not escaped, or holds nothing that escaping changes in a figure."""
+_ESCAPED = _QUOTES | {"&lt;": "<", "&gt;": ">", "&amp;": "&"}
+_MARKUP = re.compile(r"&(?:#39|#x27|#34|quot|apos|lt|gt|amp);|<br ?/?>|</?(?:span|pre|div|code|p)\b[^<>\n]{0,200}>")
+_GZIP = b"\x1f\x8b\x08"
+MAX_UNPACKED_BYTES = 4 * 1024**3
+"""More than any log that was compressed holds: a file of a few megabytes may unpack to terabytes."""
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -147,7 +159,18 @@ def _plain(text: str) -> str:
         text = _WRITTEN_COLOR.sub("", text)
     if "\0" in text:
         text = _ENDING_NULS.sub("", text)
-    return text.replace("\u00a0", " ")
+    if any(sign in text for sign in _QUOTES):
+        text = "\n".join(map(_without_markup, text.split("\n")))
+    if not text.isascii():
+        text = _ZERO_WIDTH.sub("", text).replace("\u00a0", " ")
+    return text
+
+
+def _without_markup(line: str) -> str:
+    """A line of a page in HTML (nbconvert, a CI's web log) as it is shown. An event of ours is JSON, whose strings may hold anything."""
+    if ("&" not in line and "<" not in line) or EVENT_ANCHOR + '"' in line:
+        return line
+    return _MARKUP.sub(lambda found: _ESCAPED.get(found[0], ""), line)
 
 
 def _encoding(block: bytes) -> str:
@@ -156,18 +179,38 @@ def _encoding(block: bytes) -> str:
     return "utf-8" if name == "utf-16" and block.count(0) * 4 < len(block) else name
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
+    """The file's bytes, decompressed if it is a log that logrotate compressed."""
+    with path.open("rb") as file:
+        if file.seekable() and file.read(len(_GZIP)) == _GZIP:
+            file.seek(0)
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                yield unpacked
+            return
+        if file.seekable():
+            file.seek(0)
+        yield file
+
+
 def _decoded(path: Path) -> Iterator[str]:
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             block = file.read(BLOCK_BYTES)
             encoding = _encoding(block)
             decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
             while block:
                 yield decoder.decode(block)
                 block = file.read(BLOCK_BYTES)
+                if isinstance(file, gzip.GzipFile) and file.tell() > MAX_UNPACKED_BYTES:
+                    raise BadInput(Problem(str(path), "unpacks to more than any log holds", "give the log of one load"))
             if tail := decoder.decode(b"", final=True):
                 yield tail
     except IsADirectoryError:
         raise BadInput(Problem(str(path), "a folder, not a log", "give a log, or a run folder with run.json")) from None
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise BadInput(
+            Problem(str(path), "damaged or cut off, as gzip cannot decompress it", "give the whole file")
+        ) from None
     except OSError as error:
         raise BadInput(Problem(str(path), f"cannot be read ({error.strerror})", remedy_of(error))) from None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from loadcheck.logs.dialect import Dialect
-from loadcheck.logs.event_lines import PREFIX
+from loadcheck.logs.event_lines import EVENT_ANCHOR, PREFIX, split_event
 from loadcheck.logs.matches import Match, find_matches
 from loadcheck.logs.prefixes import prefixes_of, strip_prefixes
 
@@ -21,6 +21,8 @@ MAX_COLUMNS = 250
 """A longer line is not a wrapped piece: no window is as wide."""
 MAX_JOINED_CHARS = 10_000
 """Of one head with its pieces: vLLM's line of its whole configuration has 1,500 to 5,000."""
+MAX_PIECES = 100
+"""Of an event of ours: the one of all versions has some 1,000 characters."""
 LONG_SHARE, AT_THE_COLUMN = 0.6, 0.38
 """Of the pieces that are at least 0.6 as long as the longest, the share that are exactly as long: 47 to 100 % if wrapped at a column, 2 to 27 %
 if wrapped at blanks (both reference logs at 60 to 120 columns)."""
@@ -40,10 +42,12 @@ class Crossing:
     Attributes:
         found: matches that begin in the piece and end in a later one.
         superseded: (format, position) of the piece's own matches that the break cut short.
+        ends_at: where the last match ends that began in an earlier piece; 0 if there is none.
     """
 
     found: list[Match] = field(default_factory=list)
     superseded: set[tuple[str, int]] = field(default_factory=set)
+    ends_at: int = 0
 
 
 def find_crossings(dialect: Dialect, first_line: int, lines: Sequence[str]) -> dict[int, Crossing]:
@@ -62,6 +66,33 @@ def find_crossings(dialect: Dialect, first_line: int, lines: Sequence[str]) -> d
             reader.take(joined)
         crossings |= reader.crossings
     return crossings
+
+
+def join_events(lines: Sequence[str]) -> list[str]:
+    """The lines with each event of ours that a window wrapped on its first one; its other pieces become empty, so that numbers stay the same."""
+    joined = list(lines)
+    width = max((len(line) for line in lines if len(line) <= MAX_COLUMNS and "\n" not in line), default=0)
+    for at, line in enumerate(lines):
+        if EVENT_ANCHOR in line and len(line) <= MAX_COLUMNS and split_event(line)[1] is None:
+            pieces = lines[at : at + MAX_PIECES]
+            seams = ("", " ") if len(line) == width else (" ", "")
+            whole = next((text for seam in seams if (text := _whole_event(pieces, seam)) is not None), None)
+            if whole is not None:
+                joined[at], num_pieces = whole
+                joined[at + 1 : at + num_pieces] = [""] * (num_pieces - 1)
+    return joined
+
+
+def _whole_event(pieces: Sequence[str], seam: str) -> tuple[str, int] | None:
+    """The first pieces that are an event when joined, and how many they are."""
+    text = pieces[0]
+    for number, piece in enumerate(pieces[1:], 2):
+        if EVENT_ANCHOR in piece or len(text) > MAX_JOINED_CHARS:
+            break
+        text += seam + piece
+        if piece.rstrip().endswith("}") and split_event(text)[1] is not None:
+            return text, number
+    return None
 
 
 def find_heads(lines: Sequence[str]) -> dict[int, int]:
@@ -218,6 +249,9 @@ class _GroupReader:
         crossing = self.crossings.setdefault(self._group[first], Crossing())
         crossing.superseded |= {(each.format.name, each.position) for each in cut_short}
         crossing.found.append(_at(match, position, self._first_line + self._group[first]))
+        if last > first:
+            end = self.crossings.setdefault(self._group[last], Crossing())
+            end.ends_at = max(end.ends_at, match.end - joined.starts[last] + joined.cuts[last])
         return True
 
 
