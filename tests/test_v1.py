@@ -1,5 +1,6 @@
 """Logs of vLLM's V1 engine, and of releases before 0.7: read and judged by their own figures, and not predicted."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -284,3 +285,48 @@ def test_the_line_of_0_6_4_is_checked(tmp_path: Path):
     for changed, fails in ((line, False), (line.replace("5.99", "5.89"), True), (line.replace("0.71", "1.71"), True)):
         failures = {finding.figure for finding in judge_text(tmp_path, changed).failures()}
         assert ("kv_cache_gib" in failures) is fails
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "figure"),
+    [
+        ("took 14.9889 GiB", "took 3.9889 GiB", "weights_gib"),
+        ("took 14.9889 GiB", "took 24.9889 GiB", "weights_gib"),
+        ("Llama-3.1-8B-Instruct", "Llama-3.2-1B-Instruct", "weights_gib"),
+        (r"(size: [\d,]+)\d tokens", r"\g<1>1 tokens", "kv_cache_tokens"),
+    ],
+)
+def test_weights_and_tokens_are_those_of_the_model(was: str, now: str, figure: str, tmp_path: Path):
+    """In 16 bits on one card the weights are the known model's parameters, and before 0.21 the tokens are those of whole blocks."""
+    log = text(Start(release="0.11.0"))
+    assert figure in {finding.figure for finding in judge_text(tmp_path, re.sub(was, now, log)).failures()}
+
+
+@pytest.mark.parametrize(
+    "words", ["'cpu_offload_gb': 8.0,", "args: Namespace(cpu_offload_gb=4,", "Using PunicaWrapperGPU."]
+)
+def test_offloaded_weights_and_slots_are_not_compared(words: str, tmp_path: Path):
+    """Weights that were offloaded do not count, and LoRA's slots do, with any size."""
+    took = "took 8.9889 GiB" if "offload" in words else "took 18.9889 GiB"
+    log = text(Start(release="0.11.0")).replace("took 14.9889 GiB", took)
+    assert "weights_gib" in {finding.figure for finding in judge_text(tmp_path, log).failures()}
+    told = log.replace("INFO 06-01 10:00:01", f"INFO 06-01 10:00:00 [a.py:1] {words}\nINFO 06-01 10:00:01")
+    assert "weights_gib" not in {finding.figure for finding in judge_text(tmp_path, told).failures()}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Estimated CUDA graph memory",
+        "CUDA graph pool memory",
+        "Free memory on device",
+        "for CUDAGraph memory",
+        "kv cache memory in use",
+    ],
+)
+def test_a_line_with_another_unit_does_not_count_as_absent(line: str, tmp_path: Path):
+    """A line that only some starts print fails a log if its numbers have another unit than vLLM prints."""
+    log = text(Start(release="0.33.0"))
+    changed = "\n".join(each.replace("GiB", "MiB") if line in each else each for each in log.split("\n"))
+    assert judge_text(tmp_path, log).status == "pass"
+    assert judge_text(tmp_path, changed).status == "fail"

@@ -20,6 +20,9 @@ from loadcheck.stacks.vllm_v1.identities import (
     check_suggestions,
     check_tokens,
     check_tokens_of_memory,
+    check_unread,
+    check_weights,
+    check_whole_blocks,
 )
 from loadcheck.stacks.vllm_v1.lines import DIALECT, required_lines
 
@@ -60,7 +63,7 @@ STACK = JudgedStack(
     dialect=DIALECT,
     identities=(
         v0.check_budget, check_kv_cache, check_suggestions, check_graph_pool, check_graphs_as_utilization, check_fitted_length,
-        check_tokens, check_tokens_of_memory, v0.check_sequences, v0.check_lengths, v0.check_times, v0.check_dtype, v0.check_model,
+        check_tokens, check_tokens_of_memory, check_whole_blocks, check_weights, check_unread, v0.check_sequences, v0.check_lengths, v0.check_times, v0.check_dtype, v0.check_model,
         v0.check_patched, v0.check_estimate, v0.check_trainable,
     ),
     settings_checks=CHECKS,

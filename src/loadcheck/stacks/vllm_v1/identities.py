@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-from loadcheck.findings.equation import compare, intervals_of, left_over
+from loadcheck.errors import BadInput
+from loadcheck.findings.equation import EDITED, compare, intervals_of, left_over
 from loadcheck.findings.evidence import Evidence
-from loadcheck.findings.finding import Finding
+from loadcheck.findings.finding import Check, Finding, Status
 from loadcheck.findings.interval import Interval
+from loadcheck.stacks.plain_vllm.allocator import tight
+from loadcheck.stacks.unsloth_vllm.allocator import rounding_by
 from loadcheck.stacks.unsloth_vllm.kv import BLOCK_TOKENS, block_bytes, number_bytes
-from loadcheck.stacks.vllm_v1.lines import release
+from loadcheck.stacks.unsloth_vllm.weights import weights
+from loadcheck.stacks.vllm_v1.lines import WHOLE_LINES, release
 from loadcheck.units import MIB
 
 WITH_WEIGHTS = ("budget_bytes", "weights_bytes", "non_torch_bytes", "activation_peak_bytes")
@@ -18,6 +23,12 @@ WITH_CONSUMED = ("budget_bytes", "consumed_bytes", "activation_peak_bytes")
 """In the summary from 0.27 on, whose activation peak includes the graphs' estimate if that is counted (worker/gpu_worker.py:745-748)."""
 SUGGESTED_LESS_BYTES = 150 * MIB
 """A reserve that the suggested cache sizes leave (worker/gpu_worker.py:1027)."""
+
+WEIGHTS_SHARE, WEIGHTS_MORE_BYTES = 0.01, 128 * MIB
+"""How far the weights may be from what 0.7.2 holds of the same model: V1 has no rows for LoRA's tokens, and later releases have other buffers
+(figures in public logs of 13 models: 0.03 % less to 0.6 % more)."""
+LEAST_BLOCK_TOKENS = 8
+OTHER_WEIGHTS = "the log was edited, or the weights are not those of the named model; with cpu_offload_gb, give the line of the engine's arguments, too"
 
 _BLOCKS_TOKENS = (16, 32, 64, 128)
 """Block sizes in use, in tokens (--block-size); CUDA's default is 16."""
@@ -53,6 +64,35 @@ def _counted_graphs(evidence: Evidence) -> list[Interval]:
     if evidence.attempt.formats["v1 graphs counted"] or (found is not None and found >= (0, 21)):
         return [Interval.of(estimate)]
     return [nothing, Interval.of(estimate)]
+
+
+def check_weights(evidence: Evidence) -> Iterator[Finding]:
+    """The weights of a known model in 16 bits on one card: no fewer bytes than its parameters have, and not many more.
+
+    LoRA's slots count as weights, and have any size; parts that were offloaded to the CPU (cpu_offload_gb) do not count.
+    """
+    model, attempt = evidence.model, evidence.attempt
+    settings = {name: attempt.reading(name) for name in ("quantization", "dtype", "pipeline_parallel_size")}
+    stated = {name: None if reading is None else str(reading.value) for name, reading in settings.items()}
+    of_one_card = not evidence.is_parallel and stated["pipeline_parallel_size"] in (None, "1")
+    in_16_bits = stated["quantization"] == "16bit" and stated["dtype"] in ("bfloat16", "float16")
+    if (
+        model is None
+        or not in_16_bits
+        or not of_one_card
+        or attempt.draft_model is not None
+        or attempt.formats["v1 offload"]
+    ):
+        return
+    try:
+        with rounding_by(tight):
+            least = weights(model.config_for("16bit")).num_bytes
+    except BadInput:
+        return
+    with_slots = attempt.formats["LoRA kernels"] or attempt.reading("unsloth") is not None
+    most = math.inf if with_slots else least * (1 + WEIGHTS_SHARE) + WEIGHTS_MORE_BYTES
+    formula = f"weights of {model.name} in 16 bits: its parameters, and a few buffers"
+    yield from compare(evidence, "weights_bytes", Interval(least * (1 - WEIGHTS_SHARE), most), formula, OTHER_WEIGHTS)
 
 
 def check_suggestions(evidence: Evidence) -> Iterator[Finding]:
@@ -138,6 +178,31 @@ def check_tokens(evidence: Evidence) -> Iterator[Finding]:
             "kv_cache_tokens ≤ max_concurrency × max_model_len: layers of an unknown model may keep only a window of it"
         )
     yield from compare(evidence, "kv_cache_tokens", wanted, formula)
+
+
+def check_whole_blocks(evidence: Evidence) -> Iterator[Finding]:
+    """Before 0.21 the tokens are those of whole blocks (core/kv_cache_utils.py at 0.18.1:1299), and a known model's blocks have at least 8 tokens."""
+    found, tokens = release(evidence.attempt.reading("vllm")), evidence.attempt.reading("kv_cache_tokens")
+    if (
+        evidence.model is None
+        or found is None
+        or found >= _CONCURRENCY_RELEASES[1]
+        or tokens is None
+        or evidence.is_parallel
+    ):
+        return
+    whole = int(tokens.value) // LEAST_BLOCK_TOKENS * LEAST_BLOCK_TOKENS
+    formula = f"kv_cache_tokens are whole blocks, of {LEAST_BLOCK_TOKENS}, 16 or more tokens"
+    yield from compare(evidence, "kv_cache_tokens", Interval(whole, whole), formula)
+
+
+def check_unread(evidence: Evidence) -> Iterator[Finding]:
+    """A line that not every start prints is as vLLM prints it, if it is there: otherwise it would count as not printed."""
+    for begun, whole in WHOLE_LINES.items():
+        if evidence.attempt.formats[begun] and not any(evidence.attempt.formats[name] for name in whole):
+            line = evidence.attempt.first_lines[begun]
+            yield Finding(figure=whole[0], check=Check.IDENTITY, status=Status.FAIL, where=evidence.where(line), remedy=EDITED,
+                          why="the line is in the log, but not with the numbers and units that vLLM prints")  # fmt: skip
 
 
 def check_tokens_of_memory(evidence: Evidence) -> Iterator[Finding]:

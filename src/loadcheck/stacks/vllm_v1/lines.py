@@ -19,6 +19,7 @@ from loadcheck.logs.formats import (
     memory,
     number,
     part,
+    repeated,
     rounded,
     share,
     text,
@@ -79,7 +80,27 @@ FORMATS: tuple[LineFormat, ...] = (
          r"Current kv cache memory in use is (\d{1,20}) bytes", exact("kv_cache_bytes")),
     part("v1 cache in use in GiB", "worker/gpu_worker.py:1063, from 0.11", Stage.CAPTURE, "kv cache memory in use is",
          rf"Current kv cache memory in use is {NUMBER} GiB", rounded("kv_cache_bytes")),
+    # how the lines above begin that not every start prints
+    repeated("v1 begun estimate", "worker/gpu_model_runner.py:6410", Stage.PROFILE, "Estimated CUDA graph memory", r"Estimated CUDA graph memory: ?\S"),
+    repeated("v1 begun pool", "worker/gpu_worker.py:1003", Stage.CAPTURE, _POOL, rf"{_POOL}: ?\S"),
+    repeated("v1 begun summary", "worker/gpu_worker.py:1042", Stage.CAPTURE, "Free memory on device (",
+             r"Free memory on device \([^()\n]{1,60}\) on startup\. Desired"),
+    repeated("v1 begun parts", "worker/gpu_worker.py:1042", Stage.CAPTURE, "Actual usage is", r"Actual usage is [^\n]{1,60}for (?:weight|consumed)"),
+    repeated("v1 begun graphs", "worker/gpu_worker.py:1054", Stage.CAPTURE, "for CUDAGraph memory", r"for CUDAGraph memory"),
+    repeated("v1 begun cache", "worker/gpu_worker.py:1063", Stage.CAPTURE, "kv cache memory in use is", r"Current kv cache memory in use is \S"),
+    # `cpu_offload_gb=8.0` of a Namespace, `'cpu_offload_gb': 8.0` of a dict
+    repeated("v1 offload", "engine/arg_utils.py", Stage.BANNER, "cpu_offload_gb", r"cpu_offload_gb'?(?:=|: )\d{0,9}(?:[1-9]|\.\d{0,3}[1-9])"),
 )  # fmt: skip
+
+WHOLE_LINES = {
+    "v1 begun estimate": ("v1 estimated graphs",),
+    "v1 begun pool": ("v1 graph pool",),
+    "v1 begun summary": ("v1 summary",),
+    "v1 begun parts": ("v1 summary parts", "v1 summary consumed"),
+    "v1 begun graphs": ("v1 summary graphs",),
+    "v1 begun cache": ("v1 cache in use", "v1 cache in use in GiB"),
+}
+"""For each line's beginning, the lines that may begin so."""
 
 DIALECT = Dialect(FORMATS, leads=("Free memory on device",), heads=("GPU KV cache", "Available KV cache"))
 
