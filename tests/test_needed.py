@@ -8,6 +8,7 @@ import pytest
 
 from loadcheck.checking import gather
 from loadcheck.logs.event_lines import PREFIX
+from loadcheck.logs.events import Done, SavedAdapter
 from loadcheck.training import judge_training_folder
 from loadcheck.verdict import Verdict, judge
 from tests.conftest import ROOT, RUNS
@@ -35,7 +36,20 @@ FIELDS = (
     (ON_CPU, "train_peak", "train_peak_host_bytes"),
 )
 EVENTS = (
-    *((LOAD, each) for each in ("weights_ready", "imported", "device", "loaded", "adapters", "slots", "peak")),
+    *(
+        (LOAD, each)
+        for each in (
+            "weights_ready",
+            "imported",
+            "device",
+            "loaded",
+            "adapters",
+            "slots",
+            "saved_adapter",
+            "peak",
+            "done",
+        )
+    ),
     *((ON_GPU, each) for each in ("weights_ready", "imported", "device", "loaded", "adapters", "train_peak", "done")),
     *((ON_CPU, each) for each in ("weights_ready", "started", "weights", "adapters", "train_peak", "done")),
 )
@@ -73,3 +87,18 @@ def test_an_event_of_a_finished_run_must_be_there(run: Path, name: str, tmp_path
 def test_the_whole_run_passes(run: Path, tmp_path: Path):
     """With all of its events and fields each of these runs passes."""
     assert _without(run, "no event", "", tmp_path / "run").passed
+
+
+def test_an_event_that_a_version_did_not_write_yet_is_not_missed():
+    """The first runs on an H100 are older than `saved_adapter` and `done`, as their answers lack a field of the same version."""
+    run = RUNS / "h100" / "reference-train3"
+    evidence = gather(run)
+    assert evidence.attempt.last(SavedAdapter) is None and evidence.attempt.last(Done) is None
+    assert judge(evidence).passed
+
+
+def test_a_load_without_training_saves_no_adapters():
+    """`saved_adapter` is only of a load that trained its adapters in vLLM; each load has `done`."""
+    evidence = gather(RUNS / "h200" / "15-sequences")
+    assert evidence.attempt.last(SavedAdapter) is None
+    assert judge(evidence).passed

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from loadcheck.findings.evidence import Evidence
 from loadcheck.findings.finding import Finding, run_finding
 from loadcheck.logs.event import Event, name_of
+from loadcheck.logs.event_lines import LoggedEvent
 from loadcheck.logs.events import (
     Answered,
     AnsweredAfterTraining,
     Attached,
     Device,
+    Done,
     Imported,
     Peak,
+    SavedAdapter,
     Slots,
     Started,
     TrainPeak,
@@ -37,13 +40,30 @@ _NEEDED_ON_GPU: dict[type[Event], tuple[str, ...]] = {
 }
 
 
+def later_events(evidence: Evidence) -> Iterator[type[Event]]:
+    """The events on a GPU that the first versions of ours (tests/runs/h100) did not write; the answer tells whether the run's version did.
+
+    `first_token_unix_s` of the answer is as old as `saved_adapter` (7fa68f0), and `done` is older (786e505).
+    """
+    profile, answered = evidence.profile, _last(evidence, Answered)
+    if profile is None or profile.on_cpu or answered is None or "first_token_unix_s" not in answered.data:
+        return
+    if profile.training.steps and profile.fast_inference:
+        yield SavedAdapter
+    yield Done
+
+
 def check_needed(evidence: Evidence) -> Iterator[Finding]:
     """A failure for each such field that the last event of its kind does not state; an invalid value is another finding (verdict/events.py)."""
     on_gpu = evidence.profile is not None and not evidence.profile.on_cpu
     for kind, names in (_NEEDED | _NEEDED_ON_GPU if on_gpu else _NEEDED).items():
-        last = next((each for each in reversed(evidence.attempt.events) if isinstance(each.event, kind)), None)
-        if last is None:
+        if (last := _last(evidence, kind)) is None:
             continue
         for name in names:
             if name not in last.data:
                 yield run_finding(name_of(kind), None, f"{name} of the engine's event {name_of(kind)}", "")
+
+
+def _last(evidence: Evidence, kind: type[Event]) -> LoggedEvent | None:
+    """The last event of this kind as it is in the log."""
+    return next((each for each in reversed(evidence.attempt.events) if isinstance(each.event, kind)), None)

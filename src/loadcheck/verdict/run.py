@@ -25,7 +25,7 @@ from loadcheck.logs.events import (
 )
 from loadcheck.specs.profile import Profile
 from loadcheck.verdict.events import check_events
-from loadcheck.verdict.needed import check_needed
+from loadcheck.verdict.needed import check_needed, later_events
 
 
 def check_run(evidence: Evidence) -> Iterator[Finding]:
@@ -60,7 +60,7 @@ def _missing_events(evidence: Evidence) -> Iterator[Finding]:
     profile = evidence.profile
     if outcome != "completed" or profile is None:
         return
-    for kind in _events_of(profile):
+    for kind in (*_events_of(profile), *later_events(evidence)):
         if evidence.attempt.last(kind) is None:
             why = f"the process ended by itself, but the engine's event `{name_of(kind)}` is not in the log"
             yield Finding(figure=name_of(kind), check=Check.RUN, status=Status.FAIL, why=why,
