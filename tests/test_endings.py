@@ -646,3 +646,56 @@ def test_a_docstring_that_a_model_wrote_raises_nothing(docstring: str, log):
     for end in ("RuntimeError: boom\n", CHAIN, "Killed\n"):
         assert parse_log(log(docstring + end)).outcome is Outcome.FAILED
     assert parse_log(log(docstring.rstrip("\n\"' ") + "\n" + CHAIN)).outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize(
+    "words",
+    thinned(
+        [
+            "ResourceNotFound: no such checkpoint",
+            "ServiceUnavailable: 503 the engine is gone",
+            "ray.exceptions.ActorUnavailable: The actor 7f is temporarily unavailable",
+            "mlflow.store.ExperimentNotFound",
+            "TimeoutExpired: Command '['nvcc']' timed out after 60 seconds",
+            "subprocess.TimeoutExpired: Command '['nvcc']' timed out after 60 seconds",
+            "triton.compiler.OutOfResources: out of resource: shared memory, Required: 81920, Hardware limit: 65536.",
+            "http.client.RemoteDisconnected: Remote end closed connection without response",
+            "http.client.IncompleteRead: IncompleteRead(0 bytes read, 7 more expected)",
+            "_queue.Empty",
+            "queue.Full",
+            "asyncio.queues.QueueEmpty",
+            "socket.timeout: timed out",
+            "socket.gaierror: [Errno -2] Name or service not known",
+            "struct.error: unpack requires a buffer of 8 bytes",
+            "zlib.error: Error -3 while decompressing data: invalid block type",
+            "CudaError: 3",
+            "ncclSystemError: System call (e.g. socket, malloc) or external library call failed.",
+        ]
+    ),
+)
+def test_an_exception_alone_counts_by_the_kind_of_its_name(words: str, log):
+    """Names that end as those of exceptions do, and well-known ones that do not, end a load without a traceback, too."""
+    parsed = parse_log(log(words + "\n"))
+    assert parsed.outcome is Outcome.FAILED
+    assert parsed.last.error is not None and parsed.last.error.text == words
+
+
+@pytest.mark.parametrize(
+    "words",
+    thinned(
+        [
+            "maxUnavailable: 25%",
+            "  maxUnavailable: 1",
+            "failOnError: true",
+            "exit_on_Error: no",
+            "ResourceNotFound: 0",
+            "NotFound: false",
+            "numUnavailable: 0",
+            "raiseException: null",
+            "onError: []",
+        ]
+    ),
+)
+def test_a_setting_or_a_count_with_such_a_name_is_no_exception(words: str, log):
+    """A dumped configuration and a summary have names that end alike, and values that no message is."""
+    assert parse_log(log(words + "\n")).outcome is Outcome.COMPLETED

@@ -37,8 +37,19 @@ _CHAIN = re.compile(
     r"The above exception was the direct cause of the following exception):?"
 )
 _NAME = r"[A-Za-z_][\w.]*"
+# `failOnError: true`, `maxUnavailable: 25%`, `NotFound: 0`: such a name with a value that is no message. A KeyError may be about a number.
+_SETTING = (
+    r"(?:(?:\w{1,64}\.){0,9}[a-z]\w{0,64}|[\w.]{0,64}(?:NotFound|Unavailable)\w{0,64}): "
+    r"(?:[Tt]rue|[Ff]alse|[Yy]es|[Nn]o|on|off|null|[Nn]one|\[\]|\{\}|[-+]?\d[\d.,]{0,19} ?(?:%|[a-zA-Z]{1,3})?)\s*$"
+)
+# By the kind of its name: an ending that only exceptions have, an ending within a module, a module of exceptions, or a well-known name without any.
+_KNOWN = (
+    "TimeoutExpired", "OutOfResources", "RemoteDisconnected", "IncompleteRead", "queue.Empty", "queue.Full", "QueueEmpty", "QueueFull",
+    "socket.timeout", "socket.gaierror", "struct.error", "zlib.error",
+)  # fmt: skip
 _EXCEPTION = re.compile(
-    rf"(?P<name>{_NAME}(?:Error|Exception|Interrupt|ExceptionGroup|Exit|Died|NotFound|Unavailable)\w*|Stop(?:Async)?Iteration|"
+    rf"(?!{_SETTING})(?P<name>{_NAME}(?:Error|Exception|Interrupt|ExceptionGroup|Exit|Died|NotFound|Unavailable)\w*|Stop(?:Async)?Iteration|"
+    rf"(?:\w+\.){{0,9}}_?(?:{'|'.join(map(re.escape, _KNOWN))})|"
     r"(?:\w+\.){1,9}[A-Z]\w*(?:Pool|Timeout|Failed|Failure|Refused|Killed|Crashed|Cancelled|Aborted)|"
     r"(?:\w+\.){0,9}(?:exc|errors?|exceptions?|_exceptions?|_errors?)\.[A-Z]\w*(?:\(\w+\))?)(?::\s.*|:?$|\(['\"].*)",
     re.ASCII,
@@ -182,6 +193,9 @@ ANCHORS = (
     "Interrupt",
     "Exit",
     "Died",
+    "NotFound",
+    "Unavailable",
+    *_KNOWN,
     "--- Logging error",
     *DEATH_ANCHORS,
     *(anchor for anchor, _ in ENDINGS),
