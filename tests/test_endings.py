@@ -699,3 +699,68 @@ def test_an_exception_alone_counts_by_the_kind_of_its_name(words: str, log):
 def test_a_setting_or_a_count_with_such_a_name_is_no_exception(words: str, log):
     """A dumped configuration and a summary have names that end alike, and values that no message is."""
     assert parse_log(log(words + "\n")).outcome is Outcome.COMPLETED
+
+
+OF_EARLIER = [
+    "previous run was killed by signal 9",
+    "Previous run exited with code 137, resuming from checkpoint-200",
+    "[watchdog] last exit code was 137",
+    "last exit code: 137",
+    "Restarted after OOMKilled",
+    "restarting after exit code 137",
+    "Last termination reason: OOMKilled",
+    "The last attempt was OOM-killed; lowering gpu_memory_utilization to 0.5",
+    "Exit code of the previous container: 139",
+    "The previous attempt failed: CUDA out of memory",
+    "Retrying after CUDA out of memory",
+    "Recovering from an earlier run that was terminated by signal SIGTERM",
+    "Requeued: job 7 was preempted before; its last run was killed by SIGTERM",
+]
+"""What supervisors, trainers' scripts and schedulers print about the run before."""
+
+
+@pytest.mark.parametrize("words", thinned(OF_EARLIER))
+@pytest.mark.parametrize("place", [0, 3])
+def test_an_end_of_an_earlier_run_ends_not_this_one(words: str, place: int, t4_log: Path, tmp_path: Path):
+    """A line about the run before, ahead of the load or within its banner, is no end of the load that goes on."""
+    lines = t4_log.read_text(encoding="utf-8").splitlines()
+    path = tmp_path / "log"
+    path.write_text("\n".join([*lines[:place], words, *lines[place:]]) + "\n", encoding="utf-8")
+    assert parse_log(path).outcome is Outcome.COMPLETED
+
+
+@pytest.mark.parametrize("words", thinned(OF_EARLIER))
+def test_an_end_of_this_run_in_the_words_of_an_earlier_one_counts(words: str, t4_log: Path, tmp_path: Path):
+    """Behind the load, or where it stops, the earlier run is the load itself; alone, it is all that is known of one."""
+    lines = t4_log.read_text(encoding="utf-8").splitlines()
+    ready = next(number for number, line in enumerate(lines) if "init engine (" in line)
+    path = tmp_path / "log"
+    for before in (lines, lines[: ready + 1], lines[:ready], lines[:3]):
+        path.write_text("\n".join([*before, words]) + "\n", encoding="utf-8")
+        assert parse_log(path).outcome is Outcome.FAILED
+    for first in (lines, lines[:ready]):  # restarted, and its first load failed
+        path.write_text("\n".join([*first, words, *lines]) + "\n", encoding="utf-8")
+        parsed = parse_log(path)
+        assert len(parsed.attempts) == 2 and parsed.attempts[0].outcome is Outcome.FAILED
+    path.write_text("\n".join([*lines[:ready], words, *lines[ready:]]) + "\n", encoding="utf-8")
+    assert parse_log(path).outcome is Outcome.FAILED  # within a load it may be about a process of its own
+
+
+@pytest.mark.parametrize(
+    "words", ["Killed", "python load.py exited with code 137", "The process was killed by signal 9", "OOMKilled"]
+)
+def test_an_end_without_words_of_an_earlier_run_counts_wherever_it_is(words: str, t4_log: Path, tmp_path: Path):
+    """In doubt a report is about this load, even before its first line."""
+    path = tmp_path / "log"
+    path.write_text(words + "\n" + t4_log.read_text(encoding="utf-8"), encoding="utf-8")
+    assert parse_log(path).outcome is Outcome.FAILED
+
+
+def test_the_earlier_run_of_a_load_on_the_cpu_is_no_end(tmp_path: Path):
+    """Our own events show, too, that a load went on behind the line."""
+    events = (ROOT / "tests" / "training" / "run" / "load.log").read_text(encoding="utf-8")
+    path = tmp_path / "log"
+    path.write_text(f"previous run was killed by signal 9\n{events}", encoding="utf-8")
+    assert parse_log(path).last.error is None
+    path.write_text(f"{events}previous run was killed by signal 9\n", encoding="utf-8")
+    assert parse_log(path).last.error is not None

@@ -195,6 +195,8 @@ class AttemptBuilder:
             _inherit(self.dialect, attempt, before)
         for after, attempt in zip(self._attempts[::-1], self._attempts[-2::-1], strict=False):
             _inherit(self.dialect, attempt, after)
+        for attempt in self._attempts:
+            attempt.errors = [error for error in attempt.errors if not _is_of_earlier_run(error, attempt)]
         return self._attempts
 
     def _feed_match(self, line: int, match: Match) -> None:
@@ -326,6 +328,12 @@ def _is_report(text: str, error: LogError) -> bool:
     if error.kind is Kind.DEATH:
         return len(text) <= MAX_WORDS_CHARS or text.startswith(("Error: ", "docker: "))
     return _LEAD.fullmatch(text.partition(error.text)[0]) is not None
+
+
+def _is_of_earlier_run(error: LogError, attempt: Attempt) -> bool:
+    """Whether an error is of a run before the one in the log: by its words, and as the load began behind it and ended its start."""
+    begun = error.stage not in (None, Stage.BANNER) or any(event.line < error.line for event in attempt.events)
+    return error.tells_of_earlier and not begun and attempt.ready_line is not None and attempt.ready_line > error.line
 
 
 def _reports(text: str, match: re.Match[str]) -> bool:

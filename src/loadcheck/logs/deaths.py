@@ -11,7 +11,7 @@ MAX_REPORT_CHARS, MAX_WORDS_BEFORE, PROSE = 400, 12, "|#-*"
 """A report of a death is a short line that says so early. A longer line, or one of Markdown, only mentions a death."""
 
 _EXIT_CODE = re.compile(
-    r"(?:^\[\d{1,4}\][-+]? {1,8}(?:[-+] {1,8})?(?:\d{1,8} {1,8})?exit|\b(?:exit(?:ed)?(?: with)? (?:exit )?(?:code|status)|(?:COMMAND_)?exit_?code|non-zero (?:exit )?status(?: of)?|exited with(?= -\d| 1[2-5]\d\b)|npm \S+ errno|"
+    r"(?:^\[\d{1,4}\][-+]? {1,8}(?:[-+] {1,8})?(?:\d{1,8} {1,8})?exit|\b(?:exit(?:ed)?(?: with)? (?:exit )?(?:code|status)(?: was| of (?:the |its )?(?:previous|last|earlier) \w{1,20}(?: was)?)?|(?:COMMAND_)?exit_?code|non-zero (?:exit )?status(?: of)?|exited with(?= -\d| 1[2-5]\d\b)|npm \S+ errno|"
     r"(?:failed|died|terminated|finished) with (?:exit )?(?:code|status)|returncode|return code))[\"']?\s*(?:[:=(]\s*|\s)[\"']?"
     r"(?P<code>-?\d{1,10})(?=[)\]}.,;:\"'\s]|$)",
     re.IGNORECASE | re.ASCII,

@@ -78,6 +78,14 @@ _CLOSING = re.compile(r"[^`]*\w`(?:[\s.,;:)]|$)")
 _LOGGING_TAIL = ("Call stack:", "Message: ", "Arguments: ")
 _INTERRUPTIONS = ("KeyboardInterrupt", "asyncio.exceptions.CancelledError", "SystemExit: 15")
 """15 is SIGTERM, which Ray raises as an exit (ray/_private/worker.py, sigterm_handler)."""
+# What a supervisor or a script says of the run before.
+_EARLIER = re.compile(
+    r"\b(?:previous|last|earlier|prior)(?: [\w-]{1,20}){0,2}? (?:run|attempt|try|job|process|container|instance|pod|task|execution|launch|session|"
+    r"exit|termination|state)\b|"
+    r"\b(?:re-?start(?:ed|ing)|resum(?:ed|ing)|retry(?:ing)?|retried|recover(?:ed|ing)|requeued|relaunch(?:ed|ing)|respawn(?:ed|ing))\b"
+    r"[^.;]{0,40}? (?:after|from|because of|due to|following)\b",
+    re.IGNORECASE,
+)
 # A message that only points to an error elsewhere.
 _POINTER = re.compile(r"root cause|see (?:the )?(?:stack ?trace|error|above)", re.IGNORECASE)
 
@@ -101,6 +109,7 @@ class LogError:
         frames: the lines of its traceback, the innermost last.
         follows: whether it was raised from the error before it, or while that was handled.
         signal: the name of the signal that ended a process; None if there was none, or it is not known.
+        tells_of_earlier: whether its words are about an earlier run. Behind a load that is the load itself.
     """
 
     line: int
@@ -110,6 +119,7 @@ class LogError:
     frames: tuple[str, ...] = ()
     follows: bool = False
     signal: str | None = None
+    tells_of_earlier: bool = False
 
     @property
     def is_pointer(self) -> bool:
@@ -255,7 +265,8 @@ class EndingReader:
             return None
         if stage is not None and stage >= Stage.READY and self._is_of_shutdown(found):
             return None
-        return replace(found, text=found.text[:MAX_TEXT], stage=stage)
+        earlier = found.kind in (Kind.DEATH, Kind.WORDS) and _EARLIER.search(text) is not None
+        return replace(found, text=found.text[:MAX_TEXT], stage=stage, tells_of_earlier=earlier)
 
     def _is_documented(self, text: str) -> bool:
         """Whether the line is in a docstring's section on exceptions."""
