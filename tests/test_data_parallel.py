@@ -234,3 +234,42 @@ def test_a_host_that_does_not_begin_at_0_is_a_whole_load(before: str, tmp_path: 
 def test_a_number_of_thousands_of_digits_is_no_rank(prefix: str, tmp_path: Path):
     """Python reads no number of more than 4,300 digits; a hostile line is no traceback."""
     _failures("".join(CORES[0]) + prefix.format("9" * 5_000) + CORES[0][1], tmp_path)
+
+
+ACTORS = ((7, ""), (8, ""), (7, ", ip=10.0.0.2"))
+RAY_WHOLE = {
+    actor: text(Start(release="0.11.0"), "(APIServer pid=1) (DPEngineCoreActor pid={}{}) ".format(*actor)).splitlines(
+        keepends=True
+    )
+    for actor in ACTORS
+}
+
+
+@pytest.mark.parametrize("other", ACTORS[1:])
+@pytest.mark.parametrize("shown", [1, 4, -1])
+@pytest.mark.parametrize("end", ["", *SERVES])
+def test_an_actor_of_ray_that_did_not_end_its_start_fails(other: tuple[int, str], shown: int, end: str, tmp_path: Path):
+    """Another actor's whole start does not stand for it, unless the server went on; an actor is told by its process and host."""
+    lines = [RAY_WHOLE[ACTORS[0]], RAY_WHOLE[other][:shown]]
+    for log in ("".join([*lines[0], *lines[1]]), "".join([*lines[1], *lines[0]]), _interleaved(lines)):
+        assert _failures(SERVER + log + end, tmp_path) == (set() if end else {"outcome"})
+    assert (
+        _failures("".join([*lines[0], *lines[1]]).replace("(APIServer pid=1) ", ""), tmp_path) == set()
+    )  # of no server
+
+
+def test_the_actor_that_did_not_end_its_start_is_named(tmp_path: Path):
+    """The failure tells the process, and the host where Ray prints one."""
+    (finding,) = judge_text(
+        tmp_path, SERVER + "".join([*RAY_WHOLE[7, ""], *RAY_WHOLE[7, ", ip=10.0.0.2"][:4]])
+    ).failures()
+    assert "engine core of process 7 on 10.0.0.2," in finding.why
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_end_that_ray_repeats_counts_for_each_actor(times: int, tmp_path: Path):
+    """Ray prints a line of several actors once, with how often it left it out (_private/ray_logging: LogDeduplicator)."""
+    ended = "".join(RAY_WHOLE[7, ""])
+    begun = "".join("".join(RAY_WHOLE[actor][:4]) for actor in ACTORS[1:])
+    last = RAY_WHOLE[8, ""][-1].rstrip("\n") + f" [repeated {times}x across cluster]\n"
+    assert _failures(SERVER + begun + ended + last, tmp_path) == (set() if times == 2 else {"outcome"})

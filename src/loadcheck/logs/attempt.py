@@ -40,7 +40,8 @@ class Attempt:
         events: the events of our own engine, in order.
         other_ranks: of a tensor-parallel load, the processes whose lines are ignored in favour of the first one's.
         draft_formats: the formats of the lines that were ignored because they are about the draft model.
-        unready_cores: with data parallelism, the engine cores that the log's server started and whose start the log does not show to its end.
+        unready_cores: with data parallelism, the engine cores that the log's server started and whose start the log does not show to its end: the
+            rank of each or, of Ray's, "of process 7".
     """
 
     readings: list[Reading] = field(default_factory=list)
@@ -52,7 +53,7 @@ class Attempt:
     ready_line: int | None = None
     other_ranks: set[str] = field(default_factory=set)
     draft_formats: set[str] = field(default_factory=set)
-    unready_cores: tuple[int, ...] = ()
+    unready_cores: tuple[str, ...] = ()
     _best: dict[str, Reading] = field(default_factory=dict, init=False, repr=False, compare=False)
     _num_indexed: int = field(default=0, init=False, repr=False, compare=False)
 

@@ -19,7 +19,7 @@ from loadcheck.logs.events import Done, Started
 from loadcheck.logs.formats import RUN_STAGES, LineFormat, Stage
 from loadcheck.logs.matches import Match, find_matches
 from loadcheck.logs.mentions import is_mention
-from loadcheck.logs.prefixes import CORE, Rank, Stamp, prefixes_of, rank_of, strip_prefixes
+from loadcheck.logs.prefixes import CORE, LEFT_OUT, Rank, Stamp, prefixes_of, rank_of, strip_prefixes
 from loadcheck.logs.wrapped import Crossing, with_crossing
 
 MAX_ATTEMPTS = 1_000
@@ -71,6 +71,12 @@ class AttemptBuilder:
         self._actor: Rank | None = None
         self.ready_cores: set[int] = set()
         """The engine cores, by their ranks in data parallelism, that printed the end of their start."""
+        self.has_actors = False
+        """Whether the log names an engine core of Ray's, perhaps on a line without a figure."""
+        self.ready_actors: list[Rank] = []
+        """The same of Ray's, by their processes; the process of a line that Ray left out for others is here as often."""
+        self._printed_by: dict[str, Rank] = {}
+        """By format, which of Ray's engine cores printed the line that counts."""
         self._head_rank: Rank | None = None
         """The process that printed the line which the line that is read was wrapped off."""
         self._may_end = True
@@ -129,6 +135,8 @@ class AttemptBuilder:
         num_matches = 0
         matches = find_matches(self.dialect, line, text)
         for match in with_crossing(matches, crossing):
+            if match.format.stage is Stage.READY:
+                self._note_ready(text, match)
             if self._is_of_judged_rank(_before(text, match), match):
                 self._feed_match(line, match)
                 num_matches += 1
@@ -160,11 +168,9 @@ class AttemptBuilder:
             return True
         for kind, number in rank.numbers:
             self._lowest[kind] = min(number, self._lowest.get(kind, number))
-            if kind == CORE and match.format.stage is Stage.READY:
-                self.ready_cores.add(number)
         if rank.is_actor and self._actor in (None, rank):
             self._actor = rank
-            return True
+            return self._printed_by.setdefault(match.format.name, rank) == rank
         if all(number == self._first.get(kind, 0) for kind, number in rank.numbers):
             return True
         if not self._attempts:
@@ -172,7 +178,20 @@ class AttemptBuilder:
         attempt = self._attempts[-1]
         attempt.other_ranks.add(str(rank))
         engine = attempt.reading("engine") if rank.is_of_ray else None
-        return engine is not None and engine.value == "V1" and not attempt.formats[match.format.name]
+        counts = engine is not None and engine.value == "V1" and not attempt.formats[match.format.name]
+        if counts and rank.is_actor:
+            self._printed_by[match.format.name] = rank
+        return counts
+
+    def _note_ready(self, text: str, match: Match) -> None:
+        """Note which engine core printed the end of its start, and for how many others Ray left that line out."""
+        rank = rank_of(_before(text, match)) or self._head_rank
+        if rank is None:
+            return
+        self.ready_cores |= {number for kind, number in rank.numbers if kind == CORE}
+        if rank.is_actor:
+            left_out = LEFT_OUT.search(text, match.position)
+            self.ready_actors += [rank] * (1 if left_out is None else int(left_out["times"]))
 
     @property
     def unread(self) -> Mapping[str, int]:

@@ -8,9 +8,10 @@ rank that is derived from --node-rank (engine/arg_utils.py: create_engine_config
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from loadcheck.logs.prefixes import ACTOR, Rank
 from loadcheck.logs.text import read_blocks
 
 # Blanks are left out of the text, as a window may wrap any of these lines.
@@ -18,30 +19,44 @@ _OWN_RANK = re.compile(
     r"['\"]data_parallel_(?:start_)?rank['\"]:(\d{1,9})|--data[-_]parallel[-_](?:start[-_])?rank=?(\d{1,9})|Inferreddata_parallel_rank(\d{1,9})"
 )
 _CORE = re.compile(r"\((?:EngineCore_(?:DP)?|(?:Vllm)?Worker_?DP)(\d{1,9})[^()]{0,64}?pid=\d")
+_ACTOR = re.compile(rf"{ACTOR}pid=(\d{{1,9}})(?:,ip=([\w.:]{{1,64}}))?\)")
 _SERVER = re.compile(r"\((?:APIServer|ApiServer_\d{1,4})pid=\d|vLLMAPIserverversion|Startedserverprocess")
 _SERVES = re.compile(r"Startedserverprocess|Applicationstartupcomplete|StartingvLLM(?:API)?server\d{0,4}on")
 """What a server prints once all of its cores are ready (vllm/entrypoints/openai/api_server.py: run_server_worker)."""
 _BLANKS = re.compile(r"\s+")
 
 
-def unready_cores(path: Path, judged: int, ready: Collection[int]) -> tuple[int, ...]:
+def unready_cores(path: Path, judged: int, ready: Collection[int], ready_actors: Sequence[Rank]) -> tuple[str, ...]:
     """The engine cores of this log's host whose start it does not show to its end; without a server nothing tells of those without a line.
 
     Args:
         judged: the lowest number of the cores that printed lines of a start.
         ready: the numbers of those that printed its end.
+        ready_actors: those of Ray's that printed it, each as often as lines of other processes were left out for it.
     """
     own_ranks: set[int] = set()
     cores: set[int] = set()
+    actors: set[tuple[int, str]] = set()
     has_server = serves = False
     for _, block in read_blocks(path):
         text = _BLANKS.sub("", block)
         own_ranks |= {int(match[match.lastindex or 0]) for match in _OWN_RANK.finditer(text)}
         cores |= {int(match[1]) for match in _CORE.finditer(text)}
+        actors |= {(int(match[1]), match[2] or "") for match in _ACTOR.finditer(text)}
         has_server = has_server or _SERVER.search(text) is not None
         serves = serves or _SERVES.search(text) is not None
     own_ranks.discard(0)  # the default, which other lines may print
     first = min(own_ranks, default=0)
     if judged and judged not in own_ranks and (0 in cores or own_ranks or has_server):
-        return (first,)
-    return tuple(sorted(cores - {judged} - set(ready))) if has_server and not serves else ()
+        return (str(first),)
+    if not has_server or serves:
+        return ()
+    silent = (
+        actors - {(actor.numbers[0][1], actor.host) for actor in ready_actors}
+        if len(actors) > len(ready_actors)
+        else set()
+    )
+    return (
+        *map(str, sorted(cores - {judged} - set(ready))),
+        *(f"of process {pid}" + (f" on {host}" if host else "") for pid, host in sorted(silent)),
+    )

@@ -16,7 +16,7 @@ from loadcheck.logs.dialect import Dialect, EndingWords
 from loadcheck.logs.endings import ANCHORS as ENDING_ANCHORS
 from loadcheck.logs.event_lines import EVENT_ANCHOR
 from loadcheck.logs.hosts import unready_cores
-from loadcheck.logs.prefixes import CORE, NAMED
+from loadcheck.logs.prefixes import ACTOR, CORE, NAMED
 from loadcheck.logs.signal_words import translated
 from loadcheck.logs.text import clean_line, read_blocks
 from loadcheck.logs.wrapped import find_crossings, find_heads, join_events
@@ -45,8 +45,8 @@ def parse_log(path: Path, dialect: Dialect, words: Sequence[EndingWords] = ()) -
             )
         )
     drop_answers(path, attempts)
-    if CORE in first or attempts[-1].other_ranks:
-        attempts[-1].unready_cores = unready_cores(path, first.get(CORE, 0), builder.ready_cores)
+    if CORE in first or attempts[-1].other_ranks or builder.has_actors:
+        attempts[-1].unready_cores = unready_cores(path, first.get(CORE, 0), builder.ready_cores, builder.ready_actors)
     return ParsedLog(path, tuple(attempts), dialect)
 
 
@@ -60,6 +60,7 @@ def _feed_lines(path: Path, builder: AttemptBuilder) -> None:
     known = frozenset({*builder.dialect.anchors, *endings, EVENT_ANCHOR})
     literals = {literal for literal, _ in builder.words}
     for first_line, block in read_blocks(path):
+        builder.has_actors = builder.has_actors or ACTOR in block
         anchors = _shortest(known if builder.has_figures else known | literals)
         present = {anchor for anchor in anchors if anchor in block}
         words = {*translated().findall(block)}

@@ -55,16 +55,20 @@ _PREFIXES = re.compile(
     ),
     re.ASCII,
 )
-_REPEATED = re.compile(r" ?\[repeated \d+x across (?:all nodes|cluster)\].*$")
+LEFT_OUT = re.compile(r"\[repeated (?P<times>\d{1,5})x across (?:all nodes|cluster)\]")
+"""How many lines of other processes, equal but for numbers, Ray's driver printed as one (ray/_private/ray_logging: LogDeduplicator)."""
+_REPEATED = re.compile(rf" ?{LEFT_OUT.pattern}.*$")
 # vLLM's own names (utils/system_utils.py: decorate_logs): workers (VllmWorker TP1 pid=9), (Worker_DP0_TP1_EP1 pid=9), on one card (Worker pid=9);
 # engine cores (EngineCore_1 pid=9) in 0.10.1, (EngineCore_DP1 pid=9) from 0.10.2; of one alone (EngineCore_0 pid=9), (EngineCore_DP0 pid=9), and
 # from 0.18 (EngineCore pid=9) (v1/engine/utils.py: CoreEngineProcManager). Ray prints its actors' class and process.
 _RANK = re.compile(
     r"\(VllmWorker rank=(?P<number>\d{1,9})[^)]*\)|"
     r"\((?:EngineCore|(?:Vllm)?Worker)(?P<named>(?:[_ ](?:[A-Z]{2,3})?\d{1,9})*) pid=\d+[^)]*\)|"
-    r"\((?P<other>VllmWorkerProcess|RayWorker(?:Wrapper|Proc)?|(?:DP(?:MoE)?)?EngineCoreActor) [^)]{0,64}?pid=(?P<pid>\d{1,9})[^)]*\)|"
+    r"\((?P<other>VllmWorkerProcess|RayWorker(?:Wrapper|Proc)?|(?:DP(?:MoE)?)?EngineCoreActor) [^)]{0,64}?pid=(?P<pid>\d{1,9})(?:, ip=(?P<host>[\w.:]{1,64}))?[^)]*\)|"
     r"^\[rank(?P<rank>\d{1,9})\]"
 )
+ACTOR = "EngineCoreActor"
+"""How the names of Ray's engine cores end (v1/engine/utils.py: CoreEngineActorManager)."""
 NAMED = "pid="
 """What such a name holds, apart from torch's own, [rank1], before its errors."""
 MAX_PREFIXES = 8
@@ -77,14 +81,16 @@ class Rank:
 
     Attributes:
         numbers: its number in each kind of parallelism, such as DP and TP; of a process that states none its id, by its name.
+        host: of a process of Ray's on another host than the one that prints.
     """
 
     numbers: tuple[tuple[str, int], ...]
+    host: str = ""
 
     @property
     def is_actor(self) -> bool:
         """Whether it is an engine core of Ray's, which prints the whole start."""
-        return self.numbers[0][0].endswith("EngineCoreActor")
+        return self.numbers[0][0].endswith(ACTOR)
 
     @property
     def is_of_ray(self) -> bool:
@@ -92,7 +98,8 @@ class Rank:
         return self.is_actor or self.numbers[0][0].startswith("RayWorker")
 
     def __str__(self) -> str:
-        return "-".join(f"{kind}{number}" if kind in _KINDS else f"{kind} {number}" for kind, number in self.numbers)
+        own = "-".join(f"{kind}{number}" if kind in _KINDS else f"{kind} {number}" for kind, number in self.numbers)
+        return f"{own} on {self.host}" if self.host else own
 
 
 CORE = "DP"
@@ -120,7 +127,7 @@ def rank_of(text: str) -> Rank | None:
     if match is None:
         return None
     if match["pid"]:
-        return Rank(((match["other"], int(match["pid"])),))
+        return Rank(((match["other"], int(match["pid"])),), match["host"] or "")
     if match["named"] is None:
         return Rank((("rank", int(match["rank"] or match["number"])),))
     kinds = [(kind or CORE, int(number)) for kind, number in re.findall(r"([A-Z]{2,3})?(\d+)", match["named"])]

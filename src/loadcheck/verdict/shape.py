@@ -119,8 +119,7 @@ def _outcome(evidence: Evidence) -> Iterator[Finding]:
 def _cores(evidence: Evidence) -> Iterator[Finding]:
     """With data parallelism the start of one engine core does not stand for that of another, which may have died without a word."""
     if unready := evidence.attempt.unready_cores:
-        numbers = ", ".join(map(str, unready))
-        why = f"the log does not show the end of the start of engine core {numbers}, and another core's start does not stand for it"
+        why = f"the log does not show the end of the start of engine core {', '.join(unready)}, and another core's start does not stand for it"
         yield _fail("outcome", why, "see why that core did not start; or give the server's whole output, from its arguments on",
                     evidence.where(None))  # fmt: skip
 
