@@ -57,10 +57,11 @@ def test_impossible_amounts_and_times_fail(event: str, field: str, value: float,
     [
         ({"peak_device_bytes": 300_000_000_000}, "300000000000 bytes of the card were in use"),
         ({"exit_code": 137}, "its exit code was 137"),
+        ({"duration_s": 29.1}, "it took 29.1 s, and the engine's events go on until 29.157 s after its process began"),
     ],
 )
 def test_a_completed_run_whose_record_cannot_be_true_fails(changes: dict[str, Any], words: str, tmp_path: Path):
-    """A run that used more memory than the card has, or ended with an exit code, did not complete."""
+    """A run that used more memory than the card has, ended with an exit code, or was over before its last event, did not complete."""
     run = tmp_path / "run"
     shutil.copytree(H200, run)
     assert judge(gather(run)).status == "pass"
@@ -68,6 +69,25 @@ def test_a_completed_run_whose_record_cannot_be_true_fails(changes: dict[str, An
     (run / "run.json").write_text(json.dumps(record | changes))
     (process,) = [finding for finding in judge(gather(run)).findings if finding.figure == "process"]
     assert process.status is Status.FAIL and words in process.why
+
+
+@pytest.mark.parametrize("seconds", [29.15, 29.16, 31.36, None])
+def test_a_run_takes_as_long_as_its_events_or_longer(seconds: float | None, tmp_path: Path):
+    """The run's duration is that of both of its processes, and is rounded to hundredths of a second."""
+    run = tmp_path / "run"
+    shutil.copytree(H200, run)
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"duration_s": seconds}))
+    assert judge(gather(run)).status == "pass"
+
+
+def test_a_training_that_was_over_before_its_last_event_fails(tmp_path: Path):
+    """A training's record is held to its events, too."""
+    run = tmp_path / "run"
+    shutil.copytree(ON_CPU, run)
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"duration_s": 17.0}))
+    assert failed_training_figures(run) == {"process"}
 
 
 def test_a_negative_loss_fails(tmp_path: Path):

@@ -1,7 +1,6 @@
 """`loadcheck train` as a user starts it, with a process that replays a kept training (tests/training/run)."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from loadcheck.cli.app import run as loadcheck
 from loadcheck.runs.checkpoints import publish
 from loadcheck.runs.folder import RunFolder
 from tests.conftest import ROOT
+from tests.hastened import hastened
 
 KEPT = Path(__file__).parent / "training" / "run"
 DATA = ROOT / "examples" / "glossary.jsonl"
@@ -34,13 +34,13 @@ class Child:
             counted = {**json.loads((KEPT / "rows.json").read_text()), "num_longest_tokens": self.longest}
             folder.rows_path.write_text(json.dumps({**counted, "problems": self.problems}))
         if step == "train":
-            shutil.copy(KEPT / "steps.jsonl", folder.steps_path)
+            folder.steps_path.write_text(hastened((KEPT / "steps.jsonl").read_text()))
         return [
             "/bin/sh",
             "-c",
             'printf "%s\n" "$1"; exit $2',
             "child",
-            "\n".join(printed),
+            hastened("\n".join(printed)),
             "1" if step == self.fails_in else "0",
         ]
 

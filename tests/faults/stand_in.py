@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from loadcheck.engines.child import die_with_parent
+from tests.hastened import hastened
 
 LOG = Path(__file__).resolve().parents[1] / "runs" / "h100" / "reference-train3" / "load.log"
 MOMENTS = {
@@ -59,7 +60,7 @@ def main(step: str, _run_dir: str, parent: str) -> None:
     first = next(number for number, line in enumerate(lines) if MOMENTS["weights made"] in line) + 1
     done = 0 if step == "prepare" else sum(map(len, lines[:first]))
     for line in lines[:first] if step == "prepare" else lines[first:]:
-        say(line)
+        say(hastened(line.decode()).encode())
         done += len(line)
         if not (scratch / "printed").exists() and MOMENTS[fault["moment"]] in line:
             (scratch / "printed").write_text(str(done))

@@ -10,7 +10,7 @@ from typing import Any
 from loadcheck.checking.card import card_of_log, golden_ranges, named_card
 from loadcheck.checking.profile import profile_of
 from loadcheck.checking.shape import shape_of_log
-from loadcheck.logs import ParsedLog
+from loadcheck.logs import Attempt, ParsedLog
 from loadcheck.runs.folder import RunFolder
 from loadcheck.runs.json_file import own_file
 from loadcheck.runs.record import RunRecord
@@ -18,6 +18,9 @@ from loadcheck.specs.model import find_model
 from loadcheck.specs.trouble import failure_words
 from loadcheck.stacks import parse_log, stack_of, stack_of_log
 from loadcheck.verdict import Evidence
+
+ROUNDED_S = 0.01
+"""Tolerance: a run's duration is rounded to hundredths of a second, and its events to thousandths."""
 
 
 def parse_run_log(path: Path) -> ParsedLog:
@@ -71,7 +74,7 @@ def gather(
         prediction_note=note,
         expected=golden_ranges(profile, key),
         gpu=key,
-        process=None if record is None else _end_of(record),
+        process=None if record is None else _end_of(record, attempt),
         machine={} if record is None else record.machine,
         assumed=record is None and profile_name is None and profile is not None,
         strict_stack=record is not None or profile_name is not None,
@@ -79,14 +82,14 @@ def gather(
     return _with_prediction(evidence)
 
 
-def _end_of(record: RunRecord) -> tuple[str, str]:
+def _end_of(record: RunRecord, attempt: Attempt) -> tuple[str, str]:
     """How the run ended; a completed run whose run.json cannot be true counts as failed."""
-    if record.outcome == "completed" and (why := next(_untrue(record), None)) is not None:
+    if record.outcome == "completed" and (why := next(_untrue(record, attempt), None)) is not None:
         return "failed", f"run.json says that the run completed, but also that {why}"
     return record.outcome, record.reason
 
 
-def _untrue(record: RunRecord) -> Iterator[str]:
+def _untrue(record: RunRecord, attempt: Attempt) -> Iterator[str]:
     """What a completed run's record says that cannot be true."""
     if record.exit_code != 0:
         yield f"its exit code was {record.exit_code}"
@@ -94,6 +97,9 @@ def _untrue(record: RunRecord) -> Iterator[str]:
     total = gpu.get("total_bytes") if isinstance(gpu, dict) else None
     if type(total) is int and record.peak_device_bytes is not None and record.peak_device_bytes > total:
         yield f"{record.peak_device_bytes} bytes of the card were in use, which has {total}"
+    last_s = max((logged.event.at_s or 0.0 for logged in attempt.events if logged.event is not None), default=0.0)
+    if record.duration_s is not None and last_s > record.duration_s + ROUNDED_S:
+        yield f"it took {record.duration_s} s, and the engine's events go on until {last_s} s after its process began"
 
 
 def _with_prediction(evidence: Evidence) -> Evidence:
