@@ -17,6 +17,7 @@ from loadcheck.logs.endings import ANCHORS as ENDING_ANCHORS
 from loadcheck.logs.event_lines import EVENT_ANCHOR
 from loadcheck.logs.hosts import unready_cores
 from loadcheck.logs.prefixes import ACTOR, CORE, NAMED
+from loadcheck.logs.programs import program_kind
 from loadcheck.logs.signal_words import translated
 from loadcheck.logs.text import clean_line, read_blocks
 from loadcheck.logs.wrapped import find_crossings, find_heads, join_events
@@ -26,11 +27,15 @@ MAX_BINARY_BLOCKS = 1_000
 
 
 def parse_log(path: Path, dialect: Dialect, words: Sequence[EndingWords] = ()) -> ParsedLog:
-    """Parse a log. BadInput if the file is not one; prose that quotes a log within its sentences is not.
+    """Parse a log. BadInput if the file is not one; program text is not, nor is prose that quotes a log within its sentences.
 
     Args:
         words: failure messages of the engines; a line that begins with one makes the file a log even without figures.
     """
+    if (kind := program_kind(path)) is not None:
+        raise BadInput(
+            Problem(str(path), f"is {kind}, and no log", "run it, and give what it prints, stdout and stderr")
+        )
     builder = AttemptBuilder(path, dialect, words)
     _feed_lines(path, builder)
     first = builder.unread
