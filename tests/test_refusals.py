@@ -327,6 +327,63 @@ def test_a_directory_without_a_model_says_what_it_holds(
     assert says in capsys.readouterr().err
 
 
+GPTQ, MODELOPT = '{"bits": 4, "group_size": 128}', '{"quantization": {"quant_algo": %s, "kv_cache_quant_algo": "FP8"}}'
+OTHER_FORMS = (
+    ({"model-Q4_K_M.gguf": "GGUF"}, "holds a GGUF model, which this stack does not load"),
+    (
+        {"model.safetensors": "", "quantize_config.json": GPTQ},
+        "quantize_config.json: quantization 'gptq' is not modelled",
+    ),
+    ({"quantize_config.json": '{"quant_method": "awq"}'}, "quantization 'awq' is not modelled"),
+    ({"quant_config.json": '{"zero_point": true, "w_bit": 4}'}, "quantization 'awq' is not modelled"),
+    ({"model.safetensors": "", "hf_quant_config.json": MODELOPT % '"FP8"'}, "quantization 'FP8' is not modelled"),
+)
+
+
+@pytest.mark.parametrize(("files", "says"), OTHER_FORMS)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("predict", "--gpu", "H100"),
+        ("fit", "--gpu", "H100"),
+        ("doctor", "--weights", "local"),
+        ("load", "llama31-8b-instruct-4bit", "--weights", "local"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_weights_of_another_form_beside_config_json_are_refused_by_every_command(
+    command: tuple[str, ...], files: dict[str, str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """A GGUF file alone, or a quantizer's own file where config.json names no quantization, is bad input before anything is loaded."""
+    folder = _folder(tmp_path / "tiny", False)
+    for name, text in files.items():
+        Path(folder, name).write_text(text)
+    assert cli.run([*command, "--model", folder, "--load-in-16bit"]) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"model.safetensors": "", "model-Q4_K_M.gguf": "GGUF"},
+        {"model.safetensors": "", "hf_quant_config.json": MODELOPT % "null"},
+    ],
+)
+def test_weights_that_config_json_describes_are_predicted(files: dict[str, str], tmp_path: Path):
+    """A config.json without weights, a GGUF file beside safetensors, and a quantization of the KV cache alone."""
+    folder = _folder(tmp_path / "tiny", False)
+    for name, text in files.items():
+        Path(folder, name).write_text(text)
+    assert cli.run(["predict", "--gpu", "H100", "--model", folder, "--load-in-16bit"]) == 0
+
+
+def test_a_side_file_of_the_quantization_in_config_json_is_not_read(tmp_path: Path):
+    """What config.json names counts, as for vLLM."""
+    folder = _folder(tmp_path / "tiny-bnb-4bit", True, "quantize_config.json")
+    assert cli.run(["predict", "--gpu", "H100", "--model", folder]) == 0
+
+
 @pytest.mark.parametrize(
     "name",
     ["x/Llama-3.1-8B-Instruct-GGUF", "x/Llama-3.1-8B-Instruct-AWQ-INT4", "x/Llama-3.1-8B-Instruct-FP8", "a_gptq_4bit"],

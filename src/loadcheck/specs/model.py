@@ -117,7 +117,10 @@ def resolve_model(name: str, load_in_4bit: bool) -> tuple[str, ModelConfig]:
         file = path / "config.json" if path.is_dir() else path
         if path.is_dir() and not os.path.lexists(file):
             raise BadInput(_no_model_in(path))
-        config = config_from_hf(read_config(file), str(file))
+        hf = read_config(file)
+        config = config_from_hf(hf, str(file))
+        if path.is_dir() and (problem := _other_form_in(path, hf)) is not None:
+            raise BadInput(problem)
         return file.parent.resolve().name if file.name == "config.json" else file.stem, config
     if (model := find_model(name)) is None:
         raise BadInput(unknown_model(name))
@@ -142,12 +145,43 @@ def _no_model_in(folder: Path) -> Problem:
             else "give the model that they were trained on",
         )
     if any(folder.glob("*.gguf")):
-        return Problem(
-            str(folder),
-            "holds a GGUF model, which this stack does not load",
-            "give the checkpoint that it was converted from",
-        )
+        return _gguf_in(folder)
     return Problem(str(folder / "config.json"), "cannot be read (No such file or directory)", "check the path")
+
+
+def _gguf_in(folder: Path) -> Problem:
+    what = "holds a GGUF model, which this stack does not load"
+    return Problem(str(folder), what, "give the checkpoint that it was converted from")
+
+
+_SIDE_FILES = (("quantize_config.json", "gptq"), ("quant_config.json", "awq"), ("hf_quant_config.json", "modelopt"))
+"""Files beside config.json by which a quantizer states what it did, with the quantizer that wrote the first of them. vLLM 0.7.2 reads them only
+for a quantization that config.json names, too, and fails at the packed tensors otherwise (vllm/config.py:570-575, model_loader/weight_utils.py:135-160)."""
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+"""What vLLM opens (vllm/model_executor/model_loader/loader.py:789)."""
+
+
+def _other_form_in(folder: Path, hf: dict[str, Any]) -> Problem | None:
+    """Why the weights beside a config.json are not what it describes; None if nothing says so."""
+    if not (hf.get("quantization_config") or hf.get("compression_config")):
+        for name, usual in _SIDE_FILES:
+            if (folder / name).is_file() and (method := _side_method(read_config(folder / name), usual)) is not None:
+                return Problem(
+                    str(folder / name),
+                    f"quantization {shown(method)} is not modelled",
+                    "modelled: bitsandbytes 4-bit, and 16-bit",
+                )
+    if any(folder.glob("*.gguf")) and not any(any(folder.glob(each)) for each in _WEIGHTS):
+        return _gguf_in(folder)
+    return None
+
+
+def _side_method(data: dict[str, Any], usual: str) -> str | None:
+    """The quantization of the weights by a quantizer's own file; None if they are not quantized, as where only the KV cache is."""
+    inner = data.get("quantization")  # NVIDIA's ModelOpt
+    if isinstance(inner, dict) and "quant_algo" in inner:
+        return None if inner["quant_algo"] is None else str(inner["quant_algo"])
+    return str(data.get("quant_method") or usual)
 
 
 def is_local(name: str) -> bool:
