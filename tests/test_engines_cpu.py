@@ -19,8 +19,7 @@ from loadcheck.preparing import Prepared, case_here
 from loadcheck.specs.files import changed
 from loadcheck.specs.profile import load_profile
 from loadcheck.stacks import predict
-from loadcheck.stacks.transformers_cpu import engine as cpu
-from loadcheck.stacks.transformers_cpu import memory
+from loadcheck.stacks.transformers_cpu import attaching, memory
 
 
 class Tensor:
@@ -99,7 +98,7 @@ ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pro
 )
 def test_layers_count_as_patched_as_in_unsloth(layers, model_type, dropout, counts):
     """A block counts as patched if all its linears have an adapter and no bias; with dropout nothing is."""
-    assert tuple(cpu.patched_counts(layers, model_type, dropout).values()) == counts
+    assert tuple(attaching.patched_counts(layers, model_type, dropout).values()) == counts
 
 
 def test_the_peak_is_read_in_bytes():

@@ -111,7 +111,7 @@ def answer(source: Source, prompt: str, max_new_tokens: int, on_text: Callable[[
 
     tokenizer, model = source.tokenizer(), source.model()
     if model.device.type == "cpu" and source.base is not None:
-        from loadcheck.stacks.transformers_cpu.engine import compute_in_float32, speed_up_dequantize
+        from loadcheck.stacks.transformers_cpu.cpu_kernels import compute_in_float32, speed_up_dequantize
 
         speed_up_dequantize()
         compute_in_float32(model)

@@ -10,17 +10,19 @@ import platform
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import psutil
 
 from loadcheck.errors import BadInput, Problem
 from loadcheck.logs.events import Answered, Done, Peak, Started, Stepped, WeightsLoaded
 from loadcheck.plan import LoadPlan
-from loadcheck.specs.profile import Adapters, Profile
+from loadcheck.specs.profile import Profile
 from loadcheck.stacks.engine_common import TRAINING_TEXT, digest, expectation, finite, frozen, seconds_since, trainable
 from loadcheck.stacks.recorder import Recorder
-from loadcheck.stacks.transformers_cpu.events import Attached, Trained
+from loadcheck.stacks.transformers_cpu.attaching import attach
+from loadcheck.stacks.transformers_cpu.cpu_kernels import compute_in_float32, speed_up_dequantize
+from loadcheck.stacks.transformers_cpu.events import Trained
 from loadcheck.stacks.transformers_cpu.machine import PACKAGES
 from loadcheck.stacks.transformers_cpu.memory import held_bytes, peak_rss_bytes
 from loadcheck.weights.nf4 import nf4_arguments, quieten, wait_passively
@@ -109,107 +111,6 @@ def load(plan: LoadPlan, directory: Path, recorder: Recorder) -> Any:
     )
     compute_in_float32(model)
     return model
-
-
-def compute_in_float32(model: Any) -> None:
-    """Make unquantized linears compute like quantized ones: stored in float16, multiplied in float32.
-
-    Where a CPU has no 16-bit instructions, in float16 the output layer alone takes 8 of the 11 s of a training step (measured).
-    """
-    from torch import nn
-
-    def use_float32(linear: Any) -> None:
-        def forward(hidden: Any) -> Any:
-            bias = None if linear.bias is None else linear.bias.float()
-            return nn.functional.linear(hidden.float(), linear.weight.float(), bias).to(hidden.dtype)
-
-        linear.forward = forward
-
-    for module in model.modules():
-        if type(module) is nn.Linear:
-            use_float32(module)
-
-
-def speed_up_dequantize() -> None:
-    """Give bitsandbytes an NF4 kernel for the CPU that computes the same bits in a tenth of the time.
-
-    Its own (backends/cpu/ops.py:126-161 at 0.46.1) looks up one weight at a time by 64-bit indices that take five passes to compute;
-    this one looks up both weights of a packed byte at once: 1.0 ms for a linear of 1536 × 576 instead of 10.8 (one core, measured), and
-    a token of the answer in 0.47 s instead of 0.75 (two cores). All of bitsandbytes calls the kernel by this attribute
-    (functional.py:1130, backends/cpu/ops.py:176); torch 2.5.1 does not allow a second one to be registered.
-    """
-    import torch
-    from bitsandbytes.backends.cpu.ops import _NF4_QUANT_TABLE as LEVELS
-
-    # The upper half of a byte is the first weight. Two float32 are moved as one int64, which index_select copies fastest.
-    pairs = torch.stack((LEVELS.repeat_interleave(16), LEVELS.repeat(16)), dim=1).view(torch.int64).flatten()
-
-    def dequantize(packed: Any, absmax: Any, blocksize: int, _quant_type: str, shape: Any, dtype: Any) -> Any:
-        weights = pairs.index_select(0, packed.reshape(-1).int()).view(torch.float32)
-        return weights.view(-1, blocksize).mul_(absmax[:, None]).view(shape).to(dtype)
-
-    torch.ops.bitsandbytes.dequantize_4bit.default = dequantize
-
-
-# ----------------------------------------------------------------------------------------------------------------- adapters
-
-
-def attach(model: Any, adapters: Adapters, recorder: Recorder) -> Any:
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    start_s = time.monotonic()
-    torch.manual_seed(adapters.random_state)
-    config = LoraConfig(
-        r=adapters.r,
-        lora_alpha=adapters.lora_alpha,
-        lora_dropout=adapters.lora_dropout,
-        bias=adapters.bias,
-        target_modules=list(adapters.target_modules),
-        task_type="CAUSAL_LM",
-    )
-    model = get_peft_model(model, config)
-    attach_s = seconds_since(start_s)
-    trainable_params, total_params = model.get_nb_trainable_parameters()
-    weights = trainable(model)
-    recorder.record(
-        Attached(
-            trainable_params=trainable_params,
-            total_params=total_params,
-            adapter_bytes=sum(weight.nbytes for weight in weights),
-            **patched_counts(model.base_model.model.model.layers, model.config.model_type, adapters.lora_dropout),
-            adapter_sha256=digest(weights),
-            attach_s=attach_s,
-        )
-    )
-    return model
-
-
-class Patched(TypedDict):
-    """See logs/events.py: Attached."""
-
-    patched_layers: int
-    patched_qkv: int
-    patched_o: int
-    patched_mlp: int
-
-
-def patched_counts(layers: Any, model_type: str, lora_dropout: float) -> Patched:
-    """The layers that unsloth would report as patched: its condition at 2025.2.5 (unsloth/models/llama.py:2530-2603)."""
-    counted = layers if lora_dropout == 0 else ()
-    is_qwen2 = model_type == "qwen2"  # its QKV always count as patched
-    return {
-        "patched_layers": len(layers),
-        "patched_qkv": sum(is_qwen2 or _is_patched(x.self_attn, "q_proj", "k_proj", "v_proj") for x in counted),
-        "patched_o": sum(_is_patched(x.self_attn, "o_proj") for x in counted),
-        "patched_mlp": sum(_is_patched(x.mlp, "gate_proj", "up_proj", "down_proj") for x in counted),
-    }
-
-
-def _is_patched(block: Any, *names: str) -> bool:
-    """Whether all these linears have an adapter, and no bias."""
-    linears = [getattr(block, name) for name in names]
-    return all(hasattr(linear, "lora_A") and linear.base_layer.bias is None for linear in linears)
 
 
 # ------------------------------------------------------------------------------------------------------- answer and training

@@ -18,6 +18,7 @@ from loadcheck.stacks.step_monitor import Backend
 from loadcheck.stacks.train_session import TrainSession
 from loadcheck.stacks.trainer import run_trainer
 from loadcheck.stacks.transformers_cpu import engine
+from loadcheck.stacks.transformers_cpu.attaching import attach
 from loadcheck.stacks.transformers_cpu.memory import peak_rss_bytes
 from loadcheck.weights.nf4 import quieten, wait_passively
 
@@ -36,7 +37,7 @@ def run(session: TrainSession) -> None:
     faults = Faults(session.job.data)
     rows = session.tokens(tokenizer, faults)  # before the model is loaded
     faults.refuse()
-    model = engine.attach(engine.load(plan, session.directory, recorder), plan.profile.adapters, recorder)
+    model = attach(engine.load(plan, session.directory, recorder), plan.profile.adapters, recorder)
     check_seeded(model, plan.profile.adapters.random_state)
     if plan.profile.adapters.use_gradient_checkpointing:
         model.enable_input_require_grads()
