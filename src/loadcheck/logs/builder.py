@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,10 +15,12 @@ from loadcheck.logs.dialect import Dialect, EndingWords
 from loadcheck.logs.endings import MAX_TEXT, EndingReader, Kind, LogError
 from loadcheck.logs.event_lines import EVENT_ANCHOR, LoggedEvent, damaged_event, read_event, split_event
 from loadcheck.logs.events import Done, Started
-from loadcheck.logs.formats import RUN_STAGES, LineFormat, Stage
+from loadcheck.logs.formats import LineFormat, Stage
 from loadcheck.logs.matches import Match, find_matches
-from loadcheck.logs.mentions import is_mention
-from loadcheck.logs.prefixes import CORE, LEFT_OUT, Rank, Stamp, prefixes_of, rank_of, strip_prefixes
+from loadcheck.logs.prefixes import Rank, Stamp, prefixes_of, rank_of, strip_prefixes
+from loadcheck.logs.processes import Processes
+from loadcheck.logs.reports import begins_as_a_load, is_of_earlier_run, is_report, is_reported
+from loadcheck.logs.whole_run import inherit
 from loadcheck.logs.wrapped import Crossing, with_crossing
 
 MAX_ATTEMPTS = 1_000
@@ -29,10 +30,6 @@ MATCHES_OF_A_LOG = 3
 or in one attempt (behind unknown prefixes)."""
 MAX_RECORD_CHARS = 8_000
 """How far back from a figure its line's prefix is searched: vLLM's line of its whole configuration has 1,500 to 5,000 characters."""
-MAX_WORDS_CHARS = 110
-"""The longest line that makes a file a log by its report of a process death alone. A sentence of prose is longer, or wraps later."""
-_LEAD = re.compile(r"(?![-*+] )\W{0,4}(?:[\w./:-]{1,255}: )?(?:(?:fatal )?error: |fatal: )?(?:[A-Z][\w ]{0,40}: )?")
-"""What may precede a failure's words at the beginning of a line: the name of an exception, a file, or a program (docker, ld)."""
 
 _BAR = re.compile(
     r"\d\d:\d\d(?:<[\d:?]{1,12})?, {1,9}[\d.?]{1,12}[A-Za-z]{0,12}/(?:s|it)(?:, [^\]\n]{0,99})?\] ?|"
@@ -65,18 +62,7 @@ class AttemptBuilder:
         """Whether the last load line announced a retry: until the new engine's first line, errors belong to the try before."""
         self._endings = EndingReader(dialect.endings)
         self._stamp = Stamp()
-        self._first = first
-        self._lowest: dict[str, int] = {}
-        """The lowest number in each kind of parallelism."""
-        self._actor: Rank | None = None
-        self.ready_cores: set[int] = set()
-        """The engine cores, by their ranks in data parallelism, that printed the end of their start."""
-        self.has_actors = False
-        """Whether the log names an engine core of Ray's, perhaps on a line without a figure."""
-        self.ready_actors: list[Rank] = []
-        """The same of Ray's, by their processes; the process of a line that Ray left out for others is here as often."""
-        self._printed_by: dict[str, Rank] = {}
-        """By format, which of Ray's engine cores printed the line that counts."""
+        self.processes = Processes(first)
         self._head_rank: Rank | None = None
         """The process that printed the line which the line that is read was wrapped off."""
         self._may_end = True
@@ -135,15 +121,16 @@ class AttemptBuilder:
         num_matches = 0
         matches = find_matches(self.dialect, line, text)
         for match in with_crossing(matches, crossing):
-            if match.format.stage is Stage.READY:
-                self._note_ready(text, match)
-            if self._is_of_judged_rank(_before(text, match), match):
+            rank = rank_of(_before(text, match)) or self._head_rank
+            if rank is not None and match.format.stage is Stage.READY:
+                self.processes.note_ready(rank, text, match.position)
+            if rank is None or self.processes.is_judged(rank, match.format, self._attempts):
                 self._feed_match(line, match)
                 num_matches += 1
         num_errors = self._num_errors
         for piece in text.split("\n"):
             bare = strip_prefixes(self._stamp.strip(piece))
-            self._is_log = self._is_log or num_matches >= MATCHES_OF_A_LOG or _begins_as_a_load(self.dialect, bare)
+            self._is_log = self._is_log or num_matches >= MATCHES_OF_A_LOG or begins_as_a_load(self.dialect, bare)
             self._feed_error(line, bare)
         if self._may_end and self._num_errors == num_errors and not self._endings.needs_next_line:
             ends_at = 0 if crossing is None else crossing.ends_at
@@ -159,40 +146,6 @@ class AttemptBuilder:
         if rest := text[max(end, *bars[-1:], 0) :] if end or bars else "":
             self._feed_error(line, rest.partition("\n")[0].lstrip("."))
 
-    def _is_of_judged_rank(self, before: str, match: Match) -> bool:
-        """Whether a match is of the judged process, by the text before it on its line. The other ranks print the same lines, which are no second
-        load. Ray's processes do not say their ranks, so each of their lines counts once, whichever prints it first.
-        """
-        rank = rank_of(before) or self._head_rank
-        if rank is None:
-            return True
-        for kind, number in rank.numbers:
-            self._lowest[kind] = min(number, self._lowest.get(kind, number))
-        if rank.is_actor and self._actor in (None, rank):
-            self._actor = rank
-            return self._printed_by.setdefault(match.format.name, rank) == rank
-        if all(number == self._first.get(kind, 0) for kind, number in rank.numbers):
-            return True
-        if not self._attempts:
-            return False
-        attempt = self._attempts[-1]
-        attempt.other_ranks.add(str(rank))
-        engine = attempt.reading("engine") if rank.is_of_ray else None
-        counts = engine is not None and engine.value == "V1" and not attempt.formats[match.format.name]
-        if counts and rank.is_actor:
-            self._printed_by[match.format.name] = rank
-        return counts
-
-    def _note_ready(self, text: str, match: Match) -> None:
-        """Note which engine core printed the end of its start, and for how many others Ray left that line out."""
-        rank = rank_of(_before(text, match)) or self._head_rank
-        if rank is None:
-            return
-        self.ready_cores |= {number for kind, number in rank.numbers if kind == CORE}
-        if rank.is_actor:
-            left_out = LEFT_OUT.search(text, match.position)
-            self.ready_actors += [rank] * (1 if left_out is None else int(left_out["times"]))
-
     @property
     def unread(self) -> Mapping[str, int]:
         """Where no process of number 0 printed a start, the lowest numbers of those that printed lines of one; else empty.
@@ -201,9 +154,7 @@ class AttemptBuilder:
         workers within each of its engine cores begin at 0.
         """
         begun = any(attempt.stage > Stage.BANNER for attempt in self._attempts)
-        if begun:
-            return {}
-        return {CORE: self._lowest[CORE]} if CORE in self._lowest else self._lowest
+        return {} if begun else self.processes.lowest
 
     def finish(self) -> list[Attempt]:
         """The attempts, each with what was printed once for the whole run; empty if the file is not a log."""
@@ -211,11 +162,11 @@ class AttemptBuilder:
         if not self._is_log and known < MATCHES_OF_A_LOG:
             return []
         for before, attempt in zip(self._attempts, self._attempts[1:], strict=False):
-            _inherit(self.dialect, attempt, before)
+            inherit(self.dialect, attempt, before)
         for after, attempt in zip(self._attempts[::-1], self._attempts[-2::-1], strict=False):
-            _inherit(self.dialect, attempt, after)
+            inherit(self.dialect, attempt, after)
         for attempt in self._attempts:
-            attempt.errors = [error for error in attempt.errors if not _is_of_earlier_run(error, attempt)]
+            attempt.errors = [error for error in attempt.errors if not is_of_earlier_run(error, attempt)]
         return self._attempts
 
     def _feed_match(self, line: int, match: Match) -> None:
@@ -275,7 +226,7 @@ class AttemptBuilder:
         if error is None:
             self._feed_words(line, text)
             return
-        self._is_log |= error.kind in (Kind.EXCEPTION, Kind.HEAD) or _is_report(text, error)
+        self._is_log |= error.kind in (Kind.EXCEPTION, Kind.HEAD) or is_report(text, error)
         attempt = attempt or self._begin()
         if len(attempt.errors) < MAX_KEPT:
             attempt.errors.append(error)
@@ -291,7 +242,7 @@ class AttemptBuilder:
         if self.has_figures:
             return
         for literal, pattern in self.words:
-            if literal in text and (match := pattern.search(text)) and _reports(text, match):
+            if literal in text and (match := pattern.search(text)) and is_reported(text, match):
                 self._is_log = True
                 attempt = self._attempts[-1] if self._attempts else self._begin()
                 if len(attempt.errors) < MAX_KEPT:
@@ -342,34 +293,6 @@ def _before(text: str, match: Match) -> str:
     return text[max(text.rfind("\n", far, match.position) + 1, far) : match.position]
 
 
-def _is_report(text: str, error: LogError) -> bool:
-    """Whether a line without its prefixes reports this failure, rather than being a sentence about it."""
-    if error.kind is Kind.DEATH:
-        return len(text) <= MAX_WORDS_CHARS or text.startswith(("Error: ", "docker: "))
-    return _LEAD.fullmatch(text.partition(error.text)[0]) is not None
-
-
-def _is_of_earlier_run(error: LogError, attempt: Attempt) -> bool:
-    """Whether an error is of a run before the one in the log: by its words, and as the load began behind it and ended its start."""
-    begun = error.stage not in (None, Stage.BANNER) or any(event.line < error.line for event in attempt.events)
-    return error.tells_of_earlier and not begun and attempt.ready_line is not None and attempt.ready_line > error.line
-
-
-def _reports(text: str, match: re.Match[str]) -> bool:
-    """Whether a failure's words begin their line, and the line does not merely mention them."""
-    return _LEAD.fullmatch(text[: match.start()]) is not None and not is_mention(text, match.start(), match.end())
-
-
-def _begins_as_a_load(dialect: Dialect, text: str) -> bool:
-    """Whether a line without its prefixes begins as a load's lines do, after at most the drawing of a banner."""
-    for format in dialect.formats:
-        if format.anchor in text and (match := format.pattern.search(text)):
-            lead = text[: match.start()]
-            if not any(char.isalnum() for char in lead) or lead.lstrip().startswith(dialect.leads):
-                return True
-    return False
-
-
 def _says_nothing_new(match: Match, attempt: Attempt) -> bool:
     """Whether the attempt has each of the match's figures, with the same value; a training's log has such a line for every step."""
     return not match.readings or _values(match.readings) <= _values(attempt.readings)
@@ -377,30 +300,3 @@ def _says_nothing_new(match: Match, attempt: Attempt) -> bool:
 
 def _values(readings: Iterable[Reading]) -> set[tuple[str, Any]]:
     return {(reading.attribute, reading.value) for reading in readings}
-
-
-def _inherit(dialect: Dialect, attempt: Attempt, other: Attempt) -> None:
-    """Copy to `attempt` what `other` printed once for the whole run, where `attempt` lacks it or has it less precisely."""
-    own = {
-        attribute: reading.tolerance for attribute in _attributes(attempt) if (reading := attempt.reading(attribute))
-    }
-    inherited_figures: set[str] = set()
-    lines: set[int] = set()
-    for format in dialect.formats:
-        inherited = format.stage in RUN_STAGES and not format.retries
-        if inherited and other.formats[format.name] and not attempt.formats[format.name]:
-            attempt.formats[format.name] = other.formats[format.name]
-            attempt.first_lines[format.name] = other.first_lines[format.name]
-            inherited_figures |= {capture.attribute for capture in format.captures}
-            lines.add(other.first_lines[format.name])
-    attempt.readings.extend(
-        reading
-        for reading in other.readings
-        if reading.attribute in inherited_figures
-        and reading.line in lines
-        and reading.tolerance < own.get(reading.attribute, math.inf)
-    )
-
-
-def _attributes(attempt: Attempt) -> set[str]:
-    return {reading.attribute for reading in attempt.readings}

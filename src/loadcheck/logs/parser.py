@@ -50,8 +50,10 @@ def parse_log(path: Path, dialect: Dialect, words: Sequence[EndingWords] = ()) -
             )
         )
     drop_answers(path, attempts)
-    if CORE in first or attempts[-1].other_ranks or builder.has_actors:
-        attempts[-1].unready_cores = unready_cores(path, first.get(CORE, 0), builder.ready_cores, builder.ready_actors)
+    processes = builder.processes
+    if CORE in first or attempts[-1].other_ranks or processes.has_actors:
+        judged = first.get(CORE, 0)
+        attempts[-1].unready_cores = unready_cores(path, judged, processes.ready_cores, processes.ready_actors)
     return ParsedLog(path, tuple(attempts), dialect)
 
 
@@ -60,12 +62,12 @@ def _feed_lines(path: Path, builder: AttemptBuilder) -> None:
 
     BadInput for a binary file. NUL bytes alone do not make a file binary, as a load may print anything among its lines.
     """
-    num_binary, any_line = 0, False
+    num_binary, any_line, processes = 0, False, builder.processes
     endings = frozenset({*ENDING_ANCHORS, *(literal for literal, _ in builder.dialect.endings)})
     known = frozenset({*builder.dialect.anchors, *endings, EVENT_ANCHOR})
     literals = {literal for literal, _ in builder.words}
     for first_line, block in read_blocks(path):
-        builder.has_actors = builder.has_actors or ACTOR in block
+        processes.has_actors = processes.has_actors or ACTOR in block
         anchors = _shortest(known if builder.has_figures else known | literals)
         present = {anchor for anchor in anchors if anchor in block}
         words = {*translated().findall(block)}
