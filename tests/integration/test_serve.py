@@ -22,6 +22,7 @@ from loadcheck.exporting.source import ADAPTER
 from loadcheck.plan import plan_from_json
 from loadcheck.predict import Case, card_from_device
 from loadcheck.runs.folder import RunFolder
+from loadcheck.runs.sink import LogSink
 from loadcheck.serving.request import ServeRequest, resolve_request
 from loadcheck.specs.files import to_data, to_toml, validate
 from loadcheck.specs.profile import Profile
@@ -131,6 +132,19 @@ def test_json_is_one_document(server: Server, monkeypatch: pytest.MonkeyPatch, c
     assert (document["verdict"], document["api_key"], document["models"]) == ("pass", None, ["qwen2.5-7b-instruct"])
     assert 0 < document["key_expires_unix_s"] - time.time() <= 3600
     assert SECRET not in output.out + output.err
+
+
+def test_a_start_is_judged_once_its_output_is_in_the_log(server: Server, monkeypatch: pytest.MonkeyPatch):
+    """A server may answer before we have read what it printed: what is judged is all of it."""
+    write = LogSink.write
+
+    def late(sink: LogSink, data: bytes) -> None:
+        time.sleep(0.5)
+        write(sink, data)
+
+    monkeypatch.setattr(LogSink, "write", late)
+    assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--run-dir", "kept"]) == 0
+    assert json.loads(Path("kept/verdict.json").read_text())["verdict"] == "pass"
 
 
 def test_another_model_fails(server: Server, tmp_path: Path):

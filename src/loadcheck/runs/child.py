@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from types import FrameType
 
@@ -24,6 +24,8 @@ DRAIN_S = 2.0
 """How long the pipe is drained once all known writers are dead."""
 
 OnOutput = Callable[[bytes], None]
+Take = Callable[[int], bool]
+"""Reads once from a descriptor; False at the end of the output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,31 +102,39 @@ def run_child(
     on_start: Callable[[int], None],
     on_output: OnOutput,
     shutdown: Shutdown = Shutdown(),  # noqa: B008: frozen
+    reading: AbstractContextManager[object] | None = None,
 ) -> ChildEnd:
     """Stream the output of a child (`start_child`) until it exits; on an interrupt, shut it down.
 
     All of its output is in `sink`, however it ended. No process of its session outlives this call.
+
+    Args:
+        reading: a lock, held from reading output to writing it: whoever holds it and finds the pipe empty has all output so far in `sink`.
     """
 
-    def forward(data: bytes) -> None:
-        sink.write(data)
-        on_output(data)
+    def take(descriptor: int) -> bool:
+        """Forward the next output; False at its end."""
+        with reading or nullcontext():
+            if data := os.read(descriptor, 65536):
+                sink.write(data)
+                on_output(data)
+        return bool(data)
 
     interrupted = False
     with signals_as_interrupts():
         try:
             on_start(child.pid)
-            _stream(child, forward)
+            _stream(child, take)
         except KeyboardInterrupt:
             interrupted = True
-            _shut_down(child, forward, shutdown)
+            _shut_down(child, take, shutdown)
         finally:
             with ignore_signals():
-                exit_code = _reap(child, forward)
+                exit_code = _reap(child, take)
     return ChildEnd(exit_code, interrupted)
 
 
-def _stream(child: subprocess.Popen[bytes], forward: OnOutput, limit_s: float = math.inf) -> None:
+def _stream(child: subprocess.Popen[bytes], take: Take, limit_s: float = math.inf) -> None:
     """Forward the child's output until it exits, or for `limit_s`.
 
     The end of the output is not waited for: a process that the child left behind may hold the pipe, or print into it forever.
@@ -135,21 +145,19 @@ def _stream(child: subprocess.Popen[bytes], forward: OnOutput, limit_s: float = 
     while child.poll() is None and time.monotonic() < deadline_s:
         if not select.select([descriptor], [], [], POLL_S)[0]:
             continue
-        if data := os.read(descriptor, 65536):
-            forward(data)
-        else:  # it closed its output, but may go on
+        if not take(descriptor):  # it closed its output, but may go on
             with suppress(subprocess.TimeoutExpired):
                 child.wait(POLL_S)
 
 
-def _shut_down(child: subprocess.Popen[bytes], forward: OnOutput, shutdown: Shutdown) -> None:
+def _shut_down(child: subprocess.Popen[bytes], take: Take, shutdown: Shutdown) -> None:
     """Shut the child down and forward its last output; a second interrupt ends the grace period at once."""
     shutdown.begin(child.pid)
     with suppress(KeyboardInterrupt):
-        _stream(child, forward, shutdown.grace_s)
+        _stream(child, take, shutdown.grace_s)
 
 
-def _reap(child: subprocess.Popen[bytes], forward: OnOutput) -> int:
+def _reap(child: subprocess.Popen[bytes], take: Take) -> int:
     """Kill what is left of the child's session and drain its output; returns the child's exit code."""
     assert child.stdout is not None
     kill_session(child.pid)
@@ -159,8 +167,8 @@ def _reap(child: subprocess.Popen[bytes], forward: OnOutput) -> int:
     os.set_blocking(descriptor, False)
     deadline_s = time.monotonic() + DRAIN_S  # a process in another session may still print
     with suppress(BlockingIOError):
-        while time.monotonic() < deadline_s and (data := os.read(descriptor, 65536)):
-            forward(data)
+        while time.monotonic() < deadline_s and take(descriptor):
+            pass
     child.stdout.close()
     return exit_code
 

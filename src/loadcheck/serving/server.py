@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import os
 import signal
 import socket
+import subprocess
 import sys
+import termios
 import threading
+from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadcheck.checking import parse_run_log
@@ -66,16 +71,27 @@ class Watch:
     folder: RunFolder
     case: Case
     ready: Ready
-    ended: threading.Event
+    child: subprocess.Popen[bytes] | None = None
+    reading: threading.Lock = field(default_factory=threading.Lock)
+    ended: threading.Event = field(default_factory=threading.Event)
     verdict: Verdict | None = None
 
     def run(self) -> None:
         while not self.ended.wait(POLL_S):
-            if self._answers():
+            if self._answers() and self._log_is_written():
                 self.verdict = judge_start(self.folder.log_path, self.case)
                 write_json(self.folder.verdict_path, self.verdict.to_json())
                 self.ready(self.verdict)
                 return
+
+    def _log_is_written(self) -> bool:
+        """Whether the log has all that the server has printed; False once its pipe is closed."""
+        assert self.child is not None and self.child.stdout is not None
+        waiting = array("i", [0])
+        with self.reading, suppress(OSError, ValueError):
+            fcntl.ioctl(self.child.stdout, termios.FIONREAD, waiting)
+            return waiting[0] == 0
+        return False
 
     def _answers(self) -> bool:
         host = ANY.get(self.served.host, self.served.host)
@@ -98,10 +114,11 @@ def serve(served: Served, key: ApiKey, case: Case, folder: RunFolder, ready: Rea
     env = environment(child_environment(), key.text, key.expires_unix_s, folder.verdict_path, GRACE_S)
     env |= served.variables
     sink = LogSink(folder.log_path, tuple({key.text, *secrets(env)}))
-    watch = Watch(served, folder, case, ready, threading.Event())
+    watch = Watch(served, folder, case, ready)
     thread = threading.Thread(target=watch.run, daemon=True)
     try:
-        end = run_child(start_child(command(served), env), sink, lambda _: thread.start(), on_output, SHUTDOWN)
+        watch.child = start_child(command(served), env)
+        end = run_child(watch.child, sink, lambda _: thread.start(), on_output, SHUTDOWN, watch.reading)
     finally:
         watch.ended.set()
         if thread.is_alive():
