@@ -91,19 +91,14 @@ def test_no_process_of_the_child_is_left(tmp_path: Path):
     start_s = time.monotonic()
     end, log = _run(code, tmp_path)
     assert end.outcome == "completed"
-    assert time.monotonic() - start_s < 20
-    _assert_ends(int(log))
+    assert time.monotonic() - start_s < 50
+    _assert_ended(int(log))
 
 
-def _assert_ends(pid: int) -> None:
-    """A killed process soon disappears, or is a zombie that its parent has not reaped."""
-    deadline = time.monotonic() + 5
-    while psutil.pid_exists(pid):
-        with suppress(psutil.NoSuchProcess):
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return
-        assert time.monotonic() < deadline, f"{pid} goes on"
-        time.sleep(0.02)
+def _assert_ended(pid: int) -> None:
+    """It has disappeared, or is a zombie that its parent has not reaped."""
+    with suppress(psutil.NoSuchProcess):
+        assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, f"{pid} goes on"
 
 
 class _FullDisk:
@@ -214,15 +209,24 @@ def test_the_sampler_follows_a_process(tmp_path: Path):
     try:
         with Sampler(tmp_path / "memory.jsonl", child.pid) as sampler:
             child.stdout.readline()
-            time.sleep(0.45)
+            _wait_for_samples(tmp_path / "memory.jsonl", 3)
+            large = psutil.Process(child.pid).memory_info().rss
+            _wait_for_samples(tmp_path / "memory.jsonl", 5)
     finally:
         child.stdout.close()
         child.kill()
         child.wait()
     samples = [json.loads(line) for line in (tmp_path / "memory.jsonl").read_text().splitlines()]
     assert len(samples) >= 3
-    assert sampler.peak_child_bytes is not None and sampler.peak_child_bytes > 50_000_000
+    assert sampler.peak_child_bytes is not None and sampler.peak_child_bytes >= large > 50_000_000
     assert samples[-1]["ram_available_bytes"] > 0
+
+
+def _wait_for_samples(path: Path, count: int) -> None:
+    deadline_s = time.monotonic() + 60
+    while not path.exists() or path.read_text().count("\n") < count:
+        assert time.monotonic() < deadline_s, f"{path} has fewer than {count} samples"
+        time.sleep(0.02)
 
 
 def test_a_record_reads_back_unchanged(tmp_path: Path):
@@ -274,11 +278,11 @@ def test_an_orphan_that_prints_does_not_keep_a_run_open(tmp_path: Path):
     """A process left behind in its own group prints forever: the run ends with its child, and that process too."""
     code = (
         "import os, subprocess, sys; talker = subprocess.Popen([sys.executable, '-c', "
-        "'while True: print(1, flush=True)'], preexec_fn=os.setpgrp); print(f'pid {talker.pid}', flush=True)"
+        "'while True: print(1, flush=True)'], preexec_fn=os.setpgrp); os.write(1, b'pid %d\\n' % talker.pid)"  # at once, as the other prints between two writes
     )
     end, log = _run(code, tmp_path)
     assert end.outcome == "completed"
-    _assert_ends(int(log.partition(b"pid ")[2].split()[0]))
+    _assert_ended(int(log.partition(b"pid ")[2].split()[0]))
 
 
 def test_output_on_interruption_is_kept(tmp_path: Path):
@@ -352,7 +356,7 @@ def test_a_lost_gpu_only_loses_its_samples(error: Exception, tmp_path: Path, mon
     monkeypatch.setattr("loadcheck.device._nvml", lambda: (nvml, None))
     monkeypatch.setattr("loadcheck.runs.sampler.INTERVAL_S", 0.01)
     with Sampler(tmp_path / "memory.jsonl", os.getpid()) as sampler:
-        time.sleep(0.2)
+        _wait_for_samples(tmp_path / "memory.jsonl", 3)
     samples = [json.loads(line)["device_used_bytes"] for line in (tmp_path / "memory.jsonl").read_text().splitlines()]
     assert sampler.peak_device_bytes == 7
     assert samples[:3] == [7, 7, None]

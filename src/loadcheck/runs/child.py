@@ -22,6 +22,8 @@ GRACE_S = 5.0
 """How long the child may take to shut down before it is killed."""
 DRAIN_S = 2.0
 """How long the pipe is drained once all known writers are dead."""
+KILL_S = 5.0
+"""How long killed processes may take to end: one that waits for a device cannot end sooner."""
 
 OnOutput = Callable[[bytes], None]
 Take = Callable[[int], bool]
@@ -162,7 +164,6 @@ def _reap(child: subprocess.Popen[bytes], take: Take) -> int:
     assert child.stdout is not None
     kill_session(child.pid)
     exit_code = child.wait()
-    kill_session(child.pid)  # processes that were started while the others were killed
     descriptor = child.stdout.fileno()
     os.set_blocking(descriptor, False)
     deadline_s = time.monotonic() + DRAIN_S  # a process in another session may still print
@@ -174,11 +175,26 @@ def _reap(child: subprocess.Popen[bytes], take: Take) -> int:
 
 
 def kill_session(session: int) -> None:
-    """Kill every process of a session, in any process group, except the calling one."""
-    for pid in psutil.pids():
-        with suppress(ProcessLookupError, PermissionError):
-            if pid != os.getpid() and os.getsid(pid) == session:
+    """Kill every process of a session, in any process group, except the calling one; returns once they have ended, or after KILL_S."""
+    deadline_s = time.monotonic() + KILL_S
+    while (
+        alive := list(_alive(session))
+    ) and time.monotonic() < deadline_s:  # again, as one may have started another meanwhile
+        for pid in alive:
+            with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _alive(session: int) -> Iterator[int]:
+    for pid in psutil.pids():
+        with suppress(ProcessLookupError, PermissionError, psutil.Error):
+            if (
+                pid != os.getpid()
+                and os.getsid(pid) == session
+                and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+            ):
+                yield pid
 
 
 _END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
