@@ -71,6 +71,7 @@ class KernelCompiler(threading.Thread):
         super().__init__(daemon=True)
         self._config, self._rank, self._pinned = config, rank, pinned
         self._process: subprocess.Popen[bytes] | None = None
+        self._ended, self._lock = False, threading.Lock()
 
     def run(self) -> None:
         with suppress(Exception):  # the load then compiles them itself
@@ -85,12 +86,20 @@ class KernelCompiler(threading.Thread):
         command = [sys.executable, "-m", MODULE, sizes.to_json()]
         env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}  # it uses no device
         quiet = subprocess.DEVNULL
-        self._process = subprocess.Popen(command, env=env, stdin=quiet, stdout=quiet, stderr=quiet)
+        with self._lock:
+            if self._ended:
+                return
+            self._process = subprocess.Popen(command, env=env, stdin=quiet, stdout=quiet, stderr=quiet)
         self._process.wait()
 
     def finish(self, timeout_s: float = 60.0) -> None:
-        """Wait for the process, and end it if it takes too long: its memory must not count when the RAM available is read."""
+        """Wait for the process, and end it if it takes too long: its memory must not count when the RAM available is read.
+
+        One that has not been started by then is not started any more.
+        """
         self.join(timeout_s)
+        with self._lock:
+            self._ended = True
         if self.is_alive() and self._process is not None:
             self._process.terminate()
             self.join(5)
