@@ -59,7 +59,7 @@ def _own_environment() -> None:
 # The same examples each time: few in `make unit`, more in `make test`. Pass a --hypothesis-profile of your own for any other number.
 settings.register_profile(
     "few", max_examples=25, derandomize=True, deadline=None, database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],  # a busy machine is no fault of a test
 )  # fmt: skip
 settings.register_profile("many", settings.get_profile("few"), max_examples=100)
 settings.load_profile("few")

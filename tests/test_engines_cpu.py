@@ -6,7 +6,7 @@ import stat
 import subprocess
 import sys
 import time
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
 import pytest
@@ -173,16 +173,21 @@ def test_a_cache_that_another_process_changes_can_be_listed(tmp_path):
 
 def test_a_run_tells_its_time_by_both_clocks_at_once(tmp_path, monkeypatch):
     """A fleet compares the wall clock's time of a run with its duration: what is done before the load, however slow, is in both."""
+    clock = SimpleNamespace(passed_s=0.0)
+    begin = datetime(2026, 11, 24, tzinfo=timezone.utc)
+    clock.monotonic = lambda: clock.passed_s
+    clock.now = lambda _zone: begin + timedelta(seconds=clock.passed_s)
+    monkeypatch.setattr(running, "time", clock)
+    monkeypatch.setattr(running, "datetime", clock)
     plan = make_plan(load_profile("smollm2-135m-cpu"))
     case = case_here(plan, None, 8 << 30)
-    monkeypatch.setattr(running, "_commit", lambda: time.sleep(0.3))
+    monkeypatch.setattr(running, "_commit", lambda: setattr(clock, "passed_s", 30.0))
     monkeypatch.setattr(running, "_run", lambda folder, *_: folder.log_path)
     _, record, _ = running.run(
         Prepared(plan, None, case, predict(case)), tmp_path / "run", lambda _: None, running.Work()
     )
     passed = datetime.fromisoformat(record.ended_at) - datetime.fromisoformat(record.started_at)
-    assert record.duration_s >= 0.3
-    assert abs(passed.total_seconds() - record.duration_s) < 0.1
+    assert record.duration_s == passed.total_seconds() == 30
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")

@@ -108,21 +108,23 @@ def test_a_second_process_waits_for_the_first(tmp_path, capfd):
     def build(directory):
         built.append(directory)
         inside.set()
-        go_on.wait(5)
+        go_on.wait(60)
         write(directory)
 
     first = threading.Thread(target=cache.build_once, args=(tmp_path / "w", build, 0))
     first.start()
-    inside.wait(5)
+    inside.wait(60)
     second = threading.Thread(target=cache.build_once, args=(tmp_path / "w", build, 0))
     second.start()
-    second.join(0.05)
-    assert second.is_alive()
+    said, deadline_s = "", time.monotonic() + 60
+    while "waiting for another process" not in said and time.monotonic() < deadline_s:
+        said += capfd.readouterr().err
+        time.sleep(0.001)
+    assert second.is_alive() and "waiting for another process" in said
     go_on.set()
-    first.join(5)
-    second.join(5)
+    first.join(60)
+    second.join(60)
     assert len(built) == 1
-    assert "waiting for another process" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -332,7 +334,7 @@ def test_a_download_shows_its_progress(tmp_path, monkeypatch):
     (tmp_path / ".cache" / "half.incomplete").write_bytes(b"12345678")
     output = io.StringIO()  # pytest's own would collect output while it is read
     monkeypatch.setattr("sys.stderr", output)
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 60
     with progress.reporting_progress(tmp_path, 1 << 30):
         while not output.getvalue() and time.monotonic() < deadline_s:
             time.sleep(0.001)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.ports import free_port
+
 NEEDS = ("slurmctld", "slurmd", "munged", "sbatch")
 PARTITION = "gpu"
 CONF = """\
@@ -45,7 +47,7 @@ PartitionName={partition} Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 GPUS = (("t4", "/dev/null"), ("t4", "/dev/zero"), ("t4", "/dev/full"), ("a100", "/dev/random"))
 """Slurm needs only the device file of a GPU."""
-START_S = 30.0
+START_S = 120.0
 
 
 def unavailable_reason() -> str:
@@ -68,7 +70,9 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
         (folder / name).chmod(0o700)
     host = socket.gethostname().partition(".")[0]
     conf = folder / "slurm.conf"
-    conf.write_text(CONF.format(host=host, ports=_free_ports(2), folder=folder, partition=PARTITION))
+    conf.write_text(
+        CONF.format(host=host, ports=(port := free_port(), free_port(port)), folder=folder, partition=PARTITION)
+    )
     (folder / "gres.conf").write_text(
         "".join(f"NodeName={host} Name=gpu Type={card} File={file}\n" for card, file in GPUS)
     )
@@ -91,14 +95,6 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
         finally:
             _output(["scancel", "--user=root", "--full"], environ)
             _wait_until(lambda: not _output(["squeue", "--noheader"], environ), folder)
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
 
 
 @contextmanager

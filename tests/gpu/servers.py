@@ -25,7 +25,7 @@ from loadcheck.units import GIB
 from tests.conftest import ROOT
 from tests.gpu.kept import keep, keep_figures
 from tests.gpu.test_gpu_load import PROFILE, PYTHON, free_bytes
-from tests.integration.test_serve import _free_port
+from tests.ports import free_port
 from tests.test_export import _training
 
 COMMAND = (PYTHON, "-m", "loadcheck", "serve")
@@ -164,7 +164,7 @@ def server_arguments(port: int) -> tuple[str, ...]:
 def serving_adapters(folder: Path) -> Iterator[Serving]:
     """Serve the reference's model with two adapters."""
     write_profile_and_run(folder)
-    port = _free_port()
+    port = free_port()
     command = [*COMMAND, "served.toml", "--adapter", "one=run", "--adapter", "two=run", *server_arguments(port)]
     with started(command, port, folder, "serve-adapters") as found:
         yield found

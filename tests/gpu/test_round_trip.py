@@ -10,7 +10,7 @@ from tests.gpu.kept import keep, keep_figures
 from tests.gpu.servers import COMMAND, Serving, assert_ends_in_order, assert_passes, measure, server_arguments, started
 from tests.gpu.test_gpu_load import has_gpu  # noqa: F401  # in words that pytest evaluates
 from tests.gpu.trainings import Training
-from tests.integration.test_serve import _free_port
+from tests.ports import free_port
 
 NAME = "trained"
 QUESTION = "What is the KV cache?"
@@ -32,7 +32,7 @@ def exported(folder: Path, resumed: Training) -> Path:
 
 @pytest.fixture(scope="module")
 def serving(folder: Path, exported: Path) -> Iterator[Serving]:
-    port = _free_port()
+    port = free_port()
     with started([*COMMAND, NAME, *server_arguments(port)], port, folder, "serve-trained") as found:
         keep(exported / "proof.json", "serve-trained")
         yield found

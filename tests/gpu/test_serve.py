@@ -14,7 +14,7 @@ import pytest
 from loadcheck.stacks.plain_vllm.gate import GRACE
 from tests.conftest import ROOT
 from tests.gpu.test_gpu_load import PYTHON, VENV
-from tests.integration.test_serve import _free_port
+from tests.ports import free_port
 from tests.test_export import _training
 
 KEY = "a-key-that-nobody-guesses"
@@ -139,7 +139,7 @@ def test_the_server_takes_our_arguments_and_every_route_asks_for_the_key(tmp_pat
         capture_output=True,
         text=True,
         check=True,
-        timeout=300,
+        timeout=1200,
     )
     found = json.loads(completed.stdout.strip().splitlines()[-1])
     adapter = str(tmp_path / "run" / "adapter")
@@ -153,9 +153,14 @@ def test_the_server_takes_our_arguments_and_every_route_asks_for_the_key(tmp_pat
 
 @pytest.mark.parametrize(("num_tokens", "is_whole"), [(15, True), (100, False)])
 def test_vllm_s_launcher_ends_streams_first_then_the_engine(num_tokens: int, is_whole: bool):
-    """SIGTERM during a stream: it completes, or is cut after its grace of 3 s, while the engine still runs; then the engine ends: exit 0."""
-    port = _free_port()
-    env = {**os.environ, "LOADCHECK_SERVE_GRACE_S": "3", "VLLM_NO_USAGE_STATS": "1", "PYTHONPATH": str(ROOT / "src")}
+    """SIGTERM during a stream: it completes, or is cut after its grace (3 s), while the engine still runs; then the engine ends: exit 0."""
+    port = free_port()
+    env = {
+        **os.environ,
+        "LOADCHECK_SERVE_GRACE_S": "60" if is_whole else "3",
+        "VLLM_NO_USAGE_STATS": "1",
+        "PYTHONPATH": str(ROOT / "src"),
+    }
     with subprocess.Popen([PYTHON, "-c", SHUTDOWN, "--host", "127.0.0.1", "--port", str(port)], env=env, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:  # fmt: skip
         try:
@@ -178,7 +183,7 @@ def test_vllm_s_launcher_ends_streams_first_then_the_engine(num_tokens: int, is_
 def _stream_and_end(server: subprocess.Popen[str], port: int, num_tokens: int) -> list[bytes]:
     """The lines of a stream; the server gets SIGTERM after the first."""
     received = []
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=120)) as connection:
         connection.request("GET", f"/{num_tokens}")
         with closing(connection.getresponse()) as answer:
             while line := _line(answer):

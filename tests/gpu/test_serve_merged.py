@@ -12,7 +12,7 @@ from tests.gpu.kept import keep
 from tests.gpu.servers import COMMAND, Serving, assert_ends_in_order, assert_passes, measure, server_arguments, started
 from tests.gpu.test_gpu_load import has_gpu  # noqa: F401  # in words that pytest evaluates
 from tests.gpu.trainings import Training
-from tests.integration.test_serve import _free_port
+from tests.ports import free_port
 
 NAME = "merged"
 
@@ -37,7 +37,7 @@ def merged(folder: Path, whole: Training) -> Path:
 
 @pytest.fixture(scope="module")
 def serving(folder: Path, merged: Path) -> Iterator[Serving]:
-    port = _free_port()
+    port = free_port()
     with started([*COMMAND, NAME, *server_arguments(port)], port, folder, "serve-merged") as found:
         keep(merged / "proof.json", "serve-merged")
         yield found

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import ROOT
+from tests.ports import free_port
 from tests.test_provenance import NEW, OLD, image, keys, stated, write_index
 
 sys.path.insert(0, str(ROOT / "scripts" / "image"))
@@ -38,9 +39,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def registry(storage: Path) -> Iterator[str]:
     """HOST:PORT of an empty registry."""
     folder = storage
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     held = f"storage: {{ filesystem: {{ rootdirectory: {folder}/data }} }}"
     (folder / "registry.yml").write_text(
         f"version: 0.1\nlog: {{ level: error }}\n{held}\nhttp: {{ addr: {address} }}\n"
@@ -58,7 +57,7 @@ def registry(storage: Path) -> Iterator[str]:
 
 def _wait_for(address: str) -> None:
     host, _, port = address.partition(":")
-    end_s = time.monotonic() + 20
+    end_s = time.monotonic() + 120
     while True:
         try:
             socket.create_connection((host, int(port))).close()

@@ -85,7 +85,7 @@ def test_it_ends_with_its_parent(tmp_path: Path):
     with started_ahead() as process:
         process.allow_device()
         process.process.stdin.close()
-        assert process.process.wait(timeout=20) == 0
+        assert process.process.wait(timeout=60) == 0
 
 
 def test_a_death_before_the_load_is_reported(run_dir: Path, tmp_path: Path):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +42,27 @@ with open(log, "a") as file:
 time.sleep(float(wait_s))
 sys.exit(int(code))
 """
+
+
+class Clock:
+    """Python's clocks, of which the monotonic one can be put forward: a limit is then reached however busy the machine is."""
+
+    time, sleep, strftime = staticmethod(time.time), staticmethod(time.sleep), staticmethod(time.strftime)
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The benchmark's clock."""
+    found = Clock()
+    for module in (bench, timing):
+        monkeypatch.setattr(module, "time", found)
+    return found
 
 
 @pytest.fixture
@@ -131,33 +153,48 @@ def test_a_round_without_the_plain_script_is_expected_to_be_shorter():
     assert bench.expected_s(rounds, [few, plain]) == pytest.approx(1.05 * (bench.ASSUMED_S[False] + 80))
 
 
-def test_a_round_at_the_limit_is_dropped(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
+def test_a_round_at_the_limit_is_dropped(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace, clock: Clock):
     """The round cut off at the limit is dropped and listed as remaining; the rounds before it are kept."""
     monkeypatch.setattr(bench, "ASSUMED_S", {True: 0.0, False: 0.0})
     begin_s = time.monotonic()
     commands = timing.command
 
     def hangs(way: timing.Way, own: timing.Bench, folder: Path) -> list[str]:
-        ran.says["ours"] = {"wait_s": 60 if folder.name.startswith("warm-2") else 0}
+        late = folder.name == "warm-2-ours"
+        ran.says["ours"] = {"wait_s": 60 if late else 0}
+        clock.ahead_s += 600 if late else 0
         return commands(way, own, folder)
 
     monkeypatch.setattr(timing, "command", hangs)
-    code, report = run(monkeypatch, ran, "--rounds", "2", "--cold-rounds", "0", "--limit-s", "4")
-    assert time.monotonic() - begin_s < 20
+    code, report = run(monkeypatch, ran, "--rounds", "2", "--cold-rounds", "0", "--limit-s", "600")
+    assert time.monotonic() - begin_s < 50
     assert (code, len(report["rounds"]["warm"])) == (bench.LEFT, 1)
     assert (report["failures"], report["left"]) == ([], ["warm round 2"])
 
 
-def test_a_way_that_fails_or_hangs_is_missing_from_its_round(monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace):
+def test_a_way_that_fails_or_hangs_is_missing_from_its_round(
+    monkeypatch: pytest.MonkeyPatch, ran: SimpleNamespace, clock: Clock
+):
     """The missing line or the time taken is reported, the other ways have their times, and without a plain time the table has no shares."""
     ran.says["ours + opt-in"] = {"wait_s": 60}
     monkeypatch.setitem(globals(), "PLAIN", "no token\n")
-    code, report = run(monkeypatch, ran, "--rounds", "1", "--cold-rounds", "0", "--run-limit-s", "3")
+    started = timing.watch
+
+    def watch(process: Any, log: Path, name: str, own: timing.Bench) -> Any:
+        limit = threading.Timer(0.5, setattr, (clock, "ahead_s", clock.ahead_s + 300))
+        if name == "ours + opt-in":
+            limit.start()
+        return started(process, log, name, own)
+
+    monkeypatch.setattr(timing, "watch", watch)
+    code, report = run(
+        monkeypatch, ran, "--rounds", "1", "--cold-rounds", "0", "--run-limit-s", "300", "--limit-s", "9000"
+    )
     assert code == 1 and report["left"] == []
     assert [each["way"] for each in report["rounds"]["warm"][0]] == ["ours", "few sequences", "few sequences + opt-in", "few sequences + opt-in + swap"]  # fmt: skip
     assert report["failures"] == [
         "warm round 1: plain: exit code 0; the last line of 'first token' is not in the log",
-        "warm round 1: ours + opt-in: took more than 3 s",
+        "warm round 1: ours + opt-in: took more than 300 s",
     ]
     assert "(" not in (ran.out / "table.md").read_text().partition("|")[2]
 

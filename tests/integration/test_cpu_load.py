@@ -101,7 +101,7 @@ def test_a_killed_child_is_recorded_in_the_run(running: tuple[subprocess.Popen[s
     """kill -9 of the loading process: exit 1, and run.json names the signal."""
     process, folder = running
     _child(process).kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     record = json.loads((folder / "run.json").read_text())
     assert (process.returncode, record["outcome"]) == (1, "killed")
     assert "SIGKILL" in record["reason"]
@@ -112,7 +112,7 @@ def test_an_interrupt_ends_everything(running: tuple[subprocess.Popen[str], Path
     process, folder = running
     child = _child(process)
     process.send_signal(2)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert json.loads((folder / "run.json").read_text())["outcome"] == "interrupted"
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
@@ -124,8 +124,8 @@ def test_a_killed_parent_takes_the_child_with_it(running: tuple[subprocess.Popen
     guard = min(child.children(), key=psutil.Process.create_time)
     process.kill()
     process.wait()
-    child.wait(timeout=10)
-    guard.wait(timeout=10)
+    child.wait(timeout=60)
+    guard.wait(timeout=60)
     assert json.loads((folder / "run.json").read_text())["outcome"] == "running"
     assert subprocess.run([LOADCHECK, "check", folder], capture_output=True, check=False).returncode == 1
 

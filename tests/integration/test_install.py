@@ -140,20 +140,28 @@ def test_a_second_call_waits(checkout: Path):
         time.sleep(0.1)
         assert installs(checkout) == 0
         fcntl.flock(lock, fcntl.LOCK_UN)
-        second.communicate(timeout=20)
+        second.communicate(timeout=60)
     assert (second.returncode, installs(checkout)) == (0, 1)
 
 
 def test_a_slow_step_shows_dots(checkout: Path, tmp_path: Path):
     """A slow step prints a dot every two seconds (a tenth here) on its own line; a fast one prints none."""
-    assert install(checkout)[1].startswith("Installing .venv/dev")
-    (checkout / ".venv/dev/.complete").unlink()
     uv, sleep, slept = checkout / ".venv/tools/bin/uv", tmp_path / "bin/sleep", tmp_path / "slept"
-    uv.write_text(UV.replace('if [ "$1" = venv ]; then', 'if [ "$1" = venv ]; then /bin/sleep 0.4;'))
     sleep.parent.mkdir()
-    sleep.write_text(f'#!/bin/sh\necho "$1" >>"{slept}"\nexec /bin/sleep 0.1\n')
+    sleep.write_text(f'''#!/bin/sh
+echo "$1" >>"{slept}"
+if [ "$1" = 2 ] && ! [ -e "{tmp_path}/slow" ]; then exec /bin/sleep 60; fi
+exec /bin/sleep 0.1
+''')
     sleep.chmod(0o755)
-    code, output = install(checkout, PATH=f"{sleep.parent}:{os.environ['PATH']}")
+    path = f"{sleep.parent}:{os.environ['PATH']}"
+    assert install(checkout, PATH=path)[1].startswith("Installing .venv/dev")
+    (checkout / ".venv/dev/.complete").unlink()
+    (tmp_path / "slow").touch()
+    slept.unlink()
+    until_second = f'for _ in {{1..600}}; do [ "$(head -2 "{slept}")" = $\'2\\n2\' ] && break; /bin/sleep 0.1; done'
+    uv.write_text(UV.replace('if [ "$1" = venv ]; then', f'if [ "$1" = venv ]; then {until_second};'))
+    code, output = install(checkout, PATH=path)
     assert code == 0 and set(output.splitlines()[0]) == {"."}
     assert slept.read_text().startswith("2\n2\n")
 

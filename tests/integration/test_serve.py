@@ -32,6 +32,7 @@ from loadcheck.stacks.serving import known_holes
 from loadcheck.units import GIB
 from tests.conftest import ROOT, RUNS
 from tests.judging import only_error
+from tests.ports import free_port
 from tests.test_export import _training
 
 RUN = RUNS / "h200" / "plain-qwen2.5-7b"
@@ -53,12 +54,6 @@ def end(*_):
 signal.signal(signal.SIGTERM, end)
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Health).serve_forever()
 """
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 class Server:
@@ -105,7 +100,7 @@ def _ended_when_ready(shown: Callable[..., None], is_ready: Callable[[Any], bool
 
 def test_a_server_is_judged_once_it_answers(server: Server, capsys: pytest.CaptureFixture[str]):
     """Exit 0: the warning, the verdict, the address, and a new key, shown once and not in the log; the verdict is kept."""
-    port = _free_port()
+    port = free_port()
     assert loadcheck(["serve", "q.toml", "--port", str(port), "--run-dir", "kept"]) == 0
     output = capsys.readouterr().out
     assert f"http://127.0.0.1:{port}/v1" in output and "PASS" in output and "CVE-2025-48956" in output
@@ -119,14 +114,14 @@ def test_a_pinned_gpu_is_passed_on_by_number(server: Server, monkeypatch: pytest
     """vLLM's engine is the server's child and starts the driver itself; with 0, as in a load, it used another GPU (two H200, 2026-11-29)."""
     monkeypatch.setattr("loadcheck.device.read_gpus", lambda: (("GPU-a", "NVIDIA H200"), ("GPU-b", "NVIDIA H200")))
     monkeypatch.setenv("LOADCHECK_GPU", "GPU-b")
-    assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--run-dir", "served"]) == 0
+    assert loadcheck(["serve", "q.toml", "--port", str(free_port()), "--run-dir", "served"]) == 0
     assert "sees 1 PCI_BUS_ID\n" in Path("served/load.log").read_text()
 
 
 def test_json_is_one_document(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """One document, once the server answers; a given key is not repeated."""
     monkeypatch.setenv("LOADCHECK_API_KEY", SECRET)
-    assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--json", "--key-hours", "1"]) == 0
+    assert loadcheck(["serve", "q.toml", "--port", str(free_port()), "--json", "--key-hours", "1"]) == 0
     output = capsys.readouterr()
     document = json.loads(output.out)
     assert (document["verdict"], document["api_key"], document["models"]) == ("pass", None, ["qwen2.5-7b-instruct"])
@@ -143,7 +138,7 @@ def test_a_start_is_judged_once_its_output_is_in_the_log(server: Server, monkeyp
         write(sink, data)
 
     monkeypatch.setattr(LogSink, "write", late)
-    assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--run-dir", "kept"]) == 0
+    assert loadcheck(["serve", "q.toml", "--port", str(free_port()), "--run-dir", "kept"]) == 0
     assert json.loads(Path("kept/verdict.json").read_text())["verdict"] == "pass"
 
 
@@ -152,13 +147,13 @@ def test_another_model_fails(server: Server, tmp_path: Path):
     server.log = tmp_path / "other.log"
     server.log.write_text((RUN / "load.log").read_text().replace("weights took 5.2", "weights took 5.9"))
     assert server.log.read_text() != (RUN / "load.log").read_text()
-    assert loadcheck(["serve", "q.toml", "--port", str(_free_port())]) == 1
+    assert loadcheck(["serve", "q.toml", "--port", str(free_port())]) == 1
 
 
 def test_a_server_that_dies_is_reported(server: Server, capsys: pytest.CaptureFixture[str]):
     """A server that dies: exit 1, with its code and its log."""
     server.dies = True
-    assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--run-dir", "kept"]) == 1
+    assert loadcheck(["serve", "q.toml", "--port", str(free_port()), "--run-dir", "kept"]) == 1
     assert (
         "the server ended by itself: the loading process ended with exit code 7; see kept/load.log"
         in capsys.readouterr().out
@@ -170,7 +165,7 @@ def test_without_a_gpu_generate_is_suggested(
 ):
     """Without a GPU: exit 3, with `generate` as the alternative."""
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: None)
-    assert loadcheck(["serve", "q.toml", "--port", str(_free_port())]) == 3
+    assert loadcheck(["serve", "q.toml", "--port", str(free_port())]) == 3
     assert "loadcheck generate DIR --prompt" in only_error(capsys)
 
 
@@ -191,7 +186,7 @@ def test_a_server_that_does_not_fit_is_not_started(
     """A server that does not fit exits 1; --force starts it."""
     small = GpuDevice("NVIDIA H200", "9.0", 6 * GIB, 6 * GIB, "12.4")
     monkeypatch.setattr("loadcheck.device.read_gpu", lambda: small)
-    words = ["serve", "q.toml", "--port", str(_free_port())]
+    words = ["serve", "q.toml", "--port", str(free_port())]
     assert loadcheck(words) == 1
     assert server.served is None and "Nothing was started" in capsys.readouterr().out
     server.dies = True
@@ -204,7 +199,7 @@ def test_a_weak_key_is_refused(server: Server, capsys: pytest.CaptureFixture[str
     """A weak key exits 2, without the key in the error."""
     Path("key").write_text(text)
     Path("key").chmod(0o600)
-    assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--api-key-file", "key"]) == 2
+    assert loadcheck(["serve", "q.toml", "--port", str(free_port()), "--api-key-file", "key"]) == 2
     assert text not in only_error(capsys)
 
 
@@ -212,7 +207,7 @@ def test_a_key_that_others_can_read_is_refused(server: Server, capsys: pytest.Ca
     """A key file that others can read exits 2, with the command to fix it."""
     Path("key").write_text(SECRET)
     Path("key").chmod(0o644)
-    assert loadcheck(["serve", "q.toml", "--port", str(_free_port()), "--api-key-file", "key"]) == 2
+    assert loadcheck(["serve", "q.toml", "--port", str(free_port()), "--api-key-file", "key"]) == 2
     assert "chmod 600" in only_error(capsys)
 
 

@@ -27,6 +27,8 @@ TOTAL_BYTES, FREE_BYTES = 150_109_880_320, 149_557_477_376
 GPUS = tuple(f"GPU-{UUID(int=number)}" for number in (1, 2))
 PIN = "LOADCHECK_GPU"
 RAM_BYTES, WEIGHTS_S = 64 << 30, 0.5
+PAUSE = "STAND_IN_WEIGHTS_S"
+"""An environment variable: how long a load stays at its weights, for a test that ends it there."""
 
 
 # ------------------------------------------------------------------------------------------------------------- driver, NVML
@@ -176,7 +178,7 @@ def patch_engine(module: Any) -> None:
             sys.stdout.write(line)
             if "model weights took" in line:
                 sys.stdout.flush()
-                time.sleep(WEIGHTS_S)
+                time.sleep(float(os.environ.get(PAUSE, WEIGHTS_S)))
         if code:
             sys.exit(code)
 
