@@ -107,6 +107,14 @@ def test_the_newest_run_may_have_any_name(checkout: Path):
     assert make(checkout, "report")[:2] == (0, ["report", "runs/$(touch o1)\n;touch o2 'x/"])
 
 
+def test_of_runs_that_are_as_new_the_last_by_name_is_shown(checkout: Path):
+    """Folders have the same time where the disk's clock is coarse, and in a copy without times."""
+    for name in ("20261129T100000Z-x", "20261130T100000Z-a", "20261130T090000Z-x"):
+        (checkout / "runs" / name).mkdir(parents=True)
+        os.utime(checkout / "runs" / name, (1e9, 1e9))
+    assert make(checkout, "report")[:2] == (0, ["report", "runs/20261130T100000Z-a/"])
+
+
 def test_without_a_run_report_exits_2(checkout: Path):
     """Without a run: exit 2, and the command that makes one."""
     code, words, output = make(checkout, "check")

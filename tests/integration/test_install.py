@@ -126,7 +126,8 @@ def test_an_incomplete_environment_is_made_again(checkout: Path):
     install(checkout)
     (checkout / ".venv/dev/.complete").unlink()
     (checkout / ".venv/dev/half").touch()
-    assert (install(checkout)[0], installs(checkout)) == (0, 2)
+    code, output = install(checkout)
+    assert (code, installs(checkout)) == (0, 2), output
     assert not (checkout / ".venv/dev/half").exists()
 
 
