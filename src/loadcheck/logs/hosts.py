@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadcheck.logs.prefixes import ACTOR, Rank
@@ -26,6 +27,36 @@ _SERVES = re.compile(r"Startedserverprocess|Applicationstartupcomplete|Startingv
 _BLANKS = re.compile(r"\s+")
 
 
+@dataclass(slots=True)
+class _Named:
+    """What a log's lines name, in any order.
+
+    Attributes:
+        own_ranks: the ranks that its host begins at, without 0, the default, which other lines may print.
+        actors: process and host of each of Ray's engine cores.
+        serves: whether its server went on once all of its cores were ready.
+    """
+
+    own_ranks: set[int] = field(default_factory=set)
+    cores: set[int] = field(default_factory=set)
+    actors: set[tuple[int, str]] = field(default_factory=set)
+    has_server: bool = False
+    serves: bool = False
+
+    @classmethod
+    def of(cls, path: Path) -> _Named:
+        named = cls()
+        for _, block in read_blocks(path):
+            text = _BLANKS.sub("", block)
+            named.own_ranks |= {int(match[match.lastindex or 0]) for match in _OWN_RANK.finditer(text)}
+            named.cores |= {int(match[1]) for match in _CORE.finditer(text)}
+            named.actors |= {(int(match[1]), match[2] or "") for match in _ACTOR.finditer(text)}
+            named.has_server = named.has_server or _SERVER.search(text) is not None
+            named.serves = named.serves or _SERVES.search(text) is not None
+        named.own_ranks.discard(0)
+        return named
+
+
 def unready_cores(path: Path, judged: int, ready: Collection[int], ready_actors: Sequence[Rank]) -> tuple[str, ...]:
     """The engine cores of this log's host whose start it does not show to its end; without a server nothing tells of those without a line.
 
@@ -34,29 +65,15 @@ def unready_cores(path: Path, judged: int, ready: Collection[int], ready_actors:
         ready: the numbers of those that printed its end.
         ready_actors: those of Ray's that printed it, each as often as lines of other processes were left out for it.
     """
-    own_ranks: set[int] = set()
-    cores: set[int] = set()
-    actors: set[tuple[int, str]] = set()
-    has_server = serves = False
-    for _, block in read_blocks(path):
-        text = _BLANKS.sub("", block)
-        own_ranks |= {int(match[match.lastindex or 0]) for match in _OWN_RANK.finditer(text)}
-        cores |= {int(match[1]) for match in _CORE.finditer(text)}
-        actors |= {(int(match[1]), match[2] or "") for match in _ACTOR.finditer(text)}
-        has_server = has_server or _SERVER.search(text) is not None
-        serves = serves or _SERVES.search(text) is not None
-    own_ranks.discard(0)  # the default, which other lines may print
-    first = min(own_ranks, default=0)
-    if judged and judged not in own_ranks and (0 in cores or own_ranks or has_server):
-        return (str(first),)
-    if not has_server or serves:
+    named = _Named.of(path)
+    if judged and judged not in named.own_ranks and (0 in named.cores or named.own_ranks or named.has_server):
+        return (str(min(named.own_ranks, default=0)),)
+    if not named.has_server or named.serves:
         return ()
-    silent = (
-        actors - {(actor.numbers[0][1], actor.host) for actor in ready_actors}
-        if len(actors) > len(ready_actors)
-        else set()
-    )
+    silent: set[tuple[int, str]] = set()
+    if len(named.actors) > len(ready_actors):
+        silent = named.actors - {(actor.numbers[0][1], actor.host) for actor in ready_actors}
     return (
-        *map(str, sorted(cores - {judged} - set(ready))),
+        *map(str, sorted(named.cores - {judged} - set(ready))),
         *(f"of process {pid}" + (f" on {host}" if host else "") for pid, host in sorted(silent)),
     )

@@ -9,7 +9,7 @@ import re
 import stat
 import zlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from shutil import copyfileobj
@@ -61,18 +61,13 @@ def rereadable(path: Path, stream: BinaryIO | None = None) -> Iterator[Path]:
     with TemporaryDirectory(prefix="loadcheck-") as folder:
         copy = Path(folder) / ("stdin" if stream is not None else path.name)
         try:
-            with copy.open("wb") as file:
-                if stream is not None:
-                    copyfileobj(stream, file)
-                else:
-                    with path.open("rb") as source:
-                        copyfileobj(source, file)
+            with copy.open("wb") as file, path.open("rb") if stream is None else nullcontext(stream) as source:
+                copyfileobj(source, file)
             yield copy
         except BadInput as error:
             given = "stdin" if stream is not None else str(path)
-            raise BadInput(
-                [replace(each, where=each.where.replace(str(copy), given)) for each in error.problems]
-            ) from None
+            problems = [replace(problem, where=problem.where.replace(str(copy), given)) for problem in error.problems]
+            raise BadInput(problems) from None
 
 
 def _readable_once(path: Path) -> bool:
