@@ -48,6 +48,7 @@ def index(*names: str) -> dict[str, object]:
 SAFE_DIRECTORIES = {
     "one file": {"model.safetensors": SAFE},
     "shards": {INDEX: index("a.safetensors", "b.safetensors"), "a.safetensors": SAFE, "b.safetensors": SAFE},
+    "shards beside a pickle": {INDEX: index("a.safetensors"), "a.safetensors": SAFE, "pytorch_model.bin": PICKLE},
     "both forms": {"model.safetensors": SAFE, "pytorch_model.bin": PICKLE, "pytorch_model.bin.index.json": index("x.bin")},
     "what a trainer left": {"model.safetensors": SAFE, "optimizer.pt": PICKLE, "training_args.bin": PICKLE},
     "a link, as the hub's cache has": {"0123abcd": SAFE, "model.safetensors": "0123abcd"},
@@ -63,8 +64,8 @@ UNSAFE_DIRECTORIES: dict[str, tuple[dict[str, Any], str]] = {
                      "consolidated.00.pth", "consolidated.00", "model.PKL", "adapter_model.bin")
     },
     "no weights": ({}, "no safetensors"),
-    "an index of bin files": ({"a.safetensors": SAFE, "b.bin": PICKLE, INDEX: index("a.safetensors", "b.bin")}, "b.bin"),
-    "an index that leaves": ({"a.safetensors": SAFE, INDEX: index("../a.safetensors")}, "../a.safetensors"),
+    "an index of bin files": ({"a.safetensors": SAFE, "b.bin": PICKLE, INDEX: index("a.safetensors", "b.bin")}, "b.bin, not safetensors of this"),
+    "an index that leaves": ({"a.safetensors": SAFE, INDEX: index("../a.safetensors")}, "not safetensors of this directory"),
     "an index that is none": ({"a.safetensors": SAFE, INDEX: b"\x80"}, "weight_map"),
     "an index of numbers": ({"a.safetensors": SAFE, INDEX: {"weight_map": {"a": 1}}}, "weight_map"),
     "a shard that is not there": ({"a.safetensors": SAFE, INDEX: index("a.safetensors", "b.safetensors")}, "b.safetensors"),
@@ -79,6 +80,9 @@ UNSAFE_DIRECTORIES: dict[str, tuple[dict[str, Any], str]] = {
     "a pointer of LFS": ({"model.safetensors": b"version https://git-lfs.github.com/spec/v1\n" + bytes(99)}, "git lfs pull"),
     "adapters as a pickle": (
         {"model.safetensors": SAFE, "adapter_config.json": {}, "adapter_model.bin": PICKLE}, "adapter_model.bin",
+    ),
+    "adapters as a renamed pickle": (
+        {"model.safetensors": SAFE, "adapter_config.json": {}, "adapter_model.safetensors": PICKLE}, "adapter_model.safetensors: is not",
     ),
     "code in the config": ({"model.safetensors": SAFE, "config.json": {**CONFIG, "auto_map": {"AutoModel": "m.M"}}}, "code"),
     "code in the tokenizer": ({"model.safetensors": SAFE, "tokenizer_config.json": {"auto_map": {"A": ["t.T"]}}}, "code"),
@@ -118,6 +122,32 @@ def test_each_engine_is_checked_for_what_it_opens(by_engine: bool, refused: bool
 
 def plan_of(folder: Path) -> LoadPlan:
     return make_plan(load_profile("smollm2-135m-cpu", {"model": str(folder), "weights": "local"}))
+
+
+@pytest.mark.parametrize(
+    ("profile", "settings", "refused"),
+    [
+        ("llama31-8b-instruct-4bit", {}, False),
+        ("llama31-8b-instruct-4bit", {"fast_inference": False}, True),
+        ("smollm2-135m-cpu", {}, True),
+    ],
+)
+def test_a_plan_is_checked_for_the_engine_that_it_names(tmp_path: Path, profile: str, settings: Any, refused: bool):
+    """vLLM never opens a pickle beside safetensors of any name; without it, and on the CPU, transformers would."""
+    folder = directory(tmp_path / "a-bnb-4bit", {"consolidated.safetensors": SAFE, "pytorch_model.bin": PICKLE})
+    plan = make_plan(load_profile(profile, {**settings, "model": str(folder), "weights": "local"}))
+    assert bool(weights.unsafe_local(plan)) is refused
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Weights that cannot be looked at are a problem with the folder's name, not safe ones."""
+
+    def refuse(folder: Path, by_engine: bool) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(weights, "unsafe", refuse)
+    (problem,) = weights.unsafe_local(plan_of(directory(tmp_path / "model", {"model.safetensors": SAFE})))
+    assert "model: cannot be read (Permission denied)" in str(problem)
 
 
 def test_a_load_refuses_it_before_and_in_the_engine(tmp_path: Path):

@@ -9,18 +9,20 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from loadcheck import cli, weights
 from loadcheck.errors import BadInput, UnsupportedMachine
 from loadcheck.plan import LoadPlan, make_plan
 from loadcheck.specs.files import changed, env_dir, load
 from loadcheck.specs.profile import load_profile
-from loadcheck.weights import cache, hub, listing, mirror, package, progress, verifying
+from loadcheck.weights import cache, hub, listing, mirror, package, progress, synthetic, verifying
 from loadcheck.weights.listing import ListedFile
-from loadcheck.weights.lock import LockedFile, LockedModel, WeightsLock, load_weights_lock
+from loadcheck.weights.lock import LockedFile, LockedModel, WeightsLock, load_weights_lock, to_json
 from tests.stand_in_hub import blob_id
 
 CONFIG = b'{"model_type": "llama"}'
+NAME_OF_PROFILE = "llama31-8b-instruct-4bit"
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +53,13 @@ def test_a_folder_is_built_once(tmp_path):
         assert cache.build_once(tmp_path / "w", build, 0) == tmp_path / "w"
     assert len(built) == 1
     assert sorted(path.name for path in (tmp_path / "w").iterdir()) == ["a.bin", "manifest.json"]
+
+
+def test_a_whole_folder_may_be_read_only(tmp_path, monkeypatch):
+    """A complete folder is used without its lock file, which could not be made on a read-only disk."""
+    cache.build_once(tmp_path / "w", write, 0)
+    monkeypatch.setattr(cache, "locked", None)
+    assert cache.build_once(tmp_path / "w", write, 1 << 60) == tmp_path / "w"
 
 
 @pytest.mark.parametrize("damage", ["abd", "abcd", None])
@@ -229,12 +238,14 @@ def test_quantized_folders_end_as_unsloth_expects():
 
 
 def hub_plan() -> LoadPlan:
-    return make_plan(load_profile("llama31-8b-instruct-4bit"))
+    return make_plan(load_profile(NAME_OF_PROFILE))
 
 
 def listed_file(name: str, content: bytes) -> ListedFile:
+    """As the hub lists a file; git has only a pointer of one in LFS."""
     lfs = sha256(content).hexdigest() if name.endswith(".safetensors") else None
-    return ListedFile(path=name, size_bytes=len(content), blob_id=blob_id(content), sha256=lfs)
+    blob = content if lfs is None else f"version https://git-lfs.github.com/spec/v1\noid sha256:{lfs}".encode()
+    return ListedFile(path=name, size_bytes=len(content), blob_id=blob_id(blob), sha256=lfs)
 
 
 def fake_hub(files: dict[str, bytes], listed: dict[str, bytes] | None = None):
@@ -261,6 +272,45 @@ def test_a_download_is_checked_and_recorded(capsys):
     assert not (directory / ".cache").exists()
     assert (directory.parent / "recorded.json").exists()
     assert "may be added to the lock" in capsys.readouterr().err
+
+
+def test_a_broken_download_is_kept_for_the_next_try():
+    """What a download that broke off has written is there for the next one."""
+    seen = []
+
+    def snapshot(checkpoint, directory):
+        seen.append(sorted(path.name for path in directory.iterdir()))
+        listed = fake_hub(whole())(checkpoint, directory)
+        if len(seen) == 1:
+            raise UnsupportedMachine([])
+        return listed
+
+    with pytest.raises(UnsupportedMachine):
+        hub.prepare(hub_plan(), snapshot)
+    hub.prepare(hub_plan(), snapshot)
+    assert seen[0] == [] and set(whole()) <= set(seen[1])
+
+
+def test_no_revision_is_no_download():
+    """A model without a pinned revision is refused, before a load and in it, as what a branch names may change."""
+    plan = hub_plan()
+    for checkpoint in (None, changed(plan.checkpoint, {"revision": None})):
+        for refuse in (weights.check, weights.prepare):
+            with pytest.raises(BadInput, match="no pinned revision of llama-3.1-8b-instruct is known"):
+                refuse(structs.replace(plan, checkpoint=checkpoint))
+
+
+def test_weights_are_in_the_cache_under_their_final_name():
+    """Weights are in the cache once their folder has its final name, which is that of their source."""
+    plan = hub_plan()
+    others = [make_plan(load_profile(NAME_OF_PROFILE, {"weights": source})) for source in ("synthetic", "package")]
+    assert not any(map(weights.in_cache, (plan, *others)))
+    directory = hub.prepare(plan, fake_hub(whole()))
+    assert weights.in_cache(plan) and weights.cached_folder(plan) == directory
+    assert not any(map(weights.in_cache, others))
+    made = cache.weights_dir() / "synthetic" / synthetic.directory_name(plan.model_name, plan.config)
+    made.mkdir(parents=True)
+    assert weights.cached_folder(others[0]) == made and not weights.in_cache(others[1])
 
 
 def test_a_download_that_differs_from_the_record_is_refused(tmp_path):
@@ -372,6 +422,16 @@ def test_a_download_is_verified_by_its_record():
     assert verified().exit_code == 1
 
 
+def test_a_known_hash_of_the_lock_is_compared(tmp_path):
+    """A file whose hash the lock knows is compared with that one, whatever the record says; another one is no pass."""
+    (tmp_path / "a.json").write_bytes(CONFIG)
+    for content, state, code in ((CONFIG, "as locked", 0), (CONFIG[::-1], "differs", 1)):
+        model = LockedModel(licence="", source="", repo="m", revision="0", files=(locked("a.json", content),))
+        (tmp_path.parent / cache.RECORD).write_bytes(to_json((locked("a.json", CONFIG),)))
+        checked = verifying.verify("m", model, tmp_path)
+        assert (states(checked), checked.exit_code) == ({"a.json": state}, code)
+
+
 def test_without_a_record_nothing_is_verified():
     """The lock has no hashes of the hub's files yet, and a file without a hash is no pass."""
     directory = hub.prepare(hub_plan(), fake_hub(whole()))
@@ -400,6 +460,25 @@ def test_record_fills_in_unknown_hashes_only(own_lock):
     files = load(WeightsLock, own_lock).models[NAME].files
     assert {file.path for file in files if not file.is_known} == set()
     assert files[0].sha256 == sha256(CONFIG).hexdigest()
+
+
+def test_record_adds_no_file_to_the_lock(own_lock):
+    """A file beside those of the lock is not recorded in it; a second time there is nothing to record."""
+    directory = hub.prepare(hub_plan(), fake_hub(whole()))
+    (directory / "extra.json").write_bytes(b"{}")
+    assert "extra.json" not in {file.path for file in verifying.record(verified())}
+    after, model = own_lock.read_bytes(), load(WeightsLock, own_lock).models[NAME]
+    assert verifying.record(verifying.verify(NAME, model)) == ()
+    assert own_lock.read_bytes() == after
+
+
+def test_record_names_a_lock_that_cannot_be_written(own_lock):
+    """Where the lock cannot be written, the error names it."""
+    hub.prepare(hub_plan(), fake_hub(whole()))
+    checked = verified()
+    own_lock.unlink()
+    with pytest.raises(BadInput, match=r"weights.lock: cannot be written"):
+        verifying.record(checked)
 
 
 def test_record_refuses_a_changed_file(own_lock):
@@ -462,6 +541,29 @@ def test_a_mirror_must_match_its_checksums(copied):
         "is listed in SHA256SUMS, but missing",
         "is not listed in SHA256SUMS",
     ]
+
+
+def test_a_mirror_is_compared_in_its_folders_without_hidden_files(copied):
+    """A file in a folder of the mirror is compared, too; a hidden one, such as the downloader's own, is not."""
+    (copied / ".cache").mkdir()
+    (copied / ".cache" / "a").touch()
+    (copied / ".gitattributes").touch()
+    mirror.check_sums(copied)
+    (copied / "original").mkdir()
+    (copied / "original" / "a.json").touch()
+    with pytest.raises(BadInput, match=r"original/a.json: model: is not listed"):
+        mirror.check_sums(copied)
+
+
+def test_a_mirror_that_cannot_be_read_is_refused(copied, monkeypatch):
+    """A file that cannot be read is an error with its name, not a match."""
+
+    def refuse(directory):
+        raise PermissionError(errno.EACCES, "Permission denied", str(directory / "model.safetensors"))
+
+    monkeypatch.setattr(mirror, "hash_files", refuse)
+    with pytest.raises(BadInput, match=r"model.safetensors: model: cannot be read \(Permission denied\)"):
+        mirror.check_sums(copied)
 
 
 @pytest.mark.parametrize("line", ["abc  config.json", f"{'0' * 64}  config.json\n{'0' * 64}  config.json"])

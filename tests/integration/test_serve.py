@@ -17,12 +17,14 @@ import pytest
 from loadcheck.cli import serve as of_cli
 from loadcheck.cli.app import run as loadcheck
 from loadcheck.device import GpuDevice
+from loadcheck.errors import BadInput
 from loadcheck.exporting.proof import PROOF
 from loadcheck.exporting.source import ADAPTER
 from loadcheck.plan import plan_from_json
 from loadcheck.predict import Case, card_from_device
 from loadcheck.runs.folder import RunFolder
 from loadcheck.runs.sink import LogSink
+from loadcheck.serving.key import MAX_CHARS, MIN_CHARS, VARIABLE, api_key
 from loadcheck.serving.request import ServeRequest, resolve_request
 from loadcheck.specs.files import to_data, to_toml, validate
 from loadcheck.specs.profile import Profile
@@ -194,6 +196,34 @@ def test_a_server_that_does_not_fit_is_not_started(
     assert server.served is not None
 
 
+def test_a_key_in_a_private_file_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A file that only its owner can read gives the key, without the blanks around it, before the variable; it is neither new nor in a traceback."""
+    monkeypatch.setenv(VARIABLE, "b" * MIN_CHARS)
+    (tmp_path / "key").write_text(f" {SECRET}\n")
+    (tmp_path / "key").chmod(0o600)
+    found = api_key(tmp_path / "key", None)
+    assert (found.text, found.is_new, found.expires_unix_s) == (SECRET, False, None)
+    assert SECRET not in repr(found)
+
+
+@pytest.mark.parametrize("number", [MIN_CHARS, MAX_CHARS])
+def test_keys_of_the_limits_are_accepted(monkeypatch: pytest.MonkeyPatch, number: int):
+    """The shortest and the longest key are accepted, and the next ones beyond are refused."""
+    monkeypatch.setenv(VARIABLE, f" {'a' * number}\n")
+    assert api_key(None, None).text == "a" * number
+    monkeypatch.setenv(VARIABLE, "a" * (number - 1 if number == MIN_CHARS else number + 1))
+    with pytest.raises(BadInput, match="is not a key of"):
+        api_key(None, None)
+
+
+@pytest.mark.parametrize("odd", ["\x7f", "\r\n", "é", ""])
+def test_a_key_that_no_header_can_carry_is_refused(monkeypatch: pytest.MonkeyPatch, odd: str):
+    """A key with a control character or one beyond ASCII, and a variable that is set but empty, start no server."""
+    monkeypatch.setenv(VARIABLE, odd and SECRET + odd + SECRET)
+    with pytest.raises(BadInput, match="is not a key of"):
+        api_key(None, None)
+
+
 @pytest.mark.parametrize("text", ["short", "with a blank in its middle", "ключ-ключ-ключ-ключ"])
 def test_a_weak_key_is_refused(server: Server, capsys: pytest.CaptureFixture[str], text: str):
     """A weak key exits 2, without the key in the error."""
@@ -267,7 +297,20 @@ def test_exports_are_served_by_their_folder(run: Path):
     _update_proof(Path("merged"))
     found = resolve_request("merged", [], {})
     assert (found.merged, found.rank, found.plan.quantization) == (Path("merged"), None, "16bit")
-    assert "--enable-lora" not in _served(found)
+    assert "--enable-lora" not in _served(found) and not found.plan.profile.load_in_4bit
+    _export(Path("more"), run)
+    with pytest.raises(BadInput, match="serve it with adapters on the same base"):
+        resolve_request("merged", [("b", Path("more"))], {})
+
+
+def test_exports_on_the_same_files_are_served_together(run: Path):
+    """A second export is served beside the first if both have the base's files by SHA-256; its folder is that of the export."""
+    _export(Path("one"), run)
+    _export(Path("two"), run)
+    assert resolve_request("one", [("b", Path("two"))], {}).adapters == {"one": Path("one"), "b": Path("two")}
+    assert resolve_request("run", [("b", Path("two"))], {}).adapters["b"] == Path("two")
+    Path("link").symlink_to("one")
+    assert list(resolve_request("link", [], {}).adapters) == ["one"]
 
 
 def _update_proof(folder: Path) -> None:

@@ -32,8 +32,7 @@ def unsafe(directory: Path, by_engine: bool) -> tuple[Problem, ...]:
             (vllm/model_executor/model_loader/loader.py:278). Otherwise transformers does: model.safetensors, or what its index
             lists, else pytorch_model.bin (transformers/modeling_utils.py:3674-3706).
     """
-    problems = (*_weights(directory, by_engine), *_adapters(directory), *_code(directory))
-    return tuple(dict.fromkeys(problems))
+    return (*_weights(directory, by_engine), *_adapters(directory), *_code(directory))
 
 
 def _weights(directory: Path, by_engine: bool) -> Iterator[Problem]:
@@ -61,14 +60,9 @@ def _weights(directory: Path, by_engine: bool) -> Iterator[Problem]:
 
 def _adapters(directory: Path) -> Iterator[Problem]:
     """Adapters are attached by PEFT, which loads adapter_model.bin if there are no safetensors (peft/utils/save_and_load.py)."""
-    if not os.path.lexists(directory / "adapter_config.json"):
-        return
-    safe, pickle = directory / "adapter_model.safetensors", "adapter_model.bin"
-    if safe.is_file():
-        why = not_safetensors(safe)
-        if why:
-            yield Problem(str(safe), f"is not a safetensors file: {why}", "download or convert it again")
-    elif os.path.lexists(directory / pickle):
+    has_config, pickle = os.path.lexists(directory / "adapter_config.json"), "adapter_model.bin"
+    has_safe = (directory / "adapter_model.safetensors").is_file()  # `_weights` looks into it
+    if has_config and not has_safe and os.path.lexists(directory / pickle):
         yield Problem(str(directory), f"its adapters are only in {pickle}{_why([pickle])}", CONVERT, "model")
 
 
