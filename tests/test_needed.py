@@ -29,6 +29,8 @@ FIELDS = (
     (ON_GPU, "imported", "versions"),
     (ON_GPU, "device", "device_free_bytes"),
     (ON_GPU, "adapters", "adapter_bytes"),
+    (ON_GPU, "train_begin", "train_peak_allocated_bytes"),
+    (ON_GPU, "train_begin", "train_device_used_bytes"),
     (ON_GPU, "train_peak", "train_peak_host_bytes"),
     (ON_CPU, "started", "versions"),
     (ON_CPU, "weights", "weights_bytes"),

@@ -19,6 +19,7 @@ from loadcheck.logs.events import (
     SavedAdapter,
     Slots,
     Started,
+    TrainBegin,
     TrainPeak,
     WeightsLoaded,
 )
@@ -37,6 +38,7 @@ _NEEDED: dict[type[Event], tuple[str, ...]] = {
 _NEEDED_ON_GPU: dict[type[Event], tuple[str, ...]] = {
     Answered: ("adapter_enabled",),
     AnsweredAfterTraining: ("adapter_enabled",),
+    TrainBegin: ("train_peak_allocated_bytes", "train_device_used_bytes"),
 }
 
 
