@@ -84,18 +84,27 @@ def command(step: str, run_dir: Path) -> list[str]:
 
 def _run(step: str, run_dir: Path) -> int:
     if step == "prepare":
-        _event(WeightsReady())
+        _event(WeightsReady(source=_plan(run_dir).profile.weights))
         return 0
     known = replace(card_from_table("T4"), name="Tesla T4")
     assert known.non_torch_bytes is not None
     card = replace(known, non_torch_bytes=known.non_torch_bytes + int(os.environ.get("FAKE_NON_TORCH_BYTES", "0")))
-    return load(plan_from_json(json.loads((run_dir / "plan.json").read_text())), card, RAM_BYTES)
+    return load(_plan(run_dir), card, RAM_BYTES)
+
+
+def _plan(run_dir: Path) -> LoadPlan:
+    return plan_from_json(json.loads((run_dir / "plan.json").read_text()))
 
 
 def load(plan: LoadPlan, card: Card, ram_bytes: int) -> int:
     """Print a load on this card, and return its exit code."""
     profile, config = plan.profile, plan.config
-    _event(Imported(import_s=1.0, versions={name: pin.version for name, pin in load_versions().pins.items()}))
+    pins = load_versions()
+    _event(
+        Imported(
+            import_s=1.0, versions={name: pin.version for name, pin in pins.pins.items()}, cuda=pins.version("cuda")
+        )
+    )
     _event(Device(gpu_name=card.name, compute_capability=str(card.compute_capability), device_total_bytes=card.total_bytes,
                   device_free_bytes=card.free_bytes, ram_available_bytes=ram_bytes))  # fmt: skip
     _say(BANNER, family=plan.config.model_type.capitalize(),

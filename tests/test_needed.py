@@ -16,25 +16,35 @@ from tests.conftest import ROOT, RUNS
 LOAD = RUNS / "h200" / "reference-train3"
 ON_GPU, ON_CPU = ROOT / "tests" / "training" / "h200-packed", ROOT / "tests" / "training" / "run"
 FIELDS = (
+    (LOAD, "weights_ready", "source"),
     (LOAD, "imported", "versions"),
+    (LOAD, "imported", "cuda"),
     (LOAD, "device", "gpu_name"),
     (LOAD, "device", "device_total_bytes"),
     (LOAD, "device", "device_free_bytes"),
     (LOAD, "adapters", "trainable_params"),
+    (LOAD, "adapters", "total_params"),
     (LOAD, "adapters", "adapter_bytes"),
     (LOAD, "slots", "lora_slots_bytes"),
     (LOAD, "answer", "adapter_enabled"),
     (LOAD, "answer_after_training", "adapter_enabled"),
     (LOAD, "peak", "peak_device_bytes"),
     (ON_GPU, "imported", "versions"),
+    (ON_GPU, "device", "compute_capability"),
     (ON_GPU, "device", "device_free_bytes"),
     (ON_GPU, "adapters", "adapter_bytes"),
     (ON_GPU, "train_begin", "train_peak_allocated_bytes"),
     (ON_GPU, "train_begin", "train_device_used_bytes"),
     (ON_GPU, "train_peak", "train_peak_host_bytes"),
-    (ON_CPU, "started", "versions"),
+    *(
+        (ON_CPU, "started", each)
+        for each in ("versions", "model", "quantization", "max_model_len", "torch", "transformers")
+    ),
     (ON_CPU, "weights", "weights_bytes"),
-    (ON_CPU, "adapters", "adapter_bytes"),
+    *(
+        (ON_CPU, "adapters", each)
+        for each in ("adapter_bytes", "patched_layers", "patched_qkv", "patched_o", "patched_mlp")
+    ),
     (ON_CPU, "train_peak", "train_peak_host_bytes"),
 )
 EVENTS = (

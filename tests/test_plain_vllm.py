@@ -410,8 +410,10 @@ def _run_folder(folder: Path, settings: dict[str, Any]) -> None:
     """A run folder of vLLM alone, as the engine would print it on an A10G."""
     profile = _profile(model="qwen2.5-7b-instruct", max_seq_length=4096, weights="synthetic", **settings)
     card = card_from_table("A10G")
+    pins = load_versions()
     events = (
-        WeightsReady(source="synthetic"), Imported(versions={name: pin.version for name, pin in load_versions().pins.items()}),
+        WeightsReady(source="synthetic"),
+        Imported(versions={name: pin.version for name, pin in pins.pins.items()}, cuda=pins.version("cuda")),
         Device(gpu_name="NVIDIA A10G", compute_capability="8.6", device_total_bytes=card.total_bytes,
                device_free_bytes=card.free_bytes, ram_available_bytes=GIB_OF_RAM),
         Loaded(),

@@ -22,14 +22,16 @@ from loadcheck.logs.events import (
     TrainBegin,
     TrainPeak,
     WeightsLoaded,
+    WeightsReady,
 )
 
 _NEEDED: dict[type[Event], tuple[str, ...]] = {
-    Imported: ("versions",),
-    Started: ("versions",),
-    Device: ("gpu_name", "device_total_bytes", "device_free_bytes"),
+    WeightsReady: ("source",),
+    Imported: ("versions", "cuda"),
+    Started: ("versions", "model", "quantization", "max_model_len", "torch", "transformers"),
+    Device: ("gpu_name", "compute_capability", "device_total_bytes", "device_free_bytes"),
     WeightsLoaded: ("weights_bytes",),
-    Attached: ("trainable_params", "adapter_bytes"),
+    Attached: ("trainable_params", "total_params", "adapter_bytes"),
     Slots: ("lora_slots_bytes",),
     Peak: ("peak_device_bytes",),
     TrainPeak: ("train_peak_host_bytes",),
@@ -40,6 +42,10 @@ _NEEDED_ON_GPU: dict[type[Event], tuple[str, ...]] = {
     AnsweredAfterTraining: ("adapter_enabled",),
     TrainBegin: ("train_peak_allocated_bytes", "train_device_used_bytes"),
 }
+_NEEDED_ON_CPU: dict[type[Event], tuple[str, ...]] = {
+    Attached: (*_NEEDED[Attached], "patched_layers", "patched_qkv", "patched_o", "patched_mlp"),
+}
+"""On a GPU, unsloth's own line states what it patched."""
 
 
 def later_events(evidence: Evidence) -> Iterator[type[Event]]:
@@ -57,8 +63,9 @@ def later_events(evidence: Evidence) -> Iterator[type[Event]]:
 
 def check_needed(evidence: Evidence) -> Iterator[Finding]:
     """A failure for each such field that the last event of its kind does not state; an invalid value is another finding (verdict/events.py)."""
-    on_gpu = evidence.profile is not None and not evidence.profile.on_cpu
-    for kind, names in (_NEEDED | _NEEDED_ON_GPU if on_gpu else _NEEDED).items():
+    profile = evidence.profile
+    of_device = {} if profile is None else _NEEDED_ON_CPU if profile.on_cpu else _NEEDED_ON_GPU
+    for kind, names in (_NEEDED | of_device).items():
         if (last := _last(evidence, kind)) is None:
             continue
         for name in names:

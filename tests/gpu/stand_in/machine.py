@@ -160,6 +160,7 @@ def patch_engine(module: Any) -> None:
 
         from loadcheck.logs.events import Imported
         from loadcheck.predict import card_from_device
+        from loadcheck.specs.versions import load_versions
         from tests import fake_engine
 
         if cache := os.environ.get("TRITON_CACHE_DIR"):  # as kernel_compiler.py marks it
@@ -167,7 +168,8 @@ def patch_engine(module: Any) -> None:
             Path(cache, "loadcheck-0").touch()
         import_s = 0.5 if began_ahead.is_set() else 1.0
         recorder._start_s -= import_s  # as if this process had spent that time importing
-        recorder.record(Imported(import_s=import_s, versions={name: version(name) for name in module.PACKAGES}))
+        versions = {name: version(name) for name in module.PACKAGES}
+        recorder.record(Imported(import_s=import_s, versions=versions, cuda=load_versions().version("cuda")))
 
         card = card_from_device(NAME, ".".join(map(str, CAPABILITY)), TOTAL_BYTES, FREE_BYTES)
         with redirect_stdout(StringIO()) as printed:
