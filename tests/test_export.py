@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from loadcheck.cli.app import run as loadcheck
-from loadcheck.exporting.child import run_step
+from loadcheck.errors import BadInput, UnsupportedMachine
+from loadcheck.exporting.child import StepFailed, run_step
 from loadcheck.exporting.proof import PROOF, Comparison, comparison_findings, hashes
 from loadcheck.exporting.source import ADAPTER, CONFIG
 from loadcheck.plan import make_plan, plan_to_json
@@ -52,8 +54,10 @@ class Child:
         self.found: dict[str, Any] = dict(FOUND)
         self.dies, self.code = "", 1
         self.is_process = False
+        self.asked: list[tuple[str, bool]] = []
 
     def step(self, step: str, asked: dict[str, Any], on_text: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+        self.asked.append((step, asked["merged"]))
         if self.is_process or step == self.dies:
             return run_step(step, asked, on_text)
         if step == "write":
@@ -95,9 +99,13 @@ def _training(run: Path, **config: Any) -> None:
         shutil.copy(KEPT / name, run)
     (run / "plan.json").write_text(json.dumps(plan_to_json(make_plan(load_profile("smollm2-135m-cpu")))))
     (run / "verdict.json").write_text('{"verdict": "pass"}')
-    header = json.dumps({"__metadata__": {"dtype": "float16"}}).encode()
-    (run / "probe.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    (run / "probe.safetensors").write_bytes(_probe("float16"))
     _adapter(run, config)
+
+
+def _probe(dtype: str) -> bytes:
+    header = json.dumps({"__metadata__": {"dtype": dtype}}).encode()
+    return len(header).to_bytes(8, "little") + header
 
 
 def _adapter(run: Path, config: dict[str, Any]) -> None:
@@ -119,6 +127,8 @@ def test_an_export_is_proven_and_its_proof_names_every_file(child: Child, capsys
     assert json.loads((folder / CONFIG).read_text())["base_model_name_or_path"] == "smollm2-135m-instruct"
     proof = json.loads((folder / PROOF).read_text())
     assert set(proof["files"]) == {path.name for path in folder.iterdir()} - {PROOF}
+    assert set(proof["files"]) == {ADAPTER, CONFIG, "probe.safetensors", "tokenizer.json"}
+    assert folder.stat().st_mode & 0o777 == 0o755
     assert (proof["base_files"], proof["tolerance"], proof["rank"]) == (BASE, 0.25, 8)
     assert [path.name for path in Path("out").iterdir()] == ["adapters"]
     assert "PASS" in capsys.readouterr().out
@@ -158,6 +168,92 @@ def test_a_merged_model_has_a_larger_tolerance(child: Child):
     assert loadcheck(["export", "run", "out", "--merged"]) == 0
     assert json.loads(Path("out/proof.json").read_text())["tolerance"] == 0.5
     assert not Path("out", CONFIG).exists()
+    assert child.asked == [("write", True), ("prove", True)]
+
+
+def test_an_export_of_a_training_that_did_not_pass_says_so(child: Child):
+    """The verdict on the training, or that there is none, is a note of the export."""
+    for text, name in (
+        ('{"verdict": "fail"}', "fail"),
+        ("[]", "missing"),
+        ('{"verdict": 1}', "missing"),
+        ("", "missing"),
+    ):
+        Path("run/verdict.json").write_text(text)
+        shutil.rmtree("out", ignore_errors=True)
+        assert loadcheck(["export", "run", "out"]) == 0
+        notes = json.loads(Path("out/proof.json").read_text())["notes"]
+        assert notes == [f"the verdict on the training is {name}: see `loadcheck report`"]
+
+
+def _as_link(path: Path) -> None:
+    """The same content, but in a file elsewhere."""
+    path.rename(path.parent.parent / f"of {path.name}")
+    path.symlink_to(path.parent.parent / f"of {path.name}")
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter/tokenizer.json", "adapter/adapter_config.json", "probe.safetensors", "plan.json", "adapter"]
+)
+def test_a_link_in_a_run_is_not_followed(child: Child, capsys: pytest.CaptureFixture[str], name: str):
+    """A link in a run may name any file of this machine: it is not exported, whatever its content, and nothing is left."""
+    _as_link(Path("run", name).absolute())
+    assert loadcheck(["export", "run", "out"]) == 2
+    assert only_error(capsys) and not Path("out").exists() and child.asked == []
+
+
+def test_a_linked_proof_and_a_linked_target_are_refused(child: Child, capsys: pytest.CaptureFixture[str]):
+    """A proof.json elsewhere proves nothing of a folder, and an export is not written to where a link points."""
+    assert loadcheck(["export", "run", "out"]) == 0
+    _as_link(Path("out/proof.json").absolute())
+    assert loadcheck(["export", "--verify", "out"]) == 2
+    assert "proof.json is missing" in only_error(capsys)
+    Path("link").symlink_to("nowhere")
+    assert loadcheck(["export", "run", "link"]) == 2
+    assert "already exists" in only_error(capsys)
+
+
+STEP_ENDS = {
+    "a result, then an error": ('print("{}"); print(json.dumps({"a": 1})); sys.exit(1)', StepFailed, "exit code 1"),
+    "no result": ('print("one", file=sys.stderr)', StepFailed, "its process ended without a result: one"),
+    "no result, no words": ("", StepFailed, "it printed nothing"),
+    "bad input": ("print(PROBLEMS); sys.exit(2)", BadInput, "base: is another"),
+    "a machine that cannot": ("print(PROBLEMS); sys.exit(3)", UnsupportedMachine, "base: is another"),
+    "problems of no known exit": ("print(PROBLEMS); sys.exit(1)", StepFailed, "exit code 1"),
+    "a kill": ("os.kill(os.getpid(), 9)", StepFailed, "SIGKILL"),
+}
+
+
+@pytest.mark.parametrize("end", STEP_ENDS)
+def test_a_step_has_a_result_only_if_it_ended_well(monkeypatch: pytest.MonkeyPatch, end: str):
+    """Only exit code 0 with a last line is a result; else the step's own problems are raised, or how its process ended."""
+    code, error, words = STEP_ENDS[end]
+    problems = json.dumps({"problems": [{"where": "base", "what": "is another", "remedy": "give it"}]})
+    started = [sys.executable, "-S", "-c", f"import json, os, sys; PROBLEMS = {problems!r}; sys.stdin.read(); {code}"]
+    monkeypatch.setattr("loadcheck.exporting.child.command", lambda step: started)
+    with pytest.raises(error, match=words) as caught:
+        run_step("prove", {})
+    assert type(caught.value) is error
+
+
+def test_a_step_leaves_no_process(monkeypatch: pytest.MonkeyPatch):
+    """A process that a step has started ends with it, even if it holds on to nothing of ours."""
+    code = 'import json, subprocess; child = subprocess.Popen(["sleep", "60"], stdin=-3, stdout=-3); print(json.dumps({"pid": child.pid}))'
+    monkeypatch.setattr("loadcheck.exporting.child.command", lambda step: [sys.executable, "-c", code])
+    pid = run_step("prove", {})["pid"]
+    deadline_s = time.monotonic() + 10
+    while Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_a_step_that_reads_nothing_is_reported(monkeypatch: pytest.MonkeyPatch):
+    """A process that ends before it has read its request is reported by how it ended, not by a broken pipe."""
+    monkeypatch.setattr(
+        "loadcheck.exporting.child.command", lambda step: ["/bin/sh", "-c", "exec <&-; echo died >&2; exit 7"]
+    )
+    with pytest.raises(StepFailed, match="exit code 7: died"):
+        run_step("prove", {"a": "x" * 1_000_000})
 
 
 @pytest.mark.parametrize(
@@ -322,6 +418,8 @@ def _load(run: Path) -> None:
         (_load, "run: is a load, which leaves no adapters"),
         (lambda run: (run / "probe.safetensors").unlink(), "run: has no probe.safetensors"),
         (lambda run: (run / "probe.safetensors").write_bytes(b"123"), "is not a training's probe"),
+        (lambda run: (run / "probe.safetensors").write_bytes(_probe("int4")), "has the dtype 'int4'"),
+        (lambda run: (run / "plan.json").write_text("{"), "plan.json: cannot be read"),
         (lambda run: (run / "adapter" / ADAPTER).write_bytes(b"x"), "is not what was trained (adapter_model.safetensors"),
         (lambda run: (run / "plan.json").write_text("[]"), "plan.json: is not a JSON object"),
         (shutil.rmtree, "run: no such folder"),

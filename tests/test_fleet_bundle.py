@@ -1,6 +1,7 @@
 """fleet bundle and verify: only what was signed is trusted."""
 
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -8,13 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from loadcheck import cli
 from loadcheck.fleet.bundle import NAMESPACE, Fault, bundle, verify
-from loadcheck.fleet.statement import NAME, PREDICATE, SIGNATURE, TYPE
+from loadcheck.fleet.plan import read_plan
+from loadcheck.fleet.statement import NAME, PREDICATE, SIGNATURE, TYPE, configuration
 from loadcheck.runs.origin import lock_sha256
 from loadcheck.signature import sign
+from loadcheck.specs.files import changed
 from tests.fleets import DIGEST, Node, fleet
+from tests.judging import only_error
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +65,12 @@ def test_the_statement_follows_in_toto(made: Path):
     )
     found = {each["name"]: each["digest"]["sha256"] for each in predicate["configuration"]}
     assert found["image"] == DIGEST[7:] and found["requirements.lock"] == lock_sha256()
+    plan = read_plan(made / "fleet.json")
+    assert found.keys() == {"image", "requirements.lock", f"profile {plan.profile.name}"}
+    other = structs.replace(plan, profile=changed(plan.profile, {"max_seq_length": 64}))
+    assert configuration(other)[:2] == configuration(plan)[:2] and configuration(other)[2] != configuration(plan)[2]
+    assert [each["name"] for each in configuration(structs.replace(plan, image=None))][:1] == ["requirements.lock"]
+    assert configuration(None) == []
 
 
 def test_a_signed_bundle_is_verified(made: Path, keys: Path, capsys: pytest.CaptureFixture[str]):
@@ -91,6 +102,11 @@ def _with_a_link(root: Path, keys: Path) -> None:
     (root / "h200-0/1/load.log").symlink_to(root / "h200-1/1/load.log")
 
 
+def _with_a_linked_signature(root: Path, keys: Path) -> None:
+    (root / SIGNATURE).rename(root.parent / SIGNATURE)
+    (root / SIGNATURE).symlink_to(root.parent / SIGNATURE)
+
+
 def _for_another_purpose(root: Path, keys: Path) -> None:
     (root / SIGNATURE).unlink()
     command = ["ssh-keygen", "-Y", "sign", "-f", str(keys / "mine"), "-n", "git", str(root / NAME)]
@@ -116,6 +132,10 @@ FAULTS: dict[str, tuple[Callable[[Path, Path], object], set[Fault]]] = {
     "a node that did not pass": (lambda r, k: _resigned(r, k, b'"h200-1"\n', b'"h200-9"\n'), {Fault.VERDICT}),
     "another image": (lambda r, k: _resigned(r, k, DIGEST.encode(), b"sha256:" + b"b" * 64), {Fault.VERDICT}),
     "a file outside": (lambda r, k: _resigned(r, k, b'"fleet.json"', b'"../fleet.json"'), {Fault.FORGED, Fault.ADDED}),
+    "a file of this machine": (lambda r, k: _resigned(r, k, b'"fleet.json"', f'"{r}/fleet.json"'.encode()), {Fault.FORGED, Fault.ADDED}),
+    "a signature elsewhere": (_with_a_linked_signature, {Fault.FORGED, Fault.ADDED}),
+    "another profile": (lambda r, k: _resigned(r, k, b'"profile ', b'"profile of '), {Fault.VERDICT}),
+    "another lock": (lambda r, k: _resigned(r, k, lock_sha256().encode(), b"c" * 64), {Fault.VERDICT}),
     "a file twice": (lambda r, k: _resigned(r, k, b'"h200-1/1/run.json"', b'"h200-1/1/load.log"'), {Fault.FORGED, Fault.ADDED}),
 }  # fmt: skip
 
@@ -128,6 +148,105 @@ def test_a_tampered_bundle_is_refused(bundle_copy: Path, keys: Path, fault: str)
     found = verify(bundle_copy, keys / "mine.pub")
     assert {kind for kind, _ in found.faults} == kinds
     assert not found.is_believed and found.exit_code == 1
+
+
+@pytest.mark.parametrize("name", ["runs.tar", "runs.tgz"])
+def test_a_bundle_has_every_file_once(bundle_copy: Path, keys: Path, tmp_path: Path, name: str):
+    """A tar, compressed by its name, has the statement, its signature and each stated file once, and is verified as the folder is."""
+    bundle(bundle_copy, keys / "mine", tar=tmp_path / name)
+    assert ((tmp_path / name).read_bytes()[:2] == b"\x1f\x8b") is (name == "runs.tgz")
+    with tarfile.open(tmp_path / name) as archive:
+        names = archive.getnames()
+    stated = [each["name"] for each in json.loads((bundle_copy / NAME).read_text())["subject"]]
+    assert names == [NAME, SIGNATURE, *stated]
+    assert cli.run(["fleet", "verify", str(tmp_path / name), "--signers", str(keys / "mine.pub")]) == 0
+
+
+def test_a_plan_from_elsewhere_is_signed_with_the_runs(bundle_copy: Path, keys: Path, tmp_path: Path):
+    """With --plan the fleet is judged by that plan, which is then a signed file of the bundle."""
+    plan = tmp_path / "plan.json"
+    plan.write_bytes((bundle_copy / "fleet.json").read_bytes().replace(b"h200-1", b"h200-7"))
+    (bundle_copy / "fleet.json").unlink()
+    assert not bundle(bundle_copy, keys / "mine", plan).passed
+    assert b"h200-7" in (bundle_copy / "fleet.json").read_bytes()
+    assert verify(bundle_copy, keys / "mine.pub").is_believed
+
+
+def test_a_folder_without_runs_is_not_signed(keys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A folder without a run is an error, not a fleet of no nodes, and nothing is written."""
+    assert cli.run(["fleet", "bundle", str(tmp_path), "--key", str(keys / "mine")]) == 2
+    assert "holds no run folder" in only_error(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tar_that_cannot_be_written_is_bad_input(bundle_copy: Path, keys: Path, capsys: pytest.CaptureFixture[str]):
+    """Where the tar cannot be written, the error names it; exit 2."""
+    words = [
+        "fleet",
+        "bundle",
+        str(bundle_copy),
+        "--key",
+        str(keys / "mine"),
+        "--tar",
+        str(bundle_copy / "none" / "a.tar"),
+    ]
+    assert cli.run(words) == 2
+    assert "none/a.tar" in only_error(capsys)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_signers_that_cannot_be_read_are_bad_input(
+    bundle_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
+):
+    """A file of signers that is not there, or is no text, exits 2 and is named."""
+    signers = tmp_path / "signers"
+    if content is not None:
+        signers.write_bytes(content)
+    assert cli.run(["fleet", "verify", str(bundle_copy), "--signers", str(signers)]) == 2
+    assert "signers: --signers: cannot be read" in only_error(capsys)
+
+
+COSIGN = """#!/bin/sh
+case "$FAKE_COSIGN-$1" in
+refusing-*) echo "invalid signature" >&2; exit 1 ;;
+working-sign-blob) echo signed >"$7" ;;
+esac
+"""
+
+
+@pytest.fixture
+def cosign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """A stand-in for cosign: "working", "refusing" by its exit code, or "idle", which signs nothing and exits with 0; and its keys."""
+    (tmp_path / "cosign").write_text(COSIGN)
+    (tmp_path / "cosign").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "key").write_text("-----BEGIN ENCRYPTED COSIGN PRIVATE KEY-----\n")
+    (tmp_path / "key.pub").write_text("-----BEGIN PUBLIC KEY-----\n")
+    return lambda how: monkeypatch.setenv("FAKE_COSIGN", how)
+
+
+@pytest.mark.parametrize("how", ["refusing", "idle"])
+def test_what_cosign_did_not_sign_is_not_signed(
+    bundle_copy: Path, tmp_path: Path, cosign: Callable[[str], None], how: str
+):
+    """If cosign fails or writes no signature, the exit code is 2, and an earlier signature is not kept."""
+    cosign(how)
+    assert cli.run(["fleet", "bundle", str(bundle_copy), "--key", str(tmp_path / "key")]) == 2
+    assert not (bundle_copy / SIGNATURE).exists()
+
+
+def test_only_what_cosign_accepts_is_believed(
+    bundle_copy: Path, tmp_path: Path, cosign: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+):
+    """cosign's exit code decides whether a signature is believed."""
+    cosign("working")
+    assert cli.run(["fleet", "bundle", str(bundle_copy), "--key", str(tmp_path / "key")]) == 0
+    for how, code, signer in (("working", 0, "key.pub"), ("refusing", 1, None)):
+        cosign(how)
+        capsys.readouterr()
+        assert cli.run(["fleet", "verify", str(bundle_copy), "--signers", str(tmp_path / "key.pub"), "--json"]) == code
+        data = json.loads(capsys.readouterr().out)
+        assert (data["verified"], data["signer"]) == (code == 0, signer)
 
 
 def test_an_untrusted_key_is_refused(bundle_copy: Path, keys: Path, capsys: pytest.CaptureFixture[str]):
