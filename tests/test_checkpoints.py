@@ -57,6 +57,38 @@ def test_the_newest_are_kept(tmp_path: Path):
     assert not (tmp_path / "checkpoint-2").exists()
 
 
+def test_a_checkpoint_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each file and the folder are synced before the rename, and the folder that holds the new name after it."""
+    synced: list[tuple[str, bool]] = []
+    target = tmp_path / "new" / "checkpoint-1"
+    monkeypatch.setattr(checkpoints, "sync_path", lambda path: synced.append((path.name, target.exists())))
+    written = tmp_path / "written"
+    written.mkdir()
+    (written / "weights").touch()
+    publish(written, target)
+    assert synced == [("weights", False), (MANIFEST, False), ("written", False), ("new", True)]
+
+
+def test_a_half_removed_checkpoint_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """If an old checkpoint cannot be removed, training goes on, and what is left of it is not resumed from."""
+
+    def fail(path: Path) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    for step in range(1, KEPT + 2):
+        _checkpoint(tmp_path, step)
+    monkeypatch.setattr("shutil.rmtree", fail)
+    drop_old(tmp_path)
+    assert (tmp_path / "checkpoint-1" / "weights").exists()
+    assert [step_of(each) for each in checkpoints.checkpoints(tmp_path)] == [*range(2, KEPT + 2)]
+
+
+def test_no_folder_has_no_checkpoints(tmp_path: Path):
+    """A run that wrote none has none; a file with the name of one is none."""
+    (tmp_path / "checkpoint-1").touch()
+    assert checkpoints.checkpoints(tmp_path) == checkpoints.checkpoints(tmp_path / "none") == []
+
+
 def test_publishing_writes_over_an_older_one(tmp_path: Path):
     """A resumed run may publish the same step again."""
     _checkpoint(tmp_path, 1)

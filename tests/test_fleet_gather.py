@@ -21,7 +21,7 @@ from loadcheck.fleet.finding import Kind
 from loadcheck.fleet.folders import opened, run_folders
 from loadcheck.fleet.gather import Gathering, examined, gather_folder
 from loadcheck.fleet.plan import NAME, read_plan, write_plan
-from loadcheck.fleet.seal import SEAL, seal
+from loadcheck.fleet.seal import MAX_BYTES, SEAL, broken_seal, seal
 from loadcheck.fleet.seen import examine
 from loadcheck.fleet.tally import differing_digit
 from loadcheck.fleet.verdict import FleetVerdict
@@ -276,6 +276,42 @@ def test_no_byte_of_a_sealed_run_changes_unnoticed(
     (made.path / name).write_bytes(content)
     seen = examine(root, "h200-0/1", Against.of(plan_of(["h200-0"]), datetime.now(timezone.utc)))
     assert seen.passed is same and seen.node == "h200-0"
+
+
+INVALID = f"{SEAL} is invalid: it has an invalid or a duplicate line, or more than {MAX_BYTES} bytes"
+SEALS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
+    "as it was": (lambda folder: None, []),
+    "as sha256sum writes it": (lambda folder: _sealed(folder, lambda text: text.replace("  ", " *./")), []),
+    "a changed file": (
+        lambda folder: (folder / "load.log").write_text("b"),
+        ["load.log was changed after it was sealed"],
+    ),
+    "a missing file": (lambda folder: (folder / "load.log").unlink(), ["load.log is missing"]),
+    "a new file": (lambda folder: (folder / "verdict.json").touch(), [f"verdict.json is not in {SEAL}"]),
+    "a foreign line": (lambda folder: _sealed(folder, lambda text: text + "x\n"), [INVALID]),
+    "a line twice": (lambda folder: _sealed(folder, lambda text: text + text.splitlines()[0] + "\n"), [INVALID]),
+    "too long": (lambda folder: _sealed(folder, lambda text: text + f"{'0' * 64}  {'x' * MAX_BYTES}\n"), [INVALID]),
+    "the longest": (lambda folder: _sealed(folder, lambda text: text + _line(MAX_BYTES - len(text))), []),
+}
+
+
+def _line(length: int) -> str:
+    return f"{'0' * 64}  ".ljust(length - 1, "x") + "\n"
+
+
+def _sealed(folder: Path, change: Callable[[str], str]) -> None:
+    (folder / SEAL).write_text(change((folder / SEAL).read_text()))
+
+
+@pytest.mark.parametrize("change", SEALS)
+def test_each_difference_from_a_seal_is_named(tmp_path: Path, change: str):
+    """A changed, a missing and a new file are named, and so is a seal that is invalid."""
+    for name in ("run.json", "load.log"):
+        (tmp_path / name).write_text("a")
+    seal(tmp_path)
+    befall, words = SEALS[change]
+    befall(tmp_path)
+    assert list(broken_seal(tmp_path)) == words
 
 
 def test_a_tar_cannot_write_outside(tmp_path: Path):
