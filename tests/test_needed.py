@@ -60,6 +60,9 @@ EVENTS = (
             "saved_adapter",
             "peak",
             "done",
+            "answer",
+            "trained",
+            "answer_after_training",
         )
     ),
     *((ON_GPU, each) for each in ("weights_ready", "imported", "device", "loaded", "adapters", "train_peak", "done")),
