@@ -16,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadcheck import cli
+from loadcheck.errors import BadInput
+from loadcheck.fleet import tars
 from loadcheck.fleet.claims import Against
 from loadcheck.fleet.finding import Kind
 from loadcheck.fleet.folders import opened, run_folders
@@ -28,6 +30,7 @@ from loadcheck.fleet.verdict import FleetVerdict
 from loadcheck.loading import Loaded, judge_folder
 from loadcheck.show.page import fleet_page
 from tests.fleets import STARTED, Node, fleet, names, nodes, plan_of
+from tests.judging import only_error
 
 COUNT = 40
 
@@ -329,6 +332,54 @@ def test_a_tar_cannot_write_outside(tmp_path: Path):
         assert list(run_folders(root)) == ["c"]
         assert [path.name for path in root.rglob("*") if path.is_file()] == ["run.json"]
     assert not (tmp_path / "run.json").exists()
+
+
+def _tar_of(path: Path, members: dict[str, bytes | None]) -> None:
+    """A tar of these files; None is a link."""
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            if content is None:
+                member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            member.size = len(content or b"")
+            archive.addfile(member, BytesIO(content or b""))
+
+
+def test_a_tar_is_whole_only_with_its_end(tmp_path: Path):
+    """A tar that was cut off between two files is refused, although all of its files can be read; one block of its end is enough."""
+    file, end = tmp_path / "a.tar", 2 * tarfile.BLOCKSIZE
+    _tar_of(file, {"a/run.json": b"{}"})
+    content = file.read_bytes()
+    for length in (end, end + 1, end + tarfile.BLOCKSIZE - 1):
+        file.write_bytes(content[:length])
+        with pytest.raises(BadInput, match="neither a folder nor a whole tar"), opened(file):
+            pass
+    file.write_bytes(content[: end + tarfile.BLOCKSIZE])
+    with opened(file) as root:
+        assert list(run_folders(root)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [(NAME, None), (f"a/{NAME}", None), (f"../{NAME}", b"{}"), (f"/{NAME}", b"{}")]
+)
+def test_a_plan_elsewhere_is_not_skipped(tmp_path: Path, name: str, content: bytes | None):
+    """A tar whose plan is a link or leads out of it is refused: without its plan a fleet would be judged by fewer checks."""
+    _tar_of(tmp_path / "a.tar", {"a/run.json": b"{}", name: content})
+    with pytest.raises(BadInput, match="so the plan is unknown"), opened(tmp_path / "a.tar"):
+        pass
+
+
+def test_a_large_file_is_unpacked_to_its_limit(tmp_path: Path):
+    """Of a file above the limit one byte more is unpacked, so that its reader refuses it, and the disk is not filled."""
+    _tar_of(tmp_path / "a.tar", {"a/run.json": b"x" * 100, "b/run.json": b"x" * 5})
+    tars.unpack(tmp_path / "a.tar", tmp_path, frozenset({"run.json"}), 5)
+    assert [(tmp_path / name / "run.json").stat().st_size for name in "ab"] == [6, 5]
+
+
+def test_no_input_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A folder that is not there exits 2, and is named."""
+    assert cli.run(["fleet", "gather", str(tmp_path / "none")]) == 2
+    assert "none: no such folder or tar" in only_error(capsys)
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar", None])
