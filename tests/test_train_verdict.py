@@ -13,6 +13,7 @@ from loadcheck.errors import BadInput
 from loadcheck.logs.event_lines import PREFIX
 from loadcheck.runs.steps import read_steps
 from loadcheck.training import Trained, judge_training_folder
+from loadcheck.verdict.training.progress import MIN_STEPS
 from loadcheck.workloads.peaks import Peaks
 from tests.judging import failed_training_figures
 
@@ -169,6 +170,20 @@ def test_a_training_whose_ends_were_not_tested_passes(folder: Path):
     verdict = judge_training_folder(folder).verdict
     assert verdict.passed
     assert "stopping" not in {each.figure for each in verdict.findings}
+
+
+def test_a_short_training_need_not_have_learned_to_stop(folder: Path):
+    """Over few steps a model that ends no answer is no fault; and where no number of steps was asked for, none is compared."""
+    record = json.loads((folder / "run.json").read_text())
+    record["training"]["job"]["schedule"]["max_steps"] = None
+    _with_record(folder, training=record["training"])
+    assert failed_training_figures(folder) == set()
+    lines = (folder / "steps.jsonl").read_text().splitlines(keepends=True)
+    (folder / "steps.jsonl").write_text("".join(lines[: MIN_STEPS - 1]))
+    _with_event(folder, "train_begin", num_steps=MIN_STEPS - 1)
+    _with_event(folder, "train_done", num_planned_steps=MIN_STEPS - 1, num_ends_learned=0)
+    _with_steps(folder, lambda number, step: None)
+    assert failed_training_figures(folder) == set()
 
 
 def test_more_ends_than_were_tested_fail(folder: Path):

@@ -39,6 +39,20 @@ def test_measures_are_disabled_by_name(monkeypatch: pytest.MonkeyPatch, left_out
     assert startup.enabled("swap") is taken
 
 
+def test_huge_pages_are_asked_for_by_name_alone(monkeypatch: pytest.MonkeyPatch):
+    """A measure that may cost time is taken only where it is named, and the user's own tunables are kept."""
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.delenv(startup.ENABLE_VARIABLE, raising=False)
+    assert not startup.enabled("huge_pages") and startup.variables() == {}
+    monkeypatch.setenv(startup.ENABLE_VARIABLE, "swap, huge_pages")
+    assert startup.variables() == {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
+    assert startup.variables() == {}
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    monkeypatch.setenv(startup.DISABLE_VARIABLE, "huge_pages")
+    assert not startup.enabled("huge_pages") and startup.variables() == {}
+
+
 def test_an_unknown_measure_is_refused(monkeypatch: pytest.MonkeyPatch):
     """A misspelt name would disable nothing, so all such names are refused at once, each with a suggestion."""
     monkeypatch.setenv(startup.DISABLE_VARIABLE, "colector,swap,xyz")
