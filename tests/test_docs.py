@@ -1,12 +1,9 @@
 """The documents: links and anchors lead somewhere, commands and files exist, the library page's code runs, translations match."""
 
 import json
-import os
 import re
 import runpy
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_type_hints
 
@@ -218,27 +215,6 @@ def test_a_gate_compares_with_a_run_of_its_own_settings(name: str):
     (baseline,) = re.findall(r"baseline: ([\w/.-]+)", text, re.IGNORECASE)
     recorded = validate(Profile, json.loads((ROOT / baseline / "run.json").read_bytes())["profile"], baseline)
     assert differences(recorded, load_profile(api.REFERENCE)).keys() <= {"weights"}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (["tests/runs/t4_llama31-8b_reference.txt"], 0),
-        (["tests/runs/h200/short-of-estimate"], 1),
-        (["README.md"], 2),
-        ([], 2),
-    ],
-)
-def test_the_log_example_exits_as_it_says(arguments: list[str], code: int, tmp_path: Path):
-    """examples/judge_log.sh exits with 0 for a log in range, with 1 for one that is not, and with 2 without a load log."""
-    command = tmp_path / "loadcheck"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m loadcheck "$@"\n')
-    command.chmod(0o755)
-    done = subprocess.run(
-        ["bash", "examples/judge_log.sh", *arguments],
-        cwd=ROOT, env={**os.environ, "LOADCHECK": str(command)}, capture_output=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == code
 
 
 def test_the_card_example_says_what_fits(capsys: pytest.CaptureFixture[str]):

@@ -353,7 +353,7 @@ def test_a_wrapped_last_line_needs_no_line_break(width: int, t4_log: Path, tmp_p
     assert reading is not None and reading.value == 32
 
 
-@pytest.mark.parametrize("before_end", [688, 1755, 3000])
+@pytest.mark.parametrize("before_end", thinned([688, 1755, 3000]))
 def test_a_wrapped_line_is_read_across_a_block(before_end: int, t4_log: Path, tmp_path: Path):
     """A file is read in blocks: a line that was wrapped where one ends is read as a whole."""
     log, width = tmp_path / "load.log", 80

@@ -11,7 +11,7 @@ from loadcheck.logs.event_lines import PREFIX
 from loadcheck.logs.events import Done, SavedAdapter
 from loadcheck.training import judge_training_folder
 from loadcheck.verdict import Verdict, judge
-from tests.conftest import ROOT, RUNS
+from tests.conftest import ROOT, RUNS, thinned
 
 LOAD = RUNS / "h200" / "reference-train3"
 ON_GPU, ON_CPU = ROOT / "tests" / "training" / "h200-packed", ROOT / "tests" / "training" / "run"
@@ -85,14 +85,14 @@ def _without(run: Path, name: str, field: str, folder: Path) -> Verdict:
     return judge(gather(folder)) if run == LOAD else judge_training_folder(folder).verdict
 
 
-@pytest.mark.parametrize(("run", "name", "field"), FIELDS)
+@pytest.mark.parametrize(("run", "name", "field"), thinned(FIELDS))
 def test_a_field_that_a_check_needs_fails_as_not_in_the_log(run: Path, name: str, field: str, tmp_path: Path):
     """Without the field there is nothing to compare, which is no pass; the failure names it."""
     why = [each.why for each in _without(run, name, field, tmp_path / "run").failures() if each.figure == name]
     assert f"{field} of the engine's event {name}: not in log" in why
 
 
-@pytest.mark.parametrize(("run", "name"), EVENTS)
+@pytest.mark.parametrize(("run", "name"), thinned(EVENTS))
 def test_an_event_of_a_finished_run_must_be_there(run: Path, name: str, tmp_path: Path):
     """A load or a training that ended by itself printed each of its events."""
     assert name in {each.figure for each in _without(run, name, "", tmp_path / "run").failures()}
