@@ -12,7 +12,7 @@ from loadcheck.specs.expected import Expected, Range, load_expected
 from loadcheck.specs.files import env_dir, load, validate
 from loadcheck.specs.gpu import capability_of, find_gpu, gpu_named, known_bytes, load_gpus
 from loadcheck.specs.hf_config import config_from_hf
-from loadcheck.specs.model import find_model, is_dynamic, load_models, resolve_model
+from loadcheck.specs.model import find_model, is_dynamic, load_models, local_notes, resolve_model
 from loadcheck.specs.profile import Profile, load_profile, load_profiles, profile_toml
 from loadcheck.specs.versions import load_versions
 from loadcheck.units import GIB, to_gib
@@ -215,6 +215,29 @@ def test_a_local_config_decides_its_own_quantization(tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     for name in (tmp_path, tmp_path / "config.json"):
         assert resolve_model(str(name), load_in_4bit=True)[1].quantization == "16bit"
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_noted"),
+    [
+        ({"rope_parameters": {"rope_theta": 500_000.0, "rope_type": "default"}}, True),
+        ({"rope_parameters": {"rope_theta": 500_000.0}, "rope_theta": 500_000.0}, False),
+        ({"rope_parameters": {"rope_theta": 10_000, "rope_type": "default"}}, False),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}, "rope_scaling": None}, True),
+        ({"rope_parameters": None}, False),
+        ({}, False),
+    ],
+)
+def test_rope_settings_that_only_transformers_5_reads_get_a_note(
+    keys: dict[str, object], is_noted: bool, tmp_path: Path
+):
+    """A model saved by transformers 5 loads with the predicted memory, but transformers 4 ignores its rotary settings."""
+    (tmp_path / "config.json").write_text(
+        json.dumps({key: value for key, value in LLAMA.items() if key != "rope_theta"} | keys)
+    )
+    for name in (tmp_path, tmp_path / "config.json"):
+        assert ("rope_parameters" in "".join(local_notes(str(name)))) == is_noted
+    assert local_notes("llama-3.1-8b-instruct") == ()
 
 
 @pytest.mark.parametrize(("content", "words"), [("{", "not valid JSON"), ("[]", "not a JSON object")])

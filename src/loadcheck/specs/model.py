@@ -86,6 +86,8 @@ def find_model(name: str) -> Model | None:
 
 
 ADAPTER_CONFIG = "adapter_config.json"
+DEFAULT_ROPE_THETA = 10_000
+"""Of every model type here (transformers 4.48.2 models/*/configuration_*.py)."""
 DYNAMIC_SUFFIX = "-unsloth-bnb-4bit"
 UNSLOTH = "unsloth"
 """The owner of the checkpoints to which unsloth/models/mapper.py maps every other name."""
@@ -131,6 +133,28 @@ def resolve_model(name: str, load_in_4bit: bool) -> tuple[str, ModelConfig]:
         what = f"which layers {name} keeps in 16 bits is not known"
         raise BadInput(Problem("model", what, f"give its config.json, or take {model.name} without dynamic layers"))
     return f"{model.name}{DYNAMIC_SUFFIX}", changed(config, {"kept_modules": model.dynamic})
+
+
+def local_notes(name: str) -> tuple[str, ...]:
+    """What the pinned stack does not read of a local config.json that `resolve_model` accepts; nothing for another name.
+
+    transformers 5 keeps rope_theta and rope_scaling in `rope_parameters`. transformers 4.48.2 has neither then, and takes its default
+    (models/llama/configuration_llama.py:173-174). No memory figure depends on it, but every answer does.
+    """
+    if not is_local(name):
+        return ()
+    file = Path(name) / "config.json" if Path(name).is_dir() else Path(name)
+    hf = read_config(file)
+    rope = hf.get("rope_parameters")
+    if not isinstance(rope, dict):
+        return ()
+    is_read = hf.get("rope_theta", DEFAULT_ROPE_THETA) == rope.get("rope_theta", DEFAULT_ROPE_THETA)
+    if is_read and (hf.get("rope_scaling") or rope.get("rope_type", "default") == "default"):
+        return ()
+    return (
+        f"{file}: rope_parameters is of transformers 5, and transformers 4 ignores it: the model would load with these figures, and answer "
+        "nonsense. State rope_theta, and rope_scaling if rope_type is not default, beside it",
+    )
 
 
 def _no_model_in(folder: Path) -> Problem:

@@ -17,6 +17,7 @@ from loadcheck.predict.account import Prediction
 from loadcheck.predict.card import Card
 from loadcheck.predict.case import Case
 from loadcheck.predict.terms import Term
+from loadcheck.specs.model import local_notes
 from loadcheck.specs.profile import Profile
 from loadcheck.specs.shape import ModelConfig
 from loadcheck.stacks.plain_vllm import STACK as PLAIN_VLLM
@@ -49,7 +50,7 @@ def case_of(profile: Profile, card: Card | None, ram_available_bytes: int | None
     return Case(
         model_name=model.name,
         config=model.config,
-        notes=model.notes,
+        notes=(*model.notes, *local_notes(profile.model)),
         profile=profile,
         card=card,
         ram_available_bytes=ram_available_bytes,
