@@ -15,7 +15,7 @@ from loadcheck import cli
 from loadcheck.machine import Report as MachineReport
 from loadcheck.machine import ok, problem
 from loadcheck.show.ci.annotations import github_lines
-from loadcheck.show.ci.report import Outcome, Report, Result, of_verdict
+from loadcheck.show.ci.report import Outcome, Report, Result, of_peaks, of_verdict
 from loadcheck.show.ci.summary import MAX_BYTES, markdown
 from loadcheck.training import DoesNotFitError
 from loadcheck.units import GIB
@@ -400,3 +400,16 @@ def test_a_training_that_would_not_fit_is_a_failure(written: Written, monkeypatc
     (failure,) = _checked_junit(forms["junit"]).findall(".//failure")
     assert (code, "3.00 GiB" in failure.get("message", "")) == (1, True)
     assert forms["summary"].startswith("## REFUSED train smollm2-135m-cpu")
+
+
+@pytest.mark.parametrize(
+    ("peaks", "size"),
+    [
+        (Peaks(device_bytes=9 * GIB, host_bytes=GIB, fits=False), " of 9.00 GiB"),
+        (Peaks(host_bytes=2 * GIB, fits=False), " of 2.00 GiB"),
+        (Peaks(fits=False), ""),
+    ],
+)
+def test_a_training_that_would_not_fit_is_reported_with_its_peak(peaks: Peaks, size: str):
+    """The card's peak, else the host's; one that is not predicted is left out, and not 0."""
+    assert of_peaks("train x", peaks).cause == f"the training's predicted peak{size} is more than there is"

@@ -14,6 +14,8 @@ import pytest
 from loadcheck.checking import gather
 from loadcheck.errors import BadInput
 from loadcheck.logs import text as reading
+from loadcheck.logs.endings import MAX_FRAME_CHARS
+from loadcheck.stacks import parse_log
 from loadcheck.verdict import Verdict, judge
 from tests.conftest import RUNS, thinned
 from tests.judging import judge_text
@@ -217,6 +219,24 @@ def test_a_wrapped_advice_about_open_files_is_no_error(tmp_path: Path):
     advice = "fd limit errors like `\nOSError: [Errno 24] Too many open files`. Consider increasing with ulimit -n\n"
     assert judge_text(tmp_path, V1 + advice).status == "pass"
     assert judge_text(tmp_path, V1 + "OSError: [Errno 24] Too many open files\n").status == "fail"
+
+
+@pytest.mark.parametrize(
+    "end", ["Killed", "Segmentation fault (core dumped)", "Error: Process completed with exit code 137."]
+)
+@pytest.mark.parametrize("frame", ['  File "/usr/lib/pyth', '  File "/usr/lib/a.py", line 3, in f'])
+def test_what_ends_a_process_within_a_frame_is_found(end: str, frame: str, tmp_path: Path):
+    """An end is no rest of a frame that it cut off, and no exception that Python ignores."""
+    ignored = f"\nException ignored in: <function f at 0x7f>\nTraceback (most recent call last):\n{frame}\n"
+    assert judge_text(tmp_path, f"{H100}{ignored}{end}\n").status == "fail"
+
+
+def test_a_frame_that_has_no_end_does_not_grow(tmp_path: Path):
+    """A frame that was cut off does not take all lines behind it, which would be searched again for each."""
+    log = 'Traceback (most recent call last):\n  File "x\n' + "  a line of the source\n" * 1_000 + "ValueError: x\n"
+    (tmp_path / "load.log").write_text(log)
+    error = parse_log(tmp_path / "load.log").last.errors[-1]
+    assert error.text == "ValueError: x" and max(map(len, error.frames)) < 2 * MAX_FRAME_CHARS
 
 
 def test_a_wrapped_frame_does_not_end_what_python_ignores(tmp_path: Path):

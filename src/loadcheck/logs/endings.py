@@ -73,6 +73,8 @@ _EDGES = " │|\"'"
 _RAISES = re.compile(r"\s*(?:Raises|Exceptions):?\s*")
 _DOCSTRING_END = re.compile(r"\"\"\"|\'\'\'|```")
 MAX_RAISES_LINES = 12
+MAX_FRAME_CHARS = 400
+"""A longer frame has no wrapped path: one was cut off, and what follows is no piece of it. A path of a notebook's environment has up to 150."""
 _CLOSING = re.compile(r"[^`]*\w`(?:[\s.,;:)]|$)")
 """The first backtick closes: a window wrapped the line within a message that quotes an error, as vLLM's about `ulimit -n` does."""
 _LOGGING_TAIL = ("Call stack:", "Message: ", "Arguments: ")
@@ -310,14 +312,16 @@ class EndingReader:
         return LogError(line, (TRACEBACK + after).strip(), Kind.HEAD, follows=self._follows)
 
     def _in_frames(self, line: int, text: str) -> LogError | None:
-        if self._frames and _is_cut_frame(self._frames[-1]) and not _EXCEPTION.match(text):
+        if self._frames and _is_cut_frame(self._frames[-1]) and self._says_nothing(line, text):
             self._frames[-1] += text.strip()
             return None
         if not text.strip() or text[:1] in " \t" or _OF_IPYTHON.match(text):
             self._frames = [*self._frames[-MAX_FRAMES:], _as_frame(text.strip())]
             return None
         self._state = _State.RAISED
-        if not _RAISED.match(text) and not _EXCEPTION.match(text):
+        if not _EXCEPTION.match(text) and (
+            not _RAISED.match(text) or find_death(before_quote(text))
+        ):  # `Killed` is no exception's name
             self._state, self._ignoring = _State.NOTHING, False
             return self._alone(line, text)
         return self._raised(line, text)
@@ -326,6 +330,10 @@ class EndingReader:
         error = LogError(line, text.strip(), Kind.EXCEPTION, frames=tuple(self._frames), follows=self._follows)
         self._frames, self._follows = [], False
         return error
+
+    def _says_nothing(self, line: int, text: str) -> bool:
+        """Whether a line has no error of its own. What ends a process may cut its last frame off, and stand where the rest would."""
+        return not _EXCEPTION.match(text.strip()) and self._alone(line, text) is None
 
     def _is_covered(self, text: str) -> bool:
         """Whether a line still belongs to what Python ignores: an exception without a traceback, or the rest of a logging error."""
@@ -353,7 +361,11 @@ class EndingReader:
 
 def _is_cut_frame(frame: str) -> bool:
     """Whether a window wrapped the line of a frame before its line number, so that the next line goes on with it."""
-    return frame.startswith('File "') and re.search(r'", line \d+(?:, in |$)', frame) is None
+    return (
+        frame.startswith('File "')
+        and len(frame) <= MAX_FRAME_CHARS
+        and re.search(r'", line \d+(?:, in |$)', frame) is None
+    )
 
 
 def _as_frame(text: str) -> str:

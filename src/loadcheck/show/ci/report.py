@@ -121,8 +121,9 @@ def of_prediction(title: str, prediction: Prediction) -> Report:
 
 def of_peaks(title: str, peaks: Peaks) -> Report:
     """The report of a training that was not started because it would not fit."""
-    size = peaks.device_bytes or peaks.host_bytes or 0
-    what = f"the training's peak is predicted at {show_bytes(size)}, more than there is"
+    size_bytes = peaks.host_bytes if peaks.device_bytes is None else peaks.device_bytes
+    size = "" if size_bytes is None else f" of {show_bytes(size_bytes)}"
+    what = f"the training's predicted peak{size} is more than there is"
     fix = "`loadcheck fit --method` shows what fits"
     return Report(
         title=title,

@@ -26,9 +26,10 @@ SUGGESTED_LESS_BYTES = 150 * MIB
 
 WEIGHTS_SHARE, WEIGHTS_MORE_BYTES = 0.01, 128 * MIB
 """How far the weights may be from what 0.7.2 holds of the same model: V1 has no rows for LoRA's tokens, and later releases have other buffers
-(public logs of 0.8.5 to 0.27.1 with eight models of Llama 3, Qwen2.5 and Mistral, looked up on 2026-11-30: 0.03 % less to 0.62 % more on CUDA;
-one on ROCm has 67 MiB more)."""
+(eight models of Llama 3, Qwen2.5 and Mistral, as public logs and documents quote them, looked up on 2026-11-30: 0.03 % less to 0.62 % more on CUDA;
+one on ROCm has 67 MiB more; LOG.md lists them)."""
 LEAST_BLOCK_TOKENS = 8
+"""The smallest of vllm/config/cache.py: BlockSize, apart from 1, which the kernels of these models (FlashAttention: a multiple of 16) do not take."""
 OTHER_WEIGHTS = "the log was edited, or the weights are not those of the named model; with cpu_offload_gb, give the line of the engine's arguments, too"
 
 _BLOCKS_TOKENS = (16, 32, 64, 128)
